@@ -2,7 +2,7 @@
 std = "min"
 max_line_length = 120
 include_files = { "**/*.lua", "**/*.rockspec", ".busted", ".luacheckrc" }
-exclude_files = { "target", "lua/meta", "src/reference/texts", ".luarocks", "lua_modules" }
+exclude_files = { "target", "lua/meta", "xtask/src/reference/texts", ".luarocks", "lua_modules" }
 files["spec"].std = "max+busted"
 files["examples"].std = "max"
 files["examples/openresty"].std = "ngx_lua"

@@ -29,7 +29,7 @@ ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
 LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
 
 # What is built for the tests in Rust, and for their lints.
-RUST := --no-default-features --features server,guard,tools
+RUST := --workspace --no-default-features --features consul-cluster/sabotage,consul-replication/sabotage
 
 .PHONY: help
 ## help: lists the targets
@@ -86,7 +86,7 @@ $(IN_PROCESSES): consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL),$(if $
 	CONSUL_BIN=$(or $(CONSUL_SIM),$(abspath $(or $(CARGO_TARGET_DIR),target)/debug/consul-sim)) scripts/with-consul.sh 1.21))
 
 consul-sim:
-	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --no-default-features --features server,guard --bin consul-sim)
+	@$(if $(CONSUL)$(CONSUL_HTTP_ADDR)$(CONSUL_SIM),,cargo build --quiet --package consul-sim --bin consul-sim)
 
 demo-deps:
 	@LUA="$(LUA)" scripts/install-deps.sh demo
@@ -122,13 +122,12 @@ mutants:
 .PHONY: dst
 ## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: simulates histories of locks and clusters under faults, or prints one
 dst:
-	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --no-default-features \
-		--features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --package consul-cluster --features sabotage --profile simulation --test simulation $(if $(ARGS),-- $(ARGS))
 
 .PHONY: model
 ## model: searches the model of replicated shards to its end, in chains of four changes (an hour, 8 GB)
 model:
-	cargo test --quiet --no-default-features --features sabotage --profile simulation \
+	cargo test --quiet --package consul-replication --features sabotage --profile simulation \
 		--test model -- --ignored --nocapture
 
 .PHONY: spec
@@ -151,17 +150,17 @@ lint-fmt:
 	cargo fmt --check
 
 lint-clippy:
-	cargo clippy --all-targets $(RUST),sabotage -- -D warnings
+	cargo clippy --all-targets $(RUST) -- -D warnings
 
-# With a Lua feature only the library links.
+# Only the library of an engine links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps $(RUST)
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --exclude consul_ffi --lib
 
 lint-rustdoc-luajit:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features luajit
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib --no-default-features --features luajit
 
 lint-luacheck:
 	@luacheck --quiet --no-color .
@@ -186,7 +185,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi
@@ -198,7 +197,7 @@ lint-words:
 ## bench: runs the benchmarks, other clients included (ten minutes); fails when a bound does not hold
 bench:
 	scripts/install-deps.sh bench
-	cargo bench --no-default-features --features server --bench simulate --bench shard_map --bench data_plane
+	cargo bench --no-default-features --bench simulate --bench shard_map --bench data_plane
 	benches/ring.sh
 	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
 	benches/consul-sim.sh
@@ -215,16 +214,16 @@ bench-failover:
 .PHONY: docs
 ## docs: generates docs/api.md, docs/api-endpoints.md, docs/quick-reference.md, docs/faq.md, docs/configuration.md, the options in docs/production.md, lua/meta and the Rust documentation
 docs:
-	UPDATE_REFERENCE=1 cargo test --quiet --no-default-features --test docs reference::
+	cargo xtask reference
 	UPDATE_REFERENCE=1 $(MAKE) spec ARGS=spec/consul_production/options_spec.lua
-	cargo doc --no-deps --no-default-features
+	cargo doc --no-deps --workspace --exclude consul_ffi --lib
 
 .PHONY: docs-screenshots
 ## docs-screenshots: makes the pictures of the status server's page in docs/images, with Chromium
 docs-screenshots: build-luajit
 	scripts/install-deps.sh page
 	mkdir -p docs/images
-	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --features server,guard --test programs \
+	SCREENSHOTS="$(abspath docs/images)" cargo test --quiet --no-default-features --test programs \
 		-- page::screenshots
 
 .PHONY: golden
@@ -234,7 +233,7 @@ golden:
 		echo "v$(version) is released, and its golden files stay as they are: raise the version in Cargo.toml first" >&2; \
 		exit 1; \
 	}
-	WRITE_GOLDEN=1 cargo test --quiet --no-default-features --features server --test cluster of_each_release
+	WRITE_GOLDEN=1 cargo test --quiet --package consul-cluster --test cluster of_each_release
 
 .PHONY: rocks install
 ## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed

@@ -1,4 +1,4 @@
-//! How the module and the guard program are linked.
+//! How the module is linked.
 
 use std::env;
 
@@ -8,17 +8,12 @@ fn main() {
     if is_target("CARGO_CFG_TARGET_VENDOR", "apple") {
         // The loader there unloads no library that has thread-local variables, as every Rust
         // library has, and the linker has flags of its own.
-        if env::var_os("CARGO_FEATURE_BINDING").is_some() {
-            println!("cargo:rustc-link-arg=-Wl,-undefined,dynamic_lookup");
-        }
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-undefined,dynamic_lookup");
         return;
     }
     // A Lua state unloads its modules when it is closed, but our code may still be running in
     // threads and registered for forks.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // The engine that loads the module provides Lua's functions. Test programs have the binding in
-    // them, no engine, and call none of it.
-    if env::var_os("CARGO_FEATURE_BINDING").is_some() {
-        println!("cargo:rustc-link-arg=-Wl,--unresolved-symbols=ignore-all");
-    }
+    // The engine that loads the module provides Lua's functions.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,--unresolved-symbols=ignore-all");
 }

@@ -25,7 +25,7 @@ flags=(-O2 -Wall -Wextra -Werror -D_GNU_SOURCE)
 cc "${flags[@]}" -o "$folder/stub" "$sources/stub.c"
 cc "${flags[@]}" -shared -fPIC -I/usr/include/lua5.1 -o "$folder/raw.so" "$sources/raw.c"
 build_go_client "$sources/go" "$folder/go-client"
-cargo bench --quiet --no-run --no-default-features --features server --bench clients
+cargo bench --quiet --no-run --no-default-features --bench clients
 
 echo
 echo "$(uname -sr), $(nproc) processors, $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)"
@@ -49,7 +49,7 @@ LUA
 
 status=0
 for target in "${targets[@]}"; do
-    run=(timeout "$limit" cargo bench --quiet --no-default-features --features server --bench clients -- "$folder" "$target")
+    run=(timeout "$limit" cargo bench --quiet --no-default-features --bench clients -- "$folder" "$target")
     case $target in
         stub) "${run[@]}" || status=1 ;;
         consul)

@@ -21,7 +21,7 @@ if ! command -v wrk >/dev/null; then
 fi
 sim=${SIM:-}
 if [ -z "$sim" ]; then
-    cargo build --quiet --release --no-default-features --features server --bin consul-sim
+    cargo build --quiet --release --package consul-sim --bin consul-sim
     sim=${CARGO_TARGET_DIR:-target}/release/consul-sim
 fi
 folder=$(mktemp -d)

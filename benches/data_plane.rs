@@ -6,12 +6,12 @@
 mod figures;
 
 use bytes::Bytes;
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::clock::SystemClock;
-use consul_ffi::cluster::data_plane::{Body, CallOptions, ClusterKey, DataPlane, Request};
-use consul_ffi::cluster::{Cluster, Options};
-use consul_ffi::simulate::{self, Agent, SimTransport};
-use consul_ffi::wire::request::Defaults;
+use consul_api::request::Defaults;
+use consul_client::{Client, Settings};
+use consul_cluster::data_plane::{Body, CallOptions, ClusterKey, DataPlane, Request};
+use consul_cluster::{Cluster, Options};
+use consul_process::clock::SystemClock;
+use consul_sim::{self as simulate, Agent, SimTransport};
 use figures::mark;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};

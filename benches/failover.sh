@@ -25,9 +25,9 @@ folder=$(realpath "$folder")
 
 build_go_client benches/failover/go "$folder/go-holder"
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/guard cargo build --profile guard --locked \
-    --no-default-features --features guard --bin consul-guard
+    --package consul-guard --bin consul-guard
 guard=$(realpath "${CARGO_TARGET_DIR:-target}/guard/guard/consul-guard")
-bench=(cargo bench --quiet --no-default-features --features server --bench failover)
+bench=(cargo bench --quiet --no-default-features --bench failover)
 "${bench[@]}" --no-run
 
 {

@@ -24,7 +24,7 @@ if [ "$status" -eq 3 ]; then
     exit 0
 fi
 if [ -z "${CONSUL_SIM:-}" ]; then
-    cargo build --quiet --no-default-features --features server --bin consul-sim
+    cargo build --quiet --package consul-sim --bin consul-sim
 fi
 sim=${CONSUL_SIM:-${CARGO_TARGET_DIR:-target}/debug/consul-sim}
 # The commands that put a process on the one processor and on the other.

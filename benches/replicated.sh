@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 LUA=luajit scripts/install-deps.sh tsdb
 module=target/lua/luajit/consul_ffi.so
 rockspec/build.sh luajit "$module"
-cargo build --quiet --no-default-features --features server,guard --bin consul-sim
+cargo build --quiet --package consul-sim --bin consul-sim
 sim=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
 LUA_PATH="./lua/?.lua;;" LUA_CPATH="$(dirname "$module")/?.so;;" CONSUL_BIN=$sim \
     scripts/with-consul.sh 1.21 luajit benches/replicated.lua

@@ -6,7 +6,7 @@
 
 mod figures;
 
-use consul_ffi::ring::{POINTS, Ring, hash};
+use consul_api::ring::{POINTS, Ring, hash};
 use figures::{mark, median};
 use hashring::HashRing;
 use std::hint::black_box;

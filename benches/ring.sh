@@ -11,6 +11,6 @@ cd "$(dirname "$0")/.."
 module=target/lua/luajit/consul_ffi.so
 rockspec/build.sh luajit "$module"
 status=0
-cargo bench --quiet --no-default-features --features server --bench ring || status=1
+cargo bench --quiet --no-default-features --bench ring || status=1
 LUA_CPATH="$(dirname "$module")/?.so" luajit benches/ring.lua
 exit "$status"

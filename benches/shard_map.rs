@@ -6,20 +6,19 @@
 mod figures;
 
 #[allow(dead_code)]
-#[path = "../tests/support/consul.rs"]
-mod consul;
+use consul_test_support::consul;
 
 use bytes::Bytes;
 use consul::RealConsul;
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::clock::{BoxFuture, SystemClock};
-use consul_ffi::cluster::shard_map::{Member, ShardMap};
-use consul_ffi::cluster::{Cluster, Event, Mode, Options};
-use consul_ffi::error::Error;
-use consul_ffi::simulate::{self, Agent, SimTransport};
-use consul_ffi::transport::http::HttpTransport;
-use consul_ffi::transport::{self, Transport};
-use consul_ffi::wire::request::Defaults;
+use consul_api::error::Error;
+use consul_api::request::Defaults;
+use consul_client::transport::http::HttpTransport;
+use consul_client::transport::{self, Transport};
+use consul_client::{Client, Settings};
+use consul_cluster::shard_map::{Member, ShardMap};
+use consul_cluster::{Cluster, Event, Mode, Options};
+use consul_process::clock::{BoxFuture, SystemClock};
+use consul_sim::{self as simulate, Agent, SimTransport};
 use figures::{figure, median};
 use http::{Request, Response};
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@
 mod figures;
 
 use bytes::Bytes;
-use consul_ffi::simulate::{Agent, Options};
+use consul_sim::{Agent, Options};
 use figures::{figure, median};
 use futures_util::future::join_all;
 use http::{Method, Request, Response};

@@ -12,7 +12,7 @@ if not own then
     .. "consul_ha_cluster.lua, consul_production_config.lua and consistent_hash_cluster.lua if they are as old", 0)
 end
 
--- What these Lua modules need of the native module; the same as in src/lua/module.lua.
+-- What these Lua modules need of the native module; the same as in src/module.lua.
 local REVISION = 4
 
 if own.revision ~= REVISION then

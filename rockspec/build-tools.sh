@@ -15,8 +15,8 @@ check_rust "the programs"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
-messages=$(CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --bin consul-ha --bin consul-migrate \
-    "$as_messages" --no-default-features --features tools)
+messages=$(CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --package consul-ha --package consul-migrate --bin consul-ha --bin consul-migrate \
+    "$as_messages")
 ha=$(built consul-ha "$messages")
 migrate=$(built consul-migrate "$messages")
 install -D -m 755 -t "$1" "$ha" "$migrate"

@@ -31,7 +31,7 @@ install_node() {
 }
 
 install_java() {
-    mvn --quiet --batch-mode -f tests/simulated/languages/pom.xml dependency:copy-dependencies \
+    mvn --quiet --batch-mode -f crates/consul-sim/tests/simulated/languages/pom.xml dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$1" >&2 || cannot "mvn could not install consul-client"
 }
 

@@ -16,7 +16,8 @@ cd "$(dirname "$0")/.."
 
 # The code, and the tests that notice changes of it within seconds.
 code=(
-    'src/wire/**' 'src/transport/**' 'src/client/**' 'src/cluster/data_plane/**' 'src/cluster/shard_map/**'
+    'crates/consul-api/src/**' 'crates/consul-client/src/**' 'crates/consul-cluster/src/data_plane/**'
+    'crates/consul-cluster/src/shard_map/**'
 )
 tests=(client cluster coordination docs)
 
@@ -27,7 +28,7 @@ random_bytes() {
 
 command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
 
-options=(--package consul_ffi --no-default-features --features 'server,guard')
+options=(--package consul-api --package consul-client --package consul-cluster)
 for files in "${code[@]}"; do
     options+=(--file "$files")
 done
@@ -42,7 +43,7 @@ if [ -n "${SAMPLE:-}" ]; then
     done
 fi
 
-test_options=(--lib)
+test_options=(--lib --package consul-api --package consul-client --package consul-cluster --package consul-guard --package consul_ffi)
 for test in "${tests[@]}"; do
     test_options+=(--test "$test")
 done

@@ -48,7 +48,7 @@ passed=0 failed=0 skipped=0
 # test_with NAME MODULE: one module of a cargo test, without optimisation, so that an integer
 # overflow is a failure.
 test_with() {
-    run cargo test --no-default-features --features server --test "$1" -- "$2::"
+    run cargo test --workspace --test "$1" -- "$2::"
 }
 
 # unless_skipped [OTHER]: returns 3 if the run has skipped something. A test program says what it would skip also of the
@@ -58,7 +58,7 @@ unless_skipped() {
 }
 
 step_api() {
-    run tests/simulated/interop/api-suite.sh
+    run crates/consul-sim/tests/simulated/interop/api-suite.sh
 }
 
 step_languages() {
@@ -94,13 +94,13 @@ step_replication() {
 }
 
 step_data() {
-    LONG=1 run cargo test --no-default-features --features server,guard --test programs -- replicated:: || return
+    LONG=1 run cargo test --no-default-features --test programs -- replicated:: || return
     unless_skipped chromium
 }
 
 step_gateway() {
     run make --no-print-directory build-luajit || return
-    LONG=1 run cargo test --no-default-features --features server,guard --test programs -- \
+    LONG=1 run cargo test --no-default-features --test programs -- \
         a_machine_of_16_workers --nocapture || return
     unless_skipped chromium
 }
@@ -112,7 +112,7 @@ step_outage() {
 
 step_recipes() {
     run make --no-print-directory build-luajit || return
-    LONG=1 run cargo test --no-default-features --features server,guard,tools --test tools -- recipes || return
+    LONG=1 run cargo test --package consul-ha --test tools -- recipes || return
     unless_skipped
 }
 
@@ -139,7 +139,7 @@ step_page() {
         local -x AXE_CORE=$folder_of_axe/node_modules/axe-core/axe.min.js
     fi
     run make --no-print-directory build-luajit || return
-    run cargo test --no-default-features --features server,guard --test programs -- page:: || return
+    run cargo test --no-default-features --test programs -- page:: || return
     unless_skipped
     return "$unavailable"
 }
@@ -150,7 +150,7 @@ step_prometheus() {
         echo "SKIPPED: promtool is missing"
         return 3
     fi
-    run cargo test --no-default-features --features server,guard --test docs --test cluster -- monitoring:: metrics:: ||
+    run cargo test --package consul-cluster --package consul_ffi --test docs --test cluster -- monitoring:: metrics:: ||
         return
     unless_skipped
 }
@@ -163,8 +163,9 @@ installed() {
 
 step_tools() {
     local rock=rockspec/tools/consul_ffi-tools-scm-1.rockspec
-    run cargo install --locked --path . --no-default-features --features tools \
-        --bin consul-ha --bin consul-migrate --root "$folder/cargo" --target-dir target/tools || return
+    for tool in consul-ha consul-migrate; do
+        run cargo install --locked --path "crates/$tool" --root "$folder/cargo" --target-dir target/tools || return
+    done
     installed "$folder/cargo/bin" || return
     if ! command -v luarocks >/dev/null; then
         echo "SKIPPED: the rock of the tools: luarocks is missing"
@@ -175,7 +176,7 @@ step_tools() {
 }
 
 step_migrate() {
-    LONG=1 run cargo test --no-default-features --features server,guard,tools --test migrate || return
+    LONG=1 run cargo test --package consul-migrate --test migrate || return
     unless_skipped
 }
 
@@ -257,7 +258,7 @@ step_newcomer() {
 
 step_memory() {
     run make --no-print-directory build || return
-    REFUSE_STRIDE=1 run cargo test --no-default-features --features server --test host -- refused_memory
+    REFUSE_STRIDE=1 run cargo test --no-default-features --test host -- refused_memory
 }
 
 # Most steps need what make test needs, and come before the one that runs it.

@@ -152,13 +152,17 @@ step_lint-engines() {
     run_lints lint-added
 }
 
-# What cargo builds for the tests, for consul-sim and for both. Other features would be another build of the dependencies.
-rust_tests=(cargo test --no-default-features --features "server,guard,tools,sabotage" --no-fail-fast)
-simulation_tests=(cargo test --no-default-features --features sabotage --profile simulation --test simulation --test model)
+# What cargo builds for the tests, and the programs that they start.
+rules=(--features "consul-cluster/sabotage,consul-replication/sabotage")
+rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
+PROGRAMS=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}/debug")
+export PROGRAMS
+simulation_tests=(cargo test --package consul-cluster --package consul-replication "${rules[@]}" --profile simulation
+    --test simulation --test model)
 # Those of the steps, as arguments of cargo.
 of_processes=(--test programs)
 of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
-# A test that does not list itself (tests/support/trials.rs), of those with a real server.
+# A test that does not list itself (crates/consul-test-support/src/trials.rs), of those with a real server.
 in_client=a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket
 
 # run_cargo_test COMMAND…: a cargo test, counted.
@@ -175,7 +179,7 @@ run_cargo_test() {
 rust_targets() {
     local main
     printf '%s\n' --lib --bins
-    for main in tests/*/main.rs; do
+    for main in tests/*/main.rs crates/*/tests/*/main.rs; do
         main=$(basename "$(dirname "$main")")
         case $main in
             programs | simulation | model) ;;
@@ -232,10 +236,9 @@ step_busted() {
         consul=
         [ "$1" != 5.3 ] || arguments=--tags=smoke
     elif [ "$consul" = consul-sim ]; then
-        # Without the dependencies of the tests it would be another build, which replaces the one that they run.
-        run "${rust_tests[@]}" --test docs --no-run || status=$?
-        local -x CONSUL_BIN
-        CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")
+        # With one of its tests: alone it would be another build.
+        run "${rust_tests[@]}" --test simulated --no-run || status=$?
+        local -x CONSUL_BIN=$PROGRAMS/consul-sim
         consul=1.21
     else
         [ "$lua" = luajit ] || arguments=--tags=smoke

@@ -1,4 +1,4 @@
--- An observer from Lua: it routes and calls, and is not a member. tests/contract has its permissions.
+-- An observer from Lua: it routes and calls, and is not a member. crates/consul-sim/tests/contract has its permissions.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 

@@ -1,267 +1,306 @@
-//! A consistent hash ring, which assigns each key to one of some nodes. When a node is added or
-//! removed, only the keys that it gains or loses change their owner.
-//!
-//! The ring is the same in every process, on every platform and in every release. A node of weight
-//! w has round(160·w) points: point k is the XXH3 hash (64 bits, seed 0) of the node's id followed
-//! by k as four bytes, the least significant first. Points are in the order of (point, id, k). A
-//! key's hash is the XXH3 hash of its bytes, and its owner is the node of the first point that is
-//! not below it, or of the first point of all.
-//!
-//! ```
-//! use consul_ffi::ring::{Ring, hash};
-//!
-//! let ring = Ring::new(&[("a", 1.0), ("b", 1.0), ("c", 2.0)]);
-//! let owner = ring.owner(b"user:1").expect("a node with points");
-//! assert_eq!(ring.owner_of(hash(b"user:1")), Some(owner));
-//! // The owner, and another node for a replica.
-//! let replicas = ring.replicas(b"user:1", 2);
-//! assert_eq!((replicas.len(), replicas[0]), (2, owner));
-//! ```
+//! `ConsistentHashRing`: the node of a key, by a consistent hash.
 
-use std::mem;
-use twox_hash::XxHash3_64;
+use super::node_table;
+use super::runtime::native::{self, Call, Class, Failure, Method, Returned};
+use super::runtime::{stack, value};
+use consul_api::error::Error;
+use consul_api::ring::{POINTS, Ring, points_of};
+use consul_api::value::Value;
+use consul_api::value::shape::ValuePath;
+use mlua::{AnyUserData, IntoLua, Lua, LuaString, MultiValue, Table, Value as LuaValue};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
-/// The default number of points of a node of weight 1.
-pub const POINTS: u32 = 160;
+/// The limit of points for a node of weight 1.
+const MAX_VIRTUAL_NODES: u32 = 10_000;
 
-/// The hash of a key, which determines its owner on a ring.
-pub fn hash(key: &[u8]) -> u64 {
-    XxHash3_64::oneshot(key)
+/// The limit of points on a ring, which takes 80 MB with as many.
+const MAX_POINTS: u64 = 1 << 22;
+
+/// The number of nodes that `get_replica_nodes` returns by default.
+const DEFAULT_REPLICAS: usize = 2;
+
+/// The userdata of a ring. The tables of its nodes are user values, where the garbage collector sees
+/// what they refer to.
+pub struct ConsistentHashRing {
+    virtual_nodes: u32,
+    /// The weights of the nodes by id.
+    weights: RefCell<BTreeMap<Vec<u8>, f64>>,
+    /// The points of all nodes.
+    points: Cell<u64>,
+    /// The number of changes to the nodes.
+    changes: Cell<u64>,
+    /// Computed for the first request after a change.
+    ring: RefCell<Option<Rc<Ring>>>,
 }
 
-/// The number of points of a node of this weight on a ring where weight 1 has `points`: 0 unless
-/// the weight is a finite number above 0.
-pub fn points_of(weight: f64, points: u32) -> u32 {
-    if weight.is_finite() { (f64::from(points) * weight).round() as u32 } else { 0 }
+/// The user value with the tables of the nodes by id.
+const BY_ID: usize = 1;
+
+/// The user value with the id and the table of each node, by the node's index on the ring. It is
+/// replaced, never changed.
+const BY_INDEX: usize = 2;
+
+fn id_at(index: usize) -> usize {
+    2 * index + 1
 }
 
-/// A ring of nodes, each identified by its index in the list that the ring was made from.
-#[derive(Clone, Debug)]
-pub struct Ring {
-    /// The sorted points, and twice the greatest hash, where each search ends.
-    points: Vec<u64>,
-    /// The owner of each point.
-    owners: Vec<u32>,
-    /// The index of each bucket's first point. The bucket of a point is its topmost bits.
-    buckets: Vec<u32>,
-    /// The number of a point's bits below those of its bucket.
-    shift: u32,
-    /// The number of nodes, including those without points.
-    nodes: usize,
+fn table_at(index: usize) -> usize {
+    2 * index + 2
 }
 
-impl Ring {
-    /// A ring of nodes by id and weight. A node has no points unless its weight is a finite number
-    /// above 0.
-    pub fn new<I: AsRef<[u8]>>(nodes: &[(I, f64)]) -> Self {
-        Self::with_points(nodes, POINTS)
-    }
-
-    /// The same with another number of points for weight 1: with more points, shares are closer to
-    /// the weights, and the ring is larger.
-    pub fn with_points<I: AsRef<[u8]>>(nodes: &[(I, f64)], points_of_one: u32) -> Self {
-        let mut points = Vec::new();
-        let mut bytes = Vec::new();
-        for (index, (id, weight)) in nodes.iter().enumerate() {
-            let id = id.as_ref();
-            bytes.clear();
-            bytes.extend_from_slice(id);
-            for k in 0..points_of(*weight, points_of_one) {
-                bytes.truncate(id.len());
-                bytes.extend_from_slice(&k.to_le_bytes());
-                points.push((hash(&bytes), id, k, index as u32));
+impl ConsistentHashRing {
+    /// The ring and the nodes by index.
+    fn ring(&self, lua: &Lua, this: &AnyUserData) -> mlua::Result<(Rc<Ring>, Table)> {
+        loop {
+            if let Some(ring) = &*self.ring.borrow() {
+                return Ok((Rc::clone(ring), this.nth_user_value(BY_INDEX)?));
+            }
+            let changes = self.changes.get();
+            let nodes: Vec<_> =
+                self.weights.borrow().iter().map(|(id, weight)| (id.clone(), *weight)).collect();
+            let by_id: Table = this.nth_user_value(BY_ID)?;
+            let by_index = lua.create_table_with_capacity(2 * nodes.len(), 0)?;
+            for (index, (id, _)) in nodes.iter().enumerate() {
+                let id = lua.create_string(id)?;
+                by_index.raw_seti(table_at(index), by_id.raw_get::<LuaValue>(&id)?)?;
+                by_index.raw_seti(id_at(index), id)?;
+            }
+            let ring = Rc::new(Ring::with_points(&nodes, self.virtual_nodes));
+            // A finalizer, which any allocation in Lua may run, may have changed the nodes.
+            if self.changes.get() == changes {
+                this.set_nth_user_value(BY_INDEX, by_index)?;
+                self.ring.replace(Some(ring));
             }
         }
-        points.sort_unstable();
-        // One bucket for each point or two, so that most searches end at the start of a bucket.
-        let bits = points.len().next_power_of_two().ilog2().clamp(1, 31);
-        let shift = u64::BITS - bits;
-        let mut buckets = vec![0; (1 << bits) + 1];
-        for (point, ..) in &points {
-            buckets[(point >> shift) as usize + 1] += 1;
+    }
+
+    /// Adds a node, or changes its weight.
+    fn add(&self, id: &[u8], weight: f64) -> Result<(), Error> {
+        let points = |weight| u64::from(points_of(weight, self.virtual_nodes));
+        let mut weights = self.weights.borrow_mut();
+        let others = self.points.get() - weights.get(id).map_or(0, |weight| points(*weight));
+        let all = others + points(weight);
+        if all > MAX_POINTS {
+            return Err(Error::argument(format!(
+                "with info.weight {weight} the ring would have more than {MAX_POINTS} points"
+            )));
         }
-        let mut before = 0;
-        for bucket in &mut buckets {
-            before += *bucket;
-            *bucket = before;
+        weights.insert(id.to_owned(), weight);
+        self.changed(all);
+        Ok(())
+    }
+
+    fn remove(&self, id: &[u8]) {
+        let mut weights = self.weights.borrow_mut();
+        if let Some(weight) = weights.remove(id) {
+            self.changed(self.points.get() - u64::from(points_of(weight, self.virtual_nodes)));
         }
-        let owners = points.iter().map(|(.., index)| *index).collect();
-        let points = points.iter().map(|(point, ..)| *point).chain([u64::MAX; 2]).collect();
-        Ring { points, owners, buckets, shift, nodes: nodes.len() }
     }
 
-    /// The node that a key belongs to; `None` when no node has a point.
-    pub fn owner(&self, key: &[u8]) -> Option<usize> {
-        self.owner_of(hash(key))
-    }
-
-    /// The node that keys of this [`hash`] belong to; `None` when no node has a point.
-    pub fn owner_of(&self, hash: u64) -> Option<usize> {
-        let owner = self.owners.get(self.first(hash)).or(self.owners.first());
-        owner.map(|index| *index as usize)
-    }
-
-    /// The nodes of the first `count` points from the key on, each node once: the owner and then
-    /// the nodes for further replicas. Fewer when fewer nodes have points.
-    pub fn replicas(&self, key: &[u8], count: usize) -> Vec<usize> {
-        let (before, after) = self.owners.split_at(self.first(hash(key)));
-        let mut is_found = vec![false; self.nodes];
-        let new = |index: &usize| !mem::replace(&mut is_found[*index], true);
-        after.iter().chain(before).map(|index| *index as usize).filter(new).take(count).collect()
-    }
-
-    /// The index of the first point that is not below a hash; one past the last if there is none.
-    fn first(&self, hash: u64) -> usize {
-        let start = self.buckets[(hash >> self.shift) as usize] as usize;
-        // Points of later buckets are not below the hash. Rarely are more than two of its own
-        // bucket, and adding two comparisons is faster than branching on them.
-        let is_below = |index: usize| self.points[index] < hash;
-        let mut first = start + usize::from(is_below(start)) + usize::from(is_below(start + 1));
-        while is_below(first) {
-            first += 1;
-        }
-        first
+    fn changed(&self, points: u64) {
+        self.points.set(points);
+        self.changes.set(self.changes.get() + 1);
+        self.ring.replace(None);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+const METHODS: &[Method<ConsistentHashRing>] = &[
+    Method::raising("__tostring", |call| {
+        let (nodes, each) = (call.object.weights.borrow().len(), call.object.virtual_nodes);
+        native::text(call.lua, &format!("ConsistentHashRing({nodes} nodes, {each} virtual nodes)"))
+    }),
+    Method::raising("__len", |call| {
+        let nodes = call.object.weights.borrow().len();
+        Ok(Returned::Value(nodes.into_lua(call.lua)?))
+    }),
+    Method::new("add_node", add_node),
+    Method::new("remove_node", remove_node),
+    Method::raising("get_node", get_node),
+    Method::raising("get_nodes", get_nodes),
+    Method::new("get_replica_nodes", get_replica_nodes),
+];
 
-    /// The points by the definition of the ring, each with its node.
-    fn points_by_the_rule(nodes: &[(String, f64)]) -> Vec<(u64, usize)> {
-        let mut points = Vec::new();
-        for (index, (id, weight)) in nodes.iter().enumerate() {
-            for k in 0..(160.0 * weight).round() as u32 {
-                let point = XxHash3_64::oneshot(&[id.as_bytes(), &k.to_le_bytes()].concat());
-                points.push((point, id.clone(), k, index));
+impl Class for ConsistentHashRing {
+    const NAME: &'static str = "ConsistentHashRing";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        let class = native::class(lua, METHODS)?;
+        class.set("new", native::raising(lua, "ConsistentHashRing", new)?)?;
+        class.set("field", native::raising(lua, "ConsistentHashRing", field)?)?;
+        Ok(class)
+    }
+}
+
+/// `ConsistentHashRing.new(virtual_nodes)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let virtual_nodes = value::argument(lua, &values, 0)
+        .and_then(|given| virtual_nodes(&given))
+        .map_err(|error| error.context("ConsistentHashRing"))?;
+    let ring = ConsistentHashRing {
+        virtual_nodes,
+        weights: RefCell::default(),
+        points: Cell::new(0),
+        changes: Cell::new(0),
+        ring: RefCell::default(),
+    };
+    let ring = native::object(lua, ring)?;
+    ring.set_nth_user_value(BY_ID, lua.create_table()?)?;
+    Ok(Returned::Value(LuaValue::UserData(ring)))
+}
+
+/// A field by its name; nil for an unknown name.
+fn field(lua: &Lua, values: MultiValue) -> native::Result {
+    let (userdata, ring) = native::called_on::<ConsistentHashRing>(&values, "ConsistentHashRing")?;
+    let name = values.get(1).and_then(LuaValue::as_string);
+    Ok(Returned::Value(match name.map(|name| name.as_bytes()).as_deref() {
+        Some(b"nodes") => userdata.nth_user_value(BY_ID)?,
+        Some(b"virtual_nodes") => ring.virtual_nodes.into_lua(lua)?,
+        _ => LuaValue::Nil,
+    }))
+}
+
+/// An argument that must be a string.
+fn text<'a, T>(call: &'a Call<T>, place: usize, name: &str) -> Result<&'a LuaString, Error> {
+    match call.lua_arg(place) {
+        LuaValue::String(text) => Ok(text),
+        _ => Err(ValuePath::top(name).wrong_type_text("a string", &call.arg(place)?)),
+    }
+}
+
+/// The first argument, a key.
+pub fn key<'a, T>(call: &'a Call<T>) -> Result<&'a LuaString, Error> {
+    text(call, 1, "key")
+}
+
+/// The first argument, a list of keys.
+pub fn keys<'a, T>(call: &'a Call<T>) -> Result<&'a Table, Error> {
+    match call.lua_arg(1) {
+        LuaValue::Table(keys) => Ok(keys),
+        _ => Err(ValuePath::top("keys").wrong_type_text("a list of strings", &call.arg(1)?)),
+    }
+}
+
+/// The second argument, the number of nodes to return.
+pub fn replica_count<T>(call: &Call<T>) -> Result<usize, Error> {
+    let (at, given) = (ValuePath::top("n"), call.arg(2)?);
+    match given {
+        Value::Null => Ok(DEFAULT_REPLICAS),
+        Value::Int(number) if number >= 0 => Ok(number as usize),
+        Value::Int(_) | Value::Float(_) => {
+            Err(at.bad_value(&given, "it must be an integer that is not below 0"))
+        }
+        _ => Err(at.wrong_type_text("an integer", &given)),
+    }
+}
+
+/// For each key the item of a list at the index, counted from 1, that `index_of` returns.
+pub fn owners(
+    lua: &Lua,
+    keys: &Table,
+    list: &Table,
+    index_of: impl Fn(&[u8]) -> usize,
+) -> Result<LuaValue, Failure> {
+    match stack::look_up_all(lua, keys, list, index_of)? {
+        owners @ LuaValue::Table(_) => Ok(owners),
+        index => {
+            let given = value::from_lua(lua, &keys.raw_get(&index)?)?;
+            let name = format!("keys[{}]", index.to_string()?);
+            Err(ValuePath::top(&name).wrong_type_text("a string", &given).into())
+        }
+    }
+}
+
+fn virtual_nodes(given: &Value) -> Result<u32, Error> {
+    let (at, allowed) = (ValuePath::top("virtual_nodes"), 1..=i64::from(MAX_VIRTUAL_NODES));
+    match given {
+        Value::Null => Ok(POINTS),
+        Value::Int(number) if allowed.contains(number) => Ok(*number as u32),
+        _ => Err(at.wrong_type_text(&format!("an integer from 1 to {MAX_VIRTUAL_NODES}"), given)),
+    }
+}
+
+/// `ring:add_node(id, info)`
+fn add_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let lua = call.lua;
+    let id = text(call, 1, "id")?;
+    if id.as_bytes().is_empty() {
+        return Err(Error::argument("id is \"\": it must not be empty").into());
+    }
+    let node = lua.create_table()?;
+    match call.lua_arg(2) {
+        LuaValue::Nil => {}
+        LuaValue::Table(info) => {
+            for member in info.pairs::<LuaValue, LuaValue>() {
+                let (name, value) = member?;
+                node.raw_set(name, value)?;
             }
         }
-        points.sort_unstable();
-        points.into_iter().map(|(point, .., index)| (point, index)).collect()
+        _ => return Err(ValuePath::top("info").wrong_type_text("a table", &call.arg(2)?).into()),
     }
+    node.raw_set("id", id)?;
+    let weight = weight(&value::from_lua(lua, &node.raw_get("weight")?)?)?;
+    node_table::set_metatable(lua, &node)?;
+    call.object.add(&id.as_bytes(), weight)?;
+    call.userdata.nth_user_value::<Table>(BY_ID)?.raw_set(id, node)?;
+    Ok(Returned::done())
+}
 
-    fn owner_by_the_rule(points: &[(u64, usize)], hash: u64) -> Option<usize> {
-        let first = points.partition_point(|(point, _)| *point < hash);
-        points.get(first).or(points.first()).map(|(_, index)| *index)
+/// The weight of a node, 1 by default.
+fn weight(given: &Value) -> Result<f64, Error> {
+    let (info, wanted) = (ValuePath::top("info"), "a number that is not below 0");
+    let at = info.member("weight");
+    let weight = match given {
+        Value::Null => return Ok(1.0),
+        Value::Int(number) => *number as f64,
+        Value::Float(number) => *number,
+        _ => return Err(at.wrong_type_text(wanted, given)),
+    };
+    if !weight.is_finite() || weight < 0.0 {
+        return Err(at.bad_value(given, &format!("it must be {wanted}")));
     }
+    Ok(weight)
+}
 
-    /// All nodes in the order of a walk from a key.
-    fn walk_by_the_rule(points: &[(u64, usize)], key: &[u8]) -> Vec<usize> {
-        let hash = XxHash3_64::oneshot(key);
-        let (after, before): (Vec<_>, Vec<_>) =
-            points.iter().partition(|(point, _)| *point >= hash);
-        let mut met = Vec::new();
-        for (_, index) in after.into_iter().chain(before) {
-            if !met.contains(&index) {
-                met.push(index);
-            }
-        }
-        met
+/// `ring:remove_node(id)`
+fn remove_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let id = text(call, 1, "id")?;
+    call.userdata.nth_user_value::<Table>(BY_ID)?.raw_set(id, LuaValue::Nil)?;
+    call.object.remove(&id.as_bytes());
+    Ok(Returned::done())
+}
+
+/// `ring:get_node(key)`: the id and the table of the owner.
+fn get_node(call: &Call<ConsistentHashRing>) -> native::Result {
+    let key = key(call)?;
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    let Some(index) = ring.owner(&key.as_bytes()) else {
+        return Ok(Returned::Pair(LuaValue::Nil, LuaValue::Nil));
+    };
+    let (id, table) = (by_index.raw_get(id_at(index))?, by_index.raw_get(table_at(index))?);
+    Ok(Returned::Pair(id, table))
+}
+
+/// `ring:get_nodes(keys)`: the ids of the owners.
+fn get_nodes(call: &Call<ConsistentHashRing>) -> native::Result {
+    let keys = keys(call)?;
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    if ring.owner(b"").is_none() {
+        return Ok(Returned::Value(LuaValue::Nil));
     }
+    let id_of = |key: &[u8]| ring.owner(key).map_or(0, id_at);
+    Ok(Returned::Value(owners(call.lua, keys, &by_index, id_of)?))
+}
 
-    fn named(count: usize) -> Vec<(String, f64)> {
-        (1..=count).map(|number| (format!("node-{number}"), 1.0)).collect()
+/// `ring:get_replica_nodes(key, n)`: the tables of nodes, the owner's first.
+fn get_replica_nodes(call: &Call<ConsistentHashRing>) -> native::Result {
+    let (key, count) = (key(call)?, replica_count(call)?);
+    let (ring, by_index) = call.object.ring(call.lua, call.userdata)?;
+    let indexes = ring.replicas(&key.as_bytes(), count);
+    let nodes = call.lua.create_table_with_capacity(indexes.len(), 0)?;
+    for index in indexes {
+        nodes.raw_push(by_index.raw_get::<LuaValue>(table_at(index))?)?;
     }
-
-    fn any_nodes() -> impl Strategy<Value = Vec<(String, f64)>> {
-        prop::collection::btree_map("[a-z]{0,3}", 0.0..4.0_f64, 0..8)
-            .prop_map(|nodes| nodes.into_iter().collect())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(50))]
-
-        #[test]
-        fn owner_and_replicas_are_what_the_rule_says(
-            nodes in any_nodes(),
-            keys in prop::collection::vec(".{0,9}", 20),
-            count in 0..10_usize,
-        ) {
-            let (ring, points) = (Ring::new(&nodes), points_by_the_rule(&nodes));
-            for key in keys {
-                let key = key.as_bytes();
-                prop_assert_eq!(ring.owner(key), owner_by_the_rule(&points, XxHash3_64::oneshot(key)));
-                let mut wanted = walk_by_the_rule(&points, key);
-                wanted.truncate(count);
-                prop_assert_eq!(ring.replicas(key, count), wanted);
-            }
-        }
-
-        #[test]
-        fn the_owner_changes_right_after_each_point(nodes in any_nodes()) {
-            let (ring, points) = (Ring::new(&nodes), points_by_the_rule(&nodes));
-            let mut hashes = vec![0, u64::MAX];
-            for (point, _) in &points {
-                hashes.extend([point.wrapping_sub(1), *point, point.wrapping_add(1)]);
-            }
-            for hash in hashes {
-                prop_assert_eq!(ring.owner_of(hash), owner_by_the_rule(&points, hash));
-            }
-        }
-
-        #[test]
-        fn a_node_that_comes_or_goes_moves_no_key_between_others(
-            nodes in any_nodes(),
-            one in any::<prop::sample::Index>(),
-        ) {
-            prop_assume!(!nodes.is_empty());
-            let one = one.index(nodes.len());
-            let mut rest = nodes.clone();
-            rest.remove(one);
-            let (with, without) = (Ring::new(&nodes), Ring::new(&rest));
-            for key in 0..500_u32 {
-                let key = key.to_le_bytes();
-                let others: Vec<_> = with.replicas(&key, 4).into_iter().filter(|p| *p != one).collect();
-                let index = |index: usize| index + usize::from(index >= one);
-                let same: Vec<_> = without.replicas(&key, others.len()).into_iter().map(index).collect();
-                prop_assert_eq!(same, others);
-            }
-        }
-    }
-
-    /// The same in every release: a change would move the data of running clusters.
-    #[test]
-    fn the_hash_and_the_owners_are_these() {
-        // Source: the reference implementation, xxhash 0.8.
-        assert_eq!(XxHash3_64::oneshot(b""), 0x2d06_8005_38d3_94c2);
-        assert_eq!(XxHash3_64::oneshot(b"a"), 0xe6c6_32b6_1e96_4e1f);
-        assert_eq!(XxHash3_64::oneshot(b"abc"), 0x78af_5f94_892f_3950);
-        let ring = Ring::new(&named(5));
-        let owners = |ring: &Ring| -> Vec<_> {
-            (0..16).map(|key| ring.owner(format!("key-{key}").as_bytes()).unwrap()).collect()
-        };
-        assert_eq!(owners(&ring), [0, 2, 1, 1, 3, 0, 4, 3, 1, 3, 4, 0, 4, 0, 3, 4]);
-        let weighted = [("a", 0.5), ("b", 1.0), ("c", 2.0)];
-        assert_eq!((ring.points[0], ring.points[799]), (520385062847264, 18426090444290612763));
-        assert_eq!(owners(&Ring::new(&weighted)), [2, 2, 1, 1, 1, 1, 2, 2, 0, 2, 2, 1, 2, 2, 1, 1]);
-        assert_eq!(ring.owners.len(), 800);
-        assert_eq!(ring.replicas(b"key-0", 9), [0, 3, 1, 4, 2]);
-        let fewer = Ring::with_points(&named(5), 100);
-        assert_eq!(owners(&fewer), [0, 4, 1, 1, 3, 0, 4, 3, 3, 2, 4, 1, 4, 0, 3, 4]);
-        assert_eq!(fewer.owners.len(), 500);
-    }
-
-    #[test]
-    fn shares_follow_the_weights() {
-        let ring = Ring::new(&[("a", 1.0), ("b", 2.0), ("c", 4.0)]);
-        let mut counts = [0_u32; 3];
-        for key in 0..70_000_u32 {
-            counts[ring.owner(&key.to_le_bytes()).unwrap()] += 1;
-        }
-        for (count, fair) in counts.into_iter().zip([10_000.0, 20_000.0, 40_000.0]) {
-            let share = f64::from(count) / fair;
-            assert!((0.8..1.2).contains(&share), "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn a_ring_without_points_has_no_owner_of_a_key() {
-        assert_eq!(Ring::new::<&str>(&[]).owner(b"key"), None);
-        let none = [("a", 0.0), ("b", -1.0), ("c", f64::NAN), ("d", f64::INFINITY)];
-        assert_eq!(Ring::new(&none).owner(b"key"), None);
-        assert!(Ring::new(&none).replicas(b"key", 2).is_empty());
-        assert_eq!(Ring::new(&[("a", 0.0), ("b", 1.0)]).owner(b"key"), Some(1));
-    }
+    Ok(Returned::Value(LuaValue::Table(nodes)))
 }

@@ -12,17 +12,13 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // prints its results
 
 #[allow(dead_code)]
-#[path = "../../tests/support/cluster.rs"]
-mod cluster;
+use consul_test_support::cluster;
 #[allow(dead_code)]
-#[path = "../../tests/support/consul.rs"]
-mod consul;
+use consul_test_support::consul;
 #[allow(dead_code)]
-#[path = "../../tests/support/holder.rs"]
-mod holder;
+use consul_test_support::holder;
 #[allow(dead_code)]
-#[path = "../../tests/support/proxy.rs"]
-mod proxy;
+use consul_test_support::proxy;
 
 use cluster::Cluster;
 use consul::RealConsul;

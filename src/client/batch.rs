@@ -1,177 +1,153 @@
-//! Many calls at once, of which a limited number are in flight.
+//! `client:batch`: many calls at a time.
 
-use super::Client;
-use crate::error::{Error, Kind};
-use crate::wire::request::Request;
-use crate::wire::response::Success;
-use futures_util::StreamExt;
-use futures_util::future::select;
-use futures_util::stream;
-use std::pin::pin;
+use super::arguments::named_call;
+use super::consul_client::ConsulClient;
+use crate::runtime::native::{self, Call, Returned};
+use crate::runtime::{stack, value};
+use consul_api::error::Error;
+use consul_api::request::Request;
+use consul_api::response::Success;
+use consul_api::table::Shape;
+use consul_api::value::Value;
+use consul_api::value::shape::{ValuePath, unknown};
+use consul_client::Client;
+use consul_client::batch::MAX_IN_FLIGHT;
+use mlua::{Lua, Table, Value as LuaValue};
 use std::time::Duration;
 
-/// The largest number of calls that a batch may have in flight.
-///
-/// Each has a connection of its own, and an agent refuses more than 200 connections from one
-/// address. Source: `limits.http_max_conns_per_client` in Consul's reference of the agent's
-/// configuration.
-pub const MAX_IN_FLIGHT: usize = 64;
+/// `client:batch(calls, options)`: true and the list of outcomes.
+pub fn batch(call: &Call<ConsulClient>) -> native::Result {
+    let (lua, client) = (call.lua, &*call.object);
+    let calls = calls(lua, client, call.lua_arg(1))?;
+    let Options { concurrency, timeout } = Options::new(&call.options(2)?)?;
+    let in_flight = concurrency.min(client.max_connections());
+    let work = async |client: &Client| client.batch(&calls, in_flight, timeout).await;
+    let outcomes = client.run(lua, "batch", work)?;
+    let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map(Success::read)).collect();
+    let results = stack::outcomes(lua, &outcomes)?;
+    for (index, outcome) in outcomes.iter().enumerate() {
+        if let Err(error) = outcome {
+            results.raw_set(index + 1, failure(lua, error)?)?;
+        }
+    }
+    Ok(Returned::success(LuaValue::Table(results)))
+}
 
-impl Client {
-    /// Makes calls, `in_flight` of them at a time, and returns their outcomes in the calls' order.
-    /// The outcome of a call whose arguments were refused is that refusal. A call that is not
-    /// answered within `limit` is abandoned with an error of kind [`Kind::Timeout`].
-    pub async fn batch(
-        &self,
-        calls: &[Result<Request, Error>],
-        in_flight: usize,
-        limit: Option<Duration>,
-    ) -> Vec<Result<Success, Error>> {
-        let mut outcomes: Vec<_> = calls.iter().map(|_| None).collect();
-        let running = calls.iter().enumerate().map(|(place, call)| async move {
-            let outcome = match call {
-                Ok(request) => self.execute(request).await,
-                Err(refusal) => Err(refusal.clone()),
-            };
-            (place, outcome)
-        });
-        let mut running = stream::iter(running).buffer_unordered(in_flight);
-        let all = async {
-            while let Some((place, outcome)) = running.next().await {
-                outcomes[place] = Some(outcome);
+/// The request of each call, or the error of its arguments.
+fn calls(
+    lua: &Lua,
+    client: &ConsulClient,
+    list: &LuaValue,
+) -> Result<Vec<Result<Request, Error>>, Error> {
+    let LuaValue::Table(list) = list else {
+        let given = value::from_lua(lua, list)?;
+        return Err(ValuePath::top("calls").wrong_type_text("a list of calls", &given));
+    };
+    let count = list.raw_len();
+    let mut invalid_key = None;
+    list.for_each(|key: LuaValue, _: LuaValue| {
+        if !key.as_usize().is_some_and(|place| (1..=count).contains(&place)) {
+            invalid_key = Some(key);
+        }
+        Ok(())
+    })
+    .map_err(unreadable)?;
+    if let Some(key) = invalid_key {
+        let key = value::from_lua(lua, &key)?.shown();
+        return Err(Error::misuse(format!("calls must be a list of calls, got the key {key}")));
+    }
+    let mut requests = Vec::with_capacity(count);
+    for place in 1..=count {
+        let request = parts(lua, list.raw_get(place))
+            .and_then(|parts| named_call(lua, parts.iter()))
+            .and_then(|(endpoint, args)| client.request(endpoint, &args));
+        match request {
+            Err(error) if error.is_misuse() => return Err(error.context(&format!("call #{place}"))),
+            request => requests.push(request),
+        }
+    }
+    Ok(requests)
+}
+
+/// The method and the arguments of a call.
+fn parts(lua: &Lua, call: mlua::Result<LuaValue>) -> Result<Vec<LuaValue>, Error> {
+    let call = call.map_err(unreadable)?;
+    let LuaValue::Table(call) = call else {
+        let given = value::from_lua(lua, &call)?;
+        return Err(Error::misuse(format!(
+            "a call must be a table such as {{ \"kv_get\", \"key\" }}, got {}",
+            given.type_name()
+        )));
+    };
+    let mut parts = Vec::with_capacity(call.raw_len());
+    let mut invalid_key = None;
+    call.for_each(|key: LuaValue, part: LuaValue| {
+        match key.as_usize() {
+            Some(place @ 1..=MAX_PARTS) => {
+                if parts.len() < place {
+                    parts.resize(place, LuaValue::Nil);
+                }
+                parts[place - 1] = part;
             }
-        };
-        let over = self.clock.sleep_until_any(limit.map(|limit| self.clock.now() + limit));
-        select(pin!(all), over).await;
-        let or_late = |(outcome, call): (Option<_>, &Result<Request, Error>)| {
-            outcome.unwrap_or_else(|| Err(late(call, limit.unwrap_or_default())))
-        };
-        outcomes.into_iter().zip(calls).map(or_late).collect()
+            _ => invalid_key = Some(key),
+        }
+        Ok(())
+    })
+    .map_err(unreadable)?;
+    match invalid_key {
+        None => Ok(parts),
+        Some(key) => Err(Error::misuse(format!(
+            "a call must be a list of its method, its arguments and a table of options, got the key {}",
+            value::from_lua(lua, &key)?.shown()
+        ))),
     }
 }
 
-/// The error of a call without an answer at the end of the batch's time.
-fn late(call: &Result<Request, Error>, limit: Duration) -> Error {
-    match call {
-        Ok(request) => {
-            let limit = limit.as_millis();
-            let message = format!("{}: no answer within the batch's {limit} ms", request.label);
-            Error::new(Kind::Timeout, message).retryable()
+fn unreadable(error: mlua::Error) -> Error {
+    Error::misuse(format!("cannot read a table: {error}"))
+}
+
+/// The bound of a call's list, which is more than any method takes.
+const MAX_PARTS: usize = 16;
+
+/// The options of a batch.
+struct Options {
+    concurrency: usize,
+    timeout: Option<Duration>,
+}
+
+impl Options {
+    fn new(given: &Value) -> Result<Self, Error> {
+        let mut options = Options { concurrency: MAX_IN_FLIGHT, timeout: None };
+        if *given == Value::Null {
+            return Ok(options);
         }
-        Err(refusal) => refusal.clone(),
+        for (name, value) in Shape::Any.members(given, &ValuePath::top("options"))? {
+            let at = ValuePath::top(name);
+            match name.as_str() {
+                "concurrency" => options.concurrency = concurrency(value, &at)?,
+                "timeout_ms" => options.timeout = Some(Shape::Millis.duration(value, &at)?),
+                _ => {
+                    let known = ["concurrency", "timeout_ms"];
+                    return Err(Error::misuse(unknown("option", name, &known)));
+                }
+            }
+        }
+        Ok(options)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::Settings;
-    use super::*;
-    use crate::clock::{BoxFuture, Clock, ManualClock};
-    use crate::transport::Transport;
-    use crate::wire::request::{Args, Defaults};
-    use crate::wire::value::Value;
-    use crate::wire::{endpoint, table::Endpoint};
-    use bytes::Bytes;
-    use http::Response;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+fn concurrency(value: &Value, at: &ValuePath) -> Result<usize, Error> {
+    let number = Shape::Uint.uint(value, at)?;
+    let allowed = usize::try_from(number).ok().filter(|n| (1..=MAX_IN_FLIGHT).contains(n));
+    allowed.ok_or_else(|| at.bad_value(value, &format!("it must be from 1 to {MAX_IN_FLIGHT}")))
+}
 
-    /// Answers each request with its path, after the number of milliseconds in that path.
-    #[derive(Debug, Default)]
-    struct Slow {
-        clock: ManualClock,
-        now: AtomicUsize,
-        max: AtomicUsize,
-        sent: AtomicUsize,
-    }
-
-    impl Transport for Slow {
-        fn send(
-            &self,
-            request: http::Request<Bytes>,
-        ) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-            Box::pin(async move {
-                self.sent.fetch_add(1, Ordering::Relaxed);
-                let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
-                self.max.fetch_max(now, Ordering::Relaxed);
-                let text = request.uri().path().rsplit('/').next().expect("a path").to_owned();
-                let pause = Duration::from_millis(text.parse().expect("a number"));
-                self.clock.sleep(pause).await;
-                self.now.fetch_sub(1, Ordering::Relaxed);
-                Ok(Response::new(text.into()))
-            })
-        }
-
-        fn endpoint(&self) -> &str {
-            "slow"
-        }
-    }
-
-    /// Runs a batch of calls that each take a number of milliseconds; returns their answers, the
-    /// transport and how many milliseconds the batch took.
-    fn run(
-        pauses: &[&str],
-        in_flight: usize,
-        limit_ms: Option<u64>,
-    ) -> (Vec<Result<Value, Error>>, Arc<Slow>, u128) {
-        let clock = ManualClock::new();
-        let slow = Arc::new(Slow { clock: clock.clone(), ..Slow::default() });
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let rng = fastrand::Rng::with_seed(1);
-        let client = Client::new(vec![slow.clone()], settings, Arc::new(clock.clone()), rng);
-        let get: &'static Endpoint = endpoint("agent_service").expect("a method");
-        let raw = crate::wire::api::raw::endpoint("GET").expect("a method");
-        let call = |pause: &&str| match *pause {
-            "" => client.request(get, &Args::new().arg("")),
-            pause => client.request(raw, &Args::new().arg(format!("/{pause}").as_str())),
-        };
-        let calls: Vec<_> = pauses.iter().map(call).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let limit = limit_ms.map(Duration::from_millis);
-        let outcomes = runtime.block_on(clock.drive(client.batch(&calls, in_flight, limit)));
-        let answers = outcomes.into_iter().map(|outcome| Ok(outcome?.answer().value));
-        (answers.collect(), slow, clock.now().since_origin().as_millis())
-    }
-
-    #[test]
-    fn outcomes_come_in_the_order_of_the_calls() {
-        let (answers, ..) = run(&["30", "10", "20"], 3, None);
-        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
-        assert_eq!(answers, ["30", "10", "20"].map(Value::from));
-    }
-
-    #[test]
-    fn no_more_are_in_flight_than_allowed() {
-        let (answers, slow, took_ms) = run(&["10"; 100], 8, None);
-        assert!(answers.iter().all(Result::is_ok));
-        assert_eq!(slow.max.load(Ordering::Relaxed), 8);
-        assert_eq!(took_ms, 130); // 12 rounds of 8, and 4
-    }
-
-    #[test]
-    fn a_refused_call_is_not_sent_and_does_not_hinder_the_others() {
-        let (answers, slow, _) = run(&["1", "", "2"], 2, None);
-        assert_eq!(answers[1].as_ref().unwrap_err().kind(), Kind::Argument);
-        assert!(answers[0].is_ok() && answers[2].is_ok());
-        assert_eq!(slow.sent.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn late_calls_are_abandoned_and_answers_that_came_are_kept() {
-        let (answers, _, took_ms) = run(&["10", "300", "10", "10"], 2, Some(100));
-        assert_eq!(took_ms, 100);
-        let error = answers[1].as_ref().unwrap_err();
-        assert_eq!(error.kind(), Kind::Timeout);
-        assert!(error.message().contains("within the batch's 100 ms"), "{error}");
-        assert!(answers[0].is_ok() && answers[2].is_ok() && answers[3].is_ok());
-    }
-
-    #[test]
-    fn a_batch_of_nothing_gives_nothing() {
-        assert!(run(&[], 1, None).0.is_empty());
-    }
+/// The table of a failed call: `{ ok = false, message, err }`.
+fn failure(lua: &Lua, error: &Error) -> mlua::Result<Table> {
+    let result = lua.create_table_with_capacity(0, 3)?;
+    result.raw_set("ok", false)?;
+    result.raw_set("message", error.message())?;
+    result.raw_set("err", value::error(lua, error)?)?;
+    Ok(result)
 }

@@ -1,188 +1,157 @@
-//! The client: calls to Consul over one or several transports, and batches, watches, views, locks and
-//! semaphores on top of them.
-//!
-//! ```
-//! # use std::{sync::Arc, time::Duration};
-//! use consul_ffi::client::{Client, Settings};
-//! use consul_ffi::clock::SystemClock;
-//! use consul_ffi::error::Kind;
-//! use consul_ffi::simulate::{Agent, Options, SimTransport};
-//! use consul_ffi::wire::api::kv;
-//! use consul_ffi::wire::request::{Args, Defaults};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! let agent = Arc::new(Agent::new(Options::default()));
-//! let transport = Arc::new(SimTransport::new(agent, "simulated"));
-//! let settings = Settings {
-//!     timeout: Duration::from_secs(5),
-//!     retry_count: 3,
-//!     defaults: Defaults { consistency: Some("consistent"), ..Defaults::default() },
-//! };
-//! let client =
-//!     Client::new(vec![transport], settings, Arc::new(SystemClock::new()), fastrand::Rng::new());
-//! // Written only if the key does not exist.
-//! let create = Args::new().arg("config").arg("v1").opt("cas", 0);
-//! client.call(&kv::PUT, &create).await?;
-//! let error = client.call(&kv::PUT, &create).await.expect_err("it exists");
-//! assert_eq!(error.kind(), Kind::Conflict);
-//! # Ok(()) }) }
-//! ```
+//! `ConsulClient`: a method for each endpoint, and the objects that a client creates.
 
-pub mod batch;
-mod call;
-pub mod coordination;
-mod counted;
-mod endpoints;
-mod lost_answer;
-mod refusal;
-pub mod view;
-pub mod views;
-pub mod watch;
+pub(super) mod arguments;
+pub(super) mod background;
+mod batch;
+pub(super) mod consul_client;
+mod foreground;
+mod registered;
+pub(super) mod service_view;
+pub(super) mod service_views;
+pub(super) mod watch;
 
-use crate::clock::{Clock, Instant};
-use crate::error::Error;
-use crate::sync::lock;
-use crate::transport::Transport;
-use crate::wire::request::{Args, Defaults, Request};
-use crate::wire::response::Answer;
-use crate::wire::table::Endpoint;
-use coordination::Guard;
-pub use endpoints::EndpointHealth;
-use endpoints::Endpoints;
-use refusal::Refusals;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use super::coordination::lock;
+use super::runtime::handle::Handle;
+use super::runtime::native::{self, Call, Class, Failure, Method, Returned};
+use super::runtime::{log, value};
+use arguments::HTTP_REQUEST;
+use consul_api as wire;
+use consul_api::api::{agent, health, session};
+use consul_api::error::Error;
+use consul_api::table::Endpoint;
+use consul_api::value::Value;
+use consul_client::ConsulClient;
+use consul_config::{Config, OPTIONS};
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
-/// How a client makes its calls.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The time limit of one call, all attempts together; a blocking query gets its wait in
-    /// addition.
-    pub timeout: Duration,
-    /// How many more attempts a call makes after retryable failures, once it has asked each
-    /// endpoint.
-    pub retry_count: u32,
-    /// Options of every call that does not set them itself.
-    pub defaults: Defaults,
-}
+const METHODS: &[Method<ConsulClient>] = &[
+    Method::raising("__tostring", |call| native::text(call.lua, &call.object.shown())),
+    Method::new("close", |call| {
+        call.object.close();
+        Ok(Returned::done())
+    }),
+    Method::raising("registered", |call| {
+        Ok(Returned::Value(value::to_lua(call.lua, &call.object.registered())?))
+    }),
+    Method::new("batch", batch::batch),
+    Method::new("start", start),
+    Method::new("watch", watch::open),
+    Method::new("service_view", service_view::open),
+    Method::new("service_views", service_views::open),
+    Method::new("lock", lock::new_lock),
+    Method::new("semaphore", lock::new_semaphore),
+];
 
-/// A client of one Consul datacenter through several agents, each of which can replace the others.
-#[derive(Debug)]
-pub struct Client {
-    transports: Vec<Arc<dyn Transport>>,
-    settings: Settings,
-    clock: Arc<dyn Clock>,
-    rng: Mutex<fastrand::Rng>,
-    endpoints: Mutex<Endpoints>,
-    refusals: Mutex<Refusals>,
-    guard: Option<Arc<dyn Guard>>,
-    /// What an error says of an endpoint to which there is no connection.
-    endpoints_from: String,
-}
+/// Rows under the names that they have in older programs, with which their errors begin.
+static OLDER: [Endpoint; 5] = [
+    Endpoint { name: "register_service", ..agent::SERVICE_REGISTER },
+    Endpoint { name: "deregister_service", ..agent::SERVICE_DEREGISTER },
+    Endpoint { name: "discover_services", ..health::SERVICE },
+    Endpoint { name: "create_session", ..session::CREATE },
+    Endpoint { name: "destroy_session", ..session::DESTROY },
+];
 
-impl Client {
-    /// A client over these transports, at least one; nothing is sent yet.
-    pub fn new(
-        transports: Vec<Arc<dyn Transport>>,
-        settings: Settings,
-        clock: Arc<dyn Clock>,
-        rng: fastrand::Rng,
-    ) -> Self {
-        let endpoints = Mutex::new(Endpoints::new(transports.len()));
-        Client {
-            transports,
-            settings,
-            clock,
-            rng: Mutex::new(rng),
-            endpoints,
-            refusals: Mutex::default(),
-            guard: None,
-            endpoints_from: String::new(),
+impl Class for ConsulClient {
+    const NAME: &'static str = "ConsulClient";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        let class = native::class(lua, METHODS)?;
+        let methods: Table = class.get("methods")?;
+        let rows = wire::endpoints().chain(&OLDER).map(|row| (row.name, Some(row)));
+        for (name, row) in rows.chain([(HTTP_REQUEST, None)]) {
+            let method = move |lua: &Lua, values: MultiValue| call(lua, name, row, &values);
+            methods.set(name, native::function(lua, name, method)?)?;
         }
+        class.set("new", native::raising(lua, "ConsulClient", new)?)?;
+        class.set("field", native::raising(lua, "ConsulClient", field)?)?;
+        Ok(class)
     }
+}
 
-    /// The same client, whose errors say this of an endpoint to which there is no connection.
-    pub fn with_endpoints_from(self, endpoints_from: String) -> Self {
-        Client { endpoints_from, ..self }
-    }
+/// Makes a call of an endpoint, or of `http_request`, on the calling thread.
+fn call(
+    lua: &Lua,
+    method: &str,
+    row: Option<&'static Endpoint>,
+    values: &MultiValue,
+) -> native::Result {
+    let (_, client) = native::called_on::<ConsulClient>(values, method)?;
+    let (endpoint, args) = arguments::call(lua, method, row, values.iter().skip(1))?;
+    let success = client.call(lua, endpoint, &args)?;
+    Ok(Returned::Outcome(value::success(lua, success)?))
+}
 
-    /// The same client, whose locks and semaphores `guard` releases if this process dies.
-    pub fn with_guard(self, guard: Arc<dyn Guard>) -> Self {
-        Client { guard: Some(guard), ..self }
-    }
+/// `client:start(method, …)`
+fn start(call: &Call<ConsulClient>) -> native::Result {
+    let client = &*call.object;
+    let (endpoint, args) = arguments::named_call(call.lua, call.args())?;
+    let (label, job) = match client.request(endpoint, &args) {
+        Ok(request) => {
+            let label = request.label.clone();
+            let job = client.background(&label).and_then(|background| background.call(request));
+            (label, job)
+        }
+        Err(error) => (endpoint.name.to_owned(), Err(error)),
+    };
+    Handle::of(call.lua, label, job)
+}
 
-    /// One client for each endpoint, which asks only that one.
-    pub fn each_endpoint(&self) -> Vec<Client> {
-        let only = |transport: &Arc<dyn Transport>| {
-            let rng = lock(&self.rng).fork();
-            let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
-            Client::new(vec![Arc::clone(transport)], settings, clock, rng)
-        };
-        self.transports.iter().map(only).collect()
-    }
+/// A field for older programs, by its name.
+fn field(lua: &Lua, values: MultiValue) -> native::Result {
+    let (_, client) = native::called_on::<ConsulClient>(&values, "ConsulClient")?;
+    let name = values.get(1).and_then(LuaValue::as_string).map(|name| name.to_string_lossy());
+    Ok(Returned::Value(client.field(lua, &name.unwrap_or_default())?))
+}
 
-    /// Its endpoints in the order of its options, as its calls found them. Makes no request.
-    pub fn endpoint_health(&self) -> Vec<EndpointHealth> {
-        let (endpoints, now) = (self.endpoints(), self.clock.now());
-        let health = |(index, transport): (usize, &Arc<dyn Transport>)| EndpointHealth {
-            address: transport.endpoint().to_owned(),
-            is_benched: endpoints.is_benched(index, now),
-            latency: endpoints.latency(index),
-        };
-        self.transports.iter().enumerate().map(health).collect()
-    }
+/// `ConsulClient.new(config)`
+fn new(lua: &Lua, values: MultiValue) -> native::Result {
+    let table = values.front().unwrap_or(&LuaValue::Nil);
+    let client = open(lua, table).map_err(|failure| match failure {
+        Failure::Error(error) => Failure::Error(error.context("ConsulClient")),
+        failure => failure,
+    })?;
+    Ok(Returned::Value(LuaValue::UserData(native::object(lua, client)?)))
+}
 
-    /// The settings that it was made with.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+fn open(lua: &Lua, table: &LuaValue) -> Result<ConsulClient, Failure> {
+    let mut given = match value::options(lua, table)? {
+        Value::Null => Vec::new(),
+        Value::Map(members) => members,
+        other => {
+            return Err(Error::misuse(format!(
+                "the configuration must be a table, got {}",
+                other.type_name()
+            ))
+            .into());
+        }
+    };
+    let ignored = names_of_older_program(&mut given);
+    let config = Config::new(&given, |name| std::env::var_os(name).map(OsString::into_vec))?;
+    log::choose(lua, table, &config)?;
+    let client = ConsulClient::new(config)?;
+    if !ignored.is_empty() {
+        let names = ignored.join(", ");
+        tracing::warn!(
+            "for an older program: ConsulClient ignores names that are not options: {names}"
+        );
     }
+    Ok(client)
+}
 
-    /// The clock of its timeouts and pauses.
-    pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
+/// Removes the names that are not options from a configuration with `consul_url`, and returns them: only older
+/// programs write it, and the older module ignored such names.
+fn names_of_older_program(given: &mut Vec<(String, Value)>) -> Vec<String> {
+    let mut ignored = Vec::new();
+    if given.iter().any(|(name, _)| name == "consul_url") {
+        given.retain(|(name, _)| {
+            let is_known = OPTIONS.iter().any(|option| option.is_called(name));
+            if !is_known {
+                ignored.push(name.clone());
+            }
+            is_known
+        });
     }
-
-    /// Makes one call: builds its request, runs it ([`Client::execute`]) and decodes the answer.
-    ///
-    /// # Errors
-    /// An unacceptable argument, before anything is sent; then those of the transport or the
-    /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
-    pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
-        Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
-    }
-
-    /// Checks a call's arguments and builds its request; nothing is sent yet.
-    ///
-    /// # Errors
-    /// An unacceptable argument.
-    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
-        endpoint.request(args, &self.settings.defaults)
-    }
-
-    fn guard(&self) -> Option<&Arc<dyn Guard>> {
-        self.guard.as_ref()
-    }
-
-    fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
-        lock(&self.endpoints)
-    }
-
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        lock(&self.refusals)
-    }
-
-    /// When the pause of its waiting queries ends, which an agent refuses because of its limits.
-    fn refusal_ends(&self) -> Option<Instant> {
-        self.refusals().pause_ends(|| self.random_fraction())
-    }
-
-    pub(crate) fn random_u64(&self) -> u64 {
-        lock(&self.rng).u64(..)
-    }
-
-    /// A random number from 0 up to 1.
-    pub(crate) fn random_fraction(&self) -> f64 {
-        lock(&self.rng).f64()
-    }
+    ignored
 }

@@ -1,353 +1,124 @@
-//! Watches: a repeated blocking query whose answers are reported as changes.
+//! `Watch`: the changes of what an endpoint reads.
 
-use super::{Client, counted};
-use crate::clock::Instant;
-use crate::error::{Error, Kind};
-use crate::metrics::{EndpointNumbers, Held};
-use crate::wire::request::Args;
-use crate::wire::response::{Answer, EntryMeta, Meta};
-use crate::wire::table::{Endpoint, Items, Reply};
-use crate::wire::value::{Value, duration};
-use futures_util::stream::{self, Stream, StreamExt, unfold};
-use std::collections::BTreeMap;
+use super::arguments::named_call;
+use super::background::WatchSlot;
+use super::consul_client::ConsulClient;
+use crate::runtime::closable_job::ClosableJob;
+use crate::runtime::native::{self, Call, Class, Method, Returned};
+use crate::runtime::stack;
+use crate::runtime::value::Outcome;
+use crate::runtime::wake;
+use consul_api::error::Error;
+use consul_api::request::Args;
+use consul_api::response::Meta;
+use consul_api::table::{Endpoint, Shape};
+use consul_api::tape::Tape;
+use consul_api::value::Value;
+use consul_api::value::shape::ValuePath;
+use consul_client::watch::{Change, WatchOptions, watch};
+use mlua::{IntoLua, Lua, Table, Value as LuaValue};
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
-/// The longest pause after the first failure; it doubles with each failure, and a random part of up
-/// to half is left out.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-
-/// The pause before a query that cannot block, because the last answer had no index.
-const PAUSE_WITHOUT_INDEX: Duration = Duration::from_secs(1);
-
-/// The options of a watch.
-#[derive(Clone, Debug)]
-pub struct WatchOptions {
-    /// How long one query blocks on the server.
-    pub wait: Duration,
-    /// The maximum number of queries per second.
-    pub rate_per_s: f64,
+/// The userdata of a watch.
+pub struct Watch {
+    job: ClosableJob<Result<(Change, Meta), Error>>,
+    slot: RefCell<Option<WatchSlot>>,
 }
 
-impl Default for WatchOptions {
-    fn default() -> Self {
-        Self { wait: Duration::from_secs(60), rate_per_s: 20.0 }
+impl Watch {
+    fn close(&self) {
+        self.job.end();
+        self.slot.take();
     }
 }
 
-/// A change that a watch reports.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// The whole value at the start.
-    Initial(Value),
-    /// An item is new or has changed.
-    Put {
-        /// The item; empty when the whole value is one item.
-        id: String,
-        /// Its value.
-        value: Value,
-    },
-    /// An item was removed.
-    Delete {
-        /// The item; empty when the whole value is one item.
-        id: String,
-        /// Its last value.
-        value: Value,
-    },
-    /// The whole value after an outage, or after the index of the servers went back. The changes in
-    /// between are not reported one by one.
-    Resynchronised(Value),
+const METHODS: &[Method<Watch>] = &[
+    Method::raising("__tostring", |call| {
+        native::text(call.lua, &call.object.job.shown("Watch", "open"))
+    }),
+    Method::new("poll", poll),
+    Method::new("next", |call| {
+        call.object.job.wait(call.lua, &call.arg(1)?)?;
+        poll(call)
+    }),
+    Method::new("fd", |call| Ok(Returned::Value(call.object.job.fd()?.into_lua(call.lua)?))),
+    Method::new("unix_socket", |call| {
+        wake::unix_socket(call.lua, &*call.object.job.job()?, 0, || None)
+    }),
+    Method::new("close", |call| {
+        call.object.close();
+        Ok(Returned::done())
+    }),
+];
+
+impl Class for Watch {
+    const NAME: &'static str = "Watch";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        native::class(lua, METHODS)
+    }
 }
 
-/// A state of the watched value.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// The whole value, with its metadata.
-    pub answer: Answer,
-    /// Whether changes since the previous state can have been missed: a query failed in between, or
-    /// the index of the servers went back.
-    pub is_resynchronised: bool,
+/// `client:watch(method, …, options)`
+pub fn open(call: &Call<ConsulClient>) -> native::Result {
+    let (lua, client) = (call.lua, &*call.object);
+    let (endpoint, mut args) = named_call(lua, call.args())?;
+    let options = options(endpoint, &mut args).map_err(|error| error.context(endpoint.name))?;
+    let label = client.request(endpoint, &args)?.label;
+    let background = client.background(&label)?;
+    let changes = watch(Arc::clone(background.client()), endpoint, args, options)?;
+    let slot = background.watch_slot(lua, &label)?;
+    let job = background.start(&label, changes)?;
+    let job = ClosableJob::new("watch", label, job);
+    let watch = native::object(lua, Watch { job, slot: RefCell::new(Some(slot)) })?;
+    Ok(Returned::Value(LuaValue::UserData(watch)))
 }
 
-/// Watches the value that an endpoint reads. Each item of the stream is a change with the metadata
-/// of its answer, or the error at the start of an outage, after which the watch continues by
-/// itself.
-///
-/// A state that is replaced by a newer one before it was read is not reported. The latest state
-/// always is, and none is reported twice. Queries are made only while the stream is polled.
-///
-/// # Errors
-/// [`Error::misuse`] when the endpoint has no blocking queries or an argument is set by the watch
-/// itself; otherwise an unacceptable argument.
-pub fn watch(
-    client: Arc<Client>,
-    endpoint: &'static Endpoint,
-    args: Args,
-    options: WatchOptions,
-) -> Result<impl Stream<Item = Result<(Change, Meta), Error>> + Send, Error> {
-    let mut known = None;
-    Ok(states(client, endpoint, args, options)?.flat_map(move |state| {
-        stream::iter(match state {
-            Ok(state) => changes(endpoint, &mut known, state),
-            Err(error) => vec![Err(error)],
-        })
-    }))
-}
-
-/// Like [`watch`], but with whole states, of which two in a row can be equal.
-///
-/// # Errors
-/// As [`watch`].
-pub fn states(
-    client: Arc<Client>,
-    endpoint: &'static Endpoint,
-    args: Args,
-    options: WatchOptions,
-) -> Result<impl Stream<Item = Result<State, Error>> + Send, Error> {
-    let blocks_on = ["index", "hash"]
-        .into_iter()
-        .find(|name| endpoint.all_options().any(|param| param.name == *name))
-        .ok_or_else(|| Error::misuse(format!("{}: it has no blocking queries", endpoint.name)))?;
-    for taken in [blocks_on, "wait", "timeout_ms", "retry"] {
-        if args.has(taken) {
-            return Err(Error::misuse(format!(
-                "{}: the watch sets {taken} itself; leave it out",
-                endpoint.name
-            )));
+fn options(endpoint: &Endpoint, args: &mut Args) -> Result<WatchOptions, Error> {
+    let mut options = WatchOptions::default();
+    for (name, value) in args.take(&["rate_per_s", "wait"], endpoint)? {
+        let at = ValuePath::top(name);
+        match name {
+            "wait" => {
+                options.wait = Shape::Duration { min_s: 0, max_s: 600 }.duration(&value, &at)?;
+            }
+            _ => {
+                options.rate_per_s = match value {
+                    Value::Int(number) => number as f64,
+                    Value::Float(number) => number,
+                    _ => return Err(at.wrong_type_text("a number above 0", &value)),
+                }
+            }
         }
     }
-    let rate = options.rate_per_s;
-    let pause = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
-    let pause = pause.and_then(|rate| Duration::try_from_secs_f64(1.0 / rate).ok());
-    let pause = pause
-        .ok_or_else(|| Error::argument(format!("rate_per_s is {rate}: it must be above 0")))?;
-    if options.wait.is_zero() {
-        return Err(Error::argument("wait is 0: it must be above 0"));
-    }
-    client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
-    let numbers = counted::of(endpoint);
-    let watcher = Watcher {
-        client,
-        numbers,
-        _runs: numbers.watches.hold(),
-        fails: None,
-        endpoint,
-        args,
-        wait: options.wait,
-        pause,
-        blocks_on,
-        position: None,
-        last_query: None,
-        last_had_position: None,
-        has_failed_blocking: false,
-        failures: 0,
+    Ok(options)
+}
+
+/// `watch:poll()`: true with the next change and its metadata, or without if there is none.
+fn poll(call: &Call<Watch>) -> native::Result {
+    let watch = &*call.object;
+    let next = match watch.job.job()?.next()? {
+        Poll::Pending => return Ok(Returned::success(LuaValue::Nil)),
+        Poll::Ready(next) => next,
     };
-    Ok(unfold(watcher, |mut watcher| async move {
-        let state = watcher.next().await;
-        Some((state, watcher))
-    }))
+    let (change, meta) = next.unwrap_or_else(|| Err(watch.job.closed("the watch has ended")))?;
+    let (change, meta) = to_lua(call.lua, change, &meta)?;
+    Ok(Returned::Outcome(Outcome::Success(change, meta)))
 }
 
-struct Watcher {
-    client: Arc<Client>,
-    numbers: &'static EndpointNumbers,
-    /// Counts it.
-    _runs: Held,
-    /// Counts it while it gets no answer.
-    fails: Option<Held>,
-    endpoint: &'static Endpoint,
-    args: Args,
-    wait: Duration,
-    /// The shortest time between the starts of two queries.
-    pause: Duration,
-    /// The option that makes a query block: `index` or `hash`.
-    blocks_on: &'static str,
-    /// The position of the last answer, which the next query waits for a change of.
-    position: Option<Position>,
-    last_query: Option<Instant>,
-    /// Whether the last answer had a position; `None` before the first answer.
-    last_had_position: Option<bool>,
-    /// Whether a blocking query has failed since the last answer.
-    has_failed_blocking: bool,
-    /// How many other queries have failed since the last answer.
-    failures: u32,
-}
-
-/// The position of an answer in the history of its value.
-#[derive(Clone, Debug, PartialEq)]
-enum Position {
-    Index(u64),
-    Hash(String),
-}
-
-impl Watcher {
-    async fn next(&mut self) -> Result<State, Error> {
-        let call = self.endpoint.name;
-        loop {
-            self.pause().await;
-            self.last_query = Some(self.client.clock().now());
-            let error = match self.ask().await {
-                Ok(answer) => {
-                    self.numbers.watch_updates.add_one();
-                    self.fails = None;
-                    return Ok(self.take(answer));
-                }
-                Err(error) => {
-                    self.numbers.watch_failures.add_one();
-                    self.fails.get_or_insert_with(|| self.numbers.watches_failing.hold());
-                    error
-                }
-            };
-            if self.blocks() {
-                // The next query does not block: it may reach an agent whose index has started
-                // again, where it would wait for a change that has happened already.
-                tracing::debug!(call, error = error.logged(), "a watch starts again");
-                self.has_failed_blocking = true;
-                continue;
-            }
-            self.failures = self.failures.saturating_add(1);
-            if self.failures == 1 {
-                // The client says once for all of its watches that it is refused, or that another program answers.
-                if !matches!(error.kind(), Kind::RateLimited | Kind::Decode) {
-                    let error = error.logged();
-                    tracing::warn!(call, error, "a watch fails and goes on trying");
-                }
-                return Err(error);
-            }
-            tracing::debug!(call, error = error.logged(), "a watch still fails");
-        }
-    }
-
-    /// Sends the next query; without retries while the client is refused, which has its own pauses.
-    async fn ask(&self) -> Result<Answer, Error> {
-        let client = &self.client;
-        let is_refused = client.refusal_ends().is_some();
-        let retries = if is_refused { 0 } else { client.settings().retry_count };
-        let request = client.request(self.endpoint, &self.query())?;
-        Ok(client.execute_with(&request, retries).await?.answer())
-    }
-
-    /// Whether the next query waits for a change.
-    fn blocks(&self) -> bool {
-        self.position.is_some() && !self.has_failed_blocking && self.failures == 0
-    }
-
-    fn query(&self) -> Args {
-        let args = self.args.clone();
-        let Some(position) = self.position.as_ref().filter(|_| self.blocks()) else { return args };
-        let args = match position {
-            Position::Index(index) => args.opt(self.blocks_on, *index),
-            Position::Hash(hash) => args.opt(self.blocks_on, hash.as_str()),
-        };
-        args.opt("wait", duration::format(self.wait)).opt("retry", false)
-    }
-
-    /// Limits the rate, and backs off after failures of its own and refusals of its client.
-    async fn pause(&self) {
-        let clock = self.client.clock();
-        if let Some(last) = self.last_query {
-            clock.sleep_until(last + self.pause).await;
-        }
-        if self.last_had_position == Some(false) {
-            clock.sleep(PAUSE_WITHOUT_INDEX).await;
-        }
-        if self.failures > 0 {
-            let doublings = (self.failures - 1).min(16);
-            let limit = FIRST_PAUSE.saturating_mul(1 << doublings).min(MAX_PAUSE);
-            clock.sleep(limit.mul_f64(0.5 + self.client.random_fraction() / 2.0)).await;
-        }
-        if let Some(ends) = self.client.refusal_ends() {
-            clock.sleep_until(ends).await;
-        }
-    }
-
-    fn take(&mut self, answer: Answer) -> State {
-        let last = match self.position {
-            Some(Position::Index(last)) if !self.is_unordered() => Some(last),
-            _ => None,
-        };
-        let meta = &answer.meta;
-        let (has_position, position) = match self.blocks_on {
-            "hash" => (meta.content_hash.is_some(), meta.content_hash.clone().map(Position::Hash)),
-            _ => (meta.index.is_some(), meta.next_index(last).map(Position::Index)),
-        };
-        let went_back = has_position && position.is_none();
-        if std::mem::take(&mut self.failures) > 0 {
-            tracing::info!(call = self.endpoint.name, "a watch works again");
-            self.has_failed_blocking = true;
-        }
-        let is_first = self.last_had_position.replace(has_position).is_none();
-        let is_resynchronised =
-            (std::mem::take(&mut self.has_failed_blocking) || went_back) && !is_first;
-        self.position = position;
-        State { answer, is_resynchronised }
-    }
-
-    /// The index of events is derived from their ids, so it does not grow steadily.
-    fn is_unordered(&self) -> bool {
-        self.endpoint.reply == Reply::Events
-    }
-}
-
-/// The state that was reported last.
-struct Known {
-    parts: BTreeMap<String, Value>,
-    /// The metadata of a single key.
-    entry: Option<EntryMeta>,
-}
-
-/// The changes from the known state to a new one.
-fn changes(
-    endpoint: &Endpoint,
-    known: &mut Option<Known>,
-    state: State,
-) -> Vec<Result<(Change, Meta), Error>> {
-    let Answer { value, meta } = state.answer;
-    let now = Known { parts: parts(endpoint.items, &value), entry: meta.entry.clone() };
-    let mut changes = Vec::new();
-    match known {
-        None => changes.push(Change::Initial(value)),
-        Some(_) if state.is_resynchronised => changes.push(Change::Resynchronised(value)),
-        Some(known) => {
-            for (id, value) in &now.parts {
-                if known.parts.get(id) != Some(value) || known.entry != now.entry {
-                    changes.push(Change::Put { id: id.clone(), value: value.clone() });
-                }
-            }
-            // An event that is not listed any more is old, not removed.
-            let can_go = endpoint.reply != Reply::Events;
-            for (id, value) in &known.parts {
-                if can_go && !now.parts.contains_key(id) {
-                    changes.push(Change::Delete { id: id.clone(), value: value.clone() });
-                }
-            }
-        }
-    }
-    *known = Some(now);
-    changes.into_iter().map(|change| Ok((change, meta.clone()))).collect()
-}
-
-/// The items of a value by their ids. A value that is one item has the id "", and an absent one has
-/// no items.
-fn parts(items: Items, value: &Value) -> BTreeMap<String, Value> {
-    let id = |item: &Value| match items {
-        Items::By(members) => {
-            members.iter().map(|path| text(item, path)).collect::<Vec<_>>().join("/")
-        }
-        _ => text(item, &[]),
+fn to_lua(lua: &Lua, change: Change, meta: &Meta) -> mlua::Result<(LuaValue, LuaValue)> {
+    let (kind, id, value) = match change {
+        Change::Initial(value) => ("initial", None, value),
+        Change::Put { id, value } => ("put", Some(id), value),
+        Change::Delete { id, value } => ("delete", Some(id), value),
+        Change::Resynchronised(value) => ("resynchronised", None, value),
     };
-    match (items, value) {
-        (_, Value::Null) => BTreeMap::new(),
-        (Items::By(_) | Items::Texts, Value::List(items)) => {
-            BTreeMap::from_iter(items.iter().map(|item| (id(item), item.clone())))
-        }
-        (Items::Named, Value::Map(members)) => BTreeMap::from_iter(members.iter().cloned()),
-        (_, whole) => BTreeMap::from([(String::new(), whole.clone())]),
-    }
-}
-
-fn text(item: &Value, path: &[&str]) -> String {
-    let found = path.iter().try_fold(item, |value, name| value.get(name));
-    found.and_then(Value::as_str).unwrap_or_default().to_owned()
+    let (value, meta) = stack::value_and_meta(lua, &Tape::from(&value), meta)?;
+    let change = lua.create_table_with_capacity(0, 3)?;
+    change.raw_set("type", kind)?;
+    change.raw_set("id", id.filter(|id| !id.is_empty()))?;
+    change.raw_set("value", value)?;
+    Ok((LuaValue::Table(change), meta))
 }

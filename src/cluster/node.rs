@@ -1,165 +1,238 @@
-//! A node as its key describes it, and as the other nodes see it.
+//! The userdata of a cluster's node.
 
-use super::options::Options;
-use super::request::{Request, lenient};
-use crate::clock::Instant;
-use serde::{Deserialize, Serialize};
+use super::running_node::RunningNode;
+use super::running_store::Declared;
+use crate::node_table;
+use crate::runtime::executor::Executor;
+use crate::runtime::native::Failure;
+use crate::runtime::wait;
+use consul_api::error::{Error, Kind};
+use consul_api::value::Value;
+use consul_cluster::{Node, Options, Snapshot};
+use consul_config::{self as config, Config};
+use consul_process::os;
+use mlua::{AnyUserData, Lua, Table};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::future::Future;
+use std::mem;
+use std::os::unix::ffi::OsStringExt;
+use std::rc::Rc;
 use std::sync::Arc;
 
-/// The document of a node's key, which only that node writes, apart from its mode and what an operator
-/// asks of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The node's name in the cluster.
-    pub id: String,
-    /// Its address for the program, `host:port`; empty: none.
-    pub address: String,
-    /// The address of its data plane; empty: none.
-    #[serde(default)]
-    pub data_address: String,
-    /// Its zone; empty: none.
-    #[serde(default)]
-    pub zone: String,
-    /// Its share of the shards relative to the other nodes; 0 or more.
-    pub weight: f64,
-    /// Application metadata.
-    #[serde(default)]
-    pub meta: BTreeMap<String, String>,
-    /// Whether it gets shards and requests.
-    #[serde(default)]
-    pub mode: Mode,
-    /// The mode in the key, if there is no such mode: `mode` is then active.
-    #[serde(skip)]
-    pub unknown_mode: Option<String>,
-    /// The time of its start in Unix milliseconds, by its own clock.
-    pub started_ms: u64,
-    /// A random id of this start of the node.
-    pub incarnation: String,
-    /// The epoch of the node's shard map when the key was written; 0: none.
-    #[serde(default)]
-    pub map_epoch: u64,
-    /// The initializing shards whose data it has by now, each with the epoch that assigned the shard to
-    /// it; `None` without `hand_off`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready: Option<Vec<(usize, u64)>>,
-    /// What an operator asks of it and it has not taken yet.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
-    pub request: Option<Request>,
+/// A node of a cluster, started or not.
+pub struct ClusterNode {
+    /// The configuration of its client.
+    pub config: Config,
+    /// How it takes part.
+    pub options: Options,
+    /// The stores of replicated shards by name. Each start of the node starts them.
+    pub stores: RefCell<BTreeMap<String, Declared>>,
+    /// None: it was not started, or was stopped.
+    running: RefCell<Option<Rc<RunningNode>>>,
+    /// The process that created this, counted in forks.
+    generation: u32,
+    /// The snapshot that the user value, the tables of the nodes by id, was made from.
+    shown: RefCell<Option<Arc<Snapshot>>>,
 }
 
-/// How a node takes part in its cluster, as an operator can set it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It gets shards and requests, and may lead.
-    #[default]
-    Active,
-    /// Its shards move to other nodes, and it does not lead.
-    Draining,
-    /// It keeps its shards, but no requests are routed to it, and it does not lead.
-    Maintenance,
+impl ClusterNode {
+    /// A node that is not started.
+    ///
+    /// # Errors
+    /// [`Error::misuse`] for invalid options.
+    pub fn new(given: Vec<(String, Value)>) -> Result<Self, Error> {
+        let (options, of_client) = config::of_cluster(&given)?;
+        let env = |name: &str| std::env::var_os(name).map(OsString::into_vec);
+        let config = Config::new(&of_client, env)?;
+        os::watch_forks().map_err(|error| {
+            Error::new(Kind::Config, format!("cannot register a fork handler: {error}")).not_sent()
+        })?;
+        Ok(ClusterNode {
+            config,
+            options,
+            stores: RefCell::default(),
+            running: RefCell::default(),
+            generation: os::fork_generation(),
+            shown: RefCell::default(),
+        })
+    }
+
+    /// The name in messages: `cluster node "n1"`.
+    pub fn name(&self) -> String {
+        format!("cluster node {:?}", self.options.node_id)
+    }
+
+    /// An error of this node.
+    pub fn error(&self, kind: Kind, why: &str) -> Error {
+        Error::new(kind, format!("{}: {why}", self.name())).not_sent()
+    }
+
+    /// Refuses what only members do.
+    ///
+    /// # Errors
+    /// [`Error::misuse`] for an observer.
+    pub fn check_member(&self) -> Result<(), Error> {
+        let why = "this is an observer: it serves no requests, has no shards and does not lead";
+        if self.options.observer { Err(Error::misuse(why)) } else { Ok(()) }
+    }
+
+    /// Whether this process is a forked child of the one that created the node.
+    pub fn belongs_to_parent(&self) -> bool {
+        self.generation != os::fork_generation()
+    }
+
+    /// The error of a method that only works in the process that created the node.
+    pub fn of_parent(&self) -> Error {
+        self.error(
+            Kind::Closed,
+            "it belongs to the parent of this process and takes part only there",
+        )
+    }
+
+    /// The running node; None if it was not started, was stopped or belongs to the parent.
+    pub fn running(&self) -> Option<Rc<RunningNode>> {
+        if self.belongs_to_parent() { None } else { self.running.borrow().clone() }
+    }
+
+    /// Stores a node that was started.
+    pub fn set_running(&self, running: Rc<RunningNode>) {
+        self.running.replace(Some(running));
+    }
+
+    /// Takes the running node out, to stop it.
+    pub fn take_running(&self) -> Option<Rc<RunningNode>> {
+        self.running.take()
+    }
+
+    /// The running node, for a method that requires one.
+    ///
+    /// # Errors
+    /// [`Kind::Closed`] if there is none, or if it ended by itself.
+    pub fn started(&self) -> Result<Rc<RunningNode>, Error> {
+        if self.belongs_to_parent() {
+            return Err(self.of_parent());
+        }
+        let running = self.running().filter(|running| !running.has_ended());
+        running.ok_or_else(|| self.error(Kind::Closed, "it is not started"))
+    }
+
+    /// What the node knows of its cluster; empty unless it is running.
+    ///
+    /// # Errors
+    /// As [`RunningNode::snapshot`].
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        self.running().map_or_else(|| Ok(Arc::default()), |running| running.snapshot())
+    }
+
+    /// Whether the node is the leader at this moment.
+    ///
+    /// # Errors
+    /// As [`RunningNode::run_pending`].
+    pub fn is_leader(&self) -> Result<bool, Error> {
+        let Some(running) = self.running() else { return Ok(false) };
+        running.run_pending()?;
+        Ok(running.cluster.is_leader())
+    }
+
+    /// The state of the node as the program sees it.
+    pub fn state(&self) -> &'static str {
+        match self.running() {
+            None if self.belongs_to_parent() => "of the parent process",
+            Some(running) if !running.has_ended() => running.cluster.state(),
+            _ => "stopped",
+        }
+    }
+
+    /// The snapshot and the tables of its nodes by id. The tables are the same until the snapshot
+    /// changes.
+    ///
+    /// # Errors
+    /// As [`ClusterNode::snapshot`].
+    pub fn tables(
+        &self,
+        lua: &Lua,
+        userdata: &AnyUserData,
+    ) -> Result<(Arc<Snapshot>, Table), Failure> {
+        let snapshot = self.snapshot()?;
+        let is_shown = |shown: &Arc<Snapshot>| Arc::ptr_eq(shown, &snapshot);
+        if !self.shown.borrow().as_ref().is_some_and(is_shown) {
+            let tables = lua.create_table()?;
+            for (id, node) in &snapshot.nodes {
+                tables.raw_set(id.as_str(), table(lua, node)?)?;
+            }
+            userdata.set_user_value(tables)?;
+            self.shown.replace(Some(Arc::clone(&snapshot)));
+        }
+        Ok((snapshot, userdata.user_value()?))
+    }
+
+    /// Runs work in the background, and waits for it.
+    ///
+    /// # Errors
+    /// Those of the work with the name of the node, and as [`wait::for_result`].
+    pub fn run<R: Send + 'static>(
+        &self,
+        lua: &Lua,
+        running: &RunningNode,
+        work: impl Future<Output = Result<R, Error>> + Send + 'static,
+    ) -> Result<R, Failure> {
+        let result = wait::for_result(lua, &running.executor, work)?;
+        let result = result.ok_or_else(|| self.background_ended())?;
+        Ok(result.map_err(|error| error.context(&self.name()))?)
+    }
+
+    /// The error of work that did not complete.
+    pub fn background_ended(&self) -> Error {
+        self.error(Kind::Closed, "the background work has ended")
+    }
+
+    /// Stops the node; waits for a short time until it has left the cluster.
+    pub fn close(&self) {
+        if let Some((executor, leave)) = self.end() {
+            executor.shut_down(leave);
+        }
+    }
+
+    /// Stops the node; the returned future leaves the cluster.
+    fn end(&self) -> Option<(Executor, impl Future<Output = ()> + Send + use<>)> {
+        let running = self.take_running();
+        if self.belongs_to_parent() {
+            // To drop it would wake the parent's connections in a copy of its background.
+            mem::forget(running);
+            return None;
+        }
+        let running = running?;
+        let end = running.end();
+        let leave = async move {
+            if let Err(error) = end.await {
+                tracing::info!(%error, "the node did not leave and stays until its check fails");
+            }
+        };
+        Some((running.executor.clone(), leave))
+    }
 }
 
-impl Mode {
-    /// All modes.
-    pub const ALL: [Mode; 3] = [Mode::Active, Mode::Draining, Mode::Maintenance];
-
-    /// Its name in the key.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Active => "active",
-            Mode::Draining => "draining",
-            Mode::Maintenance => "maintenance",
+impl Drop for ClusterNode {
+    fn drop(&mut self) {
+        if let Some((executor, leave)) = self.end() {
+            executor.hand_over(leave);
         }
     }
 }
 
-/// A member as this node sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// The document of its key.
-    pub record: Arc<Record>,
-    /// The modify index of its key.
-    pub modify_index: u64,
-    /// Whether its service is registered and has no critical check.
-    pub is_live: bool,
-    /// The time since which this node has seen it down.
-    pub down_since: Option<Instant>,
-    /// When it was seen to go from live to down, unless an operator has accepted the loss since.
-    pub vanished_at: Option<Instant>,
-    /// What is wrong with it by its checks.
-    pub complaint: Complaint,
-}
-
-/// What the checks of a node say that do not pass.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Complaint {
-    /// Whether a check warns and none is critical: the node is live, and does not answer requests.
-    pub is_warning: bool,
-    /// The output of the worst check; empty if all pass.
-    pub output: String,
-}
-
-impl Node {
-    /// Whether requests are routed to it.
-    pub fn is_available(&self) -> bool {
-        self.is_live && self.record.mode != Mode::Maintenance
-    }
-
-    /// `up`, `down`, `draining` or `maintenance`.
-    pub fn status(&self) -> &'static str {
-        match (self.is_live, self.record.mode) {
-            (false, _) => "down",
-            (true, Mode::Active) => "up",
-            (true, mode) => mode.name(),
-        }
-    }
-}
-
-impl Record {
-    /// The record of a node that starts now.
-    pub fn new(options: &Options, incarnation: &str, now: Instant) -> Self {
-        Record {
-            id: options.node_id.clone(),
-            address: options.node_address.clone(),
-            data_address: String::new(),
-            zone: options.zone.clone(),
-            weight: options.weight,
-            meta: options.meta.clone(),
-            mode: Mode::Active,
-            unknown_mode: None,
-            started_ms: options.wall_clock.unix_ms(now),
-            incarnation: incarnation.to_owned(),
-            map_epoch: 0,
-            ready: options.hand_off.then(Vec::new),
-            request: None,
-        }
-    }
-
-    /// Whether a live node with this record may get shards.
-    pub fn may_get_shards(&self) -> bool {
-        self.mode != Mode::Draining && self.weight > 0.0
-    }
-
-    /// Reads the document of a key; `None` if it is not a node's.
-    pub(super) fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
-        let record: Option<Record> = serde_json::from_slice(bytes).ok();
-        let record = record.or_else(|| Self::with_unknown_mode(bytes))?;
-        (record.id == id && record.weight.is_finite() && record.weight >= 0.0).then_some(record)
-    }
-
-    /// Reads a document whose mode an operator has mistyped.
-    fn with_unknown_mode(bytes: &[u8]) -> Option<Self> {
-        let mut document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-        let mode = document.as_object_mut()?.remove("mode")?;
-        // Not `from_value`: what reads a record would be in the module for that as well.
-        let record: Record = serde_json::from_slice(document.to_string().as_bytes()).ok()?;
-        Some(Record { unknown_mode: Some(mode.to_string()), ..record })
-    }
-
-    /// The document of the key, as JSON.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
-    }
+fn table(lua: &Lua, node: &Node) -> mlua::Result<Table> {
+    let record = &node.record;
+    let meta = record.meta.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    let table = lua.create_table()?;
+    table.raw_set("id", record.id.as_str())?;
+    table.raw_set("address", record.address.as_str())?;
+    table.raw_set("status", node.status())?;
+    table.raw_set("zone", record.zone.as_str())?;
+    table.raw_set("weight", record.weight)?;
+    table.raw_set("meta", lua.create_table_from(meta)?)?;
+    table.raw_set("started_at", record.started_ms / 1000)?;
+    node_table::set_metatable(lua, &table)?;
+    Ok(table)
 }

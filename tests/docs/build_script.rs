@@ -13,19 +13,19 @@ version = "0.1.0"
 edition = "2024"
 rust-version = "1.88"
 [lib]
-crate-type = ["cdylib", "rlib"]
+crate-type = ["cdylib"]
 [features]
 lua54 = []
-guard = []
-[[bin]]
-name = "consul-guard"
-required-features = ["guard"]
 [profile.guard]
 inherits = "release"
 [workspace]
+members = ["crates/*"]
 "#;
 
-const LOCK: &str = "version = 4\n[[package]]\nname = \"consul_ffi\"\nversion = \"0.1.0\"\n";
+const GUARD: &str = "[package]\nname = \"consul-guard\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+
+const LOCK: &str = "version = 4\n[[package]]\nname = \"consul-guard\"\nversion = \"0.1.0\"\n\
+    [[package]]\nname = \"consul_ffi\"\nversion = \"0.1.0\"\n";
 
 const ROCKSPEC: &str = r#"
 rockspec_format = "3.0"
@@ -57,6 +57,7 @@ impl Package {
         }
         package.write("Cargo.toml", MANIFEST);
         package.write("Cargo.lock", LOCK);
+        package.write("crates/consul-guard/Cargo.toml", GUARD);
         package
     }
 
@@ -70,7 +71,10 @@ impl Package {
     fn saying(&self, text: &str) {
         let module = format!("#[unsafe(no_mangle)] pub static TEXT: &[u8; 5] = b\"{text}\";");
         self.write("src/lib.rs", &module);
-        self.write("src/bin/consul-guard.rs", &format!("fn main() {{ print!(\"{text}\") }}"));
+        self.write(
+            "crates/consul-guard/src/main.rs",
+            &format!("fn main() {{ print!(\"{text}\") }}"),
+        );
     }
 
     fn run(&self, program: &str, arguments: &[&str], variables: &[(&str, &str)]) {

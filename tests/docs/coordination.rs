@@ -1,8 +1,8 @@
 //! docs/coordination.md, docs/cluster.md, docs/data.md and docs/comparison.md name tests that exist, and show the
 //! current profiles.
 
-use consul_ffi::client::coordination::Profile;
-use consul_ffi::wire::value::Value;
+use consul_api::value::Value;
+use consul_client::coordination::Profile;
 use std::fs;
 use std::path::Path;
 
@@ -53,7 +53,7 @@ fn in_tables() -> Vec<String> {
 #[test]
 fn every_claim_is_shown_by_a_test_that_exists() {
     let mut text = String::new();
-    for folder in ["src", "spec", "tests"] {
+    for folder in ["src", "crates", "spec", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
     let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER), claimed(DATA), claimed(COMPARISON)];

@@ -1,7 +1,7 @@
-//! The documentation is true: the layers, the references, and claims about code and tests.
+//! The documentation is true: the references, and claims about code and tests.
 
-mod architecture;
 mod build_script;
+mod classes;
 mod coordination;
 mod decisions;
 mod failures;
@@ -13,7 +13,6 @@ mod reference;
 mod release;
 mod release_script;
 mod runs;
-#[path = "../support/mod.rs"]
-mod support;
+use consul_test_support as support;
 mod translations;
 mod tree;

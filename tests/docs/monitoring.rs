@@ -1,7 +1,7 @@
 //! The dashboard, the rules and the pages name metrics and labels that exist.
 
 use crate::support::prometheus::check_rules;
-use consul_ffi::metrics::{Metric, Type, all};
+use consul_process::metrics::{Metric, Type, all};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;

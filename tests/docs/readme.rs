@@ -2,7 +2,7 @@
 
 use crate::support::pages::{blocks, read};
 use crate::translations::translated;
-use consul_ffi::error::Kind;
+use consul_api::error::Kind;
 use std::fs;
 
 /// The structure of a document without its prose: depth of headings, rows of tables.

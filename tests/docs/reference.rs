@@ -3,11 +3,11 @@
 //! `make docs` writes it: it runs this with `UPDATE_REFERENCE` set.
 
 use super::support::pages::read;
-use consul_ffi::reference;
-use consul_ffi::wire::endpoints;
+use consul_api::endpoints;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use xtask::reference;
 
 #[test]
 fn the_reference_is_current() {

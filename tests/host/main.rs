@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test that panics has failed
 #![deny(dead_code)] // a test that is not listed
 
-#[path = "../support/mod.rs"]
-mod support;
+use consul_test_support as support;
 
 use crate::support::consul::{self, RealConsul};
 use crate::support::program;

@@ -9,13 +9,13 @@ use crate::support::consul;
 use crate::support::islands::{self, Islands};
 use crate::support::trials::Trials;
 use bytes::Bytes;
-use consul_ffi::client::{Client, Settings};
-use consul_ffi::clock::{BoxFuture, SystemClock};
-use consul_ffi::cluster::{Cluster, Options};
-use consul_ffi::error::Error;
-use consul_ffi::transport::Transport;
-use consul_ffi::transport::http::HttpTransport;
-use consul_ffi::wire::request::Defaults;
+use consul_api::error::Error;
+use consul_api::request::Defaults;
+use consul_client::transport::Transport;
+use consul_client::transport::http::HttpTransport;
+use consul_client::{Client, Settings};
+use consul_cluster::{Cluster, Options};
+use consul_process::clock::{BoxFuture, SystemClock};
 use http::{Method, Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -243,7 +243,7 @@ impl Nodes {
         let _context = self.runtime.enter();
         let client = || {
             let transports = urls.iter().map(|url| {
-                let options = consul_ffi::transport::Options::default();
+                let options = consul_client::transport::Options::default();
                 let transport = HttpTransport::new(url, &options).expect("a transport");
                 let requests = Arc::clone(&self.requests);
                 Arc::new(Counted { transport, requests }) as Arc<dyn Transport>
@@ -403,7 +403,7 @@ async fn request(url: &str, method: Method, path: &str, body: Bytes) -> Bytes {
 }
 
 async fn send(url: &str, method: Method, path: &str, body: Bytes) -> Response<Bytes> {
-    let options = consul_ffi::transport::Options::default();
+    let options = consul_client::transport::Options::default();
     let transport = HttpTransport::new(url, &options).expect("a transport");
     let request = Request::builder().method(method).uri(path).body(body);
     let answer = transport.send(request.expect("a request")).await.expect("an answer");

@@ -4,8 +4,7 @@
 
 mod calls;
 mod clusters;
-#[path = "../support/mod.rs"]
-mod support;
+use consul_test_support as support;
 mod token_file;
 mod watches;
 

@@ -4,14 +4,14 @@
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
-use consul_ffi::client::Client;
-use consul_ffi::config::Config;
-use consul_ffi::connect::connect;
-use consul_ffi::error::{Error, Kind};
-use consul_ffi::wire;
-use consul_ffi::wire::request::Args;
-use consul_ffi::wire::response::Answer;
-use consul_ffi::wire::value::Value;
+use consul_api as wire;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::Answer;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_config::Config;
+use consul_config::connect::connect;
 
 /// How many times the token is replaced.
 const ROTATIONS: usize = 20;

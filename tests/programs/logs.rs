@@ -202,7 +202,7 @@ fn what_the_programs_function_does_not_take_goes_to_standard_error() {
         (json["level"].as_str(), json["fields"].as_object().map(|it| it.len())),
         (Some("WARN"), Some(0))
     );
-    let raised = "ERROR consul_ffi::lua::runtime::log: the program's log function raised an error";
+    let raised = "ERROR consul_ffi::runtime::log: the program's log function raised an error";
     let own = ["a line of the function's own", "kv_get"];
     let wanted = [
         &["its function raises a table", raised, "it raises again", "its function yields", raised]

@@ -16,8 +16,7 @@ mod production;
 mod readme;
 mod replicated;
 mod secrets;
-#[path = "../support/mod.rs"]
-mod support;
+use consul_test_support as support;
 mod systemd;
 
 fn main() {

@@ -55,13 +55,18 @@ impl Document {
         while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
         let document = || self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
         let (kind, content) = match request.split(' ').nth(1) {
-            Some("/") => ("text/html", include_str!("../../../src/status/page/index.html").into()),
-            Some("/page.css") => {
-                ("text/css", include_str!("../../../src/status/page/page.css").into())
-            }
-            Some("/page.js") => {
-                ("text/javascript", include_str!("../../../src/status/page/page.js").into())
-            }
+            Some("/") => (
+                "text/html",
+                include_str!("../../../crates/consul-cluster/src/status/page/index.html").into(),
+            ),
+            Some("/page.css") => (
+                "text/css",
+                include_str!("../../../crates/consul-cluster/src/status/page/page.css").into(),
+            ),
+            Some("/page.js") => (
+                "text/javascript",
+                include_str!("../../../crates/consul-cluster/src/status/page/page.js").into(),
+            ),
             Some("/cluster") => ("application/json", document()),
             _ => return self.follow(&mut stream),
         };

@@ -1,0 +1,59 @@
+//! Consul's HTTP API without I/O: the endpoints as rows, arguments to requests, answers to values or
+//! errors.
+//!
+//! ```
+//! use consul_api::api::kv;
+//! use consul_api::request::{Args, Defaults};
+//!
+//! let args = Args::new().arg("a b").opt("consistent", true);
+//! let request = kv::GET.request(&args, &Defaults::default())?;
+//! assert_eq!(request.http.uri(), "/v1/kv/a%20b?consistent");
+//! # Ok::<(), consul_api::error::Error>(())
+//! ```
+
+pub mod api;
+pub mod error;
+pub mod request;
+pub mod response;
+pub mod ring;
+pub mod table;
+pub mod tape;
+pub mod value;
+
+use table::Endpoint;
+
+/// The areas of the API: titles and rows.
+pub const AREAS: &[(&str, &[&Endpoint])] = &[
+    ("Keys and values", api::kv::ENDPOINTS),
+    ("Transactions", api::txn::ENDPOINTS),
+    ("Sessions", api::session::ENDPOINTS),
+    ("The agent", api::agent::ENDPOINTS),
+    ("The catalog", api::catalog::ENDPOINTS),
+    ("Health", api::health::ENDPOINTS),
+    ("Events", api::event::ENDPOINTS),
+    ("Coordinates", api::coordinate::ENDPOINTS),
+    ("Raft status", api::status::ENDPOINTS),
+    ("Access control", api::acl::ENDPOINTS),
+    ("Prepared queries", api::query::ENDPOINTS),
+    ("Central configuration", api::config_entry::ENDPOINTS),
+    ("The mesh", api::connect::ENDPOINTS),
+    ("Operating the servers", api::operator::ENDPOINTS),
+    ("Peering, partitions, namespaces", api::peering::ENDPOINTS),
+];
+
+/// Every endpoint, area by area.
+pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
+    AREAS.iter().flat_map(|(_, endpoints)| *endpoints).copied()
+}
+
+/// Whether an answer from this path can hold a secret: as the rows with this path say, and true if there
+/// is none. The path has no query.
+pub fn is_secret(path: &str) -> bool {
+    let mut there = endpoints().filter(|endpoint| endpoint.is_at(path)).peekable();
+    there.peek().is_none() || there.any(|endpoint| endpoint.secret)
+}
+
+/// The endpoint of the method with this name.
+pub fn endpoint(name: &str) -> Option<&'static Endpoint> {
+    endpoints().find(|endpoint| endpoint.name == name)
+}

@@ -1,0 +1,295 @@
+//! Errors of Consul: their kind, whether a retry can help, and whether the request was applied.
+
+use super::excerpt;
+use crate::error::{Error, Kind, RefusedOperation};
+use crate::request::Request;
+use crate::table::{Absent, Reply};
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, header};
+use serde::Deserialize;
+use std::time::Duration;
+
+impl Request {
+    /// The error of an answer that is not a success.
+    pub(super) fn refused(&self, response: &Response<Bytes>) -> Error {
+        let status = response.status().as_u16();
+        let text = String::from_utf8_lossy(response.body());
+        let text = text.trim();
+        if let (409, Reply::Txn) = (status, self.endpoint.reply) {
+            return self.txn_refused(response.body());
+        }
+        if response.status().is_success() || status == 404 && self.is_anothers(response) {
+            let why = format!("Consul does not answer so (HTTP {status})");
+            return self.not_understood(&why, response.body()).with_status(status);
+        }
+        let kind = match self.misses_acl_object(response, text) {
+            true => Kind::NotFound,
+            false => self.kind_of(status, text, self.is_unknown_endpoint(response)),
+        };
+        let said = match (kind, text) {
+            (Kind::Unsupported, _) if status == 404 => match self.endpoint.since {
+                Some(version) => {
+                    format!("the server does not support it; it requires Consul {version}")
+                }
+                None if !self.http.uri().path().starts_with("/v1/") => {
+                    "the server does not support it: the paths of Consul's API begin with /v1/"
+                        .to_owned()
+                }
+                None => "the server does not support it".to_owned(),
+            },
+            (Kind::SessionInvalid, "") => "the session does not exist".to_owned(),
+            _ if response.status().is_redirection() => redirection(response.headers()),
+            _ if text.is_empty() || self.secret && !is_plain(response.body()) => {
+                response.status().canonical_reason().unwrap_or("no reason").to_owned()
+            }
+            (Kind::NotFound, _) if is_unknown_check(text) && !self.label.contains("service:") => {
+                let said = excerpt(response.body());
+                format!(
+                    "{said} (the own check of a service has the id \"service:<id of the service>\")"
+                )
+            }
+            _ => excerpt(response.body()),
+        };
+        let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
+            .with_status(status)
+            .with_maybe_applied(maybe_applied(status, text));
+        if is_transient(status, text) { error.retryable() } else { error }
+    }
+
+    /// Whether a 404 is neither about an object that does not exist nor about an endpoint that does not.
+    fn is_anothers(&self, response: &Response<Bytes>) -> bool {
+        // A path without a row may say anything.
+        let is_raw = self.endpoint.reply == Reply::Body;
+        !is_raw && !self.is_missing(response) && !self.is_unknown_endpoint(response)
+    }
+
+    /// Whether a 404 says that the object does not exist, as the row declares it.
+    pub(super) fn is_missing(&self, response: &Response<Bytes>) -> bool {
+        if response.status() != StatusCode::NOT_FOUND {
+            return false;
+        }
+        // The reason of an answer with another status than 200 and JSON.
+        let reason = response.headers().get("x-consul-reason").and_then(|it| it.to_str().ok());
+        let body = String::from_utf8_lossy(response.body());
+        let text = reason.unwrap_or(&body).trim_start();
+        // An agent that is not a server says so before the text of the server.
+        let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
+        match (text.is_empty(), self.endpoint.missing_header) {
+            (true, Some(header)) => response.headers().contains_key(header),
+            (true, None) => false,
+            (false, _) => self.endpoint.missing.iter().any(|begins| text.starts_with(begins)),
+        }
+    }
+
+    /// Whether a 404 means that the server has no such endpoint. 1.8.7 then sends an empty answer without the header
+    /// `Vary`, which all of its endpoints send; an answer with an index is from an endpoint.
+    fn is_unknown_endpoint(&self, response: &Response<Bytes>) -> bool {
+        response.status() == StatusCode::NOT_FOUND
+            && (response.body().starts_with(b"Invalid URL path")
+                || !self.endpoint.is_in_every_release()
+                    && response.body().is_empty()
+                    && !response.headers().contains_key(header::VARY)
+                    && !response.headers().contains_key("x-consul-index"))
+    }
+
+    /// Whether the token or policy that the call names does not exist, rather than the caller's token.
+    /// Newer servers say which. 1.8.7 has the same text for both, but sends the header about its leader
+    /// only after it has looked for the object.
+    fn misses_acl_object(&self, response: &Response<Bytes>, text: &str) -> bool {
+        let names_one = !self.endpoint.positional.is_empty();
+        let has_looked =
+            response.headers().get("x-consul-knownleader").is_some_and(|known| known == "true");
+        names_one
+            && response.status() == StatusCode::FORBIDDEN
+            && (text.contains("does not exist: ACL not found")
+                || has_looked && text == "ACL not found")
+    }
+
+    fn kind_of(&self, status: u16, text: &str, unknown_endpoint: bool) -> Kind {
+        let says = |words: &[&str]| contains_any(text, words);
+        match status {
+            // The answer of servers written in Go to plain HTTP on a TLS port.
+            400 if says(&["HTTP request to an HTTPS server"]) => Kind::Tls,
+            300..=400 => Kind::Argument,
+            401 | 405 => Kind::Unsupported,
+            403 | 500 if says(&["ACL not found"]) => Kind::AclNotFound,
+            403 => Kind::PermissionDenied,
+            404 if unknown_endpoint => Kind::Unsupported,
+            404 if self.endpoint.absent == Absent::SessionInvalid => Kind::SessionInvalid,
+            404 => Kind::NotFound,
+            413 => Kind::TooLarge,
+            429 => Kind::RateLimited,
+            503 if says(&[RATE_LIMITED]) => Kind::RateLimited,
+            500 if says(NO_LEADER) => Kind::NoLeader,
+            500 if says(&[NO_SERVERS]) => Kind::Connect,
+            500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
+                Kind::SessionInvalid
+            }
+            500 if says(&["Cannot modify non-existent prepared query"]) => Kind::NotFound,
+            // 1.8.7; newer servers answer with 404.
+            500 if says(&["Cannot find token", "cannot find policy", "cannot find role"]) => {
+                Kind::NotFound
+            }
+            500 if is_unknown_check(text)
+                || says(&["Unknown service"])
+                || text.starts_with("ServiceID ") && text.ends_with("does not exist") =>
+            {
+                Kind::NotFound
+            }
+            _ => Kind::Http,
+        }
+    }
+
+    fn txn_refused(&self, body: &Bytes) -> Error {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Refusal {
+            errors: Option<Vec<Refused>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Refused {
+            op_index: usize,
+            what: String,
+        }
+        let refused = match serde_json::from_slice::<Refusal>(body) {
+            Ok(Refusal { errors: Some(refused) }) if !refused.is_empty() => refused,
+            Ok(_) => return self.not_understood("expected the errors", body).with_status(409),
+            Err(error) => return self.not_understood(&error.to_string(), body).with_status(409),
+        };
+        let refused: Vec<RefusedOperation> = refused
+            .into_iter()
+            .map(|refused| RefusedOperation { index: refused.op_index, what: refused.what })
+            .collect();
+        let reasons: Vec<_> = refused
+            .iter()
+            .map(|refused| {
+                let lacking = self.lacking_permission(refused).unwrap_or_default();
+                format!("operation {}: {}{lacking}", refused.index + 1, refused.what)
+            })
+            .collect();
+        let message = format!("{}: nothing was applied: {}", self.label, reasons.join("; "));
+        let is_denied = refused.iter().any(|refused| refused.what.starts_with(DENIED));
+        let kind = if is_denied { Kind::PermissionDenied } else { Kind::TxnFailed };
+        Error::new(kind, message).with_status(409).with_maybe_applied(false).with_refused(refused)
+    }
+}
+
+/// The beginning of the reason if the token lacks a permission; older servers say nothing else.
+const DENIED: &str = "Permission denied";
+
+impl Request {
+    /// The permission that an operation of this transaction was refused for, if the server does not
+    /// name it.
+    ///
+    /// Source: `kvsPreApply`, `vetNodeTxnOp` and `vetServiceTxnOp` in Consul's agent/consul.
+    fn lacking_permission(&self, refused: &RefusedOperation) -> Option<String> {
+        if refused.what != DENIED {
+            return None;
+        }
+        let operations: serde_json::Value = serde_json::from_slice(self.http.body()).ok()?;
+        let (area, operation) = operations.get(refused.index)?.as_object()?.iter().next()?;
+        let (resource, name) = match area.as_str() {
+            "KV" => ("key", operation.get("Key")?),
+            "Node" => ("node", operation.get("Node")?.get("Node")?),
+            "Service" => ("service", operation.get("Service")?.get("Service")?),
+            _ => return None,
+        };
+        let level = match operation.get("Verb")?.as_str()? {
+            "get" | "get-or-empty" | "get-tree" | "check-session" | "check-index" => "read",
+            _ => "write",
+        };
+        Some(format!(": the token lacks permission '{resource}:{level}' on {name}"))
+    }
+}
+
+/// Whether an agent has no check of the id, or none that a program updates.
+fn is_unknown_check(text: &str) -> bool {
+    contains_any(text, &["does not have associated TTL", "Unknown check"])
+}
+
+/// The header `Retry-After` of a failure, in seconds; a date is ignored. Proxies send it, not Consul.
+pub fn retry_after(response: &Response<Bytes>) -> Duration {
+    if response.status().is_success() {
+        return Duration::ZERO;
+    }
+    let header = response.headers().get(header::RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
+/// The message about a redirect, without the query, which can hold a secret.
+fn redirection(headers: &HeaderMap) -> String {
+    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let target = match location.and_then(|location| location.split('?').next()) {
+        Some(path) => format!("{:?}", excerpt(path.as_bytes())),
+        None => "another path".to_owned(),
+    };
+    format!("the server redirects to {target}, which is not followed")
+}
+
+/// Texts of a server that has no leader to forward the request to, or that is not the leader any more or
+/// not yet. The request changed nothing.
+///
+/// Source: `canRetry` in Consul's agent/consul/rpc.go ("always safe to retry since no state could
+/// have been changed"), agent/structs/errors.go, and `ErrNotLeader` in Raft's api.go.
+const NO_LEADER: &[&str] = &[
+    "No cluster leader",
+    "Raft leader not found",
+    "node is not the leader",
+    "leadership transfer in progress",
+    "Not ready to serve consistent reads",
+];
+
+/// The text of an agent that has no connection to any server. The request changed nothing.
+const NO_SERVERS: &str = "No known Consul servers";
+
+/// The text of a server that limits the rate of requests, with status 429, or 503 if only the leader could
+/// have served it. The request changed nothing.
+///
+/// Source: `ErrRetryElsewhere` and `ErrRetryLater` in Consul's agent/consul/rate/handler.go.
+const RATE_LIMITED: &str = "rate limit exceeded";
+
+/// The text of an agent that could not connect to the server that it selected. The request changed nothing.
+///
+/// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
+const NOT_FORWARDED: &str = "rpc error getting client";
+
+/// Texts that leave open whether the request was applied.
+const UNDECIDED: &[&str] = &["leadership lost while committing log", "rpc error"];
+
+/// Whether the same request may succeed a little later. Newer servers put words before the texts.
+fn is_transient(status: u16, text: &str) -> bool {
+    match status {
+        429 | 502 | 503 | 504 => true,
+        500 => {
+            text.contains(NO_SERVERS)
+                || contains_any(text, NO_LEADER)
+                || contains_any(text, UNDECIDED)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a request can have been applied although it failed like this.
+fn maybe_applied(status: u16, text: &str) -> bool {
+    match status {
+        500 => {
+            let nothing_done = [NO_SERVERS, NOT_FORWARDED, "invalid session", "missing session"];
+            !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
+        }
+        503 => !text.contains(RATE_LIMITED),
+        _ => status > 500,
+    }
+}
+
+fn contains_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
+}
+
+/// Whether a body is plain text, as Consul's errors are. Anything else, such as JSON, can be an answer with
+/// a wrong status.
+fn is_plain(body: &[u8]) -> bool {
+    let begins_as_json = body.trim_ascii().first().is_some_and(|byte| b"{[\"".contains(byte));
+    str::from_utf8(body).is_ok_and(|text| !begins_as_json && !text.contains("-----BEGIN"))
+}

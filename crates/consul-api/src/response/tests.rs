@@ -1,0 +1,285 @@
+use super::*;
+use crate::endpoint;
+use crate::request::{Args, Defaults};
+use crate::table::Shape;
+
+fn request(method: &str) -> Request {
+    let row = endpoint(method).expect("the method exists");
+    let args =
+        row.positional.iter().filter(|param| !param.optional).fold(Args::new(), |args, param| {
+            match param.kind {
+                Shape::Objects(_) => args.arg(Value::List(Vec::new())),
+                Shape::Object(_) | Shape::Any => args.arg(Value::Map(Vec::new())),
+                _ => args.arg("a"),
+            }
+        });
+    row.request(&args, &Defaults::default()).expect("the arguments are good")
+}
+
+fn respond(method: &str, status: u16, body: &str) -> Result<Answer, Error> {
+    let response = Response::builder()
+        .status(status)
+        .header("vary", "Accept-Encoding")
+        .body(Bytes::copy_from_slice(body.as_bytes()))
+        .expect("a response");
+    Ok(request(method).check(response)?.answer())
+}
+
+#[test]
+fn an_error_has_its_kind_on_both_versions() {
+    for (method, status, body, kind) in [
+        ("kv_put", 400, "Missing key name", Kind::Argument),
+        ("acl_token_list", 401, "ACL support disabled", Kind::Unsupported),
+        ("kv_get", 403, "ACL not found", Kind::AclNotFound),
+        ("acl_token_read", 403, "token does not exist: ACL not found", Kind::NotFound),
+        ("acl_token_self", 403, "token does not exist: ACL not found", Kind::AclNotFound),
+        ("acl_token_read", 403, "ACL not found", Kind::AclNotFound),
+        ("acl_token_update", 500, "Cannot find token \"x\"", Kind::NotFound),
+        ("acl_policy_update", 500, "cannot find policy x", Kind::NotFound),
+        ("event_fire", 500, "ACL not found", Kind::AclNotFound),
+        ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
+        ("agent_check_pass", 404, "Unknown check ID \"x\"", Kind::NotFound),
+        ("agent_check_pass", 500, "CheckID \"x\" does not have associated TTL", Kind::NotFound),
+        ("session_renew", 404, "Session id 'x' not found", Kind::SessionInvalid),
+        ("session_renew", 500, "failed session lookup: index error", Kind::SessionInvalid),
+        ("kv_put", 500, "raft apply failed: invalid session \"x\"", Kind::SessionInvalid),
+        ("kv_put", 500, "invalid session \"x\"", Kind::SessionInvalid),
+        ("kv_put", 413, "Request body(1) too large", Kind::TooLarge),
+        ("kv_get", 429, "Your IP is issuing too many concurrent connections", Kind::RateLimited),
+        ("kv_get", 500, "No cluster leader", Kind::NoLeader),
+        ("kv_get", 500, "No known Consul servers", Kind::Connect),
+        ("kv_put", 503, "rate limit exceeded for operation …", Kind::RateLimited),
+        ("query_update", 500, "Cannot modify non-existent prepared query: 'x'", Kind::NotFound),
+        ("kv_get", 500, "something else", Kind::Http),
+        ("kv_get", 404, "Invalid URL path: not a recognized HTTP API endpoint", Kind::Unsupported),
+        ("kv_put", 307, "", Kind::Argument),
+    ] {
+        let error = respond(method, status, body).unwrap_err();
+        assert_eq!(error.kind(), kind, "{method} {status} {body}");
+        assert_eq!(error.status(), Some(status));
+        assert!(error.message().starts_with(method), "{error}");
+    }
+}
+
+#[test]
+fn an_unsupported_request_names_the_version_that_it_requires_or_the_servers_reason() {
+    let unknown = "Invalid URL path: not a recognized HTTP API endpoint";
+    let error = respond("peering_read", 404, unknown).unwrap_err();
+    assert!(error.message().contains("requires Consul 1.13"), "{error}");
+    let error = respond("peering_read", 401, "ACL support disabled").unwrap_err();
+    assert!(error.message().contains("ACL support disabled"), "{error}");
+}
+
+#[test]
+fn a_write_that_was_answered_with_false_was_not_applied() {
+    for method in ["catalog_deregister", "kv_put"] {
+        assert!(respond(method, 200, "true").is_ok());
+        let error = respond(method, 200, "false").unwrap_err();
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{method}");
+    }
+}
+
+#[test]
+fn a_missing_policy_is_distinguished_from_a_missing_token_on_1_8() {
+    for (known_leader, kind) in [("true", Kind::NotFound), ("false", Kind::AclNotFound)] {
+        let response = Response::builder()
+            .status(403)
+            .header("x-consul-knownleader", known_leader)
+            .body(Bytes::from_static(b"ACL not found"))
+            .expect("a response");
+        let error = request("acl_policy_read").check(response).unwrap_err();
+        assert_eq!(error.kind(), kind);
+    }
+}
+
+#[test]
+fn an_answer_about_tokens_is_never_shown() {
+    let error = respond("acl_token_self", 200, r#"{"SecretID": "s3cret""#).unwrap_err();
+    assert!(!error.message().contains("s3cret"), "{error}");
+}
+
+#[test]
+fn an_error_says_whether_it_is_transient_and_whether_the_request_can_have_been_applied() {
+    for (status, body, transient, maybe_applied) in [
+        (500, "No cluster leader", true, false),
+        (500, "rpc error making call: No cluster leader", true, false),
+        (500, "Raft leader not found in server lookup mapping", true, false),
+        (500, "node is not the leader", true, false),
+        (500, "Not ready to serve consistent reads", true, false),
+        (500, "raft apply failed: leadership lost while committing log", true, true),
+        (500, "rpc error making call: leadership lost while committing log", true, true),
+        (500, "rpc error making call: EOF", true, true),
+        (500, "rpc error getting client: failed to get conn: refused", true, false),
+        (500, "No known Consul servers", true, false),
+        (429, "Your IP is issuing too many concurrent connections", true, false),
+        (503, "rate limit exceeded for operation that can only be …", true, false),
+        (503, "", true, true),
+        (502, "<html>Bad Gateway</html>", true, true),
+        (504, "", true, true),
+        (500, "Failed to create boolean expression evaluator: …", false, true),
+        (500, "raft apply failed: invalid session \"x\"", false, false),
+        (403, "Permission denied", false, false),
+        (400, "Invalid wait time", false, false),
+    ] {
+        let error = respond("kv_put", status, body).unwrap_err();
+        assert_eq!(error.is_retryable(), transient, "{status} {body}");
+        assert_eq!(error.maybe_applied(), maybe_applied, "{status} {body}");
+    }
+    let lost = respond("kv_put", 200, "false").unwrap_err();
+    assert!(!lost.maybe_applied() && !lost.is_retryable());
+}
+
+#[test]
+fn a_web_page_is_neither_a_success_without_a_value_nor_an_absent_key() {
+    for (method, status) in [("agent_service_register", 200), ("kv_get", 404)] {
+        let page = Response::builder()
+            .status(status)
+            .header("content-type", "text/html; charset=utf-8")
+            .body(Bytes::from_static(b"<html>Please log in</html>"))
+            .expect("a response");
+        let error = request(method).check(page).unwrap_err();
+        assert_eq!(error.kind(), Kind::Decode);
+        assert!(error.message().contains("Please log in"), "{error}");
+    }
+}
+
+#[test]
+fn an_absent_key_has_an_index_and_an_unknown_endpoint_has_not() {
+    let check = |method, name, value| {
+        let response = Response::builder().status(404).header(name, value);
+        let outcome = request(method).check(response.body(Bytes::new()).unwrap());
+        outcome.map(|success| success.answer().value).map_err(|error| error.kind())
+    };
+    assert_eq!(check("kv_get", "x-consul-index", "7"), Ok(Value::Null));
+    for (name, value) in [("vary", "Accept-Encoding"), ("date", "Sat, 21 Nov 2026 12:00:00 GMT")] {
+        assert_eq!(check("kv_get", name, value), Err(Kind::Decode), "{name}");
+    }
+    assert_eq!(
+        check("peering_read", "date", "Sat, 21 Nov 2026 12:00:00 GMT"),
+        Err(Kind::Unsupported)
+    );
+    assert_eq!(check("peering_read", "vary", "Accept-Encoding"), Err(Kind::Decode));
+}
+
+#[test]
+fn a_compressed_answer_is_refused_by_name() {
+    let body = Bytes::from(format!("[{}]", entry("a")));
+    for (status, coding) in [(200, "gzip"), (200, "br"), (404, "gzip"), (503, "deflate")] {
+        let response = Response::builder().status(status).header("content-encoding", coding);
+        let error = request("kv_get").check(response.body(body.clone()).unwrap()).unwrap_err();
+        assert_eq!((error.kind(), error.status()), (Kind::Decode, Some(status)));
+        assert!(error.message().contains(&format!("Content-Encoding: {coding}")), "{error}");
+    }
+    let response = Response::builder().header("content-encoding", "identity");
+    assert!(request("kv_get").check(response.body(body).unwrap()).is_ok());
+}
+
+#[test]
+fn a_broken_answer_is_quoted() {
+    for (method, body) in [
+        ("kv_get", "<html>It works!</html>"),
+        (
+            "kv_get",
+            r#"[{"Key":"a","Value":"%%%","Flags":0,"LockIndex":0,"CreateIndex":1,"ModifyIndex":1}]"#,
+        ),
+        ("kv_list", r#"[{"Key":"a","Value":"%%%"}]"#),
+        ("kv_put", "maybe"),
+        ("session_create", "{}"),
+        ("catalog_nodes", "[{"),
+        ("txn", "[]"),
+    ] {
+        let error = respond(method, 200, body).unwrap_err();
+        assert_eq!(error.kind(), Kind::Decode, "{method} {body}");
+        assert!(error.message().contains(&body[..2]), "{error}");
+    }
+}
+
+fn entry(key: &str) -> String {
+    format!(
+        r#"{{"Key":"{key}","Value":"dg==","Flags":0,"LockIndex":0,"CreateIndex":1,"ModifyIndex":1}}"#
+    )
+}
+
+/// What a read of the key or prefix `a é` says about these entries.
+fn read(method: &str, entries: &[&str]) -> Result<Answer, Error> {
+    let args = Args::new().arg("a é");
+    let request = endpoint(method).unwrap().request(&args, &Defaults::default()).unwrap();
+    let body = format!("[{}]", entries.join(","));
+    Ok(request.check(Response::new(Bytes::from(body)))?.answer())
+}
+
+#[test]
+fn an_answer_about_another_key_is_refused_without_its_value() {
+    let (own, escaped, longer) = (entry("a é"), entry(r"a \u00e9"), entry("a é/b"));
+    for good in [&own, &escaped] {
+        assert_eq!(read("kv_get", &[good]).unwrap().value, "v".into());
+    }
+    for other in [&*longer, &entry("b"), &entry("a%20é"), &entry(""), &entry("A É")] {
+        let error = read("kv_get", &[other]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Decode);
+        assert!(error.message().contains("the answer is about the key"), "{error}");
+        assert!(!error.message().contains("dg=="), "{error}");
+    }
+    assert!(read("kv_get", &[&own, &longer]).is_err());
+    assert_eq!(read("kv_list", &[&own, &longer]).unwrap().value.items().len(), 2);
+    for entries in [&[&*own, &entry("a")][..], &[&entry("b")]] {
+        let error = read("kv_list", entries).unwrap_err();
+        assert!(error.message().contains("the answer is about the key"), "{error}");
+    }
+}
+
+#[test]
+fn a_body_that_is_not_a_list_of_entries_is_refused() {
+    for method in ["kv_get", "kv_list"] {
+        for body in ["true", "5", "1.5", r#""x""#, "null", "{}", r#"{"Key":"a"}"#] {
+            let error = respond(method, 200, body).unwrap_err();
+            assert_eq!(error.kind(), Kind::Decode, "{method} {body}");
+        }
+        let entry = entry("a é");
+        let entry = |value: &str| entry.replace(r#""dg==""#, value);
+        let twice = entry(r#""dg==","Key":"a é""#);
+        let mut entries = vec!["5".to_owned(), "null".to_owned(), "{}".to_owned(), twice];
+        entries.push(format!("[{}]", entry(r#""dg==""#)));
+        entries.push(entry(r#""dg==","Value":"dw==""#));
+        entries.extend(["5", "-1", "1.5", "true", "[]", r#"{"a":"dg=="}"#].map(entry));
+        for entry in entries {
+            let error = read(method, &[&entry]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Decode, "{method} {entry}");
+        }
+        assert!(read(method, &[&entry("null")]).is_ok());
+    }
+    assert!(read("kv_get", &[]).is_err());
+    assert!(read("kv_list", &[]).is_err(), "no entries are a 404");
+    let (own, other) = (entry("a é"), entry("a é").replace("dg==", "dw=="));
+    let error = read("kv_get", &[&own, &other]).unwrap_err();
+    assert_eq!(error.kind(), Kind::Decode, "one key has one entry");
+}
+
+#[test]
+fn agent_health_is_data_whatever_its_status() {
+    let body = r#"{"AggregatedStatus":"warning","Checks":[],"Service":{"ID":"a","Service":"a"}}"#;
+    for status in [200, 429, 503] {
+        let answer = respond("agent_health_service_id", status, body).unwrap();
+        assert_eq!(answer.value.get("AggregatedStatus"), Some(&"warning".into()));
+    }
+    for (method, said, body, value) in [
+        ("agent_health_service_id", "ServiceId a not found", "{}", Value::Null),
+        ("agent_health_service_name", "ServiceName a Not Found", "[]", Value::List(Vec::new())),
+    ] {
+        let response = Response::builder().status(404).header("x-consul-reason", said);
+        let success = request(method).check(response.body(Bytes::from(body)).unwrap()).unwrap();
+        assert_eq!(success.answer().value, value);
+    }
+    for (status, kind) in [(429, Kind::RateLimited), (503, Kind::Http)] {
+        let error = respond("agent_health_service_id", status, "<html>Busy</html>").unwrap_err();
+        assert_eq!(error.kind(), kind, "a proxy's");
+    }
+}
+
+#[test]
+fn large_integers_are_exact() {
+    let body = r#"{"Memory":18446744073709551615,"CPU":9007199254740993,"Host":0}"#;
+    let answer = respond("agent_host", 200, body).unwrap();
+    assert_eq!(answer.value.get("Memory"), Some(&Value::Uint(u64::MAX)));
+    assert_eq!(answer.value.get("CPU"), Some(&Value::Int(9_007_199_254_740_993)));
+}

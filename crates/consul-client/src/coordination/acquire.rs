@@ -1,0 +1,260 @@
+//! The common part of acquiring a lock or a permit: a session that is ready when it is needed, a
+//! time limit, and errors that are tolerated.
+
+use super::ending::Holding;
+use super::guard::Deferred;
+use super::lease::Claim;
+use super::presence::{Behavior, InUse, Presence, Registration, Session};
+use super::{Grant, Lease, Operation, transact};
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::Answer;
+use consul_api::table::Endpoint;
+use consul_api::value::{Value, duration};
+use consul_process::clock::{BoxFuture, Instant};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one blocking query of a waiter lasts. The waiter renews its session before each, so
+/// this must be well below the shortest TTL of a session.
+const QUERY_WAIT: Duration = Duration::from_secs(5);
+
+/// The random pause after a tolerated error.
+const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
+
+/// The random pause after an attempt of less than [`SHORT_ATTEMPT`]: a lost race, a session that ended,
+/// a lock delay. An attempt during a lock delay costs no Raft write.
+pub(super) const RETRY_PAUSE_MS: Range<f64> = 20.0..50.0;
+const SHORT_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// A contender makes a session at least this long after the last one, which doubles with each of them up
+/// to [`MAX_SESSION_INTERVAL`], until one has lasted that long.
+const MIN_SESSION_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_SESSION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait for a lock or a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// One try; a lock that is not free is an error.
+    Once,
+    /// Up to this long.
+    For(Duration),
+    /// Without a limit.
+    Forever,
+}
+
+/// A process that tries to acquire a lock or a permit.
+pub(super) struct Contender<'a> {
+    pub presence: &'a Arc<Presence>,
+    pub key: &'a str,
+    kind: &'static str,
+    behavior: Behavior,
+    wait: Wait,
+    begun: Instant,
+    in_use: InUse,
+    session: Option<(Registration, Session)>,
+    /// When the last session was made, and how long before the next one.
+    session_made: Option<(Instant, Duration)>,
+    /// Which sessions held it at the last read, for the error message.
+    pub obstacle: String,
+    last_error: Option<Error>,
+}
+
+impl<'a> Contender<'a> {
+    pub fn new(
+        presence: &'a Arc<Presence>,
+        (kind, behavior): (&'static str, Behavior),
+        key: &'a str,
+        wait: Wait,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            presence,
+            key,
+            kind,
+            behavior,
+            wait,
+            begun: presence.client().clock().now(),
+            in_use: presence.mark_in_use(kind, key)?,
+            session: None,
+            session_made: None,
+            obstacle: String::new(),
+            last_error: None,
+        })
+    }
+
+    /// Completes when the wait is over.
+    pub fn timeout(&self) -> BoxFuture<'static, ()> {
+        let limit = self.time_limit().map(|limit| self.begun + limit);
+        self.presence.client().clock().sleep_until_any(limit)
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        match self.wait {
+            Wait::Once => Some(self.presence.client().settings().timeout),
+            Wait::For(wait) => Some(wait),
+            Wait::Forever => None,
+        }
+    }
+
+    /// Turns a grant into a lease. Without one, gives up the session and returns the error; `None` is a
+    /// timeout. What is left of the time limit is for the end of the session.
+    pub async fn finish(
+        mut self,
+        outcome: Option<Result<Grant, Error>>,
+    ) -> Result<Arc<Lease>, Error> {
+        match (outcome, self.session.take()) {
+            (Some(Ok(grant)), Some(session)) => {
+                Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
+            }
+            (outcome, session) => {
+                let mut error = match outcome {
+                    Some(Err(error)) => error,
+                    _ => self.timed_out(),
+                };
+                if let Some((_, session)) = session {
+                    if session.held.is_some() {
+                        // Whatever the last error was, an earlier request may have been applied.
+                        error = error.with_maybe_applied(true);
+                    }
+                    let timeout = self.presence.client().settings().timeout;
+                    let limit = match self.time_limit() {
+                        Some(limit) => self.begun + limit,
+                        None => self.now() + timeout,
+                    };
+                    self.presence.end_until(&session.give_up(), limit).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub fn tries_once(&self) -> bool {
+        self.wait == Wait::Once
+    }
+
+    /// The id of a session of the current registration, created when there is none yet.
+    pub async fn session(&mut self) -> Result<String, Error> {
+        let registration = self.presence.registered().await?;
+        if let Some((made, session)) = &self.session
+            && *made == registration
+        {
+            return Ok(session.id().to_owned());
+        }
+        let mut interval = MIN_SESSION_INTERVAL;
+        if let Some((made, last_interval)) = self.session_made {
+            if self.now() - made < MAX_SESSION_INTERVAL {
+                interval = (last_interval * 2).min(MAX_SESSION_INTERVAL);
+            }
+            self.presence.client().clock().sleep_until(made + last_interval).await;
+        }
+        let name = format!("{} {}", self.kind, self.key);
+        let session = self.presence.session(registration, name, self.behavior).await?;
+        self.session_made = Some((self.now(), interval));
+        let id = session.id().to_owned();
+        self.session = Some((registration, session));
+        Ok(id)
+    }
+
+    /// Sends the transaction that makes the session a holder. It may be one from then on, unless Consul
+    /// refuses that.
+    pub async fn take(
+        &mut self,
+        claim: Claim,
+        deferred: Option<Deferred>,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Result<Value, Error> {
+        let before = self.note_held(claim, deferred);
+        let taken = transact(self.presence.client(), operations, None).await;
+        if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
+            && !error.maybe_applied()
+        {
+            session.held = before;
+        }
+        taken
+    }
+
+    /// Notes what the session holds or may hold; returns what was noted before.
+    pub fn note_held(&mut self, claim: Claim, deferred: Option<Deferred>) -> Option<Holding> {
+        let (_, session) = self.session.as_mut()?;
+        session.held.replace(Holding { key: self.key.to_owned(), claim, deferred })
+    }
+
+    /// Reads the lock or semaphore; with an index, after a change or [`QUERY_WAIT`].
+    pub async fn read(
+        &self,
+        endpoint: &'static Endpoint,
+        args: Args,
+        index: Option<u64>,
+    ) -> Result<Answer, Error> {
+        let Some(index) = index else { return self.presence.client().call(endpoint, &args).await };
+        let args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
+        self.presence.blocking_client().call(endpoint, &args).await
+    }
+
+    pub fn owns_session(&self, session: &str) -> bool {
+        self.session.as_ref().is_some_and(|(_, own)| own.id() == session)
+    }
+
+    pub fn forget_session(&mut self) {
+        self.session = None;
+    }
+
+    /// Keeps the session of a failed attempt alive for the next one.
+    pub async fn renew_session(&mut self) {
+        if let Some((_, session)) = &self.session
+            && let Err(error) = self.presence.renew(session.id()).await
+            && error.kind() == Kind::SessionInvalid
+        {
+            self.session = None;
+        }
+    }
+
+    /// Pauses after a transient error; any other one, or that of a single try, is returned.
+    pub async fn tolerate(&mut self, error: Error) -> Result<(), Error> {
+        if self.tries_once() || !error.is_transient() {
+            return Err(error.context(&self.name()));
+        }
+        tracing::info!(kind = self.kind, key = self.key, %error, "acquire failed, retrying");
+        self.last_error = Some(error);
+        self.pause(ERROR_PAUSE_MS).await;
+        Ok(())
+    }
+
+    pub fn now(&self) -> Instant {
+        self.presence.client().clock().now()
+    }
+
+    /// Sleeps for a random time within these bounds.
+    pub async fn pause(&self, bounds_ms: Range<f64>) {
+        self.presence.client().pause(bounds_ms).await;
+    }
+
+    /// Pauses after an attempt that began at `begun` and was short, so that no answers can cause a
+    /// loop without a pause. `waits_next`: the next attempt is the first that waits for a change.
+    pub async fn pause_after(&self, begun: Instant, waits_next: bool) {
+        if !waits_next && self.now() - begun < SHORT_ATTEMPT {
+            self.pause(RETRY_PAUSE_MS).await;
+        }
+    }
+
+    /// A conflict; [`Contender::tolerate`] adds the name of the lock or semaphore.
+    pub fn conflict(&self, why: &str) -> Error {
+        Error::new(Kind::Conflict, why).with_maybe_applied(false)
+    }
+
+    fn timed_out(&self) -> Error {
+        let why = match (self.obstacle.as_str(), &self.last_error) {
+            ("", None) => String::new(),
+            ("", Some(error)) => format!("; last: {error}"),
+            (obstacle, _) => format!("; {obstacle}"),
+        };
+        let ms = self.time_limit().unwrap_or_default().as_millis();
+        let message = format!("{}: not acquired within {ms} ms{why}", self.name());
+        Error::new(Kind::Timeout, message).retryable()
+    }
+
+    fn name(&self) -> String {
+        format!("{} {:?}", self.kind, self.key)
+    }
+}

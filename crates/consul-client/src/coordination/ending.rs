@@ -1,0 +1,205 @@
+//! The end of a session that is given up: by a release, a hand-over, an attempt or wait that ends without
+//! the lock, garbage, or a stop. Consul keeps what the session holds until it has answered, because the
+//! process lives and its check passes, so each end is made again until it is answered. What refuses a request
+//! may be something between, or last for a moment: a refused one is made again as long as the session can live.
+
+use super::guard::Deferred;
+use super::lease::Claim;
+use super::presence::Presence;
+use super::{lock, semaphore};
+use consul_api::error::{Error, Kind};
+use consul_process::clock::Instant;
+use consul_process::sync::lock as locked;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+
+/// How many sessions are ended at a time, so that the beats have their share of the connections.
+const MAX_AT_A_TIME: usize = 16;
+
+/// What a session holds, or may hold, whose holder does not act under it any more.
+#[derive(Debug)]
+pub(super) struct Holding {
+    /// The key of the lock, or the prefix of the semaphore.
+    pub key: String,
+    pub claim: Claim,
+    /// The release by the guard process.
+    pub deferred: Option<Deferred>,
+}
+
+impl Holding {
+    /// Frees it, so that a waiter can have it at once.
+    async fn free(&self, presence: &Presence, session: &str) -> Result<(), Error> {
+        match &self.claim {
+            Claim::Lock(value) => lock::release(presence, &self.key, session, value).await,
+            Claim::Permit => semaphore::release(presence, &self.key, session).await,
+        }
+    }
+}
+
+/// A session that is given up, until Consul has answered that.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Grows with each session that this process gives up.
+    number: u64,
+    session: String,
+    begun: Instant,
+    held: Option<Holding>,
+    /// The same by the guard process.
+    deferred: Mutex<[Option<Deferred>; 2]>,
+    progress: watch::Sender<Progress>,
+    /// Only one task at a time sends its requests.
+    turn: tokio::sync::Mutex<()>,
+    /// Whether a request whose answer was lost may have freed what it holds.
+    maybe_freed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    freed: Option<Result<(), Error>>,
+    /// The first error after which its requests were made again.
+    failure: Option<Error>,
+    is_over: bool,
+}
+
+impl Ending {
+    pub fn new(
+        number: u64,
+        session: String,
+        begun: Instant,
+        mut held: Option<Holding>,
+        deferred: Option<Deferred>,
+    ) -> Arc<Self> {
+        let unlock = held.as_mut().and_then(|held| held.deferred.take());
+        let deferred = Mutex::new([unlock, deferred]);
+        let (progress, turn, maybe_freed) = Default::default();
+        Arc::new(Self { number, session, begun, held, deferred, progress, turn, maybe_freed })
+    }
+
+    /// Whether Consul has freed what the session held; `None`: that is not known yet.
+    pub fn freed(&self) -> Option<Result<(), Error>> {
+        self.progress.borrow().freed.clone()
+    }
+
+    /// Why it is not over yet.
+    pub fn failure(&self) -> Option<Error> {
+        self.progress.borrow().failure.clone()
+    }
+
+    fn is_over(&self) -> bool {
+        self.progress.borrow().is_over
+    }
+}
+
+impl Presence {
+    /// Ends all sessions that are given up, forever.
+    pub(super) async fn end_given_up(&self) -> Infallible {
+        let mut given_up = self.given_up.subscribe();
+        let (mut ending, mut next) = (FuturesUnordered::new(), 0);
+        loop {
+            let waiting = given_up.borrow_and_update().clone();
+            let (room, first) = (MAX_AT_A_TIME - ending.len(), next);
+            for it in waiting.into_iter().filter(|it| it.number >= first).take(room) {
+                next = it.number + 1;
+                ending.push(async move { self.end(&it).await });
+            }
+            tokio::select! {
+                biased;
+                Some(()) = ending.next() => {}
+                // The sender lives as long as `self`.
+                _ = given_up.changed() => {}
+            }
+        }
+    }
+
+    /// Ends a session that is given up, and waits for that until `limit`.
+    pub(super) async fn end_until(&self, ending: &Ending, limit: Instant) {
+        tokio::select! {
+            biased;
+            () = self.end(ending) => {}
+            () = self.client().clock().sleep_until(limit) => {}
+        }
+    }
+
+    /// Sends the requests that end a session until they are answered. The time limit of one and a pause
+    /// together are shorter than the TTL of the check, so that others wait no longer than after the death of
+    /// this process.
+    async fn end(&self, ending: &Ending) {
+        let _turn = ending.turn.lock().await;
+        while !ending.is_over() {
+            match self.try_to_end(ending).await {
+                Err(error)
+                    if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
+                {
+                    tracing::info!(%error, "a session is not ended yet; it is tried again");
+                    ending.progress.send_modify(|it| {
+                        it.failure.get_or_insert(error);
+                    });
+                    self.client().clock().sleep(self.profile().beat).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::info!(%error, "a session could not be ended; its TTL has ended it");
+                    ending.progress.send_modify(|it| {
+                        it.freed.get_or_insert(Err(error));
+                    });
+                }
+                Ok(()) => {}
+            }
+            *locked(&ending.deferred) = [None, None];
+            ending.progress.send_modify(|it| it.is_over = true);
+            self.given_up.send_modify(|all| all.retain(|it| it.number != ending.number));
+        }
+    }
+
+    /// Whether the session has ended by itself, because nothing renews it. Consul ends it no later than two TTLs
+    /// after the last renewal.
+    ///
+    /// Source: "Session Design" in Consul's documentation, and `SessionTTLMultiplier` in its source.
+    fn has_expired(&self, ending: &Ending) -> bool {
+        self.client().clock().now() >= ending.begun + self.profile().session_ttl * 2
+    }
+
+    async fn try_to_end(&self, ending: &Ending) -> Result<(), Error> {
+        let note = |freed| ending.progress.send_modify(|it| it.freed = Some(freed));
+        let mut refused = None;
+        if let Some(held) = ending.held.as_ref().filter(|_| ending.freed().is_none()) {
+            let before = ending.maybe_freed.swap(true, Ordering::Relaxed);
+            match held.free(self, &ending.session).await {
+                Ok(()) => note(Ok(())),
+                // It is not held: an earlier request has freed it.
+                Err(error) if error.kind() == Kind::TxnFailed && before => note(Ok(())),
+                Err(error) => {
+                    let maybe_freed = before || error.maybe_applied();
+                    ending.maybe_freed.store(maybe_freed, Ordering::Relaxed);
+                    let error = error.with_maybe_applied(maybe_freed);
+                    if is_final(&error) {
+                        note(Err(error));
+                    } else if error.is_transient() || !self.is_refused_for_long(ending) {
+                        return Err(error);
+                    } else {
+                        refused = Some(error);
+                    }
+                }
+            }
+        }
+        self.destroy(&ending.session).await?;
+        if let Some(error) = refused {
+            note(Err(error));
+        }
+        Ok(())
+    }
+
+    /// Whether the end of the session shall free what it holds: for others that takes no longer than the death of
+    /// this process.
+    fn is_refused_for_long(&self, ending: &Ending) -> bool {
+        self.client().clock().now() >= ending.begun + self.profile().check_ttl
+    }
+}
+
+/// Whether a repetition cannot succeed either: Consul says that it is not held any more.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), Kind::TxnFailed | Kind::SessionInvalid)
+}

@@ -1,0 +1,242 @@
+//! Locks: a key held by a session, in the layout of Consul's Go client.
+
+use super::acquire::Contender;
+use super::guard::ReleaseStep;
+use super::lease::Claim;
+use super::presence::Behavior;
+use super::{Grant, Lease, Operation, Presence, Wait, transact, transaction, unchanged};
+use consul_api::api::{kv, txn};
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::{Answer, EntryMeta};
+use consul_api::value::Value;
+use std::sync::Arc;
+
+/// The flags of a key that is a lock, by which all clients recognise it.
+///
+/// Source: `LockFlagValue` in the package `api` of Consul's Go client.
+pub const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
+
+/// The options of [`acquire`].
+#[derive(Clone, Debug)]
+pub struct LockOptions {
+    /// The value of the key while it is held; `None` keeps the value that it has. Locks do not use
+    /// it.
+    pub value: Option<Vec<u8>>,
+    /// How long to wait.
+    pub wait: Wait,
+}
+
+/// Acquires the lock on `key`.
+///
+/// # Errors
+/// [`Kind::Conflict`] when another session holds it and [`Wait::Once`] is set, when this process
+/// holds it or waits for it already, and when the key exists and is not a lock; [`Kind::Timeout`]
+/// at the end of the wait; otherwise Consul's error. After an error no session is left behind: one
+/// that Consul could not be told to end yet is ended by [`Presence::run`].
+pub async fn acquire(
+    presence: &Arc<Presence>,
+    key: &str,
+    options: &LockOptions,
+) -> Result<Arc<Lease>, Error> {
+    let mut contender = Contender::new(presence, ("lock", Behavior::Release), key, options.wait)?;
+    let timeout = contender.timeout();
+    let outcome = tokio::select! {
+        biased;
+        outcome = attempt_repeatedly(&mut contender, options.value.as_deref()) => Some(outcome),
+        () = timeout => None,
+    };
+    contender.finish(outcome).await
+}
+
+/// Unlocks the key, so that a waiter can have it at once.
+pub(super) async fn release(
+    presence: &Presence,
+    key: &str,
+    session: &str,
+    value: &[u8],
+) -> Result<(), Error> {
+    let timeout = Some(presence.end_timeout());
+    transact(presence.client(), [unlock(key, session, value)], timeout).await.map(|_| ())
+}
+
+fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
+    vec![
+        ("Verb", "unlock".into()),
+        ("Key", key.into()),
+        ("Value", value.to_vec().into()),
+        ("Flags", LOCK_FLAGS.into()),
+        ("Session", session.into()),
+    ]
+}
+
+/// Proves the lock by a linearizable read. Returns the reason if it is lost, `None` if it is held.
+pub(super) async fn loss_reason(
+    presence: &Presence,
+    key: &str,
+    session: &str,
+    token: u64,
+) -> Result<Option<&'static str>, Error> {
+    let seen = read_consistent(presence, key).await?;
+    let Some(entry) = &seen.entry else { return Ok(Some("its key was deleted")) };
+    Ok(match entry.session.as_deref() {
+        None => Some("its session ended"),
+        Some(holder) if holder != session => Some("another session holds it"),
+        Some(_) if presence.rules().token_of(entry) != token => {
+            Some("another client wrote its key")
+        }
+        Some(_) => None,
+    })
+}
+
+/// The key of a lock, as a read shows it.
+struct LockKey {
+    entry: Option<EntryMeta>,
+    value: Vec<u8>,
+}
+
+impl LockKey {
+    fn from_answer(answer: Answer) -> Self {
+        let value = match answer.value {
+            Value::Bytes(bytes) => bytes,
+            _ => Vec::new(),
+        };
+        Self { entry: answer.meta.entry, value }
+    }
+
+    fn holder(&self) -> Option<&str> {
+        self.entry.as_ref().and_then(|entry| entry.session.as_deref())
+    }
+}
+
+async fn attempt_repeatedly(
+    contender: &mut Contender<'_>,
+    value: Option<&[u8]>,
+) -> Result<Grant, Error> {
+    let mut index = None;
+    loop {
+        let (begun, waited) = (contender.now(), index.is_some());
+        match attempt(contender, value, &mut index).await {
+            Ok(Some(grant)) => return Ok(grant),
+            Ok(None) => contender.pause_after(begun, !waited && index.is_some()).await,
+            Err(error) => contender.tolerate(error).await?,
+        }
+    }
+}
+
+/// Reads the key, after a change if there is an `index`, and locks it when it is free.
+async fn attempt(
+    contender: &mut Contender<'_>,
+    value: Option<&[u8]>,
+    index: &mut Option<u64>,
+) -> Result<Option<Grant>, Error> {
+    let last = index.take();
+    let answer = contender.read(&kv::GET, Args::new().arg(contender.key), last).await?;
+    let next = answer.meta.next_index(last);
+    let seen = LockKey::from_answer(answer);
+    if let Some(entry) = &seen.entry
+        && entry.flags != LOCK_FLAGS
+    {
+        return Err(contender.conflict("the key exists and is not a lock"));
+    }
+    if let Some(holder) = seen.holder() {
+        if contender.owns_session(holder) {
+            // An earlier attempt that seemed to fail has succeeded.
+            let holder = holder.to_owned();
+            return confirm(contender, &holder, value).await;
+        }
+        contender.obstacle = format!("session {holder} holds it");
+        if contender.tries_once() {
+            return Err(contender.conflict(&contender.obstacle));
+        }
+        *index = next;
+        contender.renew_session().await;
+        return Ok(None);
+    }
+    contender.obstacle.clear();
+    let session = contender.session().await?;
+    let (presence, key) = (contender.presence, contender.key);
+    let wanted = value;
+    let value = wanted.unwrap_or(&seen.value).to_vec();
+    let unchanged = unchanged(key, seen.entry.as_ref().map_or(0, |entry| entry.modify_index));
+    let lock = vec![
+        ("Verb", "lock".into()),
+        ("Key", key.into()),
+        ("Value", value.clone().into()),
+        ("Flags", LOCK_FLAGS.into()),
+        ("Session", session.as_str().into()),
+    ];
+    // Before the lock is held, so that the guard process knows of it at any moment.
+    let unlock = transaction([unlock(key, &session, &value)]);
+    let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
+    let begun = presence.client().clock().now();
+    let error = match contender.take(Claim::Lock(value), deferred, [unchanged, lock]).await {
+        Ok(results) => {
+            let locked = results.items().last().and_then(|result| result.get("KV"));
+            let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
+            return match token.and_then(Value::as_u64) {
+                Some(token) => Ok(Some(Grant { token, begun })),
+                None => confirm(contender, &session, wanted).await,
+            };
+        }
+        Err(error) => error,
+    };
+    let says = |word: &str| error.message().contains(word);
+    match error.kind() {
+        Kind::TxnFailed if says("due to lock delay") => {
+            if contender.tries_once() {
+                return Err(
+                    contender.conflict("its last holder lost it and the lock delay is not over")
+                );
+            }
+            Ok(None)
+        }
+        Kind::TxnFailed | Kind::SessionInvalid
+            if says("invalid session") || says("missing session") =>
+        {
+            contender.forget_session();
+            Ok(None)
+        }
+        // The key has changed since it was read.
+        Kind::TxnFailed => Ok(None),
+        _ if error.maybe_applied() => {
+            let confirmed = confirm(contender, &session, wanted).await;
+            confirmed
+                .map_err(|lookup| error.with_note(&format!("the outcome is unknown: {lookup}")))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Reads whether an attempt without a clear answer has succeeded.
+async fn confirm(
+    contender: &mut Contender<'_>,
+    session: &str,
+    wanted: Option<&[u8]>,
+) -> Result<Option<Grant>, Error> {
+    let (presence, key) = (contender.presence, contender.key);
+    let begun = presence.client().clock().now();
+    let LockKey { entry, value } = read_consistent(presence, key).await?;
+    let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
+        return Ok(None);
+    };
+    if wanted.is_some_and(|wanted| *wanted != value) {
+        // Another client has written the key since. Acquired again, it has the wanted value.
+        release(presence, key, session, &value).await?;
+        return Ok(None);
+    }
+    let unlock = transaction([unlock(key, session, &value)]);
+    let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
+    let token = presence.rules().token_of(&entry);
+    contender.note_held(Claim::Lock(value), deferred);
+    Ok(Some(Grant { token, begun }))
+}
+
+/// A linearizable read: the answer is true at a moment between request and answer.
+///
+/// A default read is not linearizable: a leader that is cut off from the other servers answers it
+/// for a while.
+async fn read_consistent(presence: &Presence, key: &str) -> Result<LockKey, Error> {
+    let args = presence.proof(Args::new().arg(key));
+    presence.client().call(&kv::GET, &args).await.map(LockKey::from_answer)
+}

@@ -1,0 +1,115 @@
+//! Locks and semaphores whose holder knows, without a request, whether it may still act.
+//!
+//! A holder relies on its lock for a limited time from the start of its last proof, a linearizable
+//! read, and the lock delay of its session is longer than that. Every grant has a fencing token.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use consul_client::coordination::lock::{LockOptions, acquire};
+//! use consul_client::coordination::{Presence, Profile, Service, Wait};
+//! use consul_config::{Config, Simulate};
+//! use consul_config::connect::connect;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let config = Config { simulate: Simulate::Named("locks".to_owned()), ..Config::default() };
+//! // Blocking queries have a client of their own, so that they cannot delay a beat.
+//! let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+//! let service = Service::for_process(&client);
+//! let presence = Presence::new(client, waiting, Profile::standard(), service);
+//! let work = async {
+//!     let options = LockOptions { value: None, wait: Wait::Forever };
+//!     let lease = acquire(&presence, "locks/report", &options).await?;
+//!     assert!(lease.is_held() && lease.token() > 0);
+//!     lease.release().await
+//! };
+//! tokio::select! {
+//!     never = presence.run() => match never {},
+//!     done = work => done?,
+//! }
+//! # Ok(()) }) }
+//! ```
+
+mod acquire;
+mod ending;
+mod guard;
+mod lease;
+pub mod lock;
+mod presence;
+mod profile;
+pub mod semaphore;
+
+pub use acquire::Wait;
+pub use guard::{Guard, ReleaseStep};
+pub use lease::{Event, Lease};
+pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
+pub use profile::{NamedProfile, Profile};
+
+use crate::Client;
+use consul_api::api::txn;
+use consul_api::error::Error;
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_process::clock::Instant;
+use std::time::Duration;
+
+/// One acquisition of a lock or permit by one session.
+struct Grant {
+    token: u64,
+    /// When the write or read that proves it was begun.
+    begun: Instant,
+}
+
+/// An operation on a key in a transaction: its members, by Consul's names (`Verb`, `Key`, …).
+pub type Operation = Vec<(&'static str, Value)>;
+
+/// The operation that writes a key.
+pub fn set(key: &str, value: Vec<u8>) -> Operation {
+    vec![("Verb", "set".into()), ("Key", key.into()), ("Value", value.into())]
+}
+
+/// The operation that refuses the transaction unless a key still has this modify index; 0: unless it does not
+/// exist.
+pub fn unchanged(key: &str, index: u64) -> Operation {
+    match index {
+        0 => vec![("Verb", "check-not-exists".into()), ("Key", key.into())],
+        _ => {
+            vec![("Verb", "check-index".into()), ("Key", key.into()), ("Index", index.into())]
+        }
+    }
+}
+
+/// The operation that deletes a key if it still has this modify index.
+pub fn delete_unchanged(key: &str, index: u64) -> Operation {
+    vec![("Verb", "delete-cas".into()), ("Key", key.into()), ("Index", index.into())]
+}
+
+/// Applies operations on keys in one transaction, and returns their results.
+///
+/// # Errors
+/// Those of the call; [`consul_api::error::Kind::TxnFailed`] names the operations that were refused.
+pub async fn transact(
+    client: &Client,
+    operations: impl IntoIterator<Item = Operation>,
+    timeout: Option<Duration>,
+) -> Result<Value, Error> {
+    let mut args = transaction(operations);
+    if let Some(timeout) = timeout {
+        args = args.opt("timeout_ms", timeout.as_millis() as u64);
+    }
+    client.call(&txn::TXN, &args).await.map(|answer| answer.value)
+}
+
+fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
+    let of_key = |operation| map(vec![("KV", map(operation))]);
+    Args::new().arg(Value::List(operations.into_iter().map(of_key).collect()))
+}
+
+/// The modify index of the key of the last operation.
+fn modify_index(results: &Value) -> Option<u64> {
+    results.items().last()?.get("KV")?.get("ModifyIndex")?.as_u64()
+}
+
+fn map(members: Vec<(&str, Value)>) -> Value {
+    Value::Map(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

@@ -1,0 +1,592 @@
+//! A process as Consul sees it: a service with a TTL check that the process keeps passing, and the
+//! sessions that end with that check.
+//!
+//! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
+//! lives; it does not prove that a lock is held.
+
+use super::ending::{Ending, Holding};
+use super::guard::{Deferred, ReleaseStep};
+use super::map;
+use super::profile::Profile;
+use crate::Client;
+use consul_api::api::{agent as agent_api, session};
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::EntryMeta;
+use consul_api::table::Endpoint;
+use consul_api::value::{Value, duration};
+use consul_process::clock::Instant;
+use consul_process::sync::lock;
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
+/// accepts.
+///
+/// Source: `DeregisterCriticalServiceAfter` in "Register Check" of Consul's HTTP API reference.
+const DEREGISTER_AFTER: &str = "1m";
+
+/// A session can be created only when its check is in the catalog, where the agent puts it a moment
+/// after the registration: how long to try, and the first pause, which doubles.
+const CATALOG_LAG: Duration = Duration::from_secs(2);
+const FIRST_CATALOG_PAUSE: Duration = Duration::from_millis(20);
+
+/// The service that represents a process.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The service's name.
+    pub name: String,
+    /// The instance's id.
+    pub id: String,
+    /// Further members of the registration: `Address`, `Port`, `Tags`, `Meta`.
+    pub members: Vec<(String, Value)>,
+}
+
+/// What Consul does with the keys of a session that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behavior {
+    /// It keeps them, unlocked.
+    Release,
+    /// It deletes them.
+    Delete,
+}
+
+impl Behavior {
+    fn name(self) -> &'static str {
+        match self {
+            Behavior::Release => "release",
+            Behavior::Delete => "delete",
+        }
+    }
+}
+
+impl Service {
+    /// A service for a process that registers none itself: `consul_ffi` with a random id.
+    pub fn for_process(client: &Client) -> Self {
+        let id = format!("consul_ffi-{:016x}", client.random_u64());
+        Service { name: "consul_ffi".to_owned(), id, members: Vec::new() }
+    }
+}
+
+/// One registration of a process with one agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Grows with every move to another agent. Sessions of an earlier generation are not used any
+    /// more.
+    pub generation: u64,
+    /// The index of the agent's endpoint.
+    agent: usize,
+}
+
+/// The presence of this process, which lasts as long as [`Presence::run`] runs.
+#[derive(Debug)]
+pub struct Presence {
+    client: Arc<Client>,
+    blocking_client: Arc<Client>,
+    /// A client for each endpoint: service, beats and new sessions stay with one agent.
+    agents: Vec<Client>,
+    profile: Profile,
+    service: Service,
+    registration: watch::Sender<Option<Registration>>,
+    deregistration: Mutex<Option<Deferred>>,
+    /// The error of the last attempt to register, if it failed.
+    registration_error: watch::Sender<Option<Error>>,
+    /// The sessions that are given up and have to be ended.
+    pub(super) given_up: watch::Sender<Vec<Arc<Ending>>>,
+    /// How many were given up.
+    endings: AtomicU64,
+    /// The output of the check, which then has the status `warning`.
+    warning: Mutex<Option<String>>,
+    /// How often the catalog lacked the service although the agent has it.
+    times_lost: AtomicU64,
+    lost: Notify,
+    /// The locks and semaphores that this process holds or waits for.
+    in_use: Mutex<HashSet<String>>,
+    rules: Rules,
+}
+
+impl Presence {
+    /// A presence that begins when [`Presence::run`] does. `blocking_client` makes the blocking
+    /// queries; it has connections of its own, so that a beat never waits for one.
+    pub fn new(
+        client: Arc<Client>,
+        blocking_client: Arc<Client>,
+        profile: Profile,
+        service: Service,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            agents: client.each_endpoint(),
+            client,
+            blocking_client,
+            profile,
+            service,
+            registration: watch::Sender::new(None),
+            deregistration: Mutex::default(),
+            registration_error: watch::Sender::new(None),
+            given_up: watch::Sender::default(),
+            endings: AtomicU64::new(0),
+            warning: Mutex::default(),
+            times_lost: AtomicU64::new(0),
+            lost: Notify::new(),
+            in_use: Mutex::default(),
+            rules: Rules::ALL,
+        })
+    }
+
+    /// The same presence without some of the rules that make locks safe.
+    #[cfg(feature = "sabotage")]
+    pub fn with_rules(self: Arc<Self>, rules: Rules) -> Arc<Self> {
+        let mut presence = Arc::into_inner(self).expect("a presence that is not in use");
+        presence.rules = rules;
+        Arc::new(presence)
+    }
+
+    /// The rules that its locks follow.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Marks a lock or semaphore as one that this process holds or waits for.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] when it is marked already.
+    pub(super) fn mark_in_use(self: &Arc<Self>, kind: &str, key: &str) -> Result<InUse, Error> {
+        let name = format!("{kind} {key:?}");
+        if !lock(&self.in_use).insert(name.clone()) {
+            let message = format!("{name}: this client holds it or waits for it already");
+            return Err(Error::new(Kind::Conflict, message).not_sent());
+        }
+        Ok(InUse { presence: Arc::clone(self), name })
+    }
+
+    /// Makes a read linearizable, with the time limit of a proof.
+    pub(super) fn proof(&self, args: Args) -> Args {
+        let timeout_ms = self.profile.proof_timeout().as_millis() as u64;
+        args.opt("consistent", true).opt("timeout_ms", timeout_ms)
+    }
+
+    /// Renews a session. Returns the time until the next renewal, by the TTL of the reply: a server
+    /// under load can ask for fewer renewals by a longer one.
+    ///
+    /// Source: "Renew Session" in Consul's HTTP API reference.
+    pub(super) async fn renew(&self, session: &str) -> Result<Duration, Error> {
+        let timeout_ms = self.profile.renew_interval().as_millis() as u64;
+        let args = Args::new().arg(session).opt("timeout_ms", timeout_ms);
+        let renewed = self.client.call(&session::RENEW, &args).await?.value;
+        let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
+        Ok(self.profile.renew_interval_after(ttl))
+    }
+
+    /// The client that it was made with.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn blocking_client(&self) -> &Client {
+        &self.blocking_client
+    }
+
+    /// The times of its beats, sessions and leases.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Registers the service and keeps its check passing, forever. When its agent has not answered
+    /// for as long as the TTL of the check, the process registers with the agent of the next
+    /// endpoint.
+    pub async fn run(&self) -> Infallible {
+        tokio::select! {
+            biased;
+            never = self.stay_registered() => never,
+            never = self.end_given_up() => never,
+            never = self.replace_dead_guard() => never,
+        }
+    }
+
+    /// Waits for a registration.
+    ///
+    /// # Errors
+    /// One that is not transient, such as a missing permission.
+    pub async fn registered(&self) -> Result<Registration, Error> {
+        let mut registration = self.registration.subscribe();
+        let mut error = self.registration_error.subscribe();
+        let is_final =
+            |error: &Option<Error>| error.as_ref().is_some_and(|error| !error.is_transient());
+        // The senders live as long as `self`.
+        let registered = async {
+            match registration.wait_for(Option::is_some).await.map(|found| *found) {
+                Ok(Some(registration)) => Ok(registration),
+                _ => std::future::pending().await,
+            }
+        };
+        let failed = async {
+            match error.wait_for(is_final).await.map(|found| found.clone()) {
+                Ok(Some(error)) => Err(error),
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            registered = registered => registered,
+            failed = failed => failed,
+        }
+    }
+
+    /// The error of the last attempt to register, if it failed.
+    pub fn registration_error(&self) -> Option<Error> {
+        self.registration_error.borrow().clone()
+    }
+
+    /// Completes when the process has registered again since `registration`.
+    pub async fn moved_from(&self, registration: Registration) {
+        let mut watch = self.registration.subscribe();
+        let moved = |now: &Option<Registration>| {
+            now.is_some_and(|now| now.generation != registration.generation)
+        };
+        if watch.wait_for(moved).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Ends the sessions that are given up and deregisters the service, for a graceful stop, when
+    /// [`Presence::run`] does not run any more. Sessions that are left end with the check of the service, which
+    /// has no beats any more.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub async fn deregister(&self) -> Result<(), Error> {
+        let mut given_up = self.given_up.subscribe();
+        tokio::select! {
+            biased;
+            _ = given_up.wait_for(Vec::is_empty) => {}
+            never = self.end_given_up() => match never {},
+            () = self.client.clock().sleep(self.profile.check_ttl) => {}
+        }
+        let registration = *self.registration.borrow();
+        let Some(Registration { agent, .. }) = registration else { return Ok(()) };
+        self.registration.send_replace(None);
+        let args = self.deregister_args();
+        let outcome = self.agents[agent].call(&agent_api::SERVICE_DEREGISTER, &args).await;
+        lock(&self.deregistration).take();
+        outcome.map(|_| ())
+    }
+
+    fn deregister_args(&self) -> Args {
+        Args::new().arg(self.service.id.as_str())
+    }
+
+    /// Defers a call to the guard process, if there is one, until the result is dropped.
+    pub(super) fn defer(
+        &self,
+        step: ReleaseStep,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Option<Deferred>, Error> {
+        let Some(guard) = self.client.guard() else { return Ok(None) };
+        let request = self.client.request(endpoint, args)?;
+        let agent = self.registration.borrow().map_or(0, |registration| registration.agent);
+        Ok(Some(Deferred::new(guard, step, agent, &request.http)))
+    }
+
+    /// Creates a session that ends with the check of this process, with its agent or, at the
+    /// latest, with its own TTL.
+    ///
+    /// # Errors
+    /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
+    pub async fn session(
+        self: &Arc<Self>,
+        registration: Registration,
+        name: String,
+        behavior: Behavior,
+    ) -> Result<Session, Error> {
+        let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
+        let definition = map(vec![
+            ("Name", name.into()),
+            ("TTL", duration::format(self.profile.session_ttl).into()),
+            ("LockDelay", duration::format(self.profile.lock_delay).into()),
+            ("Behavior", behavior.name().into()),
+            ("ServiceChecks", Value::List(vec![check])),
+        ]);
+        if let Some(guard) = self.client.guard() {
+            guard.start().await?;
+        }
+        let give_up = self.now() + CATALOG_LAG;
+        let mut pause = FIRST_CATALOG_PAUSE;
+        loop {
+            let args = Args::new().arg(definition.clone());
+            match self.agents[registration.agent].call(&session::CREATE, &args).await {
+                Ok(answer) => {
+                    let id = answer.value.as_str().unwrap_or_default().to_owned();
+                    let deferred =
+                        self.defer(ReleaseStep::EndSession, &session::DESTROY, &destroy_args(&id))?;
+                    let presence = Arc::clone(self);
+                    return Ok(Session { id, presence, deferred, held: None });
+                }
+                Err(error) if is_unknown_check(&error) => {
+                    if self.now() >= give_up {
+                        self.register_again();
+                        return Err(error);
+                    }
+                    self.client.clock().sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn stay_registered(&self) -> Infallible {
+        let mut agent = 0;
+        let mut generation = 0;
+        loop {
+            match self.register(agent).await {
+                Ok(()) => {
+                    generation += 1;
+                    self.registration_error.send_replace(None);
+                    let registration = Registration { generation, agent };
+                    self.registration.send_replace(Some(registration));
+                    self.defer_deregistration();
+                    self.beat_while_answered(agent).await;
+                    tracing::warn!(
+                        service = self.service.id,
+                        "the agent does not answer; registering with the next one"
+                    );
+                }
+                Err(error) => {
+                    let is_known = self.registration_error.borrow().as_ref().is_some_and(|known| {
+                        (known.kind(), known.endpoint()) == (error.kind(), error.endpoint())
+                    });
+                    if !is_known {
+                        tracing::warn!(service = self.service.id, %error, "not registered");
+                    }
+                    self.registration_error.send_replace(Some(error));
+                    self.client.clock().sleep(self.profile.beat).await;
+                }
+            }
+            agent = (agent + 1) % self.agents.len();
+        }
+    }
+
+    fn defer_deregistration(&self) {
+        let args = self.deregister_args();
+        let deferred = self.defer(ReleaseStep::Deregister, &agent_api::SERVICE_DEREGISTER, &args);
+        *lock(&self.deregistration) = deferred.ok().flatten();
+    }
+
+    async fn register(&self, agent: usize) -> Result<(), Error> {
+        let mut check = vec![
+            ("CheckID", self.check_id().into()),
+            ("TTL", duration::format(self.profile.check_ttl).into()),
+            ("Status", "passing".into()),
+            ("DeregisterCriticalServiceAfter", DEREGISTER_AFTER.into()),
+        ];
+        let times_lost = self.times_lost.load(Ordering::Relaxed);
+        if times_lost > 0 {
+            // An agent writes only what differs from its own registration to the catalog.
+            check.push(("Notes", format!("lost by the catalog, the time {times_lost}").into()));
+        }
+        let mut definition = vec![
+            ("Name".to_owned(), self.service.name.as_str().into()),
+            ("ID".to_owned(), self.service.id.as_str().into()),
+            ("Check".to_owned(), map(check)),
+        ];
+        definition.extend(self.service.members.iter().cloned());
+        let args = Args::new()
+            .arg(Value::Map(definition))
+            .opt("timeout_ms", self.profile.check_ttl.as_millis() as u64);
+        self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await.map(|_| ())
+    }
+
+    /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
+    /// only agent.
+    async fn beat_while_answered(&self, agent: usize) {
+        let mut answered = self.now();
+        let mut is_forgotten = false;
+        loop {
+            let begun = self.now();
+            match self.beat(agent).await {
+                Ok(()) => answered = begun,
+                // The agent forgot the service, or deregistered it because it was critical for too
+                // long.
+                Err(error) if error.kind() == Kind::NotFound => is_forgotten = true,
+                Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
+            }
+            if is_forgotten && let Err(error) = self.register(agent).await {
+                tracing::warn!(service = self.service.id, %error, "not registered again");
+            }
+            if self.agents.len() > 1 && self.now() - answered >= self.profile.check_ttl {
+                return;
+            }
+            is_forgotten = tokio::select! {
+                biased;
+                () = self.lost.notified() => true,
+                () = self.client.clock().sleep_until(begun + self.profile.beat) => false,
+            };
+        }
+    }
+
+    async fn beat(&self, agent: usize) -> Result<(), Error> {
+        let args = Args::new()
+            .arg(self.check_id())
+            .opt("timeout_ms", self.profile.beat.as_millis() as u64)
+            .opt("retry", false);
+        let warning = lock(&self.warning).clone();
+        let (endpoint, args) = match warning {
+            Some(why) => (&agent_api::CHECK_WARN, args.opt("note", why)),
+            None => (&agent_api::CHECK_PASS, args),
+        };
+        self.agents[agent].call(endpoint, &args).await.map(|_| ())
+    }
+
+    /// Makes the check warn from the next beat on, or pass again with `None`. The process lives
+    /// either way.
+    pub fn set_warning(&self, why: Option<String>) {
+        *lock(&self.warning) = why;
+    }
+
+    /// Registers the service again at once, in a way that makes the agent write it to the catalog, for a
+    /// process that sees that its entry there is missing or wrong although its beats are answered: the
+    /// servers were restored from a snapshot. By itself the agent compares its services with the
+    /// catalog every one to two minutes.
+    pub fn register_again(&self) {
+        self.times_lost.fetch_add(1, Ordering::Relaxed);
+        self.lost.notify_one();
+    }
+
+    async fn replace_dead_guard(&self) -> Infallible {
+        let Some(guard) = self.client.guard() else { return std::future::pending().await };
+        loop {
+            self.client.clock().sleep(self.profile.beat).await;
+            guard.replace_dead().await;
+        }
+    }
+
+    pub(super) async fn destroy(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.end_timeout().as_millis() as u64;
+        let args = destroy_args(session).opt("timeout_ms", timeout_ms);
+        self.client.call(&session::DESTROY, &args).await.map(|_| ())
+    }
+
+    /// The time limit of a request that frees a key or ends a session. It is made again.
+    pub(super) fn end_timeout(&self) -> Duration {
+        self.profile.check_ttl / 2
+    }
+
+    fn check_id(&self) -> String {
+        format!("service:{}", self.service.id)
+    }
+
+    fn now(&self) -> Instant {
+        self.client.clock().now()
+    }
+}
+
+/// A session of this process, which is given up when it is dropped.
+#[derive(Debug)]
+pub struct Session {
+    id: String,
+    presence: Arc<Presence>,
+    deferred: Option<Deferred>,
+    /// What it may hold that no holder acts under.
+    pub(super) held: Option<Holding>,
+}
+
+impl Session {
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Has [`Presence::run`] free what it may hold and end it.
+    pub(super) fn give_up(mut self) -> Arc<Ending> {
+        self.hand_over()
+    }
+
+    fn hand_over(&mut self) -> Arc<Ending> {
+        let number = self.presence.endings.fetch_add(1, Ordering::Relaxed);
+        let id = std::mem::take(&mut self.id);
+        let begun = self.presence.now();
+        let ending = Ending::new(number, id, begun, self.held.take(), self.deferred.take());
+        self.presence.given_up.send_modify(|all| all.push(Arc::clone(&ending)));
+        ending
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.id.is_empty() {
+            self.hand_over();
+        }
+    }
+}
+
+/// The mark of a lock or semaphore that this process holds or waits for, until it is dropped.
+#[derive(Debug)]
+pub(super) struct InUse {
+    presence: Arc<Presence>,
+    name: String,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        lock(&self.presence.in_use).remove(&self.name);
+    }
+}
+
+/// The rules that make locks and clusters safe. All are in force, except in simulations that show
+/// what goes wrong without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// A lease starts when its proof is requested, not when the answer arrives.
+    pub lease_from_start: bool,
+    /// A renewed session does not prove that its lock is held.
+    pub renewal_is_no_proof: bool,
+    /// The fencing token is the modify index of the write that acquired the lock, not its lock
+    /// index.
+    pub token_is_modify_index: bool,
+    /// The permit of a holder whose session has ended is given away only if Consul grants a lock of that
+    /// holder's key.
+    pub removal_needs_lock: bool,
+    /// A node of a cluster never replaces its shard map by one of a lower epoch.
+    pub epoch_only_grows: bool,
+}
+
+impl Rules {
+    /// All of them.
+    pub const ALL: Rules = Rules {
+        lease_from_start: true,
+        renewal_is_no_proof: true,
+        token_is_modify_index: true,
+        removal_needs_lock: true,
+        epoch_only_grows: true,
+    };
+
+    pub(super) fn lease_start(&self, begun: Instant, answered: Instant) -> Instant {
+        if self.lease_from_start { begun } else { answered }
+    }
+
+    /// Whether the epoch of a map is older than the one that is known.
+    pub fn is_outdated(&self, epoch: u64, known: u64) -> bool {
+        self.epoch_only_grows && epoch < known
+    }
+
+    pub(super) fn token_of(&self, entry: &EntryMeta) -> u64 {
+        if self.token_is_modify_index { entry.modify_index } else { entry.lock_index }
+    }
+
+    pub(super) fn token_member(&self) -> &'static str {
+        if self.token_is_modify_index { "ModifyIndex" } else { "LockIndex" }
+    }
+}
+
+fn destroy_args(session: &str) -> Args {
+    Args::new().arg(session)
+}
+
+fn is_unknown_check(error: &Error) -> bool {
+    error.kind() == Kind::Http && error.message().contains("Missing check")
+}

@@ -1,0 +1,359 @@
+//! Semaphores: up to `limit` holders at a time, in the layout of Consul's Go client.
+//!
+//! Under a prefix each contender has a key that its session holds, and the key `.lock` lists the
+//! holders. The next contender removes a holder whose session has ended. Ours lock the holder's key
+//! in the same transaction, and delete it: Consul refuses that within the lock delay of the session
+//! that held the key, while the holder may still rely on its lease, but not after a guard process
+//! has unlocked it.
+
+use super::acquire::{Contender, RETRY_PAUSE_MS};
+use super::guard::ReleaseStep;
+use super::lease::Claim;
+use super::presence::Behavior;
+use super::{Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
+use consul_api::api::{kv, txn};
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::Answer;
+use consul_api::value::Value;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The flags of a semaphore's keys.
+///
+/// Source: `SemaphoreFlagValue` in the package `api` of Consul's Go client.
+pub const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+/// The value of a contender's key whose permit a guard process has released. The next contender
+/// that gets a permit deletes the key.
+const RELEASED_BY_GUARD: &[u8] = b"given back";
+
+/// How many ended contenders are removed at a time: a transaction has room for two operations for each.
+const MAX_REMOVED: usize = 30;
+
+/// The random pause between two attempts while the permit of an ended session is not free yet.
+const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
+
+/// The options of [`acquire`].
+#[derive(Clone, Debug)]
+pub struct SemaphoreOptions {
+    /// How many holders there may be; it must be the same for all contenders.
+    pub limit: u64,
+    /// The value of the contender's key. Semaphores do not use it.
+    pub value: Vec<u8>,
+    /// How long to wait.
+    pub wait: Wait,
+}
+
+/// The value of `.lock`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Document {
+    limit: u64,
+    holders: BTreeMap<String, bool>,
+}
+
+/// The keys of a semaphore, as a read shows them.
+struct SemaphoreKeys {
+    document: Option<(Document, u64)>,
+    /// The contenders' sessions that have not ended.
+    live: BTreeSet<String>,
+    /// The sessions whose permit a guard process has released, because their process is dead.
+    released_by_guard: BTreeSet<String>,
+}
+
+/// Acquires a permit of the semaphore under `prefix`.
+///
+/// # Errors
+/// [`Kind::Conflict`] when no permit is free and [`Wait::Once`] is set, when this process holds one
+/// or waits for one already, when the semaphore has another limit, and when `.lock` is not a
+/// semaphore's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
+/// no session is left behind: one that Consul could not be told to end yet is ended by [`Presence::run`].
+pub async fn acquire(
+    presence: &Arc<Presence>,
+    prefix: &str,
+    options: &SemaphoreOptions,
+) -> Result<Arc<Lease>, Error> {
+    if options.limit == 0 {
+        return Err(Error::argument(format!("semaphore {prefix:?}: the limit must be at least 1")));
+    }
+    let prefix = prefix.trim_end_matches('/');
+    let mut contender =
+        Contender::new(presence, ("semaphore", Behavior::Delete), prefix, options.wait)?;
+    let timeout = contender.timeout();
+    let outcome = tokio::select! {
+        biased;
+        outcome = attempt_repeatedly(&mut contender, options) => Some(outcome),
+        () = timeout => None,
+    };
+    contender.finish(outcome).await
+}
+
+pub(super) fn contender_key(prefix: &str, session: &str) -> String {
+    format!("{prefix}/{session}")
+}
+
+fn lock_key(prefix: &str) -> String {
+    format!("{prefix}/.lock")
+}
+
+/// Removes the session from the holders, so that a waiter can have the permit at once.
+pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
+    loop {
+        let Some((mut document, index)) = read_consistent(presence, prefix).await?.document else {
+            return Err(permit_lost(prefix));
+        };
+        if document.holders.remove(session).is_none() {
+            return Err(permit_lost(prefix));
+        }
+        let operations = [write(prefix, &document, index)?, delete(prefix, session)];
+        match transact(presence.client(), operations, Some(presence.end_timeout())).await {
+            Ok(_) => return Ok(()),
+            // Another client wrote at the same time.
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                presence.client().pause(RETRY_PAUSE_MS).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The operation that deletes a contender's key.
+fn delete(prefix: &str, session: &str) -> Operation {
+    vec![("Verb", "delete".into()), ("Key", contender_key(prefix, session).into())]
+}
+
+fn permit_lost(prefix: &str) -> Error {
+    Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is lost"))
+}
+
+/// Proves the permit by a linearizable read. Returns the reason if it is lost, `None` if it is
+/// held.
+pub(super) async fn loss_reason(
+    presence: &Presence,
+    prefix: &str,
+    session: &str,
+) -> Result<Option<&'static str>, Error> {
+    let seen = read_consistent(presence, prefix).await?;
+    let is_holder =
+        seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
+    Ok(match (is_holder, seen.live.contains(session)) {
+        (false, _) => Some("it was removed from the holders"),
+        (true, false) => Some("its session ended"),
+        (true, true) => None,
+    })
+}
+
+/// What a contender remembers from one attempt to the next.
+#[derive(Default)]
+struct Memory {
+    /// The index that the next read waits for a change of.
+    index: Option<u64>,
+    /// The session that the contender's key was created with.
+    key_session: String,
+}
+
+async fn attempt_repeatedly(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+) -> Result<Grant, Error> {
+    let mut memory = Memory::default();
+    loop {
+        let (begun, waited) = (contender.now(), memory.index.is_some());
+        match attempt(contender, options, &mut memory).await {
+            Ok(Some(grant)) => return Ok(grant),
+            Ok(None) => contender.pause_after(begun, !waited && memory.index.is_some()).await,
+            Err(error) if error.kind() == Kind::SessionInvalid => {
+                contender.forget_session();
+                contender.pause_after(begun, false).await;
+            }
+            Err(error) => contender.tolerate(error).await?,
+        }
+    }
+}
+
+/// Reads the semaphore, after a change if the last attempt found no free permit, and takes a permit
+/// when one is free.
+async fn attempt(
+    contender: &mut Contender<'_>,
+    options: &SemaphoreOptions,
+    memory: &mut Memory,
+) -> Result<Option<Grant>, Error> {
+    let session = contender.session().await?;
+    if memory.key_session != session {
+        create_contender_key(contender, &session, &options.value).await?;
+        memory.key_session.clone_from(&session);
+    }
+    let last = memory.index.take();
+    let answer = contender.read(&kv::LIST, tree(contender.key), last).await?;
+    let next = answer.meta.next_index(last);
+    let seen = read(answer, contender.key)?;
+    if !seen.live.contains(&session) {
+        // Our session ended, or a third party deleted our key.
+        contender.forget_session();
+        return Ok(None);
+    }
+    let (document, document_index) = seen
+        .document
+        .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
+    if document.limit != options.limit {
+        return Err(
+            contender.conflict(&format!("its limit is {}, not {}", document.limit, options.limit))
+        );
+    }
+    let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
+    let ended = others.into_iter().filter(|other| !seen.live.contains(*other));
+    let mut ended: Vec<_> = ended.take(MAX_REMOVED).collect();
+    loop {
+        let mut next_document = document.clone();
+        next_document.holders.retain(|holder, _| !ended.contains(&holder));
+        next_document.holders.insert(session.clone(), true);
+        if next_document.holders.len() as u64 > options.limit {
+            break;
+        }
+        match take_permit(contender, &session, &ended, (&next_document, document_index)).await {
+            Ok(grant) => return Ok(Some(grant)),
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                let removable = removable(&ended, &error);
+                if removable.len() == ended.len() {
+                    // Another client wrote at the same time, or our session ended.
+                    return Ok(None);
+                }
+                ended = removable;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
+    contender.obstacle = format!("sessions {} hold it", holders.join(", "));
+    if contender.tries_once() {
+        return Err(contender.conflict(&contender.obstacle));
+    }
+    if holders.iter().any(|holder| !seen.live.contains(*holder)) {
+        contender.pause(DELAY_POLL_MS).await;
+    } else {
+        memory.index = next;
+        contender.renew_session().await;
+    }
+    Ok(None)
+}
+
+/// Writes the document that has the session as a holder, and removes ended contenders, unless one of
+/// them may still act.
+async fn take_permit(
+    contender: &mut Contender<'_>,
+    session: &str,
+    ended: &[&String],
+    (document, index): (&Document, u64),
+) -> Result<Grant, Error> {
+    let own_key = contender_key(contender.key, session);
+    let unlock = vec![
+        ("Verb", "unlock".into()),
+        ("Key", own_key.as_str().into()),
+        ("Value", RELEASED_BY_GUARD.to_vec().into()),
+        ("Flags", SEMAPHORE_FLAGS.into()),
+        ("Session", session.into()),
+    ];
+    // Before the permit is held, so that the guard process knows of it at any moment.
+    let deferred =
+        contender.presence.defer(ReleaseStep::Unlock, &txn::TXN, &transaction([unlock]))?;
+    let begun = contender.now();
+    let mut operations = Vec::new();
+    if contender.presence.rules().removal_needs_lock {
+        for other in ended {
+            let lock = vec![
+                ("Verb", "lock".into()),
+                ("Key", contender_key(contender.key, other).into()),
+                ("Session", session.into()),
+            ];
+            operations.extend([lock, delete(contender.key, other)]);
+        }
+    }
+    operations.push(vec![
+        ("Verb", "check-session".into()),
+        ("Key", own_key.into()),
+        ("Session", session.into()),
+    ]);
+    operations.push(write(contender.key, document, index)?);
+    let results = contender.take(Claim::Permit, deferred, operations).await?;
+    let token = modify_index(&results).unwrap_or(index);
+    Ok(Grant { token, begun })
+}
+
+/// Those of the ended contenders whose removal was not refused because of their lock delay.
+fn removable<'a>(ended: &[&'a String], error: &Error) -> Vec<&'a String> {
+    let delayed = error.refused().iter().filter(|it| it.what.contains("due to lock delay"));
+    // Each removal has two operations.
+    let delayed = BTreeSet::from_iter(delayed.map(|it| it.index / 2));
+    let ended = ended.iter().enumerate();
+    ended.filter(|(place, _)| !delayed.contains(place)).map(|(_, other)| *other).collect()
+}
+
+/// Creates the contender's key, held by its session.
+async fn create_contender_key(
+    contender: &Contender<'_>,
+    session: &str,
+    value: &[u8],
+) -> Result<(), Error> {
+    let args = Args::new()
+        .arg(contender_key(contender.key, session))
+        .arg(value.to_vec())
+        .opt("flags", SEMAPHORE_FLAGS)
+        .opt("acquire", session);
+    contender.presence.client().call(&kv::PUT, &args).await.map(|_| ())
+}
+
+fn tree(prefix: &str) -> Args {
+    Args::new().arg(format!("{prefix}/"))
+}
+
+/// A linearizable read of a semaphore's keys.
+async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
+    let answer = presence.client().call(&kv::LIST, &presence.proof(tree(prefix))).await?;
+    read(answer, prefix)
+}
+
+fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
+    let mut seen =
+        SemaphoreKeys { document: None, live: BTreeSet::new(), released_by_guard: BTreeSet::new() };
+    for entry in answer.value.items() {
+        let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
+        if key == lock_key(prefix) {
+            let why = |why: String| {
+                let message = format!("{}: {why}", lock_key(prefix));
+                Error::new(Kind::Conflict, message).not_sent()
+            };
+            if number("Flags") != SEMAPHORE_FLAGS {
+                return Err(why("the key exists and is not a semaphore's".to_owned()));
+            }
+            let document = match entry.get("Value") {
+                Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes),
+                _ => serde_json::from_slice(b""),
+            };
+            let document = document.map_err(|error| why(error.to_string()))?;
+            seen.document = Some((document, number("ModifyIndex")));
+        } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
+            seen.live.insert(session.to_owned());
+        } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == RELEASED_BY_GUARD)
+            && let Some((_, session)) = key.rsplit_once('/')
+        {
+            seen.released_by_guard.insert(session.to_owned());
+        }
+    }
+    Ok(seen)
+}
+
+/// The operation that writes the document if its modify index is `index`.
+fn write(prefix: &str, document: &Document, index: u64) -> Result<Operation, Error> {
+    let text = serde_json::to_vec(document)
+        .map_err(|error| Error::argument(format!("semaphore {prefix:?}: {error}")))?;
+    Ok(vec![
+        ("Verb", "cas".into()),
+        ("Key", lock_key(prefix).into()),
+        ("Value", text.into()),
+        ("Flags", SEMAPHORE_FLAGS.into()),
+        ("Index", index.into()),
+    ])
+}

@@ -1,0 +1,190 @@
+//! The client: calls to Consul over one or several transports, and batches, watches, views, locks and
+//! semaphores on top of them.
+//!
+//! ```
+//! # use std::{sync::Arc, time::Duration};
+//! use consul_client::{Client, Settings};
+//! use consul_process::clock::SystemClock;
+//! use consul_api::error::Kind;
+//! use consul_sim::{Agent, Options, SimTransport};
+//! use consul_api::api::kv;
+//! use consul_api::request::{Args, Defaults};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let agent = Arc::new(Agent::new(Options::default()));
+//! let transport = Arc::new(SimTransport::new(agent, "simulated"));
+//! let settings = Settings {
+//!     timeout: Duration::from_secs(5),
+//!     retry_count: 3,
+//!     defaults: Defaults { consistency: Some("consistent"), ..Defaults::default() },
+//! };
+//! let client =
+//!     Client::new(vec![transport], settings, Arc::new(SystemClock::new()), fastrand::Rng::new());
+//! // Written only if the key does not exist.
+//! let create = Args::new().arg("config").arg("v1").opt("cas", 0);
+//! client.call(&kv::PUT, &create).await?;
+//! let error = client.call(&kv::PUT, &create).await.expect_err("it exists");
+//! assert_eq!(error.kind(), Kind::Conflict);
+//! # Ok(()) }) }
+//! ```
+
+pub mod batch;
+mod call;
+pub mod coordination;
+mod counted;
+mod endpoints;
+mod lost_answer;
+mod refusal;
+pub mod transport;
+pub mod view;
+pub mod views;
+pub mod watch;
+
+use crate::transport::Transport;
+use consul_api::error::Error;
+use consul_api::request::{Args, Defaults, Request};
+use consul_api::response::Answer;
+use consul_api::table::Endpoint;
+use consul_process::clock::{Clock, Instant};
+use consul_process::sync::lock;
+use coordination::Guard;
+pub use endpoints::EndpointHealth;
+use endpoints::Endpoints;
+use refusal::Refusals;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// How a client makes its calls.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The time limit of one call, all attempts together; a blocking query gets its wait in
+    /// addition.
+    pub timeout: Duration,
+    /// How many more attempts a call makes after retryable failures, once it has asked each
+    /// endpoint.
+    pub retry_count: u32,
+    /// Options of every call that does not set them itself.
+    pub defaults: Defaults,
+}
+
+/// A client of one Consul datacenter through several agents, each of which can replace the others.
+#[derive(Debug)]
+pub struct Client {
+    transports: Vec<Arc<dyn Transport>>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    rng: Mutex<fastrand::Rng>,
+    endpoints: Mutex<Endpoints>,
+    refusals: Mutex<Refusals>,
+    guard: Option<Arc<dyn Guard>>,
+    /// What an error says of an endpoint to which there is no connection.
+    endpoints_from: String,
+}
+
+impl Client {
+    /// A client over these transports, at least one; nothing is sent yet.
+    pub fn new(
+        transports: Vec<Arc<dyn Transport>>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        rng: fastrand::Rng,
+    ) -> Self {
+        let endpoints = Mutex::new(Endpoints::new(transports.len()));
+        Client {
+            transports,
+            settings,
+            clock,
+            rng: Mutex::new(rng),
+            endpoints,
+            refusals: Mutex::default(),
+            guard: None,
+            endpoints_from: String::new(),
+        }
+    }
+
+    /// The same client, whose errors say this of an endpoint to which there is no connection.
+    pub fn with_endpoints_from(self, endpoints_from: String) -> Self {
+        Client { endpoints_from, ..self }
+    }
+
+    /// The same client, whose locks and semaphores `guard` releases if this process dies.
+    pub fn with_guard(self, guard: Arc<dyn Guard>) -> Self {
+        Client { guard: Some(guard), ..self }
+    }
+
+    /// One client for each endpoint, which asks only that one.
+    pub fn each_endpoint(&self) -> Vec<Client> {
+        let only = |transport: &Arc<dyn Transport>| {
+            let rng = lock(&self.rng).fork();
+            let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
+            Client::new(vec![Arc::clone(transport)], settings, clock, rng)
+        };
+        self.transports.iter().map(only).collect()
+    }
+
+    /// Its endpoints in the order of its options, as its calls found them. Makes no request.
+    pub fn endpoint_health(&self) -> Vec<EndpointHealth> {
+        let (endpoints, now) = (self.endpoints(), self.clock.now());
+        let health = |(index, transport): (usize, &Arc<dyn Transport>)| EndpointHealth {
+            address: transport.endpoint().to_owned(),
+            is_benched: endpoints.is_benched(index, now),
+            latency: endpoints.latency(index),
+        };
+        self.transports.iter().enumerate().map(health).collect()
+    }
+
+    /// The settings that it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The clock of its timeouts and pauses.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Makes one call: builds its request, runs it ([`Client::execute`]) and decodes the answer.
+    ///
+    /// # Errors
+    /// An unacceptable argument, before anything is sent; then those of the transport or the
+    /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
+    pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+        Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
+    }
+
+    /// Checks a call's arguments and builds its request; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An unacceptable argument.
+    pub fn request(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Request, Error> {
+        endpoint.request(args, &self.settings.defaults)
+    }
+
+    fn guard(&self) -> Option<&Arc<dyn Guard>> {
+        self.guard.as_ref()
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
+        lock(&self.endpoints)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        lock(&self.refusals)
+    }
+
+    /// When the pause of its waiting queries ends, which an agent refuses because of its limits.
+    fn refusal_ends(&self) -> Option<Instant> {
+        self.refusals().pause_ends(|| self.random_fraction())
+    }
+
+    /// A random number.
+    pub fn random_u64(&self) -> u64 {
+        lock(&self.rng).u64(..)
+    }
+
+    /// A random number from 0 up to 1.
+    pub fn random_fraction(&self) -> f64 {
+        lock(&self.rng).f64()
+    }
+}

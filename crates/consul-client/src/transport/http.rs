@@ -1,0 +1,154 @@
+//! The transport to a real Consul agent: a limit of requests in flight, a limit of the size of
+//! answers, and errors with their causes. The connections are in `plain.rs` and `https.rs`.
+
+use super::http1::TooLarge;
+use super::https::Https;
+use super::plain::Plain;
+use super::{Failure, Options, Transport, tls};
+use ::http::header::{AUTHORIZATION, USER_AGENT};
+use ::http::{HeaderMap, HeaderValue, Request, Response};
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_process::clock::BoxFuture;
+use std::error::Error as StdError;
+use std::fmt;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// The header `User-Agent`.
+const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
+
+/// One endpoint of a real agent, with a pool of kept-alive connections.
+pub struct HttpTransport {
+    endpoint: String,
+    channel: Channel,
+    permits: Semaphore,
+    options: Options,
+}
+
+enum Channel {
+    Plain(Plain),
+    Https(Https),
+}
+
+impl HttpTransport {
+    /// A transport to `endpoint`, `http://…` or `https://…` without a trailing slash, or
+    /// `unix:///path`. Nothing is sent yet; the files that the options name are read now.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
+    pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
+        if let Some(authorization) = &options.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        let channel = match endpoint.starts_with("https://") {
+            true => Https::new(endpoint, headers, options).map(Channel::Https)?,
+            false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,
+        };
+        let permits = Semaphore::new(options.max_connections);
+        Ok(Self { endpoint: endpoint.to_owned(), channel, permits, options: options.clone() })
+    }
+
+    /// Waits for a permit, which a request holds until its answer is read.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Ok(permit);
+        }
+        let Options { connect_timeout, max_connections, .. } = self.options;
+        match tokio::time::timeout(connect_timeout, self.permits.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Error::new(
+                Kind::Timeout,
+                format!(
+                    "{}: max_connections is {max_connections}, and no request in flight ended within {} ms",
+                    self.endpoint,
+                    connect_timeout.as_millis()
+                ),
+            )
+            .retryable()
+            .not_sent()),
+        }
+    }
+}
+
+/// The error of a request to `endpoint` without a complete answer.
+pub fn error(endpoint: &str, Failure { cause, sent }: Failure) -> Error {
+    if cause.is::<TooLarge>() {
+        return Error::new(Kind::TooLarge, format!("{endpoint}: {cause}"));
+    }
+    let tls_error = chain(&*cause).find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    let (kind, sent, why) = match tls_error {
+        Some(cause) => {
+            let sent = sent && !tls::refuses_certificate(cause);
+            (Kind::Tls, sent, tls::reason(cause))
+        }
+        None => (Kind::Connect, sent, reasons(&*cause)),
+    };
+    let error = Error::new(kind, format!("{endpoint}: {why}")).with_endpoint(endpoint);
+    let error = if kind == Kind::Connect { error.retryable() } else { error };
+    if sent { error } else { error.not_sent() }
+}
+
+impl Transport for HttpTransport {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        // A block, not an async fn, whose future would hold the request twice.
+        Box::pin(async move {
+            let _permit = self.permit().await?;
+            let answer = match &self.channel {
+                Channel::Plain(plain) => plain.send(&request).await,
+                // Boxed: otherwise a request over plain HTTP would have a future of the same size.
+                Channel::Https(https) => Box::pin(https.send(request)).await,
+            };
+            answer.map_err(|failure| error(&self.endpoint, failure))
+        })
+    }
+
+    fn close_idle(&self) {
+        match &self.channel {
+            Channel::Plain(plain) => plain.close_idle(),
+            Channel::Https(https) => https.close_idle(),
+        }
+    }
+
+    fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
+impl fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HttpTransport").field(&self.endpoint).finish()
+    }
+}
+
+/// An error and its causes.
+pub(super) fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+        // The source of an io::Error is the source of the error that it wraps, not that error.
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    }
+    std::iter::successors(Some(error), |error| cause(*error))
+}
+
+/// The distinct causes of an error, in one line.
+fn reasons(error: &(dyn StdError + 'static)) -> String {
+    // Phrases of the HTTP clients that only say where it happened.
+    const PLACES: &[&str] =
+        &["client error", "error sending request", "error decoding", "request or response body"];
+    let texts: Vec<String> = chain(error).map(ToString::to_string).collect();
+    let mut causes: Vec<&str> = Vec::new();
+    for (place, text) in texts.iter().enumerate() {
+        let is_place = PLACES.iter().any(|name| text.starts_with(name));
+        let is_last = place + 1 == texts.len();
+        if (is_last || !is_place) && !causes.iter().any(|known| known.contains(text.as_str())) {
+            causes.push(text);
+        }
+    }
+    causes.join(": ")
+}

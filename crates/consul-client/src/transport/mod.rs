@@ -1,0 +1,124 @@
+//! The interface between the client and a Consul agent: an HTTP request goes in, an HTTP response
+//! comes out. Real agents, the simulated agent and all test doubles implement it.
+
+pub mod blocking_read;
+pub mod http;
+pub mod http1;
+pub mod https;
+mod plain;
+pub mod tls;
+pub mod token_file;
+
+use ::http::{HeaderValue, Request, Response};
+use bytes::Bytes;
+use consul_api::error::Error;
+use consul_process::clock::BoxFuture;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The way to one agent or server.
+///
+/// The request's URI is a path and a query (`/v1/kv/a?raw`), already percent-encoded; scheme, host
+/// and credentials of the connection belong to the transport. The future may be dropped at any
+/// time, which abandons the request.
+pub trait Transport: fmt::Debug + Send + Sync {
+    /// Sends one request and reads the whole response. A response of any status is `Ok`. `Err`
+    /// means that there was no complete response; [`Error::maybe_applied`] reports whether the
+    /// server can have seen the request.
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>>;
+
+    /// Closes the connections that carry no request. The client calls it after an answer that was not
+    /// the answer to its request: more such answers may be on the connection that it came from.
+    fn close_idle(&self) {}
+
+    /// The endpoint's name for messages, without credentials: `http://127.0.0.1:8500`.
+    fn endpoint(&self) -> &str;
+
+    /// Whether it adds a token to requests without one.
+    fn adds_token(&self) -> bool {
+        false
+    }
+}
+
+/// The lack of a complete response.
+pub struct Failure {
+    /// Why there is none.
+    pub cause: Cause,
+    /// Whether the agent can have seen the request.
+    pub sent: bool,
+}
+
+/// The error of a connection.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Options of the connections to a real agent.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The time limit for one connection, the TLS handshake included.
+    pub connect_timeout: Duration,
+    /// How many requests may be in flight, each on a connection of its own.
+    pub max_connections: usize,
+    /// How many idle connections are kept.
+    pub max_idle_connections: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// The header `Authorization` of every request, marked as sensitive.
+    pub authorization: Option<HeaderValue>,
+    /// For `https://` endpoints.
+    pub tls: TlsOptions,
+}
+
+/// Options of TLS: the trusted authorities and the client's own certificate.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TlsOptions {
+    /// Whether the server's certificate is checked.
+    pub verify: bool,
+    /// A PEM file of trusted authorities.
+    pub ca_file: Option<PathBuf>,
+    /// A folder of such files. Without both, the system's authorities are trusted.
+    pub ca_path: Option<PathBuf>,
+    /// A PEM file with the client's certificate and its chain.
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of the client's certificate.
+    pub key_file: Option<PathBuf>,
+    /// The host name that the server's certificate must be for, instead of the endpoint's host.
+    pub server_name: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            connect_timeout: Duration::from_millis(2000),
+            // An agent refuses more than 200 connections from one address.
+            max_connections: 64,
+            max_idle_connections: 64,
+            idle_timeout: Duration::from_millis(90_000),
+            authorization: None,
+            tls: TlsOptions::default(),
+        }
+    }
+}
+
+impl TlsOptions {
+    /// Whether any file is named.
+    pub fn has_files(&self) -> bool {
+        [&self.ca_file, &self.ca_path, &self.cert_file, &self.key_file]
+            .into_iter()
+            .any(Option::is_some)
+    }
+}
+
+impl Default for TlsOptions {
+    fn default() -> Self {
+        TlsOptions {
+            verify: true,
+            ca_file: None,
+            ca_path: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! TLS with `https://` endpoints: trusted authorities, the client's own certificate, and errors in
+//! words.
+
+use super::TlsOptions;
+use consul_api::error::{Error, Kind};
+use consul_process::clock::Clock;
+use consul_process::files::FromFiles;
+use consul_process::files::pem::{self, PemFile};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The configuration of TLS, made again when the files that the options name change.
+pub type TlsConfig<V> = FromFiles<TlsFiles, V>;
+
+/// The content of the files that the options name.
+#[derive(PartialEq)]
+pub struct TlsFiles {
+    authorities: Option<PemFile>,
+    folder: Option<Vec<PemFile>>,
+    certificate: Option<PemFile>,
+    key: Option<PemFile>,
+}
+
+/// Reads the files now, and again when they change. `make` makes a value of the configuration.
+///
+/// # Errors
+/// [`Kind::Config`], naming the option and the file that cannot be read or used.
+pub fn config<V: Clone>(
+    options: &TlsOptions,
+    clock: Arc<dyn Clock>,
+    make: impl Fn(ClientConfig) -> Result<V, Error> + Send + Sync + 'static,
+) -> Result<TlsConfig<V>, Error> {
+    let (of_files, of_config) = (options.clone(), options.clone());
+    FromFiles::open(
+        "TLS files",
+        clock,
+        move || TlsFiles::read(&of_files),
+        move |files| make(files.config(&of_config)?),
+    )
+}
+
+impl TlsFiles {
+    fn read(options: &TlsOptions) -> Result<Self, Error> {
+        let read = |option, path: &Option<PathBuf>| {
+            path.as_ref().map(|path| PemFile::read(option, path)).transpose()
+        };
+        // Without verification nothing is asked of the authorities.
+        let (ca_file, ca_path) = match options.verify {
+            true => (&options.ca_file, &options.ca_path),
+            false => (&None, &None),
+        };
+        Ok(TlsFiles {
+            authorities: read("tls_ca_file", ca_file)?,
+            folder: ca_path.as_ref().map(|path| read_folder(path)).transpose()?,
+            certificate: read("tls_cert_file", &options.cert_file)?,
+            key: read("tls_key_file", &options.key_file)?,
+        })
+    }
+
+    fn config(&self, options: &TlsOptions) -> Result<ClientConfig, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
+        let builder = match options.verify {
+            true => builder.with_root_certificates(self.trusted(options)?),
+            false => {
+                let verifier = Arc::new(AnyCertificate(provider));
+                builder.dangerous().with_custom_certificate_verifier(verifier)
+            }
+        };
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let config =
+            builder.with_client_auth_cert(certificate.some_certificates()?, key.private_key()?);
+        config.map_err(|error| certificate.unusable(key, &error))
+    }
+
+    /// The authorities in the configured files; without any, those of the system.
+    fn trusted(&self, options: &TlsOptions) -> Result<RootCertStore, Error> {
+        let mut roots = RootCertStore::empty();
+        if let Some(file) = &self.authorities {
+            file.add_to(&mut roots, file.some_certificates()?)?;
+        }
+        for file in self.folder.iter().flatten() {
+            file.add_to(&mut roots, file.certificates()?)?;
+        }
+        if let (true, Some(path)) = (roots.is_empty(), &options.ca_path) {
+            let why = "no file in it has a certificate in PEM";
+            return Err(pem::refusal("tls_ca_path", path, &why));
+        }
+        if self.authorities.is_none() && self.folder.is_none() {
+            // The system's store may have certificates that rustls cannot use; they are left out.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                let message = "this system has no store of certificates; set tls_ca_file";
+                return Err(Error::new(Kind::Config, message).not_sent());
+            }
+        }
+        Ok(roots)
+    }
+}
+
+/// The files in a folder, sorted by name.
+fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
+    let unreadable = |error| pem::refusal("tls_ca_path", folder, &error);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort_unstable();
+    paths.iter().map(|path| PemFile::read("tls_ca_path", path)).collect()
+}
+
+/// An error of TLS in words, with the option that may correct it.
+pub(super) fn reason(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(error) => certificate_reason(error),
+        rustls::Error::InvalidMessage(_) => {
+            format!("the TLS handshake failed: {error}: does it speak TLS?")
+        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"
+                .to_owned()
+        }
+        rustls::Error::AlertReceived(_) if refuses_certificate(error) => {
+            format!("the server refuses the client's certificate, or demands one: {error}")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn certificate_reason(error: &CertificateError) -> String {
+    let why = match error {
+        CertificateError::UnknownIssuer => {
+            "is not signed by a trusted authority (set tls_ca_file)".to_owned()
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => format!(
+            "is for {}, not for {} (set tls_server_name if the certificate is right)",
+            presented.join(", "),
+            expected.to_str()
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("has expired: {error}")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("is not valid yet: {error}")
+        }
+        _ => format!("cannot be trusted: {error}"),
+    };
+    format!("the server's certificate {why}")
+}
+
+/// Whether the server ended the handshake because of the client's certificate, or of its absence.
+/// With TLS 1.3 the client learns this only after it has sent its request, which the server did not
+/// read.
+pub(super) fn refuses_certificate(error: &rustls::Error) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::NoCertificate
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        )
+    )
+}
+
+/// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has
+/// the key of its certificate.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl AnyCertificate {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.0.signature_verification_algorithms
+    }
+}
+
+type Signature = DigitallySignedStruct;
+type Verified = Result<HandshakeSignatureValid, rustls::Error>;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls12_signature(m, c, s, self.algorithms())
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls13_signature(m, c, s, self.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
+    }
+}

@@ -1,0 +1,550 @@
+//! Answers that are not Consul's: from a router, a login page, another program on the port. None of them is a success,
+//! an absence or an empty list, for any row and for anything that waits on a row.
+
+use crate::methods::sample;
+use crate::support::between::{ANSWERS, Between};
+use crate::support::lines::logged;
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_api::request::{Args, Defaults, Request};
+use consul_api::response::Answer;
+use consul_api::table::{Endpoint, Repeat};
+use consul_api::value::Value;
+use consul_api::{self, api::kv};
+use consul_client::transport::Transport;
+use consul_client::view::{EMPTY_HOLD, view};
+use consul_client::views::{Wanted, views};
+use consul_client::watch::{Change, WatchOptions, watch};
+use consul_client::{Client, Settings};
+use consul_process::clock::Clock;
+use futures_util::StreamExt;
+use http::Response;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::Level;
+
+/// What other programs send with 200 and with errors.
+const BODIES: &[&str] = &[
+    // Login pages, routers and proxies.
+    r#"{"error":"please log in"}"#,
+    r#"{"error":{"code":404,"message":"not found"}}"#,
+    r#"{"message":"no Route matched with those values","request_id":"5f"}"#,
+    r#"{"timestamp":"2026-11-25T03:00:00Z","status":404,"error":"Not Found","path":"/v1/kv/a"}"#,
+    "<html><body>It works!</body></html>",
+    "<html><head><title>404 Not Found</title></head><body><center>nginx</center></body></html>",
+    "404 page not found\n",
+    "default backend - 404",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+    // etcd and Vault.
+    r#"{"error":"not found","code":5,"message":"not found","details":[]}"#,
+    r#"{"code":5,"message":"Not Found"}"#,
+    r#"{"errors":["permission denied"],"warnings":{}}"#,
+    r#"{"request_id":"","lease_id":"","renewable":false,"data":{"keys":["a"]},"warnings":null}"#,
+    // JSON of other shapes, cut or doubled.
+    r#"[{"error":"please log in"}]"#,
+    "[5]",
+    "[null]",
+    "[[]]",
+    "[true,false]",
+    "[{}]",
+    r#"{"a":5}"#,
+    r#"{"a":"b"}"#,
+    r#"{"a":{}}"#,
+    "5",
+    "-1.5e3",
+    "false!",
+    "nil",
+    "null null",
+    "true true",
+    "[][]",
+    "{}{}",
+    "[",
+    "{",
+    r#"[{"Key":"a""#,
+    "\u{feff}[]",
+    "ok",
+    "OK\n",
+];
+
+/// JSON that is the right form of some rows: what it is, and the rows of which it is, by the beginnings of their names.
+const RIGHT_FOR_SOME: &[(&str, &[&str])] = &[
+    // Of a service, of keys below a node and of kinds of entries there may be none; old releases send null for lists.
+    ("null", &["catalog_node", "catalog_gateway_services"]),
+    ("true", &APPLIED),
+    (r#""x""#, &["status_leader"]),
+    (r#"["x"]"#, &["catalog_datacenters", "status_peers"]),
+    (r#"["a/b"]"#, &["catalog_datacenters", "status_peers", "kv_keys"]),
+    (
+        "{}",
+        &[
+            "agent_services",
+            "agent_checks",
+            "catalog_services",
+            "config_delete",
+            "peering_establish",
+            "connect_intention_match",
+            "acl_templated_policy_list",
+        ],
+    ),
+];
+
+/// The operations that answer `true`.
+const APPLIED: [&str; 17] = [
+    "kv_put",
+    "kv_delete",
+    "session_destroy",
+    "catalog_register",
+    "catalog_deregister",
+    "config_write",
+    "operator_autopilot_configuration_update",
+    "acl_logout",
+    "acl_token_delete",
+    "acl_policy_delete",
+    "acl_role_delete",
+    "acl_auth_method_delete",
+    "acl_binding_rule_delete",
+    "connect_intention_upsert",
+    "connect_intention_delete",
+    "connect_intention_delete_by_id",
+    "kv_delete_tree",
+];
+
+fn request(row: &'static Endpoint) -> Request {
+    let required = row.positional.iter().filter(|param| !param.optional);
+    let args = required.fold(Args::new(), |args, param| args.arg(sample(param)));
+    row.request(&args, &Defaults::default()).expect("the arguments are good")
+}
+
+fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response<Bytes> {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(Bytes::copy_from_slice(body.as_bytes())).expect("a response")
+}
+
+/// The headers that an answer may have: none, what a cache adds, and what a server before Consul has left of it.
+const HEADERS: &[&[(&str, &str)]] = &[
+    &[],
+    &[("content-type", "application/json"), ("vary", "Accept-Encoding")],
+    &[("content-type", "text/html"), ("x-consul-index", "7"), ("x-consul-knownleader", "true")],
+    &[("content-type", "text/plain"), ("x-consul-reason", "no such route")],
+];
+
+/// Checks what a row says to an answer that is not Consul's.
+fn refuses(
+    row: &'static Endpoint,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &str,
+    wrong: &mut Vec<String>,
+) {
+    let request = request(row);
+    let outcome: Result<Answer, Error> =
+        request.check(response(status, headers, body)).map(|success| success.answer());
+    let is_refused = |error: &Error| {
+        error.kind() == Kind::Decode && (row.repeat == Repeat::Read || error.maybe_applied())
+    };
+    if !outcome.as_ref().is_err_and(is_refused) {
+        let said = outcome
+            .map(|answer| answer.value)
+            .map_err(|error| (error.kind(), error.message().to_owned()));
+        wrong.push(format!("{} {status} {headers:?} {body}: {said:?}", row.name));
+    }
+    if row.secret
+        && body.len() > 20
+        && let Err(error) = request.check(response(status, headers, body))
+    {
+        assert!(!error.message().contains(body.trim()), "{error}");
+    }
+}
+
+fn fail_with(wrong: &[String]) {
+    let shown = wrong.iter().take(60).cloned().collect::<Vec<_>>().join("\n");
+    assert!(wrong.is_empty(), "{} answers were taken for Consul's:\n{shown}", wrong.len());
+}
+
+#[test]
+fn no_row_takes_another_programs_200_for_a_success() {
+    let mut wrong = Vec::new();
+    for row in consul_api::endpoints() {
+        let others = RIGHT_FOR_SOME.iter().filter(|(_, rows)| !rows.contains(&row.name));
+        for body in BODIES.iter().copied().chain(others.map(|(body, _)| *body)) {
+            for headers in HEADERS {
+                refuses(row, 200, headers, body, &mut wrong);
+            }
+        }
+    }
+    fail_with(&wrong);
+}
+
+#[test]
+fn no_row_takes_another_programs_404_for_an_absence() {
+    let mut wrong = Vec::new();
+    for row in consul_api::endpoints() {
+        let right = RIGHT_FOR_SOME.iter().map(|(body, _)| *body);
+        for body in BODIES.iter().copied().chain(right).chain(["[]", "not found", "Not Found"]) {
+            for headers in HEADERS {
+                refuses(row, 404, headers, body, &mut wrong);
+            }
+        }
+    }
+    fail_with(&wrong);
+}
+
+/// A cache, a stub or a gateway that answers for a service without instances.
+#[test]
+fn a_row_that_can_wait_takes_nothing_without_an_index_for_nothing() {
+    let (mut wrong, mut empty) = (Vec::new(), 0);
+    for row in consul_api::endpoints().filter(|row| row.can_block()) {
+        for body in ["[]", "{}", "null", " [] \n"] {
+            for headers in &HEADERS[..2] {
+                refuses(row, 200, headers, body, &mut wrong);
+            }
+            let index = [("x-consul-index", "7")];
+            empty += usize::from(request(row).check(response(200, &index, body)).is_ok());
+        }
+    }
+    fail_with(&wrong);
+    assert!(empty > 50, "{empty} are Consul's with an index");
+}
+
+/// Its lists of entries have one at least: that there are none is a 404.
+#[test]
+fn entries_are_no_empty_list() {
+    let headers = [("x-consul-index", "7")];
+    let list = request(&kv::LIST).check(response(200, &headers, "[]")).expect_err("no list");
+    assert_eq!(list.kind(), Kind::Decode, "{list}");
+    let none = request(&kv::LIST).check(response(404, &headers, "")).expect("an absence");
+    assert_eq!(none.answer().value, Value::List(Vec::new()));
+}
+
+#[test]
+fn only_200_is_a_success() {
+    let mut wrong = Vec::new();
+    for row in consul_api::endpoints() {
+        for status in [201, 202, 203, 204, 205, 206, 208] {
+            for body in ["", "true", "[]", "{}", "null"] {
+                refuses(row, status, &[("x-consul-index", "7")], body, &mut wrong);
+            }
+        }
+    }
+    fail_with(&wrong);
+}
+
+#[test]
+fn an_operation_without_a_value_that_answers_nothing_is_done_and_a_read_is_not() {
+    for row in consul_api::endpoints() {
+        let outcome = request(row).check(response(200, &[], "")).map(|success| success.answer());
+        if row.repeat == Repeat::Read {
+            assert_eq!(outcome.expect_err(row.name).kind(), Kind::Decode, "{}", row.name);
+        }
+    }
+}
+
+/// A good answer of a row, about this.
+fn about(method: &str, name: &str) -> Option<Result<Answer, Error>> {
+    let row = consul_api::endpoint(method)?;
+    let node = r#""Node":{"Node":"NAME","Address":"10.0.0.1"}"#;
+    let body = match method {
+        "health_service" => r#"[{"Node":{"Node":"n","Address":"10.0.0.9"},"Service":{"ID":"x","Service":"NAME","Port":1},"Checks":[]}]"#.to_owned(),
+        "health_checks" => r#"[{"Node":"n","CheckID":"c","Name":"c","Status":"passing","ServiceName":"NAME"}]"#.to_owned(),
+        "health_node" => r#"[{"Node":"NAME","CheckID":"c","Name":"c","Status":"passing","ServiceName":""}]"#.to_owned(),
+        "catalog_service" => r#"[{"Node":"n","Address":"10.0.0.1","ServiceID":"x","ServiceName":"NAME"}]"#.to_owned(),
+        "catalog_node" => format!("{{{node},\"Services\":{{}}}}"),
+        "catalog_node_services" => format!("{{{node},\"Services\":[]}}"),
+        "session_info" | "session_renew" => r#"[{"ID":"NAME","Name":"","Node":"n","LockDelay":15e9,"Behavior":"release","TTL":"10s"}]"#.to_owned(),
+        "session_node" => r#"[{"ID":"x","Name":"","Node":"NAME","LockDelay":15e9,"Behavior":"release","TTL":"10s"}]"#.to_owned(),
+        "agent_service" => r#"{"ID":"NAME","Service":"web","Port":1}"#.to_owned(),
+        "coordinate_node" => r#"[{"Node":"NAME","Segment":"","Coord":{"Vec":[],"Error":1,"Adjustment":0,"Height":0}}]"#.to_owned(),
+        "acl_policy_read" => r#"{"ID":"NAME","Name":"p","Description":"","Rules":"","Hash":"","CreateIndex":1,"ModifyIndex":1}"#.to_owned(),
+        "acl_role_read_by_name" => r#"{"ID":"x","Name":"NAME","Description":"","Hash":"","CreateIndex":1,"ModifyIndex":1}"#.to_owned(),
+        "config_read" => r#"{"Kind":"service-defaults","Name":"NAME","Protocol":"http"}"#.to_owned(),
+        _ => return None,
+    };
+    let asked =
+        if method == "config_read" { Args::new().arg("service-defaults") } else { Args::new() };
+    let request = row.request(&asked.arg("web-1"), &Defaults::default()).expect("a request");
+    let body = body.replace("NAME", name);
+    Some(
+        request
+            .check(response(200, &[("x-consul-index", "7")], &body))
+            .map(|success| success.answer()),
+    )
+}
+
+#[test]
+fn an_answer_that_names_its_subject_is_about_the_one_that_was_asked_for() {
+    let mut count = 0;
+    for row in consul_api::endpoints() {
+        let Some(own) = about(row.name, "web-1") else { continue };
+        count += 1;
+        own.unwrap_or_else(|error| panic!("{}: {error}", row.name));
+        about(row.name, "WEB-1")
+            .expect("a row")
+            .unwrap_or_else(|error| panic!("{}: {error}", row.name));
+        for other in ["db", "web", "web-10", ""] {
+            let error = about(row.name, other).expect("a row").expect_err(row.name);
+            assert_eq!(error.kind(), Kind::Decode, "{error}");
+        }
+    }
+    assert_eq!(count, 14);
+    // A proxy of the service has another name.
+    let connect = consul_api::endpoint("health_connect").expect("a row");
+    let request =
+        connect.request(&Args::new().arg("web"), &Defaults::default()).expect("a request");
+    let proxy = r#"[{"Node":{"Node":"n"},"Service":{"ID":"p","Service":"web-sidecar-proxy","Kind":"connect-proxy","Proxy":{"DestinationServiceName":"web"}},"Checks":[]}]"#;
+    request.check(response(200, &[], proxy)).map(|success| success.answer()).expect("a proxy");
+}
+
+/// What a transaction says to an answer.
+fn transact(operations: &str, body: &str) -> Result<Value, Error> {
+    let operations = serde_json::from_str::<serde_json::Value>(operations).expect("JSON");
+    let args = Args::new().arg(Value::from(operations));
+    let request = consul_api::api::txn::TXN.request(&args, &Defaults::default()).expect("a request");
+    Ok(request.check(response(200, &[], body))?.answer().value)
+}
+
+const ENTRY: &str =
+    r#"{"KV":{"LockIndex":0,"Key":"a","Flags":0,"Value":null,"CreateIndex":1,"ModifyIndex":1}}"#;
+
+#[test]
+fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
+    let set = r#"[{"KV":{"Verb":"set","Key":"a","Value":"v"}}]"#;
+    let two = r#"[{"KV":{"Verb":"set","Key":"a","Value":"v"}},{"KV":{"Verb":"delete","Key":"b"}},{"KV":{"Verb":"get","Key":"a"}}]"#;
+    let delete = r#"[{"KV":{"Verb":"delete","Key":"a"}}]"#;
+    let node = r#"[{"Node":{"Verb":"set","Node":{"Node":"n1","Address":"10.0.0.1"}}}]"#;
+    let service = r#"[{"Service":{"Verb":"set","Node":"n1","Service":{"ID":"w","Service":"web"}}},{"Check":{"Verb":"set","Check":{"Node":"n1","CheckID":"c","Name":"c"}}}]"#;
+    let results = |items: &[&str]| format!(r#"{{"Results":[{}],"Errors":null}}"#, items.join(","));
+    let of_node = r#"{"Node":{"ID":"","Node":"n1","Address":"10.0.0.1"}}"#;
+    let of_service = r#"{"Service":{"ID":"w","Service":"web"}}"#;
+    let of_check = r#"{"Check":{"Node":"n1","CheckID":"c","Name":"c","Status":"critical"}}"#;
+    for (operations, good) in [
+        (set, results(&[ENTRY])),
+        (two, results(&[ENTRY, ENTRY])),
+        (delete, r#"{"Results":null,"Errors":null}"#.to_owned()),
+        (delete, r#"{"Results":[],"Errors":[]}"#.to_owned()),
+        (delete, r#"{"Results":[],"Errors":null,"Index":1,"KnownLeader":true}"#.to_owned()),
+        (node, results(&[of_node])),
+        (service, results(&[of_service, of_check])),
+        (
+            r#"[{"Node":{"Verb":"delete","Node":{"Node":"n1"}}}]"#,
+            r#"{"Results":null,"Errors":null}"#.to_owned(),
+        ),
+    ] {
+        transact(operations, &good).unwrap_or_else(|error| panic!("{operations}: {error}"));
+    }
+    let other = ENTRY.replace(r#""a""#, r#""b""#);
+    let refused =
+        r#"{"Results":[ENTRY],"Errors":[{"OpIndex":0,"What":"no"}]}"#.replace("ENTRY", ENTRY);
+    for (operations, bad) in [
+        (set, r#"{"error":"please log in"}"#.to_owned()),
+        (set, "{}".to_owned()),
+        (set, r#"{"Results":null}"#.to_owned()),
+        (set, r#"{"Results":null,"Errors":null}"#.to_owned()),
+        (set, results(&[])),
+        (set, results(&[&other])),
+        (set, results(&[ENTRY, ENTRY])),
+        (set, results(&[of_node])),
+        (set, results(&["{}"])),
+        (set, results(&["5"])),
+        (set, refused),
+        (delete, "{}".to_owned()),
+        (delete, results(&[ENTRY])),
+        (node, results(&[])),
+        (node, results(&[&of_node.replace("n1", "n2")])),
+        (service, results(&[of_service])),
+        (service, results(&[of_check, of_service])),
+        (service, results(&[&of_service.replace("\"w\"", "\"x\""), of_check])),
+    ] {
+        let error = transact(operations, &bad).expect_err(&bad);
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Decode, true), "{bad}: {error}");
+    }
+}
+
+fn client(world: &World, transports: Vec<Arc<dyn Transport>>) -> Arc<Client> {
+    let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    Arc::new(Client::new(transports, settings, clock, fastrand::Rng::with_seed(1)))
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn the_next_endpoint_is_asked_for_a_read_and_for_a_write_that_may_be_repeated() {
+    for (status, body) in ANSWERS {
+        let world = World::new();
+        world.send("PUT", "/v1/kv/a", "1");
+        let (router, good) =
+            (Between::new(&world.agent, "router"), Between::new(&world.agent, "good"));
+        router.set(Some(("/", (*status, *body))));
+        let client = client(&world, vec![Arc::new(router), Arc::new(good)]);
+        world.run(async {
+            let answer = client.call(&kv::GET, &Args::new().arg("a")).await.expect("a value");
+            assert_eq!(
+                (answer.value, answer.meta.endpoint.as_str()),
+                ("1".into(), "good"),
+                "{status} {body}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_write_that_is_sent_once_is_not_sent_to_the_next_endpoint() {
+    let world = World::new();
+    let (router, good) = (Between::new(&world.agent, "router"), Between::new(&world.agent, "good"));
+    router.set(Some(("/", (404, "404 page not found"))));
+    let client = client(&world, vec![Arc::new(router), Arc::new(good)]);
+    world.run(async {
+        let args = Args::new().arg("a").arg("1").opt("cas", 0);
+        let error = client.call(&kv::PUT, &args).await.expect_err("not Consul");
+        assert_eq!(
+            (error.kind(), error.maybe_applied(), error.attempts()),
+            (Kind::Decode, true, 1)
+        );
+    });
+}
+
+#[test]
+fn a_watch_reports_no_change_and_keeps_what_it_knows() {
+    for method in [
+        "kv_list",
+        "kv_get",
+        "kv_keys",
+        "health_service",
+        "catalog_services",
+        "session_list",
+        "catalog_nodes",
+    ] {
+        for (status, body) in ANSWERS {
+            let world = World::new();
+            world.send("PUT", "/v1/kv/web", "1");
+            world.send(
+                "PUT",
+                "/v1/agent/service/register",
+                r#"{"Name":"web","Address":"10.0.0.1"}"#,
+            );
+            let between = Between::new(&world.agent, "between");
+            let client = client(&world, vec![Arc::new(between.clone())]);
+            let row = consul_api::endpoint(method).expect("a row");
+            let args = match row.positional.len() {
+                0 => Args::new(),
+                _ => Args::new().arg("web"),
+            };
+            world.run(async {
+                let mut changes =
+                    watch(client, row, args, WatchOptions::default()).expect("a watch").boxed();
+                let first = changes.next().await.expect("no end").expect("no outage").0;
+                let Change::Initial(first) = first else { panic!("{first:?}") };
+                between.set(Some(("/", (*status, *body))));
+                // Ends the wait.
+                world.send("PUT", "/v1/kv/web", "1");
+                world.send("PUT", "/v1/agent/service/register", r#"{"Name":"other"}"#);
+                world.send("PUT", "/v1/session/create", "");
+                let mut error = None;
+                while error.is_none() {
+                    match changes.next().await.expect("no end") {
+                        Err(why) => error = Some(why),
+                        Ok((Change::Put { .. }, _)) => {}
+                        Ok((change, _)) => panic!("{method} {status} {body}: {change:?}"),
+                    }
+                }
+                assert_eq!(
+                    error.expect("it fails").kind(),
+                    Kind::Decode,
+                    "{method} {status} {body}"
+                );
+                world.clock.sleep(SECOND * 10).await;
+                between.set(None);
+                let last = changes.next().await.expect("no end").expect("no outage").0;
+                let Change::Resynchronised(last) = last else {
+                    panic!("{method} {status} {body}: {last:?}")
+                };
+                assert!(last == first || method != "kv_get", "{last:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn views_keep_their_lists_and_age() {
+    for (status, body) in ANSWERS {
+        for path in ["/v1/health/service/", "/"] {
+            let world = World::new();
+            world.send(
+                "PUT",
+                "/v1/agent/service/register",
+                r#"{"Name":"web","Address":"10.0.0.1","Port":80}"#,
+            );
+            let between = Between::new(&world.agent, "between");
+            let client = client(&world, vec![Arc::new(between.clone())]);
+            let (one, answers) =
+                view(Arc::clone(&client), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
+            world.clock.spawn(answers.for_each(|()| async {}));
+            let (all, news) = views(client, Wanted::Chosen, EMPTY_HOLD).expect("views");
+            let told = Arc::clone(&all);
+            world.clock.spawn(news.for_each(move |()| {
+                told.were_told();
+                while let Some((name, _)) = told.next_offered() {
+                    told.choose(name, true);
+                }
+                async {}
+            }));
+            world.wait(SECOND * 3);
+            let names = all.names();
+            assert!(names.iter().any(|name| name == "web"), "{names:?}");
+            between.set(Some((path, (*status, *body))));
+            world.send(
+                "PUT",
+                "/v1/agent/service/register",
+                r#"{"Name":"web","Address":"10.0.0.2","Port":80}"#,
+            );
+            world.wait(SECOND * 60);
+            assert_eq!(one.all().expect("a list").instances().len(), 1, "{status} {body}");
+            assert!(one.age().expect("a list") > SECOND * 30, "{status} {body}");
+            assert_eq!(all.names(), names, "{status} {body}");
+            let web = all.view("web").expect("a view");
+            assert_eq!(web.all().expect("a list").instances().len(), 1, "{status} {body}");
+            between.set(None);
+            world.wait(SECOND * 20);
+            assert_eq!(
+                one.all().expect("a list").instances()[0].address,
+                "10.0.0.2",
+                "{status} {body}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_log_says_it_once_for_each_endpoint_and_minute() {
+    let world = World::new();
+    let routers = [Between::new(&world.agent, "router-1"), Between::new(&world.agent, "router-2")];
+    routers.iter().for_each(|router| router.set(Some(("/", (404, "404 page not found")))));
+    let transports = routers.map(|router| Arc::new(router) as Arc<dyn Transport>);
+    let client = client(&world, transports.into());
+    logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+        world.run(async {
+            let mut changes =
+                watch(client, &kv::LIST, Args::new().arg("secret/"), WatchOptions::default())
+                    .expect("a watch")
+                    .boxed();
+            let end = world.clock.sleep(SECOND * 150);
+            let watching = async { while changes.next().await.is_some() {} };
+            futures_util::future::select(std::pin::pin!(end), std::pin::pin!(watching)).await;
+        });
+        for router in ["router-1", "router-2"] {
+            let said = lines.text();
+            let own = |line: &&str| {
+                line.contains(": an answer is not Consul's endpoint")
+                    && line.contains(&format!("endpoint=\"{router}\""))
+            };
+            let count = said.lines().filter(own).count();
+            assert_eq!(count, 3, "{router}: {said}");
+        }
+        assert!(!lines.text().contains("secret/"), "{}", lines.text());
+        assert_eq!(lines.count("WARN"), 6, "{}", lines.text());
+    });
+}

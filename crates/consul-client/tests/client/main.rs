@@ -1,0 +1,23 @@
+//! The client: calls, watches and views, against servers within the tests.
+
+mod answers;
+mod bytes;
+mod connections;
+mod failover;
+mod hostile;
+mod http_transport;
+mod methods;
+#[allow(dead_code)]
+#[path = "../../../consul-test-support/src/world.rs"]
+mod own_world;
+mod secrets;
+mod service_views;
+
+/// What tests share, and what this binary adds methods to.
+mod support {
+    pub(crate) use crate::own_world as world;
+    pub use consul_test_support::*;
+}
+mod tls;
+mod view;
+mod watch;

@@ -1,0 +1,426 @@
+//! Service views on the simulated agent, on a clock that the tests advance.
+
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_api::request::{Args, Defaults};
+use consul_api::value::Value;
+use consul_client::transport::Transport;
+use consul_client::view::{EMPTY_HOLD, View, view};
+use consul_client::{Client, Settings};
+use consul_process::clock::{BoxFuture, Clock};
+use consul_sim::{Fault, Retained};
+use futures_util::StreamExt;
+use http::{Request, Response};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A view that is kept current while the clock advances.
+fn view_of(client: &Arc<Client>, args: Args, empty_hold: Duration) -> Arc<View> {
+    let (view, answers) = view(Arc::clone(client), args, empty_hold).expect("a view");
+    let clock = client.clock().as_manual().expect("a manual clock");
+    clock.spawn(answers.for_each(|()| async {}));
+    view
+}
+
+impl World {
+    fn view(&self) -> Arc<View> {
+        view_of(&self.client(), Args::new().arg("web"), EMPTY_HOLD)
+    }
+
+    /// Registers an instance with a check that passes for an hour.
+    fn register(&self, id: &str, weights: &str) {
+        let definition = format!(
+            r#"{{"Name": "web", "ID": "{id}", "Address": "10.0.0.1", "Port": 80, "Weights": {weights},
+                "Check": {{"TTL": "1h", "Status": "passing"}}}}"#
+        );
+        self.send("PUT", "/v1/agent/service/register", &definition);
+    }
+
+    fn check(&self, verdict: &str, id: &str) {
+        self.send("PUT", &format!("/v1/agent/check/{verdict}/service:{id}"), "");
+    }
+
+    fn deregister(&self, id: &str) {
+        self.send("PUT", &format!("/v1/agent/service/deregister/{id}"), "");
+    }
+
+    /// Lets time pass.
+    fn pass(&self, duration: Duration) {
+        self.run(self.clock.sleep(duration));
+    }
+}
+
+const EVEN: &str = r#"{"Passing": 1, "Warning": 1}"#;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The instances and their weights: `w1:1 w2:5`.
+fn shown(view: &View) -> String {
+    let list = view.all().expect("a list");
+    let one = |one: &consul_client::view::Instance| format!("{}:{}", one.id, one.weight);
+    list.instances().iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn picks(view: &View, count: usize) -> BTreeMap<String, usize> {
+    let mut picks = BTreeMap::new();
+    for _ in 0..count {
+        *picks.entry(view.pick().expect("a pick").instance().id.clone()).or_default() += 1;
+    }
+    picks
+}
+
+#[test]
+fn it_follows_whatever_happens_to_instances_within_a_second() {
+    let world = World::new();
+    let view = world.view();
+    let then = |wanted: &str| {
+        world.pass(SECOND);
+        assert_eq!(shown(&view), wanted);
+    };
+    then("");
+    world.register("w1", EVEN);
+    then("w1:1");
+    world.register("w2", r#"{"Passing": 5, "Warning": 2}"#);
+    then("w1:1 w2:5");
+    world.check("fail", "w1");
+    then("w2:5");
+    world.check("warn", "w2");
+    then("w2:2");
+    world.check("pass", "w1");
+    world.check("pass", "w2");
+    then("w1:1 w2:5");
+    world.register("w1", r#"{"Passing": 7, "Warning": 1}"#);
+    then("w1:7 w2:5");
+    world.deregister("w2");
+    then("w1:7");
+    // Without an outage before, an empty answer is accepted.
+    world.deregister("w1");
+    then("");
+}
+
+#[test]
+fn an_empty_view_says_that_acls_hide_its_instances() {
+    let (world, management) = World::with_acl();
+    let client = world.client_with_rules(management, "");
+    let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+    let owner = world.client_with_rules(management, r#"service "web" { policy = "write" }"#);
+    let definition = Value::Map(vec![("Name".to_owned(), "web".into())]);
+    world.run(async {
+        let register = &consul_api::api::agent::SERVICE_REGISTER;
+        owner.call(register, &Args::new().arg(definition)).await.expect("it may write");
+    });
+    // Streamed answers do not report it.
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(15));
+        for error in [view.pick().unwrap_err(), view.pick_by(b"key").unwrap_err()] {
+            assert_eq!(error.kind(), Kind::NotFound);
+            assert!(error.message().contains("instances are hidden by ACLs"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_picks_send_nothing() {
+    let world = World::new();
+    (1..=3).for_each(|number| world.register(&format!("w{number}"), EVEN));
+    let view = world.view();
+    world.pass(SECOND);
+    let before = world.agent.stats().requests;
+    picks(&view, 5000);
+    (0..5000_u32).for_each(|key| assert!(view.pick_by(&key.to_le_bytes()).is_ok()));
+    assert_eq!(world.agent.stats().requests, before);
+}
+
+#[test]
+fn with_consul_away_it_has_the_last_list_and_its_age() {
+    let world = World::new();
+    world.register("w1", EVEN);
+    let view = world.view();
+    world.pass(Duration::from_secs(60));
+    // A query waits for 10 s, and up to a sixteenth more.
+    let quiet = view.age().expect("an age");
+    assert!(quiet < Duration::from_millis(10_625) + SECOND / 10, "{quiet:?}");
+    world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+    world.agent.restart(Retained::Disk);
+    world.pass(Duration::from_secs(300));
+    assert_eq!(view.age().expect("an age"), quiet + Duration::from_secs(300));
+    assert_eq!((shown(&view).as_str(), picks(&view, 10)["w1"]), ("w1:1", 10));
+    world.agent.clear_faults();
+    world.pass(Duration::from_secs(10));
+    assert!(view.age().expect("an age") < Duration::from_secs(10));
+}
+
+#[test]
+fn an_empty_answer_after_a_restart_is_not_believed_for_a_while() {
+    let world = World::new();
+    let patient = view_of(&world.client(), Args::new().arg("web"), Duration::from_secs(20));
+    let trusting = view_of(&world.client(), Args::new().arg("web"), Duration::ZERO);
+    world.register("w1", EVEN);
+    world.pass(SECOND);
+    world.agent.restart(Retained::Nothing);
+    world.pass(SECOND);
+    assert_eq!((shown(&patient).as_str(), shown(&trusting).as_str()), ("w1:1", ""));
+    assert!(patient.age().expect("an age") >= SECOND);
+    // The registration of another service wakes the query, but changes nothing here.
+    world.send("PUT", "/v1/agent/service/register", r#"{"Name": "other"}"#);
+    world.pass(Duration::from_secs(18));
+    assert_eq!(shown(&patient), "w1:1");
+    world.pass(Duration::from_secs(2));
+    assert_eq!(shown(&patient), "");
+    assert_eq!(patient.pick().expect_err("nobody").kind(), Kind::NotFound);
+}
+
+#[test]
+fn what_registers_again_after_a_restart_replaces_the_last_list_at_once() {
+    let world = World::new();
+    let view = world.view();
+    world.register("w1", EVEN);
+    world.pass(SECOND);
+    world.agent.restart(Retained::Nothing);
+    world.pass(5 * SECOND);
+    world.register("w2", EVEN);
+    world.pass(SECOND);
+    assert_eq!(shown(&view), "w2:1");
+    // The hold is over: an ordinary deregistration is accepted.
+    world.deregister("w2");
+    world.pass(SECOND);
+    assert_eq!(shown(&view), "");
+}
+
+#[test]
+fn a_second_outage_begins_the_wait_anew() {
+    let world = World::new();
+    let view = world.view();
+    world.register("w1", EVEN);
+    world.pass(SECOND);
+    world.agent.restart(Retained::Nothing);
+    world.pass(20 * SECOND);
+    world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+    world.agent.restart(Retained::Nothing);
+    world.pass(100 * SECOND);
+    assert_eq!(shown(&view), "w1:1");
+    world.agent.clear_faults();
+    world.pass(25 * SECOND);
+    assert_eq!(shown(&view), "w1:1");
+    world.pass(30 * SECOND);
+    assert_eq!(shown(&view), "");
+}
+
+#[test]
+fn without_an_answer_it_says_so_and_why() {
+    let world = World::new();
+    world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+    let view = world.view();
+    let refused = |view: &View| -> Vec<Error> {
+        vec![
+            view.all().map(|_| ()).expect_err("no list"),
+            view.age().map(|_| ()).expect_err("no list"),
+            view.pick().map(|_| ()).expect_err("no list"),
+            view.pick_by(b"key").map(|_| ()).expect_err("no list"),
+        ]
+    };
+    for error in refused(&view) {
+        assert_eq!(error.message(), "service_view \"web\": no answer from Consul yet");
+        assert_eq!((error.kind(), error.is_retryable()), (Kind::Timeout, true));
+    }
+    world.pass(30 * SECOND);
+    for error in refused(&view) {
+        assert!(error.message().starts_with("service_view \"web\": no answer yet: "), "{error}");
+        assert_eq!(error.kind(), Kind::Timeout);
+    }
+    world.agent.clear_faults();
+    world.pass(30 * SECOND);
+    assert_eq!(shown(&view), "");
+}
+
+#[test]
+fn a_view_without_a_feed_has_ended() {
+    let world = World::new();
+    let (ended, feed) = view(world.client(), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
+    drop(feed);
+    assert_eq!(ended.all().map(|_| ()).expect_err("an end").kind(), Kind::Closed);
+}
+
+#[test]
+fn picks_are_fair_by_weight_and_evenly_spread() {
+    let world = World::new();
+    for (id, weight) in [("w1", 5), ("w2", 1), ("w3", 3), ("w4", 1)] {
+        world.register(id, &format!(r#"{{"Passing": {weight}, "Warning": 1}}"#));
+    }
+    let view = world.view();
+    world.pass(SECOND);
+    // In any ten consecutive picks.
+    for _ in 0..20 {
+        let ten = picks(&view, 10);
+        assert_eq!(ten.into_values().collect::<Vec<_>>(), [5, 1, 3, 1]);
+        picks(&view, 3);
+    }
+    let picked: Vec<_> =
+        (0..20).map(|_| view.pick().expect("a pick").instance().id.clone()).collect();
+    assert!(picked.windows(3).all(|row| row.iter().any(|id| id != "w1")), "{picked:?}");
+    // Also while instances are added and removed.
+    let mut counts = BTreeMap::new();
+    for round in 0..100 {
+        for (id, count) in picks(&view, 97) {
+            *counts.entry(id).or_insert(0) += count;
+        }
+        match round % 2 {
+            0 => world.register("w5", r#"{"Passing": 2, "Warning": 1}"#),
+            _ => world.deregister("w5"),
+        }
+        world.pass(SECOND);
+    }
+    let total: usize = ["w1", "w2", "w3", "w4"].iter().map(|id| counts[*id]).sum();
+    for (id, share) in [("w1", 0.5), ("w2", 0.1), ("w3", 0.3), ("w4", 0.1)] {
+        let fair = total as f64 * share;
+        let off = (counts[id] as f64 - fair).abs() / fair;
+        assert!(off < 0.02, "{id} is off by {off}: {counts:?}");
+    }
+}
+
+#[test]
+fn not_all_programs_begin_with_the_same_instance() {
+    let world = World::new();
+    (1..=5).for_each(|number| world.register(&format!("w{number}"), EVEN));
+    let views: Vec<_> = (0..20).map(|_| world.view()).collect();
+    world.pass(SECOND);
+    let first = |view: &Arc<View>| view.pick().expect("a pick").instance().id.clone();
+    let firsts: std::collections::BTreeSet<_> = views.iter().map(first).collect();
+    assert!(firsts.len() > 2, "{firsts:?}");
+}
+
+#[test]
+fn who_weighs_nothing_is_picked_only_when_all_do() {
+    let world = World::new();
+    let nothing = r#"{"Passing": 1, "Warning": 0}"#;
+    world.register("w1", nothing);
+    world.register("w2", nothing);
+    world.check("warn", "w1");
+    let view = world.view();
+    world.pass(SECOND);
+    assert_eq!((shown(&view).as_str(), picks(&view, 10)["w2"]), ("w1:0 w2:1", 10));
+    (0..100_u32).for_each(|key| {
+        assert_eq!(view.pick_by(&key.to_le_bytes()).expect("a pick").instance().id, "w2");
+    });
+    world.check("warn", "w2");
+    world.pass(SECOND);
+    assert_eq!(picks(&view, 10).into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+fn owners(view: &View) -> Vec<String> {
+    let owner = |key: u32| view.pick_by(&key.to_le_bytes()).expect("a pick").instance().id.clone();
+    (0..2000).map(owner).collect()
+}
+
+#[test]
+fn only_keys_of_an_instance_that_goes_change_their_instance() {
+    let world = World::new();
+    for number in 1..=10 {
+        let weight = 1 + number % 3 * 20;
+        let weights = format!(r#"{{"Passing": {weight}, "Warning": 1}}"#);
+        world.register(&format!("w{number}"), &weights);
+    }
+    let view = world.view();
+    world.pass(SECOND);
+    let before = owners(&view);
+    world.check("fail", "w4");
+    world.pass(SECOND);
+    let after = owners(&view);
+    let mut moved = 0;
+    for (before, after) in before.iter().zip(&after) {
+        if before == "w4" {
+            moved += 1;
+            assert_ne!(after, "w4");
+        } else {
+            assert_eq!(before, after);
+        }
+    }
+    assert!(moved > 0, "it had no keys");
+    world.check("pass", "w4");
+    world.pass(SECOND);
+    assert_eq!(owners(&view), before);
+}
+
+/// A Consul that answers every query at once with these instances.
+#[derive(Debug)]
+struct Answering(Mutex<(u64, String)>);
+
+impl Transport for Answering {
+    fn endpoint(&self) -> &str {
+        "scripted"
+    }
+
+    fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let mut answer = self.0.lock().expect("no panic");
+        answer.0 += 1;
+        let response = Response::builder().header("X-Consul-Index", answer.0);
+        let body = Bytes::from(answer.1.clone());
+        Box::pin(std::future::ready(Ok(response.body(body).expect("a response"))))
+    }
+}
+
+#[test]
+fn entries_that_are_not_instances_are_left_out() {
+    let node = r#""Node": {"Node": "n1", "Address": "10.1.1.1"}"#;
+    let entries = [
+        // Usable entries, as real catalogs have them.
+        format!(
+            r#"{{{node}, "Service": {{"ID": "own", "Service": "web", "Address": "10.0.0.1", "Port": 80}}, "Checks": []}}"#
+        ),
+        format!(
+            r#"{{{node}, "Service": {{"ID": "nodes", "Service": "web", "Address": "", "Port": 0, "Tags": null, "Meta": null, "Weights": null}}, "Checks": null}}"#
+        ),
+        format!(
+            r#"{{{node}, "Service": {{"ID": "zero", "Service": "web", "Port": 1, "Weights": {{"Passing": 0, "Warning": 0}}}}}}"#
+        ),
+        // Unusable entries.
+        format!(r#"{{{node}, "Service": null, "Checks": []}}"#),
+        format!(r#"{{{node}, "Checks": []}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "", "Service": "web"}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "port", "Port": 70000}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "text", "Port": "80"}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "weight", "Weights": {{"Passing": -1}}}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "weights", "Weights": 1}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "tags", "Tags": [1]}}}}"#),
+        format!(r#"{{{node}, "Service": {{"ID": "meta", "Meta": ["a"]}}}}"#),
+        r#"{"Node": {"Node": "n1"}, "Service": {"ID": "nowhere", "Address": "", "Port": 80}}"#
+            .to_owned(),
+        r#"{"Node": null, "Service": {"ID": "lost", "Address": "10.0.0.1", "Port": 80}}"#
+            .to_owned(),
+        "null".to_owned(),
+        "17".to_owned(),
+        // Entries whose checks do not pass.
+        format!(
+            r#"{{{node}, "Service": {{"ID": "down"}}, "Checks": [{{"Status": "passing"}}, {{"Status": "critical"}}]}}"#
+        ),
+        format!(
+            r#"{{{node}, "Service": {{"ID": "odd"}}, "Checks": [{{"Status": "unheard of"}}]}}"#
+        ),
+    ];
+    let world = World::new();
+    let transport = Answering(Mutex::new((1, format!("[{}]", entries.join(", ")))));
+    let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let rng = fastrand::Rng::with_seed(1);
+    let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+    let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+    world.pass(SECOND);
+    assert_eq!(shown(&view), "own:1 nodes:1 zero:1");
+    let list = view.all().expect("a list");
+    let places: Vec<_> =
+        list.instances().iter().map(|one| (one.address.as_str(), one.port)).collect();
+    assert_eq!(places, [("10.0.0.1", 80), ("10.1.1.1", 0), ("10.1.1.1", 1)]);
+}
+
+#[test]
+fn an_option_of_another_is_refused() {
+    let world = World::new();
+    let refused = |args: Args| {
+        let made = view(world.client(), args, EMPTY_HOLD);
+        made.map(|_| ()).expect_err("a refusal").message().to_owned()
+    };
+    assert!(refused(Args::new()).contains("argument #1 (service) is missing"));
+    assert!(refused(Args::new().arg("web").opt("wait", "5s")).contains("wait"));
+    assert!(refused(Args::new().arg("web").opt("tags", "a")).contains("did you mean \"tag\"?"));
+}

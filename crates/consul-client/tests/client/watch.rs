@@ -1,0 +1,297 @@
+//! Watches on the simulated agent, on a clock that the tests advance.
+
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::api::event;
+use consul_api::endpoint;
+use consul_api::error::Error;
+use consul_api::request::{Args, Defaults};
+use consul_api::response::Meta;
+use consul_api::value::Value;
+use consul_client::transport::Transport;
+use consul_client::watch::{Change, WatchOptions, watch};
+use consul_client::{Client, Settings};
+use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_sim::{Fault, Retained};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use http::{Request, Response};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Changes = BoxStream<'static, Result<(Change, Meta), Error>>;
+
+impl World {
+    fn watch(&self, method: &str, args: Args) -> Changes {
+        let endpoint = endpoint(method).expect("a method");
+        watch(self.client(), endpoint, args, WatchOptions::default()).expect("a watch").boxed()
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.send("PUT", &format!("/v1/kv/{key}"), value);
+    }
+}
+
+async fn next(changes: &mut Changes) -> Change {
+    changes.next().await.expect("a watch does not end").expect("no outage").0
+}
+
+#[test]
+fn a_key_is_told_as_it_is_then_as_it_changes() {
+    let world = World::new();
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        assert_eq!(next(&mut key).await, Change::Initial(Value::Null));
+        world.put("a", "1");
+        assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "1".into() });
+        world.send("DELETE", "/v1/kv/a", "");
+        assert_eq!(next(&mut key).await, Change::Delete { id: String::new(), value: "1".into() });
+    });
+}
+
+#[test]
+fn a_watch_of_a_prefix_reports_only_the_changes() {
+    let world = World::new();
+    for key in ["p/a", "p/b", "p/c"] {
+        world.put(key, "1");
+    }
+    world.run(async {
+        let mut tree = world.watch("kv_list", Args::new().arg("p/"));
+        let Change::Initial(all) = next(&mut tree).await else { panic!("no beginning") };
+        assert_eq!(all.items().len(), 3);
+        world.put("p/b", "2");
+        world.send("DELETE", "/v1/kv/p/c", "");
+        let Change::Put { id, value } = next(&mut tree).await else { panic!("no put") };
+        assert_eq!((id.as_str(), value.get("Value")), ("p/b", Some(&"2".into())));
+        let Change::Delete { id, .. } = next(&mut tree).await else { panic!("no delete") };
+        assert_eq!(id, "p/c");
+    });
+}
+
+#[test]
+fn the_last_state_comes_at_the_rate_and_none_comes_twice() {
+    let world = World::new();
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        next(&mut key).await;
+        let begun = world.clock.now();
+        let writes = async {
+            for number in 1..=10_000 {
+                world.put("a", &number.to_string());
+                world.clock.sleep(Duration::from_micros(100)).await;
+            }
+            world.clock.now()
+        };
+        let told = async {
+            let mut told = Vec::new();
+            while told.last() != Some(&Value::from("10000")) {
+                match next(&mut key).await {
+                    Change::Put { value, .. } => told.push(value),
+                    other => panic!("{other:?}"),
+                }
+            }
+            (told, world.clock.now())
+        };
+        let (written, (told, seen)) = futures_util::join!(writes, told);
+        assert!(seen - written < Duration::from_secs(1), "{:?} later", seen - written);
+        assert!(told.windows(2).all(|pair| pair[0] != pair[1]));
+        let rate = told.len() as f64 / (seen - begun).as_secs_f64();
+        assert!(rate < 21.0, "{rate} states per second");
+    });
+}
+
+#[test]
+fn after_an_outage_it_says_so_once_and_tells_the_whole_again() {
+    let world = World::new();
+    world.put("p/a", "1");
+    world.run(async {
+        let mut tree = world.watch("kv_list", Args::new().arg("p/"));
+        next(&mut tree).await;
+        world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+        world.agent.restart(Retained::Disk);
+        let outage = tree.next().await.expect("a watch does not end");
+        assert!(outage.is_err());
+        world.put("p/b", "1");
+        let healed = async {
+            world.clock.sleep(Duration::from_secs(30)).await;
+            world.agent.clear_faults();
+        };
+        let (change, ()) = futures_util::join!(next(&mut tree), healed);
+        let Change::Resynchronised(all) = change else { panic!("{change:?}") };
+        assert_eq!(all.items().len(), 2);
+    });
+}
+
+/// An agent that refuses every request, and the times of the requests.
+#[derive(Debug)]
+struct Refuses {
+    clock: ManualClock,
+    times: Mutex<Vec<Instant>>,
+}
+
+impl Transport for Refuses {
+    fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        self.times.lock().expect("no panic").push(self.clock.now());
+        let response = Response::builder().status(403).body(Bytes::from("Permission denied"));
+        Box::pin(async { Ok(response.expect("a response")) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "refuses"
+    }
+}
+
+#[test]
+fn after_each_failure_it_waits_twice_as_long_up_to_5_s() {
+    let world = World::new();
+    let agent = Arc::new(Refuses { clock: world.clock.clone(), times: Mutex::default() });
+    let transport = Arc::clone(&agent) as Arc<dyn Transport>;
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+    let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+    let client = Arc::new(Client::new(vec![transport], settings, clock, rng));
+    let options = WatchOptions { rate_per_s: 1000.0, ..WatchOptions::default() };
+    let get = endpoint("kv_get").expect("a method");
+    let changes = watch(client, get, Args::new().arg("a"), options).expect("a watch");
+    world.run(async {
+        let failures = changes.for_each(|change| async move { assert!(change.is_err()) });
+        futures_util::future::select(Box::pin(failures), world.clock.sleep(MINUTE)).await;
+    });
+    let times = agent.times.lock().expect("no panic");
+    assert!(times.len() > 15, "{times:?}");
+    for (number, pair) in times.windows(2).enumerate() {
+        // The pause of the rate comes in addition.
+        let (pause_ms, longest_ms) =
+            ((pair[1] - pair[0]).as_millis(), (100 << number.min(6)).min(5000));
+        assert!((longest_ms / 2..=longest_ms + 2).contains(&pause_ms), "{number}: {pause_ms}");
+    }
+}
+
+#[test]
+fn a_query_that_breaks_off_is_asked_anew_at_once_and_is_no_outage() {
+    let world = World::new();
+    world.put("a", "1");
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        next(&mut key).await;
+        let restart = async {
+            world.clock.sleep(Duration::from_secs(10)).await;
+            world.agent.restart(Retained::Disk);
+            world.clock.now()
+        };
+        let (change, restarted) = futures_util::join!(next(&mut key), restart);
+        assert_eq!(change, Change::Resynchronised("1".into()));
+        assert!(world.clock.now() - restarted < Duration::from_millis(100));
+    });
+}
+
+/// With a key `a`, whose index is above those that an agent has soon after a reset.
+fn with_a_large_index() -> World {
+    let world = World::new();
+    for _ in 0..20 {
+        world.put("other", "1");
+    }
+    world.put("a", "1");
+    world
+}
+
+#[test]
+fn an_index_that_goes_back_is_a_resynchronisation() {
+    let world = with_a_large_index();
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        next(&mut key).await;
+        let reset = async {
+            // While the query waits.
+            world.clock.sleep(Duration::from_secs(10)).await;
+            world.agent.reset();
+            world.put("a", "2");
+            world.clock.now()
+        };
+        let (change, reset) = futures_util::join!(next(&mut key), reset);
+        assert_eq!(change, Change::Resynchronised("2".into()));
+        assert!(world.clock.now() - reset < Duration::from_millis(100));
+        world.put("a", "3");
+        assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "3".into() });
+    });
+}
+
+#[test]
+fn an_index_that_goes_back_in_an_answer_is_a_resynchronisation() {
+    let world = with_a_large_index();
+    world.run(async {
+        let mut key = world.watch("kv_get", Args::new().arg("a"));
+        next(&mut key).await;
+        // Between two queries, so that none breaks off: the next one waits for an index that is far.
+        world.agent.reset();
+        world.put("a", "2");
+        let reset = world.clock.now();
+        assert_eq!(next(&mut key).await, Change::Resynchronised("2".into()));
+        assert!(world.clock.now() - reset >= WatchOptions::default().wait);
+        world.put("a", "3");
+        assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "3".into() });
+    });
+}
+
+#[test]
+fn events_come_one_by_one_and_cost_no_queries_between() {
+    let world = World::new();
+    world.run(async {
+        world.send("PUT", "/v1/event/fire/deploy", "1");
+        let mut events = world.watch(event::LIST.name, Args::new());
+        let (_, meta) = events.next().await.expect("a watch does not end").expect("no outage");
+        assert!(meta.index.expect("an index") > 1 << 53);
+        world.send("PUT", "/v1/event/fire/deploy", "2");
+        let Change::Put { value, .. } = next(&mut events).await else { panic!("no event") };
+        assert_eq!(value.get("Payload"), Some(&"2".into()));
+        let before = world.agent.stats().requests;
+        let quiet = world.clock.sleep(Duration::from_secs(300));
+        futures_util::future::select(events.next(), quiet).await;
+        let asked = world.agent.stats().requests - before;
+        assert!(asked < 10, "{asked} queries in 5 quiet minutes");
+    });
+}
+
+#[test]
+fn a_service_is_told_by_its_instances() {
+    let world = World::new();
+    world.run(async {
+        let mut web = world.watch("health_service", Args::new().arg("web"));
+        assert_eq!(next(&mut web).await, Change::Initial(Value::List(Vec::new())));
+        world.send("PUT", "/v1/agent/service/register", r#"{"Name": "web", "ID": "w1"}"#);
+        let Change::Put { id, .. } = next(&mut web).await else { panic!("no instance") };
+        assert_eq!(id, "sim/w1");
+        world.send("PUT", "/v1/agent/service/deregister/w1", "");
+        let Change::Delete { id, .. } = next(&mut web).await else { panic!("no instance") };
+        assert_eq!(id, "sim/w1");
+    });
+}
+
+#[test]
+fn an_endpoint_without_blocking_queries_cannot_be_watched() {
+    let world = World::new();
+    let refused = |method: &str, args: Args| {
+        let endpoint = endpoint(method).expect("a method");
+        let made = watch(world.client(), endpoint, args, WatchOptions::default()).map(|_| ());
+        made.expect_err("a refusal").message().to_owned()
+    };
+    assert!(refused("kv_put", Args::new().arg("a").arg("1")).contains("no blocking queries"));
+    assert!(refused("kv_get", Args::new().arg("a").opt("index", 1)).contains("index"));
+    assert!(refused("kv_get", Args::new().arg("a").opt("retry", true)).contains("retry"));
+    assert!(refused("kv_get", Args::new().arg("//a")).contains("//a"));
+    let refused = |options: WatchOptions| {
+        let endpoint = endpoint("kv_get").expect("a method");
+        let made = watch(world.client(), endpoint, Args::new().arg("a"), options);
+        made.map(|_| ()).expect_err("a refusal").message().to_owned()
+    };
+    for rate_per_s in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE] {
+        let options = WatchOptions { rate_per_s, ..WatchOptions::default() };
+        assert!(refused(options).contains("rate_per_s"), "{rate_per_s}");
+    }
+    for wait_s in [0, 601] {
+        let wait = Duration::from_secs(wait_s);
+        let options = WatchOptions { wait, ..WatchOptions::default() };
+        assert!(refused(options).contains("wait"), "{wait_s}");
+    }
+}

@@ -1,0 +1,188 @@
+//! Leader election: the holder of the lock on the leader's key is the leader.
+
+use super::node::Mode;
+use super::snapshot::{Leader, Sight, Snapshot};
+use super::{Cluster, Event, PAUSE, REFUSED_PAUSE, leader};
+use consul_api::error::Kind;
+use consul_api::value::Value;
+use consul_client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
+use consul_client::coordination::{self, Lease, Wait};
+use consul_client::watch::State;
+use consul_process::metrics::numbers;
+use consul_process::sync::lock;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// The document of the leader's key.
+#[derive(Serialize, Deserialize)]
+struct LeaderRecord {
+    node_id: String,
+    address: String,
+    #[serde(default)]
+    elected_at_ms: u64,
+    /// The node to which it handed the leadership over, in the key that it has released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
+}
+
+impl Cluster {
+    /// Applies a new state of the leader's key; `None`: Consul is unreachable, so the leader is unknown.
+    pub(super) fn apply_leader(&self, state: Option<&State>) {
+        let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
+        let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
+        let claim = match state.map(|state| &state.answer.value) {
+            Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
+            _ => None,
+        };
+        let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
+        let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
+        let leader = leader.zip(claim).map(|((session_id, token), claim)| {
+            self.note_leadership(self.epoch(), token);
+            Leader {
+                node_id: claim.node_id,
+                address: claim.address,
+                session_id,
+                token,
+                elected_at_ms: claim.elected_at_ms,
+            }
+        });
+        let before = self.snapshot();
+        // A session that acquires its own lock again, since an answer was lost, has another token.
+        let leadership =
+            |leader: &Option<Leader>| leader.clone().map(|leader| Leader { token: 0, ..leader });
+        if leadership(&before.leader) != leadership(&leader) {
+            let name = leader.as_ref().map(|leader| leader.node_id.clone());
+            numbers().leader_changes.add_one();
+            self.emit(Event::LeaderChanged(name));
+        }
+        let is_connected = state.is_some();
+        let successor = successor.filter(|_| leader.is_none());
+        if (&before.leader, &before.successor) != (&leader, &successor)
+            || before.is_connected != is_connected
+        {
+            self.update(|snapshot| {
+                (snapshot.leader, snapshot.successor) = (leader, successor);
+                snapshot.is_connected = is_connected;
+            });
+            self.note_first_look();
+        }
+    }
+
+    /// Tries to become the leader whenever there is none, and leads while it is.
+    pub(super) async fn campaign(&self) -> Infallible {
+        let mut changes = self.changes();
+        loop {
+            let is_wanted = |snapshot: &Arc<Snapshot>| {
+                snapshot.is_connected && snapshot.leader.is_none() && self.may_lead(snapshot)
+            };
+            let _ = changes.wait_for(is_wanted).await;
+            if matches!(self.snapshot().sight, Sight::None | Sight::Untold)
+                && let Some(hidden) = self.hidden_instances().await
+            {
+                tracing::warn!(node = self.options.node_id, %hidden, "cannot stand for leader");
+                self.client.clock().sleep(REFUSED_PAUSE).await;
+                continue;
+            }
+            self.yield_to_successor().await;
+            let value = self.claim(None);
+            let wait = Wait::For(self.options.profile.takeover());
+            let options = LockOptions { value: Some(value), wait };
+            let acquired = tokio::select! {
+                biased;
+                acquired = acquire(&self.presence, &self.options.leader_key, &options) => acquired,
+                // One that goes on waiting would not leave the next leadership to a successor.
+                () = self.other_leads() => continue,
+            };
+            match acquired {
+                Ok(lease) => self.lead(&lease).await,
+                Err(error) if error.kind() == Kind::Timeout => {}
+                Err(error) => {
+                    tracing::warn!(node = self.options.node_id, %error, "cannot stand for leader");
+                    let is_refused = self.note_refusal(&error);
+                    let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
+                    self.client.clock().sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// Completes when another node is the leader.
+    async fn other_leads(&self) {
+        let id = &self.options.node_id;
+        let is_led = |snapshot: &Arc<Snapshot>| {
+            snapshot.leader.as_ref().is_some_and(|leader| leader.node_id != *id)
+        };
+        // The sender lives as long as `self`.
+        let _ = self.changes().wait_for(is_led).await;
+    }
+
+    /// The document of the leader's key.
+    fn claim(&self, successor: Option<String>) -> Vec<u8> {
+        let claim = LeaderRecord {
+            node_id: self.options.node_id.clone(),
+            address: self.options.node_address.clone(),
+            elected_at_ms: self.unix_ms(),
+            successor,
+        };
+        serde_json::to_vec(&claim).unwrap_or_default()
+    }
+
+    /// A leader that does not see all nodes would take the shards of the others.
+    fn may_lead(&self, snapshot: &Snapshot) -> bool {
+        let me = snapshot.nodes.get(&self.options.node_id);
+        let sees_all = !snapshot.hides_keys && snapshot.sight != Sight::Part;
+        sees_all && me.is_some_and(|me| self.is_me(&me.record) && me.record.mode == Mode::Active)
+    }
+
+    /// Acts as the leader until the leadership is lost or handed over.
+    async fn lead(&self, lease: &Arc<Lease>) {
+        *lock(&self.lease) = Some(Arc::clone(lease));
+        numbers().elections_won.add_one();
+        tracing::info!(node = self.options.node_id, token = lease.token(), "became the leader");
+        let mut hand_overs = self.hand_overs.subscribe();
+        let mut changes = self.changes();
+        let stepped_down = tokio::select! {
+            biased;
+            _ = lease.keep() => None,
+            never = self.relay_events(lease) => match never {},
+            _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
+            _ = changes.wait_for(|snapshot| !self.may_lead(snapshot)) => Some(None),
+            never = leader::run(self, lease) => match never {},
+            _ = self.keep_settings(lease) => None,
+        };
+        if let Some(successor) = stepped_down {
+            let left = successor.map(|successor| self.claim(Some(successor)));
+            if let Err(error) = lease.release_leaving(left.as_deref()).await {
+                tracing::info!(%error, "the leader's lock was not released; it ends with its session");
+            }
+            // Lets another node become the leader, if there is one.
+            let end = self.now() + self.options.profile.takeover();
+            *lock(&self.lease) = None;
+            let has_other = |snapshot: &Arc<Snapshot>| {
+                let leader = snapshot.leader.as_ref();
+                leader.is_some_and(|leader| leader.session_id != lease.session())
+            };
+            tokio::select! {
+                biased;
+                _ = changes.wait_for(has_other) => {}
+                () = self.sleep_until(end) => {}
+            }
+        }
+        *lock(&self.lease) = None;
+    }
+
+    /// Emits the events of the lease as events of the cluster.
+    async fn relay_events(&self, lease: &Lease) -> Infallible {
+        loop {
+            match lease.next_event().await {
+                Some(coordination::Event::Suspended) => {
+                    numbers().suspensions.add_one();
+                    self.emit(Event::Suspended);
+                }
+                Some(coordination::Event::Resumed) => self.emit(Event::Resumed),
+                Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The shard map in Consul: the document in one key, and its announcement in a small key that every
+//! node watches.
+
+use super::ShardMap;
+use crate::keys::{self, Update};
+use crate::operate::Unchanged;
+use crate::options::Options;
+use crate::{Cluster, Event, PAUSE};
+use consul_api::error::Error;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_client::coordination::{Operation, set, transact, unchanged};
+use consul_client::watch::State;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use twox_hash::XxHash3_64;
+
+/// The longest random pause before a node reads the map, so that not all nodes read it at once.
+const MAX_JITTER: Duration = Duration::from_millis(50);
+
+/// The small document that announces a map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    pub epoch: u64,
+    /// Distinguishes two maps of the same epoch, which occur after Consul was restored from a backup.
+    pub digest: String,
+    /// The members whose loss has frozen the map; empty: it is not frozen.
+    #[serde(default)]
+    pub frozen: Vec<String>,
+    /// Whether a node has put back this map, which Consul had lost. The leader raises the epoch then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restored: bool,
+}
+
+impl Announcement {
+    pub fn of(map: &ShardMap, frozen: &[String]) -> Self {
+        let (epoch, frozen) = (map.epoch(), frozen.to_vec());
+        Announcement { epoch, digest: digest(map), frozen, restored: false }
+    }
+
+    /// Reads the value of the key; `None` if it is not an announcement.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Whether it announces this map.
+    pub fn is_of(&self, map: &ShardMap) -> bool {
+        self.epoch == map.epoch() && self.digest == digest(map)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+fn digest(map: &ShardMap) -> String {
+    format!("{:016x}", XxHash3_64::oneshot(&map.encode()))
+}
+
+/// The state of the map's key.
+pub(crate) struct Stored {
+    pub map: Content,
+    /// The key's modify index; 0: it does not exist.
+    pub index: u64,
+}
+
+pub(crate) enum Content {
+    Absent,
+    Map(ShardMap),
+    /// Other bytes, and the reason why they are not a map.
+    Corrupt(Vec<u8>, Error),
+}
+
+/// Reads the map's key with a linearizable read.
+pub(crate) async fn read(client: &Client, options: &Options) -> Result<Stored, Error> {
+    Ok(match keys::read(client, &options.map_key()).await? {
+        None => Stored { map: Content::Absent, index: 0 },
+        Some((bytes, index)) => {
+            let map = match ShardMap::decode(&bytes) {
+                Ok(map) => Content::Map(map),
+                Err(error) => Content::Corrupt(bytes, error),
+            };
+            Stored { map, index }
+        }
+    })
+}
+
+/// The operations that replace the stored map if its key has not changed since. A document that is not
+/// a map is kept under another key.
+pub(crate) fn replacement(
+    options: &Options,
+    stored: &Stored,
+    map: &ShardMap,
+    announcement: &Announcement,
+) -> Vec<Operation> {
+    let key = options.map_key();
+    let mut operations = vec![unchanged(&key, stored.index)];
+    if let Content::Corrupt(bytes, error) = &stored.map {
+        let backup = format!("{key}.{}", stored.index);
+        tracing::error!(key, backup, %error, "not a shard map; it is moved to the backup key");
+        operations.push(set(&backup, bytes.clone()));
+    }
+    operations.push(set(&key, map.encode()));
+    operations.push(announce(options, announcement));
+    operations
+}
+
+/// The operation that writes an announcement.
+pub(crate) fn announce(options: &Options, announcement: &Announcement) -> Operation {
+    set(&options.epoch_key(), announcement.to_bytes())
+}
+
+impl Cluster {
+    /// Lets a frozen shard map change again: an operator accepts the loss of the members.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.thaw_while(None).await
+    }
+
+    /// As [`Cluster::thaw`], while another key is unchanged.
+    ///
+    /// # Errors
+    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+        self.update_while(condition, &self.options.epoch_key(), |found| {
+            let announcement = found.and_then(Announcement::parse);
+            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
+                Some(announcement) => {
+                    Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
+                }
+                None => Update::Keep,
+            })
+        })
+        .await
+    }
+
+    /// Reads an announced map that this node does not have yet, or restores its own map if Consul has
+    /// lost it.
+    pub(crate) async fn apply_announcement(&self, state: State) {
+        let mut announced = match &state.answer.value {
+            Value::Bytes(bytes) => Announcement::parse(bytes),
+            _ => None,
+        };
+        loop {
+            let held = self.snapshot().map.clone();
+            let stored = match (&announced, &held) {
+                (None, None) => return,
+                (Some(announced), Some(held)) if announced.is_of(held) => {
+                    self.apply_restored(announced.restored);
+                    return self.apply_frozen(announced.frozen.clone());
+                }
+                (announced, Some(held))
+                    if announced.as_ref().is_none_or(|it| {
+                        self.presence.rules().is_outdated(it.epoch, held.epoch())
+                    }) =>
+                {
+                    if self.options.observer {
+                        // The nodes put it back.
+                        return;
+                    }
+                    self.restore_map(held).await
+                }
+                (announced, _) => self.fetch_map(announced).await,
+            };
+            match stored {
+                Ok(now) => announced = now,
+                Err(error) => {
+                    tracing::info!(%error, "the shard map could not be read or restored; it is retried");
+                    self.client.clock().sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the stored map and adopts it if it is newer; returns the announcement of that map.
+    async fn fetch_map(
+        &self,
+        announced: &Option<Announcement>,
+    ) -> Result<Option<Announcement>, Error> {
+        self.jitter().await;
+        let stored = read(&self.client, &self.options).await?;
+        match stored.map {
+            Content::Map(map) if self.is_foreign(&map) => {
+                let held = self.snapshot().map.clone().filter(|_| self.is_settled());
+                let Some(held) = held else {
+                    self.end_as_foreign(&map);
+                    return Err(self.foreign(&map));
+                };
+                self.restore_map(&held).await
+            }
+            Content::Map(map) => {
+                let frozen = announced.as_ref().map_or(&[][..], |it| &it.frozen);
+                let announcement = Announcement::of(&map, frozen);
+                self.adopt(map);
+                Ok(Some(announcement))
+            }
+            Content::Absent => Ok(None),
+            Content::Corrupt(_, error) => Err(error.context(&self.options.map_key())),
+        }
+    }
+
+    /// Writes this node's map to Consul again, which has lost it; returns the announcement of the map
+    /// that is stored then.
+    async fn restore_map(&self, held: &ShardMap) -> Result<Option<Announcement>, Error> {
+        self.jitter().await;
+        let stored = read(&self.client, &self.options).await?;
+        match stored.map {
+            Content::Map(map) if map.epoch() >= held.epoch() && !self.is_foreign(&map) => {
+                let announcement = Announcement::of(&map, &self.snapshot().frozen);
+                self.adopt(map);
+                return Ok(Some(announcement));
+            }
+            _ => {}
+        }
+        self.hold_off();
+        let mut restored = held.clone();
+        if let Content::Map(map) = &stored.map
+            && map.epoch() >= held.epoch()
+        {
+            restored = restored.with_epoch(self.beyond(map.epoch()));
+        }
+        tracing::warn!(epoch = restored.epoch(), "Consul has lost the shard map; it is restored");
+        let announcement = Announcement::of(&restored, &self.snapshot().frozen);
+        let announcement = Announcement { restored: true, ..announcement };
+        let operations = replacement(&self.options, &stored, &restored, &announcement);
+        transact(&self.client, operations, None).await?;
+        self.adopt(restored);
+        Ok(Some(announcement))
+    }
+
+    /// Makes a map the current one unless a newer one is known.
+    pub(crate) fn adopt(&self, map: ShardMap) {
+        let epoch = map.epoch();
+        self.note_first_map();
+        self.note_leadership(epoch, map.token());
+        let is_new = self.snapshot.send_if_modified(|snapshot| {
+            let is_new = match &snapshot.map {
+                Some(known) => {
+                    let rules = self.presence.rules();
+                    !rules.is_outdated(epoch, known.epoch()) && **known != map
+                }
+                None => true,
+            };
+            if is_new {
+                *snapshot = Arc::new(snapshot.with(|next| next.map = Some(Arc::new(map))));
+            }
+            is_new
+        });
+        if is_new {
+            self.emit(Event::ShardsChanged(epoch));
+            self.note_first_look();
+        }
+    }
+
+    /// Applies the list of members whose loss has frozen the map.
+    pub(crate) fn apply_frozen(&self, frozen: Vec<String>) {
+        let before = self.snapshot();
+        if before.frozen == frozen {
+            return;
+        }
+        self.emit(Event::Frozen(frozen.clone()));
+        self.update(|snapshot| {
+            if frozen.is_empty() {
+                snapshot.nodes.values_mut().for_each(|node| node.vanished_at = None);
+            }
+            snapshot.frozen = frozen;
+        });
+    }
+
+    /// Applies whether the map was put back and no leader has made another one since.
+    pub(crate) fn apply_restored(&self, is_restored: bool) {
+        if self.snapshot().is_restored != is_restored {
+            self.update(|snapshot| snapshot.is_restored = is_restored);
+        }
+    }
+
+    /// Waits for a short random time.
+    async fn jitter(&self) {
+        self.client.clock().sleep(MAX_JITTER.mul_f64(self.client.random_fraction())).await;
+    }
+}

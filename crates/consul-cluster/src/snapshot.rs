@@ -1,0 +1,154 @@
+//! A node's knowledge of its cluster at one moment, and the routing of keys by it.
+
+use super::node::Node;
+use super::shard_map::{ReplicaState, ShardMap};
+use consul_api::ring::Ring;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+/// The leader, from the document of the leader's key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leader {
+    /// The node's name.
+    pub node_id: String,
+    /// The node's address, `host:port`.
+    pub address: String,
+    /// The session that holds the leader's key.
+    pub session_id: String,
+    /// The fencing token of its leadership.
+    pub token: u64,
+    /// When it tried to become the leader, in Unix milliseconds by its own clock.
+    pub elected_at_ms: u64,
+}
+
+/// What Consul's last list of nodes' instances is known to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// There was no list yet.
+    #[default]
+    None,
+    /// All that this process may not know of: the answer does not tell whether ACLs hide some.
+    Untold,
+    /// All instances.
+    Whole,
+    /// Not all: ACLs hide some.
+    Part,
+}
+
+/// The state of the cluster as this node last learned it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// All members by name, including those that are down.
+    pub nodes: BTreeMap<String, Node>,
+    /// The leader; `None` also while Consul is unreachable.
+    pub leader: Option<Leader>,
+    /// The shard map; `None` until the first one is known.
+    pub map: Option<Arc<ShardMap>>,
+    /// The members whose loss has frozen the map; empty: it is not frozen.
+    pub frozen: Vec<String>,
+    /// Whether the map was put back after Consul had lost it, and no leader has made another one since.
+    pub is_restored: bool,
+    /// Whether the watch of the leader's key gets answers from Consul.
+    pub is_connected: bool,
+    /// The node to which the last leader handed the leadership over, until there is a leader.
+    pub(super) successor: Option<String>,
+    /// Whether ACLs hide keys of nodes from this one.
+    pub(super) hides_keys: bool,
+    /// Whether ACLs hide instances of nodes from this one.
+    pub(super) sight: Sight,
+    /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
+    pub(super) may_hide: Option<String>,
+    /// Why keys of the shard map cannot be read, as an operator has looked.
+    pub unreadable: Vec<String>,
+    ring: OnceLock<(Vec<String>, Ring)>,
+}
+
+impl Snapshot {
+    /// A copy with `change` applied.
+    pub(super) fn with(&self, change: impl FnOnce(&mut Snapshot)) -> Self {
+        let mut next = Snapshot {
+            nodes: self.nodes.clone(),
+            leader: self.leader.clone(),
+            map: self.map.clone(),
+            frozen: self.frozen.clone(),
+            is_restored: self.is_restored,
+            is_connected: self.is_connected,
+            successor: self.successor.clone(),
+            hides_keys: self.hides_keys,
+            sight: self.sight,
+            may_hide: self.may_hide.clone(),
+            unreadable: self.unreadable.clone(),
+            ring: OnceLock::new(),
+        };
+        change(&mut next);
+        next
+    }
+
+    /// Whether ACLs hide nodes from this process, or may hide some since it lacks a right.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.hides_keys || self.sight == Sight::Part || self.may_hide().is_some()
+    }
+
+    /// The rights that this process lacks to see all nodes, where Consul does not tell what it hides.
+    pub(super) fn may_hide(&self) -> Option<&str> {
+        self.may_hide.as_deref().filter(|_| self.sight == Sight::Untold)
+    }
+
+    /// The live members.
+    pub fn live(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.is_live)
+    }
+
+    /// The shard of a key; `None` without a map.
+    pub fn shard_of(&self, key: &[u8]) -> Option<usize> {
+        self.map.as_ref().map(|map| map.shard_of(key))
+    }
+
+    /// The node to which requests for a key go: the first available replica of its shard, or the first
+    /// replica if none is available. Without a map the hash ring of the available nodes decides.
+    pub fn node_for(&self, key: &[u8]) -> Option<&Node> {
+        self.replicas_for(key, 1).into_iter().next()
+    }
+
+    /// Up to `count` different nodes for a key: the replicas of its shard, available ones first, then
+    /// the next nodes on the hash ring.
+    pub fn replicas_for(&self, key: &[u8], count: usize) -> Vec<&Node> {
+        let mut nodes: Vec<&Node> = Vec::new();
+        if let Some(map) = &self.map {
+            let rank = |(node, state): &(&Node, ReplicaState)| {
+                let of_state = match state {
+                    ReplicaState::Available => 0,
+                    ReplicaState::Leaving => 1,
+                    ReplicaState::Initializing { .. } => 2,
+                };
+                (!node.is_available(), of_state)
+            };
+            let holders = map.nodes_of(map.shard_of(key));
+            let holders = holders.filter_map(|(id, state)| Some((self.nodes.get(id)?, state)));
+            let mut holders: Vec<(&Node, ReplicaState)> = holders.collect();
+            holders.sort_by_key(rank);
+            nodes.extend(holders.into_iter().map(|(node, _)| node));
+        }
+        if nodes.len() < count {
+            let (ids, ring) = self.ring();
+            for place in ring.replicas(key, ids.len()) {
+                let node = self.nodes.get(&ids[place]);
+                let node =
+                    node.filter(|node| !nodes.iter().any(|it| it.record.id == node.record.id));
+                nodes.extend(node);
+            }
+        }
+        nodes.truncate(count);
+        nodes
+    }
+
+    fn ring(&self) -> &(Vec<String>, Ring) {
+        self.ring.get_or_init(|| {
+            let available = self.nodes.values().filter(|node| node.is_available());
+            let weighted: Vec<(String, f64)> =
+                available.map(|node| (node.record.id.clone(), node.record.weight)).collect();
+            let ring = Ring::new(&weighted);
+            (weighted.into_iter().map(|(id, _)| id).collect(), ring)
+        })
+    }
+}

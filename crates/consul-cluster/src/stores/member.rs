@@ -1,0 +1,678 @@
+//! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
+//! replicas, and reports.
+
+use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
+use super::{Store, Survives, Watched, member_key};
+use crate::PAUSE;
+use crate::keys;
+use consul_api::api::kv;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_process::clock::Instant;
+use consul_process::os;
+use consul_process::sync::lock;
+use consul_replication::holder::Holder;
+use consul_replication::map::{ChangeKind, Disk, Entry};
+use consul_replication::record::{HybridTime, Version};
+use consul_replication::rules::Rules;
+use consul_replication::state::{Doubt, Report};
+use consul_replication::storage::Storage;
+use consul_replication::transfer::{Compared, Transfer};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The name under which a disk keeps its own id.
+const DISK: &str = "disk";
+
+/// The name under which a disk keeps the newest map.
+const MAP: &str = "map";
+
+/// How often a node looks for work that nothing has announced.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The shortest time between two reports.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The shortest time between two times that the map is kept.
+const KEEP_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pause before a node that could not get what it has missed tries again.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(5);
+
+/// The most copies into a node at the same time.
+const MAX_COPIES: usize = 2;
+
+/// The records of a page of a copy.
+const PAGE: usize = 1000;
+
+/// Deleted records are purged when they are older, so that few writes on their way are refused.
+const PURGE_AGE: Duration = Duration::from_secs(60);
+
+/// The most openings of a disk that it knows, and the most ids.
+const MAX_BEFORE: usize = 16;
+
+impl Store {
+    /// Why a disk may lack something that another process has opened before; `lost`: and since.
+    async fn doubt(&self, mark: &DiskMark, lost: Option<&DiskMark>) -> Doubt {
+        if let Err(error) = self.learn_stored().await {
+            let store = &self.options.name;
+            tracing::info!(store, %error, "how old the disk is cannot be compared with the map in Consul");
+        }
+        let map = self.map.borrow().clone();
+        let is_last = map.is_none_or(|map| mark.is_last(&map));
+        match lost.is_none() && is_last {
+            true => Doubt::Restarted,
+            false => Doubt::Old,
+        }
+    }
+
+    /// Whether [`Store::close`] has something to do.
+    pub fn has_to_close(&self) -> bool {
+        let member = lock(&self.member).clone();
+        member.is_some_and(|member| lock(&member.mark).boot.is_some())
+    }
+
+    /// Ends the work of this node's storage for good, after [`Store::run`] has ended: what it can flush survives the
+    /// machine.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn close(&self) -> Result<(), Error> {
+        let member = lock(&self.member).clone();
+        match member {
+            Some(member) => member.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The last ones, as many as a disk keeps.
+fn newest<T>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = all.collect();
+    all.drain(..all.len().saturating_sub(MAX_BEFORE));
+    all
+}
+
+/// How a process has a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// The leader has not seen this opening yet.
+    Open,
+    /// This opening is the last one.
+    Ours,
+    /// Another opening is the last one: this disk is an old copy, or another process has it.
+    Lost,
+}
+
+fn taken() -> Error {
+    let why = "another process has opened the storage";
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
+}
+
+pub(super) struct Member {
+    pub transfer: Transfer,
+    /// What the disk has kept of itself. Its id is set by the first map.
+    mark: Mutex<DiskMark>,
+    /// Whether no other process can have a later copy of the disk.
+    is_new: bool,
+    is_confirmed: AtomicBool,
+    /// How many of the replicas that the map gives to the node are not there.
+    lacking: Mutex<Option<usize>>,
+    /// Signals that there is something to report.
+    news: Notify,
+}
+
+impl Member {
+    /// Opens the storage of a store: finds out whether it is the disk that the node had before. `lost` is
+    /// the mark of this process's last opening, if that was an old copy.
+    pub async fn open(
+        store: &Store,
+        storage: Arc<dyn Storage>,
+        lost: Option<&DiskMark>,
+    ) -> Result<Arc<Self>, Error> {
+        let (options, cluster) = (&store.options, &store.cluster);
+        let this_boot = os::boot_id();
+        let boot = match (options.survives, &this_boot) {
+            (Survives::Machine, _) => None,
+            (Survives::Process, Some(boot)) => Some(boot.clone()),
+            // Nothing will tell whether the machine was started since.
+            _ => Some(format!("process {:016x}", cluster.client().random_u64())),
+        };
+        let mark = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        let (name, node) = (&options.name, &cluster.options().node_id);
+        let conflict = |why| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+        if let Some(other) = mark.as_ref().filter(|it| it.store != *name || it.node != *node) {
+            return conflict(format!(
+                "the storage has the records of store {:?} of node {:?}: each store of each node needs one of \
+                 its own",
+                other.store, other.node
+            ));
+        }
+        let opened = mark.as_ref().map(|mark| mark.opening);
+        if lost.is_some_and(|lost| Some(lost.opening) != opened) {
+            return Err(taken());
+        }
+        let id = mark.as_ref().and_then(|mark| mark.id);
+        store.check_disk(id)?;
+        // Reading what was kept of the shards may take long: the others learn before that what this disk knows.
+        if let Some(map) = storage.kept(MAP).await? {
+            let map = StoreMap::decode(&map)?;
+            store.check_disk(map.id)?;
+            store.adopt(map, None)?;
+            store.restore().await;
+        }
+        let is_whole = |mark: &&DiskMark| {
+            let is_same = mark.boot.is_none() || mark.boot == this_boot;
+            is_same && options.survives != Survives::Nothing
+        };
+        let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
+        let (disk, starts, before) = match current {
+            Some(mark) => {
+                let all = mark.before.iter().copied().chain([mark.opening.id]);
+                (mark.disk, mark.opening.starts + 1, newest(all))
+            }
+            None => (Disk(cluster.client().random_u64()), 1, Vec::new()),
+        };
+        let was = mark.iter().flat_map(|mark| {
+            let replaced = current.is_none().then_some((mark.disk, mark.opening));
+            mark.was.iter().copied().chain(replaced)
+        });
+        let was = newest(was);
+        let opening = Opening { starts, id: cluster.client().random_u64() };
+        let (store_name, node_name) = (name.clone(), node.clone());
+        let next = DiskMark {
+            format: FORMAT,
+            store: store_name,
+            node: node_name,
+            id,
+            disk,
+            opening,
+            before,
+            boot,
+            was,
+        };
+        let node = node.as_str().into();
+        let clock = Arc::clone(&store.clock);
+        let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());
+        if let Some(id) = id {
+            holder.belongs_to(id);
+        }
+        let doubt = match (&mark, current) {
+            (Some(mark), None) => Some(store.doubt(mark, lost).await),
+            _ => None,
+        };
+        for shard in (0..options.shards).filter(|_| mark.is_some()) {
+            match doubt {
+                None => holder.load(shard).await?,
+                Some(doubt) => holder.load_doubted(shard, doubt).await?,
+            }
+        }
+        if let (Some(doubt), Some(mark)) = (doubt, &mark) {
+            let (disk, why) = (
+                mark.disk,
+                match doubt {
+                    Doubt::Restarted => {
+                        "the machine was restarted, which the storage does not survive"
+                    }
+                    _ => "the storage is an old copy",
+                },
+            );
+            store.numbers.doubted.add_one();
+            tracing::warn!(
+                store = name, %disk,
+                "{why}: it may lack records, does not count before it has those of others, and keeps what it has"
+            );
+        }
+        storage.keep(DISK, next.encode().into()).await?;
+        let transfer = Transfer {
+            holder: Arc::new(holder),
+            peers: Arc::clone(&store.peers),
+            quorums: options.quorums,
+            page: PAGE,
+        };
+        let (is_new, is_confirmed, news) =
+            (current.is_none(), AtomicBool::default(), Notify::new());
+        let (mark, lacking) = (Mutex::new(next), Mutex::default());
+        Ok(Arc::new(Member { transfer, mark, is_new, is_confirmed, lacking, news }))
+    }
+
+    /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
+    /// the machine from then on.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    async fn close(&self) -> Result<(), Error> {
+        self.is_confirmed.store(false, Ordering::Release);
+        let mark = lock(&self.mark).clone();
+        if mark.boot.is_none() {
+            return Ok(());
+        }
+        let holder = self.holder();
+        holder.close().await;
+        if !holder.storage().flush().await? {
+            return Ok(());
+        }
+        let kept =
+            holder.storage().kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        if kept.is_some_and(|kept| kept.opening != mark.opening) {
+            return Err(taken());
+        }
+        let mark = DiskMark { boot: None, ..mark };
+        holder.storage().keep(DISK, mark.encode().into()).await
+    }
+
+    /// Whether the replicas of the disk may be used.
+    pub fn is_confirmed(&self) -> bool {
+        self.is_confirmed.load(Ordering::Acquire)
+    }
+
+    /// How many of the replicas that the map gives to the node are not there; `None`: that is not known
+    /// yet.
+    pub fn lacking(&self) -> Option<usize> {
+        lock(&self.lacking).filter(|_| self.is_confirmed())
+    }
+
+    /// Looks at these replicas.
+    async fn look_at_replicas(&self, store: &Store) {
+        if !self.is_confirmed() {
+            return;
+        }
+        let own = self.holder().node();
+        let map = store.map.borrow().clone();
+        let mut lacking = 0;
+        for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+            let is_made_again = entry.slots.iter().any(|slot| {
+                let change = slot.change.as_ref().filter(|it| it.kind == ChangeKind::Failover);
+                let was_here = slot.holder.as_ref().is_some_and(|place| place.node == *own);
+                change.is_some_and(|change| was_here || change.to == *own)
+            });
+            let counts = entry.counting_at(own).is_some();
+            let is_there = !counts || self.holder().counts(shard, entry).await;
+            lacking += usize::from(is_made_again || !is_there);
+        }
+        *lock(&self.lacking) = Some(lacking);
+    }
+
+    fn claim(&self, map: Option<&StoreMap>) -> Claim {
+        let mark = lock(&self.mark);
+        match map.and_then(|map| map.openings.get(&mark.disk)) {
+            Some(last) if *last == mark.opening => Claim::Ours,
+            Some(last) if !mark.opening.follows(&mark.before, *last) => Claim::Lost,
+            _ => Claim::Open,
+        }
+    }
+
+    /// Completes when the map says this about the disk.
+    async fn claimed(&self, store: &Store, claim: Claim) {
+        let mut maps = store.map.subscribe();
+        // The sender lives as long as the store.
+        _ = maps.wait_for(|map| self.claim(map.as_deref()) == claim).await;
+    }
+
+    /// Does the node's work, until another opening of the disk is known to be the last one; returns the mark
+    /// of this one.
+    pub async fn run(&self, store: &Store, storage: &Watched) -> DiskMark {
+        let work = async {
+            if !self.is_new {
+                self.claimed(store, Claim::Ours).await;
+            }
+            self.take_id(store).await;
+            self.is_confirmed.store(true, Ordering::Release);
+            self.news.notify_one();
+            tokio::select! {
+                biased;
+                never = self.learn(store) => match never {},
+                never = self.copy(store) => match never {},
+                never = self.repair(store) => match never {},
+                never = self.drop_unnamed(store) => match never {},
+                never = self.keep_map(store) => match never {},
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.claimed(store, Claim::Lost) => {}
+            never = self.report(store) => match never {},
+            never = self.probe(store, storage) => match never {},
+            never = work => match never {},
+        }
+        self.is_confirmed.store(false, Ordering::Release);
+        lock(&self.mark).clone()
+    }
+
+    /// Completes when the disk has kept which store it belongs to, before which it takes no records.
+    async fn take_id(&self, store: &Store) {
+        let mut maps = store.map.subscribe();
+        while lock(&self.mark).id.is_none() {
+            // The sender lives as long as the store.
+            let Ok(map) = maps.wait_for(Option::is_some).await.map(|map| map.clone()) else {
+                return;
+            };
+            let Some(map) = map else { continue };
+            match self.keep(&map).await {
+                Ok(()) if map.id.is_none() => return,
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::warn!(store = store.options.name, %error, "the map was not kept");
+                    store.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps a map on the disk, and then which store it is of.
+    async fn keep(&self, map: &StoreMap) -> Result<(), Error> {
+        let storage = self.holder().storage();
+        storage.keep(MAP, map.encode().into()).await?;
+        let before = lock(&self.mark).clone();
+        let Some(id) = map.id.filter(|_| before.id.is_none()) else { return Ok(()) };
+        let kept = storage.kept(DISK).await?.as_deref().map(DiskMark::decode).transpose()?;
+        if kept.is_some_and(|kept| kept.opening != before.opening) {
+            return Err(taken());
+        }
+        let mark = DiskMark { id: Some(id), ..before };
+        storage.keep(DISK, mark.encode().into()).await?;
+        *lock(&self.mark) = mark;
+        self.holder().belongs_to(id);
+        Ok(())
+    }
+
+    fn holder(&self) -> &Holder {
+        &self.transfer.holder
+    }
+
+    /// Learns the entries that concern this node.
+    async fn learn(&self, store: &Store) -> Infallible {
+        let mut changes = store.map.subscribe();
+        let mut learned: Option<Arc<StoreMap>> = None;
+        loop {
+            let map = changes.borrow_and_update().clone();
+            let mut has_failed = false;
+            let known = self.holder().shards();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                let before = learned.as_ref().and_then(|map| map.map.shards.get(shard as usize));
+                let concerns = entry.names(self.holder().node()) || known.contains(&shard);
+                if before == Some(entry) || !concerns {
+                    continue;
+                }
+                if let Err(error) = self.holder().learn(shard, entry).await {
+                    tracing::warn!(store = store.options.name, shard, %error, "an entry was not kept");
+                    has_failed = true;
+                }
+            }
+            self.news.notify_one();
+            if has_failed {
+                store.sleep(PAUSE).await;
+                continue;
+            }
+            learned = map;
+            _ = changes.changed().await;
+        }
+    }
+
+    /// Writes the node's record whenever it changes, and again when Consul has lost it.
+    async fn report(&self, store: &Store) -> Infallible {
+        let cluster = &store.cluster;
+        let client = cluster.client();
+        let key = member_key(cluster.options(), &store.options.name, &cluster.options().node_id);
+        let mut leaders = cluster.changes();
+        let mut maps = store.map.subscribe();
+        let mut written: Option<(MemberRecord, Instant)> = None;
+        loop {
+            leaders.mark_unchanged();
+            maps.mark_unchanged();
+            self.look_at_replicas(store).await;
+            let record = self.record(store, written.as_ref()).await;
+            let now = client.clock().now();
+            let is_same = written.as_ref().is_some_and(|(last, _)| *last == record);
+            let outcome = match &written {
+                Some((_, at)) if is_same && now < *at + cluster.options().heartbeat_interval => {
+                    None
+                }
+                _ => Some(self.write(store, &key, &record, is_same).await),
+            };
+            match outcome {
+                Some(Ok(())) => {
+                    let is_first = written.replace((record, now)).is_none();
+                    if is_first {
+                        store.end_announcement().await;
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::warn!(store = store.options.name, %error, "the report was not written");
+                }
+                None => {}
+            }
+            store.sleep(REPORT_PAUSE).await;
+            tokio::select! {
+                biased;
+                () = self.news.notified() => {}
+                _ = leaders.changed() => {}
+                _ = maps.changed() => {}
+                () = store.sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Writes the record; one that was written before only if Consul does not have it.
+    async fn write(
+        &self,
+        store: &Store,
+        key: &str,
+        record: &MemberRecord,
+        was_written: bool,
+    ) -> Result<(), Error> {
+        let client = store.cluster.client();
+        let bytes = record.encode();
+        if was_written {
+            let stored = keys::read(client, key).await?;
+            if stored.is_some_and(|(stored, _)| stored == bytes) {
+                return Ok(());
+            }
+        }
+        let args = Args::new().arg(key).arg(bytes);
+        client.call(&kv::PUT, &args).await.map(|_| ())
+    }
+
+    /// What there is to report. The count of copied records alone is reported only after a page, and so
+    /// often that a slow copy does not look like one that makes no progress.
+    async fn record(&self, store: &Store, last: Option<&(MemberRecord, Instant)>) -> MemberRecord {
+        let cluster = &store.cluster;
+        let holder = self.holder();
+        let copied = holder.taken();
+        let leader = cluster.snapshot().leader.as_ref().map(|it| it.session_id.clone());
+        let map = store.map.borrow().clone();
+        let seen = map.as_ref().map_or(0, |map| map.map.version);
+        let epoch = |shard: u32| {
+            let entry = map.as_ref().and_then(|map| map.map.shards.get(shard as usize));
+            entry.map_or(u64::MAX, |entry| entry.epoch)
+        };
+        let report = holder.report(epoch).await;
+        let mark = lock(&self.mark).clone();
+        let record = MemberRecord {
+            format: FORMAT,
+            id: mark.id,
+            shared: store.options.shared(),
+            incarnation: cluster.incarnation.clone(),
+            leader: leader.unwrap_or_default(),
+            seen,
+            disk: mark.disk,
+            opening: mark.opening,
+            before: mark.before,
+            zone: cluster.options().zone.clone(),
+            weight: cluster.options().weight,
+            move_timeout_s: store.options.move_timeout.as_secs(),
+            copied,
+            report: match self.is_confirmed() {
+                true => report,
+                false => {
+                    Report { newer: report.newer, doubted: report.doubted, ..Report::default() }
+                }
+            },
+        };
+        match last {
+            Some((last, at))
+                if copied < last.copied + PAGE as u64
+                    && store.cluster.now() < *at + store.options.move_timeout / 4 =>
+            {
+                MemberRecord { copied: last.copied, ..record }
+            }
+            _ => record,
+        }
+    }
+
+    /// Copies the replicas of which this node is the target.
+    async fn copy(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut maps = store.map.subscribe();
+        let mut running = FuturesUnordered::new();
+        let mut shards: BTreeMap<u32, Instant> = BTreeMap::new();
+        loop {
+            let map = maps.borrow_and_update().clone();
+            let now = store.cluster.now();
+            let targets = map.iter().flat_map(|map| map.entries());
+            let targets = targets.filter(|(_, entry)| entry.change_to(&own).is_some());
+            let mut waits = false;
+            for (shard, _) in targets {
+                if running.len() >= MAX_COPIES {
+                    break;
+                }
+                waits = true;
+                if shards.get(&shard).is_some_and(|until| *until > now) {
+                    continue;
+                }
+                let work = self.holder().state(shard).await.work;
+                if work.is_some_and(|work| !work.is_done) {
+                    // Not again while it runs.
+                    shards.insert(shard, Instant::from_origin(Duration::MAX));
+                    running.push(async move { (shard, self.transfer.pursue(shard).await) });
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((shard, outcome)) = running.next() => {
+                    let pause = match outcome {
+                        Ok(has_copied) => {
+                            store.numbers.copies.add(has_copied.into());
+                            Duration::ZERO
+                        }
+                        Err(error) => {
+                            tracing::debug!(store = store.options.name, shard, %error, "a copy waits");
+                            PAUSE
+                        }
+                    };
+                    shards.insert(shard, store.cluster.now() + pause);
+                    self.news.notify_one();
+                }
+                _ = maps.changed() => {}
+                () = store.sleep(PAUSE / 5), if waits => {}
+            }
+        }
+    }
+
+    /// Compares the replicas of the shards of which this node is the first holder; after its start those
+    /// of all its shards, since it may have missed writes.
+    async fn repair(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut due: BTreeMap<u32, Instant> = BTreeMap::new();
+        let start = store.cluster.now();
+        let mut catches_up: Vec<Option<Instant>> = vec![Some(start); store.options.shards as usize];
+        loop {
+            store.sleep(INTERVAL / 4).await;
+            let every = store.options.repair_every;
+            let map = store.map.borrow().clone();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                if entry.counting_at(&own).is_none() {
+                    continue;
+                }
+                let now = store.cluster.now();
+                let at = *due.entry(shard).or_insert_with(|| {
+                    let fraction = store.cluster.client().random_fraction();
+                    now + every.mul_f64(0.5 + fraction / 2.0)
+                });
+                let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == own);
+                let catches_up = &mut catches_up[shard as usize];
+                let outcome = if catches_up.is_some_and(|at| now >= at) {
+                    let outcome = self.catch_up(shard, entry).await;
+                    *catches_up = outcome.is_err().then(|| now + CATCH_UP_PAUSE);
+                    outcome
+                } else if is_first && now >= at {
+                    due.insert(shard, now + every);
+                    let age_ms = PURGE_AGE.as_millis() as u64;
+                    let below = store.cluster.unix_ms().saturating_sub(age_ms);
+                    let below = Version::first_of(HybridTime::from_ms(below));
+                    self.transfer.repair(shard, below).await
+                } else {
+                    continue;
+                };
+                match outcome {
+                    Ok(compared) => {
+                        store.numbers.repairs.add_one();
+                        let repaired = compared.fetched + compared.sent;
+                        store.numbers.repaired_records.add(repaired as u64);
+                    }
+                    Err(error) => {
+                        tracing::debug!(store = store.options.name, shard, %error, "a repair waits");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gets from another replica what this one has missed.
+    async fn catch_up(&self, shard: u32, entry: &Entry) -> Result<Compared, Error> {
+        let own = self.holder().node();
+        let Some((_, other)) = entry.counting().find(|(_, place)| place.node != *own) else {
+            return Ok(Compared::default());
+        };
+        self.transfer.reconcile(shard, entry, &other.node).await
+    }
+
+    /// Drops what the map does not give to the node any more.
+    async fn drop_unnamed(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut since: BTreeMap<u32, Instant> = BTreeMap::new();
+        loop {
+            store.sleep(INTERVAL).await;
+            let known = self.holder().shards();
+            let map = store.map.borrow().clone();
+            for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
+                if entry.names(&own) || !known.contains(&shard) {
+                    since.remove(&shard);
+                    continue;
+                }
+                let now = store.cluster.now();
+                if now < *since.entry(shard).or_insert(now) + store.options.drop_after {
+                    continue;
+                }
+                match self.transfer.drop_unnamed(shard, entry).await {
+                    Ok(true) => _ = since.insert(shard, Instant::from_origin(Duration::MAX)),
+                    Ok(false) => _ = since.remove(&shard),
+                    Err(error) => {
+                        tracing::debug!(store = store.options.name, shard, %error, "a drop waits");
+                        since.insert(shard, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps the newest map on the disk, for a Consul that loses it.
+    async fn keep_map(&self, store: &Store) -> Infallible {
+        let mut changes = store.map.subscribe();
+        loop {
+            let map = changes.borrow_and_update().clone();
+            if let Some(map) = map {
+                if let Err(error) = self.keep(&map).await {
+                    tracing::warn!(store = store.options.name, %error, "the map was not kept");
+                }
+                store.sleep(KEEP_PAUSE).await;
+            }
+            _ = changes.changed().await;
+        }
+    }
+}

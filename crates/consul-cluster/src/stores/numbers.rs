@@ -1,0 +1,48 @@
+//! The numbers of a store.
+
+use super::Store;
+use consul_api::error::Error;
+use consul_process::clock::Instant;
+use consul_process::metrics::{OperationNumbers, Page, Source, table};
+use consul_replication::map::ChangeKind;
+
+impl Store {
+    /// Counts an operation that has ended, with the records of its success.
+    pub(super) fn count<T>(
+        &self,
+        numbers: &OperationNumbers,
+        begun: Instant,
+        outcome: &Result<T, Error>,
+        records: impl FnOnce(&T) -> usize,
+    ) {
+        numbers.outcomes.add(outcome);
+        numbers.durations.add(self.cluster.now() - begun);
+        if let Ok(done) = outcome {
+            numbers.records.add(records(done) as u64);
+        }
+    }
+}
+
+impl Source for Store {
+    fn write(&self, page: &mut Page) {
+        let store = &[self.options.name.as_str()];
+        let shards = self.status();
+        let of_kind = |kind| {
+            let targets = shards.iter().flat_map(|shard| &shard.targets);
+            targets.filter(|(_, it)| *it == kind).count() as f64
+        };
+        let at_risk = shards.iter().filter(|shard| shard.is_at_risk).count() as f64;
+        let is_usable = self.checked().is_ok() && !shards.is_empty();
+        let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
+        // Several nodes of one process see the same map.
+        for (metric, level) in [
+            (&table::STORE_AT_RISK, at_risk),
+            (&table::STORE_MOVING, of_kind(ChangeKind::Move)),
+            (&table::STORE_REPLACED, of_kind(ChangeKind::Failover)),
+            (&table::STORE_USABLE, f64::from(is_usable)),
+            (&table::STORE_STORAGE_FAILING, f64::from(is_failing)),
+        ] {
+            page.at_least(metric, store, level);
+        }
+    }
+}

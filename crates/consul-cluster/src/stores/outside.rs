@@ -1,0 +1,251 @@
+//! Stores as their maps in Consul show them, for operators whose process has none of them open.
+
+use super::document::StoreMap;
+use super::{accepted_key, is_live, map_key, members_prefix, read_map, said};
+use crate::keys::Update;
+use crate::rights::{Right, lacking};
+use crate::{Cluster, Options, Unchanged};
+use consul_api::api::kv;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::response::Answer;
+use consul_api::value::Value;
+use consul_api::value::shape::unknown;
+use consul_replication::map::{Entry, NodeId, Place};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The maps of all stores by name. A map of another release is an error.
+pub(super) async fn maps(cluster: &Cluster) -> Result<BTreeMap<String, StoreMap>, Error> {
+    let prefix = map_key(cluster.options(), "");
+    let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
+    let listed = cluster.client().call(&kv::LIST, &args).await?;
+    check_whole(cluster, &listed, &prefix).await?;
+    let mut maps = BTreeMap::new();
+    for entry in listed.value.items() {
+        let key = entry.get("Key").and_then(Value::as_str);
+        let Some((key, store)) = key.and_then(|key| Some((key, key.strip_prefix(&prefix)?))) else {
+            continue;
+        };
+        if let Some(Value::Bytes(bytes)) = entry.get("Value") {
+            let map = StoreMap::decode(bytes).map_err(|error| error.context(key))?;
+            maps.insert(store.to_owned(), map);
+        }
+    }
+    Ok(maps)
+}
+
+/// Refuses a list of the stores' maps from which ACLs hide some. Consul before 1.11 does not tell that.
+pub(super) async fn check_whole(
+    cluster: &Cluster,
+    listed: &Answer,
+    prefix: &str,
+) -> Result<(), Error> {
+    let refused =
+        |why: String| Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false));
+    if listed.meta.filtered_by_acl == Some(true) {
+        return refused(format!(
+            "ACLs hide maps of stores: the token lacks key:read on {prefix:?}"
+        ));
+    }
+    if listed.meta.tells_hidden() {
+        return Ok(());
+    }
+    let mut rights = vec![Right::read_all("key", prefix)];
+    if prefix == map_key(cluster.options(), "") {
+        rights.extend(rights_to_unseen(cluster, listed).await?);
+    }
+    let lacking = lacking(cluster.client(), rights).await?;
+    match lacking.first() {
+        Some(right) => refused(format!("ACLs may hide maps of stores: the token lacks {right}")),
+        None => Ok(()),
+    }
+}
+
+/// The rights to read the maps that are not in a list, of stores about which nodes say something. ACLs may hide
+/// them, or they do not exist.
+async fn rights_to_unseen(cluster: &Cluster, listed: &Answer) -> Result<Vec<Right>, Error> {
+    let prefix = members_prefix(cluster.options());
+    let args = Args::new().arg(prefix.as_str()).opt("separator", "/");
+    let found = cluster.client().call(&kv::KEYS, &args).await?;
+    let store = |folder: &Value| {
+        Some(folder.as_str()?.strip_prefix(&prefix)?.strip_suffix('/')?.to_owned())
+    };
+    let keys = found.value.items().iter().filter_map(store);
+    let keys = keys.map(|store| map_key(cluster.options(), &store));
+    let is_listed = |key: &String| {
+        listed
+            .value
+            .items()
+            .iter()
+            .any(|entry| entry.get("Key").and_then(Value::as_str) == Some(key))
+    };
+    Ok(keys.filter(|key| !is_listed(key)).map(|key| Right::read("key", &key)).collect())
+}
+
+/// What the map of a store says about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldShards {
+    /// Which store it is; `None`: a release before ids has written the map.
+    pub store_id: Option<u64>,
+    /// The version of the map.
+    pub version: u64,
+    /// How many of its shards name the node, or may be its: since Consul went back it is not known who has them.
+    pub shards: usize,
+}
+
+/// What the maps of all stores say about a node.
+///
+/// # Errors
+/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
+/// release.
+pub async fn held_shards(
+    cluster: &Cluster,
+    node: &str,
+) -> Result<BTreeMap<String, HeldShards>, Error> {
+    let of = |map: StoreMap| {
+        let may_be =
+            |(shard, entry): &(u32, &Entry)| map.unrecovered.contains(shard) || entry.names(node);
+        let shards = map.entries().filter(may_be).count();
+        HeldShards { store_id: map.id.map(|id| id.0), version: map.map.version, shards }
+    };
+    Ok(maps(cluster).await?.into_iter().map(|(store, map)| (store, of(map))).collect())
+}
+
+/// The stores of which a node has or may get replicas, each with the number of nodes that it needs.
+///
+/// # Errors
+/// As [`held_shards`].
+pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<String, usize>, Error> {
+    let mut maps = maps(cluster).await?;
+    let snapshot = cluster.snapshot();
+    let may_get = snapshot.live().any(|it| it.record.id == node && it.record.may_get_shards());
+    maps.retain(|_, map| may_get || map.names(node));
+    Ok(maps.into_iter().map(|(store, map)| (store, map.shared.replicas)).collect())
+}
+
+/// The nodes with the replicas that are missing of a shard, if the store's map has the version `at`, or those
+/// among `of` if that names some; `None`: it is not known which are missing.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such store; [`Kind::Argument`] for a shard that does not exist;
+/// [`Kind::Conflict`] if its map has another version, or if no replica is missing on one of the nodes;
+/// those of the calls.
+pub async fn missing(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    of: &[String],
+    at: Option<u64>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let (map, _) = read_at(cluster, store, shard, at).await?;
+    let missing = missing_of(cluster, Some(&map), shard);
+    Ok(only(missing, shard, of)?.as_ref().map(nodes))
+}
+
+/// Those of the missing replicas that are on these nodes; without nodes all.
+fn only(
+    missing: Option<BTreeSet<Place>>,
+    shard: u32,
+    of: &[String],
+) -> Result<Option<BTreeSet<Place>>, Error> {
+    let refused = |why: String| Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+    if of.is_empty() {
+        return Ok(missing);
+    }
+    let Some(mut missing) = missing else {
+        return refused(format!(
+            "it is not known yet which replicas of shard {shard} are missing, so that nodes cannot be named"
+        ));
+    };
+    let has = |node: &&String| missing.iter().any(|place| *place.node == ***node);
+    if let Some(node) = of.iter().find(|node| !has(node)) {
+        return refused(format!("no replica of shard {shard} is missing on node {node:?}"));
+    }
+    missing.retain(|place| of.iter().any(|node| *place.node == **node));
+    Ok(Some(missing))
+}
+
+/// Lets the failovers of a shard do without the replicas that are missing now, although acknowledged writes
+/// may be lost. Returns what [`missing`] does; if that is `None`, it applies to those that are missing when
+/// the leader knows.
+///
+/// # Errors
+/// As [`missing`].
+pub async fn accept_loss(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    of: &[String],
+    at: Option<u64>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let (map, index) = read_at(cluster, store, shard, at).await?;
+    let condition = at.map(|_| Unchanged { key: map_key(cluster.options(), store), index });
+    accept(cluster, store, (Some(&map), shard), of, condition.as_ref()).await
+}
+
+/// Says that the loss of what is missing of a shard is accepted, if something is, or that on these nodes, and
+/// leaves what was accepted before.
+pub(super) async fn accept(
+    cluster: &Cluster,
+    store: &str,
+    (map, shard): (Option<&StoreMap>, u32),
+    of: &[String],
+    condition: Option<&Unchanged>,
+) -> Result<Option<Vec<NodeId>>, Error> {
+    let lost = only(missing_of(cluster, map, shard), shard, of)?;
+    if !lost.as_ref().is_some_and(BTreeSet::is_empty) {
+        let key = accepted_key(cluster.options(), store, shard);
+        let add = |found: Option<&[u8]>| {
+            let all = said::joined(found, lost.as_ref());
+            Ok(Update::Put(said::encode(all.as_ref())))
+        };
+        cluster.update_while(condition, &key, add).await?;
+    }
+    lost.iter().for_each(|lost| said::log_word(store, shard, lost));
+    Ok(lost.as_ref().map(nodes))
+}
+
+/// The rights to accept the loss of a shard.
+pub fn to_accept(options: &Options, store: &str, shard: u32) -> [Right; 2] {
+    [
+        Right::read("key", &map_key(options, store)),
+        Right::write("key", &accepted_key(options, store, shard)),
+    ]
+}
+
+fn missing_of(cluster: &Cluster, map: Option<&StoreMap>, shard: u32) -> Option<BTreeSet<Place>> {
+    let snapshot = cluster.snapshot();
+    map?.missing(shard, |node| is_live(&snapshot, node))
+}
+
+fn nodes(places: &BTreeSet<Place>) -> Vec<NodeId> {
+    places.iter().map(|place| NodeId::clone(&place.node)).collect()
+}
+
+/// A store's map that has the shard and this version, and the modify index of its key.
+async fn read_at(
+    cluster: &Cluster,
+    store: &str,
+    shard: u32,
+    at: Option<u64>,
+) -> Result<(StoreMap, u64), Error> {
+    let refused = |kind, why: String| Error::new(kind, why).with_maybe_applied(false);
+    let (map, index) = read_map(cluster, store).await?;
+    let Some(map) = map else {
+        let stores = maps(cluster).await?;
+        let known: Vec<&str> = stores.keys().map(String::as_str).collect();
+        return Err(refused(Kind::NotFound, unknown("store", store, &known)));
+    };
+    let most = map.shared.shards - 1;
+    if shard > most {
+        return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
+    }
+    let version = map.map.version;
+    match at.filter(|at| *at != version) {
+        Some(at) => {
+            let why = format!("the map of store {store:?} has version {version}, not {at}");
+            Err(refused(Kind::Conflict, why))
+        }
+        None => Ok((map, index)),
+    }
+}

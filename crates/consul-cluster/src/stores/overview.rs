@@ -1,0 +1,413 @@
+//! The stores of a cluster for operators: from their maps in Consul, and from what the nodes tell.
+
+use super::document::StoreMap;
+use super::outside::check_whole;
+use super::{Store, map_key, waiting_key};
+use crate::Cluster;
+use crate::report::Told;
+use consul_api::api::kv;
+use consul_api::error::Error;
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A replicated store.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreOverview {
+    /// Its name.
+    pub name: String,
+    /// The number of shards.
+    pub shards: u32,
+    /// N.
+    pub replicas: usize,
+    /// W.
+    pub write_quorum: usize,
+    /// R.
+    pub read_quorum: usize,
+    /// The version of its map.
+    pub map_version: u64,
+    /// The replicas that move from one node to another.
+    pub moving: Vec<ShardMoving>,
+    /// The new replicas in place of lost ones.
+    pub repairing: Vec<ShardRepairing>,
+    /// The shards of which a replica is missing.
+    pub at_risk: Vec<ShardAtRisk>,
+    /// The number of shards of which it is not known who has them, since Consul went back.
+    pub unrecovered: usize,
+}
+
+/// A replica that moves.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardMoving {
+    /// The shard.
+    pub shard: u32,
+    /// The node that gets it.
+    pub to: String,
+    /// The share of the records that is copied, about; `None`: nobody tells.
+    pub done: Option<f64>,
+}
+
+/// A new replica in place of a lost one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardRepairing {
+    /// The shard.
+    pub shard: u32,
+    /// The node that gets it.
+    pub on: String,
+    /// The share of the records that is copied, about; `None`: nobody tells.
+    pub done: Option<f64>,
+}
+
+/// A shard of which a replica is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShardAtRisk {
+    /// The shard.
+    pub shard: u32,
+    /// The nodes whose replicas are lost, or that are down.
+    pub missing: Vec<String>,
+    /// The replicas that are there.
+    pub left: usize,
+    /// With fewer, no new replica can be made without the loss of acknowledged writes.
+    pub needed: usize,
+}
+
+/// How far a node is with what it copies for a store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyReport {
+    /// The store.
+    pub store: String,
+    /// The shards that it copies: the records that it has, and whether these are all.
+    pub copies: BTreeMap<u32, (u64, bool)>,
+    /// About how many records the shards have that others copy and of which it has a replica.
+    pub records: BTreeMap<u32, u64>,
+}
+
+impl Store {
+    /// How far this node is with its copies.
+    pub(crate) async fn copy_report(&self) -> CopyReport {
+        let mut report = CopyReport { store: self.options.name.clone(), ..CopyReport::default() };
+        let (map, holder) = (self.map.borrow().clone(), self.holder());
+        let (Some(map), Some(holder)) = (map, holder) else { return report };
+        let progress = holder.progress();
+        let is_changed = |entry: &Entry| entry.slots.iter().any(|slot| slot.change.is_some());
+        for (shard, entry) in map.entries().filter(|(_, entry)| is_changed(entry)) {
+            if let Some((_, change)) = entry.change_to(holder.node()) {
+                let work = holder.state(shard).await.work.filter(|it| it.since == change.since);
+                let is_done = work.is_some_and(|work| work.is_done);
+                report.copies.insert(shard, (progress.taken(shard, change.since), is_done));
+            } else if entry.counting_at(holder.node()).is_some() {
+                report.records.extend(progress.records(shard).map(|records| (shard, records)));
+            }
+        }
+        report
+    }
+}
+
+/// The share of a shard's records that a node has copied, for a change of this kind.
+fn done(
+    told: &BTreeMap<String, Told>,
+    store: &str,
+    (shard, node): (u32, &str),
+    (kind, quorums): (ChangeKind, Quorums),
+) -> Option<f64> {
+    let (taken, is_done) = *told.get(node)?.copies_of(store)?.copies.get(&shard)?;
+    if is_done {
+        return Some(1.0);
+    }
+    let counts = told.values().filter_map(|told| told.copies_of(store)?.records.get(&shard));
+    let sources = match kind {
+        ChangeKind::Move => 1,
+        ChangeKind::Failover => quorums.copied() as u64,
+    };
+    let all = counts.max().filter(|count| **count > 0)? * sources;
+    // It compares what it has copied before it is done.
+    Some((taken as f64 / all as f64).min(0.99))
+}
+
+/// How long the maps that were read last count when they cannot be read again.
+const USUAL_AGE: Duration = Duration::from_secs(10);
+
+/// The maps of all stores of a cluster.
+#[derive(Default)]
+pub(crate) struct StoreMaps {
+    maps: BTreeMap<String, StoreMap>,
+    /// Why some or all of them are not known.
+    unread: Vec<String>,
+    read: Option<Instant>,
+    /// What the leader says of first maps that wait.
+    waiting: BTreeMap<String, String>,
+}
+
+impl StoreMaps {
+    /// Reads them; any server may answer.
+    ///
+    /// # Errors
+    /// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some.
+    pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
+        let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
+        for (name, bytes) in listed(cluster, &map_key(cluster.options(), "")).await? {
+            match StoreMap::decode(&bytes) {
+                Ok(map) => _ = read.maps.insert(name, map),
+                Err(error) => {
+                    let key = map_key(cluster.options(), &name);
+                    read.unread.push(error.context(&key).message().to_owned());
+                }
+            }
+        }
+        for (name, why) in listed(cluster, &waiting_key(cluster.options(), "")).await? {
+            read.waiting.insert(name, String::from_utf8_lossy(&why).into_owned());
+        }
+        Ok(read)
+    }
+
+    /// The stores without a map, and what the first one waits for.
+    pub fn waiting(&self) -> BTreeMap<String, String> {
+        let mut waiting = self.waiting.clone();
+        waiting.retain(|store, _| !self.maps.contains_key(store));
+        waiting
+    }
+
+    /// Notes that they could not be read this time.
+    pub fn missed(&mut self, why: &str) {
+        tracing::debug!(why, "the maps of stores were not read");
+        if self.read.is_none_or(|at| at.elapsed() > USUAL_AGE) {
+            self.unread = vec![why.to_owned()];
+        }
+    }
+
+    /// Why some or all of them are not known; empty: all are.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
+    }
+
+    /// How many replicas name a node, as a holder or as the target of a change.
+    pub fn held(&self, node: &str) -> usize {
+        let held = |map: &StoreMap| map.map.shards.iter().filter(|it| it.names(node)).count();
+        self.maps.values().map(held).sum()
+    }
+
+    /// The stores.
+    pub fn overviews(
+        &self,
+        is_live: impl Fn(&str) -> bool,
+        told: &BTreeMap<String, Told>,
+    ) -> Vec<StoreOverview> {
+        let overview = |(name, map): (&String, &StoreMap)| {
+            let fails = |told: &Told| told.faults().any(|fault| fault.store == *name);
+            let is_there = |node: &str| is_live(node) && !told.get(node).is_some_and(fails);
+            store_overview(name, map, is_there, told)
+        };
+        self.maps.iter().map(overview).collect()
+    }
+}
+
+/// The keys below a prefix, without it, and their values; any server may answer.
+///
+/// # Errors
+/// As [`StoreMaps::read`].
+async fn listed(cluster: &Cluster, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let args = Args::new().arg(prefix).opt("stale", true);
+    let answer = cluster.client().call(&kv::LIST, &args).await?;
+    check_whole(cluster, &answer, prefix).await?;
+    let entry = |entry: &Value| {
+        let name = entry.get("Key").and_then(Value::as_str)?.strip_prefix(prefix)?;
+        let bytes = match entry.get("Value") {
+            Some(Value::Bytes(bytes)) => bytes.clone(),
+            _ => Vec::new(),
+        };
+        Some((name.to_owned(), bytes))
+    };
+    Ok(answer.value.items().iter().filter_map(entry).collect())
+}
+
+fn store_overview(
+    name: &str,
+    map: &StoreMap,
+    is_live: impl Fn(&str) -> bool,
+    told: &BTreeMap<String, Told>,
+) -> StoreOverview {
+    let shared = map.shared;
+    let changes = |kind| {
+        map.entries().flat_map(move |(shard, entry)| {
+            let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());
+            changes.filter(move |it| it.kind == kind).map(move |it| (shard, it.to.to_string()))
+        })
+    };
+    let quorums = shared.quorums();
+    let done = |shard, node: &str, kind| done(told, name, (shard, node), (kind, quorums));
+    let moving = changes(ChangeKind::Move).map(|(shard, to)| {
+        let done = done(shard, &to, ChangeKind::Move);
+        ShardMoving { shard, to, done }
+    });
+    let repairing = changes(ChangeKind::Failover).map(|(shard, on)| {
+        let done = done(shard, &on, ChangeKind::Failover);
+        ShardRepairing { shard, on, done }
+    });
+    let at_risk = |(shard, entry): (u32, &Entry)| {
+        let missing = map.missing(shard, &is_live)?;
+        let is_there = |node: &NodeId| missing.iter().all(|place| place.node != *node);
+        let left = entry.counting().filter(|(_, place)| is_there(&place.node)).count();
+        let vacant = entry.slots.iter().filter(|slot: &&Slot| slot.is_vacant()).count();
+        let needed = quorums.fenced().saturating_sub(vacant);
+        let missing: Vec<String> = missing.iter().map(|place| place.node.to_string()).collect();
+        (!missing.is_empty()).then_some(ShardAtRisk { shard, missing, left, needed })
+    };
+    StoreOverview {
+        name: name.to_owned(),
+        shards: shared.shards,
+        replicas: shared.replicas,
+        write_quorum: shared.write_quorum,
+        read_quorum: shared.read_quorum,
+        map_version: map.map.version,
+        moving: moving.collect(),
+        repairing: repairing.collect(),
+        at_risk: map.entries().filter_map(at_risk).collect(),
+        unrecovered: map.unrecovered.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::StoreFault;
+    use crate::stores::options::Shared;
+    use consul_replication::map::{Change, Disk, Place};
+    use consul_replication::plan::Map;
+
+    fn slot(node: &str, change: Option<Change>) -> Slot {
+        let holder = Place { node: node.into(), disk: Disk(1), is_first: false };
+        Slot { holder: Some(holder), change }
+    }
+
+    /// Three shards of n1, n2 and n3: the second moves from n3 to n4, the third has lost n3 for n4.
+    fn map() -> StoreMap {
+        let change = |kind| Some(Change::new(kind, "n4".into(), 7));
+        let changes = [None, change(ChangeKind::Move), change(ChangeKind::Failover)];
+        let entry = |change| Entry {
+            epoch: 7,
+            slots: vec![slot("n1", None), slot("n2", None), slot("n3", change)],
+        };
+        StoreMap {
+            id: None,
+            shared: Shared { shards: 3, replicas: 3, write_quorum: 2, read_quorum: 2 },
+            map: Map { version: 9, shards: changes.map(entry).into() },
+            down: BTreeMap::new(),
+            unrecovered: [].into(),
+            openings: BTreeMap::new(),
+        }
+    }
+
+    fn shown(live: &[&str], told: &BTreeMap<String, Told>) -> StoreOverview {
+        store_overview("points", &map(), |node| live.contains(&node), told)
+    }
+
+    #[test]
+    fn a_replica_that_is_gone_or_on_a_node_that_is_down_is_missing() {
+        let missing = |live: &[&str]| -> Vec<(u32, Vec<String>, usize)> {
+            let shown = shown(live, &BTreeMap::new());
+            assert!(shown.at_risk.iter().all(|it| it.needed == 2));
+            shown.at_risk.into_iter().map(|it| (it.shard, it.missing, it.left)).collect()
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(missing(&["n1", "n2", "n3", "n4"]), [(2, names(&["n3"]), 2)]);
+        assert_eq!(
+            missing(&["n1", "n3", "n4"]),
+            [(0, names(&["n2"]), 2), (1, names(&["n2"]), 2), (2, names(&["n2", "n3"]), 1)]
+        );
+    }
+
+    #[test]
+    fn a_replica_whose_storage_fails_is_missing() {
+        let fault = |store: &str| {
+            let fault = StoreFault { store: store.to_owned(), ..StoreFault::default() };
+            [("n2".to_owned(), Told::of_fault(fault))].into()
+        };
+        let maps =
+            StoreMaps { maps: [("points".to_owned(), map())].into(), ..StoreMaps::default() };
+        let missing = |told: &BTreeMap<String, Told>| -> Vec<Vec<String>> {
+            let shown = maps.overviews(|_| true, told).remove(0);
+            shown.at_risk.into_iter().map(|it| it.missing).collect()
+        };
+        assert_eq!(missing(&fault("points")), [vec!["n2"], vec!["n2"], vec!["n2", "n3"]]);
+        assert_eq!(missing(&fault("other")), [vec!["n3"]]);
+    }
+
+    #[test]
+    fn a_slot_that_never_had_a_holder_needs_no_replica() {
+        let mut map = map();
+        map.map.shards[0].slots[1].holder = None;
+        let live = |node: &str| node != "n3";
+        let shown = store_overview("points", &map, live, &BTreeMap::new());
+        let first = shown.at_risk.iter().find(|it| it.shard == 0).expect("n3 is down");
+        assert_eq!((first.left, first.needed), (1, 1), "{first:?}");
+    }
+
+    #[test]
+    fn a_store_is_shown_as_its_map_has_it() {
+        let mut map = map();
+        map.shared = Shared { shards: 3, replicas: 5, write_quorum: 4, read_quorum: 2 };
+        map.unrecovered = [0, 2].into();
+        let StoreOverview { shards, replicas, write_quorum, read_quorum, map_version, .. } =
+            store_overview("points", &map, |_| true, &BTreeMap::new());
+        assert_eq!([shards as usize, replicas, write_quorum, read_quorum], [3, 5, 4, 2]);
+        assert_eq!(map_version, 9);
+        let live = |_: &str| true;
+        assert_eq!(store_overview("points", &map, live, &BTreeMap::new()).unrecovered, 2);
+    }
+
+    #[test]
+    fn a_store_waits_until_it_has_a_map_and_its_replicas_name_nodes() {
+        let waiting = ["points", "other"].map(|store| (store.to_owned(), "n4".to_owned()));
+        let maps = StoreMaps {
+            maps: [("points".to_owned(), map())].into(),
+            waiting: waiting.into(),
+            ..StoreMaps::default()
+        };
+        assert_eq!(maps.waiting(), [("other".to_owned(), "n4".to_owned())].into());
+        let held = ["n1", "n3", "n4", "n5"].map(|node| maps.held(node));
+        assert_eq!(held, [3, 3, 2, 0], "a target of a change counts");
+    }
+
+    #[test]
+    fn maps_that_were_read_count_for_some_seconds_when_they_cannot_be_read_again() {
+        let missed = |read| {
+            let mut maps = StoreMaps { read, ..StoreMaps::default() };
+            maps.missed("no answer");
+            maps.unread
+        };
+        assert_eq!(missed(None), ["no answer"]);
+        assert_eq!(missed(Some(Instant::now())), [""; 0]);
+        let long_ago = Instant::now().checked_sub(USUAL_AGE + Duration::from_secs(1));
+        assert_eq!(missed(Some(long_ago.expect("the machine runs for longer"))), ["no answer"]);
+    }
+
+    #[test]
+    fn the_share_that_is_copied_is_known_when_both_sides_tell() {
+        let copies = |taken: [(u64, bool); 2], records: &[(u32, u64)]| {
+            let copies = [(1, taken[0]), (2, taken[1])].into();
+            let target = CopyReport { store: "points".to_owned(), copies, ..CopyReport::default() };
+            let records = records.iter().copied().collect();
+            let source =
+                CopyReport { store: "points".to_owned(), records, ..CopyReport::default() };
+            let told = [("n4", target), ("n1", source)];
+            told.map(|(id, copies)| (id.to_owned(), Told::of_copies(copies))).into()
+        };
+        let done = |told: &BTreeMap<String, Told>| {
+            let shown = shown(&["n1", "n2", "n3", "n4"], told);
+            let [moving] = &shown.moving[..] else { panic!("{shown:?}") };
+            let [repairing] = &shown.repairing[..] else { panic!("{shown:?}") };
+            assert_eq!((moving.shard, moving.to.as_str()), (1, "n4"));
+            assert_eq!((repairing.shard, repairing.on.as_str()), (2, "n4"));
+            (moving.done, repairing.done)
+        };
+        assert_eq!(done(&BTreeMap::new()), (None, None));
+        // A repair copies two of the other replicas.
+        let both = [(1, 100), (2, 100)];
+        assert_eq!(done(&copies([(50, false), (50, false)], &both)), (Some(0.5), Some(0.25)));
+        assert_eq!(done(&copies([(500, false), (3, true)], &both)), (Some(0.99), Some(1.0)));
+        assert_eq!(done(&copies([(5, false), (5, false)], &[(1, 0)])), (None, None));
+    }
+}

@@ -1,0 +1,27 @@
+//! A cluster's nodes on a simulated agent whose clock the tests move.
+
+mod data_plane;
+mod election;
+mod keys;
+mod log_lines;
+mod losses;
+mod metrics;
+mod nodes;
+mod observer;
+mod overview;
+#[allow(dead_code)]
+#[path = "../../../consul-test-support/src/world.rs"]
+mod own_world;
+mod replication;
+mod requests;
+mod settings;
+mod start;
+mod status;
+mod storage;
+mod stores;
+
+/// What tests share, and what this binary adds methods to.
+mod support {
+    pub(crate) use crate::own_world as world;
+    pub use consul_test_support::*;
+}

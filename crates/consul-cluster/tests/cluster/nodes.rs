@@ -1,0 +1,634 @@
+//! A cluster through its Rust API, on the simulated agent and a clock that the test advances.
+//! Random histories are in `simulation`, the specs of the Lua API in `spec`.
+
+use crate::support::between::{ANSWERS, Between};
+use crate::support::lines::logged;
+use crate::support::world::World;
+use consul_api::api::{health, kv, session};
+use consul_api::error::{Error, Kind};
+use consul_api::request::{Args, Defaults};
+use consul_api::value::Value;
+use consul_client::{Client, Settings};
+use consul_cluster::{Cluster, Event, Mode, Options};
+use consul_process::clock::TaskId;
+use consul_sim as simulate;
+use http::StatusCode;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tracing::Level;
+
+/// A running node.
+pub struct Process {
+    pub cluster: Arc<Cluster>,
+    task: TaskId,
+    end: Arc<Mutex<Option<Error>>>,
+}
+
+impl World {
+    /// Starts a node; it runs until it is killed or stopped.
+    pub fn start(&self, options: Options) -> Process {
+        self.start_with(self.client(), options)
+    }
+
+    /// The same with this client.
+    pub fn start_with(&self, client: Arc<Client>, options: Options) -> Process {
+        let cluster =
+            Cluster::new(Arc::clone(&client), client, options).expect("options that fit together");
+        let end = Arc::new(Mutex::new(None));
+        let (running, ended) = (Arc::clone(&cluster), Arc::clone(&end));
+        let task = self.clock.spawn(async move {
+            let why = running.run().await;
+            *ended.lock().expect("no panic elsewhere") = Some(why);
+        });
+        Process { cluster, task, end }
+    }
+
+    pub fn node(&self, id: &str) -> Process {
+        self.start(node(id))
+    }
+
+    /// Starts the nodes `n1` to `n<count>`.
+    pub fn nodes(&self, count: usize) -> Vec<Process> {
+        let nodes: Vec<_> = (1..=count).map(|n| self.node(&format!("n{n}"))).collect();
+        self.run(async {
+            for node in &nodes {
+                node.cluster.started().await.expect("nothing is refused");
+            }
+        });
+        nodes
+    }
+
+    pub fn kill(&self, process: &Process) {
+        self.clock.cancel(process.task);
+    }
+
+    pub fn stop(&self, process: &Process) {
+        self.clock.cancel(process.task);
+        self.run(process.cluster.leave()).expect("a graceful stop");
+    }
+
+    pub fn read(&self, key: &str) -> Option<String> {
+        let client = self.client();
+        let answer = self.run(client.call(&kv::GET, &Args::new().arg(key))).expect("an answer");
+        match answer.value {
+            Value::Bytes(bytes) => Some(String::from_utf8(bytes).expect("a text")),
+            _ => None,
+        }
+    }
+
+    /// The indexes of all data that a cluster writes.
+    fn indexes(&self) -> [Option<u64>; 3] {
+        let client = self.client();
+        let reads = [
+            (&kv::LIST, Args::new().arg("")),
+            (&session::LIST, Args::new()),
+            (&health::STATE, Args::new().arg("any")),
+        ];
+        reads.map(|(endpoint, args)| {
+            self.run(client.call(endpoint, &args)).expect("an answer").meta.index
+        })
+    }
+
+    pub fn write(&self, key: &str, value: &str) {
+        let client = self.client();
+        let args = Args::new().arg(key).arg(value.as_bytes().to_vec());
+        self.run(client.call(&kv::PUT, &args)).expect("a write");
+    }
+}
+
+pub fn node(id: &str) -> Options {
+    Options::new(id, "127.0.0.1:9000")
+}
+
+impl Process {
+    pub fn why(&self) -> Option<Error> {
+        self.end.lock().expect("no panic elsewhere").clone()
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        std::iter::from_fn(|| self.cluster.poll_event()).collect()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.cluster.snapshot().map.as_ref().map_or(0, |map| map.epoch())
+    }
+}
+
+pub fn leaders(nodes: &[Process]) -> Vec<&Process> {
+    nodes.iter().filter(|node| node.cluster.is_leader()).collect()
+}
+
+/// The names of the nodes with shards, in the map of one node.
+pub fn owners(process: &Process) -> BTreeSet<String> {
+    let snapshot = process.cluster.snapshot();
+    let map = snapshot.map.as_ref().expect("a map");
+    let of = |shard| map.nodes_of(shard).map(|(id, _)| id.to_owned()).collect::<Vec<_>>();
+    (0..map.shard_count()).flat_map(of).collect()
+}
+
+#[test]
+fn three_nodes_agree_on_members_leader_and_map() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    assert_eq!(leaders(&nodes).len(), 1);
+    let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
+    for node in &nodes {
+        let snapshot = node.cluster.snapshot();
+        assert_eq!(snapshot.live().count(), 3);
+        assert_eq!(snapshot.leader.as_ref().expect("a leader").node_id, leader);
+        assert_eq!(owners(node).len(), 3);
+        assert_eq!(snapshot.map, nodes[0].cluster.snapshot().map);
+        let key = b"metrics/cpu";
+        let replicas = snapshot.replicas_for(key, 2);
+        assert_eq!(replicas.len(), 2);
+        assert_eq!(snapshot.node_for(key).expect("a node").record.id, replicas[0].record.id);
+    }
+}
+
+#[test]
+fn one_node_sees_itself() {
+    let world = World::new();
+    let nodes = world.nodes(1);
+    let snapshot = nodes[0].cluster.snapshot();
+    assert_eq!(snapshot.nodes.len(), 1);
+    assert_eq!(snapshot.node_for(b"any").expect("itself").record.id, "n1");
+    world.wait(Duration::from_secs(3));
+    assert!(nodes[0].cluster.is_leader());
+    assert_eq!(nodes[0].cluster.state(), "leader");
+    assert_eq!(owners(&nodes[0]), BTreeSet::from(["n1".to_owned()]));
+}
+
+#[test]
+fn a_killed_leader_is_replaced_within_takeover_ms_and_its_shards_stay() {
+    let world = World::new();
+    let start = |n: usize| {
+        world.start(Options {
+            replace_after: Duration::from_secs(20),
+            forget_after: Duration::from_secs(60),
+            ..node(&format!("n{n}"))
+        })
+    };
+    let nodes: Vec<_> = (1..=3).map(start).collect();
+    world.wait(Duration::from_secs(5));
+    let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let profile = nodes[place].cluster.options().profile.clone();
+    world.kill(&nodes[place]);
+    let (others, killed): (Vec<_>, Vec<_>) = (0..3).partition(|other| *other != place);
+    let (epoch, killed) = (nodes[others[0]].epoch(), &nodes[killed[0]]);
+    world.wait(profile.takeover() + Duration::from_millis(500));
+    let new = others.iter().filter(|other| nodes[**other].cluster.is_leader());
+    assert_eq!(new.count(), 1);
+    world.wait(Duration::from_secs(5));
+    let one = &nodes[others[0]];
+    let id = &killed.cluster.options().node_id;
+    assert_eq!(one.epoch(), epoch, "nothing moves before replace_after");
+    assert!(owners(one).contains(id));
+    // But requests go to live nodes.
+    let snapshot = one.cluster.snapshot();
+    assert!((0..100).all(|key: u32| {
+        snapshot.node_for(&key.to_le_bytes()).expect("a node").record.id != *id
+    }));
+    world.wait(Duration::from_secs(15));
+    assert_eq!(owners(one).len(), 2);
+    world.wait(Duration::from_secs(45));
+    assert_eq!(one.cluster.snapshot().nodes.len(), 2, "it is forgotten");
+}
+
+#[test]
+fn a_change_during_the_pause_after_a_loss_is_made_right_after_it() {
+    for change_ms in [5250, 5500, 5750] {
+        let world = World::new();
+        let start = |n: usize| {
+            world.start(Options { replace_after: Duration::from_secs(2), ..node(&format!("n{n}")) })
+        };
+        let nodes: Vec<_> = (1..=3).map(start).collect();
+        world.wait(Duration::from_secs(5));
+        let place = nodes.iter().position(|node| !node.cluster.is_leader()).expect("a follower");
+        world.kill(&nodes[place]);
+        world.wait(Duration::from_millis(4500));
+        // The agent restarts, and the map does not change for 6 s after that. Shortly before their
+        // end a node changes its mode.
+        world.agent.restart(simulate::Retained::Disk);
+        world.wait(Duration::from_millis(change_ms));
+        let other = (0..3).find(|other| *other != place && !nodes[*other].cluster.is_leader());
+        let other = &nodes[other.expect("the other follower")].cluster;
+        let id = &other.options().node_id;
+        world.run(other.set_mode(id, Mode::Maintenance)).expect("an order");
+        world.wait(Duration::from_secs(7));
+        assert_eq!(owners(leaders(&nodes)[0]).len(), 2, "{change_ms} ms");
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_and_returns_keeps_its_shards() {
+    let world = World::new();
+    let mut nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let epoch = nodes[0].epoch();
+    let place = nodes.iter().position(|node| !node.cluster.is_leader()).expect("a follower");
+    world.kill(&nodes[place]);
+    let id = nodes[place].cluster.options().node_id.clone();
+    world.wait(Duration::from_secs(1));
+    nodes[place] = world.node(&id);
+    world.run(nodes[place].cluster.started()).expect("nothing is refused");
+    world.wait(Duration::from_secs(30));
+    assert!(nodes.iter().all(|node| node.epoch() == epoch));
+    assert_eq!(nodes[0].cluster.snapshot().live().count(), 3);
+}
+
+#[test]
+fn a_stopped_node_is_gone_at_once_and_its_shards_move() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let epoch = nodes[place].epoch();
+    world.stop(&nodes[place]);
+    world.wait(Duration::from_secs(3));
+    let others: Vec<&Process> =
+        nodes.iter().enumerate().filter(|(n, _)| *n != place).map(|(_, node)| node).collect();
+    assert_eq!(others.iter().filter(|node| node.cluster.is_leader()).count(), 1);
+    for node in others {
+        assert_eq!(node.cluster.snapshot().nodes.len(), 2);
+        assert_eq!(owners(node).len(), 2);
+        // A new leader skips the epochs of maps that it may not know.
+        assert!((epoch + 1001..=epoch + 2000).contains(&node.epoch()), "{}", node.epoch());
+    }
+}
+
+#[test]
+fn a_second_node_of_the_same_name_is_refused() {
+    let world = World::new();
+    let first = world.nodes(1);
+    let second = world.start(Options { node_address: "10.0.0.9:1".into(), ..node("n1") });
+    world.wait(Duration::from_secs(8));
+    let why = second.why().expect("an end");
+    assert_eq!(why.kind(), Kind::Conflict);
+    assert!(why.message().contains("the node at 127.0.0.1:9000 has it"), "{why}");
+    assert!(first[0].why().is_none());
+    assert!(first[0].cluster.is_leader());
+}
+
+#[test]
+fn a_node_whose_name_was_taken_ends_and_takes_nothing_from_the_new_one() {
+    let world = World::new();
+    logged(Level::ERROR, Arc::new(world.clock.clone()), |lines| {
+        name_taken(&world);
+        let said = lines.text();
+        assert!(said.contains("the node has ended") && said.contains("is taken"), "{said}");
+        assert_eq!(lines.count("the node has ended"), 1);
+    });
+}
+
+fn name_taken(world: &World) {
+    let first = world.nodes(1);
+    // Cut off for longer than the TTL of its check, it is down for all others.
+    let clients = vec!["0".to_owned()];
+    let fault = simulate::Fault { clients, partition: true, ..simulate::Fault::default() };
+    world.agent.add_fault(fault);
+    world.wait(Duration::from_secs(6));
+    let second = world.node("n1");
+    world.run(second.cluster.started()).expect("nothing is refused");
+    world.agent.clear_faults();
+    world.wait(Duration::from_secs(20));
+    let why = first[0].why().expect("an end");
+    assert!(why.message().contains("node_id \"n1\" is taken"), "{why}");
+    world.run(first[0].cluster.leave()).expect("a graceful stop");
+    world.wait(Duration::from_millis(100));
+    assert!(second.why().is_none());
+    assert_eq!(second.cluster.snapshot().live().count(), 1);
+    assert!(second.cluster.is_leader());
+}
+
+#[test]
+fn other_cluster_options_and_keys_of_other_programs_are_refused() {
+    let world = World::new();
+    let _first = world.nodes(1);
+    let second = world.start(Options { shards: 512, ..node("n2") });
+    world.write("other/config", "mine");
+    let third = world.start(Options { config_key: "other/config".into(), ..node("n3") });
+    world.write("tsdb/cluster/nodes/n4", "mine");
+    let fourth = world.node("n4");
+    world.wait(Duration::from_secs(1));
+    for (process, why) in [
+        (second, "shards = 1024 and replicas = 2 (key tsdb/cluster/config)"),
+        (third, "the key other/config holds another program's data"),
+        (fourth, "tsdb/cluster/nodes/n4 holds another program's data, not a node's record"),
+    ] {
+        let error = process.why().expect("an end");
+        assert!(error.kind() == Kind::Conflict && error.message().contains(why), "{error}");
+    }
+    assert_eq!(world.read("tsdb/cluster/nodes/n4").as_deref(), Some("mine"));
+}
+
+#[test]
+fn a_drained_node_gives_its_shards_and_the_leadership_away() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let (leader, other) = (&nodes[place], &nodes[(place + 1) % 3]);
+    let id = leader.cluster.options().node_id.clone();
+    world.run(other.cluster.set_mode(&id, Mode::Draining)).expect("an order");
+    world.wait(Duration::from_secs(5));
+    assert!(!leader.cluster.is_leader());
+    assert_eq!(leader.cluster.state(), "draining");
+    assert_eq!(leaders(&nodes).len(), 1);
+    assert!(!owners(other).contains(&id));
+    world.run(other.cluster.set_mode(&id, Mode::Active)).expect("an order");
+    world.wait(Duration::from_secs(5));
+    assert!(owners(other).contains(&id));
+    let error = world.run(other.cluster.set_mode("n9", Mode::Active)).expect_err("no such node");
+    assert_eq!(error.kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_shard_is_initializing_on_a_node_until_its_program_has_the_data() {
+    let world = World::new();
+    let start = |id: &str| world.start(Options { hand_off: true, ..node(id) });
+    let states = |node: &Process| -> Vec<String> {
+        let map = node.cluster.snapshot().map.clone().expect("a map");
+        let of = |shard: usize| map.nodes_of(shard).map(|(id, state)| format!("{id} {state:?}"));
+        (0..map.shard_count()).flat_map(|shard| of(shard).collect::<Vec<_>>()).collect()
+    };
+    let waiting = |node: &Process| -> Vec<usize> {
+        let snapshot = node.cluster.snapshot();
+        let map = snapshot.map.as_ref().expect("a map");
+        let waiting = map.initializing(&node.cluster.options().node_id);
+        waiting.into_iter().map(|(shard, _)| shard).collect()
+    };
+    let first = [start("n1"), start("n2")];
+    world.wait(Duration::from_secs(5));
+    // The first node had all shards.
+    assert_eq!((waiting(&first[0]).len(), waiting(&first[1]).len()), (0, 1024));
+    world.run(first[1].cluster.shards_ready(&waiting(&first[1]))).expect("an order");
+    world.wait(Duration::from_secs(5));
+    let third = start("n3");
+    world.wait(Duration::from_secs(5));
+    let new = waiting(&third);
+    let snapshot = third.cluster.snapshot();
+    let map = snapshot.map.as_ref().expect("a map");
+    // Two thirds of 1024 shards.
+    assert!((682..=683).contains(&new.len()), "{}", new.len());
+    for shard in &new {
+        // The old replicas stay, and the primary has the data.
+        assert_eq!(map.nodes_of(*shard).count(), 3);
+        let first = map.nodes_of(*shard).next().expect("a replica").0;
+        assert_ne!(first, "n3");
+    }
+    world.run(third.cluster.shards_ready(&new[..100])).expect("an order");
+    world.wait(Duration::from_secs(5));
+    assert_eq!(waiting(&third), new[100..]);
+    world.run(third.cluster.shards_ready(&new)).expect("an order");
+    world.wait(Duration::from_secs(5));
+    let states = states(&first[1]);
+    assert_eq!(states.len(), 2048);
+    assert!(states.iter().all(|state| state.ends_with("Available")));
+    // The node's key no longer has the earlier report.
+    let key = world.read("tsdb/cluster/nodes/n3").expect("a key");
+    assert!(key.contains("\"ready\":[]"), "{key}");
+}
+
+#[test]
+fn the_leadership_is_handed_over() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(2));
+    let before = leaders(&nodes)[0].cluster.options().node_id.clone();
+    leaders(&nodes)[0].cluster.hand_over();
+    world.wait(Duration::from_millis(100));
+    assert_eq!(leaders(&nodes).len(), 1);
+    assert_ne!(leaders(&nodes)[0].cluster.options().node_id, before);
+}
+
+#[test]
+fn the_map_is_frozen_while_too_many_nodes_are_missing_or_until_thaw() {
+    let world = World::new();
+    let start = |n: usize| {
+        world.start(Options { replace_after: Duration::from_secs(20), ..node(&format!("n{n}")) })
+    };
+    let mut nodes: Vec<_> = (1..=5).map(start).collect();
+    world.wait(Duration::from_secs(5));
+    let epoch = nodes[0].epoch();
+    let gone: Vec<usize> = (0..5).filter(|n| !nodes[*n].cluster.is_leader()).take(2).collect();
+    gone.iter().for_each(|n| world.kill(&nodes[*n]));
+    world.wait(Duration::from_secs(30));
+    let left = (0..5).find(|n| !gone.contains(n)).expect("a live node");
+    let frozen = &nodes[left].cluster.snapshot().frozen;
+    assert_eq!(frozen.len(), 2);
+    assert!(nodes[left].events().contains(&Event::Frozen(frozen.clone())));
+    assert_eq!(nodes[left].epoch(), epoch);
+    // One of them is back, so the map is no longer frozen.
+    let back = gone[0];
+    nodes[back] = start(back + 1);
+    world.wait(Duration::from_secs(10));
+    assert!(nodes[left].cluster.snapshot().frozen.is_empty());
+    assert_eq!(owners(&nodes[left]).len(), 4);
+    // Two more die, and an operator calls thaw.
+    let gone: Vec<usize> = (0..5)
+        .filter(|n| !gone[1..].contains(n) && !nodes[*n].cluster.is_leader() && *n != left)
+        .take(2)
+        .collect();
+    gone.iter().for_each(|n| world.kill(&nodes[*n]));
+    world.wait(Duration::from_secs(30));
+    assert!(!nodes[left].cluster.snapshot().frozen.is_empty());
+    world.run(nodes[left].cluster.thaw()).expect("an order");
+    world.wait(Duration::from_secs(30));
+    assert!(nodes[left].cluster.snapshot().frozen.is_empty());
+    assert_eq!(owners(&nodes[left]).len(), 2);
+}
+
+#[test]
+fn nodes_that_stop_gracefully_do_not_freeze_the_map() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let left = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let ids = |n: &usize| nodes[*n].cluster.options().node_id.clone();
+    let gone: Vec<usize> = (0..3).filter(|n| *n != left).collect();
+    gone.iter().for_each(|n| world.kill(&nodes[*n]));
+    for id in gone.iter().map(ids) {
+        let path = format!("/v1/agent/service/deregister/tsdb-cluster-nodes-{id}");
+        world.send("PUT", &path, "");
+    }
+    world.wait(Duration::from_millis(500));
+    for id in gone.iter().map(ids) {
+        world.send("DELETE", &format!("/v1/kv/tsdb/cluster/nodes/{id}"), "");
+    }
+    world.wait(Duration::from_secs(5));
+    assert_eq!(owners(&nodes[left]).len(), 1);
+    let events = nodes[left].events();
+    assert!(!events.iter().any(|event| matches!(event, Event::Frozen(_))), "{events:?}");
+}
+
+#[test]
+fn below_min_nodes_the_map_stays_as_it_is() {
+    let world = World::new();
+    let start = |n: usize| {
+        world.start(Options {
+            min_nodes: 3,
+            replace_after: Duration::ZERO,
+            ..node(&format!("n{n}"))
+        })
+    };
+    let nodes: Vec<_> = (1..=2).map(start).collect();
+    world.wait(Duration::from_secs(5));
+    assert!(nodes[0].cluster.snapshot().map.is_none());
+    assert!(nodes[0].cluster.snapshot().node_for(b"key").is_some());
+    let third = start(3);
+    world.wait(Duration::from_secs(5));
+    assert_eq!(owners(&nodes[0]).len(), 3);
+    let epoch = nodes[0].epoch();
+    world.stop(&third);
+    world.wait(Duration::from_secs(30));
+    assert_eq!(nodes[0].epoch(), epoch);
+}
+
+#[test]
+fn a_map_that_consul_has_lost_is_put_back_and_its_epoch_only_grows() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let epoch = nodes[0].epoch();
+    let client = world.client();
+    let old = world.read("tsdb/cluster/shards/map").expect("a map");
+    let all = Args::new().arg("tsdb/cluster/");
+    world.run(client.call(&kv::DELETE_TREE, &all)).expect("a deletion");
+    world.wait(Duration::from_secs(30));
+    let new = world.read("tsdb/cluster/shards/map").expect("a map");
+    let shards = |text: &str| text[text.find("\"nodes\"").expect("its nodes")..].to_owned();
+    assert_eq!(shards(&new), shards(&old));
+    for node in &nodes {
+        let snapshot = node.cluster.snapshot();
+        // Whatever else Consul has lost, the map is newer.
+        assert!((epoch + 1001..=epoch + 2000).contains(&node.epoch()), "{}", node.epoch());
+        assert_eq!(snapshot.map, nodes[0].cluster.snapshot().map);
+        assert_eq!(snapshot.live().count(), 3);
+    }
+    assert_eq!(leaders(&nodes).len(), 1);
+    let epoch = nodes[0].epoch();
+    let _fourth = world.node("n4");
+    world.wait(Duration::from_secs(5));
+    assert!(nodes[0].epoch() > epoch);
+}
+
+#[test]
+fn a_document_that_is_not_a_map_is_moved_aside_and_replaced() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(5));
+    let epoch = nodes[0].epoch();
+    world.write("tsdb/cluster/shards/map", "not ours");
+    world.wait(Duration::from_secs(70));
+    assert!(nodes.iter().all(|node| node.epoch() > epoch && owners(node).len() == 2));
+    let client = world.client();
+    let found = world.run(client.call(&kv::LIST, &Args::new().arg("tsdb/cluster/shards/map.")));
+    let found = found.expect("an answer").value;
+    let values: Vec<_> = found.items().iter().filter_map(|entry| entry.get("Value")).collect();
+    assert_eq!(values, [&Value::Bytes(b"not ours".to_vec())]);
+}
+
+#[test]
+fn a_node_that_cannot_join_logs_it_at_once_and_once_a_minute() {
+    let world = World::new();
+    let fails_with = |status: u16| {
+        world.agent.clear_faults();
+        let status = StatusCode::from_u16(status).ok();
+        world.agent.add_fault(simulate::Fault { status, status_chance: 1.0, ..Default::default() });
+    };
+    logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+        let logged = || lines.count("not joined yet");
+        fails_with(500);
+        let node = world.node("n1");
+        world.wait(Duration::from_secs(50));
+        assert_eq!(logged(), 1);
+        world.wait(Duration::from_secs(120));
+        assert_eq!(logged(), 3);
+        fails_with(503);
+        world.wait(Duration::from_secs(20));
+        assert_eq!(logged(), 4);
+        world.agent.clear_faults();
+        world.run(node.cluster.started()).expect("nothing is refused");
+        assert_eq!(logged(), 4);
+    });
+}
+
+#[test]
+fn while_consul_is_unreachable_no_node_leads_and_the_last_map_routes() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(5));
+    nodes.iter().for_each(|node| drop(node.events()));
+    let owner = nodes[0].cluster.snapshot().node_for(b"key").expect("a node").record.id.clone();
+    world.agent.add_fault(simulate::Fault { partition: true, ..simulate::Fault::default() });
+    world.wait(Duration::from_secs(25));
+    for node in &nodes {
+        assert!(!node.cluster.is_leader());
+        let snapshot = node.cluster.snapshot();
+        assert!(!snapshot.is_connected && snapshot.leader.is_none());
+        assert_eq!(snapshot.node_for(b"key").expect("a node").record.id, owner);
+    }
+    world.agent.clear_faults();
+    world.wait(Duration::from_secs(30));
+    assert_eq!(leaders(&nodes).len(), 1);
+    assert!(nodes.iter().all(|node| node.cluster.snapshot().is_connected));
+}
+
+#[test]
+fn an_idle_cluster_writes_nothing() {
+    let world = World::new();
+    let _nodes = world.nodes(5);
+    world.wait(Duration::from_secs(10));
+    let before = world.indexes();
+    world.wait(Duration::from_secs(40));
+    assert_eq!(world.indexes(), before);
+}
+
+#[test]
+fn answers_of_another_program_change_neither_members_nor_leader_nor_map() {
+    for answer in ANSWERS {
+        // Each answer of Consul, and each second one, is replaced.
+        for each in [1, 2] {
+            let world = World::new();
+            let between = Between::new(&world.agent, "between").each(each);
+            let start = |id: &str| {
+                let settings = Settings {
+                    timeout: Duration::from_secs(5),
+                    retry_count: 3,
+                    defaults: Defaults::default(),
+                };
+                let rng = fastrand::Rng::with_seed(u64::from(id.as_bytes()[1]));
+                let clock = Arc::new(world.clock.clone());
+                let transport = Arc::new(between.clone());
+                let client = Client::new(vec![transport], settings, clock, rng);
+                world.start_with(Arc::new(client), node(id))
+            };
+            let nodes: Vec<_> = ["n1", "n2", "n3"].map(start).into();
+            world.run(async {
+                for node in &nodes {
+                    node.cluster.started().await.expect("nothing is refused");
+                }
+            });
+            world.wait(Duration::from_secs(5));
+            let before: Vec<_> = nodes.iter().map(Process::epoch).collect();
+            let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
+            nodes.iter().for_each(|node| drop(node.events()));
+            between.set(Some(("/v1/kv/", *answer)));
+            world.wait(Duration::from_secs(3));
+            for node in &nodes {
+                assert_eq!(node.cluster.snapshot().live().count(), 3, "{answer:?}");
+            }
+            between.set(None);
+            world.wait(Duration::from_secs(20));
+            for (node, before) in nodes.iter().zip(before) {
+                let events = node.events();
+                let has_left = |event: &Event| matches!(event, Event::NodeLeft(_));
+                assert!(!events.iter().any(has_left), "{answer:?}: {events:?}");
+                assert_eq!((node.cluster.snapshot().live().count(), node.epoch()), (3, before));
+            }
+            assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{answer:?}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Failovers of a shard while its other replicas change or do not answer.
+
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_process::clock::BoxFuture;
+use consul_replication::clock::VersionClock;
+use consul_replication::holder::Holder;
+use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use consul_replication::message::{Action, Outcome, Reply, Request};
+use consul_replication::peers::Peers;
+use consul_replication::record::{HybridTime, Range, Record, Version};
+use consul_replication::rules::Rules;
+use consul_replication::storage::Memory;
+use consul_replication::transfer::Transfer;
+use futures_util::FutureExt as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub const OF_THREE: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
+
+/// Nodes in memory, of which some do not answer.
+#[derive(Clone, Default)]
+pub struct Net {
+    pub holders: Arc<Mutex<BTreeMap<NodeId, Arc<Holder>>>>,
+    silent: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// How many more pages of copies some nodes answer.
+    pages_left: Arc<Mutex<BTreeMap<NodeId, usize>>>,
+    /// What is written to a node before it is sealed.
+    before_seal: Arc<Mutex<Vec<Record>>>,
+}
+
+impl Peers for Net {
+    fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        let is_silent = self.silent.lock().expect("no panic").contains(node);
+        let is_copy = matches!(request.action, Action::Copy { .. });
+        let mut pages_left = self.pages_left.lock().expect("no panic");
+        let left = pages_left.get_mut(node).filter(|_| is_copy);
+        let refuses = left.as_ref().is_some_and(|left| **left == 0);
+        if let Some(left) = left {
+            *left = left.saturating_sub(1);
+        }
+        let holder = self.holders.lock().expect("no panic").get(node).cloned();
+        let mut written = Vec::new();
+        if let Action::Seal = request.action {
+            written.append(&mut self.before_seal.lock().expect("no panic"));
+        }
+        Box::pin(async move {
+            if let (Some(holder), false) = (&holder, written.is_empty()) {
+                let action = Action::Write(written);
+                let entry = request.entry.clone();
+                let Request { store, shard, .. } = request;
+                holder.serve(Request { store, shard, entry, action }).await;
+            }
+            match holder.filter(|_| !is_silent && !refuses) {
+                Some(holder) => Ok(holder.serve(request).await),
+                None => Err(Error::new(Kind::Connect, "it is down").retryable()),
+            }
+        })
+    }
+}
+
+pub fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory does not wait")
+}
+
+pub fn place(node: &str, disk: u64) -> Place {
+    Place { node: node.into(), disk: Disk(disk), is_first: true }
+}
+
+pub fn change(kind: ChangeKind, to: &str, since: u64) -> Option<Change> {
+    Some(Change::new(kind, to.into(), since))
+}
+
+pub fn record(id: &'static str) -> Record {
+    let version = Version::first_of(HybridTime::from_ms(1));
+    let data = Some(Bytes::from_static(b"data"));
+    Record { id: Bytes::from_static(id.as_bytes()), version, data }
+}
+
+impl Net {
+    /// Three nodes, a, b and c, whose replicas have a record.
+    pub fn of_three(id: &'static str) -> (Self, Entry) {
+        let net = Net::default();
+        let names = [("a", 1), ("b", 2), ("c", 3)];
+        let slot = |(node, disk): (&str, u64)| {
+            _ = net.start(node, disk, OF_THREE);
+            Slot::of(place(node, disk))
+        };
+        let entry = Entry { epoch: 1, slots: names.map(slot).to_vec() };
+        for (node, _) in names {
+            assert!(net.stores(node, &entry, &[record(id)]));
+        }
+        (net, entry)
+    }
+
+    /// A node, or the same one with a new and empty disk.
+    pub fn start(&self, node: &str, disk: u64, quorums: Quorums) -> Transfer {
+        let ms = || 1_700_000_000_000;
+        let clock = Arc::new(VersionClock::new(ms, Duration::from_secs(10), disk));
+        let storage = Arc::new(Memory::new());
+        let holder = Holder::new(node.into(), Disk(disk), storage, clock, Rules::default());
+        let holder = Arc::new(holder);
+        self.holders.lock().expect("no panic").insert(node.into(), Arc::clone(&holder));
+        Transfer { holder, peers: Arc::new(self.clone()), quorums, page: 1000 }
+    }
+
+    pub fn ask_now(&self, node: &str, entry: &Entry, action: Action) -> Result<Outcome, Error> {
+        let request = Request { store: None, shard: 0, entry: entry.clone(), action };
+        now(self.ask(&node.into(), request)).map(|reply| reply.outcome)
+    }
+
+    pub fn stores(&self, node: &str, entry: &Entry, records: &[Record]) -> bool {
+        let stored = self.ask_now(node, entry, Action::Write(records.to_vec()));
+        stored.is_ok_and(|it| it == Outcome::Stored { overtaken: Vec::new() })
+    }
+
+    /// The ids that a read of a node finds; an error if it does not count.
+    pub fn ids(&self, node: &str, entry: &Entry) -> Vec<Bytes> {
+        let read = Action::Read { range: Range::all(), limit: 1000 };
+        match self.ask_now(node, entry, read) {
+            Ok(Outcome::Page { records, .. }) => records.into_iter().map(|it| it.id).collect(),
+            other => panic!("{node} does not count: {other:?}"),
+        }
+    }
+
+    /// Lets a node answer this many more pages of copies, or all.
+    pub fn let_pages(&self, node: &str, pages: Option<usize>) {
+        let mut pages_left = self.pages_left.lock().expect("no panic");
+        match pages {
+            Some(pages) => _ = pages_left.insert(node.into(), pages),
+            None => _ = pages_left.remove(node),
+        }
+    }
+
+    pub fn set_silent(&self, node: &str, is_silent: bool) {
+        let mut silent = self.silent.lock().expect("no panic");
+        if is_silent {
+            silent.insert(node.into());
+        } else {
+            silent.remove(node);
+        }
+    }
+}
+
+/// A slot that changes hands counts once for a failover, for any node that has it.
+#[test]
+fn a_failover_during_which_a_move_ends_copies_enough_slots() {
+    let quorums = OF_THREE;
+    let net = Net::default();
+    let [_a, _b, _c, e] =
+        [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| net.start(node, disk, quorums));
+    let slots = [("a", 1), ("b", 2), ("c", 3)].map(|(node, disk)| Slot::of(place(node, disk)));
+    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
+    for node in ["a", "b", "c"] {
+        _ = net.ask_now(node, &entry, Action::Ping);
+    }
+    // A quorum of two, without the second slot.
+    assert!(net.stores("a", &entry, &[record("acknowledged")]));
+    assert!(net.stores("c", &entry, &[record("acknowledged")]));
+    // The second slot moves, and its target is ready.
+    entry.epoch = 2;
+    entry.slots[1].change = change(ChangeKind::Move, "e", 2);
+    now(e.holder.learn(0, &entry)).expect("memory");
+    assert!(now(e.pursue(0)).expect("all answer"));
+    // The first one's disk is lost, the only one; the third does not answer for a moment.
+    let a = net.start("a", 9, quorums);
+    net.set_silent("c", true);
+    entry.epoch = 3;
+    entry.slots[0].change = change(ChangeKind::Failover, "a", 3);
+    now(a.holder.learn(0, &entry)).expect("memory");
+    now(a.pursue(0)).expect_err("one of two slots");
+    // The leader commits the move.
+    entry.epoch = 4;
+    entry.slots[1] = Slot::of(Place { is_first: false, ..place("e", 5) });
+    now(a.holder.learn(0, &entry)).expect("memory");
+    let pursued = now(a.pursue(0));
+    if let Ok(true) = pursued {
+        entry.epoch = 5;
+        entry.slots[0] = Slot::of(Place { is_first: false, ..place("a", 9) });
+        let (of_a, of_e) = (net.ids("a", &entry), net.ids("e", &entry));
+        panic!("a complete read of a quorum, a and e, finds {of_a:?} and {of_e:?}");
+    }
+    net.set_silent("c", false);
+    assert!(now(a.pursue(0)).expect("all answer"));
+    entry.epoch = 5;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("a", 9) });
+    assert_eq!(net.ids("a", &entry), ["acknowledged"]);
+}
+
+/// With W 3 of 4, two of the others are enough to copy.
+#[test]
+fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
+    let quorums = Quorums { replicas: 4, write: 3, read: 2 };
+    let net = Net::default();
+    let names = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
+    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
+    let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
+    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
+    for node in ["a", "b", "c", "d"] {
+        assert!(net.stores(node, &entry, &[record("acknowledged")]));
+    }
+    net.set_silent("a", true);
+    let target = net.start("x", 7, quorums);
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    // It is fenced, and then it dies for good.
+    net.pages_left.lock().expect("no panic").insert("b".into(), 0);
+    _ = now(target.pursue(0));
+    net.set_silent("b", true);
+    let pursued = now(target.pursue(0));
+    // Another one replaces it, which copies c and d.
+    let other = net.start("y", 8, quorums);
+    entry.epoch = 3;
+    entry.slots[1] = Slot::of(Place { is_first: false, ..place("y", 8) });
+    _ = other;
+    now(target.holder.learn(0, &entry)).expect("memory");
+    let again = now(target.pursue(0));
+    assert!(pursued.is_ok() || again.is_ok(), "c and d are enough: {pursued:?}, then {again:?}");
+}
+
+/// An operator's word is about nodes that cannot be reached, not about one request that failed.
+#[test]
+fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    // a and b are gone; c has everything, and one request to it fails.
+    for node in ["a", "b", "c"] {
+        net.set_silent(node, true);
+    }
+    let target = net.start("x", 7, OF_THREE);
+    entry.epoch = 2;
+    entry.slots[0].change =
+        change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["b".into()], ..it });
+    now(target.holder.learn(0, &entry)).expect("memory");
+    let first = now(target.pursue(0));
+    net.set_silent("c", false);
+    let second = now(target.pursue(0));
+    entry.epoch = 3;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("x", 7) });
+    let found = net.ids("x", &entry);
+    assert_eq!(found, ["acknowledged"], "{first:?}, then {second:?}");
+}
+
+/// The word for one replica is not for another one that is lost later.
+#[test]
+fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
+    let (net, mut entry) = Net::of_three("acknowledged");
+    let target = net.start("x", 7, OF_THREE);
+    entry.epoch = 2;
+    entry.slots[0].change =
+        change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["a".into()], ..it });
+    entry.slots[1].change = change(ChangeKind::Failover, "b", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).is_err(), "c alone may not have what b had");
+    entry.epoch = 3;
+    entry.slots[1].change = None;
+    now(target.holder.learn(0, &entry)).expect("memory");
+    assert!(now(target.pursue(0)).is_ok(), "b is back");
+}
+
+/// How far the copy of another replica is says nothing about this one.
+#[test]
+fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
+    let (net, mut entry) = Net::of_three("of all");
+    assert!(net.stores("c", &entry, &[record("and of c")]));
+    let target = Transfer { page: 1, ..net.start("x", 7, OF_THREE) };
+    entry.epoch = 2;
+    entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    net.pages_left.lock().expect("no panic").insert("b".into(), 1);
+    now(target.pursue(0)).expect_err("b stops answering after a page");
+    net.pages_left.lock().expect("no panic").clear();
+    assert!(now(target.pursue(0)).expect("all answer"));
+    entry.epoch = 3;
+    entry.slots[0] = Slot::of(Place { is_first: false, ..place("x", 7) });
+    assert_eq!(net.ids("x", &entry), ["and of c", "of all"]);
+}
+
+/// What the source acknowledges until it is sealed, its target has.
+#[test]
+fn a_move_has_what_was_written_until_the_seal() {
+    let (net, mut entry) = Net::of_three("before");
+    let target = net.start("e", 5, OF_THREE);
+    entry.epoch = 2;
+    entry.slots[1].change = change(ChangeKind::Move, "e", 2);
+    now(target.holder.learn(0, &entry)).expect("memory");
+    // One of the others is away: the rest has no quorum without the source, which must not be sealed.
+    net.set_silent("c", true);
+    now(target.pursue(0)).expect_err("one of the others is away");
+    assert!(net.stores("b", &entry, &[record("meanwhile")]), "it is sealed");
+    net.set_silent("c", false);
+    net.before_seal.lock().expect("no panic").push(record("late"));
+    assert!(now(target.pursue(0)).expect("all answer"));
+    assert!(!net.stores("b", &entry, &[record("too-late")]), "it is not sealed");
+    entry.epoch = 3;
+    entry.slots[1] = Slot::of(Place { is_first: false, ..place("e", 5) });
+    assert_eq!(net.ids("e", &entry), ["before", "late", "meanwhile"]);
+}

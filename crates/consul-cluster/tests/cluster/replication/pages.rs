@@ -1,0 +1,85 @@
+//! What a page of a replica costs its storage.
+
+use crate::support::disk::Disk;
+use bytes::Bytes;
+use consul_replication::clock::VersionClock;
+use consul_replication::holder::Holder;
+use consul_replication::map::{self, Entry, Place, Slot};
+use consul_replication::message::{Action, Outcome, Request};
+use consul_replication::record::{HybridTime, Range, Record, Version};
+use consul_replication::rules::Rules;
+use consul_replication::storage::{PAGE_BYTES, Storage as _};
+use futures_util::FutureExt as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What reading all records in pages costs.
+struct Cost {
+    pages: usize,
+    scans: usize,
+    /// The bytes that were scanned for each byte that was returned.
+    scanned: f64,
+}
+
+/// Reads records of these sizes in pages of up to 1,000.
+fn cost(sizes: impl Iterator<Item = usize>) -> Cost {
+    let storage = Arc::new(Disk::default());
+    let version = Version::first_of(HybridTime::from_ms(1));
+    let record = |(number, size): (usize, usize)| Record {
+        id: format!("{number:08}").into(),
+        version,
+        data: Some(vec![0; size].into()),
+    };
+    let records: Vec<Record> = sizes.enumerate().map(record).collect();
+    let ids: Vec<Bytes> = records.iter().map(|record| record.id.clone()).collect();
+    storage.apply(0, records).now_or_never().expect("memory does not wait").expect("room");
+    let clock = VersionClock::new(|| 0, std::time::Duration::from_secs(1), 1);
+    let own: Arc<Disk> = Arc::clone(&storage);
+    let holder = Holder::new("n1".into(), map::Disk(1), own, Arc::new(clock), Rules::default());
+    let place = Place { node: "n1".into(), disk: map::Disk(1), is_first: true };
+    let entry = Entry { epoch: 1, slots: vec![Slot::of(place)] };
+    let (mut pages, mut read, mut returned) = (0, Vec::new(), 0);
+    loop {
+        let range = Range { after: read.last().cloned(), ..Range::all() };
+        let action = Action::Read { range, limit: 1000 };
+        let reply = holder.serve(Request { store: None, shard: 0, entry: entry.clone(), action });
+        let reply = reply.now_or_never().expect("memory does not wait");
+        let Outcome::Page { records, is_last, .. } = reply.outcome else {
+            panic!("a page: {:?}", reply.outcome)
+        };
+        let bytes: usize = records.iter().map(Record::size).sum();
+        assert!(bytes <= PAGE_BYTES || records.len() == 1, "{bytes} in {} records", records.len());
+        pages += 1;
+        returned += bytes;
+        read.extend(records.into_iter().map(|record| record.id));
+        if is_last {
+            break;
+        }
+    }
+    assert_eq!(read, ids);
+    let scanned = storage.scanned.load(Relaxed) as f64 / returned as f64;
+    Cost { pages, scans: storage.scans.load(Relaxed), scanned }
+}
+
+#[test]
+fn a_page_scans_about_twice_what_it_returns_whatever_the_size_of_records() {
+    for size in [10, 100, 1000, 10_000, 100_000, 300_000, 600_000, 1 << 20] {
+        let bytes = 20 * PAGE_BYTES;
+        let Cost { pages, scans, scanned } = cost((0..(bytes / size).min(5000)).map(|_| size));
+        assert!(scanned <= 2.1, "records of {size} bytes: {scanned:.1} times scanned");
+        assert!(scans <= 7 * pages, "records of {size} bytes: {scans} scans for {pages} pages");
+    }
+}
+
+#[test]
+fn pages_of_records_of_any_size_scan_about_twice_what_they_return() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let sizes: Vec<usize> =
+        (0..1000).map(|_| 10_f64.powf(1.0 + 5.0 * rng.f64()) as usize).collect();
+    let Cost { scanned, .. } = cost(sizes.into_iter());
+    assert!(scanned <= 2.2, "{scanned:.1} times scanned");
+    // Small ones, but for one in 50.
+    let Cost { scanned, .. } =
+        cost((0..3000).map(|it| if it % 50 == 49 { 1_000_000 } else { 100 }));
+    assert!(scanned <= 2.2, "{scanned:.1} times scanned");
+}

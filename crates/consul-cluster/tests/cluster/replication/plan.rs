@@ -1,0 +1,162 @@
+//! The leader's plans.
+
+use consul_replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
+use consul_replication::plan::{Accepted, MAX_CHANGES, Map, Member, Planner, Presence};
+use consul_replication::state::Report;
+use std::collections::BTreeSet;
+
+const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
+
+fn members(count: u64) -> Vec<Member> {
+    let member = |number: u64| Member {
+        id: format!("n{number}").into(),
+        zone: String::new(),
+        weight: 1.0,
+        disk: Disk(number),
+        presence: Presence::Live,
+        report: Report::default(),
+    };
+    (1..=count).map(member).collect()
+}
+
+fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -> Map {
+    let missing = |shard: &u32| (*shard, map.missing(*shard, members));
+    next_after(map, members, stuck, &accepted.iter().map(missing).collect())
+}
+
+/// The same after the word of an operator about these replicas.
+fn next_after(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &Accepted) -> Map {
+    let stuck: BTreeSet<_> = stuck.iter().copied().collect();
+    let planner = Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted };
+    map.next(&planner).unwrap_or_else(|| map.clone())
+}
+
+fn first(shards: usize, members: &[Member]) -> Map {
+    let (stuck, accepted) = Default::default();
+    let planner =
+        Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted: &accepted };
+    Map::first(shards, 1, &planner)
+}
+
+fn changes(map: &Map) -> Vec<Change> {
+    let slots = map.shards.iter().flat_map(|entry| &entry.slots);
+    slots.filter_map(|slot| slot.change.clone()).collect()
+}
+
+#[test]
+fn a_limited_number_of_changes_is_in_progress() {
+    let map = first(8192, &members(3));
+    let joined = next(&map, &members(4), &[], &[]);
+    assert_eq!(changes(&joined).len(), MAX_CHANGES);
+    assert_eq!(changes(&next(&joined, &members(4), &[], &[])).len(), MAX_CHANGES);
+    // A lost disk is one change for each of its shards.
+    let mut lost = members(3);
+    lost[0].disk = Disk(99);
+    assert_eq!(changes(&next(&map, &lost, &[], &[])).len(), MAX_CHANGES);
+}
+
+/// A map of one shard on n1 to n3 with a failover of n1 to n4.
+fn failing_over() -> (Map, Vec<Member>) {
+    let mut map = first(1, &members(3));
+    let slots = &mut map.shards[0].slots;
+    let slot = slots.iter_mut().find(|it| it.holder.as_ref().is_some_and(|it| *it.node == *"n1"));
+    slot.expect("n1").change = Some(Change::new(ChangeKind::Failover, "n4".into(), 1));
+    let mut members = members(5);
+    members[0].presence = Presence::Gone;
+    (map, members)
+}
+
+#[test]
+fn a_failover_whose_target_fails_gets_another_one_unless_its_sources_are_away() {
+    let (map, mut members) = failing_over();
+    let target = |map: &Map| changes(map)[0].to.clone();
+    assert_eq!(target(&next(&map, &members, &[], &[])), NodeId::from("n4"));
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n5"));
+    members[1].presence = Presence::Down;
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n4"));
+}
+
+#[test]
+fn an_accepted_loss_is_that_of_the_nodes_that_are_away() {
+    let (map, mut members) = failing_over();
+    members[1].presence = Presence::Down;
+    let of_n4 =
+        |map: &Map| changes(map).into_iter().find(|it| *it.to == *"n4").expect("a failover");
+    let nodes = |ids: &[&str]| ids.iter().map(|id| NodeId::from(*id)).collect::<BTreeSet<_>>();
+    let lost = |map: &Map| of_n4(map).lost.into_iter().collect::<BTreeSet<_>>();
+    assert!(lost(&next(&map, &members, &[], &[])).is_empty());
+    let accepted = next(&map, &members, &[], &[0]);
+    assert_eq!(lost(&accepted), nodes(&["n1", "n2"]));
+    assert_eq!(of_n4(&accepted).since, 1, "what was copied stays");
+    assert_eq!(changes(&accepted).len(), 2, "n2 is replaced too");
+    // It is back with its replica, and is copied too.
+    members[1].presence = Presence::Live;
+    assert_eq!(lost(&next(&accepted, &members, &[], &[0])), nodes(&["n1"]));
+}
+
+#[test]
+fn the_loss_of_all_disks_can_be_accepted() {
+    let map = first(1, &members(3));
+    let mut members = members(3);
+    members.iter_mut().for_each(|member| member.disk = Disk(member.disk.0 + 100));
+    let accepted = next(&map, &members, &[], &[0]);
+    assert_eq!(changes(&accepted).len(), 3);
+    assert!(changes(&accepted).iter().all(|change| change.lost.len() == 3));
+}
+
+/// A node that was asked, and whose answer was not used, would refuse the shard forever.
+#[test]
+fn an_entry_gets_an_epoch_that_every_node_executes() {
+    let map = first(2, &members(3));
+    let mut members = members(3);
+    members[1].report.fenced = vec![(1, 1_000_000)];
+    let epochs = |map: &Map| [map.shards[0].epoch, map.shards[1].epoch];
+    let raised = next(&map, &members, &[], &[]);
+    assert_eq!(epochs(&raised), [1, 1_000_001]);
+    assert_eq!(epochs(&next(&raised, &members, &[], &[])), [1, 1_000_001]);
+}
+
+#[test]
+fn a_node_that_drains_is_no_target_of_a_failover() {
+    let (map, mut members) = failing_over();
+    let target = |map: &Map| changes(map)[0].to.clone();
+    members[4].weight = 0.0;
+    assert_eq!(target(&next(&map, &members, &[(0, 1)], &[])), NodeId::from("n4"), "n5 drains");
+}
+
+/// n1 is away too, and may come back with what n2 and itself alone had.
+#[test]
+fn a_failover_waits_for_all_others_unless_the_loss_of_its_own_holder_is_accepted() {
+    let (map, mut members) = failing_over();
+    members[0].presence = Presence::Live;
+    members[1].presence = Presence::Down;
+    let accepted: Accepted = [(0, map.missing(0, &members))].into();
+    members[0].presence = Presence::Gone;
+    let next = next_after(&map, &members, &[], &accepted);
+    let lost = |to: &str| changes(&next).into_iter().find(|it| *it.to == *to).expect("it").lost;
+    assert!(lost("n4").is_empty());
+    assert_eq!(lost("n5"), [NodeId::from("n2")]);
+}
+
+#[test]
+fn a_lost_disk_that_cannot_be_filled_again_is_replaced_on_another_node() {
+    let map = first(1, &members(3));
+    let mut members = members(4);
+    members[0].disk = Disk(99);
+    let filled = next(&map, &members, &[], &[]);
+    let change = changes(&filled).remove(0);
+    assert_eq!(change.to, NodeId::from("n1"));
+    let moved = next(&filled, &members, &[(0, change.since)], &[]);
+    assert_eq!(changes(&moved)[0].to, NodeId::from("n4"));
+}
+
+/// n1 is back, and has not said yet that it has its replica.
+#[test]
+fn a_holder_that_is_being_replaced_gets_no_other_slot_of_its_shard() {
+    let (map, mut members) = failing_over();
+    members.truncate(4);
+    members[0].presence = Presence::Live;
+    members[1].presence = Presence::Gone;
+    let next = next(&map, &members, &[], &[]);
+    assert!(changes(&next).iter().all(|change| *change.to == *"n4"), "{next:?}");
+}

@@ -1,0 +1,193 @@
+//! The settings that all nodes share, while keys of the cluster vanish: a node with other settings never gets in,
+//! each node of the cluster can restart, and the keys are put back.
+
+use crate::nodes::{Process, leaders, node};
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Defaults;
+use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
+use consul_cluster::Options;
+use consul_process::clock::BoxFuture;
+use consul_sim::{Agent, Retained, SimTransport};
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const CONFIG: &str = "tsdb/cluster/config";
+
+/// Keys and subtrees of a cluster.
+const GONE: &[&str] = &[
+    CONFIG,
+    "tsdb/cluster/leader",
+    "tsdb/cluster/nodes/n1",
+    "tsdb/cluster/nodes/n2",
+    "tsdb/cluster/nodes/?recurse",
+    "tsdb/cluster/shards/map",
+    "tsdb/cluster/shards/epoch",
+    "tsdb/cluster/shards/?recurse",
+    "tsdb/cluster/?recurse",
+];
+
+/// How long after the loss the others start.
+const MOMENTS_MS: &[u64] = &[0, 100, 700, 3000, 10_000];
+
+fn wrong(number: usize) -> Options {
+    let id = format!("wrong{number}");
+    match number {
+        0 => Options { shards: 64, ..node(&id) },
+        _ => Options { replicas: 1, ..node(&id) },
+    }
+}
+
+/// Nodes with other settings start at this time after a loss, and another one of the cluster then or later: a
+/// Consul that has lost everything shows nothing of the cluster until its living nodes are back.
+fn start_after(
+    world: &World,
+    lose: impl FnOnce(&World),
+    moment: Duration,
+    third_later: bool,
+    what: &str,
+) {
+    let mut nodes = world.nodes(2);
+    world.wait(Duration::from_secs(8));
+    let stored = world.read(CONFIG).expect("the settings");
+    lose(world);
+    world.wait(moment);
+    let strangers = [0, 1].map(|number| world.start(wrong(number)));
+    if third_later {
+        world.wait(Duration::from_secs(40));
+    }
+    nodes.push(world.node("n3"));
+    world.wait(Duration::from_secs(40));
+    for stranger in &strangers {
+        let why = stranger.why().unwrap_or_else(|| panic!("{what}: a wrong node runs"));
+        assert_eq!(why.kind(), Kind::Conflict, "{what}: {why}");
+        assert!(why.message().contains("shards = 1024 and replicas = 2"), "{what}: {why}");
+    }
+    check(world, &nodes, &stored, what);
+    for node in &mut nodes {
+        let id = node.cluster.options().node_id.clone();
+        world.stop(node);
+        *node = world.node(&id);
+        let started = world.run(node.cluster.started());
+        started.unwrap_or_else(|error| panic!("{what}: restart of {id}: {error}"));
+        world.wait(Duration::from_secs(8));
+    }
+    check(world, &nodes, &stored, what);
+}
+
+fn check(world: &World, nodes: &[Process], stored: &str, what: &str) {
+    assert_eq!(world.read(CONFIG).as_deref(), Some(stored), "{what}");
+    assert_eq!(leaders(nodes).len(), 1, "{what}");
+    for node in nodes {
+        assert!(node.why().is_none(), "{what}: {:?}", node.why());
+        let snapshot = node.cluster.snapshot();
+        let map = snapshot.map.as_ref().expect("a map");
+        assert_eq!((map.shard_count(), map.replicas()), (1024, 2), "{what}");
+        let live: Vec<_> = snapshot.live().map(|node| node.record.id.as_str()).collect();
+        assert_eq!(live, ["n1", "n2", "n3"], "{what}");
+    }
+}
+
+#[test]
+fn keys_that_are_gone_are_put_back_and_let_no_other_settings_in() {
+    for gone in GONE {
+        for moment_ms in MOMENTS_MS {
+            let what = format!("{gone} after {moment_ms} ms");
+            let lose = |world: &World| world.send("DELETE", &format!("/v1/kv/{gone}"), "");
+            start_after(&World::new(), lose, Duration::from_millis(*moment_ms), false, &what);
+        }
+    }
+}
+
+#[test]
+fn a_wipe_lets_no_other_settings_in() {
+    for moment_ms in MOMENTS_MS {
+        let what = format!("wiped {moment_ms} ms ago");
+        let lose = |world: &World| world.agent.restart(Retained::Nothing);
+        start_after(&World::new(), lose, Duration::from_millis(*moment_ms), true, &what);
+    }
+}
+
+/// As after a wrong node got in, or an operator's mistake.
+#[test]
+fn a_config_key_that_differs_from_the_map_keeps_no_node_of_the_cluster_away() {
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(8));
+    let stored = world.read(CONFIG).expect("the settings");
+    let other = r#"{"shards":64,"replicas":2}"#;
+    world.write(CONFIG, other);
+    let third = world.node("n3");
+    world.run(third.cluster.started()).expect("it has the settings of the map");
+    for changed in [other, "another program's"] {
+        world.write(CONFIG, changed);
+        world.wait(Duration::from_secs(1));
+        assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored));
+    }
+    // While no node runs that could put it back, the map alone decides.
+    nodes.iter().chain([&third]).for_each(|node| world.stop(node));
+    world.write(CONFIG, other);
+    let stranger = world.start(wrong(0));
+    world.wait(Duration::from_secs(20));
+    assert_eq!(stranger.why().expect("an end").kind(), Kind::Conflict);
+    let first = world.node("n1");
+    world.run(first.cluster.started()).expect("it has the settings of the map");
+    assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored));
+}
+
+/// Somebody changes the key once more whenever a node is about to put it back, so often.
+#[derive(Debug)]
+struct Quicker {
+    transport: SimTransport,
+    agent: Arc<Agent>,
+    times: AtomicUsize,
+}
+
+impl Transport for Quicker {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let text = String::from_utf8_lossy(request.body());
+        let puts_back = request.uri().path() == "/v1/txn" && text.contains(CONFIG);
+        let left = self.times.load(Ordering::Relaxed);
+        if puts_back && left > 0 {
+            self.times.store(left - 1, Ordering::Relaxed);
+            let other = format!(r#"{{"shards":{left},"replicas":1}}"#);
+            let other = Request::put(format!("/v1/kv/{CONFIG}")).body(other.into());
+            _ = self.agent.handle(other.expect("a request")).now_or_never().expect("at once");
+        }
+        self.transport.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+#[test]
+fn a_config_key_that_changes_while_it_is_put_back_is_put_back_again() {
+    for times in [1, 2, 5] {
+        let world = World::new();
+        let agent = Arc::clone(&world.agent);
+        let transport = SimTransport::new(Arc::clone(&agent), "simulated");
+        let quicker = Arc::new(Quicker { transport, agent, times: AtomicUsize::new(0) });
+        let timeout = Duration::from_secs(5);
+        let settings = Settings { timeout, retry_count: 3, defaults: Defaults::default() };
+        let rng = fastrand::Rng::with_seed(1);
+        let transports: Vec<Arc<dyn Transport>> = vec![Arc::clone(&quicker) as _];
+        let client = Client::new(transports, settings, Arc::new(world.clock.clone()), rng);
+        let node = world.start_with(Arc::new(client), node("n1"));
+        world.run(node.cluster.started()).expect("the first node");
+        world.wait(Duration::from_secs(8));
+        let stored = world.read(CONFIG).expect("the settings");
+        quicker.times.store(times, Ordering::Relaxed);
+        world.write(CONFIG, r#"{"shards":64,"replicas":2}"#);
+        world.wait(Duration::from_secs(5));
+        assert_eq!(quicker.times.load(Ordering::Relaxed), 0);
+        assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored), "{times} times");
+        assert!(node.why().is_none());
+    }
+}

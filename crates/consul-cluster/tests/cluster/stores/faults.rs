@@ -1,0 +1,152 @@
+//! A node is ready when all of its replicas are there, and tells what its storage does not do.
+
+use super::*;
+
+impl Cases {
+    fn break_it(&self, disk: &Disk, function: Option<&'static str>) {
+        *disk.broken.lock().expect("no panic") = function;
+    }
+
+    /// Waits until a node says that its storage fails in this function, and no other does.
+    fn is_told(&self, node: &Process, function: &str) {
+        self.wait_until(120, || {
+            node.store.fault().is_some_and(|fault| fault.functions == [function])
+        });
+        let fault = node.store.fault().expect("one");
+        assert_eq!(fault.store, "points");
+        assert!(fault.why.contains(&format!("{function} is broken")), "{}", fault.why);
+        let why = node.store.serves().expect_err("it is not ready");
+        assert!(why.contains(&format!("its storage fails in {function}: ")), "{why}");
+        let text = consul_process::metrics::text(consul_process::metrics::Format::Prometheus);
+        let counted = format!(
+            "consul_ffi_store_storage_errors_total{{store=\"points\",function=\"{function}\"}}"
+        );
+        assert!(text.contains(&counted), "no {counted}");
+    }
+
+    /// Waits until a node is ready again, although nobody writes.
+    fn ends(&self, node: &Process) {
+        self.wait_until(60, || node.store.fault().is_none());
+        self.wait_until(60, || node.store.serves().is_ok());
+    }
+
+    fn why_not(&self, node: &Process) -> String {
+        node.store.serves().expect_err("it is not ready")
+    }
+}
+
+#[test]
+fn a_function_that_fails_is_told_until_it_works_again() {
+    for function in ["apply", "scan", "keep", "purge"] {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+        cases.break_it(&nodes[2].disk, Some(function));
+        if function == "apply" {
+            cases.fill(&nodes[0], "meanwhile");
+        }
+        cases.is_told(&nodes[2], function);
+        assert!(nodes[..2].iter().all(|node| node.store.serves().is_ok()), "{function}");
+        cases.world.wait(Duration::from_secs(60));
+        cases.is_told(&nodes[2], function);
+        cases.break_it(&nodes[2].disk, None);
+        cases.ends(&nodes[2]);
+    }
+}
+
+#[test]
+fn a_function_that_fails_while_a_storage_is_opened_or_a_shard_dropped_is_told() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.kill(&nodes[2]);
+    cases.break_it(&nodes[2].disk, Some("kept"));
+    let third = cases.start("n3", &nodes[2].disk);
+    cases.is_told(&third, "kept");
+    cases.break_it(&nodes[2].disk, None);
+    cases.ends(&third);
+    // A target begins with a drop.
+    let disk = Disk::new();
+    cases.break_it(&disk, Some("drop"));
+    let fourth = cases.start("n4", &disk);
+    cases.is_told(&fourth, "drop");
+    cases.break_it(&disk, None);
+    cases.ends(&fourth);
+    cases.wait_until(120, || fourth.is_settled(3) && fourth.holders().contains("n4"));
+}
+
+#[test]
+fn a_node_is_ready_when_all_that_the_map_gives_it_is_there() {
+    let cases = Cases::new();
+    let disk = Disk::new();
+    disk.be_slow(&cases.world.clock, Duration::from_secs(3));
+    let first = cases.start("n1", &disk);
+    assert!(cases.why_not(&first).contains("its storage is not open yet"));
+    // Nobody waits for others that wait for it: there is no map, so nothing is missing.
+    cases.wait_until(30, || first.store.serves().is_ok());
+    let rest = ["n2", "n3"].map(|id| cases.start(id, &Disk::new()));
+    cases.world.run(first.store.ready()).expect("a map");
+    let nodes: Vec<Process> = [first].into_iter().chain(rest).collect();
+    cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+    cases.fill(&nodes[0], "before");
+    // One that is away is not missing on the others.
+    cases.kill(&nodes[2]);
+    cases.world.wait(Duration::from_secs(10));
+    assert!(nodes[..2].iter().all(|node| node.store.serves().is_ok()));
+    // Its disk is lost: it is ready when its replicas are made again.
+    let third = cases.start("n3", &Disk::new());
+    let mut reasons = BTreeSet::new();
+    while !third.is_settled(3) || third.store.serves().is_err() {
+        match third.store.serves() {
+            Err(why) => _ = reasons.insert(why),
+            Ok(()) => assert!(third.is_settled(3), "{reasons:?}"),
+        }
+        cases.world.wait(Duration::from_millis(50));
+    }
+    assert!(reasons.iter().any(|why| why.contains("of its replicas are missing")), "{reasons:?}");
+    // A node that has nothing yet, one with other options, and an observer.
+    let fourth = cases.start("n4", &Disk::new());
+    cases.wait_until(30, || fourth.store.serves().is_ok());
+    let options = Cases::options("n5");
+    let quorums = Quorums { replicas: 3, write: 3, read: 2 };
+    let other = StoreOptions { quorums, ..StoreOptions::new("points", &options) };
+    let other = cases.start_with(options, other, &Disk::new());
+    cases.wait_until(30, || other.store.checked().is_err());
+    let why = cases.why_not(&other);
+    assert!(why.contains("it cannot be used: ") && why.contains("write_quorum"), "{why}");
+    assert_eq!(other.store.fault().expect("one").functions, [""; 0]);
+    let observer = cases.observe("o");
+    assert_eq!(observer.serves(), Ok(()));
+}
+
+/// Nothing but `ready` is waited for between two nodes, also where each restart loses a disk.
+#[test]
+fn a_rolling_restart_that_waits_for_ready_loses_nothing_and_fails_no_write() {
+    for loses_disks in [false, true] {
+        let (cases, mut nodes) = Cases::filled(3);
+        cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+        let mut number = 0;
+        for place in 0..3 {
+            cases.kill(&nodes[place]);
+            let writer = (place + 1) % 3;
+            let mut write = |nodes: &[Process]| {
+                number += 1;
+                let key = format!("turn-{number}");
+                cases.write(&nodes[writer], &key, "turn").expect("a quorum");
+            };
+            (0..5).for_each(|_| write(&nodes));
+            let disk = if loses_disks { Disk::new() } else { Arc::clone(&nodes[place].disk) };
+            nodes[place] = cases.start(&format!("n{}", place + 1), &disk);
+            let limit = cases.deadline(300);
+            while nodes[place].store.serves().is_err() {
+                assert!(cases.world.clock.now() < limit, "{}", cases.why_not(&nodes[place]));
+                write(&nodes);
+                cases.world.wait(Duration::from_millis(100));
+            }
+        }
+        for node in &nodes {
+            cases.has(node, "before");
+            for number in 1..=number {
+                let key = format!("turn-{number}");
+                assert_eq!(cases.read(node, &key).as_deref(), Some("turn"), "{key}");
+            }
+        }
+    }
+}

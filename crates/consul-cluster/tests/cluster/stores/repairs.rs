@@ -1,0 +1,158 @@
+//! What a node gets that it has missed, and what it purges and drops.
+
+use super::*;
+use consul_cluster::Mode;
+use consul_replication::record::{HybridTime, Record, Version};
+
+const SHARDS: u32 = 8;
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Cases {
+    /// Starts a node that compares its replicas this often.
+    fn start_repairing(&self, id: &str, repair_every: Duration, disk: &Arc<Disk>) -> Process {
+        let options = Cases::options(id);
+        let store = StoreOptions { repair_every, ..StoreOptions::new("points", &options) };
+        self.start_with(options, store, disk)
+    }
+
+    fn three_repairing(&self, repair_every: Duration) -> [Process; 3] {
+        let start = |id| self.start_repairing(id, repair_every, &Disk::new());
+        let nodes = ["n1", "n2", "n3"].map(start);
+        self.world.run(nodes[0].store.ready()).expect("a map");
+        nodes
+    }
+
+    fn set_mode_of_n4(&self, nodes: &[Process], mode: Mode) {
+        let set = nodes[0].cluster.set_mode("n4", mode);
+        self.world.run(set).expect("the right to do so");
+    }
+
+    fn drain_n4(&self, nodes: &[Process]) {
+        self.set_mode_of_n4(nodes, Mode::Draining);
+        self.wait_until(60, || nodes[3].store.holds_none());
+    }
+}
+
+impl Process {
+    fn count(&self) -> usize {
+        self.disk.records(SHARDS).len()
+    }
+
+    /// Takes all records from its disk.
+    fn forget(&self, cases: &Cases) {
+        cases.world.run(async {
+            for shard in 0..SHARDS {
+                self.disk.drop_shard(shard).await.expect("memory");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_node_that_was_away_gets_what_it_missed_before_the_next_repair() {
+    let cases = Cases::new();
+    let nodes = cases.three_repairing(DAY);
+    cases.world.wait(Duration::from_secs(20));
+    cases.kill(&nodes[2]);
+    cases.fill(&nodes[0], "meanwhile");
+    // At first nobody answers.
+    let others = ["n1", "n2"].map(NodeId::from);
+    let stores =
+        |id: &NodeId| cases.network.stores.lock().expect("no panic").remove(id).expect("it runs");
+    let silent = others.each_ref().map(stores);
+    let back = cases.start_repairing("n3", DAY, &nodes[2].disk);
+    cases.world.wait(Duration::from_secs(20));
+    assert_eq!(back.count(), 0);
+    cases.network.stores.lock().expect("no panic").extend(others.into_iter().zip(silent));
+    cases.wait_until(20, || back.count() == 40);
+}
+
+#[test]
+fn a_replica_that_lacks_records_gets_them_by_the_next_repair() {
+    let cases = Cases::new();
+    let nodes = cases.three_repairing(Duration::from_secs(30));
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    nodes[2].forget(&cases);
+    cases.wait_until(60, || nodes[2].count() == 40);
+}
+
+#[test]
+fn a_replica_that_lacks_records_gets_those_that_are_read() {
+    let cases = Cases::new();
+    let start = |id: &str| {
+        let options = Cases::options(id);
+        let quorums = Quorums { replicas: 3, write: 1, read: 3 };
+        let store =
+            StoreOptions { quorums, repair_every: DAY, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = ["n1", "n2", "n3"].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    cases.fill(&nodes[0], "before");
+    cases.world.wait(Duration::from_secs(20));
+    nodes[2].forget(&cases);
+    cases.has(&nodes[0], "before");
+    cases.wait_until(2, || nodes[2].count() == 40);
+}
+
+#[test]
+fn a_deleted_record_is_purged_by_a_repair_when_it_is_a_minute_old() {
+    let cases = Cases::new();
+    let nodes = cases.three_repairing(Duration::from_secs(10));
+    cases.write(&nodes[0], "gone", "x").expect("a quorum");
+    let deletion = vec![(Bytes::from("gone"), None)];
+    let deleted = nodes[0].store.write(b"gone", deletion, cases.deadline(10));
+    cases.world.run(deleted).expect("a quorum");
+    cases.world.wait(Duration::from_secs(50));
+    assert!(nodes.iter().all(|node| node.count() == 1));
+    cases.wait_until(60, || nodes.iter().all(|node| node.count() == 0));
+}
+
+/// Four nodes that keep what was moved away for a minute.
+fn dropping_after_a_minute() -> (Cases, [Process; 4]) {
+    let cases = Cases::new();
+    let start = |n: usize| {
+        let options = Cases::options(&format!("n{n}"));
+        let drop_after = Duration::from_secs(60);
+        let store =
+            StoreOptions { drop_after, repair_every: DAY, ..StoreOptions::new("points", &options) };
+        cases.start_with(options, store, &Disk::new())
+    };
+    let nodes = [1, 2, 3, 4].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    cases.fill(&nodes[0], "before");
+    (cases, nodes)
+}
+
+#[test]
+fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
+    let (cases, nodes) = dropping_after_a_minute();
+    cases.drain_n4(&nodes);
+    let left = nodes[3].disk.records(SHARDS);
+    assert!(!left.is_empty());
+    // What only the one that is to drop it has.
+    let version = Version::new(HybridTime::from_ms(left[0].version.time().ms() + 1), 1);
+    let id = left[0].id.clone();
+    let newer = Record { id: id.clone(), version, data: Some("newer".into()) };
+    let shard = nodes[3].store.shard_of(&id);
+    cases.world.run(nodes[3].disk.apply(shard, vec![newer])).expect("memory");
+    cases.world.wait(Duration::from_secs(20));
+    assert_eq!(nodes[3].count(), left.len());
+    cases.wait_until(80, || nodes[3].count() == 0);
+    let key = String::from_utf8(id.to_vec()).expect("a text");
+    assert_eq!(cases.read(&nodes[1], &key).as_deref(), Some("newer"));
+}
+
+#[test]
+fn what_is_moved_away_again_is_dropped_again_and_as_late() {
+    let (cases, nodes) = dropping_after_a_minute();
+    for _ in 0..3 {
+        cases.drain_n4(&nodes);
+        cases.world.wait(Duration::from_secs(50));
+        assert!(nodes[3].count() > 0);
+        cases.wait_until(60, || nodes[3].count() == 0);
+        cases.set_mode_of_n4(&nodes, Mode::Active);
+        cases.wait_until(60, || nodes[3].is_settled(3) && nodes[3].count() > 0);
+    }
+}

@@ -1,0 +1,48 @@
+//! Safety rules that a history can omit, to show that each of them is needed.
+
+use consul_client::coordination::Rules;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OmittedRule {
+    LeaseFromTheReply,
+    NoLockDelay,
+    RenewalAsProof,
+    LockIndexAsToken,
+    NoTokenCheck,
+    RemovalWithoutLock,
+    AnyEpoch,
+}
+
+impl OmittedRule {
+    /// The rules of locks. Clusters depend on them too, but require a profile with a lock delay.
+    pub const OF_LOCKS: &'static [OmittedRule] = &[
+        OmittedRule::LeaseFromTheReply,
+        OmittedRule::NoLockDelay,
+        OmittedRule::RenewalAsProof,
+        OmittedRule::LockIndexAsToken,
+        OmittedRule::NoTokenCheck,
+    ];
+
+    /// The rules of semaphores only.
+    pub const OF_SEMAPHORES: &'static [OmittedRule] = &[OmittedRule::RemovalWithoutLock];
+
+    /// The rules of clusters only.
+    pub const OF_CLUSTERS: &'static [OmittedRule] = &[OmittedRule::AnyEpoch];
+
+    /// The rule with this name.
+    pub fn named(name: &str) -> Option<OmittedRule> {
+        let mut all = Self::OF_LOCKS.iter().chain(Self::OF_SEMAPHORES).chain(Self::OF_CLUSTERS);
+        all.find(|rule| format!("{rule:?}") == name).copied()
+    }
+
+    /// The rules of the library without the omitted one.
+    pub fn rules(self) -> Rules {
+        Rules {
+            lease_from_start: self != OmittedRule::LeaseFromTheReply,
+            renewal_is_no_proof: self != OmittedRule::RenewalAsProof,
+            token_is_modify_index: self != OmittedRule::LockIndexAsToken,
+            removal_needs_lock: self != OmittedRule::RemovalWithoutLock,
+            epoch_only_grows: self != OmittedRule::AnyEpoch,
+        }
+    }
+}

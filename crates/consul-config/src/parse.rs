@@ -1,0 +1,92 @@
+//! Values of options that are more than a type: addresses, URLs, paths, secrets.
+
+use consul_api::error::Error;
+use consul_api::table::Shape;
+use consul_api::value::Value;
+use consul_api::value::shape::ValuePath;
+use http::HeaderValue;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// The longest path of a unix socket in bytes.
+///
+/// Source: unix(7): `sun_path` has 108 bytes, of which the last one ends the string.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// An address to which others can connect.
+pub fn address(value: &Value, at: &ValuePath) -> Result<String, Error> {
+    let text = Shape::Text.text(value, at)?;
+    let is_host = |host: &str| {
+        let is_ipv6 = host.starts_with('[') && host.ends_with(']');
+        let refused =
+            |c: char| c == '/' || c.is_whitespace() || c.is_control() || c == ':' && !is_ipv6;
+        !host.is_empty() && !host.contains(refused)
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|it| it > 0) => {
+            Ok(text)
+        }
+        _ => Err(at.bad_value(value, "it must be `host:port` with a port from 1 to 65535")),
+    }
+}
+
+pub fn path(value: &Value, at: &ValuePath) -> Result<PathBuf, Error> {
+    match value {
+        Value::Bytes(path) if path.is_empty() => Err(at.bad_value(value, "it must not be empty")),
+        Value::Bytes(path) => Ok(OsString::from_vec(path.clone()).into()),
+        _ => Err(at.wrong_type_text("a path", value)),
+    }
+}
+
+/// A secret that a header can hold.
+pub fn printable(value: &Value, at: &ValuePath) -> Result<String, Error> {
+    let text = secret(value).filter(|text| HeaderValue::from_str(text).is_ok());
+    text.ok_or_else(|| at.secret("a string of printable characters"))
+}
+
+pub fn secret(value: &Value) -> Option<String> {
+    match value {
+        Value::Bytes(bytes) => String::from_utf8(bytes.clone()).ok(),
+        _ => None,
+    }
+}
+
+/// The URL of an endpoint with a scheme and without a trailing slash.
+pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
+    let refuse = |why: &str| Err(at.bad_value(&text.into(), why));
+    if let Some(path) = text.strip_prefix("unix://") {
+        return match path {
+            _ if !path.starts_with('/') => {
+                refuse("the path of a socket must begin with `/`: unix:///path")
+            }
+            _ if path.len() > LONGEST_SOCKET_PATH => {
+                refuse("the path of a socket may have up to 107 bytes")
+            }
+            _ if path.contains('\0') => refuse("a path must not have zero bytes"),
+            _ => Ok(text.to_owned()),
+        };
+    }
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    // Other messages would show the password.
+    if url.contains('@') {
+        return Err(at.secret("a URL without credentials, which the option http_auth takes"));
+    }
+    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is not a URL") };
+    let scheme = match uri.scheme_str() {
+        Some(scheme @ ("http" | "https")) => scheme,
+        _ => return refuse("the scheme must be http, https or unix"),
+    };
+    let authority = match uri.authority() {
+        Some(authority) if !authority.host().is_empty() => authority,
+        _ => return refuse("it has no host"),
+    };
+    let names_port = authority.as_str().len() > authority.host().len();
+    if names_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return refuse("the port must be from 1 to 65535");
+    }
+    if uri.query().is_some() {
+        return refuse("it must not have a query");
+    }
+    Ok(format!("{scheme}://{authority}{}", uri.path().trim_end_matches('/')))
+}

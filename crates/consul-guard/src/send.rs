@@ -1,0 +1,203 @@
+//! Sends deferred requests by blocking I/O, one at a time, each on a connection of its own.
+
+use super::message::{Connection, DeferredRequest};
+use consul_api::error::{Error, Kind};
+use consul_client::transport::http1::{HeadWriter, ReceiveBuffer, ResponseParser};
+use consul_client::transport::tls::{self, TlsConfig};
+use consul_client::transport::token_file;
+use consul_process::clock::SystemClock;
+use http::header::{AUTHORIZATION, CONNECTION, HOST};
+use http::{StatusCode, Uri};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The time limit for a connection to one endpoint, and then for each part of its answer.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends requests to the endpoints of a connection.
+pub struct Sender {
+    authorization: Option<String>,
+    token_file: Option<PathBuf>,
+    endpoints: Vec<Endpoint>,
+}
+
+/// Why a request was not successful.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A retry may succeed.
+    Transient,
+    /// A retry would be refused again.
+    Refused,
+}
+
+struct Endpoint {
+    address: Address,
+    /// The header `Host`.
+    host: String,
+    /// The path before the target of each request.
+    prefix: String,
+}
+
+enum Address {
+    Unix(String),
+    Tcp(String, u16),
+    Tls(String, u16, ServerName<'static>, Arc<TlsConfig<Arc<ClientConfig>>>),
+}
+
+impl Sender {
+    /// Reads the files that the connection names.
+    ///
+    /// # Errors
+    /// When one cannot be used, or an endpoint is not valid.
+    pub fn new(connection: Connection) -> Result<Self, Error> {
+        let mut tls = None;
+        let mut endpoints = Vec::new();
+        for url in &connection.endpoints {
+            endpoints.push(Endpoint::new(url, &connection, &mut tls)?);
+        }
+        let Connection { authorization, token_file, .. } = connection;
+        Ok(Self { authorization, token_file, endpoints })
+    }
+
+    /// Sends a request to one endpoint after the other, until one answers.
+    ///
+    /// # Errors
+    /// When none answers, or one refuses it.
+    pub fn send(&self, request: &DeferredRequest, deadline: Instant) -> Result<(), Failure> {
+        let count = self.endpoints.len();
+        for offset in 0..count {
+            let endpoint = &self.endpoints[(request.endpoint + offset) % count];
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let status = endpoint.send(&self.encode(endpoint, request), left.min(TIMEOUT));
+            match status.map(|status| status.as_u16()) {
+                Ok(200..=299) => return Ok(()),
+                Ok(429 | 500..) | Err(_) => {}
+                Ok(_) => return Err(Failure::Refused),
+            }
+        }
+        Err(Failure::Transient)
+    }
+
+    /// A request in bytes, with the token of the token file if it has none.
+    fn encode(&self, endpoint: &Endpoint, request: &DeferredRequest) -> Vec<u8> {
+        let DeferredRequest { method, target, headers, body, .. } = request;
+        let mut head = HeadWriter::new(method, &endpoint.prefix, target);
+        head.add(HOST.as_str(), endpoint.host.as_bytes());
+        head.add(CONNECTION.as_str(), b"close");
+        if let Some(authorization) = &self.authorization {
+            head.add(AUTHORIZATION.as_str(), authorization.as_bytes());
+        }
+        for (name, value) in headers {
+            head.add(name, value.as_bytes());
+        }
+        let has_token = headers.iter().any(|(name, _)| *name == token_file::TOKEN.as_str());
+        if let (false, Some(file)) = (has_token, &self.token_file)
+            && let Ok(token) = token_file::read(file)
+        {
+            head.add(token_file::TOKEN.as_str(), token.as_bytes());
+        }
+        let mut request = head.finish(Some(body.len()));
+        request.extend_from_slice(body.as_bytes());
+        request
+    }
+}
+
+impl Endpoint {
+    /// `tls` is set by the first endpoint that needs it.
+    fn new(
+        url: &str,
+        connection: &Connection,
+        tls: &mut Option<Arc<TlsConfig<Arc<ClientConfig>>>>,
+    ) -> Result<Self, Error> {
+        let invalid = || Error::new(Kind::Config, format!("{url} is not a valid endpoint"));
+        if let Some(path) = url.strip_prefix("unix://") {
+            // The header `Host` is that of Consul's Go client.
+            let (address, host) = (Address::Unix(path.to_owned()), "localhost".to_owned());
+            return Ok(Self { address, host, prefix: String::new() });
+        }
+        let uri: Uri = url.parse().map_err(|_| invalid())?;
+        let authority = uri.authority().ok_or_else(invalid)?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = authority.port_u16();
+        let address = match uri.scheme_str() {
+            Some("http") => Address::Tcp(host, port.unwrap_or(80)),
+            Some("https") => {
+                let name = connection.tls.server_name.clone().unwrap_or_else(|| host.clone());
+                let name = ServerName::try_from(name).map_err(|_| invalid())?;
+                let config = match tls {
+                    Some(config) => Arc::clone(config),
+                    None => {
+                        let clock = Arc::new(SystemClock::new());
+                        let config = tls::config(&connection.tls, clock, |it| Ok(Arc::new(it)))?;
+                        Arc::clone(tls.insert(Arc::new(config)))
+                    }
+                };
+                Address::Tls(host, port.unwrap_or(443), name, config)
+            }
+            _ => return Err(invalid()),
+        };
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { address, host: authority.to_string(), prefix })
+    }
+
+    /// Sends a request; returns the status of the answer.
+    fn send(&self, request: &[u8], timeout: Duration) -> io::Result<StatusCode> {
+        match &self.address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                exchange(stream, request)
+            }
+            Address::Tcp(host, port) => exchange(connect(host, *port, timeout)?, request),
+            Address::Tls(host, port, name, config) => {
+                let tls = ClientConnection::new(config.current(), name.clone());
+                let tls = tls.map_err(io::Error::other)?;
+                exchange(StreamOwned::new(tls, connect(host, *port, timeout)?), request)
+            }
+        }
+    }
+}
+
+/// Connects to the first address of a host that accepts.
+fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::ErrorKind::NotFound.into();
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Sends a request and reads the answer up to the end of its head.
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Result<StatusCode> {
+    stream.write_all(request)?;
+    stream.flush()?;
+    let (mut buffer, mut answer) = (ReceiveBuffer::new(), ResponseParser::new(usize::MAX));
+    loop {
+        let count = stream.read(buffer.room())?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.parse(count, &mut answer).map_err(io::Error::other)?;
+        if let Some(status) = answer.status() {
+            return Ok(status);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Locks and semaphores through the Rust API: on the simulated agent and a clock that the test
+//! advances, then on consul-sim and real Consuls with network faults, and with agents that stall,
+//! answer 500 or restart. Random histories are in `simulation`, the specs of the Lua API in `spec`.
+
+mod cuts;
+mod on_a_clock;
+mod on_sockets;
+mod refused;
+
+use crate::support::trials::Trials;
+use consul_api as wire;
+use consul_api::error::Error;
+use consul_api::request::{Args, Defaults};
+use consul_api::value::Value;
+use consul_client::coordination::lock::{self, LockOptions};
+use consul_client::coordination::semaphore::{self, SemaphoreOptions};
+use consul_client::coordination::{Lease, Presence, Profile, Service, Wait};
+use consul_client::{Client, Settings};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+const KEY: &str = "locks/tested";
+
+/// The delay that a loaded machine may add.
+const SLACK: Duration = Duration::from_secs(3);
+
+pub fn trials() -> Trials {
+    let mut trials = Trials::of(module_path!());
+    cuts::add_to(&mut trials);
+    on_a_clock::add_to(&mut trials);
+    on_sockets::add_to(&mut trials);
+    refused::add_to(&mut trials);
+    trials
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+fn settings(token: Option<&str>) -> Settings {
+    let defaults = Defaults { token: token.map(str::to_owned), ..Defaults::default() };
+    Settings { timeout: Duration::from_secs(5), retry_count: 3, defaults }
+}
+
+fn present(client: Client, profile: Profile) -> Arc<Presence> {
+    let client = Arc::new(client);
+    let service = Service::for_process(&client);
+    Presence::new(Arc::clone(&client), client, profile, service)
+}
+
+async fn acquire(presence: &Arc<Presence>, wait: Wait) -> Result<Arc<Lease>, Error> {
+    lock::acquire(presence, KEY, &LockOptions { value: None, wait }).await
+}
+
+async fn permit(presence: &Arc<Presence>, limit: u64, wait: Wait) -> Result<Arc<Lease>, Error> {
+    let options = SemaphoreOptions { limit, value: Vec::new(), wait };
+    semaphore::acquire(presence, "permits", &options).await
+}
+
+async fn call(client: &Client, method: &str, args: Args) -> Value {
+    let endpoint = wire::endpoint(method).expect("a method");
+    client.call(endpoint, &args).await.unwrap_or_else(|error| panic!("{method}: {error}")).value
+}

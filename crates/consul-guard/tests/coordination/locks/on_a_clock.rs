@@ -1,0 +1,852 @@
+//! On the simulated agent and a clock that the test advances.
+
+use super::{KEY, acquire, call, permit, present, runtime, settings};
+use crate::support::between::{ANSWERS, Between};
+use crate::support::trials::Trials;
+use bytes::Bytes;
+use consul_api as wire;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_client::coordination::lock::{self, LOCK_FLAGS, LockOptions};
+use consul_client::coordination::semaphore::SEMAPHORE_FLAGS;
+use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
+use consul_client::transport::Transport;
+use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_sim::{self as simulate, Agent, SimTransport};
+use http::{Request, Response};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+type Test = fn(&Simulated);
+
+const TESTS: &[(&str, Test)] = &[
+    ("after_a_suspension_of_the_machine_it_is_not_held_at_once", suspended_machine),
+    ("a_fenced_put_is_written_only_by_the_holder", fenced_put),
+    ("who_withdraws_is_no_service_and_has_no_session_any_more", withdrawn),
+    ("a_missing_permission_ends_the_wait", missing_permission),
+    ("a_semaphore_has_as_many_holders_as_permits", permits),
+    ("a_dead_holders_permit_is_given_away_after_the_lock_delay", dead_holders_permit),
+    ("attempts_shorter_than_the_lock_delay_get_a_dead_holders_permit", short_attempts),
+    ("a_permit_is_given_away_after_the_lock_delay_of_its_holder", delay_of_the_holder),
+    ("a_dead_holder_of_the_go_client_keeps_its_permit_for_its_lock_delay", foreign_holder),
+    ("of_several_dead_holders_the_first_to_be_free_makes_room", several_dead_holders),
+    ("a_permit_that_a_guard_gave_back_is_free_at_once", given_back),
+    ("a_lock_has_the_wanted_value_although_the_answer_was_lost", lost_answer),
+    ("an_attempt_that_was_lost_while_another_session_took_the_lock_has_failed", lost_request),
+    ("a_session_that_is_refused_ends_the_wait_at_once", refused_session),
+    ("a_put_by_another_client_ends_the_lock", foreign_put),
+    ("a_key_that_is_not_a_lock_is_left_alone", other_flags),
+    ("a_proof_counts_from_its_start", slow_proofs),
+    ("a_waiting_program_sends_little", waiting_sends_little),
+    ("a_waiter_pauses_although_its_queries_do_not_block", unblocked_waiter),
+    ("a_lock_is_not_kept_any_more_once_it_is_released", keeping_ends),
+    ("renewals_follow_the_ttl_of_the_reply", renewals),
+    ("between_two_lost_races_there_is_a_pause", lost_races),
+    ("answers_of_another_program_end_no_lock_and_no_permit", other_program),
+    ("answers_of_another_program_end_no_wait_for_a_lock", other_program_and_waiter),
+    ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
+];
+
+pub fn add_to(trials: &mut Trials) {
+    for (name, run) in TESTS {
+        trials.add(name, || run(&Simulated::new()));
+    }
+}
+
+/// A simulated agent on a clock that the test advances.
+pub struct Simulated {
+    pub clock: ManualClock,
+    pub agent: Arc<Agent>,
+    processes: AtomicU64,
+}
+
+impl Simulated {
+    pub fn new() -> Self {
+        Self::with(simulate::Options::default())
+    }
+
+    fn with(options: simulate::Options) -> Self {
+        let clock = ManualClock::new();
+        let options = simulate::Options { clock: Arc::new(clock.clone()), seed: 1, ..options };
+        let (agent, processes) = (Arc::new(Agent::new(options)), AtomicU64::new(0));
+        Self { clock, agent, processes }
+    }
+
+    pub fn run<R>(&self, work: impl Future<Output = R>) -> R {
+        runtime().block_on(self.clock.drive(work))
+    }
+
+    fn client(&self, clock: Arc<dyn Clock>) -> Client {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        let transport = SimTransport::new(Arc::clone(&self.agent), "simulated");
+        let transport = transport.for_client(number.to_string());
+        let rng = fastrand::Rng::with_seed(number);
+        Client::new(vec![Arc::new(transport)], settings(None), clock, rng)
+    }
+
+    /// A process; the first is the client `0` of the agent's faults.
+    pub fn process(&self) -> Arc<Presence> {
+        self.process_on(Arc::new(self.clock.clone()))
+    }
+
+    fn process_on(&self, clock: Arc<dyn Clock>) -> Arc<Presence> {
+        self.running(present(self.client(clock), Profile::standard()))
+    }
+
+    pub fn process_with(&self, profile: Profile) -> Arc<Presence> {
+        self.running(present(self.client(Arc::new(self.clock.clone())), profile))
+    }
+
+    /// A process whose requests go through `wrap`.
+    fn process_behind(
+        &self,
+        wrap: impl FnOnce(SimTransport) -> Arc<dyn Transport>,
+    ) -> Arc<Presence> {
+        let transport = SimTransport::new(Arc::clone(&self.agent), "simulated");
+        let clock = Arc::new(self.clock.clone());
+        let rng = fastrand::Rng::with_seed(1);
+        let client = Client::new(vec![wrap(transport)], settings(None), clock, rng);
+        self.running(present(client, Profile::standard()))
+    }
+
+    fn running(&self, presence: Arc<Presence>) -> Arc<Presence> {
+        let running = Arc::clone(&presence);
+        self.clock.spawn(async move { match running.run().await {} });
+        presence
+    }
+
+    fn destroy_session(&self, process: &Presence, session: &str) {
+        self.run(call(process.client(), "session_destroy", Args::new().arg(session)));
+    }
+
+    pub fn keep(&self, lease: &Arc<Lease>) {
+        let lease = Arc::clone(lease);
+        self.clock.spawn(async move { drop(lease.keep().await) });
+    }
+
+    fn cut_off(&self, process: &str) {
+        let clients = vec![process.to_owned()];
+        let fault = simulate::Fault { clients, partition: true, ..simulate::Fault::default() };
+        self.agent.add_fault(fault);
+    }
+}
+
+/// A clock that continues while the machine is suspended, unlike its timers.
+#[derive(Debug, Default)]
+struct Suspended {
+    awake: ManualClock,
+    slept_ms: AtomicU64,
+}
+
+impl Suspended {
+    fn slept(&self) -> Duration {
+        Duration::from_millis(self.slept_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Clock for Suspended {
+    fn now(&self) -> Instant {
+        self.awake.now() + self.slept()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        // The rest of a timer at the beginning of the sleep passes after the machine has resumed.
+        self.awake.sleep(deadline - self.now())
+    }
+}
+
+fn suspended_machine(world: &Simulated) {
+    let clock = Arc::new(Suspended { awake: world.clock.clone(), slept_ms: AtomicU64::new(0) });
+    let process = world.process_on(Arc::clone(&clock) as Arc<dyn Clock>);
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    world.clock.advance(Duration::from_secs(10));
+    assert!(lease.is_held() && lease.poll_event().is_none());
+    // The servers run on other machines and have given the lock away meanwhile.
+    world.cut_off("0");
+    clock.slept_ms.store(3_600_000, Ordering::Relaxed);
+    // Nothing has run yet.
+    assert!(!lease.is_held());
+    assert_eq!(lease.remaining(), Duration::ZERO);
+    assert_eq!(lease.poll_event(), None);
+    world.clock.advance(process.profile().proof_interval());
+    assert_eq!(lease.poll_event(), Some(Event::Suspended));
+}
+
+fn fenced_put(world: &Simulated) {
+    let (one, two) = (world.process(), world.process());
+    world.run(async {
+        let read = async || {
+            let args = Args::new().arg("data");
+            let answer = one.client().call(&wire::api::kv::GET, &args).await.expect("an answer");
+            (answer.value, answer.meta.entry.map(|entry| entry.modify_index))
+        };
+        let lease = acquire(&one, Wait::Forever).await.expect("it is free");
+        let index = lease.fenced_put("data", b"1".to_vec()).await.expect("it is held");
+        assert_eq!(read().await, ("1".into(), Some(index)));
+        let error = lease.fenced_put(KEY, b"x".to_vec()).await.expect_err("its own key");
+        assert_eq!(error.kind(), Kind::Argument, "{error}");
+        // Consul itself refuses the write after the end of the session, even if the holder does not
+        // know.
+        call(two.client(), "session_destroy", Args::new().arg(lease.session())).await;
+        assert!(lease.is_held());
+        let error = lease.fenced_put("data", b"2".to_vec()).await.expect_err("it is lost");
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{error}");
+        assert_eq!(read().await, ("1".into(), Some(index)));
+        // Nothing is sent once it is not held.
+        let before = world.agent.stats().requests;
+        world.clock.sleep(one.profile().lease).await;
+        let error = lease.fenced_put("data", b"2".to_vec()).await.expect_err("it is suspended");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        assert!(world.agent.stats().requests - before < 10, "only beats");
+        drop(lease);
+        let lease = acquire(&two, Wait::Forever).await.expect("it is free again");
+        lease.release().await.expect("it is held");
+        let error = lease.fenced_put("data", b"3".to_vec()).await.expect_err("it was released");
+        assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{error}");
+        assert_eq!(read().await.0, "1".into());
+    });
+}
+
+fn withdrawn(world: &Simulated) {
+    let process = present(world.client(Arc::new(world.clock.clone())), Profile::standard());
+    world.run(process.deregister()).expect("there is nothing to withdraw");
+    let running = Arc::clone(&process);
+    let beats = world.clock.spawn(async move { match running.run().await {} });
+    world.run(async {
+        let lease = acquire(&process, Wait::Forever).await.expect("it is free");
+        let services = call(process.client(), "agent_services", Args::new()).await;
+        assert!(format!("{services:?}").contains("consul_ffi-"), "{services:?}");
+        world.clock.cancel(beats);
+        process.deregister().await.expect("the agent answers");
+        let services = call(process.client(), "agent_services", Args::new()).await;
+        assert!(!format!("{services:?}").contains("consul_ffi-"), "{services:?}");
+        let session = Args::new().arg(lease.session());
+        assert_eq!(call(process.client(), "session_info", session).await, Value::Null);
+    });
+}
+
+fn missing_permission(_: &Simulated) {
+    use consul_sim::acl::{Acl, DefaultPolicy, Secret};
+    let acl = Acl {
+        enabled: true,
+        default_policy: DefaultPolicy::Deny,
+        initial_management: Some(Secret::new("6a1253d2-1785-24fd-91c2-f8e78c745511")),
+        ..Acl::default()
+    };
+    let world = Simulated::with(simulate::Options { acl, ..simulate::Options::default() });
+    let process = world.process();
+    let error = world.run(acquire(&process, Wait::Forever)).expect_err("no permission");
+    assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
+    assert!(world.clock.now().since_origin() < Duration::from_secs(1));
+}
+
+fn permits(world: &Simulated) {
+    let processes: Vec<_> = (0..4).map(|_| world.process()).collect();
+    world.run(async {
+        let one = permit(&processes[0], 2, Wait::Forever).await.expect("a permit is free");
+        let two = permit(&processes[1], 2, Wait::Forever).await.expect("a permit is free");
+        world.keep(&one);
+        world.keep(&two);
+        assert!(two.token() > one.token());
+        let error = permit(&processes[2], 2, Wait::Once).await.expect_err("none is free");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        let error = permit(&processes[2], 3, Wait::Forever).await.expect_err("another limit");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        let error = permit(&processes[0], 2, Wait::Forever).await.expect_err("it has one");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        let limit = Wait::For(Duration::from_secs(2));
+        let error = permit(&processes[2], 2, limit).await.expect_err("none becomes free");
+        assert_eq!(error.kind(), Kind::Timeout, "{error}");
+        // Neither a key nor a session is left of the three that failed.
+        let keys = call(processes[3].client(), "kv_keys", Args::new().arg("permits/")).await;
+        assert_eq!(keys.items().len(), 3, "{keys:?}");
+        assert_eq!(world.agent.stats().sessions, 2);
+        one.release().await.expect("it is held");
+        let three = permit(&processes[2], 2, Wait::Once).await.expect("one is free again");
+        assert!(three.token() > two.token());
+        two.fenced_put("data", b"1".to_vec()).await.expect("it holds a permit");
+        let own = format!("permits/{}", two.session());
+        let error = two.fenced_put(&own, Vec::new()).await.expect_err("its own key");
+        assert_eq!(error.kind(), Kind::Argument, "{error}");
+    });
+}
+
+fn dead_holders_permit(world: &Simulated) {
+    let (one, two) = (world.process(), world.process());
+    let lease = world.run(permit(&one, 1, Wait::Forever)).expect("a permit is free");
+    world.keep(&lease);
+    world.destroy_session(&two, lease.session());
+    let taken = world.run(async {
+        let begun = world.clock.now();
+        let next = permit(&two, 1, Wait::Forever).await.expect("it becomes free");
+        assert!(next.token() > lease.token());
+        world.clock.now() - begun
+    });
+    assert!(!lease.is_held());
+    let delay = one.profile().lock_delay;
+    assert!((delay..delay + Duration::from_millis(200)).contains(&taken), "{taken:?}");
+}
+
+fn short_attempts(world: &Simulated) {
+    let one = world.process();
+    for wait in [Wait::Once, Wait::For(Duration::from_secs(1))] {
+        let lease = world.run(permit(&one, 1, Wait::Forever)).expect("a permit is free");
+        world.keep(&lease);
+        world.destroy_session(&one, lease.session());
+        let begun = world.clock.now();
+        // Each attempt is that of a new process, which remembers nothing.
+        let next = loop {
+            match world.run(permit(&world.process(), 1, wait)) {
+                Ok(next) => break next,
+                Err(error) => {
+                    assert!(world.clock.now() - begun < Duration::from_secs(10), "{error}")
+                }
+            }
+            world.clock.advance(Duration::from_millis(100));
+        };
+        let (taken, delay) = (world.clock.now() - begun, one.profile().lock_delay);
+        assert!((delay..delay + Duration::from_millis(500)).contains(&taken), "{taken:?}");
+        world.run(next.release()).expect("it is held");
+    }
+}
+
+fn several_dead_holders(world: &Simulated) {
+    let slow = world.process_with(Profile::wan());
+    let fast = world.process_with(Profile::fast());
+    let (three, four) = (world.process(), world.process());
+    let leases = [&slow, &fast]
+        .map(|process| world.run(permit(process, 3, Wait::Forever)).expect("a permit is free"));
+    for lease in &leases {
+        world.destroy_session(&three, lease.session());
+    }
+    let begun = world.clock.now();
+    // The third permit is free, whatever the others are.
+    let third = world.run(permit(&three, 3, Wait::Once)).expect("a permit is free");
+    world.keep(&third);
+    let next = world.run(permit(&four, 3, Wait::Forever)).expect("it becomes free");
+    let (taken, delay) = (world.clock.now() - begun, fast.profile().lock_delay);
+    assert!((delay..delay + Duration::from_millis(200)).contains(&taken), "{taken:?}");
+    let stored = world.run(document(&three));
+    let stays = [&leases[0], &third, &next].iter().all(|lease| stored.contains(lease.session()));
+    assert!(stays && !stored.contains(leases[1].session()), "{stored}");
+}
+
+fn delay_of_the_holder(world: &Simulated) {
+    // The first process is the one that is cut off.
+    let profiles = [Profile::wan(), Profile::fast()];
+    let [one, two] = profiles.map(|profile| world.process_with(profile));
+    let lease = world.run(permit(&one, 1, Wait::Forever)).expect("a permit is free");
+    world.keep(&lease);
+    world.clock.advance(one.profile().proof_interval());
+    world.cut_off("0");
+    world.destroy_session(&two, lease.session());
+    let begun = world.clock.now();
+    let next = world.run(permit(&two, 1, Wait::Forever)).expect("it becomes free");
+    assert!(!lease.is_held() && next.is_held());
+    let (taken, delay) = (world.clock.now() - begun, one.profile().lock_delay);
+    assert!((delay..delay + Duration::from_millis(200)).contains(&taken), "{taken:?}");
+    // In the layout of the Go client, without a trace of the dead holder.
+    let (stored, session) = (world.run(document(&two)), next.session());
+    assert_eq!(stored, format!(r#"{{"Limit":1,"Holders":{{"{session}":true}}}}"#));
+    let keys = world.run(call(two.client(), "kv_keys", Args::new().arg("permits/")));
+    assert_eq!(keys.items().len(), 2, "{keys:?}");
+    world.run(next.release()).expect("it is held");
+    assert_eq!(world.run(document(&two)), r#"{"Limit":1,"Holders":{}}"#);
+}
+
+async fn document(process: &Presence) -> String {
+    let document = call(process.client(), "kv_get", Args::new().arg("permits/.lock")).await;
+    document.as_str().expect("a text").to_owned()
+}
+
+/// A holder that does not have this module's lock delay: its session's is Consul's default of 15 s.
+async fn hold_as_the_go_client(process: &Presence) -> String {
+    let session = call(process.client(), "session_create", Args::new()).await;
+    let session = session.as_str().expect("an id").to_owned();
+    let key = Args::new().arg(format!("permits/{session}")).arg("").opt("acquire", &*session);
+    call(process.client(), "kv_put", key).await;
+    let document = format!(r#"{{"Limit":1,"Holders":{{"{session}":true}}}}"#);
+    let document = Args::new().arg("permits/.lock").arg(document);
+    call(process.client(), "kv_put", document.opt("flags", SEMAPHORE_FLAGS)).await;
+    session
+}
+
+fn foreign_holder(world: &Simulated) {
+    let two = world.process_with(Profile::fast());
+    world.run(async {
+        let session = hold_as_the_go_client(&two).await;
+        permit(&two, 1, Wait::Once).await.expect_err("it is held");
+        call(two.client(), "session_destroy", Args::new().arg(session)).await;
+        let begun = world.clock.now();
+        permit(&two, 1, Wait::Forever).await.expect("it becomes free");
+        let (taken, delay) = (world.clock.now() - begun, Duration::from_secs(15));
+        assert!((delay..delay + Duration::from_millis(200)).contains(&taken), "{taken:?}");
+    });
+}
+
+fn given_back(world: &Simulated) {
+    let two = world.process();
+    world.run(async {
+        let session = hold_as_the_go_client(&two).await;
+        let key = format!("permits/{session}");
+        let given_back = Args::new().arg(key).arg("given back").opt("release", &*session);
+        call(two.client(), "kv_put", given_back).await;
+        call(two.client(), "session_destroy", Args::new().arg(session)).await;
+        permit(&two, 1, Wait::Once).await.expect("it is free");
+        let keys = call(two.client(), "kv_keys", Args::new().arg("permits/")).await;
+        assert_eq!(keys.items().len(), 2, "{keys:?}");
+    });
+}
+
+/// An agent under load, which answers renewals with a longer TTL.
+#[derive(Debug)]
+struct Loaded {
+    transport: SimTransport,
+    clock: ManualClock,
+    renewed: Mutex<Vec<Duration>>,
+    is_failing: AtomicBool,
+}
+
+impl Transport for Loaded {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_renewal = request.uri().path().starts_with("/v1/session/renew/");
+        if is_renewal {
+            let now = self.clock.now().since_origin();
+            self.renewed.lock().expect("no panic elsewhere").push(now);
+        }
+        Box::pin(async move {
+            let mut answer = self.transport.send(request).await?;
+            if is_renewal && self.is_failing.load(Ordering::Relaxed) {
+                *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            let body = String::from_utf8_lossy(answer.body());
+            if is_renewal && body.contains("\"TTL\"") {
+                let body = body.replace("10s", "40s");
+                *answer.body_mut() = Bytes::from(body);
+            }
+            Ok(answer)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn renewals(world: &Simulated) {
+    let mut loaded = None;
+    let process = world.process_behind(|transport| {
+        let is_failing = AtomicBool::new(false);
+        let clock = world.clock.clone();
+        let agent = Arc::new(Loaded { transport, clock, renewed: Mutex::default(), is_failing });
+        loaded = Some(Arc::clone(&agent));
+        agent
+    });
+    let loaded = loaded.expect("it was made");
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let pauses = |seconds| {
+        world.clock.advance(Duration::from_secs(seconds));
+        let renewed = std::mem::take(&mut *loaded.renewed.lock().expect("no panic elsewhere"));
+        let pauses = renewed.windows(2).map(|pair| (pair[1] - pair[0]).as_secs());
+        pauses.collect::<Vec<_>>()
+    };
+    // The first after 3 s, then each after 12 s, which is as far from the end of 40 s as 3 s from 10 s.
+    assert_eq!(pauses(30), [12, 12]);
+    // The agent has another leader, which knows nothing of a longer TTL.
+    loaded.is_failing.store(true, Ordering::Relaxed);
+    assert!(pauses(24).iter().all(|pause| (2..=6).contains(pause)));
+}
+
+/// A network that loses the answer to the first transaction, after which another client writes the key.
+#[derive(Debug)]
+struct LosesAnswer {
+    transport: SimTransport,
+    is_lost: AtomicBool,
+}
+
+impl Transport for LosesAnswer {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let is_txn = request.uri().path() == "/v1/txn";
+            let answer = self.transport.send(request).await;
+            if !is_txn || self.is_lost.swap(true, Ordering::Relaxed) {
+                return answer;
+            }
+            let put = Request::put(format!("/v1/kv/{KEY}?flags={LOCK_FLAGS}"));
+            let put = put.body(Bytes::from_static(b"another's")).expect("a valid request");
+            self.transport.send(put).await?;
+            Err(Error::new(Kind::Connect, "the connection was cut").retryable())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+/// A network that loses the first transaction, while another session takes the lock.
+#[derive(Debug)]
+struct LosesRequest {
+    transport: SimTransport,
+    is_lost: AtomicBool,
+}
+
+impl Transport for LosesRequest {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let is_txn = request.uri().path() == "/v1/txn";
+            if !is_txn || self.is_lost.swap(true, Ordering::Relaxed) {
+                return self.transport.send(request).await;
+            }
+            let put = |target: &str| Request::put(target).body(Bytes::new()).expect("a request");
+            let created = self.transport.send(put("/v1/session/create")).await?;
+            let created: serde_json::Value = serde_json::from_slice(created.body()).expect("JSON");
+            let session = created["ID"].as_str().expect("an id");
+            let acquire = format!("/v1/kv/{KEY}?flags={LOCK_FLAGS}&acquire={session}");
+            assert_eq!(self.transport.send(put(&acquire)).await?.body(), "true");
+            Err(Error::new(Kind::Connect, "the connection was cut").retryable())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn lost_request(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(LosesRequest { transport, is_lost: AtomicBool::new(false) })
+    });
+    let error = world.run(acquire(&process, Wait::Once)).expect_err("another session holds it");
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    assert!(error.message().starts_with(&format!("lock {KEY:?}: session ")), "{error}");
+}
+
+/// An agent that refuses to create sessions.
+#[derive(Debug)]
+struct RefusesSessions(SimTransport);
+
+impl Transport for RefusesSessions {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if request.uri().path() != "/v1/session/create" {
+            return self.0.send(request);
+        }
+        let refused = Response::builder().status(403).body(Bytes::from("Permission denied"));
+        Box::pin(async { Ok(refused.expect("a response")) })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.0.endpoint()
+    }
+}
+
+fn refused_session(world: &Simulated) {
+    let process = world.process_behind(|transport| Arc::new(RefusesSessions(transport)));
+    let error = world.run(acquire(&process, Wait::Forever)).expect_err("no session");
+    assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
+    assert!(world.clock.now().since_origin() < Duration::from_secs(1));
+}
+
+fn lost_answer(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(LosesAnswer { transport, is_lost: AtomicBool::new(false) })
+    });
+    let options = LockOptions { value: Some(b"mine".to_vec()), wait: Wait::Forever };
+    let lease = world.run(lock::acquire(&process, KEY, &options)).expect("it is free");
+    world.keep(&lease);
+    world.clock.advance(Duration::from_secs(5));
+    assert!(lease.is_held() && lease.poll_event().is_none());
+    let entry = world.run(process.client().call(&wire::api::kv::GET, &Args::new().arg(KEY)));
+    let entry = entry.expect("an answer");
+    assert_eq!(entry.value, "mine".into());
+    let meta = entry.meta.entry.expect("the key exists");
+    assert_eq!(
+        (meta.session.as_deref(), meta.modify_index),
+        (Some(lease.session()), lease.token())
+    );
+}
+
+fn foreign_put(world: &Simulated) {
+    let (one, two) = (world.process(), world.process());
+    let lease = world.run(acquire(&one, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let put = Args::new().arg(KEY).arg("another's");
+    world.run(call(two.client(), "kv_put", put.clone()));
+    // Consul leaves the session on the key; only the token of the proof shows the write.
+    world.clock.advance(one.profile().proof_interval() * 2);
+    assert!(!lease.is_held() && lease.has_ended());
+    let lost = Event::Lost("another client wrote its key".to_owned());
+    assert_eq!(lease.poll_event(), Some(lost));
+    // The put has taken the flags of a lock away; the value stays, and the next holder's token is higher.
+    let error = world.run(acquire(&two, Wait::Forever)).expect_err("it is not a lock any more");
+    assert_eq!(error.kind(), Kind::Conflict, "{error}");
+    world.run(call(two.client(), "kv_put", put.opt("flags", LOCK_FLAGS)));
+    let next = world.run(acquire(&two, Wait::Forever)).expect("it becomes free");
+    assert!(next.token() > lease.token());
+    let value = world.run(call(two.client(), "kv_get", Args::new().arg(KEY)));
+    assert_eq!(value, "another's".into());
+}
+
+fn other_flags(world: &Simulated) {
+    let process = world.process();
+    let put = Args::new().arg(KEY).arg("data");
+    world.run(call(process.client(), "kv_put", put.clone()));
+    for wait in [Wait::Once, Wait::Forever] {
+        let error = world.run(acquire(&process, wait)).expect_err("it is not a lock");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        assert!(error.message().contains("is not a lock"), "{error}");
+    }
+    world.run(call(process.client(), "kv_put", put.opt("flags", LOCK_FLAGS)));
+    world.run(acquire(&process, Wait::Once)).expect("it is one now");
+}
+
+fn slow_proofs(world: &Simulated) {
+    const LATENCY: Duration = Duration::from_millis(300);
+    world.agent.add_fault(simulate::Fault { latency: LATENCY, ..simulate::Fault::default() });
+    let process = world.process();
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let most = process.profile().lease - LATENCY;
+    for _ in 0..400 {
+        assert!(lease.is_held() && lease.remaining() <= most, "{:?}", lease.remaining());
+        world.clock.advance(Duration::from_millis(10));
+    }
+}
+
+fn refused_transaction(error: &str) -> Response<Bytes> {
+    let body = format!(r#"{{"Results":null,"Errors":[{error}]}}"#);
+    Response::builder().status(409).body(body.into()).expect("a valid answer")
+}
+
+/// What a transport counts while a lock, and then a semaphore, cannot be acquired.
+fn counts_of_failures<T: Transport + 'static>(
+    world: &Simulated,
+    wait: Duration,
+    transport: impl FnOnce(SimTransport) -> T,
+    counter: impl Fn(&T) -> &AtomicU64,
+) -> [u64; 2] {
+    let mut made = None;
+    let process = world.process_behind(|inner| {
+        let transport = Arc::new(transport(inner));
+        made = Some(Arc::clone(&transport));
+        transport
+    });
+    let made = made.expect("it was made");
+    let wait = Wait::For(wait);
+    world.run(acquire(&process, wait)).expect_err("a lock is not acquired");
+    let of_lock = counter(&made).swap(0, Ordering::Relaxed);
+    world.run(permit(&process, 1, wait)).expect_err("a permit is not acquired");
+    [of_lock, counter(&made).swap(0, Ordering::Relaxed)]
+}
+
+/// An agent, or a proxy before it, for which every transaction is one that came too late.
+#[derive(Debug)]
+struct TooLate {
+    transport: SimTransport,
+    transactions: AtomicU64,
+}
+
+impl Transport for TooLate {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if request.uri().path() != "/v1/txn" {
+            return self.transport.send(request);
+        }
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+        let answer = refused_transaction(r#"{"OpIndex":0,"What":"key \"k\" exists"}"#);
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn lost_races(world: &Simulated) {
+    let counts = counts_of_failures(
+        world,
+        Duration::from_secs(1),
+        |transport| TooLate { transport, transactions: AtomicU64::new(0) },
+        |agent| &agent.transactions,
+    );
+    assert!(counts.iter().all(|count| (10..=50).contains(count)), "{counts:?}");
+}
+
+/// An agent, or a proxy before it, that never shows that a session holds a key.
+#[derive(Debug)]
+struct ShowsNoSession {
+    transport: SimTransport,
+    requests: AtomicU64,
+}
+
+impl Transport for ShowsNoSession {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let (is_kv, is_txn) = (
+            request.uri().path().starts_with("/v1/kv/") && request.method() == "GET",
+            request.uri().path() == "/v1/txn",
+        );
+        Box::pin(async move {
+            if is_txn {
+                return Ok(refused_transaction(r#"{"OpIndex":1,"What":"invalid session"}"#));
+            }
+            let mut answer = self.transport.send(request).await?;
+            if is_kv {
+                let body = String::from_utf8_lossy(answer.body());
+                *answer.body_mut() = Bytes::from(body.replace(r#""Session""#, r#""Other""#));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn useless_sessions(world: &Simulated) {
+    let counts = counts_of_failures(
+        world,
+        Duration::from_secs(3),
+        |transport| ShowsNoSession { transport, requests: AtomicU64::new(0) },
+        |agent| &agent.requests,
+    );
+    assert!(counts.iter().all(|count| (10..=20).contains(count)), "{counts:?}");
+}
+
+/// An agent, or a proxy before it, that answers blocking queries at once.
+#[derive(Debug)]
+struct NeverBlocks {
+    transport: SimTransport,
+    requests: AtomicU64,
+}
+
+impl Transport for NeverBlocks {
+    fn send(&self, mut request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        assert!(number < 10_000, "a loop without a pause");
+        let target = request.uri().to_string();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let query: Vec<_> = query.split('&').filter(|part| !part.starts_with("index=")).collect();
+        *request.uri_mut() = format!("{path}?{}", query.join("&")).parse().expect("a target");
+        self.transport.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn unblocked_waiter(world: &Simulated) {
+    let holder = world.process();
+    let lease = world.run(acquire(&holder, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let mut made = None;
+    let waiter = world.process_behind(|transport| {
+        let agent = Arc::new(NeverBlocks { transport, requests: AtomicU64::new(0) });
+        made = Some(Arc::clone(&agent));
+        agent
+    });
+    let wait = Wait::For(Duration::from_secs(3));
+    world.run(acquire(&waiter, wait)).expect_err("another process holds it");
+    let requests = made.expect("it was made").requests.load(Ordering::Relaxed);
+    assert!((20..=200).contains(&requests), "{requests}");
+}
+
+fn keeping_ends(world: &Simulated) {
+    let process = world.process();
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    let kept = async {
+        assert_eq!(lease.keep().await, None);
+        world.clock.now()
+    };
+    let released = async {
+        world.clock.sleep(Duration::from_millis(100)).await;
+        lease.release().await.expect("it is held");
+        world.clock.now()
+    };
+    let (kept, released) = world.run(futures_util::future::join(kept, released));
+    assert!(kept <= released + Duration::from_millis(10), "{:?} later", kept - released);
+}
+
+fn waiting_sends_little(world: &Simulated) {
+    let (one, two) = (world.process(), world.process());
+    let lease = world.run(acquire(&one, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    let sent = |work: &dyn Fn()| {
+        let before = world.agent.stats().requests;
+        work();
+        world.agent.stats().requests - before
+    };
+    let minute = Duration::from_secs(60);
+    let alone = sent(&|| world.clock.advance(minute));
+    let waiting = sent(&|| {
+        let wait = Wait::For(minute);
+        world.run(acquire(&two, wait)).expect_err("it is held");
+    });
+    // One query in 5 s, and the renewal of a session only after a failed attempt.
+    assert!(waiting - alone < 60 / 5 * 2 + 5, "{alone} alone, {waiting} while one waits");
+    assert!(lease.is_held());
+}
+
+/// A process, and what is between it and Consul.
+fn behind(world: &Simulated) -> (Arc<Presence>, Between) {
+    let between = Between::new(&world.agent, "between");
+    let transport = between.clone();
+    (world.process_behind(|_| Arc::new(transport)), between)
+}
+
+fn other_program(_: &Simulated) {
+    for answer in ANSWERS {
+        for path in ["/v1/kv/", "/v1/session/", "/v1/agent/", "/v1/txn", "/"] {
+            let world = Simulated::new();
+            let (process, between) = behind(&world);
+            let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+            let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+            world.keep(&lock);
+            world.keep(&permit);
+            world.run(world.clock.sleep(Duration::from_secs(2)));
+            between.set(Some((path, *answer)));
+            // Shorter than the check lives without a beat, and longer than three proofs take.
+            world.run(world.clock.sleep(Duration::from_secs(2)));
+            between.set(None);
+            world.run(world.clock.sleep(Duration::from_secs(10)));
+            for lease in [&lock, &permit] {
+                let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
+                let is_lost = events.iter().any(|event| matches!(event, Event::Lost(_)));
+                assert!(!is_lost && lease.is_held(), "{path} {answer:?}: {events:?}");
+            }
+            let put = world.run(lock.fenced_put("data", b"1".to_vec()));
+            put.unwrap_or_else(|error| panic!("{path} {answer:?}: {error}"));
+            between.set(Some(("/v1/txn", *answer)));
+            let error =
+                world.run(lock.fenced_put("data", b"2".to_vec())).expect_err("not Consul's");
+            assert_eq!((error.kind(), error.maybe_applied()), (Kind::Decode, true), "{error}");
+        }
+    }
+}
+
+fn other_program_and_waiter(_: &Simulated) {
+    for answer in ANSWERS {
+        let world = Simulated::new();
+        let holder = world.process();
+        let held = world.run(acquire(&holder, Wait::Once)).expect("it is free");
+        world.keep(&held);
+        let (waiter, between) = behind(&world);
+        between.set(Some(("/", *answer)));
+        let clock = world.clock.clone();
+        world.clock.spawn(async move {
+            clock.sleep(Duration::from_secs(20)).await;
+            between.set(None);
+            held.release().await.expect("it is held");
+        });
+        let wait = Wait::For(Duration::from_secs(60));
+        let lease = world.run(acquire(&waiter, wait));
+        assert!(lease.is_ok_and(|lease| lease.is_held()), "{answer:?}");
+    }
+}

@@ -1,0 +1,16 @@
+//! Locks and semaphores, and the guard of a process that holds them.
+
+#![deny(dead_code)] // a test that is not listed
+
+mod guard;
+mod locks;
+use consul_test_support as support;
+
+fn main() {
+    // The guard's tests start this program again as the process that holds a lock.
+    if support::holder::is_one(guard::act) {
+        return;
+    }
+    // Most tests wait most of the time.
+    support::trials::run(4, &[locks::trials, guard::trials]);
+}

@@ -1,0 +1,483 @@
+//! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
+
+use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, OfNode};
+use super::connection::{Session, check_node};
+use super::failure::Failure;
+use super::output::{Output, counted, say};
+use super::signals::Signals;
+use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
+use consul_cluster::overview::{operand, shell_word};
+use consul_cluster::rights::{self, Right};
+use consul_cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks for a short wait.
+const SHORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a node may take to take a request from its key, in seconds.
+const TAKEN_WITHIN: u64 = 15;
+
+/// The cluster as it is now, and the condition that the operator has set.
+async fn looked(
+    session: &Session,
+    change: &Change,
+) -> Result<(Arc<Cluster>, Option<Unchanged>), Failure> {
+    let cluster = session.look().await?;
+    let condition = match change.expect_epoch {
+        Some(epoch) => Some(cluster.at_epoch(epoch).await?),
+        None => None,
+    };
+    Ok((cluster, condition))
+}
+
+/// `drain`
+pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(), Failure> {
+    let (node, mode) = (&drain.of.node, if drain.off { Mode::Active } else { Mode::Draining });
+    let (cluster, condition) = looked(session, &drain.of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    match (drain.off, mode_of(&snapshot, node)) {
+        (true, Mode::Maintenance) => {
+            let why = format!("{node} does not drain, it is in maintenance");
+            return Err(ends_otherwise(&why, "maintenance", node));
+        }
+        (true, _) => {}
+        (false, was) => {
+            if was == Mode::Maintenance {
+                say(&format!("consul-ha: {node} is in maintenance, which the drain ends"));
+            }
+            warn_of_obstacles(&cluster, node, drain.wait).await?;
+        }
+    }
+    let is_dry = drain.of.change.dry_run;
+    let waits = drain.wait && !is_dry;
+    let seen = if waits { Some(Seen::of(&cluster, node).await?) } else { None };
+    set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
+    if let Some(seen) = seen {
+        until_empty(session, node, seen, drain.limit, output).await?;
+    }
+    let text = match (drain.off, waits) {
+        (true, _) => format!("{node} gets shards again"),
+        (false, true) => format!("{node} has no shard"),
+        (false, false) => format!("{node} drains"),
+    };
+    output.done(&text, json!({ "node": node, "mode": mode.name() }), is_dry);
+    Ok(())
+}
+
+fn mode_of(snapshot: &Snapshot, node: &str) -> Mode {
+    snapshot.nodes.get(node).map_or(Mode::Active, |node| node.record.mode)
+}
+
+/// The refusal to end one mode of a node with the verb of another.
+fn ends_otherwise(why: &str, verb: &str, node: &str) -> Failure {
+    Failure::Refused(format!("{why}: `consul-ha {verb} {}` ends that", operand(node, "--off")))
+}
+
+/// Why no node leads when this one may not; `None`: another one may.
+fn leaderless(snapshot: &Snapshot, node: &str) -> Option<String> {
+    let mut others = snapshot.live().map(|node| &node.record);
+    let may_lead = others.any(|it| it.id != node && it.mode == Mode::Active);
+    let leads = snapshot.leader.as_ref().is_some_and(|leader| leader.node_id == node);
+    (leads && !may_lead)
+        .then(|| format!("no other node may lead: without {node} there is no leader"))
+}
+
+/// The stores whose replicas a node keeps, because too few other nodes may have them.
+async fn kept_stores(cluster: &Cluster, node: &str) -> Vec<String> {
+    let needed = match stores::outside::needed_nodes(cluster, node).await {
+        Ok(needed) => needed,
+        Err(error) => return vec![format!("the maps of the stores cannot be read: {error}")],
+    };
+    let snapshot = cluster.snapshot();
+    let others = snapshot.live().map(|node| &node.record);
+    let others = others.filter(|it| it.id != node && it.may_get_shards()).count();
+    let kept = |(store, replicas): (String, usize)| {
+        let needed = counted(replicas, "node");
+        format!(
+            "store {store} needs {needed} for its replicas, {others} would be left: {node} keeps them"
+        )
+    };
+    needed.into_iter().filter(|(_, replicas)| others < *replicas).map(kept).collect()
+}
+
+/// Says why a drain may not end, and refuses to wait for one that cannot.
+async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result<(), Failure> {
+    let snapshot = cluster.snapshot();
+    let mut others = snapshot.live().map(|node| &node.record);
+    let takes = others.any(|it| it.id != node && it.mode == Mode::Active && it.weight > 0.0);
+    let mut obstacles = Vec::new();
+    if !takes {
+        obstacles.push(format!("no other node is live and active: {node} keeps its shards"));
+    }
+    obstacles.extend(kept_stores(cluster, node).await);
+    if !snapshot.frozen.is_empty() {
+        let lost = snapshot.frozen.join(", ");
+        obstacles.push(format!("the shard map is frozen since {lost} vanished: see `thaw`"));
+    }
+    if snapshot.leader.is_none() {
+        obstacles.push("there is no leader, which would move shards".to_owned());
+    }
+    obstacles.extend(leaderless(&snapshot, node));
+    if waits && !obstacles.is_empty() {
+        return Err(Failure::Refused(obstacles.join("; ")));
+    }
+    obstacles.iter().for_each(|it| say(&format!("consul-ha: {it}")));
+    Ok(())
+}
+
+async fn set_mode(
+    cluster: &Cluster,
+    condition: Option<&Unchanged>,
+    of: &OfNode,
+    mode: Mode,
+) -> Result<(), Failure> {
+    if !of.change.dry_run {
+        cluster.set_mode_while(condition, &of.node, mode).await?;
+    }
+    Ok(())
+}
+
+/// `maintenance`
+pub async fn maintenance(
+    session: &Session,
+    maintenance: &Maintenance,
+    output: Output,
+) -> Result<(), Failure> {
+    let Maintenance { of, off } = maintenance;
+    let mode = if *off { Mode::Active } else { Mode::Maintenance };
+    let (cluster, condition) = looked(session, &of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, &of.node)?;
+    if mode_of(&snapshot, &of.node) == Mode::Draining {
+        return Err(ends_otherwise(&format!("{} drains", of.node), "drain", &of.node));
+    }
+    if let Some(why) = leaderless(&snapshot, &of.node).filter(|_| !off) {
+        say(&format!("consul-ha: {why}"));
+    }
+    set_mode(&cluster, condition.as_ref(), of, mode).await?;
+    let state = if *off { "gets requests again" } else { "is in maintenance" };
+    let json = json!({ "node": of.node, "mode": mode.name() });
+    output.done(&format!("{} {state}", of.node), json, of.change.dry_run);
+    Ok(())
+}
+
+/// `hand-over`
+pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, &given.change).await?;
+    let snapshot = cluster.snapshot();
+    let to = given.node.as_deref();
+    to.map_or(Ok(()), |to| check_node(&snapshot, to))?;
+    let Some(leader) = &snapshot.leader else {
+        return Err(Failure::Refused("there is no leader".to_owned()));
+    };
+    let from = &leader.node_id;
+    if given.withdraw {
+        let how = (condition.as_ref(), given.change.dry_run);
+        return withdraw_hand_over(&cluster, how, from, output).await;
+    }
+    if to == Some(from) {
+        output.done(&format!("{from} is the leader"), json!({ "leader": from }), false);
+        return Ok(());
+    }
+    let mut others = snapshot.live().map(|node| &node.record);
+    let may_lead = |id: &str| id != from && to.is_none_or(|to| to == id);
+    if !others.any(|it| it.mode == Mode::Active && may_lead(&it.id)) {
+        let who = to.unwrap_or("no other node");
+        let why = if to.is_some() { "is not live and active" } else { "is live and active" };
+        return Err(Failure::Refused(format!("{who} {why}: {from} stays the leader")));
+    }
+    if given.change.dry_run {
+        let text = format!("{from} hands over to {}", to.unwrap_or("another node"));
+        output.done(&text, json!({ "from": from, "to": to }), true);
+        return Ok(());
+    }
+    let mut signals = Signals::new()?;
+    let asked = match cluster.ask_hand_over(condition.as_ref(), to).await {
+        Ok(asked) => asked,
+        Err(error) => {
+            let needed = vec![Right::write("key", &session.options.node_key(from))];
+            return Err(rights::named(&session.client, error, needed).await.into());
+        }
+    };
+    let next = next_leader(session, &leader.session_id, given.limit);
+    let Some(next) = asked_wait(&cluster, &asked, &mut signals, next).await? else {
+        return Err(not_taken(&cluster, &asked, given.limit).await);
+    };
+    if to.is_some_and(|to| to != next) {
+        let why = format!("{next} has become the leader, not {}", to.unwrap_or_default());
+        return Err(Failure::Refused(why));
+    }
+    output.done(&format!("{next} is the leader"), json!({ "from": from, "leader": next }), false);
+    Ok(())
+}
+
+/// The leader after the one with this session; `None`: there is none within the limit.
+async fn next_leader(
+    session: &Session,
+    session_id: &str,
+    limit: u64,
+) -> Result<Option<String>, Failure> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    loop {
+        tokio::time::sleep(SHORT_PAUSE).await;
+        let now = during_wait(session.look().await)?.and_then(|it| it.snapshot().leader.clone());
+        match now {
+            Some(now) if now.session_id != session_id => return Ok(Some(now.node_id)),
+            _ if Instant::now() < end => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// `hand-over --withdraw`
+async fn withdraw_hand_over(
+    cluster: &Cluster,
+    (condition, is_dry): (Option<&Unchanged>, bool),
+    from: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let snapshot = cluster.snapshot();
+    let asked = snapshot.nodes.get(from).and_then(|node| node.record.request.clone());
+    let request = Request { leave: None, ..asked.unwrap_or_default() };
+    let is_pending = request.hand_over.is_some();
+    if is_pending && !is_dry {
+        cluster.withdraw(condition, from, &request).await?;
+    }
+    let text = match is_pending {
+        true => format!("the request to {from} to hand over is withdrawn"),
+        false => format!("{from} is not asked to hand over"),
+    };
+    output.done(&text, json!({ "from": from, "was_asked": is_pending }), is_dry);
+    Ok(())
+}
+
+/// A wait for what was asked, which is taken back if a signal ends the wait.
+async fn asked_wait<T>(
+    cluster: &Cluster,
+    asked: &Asked,
+    signals: &mut Signals,
+    wait: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = wait => return done,
+        () = signals.next() => {}
+    }
+    let state = tokio::select! {
+        state = taken_back(cluster, asked) => state,
+        () = signals.next() => "the request may still take effect".to_owned(),
+    };
+    Err(Failure::Interrupted(format!("interrupted; {state}")))
+}
+
+/// Takes a request back that a node has not taken. What has become of it.
+async fn taken_back(cluster: &Cluster, asked: &Asked) -> String {
+    if !asked.is_new {
+        let undo = match asked.request.leave {
+            Some(_) => format!("drain {}", operand(&asked.node_id, "--off")),
+            None => "hand-over --withdraw".to_owned(),
+        };
+        return format!(
+            "somebody else had asked the same, which stays: `consul-ha {undo}` takes it back"
+        );
+    }
+    match cluster.withdraw(None, &asked.node_id, &asked.request).await {
+        Ok(true) => "the request is withdrawn".to_owned(),
+        Ok(false) => {
+            "the request is gone: it was taken at last, or somebody has withdrawn it".to_owned()
+        }
+        Err(error) => format!("the request may still take effect, it was not withdrawn: {error}"),
+    }
+}
+
+/// The failure of a wait for a node that has not taken a request, which is taken back.
+async fn not_taken(cluster: &Cluster, asked: &Asked, limit: u64) -> Failure {
+    let state = taken_back(cluster, asked).await;
+    Failure::Limit(format!(
+        "{} has not acted within {limit} s: it hangs, it cannot write its key, or its release does not know \
+         the request; {state}",
+        asked.node_id
+    ))
+}
+
+/// `leave`
+pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(), Failure> {
+    let node = &given.of.node;
+    let (cluster, condition) = looked(session, &given.of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    if !snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
+        return Err(Failure::Refused(format!(
+            "{node} is down: `consul-ha forget {}`",
+            operand(node, "")
+        )));
+    }
+    warn_of_obstacles(&cluster, node, true).await?;
+    let json = json!({ "node": node });
+    if given.of.change.dry_run {
+        output.done(&format!("{node} hands over its shards and stops"), json, true);
+        return Ok(());
+    }
+    let mut seen = Seen::of(&cluster, node).await?;
+    let mut signals = Signals::new()?;
+    let asked = cluster.ask_leave(condition.as_ref(), node).await?;
+    let within = given.limit.min(TAKEN_WITHIN);
+    let taken = is_taken(session, &asked, &mut seen, within);
+    if !asked_wait(&cluster, &asked, &mut signals, taken).await? {
+        return Err(match seen.lost() {
+            Some(lost) => lost_data(lost, &format!("it is not known whether {node} leaves")),
+            None => not_taken(&cluster, &asked, within).await,
+        });
+    }
+    if !given.wait {
+        output.done(&format!("{node} hands over its shards, then it stops"), json, false);
+        return Ok(());
+    }
+    tokio::select! {
+        gone = until_gone(session, node, seen, given.limit, output) => gone?,
+        () = signals.next() => {
+            let off = operand(node, "--off");
+            let why = format!("interrupted; {node} leaves: `consul-ha drain {off}` cancels it");
+            return Err(Failure::Interrupted(why));
+        }
+    }
+    output.done(&format!("{node} has left"), json, false);
+    Ok(())
+}
+
+/// Whether a node takes the request to leave within this time.
+async fn is_taken(
+    session: &Session,
+    asked: &Asked,
+    seen: &mut Seen,
+    within: u64,
+) -> Result<bool, Failure> {
+    let end = Instant::now() + Duration::from_secs(within);
+    while !during_wait(has_taken(session, asked, seen).await)?.unwrap_or(false) {
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        tokio::time::sleep(SHORT_PAUSE).await;
+    }
+    Ok(true)
+}
+
+/// `thaw`
+pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, change).await?;
+    let frozen = &cluster.snapshot().frozen;
+    if !frozen.is_empty() && !change.dry_run {
+        cluster.thaw_while(condition.as_ref()).await?;
+    }
+    let text = match frozen.is_empty() {
+        true => "the shard map was not frozen".to_owned(),
+        false => format!("the shard map is thawed; lost: {}", frozen.join(", ")),
+    };
+    output.done(&text, json!({ "was_frozen_by": frozen }), change.dry_run);
+    Ok(())
+}
+
+/// `forget`
+pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<(), Failure> {
+    let node = &of.node;
+    let (cluster, condition) = looked(session, &of.change).await?;
+    let snapshot = cluster.snapshot();
+    check_node(&snapshot, node)?;
+    let live = || {
+        let leave = format!("`consul-ha leave {}`", operand(node, ""));
+        Failure::Refused(format!("{node} is live: stop it, or {leave}"))
+    };
+    if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
+        return Err(live());
+    }
+    let is_dry = of.change.dry_run;
+    let mut services = Vec::new();
+    if !is_dry {
+        match cluster.forget(condition.as_ref(), node).await? {
+            Forgotten::Live => return Err(live()),
+            Forgotten::Removed(left) => services = left,
+        }
+    }
+    for (service, agent) in &services {
+        let command = format!("consul services deregister -id={}", shell_word(service));
+        say(&format!("consul-ha: {service} is still registered: `{command}` at the agent {agent}"));
+    }
+    let ids: Vec<&String> = services.iter().map(|(service, _)| service).collect();
+    let json = json!({ "node": node, "registered_services": ids });
+    output.done(&format!("{node} is not a member any more"), json, is_dry);
+    Ok(())
+}
+
+/// `accept-loss`
+pub async fn accept_loss(
+    session: &Session,
+    given: &AcceptLoss,
+    output: Output,
+) -> Result<(), Failure> {
+    let AcceptLoss { store, shard, nodes, dry_run, expect_epoch } = given;
+    let cluster = session.look().await?;
+    let lost = if *dry_run {
+        stores::outside::missing(&cluster, store, *shard, nodes, *expect_epoch).await?
+    } else {
+        stores::outside::accept_loss(&cluster, store, *shard, nodes, *expect_epoch).await?
+    };
+    let lost: Option<Vec<&str>> = lost.as_ref().map(|it| it.iter().map(|node| &**node).collect());
+    let text = match &lost {
+        None => format!("the loss of what is missing of shard {shard} when the leader knows it"),
+        Some(lost) if lost.is_empty() => {
+            return Err(Failure::Refused(format!("no replica of shard {shard} is missing")));
+        }
+        Some(lost) => format!("the loss of the replicas of shard {shard} on {}", lost.join(", ")),
+    };
+    let text = format!("accepted: {text}");
+    output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_cluster::shard_map::ShardMap;
+    use consul_cluster::{Complaint, Leader, Node, Record};
+
+    /// Two live nodes, of which n1 leads and has the only shard.
+    fn snapshot(of_n1: Mode, of_n2: Mode) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (id, mode) in [("n1", of_n1), ("n2", of_n2)] {
+            let record = json!({
+                "id": id, "address": "a:1", "weight": 1.0, "mode": mode.name(), "started_ms": 1, "incarnation": "i",
+            });
+            let record: Record = serde_json::from_value(record).expect("a record");
+            let node = Node {
+                record: record.into(),
+                modify_index: 1,
+                is_live: true,
+                down_since: None,
+                vanished_at: None,
+                complaint: Complaint::default(),
+            };
+            snapshot.nodes.insert(id.to_owned(), node);
+        }
+        snapshot.leader = Some(Leader {
+            node_id: "n1".to_owned(),
+            address: "a:1".to_owned(),
+            session_id: "s".to_owned(),
+            token: 1,
+            elected_at_ms: 1,
+        });
+        let map = br#"{"format":1,"epoch":7,"token":1,"replicas":1,"nodes":["n1"],"shards":[[0]]}"#;
+        snapshot.map = Some(Arc::new(ShardMap::decode(map).expect("a map")));
+        snapshot
+    }
+
+    #[test]
+    fn only_the_last_node_that_may_lead_leaves_no_leader() {
+        let why = leaderless(&snapshot(Mode::Active, Mode::Maintenance), "n1");
+        assert!(why.is_some_and(|why| why.contains("without n1 there is no leader")));
+        assert_eq!(leaderless(&snapshot(Mode::Active, Mode::Active), "n1"), None);
+        let follower = leaderless(&snapshot(Mode::Draining, Mode::Active), "n2");
+        assert_eq!(follower, None, "n1 leads");
+    }
+}

@@ -1,0 +1,184 @@
+//! The client and the observer of a run.
+
+use super::arguments::{CommandLine, Drain, Keys, Leave, Maintenance, Verb};
+use super::failure::Failure;
+use super::words::of_flags;
+use consul_api::error::Error;
+use consul_api::value::Value;
+use consul_api::value::shape::unknown;
+use consul_cli::consul::named;
+use consul_cli::secret;
+use consul_client::Client;
+use consul_cluster::data_plane::DataPlane;
+use consul_cluster::overview::{MAP_TIME, Overview};
+use consul_cluster::report::Overviews;
+use consul_cluster::rights::{self, Right};
+use consul_cluster::{Cluster, Options, Snapshot, stores};
+use consul_config::connect::connect;
+use consul_config::of_cluster;
+use consul_process::clock::WallClock;
+use consul_process::logs::{self, Wanted};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name by which nodes see this program when it calls them.
+const NAME: &str = "consul-ha";
+
+pub struct Session {
+    pub client: Arc<Client>,
+    /// For blocking queries.
+    waiting: Arc<Client>,
+    pub options: Options,
+    /// The time limit of a call to Consul.
+    patience: Duration,
+    /// The rights that the verb needs.
+    needed: Vec<Right>,
+}
+
+/// The cluster as it is now, with what its nodes tell.
+pub struct View {
+    pub cluster: Arc<Cluster>,
+    overviews: Arc<Overviews>,
+    pub overview: Arc<Overview>,
+}
+
+impl View {
+    /// Looks again; the nodes tell what is new.
+    pub async fn again(&self) -> Result<Arc<Overview>, Error> {
+        self.cluster.look().await?;
+        Ok(self.overviews.overview().await)
+    }
+}
+
+impl Session {
+    pub fn new(line: &CommandLine) -> Result<Self, Failure> {
+        let mut config = line.consul.config()?;
+        config.warnings.iter_mut().for_each(|warning| *warning = of_flags(warning));
+        logs::set(Wanted { level: config.log_level, json: config.log_json });
+        let (options, _) = of_cluster(&of_keys(&line.keys)?)?;
+        let options = Options { wall_clock: WallClock::machine(), ..options };
+        let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
+        let patience = Duration::from_millis(line.consul.timeout_ms.into());
+        let needed = needed(&line.verb, &options);
+        Ok(Session { client, waiting, options, patience, needed })
+    }
+
+    /// A failure; a refusal for lack of a right names it, also if Consul does not.
+    pub async fn explained(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Call(error) => self.with_rights(error).await.into(),
+            failure => failure,
+        }
+    }
+
+    /// As [`Session::explained`].
+    pub async fn with_rights(&self, error: Error) -> Error {
+        rights::named(&self.client, error, self.needed.clone()).await
+    }
+
+    /// An observer of the cluster, which has not read anything yet.
+    pub fn observer(&self) -> Result<Arc<Cluster>, Error> {
+        let (client, waiting) = (Arc::clone(&self.client), Arc::clone(&self.waiting));
+        Cluster::new(client, waiting, self.options.clone())
+    }
+
+    /// What observes a cluster, with calls to its nodes.
+    pub fn overviews(&self, cluster: &Arc<Cluster>) -> Result<Arc<Overviews>, Error> {
+        let plane = DataPlane::new(Arc::clone(cluster), |_| ())?;
+        Ok(Overviews::patient(Arc::clone(cluster), Some(plane), self.patience))
+    }
+
+    /// The cluster as it is now.
+    pub async fn look(&self) -> Result<Arc<Cluster>, Error> {
+        let cluster = self.observer()?;
+        cluster.look().await?;
+        Ok(cluster)
+    }
+
+    /// The cluster as it is now, with what its nodes tell.
+    pub async fn view(&self) -> Result<View, Error> {
+        let cluster = self.look().await?;
+        let overviews = self.overviews(&cluster)?;
+        let overview = overviews.overview().await;
+        Ok(View { cluster, overviews, overview })
+    }
+
+    /// As [`Session::view`], when it is known which nodes are behind with the shard map: a node without a new
+    /// one gets the time for it.
+    pub async fn settled_view(&self) -> Result<View, Error> {
+        let mut view = self.view().await?;
+        let newest = view.overview.map.as_ref().map_or(0, |map| map.epoch);
+        let is_older = |epoch: Option<u64>| epoch.is_some_and(|epoch| epoch < newest);
+        if view.overview.nodes.iter().any(|node| is_older(node.map_epoch)) {
+            tokio::time::sleep(MAP_TIME).await;
+            view.overview = view.again().await?;
+        }
+        Ok(view)
+    }
+}
+
+/// Refuses a name that no node of the cluster has, with the nearest one that there is.
+pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
+    if snapshot.nodes.contains_key(id) {
+        return Ok(());
+    }
+    let known: Vec<&str> = snapshot.nodes.keys().map(String::as_str).collect();
+    Err(Failure::Refused(unknown("node", id, &known)))
+}
+
+/// The rights that a verb needs.
+fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
+    let write = |key: &str| Right::write("key", key);
+    let change = match verb {
+        Verb::Locks(locks) => {
+            return vec![Right::read_all("key", &locks.prefix), Right::read_all("session", "")];
+        }
+        Verb::Drain(Drain { of, .. })
+        | Verb::Maintenance(Maintenance { of, .. })
+        | Verb::Leave(Leave { of, .. })
+        | Verb::Forget(of) => vec![write(&options.node_key(&of.node))],
+        // Which node leads is not known yet.
+        Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
+        Verb::Thaw(_) => vec![write(&options.epoch_key())],
+        Verb::AcceptLoss(it) => stores::outside::to_accept(options, &it.store, it.shard).into(),
+        _ => Vec::new(),
+    };
+    rights::to_look(options).into_iter().chain(change).collect()
+}
+
+/// The secrets of the cluster: the lines of the file.
+fn secrets(file: &str) -> Result<Value, Failure> {
+    let text = secret("--cluster-key-file", file).map_err(Failure::Usage)?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(Value::List(lines.map(Value::from).collect()))
+}
+
+fn of_keys(keys: &Keys) -> Result<Vec<(String, Value)>, Failure> {
+    let text = |text: &Option<String>| text.as_deref().map(Value::from);
+    let below = |prefix: &str| match prefix.trim_matches('/').is_empty() {
+        true => Value::from("nodes/"),
+        false => format!("{}/nodes/", prefix.trim_end_matches('/')).into(),
+    };
+    let nodes = match (&keys.nodes_prefix, &keys.prefix) {
+        (Some(prefix), _) => Some(prefix.as_str().into()),
+        // An empty variable of the environment is none.
+        (None, Some(prefix)) if !prefix.is_empty() => Some(below(prefix)),
+        (None, _) => None,
+    };
+    let files = [
+        ("cert_file", text(&keys.data_cert)),
+        ("key_file", text(&keys.data_key)),
+        ("ca_file", text(&keys.data_ca)),
+    ];
+    let given = [
+        ("observer", Some(true.into())),
+        ("node_id", Some(NAME.into())),
+        ("leader_key", text(&keys.leader_key)),
+        ("nodes_prefix", nodes),
+        ("shards_prefix", text(&keys.shards_prefix)),
+        ("config_key", text(&keys.config_key)),
+        ("cluster_key", keys.cluster_key_file.as_deref().map(secrets).transpose()?),
+        ("data_tls", keys.data_cert.is_some().then(|| Value::Map(named(files)))),
+    ];
+    Ok(named(given))
+}

@@ -1,0 +1,335 @@
+//! The verbs that only show.
+
+use super::arguments::{Shards, Which};
+use super::connection::{Session, View, check_node};
+use super::failure::Failure;
+use super::output::{Shown, ago, counted, line, table};
+use consul_api::api::{kv, session};
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_client::coordination::lock::LOCK_FLAGS;
+use consul_client::coordination::semaphore::SEMAPHORE_FLAGS;
+use consul_cluster::Snapshot;
+use consul_cluster::overview::{NodeOverview, NodeState};
+use consul_cluster::rights::{self, Right};
+use consul_cluster::shard_map::{ReplicaState, ShardMap};
+use consul_cluster::stores::StoreOverview;
+use serde_json::json;
+
+/// `nodes`
+pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
+    let View { overview, .. } = session.settled_view().await?;
+    let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
+    let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
+    if overview.nodes.is_empty() {
+        text = format!("no nodes below {}", session.options.nodes_prefix);
+    } else if !overview.frozen.is_empty() {
+        text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
+    }
+    let json = json!({
+        "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
+    });
+    Ok(Shown::well(text, json))
+}
+
+fn node_table(nodes: &[NodeOverview], leader: Option<&str>, has_stores: bool) -> String {
+    let row = |node: &NodeOverview| {
+        let state = match node.state {
+            NodeState::Live => "live",
+            NodeState::Unavailable => "unavailable",
+            NodeState::Down => "down",
+        };
+        let stores = has_stores.then(|| node.store_replicas.to_string());
+        let cells = [
+            node.id.clone(),
+            node.address.clone(),
+            node.zone.clone(),
+            node.mode.name().to_owned(),
+            state.to_owned(),
+            if leader == Some(node.id.as_str()) { "leader" } else { "" }.to_owned(),
+            node.primaries.to_string(),
+            node.replicas.to_string(),
+            format!("{}/{}", node.moving_in, node.moving_out),
+            node.map_lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
+        ];
+        cells.into_iter().chain(stores).collect()
+    };
+    let mut header = vec![
+        "NODE",
+        "ADDRESS",
+        "ZONE",
+        "MODE",
+        "STATE",
+        "ROLE",
+        "PRIMARIES",
+        "REPLICAS",
+        "IN/OUT",
+        "LAG",
+    ];
+    if has_stores {
+        header.push("STORES");
+    }
+    table(&header, &[6, 7, 8, 9, 10], nodes.iter().map(row))
+}
+
+/// `shards`
+pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure> {
+    let View { cluster, overview, .. } = session.view().await?;
+    let snapshot = cluster.snapshot();
+    let Some(map) = snapshot.map.as_deref() else {
+        let why =
+            snapshot.unreadable.first().map_or("the cluster has no shard map", String::as_str);
+        return Err(Failure::Refused(why.to_owned()));
+    };
+    if let Some(key) = &given.key {
+        return Ok(shard_of_key(&snapshot, map, key.as_bytes()));
+    }
+    if let Some(node) = &given.node {
+        check_node(&snapshot, node)?;
+    }
+    let is_listed = |shard: &usize| {
+        let moves = || map.nodes_of(*shard).any(|(_, state)| state != ReplicaState::Available);
+        let is_on = |id: &str| map.nodes_of(*shard).any(|(node, _)| node == id);
+        (given.only == Which::All || moves()) && given.node.as_deref().is_none_or(is_on)
+    };
+    let listed: Vec<usize> = (0..map.shard_count()).filter(is_listed).collect();
+    let row = |shard: &usize| {
+        let replicas: Vec<String> = replicas(map, *shard).collect();
+        vec![shard.to_string(), replicas.join(" ")]
+    };
+    let head = format!(
+        "epoch {}, {} of {} {}",
+        map.epoch(),
+        counted(map.shard_count(), "shard"),
+        map.replicas(),
+        if map.replicas() == 1 { "replica" } else { "replicas" },
+    );
+    let rows = table(&["SHARD", "NODES (primary first)"], &[0], listed.iter().map(row));
+    let mut text = format!("{head}\n\n{rows}");
+    if !overview.stores.is_empty() {
+        text.push_str(&format!("\n\n{}", stores(&overview.stores)));
+    }
+    for why in &overview.unread_stores {
+        text.push_str(&format!("\n\nnot all stores are known: {why}"));
+    }
+    let json = json!({
+        "map": overview.map, "listed": listed, "stores": overview.stores,
+        "unread_stores": overview.unread_stores,
+    });
+    Ok(Shown::well(text, json))
+}
+
+fn stores(stores: &[StoreOverview]) -> String {
+    let row = |store: &StoreOverview| {
+        let StoreOverview { replicas, write_quorum, read_quorum, .. } = store;
+        vec![
+            store.name.clone(),
+            store.shards.to_string(),
+            format!("{replicas}/{write_quorum}/{read_quorum}"),
+            store.map_version.to_string(),
+            store.moving.len().to_string(),
+            store.repairing.len().to_string(),
+            store.at_risk.len().to_string(),
+        ]
+    };
+    let header = ["STORE", "SHARDS", "N/W/R", "VERSION", "MOVING", "REPAIRING", "REPLICA MISSING"];
+    table(&header, &[1, 2, 3, 4, 5, 6], stores.iter().map(row))
+}
+
+/// The replicas of a shard as words, the primary first.
+fn replicas(map: &ShardMap, shard: usize) -> impl Iterator<Item = String> {
+    map.nodes_of(shard).map(|(node, state)| match state {
+        ReplicaState::Available => node.to_owned(),
+        ReplicaState::Leaving => format!("{node} (leaves)"),
+        ReplicaState::Initializing { source, .. } => match map.node(source) {
+            Some(source) => format!("{node} (copies from {source})"),
+            None => format!("{node} (copies)"),
+        },
+    })
+}
+
+fn placement(map: &ShardMap, shard: usize) -> serde_json::Value {
+    let replicas: Vec<_> = map
+        .nodes_of(shard)
+        .map(|(node, state)| match state {
+            ReplicaState::Available => json!({ "node": node, "state": "available" }),
+            ReplicaState::Leaving => json!({ "node": node, "state": "leaving" }),
+            ReplicaState::Initializing { source, .. } => {
+                json!({ "node": node, "state": "initializing", "from": map.node(source) })
+            }
+        })
+        .collect();
+    json!({ "shard": shard, "replicas": replicas })
+}
+
+fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
+    let shard = map.shard_of(key);
+    let node = snapshot.node_for(key).map(|node| node.record.id.as_str());
+    let replicas: Vec<String> = replicas(map, shard).collect();
+    let text = format!(
+        "shard {shard} of {}\nrequests go to {}\nreplicas: {}",
+        map.shard_count(),
+        line(node.unwrap_or("no node")),
+        line(&replicas.join(", "))
+    );
+    let mut json = placement(map, shard);
+    json["requests_go_to"] = node.into();
+    json["epoch"] = map.epoch().into();
+    Shown { text, json, is_well: node.is_some() }
+}
+
+/// `leader`
+pub async fn leader(session: &Session) -> Result<Shown, Failure> {
+    let View { overview, .. } = session.view().await?;
+    let Some(leader) = &overview.leader else {
+        let text = "there is no leader".to_owned();
+        return Ok(Shown { text, json: json!({ "leader": null }), is_well: false });
+    };
+    let text = format!(
+        "{} at {}, elected {}, fencing token {}",
+        leader.node_id,
+        if leader.address.is_empty() { "no address" } else { &leader.address },
+        ago(leader.elected_at_ms),
+        leader.token
+    );
+    Ok(Shown::well(line(&text), json!({ "leader": leader })))
+}
+
+/// A lock or a contender of a semaphore, without its value.
+struct Held {
+    key: String,
+    kind: &'static str,
+    session: Option<String>,
+    token: u64,
+}
+
+impl Held {
+    fn of(entry: &Value) -> Option<Self> {
+        let kind = match entry.get("Flags").and_then(Value::as_u64) {
+            Some(LOCK_FLAGS) => "lock",
+            Some(SEMAPHORE_FLAGS) => "semaphore",
+            _ => return None,
+        };
+        let key = entry.get("Key").and_then(Value::as_str)?.to_owned();
+        let session = entry.get("Session").and_then(Value::as_str).map(str::to_owned);
+        let token = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
+        Some(Held { key, kind, session: session.filter(|id| !id.is_empty()), token })
+    }
+}
+
+/// `locks`
+pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
+    let args = Args::new().arg(prefix).opt("consistent", true);
+    let entries = session.client.call(&kv::LIST, &args).await?;
+    let sessions = session.client.call(&session::LIST, &Args::new()).await?;
+    let hidden = [
+        (&entries.meta, Right::read_all("key", prefix)),
+        (&sessions.meta, Right::read_all("session", "")),
+    ];
+    let lacking = rights::to_see_lists(&session.client, hidden).await?;
+    let (entries, sessions) = (entries.value, sessions.value);
+    let of_session = |id: &str| {
+        let is = |it: &&Value| it.get("ID").and_then(Value::as_str) == Some(id);
+        let text = |it: &Value, name| it.get(name).and_then(Value::as_str).map(str::to_owned);
+        let found = sessions.items().iter().find(is);
+        found.map_or_else(Default::default, |it| (text(it, "Name"), text(it, "Node")))
+    };
+    let (mut rows, mut list) = (Vec::new(), Vec::new());
+    for held in entries.items().iter().filter_map(Held::of) {
+        // The document of a semaphore is not a contender.
+        if held.kind == "semaphore" && held.key.ends_with("/.lock") {
+            continue;
+        }
+        let (name, agent) = held.session.as_deref().map(of_session).unwrap_or_default();
+        let token = held.session.as_ref().map(|_| held.token);
+        let shown = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![
+            held.key.clone(),
+            held.kind.to_owned(),
+            if held.session.is_some() { "held" } else { "free" }.to_owned(),
+            shown(&name),
+            shown(&agent),
+            shown(&held.session),
+            token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
+        ]);
+        list.push(json!({
+            "key": held.key, "kind": held.kind, "session": held.session, "token": token,
+            "session_name": name, "agent": agent,
+        }));
+    }
+    let header = ["KEY", "KIND", "STATE", "SESSION NAME", "AGENT", "SESSION", "TOKEN"];
+    let mut text = match rows.is_empty() {
+        true => "no locks".to_owned(),
+        false => table(&header, &[6], rows),
+    };
+    if !lacking.is_empty() {
+        let rights = rights::listed(&lacking);
+        text.push_str(&format!("\nACLs may hide some: the token lacks {}", line(&rights)));
+    }
+    let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
+    Ok(Shown::well(text, json!({ "locks": list, "token_lacks": lacks })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_cluster::Mode;
+
+    fn node(id: &str, state: NodeState) -> NodeOverview {
+        NodeOverview {
+            id: id.to_owned(),
+            address: "a:1".to_owned(),
+            data_address: String::new(),
+            zone: "z".to_owned(),
+            weight: 1.0,
+            mode: Mode::Active,
+            unknown_mode: None,
+            state,
+            down_for_ms: None,
+            map_epoch: None,
+            map_lag: None,
+            primaries: 11,
+            replicas: 12,
+            moving_in: 13,
+            moving_out: 14,
+            store_replicas: 15,
+            check_output: String::new(),
+            silent: None,
+            refuses_key: false,
+            clock_ahead_ms: None,
+            asked: Default::default(),
+            faults: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn each_number_of_a_node_is_in_its_column() {
+        let behind = NodeOverview { map_lag: Some(3), ..node("n1", NodeState::Live) };
+        let nodes = [behind, node("n2", NodeState::Unavailable), node("n3", NodeState::Down)];
+        let shown = node_table(&nodes, Some("n2"), true);
+        let lines: Vec<Vec<&str>> =
+            shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        let rest = ["11", "12", "13/14"];
+        let expected = [
+            [
+                &["NODE", "ADDRESS", "ZONE", "MODE", "STATE", "ROLE"][..],
+                &["PRIMARIES", "REPLICAS", "IN/OUT", "LAG", "STORES"],
+            ]
+            .concat(),
+            [&["n1", "a:1", "z", "active", "live"], &rest[..], &["3", "15"]].concat(),
+            [&["n2", "a:1", "z", "active", "unavailable", "leader"], &rest[..], &["-", "15"]]
+                .concat(),
+            [&["n3", "a:1", "z", "active", "down"], &rest[..], &["-", "15"]].concat(),
+        ];
+        assert_eq!(lines, expected, "{shown}");
+    }
+
+    #[test]
+    fn a_replica_says_whether_it_comes_or_goes() {
+        let map = br#"{"format":1,"epoch":7,"token":1,"replicas":2,"nodes":["n1","n2","n3"],
+            "shards":[[1,{"node":2,"source":0,"since":6},{"node":0,"leaving":true}]]}"#;
+        let map = ShardMap::decode(map).expect("a map");
+        let words: Vec<String> = replicas(&map, 0).collect();
+        assert_eq!(words, ["n2", "n3 (copies from n1)", "n1 (leaves)"]);
+    }
+}

@@ -1,0 +1,375 @@
+//! The waits for a node that drains or leaves.
+//!
+//! An empty Consul says of each node that it has no shard and no key. So a wait knows what was there before.
+
+use super::connection::Session;
+use super::failure::Failure;
+use super::output::{Output, counted, say};
+use super::progress::Progress;
+use consul_cluster::stores::outside::{HeldShards, held_shards};
+use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks of a wait.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What a wait reads; nothing while Consul has a short failure, which is said.
+pub fn during_wait<T, E: Into<Failure>>(read: Result<T, E>) -> Result<Option<T>, Failure> {
+    match read.map_err(Into::into) {
+        Ok(read) => Ok(Some(read)),
+        Err(Failure::Call(error)) if error.is_transient() => {
+            say(&format!("consul-ha: {error}"));
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The failure of a wait during which Consul has lost its data.
+pub fn lost_data(lost: &str, unknown: &str) -> Failure {
+    Failure::Limit(format!("Consul has lost its data: {lost}; {unknown}"))
+}
+
+/// The cluster at one moment, as far as a wait for a node needs it.
+struct Now {
+    snapshot: Arc<Snapshot>,
+    stores: BTreeMap<String, HeldShards>,
+}
+
+impl Now {
+    async fn of(cluster: &Cluster, node: &str) -> Result<Now, Failure> {
+        let stores = held_shards(cluster, node).await?;
+        Ok(Now { snapshot: cluster.snapshot(), stores })
+    }
+
+    async fn look(session: &Session, node: &str) -> Result<Now, Failure> {
+        Now::of(&*session.look().await?, node).await
+    }
+
+    /// The epoch of the shard map, 0 if there is none; `None`: it cannot be read.
+    fn epoch(&self) -> Option<u64> {
+        match &self.snapshot.map {
+            Some(map) => Some(map.epoch()),
+            None => self.snapshot.unreadable.is_empty().then_some(0),
+        }
+    }
+
+    fn record(&self, node: &str) -> Option<&Record> {
+        self.snapshot.nodes.get(node).map(|node| &*node.record)
+    }
+
+    /// How many shards of the map and of the stores name a node that drains.
+    fn left(&self, node: &str) -> Result<usize, Failure> {
+        let of_stores: usize = self.stores.values().map(|held| held.shards).sum();
+        Ok(left_of_map(&self.snapshot, node)? + of_stores)
+    }
+}
+
+/// How many shards of the map name it.
+fn left_of_map(snapshot: &Snapshot, node: &str) -> Result<usize, Failure> {
+    if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Active) {
+        return Err(Failure::Refused(format!("{node} is active again")));
+    }
+    if let Some(why) = snapshot.unreadable.first() {
+        return Err(Failure::Refused(format!("it is not known what {node} has: {why}")));
+    }
+    Ok(snapshot.map.as_ref().map_or(0, |map| map.shards_of(node).len()))
+}
+
+/// The newest that a wait has seen, and what Consul has lost of it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The epoch of the shard map.
+    epoch: u64,
+    /// The identity and the version of each store's map.
+    stores: BTreeMap<String, (Option<u64>, u64)>,
+    /// The modify index of each node's key.
+    keys: BTreeMap<String, u64>,
+    lost: Option<String>,
+}
+
+impl Seen {
+    /// What there is before the wait.
+    pub async fn of(cluster: &Cluster, node: &str) -> Result<Seen, Failure> {
+        let mut seen = Seen::default();
+        seen.note(&Now::of(cluster, node).await?);
+        Ok(seen)
+    }
+
+    /// What Consul has lost, as of the last look.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    /// Notes what there is now, or that Consul has lost what there was, which is said once. Whether it is whole.
+    fn note(&mut self, now: &Now) -> bool {
+        let lost = self.missing(now);
+        if let Some(what) = lost.as_ref().filter(|_| self.lost.is_none()) {
+            say(&format!("consul-ha: Consul has lost its data: {what}"));
+        }
+        self.lost = lost;
+        if self.lost.is_some() {
+            return false;
+        }
+        self.epoch = now.epoch().unwrap_or(self.epoch);
+        let version =
+            |(store, held): (&String, &HeldShards)| (store.clone(), (held.store_id, held.version));
+        self.stores.extend(now.stores.iter().map(version));
+        let key = |(id, node): (&String, &Node)| (id.clone(), node.modify_index);
+        self.keys.extend(now.snapshot.nodes.iter().map(key));
+        true
+    }
+
+    /// What of all that was seen is gone or older now. A key that was written again has a later index.
+    fn missing(&self, now: &Now) -> Option<String> {
+        let went_back = |what: &str, from: u64, to: u64| {
+            (to < from).then(|| match to {
+                0 => format!("{what} is gone"),
+                _ => format!("{what} went back from {from} to {to}"),
+            })
+        };
+        let of_store = |(store, (id, version)): (&String, &(Option<u64>, u64))| {
+            let name = format!("the map of store {store}");
+            match now.stores.get(store) {
+                Some(held) if held.store_id != *id => Some(format!("{name} is of another store")),
+                held => went_back(&name, *version, held.map_or(0, |held| held.version)),
+            }
+        };
+        let no_keys = (now.snapshot.nodes.is_empty() && !self.keys.is_empty())
+            .then(|| "no node has a key".to_owned());
+        let of_key = |(id, node): (&String, &Node)| {
+            let seen = self.keys.get(id).copied().unwrap_or_default();
+            went_back(&format!("the key of {id}"), seen, node.modify_index)
+        };
+        now.epoch()
+            .and_then(|epoch| went_back("the shard map", self.epoch, epoch))
+            .or_else(|| self.stores.iter().find_map(of_store))
+            .or_else(|| now.snapshot.nodes.iter().find_map(of_key))
+            .or(no_keys)
+    }
+}
+
+/// Waits until neither the shard map nor a store names a node.
+pub async fn until_empty(
+    session: &Session,
+    node: &str,
+    seen: Seen,
+    limit: u64,
+    output: Output,
+) -> Result<(), Failure> {
+    let unknown = format!("it is not known what {node} has");
+    let over = |left: &str| format!("{node} still has {left} after {limit} s, and drains");
+    until(session, node, seen, (limit, output), |_| true, &unknown, over).await
+}
+
+/// Waits until a node that leaves has no shard, and has deleted its key.
+pub async fn until_gone(
+    session: &Session,
+    node: &str,
+    seen: Seen,
+    limit: u64,
+    output: Output,
+) -> Result<(), Failure> {
+    let unknown = format!("it is not known whether {node} has left");
+    let over = |_: &str| format!("{node} has not left after {limit} s, and drains");
+    let is_gone = |now: &Now| now.record(node).is_none();
+    until(session, node, seen, (limit, output), is_gone, &unknown, over).await
+}
+
+async fn until(
+    session: &Session,
+    node: &str,
+    mut seen: Seen,
+    (limit, output): (u64, Output),
+    is_done: impl Fn(&Now) -> bool,
+    unknown: &str,
+    over: impl Fn(&str) -> String,
+) -> Result<(), Failure> {
+    let end = Instant::now() + Duration::from_secs(limit);
+    let mut progress = Progress::new(&format!("shards of {node}"), output.json);
+    loop {
+        let mut left = "shards".to_owned();
+        if let Some(now) = during_wait(Now::look(session, node).await)?
+            && seen.note(&now)
+        {
+            let count = now.left(node)?;
+            if count == 0 && is_done(&now) {
+                return Ok(());
+            }
+            progress.tell(count);
+            left = counted(count, "shard");
+        }
+        if Instant::now() >= end {
+            return Err(match seen.lost() {
+                Some(lost) => lost_data(lost, unknown),
+                None => Failure::Limit(over(&left)),
+            });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether a node has taken the request to leave.
+pub async fn has_taken(session: &Session, asked: &Asked, seen: &mut Seen) -> Result<bool, Failure> {
+    let node = &asked.node_id;
+    let now = Now::look(session, node).await?;
+    match &asked.request.leave {
+        Some(leave) if seen.note(&now) => {
+            taken(node, now.record(node), leave).map_err(Failure::Refused)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// As [`has_taken`]; `Err`: why the node will not take it. It drains with the write that takes the request.
+fn taken(node: &str, record: Option<&Record>, leave: &Leave) -> Result<bool, String> {
+    let Some(record) = record else { return Ok(true) };
+    let asked = record.request.as_ref().and_then(|request| request.leave.as_ref());
+    if record.incarnation != leave.incarnation {
+        return Err(format!("{node} has been started again: that start was not asked to leave"));
+    }
+    match (asked == Some(leave), record.mode) {
+        (true, _) => Ok(false),
+        (false, Mode::Draining) => Ok(true),
+        (false, _) => {
+            Err(format!("{node} stays: somebody has withdrawn the request, or has made it active"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_cluster::shard_map::ShardMap;
+    use consul_cluster::{Complaint, Request};
+    use serde_json::json;
+
+    fn record(mode: Mode) -> Record {
+        let record = json!({
+            "id": "n1", "address": "a:1", "weight": 1.0, "mode": mode.name(), "started_ms": 1, "incarnation": "i",
+        });
+        serde_json::from_value(record).expect("a record")
+    }
+
+    /// A node with a key of this modify index, and a map of this epoch in which n1 has the only shard.
+    fn now(modify_index: u64, epoch: u64) -> Now {
+        let node = Node {
+            record: record(Mode::Draining).into(),
+            modify_index,
+            is_live: true,
+            down_since: None,
+            vanished_at: None,
+            complaint: Complaint::default(),
+        };
+        let map = json!({
+            "format": 1, "epoch": epoch, "token": 1, "replicas": 1, "nodes": ["n1"], "shards": [[0]],
+        });
+        let map = ShardMap::decode(map.to_string().as_bytes()).expect("a map");
+        let mut snapshot = Snapshot::default();
+        snapshot.nodes.insert("n1".to_owned(), node);
+        snapshot.map = Some(Arc::new(map));
+        let held = HeldShards { store_id: Some(1), version: 5, shards: 2 };
+        Now { snapshot: Arc::new(snapshot), stores: [("points".to_owned(), held)].into() }
+    }
+
+    fn without_snapshot(stores: BTreeMap<String, HeldShards>) -> Now {
+        Now { snapshot: Arc::default(), stores }
+    }
+
+    /// What is lost now, after this was seen.
+    fn lost(now: &Now) -> Option<String> {
+        let mut seen = Seen::default();
+        assert!(seen.note(&self::now(8, 7)));
+        seen.note(now);
+        seen.lost
+    }
+
+    #[test]
+    fn what_consul_has_no_more_is_lost_also_if_only_a_part_went_back() {
+        assert_eq!(lost(&now(9, 8)), None);
+        let empty = without_snapshot(BTreeMap::new());
+        assert_eq!(lost(&empty), Some("the shard map is gone".to_owned()));
+        assert_eq!(lost(&now(9, 6)), Some("the shard map went back from 7 to 6".to_owned()));
+        assert_eq!(lost(&now(7, 8)), Some("the key of n1 went back from 8 to 7".to_owned()));
+        let no_stores = Now { stores: BTreeMap::new(), ..now(9, 8) };
+        assert_eq!(lost(&no_stores), Some("the map of store points is gone".to_owned()));
+        let mut older = now(9, 8);
+        older.stores.get_mut("points").expect("it").version = 4;
+        assert_eq!(lost(&older), Some("the map of store points went back from 5 to 4".to_owned()));
+        let mut other = now(9, 8);
+        other.stores.get_mut("points").expect("it").store_id = Some(2);
+        assert_eq!(lost(&other), Some("the map of store points is of another store".to_owned()));
+        let mut seen = Seen::default();
+        seen.note(&Now { snapshot: now(8, 7).snapshot, stores: BTreeMap::new() });
+        seen.epoch = 0;
+        seen.note(&without_snapshot(BTreeMap::new()));
+        assert_eq!(seen.lost(), Some("no node has a key"));
+    }
+
+    #[test]
+    fn what_was_put_back_is_whole_again() {
+        let mut seen = Seen::default();
+        assert!(seen.note(&now(8, 7)));
+        assert!(!seen.note(&now(8, 6)));
+        assert!(seen.note(&now(8, 7)));
+        assert_eq!(seen.lost(), None);
+    }
+
+    fn refusal(left: Result<usize, Failure>) -> String {
+        left.map_or_else(|failure| failure.to_string(), |left| format!("{left} left"))
+    }
+
+    #[test]
+    fn a_drain_is_not_over_while_the_map_is_not_known() {
+        let drains = now(8, 7);
+        assert_eq!(refusal(drains.left("n1")), "3 left");
+        assert_eq!(refusal(left_of_map(&drains.snapshot, "n3")), "0 left", "a node that is gone");
+        let mut unknown = Snapshot::default();
+        unknown.unreadable = vec!["ha/shards/map: junk".to_owned()];
+        assert_eq!(
+            refusal(left_of_map(&unknown, "n1")),
+            "it is not known what n1 has: ha/shards/map: junk"
+        );
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_read_is_not_lost() {
+        let mut seen = Seen::default();
+        assert!(seen.note(&now(8, 7)));
+        let mut unreadable = now(8, 7);
+        let snapshot = Arc::get_mut(&mut unreadable.snapshot).expect("one owner");
+        snapshot.map = None;
+        snapshot.unreadable = vec!["ha/shards/map: junk".to_owned()];
+        assert!(seen.note(&unreadable));
+        assert!(!seen.note(&now(8, 6)), "the epoch is known as before");
+    }
+
+    #[test]
+    fn the_wait_for_a_drain_that_was_ended_ends() {
+        let mut now = now(8, 7);
+        let snapshot = Arc::get_mut(&mut now.snapshot).expect("one owner");
+        snapshot.nodes.get_mut("n1").expect("it").record = record(Mode::Active).into();
+        assert_eq!(refusal(now.left("n1")), "n1 is active again");
+    }
+
+    #[test]
+    fn a_request_is_taken_only_if_the_node_drains_without_it() {
+        let leave = Leave { incarnation: "i".to_owned() };
+        let asked = |mode| Record {
+            request: Some(Request { leave: Some(leave.clone()), ..Request::default() }),
+            ..record(mode)
+        };
+        let said = |record: Option<&Record>| taken("n1", record, &leave);
+        assert_eq!(said(Some(&asked(Mode::Active))), Ok(false));
+        assert_eq!(said(Some(&asked(Mode::Draining))), Ok(false));
+        assert_eq!(said(Some(&record(Mode::Draining))), Ok(true));
+        assert_eq!(said(None), Ok(true));
+        let withdrawn = said(Some(&record(Mode::Active))).expect_err("it stays");
+        assert!(withdrawn.contains("has withdrawn the request"), "{withdrawn}");
+        let again = Record { incarnation: "j".to_owned(), ..record(Mode::Draining) };
+        let again = said(Some(&again)).expect_err("another start");
+        assert!(again.contains("n1 has been started again"), "{again}");
+    }
+}

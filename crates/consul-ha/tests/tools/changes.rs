@@ -1,0 +1,277 @@
+//! The verbs that change something, and their effect on the cluster.
+
+use crate::permissions;
+use crate::support::proxy::{Network, Proxy};
+use crate::system::{DEAF, System};
+use consul_api::api::kv;
+use consul_api::request::Args;
+use consul_api::value::Value;
+use serde_json::json;
+use std::thread;
+use std::time::Duration;
+
+/// How long Consul is lost for a wait.
+const LOSS: Duration = Duration::from_secs(3);
+
+pub fn run(system: &System) {
+    refusals(system);
+    drain(system);
+    obstacles(system);
+    maintenance(system);
+    hand_over(system);
+    hand_over_through_an_outage(system);
+    leave(system);
+    frozen_and_forgotten(system);
+}
+
+fn epoch(system: &System) -> u64 {
+    system.run(&["shards", "--json"]).json()["map"]["epoch"].as_u64().unwrap()
+}
+
+fn refusals(system: &System) {
+    for verb in ["drain", "maintenance", "forget", "leave", "hand-over"] {
+        system.run(&[verb, "n11"]).refused(1, &["unknown node \"n11\"", "did you mean \"n1\"?"]);
+        let epoch = (epoch(system) + 1).to_string();
+        let refused = system.run(&[verb, "n1", "--expect-epoch", &epoch]);
+        refused.refused(1, &["the shard map has epoch", &epoch]);
+    }
+    assert_eq!(system.node("n1")["mode"], "active");
+    system.run(&["forget", "n1"]).refused(1, &["n1 is live"]);
+    system.run(&["accept-loss", "point", "0"]).refused(1, &["did you mean \"points\"?"]);
+    system.run(&["accept-loss", "points", "8"]).refused(2, &["from 0 to 7"]);
+    system.run(&["accept-loss", "points", "0"]).refused(1, &["no replica of shard 0 is missing"]);
+    system.run(&["accept-loss", "points", "0", "--expect-epoch", "1"]).refused(1, &["has version"]);
+    assert_eq!(system.run(&["thaw"]).ok(), "the shard map was not frozen\n");
+    let thawed = system.run(&["thaw", "--json"]).json();
+    assert_eq!(thawed, json!({ "was_frozen_by": [], "dry_run": false }));
+}
+
+fn drain(system: &System) {
+    let dry = system.run(&["drain", "n3", "--wait", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n3 drains\n");
+    assert_eq!(system.node("n3")["mode"], "active");
+    let epoch = epoch(system).to_string();
+    let run = system.run(&["drain", "n3", "--wait", "--limit", "60", "--expect-epoch", &epoch]);
+    assert!(run.err.contains("shards of n3: "), "progress: {run:?}");
+    assert_eq!(run.ok(), "n3 has no shard\n");
+    let node = system.node("n3");
+    assert_eq!((&node["mode"], &node["replicas"]), (&"draining".into(), &0.into()));
+    system.run(&["drain", "n2"]).ok();
+    let ended = system.run(&["drain", "n3", "--off", "--json"]).json();
+    assert_eq!((&ended["node"], &ended["mode"]), (&"n3".into(), &"active".into()));
+    // No map names n3 yet, and the shards of n2 can go nowhere else.
+    system.run(&["drain", "n3", "--wait"]).refused(1, &["store points needs 2 nodes"]);
+    system.run(&["drain", "n2", "--off"]).ok();
+    system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
+}
+
+/// A drain that cannot end, and modes that do not end each other.
+fn obstacles(system: &System) {
+    system.run(&["drain", "n2"]).ok();
+    system
+        .run(&["drain", "n3", "--wait"])
+        .refused(1, &["store points needs 2 nodes", "1 would be left"]);
+    system.run(&["leave", "n3"]).refused(1, &["store points needs 2 nodes", "1 would be left"]);
+    assert_eq!(system.node("n3")["mode"], "active", "it was not asked");
+    system.run(&["drain", "n3"]).ok();
+    let why = system.run(&["why"]);
+    assert_eq!(why.status, 1, "{why:?}");
+    let stuck = "drain: store points needs 2 nodes for its replicas; others that may have them: 1";
+    assert!(why.out.contains(stuck), "{why:?}");
+    system.run(&["drain", "n3", "--off"]).ok();
+    system.run(&["maintenance", "n2"]).refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
+    system
+        .run(&["maintenance", "n2", "--off"])
+        .refused(1, &["n2 drains: `consul-ha drain n2 --off`"]);
+    system.run(&["drain", "n2", "--off"]).ok();
+    let mut before = 0;
+    system.wait_for("the map stays", || {
+        thread::sleep(Duration::from_millis(500));
+        let last = std::mem::replace(&mut before, epoch(system));
+        last == before
+    });
+}
+
+fn maintenance(system: &System) {
+    let before = system.traces();
+    let table = system.follow(&["nodes", "--watch", "1"]);
+    table.wait_for(&["n2 ", "active", "live"]);
+    let json = system.follow(&["nodes", "--watch", "1", "--json"]);
+    json.wait_for(&["{", "\"n2\""]);
+    system.run(&["maintenance", "n2"]).ok();
+    assert_eq!(system.node("n2")["mode"], "maintenance");
+    table.wait_for(&["n2 ", "maintenance"]);
+    json.wait_for(&["\"mode\":\"maintenance\""]);
+    system.run(&["drain", "n2", "--off"]).refused(1, &["`consul-ha maintenance n2 --off`"]);
+    let ended = system.run(&["maintenance", "n2", "--off", "--json"]).json();
+    assert_eq!(ended, json!({ "node": "n2", "mode": "active", "dry_run": false }));
+    assert_eq!(system.node("n2")["mode"], "active");
+    let [keys, checks, sessions] = system.traces();
+    assert_eq!([&keys, &checks], [&before[0], &before[1]], "the program is not a member");
+    assert!(sessions.iter().all(|id| before[2].contains(id)), "{sessions:?}, and {before:?}");
+}
+
+fn leader(system: &System) -> String {
+    let json = system.run(&["leader", "--json"]).json();
+    json["leader"]["node_id"].as_str().unwrap().to_owned()
+}
+
+fn hand_over(system: &System) {
+    let from = leader(system);
+    let to = if from == "n1" { "n2" } else { "n1" };
+    let dry = system.run(&["hand-over", to, "--dry-run"]).ok();
+    assert_eq!(dry, format!("would be done: {from} hands over to {to}\n"));
+    system.run(&["maintenance", to]).ok();
+    system.run(&["hand-over", to]).refused(1, &["is not live and active"]);
+    system.run(&["maintenance", to, "--off"]).ok();
+    let (text, json) =
+        (system.follow(&["events", "-f"]), system.follow(&["events", "-f", "--json"]));
+    text.wait_for(&["  leader_changed ", &from]);
+    json.wait_for(&["\"event\":\"leader_changed\"", &from]);
+    let epoch = epoch(system).to_string();
+    let done = system.run(&["hand-over", to, "--expect-epoch", &epoch]).ok();
+    assert_eq!(done, format!("{to} is the leader\n"));
+    assert_eq!(leader(system), to);
+    let told = text.wait_for(&[&format!("  leader_changed {to}")]);
+    assert!(told.starts_with("20") && told.contains(":"), "{told}");
+    let told = json.wait_for(&["\"event\":\"leader_changed\"", &format!("\"detail\":\"{to}\"")]);
+    thread::sleep(Duration::from_secs(2));
+    assert!(!json.lines().contains(&told), "an event is told once");
+    assert_eq!(system.run(&["hand-over", to]).ok(), format!("{to} is the leader\n"));
+    let json = system.run(&["hand-over", "--json"]).json();
+    assert_eq!(json["from"], to);
+    assert_eq!(json["leader"], leader(system));
+    assert_ne!(json["leader"], to);
+}
+
+/// Consul is lost after the leader was asked.
+fn hand_over_through_an_outage(system: &System) {
+    let from = leader(system);
+    let proxy = Proxy::new(system.address());
+    let json = thread::scope(|scope| {
+        let hands_over = scope.spawn(|| {
+            system.run(&["hand-over", "--limit", "60", "--json", "--http-addr", &proxy.address])
+        });
+        system.wait_for("the leader is asked", || leads(system) != from);
+        proxy.set(Network::Refuse);
+        thread::sleep(LOSS);
+        proxy.set(Network::Good);
+        hands_over.join().unwrap().json()
+    });
+    assert_eq!(json["from"], from);
+    assert_ne!(json["leader"], from);
+}
+
+/// The node in the leader's key.
+fn leads(system: &System) -> String {
+    let claim = system.call(&kv::GET, Args::new().arg("ha/leader"));
+    let Value::Bytes(claim) = claim else { return String::new() };
+    let claim: serde_json::Value = serde_json::from_slice(&claim).unwrap_or_default();
+    claim["node_id"].as_str().unwrap_or_default().to_owned()
+}
+
+/// A node that hangs lives for Consul until its check expires.
+fn hung(system: &System) {
+    system.stop_node(DEAF);
+    system
+        .run(&["leave", DEAF, "--limit", "1"])
+        .refused(4, &["n4 has not acted within 1 s: it hangs, ", "the request is withdrawn"]);
+    let key = system.call(&kv::GET, Args::new().arg("ha/nodes/n4"));
+    let Value::Bytes(record) = key else { panic!("{key:?}") };
+    assert!(!String::from_utf8_lossy(&record).contains("leave"), "it was withdrawn");
+}
+
+fn leave(system: &System) {
+    let dry = system.run(&["leave", "n3", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n3 hands over its shards and stops\n");
+    // A short loss of Consul during the wait does not end it.
+    let proxy = Proxy::new(system.address());
+    let json = thread::scope(|scope| {
+        let leaves = scope.spawn(|| {
+            let leave = ["leave", "n3", "--wait", "--limit", "60", "--json", "--http-addr"];
+            system.run(&[&leave[..], &[&proxy.address]].concat())
+        });
+        system.wait_for("n3 drains", || {
+            let node = system.node("n3");
+            node["mode"] == "draining" || node.is_null()
+        });
+        proxy.set(Network::Refuse);
+        thread::sleep(LOSS);
+        proxy.set(Network::Good);
+        leaves.join().unwrap().json()
+    });
+    assert_eq!(json["node"], "n3");
+    assert!(system.node("n3").is_null());
+    system.wait_for("n3 stops", || !system.is_running("n3"));
+    system.start_node("n3");
+    system.wait_for("n3 has shards", || system.node("n3")["replicas"].as_u64() > Some(0));
+}
+
+/// A loss that is accepted on one node.
+fn of_nodes(system: &System) {
+    let loss = ["accept-loss", "points", "0", "--dry-run", "--json"];
+    let all = system.run(&loss).json()["lost"].clone();
+    let one = all[0].as_str().unwrap();
+    let of_one = system.run(&[&loss[..], &["--node", one]].concat()).json();
+    assert_eq!(of_one["lost"], json!([one]));
+    let other = system.run(&[&loss[..], &["--node", one, "--node", "n1"]].concat());
+    other.refused(1, &["no replica of shard 0 is missing on node \"n1\""]);
+}
+
+/// When all nodes are gone.
+pub fn without_leader(system: &System) {
+    hung(system);
+    ["n1", "n5"].iter().for_each(|id| system.stop_node(id));
+    system.wait_for("there is no leader", || system.run(&["leader"]).status == 1);
+    assert_eq!(system.run(&["leader", "--json"]).out, "{\"leader\":null}\n");
+    let doctor = system.run(&["doctor"]);
+    assert!(doctor.out.contains("\nno_leader: the cluster has no leader"), "{doctor:?}");
+    assert_eq!(doctor.status, 1);
+    system.wait_for("n1 is down", || {
+        let why = system.run(&["why"]);
+        why.status == 1 && why.out.contains("error: n1 is down")
+    });
+    let waited = system.run(&["why", "--wait", "--limit", "1"]);
+    assert!(waited.out.contains("error: n1 "), "{waited:?}");
+    waited.refused(4, &["not all is well after 1 s"]);
+    system.run(&["hand-over"]).refused(1, &["there is no leader"]);
+    system.run(&["leave", "n1"]).refused(1, &["n1 is down: `consul-ha forget n1`"]);
+}
+
+/// A map that two lost members have frozen, on a node that its program has stopped.
+fn frozen_and_forgotten(system: &System) {
+    system.stop_node("n2");
+    system.stop_node("n3");
+    system.wait_for("the map is frozen", || {
+        let frozen = &system.run(&["nodes", "--json"]).json()["frozen"];
+        frozen.as_array().is_some_and(|it| it.len() == 2)
+    });
+    assert!(system.run(&["nodes"]).ok().contains("frozen: n2, n3 vanished"));
+    system.run(&["drain", "n1", "--wait"]).refused(1, &["no other node is live and active"]);
+    permissions::frozen(system);
+    let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
+    assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
+    of_nodes(system);
+    let accepted = |key: &String| key.contains("/accepted/");
+    assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
+    let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
+    assert!(!lost["lost"].as_array().unwrap().is_empty());
+    let dry = system.run(&["resume", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
+    let other = (epoch(system) + 1).to_string();
+    system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
+    let epoch = epoch(system).to_string();
+    let thawed = system.run(&["thaw", "--expect-epoch", &epoch]).ok();
+    assert_eq!(thawed, "the shard map is thawed; lost: n2, n3\n", "the dry run did not thaw it");
+    assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
+    let dry = system.run(&["forget", "n3", "--dry-run", "--json"]).json();
+    assert_eq!(dry, json!({ "node": "n3", "registered_services": [], "dry_run": true }));
+    assert_eq!(system.node("n3")["state"], "down");
+    let forgotten = system.run(&["forget", "n3"]);
+    assert!(
+        forgotten.err.contains("`consul services deregister -id=ha-nodes-n3`"),
+        "{forgotten:?}"
+    );
+    assert_eq!(forgotten.ok(), "n3 is not a member any more\n");
+    assert!(system.node("n3").is_null());
+}

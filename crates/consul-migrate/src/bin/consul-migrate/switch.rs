@@ -1,0 +1,257 @@
+//! The cut-over and the way back.
+
+use super::arguments::{Cutover, Freeze as Given, Rollback};
+use super::connection::{Session, is_dead};
+use super::failure::Failure;
+use super::verbs::{Done, SHOWN, held, of, open, without};
+use consul_api::error::Error;
+use consul_cli::print::{PROGRAM, counted, say};
+use consul_migrate::job::{self, Instance, Keys, Phase, Record};
+use consul_migrate::{
+    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back, tail,
+};
+use serde_json::json;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// For how long Consul is asked how far an interrupted cut-over came, while writers may be stopped.
+const LAST_LOOK: Duration = Duration::from_secs(3);
+
+const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of other keys too, until programs use Consul or \
+                     rollback lifts the alarm.";
+
+const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights are checked from now on: anyone who reaches it can \
+                     delete keys, and switch its access control off.";
+
+const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
+
+const KEEP_STOPPED: &str = "leave etcd's writers stopped";
+
+const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
+
+pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<Done, Failure> {
+    let (freeze, warning) = match (asked.freeze, asked.accept_open_deletes) {
+        (Given::Alarm, false) => (Freeze::Alarm, ALARM.to_owned()),
+        (Given::Alarm, true) => (Freeze::AlarmThatOpens, format!("{ALARM} {OPENS}")),
+        (Given::Operator, false) => (Freeze::Operator, OPERATOR.to_owned()),
+        (Given::Operator, true) => {
+            let why = "--accept-open-deletes is for --freeze alarm, and --freeze operator is given";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+    };
+    require_consent(asked.yes)?;
+    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let consent = async |lag: Duration| {
+        let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
+        agree(session, &format!("{text} {warning}"), asked.yes).await
+    };
+    let limit = Duration::from_secs(asked.within);
+    let done = held(&run, async || {
+        let done = cut_over(&run, freeze, &session.frozen, limit, consent).await?;
+        if asked.follow && done.differences.is_empty() {
+            told(&done, asked.freeze).lines().for_each(|line| session.progress.note(line));
+            tail(&run, &Until::Dropped).await?;
+        }
+        Ok(done)
+    });
+    let done = done.await?;
+    let json = json!({
+        "verb": "cutover", "keys": done.keys, "revision": done.revision,
+        "stopped_seconds": done.stopped.as_secs_f64(), "differences": done.differences,
+        "whole": done.is_whole,
+    });
+    let is_well = done.differences.is_empty();
+    Ok(Done { text: told(&done, asked.freeze), json, is_well })
+}
+
+/// How a cut-over came to its end.
+fn told(done: &CutOver, freeze: Given) -> String {
+    let seconds = done.stopped.as_secs_f64();
+    let keys = counted(done.keys as usize, "key");
+    if !done.differences.is_empty() {
+        let count = done.differences.len();
+        let mut text = match done.is_whole {
+            true => format!("not cut over: of {keys} of etcd and those of Consul {count} differ\n"),
+            false => format!("not cut over: at least {count} keys differ\n"),
+        };
+        for difference in done.differences.iter().take(SHOWN) {
+            text += &format!("  {difference}\n");
+        }
+        return text;
+    }
+    let state = match freeze {
+        Given::Alarm => "etcd refuses writes, and `rollback` undoes that",
+        Given::Operator => KEEP_STOPPED,
+    };
+    format!(
+        "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n\
+         start the programs with Consul's address: {state}"
+    )
+}
+
+/// Lifts the alarm of a cut-over that has not come to its end.
+pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
+    let frozen = &session.frozen;
+    let (is_on, may_be_switched) = (frozen.may_be_on(), frozen.may_be_switched());
+    if !is_on && !may_be_switched {
+        return Ok(());
+    }
+    // The last request of the cut-over may be on its way, or have been applied.
+    match timeout(LAST_LOOK, is_switched(session, name)).await {
+        Ok(Ok(true)) => {
+            let state = if is_on { "etcd refuses writes" } else { KEEP_STOPPED };
+            say(&format!("{PROGRAM}: the cut-over had come to its end: {state}"));
+            return Ok(());
+        }
+        Ok(Err(_)) | Err(_) if may_be_switched => {
+            let (state, lifts) = match is_on {
+                true => ("etcd REFUSES WRITES STILL", ", which lifts the alarm if it is not"),
+                false => (KEEP_STOPPED, ""),
+            };
+            say(&format!(
+                "{PROGRAM}: it is not known whether the job is cut over, because Consul does not answer: {state}; \
+                 run `{PROGRAM} status` when Consul answers{lifts}"
+            ));
+            return Ok(());
+        }
+        _ => {}
+    }
+    match frozen.lift(&session.etcd).await {
+        Ok(()) => {
+            let state = if is_on { "etcd takes writes again" } else { "its writers may go on" };
+            say(&format!("{PROGRAM}: not cut over: {state}"));
+            Ok(())
+        }
+        Err(refused) => {
+            say(&format!(
+                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or `etcdctl alarm disarm`"
+            ));
+            Err(refused.into())
+        }
+    }
+}
+
+/// Whether the job is cut over; from now on this instance changes nothing any more.
+async fn is_switched(session: &Session, name: &str) -> Result<bool, Error> {
+    let keys = Keys::new(name);
+    job::end(&session.target, &keys, &session.me).await?;
+    let record = job::record(&session.target, &keys).await?;
+    Ok(record.is_some_and(|(record, _)| record.phase == Phase::Switched))
+}
+
+/// The state of the freeze, for `status`. It lifts one that was left.
+pub async fn freeze_left(
+    session: &Session,
+    keys: &Keys,
+    record: &Record,
+) -> Result<&'static str, Failure> {
+    let on = match session.etcd.alarms().await {
+        // A user of etcd may not ask.
+        Err(_) if record.alarms.is_empty() => return Ok(UNFROZEN),
+        on => on?,
+    };
+    if on.is_empty() && record.alarms.is_empty() {
+        return Ok(UNFROZEN);
+    }
+    let is_on = on.iter().any(|alarm| record.alarms.contains(alarm));
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    match (record.phase, is_on) {
+        (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over"),
+        (_, false) if !on.is_empty() => {
+            return Ok("etcd refuses writes by an alarm that is not this job's");
+        }
+        (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
+        (_, false) => return Ok(UNFROZEN),
+        _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
+        _ => return Ok("etcd refuses writes during a cut-over"),
+    }
+    // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun,
+    // whose alarm the record that was read before does not name.
+    let Some((now, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
+    let left = Record { alarms: record.alarms.clone(), ..now };
+    Ok(match lift_left(&session.etcd, &left).await? {
+        true => "etcd refused writes since a cut-over was killed; now it takes them again",
+        false if left.phase == Phase::Switched => "etcd refuses writes since the cut-over",
+        false => UNFROZEN,
+    })
+}
+
+pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result<Done, Failure> {
+    require_consent(asked.yes || asked.dry_run)?;
+    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let done = held(&run, async || {
+        if !asked.dry_run {
+            let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
+            agree(session, text, asked.yes).await?;
+        }
+        roll_back(&run, asked.dry_run).await
+    });
+    let done = done.await?;
+    let is_well = done.without_source.is_empty() && done.changed.is_empty();
+    let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
+    Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
+}
+
+fn told_back(done: &RolledBack, is_dry: bool) -> String {
+    let (set, deleted) = (counted(done.set as usize, "key"), counted(done.deleted as usize, "key"));
+    let mut text = match is_dry {
+        true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
+        false => {
+            let state = if done.changed.is_empty() { "is as Consul, and" } else { "now" };
+            format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
+        }
+    };
+    for key in done.keys.iter().take(if is_dry { SHOWN } else { 0 }) {
+        text += &format!("  {key}\n");
+    }
+    if done.left > 0 {
+        text += &format!(
+            "left as they are, with a session or a lease: {}\n",
+            counted(done.left as usize, "key")
+        );
+    }
+    if !done.changed.is_empty() {
+        text += "programs have set these keys of etcd since the cut-over; they stay, and `tail` takes them to Consul:\n";
+        for key in done.changed.iter().take(SHOWN) {
+            text += &format!("  {key}\n");
+        }
+    }
+    if !done.without_source.is_empty() {
+        text += "these keys of Consul have no place in etcd:\n";
+        for key in done.without_source.iter().take(SHOWN) {
+            text += &format!("  {key:?}\n");
+        }
+    }
+    text
+}
+
+fn require_consent(is_given: bool) -> Result<(), Failure> {
+    match is_given || io::stdin().is_terminal() {
+        true => Ok(()),
+        false => Err(Failure::Usage("there is no terminal to agree on: use --yes".to_owned())),
+    }
+}
+
+/// Asks on the terminal.
+async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), Stop> {
+    session.progress.end();
+    say(&format!("{PROGRAM}: {text}"));
+    if is_given {
+        return Ok(());
+    }
+    say("Type yes to go on:");
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    // A blocked read does not keep the program from ending.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = io::stdin().read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    match answer.await.unwrap_or_default().trim() {
+        "yes" => Ok(()),
+        _ => Err(Stop::Refused("not agreed: nothing was changed".to_owned())),
+    }
+}

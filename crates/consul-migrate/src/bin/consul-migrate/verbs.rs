@@ -1,0 +1,473 @@
+//! What each verb does.
+
+use super::arguments::{CommandLine, Copy, Hold, Verb};
+use super::connection::{Session, is_dead};
+use super::failure::Failure;
+use super::report::ReportFile;
+use super::{lines, switch};
+use consul_cli::print::{PROGRAM, counted, inert, print, print_json, say, table};
+use consul_migrate::etcd::Range;
+use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record};
+use consul_migrate::mapping::Mapping;
+use consul_migrate::survey::{Kept, Survey, survey};
+use consul_migrate::verify::Found;
+use consul_migrate::{
+    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left, load, nothing, restart, source, tail,
+    verify,
+};
+use futures_util::future::{Either, select};
+use serde_json::{Value, json};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The keys that are named for each problem, and the differences, when people read them.
+pub const SHOWN: usize = 20;
+
+/// With more differences a comparison ends, and the first are looked at again.
+const MAX_DIFFERENCES: usize = 10_000;
+const LOOKED_AT: usize = 200;
+
+/// A job's mark is below this, which each language has exactly; the flags of `etcd_ffi` are above it.
+const MARKS: u64 = 1 << 48;
+
+impl Verb {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verb::Plan => "plan",
+            Verb::Copy(_) => "copy",
+            Verb::Tail(_) => "tail",
+            Verb::Verify => "verify",
+            Verb::Cutover(_) => "cutover",
+            Verb::Rollback(_) => "rollback",
+            Verb::Export(_) => "export",
+            Verb::Import(_) => "import",
+            Verb::Status => "status",
+            Verb::Completion { .. } => "completion",
+        }
+    }
+}
+
+/// What a verb has found or done: as text, as JSON, and whether it is well.
+pub struct Done {
+    /// Empty if standard output has something else.
+    pub text: String,
+    pub json: Value,
+    pub is_well: bool,
+}
+
+pub async fn run(
+    session: &Session,
+    line: &CommandLine,
+    report: &ReportFile<'_>,
+) -> Result<(), Failure> {
+    let done = match &line.verb {
+        Verb::Plan => plan(session, &line.job.name).await?,
+        Verb::Copy(it) => copy(session, &line.job.name, it).await?,
+        Verb::Tail(it) => follow(session, &line.job.name, it).await?,
+        Verb::Verify => compare(session, &line.job.name).await?,
+        Verb::Cutover(it) => switch::cutover(session, &line.job.name, it).await?,
+        Verb::Rollback(it) => switch::rollback(session, &line.job.name, it).await?,
+        Verb::Export(it) => lines::export(session, it).await?,
+        Verb::Import(it) => lines::import(session, it).await?,
+        Verb::Status => status(session, &line.job.name).await?,
+        Verb::Completion { .. } => return Ok(()),
+    };
+    session.progress.end();
+    match line.json {
+        _ if done.text.is_empty() => {}
+        true => print_json(&done.json),
+        false => print(&inert(done.text.trim_end())),
+    }
+    let written = report.write(&done.json);
+    if let Err(why) = &written {
+        say(&format!("{PROGRAM}: {why}; the verb has done what it says above"));
+    }
+    if done.is_well && written.is_ok() { Ok(()) } else { Err(Failure::NotWell) }
+}
+
+async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let found = look(session).await?;
+    let mapping = Mapping { form: Some(found.form()), ..session.mapping.clone() };
+    let refused = found.refused(&mapping);
+    let existing = existing(session, &mapping).await?;
+    let record = job::record(&session.target, &Keys::new(name)).await?;
+    let other = match &record {
+        Some((record, _)) => match check_plan(session, name, record).await {
+            Ok(()) => None,
+            Err(Stop::Refused(why)) => Some(why),
+            Err(stop) => return Err(stop.into()),
+        },
+        None => None,
+    };
+    let mut text = format!(
+        "{} of {} in etcd at revision {}, the largest value {} bytes\n",
+        counted(found.keys as usize, "key"),
+        bytes(found.bytes),
+        found.revision,
+        found.largest_value
+    );
+    if found.by_put > 0 {
+        text += &format!(
+            "{} above 380,000 bytes, which take a PUT each\n",
+            counted(found.by_put as usize, "value")
+        );
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    text += &format!(
+        "etcd was read in {seconds:.1} s; writing to Consul takes about as long, or longer on slow disks\n"
+    );
+    text += &problems(&found, &mapping);
+    if let Some(key) = &existing
+        && record.is_none()
+    {
+        text += &format!(
+            "Consul has keys in their place already, such as {key:?}: --replace deletes those that etcd does not have\n"
+        );
+    }
+    if let Some(why) = &other {
+        text += &format!("{why}\n");
+    }
+    let prefixes = [Keys::new(name).record, mapping.plain_prefix()];
+    let not_writable = session.target.not_writable(&prefixes).await?;
+    for prefix in &not_writable {
+        text += &format!(
+            "the token may not write all keys of Consul that begin with {prefix:?}: a copy ends with status 5 at one of them\n"
+        );
+    }
+    let nothing = nothing(&session.etcd, &mapping).await?;
+    let alarm = alarm_opens(&session.etcd).await?;
+    for why in [&nothing, &alarm].into_iter().flatten() {
+        text += &format!("{why}\n");
+    }
+    let is_well = refused.is_empty()
+        && nothing.is_none()
+        && (existing.is_none() || record.is_some())
+        && other.is_none();
+    let is_copied = record.is_some_and(|(record, _)| is_copied(&record));
+    text += match is_well {
+        true if is_copied => "the snapshot is copied already: go on with tail",
+        true => "nothing is in the way of a copy",
+        false if nothing.is_some() => "a cut-over would be refused",
+        false => "a copy would be refused",
+    };
+    let json = json!({
+        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other, "nothing": nothing,
+        "alarm_refused": alarm, "not_writable": not_writable, "seconds": seconds, "ready": is_well,
+    });
+    Ok(Done { text, json, is_well })
+}
+
+/// Refuses what a copy would refuse of a job.
+async fn check_plan(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
+    check_begun(session, name, record).await?;
+    source::check_revision(&session.etcd, record).await
+}
+
+fn is_copied(record: &Record) -> bool {
+    matches!(record.phase, Phase::Tail | Phase::Switched)
+}
+
+async fn look(session: &Session) -> Result<Survey, Failure> {
+    Ok(survey(&session.etcd, &session.mapping, session.pace, &*session.progress).await?)
+}
+
+/// A key that Consul has in the place of the copy.
+pub async fn existing(session: &Session, mapping: &Mapping) -> Result<Option<String>, Failure> {
+    let names = session.target.keys(&mapping.plain_prefix(), Some("/")).await?;
+    Ok(names.into_iter().find(|name| !mapping.is_own(name)))
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} bytes"),
+        10_000..10_000_000 => format!("{} kB", count / 1000),
+        _ => format!("{} MB", count / 1_000_000),
+    }
+}
+
+fn problems(found: &Survey, mapping: &Mapping) -> String {
+    if found.problems.is_empty() {
+        return String::new();
+    }
+    let rows = found.problems.iter().map(|(problem, affected)| {
+        let chosen = mapping.choice(*problem).to_string();
+        vec![
+            problem.name().to_owned(),
+            affected.count.to_string(),
+            chosen,
+            problem.meaning().to_owned(),
+        ]
+    });
+    let mut text = format!("\n{}\n", table(&["KIND", "KEYS", "CHOICE", "MEANING"], &[1], rows));
+    for (problem, affected) in &found.problems {
+        text += &format!("\n{problem}:\n");
+        for key in affected.keys.iter().take(SHOWN) {
+            text += &format!("  {key}\n");
+        }
+        if affected.count > SHOWN as u64 {
+            text += &format!("  and {} more (--json names 1000)\n", affected.count - SHOWN as u64);
+        }
+    }
+    text + "\n"
+}
+
+async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let mut kept = Kept::default();
+    let job = match open(session, name, &asked.hold).await? {
+        Some(job) => job,
+        None => {
+            let new;
+            (new, kept) = begin(session, asked).await?;
+            create(session, name, &asked.hold, Some(new)).await?
+        }
+    };
+    let run = of(session, job);
+    let before = run.job.record();
+    let is_copied = is_copied(&before);
+    if is_copied && !asked.again {
+        let checked = source::check_revision(run.etcd, &before).await;
+        run.job.release().await;
+        checked?;
+        return Err(Stop::Refused(
+            "the snapshot is copied already: go on with tail, or use --again for a new snapshot"
+                .to_owned(),
+        )
+        .into());
+    }
+    let total = held(&run, async || {
+        if asked.again && asked.replace {
+            run.job.replace_all().await?;
+        }
+        if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
+            restart(&run, "--again").await?;
+        }
+        load(&run, kept).await
+    })
+    .await?;
+    let record = run.job.record();
+    let range = Range::prefix(&record.mapping.etcd_prefix);
+    let keys = match total {
+        Some(keys) => keys,
+        None => session.etcd.count(&range, record.snapshot).await.unwrap_or_default().0,
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut text = format!(
+        "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since",
+        counted(keys as usize, "key"),
+        record.snapshot
+    );
+    if let Some(why) = nothing(&session.etcd, &record.mapping).await? {
+        text += &format!("\n{why}");
+    }
+    let json =
+        json!({ "verb": "copy", "keys": keys, "revision": record.snapshot, "seconds": seconds });
+    Ok(Done { text, json, is_well: true })
+}
+
+/// The record of a new job, if nothing is in its way, and what was kept of its snapshot.
+async fn begin(session: &Session, asked: &Copy) -> Result<(Record, Kept), Failure> {
+    let found = look(session).await?;
+    let mapping = Mapping {
+        form: Some(found.form()),
+        mark: fastrand::u64(1..MARKS),
+        ..session.mapping.clone()
+    };
+    let refused = found.refused(&mapping);
+    if let Some(problem) = refused.first() {
+        let affected = &found.problems[problem];
+        let all: Vec<&str> = refused.iter().map(|problem| problem.name()).collect();
+        return Err(Stop::Refused(format!(
+            "nothing was written: Consul does not take some keys as they are ({}), such as {}; `plan` lists them, \
+             and --on KIND=skip or KIND=encode goes on",
+            all.join(", "),
+            affected.keys.first().map_or("", String::as_str)
+        ))
+        .into());
+    }
+    if let (Some(key), false) = (existing(session, &mapping).await?, asked.replace) {
+        return Err(Stop::Refused(format!(
+            "nothing was written: Consul has keys in their place already, such as {key:?}; use --consul-prefix, or \
+             --replace, which deletes those that etcd does not have"
+        ))
+        .into());
+    }
+    let record = Record::new(found.cluster_id, mapping, found.revision, asked.replace);
+    Ok((record, found.kept))
+}
+
+async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Failure> {
+    let Some(job) = open(session, name, asked).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let until = Until::Dropped;
+    held(&run, async || tail(&run, &until).await).await?;
+    let json = json!({ "verb": "tail", "revision": run.job.record().revision });
+    Ok(Done { text: "the tail has ended".to_owned(), json, is_well: true })
+}
+
+pub fn without(name: &str) -> Failure {
+    Stop::Refused(format!("there is no job {name:?} in Consul: begin it with copy")).into()
+}
+
+/// Holds a job that exists, of this cluster of etcd.
+pub async fn open<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+) -> Result<Option<Job<'s>>, Failure> {
+    let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
+        return Ok(None);
+    };
+    check_begun(session, name, &record).await?;
+    let job = create(session, name, hold, None).await?;
+    if lift_left(&session.etcd, &job.record()).await? {
+        session.progress.note(LIFTED);
+    }
+    Ok(Some(job))
+}
+
+async fn create<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+    new: Option<Record>,
+) -> Result<Job<'s>, Failure> {
+    let me = session.me.clone();
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    let job = Job::hold(&session.target, name, me, &dead, hold.take_over, new).await?;
+    // Another instance may have begun it meanwhile.
+    let checked = match check_begun(session, name, &job.record()).await {
+        Ok(()) => job.choose(&session.mapping.on).await,
+        refused => refused,
+    };
+    if checked.is_err() {
+        job.release().await;
+    }
+    checked?;
+    Ok(job)
+}
+
+/// Refuses a job that began with another cluster of etcd, or other prefixes.
+async fn check_begun(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
+    source::check_cluster(&session.etcd, record).await?;
+    let (asked, begun) = (&session.mapping, &record.mapping);
+    if asked.etcd_prefix == begun.etcd_prefix && asked.consul_prefix == begun.consul_prefix {
+        return Ok(());
+    }
+    let prefixes = |mapping: &Mapping| {
+        let etcd = String::from_utf8_lossy(&mapping.etcd_prefix).into_owned();
+        format!("--etcd-prefix {etcd:?} and --consul-prefix {:?}", mapping.consul_prefix)
+    };
+    Err(Stop::Refused(format!(
+        "the job {name:?} began with {}, and now it is {}: give those of the beginning, or use another --job",
+        prefixes(begun),
+        prefixes(asked)
+    )))
+}
+
+pub fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
+    let report: Arc<dyn Report> = session.progress.clone();
+    Run { etcd: &session.etcd, job, pace: session.pace, report }
+}
+
+/// Works while this instance holds the job, and lets it go at the end.
+pub async fn held<R>(
+    run: &Run<'_>,
+    work: impl AsyncFnOnce() -> Result<R, Stop>,
+) -> Result<R, Failure> {
+    let done = match select(pin!(work()), pin!(run.job.beat())).await {
+        Either::Left((done, _)) => done,
+        Either::Right((stop, _)) => Err(stop),
+    };
+    run.job.release().await;
+    Ok(done?)
+}
+
+async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
+        return Err(without(name));
+    };
+    source::check(&session.etcd, &record).await?;
+    let mapping = &record.mapping;
+    let (etcd, target) = (&session.etcd, &session.target);
+    let (total, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
+    let progress = |done| session.progress.progress("compared", done, Some(total));
+    let (most, pace) = (MAX_DIFFERENCES, session.pace);
+    let found =
+        verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
+    let Found { keys: compared, differences: mut suspects, is_whole } = found;
+    if !is_whole {
+        suspects.truncate(LOOKED_AT);
+    }
+    let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
+    if !is_whole && differences.is_empty() {
+        return Err(Stop::Refused(format!(
+            "more than {MAX_DIFFERENCES} keys differed, and the first no longer do: `status` says how far the job is; \
+             compare again when it is less behind"
+        ))
+        .into());
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let count = |what| differences.iter().filter(|it| it.what == what).count();
+    let [missing, extra, different] =
+        [verify::What::Missing, verify::What::Extra, verify::What::Different].map(count);
+    let ended = if is_whole { "" } else { ", and ended there, at least" };
+    let mut text = format!(
+        "compared {} in {seconds:.1} s{ended}: {missing} missing, {extra} extra, {different} different\n",
+        counted(compared as usize, "key")
+    );
+    for difference in differences.iter().take(SHOWN) {
+        text += &format!("  {difference}\n");
+    }
+    if differences.len() > SHOWN {
+        text += &format!("  and {} more (--json names all)\n", differences.len() - SHOWN);
+    }
+    if let Some(why) = nothing(etcd, mapping).await? {
+        text += &format!("{why}\n");
+    }
+    let json = json!({
+        "verb": "verify", "keys": compared, "revision": revision, "seconds": seconds, "missing": missing,
+        "extra": extra, "different": different, "differences": differences, "whole": is_whole,
+    });
+    Ok(Done { text, json, is_well: differences.is_empty() })
+}
+
+async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
+    let keys = Keys::new(name);
+    let Some((record, _)) = job::record(&session.target, &keys).await? else {
+        return Err(without(name));
+    };
+    let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
+    source::check_cluster(&session.etcd, &record).await?;
+    let etcd = session.etcd.status().await?;
+    let freeze = switch::freeze_left(session, &keys, &record).await?;
+    source::check_revision(&session.etcd, &record).await?;
+    let state = match record.phase {
+        Phase::Load => format!("the snapshot of revision {} is being copied", record.snapshot),
+        Phase::Sweep => format!(
+            "the snapshot of revision {} is copied, extra keys are being deleted",
+            record.snapshot
+        ),
+        Phase::Tail => format!("all changes before revision {} are applied", record.revision),
+        Phase::Switched => "cut over: programs use Consul".to_owned(),
+    };
+    let held = match &holder {
+        Some(instance) if is_dead(instance, &session.me) => {
+            format!("{} held it and has ended", instance.shown())
+        }
+        Some(instance) => format!("{} holds it", instance.shown()),
+        None => "no instance holds it".to_owned(),
+    };
+    let text = format!(
+        "job {name}: {state}\netcd {} is at revision {}\n{held}\n{freeze}",
+        etcd.version, etcd.revision
+    );
+    let json = json!({
+        "verb": "status", "record": record, "holder": holder, "freeze": freeze,
+        "etcd": { "version": etcd.version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
+    });
+    Ok(Done { text, json, is_well: true })
+}

@@ -1,0 +1,400 @@
+//! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
+
+use super::etcd::{Etcd, Pages, Range, Refused};
+use super::job::{self, Phase, Record};
+use super::verify::{self, Difference, Found};
+use super::{Run, Stop, Until, nothing, source, tail};
+use bytes::Bytes;
+use consul_process::sync::lock;
+use futures_util::future::{Either, select, try_join};
+use std::pin::pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// After a round as short as this the writers can be stopped.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// For how long at least it is looked for writers that the operator has not stopped.
+const LOOKED_FOR: Duration = Duration::from_secs(2);
+
+/// With more differences a comparison ends.
+const MAX_DIFFERENCES: usize = 1000;
+
+/// After as many alarms of replaced instances a write fails.
+const LATE_ALARMS: usize = 20;
+
+/// The note for the operator when an alarm that was left is lifted.
+pub const LIFTED: &str =
+    "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
+
+/// How the writers of etcd are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeze {
+    /// By the alarm for a full disk: etcd refuses all writes but deletions. Not where it would open the cluster to all.
+    Alarm,
+    /// The same, also there.
+    AlarmThatOpens,
+    /// By the operator, before consent is given.
+    Operator,
+}
+
+/// What this process leaves open if its cut-over does not come to its end.
+#[derive(Debug, Default)]
+pub struct Frozen(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    /// The alarms that it must lift: its own, and those that instances before it may have raised since.
+    alarms: Vec<u64>,
+    /// Whether the request that switches the job was sent.
+    may_be_switched: bool,
+}
+
+/// A cut-over that came to its end, or found differences.
+#[derive(Debug)]
+pub struct CutOver {
+    pub keys: u64,
+    pub revision: u64,
+    /// For how long writes were refused until programs could use Consul.
+    pub stopped: Duration,
+    /// If there are any, the job is not switched, and the alarm is to be lifted.
+    pub differences: Vec<Difference>,
+    /// Whether these are all.
+    pub is_whole: bool,
+}
+
+impl Frozen {
+    /// Whether the alarm may be on.
+    pub fn may_be_on(&self) -> bool {
+        !lock(&self.0).alarms.is_empty()
+    }
+
+    /// Whether the job may be switched, because the answer to the request is not known.
+    pub fn may_be_switched(&self) -> bool {
+        lock(&self.0).may_be_switched
+    }
+
+    /// Lifts the alarms, if they may be on.
+    ///
+    /// # Errors
+    /// etcd's: an alarm may be on still.
+    pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
+        let alarms = lock(&self.0).alarms.clone();
+        if !alarms.is_empty() {
+            etcd.lift_alarms(&alarms).await?;
+            self.forget();
+        }
+        Ok(())
+    }
+
+    /// The alarms are to stay on, or are off.
+    fn forget(&self) {
+        *lock(&self.0) = Open::default();
+    }
+}
+
+/// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
+///
+/// # Errors
+/// etcd's.
+pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
+    if record.phase == Phase::Switched || record.alarms.is_empty() {
+        return Ok(false);
+    }
+    etcd.lift_alarms(&record.alarms).await
+}
+
+/// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
+/// If they are equal the job is switched. It has to be done within `limit` from the stop on.
+///
+/// After an error, and when the future is dropped, `frozen` has the alarm that is to be lifted unless the job is
+/// switched nevertheless.
+///
+/// # Errors
+/// See [`Stop`], and those of `consent`.
+pub async fn cut_over(
+    run: &Run<'_>,
+    freeze: Freeze,
+    frozen: &Frozen,
+    limit: Duration,
+    consent: impl AsyncFnOnce(Duration) -> Result<(), Stop>,
+) -> Result<CutOver, Stop> {
+    prepare(run, freeze).await?;
+    let short = catch_up(run).await?;
+    // The tail has to end by itself: dropped during a write, it would not know the state of the record.
+    let sentinel = put_sentinel(run).await?;
+    let agreed = async {
+        consent(short).await?;
+        Ok(run.etcd.delete(&Range::one(&sentinel)).await?)
+    };
+    try_join(agreed, tail(run, &Until::Deleted(sentinel.clone()))).await?;
+    catch_up(run).await?;
+    let switched = pin!(switch(run, freeze, frozen));
+    match select(switched, run.etcd.clock().sleep(limit)).await {
+        Either::Left((switched, _)) => switched,
+        Either::Right(_) => Err(Stop::Refused(format!(
+            "the cut-over was not done within {} s; --within gives it longer",
+            limit.as_secs()
+        ))),
+    }
+}
+
+/// Ends what an earlier cut-over has left.
+async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
+    let record = run.job.record();
+    if record.phase == Phase::Switched {
+        return Err(Stop::Refused("the job is cut over already".to_owned()));
+    }
+    if lift_left(run.etcd, &record).await? {
+        run.report.note(LIFTED);
+    }
+    source::check(run.etcd, &record).await?;
+    may_freeze(run, freeze).await?;
+    // The comparison, during which the writers are stopped, would end with the same error.
+    run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
+    refuse_other_tails(run).await?;
+    refuse_alarms(run).await?;
+    delete_left_sentinels(run).await
+}
+
+/// Refuses to stop the writers for nothing, and by an alarm that would open the cluster.
+async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
+    if let Some(why) = nothing(run.etcd, &run.job.record().mapping).await? {
+        return Err(Stop::Refused(format!("not cut over, and no writer was stopped: {why}")));
+    }
+    match freeze {
+        Freeze::Alarm => match alarm_opens(run.etcd).await? {
+            Some(why) => Err(Stop::Refused(why)),
+            None => Ok(()),
+        },
+        Freeze::AlarmThatOpens | Freeze::Operator => Ok(()),
+    }
+}
+
+/// Why the alarm is refused, and what to do instead; `None` if it is not.
+///
+/// # Errors
+/// etcd's.
+pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
+    Ok(etcd.opened_by_alarm().await?.map(|why| {
+        format!(
+            "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone \
+             who reaches it could delete keys, and switch its access control off. Use --freeze operator, and stop the writers \
+             yourself, such as by a read-only role; or upgrade all servers to 3.6 first; or accept it with --freeze alarm \
+             --accept-open-deletes"
+        )
+    }))
+}
+
+/// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
+/// would delete what programs have set in Consul.
+async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
+    let place = run.job.record().mapping.plain_prefix();
+    for (name, other) in job::others(run.job.target, &run.job.keys).await? {
+        let its = other.mapping.plain_prefix();
+        let is_same = its.starts_with(&place) || place.starts_with(&its);
+        if is_same
+            && other.phase != Phase::Switched
+            && let Some(instance) = job::living(run.job.target, &job::Keys::new(&name)).await?
+        {
+            return Err(Stop::Refused(format!(
+                "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
+                instance.shown()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the sentinels that were there while this instance held the job, each by its name, and none of one that has taken
+/// over since.
+async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
+    let mut pages = Pages::new(run.etcd, Range::prefix(&sentinels(run)), 0, run.pace.page);
+    let mut left = Vec::new();
+    while let Some(page) = pages.next().await? {
+        left.extend(page.kvs.into_iter().map(|kv| kv.key.0));
+    }
+    if !left.is_empty() {
+        run.job.next_epoch().await?;
+    }
+    for sentinel in left {
+        run.etcd.delete(&Range::one(&sentinel)).await?;
+    }
+    Ok(())
+}
+
+/// Refuses alarms but those of this job, and says whose one is. While any is on, this instance must hold the job: one
+/// that has taken over may rely on it.
+pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
+    let mut on = run.etcd.alarms().await?;
+    if on.is_empty() {
+        return Ok(());
+    }
+    run.job.next_epoch().await?;
+    let own = run.job.record().alarms;
+    on.retain(|alarm| !own.contains(alarm));
+    if on.is_empty() {
+        return Ok(());
+    }
+    let others = job::others(run.job.target, &run.job.keys).await?;
+    let other = others.iter().find(|(_, other)| on.iter().any(|it| other.alarms.contains(it)));
+    Err(Stop::Refused(match other {
+        None => {
+            "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
+             `etcdctl alarm disarm`"
+                .to_owned()
+        }
+        Some((name, other)) if other.phase == Phase::Switched => format!(
+            "etcd refuses writes since the cut-over of the job {name:?}: take it back with --job {name} rollback, or let all \
+             programs write to etcd again with `etcdctl alarm disarm`"
+        ),
+        Some((name, _)) => format!(
+            "etcd refuses writes during a cut-over of the job {name:?}: wait for its end, or let --job {name} status lift what \
+             it has left"
+        ),
+    }))
+}
+
+/// Writes to etcd. An alarm of this job that refuses it is one that a replaced instance has raised late: it is lifted, if it
+/// is on still, and the write repeated. Of another one the error says whose it is.
+pub(super) async fn write<R>(
+    run: &Run<'_>,
+    attempt: impl AsyncFn() -> Result<R, Refused>,
+) -> Result<R, Stop> {
+    let mut result = attempt().await;
+    for _ in 0..LATE_ALARMS {
+        if !matches!(result, Err(Refused::Alarm(_))) {
+            break;
+        }
+        refuse_alarms(run).await?;
+        if run.etcd.lift_alarms(&run.job.record().alarms).await? {
+            run.report.note(LIFTED);
+        }
+        result = attempt().await;
+    }
+    Ok(result?)
+}
+
+/// Follows etcd in rounds until they do not get shorter; returns the time of the last one.
+async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
+    let mut before = Duration::MAX;
+    loop {
+        let begun = run.etcd.clock().now();
+        let sentinel = put_sentinel(run).await?;
+        drain(run, sentinel).await?;
+        let took = run.etcd.clock().now() - begun;
+        if took < SHORT || took > before / 2 {
+            return Ok(took);
+        }
+        before = took;
+    }
+}
+
+/// The prefix of the sentinels of this job.
+pub(super) fn sentinels(run: &Run<'_>) -> Vec<u8> {
+    let (all, job) = (run.job.record().mapping.sentinels(), run.job.keys.record.as_bytes());
+    [&all, job, b"/"].concat()
+}
+
+/// Sets a key that no other instance or round has set.
+async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
+    let name = format!("{:016x}", fastrand::u64(..));
+    let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
+    write(run, async || run.etcd.touch(&key).await).await?;
+    Ok(key)
+}
+
+/// Deletes the sentinel, and applies all changes up to its deletion; returns how many set keys.
+async fn drain(run: &Run<'_>, sentinel: Bytes) -> Result<u64, Stop> {
+    run.etcd.delete(&Range::one(&sentinel)).await?;
+    tail(run, &Until::Deleted(sentinel)).await
+}
+
+async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOver, Stop> {
+    // Both can have changed since the beginning, before consent was given.
+    may_freeze(run, freeze).await?;
+    let clock = run.etcd.clock();
+    let begun = clock.now();
+    // A put would be refused later.
+    let sentinel = put_sentinel(run).await?;
+    if freeze != Freeze::Operator {
+        stop_writes(run, frozen).await?;
+    }
+    let frozen_at = run.etcd.revision(&sentinel).await?;
+    let drained = drain(run, sentinel).await?;
+    if run.job.record().revision <= frozen_at {
+        return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));
+    }
+    if freeze == Freeze::Operator {
+        refuse_writers(drained)?;
+    }
+    let found = compared(run, run.job.record().revision - 1).await?;
+    let Found { keys, differences, is_whole } = found;
+    if differences.is_empty() {
+        match freeze {
+            Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
+            Freeze::Operator => {
+                clock.sleep_until(begun + LOOKED_FOR).await;
+                let sentinel = put_sentinel(run).await?;
+                refuse_writers(drain(run, sentinel).await?)?;
+            }
+        }
+        let record = run.job.record();
+        let switched = Record {
+            phase: Phase::Switched,
+            switched_at: Some(run.job.index()),
+            switched_revision: Some(record.revision - 1),
+            ..record
+        };
+        lock(&frozen.0).may_be_switched = true;
+        run.job.save(switched, &[]).await?;
+        frozen.forget();
+    } else {
+        // Another instance that has taken over meanwhile applies changes; these are not differences.
+        run.job.next_epoch().await?;
+    }
+    let revision = run.job.record().revision - 1;
+    Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences, is_whole })
+}
+
+fn refuse_writers(set: u64) -> Result<(), Stop> {
+    match set {
+        0 => Ok(()),
+        _ => Err(Stop::Refused(format!(
+            "programs still write to etcd: {set} keys were set since the last look; stop them first"
+        ))),
+    }
+}
+
+/// Refuses to end a cut-over during which etcd can have taken writes.
+async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
+    let on = run.etcd.alarms().await?;
+    if run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)) {
+        return Ok(());
+    }
+    // Another instance that has taken over meanwhile has lifted it.
+    run.job.next_epoch().await?;
+    Err(Stop::Refused(
+        "another program has lifted the alarm that stopped the writers of etcd: some may have written"
+            .to_owned(),
+    ))
+}
+
+/// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.
+/// An instance that was replaced can then lift no alarm that was raised after its own.
+async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
+    let (alarm, mut record) = (fastrand::u64(1..1 << 48), run.job.record());
+    record.alarms.push(alarm);
+    let alarms = record.alarms.clone();
+    run.job.save(record, &[]).await?;
+    lock(&frozen.0).alarms = alarms;
+    run.etcd.raise_alarm(alarm).await?;
+    Ok(())
+}
+
+async fn compared(run: &Run<'_>, revision: u64) -> Result<Found, Stop> {
+    let (etcd, target, mapping) = (run.etcd, run.job.target, &run.job.record().mapping);
+    let progress = |done| run.report.progress("compared", done, None);
+    let most = MAX_DIFFERENCES;
+    verify::compare_up_to(most, etcd, target, mapping, revision, run.pace, progress).await
+}

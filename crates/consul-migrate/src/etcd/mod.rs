@@ -1,0 +1,617 @@
+//! etcd through its JSON gateway.
+
+mod bound;
+mod change;
+mod message;
+mod pages;
+mod protobuf;
+mod sorted;
+#[cfg(test)]
+mod tests;
+mod users;
+mod watch;
+
+pub use change::Change;
+pub use message::{Base64, Event, EventKind, KeyValue};
+pub use pages::{Page, Pages};
+pub use sorted::{Sorted, by_form};
+pub use watch::{Changes, Watch};
+
+use crate::streaming::{Parts, Streaming};
+use bytes::{Bytes, BytesMut};
+use consul_api::error::{Error, Kind};
+use consul_process::clock::Clock;
+use consul_process::sync::lock;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use http::{Request, Response};
+use message::{
+    Answer, Header, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse,
+    decode,
+};
+use serde::Deserialize;
+use serde_json::json;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// The prefixes of the gateway's paths: from 3.4, of 3.3, of 3.2.
+const PREFIXES: &[&str] = &["/v3", "/v3beta", "/v3alpha"];
+
+/// The largest answer; a page above it is read again in smaller ones.
+const MAX_ANSWER: usize = 24 << 20;
+
+/// What a cluster without access control answers to a user.
+const WITHOUT_USERS: &str = "authentication is not enabled";
+
+/// The pauses between attempts.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The time limit of the first attempt on each server if there are several, but for requests that read many keys: one may
+/// be stuck while the others answer. Later attempts, and those on the only server, have the whole time.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a request to etcd has no result.
+#[derive(Debug)]
+pub enum Refused {
+    /// The revision is compacted: it cannot be read any more.
+    Compacted,
+    /// The answer would be too large: the page must be smaller.
+    TooLarge,
+    /// An alarm is on, while which etcd takes no writes.
+    Alarm(Error),
+    /// Anything else.
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::Failed(error)
+    }
+}
+
+impl Refused {
+    /// The error of a request that none of the special cases can help.
+    pub fn into_error(self) -> Error {
+        let text = match self {
+            Refused::Alarm(error) | Refused::Failed(error) => return error,
+            Refused::Compacted => "etcd: the revision is compacted",
+            Refused::TooLarge => "etcd: the answer is too large, also for one key",
+        };
+        Error::new(Kind::Http, text)
+    }
+}
+
+/// A user of etcd.
+#[derive(Clone)]
+pub struct Login {
+    pub name: String,
+    pub password: String,
+}
+
+/// Without the password.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A client of one etcd cluster through several servers.
+#[derive(Debug)]
+pub struct Etcd {
+    servers: Vec<Arc<dyn Streaming>>,
+    login: Option<Login>,
+    clock: Arc<dyn Clock>,
+    /// For how long a request is repeated while no server answers.
+    patience: Duration,
+    /// The time limit of one attempt.
+    timeout: Duration,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    server: usize,
+    /// How often another server was chosen.
+    failures: u64,
+    /// The id in the first answer.
+    cluster: Option<u64>,
+    prefix: Option<&'static str>,
+    token: Option<Token>,
+}
+
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub version: String,
+    pub cluster_id: String,
+    pub revision: u64,
+}
+
+/// The keys from `start` on and before `end`; an end of one zero byte is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub start: Bytes,
+    pub end: Bytes,
+}
+
+impl Range {
+    /// The key alone.
+    pub fn one(key: &Bytes) -> Self {
+        Range { start: key.clone(), end: Bytes::new() }
+    }
+
+    /// All keys that begin with a prefix.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let start = if prefix.is_empty() {
+            Bytes::from_static(b"\0")
+        } else {
+            Bytes::copy_from_slice(prefix)
+        };
+        Range { start, end: after(prefix) }
+    }
+}
+
+/// The first key after all that begin with a prefix.
+fn after(prefix: &[u8]) -> Bytes {
+    let kept = prefix.iter().rposition(|byte| *byte < 0xff);
+    let Some(last) = kept else { return Bytes::from_static(b"\0") };
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    end.into()
+}
+
+impl Etcd {
+    /// Nothing is sent yet.
+    pub fn new(
+        servers: Vec<Arc<dyn Streaming>>,
+        login: Option<Login>,
+        clock: Arc<dyn Clock>,
+        timeout: Duration,
+        patience: Duration,
+    ) -> Self {
+        Etcd { servers, login, clock, patience, timeout, now: Mutex::default() }
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// For how long a request is repeated while no server answers.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// What the server says of itself.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn status(&self) -> Result<Status, Refused> {
+        let status: StatusResponse = self.ask("maintenance/status", &json!({})).await?;
+        Ok(Status {
+            version: status.version,
+            cluster_id: status.header.cluster_id.0.to_string(),
+            revision: status.header.revision.0,
+        })
+    }
+
+    /// One answer of up to `limit` keys of a range at a revision; 0 is the current one.
+    async fn range(
+        &self,
+        range: &Range,
+        limit: u64,
+        revision: u64,
+    ) -> Result<RangeResponse, Refused> {
+        if let Some(answer) = self.range_by_grpc(range, limit, revision).await {
+            return Ok(answer);
+        }
+        let asked = RangeRequest {
+            key: Base64(range.start.clone()),
+            range_end: Base64(range.end.clone()),
+            limit: Int(limit),
+            revision: Int(revision),
+            ..RangeRequest::default()
+        };
+        self.ask_within(self.first_limit(range), "kv/range", &asked).await
+    }
+
+    /// Without the gateway, which takes etcd five times as much of its processor's time. `None` if it does not
+    /// answer so: the gateway has the reason.
+    async fn range_by_grpc(
+        &self,
+        range: &Range,
+        limit: u64,
+        revision: u64,
+    ) -> Option<RangeResponse> {
+        let token = match &self.login {
+            // The gateway gets it.
+            Some(_) => Some(lock(&self.now).token.as_ref()?.0.clone()),
+            None => None,
+        };
+        let asked = protobuf::range_request(range, limit, revision);
+        let server = Arc::clone(self.server());
+        let answer = server.call("/etcdserverpb.KV/Range", token.as_deref(), &asked).await?;
+        let answer = protobuf::range_response(&answer)?;
+        self.is_of_cluster(&answer.header).then_some(answer)
+    }
+
+    /// The key at a revision; 0 is the current one.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn get(&self, key: &Bytes, revision: u64) -> Result<Option<KeyValue>, Refused> {
+        Ok(self.range(&Range::one(key), 0, revision).await?.kvs.into_iter().next())
+    }
+
+    /// The first key of a range, as it is now.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn first(&self, range: &Range) -> Result<Option<KeyValue>, Refused> {
+        Ok(self.range(range, 1, 0).await?.kvs.into_iter().next())
+    }
+
+    /// The number of keys of a range, and the revision at which it was counted.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn count(&self, range: &Range, revision: u64) -> Result<(u64, u64), Refused> {
+        let asked = RangeRequest {
+            key: Base64(range.start.clone()),
+            range_end: Base64(range.end.clone()),
+            revision: Int(revision),
+            count_only: true,
+            ..RangeRequest::default()
+        };
+        let limit = self.first_limit(range);
+        let answer: RangeResponse = self.ask_within(limit, "kv/range", &asked).await?;
+        match answer.header.revision.0 {
+            // The first one is 1; with 0 a later read would be one of another moment.
+            0 => Err(Error::new(
+                Kind::Decode,
+                format!(
+                    "{}: kv/range: the answer has no revision, which etcd's has",
+                    self.endpoint()
+                ),
+            )
+            .into()),
+            revision => Ok((answer.count.0, revision)),
+        }
+    }
+
+    /// The current revision of the cluster, by a linearizable read of this key alone: etcd visits all keys of a range to
+    /// count them.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn revision(&self, key: &Bytes) -> Result<u64, Refused> {
+        Ok(self.count(&Range::one(key), 0).await?.1)
+    }
+
+    /// Sends a request that may be repeated, and decodes the answer.
+    async fn ask<T: Answer>(&self, what: &str, body: &impl serde::Serialize) -> Result<T, Refused> {
+        self.ask_within(FIRST_TIMEOUT, what, body).await
+    }
+
+    /// The same with another time limit of the first attempts.
+    async fn ask_within<T: Answer>(
+        &self,
+        first: Duration,
+        what: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, Refused> {
+        let body = encoded(body)?;
+        let deadline = self.clock.now() + self.patience;
+        let mut attempt = 0;
+        loop {
+            let is_first = self.servers.len() > 1 && attempt < self.servers.len();
+            let limit = if is_first { first.min(self.timeout) } else { self.timeout };
+            let answer = self.in_time(limit, what, self.answer(what, &body)).await;
+            let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
+                Ok(answer) => {
+                    self.check_cluster(answer.header())?;
+                    return Ok(answer);
+                }
+                Err(Refused::Failed(error)) if error.is_retryable() => error,
+                Err(refused) => return Err(refused),
+            };
+            if self.clock.now() >= deadline {
+                return Err(error.into());
+            }
+            self.next_server();
+            self.clock.sleep(PAUSE).await;
+            attempt += 1;
+        }
+    }
+
+    /// The time limit of the first attempts to read a range: etcd visits all keys of one to count them.
+    fn first_limit(&self, range: &Range) -> Duration {
+        if range.end.is_empty() { FIRST_TIMEOUT } else { self.timeout }
+    }
+
+    fn decoded<T: for<'de> Deserialize<'de>>(
+        &self,
+        what: &str,
+        answer: &[u8],
+    ) -> Result<T, Refused> {
+        decode(answer).map_err(|error| {
+            let message = format!("{}: {what}: the answer is not etcd's: {error}", self.endpoint());
+            self.others(Error::new(Kind::Decode, message)).into()
+        })
+    }
+
+    /// The result of an attempt within its time limit.
+    async fn in_time<R>(
+        &self,
+        limit: Duration,
+        what: &str,
+        attempt: impl Future<Output = Result<R, Refused>>,
+    ) -> Result<R, Refused> {
+        match select(pin!(attempt), self.clock.sleep(limit)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => {
+                let ms = limit.as_millis();
+                let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint());
+                Err(Error::new(Kind::Timeout, message).retryable().into())
+            }
+        }
+    }
+
+    /// The whole answer to a request.
+    async fn answer(&self, what: &str, body: &Bytes) -> Result<Bytes, Refused> {
+        let answer = self.open(what, body).await?;
+        whole(answer.into_body()).await
+    }
+
+    /// Sends a request; an answer that is not a success is an error. With a token that etcd does not accept
+    /// any more it authenticates again, once.
+    async fn open(&self, what: &str, body: &Bytes) -> Result<Response<Parts>, Refused> {
+        let prefix = self.prefix().await?;
+        let path = format!("{prefix}/{what}");
+        let token = self.token(prefix).await?;
+        let answer = self.send(&path, body, token.as_deref()).await?;
+        let (status, refusal) = match refusal_of(answer).await? {
+            Ok(answer) => return Ok(answer),
+            Err(refused) => refused,
+        };
+        if !(self.login.is_some() && is_old_token(status, &refusal)) {
+            return Err(self.refused(what, status, &refusal));
+        }
+        lock(&self.now).token = None;
+        let token = self.token(prefix).await?;
+        let answer = self.send(&path, body, token.as_deref()).await?;
+        match refusal_of(answer).await? {
+            Ok(answer) => Ok(answer),
+            Err((status, refusal)) => Err(self.refused(what, status, &refusal)),
+        }
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        body: &Bytes,
+        token: Option<&str>,
+    ) -> Result<Response<Parts>, Error> {
+        let mut request = Request::post(path).header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let request = request
+            .body(body.clone())
+            .map_err(|error| Error::argument(format!("etcd: {error}")))?;
+        self.server().open(request).await
+    }
+
+    fn server(&self) -> &Arc<dyn Streaming> {
+        &self.servers[lock(&self.now).server]
+    }
+
+    fn endpoint(&self) -> &str {
+        self.server().endpoint()
+    }
+
+    /// Whether the server of the last request answers a linearizable read; another one is used if not.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn answers_on_this_server(&self, range: &Range) -> Result<bool, Refused> {
+        let before = lock(&self.now).failures;
+        self.revision(&range.start).await?;
+        Ok(lock(&self.now).failures == before)
+    }
+
+    fn is_of_cluster(&self, header: &Header) -> bool {
+        // A proxy of etcd does not always say it.
+        let id = header.cluster_id.0;
+        id == 0 || *lock(&self.now).cluster.get_or_insert(id) == id
+    }
+
+    /// Refuses an answer of another cluster than the first one, and leaves the server.
+    fn check_cluster(&self, header: &Header) -> Result<(), Refused> {
+        if self.is_of_cluster(header) {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: it is a server of the etcd cluster {}, and those before are of another one: --etcd must name servers of one \
+             cluster; or etcd was replaced meanwhile",
+            self.endpoint(),
+            header.cluster_id.0
+        );
+        self.next_server();
+        Err(Error::new(Kind::Config, message).into())
+    }
+
+    fn next_server(&self) {
+        let mut now = lock(&self.now);
+        now.server = (now.server + 1) % self.servers.len();
+        now.failures += 1;
+    }
+
+    /// The prefix of the gateway's paths on this cluster.
+    async fn prefix(&self) -> Result<&'static str, Refused> {
+        if let Some(prefix) = lock(&self.now).prefix {
+            return Ok(prefix);
+        }
+        for prefix in PREFIXES {
+            let path = format!("{prefix}/maintenance/status");
+            let answer = self.send(&path, &Bytes::from_static(b"{}"), None).await?;
+            if answer.status() != 404 {
+                lock(&self.now).prefix = Some(prefix);
+                return Ok(prefix);
+            }
+        }
+        Err(self.without_gateway().await.into())
+    }
+
+    /// Why a server has none of the gateway's paths.
+    async fn without_gateway(&self) -> Error {
+        let endpoint = self.endpoint();
+        let version = match self.versions().await {
+            Ok(versions) => versions,
+            Err(error) => return error,
+        };
+        let text = match version["etcdserver"].as_str() {
+            Some(version) if version.starts_with("2.") => format!(
+                "{endpoint} is etcd {version}, which has only the API v2: upgrade it to 3.2 or later first"
+            ),
+            Some(version) => format!(
+                "{endpoint} is etcd {version}, whose JSON gateway is off: start it with --enable-grpc-gateway"
+            ),
+            None => format!("{endpoint} is not an etcd server: it has neither /v3 nor /version"),
+        };
+        Error::new(Kind::Unsupported, text)
+    }
+
+    /// What `/version` says; null if that is not JSON.
+    async fn versions(&self) -> Result<serde_json::Value, Error> {
+        let request = Request::get("/version").body(Bytes::new()).unwrap_or_default();
+        let answer = self.server().open(request).await?;
+        let text = whole(answer.into_body()).await.unwrap_or_default();
+        Ok(serde_json::from_slice(&text).unwrap_or_default())
+    }
+
+    /// The token of the user; `None` without a user.
+    async fn token(&self, prefix: &str) -> Result<Option<String>, Refused> {
+        let Some(login) = &self.login else { return Ok(None) };
+        if let Some(Token(token)) = &lock(&self.now).token {
+            return Ok(Some(token.clone()));
+        }
+        let body = encoded(&json!({ "name": login.name, "password": login.password }))?;
+        let path = format!("{prefix}/auth/authenticate");
+        let answer = self.send(&path, &body, None).await?;
+        let answer = match refusal_of(answer).await? {
+            Ok(answer) => whole(answer.into_body()).await?,
+            // A cluster without authentication has nothing to log in to.
+            Err((_, refusal)) if refusal.text().contains(WITHOUT_USERS) => {
+                return Ok(None);
+            }
+            Err((status, refusal)) => return Err(self.refused("authenticate", status, &refusal)),
+        };
+        let token: TokenResponse = self.decoded("authenticate", &answer)?;
+        lock(&self.now).token = Some(Token(token.token.clone()));
+        Ok(Some(token.token))
+    }
+
+    /// The error of an answer that is another program's: once etcd has answered, something is between for a while.
+    fn others(&self, error: Error) -> Error {
+        if lock(&self.now).cluster.is_some() { error.retryable() } else { error }
+    }
+
+    fn refused(&self, what: &str, status: u16, refusal: &Refusal) -> Refused {
+        let text = refusal.text();
+        let says = |words: &str| text.contains(words);
+        let code = refusal.code();
+        if is_compacted(text) {
+            return Refused::Compacted;
+        } else if says("database space exceeded") {
+            let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint());
+            return Refused::Alarm(Error::new(Kind::Http, message).with_status(status));
+        } else if code == 8 && (says("larger than max") || says("message too large")) {
+            return Refused::TooLarge;
+        }
+        let hint = if says("authentication failed") {
+            ": the user or the password is wrong"
+        } else if says("user name is empty") {
+            ": it requires a user (--etcd-user)"
+        } else if code == 7 || says("permission denied") {
+            ": the role of the user does not allow it; a role for a prefix needs --etcd-prefix"
+        } else {
+            ""
+        };
+        let kind = match (code, status) {
+            _ if !hint.is_empty() => Kind::PermissionDenied,
+            (16, _) | (_, 401 | 403) => Kind::PermissionDenied,
+            (8, _) => Kind::RateLimited,
+            (14, _) | (_, 502..=504) => Kind::NoLeader,
+            _ => Kind::Http,
+        };
+        let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
+        let error = Error::new(kind, message).with_status(status);
+        let is_transient = matches!(kind, Kind::NoLeader | Kind::RateLimited)
+            || says("leader changed")
+            || says("no leader")
+            || says("request timed out");
+        Refused::Failed(match is_transient {
+            true => error.retryable(),
+            // etcd's own have a code.
+            false if code == 0 => self.others(error),
+            false => error,
+        })
+    }
+}
+
+fn is_compacted(text: &str) -> bool {
+    text.contains("has been compacted")
+}
+
+fn is_old_token(status: u16, refusal: &Refusal) -> bool {
+    let text = refusal.text();
+    status == 401
+        || refusal.code() == 16
+        || text.contains("invalid auth token")
+        || text.contains("revision of auth store is old")
+}
+
+fn encoded(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+    let body =
+        serde_json::to_vec(body).map_err(|error| Error::argument(format!("etcd: {error}")))?;
+    Ok(body.into())
+}
+
+type OrRefusal = Result<Response<Parts>, (u16, Refusal)>;
+
+/// Distinguishes a success and a refusal, whose body is read.
+async fn refusal_of(answer: Response<Parts>) -> Result<OrRefusal, Refused> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(Ok(answer));
+    }
+    let body = whole(answer.into_body()).await?;
+    let refusal = serde_json::from_slice(&body).unwrap_or_else(|_| Refusal {
+        message: status.canonical_reason().unwrap_or("refused").to_owned(),
+        ..Refusal::default()
+    });
+    Ok(Err((status.as_u16(), refusal)))
+}
+
+/// Reads a whole body.
+async fn whole(mut parts: Parts) -> Result<Bytes, Refused> {
+    let mut whole = BytesMut::new();
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        if whole.len() + part.len() > MAX_ANSWER {
+            return Err(Refused::TooLarge);
+        }
+        whole.extend_from_slice(&part);
+    }
+    Ok(whole.freeze())
+}

@@ -1,0 +1,214 @@
+//! What servers answer that the tests have no program for: those of old versions, tokens that end, watches that
+//! are ended.
+
+use super::*;
+use consul_process::clock::{BoxFuture, SystemClock};
+use futures_util::stream;
+use serde_json::Value;
+
+/// The status and the parts of an answer to a path with a token and a body.
+type Answers = fn(&str, Option<&str>, &Value) -> (u16, String);
+
+struct Canned(Answers);
+
+impl fmt::Debug for Canned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Canned")
+    }
+}
+
+impl Streaming for Canned {
+    fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        let token = request.headers().get("authorization").map(|token| token.to_str().unwrap());
+        let body = serde_json::from_slice(request.body()).unwrap_or_default();
+        let (status, said) = (self.0)(request.uri().path(), token, &body);
+        let parts: Parts = Box::pin(stream::iter([Ok(said.into())]));
+        Box::pin(async move { Ok(Response::builder().status(status).body(parts).unwrap()) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "canned"
+    }
+}
+
+const HEADER: &str = r#"{"header":{"cluster_id":"7","revision":"3"}}"#;
+
+fn etcd(answers: Answers, has_user: bool) -> Etcd {
+    let login = Login { name: "reader".to_owned(), password: "p".to_owned() };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let limit = Duration::from_secs(60);
+    Etcd::new(
+        vec![Arc::new(Canned(answers))],
+        has_user.then_some(login),
+        clock,
+        limit,
+        Duration::ZERO,
+    )
+}
+
+fn run<R>(work: impl Future<Output = R>) -> R {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn failed<R: fmt::Debug>(result: Result<R, Refused>) -> Error {
+    match result {
+        Err(Refused::Failed(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_gateway_of_3_3_is_found() {
+    let answers: Answers = |path, _, _| match path {
+        "/v3beta/maintenance/status" => (200, HEADER.to_owned()),
+        _ => (404, "404 page not found".to_owned()),
+    };
+    assert_eq!(run(etcd(answers, false).status()).unwrap().cluster_id, "7");
+}
+
+#[test]
+fn a_server_with_only_the_api_v2_is_named() {
+    let answers: Answers = |path, _, _| match path {
+        "/version" => (200, r#"{"etcdserver":"2.3.8","etcdcluster":"2.3.0"}"#.to_owned()),
+        _ => (404, "404 page not found".to_owned()),
+    };
+    let error = failed(run(etcd(answers, false).status()));
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.message().contains("etcd 2.3.8, which has only the API v2"), "{error}");
+}
+
+#[test]
+fn a_user_is_not_needed_where_etcd_has_none() {
+    let answers: Answers = |path, token, _| match path {
+        "/v3/auth/authenticate" => {
+            (400, r#"{"message":"etcdserver: authentication is not enabled","code":9}"#.to_owned())
+        }
+        _ => (200, format!("{}{}", HEADER, if token.is_some() { "token" } else { "" })),
+    };
+    run(etcd(answers, true).status()).unwrap();
+}
+
+/// `old` is a token that has ended.
+fn with_tokens(path: &str, token: Option<&str>, _: &Value) -> (u16, String) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    thread_local!(static IS_OLD: AtomicBool = const { AtomicBool::new(true) });
+    match (path, token) {
+        ("/v3/maintenance/status", _) => (200, HEADER.to_owned()),
+        ("/v3/auth/authenticate", _) => {
+            let is_old = IS_OLD.with(|is_old| is_old.swap(false, Ordering::Relaxed));
+            (200, format!(r#"{{"token":"{}"}}"#, if is_old { "old" } else { "new" }))
+        }
+        ("/v3/watch", Some("old")) => (
+            200,
+            "{\"result\":{\"canceled\":true,\"cancel_reason\":\"permission denied\"}}\n".to_owned(),
+        ),
+        ("/v3/watch", Some("new")) => (
+            200,
+            "{\"result\":{\"events\":[{\"kv\":{\"key\":\"YQ==\",\"mod_revision\":\"4\"}}]}}\n"
+                .to_owned(),
+        ),
+        (_, Some("new")) => (200, HEADER.to_owned()),
+        _ => (401, r#"{"message":"etcdserver: invalid auth token","code":16}"#.to_owned()),
+    }
+}
+
+#[test]
+fn a_token_that_has_ended_is_renewed() {
+    let (_, revision) = run(etcd(with_tokens, true).count(&Range::prefix(b""), 0)).unwrap();
+    assert_eq!(revision, 3);
+}
+
+/// A watch with such a token is denied as one without the right.
+#[test]
+fn a_token_is_renewed_before_a_watch() {
+    let etcd = etcd(with_tokens, true);
+    let changes = run(async { etcd.watch(&Range::prefix(b""), 4).await?.next().await }).unwrap();
+    assert_eq!(changes.events.len(), 1);
+}
+
+/// The error of a watch that has this line.
+fn ended(line: &'static str) -> Error {
+    failed(told(line))
+}
+
+/// What a watch with this line alone tells first.
+fn told(line: &'static str) -> Result<Changes, Refused> {
+    thread_local!(static LINE: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") });
+    LINE.set(line);
+    let answers: Answers = |path, _, _| match path {
+        "/v3/watch" => (200, format!("{}\n", LINE.get())),
+        _ => (200, HEADER.to_owned()),
+    };
+    let etcd = etcd(answers, false);
+    run(async { etcd.watch(&Range::prefix(b""), 4).await?.next().await })
+}
+
+#[test]
+fn a_watch_that_is_denied_is_an_error_and_not_an_end() {
+    for line in [
+        r#"{"result":{"canceled":true,"cancel_reason":"rpc error: code = PermissionDenied desc = etcdserver: permission denied"}}"#,
+        r#"{"result":{"created":true,"canceled":true}}"#,
+    ] {
+        let error = ended(line);
+        assert!(error.kind() == Kind::PermissionDenied && !error.is_retryable(), "{error}");
+    }
+    let error = ended(r#"{"result":{"canceled":true,"cancel_reason":"mvcc: future"}}"#);
+    assert!(error.kind() == Kind::Http && !error.is_retryable(), "{error}");
+    assert!(error.message().contains("mvcc: future"), "{error}");
+    // Another server may have a leader.
+    let error = ended(r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#);
+    assert!(error.is_retryable() && error.message().contains("no leader"), "{error}");
+}
+
+/// Each form in which etcd, or a proxy of it, says so.
+#[test]
+fn a_watch_that_meets_a_compaction_is_told_from_other_ends() {
+    for line in [
+        r#"{"result":{"header":{"cluster_id":"7","member_id":"1","raft_term":"3"},"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"header":{},"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"created":true,"canceled":true,"compact_revision":"35"}}"#,
+        r#"{"result":{"canceled":true,"compact_revision":"35","cancel_reason":"etcdserver: mvcc: required revision has been compacted"}}"#,
+        r#"{"result":{"canceled":true,"cancel_reason":"etcdserver: mvcc: required revision has been compacted"}}"#,
+        r#"{"error":{"grpc_code":11,"http_code":400,"message":"etcdserver: mvcc: required revision has been compacted"}}"#,
+    ] {
+        let Err(Refused::Compacted) = told(line) else { panic!("{line}") };
+    }
+}
+
+#[test]
+fn a_watch_is_told_how_far_etcd_is_but_not_at_its_beginning() {
+    let notice = r#"{"result":{"header":{"cluster_id":"7","revision":"40"}}}"#;
+    let changes = told(notice).unwrap();
+    assert_eq!((changes.told_up_to, changes.events.len()), (40, 0));
+    for line in [
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"created":true}}"#,
+        r#"{"result":{"header":{"cluster_id":"7","revision":"40"},"fragment":true}}"#,
+        "{}",
+    ] {
+        // The connection ends after it.
+        let error = ended(line);
+        assert!(error.is_retryable(), "{line}: {error}");
+    }
+    assert_eq!(told(r#"{"result":{"header":{}}}"#).unwrap().told_up_to, 0);
+}
+
+#[test]
+fn a_page_that_is_too_large_is_read_in_smaller_ones() {
+    let answers: Answers = |path, _, asked| {
+        match path {
+        "/v3/kv/range" if asked["limit"].as_str().unwrap().parse::<u64>().unwrap() > 3 => (
+            429,
+            r#"{"message":"grpc: received message larger than max (5000000 vs. 4194304)","code":8}"#.to_owned(),
+        ),
+        "/v3/kv/range" => (
+            200,
+            r#"{"header":{"cluster_id":"7","revision":"3"},"kvs":[{"key":"YQ=="}],"count":"1"}"#.to_owned(),
+        ),
+        _ => (200, HEADER.to_owned()),
+    }
+    };
+    let etcd = etcd(answers, false);
+    let mut pages = Pages::new(&etcd, Range::prefix(b""), 3, 5000);
+    let page = run(pages.next()).unwrap().unwrap();
+    assert_eq!(page.kvs.len(), 1);
+}

@@ -1,0 +1,57 @@
+//! What the alarm does to the access control of a cluster.
+
+use super::message::Changed;
+use super::{Etcd, Refused, WITHOUT_USERS};
+use consul_api::error::{Error, Kind};
+use serde_json::json;
+use std::time::Duration;
+
+/// The first version that checks users while an alarm is on.
+const CHECKS: (u64, u64) = (3, 6);
+
+const VERSION_WITHIN: Duration = Duration::from_secs(5);
+
+impl Etcd {
+    /// Why nobody's rights are checked while the alarm is on, or why that is not known; `None` if it changes nothing: the
+    /// cluster has no access control, or all its servers are new enough.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn opened_by_alarm(&self) -> Result<Option<String>, Refused> {
+        // Each version tells it to everybody so, also where only some users may ask for the status.
+        let nobody = json!({ "name": "", "password": "" });
+        let users = match self.ask::<Changed>("auth/authenticate", &nobody).await {
+            Err(Refused::Failed(error)) if error.message().contains(WITHOUT_USERS) => {
+                return Ok(None);
+            }
+            Err(Refused::Failed(error)) if error.is_retryable() => return Err(error.into()),
+            Err(Refused::Failed(error)) if error.kind() != Kind::PermissionDenied => {
+                format!("it cannot be learnt whether etcd has users ({})", error.message())
+            }
+            _ => "etcd has users".to_owned(),
+        };
+        Ok(match self.cluster_version().await {
+            Ok(Ok(version)) if version >= CHECKS => None,
+            Ok(Ok((major, minor))) => Some(format!("{users}, and is version {major}.{minor}")),
+            Ok(Err(said)) => Some(format!("{users}, and its version cannot be learnt ({said})")),
+            Err(error) => {
+                Some(format!("{users}, and its version cannot be learnt ({})", error.message()))
+            }
+        })
+    }
+
+    /// That of its oldest server; else why it is not known.
+    async fn cluster_version(&self) -> Result<Result<(u64, u64), String>, Error> {
+        let versions = async { Ok(self.versions().await?) };
+        let versions = match self.in_time(VERSION_WITHIN, "version", versions).await {
+            Ok(versions) => versions,
+            Err(refused) => return Err(refused.into_error()),
+        };
+        let said = versions["etcdcluster"].as_str().unwrap_or("/version does not say it");
+        let mut numbers = said.split('.').map(|part| part.parse().ok());
+        Ok(match (numbers.next().flatten(), numbers.next().flatten()) {
+            (Some(major), Some(minor)) => Ok((major, minor)),
+            _ => Err(said.to_owned()),
+        })
+    }
+}

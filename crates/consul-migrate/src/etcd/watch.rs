@@ -1,0 +1,147 @@
+//! The changes of a range from a revision on.
+
+use super::message::{Base64, Int, WatchLine, WatchResponse, decode};
+use super::{Etcd, Event, Range, Refused, encoded, is_compacted};
+use crate::streaming::Parts;
+use bytes::{Buf as _, BytesMut};
+use consul_api::error::{Error, Kind};
+use futures_util::StreamExt;
+use serde_json::json;
+
+/// The longest line; etcd divides what is larger than a request may be.
+const MAX_LINE: usize = 64 << 20;
+
+/// What one line of a watch tells.
+#[derive(Debug)]
+pub struct Changes {
+    /// In the order of their revisions.
+    pub events: Vec<Event>,
+    /// Whether further events of the last revision may follow in the next line.
+    pub is_part: bool,
+    /// Without events: all of them up to this revision were told. etcd says so from time to time.
+    pub told_up_to: u64,
+}
+
+/// A watch. Dropping it ends it.
+pub struct Watch<'a> {
+    etcd: &'a Etcd,
+    parts: Parts,
+    unread: BytesMut,
+    /// How much of `unread` has no newline.
+    searched: usize,
+    endpoint: String,
+}
+
+impl Etcd {
+    /// Watches a range from a revision on.
+    ///
+    /// # Errors
+    /// See [`Refused`]. That the revision is compacted is known only from the first changes.
+    pub async fn watch(&self, range: &Range, from: u64) -> Result<Watch<'_>, Refused> {
+        if self.login.is_some() {
+            // With a token that has expired a watch is denied as without the right; a read renews the token.
+            self.revision(&range.start).await?;
+        }
+        let asked = json!({ "create_request": {
+            "key": Base64(range.start.clone()),
+            "range_end": Base64(range.end.clone()),
+            "start_revision": Int(from),
+            "fragment": true,
+            "progress_notify": true,
+        } });
+        let asked = encoded(&asked)?;
+        let answer = self.in_time(self.timeout, "watch", self.open("watch", &asked)).await?;
+        let endpoint = self.endpoint().to_owned();
+        let (parts, unread) = (answer.into_body(), BytesMut::new());
+        Ok(Watch { etcd: self, parts, unread, searched: 0, endpoint })
+    }
+
+    /// Lets the next request go to another server.
+    pub fn leave_server(&self) {
+        self.next_server();
+    }
+}
+
+impl Watch<'_> {
+    /// The next changes. May be dropped at any time without loss.
+    ///
+    /// # Errors
+    /// [`Refused::Compacted`]; a retryable error if the connection has ended; another one if etcd has ended
+    /// the watch.
+    pub async fn next(&mut self) -> Result<Changes, Refused> {
+        loop {
+            while let Some(line) = self.line() {
+                if let Some(changes) = self.changes(&line)? {
+                    return Ok(changes);
+                }
+            }
+            match self.parts.next().await {
+                Some(part) => self.unread.extend_from_slice(&part?),
+                None => {
+                    return Err(self
+                        .error(Kind::Connect, "the watch has ended")
+                        .retryable()
+                        .into());
+                }
+            }
+            if self.unread.len() > MAX_LINE {
+                return Err(self.error(Kind::TooLarge, "a line of the watch is too large").into());
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<BytesMut> {
+        let found = self.unread[self.searched..].iter().position(|byte| *byte == b'\n');
+        let Some(at) = found else {
+            self.searched = self.unread.len();
+            return None;
+        };
+        let line = self.unread.split_to(self.searched + at);
+        self.unread.advance(1);
+        self.searched = 0;
+        Some(line)
+    }
+
+    fn changes(&self, line: &[u8]) -> Result<Option<Changes>, Refused> {
+        if line.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        let line: WatchLine = decode(line).map_err(|error| {
+            self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {error}"))
+        })?;
+        if let Some(refusal) = line.error {
+            return Err(match is_compacted(refusal.text()) {
+                true => Refused::Compacted,
+                false => self.error(Kind::NoLeader, refusal.text()).retryable().into(),
+            });
+        }
+        let Some(response) = line.result else { return Ok(None) };
+        self.etcd.check_cluster(&response.header)?;
+        self.check(&response)?;
+        // The line that begins a watch says only how far etcd is.
+        let tells = !response.created && (!response.events.is_empty() || !response.fragment);
+        let (told_up_to, events) = (response.header.revision.0, response.events);
+        Ok(tells.then_some(Changes { events, is_part: response.fragment, told_up_to }))
+    }
+
+    /// A watch that etcd refuses or ends is a success of HTTP.
+    fn check(&self, response: &WatchResponse) -> Result<(), Refused> {
+        if !response.canceled {
+            return Ok(());
+        }
+        let why = &response.cancel_reason;
+        if response.compact_revision != Int(0) || is_compacted(why) {
+            return Err(Refused::Compacted);
+        }
+        let (kind, why) =
+            match why.contains("permission denied") || why.contains("auth") || why.is_empty() {
+                true => (Kind::PermissionDenied, format!("the watch is denied: {why}")),
+                false => (Kind::Http, format!("etcd has ended the watch: {why}")),
+            };
+        Err(self.error(kind, &why).into())
+    }
+
+    fn error(&self, kind: Kind, why: &str) -> Error {
+        Error::new(kind, format!("{}: {why}", self.endpoint))
+    }
+}

@@ -1,0 +1,543 @@
+//! The job in Consul: what has been done, and which instance may go on.
+//!
+//! `_migrate/<job>` is the record. `_migrate/<job>/holder` names the instance; its modify index is the
+//! *epoch*, which every write of the instance checks, so that an instance which was replaced changes nothing
+//! any more. `_migrate/<job>/beat` changes while the instance lives.
+
+use super::Stop;
+use super::mapping::{Choice, JOBS, Mapping, Op, Problem};
+use super::target::{Check, Outcome, Stored, Target};
+use consul_api::error::{Error, Kind};
+use consul_process::sync::lock;
+use serde::{Deserialize, Serialize};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// How often a living instance changes its beat.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// For how long another instance looks for a beat before it takes over.
+const SILENCE: Duration = Duration::from_secs(4);
+
+/// What the job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The keys of the snapshot are written.
+    Load,
+    /// Keys that the snapshot does not have are deleted.
+    Sweep,
+    /// The changes since the snapshot are applied.
+    Tail,
+    /// The programs go over to Consul: of etcd only deletions are still applied.
+    Switched,
+}
+
+/// What is done, as it stands in Consul.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Record {
+    pub cluster_id: String,
+    pub mapping: Mapping,
+    pub phase: Phase,
+    /// The revision of the snapshot.
+    pub snapshot: u64,
+    /// Load: the key of the snapshot, in hexadecimal digits, before which all are written.
+    pub loaded: Option<String>,
+    /// Whether Consul may have keys that the snapshot does not have.
+    pub sweeps: bool,
+    /// The index of Consul up to which a sweep deletes also keys that the job has not written.
+    #[serde(default)]
+    pub replaces: u64,
+    /// Tail: the revision whose events are applied next, and how many of them are already.
+    pub revision: u64,
+    pub offset: u64,
+    /// The numbers of the alarms with which cut-overs have stopped the writers of etcd, or may still stop
+    /// them: an instance that was replaced may raise its own late.
+    #[serde(default)]
+    pub alarms: Vec<u64>,
+    /// Switched: the index of Consul up to which all writes were those of the job.
+    #[serde(default)]
+    pub switched_at: Option<u64>,
+    /// Switched: the revision of etcd up to which Consul has all writes of programs.
+    #[serde(default)]
+    pub switched_revision: Option<u64>,
+    /// Grows with each change of the record.
+    pub step: u64,
+}
+
+impl Record {
+    /// The record of a job that begins with this snapshot. If it sweeps, it replaces all keys that Consul has.
+    pub fn new(cluster_id: String, mapping: Mapping, snapshot: u64, sweeps: bool) -> Record {
+        Record {
+            cluster_id,
+            mapping,
+            phase: Phase::Load,
+            snapshot,
+            loaded: None,
+            sweeps,
+            replaces: 0,
+            revision: snapshot + 1,
+            offset: 0,
+            alarms: Vec::new(),
+            switched_at: None,
+            switched_revision: None,
+            step: 0,
+        }
+    }
+
+    /// A record for a new snapshot.
+    pub fn restarted(&self, snapshot: u64) -> Record {
+        Record {
+            phase: Phase::Load,
+            snapshot,
+            loaded: None,
+            sweeps: true,
+            revision: snapshot + 1,
+            offset: 0,
+            ..self.clone()
+        }
+    }
+
+    fn decode(stored: &Stored) -> Result<Record, Error> {
+        serde_json::from_slice(&stored.value).map_err(|error| {
+            Error::new(Kind::Decode, format!("the job's record in Consul is not one: {error}"))
+        })
+    }
+}
+
+/// An instance of the program.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Instance {
+    pub id: String,
+    pub host: String,
+    pub boot: String,
+    pub process: u32,
+    /// The verb that it runs.
+    pub verb: String,
+}
+
+impl Instance {
+    /// For messages.
+    pub fn shown(&self) -> String {
+        format!("process {} on {} ({})", self.process, self.host, self.verb)
+    }
+}
+
+/// An instance in a later epoch of its own.
+#[derive(Serialize)]
+struct Holding<'a> {
+    #[serde(flatten)]
+    instance: &'a Instance,
+    after: u64,
+}
+
+/// The keys of a job.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    pub record: String,
+    pub holder: String,
+    pub beat: String,
+}
+
+impl Keys {
+    pub fn new(job: &str) -> Keys {
+        let record = format!("{JOBS}{job}");
+        let below = |name: &str| format!("{record}/{name}");
+        Keys { holder: below("holder"), beat: below("beat"), record }
+    }
+}
+
+/// A job that this instance holds.
+#[derive(Debug)]
+pub struct Job<'a> {
+    pub target: &'a Target,
+    pub keys: Keys,
+    me: Instance,
+    epoch: Mutex<u64>,
+    state: Mutex<(Record, u64)>,
+}
+
+/// Reads the record of a job; `None` if there is no such job.
+///
+/// # Errors
+/// Consul's; a record that is not one.
+pub async fn record(target: &Target, keys: &Keys) -> Result<Option<(Record, u64)>, Error> {
+    let Some(stored) = target.get(&keys.record).await? else { return Ok(None) };
+    Ok(Some((Record::decode(&stored)?, stored.index)))
+}
+
+/// Reads the names and records of the other jobs.
+///
+/// # Errors
+/// Consul's.
+pub async fn others(target: &Target, keys: &Keys) -> Result<Vec<(String, Record)>, Error> {
+    let mut others = Vec::new();
+    for key in target.keys(JOBS, Some("/")).await? {
+        let name = key.strip_prefix(JOBS).unwrap_or_default();
+        if key == keys.record || name.is_empty() || name.ends_with('/') {
+            continue;
+        }
+        match record(target, &Keys::new(name)).await {
+            Ok(found) => others.extend(found.map(|(record, _)| (name.to_owned(), record))),
+            // A key of something else.
+            Err(error) if error.kind() == Kind::Decode => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(others)
+}
+
+/// Reads which instance holds a job.
+///
+/// # Errors
+/// Consul's.
+pub async fn holder(target: &Target, keys: &Keys) -> Result<Option<(Instance, u64)>, Error> {
+    let Some(stored) = target.get(&keys.holder).await? else { return Ok(None) };
+    let instance = serde_json::from_slice(&stored.value).map_err(|error| {
+        Error::new(Kind::Decode, format!("the job's holder in Consul is not one: {error}"))
+    })?;
+    Ok(Some((instance, stored.index)))
+}
+
+/// Writes the holder, as [`Job::hold`] says, and returns the epoch.
+async fn take(
+    target: &Target,
+    keys: &Keys,
+    me: &Instance,
+    is_dead: &dyn Fn(&Instance) -> bool,
+    takes_over: bool,
+) -> Result<u64, Stop> {
+    let mine = encoded(me)?;
+    loop {
+        let index = match holder(target, keys).await? {
+            Some((instance, index)) if instance == *me => return Ok(index),
+            Some((instance, index)) => {
+                let may_replace = takes_over || is_dead(&instance);
+                if !may_replace && beats(target, keys).await? {
+                    return Err(Stop::Held(instance.shown()));
+                }
+                index
+            }
+            None => 0,
+        };
+        let swap = Check::Swap(keys.holder.clone(), index, mine.clone());
+        // After a refusal it may have been written by an attempt whose answer was lost.
+        if let Outcome::Applied(index) = target.txn_surely(&[swap], &[]).await? {
+            return Ok(index);
+        }
+    }
+}
+
+/// Ends the epoch of an instance that does not live; returns whether no instance holds the job.
+///
+/// # Errors
+/// Consul's.
+pub async fn end_abandoned(
+    target: &Target,
+    keys: &Keys,
+    is_dead: &dyn Fn(&Instance) -> bool,
+) -> Result<bool, Error> {
+    let Some((instance, index)) = holder(target, keys).await? else { return Ok(true) };
+    if !is_dead(&instance) && beats(target, keys).await? {
+        return Ok(false);
+    }
+    target.delete(&keys.holder, index).await
+}
+
+/// Ends the epoch of an instance, so that its requests which are still on their way change nothing any more.
+///
+/// # Errors
+/// Consul's.
+pub async fn end(target: &Target, keys: &Keys, me: &Instance) -> Result<(), Error> {
+    match holder(target, keys).await? {
+        Some((instance, index)) if instance == *me => {
+            target.delete(&keys.holder, index).await.map(|_| ())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The instance that holds a job, if it lives.
+///
+/// # Errors
+/// Consul's.
+pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Error> {
+    let Some((instance, _)) = holder(target, keys).await? else { return Ok(None) };
+    Ok(beats(target, keys).await?.then_some(instance))
+}
+
+/// Whether the holder of a job changes its beat.
+async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
+    let before = target.get(&keys.beat).await?;
+    target.clock().sleep(SILENCE).await;
+    Ok(target.get(&keys.beat).await? != before)
+}
+
+impl<'a> Job<'a> {
+    /// Becomes the holder of a job; one that does not exist begins with the record `new`. `is_dead` tells
+    /// whether an instance has certainly ended; one that has no beat any more is replaced too, and with
+    /// `takes_over` every one.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] by another instance; that there is no such job.
+    pub async fn hold(
+        target: &'a Target,
+        name: &str,
+        me: Instance,
+        is_dead: &dyn Fn(&Instance) -> bool,
+        takes_over: bool,
+        new: Option<Record>,
+    ) -> Result<Job<'a>, Stop> {
+        let keys = Keys::new(name);
+        let epoch = take(target, &keys, &me, is_dead, takes_over).await?;
+        let found = record(target, &keys).await?;
+        let (first, index) = match (found, new) {
+            (Some(found), _) => found,
+            (None, Some(new)) => {
+                let replaces = if new.sweeps { epoch } else { 0 };
+                (Record { replaces, ..new }, 0)
+            }
+            (None, None) => return Err(Stop::Refused(format!("there is no job {name:?}"))),
+        };
+        let job =
+            Job { target, keys, me, epoch: epoch.into(), state: (first.clone(), index).into() };
+        // The record of one that has taken over meanwhile names an alarm on which that one relies.
+        if holder(target, &job.keys).await?.is_none_or(|(_, index)| index != epoch) {
+            return Err(job.fenced().await);
+        }
+        if index == 0 {
+            job.save(first, &[]).await?;
+        }
+        Ok(job)
+    }
+
+    pub fn record(&self) -> Record {
+        lock(&self.state).0.clone()
+    }
+
+    /// Lets sweeps delete the keys that Consul has now, also those of others.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn replace_all(&self) -> Result<(), Stop> {
+        let replaces = *lock(&self.epoch);
+        self.save(Record { replaces, ..self.record() }, &[]).await
+    }
+
+    /// The index of Consul at which the record was last changed.
+    pub fn index(&self) -> u64 {
+        lock(&self.state).1
+    }
+
+    /// The check that this instance still holds the job.
+    pub fn fence(&self) -> Check {
+        Check::Index(self.keys.holder.clone(), *lock(&self.epoch))
+    }
+
+    /// Changes the record, and applies these operations with it: all or nothing, and exactly once.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn save(&self, next: Record, ops: &[Op]) -> Result<(), Stop> {
+        let (before, index) = lock(&self.state).clone();
+        let next = Record { step: before.step + 1, ..next };
+        let checks = [self.fence(), Check::Swap(self.keys.record.clone(), index, encoded(&next)?)];
+        let mut is_open = false;
+        loop {
+            let error = match self.target.txn(&checks, ops).await {
+                Ok(Outcome::Applied(index)) => {
+                    self.saved(next, index);
+                    return Ok(());
+                }
+                Ok(Outcome::Refused(at, _)) if is_open && at < checks.len() => {
+                    // An attempt whose answer was lost may have been applied.
+                    return match record(self.target, &self.keys).await? {
+                        Some((found, index)) if found == next => {
+                            self.saved(next, index);
+                            Ok(())
+                        }
+                        _ => Err(self.fenced().await),
+                    };
+                }
+                Ok(Outcome::Refused(at, _)) if at < checks.len() => {
+                    return Err(self.fenced().await);
+                }
+                Ok(Outcome::Refused(at, why)) => {
+                    return Err(refused(&ops[at - checks.len()], &why));
+                }
+                Err(error) => error,
+            };
+            is_open |= error.maybe_applied();
+            // A read that repeats itself waits until a server answers again.
+            if !(error.is_transient() || error.maybe_applied()) {
+                return Err(error.into());
+            }
+            self.target.get(&self.keys.record).await?;
+        }
+    }
+
+    fn saved(&self, record: Record, index: u64) {
+        *lock(&self.state) = (record, index);
+    }
+
+    /// Why a check of the job failed.
+    async fn fenced(&self) -> Stop {
+        match holder(self.target, &self.keys).await {
+            Ok(Some((instance, _))) if instance == self.me => {
+                Stop::Refused("the job's record in Consul was changed by something else".to_owned())
+            }
+            Ok(Some((instance, _))) => Stop::Held(instance.shown()),
+            Ok(None) => Stop::Refused("the job's holder in Consul was deleted".to_owned()),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Applies operations that may be repeated, while this instance holds the job.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn apply(&self, ops: &[Op]) -> Result<(), Stop> {
+        match self.target.txn_surely(&[self.fence()], ops).await? {
+            Outcome::Applied(_) => Ok(()),
+            Outcome::Refused(0, _) => Err(self.fenced().await),
+            Outcome::Refused(at, why) => Err(refused(&ops[at - 1], &why)),
+        }
+    }
+
+    /// Sets a key whose value is too large for a transaction.
+    ///
+    /// A PUT cannot check the epoch. So a transaction first sets a text that no other instance writes, and
+    /// the PUT applies only to that: whatever another instance has written since, it fails.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Stop> {
+        let text = format!("consul-migrate {} sets this key", self.me.id);
+        let ours = Op::Set { key: key.to_owned(), value: text.clone().into(), flags };
+        loop {
+            self.apply(std::slice::from_ref(&ours)).await?;
+            let Some(stored) = self.target.get(key).await? else { continue };
+            if stored.value != text {
+                continue;
+            }
+            let written = self.target.put(key, value, flags, stored.index).await;
+            if let Err(error) = &written
+                && !(error.is_transient() || error.maybe_applied())
+            {
+                return Err(error.clone().into());
+            }
+            let now = self.target.get(key).await?;
+            if now.is_some_and(|now| now.value == value) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Applies operations of any size that may be repeated.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn apply_all(&self, ops: &[Op]) -> Result<(), Stop> {
+        let divided;
+        let mut rest = ops;
+        if self.target.fitting(ops, 1) < ops.len() {
+            divided = self.target.divisible(ops).await?;
+            rest = &divided;
+        }
+        while let [first, others @ ..] = rest {
+            match (self.target.fitting(rest, 1), first) {
+                (0, Op::Set { key, value, flags }) => {
+                    self.put(key, value, *flags).await?;
+                    rest = others;
+                }
+                (fitting, _) => {
+                    let (now, later) = rest.split_at(fitting.max(1));
+                    self.apply(now).await?;
+                    rest = later;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a new epoch: requests of this instance that are still on their way change nothing any more.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub async fn next_epoch(&self) -> Result<(), Stop> {
+        let before = *lock(&self.epoch);
+        let mine = encoded(&Holding { instance: &self.me, after: before })?;
+        let swap = Check::Swap(self.keys.holder.clone(), before, mine.clone());
+        if let Outcome::Applied(index) = self.target.txn_surely(&[swap], &[]).await? {
+            *lock(&self.epoch) = index;
+            return Ok(());
+        }
+        // An attempt whose answer was lost may have been applied.
+        match self.target.get(&self.keys.holder).await? {
+            Some(stored) if stored.value == mine => {
+                *lock(&self.epoch) = stored.index;
+                Ok(())
+            }
+            _ => Err(self.fenced().await),
+        }
+    }
+
+    /// Changes the beat until this instance no longer holds the job.
+    pub async fn beat(&self) -> Stop {
+        for count in 0_u64.. {
+            let text = format!("{} {count}", self.me.id);
+            let _ = self.target.put_any(&self.keys.beat, text.as_bytes(), 0).await;
+            match holder(self.target, &self.keys).await {
+                Ok(Some((instance, _))) if instance == self.me => {}
+                Ok(_) => return self.fenced().await,
+                Err(_) => {}
+            }
+            self.target.clock().sleep(BEAT).await;
+        }
+        unreachable!("the loop has no end")
+    }
+
+    /// Lets another instance hold the job at once.
+    pub async fn release(&self) {
+        let epoch = *lock(&self.epoch);
+        let _ = self.target.delete(&self.keys.holder, epoch).await;
+    }
+
+    /// Changes what is done with keys that have a problem.
+    ///
+    /// # Errors
+    /// That another choice than `refuse` would change.
+    pub async fn choose(
+        &self,
+        wanted: &std::collections::BTreeMap<Problem, Choice>,
+    ) -> Result<(), Stop> {
+        let mut record = self.record();
+        for (problem, choice) in wanted {
+            let before = record.mapping.choice(*problem);
+            if before != *choice && before != Choice::Refuse {
+                return Err(Stop::Refused(format!(
+                    "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
+                     given: leave it out, or use another --job"
+                )));
+            }
+            record.mapping.on.insert(*problem, *choice);
+        }
+        if record.mapping == self.record().mapping {
+            return Ok(());
+        }
+        self.save(record, &[]).await
+    }
+}
+
+pub(super) fn refused(op: &Op, why: &str) -> Stop {
+    let message = format!("Consul refuses {:?}: {why}", op.key());
+    let kind = match why.contains("Permission denied") {
+        true => Kind::PermissionDenied,
+        false => Kind::TxnFailed,
+    };
+    Error::new(kind, message).into()
+}
+
+fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::argument(error.to_string()))
+}

@@ -1,0 +1,144 @@
+//! From etcd to Consul while programs write: a copy of a snapshot, the changes since then exactly once, a
+//! comparison, and the way back. `consul-migrate` is its program.
+//!
+//! ```text
+//! etcd      the JSON gateway: pages at one revision, watches, alarms
+//! mapping   what each key becomes, a pure function
+//! target    Consul, with requests that are repeated
+//! ahead     what is read next while the present is worked on
+//! job       the record in Consul, and which instance may go on
+//! source    whether etcd is still the one of the job
+//! nothing   why a job has nothing to move
+//! survey    all keys of a snapshot, and which have a problem
+//! load      the keys of a snapshot -> Consul
+//! verify    the differences of a snapshot and Consul, which also a sweep needs
+//! trees     the prefixes by which it reads many names at once
+//! tail      the changes since the snapshot -> Consul
+//! cutover   the end of the tail, while etcd takes no writes
+//! rollback  the way back
+//! lines     Consul's keys as lines of JSON, and back
+//! ```
+//!
+//! ```
+//! use consul_migrate::mapping::Mapping;
+//!
+//! let mapping = Mapping {
+//!     etcd_prefix: b"/app/".to_vec(),
+//!     consul_prefix: "app/".to_owned(),
+//!     on: Default::default(),
+//!     form: None,
+//!     mark: 0,
+//! };
+//! assert_eq!(mapping.problem_of_key(b"/app/config"), None);
+//! // Keys of Consul are text.
+//! assert!(mapping.problem_of_key(b"/app/\xff").is_some());
+//! ```
+
+#![allow(missing_docs)] // most names say what a comment would
+
+mod ahead;
+mod cutover;
+pub mod etcd;
+pub mod grpc;
+pub mod job;
+mod lines;
+mod load;
+pub mod mapping;
+mod names;
+mod nothing;
+mod rollback;
+pub mod source;
+pub mod streaming;
+pub mod survey;
+mod tail;
+pub mod target;
+mod trees;
+pub mod verify;
+
+pub use cutover::{CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left};
+pub use lines::{CUT, export, import, is_whole};
+pub use load::{load, restart};
+pub use nothing::nothing;
+pub use rollback::{RolledBack, roll_back};
+pub use tail::{Until, tail};
+
+use consul_api::error::Error;
+use etcd::{Etcd, Refused};
+use job::Job;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a run ends before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// Another instance holds the job: this one.
+    Held(String),
+    /// The state or a choice of the operator does not allow it.
+    Refused(String),
+    /// etcd has compacted the revisions that were to be read.
+    Compacted,
+    /// A call has failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Compacted => Stop::Compacted,
+            other => Stop::Failed(other.into_error()),
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Held(holder) => {
+                write!(f, "another instance holds the job: {holder}; --take-over replaces it")
+            }
+            Stop::Refused(why) => f.write_str(why),
+            Stop::Compacted => f.write_str(
+                "etcd has compacted the revisions that were to be read: run the same command again",
+            ),
+            Stop::Failed(error) => f.write_str(error.message()),
+        }
+    }
+}
+
+/// How fast a run may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The keys of a page of etcd.
+    pub page: u64,
+    /// The transactions in flight.
+    pub in_flight: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { page: 5000, in_flight: 8 }
+    }
+}
+
+/// Where a run reports its progress.
+pub trait Report: Send + Sync {
+    /// The number of keys of the present phase that are done, and of all of them if that is known.
+    fn progress(&self, phase: &'static str, done: u64, of: Option<u64>);
+
+    /// Something that an operator should know.
+    fn note(&self, text: &str);
+}
+
+/// What all parts of a run use.
+pub struct Run<'a> {
+    pub etcd: &'a Etcd,
+    pub job: Job<'a>,
+    pub pace: Pace,
+    pub report: Arc<dyn Report>,
+}

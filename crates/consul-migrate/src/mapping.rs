@@ -1,0 +1,629 @@
+//! What each key of etcd becomes in Consul. A pure function of the key, the size of its value and its lease:
+//! so the same event results in the same operations again after a restart.
+
+use super::etcd::{Event, EventKind, KeyValue};
+use bytes::Bytes;
+use consul_api::value::shape::{check_key, is_printable};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The keys of jobs, which are not those of the programs.
+pub const JOBS: &str = "_migrate/";
+
+/// The keys of etcd that mark the end of the changes, after the prefix of the job's keys in etcd.
+const SENTINELS: &[u8] = b"_migrate.sentinel/";
+
+/// The prefix of encoded keys, after the prefix of the job's keys in Consul.
+pub const ENCODED: &str = "_etcd/";
+
+/// No key of a program is below these.
+pub const RESERVED: [&str; 2] = [JOBS, ENCODED];
+
+/// The largest value of an operation in a transaction, whose JSON body has up to 524,288 bytes.
+pub const MAX_IN_TXN: usize = 380_000;
+
+/// The largest value of a key, which a PUT sets.
+pub const MAX_VALUE: usize = 524_288;
+
+/// The size of the parts of a larger value.
+const PART: usize = 360_000;
+
+/// Why Consul does not take a key as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    EmptyKey,
+    Collision,
+    ControlKey,
+    PathKey,
+    NotUtf8,
+    ReservedKey,
+    LargeValue,
+    Leased,
+}
+
+impl Problem {
+    /// In the order of the report.
+    pub const ALL: &[Problem] = &[
+        Problem::EmptyKey,
+        Problem::Collision,
+        Problem::ControlKey,
+        Problem::PathKey,
+        Problem::NotUtf8,
+        Problem::ReservedKey,
+        Problem::LargeValue,
+        Problem::Leased,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Problem::EmptyKey => "empty-key",
+            Problem::Collision => "collision",
+            Problem::ControlKey => "control-key",
+            Problem::PathKey => "path-key",
+            Problem::NotUtf8 => "not-utf8",
+            Problem::ReservedKey => "reserved-key",
+            Problem::LargeValue => "large-value",
+            Problem::Leased => "leased",
+        }
+    }
+
+    /// What it means, in a line.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Problem::EmptyKey => "the key is `/`, which would be empty in Consul",
+            Problem::Collision => "`/a` beside `a`: Consul has one key for both",
+            Problem::ControlKey => {
+                "the key has a character that is not printable, such as NUL, and no URL of Consul reads it"
+            }
+            Problem::PathKey => {
+                "the key has `//`, or a segment `.` or `..`, and no URL of Consul reads it"
+            }
+            Problem::NotUtf8 => "the key is not UTF-8",
+            Problem::ReservedKey => {
+                "the key begins with _etcd/ or _migrate/ in Consul, which consul-migrate uses"
+            }
+            Problem::LargeValue => "the value has more than 524,288 bytes",
+            Problem::Leased => "the key has a lease: its owner sets it again",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is done with the keys that have a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// They are left out.
+    Skip,
+    /// They get another form in Consul, from which they come back exactly. A leased key becomes a plain one.
+    Encode,
+    /// Nothing is copied while there is one.
+    Refuse,
+}
+
+impl Choice {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Choice::Skip => "skip",
+            Choice::Encode => "encode",
+            Choice::Refuse => "refuse",
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The form of most keys: a leading slash or none. Consul has no leading slash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    Slashed,
+    Bare,
+}
+
+/// Which keys of etcd become which keys of Consul. A job keeps it to its end.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Mapping {
+    /// Only the keys of etcd that begin with this.
+    #[serde(with = "hex")]
+    pub etcd_prefix: Vec<u8>,
+    /// What the keys in Consul begin with.
+    pub consul_prefix: String,
+    pub on: BTreeMap<Problem, Choice>,
+    /// The form that keys get on the way back; `None` until the keys were counted.
+    pub form: Option<Form>,
+    /// The flags of all keys that the job writes, by which it knows them again. 0: there is none.
+    #[serde(default)]
+    pub mark: u64,
+}
+
+/// The place of a key in Consul.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Plain(String),
+    /// The prefix of its parts.
+    Encoded(String),
+    Nowhere(Problem),
+    /// A sentinel, which is not a key of the programs.
+    Sentinel,
+}
+
+/// A change of Consul's keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Set {
+        key: String,
+        value: Bytes,
+        flags: u64,
+    },
+    Delete {
+        key: String,
+    },
+    /// Deletes the key if it has this modify index.
+    DeleteAt {
+        key: String,
+        index: u64,
+    },
+    DeleteTree {
+        prefix: String,
+    },
+}
+
+impl Op {
+    /// Sets a key without flags.
+    pub fn set(key: String, value: Bytes) -> Op {
+        Op::Set { key, value, flags: 0 }
+    }
+
+    pub fn key(&self) -> &str {
+        match self {
+            Op::Set { key, .. }
+            | Op::Delete { key }
+            | Op::DeleteAt { key, .. }
+            | Op::DeleteTree { prefix: key } => key,
+        }
+    }
+
+    /// The size of its value.
+    pub fn size(&self) -> usize {
+        if let Op::Set { value, .. } = self { value.len() } else { 0 }
+    }
+
+    /// Whether its value is too large for a transaction.
+    pub fn needs_put(&self) -> bool {
+        self.size() > MAX_IN_TXN
+    }
+}
+
+impl Mapping {
+    pub fn choice(&self, problem: Problem) -> Choice {
+        let default = if problem == Problem::Leased { Choice::Skip } else { Choice::Refuse };
+        self.on.get(&problem).copied().unwrap_or(default)
+    }
+
+    /// The problem of a key, whatever its value.
+    pub fn problem_of_key(&self, key: &[u8]) -> Option<Problem> {
+        let key = stripped(key);
+        let Ok(key) = std::str::from_utf8(key) else { return Some(Problem::NotUtf8) };
+        if key.is_empty() {
+            Some(Problem::EmptyKey)
+        } else if !is_printable(key) {
+            Some(Problem::ControlKey)
+        } else if check_key(key).is_err() {
+            Some(Problem::PathKey)
+        } else if self.is_reserved(key) {
+            Some(Problem::ReservedKey)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the place of a key would be among the keys of jobs, or those that this job or one without a prefix encodes.
+    fn is_reserved(&self, key: &str) -> bool {
+        let below = |reserved: &str| {
+            let rest = reserved.strip_prefix(self.consul_prefix.as_str());
+            rest.is_some_and(|rest| key.starts_with(rest))
+        };
+        key.starts_with(ENCODED) || RESERVED.into_iter().any(below)
+    }
+
+    /// The prefix of the sentinels in etcd.
+    pub fn sentinels(&self) -> Vec<u8> {
+        [&self.etcd_prefix, SENTINELS].concat()
+    }
+
+    fn is_sentinel(&self, key: &[u8]) -> bool {
+        key.strip_prefix(&self.etcd_prefix[..]).is_some_and(|rest| rest.starts_with(SENTINELS))
+    }
+
+    /// The first problem of an entry of etcd.
+    pub fn problem(&self, kv: &KeyValue) -> Option<Problem> {
+        if self.is_sentinel(&kv.key.0) {
+            return None;
+        }
+        let is_leased = kv.lease.0 != 0 && self.choice(Problem::Leased) != Choice::Encode;
+        if is_leased {
+            return Some(Problem::Leased);
+        }
+        let is_large = kv.value.0.len() > MAX_VALUE;
+        self.problem_of_key(&kv.key.0).or_else(|| is_large.then_some(Problem::LargeValue))
+    }
+
+    /// The place of an entry of etcd in Consul.
+    pub fn place(&self, kv: &KeyValue) -> Place {
+        let key = &kv.key.0;
+        match self.problem(kv) {
+            None if self.is_sentinel(key) => Place::Sentinel,
+            None if self.is_encoded_for_its_form(key) => Place::Encoded(self.encoded(key)),
+            None if self.is_skipped_for_its_form(key) => Place::Nowhere(Problem::Collision),
+            None => Place::Plain(self.plain(key)),
+            Some(Problem::Leased) => Place::Nowhere(Problem::Leased),
+            Some(problem) => match self.choice(problem) {
+                Choice::Encode => Place::Encoded(self.encoded(key)),
+                Choice::Skip | Choice::Refuse => Place::Nowhere(problem),
+            },
+        }
+    }
+
+    fn is_encoded_for_its_form(&self, key: &[u8]) -> bool {
+        self.choice(Problem::Collision) == Choice::Encode && !self.has_form(key)
+    }
+
+    fn is_skipped_for_its_form(&self, key: &[u8]) -> bool {
+        self.choice(Problem::Collision) == Choice::Skip && !self.has_form(key)
+    }
+
+    /// Whether a key has the form of most keys.
+    fn has_form(&self, key: &[u8]) -> bool {
+        self.form.is_none_or(|form| form == form_of(key))
+    }
+
+    /// The key in Consul of a key without a problem.
+    fn plain(&self, key: &[u8]) -> String {
+        format!("{}{}", self.consul_prefix, String::from_utf8_lossy(stripped(key)))
+    }
+
+    /// The prefix of the parts of an encoded key. Their order is that of the keys.
+    pub fn encoded(&self, key: &[u8]) -> String {
+        format!("{}{ENCODED}{}/", self.consul_prefix, hex::text(key))
+    }
+
+    /// The prefix of all encoded keys.
+    pub fn encoded_prefix(&self) -> String {
+        format!("{}{ENCODED}", self.consul_prefix)
+    }
+
+    /// Whether any key can be encoded.
+    pub fn may_encode(&self) -> bool {
+        let encodes = |problem: &&Problem| {
+            **problem != Problem::Leased && self.choice(**problem) == Choice::Encode
+        };
+        Problem::ALL.iter().any(|problem| encodes(&problem))
+    }
+
+    /// The prefix in Consul of all plain keys that the job can have.
+    pub fn plain_prefix(&self) -> String {
+        let below = stripped(&self.etcd_prefix);
+        let text = std::str::from_utf8(below).unwrap_or_else(|error| {
+            std::str::from_utf8(&below[..error.valid_up_to()]).unwrap_or_default()
+        });
+        format!("{}{text}", self.consul_prefix)
+    }
+
+    /// Whether a key of Consul is one of the tool's own and not a plain copy.
+    pub fn is_own(&self, key: &str) -> bool {
+        key.starts_with(JOBS) || key.starts_with(&self.encoded_prefix())
+    }
+
+    /// Whether a key of Consul is a part of an encoded key of this job: others may have the same `--consul-prefix`.
+    pub fn is_own_part(&self, key: &str) -> bool {
+        let part = key.strip_prefix(&self.encoded_prefix()).and_then(part_of);
+        part.is_some_and(|(key, ..)| key.starts_with(&self.etcd_prefix))
+    }
+
+    /// The operations of an entry that has been set: the whole state of its key, so that they can be
+    /// repeated.
+    pub fn set(&self, kv: &KeyValue) -> Vec<Op> {
+        let mut ops = self.unset(&kv.key.0);
+        match self.place(kv) {
+            Place::Nowhere(_) | Place::Sentinel => {}
+            Place::Plain(key) => {
+                ops.retain(|op| !matches!(op, Op::Delete { .. }));
+                ops.push(self.marked(key, kv.value.0.clone()));
+            }
+            Place::Encoded(prefix) => ops.extend(parts(&prefix, &kv.value.0, self.mark)),
+        }
+        ops
+    }
+
+    fn marked(&self, key: String, value: Bytes) -> Op {
+        Op::Set { key, value, flags: self.mark }
+    }
+
+    /// The operations of a key that has been deleted.
+    pub fn unset(&self, key: &[u8]) -> Vec<Op> {
+        let mut ops = Vec::new();
+        if self.is_sentinel(key) {
+            return ops;
+        }
+        let is_plain = self.problem_of_key(key).is_none()
+            && !self.is_encoded_for_its_form(key)
+            && !self.is_skipped_for_its_form(key);
+        if is_plain {
+            ops.push(Op::Delete { key: self.plain(key) });
+        }
+        let may_be_encoded = match self.problem_of_key(key) {
+            Some(problem) => self.choice(problem) == Choice::Encode,
+            None => {
+                self.choice(Problem::LargeValue) == Choice::Encode
+                    || self.is_encoded_for_its_form(key)
+            }
+        };
+        if may_be_encoded {
+            ops.push(Op::DeleteTree { prefix: self.encoded(key) });
+        }
+        ops
+    }
+
+    /// The operations of an event.
+    pub fn ops(&self, event: &Event) -> Vec<Op> {
+        match event.kind {
+            EventKind::Put => self.set(&event.kv),
+            EventKind::Delete => self.unset(&event.kv.key.0),
+        }
+    }
+
+    /// Only the entry's new state, for a range of Consul that has nothing of it.
+    pub fn load(&self, kv: &KeyValue) -> Vec<Op> {
+        match self.place(kv) {
+            Place::Nowhere(_) | Place::Sentinel => Vec::new(),
+            Place::Plain(key) => vec![self.marked(key, kv.value.0.clone())],
+            Place::Encoded(prefix) => parts(&prefix, &kv.value.0, self.mark).collect(),
+        }
+    }
+
+    /// The keys of etcd that can be the source of a plain key of Consul.
+    pub fn sources(&self, key: &str) -> Vec<Bytes> {
+        let Some(key) = key.strip_prefix(&self.consul_prefix) else { return Vec::new() };
+        let both = [format!("/{key}"), key.to_owned()].map(Bytes::from);
+        both.into_iter().filter(|source| source.starts_with(&self.etcd_prefix)).collect()
+    }
+}
+
+/// The other key of etcd that has the same key in Consul.
+pub fn counterpart(key: &[u8]) -> Bytes {
+    match key.strip_prefix(b"/") {
+        Some(bare) => Bytes::copy_from_slice(bare),
+        None => [b"/", key].concat().into(),
+    }
+}
+
+/// A key without one leading slash.
+fn stripped(key: &[u8]) -> &[u8] {
+    key.strip_prefix(b"/").unwrap_or(key)
+}
+
+pub fn form_of(key: &[u8]) -> Form {
+    if key.starts_with(b"/") { Form::Slashed } else { Form::Bare }
+}
+
+/// A value under a prefix: `0-1` is all of it, `0-3`, `1-3` and `2-3` are its thirds.
+pub fn parts<'a>(prefix: &'a str, value: &'a Bytes, flags: u64) -> impl Iterator<Item = Op> + 'a {
+    let count = value.len().div_ceil(PART).max(1);
+    (0..count).map(move |place| {
+        let end = value.len().min((place + 1) * PART);
+        let key = format!("{prefix}{place:04}-{count:04}");
+        Op::Set { key, value: value.slice(place * PART..end), flags }
+    })
+}
+
+/// The key of etcd, the place and the count of an encoded part, from its key after the prefix of all.
+pub fn part_of(key: &str) -> Option<(Vec<u8>, usize, usize)> {
+    let (key, part) = key.split_once('/')?;
+    let (place, count) = part.split_once('-')?;
+    Some((hex::bytes(key)?, place.parse().ok()?, count.parse().ok()?))
+}
+
+/// Bytes as hexadecimal digits, whose order is that of the bytes.
+pub mod hex {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::fmt::Write as _;
+
+    pub fn text(bytes: &[u8]) -> String {
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    pub fn bytes(text: &str) -> Option<Vec<u8>> {
+        let digits = text.as_bytes();
+        if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+            .collect()
+    }
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&text(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        bytes(&text).ok_or_else(|| D::Error::custom("it is not hexadecimal"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consul_api::api::kv;
+    use consul_api::request::{Args, Defaults};
+    use proptest::prelude::*;
+
+    fn mapping(on: &[(Problem, Choice)]) -> Mapping {
+        Mapping {
+            etcd_prefix: Vec::new(),
+            consul_prefix: String::new(),
+            on: on.iter().copied().collect(),
+            form: Some(Form::Slashed),
+            mark: 0,
+        }
+    }
+
+    fn entry(key: &[u8], size: usize) -> KeyValue {
+        let mut kv = KeyValue::default();
+        kv.key.0 = Bytes::copy_from_slice(key);
+        kv.value.0 = vec![b'v'; size].into();
+        kv
+    }
+
+    #[test]
+    fn encoded_keys_of_another_job_are_not_own() {
+        let mut mapping = mapping(&[]);
+        mapping.etcd_prefix = b"/a/".into();
+        let part = |key: &[u8]| format!("_etcd/{}/0000-0001", hex::text(key));
+        assert!(mapping.is_own_part(&part(b"/a/\0")));
+        for other in [part(b"/b/\0"), "_etcd/x".to_owned(), "a".to_owned()] {
+            assert!(!mapping.is_own_part(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn each_problem_is_found() {
+        let mapping = mapping(&[]);
+        for (key, problem) in [
+            (&b"/"[..], Problem::EmptyKey),
+            (b"a\0b", Problem::ControlKey),
+            (b"a\x7f", Problem::ControlKey),
+            ("a\u{200b}".as_bytes(), Problem::ControlKey),
+            ("\u{a0}".as_bytes(), Problem::ControlKey),
+            (b"/a//b", Problem::PathKey),
+            (b"//a", Problem::PathKey),
+            (b"a/../b", Problem::PathKey),
+            (b"a/.", Problem::PathKey),
+            (b"\xff\xfe", Problem::NotUtf8),
+            (b"/_etcd/x", Problem::ReservedKey),
+            (b"_migrate/x", Problem::ReservedKey),
+        ] {
+            assert_eq!(mapping.place(&entry(key, 1)), Place::Nowhere(problem), "{key:?}");
+        }
+        assert_eq!(mapping.problem(&entry(b"a", MAX_VALUE)), None);
+        assert_eq!(mapping.problem(&entry(b"a", MAX_VALUE + 1)), Some(Problem::LargeValue));
+        let mut leased = entry(b"a", 1);
+        leased.lease.0 = 7;
+        assert_eq!(mapping.place(&leased), Place::Nowhere(Problem::Leased));
+    }
+
+    #[test]
+    fn no_prefix_makes_a_key_one_of_a_job() {
+        let place = |prefix: &str, key: &[u8]| {
+            let consul_prefix = prefix.to_owned();
+            Mapping { consul_prefix, ..mapping(&[]) }.place(&entry(key, 1))
+        };
+        let reserved = Place::Nowhere(Problem::ReservedKey);
+        assert_eq!(place("_m", b"/igrate/etcd"), reserved);
+        assert_eq!(place("_migrate", b"//x"), Place::Nowhere(Problem::PathKey));
+        assert_eq!(place("_e", b"tcd/2f61/0000-0001"), reserved);
+        assert_eq!(place("app/", b"/_etcd/x"), reserved);
+        assert_eq!(place("_m", b"/a"), Place::Plain("_ma".to_owned()));
+        assert_eq!(place("app/", b"/_migrate/x"), Place::Plain("app/_migrate/x".to_owned()));
+    }
+
+    #[test]
+    fn a_sentinel_is_not_a_key_of_the_programs() {
+        let mapping = Mapping { etcd_prefix: b"/app/".to_vec(), ..mapping(&[]) };
+        let sentinel = [&mapping.sentinels()[..], b"job/1"].concat();
+        assert!(sentinel.starts_with(b"/app/"));
+        let sentinel = entry(&sentinel, 1);
+        assert_eq!(mapping.place(&sentinel), Place::Sentinel);
+        assert_eq!(mapping.problem(&sentinel), None);
+        assert_eq!((mapping.set(&sentinel), mapping.unset(&sentinel.key.0)), (vec![], vec![]));
+        assert_eq!(
+            mapping.place(&entry(b"/app/_migrate/x", 1)),
+            Place::Plain("app/_migrate/x".to_owned())
+        );
+    }
+
+    #[test]
+    fn below_a_prefix_in_consul_the_keys_of_jobs_are_not_in_the_way() {
+        let mapping = Mapping { consul_prefix: "x/".to_owned(), ..mapping(&[]) };
+        let place = |key: &[u8]| mapping.place(&entry(key, 1));
+        assert_eq!(place(b"_migrate/x"), Place::Plain("x/_migrate/x".to_owned()));
+        assert_eq!(place(b"_etcd/x"), Place::Nowhere(Problem::ReservedKey));
+    }
+
+    #[test]
+    fn a_key_of_consul_has_no_source_outside_of_the_prefix_in_etcd() {
+        let mapping = Mapping { etcd_prefix: b"/d".to_vec(), ..mapping(&[]) };
+        assert_eq!(mapping.sources("d/new"), ["/d/new"]);
+        assert!(mapping.sources("other").is_empty());
+    }
+
+    #[test]
+    fn a_large_value_is_several_parts_that_together_are_the_value() {
+        let mapping = mapping(&[(Problem::LargeValue, Choice::Encode)]);
+        let ops = mapping.set(&entry(b"/a", 1_500_000));
+        assert_eq!(ops[0], Op::Delete { key: "a".to_owned() });
+        assert_eq!(ops[1], Op::DeleteTree { prefix: "_etcd/2f61/".to_owned() });
+        assert_eq!(ops[2..].iter().map(Op::size).sum::<usize>(), 1_500_000);
+        assert!(ops.iter().all(|op| !op.needs_put()));
+        let names = ops[2..].iter().map(|op| part_of(&op.key()[ENCODED.len()..]).unwrap());
+        let wanted = (0..5).map(|place| (b"/a".to_vec(), place, 5));
+        assert_eq!(names.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+        // A small value ends the parts of an earlier large one.
+        let ops = mapping.set(&entry(b"/a", 1));
+        assert_eq!(ops[0], Op::DeleteTree { prefix: "_etcd/2f61/".to_owned() });
+        assert_eq!(ops.len(), 2);
+    }
+
+    #[test]
+    fn with_encoded_collisions_no_two_keys_have_one_place() {
+        let mapping = mapping(&[(Problem::Collision, Choice::Encode)]);
+        let place = |key: &[u8]| mapping.place(&entry(key, 1));
+        assert_eq!(place(b"/a"), Place::Plain("a".to_owned()));
+        assert_eq!(place(b"a"), Place::Encoded("_etcd/61/".to_owned()));
+        assert_eq!(mapping.unset(b"a"), [Op::DeleteTree { prefix: "_etcd/61/".to_owned() }]);
+    }
+
+    #[test]
+    fn consul_takes_every_limit_of_a_value() {
+        assert!(MAX_IN_TXN.div_ceil(3) * 4 + 4096 < MAX_VALUE);
+        const { assert!(PART <= MAX_IN_TXN) };
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_has_a_place_that_our_client_accepts(key in prop::collection::vec(any::<u8>(), 1..12)) {
+            let all = |choice| mapping(&Problem::ALL.iter().map(|it| (*it, choice)).collect::<Vec<_>>());
+            for op in all(Choice::Encode).set(&entry(&key, 3)) {
+                if let Op::Set { key, .. } = &op {
+                    let args = Args::new().arg(key.as_str()).arg("v");
+                    prop_assert!(kv::PUT.request(&args, &Defaults::default()).is_ok(), "{key:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn hexadecimal_keeps_the_order(a in prop::collection::vec(any::<u8>(), 0..6), b in prop::collection::vec(any::<u8>(), 0..6)) {
+            prop_assert_eq!(hex::text(&a).cmp(&hex::text(&b)), a.cmp(&b));
+            prop_assert_eq!(hex::bytes(&hex::text(&a)), Some(a));
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The changes since the snapshot. Each transaction moves the record's position with the changes up to it,
+//! so that each event is applied exactly once, in the order of etcd.
+
+use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
+use super::job::Record;
+use super::load::{COMPACTED, load, restart};
+use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
+use super::survey::{Kept, shown};
+use super::target::{Stored, Target};
+use super::{Run, Stop, source};
+use bytes::Bytes;
+use consul_api::error::Kind;
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use std::collections::{HashSet, VecDeque};
+use std::pin::pin;
+use std::time::Duration;
+use twox_hash::XxHash3_64;
+
+/// The events that wait to be applied; more stay at etcd.
+const MAX_WAITING: usize = 10_000;
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// After so long without an event the watch's server is asked whether it is cut off from the others, or sooner if no
+/// request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
+const SILENCE: Duration = Duration::from_secs(4);
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How many watches in a row may have a line that is not etcd's.
+const MAX_STRANGE: usize = 3;
+
+/// When a tail ends.
+#[derive(Clone, Debug)]
+pub enum Until {
+    /// When its future is dropped.
+    Dropped,
+    /// After the deletion of this key, which existed when the tail began.
+    Deleted(Bytes),
+}
+
+/// Follows etcd; returns how many of its changes have set keys. With revisions that are compacted it copies a new
+/// snapshot.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
+    let snapshot = run.job.record().snapshot;
+    loop {
+        load(run, Kept::default()).await?;
+        let followed = async {
+            if let Until::Deleted(key) = until
+                && run.job.record().snapshot != snapshot
+                && run.etcd.get(key, run.job.record().snapshot).await?.is_none()
+            {
+                // The new snapshot has the deletion.
+                return Ok(0);
+            }
+            Tail::new(run, until).await?.follow().await
+        };
+        match followed.await {
+            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
+            done => return done,
+        }
+    }
+}
+
+/// An event that waits, with the position after it.
+struct Waiting {
+    /// The key, if the event has set one.
+    set: Option<Bytes>,
+    ops: Vec<Op>,
+    revision: u64,
+    offset: u64,
+}
+
+/// Why a watch is followed no longer.
+enum Ended {
+    Done,
+    /// Another server is to be asked.
+    Silent,
+    /// Its connection has ended.
+    Broken,
+}
+
+/// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
+struct Rare {
+    /// `None` if no key has to be looked at: collisions are not refused, or all keys have one form.
+    form: Option<Form>,
+    keys: HashSet<u64>,
+}
+
+impl Rare {
+    async fn read(run: &Run<'_>, record: &Record) -> Result<Self, Stop> {
+        let mapping = &record.mapping;
+        let is_needed =
+            mapping.etcd_prefix.is_empty() && mapping.choice(Problem::Collision) == Choice::Refuse;
+        let (slashed, bare) = by_form(&mapping.etcd_prefix);
+        let (form, ranges) = match mapping.form {
+            _ if !is_needed => (None, Vec::new()),
+            Some(Form::Bare) => (Some(Form::Slashed), slashed),
+            _ => (Some(Form::Bare), bare),
+        };
+        let mut keys = HashSet::new();
+        for range in ranges {
+            let mut pages = Pages::new(run.etcd, range, record.revision - 1, run.pace.page);
+            while let Some(page) = pages.next().await? {
+                keys.extend(page.kvs.iter().map(|kv| hash(&kv.key.0)));
+            }
+        }
+        Ok(Rare { form, keys })
+    }
+
+    /// Notes the event; returns whether its key may now exist in both forms.
+    fn may_collide(&mut self, event: &Event) -> bool {
+        let key = &event.kv.key.0;
+        match (self.form, event.kind) {
+            (None, _) => false,
+            (Some(form), EventKind::Put) if form_of(key) == form => {
+                self.keys.insert(hash(key));
+                event.kv.is_new()
+            }
+            (Some(form), EventKind::Delete) if form_of(key) == form => {
+                self.keys.remove(&hash(key));
+                false
+            }
+            (Some(_), EventKind::Put) => {
+                !self.keys.is_empty() && self.keys.contains(&hash(&counterpart(key)))
+            }
+            (Some(_), EventKind::Delete) => false,
+        }
+    }
+}
+
+fn hash(key: &[u8]) -> u64 {
+    XxHash3_64::oneshot(key)
+}
+
+struct Tail<'r, 'a> {
+    run: &'r Run<'a>,
+    until: &'r Until,
+    range: Range,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    /// The position after the events that are applied or wait.
+    revision: u64,
+    offset: u64,
+    /// The events of `revision` that the present watch has told.
+    told: u64,
+    rare: Rare,
+    is_last: bool,
+    applied: u64,
+    /// How many of these have set keys.
+    sets: u64,
+    /// The watches in a row that were not etcd's.
+    strange: usize,
+}
+
+impl<'r, 'a> Tail<'r, 'a> {
+    async fn new(run: &'r Run<'a>, until: &'r Until) -> Result<Self, Stop> {
+        let record = run.job.record();
+        let rare = Rare::read(run, &record).await?;
+        Ok(Tail {
+            run,
+            until,
+            range: Range::prefix(&record.mapping.etcd_prefix),
+            waiting: VecDeque::new(),
+            bytes: 0,
+            revision: record.revision,
+            offset: record.offset,
+            told: 0,
+            rare,
+            is_last: false,
+            applied: 0,
+            sets: 0,
+            strange: 0,
+        })
+    }
+
+    async fn follow(&mut self) -> Result<u64, Stop> {
+        loop {
+            self.told = 0;
+            match self.follow_watch().await? {
+                Ended::Done => return Ok(self.sets),
+                Ended::Silent => {}
+                Ended::Broken => self.wait_for_etcd().await?,
+            }
+        }
+    }
+
+    /// What a watch has told; `None` if its connection has ended, or another program has answered. Other requests have
+    /// been repeated for long.
+    fn unbroken<T>(&mut self, told: Result<T, Refused>) -> Result<Option<T>, Stop> {
+        match told {
+            Err(Refused::Failed(error)) if error.is_retryable() => Ok(None),
+            // What etcd itself sends would come again.
+            Err(Refused::Failed(error))
+                if error.kind() == Kind::Decode && self.strange < MAX_STRANGE =>
+            {
+                self.strange += 1;
+                Ok(None)
+            }
+            told => Ok(Some(told?)),
+        }
+    }
+
+    /// Waits until etcd answers, on another server if there are several. It may have been restored meanwhile.
+    async fn wait_for_etcd(&self) -> Result<(), Stop> {
+        self.run.etcd.leave_server();
+        self.run.etcd.clock().sleep(PAUSE).await;
+        source::check(self.run.etcd, &self.run.job.record()).await
+    }
+
+    /// Follows one watch until all is done, or it is broken or silent for long.
+    async fn follow_watch(&mut self) -> Result<Ended, Stop> {
+        let etcd = self.run.etcd;
+        // etcd takes a watch from the revision of a compaction, although that has removed its deletions: from the last
+        // revision that is applied, it is refused.
+        let opened = etcd.watch(&self.range, self.revision.saturating_sub(1).max(1)).await;
+        let Some(mut watch) = self.unbroken(opened)? else { return Ok(Ended::Broken) };
+        loop {
+            let ready = self.take_ready(&mut watch).await;
+            while !self.waiting.is_empty() {
+                self.apply().await?;
+            }
+            let is_broken = ready?.is_none();
+            if self.is_last {
+                return Ok(Ended::Done);
+            }
+            self.save_position().await?;
+            if is_broken {
+                return Ok(Ended::Broken);
+            }
+            let silence = etcd.clock().sleep(SILENCE.min(etcd.patience().max(PAUSE)));
+            match select(pin!(watch.next()), silence).await {
+                Either::Left((changes, _)) => match self.unbroken(changes)? {
+                    Some(changes) => self.add(changes).await?,
+                    None => return Ok(Ended::Broken),
+                },
+                Either::Right(_) if etcd.answers_on_this_server(&self.range).await? => {}
+                Either::Right(_) => return Ok(Ended::Silent),
+            }
+        }
+    }
+
+    /// Takes what has arrived already; `None` if the watch is broken.
+    async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Option<()>, Stop> {
+        while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
+            let Some(changes) = watch.next().now_or_never() else { break };
+            let Some(changes) = self.unbroken(changes)? else { return Ok(None) };
+            self.add(changes).await?;
+        }
+        Ok(Some(()))
+    }
+
+    async fn add(&mut self, changes: Changes) -> Result<(), Stop> {
+        let Changes { events, is_part, told_up_to } = changes;
+        self.strange = 0;
+        if events.is_empty() {
+            self.reach(told_up_to);
+            return Ok(());
+        }
+        let last = events.last().map(|event| event.kv.mod_revision.0);
+        let record = self.run.job.record();
+        self.check(&record, &events).await?;
+        let mut is_whole = !is_part;
+        for event in events {
+            if self.is_last {
+                // The rest is for the next tail: the position stays before it.
+                is_whole = false;
+                break;
+            }
+            let revision = event.kv.mod_revision.0;
+            if revision < self.revision {
+                continue;
+            }
+            if revision > self.revision {
+                (self.revision, self.offset, self.told) = (revision, 0, 0);
+            }
+            self.told += 1;
+            if self.told <= self.offset {
+                continue;
+            }
+            self.offset = self.told;
+            self.push(&record, &event);
+        }
+        if let (Some(last), true) = (last, is_whole)
+            && last == self.revision
+        {
+            self.reach(last);
+        }
+        Ok(())
+    }
+
+    /// All events up to this revision are applied or wait.
+    fn reach(&mut self, last: u64) {
+        if last < self.revision {
+            return;
+        }
+        (self.revision, self.offset, self.told) = (last + 1, 0, 0);
+        if let Some(waiting) = self.waiting.back_mut() {
+            (waiting.revision, waiting.offset) = (self.revision, 0);
+        }
+    }
+
+    /// Notes how far etcd is although no key of the job has changed: what it compacts is not needed any more.
+    async fn save_position(&self) -> Result<(), Stop> {
+        let (record, job) = (self.run.job.record(), &self.run.job);
+        if (record.revision, record.offset) >= (self.revision, self.offset) {
+            return Ok(());
+        }
+        job.save(Record { revision: self.revision, offset: self.offset, ..record }, &[]).await
+    }
+
+    fn push(&mut self, record: &Record, event: &Event) {
+        let ops = record.mapping.ops(event);
+        self.bytes += ops.iter().map(Op::size).sum::<usize>();
+        self.is_last = match self.until {
+            Until::Deleted(key) => event.kind == EventKind::Delete && event.kv.key.0 == *key,
+            Until::Dropped => false,
+        };
+        let is_set = event.kind == EventKind::Put
+            && !matches!(record.mapping.place(&event.kv), Place::Sentinel);
+        let set = is_set.then(|| event.kv.key.0.clone());
+        let (revision, offset) = (self.revision, self.offset);
+        self.waiting.push_back(Waiting { set, ops, revision, offset });
+    }
+
+    /// Refuses what the mapping refuses; nothing of these events is applied yet.
+    async fn check(&mut self, record: &Record, events: &[Event]) -> Result<(), Stop> {
+        if record.switched_at.is_some() {
+            return Ok(());
+        }
+        for event in events {
+            let is_past = event.kv.mod_revision.0 < self.revision;
+            let collides = !is_past && self.rare.may_collide(event);
+            if is_past || event.kind == EventKind::Delete {
+                continue;
+            }
+            match record.mapping.place(&event.kv) {
+                Place::Nowhere(problem) if record.mapping.choice(problem) == Choice::Refuse => {
+                    return Err(self.refused(problem, event));
+                }
+                Place::Plain(_) if collides => {
+                    let other = Range::one(&counterpart(&event.kv.key.0));
+                    let revision = event.kv.mod_revision.0;
+                    if self.run.etcd.count(&other, revision).await?.0 > 0 {
+                        return Err(self.refused(Problem::Collision, event));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, problem: Problem, event: &Event) -> Stop {
+        Stop::Refused(format!(
+            "a program has set the key {} in revision {}, and {} (--on {problem}=skip or {problem}=encode goes on)",
+            shown(&event.kv.key.0),
+            event.kv.mod_revision.0,
+            problem.meaning()
+        ))
+    }
+
+    /// Applies as many of the waiting events as one transaction takes.
+    async fn apply(&mut self) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let (mut events, mut ops, mut position) = (0, Vec::new(), None);
+        let mut room = job.target.room(2);
+        for waiting in &self.waiting {
+            if !waiting.ops.iter().all(|op| room.take(op)) {
+                break;
+            }
+            ops.extend(waiting.ops.iter().cloned());
+            position = Some((waiting.revision, waiting.offset));
+            events += 1;
+        }
+        if let Some(index) = job.record().switched_at {
+            return self.apply_switched(index).await;
+        }
+        let Some((revision, offset)) = position else { return self.apply_large().await };
+        job.save(Record { revision, offset, ..job.record() }, &ops).await?;
+        self.applied(events);
+        Ok(())
+    }
+
+    /// After the cut-over: of a deletion, keys of Consul are deleted that are as the job wrote them; of a write, nothing
+    /// is applied.
+    async fn apply_switched(&mut self, index: u64) -> Result<(), Stop> {
+        let Some(first) = self.waiting.front() else { return Ok(()) };
+        let job = &self.run.job;
+        let ops = match &first.set {
+            Some(key) => {
+                self.run.report.note(&format!(
+                    "a program has set {} in etcd after the cut-over; Consul is not changed",
+                    shown(key)
+                ));
+                Vec::new()
+            }
+            None => deletions(job.target, &first.ops, index).await?,
+        };
+        let fitting = job.target.fitting(&ops, 2);
+        let (now, is_all) = (&ops[..fitting], fitting == ops.len());
+        let mut next = job.record();
+        if is_all {
+            (next.revision, next.offset) = (first.revision, first.offset);
+        }
+        match job.save(next, now).await {
+            // A program has changed a key meanwhile: they are looked at again.
+            Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => Ok(()),
+            Ok(()) => {
+                self.applied(usize::from(is_all));
+                Ok(())
+            }
+            Err(stop) => Err(stop),
+        }
+    }
+
+    /// Applies an event that does not fit in one transaction. Its operations set the whole state of its key,
+    /// so that they can be repeated until the position is after them.
+    async fn apply_large(&mut self) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let Some(first) = self.waiting.front() else { return Ok(()) };
+        job.apply_all(&first.ops).await?;
+        let (revision, offset) = (first.revision, first.offset);
+        job.next_epoch().await?;
+        job.save(Record { revision, offset, ..job.record() }, &[]).await?;
+        self.applied(1);
+        Ok(())
+    }
+
+    fn applied(&mut self, events: usize) {
+        for waiting in self.waiting.drain(..events) {
+            self.bytes -= waiting.ops.iter().map(Op::size).sum::<usize>();
+            self.applied += 1;
+            let sets = waiting.ops.iter().any(|op| matches!(op, Op::Set { .. }));
+            self.sets += u64::from(sets);
+        }
+        self.run.report.progress("followed", self.applied, None);
+    }
+}
+
+/// The deletions of keys that nothing has written since this index of Consul.
+async fn deletions(target: &Target, ops: &[Op], index: u64) -> Result<Vec<Op>, Stop> {
+    let mut keys = Vec::new();
+    for op in ops {
+        match op {
+            Op::Delete { key } => keys.push(key.clone()),
+            Op::DeleteTree { prefix } => keys.extend(target.keys(prefix, None).await?),
+            Op::Set { .. } | Op::DeleteAt { .. } => {}
+        }
+    }
+    let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let found = target.entries(&names).await?;
+    let deletion = |(key, stored): (String, Option<Stored>)| {
+        let index = stored.filter(|stored| stored.index <= index)?.index;
+        Some(Op::DeleteAt { key, index })
+    };
+    Ok(keys.into_iter().zip(found).filter_map(deletion).collect())
+}

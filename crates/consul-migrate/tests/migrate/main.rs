@@ -1,0 +1,107 @@
+//! The program consul-migrate between real etcd and real Consul.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that panics has failed
+#![deny(dead_code)]
+
+use consul_test_support as support;
+
+mod acl;
+mod cutover;
+mod etcd;
+mod fake;
+mod grpc;
+mod guide;
+mod job;
+mod lines;
+mod odd_keys;
+mod operator;
+mod program;
+mod random;
+mod refusals;
+mod storm;
+mod terminal;
+
+use support::consul;
+use support::trials::{self, Trials};
+
+fn trials() -> Trials {
+    let mut trials = Trials::of("migrate");
+    for part in 0..random::PARTS {
+        let name = format!("random_histories_with_faults_and_kills_end_equal_{part}");
+        trials.add(name, move || random::run(part));
+    }
+    trials.add("an_alarm_is_lifted_late_and_never_under_the_instance_that_relies_on_it", || {
+        random::replaced::run();
+    });
+    trials.add("a_snapshot_that_was_kept_serves_only_its_own_revision", random::kept::run);
+    trials.add("what_a_snapshot_has_is_counted_and_a_large_one_is_not_kept", random::kept::count);
+    trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
+    trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
+    trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
+    trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
+    trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
+    trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
+    trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
+    trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
+    trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
+    trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
+    trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
+    trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
+    let watches = random::between::for_watches_alone;
+    trials.add("a_tail_whose_watches_stay_another_programs_ends", watches);
+    let count = random::between::a_count_without_a_revision_is_none;
+    trials.add("a_count_of_keys_without_a_revision_is_none", count);
+    if consul::is_quick() {
+        return trials;
+    }
+    if let Some(why) = etcd::missing() {
+        consul::say_skipped("consul-migrate", &why);
+        return trials;
+    }
+    for version in ["1.21", "1.8"] {
+        let is_missing = consul::is_missing(version, "consul-migrate");
+        let mut add = |name: &str, run: fn(&'static str)| {
+            trials.add_unless(is_missing, format!("{name}_on_{version}"), move || run(version));
+        };
+        add("a_storm_and_kills_leave_no_difference", storm::run);
+        add("keys_that_consul_does_not_take_are_refused_skipped_or_encoded", odd_keys::run);
+        add(
+            "a_cut_over_that_is_interrupted_leaves_no_alarm_and_one_that_ends_can_be_undone",
+            cutover::run,
+        );
+        add("the_commands_of_the_guide_move_the_keys_and_go_back", guide::run);
+        add("keys_that_acls_hide_are_an_error", acl::run);
+        add("a_job_is_held_goes_on_and_survives_compaction", job::run);
+    }
+    let is_missing = consul::is_missing("1.21", "consul-migrate");
+    trials.add_unless(
+        is_missing,
+        "an_operator_stops_the_writers_and_deletions_are_followed [1.21]",
+        || {
+            operator::run("1.21");
+        },
+    );
+    let name = "etcd_stays_as_it_is_while_it_is_not_known_whether_a_cut_over_has_ended [1.21]";
+    trials.add_unless(is_missing, name, || operator::run_to_unknown_end("1.21"));
+    let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience [1.21]";
+    trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
+    let name = "consent_and_progress_are_on_a_terminal [1.21]";
+    trials.add_unless(is_missing, name, || terminal::run("1.21"));
+    // Three servers of each have much to do: once in a long run.
+    if std::env::var_os("LONG").is_some() {
+        trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm [1.21]", || {
+            storm::run_without_leaders("1.21");
+        });
+    }
+    for version in ["1.21", consul::SIM] {
+        let is_missing = consul::is_missing(version, "consul-migrate");
+        let name = format!("an_export_is_imported_exactly_on_{version} [etcd]");
+        trials.add_unless(is_missing, name, move || lines::run(version));
+    }
+    trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear [1.21]", || refusals::run("1.21"));
+    trials
+}
+
+fn main() {
+    trials::run(4, &[trials])
+}

@@ -1,0 +1,153 @@
+//! When writers are not stopped: for no keys, and by an alarm that opens the cluster to all.
+
+use super::World;
+use bytes::Bytes;
+use consul_migrate::job::Phase;
+use consul_migrate::mapping::{Choice, Mapping, Problem};
+use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, load};
+use std::time::Duration;
+
+/// A cut-over; `meanwhile` happens before consent is given.
+async fn cut(
+    world: &World,
+    run: &Run<'_>,
+    freeze: Freeze,
+    meanwhile: impl FnOnce(),
+) -> Result<CutOver, Stop> {
+    let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+    let consent = async |_| {
+        meanwhile();
+        Ok(())
+    };
+    let done = cut_over(run, freeze, &frozen, limit, consent).await;
+    if done.is_err() {
+        assert!(!frozen.may_be_on() && world.fake.alarms().is_empty());
+        assert!(run.job.record().alarms.is_empty(), "an alarm was to be raised");
+        assert_ne!(run.job.record().phase, Phase::Switched);
+    }
+    done
+}
+
+fn why(done: Result<CutOver, Stop>) -> String {
+    match done {
+        Err(Stop::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Keys with their lease; the prefix of the job, and what the warning names.
+type Case = (&'static [(&'static str, u64)], &'static str, &'static [&'static str]);
+
+const CASES: &[Case] = &[
+    (&[], "", &["etcd has no keys"]),
+    (&[], "app/", &["begins with --etcd-prefix \"app/\"", "etcd has no keys at all"]),
+    (
+        &[("/app/a", 0), ("b", 0)],
+        "app/",
+        &["\"app/\"; etcd has keys that begin with \"/app/\", \"b\""],
+    ),
+    (
+        &[("/a", 0), ("/b/c/d", 0), ("/b/e", 0), ("\u{7f}", 0)],
+        "/c",
+        &["\"/a\", \"/b/\", \"\\u{7f}\""],
+    ),
+    (
+        &[("/a/x", 0), ("/b/x", 0), ("/c/x", 0), ("/d/x", 0), ("/e/x", 0), ("/f/x", 0)],
+        "x",
+        &["\"/e/\", others"],
+    ),
+    (&[("/app/a", 7), ("/app/b", 7)], "", &["are left out (leased)", "--on KIND=encode"]),
+    (
+        &[("/app/a//b", 0), ("/other", 0)],
+        "/app/",
+        &["begin with \"/app/\" are left out (path-key)"],
+    ),
+];
+
+pub fn for_no_keys() {
+    let freezes = [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Operator];
+    for (keys, prefix, words) in CASES {
+        for (freeze, is_left) in freezes.into_iter().flat_map(|it| [(it, false), (it, true)]) {
+            let world = with(prefix);
+            keys.iter().for_each(|(key, lease)| put(&world, key, *lease));
+            if is_left {
+                // A sentinel of another job, which was killed.
+                let sentinel = [&world.mapping.sentinels()[..], b"other/1"].concat();
+                world.fake.write(&[(sentinel, Some((Bytes::new(), 0)))]);
+            }
+            world.works(async {
+                let (run, kept) = world.hold(1).await.unwrap();
+                load(&run, kept).await.unwrap();
+                let why = why(cut(&world, &run, freeze, || panic!("it asks")).await);
+                assert!(why.contains("no writer was stopped: there is nothing to move"), "{why}");
+                words.iter().for_each(|words| assert!(why.contains(words), "{words}: {why}"));
+            });
+        }
+    }
+    goes_meanwhile();
+}
+
+/// The only key is deleted before consent is given.
+fn goes_meanwhile() {
+    let world = with("/app/");
+    put(&world, "/app/a", 0);
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let deletes = || world.put("/app/a", None);
+        let why = why(cut(&world, &run, Freeze::Alarm, deletes).await);
+        assert!(why.contains("there is nothing to move"), "{why}");
+    });
+}
+
+fn with(prefix: &str) -> World {
+    let world =
+        World::plain(1, &[(Problem::PathKey, Choice::Skip), (Problem::Leased, Choice::Skip)]);
+    let mapping = Mapping { etcd_prefix: prefix.into(), ..world.mapping.clone() };
+    World { mapping, ..world }
+}
+
+fn put(world: &World, key: &str, lease: u64) {
+    world.fake.write(&[(key.into(), Some((Bytes::from_static(b"1"), lease)))]);
+}
+
+pub fn that_opens() {
+    for (version, is_refused) in [
+        ("3.2.32", true),
+        ("3.4.23", true),
+        ("3.5.35", true),
+        ("3.6.0", false),
+        ("3.10.1", false),
+        ("4.0.0", false),
+        // Servers that have not agreed on one yet.
+        ("not_decided", true),
+        ("", true),
+    ] {
+        for is_late in [false, true] {
+            let world = with("");
+            put(&world, "/a", 0);
+            if !is_late {
+                world.fake.have_users(version);
+            }
+            world.works(async {
+                let (run, kept) = world.hold(1).await.unwrap();
+                load(&run, kept).await.unwrap();
+                // Access control is switched on while consent is asked for.
+                let done =
+                    cut(&world, &run, Freeze::Alarm, || world.fake.have_users(version)).await;
+                if !is_refused {
+                    assert!(done.is_ok(), "{version}: {done:?}");
+                    return;
+                }
+                let why = why(done);
+                for words in ["etcd has users", "--freeze operator", "--accept-open-deletes"] {
+                    assert!(why.contains(words), "{version}: {words}: {why}");
+                }
+                let is_known = version.starts_with(|c: char| c.is_ascii_digit());
+                assert_eq!(why.contains("cannot be learnt"), !is_known, "{version}: {why}");
+                let other = if is_late { Freeze::Operator } else { Freeze::AlarmThatOpens };
+                assert!(cut(&world, &run, other, || {}).await.is_ok(), "{version}");
+            });
+        }
+    }
+}

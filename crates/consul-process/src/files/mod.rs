@@ -1,0 +1,139 @@
+//! Values from files that other programs replace, such as tokens and certificates.
+
+pub mod pem;
+
+use crate::clock::{Clock, Instant};
+use crate::sync::lock;
+use consul_api::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How old the last read of the files may be when their value is used.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+type Read<C> = Box<dyn Fn() -> Result<C, Error> + Send + Sync>;
+type Make<C, V> = Box<dyn Fn(&C) -> Result<V, Error> + Send + Sync>;
+
+/// A value made from files. They are read again at most once a second; while they cannot be used, the
+/// last value stays.
+pub struct FromFiles<C, V> {
+    /// A noun for log lines.
+    name: &'static str,
+    read: Read<C>,
+    make: Make<C, V>,
+    clock: Arc<dyn Clock>,
+    last: Mutex<Last<C, V>>,
+}
+
+struct Last<C, V> {
+    content: C,
+    value: V,
+    read_at: Instant,
+    is_usable: bool,
+}
+
+impl<C: PartialEq, V: Clone> FromFiles<C, V> {
+    /// Reads the files for the first time, and makes the value of their content.
+    ///
+    /// # Errors
+    /// Those of `read` and `make`.
+    pub fn open(
+        name: &'static str,
+        clock: Arc<dyn Clock>,
+        read: impl Fn() -> Result<C, Error> + Send + Sync + 'static,
+        make: impl Fn(&C) -> Result<V, Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let content = read()?;
+        let value = make(&content)?;
+        let last = Mutex::new(Last { content, value, read_at: clock.now(), is_usable: true });
+        Ok(FromFiles { name, read: Box::new(read), make: Box::new(make), clock, last })
+    }
+
+    /// The value; reads the files if the last read is too old.
+    pub fn current(&self) -> V {
+        let mut last = lock(&self.last);
+        if self.clock.now() - last.read_at >= MAX_AGE {
+            self.read_again(&mut last);
+        }
+        last.value.clone()
+    }
+
+    /// The value in the files as they are now.
+    pub fn newest(&self) -> V {
+        let mut last = lock(&self.last);
+        self.read_again(&mut last);
+        last.value.clone()
+    }
+
+    /// Makes the value again, of the last content.
+    pub fn renew(&self) {
+        let mut last = lock(&self.last);
+        if let Ok(value) = (self.make)(&last.content) {
+            last.value = value;
+        }
+    }
+
+    fn read_again(&self, last: &mut Last<C, V>) {
+        last.read_at = self.clock.now();
+        let changed = (self.read)().and_then(|content| {
+            let changed = (content != last.content).then_some(content);
+            changed.map(|content| Ok(((self.make)(&content)?, content))).transpose()
+        });
+        let is_usable = changed.is_ok();
+        match changed {
+            Ok(None) => {}
+            Ok(Some((value, content))) => {
+                (last.value, last.content) = (value, content);
+                tracing::info!("the {} changed", self.name);
+            }
+            Err(why) if last.is_usable => {
+                let (name, why) = (self.name, why.message());
+                tracing::warn!(%why, "the {name} cannot be used; the last content stays in use");
+            }
+            Err(_) => {}
+        }
+        last.is_usable = is_usable;
+    }
+}
+
+impl<C, V> fmt::Debug for FromFiles<C, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FromFiles").field(&self.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use consul_api::error::Kind;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_change_is_noticed_a_second_later_and_a_broken_one_changes_nothing() {
+        let (clock, text) = (ManualClock::new(), Arc::new(Mutex::new("1")));
+        let (written, made) = (Arc::clone(&text), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&made);
+        let files = FromFiles::open(
+            "number file",
+            Arc::new(clock.clone()),
+            move || Ok(*lock(&written)),
+            move |text: &&str| {
+                count.fetch_add(1, Ordering::Relaxed);
+                text.parse::<u32>().map_err(|error| Error::new(Kind::Config, error.to_string()))
+            },
+        );
+        let files = files.expect("a number");
+        *lock(&text) = "2";
+        clock.advance(MAX_AGE - Duration::from_nanos(1));
+        assert_eq!(files.current(), 1);
+        clock.advance(Duration::from_nanos(1));
+        assert_eq!((files.current(), files.newest(), files.newest()), (2, 2, 2));
+        assert_eq!(made.load(Ordering::Relaxed), 2, "an unchanged content is used again");
+        *lock(&text) = "half-writ";
+        assert_eq!(files.newest(), 2);
+        *lock(&text) = "3";
+        assert_eq!(files.newest(), 3);
+    }
+}

@@ -1,0 +1,686 @@
+//! A node's replicas: what it knows of each shard, what it has promised, and the requests that it
+//! executes.
+//!
+//! A promise (a seal, a fence, a mark that a replica is whole) is stored before it is answered, and it
+//! waits for the requests that run: their acknowledgements count in the time before it.
+
+mod report;
+
+use super::clock::VersionClock;
+use super::digest;
+use super::map::{Disk, Entry, NodeId, StoreId};
+use super::message::{Action, NotReady, Outcome, Reply, Request};
+use super::progress::Progress;
+use super::record::{Range, Record, Version};
+use super::rules::{Rule, Rules};
+use super::state::{Doubt, State, Work};
+use super::storage::{self, Message, Storage};
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_process::sync::lock;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use tokio::sync::{RwLock, RwLockWriteGuard};
+
+/// The replicas of one node.
+pub struct Holder {
+    node: NodeId,
+    disk: Disk,
+    store: OnceLock<StoreId>,
+    storage: Arc<dyn Storage>,
+    clock: Arc<VersionClock>,
+    shards: Mutex<BTreeMap<u32, Arc<RwLock<State>>>>,
+    taken: AtomicU64,
+    is_closed: AtomicBool,
+    progress: Progress,
+    rules: Rules,
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Holder").field("node", &self.node).field("disk", &self.disk).finish()
+    }
+}
+
+impl Holder {
+    /// The replicas of a node on this disk. [`Holder::load`] reads what it has kept.
+    pub fn new(
+        node: NodeId,
+        disk: Disk,
+        storage: Arc<dyn Storage>,
+        clock: Arc<VersionClock>,
+        rules: Rules,
+    ) -> Self {
+        let (store, shards, taken, is_closed, progress) = Default::default();
+        Holder { node, disk, store, storage, clock, shards, taken, is_closed, progress, rules }
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> Disk {
+        self.disk
+    }
+
+    /// The store whose records it has, once that is known.
+    pub fn store(&self) -> Option<StoreId> {
+        self.store.get().copied()
+    }
+
+    /// Says which store that is: requests about another one are refused from now on.
+    pub fn belongs_to(&self, store: StoreId) {
+        self.store.get_or_init(|| store);
+    }
+
+    /// Its storage.
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// How far its copies are.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &VersionClock {
+        &self.clock
+    }
+
+    fn name_of(shard: u32) -> String {
+        format!("shard/{shard}")
+    }
+
+    /// Reads what the disk has kept of a shard.
+    ///
+    /// # Errors
+    /// Those of the storage, and [`Kind::Decode`] if a later release has written it.
+    pub async fn load(&self, shard: u32) -> Result<(), Error> {
+        let kept = self.storage.kept(&Self::name_of(shard)).await?;
+        let Some(bytes) = kept else { return Ok(()) };
+        let mut state = State::decode(&bytes).map_err(|why| {
+            let why = format!("shard {shard}: what was kept of it cannot be read: {why}");
+            Error::new(Kind::Decode, why)
+        })?;
+        if !self.rules.has(Rule::SealIsStored) {
+            state.sealed_for = None;
+        }
+        lock(&self.shards).insert(shard, Arc::new(RwLock::new(state)));
+        Ok(())
+    }
+
+    /// The same, of a disk that may lack something: its replica does not count any more, and what it has stays.
+    ///
+    /// # Errors
+    /// As [`Holder::load`].
+    pub async fn load_doubted(&self, shard: u32, doubt: Doubt) -> Result<(), Error> {
+        self.load(shard).await?;
+        let Some(cell) = lock(&self.shards).get(&shard).cloned() else { return Ok(()) };
+        let mut state = cell.write().await;
+        let change = state.entry.as_ref().and_then(|entry| entry.change_to(&self.node));
+        let work = change.map(|(_, change)| Work { since: change.since, ..Work::default() });
+        self.change(shard, &mut state, |state| {
+            state.doubt = match (state.doubt, state.is_whole, &state.work) {
+                (Some(known), ..) => Some(known.max(doubt)),
+                (None, true, _) => Some(doubt),
+                (None, false, Some(_)) => Some(Doubt::Partial),
+                (None, false, None) => None,
+            };
+            (state.is_whole, state.sealed_for, state.work) = (false, None, work);
+            if state.doubt == Some(Doubt::Partial) {
+                // What it says of deletions is that of a replica that it may not have copied to the end.
+                (state.floor, state.horizon) = Default::default();
+            }
+        })
+        .await
+    }
+
+    fn shard(&self, shard: u32) -> Arc<RwLock<State>> {
+        Arc::clone(lock(&self.shards).entry(shard).or_default())
+    }
+
+    /// The shards that it knows something of.
+    pub fn shards(&self) -> Vec<u32> {
+        lock(&self.shards).keys().copied().collect()
+    }
+
+    /// A copy of the state of a shard. Waits for a change of it that runs.
+    pub async fn state(&self, shard: u32) -> State {
+        self.shard(shard).read().await.clone()
+    }
+
+    /// Executes nothing from now on, and waits for the requests that run.
+    pub async fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        for shard in self.shards() {
+            drop(self.shard(shard).write().await);
+        }
+    }
+
+    /// Stores a changed state, which is in force after that.
+    async fn change(
+        &self,
+        shard: u32,
+        state: &mut RwLockWriteGuard<'_, State>,
+        change: impl FnOnce(&mut State),
+    ) -> Result<(), Error> {
+        let mut next = State::clone(state);
+        change(&mut next);
+        if next == **state {
+            return Ok(());
+        }
+        self.storage.keep(&Self::name_of(shard), next.encode().into()).await?;
+        **state = next;
+        Ok(())
+    }
+
+    /// Whether the entry means this disk.
+    fn is_named(&self, entry: &Entry) -> bool {
+        entry
+            .counting_at(&self.node)
+            .is_some_and(|place| place.disk == self.disk || !self.rules.has(Rule::NameTheDisk))
+    }
+
+    fn is_whole(&self, state: &State, entry: &Entry) -> bool {
+        (state.is_whole || !self.rules.has(Rule::Mark)) && self.is_named(entry)
+    }
+
+    /// A seal is void with a newer entry in which the replica does not leave, or leaves for another move.
+    fn is_sealed(&self, state: &State, entry: &Entry) -> bool {
+        let leaves_since = entry.move_from(&self.node).map(|change| change.since);
+        leaves_since.is_some() && leaves_since == state.sealed_for
+    }
+
+    /// Why the replica does not count.
+    fn refusal(&self, state: &State, entry: &Entry) -> Option<NotReady> {
+        if state.fence > entry.epoch {
+            return Some(NotReady::Fenced);
+        }
+        if entry.counting_at(&self.node).is_none() {
+            let is_early = !self.rules.has(Rule::TargetCountsLate)
+                && entry.change_to(&self.node).is_some()
+                && state.work.is_some();
+            return (!is_early).then_some(NotReady::NotAHolder);
+        }
+        if !self.is_whole(state, entry) {
+            return Some(NotReady::NotWhole);
+        }
+        self.is_sealed(state, entry).then_some(NotReady::Sealed)
+    }
+
+    /// Learns the entry of a shard, unless it knows a newer one.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn learn(&self, shard: u32, entry: &Entry) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let is_known = |state: &State| {
+            state.fence > entry.epoch
+                || state.entry.as_ref().is_some_and(|known| known.epoch >= entry.epoch)
+        };
+        if is_known(&*cell.read().await) {
+            return Ok(());
+        }
+        let mut state = cell.write().await;
+        if is_known(&state) {
+            return Ok(());
+        }
+        // One that is back with its replica says so, and keeps it.
+        let has_returned = state.is_whole && entry.failover_from(&self.node, self.disk).is_some();
+        let change = entry.change_to(&self.node).filter(|_| !has_returned);
+        let work = change.map(|(_, change)| change.since);
+        let is_new_work = work.is_some() && work != state.work.as_ref().map(|work| work.since);
+        // A replica that was whole may have what nobody else has.
+        let is_kept =
+            self.rules.has(Rule::KeepDoubted) && (state.is_whole || state.doubt.is_some());
+        if is_new_work {
+            self.change(shard, &mut state, |state| {
+                state.doubt = is_kept.then(|| state.doubt.unwrap_or(Doubt::Old));
+                state.is_whole = false;
+                state.work = None;
+            })
+            .await?;
+            // What is left of an earlier copy would come back to life.
+            if self.rules.has(Rule::TargetBeginsEmpty) && !is_kept {
+                self.storage.drop_shard(shard).await?;
+            }
+        }
+        let is_first = entry.counting_at(&self.node).is_some_and(|place| place.is_first);
+        let is_named = self.is_named(entry);
+        let begins = is_first && state.entry.is_none() && is_named;
+        self.change(shard, &mut state, |state| {
+            state.entry = Some(entry.clone());
+            state.is_whole |= begins;
+            if state.is_whole && is_named {
+                state.doubt = None;
+            }
+            match work {
+                Some(since) if is_new_work => {
+                    if !is_kept {
+                        state.floor = Version::default();
+                        state.horizon = Version::default();
+                    }
+                    state.work = Some(Work { since, ..Work::default() });
+                }
+                Some(_) => {}
+                None => state.work = None,
+            }
+        })
+        .await
+    }
+
+    /// Answers a request. It must run to its end: a storage that still works for a request whose
+    /// future was dropped could change records after a seal.
+    pub async fn serve(&self, request: Request) -> Reply {
+        let outcome = self
+            .execute(request)
+            .await
+            .unwrap_or_else(|error| Outcome::Failed(error.message().to_owned()));
+        Reply { time: self.clock.now(), outcome }
+    }
+
+    async fn execute(&self, request: Request) -> Result<Outcome, Error> {
+        let Request { store, shard, entry, action } = request;
+        if let Some(own) = self.store().filter(|own| self.refuses(store, *own)) {
+            return Ok(Outcome::OtherStore(own));
+        }
+        if let Action::Recover = action {
+            return self.recover(shard, entry.epoch).await;
+        }
+        self.learn(shard, &entry).await?;
+        match action {
+            Action::Write(records) => self.write(shard, &entry, records).await,
+            Action::Seal => self.seal(shard, &entry).await,
+            Action::Fence => self.fence(shard, &entry).await,
+            Action::Floor { below } => self.raise_floor(shard, &entry, below).await,
+            Action::Purge { below } => self.purge(shard, &entry, below).await,
+            Action::Repair(records) => self.repair(shard, &entry, records).await,
+            action => self.read(shard, &entry, action).await,
+        }
+    }
+
+    /// Whether a request is about another store, whose epochs say nothing about this one's.
+    fn refuses(&self, store: Option<StoreId>, own: StoreId) -> bool {
+        self.rules.has(Rule::RefuseOtherStores) && StoreId::differ(store, Some(own))
+    }
+
+    /// The refusal of a request by a caller with this entry, if the request is not to be executed.
+    fn stale(&self, state: &State, entry: &Entry) -> Option<Outcome> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Some(Outcome::Failed("the node was stopped".into()));
+        }
+        match &state.entry {
+            Some(known) if known.epoch > entry.epoch => {
+                let is_refused = self.rules.has(Rule::RefuseOtherEpochs);
+                is_refused.then(|| Outcome::Stale(known.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The refusal of a request to a replica that does not count, or by a caller with an older entry.
+    fn refused(&self, state: &State, entry: &Entry) -> Option<Outcome> {
+        self.stale(state, entry).or_else(|| self.refusal(state, entry).map(Outcome::NotReady))
+    }
+
+    async fn write(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        records: Vec<Record>,
+    ) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        if let Some(refused) = self.refused(&state, entry) {
+            return Ok(refused);
+        }
+        for record in &records {
+            let time = record.version.time();
+            if let Err(error) = self.clock.observe(time) {
+                // One that had such a version already is not frozen until that time.
+                let kept = self.one(shard, record.id.clone()).await?;
+                if kept.is_none_or(|kept| kept.version.time().next() < time) {
+                    return Err(error);
+                }
+            }
+        }
+        let floor = state.floor;
+        if self.rules.has(Rule::WaitForRunning) {
+            self.store_above(shard, floor, records).await
+        } else {
+            drop(state);
+            self.store_above(shard, floor, records).await
+        }
+    }
+
+    /// Stores the records that are not below a version.
+    async fn store_above(
+        &self,
+        shard: u32,
+        floor: Version,
+        records: Vec<Record>,
+    ) -> Result<Outcome, Error> {
+        let is_old = |record: &Record| record.version < floor && self.rules.has(Rule::Horizon);
+        let old = records.iter().enumerate().filter(|(_, it)| is_old(it));
+        let mut overtaken: Vec<(usize, Version)> = old.map(|(index, _)| (index, floor)).collect();
+        let (places, records): (Vec<usize>, Vec<Record>) =
+            records.into_iter().enumerate().filter(|(_, it)| !is_old(it)).unzip();
+        let count = records.len() as u64;
+        let kept = self.storage.apply(shard, records).await?;
+        self.progress.wrote(shard, count);
+        let newer = kept.into_iter().filter_map(|(at, version)| Some((*places.get(at)?, version)));
+        overtaken.extend(newer);
+        Ok(Outcome::Stored { overtaken })
+    }
+
+    /// Stores records that another replica has and this one lacks, but for those that are too far ahead of this
+    /// node's clock.
+    async fn repair(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        records: Vec<Record>,
+    ) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        if let Some(stale) = self.stale(&state, entry) {
+            return Ok(stale);
+        }
+        if entry.counting_at(&self.node).is_none() || !self.is_whole(&state, entry) {
+            return Ok(Outcome::NotReady(NotReady::NotAHolder));
+        }
+        let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
+        self.store_above(shard, state.horizon, believed).await
+    }
+
+    async fn read(&self, shard: u32, entry: &Entry, action: Action) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        let refused = match action {
+            Action::Read { .. } | Action::Ping => self.refused(&state, entry),
+            _ => self.stale(&state, entry).or_else(|| {
+                let is_taken = state.doubt.is_some() && entry.unites();
+                let counts = state.is_whole || is_taken || !self.rules.has(Rule::Mark);
+                (!counts).then_some(Outcome::NotReady(NotReady::NotWhole))
+            }),
+        };
+        if let Some(refused) = refused {
+            return Ok(refused);
+        }
+        let horizon = state.proved_horizon();
+        Ok(match action {
+            Action::Read { range, limit } => self.page(shard, range, limit, horizon).await?,
+            Action::Copy { after, limit } => {
+                let range = Range { after, ..Range::all() };
+                self.page(shard, range, limit, horizon).await?
+            }
+            Action::Sums { bits, horizon: other } => {
+                let horizon = horizon.max(other);
+                let sums = digest::sums(self.storage(), shard, horizon).await?;
+                self.progress.counted(shard, sums.count());
+                Outcome::Sums { sums: sums.of_buckets(bits), horizon }
+            }
+            Action::Versions { bits, buckets, horizon, after } => {
+                let found =
+                    digest::versions(self.storage(), shard, horizon, bits, &buckets, after).await?;
+                Outcome::Versions { versions: found.0, is_last: found.1 }
+            }
+            Action::Fetch(ids) => {
+                let (records, count) = self.records(shard, &ids).await?;
+                Outcome::Page { records, is_last: count == ids.len(), horizon }
+            }
+            _ => Outcome::Done,
+        })
+    }
+
+    async fn page(
+        &self,
+        shard: u32,
+        range: Range,
+        limit: usize,
+        horizon: Version,
+    ) -> Result<Outcome, Error> {
+        let (records, is_last) = storage::page(self.storage(), shard, range, limit.max(1)).await?;
+        Ok(Outcome::Page { records, is_last, horizon })
+    }
+
+    /// The records of the first ids, as many as fit into a message, and the number of these ids.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn records(&self, shard: u32, ids: &[Bytes]) -> Result<(Vec<Record>, usize), Error> {
+        let mut records = Vec::new();
+        let mut message = Message::default();
+        for (index, id) in ids.iter().enumerate() {
+            let Some(record) = self.one(shard, id.clone()).await? else { continue };
+            if !message.takes(record.size()) {
+                return Ok((records, index));
+            }
+            records.push(record);
+        }
+        Ok((records, ids.len()))
+    }
+
+    /// The record of an id.
+    async fn one(&self, shard: u32, id: Bytes) -> Result<Option<Record>, Error> {
+        let mut end = id.to_vec();
+        end.push(0);
+        let range = Range { from: id, to: Some(end.into()), after: None };
+        Ok(self.storage.scan(shard, range, 1).await?.pop())
+    }
+
+    /// Whether the replica counts, or is sealed for a move.
+    pub async fn counts(&self, shard: u32, entry: &Entry) -> bool {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        matches!(self.refusal(&state, entry), None | Some(NotReady::Sealed))
+    }
+
+    /// Stores a record that the replica of a shard has, if it has one: nothing changes by it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn store_again(&self, shard: u32) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let _unchanged = cell.read().await;
+        let records = self.storage.scan(shard, Range::all(), 1).await?;
+        self.storage.apply(shard, records).await.map(|_| ())
+    }
+
+    async fn seal(&self, shard: u32, entry: &Entry) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if let Some(stale) = self.stale(&state, entry) {
+            return Ok(stale);
+        }
+        if state.fence > entry.epoch {
+            return Ok(Outcome::NotReady(NotReady::Fenced));
+        }
+        let Some(change) = entry.move_from(&self.node).filter(|_| self.is_whole(&state, entry))
+        else {
+            return Ok(Outcome::NotReady(NotReady::NotWhole));
+        };
+        if self.rules.has(Rule::Seal) {
+            self.change(shard, &mut state, |state| state.sealed_for = Some(change.since)).await?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn fence(&self, shard: u32, entry: &Entry) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let state = cell.read().await;
+        if let Some(stale) = self.stale(&state, entry) {
+            return Ok(stale);
+        }
+        let is_whole = self.is_whole(&state, entry) && state.fence <= entry.epoch;
+        Ok(if is_whole { Outcome::Done } else { Outcome::NotReady(NotReady::NotWhole) })
+    }
+
+    /// Executes nothing below an epoch from now on, and says the newest entry.
+    async fn recover(&self, shard: u32, epoch: u64) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if self.is_closed.load(Ordering::Acquire) {
+            return Ok(Outcome::Failed("the node was stopped".into()));
+        }
+        let fence = state.fence;
+        self.change(shard, &mut state, |state| state.fence = fence.max(epoch)).await?;
+        Ok(Outcome::Known { entry: state.entry.clone(), fence })
+    }
+
+    async fn purge(&self, shard: u32, entry: &Entry, below: Version) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if let Some(refused) = self.refused(&state, entry).or_else(|| self.early(below)) {
+            return Ok(refused);
+        }
+        self.change(shard, &mut state, |state| {
+            state.horizon = state.horizon.max(below);
+        })
+        .await?;
+        self.storage.purge(shard, below).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// The refusal of a floor or a horizon in the future of this machine's clock: its own writes would be
+    /// refused until then.
+    fn early(&self, below: Version) -> Option<Outcome> {
+        (!self.clock.is_past(below)).then(|| {
+            let why =
+                "the version is in the future of this node's clock: one of the two clocks is wrong";
+            Outcome::Failed(why.into())
+        })
+    }
+
+    /// Refuses writes below a version from now on, so that a comparison that begins after this sees all
+    /// of them.
+    async fn raise_floor(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        below: Version,
+    ) -> Result<Outcome, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if let Some(refused) = self.refused(&state, entry).or_else(|| self.early(below)) {
+            return Ok(refused);
+        }
+        self.change(shard, &mut state, |state| state.floor = state.floor.max(below)).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Stores records that were copied for a change, and how far the copy is.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn take(
+        &self,
+        shard: u32,
+        since: u64,
+        records: Vec<Record>,
+        progress: impl FnOnce(&mut Work),
+        horizon: Version,
+    ) -> Result<bool, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if state.work.as_ref().is_none_or(|work| work.since != since) {
+            return Ok(false);
+        }
+        let count = records.len() as u64;
+        self.storage.apply(shard, records).await?;
+        self.taken.fetch_add(count, Ordering::Relaxed);
+        self.progress.took(shard, since, count);
+        self.change(shard, &mut state, |state| {
+            state.floor = state.floor.max(horizon);
+            state.horizon = state.horizon.max(horizon);
+            if let Some(work) = &mut state.work {
+                progress(work);
+            }
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Removes records of a replica that is being copied, of which another one says that they were deleted below its
+    /// horizon.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn remove(
+        &self,
+        shard: u32,
+        since: u64,
+        records: &[Record],
+        horizon: Version,
+    ) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let state = cell.write().await;
+        if records.is_empty() || state.work.as_ref().is_none_or(|work| work.since != since) {
+            return Ok(());
+        }
+        let deletion = |it: &Record| {
+            let (id, version) = (it.id.clone(), it.version.next());
+            Record { id, version, data: None }
+        };
+        self.storage.apply(shard, records.iter().map(deletion).collect()).await?;
+        self.storage.purge(shard, horizon).await
+    }
+
+    /// The number of records that were copied to this node since its start.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Marks the replica as whole, since everything is copied.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn finish(&self, shard: u32, since: u64) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        if state.work.as_ref().is_none_or(|work| work.since != since) {
+            return Ok(());
+        }
+        self.change(shard, &mut state, |state| {
+            state.is_whole = true;
+            if let Some(work) = &mut state.work {
+                work.is_done = true;
+            }
+        })
+        .await
+    }
+
+    /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        let is_named = |entry: &Entry| entry.names(&self.node);
+        let checks = self.rules.has(Rule::CheckBeforeDrop);
+        if checks && (is_named(newest) || state.entry.as_ref().is_some_and(is_named)) {
+            return Ok(false);
+        }
+        self.change(shard, &mut state, |state| {
+            state.is_whole = false;
+            state.doubt = None;
+            state.work = None;
+            state.floor = Version::default();
+            state.horizon = Version::default();
+        })
+        .await?;
+        self.storage.drop_shard(shard).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,485 @@
+//! The leader's part: what the next map is, given what the nodes report.
+//!
+//! Changes are committed or cancelled whenever they can be; new ones are planned unless the map is
+//! frozen. Each shard has at most one move at a time.
+
+use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use super::state::{Doubt, Report};
+use crate::placement::Candidate;
+use crate::placement::rebalancer::{self, Assignment};
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The map of a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// Its version, which grows with each change.
+    pub version: u64,
+    /// The entries of the shards.
+    pub shards: Vec<Entry>,
+}
+
+/// A node as the leader sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Its name.
+    pub id: NodeId,
+    /// Replicas of a shard are in different zones if there are enough zones.
+    pub zone: String,
+    /// Its share of the shards relative to the others; 0: it gets none, and those that it has move away.
+    pub weight: f64,
+    /// The disk that it has now.
+    pub disk: Disk,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// What it has told.
+    pub report: Report,
+}
+
+impl Member {
+    fn place(&self, is_first: bool) -> Place {
+        Place { node: self.id.clone(), disk: self.disk, is_first }
+    }
+
+    /// Whether it is there with this replica.
+    fn has(&self, shard: u32, place: &Place) -> bool {
+        self.presence == Presence::Live
+            && self.disk == place.disk
+            && !self.report.missing.contains(&shard)
+    }
+
+    /// Why what it has of a shard may lack something; `None`: it is whole, or has nothing.
+    fn doubt(&self, shard: u32) -> Option<Doubt> {
+        let mut doubted = self.report.doubted.iter();
+        doubted.find(|(it, _)| *it == shard).map(|(_, doubt)| *doubt)
+    }
+}
+
+/// Whether a node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is there.
+    Live,
+    /// It is down for less than `replace_after`: nobody gets its slots.
+    Down,
+    /// It is down for longer: others get its slots.
+    Gone,
+}
+
+/// What a plan is made of.
+#[derive(Debug)]
+pub struct Planner<'a> {
+    /// The nodes.
+    pub members: &'a [Member],
+    /// N, W and R.
+    pub quorums: Quorums,
+    /// Whether new changes may be planned: not while the map is frozen.
+    pub may_plan: bool,
+    /// The changes that make no progress: the shard and the epoch that planned it.
+    pub stuck: &'a BTreeSet<(u32, u64)>,
+    /// The replicas of each shard whose loss an operator has accepted.
+    pub accepted: &'a Accepted,
+}
+
+/// The replicas of each shard whose loss an operator has accepted: those that were missing then.
+pub type Accepted = BTreeMap<u32, BTreeSet<Place>>;
+
+impl Map {
+    /// The first map, of this version: its shards are empty.
+    pub fn first(shards: usize, version: u64, planner: &Planner<'_>) -> Self {
+        let empty = vec![Vec::new(); shards];
+        let (candidates, members) = Plan::of(planner).candidates();
+        let placed = rebalancer::rebalance(&candidates, planner.quorums.replicas, &empty, &empty);
+        let entry = |places: Vec<usize>| {
+            let slot = |place: usize| Slot::of(members[place].place(true));
+            let mut slots: Vec<Slot> = places.into_iter().map(slot).collect();
+            slots.resize_with(planner.quorums.replicas, Slot::default);
+            Entry { epoch: version, slots }
+        };
+        Map { version, shards: placed.into_iter().map(entry).collect() }
+    }
+
+    /// The next map; `None` if nothing changes.
+    pub fn next(&self, planner: &Planner<'_>) -> Option<Map> {
+        let plan = Plan::of(planner);
+        let in_progress =
+            self.shards.iter().flat_map(|it| &it.slots).filter(|it| it.change.is_some());
+        plan.budget.set(MAX_CHANGES.saturating_sub(in_progress.count()));
+        let fences = plan.fences();
+        let version = self.version.max(fences.values().copied().max().unwrap_or(0)) + 1;
+        let settled = self.shards.iter().enumerate();
+        let mut slots: Vec<Vec<Slot>> =
+            settled.map(|(shard, entry)| plan.settled(shard as u32, entry, version)).collect();
+        if planner.may_plan {
+            plan.place(&mut slots, version);
+            plan.replace(&mut slots, version);
+        }
+        for (shard, slots) in slots.iter_mut().enumerate() {
+            plan.note_losses(shard as u32, slots);
+        }
+        let shards = self.shards.iter().enumerate().zip(slots).map(|((shard, entry), slots)| {
+            let fence = fences.get(&(shard as u32)).copied().unwrap_or(0);
+            if entry.slots == slots && fence <= entry.epoch {
+                entry.clone()
+            } else {
+                Entry { epoch: version, slots }
+            }
+        });
+        let next = Map { version, shards: shards.collect() };
+        (next.shards != self.shards).then_some(next)
+    }
+
+    /// The replicas of a shard that are missing: their nodes are away, or have lost them.
+    pub fn missing(&self, shard: u32, members: &[Member]) -> BTreeSet<Place> {
+        let member = |id: &NodeId| members.iter().find(|member| member.id == *id);
+        let slots = self.shards.get(shard as usize).into_iter().flat_map(|entry| &entry.slots);
+        let holders = slots.filter_map(|slot| slot.holder.as_ref());
+        let is_missing =
+            |place: &&Place| !member(&place.node).is_some_and(|it| it.has(shard, place));
+        BTreeSet::from_iter(holders.filter(is_missing).cloned())
+    }
+
+    /// The same map with new epochs for all entries, after Consul went back.
+    pub fn raised(&self, version: u64) -> Map {
+        let raised = |entry: &Entry| Entry { epoch: version, ..entry.clone() };
+        Map { version, shards: self.shards.iter().map(raised).collect() }
+    }
+}
+
+/// The most changes in progress at the same time, so that the map fits into a transaction of Consul.
+pub const MAX_CHANGES: usize = 4096;
+
+/// A plan that is being made.
+struct Plan<'a> {
+    planner: &'a Planner<'a>,
+    members: BTreeMap<&'a str, &'a Member>,
+    /// How many changes may begin.
+    budget: Cell<usize>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(planner: &'a Planner<'a>) -> Self {
+        let members =
+            BTreeMap::from_iter(planner.members.iter().map(|member| (&*member.id, member)));
+        Plan { planner, members, budget: Cell::new(MAX_CHANGES) }
+    }
+
+    /// Whether another change may begin, which then counts.
+    fn may_begin(&self) -> bool {
+        let budget = self.budget.get();
+        self.budget.set(budget.saturating_sub(1));
+        budget > 0
+    }
+
+    fn member(&self, id: &str) -> Option<&'a Member> {
+        self.members.get(id).copied()
+    }
+
+    /// The highest fence of each shard: a node that was asked after Consul went back, and whose answer was
+    /// not used, executes nothing before the entry is above it.
+    fn fences(&self) -> BTreeMap<u32, u64> {
+        let mut fences = BTreeMap::new();
+        for (shard, fence) in self.members.values().flat_map(|member| &member.report.fenced) {
+            let highest = fences.entry(*shard).or_insert(0);
+            *highest = (*fence).max(*highest);
+        }
+        fences
+    }
+
+    fn presence(&self, id: &str) -> Presence {
+        self.member(id).map_or(Presence::Gone, |member| member.presence)
+    }
+
+    /// The nodes that may have slots.
+    fn candidates(&self) -> (Vec<Candidate>, Vec<&'a Member>) {
+        let is_candidate = |it: &&Member| it.weight > 0.0 && it.presence != Presence::Gone;
+        let members: Vec<&Member> = self.planner.members.iter().filter(is_candidate).collect();
+        let candidate = |member: &&Member| Candidate {
+            weight: member.weight,
+            zone: member.zone.clone(),
+            max_replicas: usize::MAX,
+        };
+        (members.iter().map(candidate).collect(), members)
+    }
+
+    /// Whether a holder is there with the disk that its slot names.
+    fn is_whole(&self, shard: u32, slot: &Slot) -> bool {
+        let Some(holder) = &slot.holder else { return false };
+        self.member(&holder.node).is_some_and(|member| member.has(shard, holder))
+    }
+
+    /// Whether the holder that a failover replaces is back with its replica.
+    fn has_returned(&self, shard: u32, slot: &Slot, change: &Change) -> bool {
+        let holder = slot.holder.as_ref().and_then(|place| self.member(&place.node));
+        holder.is_some_and(|member| {
+            member.presence == Presence::Live
+                && member.report.returned.contains(&(shard, change.since))
+        })
+    }
+
+    /// Whether a holder's data are lost: it is there without them.
+    fn is_lost(&self, shard: u32, slot: &Slot) -> bool {
+        let Some(holder) = &slot.holder else { return false };
+        let is_there = self.presence(&holder.node) == Presence::Live;
+        is_there && !self.is_whole(shard, slot)
+    }
+
+    /// The slots after commits, cancels, and failovers that cannot wait.
+    fn settled(&self, shard: u32, entry: &Entry, version: u64) -> Vec<Slot> {
+        let slots = entry.slots.iter();
+        slots.map(|slot| self.settled_slot(shard, slot, &entry.slots, version)).collect()
+    }
+
+    fn settled_slot(&self, shard: u32, slot: &Slot, slots: &[Slot], version: u64) -> Slot {
+        let failover = |to: &NodeId| {
+            let change = Change::new(ChangeKind::Failover, to.clone(), version);
+            Slot { change: Some(change), ..slot.clone() }
+        };
+        let Some(change) = &slot.change else {
+            // A disk that is lost is replaced on the same node.
+            return match &slot.holder {
+                Some(holder) if self.is_lost(shard, slot) && self.may_begin() => {
+                    failover(&holder.node)
+                }
+                _ => slot.clone(),
+            };
+        };
+        let target = self.member(&change.to);
+        let has_finished =
+            target.is_some_and(|it| it.report.finished.contains(&(shard, change.since)));
+        if let Some(target) = target.filter(|_| has_finished) {
+            return Slot::of(target.place(false));
+        }
+        let is_stuck = self.planner.stuck.contains(&(shard, change.since));
+        let is_out = self.presence(&change.to) != Presence::Live
+            || target.is_some_and(|it| it.weight == 0.0);
+        let cancelled = Slot { change: None, ..slot.clone() };
+        match change.kind {
+            ChangeKind::Move if self.is_lost(shard, slot) || self.is_gone(slot) => {
+                failover(&change.to)
+            }
+            ChangeKind::Move if is_out || is_stuck => cancelled,
+            ChangeKind::Failover if self.has_returned(shard, slot, change) => cancelled,
+            // Another target is chosen among all.
+            ChangeKind::Failover
+                if self.planner.may_plan && (is_out || self.has_failed(shard, change, slots)) =>
+            {
+                self.substitute(shard, slot, change).map_or_else(|| slot.clone(), failover)
+            }
+            _ => slot.clone(),
+        }
+    }
+
+    /// The holder itself, if it is back without its data. With them it cannot be one, since a target begins
+    /// empty.
+    fn substitute<'b>(&self, shard: u32, slot: &'b Slot, change: &Change) -> Option<&'b NodeId> {
+        let holder = slot.holder.as_ref()?;
+        let is_lost = self.is_lost(shard, slot) && holder.node != change.to;
+        is_lost.then_some(&holder.node)
+    }
+
+    fn is_gone(&self, slot: &Slot) -> bool {
+        slot.holder.as_ref().is_some_and(|it| self.presence(&it.node) == Presence::Gone)
+    }
+
+    /// Whether the target of a failover makes no progress although all replicas that it copies are there.
+    fn has_failed(&self, shard: u32, change: &Change, slots: &[Slot]) -> bool {
+        let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
+        let waits = slots
+            .iter()
+            .find(has_source)
+            .is_some_and(|slot| change.lost.is_empty() && !self.finds_enough(shard, slots, slot));
+        change.kind == ChangeKind::Failover
+            && !waits
+            && self.planner.stuck.contains(&(shard, change.since))
+            && slots.iter().filter(|it| it.counting().is_some()).all(|it| self.is_whole(shard, it))
+    }
+
+    /// Begins failovers whose targets the balance of loads does not give: for a target that has failed, and
+    /// for a node that is down, by the word of an operator.
+    fn replace(&self, slots: &mut [Vec<Slot>], version: u64) {
+        for shard in 0..slots.len() {
+            let is_due = |slot: &Slot| match (&slot.holder, &slot.change) {
+                (Some(holder), None) => {
+                    self.is_accepted(shard as u32, holder)
+                        && self.presence(&holder.node) == Presence::Down
+                }
+                (_, Some(change)) => self.has_failed(shard as u32, change, &slots[shard]),
+                (None, None) => false,
+            };
+            let due = slots[shard].iter().position(is_due);
+            let Some((number, to)) =
+                due.and_then(|number| Some((number, self.spare(shard, slots)?)))
+            else {
+                continue;
+            };
+            let change = Change::new(ChangeKind::Failover, to, version);
+            slots[shard][number].change = Some(change);
+        }
+    }
+
+    /// The live node with the fewest replicas for its weight that has no part in a shard.
+    fn spare(&self, shard: usize, slots: &[Vec<Slot>]) -> Option<NodeId> {
+        let is_named = |node: &str| slots[shard].iter().any(|slot| slot.names(node));
+        let is_fit =
+            |it: &&Member| it.presence == Presence::Live && it.weight > 0.0 && !is_named(&it.id);
+        let load = |member: &Member| {
+            let replicas = slots.iter().flatten().filter(|slot| slot.names(&member.id)).count();
+            replicas as f64 / member.weight
+        };
+        let fit = self.planner.members.iter().filter(is_fit);
+        let spare = fit.min_by(|one, other| load(one).total_cmp(&load(other)));
+        spare.map(|member| member.id.clone())
+    }
+
+    /// Whether an operator has accepted the loss of a replica.
+    fn is_accepted(&self, shard: u32, place: &Place) -> bool {
+        self.planner.accepted.get(&shard).is_some_and(|lost| lost.contains(place))
+    }
+
+    /// Why what the node of a slot has of a shard may lack something, if it is there.
+    fn doubt(&self, shard: u32, place: &Place) -> Option<Doubt> {
+        let member = self.member(&place.node).filter(|it| it.presence == Presence::Live);
+        member.and_then(|member| member.doubt(shard))
+    }
+
+    /// Whether a failover of a slot finds as many whole replicas in others as it has to fence.
+    fn finds_enough(&self, shard: u32, slots: &[Slot], slot: &Slot) -> bool {
+        let counts = |other: &&Slot| {
+            let is_whole = other.counting().is_some() && self.is_whole(shard, other);
+            !std::ptr::eq(*other, slot) && (other.is_vacant() || is_whole)
+        };
+        slots.iter().filter(counts).count() >= self.planner.quorums.fenced()
+    }
+
+    /// The nodes without which the failovers of a shard bring together what all others have, also those that may
+    /// lack something: too few are whole, and nobody who may come back has more. `None` as long as that is not so.
+    ///
+    /// Of disks that are lost, also those that are older than they were, there may be as many as the promise allows, if
+    /// no machine was restarted; beyond that an operator decides.
+    fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
+        let mut due = slots
+            .iter()
+            .filter(|slot| slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover));
+        if due.all(|slot| self.finds_enough(shard, slots, slot)) {
+            return None;
+        }
+        let (mut without, mut present, mut lost, mut doubted) = (Vec::new(), 0, 0, 0);
+        for slot in slots {
+            let Some(place) = &slot.holder else {
+                present += 1;
+                continue;
+            };
+            let is_accepted = self.is_accepted(shard, place);
+            let doubt = self.doubt(shard, place);
+            doubted += usize::from(doubt.is_some());
+            match (self.presence(&place.node), doubt) {
+                (Presence::Live, _) if self.is_whole(shard, slot) => present += 1,
+                (Presence::Live, Some(Doubt::Restarted)) => present += 1,
+                (Presence::Live, Some(Doubt::Old | Doubt::Partial)) => {
+                    lost += usize::from(!is_accepted);
+                }
+                (Presence::Live, None) => {
+                    lost += usize::from(!is_accepted);
+                    without.push(place.node.clone());
+                }
+                _ if is_accepted => without.push(place.node.clone()),
+                _ => return None,
+            }
+        }
+        let is_enough = lost == 0 || present >= self.planner.quorums.fenced();
+        (doubted > 0 && is_enough).then_some(without)
+    }
+
+    /// Notes in the failovers of a shard which nodes they do not wait for: the ones that are down or have
+    /// lost their replicas, as far as an operator has accepted that; and whether they bring together what all
+    /// others have.
+    fn note_losses(&self, shard: u32, slots: &mut [Slot]) {
+        let united_without = self.united_without(shard, slots);
+        let lost = slots.iter().filter(|slot| !self.is_whole(shard, slot));
+        let lost = lost.filter_map(|slot| slot.holder.as_ref());
+        let lost = lost.filter(|place| self.doubt(shard, place).is_none());
+        let lost = lost.filter(|place| self.is_accepted(shard, place));
+        let lost: Vec<NodeId> = lost.map(|place| place.node.clone()).collect();
+        for Slot { holder, change } in slots {
+            let change = change.as_mut().filter(|change| change.kind == ChangeKind::Failover);
+            let Some(change) = change else { continue };
+            let is_accepted = holder.as_ref().is_none_or(|it| self.is_accepted(shard, it));
+            change.lost = match &united_without {
+                Some(nodes) if nodes.contains(&change.to) => nodes.clone(),
+                Some(nodes) => nodes.iter().chain([&change.to]).cloned().collect(),
+                None if is_accepted => lost.clone(),
+                None => Vec::new(),
+            };
+        }
+    }
+
+    /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight.
+    fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
+        let (candidates, members) = self.candidates();
+        let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
+        let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
+        let after_change = |slot: &Slot| -> Option<NodeId> {
+            slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
+        };
+        let before: Assignment = slots
+            .iter()
+            .map(|slots| {
+                let nodes = slots.iter().filter_map(after_change);
+                nodes.filter_map(|node| index.get(&*node).copied()).collect()
+            })
+            .collect();
+        let replicas = self.planner.quorums.replicas;
+        let after = rebalancer::rebalance(&candidates, replicas, &before, &before);
+        for (slots, (before, after)) in slots.iter_mut().zip(before.iter().zip(&after)) {
+            let mut added: Vec<NodeId> = after
+                .iter()
+                .filter(|place| !before.contains(place))
+                .filter(|place| members[**place].presence == Presence::Live)
+                .map(|place| members[*place].id.clone())
+                .collect();
+            let stays =
+                |node: &NodeId| index.get(&**node).is_some_and(|place| after.contains(place));
+            let mut may_move = slots.iter().all(|slot| slot.change.is_none());
+            // A node that is named anywhere in the entry cannot be a new target.
+            let named: Vec<NodeId> = slots
+                .iter()
+                .flat_map(|slot| slot.holder.iter().map(|it| &it.node).chain(slot.target()))
+                .cloned()
+                .collect();
+            added.retain(|node| !named.contains(node));
+            for slot in slots.iter_mut() {
+                if added.is_empty() {
+                    break;
+                }
+                let kind = self.change_of(slot, &stays, may_move);
+                let Some(kind) = kind.filter(|_| self.may_begin()) else { continue };
+                may_move &= kind != ChangeKind::Move;
+                slot.change = Some(Change::new(kind, added.remove(0), version));
+            }
+        }
+    }
+
+    /// Which change of a slot may be planned.
+    fn change_of(
+        &self,
+        slot: &Slot,
+        stays: &dyn Fn(&NodeId) -> bool,
+        may_move: bool,
+    ) -> Option<ChangeKind> {
+        let is_out = |change: &Change| self.presence(&change.to) != Presence::Live;
+        match (&slot.holder, &slot.change) {
+            (None, None) => Some(ChangeKind::Failover),
+            (Some(holder), None) => match self.presence(&holder.node) {
+                Presence::Gone => Some(ChangeKind::Failover),
+                Presence::Live if may_move && !stays(&holder.node) => Some(ChangeKind::Move),
+                _ => None,
+            },
+            (_, Some(change)) => {
+                let is_failover = change.kind == ChangeKind::Failover;
+                (is_failover && is_out(change)).then_some(ChangeKind::Failover)
+            }
+        }
+    }
+}

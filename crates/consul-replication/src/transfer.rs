@@ -1,0 +1,649 @@
+//! The target's side of a change: copies a replica, or the union of several, and marks it as whole.
+
+use super::digest;
+use super::holder::Holder;
+use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
+use super::message::{Action, NotReady, Outcome, Request, other_store};
+use super::peers::Peers;
+use super::record::{HybridTime, OVERHEAD, Record, Version};
+use super::rules::Rule;
+use super::state::Work;
+use super::storage::Message;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The ids of one request.
+const IDS: usize = 1000;
+
+/// The copies that a node makes, and its repairs.
+#[derive(Clone)]
+pub struct Transfer {
+    /// The node's replicas.
+    pub holder: Arc<Holder>,
+    /// The way to the nodes.
+    pub peers: Arc<dyn Peers>,
+    /// N, W and R.
+    pub quorums: Quorums,
+    /// The records of a page.
+    pub page: usize,
+}
+
+/// What a comparison of two replicas has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// The records that were stored here.
+    pub fetched: usize,
+    /// The records that were sent.
+    pub sent: usize,
+}
+
+impl Transfer {
+    /// Does the work of a change of this node's, up to its end. Returns whether there was one.
+    ///
+    /// # Errors
+    /// Whatever stops it for now: it is to be called again after a pause, and goes on where it was.
+    pub async fn pursue(&self, shard: u32) -> Result<bool, Error> {
+        let state = self.holder.state(shard).await;
+        let Some((entry, work)) = state.entry.as_ref().zip(state.work.as_ref()) else {
+            return Ok(false);
+        };
+        let change = entry.change_to(self.holder.node());
+        let Some((slot, change)) = change.filter(|(_, it)| it.since == work.since) else {
+            return Ok(false);
+        };
+        if work.is_done {
+            return Ok(false);
+        }
+        match change.kind {
+            ChangeKind::Move => self.follow(shard, entry, slot, work).await?,
+            ChangeKind::Failover => self.fail_over(shard, entry, slot, change).await?,
+        }
+        self.holder.finish(shard, work.since).await?;
+        Ok(true)
+    }
+
+    /// Asks a node about a shard by an entry.
+    async fn ask(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        action: Action,
+    ) -> Result<Outcome, Error> {
+        match self.answer(shard, entry, node, action).await? {
+            (_, Outcome::NotReady(why)) => Err(unfinished(shard, node, &format!("{why:?}"))),
+            (_, outcome) => Ok(outcome),
+        }
+    }
+
+    /// The same, with the time of the node; that the replica does not count is an answer too.
+    async fn answer(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        action: Action,
+    ) -> Result<(HybridTime, Outcome), Error> {
+        let store = self.holder.store();
+        let request = Request { store, shard, entry: entry.clone(), action };
+        let reply = self.peers.ask(node, request).await?;
+        _ = self.holder.clock().observe(reply.time);
+        match reply.outcome {
+            Outcome::Stale(newer) => {
+                self.holder.learn(shard, &newer).await?;
+                Err(unfinished(shard, node, "it knows a newer entry"))
+            }
+            Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
+            Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
+            outcome => Ok((reply.time, outcome)),
+        }
+    }
+
+    /// Copies the replica that leaves, seals it, and copies the rest.
+    async fn follow(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        slot: &Slot,
+        work: &Work,
+    ) -> Result<(), Error> {
+        let Some(source) = slot.holder.as_ref().map(|place| place.node.clone()) else {
+            return Ok(());
+        };
+        let is_doubted = self.holder.state(shard).await.doubt.is_some();
+        if !work.copied.contains(&source) && !is_doubted {
+            self.copy(shard, entry, &source, work.since).await?;
+        }
+        let bring = async || match is_doubted {
+            true => self.unite(shard, entry, &source, work.since, true).await,
+            false => self.pull(shard, entry, &source, work.since).await,
+        };
+        bring().await?;
+        self.wait_for_the_others(shard, entry, &source).await?;
+        self.ask(shard, entry, &source, Action::Seal).await?;
+        bring().await
+    }
+
+    /// Fails unless the other replicas are enough for reads and writes while the source is sealed.
+    async fn wait_for_the_others(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+    ) -> Result<(), Error> {
+        let Quorums { replicas, write, read } = self.quorums;
+        let needed = write.max(read).min(replicas - 1);
+        let mut count = 0;
+        for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
+            if count >= needed {
+                break;
+            }
+            if let Ok(Outcome::Done) = self.ask(shard, entry, &place.node, Action::Ping).await {
+                count += 1;
+            }
+        }
+        if count < needed {
+            let why = format!("{count} of the other replicas answer, {needed} are needed");
+            return Err(unfinished(shard, source, &why));
+        }
+        Ok(())
+    }
+
+    /// Fences other replicas and copies them, each after it was fenced, until they are enough.
+    async fn fail_over(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        slot: &Slot,
+        change: &Change,
+    ) -> Result<(), Error> {
+        let rules = self.holder.rules();
+        let is_other = |other: &&Slot| !std::ptr::eq(*other, slot);
+        let vacant = entry.slots.iter().filter(is_other).filter(|slot| slot.is_vacant()).count();
+        let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
+        let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
+        let (unites, since) = (change.unites(), change.since);
+        let own = self.holder.node();
+        let holders = entry.slots.iter().filter_map(|slot| slot.holder.as_ref());
+        let holders = holders.map(|place| &place.node).filter(|node| *node != own);
+        let asked: Vec<&NodeId> = if unites { holders.collect() } else { others.iter().collect() };
+        let is_asked = |node: &&&NodeId| !change.lost.contains(node);
+        let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
+        let to_fence = if rules.has(Rule::FenceEnough) { self.quorums.fenced() } else { 1 };
+        let to_copy = if rules.has(Rule::CopyUnion) { self.quorums.copied() } else { 1 };
+        // One that has handed its slot to another since does not count for it beside that one.
+        let current = |nodes: &[NodeId]| nodes.iter().filter(|node| others.contains(node)).count();
+        let is_enough = |work: &Work| {
+            let has_quorum = current(&work.fenced) + vacant >= to_fence
+                && current(&work.copied) + vacant >= to_copy;
+            // What was lost after the operator's word is not among what it accepts.
+            let has_all = || {
+                if unites {
+                    let has =
+                        |node: &&NodeId| work.copied.contains(node) || work.doubted.contains(node);
+                    return reachable.iter().all(has);
+                }
+                let holders = entry.slots.iter().filter(is_other);
+                holders.filter_map(|slot| slot.holder.as_ref()).all(|Place { node, .. }| {
+                    let is_copied = others.contains(node) && work.copied.contains(node);
+                    is_copied || change.lost.contains(node)
+                })
+            };
+            has_quorum || (!change.lost.is_empty() && has_all())
+        };
+        let mut why = None;
+        for node in &reachable {
+            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
+                return Ok(());
+            };
+            if is_enough(&work) {
+                break;
+            }
+            let needs_copy = !work.copied.contains(node)
+                && (!change.lost.is_empty() || current(&work.copied) + vacant < to_copy);
+            if let Err(error) = self.fence(shard, entry, node, &work, needs_copy).await {
+                why = Some(error);
+            }
+        }
+        match self.work(shard).await {
+            Some(work) if work.since == since && !is_enough(&work) => {
+                Err(why.unwrap_or_else(|| {
+                    unfinished(shard, self.holder.node(), "too few replicas are left")
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fences a replica unless it is, and copies it if it is to be copied.
+    async fn fence(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        work: &Work,
+        is_copied: bool,
+    ) -> Result<(), Error> {
+        let note = |noted: fn(&mut Work) -> &mut Vec<NodeId>| {
+            let noted = move |work: &mut Work| noted(work).push(node.clone());
+            self.holder.take(shard, work.since, Vec::new(), noted, Version::default())
+        };
+        let mut is_whole = true;
+        if !work.fenced.contains(node) {
+            // One that is not whole has learned the entry too, and executes nothing before it.
+            is_whole = match self.answer(shard, entry, node, Action::Fence).await?.1 {
+                Outcome::NotReady(NotReady::NotWhole) if entry.unites() => false,
+                Outcome::NotReady(why) => {
+                    return Err(unfinished(shard, node, &format!("{why:?}")));
+                }
+                _ => note(|work| &mut work.fenced).await?,
+            };
+        }
+        let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
+        match (is_copied, is_whole) {
+            (false, _) => {}
+            (true, true) if !unites => self.copy(shard, entry, node, work.since).await?,
+            (true, true) => {
+                self.unite(shard, entry, node, work.since, true).await?;
+                note(|work| &mut work.copied).await?;
+            }
+            (true, false) if work.doubted.contains(node) => {}
+            (true, false) => {
+                self.unite(shard, entry, node, work.since, false).await?;
+                note(|work| &mut work.doubted).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn work(&self, shard: u32) -> Option<Work> {
+        self.holder.state(shard).await.work
+    }
+
+    /// Copies a replica in pages, from where an earlier attempt ended.
+    async fn copy(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+    ) -> Result<(), Error> {
+        loop {
+            let Some(work) = self.work(shard).await.filter(|work| work.since == since) else {
+                return Err(unfinished(shard, source, "the change has ended"));
+            };
+            let position = work.position.filter(|(node, _)| node == source);
+            let after = position.map(|(_, id)| Bytes::from(id));
+            let page = Action::Copy { after, limit: self.page };
+            let outcome = self.ask(shard, entry, source, page).await?;
+            let Outcome::Page { records, is_last, horizon } = outcome else {
+                return Err(unfinished(shard, source, "its answer is not a page"));
+            };
+            let last = records.last().map(|record| record.id.to_vec());
+            let progress = |work: &mut Work| {
+                if is_last {
+                    work.position = None;
+                    work.copied.push(source.clone());
+                } else {
+                    work.position = last.map(|id| (source.clone(), id));
+                }
+            };
+            let records = self.believed(shard, entry, source, records).await?;
+            // It says what was deleted to one that has the rest.
+            let horizon = if is_last { horizon } else { Version::default() };
+            self.holder.take(shard, since, records, progress, horizon).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fetches what a replica has and this one lacks.
+    async fn pull(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+    ) -> Result<(), Error> {
+        let difference = self.difference(shard, entry, source).await?;
+        let mut ids = &difference.theirs[..];
+        while !ids.is_empty() {
+            let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+            let records = self.believed(shard, entry, source, records).await?;
+            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, difference.horizon).await?;
+        Ok(())
+    }
+
+    /// Brings what a replica has together with what this one has, where one of the two may lack something. Below the
+    /// higher of their horizons the replica that has it decides: it had everything then, and what it lacks was deleted
+    /// since.
+    async fn unite(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+        is_whole: bool,
+    ) -> Result<(), Error> {
+        let decides = self.holder.rules().has(Rule::HorizonDecides);
+        let own = self.holder.state(shard).await.horizon;
+        let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
+        let mut ids = &theirs[..];
+        while !ids.is_empty() {
+            let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
+            records.retain(|it| is_whole || it.version >= own || !decides);
+            let records = self.believed(shard, entry, source, records).await?;
+            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+        }
+        let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
+        while !rest.is_empty() {
+            let (mut deleted, count) =
+                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+            rest = &rest[count..];
+            deleted.retain(|record| record.version < horizon);
+            self.holder.remove(shard, since, &deleted, horizon).await?;
+            let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
+            let mut ids = &ids[..];
+            while !ids.is_empty() {
+                let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+                let records = self.believed(shard, entry, source, records).await?;
+                self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
+            }
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, horizon).await?;
+        Ok(())
+    }
+
+    /// Fetches the records of the first ids, as many as fit into a message, and takes these ids away.
+    async fn fetch(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        ids: &mut &[Bytes],
+    ) -> Result<(HybridTime, Vec<Record>), Error> {
+        let mut message = Message::default();
+        let fits = |id: &&Bytes| message.takes(OVERHEAD + id.len());
+        let asked = &ids[..ids.iter().take(IDS).take_while(fits).count()];
+        let asked_for = Action::Fetch(asked.to_vec());
+        let (time, outcome) = self.answer(shard, entry, node, asked_for).await?;
+        let no_page = || unfinished(shard, node, "its answer is not a page");
+        let (records, is_last) = match outcome {
+            Outcome::Page { records, is_last, .. } => (records, is_last),
+            Outcome::NotReady(why) => return Err(unfinished(shard, node, &format!("{why:?}"))),
+            _ => return Err(no_page()),
+        };
+        let last = records.last().map(|record| &record.id);
+        let count = match last.and_then(|last| asked.iter().position(|id| id == last)) {
+            _ if is_last => asked.len(),
+            Some(index) => index + 1,
+            None => return Err(no_page()),
+        };
+        *ids = &ids[count..];
+        Ok((time, records))
+    }
+
+    /// The records of a copy. Of one that is too far ahead of this node's clock the other replicas are asked, as
+    /// that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
+    /// was never acknowledged, and what they have comes in its place.
+    async fn believed(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        mut records: Vec<Record>,
+    ) -> Result<Vec<Record>, Error> {
+        let clock = self.holder.clock();
+        let write = self.quorums.write;
+        let doubted: Vec<Bytes> = records
+            .iter()
+            .filter(|it| write > 1 && clock.is_ahead(it.version))
+            .map(|it| it.id.clone())
+            .collect();
+        if doubted.is_empty() {
+            return Ok(records);
+        }
+        let mut others: Vec<(HybridTime, BTreeMap<Bytes, Record>)> = Vec::new();
+        let mut why = unfinished(shard, source, "no other replica says whether it has a record");
+        for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
+            match self.fetch_all(shard, entry, &place.node, &doubted).await {
+                Ok(found) => others.push(found),
+                Err(error) => why = error,
+            }
+        }
+        if others.is_empty() {
+            return Err(why);
+        }
+        let all = std::mem::take(&mut records);
+        for record in all {
+            if !clock.is_ahead(record.version) {
+                records.push(record);
+                continue;
+            }
+            let has = |found: &BTreeMap<Bytes, Record>| {
+                found.get(&record.id).is_some_and(|it| it.version >= record.version)
+            };
+            let (having, lacking): (Vec<_>, Vec<_>) =
+                others.iter().partition(|(_, found)| has(found));
+            let would_refuse =
+                |time: HybridTime| record.version.time().ms() > clock.allowed(time.ms());
+            let is_refused = having.len() + 1 < write
+                && !lacking.is_empty()
+                && lacking.iter().all(|(time, _)| would_refuse(*time));
+            if is_refused {
+                let theirs = lacking.iter().filter_map(|(_, found)| found.get(&record.id));
+                records.extend(theirs.max_by_key(|it| it.version).cloned());
+            } else {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
+
+    /// The records of these ids that a node has, and its time.
+    async fn fetch_all(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        mut ids: &[Bytes],
+    ) -> Result<(HybridTime, BTreeMap<Bytes, Record>), Error> {
+        let mut all = (HybridTime::default(), BTreeMap::new());
+        while !ids.is_empty() {
+            let (time, records) = self.fetch(shard, entry, node, &mut ids).await?;
+            all.0 = time;
+            all.1.extend(records.into_iter().map(|record| (record.id.clone(), record)));
+        }
+        Ok(all)
+    }
+
+    /// The ids of the records that are newer there or here.
+    async fn difference(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+    ) -> Result<Difference, Error> {
+        let storage = self.holder.storage();
+        let own_horizon = self.holder.state(shard).await.horizon;
+        let mut ours = digest::sums(storage, shard, own_horizon).await?;
+        self.holder.progress().counted(shard, ours.count());
+        let bits = ours.bits();
+        let no_sums = || unfinished(shard, node, "its answer is not that of a comparison");
+        let outcome = self.ask(shard, entry, node, Action::Sums { bits, horizon: own_horizon });
+        let Outcome::Sums { sums, horizon, .. } = outcome.await? else { return Err(no_sums()) };
+        if horizon > own_horizon {
+            ours = digest::sums(storage, shard, horizon).await?;
+        }
+        let ours = ours.of_buckets(bits);
+        if ours.len() != sums.len() {
+            return Err(no_sums());
+        }
+        let mut difference = Difference { horizon, ..Difference::default() };
+        let buckets = digest::differing(&ours, &sums);
+        for buckets in buckets.chunks(IDS) {
+            let mut ours = BTreeMap::new();
+            let mut theirs = BTreeMap::new();
+            let (mut after, mut is_last) = (None, false);
+            while !is_last {
+                let versions;
+                (versions, is_last) =
+                    digest::versions(storage, shard, horizon, bits, buckets, after).await?;
+                after = versions.last().map(|(id, _)| id.clone());
+                ours.extend(versions);
+            }
+            (after, is_last) = (None, false);
+            while !is_last {
+                let buckets = buckets.to_vec();
+                let asked = Action::Versions { bits, buckets, horizon, after };
+                let outcome = self.ask(shard, entry, node, asked).await?;
+                let versions = match outcome {
+                    Outcome::Versions { versions, is_last: ends }
+                        if ends || !versions.is_empty() =>
+                    {
+                        is_last = ends;
+                        versions
+                    }
+                    _ => return Err(no_sums()),
+                };
+                after = versions.last().map(|(id, _)| id.clone());
+                theirs.extend(versions);
+            }
+            difference.theirs.extend(newer(&theirs, &ours));
+            difference.ours.extend(newer(&ours, &theirs));
+        }
+        Ok(difference)
+    }
+
+    /// Makes the replica of a node and the own one equal.
+    ///
+    /// # Errors
+    /// Whatever stops it.
+    pub async fn reconcile(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+    ) -> Result<Compared, Error> {
+        let difference = self.difference(shard, entry, node).await?;
+        let mut ids = &difference.theirs[..];
+        while !ids.is_empty() {
+            let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
+            let own = self.holder.node();
+            self.ask(shard, entry, own, Action::Repair(records)).await?;
+        }
+        self.give(shard, entry, node, &difference.ours).await?;
+        Ok(Compared { fetched: difference.theirs.len(), sent: difference.ours.len() })
+    }
+
+    async fn give(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        ids: &[Bytes],
+    ) -> Result<(), Error> {
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let (records, count) = self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+            rest = &rest[count..];
+            self.ask(shard, entry, node, Action::Repair(records)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes all N replicas equal, and purges what was deleted before `below`.
+    ///
+    /// # Errors
+    /// Whatever stops it; also if the shard has fewer than N replicas that count, or is being moved.
+    pub async fn repair(&self, shard: u32, below: Version) -> Result<Compared, Error> {
+        let Some(entry) = self.holder.state(shard).await.entry else {
+            return Ok(Compared::default());
+        };
+        let own = self.holder.node();
+        let places: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
+        let is_whole = places.len() == self.quorums.replicas
+            && entry.slots.iter().all(|slot| slot.change.is_none());
+        let mut purges = is_whole || !self.holder.rules().has(Rule::PurgeAfterRepair);
+        // This node last: its own clock may be the one that is wrong.
+        let others = places.iter().filter(|node| *node != own);
+        for node in others.clone().chain([own]) {
+            if purges
+                && let Err(error) = self.ask(shard, &entry, node, Action::Floor { below }).await
+            {
+                tracing::debug!(shard, %error, "a repair purges nothing");
+                purges = false;
+            }
+        }
+        let mut compared = Compared::default();
+        if self.holder.rules().has(Rule::PurgeAfterRepair) {
+            // What the first round brings here, the second one gives to the others.
+            for round in 0..2 {
+                let mut found = Compared::default();
+                for node in others.clone() {
+                    let with = self.reconcile(shard, &entry, node).await?;
+                    found.fetched += with.fetched;
+                    found.sent += with.sent;
+                }
+                compared.fetched += found.fetched;
+                compared.sent += found.sent;
+                if round == 0 && found.fetched == 0 {
+                    break;
+                }
+            }
+        }
+        if purges {
+            for node in &places {
+                self.ask(shard, &entry, node, Action::Purge { below }).await?;
+            }
+        }
+        Ok(compared)
+    }
+
+    /// Drops what the node has of a shard that `newest` does not give it, after all N replicas have what
+    /// it has. Returns whether there is nothing left to drop.
+    ///
+    /// # Errors
+    /// Whatever stops it; also if one of the replicas does not answer.
+    pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
+        let state = self.holder.state(shard).await;
+        let may_be_last = state.is_whole || state.doubt.is_some();
+        if may_be_last && self.holder.rules().has(Rule::CheckBeforeDrop) {
+            let places: Vec<NodeId> = newest.counting().map(|(_, it)| it.node.clone()).collect();
+            if places.len() < self.quorums.replicas {
+                return Ok(false);
+            }
+            for node in &places {
+                let difference = self.difference(shard, newest, node).await?;
+                self.give(shard, newest, node, &difference.ours).await?;
+            }
+        }
+        self.holder.drop_unnamed(shard, newest).await
+    }
+}
+
+/// The ids of the records that are newer on one of two replicas.
+#[derive(Default)]
+struct Difference {
+    theirs: Vec<Bytes>,
+    ours: Vec<Bytes>,
+    horizon: Version,
+}
+
+fn newer<'a>(
+    of: &'a BTreeMap<Bytes, Version>,
+    than: &'a BTreeMap<Bytes, Version>,
+) -> impl Iterator<Item = Bytes> + 'a {
+    let is_newer =
+        |(id, version): &(&Bytes, &Version)| than.get(*id).is_none_or(|old| old < *version);
+    of.iter().filter(is_newer).map(|(id, _)| id.clone())
+}
+
+fn unfinished(shard: u32, node: &NodeId, why: &str) -> Error {
+    Error::new(Kind::NotReady, format!("shard {shard}: node {node:?}: {why}")).retryable()
+}

@@ -1,0 +1,128 @@
+//! The sidecar: the mesh proxy that a service's definition lets the agent register with it.
+//!
+//! Source: "Deploy sidecar services" in Consul's documentation, for names, ports and checks.
+
+use super::definition::{self, GivenCheck};
+use crate::catalog::body;
+use crate::http::decode::Object;
+use crate::store::State;
+use crate::store::catalog::{CONNECT_PROXY, Service};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const SIDECAR: &str = "struct { EnableTagOverrideSnake bool }";
+
+/// The ports that the agent gives to sidecars. Source: `sidecar_min_port` and `sidecar_max_port` in Consul's agent
+/// configuration reference.
+const PORTS: RangeInclusive<i64> = 21000..=21255;
+
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a definition says of its service's sidecar.
+pub(super) struct Sidecar {
+    service: Service,
+    checks: Vec<GivenCheck>,
+    /// What no sidecar may have.
+    pub mistakes: Vec<&'static str>,
+}
+
+/// The id of the sidecar of the service with this id.
+pub(super) fn id_of(service: &str) -> String {
+    format!("{service}-sidecar-proxy")
+}
+
+/// The `Connect` of a service's definition: what replies show of it, and the sidecar.
+pub(super) fn read(given: &Object<'_>) -> Result<(Option<Value>, Option<Sidecar>), String> {
+    let Some(connect) = given.inner("Connect", body::CONNECT)? else { return Ok((None, None)) };
+    let shown = connect.flag("Native")?.then(|| json!({ "Native": true }));
+    let Some(json) = connect.get("SidecarService").or_else(|| connect.get("sidecar_service"))
+    else {
+        return Ok((shown, None));
+    };
+    let given = connect.nested("SidecarService", json, SIDECAR)?;
+    let (service, checks, nested) = definition::read_service(&given)?;
+    let mut mistakes = Vec::new();
+    if !given.text("ID")?.is_empty() {
+        mistakes.push("A SidecarService cannot specify an ID as this is managed by the agent");
+    }
+    if nested.is_some() {
+        mistakes.push("A SidecarService cannot have a nested SidecarService");
+    }
+    Ok((shown, Some(Sidecar { service, checks, mistakes })))
+}
+
+impl Sidecar {
+    /// The sidecar beside its service, without a port unless one was given, and its checks if some were given.
+    pub fn beside(self, service: &Service) -> (Service, Vec<GivenCheck>) {
+        let mut own = self.service;
+        own.id = id_of(&service.id);
+        own.kind = CONNECT_PROXY.to_owned();
+        own.is_sidecar = true;
+        if own.name.is_empty() {
+            own.name = id_of(&service.name);
+        }
+        if own.tags.as_ref().is_none_or(Vec::is_empty) {
+            own.tags.clone_from(&service.tags);
+        }
+        if own.meta.as_ref().is_none_or(|meta| meta.is_empty()) {
+            own.meta.clone_from(&service.meta);
+        }
+        if own.locality.is_none() {
+            own.locality.clone_from(&service.locality);
+        }
+        own.proxy = Some(Value::Object(proxy(own.proxy.take(), service)));
+        (own, self.checks)
+    }
+}
+
+/// The configuration of the proxy, which is given in parts.
+fn proxy(given: Option<Value>, service: &Service) -> Map<String, Value> {
+    let mut proxy = match given {
+        Some(Value::Object(given)) => given,
+        _ => Map::new(),
+    };
+    let mut set_default = |name: &str, value: Value| {
+        let is_set = proxy.get(name).is_some_and(|given| *given != "" && *given != 0);
+        if !is_set && value != 0 {
+            proxy.insert(name.to_owned(), value);
+        }
+    };
+    set_default("DestinationServiceName", service.name.as_str().into());
+    set_default("DestinationServiceID", service.id.as_str().into());
+    if service.socket_path.is_empty() {
+        set_default("LocalServiceAddress", "127.0.0.1".into());
+        set_default("LocalServicePort", service.port.into());
+    } else {
+        set_default("LocalServiceSocketPath", service.socket_path.as_str().into());
+    }
+    proxy
+}
+
+/// The port of a sidecar to which none was given: the one that it has, else the first free one.
+pub(super) fn port(state: &State, id: &str) -> Result<i64, String> {
+    let services = &state.local.services;
+    let before = services.get(id).filter(|it| it.is_sidecar).map(|it| it.port);
+    if let Some(port) = before.filter(|port| PORTS.contains(port)) {
+        return Ok(port);
+    }
+    let taken: BTreeSet<i64> = services.values().map(|service| service.port).collect();
+    let mut ports = PORTS;
+    ports.find(|port| !taken.contains(port)).ok_or_else(|| {
+        format!(
+            "no port provided for sidecar_service and none left in the configured range [{}, {}]",
+            PORTS.start(),
+            PORTS.end()
+        )
+    })
+}
+
+/// The checks of a sidecar to which none were given: its port, and the health of its service.
+pub(super) fn default_checks(port: i64, service: &str) -> Vec<GivenCheck> {
+    let interval = i64::try_from(CHECK_INTERVAL.as_nanos()).unwrap_or(i64::MAX);
+    vec![
+        GivenCheck::tcp("Connect Sidecar Listening", format!("127.0.0.1:{port}"), interval),
+        GivenCheck::alias(format!("Connect Sidecar Aliasing {service}"), service),
+    ]
+}

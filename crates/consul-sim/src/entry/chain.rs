@@ -1,0 +1,121 @@
+//! What entries of different kinds must agree on: the protocols of services, and the subsets of their instances.
+
+use super::kinds::{INGRESS, INTENTIONS, TERMINATING};
+use super::table::EntryTable;
+use crate::go;
+use crate::http::decode::Json;
+
+/// Refuses a table in which routes, splits, redirects and intentions do not fit the services.
+pub(super) fn check(entries: &EntryTable) -> Result<(), String> {
+    for (service, entry) in entries.of_kind("service-router") {
+        is_advanced(entries, service)?;
+        for route in entry.body.at("Routes").items() {
+            refers(entries, service, route.at("Destination"))?;
+        }
+    }
+    for (service, entry) in entries.of_kind("service-splitter") {
+        is_advanced(entries, service)?;
+        for split in entry.body.at("Splits").items() {
+            refers(entries, service, split)?;
+        }
+    }
+    for (service, entry) in entries.of_kind("service-resolver") {
+        refers(entries, service, entry.body.at("Redirect"))?;
+        for (_, failover) in entry.body.at("Failover").members() {
+            refers(entries, service, failover)?;
+        }
+    }
+    for (service, entry) in entries.of_kind(INTENTIONS) {
+        let mut sources = entry.body.at("Sources").items().iter();
+        let has_permissions = sources.any(|source| *source.at("Permissions") != Json::Null);
+        let protocol = protocol(entries, service);
+        if has_permissions && protocol == "tcp" {
+            return Err(format!(
+                "service {} has protocol \"tcp\", which is incompatible with L7 intentions permissions",
+                go::quoted(service)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an ingress gateway for whose listeners a service has another protocol, and a name that a terminating gateway has.
+pub(super) fn check_gateway(
+    entries: &EntryTable,
+    kind: &str,
+    name: &str,
+    entry: &Json,
+) -> Result<(), String> {
+    let other = if kind == INGRESS { TERMINATING } else { INGRESS };
+    if entries.get(other, name).is_some() {
+        return Err(format!(
+            "cannot create a {} config entry with name {}, a {} config entry with that name already exists",
+            go::quoted(kind),
+            go::quoted(name),
+            go::quoted(other)
+        ));
+    }
+    for listener in entry.at("Listeners").items() {
+        let expected = listener.at("Protocol").as_text();
+        for service in listener.at("Services").items() {
+            let service = service.at("Name").as_text();
+            let found = protocol(entries, service);
+            if service != "*" && found != expected {
+                return Err(format!(
+                    "service {} has protocol {}, which does not match defined listener protocol {}",
+                    go::quoted(service),
+                    go::quoted(found),
+                    go::quoted(expected)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The protocol of a service: its own, else that of all proxies.
+pub(super) fn protocol<'a>(entries: &'a EntryTable, service: &str) -> &'a str {
+    let own = entries.get("service-defaults", service);
+    let own = own.map(|entry| entry.body.at("Protocol").as_text());
+    let global = entries.get("proxy-defaults", "global");
+    let global = global.map(|entry| entry.body.at("Config").at("protocol").as_text());
+    own.or(global).filter(|protocol| !protocol.is_empty()).unwrap_or("tcp")
+}
+
+/// Refuses routes and splits of a service whose protocol has no requests.
+fn is_advanced(entries: &EntryTable, service: &str) -> Result<(), String> {
+    match protocol(entries, service) {
+        "tcp" => Err(format!(
+            "discovery chain {} uses a protocol \"tcp\" that does not permit advanced routing or \
+             splitting behavior",
+            go::quoted(service)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a reference to another protocol, or to a subset that the other service does not have.
+fn refers(entries: &EntryTable, from: &str, reference: &Json) -> Result<(), String> {
+    let to = Some(reference.at("Service").as_text()).filter(|to| !to.is_empty()).unwrap_or(from);
+    let (expected, found) = (protocol(entries, from), protocol(entries, to));
+    if expected != found {
+        return Err(format!(
+            "discovery chain {} uses inconsistent protocols; service {} has {} which is not {}",
+            go::quoted(from),
+            go::quoted(to),
+            go::quoted(found),
+            go::quoted(expected)
+        ));
+    }
+    let subset = reference.at("ServiceSubset").as_text();
+    let resolver = entries.get("service-resolver", to);
+    let subsets = resolver.map_or(&[] as &[_], |entry| entry.body.at("Subsets").members());
+    match subset.is_empty() || subsets.iter().any(|(name, _)| name == subset) {
+        true => Ok(()),
+        false => Err(format!(
+            "service {} does not have a subset named {}",
+            go::quoted(to),
+            go::quoted(subset)
+        )),
+    }
+}

@@ -1,0 +1,470 @@
+//! The kinds of entries: their members, and which permission each needs.
+//!
+//! The members of most kinds are checked. Entries of the others are stored as they are given.
+
+use super::shape::{Member, Shape};
+use super::{certificate, jwt, routes};
+use crate::acl::Resource;
+
+/// One kind.
+pub(super) struct Kind {
+    pub name: &'static str,
+    /// `None`: the entry is stored as it is given.
+    pub shape: Option<&'static Shape>,
+    /// Whether underscores in the names of members do not count.
+    pub snake_case: bool,
+    /// The only name of an entry of this kind, if there is only one.
+    pub only_name: Option<&'static str>,
+    /// The resource that a reader must be allowed to read; `None`: all may read.
+    pub reads: Option<Resource>,
+    pub writes: Resource,
+}
+
+impl Kind {
+    const fn of_service(name: &'static str, shape: &'static Shape) -> Self {
+        let (reads, writes) = (Some(Resource::Service), Resource::Service);
+        Self { name, shape: Some(shape), snake_case: true, only_name: None, reads, writes }
+    }
+
+    /// A kind of API gateways, with names as Consul writes them.
+    const fn of_gateways(name: &'static str, shape: &'static Shape) -> Self {
+        let reads = Some(Resource::Mesh);
+        Self { shape: Some(shape), snake_case: false, reads, ..Self::stored(name) }
+    }
+
+    /// A kind whose entries are stored as they are given.
+    const fn stored(name: &'static str) -> Self {
+        let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
+        Self { name, shape: None, snake_case: true, only_name: None, reads, writes }
+    }
+}
+
+/// The kinds whose entries have the name of a service in the mesh.
+pub(super) const OF_THE_MESH: &[&str] =
+    &["service-defaults", "service-resolver", "service-splitter", "service-router", INTENTIONS];
+
+pub(super) const INTENTIONS: &str = "service-intentions";
+pub(crate) const INGRESS: &str = "ingress-gateway";
+pub(super) const TERMINATING: &str = "terminating-gateway";
+
+pub(super) use of_gateways::*;
+
+/// The kinds of API gateways.
+mod of_gateways {
+    pub const API_GATEWAY: &str = "api-gateway";
+    /// What is bound to an API gateway: only Consul writes it, so there is none here.
+    pub const BOUND: &str = "bound-api-gateway";
+    pub const HTTP_ROUTE: &str = "http-route";
+    pub const TCP_ROUTE: &str = "tcp-route";
+    pub const INLINE_CERTIFICATE: &str = "inline-certificate";
+    pub const FILE_CERTIFICATE: &str = "file-system-certificate";
+    pub const JWT_PROVIDER: &str = "jwt-provider";
+}
+
+/// By name, as a list of all entries has them.
+static KINDS: &[Kind] = &[
+    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
+    Kind::stored(BOUND),
+    Kind {
+        only_name: Some("default"),
+        reads: Some(Resource::Mesh),
+        ..Kind::stored("exported-services")
+    },
+    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
+    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
+    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
+    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
+    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
+    Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
+    Kind {
+        only_name: Some("global"),
+        reads: None,
+        writes: Resource::Mesh,
+        ..Kind::of_service("proxy-defaults", &PROXY_DEFAULTS)
+    },
+    Kind::stored("sameness-group"),
+    Kind::of_service("service-defaults", &SERVICE_DEFAULTS),
+    Kind {
+        reads: Some(Resource::Intention),
+        writes: Resource::Intention,
+        ..Kind::of_service(INTENTIONS, &SERVICE_INTENTIONS)
+    },
+    Kind::of_service("service-resolver", &SERVICE_RESOLVER),
+    Kind::of_service("service-router", &SERVICE_ROUTER),
+    Kind::of_service("service-splitter", &SERVICE_SPLITTER),
+    Kind::of_gateways(TCP_ROUTE, &routes::TCP),
+    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
+];
+
+/// All kinds.
+pub(super) fn all() -> &'static [Kind] {
+    KINDS
+}
+
+/// The kind of this name.
+pub(super) fn of_name(name: &str) -> Result<&'static Kind, String> {
+    let found = KINDS.iter().find(|kind| kind.name == name);
+    found.ok_or_else(|| format!("invalid config entry kind: {name}"))
+}
+
+use Member as M;
+
+static MESH: Shape = Shape(&[
+    M::text("Kind"),
+    M::object("TransparentProxy", &Shape(&[M::flag("MeshDestinationsOnly").always()])).always(),
+    M::flag("AllowEnablingPermissiveMutualTLS"),
+    M::free("TLS"),
+    M::free("HTTP"),
+    M::free("Peering"),
+    M::flag("ValidateClusters"),
+    M::config("Meta"),
+]);
+
+static MODE: Shape = Shape(&[M::text("Mode")]);
+
+static EXPOSE: Shape = Shape(&[
+    M::plain("Checks"),
+    M::list(
+        "Paths",
+        &Shape(&[
+            M::count("ListenerPort"),
+            M::text("Path"),
+            M::count("LocalPathPort"),
+            M::text("Protocol"),
+            M::plain("ParsedFromCheck"),
+        ]),
+    ),
+]);
+
+static TRANSPARENT: Shape = Shape(&[M::count("OutboundListenerPort"), M::plain("DialedDirectly")]);
+
+static UPSTREAM: Shape = Shape(&[
+    M::text("Name"),
+    M::text("Peer").always(),
+    M::text("EnvoyListenerJSON"),
+    M::text("EnvoyClusterJSON"),
+    M::text("Protocol"),
+    M::count("ConnectTimeoutMs"),
+    M::object(
+        "Limits",
+        &Shape(&[
+            M::count("MaxConnections"),
+            M::count("MaxPendingRequests"),
+            M::count("MaxConcurrentRequests"),
+        ]),
+    ),
+    M::object(
+        "PassiveHealthCheck",
+        &Shape(&[
+            M::time("Interval"),
+            M::count("MaxFailures"),
+            M::count("EnforcingConsecutive5xx"),
+            M::count("MaxEjectionPercent"),
+            M::time("BaseEjectionTime"),
+        ]),
+    ),
+    M::object("MeshGateway", &MODE).always(),
+    M::text("BalanceOutboundConnections"),
+]);
+
+static SERVICE_DEFAULTS: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::text("Protocol").always(),
+    M::text("Mode"),
+    M::object("TransparentProxy", &TRANSPARENT).always(),
+    M::text("MutualTLSMode"),
+    M::object("MeshGateway", &MODE).always(),
+    M::object("Expose", &EXPOSE).always(),
+    M::text("ExternalSNI"),
+    M::object(
+        "UpstreamConfig",
+        &Shape(&[M::object("Defaults", &UPSTREAM), M::list("Overrides", &UPSTREAM)]),
+    ),
+    M::object("Destination", &Shape(&[M::plain("Addresses"), M::count("Port")])),
+    M::count("MaxInboundConnections"),
+    M::count("LocalConnectTimeoutMs"),
+    M::count("LocalRequestTimeoutMs"),
+    M::text("BalanceInboundConnections"),
+    M::free("RateLimits"),
+    M::free("EnvoyExtensions"),
+    M::config("Meta"),
+]);
+
+static PROXY_DEFAULTS: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::config("Config").always(),
+    M::text("Mode"),
+    M::object("TransparentProxy", &TRANSPARENT).always(),
+    M::text("MutualTLSMode"),
+    M::object("MeshGateway", &MODE).always(),
+    M::object("Expose", &EXPOSE).always(),
+    M::object(
+        "AccessLogs",
+        &Shape(&[
+            M::plain("Enabled"),
+            M::plain("DisableListenerLogs"),
+            M::text("Type"),
+            M::text("Path"),
+            M::text("JSONFormat"),
+            M::text("TextFormat"),
+        ]),
+    )
+    .always(),
+    M::free("EnvoyExtensions"),
+    M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
+    M::free("PrioritizeByLocality"),
+    M::config("Meta"),
+]);
+
+static SERVICE_RESOLVER: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::text("DefaultSubset"),
+    M::map("Subsets", &Shape(&[M::text("Filter"), M::plain("OnlyPassing")])),
+    M::object(
+        "Redirect",
+        &Shape(&[
+            M::text("Service"),
+            M::text("ServiceSubset"),
+            M::text("Namespace"),
+            M::text("Partition"),
+            M::text("Datacenter"),
+            M::text("Peer"),
+            M::text("SamenessGroup"),
+        ]),
+    ),
+    M::map(
+        "Failover",
+        &Shape(&[
+            M::text("Service"),
+            M::text("ServiceSubset"),
+            M::text("Namespace"),
+            M::plain("Datacenters"),
+            M::list("Targets", &SERVICE_RESOLVER_TARGET),
+            M::object("Policy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
+            M::text("SamenessGroup"),
+        ]),
+    ),
+    M::free("PrioritizeByLocality"),
+    M::time("ConnectTimeout"),
+    M::time("RequestTimeout"),
+    M::object(
+        "LoadBalancer",
+        &Shape(&[
+            M::text("Policy"),
+            M::object(
+                "RingHashConfig",
+                &Shape(&[M::count("MinimumRingSize"), M::count("MaximumRingSize")]),
+            ),
+            M::object("LeastRequestConfig", &Shape(&[M::count("ChoiceCount")])),
+            M::list("HashPolicies", &HASH_POLICY),
+        ]),
+    ),
+    M::config("Meta"),
+]);
+
+static SERVICE_RESOLVER_TARGET: Shape = Shape(&[
+    M::text("Service"),
+    M::text("ServiceSubset"),
+    M::text("Partition"),
+    M::text("Namespace"),
+    M::text("Datacenter"),
+    M::text("Peer"),
+]);
+
+static HASH_POLICY: Shape = Shape(&[
+    M::text("Field"),
+    M::text("FieldValue"),
+    M::object("CookieConfig", &Shape(&[M::plain("Session"), M::nanos("TTL"), M::text("Path")])),
+    M::plain("SourceIP"),
+    M::plain("Terminal"),
+]);
+
+static HEADERS: Shape = Shape(&[M::free("Add"), M::free("Set"), M::plain("Remove")]);
+
+static SERVICE_SPLITTER: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::list(
+        "Splits",
+        &Shape(&[
+            M::plain("Weight").always(),
+            M::text("Service"),
+            M::text("ServiceSubset"),
+            M::text("Namespace"),
+            M::text("Partition"),
+            M::object("RequestHeaders", &HEADERS),
+            M::object("ResponseHeaders", &HEADERS),
+        ]),
+    )
+    .always(),
+    M::config("Meta"),
+]);
+
+static HTTP_HEADER: Shape = Shape(&[
+    M::text("Name"),
+    M::plain("Present"),
+    M::text("Exact"),
+    M::text("Prefix"),
+    M::text("Suffix"),
+    M::text("Contains"),
+    M::text("Regex"),
+    M::plain("Invert"),
+    M::plain("IgnoreCase"),
+]);
+
+static SERVICE_ROUTER: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::list(
+        "Routes",
+        &Shape(&[
+            M::object("Match", &Shape(&[M::object("HTTP", &ROUTE_MATCH)])),
+            M::object("Destination", &ROUTE_DESTINATION),
+        ]),
+    )
+    .always(),
+    M::config("Meta"),
+]);
+
+static ROUTE_MATCH: Shape = Shape(&[
+    M::text("PathExact"),
+    M::text("PathPrefix"),
+    M::text("PathRegex"),
+    M::plain("CaseInsensitive"),
+    M::list("Header", &HTTP_HEADER),
+    M::list(
+        "QueryParam",
+        &Shape(&[M::text("Name"), M::plain("Present"), M::text("Exact"), M::text("Regex")]),
+    ),
+    M::plain("Methods"),
+]);
+
+static ROUTE_DESTINATION: Shape = Shape(&[
+    M::time("RequestTimeout"),
+    M::time("IdleTimeout"),
+    M::text("Service"),
+    M::text("ServiceSubset"),
+    M::text("Namespace"),
+    M::text("Partition"),
+    M::text("PrefixRewrite"),
+    M::count("NumRetries"),
+    M::plain("RetryOnConnectFailure"),
+    M::plain("RetryOn"),
+    M::plain("RetryOnStatusCodes"),
+    M::object("RequestHeaders", &HEADERS),
+    M::object("ResponseHeaders", &HEADERS),
+]);
+
+static SERVICE_INTENTIONS: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::free("JWT"),
+    M::list(
+        "Sources",
+        &Shape(&[
+            M::text("Name"),
+            M::text("Peer"),
+            M::text("Partition"),
+            M::text("SamenessGroup"),
+            M::text("Action"),
+            M::list(
+                "Permissions",
+                &Shape(&[M::text("Action"), M::object("HTTP", &INTENTION_HTTP), M::free("JWT")]),
+            ),
+            M::count("Precedence"),
+            M::text("LegacyID"),
+            M::text("Type"),
+            M::text("Description"),
+            M::free("LegacyMeta"),
+            M::text("LegacyCreateTime"),
+            M::text("LegacyUpdateTime"),
+        ]),
+    ),
+    M::config("Meta"),
+]);
+
+static INTENTION_HTTP: Shape = Shape(&[
+    M::text("PathExact"),
+    M::text("PathPrefix"),
+    M::text("PathRegex"),
+    M::list("Header", &HTTP_HEADER),
+    M::plain("Methods"),
+]);
+
+static SDS: Shape = Shape(&[M::text("ClusterName"), M::text("CertResource")]);
+
+static GATEWAY_TLS: Shape = Shape(&[
+    M::flag("Enabled").always(),
+    M::object("SDS", &SDS),
+    M::text("TLSMinVersion"),
+    M::text("TLSMaxVersion"),
+    M::plain("CipherSuites"),
+]);
+
+static INGRESS_HEALTH: Shape = Shape(&[
+    M::nanos("Interval"),
+    M::count("MaxFailures"),
+    M::count("EnforcingConsecutive5xx"),
+    M::count("MaxEjectionPercent"),
+    M::nanos("BaseEjectionTime"),
+]);
+
+static INGRESS_SERVICE: Shape = Shape(&[
+    M::text("Name"),
+    M::plain("Hosts"),
+    M::object("TLS", &Shape(&[M::object("SDS", &SDS)])),
+    M::object("RequestHeaders", &HEADERS),
+    M::object("ResponseHeaders", &HEADERS),
+    M::config("Meta"),
+    M::count("MaxConnections"),
+    M::count("MaxPendingRequests"),
+    M::count("MaxConcurrentRequests"),
+    M::object("PassiveHealthCheck", &INGRESS_HEALTH),
+]);
+
+static INGRESS_GATEWAY: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::object("TLS", &GATEWAY_TLS).always(),
+    M::list(
+        "Listeners",
+        &Shape(&[
+            M::count("Port"),
+            M::text("Protocol"),
+            M::object("TLS", &GATEWAY_TLS),
+            M::list("Services", &INGRESS_SERVICE).always(),
+        ]),
+    )
+    .always(),
+    M::object(
+        "Defaults",
+        &Shape(&[
+            M::count("MaxConnections").always(),
+            M::count("MaxPendingRequests").always(),
+            M::count("MaxConcurrentRequests").always(),
+            M::object("PassiveHealthCheck", &INGRESS_HEALTH),
+        ]),
+    ),
+    M::config("Meta"),
+]);
+
+static TERMINATING_GATEWAY: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::list(
+        "Services",
+        &Shape(&[
+            M::text("Name"),
+            M::text("CAFile"),
+            M::text("CertFile"),
+            M::text("KeyFile"),
+            M::text("SNI"),
+            M::flag("DisableAutoHostRewrite"),
+        ]),
+    )
+    .always(),
+    M::config("Meta"),
+]);

@@ -1,0 +1,370 @@
+//! The declared members of an entry, read as Consul's decoder of configuration does: names in any case and with underscores,
+//! text for numbers and numbers for text.
+
+use crate::go;
+use crate::http::decode::Json;
+use std::time::Duration;
+
+/// The members of an object, in the order of replies.
+pub(super) struct Shape(pub &'static [Member]);
+
+pub(super) struct Member {
+    pub name: &'static str,
+    kind: Kind,
+    /// Whether replies have it when it is absent.
+    always: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    /// A number, a boolean or a list of texts, kept as given.
+    Plain,
+    /// A number.
+    Count,
+    /// A boolean.
+    Flag,
+    /// Anything, kept as given.
+    Free,
+    /// Members of any name and value, in which a list of one item stands for the item.
+    Config,
+    /// Members of any name, whose values are texts.
+    Texts,
+    /// A text, which replies have in base64.
+    Bytes,
+    /// A duration, as a text or in nanoseconds.
+    Time,
+    /// A duration, which replies have in nanoseconds.
+    Nanos,
+    Object(&'static Shape),
+    /// An object for which replies have null if it is absent.
+    Optional(&'static Shape),
+    List(&'static Shape),
+    Map(&'static Shape),
+}
+
+impl Member {
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, always: false }
+    }
+
+    pub const fn text(name: &'static str) -> Self {
+        Self::new(name, Kind::Text)
+    }
+
+    pub const fn plain(name: &'static str) -> Self {
+        Self::new(name, Kind::Plain)
+    }
+
+    pub const fn count(name: &'static str) -> Self {
+        Self::new(name, Kind::Count)
+    }
+
+    pub const fn flag(name: &'static str) -> Self {
+        Self::new(name, Kind::Flag)
+    }
+
+    pub const fn free(name: &'static str) -> Self {
+        Self::new(name, Kind::Free)
+    }
+
+    pub const fn config(name: &'static str) -> Self {
+        Self::new(name, Kind::Config)
+    }
+
+    pub const fn texts(name: &'static str) -> Self {
+        Self::new(name, Kind::Texts)
+    }
+
+    pub const fn bytes(name: &'static str) -> Self {
+        Self::new(name, Kind::Bytes)
+    }
+
+    pub const fn time(name: &'static str) -> Self {
+        Self::new(name, Kind::Time)
+    }
+
+    pub const fn nanos(name: &'static str) -> Self {
+        Self::new(name, Kind::Nanos)
+    }
+
+    pub const fn object(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Object(shape))
+    }
+
+    pub const fn optional(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Optional(shape))
+    }
+
+    pub const fn list(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::List(shape))
+    }
+
+    pub const fn map(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Map(shape))
+    }
+
+    pub const fn always(self) -> Self {
+        Self { always: true, ..self }
+    }
+
+    /// What replies have in the place of an absent member.
+    fn empty(&self) -> Option<Json> {
+        self.always.then(|| match self.kind {
+            Kind::Text => Json::Text(String::new()),
+            Kind::Flag => Json::Bool(false),
+            Kind::Count | Kind::Nanos => Json::Number(0.into()),
+            Kind::Object(shape) => {
+                let members = shape.0.iter().filter_map(|member| {
+                    member.empty().map(|value| (member.name.to_owned(), value))
+                });
+                Json::Object(members.collect())
+            }
+            _ => Json::Null,
+        })
+    }
+
+    /// Whether a reply leaves the value out. An empty object is a value, an empty map is not.
+    fn is_left_out(&self, value: &Json) -> bool {
+        match value {
+            _ if self.always => false,
+            Json::Null | Json::Bool(false) => true,
+            Json::Number(number) => number.as_f64() == Some(0.0),
+            Json::Text(text) => text.is_empty(),
+            Json::List(items) => items.is_empty(),
+            Json::Object(members) => members.is_empty() && matches!(self.kind, Kind::Texts),
+            _ => false,
+        }
+    }
+}
+
+/// One reading of an entry.
+pub(super) struct Reading {
+    /// Whether underscores in names do not count.
+    snake_case: bool,
+    /// The errors of unknown members.
+    unknown: Vec<String>,
+}
+
+impl Reading {
+    fn is_same(&self, given: &str, name: &str) -> bool {
+        is_same(given, name) && (self.snake_case || !given.contains('_'))
+    }
+}
+
+/// The member of an object that the decoder takes for `name`.
+pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
+    let found = object.members().iter().find(|(given, _)| is_same(given, name));
+    found.map(|(_, value)| value).filter(|value| **value != Json::Null)
+}
+
+/// Members that the store writes, and a caller may send back.
+pub(super) const OF_THE_STORE: [&str; 4] = ["CreateIndex", "ModifyIndex", "Hash", "RaftIndex"];
+
+fn unknown_key(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let why = match () {
+        () if lower.ends_with("namespace") => ", namespaces are a consul enterprise feature",
+        () if lower.contains("jwt") => {
+            ", api-gateway jwt validation is a consul enterprise feature"
+        }
+        () => "",
+    };
+    format!("invalid config key {}{why}", go::quoted(name))
+}
+
+fn is_same(given: &str, name: &str) -> bool {
+    given == name || given.replace('_', "").eq_ignore_ascii_case(name)
+}
+
+/// The object of a block of HCL, which is a list of it.
+fn block(given: &Json) -> &Json {
+    match given.items() {
+        [only @ Json::Object(_)] => only,
+        _ => given,
+    }
+}
+
+impl Shape {
+    /// The members of an entry under their own names, without those that are empty.
+    pub fn read_entry(&self, given: &Json, snake_case: bool) -> Result<Json, String> {
+        let mut reading = Reading { snake_case, unknown: Vec::new() };
+        let read = self.read(given, "", &mut reading)?;
+        errors(&reading.unknown)?;
+        Ok(read)
+    }
+
+    fn read(&self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
+        let given = block(given);
+        if !matches!(given, Json::Object(_)) {
+            return Err(not_a_map(given, path));
+        }
+        let at = |name: &str| match path {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        };
+        let mut members = Vec::new();
+        for known in self.0 {
+            let given = given
+                .members()
+                .iter()
+                .find(|(name, value)| *value != Json::Null && reading.is_same(name, known.name));
+            let value = match given {
+                Some((_, value)) => Some(known.kind.read(value, &at(known.name), reading)?)
+                    .filter(|value| !known.is_left_out(value)),
+                None => None,
+            };
+            if let Some(value) = value.or_else(|| known.empty()) {
+                members.push((known.name.to_owned(), value));
+            }
+        }
+        for (name, _) in given.members() {
+            let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
+            if !is_own && !self.0.iter().any(|member| reading.is_same(name, member.name)) {
+                reading.unknown.push(unknown_key(&at(name)));
+            }
+        }
+        Ok(Json::Object(members))
+    }
+}
+
+impl Kind {
+    fn read(self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
+        let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
+        let given = if matches!(self, Kind::Config | Kind::Map(_)) { block(given) } else { given };
+        Ok(match (self, given) {
+            (Kind::Free, any) => sorted(any.clone()),
+            (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
+            (Kind::Config, _) => return Err(not_a_map(given, path)),
+            (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
+            (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
+            (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
+            (Kind::Text, _) => return wrong("type 'string'"),
+            (Kind::Count, Json::Text(text)) => match text.parse::<i64>() {
+                Ok(number) => Json::Number(number.into()),
+                Err(_) => {
+                    let text = go::quoted(text);
+                    return Err(one_decoding(&format!(
+                        "cannot parse '{path}' as int: strconv.ParseInt: parsing {text}: invalid syntax"
+                    )));
+                }
+            },
+            (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Plain | Kind::Count, plain) => plain.clone(),
+            (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
+            (Kind::Flag, _) => return wrong("type 'bool'"),
+            (Kind::Time | Kind::Nanos, Json::Text(text)) => {
+                let nanos = go::duration(text)
+                    .map_err(|why| one_decoding(&format!("error decoding '{path}': {why}")))?;
+                match self {
+                    Kind::Nanos => Json::Number(nanos.into()),
+                    _ => Json::Text(time_text(nanos)),
+                }
+            }
+            (Kind::Nanos, Json::Number(number)) => Json::Number(number.clone()),
+            (Kind::Time, Json::Number(number)) => {
+                Json::Text(time_text(number.as_i64().unwrap_or(0)))
+            }
+            (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
+            (Kind::Texts, Json::Object(members)) => {
+                let read = |(name, value): &(String, Json)| {
+                    let value = Kind::Text.read(value, &format!("{path}[{name}]"), reading)?;
+                    Ok((name.clone(), value))
+                };
+                sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
+            }
+            (Kind::Texts, _) => return Err(not_a_map(given, path)),
+            (Kind::Bytes, given) => {
+                use base64::Engine as _;
+                let text = Kind::Text.read(given, path, reading)?;
+                Json::Text(base64::engine::general_purpose::STANDARD.encode(text.as_text()))
+            }
+            (Kind::Object(shape), object) => shape.read(object, path, reading)?,
+            (Kind::Optional(shape), object) => shape.read(object, path, reading)?,
+            (Kind::List(shape), given) => {
+                // One that is not in a list is a list of it.
+                let items = match given {
+                    Json::List(items) => items,
+                    one => std::slice::from_ref(one),
+                };
+                let items = items
+                    .iter()
+                    .enumerate()
+                    .map(|(place, item)| shape.read(item, &format!("{path}[{place}]"), reading));
+                Json::List(items.collect::<Result<_, _>>()?)
+            }
+            (Kind::Map(shape), Json::Object(members)) => {
+                let read = |(name, value): &(String, Json)| {
+                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), reading)?))
+                };
+                Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
+            }
+            (Kind::Map(_), _) => return Err(not_a_map(given, path)),
+        })
+    }
+}
+
+/// An object with the item in the place of each list of one.
+fn unwrapped(members: &[(String, Json)]) -> Json {
+    let unwrap = |value: &Json| match value.items() {
+        [Json::Object(members)] => unwrapped(members),
+        [item] => item.clone(),
+        _ => value.clone(),
+    };
+    Json::Object(members.iter().map(|(name, value)| (name.clone(), unwrap(value))).collect())
+}
+
+/// A duration as Go prints it; empty if it is zero.
+fn time_text(nanos: i64) -> String {
+    let text = go::duration_text(Duration::from_nanos(nanos.unsigned_abs()));
+    match nanos {
+        0 => String::new(),
+        1.. => text,
+        _ => format!("-{text}"),
+    }
+}
+
+/// A value with the members of its objects by name: Consul does not keep their order.
+fn sorted(value: Json) -> Json {
+    match value {
+        Json::Object(members) => {
+            let mut members: Vec<_> =
+                members.into_iter().map(|(name, value)| (name, sorted(value))).collect();
+            members.sort_by(|one, other| one.0.cmp(&other.0));
+            Json::Object(members)
+        }
+        Json::List(items) => Json::List(items.into_iter().map(sorted).collect()),
+        plain => plain,
+    }
+}
+
+/// Refuses for all of these reasons, in the layout of Consul's lists of errors.
+pub(super) fn errors(wrong: &[String]) -> Result<(), String> {
+    match wrong {
+        [] => Ok(()),
+        [why] => Err(one_error(why)),
+        all => {
+            let lines: String = all.iter().map(|why| format!("\t* {why}\n")).collect();
+            Err(format!("{} errors occurred:\n{lines}\n", all.len()))
+        }
+    }
+}
+
+/// One error in the layout of Consul's lists of errors.
+pub(super) fn one_error(why: &str) -> String {
+    format!("1 error occurred:\n\t* {why}\n\n")
+}
+
+fn not_a_map(given: &Json, path: &str) -> String {
+    let kind = match given {
+        Json::Bool(_) => "bool",
+        Json::Number(_) => "float64",
+        Json::Text(_) => "string",
+        Json::Null | Json::List(_) | Json::Object(_) => "slice",
+    };
+    one_decoding(&format!("'{path}' expected a map, got '{kind}'"))
+}
+
+fn one_decoding(why: &str) -> String {
+    format!("1 error(s) decoding:\n\n* {why}")
+}

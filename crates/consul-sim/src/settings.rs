@@ -1,0 +1,120 @@
+//! What a configuration file can set, and what holds without one.
+
+use ::http::{HeaderName, HeaderValue};
+use consul_api::api::{kv, session};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// The settings of an agent and its server. Each has Consul's default; source: the reference of the agent's configuration
+/// in Consul's documentation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `datacenter`: the only datacenter.
+    pub datacenter: String,
+    /// `advertise_addr`: the address of the agent's node, and of its server for other servers.
+    pub address: IpAddr,
+    /// `connect.ca_config.cluster_id`: the trust domain, without its suffix.
+    pub cluster_id: String,
+    /// `session_ttl_min`: the shortest TTL of a session.
+    pub session_ttl_min: Duration,
+    /// `limits.kv_max_value_size`: the most bytes of a key's value.
+    pub kv_max_value_size: usize,
+    /// `limits.txn_max_req_len`: the most bytes of a transaction.
+    pub txn_max_req_len: usize,
+    /// `default_query_time`: how long a blocking query without `wait` waits.
+    pub default_query_time: Duration,
+    /// `max_query_time`: the longest wait of a blocking query.
+    pub max_query_time: Duration,
+    /// `check_output_max_size`: the default limit of a check's output, in bytes.
+    pub check_output_max_size: i64,
+    /// `enable_script_checks`: whether checks may run programs.
+    pub enable_script_checks: bool,
+    /// `enable_local_script_checks`: the same for checks in configuration files alone.
+    pub enable_local_script_checks: bool,
+    /// `http_config.response_headers`: headers of each reply.
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `http_config.block_endpoints`: paths that begin with one of these are refused.
+    pub block_endpoints: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            datacenter: "dc1".to_owned(),
+            address: Ipv4Addr::LOCALHOST.into(),
+            cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
+            session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
+            kv_max_value_size: kv::MAX_VALUE_BYTES,
+            txn_max_req_len: kv::MAX_VALUE_BYTES,
+            default_query_time: Duration::from_secs(5 * 60),
+            max_query_time: Duration::from_secs(10 * 60),
+            check_output_max_size: 4096,
+            enable_script_checks: false,
+            enable_local_script_checks: false,
+            response_headers: Vec::new(),
+            block_endpoints: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether requests for a path are refused.
+    pub(super) fn blocks(&self, path: &str) -> bool {
+        self.block_endpoints.iter().any(|prefix| path.starts_with(prefix))
+    }
+}
+
+/// `domain`, `alt_domain` and `dns_config`, with Consul's defaults.
+#[derive(Clone, Debug)]
+pub(super) struct DnsSettings {
+    /// `domain`, and `alt_domain` if there is one, as labels in lower case.
+    pub domains: Vec<Vec<String>>,
+    /// `node_ttl`, in seconds.
+    pub node_ttl: u32,
+    /// `service_ttl`, in seconds, by name or by start of a name with an asterisk behind it.
+    pub service_ttl: Vec<(String, u32)>,
+    /// `only_passing`: whether instances with warnings are left out.
+    pub only_passing: bool,
+    /// `udp_answer_limit`: the most answers over UDP to a client without EDNS.
+    pub udp_answer_limit: usize,
+    /// `a_record_limit`: the most addresses in an answer; 0: all.
+    pub a_record_limit: usize,
+    /// `enable_truncate`: whether an answer tells that it is not whole.
+    pub enable_truncate: bool,
+    /// `disable_compression`
+    pub disable_compression: bool,
+    /// `enable_additional_node_meta_txt`: whether answers have the metadata of nodes in addition.
+    pub node_meta: bool,
+    /// `soa`
+    pub soa: Soa,
+}
+
+/// The numbers of the record of authority, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Soa {
+    /// `refresh`
+    pub refresh: u32,
+    /// `retry`
+    pub retry: u32,
+    /// `expire`
+    pub expire: u32,
+    /// `min_ttl`
+    pub min_ttl: u32,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self {
+            domains: vec![vec!["consul".to_owned()]],
+            node_ttl: 0,
+            service_ttl: Vec::new(),
+            only_passing: false,
+            udp_answer_limit: 3,
+            a_record_limit: 0,
+            enable_truncate: false,
+            disable_compression: false,
+            node_meta: true,
+            soa: Soa { refresh: 3600, retry: 600, expire: 86400, min_ttl: 0 },
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the server has on its disk, as a snapshot contains it.
+
+use super::State;
+use super::catalog::CatalogTable;
+use super::coordinate::CoordinateTable;
+use super::kv::KvTable;
+use super::session::SessionTable;
+use crate::acl::AclTable;
+use crate::entry::EntryTable;
+use crate::operator::Autopilot;
+use crate::query::QueryTable;
+use std::sync::Arc;
+
+/// A copy of the server's tables.
+#[derive(Debug, serde::Deserialize, serde::Serialize)]
+pub(crate) struct Image {
+    /// The newest index of the Raft log.
+    pub index: u64,
+    kv: KvTable,
+    sessions: SessionTable,
+    queries: QueryTable,
+    entries: EntryTable,
+    catalog: CatalogTable,
+    pub acl: AclTable,
+    coordinates: CoordinateTable,
+    autopilot: Autopilot,
+}
+
+impl State {
+    /// A copy of the server's tables.
+    pub fn image(&self) -> Image {
+        Image {
+            index: self.index,
+            kv: self.kv.clone(),
+            sessions: self.sessions.clone(),
+            queries: self.queries.clone(),
+            entries: self.entries.clone(),
+            catalog: self.catalog.clone(),
+            acl: self.acl.clone(),
+            coordinates: self.coordinates.clone(),
+            autopilot: self.autopilot.clone(),
+        }
+    }
+
+    /// Replaces the server's tables. The agent keeps its services and checks, which it compares with the catalog up to a minute
+    /// later. The indexes of the tables go back and the Raft log goes on, TTLs restart, lock delays end, and all waiting queries
+    /// return.
+    ///
+    /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
+    pub fn restore(&mut self, image: Image) {
+        let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates, autopilot } =
+            image;
+        self.index = self.index.max(index) + 1;
+        self.kv = kv;
+        self.sessions = sessions;
+        self.queries = queries;
+        self.entries = entries;
+        self.catalog = catalog;
+        self.coordinates = coordinates;
+        self.autopilot = autopilot;
+        self.timers.keep_those_of_the_agent();
+        self.lock_delays.clear();
+        self.tombstone_batches.clear();
+        self.reap_later(self.index);
+        self.restore_acl(acl);
+        for id in self.sessions.all().map(|session| Arc::clone(&session.id)).collect::<Vec<_>>() {
+            self.start_ttl(&id);
+        }
+        self.restores += 1;
+        self.watches.wake_all();
+        let node = self.node_name.clone();
+        self.catalog_changed(&node);
+    }
+}

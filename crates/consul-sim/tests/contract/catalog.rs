@@ -1,0 +1,328 @@
+//! The catalog of nodes and services.
+
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_api::error::Kind;
+use consul_api::value::Value;
+use std::time::Duration;
+
+behaviours![
+    a_node_is_what_it_was_registered_as,
+    a_service_of_an_external_node_is_found,
+    an_unknown_service_has_no_instances,
+    an_unknown_node_is_absent_and_not_an_error,
+    deregistering_an_unknown_node_succeeds,
+    a_deregistered_node_takes_its_services_along,
+    a_node_without_services_has_an_empty_table_but_a_null_list,
+    a_tag_narrows_a_service,
+    all_tags_must_match,
+    node_meta_narrows_the_nodes,
+    services_are_listed_with_their_tags,
+    names_of_services_ignore_case,
+    a_registration_without_a_node_is_refused,
+    an_agents_service_is_in_the_catalog,
+    a_blocking_query_on_a_service_wakes_on_an_instance,
+    the_datacenter_is_known,
+    an_unknown_datacenter_is_an_error,
+    fields_of_other_requests_are_accepted,
+    a_filter_chooses_among_nodes_services_and_instances,
+    proxies_and_natives_stand_for_a_service_in_the_mesh,
+    an_unconfigured_gateway_has_no_services,
+    a_gateway_has_the_services_of_its_entry,
+    a_star_stands_for_the_services_that_a_gateway_does_not_name,
+    a_service_keeps_the_spelling_of_its_nodes_name,
+];
+
+/// Registers a new node with one instance of a service.
+async fn register(t: &T, node: &str, tags: Value) {
+    let service = table! {"Service" = t.name("s"), "Tags" = tags, "Port" = 80};
+    let registration = table! {"Node" = t.name(node), "Address" = "10.9.9.9", "Service" = service};
+    assert_eq!(t.value("catalog_register", args![registration]).await, true.into());
+}
+
+async fn deregister(t: &T, node: &str) {
+    t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
+}
+
+async fn a_node_is_what_it_was_registered_as(t: T) {
+    let registration = table! {
+        "Node" = t.name("n"), "Address" = "10.9.9.9", "NodeMeta" = table! {"rack" = "r1"},
+        "TaggedAddresses" = table! {"wan" = "1.2.3.4"},
+    };
+    t.ok("catalog_register", args![registration]).await;
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    let node = node.get("Node").unwrap();
+    assert_eq!((text(node, "Node"), text(node, "Address")), (t.name("n").as_str(), "10.9.9.9"));
+    assert_eq!(text(node.get("Meta").unwrap(), "rack"), "r1");
+    assert_eq!(text(node.get("TaggedAddresses").unwrap(), "wan"), "1.2.3.4");
+    let nodes = t.value("catalog_nodes", args![]).await;
+    assert!(texts(&nodes, "Node").contains(&t.name("n").as_str()));
+    deregister(&t, "n").await;
+}
+
+async fn a_service_of_an_external_node_is_found(t: T) {
+    register(&t, "n", list!["a"]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(found.items().len(), 1);
+    let instance = &found.items()[0];
+    assert_eq!(text(instance, "Node"), t.name("n"));
+    assert_eq!(text(instance, "ServiceName"), t.name("s"));
+    assert_eq!(text(instance, "ServiceID"), t.name("s"));
+    assert_eq!(instance.get("ServicePort"), Some(&80.into()));
+    assert_eq!(instance.get("ServiceTags"), Some(&list!["a"]));
+    let services = t.value("catalog_node_services", args![t.name("n")]).await;
+    assert_eq!(texts(services.get("Services").unwrap(), "ID"), [t.name("s")]);
+    deregister(&t, "n").await;
+}
+
+async fn an_unknown_service_has_no_instances(t: T) {
+    assert_eq!(t.value("catalog_service", args![t.name("none")]).await, list![]);
+}
+
+async fn an_unknown_node_is_absent_and_not_an_error(t: T) {
+    assert_eq!(t.value("catalog_node", args![t.name("none")]).await, Value::Null);
+    let services = t.value("catalog_node_services", args![t.name("none")]).await;
+    assert_eq!(services.get("Node"), Some(&Value::Null));
+}
+
+async fn deregistering_an_unknown_node_succeeds(t: T) {
+    let none = table! {"Node" = t.name("none")};
+    assert_eq!(t.value("catalog_deregister", args![none]).await, true.into());
+}
+
+async fn a_deregistered_node_takes_its_services_along(t: T) {
+    register(&t, "n", list![]).await;
+    deregister(&t, "n").await;
+    assert_eq!(t.value("catalog_service", args![t.name("s")]).await, list![]);
+    assert_eq!(t.value("catalog_node", args![t.name("n")]).await, Value::Null);
+}
+
+async fn a_node_without_services_has_an_empty_table_but_a_null_list(t: T) {
+    t.ok("catalog_register", args![table! {"Node" = t.name("n"), "Address" = "10.9.9.9"}]).await;
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    assert_eq!(node.get("Services"), Some(&table! {}));
+    let services = t.value("catalog_node_services", args![t.name("n")]).await;
+    assert_eq!(services.get("Services"), Some(&Value::Null));
+    deregister(&t, "n").await;
+}
+
+async fn a_tag_narrows_a_service(t: T) {
+    register(&t, "n1", list!["blue"]).await;
+    register(&t, "n2", list!["green"]).await;
+    let found = t.value("catalog_service", args![t.name("s"); "tag" = "green"]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn all_tags_must_match(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["a", "b"]).await;
+    let found = t.value("catalog_service", args![t.name("s"); "tag" = list!["a", "b"]]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn node_meta_narrows_the_nodes(t: T) {
+    for (node, zone) in [("n1", "z1"), ("n2", "z2")] {
+        let meta = table! {"zone" = zone, "test" = t.name("m")};
+        let registration =
+            table! {"Node" = t.name(node), "Address" = "10.9.9.9", "NodeMeta" = meta};
+        t.ok("catalog_register", args![registration]).await;
+    }
+    let wanted = table! {"zone" = "z2", "test" = t.name("m")};
+    let found = t.value("catalog_nodes", args![; "node_meta" = wanted]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n2")]);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn services_are_listed_with_their_tags(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["b"]).await;
+    let services = t.value("catalog_services", args![]).await;
+    let mut tags: Vec<_> = services.get(&t.name("s")).unwrap().items().to_vec();
+    tags.sort_by_key(Value::shown);
+    assert_eq!(Value::List(tags), list!["a", "b"]);
+    assert!(services.get("consul").is_some());
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn names_of_services_ignore_case(t: T) {
+    register(&t, "n", list![]).await;
+    let found = t.value("catalog_service", args![t.name("s").to_uppercase()]).await;
+    assert_eq!(found.items().len(), 1);
+    deregister(&t, "n").await;
+}
+
+async fn a_registration_without_a_node_is_refused(t: T) {
+    let error = t.fails("catalog_register", args![table! {}], Kind::Http).await;
+    assert!(error.message().contains("Must provide node"), "{error}");
+}
+
+async fn an_agents_service_is_in_the_catalog(t: T) {
+    let service = table! {"Name" = t.name("s"), "Port" = 81};
+    t.ok("agent_service_register", args![service]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(found.items()[0].get("ServicePort"), Some(&81.into()));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn a_blocking_query_on_a_service_wakes_on_an_instance(t: T) {
+    register(&t, "n1", list![]).await;
+    let index = t.index("catalog_service", args![t.name("s")]).await;
+    let query = t.ok("catalog_service", args![t.name("s"); "index" = index, "wait" = "10s"]);
+    let change = async {
+        crate::target::pause(Duration::from_millis(200)).await;
+        register(&t, "n2", list![]).await;
+    };
+    let (answer, ()) = tokio::join!(query, change);
+    assert_eq!(answer.value.items().len(), 2);
+    assert!(answer.meta.index.unwrap() > index);
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn the_datacenter_is_known(t: T) {
+    assert_eq!(t.value("catalog_datacenters", args![]).await, list!["dc1"]);
+    t.ok("catalog_nodes", args![; "dc" = "dc1"]).await;
+}
+
+async fn an_unknown_datacenter_is_an_error(t: T) {
+    let error = t.fails("catalog_nodes", args![; "dc" = "nowhere"], Kind::Http).await;
+    assert!(error.message().contains("No path to datacenter"), "{error}");
+}
+
+async fn a_filter_chooses_among_nodes_services_and_instances(t: T) {
+    register(&t, "n1", list!["a"]).await;
+    register(&t, "n2", list!["b"]).await;
+    let filter = format!("Node == \"{}\"", t.name("n2"));
+    let nodes = t.value("catalog_nodes", args![; "filter" = filter]).await;
+    assert_eq!(texts(&nodes, "Node"), [t.name("n2")]);
+    let tagged = args![t.name("s"); "filter" = "b in ServiceTags"];
+    assert_eq!(texts(&t.value("catalog_service", tagged).await, "Node"), [t.name("n2")]);
+    let node = t.value("catalog_node", args![t.name("n1"); "filter" = "Port == 81"]).await;
+    assert_eq!(node.get("Services"), Some(&table! {}));
+    let services = args![t.name("n1"); "filter" = "Tags contains a"];
+    let services = t.value("catalog_node_services", services).await;
+    assert_eq!(services.get("Services").unwrap().items().len(), 1);
+    let filter = format!("ServiceName == \"{}\"", t.name("s"));
+    let services = t.value("catalog_services", args![; "filter" = filter]).await;
+    let unfiltered = t.is_1_8("the list of services is not filtered");
+    assert!(unfiltered || services.get("consul").is_none());
+    assert!(services.get(&t.name("s")).is_some());
+    deregister(&t, "n1").await;
+    deregister(&t, "n2").await;
+}
+
+async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
+    let (service, proxy) = (t.name("s"), t.name("p"));
+    let proxy = format!(
+        r#"{{"Service":"{proxy}","Kind":"connect-proxy","Port":81,
+            "Proxy":{{"DestinationServiceName":"{service}"}}}}"#
+    );
+    let native = format!(r#"{{"Service":"{service}","Port":82,"Connect":{{"Native":true}}}}"#);
+    let plain = format!(r#"{{"Service":"{service}","Port":80}}"#);
+    for (node, service) in [("n1", proxy), ("n2", native), ("n3", plain)] {
+        let node = t.name(node);
+        let body = format!(r#"{{"Node":"{node}","Address":"10.9.9.9","Service":{service}}}"#);
+        assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.body, "true");
+    }
+    let found = t.value("catalog_connect", args![t.name("s")]).await;
+    assert_eq!(texts(&found, "Node"), [t.name("n1"), t.name("n2")]);
+    assert_eq!(t.value("health_connect", args![t.name("s")]).await.items().len(), 2);
+    assert_eq!(t.value("catalog_connect", args![t.name("none")]).await, list![]);
+    assert_eq!(t.value("health_ingress", args![t.name("s")]).await, list![]);
+    for node in ["n1", "n2", "n3"] {
+        deregister(&t, node).await;
+    }
+}
+
+async fn an_unconfigured_gateway_has_no_services(t: T) {
+    let found = t.value("catalog_gateway_services", args![t.name("none")]).await;
+    let is_null = t.is_1_8("no services of a gateway are null, not an empty list");
+    assert!(found == list![] || (is_null && found == Value::Null), "{found:?}");
+}
+
+async fn a_gateway_has_the_services_of_its_entry(t: T) {
+    let (gateway, api) = (t.name("gateway"), t.name("api"));
+    register(&t, "n", list![]).await;
+    let node = t.name("n");
+    let service = format!("{{\"Service\":\"{gateway}\",\"Kind\":\"ingress-gateway\",\"Port\":81}}");
+    let body = format!("{{\"Node\":\"{node}\",\"Address\":\"10.9.9.9\",\"Service\":{service}}}");
+    assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.body, "true");
+    let services = list![table! {"Name" = api.as_str()}];
+    let listeners = list![table! {"Port" = 8888, "Services" = services}];
+    let entry = table! {
+        "Kind" = "ingress-gateway", "Name" = gateway.as_str(), "Listeners" = listeners,
+    };
+    t.ok("config_write", args![entry]).await;
+    let found = t.value("catalog_gateway_services", args![gateway.as_str()]).await;
+    let [found] = found.items() else { panic!("{found:?}") };
+    assert_eq!(text(found.get("Service").unwrap(), "Name"), api);
+    assert_eq!(text(found.get("Gateway").unwrap(), "Name"), gateway);
+    assert_eq!(text(found, "GatewayKind"), "ingress-gateway");
+    assert_eq!(found.get("Port"), Some(&8888.into()));
+    assert_eq!(text(found, "Protocol"), "tcp");
+    let instances = t.value("health_ingress", args![api]).await;
+    let [instance] = instances.items() else { panic!("{instances:?}") };
+    assert_eq!(text(instance.get("Service").unwrap(), "Service"), gateway);
+    t.ok("config_delete", args!["ingress-gateway", gateway.as_str()]).await;
+    let found = t.value("catalog_gateway_services", args![gateway]).await;
+    assert!(found.items().is_empty(), "{found:?}");
+    deregister(&t, "n").await;
+}
+
+async fn a_star_stands_for_the_services_that_a_gateway_does_not_name(t: T) {
+    let (gateway, own, other) = (t.name("gateway"), t.name("own"), t.name("other"));
+    for name in [&own, &other] {
+        let service = table! {"Service" = name.as_str(), "Port" = 81};
+        let registration =
+            table! {"Node" = t.name("n"), "Address" = "10.9.9.9", "Service" = service};
+        t.ok("catalog_register", args![registration]).await;
+    }
+    let named = table! {"Name" = own.as_str(), "SNI" = "own"};
+    let services = list![named, table! {"Name" = "*", "SNI" = "all"}];
+    let entry = table! {
+        "Kind" = "terminating-gateway", "Name" = gateway.as_str(), "Services" = services,
+    };
+    t.ok("config_write", args![entry]).await;
+    let found = t.value("catalog_gateway_services", args![gateway.as_str()]).await;
+    let of = |name: &str| {
+        let mut all = found.items().iter();
+        let found = all.find(|found| text(found.get("Service").unwrap(), "Name") == name).unwrap();
+        (text(found, "SNI").to_owned(), found.get("FromWildcard").cloned())
+    };
+    assert_eq!(of(&own), ("own".to_owned(), None));
+    assert_eq!(of(&other), ("all".to_owned(), Some(true.into())));
+    t.ok("config_delete", args!["terminating-gateway", gateway]).await;
+    deregister(&t, "n").await;
+}
+
+async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {
+    register(&t, "n", list![]).await;
+    let upper = t.name("n").to_uppercase();
+    let service = table! {"Service" = t.name("s"), "Port" = 81};
+    let registration =
+        table! {"Node" = upper.as_str(), "SkipNodeUpdate" = true, "Service" = service};
+    t.ok("catalog_register", args![registration]).await;
+    let found = t.value("catalog_service", args![t.name("s")]).await;
+    assert_eq!(texts(&found, "Node"), [upper]);
+    let node = t.value("catalog_node", args![t.name("n")]).await;
+    assert_eq!(text(node.get("Node").unwrap(), "Node"), t.name("n"));
+    deregister(&t, "n").await;
+}
+
+/// The official Go client sends some of these fields.
+async fn fields_of_other_requests_are_accepted(t: T) {
+    let node = t.name("n");
+    let register = format!(r#"{{"Node":"{node}","Address":"a","Token":"","CreateIndex":1}}"#);
+    let deregister = format!(r#"{{"Node":"{node}","Address":"a","Token":""}}"#);
+    for (path, body) in [("register", register), ("deregister", deregister)] {
+        let answer = t.raw("PUT", &format!("/v1/catalog/{path}"), &body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "true"), "{path}");
+    }
+    let wrong = format!(r#"{{"Node":"{node}","Address":1}}"#);
+    assert_eq!(t.raw("PUT", "/v1/catalog/deregister", &wrong).await.status, 400);
+}

@@ -1,0 +1,720 @@
+//! Central configuration.
+
+use crate::acl::caller;
+use crate::target::{T, args, behaviours, list, table, text, texts};
+use consul_api::error::Kind;
+use consul_api::value::Value;
+use consul_sim::acl::DefaultPolicy::Deny;
+use std::time::{Duration, Instant};
+
+behaviours![
+    a_configuration_entry_is_written_read_and_deleted,
+    a_configuration_entry_is_written_once_with_cas_zero,
+    a_configuration_entry_is_written_and_deleted_with_its_modify_index,
+    an_unknown_configuration_entry_is_absent,
+    a_body_that_is_not_an_entry_is_refused,
+    an_entry_is_written_as_it_was_read,
+    names_of_members_are_read_in_any_case,
+    names_of_entries_in_another_case_are_the_same,
+    all_entries_are_listed_by_kind_and_name,
+    invalid_service_defaults_are_refused,
+    an_entry_has_no_more_than_64_metadata,
+    the_settings_of_upstreams_are_whole,
+    another_order_of_metadata_changes_nothing,
+    a_protocol_is_written_in_lower_case,
+    invalid_resolvers_are_refused,
+    settings_of_consul_enterprise_are_refused,
+    the_weights_of_splits_are_a_hundred,
+    invalid_routes_are_refused,
+    routes_and_splits_need_a_protocol_with_requests,
+    proxy_defaults_have_one_name,
+    invalid_gateways_are_refused,
+    a_gateways_limits_are_numbers,
+    the_sources_of_intentions_are_sorted_by_precedence,
+    a_read_of_an_entry_waits_for_its_change,
+    entries_need_permissions_of_their_service,
+];
+
+fn entry(t: &T, protocol: &str) -> Value {
+    table! {"Kind" = "service-defaults", "Name" = t.name("web"), "Protocol" = protocol}
+}
+
+async fn a_configuration_entry_is_written_read_and_deleted(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let found = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(text(&found, "Protocol"), "http");
+    let all = t.value("config_list", args!["service-defaults"]).await;
+    assert!(texts(&all, "Name").contains(&t.name("web").as_str()));
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    let gone = t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    assert_eq!(gone, Value::Null);
+}
+
+async fn a_configuration_entry_is_written_once_with_cas_zero(t: T) {
+    t.ok("config_write", args![entry(&t, "http"); "cas" = 0]).await;
+    t.fails("config_write", args![entry(&t, "grpc"); "cas" = 0], Kind::Conflict).await;
+    if !t.is_1_8("a write that changes nothing expects an index") {
+        t.ok("config_write", args![entry(&t, "http"); "cas" = 0]).await;
+    }
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+}
+
+async fn a_configuration_entry_is_written_and_deleted_with_its_modify_index(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = async || t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    let before = read().await;
+    let index = before.get("ModifyIndex").unwrap().as_u64().unwrap();
+    t.fails("config_write", args![entry(&t, "grpc"); "cas" = index + 1], Kind::Conflict).await;
+    t.ok("config_write", args![entry(&t, "grpc"); "cas" = index]).await;
+    let after = read().await;
+    assert_eq!(after.get("CreateIndex"), before.get("CreateIndex"));
+    assert!(after.get("ModifyIndex").unwrap().as_u64() > Some(index));
+    let path = format!("/v1/config/service-defaults/{}", t.name("web"));
+    if !t.is_1_8("an entry is deleted whatever `cas` says (before 1.11)") {
+        let kept = t.raw("DELETE", &format!("{path}?cas={index}"), "").await;
+        assert_eq!((kept.status, kept.body.as_str()), (200, "false"));
+    }
+    let deleted = t.raw("DELETE", &path, "").await;
+    assert_eq!((deleted.status, deleted.body.as_str()), (200, "{}"));
+}
+
+async fn an_unknown_configuration_entry_is_absent(t: T) {
+    assert_eq!(
+        t.value("config_read", args!["service-defaults", t.name("none")]).await,
+        Value::Null
+    );
+    t.ok("config_delete", args!["service-defaults", t.name("none")]).await;
+}
+
+/// Writes an entry that must be refused with this text.
+async fn refused(t: &T, status: u16, body: &str, why: &str) {
+    let refused = t.raw("PUT", "/v1/config", body).await;
+    assert_eq!(refused.status, status, "{body}: {}", refused.body);
+    assert!(refused.body.contains(why), "{body}: {}", refused.body);
+}
+
+async fn a_body_that_is_not_an_entry_is_refused(t: T) {
+    for (body, why) in [
+        ("", "Request decoding failed: EOF"),
+        ("[]", "Request decoding failed: '' expected a map"),
+        ("{}", "Payload does not contain a kind/Kind key at the top level"),
+        (r#"{"Kind":"nope"}"#, "invalid config entry kind: nope"),
+        (r#"{"Kind":"service-defaults","Name":"web","Bad":1}"#, "invalid config key \"Bad\""),
+    ] {
+        refused(&t, 400, body, why).await;
+    }
+    let unknown = t.raw("DELETE", "/v1/config/nope/x", "").await;
+    assert!(unknown.body.contains("invalid config entry kind: nope"), "{}", unknown.body);
+    assert_eq!(t.raw("DELETE", "/v1/config/service-defaults", "").await.status, 404);
+}
+
+async fn an_entry_is_written_as_it_was_read(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = async || t.value("config_read", args!["service-defaults", t.name("web")]).await;
+    let before = read().await;
+    if t.is_1_8("an entry with a hash is refused (before 1.18)") {
+        t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+        return;
+    }
+    t.ok("config_write", args![before.clone()]).await;
+    assert_eq!(read().await, before);
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    let name = t.name("web");
+    let with =
+        |member: &str| format!("{{\"Kind\":\"service-defaults\",\"Name\":\"{name}\",{member}}}");
+    for (member, why) in [
+        (r#""create_index":7"#, "1 error occurred:\n\t* invalid config key \"create_index\""),
+        (r#""Namespace":"x""#, "\"Namespace\", namespaces are a consul enterprise feature"),
+        (
+            r#""Bad":1,"CreateIndex":7,"Namespace":"x""#,
+            "2 errors occurred:\n\t* invalid config key ",
+        ),
+    ] {
+        refused(&t, 400, &with(member), why).await;
+    }
+}
+
+async fn names_of_members_are_read_in_any_case(t: T) {
+    let name = t.name("web");
+    let body = format!(
+        "{{\"kind\":\"service-resolver\",\"name\":\"{name}\",\"connect_timeout\":\"65s\",\
+         \"default_subset\":\"v1\",\"subsets\":{{\"v1\":{{\"only_passing\":true}}}}}}"
+    );
+    assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+    let found = t.value("config_read", args!["service-resolver", name.as_str()]).await;
+    assert_eq!(text(&found, "ConnectTimeout"), "1m5s");
+    let subset = found.get("Subsets").unwrap().get("v1").unwrap();
+    assert_eq!(subset.get("OnlyPassing"), Some(&true.into()));
+    t.ok("config_delete", args!["service-resolver", name]).await;
+}
+
+async fn names_of_entries_in_another_case_are_the_same(t: T) {
+    let read = async |name: &str| t.value("config_read", args!["service-defaults", name]).await;
+    let (upper, lower) = (t.name("WEB"), t.name("web"));
+    for (name, other) in [(&upper, &lower), (&lower, &upper)] {
+        let entry = table! {"Kind" = "service-defaults", "Name" = name.as_str()};
+        t.ok("config_write", args![entry]).await;
+        assert_eq!(text(&read(other).await, "Name"), name);
+        let all = t.value("config_list", args!["service-defaults"]).await;
+        let own = texts(&all, "Name").into_iter().filter(|name| name.starts_with(&t.name("")));
+        assert_eq!(own.collect::<Vec<_>>(), [name]);
+    }
+    t.ok("config_delete", args!["service-defaults", upper]).await;
+    assert_eq!(read(&lower).await, Value::Null);
+}
+
+async fn all_entries_are_listed_by_kind_and_name(t: T) {
+    let service = table! {"Name" = "x"};
+    let listener = table! {"Port" = 8080, "Protocol" = "tcp", "Services" = list![service]};
+    let gateway =
+        table! {"Kind" = "ingress-gateway", "Name" = t.name("in"), "Listeners" = list![listener]};
+    t.ok("config_write", args![entry(&t, "tcp")]).await;
+    t.ok("config_write", args![gateway]).await;
+    let answer = t.raw("GET", "/v1/config/", "").await;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&answer.body).expect("a list");
+    let kinds: Vec<_> = all.iter().filter_map(|entry| entry["Kind"].as_str()).collect();
+    assert!(kinds.len() >= 2 && kinds.is_sorted(), "{kinds:?}");
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+    t.ok("config_delete", args!["ingress-gateway", t.name("in")]).await;
+}
+
+async fn invalid_service_defaults_are_refused(t: T) {
+    let newer = [
+        (r#""Name":"web","Protocol":"bad""#, "invalid value for protocol: bad"),
+        (r#""Name":"web","BalanceInboundConnections":"x""#, "balance_inbound_connections: x"),
+        (
+            r#""Name":"web","Destination":{"Addresses":["1.2.3.4"],"Port":0}"#,
+            "Invalid Port number 0",
+        ),
+        (r#""Name":"web","UpstreamConfig":{"Defaults":{"Name":"x"}}"#, "Name must be empty"),
+        (r#""Name":"*""#, "and not a wildcard"),
+        (
+            r#""Name":"web","Protocol":"x","BalanceInboundConnections":"y","RateLimits":{}"#,
+            "3 errors occurred:\n\t* invalid value for balance_inbound_connections: y\n\t* invalid \
+             value for protocol: x\n\t* invalid rate_limits config. ",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{},"Destination":{"Addresses":["a"],"Port":1}"#,
+            "UpstreamConfig and Destination are mutually exclusive for service defaults",
+        ),
+        (
+            r#""Name":"web","Destination":{"Addresses":["a","a","*.b",""],"Port":1}"#,
+            "3 errors occurred:\n\t* Duplicate address 'a' is not allowed\n\t* Destination address '*.b' \
+             is invalid ",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Overrides":[{"Name":"*"},{"Name":"b","Peer":"p","Limits":{"MaxPendingRequests":-1}}]}"#,
+            "2 errors occurred:\n\t* error in upstream override for *:: Wildcard name is not \
+             supported\n\t* error in upstream override for b:p: 1 error occurred:\n\t* max pending \
+             requests cannot be negative",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"Interval":"-1s"}}}"#,
+            "error in upstream defaults: 1 error occurred:\n\t* passive health check interval \
+             cannot be negative",
+        ),
+        (
+            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"MaxEjectionPercent":101}}}"#,
+            "max_ejection_percent must be a percentage between 0 and 100",
+        ),
+        (
+            r#""Name":"web","EnvoyExtensions":[{},{"Name":"x"}]"#,
+            "2 errors occurred:\n\t* invalid EnvoyExtensions[0]: Name is required\n\t* invalid \
+             EnvoyExtensions[1][x]: name \"x\" is not a built-in extension",
+        ),
+        (r#""Name":"web","MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\". Must be one of"),
+        (
+            r#""Name":"web","MutualTLSMode":"permissive""#,
+            "because AllowEnablingPermissiveMutualTLS=false in the mesh config entry",
+        ),
+    ];
+    if t.is_1_8("members of service defaults are not checked, or unknown") {
+        return;
+    }
+    refused(&t, 500, r#"{"Kind":"service-defaults"}"#, "Name is required").await;
+    let wrong = r#"{"Kind":"service-defaults","Name":"web","MaxInboundConnections":"x"}"#;
+    refused(&t, 400, wrong, "cannot parse 'MaxInboundConnections' as int").await;
+    for (members, why) in newer {
+        refused(&t, 500, &format!("{{\"Kind\":\"service-defaults\",{members}}}"), why).await;
+    }
+}
+
+async fn an_entry_has_no_more_than_64_metadata(t: T) {
+    if t.is_1_8("metadata of entries are unknown, or not counted") {
+        return;
+    }
+    let meta: Vec<_> = (0..65).map(|place| format!("\"k{place}\":\"\"")).collect();
+    for kind in ["service-defaults", "service-resolver"] {
+        let written = |count: usize| {
+            let (name, meta) = (t.name("m"), meta[..count].join(","));
+            format!("{{\"Kind\":\"{kind}\",\"Name\":\"{name}\",\"Meta\":{{{meta}}}}}")
+        };
+        refused(&t, 500, &written(65), "Meta exceeds maximum element count 64").await;
+        assert_eq!(t.raw("PUT", "/v1/config", &written(64)).await.status, 200);
+        t.ok("config_delete", args![kind, t.name("m")]).await;
+    }
+}
+
+async fn the_settings_of_upstreams_are_whole(t: T) {
+    if t.is_1_8("upstreams have no settings in service defaults (before 1.9)") {
+        return;
+    }
+    let name = t.name("web");
+    let body = format!(
+        "{{\"Kind\":\"service-defaults\",\"Name\":\"{name}\",\"UpstreamConfig\":{{\
+         \"Defaults\":{{\"Protocol\":\"HTTP\",\"ConnectTimeoutMs\":-1}},\
+         \"Overrides\":[{{\"Name\":\"b\",\"ConnectTimeoutMs\":\"7\"}}]}}}}"
+    );
+    assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+    let found = t.value("config_read", args!["service-defaults", name.as_str()]).await;
+    let upstreams = found.get("UpstreamConfig").unwrap();
+    let defaults = upstreams.get("Defaults").unwrap();
+    assert_eq!(defaults.get("Peer"), Some(&"".into()));
+    assert_eq!(defaults.get("Protocol"), Some(&"http".into()));
+    assert_eq!(defaults.get("ConnectTimeoutMs"), None);
+    assert!(defaults.get("MeshGateway").is_some());
+    let own = &upstreams.get("Overrides").unwrap().items()[0];
+    assert_eq!(own.get("ConnectTimeoutMs"), Some(&7.into()));
+    t.ok("config_delete", args!["service-defaults", name]).await;
+}
+
+/// As Consul keeps no order of them.
+async fn another_order_of_metadata_changes_nothing(t: T) {
+    let written = async |config: &str| {
+        let name = t.name("web");
+        let body =
+            format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",\"Meta\":{{{config}}}}}");
+        assert_eq!(t.raw("PUT", "/v1/config", &body).await.status, 200);
+        let found = t.value("config_read", args!["service-resolver", name]).await;
+        found.get("ModifyIndex").unwrap().as_u64()
+    };
+    if t.is_1_8("a write that changes nothing has an index") {
+        return;
+    }
+    let first = written(r#""b":"1","a":"2""#).await;
+    assert_eq!(written(r#""a":"2","b":"1""#).await, first);
+    assert!(written(r#""a":"3","b":"1""#).await > first);
+    t.ok("config_delete", args!["service-resolver", t.name("web")]).await;
+}
+
+async fn a_protocol_is_written_in_lower_case(t: T) {
+    let name = t.name("s");
+    let body =
+        format!("{{\"Kind\":\"service-defaults\",\"Name\":\"{name}\",\"Protocol\":\"HTTP\"}}");
+    let answer = t.raw("PUT", "/v1/config", &body).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "true"));
+    let target = format!("/v1/config/service-defaults/{name}");
+    let written = t.raw("GET", &target, "").await.body.replace(' ', "");
+    assert!(written.contains("\"Protocol\":\"http\""), "{written}");
+    t.raw("DELETE", &target, "").await;
+}
+
+async fn invalid_resolvers_are_refused(t: T) {
+    let name = t.name("web");
+    for (members, why) in [
+        (r#""DefaultSubset":"nope""#, "DefaultSubset \"nope\" is not a valid subset"),
+        (r#""Redirect":{}"#, "Redirect is empty"),
+        (
+            r#""Redirect":{"ServiceSubset":"x"}"#,
+            "Redirect.ServiceSubset defined without Redirect.Service",
+        ),
+        (
+            r#""Redirect":{"Service":"x"},"Failover":{"*":{"Service":"y"}}"#,
+            "Redirect and Failover cannot both be set",
+        ),
+        (r#""Failover":{"zz":{"Service":"y"}}"#, "Bad Failover[\"zz\"]: not a valid subset"),
+        (r#""ConnectTimeout":"-1s""#, "Bad ConnectTimeout '-1s', must be >= 0"),
+        (r#""Subsets":{"":{}}"#, "Subset defined with empty name"),
+        (
+            r#""Subsets":{"a":{"Filter":"bad bad"}}"#,
+            "Filter for subset \"a\" is not a valid expression",
+        ),
+        (
+            r#""Failover":{"*":{"Service":"x","Targets":[{"Service":"y"}]}}"#,
+            "Bad Failover[\"*\"]: Targets cannot be set with Service",
+        ),
+        (
+            r#""Failover":{"*":{"Datacenters":["x",""]}}"#,
+            "Bad Failover[\"*\"].Datacenters: found empty datacenter",
+        ),
+        (
+            r#""Failover":{"*":{"Targets":[{"Service":"y"},{"Peer":"p","Datacenter":"d"}]}}"#,
+            "Bad Failover[\"*\"].Targets[1]: Peer cannot be set with Datacenter",
+        ),
+        (
+            r#""Failover":{"*":{"ServiceSubset":"q"}}"#,
+            "Bad Failover[\"*\"]: ServiceSubset \"q\" is not a valid subset of \"\"",
+        ),
+        (
+            r#""Redirect":{"Service":"x","Peer":"p","ServiceSubset":"v"}"#,
+            "Redirect.Peer cannot be set with Redirect.ServiceSubset",
+        ),
+        (r#""Redirect":{"Peer":"p"}"#, "Redirect.Peer defined without Redirect.Service"),
+        (
+            r#""Redirect":{"Service":"x","SamenessGroup":"g"}"#,
+            "Redirect: Setting SamenessGroup requires Consul Enterprise",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","RingHashConfig":{"MinimumRingSize":1}}"#,
+            "RingHashConfig specified for incompatible load balancing policy \"maglev\"",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"random","HashPolicies":[{"SourceIP":true}]}"#,
+            "HashPolicies specified for non-hash-based Policy: \"random\"",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"x","FieldValue":"y"}]}"#,
+            "Bad LoadBalancer HashPolicy[0]: \"x\" is not a supported field",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{},{"Field":"header"}]}"#,
+            "Bad LoadBalancer HashPolicy[1]: Field \"header\" was specified without a FieldValue",
+        ),
+        (
+            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"cookie","FieldValue":"c","CookieConfig":{"Session":true,"TTL":"1s"}}]}"#,
+            "a session cookie cannot have an associated TTL",
+        ),
+    ] {
+        let is_newer =
+            ["Targets", "Datacenters", "Peer", "ServiceSubset\":\"q", "Sameness", "LoadBal"];
+        if is_newer.iter().any(|word| members.contains(word))
+            && t.is_1_8("references and load balancers are not checked, or unknown")
+        {
+            continue;
+        }
+        if members.contains("Filter") && t.is_1_8("filters of subsets are not checked") {
+            continue;
+        }
+        let body = format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn settings_of_consul_enterprise_are_refused(t: T) {
+    if t.is_1_8("entries have no settings of Consul Enterprise") {
+        return;
+    }
+    let name = t.name("web");
+    for (members, why) in [
+        (
+            r#""Failover":{"*":{"Service":"x","Policy":{"Mode":"sequential"}}}"#,
+            "Bad Failover[\"*\"]: Setting failover policies requires Consul Enterprise",
+        ),
+        (
+            r#""Failover":{"*":{"Service":"x","SamenessGroup":"g"}}"#,
+            "Bad Failover[\"*\"]: Setting SamenessGroup requires Consul Enterprise",
+        ),
+        (
+            r#""PrioritizeByLocality":{"Mode":"failover"}"#,
+            "Prioritize-by-locality requires Consul Enterprise",
+        ),
+    ] {
+        let body = format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn the_weights_of_splits_are_a_hundred(t: T) {
+    let name = t.name("web");
+    for (splits, why) in [
+        ("", "no splits configured"),
+        (
+            r#"{"Weight":90,"Service":"a"},{"Weight":5,"Service":"b"}"#,
+            "the sum of all split weights must be 100, not 95.000000",
+        ),
+        (
+            r#"{"Weight":50,"Service":"a"},{"Weight":50,"Service":"a"}"#,
+            "split destination occurs more than once",
+        ),
+    ] {
+        let body =
+            format!("{{\"Kind\":\"service-splitter\",\"Name\":\"{name}\",\"Splits\":[{splits}]}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn invalid_routes_are_refused(t: T) {
+    let name = t.name("web");
+    for (http, why) in [
+        (
+            r#""PathExact":"/a","PathPrefix":"/b""#,
+            "should only contain at most one of PathExact, PathPrefix, or PathRegex",
+        ),
+        (r#""PathExact":"a""#, "Route[0] PathExact doesn't start with '/': \"a\""),
+        (r#""Header":[{"Exact":"x"}]"#, "Route[0] Header[0] missing required Name field"),
+        (
+            r#""QueryParam":[{"Name":"x"}]"#,
+            "Route[0] QueryParam[0] should only contain one of Present, Exact, or Regex",
+        ),
+    ] {
+        let body = format!(
+            "{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{{\"Match\":{{\"HTTP\":{{{http}}}}}}}]}}"
+        );
+        refused(&t, 500, &body, why).await;
+    }
+    if t.is_1_8("methods and conditions of retries are not checked") {
+        return;
+    }
+    for (route, why) in [
+        (
+            r#"{"Match":{"HTTP":{"Methods":["x"]}}}"#,
+            "Route[0] Methods contains an invalid method \"X\"",
+        ),
+        (
+            r#"{"Destination":{"RetryOn":["5xx","x"]}}"#,
+            "Route[0] contains an invalid retry condition: \"x\"",
+        ),
+    ] {
+        let body =
+            format!("{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{route}]}}");
+        refused(&t, 500, &body, why).await;
+    }
+}
+
+async fn routes_and_splits_need_a_protocol_with_requests(t: T) {
+    let name = t.name("web");
+    let router = table! {"Kind" = "service-router", "Name" = name.as_str(), "Routes" = list![table! {
+        "Match" = table! {"HTTP" = table! {"PathPrefix" = "/a", "Methods" = list!["get"]}},
+        "Destination" = table! {"RequestTimeout" = "5s"},
+    }]};
+    let error = t.fails("config_write", args![router.clone()], Kind::Http).await;
+    assert!(error.message().contains("does not permit advanced routing or splitting"), "{error}");
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    t.ok("config_write", args![router]).await;
+    let found = t.value("config_read", args!["service-router", name.as_str()]).await;
+    let route = &found.get("Routes").unwrap().items()[0];
+    let http = route.get("Match").unwrap().get("HTTP").unwrap();
+    assert_eq!(text(http, "PathPrefix"), "/a");
+    assert_eq!(text(route.get("Destination").unwrap(), "RequestTimeout"), "5s");
+    let gone = args!["service-defaults", name.as_str()];
+    let error = t.fails("config_delete", gone.clone(), Kind::Http).await;
+    assert!(error.message().contains("does not permit advanced routing or splitting"), "{error}");
+    t.ok("config_delete", args!["service-router", name.as_str()]).await;
+    t.ok("config_delete", gone).await;
+}
+
+async fn proxy_defaults_have_one_name(t: T) {
+    if t.is_1_8("the defaults of proxies are the global ones, whatever their name says") {
+        return;
+    }
+    let config = || table! {"a" = 1, "b" = list!["x", "y"], "c" = list!["z"]};
+    let defaults = |name: &str| {
+        table! {"Kind" = "proxy-defaults", "Name" = name, "Config" = config()}
+    };
+    let error = t.fails("config_write", args![defaults("x")], Kind::Http).await;
+    assert!(error.message().contains("only \"global\" is supported"), "{error}");
+    let error = t.fails("config_delete", args!["proxy-defaults", "x"], Kind::Http).await;
+    assert!(error.message().contains("only \"global\" is supported"), "{error}");
+    for (members, why) in [
+        (r#""AccessLogs":{"Type":"x"}"#, "invalid access log type: x"),
+        (
+            r#""AccessLogs":{"Type":"file"}"#,
+            "path must be specified when using file type access logs",
+        ),
+        (r#""AccessLogs":{"Path":"/x"}"#, "path is only valid for file type access logs"),
+        (
+            r#""AccessLogs":{"JSONFormat":"{}","TextFormat":"x"}"#,
+            "cannot specify both access log JSONFormat and TextFormat",
+        ),
+        (
+            r#""AccessLogs":{"JSONFormat":"{"}"#,
+            "invalid access log json for JSON format: unexpected end of JSON input",
+        ),
+        (r#""FailoverPolicy":{"Mode":"x"}"#, "Failover-policy mode must be one of"),
+        (r#""EnvoyExtensions":[{"Name":"x"}]"#, "name \"x\" is not a built-in extension"),
+        (r#""MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\""),
+    ] {
+        let body = format!("{{\"Kind\":\"proxy-defaults\",\"Name\":\"global\",{members}}}");
+        refused(&t, 500, &body, why).await;
+    }
+    t.ok("config_write", args![defaults("global")]).await;
+    let found = t.value("config_read", args!["proxy-defaults", "global"]).await;
+    let config = found.get("Config").unwrap();
+    assert_eq!(config.get("b"), Some(&list!["x", "y"]));
+    // A list of one is taken for what it holds.
+    assert_eq!(config.get("c"), Some(&"z".into()));
+    t.ok("config_delete", args!["proxy-defaults", "global"]).await;
+}
+
+async fn invalid_gateways_are_refused(t: T) {
+    let listener = |rest: &str| format!(r#""ingress-gateway","Name":"g","Listeners":[{{{rest}}}]"#);
+    let service = |rest: &str| format!(r#""terminating-gateway","Name":"g","Services":[{rest}]"#);
+    if t.is_1_8("members of gateways are not checked, or unknown") {
+        return;
+    }
+    let hosts = r#"{"Name":"a","Hosts":["h"]},{"Name":"b","Hosts":["h"]}"#;
+    for (entry, why) in [
+        (listener(r#""Port":1"#), "No service declared for listener with port 1"),
+        (
+            listener(r#""Protocol":"x""#),
+            "protocol must be 'tcp', 'http', 'http2', or 'grpc'. 'x' is an unsupported protocol",
+        ),
+        (
+            listener(r#""Port":1,"Services":[{"Name":"a"},{"Name":"b"}]"#),
+            "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and \
+             'http2' (listener on port 1)",
+        ),
+        (
+            listener(r#""Port":1,"Services":[{"Name":"a","Hosts":["h"]}]"#),
+            "Associating hosts to a service is not supported for the tcp protocol (listener on port 1)",
+        ),
+        (
+            listener(r#""Port":1,"Services":[{"Name":"*"}]"#),
+            "Wildcard service name is only valid for protocol = 'http' (listener on port 1)",
+        ),
+        (
+            listener(r#""Port":1,"Protocol":"http","Services":[{"Name":"*","Hosts":["h"]}]"#),
+            "Associating hosts to a wildcard service is not supported (listener on port 1)",
+        ),
+        (
+            listener(&format!(r#""Port":1,"Protocol":"http","Services":[{hosts}]"#)),
+            "Hosts must be unique within a specific listener (listener on port 1)",
+        ),
+        (
+            listener(r#""Port":1,"Services":[{"Name":"a"}]},{"Port":1,"Services":[{"Name":"b"}]"#),
+            "port 1 declared on two listeners",
+        ),
+        (service("{}"), "Service name cannot be blank."),
+        (
+            service(r#"{"Name":"a"},{"Name":"a"}"#),
+            "Service \"a\" was specified more than once within a namespace",
+        ),
+        (
+            service(r#"{"Name":"a","CertFile":"c","KeyFile":"k"}"#),
+            "Service \"a\" must have a CertFile, CAFile, and KeyFile specified for TLS origination",
+        ),
+    ] {
+        refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
+    }
+    let named = t.name("s");
+    let entry =
+        listener(&format!(r#""Port":1,"Protocol":"http","Services":[{{"Name":"{named}"}}]"#));
+    let why = "has protocol \"tcp\", which does not match defined listener protocol \"http\"";
+    refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
+}
+
+async fn a_gateways_limits_are_numbers(t: T) {
+    let name = t.name("g");
+    let limits = table! {"MaxConnections" = 5, "PassiveHealthCheck" = table! {"Interval" = "1s"}};
+    let services = list![table! {"Name" = t.name("s")}];
+    let listeners = list![table! {"Port" = 1, "Services" = services}];
+    let entry = table! {
+        "Kind" = "ingress-gateway", "Name" = name.as_str(), "Defaults" = limits,
+        "Listeners" = listeners,
+    };
+    if t.is_1_8("an ingress gateway has no defaults (before 1.13)") {
+        return;
+    }
+    t.ok("config_write", args![entry]).await;
+    let terminating = table! {"Kind" = "terminating-gateway", "Name" = name.as_str()};
+    t.fails("config_write", args![terminating], Kind::Http).await;
+    let found = t.value("config_read", args!["ingress-gateway", name.as_str()]).await;
+    let limits = found.get("Defaults").unwrap();
+    assert_eq!(limits.get("MaxConnections"), Some(&5.into()));
+    assert_eq!(limits.get("MaxPendingRequests"), Some(&0.into()));
+    let health = limits.get("PassiveHealthCheck").unwrap();
+    assert_eq!(health.get("Interval"), Some(&1_000_000_000.into()));
+    let listener = &found.get("Listeners").unwrap().items()[0];
+    assert_eq!(text(listener, "Protocol"), "tcp");
+    t.ok("config_delete", args!["ingress-gateway", name]).await;
+}
+
+async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {
+    if t.is_1_8("intentions are not entries (before 1.9)") {
+        return;
+    }
+    let source = |name: &str, action: &str| table! {"Name" = name, "Action" = action};
+    let write = |sources: Value| {
+        args![table! {"Kind" = "service-intentions", "Name" = t.name("web"), "Sources" = sources}]
+    };
+    for (sources, why) in [
+        (list![], "At least one source is required"),
+        (list![source("a*", "allow")], "wildcard character '*' cannot be used with partial values"),
+        (list![source("a", "x")], "Sources[0].Action must be set to 'allow' or 'deny'"),
+        (
+            list![source("a", "allow"), source("a", "deny")],
+            "Sources[1] defines \"a\" more than once",
+        ),
+    ] {
+        let error = t.fails("config_write", write(sources), Kind::Http).await;
+        assert!(error.message().contains(why), "{error}");
+    }
+    let web = t.name("web");
+    for (source, why) in [
+        (r#""Peer":"*","Action":"allow""#, "Sources[0].Peer: cannot use wildcard '*' in peer"),
+        (
+            r#""SamenessGroup":"g","Action":"allow""#,
+            "Sources[0].SamenessGroup: Sameness groups are a Consul Enterprise feature.",
+        ),
+        (
+            &format!("\"Action\":\"allow\",\"Description\":\"{}\"", "x".repeat(513)),
+            "Sources[0].Description exceeds maximum length 512",
+        ),
+        (
+            r#""Permissions":[{"Action":"allow","HTTP":{"Methods":["x"]}}]"#,
+            "Sources[0].Permissions[0].HTTP.Methods contains an invalid method \"X\"",
+        ),
+        (
+            r#""Permissions":[{"Action":"allow","HTTP":{"Header":[{"Name":"h"}]}}]"#,
+            "should only contain one of Present, Exact, Prefix, Suffix, Contains, or Regex",
+        ),
+    ] {
+        let sources = format!("\"Sources\":[{{\"Name\":\"a\",{source}}}]");
+        let body = format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{sources}}}");
+        refused(&t, 500, &body, why).await;
+    }
+    let providers = r#""JWT":{"Providers":[{"Name":"none"}]}"#;
+    let sources = r#""Sources":[{"Name":"a","Action":"allow"}]"#;
+    let body =
+        format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{providers},{sources}}}");
+    refused(&t, 500, &body, "Referenced JWT Provider does not exist. Provider Name: none").await;
+    // What only the endpoints by id write is dropped.
+    let legacy = table! {"Name" = "a", "Action" = "allow", "LegacyID" = "x"};
+    t.ok("config_write", write(list![legacy])).await;
+    let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;
+    assert_eq!(found.get("Sources").unwrap().items()[0].get("LegacyID"), None);
+    // One of a peer is another source.
+    let of_peer = table! {"Name" = "a", "Peer" = "p", "Action" = "deny"};
+    t.ok("config_write", write(list![source("a", "allow"), of_peer])).await;
+    t.ok("config_write", write(list![source("*", "deny"), source("a", "allow")])).await;
+    let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;
+    let sources = found.get("Sources").unwrap();
+    assert_eq!(texts(sources, "Name"), ["a", "*"]);
+    assert_eq!(texts(sources, "Type"), ["consul", "consul"]);
+    assert_eq!(sources.items()[1].get("Precedence"), Some(&8.into()));
+    t.ok("config_delete", args!["service-intentions", t.name("web")]).await;
+}
+
+async fn a_read_of_an_entry_waits_for_its_change(t: T) {
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = args!["service-defaults", t.name("web")];
+    let index = t.index("config_read", read).await;
+    let start = Instant::now();
+    let list = args!["service-defaults"; "index" = index.to_string(), "wait" = "20s"];
+    let change = async {
+        crate::target::pause(Duration::from_millis(200)).await;
+        t.ok("config_write", args![entry(&t, "grpc")]).await;
+    };
+    let (answer, ()) = tokio::join!(t.ok("config_list", list), change);
+    assert!(start.elapsed() >= Duration::from_millis(200) || answer.meta.index > Some(index));
+    assert!(answer.meta.index > Some(index));
+    t.ok("config_delete", args!["service-defaults", t.name("web")]).await;
+}
+
+async fn entries_need_permissions_of_their_service(t: T) {
+    let t = t.with_acls(Deny);
+    let rules = format!("service \"{}\" {{ policy = \"read\" }}", t.name("web"));
+    let reader = caller(&t, &rules).await;
+    let writer = caller(&t, "service \"own\" { policy = \"write\" }").await;
+    let redirect = table! {"Service" = t.name("other")};
+    let resolver = table! {"Kind" = "service-resolver", "Name" = "own", "Redirect" = redirect};
+    writer.fails("config_write", args![resolver], Kind::PermissionDenied).await;
+    t.ok("config_write", args![entry(&t, "http")]).await;
+    let read = || args!["service-defaults", t.name("web")];
+    assert_eq!(text(&reader.value("config_read", read()).await, "Protocol"), "http");
+    t.anonymous().fails("config_read", read(), Kind::PermissionDenied).await;
+    assert_eq!(t.anonymous().value("config_list", args!["service-defaults"]).await, list![]);
+    reader.fails("config_write", args![entry(&t, "grpc")], Kind::PermissionDenied).await;
+    reader.fails("config_delete", read(), Kind::PermissionDenied).await;
+    t.ok("config_delete", read()).await;
+}

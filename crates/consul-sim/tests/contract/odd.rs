@@ -1,0 +1,699 @@
+//! What Consul says of members and parameters that no sound client sends.
+
+use crate::target::{T, args, behaviours, pause, text, texts};
+use consul_sim::acl::DefaultPolicy;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+behaviours![
+    a_nested_field_of_a_wrong_type_is_named_with_its_path,
+    unknown_members_of_nested_fields_are_refused,
+    broken_json_is_refused_with_the_place_of_the_mistake,
+    a_negative_ttl_of_a_services_check_is_refused,
+    an_empty_check_in_a_list_is_refused,
+    weights_are_checked_before_metadata,
+    the_catalog_keeps_no_invalid_weights,
+    a_zone_needs_a_region,
+    addresses_of_all_of_a_host_are_refused_as_they_are_written,
+    the_agents_own_service_is_read_with_any_consistency,
+    a_wrong_filter_of_ingress_instances_has_no_index,
+    identities_of_tokens_have_names_and_datacenters,
+    a_token_expires_in_the_future,
+    a_policys_name_has_a_length,
+    ingress_gateways_with_a_tag_are_the_instances_of_the_service,
+    a_name_in_another_spelling_is_taken,
+    an_id_in_a_body_is_not_that_of_a_path_without_one,
+    a_clone_expires_with_its_token,
+    identities_are_kept_once_and_in_order,
+    a_refusal_names_what_it_refuses_as_it_is,
+    an_instances_new_name_leaves_the_index_of_the_old_one,
+    a_token_keeps_the_hash_of_the_policies_that_it_had,
+    a_built_in_policy_takes_no_list_of_datacenters,
+    policies_and_roles_are_listed_without_regard_to_case,
+    a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered,
+    no_tags_are_told_from_an_empty_list,
+    an_instance_stays_while_a_check_spells_its_id_in_another_way,
+    a_check_of_another_kind_alone_is_not_written_to_the_catalog,
+    an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are,
+    another_datacenter_is_what_is_wrong_first_with_a_registration,
+    the_anonymous_token_is_read_by_a_caller_that_names_it,
+    another_place_of_a_node_needs_the_permission_to_write_it,
+    a_check_of_an_unknown_service_is_an_error_for_any_caller,
+    a_changed_node_is_refused_before_a_service_that_is_replaced,
+];
+
+const SERVICE: &str = "/v1/agent/service/register";
+const CATALOG: &str = "/v1/catalog/register";
+
+/// The status and text of the answer to a body.
+async fn put(t: &T, target: &str, body: &Value) -> (u16, String) {
+    let answer = t.raw("PUT", target, &body.to_string()).await;
+    (answer.status, answer.body)
+}
+
+/// Fails if a service with these members is not refused with this text. The texts of Go's decoder are
+/// others on 1.8.
+async fn refused(t: &T, target: &str, body: Value, why: &str) {
+    let (status, said) = put(t, target, &body).await;
+    let expected = if why.starts_with("json: ") || why.starts_with("invalid character") {
+        format!("Request decode failed: {why}")
+    } else {
+        why.to_owned()
+    };
+    let is_same = said == expected || t.is_1_8("texts of wrong bodies are shorter");
+    assert!(status >= 400 && is_same, "{body}: {status} {said}");
+}
+
+async fn a_nested_field_of_a_wrong_type_is_named_with_its_path(t: T) {
+    if t.is_1_8("a place has no locality, and fields have no path") {
+        return;
+    }
+    for (field, value, go) in [
+        (
+            "Weights",
+            json!(true),
+            "bool into Go struct field .Alias.Weights of type structs.Weights",
+        ),
+        (
+            "Weights",
+            json!({"Passing": "x"}),
+            "string into Go struct field Weights.Alias.Weights.Passing of type int",
+        ),
+        (
+            "TaggedAddresses",
+            json!({"lan": 1}),
+            "number into Go struct field .Alias.TaggedAddresses of type structs.ServiceAddress",
+        ),
+        (
+            "TaggedAddresses",
+            json!({"lan": {"Port": []}}),
+            "array into Go struct field ServiceAddress.Alias.TaggedAddresses.Port of type int",
+        ),
+        (
+            "Locality",
+            json!({"Zone": 1}),
+            "number into Go struct field Locality.Alias.Locality.Zone of type string",
+        ),
+        ("Kind", json!({}), "object into Go struct field .Alias.Kind of type structs.ServiceKind"),
+        ("Token", json!(1), "number into Go struct field .Alias.Token of type string"),
+        (
+            "Check",
+            json!({"CheckID": 1}),
+            "number into Go struct field .Alias.Check.Alias.CheckID of type types.CheckID",
+        ),
+        (
+            "Checks",
+            json!([{"Header": {"a": [1]}}]),
+            "number into Go struct field .Alias.Checks.Alias.Header of type string",
+        ),
+    ] {
+        let body = json!({"Name": t.name("s"), field: value});
+        refused(&t, SERVICE, body, &format!("json: cannot unmarshal {go}")).await;
+    }
+    for (body, go) in [
+        (json!({"ID": 1}), "number into Go struct field RegisterRequest.ID of type types.NodeID"),
+        (
+            json!({"Service": 1}),
+            "number into Go struct field RegisterRequest.Service of type structs.NodeService",
+        ),
+        (
+            json!({"Service": {"Weights": {"Passing": "x"}}}),
+            "string into Go struct field Weights.Service.Weights.Passing of type int",
+        ),
+        (
+            json!({"Checks": [{"Name": 1}]}),
+            "number into Go struct field HealthCheck.Checks.Name of type string",
+        ),
+        (
+            json!({"Check": {"Definition": {"HTTP": 1}}}),
+            "number into Go struct field HealthCheck.Check.Definition.Alias.HTTP of type string",
+        ),
+    ] {
+        refused(&t, CATALOG, body, &format!("json: cannot unmarshal {go}")).await;
+    }
+}
+
+async fn unknown_members_of_nested_fields_are_refused(t: T) {
+    for (field, value) in [
+        ("Weights", json!({"Passing": 1, "Odd": 1})),
+        ("TaggedAddresses", json!({"lan": {"Odd": 1}})),
+        ("Check", json!({"Odd": 1})),
+    ] {
+        let service = json!({"Name": t.name("s"), field: value});
+        refused(&t, SERVICE, service, "json: unknown field \"Odd\"").await;
+    }
+}
+
+async fn broken_json_is_refused_with_the_place_of_the_mistake(t: T) {
+    for (body, why) in [
+        ("{'Name'", "'\\'' looking for beginning of object key string"),
+        (r#"{"Name":"a",}"#, "'}' looking for beginning of object key string"),
+        (r#"{"Name" "a"}"#, "'\"' after object key"),
+        (r#"{"Name":"a" "b"}"#, "'\"' after object key:value pair"),
+        (r#"{"Tags":["a" "b"]}"#, "'\"' after array element"),
+    ] {
+        let answer = t.raw("PUT", SERVICE, body).await;
+        let expected = format!("Request decode failed: invalid character {why}");
+        assert_eq!((answer.status, answer.body), (400, expected), "{body}");
+    }
+}
+
+async fn a_negative_ttl_of_a_services_check_is_refused(t: T) {
+    for check in [json!({"TTL": "-1s"}), json!({"TTL": -1}), json!({"Interval": "-5s"})] {
+        let body = json!({"Name": t.name("s"), "Check": check});
+        refused(&t, SERVICE, body, "Invalid check: TTL must be > 0 for TTL checks").await;
+    }
+}
+
+async fn an_empty_check_in_a_list_is_refused(t: T) {
+    let body = json!({"Name": t.name("s"), "Checks": [{}]});
+    refused(&t, SERVICE, body, "Invalid check: TTL must be > 0 for TTL checks").await;
+}
+
+async fn weights_are_checked_before_metadata(t: T) {
+    let body = json!({"Name": t.name("s"), "Weights": {"Passing": 0}, "Meta": {"a b": "c"}});
+    refused(&t, SERVICE, body, "Invalid Weights: Passing must be greater than 0").await;
+}
+
+async fn the_catalog_keeps_no_invalid_weights(t: T) {
+    if t.is_1_8("the catalog keeps invalid weights") {
+        return;
+    }
+    let (node, service) = (t.name("n"), t.name("s"));
+    for (given, kept) in [
+        (json!({"Passing": -1, "Warning": 2}), (1, 1)),
+        (json!({"Passing": 2, "Warning": -1}), (1, 1)),
+        (json!({"Passing": 2, "Warning": 65_536}), (1, 1)),
+        (json!({"Passing": 2}), (2, 0)),
+    ] {
+        let own = json!({"Service": service, "Weights": given});
+        let body = json!({"Node": node, "Address": "10.0.0.1", "Service": own});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+        let set = json!([{"Service": {"Verb": "set", "Node": node, "Service": own}}]);
+        for is_set_again in [false, true] {
+            if is_set_again {
+                assert_eq!(put(&t, "/v1/txn", &set).await.0, 200);
+            }
+            let found = t.raw("GET", &format!("/v1/catalog/service/{service}"), "").await;
+            let found: Value = serde_json::from_str(&found.body).unwrap();
+            let weights = json!({"Passing": kept.0, "Warning": kept.1});
+            assert_eq!(found[0]["ServiceWeights"], weights, "{given}");
+        }
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+async fn a_zone_needs_a_region(t: T) {
+    if t.is_1_8("a place has no locality") {
+        return;
+    }
+    let why = "1 error occurred:\n\t* zone cannot be set without region";
+    let place = json!({"Zone": "z"});
+    let service = json!({"Name": t.name("s"), "Locality": place});
+    refused(&t, SERVICE, service, &format!("Validation failed: {why}")).await;
+    let service = json!({"Service": t.name("s"), "Locality": place});
+    let body = json!({"Node": t.name("n"), "Address": "10.0.0.1", "Service": service});
+    refused(&t, CATALOG, body, why).await;
+    let service = json!({"Name": t.name("s"), "Locality": {"region": "r"}});
+    assert_eq!(put(&t, SERVICE, &service).await.0, 200);
+    let found = t.raw("GET", &format!("/v1/agent/service/{}", t.name("s")), "").await;
+    let found: Value = serde_json::from_str(&found.body).unwrap();
+    assert_eq!(found["Locality"], json!({"Region": "r", "Zone": ""}));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn addresses_of_all_of_a_host_are_refused_as_they_are_written(t: T) {
+    for address in ["0.0.0.0", "::", "[::]"] {
+        let body = json!({"Name": t.name("s"), "Address": address});
+        refused(&t, SERVICE, body, "Invalid service address").await;
+    }
+    let body = json!({"Name": t.name("s"), "Address": "0:0:0:0:0:0:0:0"});
+    assert_eq!(put(&t, SERVICE, &body).await, (200, String::new()));
+    t.ok("agent_service_deregister", args![t.name("s")]).await;
+}
+
+async fn the_agents_own_service_is_read_with_any_consistency(t: T) {
+    let target = format!("/v1/agent/service/{}", t.name("none"));
+    for query in ["stale&consistent", "max_stale=x", "cached&consistent"] {
+        assert_eq!(t.raw("GET", &format!("{target}?{query}"), "").await.status, 404, "{query}");
+    }
+    for query in ["wait=x", "index=x"] {
+        assert_eq!(t.raw("GET", &format!("{target}?{query}"), "").await.status, 400, "{query}");
+    }
+}
+
+async fn a_wrong_filter_of_ingress_instances_has_no_index(t: T) {
+    let answer = t.raw("GET", "/v1/health/ingress/none?filter=x", "").await;
+    let has_index = answer.header("x-consul-index").is_some();
+    let is_right = !has_index || t.is_1_8("a wrong filter of ingress instances has an index");
+    assert!(answer.status == 500 && is_right, "{:?}", answer.headers);
+}
+
+/// The answer to a body that needs the management token.
+async fn put_as_manager(t: &T, target: &str, body: &Value) -> (u16, String) {
+    let own = t.value("acl_token_self", args![]).await;
+    put(t, &format!("{target}?token={}", text(&own, "SecretID")), body).await
+}
+
+async fn identities_of_tokens_have_names_and_datacenters(t: T) {
+    if t.is_1_8("identities of nodes are not known") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
+    for (body, why) in [
+        (
+            json!({"ServiceIdentities": [{"ServiceName": "-1"}]}),
+            format!("Service identity \"-1\" has an invalid name. {ALLOWED}"),
+        ),
+        (
+            json!({"Local": true, "ServiceIdentities": [{"ServiceName": "a", "Datacenters": ["dc1"]}]}),
+            "Service identity \"a\" cannot specify a list of datacenters on a local token"
+                .to_owned(),
+        ),
+        (
+            json!({"NodeIdentities": [{"NodeName": "A", "Datacenter": "dc1"}]}),
+            format!("Node identity has an invalid name. {ALLOWED}"),
+        ),
+        (
+            json!({"NodeIdentities": [{"NodeName": "a"}]}),
+            "Node identity is missing the datacenter field on this token".to_owned(),
+        ),
+    ] {
+        assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await, (500, why));
+    }
+    let body = json!({"Policies": [{"Odd": 1}]});
+    let why = "Token decoding failed: json: unknown field \"Odd\"";
+    assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await, (400, why.to_owned()));
+    let body = json!({"Name": "a", "Policies": [1]});
+    let why = "Role decoding failed: json: cannot unmarshal number into Go struct field \
+               .Alias.Policies of type structs.ACLRolePolicyLink";
+    assert_eq!(put_as_manager(&t, "/v1/acl/role", &body).await, (400, why.to_owned()));
+}
+
+async fn a_token_expires_in_the_future(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let body = json!({"ExpirationTTL": "-0.5h"});
+    let (status, said) = put_as_manager(&t, "/v1/acl/token", &body).await;
+    assert_eq!((status, said.as_str()), (500, "Token Expiration TTL '-30m0s' should be > 0"));
+    let body = json!({"ExpirationTTL": ""});
+    assert_eq!(put_as_manager(&t, "/v1/acl/token", &body).await.0, 400);
+}
+
+async fn a_policys_name_has_a_length(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let body = json!({"Name": "n".repeat(129)});
+    let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
+    let why = "Invalid Policy: invalid Name. Length must be greater than 0 and less than 128";
+    assert!(status == 500 && (said == why || t.is_1_8("the text names the characters")), "{said}");
+    // A rule of an empty text says nothing, and no datacenters are none.
+    let body = json!({"Name": t.name("p"), "Rules": "acl = \"\"", "Datacenters": []});
+    if !t.is_1_8("an empty rule is refused") {
+        let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
+        assert!(status == 200 && !said.contains("Datacenters"), "{said}");
+    }
+}
+
+async fn ingress_gateways_with_a_tag_are_the_instances_of_the_service(t: T) {
+    let (node, service) = (t.name("n"), t.name("s"));
+    let own = json!({"Service": service, "Tags": ["v1"]});
+    let body = json!({"Node": node, "Address": "10.0.0.1", "Service": own});
+    assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    let (target, of_service) =
+        (format!("/v1/health/ingress/{service}"), format!("/v1/health/service/{service}"));
+    for (query, count) in [("tag=V1", 1), ("tag=other", 0), ("tag", 0), ("passing", 0)] {
+        let found = t.raw("GET", &format!("{target}?{query}"), "").await;
+        let list: Value = serde_json::from_str(&found.body).unwrap();
+        assert_eq!(list.as_array().map(Vec::len), Some(count), "{query}");
+        let same = t.raw("GET", &format!("{of_service}?{query}"), "").await;
+        let index = found.header("x-consul-index");
+        assert!(query == "passing" || index == same.header("x-consul-index"), "{query}");
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+/// As [`put_as_manager`], with the answer as JSON.
+async fn written(t: &T, target: &str, body: &Value) -> Value {
+    let (status, said) = put_as_manager(t, target, body).await;
+    assert_eq!(status, 200, "{body}: {said}");
+    serde_json::from_str(&said).unwrap()
+}
+
+fn id<'a>(written: &'a Value, member: &str) -> &'a str {
+    written[member].as_str().unwrap()
+}
+
+async fn a_name_in_another_spelling_is_taken(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (what, title) in [("policy", "Policy"), ("role", "Role")] {
+        let name = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let own = written(&t, &format!("/v1/acl/{what}"), &json!({"Name": name})).await;
+        let target = format!("/v1/acl/{what}/{}", id(&own, "ID"));
+        let body = json!({"Name": name, "Description": "d"});
+        assert_eq!(put_as_manager(&t, &target, &body).await.0, 200);
+        let other = name.to_uppercase();
+        let why = format!("Invalid {title}: A {what} with name \"{other}\" already exists");
+        assert_eq!(put_as_manager(&t, &target, &json!({"Name": other})).await, (500, why));
+    }
+}
+
+async fn an_id_in_a_body_is_not_that_of_a_path_without_one(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (target, member, what) in [
+        ("/v1/acl/policy/", "ID", "Policy ID"),
+        ("/v1/acl/role/", "ID", "Role ID"),
+        ("/v1/acl/token/", "AccessorID", "Token Accessor ID"),
+    ] {
+        let (status, said) = put_as_manager(&t, target, &json!({member: "x"})).await;
+        let why = format!("{what} in URL and payload do not match");
+        // 1.8 has words before it.
+        assert!(status == 400 && said.ends_with(&why), "{said}");
+    }
+    let token = written(&t, "/v1/acl/token/", &json!({"Description": "d"})).await;
+    assert!(token["AccessorID"].is_string());
+}
+
+async fn a_clone_expires_with_its_token(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (body, expires) in [(json!({"ExpirationTTL": "1h"}), true), (json!({}), false)] {
+        let token = written(&t, "/v1/acl/token", &body).await;
+        let target = format!("/v1/acl/token/{}/clone", id(&token, "AccessorID"));
+        let clone = written(&t, &target, &json!({})).await;
+        assert_eq!(clone["ExpirationTime"].is_string(), expires);
+        assert_eq!(clone["ExpirationTime"], token["ExpirationTime"]);
+    }
+}
+
+async fn identities_are_kept_once_and_in_order(t: T) {
+    if t.is_1_8("identities of nodes are not known") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (given, kept) in [
+        (json!([["b", "a"]]), json!(["a", "b"])),
+        (json!([["a", "a"]]), json!(["a", "a"])),
+        (json!([["b", "b"], ["a", "b"]]), json!(["a", "b", "b"])),
+        (json!([["a"], []]), json!(["a"])),
+        (json!([[], []]), Value::Null),
+    ] {
+        let identity = |names| json!({"ServiceName": "s", "Datacenters": names});
+        let identities: Vec<_> = given.as_array().unwrap().iter().map(identity).collect();
+        let body = json!({"ServiceIdentities": identities});
+        let token = written(&t, "/v1/acl/token", &body).await;
+        let list = token["ServiceIdentities"].as_array().unwrap();
+        assert_eq!((list.len(), &list[0]["Datacenters"]), (1, &kept), "{given}");
+    }
+    let node = json!({"NodeName": "s", "Datacenter": "dc1"});
+    let token = written(&t, "/v1/acl/token", &json!({"NodeIdentities": [node, node]})).await;
+    assert_eq!(token["NodeIdentities"], json!([node]));
+    // The hash is one of the texts alone.
+    let service = json!({"ServiceName": "s", "Datacenters": ["dc1"]});
+    let other = written(&t, "/v1/acl/token", &json!({"ServiceIdentities": [service]})).await;
+    assert_eq!(token["Hash"], other["Hash"]);
+}
+
+async fn a_refusal_names_what_it_refuses_as_it_is(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = "a\"\\b\u{2028}\n";
+    let (status, said) = put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+    let is_named = said.contains(&format!("on \"{node}\""));
+    assert!(status == 403 && (is_named || t.is_1_8("the text names nothing")), "{said}");
+}
+
+async fn an_instances_new_name_leaves_the_index_of_the_old_one(t: T) {
+    const INSTANCES: u32 = 20;
+    let node = t.name("n");
+    let register = async |id: u32, name: &str| {
+        let service = json!({"ID": id.to_string(), "Service": t.name(name)});
+        let body = json!({"Node": node, "Address": "10.0.0.1", "Service": service});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    };
+    for id in 0..INSTANCES {
+        register(id, "old").await;
+    }
+    let read = async |area: &str, query: &str| {
+        let target = format!("/v1/{area}/service/{}{query}", t.name("old"));
+        let index = t.raw("GET", &target, "").await.header("x-consul-index").map(str::to_owned);
+        index.unwrap().parse::<u64>().unwrap()
+    };
+    let before = read("health", "").await;
+    let query = format!("?index={before}&wait=60s");
+    let renames = async {
+        for id in 1..INSTANCES {
+            // A waiter that comes late sees the next one.
+            pause(Duration::from_millis(300)).await;
+            register(id, "new").await;
+        }
+    };
+    if t.is_1_8("the new name is not an event") {
+        register(1, "new").await;
+    } else {
+        let woken = tokio::select! {
+            woken = read("health", &query) => Some(woken),
+            () = renames => None,
+        };
+        assert!(woken.is_some_and(|woken| woken > before), "{woken:?} {before}");
+    }
+    for area in ["catalog", "health"] {
+        assert_eq!(read(area, "").await, before, "{area}");
+    }
+    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+}
+
+async fn a_token_keeps_the_hash_of_the_policies_that_it_had(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let name = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let policy = written(&t, "/v1/acl/policy", &json!({"Name": name})).await;
+    let token = written(&t, "/v1/acl/token", &json!({"Policies": [{"Name": name}]})).await;
+    t.ok("acl_policy_delete", args![id(&policy, "ID")]).await;
+    let target = format!("/v1/acl/token/{}", id(&token, "AccessorID"));
+    let after = written(&t, &format!("{target}/clone"), &json!({})).await;
+    assert_eq!(after.get("Policies"), None);
+    assert_ne!(after["Hash"], token["Hash"]);
+    let own = t.value("acl_token_self", args![]).await;
+    let found = t.raw("GET", &format!("{target}?token={}", text(&own, "SecretID")), "").await;
+    let found: Value = serde_json::from_str(&found.body).unwrap();
+    assert_eq!((found.get("Policies"), &found["Hash"]), (None, &token["Hash"]));
+}
+
+async fn a_built_in_policy_takes_no_list_of_datacenters(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let target = "/v1/acl/policy/00000000-0000-0000-0000-000000000001";
+    for (datacenters, changes) in [(json!([]), "Datacenters of"), (json!(null), "Rules for")] {
+        let body = json!({"Name": "global-management", "Datacenters": datacenters});
+        let (status, said) = put_as_manager(&t, target, &body).await;
+        let is_named = said.starts_with(&format!("Changing the {changes} the "));
+        assert!(status == 500 && is_named, "{said}");
+    }
+}
+
+async fn policies_and_roles_are_listed_without_regard_to_case(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let prefix = t.name("p").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    for what in ["policy", "role"] {
+        let names = ["a", "B", "c"].map(|name| format!("{prefix}-{name}"));
+        for name in names.iter().rev() {
+            written(&t, &format!("/v1/acl/{what}"), &json!({"Name": name})).await;
+        }
+        let listed = t.value(&format!("acl_{what}_list"), args![]).await;
+        let listed = texts(&listed, "Name").into_iter();
+        let own: Vec<_> = listed.filter(|name| name.starts_with(&prefix)).collect();
+        assert!(own == names || t.is_1_8("capitals come first"), "{own:?}");
+    }
+}
+
+async fn a_caller_that_names_the_anonymous_token_learns_that_entries_were_filtered(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny).anonymous();
+    for (query, told) in [("?token=anonymous", Some("true")), ("", None)] {
+        let answer = t.raw("GET", &format!("/v1/catalog/nodes{query}"), "").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "[]"));
+        let header = answer.header("x-consul-results-filtered-by-acls");
+        let is_same = header == told || t.is_1_8("answers do not report it");
+        assert!(is_same, "{query}: {header:?}");
+    }
+}
+
+async fn no_tags_are_told_from_an_empty_list(t: T) {
+    for (place, given) in [json!(null), json!([])].into_iter().enumerate() {
+        let id = t.name(&place.to_string());
+        let service = json!({"Name": id, "Tags": given, "Check": {"TTL": "1h"}});
+        assert_eq!(put(&t, SERVICE, &service).await.0, 200);
+        let health = t.raw("GET", &format!("/v1/agent/health/service/id/{id}"), "").await;
+        let health: Value = serde_json::from_str(&health.body).unwrap();
+        assert_eq!(health["Service"]["Tags"], json!([]));
+        let checks = health["Checks"].as_array().unwrap().iter();
+        let own = checks.into_iter().find(|check| check["ServiceID"] == id.as_str()).unwrap();
+        assert_eq!(own["ServiceTags"], given);
+        let node = t.name("n");
+        let service = json!({"Service": id, "Tags": given});
+        let check = json!({"Name": id, "ServiceID": id});
+        let body = json!({"Node": node, "Address": "1.1.1.1", "Service": service, "Check": check});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+        let read = json!([
+            {"Service": {"Verb": "get", "Node": node, "Service": {"ID": id}}},
+            {"Check": {"Verb": "get", "Check": {"Node": node, "CheckID": id}}},
+        ]);
+        let (_, found) = put(&t, "/v1/txn", &read).await;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        assert_eq!(found["Results"][0]["Service"]["Tags"], given, "{found}");
+        assert_eq!(found["Results"][1]["Check"]["ServiceTags"], given);
+        for target in [format!("/v1/health/service/{id}"), format!("/v1/health/node/{node}")] {
+            let shown = t.raw("GET", &target, "").await.body.replace(' ', "");
+            assert!(shown.contains("Tags\":[]") && !shown.contains("Tags\":null"), "{shown}");
+        }
+        put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
+        t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
+    }
+}
+
+async fn an_instance_stays_while_a_check_spells_its_id_in_another_way(t: T) {
+    let node = t.name("n");
+    let register = async |id: &str, check: Value| {
+        let service = json!({"ID": id, "Service": t.name("s")});
+        let body = json!({"Node": node, "Address": "1.1.1.1", "Service": service, "Check": check});
+        assert_eq!(put(&t, CATALOG, &body).await.0, 200);
+    };
+    let delete = async |what: Value| {
+        let mut body = json!({"Node": node});
+        body.as_object_mut().unwrap().append(what.clone().as_object_mut().unwrap());
+        put(&t, "/v1/catalog/deregister", &body).await
+    };
+    if t.is_1_8("the check is deleted with the instance") {
+        return;
+    }
+    let refused = (500, "Missing service registration".to_owned());
+    register("web", json!({"Name": "c", "ServiceID": "web"})).await;
+    register("Web", Value::Null).await;
+    for id in ["web", "Web"] {
+        assert_eq!(delete(json!({"ServiceID": id})).await, refused);
+        let service =
+            json!({"Verb": "delete", "Node": node, "Service": {"ID": id, "Service": t.name("s")}});
+        let (status, said) = put(&t, "/v1/txn", &json!([{"Service": service}])).await;
+        assert!(status == 409 && said.contains(&refused.1), "{said}");
+    }
+    assert_eq!(delete(json!({"CheckID": "c"})).await.0, 200);
+    assert_eq!(delete(json!({"ServiceID": "web"})).await.0, 200);
+    register("web", json!({"Name": "c", "ServiceID": "web"})).await;
+    register("Web", Value::Null).await;
+    assert_eq!(delete(json!({})).await.0, 200);
+}
+
+async fn a_check_of_another_kind_alone_is_not_written_to_the_catalog(t: T) {
+    let id = t.name("s");
+    let register = async |members: Value| {
+        let mut body = json!({"Name": id});
+        body.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        assert_eq!(put(&t, SERVICE, &body).await.0, 200);
+    };
+    let is_written = async |kind: &str, tags: &Value, notes: &str| {
+        let found = t.raw("GET", &format!("/v1/health/service/{id}"), "").await.body;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        let checks = found[0]["Checks"].as_array().cloned().unwrap_or_default();
+        let own = checks.into_iter().find(|check| check["ServiceID"] == id.as_str());
+        own.is_some_and(|own| {
+            own["Type"] == kind && own["ServiceTags"] == *tags && own["Notes"] == notes
+        })
+    };
+    register(json!({"Check": {"TTL": "1h"}})).await;
+    register(json!({"Tags": ["t"]})).await;
+    // The catalog gives a check that is written the tags of its service.
+    t.raw("PUT", &format!("/v1/agent/check/pass/service:{id}"), "").await;
+    t.until("the check passes", async || is_written("ttl", &json!(["t"]), "").await).await;
+    register(json!({"Check": {"TCP": "127.0.0.1:1", "Interval": "1h"}})).await;
+    let is_kept = is_written("ttl", &json!(["t"]), "").await;
+    assert!(is_kept || t.is_1_8("another kind alone is written"));
+    register(json!({"Check": {"TCP": "127.0.0.1:1", "Interval": "1h", "Notes": "n"}})).await;
+    t.until("the check is written", async || is_written("tcp", &json!([]), "n").await).await;
+    t.raw("PUT", &format!("/v1/agent/service/deregister/{id}"), "").await;
+}
+
+async fn an_unknown_node_needs_the_permission_to_write_it_also_if_known_ones_are_left_as_they_are(
+    t: T,
+) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = t.name("n");
+    let known = json!({"Node": node, "Address": "1.1.1.1"});
+    let left = json!({"Node": node, "Address": "1.1.1.2", "SkipNodeUpdate": true});
+    let anonymous = t.anonymous();
+    let (status, said) = put(&anonymous, CATALOG, &left).await;
+    assert_eq!(status, 403, "{said}");
+    assert_eq!(put_as_manager(&t, CATALOG, &known).await.0, 200);
+    assert_eq!(put(&anonymous, CATALOG, &left).await.0, 200);
+    let node = json!({"Node": node});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn another_datacenter_is_what_is_wrong_first_with_a_registration(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for target in [CATALOG, "/v1/catalog/deregister"] {
+        for token in ["", "?token=5d2c1b1e-0000-4000-8000-000000000000"] {
+            let body = json!({"Node": "", "Datacenter": "nope"});
+            let answer = put(&t, &format!("{target}{token}"), &body).await;
+            assert_eq!(answer, (500, "No path to datacenter".to_owned()), "{target}{token}");
+        }
+    }
+}
+
+async fn the_anonymous_token_is_read_by_a_caller_that_names_it(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let named = t.raw("GET", "/v1/acl/token/self?token=anonymous", "").await;
+    assert!(named.status == 200 && named.body.contains("\"anonymous\""), "{}", named.body);
+    assert_eq!(t.raw("GET", "/v1/acl/token/self", "").await.status, 403);
+}
+
+async fn another_place_of_a_node_needs_the_permission_to_write_it(t: T) {
+    if t.is_1_8("a place has no locality") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1"});
+    let mut moved = node.clone();
+    moved["Locality"] = json!({"Region": "r"});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let anonymous = t.anonymous();
+    assert_eq!(put(&anonymous, CATALOG, &node).await.0, 200);
+    let (status, said) = put(&anonymous, CATALOG, &moved).await;
+    assert_eq!(status, 403, "{said}");
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn a_check_of_an_unknown_service_is_an_error_for_any_caller(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1"});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let mut orphan = node.clone();
+    orphan["Check"] = json!({"CheckID": "orphan", "Name": "a", "ServiceID": "no"});
+    let (status, said) = put(&t.anonymous(), CATALOG, &orphan).await;
+    assert_eq!(status, 500, "{said}");
+    let text = match t.is_1_8("the text is shorter") {
+        true => "Unknown service 'no' for check 'orphan'",
+        false => "Unknown service ID 'no' for check ID 'orphan'",
+    };
+    assert_eq!(said, text);
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+async fn a_changed_node_is_refused_before_a_service_that_is_replaced(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let own = t.name("own");
+    let token = json!({"ServiceIdentities": [{"ServiceName": own}]});
+    let (status, token) = put_as_manager(&t, "/v1/acl/token", &token).await;
+    assert_eq!(status, 200, "{token}");
+    let token: serde_json::Value = serde_json::from_str(&token).expect("JSON");
+    let target = format!("{CATALOG}?token={}", token["SecretID"].as_str().expect("a secret"));
+    let other = json!({"ID": "one", "Service": t.name("other")});
+    let node = json!({"Node": t.name("n"), "Address": "1.1.1.1", "Service": other});
+    assert_eq!(put_as_manager(&t, CATALOG, &node).await.0, 200);
+    let mut changed = node.clone();
+    changed["Service"]["Service"] = json!(own);
+    let (status, said) = put(&t.anonymous(), &target, &changed).await;
+    assert_eq!((status, said.as_str()), (403, "Permission denied"));
+    changed["Address"] = json!("1.1.1.2");
+    let (status, said) = put(&t.anonymous(), &target, &changed).await;
+    assert_eq!(status, 403, "{said}");
+    assert!(said.contains("node:write") || t.is_1_8("the text names no permission"), "{said}");
+    let node = json!({"Node": node["Node"]});
+    assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}

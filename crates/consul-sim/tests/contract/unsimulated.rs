@@ -1,0 +1,74 @@
+//! Methods that the simulated agent answers as an unknown endpoint; on real servers they work.
+
+use crate::target::{T, args, behaviours, list, table, text};
+use consul_api::error::Kind;
+use consul_sim::acl::DefaultPolicy::Deny;
+
+behaviours![
+    nothing_is_exported_at_first,
+    enterprise_endpoints_are_unsupported,
+    templates_of_policies_are_known,
+    other_clusters_and_the_keys_of_gossip_are_unknown,
+];
+
+/// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
+async fn is_unknown(t: &T, method: &str, args: consul_api::request::Args) -> bool {
+    let simulated = t.is_simulated();
+    if simulated {
+        t.fails(method, args, Kind::Unsupported).await;
+    }
+    simulated
+}
+
+async fn nothing_is_exported_at_first(t: T) {
+    if is_unknown(&t, "exported_services", args![]).await {
+        return;
+    }
+    if t.is_1_8("there are no exported services (before 1.17.3)") {
+        t.fails("exported_services", args![], Kind::Unsupported).await;
+    } else {
+        assert_eq!(t.value("exported_services", args![]).await, list![]);
+    }
+}
+
+async fn enterprise_endpoints_are_unsupported(t: T) {
+    for method in ["namespace_list", "partition_list"] {
+        t.fails(method, args![], Kind::Unsupported).await;
+    }
+    t.fails("namespace_read", args!["default"], Kind::Unsupported).await;
+}
+
+async fn templates_of_policies_are_known(t: T) {
+    let t = t.with_acls(Deny);
+    if is_unknown(&t, "acl_templated_policy_list", args![]).await {
+        return;
+    }
+    if t.is_1_8("there are no templates of policies (before 1.17)") {
+        t.fails("acl_templated_policy_list", args![], Kind::Unsupported).await;
+        return;
+    }
+    let templates = t.value("acl_templated_policy_list", args![]).await;
+    assert!(templates.get("builtin/service").is_some());
+    let one = t.value("acl_templated_policy_read", args!["builtin/service"]).await;
+    assert_eq!(text(&one, "TemplateName"), "builtin/service");
+    let preview = args!["builtin/service", table! {"Name" = "api"}];
+    let policy = t.value("acl_templated_policy_preview", preview).await;
+    assert!(text(&policy, "Rules").contains("api"));
+}
+
+async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {
+    let peering = table! {"PeerName" = "other"};
+    let key = table! {"Key" = "d8wu8CSUrqgtjVsvcBPmhQ=="};
+    for (method, args) in [
+        ("peering_list", args![]),
+        ("peering_token", args![peering]),
+        ("peering_read", args!["other"]),
+        ("peering_delete", args!["other"]),
+        ("operator_keyring_list", args![]),
+        ("operator_keyring_install", args![key]),
+    ] {
+        if !is_unknown(&t, method, args).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Something between a client and the simulated agent that answers in its place: a router, a login page, another
+//! program on the port.
+
+use bytes::Bytes;
+use consul_api::error::Error;
+use consul_client::transport::Transport;
+use consul_process::clock::BoxFuture;
+use consul_sim::{Agent, SimTransport};
+use http::{Request, Response};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Answers of others to any request, by status and body.
+pub const ANSWERS: &[(u16, &str)] = &[
+    (404, "404 page not found"),
+    (404, "{}"),
+    (200, r#"{"error":"please log in"}"#),
+    (200, r#"[{"error":"please log in"}]"#),
+    (200, "null"),
+    (200, "<html>"),
+    (200, "[]"),
+    (200, "{}"),
+];
+
+/// With an index it is Consul's answer that there is nothing.
+const NOTHING: [&str; 2] = ["[]", "{}"];
+
+/// The beginning of paths that are answered by another program, and its answer.
+pub type Other = (&'static str, (u16, &'static str));
+
+/// A transport to the agent, and what answers in its place while there is something.
+#[derive(Clone, Debug)]
+pub struct Between {
+    consul: Arc<SimTransport>,
+    other: Arc<Mutex<Option<Other>>>,
+    requests: Arc<AtomicUsize>,
+    /// The requests of this number and its multiples get the other answer.
+    each: usize,
+    name: &'static str,
+}
+
+impl Between {
+    pub fn new(agent: &Arc<Agent>, name: &'static str) -> Between {
+        let consul = Arc::new(SimTransport::new(Arc::clone(agent), "simulated"));
+        Between { consul, other: Arc::default(), requests: Arc::default(), each: 1, name }
+    }
+
+    /// The same, which lets others of the requests through.
+    pub fn each(self, each: usize) -> Between {
+        Between { each, ..self }
+    }
+
+    pub fn set(&self, other: Option<Other>) {
+        *self.other.lock().expect("no panic") = other;
+    }
+}
+
+impl Transport for Between {
+    fn endpoint(&self) -> &str {
+        self.name
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let other = *self.other.lock().expect("no panic");
+        let other = other.filter(|(path, _)| request.uri().path().starts_with(path));
+        let is_due = || self.requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.each);
+        match other.filter(|_| is_due()) {
+            None => self.consul.send(request),
+            Some((_, (status, body))) => Box::pin(async move {
+                let response = Response::builder().status(status);
+                let response = match NOTHING.contains(&body) {
+                    true => response,
+                    false => response.header("x-consul-index", "9"),
+                };
+                Ok(response.body(Bytes::from_static(body.as_bytes())).expect("a response"))
+            }),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A storage of replicated shards in memory that counts its scans, and that can be made to fail.
+
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_process::clock::{BoxFuture, Clock as _, ManualClock};
+use consul_replication::record::{Range, Record, Version};
+use consul_replication::storage::{Memory, Storage};
+use futures_util::FutureExt as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Default)]
+pub struct Disk {
+    memory: Memory,
+    /// The number of scans, and of the bytes of the records that they found.
+    pub scans: AtomicUsize,
+    pub scanned: AtomicUsize,
+    /// Whether it stores nothing.
+    pub is_full: AtomicBool,
+    /// The function that fails, of which the others know nothing.
+    pub broken: Mutex<Option<&'static str>>,
+    /// Whether it can be flushed.
+    pub flushes: AtomicBool,
+    /// How long it takes to read what was kept, by which clock.
+    slow: Mutex<Option<(ManualClock, Duration)>>,
+    /// The same for a scan, and for the moment at which records are there.
+    pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
+    pub slow_apply: Mutex<Option<(ManualClock, Duration)>>,
+}
+
+impl Disk {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Lets it take this long to read what was kept.
+    pub fn be_slow(&self, clock: &ManualClock, time: Duration) {
+        *self.slow.lock().expect("no panic elsewhere") = Some((clock.clone(), time));
+    }
+
+    fn fails(&self, function: &str) -> Result<(), Error> {
+        if self.is_full.load(Relaxed) && ["apply", "keep"].contains(&function) {
+            return Err(Error::new(Kind::NotReady, "the disk is full"));
+        }
+        if *self.broken.lock().expect("no panic elsewhere") == Some(function) {
+            return Err(Error::new(Kind::Http, format!("{function} is broken")));
+        }
+        Ok(())
+    }
+
+    /// All records of the first shards, also deleted ones.
+    pub fn records(&self, shards: u32) -> Vec<Record> {
+        let scan = |shard| self.memory.scan(shard, Range::all(), usize::MAX).now_or_never();
+        let records = (0..shards).map(|shard| scan(shard).expect("no wait").expect("memory"));
+        records.flatten().collect()
+    }
+}
+
+impl Storage for Disk {
+    fn apply(
+        &self,
+        shard: u32,
+        records: Vec<Record>,
+    ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
+        let slow = self.slow_apply.lock().expect("no panic elsewhere").clone();
+        Box::pin(async move {
+            self.fails("apply")?;
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            self.memory.apply(shard, records).await
+        })
+    }
+
+    fn scan(
+        &self,
+        shard: u32,
+        range: Range,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
+        Box::pin(async move {
+            self.fails("scan")?;
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            let found = self.memory.scan(shard, range, limit).await?;
+            self.scans.fetch_add(1, Relaxed);
+            self.scanned.fetch_add(found.iter().map(Record::size).sum(), Relaxed);
+            Ok(found)
+        })
+    }
+
+    fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
+        match self.fails("purge") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.purge(shard, below),
+        }
+    }
+
+    fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
+        match self.fails("drop") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.drop_shard(shard),
+        }
+    }
+
+    fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        match self.fails("keep") {
+            Err(why) => Box::pin(async { Err(why) }),
+            Ok(()) => self.memory.keep(name, value),
+        }
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        let flushes = self.flushes.load(Relaxed);
+        Box::pin(async move { Ok(flushes) })
+    }
+
+    fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        let slow = self.slow.lock().expect("no panic elsewhere").clone();
+        let kept = self.memory.kept(name);
+        Box::pin(async move {
+            self.fails("kept")?;
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
+            kept.await
+        })
+    }
+}

@@ -1,0 +1,37 @@
+//! Shared by the tests of all crates: real servers of Consul, a simulated agent on a socket, proxies with faults.
+
+#![allow(missing_docs, clippy::unwrap_used)] // of tests
+
+pub mod agent;
+pub mod answering;
+pub mod authority;
+pub mod between;
+pub mod browser;
+pub mod cluster;
+pub mod consul;
+pub mod disk;
+pub mod dns;
+pub mod golden;
+pub mod holder;
+pub mod islands;
+pub mod lines;
+pub mod outside;
+pub mod pages;
+pub mod program;
+pub mod prometheus;
+pub mod proxy;
+pub mod recipes;
+pub mod trials;
+pub mod world;
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// The folder of the checkout.
+pub fn root() -> &'static str {
+    static ROOT: LazyLock<String> = LazyLock::new(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        root.canonicalize().expect("the checkout").to_string_lossy().into_owned()
+    });
+    &ROOT
+}

@@ -1,0 +1,306 @@
+//! The methods of a node, but for those about keys and shards and those that call other nodes.
+
+use super::calls;
+use super::leave::leave;
+use super::node::ClusterNode;
+use super::routing::shard;
+use super::running_node::{Progress, RunningNode};
+use crate::coordination::lock::key_and_value;
+use crate::node_table;
+use crate::runtime::job::Job;
+use crate::runtime::native::{self, Call, Method, Returned};
+use crate::runtime::{value, wait, wake};
+use consul_api::error::{Error, Kind};
+use consul_api::table::Shape;
+use consul_api::value::Value;
+use consul_api::value::shape::{ValuePath, unknown};
+use consul_cluster::{Event, Mode};
+use futures_util::stream;
+use mlua::{IntoLua, Lua, MultiValue, Value as LuaValue};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// The methods by name.
+pub const METHODS: &[Method<ClusterNode>] = &[
+    Method::raising("__tostring", |call| {
+        let (id, state) = (&call.object.options.node_id, call.object.state());
+        native::text(call.lua, &format!("ConsulHACluster({id:?}, {state})"))
+    }),
+    Method::new("start", start),
+    Method::new("stop", stop),
+    Method::new("leave", leave),
+    Method::new("close", |call| {
+        call.object.close();
+        Ok(Returned::done())
+    }),
+    Method::new("hand_over", |call| {
+        let node = &*call.object;
+        node.check_member()?;
+        let running = node.started()?;
+        if !running.cluster.is_leader() {
+            return Err(not_leader(node).into());
+        }
+        running.cluster.hand_over();
+        running.run_pending()?;
+        Ok(Returned::done())
+    }),
+    Method::new("drain", |call| set_mode(call, Mode::Draining)),
+    Method::new("maintenance", |call| set_mode(call, Mode::Maintenance)),
+    Method::new("thaw", thaw),
+    // The name of older releases.
+    Method::new("resume", thaw),
+    Method::new("fenced_put", fenced_put),
+    Method::new("shards_ready", shards_ready),
+    Method::new("fd", |call| {
+        let node = &*call.object;
+        let fd = node.started()?.events.fd().map_err(|error| {
+            node.error(Kind::Config, &format!("cannot create a descriptor: {error}"))
+        })?;
+        Ok(Returned::Value(fd.into_lua(call.lua)?))
+    }),
+    Method::new("unix_socket", |call| {
+        wake::unix_socket(call.lua, &call.object.started()?.events, 0, || None)
+    }),
+    Method::raising("is_leader_node", |call| {
+        Ok(Returned::Value(LuaValue::Boolean(call.object.is_leader()?)))
+    }),
+    Method::raising("get_leader_info", get_leader_info),
+    Method::raising("get_node_count", |call| {
+        let count = call.object.snapshot()?.nodes.len();
+        Ok(Returned::Value(count.into_lua(call.lua)?))
+    }),
+    Method::raising("token", |call| {
+        let lease = call.object.running().and_then(|running| running.cluster.lease());
+        let lease = lease.filter(|lease| !lease.has_ended());
+        let token = lease.map_or(Value::Null, |lease| lease.token().into());
+        Ok(Returned::Value(value::to_lua(call.lua, &token)?))
+    }),
+    Method::raising("status", status),
+    Method::raising("poll_event", |call| next_event(call, Some(Duration::ZERO))),
+    Method::raising("next_event", |call| next_event(call, wait::limit(&call.arg(1)?)?)),
+];
+
+/// A field of a node, such as `cluster.node_id`; nil for an unknown name.
+pub fn field(lua: &Lua, values: MultiValue) -> native::Result {
+    let (userdata, node) = native::called_on::<ClusterNode>(&values, "ConsulHACluster")?;
+    let Some(LuaValue::String(name)) = values.get(1) else {
+        return Ok(Returned::Value(LuaValue::Nil));
+    };
+    Ok(Returned::Value(match &*name.as_bytes() {
+        b"node_id" => node.options.node_id.as_str().into_lua(lua)?,
+        b"node_address" => node.options.node_address.as_str().into_lua(lua)?,
+        b"cluster_nodes" => LuaValue::Table(node.tables(lua, userdata)?.1),
+        b"is_leader" => LuaValue::Boolean(node.is_leader()?),
+        b"profile" => {
+            let values = node.options.profile.values().into_iter();
+            let values = values.map(|(name, value)| (name.to_owned(), value)).collect();
+            value::to_lua(lua, &Value::Map(values))?
+        }
+        _ => LuaValue::Nil,
+    }))
+}
+
+/// `cluster:start(options)`, and `cluster:start(method, …)` for a handle
+fn start(call: &Call<ClusterNode>) -> native::Result {
+    if call.lua_arg(1).is_string() {
+        return calls::start(call);
+    }
+    let (lua, node) = (call.lua, &*call.object);
+    let keeps_joining = keeps_joining(&call.options(1)?)?;
+    if node.belongs_to_parent() {
+        return Err(node.of_parent().into());
+    }
+    match node.running() {
+        Some(running) if !running.has_ended() => {
+            return Err(node.error(Kind::Conflict, "it is started already").into());
+        }
+        _ => node.close(),
+    }
+    let running = Rc::new(RunningNode::new(lua, call.userdata, &node.config, &node.options)?);
+    for store in node.stores.borrow().values() {
+        running.start_store(store)?;
+    }
+    running.notify()?;
+    node.set_running(Rc::clone(&running));
+    let progress = running.wait_for_start(lua).inspect_err(|_| node.close())?;
+    // A hook may have stopped the node, or started it again.
+    if !node.running().is_some_and(|now| Rc::ptr_eq(&now, &running)) {
+        return Err(node.error(Kind::Closed, "it was stopped during its start").into());
+    }
+    let why = match progress {
+        Some(Progress::Started) => return Ok(Returned::done()),
+        Some(Progress::Ended(why)) => why.context(&node.name()),
+        Some(Progress::TimedOut(why)) => {
+            let limit = node.options.start_timeout.as_millis();
+            let why = format!("not started within {limit} ms: {why}");
+            let why = node.error(Kind::Timeout, &why);
+            if keeps_joining {
+                return Err(why.into());
+            }
+            why
+        }
+        None => node.background_ended(),
+    };
+    node.close();
+    Err(why.into())
+}
+
+/// The option of a start.
+fn keeps_joining(options: &Value) -> Result<bool, Error> {
+    let mut keeps = false;
+    if *options != Value::Null {
+        for (name, value) in Shape::Any.members(options, &ValuePath::top("options"))? {
+            if name != "keep_joining" {
+                return Err(Error::misuse(unknown("option", name, &["keep_joining"])));
+            }
+            keeps = Shape::Bool.boolean(value, &ValuePath::top(name))?;
+        }
+    }
+    Ok(keeps)
+}
+
+/// `cluster:stop()`
+pub fn stop(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    if node.belongs_to_parent() {
+        node.close();
+        return Ok(Returned::done());
+    }
+    if let Some(running) = node.take_running() {
+        running.close_stores(call.lua, node.config.timeout)?;
+        let job = Job::start(&running.executor, stream::once(running.end()))?;
+        wait::for_job(call.lua, &job, Some(node.config.timeout))?;
+        let left = match job.next()? {
+            Poll::Ready(Some(left)) => left,
+            _ => Err(Error::new(Kind::Timeout, "Consul does not answer")),
+        };
+        left.map_err(|error| {
+            let name = node.name();
+            error.context(&format!("{name}: stopped, but its entries stay until its check fails"))
+        })?;
+    }
+    Ok(Returned::done())
+}
+
+/// `cluster:drain(on, node_id)` and `cluster:maintenance(on, node_id)`
+fn set_mode(call: &Call<ClusterNode>, mode: Mode) -> native::Result {
+    let on = match call.arg(1)? {
+        Value::Null => true,
+        given => Shape::Bool.boolean(&given, &ValuePath::top("on"))?,
+    };
+    let id = node_id(call, 2)?;
+    if call.lua_arg(2).is_nil() {
+        call.object.check_member()?;
+    }
+    let mode = if on { mode } else { Mode::Active };
+    let running = call.object.started()?;
+    let cluster = Arc::clone(&running.cluster);
+    call.object.run(call.lua, &running, async move { cluster.set_mode(&id, mode).await })?;
+    Ok(Returned::done())
+}
+
+/// An argument that is the id of a node, by default of this one.
+pub fn node_id(call: &Call<ClusterNode>, place: usize) -> Result<String, Error> {
+    match call.arg(place)? {
+        Value::Null => Ok(call.object.options.node_id.clone()),
+        given => Shape::Text.text(&given, &ValuePath::top("node_id")),
+    }
+}
+
+/// `cluster:thaw()`
+fn thaw(call: &Call<ClusterNode>) -> native::Result {
+    let running = call.object.started()?;
+    let cluster = Arc::clone(&running.cluster);
+    call.object.run(call.lua, &running, async move { cluster.thaw().await })?;
+    Ok(Returned::done())
+}
+
+/// `cluster:fenced_put(key, value)`: true and the index of the write.
+fn fenced_put(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    node.check_member()?;
+    let (key, value) = key_and_value(call, 1)?;
+    let running = node.started()?;
+    let lease = running.cluster.lease().ok_or_else(|| not_leader(node))?;
+    let put = async move { lease.fenced_put(&key, value).await };
+    let index = node.run(call.lua, &running, put)?;
+    Ok(Returned::success(value::to_lua(call.lua, &index.into())?))
+}
+
+fn not_leader(node: &ClusterNode) -> Error {
+    node.error(Kind::Conflict, "it is not the leader")
+}
+
+/// `cluster:shards_ready(shards)`: this node has the data of these shards.
+fn shards_ready(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    node.check_member()?;
+    if !node.options.hand_off {
+        let why = "the node has no option hand_off = true: its shards are available at once";
+        return Err(Error::misuse(why).into());
+    }
+    let (at, given) = (ValuePath::top("shards"), call.arg(1)?);
+    let shards = match &given {
+        Value::List(shards) => shards.iter().map(|it| shard(it, &at)).collect::<Result<_, _>>()?,
+        Value::Map(members) if members.is_empty() => Vec::new(),
+        other => return Err(at.wrong_type_text("a list of shard numbers", other).into()),
+    };
+    let running = node.started()?;
+    let cluster = Arc::clone(&running.cluster);
+    node.run(call.lua, &running, async move { cluster.shards_ready(&shards).await })?;
+    Ok(Returned::done())
+}
+
+/// `cluster:get_leader_info()`
+fn get_leader_info(call: &Call<ClusterNode>) -> native::Result {
+    let snapshot = call.object.snapshot()?;
+    let Some(leader) = &snapshot.leader else { return Ok(Returned::Value(LuaValue::Nil)) };
+    let table = call.lua.create_table()?;
+    table.raw_set("node_id", leader.node_id.as_str())?;
+    table.raw_set("address", leader.address.as_str())?;
+    table.raw_set("session_id", leader.session_id.as_str())?;
+    table.raw_set("elected_at", leader.elected_at_ms / 1000)?;
+    node_table::set_metatable(call.lua, &table)?;
+    Ok(Returned::Value(LuaValue::Table(table)))
+}
+
+/// `cluster:status()`
+fn status(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    let snapshot = node.snapshot()?;
+    let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
+    let is_ready = node.running().map(|running| Value::Bool(running.is_ready()));
+    let members = [
+        ("state", node.state().into()),
+        ("ready", is_ready.unwrap_or(Value::Null)),
+        ("in_touch", Value::Bool(snapshot.is_connected)),
+        ("map_epoch", snapshot.map.as_ref().map_or(Value::Null, |map| map.epoch().into())),
+        ("frozen", Value::List(frozen)),
+        ("service_id", node.options.service_id().into()),
+    ];
+    let members = members.map(|(name, value)| (name.to_owned(), value));
+    Ok(Returned::Value(value::to_lua(call.lua, &Value::Map(members.into()))?))
+}
+
+/// Waits for the next event: its name and its detail.
+fn next_event(call: &Call<ClusterNode>, limit: Option<Duration>) -> native::Result {
+    let lua = call.lua;
+    let Some(running) = call.object.running() else { return Ok(Returned::Value(LuaValue::Nil)) };
+    wait::for_job(lua, &running.events, limit)?;
+    let Poll::Ready(Some(event)) = running.events.next()? else {
+        return Ok(Returned::Value(LuaValue::Nil));
+    };
+    let name = event.name().into_lua(lua)?;
+    let detail = match event {
+        Event::LeaderChanged(id) => id.into_lua(lua)?,
+        Event::NodeJoined(id) | Event::NodeLeft(id) => id.into_lua(lua)?,
+        Event::ShardsChanged(epoch) => value::to_lua(lua, &epoch.into())?,
+        Event::Suspended | Event::Resumed => LuaValue::Nil,
+        Event::Frozen(ids) if ids.is_empty() => LuaValue::Nil,
+        Event::Frozen(ids) => lua.create_sequence_from(ids)?.into_lua(lua)?,
+        Event::Stopped(why) => why.into_lua(lua)?,
+    };
+    Ok(Returned::Pair(name, detail))
+}

@@ -1,0 +1,3 @@
+//! Generators of what is derived from the code.
+
+pub mod reference;
