@@ -540,6 +540,7 @@ describe("replicated shards", function()
           store:start("read", "k"):wait(100)
           return node:status().ready == false and consul_ffi.metrics():find(counted, 1, true)
         end)
+        assert.matches("store points: its storage fails in .*" .. name, node:status().not_ready_because)
         fails = false
         support.eventually(function()
           node:poll(20)
@@ -672,13 +673,17 @@ describe("replicated shards", function()
     local _, node = one(storages["of functions"], { profile = "fast" })
     local function polls()
       node:poll()
-      return node:status().ready
+      local status = node:status()
+      return status.ready and status.polled and not status.not_ready_because
     end
     support.eventually(polls)
     support.eventually(function()
       support.sleep_ms(200)
       return node:status().ready == false
     end)
+    local status = node:status()
+    assert.is_false(status.polled)
+    assert.equal("the program does not poll often enough", status.not_ready_because)
     support.eventually(polls)
   end)
 end)

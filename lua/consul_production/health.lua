@@ -85,7 +85,8 @@ function health.observe(session)
     state = status.state,
     frozen = status.frozen,
     critical = has_checks and critical_checks(session, status.service_id, checks) or {},
-    is_polling = status.ready,
+    is_polled = status.polled,
+    not_ready_because = status.not_ready_because,
     replicas = session.replicas and session.replicas:trouble(),
     measured = session.health:measured(session.values["monitoring.metrics_interval"]),
     bad_config = session.bad_config,
@@ -121,8 +122,10 @@ function health.reasons(values, seen)
   if #seen.critical > 0 then
     reasons.critical_check = table.concat(seen.critical, ", ")
   end
-  if not seen.is_polling then
+  if seen.is_polled == false then
     reasons.host_not_polling = "other nodes' requests are refused, because the program does not poll often enough"
+  elseif seen.not_ready_because then
+    reasons.not_ready = seen.not_ready_because
   end
   if seen.replicas then
     reasons.replicas = seen.replicas

@@ -17,9 +17,8 @@ local function is_healthy(made)
   support.sleep_ms(20)
   for _, manager in ipairs(made) do
     local health = manager:monitor_health()
-    -- A node is not ready before its replicas are there, which is the same reason as that of one that is not polled.
     local reasons = health.reasons
-    if reasons.replicas or reasons.host_not_polling or health.node_count ~= #made then
+    if reasons.replicas or reasons.not_ready or health.node_count ~= #made then
       return false
     end
   end

@@ -271,10 +271,18 @@ fn status(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let snapshot = node.snapshot()?;
     let frozen = snapshot.frozen.iter().map(|id| Value::from(id.as_str())).collect();
-    let is_ready = node.running().map(|running| Value::Bool(running.is_ready()));
+    let (mut is_ready, mut is_polled, mut reason) = (Value::Null, Value::Null, Value::Null);
+    if let Some(running) = node.running() {
+        let ready = running.ready();
+        is_ready = Value::Bool(ready.is_ok());
+        is_polled = Value::Bool(running.is_polled());
+        reason = ready.err().map_or(Value::Null, Value::from);
+    }
     let members = [
         ("state", node.state().into()),
-        ("ready", is_ready.unwrap_or(Value::Null)),
+        ("ready", is_ready),
+        ("not_ready_because", reason),
+        ("polled", is_polled),
         ("in_touch", Value::Bool(snapshot.is_connected)),
         ("map_epoch", snapshot.map.as_ref().map_or(Value::Null, |map| map.epoch().into())),
         ("frozen", Value::List(frozen)),

@@ -170,9 +170,20 @@ impl RunningNode {
         Ok(())
     }
 
+    /// Whether its program polls for requests.
+    pub fn is_polled(&self) -> bool {
+        self.data_plane.is_ready()
+    }
+
     /// Whether its program polls for requests, and each of its stores does what it has to.
-    pub fn is_ready(&self) -> bool {
-        self.data_plane.is_ready() && self.overviews.stores_serve().is_ok()
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.is_polled() {
+            return Err("the program does not poll often enough".to_owned());
+        }
+        self.overviews.stores_serve()
     }
 
     /// Ends the stores, and flushes their storages: a restart of the machine takes nothing from them then. Serves the

@@ -382,7 +382,9 @@ fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOvervi
             .then(|| format!("start {} with its data again: no member", named(&gone))),
         (!foreign.is_empty())
             .then(|| format!("start {} with the cluster_key of the others", named(&foreign))),
-        (!empty.is_empty()).then(|| format!("{} lives without its replica", named(&empty))),
+        (!empty.is_empty()).then(|| {
+            format!("{} lives, and may lack records: wait, or see its log", named(&empty))
+        }),
     ];
     cures.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

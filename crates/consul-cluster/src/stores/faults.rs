@@ -201,7 +201,7 @@ impl Store {
                 false => not("it is not known yet whether it has a map".to_owned()),
             };
         }
-        match member.lacking() {
+        match member.lacking().map(|lacking| lacking.len()) {
             None => not("the leader has not confirmed its storage yet".to_owned()),
             Some(0) => Ok(()),
             Some(1) => not("one of its replicas is missing".to_owned()),

@@ -19,7 +19,7 @@ use consul_replication::state::{Doubt, Report};
 use consul_replication::storage::Storage;
 use consul_replication::transfer::{Compared, Transfer};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -121,8 +121,8 @@ pub(super) struct Member {
     /// Whether no other process can have a later copy of the disk.
     is_new: bool,
     is_confirmed: AtomicBool,
-    /// How many of the replicas that the map gives to the node are not there.
-    lacking: Mutex<Option<usize>>,
+    /// The shards whose replicas the map gives to the node, and that are not there.
+    lacking: Mutex<Option<BTreeSet<u32>>>,
     /// Signals that there is something to report.
     news: Notify,
 }
@@ -271,10 +271,10 @@ impl Member {
         self.is_confirmed.load(Ordering::Acquire)
     }
 
-    /// How many of the replicas that the map gives to the node are not there; `None`: that is not known
+    /// The shards whose replicas the map gives to the node, and that are not there; `None`: that is not known
     /// yet.
-    pub fn lacking(&self) -> Option<usize> {
-        lock(&self.lacking).filter(|_| self.is_confirmed())
+    pub fn lacking(&self) -> Option<BTreeSet<u32>> {
+        lock(&self.lacking).clone().filter(|_| self.is_confirmed())
     }
 
     /// Looks at these replicas.
@@ -284,7 +284,7 @@ impl Member {
         }
         let own = self.holder().node();
         let map = store.map.borrow().clone();
-        let mut lacking = 0;
+        let mut lacking = BTreeSet::new();
         for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
             let is_made_again = entry.slots.iter().any(|slot| {
                 let change = slot.change.as_ref().filter(|it| it.kind == ChangeKind::Failover);
@@ -293,7 +293,7 @@ impl Member {
             });
             let counts = entry.counting_at(own).is_some();
             let is_there = !counts || self.holder().counts(shard, entry).await;
-            lacking += usize::from(is_made_again || !is_there);
+            lacking.extend((is_made_again || !is_there).then_some(shard));
         }
         *lock(&self.lacking) = Some(lacking);
     }

@@ -9,9 +9,10 @@ use consul_api::api::kv;
 use consul_api::error::Error;
 use consul_api::request::Args;
 use consul_api::value::Value;
+use consul_process::sync::lock;
 use consul_replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// A replicated store.
@@ -83,6 +84,9 @@ pub struct CopyReport {
     pub copies: BTreeMap<u32, (u64, bool)>,
     /// About how many records the shards have that others copy and of which it has a replica.
     pub records: BTreeMap<u32, u64>,
+    /// The shards of which the map gives it a replica that does not count.
+    #[serde(default)]
+    pub lacking: BTreeSet<u32>,
 }
 
 impl Store {
@@ -90,7 +94,13 @@ impl Store {
     pub(crate) async fn copy_report(&self) -> CopyReport {
         let mut report = CopyReport { store: self.options.name.clone(), ..CopyReport::default() };
         let (map, holder) = (self.map.borrow().clone(), self.holder());
-        let (Some(map), Some(holder)) = (map, holder) else { return report };
+        let Some(map) = map else { return report };
+        let own = self.cluster.options().node_id.as_str();
+        let lacking = lock(&self.member).as_ref().and_then(|member| member.lacking());
+        let held = map.entries().filter(|(_, entry)| entry.counting_at(own).is_some());
+        let lacks = |shard: &u32| lacking.as_ref().is_none_or(|lacking| lacking.contains(shard));
+        report.lacking = held.map(|(shard, _)| shard).filter(lacks).collect();
+        let Some(holder) = holder else { return report };
         let progress = holder.progress();
         let is_changed = |entry: &Entry| entry.slots.iter().any(|slot| slot.change.is_some());
         for (shard, entry) in map.entries().filter(|(_, entry)| is_changed(entry)) {
@@ -247,7 +257,10 @@ fn store_overview(
         ShardRepairing { shard, on, done }
     });
     let at_risk = |(shard, entry): (u32, &Entry)| {
-        let missing = map.missing(shard, &is_live)?;
+        let lacks =
+            |told: &Told| told.copies_of(name).is_some_and(|it| it.lacking.contains(&shard));
+        let is_there = |node: &str| is_live(node) && !told.get(node).is_some_and(lacks);
+        let missing = map.missing(shard, is_there)?;
         let is_there = |node: &NodeId| missing.iter().all(|place| place.node != *node);
         let left = entry.counting().filter(|(_, place)| is_there(&place.node)).count();
         let vacant = entry.slots.iter().filter(|slot: &&Slot| slot.is_vacant()).count();
@@ -333,6 +346,28 @@ mod tests {
         };
         assert_eq!(missing(&fault("points")), [vec!["n2"], vec!["n2"], vec!["n2", "n3"]]);
         assert_eq!(missing(&fault("other")), [vec!["n3"]]);
+    }
+
+    #[test]
+    fn a_replica_that_does_not_count_by_the_word_of_its_own_node_is_missing() {
+        let lacking = |store: &str, shards: &[u32]| {
+            let lacking = shards.iter().copied().collect();
+            let store = store.to_owned();
+            Told::of_copies(CopyReport { store, lacking, ..CopyReport::default() })
+        };
+        let missing = |told: [(&str, Told); 2]| -> Vec<(u32, Vec<String>, usize)> {
+            let told = told.map(|(id, told)| (id.to_owned(), told)).into();
+            let shown = shown(&["n1", "n2", "n3", "n4"], &told);
+            shown.at_risk.into_iter().map(|it| (it.shard, it.missing, it.left)).collect()
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        // n4 does not hold it yet.
+        let told = [("n1", lacking("points", &[0, 2])), ("n4", lacking("points", &[0]))];
+        assert_eq!(missing(told), [(0, names(&["n1"]), 2), (2, names(&["n1", "n3"]), 1)]);
+        let told = [("n1", lacking("points", &[0])), ("n2", lacking("points", &[0]))];
+        assert_eq!(missing(told), [(0, names(&["n1", "n2"]), 1), (2, names(&["n3"]), 2)]);
+        let told = [("n1", lacking("other", &[0])), ("n2", lacking("points", &[]))];
+        assert_eq!(missing(told), [(2, names(&["n3"]), 2)]);
     }
 
     #[test]

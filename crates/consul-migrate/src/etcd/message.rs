@@ -245,11 +245,14 @@ pub struct TokenResponse {
     pub token: String,
 }
 
-/// Decodes a message.
+/// Decodes a message, which is an object: serde takes a list for one, too, and what is not in it for zero.
 ///
 /// # Errors
 /// Why it is not one.
 pub fn decode<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<T, serde_json::Error> {
+    if !text.trim_ascii_start().starts_with(b"{") {
+        return Err(serde_json::Error::custom("it is not an object"));
+    }
     let decoded = serde_json::from_slice(text);
     // The part of the text that serde shows can be a secret.
     decoded.map_err(|error| serde_json::Error::custom(format!("byte {}", error.column())))

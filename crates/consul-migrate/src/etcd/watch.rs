@@ -106,16 +106,20 @@ impl Watch<'_> {
         if line.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let line: WatchLine = decode(line).map_err(|error| {
-            self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {error}"))
-        })?;
+        let foreign = |why: &str| {
+            self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {why}"))
+        };
+        let line: WatchLine = decode(line).map_err(|error| foreign(&error.to_string()))?;
         if let Some(refusal) = line.error {
             return Err(match is_compacted(refusal.text()) {
                 true => Refused::Compacted,
                 false => self.error(Kind::NoLeader, refusal.text()).retryable().into(),
             });
         }
-        let Some(response) = line.result else { return Ok(None) };
+        let Some(response) = line.result else { return Err(foreign("it has no result").into()) };
+        if response.header.cluster_id == Int(0) {
+            return Err(foreign("it has no cluster_id").into());
+        }
         self.etcd.check_cluster(&response.header)?;
         self.check(&response)?;
         // The line that begins a watch says only how far etcd is.

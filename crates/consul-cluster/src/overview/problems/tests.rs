@@ -228,7 +228,7 @@ fn a_cure_says_what_there_is_to_start() {
     let missing: Vec<String> = ["n1", "n2", "n4"].map(str::to_owned).into();
     assert_eq!(
         bring_back(missing.iter(), &overview.nodes),
-        "start n2; start n4 with its data again: no member; n1 lives without its replica"
+        "start n2; start n4 with its data again: no member; n1 lives, and may lack records: wait, or see its log"
     );
 }
 

@@ -60,23 +60,42 @@ pub fn run() {
     }
 }
 
+/// Lines of a watch that are not etcd's.
+const LINES: &[&str] = &[
+    "<html>please log in</html>\n",
+    "[]\n",
+    " [{}]\n",
+    "{}\n",
+    "null\n",
+    "1\n",
+    "\"x\"\n",
+    "{\"result\":null}\n",
+    "{\"result\":{}}\n",
+    "{\"result\":[]}\n",
+    "{\"result\":{\"header\":{}}}\n",
+    "{\"result\":{\"header\":[],\"created\":true}}\n",
+    "{\"status\":\"ok\"}\n",
+];
+
 /// What reads go to is etcd, and what watches go to is not.
 pub fn for_watches_alone() {
-    let world = World::plain(1, &[]);
-    world.put("/a", Some("1"));
-    world.works(async {
-        let (run, kept) = world.hold(1).await.unwrap();
-        load(&run, kept).await.unwrap();
-        world.fake.answer_watches_as(Some((200, "<html>please log in</html>\n")));
-        let looks = pin!(world.clock.sleep(Duration::from_secs(600)));
-        match select(pin!(tail(&run, &Until::Dropped)), looks).await {
-            Either::Left((Err(Stop::Failed(error)), _)) => {
-                assert_eq!(error.kind(), Kind::Decode, "{error}");
+    for line in LINES {
+        let world = World::plain(1, &[]);
+        world.put("/a", Some("1"));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            world.fake.answer_watches_as(Some((200, line)));
+            let looks = pin!(world.clock.sleep(Duration::from_secs(600)));
+            match select(pin!(tail(&run, &Until::Dropped)), looks).await {
+                Either::Left((Err(Stop::Failed(error)), _)) => {
+                    assert_eq!(error.kind(), Kind::Decode, "{line}: {error}");
+                }
+                Either::Left((other, _)) => panic!("{line}: {other:?}"),
+                Either::Right(_) => panic!("{line}: it says nothing, and follows nothing"),
             }
-            Either::Left((other, _)) => panic!("{other:?}"),
-            Either::Right(_) => panic!("it says nothing, and follows nothing"),
-        }
-    });
+        });
+    }
 }
 
 /// A later read would be one of another moment.
