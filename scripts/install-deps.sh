@@ -28,11 +28,13 @@ case $purpose in
         needs=("$lua=$engine" cc=build-essential)
         ;;
     test | test-all)
-        needs=(luajit=luajit busted=lua-busted luacheck=lua-check shellcheck=shellcheck cc=build-essential)
+        needs=(
+            luajit=luajit busted=lua-busted luacheck=lua-check shellcheck=shellcheck luarocks=luarocks cc=build-essential
+        )
         # luarocks needs the headers of the Lua that it installs for, and so does the tests' C program.
         if [ "$purpose" = test-all ]; then
             needs+=(
-                lua5.1=lua5.1 lua5.3=lua5.3 lua5.4=lua5.4 luarocks=luarocks
+                lua5.1=lua5.1 lua5.3=lua5.3 lua5.4=lua5.4
                 ip=iproute2 etcd=etcd-server systemd-analyze=systemd
             )
             [ -e /usr/include/lua5.4/lua.h ] || packages+=(liblua5.4-dev)

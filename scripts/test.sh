@@ -13,7 +13,7 @@
 #   build-quick         the module for LuaJIT, not optimised
 #   compile             the tests of the next two steps
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
-#   histories           four histories of locks and clusters under faults, of each kind
+#   histories           twelve histories of locks and clusters under faults, of each kind
 #   busted-quick        the Lua specs on LuaJIT, simulated
 #   lint                each of the checks of `make lint`, but for those of the other engines
 #
@@ -157,8 +157,6 @@ rules=(--features "consul-cluster/sabotage,consul-replication/sabotage")
 rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
 PROGRAMS=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}/debug")
 export PROGRAMS
-simulation_tests=(cargo test --package consul-cluster --package consul-replication "${rules[@]}" --profile simulation
-    --test simulation --test model)
 # Those of the steps, as arguments of cargo.
 of_processes=(--test programs)
 of_servers=(--test contract --test coordination --test host --test migrate --test outage --test simulated --test tools)
@@ -205,11 +203,11 @@ step_nodes() {
 }
 
 step_histories() {
-    SEEDS=4 NODES=30 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
+    SEEDS=12 NODES=30 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
 }
 
 step_simulation() {
-    run_cargo_test "${yielding[@]}" "${simulation_tests[@]}"
+    run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation --test model
 }
 
 step_compile() {
@@ -219,8 +217,7 @@ step_compile() {
 }
 
 step_compile-all() {
-    add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}"
-    add_command run "${simulation_tests[@]}" --no-run
+    add_command run "${rust_tests[@]}" --no-run "${of_processes[@]}" "${of_servers[@]}" --test simulation --test model
 }
 
 step_busted-quick() {

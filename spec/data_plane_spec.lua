@@ -1,4 +1,5 @@
--- Calls between nodes, from Lua. docs/cluster.md describes them; crates/consul-cluster/tests/cluster/data_plane has hostile peers.
+-- Calls between nodes, from Lua. docs/cluster.md describes them;
+-- crates/consul-cluster/tests/cluster/data_plane has hostile peers.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 

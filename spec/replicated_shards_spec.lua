@@ -1,4 +1,5 @@
--- Replicated shards from Lua: cluster:replicate() and its stores. crates/consul-cluster/tests/simulation has the protocol under faults,
+-- Replicated shards from Lua: cluster:replicate() and its stores.
+-- crates/consul-cluster/tests/simulation has the protocol under faults,
 -- spec/examples/storage_contract.lua what a storage must do.
 local consul_ffi = require("consul_ffi")
 local contract = require("spec.examples.storage_contract")

@@ -52,7 +52,8 @@ describe("a service view", function()
     return table.concat(found, " ")
   end
 
-  -- A change in Consul arrives soon; crates/consul-client/tests/client/view.rs has the time, on a clock that it advances.
+  -- A change in Consul arrives soon;
+  -- crates/consul-client/tests/client/view.rs has the time, on a clock that it advances.
   local function soon(wanted)
     support.eventually(function()
       support.sleep_ms(5)

@@ -1,4 +1,4 @@
-//! The classes of the module are those that it registers.
+//! The classes of the module are those that it registers, and unsafe code is where its reasons are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,4 +30,20 @@ fn every_class_is_registered() {
     for class in classes {
         assert!(registered.contains(&format!("Registration::of::<{class}>")), "{class}");
     }
+}
+
+#[test]
+fn unsafe_code_is_in_the_stack_of_lua_and_in_what_a_process_asks_of_its_system() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    rust_files(&root.join("src"), &mut files);
+    for entry in fs::read_dir(root.join("crates")).expect("crates") {
+        rust_files(&entry.expect("a crate").path().join("src"), &mut files);
+    }
+    let allows =
+        |path: &PathBuf| fs::read_to_string(path).expect("text").contains("allow(unsafe_code)");
+    let mut allowed: Vec<_> = files.iter().filter(|path| allows(path)).collect();
+    allowed.sort_unstable();
+    let wanted = ["crates/consul-process/src/os/mod.rs", "src/runtime/stack/mod.rs"];
+    assert_eq!(allowed, wanted.map(|path| root.join(path)).iter().collect::<Vec<_>>());
 }

@@ -5,7 +5,7 @@ use crate::support::pages::{blocks, read};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The folders of which two levels are in the tree.
+/// The folders of which two levels are in the tree, here and in each crate.
 const SHOWN: [&str; 8] = ["src", "lua", "tests", "scripts", "docs", "examples", "spec", "benches"];
 
 /// It has a folder for each release, which the tree need not name.
@@ -74,10 +74,13 @@ fn the_tree_names_every_folder_of_two_levels() {
     let mut folders = BTreeSet::new();
     for file in files() {
         let file = file.strip_prefix(root).expect("a path in the checkout");
-        if SHOWN.iter().any(|folder| file.starts_with(folder)) {
+        // The number of folders around that in which these are: crates/NAME has two.
+        let outside = if file.starts_with("crates") { 2 } else { 0 };
+        let inside: PathBuf = file.iter().skip(outside).collect();
+        if SHOWN.iter().any(|folder| inside.starts_with(folder)) {
             let above = file.ancestors().skip(1);
-            let above = above.filter(|folder| matches!(folder.components().count(), 2 | 3));
-            folders.extend(above.map(Path::to_owned));
+            let depth = |folder: &Path| folder.components().count().saturating_sub(outside);
+            folders.extend(above.filter(|it| matches!(depth(it), 2 | 3)).map(Path::to_owned));
         }
     }
     assert!(folders.len() > 100, "{folders:?}");

@@ -28,9 +28,6 @@ pub fn built(program: &str) -> PathBuf {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--quiet", "--package", program, "--bin", program, "--target-dir"]);
     cargo.arg(folder.parent().expect("the folder of builds"));
-    if folder.ends_with("simulation") {
-        cargo.args(["--profile", "simulation"]);
-    }
     let done = outside_cargo(cargo.current_dir(crate::root())).status().expect("cargo runs");
     assert!(done.success(), "cargo cannot build {program}: {done}");
     let path = folder.join(program);

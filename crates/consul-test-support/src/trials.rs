@@ -30,8 +30,10 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// An empty list; the names of its tests begin with the module, as those of `#[test]` do.
+    /// An empty list; the names of its tests begin with the module, as those of `#[test]` do. They run in the folder of
+    /// the checkout; cargo starts them in that of their crate.
     pub fn of(module_path: &'static str) -> Trials {
+        env::set_current_dir(crate::root()).expect("the checkout");
         let prefix = module_path.split_once("::").map(|(_, module)| format!("{module}::"));
         Trials { prefix: prefix.unwrap_or_default(), list: Vec::new() }
     }

@@ -1,4 +1,5 @@
--- The guard process, as a running program sees it; crates/consul-guard/tests/coordination/guard tests programs that are killed.
+-- The guard process, as a running program sees it;
+-- crates/consul-guard/tests/coordination/guard tests programs that are killed.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 

@@ -302,7 +302,8 @@ fn an_answer_that_names_its_subject_is_about_the_one_that_was_asked_for() {
 fn transact(operations: &str, body: &str) -> Result<Value, Error> {
     let operations = serde_json::from_str::<serde_json::Value>(operations).expect("JSON");
     let args = Args::new().arg(Value::from(operations));
-    let request = consul_api::api::txn::TXN.request(&args, &Defaults::default()).expect("a request");
+    let request =
+        consul_api::api::txn::TXN.request(&args, &Defaults::default()).expect("a request");
     Ok(request.check(response(200, &[], body))?.answer().value)
 }
 

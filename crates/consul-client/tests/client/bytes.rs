@@ -142,8 +142,8 @@ fn every_argument_of_every_row_is_sent_whole_or_refused() {
 #[test]
 fn an_empty_token_is_none_for_every_row() {
     let defaults = Defaults { token: Some("t0".to_owned()), ..Defaults::default() };
-    for row in
-        consul_api::endpoints().chain(["GET", "PUT"].iter().filter_map(|method| raw::endpoint(method)))
+    for row in consul_api::endpoints()
+        .chain(["GET", "PUT"].iter().filter_map(|method| raw::endpoint(method)))
     {
         let required = row.positional.iter().filter(|param| !param.optional);
         let args = required.fold(Args::new(), |args, param| match param.kind {

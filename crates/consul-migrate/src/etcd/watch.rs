@@ -117,11 +117,12 @@ impl Watch<'_> {
             });
         }
         let Some(response) = line.result else { return Err(foreign("it has no result").into()) };
-        if response.header.cluster_id == Int(0) {
-            return Err(foreign("it has no cluster_id").into());
-        }
         self.etcd.check_cluster(&response.header)?;
         self.check(&response)?;
+        // Without events it tells nothing but how far etcd is.
+        if response.events.is_empty() && response.header.cluster_id == Int(0) {
+            return Err(foreign("it has no cluster_id").into());
+        }
         // The line that begins a watch says only how far etcd is.
         let tells = !response.created && (!response.events.is_empty() || !response.fragment);
         let (told_up_to, events) = (response.header.revision.0, response.events);
