@@ -13,7 +13,7 @@ mod part;
 mod quick;
 
 /// Every file with something generated: its path in the repository, and its text.
-pub fn files() -> [(&'static str, String); 11] {
+pub fn files() -> [(&'static str, String); 12] {
     let [readme, readme_zh, errors, errors_zh] = kinds::pages();
     [
         readme,
@@ -25,6 +25,7 @@ pub fn files() -> [(&'static str, String); 11] {
         ("docs/quick-reference.md", quick::markdown()),
         ("docs/faq.md", objects::faq()),
         ("docs/monitoring.md", monitoring::markdown()),
+        ("docs/zh/monitoring.md", monitoring::chinese()),
         ("docs/configuration.md", options::markdown()),
         ("lua/meta/consul_ffi.d.lua", lua_meta::text()),
     ]
