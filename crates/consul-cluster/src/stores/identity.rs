@@ -5,7 +5,8 @@
 //! map, which each disk keeps. A node never brings the records of two ids together.
 
 use super::document::{Announcement, FORMAT};
-use super::{PAUSE, Store, announcement_key, read_map, waiting_key};
+use super::{Store, announcement_key, read_map, waiting_key};
+use crate::cluster::PAUSE;
 use crate::keys;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};

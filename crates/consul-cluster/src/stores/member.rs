@@ -3,7 +3,7 @@
 
 use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
 use super::{Store, Survives, Watched, member_key};
-use crate::PAUSE;
+use crate::cluster::PAUSE;
 use crate::keys;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};

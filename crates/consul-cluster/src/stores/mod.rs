@@ -20,7 +20,8 @@ pub mod remote;
 mod said;
 
 use super::shard_map::shard_of;
-use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
+use super::{Options, Snapshot, keys};
+use crate::cluster::{Cluster, PAUSE, WAIT};
 use bytes::Bytes;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};

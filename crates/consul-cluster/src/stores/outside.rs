@@ -3,7 +3,7 @@
 use super::document::StoreMap;
 use super::{accepted_key, is_live, map_key, members_prefix, read_map, said};
 use crate::keys::Update;
-use crate::rights::{Right, lacking};
+use crate::nodes::rights::{Right, lacking};
 use crate::{Cluster, Options, Unchanged};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};

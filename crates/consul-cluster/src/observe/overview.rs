@@ -7,14 +7,14 @@ mod problems;
 #[cfg(test)]
 mod tests;
 
-use super::node::{Mode, Node};
-use super::options::Options;
 use super::report::{Known, Told};
-use super::request::Request;
-use super::shard_map::{Replica, ReplicaState, ShardMap};
-use super::snapshot::{Sight, Snapshot};
-use super::stores::{StoreFault, StoreOverview};
-use super::{Cluster, event};
+use crate::nodes::node::{Mode, Node};
+use crate::nodes::request::Request;
+use crate::options::Options;
+use crate::shard_map::{Replica, ReplicaState, ShardMap};
+use crate::snapshot::{Sight, Snapshot};
+use crate::stores::{StoreFault, StoreOverview};
+use crate::{Cluster, event};
 use consul_client::EndpointHealth;
 use consul_process::clock::Instant;
 use serde::{Deserialize, Serialize};
@@ -235,7 +235,7 @@ impl Placed {
 }
 
 impl EndpointOverview {
-    pub(super) fn new(told_by: &str, health: EndpointHealth) -> Self {
+    pub(crate) fn new(told_by: &str, health: EndpointHealth) -> Self {
         let ms = |latency: Duration| (latency.as_secs_f64() * 1e6).round() / 1e3;
         EndpointOverview {
             told_by: told_by.to_owned(),
@@ -248,7 +248,7 @@ impl EndpointOverview {
 
 impl Overview {
     /// Makes the document from what this process knows at this moment.
-    pub(super) fn new(cluster: &Cluster, known: &mut Known) -> Self {
+    pub(crate) fn new(cluster: &Cluster, known: &mut Known) -> Self {
         let (options, snapshot) = (cluster.options(), cluster.snapshot());
         let map = snapshot.map.as_ref().map(|map| picture(map, &mut known.picture));
         let is_live = |id: &str| snapshot.nodes.get(id).is_some_and(|node| node.is_live);
@@ -332,7 +332,7 @@ fn newest_epoch(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> u64 {
 
 /// The newest maps of the last seconds, each with the time at which this process learned of it.
 #[derive(Debug, Default)]
-pub(super) struct NewestMaps(VecDeque<(Instant, u64)>);
+pub(crate) struct NewestMaps(VecDeque<(Instant, u64)>);
 
 impl NewestMaps {
     /// Notes the epoch of the newest map, and returns that of the newest one which every node has had the

@@ -1,11 +1,12 @@
 //! The leader's work: assigns shards to nodes, removes nodes that are gone, and freezes the map when
 //! too many nodes vanish at once.
 
-use super::Cluster;
-use super::node::{Mode, Node};
-use super::shard_map::publication::{self, Announcement, Content};
-use super::shard_map::{Member, ShardMap};
-use super::snapshot::Snapshot;
+use crate::Cluster;
+use crate::nodes::node::{Mode, Node};
+use crate::nodes::settings;
+use crate::shard_map::publication::{self, Announcement, Content};
+use crate::shard_map::{Member, ShardMap};
+use crate::snapshot::Snapshot;
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, delete_unchanged};
 use consul_process::clock::Instant;
@@ -36,7 +37,7 @@ struct Duty<'a> {
 }
 
 /// Does the leader's work until this future is dropped.
-pub(super) async fn run(cluster: &Cluster, lease: &Lease) -> Infallible {
+pub(crate) async fn run(cluster: &Cluster, lease: &Lease) -> Infallible {
     let mut duty = Duty { cluster, lease, audited: cluster.now(), may_be_behind: true };
     let mut changes = cluster.changes();
     loop {
@@ -116,7 +117,7 @@ impl Duty<'_> {
             Announcement { restored: snapshot.is_restored, ..Announcement::of(map, &frozen) };
         let operation = publication::announce(self.cluster.options(), &announcement);
         self.lease.fenced([operation]).await?;
-        self.cluster.apply_frozen(frozen);
+        publication::apply_frozen(self.cluster, frozen);
         Ok(true)
     }
 
@@ -203,7 +204,7 @@ impl Duty<'_> {
     async fn publish(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         let options = self.cluster.options();
         let stored = publication::read(self.cluster.client(), options).await?;
-        if matches!(&stored.map, Content::Map(map) if self.cluster.is_foreign(map)) {
+        if matches!(&stored.map, Content::Map(map) if settings::is_foreign(self.cluster, map)) {
             // This node puts its own map back, or ends.
             return Ok(());
         }
@@ -247,7 +248,7 @@ impl Duty<'_> {
             None => {
                 // No change is needed; a newer map in Consul is adopted.
                 if let Content::Map(map) = stored.map {
-                    self.cluster.adopt(map);
+                    publication::adopt(self.cluster, map);
                 }
                 return Ok(());
             }
@@ -257,8 +258,8 @@ impl Duty<'_> {
         self.may_be_behind = true;
         self.lease.fenced(operations).await?;
         self.may_be_behind = false;
-        self.cluster.apply_restored(false);
-        self.cluster.adopt(next);
+        publication::apply_restored(self.cluster, false);
+        publication::adopt(self.cluster, next);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The overview as server-sent events, whenever it changes.
 
-use crate::overview::Overview;
-use crate::report::Overviews;
+use crate::observe::overview::Overview;
+use crate::observe::report::Overviews;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use hyper::body::Frame;

@@ -3,12 +3,13 @@
 //! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
 //! node's service, which costs no Raft write.
 
-use super::keys::{self, Update};
 use super::node::{Complaint, Mode, Node, Record};
-use super::operate::{Unchanged, no_such_node};
-use super::options::Options;
-use super::snapshot::{Sight, Snapshot};
-use super::{Cluster, Event, PAUSE};
+use super::request;
+use crate::Event;
+use crate::cluster::{Cluster, PAUSE};
+use crate::keys::{self, Update};
+use crate::options::Options;
+use crate::snapshot::{Sight, Snapshot};
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -28,7 +29,7 @@ use std::time::Duration;
 const LOSS_GRACE: Duration = Duration::from_secs(10);
 
 /// The service that registers a node in Consul.
-pub(super) fn service(options: &Options, record: &Record) -> Service {
+pub(crate) fn service(options: &Options, record: &Record) -> Service {
     let meta = vec![("incarnation".to_owned(), record.incarnation.as_str().into())];
     let mut members = vec![("Meta".to_owned(), Value::Map(meta))];
     // Consul takes a host and a port; an address of another form is only in the record.
@@ -46,7 +47,7 @@ type Records = BTreeMap<String, (Arc<Record>, u64)>;
 
 /// The nodes in the last answers of Consul.
 #[derive(Debug, Default)]
-pub(super) struct Reported {
+pub(crate) struct Reported {
     records: Records,
     /// Each registered incarnation; `None` before the first answer.
     instances: Option<Instances>,
@@ -133,17 +134,17 @@ pub fn is_live_instance(entry: &Value) -> bool {
 }
 
 /// Whether this list of instances has this incarnation as live.
-pub(super) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
+pub(crate) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
     is_live(&instances(entries), incarnation)
 }
 
 /// Whether this list of instances has this incarnation, live or not.
-pub(super) fn is_listed(entries: &Value, incarnation: &str) -> bool {
+pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
     instances(entries).contains_key(incarnation)
 }
 
 /// The names of the nodes of which instances are registered.
-pub(super) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
+pub(crate) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
     let name = |entry: &Value| {
         let id = entry.get("Service")?.get("ID")?.as_str()?;
         Some(id.strip_prefix(service)?.strip_prefix('-')?.to_owned())
@@ -152,7 +153,7 @@ pub(super) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
 }
 
 /// The ids of the registered instances of an incarnation, each with its agent.
-pub(super) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
+pub(crate) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
     let text = |of: Option<&Value>, name| of?.get(name)?.as_str().map(str::to_owned);
     let registered = |entry: &Value| {
         let service = entry.get("Service");
@@ -174,7 +175,7 @@ async fn read(
     Ok(Some((parse(options, id, &bytes)?, index)))
 }
 
-pub(super) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
+pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
     Record::parse(id, bytes).ok_or_else(|| {
         let key = options.node_key(id);
         let why = format!("the key {key} holds another program's data, not a node's record");
@@ -197,7 +198,7 @@ async fn write(
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
-pub(super) async fn claim_name(
+pub(crate) async fn claim_name(
     client: &Client,
     options: &Options,
     record: &Record,
@@ -229,7 +230,7 @@ pub(super) async fn claim_name(
 }
 
 /// Whether other nodes than this are live.
-pub(super) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
+pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
     let args = Args::new().arg(options.service());
     let answer = client.call(&health::SERVICE, &args).await?;
     let own = options.service_id();
@@ -254,30 +255,6 @@ fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
 }
 
 impl Cluster {
-    /// Sets the mode of a node, this one or another.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
-    pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
-        self.set_mode_while(None, node_id, mode).await
-    }
-
-    /// Changes a node's key as an operator does, while another key is unchanged.
-    pub(super) async fn change_record(
-        &self,
-        condition: Option<&Unchanged>,
-        node_id: &str,
-        mut change: impl FnMut(&mut Record) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        self.update_while(condition, &self.options.node_key(node_id), |found| {
-            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
-            let mut record = parse(&self.options, node_id, bytes)?;
-            change(&mut record)?;
-            Ok(Update::Put(record.to_bytes()))
-        })
-        .await
-    }
-
     /// Reports that this node has the data of these shards; they become available on it with the next
     /// map. Shards that are not initializing on it are ignored.
     ///
@@ -311,7 +288,7 @@ impl Cluster {
     }
 
     /// Keeps the node's key equal to its record. Returns when another node has taken the name.
-    pub(super) async fn maintain_record(&self) -> Error {
+    pub(crate) async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
         loop {
             let checked = self.now();
@@ -366,7 +343,7 @@ impl Cluster {
             Some((mut record, index)) => {
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
-                    self.prepare(&request, &mut record);
+                    request::prepare(self, &request, &mut record);
                     asked = Some(request);
                 }
                 lock(&self.record).mode = record.mode;
@@ -392,7 +369,7 @@ impl Cluster {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             Ok(()) => {
-                asked.iter().for_each(|request| self.act_on(request));
+                asked.iter().for_each(|request| request::act_on(self, request));
                 Ok(())
             }
             written => written,
@@ -400,7 +377,7 @@ impl Cluster {
     }
 
     /// Removes this node's key; false if the key belongs to another node.
-    pub(super) async fn remove_record(&self) -> Result<bool, Error> {
+    pub(crate) async fn remove_record(&self) -> Result<bool, Error> {
         let id = &self.options.node_id;
         let mut is_ours = true;
         keys::update(&self.client, &self.options.node_key(id), |found| {
@@ -413,7 +390,7 @@ impl Cluster {
     }
 
     /// Applies a new list of the nodes' keys.
-    pub(super) fn apply_records(&self, state: &State) {
+    pub(crate) fn apply_records(&self, state: &State) {
         let hides = state.answer.meta.filtered_by_acl == Some(true);
         if self.snapshot().hides_keys != hides {
             self.update(|snapshot| snapshot.hides_keys = hides);
@@ -429,7 +406,7 @@ impl Cluster {
     }
 
     /// Applies a new list of the nodes' services and checks.
-    pub(super) fn apply_health(&self, state: &State) {
+    pub(crate) fn apply_health(&self, state: &State) {
         let meta = &state.answer.meta;
         let sight = match meta.filtered_by_acl {
             Some(true) => Sight::Part,
@@ -459,7 +436,7 @@ impl Cluster {
     }
 
     /// Drops the nodes that were kept after a loss and have not registered again.
-    pub(super) async fn drop_lost_nodes(&self) -> Infallible {
+    pub(crate) async fn drop_lost_nodes(&self) -> Infallible {
         let mut kept_until = self.kept_until.subscribe();
         loop {
             // The sender lives as long as `self`.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{MAX_KEPT, PastEvent};
-use crate::node::{Complaint, Record};
-use crate::report::Known;
+use crate::nodes::node::{Complaint, Record};
+use crate::observe::report::Known;
 use crate::snapshot::Leader;
 use consul_process::clock::{Clock as _, ManualClock};
 

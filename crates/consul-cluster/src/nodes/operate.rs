@@ -1,10 +1,13 @@
 //! What an operator reads and changes from outside, by an observer that does not run.
 
-use super::keys::{self, Update};
+use super::membership;
 use super::node::{Mode, Node, Record};
+use super::request::{Asked, HandOver, Leave, Request};
 use super::rights::{self, Right, lacking};
-use super::shard_map::publication::{self, Announcement, Content};
-use super::{Cluster, membership};
+use crate::Cluster;
+use crate::keys::{self, Update};
+use crate::leader::election;
+use crate::shard_map::publication::{self, Announcement, Content};
 use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -16,8 +19,8 @@ use consul_client::watch::State;
 /// A key of Consul that must not have changed since an operator looked at it.
 #[derive(Clone, Debug)]
 pub struct Unchanged {
-    pub(super) key: String,
-    pub(super) index: u64,
+    pub(crate) key: String,
+    pub(crate) index: u64,
 }
 
 /// What the key has that announces the shard map.
@@ -56,7 +59,7 @@ impl Cluster {
         let (announced, _) = self.announcement().await?;
         let mut unreadable = Vec::new();
         match publication::read(&self.client, &self.options).await?.map {
-            Content::Map(map) => self.adopt(map),
+            Content::Map(map) => publication::adopt(self, map),
             Content::Absent => {}
             Content::Corrupt(_, error) => {
                 unreadable.push(error.context(&self.options.map_key()).message().to_owned());
@@ -71,9 +74,12 @@ impl Cluster {
             None => Announcement::default(),
         };
         self.update(|snapshot| snapshot.unreadable = unreadable);
-        self.apply_restored(announced.restored);
-        self.apply_frozen(announced.frozen);
-        self.apply_leader(Some(&self.state_of(&kv::GET, &self.options.leader_key).await?));
+        publication::apply_restored(self, announced.restored);
+        publication::apply_frozen(self, announced.frozen);
+        election::apply_leader(
+            self,
+            Some(&self.state_of(&kv::GET, &self.options.leader_key).await?),
+        );
         match records.answer.meta.tells_hidden() {
             true => Ok(()),
             false => self.check_sees_keys(&health).await,
@@ -139,7 +145,7 @@ impl Cluster {
 
     /// The rights to read the keys that this process does not see of nodes which something else names: the
     /// shard map, the leader's key, an instance. ACLs may hide them, or they are deleted.
-    pub(super) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
+    pub(crate) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
         let snapshot = self.snapshot();
         let mut named = membership::named(instances, &self.options.service());
         named.extend(snapshot.leader.as_ref().map(|leader| leader.node_id.clone()));
@@ -183,7 +189,7 @@ impl Cluster {
     }
 
     /// As [`keys::update`], while another key is unchanged.
-    pub(super) async fn update_while(
+    pub(crate) async fn update_while(
         &self,
         condition: Option<&Unchanged>,
         key: &str,
@@ -263,10 +269,131 @@ impl Cluster {
         .await?;
         Ok(forgotten)
     }
+
+    /// Sets the mode of a node, this one or another.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
+    pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
+        self.set_mode_while(None, node_id, mode).await
+    }
+
+    /// Changes a node's key as an operator does, while another key is unchanged.
+    pub(crate) async fn change_record(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        mut change: impl FnMut(&mut Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.update_while(condition, &self.options.node_key(node_id), |found| {
+            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            let mut record = membership::parse(&self.options, node_id, bytes)?;
+            change(&mut record)?;
+            Ok(Update::Put(record.to_bytes()))
+        })
+        .await
+    }
+
+    /// Lets a frozen shard map change again: an operator accepts the loss of the members.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.thaw_while(None).await
+    }
+
+    /// As [`Cluster::thaw`], while another key is unchanged.
+    ///
+    /// # Errors
+    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+        self.update_while(condition, &self.options.epoch_key(), |found| {
+            let announcement = found.and_then(Announcement::parse);
+            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
+                Some(announcement) => {
+                    Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
+                }
+                None => Update::Keep,
+            })
+        })
+        .await
+    }
+
+    /// Asks the leader to hand over the leadership that this process knows, to a node or to any other one.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there is no leader, it is asked to hand over to another node already, or the other
+    /// key has changed; otherwise those of the calls.
+    pub async fn ask_hand_over(
+        &self,
+        condition: Option<&Unchanged>,
+        to: Option<&str>,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let Some(leader) = &snapshot.leader else {
+            return Err(Error::new(Kind::Conflict, "there is no leader").not_sent());
+        };
+        let hand_over = HandOver { token: leader.token, to: to.map(str::to_owned) };
+        let request = Request { hand_over: Some(hand_over), leave: None };
+        self.ask(condition, &leader.node_id, request).await
+    }
+
+    /// Asks a node to hand over its shards, and then to stop.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Conflict`] if the other key has
+    /// changed; otherwise those of the calls.
+    pub async fn ask_leave(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
+        let leave = Leave { incarnation: node.record.incarnation.clone() };
+        self.ask(condition, node_id, Request { hand_over: None, leave: Some(leave) }).await
+    }
+
+    /// Adds a request to those that the node has not taken.
+    async fn ask(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        request: Request,
+    ) -> Result<Asked, Error> {
+        let mut is_new = false;
+        let add = |record: &mut Record| {
+            let mut all = record.request.take().unwrap_or_default();
+            is_new = all.add(node_id, &request)?;
+            record.request = Some(all);
+            Ok(())
+        };
+        self.change_record(condition, node_id, add).await?;
+        Ok(Asked { node_id: node_id.to_owned(), request, is_new })
+    }
+
+    /// Takes back what a node was asked, and nothing else. Whether the node's key still had it.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if the other key has changed; otherwise those of the calls.
+    pub async fn withdraw(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        request: &Request,
+    ) -> Result<bool, Error> {
+        let mut withdrawn = false;
+        let withdraw = |record: &mut Record| {
+            withdrawn = record.take_back(|all| all.remove(request));
+            Ok(())
+        };
+        self.change_record(condition, node_id, withdraw).await?;
+        Ok(withdrawn)
+    }
 }
 
 /// The error for a name that no node has.
-pub(super) fn no_such_node(node_id: &str) -> Error {
+pub(crate) fn no_such_node(node_id: &str) -> Error {
     let why = format!("there is no node {node_id:?}");
     Error::new(Kind::NotFound, why).with_maybe_applied(false)
 }

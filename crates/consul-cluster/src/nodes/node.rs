@@ -1,7 +1,7 @@
 //! A node as its key describes it, and as the other nodes see it.
 
-use super::options::Options;
 use super::request::{Request, lenient};
+use crate::options::Options;
 use consul_process::clock::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -143,7 +143,7 @@ impl Record {
     }
 
     /// Reads the document of a key; `None` if it is not a node's.
-    pub(super) fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(id: &str, bytes: &[u8]) -> Option<Self> {
         let record: Option<Record> = serde_json::from_slice(bytes).ok();
         let record = record.or_else(|| Self::with_unknown_mode(bytes))?;
         (record.id == id && record.weight.is_finite() && record.weight >= 0.0).then_some(record)

@@ -1,7 +1,7 @@
 //! What is taken of a report: a peer may send anything.
 
-use super::super::event::MAX_KEPT;
 use super::Report;
+use crate::event::MAX_KEPT;
 
 /// The most endpoints of Consul that one process has.
 const MAX_ENDPOINTS: usize = 16;
@@ -72,7 +72,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::event::PastEvent;
-    use crate::overview::{EndpointOverview, EndpointState};
+    use crate::observe::overview::{EndpointOverview, EndpointState};
 
     #[test]
     fn nothing_of_a_report_is_larger_than_a_process_has_it() {

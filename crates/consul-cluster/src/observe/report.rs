@@ -4,14 +4,14 @@
 
 mod bounds;
 
-use super::data_plane::{Body, CallOptions, DataPlane, Service};
-use super::event::{MAX_KEPT, PastEvent};
-use super::options::Options;
 use super::overview::{EndpointOverview, MapOverview, NewestMaps, Overview};
-use super::shard_map::ShardMap;
-use super::snapshot::Snapshot;
-use super::stores::{CopyReport, Store, StoreFault, StoreMaps};
-use super::{Cluster, Mode};
+use crate::data_plane::{Body, CallOptions, DataPlane, Service};
+use crate::event::{MAX_KEPT, PastEvent};
+use crate::options::Options;
+use crate::shard_map::ShardMap;
+use crate::snapshot::Snapshot;
+use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
+use crate::{Cluster, Mode};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -75,26 +75,15 @@ struct Report {
 
 /// The lease of a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LeaseReport {
+pub(crate) struct LeaseReport {
     pub token: u64,
     /// How long it may act without a further proof.
     pub left_ms: u64,
 }
 
-impl Cluster {
-    /// Notes the nodes with which this leader cannot speak, since they have another `cluster_key`.
-    pub(super) fn note_refusing(&self, nodes: Vec<String>) {
-        *lock(&self.refusing) = nodes;
-    }
-
-    fn refusing(&self) -> Vec<String> {
-        lock(&self.refusing).clone()
-    }
-}
-
 /// What a node has told this process.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// The start of the node that was asked.
     incarnation: String,
     /// Its last answer, without the events; `None`: it does not answer.
@@ -201,7 +190,7 @@ impl Told {
 
 /// What a process knows of its cluster beside the snapshot.
 #[derive(Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     /// What the nodes have told, of which this process may be one.
     pub told: BTreeMap<String, Told>,
     /// What this process knows, if it is an observer, and its name.

@@ -1,7 +1,7 @@
 //! All that is not well in a cluster, with its cure.
 
 use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
-use crate::node::Mode;
+use crate::nodes::node::Mode;
 use crate::stores::{ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
 use std::collections::BTreeSet;

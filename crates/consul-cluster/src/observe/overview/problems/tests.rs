@@ -1,5 +1,5 @@
 use super::*;
-use crate::overview::{LeaderOverview, MapOverview};
+use crate::observe::overview::{LeaderOverview, MapOverview};
 use std::sync::Arc;
 
 fn node(id: &str) -> NodeOverview {

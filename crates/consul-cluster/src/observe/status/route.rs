@@ -1,7 +1,7 @@
 //! The answers of the server.
 
 use super::{State, stream};
-use crate::report::Overviews;
+use crate::observe::report::Overviews;
 use bytes::Bytes;
 use consul_process::hosts::Refusal;
 use consul_process::metrics::{self, Format};

@@ -9,7 +9,7 @@ mod limits;
 mod route;
 mod stream;
 
-use crate::report::Overviews;
+use crate::observe::report::Overviews;
 use consul_api::error::{Error, Kind};
 use consul_process::hosts::Hosts;
 use consul_process::os::CloseOnFork;

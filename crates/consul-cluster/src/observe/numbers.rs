@@ -1,7 +1,7 @@
 //! The numbers of a node, and of its cluster as it sees it.
 
-use super::shard_map::ReplicaState;
-use super::{Cluster, Snapshot};
+use crate::shard_map::ReplicaState;
+use crate::{Cluster, Snapshot};
 use consul_process::metrics::{Page, Source, table};
 
 /// Every result of [`Cluster::state`].

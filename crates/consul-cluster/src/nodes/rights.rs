@@ -1,6 +1,6 @@
 //! The rights of this process's token, as Consul tells them.
 
-use super::options::Options;
+use crate::options::Options;
 use consul_api::api::acl;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
