@@ -1,7 +1,7 @@
-//! What nodes and operators say about replicated stores in Consul.
+//! What the nodes report about replicated stores in Consul, and the losses that operators have accepted.
 //!
-//! The word of an operator, `accept_loss`, is about the replicas that are known to be missing then. It ends
-//! with the last of them that is back or replaced, so it has no effect on what is lost later.
+//! An operator who runs `accept_loss` accepts the loss of the replicas that are known to be missing then. The acceptance
+//! ends with the last of them that is back or replaced, so it has no effect on what is lost later.
 
 use super::Shared;
 use super::document::{Announcement, MemberRecord};
@@ -13,60 +13,59 @@ use consul_replication::plan::{Accepted, Map};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The value of a word that is given while it is not known who has the replicas, and of all words of earlier
-/// versions: about what is missing as soon as the leader knows that.
+/// The value of an acceptance that names no replicas: of one that is made while it is not known which nodes have the
+/// replicas, and of all that earlier releases have written. The leader fills in what is missing as soon as it knows.
 const UNBOUND: &[u8] = b"accepted";
 
-/// The word of an operator that accepts the loss of what is missing of a shard: the value of one key.
+/// The replicas of one shard whose loss an operator has accepted (`accept_loss`); one key per shard.
 #[derive(Clone, Debug)]
-pub(super) struct Word {
+pub(super) struct LossAcceptance {
     /// The modify index of the key.
     pub index: u64,
-    /// The replicas whose loss is accepted; `None`: those that are missing when the leader sees it,
-    /// and whatever does not answer when Consul went back.
+    /// The replicas whose loss is accepted; `None`: those that are missing when the leader reads the key, and the
+    /// replicas that do not answer when Consul went back.
     pub lost: Option<BTreeSet<Place>>,
 }
 
-impl Word {
+impl LossAcceptance {
     /// Reads a value; any that names no replicas is unbound.
     pub fn decode(bytes: &[u8], index: u64) -> Self {
-        Word { index, lost: serde_json::from_slice(bytes).ok() }
+        LossAcceptance { index, lost: serde_json::from_slice(bytes).ok() }
     }
 
-    /// What it is about if that changes: what is missing, and of a bound word only what is still missing.
-    pub fn narrowed(&self, missing: &BTreeSet<Place>) -> Option<BTreeSet<Place>> {
+    /// The value of an acceptance of the loss of these replicas; `None`: unbound.
+    pub fn encode(lost: Option<&BTreeSet<Place>>) -> Vec<u8> {
+        // Numbers and strings can always be encoded.
+        lost.map_or(UNBOUND.to_vec(), |lost| serde_json::to_vec(lost).unwrap_or_default())
+    }
+
+    /// The replicas whose loss is accepted after another acceptance, if the key had the value `found` before; `None`:
+    /// unbound.
+    pub fn merged(found: Option<&[u8]>, lost: Option<&BTreeSet<Place>>) -> Option<BTreeSet<Place>> {
+        let Some(found) = found else { return lost.cloned() };
+        let before = LossAcceptance::decode(found, 0).lost?;
+        Some(BTreeSet::from_iter(lost?.union(&before).cloned()))
+    }
+
+    /// The accepted replicas that are still missing, if these are others than the key names: of an unbound acceptance
+    /// all that are missing.
+    pub fn still_missing(&self, missing: &BTreeSet<Place>) -> Option<BTreeSet<Place>> {
         let Some(lost) = &self.lost else { return Some(missing.clone()) };
-        let narrowed = BTreeSet::from_iter(lost.intersection(missing).cloned());
-        (narrowed != *lost).then_some(narrowed)
+        let still_missing = BTreeSet::from_iter(lost.intersection(missing).cloned());
+        (still_missing != *lost).then_some(still_missing)
     }
 
-    /// The operations that make a word be about these replicas, or remove it if there are none.
-    pub fn write(&self, key: &str, lost: &BTreeSet<Place>) -> Vec<Operation> {
+    /// The operations that write these replicas into the key, or delete the key if there are none.
+    pub fn replace(&self, key: &str, lost: &BTreeSet<Place>) -> Vec<Operation> {
         if lost.is_empty() {
             return vec![delete_unchanged(key, self.index)];
         }
-        vec![unchanged(key, self.index), set(key, encode(Some(lost)))]
+        vec![unchanged(key, self.index), set(key, LossAcceptance::encode(Some(lost)))]
     }
 }
 
-/// The value of a word about these replicas; `None`: unbound.
-pub(super) fn encode(lost: Option<&BTreeSet<Place>>) -> Vec<u8> {
-    // Numbers and strings can always be encoded.
-    lost.map_or(UNBOUND.to_vec(), |lost| serde_json::to_vec(lost).unwrap_or_default())
-}
-
-/// What is accepted after another word, if the key had this value before; `None`: unbound.
-pub(super) fn joined(
-    found: Option<&[u8]>,
-    lost: Option<&BTreeSet<Place>>,
-) -> Option<BTreeSet<Place>> {
-    let Some(found) = found else { return lost.cloned() };
-    let before = Word::decode(found, 0).lost?;
-    Some(BTreeSet::from_iter(lost?.union(&before).cloned()))
-}
-
-/// Tells what a word is about.
-pub(super) fn log_word(store: &str, shard: u32, lost: &BTreeSet<Place>) {
+/// Logs which replicas an acceptance applies to.
+pub(super) fn log_acceptance(store: &str, shard: u32, lost: &BTreeSet<Place>) {
     if lost.is_empty() {
         tracing::warn!(
             store,
@@ -79,36 +78,38 @@ pub(super) fn log_word(store: &str, shard: u32, lost: &BTreeSet<Place>) {
     tracing::warn!(store, shard, ?nodes, "an operator accepts the loss of replicas");
 }
 
-/// What the nodes and the operators say about one store.
+/// The reports of the nodes about one store, and the losses that operators have accepted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Said {
+pub(super) struct StoreReports {
     /// The records of the nodes, with the modify indexes of their keys.
     pub members: BTreeMap<NodeId, (MemberRecord, u64)>,
-    /// What nodes said before they opened their storages, with the modify indexes of the keys.
+    /// The announcements of nodes that open their storages, with the modify indexes of their keys.
     pub openings: BTreeMap<NodeId, (Announcement, u64)>,
-    /// The words of operators about shards.
-    pub words: BTreeMap<u32, Word>,
+    /// The accepted losses by shard.
+    pub acceptances: BTreeMap<u32, LossAcceptance>,
 }
 
-impl Said {
-    /// What concerns the store with this id: without the records of nodes with disks of another one.
+impl StoreReports {
+    /// The reports about the store with this id: without the records of nodes with disks of another store.
     pub fn of(self: &Arc<Self>, id: Option<StoreId>) -> Arc<Self> {
         let is_other = |record: &MemberRecord| StoreId::differ(id, record.id);
         if !self.records().any(is_other) {
             return Arc::clone(self);
         }
-        let mut said = Said::clone(self);
-        said.members.retain(|_, (record, _)| !is_other(record));
-        Arc::new(said)
+        let mut reports = StoreReports::clone(self);
+        reports.members.retain(|_, (record, _)| !is_other(record));
+        Arc::new(reports)
     }
 
     /// The replicas whose loss operators have accepted.
     pub fn accepted(&self) -> Accepted {
-        let words = self.words.iter();
-        BTreeMap::from_iter(words.filter_map(|(shard, word)| Some((*shard, word.lost.clone()?))))
+        let acceptances = self.acceptances.iter();
+        BTreeMap::from_iter(
+            acceptances.filter_map(|(shard, acceptance)| Some((*shard, acceptance.lost.clone()?))),
+        )
     }
 
-    /// Whether a node has said that it has this disk, and not that the replica of a shard is missing.
+    /// Whether a node has reported that it has this disk, and not that the replica of a shard is missing.
     pub fn has(&self, shard: u32, place: &Place) -> bool {
         let record = self.members.get(&place.node).map(|(record, _)| record);
         record.is_some_and(|it| it.disk == place.disk && !it.report.missing.contains(&shard))
@@ -127,12 +128,12 @@ impl Said {
         newer
     }
 
-    /// Those of the nodes.
+    /// The records of all nodes.
     pub fn records(&self) -> impl Iterator<Item = &MemberRecord> + Clone {
         self.members.values().map(|(record, _)| record)
     }
 
-    /// Those of some nodes that have the options which all nodes must agree on.
+    /// The nodes among these whose store has the options which all nodes must agree on.
     pub fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
         let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
         let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
@@ -140,12 +141,12 @@ impl Said {
     }
 }
 
-/// The same for each store.
-pub(super) type AllSaid = BTreeMap<String, Arc<Said>>;
+/// The reports by the name of the store.
+pub(super) type AllReports = BTreeMap<String, Arc<StoreReports>>;
 
-/// Reads the keys below a prefix.
-pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
-    let mut all: BTreeMap<String, Said> = BTreeMap::new();
+/// Reads the keys of reports, announcements and accepted losses below a prefix.
+pub(super) fn parse(prefix: &str, state: &State) -> AllReports {
+    let mut all: BTreeMap<String, StoreReports> = BTreeMap::new();
     for entry in state.answer.value.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(Value::Bytes(bytes)) = entry.get("Value") else { continue };
@@ -155,24 +156,24 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllSaid {
         else {
             continue;
         };
-        let said = all.entry(store.to_owned()).or_default();
+        let reports = all.entry(store.to_owned()).or_default();
         match what {
             "nodes" => match MemberRecord::decode(bytes) {
-                Ok(record) => _ = said.members.insert(name.into(), (record, index)),
+                Ok(record) => _ = reports.members.insert(name.into(), (record, index)),
                 Err(error) => tracing::warn!(key, %error, "not a record of a node"),
             },
             "opening" => match Announcement::decode(bytes) {
-                Ok(opening) => _ = said.openings.insert(name.into(), (opening, index)),
+                Ok(opening) => _ = reports.openings.insert(name.into(), (opening, index)),
                 Err(error) => tracing::warn!(key, %error, "not an announcement of a node"),
             },
             "accepted" => {
-                let word = |shard| (shard, Word::decode(bytes, index));
-                said.words.extend(name.parse::<u32>().map(word));
+                let acceptance = |shard| (shard, LossAcceptance::decode(bytes, index));
+                reports.acceptances.extend(name.parse::<u32>().map(acceptance));
             }
             _ => {}
         }
     }
-    BTreeMap::from_iter(all.into_iter().map(|(store, said)| (store, Arc::new(said))))
+    BTreeMap::from_iter(all.into_iter().map(|(store, reports)| (store, Arc::new(reports))))
 }
 
 #[cfg(test)]
@@ -180,17 +181,20 @@ mod tests {
     use super::*;
     use consul_replication::map::Disk;
 
-    /// Before it knows what it should have, a node with a new disk says that nothing is missing.
+    /// Before it knows what it should have, a node with a new disk reports that nothing is missing.
     #[test]
     fn a_node_with_another_disk_does_not_have_a_replica() {
         let record = r#"{"format":1,"shared":{"shards":1,"replicas":1,"write_quorum":1,"read_quorum":1},"incarnation":"",
             "leader":"","seen":0,"disk":2,"opening":{"starts":1,"id":1},"zone":"","weight":1.0,"copied":0,
             "move_timeout_s":60,"report":{"finished":[],"missing":[7],"returned":[],"fenced":[]}}"#;
         let record = MemberRecord::decode(record.as_bytes()).expect("a record");
-        let said = Said { members: [("n1".into(), (record, 1))].into(), ..Said::default() };
+        let reports = StoreReports {
+            members: [("n1".into(), (record, 1))].into(),
+            ..StoreReports::default()
+        };
         let place = |disk: u64| Place { node: "n1".into(), disk: Disk(disk), is_first: true };
-        assert!(said.has(0, &place(2)));
-        assert!(!said.has(0, &place(1)), "another disk");
-        assert!(!said.has(7, &place(2)), "it is missing");
+        assert!(reports.has(0, &place(2)));
+        assert!(!reports.has(0, &place(1)), "another disk");
+        assert!(!reports.has(7, &place(2)), "it is missing");
     }
 }
