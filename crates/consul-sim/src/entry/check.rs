@@ -3,7 +3,6 @@
 use super::defaults;
 use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
 use super::shape::one_error;
-use super::{certificate, jwt, kinds, routes};
 use crate::filter::{Filter, schema};
 use crate::go;
 use crate::http::decode::Json;
@@ -19,8 +18,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         Some(only) if name != only => {
             return Err(only_name(name, only));
         }
-        // API gateways, their routes and certificates are refused for it after their other mistakes.
-        None if name.is_empty() && kind.snake_case => return Err("Name is required".to_owned()),
+        None if name.is_empty() => return Err("Name is required".to_owned()),
         _ => {}
     }
     if kind.name == "service-defaults" {
@@ -44,22 +42,6 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         "exported-services" => exported_services(entry),
         INGRESS => ingress_gateway(entry),
         TERMINATING => terminating_gateway(entry),
-        _ => of_gateways(kind, name, entry),
-    }
-}
-
-/// Refuses an entry of the kinds of API gateways.
-fn of_gateways(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
-    match kind.name {
-        kinds::API_GATEWAY => routes::check_gateway(entry)?,
-        kinds::HTTP_ROUTE => routes::check_http(entry)?,
-        kinds::TCP_ROUTE => routes::check_tcp(entry)?,
-        kinds::INLINE_CERTIFICATE => certificate::check(entry)?,
-        kinds::JWT_PROVIDER => jwt::check(entry)?,
-        _ => {}
-    }
-    match name {
-        "" => Err("serviceName is required".to_owned()),
         _ => Ok(()),
     }
 }
@@ -435,7 +417,7 @@ const RETRY_ON: &[&str] = &[
     "unavailable",
 ];
 
-pub(super) const METHODS: &[&str] =
+const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 
 /// What routes and the permissions of intentions have in common; `at` ends with the separator, `ways` names the ways to match a

@@ -3,7 +3,6 @@
 //! The members of most kinds are checked. Entries of the others are stored as they are given.
 
 use super::shape::{Member, Shape};
-use super::{certificate, jwt, routes};
 use crate::acl::Resource;
 
 /// One kind.
@@ -11,8 +10,6 @@ pub(super) struct Kind {
     pub name: &'static str,
     /// `None`: the entry is stored as it is given.
     pub shape: Option<&'static Shape>,
-    /// Whether underscores in the names of members do not count.
-    pub snake_case: bool,
     /// The only name of an entry of this kind, if there is only one.
     pub only_name: Option<&'static str>,
     /// The resource that a reader must be allowed to read; `None`: all may read.
@@ -23,19 +20,18 @@ pub(super) struct Kind {
 impl Kind {
     const fn of_service(name: &'static str, shape: &'static Shape) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Service);
-        Self { name, shape: Some(shape), snake_case: true, only_name: None, reads, writes }
-    }
-
-    /// A kind of API gateways, with names as Consul writes them.
-    const fn of_gateways(name: &'static str, shape: &'static Shape) -> Self {
-        let reads = Some(Resource::Mesh);
-        Self { shape: Some(shape), snake_case: false, reads, ..Self::stored(name) }
+        Self { name, shape: Some(shape), only_name: None, reads, writes }
     }
 
     /// A kind whose entries are stored as they are given.
     const fn stored(name: &'static str) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
-        Self { name, shape: None, snake_case: true, only_name: None, reads, writes }
+        Self { name, shape: None, only_name: None, reads, writes }
+    }
+
+    /// A stored kind that only those who may read the mesh's entries read.
+    const fn of_the_mesh(name: &'static str) -> Self {
+        Self { reads: Some(Resource::Mesh), ..Self::stored(name) }
     }
 }
 
@@ -47,34 +43,19 @@ pub(super) const INTENTIONS: &str = "service-intentions";
 pub(crate) const INGRESS: &str = "ingress-gateway";
 pub(super) const TERMINATING: &str = "terminating-gateway";
 
-pub(super) use of_gateways::*;
-
-/// The kinds of API gateways.
-mod of_gateways {
-    pub const API_GATEWAY: &str = "api-gateway";
-    /// What is bound to an API gateway: only Consul writes it, so there is none here.
-    pub const BOUND: &str = "bound-api-gateway";
-    pub const HTTP_ROUTE: &str = "http-route";
-    pub const TCP_ROUTE: &str = "tcp-route";
-    pub const INLINE_CERTIFICATE: &str = "inline-certificate";
-    pub const FILE_CERTIFICATE: &str = "file-system-certificate";
-    pub const JWT_PROVIDER: &str = "jwt-provider";
-}
-
 /// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
-    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
-    Kind::stored(BOUND),
+    Kind::stored("api-gateway"),
     Kind {
         only_name: Some("default"),
         reads: Some(Resource::Mesh),
         ..Kind::stored("exported-services")
     },
-    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
-    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
+    Kind::of_the_mesh("file-system-certificate"),
+    Kind::of_the_mesh("http-route"),
     Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
-    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
-    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
+    Kind::of_the_mesh("inline-certificate"),
+    Kind::of_the_mesh("jwt-provider"),
     Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
     Kind {
         only_name: Some("global"),
@@ -92,7 +73,7 @@ static KINDS: &[Kind] = &[
     Kind::of_service("service-resolver", &SERVICE_RESOLVER),
     Kind::of_service("service-router", &SERVICE_ROUTER),
     Kind::of_service("service-splitter", &SERVICE_SPLITTER),
-    Kind::of_gateways(TCP_ROUTE, &routes::TCP),
+    Kind::of_the_mesh("tcp-route"),
     Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
 ];
 

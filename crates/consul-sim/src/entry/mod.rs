@@ -1,15 +1,12 @@
 //! Central configuration: `/v1/config`, and the intentions, which are entries too.
 
-mod certificate;
 mod chain;
 mod check;
 mod defaults;
 mod discovery;
 pub(super) mod gateways;
 mod intentions;
-mod jwt;
 mod kinds;
-mod routes;
 mod shape;
 mod table;
 
@@ -61,35 +58,19 @@ impl Kind {
     /// Refuses a caller that must not read an entry.
     fn check_read(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
         authority.known()?;
-        if self.is_for_proxies(authority) {
-            return Ok(());
-        }
         match self.reads {
             Some(resource) => authority.check(resource, of(resource, name), Access::Read),
             None => Ok(()),
         }
     }
 
-    /// Whether a caller that may write a service, as proxies may, reads all entries.
-    fn is_for_proxies(&self, authority: &Authority) -> bool {
-        self.name == kinds::JWT_PROVIDER && authority.writes_any_service()
-    }
-
     /// Whether the caller may read an entry; one that it may not is recorded.
     fn is_seen(&self, authority: &Authority, name: &str) -> bool {
-        if self.is_for_proxies(authority) {
-            return true;
-        }
         self.reads.is_none_or(|resource| authority.sees(resource, of(resource, name)))
     }
 
     /// Refuses a caller that must not write an entry.
     fn check_write(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
-        if self.name == kinds::BOUND {
-            authority.known()?;
-            let why = "Permission denied: only writeable by controller";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
-        }
         authority.check(self.writes, of(self.writes, name), Access::Write)
     }
 }
@@ -212,8 +193,8 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
 
 /// The name of an entry that its members alone do not forbid, and the entry with what Consul adds.
 fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
-    let name = kind.only_name.filter(|_| given.at("Name").as_text().is_empty());
-    let name = name.unwrap_or(given.at("Name").as_text()).to_owned();
+    let own = member(&given, "Name").map_or("", Json::as_text);
+    let name = kind.only_name.filter(|_| own.is_empty()).unwrap_or(own).to_owned();
     intentions::drop_legacy(&mut given);
     let body = completed(kind, &name, given);
     check::check(kind, &name, &body)?;
@@ -225,29 +206,17 @@ fn check_others(state: &State, kind: &Kind, name: &str, body: &Json) -> Result<(
     if matches!(kind.name, INGRESS | TERMINATING) {
         chain::check_gateway(&state.entries, kind.name, name, body)?;
     }
-    check_known(state, kind, body)
+    check_known(state, body)
 }
 
 /// Refuses what another entry must allow or define first.
-fn check_known(state: &State, kind: &Kind, entry: &Json) -> Result<(), String> {
+fn check_known(state: &State, entry: &Json) -> Result<(), String> {
     if entry.at("MutualTLSMode").as_text() == "permissive" {
         let mesh = state.entries.get("mesh", "mesh");
         if !mesh.is_some_and(|mesh| mesh.body.at("AllowEnablingPermissiveMutualTLS").is_true()) {
             return Err("cannot set MutualTLSMode=permissive because \
                         AllowEnablingPermissiveMutualTLS=false in the mesh config entry"
                 .to_owned());
-        }
-    }
-    if kind.name == INTENTIONS {
-        let providers = jwt::required_by(entry);
-        let mut names = providers.map(|provider| provider.at("Name").as_text());
-        let is_known = |name: &str| {
-            state.entries.get("jwt-provider", name).is_some_and(|it| it.name() == Some(name))
-        };
-        if let Some(name) = names.find(|name| !is_known(name)) {
-            return Err(shape::one_error(&format!(
-                "Referenced JWT Provider does not exist. Provider Name: {name}"
-            )));
         }
     }
     Ok(())
@@ -287,7 +256,7 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
     };
     let kind = kinds::of_name(kind.as_text())?;
     let read = match kind.shape {
-        Some(shape) => shape.read_entry(&given, kind.snake_case)?,
+        Some(shape) => shape.read_entry(&given)?,
         None => given,
     };
     Ok((kind, read))
@@ -328,12 +297,7 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             _ => {}
         }
     }
-    let entry = Json::Object(members);
-    match kind.name {
-        kinds::API_GATEWAY | kinds::HTTP_ROUTE | kinds::TCP_ROUTE => routes::completed(entry),
-        kinds::JWT_PROVIDER => jwt::completed(entry),
-        _ => entry,
-    }
+    Json::Object(members)
 }
 
 /// Gives a listener its protocol.
@@ -402,9 +366,6 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if let Some(present) = present.filter(|_| applies) {
         // That of the path can differ in case.
         let name = present.name().unwrap_or(&name).to_owned();
-        if kind.name == kinds::JWT_PROVIDER {
-            jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
-        }
         let index = state.next_index();
         state.remove_entry(kind.name, &name, index)?;
     }

@@ -8,7 +8,6 @@
 
 mod acl;
 mod agent;
-mod api_gateway;
 mod catalog;
 mod config_entry;
 mod coordinate;
@@ -59,7 +58,6 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
-    ("api_gateway", api_gateway::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
     ("discovery", discovery::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
