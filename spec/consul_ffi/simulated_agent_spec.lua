@@ -228,10 +228,6 @@ describe("the agent of the module", function()
       assert(client:agent_service_register({ Name = "web", Port = 80, Connect = { SidecarService = {} } }))
       assert.equal("web-sidecar-proxy", value(client:catalog_connect("web"))[1].ServiceName)
     end,
-    ["a terminating gateway has its services"] = function()
-      assert(client:config_write({ Kind = "terminating-gateway", Name = "out", Services = { { Name = "db" } } }))
-      assert.equal("db", value(client:catalog_gateway_services("out"))[1].Service.Name)
-    end,
   })
 
   behaviours("events and coordinates", {
@@ -384,27 +380,6 @@ describe("the agent of the module", function()
       assert(client:connect_intention_delete("web", "db"))
       assert.is_true(value(client:connect_intention_check("web", "db")).Allowed)
     end,
-    ["a chain begins with a resolver"] = function()
-      local chain = value(client:discovery_chain("web")).Chain
-      assert.equal("resolver:web.default.default.dc1", chain.StartNode)
-      assert.equal("tcp", chain.Protocol)
-    end,
-    ["a chain has its routes"] = function()
-      speaks_http("web")
-      speaks_http("api")
-      assert(client:config_write({
-        Kind = "service-router", Name = "web",
-        Routes = { { Match = { HTTP = { PathPrefix = "/a" } }, Destination = { Service = "api" } } },
-      }))
-      assert.matches("^router:web", value(client:discovery_chain("web")).Chain.StartNode)
-    end,
-    ["a chain has its subsets"] = function()
-      assert(client:config_write({
-        Kind = "service-resolver", Name = "web", DefaultSubset = "v1",
-        Subsets = { v1 = { Filter = "Service.Meta.v == 1" } },
-      }))
-      assert.equal("resolver:v1.web.default.default.dc1", value(client:discovery_chain("web")).Chain.StartNode)
-    end,
   })
 
   behaviours("the servers", {
@@ -470,6 +445,11 @@ describe("the agent of the module", function()
     ["other clusters"] = function()
       is_kind("unsupported", client:peering_list())
       is_kind("unsupported", client:peering_token({ PeerName = "other" }))
+    end,
+    ["what proxies and gateways of a mesh ask for"] = function()
+      is_kind("unsupported", client:discovery_chain("web"))
+      is_kind("unsupported", client:catalog_gateway_services("gateway"))
+      is_kind("unsupported", client:health_ingress("web"))
     end,
     ["keys of gossip"] = function()
       is_kind("unsupported", client:operator_keyring_list())

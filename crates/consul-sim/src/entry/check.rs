@@ -1,13 +1,12 @@
 //! What an entry of each kind must say.
 
 use super::defaults;
-use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
+use super::kinds::{INTENTIONS, Kind};
 use super::shape::one_error;
 use crate::filter::{Filter, schema};
 use crate::go;
 use crate::http::decode::Json;
 use consul_api::table::Entries;
-use std::collections::BTreeSet;
 
 /// Refuses an entry that Consul refuses by its members alone.
 pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
@@ -39,9 +38,6 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         "service-router" => service_router(entry),
         INTENTIONS => service_intentions(name, entry),
         "sameness-group" => Err("sameness-groups are an enterprise-only feature".to_owned()),
-        "exported-services" => exported_services(entry),
-        INGRESS => ingress_gateway(entry),
-        TERMINATING => terminating_gateway(entry),
         _ => Ok(()),
     }
 }
@@ -49,107 +45,6 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
 /// Why a name is refused where there is only one.
 pub(super) fn only_name(name: &str, only: &str) -> String {
     format!("invalid name ({}), only \"{only}\" is supported", go::quoted(name))
-}
-
-fn exported_services(entry: &Json) -> Result<(), String> {
-    for (place, service) in entry.at("Services").items().iter().enumerate() {
-        if service.at("Name").as_text().is_empty() {
-            return Err(format!("Services[{place}]: service name cannot be empty"));
-        }
-        let consumers = service.at("Consumers").items();
-        if consumers.is_empty() {
-            return Err(format!("Services[{place}]: must have at least one consumer"));
-        }
-        for (index, consumer) in consumers.iter().enumerate() {
-            let given = |name: &&&str| !consumer.at(name).as_text().is_empty();
-            let why = match ["Peer", "Partition", "SamenessGroup"].iter().filter(given).count() {
-                0 | 1 if consumer.at("Peer").as_text() == "*" => {
-                    "exporting to all peers (wildcard) is not supported"
-                }
-                0 | 1 => continue,
-                _ => "must define at most one of Peer, Partition, or SamenessGroup",
-            };
-            return Err(format!("Services[{place}].Consumers[{index}]: {why}"));
-        }
-    }
-    Ok(())
-}
-
-fn ingress_gateway(entry: &Json) -> Result<(), String> {
-    let mut ports = BTreeSet::new();
-    for listener in entry.at("Listeners").items() {
-        let port = listener.at("Port").as_int();
-        if !ports.insert(port) {
-            return Err(format!("port {port} declared on two listeners"));
-        }
-        let protocol = listener.at("Protocol").as_text();
-        if !["tcp", "http", "http2", "grpc"].contains(&protocol) {
-            return Err(format!(
-                "protocol must be 'tcp', 'http', 'http2', or 'grpc'. '{protocol}' is an unsupported protocol"
-            ));
-        }
-        let services = listener.at("Services").items();
-        let mut hosts = BTreeSet::new();
-        let why = match services {
-            [] => {
-                let port = listener.at("Port").as_int();
-                return Err(format!("No service declared for listener with port {port}"));
-            }
-            [_, _, ..] if protocol == "tcp" => {
-                "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and 'http2'"
-            }
-            _ => services
-                .iter()
-                .find_map(|service| {
-                    let (is_all, own) = (service.at("Name").as_text() == "*", service.at("Hosts"));
-                    match () {
-                        () if is_all && protocol == "tcp" => {
-                            Some("Wildcard service name is only valid for protocol = 'http'")
-                        }
-                        () if protocol == "tcp" && !own.items().is_empty() => Some(
-                            "Associating hosts to a service is not supported for the tcp protocol",
-                        ),
-                        () if is_all && !own.items().is_empty() => {
-                            Some("Associating hosts to a wildcard service is not supported")
-                        }
-                        () if !own.texts().all(|host| hosts.insert(host)) => {
-                            Some("Hosts must be unique within a specific listener")
-                        }
-                        () => None,
-                    }
-                })
-                .unwrap_or(""),
-        };
-        if !why.is_empty() {
-            let port = listener.at("Port").as_int();
-            return Err(format!("{why} (listener on port {port})"));
-        }
-    }
-    Ok(())
-}
-
-fn terminating_gateway(entry: &Json) -> Result<(), String> {
-    let mut names = BTreeSet::new();
-    for service in entry.at("Services").items() {
-        let name = service.at("Name").as_text();
-        let given =
-            ["CAFile", "CertFile", "KeyFile"].map(|file| !service.at(file).as_text().is_empty());
-        let quoted = go::quoted(name);
-        if name.is_empty() {
-            return Err("Service name cannot be blank.".to_owned());
-        }
-        if !names.insert(name) {
-            return Err(format!(
-                "Service {quoted} was specified more than once within a namespace"
-            ));
-        }
-        if !matches!(given, [_, false, false] | [true, true, true]) {
-            return Err(format!(
-                "Service {quoted} must have a CertFile, CAFile, and KeyFile specified for TLS origination"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {

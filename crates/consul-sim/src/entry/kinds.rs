@@ -40,8 +40,6 @@ pub(super) const OF_THE_MESH: &[&str] =
     &["service-defaults", "service-resolver", "service-splitter", "service-router", INTENTIONS];
 
 pub(super) const INTENTIONS: &str = "service-intentions";
-pub(crate) const INGRESS: &str = "ingress-gateway";
-pub(super) const TERMINATING: &str = "terminating-gateway";
 
 /// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
@@ -53,7 +51,7 @@ static KINDS: &[Kind] = &[
     },
     Kind::of_the_mesh("file-system-certificate"),
     Kind::of_the_mesh("http-route"),
-    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
+    Kind::stored("ingress-gateway"),
     Kind::of_the_mesh("inline-certificate"),
     Kind::of_the_mesh("jwt-provider"),
     Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
@@ -74,7 +72,7 @@ static KINDS: &[Kind] = &[
     Kind::of_service("service-router", &SERVICE_ROUTER),
     Kind::of_service("service-splitter", &SERVICE_SPLITTER),
     Kind::of_the_mesh("tcp-route"),
-    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
+    Kind::stored("terminating-gateway"),
 ];
 
 /// All kinds.
@@ -373,79 +371,4 @@ static INTENTION_HTTP: Shape = Shape(&[
     M::text("PathRegex"),
     M::list("Header", &HTTP_HEADER),
     M::plain("Methods"),
-]);
-
-static SDS: Shape = Shape(&[M::text("ClusterName"), M::text("CertResource")]);
-
-static GATEWAY_TLS: Shape = Shape(&[
-    M::flag("Enabled").always(),
-    M::object("SDS", &SDS),
-    M::text("TLSMinVersion"),
-    M::text("TLSMaxVersion"),
-    M::plain("CipherSuites"),
-]);
-
-static INGRESS_HEALTH: Shape = Shape(&[
-    M::nanos("Interval"),
-    M::count("MaxFailures"),
-    M::count("EnforcingConsecutive5xx"),
-    M::count("MaxEjectionPercent"),
-    M::nanos("BaseEjectionTime"),
-]);
-
-static INGRESS_SERVICE: Shape = Shape(&[
-    M::text("Name"),
-    M::plain("Hosts"),
-    M::object("TLS", &Shape(&[M::object("SDS", &SDS)])),
-    M::object("RequestHeaders", &HEADERS),
-    M::object("ResponseHeaders", &HEADERS),
-    M::config("Meta"),
-    M::count("MaxConnections"),
-    M::count("MaxPendingRequests"),
-    M::count("MaxConcurrentRequests"),
-    M::object("PassiveHealthCheck", &INGRESS_HEALTH),
-]);
-
-static INGRESS_GATEWAY: Shape = Shape(&[
-    M::text("Kind"),
-    M::text("Name"),
-    M::object("TLS", &GATEWAY_TLS).always(),
-    M::list(
-        "Listeners",
-        &Shape(&[
-            M::count("Port"),
-            M::text("Protocol"),
-            M::object("TLS", &GATEWAY_TLS),
-            M::list("Services", &INGRESS_SERVICE).always(),
-        ]),
-    )
-    .always(),
-    M::object(
-        "Defaults",
-        &Shape(&[
-            M::count("MaxConnections").always(),
-            M::count("MaxPendingRequests").always(),
-            M::count("MaxConcurrentRequests").always(),
-            M::object("PassiveHealthCheck", &INGRESS_HEALTH),
-        ]),
-    ),
-    M::config("Meta"),
-]);
-
-static TERMINATING_GATEWAY: Shape = Shape(&[
-    M::text("Kind"),
-    M::text("Name"),
-    M::list(
-        "Services",
-        &Shape(&[
-            M::text("Name"),
-            M::text("CAFile"),
-            M::text("CertFile"),
-            M::text("KeyFile"),
-            M::text("SNI"),
-            M::flag("DisableAutoHostRewrite"),
-        ]),
-    )
-    .always(),
-    M::config("Meta"),
 ]);

@@ -3,8 +3,6 @@
 mod chain;
 mod check;
 mod defaults;
-mod discovery;
-pub(super) mod gateways;
 mod intentions;
 mod kinds;
 mod shape;
@@ -23,12 +21,11 @@ use super::store::State;
 use super::store::watch::Topic;
 use consul_api::api::config_entry as wire;
 use http::StatusCode;
-use kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
+use kinds::{INTENTIONS, Kind};
 use shape::{OF_THE_STORE, member};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = [ROUTES, intentions::ROUTES, discovery::ROUTES];
-    all.into_iter().flatten()
+    ROUTES.iter().chain(intentions::ROUTES)
 }
 
 static ROUTES: &[Route] = &[
@@ -151,7 +148,7 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     kind.check_write(&authority, &name)?;
     check_references(&authority, kind, &body, &name)?;
-    check_others(state, kind, &name, &body).map_err(Refusal::server)?;
+    check_known(state, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
     // A write that changes nothing does not reach the log, and no index is expected of it.
     if present.is_some_and(|present| present.body == body) {
@@ -183,7 +180,7 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
         }
         let failed =
             |why: String| format!("failed to apply config entry {} / {name}: {why}", kind.name);
-        check_others(state, kind, &name, &body).map_err(failed)?;
+        check_known(state, &body).map_err(failed)?;
         let index = state.next_index();
         let written = state.put_entry(kind.name, name.clone(), body, index);
         written.map_err(|refusal| failed(refusal.text))?;
@@ -199,14 +196,6 @@ fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
     let body = completed(kind, &name, given);
     check::check(kind, &name, &body)?;
     Ok((name, body))
-}
-
-/// Refuses an entry that does not fit the other ones.
-fn check_others(state: &State, kind: &Kind, name: &str, body: &Json) -> Result<(), String> {
-    if matches!(kind.name, INGRESS | TERMINATING) {
-        chain::check_gateway(&state.entries, kind.name, name, body)?;
-    }
-    check_known(state, body)
 }
 
 /// Refuses what another entry must allow or define first.
@@ -280,9 +269,6 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             (INTENTIONS, "Sources", Json::List(sources)) => {
                 intentions::complete_sources(name, sources);
             }
-            (INGRESS, "Listeners", Json::List(listeners)) => {
-                listeners.iter_mut().for_each(complete_listener);
-            }
             ("service-defaults", "Protocol", Json::Text(protocol)) => {
                 *protocol = protocol.to_lowercase();
             }
@@ -298,18 +284,6 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
         }
     }
     Json::Object(members)
-}
-
-/// Gives a listener its protocol.
-fn complete_listener(listener: &mut Json) {
-    let protocol = match listener.at("Protocol").as_text() {
-        "" => "tcp".to_owned(),
-        protocol => protocol.to_lowercase(),
-    };
-    let Json::Object(members) = listener else { return };
-    members.retain(|(name, _)| name != "Protocol");
-    let place = members.iter().take_while(|(name, _)| name == "Port").count();
-    members.insert(place, ("Protocol".to_owned(), Json::Text(protocol)));
 }
 
 /// Writes the protocols of upstreams in lower case, and leaves out times below zero.

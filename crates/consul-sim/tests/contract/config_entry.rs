@@ -28,8 +28,6 @@ behaviours![
     invalid_routes_are_refused,
     routes_and_splits_need_a_protocol_with_requests,
     proxy_defaults_have_one_name,
-    invalid_gateways_are_refused,
-    a_gateways_limits_are_numbers,
     the_sources_of_intentions_are_sorted_by_precedence,
     a_read_of_an_entry_waits_for_its_change,
     entries_need_permissions_of_their_service,
@@ -534,89 +532,6 @@ async fn proxy_defaults_have_one_name(t: T) {
     // A list of one is taken for what it holds.
     assert_eq!(config.get("c"), Some(&"z".into()));
     t.ok("config_delete", args!["proxy-defaults", "global"]).await;
-}
-
-async fn invalid_gateways_are_refused(t: T) {
-    let listener = |rest: &str| format!(r#""ingress-gateway","Name":"g","Listeners":[{{{rest}}}]"#);
-    let service = |rest: &str| format!(r#""terminating-gateway","Name":"g","Services":[{rest}]"#);
-    if t.is_1_8("members of gateways are not checked, or unknown") {
-        return;
-    }
-    let hosts = r#"{"Name":"a","Hosts":["h"]},{"Name":"b","Hosts":["h"]}"#;
-    for (entry, why) in [
-        (listener(r#""Port":1"#), "No service declared for listener with port 1"),
-        (
-            listener(r#""Protocol":"x""#),
-            "protocol must be 'tcp', 'http', 'http2', or 'grpc'. 'x' is an unsupported protocol",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a"},{"Name":"b"}]"#),
-            "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and \
-             'http2' (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a","Hosts":["h"]}]"#),
-            "Associating hosts to a service is not supported for the tcp protocol (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"*"}]"#),
-            "Wildcard service name is only valid for protocol = 'http' (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Protocol":"http","Services":[{"Name":"*","Hosts":["h"]}]"#),
-            "Associating hosts to a wildcard service is not supported (listener on port 1)",
-        ),
-        (
-            listener(&format!(r#""Port":1,"Protocol":"http","Services":[{hosts}]"#)),
-            "Hosts must be unique within a specific listener (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a"}]},{"Port":1,"Services":[{"Name":"b"}]"#),
-            "port 1 declared on two listeners",
-        ),
-        (service("{}"), "Service name cannot be blank."),
-        (
-            service(r#"{"Name":"a"},{"Name":"a"}"#),
-            "Service \"a\" was specified more than once within a namespace",
-        ),
-        (
-            service(r#"{"Name":"a","CertFile":"c","KeyFile":"k"}"#),
-            "Service \"a\" must have a CertFile, CAFile, and KeyFile specified for TLS origination",
-        ),
-    ] {
-        refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
-    }
-    let named = t.name("s");
-    let entry =
-        listener(&format!(r#""Port":1,"Protocol":"http","Services":[{{"Name":"{named}"}}]"#));
-    let why = "has protocol \"tcp\", which does not match defined listener protocol \"http\"";
-    refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
-}
-
-async fn a_gateways_limits_are_numbers(t: T) {
-    let name = t.name("g");
-    let limits = table! {"MaxConnections" = 5, "PassiveHealthCheck" = table! {"Interval" = "1s"}};
-    let services = list![table! {"Name" = t.name("s")}];
-    let listeners = list![table! {"Port" = 1, "Services" = services}];
-    let entry = table! {
-        "Kind" = "ingress-gateway", "Name" = name.as_str(), "Defaults" = limits,
-        "Listeners" = listeners,
-    };
-    if t.is_1_8("an ingress gateway has no defaults (before 1.13)") {
-        return;
-    }
-    t.ok("config_write", args![entry]).await;
-    let terminating = table! {"Kind" = "terminating-gateway", "Name" = name.as_str()};
-    t.fails("config_write", args![terminating], Kind::Http).await;
-    let found = t.value("config_read", args!["ingress-gateway", name.as_str()]).await;
-    let limits = found.get("Defaults").unwrap();
-    assert_eq!(limits.get("MaxConnections"), Some(&5.into()));
-    assert_eq!(limits.get("MaxPendingRequests"), Some(&0.into()));
-    let health = limits.get("PassiveHealthCheck").unwrap();
-    assert_eq!(health.get("Interval"), Some(&1_000_000_000.into()));
-    let listener = &found.get("Listeners").unwrap().items()[0];
-    assert_eq!(text(listener, "Protocol"), "tcp");
-    t.ok("config_delete", args!["ingress-gateway", name]).await;
 }
 
 async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {

@@ -11,7 +11,6 @@ mod agent;
 mod catalog;
 mod config_entry;
 mod coordinate;
-mod discovery;
 mod dns;
 mod event;
 mod health;
@@ -59,7 +58,6 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
-    ("discovery", discovery::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),

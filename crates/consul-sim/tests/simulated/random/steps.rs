@@ -241,8 +241,6 @@ impl Step {
                 "/v1/health/node/ext1?filter=Status==critical+or+Node==ext2",
                 "/v1/catalog/connect/web",
                 "/v1/health/connect/web",
-                "/v1/health/ingress/web",
-                "/v1/catalog/gateway-services/web",
                 "/v1/coordinate/node/ext1",
                 "/v1/health/state/critical",
                 "/v1/session/list?stale",
