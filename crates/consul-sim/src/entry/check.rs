@@ -32,7 +32,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         {
             Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
         }
-        "proxy-defaults" => defaults::check_proxies(entry),
+        "proxy-defaults" => defaults::check_mutual_tls(entry),
         "service-resolver" => service_resolver(name, entry),
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),
@@ -101,12 +101,7 @@ fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
             return Err(format!("Bad {time} '{given}', must be >= 0"));
         }
     }
-    let policy = entry.at("LoadBalancer").at("Policy").as_text();
-    let policies = ["", "random", "round_robin", "least_request", "ring_hash", "maglev"];
-    match policies.contains(&policy) {
-        true => check_balancer(policy, entry.at("LoadBalancer")),
-        false => Err(format!("Bad LoadBalancer policy: {} is not supported", go::quoted(policy))),
-    }
+    Ok(())
 }
 
 /// What no reference to a peer has.
@@ -131,52 +126,6 @@ fn check_own_subset(
         )),
         false => Ok(()),
     }
-}
-
-fn check_balancer(policy: &str, balancer: &Json) -> Result<(), String> {
-    let of = [("RingHashConfig", "ring_hash"), ("LeastRequestConfig", "least_request")];
-    for (member, only) in of {
-        if *balancer.at(member) != Json::Null && policy != only {
-            let policy = go::quoted(policy);
-            return Err(format!(
-                "Bad LoadBalancer configuration. {member} specified for incompatible load balancing policy {policy}"
-            ));
-        }
-    }
-    let policies = balancer.at("HashPolicies").items();
-    if !policies.is_empty() && !["ring_hash", "maglev"].contains(&policy) {
-        let policy = go::quoted(policy);
-        return Err(format!(
-            "Bad LoadBalancer configuration: HashPolicies specified for non-hash-based Policy: {policy}"
-        ));
-    }
-    for (place, hash) in policies.iter().enumerate() {
-        let (field, value) = (hash.at("Field").as_text(), hash.at("FieldValue").as_text());
-        let (by_source, quoted) = (hash.at("SourceIP").is_true(), go::quoted(field));
-        let cookie = hash.at("CookieConfig");
-        let why = match field {
-            _ if by_source && !field.is_empty() => {
-                format!("A single hash policy cannot hash both a source address and a {quoted}")
-            }
-            _ if by_source && !value.is_empty() => {
-                "A FieldValue cannot be specified when hashing SourceIP".to_owned()
-            }
-            "" if !value.is_empty() => "FieldValue requires a Field to apply to".to_owned(),
-            "" => continue,
-            "header" | "cookie" | "query_parameter" => match value {
-                "" => format!("Field {quoted} was specified without a FieldValue"),
-                _ if *cookie == Json::Null => continue,
-                _ if field != "cookie" => format!("cookie_config provided for {quoted}"),
-                _ if cookie.at("Session").is_true() && cookie.at("TTL").as_int() != 0 => {
-                    "a session cookie cannot have an associated TTL".to_owned()
-                }
-                _ => continue,
-            },
-            _ => format!("{quoted} is not a supported field"),
-        };
-        return Err(format!("Bad LoadBalancer HashPolicy[{place}]: {why}"));
-    }
-    Ok(())
 }
 
 fn check_subset(name: &str, filter: &str) -> Result<(), String> {
@@ -287,30 +236,9 @@ fn service_router(entry: &Json) -> Result<(), String> {
                  PathExact or PathPrefix"
             ));
         }
-        let mut conditions = route.at("Destination").at("RetryOn").texts();
-        if let Some(unknown) = conditions.find(|condition| !RETRY_ON.contains(condition)) {
-            let unknown = go::quoted(unknown);
-            return Err(format!("Route[{place}] contains an invalid retry condition: {unknown}"));
-        }
     }
     Ok(())
 }
-
-/// Source: the reference of service routers in Consul's documentation.
-const RETRY_ON: &[&str] = &[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "connect-failure",
-    "envoy-ratelimited",
-    "retriable-4xx",
-    "refused-stream",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
 
 const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
