@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 pub struct Step {
     pub method: &'static str,
     pub target: String,
-    pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
 
@@ -16,7 +15,7 @@ pub const STATUSES: &[&str] = &["passing", "warning", "critical"];
 
 impl Step {
     pub fn new(method: &'static str, target: String, body: &str) -> Step {
-        Step { method, target, headers: Vec::new(), body: body.to_owned() }
+        Step { method, target, body: body.to_owned() }
     }
 
     pub fn get(target: &str) -> Step {
