@@ -393,12 +393,6 @@ describe("the agent of the module", function()
     ["they are healthy"] = function()
       assert.is_true(value(client:operator_autopilot_health()).Healthy)
     end,
-    ["autopilot is configured"] = function()
-      local configuration = value(client:operator_autopilot_configuration())
-      configuration.MaxTrailingLogs = 100
-      assert(client:operator_autopilot_configuration_update(configuration))
-      assert.equal(100, value(client:operator_autopilot_configuration()).MaxTrailingLogs)
-    end,
     ["a snapshot brings back what it has"] = function()
       assert(client:kv_put("a", "1"))
       local snapshot = value(client:snapshot_save())
@@ -430,15 +424,6 @@ describe("the agent of the module", function()
     ["roles are refused"] = function()
       refused("ACL support disabled", client:acl_role_list())
     end,
-    ["auth methods are refused"] = function()
-      refused("ACL support disabled", client:acl_auth_method_list())
-    end,
-    ["binding rules are refused"] = function()
-      refused("ACL support disabled", client:acl_binding_rule_list())
-    end,
-    ["logins are refused"] = function()
-      refused("ACL support disabled", client:acl_login({ AuthMethod = "m", BearerToken = "t" }))
-    end,
   })
 
   behaviours("what it does not have", {
@@ -450,6 +435,15 @@ describe("the agent of the module", function()
       is_kind("unsupported", client:discovery_chain("web"))
       is_kind("unsupported", client:catalog_gateway_services("gateway"))
       is_kind("unsupported", client:health_ingress("web"))
+    end,
+    ["logins"] = function()
+      is_kind("unsupported", client:acl_auth_method_list())
+      is_kind("unsupported", client:acl_binding_rule_list())
+      is_kind("unsupported", client:acl_login({ AuthMethod = "m", BearerToken = "t" }))
+    end,
+    ["other servers"] = function()
+      is_kind("unsupported", client:operator_autopilot_configuration())
+      is_kind("unsupported", client:operator_raft_transfer_leader())
     end,
     ["keys of gossip"] = function()
       is_kind("unsupported", client:operator_keyring_list())
