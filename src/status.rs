@@ -8,7 +8,7 @@ use consul_api::error::Error;
 use consul_api::table::Shape;
 use consul_api::value::Value;
 use consul_api::value::shape::{ValuePath, unknown};
-use consul_cluster::status::{DEFAULT_ADDRESS, Nodes, StatusServer};
+use consul_cluster::observe::status::{DEFAULT_ADDRESS, Nodes, StatusServer};
 use consul_process::os::PerProcess;
 use futures_util::stream;
 use mlua::{IntoLua, Lua, MultiValue, Table, Value as LuaValue};

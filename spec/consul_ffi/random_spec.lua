@@ -7,10 +7,10 @@ local SEED = tonumber(os.getenv("SEED")) or os.time()
 local CALLS = tonumber(os.getenv("CALLS")) or 100000
 
 local KINDS = {}
-for kind in
-  ([[argument config connect timeout tls http not_found permission_denied acl_not_found rate_limited no_leader
-    conflict txn_failed session_invalid too_large decode closed unsupported]]):gmatch("%S+")
-do
+local annotations = assert(io.open("lua/meta/consul_ffi.d.lua"))
+local alias = annotations:read("*a"):match("@alias consul_ffi.ErrorKind\n(.-)\n\n")
+annotations:close()
+for kind in alias:gmatch('| "([%l_]+)"') do
   KINDS[kind] = true
 end
 

@@ -10,9 +10,10 @@ use crate::runtime::wait;
 use crate::status;
 use consul_api::error::{Error, Kind};
 use consul_client::Client;
-use consul_cluster::report::Overviews;
+use consul_cluster::nodes::start;
+use consul_cluster::observe::report::Overviews;
+use consul_cluster::observe::systemd::Systemd;
 use consul_cluster::stores::Store;
-use consul_cluster::systemd::Systemd;
 use consul_cluster::{Cluster, Event, Options, Snapshot};
 use consul_config::Config;
 use consul_config::connect::connect;
@@ -109,7 +110,7 @@ impl RunningNode {
                     Ok(()) => Progress::Started,
                     Err(why) => Progress::Ended(why),
                 },
-                why = starting.missing_after(limit) => Progress::TimedOut(why),
+                why = start::missing_after(&starting, limit) => Progress::TimedOut(why),
             }
         });
         let start = Job::start(&executor, start)?;

@@ -4,7 +4,7 @@
 use crate::runtime::executor::background_thread;
 use consul_api::error::Error;
 use consul_cluster::data_plane::DataPlane;
-use consul_cluster::systemd::Systemd;
+use consul_cluster::observe::systemd::Systemd;
 use consul_process::os::PerProcess;
 use consul_process::sync::lock;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -71,6 +71,8 @@ pub struct Endpoint {
     pub needs_acl: bool,
     /// Whether the agent answers by itself, also while its servers have no Raft leader.
     pub local: bool,
+    /// Which parameters of Consul Enterprise a Consul without it refuses.
+    pub enterprise: Enterprise,
     /// The first Consul version with it, if later than the oldest supported one.
     pub since: Option<&'static str>,
     /// One sentence for the reference.
@@ -87,6 +89,17 @@ impl Endpoint {
     pub fn can_block(&self) -> bool {
         self.all_options().any(|option| option.name == "index")
     }
+}
+
+/// Which of `ns` and `partition` a Consul without Enterprise refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enterprise {
+    /// Those that the row has.
+    Own,
+    /// Those that the row has, without `ns`: nodes have no namespace, so it is not read for them.
+    OfNodes,
+    /// Those that the row has, and `partition`: the agent checks it for its members.
+    OfMembers,
 }
 
 /// Whether a request may be sent again if it is unknown whether the server applied it.
@@ -497,6 +510,7 @@ impl Endpoint {
             secret: false,
             needs_acl: false,
             local: false,
+            enterprise: Enterprise::Own,
             since: None,
             doc,
         }

@@ -84,7 +84,7 @@ struct History {
 
 /// The events that the program has not taken yet, and the last ones whether taken or not.
 #[derive(Debug, Default)]
-pub(super) struct Events {
+pub(crate) struct Events {
     waiting: Mutex<VecDeque<Event>>,
     history: Mutex<History>,
     added: Notify,

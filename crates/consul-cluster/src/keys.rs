@@ -8,10 +8,10 @@ use consul_client::Client;
 use std::ops::Range;
 
 /// The random pause before an update that lost a race is tried again.
-pub(super) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
+pub(crate) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
 
 /// A key's value and modify index; `None` if it does not exist.
-pub(super) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
+pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
     let args = Args::new().arg(key).opt("consistent", true);
     let answer = client.call(&kv::GET, &args).await?;
     let Some(entry) = answer.meta.entry else { return Ok(None) };
@@ -26,7 +26,7 @@ pub(super) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, 
 ///
 /// # Errors
 /// [`Kind::Conflict`] if the index has changed; otherwise those of the call.
-pub(super) async fn write(
+pub(crate) async fn write(
     client: &Client,
     key: &str,
     value: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) async fn write(
 }
 
 /// The change that [`update`] makes to a key.
-pub(super) enum Update {
+pub(crate) enum Update {
     Keep,
     Put(Vec<u8>),
     Delete,
@@ -48,7 +48,7 @@ pub(super) enum Update {
 ///
 /// # Errors
 /// The error of `decide`; otherwise those of the calls.
-pub(super) async fn update(
+pub(crate) async fn update(
     client: &Client,
     key: &str,
     mut decide: impl FnMut(Option<&[u8]>) -> Result<Update, Error>,

@@ -1,7 +1,7 @@
 //! A node's knowledge of its cluster at one moment, and the routing of keys by it.
 
-use super::node::Node;
-use super::shard_map::{ReplicaState, ShardMap};
+use crate::nodes::node::Node;
+use crate::shard_map::{ReplicaState, ShardMap};
 use consul_api::ring::Ring;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -23,7 +23,7 @@ pub struct Leader {
 
 /// What Consul's last list of nodes' instances is known to have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Sight {
+pub(crate) enum Sight {
     /// There was no list yet.
     #[default]
     None,
@@ -51,13 +51,13 @@ pub struct Snapshot {
     /// Whether the watch of the leader's key gets answers from Consul.
     pub is_connected: bool,
     /// The node to which the last leader handed the leadership over, until there is a leader.
-    pub(super) successor: Option<String>,
+    pub(crate) successor: Option<String>,
     /// Whether ACLs hide keys of nodes from this one.
-    pub(super) hides_keys: bool,
+    pub(crate) hides_keys: bool,
     /// Whether ACLs hide instances of nodes from this one.
-    pub(super) sight: Sight,
+    pub(crate) sight: Sight,
     /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
-    pub(super) may_hide: Option<String>,
+    pub(crate) may_hide: Option<String>,
     /// Why keys of the shard map cannot be read, as an operator has looked.
     pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
@@ -65,7 +65,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A copy with `change` applied.
-    pub(super) fn with(&self, change: impl FnOnce(&mut Snapshot)) -> Self {
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Snapshot)) -> Self {
         let mut next = Snapshot {
             nodes: self.nodes.clone(),
             leader: self.leader.clone(),
@@ -85,12 +85,12 @@ impl Snapshot {
     }
 
     /// Whether ACLs hide nodes from this process, or may hide some since it lacks a right.
-    pub(super) fn is_hidden(&self) -> bool {
+    pub(crate) fn is_hidden(&self) -> bool {
         self.hides_keys || self.sight == Sight::Part || self.may_hide().is_some()
     }
 
     /// The rights that this process lacks to see all nodes, where Consul does not tell what it hides.
-    pub(super) fn may_hide(&self) -> Option<&str> {
+    pub(crate) fn may_hide(&self) -> Option<&str> {
         self.may_hide.as_deref().filter(|_| self.sight == Sight::Untold)
     }
 

@@ -1,7 +1,8 @@
 //! Every option of a node, declared once. The other options of a node are those of its client.
 
-use super::options::{OPTIONS, Setting, Takes};
+use super::options::{OPTIONS, Setting};
 use super::sources::{names_of, only_once, unknown_option};
+use super::takes::Takes;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_api::value::shape::ValuePath;

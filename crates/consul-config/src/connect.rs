@@ -55,13 +55,10 @@ fn guard(config: &Config) -> Result<Option<Arc<GuardProcess>>, Error> {
     if !config.guard || config.simulate != Simulate::No {
         return Ok(None);
     }
-    let authorization = config.http.authorization.as_ref();
     let connection = GuardedConnection {
         endpoints: config.endpoints.clone(),
-        authorization: authorization
-            .map(|header| String::from_utf8_lossy(header.as_bytes()).into_owned()),
         token_file: config.token_file.clone(),
-        tls: config.http.tls.clone(),
+        http: config.http.clone(),
     };
     GuardProcess::new(config.guard_program.as_deref(), connection).map(Some)
 }

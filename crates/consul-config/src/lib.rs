@@ -20,13 +20,15 @@ mod options;
 mod parse;
 mod sources;
 mod store;
+mod takes;
 pub mod toml;
 mod warnings;
 
 pub use cluster::{CLUSTER_OPTIONS, of_cluster};
-pub use options::{Given, OPTIONS, Setting, Takes};
+pub use options::{Given, OPTIONS, Setting};
 pub use sources::option_like;
 pub use store::{STORE_OPTIONS, of_store};
+pub use takes::Takes;
 
 use consul_api::error::{Error, Kind};
 use consul_api::request::Defaults;

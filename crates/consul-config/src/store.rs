@@ -1,7 +1,8 @@
 //! Every option of a store of replicated shards, declared once.
 
-use super::options::{Setting, Takes};
+use super::options::Setting;
 use super::sources::{names_of, unknown_option};
+use super::takes::Takes;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_api::value::shape::ValuePath;

@@ -10,15 +10,14 @@
 //!
 //! ```
 //! use consul_api::error::Kind;
-//! use consul_client::transport::TlsOptions;
+//! use consul_client::transport::Options;
 //! use consul_guard::{Connection, GuardProcess};
 //! use std::path::Path;
 //!
 //! let connection = Connection {
 //!     endpoints: vec!["http://127.0.0.1:8500".to_owned()],
-//!     authorization: None,
 //!     token_file: None,
-//!     tls: TlsOptions::default(),
+//!     http: Options::default(),
 //! };
 //! // The program is looked for at once; it is started with the first lock.
 //! let error = GuardProcess::new(Some(Path::new("/nowhere/consul-guard")), connection).err();
@@ -38,7 +37,7 @@ pub use watch::watch;
 pub const PROGRAM: &str = "consul-guard";
 
 /// The start of each answer of the guard process, with the version of the messages.
-const GREETING: &str = "consul-guard/3 ";
+const GREETING: &str = "consul-guard/4 ";
 
 /// The rest of the answer when it can reach Consul for the client; otherwise the rest is the error.
 const READY: &str = "ready";

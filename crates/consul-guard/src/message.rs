@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use consul_client::coordination::ReleaseStep;
-use consul_client::transport::TlsOptions;
+use consul_client::transport::Options;
 use http::Request;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -26,12 +26,10 @@ pub enum Message {
 pub struct Connection {
     /// The agents' URLs.
     pub endpoints: Vec<String>,
-    /// The header `Authorization` of every request.
-    pub authorization: Option<String>,
     /// The file of the token of requests that have none.
     pub token_file: Option<PathBuf>,
-    /// For `https://` endpoints.
-    pub tls: TlsOptions,
+    /// Those of the client.
+    pub http: Options,
 }
 
 /// A request to send after the death of the process. It can hold a token, so it has no `Debug`.

@@ -5,7 +5,7 @@ use super::{GREETING, PONG, PROGRAM, READY};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Guard, ReleaseStep};
-use consul_client::transport::TlsOptions;
+use consul_client::transport::{Options, TlsOptions};
 use consul_process::clock::BoxFuture;
 use consul_process::os::{self, CloseOnFork, NoSigpipe};
 use consul_process::sync::lock;
@@ -92,17 +92,16 @@ impl GuardProcess {
     /// not UTF-8.
     pub fn new(program: Option<&Path>, connection: Connection) -> Result<Arc<Self>, Error> {
         let program = find(program)?;
-        let connection = Connection {
-            token_file: absolute(connection.token_file)?,
-            tls: TlsOptions {
-                ca_file: absolute(connection.tls.ca_file)?,
-                ca_path: absolute(connection.tls.ca_path)?,
-                cert_file: absolute(connection.tls.cert_file)?,
-                key_file: absolute(connection.tls.key_file)?,
-                ..connection.tls
-            },
-            ..connection
+        let Connection { endpoints, token_file, http } = connection;
+        let tls = TlsOptions {
+            ca_file: absolute(http.tls.ca_file)?,
+            ca_path: absolute(http.tls.ca_path)?,
+            cert_file: absolute(http.tls.cert_file)?,
+            key_file: absolute(http.tls.key_file)?,
+            ..http.tls
         };
+        let http = Options { tls, ..http };
+        let connection = Connection { endpoints, token_file: absolute(token_file)?, http };
         os::watch_forks().map_err(|error| config(error.to_string()))?;
         let shared = Shared::of(program);
         let client = lock(&shared.state).next_number();

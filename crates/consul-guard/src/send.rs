@@ -6,8 +6,8 @@ use consul_client::transport::http1::{HeadWriter, ReceiveBuffer, ResponseParser}
 use consul_client::transport::tls::{self, TlsConfig};
 use consul_client::transport::token_file;
 use consul_process::clock::SystemClock;
-use http::header::{AUTHORIZATION, CONNECTION, HOST};
-use http::{StatusCode, Uri};
+use http::header::{CONNECTION, HOST};
+use http::{HeaderMap, StatusCode, Uri};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, Read, Write};
@@ -22,7 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends requests to the endpoints of a connection.
 pub struct Sender {
-    authorization: Option<String>,
+    /// Those of every request.
+    headers: HeaderMap,
     token_file: Option<PathBuf>,
     endpoints: Vec<Endpoint>,
 }
@@ -61,8 +62,8 @@ impl Sender {
         for url in &connection.endpoints {
             endpoints.push(Endpoint::new(url, &connection, &mut tls)?);
         }
-        let Connection { authorization, token_file, .. } = connection;
-        Ok(Self { authorization, token_file, endpoints })
+        let Connection { http, token_file, .. } = connection;
+        Ok(Self { headers: http.headers(), token_file, endpoints })
     }
 
     /// Sends a request to one endpoint after the other, until one answers.
@@ -93,8 +94,8 @@ impl Sender {
         let mut head = HeadWriter::new(method, &endpoint.prefix, target);
         head.add(HOST.as_str(), endpoint.host.as_bytes());
         head.add(CONNECTION.as_str(), b"close");
-        if let Some(authorization) = &self.authorization {
-            head.add(AUTHORIZATION.as_str(), authorization.as_bytes());
+        for (name, value) in &self.headers {
+            head.add(name.as_str(), value.as_bytes());
         }
         for (name, value) in headers {
             head.add(name, value.as_bytes());
@@ -131,13 +132,14 @@ impl Endpoint {
         let address = match uri.scheme_str() {
             Some("http") => Address::Tcp(host, port.unwrap_or(80)),
             Some("https") => {
-                let name = connection.tls.server_name.clone().unwrap_or_else(|| host.clone());
+                let name = connection.http.tls.server_name.clone().unwrap_or_else(|| host.clone());
                 let name = ServerName::try_from(name).map_err(|_| invalid())?;
                 let config = match tls {
                     Some(config) => Arc::clone(config),
                     None => {
                         let clock = Arc::new(SystemClock::new());
-                        let config = tls::config(&connection.tls, clock, |it| Ok(Arc::new(it)))?;
+                        let config =
+                            tls::config(&connection.http.tls, clock, |it| Ok(Arc::new(it)))?;
                         Arc::clone(tls.insert(Arc::new(config)))
                     }
                 };
@@ -189,7 +191,7 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
 fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Result<StatusCode> {
     stream.write_all(request)?;
     stream.flush()?;
-    let (mut buffer, mut answer) = (ReceiveBuffer::new(), ResponseParser::new(usize::MAX));
+    let (mut buffer, mut answer) = (ReceiveBuffer::default(), ResponseParser::new(usize::MAX));
     loop {
         let count = stream.read(buffer.room())?;
         if count == 0 {

@@ -2,7 +2,6 @@
 
 use super::words;
 use consul_api::error::Error;
-use consul_cli::status_of;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -28,7 +27,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Limit(_) => 4,
             Failure::Interrupted(_) => 130,
-            Failure::Call(error) => status_of(error.kind()),
+            Failure::Call(error) => error.kind().exit_status(),
         })
     }
 

@@ -17,7 +17,7 @@ pub trait Peers: Send + Sync {
 
     /// Finds out whether a node and this one accept each other's signatures, if requests have any. An error of the
     /// kind [`Kind::PermissionDenied`](consul_api::error::Kind) says that they do not.
-    fn greet(&self, _node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+    fn check_key(&self, _node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 }
@@ -55,7 +55,7 @@ impl Known {
 pub struct Entries {
     all: Mutex<All>,
     changes: watch::Sender<u64>,
-    doubts: Notify,
+    suspicions: Notify,
 }
 
 #[derive(Default)]
@@ -125,12 +125,12 @@ impl Entries {
     }
 
     /// Notes that a node has records of another store: the map has to be read again.
-    pub fn doubt(&self) {
-        self.doubts.notify_one();
+    pub fn suspect(&self) {
+        self.suspicions.notify_one();
     }
 
     /// Completes when that was noted.
-    pub async fn doubted(&self) {
-        self.doubts.notified().await;
+    pub async fn suspected(&self) {
+        self.suspicions.notified().await;
     }
 }

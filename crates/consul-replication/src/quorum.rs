@@ -34,7 +34,7 @@ const MAX_READ_REPAIR: usize = 100;
 const FRESH: Duration = Duration::from_secs(1);
 
 /// How long the other replicas are waited for when one has a version that is not believed.
-const DOUBT: Duration = Duration::from_millis(500);
+const UNBELIEVED_WAIT: Duration = Duration::from_millis(500);
 
 /// Reads and writes of one process.
 #[derive(Clone)]
@@ -318,7 +318,7 @@ impl Router {
                 if overtaken.is_some() {
                     break;
                 }
-                until = until.min(self.runtime.clock().now() + DOUBT);
+                until = until.min(self.runtime.clock().now() + UNBELIEVED_WAIT);
             }
         }
         let (count, quorum) = (acknowledged.len(), self.quorums.write);
@@ -443,13 +443,13 @@ impl Router {
             return Err(request.failed("read", pages.len(), quorum));
         }
         let believed_ms = self.believed_ms(&known.entry);
-        let is_doubted = |pages: &BTreeMap<usize, (NodeId, Vec<Record>, bool)>| {
-            let doubted = doubted(pages.values(), believed_ms);
-            doubted.values().any(|count| *count < self.quorums.write)
+        let has_unbelieved = |pages: &BTreeMap<usize, (NodeId, Vec<Record>, bool)>| {
+            let unbelieved = unbelieved(pages.values(), believed_ms);
+            unbelieved.values().any(|count| *count < self.quorums.write)
         };
-        if is_doubted(&pages) {
+        if has_unbelieved(&pages) {
             request.ask(usize::MAX);
-            let until = deadline.min(clock.now() + DOUBT);
+            let until = deadline.min(clock.now() + UNBELIEVED_WAIT);
             while let Some(Answered { slot, node, outcome, .. }) = request.next(until).await {
                 if let Some(Outcome::Page { records, is_last, .. }) = outcome {
                     pages.insert(slot, (node, records, is_last));
@@ -468,10 +468,10 @@ impl Router {
         believed_ms: u64,
         pages: Vec<(NodeId, Vec<Record>, bool)>,
     ) -> Page {
-        let doubted = doubted(pages.iter(), believed_ms);
+        let unbelieved = unbelieved(pages.iter(), believed_ms);
         let enough = self.quorums.write.min(pages.len());
         let counts = |record: &&Record| {
-            doubted.get(&(&record.id, record.version)).is_none_or(|count| *count >= enough)
+            unbelieved.get(&(&record.id, record.version)).is_none_or(|count| *count >= enough)
         };
         let ends = pages.iter().filter(|(_, _, is_last)| !is_last);
         let ends = ends.filter_map(|(_, records, _)| records.last().map(|it| it.id.clone()));
@@ -510,16 +510,16 @@ impl Router {
 
 /// The versions of records that are later than the last millisecond that is believed, and how many pages have
 /// each.
-fn doubted<'a>(
+fn unbelieved<'a>(
     pages: impl Iterator<Item = &'a (NodeId, Vec<Record>, bool)>,
     believed_ms: u64,
 ) -> BTreeMap<(&'a Bytes, Version), usize> {
-    let mut doubted = BTreeMap::new();
+    let mut unbelieved = BTreeMap::new();
     let records = pages.flat_map(|(_, records, _)| records);
     for record in records.filter(|it| it.version.time().ms() > believed_ms) {
-        *doubted.entry((&record.id, record.version)).or_default() += 1;
+        *unbelieved.entry((&record.id, record.version)).or_default() += 1;
     }
-    doubted
+    unbelieved
 }
 
 /// A request to the replicas of a shard that count.
@@ -615,7 +615,7 @@ impl Asking<'_> {
                         "it knows a newer map".to_owned()
                     }
                     Outcome::OtherStore(id) => {
-                        self.router.entries.doubt();
+                        self.router.entries.suspect();
                         other_store(id)
                     }
                     Outcome::NotReady(why) => why.to_string(),

@@ -60,6 +60,12 @@ impl ReadOptions {
         Ok(Self { consistency, ..Self::waiting(call, settings)? })
     }
 
+    /// Those of a call without any.
+    pub fn default_of(settings: &Settings) -> Self {
+        let (wait, consistency) = (settings.default_query_time, Consistency::Leader);
+        Self { index: 0, wait, consistency, cached: false }
+    }
+
     /// Only how long to wait, as the agent reads it for what is its own.
     pub fn waiting(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let wait = match call.query.get("wait") {

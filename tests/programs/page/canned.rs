@@ -57,15 +57,18 @@ impl Document {
         let (kind, content) = match request.split(' ').nth(1) {
             Some("/") => (
                 "text/html",
-                include_str!("../../../crates/consul-cluster/src/status/page/index.html").into(),
+                include_str!("../../../crates/consul-cluster/src/observe/status/page/index.html")
+                    .into(),
             ),
             Some("/page.css") => (
                 "text/css",
-                include_str!("../../../crates/consul-cluster/src/status/page/page.css").into(),
+                include_str!("../../../crates/consul-cluster/src/observe/status/page/page.css")
+                    .into(),
             ),
             Some("/page.js") => (
                 "text/javascript",
-                include_str!("../../../crates/consul-cluster/src/status/page/page.js").into(),
+                include_str!("../../../crates/consul-cluster/src/observe/status/page/page.js")
+                    .into(),
             ),
             Some("/cluster") => ("application/json", document()),
             _ => return self.follow(&mut stream),

@@ -1,23 +1,31 @@
 //! The reference, generated from the rows, the options and the annotations in `texts/`: pages for
-//! people, and annotations for the Lua language server.
+//! people, tables in pages that are otherwise written by hand, and annotations for the Lua language server.
 
 mod annotations;
 mod endpoints;
+mod kinds;
 mod lua_meta;
 mod monitoring;
 mod objects;
 mod options;
 mod page;
+mod part;
 mod quick;
 
-/// Every generated file: its path in the repository, and its text.
-pub fn files() -> [(&'static str, String); 7] {
+/// Every file with something generated: its path in the repository, and its text.
+pub fn files() -> [(&'static str, String); 12] {
+    let [readme, readme_zh, errors, errors_zh] = kinds::pages();
     [
+        readme,
+        readme_zh,
+        errors,
+        errors_zh,
         ("docs/api.md", objects::markdown()),
         ("docs/api-endpoints.md", endpoints::markdown()),
         ("docs/quick-reference.md", quick::markdown()),
         ("docs/faq.md", objects::faq()),
         ("docs/monitoring.md", monitoring::markdown()),
+        ("docs/zh/monitoring.md", monitoring::chinese()),
         ("docs/configuration.md", options::markdown()),
         ("lua/meta/consul_ffi.d.lua", lua_meta::text()),
     ]

@@ -366,6 +366,7 @@ pub static MEMBERS: Endpoint = Endpoint {
         query("segment", "segment", Shape::Text, "The network segment (Consul Enterprise)."),
     ]],
     filter: Some(Entries::Member),
+    enterprise: Enterprise::OfMembers,
     ..read("agent_members", "/v1/agent/members", "The members of the gossip pool.")
 };
 
@@ -416,6 +417,7 @@ pub static FORCE_LEAVE: Endpoint = Endpoint {
         query("prune", "prune", Shape::Flag, "Remove the member from the list, too."),
         query("wan", "wan", Shape::Flag, "In the pool of servers of all datacenters (from 1.11)."),
     ]],
+    enterprise: Enterprise::OfMembers,
     ..write("agent_force_leave", "/v1/agent/force-leave/{node}", "Marks a failed member as left.")
 };
 

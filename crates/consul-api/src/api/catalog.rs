@@ -88,6 +88,7 @@ pub static NODES_LIST: Endpoint = Endpoint {
     options: &[NODES, PEER, SCOPE, CONSISTENCY, BLOCKING],
     items: Items::By(&[&["Node"]]),
     filter: Some(Entries::Node),
+    enterprise: Enterprise::OfNodes,
     ..Endpoint::read("catalog_nodes", "/v1/catalog/nodes", "Lists the nodes.")
 };
 

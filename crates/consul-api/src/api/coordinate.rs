@@ -26,6 +26,7 @@ pub static DATACENTERS: Endpoint = Endpoint {
 pub static NODES_LIST: Endpoint = Endpoint {
     form: Form::List(&Form::Object(&[has("Node", Form::Text), has("Coord", Form::Any)])),
     options: &[SEGMENT, SCOPE, CONSISTENCY, BLOCKING],
+    enterprise: Enterprise::OfNodes,
     ..Endpoint::read("coordinate_nodes", "/v1/coordinate/nodes", "The coordinates of all nodes.")
 };
 
@@ -35,6 +36,7 @@ pub static NODE: Endpoint = Endpoint {
     positional: &[path("node", Shape::Text, "The node's name.")],
     options: &[SEGMENT, SCOPE, CONSISTENCY, BLOCKING],
     absent: Absent::EmptyList,
+    enterprise: Enterprise::OfNodes,
     ..Endpoint::read(
         "coordinate_node",
         "/v1/coordinate/node/{node}",

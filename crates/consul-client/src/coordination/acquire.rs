@@ -192,8 +192,9 @@ impl<'a> Contender<'a> {
         self.presence.blocking_client().call(endpoint, &args).await
     }
 
-    pub fn owns_session(&self, session: &str) -> bool {
-        self.session.as_ref().is_some_and(|(_, own)| own.id() == session)
+    /// The id of its session, if it has one.
+    pub fn session_id(&self) -> Option<&str> {
+        self.session.as_ref().map(|(_, own)| own.id())
     }
 
     pub fn forget_session(&mut self) {

@@ -124,6 +124,31 @@ async fn attempt_repeatedly(
     }
 }
 
+/// What follows from the key as it was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    /// The key exists and is not a lock.
+    Refuse,
+    /// This session of the contender holds it: an earlier attempt that seemed to fail has succeeded.
+    Confirm(&'a str),
+    /// Another session holds it: it is to be read again after a change.
+    Wait(&'a str),
+    /// It is free.
+    Lock,
+}
+
+/// Decides by the key and the contender's own session, if it has one.
+fn decide<'a>(seen: &'a LockKey, own: Option<&str>) -> Step<'a> {
+    match &seen.entry {
+        Some(entry) if entry.flags != LOCK_FLAGS => Step::Refuse,
+        _ => match seen.holder() {
+            Some(holder) if own == Some(holder) => Step::Confirm(holder),
+            Some(holder) => Step::Wait(holder),
+            None => Step::Lock,
+        },
+    }
+}
+
 /// Reads the key, after a change if there is an `index`, and locks it when it is free.
 async fn attempt(
     contender: &mut Contender<'_>,
@@ -134,29 +159,33 @@ async fn attempt(
     let answer = contender.read(&kv::GET, Args::new().arg(contender.key), last).await?;
     let next = answer.meta.next_index(last);
     let seen = LockKey::from_answer(answer);
-    if let Some(entry) = &seen.entry
-        && entry.flags != LOCK_FLAGS
-    {
-        return Err(contender.conflict("the key exists and is not a lock"));
-    }
-    if let Some(holder) = seen.holder() {
-        if contender.owns_session(holder) {
-            // An earlier attempt that seemed to fail has succeeded.
-            let holder = holder.to_owned();
-            return confirm(contender, &holder, value).await;
+    match decide(&seen, contender.session_id()) {
+        Step::Refuse => Err(contender.conflict("the key exists and is not a lock")),
+        Step::Confirm(session) => confirm(contender, session, value).await,
+        Step::Wait(holder) => {
+            contender.obstacle = format!("session {holder} holds it");
+            if contender.tries_once() {
+                return Err(contender.conflict(&contender.obstacle));
+            }
+            *index = next;
+            contender.renew_session().await;
+            Ok(None)
         }
-        contender.obstacle = format!("session {holder} holds it");
-        if contender.tries_once() {
-            return Err(contender.conflict(&contender.obstacle));
+        Step::Lock => {
+            contender.obstacle.clear();
+            lock_free(contender, value, &seen).await
         }
-        *index = next;
-        contender.renew_session().await;
-        return Ok(None);
     }
-    contender.obstacle.clear();
+}
+
+/// Locks the key, which was free when it was read.
+async fn lock_free(
+    contender: &mut Contender<'_>,
+    wanted: Option<&[u8]>,
+    seen: &LockKey,
+) -> Result<Option<Grant>, Error> {
     let session = contender.session().await?;
     let (presence, key) = (contender.presence, contender.key);
-    let wanted = value;
     let value = wanted.unwrap_or(&seen.value).to_vec();
     let unchanged = unchanged(key, seen.entry.as_ref().map_or(0, |entry| entry.modify_index));
     let lock = vec![
@@ -170,41 +199,68 @@ async fn attempt(
     let unlock = transaction([unlock(key, &session, &value)]);
     let deferred = presence.defer(ReleaseStep::Unlock, &txn::TXN, &unlock)?;
     let begun = presence.client().clock().now();
-    let error = match contender.take(Claim::Lock(value), deferred, [unchanged, lock]).await {
+    match contender.take(Claim::Lock(value), deferred, [unchanged, lock]).await {
         Ok(results) => {
             let locked = results.items().last().and_then(|result| result.get("KV"));
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
-            return match token.and_then(Value::as_u64) {
+            match token.and_then(Value::as_u64) {
                 Some(token) => Ok(Some(Grant { token, begun })),
                 None => confirm(contender, &session, wanted).await,
-            };
+            }
         }
-        Err(error) => error,
-    };
+        Err(error) => not_locked(contender, &session, wanted, error).await,
+    }
+}
+
+/// Why the transaction has not locked the key.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    LockDelay,
+    /// The session has ended.
+    Session,
+    /// The key has changed since it was read.
+    Changed,
+    /// It may have locked the key.
+    Unknown,
+    /// Another error.
+    Failed,
+}
+
+fn refusal(error: &Error) -> Refusal {
     let says = |word: &str| error.message().contains(word);
     match error.kind() {
-        Kind::TxnFailed if says("due to lock delay") => {
-            if contender.tries_once() {
-                return Err(
-                    contender.conflict("its last holder lost it and the lock delay is not over")
-                );
-            }
-            Ok(None)
-        }
+        Kind::TxnFailed if says("due to lock delay") => Refusal::LockDelay,
         Kind::TxnFailed | Kind::SessionInvalid
             if says("invalid session") || says("missing session") =>
         {
+            Refusal::Session
+        }
+        Kind::TxnFailed => Refusal::Changed,
+        _ if error.maybe_applied() => Refusal::Unknown,
+        _ => Refusal::Failed,
+    }
+}
+
+/// What follows when the transaction has failed.
+async fn not_locked(
+    contender: &mut Contender<'_>,
+    session: &str,
+    wanted: Option<&[u8]>,
+    error: Error,
+) -> Result<Option<Grant>, Error> {
+    match refusal(&error) {
+        Refusal::LockDelay if contender.tries_once() => {
+            Err(contender.conflict("its last holder lost it and the lock delay is not over"))
+        }
+        Refusal::LockDelay | Refusal::Changed => Ok(None),
+        Refusal::Session => {
             contender.forget_session();
             Ok(None)
         }
-        // The key has changed since it was read.
-        Kind::TxnFailed => Ok(None),
-        _ if error.maybe_applied() => {
-            let confirmed = confirm(contender, &session, wanted).await;
-            confirmed
-                .map_err(|lookup| error.with_note(&format!("the outcome is unknown: {lookup}")))
-        }
-        _ => Err(error),
+        Refusal::Unknown => confirm(contender, session, wanted)
+            .await
+            .map_err(|lookup| error.with_note(&format!("the outcome is unknown: {lookup}"))),
+        Refusal::Failed => Err(error),
     }
 }
 
@@ -239,4 +295,57 @@ async fn confirm(
 async fn read_consistent(presence: &Presence, key: &str) -> Result<LockKey, Error> {
     let args = presence.proof(Args::new().arg(key));
     presence.client().call(&kv::GET, &args).await.map(LockKey::from_answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(flags: u64, session: Option<&str>) -> LockKey {
+        let session = session.map(str::to_owned);
+        let entry = EntryMeta { flags, session, lock_index: 1, create_index: 2, modify_index: 3 };
+        LockKey { entry: Some(entry), value: vec![] }
+    }
+
+    #[test]
+    fn the_key_and_the_own_session_determine_the_step() {
+        let absent = LockKey { entry: None, value: vec![] };
+        let free = key(LOCK_FLAGS, None);
+        let held = key(LOCK_FLAGS, Some("a"));
+        let other = key(7, None);
+        let other_held = key(7, Some("a"));
+        for (seen, own, step) in [
+            (&absent, None, Step::Lock),
+            (&absent, Some("a"), Step::Lock),
+            (&free, None, Step::Lock),
+            (&free, Some("a"), Step::Lock),
+            (&held, None, Step::Wait("a")),
+            (&held, Some("b"), Step::Wait("a")),
+            (&held, Some("a"), Step::Confirm("a")),
+            (&other, None, Step::Refuse),
+            (&other, Some("a"), Step::Refuse),
+            (&other_held, None, Step::Refuse),
+            (&other_held, Some("a"), Step::Refuse),
+        ] {
+            assert_eq!(decide(seen, own), step, "{:?}, {own:?}", seen.entry);
+        }
+    }
+
+    #[test]
+    fn an_error_says_whether_the_key_can_be_locked() {
+        for (kind, message, maybe, wanted) in [
+            (Kind::TxnFailed, "Lock \"k\" due to lock delay", false, Refusal::LockDelay),
+            (Kind::TxnFailed, "invalid session \"s\"", false, Refusal::Session),
+            (Kind::TxnFailed, "missing session", false, Refusal::Session),
+            (Kind::SessionInvalid, "invalid session \"s\"", false, Refusal::Session),
+            (Kind::TxnFailed, "current modify index is another", true, Refusal::Changed),
+            (Kind::SessionInvalid, "it has ended", true, Refusal::Unknown),
+            (Kind::Timeout, "no answer", true, Refusal::Unknown),
+            (Kind::Timeout, "not sent: invalid session", false, Refusal::Failed),
+            (Kind::PermissionDenied, "no key:write", false, Refusal::Failed),
+        ] {
+            let error = Error::new(kind, message).with_maybe_applied(maybe);
+            assert_eq!(refusal(&error), wanted, "{kind}: {message}");
+        }
+    }
 }

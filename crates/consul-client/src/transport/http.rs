@@ -5,7 +5,7 @@ use super::http1::TooLarge;
 use super::https::Https;
 use super::plain::Plain;
 use super::{Failure, Options, Transport, tls};
-use ::http::header::{AUTHORIZATION, USER_AGENT};
+use ::http::header::USER_AGENT;
 use ::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -39,9 +39,7 @@ impl HttpTransport {
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
-        if let Some(authorization) = &options.authorization {
-            headers.insert(AUTHORIZATION, authorization.clone());
-        }
+        headers.extend(options.headers());
         let channel = match endpoint.starts_with("https://") {
             true => Https::new(endpoint, headers, options).map(Channel::Https)?,
             false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,

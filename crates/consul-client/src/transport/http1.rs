@@ -483,12 +483,14 @@ pub struct ReceiveBuffer {
     filled: usize,
 }
 
-impl ReceiveBuffer {
+impl Default for ReceiveBuffer {
     /// An empty buffer.
-    pub fn new() -> Self {
+    fn default() -> Self {
         ReceiveBuffer { bytes: vec![0; MAX_HEAD_BYTES].into_boxed_slice(), filled: 0 }
     }
+}
 
+impl ReceiveBuffer {
     /// Whether it has no unread bytes.
     pub fn is_empty(&self) -> bool {
         self.filled == 0

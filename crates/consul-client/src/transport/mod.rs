@@ -9,7 +9,8 @@ mod plain;
 pub mod tls;
 pub mod token_file;
 
-use ::http::{HeaderValue, Request, Response};
+use ::http::header::AUTHORIZATION;
+use ::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::Bytes;
 use consul_api::error::Error;
 use consul_process::clock::BoxFuture;
@@ -53,8 +54,8 @@ pub struct Failure {
 /// The error of a connection.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Options of the connections to a real agent.
-#[derive(Clone, Debug)]
+/// Options of the connections to a real agent. The guard process gets all of them.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Options {
     /// The time limit for one connection, the TLS handshake included.
     pub connect_timeout: Duration,
@@ -65,6 +66,7 @@ pub struct Options {
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
     /// The header `Authorization` of every request, marked as sensitive.
+    #[serde(with = "sensitive")]
     pub authorization: Option<HeaderValue>,
     /// For `https://` endpoints.
     pub tls: TlsOptions,
@@ -101,6 +103,38 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The headers that they add to every request.
+    pub fn headers(&self) -> HeaderMap {
+        let authorization = self.authorization.iter().map(|value| (AUTHORIZATION, value.clone()));
+        authorization.collect()
+    }
+}
+
+/// The value of a header as text, and as a sensitive one again.
+mod sensitive {
+    use http::HeaderValue;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<HeaderValue>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let text = value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        text.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<HeaderValue>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let mut value = HeaderValue::from_str(&text).map_err(D::Error::custom)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
 impl TlsOptions {
     /// Whether any file is named.
     pub fn has_files(&self) -> bool {
@@ -119,6 +153,26 @@ impl Default for TlsOptions {
             cert_file: None,
             key_file: None,
             server_name: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_the_same_after_json() {
+        let mut authorization = HeaderValue::from_static("Basic czpw");
+        authorization.set_sensitive(true);
+        let tls =
+            TlsOptions { server_name: Some("server.dc1.consul".into()), ..Default::default() };
+        let options = Options { authorization: Some(authorization), tls, ..Options::default() };
+        for options in [options, Options::default()] {
+            let text = serde_json::to_string(&options).expect("JSON");
+            let read: Options = serde_json::from_str(&text).expect("options");
+            assert_eq!(format!("{read:?}"), format!("{options:?}"));
+            assert_eq!(read.headers(), options.headers());
         }
     }
 }

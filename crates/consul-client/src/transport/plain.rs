@@ -165,7 +165,7 @@ impl Connection {
     fn new(socket: OwnedFd) -> Self {
         let numbers = metrics::numbers();
         numbers.connections_opened.add_one();
-        let (socket, buffer) = (Arc::new(socket), ReceiveBuffer::new());
+        let (socket, buffer) = (Arc::new(socket), ReceiveBuffer::default());
         Connection { watched: None, socket, buffer, _open: numbers.connections.hold() }
     }
 

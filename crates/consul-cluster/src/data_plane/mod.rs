@@ -54,8 +54,8 @@ const RETRY_BUDGET_PER_CALL: f64 = 0.1;
 const MAX_RETRY_BUDGET: f64 = 10.0;
 
 /// The service by which nodes find out whether they accept each other's signatures, and its time limit.
-const GREETING: &str = "cluster/greeting";
-const GREETING_TIME: Duration = Duration::from_secs(1);
+const KEY_CHECK: &str = "cluster/greeting";
+const KEY_CHECK_TIME: Duration = Duration::from_secs(1);
 
 /// The options of a call.
 #[derive(Clone, Debug)]
@@ -149,8 +149,8 @@ impl DataPlane {
             retry_budget: Mutex::new(MAX_RETRY_BUDGET),
             tls,
         });
-        let greeted: Service = Arc::new(|_| Box::pin(async { Ok(Body::bytes(Bytes::new())) }));
-        plane.set_service(GREETING, Some(greeted));
+        let checked: Service = Arc::new(|_| Box::pin(async { Ok(Body::bytes(Bytes::new())) }));
+        plane.set_service(KEY_CHECK, Some(checked));
         Ok(plane)
     }
 
@@ -264,17 +264,17 @@ impl DataPlane {
     ///
     /// # Errors
     /// [`Kind::PermissionDenied`] if one of them refuses the other; otherwise the reason why there is no answer.
-    pub async fn greet(&self, node_id: &str) -> Result<(), Error> {
+    pub async fn check_key(&self, node_id: &str) -> Result<(), Error> {
         let options = CallOptions {
-            timeout: GREETING_TIME,
+            timeout: KEY_CHECK_TIME,
             retries: 0,
             of_service: true,
             ..CallOptions::default()
         };
-        match self.call(node_id, GREETING, &Body::bytes(Bytes::new()), &options).await {
+        match self.call(node_id, KEY_CHECK, &Body::bytes(Bytes::new()), &options).await {
             // A node of an earlier release, whose signed answer says so.
             Err(error) if error.status() == Some(404) => Ok(()),
-            greeted => greeted.map(|_| ()),
+            checked => checked.map(|_| ()),
         }
     }
 

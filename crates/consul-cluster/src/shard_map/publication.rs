@@ -2,10 +2,11 @@
 //! node watches.
 
 use super::ShardMap;
-use crate::keys::{self, Update};
-use crate::operate::Unchanged;
+use crate::Event;
+use crate::cluster::{Cluster, PAUSE};
+use crate::keys;
+use crate::nodes::settings;
 use crate::options::Options;
-use crate::{Cluster, Event, PAUSE};
 use consul_api::error::Error;
 use consul_api::value::Value;
 use consul_client::Client;
@@ -111,174 +112,149 @@ pub(crate) fn announce(options: &Options, announcement: &Announcement) -> Operat
     set(&options.epoch_key(), announcement.to_bytes())
 }
 
-impl Cluster {
-    /// Lets a frozen shard map change again: an operator accepts the loss of the members.
-    ///
-    /// # Errors
-    /// Those of the calls.
-    pub async fn thaw(&self) -> Result<(), Error> {
-        self.thaw_while(None).await
-    }
-
-    /// As [`Cluster::thaw`], while another key is unchanged.
-    ///
-    /// # Errors
-    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
-    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
-        self.update_while(condition, &self.options.epoch_key(), |found| {
-            let announcement = found.and_then(Announcement::parse);
-            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
-                Some(announcement) => {
-                    Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
+/// Reads an announced map that this node does not have yet, or restores its own map if Consul has
+/// lost it.
+pub(crate) async fn apply_announcement(cluster: &Cluster, state: State) {
+    let mut announced = match &state.answer.value {
+        Value::Bytes(bytes) => Announcement::parse(bytes),
+        _ => None,
+    };
+    loop {
+        let held = cluster.snapshot().map.clone();
+        let stored = match (&announced, &held) {
+            (None, None) => return,
+            (Some(announced), Some(held)) if announced.is_of(held) => {
+                apply_restored(cluster, announced.restored);
+                return apply_frozen(cluster, announced.frozen.clone());
+            }
+            (announced, Some(held))
+                if announced.as_ref().is_none_or(|it| {
+                    cluster.presence.rules().is_outdated(it.epoch, held.epoch())
+                }) =>
+            {
+                if cluster.options.observer {
+                    // The nodes put it back.
+                    return;
                 }
-                None => Update::Keep,
-            })
-        })
-        .await
-    }
-
-    /// Reads an announced map that this node does not have yet, or restores its own map if Consul has
-    /// lost it.
-    pub(crate) async fn apply_announcement(&self, state: State) {
-        let mut announced = match &state.answer.value {
-            Value::Bytes(bytes) => Announcement::parse(bytes),
-            _ => None,
+                restore_map(cluster, held).await
+            }
+            (announced, _) => fetch_map(cluster, announced).await,
         };
-        loop {
-            let held = self.snapshot().map.clone();
-            let stored = match (&announced, &held) {
-                (None, None) => return,
-                (Some(announced), Some(held)) if announced.is_of(held) => {
-                    self.apply_restored(announced.restored);
-                    return self.apply_frozen(announced.frozen.clone());
-                }
-                (announced, Some(held))
-                    if announced.as_ref().is_none_or(|it| {
-                        self.presence.rules().is_outdated(it.epoch, held.epoch())
-                    }) =>
-                {
-                    if self.options.observer {
-                        // The nodes put it back.
-                        return;
-                    }
-                    self.restore_map(held).await
-                }
-                (announced, _) => self.fetch_map(announced).await,
+        match stored {
+            Ok(now) => announced = now,
+            Err(error) => {
+                tracing::info!(%error, "the shard map could not be read or restored; it is retried");
+                cluster.client.clock().sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Reads the stored map and adopts it if it is newer; returns the announcement of that map.
+async fn fetch_map(
+    cluster: &Cluster,
+    announced: &Option<Announcement>,
+) -> Result<Option<Announcement>, Error> {
+    jitter(cluster).await;
+    let stored = read(&cluster.client, &cluster.options).await?;
+    match stored.map {
+        Content::Map(map) if settings::is_foreign(cluster, &map) => {
+            let held = cluster.snapshot().map.clone().filter(|_| settings::is_settled(cluster));
+            let Some(held) = held else {
+                settings::end_as_foreign(cluster, &map);
+                return Err(settings::foreign(cluster, &map));
             };
-            match stored {
-                Ok(now) => announced = now,
-                Err(error) => {
-                    tracing::info!(%error, "the shard map could not be read or restored; it is retried");
-                    self.client.clock().sleep(PAUSE).await;
-                }
-            }
+            restore_map(cluster, &held).await
         }
+        Content::Map(map) => {
+            let frozen = announced.as_ref().map_or(&[][..], |it| &it.frozen);
+            let announcement = Announcement::of(&map, frozen);
+            adopt(cluster, map);
+            Ok(Some(announcement))
+        }
+        Content::Absent => Ok(None),
+        Content::Corrupt(_, error) => Err(error.context(&cluster.options.map_key())),
     }
+}
 
-    /// Reads the stored map and adopts it if it is newer; returns the announcement of that map.
-    async fn fetch_map(
-        &self,
-        announced: &Option<Announcement>,
-    ) -> Result<Option<Announcement>, Error> {
-        self.jitter().await;
-        let stored = read(&self.client, &self.options).await?;
-        match stored.map {
-            Content::Map(map) if self.is_foreign(&map) => {
-                let held = self.snapshot().map.clone().filter(|_| self.is_settled());
-                let Some(held) = held else {
-                    self.end_as_foreign(&map);
-                    return Err(self.foreign(&map));
-                };
-                self.restore_map(&held).await
-            }
-            Content::Map(map) => {
-                let frozen = announced.as_ref().map_or(&[][..], |it| &it.frozen);
-                let announcement = Announcement::of(&map, frozen);
-                self.adopt(map);
-                Ok(Some(announcement))
-            }
-            Content::Absent => Ok(None),
-            Content::Corrupt(_, error) => Err(error.context(&self.options.map_key())),
-        }
-    }
-
-    /// Writes this node's map to Consul again, which has lost it; returns the announcement of the map
-    /// that is stored then.
-    async fn restore_map(&self, held: &ShardMap) -> Result<Option<Announcement>, Error> {
-        self.jitter().await;
-        let stored = read(&self.client, &self.options).await?;
-        match stored.map {
-            Content::Map(map) if map.epoch() >= held.epoch() && !self.is_foreign(&map) => {
-                let announcement = Announcement::of(&map, &self.snapshot().frozen);
-                self.adopt(map);
-                return Ok(Some(announcement));
-            }
-            _ => {}
-        }
-        self.hold_off();
-        let mut restored = held.clone();
-        if let Content::Map(map) = &stored.map
-            && map.epoch() >= held.epoch()
+/// Writes this node's map to Consul again, which has lost it; returns the announcement of the map
+/// that is stored then.
+async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announcement>, Error> {
+    jitter(cluster).await;
+    let stored = read(&cluster.client, &cluster.options).await?;
+    match stored.map {
+        Content::Map(map)
+            if map.epoch() >= held.epoch() && !settings::is_foreign(cluster, &map) =>
         {
-            restored = restored.with_epoch(self.beyond(map.epoch()));
+            let announcement = Announcement::of(&map, &cluster.snapshot().frozen);
+            adopt(cluster, map);
+            return Ok(Some(announcement));
         }
-        tracing::warn!(epoch = restored.epoch(), "Consul has lost the shard map; it is restored");
-        let announcement = Announcement::of(&restored, &self.snapshot().frozen);
-        let announcement = Announcement { restored: true, ..announcement };
-        let operations = replacement(&self.options, &stored, &restored, &announcement);
-        transact(&self.client, operations, None).await?;
-        self.adopt(restored);
-        Ok(Some(announcement))
+        _ => {}
     }
+    cluster.hold_off();
+    let mut restored = held.clone();
+    if let Content::Map(map) = &stored.map
+        && map.epoch() >= held.epoch()
+    {
+        restored = restored.with_epoch(cluster.beyond(map.epoch()));
+    }
+    tracing::warn!(epoch = restored.epoch(), "Consul has lost the shard map; it is restored");
+    let announcement = Announcement::of(&restored, &cluster.snapshot().frozen);
+    let announcement = Announcement { restored: true, ..announcement };
+    let operations = replacement(&cluster.options, &stored, &restored, &announcement);
+    transact(&cluster.client, operations, None).await?;
+    adopt(cluster, restored);
+    Ok(Some(announcement))
+}
 
-    /// Makes a map the current one unless a newer one is known.
-    pub(crate) fn adopt(&self, map: ShardMap) {
-        let epoch = map.epoch();
-        self.note_first_map();
-        self.note_leadership(epoch, map.token());
-        let is_new = self.snapshot.send_if_modified(|snapshot| {
-            let is_new = match &snapshot.map {
-                Some(known) => {
-                    let rules = self.presence.rules();
-                    !rules.is_outdated(epoch, known.epoch()) && **known != map
-                }
-                None => true,
-            };
-            if is_new {
-                *snapshot = Arc::new(snapshot.with(|next| next.map = Some(Arc::new(map))));
+/// Makes a map the current one unless a newer one is known.
+pub(crate) fn adopt(cluster: &Cluster, map: ShardMap) {
+    let epoch = map.epoch();
+    settings::note_first_map(cluster);
+    cluster.note_leadership(epoch, map.token());
+    let is_new = cluster.snapshot.send_if_modified(|snapshot| {
+        let is_new = match &snapshot.map {
+            Some(known) => {
+                let rules = cluster.presence.rules();
+                !rules.is_outdated(epoch, known.epoch()) && **known != map
             }
-            is_new
-        });
+            None => true,
+        };
         if is_new {
-            self.emit(Event::ShardsChanged(epoch));
-            self.note_first_look();
+            *snapshot = Arc::new(snapshot.with(|next| next.map = Some(Arc::new(map))));
         }
+        is_new
+    });
+    if is_new {
+        cluster.emit(Event::ShardsChanged(epoch));
+        cluster.note_first_look();
     }
+}
 
-    /// Applies the list of members whose loss has frozen the map.
-    pub(crate) fn apply_frozen(&self, frozen: Vec<String>) {
-        let before = self.snapshot();
-        if before.frozen == frozen {
-            return;
+/// Applies the list of members whose loss has frozen the map.
+pub(crate) fn apply_frozen(cluster: &Cluster, frozen: Vec<String>) {
+    let before = cluster.snapshot();
+    if before.frozen == frozen {
+        return;
+    }
+    cluster.emit(Event::Frozen(frozen.clone()));
+    cluster.update(|snapshot| {
+        if frozen.is_empty() {
+            snapshot.nodes.values_mut().for_each(|node| node.vanished_at = None);
         }
-        self.emit(Event::Frozen(frozen.clone()));
-        self.update(|snapshot| {
-            if frozen.is_empty() {
-                snapshot.nodes.values_mut().for_each(|node| node.vanished_at = None);
-            }
-            snapshot.frozen = frozen;
-        });
-    }
+        snapshot.frozen = frozen;
+    });
+}
 
-    /// Applies whether the map was put back and no leader has made another one since.
-    pub(crate) fn apply_restored(&self, is_restored: bool) {
-        if self.snapshot().is_restored != is_restored {
-            self.update(|snapshot| snapshot.is_restored = is_restored);
-        }
+/// Applies whether the map was put back and no leader has made another one since.
+pub(crate) fn apply_restored(cluster: &Cluster, is_restored: bool) {
+    if cluster.snapshot().is_restored != is_restored {
+        cluster.update(|snapshot| snapshot.is_restored = is_restored);
     }
+}
 
-    /// Waits for a short random time.
-    async fn jitter(&self) {
-        self.client.clock().sleep(MAX_JITTER.mul_f64(self.client.random_fraction())).await;
-    }
+/// Waits for a short random time.
+async fn jitter(cluster: &Cluster) {
+    cluster.client.clock().sleep(MAX_JITTER.mul_f64(cluster.client.random_fraction())).await;
 }

@@ -230,7 +230,7 @@ pub(super) struct MemberRecord {
     pub shared: Shared,
     /// The start of the node that has written it.
     pub incarnation: String,
-    /// The leader's session, as the node knows it: the leader waits for the word of each live node.
+    /// The leader's session, as the node knows it: the leader waits for the report of each live node.
     pub leader: String,
     /// The version of the newest map that the node knows; 0: none.
     pub seen: u64,
@@ -268,7 +268,7 @@ impl MemberRecord {
     }
 }
 
-/// What a node says before its storage is open: the leader makes no first map without its report, since its
+/// A node's announcement before its storage is open: the leader makes no first map without its report, since its
 /// disk may have one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Announcement {
@@ -313,8 +313,8 @@ pub(super) struct DiskMark {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
     /// The ids that it had before the restarts of its machine and their last openings, the last one at the end.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub was: Vec<(Disk, Opening)>,
+    #[serde(rename = "was", default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_disks: Vec<(Disk, Opening)>,
 }
 
 impl DiskMark {
@@ -325,8 +325,8 @@ impl DiskMark {
         if let Some(last) = last(&self.disk) {
             return last == self.opening || self.opening.follows(&self.before, last);
         }
-        let mut was = self.was.iter().rev();
-        if let Some((own, last)) = was.find_map(|(disk, own)| Some((*own, last(disk)?))) {
+        let mut earlier = self.earlier_disks.iter().rev();
+        if let Some((own, last)) = earlier.find_map(|(disk, own)| Some((*own, last(disk)?))) {
             return last == own || last.starts < own.starts;
         }
         let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);

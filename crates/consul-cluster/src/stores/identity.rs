@@ -1,11 +1,12 @@
-//! Which store of its name a process takes part in, and what it says before it knows that.
+//! Which store of its name a process takes part in, and what it announces before it knows that.
 //!
 //! Two stores may have one name: those of two clusters whose disks are mixed up, and the new store of a cluster
 //! whose Consul lost everything while no node with an old disk was there. Each has the random id of its first
 //! map, which each disk keeps. A node never brings the records of two ids together.
 
 use super::document::{Announcement, FORMAT};
-use super::{PAUSE, Store, announcement_key, read_map, waiting_key};
+use super::{Store, announcement_key, read_map, waiting_key};
+use crate::cluster::PAUSE;
 use crate::keys;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -39,21 +40,21 @@ impl Store {
         })
     }
 
-    /// Takes the first id that this process meets for its own, and refuses any other.
+    /// Takes the first id that this process sees for its own, and refuses any other.
     fn identify(
         &self,
-        met: Option<StoreId>,
+        seen: Option<StoreId>,
         why: impl FnOnce(StoreId, StoreId) -> String,
     ) -> Result<(), Error> {
         // Observers go on with a new store, and releases before ids gave none.
-        let Some(met) = met.filter(|_| self.storage.is_some()) else { return Ok(()) };
-        let own = *lock(&self.id).get_or_insert(met);
-        if own == met {
+        let Some(seen) = seen.filter(|_| self.storage.is_some()) else { return Ok(()) };
+        let own = *lock(&self.id).get_or_insert(seen);
+        if own == seen {
             return Ok(());
         }
         let cure = "nothing was dropped or changed: give the node its own disk or an empty one, or see \"Two stores \
                     of one name\" in docs/data.md";
-        let why = format!("{}; {cure}", why(met, own));
+        let why = format!("{}; {cure}", why(seen, own));
         Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
     }
 
@@ -62,11 +63,11 @@ impl Store {
         StoreId::differ(*lock(&self.id), map)
     }
 
-    /// Reads the map again whenever that which is known may be that of an earlier store: a node has refused a request as
+    /// Reads the map again whenever the current one may be that of an earlier store: a node has refused a request as
     /// one about another store, or an answer was about another one. Ends with the reason why the store cannot be used.
-    pub(super) async fn follow_doubts(&self) -> Error {
+    pub(super) async fn verify_map(&self) -> Error {
         loop {
-            self.router.entries.doubted().await;
+            self.router.entries.suspected().await;
             while let Err(error) = self.learn_stored().await {
                 match error.kind() {
                     Kind::Conflict | Kind::Unsupported => return error,
@@ -85,11 +86,11 @@ impl Store {
     /// Puts the map that the disk has kept into Consul if that has none. If this fails, the watch of the map
     /// tries it again.
     pub(super) async fn restore(&self) {
-        let known = self.map.borrow().clone();
+        let current = self.map.borrow().clone();
         let restored = async {
             let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
-            match (stored, known) {
-                (None, Some(known)) => self.put_back(&known).await.map(|_| ()),
+            match (stored, current) {
+                (None, Some(current)) => self.put_back(&current).await.map(|_| ()),
                 _ => Ok(()),
             }
         };
@@ -99,8 +100,8 @@ impl Store {
         }
     }
 
-    /// Says that this node is about to open its storage, so that no first map is made without it. Says it again
-    /// when Consul has lost it.
+    /// Announces that this node is about to open its storage, so that no first map is made without it, and again
+    /// when Consul has lost that.
     pub(super) async fn announce(&self) -> Infallible {
         let cluster = &self.cluster;
         let key = announcement_key(cluster.options(), &self.options.name);
@@ -108,7 +109,7 @@ impl Store {
             Announcement { format: FORMAT, incarnation: cluster.incarnation.clone() };
         let bytes = announcement.encode();
         loop {
-            let said = async {
+            let announced = async {
                 let stored = keys::read(cluster.client(), &key).await?;
                 if stored.is_some_and(|(stored, _)| stored == bytes) {
                     return Ok(());
@@ -116,7 +117,7 @@ impl Store {
                 let args = Args::new().arg(key.as_str()).arg(bytes.clone());
                 cluster.client().call(&kv::PUT, &args).await.map(|_| ())
             };
-            if let Err(error) = said.await {
+            if let Err(error) = announced.await {
                 let store = &self.options.name;
                 tracing::info!(store, %error, "that the storage is opened was not announced");
             }
@@ -159,7 +160,7 @@ impl Store {
         }
     }
 
-    /// What the first map waits for, if the leader has said it.
+    /// What the first map waits for, if the leader has written it.
     pub fn waits_for(&self) -> Option<String> {
         lock(&self.waits_for).clone()
     }

@@ -3,7 +3,7 @@
 
 use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
 use super::{Store, Survives, Watched, member_key};
-use crate::PAUSE;
+use crate::cluster::PAUSE;
 use crate::keys;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -91,8 +91,8 @@ impl Store {
     }
 }
 
-/// The last ones, as many as a disk keeps.
-fn newest<T>(all: impl Iterator<Item = T>) -> Vec<T> {
+/// The last of these, as many as a disk keeps.
+fn last_kept<T>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut all: Vec<T> = all.collect();
     all.drain(..all.len().saturating_sub(MAX_BEFORE));
     all
@@ -174,15 +174,15 @@ impl Member {
         let (disk, starts, before) = match current {
             Some(mark) => {
                 let all = mark.before.iter().copied().chain([mark.opening.id]);
-                (mark.disk, mark.opening.starts + 1, newest(all))
+                (mark.disk, mark.opening.starts + 1, last_kept(all))
             }
             None => (Disk(cluster.client().random_u64()), 1, Vec::new()),
         };
-        let was = mark.iter().flat_map(|mark| {
+        let earlier_disks = mark.iter().flat_map(|mark| {
             let replaced = current.is_none().then_some((mark.disk, mark.opening));
-            mark.was.iter().copied().chain(replaced)
+            mark.earlier_disks.iter().copied().chain(replaced)
         });
-        let was = newest(was);
+        let earlier_disks = last_kept(earlier_disks);
         let opening = Opening { starts, id: cluster.client().random_u64() };
         let (store_name, node_name) = (name.clone(), node.clone());
         let next = DiskMark {
@@ -194,7 +194,7 @@ impl Member {
             opening,
             before,
             boot,
-            was,
+            earlier_disks,
         };
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);

@@ -4,23 +4,25 @@
 //! A store has a map in Consul, which only the leader changes ([`leader`]). Each node that keeps records
 //! of the store writes a record of its own, from which the leader learns which copies are done.
 
-mod counted;
 mod document;
+mod eligible_nodes;
 mod faults;
 mod first_map;
 mod identity;
 pub mod leader;
 pub mod leave;
 mod member;
+mod next_map;
 mod numbers;
 mod options;
 pub mod outside;
 mod overview;
 pub mod remote;
-mod said;
+mod reports;
 
 use super::shard_map::shard_of;
-use super::{Cluster, Options, PAUSE, Snapshot, WAIT, keys};
+use super::{Options, Snapshot, keys};
+use crate::cluster::{Cluster, PAUSE, WAIT};
 use bytes::Bytes;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -75,17 +77,17 @@ async fn read_map(cluster: &Cluster, store: &str) -> Result<(Option<StoreMap>, u
     Ok((Some(map), index))
 }
 
-/// The prefix of what nodes and operators say about stores.
+/// The prefix of the nodes' reports about stores, and of the losses that operators have accepted.
 fn members_prefix(cluster: &Options) -> String {
     format!("{}members/", cluster.shards_prefix)
 }
 
-/// The key of what a node says about a store.
+/// The key of a node's report about a store.
 fn member_key(cluster: &Options, store: &str, node: &str) -> String {
     format!("{}{store}/nodes/{node}", members_prefix(cluster))
 }
 
-/// The key by which this node says that it opens its storage.
+/// The key by which this node announces that it opens its storage.
 fn announcement_key(cluster: &Options, store: &str) -> String {
     format!("{}{store}/opening/{}", members_prefix(cluster), cluster.node_id)
 }
@@ -119,11 +121,11 @@ pub struct Store {
     router: Router,
     /// The newest map that this process knows. [`Store::adopt`] sets it, together with the router's entries.
     map: watch::Sender<Option<Arc<StoreMap>>>,
-    /// How many stores of this name the map was of; locked while the map and the entries are set.
-    stores_met: Mutex<u64>,
+    /// How many stores of this name the process has seen maps of; locked while the map and the entries are set.
+    stores_seen: Mutex<u64>,
     /// What it does as a node with records; `None` before the storage is open, and without one.
     member: Mutex<Option<Arc<Member>>>,
-    /// Which store of this name it is: the id that this process has met first, with a storage.
+    /// Which store of this name it is: the id that this process has seen first, with a storage.
     id: Mutex<Option<StoreId>>,
     /// What the first map waits for.
     waits_for: Mutex<Option<String>>,
@@ -149,8 +151,8 @@ enum Adopted {
     Current,
     /// A newer one of the same store is known.
     Older,
-    /// It is that of another store, and may be that of an earlier one: it has to be read again.
-    Unsure,
+    /// It is the map of another store, and may be that of an earlier one: it has to be read again.
+    Unverified,
 }
 
 /// A shard as this process knows it.
@@ -168,7 +170,7 @@ pub struct ShardStatus {
     /// writes before one comes back.
     pub is_at_risk: bool,
     /// Whether it is not known who has it, since Consul went back: nothing of it changes before enough of its
-    /// nodes have said what they know, or an operator accepts the loss of those that cannot.
+    /// nodes have reported what they know, or an operator accepts the loss of those that cannot.
     pub is_unrecovered: bool,
 }
 
@@ -218,7 +220,7 @@ impl Store {
                 clock,
                 router,
                 map: watch::Sender::default(),
-                stores_met: Mutex::default(),
+                stores_seen: Mutex::default(),
                 member: Mutex::default(),
                 id: Mutex::default(),
                 waits_for: Mutex::default(),
@@ -293,7 +295,7 @@ impl Store {
             why = why => why,
             why = map => why,
             why = work => why,
-            why = self.follow_doubts() => why,
+            why = self.verify_map() => why,
             () = async { self.learn_why_it_waits().await; pending().await } => Error::misuse("no reason"),
         }
     }
@@ -337,13 +339,15 @@ impl Store {
                 Some(found) => self.adopt(found, None)?,
                 None => Adopted::Older,
             };
-            if adopted == Adopted::Unsure {
-                self.router.entries.doubt();
+            if adopted == Adopted::Unverified {
+                self.router.entries.suspect();
             }
             // Nodes with records put it back.
-            let known = self.map.borrow().clone().filter(|_| self.storage.is_some());
-            let Some(known) = known.filter(|_| adopted == Adopted::Older) else { return Ok(()) };
-            found = match self.put_back(&known).await {
+            let current = self.map.borrow().clone().filter(|_| self.storage.is_some());
+            let Some(current) = current.filter(|_| adopted == Adopted::Older) else {
+                return Ok(());
+            };
+            found = match self.put_back(&current).await {
                 Ok(now) => Some(now),
                 Err(error) => {
                     let store = &self.options.name;
@@ -355,18 +359,19 @@ impl Store {
         }
     }
 
-    /// Makes a map, with its entries, the current one unless it is. `met` is the number of stores met before it was
-    /// read, by a linearizable read; `None`: it was read in another way. A map of another store than the known one's
-    /// is only believed if it was read after that was learned: a late answer is that of an earlier store.
-    fn adopt(&self, map: StoreMap, met: Option<u64>) -> Result<Adopted, Error> {
-        let mut stores_met = lock(&self.stores_met);
-        let known = self.map.borrow().clone();
-        let is_other = known.as_ref().is_some_and(|known| StoreId::differ(known.id, map.id));
-        if is_other && met != Some(*stores_met) {
-            return Ok(Adopted::Unsure);
+    /// Makes a map, with its entries, the current one unless it is. `stores_seen` is the number of stores seen before
+    /// the map was read, by a linearizable read; `None`: it was read in another way. A map of another store than the
+    /// current one's is only believed if it was read after that one was adopted: a late answer is that of an earlier
+    /// store.
+    fn adopt(&self, map: StoreMap, stores_seen: Option<u64>) -> Result<Adopted, Error> {
+        let mut all_seen = lock(&self.stores_seen);
+        let current = self.map.borrow().clone();
+        let is_other = current.as_ref().is_some_and(|it| StoreId::differ(it.id, map.id));
+        if is_other && stores_seen != Some(*all_seen) {
+            return Ok(Adopted::Unverified);
         }
         self.check_map(map.id)?;
-        if known.as_ref().is_some_and(|it| !is_other && map.map.version < it.map.version) {
+        if current.as_ref().is_some_and(|it| !is_other && map.map.version < it.map.version) {
             return Ok(Adopted::Older);
         }
         let (ours, theirs) = (self.options.shared(), map.shared);
@@ -385,11 +390,11 @@ impl Store {
             );
             return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         }
-        if is_other || known.is_none() {
-            *stores_met += 1;
+        if is_other || current.is_none() {
+            *all_seen += 1;
         }
         self.router.entries.adopt(map.id, map.entries());
-        if known.as_deref() != Some(&map) {
+        if current.as_deref() != Some(&map) {
             self.map.send_replace(Some(Arc::new(map)));
         }
         Ok(Adopted::Current)
@@ -407,21 +412,21 @@ impl Store {
 
     async fn learn_stored(&self) -> Result<(), Error> {
         loop {
-            let met = *lock(&self.stores_met);
+            let stores_seen = *lock(&self.stores_seen);
             let (stored, _) = read_map(&self.cluster, &self.options.name).await?;
             let Some(stored) = stored else { return Ok(()) };
-            if self.adopt(stored, Some(met))? != Adopted::Unsure {
+            if self.adopt(stored, Some(stores_seen))? != Adopted::Unverified {
                 return Ok(());
             }
         }
     }
 
-    /// Writes the known map again, which Consul has lost; returns what is stored then.
-    async fn put_back(&self, known: &StoreMap) -> Result<StoreMap, Error> {
+    /// Writes this process's map again, which Consul has lost; returns what is stored then.
+    async fn put_back(&self, current: &StoreMap) -> Result<StoreMap, Error> {
         let client = self.cluster.client();
         // Not all nodes at once.
         self.sleep(PAUSE.mul_f64(client.random_fraction())).await;
-        let (store, version) = (&self.options.name, known.map.version);
+        let (store, version) = (&self.options.name, current.map.version);
         let (stored, index) = read_map(&self.cluster, store).await?;
         if let Some(stored) =
             stored.filter(|stored| stored.map.version >= version || self.is_foreign(stored.id))
@@ -429,7 +434,7 @@ impl Store {
             return Ok(stored);
         }
         tracing::warn!(store, version, "Consul has lost the map of a store; it is put back");
-        let put_back = known.put_back();
+        let put_back = current.put_back();
         let key = map_key(self.cluster.options(), store);
         keys::write(client, &key, put_back.encode(), index).await?;
         Ok(put_back)

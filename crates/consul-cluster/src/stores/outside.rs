@@ -1,9 +1,10 @@
 //! Stores as their maps in Consul show them, for operators whose process has none of them open.
 
 use super::document::StoreMap;
-use super::{accepted_key, is_live, map_key, members_prefix, read_map, said};
+use super::reports::{LossAcceptance, log_acceptance};
+use super::{accepted_key, is_live, map_key, members_prefix, read_map};
 use crate::keys::Update;
-use crate::rights::{Right, lacking};
+use crate::nodes::rights::{Right, lacking};
 use crate::{Cluster, Options, Unchanged};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -142,7 +143,7 @@ pub async fn missing(
     Ok(only(missing, shard, of)?.as_ref().map(nodes))
 }
 
-/// Those of the missing replicas that are on these nodes; without nodes all.
+/// The missing replicas that are on these nodes; without nodes all.
 fn only(
     missing: Option<BTreeSet<Place>>,
     shard: u32,
@@ -183,8 +184,8 @@ pub async fn accept_loss(
     accept(cluster, store, (Some(&map), shard), of, condition.as_ref()).await
 }
 
-/// Says that the loss of what is missing of a shard is accepted, if something is, or that on these nodes, and
-/// leaves what was accepted before.
+/// Writes that the loss of the missing replicas of a shard is accepted, if some are missing, or of those on these nodes,
+/// and leaves what was accepted before.
 pub(super) async fn accept(
     cluster: &Cluster,
     store: &str,
@@ -196,12 +197,12 @@ pub(super) async fn accept(
     if !lost.as_ref().is_some_and(BTreeSet::is_empty) {
         let key = accepted_key(cluster.options(), store, shard);
         let add = |found: Option<&[u8]>| {
-            let all = said::joined(found, lost.as_ref());
-            Ok(Update::Put(said::encode(all.as_ref())))
+            let all = LossAcceptance::merged(found, lost.as_ref());
+            Ok(Update::Put(LossAcceptance::encode(all.as_ref())))
         };
         cluster.update_while(condition, &key, add).await?;
     }
-    lost.iter().for_each(|lost| said::log_word(store, shard, lost));
+    lost.iter().for_each(|lost| log_acceptance(store, shard, lost));
     Ok(lost.as_ref().map(nodes))
 }
 

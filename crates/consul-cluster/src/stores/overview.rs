@@ -4,7 +4,7 @@ use super::document::StoreMap;
 use super::outside::check_whole;
 use super::{Store, map_key, waiting_key};
 use crate::Cluster;
-use crate::report::Told;
+use crate::observe::report::Told;
 use consul_api::api::kv;
 use consul_api::error::Error;
 use consul_api::request::Args;

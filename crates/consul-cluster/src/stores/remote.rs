@@ -94,9 +94,9 @@ impl Peers for Remote {
         })
     }
 
-    fn greet(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+    fn check_key(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
         let (plane, node) = (Arc::clone(&self.plane), node.clone());
-        Box::pin(async move { plane.greet(&node).await })
+        Box::pin(async move { plane.check_key(&node).await })
     }
 }
 

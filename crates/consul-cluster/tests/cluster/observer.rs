@@ -4,6 +4,7 @@
 use crate::support::world::World;
 use consul_api::api::kv;
 use consul_api::request::Args;
+use consul_cluster::nodes::start;
 use consul_cluster::{Cluster, Options};
 use consul_sim::{Fault, Retained};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ fn started(world: &World, options: Options) -> Arc<Cluster> {
 fn an_observer_without_a_cluster_says_what_is_missing() {
     let world = World::new();
     let observer = started(&world, Options::observer("gateway"));
-    assert_eq!(world.run(observer.missing()), "the cluster has no nodes");
+    assert_eq!(world.run(start::missing(&observer)), "the cluster has no nodes");
     assert!(observer.snapshot().node_for(b"key").is_none());
     started(&world, Options::new("n1", "127.0.0.1:9000"));
     world.run(observer.started()).expect("nothing is refused");

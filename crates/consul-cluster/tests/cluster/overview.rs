@@ -2,8 +2,8 @@
 
 use crate::data_plane::world::{Node, World, keyed};
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey};
-use consul_cluster::overview::{NodeState, Overview};
-use consul_cluster::report::{Overviews, SERVICE};
+use consul_cluster::observe::overview::{NodeState, Overview};
+use consul_cluster::observe::report::{Overviews, SERVICE};
 use consul_cluster::{Mode, Options};
 use consul_sim::Fault;
 use serde_json::{Value, json};

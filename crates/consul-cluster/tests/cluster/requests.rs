@@ -3,7 +3,7 @@
 use crate::nodes::{Process, owners};
 use crate::support::world::World;
 use consul_api::error::Kind;
-use consul_cluster::rights::{self, Right};
+use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::{Cluster, Forgotten, Mode, Options};
 use consul_sim::Fault;
 use futures_util::future::join;

@@ -2,6 +2,7 @@
 
 use crate::support::world::World;
 use consul_api::error::Kind;
+use consul_cluster::nodes::start;
 use consul_cluster::{Cluster, Options};
 use consul_process::clock::Clock;
 use consul_sim::Fault;
@@ -11,7 +12,7 @@ use std::time::Duration;
 /// What a node lacks after 5 s whose token has these rules.
 fn missing(rules: &str) -> String {
     let (world, node) = started(rules);
-    world.run(node.missing())
+    world.run(start::missing(&node))
 }
 
 /// A node whose token has these rules, 5 s after its start.
@@ -72,7 +73,7 @@ fn a_node_that_may_not_register_names_the_permission() {
     let error = world.run(node.started()).expect_err("a refusal");
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     assert!(error.message().contains("'service:write'"), "{error}");
-    let why = world.run(node.missing());
+    let why = world.run(start::missing(&node));
     assert!(why.contains("its service is not registered: "), "{why}");
     assert!(why.contains("Permission denied") && why.contains("'service:write'"), "{why}");
 }
@@ -98,7 +99,7 @@ fn a_start_takes_no_longer_than_its_limit_however_consul_answers() {
             let what = format!("{limit:?} {fault:?}");
             world.agent.add_fault(fault.clone());
             let begun = world.clock.now();
-            let why = world.run(node.missing_after(limit));
+            let why = world.run(start::missing_after(&node, limit));
             assert_eq!(world.clock.now() - begun, limit, "{what}: {why}");
             assert!(!why.is_empty(), "{what}");
         }

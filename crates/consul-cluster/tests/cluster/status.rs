@@ -3,8 +3,8 @@
 use crate::data_plane::world::{Node, World, keyed};
 use consul_api::api::kv;
 use consul_api::request::Args;
-use consul_cluster::report::Overviews;
-use consul_cluster::status::{MAX_CONNECTIONS, MAX_STREAMS, Nodes, StatusServer};
+use consul_cluster::observe::report::Overviews;
+use consul_cluster::observe::status::{MAX_CONNECTIONS, MAX_STREAMS, Nodes, StatusServer};
 use consul_cluster::{Mode, Options};
 use consul_process::metrics::Format;
 use serde_json::Value;

@@ -9,7 +9,7 @@ use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::Profile;
 use consul_cluster::data_plane::{ClusterKey, DataPlane};
-use consul_cluster::report::Overviews;
+use consul_cluster::observe::report::Overviews;
 use consul_cluster::stores::leader::{self, Reach};
 use consul_cluster::stores::remote::{Background, Remote, service, service_name};
 use consul_cluster::stores::{Store, StoreOptions};

@@ -40,17 +40,6 @@ pub fn private_key(text: &str) -> Option<PrivateKey> {
     })
 }
 
-/// The public key (`SubjectPublicKeyInfo`, as DER) of a private key, by the label of its PEM.
-pub fn public_key(label: &str, der: &[u8]) -> Option<Vec<u8>> {
-    let key = match label {
-        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(der.into()),
-        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(der.into()),
-        _ => PrivateKeyDer::Pkcs8(der.into()),
-    };
-    let key = rustls::crypto::ring::sign::any_supported_type(&key).ok()?;
-    key.public_key().map(|key| key.to_vec())
-}
-
 /// The content of a PEM file, and the option that names the file.
 #[derive(PartialEq, Eq)]
 pub struct PemFile {

@@ -16,7 +16,7 @@ pub use numbers::{
 };
 pub use page::Page;
 pub use source::{Registered, Source, register};
-pub use table::{AREAS, Metric, Type, all};
+pub use table::{AREAS, CHINESE, Metric, Type, all};
 
 use crate::os::PerProcess;
 

@@ -1,4 +1,4 @@
-//! The numbers of a process, and the metrics that they are shown as.
+//! The numbers of a process: their structs are made of the rows in `table.rs`.
 
 use super::source::Sources;
 use super::table::*;
@@ -10,131 +10,125 @@ use std::sync::{Mutex, OnceLock};
 /// More than Consul has endpoints.
 const MAX_ENDPOINTS: usize = 256;
 
-/// The numbers of a process.
-pub struct Numbers {
-    endpoints: [OnceLock<Box<EndpointNumbers>>; MAX_ENDPOINTS],
-    /// The connections to agents.
-    pub connections: Gauge,
-    /// Those that were opened.
-    pub connections_opened: Counter,
-    /// The endpoints that calls avoid.
-    pub benched: Gauge,
-    /// How often one was benched.
-    pub endpoint_failures: Counter,
-    /// Locks.
-    pub locks: ClaimNumbers,
-    /// Permits of semaphores.
-    pub permits: ClaimNumbers,
-    /// How often a node became the leader.
-    pub elections_won: Counter,
-    /// How often a node saw the leader change.
-    pub leader_changes: Counter,
-    /// How often a leader was suspended.
-    pub suspensions: Counter,
-    /// The calls between nodes.
-    pub calls: CallNumbers,
-    stores: Mutex<BTreeMap<String, &'static StoreNumbers>>,
-    /// The log lines that were left out.
-    pub lines_left_out: Counter,
-    pub(super) sources: Sources,
-}
-
-impl Default for Numbers {
-    fn default() -> Self {
-        Numbers {
-            endpoints: [const { OnceLock::new() }; MAX_ENDPOINTS],
-            connections: Gauge::default(),
-            connections_opened: Counter::default(),
-            benched: Gauge::default(),
-            endpoint_failures: Counter::default(),
-            locks: ClaimNumbers::default(),
-            permits: ClaimNumbers::default(),
-            elections_won: Counter::default(),
-            leader_changes: Counter::default(),
-            suspensions: Counter::default(),
-            calls: CallNumbers::default(),
-            stores: Mutex::default(),
-            lines_left_out: Counter::default(),
-            sources: Sources::default(),
+/// Makes a struct of the rows that name it, after its other fields.
+macro_rules! numbers {
+    ([$({ $field:ident: $type:ident $(, if $is_shown:ident)? => $id:ident $help:literal })*]
+     $(#[$attribute:meta])* $name:ident { $($more:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(Default)]
+        pub struct $name {
+            $($more)*
+            $(#[doc = $help] pub $field: $type,)*
         }
+
+        impl $name {
+            /// Adds its own numbers, each under the metric of its row.
+            fn write_rows(&self, page: &mut Page, labels: &[&str]) {
+                $(if true $(&& self.$is_shown())? {
+                    self.$field.write(page, &$id, labels);
+                })*
+            }
+        }
+    };
+}
+
+/// Sorts the rows by their structs, whose order is that of the lists in brackets.
+macro_rules! sorted {
+    ($process:tt $endpoint:tt $claim:tt $call:tt $store:tt $operation:tt;) => {
+        numbers! { $process
+            /// The numbers of a process.
+            Numbers {
+                endpoints: Endpoints,
+                /// Locks.
+                pub locks: ClaimNumbers,
+                /// Permits of semaphores.
+                pub permits: ClaimNumbers,
+                /// The calls between nodes.
+                pub calls: CallNumbers,
+                stores: Mutex<BTreeMap<String, &'static StoreNumbers>>,
+                pub(super) sources: Sources,
+            }
+        }
+        numbers! { $endpoint
+            /// The calls of one of Consul's endpoints, and its watches.
+            #[derive(Debug)]
+            EndpointNumbers { name: &'static str, }
+        }
+        numbers! { $claim
+            /// Locks, or permits of semaphores.
+            #[derive(Debug)]
+            ClaimNumbers {}
+        }
+        numbers! { $call
+            /// The calls between nodes.
+            #[derive(Debug)]
+            CallNumbers {}
+        }
+        numbers! { $store
+            /// The operations on the shards of a store.
+            #[derive(Debug)]
+            StoreNumbers {
+                /// The reads of a page.
+                pub reads: OperationNumbers,
+                /// The writes.
+                pub writes: OperationNumbers,
+                /// The writes that only delete.
+                pub deletions: OperationNumbers,
+            }
+        }
+        numbers! { $operation
+            /// One operation on the shards of a store.
+            #[derive(Debug)]
+            OperationNumbers {}
+        }
+    };
+    ([$($own:tt)*] $e:tt $c:tt $d:tt $s:tt $o:tt;
+     $id:ident $help:literal (Numbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { [$($own)* { $($place)+ => $id $help }] $e $c $d $s $o; $($rest)* }
+    };
+    ($p:tt [$($own:tt)*] $c:tt $d:tt $s:tt $o:tt;
+     $id:ident $help:literal (EndpointNumbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { $p [$($own)* { $($place)+ => $id $help }] $c $d $s $o; $($rest)* }
+    };
+    ($p:tt $e:tt [$($own:tt)*] $d:tt $s:tt $o:tt;
+     $id:ident $help:literal (ClaimNumbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { $p $e [$($own)* { $($place)+ => $id $help }] $d $s $o; $($rest)* }
+    };
+    ($p:tt $e:tt $c:tt [$($own:tt)*] $s:tt $o:tt;
+     $id:ident $help:literal (CallNumbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { $p $e $c [$($own)* { $($place)+ => $id $help }] $s $o; $($rest)* }
+    };
+    ($p:tt $e:tt $c:tt $d:tt [$($own:tt)*] $o:tt;
+     $id:ident $help:literal (StoreNumbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { $p $e $c $d [$($own)* { $($place)+ => $id $help }] $o; $($rest)* }
+    };
+    ($p:tt $e:tt $c:tt $d:tt $s:tt [$($own:tt)*];
+     $id:ident $help:literal (OperationNumbers.$($place:tt)+) $($rest:tt)*) => {
+        sorted! { $p $e $c $d $s [$($own)* { $($place)+ => $id $help }]; $($rest)* }
+    };
+    // An object has it.
+    ($p:tt $e:tt $c:tt $d:tt $s:tt $o:tt; $id:ident $help:literal () $($rest:tt)*) => {
+        sorted! { $p $e $c $d $s $o; $($rest)* }
+    };
+}
+
+macro_rules! structs {
+    ($($area:literal $area_zh:literal {
+        $($id:ident $kind:ident $name:literal $labels:tt $place:tt $help:literal $help_zh:literal)+
+    })+) => {
+        sorted! { [] [] [] [] [] []; $($($id $help $place)+)+ }
+    };
+}
+
+rows!(structs);
+
+/// The numbers of each endpoint that was used.
+struct Endpoints([OnceLock<Box<EndpointNumbers>>; MAX_ENDPOINTS]);
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Endpoints([const { OnceLock::new() }; MAX_ENDPOINTS])
     }
-}
-
-/// The calls of one of Consul's endpoints, and its watches.
-#[derive(Debug, Default)]
-pub struct EndpointNumbers {
-    name: &'static str,
-    /// The calls that have ended.
-    pub requests: Outcomes,
-    /// The requests sent for them.
-    pub attempts: Counter,
-    /// How long they took, unless they waited for a change.
-    pub durations: Histogram,
-    /// The watches.
-    pub watches: Gauge,
-    /// Those that get no answer.
-    pub watches_failing: Gauge,
-    /// Their answers.
-    pub watch_updates: Counter,
-    /// Their queries that failed.
-    pub watch_failures: Counter,
-}
-
-/// Locks, or permits of semaphores.
-#[derive(Debug, Default)]
-pub struct ClaimNumbers {
-    /// Those that were acquired.
-    pub acquired: Counter,
-    /// Those that were released.
-    pub released: Counter,
-    /// Those that were lost.
-    pub lost: Counter,
-    /// How often the proof of one expired.
-    pub suspended: Counter,
-    /// Those that are held.
-    pub held: Gauge,
-}
-
-/// The calls between nodes.
-#[derive(Debug, Default)]
-pub struct CallNumbers {
-    /// The calls that have ended.
-    pub sent: Outcomes,
-    /// How long they took.
-    pub durations: Histogram,
-    /// The attempts after the first one of a call.
-    pub retries: Counter,
-    /// The requests of other nodes that were answered.
-    pub served: Outcomes,
-    /// The nodes that are avoided.
-    pub avoided: Gauge,
-    /// How often one was avoided.
-    pub avoidances: Counter,
-    /// Those that did not prove that they are a node.
-    pub strangers: Strangers,
-}
-
-/// The operations on the shards of a store.
-#[derive(Debug, Default)]
-pub struct StoreNumbers {
-    /// The reads of a page.
-    pub reads: OperationNumbers,
-    /// The writes.
-    pub writes: OperationNumbers,
-    /// The writes that only delete.
-    pub deletions: OperationNumbers,
-    /// The replicas that were copied to this process.
-    pub copies: Counter,
-    /// The disks that were opened and may lack something.
-    pub doubted: Counter,
-    /// The shards whose replicas were brought together since too few were whole.
-    pub united: Counter,
-    /// The comparisons of two replicas.
-    pub repairs: Counter,
-    /// The records that were stored by them.
-    pub repaired_records: Counter,
-    /// The calls of the storage's functions that failed.
-    pub storage_errors: StorageErrors,
 }
 
 /// Calls of a storage's functions that failed.
@@ -148,21 +142,10 @@ impl StorageErrors {
     }
 }
 
-/// One operation on the shards of a store.
-#[derive(Debug, Default)]
-pub struct OperationNumbers {
-    /// Those that have ended.
-    pub outcomes: Outcomes,
-    /// How long they took.
-    pub durations: Histogram,
-    /// Their records.
-    pub records: Counter,
-}
-
 impl Numbers {
     /// The numbers of the endpoint with this place in the caller's list and this name.
     pub fn endpoint(&self, place: usize, name: &'static str) -> &EndpointNumbers {
-        self.endpoints[place.min(MAX_ENDPOINTS - 1)]
+        self.endpoints.0[place.min(MAX_ENDPOINTS - 1)]
             .get_or_init(|| Box::new(EndpointNumbers { name, ..EndpointNumbers::default() }))
     }
 
@@ -173,24 +156,13 @@ impl Numbers {
     }
 
     pub(super) fn write(&self, page: &mut Page) {
-        for endpoint in self.endpoints.iter().filter_map(OnceLock::get) {
-            endpoint.write(page);
+        for endpoint in self.endpoints.0.iter().filter_map(OnceLock::get) {
+            endpoint.write_rows(page, &[endpoint.name]);
         }
-        for (metric, counter) in [
-            (&CLIENT_CONNECTIONS_OPENED, &self.connections_opened),
-            (&CLIENT_FAILURES, &self.endpoint_failures),
-            (&CLUSTER_ELECTIONS_WON, &self.elections_won),
-            (&CLUSTER_LEADER_CHANGES, &self.leader_changes),
-            (&CLUSTER_SUSPENSIONS, &self.suspensions),
-            (&LOG_LEFT_OUT, &self.lines_left_out),
-        ] {
-            page.count(metric, &[], counter.get());
-        }
-        page.level(&CLIENT_CONNECTIONS, &[], self.connections.get() as f64);
-        page.level(&CLIENT_BENCHED, &[], self.benched.get() as f64);
-        self.locks.write(page, "lock");
-        self.permits.write(page, "semaphore");
-        self.calls.write(page);
+        self.write_rows(page, &[]);
+        self.locks.write_rows(page, &["lock"]);
+        self.permits.write_rows(page, &["semaphore"]);
+        self.calls.write_rows(page, &[]);
         for (name, store) in &*lock(&self.stores) {
             store.write(page, name);
         }
@@ -198,50 +170,13 @@ impl Numbers {
 }
 
 impl EndpointNumbers {
-    fn write(&self, page: &mut Page) {
-        let labels = &[self.name];
-        outcomes(page, &CLIENT_REQUESTS, labels, &self.requests);
-        if self.attempts.get() > 0 {
-            page.count(&CLIENT_ATTEMPTS, labels, self.attempts.get());
-            page.durations(&CLIENT_DURATION, labels, &self.durations);
-        }
-        if self.watches.was_used() {
-            page.level(&WATCHES, labels, self.watches.get() as f64);
-            page.level(&WATCHES_FAILING, labels, self.watches_failing.get() as f64);
-            page.count(&WATCH_UPDATES, labels, self.watch_updates.get());
-            page.count(&WATCH_FAILURES, labels, self.watch_failures.get());
-        }
+    /// Whether there was a call, not only a watch.
+    fn was_called(&self) -> bool {
+        self.attempts.get() > 0
     }
-}
 
-/// Adds the counters that have counted something.
-fn outcomes(page: &mut Page, metric: &'static Metric, labels: &[&str], outcomes: &Outcomes) {
-    for (outcome, count) in outcomes.counted() {
-        page.count(metric, &[labels, &[outcome]].concat(), count);
-    }
-}
-
-impl ClaimNumbers {
-    fn write(&self, page: &mut Page, kind: &str) {
-        page.count(&LOCKS_ACQUIRED, &[kind], self.acquired.get());
-        page.count(&LOCKS_RELEASED, &[kind], self.released.get());
-        page.count(&LOCKS_LOST, &[kind], self.lost.get());
-        page.count(&LOCKS_SUSPENDED, &[kind], self.suspended.get());
-        page.level(&LOCKS_HELD, &[kind], self.held.get() as f64);
-    }
-}
-
-impl CallNumbers {
-    fn write(&self, page: &mut Page) {
-        outcomes(page, &CALLS, &[], &self.sent);
-        outcomes(page, &SERVED, &[], &self.served);
-        page.durations(&CALL_DURATION, &[], &self.durations);
-        page.count(&CALL_RETRIES, &[], self.retries.get());
-        page.level(&AVOIDED, &[], self.avoided.get() as f64);
-        page.count(&AVOIDANCES, &[], self.avoidances.get());
-        for (why, count) in self.strangers.counted() {
-            page.count(&STRANGERS, &[why], count);
-        }
+    fn was_watched(&self) -> bool {
+        self.watches.was_used()
     }
 }
 
@@ -249,18 +184,57 @@ impl StoreNumbers {
     fn write(&self, page: &mut Page, store: &str) {
         let Self { reads, writes, deletions, .. } = self;
         for (operation, numbers) in [("read", reads), ("write", writes), ("delete", deletions)] {
-            let labels = &[store, operation];
-            outcomes(page, &STORE_OPERATIONS, labels, &numbers.outcomes);
-            page.durations(&STORE_DURATION, labels, &numbers.durations);
-            page.count(&STORE_RECORDS, labels, numbers.records.get());
+            numbers.write_rows(page, &[store, operation]);
         }
-        page.count(&STORE_COPIES, &[store], self.copies.get());
-        page.count(&STORE_DOUBTED, &[store], self.doubted.get());
-        page.count(&STORE_UNITED, &[store], self.united.get());
-        page.count(&STORE_REPAIRS, &[store], self.repairs.get());
-        page.count(&STORE_REPAIRED_RECORDS, &[store], self.repaired_records.get());
-        for (function, count) in &*lock(&self.storage_errors.0) {
-            page.count(&STORE_STORAGE_ERRORS, &[store, function], *count);
+        self.write_rows(page, &[store]);
+    }
+}
+
+/// A number that a row shows.
+trait Number {
+    /// Adds it under the metric, with these labels before its own.
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]);
+}
+
+impl Number for Counter {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        page.count(metric, labels, self.get());
+    }
+}
+
+impl Number for Gauge {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        page.level(metric, labels, self.get() as f64);
+    }
+}
+
+impl Number for Histogram {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        page.durations(metric, labels, self);
+    }
+}
+
+/// Only the outcomes that it has counted.
+impl Number for Outcomes {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        for (outcome, count) in self.counted() {
+            page.count(metric, &[labels, &[outcome]].concat(), count);
+        }
+    }
+}
+
+impl Number for Strangers {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        for (why, count) in self.counted() {
+            page.count(metric, &[labels, &[why]].concat(), count);
+        }
+    }
+}
+
+impl Number for StorageErrors {
+    fn write(&self, page: &mut Page, metric: &'static Metric, labels: &[&str]) {
+        for (function, count) in &*lock(&self.0) {
+            page.count(metric, &[labels, &[function]].concat(), *count);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Every metric, declared once; docs/monitoring.md, the dashboard and the rules are checked against it.
+//! Every metric, declared once: the numbers of a process, docs/monitoring.md and the table of docs/zh/monitoring.md are made
+//! from it, the dashboard and the rules are checked against it.
 
 /// What kind of number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +38,196 @@ impl Metric {
     }
 }
 
+/// Hands the rows to another macro. A row is a metric: its name here, its type, its name without prefix and suffix, its
+/// labels, what it means in English and in Chinese, and in parentheses the number of the process that it shows: a field of
+/// one of the structs in `numbers.rs`, its type, and a condition without which it is not shown. Without such a field an
+/// object that exists now has the number ([`Source`](super::Source)).
+macro_rules! rows {
+    ($macro:ident) => {
+        $macro! {
+            "Calls to Consul" "对 Consul 的调用" {
+                CLIENT_REQUESTS Counter "client_requests" ["endpoint", "outcome"] (EndpointNumbers.requests: Outcomes)
+                    "Calls to Consul that have ended, by the method's name and ok or the kind of the error."
+                    "已结束的对 Consul 的调用，按方法名称，以及 ok 或错误类型。"
+                CLIENT_ATTEMPTS Counter "client_attempts" ["endpoint"] (EndpointNumbers.attempts: Counter, if was_called)
+                    "Requests sent for these calls: those above the number of calls are retries."
+                    "为这些调用发送的请求：超出调用次数的部分是重试。"
+                CLIENT_DURATION Histogram "client_request_duration_seconds" ["endpoint"] (EndpointNumbers.durations: Histogram, if was_called)
+                    "How long a call took with its retries, without calls that wait for a change."
+                    "一次调用（包括重试）的时长，不含等待变化的调用。"
+                CLIENT_CONNECTIONS Gauge "client_connections" [] (Numbers.connections: Gauge)
+                    "Connections to agents that are open, without those of TLS."
+                    "到 agent 的已打开的连接，不含 TLS 连接。"
+                CLIENT_CONNECTIONS_OPENED Counter "client_connections_opened" [] (Numbers.connections_opened: Counter)
+                    "Connections to agents that were opened, without those of TLS."
+                    "打开过的到 agent 的连接，不含 TLS 连接。"
+                CLIENT_BENCHED Gauge "client_benched_endpoints" [] (Numbers.benched: Gauge)
+                    "Endpoints that calls avoid since they have failed, over all clients."
+                    "因出过故障而被调用避开的端点，所有客户端合计。"
+                CLIENT_FAILURES Counter "client_endpoint_failures" [] (Numbers.endpoint_failures: Counter)
+                    "How often an endpoint failed so that calls avoid it for a time."
+                    "端点出故障以致调用在一段时间内避开它的次数。"
+            }
+            "Watches and views" "监视与视图" {
+                WATCHES Gauge "watches" ["endpoint"] (EndpointNumbers.watches: Gauge, if was_watched)
+                    "Watches that run, those of views and nodes included."
+                    "运行中的监视，包括视图和节点的监视。"
+                WATCHES_FAILING Gauge "watches_failing" ["endpoint"] (EndpointNumbers.watches_failing: Gauge, if was_watched)
+                    "Watches that get no answer at the moment."
+                    "目前得不到应答的监视。"
+                WATCH_UPDATES Counter "watch_updates" ["endpoint"] (EndpointNumbers.watch_updates: Counter, if was_watched)
+                    "Answers that watches got, also without a change."
+                    "监视得到的应答，包括没有变化的应答。"
+                WATCH_FAILURES Counter "watch_failures" ["endpoint"] (EndpointNumbers.watch_failures: Counter, if was_watched)
+                    "Queries of watches that failed, after the retries of the call."
+                    "监视的查询在调用的重试之后仍然失败的次数。"
+                VIEWS Gauge "views" ["service"] ()
+                    "Service views that are kept up to date, by the name of the service."
+                    "保持更新的服务视图，按服务名称。"
+                VIEW_AGE Gauge "view_age_seconds" ["service"] ()
+                    "Time since Consul last confirmed the list of a view, of the service's view with the oldest one."
+                    "距 Consul 上一次确认视图列表的时间，取该服务最旧的视图。"
+            }
+            "Locks and semaphores" "锁与信号量" {
+                LOCKS_ACQUIRED Counter "locks_acquired" ["kind"] (ClaimNumbers.acquired: Counter)
+                    "Locks and permits of semaphores that were acquired, leaderships included."
+                    "获得的锁和信号量许可，包括领导权。"
+                LOCKS_RELEASED Counter "locks_released" ["kind"] (ClaimNumbers.released: Counter)
+                    "Those that were released."
+                    "其中已释放的。"
+                LOCKS_LOST Counter "locks_lost" ["kind"] (ClaimNumbers.lost: Counter)
+                    "Those that were lost while held."
+                    "其中在持有期间丢失的。"
+                LOCKS_SUSPENDED Counter "locks_suspended" ["kind"] (ClaimNumbers.suspended: Counter)
+                    "How often the proof of one expired, so that its holder must not act until there is another."
+                    "证明过期的次数；在得到下一次证明之前，持有者不得操作。"
+                LOCKS_HELD Gauge "locks_held" ["kind"] (ClaimNumbers.held: Gauge)
+                    "Locks and permits that are held, suspended ones included."
+                    "持有中的锁和许可，包括挂起的。"
+            }
+            "Clusters" "集群" {
+                CLUSTER_STATE Gauge "cluster_node_state" ["cluster", "node", "state"] ()
+                    "1 for the state that this process's node is in, 0 for the others."
+                    "本进程的节点所处的状态为 1，其他状态为 0。"
+                CLUSTER_IN_TOUCH Gauge "cluster_in_touch" ["cluster", "node"] ()
+                    "1 while this node gets answers from Consul about the leader, otherwise 0."
+                    "本节点能从 Consul 得到关于 leader 的应答时为 1，否则为 0。"
+                CLUSTER_HAS_LEADER Gauge "cluster_has_leader" ["cluster", "node"] ()
+                    "1 while this node knows a leader, otherwise 0."
+                    "本节点知道 leader 时为 1，否则为 0。"
+                CLUSTER_NODES Gauge "cluster_nodes" ["cluster", "node", "state"] ()
+                    "Members of the cluster by state, as this node sees them."
+                    "本节点所见的各状态的集群成员数。"
+                CLUSTER_MAP_EPOCH Gauge "cluster_map_epoch" ["cluster", "node"] ()
+                    "The epoch of the shard map that this node knows; 0 without one."
+                    "本节点所知的分片映射的 epoch；没有映射时为 0。"
+                CLUSTER_FROZEN Gauge "cluster_frozen" ["cluster", "node"] ()
+                    "1 while the shard map is frozen because many members vanished at once, otherwise 0."
+                    "因许多成员同时消失而冻结分片映射期间为 1，否则为 0。"
+                CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"] ()
+                    "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
+                    "因缺少权限，ACL 使（或可能使）本节点看不到其他节点期间为 1，否则为 0。"
+                CLUSTER_SHARDS Gauge "cluster_shards" ["cluster", "node", "state"] ()
+                    "Replicas of shards in the map by state."
+                    "映射中各状态的分片副本数。"
+                CLUSTER_OWN_SHARDS Gauge "cluster_own_shards" ["cluster", "node", "role"] ()
+                    "Shards that the map gives to this node, as their primary or as another replica."
+                    "映射分配给本节点的分片，按主节点或其他副本区分。"
+                CLUSTER_ELECTIONS_WON Counter "cluster_elections_won" [] (Numbers.elections_won: Counter)
+                    "How often a node of this process became the leader."
+                    "本进程的节点成为 leader 的次数。"
+                CLUSTER_LEADER_CHANGES Counter "cluster_leader_changes" [] (Numbers.leader_changes: Counter)
+                    "How often a node of this process saw the leader change or go."
+                    "本进程的节点看到 leader 更换或消失的次数。"
+                CLUSTER_SUSPENSIONS Counter "cluster_suspensions" [] (Numbers.suspensions: Counter)
+                    "How often a leader in this process must not act since it had no recent proof."
+                    "本进程中的 leader 因没有近期的证明而不得操作的次数。"
+            }
+            "Calls between nodes" "节点之间的调用" {
+                CALLS Counter "data_plane_calls" ["outcome"] (CallNumbers.sent: Outcomes)
+                    "Calls to other nodes that have ended, by ok or the kind of the error."
+                    "已结束的对其他节点的调用，按 ok 或错误类型。"
+                CALL_DURATION Histogram "data_plane_call_duration_seconds" [] (CallNumbers.durations: Histogram)
+                    "How long a call took with its retries."
+                    "一次调用（包括重试）的时长。"
+                CALL_RETRIES Counter "data_plane_retries" [] (CallNumbers.retries: Counter)
+                    "Attempts of calls after the first one."
+                    "调用在第一次之后的尝试次数。"
+                SERVED Counter "data_plane_served" ["outcome"] (CallNumbers.served: Outcomes)
+                    "Requests of other nodes that were answered, by ok or the kind of the error."
+                    "已应答的其他节点的请求，按 ok 或错误类型。"
+                AVOIDED Gauge "data_plane_avoided_nodes" [] (CallNumbers.avoided: Gauge)
+                    "Nodes to which calls fail at once, since they did not answer."
+                    "因不应答而使调用立即失败的节点。"
+                AVOIDANCES Counter "data_plane_circuit_openings" [] (CallNumbers.avoidances: Counter)
+                    "How often calls to a node began to fail at once."
+                    "对某个节点的调用开始立即失败的次数。"
+                STRANGERS Counter "data_plane_strangers_refused" ["reason"] (CallNumbers.strangers: Strangers)
+                    "Connections and requests that were refused since they did not prove that they are a node's."
+                    "因不能证明来自节点而被拒绝的连接和请求。"
+                WAITING Gauge "data_plane_waiting_requests" ["cluster", "node"] ()
+                    "Requests that wait for this node's program."
+                    "等待本节点程序处理的请求。"
+            }
+            "Replicated shards" "带副本的分片" {
+                STORE_OPERATIONS Counter "store_operations" ["store", "operation", "outcome"] (OperationNumbers.outcomes: Outcomes)
+                    "Reads, writes and deletions of one shard that have ended, by ok or the kind of the error."
+                    "已结束的单个分片的读取、写入和删除，按 ok 或错误类型。"
+                STORE_DURATION Histogram "store_operation_duration_seconds" ["store", "operation"] (OperationNumbers.durations: Histogram)
+                    "How long they took."
+                    "它们的时长。"
+                STORE_RECORDS Counter "store_records" ["store", "operation"] (OperationNumbers.records: Counter)
+                    "Records that were read, written or deleted by them."
+                    "它们读取、写入或删除的记录数。"
+                STORE_COPIES Counter "store_copies" ["store"] (StoreNumbers.copies: Counter)
+                    "Replicas that were copied to this process, since a shard moved or a replica was lost."
+                    "因分片迁移或副本丢失而复制到本进程的副本。"
+                STORE_DOUBTED Counter "store_doubted_disks" ["store"] (StoreNumbers.doubted: Counter)
+                    "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
+                    "本进程打开的、可能缺少数据的磁盘：其机器重启过，或数据是旧的。"
+                STORE_UNITED Counter "store_united_shards" ["store"] (StoreNumbers.united: Counter)
+                    "Shards of which too few replicas were whole, so that this process, as the leader, had all that is left brought together."
+                    "完整副本过少、因而由本进程作为 leader 把剩余数据合并起来的分片。"
+                STORE_REPAIRS Counter "store_repairs" ["store"] (StoreNumbers.repairs: Counter)
+                    "Comparisons of two replicas that have ended."
+                    "已结束的两个副本之间的比较。"
+                STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"] (StoreNumbers.repaired_records: Counter)
+                    "Records that one of the compared replicas lacked and has now."
+                    "被比较的副本之一原来缺少、现在已有的记录。"
+                STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
+                    "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
+                    "存活副本少于故障切换所需的分片：在有节点回来之前，其他节点不能代替它。"
+                STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
+                    "Replicas that are on their way to another node."
+                    "正在迁往另一个节点的副本。"
+                STORE_REPLACED Gauge "store_replicas_replaced" ["store"] ()
+                    "Replicas that are made again since they were lost."
+                    "因丢失而正在重新生成的副本。"
+                STORE_USABLE Gauge "store_usable" ["store"] ()
+                    "1 while this process can use the store, 0 before it knows the map and after a permanent error."
+                    "本进程能使用该存储时为 1；在得知映射之前以及发生永久错误之后为 0。"
+                STORE_STORAGE_ERRORS Counter "store_storage_errors" ["store", "function"] (StoreNumbers.storage_errors: StorageErrors)
+                    "Calls of functions of this process's storage that did not do what they have to."
+                    "本进程的存储的函数未能完成其工作的调用次数。"
+                STORE_STORAGE_FAILING Gauge "store_storage_failing" ["store"] ()
+                    "1 while a function of this process's storage fails, otherwise 0."
+                    "本进程的存储有函数失败时为 1，否则为 0。"
+            }
+            "Log" "日志" {
+                LOG_LEFT_OUT Counter "log_lines_left_out" [] (Numbers.lines_left_out: Counter)
+                    "Log lines that were left out since there were too many of their kind."
+                    "因同类日志行太多而省略的行数。"
+            }
+        }
+    };
+}
+
+pub(super) use rows;
+
 macro_rules! metrics {
-    ($($area:literal { $($id:ident $kind:ident $name:literal [$($label:literal),*] $help:literal)+ })+) => {
+    ($($area:literal $area_zh:literal {
+        $($id:ident $kind:ident $name:literal [$($label:literal),*] ($($place:tt)*) $help:literal $help_zh:literal)+
+    })+) => {
         $($(#[doc = $help]
         pub static $id: Metric = Metric {
             base: concat!("consul_ffi_", $name),
@@ -49,133 +238,15 @@ macro_rules! metrics {
 
         /// The areas: titles and metrics.
         pub static AREAS: &[(&str, &[&Metric])] = &[$(($area, &[$(&$id,)+]),)+];
+
+        /// The titles of the areas in Chinese, each with what its metrics mean.
+        pub static CHINESE: &[(&str, &[&str])] = &[$(($area_zh, &[$($help_zh,)+]),)+];
     };
 }
+
+rows!(metrics);
 
 /// Every metric, area by area.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
     AREAS.iter().flat_map(|(_, metrics)| *metrics).copied()
-}
-
-metrics! {
-    "Calls to Consul" {
-        CLIENT_REQUESTS Counter "client_requests" ["endpoint", "outcome"]
-            "Calls to Consul that have ended, by the method's name and ok or the kind of the error."
-        CLIENT_ATTEMPTS Counter "client_attempts" ["endpoint"]
-            "Requests sent for these calls: those above the number of calls are retries."
-        CLIENT_DURATION Histogram "client_request_duration_seconds" ["endpoint"]
-            "How long a call took with its retries, without calls that wait for a change."
-        CLIENT_CONNECTIONS Gauge "client_connections" []
-            "Connections to agents that are open, without those of TLS."
-        CLIENT_CONNECTIONS_OPENED Counter "client_connections_opened" []
-            "Connections to agents that were opened, without those of TLS."
-        CLIENT_BENCHED Gauge "client_benched_endpoints" []
-            "Endpoints that calls avoid since they have failed, over all clients."
-        CLIENT_FAILURES Counter "client_endpoint_failures" []
-            "How often an endpoint failed so that calls avoid it for a time."
-    }
-    "Watches and views" {
-        WATCHES Gauge "watches" ["endpoint"]
-            "Watches that run, those of views and nodes included."
-        WATCHES_FAILING Gauge "watches_failing" ["endpoint"]
-            "Watches that get no answer at the moment."
-        WATCH_UPDATES Counter "watch_updates" ["endpoint"]
-            "Answers that watches got, also without a change."
-        WATCH_FAILURES Counter "watch_failures" ["endpoint"]
-            "Queries of watches that failed, after the retries of the call."
-        VIEWS Gauge "views" ["service"]
-            "Service views that are kept up to date, by the name of the service."
-        VIEW_AGE Gauge "view_age_seconds" ["service"]
-            "Time since Consul last confirmed the list of a view, of the service's view with the oldest one."
-    }
-    "Locks and semaphores" {
-        LOCKS_ACQUIRED Counter "locks_acquired" ["kind"]
-            "Locks and permits of semaphores that were acquired, leaderships included."
-        LOCKS_RELEASED Counter "locks_released" ["kind"]
-            "Those that were released."
-        LOCKS_LOST Counter "locks_lost" ["kind"]
-            "Those that were lost while held."
-        LOCKS_SUSPENDED Counter "locks_suspended" ["kind"]
-            "How often the proof of one expired, so that its holder must not act until there is another."
-        LOCKS_HELD Gauge "locks_held" ["kind"]
-            "Locks and permits that are held, suspended ones included."
-    }
-    "Clusters" {
-        CLUSTER_STATE Gauge "cluster_node_state" ["cluster", "node", "state"]
-            "1 for the state that this process's node is in, 0 for the others."
-        CLUSTER_IN_TOUCH Gauge "cluster_in_touch" ["cluster", "node"]
-            "1 while this node gets answers from Consul about the leader, otherwise 0."
-        CLUSTER_HAS_LEADER Gauge "cluster_has_leader" ["cluster", "node"]
-            "1 while this node knows a leader, otherwise 0."
-        CLUSTER_NODES Gauge "cluster_nodes" ["cluster", "node", "state"]
-            "Members of the cluster by state, as this node sees them."
-        CLUSTER_MAP_EPOCH Gauge "cluster_map_epoch" ["cluster", "node"]
-            "The epoch of the shard map that this node knows; 0 without one."
-        CLUSTER_FROZEN Gauge "cluster_frozen" ["cluster", "node"]
-            "1 while the shard map is frozen because many members vanished at once, otherwise 0."
-        CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"]
-            "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
-        CLUSTER_SHARDS Gauge "cluster_shards" ["cluster", "node", "state"]
-            "Replicas of shards in the map by state."
-        CLUSTER_OWN_SHARDS Gauge "cluster_own_shards" ["cluster", "node", "role"]
-            "Shards that the map gives to this node, as their primary or as another replica."
-        CLUSTER_ELECTIONS_WON Counter "cluster_elections_won" []
-            "How often a node of this process became the leader."
-        CLUSTER_LEADER_CHANGES Counter "cluster_leader_changes" []
-            "How often a node of this process saw the leader change or go."
-        CLUSTER_SUSPENSIONS Counter "cluster_suspensions" []
-            "How often a leader in this process must not act since it had no recent proof."
-    }
-    "Calls between nodes" {
-        CALLS Counter "data_plane_calls" ["outcome"]
-            "Calls to other nodes that have ended, by ok or the kind of the error."
-        CALL_DURATION Histogram "data_plane_call_duration_seconds" []
-            "How long a call took with its retries."
-        CALL_RETRIES Counter "data_plane_retries" []
-            "Attempts of calls after the first one."
-        SERVED Counter "data_plane_served" ["outcome"]
-            "Requests of other nodes that were answered, by ok or the kind of the error."
-        AVOIDED Gauge "data_plane_avoided_nodes" []
-            "Nodes to which calls fail at once, since they did not answer."
-        AVOIDANCES Counter "data_plane_circuit_openings" []
-            "How often calls to a node began to fail at once."
-        STRANGERS Counter "data_plane_strangers_refused" ["reason"]
-            "Connections and requests that were refused since they did not prove that they are a node's."
-        WAITING Gauge "data_plane_waiting_requests" ["cluster", "node"]
-            "Requests that wait for this node's program."
-    }
-    "Replicated shards" {
-        STORE_OPERATIONS Counter "store_operations" ["store", "operation", "outcome"]
-            "Reads, writes and deletions of one shard that have ended, by ok or the kind of the error."
-        STORE_DURATION Histogram "store_operation_duration_seconds" ["store", "operation"]
-            "How long they took."
-        STORE_RECORDS Counter "store_records" ["store", "operation"]
-            "Records that were read, written or deleted by them."
-        STORE_COPIES Counter "store_copies" ["store"]
-            "Replicas that were copied to this process, since a shard moved or a replica was lost."
-        STORE_DOUBTED Counter "store_doubted_disks" ["store"]
-            "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
-        STORE_UNITED Counter "store_united_shards" ["store"]
-            "Shards of which too few replicas were whole, so that this process, as the leader, had all that is left brought together."
-        STORE_REPAIRS Counter "store_repairs" ["store"]
-            "Comparisons of two replicas that have ended."
-        STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"]
-            "Records that one of the compared replicas lacked and has now."
-        STORE_AT_RISK Gauge "store_shards_at_risk" ["store"]
-            "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
-        STORE_MOVING Gauge "store_replicas_moving" ["store"]
-            "Replicas that are on their way to another node."
-        STORE_REPLACED Gauge "store_replicas_replaced" ["store"]
-            "Replicas that are made again since they were lost."
-        STORE_USABLE Gauge "store_usable" ["store"]
-            "1 while this process can use the store, 0 before it knows the map and after a permanent error."
-        STORE_STORAGE_ERRORS Counter "store_storage_errors" ["store", "function"]
-            "Calls of functions of this process's storage that did not do what they have to."
-        STORE_STORAGE_FAILING Gauge "store_storage_failing" ["store"]
-            "1 while a function of this process's storage fails, otherwise 0."
-    }
-    "Log" {
-        LOG_LEFT_OUT Counter "log_lines_left_out" []
-            "Log lines that were left out since there were too many of their kind."
-    }
 }

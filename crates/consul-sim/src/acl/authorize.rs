@@ -130,13 +130,6 @@ impl Authority {
         })
     }
 
-    /// Whether the caller may write at least one service.
-    pub fn writes_any_service(&self) -> bool {
-        self.holds(Access::Write, Resource::Service, |rules| {
-            rules.any_write_level(Resource::Service)
-        })
-    }
-
     fn holds(
         &self,
         access: Access,

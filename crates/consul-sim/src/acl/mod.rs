@@ -2,7 +2,6 @@
 
 mod authorize;
 mod bootstrap;
-mod login;
 mod own_access;
 mod policies;
 mod policy;
@@ -36,7 +35,6 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         .chain(tokens::ROUTES)
         .chain(bootstrap::ROUTES)
         .chain(own_access::ROUTES)
-        .chain(login::routes())
 }
 
 /// The ACL configuration of an agent.
@@ -139,8 +137,6 @@ struct Token {
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
     local: bool,
-    /// The auth method of the login that created it.
-    method: Option<String>,
     /// In RFC 3339.
     created: String,
     /// As the time since 1970.
@@ -177,7 +173,6 @@ pub(super) struct AclTable {
     /// By id.
     roles: BTreeMap<String, Role>,
     roles_newest: u64,
-    logins: login::Table,
     /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
 }
@@ -193,7 +188,6 @@ impl AclTable {
             policies_newest: 0,
             roles: BTreeMap::new(),
             roles_newest: 0,
-            logins: login::Table::default(),
             bootstrapped: None,
         }
     }
@@ -213,7 +207,7 @@ impl AclTable {
         for policy in self.policies.values_mut() {
             policy.rules = Rules::parse(&policy.text)?;
         }
-        self.logins.complete()
+        Ok(())
     }
 
     fn token_of(&self, accessor: &str) -> Option<&Token> {

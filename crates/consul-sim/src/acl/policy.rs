@@ -291,13 +291,6 @@ impl Rules {
         }
     }
 
-    /// A level that allows writing, if there is one for any name.
-    pub fn any_write_level(&self, resource: Resource) -> Option<Level> {
-        let names = self.0.get(&resource)?;
-        let mut levels = names.exact.values().chain(names.prefixes.values());
-        levels.find(|level| level.allows(Access::Write)).copied()
-    }
-
     /// The level for writing everything under a prefix, as deleting a tree does: the longest prefix
     /// must grant it, and no rule below may deny it.
     pub fn tree_level(&self, resource: Resource, prefix: &[u8]) -> Option<Level> {

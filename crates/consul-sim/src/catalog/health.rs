@@ -1,10 +1,9 @@
 //! `/v1/health`: nodes and services with their checks.
 
 use super::service_json::Instance;
-use super::{ByTag, distance, gateways_newest, has_meta, matching};
+use super::{ByTag, distance, has_meta, matching};
 use crate::acl::{Access, Resource};
 use crate::blocking::{Headers, Read, ResultIndex};
-use crate::entry::gateways::{self, GatewayService};
 use crate::go;
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
@@ -14,7 +13,6 @@ use crate::store::catalog::{Check, Record, Service};
 use crate::store::watch::Topic;
 use consul_api::api::health as wire;
 use http::StatusCode;
-use std::collections::BTreeSet;
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::SERVICE, Handler::Read(&SERVICE)),
@@ -22,7 +20,6 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CHECKS, Handler::Read(&CHECKS)),
     Route(&wire::STATE, Handler::Read(&STATE)),
     Route(&wire::CONNECT, Handler::Read(&CONNECT)),
-    Route(&wire::INGRESS, Handler::Read(&INGRESS)),
 ];
 
 const HEADERS: Headers = Headers::Catalog { cache: false };
@@ -82,43 +79,6 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
     let found = state.catalog.connect_instances(&name);
     let newest = found.map(|(_, service)| state.catalog.known_service_newest(&service.name)).max();
     ResultIndex::new(newest.unwrap_or_else(|| state.catalog.missing_newest(&name)))
-}
-
-/// The instances of the ingress gateways that lead to a service.
-static INGRESS: Read = Read {
-    check: check_service,
-    topics: |call| match asks_for_itself(call) {
-        true => (SERVICE.topics)(call),
-        false => vec![Topic::Services, Topic::Nodes, Topic::Checks, Topic::Entries],
-    },
-    index: |state, call| {
-        if asks_for_itself(call) {
-            return ResultIndex::new(service_index(state, call));
-        }
-        let newest = gateways_newest(state);
-        ResultIndex::new(if newest == 0 { 0 } else { newest.max(state.catalog.checks_newest) })
-    },
-    answer: |state, call| {
-        let name = call.rest_text();
-        check_target(state, call, &name)?;
-        if asks_for_itself(call) {
-            return (SERVICE.answer)(state, call);
-        }
-        let behind = gateways::services(state);
-        let leads = |behind: &&GatewayService<'_>| {
-            behind.gateway_kind == gateways::INGRESS && behind.service.name == name
-        };
-        let names: BTreeSet<_> =
-            behind.iter().filter(leads).map(|behind| behind.gateway.name).collect();
-        let found = names.into_iter().flat_map(|gateway| state.catalog.instances(gateway));
-        instances(state, call, ByTag::No, found)
-    },
-    headers: Headers::Instances { streams: false },
-};
-
-/// Whether a read of ingress gateways is one of the service itself: Consul regards a tag first.
-fn asks_for_itself(call: &Call) -> bool {
-    call.query.has("tag")
 }
 
 /// Refuses a caller who may not read the service behind the instances in question.

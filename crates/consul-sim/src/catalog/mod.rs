@@ -10,9 +10,8 @@ pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
 
-use super::acl::{Access, Authority, Resource};
+use super::acl::{Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex, cache_headers};
-use super::entry::gateways;
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -39,7 +38,6 @@ static ROUTES: &[Route] = &[
     Route(&wire::NODE, Handler::Read(&NODE)),
     Route(&wire::NODE_SERVICES, Handler::Read(&NODE_SERVICES)),
     Route(&wire::CONNECT, Handler::Read(&CONNECT)),
-    Route(&wire::GATEWAY_SERVICES, Handler::Read(&GATEWAY_SERVICES)),
 ];
 
 const UNCACHED: Headers = Headers::Catalog { cache: false };
@@ -140,32 +138,6 @@ fn connect_index(state: &State, call: &Call) -> ResultIndex {
         Some(_) => state.catalog.known_service_newest(&name),
         None => state.catalog.missing_newest(&name),
     })
-}
-
-static GATEWAY_SERVICES: Read = Read {
-    check: |call| call.required_rest("Missing gateway name").map(|_| ()),
-    topics: |_| vec![Topic::Entries, Topic::Services],
-    index: |state, _| ResultIndex::new(gateways_newest(state)),
-    answer: |state, call| {
-        let gateway = call.rest_text();
-        let authority = state.authority(call);
-        authority.check(Resource::Service, &gateway, Access::Read)?;
-        let behind = gateways::services(state);
-        let behind = behind.iter().filter(|behind| behind.gateway.name == gateway);
-        let seen: Vec<_> = behind
-            .filter(|behind| authority.sees(Resource::Service, behind.service.name))
-            .collect();
-        Ok(authority.mark(Reply::json(call.style, &seen)))
-    },
-    headers: UNCACHED,
-};
-
-/// The index of the newest change of what gateways lead to; 0 if there never was a gateway.
-fn gateways_newest(state: &State) -> u64 {
-    match state.entries.gateways_newest() {
-        0 => 0,
-        newest => newest.max(state.catalog.services_newest),
-    }
 }
 
 fn instances<'a>(

@@ -1,6 +1,6 @@
 //! What entries of different kinds must agree on: the protocols of services, and the subsets of their instances.
 
-use super::kinds::{INGRESS, INTENTIONS, TERMINATING};
+use super::kinds::INTENTIONS;
 use super::table::EntryTable;
 use crate::go;
 use crate::http::decode::Json;
@@ -39,42 +39,8 @@ pub(super) fn check(entries: &EntryTable) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses an ingress gateway for whose listeners a service has another protocol, and a name that a terminating gateway has.
-pub(super) fn check_gateway(
-    entries: &EntryTable,
-    kind: &str,
-    name: &str,
-    entry: &Json,
-) -> Result<(), String> {
-    let other = if kind == INGRESS { TERMINATING } else { INGRESS };
-    if entries.get(other, name).is_some() {
-        return Err(format!(
-            "cannot create a {} config entry with name {}, a {} config entry with that name already exists",
-            go::quoted(kind),
-            go::quoted(name),
-            go::quoted(other)
-        ));
-    }
-    for listener in entry.at("Listeners").items() {
-        let expected = listener.at("Protocol").as_text();
-        for service in listener.at("Services").items() {
-            let service = service.at("Name").as_text();
-            let found = protocol(entries, service);
-            if service != "*" && found != expected {
-                return Err(format!(
-                    "service {} has protocol {}, which does not match defined listener protocol {}",
-                    go::quoted(service),
-                    go::quoted(found),
-                    go::quoted(expected)
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The protocol of a service: its own, else that of all proxies.
-pub(super) fn protocol<'a>(entries: &'a EntryTable, service: &str) -> &'a str {
+fn protocol<'a>(entries: &'a EntryTable, service: &str) -> &'a str {
     let own = entries.get("service-defaults", service);
     let own = own.map(|entry| entry.body.at("Protocol").as_text());
     let global = entries.get("proxy-defaults", "global");

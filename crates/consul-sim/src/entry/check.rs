@@ -1,14 +1,12 @@
 //! What an entry of each kind must say.
 
 use super::defaults;
-use super::kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
+use super::kinds::{INTENTIONS, Kind};
 use super::shape::one_error;
-use super::{certificate, jwt, kinds, routes};
 use crate::filter::{Filter, schema};
 use crate::go;
 use crate::http::decode::Json;
 use consul_api::table::Entries;
-use std::collections::BTreeSet;
 
 /// Refuses an entry that Consul refuses by its members alone.
 pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
@@ -19,8 +17,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         Some(only) if name != only => {
             return Err(only_name(name, only));
         }
-        // API gateways, their routes and certificates are refused for it after their other mistakes.
-        None if name.is_empty() && kind.snake_case => return Err("Name is required".to_owned()),
+        None if name.is_empty() => return Err("Name is required".to_owned()),
         _ => {}
     }
     if kind.name == "service-defaults" {
@@ -35,31 +32,12 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         {
             Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
         }
-        "proxy-defaults" => defaults::check_proxies(entry),
+        "proxy-defaults" => defaults::check_mutual_tls(entry),
         "service-resolver" => service_resolver(name, entry),
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),
         INTENTIONS => service_intentions(name, entry),
         "sameness-group" => Err("sameness-groups are an enterprise-only feature".to_owned()),
-        "exported-services" => exported_services(entry),
-        INGRESS => ingress_gateway(entry),
-        TERMINATING => terminating_gateway(entry),
-        _ => of_gateways(kind, name, entry),
-    }
-}
-
-/// Refuses an entry of the kinds of API gateways.
-fn of_gateways(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
-    match kind.name {
-        kinds::API_GATEWAY => routes::check_gateway(entry)?,
-        kinds::HTTP_ROUTE => routes::check_http(entry)?,
-        kinds::TCP_ROUTE => routes::check_tcp(entry)?,
-        kinds::INLINE_CERTIFICATE => certificate::check(entry)?,
-        kinds::JWT_PROVIDER => jwt::check(entry)?,
-        _ => {}
-    }
-    match name {
-        "" => Err("serviceName is required".to_owned()),
         _ => Ok(()),
     }
 }
@@ -67,107 +45,6 @@ fn of_gateways(kind: &Kind, name: &str, entry: &Json) -> Result<(), String> {
 /// Why a name is refused where there is only one.
 pub(super) fn only_name(name: &str, only: &str) -> String {
     format!("invalid name ({}), only \"{only}\" is supported", go::quoted(name))
-}
-
-fn exported_services(entry: &Json) -> Result<(), String> {
-    for (place, service) in entry.at("Services").items().iter().enumerate() {
-        if service.at("Name").as_text().is_empty() {
-            return Err(format!("Services[{place}]: service name cannot be empty"));
-        }
-        let consumers = service.at("Consumers").items();
-        if consumers.is_empty() {
-            return Err(format!("Services[{place}]: must have at least one consumer"));
-        }
-        for (index, consumer) in consumers.iter().enumerate() {
-            let given = |name: &&&str| !consumer.at(name).as_text().is_empty();
-            let why = match ["Peer", "Partition", "SamenessGroup"].iter().filter(given).count() {
-                0 | 1 if consumer.at("Peer").as_text() == "*" => {
-                    "exporting to all peers (wildcard) is not supported"
-                }
-                0 | 1 => continue,
-                _ => "must define at most one of Peer, Partition, or SamenessGroup",
-            };
-            return Err(format!("Services[{place}].Consumers[{index}]: {why}"));
-        }
-    }
-    Ok(())
-}
-
-fn ingress_gateway(entry: &Json) -> Result<(), String> {
-    let mut ports = BTreeSet::new();
-    for listener in entry.at("Listeners").items() {
-        let port = listener.at("Port").as_int();
-        if !ports.insert(port) {
-            return Err(format!("port {port} declared on two listeners"));
-        }
-        let protocol = listener.at("Protocol").as_text();
-        if !["tcp", "http", "http2", "grpc"].contains(&protocol) {
-            return Err(format!(
-                "protocol must be 'tcp', 'http', 'http2', or 'grpc'. '{protocol}' is an unsupported protocol"
-            ));
-        }
-        let services = listener.at("Services").items();
-        let mut hosts = BTreeSet::new();
-        let why = match services {
-            [] => {
-                let port = listener.at("Port").as_int();
-                return Err(format!("No service declared for listener with port {port}"));
-            }
-            [_, _, ..] if protocol == "tcp" => {
-                "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and 'http2'"
-            }
-            _ => services
-                .iter()
-                .find_map(|service| {
-                    let (is_all, own) = (service.at("Name").as_text() == "*", service.at("Hosts"));
-                    match () {
-                        () if is_all && protocol == "tcp" => {
-                            Some("Wildcard service name is only valid for protocol = 'http'")
-                        }
-                        () if protocol == "tcp" && !own.items().is_empty() => Some(
-                            "Associating hosts to a service is not supported for the tcp protocol",
-                        ),
-                        () if is_all && !own.items().is_empty() => {
-                            Some("Associating hosts to a wildcard service is not supported")
-                        }
-                        () if !own.texts().all(|host| hosts.insert(host)) => {
-                            Some("Hosts must be unique within a specific listener")
-                        }
-                        () => None,
-                    }
-                })
-                .unwrap_or(""),
-        };
-        if !why.is_empty() {
-            let port = listener.at("Port").as_int();
-            return Err(format!("{why} (listener on port {port})"));
-        }
-    }
-    Ok(())
-}
-
-fn terminating_gateway(entry: &Json) -> Result<(), String> {
-    let mut names = BTreeSet::new();
-    for service in entry.at("Services").items() {
-        let name = service.at("Name").as_text();
-        let given =
-            ["CAFile", "CertFile", "KeyFile"].map(|file| !service.at(file).as_text().is_empty());
-        let quoted = go::quoted(name);
-        if name.is_empty() {
-            return Err("Service name cannot be blank.".to_owned());
-        }
-        if !names.insert(name) {
-            return Err(format!(
-                "Service {quoted} was specified more than once within a namespace"
-            ));
-        }
-        if !matches!(given, [_, false, false] | [true, true, true]) {
-            return Err(format!(
-                "Service {quoted} must have a CertFile, CAFile, and KeyFile specified for TLS origination"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
@@ -224,12 +101,7 @@ fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
             return Err(format!("Bad {time} '{given}', must be >= 0"));
         }
     }
-    let policy = entry.at("LoadBalancer").at("Policy").as_text();
-    let policies = ["", "random", "round_robin", "least_request", "ring_hash", "maglev"];
-    match policies.contains(&policy) {
-        true => check_balancer(policy, entry.at("LoadBalancer")),
-        false => Err(format!("Bad LoadBalancer policy: {} is not supported", go::quoted(policy))),
-    }
+    Ok(())
 }
 
 /// What no reference to a peer has.
@@ -254,52 +126,6 @@ fn check_own_subset(
         )),
         false => Ok(()),
     }
-}
-
-fn check_balancer(policy: &str, balancer: &Json) -> Result<(), String> {
-    let of = [("RingHashConfig", "ring_hash"), ("LeastRequestConfig", "least_request")];
-    for (member, only) in of {
-        if *balancer.at(member) != Json::Null && policy != only {
-            let policy = go::quoted(policy);
-            return Err(format!(
-                "Bad LoadBalancer configuration. {member} specified for incompatible load balancing policy {policy}"
-            ));
-        }
-    }
-    let policies = balancer.at("HashPolicies").items();
-    if !policies.is_empty() && !["ring_hash", "maglev"].contains(&policy) {
-        let policy = go::quoted(policy);
-        return Err(format!(
-            "Bad LoadBalancer configuration: HashPolicies specified for non-hash-based Policy: {policy}"
-        ));
-    }
-    for (place, hash) in policies.iter().enumerate() {
-        let (field, value) = (hash.at("Field").as_text(), hash.at("FieldValue").as_text());
-        let (by_source, quoted) = (hash.at("SourceIP").is_true(), go::quoted(field));
-        let cookie = hash.at("CookieConfig");
-        let why = match field {
-            _ if by_source && !field.is_empty() => {
-                format!("A single hash policy cannot hash both a source address and a {quoted}")
-            }
-            _ if by_source && !value.is_empty() => {
-                "A FieldValue cannot be specified when hashing SourceIP".to_owned()
-            }
-            "" if !value.is_empty() => "FieldValue requires a Field to apply to".to_owned(),
-            "" => continue,
-            "header" | "cookie" | "query_parameter" => match value {
-                "" => format!("Field {quoted} was specified without a FieldValue"),
-                _ if *cookie == Json::Null => continue,
-                _ if field != "cookie" => format!("cookie_config provided for {quoted}"),
-                _ if cookie.at("Session").is_true() && cookie.at("TTL").as_int() != 0 => {
-                    "a session cookie cannot have an associated TTL".to_owned()
-                }
-                _ => continue,
-            },
-            _ => format!("{quoted} is not a supported field"),
-        };
-        return Err(format!("Bad LoadBalancer HashPolicy[{place}]: {why}"));
-    }
-    Ok(())
 }
 
 fn check_subset(name: &str, filter: &str) -> Result<(), String> {
@@ -410,32 +236,11 @@ fn service_router(entry: &Json) -> Result<(), String> {
                  PathExact or PathPrefix"
             ));
         }
-        let mut conditions = route.at("Destination").at("RetryOn").texts();
-        if let Some(unknown) = conditions.find(|condition| !RETRY_ON.contains(condition)) {
-            let unknown = go::quoted(unknown);
-            return Err(format!("Route[{place}] contains an invalid retry condition: {unknown}"));
-        }
     }
     Ok(())
 }
 
-/// Source: the reference of service routers in Consul's documentation.
-const RETRY_ON: &[&str] = &[
-    "5xx",
-    "gateway-error",
-    "reset",
-    "connect-failure",
-    "envoy-ratelimited",
-    "retriable-4xx",
-    "refused-stream",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-pub(super) const METHODS: &[&str] =
+const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 
 /// What routes and the permissions of intentions have in common; `at` ends with the separator, `ways` names the ways to match a

@@ -3,7 +3,6 @@
 //! The members of most kinds are checked. Entries of the others are stored as they are given.
 
 use super::shape::{Member, Shape};
-use super::{certificate, jwt, routes};
 use crate::acl::Resource;
 
 /// One kind.
@@ -11,8 +10,6 @@ pub(super) struct Kind {
     pub name: &'static str,
     /// `None`: the entry is stored as it is given.
     pub shape: Option<&'static Shape>,
-    /// Whether underscores in the names of members do not count.
-    pub snake_case: bool,
     /// The only name of an entry of this kind, if there is only one.
     pub only_name: Option<&'static str>,
     /// The resource that a reader must be allowed to read; `None`: all may read.
@@ -23,19 +20,18 @@ pub(super) struct Kind {
 impl Kind {
     const fn of_service(name: &'static str, shape: &'static Shape) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Service);
-        Self { name, shape: Some(shape), snake_case: true, only_name: None, reads, writes }
-    }
-
-    /// A kind of API gateways, with names as Consul writes them.
-    const fn of_gateways(name: &'static str, shape: &'static Shape) -> Self {
-        let reads = Some(Resource::Mesh);
-        Self { shape: Some(shape), snake_case: false, reads, ..Self::stored(name) }
+        Self { name, shape: Some(shape), only_name: None, reads, writes }
     }
 
     /// A kind whose entries are stored as they are given.
     const fn stored(name: &'static str) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
-        Self { name, shape: None, snake_case: true, only_name: None, reads, writes }
+        Self { name, shape: None, only_name: None, reads, writes }
+    }
+
+    /// A stored kind that only those who may read the mesh's entries read.
+    const fn of_the_mesh(name: &'static str) -> Self {
+        Self { reads: Some(Resource::Mesh), ..Self::stored(name) }
     }
 }
 
@@ -44,37 +40,20 @@ pub(super) const OF_THE_MESH: &[&str] =
     &["service-defaults", "service-resolver", "service-splitter", "service-router", INTENTIONS];
 
 pub(super) const INTENTIONS: &str = "service-intentions";
-pub(crate) const INGRESS: &str = "ingress-gateway";
-pub(super) const TERMINATING: &str = "terminating-gateway";
-
-pub(super) use of_gateways::*;
-
-/// The kinds of API gateways.
-mod of_gateways {
-    pub const API_GATEWAY: &str = "api-gateway";
-    /// What is bound to an API gateway: only Consul writes it, so there is none here.
-    pub const BOUND: &str = "bound-api-gateway";
-    pub const HTTP_ROUTE: &str = "http-route";
-    pub const TCP_ROUTE: &str = "tcp-route";
-    pub const INLINE_CERTIFICATE: &str = "inline-certificate";
-    pub const FILE_CERTIFICATE: &str = "file-system-certificate";
-    pub const JWT_PROVIDER: &str = "jwt-provider";
-}
 
 /// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
-    Kind { reads: Some(Resource::Service), ..Kind::of_gateways(API_GATEWAY, &routes::GATEWAY) },
-    Kind::stored(BOUND),
+    Kind::stored("api-gateway"),
     Kind {
         only_name: Some("default"),
         reads: Some(Resource::Mesh),
         ..Kind::stored("exported-services")
     },
-    Kind::of_gateways(FILE_CERTIFICATE, &certificate::SHAPE),
-    Kind::of_gateways(HTTP_ROUTE, &routes::HTTP),
-    Kind { shape: Some(&INGRESS_GATEWAY), ..Kind::stored(INGRESS) },
-    Kind::of_gateways(INLINE_CERTIFICATE, &certificate::SHAPE),
-    Kind { snake_case: true, ..Kind::of_gateways(JWT_PROVIDER, &jwt::PROVIDER) },
+    Kind::of_the_mesh("file-system-certificate"),
+    Kind::of_the_mesh("http-route"),
+    Kind::stored("ingress-gateway"),
+    Kind::of_the_mesh("inline-certificate"),
+    Kind::of_the_mesh("jwt-provider"),
     Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
     Kind {
         only_name: Some("global"),
@@ -92,8 +71,8 @@ static KINDS: &[Kind] = &[
     Kind::of_service("service-resolver", &SERVICE_RESOLVER),
     Kind::of_service("service-router", &SERVICE_ROUTER),
     Kind::of_service("service-splitter", &SERVICE_SPLITTER),
-    Kind::of_gateways(TCP_ROUTE, &routes::TCP),
-    Kind { shape: Some(&TERMINATING_GATEWAY), ..Kind::stored(TERMINATING) },
+    Kind::of_the_mesh("tcp-route"),
+    Kind::stored("terminating-gateway"),
 ];
 
 /// All kinds.
@@ -392,79 +371,4 @@ static INTENTION_HTTP: Shape = Shape(&[
     M::text("PathRegex"),
     M::list("Header", &HTTP_HEADER),
     M::plain("Methods"),
-]);
-
-static SDS: Shape = Shape(&[M::text("ClusterName"), M::text("CertResource")]);
-
-static GATEWAY_TLS: Shape = Shape(&[
-    M::flag("Enabled").always(),
-    M::object("SDS", &SDS),
-    M::text("TLSMinVersion"),
-    M::text("TLSMaxVersion"),
-    M::plain("CipherSuites"),
-]);
-
-static INGRESS_HEALTH: Shape = Shape(&[
-    M::nanos("Interval"),
-    M::count("MaxFailures"),
-    M::count("EnforcingConsecutive5xx"),
-    M::count("MaxEjectionPercent"),
-    M::nanos("BaseEjectionTime"),
-]);
-
-static INGRESS_SERVICE: Shape = Shape(&[
-    M::text("Name"),
-    M::plain("Hosts"),
-    M::object("TLS", &Shape(&[M::object("SDS", &SDS)])),
-    M::object("RequestHeaders", &HEADERS),
-    M::object("ResponseHeaders", &HEADERS),
-    M::config("Meta"),
-    M::count("MaxConnections"),
-    M::count("MaxPendingRequests"),
-    M::count("MaxConcurrentRequests"),
-    M::object("PassiveHealthCheck", &INGRESS_HEALTH),
-]);
-
-static INGRESS_GATEWAY: Shape = Shape(&[
-    M::text("Kind"),
-    M::text("Name"),
-    M::object("TLS", &GATEWAY_TLS).always(),
-    M::list(
-        "Listeners",
-        &Shape(&[
-            M::count("Port"),
-            M::text("Protocol"),
-            M::object("TLS", &GATEWAY_TLS),
-            M::list("Services", &INGRESS_SERVICE).always(),
-        ]),
-    )
-    .always(),
-    M::object(
-        "Defaults",
-        &Shape(&[
-            M::count("MaxConnections").always(),
-            M::count("MaxPendingRequests").always(),
-            M::count("MaxConcurrentRequests").always(),
-            M::object("PassiveHealthCheck", &INGRESS_HEALTH),
-        ]),
-    ),
-    M::config("Meta"),
-]);
-
-static TERMINATING_GATEWAY: Shape = Shape(&[
-    M::text("Kind"),
-    M::text("Name"),
-    M::list(
-        "Services",
-        &Shape(&[
-            M::text("Name"),
-            M::text("CAFile"),
-            M::text("CertFile"),
-            M::text("KeyFile"),
-            M::text("SNI"),
-            M::flag("DisableAutoHostRewrite"),
-        ]),
-    )
-    .always(),
-    M::config("Meta"),
 ]);

@@ -1,15 +1,10 @@
 //! Central configuration: `/v1/config`, and the intentions, which are entries too.
 
-mod certificate;
 mod chain;
 mod check;
 mod defaults;
-mod discovery;
-pub(super) mod gateways;
 mod intentions;
-mod jwt;
 mod kinds;
-mod routes;
 mod shape;
 mod table;
 
@@ -26,12 +21,11 @@ use super::store::State;
 use super::store::watch::Topic;
 use consul_api::api::config_entry as wire;
 use http::StatusCode;
-use kinds::{INGRESS, INTENTIONS, Kind, TERMINATING};
+use kinds::{INTENTIONS, Kind};
 use shape::{OF_THE_STORE, member};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    let all = [ROUTES, intentions::ROUTES, discovery::ROUTES];
-    all.into_iter().flatten()
+    ROUTES.iter().chain(intentions::ROUTES)
 }
 
 static ROUTES: &[Route] = &[
@@ -61,35 +55,19 @@ impl Kind {
     /// Refuses a caller that must not read an entry.
     fn check_read(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
         authority.known()?;
-        if self.is_for_proxies(authority) {
-            return Ok(());
-        }
         match self.reads {
             Some(resource) => authority.check(resource, of(resource, name), Access::Read),
             None => Ok(()),
         }
     }
 
-    /// Whether a caller that may write a service, as proxies may, reads all entries.
-    fn is_for_proxies(&self, authority: &Authority) -> bool {
-        self.name == kinds::JWT_PROVIDER && authority.writes_any_service()
-    }
-
     /// Whether the caller may read an entry; one that it may not is recorded.
     fn is_seen(&self, authority: &Authority, name: &str) -> bool {
-        if self.is_for_proxies(authority) {
-            return true;
-        }
         self.reads.is_none_or(|resource| authority.sees(resource, of(resource, name)))
     }
 
     /// Refuses a caller that must not write an entry.
     fn check_write(&self, authority: &Authority, name: &str) -> Result<(), Refusal> {
-        if self.name == kinds::BOUND {
-            authority.known()?;
-            let why = "Permission denied: only writeable by controller";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
-        }
         authority.check(self.writes, of(self.writes, name), Access::Write)
     }
 }
@@ -170,7 +148,7 @@ fn write(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     kind.check_write(&authority, &name)?;
     check_references(&authority, kind, &body, &name)?;
-    check_others(state, kind, &name, &body).map_err(Refusal::server)?;
+    check_known(state, &body).map_err(Refusal::server)?;
     let present = state.entries.get(kind.name, &name);
     // A write that changes nothing does not reach the log, and no index is expected of it.
     if present.is_some_and(|present| present.body == body) {
@@ -202,7 +180,7 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
         }
         let failed =
             |why: String| format!("failed to apply config entry {} / {name}: {why}", kind.name);
-        check_others(state, kind, &name, &body).map_err(failed)?;
+        check_known(state, &body).map_err(failed)?;
         let index = state.next_index();
         let written = state.put_entry(kind.name, name.clone(), body, index);
         written.map_err(|refusal| failed(refusal.text))?;
@@ -212,42 +190,22 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
 
 /// The name of an entry that its members alone do not forbid, and the entry with what Consul adds.
 fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
-    let name = kind.only_name.filter(|_| given.at("Name").as_text().is_empty());
-    let name = name.unwrap_or(given.at("Name").as_text()).to_owned();
+    let own = member(&given, "Name").map_or("", Json::as_text);
+    let name = kind.only_name.filter(|_| own.is_empty()).unwrap_or(own).to_owned();
     intentions::drop_legacy(&mut given);
     let body = completed(kind, &name, given);
     check::check(kind, &name, &body)?;
     Ok((name, body))
 }
 
-/// Refuses an entry that does not fit the other ones.
-fn check_others(state: &State, kind: &Kind, name: &str, body: &Json) -> Result<(), String> {
-    if matches!(kind.name, INGRESS | TERMINATING) {
-        chain::check_gateway(&state.entries, kind.name, name, body)?;
-    }
-    check_known(state, kind, body)
-}
-
 /// Refuses what another entry must allow or define first.
-fn check_known(state: &State, kind: &Kind, entry: &Json) -> Result<(), String> {
+fn check_known(state: &State, entry: &Json) -> Result<(), String> {
     if entry.at("MutualTLSMode").as_text() == "permissive" {
         let mesh = state.entries.get("mesh", "mesh");
         if !mesh.is_some_and(|mesh| mesh.body.at("AllowEnablingPermissiveMutualTLS").is_true()) {
             return Err("cannot set MutualTLSMode=permissive because \
                         AllowEnablingPermissiveMutualTLS=false in the mesh config entry"
                 .to_owned());
-        }
-    }
-    if kind.name == INTENTIONS {
-        let providers = jwt::required_by(entry);
-        let mut names = providers.map(|provider| provider.at("Name").as_text());
-        let is_known = |name: &str| {
-            state.entries.get("jwt-provider", name).is_some_and(|it| it.name() == Some(name))
-        };
-        if let Some(name) = names.find(|name| !is_known(name)) {
-            return Err(shape::one_error(&format!(
-                "Referenced JWT Provider does not exist. Provider Name: {name}"
-            )));
         }
     }
     Ok(())
@@ -287,7 +245,7 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
     };
     let kind = kinds::of_name(kind.as_text())?;
     let read = match kind.shape {
-        Some(shape) => shape.read_entry(&given, kind.snake_case)?,
+        Some(shape) => shape.read_entry(&given)?,
         None => given,
     };
     Ok((kind, read))
@@ -311,9 +269,6 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             (INTENTIONS, "Sources", Json::List(sources)) => {
                 intentions::complete_sources(name, sources);
             }
-            (INGRESS, "Listeners", Json::List(listeners)) => {
-                listeners.iter_mut().for_each(complete_listener);
-            }
             ("service-defaults", "Protocol", Json::Text(protocol)) => {
                 *protocol = protocol.to_lowercase();
             }
@@ -328,24 +283,7 @@ fn completed(kind: &Kind, name: &str, given: Json) -> Json {
             _ => {}
         }
     }
-    let entry = Json::Object(members);
-    match kind.name {
-        kinds::API_GATEWAY | kinds::HTTP_ROUTE | kinds::TCP_ROUTE => routes::completed(entry),
-        kinds::JWT_PROVIDER => jwt::completed(entry),
-        _ => entry,
-    }
-}
-
-/// Gives a listener its protocol.
-fn complete_listener(listener: &mut Json) {
-    let protocol = match listener.at("Protocol").as_text() {
-        "" => "tcp".to_owned(),
-        protocol => protocol.to_lowercase(),
-    };
-    let Json::Object(members) = listener else { return };
-    members.retain(|(name, _)| name != "Protocol");
-    let place = members.iter().take_while(|(name, _)| name == "Port").count();
-    members.insert(place, ("Protocol".to_owned(), Json::Text(protocol)));
+    Json::Object(members)
 }
 
 /// Writes the protocols of upstreams in lower case, and leaves out times below zero.
@@ -402,9 +340,6 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if let Some(present) = present.filter(|_| applies) {
         // That of the path can differ in case.
         let name = present.name().unwrap_or(&name).to_owned();
-        if kind.name == kinds::JWT_PROVIDER {
-            jwt::check_unused(&name, &state.entries).map_err(Refusal::server)?;
-        }
         let index = state.next_index();
         state.remove_entry(kind.name, &name, index)?;
     }

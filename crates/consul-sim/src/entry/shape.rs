@@ -28,17 +28,11 @@ enum Kind {
     Free,
     /// Members of any name and value, in which a list of one item stands for the item.
     Config,
-    /// Members of any name, whose values are texts.
-    Texts,
-    /// A text, which replies have in base64.
-    Bytes,
     /// A duration, as a text or in nanoseconds.
     Time,
     /// A duration, which replies have in nanoseconds.
     Nanos,
     Object(&'static Shape),
-    /// An object for which replies have null if it is absent.
-    Optional(&'static Shape),
     List(&'static Shape),
     Map(&'static Shape),
 }
@@ -72,14 +66,6 @@ impl Member {
         Self::new(name, Kind::Config)
     }
 
-    pub const fn texts(name: &'static str) -> Self {
-        Self::new(name, Kind::Texts)
-    }
-
-    pub const fn bytes(name: &'static str) -> Self {
-        Self::new(name, Kind::Bytes)
-    }
-
     pub const fn time(name: &'static str) -> Self {
         Self::new(name, Kind::Time)
     }
@@ -90,10 +76,6 @@ impl Member {
 
     pub const fn object(name: &'static str, shape: &'static Shape) -> Self {
         Self::new(name, Kind::Object(shape))
-    }
-
-    pub const fn optional(name: &'static str, shape: &'static Shape) -> Self {
-        Self::new(name, Kind::Optional(shape))
     }
 
     pub const fn list(name: &'static str, shape: &'static Shape) -> Self {
@@ -132,23 +114,8 @@ impl Member {
             Json::Number(number) => number.as_f64() == Some(0.0),
             Json::Text(text) => text.is_empty(),
             Json::List(items) => items.is_empty(),
-            Json::Object(members) => members.is_empty() && matches!(self.kind, Kind::Texts),
             _ => false,
         }
-    }
-}
-
-/// One reading of an entry.
-pub(super) struct Reading {
-    /// Whether underscores in names do not count.
-    snake_case: bool,
-    /// The errors of unknown members.
-    unknown: Vec<String>,
-}
-
-impl Reading {
-    fn is_same(&self, given: &str, name: &str) -> bool {
-        is_same(given, name) && (self.snake_case || !given.contains('_'))
     }
 }
 
@@ -165,9 +132,6 @@ fn unknown_key(name: &str) -> String {
     let lower = name.to_lowercase();
     let why = match () {
         () if lower.ends_with("namespace") => ", namespaces are a consul enterprise feature",
-        () if lower.contains("jwt") => {
-            ", api-gateway jwt validation is a consul enterprise feature"
-        }
         () => "",
     };
     format!("invalid config key {}{why}", go::quoted(name))
@@ -187,14 +151,14 @@ fn block(given: &Json) -> &Json {
 
 impl Shape {
     /// The members of an entry under their own names, without those that are empty.
-    pub fn read_entry(&self, given: &Json, snake_case: bool) -> Result<Json, String> {
-        let mut reading = Reading { snake_case, unknown: Vec::new() };
-        let read = self.read(given, "", &mut reading)?;
-        errors(&reading.unknown)?;
+    pub fn read_entry(&self, given: &Json) -> Result<Json, String> {
+        let mut unknown = Vec::new();
+        let read = self.read(given, "", &mut unknown)?;
+        errors(&unknown)?;
         Ok(read)
     }
 
-    fn read(&self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
+    fn read(&self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
         let given = block(given);
         if !matches!(given, Json::Object(_)) {
             return Err(not_a_map(given, path));
@@ -208,9 +172,9 @@ impl Shape {
             let given = given
                 .members()
                 .iter()
-                .find(|(name, value)| *value != Json::Null && reading.is_same(name, known.name));
+                .find(|(name, value)| *value != Json::Null && is_same(name, known.name));
             let value = match given {
-                Some((_, value)) => Some(known.kind.read(value, &at(known.name), reading)?)
+                Some((_, value)) => Some(known.kind.read(value, &at(known.name), unknown)?)
                     .filter(|value| !known.is_left_out(value)),
                 None => None,
             };
@@ -220,8 +184,8 @@ impl Shape {
         }
         for (name, _) in given.members() {
             let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
-            if !is_own && !self.0.iter().any(|member| reading.is_same(name, member.name)) {
-                reading.unknown.push(unknown_key(&at(name)));
+            if !is_own && !self.0.iter().any(|member| is_same(name, member.name)) {
+                unknown.push(unknown_key(&at(name)));
             }
         }
         Ok(Json::Object(members))
@@ -229,7 +193,7 @@ impl Shape {
 }
 
 impl Kind {
-    fn read(self, given: &Json, path: &str, reading: &mut Reading) -> Result<Json, String> {
+    fn read(self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
         let given = if matches!(self, Kind::Config | Kind::Map(_)) { block(given) } else { given };
         Ok(match (self, given) {
@@ -266,21 +230,7 @@ impl Kind {
                 Json::Text(time_text(number.as_i64().unwrap_or(0)))
             }
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
-            (Kind::Texts, Json::Object(members)) => {
-                let read = |(name, value): &(String, Json)| {
-                    let value = Kind::Text.read(value, &format!("{path}[{name}]"), reading)?;
-                    Ok((name.clone(), value))
-                };
-                sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
-            }
-            (Kind::Texts, _) => return Err(not_a_map(given, path)),
-            (Kind::Bytes, given) => {
-                use base64::Engine as _;
-                let text = Kind::Text.read(given, path, reading)?;
-                Json::Text(base64::engine::general_purpose::STANDARD.encode(text.as_text()))
-            }
-            (Kind::Object(shape), object) => shape.read(object, path, reading)?,
-            (Kind::Optional(shape), object) => shape.read(object, path, reading)?,
+            (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {
                 // One that is not in a list is a list of it.
                 let items = match given {
@@ -290,12 +240,12 @@ impl Kind {
                 let items = items
                     .iter()
                     .enumerate()
-                    .map(|(place, item)| shape.read(item, &format!("{path}[{place}]"), reading));
+                    .map(|(place, item)| shape.read(item, &format!("{path}[{place}]"), unknown));
                 Json::List(items.collect::<Result<_, _>>()?)
             }
             (Kind::Map(shape), Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
-                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), reading)?))
+                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), unknown)?))
                 };
                 Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
             }

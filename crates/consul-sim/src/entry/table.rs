@@ -1,6 +1,5 @@
 //! The stored entries.
 
-use super::kinds::{INGRESS, TERMINATING};
 use crate::http::decode::Json;
 use std::collections::BTreeMap;
 
@@ -36,19 +35,12 @@ impl Entry {
 pub(crate) struct EntryTable {
     entries: BTreeMap<String, BTreeMap<String, Entry>>,
     newest: u64,
-    /// The index of the last change of a gateway's entry.
-    gateways_newest: u64,
 }
 
 impl EntryTable {
     /// The index of the last change.
     pub fn newest(&self) -> u64 {
         self.newest
-    }
-
-    /// The index of the last change of the services behind gateways; 0 if there was none.
-    pub fn gateways_newest(&self) -> u64 {
-        self.gateways_newest
     }
 
     pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
@@ -66,21 +58,14 @@ impl EntryTable {
         let name = name.to_lowercase();
         let create_index = entries.get(&name).map_or(index, |present| present.create_index);
         entries.insert(name, Entry { body, create_index, modify_index: index });
-        self.changed(kind, index);
+        self.newest = index;
     }
 
     pub(super) fn remove(&mut self, kind: &str, name: &str, index: u64) {
         let removed =
             self.entries.get_mut(kind).and_then(|entries| entries.remove(&name.to_lowercase()));
         if removed.is_some() {
-            self.changed(kind, index);
-        }
-    }
-
-    fn changed(&mut self, kind: &str, index: u64) {
-        self.newest = index;
-        if matches!(kind, INGRESS | TERMINATING) {
-            self.gateways_newest = index;
+            self.newest = index;
         }
     }
 }

@@ -1,11 +1,8 @@
 //! Matches text piece by piece, with the errors of the PEG parser that Consul uses.
 //!
 //! The errors have two sources. Some rules report one themselves; it stands even if another
-//! alternative then matches. If there is none, the error lists what would have been accepted at the
-//! farthest position. So every attempt to match is recorded here.
-
-use crate::go;
-use std::collections::BTreeSet;
+//! alternative then matches. If there is none, the error has the farthest position at which nothing matched; what would have been
+//! accepted there, which Consul lists, is left out.
 
 /// A text and the position in it.
 pub(super) struct Scanner<'a> {
@@ -13,35 +10,24 @@ pub(super) struct Scanner<'a> {
     pub at: usize,
     /// The number of open parentheses.
     pub depth: usize,
-    /// Inside a negative look-ahead, where a match was not expected.
-    inverted: bool,
-    /// The farthest position of an attempt, and what was expected there.
+    /// The farthest position at which something did not match.
     farthest: usize,
-    expected: BTreeSet<String>,
     errors: Vec<String>,
 }
 
-/// A class of characters, with its name in errors.
-pub(super) type Class = (&'static str, fn(char) -> bool);
+/// A class of characters.
+pub(super) type Class = fn(char) -> bool;
 
-const SPACE: Class = ("[ \\t\\r\\n]", |c| matches!(c, ' ' | '\t' | '\r' | '\n'));
-pub(super) const LETTER: Class = ("[a-zA-Z]", |c| c.is_ascii_alphabetic());
-pub(super) const WORD: Class = ("[a-zA-Z0-9_]", |c| c.is_ascii_alphanumeric() || c == '_');
-pub(super) const DIGIT: Class = ("[0-9]", |c| c.is_ascii_digit());
-pub(super) const LEADING_DIGIT: Class = ("[1-9]", |c| matches!(c, '1'..='9'));
-pub(super) const ANY: Class = (".", |_| true);
+const SPACE: Class = |c| matches!(c, ' ' | '\t' | '\r' | '\n');
+pub(super) const LETTER: Class = |c| c.is_ascii_alphabetic();
+pub(super) const WORD: Class = |c| c.is_ascii_alphanumeric() || c == '_';
+pub(super) const DIGIT: Class = |c| c.is_ascii_digit();
+pub(super) const LEADING_DIGIT: Class = |c| matches!(c, '1'..='9');
+pub(super) const ANY: Class = |_| true;
 
 impl<'a> Scanner<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            at: 0,
-            depth: 0,
-            inverted: false,
-            farthest: 0,
-            expected: BTreeSet::new(),
-            errors: Vec::new(),
-        }
+        Self { text, at: 0, depth: 0, farthest: 0, errors: Vec::new() }
     }
 
     /// The result of parsing the whole text. The error is the text of all errors, one per line.
@@ -49,35 +35,29 @@ impl<'a> Scanner<'a> {
         match found {
             _ if !self.errors.is_empty() => Err(self.errors.join("\n")),
             Some(found) => Ok(found),
-            None => Err(self.no_match()),
+            None => Err(format!("{}: no match found", self.place(self.farthest))),
         }
     }
 }
 
 /// Matching: each method advances, or returns `None` and stays.
 impl Scanner<'_> {
-    fn record(&mut self, matched: bool, at: usize, what: &str) {
-        if matched != self.inverted || at < self.farthest {
-            return;
+    fn advance(&mut self, length: Option<usize>) -> Option<()> {
+        match length {
+            Some(length) => self.at += length,
+            None => self.farthest = self.farthest.max(self.at),
         }
-        if at > self.farthest {
-            self.farthest = at;
-            self.expected.clear();
-        }
-        let sign = if self.inverted { "!" } else { "" };
-        self.expected.insert(format!("{sign}{what}"));
+        length.map(drop)
     }
 
     pub fn literal(&mut self, wanted: &str) -> Option<()> {
         let matched = self.text[self.at..].starts_with(wanted);
-        self.record(matched, self.at, &go::quoted(wanted));
-        matched.then(|| self.at += wanted.len())
+        self.advance(matched.then_some(wanted.len()))
     }
 
-    pub fn class(&mut self, (name, accepts): Class) -> Option<()> {
+    pub fn class(&mut self, accepts: Class) -> Option<()> {
         let next = self.text[self.at..].chars().next().filter(|c| accepts(*c));
-        self.record(next.is_some(), self.at, name);
-        next.map(|c| self.at += c.len_utf8())
+        self.advance(next.map(char::len_utf8))
     }
 
     pub fn attempt<T>(&mut self, part: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
@@ -97,9 +77,9 @@ impl Scanner<'_> {
     }
 
     pub fn is_not_ahead<T>(&mut self, part: impl FnOnce(&mut Self) -> Option<T>) -> bool {
-        self.inverted = !self.inverted;
+        let farthest = self.farthest;
         let found = self.is_ahead(part);
-        self.inverted = !self.inverted;
+        self.farthest = if found { farthest.max(self.at) } else { farthest };
         !found
     }
 
@@ -142,17 +122,5 @@ impl Scanner<'_> {
         if !self.errors.contains(&error) {
             self.errors.push(error);
         }
-    }
-
-    fn no_match(mut self) -> String {
-        let wants_end = self.expected.remove("!.");
-        let mut expected: Vec<_> = std::mem::take(&mut self.expected).into_iter().collect();
-        expected.extend(wants_end.then(|| "EOF".to_owned()));
-        let last = expected.pop().unwrap_or_default();
-        let list = match expected.is_empty() {
-            true => last,
-            false => format!("{} or {last}", expected.join(", ")),
-        };
-        format!("{}: no match found, expected: {list}", self.place(self.farthest))
     }
 }

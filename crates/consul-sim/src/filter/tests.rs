@@ -273,30 +273,21 @@ fn values_are_bare_words_numbers_or_quoted_as_in_go() {
 
 #[test]
 fn an_invalid_expression_is_refused_at_the_farthest_position() {
-    let operators = "no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \
-                     \"matches\", \"not\" or [ \\t\\r\\n]";
-    let values =
-        "no match found, expected: \"-\", \"0\", \"\\\"\", \"`\", [ \\t\\r\\n], [1-9] or [a-zA-Z]";
-    let name_or_end =
-        "no match found, expected: \"!=\", \".\", \"==\", \"[\", [ \\t\\r\\n] or [a-zA-Z0-9_]";
-    let after_match = "no match found, expected: \"and\", \"or\", [ \\t\\r\\n] or EOF";
-    let start = "no match found, expected: \"(\", \"-\", \"0\", \"\\\"\", \"`\", \"not\", \
-                 [ \\t\\r\\n], [1-9] or [a-zA-Z]";
     assert_refused(
         "agent/services",
         &[
-            ("Port > 80", &format!("1:6 (5): {operators}")),
-            ("ID = web1", &format!("1:4 (3): {operators}")),
-            ("ID == 'x'", &format!("1:7 (6): {values}")),
-            ("ID == ü", &format!("1:7 (6): {values}")),
-            ("bad", &format!("1:4 (3): {name_or_end}")),
-            ("ID == web1 && Port == 1", &format!("1:12 (11): {after_match}")),
-            ("ID == web1 \n💩", &format!("2:1 (12): {after_match}")),
-            ("ID == \"ü\" \n \n AND", &format!("3:2 (15): {after_match}")),
-            (".ID == x", &format!("1:1 (0): {start}")),
-            ("1 == 1", "1:3 (2): no match found, expected: \"in\", \"not\" or [ \\t\\r\\n]"),
-            ("Tags is not", "1:12 (11): no match found, expected: [ \\t\\r\\n]"),
-            ("(ID == web1))", "1:13 (12): no match found, expected: [ \\t\\r\\n] or EOF"),
+            ("Port > 80", "1:6 (5): no match found"),
+            ("ID = web1", "1:4 (3): no match found"),
+            ("ID == 'x'", "1:7 (6): no match found"),
+            ("ID == ü", "1:7 (6): no match found"),
+            ("bad", "1:4 (3): no match found"),
+            ("ID == web1 && Port == 1", "1:12 (11): no match found"),
+            ("ID == web1 \n💩", "2:1 (12): no match found"),
+            ("ID == \"ü\" \n \n AND", "3:2 (15): no match found"),
+            (".ID == x", "1:1 (0): no match found"),
+            ("1 == 1", "1:3 (2): no match found"),
+            ("Tags is not", "1:12 (11): no match found"),
+            ("(ID == web1))", "1:13 (12): no match found"),
         ],
     );
 }

@@ -1,6 +1,6 @@
 //! Finds the handler of a request, and does what all endpoints have in common.
 
-use super::handler::{Handler, Route};
+use super::handler::{Handler, Parameters, Route};
 use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Cut, Query, unescape};
 use crate::blocking::{self, ReadOptions};
@@ -11,7 +11,7 @@ use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use bytes::Bytes;
-use consul_api::table::{Endpoint, Location};
+use consul_api::table::{Endpoint, Enterprise, Location};
 use consul_api::value::shape::is_printable;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
@@ -216,43 +216,46 @@ async fn routed(
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
+    let options = match prepare(agent, handler, call)? {
+        Prepared::Ready(options) => options,
+        Prepared::Refused(reply) => return Ok(reply),
+    };
+    match handler {
+        Handler::Now(act) | Handler::Checked(act) => agent.with(|state| act(state, call)),
+        Handler::Read(read) => Ok(agent.read(read, call, &options).await),
+        Handler::Once(once) => Ok(agent.read_once(once, call, &options)),
+        Handler::Hashed(read) => agent.read_hashed(read, call, &options).await,
+    }
+}
+
+/// A call after the checks that endpoints have in common.
+enum Prepared {
+    /// It can be handled, with these parameters of a read.
+    Ready(ReadOptions),
+    /// It is refused as its handler refuses, with the headers of its reads.
+    Refused(Reply),
+}
+
+/// Makes the checks in Consul's order: parameters of reads, of Enterprise, of the handler, then datacenter and filter.
+fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared, Refusal> {
     let settings = &agent.options.settings;
     acl::check_enabled(agent.options.acl.enabled, call)?;
-    match handler {
-        Handler::Now(act) => {
-            check_enterprise(call)?;
-            check_scope(call, settings)?;
-            agent.with(|state| act(state, call))
-        }
-        Handler::Checked(act) => {
-            ReadOptions::parse(call, settings)?;
-            check_enterprise(call)?;
-            check_scope(call, settings)?;
-            agent.with(|state| act(state, call))
-        }
-        Handler::Read(read) => {
-            let options = ReadOptions::parse(call, settings)?;
-            check_enterprise(call)?;
-            (read.check)(call)?;
-            match check_scope(call, settings) {
-                Ok(()) => Ok(agent.read(read, call, &options).await),
-                Err(refusal) => Ok(blocking::failed(read.headers, refusal)),
-            }
-        }
-        Handler::Once(once) => {
-            let options = ReadOptions::parse(call, settings)?;
-            check_enterprise(call)?;
-            (once.check)(call)?;
-            match check_scope(call, settings) {
-                Ok(()) => Ok(agent.read_once(once, call, &options)),
-                Err(refusal) => Ok(blocking::failed(once.headers, refusal)),
-            }
-        }
-        Handler::Hashed(read) => {
-            let options = ReadOptions::waiting(call, settings)?;
-            check_enterprise(call)?;
-            agent.read_hashed(read, call, &options).await
-        }
+    let options = match handler.parameters() {
+        Parameters::None => ReadOptions::default_of(settings),
+        Parameters::Wait => ReadOptions::waiting(call, settings)?,
+        Parameters::Read => ReadOptions::parse(call, settings)?,
+    };
+    check_enterprise(call)?;
+    handler.check(call)?;
+    // The agent answers a hashed read itself, for any datacenter and without a filter.
+    let scope = match handler {
+        Handler::Hashed(_) => Ok(()),
+        _ => check_scope(call, settings),
+    };
+    match (scope, handler.headers()) {
+        (Ok(()), _) => Ok(Prepared::Ready(options)),
+        (Err(refusal), Some(headers)) => Ok(Prepared::Refused(blocking::failed(headers, refusal))),
+        (Err(refusal), None) => Err(refusal),
     }
 }
 
@@ -262,12 +265,9 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
-    // Nodes have no namespace, so the agent does not check for one in what is read of nodes alone.
-    let of_nodes = ["catalog_nodes", "coordinate_nodes", "coordinate_node"];
-    let endpoint = call.endpoint;
-    let namespace = || takes(endpoint, "ns") && !of_nodes.contains(&endpoint.name);
-    let of_members = ["agent_members", "agent_force_leave"];
-    let partition = || takes(endpoint, "partition") || of_members.contains(&endpoint.name);
+    let Endpoint { enterprise, .. } = call.endpoint;
+    let namespace = || *enterprise != Enterprise::OfNodes && takes(call.endpoint, "ns");
+    let partition = || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
         ("ns", &NAMESPACE, "Namespace", &namespace),
         ("partition", &PARTITION, "Partition", &partition),

@@ -7,7 +7,6 @@ use super::kv::KvTable;
 use super::session::SessionTable;
 use crate::acl::AclTable;
 use crate::entry::EntryTable;
-use crate::operator::Autopilot;
 use crate::query::QueryTable;
 use std::sync::Arc;
 
@@ -23,7 +22,6 @@ pub(crate) struct Image {
     catalog: CatalogTable,
     pub acl: AclTable,
     coordinates: CoordinateTable,
-    autopilot: Autopilot,
 }
 
 impl State {
@@ -38,7 +36,6 @@ impl State {
             catalog: self.catalog.clone(),
             acl: self.acl.clone(),
             coordinates: self.coordinates.clone(),
-            autopilot: self.autopilot.clone(),
         }
     }
 
@@ -48,8 +45,7 @@ impl State {
     ///
     /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
     pub fn restore(&mut self, image: Image) {
-        let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates, autopilot } =
-            image;
+        let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates } = image;
         self.index = self.index.max(index) + 1;
         self.kv = kv;
         self.sessions = sessions;
@@ -57,7 +53,6 @@ impl State {
         self.entries = entries;
         self.catalog = catalog;
         self.coordinates = coordinates;
-        self.autopilot = autopilot;
         self.timers.keep_those_of_the_agent();
         self.lock_delays.clear();
         self.tombstone_batches.clear();

@@ -17,7 +17,6 @@ use super::agent::local_state::Local;
 use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
-use super::operator::Autopilot;
 use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
@@ -84,7 +83,6 @@ pub(super) struct State {
     pub acl: AclTable,
     pub coordinates: CoordinateTable,
     pub events: Events,
-    pub autopilot: Autopilot,
     /// Whether the certificate authority of the mesh is on.
     pub connect: bool,
     /// The certificate authority of the mesh, from its first use.
@@ -131,7 +129,6 @@ impl State {
             acl: AclTable::new(options.acl.clone()),
             coordinates: CoordinateTable::default(),
             events: Events::default(),
-            autopilot: Autopilot::default(),
             connect: options.connect,
             authority: Arc::default(),
             authority_config: AuthorityConfig::default(),

@@ -26,9 +26,6 @@ behaviours![
     fields_of_other_requests_are_accepted,
     a_filter_chooses_among_nodes_services_and_instances,
     proxies_and_natives_stand_for_a_service_in_the_mesh,
-    an_unconfigured_gateway_has_no_services,
-    a_gateway_has_the_services_of_its_entry,
-    a_star_stands_for_the_services_that_a_gateway_does_not_name,
     a_service_keeps_the_spelling_of_its_nodes_name,
 ];
 
@@ -233,71 +230,9 @@ async fn proxies_and_natives_stand_for_a_service_in_the_mesh(t: T) {
     assert_eq!(texts(&found, "Node"), [t.name("n1"), t.name("n2")]);
     assert_eq!(t.value("health_connect", args![t.name("s")]).await.items().len(), 2);
     assert_eq!(t.value("catalog_connect", args![t.name("none")]).await, list![]);
-    assert_eq!(t.value("health_ingress", args![t.name("s")]).await, list![]);
     for node in ["n1", "n2", "n3"] {
         deregister(&t, node).await;
     }
-}
-
-async fn an_unconfigured_gateway_has_no_services(t: T) {
-    let found = t.value("catalog_gateway_services", args![t.name("none")]).await;
-    let is_null = t.is_1_8("no services of a gateway are null, not an empty list");
-    assert!(found == list![] || (is_null && found == Value::Null), "{found:?}");
-}
-
-async fn a_gateway_has_the_services_of_its_entry(t: T) {
-    let (gateway, api) = (t.name("gateway"), t.name("api"));
-    register(&t, "n", list![]).await;
-    let node = t.name("n");
-    let service = format!("{{\"Service\":\"{gateway}\",\"Kind\":\"ingress-gateway\",\"Port\":81}}");
-    let body = format!("{{\"Node\":\"{node}\",\"Address\":\"10.9.9.9\",\"Service\":{service}}}");
-    assert_eq!(t.raw("PUT", "/v1/catalog/register", &body).await.body, "true");
-    let services = list![table! {"Name" = api.as_str()}];
-    let listeners = list![table! {"Port" = 8888, "Services" = services}];
-    let entry = table! {
-        "Kind" = "ingress-gateway", "Name" = gateway.as_str(), "Listeners" = listeners,
-    };
-    t.ok("config_write", args![entry]).await;
-    let found = t.value("catalog_gateway_services", args![gateway.as_str()]).await;
-    let [found] = found.items() else { panic!("{found:?}") };
-    assert_eq!(text(found.get("Service").unwrap(), "Name"), api);
-    assert_eq!(text(found.get("Gateway").unwrap(), "Name"), gateway);
-    assert_eq!(text(found, "GatewayKind"), "ingress-gateway");
-    assert_eq!(found.get("Port"), Some(&8888.into()));
-    assert_eq!(text(found, "Protocol"), "tcp");
-    let instances = t.value("health_ingress", args![api]).await;
-    let [instance] = instances.items() else { panic!("{instances:?}") };
-    assert_eq!(text(instance.get("Service").unwrap(), "Service"), gateway);
-    t.ok("config_delete", args!["ingress-gateway", gateway.as_str()]).await;
-    let found = t.value("catalog_gateway_services", args![gateway]).await;
-    assert!(found.items().is_empty(), "{found:?}");
-    deregister(&t, "n").await;
-}
-
-async fn a_star_stands_for_the_services_that_a_gateway_does_not_name(t: T) {
-    let (gateway, own, other) = (t.name("gateway"), t.name("own"), t.name("other"));
-    for name in [&own, &other] {
-        let service = table! {"Service" = name.as_str(), "Port" = 81};
-        let registration =
-            table! {"Node" = t.name("n"), "Address" = "10.9.9.9", "Service" = service};
-        t.ok("catalog_register", args![registration]).await;
-    }
-    let named = table! {"Name" = own.as_str(), "SNI" = "own"};
-    let services = list![named, table! {"Name" = "*", "SNI" = "all"}];
-    let entry = table! {
-        "Kind" = "terminating-gateway", "Name" = gateway.as_str(), "Services" = services,
-    };
-    t.ok("config_write", args![entry]).await;
-    let found = t.value("catalog_gateway_services", args![gateway.as_str()]).await;
-    let of = |name: &str| {
-        let mut all = found.items().iter();
-        let found = all.find(|found| text(found.get("Service").unwrap(), "Name") == name).unwrap();
-        (text(found, "SNI").to_owned(), found.get("FromWildcard").cloned())
-    };
-    assert_eq!(of(&own), ("own".to_owned(), None));
-    assert_eq!(of(&other), ("all".to_owned(), Some(true.into())));
-    t.ok("config_delete", args!["terminating-gateway", gateway]).await;
-    deregister(&t, "n").await;
 }
 
 async fn a_service_keeps_the_spelling_of_its_nodes_name(t: T) {

@@ -28,8 +28,6 @@ behaviours![
     invalid_routes_are_refused,
     routes_and_splits_need_a_protocol_with_requests,
     proxy_defaults_have_one_name,
-    invalid_gateways_are_refused,
-    a_gateways_limits_are_numbers,
     the_sources_of_intentions_are_sorted_by_precedence,
     a_read_of_an_entry_waits_for_its_change,
     entries_need_permissions_of_their_service,
@@ -186,7 +184,6 @@ async fn invalid_service_defaults_are_refused(t: T) {
             r#""Name":"web","Destination":{"Addresses":["1.2.3.4"],"Port":0}"#,
             "Invalid Port number 0",
         ),
-        (r#""Name":"web","UpstreamConfig":{"Defaults":{"Name":"x"}}"#, "Name must be empty"),
         (r#""Name":"*""#, "and not a wildcard"),
         (
             r#""Name":"web","Protocol":"x","BalanceInboundConnections":"y","RateLimits":{}"#,
@@ -201,26 +198,6 @@ async fn invalid_service_defaults_are_refused(t: T) {
             r#""Name":"web","Destination":{"Addresses":["a","a","*.b",""],"Port":1}"#,
             "3 errors occurred:\n\t* Duplicate address 'a' is not allowed\n\t* Destination address '*.b' \
              is invalid ",
-        ),
-        (
-            r#""Name":"web","UpstreamConfig":{"Overrides":[{"Name":"*"},{"Name":"b","Peer":"p","Limits":{"MaxPendingRequests":-1}}]}"#,
-            "2 errors occurred:\n\t* error in upstream override for *:: Wildcard name is not \
-             supported\n\t* error in upstream override for b:p: 1 error occurred:\n\t* max pending \
-             requests cannot be negative",
-        ),
-        (
-            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"Interval":"-1s"}}}"#,
-            "error in upstream defaults: 1 error occurred:\n\t* passive health check interval \
-             cannot be negative",
-        ),
-        (
-            r#""Name":"web","UpstreamConfig":{"Defaults":{"PassiveHealthCheck":{"MaxEjectionPercent":101}}}"#,
-            "max_ejection_percent must be a percentage between 0 and 100",
-        ),
-        (
-            r#""Name":"web","EnvoyExtensions":[{},{"Name":"x"}]"#,
-            "2 errors occurred:\n\t* invalid EnvoyExtensions[0]: Name is required\n\t* invalid \
-             EnvoyExtensions[1][x]: name \"x\" is not a built-in extension",
         ),
         (r#""Name":"web","MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\". Must be one of"),
         (
@@ -354,31 +331,10 @@ async fn invalid_resolvers_are_refused(t: T) {
             r#""Redirect":{"Service":"x","SamenessGroup":"g"}"#,
             "Redirect: Setting SamenessGroup requires Consul Enterprise",
         ),
-        (
-            r#""LoadBalancer":{"Policy":"maglev","RingHashConfig":{"MinimumRingSize":1}}"#,
-            "RingHashConfig specified for incompatible load balancing policy \"maglev\"",
-        ),
-        (
-            r#""LoadBalancer":{"Policy":"random","HashPolicies":[{"SourceIP":true}]}"#,
-            "HashPolicies specified for non-hash-based Policy: \"random\"",
-        ),
-        (
-            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"x","FieldValue":"y"}]}"#,
-            "Bad LoadBalancer HashPolicy[0]: \"x\" is not a supported field",
-        ),
-        (
-            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{},{"Field":"header"}]}"#,
-            "Bad LoadBalancer HashPolicy[1]: Field \"header\" was specified without a FieldValue",
-        ),
-        (
-            r#""LoadBalancer":{"Policy":"maglev","HashPolicies":[{"Field":"cookie","FieldValue":"c","CookieConfig":{"Session":true,"TTL":"1s"}}]}"#,
-            "a session cookie cannot have an associated TTL",
-        ),
     ] {
-        let is_newer =
-            ["Targets", "Datacenters", "Peer", "ServiceSubset\":\"q", "Sameness", "LoadBal"];
+        let is_newer = ["Targets", "Datacenters", "Peer", "ServiceSubset\":\"q", "Sameness"];
         if is_newer.iter().any(|word| members.contains(word))
-            && t.is_1_8("references and load balancers are not checked, or unknown")
+            && t.is_1_8("references are not checked, or unknown")
         {
             continue;
         }
@@ -452,23 +408,14 @@ async fn invalid_routes_are_refused(t: T) {
         );
         refused(&t, 500, &body, why).await;
     }
-    if t.is_1_8("methods and conditions of retries are not checked") {
+    if t.is_1_8("methods are not checked") {
         return;
     }
-    for (route, why) in [
-        (
-            r#"{"Match":{"HTTP":{"Methods":["x"]}}}"#,
-            "Route[0] Methods contains an invalid method \"X\"",
-        ),
-        (
-            r#"{"Destination":{"RetryOn":["5xx","x"]}}"#,
-            "Route[0] contains an invalid retry condition: \"x\"",
-        ),
-    ] {
-        let body =
-            format!("{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{route}]}}");
-        refused(&t, 500, &body, why).await;
-    }
+    let body = format!(
+        "{{\"Kind\":\"service-router\",\"Name\":\"{name}\",\"Routes\":[{{\"Match\":{{\"HTTP\":\
+         {{\"Methods\":[\"x\"]}}}}}}]}}"
+    );
+    refused(&t, 500, &body, "Route[0] Methods contains an invalid method \"X\"").await;
 }
 
 async fn routes_and_splits_need_a_protocol_with_requests(t: T) {
@@ -505,28 +452,8 @@ async fn proxy_defaults_have_one_name(t: T) {
     assert!(error.message().contains("only \"global\" is supported"), "{error}");
     let error = t.fails("config_delete", args!["proxy-defaults", "x"], Kind::Http).await;
     assert!(error.message().contains("only \"global\" is supported"), "{error}");
-    for (members, why) in [
-        (r#""AccessLogs":{"Type":"x"}"#, "invalid access log type: x"),
-        (
-            r#""AccessLogs":{"Type":"file"}"#,
-            "path must be specified when using file type access logs",
-        ),
-        (r#""AccessLogs":{"Path":"/x"}"#, "path is only valid for file type access logs"),
-        (
-            r#""AccessLogs":{"JSONFormat":"{}","TextFormat":"x"}"#,
-            "cannot specify both access log JSONFormat and TextFormat",
-        ),
-        (
-            r#""AccessLogs":{"JSONFormat":"{"}"#,
-            "invalid access log json for JSON format: unexpected end of JSON input",
-        ),
-        (r#""FailoverPolicy":{"Mode":"x"}"#, "Failover-policy mode must be one of"),
-        (r#""EnvoyExtensions":[{"Name":"x"}]"#, "name \"x\" is not a built-in extension"),
-        (r#""MutualTLSMode":"x""#, "Invalid MutualTLSMode \"x\""),
-    ] {
-        let body = format!("{{\"Kind\":\"proxy-defaults\",\"Name\":\"global\",{members}}}");
-        refused(&t, 500, &body, why).await;
-    }
+    let body = r#"{"Kind":"proxy-defaults","Name":"global","MutualTLSMode":"x"}"#;
+    refused(&t, 500, body, "Invalid MutualTLSMode \"x\"").await;
     t.ok("config_write", args![defaults("global")]).await;
     let found = t.value("config_read", args!["proxy-defaults", "global"]).await;
     let config = found.get("Config").unwrap();
@@ -534,89 +461,6 @@ async fn proxy_defaults_have_one_name(t: T) {
     // A list of one is taken for what it holds.
     assert_eq!(config.get("c"), Some(&"z".into()));
     t.ok("config_delete", args!["proxy-defaults", "global"]).await;
-}
-
-async fn invalid_gateways_are_refused(t: T) {
-    let listener = |rest: &str| format!(r#""ingress-gateway","Name":"g","Listeners":[{{{rest}}}]"#);
-    let service = |rest: &str| format!(r#""terminating-gateway","Name":"g","Services":[{rest}]"#);
-    if t.is_1_8("members of gateways are not checked, or unknown") {
-        return;
-    }
-    let hosts = r#"{"Name":"a","Hosts":["h"]},{"Name":"b","Hosts":["h"]}"#;
-    for (entry, why) in [
-        (listener(r#""Port":1"#), "No service declared for listener with port 1"),
-        (
-            listener(r#""Protocol":"x""#),
-            "protocol must be 'tcp', 'http', 'http2', or 'grpc'. 'x' is an unsupported protocol",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a"},{"Name":"b"}]"#),
-            "Multiple services per listener are only supported for L7 protocols, 'http', 'grpc' and \
-             'http2' (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a","Hosts":["h"]}]"#),
-            "Associating hosts to a service is not supported for the tcp protocol (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"*"}]"#),
-            "Wildcard service name is only valid for protocol = 'http' (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Protocol":"http","Services":[{"Name":"*","Hosts":["h"]}]"#),
-            "Associating hosts to a wildcard service is not supported (listener on port 1)",
-        ),
-        (
-            listener(&format!(r#""Port":1,"Protocol":"http","Services":[{hosts}]"#)),
-            "Hosts must be unique within a specific listener (listener on port 1)",
-        ),
-        (
-            listener(r#""Port":1,"Services":[{"Name":"a"}]},{"Port":1,"Services":[{"Name":"b"}]"#),
-            "port 1 declared on two listeners",
-        ),
-        (service("{}"), "Service name cannot be blank."),
-        (
-            service(r#"{"Name":"a"},{"Name":"a"}"#),
-            "Service \"a\" was specified more than once within a namespace",
-        ),
-        (
-            service(r#"{"Name":"a","CertFile":"c","KeyFile":"k"}"#),
-            "Service \"a\" must have a CertFile, CAFile, and KeyFile specified for TLS origination",
-        ),
-    ] {
-        refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
-    }
-    let named = t.name("s");
-    let entry =
-        listener(&format!(r#""Port":1,"Protocol":"http","Services":[{{"Name":"{named}"}}]"#));
-    let why = "has protocol \"tcp\", which does not match defined listener protocol \"http\"";
-    refused(&t, 500, &format!("{{\"Kind\":{entry}}}"), why).await;
-}
-
-async fn a_gateways_limits_are_numbers(t: T) {
-    let name = t.name("g");
-    let limits = table! {"MaxConnections" = 5, "PassiveHealthCheck" = table! {"Interval" = "1s"}};
-    let services = list![table! {"Name" = t.name("s")}];
-    let listeners = list![table! {"Port" = 1, "Services" = services}];
-    let entry = table! {
-        "Kind" = "ingress-gateway", "Name" = name.as_str(), "Defaults" = limits,
-        "Listeners" = listeners,
-    };
-    if t.is_1_8("an ingress gateway has no defaults (before 1.13)") {
-        return;
-    }
-    t.ok("config_write", args![entry]).await;
-    let terminating = table! {"Kind" = "terminating-gateway", "Name" = name.as_str()};
-    t.fails("config_write", args![terminating], Kind::Http).await;
-    let found = t.value("config_read", args!["ingress-gateway", name.as_str()]).await;
-    let limits = found.get("Defaults").unwrap();
-    assert_eq!(limits.get("MaxConnections"), Some(&5.into()));
-    assert_eq!(limits.get("MaxPendingRequests"), Some(&0.into()));
-    let health = limits.get("PassiveHealthCheck").unwrap();
-    assert_eq!(health.get("Interval"), Some(&1_000_000_000.into()));
-    let listener = &found.get("Listeners").unwrap().items()[0];
-    assert_eq!(text(listener, "Protocol"), "tcp");
-    t.ok("config_delete", args!["ingress-gateway", name]).await;
 }
 
 async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {

@@ -8,11 +8,9 @@
 
 mod acl;
 mod agent;
-mod api_gateway;
 mod catalog;
 mod config_entry;
 mod coordinate;
-mod discovery;
 mod dns;
 mod event;
 mod health;
@@ -59,14 +57,11 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
     ("config_entry", config_entry::BEHAVIOURS),
-    ("api_gateway", api_gateway::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
-    ("discovery", discovery::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
-    ("logins", acl::logins::BEHAVIOURS),
     ("roles", acl::roles::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),
     ("odd", odd::BEHAVIOURS),

@@ -16,11 +16,9 @@ behaviours![
     a_zone_needs_a_region,
     addresses_of_all_of_a_host_are_refused_as_they_are_written,
     the_agents_own_service_is_read_with_any_consistency,
-    a_wrong_filter_of_ingress_instances_has_no_index,
     identities_of_tokens_have_names_and_datacenters,
     a_token_expires_in_the_future,
     a_policys_name_has_a_length,
-    ingress_gateways_with_a_tag_are_the_instances_of_the_service,
     a_name_in_another_spelling_is_taken,
     an_id_in_a_body_is_not_that_of_a_path_without_one,
     a_clone_expires_with_its_token,
@@ -242,13 +240,6 @@ async fn the_agents_own_service_is_read_with_any_consistency(t: T) {
     }
 }
 
-async fn a_wrong_filter_of_ingress_instances_has_no_index(t: T) {
-    let answer = t.raw("GET", "/v1/health/ingress/none?filter=x", "").await;
-    let has_index = answer.header("x-consul-index").is_some();
-    let is_right = !has_index || t.is_1_8("a wrong filter of ingress instances has an index");
-    assert!(answer.status == 500 && is_right, "{:?}", answer.headers);
-}
-
 /// The answer to a body that needs the management token.
 async fn put_as_manager(t: &T, target: &str, body: &Value) -> (u16, String) {
     let own = t.value("acl_token_self", args![]).await;
@@ -312,24 +303,6 @@ async fn a_policys_name_has_a_length(t: T) {
         let (status, said) = put_as_manager(&t, "/v1/acl/policy", &body).await;
         assert!(status == 200 && !said.contains("Datacenters"), "{said}");
     }
-}
-
-async fn ingress_gateways_with_a_tag_are_the_instances_of_the_service(t: T) {
-    let (node, service) = (t.name("n"), t.name("s"));
-    let own = json!({"Service": service, "Tags": ["v1"]});
-    let body = json!({"Node": node, "Address": "10.0.0.1", "Service": own});
-    assert_eq!(put(&t, CATALOG, &body).await.0, 200);
-    let (target, of_service) =
-        (format!("/v1/health/ingress/{service}"), format!("/v1/health/service/{service}"));
-    for (query, count) in [("tag=V1", 1), ("tag=other", 0), ("tag", 0), ("passing", 0)] {
-        let found = t.raw("GET", &format!("{target}?{query}"), "").await;
-        let list: Value = serde_json::from_str(&found.body).unwrap();
-        assert_eq!(list.as_array().map(Vec::len), Some(count), "{query}");
-        let same = t.raw("GET", &format!("{of_service}?{query}"), "").await;
-        let index = found.header("x-consul-index");
-        assert!(query == "passing" || index == same.header("x-consul-index"), "{query}");
-    }
-    put(&t, "/v1/catalog/deregister", &json!({"Node": node})).await;
 }
 
 /// As [`put_as_manager`], with the answer as JSON.

@@ -9,6 +9,10 @@ behaviours![
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
     other_clusters_and_the_keys_of_gossip_are_unknown,
+    logins_are_unknown,
+    the_configuration_of_autopilot_is_unknown,
+    what_proxies_and_gateways_ask_for_is_unknown,
+    entries_of_gateways_are_stored,
 ];
 
 /// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
@@ -71,4 +75,48 @@ async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {
             return;
         }
     }
+}
+
+async fn logins_are_unknown(t: T) {
+    let t = t.with_acls(Deny);
+    for method in ["acl_auth_method_list", "acl_binding_rule_list"] {
+        if !is_unknown(&t, method, args![]).await {
+            t.ok(method, args![]).await;
+        }
+    }
+}
+
+async fn the_configuration_of_autopilot_is_unknown(t: T) {
+    let method = "operator_autopilot_configuration";
+    if !is_unknown(&t, method, args![]).await {
+        t.ok(method, args![]).await;
+    }
+}
+
+async fn what_proxies_and_gateways_ask_for_is_unknown(t: T) {
+    for method in ["discovery_chain", "catalog_gateway_services", "health_ingress"] {
+        if !is_unknown(&t, method, args![t.name("web")]).await {
+            t.ok(method, args![t.name("web")]).await;
+        }
+    }
+}
+
+/// On real servers with defaults and checks, on the simulated agent as they are given.
+async fn entries_of_gateways_are_stored(t: T) {
+    let services = list![table! {"Name" = t.name("s")}];
+    let listeners = list![table! {"Port" = 8080, "Protocol" = "tcp", "Services" = services}];
+    let entry = table! {"Kind" = "ingress-gateway", "Name" = t.name("in"), "Listeners" = listeners};
+    t.ok("config_write", args![entry]).await;
+    let found = t.value("config_read", args!["ingress-gateway", t.name("in")]).await;
+    assert_eq!(found.get("Listeners").unwrap().items()[0].get("Port"), Some(&8080.into()));
+    t.ok("config_delete", args!["ingress-gateway", t.name("in")]).await;
+    if t.is_1_8("API gateways are unknown") {
+        return;
+    }
+    let listeners = list![table! {"Name" = "l", "Port" = 80, "Protocol" = "http"}];
+    let entry = table! {"Kind" = "api-gateway", "Name" = t.name("g"), "Listeners" = listeners};
+    t.ok("config_write", args![entry]).await;
+    let found = t.value("config_read", args!["api-gateway", t.name("g")]).await;
+    assert_eq!(text(&found.get("Listeners").unwrap().items()[0], "Name"), "l");
+    t.ok("config_delete", args!["api-gateway", t.name("g")]).await;
 }

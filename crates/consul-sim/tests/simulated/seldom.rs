@@ -91,7 +91,6 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     ("GET", "/v1/catalog/service/u?filter=ServicePort==1", ""),
     ("GET", "/v1/health/service/u?filter=Service.Port==1", ""),
     ("GET", "/v1/health/node/n?filter=Status==passing", ""),
-    ("GET", "/v1/health/ingress/u?filter=x", ""),
     (
         "PUT",
         "/v1/agent/service/register",

@@ -363,14 +363,14 @@ fn a_refusal_by_another_store_makes_the_caller_read_the_map_again() {
         nodes.take(node, None);
         nodes.refusals.lock().expect("no panic").insert(node.into(), other.clone());
     }
-    assert!(router.entries.doubted().now_or_never().is_none(), "nothing was refused yet");
+    assert!(router.entries.suspected().now_or_never().is_none(), "nothing was refused yet");
     let reader = router.clone();
     let read = nodes.run(1000, |deadline| {
         Box::pin(async move { reader.read(0, &Range::all(), 10, deadline).await })
     });
     let error = read.expect_err("no quorum");
     assert!(error.message().contains("another store of that name"), "{error}");
-    router.entries.doubted().now_or_never().expect("the map has to be read again");
+    router.entries.suspected().now_or_never().expect("the map has to be read again");
     let late = Entry { epoch: 2_000_000, slots: slots.clone() };
     adopt(2, 1);
     assert!(!router.entries.learn(Some(StoreId(1)), 0, &late), "a late answer of the first store");

@@ -262,7 +262,7 @@ fn a_request_with_numbers_out_of_bounds_is_answered() {
 }
 
 #[test]
-fn a_greeting_tells_a_node_of_another_key_from_one_that_does_not_answer() {
+fn a_check_of_the_key_tells_a_node_of_another_key_from_one_that_does_not_answer() {
     const OLD: &str = "the secret of last year";
     const NEW: &str = "the secret of this year";
     const OTHER: &str = "the secret of others";
@@ -275,9 +275,9 @@ fn a_greeting_tells_a_node_of_another_key_from_one_that_does_not_answer() {
     let none = node("none", None);
     world.member("closed", "127.0.0.1:1");
     world.settle();
-    let greet = |from: &Node, to: &str| {
-        let greeted = world.runtime.block_on(remote(from).greet(&to.into()));
-        greeted.err().map(|error| error.kind())
+    let check_key = |from: &Node, to: &str| {
+        let checked = world.runtime.block_on(remote(from).check_key(&to.into()));
+        checked.err().map(|error| error.kind())
     };
     let refused = Some(Kind::PermissionDenied);
     for (from, accepted) in [
@@ -290,9 +290,9 @@ fn a_greeting_tells_a_node_of_another_key_from_one_that_does_not_answer() {
         let own = from.cluster.options().node_id.as_str();
         for to in ["old", "both", "new", "other", "none"].iter().filter(|to| **to != own) {
             let expected = if accepted.contains(to) { None } else { refused };
-            assert_eq!(greet(from, to), expected, "{own} greets {to}");
+            assert_eq!(check_key(from, to), expected, "the key of {to} for {own}");
         }
-        assert_eq!(greet(from, "closed"), Some(Kind::Connect));
-        assert_eq!(greet(from, "nobody"), Some(Kind::NotFound));
+        assert_eq!(check_key(from, "closed"), Some(Kind::Connect));
+        assert_eq!(check_key(from, "nobody"), Some(Kind::NotFound));
     }
 }

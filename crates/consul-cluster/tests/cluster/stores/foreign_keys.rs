@@ -72,9 +72,9 @@ fn a_holder_that_comes_back_with_another_key_is_replaced_like_one_that_is_away()
     cases.has(&nodes[wrong], "meanwhile");
 }
 
-/// While all is quiet the leader does not plan, and a greeting is not a report.
+/// While all is quiet the leader does not plan, and a check of the key is not a report.
 #[test]
-fn a_holder_with_another_key_that_cannot_be_greeted_at_first_is_replaced_too() {
+fn a_holder_with_another_key_whose_key_cannot_be_checked_at_first_is_replaced_too() {
     let (cases, nodes) = Cases::filled(4);
     cases.world.wait(Duration::from_secs(70));
     let wrong = (0..4).find(|it| !nodes[*it].cluster.is_leader()).expect("a follower");

@@ -76,7 +76,7 @@ impl Peers for Network {
         })
     }
 
-    fn greet(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
+    fn check_key(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
         let is_there = self.stores.lock().expect("no panic elsewhere").contains_key(node);
         let checked = match is_there {
             true => self.check_key(node),

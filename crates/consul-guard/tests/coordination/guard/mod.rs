@@ -12,7 +12,7 @@ use crate::support::program;
 use crate::support::proxy::{Network, Proxy};
 use crate::support::trials::Trials;
 use consul_client::coordination::{Guard, Profile, ReleaseStep};
-use consul_client::transport::TlsOptions;
+use consul_client::transport::Options;
 use consul_guard::{Connection, GuardProcess};
 use http::Request;
 use std::io::{ErrorKind, Read, Write};
@@ -347,12 +347,8 @@ fn replaced(world: &World) {
 
 /// A guard that does not answer is replaced, and one that does not read already when the socket is full.
 fn stopped(world: &World) {
-    let connection = Connection {
-        endpoints: vec![world.url()],
-        authorization: None,
-        token_file: None,
-        tls: TlsOptions::default(),
-    };
+    let connection =
+        Connection { endpoints: vec![world.url()], token_file: None, http: Options::default() };
     // Of another program than the guards of other tests in this process.
     let folder = Folder::new();
     let program = folder.path("consul-guard");

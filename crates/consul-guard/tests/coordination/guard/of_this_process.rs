@@ -10,12 +10,12 @@ use consul_api::value::Value;
 use consul_client::coordination::lock::{self, LockOptions};
 use consul_client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_client::coordination::{Guard, Presence, Profile, ReleaseStep, Service, Wait};
-use consul_client::transport::TlsOptions;
+use consul_client::transport::{Options, TlsOptions};
 use consul_config::Config;
 use consul_config::connect::connect;
 use consul_guard::{Connection, GuardProcess};
 use consul_process::clock::BoxFuture;
-use http::Request;
+use http::{HeaderValue, Request};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -81,14 +81,17 @@ fn over_tls() {
     let server = Server::tls(identity.server(Some(&clients)));
     let connection = |ca: &str| Connection {
         endpoints: vec!["https://127.0.0.1:1".to_owned(), format!("https://{}/p", server.address)],
-        authorization: Some("Basic czpw".to_owned()),
         token_file: None,
-        tls: TlsOptions {
-            ca_file: Some(folder.file("ca.pem", ca).into()),
-            cert_file: Some(folder.file("client.pem", &client.certificate).into()),
-            key_file: Some(folder.file("client.key", &client.key).into()),
-            server_name: Some("server.dc1.consul".to_owned()),
-            ..TlsOptions::default()
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            tls: TlsOptions {
+                ca_file: Some(folder.file("ca.pem", ca).into()),
+                cert_file: Some(folder.file("client.pem", &client.certificate).into()),
+                key_file: Some(folder.file("client.key", &client.key).into()),
+                server_name: Some("server.dc1.consul".to_owned()),
+                ..TlsOptions::default()
+            },
+            ..Options::default()
         },
     };
     ends_a_session(connection(&servers.pem()));
@@ -114,13 +117,16 @@ fn reads_files_again() {
     let (cert_file, key_file) = write(&Authority::new("old"));
     let guard = guard_of_a_session(Connection {
         endpoints: vec![format!("https://{}", server.address)],
-        authorization: Some("Basic czpw".to_owned()),
         token_file: None,
-        tls: TlsOptions {
-            ca_file: Some(folder.file("ca.pem", authority.pem()).into()),
-            cert_file: Some(cert_file),
-            key_file: Some(key_file),
-            ..TlsOptions::default()
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            tls: TlsOptions {
+                ca_file: Some(folder.file("ca.pem", authority.pem()).into()),
+                cert_file: Some(cert_file),
+                key_file: Some(key_file),
+                ..TlsOptions::default()
+            },
+            ..Options::default()
         },
     });
     write(&authority);
@@ -165,9 +171,11 @@ fn hidden() {
         &program,
         Connection {
             endpoints: vec!["http://127.0.0.1:1".to_owned()],
-            authorization: Some("Basic s3cret".to_owned()),
             token_file: None,
-            tls: TlsOptions::default(),
+            http: Options {
+                authorization: Some(HeaderValue::from_static("Basic s3cret")),
+                ..Options::default()
+            },
         },
     );
     let wanted = format!("{}\0{}\0", guard.display(), std::process::id());
@@ -194,9 +202,11 @@ fn over_unix_socket() {
     let server = Server::unix(&folder.path("socket"));
     ends_a_session(Connection {
         endpoints: vec![format!("unix://{}", server.address)],
-        authorization: Some("Basic czpw".to_owned()),
         token_file: None,
-        tls: TlsOptions::default(),
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            ..Options::default()
+        },
     });
     sees_the_end_of_the_session(&server);
 }
@@ -204,9 +214,11 @@ fn over_unix_socket() {
 fn plain(address: &str) -> Connection {
     Connection {
         endpoints: vec![format!("http://{address}")],
-        authorization: Some("Basic czpw".to_owned()),
         token_file: None,
-        tls: TlsOptions::default(),
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            ..Options::default()
+        },
     }
 }
 
@@ -366,12 +378,8 @@ fn not_found() {
         ("/bin/echo", "it ended without an answer"),
         ("/dev/null", "there is no program /dev/null"),
     ] {
-        let connection = Connection {
-            endpoints: Vec::new(),
-            authorization: None,
-            token_file: None,
-            tls: TlsOptions::default(),
-        };
+        let connection =
+            Connection { endpoints: Vec::new(), token_file: None, http: Options::default() };
         let outcome = GuardProcess::new(Some(Path::new(program)), connection)
             .and_then(|guard| run(guard.start()));
         let error = outcome.unwrap_err();

@@ -1,7 +1,6 @@
 //! Why the program ends without success, and its exit status.
 
 use consul_api::error::Error;
-use consul_cli::status_of;
 use consul_migrate::Stop;
 use consul_migrate::etcd::Refused;
 use std::fmt;
@@ -26,7 +25,7 @@ impl Failure {
             Failure::Interrupted => 130,
             Failure::Stopped(Stop::Refused(_) | Stop::Compacted) => 1,
             Failure::Stopped(Stop::Held(_)) => 4,
-            Failure::Stopped(Stop::Failed(error)) => status_of(error.kind()),
+            Failure::Stopped(Stop::Failed(error)) => error.kind().exit_status(),
         })
     }
 

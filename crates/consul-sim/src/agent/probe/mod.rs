@@ -161,7 +161,7 @@ async fn exchange(
     let text = |error: io::Error| error.to_string();
     stream.write_all(&heads.encode(&request)).await.map_err(text)?;
     stream.write_all(request.body()).await.map_err(text)?;
-    let (mut buffer, mut answer) = (ReceiveBuffer::new(), ResponseParser::new(usize::MAX));
+    let (mut buffer, mut answer) = (ReceiveBuffer::default(), ResponseParser::new(usize::MAX));
     while !answer.is_complete() && answer.body().len() < MAX_BODY_BYTES {
         match stream.read(buffer.room()).await.map_err(text)? {
             // A body that was cut off does not change the state.

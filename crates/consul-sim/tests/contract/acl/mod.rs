@@ -1,6 +1,5 @@
 //! Access control: tokens and policies.
 
-pub mod logins;
 pub mod permissions;
 pub mod roles;
 

@@ -4,7 +4,6 @@
 //! `SEQUENCES=5000 cargo test --package consul-sim --test simulated random` runs more of them,
 //! `SEED=17 …` repeats one. A difference is printed with its seed, its step and both answers.
 
-mod odd;
 mod steps;
 
 use crate::support::consul::{self, RealConsul};
@@ -12,11 +11,9 @@ use crate::support::trials::Trials;
 use bytes::Bytes;
 use consul_client::transport::http::HttpTransport;
 use consul_client::transport::{self, Transport};
-use consul_sim::acl::{Acl, DefaultPolicy, Secret};
 use consul_sim::{Agent, Options, SimTransport};
 use http::{Request, Response};
 use libtest_mimic::Failed;
-use odd::Area;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,7 +23,6 @@ use steps::{NODES, SERVICES, Step};
 const STEPS: usize = 100;
 /// How many sequences are played in `make test-all`.
 const SEQUENCES: u64 = 200;
-const ODD_SEQUENCES: u64 = 15;
 /// How many sequences with a difference are reported.
 const SHOWN: usize = 20;
 /// How often a sequence is played until its indexes have one order on both sides. What a request has changed of the
@@ -36,55 +32,30 @@ const TRIES: usize = 100;
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     let missing = consul::is_missing("1.21", "random requests on Consul 1.21");
-    trials.add_unless(missing, "random_requests_are_answered_alike [1.21]", || all(Kind::Sound));
-    trials.add_unless(missing, "odd_requests_are_answered_alike [1.21]", || {
-        all(Kind::Odd(Area::Catalog))
-    });
-    trials.add_unless(missing, "odd_requests_with_acls_are_answered_alike [1.21]", || {
-        all(Kind::Odd(Area::Acl))
-    });
+    trials.add_unless(missing, "random_requests_are_answered_alike [1.21]", all);
     trials
-}
-
-/// What the steps of a sequence are.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Sound,
-    Odd(Area),
 }
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn all(kind: Kind) -> Result<(), Failed> {
+fn all() -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let few = if kind == Kind::Sound { SEQUENCES } else { ODD_SEQUENCES };
     let first = number("FIRST").unwrap_or(0);
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => first..first + number("SEQUENCES").unwrap_or(few),
+        None => first..first + number("SEQUENCES").unwrap_or(SEQUENCES),
     };
-    let has_acls = kind == Kind::Odd(Area::Acl);
-    let server = match has_acls {
-        true => RealConsul::start_with_acl("1.21", "deny")?,
-        false => RealConsul::start("1.21")?,
-    };
+    let server = RealConsul::start("1.21")?;
     let address = format!("http://{}", server.address);
     let real = HttpTransport::new(&address, &transport::Options::default())?;
-    let acl = Acl {
-        enabled: has_acls,
-        default_policy: DefaultPolicy::Deny,
-        initial_management: has_acls.then(|| Secret::new(MANAGEMENT)),
-        ..Acl::default()
-    };
-    let agent = Arc::new(Agent::new(Options { acl, ..Options::default() }));
+    let agent = Arc::new(Agent::new(Options::default()));
     let simulated = SimTransport::new(agent, "simulated");
     runtime.block_on(async {
         let mut pair = Pair {
-            kind,
-            real: Side::new(Box::new(real), &server.token).await,
-            simulated: Side::new(Box::new(simulated), if has_acls { MANAGEMENT } else { "" }).await,
+            real: Side::new(Box::new(real)).await,
+            simulated: Side::new(Box::new(simulated)).await,
             indexes: BTreeMap::new(),
         };
         let mut differences = Vec::new();
@@ -106,12 +77,8 @@ fn all(kind: Kind) -> Result<(), Failed> {
     })
 }
 
-/// The simulated agent's management token, where it has ACLs.
-const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
-
 /// The real server and the simulated agent, which have seen the same requests.
 struct Pair {
-    kind: Kind,
     real: Side,
     simulated: Side,
     /// Every index that was seen on the real side with its counterpart.
@@ -123,12 +90,8 @@ struct Side {
     transport: Box<dyn Transport>,
     /// The symbols that replace the ids and names of this side in the comparison.
     symbols: HashMap<String, String>,
-    /// The secret of the management token; empty without ACLs.
-    management: String,
-    /// The secret of the token that the sequence created last.
-    secret: Option<String>,
-    /// The ids of what the sequence created, by kind, in the order of their creation.
-    created: BTreeMap<&'static str, Vec<String>>,
+    /// The ids of the sessions that the sequence created, in the order of their creation.
+    sessions: Vec<String>,
     /// The hashes of services in the order of their appearance. Each side computes them in its own
     /// way, but the same content has the same hash.
     hashes: Vec<String>,
@@ -163,33 +126,17 @@ const HEADERS: &[&str] = &[
 
 /// The parts of texts that differ, by what is before and after them.
 const TEXTS: &[(&str, &str)] = &[
-    // Go writes all members of a type without a name.
-    (" of type struct {", "\n"),
-    ("Go value of type struct {", "\n"),
-    // Where rules cannot be read, and in whose words: HashiCorp's reader is a column off at the end of a text,
-    // and names all keys before a mistake.
-    ("Failed to parse ACL rules: At ", "\n"),
     // Why a regular expression or a date cannot be read.
     ("error parsing regexp: ", "\n"),
     ("parsing time ", "\n"),
 ];
 
-/// What is created at these targets, and the member of the answer with its id.
-const CREATED: &[(&str, &str, &str)] = &[
-    ("/v1/session/create", "session", "ID"),
-    ("/v1/acl/policy", "policy", "ID"),
-    ("/v1/acl/role", "role", "ID"),
-    ("/v1/acl/token", "token", "AccessorID"),
-];
-
 impl Side {
-    async fn new(transport: Box<dyn Transport>, management: &str) -> Side {
+    async fn new(transport: Box<dyn Transport>) -> Side {
         let mut side = Side {
             transport,
             symbols: HashMap::new(),
-            management: management.to_owned(),
-            secret: None,
-            created: BTreeMap::new(),
+            sessions: Vec::new(),
             hashes: Vec::new(),
             port: 0,
             beginning: 0,
@@ -218,74 +165,46 @@ impl Side {
             side.write("PUT", target.to_owned(), &body.to_string()).await;
         }
         side.beginning = key[0]["ModifyIndex"].as_u64().expect("a key has an index");
-        if !management.is_empty() {
-            let own = side.read("/v1/acl/token/self").await;
-            let accessor = own["AccessorID"].as_str().expect("a token has an accessor");
-            side.symbols.insert(accessor.to_owned(), "<management accessor>".to_owned());
-        }
         side
     }
 
-    /// What the management token reads, as JSON.
+    /// What is read, as JSON.
     async fn read(&self, target: &str) -> Value {
         let body = self.write("GET", target.to_owned(), "").await;
         serde_json::from_slice(&body).unwrap_or_default()
     }
 
     async fn write(&self, method: &'static str, target: String, body: &str) -> Bytes {
-        let mut step = Step::new(method, target, body);
-        step.headers.push(("x-consul-token", self.management.clone()));
+        let step = Step::new(method, target, body);
         self.ask(&step).await.map(Response::into_body).unwrap_or_default()
     }
 
     /// `None` if the server closes the connection without an answer.
     async fn ask(&self, step: &Step) -> Option<Response<Bytes>> {
         let fill = |text: &str| self.fill(text);
-        let mut request = Request::builder().method(step.method).uri(fill(&step.target));
-        for (name, value) in &step.headers {
-            request = request.header(*name, fill(value));
-        }
+        let request = Request::builder().method(step.method).uri(fill(&step.target));
         let request = request.body(Bytes::from(fill(&step.body))).expect("the step is well-formed");
         self.transport.send(request).await.ok()
     }
 
-    /// Puts this side's ids where a step says `{session0}`, and its secrets.
+    /// Puts this side's ids where a step says `{session0}`.
     fn fill(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for (_, kind, _) in CREATED {
-            while let Some(at) = text.find(&format!("{{{kind}")) {
-                let after = &text[at + 1 + kind.len()..];
-                let Some((place, _)) = after.split_once('}') else { break };
-                let length = kind.len() + place.len() + 2;
-                let own =
-                    place.parse().ok().and_then(|place: usize| self.created.get(kind)?.get(place));
-                let id = match (own, place) {
-                    (Some(id), _) => id,
-                    (None, "") => self.secret.as_deref().unwrap_or(UNKNOWN),
-                    (None, _) => UNKNOWN,
-                };
-                let id = id.to_owned();
-                text.replace_range(at..at + length, &id);
-            }
+        while let Some(at) = text.find("{session") {
+            let after = &text[at + "{session".len()..];
+            let Some((place, _)) = after.split_once('}') else { break };
+            let length = "{session}".len() + place.len();
+            let own = place.parse().ok().and_then(|place: usize| self.sessions.get(place));
+            let id = own.map_or(UNKNOWN, String::as_str).to_owned();
+            text.replace_range(at..at + length, &id);
         }
-        let symbol = |wanted: &str| {
-            let known = self.symbols.iter().find(|(_, symbol)| *symbol == wanted);
-            known.map_or("", |(name, _)| name.as_str())
-        };
-        text.replace("{management}", &self.management)
-            .replace("{management accessor}", symbol("<management accessor>"))
-            .replace("{node}", symbol(NODE))
+        text
     }
 
-    /// Keeps the id of what an answer says was created.
+    /// Keeps the id of the session that an answer says was created.
     fn keep(&mut self, step: &Step, body: &Value) {
-        let of = CREATED.iter().find(|(target, ..)| step.target.starts_with(target));
-        let Some((_, kind, member)) = of.filter(|_| step.method == "PUT") else { return };
-        let Some(id) = body.get(member).and_then(Value::as_str) else { return };
-        let known = self.created.entry(kind).or_default();
-        if known.len() < MAX_CREATED && !known.iter().any(|known| known == id) {
-            known.push(id.to_owned());
-            self.secret = body["SecretID"].as_str().map(str::to_owned).or(self.secret.take());
+        if step.target.starts_with("/v1/session/create") && self.sessions.len() < MAX_CREATED {
+            self.sessions.extend(body.get("ID").and_then(Value::as_str).map(str::to_owned));
         }
     }
 
@@ -345,25 +264,17 @@ impl Side {
                         *member = (member.as_u64() > Some(0)).into();
                     } else if matches!(name.as_str(), "ContentHash" | "Hash") {
                         *member = self.number_of_hash(&member.to_string()).into();
-                    } else if matches!(name.as_str(), "CreateTime" | "ExpirationTime") {
-                        *member = member.is_string().into();
                     } else {
                         self.normalise(member, indexes);
                     }
                 }
             }
             Value::Array(items) => {
-                // Sessions and tokens are listed in the order of their ids, which are random.
-                let by_id = ["LockDelay", "AccessorID"];
-                let is_by_id =
-                    items.len() > 1 && by_id.iter().any(|member| items[0].get(member).is_some());
+                // Sessions are listed in the order of their ids, which are random.
+                let is_by_id = items.len() > 1 && items[0].get("LockDelay").is_some();
                 if is_by_id {
-                    // Before their hashes get numbers.
                     items.sort_by_cached_key(|item| {
                         let mut item = item.clone();
-                        if let Value::Object(members) = &mut item {
-                            members.remove("Hash");
-                        }
                         self.normalise(&mut item, &mut Vec::new());
                         item.to_string()
                     });
@@ -394,13 +305,10 @@ impl Side {
         let mut text = text.to_owned();
         while let Some(at) = find_uuid(&text) {
             let id = text[at..at + UUID_LENGTH].to_owned();
-            let known = self
-                .created
-                .iter()
-                .find_map(|(kind, ids)| Some((kind, ids.iter().position(|known| *known == id)?)));
+            let known = self.sessions.iter().position(|known| *known == id);
             let symbol = match (self.symbols.get(&id), known) {
                 (Some(symbol), _) => symbol.clone(),
-                (None, Some((kind, place))) => format!("<{kind} {place}>"),
+                (None, Some(place)) => format!("<session {place}>"),
                 (None, None) => "<id>".to_owned(),
             };
             text.replace_range(at..at + UUID_LENGTH, &symbol);
@@ -463,30 +371,21 @@ impl Pair {
     async fn sequence(&mut self, seed: u64) -> Result<(), Difference> {
         let mut rng = fastrand::Rng::with_seed(seed);
         for side in [&mut self.real, &mut self.simulated] {
-            side.created.clear();
-            side.secret = None;
+            side.sessions.clear();
             side.hashes.clear();
         }
         let mut outcome = Ok(());
         for place in 0..STEPS {
-            let step = match self.kind {
-                Kind::Sound => Step::random(&mut rng, seed),
-                Kind::Odd(area) => odd::step(&mut rng, area),
-            };
+            let step = Step::random(&mut rng, seed);
             if let Err(Difference { text, is_of_order }) = self.step(&step).await {
-                let Step { method, target, headers, body } = &step;
-                let text = format!(
-                    "seed {seed}, step {place}: {method} {target} {headers:?} {body}\n{text}"
-                );
+                let Step { method, target, body } = &step;
+                let text = format!("seed {seed}, step {place}: {method} {target} {body}\n{text}");
                 outcome = Err(Difference { text, is_of_order });
                 break;
             }
         }
         for side in [&self.real, &self.simulated] {
-            match self.kind {
-                Kind::Sound => side.tidy(seed).await,
-                Kind::Odd(_) => side.tidy_all().await,
-            }
+            side.tidy(seed).await;
         }
         outcome
     }
@@ -571,10 +470,10 @@ impl Seen {
 }
 
 impl Side {
-    /// Cleans up after a sequence of sound requests, so that the next one starts with an empty Consul.
+    /// Cleans up after a sequence, so that the next one starts with an empty Consul.
     async fn tidy(&self, seed: u64) {
         self.write("DELETE", format!("/v1/kv/r{seed}/?recurse"), "").await;
-        for session in self.created.get("session").into_iter().flatten() {
+        for session in &self.sessions {
             self.write("PUT", format!("/v1/session/destroy/{session}"), "").await;
         }
         for name in SERVICES {
@@ -585,40 +484,4 @@ impl Side {
             self.write("PUT", "/v1/catalog/deregister".to_owned(), &body).await;
         }
     }
-
-    /// The same after one of odd requests, whose names are not known.
-    async fn tidy_all(&self) {
-        for (list, target) in [
-            ("/v1/agent/services", "/v1/agent/service/deregister/"),
-            ("/v1/agent/checks", "/v1/agent/check/deregister/"),
-        ] {
-            for id in self.read(list).await.as_object().into_iter().flat_map(|ids| ids.keys()) {
-                self.write("PUT", format!("{target}{}", escaped(id)), "").await;
-            }
-        }
-        for node in self.read("/v1/catalog/nodes").await.as_array().into_iter().flatten() {
-            let is_own = node["Node"].as_str().is_some_and(|name| self.symbols.contains_key(name));
-            if !is_own {
-                let body = json!({"Node": node["Node"]}).to_string();
-                self.write("PUT", "/v1/catalog/deregister".to_owned(), &body).await;
-            }
-        }
-        for (list, member, target) in [
-            ("/v1/acl/tokens", "AccessorID", "/v1/acl/token/"),
-            ("/v1/acl/roles", "ID", "/v1/acl/role/"),
-            ("/v1/acl/policies", "ID", "/v1/acl/policy/"),
-        ] {
-            for item in self.read(list).await.as_array().into_iter().flatten() {
-                // The ids of what is built in are refused.
-                let id = item[member].as_str().unwrap_or_default();
-                if !self.symbols.contains_key(id) {
-                    self.write("DELETE", format!("{target}{id}"), "").await;
-                }
-            }
-        }
-    }
-}
-
-fn escaped(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

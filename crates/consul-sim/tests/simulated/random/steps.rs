@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 pub struct Step {
     pub method: &'static str,
     pub target: String,
-    pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
 
@@ -16,7 +15,7 @@ pub const STATUSES: &[&str] = &["passing", "warning", "critical"];
 
 impl Step {
     pub fn new(method: &'static str, target: String, body: &str) -> Step {
-        Step { method, target, headers: Vec::new(), body: body.to_owned() }
+        Step { method, target, body: body.to_owned() }
     }
 
     pub fn get(target: &str) -> Step {
@@ -241,8 +240,6 @@ impl Step {
                 "/v1/health/node/ext1?filter=Status==critical+or+Node==ext2",
                 "/v1/catalog/connect/web",
                 "/v1/health/connect/web",
-                "/v1/health/ingress/web",
-                "/v1/catalog/gateway-services/web",
                 "/v1/coordinate/node/ext1",
                 "/v1/health/state/critical",
                 "/v1/session/list?stale",

@@ -1,0 +1,189 @@
+//! Leader election: the holder of the lock on the leader's key is the leader.
+
+use super::assign;
+use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
+use crate::event::Event;
+use crate::nodes::node::Mode;
+use crate::nodes::{request, settings, start};
+use crate::snapshot::{Leader, Sight, Snapshot};
+use consul_api::error::Kind;
+use consul_api::value::Value;
+use consul_client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
+use consul_client::coordination::{self, Lease, Wait};
+use consul_client::watch::State;
+use consul_process::metrics::numbers;
+use consul_process::sync::lock;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// The document of the leader's key.
+#[derive(Serialize, Deserialize)]
+struct LeaderRecord {
+    node_id: String,
+    address: String,
+    #[serde(default)]
+    elected_at_ms: u64,
+    /// The node to which it handed the leadership over, in the key that it has released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
+}
+
+/// Applies a new state of the leader's key; `None`: Consul is unreachable, so the leader is unknown.
+pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
+    let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
+    let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
+    let claim = match state.map(|state| &state.answer.value) {
+        Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
+        _ => None,
+    };
+    let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
+    let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
+    let leader = leader.zip(claim).map(|((session_id, token), claim)| {
+        cluster.note_leadership(cluster.epoch(), token);
+        Leader {
+            node_id: claim.node_id,
+            address: claim.address,
+            session_id,
+            token,
+            elected_at_ms: claim.elected_at_ms,
+        }
+    });
+    let before = cluster.snapshot();
+    // A session that acquires its own lock again, since an answer was lost, has another token.
+    let leadership =
+        |leader: &Option<Leader>| leader.clone().map(|leader| Leader { token: 0, ..leader });
+    if leadership(&before.leader) != leadership(&leader) {
+        let name = leader.as_ref().map(|leader| leader.node_id.clone());
+        numbers().leader_changes.add_one();
+        cluster.emit(Event::LeaderChanged(name));
+    }
+    let is_connected = state.is_some();
+    let successor = successor.filter(|_| leader.is_none());
+    if (&before.leader, &before.successor) != (&leader, &successor)
+        || before.is_connected != is_connected
+    {
+        cluster.update(|snapshot| {
+            (snapshot.leader, snapshot.successor) = (leader, successor);
+            snapshot.is_connected = is_connected;
+        });
+        cluster.note_first_look();
+    }
+}
+
+/// Tries to become the leader whenever there is none, and leads while it is.
+pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
+    let mut changes = cluster.changes();
+    loop {
+        let is_wanted = |snapshot: &Arc<Snapshot>| {
+            snapshot.is_connected && snapshot.leader.is_none() && may_lead(cluster, snapshot)
+        };
+        let _ = changes.wait_for(is_wanted).await;
+        if matches!(cluster.snapshot().sight, Sight::None | Sight::Untold)
+            && let Some(hidden) = start::hidden_instances(cluster).await
+        {
+            tracing::warn!(node = cluster.options.node_id, %hidden, "cannot stand for leader");
+            cluster.client.clock().sleep(REFUSED_PAUSE).await;
+            continue;
+        }
+        request::yield_to_successor(cluster).await;
+        let value = claim(cluster, None);
+        let wait = Wait::For(cluster.options.profile.takeover());
+        let options = LockOptions { value: Some(value), wait };
+        let acquired = tokio::select! {
+            biased;
+            acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => acquired,
+            // One that goes on waiting would not leave the next leadership to a successor.
+            () = other_leads(cluster) => continue,
+        };
+        match acquired {
+            Ok(lease) => lead(cluster, &lease).await,
+            Err(error) if error.kind() == Kind::Timeout => {}
+            Err(error) => {
+                tracing::warn!(node = cluster.options.node_id, %error, "cannot stand for leader");
+                let is_refused = cluster.note_refusal(&error);
+                let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
+                cluster.client.clock().sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Completes when another node is the leader.
+async fn other_leads(cluster: &Cluster) {
+    let id = &cluster.options.node_id;
+    let is_led = |snapshot: &Arc<Snapshot>| {
+        snapshot.leader.as_ref().is_some_and(|leader| leader.node_id != *id)
+    };
+    // The sender lives as long as `self`.
+    let _ = cluster.changes().wait_for(is_led).await;
+}
+
+/// The document of the leader's key.
+fn claim(cluster: &Cluster, successor: Option<String>) -> Vec<u8> {
+    let claim = LeaderRecord {
+        node_id: cluster.options.node_id.clone(),
+        address: cluster.options.node_address.clone(),
+        elected_at_ms: cluster.unix_ms(),
+        successor,
+    };
+    serde_json::to_vec(&claim).unwrap_or_default()
+}
+
+/// A leader that does not see all nodes would take the shards of the others.
+fn may_lead(cluster: &Cluster, snapshot: &Snapshot) -> bool {
+    let me = snapshot.nodes.get(&cluster.options.node_id);
+    let sees_all = !snapshot.hides_keys && snapshot.sight != Sight::Part;
+    sees_all && me.is_some_and(|me| cluster.is_me(&me.record) && me.record.mode == Mode::Active)
+}
+
+/// Acts as the leader until the leadership is lost or handed over.
+async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
+    *lock(&cluster.lease) = Some(Arc::clone(lease));
+    numbers().elections_won.add_one();
+    tracing::info!(node = cluster.options.node_id, token = lease.token(), "became the leader");
+    let mut hand_overs = cluster.hand_overs.subscribe();
+    let mut changes = cluster.changes();
+    let stepped_down = tokio::select! {
+        biased;
+        _ = lease.keep() => None,
+        never = relay_events(cluster, lease) => match never {},
+        _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
+        _ = changes.wait_for(|snapshot| !may_lead(cluster, snapshot)) => Some(None),
+        never = assign::run(cluster, lease) => match never {},
+        _ = settings::keep(cluster, lease) => None,
+    };
+    if let Some(successor) = stepped_down {
+        let left = successor.map(|successor| claim(cluster, Some(successor)));
+        if let Err(error) = lease.release_leaving(left.as_deref()).await {
+            tracing::info!(%error, "the leader's lock was not released; it ends with its session");
+        }
+        // Lets another node become the leader, if there is one.
+        let end = cluster.now() + cluster.options.profile.takeover();
+        *lock(&cluster.lease) = None;
+        let has_other = |snapshot: &Arc<Snapshot>| {
+            let leader = snapshot.leader.as_ref();
+            leader.is_some_and(|leader| leader.session_id != lease.session())
+        };
+        tokio::select! {
+            biased;
+            _ = changes.wait_for(has_other) => {}
+            () = cluster.sleep_until(end) => {}
+        }
+    }
+    *lock(&cluster.lease) = None;
+}
+
+/// Emits the events of the lease as events of the cluster.
+async fn relay_events(cluster: &Cluster, lease: &Lease) -> Infallible {
+    loop {
+        match lease.next_event().await {
+            Some(coordination::Event::Suspended) => {
+                numbers().suspensions.add_one();
+                cluster.emit(Event::Suspended);
+            }
+            Some(coordination::Event::Resumed) => cluster.emit(Event::Resumed),
+            Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The leader of a cluster: how a node becomes it, and its work.
+
+mod assign;
+pub(crate) mod election;

@@ -1,0 +1,9 @@
+//! The nodes of a cluster: what each says of itself in its key, which of them are live, and what operators ask of them.
+
+pub(crate) mod membership;
+pub(crate) mod node;
+pub(crate) mod operate;
+pub(crate) mod request;
+pub mod rights;
+pub(crate) mod settings;
+pub mod start;

@@ -1,0 +1,399 @@
+//! What an operator reads and changes from outside, by an observer that does not run.
+
+use super::membership;
+use super::node::{Mode, Node, Record};
+use super::request::{Asked, HandOver, Leave, Request};
+use super::rights::{self, Right, lacking};
+use crate::Cluster;
+use crate::keys::{self, Update};
+use crate::leader::election;
+use crate::shard_map::publication::{self, Announcement, Content};
+use consul_api::api::{health, kv};
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::table::Endpoint;
+use consul_api::value::Value;
+use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
+use consul_client::watch::State;
+
+/// A key of Consul that must not have changed since an operator looked at it.
+#[derive(Clone, Debug)]
+pub struct Unchanged {
+    pub(crate) key: String,
+    pub(crate) index: u64,
+}
+
+/// What the key has that announces the shard map.
+enum Announced {
+    Document(Announcement),
+    /// Something else.
+    Other,
+}
+
+/// What removing a node from the members found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// The node's key is deleted. Its instances that are still registered: their ids, each with its agent.
+    Removed(Vec<(String, String)>),
+    /// The node is live: it would write its key again.
+    Live,
+}
+
+impl Cluster {
+    /// Reads the state of the cluster once, with linearizable reads of its keys. For observers that do not run.
+    ///
+    /// # Errors
+    /// Those of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
+    pub async fn look(&self) -> Result<(), Error> {
+        let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
+        let records = self.whole(&kv::LIST, prefix).await?;
+        self.apply_records(&records);
+        let health = self.whole(&health::SERVICE, &service).await?;
+        let is_listed =
+            |node: &Node| membership::is_listed(&health.answer.value, &node.record.incarnation);
+        let snapshot = self.snapshot();
+        if snapshot.nodes.is_empty() || !snapshot.nodes.values().all(is_listed) {
+            self.check_sees_all(&health).await?;
+        }
+        self.apply_health(&health);
+        let (announced, _) = self.announcement().await?;
+        let mut unreadable = Vec::new();
+        match publication::read(&self.client, &self.options).await?.map {
+            Content::Map(map) => publication::adopt(self, map),
+            Content::Absent => {}
+            Content::Corrupt(_, error) => {
+                unreadable.push(error.context(&self.options.map_key()).message().to_owned());
+            }
+        }
+        let announced = match announced {
+            Some(Announced::Document(announced)) => announced,
+            Some(Announced::Other) => {
+                unreadable.push(self.not_announced());
+                Announcement::default()
+            }
+            None => Announcement::default(),
+        };
+        self.update(|snapshot| snapshot.unreadable = unreadable);
+        publication::apply_restored(self, announced.restored);
+        publication::apply_frozen(self, announced.frozen);
+        election::apply_leader(
+            self,
+            Some(&self.state_of(&kv::GET, &self.options.leader_key).await?),
+        );
+        match records.answer.meta.tells_hidden() {
+            true => Ok(()),
+            false => self.check_sees_keys(&health).await,
+        }
+    }
+
+    async fn state_of(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
+        let args = Args::new().arg(name).opt("consistent", true);
+        let answer = self.client.call(endpoint, &args).await?;
+        Ok(State { answer, is_resynchronised: false })
+    }
+
+    /// A list of nodes' keys or instances of which ACLs hide nothing.
+    async fn whole(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
+        let state = self.state_of(endpoint, name).await?;
+        if state.answer.meta.filtered_by_acl != Some(true) {
+            return Ok(state);
+        }
+        let one_of = match endpoint.name == kv::LIST.name {
+            true => format!("key:read on keys below {name:?}"),
+            false => "service:read or node:read".to_owned(),
+        };
+        let why =
+            format!("{} {name:?}: ACLs hide entries: the token lacks {one_of}", endpoint.name);
+        let error = Error::new(Kind::PermissionDenied, why).with_maybe_applied(false);
+        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await;
+        Err(match lacking {
+            Ok(lacking) if !lacking.is_empty() => {
+                error.with_note(&format!("it lacks {}", rights::listed(&lacking)))
+            }
+            _ => error,
+        })
+    }
+
+    /// Refuses a list of instances that may lack some which ACLs hide. Consul before 1.11 does not tell that.
+    async fn check_sees_all(&self, instances: &State) -> Result<(), Error> {
+        if instances.answer.meta.tells_hidden() {
+            return Ok(());
+        }
+        let lacking = lacking(&self.client, rights::to_see_nodes(&self.options)).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "which nodes live cannot be known, since ACLs may hide some: the token lacks {}",
+            rights::listed(&lacking)
+        );
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    /// Refuses a list of nodes' keys that may lack some which ACLs hide, as [`Cluster::check_sees_all`] does.
+    async fn check_sees_keys(&self, instances: &State) -> Result<(), Error> {
+        let mut rights = vec![Right::read_all("key", &self.options.nodes_prefix)];
+        rights.extend(self.rights_to_unseen(&instances.answer.value));
+        let lacking = lacking(&self.client, rights).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let rights = rights::listed(&lacking);
+        let why = format!("ACLs may hide keys of nodes: the token lacks {rights}");
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false))
+    }
+
+    /// The rights to read the keys that this process does not see of nodes which something else names: the
+    /// shard map, the leader's key, an instance. ACLs may hide them, or they are deleted.
+    pub(crate) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
+        let snapshot = self.snapshot();
+        let mut named = membership::named(instances, &self.options.service());
+        named.extend(snapshot.leader.as_ref().map(|leader| leader.node_id.clone()));
+        named.extend(snapshot.map.iter().flat_map(|map| map.node_ids()).cloned());
+        named.retain(|id| !snapshot.nodes.contains_key(id));
+        named.iter().map(|id| Right::read("key", &self.options.node_key(id))).collect()
+    }
+
+    async fn announcement(&self) -> Result<(Option<Announced>, u64), Error> {
+        let found = keys::read(&self.client, &self.options.epoch_key()).await?;
+        Ok(found.map_or((None, 0), |(bytes, index)| {
+            let announced = Announcement::parse(&bytes);
+            (Some(announced.map_or(Announced::Other, Announced::Document)), index)
+        }))
+    }
+
+    fn not_announced(&self) -> String {
+        format!("{}: it is not the announcement of a shard map", self.options.epoch_key())
+    }
+
+    /// The condition that the shard map still has this epoch.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if it has another one; those of the call.
+    pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
+        let (announced, index) = self.announcement().await?;
+        let found = match announced {
+            Some(Announced::Document(announced)) => announced.epoch,
+            Some(Announced::Other) => {
+                return Err(
+                    Error::new(Kind::Decode, self.not_announced()).with_maybe_applied(false)
+                );
+            }
+            None => 0,
+        };
+        if found == epoch {
+            return Ok(Unchanged { key: self.options.epoch_key(), index });
+        }
+        let why = format!("the shard map has epoch {found}, not {epoch}");
+        Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
+    }
+
+    /// As [`keys::update`], while another key is unchanged.
+    pub(crate) async fn update_while(
+        &self,
+        condition: Option<&Unchanged>,
+        key: &str,
+        mut decide: impl FnMut(Option<&[u8]>) -> Result<Update, Error>,
+    ) -> Result<(), Error> {
+        let Some(condition) = condition else {
+            return keys::update(&self.client, key, decide).await;
+        };
+        loop {
+            let found = keys::read(&self.client, key).await?;
+            let (value, index) = found.map_or((None, 0), |(value, index)| (Some(value), index));
+            let change = match decide(value.as_deref())? {
+                Update::Keep => return Ok(()),
+                Update::Put(value) => vec![unchanged(key, index), set(key, value)],
+                Update::Delete => vec![delete_unchanged(key, index)],
+            };
+            let holds: Operation = unchanged(&condition.key, condition.index);
+            match transact(&self.client, std::iter::once(holds).chain(change), None).await {
+                Err(error) if error.kind() == Kind::TxnFailed => {
+                    if error.refused().iter().any(|refused| refused.index == 0) {
+                        let why = format!("{} has changed meanwhile", condition.key);
+                        return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+                    }
+                    self.client.pause(keys::CONFLICT_PAUSE_MS).await;
+                }
+                changed => return changed.map(|_| ()),
+            }
+        }
+    }
+
+    /// Sets the mode of a node, this one or another, while another key is unchanged. To make it active cancels
+    /// a request to leave.
+    ///
+    /// # Errors
+    /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key has changed.
+    pub async fn set_mode_while(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        mode: Mode,
+    ) -> Result<(), Error> {
+        let set = |record: &mut Record| {
+            record.mode = mode;
+            if mode == Mode::Active {
+                record.cancel_leave();
+            }
+            Ok(())
+        };
+        self.change_record(condition, node_id, set).await
+    }
+
+    /// Removes a node that is down from the members at once, instead of after `forget_after`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
+    /// [`Kind::PermissionDenied`] if it cannot be known whether the node lives; those of the calls.
+    pub async fn forget(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+    ) -> Result<Forgotten, Error> {
+        let service = self.options.service();
+        let health = self.whole(&health::SERVICE, &service).await?;
+        self.check_sees_all(&health).await?;
+        let mut forgotten = Forgotten::Removed(Vec::new());
+        self.update_while(condition, &self.options.node_key(node_id), |found| {
+            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            let record = membership::parse(&self.options, node_id, bytes)?;
+            if membership::is_listed_live(&health.answer.value, &record.incarnation) {
+                forgotten = Forgotten::Live;
+                return Ok(Update::Keep);
+            }
+            let left = membership::registered(&health.answer.value, &record.incarnation);
+            forgotten = Forgotten::Removed(left);
+            Ok(Update::Delete)
+        })
+        .await?;
+        Ok(forgotten)
+    }
+
+    /// Sets the mode of a node, this one or another.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
+    pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
+        self.set_mode_while(None, node_id, mode).await
+    }
+
+    /// Changes a node's key as an operator does, while another key is unchanged.
+    pub(crate) async fn change_record(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        mut change: impl FnMut(&mut Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.update_while(condition, &self.options.node_key(node_id), |found| {
+            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            let mut record = membership::parse(&self.options, node_id, bytes)?;
+            change(&mut record)?;
+            Ok(Update::Put(record.to_bytes()))
+        })
+        .await
+    }
+
+    /// Lets a frozen shard map change again: an operator accepts the loss of the members.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn thaw(&self) -> Result<(), Error> {
+        self.thaw_while(None).await
+    }
+
+    /// As [`Cluster::thaw`], while another key is unchanged.
+    ///
+    /// # Errors
+    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+        self.update_while(condition, &self.options.epoch_key(), |found| {
+            let announcement = found.and_then(Announcement::parse);
+            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
+                Some(announcement) => {
+                    Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
+                }
+                None => Update::Keep,
+            })
+        })
+        .await
+    }
+
+    /// Asks the leader to hand over the leadership that this process knows, to a node or to any other one.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if there is no leader, it is asked to hand over to another node already, or the other
+    /// key has changed; otherwise those of the calls.
+    pub async fn ask_hand_over(
+        &self,
+        condition: Option<&Unchanged>,
+        to: Option<&str>,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let Some(leader) = &snapshot.leader else {
+            return Err(Error::new(Kind::Conflict, "there is no leader").not_sent());
+        };
+        let hand_over = HandOver { token: leader.token, to: to.map(str::to_owned) };
+        let request = Request { hand_over: Some(hand_over), leave: None };
+        self.ask(condition, &leader.node_id, request).await
+    }
+
+    /// Asks a node to hand over its shards, and then to stop.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Conflict`] if the other key has
+    /// changed; otherwise those of the calls.
+    pub async fn ask_leave(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
+        let leave = Leave { incarnation: node.record.incarnation.clone() };
+        self.ask(condition, node_id, Request { hand_over: None, leave: Some(leave) }).await
+    }
+
+    /// Adds a request to those that the node has not taken.
+    async fn ask(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        request: Request,
+    ) -> Result<Asked, Error> {
+        let mut is_new = false;
+        let add = |record: &mut Record| {
+            let mut all = record.request.take().unwrap_or_default();
+            is_new = all.add(node_id, &request)?;
+            record.request = Some(all);
+            Ok(())
+        };
+        self.change_record(condition, node_id, add).await?;
+        Ok(Asked { node_id: node_id.to_owned(), request, is_new })
+    }
+
+    /// Takes back what a node was asked, and nothing else. Whether the node's key still had it.
+    ///
+    /// # Errors
+    /// [`Kind::Conflict`] if the other key has changed; otherwise those of the calls.
+    pub async fn withdraw(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        request: &Request,
+    ) -> Result<bool, Error> {
+        let mut withdrawn = false;
+        let withdraw = |record: &mut Record| {
+            withdrawn = record.take_back(|all| all.remove(request));
+            Ok(())
+        };
+        self.change_record(condition, node_id, withdraw).await?;
+        Ok(withdrawn)
+    }
+}
+
+/// The error for a name that no node has.
+pub(crate) fn no_such_node(node_id: &str) -> Error {
+    let why = format!("there is no node {node_id:?}");
+    Error::new(Kind::NotFound, why).with_maybe_applied(false)
+}

@@ -1,0 +1,452 @@
+//! All that is not well in a cluster, with its cure.
+
+use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
+use crate::nodes::node::Mode;
+use crate::stores::{ShardAtRisk, StoreFault, StoreOverview};
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// How many shards or nodes a text names.
+const NAMED: usize = 5;
+
+/// How far the clocks of two machines may be apart, and the time of a call.
+const USUAL_CLOCK_MS: u64 = 2000;
+
+/// Something that is not well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Its name, such as `node_down`.
+    pub problem: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about: a node, a store, an endpoint; empty: the cluster.
+    pub of: String,
+    /// What is wrong.
+    pub text: String,
+    /// What an operator can do.
+    pub cure: String,
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Something does not work, or data may be lost.
+    Error,
+    /// It works, with less in reserve.
+    Warning,
+    /// An operator wanted it so.
+    Note,
+}
+
+/// All that is not well, the worst first.
+pub fn problems(overview: &Overview) -> Vec<Problem> {
+    let mut found = of_cluster(overview);
+    found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
+    found.extend(of_drains(overview));
+    found.extend(of_map(overview));
+    found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
+    found.extend(overview.waiting.iter().map(of_waiting));
+    found.extend(of_endpoints(overview));
+    found.sort_by_key(|problem| problem.level);
+    found
+}
+
+fn error(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { problem, level: Level::Error, of: of.to_owned(), text, cure }
+}
+
+fn warning(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { level: Level::Warning, ..error(problem, of, text, cure) }
+}
+
+fn note(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
+    Problem { level: Level::Note, ..error(problem, of, text, cure) }
+}
+
+/// A name as a word of a shell's command.
+pub fn shell_word(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_.:@%+=,/-".contains(c);
+    match !name.is_empty() && name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', r"'\''")),
+    }
+}
+
+/// A name and the flags after a verb of `consul-ha`, as words of a shell's command. A name that begins with `-`
+/// is told from a flag.
+pub fn operand(name: &str, flags: &str) -> String {
+    let word = shell_word(name);
+    let words = match name.starts_with('-') {
+        true => [flags, "--", &word],
+        false => [&word, flags, ""],
+    };
+    words.join(" ").trim().to_owned()
+}
+
+/// Up to [`NAMED`] of a list, and the number of the rest.
+fn listed<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let rest = items.len().saturating_sub(NAMED);
+    let named: Vec<String> = items.take(NAMED).map(|item| item.to_string()).collect();
+    let named = named.join(", ");
+    if rest == 0 { named } else { format!("{named} and {rest} more") }
+}
+
+/// Up to [`NAMED`] shards: `shard 3`, or `shards 3, 4`.
+fn listed_shards<T: ToString>(shards: impl ExactSizeIterator<Item = T>) -> String {
+    let noun = if shards.len() == 1 { "shard" } else { "shards" };
+    format!("{noun} {}", listed(shards))
+}
+
+fn of_cluster(overview: &Overview) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if !overview.in_touch {
+        let text = "this process gets no answers from Consul: what is shown is what was known last";
+        let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
+                    (`consul operator raft list-peers`)";
+        found.push(error("not_in_touch", "", text.to_owned(), cure.to_owned()));
+    } else if overview.leader.is_none() {
+        let text = "the cluster has no leader: no shards are assigned".to_owned();
+        let cure = if overview.nodes.iter().any(may_lead) {
+            "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
+        } else {
+            "start a node, or make one active: no live node may lead"
+        };
+        found.push(error("no_leader", "", text, cure.to_owned()));
+    }
+    if !overview.hidden.is_empty() {
+        let text = format!("ACLs hide {} from this process", overview.hidden.join(" and "));
+        let cure = "give its token key:read, service:read and node:read".to_owned();
+        found.push(error("hidden_by_acl", "", text, cure));
+    }
+    if let Some(rights) = &overview.may_hide {
+        let text = format!("ACLs may hide nodes from this process: the token lacks {rights}");
+        let cure = "add the right to a policy of the token; until then nodes may be missing here, or shown as down";
+        found.push(error("hidden_by_acl", "", text, cure.to_owned()));
+    }
+    for why in &overview.unread_stores {
+        let text = format!("what the stores' shards need is not known: {why}");
+        let cure = "give the token key:read below the shards' prefix; if a map is named, another release or \
+                    another program has written it";
+        found.push(error("stores_unknown", "", text, cure.to_owned()));
+    }
+    for why in &overview.unread_map {
+        let text = format!("the shard map in Consul cannot be read: {why}");
+        let cure = "delete the key that ends in `epoch`: a node that runs writes both keys again, and keeps what \
+                    is there under a name of its own";
+        found.push(error("map_unreadable", "", text, cure.to_owned()));
+    }
+    if !overview.frozen.is_empty() {
+        let frozen = listed(overview.frozen.iter());
+        let text = format!("the shard map is frozen: {frozen} vanished at once");
+        let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others";
+        found.push(error("frozen", "", text, cure.to_owned()));
+    }
+    if overview.restored {
+        let text = "Consul had lost the shard map; a node has put it back".to_owned();
+        let cure = "nothing: the next leader's map ends this".to_owned();
+        found.push(warning("map_restored", "", text, cure));
+    }
+    found
+}
+
+fn may_lead(node: &NodeOverview) -> bool {
+    node.state != NodeState::Down && node.mode == Mode::Active
+}
+
+/// No copy reaches such a node, and no write.
+fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
+    let id = node.id.as_str();
+    let (whose, why) = match &node.silent {
+        Some(why) => ("our", format!(" ({why})")),
+        None => ("the leader's", String::new()),
+    };
+    let is_leader = overview.leader.as_ref().is_some_and(|leader| leader.node_id == id);
+    let effect = match is_leader {
+        true => "while it leads, the replicas of stores stay where they are",
+        false => "the leader does not count on its replicas of stores, and gives it no others",
+    };
+    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}: {effect}");
+    let cure = format!(
+        "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
+         one key in common"
+    );
+    error("key_refused", id, text, cure)
+}
+
+fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
+    let id = node.id.as_str();
+    let mut found = Vec::new();
+    match node.state {
+        NodeState::Down => {
+            let seconds = node.down_for_ms.unwrap_or_default() / 1000;
+            let text = match seconds {
+                0 => format!("{id} is down"),
+                _ => format!("{id} has been down for {seconds} s"),
+            };
+            let cure = format!("start it, or `consul-ha forget {}`", operand(id, ""));
+            found.push(error("node_down", id, text, cure));
+        }
+        NodeState::Unavailable => {
+            let text = format!("{id} lives, and its check warns: {}", node.check_output);
+            let cure = "find out why its program does not poll: it is busy, or stopped".to_owned();
+            found.push(error("node_unavailable", id, text, cure));
+        }
+        NodeState::Live => {}
+    }
+    if node.refuses_key {
+        found.push(refuses_key(node, overview));
+    } else if let Some(why) = &node.silent {
+        let text = format!("{id} does not answer at its data address: {why}");
+        let cure = format!(
+            "check that other machines reach {}, and that cluster_key and data_tls are the same",
+            node.data_address
+        );
+        found.push(error("node_silent", id, text, cure));
+    }
+    if let (Some(epoch), Some(lag @ 1..)) = (node.map_epoch, node.map_lag) {
+        let newest = epoch + lag;
+        let text =
+            format!("{id} still has the shard map of epoch {epoch}, the newest one has {newest}");
+        let cure = "check its connection to Consul".to_owned();
+        found.push(warning("map_lag", id, text, cure));
+    }
+    if let Some(ahead) = node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS) {
+        let side = if ahead > 0 { "ahead of" } else { "behind" };
+        let seconds = ahead.unsigned_abs() as f64 / 1e3;
+        let text = format!("the clock of {id} is {seconds:.1} s {side} this machine's");
+        let cure = "synchronize the clocks of both machines (NTP)".to_owned();
+        found.push(warning("clock", id, text, cure));
+    }
+    if let Some(mode) = &node.unknown_mode {
+        let text = format!("the mode in the key of {id} is {mode}, which counts as active");
+        let cure = "set it to active, draining or maintenance".to_owned();
+        found.push(warning("unknown_mode", id, text, cure));
+    }
+    found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
+    found.extend(of_requests(node));
+    match node.mode {
+        Mode::Active => {}
+        Mode::Maintenance => {
+            let text = format!("{id} is in maintenance: no requests are routed to it");
+            let cure =
+                format!("`consul-ha maintenance {}` when the work is done", operand(id, "--off"));
+            found.push(note("node_maintenance", id, text, cure));
+        }
+        Mode::Draining => {
+            found.push(draining(node, !overview.unread_stores.is_empty()));
+        }
+    }
+    found
+}
+
+/// What a node cannot do for a store.
+fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
+    let StoreFault { store, functions, why } = fault;
+    let id = node.id.as_str();
+    if functions.is_empty() {
+        let text = format!("{id} cannot use store {store}: {why}");
+        let cure = format!("mend what it says, and start {id} again");
+        return error("store_unusable", id, text, cure);
+    }
+    let functions = functions.join(", ");
+    let text = format!("{id} does not keep store {store}: its storage fails in {functions}: {why}");
+    let cure = "make room on its disk, or mend the storage; stop no other node before: its replicas are missing \
+                until the storage works again, which ends this by itself";
+    error("storage_fails", id, text, cure.to_owned())
+}
+
+/// What a node was asked and has yet to take, which takes a moment.
+fn of_requests(node: &NodeOverview) -> Vec<Problem> {
+    let id = node.id.as_str();
+    let pending = |what: &str, cure: &str| {
+        let text = format!("{id} has yet to take the request to {what}");
+        let cure = format!("wait: a node that hangs takes it later; or {cure} takes it back");
+        note("request_pending", id, text, cure)
+    };
+    let leave = node.asked.leave.as_ref().map(|_| pending("leave", &drain_off(id)));
+    let hand_over = node.asked.hand_over.as_ref().map(|it| {
+        let to = it.to.as_deref().unwrap_or("another node");
+        let what = format!("hand over the leadership to {to}");
+        pending(&what, "`consul-ha hand-over --withdraw`")
+    });
+    leave.into_iter().chain(hand_over).collect()
+}
+
+/// The command that ends a drain.
+fn drain_off(id: &str) -> String {
+    format!("`consul-ha drain {}`", operand(id, "--off"))
+}
+
+/// The drains that cannot end, because too few other nodes may have what the nodes have.
+fn of_drains(overview: &Overview) -> Vec<Problem> {
+    let live = || overview.nodes.iter().filter(|node| node.state != NodeState::Down);
+    let draining = |has: fn(&NodeOverview) -> usize| -> Vec<&NodeOverview> {
+        live().filter(|node| node.mode == Mode::Draining && has(node) > 0).collect()
+    };
+    let stuck = |of: &str, nodes: &[&NodeOverview], why: String| {
+        let names = listed(nodes.iter().map(|node| &node.id));
+        let verb = if nodes.len() == 1 { "cannot drain" } else { "cannot all drain" };
+        let off = nodes.first().map(|node| drain_off(&node.id)).unwrap_or_default();
+        let cure = format!("start other nodes, or end a drain: {off}");
+        error("drain_stuck", of, format!("{names} {verb}: {why}"), cure)
+    };
+    let mut found = Vec::new();
+    let of_map = draining(|node| node.primaries + node.replicas);
+    if !of_map.is_empty() && !live().any(|node| node.mode == Mode::Active && node.weight > 0.0) {
+        let why = "no live and active node is left to take shards".to_owned();
+        found.push(stuck("", &of_map, why));
+    }
+    let of_stores = draining(|node| node.store_replicas);
+    let others = live().filter(|node| node.mode != Mode::Draining && node.weight > 0.0).count();
+    if !of_stores.is_empty() {
+        for store in overview.stores.iter().filter(|store| store.replicas > others) {
+            let StoreOverview { name, replicas, .. } = store;
+            let why = format!(
+                "store {name} needs {replicas} nodes for its replicas; others that may have them: {others}"
+            );
+            found.push(stuck(name, &of_stores, why));
+        }
+    }
+    found
+}
+
+fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
+    let id = node.id.as_str();
+    let off = drain_off(id);
+    let (text, cure) = match (node.primaries + node.replicas, node.store_replicas) {
+        (0, 0) if hides_stores => (
+            format!(
+                "{id} has no shards of the map; whether it has replicas of stores is not known"
+            ),
+            format!("do not stop it before that is known; {off} makes it active"),
+        ),
+        (0, 0) => (
+            format!("{id} is drained: it has no shards"),
+            format!("stop it; or {off} makes it active"),
+        ),
+        (shards, 0) => (
+            format!("{id} is draining: {shards} shards are left"),
+            format!("stop it when it has no shards; or {off} makes it active"),
+        ),
+        (shards, replicas) => (
+            format!("{id} is draining: {shards} shards and {replicas} replicas of stores are left"),
+            format!("stop it when it has none; or {off} makes it active"),
+        ),
+    };
+    note("node_draining", id, text, cure)
+}
+
+fn of_map(overview: &Overview) -> Vec<Problem> {
+    let Some(map) = &overview.map else {
+        if !overview.in_touch || overview.leader.is_none() {
+            return Vec::new();
+        }
+        let text = "there is no shard map yet".to_owned();
+        let cure = "wait for the leader's first map; it needs min_nodes live nodes".to_owned();
+        return vec![error("no_map", "", text, cure)];
+    };
+    let is_live = |id: &String| {
+        let mut nodes = overview.nodes.iter();
+        nodes.any(|node| node.id == *id && node.state != NodeState::Down)
+    };
+    let live: Vec<bool> = map.nodes.iter().map(is_live).collect();
+    let has_live = |places: &[Placed]| places.iter().any(|placed| live[placed.node()]);
+    let shards = map.placement.iter().enumerate();
+    let without: Vec<usize> =
+        shards.filter(|(_, places)| !has_live(places)).map(|(shard, _)| shard).collect();
+    if without.is_empty() {
+        return Vec::new();
+    }
+    let text = format!("no live node has {}", listed_shards(without.iter()));
+    let cure = "start the nodes that are down; after replace_after_s others get their shards";
+    vec![error("shards_without_node", "", text, cure.to_owned())]
+}
+
+/// What to do about nodes whose replicas are missing.
+fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOverview]) -> String {
+    let (mut down, mut gone, mut empty, mut foreign) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for id in BTreeSet::from_iter(missing) {
+        match nodes.iter().find(|node| node.id == *id) {
+            None => gone.push(id),
+            Some(node) if node.state == NodeState::Down => down.push(id),
+            Some(node) if node.refuses_key => foreign.push(id),
+            Some(_) => empty.push(id),
+        }
+    }
+    let named = |ids: &[&String]| listed(ids.iter());
+    let cures = [
+        (!down.is_empty()).then(|| format!("start {}", named(&down))),
+        (!gone.is_empty())
+            .then(|| format!("start {} with its data again: no member", named(&gone))),
+        (!foreign.is_empty())
+            .then(|| format!("start {} with the cluster_key of the others", named(&foreign))),
+        (!empty.is_empty()).then(|| {
+            format!("{} lives, and may lack records: wait, or see its log", named(&empty))
+        }),
+    ];
+    cures.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
+    let name = store.name.as_str();
+    let (lost, fewer): (Vec<_>, Vec<_>) =
+        store.at_risk.iter().partition(|shard| shard.left < shard.needed);
+    let bring_back =
+        |shards: &[&ShardAtRisk]| bring_back(shards.iter().flat_map(|shard| &shard.missing), nodes);
+    let mut found = Vec::new();
+    if !lost.is_empty() {
+        let shards = listed_shards(lost.iter().map(|shard| shard.shard));
+        let text = format!(
+            "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
+             acknowledged writes"
+        );
+        let cure = format!(
+            "{}; what is lost for good: `consul-ha accept-loss {} SHARD` for each shard",
+            bring_back(&lost),
+            operand(name, "")
+        );
+        found.push(error("shard_at_risk", name, text, cure));
+    }
+    if !fewer.is_empty() {
+        let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
+        let text = format!("store {name}: replicas of {shards} are missing");
+        let cure = format!("{}; after replace_after_s others get new replicas", bring_back(&fewer));
+        found.push(warning("replicas_missing", name, text, cure));
+    }
+    if store.unrecovered > 0 {
+        let count = store.unrecovered;
+        let text = format!(
+            "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
+        );
+        let cure = format!(
+            "start the nodes that are down: enough holders of each shard have to answer; if one is lost for good, \
+             `consul-ha accept-loss {} SHARD` for each shard of its",
+            operand(name, "")
+        );
+        found.push(error("store_unrecovered", name, text, cure));
+    }
+    found
+}
+
+fn of_waiting((store, why): (&String, &String)) -> Problem {
+    let text = format!("store {store} has no map yet: the first one waits: {why}");
+    let cure = "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: \
+                mend that, or stop it"
+        .to_owned();
+    warning("store_waits", store, text, cure)
+}
+
+fn of_endpoints(overview: &Overview) -> Vec<Problem> {
+    let benched = overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched);
+    let problem = |it: &EndpointOverview| {
+        let text = format!("{} does not answer {}", it.address, it.told_by);
+        let cure = "check the Consul agent at that address".to_owned();
+        warning("endpoint_benched", &it.told_by, text, cure)
+    };
+    benched.map(problem).collect()
+}
+
+#[cfg(test)]
+mod tests;

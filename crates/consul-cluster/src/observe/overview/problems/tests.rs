@@ -1,0 +1,449 @@
+use super::*;
+use crate::observe::overview::{LeaderOverview, MapOverview};
+use std::sync::Arc;
+
+fn node(id: &str) -> NodeOverview {
+    NodeOverview {
+        id: id.to_owned(),
+        address: "a:1".to_owned(),
+        data_address: "a:2".to_owned(),
+        zone: String::new(),
+        weight: 1.0,
+        mode: Mode::Active,
+        unknown_mode: None,
+        state: NodeState::Live,
+        down_for_ms: None,
+        map_epoch: Some(9),
+        clock_ahead_ms: None,
+        faults: Vec::new(),
+        asked: Default::default(),
+        map_lag: Some(0),
+        primaries: 1,
+        replicas: 1,
+        moving_in: 0,
+        moving_out: 0,
+        store_replicas: 0,
+        check_output: String::new(),
+        silent: None,
+        refuses_key: false,
+    }
+}
+
+fn well() -> Overview {
+    let leader = LeaderOverview {
+        node_id: "n1".to_owned(),
+        address: "a:1".to_owned(),
+        elected_at_ms: 1,
+        token: 17,
+        lease_ms: None,
+    };
+    let placement = vec![vec![Placed::Whole(0, 'a')], vec![Placed::Whole(1, 'a')]];
+    let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+    let map = MapOverview { epoch: 9, shards: 2, replicas: 1, nodes, placement };
+    let store = StoreOverview {
+        name: "points".to_owned(),
+        shards: 8,
+        replicas: 3,
+        write_quorum: 2,
+        read_quorum: 2,
+        map_version: 1,
+        moving: Vec::new(),
+        repairing: Vec::new(),
+        at_risk: Vec::new(),
+        unrecovered: 0,
+    };
+    let endpoint = EndpointOverview {
+        told_by: "n1".to_owned(),
+        address: "http://127.0.0.1:8500".to_owned(),
+        state: EndpointState::Ok,
+        latency_ms: None,
+    };
+    Overview {
+        version: 1,
+        at_ms: 0,
+        told_by: None,
+        in_touch: true,
+        prefix: "ha/".to_owned(),
+        leader: Some(leader),
+        frozen: Vec::new(),
+        restored: false,
+        hidden: Vec::new(),
+        may_hide: None,
+        nodes: vec![node("n1"), node("n2")],
+        map: Some(Arc::new(map)),
+        stores: vec![store],
+        waiting: std::collections::BTreeMap::new(),
+        endpoints: vec![endpoint],
+        events: Vec::new(),
+        unread_stores: Vec::new(),
+        unread_map: Vec::new(),
+        problems: Vec::new(),
+    }
+}
+
+fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
+    ShardAtRisk { shard, missing: vec!["n2".to_owned()], left, needed: 2 }
+}
+
+#[test]
+fn each_problem_is_found_alone_and_has_a_cure() {
+    assert_eq!(problems(&well()), []);
+    type Case = (fn(&mut Overview), &'static str, Level, &'static str);
+    let cases: [Case; 24] = [
+        (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
+        (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
+        (
+            |it| it.may_hide = Some("node:read on \"\"".to_owned()),
+            "hidden_by_acl",
+            Level::Error,
+            "ACLs may hide nodes from this process: the token lacks node:read on \"\"",
+        ),
+        (|it| it.frozen = vec!["n2".to_owned()], "frozen", Level::Error, "n2 vanished"),
+        (|it| it.restored = true, "map_restored", Level::Warning, "put it back"),
+        (|it| it.map = None, "no_map", Level::Error, "no shard map"),
+        (
+            |it| {
+                (it.nodes[1].state, it.nodes[1].check_output) =
+                    (NodeState::Unavailable, "it sleeps".to_owned());
+            },
+            "node_unavailable",
+            Level::Error,
+            "n2 lives, and its check warns: it sleeps",
+        ),
+        (
+            |it| it.nodes[1].silent = Some("no route".to_owned()),
+            "node_silent",
+            Level::Error,
+            "n2 does not answer at its data address: no route",
+        ),
+        (
+            |it| {
+                (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
+            },
+            "key_refused",
+            Level::Error,
+            "n2 refuses our cluster_key, or we refuse its (no): the leader does not count on",
+        ),
+        (
+            |it| it.nodes[0].refuses_key = true,
+            "key_refused",
+            Level::Error,
+            "n1 refuses the leader's cluster_key, or we refuse its: while it leads, the replicas of stores stay",
+        ),
+        (
+            |it| it.nodes[1].map_lag = Some(2),
+            "map_lag",
+            Level::Warning,
+            "n2 still has the shard map of epoch 9, the newest one has 11",
+        ),
+        (
+            |it| it.nodes[1].unknown_mode = Some("\"off\"".to_owned()),
+            "unknown_mode",
+            Level::Warning,
+            "is \"off\"",
+        ),
+        (|it| it.nodes[1].mode = Mode::Draining, "node_draining", Level::Note, "2 shards are left"),
+        (
+            |it| {
+                let node = &mut it.nodes[1];
+                (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
+                node.store_replicas = 8;
+                it.stores[0].replicas = 1;
+            },
+            "node_draining",
+            Level::Note,
+            "0 shards and 8 replicas of stores are left",
+        ),
+        (
+            |it| it.unread_stores = vec!["no answer".to_owned()],
+            "stores_unknown",
+            Level::Error,
+            "is not known: no answer",
+        ),
+        (
+            |it| it.unread_map = vec!["ha/shards/map: no map".to_owned()],
+            "map_unreadable",
+            Level::Error,
+            "cannot be read: ha/shards/map: no map",
+        ),
+        (
+            |it| {
+                it.nodes.push(node("n3"));
+                it.stores[0].at_risk = vec![ShardAtRisk {
+                    missing: ["n2", "n3", "n4"].map(str::to_owned).into(),
+                    ..at_risk(3, 1)
+                }];
+            },
+            "shard_at_risk",
+            Level::Error,
+            "too few replicas of shard 3",
+        ),
+        (|it| it.nodes[1].mode = Mode::Maintenance, "node_maintenance", Level::Note, "n2 is in"),
+        (
+            |it| it.stores[0].at_risk = (0..9).map(|shard| at_risk(shard, 1)).collect(),
+            "shard_at_risk",
+            Level::Error,
+            "replicas of shards 0, 1, 2, 3, 4 and 4 more are left",
+        ),
+        (
+            |it| it.stores[0].at_risk = vec![at_risk(3, 2)],
+            "replicas_missing",
+            Level::Warning,
+            "replicas of shard 3 are missing",
+        ),
+        (
+            |it| it.stores[0].unrecovered = 2,
+            "store_unrecovered",
+            Level::Error,
+            "has yet to ask who has 2 of its shards",
+        ),
+        (
+            |it| _ = it.waiting.insert("points".to_owned(), "n4 has said nothing".to_owned()),
+            "store_waits",
+            Level::Warning,
+            "store points has no map yet: the first one waits: n4 has said nothing",
+        ),
+        (
+            |it| it.endpoints[0].state = EndpointState::Benched,
+            "endpoint_benched",
+            Level::Warning,
+            "http://127.0.0.1:8500 does not answer n1",
+        ),
+    ];
+    for (change, name, level, text) in cases {
+        let mut overview = well();
+        change(&mut overview);
+        let found = problems(&overview);
+        let [problem] = found.as_slice() else { panic!("{name}: {found:?}") };
+        assert_eq!((problem.problem, problem.level), (name, level));
+        assert!(problem.text.contains(text) && !problem.cure.is_empty(), "{problem:?}");
+    }
+}
+
+#[test]
+fn a_cure_says_what_there_is_to_start() {
+    let mut overview = well();
+    overview.nodes[1].state = NodeState::Down;
+    let missing: Vec<String> = ["n1", "n2", "n4"].map(str::to_owned).into();
+    assert_eq!(
+        bring_back(missing.iter(), &overview.nodes),
+        "start n2; start n4 with its data again: no member; n1 lives, and may lack records: wait, or see its log"
+    );
+}
+
+#[test]
+fn the_name_of_a_node_runs_no_command_of_a_cure_that_is_pasted() {
+    assert_eq!(shell_word("n-1.a:b"), "n-1.a:b");
+    let mut overview = well();
+    overview.nodes[0].id = "x'$(touch f)".to_owned();
+    overview.nodes[0].state = NodeState::Down;
+    let found = problems(&overview);
+    let cure = r"start it, or `consul-ha forget 'x'\''$(touch f)'`";
+    assert!(found.iter().any(|it| it.cure == cure), "{found:?}");
+}
+
+#[test]
+fn the_name_of_a_node_is_no_flag_of_a_cure_that_is_pasted() {
+    assert_eq!(operand("n-1", "--off"), "n-1 --off");
+    let found = after(|it| {
+        (it.nodes[0].id, it.nodes[1].id) = ("--off".to_owned(), "-n".to_owned());
+        it.nodes[0].mode = Mode::Maintenance;
+        it.nodes[1].state = NodeState::Down;
+        it.stores[0].name = "-s".to_owned();
+        it.stores[0].at_risk = vec![at_risk(3, 1)];
+    });
+    let commands: Vec<&str> = found.iter().flat_map(|it| commands(&it.cure)).collect();
+    for command in [
+        "consul-ha forget -- -n",
+        "consul-ha maintenance --off -- --off",
+        "consul-ha accept-loss -- -s SHARD",
+    ] {
+        assert!(commands.contains(&command), "{commands:?}");
+    }
+}
+
+#[test]
+fn drains_without_enough_other_nodes_are_a_problem() {
+    let drains = |it: &mut Overview, nodes: &[usize]| {
+        (3..=5).for_each(|n| it.nodes.push(node(&format!("n{n}"))));
+        for at in nodes {
+            (it.nodes[*at].mode, it.nodes[*at].store_replicas) = (Mode::Draining, 8);
+        }
+    };
+    let stuck = |found: Vec<Problem>| found.into_iter().find(|it| it.problem == "drain_stuck");
+    assert_eq!(stuck(after(|it| drains(it, &[0, 1]))), None, "three others have all replicas");
+    let store = stuck(after(|it| drains(it, &[0, 1, 2]))).expect("two are left");
+    let text = "n1, n2, n3 cannot all drain: store points needs 3 nodes for its replicas; others that may have them: 2";
+    assert_eq!((store.text.as_str(), store.level), (text, Level::Error));
+    assert_eq!(commands(&store.cure), ["consul-ha drain n1 --off"]);
+    let weightless = after(|it| {
+        drains(it, &[0]);
+        (it.nodes[1].weight, it.nodes[2].state) = (0.0, NodeState::Down);
+    });
+    let weightless = stuck(weightless).expect("n4 and n5 are left");
+    assert!(weightless.text.starts_with("n1 cannot drain: "), "{weightless:?}");
+    let map = stuck(after(|it| {
+        it.nodes[0].mode = Mode::Draining;
+        it.nodes[1].mode = Mode::Maintenance;
+    }));
+    let text = "n1 cannot drain: no live and active node is left to take shards";
+    assert_eq!(map.expect("it keeps its shards").text, text);
+}
+
+#[test]
+fn a_drained_node_may_not_be_stopped_while_the_stores_are_unknown() {
+    let mut overview = well();
+    overview.unread_stores = vec!["no answer".to_owned()];
+    let node = &mut overview.nodes[1];
+    (node.mode, node.primaries, node.replicas) = (Mode::Draining, 0, 0);
+    let found = problems(&overview);
+    assert!(found[1].cure.starts_with("do not stop it"), "{found:?}");
+}
+
+#[test]
+fn a_node_that_is_down_comes_with_the_shards_that_only_it_had() {
+    let mut overview = well();
+    overview.nodes[1].state = NodeState::Down;
+    overview.nodes[1].down_for_ms = Some(42_900);
+    overview.nodes[0].mode = Mode::Maintenance;
+    let found = problems(&overview);
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["node_down", "shards_without_node", "node_maintenance"]);
+    assert_eq!(found[0].text, "n2 has been down for 42 s");
+    assert_eq!(found[0].cure, "start it, or `consul-ha forget n2`");
+    assert_eq!(found[1].text, "no live node has shard 1");
+}
+
+/// The problems of a cluster that is well but for this change.
+fn after(change: impl FnOnce(&mut Overview)) -> Vec<Problem> {
+    let mut overview = well();
+    change(&mut overview);
+    problems(&overview)
+}
+
+#[test]
+fn the_cure_for_a_missing_leader_depends_on_who_may_lead() {
+    let cure = |change: fn(&mut NodeOverview)| {
+        let found = after(|it| {
+            (it.leader, it.map) = (None, None);
+            it.nodes.iter_mut().for_each(change);
+        });
+        let first = found.into_iter().next().expect("a problem");
+        assert_eq!(first.problem, "no_leader", "and not the map, which only a leader makes");
+        first.cure
+    };
+    assert!(cure(|_| {}).contains("wait for an election"));
+    for nobody in [
+        |node: &mut NodeOverview| node.state = NodeState::Down,
+        |node: &mut NodeOverview| node.mode = Mode::Draining,
+    ] {
+        assert!(cure(nobody).contains("start a node, or make one active"));
+    }
+    let alone = after(|it| (it.leader, it.map) = (None, None));
+    assert_eq!(alone.len(), 1, "{alone:?}");
+}
+
+#[test]
+fn the_time_of_a_call_is_no_problem() {
+    assert_eq!(after(|it| it.nodes[1].clock_ahead_ms = Some(-2000)), []);
+    for (ahead, text) in [
+        (2001, "the clock of n2 is 2.0 s ahead of this machine's"),
+        (-3_600_000, "the clock of n2 is 3600.0 s behind this machine's"),
+    ] {
+        let found = after(|it| it.nodes[1].clock_ahead_ms = Some(ahead));
+        let [clock] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(
+            (clock.problem, clock.level, clock.text.as_str()),
+            ("clock", Level::Warning, text)
+        );
+    }
+}
+
+#[test]
+fn the_cure_of_a_store_names_the_nodes_of_its_own_shards() {
+    let found = after(|it| {
+        let fewer = ShardAtRisk { missing: vec!["n3".to_owned()], ..at_risk(4, 2) };
+        it.stores[0].at_risk = vec![at_risk(3, 1), fewer];
+        it.stores[0].unrecovered = 6;
+    });
+    let named: Vec<(&str, &str)> = found.iter().map(|it| (it.problem, it.cure.as_str())).collect();
+    let [(lost, lose), (forgotten, ask), (fewer, wait)] = named[..] else { panic!("{named:?}") };
+    assert_eq!(
+        [lost, forgotten, fewer],
+        ["shard_at_risk", "store_unrecovered", "replicas_missing"]
+    );
+    assert!(lose.contains("n2") && !lose.contains("n3"), "{named:?}");
+    assert!(wait.contains("n3") && !wait.contains("n2"), "{named:?}");
+    assert!(ask.contains("enough holders of each shard"), "{named:?}");
+    assert!(found[1].text.contains("who has 6 of its shards"), "{found:?}");
+}
+
+/// The commands of a cure.
+fn commands(cure: &str) -> Vec<&str> {
+    cure.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn a_cure_has_the_commands_that_end_its_problem() {
+    type Case = (fn(&mut Overview), &'static [&'static str]);
+    let cases: [Case; 9] = [
+        (|it| it.in_touch = false, &["consul operator raft list-peers"]),
+        (|it| it.leader = None, &["consul-ha doctor"]),
+        (|it| it.frozen = vec!["n2".to_owned()], &["consul-ha thaw"]),
+        (|it| it.nodes[1].state = NodeState::Down, &["consul-ha forget n2"]),
+        (|it| it.nodes[1].mode = Mode::Maintenance, &["consul-ha maintenance n2 --off"]),
+        (|it| it.nodes[1].mode = Mode::Draining, &["consul-ha drain n2 --off"]),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], &["consul-ha accept-loss points SHARD"]),
+        (|it| it.stores[0].unrecovered = 2, &["consul-ha accept-loss points SHARD"]),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], &[]),
+    ];
+    for (change, expected) in cases {
+        let found = after(change);
+        assert_eq!(commands(&found[0].cure), expected, "{found:?}");
+    }
+}
+
+#[test]
+fn a_shard_with_one_live_node_is_not_without_a_node() {
+    let found = after(|it| {
+        let placement = vec![vec![Placed::Whole(1, 'a'), Placed::Whole(0, 'a')]];
+        let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+        it.map = Some(Arc::new(MapOverview { epoch: 9, shards: 1, replicas: 2, nodes, placement }));
+        it.nodes[1].state = NodeState::Down;
+    });
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["node_down"]);
+}
+
+#[test]
+fn a_process_that_is_cut_off_does_not_say_what_it_cannot_know() {
+    let found = after(|it| (it.in_touch, it.leader, it.map) = (false, None, None));
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["not_in_touch"]);
+    let knows_the_leader = after(|it| (it.in_touch, it.map) = (false, None));
+    assert_eq!(knows_the_leader.len(), 1, "{knows_the_leader:?}");
+}
+
+#[test]
+fn what_a_node_cannot_do_for_a_store_is_told_with_its_reason() {
+    let mut overview = well();
+    let fault = |functions: &[&str], why: &str| StoreFault {
+        store: "points".to_owned(),
+        functions: functions.iter().map(|it| (*it).to_owned()).collect(),
+        why: why.to_owned(),
+    };
+    overview.nodes[0].faults =
+        vec![fault(&["apply", "keep"], "disk is full"), fault(&[], "other options")];
+    let id = overview.nodes[0].id.clone();
+    let found = problems(&overview);
+    let told: Vec<_> = found.iter().map(|it| (it.problem, it.level, it.of.clone())).collect();
+    let wanted = ["storage_fails", "store_unusable"].map(|it| (it, Level::Error, id.clone()));
+    assert_eq!(told, wanted);
+    assert!(
+        found[0].text.ends_with("store points: its storage fails in apply, keep: disk is full"),
+        "{}",
+        found[0].text
+    );
+    assert!(found[1].text.ends_with("cannot use store points: other options"), "{}", found[1].text);
+}

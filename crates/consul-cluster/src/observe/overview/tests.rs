@@ -1,0 +1,252 @@
+use super::*;
+use crate::event::{MAX_KEPT, PastEvent};
+use crate::nodes::node::{Complaint, Record};
+use crate::observe::report::Known;
+use crate::snapshot::Leader;
+use consul_process::clock::{Clock as _, ManualClock};
+
+fn node(id: &str, incarnation: &str) -> Node {
+    let document = serde_json::json!({
+        "id": id, "address": "a:1", "weight": 1.0, "started_ms": 1, "incarnation": incarnation,
+    });
+    let record: Record = serde_json::from_value(document).expect("a record");
+    Node {
+        record: record.into(),
+        modify_index: 1,
+        is_live: true,
+        down_since: None,
+        vanished_at: None,
+        complaint: Complaint::default(),
+    }
+}
+
+/// When a silent node is looked at, since the beginning.
+const LOOKED_AT: Duration = Duration::from_millis(42_900);
+
+/// What a node with this start that shows `change` is shown as, if it did not answer.
+fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOverview {
+    let mut node = node("n1", incarnation);
+    change(&mut node);
+    let members = [("n1".to_owned(), node)].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let mut told = Told::default();
+    told.silent = Some("no route".to_owned());
+    let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
+    let now = ManualClock::new().now() + LOOKED_AT;
+    let mut shown = nodes(&snapshot, &mut known, now);
+    shown.remove(0)
+}
+
+#[test]
+fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
+    let shown = silent_node("", |_| {});
+    assert_eq!((shown.state, shown.silent.as_deref()), (NodeState::Live, Some("no route")));
+    let warns = silent_node("", |node| {
+        node.complaint = Complaint { is_warning: true, output: "it sleeps".to_owned() };
+    });
+    assert_eq!((warns.state, warns.check_output.as_str()), (NodeState::Unavailable, "it sleeps"));
+    let down = silent_node("", |node| node.is_live = false);
+    assert_eq!((down.state, down.silent), (NodeState::Down, None), "that it is down says it");
+    assert_eq!(down.down_for_ms, None, "it was never seen live");
+    let down = silent_node("", |node| {
+        (node.is_live, node.down_since) = (false, Some(ManualClock::new().now()));
+    });
+    assert_eq!(down.down_for_ms, Some(42_900));
+    let other = silent_node("another start", |_| {});
+    assert_eq!(other.silent, None, "it was another start that did not answer");
+}
+
+#[test]
+fn a_node_refuses_the_key_if_the_leader_or_this_process_says_so() {
+    let members = ["n1", "n2", "n3"].map(|id| (id.to_owned(), node(id, "")));
+    let leader = Leader {
+        node_id: "n1".to_owned(),
+        address: "a:1".to_owned(),
+        session_id: "s".to_owned(),
+        token: 1,
+        elected_at_ms: 1,
+    };
+    let mut snapshot = Snapshot::default().with(|it| it.nodes = members.into());
+    let shown = |snapshot: &Snapshot| {
+        let mut of_this = Told::default();
+        of_this.refuses_key = true;
+        let told = [("n1", Told::of_refusing("n2")), ("n2", Told::default()), ("n3", of_this)];
+        let told = told.map(|(id, told)| (id.to_owned(), told)).into();
+        let shown = nodes(snapshot, &mut Known { told, ..Known::default() }, Instant::default());
+        shown.iter().map(|it| it.refuses_key).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&snapshot), [false, false, true], "n1 was the leader");
+    snapshot.leader = Some(leader);
+    assert_eq!(shown(&snapshot), [false, true, true]);
+}
+
+/// What a node with a map of this epoch lags behind, while this process learns of these newest maps (in
+/// milliseconds since the beginning, epoch), at the last of these times.
+fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {
+    let members = [("n1".to_owned(), node("n1", ""))].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let told = [("n1", epoch), ("n2", 0), ("n3", 0)];
+    let told = told.map(|(id, epoch)| (id.to_owned(), Told::of_map(epoch)));
+    let mut known = Known { told: told.into(), ..Known::default() };
+    let begun = ManualClock::new().now();
+    let mut lag = None;
+    for (at_ms, epoch) in newest {
+        // Two nodes have it.
+        for id in ["n2", "n3"] {
+            known.told.insert(id.to_owned(), Told::of_map(*epoch));
+        }
+        lag = nodes(&snapshot, &mut known, begun + Duration::from_millis(*at_ms))[0].map_lag;
+    }
+    lag
+}
+
+#[test]
+fn a_node_is_behind_when_it_has_had_the_time_to_get_a_newer_map() {
+    assert_eq!(lag(7, &[(0, 7), (5000, 7)]), Some(0));
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000)]), Some(0), "the first map of a new leader");
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000), (6999, 70_000)]), Some(0));
+    assert_eq!(lag(7, &[(0, 7), (5000, 70_000), (7000, 70_000)]), Some(69_993));
+    assert_eq!(lag(8, &[(0, 7), (1000, 8), (2000, 9), (3000, 10)]), Some(0), "one after the other");
+    assert_eq!(lag(7, &[(0, 7), (1000, 8), (2000, 9), (3000, 10)]), Some(3));
+    assert_eq!(lag(7, &[(0, 9), (5000, 7), (9000, 7)]), Some(0), "Consul has lost the newer one");
+    assert_eq!(lag(6, &[(0, 9), (5000, 7), (9000, 7)]), Some(1));
+}
+
+#[test]
+fn one_node_alone_makes_no_other_one_be_behind() {
+    let members = [("n1".to_owned(), node("n1", ""))].into();
+    let snapshot = Snapshot::default().with(|it| it.nodes = members);
+    let told = [("n1", 7), ("n2", 7), ("liar", 99)];
+    let told = told.map(|(id, epoch)| (id.to_owned(), Told::of_map(epoch)));
+    let mut known = Known { told: told.into(), ..Known::default() };
+    let begun = ManualClock::new().now();
+    for seconds in [0, 60] {
+        let shown = nodes(&snapshot, &mut known, begun + Duration::from_secs(seconds));
+        assert_eq!(shown[0].map_lag, Some(0));
+    }
+}
+
+/// A map in which shard 0 moves from n1 to n3 while n3 is listed first, and n2 has both shards.
+fn moving() -> ShardMap {
+    let document = serde_json::json!({
+        "format": 1, "epoch": 7, "token": 1, "replicas": 2, "nodes": ["n1", "n2", "n3"],
+        "shards": [[{ "node": 2, "source": 0, "since": 6 }, 1, { "node": 0, "leaving": true }], [1, 0]],
+    });
+    ShardMap::decode(document.to_string().as_bytes()).expect("a map")
+}
+
+#[test]
+fn a_replica_that_comes_or_goes_is_shown_as_that() {
+    let map = MapOverview::new(&moving());
+    let (whole, copied) = (Placed::Whole, Placed::Copied);
+    assert_eq!(
+        map.placement,
+        [
+            vec![whole(1, 'a'), copied(2, 'i', Some(0)), whole(0, 'l')],
+            vec![whole(1, 'a'), whole(0, 'a')]
+        ],
+        "the primary comes first"
+    );
+    let map = moving();
+    let loads = Loads::of(&map);
+    let of = |id: &str| {
+        let Loads { primaries, replicas, moving_in, moving_out } = loads[id];
+        [primaries, replicas, moving_in, moving_out]
+    };
+    assert_eq!(["n1", "n2", "n3"].map(of), [[0, 2, 0, 1], [2, 0, 0, 0], [0, 0, 1, 0]]);
+}
+
+#[test]
+fn the_lease_of_an_earlier_leadership_is_not_that_of_the_leader() {
+    let left = |token: u64| {
+        let leads = Leader {
+            node_id: "n1".to_owned(),
+            address: "a:1".to_owned(),
+            session_id: "s".to_owned(),
+            token,
+            elected_at_ms: 1,
+        };
+        let snapshot = Snapshot::default().with(|it| it.leader = Some(leads));
+        let told = [("n1".to_owned(), Told::of_lease(17, 7400))].into();
+        leader(&snapshot, &told).expect("a leader").lease_ms
+    };
+    assert_eq!((left(17), left(18)), (Some(7400), None));
+}
+
+#[test]
+fn the_latency_of_an_endpoint_is_in_milliseconds() {
+    let endpoint = |is_benched| {
+        let address = "http://127.0.0.1:8500".to_owned();
+        let latency = Some(Duration::from_micros(1250));
+        EndpointOverview::new("n1", EndpointHealth { address, is_benched, latency })
+    };
+    assert_eq!(endpoint(false).latency_ms, Some(1.25));
+    assert_eq!(
+        [false, true].map(|it| endpoint(it).state),
+        [EndpointState::Ok, EndpointState::Benched]
+    );
+}
+
+#[test]
+fn what_acls_hide_is_named() {
+    let hides = |hides_keys, sight| {
+        let change = |it: &mut Snapshot| (it.hides_keys, it.sight) = (hides_keys, sight);
+        hidden(&Snapshot::default().with(change))
+    };
+    assert_eq!(hides(false, Sight::None), [""; 0]);
+    assert_eq!(hides(false, Sight::Whole), [""; 0]);
+    assert_eq!(hides(true, Sight::Part), ["keys of nodes", "instances of nodes"]);
+    assert_eq!(hides(false, Sight::Part), ["instances of nodes"]);
+}
+
+/// The names, times and nodes of the events that are shown when nodes tell (name, time).
+fn shown(of_nodes: &[(&str, &[(&str, u64)])]) -> Vec<(String, u64, String)> {
+    let told = |events: &[(&str, u64)]| {
+        let past = |(seq, (name, at_ms)): (usize, &(&str, u64))| PastEvent {
+            seq: seq as u64 + 1,
+            at_ms: *at_ms,
+            event: (*name).to_owned(),
+            detail: "x".to_owned(),
+        };
+        let mut told = Told::default();
+        told.events.extend(events.iter().enumerate().map(past));
+        told
+    };
+    let told: Vec<_> = of_nodes.iter().map(|(id, events)| (*id, told(events))).collect();
+    events(told.iter().map(|(id, told)| (*id, told)))
+        .into_iter()
+        .map(|it| (it.event, it.at_ms, it.node_id))
+        .collect()
+}
+
+#[test]
+fn events_are_one_only_if_different_nodes_notice_them_within_a_short_time() {
+    let event = |name: &str, at_ms, id: &str| (name.to_owned(), at_ms, id.to_owned());
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000)]), ("n2", &[("node_left", 15_000)])]),
+        [event("node_left", 10_000, "n1")]
+    );
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000)]), ("n2", &[("node_left", 15_001)])]),
+        [event("node_left", 10_000, "n1"), event("node_left", 15_001, "n2")]
+    );
+    assert_eq!(
+        shown(&[("n1", &[("node_left", 10_000), ("node_left", 10_001)])]),
+        [event("node_left", 10_000, "n1"), event("node_left", 10_001, "n1")],
+        "it left twice"
+    );
+    assert_eq!(
+        shown(&[("n1", &[("suspended", 10_000)]), ("n2", &[("suspended", 10_000)])]),
+        [event("suspended", 10_000, "n1"), event("suspended", 10_000, "n2")],
+        "each is about the node itself"
+    );
+}
+
+#[test]
+fn the_newest_events_alone_are_shown() {
+    let many: Vec<(&str, u64)> = (0..MAX_KEPT as u64).map(|at| ("stopped", at * 2)).collect();
+    let later: Vec<(&str, u64)> = many.iter().map(|(name, at)| (*name, at + 1)).collect();
+    let shown = shown(&[("n1", &many), ("n2", &later)]);
+    assert_eq!(shown.len(), MAX_KEPT);
+    assert_eq!(shown.first().map(|(_, at, _)| *at), Some(MAX_KEPT as u64));
+}

@@ -1,0 +1,506 @@
+//! What nodes tell each other and observers that is not in Consul: their last events, their endpoints of
+//! Consul, the leader's lease, and how far their copies are. It is asked for over the data plane when an
+//! overview is made, and only then.
+
+mod bounds;
+
+use super::overview::{EndpointOverview, MapOverview, NewestMaps, Overview};
+use crate::data_plane::{Body, CallOptions, DataPlane, Service};
+use crate::event::{MAX_KEPT, PastEvent};
+use crate::options::Options;
+use crate::shard_map::ShardMap;
+use crate::snapshot::Snapshot;
+use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
+use crate::{Cluster, Mode};
+use bounds::cut_message;
+use consul_api::error::{Error, Kind};
+use consul_process::sync::lock;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// The name under which nodes serve it.
+pub const SERVICE: &str = "cluster/report";
+
+/// The shortest time between two times that the nodes and Consul are asked.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long they are waited for: an overview is made without those that do not answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a node waits for its own shards, which requests to them may hold.
+const OWN_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long an overview is given out again.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// What a process asks a node.
+#[derive(Serialize, Deserialize)]
+struct Question {
+    /// The start of the node whose events it has, up to this number.
+    incarnation: String,
+    seq: u64,
+}
+
+/// What a node answers. A later release may add to it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Report {
+    incarnation: String,
+    /// The time of day by its clock, in Unix milliseconds.
+    #[serde(default)]
+    at_ms: Option<u64>,
+    /// The epoch of its shard map; 0: none.
+    #[serde(default)]
+    map_epoch: u64,
+    #[serde(default)]
+    lease: Option<LeaseReport>,
+    /// The nodes that refuse its `cluster_key`, or whose key it refuses, if it is the leader.
+    #[serde(default)]
+    refusing: Vec<String>,
+    #[serde(default)]
+    endpoints: Vec<EndpointOverview>,
+    #[serde(default)]
+    copies: Vec<CopyReport>,
+    /// What it cannot do for stores.
+    #[serde(default)]
+    faults: Vec<StoreFault>,
+    /// The events that the process does not have yet.
+    #[serde(default)]
+    events: Vec<PastEvent>,
+}
+
+/// The lease of a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LeaseReport {
+    pub token: u64,
+    /// How long it may act without a further proof.
+    pub left_ms: u64,
+}
+
+/// What a node has told this process.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// The start of the node that was asked.
+    incarnation: String,
+    /// Its last answer, without the events; `None`: it does not answer.
+    report: Option<Report>,
+    /// Its last events, the newest at the end.
+    pub events: VecDeque<PastEvent>,
+    /// The start of the node that the newest of them is of.
+    events_of: String,
+    /// Why it did not answer.
+    pub silent: Option<String>,
+    /// Whether that is because it and this process refuse each other's `cluster_key`.
+    pub refuses_key: bool,
+    /// How far its clock is ahead of this process's.
+    pub clock_ahead_ms: Option<i64>,
+}
+
+impl Told {
+    /// Whether it is about this start of the node.
+    pub fn is_of(&self, incarnation: &str) -> bool {
+        self.incarnation == incarnation
+    }
+
+    pub fn map_epoch(&self) -> Option<u64> {
+        self.report.as_ref().map(|report| report.map_epoch)
+    }
+
+    pub fn lease(&self) -> Option<LeaseReport> {
+        self.report.as_ref()?.lease
+    }
+
+    /// Whether it has found, as the leader, that a node and it refuse each other's `cluster_key`.
+    pub fn is_refused_by(&self, node: &str) -> bool {
+        self.report.iter().flat_map(|report| &report.refusing).any(|id| id == node)
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &EndpointOverview> {
+        self.report.iter().flat_map(|report| &report.endpoints)
+    }
+
+    /// How far it is with its copies for a store.
+    pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
+        self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    /// What it cannot do for stores.
+    pub fn faults(&self) -> impl Iterator<Item = &StoreFault> {
+        self.report.iter().flat_map(|report| &report.faults)
+    }
+
+    #[cfg(test)]
+    pub fn of_fault(fault: StoreFault) -> Self {
+        let report = Report { faults: vec![fault], ..Report::default() };
+        Told { report: Some(report), ..Told::default() }
+    }
+
+    #[cfg(test)]
+    pub fn of_map(map_epoch: u64) -> Self {
+        Told { report: Some(Report { map_epoch, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
+    pub fn of_refusing(node: &str) -> Self {
+        let refusing = vec![node.to_owned()];
+        Told { report: Some(Report { refusing, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
+    pub fn of_lease(token: u64, left_ms: u64) -> Self {
+        let lease = Some(LeaseReport { token, left_ms });
+        Told { report: Some(Report { lease, ..Report::default() }), ..Told::default() }
+    }
+
+    #[cfg(test)]
+    pub fn of_copies(copies: CopyReport) -> Self {
+        let report = Report { copies: vec![copies], ..Report::default() };
+        Told { report: Some(report), ..Told::default() }
+    }
+
+    fn question(&self) -> Question {
+        let seq = self.events.back().map_or(0, |event| event.seq);
+        Question { incarnation: self.events_of.clone(), seq }
+    }
+
+    /// Takes the answer of a node.
+    fn learn(&mut self, (node, incarnation): (&str, &str), answer: Result<Report, Error>) {
+        incarnation.clone_into(&mut self.incarnation);
+        self.refuses_key =
+            answer.as_ref().is_err_and(|error| error.kind() == Kind::PermissionDenied);
+        match answer {
+            Ok(report) => {
+                let mut report = report.bounded(node);
+                self.events.extend(std::mem::take(&mut report.events));
+                self.events_of.clone_from(&report.incarnation);
+                let skipped = self.events.len().saturating_sub(MAX_KEPT);
+                self.events.drain(..skipped);
+                (self.report, self.silent) = (Some(report), None);
+            }
+            // A node of an earlier release.
+            Err(error) if error.kind() == Kind::NotFound => self.silent = None,
+            Err(error) => self.silent = Some(cut_message(error.message().to_owned())),
+        }
+    }
+}
+
+/// What a process knows of its cluster beside the snapshot.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// What the nodes have told, of which this process may be one.
+    pub told: BTreeMap<String, Told>,
+    /// What this process knows, if it is an observer, and its name.
+    pub observer: Option<(String, Told)>,
+    /// The maps of the replicated stores.
+    pub maps: StoreMaps,
+    /// The newest shard maps that this process or nodes have had.
+    pub newest: NewestMaps,
+    /// The shard map that was shown last, and its picture, which is the same until the map changes.
+    pub picture: Option<(Arc<ShardMap>, Arc<MapOverview>)>,
+}
+
+impl Known {
+    /// Each process that has told something, with its name.
+    pub fn tellers(&self) -> impl Iterator<Item = (&str, &Told)> {
+        let nodes = self.told.iter().map(|(id, told)| (id.as_str(), told));
+        nodes.chain(self.observer.as_ref().map(|(id, told)| (id.as_str(), told)))
+    }
+
+    /// What this process itself has told.
+    fn own<'a>(&'a mut self, options: &'a Options, snapshot: &Snapshot) -> (&'a str, &'a mut Told) {
+        let id = &options.node_id;
+        if !options.observer {
+            return (id, self.told.entry(id.clone()).or_default());
+        }
+        let (name, told) = self.observer.get_or_insert_default();
+        // It may have the name of a member.
+        *name = match snapshot.nodes.contains_key(id) {
+            true => format!("{id} (observer)"),
+            false => id.clone(),
+        };
+        (name, told)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    known: Known,
+    asked: Option<Instant>,
+    /// The last overview, and when it was made.
+    made: Option<(Instant, Arc<Overview>)>,
+}
+
+/// Makes the overviews of a cluster in a process, and answers those of others.
+pub struct Overviews {
+    cluster: Arc<Cluster>,
+    /// How long Consul is waited for.
+    consul_patience: Duration,
+    plane: Option<Arc<DataPlane>>,
+    stores: Mutex<Vec<Weak<Store>>>,
+    state: tokio::sync::Mutex<State>,
+}
+
+impl fmt::Debug for Overviews {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overviews")
+            .field("node", &self.cluster.options().node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Overviews {
+    /// Overviews of the cluster of this node or observer, which answers the other processes from now on.
+    /// Without a data plane the nodes are not asked.
+    pub fn new(cluster: Arc<Cluster>, plane: Option<Arc<DataPlane>>) -> Arc<Self> {
+        Overviews::patient(cluster, plane, PATIENCE)
+    }
+
+    /// As [`Overviews::new`], for a process that rather waits for Consul this long than knows less.
+    pub fn patient(
+        cluster: Arc<Cluster>,
+        plane: Option<Arc<DataPlane>>,
+        consul_patience: Duration,
+    ) -> Arc<Self> {
+        let (stores, state) = Default::default();
+        let overviews = Arc::new(Overviews { cluster, consul_patience, plane, stores, state });
+        let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
+        if let Some(plane) = members_plane {
+            plane.set_service(SERVICE, Some(served(Arc::downgrade(&overviews))));
+        }
+        overviews
+    }
+
+    /// The node or observer.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// Reports the copies of a store, too.
+    pub fn add_store(&self, store: &Arc<Store>) {
+        let mut stores = lock(&self.stores);
+        stores.retain(|store| store.strong_count() > 0);
+        stores.push(Arc::downgrade(store));
+    }
+
+    fn stores(&self) -> Vec<Arc<Store>> {
+        lock(&self.stores).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether each of its stores does what it has to, with all replicas that its map gives to the node.
+    ///
+    /// # Errors
+    /// The first reason why one does not.
+    pub fn stores_serve(&self) -> Result<(), String> {
+        self.stores().iter().try_for_each(|store| store.serves())
+    }
+
+    /// Whether there is something that it cannot do for a store.
+    pub fn has_faults(&self) -> bool {
+        self.stores().iter().any(|store| store.fault().is_some())
+    }
+
+    /// Whether the process serves requests of its cluster.
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub fn ready(&self) -> Result<(), String> {
+        let Cluster { options, .. } = &*self.cluster;
+        if !self.cluster.has_looked() {
+            return Err(format!("{} has not joined yet", options.node_id));
+        }
+        let of_stores = || self.stores_serve().map_err(|why| format!("{}: {why}", options.node_id));
+        if options.observer {
+            return of_stores();
+        }
+        let snapshot = self.cluster.snapshot();
+        let why = match snapshot.nodes.get(&options.node_id) {
+            None => "it has no key in Consul",
+            Some(node) if !self.cluster.is_me(&node.record) => "another process has its name",
+            Some(node) if !node.is_live => "its check does not pass",
+            Some(node) if node.record.mode == Mode::Maintenance => "it is in maintenance",
+            Some(_) if self.plane.as_ref().is_some_and(|plane| !plane.is_ready()) => {
+                "its program does not poll for requests"
+            }
+            Some(_) => return of_stores(),
+        };
+        Err(format!("{}: {why}", options.node_id))
+    }
+
+    /// The state of the cluster as this process knows it now. The nodes and Consul are asked at most once
+    /// a second, and for half a second; what they do not tell is what they told before. Requires a tokio
+    /// runtime.
+    pub async fn overview(&self) -> Arc<Overview> {
+        let mut state = self.state.lock().await;
+        let now = Instant::now();
+        let is_recent = |at: Instant, limit| now.duration_since(at) < limit;
+        if let Some((at, made)) = &state.made
+            && is_recent(*at, FRESH)
+        {
+            return Arc::clone(made);
+        }
+        if !state.asked.is_some_and(|at| is_recent(at, ASK_PAUSE)) {
+            state.asked = Some(now);
+            self.ask(&mut state.known).await;
+        }
+        let made = Arc::new(Overview::new(&self.cluster, &mut state.known));
+        state.made = Some((Instant::now(), Arc::clone(&made)));
+        made
+    }
+
+    /// Asks the nodes and Consul, all at the same time.
+    async fn ask(&self, known: &mut Known) {
+        let snapshot = self.cluster.snapshot();
+        let options = self.cluster.options();
+        let is_own = |id: &str| Some(id) == options.member_id();
+        known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
+        for told in known.told.values_mut() {
+            (told.silent, told.refuses_key) = (None, false);
+        }
+        let others = snapshot.live().map(|node| &node.record);
+        let others = others.filter(|it| !is_own(&it.id) && !it.data_address.is_empty());
+        let answers = others.filter_map(|record| {
+            let plane = self.plane.as_ref()?;
+            let question = known.told.entry(record.id.clone()).or_default().question();
+            Some(async move {
+                let answer = ask_node(plane, &record.id, &question).await;
+                (record, answer, self.cluster.unix_ms())
+            })
+        });
+        let answers = join_all(answers.collect::<Vec<_>>());
+        let own_question = known.own(options, &snapshot).1.question();
+        let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
+        let (answers, maps, own_report) =
+            futures_util::join!(answers, maps, self.report(&own_question));
+        for (record, answer, answered_ms) in answers {
+            let told = known.told.entry(record.id.clone()).or_default();
+            let at_ms = answer.as_ref().ok().and_then(|report| report.at_ms);
+            let ahead = |at: u64| i128::from(at) - i128::from(answered_ms);
+            told.clock_ahead_ms = at_ms.and_then(|at| i64::try_from(ahead(at)).ok());
+            told.learn((&record.id, &record.incarnation), answer);
+        }
+        let incarnation = own_report.incarnation.clone();
+        let (name, own) = known.own(options, &snapshot);
+        own.learn((name, &incarnation), Ok(own_report));
+        match maps {
+            Ok(Ok(maps)) => known.maps = maps,
+            Ok(Err(error)) => known.maps.missed(error.message()),
+            Err(_) => {
+                let limit = self.consul_patience.as_millis();
+                known.maps.missed(&format!("Consul has not answered within {limit} ms"));
+            }
+        }
+        for (id, told) in &mut known.told {
+            if !is_own(id) && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
+                told.report = None;
+            }
+        }
+    }
+
+    /// What this process tells.
+    async fn report(&self, question: &Question) -> Report {
+        let cluster = &self.cluster;
+        let is_same = question.incarnation == cluster.incarnation;
+        let health = cluster.client().endpoint_health().into_iter();
+        let own = cluster.options().node_id.as_str();
+        let stores = self.stores();
+        let copies = join_all(stores.iter().map(|store| store.copy_report()));
+        Report {
+            incarnation: cluster.incarnation.clone(),
+            at_ms: Some(cluster.unix_ms()),
+            map_epoch: cluster.epoch(),
+            lease: cluster.lease().map(|lease| LeaseReport {
+                token: lease.token(),
+                left_ms: lease.remaining().as_millis() as u64,
+            }),
+            refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
+            endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
+            events: cluster.events_after(if is_same { question.seq } else { 0 }),
+            faults: stores.iter().filter_map(|store| store.fault()).collect(),
+            copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),
+        }
+    }
+}
+
+/// Answers the questions of other processes.
+fn served(overviews: Weak<Overviews>) -> Service {
+    Arc::new(move |body| {
+        let overviews = overviews.upgrade();
+        Box::pin(async move {
+            let Some(overviews) = overviews else {
+                return Err(Error::new(Kind::Closed, "the node was stopped"));
+            };
+            let question = serde_json::from_slice(&body.bytes).map_err(|error| {
+                Error::new(Kind::Decode, format!("not a question for a report: {error}"))
+            })?;
+            let report = overviews.report(&question).await;
+            // Numbers and strings can always be encoded.
+            Ok(Body::json(serde_json::to_vec(&report).unwrap_or_default()))
+        })
+    })
+}
+
+async fn ask_node(plane: &DataPlane, id: &str, question: &Question) -> Result<Report, Error> {
+    let options =
+        CallOptions { timeout: PATIENCE, retries: 0, of_service: true, ..CallOptions::default() };
+    let question = Body::json(serde_json::to_vec(question).unwrap_or_default());
+    let reply = plane.call(id, SERVICE, &question, &options).await?;
+    serde_json::from_slice(&reply.bytes)
+        .map_err(|error| Error::new(Kind::Decode, format!("node {id:?}: not a report: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<PastEvent> {
+        let event = |seq| PastEvent {
+            seq,
+            at_ms: seq,
+            event: "node_joined".to_owned(),
+            detail: String::new(),
+        };
+        seqs.map(event).collect()
+    }
+
+    fn report(incarnation: &str, events: Vec<PastEvent>) -> Result<Report, Error> {
+        Ok(Report { incarnation: incarnation.to_owned(), events, ..Report::default() })
+    }
+
+    #[test]
+    fn the_next_question_is_about_the_start_that_answered() {
+        let mut told = Told::default();
+        let asked = |told: &Told| {
+            let Question { incarnation, seq } = told.question();
+            (incarnation, seq)
+        };
+        assert_eq!(asked(&told), (String::new(), 0));
+        told.learn(("n1", "first"), report("first", events(1..=7)));
+        assert_eq!(asked(&told), ("first".to_owned(), 7));
+        // It was another start by the time it answered.
+        told.learn(("n1", "first"), report("second", events(1..=2)));
+        assert_eq!(asked(&told), ("second".to_owned(), 2));
+    }
+
+    #[test]
+    fn the_last_events_alone_are_kept() {
+        let mut told = Told::default();
+        let most = MAX_KEPT as u64;
+        told.learn(("n1", "first"), report("first", events(1..=most)));
+        told.learn(("n1", "first"), report("first", events(most + 1..=most + 3)));
+        let kept: Vec<u64> = told.events.iter().map(|event| event.seq).collect();
+        assert_eq!(kept, (4..=most + 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_node_that_answers_again_is_not_silent() {
+        let mut told = Told::default();
+        told.learn(("n1", "first"), Err(Error::new(Kind::Timeout, "no answer")));
+        assert_eq!(told.silent.as_deref(), Some("no answer"));
+        told.learn(("n1", "first"), report("first", Vec::new()));
+        assert_eq!(told.silent, None);
+    }
+}
