@@ -424,6 +424,15 @@ describe("the agent of the module", function()
     ["roles are refused"] = function()
       refused("ACL support disabled", client:acl_role_list())
     end,
+    ["auth methods are refused"] = function()
+      refused("ACL support disabled", client:acl_auth_method_list())
+    end,
+    ["binding rules are refused"] = function()
+      refused("ACL support disabled", client:acl_binding_rule_list())
+    end,
+    ["logins are refused"] = function()
+      refused("ACL support disabled", client:acl_login({ AuthMethod = "m", BearerToken = "t" }))
+    end,
   })
 
   behaviours("what it does not have", {
@@ -435,11 +444,6 @@ describe("the agent of the module", function()
       is_kind("unsupported", client:discovery_chain("web"))
       is_kind("unsupported", client:catalog_gateway_services("gateway"))
       is_kind("unsupported", client:health_ingress("web"))
-    end,
-    ["logins"] = function()
-      is_kind("unsupported", client:acl_auth_method_list())
-      is_kind("unsupported", client:acl_binding_rule_list())
-      is_kind("unsupported", client:acl_login({ AuthMethod = "m", BearerToken = "t" }))
     end,
     ["other servers"] = function()
       is_kind("unsupported", client:operator_autopilot_configuration())

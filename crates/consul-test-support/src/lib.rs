@@ -1,6 +1,6 @@
 //! Shared by the tests of all crates: real servers of Consul, a simulated agent on a socket, proxies with faults.
 
-#![allow(missing_docs, clippy::unwrap_used)] // of tests
+#![allow(missing_docs, clippy::unwrap_used, clippy::new_without_default)] // of tests
 
 pub mod agent;
 pub mod answering;

@@ -20,6 +20,12 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("acl_templated_policy_", "tokens name their policies directly"),
     ("peering_", "there is one cluster"),
     ("operator_keyring_", "there is no gossip"),
+    ("operator_raft_transfer_leader", "there is one server"),
+    ("operator_raft_peer_delete", "there is one server"),
+    ("operator_autopilot_configuration", "there is one server"),
+    ("discovery_chain", "there are no proxies"),
+    ("catalog_gateway_services", "there are no gateways"),
+    ("health_ingress", "there are no gateways"),
 ];
 
 fn is_simulated(endpoint: &Endpoint) -> bool {

@@ -107,6 +107,7 @@ fn new_token(state: &State, secret: Secret, description: &str, index: u64) -> To
         services: Vec::new(),
         nodes: Vec::new(),
         local: false,
+        method: None,
         created: state.date(Duration::ZERO),
         expires: None,
         create_index: index,

@@ -2,6 +2,7 @@
 
 mod authorize;
 mod bootstrap;
+mod login;
 mod own_access;
 mod policies;
 mod policy;
@@ -35,6 +36,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         .chain(tokens::ROUTES)
         .chain(bootstrap::ROUTES)
         .chain(own_access::ROUTES)
+        .chain(login::routes())
 }
 
 /// The ACL configuration of an agent.
@@ -137,6 +139,8 @@ struct Token {
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
     local: bool,
+    /// The auth method of the login that created it.
+    method: Option<String>,
     /// In RFC 3339.
     created: String,
     /// As the time since 1970.
@@ -173,6 +177,7 @@ pub(super) struct AclTable {
     /// By id.
     roles: BTreeMap<String, Role>,
     roles_newest: u64,
+    logins: login::Table,
     /// The index of the first management token, after which bootstrapping is refused.
     bootstrapped: Option<u64>,
 }
@@ -188,6 +193,7 @@ impl AclTable {
             policies_newest: 0,
             roles: BTreeMap::new(),
             roles_newest: 0,
+            logins: login::Table::default(),
             bootstrapped: None,
         }
     }
@@ -207,7 +213,7 @@ impl AclTable {
         for policy in self.policies.values_mut() {
             policy.rules = Rules::parse(&policy.text)?;
         }
-        Ok(())
+        self.logins.complete()
     }
 
     fn token_of(&self, accessor: &str) -> Option<&Token> {

@@ -221,3 +221,17 @@ fn the_mesh_asks_for_rights_on_services_and_shows_its_roots_to_all() {
     assert_eq!(ask("web").json()["Authorized"], false);
     assert_eq!(ask("db").status(), 403);
 }
+
+#[test]
+fn variables_are_of_templated_policies_alone() {
+    const KEY: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEPteYfaTHJ5p9R5Fqx4Oq7/47EnJM\nsKKXDfmSjDhcqlDgowp3lxwc5WJiFbKNNE1xZ4bY/InSATElKjG5Gt8iMA==\n-----END PUBLIC KEY-----";
+    let world = World::with_acl();
+    let config = json!({"JWTValidationPubKeys": [KEY]});
+    manage(&world, "acl/auth-method", json!({"Name": "m", "Type": "jwt", "Config": config}));
+    let rule = json!({"AuthMethod": "m", "BindType": "service", "BindName": "a", "BindVars": {"Name": "x"}});
+    let answer = world.send_as(MANAGEMENT, Method::PUT, "acl/binding-rule", &rule.to_string());
+    assert_eq!(
+        answer.text(),
+        "invalid Binding Rule: BindVars cannot be set when bind type is not templated-policy."
+    );
+}

@@ -29,6 +29,8 @@ pub(super) struct View<'a> {
     node_identities: Vec<NodeView<'a>>,
     local: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    auth_method: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     expiration_time: Option<String>,
     create_time: &'a str,
     hash: String,
@@ -90,6 +92,7 @@ impl<'a> View<'a> {
             service_identities: token.services.iter().map(ServiceView::from).collect(),
             node_identities: token.nodes.iter().map(NodeView::from).collect(),
             local: token.local,
+            auth_method: token.method.as_deref(),
             expiration_time: token.expires.map(go::date_text),
             create_time: &token.created,
             hash: content_hash(

@@ -58,8 +58,8 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
         let has_service =
             service.is_empty() || token.services.iter().any(|identity| identity.name == service);
         let has_role = role.is_empty() || token.roles.iter().any(|id| id == role);
-        // No token is of a login.
-        has_policy && has_role && has_service && method.is_empty()
+        let has_method = method.is_empty() || token.method.as_deref() == Some(method);
+        has_policy && has_role && has_service && has_method
     };
     let tokens = state.acl.tokens.values().filter(is_wanted);
     let views: Vec<_> =
@@ -186,7 +186,7 @@ fn update(state: &mut State, call: &Call, accessor: String) -> Result<Reply, Ref
     if given.local != present.local {
         return Err(Refusal::server(format!("Cannot toggle local mode of {accessor}")));
     }
-    if !given.method.is_empty() {
+    if !given.method.is_empty() && present.method.as_ref() != Some(&given.method) {
         return Err(Refusal::server(format!("Cannot change AuthMethod of {accessor}")));
     }
     // Also by the same TTL as before.
@@ -202,6 +202,9 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
     state.authority(call).check(Resource::Acl, "", Access::Write)?;
     check_lookup("token", accessor)?;
     let source = state.acl.token_of(accessor).cloned().ok_or_else(not_found)?;
+    if source.method.is_some() {
+        return Err(Refusal::server("Cannot clone a token created from an auth method"));
+    }
     let description = match given.description {
         none if none.is_empty() => source.description.clone(),
         description => description,
@@ -265,6 +268,7 @@ fn write(
             services: given.services,
             nodes: given.nodes,
             local: given.local,
+            method: None,
             created: state.date(Duration::ZERO),
             expires: given.expires,
             create_index: index,

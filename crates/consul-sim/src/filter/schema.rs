@@ -88,6 +88,15 @@ static CONFIG_ENTRIES: Schema = checked_early(&SERVICE_DEFAULTS);
 /// `connect/intentions`.
 static INTENTIONS: Schema = checked_early(&INTENTION);
 
+/// The variables of an identity that logs in.
+pub(crate) static IDENTITIES: Schema = checked_early(&[("value", TEXT_MAP), ("list", Map(&Texts))]);
+
+/// The account of a service of Kubernetes that logs in.
+pub(crate) static SERVICE_ACCOUNTS: Schema = checked_early(&[(
+    "serviceaccount",
+    Struct(&[("namespace", Text), ("name", Text), ("uid", Text)]),
+)]);
+
 const fn checked_early(fields: &'static [Field]) -> Schema {
     Schema { fields, is_checked_late: false }
 }

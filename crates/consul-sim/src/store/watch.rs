@@ -44,6 +44,10 @@ pub(crate) enum Topic {
     Policies,
     /// The ACL roles.
     Roles,
+    /// The auth methods.
+    AuthMethods,
+    /// The binding rules.
+    BindingRules,
     /// The coordinates of nodes.
     Coordinates,
     /// The prepared queries.

@@ -507,11 +507,6 @@ async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {
         let body = format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{sources}}}");
         refused(&t, 500, &body, why).await;
     }
-    let providers = r#""JWT":{"Providers":[{"Name":"none"}]}"#;
-    let sources = r#""Sources":[{"Name":"a","Action":"allow"}]"#;
-    let body =
-        format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{providers},{sources}}}");
-    refused(&t, 500, &body, "Referenced JWT Provider does not exist. Provider Name: none").await;
     // What only the endpoints by id write is dropped.
     let legacy = table! {"Name" = "a", "Action" = "allow", "LegacyID" = "x"};
     t.ok("config_write", write(list![legacy])).await;

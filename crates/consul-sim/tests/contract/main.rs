@@ -62,6 +62,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
+    ("logins", acl::logins::BEHAVIOURS),
     ("roles", acl::roles::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),
     ("odd", odd::BEHAVIOURS),

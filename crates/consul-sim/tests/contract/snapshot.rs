@@ -15,7 +15,9 @@ behaviours![
     entries_and_queries_come_back,
     the_agent_keeps_its_services,
     tokens_come_back_with_their_permissions,
+    logins_work_again,
     a_waiting_query_returns_after_a_restore,
+    a_snapshot_is_an_archive,
     an_invalid_snapshot_is_refused_and_changes_nothing,
     snapshots_need_permissions_for_tokens,
 ];
@@ -226,6 +228,35 @@ async fn tokens_come_back_with_their_permissions(t: T) {
     caller.fails("kv_put", args![t.name("k"), ""], Kind::PermissionDenied).await;
 }
 
+async fn logins_work_again(t: T) {
+    let t = t.with_acls(Deny);
+    let issuer = crate::acl::logins::Issuer::new();
+    let config = table! {
+        "JWTValidationPubKeys" = list![issuer.public_key()], "BoundAudiences" = list!["consul"],
+        "ClaimMappings" = table! {"team" = "team"},
+    };
+    let method = table! {"Name" = t.name("m"), "Type" = "jwt", "Config" = config};
+    t.ok("acl_auth_method_create", args![method]).await;
+    for (selector, bound) in [("value.team == a", "bound"), ("value.team == b", "other")] {
+        t.ok(
+            "acl_binding_rule_create",
+            args![table! {
+                "AuthMethod" = t.name("m"), "BindType" = "service", "BindName" = bound,
+                "Selector" = selector,
+            }],
+        )
+        .await;
+    }
+    let snapshot = save(&t).await;
+    t.ok("acl_auth_method_delete", args![t.name("m")]).await;
+    restore(&t, snapshot).await;
+    let bearer = issuer.sign(&crate::acl::logins::claims());
+    let login = table! {"AuthMethod" = t.name("m"), "BearerToken" = bearer};
+    let token = t.value("acl_login", args![login]).await;
+    let services = token.get("ServiceIdentities").unwrap();
+    assert_eq!(crate::target::texts(services, "ServiceName"), ["bound"]);
+}
+
 async fn a_waiting_query_returns_after_a_restore(t: T) {
     let key = t.name("k");
     let snapshot = save(&t).await;
@@ -241,16 +272,90 @@ async fn a_waiting_query_returns_after_a_restore(t: T) {
     assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
 }
 
+async fn a_snapshot_is_an_archive(t: T) {
+    let answer = t.raw("GET", "/v1/snapshot", "").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/x-gzip"));
+    assert_eq!(answer.header("x-consul-knownleader"), Some("true"));
+    let index: u64 = answer.header("x-consul-index").unwrap().parse().unwrap();
+    let Value::Bytes(snapshot) = save(&t).await else { panic!("not bytes") };
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&*snapshot));
+    let mut names = Vec::new();
+    for entry in tar.entries().unwrap() {
+        let entry = entry.unwrap();
+        names.push(entry.path().unwrap().display().to_string());
+        if names.len() == 1 {
+            let meta: serde_json::Value = serde_json::from_reader(entry).unwrap();
+            assert!(meta["Index"].as_u64().unwrap() >= index, "{meta}");
+            assert_eq!((&meta["Version"], &meta["Term"].is_u64()), (&1.into(), &true));
+        }
+    }
+    assert_eq!(names, ["meta.json", "state.bin", "SHA256SUMS"]);
+}
+
+/// An archive of these files, with the sums of them or other ones.
+fn archive(files: &[(&str, &str)]) -> Value {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gzip);
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content.as_bytes()).unwrap();
+    }
+    Value::Bytes(tar.into_inner().unwrap().finish().unwrap())
+}
+
 async fn an_invalid_snapshot_is_refused_and_changes_nothing(t: T) {
     t.ok("kv_put", args![t.name("k"), "kept"]).await;
-    for snapshot in ["", "garbage", "much more garbage"] {
+    let sums = "00  meta.json\n00  state.bin\n";
+    let (of_braces, of_nothing) = (
+        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    );
+    let of_state = format!("00  meta.json\n{of_nothing}  state.bin\n");
+    let of_meta = format!("{of_braces}  meta.json\n00  state.bin\n");
+    for (snapshot, why) in [
+        ("".into(), "failed to decompress snapshot: EOF"),
+        ("garbage".into(), "failed to decompress snapshot: unexpected EOF"),
+        ("much more garbage".into(), "failed to decompress snapshot: gzip: invalid header"),
+        (
+            archive(&[("meta.json", "{}"), ("other", "")]),
+            "failed to read snapshot file: unexpected file \"other\" in snapshot",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", sums)]),
+            "failed to read snapshot file: failed checking integrity of snapshot: hash check failed",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", &of_state)]),
+            "failed checking integrity of snapshot: hash check failed for \"meta.json\"",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", ""), ("SHA256SUMS", &of_meta)]),
+            "failed checking integrity of snapshot: hash check failed for \"state.bin\"",
+        ),
+        (
+            archive(&[("meta.json", "{}"), ("state.bin", "")]),
+            "failed to read snapshot file: failed checking integrity of snapshot: file missing",
+        ),
+    ] {
         let error = t.fails("snapshot_restore", args![snapshot], Kind::Http).await;
-        assert!(error.message().contains("failed to decompress snapshot: "), "{error}");
+        assert!(error.message().contains(why), "{error} without {why}");
     }
     let Value::Bytes(whole) = save(&t).await else { panic!("not bytes") };
     let half = Value::Bytes(whole[..whole.len() / 2].into());
     let error = t.fails("snapshot_restore", args![half], Kind::Http).await;
-    assert!(error.message().contains("failed to read snapshot file: "), "{error}");
+    assert!(error.message().contains("failed to read snapshot file: failed"), "{error}");
+    // All files are whole, but not the end of the compressed data; and a second archive follows the first.
+    for (changed, why) in [
+        (whole[..whole.len() - 1].to_vec(), "unexpected EOF"),
+        ([&whole[..], &whole[..]].concat(), "unread uncompressed bytes remain"),
+    ] {
+        let changed = Value::Bytes(changed);
+        let error = t.fails("snapshot_restore", args![changed], Kind::Http).await;
+        assert!(error.message().contains(why), "{error} without {why}");
+    }
     assert_eq!(t.value("kv_get", args![t.name("k")]).await, "kept".into());
 }
 

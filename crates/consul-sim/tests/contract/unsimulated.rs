@@ -9,7 +9,6 @@ behaviours![
     enterprise_endpoints_are_unsupported,
     templates_of_policies_are_known,
     other_clusters_and_the_keys_of_gossip_are_unknown,
-    logins_are_unknown,
     the_configuration_of_autopilot_is_unknown,
     what_proxies_and_gateways_ask_for_is_unknown,
     entries_of_gateways_are_stored,
@@ -73,15 +72,6 @@ async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {
     ] {
         if !is_unknown(&t, method, args).await {
             return;
-        }
-    }
-}
-
-async fn logins_are_unknown(t: T) {
-    let t = t.with_acls(Deny);
-    for method in ["acl_auth_method_list", "acl_binding_rule_list"] {
-        if !is_unknown(&t, method, args![]).await {
-            t.ok(method, args![]).await;
         }
     }
 }

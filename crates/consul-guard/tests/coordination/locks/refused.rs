@@ -288,7 +288,7 @@ async fn blind_node(world: &World<'_>) {
     tokio::spawn(async move { running.run().await });
     let begun = Instant::now();
     loop {
-        let why = node.missing().await;
+        let why = consul_cluster::nodes::start::missing(&node).await;
         if why.starts_with("its check does not pass; ") && why.contains("node:read") {
             return;
         }

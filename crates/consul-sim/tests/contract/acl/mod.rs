@@ -1,5 +1,6 @@
 //! Access control: tokens and policies.
 
+pub mod logins;
 pub mod permissions;
 pub mod roles;
 

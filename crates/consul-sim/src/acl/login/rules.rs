@@ -1,0 +1,327 @@
+//! Binding rules: `/v1/acl/binding-rule`.
+
+use super::jwt::Identity;
+use super::template;
+use crate::acl::{Access, Resource, check_lookup, is_uuid};
+use crate::blocking::{Headers, Read, ResultIndex};
+use crate::filter::Filter;
+use crate::filter::schema::Schema;
+use crate::go;
+use crate::http::decode::{GoType, Json, Object, with_hint};
+use crate::http::handler::{Handler, Route};
+use crate::http::reply::{Refusal, Reply};
+use crate::http::request::Call;
+use crate::store::State;
+use crate::store::watch::Topic;
+use consul_api::api::acl as wire;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(super) static ROUTES: &[Route] = &[
+    Route(&wire::BINDING_RULES, Handler::Read(&LIST)),
+    Route(&wire::BINDING_RULE_CREATE, Handler::Now(create)),
+    Route(&wire::BINDING_RULE_READ, Handler::Read(&ONE)),
+    Route(&wire::BINDING_RULE_UPDATE, Handler::Now(update)),
+    Route(&wire::BINDING_RULE_DELETE, Handler::Now(delete)),
+];
+
+const RULE: GoType = GoType { value: "structs.ACLBindingRule", fields: "ACLBindingRule." };
+
+const MISSING: &str = "Missing binding rule ID";
+
+/// What Consul puts before the error of a filter, but not before that of a selector.
+const OF_FILTERS: &str = "Failed to create boolean expression evaluator: ";
+
+/// The longest names of policies and of the other kinds.
+const MAX_POLICY: usize = 128;
+const MAX_NAME: usize = 256;
+
+/// What tokens get whose identity a selector fits.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Rule {
+    id: String,
+    description: String,
+    pub method: String,
+    selector: String,
+    /// `None`: it fits each identity.
+    #[serde(skip)]
+    filter: Option<Arc<Filter>>,
+    pub bind: Bind,
+    pub bind_name: String,
+    create_index: u64,
+    modify_index: u64,
+}
+
+/// The kind of what a token gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Bind {
+    Service,
+    Role,
+    Node,
+    Policy,
+}
+
+impl Bind {
+    fn new(name: &str) -> Option<Bind> {
+        Some(match name {
+            "service" => Bind::Service,
+            "role" => Bind::Role,
+            "node" => Bind::Node,
+            "policy" => Bind::Policy,
+            _ => return None,
+        })
+    }
+
+    /// The name that a template gives with these variables, if it may be one of this kind.
+    pub fn name(self, template: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
+        let is_identity = matches!(self, Bind::Service | Bind::Node);
+        let lower = |(name, value): (&String, &String)| (name.clone(), value.to_lowercase());
+        let name = match is_identity {
+            true => template::filled(template, &values.iter().map(lower).collect()),
+            false => template::filled(template, values),
+        };
+        let name = name.map_err(|why| format!("error interpreting template: {why}"))?;
+        let most = if self == Bind::Policy { MAX_POLICY } else { MAX_NAME };
+        let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_inner = |c: char| is_end(c) || c == '-' || c == '_';
+        let is_right = match is_identity {
+            true => {
+                name.starts_with(is_end) && name.ends_with(is_end) && name.chars().all(is_inner)
+            }
+            false => name.chars().all(|c| is_inner(c) || c.is_ascii_uppercase()),
+        };
+        match is_right && !name.is_empty() && name.len() <= most {
+            true => Ok(name),
+            false => Err(format!("invalid bind name: {}", go::quoted(&name))),
+        }
+    }
+}
+
+impl Rule {
+    /// Compiles the selector again.
+    pub fn complete(&mut self, identities: &'static Schema) -> Result<(), String> {
+        self.filter = filter(&self.selector, identities)?;
+        Ok(())
+    }
+
+    pub fn applies_to(&self, identity: &Identity) -> bool {
+        let holds = |filter: &Arc<Filter>| filter.matches(&identity.selectable) == Ok(true);
+        self.filter.as_ref().is_none_or(holds)
+    }
+}
+
+/// A rule in replies.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct View<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    description: &'a str,
+    auth_method: &'a str,
+    selector: &'a str,
+    bind_type: Bind,
+    bind_name: &'a str,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl<'a> From<&'a Rule> for View<'a> {
+    fn from(rule: &'a Rule) -> Self {
+        Self {
+            id: &rule.id,
+            description: &rule.description,
+            auth_method: &rule.method,
+            selector: &rule.selector,
+            bind_type: rule.bind,
+            bind_name: &rule.bind_name,
+            create_index: rule.create_index,
+            modify_index: rule.modify_index,
+        }
+    }
+}
+
+static LIST: Read = Read {
+    check: |_| Ok(()),
+    topics: |_| vec![Topic::BindingRules],
+    index: |state, _| ResultIndex::new(state.acl.logins.rules_newest),
+    answer: list,
+    headers: Headers::Deferred,
+};
+
+fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Acl, "", Access::Read)?;
+    let method = call.query.get("authmethod");
+    let rules = state.acl.logins.rules.values();
+    let rules = rules.filter(|rule| method.is_empty() || rule.method == method);
+    Ok(Reply::json(call.style, &rules.map(View::from).collect::<Vec<_>>()))
+}
+
+static ONE: Read =
+    Read { check: |call| call.required_rest(MISSING).map(|_| ()), answer: read, ..LIST };
+
+fn read(state: &State, call: &Call) -> Result<Reply, Refusal> {
+    state.authority(call).check(Resource::Acl, "", Access::Read)?;
+    let id = call.rest_text();
+    check_lookup("binding rule", &id)?;
+    match state.acl.logins.rules.get(&id) {
+        Some(rule) => Ok(Reply::json(call.style, &View::from(rule))),
+        None => Err(Refusal::unknown("Requested binding rule does not exist: ACL not found")),
+    }
+}
+
+/// A rule of a request body.
+struct Given {
+    id: String,
+    description: String,
+    method: String,
+    selector: String,
+    bind_type: String,
+    bind_name: String,
+    has_variables: bool,
+}
+
+fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
+    let read = || -> Result<Given, String> {
+        let json = Json::read(&call.body)?;
+        let given = Object::new(&json, RULE)?;
+        given.check_known(&[
+            "ID",
+            "Description",
+            "AuthMethod",
+            "Selector",
+            "BindType",
+            "BindName",
+            "BindVars",
+            "CreateIndex",
+            "ModifyIndex",
+        ])?;
+        Ok(Given {
+            id: given.text("ID")?,
+            description: given.text("Description")?,
+            method: given.text("AuthMethod")?,
+            selector: given.text("Selector")?,
+            bind_type: given.text("BindType")?,
+            bind_name: given.text("BindName")?,
+            has_variables: given.get("BindVars").is_some(),
+        })
+    };
+    let given = read()
+        .map_err(|why| Refusal::bad(format!("BindingRule decoding failed: {}", with_hint(why))))?;
+    match given.id.is_empty() || given.id == id {
+        true => Ok(given),
+        false => Err(Refusal::bad("BindingRule ID in URL and payload do not match")),
+    }
+}
+
+fn create(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let given = decode(call, "")?;
+    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    let id = state.new_id();
+    write(state, call, Given { id, ..given }, None)
+}
+
+fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let id = call.rest_text();
+    if id.is_empty() {
+        return create(state, call);
+    }
+    let given = decode(call, &id)?;
+    state.authority(call).check(Resource::Acl, "", Access::Write)?;
+    if !is_uuid(&id) {
+        return Err(Refusal::server("Binding Rule ID invalid UUID"));
+    }
+    let Some(known) = state.acl.logins.rules.get(&id) else {
+        return Err(Refusal::server(format!("cannot find binding rule {id}")));
+    };
+    let method = if given.method.is_empty() { known.method.clone() } else { given.method.clone() };
+    if method != known.method {
+        return Err(Refusal::server("the AuthMethod field of an Binding Rule is immutable"));
+    }
+    let created = known.create_index;
+    write(state, call, Given { id, method, ..given }, Some(created))
+}
+
+/// The filter of a selector; `None` for an empty one, which fits each identity.
+fn filter(selector: &str, identities: &'static Schema) -> Result<Option<Arc<Filter>>, String> {
+    match selector {
+        "" => Ok(None),
+        selector => Filter::compile(selector, identities).map(|filter| Some(Arc::new(filter))),
+    }
+}
+
+fn invalid(why: &str) -> Refusal {
+    Refusal::server(format!("Invalid Binding Rule: {why}"))
+}
+
+fn write(
+    state: &mut State,
+    call: &Call,
+    given: Given,
+    created: Option<u64>,
+) -> Result<Reply, Refusal> {
+    if given.method.is_empty() {
+        return Err(invalid("no AuthMethod is set"));
+    }
+    let Some(method) = state.acl.logins.methods.get(&given.method) else {
+        let name = go::quoted(&given.method);
+        return Err(Refusal::server(format!("cannot find auth method with name {name}")));
+    };
+    let filter = filter(&given.selector, method.kind.identities()).map_err(|why| {
+        let why = why.strip_prefix(OF_FILTERS).unwrap_or(&why);
+        Refusal::server(format!("invalid Binding Rule: Selector is invalid: {why}"))
+    })?;
+    if given.bind_type.is_empty() {
+        return Err(invalid("no BindType is set"));
+    }
+    if given.bind_name.is_empty() {
+        return Err(invalid("no BindName is set"));
+    }
+    let wrong = |why: &str| invalid(&format!("invalid BindName or BindVars: {why}"));
+    let kind = go::quoted(&given.bind_type);
+    let Some(bind) = Bind::new(&given.bind_type) else {
+        return Err(wrong(&match given.bind_type.as_str() {
+            "templated-policy" => {
+                "templated policies are not supported by the simulated agent".to_owned()
+            }
+            _ => format!("invalid Binding Rule: unknown BindType {kind}"),
+        }));
+    };
+    if given.has_variables {
+        return Err(Refusal::server(
+            "invalid Binding Rule: BindVars cannot be set when bind type is not templated-policy.",
+        ));
+    }
+    bind.name(&given.bind_name, &method.kind.variables())
+        .map_err(|why| wrong(&format!("failed to validate bindType {kind}: {why}")))?;
+    let index = state.next_index();
+    let rule = Rule {
+        id: given.id,
+        description: given.description,
+        method: given.method,
+        selector: given.selector,
+        filter,
+        bind,
+        bind_name: given.bind_name,
+        create_index: created.unwrap_or(index),
+        modify_index: index,
+    };
+    let reply = Reply::json(call.style, &View::from(&rule));
+    state.acl.logins.rules_newest = index;
+    state.acl.logins.rules.insert(rule.id.clone(), rule);
+    state.touch(Topic::BindingRules);
+    Ok(reply)
+}
+
+fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    let id = call.required_rest(MISSING)?;
+    super::super::check_delete(state, call, "binding rule")?;
+    check_lookup("binding rule", &id)?;
+    if state.acl.logins.rules.remove(&id).is_none() {
+        return Err(Refusal::unknown("Cannot find binding rule to delete"));
+    }
+    state.acl.logins.rules_newest = state.next_index();
+    state.touch(Topic::BindingRules);
+    Ok(Reply::json(call.style, &true))
+}
