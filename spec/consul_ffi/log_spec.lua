@@ -39,7 +39,7 @@ describe("log", function()
     local fields = answered[3]
     assert.equal(1, fields.attempts)
     assert.matches("kv_put", fields.call, 1, true)
-    assert.matches("^consul_ffi::client", fields.target)
+    assert.matches("^consul_client::", fields.target)
     assert.is_true(math.abs(fields.at_ms / 1000 - os.time()) < 60)
     for _, found in ipairs(lines) do
       assert.equal(3, #found)
