@@ -5,6 +5,9 @@
 #   rockspec/build.sh INTERPRETER FILE      for the engine of this interpreter; luarocks calls this form
 #
 # With QUICK=1 nothing is optimised: a build that takes a minute, for demos and tests.
+#
+# Each engine has its own build folder: all builds are called libconsul_ffi.so, so in a shared folder
+# each build would make cargo rebuild the others. The program is the same for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,37 +36,36 @@ check_rust "the module"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}
+profile=release
+[ -z "${QUICK:-}" ] || profile=quick
+# What is below the module is the same for all engines but for two crates, so the first build for one engine starts with
+# a copy of what was built for another.
+if [ ! -e "$folder/$feature" ]; then
+    for other in luajit lua51 lua53 lua54; do
+        [ -d "$folder/$other/$profile" ] || continue
+        cp -a "$folder/$other" "$folder/$feature.$$"
+        mv -T "$folder/$feature.$$" "$folder/$feature" || rm -rf "$folder/$feature.$$"
+        # All modules have one name, and cargo would take that of the other engine.
+        rm -f "$folder/$feature"/*/deps/libconsul_ffi.*
+        break
+    done
+fi
 mkdir -p "$folder"
 [ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
 
-profile=release
-[ -z "${QUICK:-}" ] || profile=quick
-# All engines share the crates below the module. The modules have one name: builds for two engines wait for each
-# other, and cargo would take the module for another engine for its own.
-if command -v flock >/dev/null; then
-    exec 9>>"$folder/module.lock"
-    flock 9
-fi
-last=$folder/$profile/module-engine
-if [ "$(cat "$last" 2>/dev/null)" != "$feature" ]; then
-    rm -f "$folder/$profile/deps/"libconsul_ffi.*
-    mkdir -p "$folder/$profile"
-    echo "$feature" >"$last"
-fi
-
-# build OPTION…: cargo build with these, by the lock file; prints cargo's messages.
+# build FOLDER OPTION…: cargo build with these, by the lock file; prints cargo's messages.
 build() {
-    CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --locked "$as_messages" --no-default-features "$@"
+    CARGO_TARGET_DIR=$folder/$1 cargo "${without_home[@]}" build --locked "$as_messages" --no-default-features "${@:2}"
 }
 
 if [ "$profile" = quick ]; then
     # Both in one pass.
-    messages=$(build --profile quick --package consul_ffi --package consul-guard --lib --bin consul-guard \
+    messages=$(build "$feature" --profile quick --package consul_ffi --package consul-guard --lib --bin consul-guard \
         --features "consul_ffi/$feature")
     guards=$messages
 else
-    messages=$(build --release --package consul_ffi --lib --features "$feature")
-    guards=$(build --profile guard --package consul-guard --bin consul-guard)
+    messages=$(build "$feature" --release --package consul_ffi --lib --features "$feature")
+    guards=$(build guard --profile guard --package consul-guard --bin consul-guard)
 fi
 module=$(built libconsul_ffi.so "$messages")
 guard=$(built consul-guard "$guards")
