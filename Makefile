@@ -152,7 +152,7 @@ lint-fmt:
 lint-clippy:
 	cargo clippy --all-targets $(RUST) -- -D warnings
 
-# Only the library of an engine links.
+# For an engine only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 

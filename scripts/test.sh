@@ -199,6 +199,8 @@ step_servers() {
 }
 
 step_nodes() {
+    # The programs that they start are built with the tests of their own crates, also if this step runs alone.
+    run "${rust_tests[@]}" --no-run "${of_servers[@]}" || { add 0 1 0 && return; }
     run_cargo_test "${rust_tests[@]}" "${of_processes[@]}"
 }
 
