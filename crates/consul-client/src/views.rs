@@ -334,7 +334,9 @@ impl Work {
         self.due(name);
     }
 
+    /// None before both queries have been answered: a change between a read and the first answer would be in neither.
     fn start_reads(&mut self) {
+        let (Some(_), Some(_)) = self.confirmed else { return };
         while self.reads.len() < READS
             && let Some(name) = self.urgent.pop_front()
         {

@@ -33,6 +33,8 @@ struct Network {
 struct State {
     /// How late the answers to the next reads of a service come.
     delays: VecDeque<Duration>,
+    /// The next request for a path that begins with this reaches the agent so late.
+    late: Option<(&'static str, Duration)>,
     /// Requests for paths that begin with this fail.
     cut: Option<&'static str>,
     /// Requests for paths that begin with this are refused because of the agent's limits.
@@ -92,7 +94,11 @@ impl Transport for Network {
             let refusal = Response::builder().status(429).body(Bytes::new()).expect("an answer");
             return std::future::ready(Ok(refusal)).boxed();
         }
+        let late = state.late.take_if(|(late, _)| path.starts_with(*late));
         async move {
+            if let Some((_, late)) = late {
+                self.clock.sleep(late).await;
+            }
             let answer = self.agent.send(request).await;
             if path.starts_with(READ) {
                 self.clock.sleep(delay).await;
@@ -138,11 +144,16 @@ impl Scene {
 
     /// With [`Wanted::Chosen`] all services but `unwanted` and Consul's own are chosen.
     fn with(names: &[&str], wanted: Wanted) -> Self {
+        Self::with_late(names, wanted, None)
+    }
+
+    fn with_late(names: &[&str], wanted: Wanted, late: Option<(&'static str, Duration)>) -> Self {
         let world = World::new();
         for name in names {
             register(&world, name, "w1", "10.0.0.1");
         }
         let (network, client) = connected(&world);
+        network.state().late = late;
         let (views, news) = views(client, wanted, EMPTY_HOLD).expect("views");
         let mut work = news
             .for_each({
@@ -219,6 +230,28 @@ fn an_answer_that_comes_late_does_not_replace_a_newer_one() {
     scene.check("pass", "web", "w1");
     scene.pass(5 * SECOND);
     assert_eq!(scene.shown("web"), "10.0.0.1");
+}
+
+#[test]
+fn a_change_before_the_first_answer_of_either_query_is_noticed() {
+    let web = || Wanted::Named(vec!["web".into()]);
+    for wanted in [web, || Wanted::Chosen] {
+        for late in ["/v1/catalog/services", "/v1/health/state/any"] {
+            let scene = Scene::with_late(&["web"], wanted(), Some((late, 5 * SECOND)));
+            // Of the service and of its node, of which the catalog's index says nothing.
+            scene.check("fail", "web", "w1");
+            scene.pass(20 * SECOND);
+            assert_eq!(scene.shown("web"), "", "{late}");
+            scene.check("pass", "web", "w1");
+            scene.pass(20 * SECOND);
+            assert_eq!(scene.shown("web"), "10.0.0.1", "{late}");
+            let scene = Scene::with_late(&["web"], wanted(), Some((late, 5 * SECOND)));
+            let check = r#"{"Name": "of the node", "TTL": "1h", "Status": "critical"}"#;
+            scene.world.send("PUT", "/v1/agent/check/register", check);
+            scene.pass(20 * SECOND);
+            assert_eq!(scene.shown("web"), "", "the node, {late}");
+        }
+    }
 }
 
 #[test]
