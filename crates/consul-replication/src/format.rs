@@ -256,7 +256,7 @@ structures! {
     Entry { epoch slots }
     Slot { holder change }
     Place { node disk is_first }
-    Change { kind to since lost }
+    Change { kind to since lost unites }
     Record { id version data }
     Range { from to after }
 }

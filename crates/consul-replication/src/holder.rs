@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
+/// Why nothing changes after [`Holder::close`].
+const STOPPED: &str = "the node was stopped";
+
 /// The replicas of one node.
 pub struct Holder {
     node: NodeId,
@@ -179,6 +182,9 @@ impl Holder {
         if next == **state {
             return Ok(());
         }
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Closed, STOPPED).with_maybe_applied(false));
+        }
         self.storage.keep(&Self::name_of(shard), next.encode().into()).await?;
         **state = next;
         Ok(())
@@ -317,7 +323,7 @@ impl Holder {
     /// The refusal of a request by a caller with this entry, if the request is not to be executed.
     fn stale(&self, state: &State, entry: &Entry) -> Option<Outcome> {
         if self.is_closed.load(Ordering::Acquire) {
-            return Some(Outcome::Failed("the node was stopped".into()));
+            return Some(Outcome::Failed(STOPPED.into()));
         }
         match &state.entry {
             Some(known) if known.epoch > entry.epoch => {
@@ -531,7 +537,7 @@ impl Holder {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
         if self.is_closed.load(Ordering::Acquire) {
-            return Ok(Outcome::Failed("the node was stopped".into()));
+            return Ok(Outcome::Failed(STOPPED.into()));
         }
         let fence = state.fence;
         self.change(shard, &mut state, |state| state.fence = fence.max(epoch)).await?;

@@ -84,10 +84,13 @@ pub struct Change {
     /// The epoch that planned it, which distinguishes it from earlier ones.
     pub since: u64,
     /// The nodes that a failover does not wait for: they are down or have lost their replicas, and an
-    /// operator has accepted that what only they had is lost. With the target itself among them it takes what all
-    /// others have ([`Change::unites`]).
+    /// operator has accepted that what only they had is lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<NodeId>,
+    /// Whether a failover brings together what all holders have that it waits for, also those that may lack
+    /// something: too few are whole, and nobody else has more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unites: bool,
 }
 
 /// How a slot changes hands.
@@ -103,13 +106,12 @@ pub enum ChangeKind {
 impl Change {
     /// A change that was planned in this epoch.
     pub fn new(kind: ChangeKind, to: NodeId, since: u64) -> Self {
-        Change { kind, to, since, lost: Vec::new() }
+        Change { kind, to, since, lost: Vec::new(), unites: false }
     }
 
-    /// Whether a failover brings together what all holders have that it waits for, also those that may lack
-    /// something: too few are whole, and nobody else has more.
-    pub fn unites(&self) -> bool {
-        self.kind == ChangeKind::Failover && self.lost.contains(&self.to)
+    /// Whether a failover ends without a quorum of whole replicas, as soon as it has what is left.
+    pub fn takes_what_is_left(&self) -> bool {
+        self.unites || !self.lost.is_empty()
     }
 }
 
@@ -174,7 +176,7 @@ impl Entry {
 
     /// Whether a failover of it brings together what all holders have.
     pub fn unites(&self) -> bool {
-        self.slots.iter().filter_map(|slot| slot.change.as_ref()).any(Change::unites)
+        self.slots.iter().filter_map(|slot| slot.change.as_ref()).any(|change| change.unites)
     }
 
     /// The failover that replaces the replica of a node on this disk.

@@ -286,10 +286,9 @@ impl<'a> Plan<'a> {
     /// Whether the target of a failover makes no progress although all replicas that it copies are there.
     fn has_failed(&self, shard: u32, change: &Change, slots: &[Slot]) -> bool {
         let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
-        let waits = slots
-            .iter()
-            .find(has_source)
-            .is_some_and(|slot| change.lost.is_empty() && !self.finds_enough(shard, slots, slot));
+        let waits = slots.iter().find(has_source).is_some_and(|slot| {
+            !change.takes_what_is_left() && !self.finds_enough(shard, slots, slot)
+        });
         change.kind == ChangeKind::Failover
             && !waits
             && self.planner.stuck.contains(&(shard, change.since))
@@ -406,9 +405,9 @@ impl<'a> Plan<'a> {
             let change = change.as_mut().filter(|change| change.kind == ChangeKind::Failover);
             let Some(change) = change else { continue };
             let is_accepted = holder.as_ref().is_none_or(|it| self.is_accepted(shard, it));
+            change.unites = united_without.is_some();
             change.lost = match &united_without {
-                Some(nodes) if nodes.contains(&change.to) => nodes.clone(),
-                Some(nodes) => nodes.iter().chain([&change.to]).cloned().collect(),
+                Some(nodes) => nodes.clone(),
                 None if is_accepted => lost.clone(),
                 None => Vec::new(),
             };

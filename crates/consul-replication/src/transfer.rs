@@ -164,7 +164,7 @@ impl Transfer {
         let vacant = entry.slots.iter().filter(is_other).filter(|slot| slot.is_vacant()).count();
         let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
         let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
-        let (unites, since) = (change.unites(), change.since);
+        let (unites, since) = (change.unites, change.since);
         let own = self.holder.node();
         let holders = entry.slots.iter().filter_map(|slot| slot.holder.as_ref());
         let holders = holders.map(|place| &place.node).filter(|node| *node != own);
@@ -191,7 +191,7 @@ impl Transfer {
                     is_copied || change.lost.contains(node)
                 })
             };
-            has_quorum || (!change.lost.is_empty() && has_all())
+            has_quorum || (change.takes_what_is_left() && has_all())
         };
         let mut why = None;
         for node in &reachable {
@@ -202,7 +202,7 @@ impl Transfer {
                 break;
             }
             let needs_copy = !work.copied.contains(node)
-                && (!change.lost.is_empty() || current(&work.copied) + vacant < to_copy);
+                && (change.takes_what_is_left() || current(&work.copied) + vacant < to_copy);
             if let Err(error) = self.fence(shard, entry, node, &work, needs_copy).await {
                 why = Some(error);
             }

@@ -8,6 +8,9 @@ use consul_replication::state::Report;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The most openings of a disk that it knows, and the most ids that it had.
+const MAX_BEFORE: usize = 16;
+
 /// The version of the formats.
 pub(super) const FORMAT: u32 = 1;
 
@@ -60,8 +63,8 @@ impl Opening {
 /// A shard: the map's version less its epoch, the index of the place of each slot, and the changes.
 type ShardDocument = (u64, Vec<Option<usize>>, Vec<ChangeDocument>);
 
-/// A change: the slot, whether it is a failover, the index of the target among the nodes, the map's version
-/// less the epoch that planned it, and the nodes that it does not wait for.
+/// A change: the slot, its kind (0: a move, 1: a failover, 2: one that unites), the index of the target among the
+/// nodes, the map's version less the epoch that planned it, and the nodes that it does not wait for.
 type ChangeDocument = (usize, u8, usize, u64, Vec<usize>);
 
 /// The map as JSON, short enough for a transaction with 8,192 shards.
@@ -97,15 +100,12 @@ impl StoreMap {
         let places = indexed(slots().filter_map(|slot| slot.holder.as_ref()));
         let age = |epoch: u64| self.map.version.saturating_sub(epoch);
         let change = |(number, slot): (usize, &Slot)| -> Option<ChangeDocument> {
-            let Change { kind, to, since, lost } = slot.change.as_ref()?;
-            let is_failover = u8::from(*kind == ChangeKind::Failover);
-            Some((
-                number,
-                is_failover,
-                nodes[to],
-                age(*since),
-                lost.iter().map(|it| nodes[it]).collect(),
-            ))
+            let Change { kind, to, since, lost, unites } = slot.change.as_ref()?;
+            let kind = match kind {
+                ChangeKind::Move => 0,
+                ChangeKind::Failover => 1 + u8::from(*unites),
+            };
+            Some((number, kind, nodes[to], age(*since), lost.iter().map(|it| nodes[it]).collect()))
         };
         let shard = |entry: &Entry| -> ShardDocument {
             let holders = entry.slots.iter().map(|slot| slot.holder.as_ref().map(|it| places[it]));
@@ -208,12 +208,18 @@ impl Document {
         let holders = holders.iter().map(|index| place(*index));
         let slots = holders.map(|it| it.map(|holder| Slot { holder, change: None }));
         let mut slots = slots.collect::<Option<Vec<_>>>()?;
-        for (number, is_failover, to, age, lost) in changes {
-            let kind = if *is_failover == 1 { ChangeKind::Failover } else { ChangeKind::Move };
+        for (number, kind, to, age, lost) in changes {
+            let (kind, unites) = match kind {
+                0 => (ChangeKind::Move, false),
+                1 => (ChangeKind::Failover, false),
+                2 => (ChangeKind::Failover, true),
+                _ => return None,
+            };
             let node = |index: &usize| self.nodes.get(*index).cloned();
             let lost = lost.iter().map(node).collect::<Option<_>>()?;
             let since = self.version.checked_sub(*age)?;
-            slots.get_mut(*number)?.change = Some(Change { kind, to: node(to)?, since, lost });
+            slots.get_mut(*number)?.change =
+                Some(Change { kind, to: node(to)?, since, lost, unites });
         }
         Some(Entry { epoch: self.version.checked_sub(*age)?, slots })
     }
@@ -318,20 +324,57 @@ pub(super) struct DiskMark {
 }
 
 impl DiskMark {
-    /// Whether it was not opened since, as far as a map knows. One that knows none of its ids, but another disk of the
-    /// node, says that the node had that one since.
+    /// The mark of a new disk of a node.
+    pub fn new(store: &str, node: &str, random: impl Fn() -> u64) -> Self {
+        DiskMark {
+            format: FORMAT,
+            store: store.to_owned(),
+            node: node.to_owned(),
+            id: None,
+            disk: Disk(random()),
+            opening: Opening { starts: 1, id: random() },
+            before: Vec::new(),
+            boot: None,
+            earlier_disks: Vec::new(),
+        }
+    }
+
+    /// The mark of the next opening of the same disk.
+    pub fn opened_again(&self, random: impl Fn() -> u64) -> Self {
+        let before = self.before.iter().copied().chain([self.opening.id]);
+        DiskMark {
+            opening: Opening { starts: self.opening.starts + 1, id: random() },
+            before: last_kept(before),
+            ..self.clone()
+        }
+    }
+
+    /// The mark of the disk when it may lack something, for which it gets another id.
+    pub fn replaced(&self, random: impl Fn() -> u64) -> Self {
+        let earlier = self.earlier_disks.iter().copied().chain([(self.disk, self.opening)]);
+        DiskMark {
+            id: self.id,
+            earlier_disks: last_kept(earlier),
+            ..DiskMark::new(&self.store, &self.node, random)
+        }
+    }
+
+    /// Whether it was not opened since, as far as a map knows. One that names the node with an id that it never had says
+    /// that the node had another disk since.
     pub fn is_last(&self, map: &StoreMap) -> bool {
+        let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
+        let mut places = slots.filter_map(|slot| slot.holder.as_ref());
+        let mut ids = self.earlier_disks.iter().rev().copied();
+        let was = |disk| disk == self.disk || self.earlier_disks.iter().any(|(id, _)| *id == disk);
+        if places.any(|place| *place.node == *self.node && !was(place.disk)) {
+            return false;
+        }
         let last = |disk: &Disk| map.openings.get(disk).copied();
         if let Some(last) = last(&self.disk) {
             return last == self.opening || self.opening.follows(&self.before, last);
         }
-        let mut earlier = self.earlier_disks.iter().rev();
-        if let Some((own, last)) = earlier.find_map(|(disk, own)| Some((*own, last(disk)?))) {
-            return last == own || last.starts < own.starts;
-        }
-        let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
-        let mut holders = slots.filter_map(|slot| slot.holder.as_ref());
-        holders.all(|place| *place.node != *self.node)
+        let earlier = ids.find_map(|(disk, own)| Some((own, last(&disk)?)));
+        earlier.is_none_or(|(own, last)| last == own || last.starts < own.starts)
     }
 
     /// What is kept.
@@ -346,6 +389,13 @@ impl DiskMark {
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         read(bytes)
     }
+}
+
+/// The last of these, as many as a disk keeps.
+fn last_kept<T>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = all.collect();
+    all.drain(..all.len().saturating_sub(MAX_BEFORE));
+    all
 }
 
 /// Reads a document, of which a later release may have written another format.
@@ -474,6 +524,116 @@ mod tests {
         for (record, noted) in [(copy, 30), (next, 40)] {
             map.note_openings([&record].into_iter());
             assert_eq!(map.openings[&Disk(1)].id, noted);
+        }
+    }
+
+    /// A node's disk over restarts of its process and its machine, and copies of it that are put back.
+    struct Node {
+        map: StoreMap,
+        mark: DiskMark,
+        /// How many writes of each shard it has.
+        has: [u64; 3],
+        copies: Vec<(DiskMark, [u64; 3])>,
+    }
+
+    impl Node {
+        fn new(random: impl Fn() -> u64) -> Self {
+            let mark = DiskMark::new("points", "n1", random);
+            let map = r#"{"format":1,"shared":{"shards":3,"replicas":1,"write_quorum":1,"read_quorum":1},"version":9,
+                "openings":{},"nodes":[],"places":[],"shards":[[0,[null],[]],[0,[null],[]],[0,[null],[]]]}"#;
+            let map = StoreMap::decode(map.as_bytes()).expect("a map");
+            Node { map, mark, has: [0; 3], copies: Vec::new() }
+        }
+
+        fn report(&mut self) {
+            let DiskMark { disk, opening, before, .. } = self.mark.clone();
+            let (incarnation, leader, zone) = Default::default();
+            let record = MemberRecord {
+                format: FORMAT,
+                id: None,
+                shared: self.map.shared,
+                incarnation,
+                leader,
+                seen: 9,
+                disk,
+                opening,
+                before,
+                zone,
+                weight: 1.0,
+                copied: 0,
+                move_timeout_s: 60,
+                report: Report::default(),
+            };
+            self.map.note_openings([&record].into_iter());
+        }
+
+        fn serves(&self) -> bool {
+            self.map.openings.get(&self.mark.disk) == Some(&self.mark.opening)
+        }
+
+        /// A step of its history; fails if an old copy is taken for the last state.
+        fn step(&mut self, rng: &mut fastrand::Rng) {
+            let (shard, way) = (rng.usize(..3), rng.u8(..8));
+            let mut again = rng.fork();
+            let random = std::cell::RefCell::new(&mut again);
+            let random = || random.borrow_mut().u64(1..);
+            let own = Place { node: "n1".into(), disk: self.mark.disk, is_first: false };
+            let slot = &self.map.map.shards[shard].slots[0].holder;
+            match way {
+                0 => self.mark = self.mark.opened_again(random),
+                1 => self.mark = self.mark.replaced(random),
+                2 => self.report(),
+                // It is made whole, or the shard is moved away.
+                3 if self.serves() => self.map.map.shards[shard].slots[0].holder = Some(own),
+                4 => self.map.map.shards[shard].slots[0].holder = None,
+                5 if self.serves() && *slot == Some(own) => self.has[shard] += 1,
+                // While no process has it open.
+                6 => {
+                    self.copies.push((self.mark.clone(), self.has));
+                    self.mark = match rng.bool() {
+                        true => self.mark.opened_again(random),
+                        false => self.mark.replaced(random),
+                    };
+                }
+                7 if !self.copies.is_empty() => {
+                    let (mark, has) = self.copies[rng.usize(..self.copies.len())].clone();
+                    let shards = self.map.entries().zip(has.iter().zip(&self.has));
+                    let lacks = |((_, entry), (copy, last)): ((u32, &Entry), (&u64, &u64))| {
+                        entry.names("n1") && copy < last
+                    };
+                    let is_old = shards.map(lacks).any(|it| it);
+                    assert!(!is_old || !mark.is_last(&self.map), "{mark:?}\n{:?}", self.map);
+                    (self.mark, self.has) = (mark.replaced(random), has);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_copy_is_not_taken_for_the_last_state_of_a_disk() {
+        for seed in 0..3000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let again = std::cell::RefCell::new(fastrand::Rng::with_seed(!seed));
+            let mut node = Node::new(|| again.borrow_mut().u64(1..));
+            for _ in 0..60 {
+                node.step(&mut rng);
+            }
+        }
+    }
+
+    /// What an operator must decide about a disk is only what can be told apart.
+    #[test]
+    fn a_disk_that_was_only_restarted_is_the_last() {
+        for seed in 0..1000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let again = std::cell::RefCell::new(fastrand::Rng::with_seed(!seed));
+            let mut node = Node::new(|| again.borrow_mut().u64(1..));
+            for _ in 0..60 {
+                node.copies.clear();
+                node.step(&mut rng);
+                assert!(node.mark.is_last(&node.map), "{:?}\n{:?}", node.mark, node.map);
+            }
         }
     }
 }

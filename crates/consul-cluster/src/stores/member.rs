@@ -1,7 +1,7 @@
 //! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
 //! replicas, and reports.
 
-use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
+use super::document::{DiskMark, FORMAT, MemberRecord, StoreMap};
 use super::{Store, Survives, Watched, member_key};
 use crate::cluster::PAUSE;
 use crate::keys;
@@ -12,7 +12,7 @@ use consul_process::clock::Instant;
 use consul_process::os;
 use consul_process::sync::lock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{ChangeKind, Disk, Entry};
+use consul_replication::map::{ChangeKind, Entry};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::rules::Rules;
 use consul_replication::state::{Doubt, Report};
@@ -53,9 +53,6 @@ const PAGE: usize = 1000;
 /// Deleted records are purged when they are older, so that few writes on their way are refused.
 const PURGE_AGE: Duration = Duration::from_secs(60);
 
-/// The most openings of a disk that it knows, and the most ids.
-const MAX_BEFORE: usize = 16;
-
 impl Store {
     /// Why a disk may lack something that another process has opened before; `lost`: and since.
     async fn doubt(&self, mark: &DiskMark, lost: Option<&DiskMark>) -> Doubt {
@@ -89,13 +86,6 @@ impl Store {
             None => Ok(()),
         }
     }
-}
-
-/// The last of these, as many as a disk keeps.
-fn last_kept<T>(all: impl Iterator<Item = T>) -> Vec<T> {
-    let mut all: Vec<T> = all.collect();
-    all.drain(..all.len().saturating_sub(MAX_BEFORE));
-    all
 }
 
 /// How a process has a disk.
@@ -171,31 +161,13 @@ impl Member {
             is_same && options.survives != Survives::Nothing
         };
         let current = mark.as_ref().filter(|_| lost.is_none()).filter(is_whole);
-        let (disk, starts, before) = match current {
-            Some(mark) => {
-                let all = mark.before.iter().copied().chain([mark.opening.id]);
-                (mark.disk, mark.opening.starts + 1, last_kept(all))
-            }
-            None => (Disk(cluster.client().random_u64()), 1, Vec::new()),
+        let random = || cluster.client().random_u64();
+        let next = match (&mark, current) {
+            (_, Some(mark)) => mark.opened_again(random),
+            (Some(mark), None) => mark.replaced(random),
+            (None, None) => DiskMark::new(name, node, random),
         };
-        let earlier_disks = mark.iter().flat_map(|mark| {
-            let replaced = current.is_none().then_some((mark.disk, mark.opening));
-            mark.earlier_disks.iter().copied().chain(replaced)
-        });
-        let earlier_disks = last_kept(earlier_disks);
-        let opening = Opening { starts, id: cluster.client().random_u64() };
-        let (store_name, node_name) = (name.clone(), node.clone());
-        let next = DiskMark {
-            format: FORMAT,
-            store: store_name,
-            node: node_name,
-            id,
-            disk,
-            opening,
-            before,
-            boot,
-            earlier_disks,
-        };
+        let (next, disk) = (DiskMark { boot, ..next }, next.disk);
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);
         let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());

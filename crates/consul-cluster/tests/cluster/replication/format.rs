@@ -41,11 +41,13 @@ fn slot() -> impl Strategy<Value = Slot> {
     });
     let kind = prop_oneof![Just(ChangeKind::Move), Just(ChangeKind::Failover)];
     let lost = vec(".{0,9}".prop_map(NodeId::from), 0..3);
-    let change = (kind, ".{0,9}", any::<u64>(), lost).prop_map(|(kind, to, since, lost)| Change {
+    let change = (kind, ".{0,9}", any::<u64>(), lost, any::<bool>());
+    let change = change.prop_map(|(kind, to, since, lost, unites)| Change {
         kind,
         to: to.into(),
         since,
         lost,
+        unites,
     });
     (option::of(place), option::of(change)).prop_map(|(holder, change)| Slot { holder, change })
 }

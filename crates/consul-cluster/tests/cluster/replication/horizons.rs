@@ -2,6 +2,7 @@
 
 use super::failover::{Net, OF_THREE, change, now, place};
 use bytes::Bytes;
+use consul_api::error::Kind;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
 use consul_replication::map::{ChangeKind, Disk, Entry, Place, Slot};
@@ -97,7 +98,7 @@ fn restarted_in_a_copy(raised: usize, pages: usize, order: [usize; 3]) {
     for (number, slot) in entry.slots.iter_mut().enumerate() {
         let change = slot.change.take().or_else(|| change(ChangeKind::Failover, NODES[number], 3));
         slot.change = change.map(|mut it| {
-            it.lost = vec![it.to.clone()];
+            it.unites = true;
             it
         });
     }
@@ -314,5 +315,7 @@ fn a_closed_holder_executes_nothing() {
         let outcome = net.ask_now("a", asked, action).expect("an answer");
         assert!(matches!(outcome, Outcome::Failed(_)), "{name}: {outcome:?}");
     }
+    let later = Entry { epoch: 9, ..entry.clone() };
+    assert_eq!(now(holder.learn(0, &later)).expect_err("it is closed").kind(), Kind::Closed);
     assert_eq!(now(holder.state(0)), before);
 }

@@ -2,7 +2,7 @@
 
 use consul_replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
 use consul_replication::plan::{Accepted, MAX_CHANGES, Map, Member, Planner, Presence};
-use consul_replication::state::Report;
+use consul_replication::state::{Doubt, Report};
 use std::collections::BTreeSet;
 
 const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
@@ -102,6 +102,39 @@ fn the_loss_of_all_disks_can_be_accepted() {
     let accepted = next(&map, &members, &[], &[0]);
     assert_eq!(changes(&accepted).len(), 3);
     assert!(changes(&accepted).iter().all(|change| change.lost.len() == 3));
+}
+
+/// n1 has lost its disk, which an operator has accepted; what n2 has is doubted, or whole.
+#[test]
+fn a_failover_unites_what_is_doubted_only_if_nothing_else_is_lost() {
+    let map = first(1, &members(3));
+    let place = |node: &str| {
+        let holders = map.shards[0].slots.iter().filter_map(|slot| slot.holder.clone());
+        holders.into_iter().find(|place| *place.node == *node).expect("a holder")
+    };
+    for (doubt, accepted, unites) in [
+        (None, &["n1"][..], false),
+        (Some(Doubt::Old), &["n1"], false),
+        (Some(Doubt::Partial), &["n1"], false),
+        (Some(Doubt::Old), &["n1", "n2"], true),
+        (Some(Doubt::Partial), &["n1", "n2"], true),
+        (Some(Doubt::Restarted), &["n1"], true),
+    ] {
+        let mut members = members(3);
+        members[0].disk = Disk(99);
+        if let Some(doubt) = doubt {
+            members[1].disk = Disk(98);
+            members[1].report.doubted = vec![(0, doubt)];
+        }
+        let accepted: Accepted = [(0, accepted.iter().map(|node| place(node)).collect())].into();
+        let next = next_after(&map, &members, &[], &accepted);
+        let change = changes(&next).into_iter().find(|it| *it.to == *"n1").expect("a failover");
+        assert_eq!(
+            (change.unites, change.lost),
+            (unites, vec!["n1".into()]),
+            "{doubt:?}, {accepted:?}"
+        );
+    }
 }
 
 /// A node that was asked, and whose answer was not used, would refuse the shard forever.
