@@ -53,7 +53,7 @@ pub struct Endpoint {
     pub form: Form,
     /// The meaning of the status 404.
     pub absent: Absent,
-    /// How the text of a 404 begins that says so. Any other 404 is not Consul's.
+    /// How the text of a 404, or of a 500 of older servers, begins that says so. Any other 404 is not Consul's.
     ///
     /// Source: the handlers in Consul's folder agent, of 1.8.7 and 1.21.0.
     pub missing: &'static [&'static str],

@@ -273,6 +273,7 @@ pub static POLICY_READ: Endpoint = Endpoint {
 };
 
 pub static POLICY_UPDATE: Endpoint = Endpoint {
+    missing: &["Cannot find policy"],
     form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
     positional: &[POLICY_ID, POLICY_BODY],
     options: &[SCOPE],
@@ -331,6 +332,7 @@ pub static ROLE_READ: Endpoint = Endpoint {
 };
 
 pub static ROLE_UPDATE: Endpoint = Endpoint {
+    missing: &["Cannot find role"],
     form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
     positional: &[ROLE_ID, ROLE_BODY],
     options: &[SCOPE],

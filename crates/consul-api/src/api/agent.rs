@@ -138,6 +138,8 @@ const AUTHORIZATION: &[Field] = &[
 /// How the 404 about an unknown instance begins.
 const UNKNOWN_SERVICE: &[&str] = &["Unknown service", "No service registered with ID"];
 
+const UNKNOWN_CHECK: &[&str] = &["Unknown check", "CheckID \""];
+
 /// A read that the agent answers by itself.
 const fn read(name: &'static str, path: &'static str, doc: &'static str) -> Endpoint {
     Endpoint { local: true, ..Endpoint::read(name, path, doc) }
@@ -242,7 +244,7 @@ pub static CHECK_REGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_DEREGISTER: Endpoint = Endpoint {
-    missing: &["Unknown check"],
+    missing: UNKNOWN_CHECK,
     positional: &[CHECK_ID],
     options: &[ENTERPRISE],
     absent: Absent::Done,
@@ -254,7 +256,7 @@ pub static CHECK_DEREGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_PASS: Endpoint = Endpoint {
-    missing: &["Unknown check"],
+    missing: UNKNOWN_CHECK,
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -265,7 +267,7 @@ pub static CHECK_PASS: Endpoint = Endpoint {
 };
 
 pub static CHECK_WARN: Endpoint = Endpoint {
-    missing: &["Unknown check"],
+    missing: UNKNOWN_CHECK,
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -276,7 +278,7 @@ pub static CHECK_WARN: Endpoint = Endpoint {
 };
 
 pub static CHECK_FAIL: Endpoint = Endpoint {
-    missing: &["Unknown check"],
+    missing: UNKNOWN_CHECK,
     positional: &[CHECK_ID],
     options: &[NOTE, ENTERPRISE],
     ..write(
@@ -287,7 +289,7 @@ pub static CHECK_FAIL: Endpoint = Endpoint {
 };
 
 pub static CHECK_UPDATE_STATUS: Endpoint = Endpoint {
-    missing: &["Unknown check"],
+    missing: UNKNOWN_CHECK,
     positional: &[
         CHECK_ID,
         body("update", Shape::Object(CHECK_UPDATE), "The state and the output."),

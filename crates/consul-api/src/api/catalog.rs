@@ -52,6 +52,7 @@ const DEREGISTRATION: &[Field] = &[
 ];
 
 pub static REGISTER: Endpoint = Endpoint {
+    missing: &["Unknown service"],
     positional: &[body("registration", Shape::Object(REGISTRATION), "What to register.")],
     options: &[SCOPE],
     reply: Reply::Applied,

@@ -45,7 +45,7 @@ pub static READ: Endpoint = Endpoint {
 };
 
 pub static UPDATE: Endpoint = Endpoint {
-    missing: &["Query not found"],
+    missing: &["Query not found", "Cannot modify non-existent prepared query"],
     positional: &[ID, DEFINITION],
     options: &[DC],
     ..Endpoint::write("query_update", "/v1/query/{query}", "Replaces a prepared query.")

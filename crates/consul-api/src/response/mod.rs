@@ -126,10 +126,13 @@ impl Request {
             Reply::Member(name) => self.json(body, meta)?.into_member(name).ok_or_else(|| {
                 self.not_understood(&format!("expected an object with {name}"), body)
             }),
-            Reply::FirstItem => self
-                .json(body, meta)?
-                .into_first()
-                .ok_or_else(|| self.not_understood("expected a list", body)),
+            Reply::FirstItem => {
+                let list = self.json(body, meta)?;
+                // Only a query has the answer that there is none.
+                let is_none = list.top() == Item::List(0) && !self.endpoint.can_block();
+                let first = list.into_first().filter(|_| !is_none);
+                first.ok_or_else(|| self.not_understood("expected a list of one", body))
+            }
             Reply::Txn => {
                 let results = self.json(body, meta)?.into_member("Results");
                 let mut results = match results {

@@ -72,13 +72,22 @@ impl Request {
         let reason = response.headers().get("x-consul-reason").and_then(|it| it.to_str().ok());
         let body = String::from_utf8_lossy(response.body());
         let text = reason.unwrap_or(&body).trim_start();
-        // An agent that is not a server says so before the text of the server.
-        let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
         match (text.is_empty(), self.endpoint.missing_header) {
             (true, Some(header)) => response.headers().contains_key(header),
             (true, None) => false,
-            (false, _) => self.endpoint.missing.iter().any(|begins| text.starts_with(begins)),
+            (false, _) => self.says_missing(text),
         }
+    }
+
+    /// Whether this is one of the texts of the row for an object that does not exist.
+    fn says_missing(&self, text: &str) -> bool {
+        // An agent that is not a server says so before the text of the server.
+        let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
+        // 1.8.7 and newer servers begin some of them with different letters.
+        let begins = |with: &&str| {
+            text.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with))
+        };
+        self.endpoint.missing.iter().any(begins)
     }
 
     /// Whether a 404 means that the server has no such endpoint. 1.8.7 then sends an empty answer without the header
@@ -125,17 +134,8 @@ impl Request {
             500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
                 Kind::SessionInvalid
             }
-            500 if says(&["Cannot modify non-existent prepared query"]) => Kind::NotFound,
-            // 1.8.7; newer servers answer with 404.
-            500 if says(&["Cannot find token", "cannot find policy", "cannot find role"]) => {
-                Kind::NotFound
-            }
-            500 if is_unknown_check(text)
-                || says(&["Unknown service"])
-                || text.starts_with("ServiceID ") && text.ends_with("does not exist") =>
-            {
-                Kind::NotFound
-            }
+            // Where newer servers answer with 404; of updates they too.
+            500 if self.says_missing(text) => Kind::NotFound,
             _ => Kind::Http,
         }
     }

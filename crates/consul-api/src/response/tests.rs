@@ -158,7 +158,20 @@ fn an_absent_key_has_an_index_and_an_unknown_endpoint_has_not() {
         check("peering_read", "date", "Sat, 21 Nov 2026 12:00:00 GMT"),
         Err(Kind::Unsupported)
     );
-    assert_eq!(check("peering_read", "vary", "Accept-Encoding"), Err(Kind::Decode));
+    for name in ["vary", "x-consul-index"] {
+        assert_eq!(check("peering_read", name, "7"), Err(Kind::Decode), "{name}");
+    }
+}
+
+#[test]
+fn a_list_of_none_is_an_answer_only_to_a_query() {
+    for (method, is_answer) in
+        [("session_renew", false), ("session_info", true), ("query_read", true)]
+    {
+        let response = Response::builder().status(200).header("x-consul-index", "7");
+        let response = response.body(Bytes::from_static(b"[]")).expect("a response");
+        assert_eq!(request(method).check(response).is_ok(), is_answer, "{method}");
+    }
 }
 
 #[test]

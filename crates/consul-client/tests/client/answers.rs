@@ -9,7 +9,7 @@ use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
-use consul_api::table::{Endpoint, Repeat};
+use consul_api::table::{Absent, Endpoint, Repeat, Reply};
 use consul_api::value::Value;
 use consul_api::{self, api::kv};
 use consul_client::transport::Transport;
@@ -191,6 +191,37 @@ fn no_row_takes_another_programs_404_for_an_absence() {
         }
     }
     fail_with(&wrong);
+}
+
+/// Whether a row takes a text for the absence of its object is a matter of this row alone.
+#[test]
+fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
+    let rows = || consul_api::endpoints().filter(|row| row.reply != Reply::Body);
+    let texts: Vec<&str> = rows().flat_map(|row| row.missing).copied().collect();
+    assert!(texts.len() > 30);
+    for row in rows().filter(|row| row.absent != Absent::SessionInvalid) {
+        for text in &texts {
+            let begins = |own: &&str| text.to_lowercase().starts_with(&own.to_lowercase());
+            let is_own = row.missing.iter().any(begins);
+            for before in ["", "rpc error making call: "] {
+                for (status, in_lower_case) in [(404, false), (500, false), (500, true)] {
+                    let text = if in_lower_case { text.to_lowercase() } else { (*text).to_owned() };
+                    let outcome = request(row).check(response(
+                        status,
+                        HEADERS[1],
+                        &format!("{before}{text}\"x\""),
+                    ));
+                    let case = format!("{} {status} {before}{text}: {outcome:?}", row.name);
+                    match outcome {
+                        Ok(_) => assert!(is_own && row.absent != Absent::Error, "{case}"),
+                        Err(error) => {
+                            assert_eq!(error.kind() == Kind::NotFound, is_own, "{case}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A cache, a stub or a gateway that answers for a service without instances.
