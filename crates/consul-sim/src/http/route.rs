@@ -348,8 +348,11 @@ fn redirect(path: &str, is_exact: bool) -> Option<String> {
     let is_unclean = |pair: &[u8]| matches!(pair, b"//" | b"/.");
     let is_clean = path.starts_with('/') && !path.as_bytes().windows(2).any(is_unclean);
     if !is_clean {
-        let clean = cleaned(path);
+        let mut clean = cleaned(path);
         if clean != path {
+            if !MUX.0.contains_key(&*clean) && MUX.0.contains_key(&*format!("{clean}/")) {
+                clean.push('/');
+            }
             // Go's mux cleans the encoded path and encodes it again.
             return Some(utf8_percent_encode(&clean, ENCODED).to_string());
         }
@@ -437,6 +440,9 @@ mod tests {
             ("kv//x?a=1", "/v1/kv/x?a=1"),
             ("kv/a/../b", "/v1/kv/b"),
             ("kv/a/./b", "/v1/kv/a/b"),
+            ("kv/a/..", "/v1/kv/"),
+            ("kv/a/../../session/info/.", "/v1/session/info/"),
+            ("status/./leader", "/v1/status/leader"),
             ("kv/a//", "/v1/kv/a/"),
             ("%6bv", "/v1/kv/"),
             ("kv//a%20b!", "/v1/kv/a%2520b%21"),
