@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The limit for each step, with time for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The limit for the answer to a request that does not wait, on a busy machine. A worker that is
 /// blocked by the queries here would take a minute.

@@ -597,11 +597,11 @@ mod tests {
                 }
                 7 if !self.copies.is_empty() => {
                     let (mark, has) = self.copies[rng.usize(..self.copies.len())].clone();
-                    let shards = self.map.entries().zip(has.iter().zip(&self.has));
+                    let mut shards = self.map.entries().zip(has.iter().zip(&self.has));
                     let lacks = |((_, entry), (copy, last)): ((u32, &Entry), (&u64, &u64))| {
                         entry.names("n1") && copy < last
                     };
-                    let is_old = shards.map(lacks).any(|it| it);
+                    let is_old = shards.any(lacks);
                     assert!(!is_old || !mark.is_last(&self.map), "{mark:?}\n{:?}", self.map);
                     (self.mark, self.has) = (mark.replaced(random), has);
                 }
