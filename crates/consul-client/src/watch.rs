@@ -30,9 +30,11 @@ pub struct WatchOptions {
     pub rate_per_s: f64,
 }
 
+/// With Consul's jitter of a sixteenth the wait ends before proxies and load balancers end an idle request, which many do
+/// after 60 s.
 impl Default for WatchOptions {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(60), rate_per_s: 20.0 }
+        Self { wait: Duration::from_secs(50), rate_per_s: 20.0 }
     }
 }
 
@@ -68,6 +70,8 @@ pub struct State {
     /// Whether changes since the previous state can have been missed: a query failed in between, or
     /// the index of the servers went back.
     pub is_resynchronised: bool,
+    /// Whether an error was reported before it.
+    pub is_after_error: bool,
 }
 
 /// Watches the value that an endpoint reads. Each item of the stream is a change with the metadata
@@ -273,7 +277,8 @@ impl Watcher {
             _ => (meta.index.is_some(), meta.next_index(last).map(Position::Index)),
         };
         let went_back = has_position && position.is_none();
-        if std::mem::take(&mut self.failures) > 0 {
+        let is_after_error = std::mem::take(&mut self.failures) > 0;
+        if is_after_error {
             tracing::info!(call = self.endpoint.name, "a watch works again");
             self.has_failed_blocking = true;
         }
@@ -281,7 +286,7 @@ impl Watcher {
         let is_resynchronised =
             (std::mem::take(&mut self.has_failed_blocking) || went_back) && !is_first;
         self.position = position;
-        State { answer, is_resynchronised }
+        State { answer, is_resynchronised, is_after_error }
     }
 
     /// The index of events is derived from their ids, so it does not grow steadily.
@@ -295,6 +300,21 @@ struct Known {
     parts: BTreeMap<String, Value>,
     /// The metadata of a single key.
     entry: Option<EntryMeta>,
+    index: Option<u64>,
+    hash: Option<String>,
+    /// Whether the answer left out what the token may not read.
+    is_filtered: bool,
+    /// Whether items are kept that the token may not read any more.
+    has_lost: bool,
+}
+
+impl Known {
+    /// Whether another state is this one, and no other one was between them.
+    fn is_still(&self, now: &Known) -> bool {
+        let has_position = self.index.is_some() || self.hash.is_some();
+        let is_same = (self.index, &self.hash) == (now.index, &now.hash);
+        has_position && is_same && self.parts == now.parts && self.entry == now.entry
+    }
 }
 
 /// The changes from the known state to a new one.
@@ -304,47 +324,87 @@ fn changes(
     state: State,
 ) -> Vec<Result<(Change, Meta), Error>> {
     let Answer { value, meta } = state.answer;
-    let now = Known { parts: parts(endpoint.items, &value), entry: meta.entry.clone() };
-    let mut changes = Vec::new();
+    let (parts, order) = parts(endpoint.items, &value);
+    let mut now = Known {
+        parts,
+        entry: meta.entry.clone(),
+        index: meta.index,
+        hash: meta.content_hash.clone(),
+        is_filtered: meta.filtered_by_acl == Some(true),
+        has_lost: false,
+    };
+    let (mut changes, mut lost) = (Vec::new(), None);
     match known {
         None => changes.push(Change::Initial(value)),
-        Some(_) if state.is_resynchronised => changes.push(Change::Resynchronised(value)),
+        Some(known) if state.is_resynchronised => {
+            // A proxy ended the wait, and nothing else happened.
+            if state.is_after_error || !known.is_still(&now) {
+                changes.push(Change::Resynchronised(value));
+            }
+        }
         Some(known) => {
-            for (id, value) in &now.parts {
-                if known.parts.get(id) != Some(value) || known.entry != now.entry {
-                    changes.push(Change::Put { id: id.clone(), value: value.clone() });
+            for id in order {
+                let value = &now.parts[&id];
+                if known.parts.get(&id) != Some(value) || known.entry != now.entry {
+                    changes.push(Change::Put { value: value.clone(), id });
                 }
             }
             // An event that is not listed any more is old, not removed.
             let can_go = endpoint.reply != Reply::Events;
-            for (id, value) in &known.parts {
-                if can_go && !now.parts.contains_key(id) {
-                    changes.push(Change::Delete { id: id.clone(), value: value.clone() });
-                }
+            let gone = known.parts.iter().filter(|(id, _)| can_go && !now.parts.contains_key(*id));
+            let gone: Vec<_> = gone.map(|(id, value)| (id.clone(), value.clone())).collect();
+            if now.is_filtered && !known.is_filtered && !gone.is_empty() {
+                // What the token may not read any more may be there.
+                lost = Some(no_longer_readable(endpoint, gone.len()));
+                now.parts.extend(gone);
+                now.is_filtered = false;
+            } else {
+                let delete = |(id, value)| Change::Delete { id, value };
+                changes.extend(gone.into_iter().map(delete));
             }
         }
     }
+    let is_said = known.as_ref().is_some_and(|known| known.has_lost);
+    now.has_lost = lost.is_some();
     *known = Some(now);
-    changes.into_iter().map(|change| Ok((change, meta.clone()))).collect()
+    let changes = changes.into_iter().map(|change| Ok((change, meta.clone())));
+    changes.chain(lost.filter(|_| !is_said).map(Err)).collect()
 }
 
-/// The items of a value by their ids. A value that is one item has the id "", and an absent one has
-/// no items.
-fn parts(items: Items, value: &Value) -> BTreeMap<String, Value> {
+/// The error of a watch whose token lost a permission.
+fn no_longer_readable(endpoint: &Endpoint, count: usize) -> Error {
+    let what = match count {
+        1 => "an item".to_owned(),
+        _ => format!("{count} items"),
+    };
+    let why = format!("the token may not read {what} any more that the watch has reported");
+    Error::new(Kind::PermissionDenied, format!("{}: {why}, and keeps", endpoint.name))
+}
+
+/// The items of a value by their ids, and the ids in the value's order. A value that is one item has the id "", and an
+/// absent one has no items.
+fn parts(items: Items, value: &Value) -> (BTreeMap<String, Value>, Vec<String>) {
     let id = |item: &Value| match items {
         Items::By(members) => {
             members.iter().map(|path| text(item, path)).collect::<Vec<_>>().join("/")
         }
         _ => text(item, &[]),
     };
-    match (items, value) {
-        (_, Value::Null) => BTreeMap::new(),
+    let each: Vec<(String, Value)> = match (items, value) {
+        (_, Value::Null) => Vec::new(),
         (Items::By(_) | Items::Texts, Value::List(items)) => {
-            BTreeMap::from_iter(items.iter().map(|item| (id(item), item.clone())))
+            items.iter().map(|item| (id(item), item.clone())).collect()
         }
-        (Items::Named, Value::Map(members)) => BTreeMap::from_iter(members.iter().cloned()),
-        (_, whole) => BTreeMap::from([(String::new(), whole.clone())]),
+        (Items::Named, Value::Map(members)) => members.clone(),
+        (_, whole) => vec![(String::new(), whole.clone())],
+    };
+    let (mut parts, mut order) = (BTreeMap::new(), Vec::with_capacity(each.len()));
+    for (id, value) in each {
+        if parts.insert(id.clone(), value).is_none() {
+            order.push(id);
+        }
     }
+    (parts, order)
 }
 
 fn text(item: &Value, path: &[&str]) -> String {

@@ -82,7 +82,7 @@ impl Meta {
     ///
     /// Source: "Blocking Queries" in Consul's HTTP API reference.
     pub fn next_index(&self, last: Option<u64>) -> Option<u64> {
-        let next = self.index?.max(1);
+        let next = self.index?;
         last.is_none_or(|last| next >= last).then_some(next)
     }
 
@@ -92,7 +92,8 @@ impl Meta {
         for (name, value) in headers {
             let Ok(text) = value.to_str() else { continue };
             match name.as_str() {
-                "x-consul-index" => meta.index = text.parse().ok(),
+                // Consul's are 1 or more; a query with 0 would not wait.
+                "x-consul-index" => meta.index = text.parse().ok().filter(|index| *index > 0),
                 "x-consul-knownleader" => meta.known_leader = Some(text == "true"),
                 "x-consul-lastcontact" => meta.last_contact_ms = text.parse().ok(),
                 "x-consul-contenthash" => meta.content_hash = Some(text.to_owned()),

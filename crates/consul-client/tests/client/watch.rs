@@ -4,7 +4,7 @@ use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::api::event;
 use consul_api::endpoint;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::response::Meta;
 use consul_api::value::Value;
@@ -12,10 +12,12 @@ use consul_client::transport::Transport;
 use consul_client::watch::{Change, WatchOptions, watch};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
-use consul_sim::{Fault, Retained};
-use futures_util::StreamExt;
+use consul_sim::{Agent, Fault, Retained, SimTransport};
+use futures_util::future::Either;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,22 +170,143 @@ fn after_each_failure_it_waits_twice_as_long_up_to_5_s() {
     }
 }
 
+/// The way to an agent on which the second request breaks off, as a proxy ends a wait, after these values were written.
+#[derive(Debug)]
+struct BreaksOff {
+    agent: SimTransport,
+    requests: AtomicU32,
+    written: &'static [&'static str],
+    to: Arc<Agent>,
+}
+
+impl Transport for BreaksOff {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if self.requests.fetch_add(1, Ordering::Relaxed) != 1 {
+            return self.agent.send(request);
+        }
+        for value in self.written {
+            let put = Request::builder().method("PUT").uri("/v1/kv/a").body(Bytes::from(*value));
+            self.to.handle(put.expect("a request")).now_or_never().expect("at once");
+        }
+        std::future::ready(Err(Error::new(Kind::Connect, "broken off"))).boxed()
+    }
+
+    fn endpoint(&self) -> &str {
+        "breaks off"
+    }
+}
+
 #[test]
-fn a_query_that_breaks_off_is_asked_anew_at_once_and_is_no_outage() {
+fn a_query_that_breaks_off_is_a_resynchronisation_only_if_something_was_written() {
+    for (written, told) in [
+        (&[][..], None),
+        (&["2"], Some(Change::Resynchronised("2".into()))),
+        (&["2", "1"], Some(Change::Resynchronised("1".into()))),
+    ] {
+        let world = World::new();
+        world.put("a", "1");
+        let agent = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let (requests, to) = (AtomicU32::new(0), Arc::clone(&world.agent));
+        let transport = Arc::new(BreaksOff { agent, requests, written, to }) as Arc<dyn Transport>;
+        let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+        let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+        let client = Arc::new(Client::new(vec![transport], settings, clock, rng));
+        let get = endpoint("kv_get").expect("a method");
+        let args = Args::new().arg("a");
+        let changes = watch(client, get, args, WatchOptions::default()).expect("a watch");
+        let mut changes: Changes = changes.boxed();
+        world.run(async {
+            assert_eq!(next(&mut changes).await, Change::Initial("1".into()));
+            let begun = world.clock.now();
+            if let Some(told) = told {
+                assert_eq!(next(&mut changes).await, told, "{written:?}");
+                assert!(world.clock.now() - begun < Duration::from_millis(200));
+            }
+            let later = async {
+                world.clock.sleep(MINUTE).await;
+                world.put("a", "3");
+            };
+            let (change, ()) = futures_util::join!(next(&mut changes), later);
+            assert_eq!(change, Change::Put { id: String::new(), value: "3".into() }, "{written:?}");
+        });
+    }
+}
+
+#[test]
+fn changes_are_reported_in_the_order_of_the_answer() {
     let world = World::new();
-    world.put("a", "1");
     world.run(async {
-        let mut key = world.watch("kv_get", Args::new().arg("a"));
-        next(&mut key).await;
-        let restart = async {
-            world.clock.sleep(Duration::from_secs(10)).await;
-            world.agent.restart(Retained::Disk);
-            world.clock.now()
+        let mut events = world.watch(event::LIST.name, Args::new());
+        next(&mut events).await;
+        let fire = async {
+            for step in 0..20 {
+                world.send("PUT", "/v1/event/fire/deploy", &step.to_string());
+            }
         };
-        let (change, restarted) = futures_util::join!(next(&mut key), restart);
-        assert_eq!(change, Change::Resynchronised("1".into()));
-        assert!(world.clock.now() - restarted < Duration::from_millis(100));
+        let told = async {
+            let mut told = Vec::new();
+            for _ in 0..20 {
+                let Change::Put { value, .. } = next(&mut events).await else { panic!("no event") };
+                told.push(value.get("Payload").and_then(Value::as_str).map(str::to_owned));
+            }
+            told
+        };
+        let (told, ()) = futures_util::join!(told, fire);
+        assert_eq!(told, (0..20).map(|step| Some(step.to_string())).collect::<Vec<_>>());
     });
+}
+
+/// That its token may not read keys any more is no deletion of them, in a part of the list or in all of it.
+#[test]
+fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
+    for left in [r#"key_prefix "p/a" { policy = "read" }"#, r#"key "other" { policy = "read" }"#] {
+        let (world, management) = World::with_acl();
+        let put = |key: &str, value: &str| {
+            world.send("PUT", &format!("/v1/kv/{key}?token={management}"), value);
+        };
+        ["p/a", "p/b", "p/c"].iter().for_each(|key| put(key, "1"));
+        let rules = r#"key_prefix "p/" { policy = "read" }"#;
+        let client = world.client_with_rules(management, rules);
+        let policy = format!("/v1/acl/policy/name/rules-1?token={management}");
+        let policy = Request::builder().uri(policy).body(Bytes::new()).expect("a request");
+        let policy = world.run(world.agent.handle(policy)).into_body();
+        let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
+        let allow = |rules: &str| {
+            let id = policy["ID"].as_str().expect("an id");
+            let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
+            world.send("PUT", &format!("/v1/acl/policy/{id}?token={management}"), &body);
+        };
+        world.run(async {
+            let row = endpoint("kv_list").expect("a method");
+            let args = Args::new().arg("p/");
+            let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
+            let mut changes: Changes = changes.boxed();
+            next(&mut changes).await;
+            allow(left);
+            put("p/b", "2");
+            let lost = changes.next().await.expect("a watch does not end").expect_err("a loss");
+            assert_eq!(lost.kind(), Kind::PermissionDenied, "{lost}");
+            assert!(lost.message().contains("the token may not read"), "{lost}");
+            // Nothing more is said while it lasts, whatever changes.
+            let quiet = async {
+                put("p/c", "2");
+                world.clock.sleep(3 * MINUTE).await;
+            };
+            let said = futures_util::future::select(changes.next(), quiet.boxed()).await;
+            assert!(matches!(said, Either::Right(_)), "{left}");
+            allow(rules);
+            put("p/d", "1");
+            let mut told = Vec::new();
+            while told.last().is_none_or(|id| id != "p/d") {
+                let Change::Put { id, .. } = next(&mut changes).await else { panic!("no put") };
+                told.push(id);
+            }
+            assert_eq!(told, ["p/b", "p/c", "p/d"], "{left}");
+            world.send("DELETE", &format!("/v1/kv/p/c?token={management}"), "");
+            let Change::Delete { id, .. } = next(&mut changes).await else { panic!("no delete") };
+            assert_eq!(id, "p/c");
+        });
+    }
 }
 
 /// With a key `a`, whose index is above those that an agent has soon after a reset.

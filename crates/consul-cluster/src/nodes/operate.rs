@@ -89,7 +89,7 @@ impl Cluster {
     async fn state_of(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
         let args = Args::new().arg(name).opt("consistent", true);
         let answer = self.client.call(endpoint, &args).await?;
-        Ok(State { answer, is_resynchronised: false })
+        Ok(State { answer, is_resynchronised: false, is_after_error: false })
     }
 
     /// A list of nodes' keys or instances of which ACLs hide nothing.
