@@ -289,6 +289,34 @@ describe("views that one worker of nginx writes for all", function()
     assert.same({ "web" }, worker:names())
   end)
 
+  it("pick for a key the instance that a service view picks", function()
+    local client = consul_ffi.new({ simulate = support.name("picks") })
+    for port, weight in ipairs({ 1, 2, 40, 3, 100 }) do
+      local weights = { passing = weight, warning = 1 }
+      assert(client:agent_service_register({ name = "web", id = "w" .. port, port = port, weights = weights }))
+    end
+    local own = client:service_view("web")
+    assert(own:ready(10000))
+    lists.web = own:all()
+    local worker, picked = new_views(), {}
+    watch(worker, 3)
+    local shared = worker:view("web")
+    for n = 1, 200 do
+      local key = "user-" .. n
+      local id = shared:pick(key).id
+      assert.equal(own:pick(key).id, id)
+      assert.equal(id, shared:pick(key).id)
+      picked[id] = true
+    end
+    assert.is_true(picked.w3 and picked.w5)
+    assert.has_error(function()
+      shared:pick(7)
+    end, "view:pick: key must be a string, got a number")
+    local none = worker:view("none")
+    assert.same({ none:pick() }, { none:pick("user-1") })
+    client:close()
+  end)
+
   it("never have the dump's list in the place of Consul's, when a worker is slow to load it", function()
     at_each_point({ web = 1 }, function(loading, where)
       local worker = new_views()

@@ -148,6 +148,7 @@ pub fn views(
         catalog: states(Arc::clone(&client), &catalog::SERVICES, Args::new(), options())?.boxed(),
         checks: states(Arc::clone(&client), &health::STATE, any, options())?.boxed(),
         services: BTreeMap::new(),
+        spellings: BTreeMap::new(),
         is_chosen: matches!(wanted, Wanted::Chosen),
         listed: BTreeMap::new(),
         catalog_index: None,
@@ -206,6 +207,8 @@ struct Work {
     catalog: BoxStream<'static, Result<State, Error>>,
     checks: BoxStream<'static, Result<State, Error>>,
     services: BTreeMap<String, Service>,
+    /// The names of these, by the names that Consul compares.
+    spellings: BTreeMap<String, BTreeSet<String>>,
     /// The tags of each service of the catalog.
     listed: BTreeMap<String, Vec<String>>,
     catalog_index: Option<u64>,
@@ -296,6 +299,7 @@ impl Work {
         let states = poll_fn(move |context| states.poll_recv(context)).boxed();
         let args = Args::new().arg(name.as_str());
         let (view, answers) = view_of(Arc::clone(&self.client), args, self.empty_hold, states)?;
+        self.spellings.entry(compared(&name)).or_default().insert(name.clone());
         let of = name.clone();
         self.updates.push(answers.map(move |()| of.clone()).boxed());
         self.views.known().views.insert(name.clone(), view);
@@ -325,6 +329,12 @@ impl Work {
                 self.urgent.push_back(name.to_owned());
             }
         }
+    }
+
+    /// The same for the views of a service that Consul names, in whatever case they were asked for.
+    fn due_as(&mut self, name: &str) {
+        let names = self.spellings.get(&compared(name)).cloned().unwrap_or_default();
+        names.iter().for_each(|name| self.due(name));
     }
 
     fn retry(&mut self, name: &str) {
@@ -357,12 +367,17 @@ impl Work {
             Ok(answer) => {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
                 // A state that the query of the checks may never answer with: what follows it is a change.
-                self.known_checks.retain(|_, (_, of)| of != name);
+                let own = compared(name);
+                self.known_checks.retain(|_, (_, of)| compared(of) != own);
                 for instance in answer.value.items() {
                     let checks = instance.get("Checks").into_iter().flat_map(Value::items);
                     self.known_checks.extend(checks.map(known_check));
                 }
-                let _ = service.feed.send(Ok(State { answer, is_resynchronised }));
+                let _ = service.feed.send(Ok(State {
+                    answer,
+                    is_resynchronised,
+                    is_after_error: false,
+                }));
                 if service.is_due {
                     self.due(name);
                 }
@@ -428,7 +443,7 @@ impl Work {
                 let Some(tags) = self.listed.get(&name) else { continue };
                 is_news |= self.views.known().offered.insert(name, tags.clone()).is_none();
             } else {
-                self.due(&name);
+                self.due_as(&name);
             }
         }
         self.confirmed.0 = Some(self.client.clock().now());
@@ -465,7 +480,7 @@ impl Work {
             self.begin_turn();
         }
         if self.confirmed.1.is_some() {
-            changed.iter().for_each(|name| self.due(name));
+            changed.iter().for_each(|name| self.due_as(name));
         }
         self.confirmed.1 = Some(self.client.clock().now());
         self.confirm();
@@ -520,12 +535,20 @@ impl Work {
         if is_gone {
             known.views.remove(&name);
             self.services.remove(&name);
+            if let Some(spellings) = self.spellings.get_mut(&compared(&name)) {
+                spellings.remove(&name);
+            }
         }
         if is_gone || !is_same {
             known.changed.insert(name);
         }
         is_gone || !is_same
     }
+}
+
+/// A service's name as Consul compares it.
+fn compared(name: &str) -> String {
+    name.to_lowercase()
 }
 
 fn tags_by_name(services: &Value) -> BTreeMap<String, Vec<String>> {

@@ -22,6 +22,9 @@ local HOLD_S = 30
 -- How often a request looks whether the first list has come, in seconds.
 local LOOK_S = 0.02
 
+-- The greatest weight in the ring for keys, to which greater ones are scaled down.
+local MAX_RING_WEIGHT = 16
+
 -- What nginx needs of a shared dict for itself, in KiB.
 local OVERHEAD_K = 32
 
@@ -560,11 +563,47 @@ function View:all()
   return self.list
 end
 
----Picks an instance, round robin by weight.
+-- The ring of a list, and its instances by the ids in the ring, which are those of a service view.
+local function ring_of(list)
+  local greatest = 0
+  for _, instance in ipairs(list) do
+    greatest = math.max(greatest, instance.weight or 1)
+  end
+  local scale = 1
+  while scale * MAX_RING_WEIGHT < greatest do
+    scale = scale * 2
+  end
+  local ring, instances = consul_ffi.ConsistentHashRing:new(), {}
+  for _, instance in ipairs(list) do
+    local id = ("%s/%s"):format(instance.node or "", instance.id or "")
+    assert(ring:add_node(id, { weight = (instance.weight or 1) / scale }))
+    instances[id] = instance
+  end
+  return ring, instances
+end
+
+---Picks an instance: round robin by weight, or the one that a key belongs to, as a service view does.
+---@param key? string
 ---@return consul_ffi.Instance|false instance
 ---@return string? message
 ---@return consul_ffi.Error? err
-function View:pick()
+function View:pick(key)
+  if key == nil then
+    return self.picks:pick()
+  elseif type(key) ~= "string" then
+    error(("view:pick: key must be a string, got a %s"):format(type(key)), 2)
+  end
+  local list, message, err = self:all()
+  if not list then
+    return false, message, err
+  end
+  if list ~= self.ring_list then
+    self.ring_list, self.ring, self.by_id = list, ring_of(list)
+  end
+  local instance = self.by_id[self.ring:get_node(key) or false]
+  if instance then
+    return instance
+  end
   return self.picks:pick()
 end
 

@@ -254,6 +254,28 @@ fn a_change_before_the_first_answer_of_either_query_is_noticed() {
     }
 }
 
+/// Consul finds services in any case.
+#[test]
+fn a_view_follows_a_service_whose_name_is_in_another_case() {
+    let wanted = Wanted::Named(["shop", "SHOP", "Shop"].map(str::to_owned).into());
+    let scene = Scene::with(&["Shop"], wanted);
+    let shown = |scene: &Scene| ["shop", "SHOP", "Shop"].map(|name| scene.shown(name));
+    scene.pass(10 * SECOND);
+    for (verdict, shows) in [("fail", ""), ("pass", "10.0.0.1")] {
+        scene.check(verdict, "Shop", "w1");
+        scene.pass(SECOND);
+        assert_eq!(shown(&scene), [shows; 3], "{verdict}");
+    }
+    scene.pass(10 * SECOND);
+    register(&scene.world, "Shop", "w2", "10.0.0.2");
+    scene.pass(SECOND);
+    assert_eq!(shown(&scene), ["10.0.0.1 10.0.0.2"; 3]);
+    scene.world.send("PUT", "/v1/agent/service/deregister/Shop-w2", "");
+    scene.world.send("PUT", "/v1/agent/service/deregister/Shop-w1", "");
+    scene.pass(5 * SECOND);
+    assert_eq!(shown(&scene), [""; 3]);
+}
+
 #[test]
 fn a_read_that_fails_is_made_again_after_a_second() {
     let scene = Scene::new(&["web"]);
