@@ -1,4 +1,4 @@
-//! `json_decode`, `json_encode`, `toml_decode`, `base64_encode` and `base64_decode`.
+//! `json_decode`, `json_encode`, `array`, `toml_decode`, `base64_encode` and `base64_decode`.
 
 use super::runtime::native::{self, Returned};
 use super::runtime::value::{self, Outcome};
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_config::toml;
-use mlua::{IntoLua as _, Lua, MultiValue, Table};
+use mlua::{IntoLua as _, Lua, MultiValue, Table, Value as LuaValue};
 
 /// Decodes a text: its value, and a second value.
 type Decode = fn(&[u8]) -> Result<(Value, Value), Error>;
@@ -23,6 +23,7 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
     }
     native.set("base64_encode", native::function(lua, "base64_encode", base64_encode)?)?;
     native.set("json_encode", native::function(lua, "json_encode", json_encode)?)?;
+    native.set("array", native::function(lua, "array", array)?)?;
     Ok(native)
 }
 
@@ -30,6 +31,24 @@ pub fn register(lua: &Lua) -> mlua::Result<Table> {
 fn json_encode(lua: &Lua, args: MultiValue) -> native::Result {
     let text = value::argument(lua, &args, 0)?.to_json()?.to_string();
     Ok(Returned::success(text.into_lua(lua)?))
+}
+
+/// `array(list)`
+fn array(lua: &Lua, args: MultiValue) -> native::Result {
+    let table = match args.get(0) {
+        None | Some(LuaValue::Nil) => lua.create_table()?,
+        Some(LuaValue::Table(table)) => table.clone(),
+        Some(other) => {
+            let given = value::from_lua(lua, other)?.type_name();
+            return Err(Error::misuse(format!("array: list must be a list, got {given}")).into());
+        }
+    };
+    match value::from_lua(lua, &LuaValue::Table(table.clone()))? {
+        Value::Map(members) if !members.is_empty() => {
+            Err(Error::misuse("array: list must be a list, got a table with names").into())
+        }
+        _ => Ok(Returned::Value(LuaValue::Table(value::as_list(lua, table)?))),
+    }
 }
 
 /// `base64_encode(text)`

@@ -1398,7 +1398,7 @@ function ConsulClient:destroy_session(session, options) end
 
 ---@class consul_ffi.Blocking
 ---@field index? integer|string Wait until there is a newer state than that of this index.
----@field wait? number|string The longest wait; Consul adds up to a sixteenth. Default 5 minutes.
+---@field wait? number|string The longest wait; Consul adds up to a sixteenth. Default 5 minutes; with 0 the query does not wait.
 
 ---@class consul_ffi.Filter
 ---@field filter? string A filter expression that the server evaluates.
@@ -2224,7 +2224,7 @@ function ConsulClient:acl_token_self(options) end
 ---@class consul_ffi.acl_token_create.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Creates a token.
----@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
 ---@param options? consul_ffi.acl_token_create.options
 ---@return boolean success
 ---@return consul_ffi.AclToken value Consul's JSON with its field names
@@ -2246,7 +2246,7 @@ function ConsulClient:acl_token_read(accessor, options) end
 
 ---Replaces a token.
 ---@param accessor string The token's accessor id.
----@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string } The token.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
 ---@param options? consul_ffi.acl_token_update.options
 ---@return boolean success
 ---@return consul_ffi.AclToken value Consul's JSON with its field names
@@ -2286,7 +2286,7 @@ function ConsulClient:acl_policy_list(options) end
 ---@class consul_ffi.acl_policy_create.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Creates a policy.
----@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
+---@param policy { ID?: string, Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The policy.
 ---@param options? consul_ffi.acl_policy_create.options
 ---@return boolean success
 ---@return consul_ffi.AclPolicy value Consul's JSON with its field names
@@ -2307,7 +2307,7 @@ function ConsulClient:acl_policy_read(policy_id, options) end
 
 ---Replaces a policy.
 ---@param policy_id string The policy's id.
----@param policy { Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[] } The policy.
+---@param policy { ID?: string, Name?: string, Description?: string, Rules?: string, Datacenters?: string|string[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The policy.
 ---@param options? consul_ffi.acl_policy_update.options
 ---@return boolean success
 ---@return consul_ffi.AclPolicy value Consul's JSON with its field names
@@ -2347,7 +2347,7 @@ function ConsulClient:acl_role_list(options) end
 ---@class consul_ffi.acl_role_create.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Creates a role.
----@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
+---@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
 ---@param options? consul_ffi.acl_role_create.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
@@ -2368,7 +2368,7 @@ function ConsulClient:acl_role_read(role_id, options) end
 
 ---Replaces a role.
 ---@param role_id string The role's id.
----@param role { Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[] } The role.
+---@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
 ---@param options? consul_ffi.acl_role_update.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
@@ -3193,6 +3193,14 @@ function consul_ffi.json_decode(text) end
 ---@return string json
 ---@return consul_ffi.Error? err
 function consul_ffi.json_encode(value) end
+
+---Marks a list, so that it is sent as one to Consul also while it is empty, where `{}` could be either: in bodies
+---that are sent as given, such as those of `http_request`. The methods know the lists of Consul's objects, and lists
+---that `json_decode` and answers return are marked.
+---@generic T
+---@param list? T[] default: a new one
+---@return T[] list the same table
+function consul_ffi.array(list) end
 
 ---Decodes TOML; dates and times become strings. Fails with `decode`; the message begins with line and column.
 ---@param text string

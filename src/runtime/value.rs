@@ -166,6 +166,13 @@ pub fn register(lua: &Lua) -> mlua::Result<()> {
     lua.set_named_registry_value(&LIST_METATABLE.to_string_lossy(), metatable)
 }
 
+/// Has a table be a list also while it is empty, as those from Consul are.
+pub fn as_list(lua: &Lua, table: Table) -> mlua::Result<Table> {
+    let metatable = lua.named_registry_value(&LIST_METATABLE.to_string_lossy())?;
+    table.set_metatable(Some(metatable))?;
+    Ok(table)
+}
+
 fn is_empty_list(lua: &Lua, table: &Table) -> bool {
     let of_lists = lua.named_registry_value::<Table>(&LIST_METATABLE.to_string_lossy());
     matches!((table.metatable(), of_lists), (Some(this), Ok(of_lists)) if this == of_lists)

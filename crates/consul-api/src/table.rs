@@ -330,8 +330,39 @@ pub enum Shape {
     Objects(&'static [Field]),
     /// A table by name of tables with these fields.
     ObjectMap(&'static [Field]),
+    /// A table of Consul's fields, which are not declared here, but for these.
+    Free(&'static FreeForm),
     /// Any table.
     Any,
+}
+
+/// What is known of the fields of a body that are not declared, by their names at any depth.
+#[derive(Debug)]
+pub struct FreeForm {
+    /// Durations: a number is in seconds.
+    pub durations: &'static [&'static str],
+    /// Lists, as which an empty table is sent.
+    pub lists: &'static [&'static str],
+    /// Tables by names of the program, of tables with Consul's fields.
+    pub by_name: &'static [&'static str],
+    /// Tables whose names are sent only as they are, at every depth.
+    pub kept: &'static [&'static str],
+    /// Tables that are sent as they are.
+    pub opaque: &'static [&'static str],
+    /// Whether Consul's answers have nanoseconds where a duration is written: a number from 1,000,000 is such a one.
+    pub answers_nanoseconds: bool,
+}
+
+impl FreeForm {
+    /// Of which nothing is known.
+    pub const UNKNOWN: FreeForm = FreeForm {
+        durations: &[],
+        lists: &[],
+        by_name: &[],
+        kept: &[],
+        opaque: &[],
+        answers_nanoseconds: false,
+    };
 }
 
 /// One field of a request's JSON body.
@@ -458,7 +489,7 @@ pub const BLOCKING: &[Param] = &[
         "wait",
         "wait",
         Shape::Duration { min_s: 0, max_s: 600 },
-        "The longest wait; Consul adds up to a sixteenth. Default 5 minutes.",
+        "The longest wait; Consul adds up to a sixteenth. Default 5 minutes; with 0 the query does not wait.",
     ),
 ];
 

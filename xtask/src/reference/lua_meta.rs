@@ -179,7 +179,7 @@ fn lua_type(shape: &Shape, depth: usize) -> String {
             format!("table<string, {}>", table(fields, depth))
         }
         Shape::Objects(_) => "table[]".to_owned(),
-        Shape::Object(_) | Shape::ObjectMap(_) | Shape::Any => "table".to_owned(),
+        Shape::Object(_) | Shape::ObjectMap(_) | Shape::Free(_) | Shape::Any => "table".to_owned(),
     }
 }
 

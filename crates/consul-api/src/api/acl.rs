@@ -19,7 +19,7 @@ const NODE_IDENTITY: &[Field] = &[
 
 const TEMPLATED_POLICY: &[Field] = &[
     field("TemplateName", Shape::Text, "the template's name"),
-    field("TemplateVariables", Shape::Any, "the template's variables"),
+    field("TemplateVariables", Shape::Free(&FreeForm::UNKNOWN), "the template's variables"),
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
 ];
 
@@ -40,16 +40,30 @@ const TOKEN: &[Field] = &[
     field("ExpirationTime", Shape::Text, "when it expires, RFC 3339"),
     field("ExpirationTTL", DURATION, "when it expires: after this time, 1 m to 24 h"),
     field("AuthMethod", Shape::Text, "the auth method that created it"),
+    field("AuthMethodNamespace", Shape::TextOrEmpty, "its namespace (Consul Enterprise)"),
+    field("CreateTime", Shape::Text, "ignored"),
+    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
+    field("CreateIndex", Shape::Uint, "ignored"),
+    field("ModifyIndex", Shape::Uint, "ignored"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
 ];
 
 const POLICY: &[Field] = &[
+    field("ID", Shape::Text, "its id, which an update may repeat"),
     field("Name", Shape::Text, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Rules", Shape::TextOrEmpty, "the rules, in HCL or JSON"),
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
+    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
+    field("CreateIndex", Shape::Uint, "ignored"),
+    field("ModifyIndex", Shape::Uint, "ignored"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
 ];
 
 const ROLE: &[Field] = &[
+    field("ID", Shape::Text, "its id, which an update may repeat"),
     field("Name", Shape::Text, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Policies", Shape::Objects(LINK), "its policies"),
@@ -60,6 +74,11 @@ const ROLE: &[Field] = &[
         Shape::Objects(TEMPLATED_POLICY),
         "its templated policies (from 1.17)",
     ),
+    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
+    field("CreateIndex", Shape::Uint, "ignored"),
+    field("ModifyIndex", Shape::Uint, "ignored"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
 ];
 
 const BOOTSTRAP_SECRET: &[Field] =
@@ -96,8 +115,26 @@ const NAME: Param = path("name", Shape::Text, "The name.");
 const TOKEN_BODY: Param = body("token", Shape::Object(TOKEN), "The token.");
 const POLICY_BODY: Param = body("policy", Shape::Object(POLICY), "The policy.");
 const ROLE_BODY: Param = body("role", Shape::Object(ROLE), "The role.");
-const METHOD_BODY: Param = body("auth_method", Shape::Any, "The auth method.");
-const RULE_BODY: Param = body("binding_rule", Shape::Any, "The binding rule.");
+/// Source: `ACLAuthMethod` in Consul's folder api, and the configurations in the pages about auth methods.
+const METHOD: FreeForm = FreeForm {
+    durations: &["ClockSkewLeeway", "ExpirationLeeway", "MaxTokenTTL", "NotBeforeLeeway"],
+    lists: &[
+        "AllowedRedirectURIs",
+        "AllowedSTSHeaderValues",
+        "BoundAudiences",
+        "BoundIAMPrincipalARNs",
+        "IAMEntityTags",
+        "JWTSupportedAlgs",
+        "JWTValidationPubKeys",
+        "NamespaceRules",
+        "OIDCACRValues",
+        "OIDCScopes",
+    ],
+    opaque: &["ClaimMappings", "ListClaimMappings"],
+    ..FreeForm::UNKNOWN
+};
+const METHOD_BODY: Param = body("auth_method", Shape::Free(&METHOD), "The auth method.");
+const RULE_BODY: Param = body("binding_rule", Shape::Free(&FreeForm::UNKNOWN), "The binding rule.");
 
 const TOKEN_FILTERS: &[Param] = &[
     query("policy", "policy", Shape::Text, "Only tokens with the policy of this id."),

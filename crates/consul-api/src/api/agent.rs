@@ -73,6 +73,24 @@ const fn check_fields(id_field: &'static str) -> [Field; 33] {
 
 const EMBEDDED_CHECK: &[Field] = &check_fields("CheckID");
 
+/// Of a proxy and of a sidecar, which is a service.
+///
+/// Source: `AgentServiceConnectProxyConfig` and `AgentServiceRegistration` in Consul's folder api.
+const MESH: FreeForm = FreeForm {
+    durations: &[
+        "BaseEjectionTime",
+        "DeregisterCriticalServiceAfter",
+        "Interval",
+        "TTL",
+        "Timeout",
+    ],
+    lists: &["Args", "Checks", "EnvoyExtensions", "Paths", "ScriptArgs", "Tags", "Upstreams"],
+    by_name: &["TaggedAddresses"],
+    kept: &["Config"],
+    opaque: &["Arguments", "Header", "Meta"],
+    answers_nanoseconds: false,
+};
+
 const SERVICE_DEFINITION: &[Field] = &[
     field("Name", Shape::Text, "the service's name"),
     field("ID", Shape::Text, "the instance's id; default: its name"),
@@ -87,9 +105,9 @@ const SERVICE_DEFINITION: &[Field] = &[
     field("Check", Shape::Object(EMBEDDED_CHECK), "its check"),
     field("Checks", Shape::Objects(EMBEDDED_CHECK), "several checks"),
     field("Kind", Shape::TextOrEmpty, "the kind of mesh service"),
-    field("Proxy", Shape::Any, "the definition of a mesh proxy"),
-    field("Connect", Shape::Any, "the mesh configuration"),
-    field("Locality", Shape::Any, "region and zone (from 1.16)"),
+    field("Proxy", Shape::Free(&MESH), "the definition of a mesh proxy"),
+    field("Connect", Shape::Free(&MESH), "the mesh configuration"),
+    field("Locality", Shape::Free(&FreeForm::UNKNOWN), "region and zone (from 1.16)"),
     field("Namespace", Shape::Text, "the namespace (Consul Enterprise)"),
     field("Partition", Shape::Text, "the admin partition (Consul Enterprise)"),
 ];

@@ -18,6 +18,13 @@ const CATALOG_SERVICE: &[Field] = &[
     field("EnableTagOverride", Shape::Bool, "whether the catalog may change the tags"),
 ];
 
+/// Source: `HealthCheckDefinition` in Consul's folder api.
+const CHECK_DEFINITION: FreeForm = FreeForm {
+    durations: &["Interval", "Timeout", "DeregisterCriticalServiceAfter"],
+    opaque: &["Header"],
+    ..FreeForm::UNKNOWN
+};
+
 const CATALOG_CHECK: &[Field] = &[
     field("Node", Shape::Text, "the node's name; default: the one registered"),
     field("CheckID", Shape::Text, "the check's id; default: its name"),
@@ -30,7 +37,7 @@ const CATALOG_CHECK: &[Field] = &[
     ),
     field("Output", Shape::TextOrEmpty, "the last output of the check"),
     field("ServiceID", Shape::TextOrEmpty, "the instance that the check is for; default: the node"),
-    field("Definition", Shape::Any, "the check for an external monitor to run"),
+    field("Definition", Shape::Free(&CHECK_DEFINITION), "the check for an external monitor to run"),
 ];
 
 const REGISTRATION: &[Field] = &[

@@ -6,7 +6,19 @@ const ENDS: &[Param] = &[
     Param::new("source", Shape::Text, Location::Query("source"), "The calling service."),
     Param::new("destination", Shape::Text, Location::Query("destination"), "The called service."),
 ];
-const INTENTION: Param = body("intention", Shape::Any, "The intention.");
+/// Of intentions and of their permissions.
+const PERMISSIONS: FreeForm = FreeForm {
+    lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims"],
+    opaque: &["Meta"],
+    ..FreeForm::UNKNOWN
+};
+/// Source: `CommonCAProviderConfig` and the providers' configurations in Consul's folder agent/structs.
+const CA: FreeForm = FreeForm {
+    durations: &["IntermediateCertTTL", "LeafCertTTL", "RootCertTTL", "RotationPeriod"],
+    opaque: &["State"],
+    ..FreeForm::UNKNOWN
+};
+const INTENTION: Param = body("intention", Shape::Free(&PERMISSIONS), "The intention.");
 const ID: Param = path("intention_id", Shape::Text, "The intention's id.");
 
 pub static CA_ROOTS: Endpoint = Endpoint {
@@ -30,7 +42,7 @@ pub static CA_CONFIGURATION: Endpoint = Endpoint {
 };
 
 pub static CA_CONFIGURATION_UPDATE: Endpoint = Endpoint {
-    positional: &[body("configuration", Shape::Any, "The configuration.")],
+    positional: &[body("configuration", Shape::Free(&CA), "The configuration.")],
     options: &[&[SCOPE[0]]],
     ..Endpoint::write(
         "connect_ca_configuration_update",

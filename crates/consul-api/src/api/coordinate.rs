@@ -5,7 +5,11 @@ use crate::table::*;
 const UPDATE_FIELDS: &[Field] = &[
     field("Node", Shape::Text, "the node's name"),
     field("Segment", Shape::TextOrEmpty, "the network segment (Consul Enterprise)"),
-    field("Coord", Shape::Any, "the coordinate: Vec, Error, Adjustment, Height"),
+    field(
+        "Coord",
+        Shape::Free(&FreeForm { lists: &["Vec"], ..FreeForm::UNKNOWN }),
+        "the coordinate: Vec, Error, Adjustment, Height",
+    ),
 ];
 
 const SEGMENT: &[Param] =

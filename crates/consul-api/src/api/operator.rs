@@ -12,7 +12,11 @@ const RING: &[Param] = &[query(
     "The number of nodes that relay each answer, 0 to 5.",
 )];
 const KEY_BODY: Param = body("key", Shape::Object(KEY), "The key.");
-const CONFIGURATION: Param = body("configuration", Shape::Any, "The configuration.");
+const AUTOPILOT: FreeForm = FreeForm {
+    durations: &["LastContactThreshold", "ServerStabilizationTime"],
+    ..FreeForm::UNKNOWN
+};
+const CONFIGURATION: Param = body("configuration", Shape::Free(&AUTOPILOT), "The configuration.");
 const CAS: &[Param] =
     &[query("cas", "cas", Shape::Uint, "Write only if it has this modify index.")
         .guards("it has another modify index")];

@@ -16,7 +16,10 @@ const ESTABLISHMENT: &[Field] = &[
     field("Partition", Shape::Text, "the admin partition (Consul Enterprise)"),
     field("Meta", Shape::TextMap, "metadata"),
 ];
-const ENTERPRISE_DEFINITION: Param = body("definition", Shape::Any, "The definition.");
+const ENTERPRISE: FreeForm =
+    FreeForm { lists: &["PolicyDefaults", "RoleDefaults"], opaque: &["Meta"], ..FreeForm::UNKNOWN };
+const ENTERPRISE_DEFINITION: Param =
+    body("definition", Shape::Free(&ENTERPRISE), "The definition.");
 
 pub static TOKEN_CREATE: Endpoint = Endpoint {
     form: Form::Object(&[has("PeeringToken", Form::Text)]),

@@ -4,7 +4,14 @@ use crate::table::*;
 
 const ID: Param = path("query", Shape::Text, "The query's id.");
 const ID_OR_NAME: Param = path("query", Shape::Text, "The query's id or name.");
-const DEFINITION: Param = body("definition", Shape::Any, "The query.");
+/// Source: `PreparedQueryDefinition` in Consul's folder api.
+const QUERY: FreeForm = FreeForm {
+    durations: &["TTL"],
+    lists: &["Tags", "IgnoreCheckIDs", "Datacenters", "Targets"],
+    opaque: &["NodeMeta", "ServiceMeta"],
+    ..FreeForm::UNKNOWN
+};
+const DEFINITION: Param = body("definition", Shape::Free(&QUERY), "The query.");
 const DC: &[Param] = &[SCOPE[0]];
 const EXECUTION: &[Param] = &[
     query("near", "near", Shape::Text, "Sort by distance from this node, or from `_agent`."),

@@ -29,7 +29,10 @@ const fn row(method: Verb, repeat: Repeat) -> Endpoint {
     Endpoint {
         method,
         positional: POSITIONAL,
-        options: &[&[PARAMS, FULL_RESPONSE]],
+        options: match method {
+            Verb::Get => &[&[PARAMS, FULL_RESPONSE], SCOPE, CONSISTENCY],
+            _ => &[&[PARAMS, FULL_RESPONSE], SCOPE],
+        },
         repeat,
         reply: Reply::Body,
         ..Endpoint::read(

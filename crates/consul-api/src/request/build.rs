@@ -10,7 +10,9 @@ use crate::value::{Value, duration};
 use bytes::Bytes;
 use http::Uri;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode,
+};
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -58,7 +60,8 @@ impl Endpoint {
             match given.filter(|value| **value != Value::Null) {
                 Some(value) => builder.add(param, value)?,
                 None => {
-                    if let Some(value) = defaults.of(param, args) {
+                    let default = defaults.of(param, args);
+                    if let Some(value) = default.filter(|_| !builder.is_given(param)) {
                         builder.add(param, &value)?;
                     }
                 }
@@ -135,6 +138,33 @@ fn push_quoted(label: &mut String, text: &str) {
     }
 }
 
+/// The name of a parameter in a query.
+fn name_of(pair: &str) -> Vec<u8> {
+    percent_decode_str(pair.split('=').next().unwrap_or_default()).collect()
+}
+
+/// Has a query with a wait of nothing not wait at all: Consul takes it for its default of five minutes. Returns whether it
+/// is one.
+fn without_no_wait(target: &mut String) -> bool {
+    let Some((path, query)) = target.split_once('?') else { return false };
+    let is_nothing = |pair: &str| {
+        let wait = pair.split_once('=').filter(|_| name_of(pair) == b"wait").map(|(_, wait)| wait);
+        wait.is_some_and(|wait| {
+            let wait = percent_decode_str(wait).decode_utf8_lossy();
+            wait.starts_with('-') || duration::parse(&wait).is_some_and(|it| it.is_zero())
+        })
+    };
+    if !query.split('&').any(is_nothing) {
+        return false;
+    }
+    let waits =
+        |pair: &&str| ["wait", "index", "hash"].iter().any(|it| name_of(pair) == it.as_bytes());
+    let left: Vec<&str> = query.split('&').filter(|pair| !waits(pair)).collect();
+    let separator = if left.is_empty() { "" } else { "?" };
+    *target = format!("{path}{separator}{}", left.join("&"));
+    true
+}
+
 /// An unfinished request.
 struct Builder {
     endpoint: &'static Endpoint,
@@ -180,6 +210,22 @@ impl Builder {
             full_response: false,
             deletes_everything: None,
             may_delete_everything: false,
+        }
+    }
+
+    /// Whether the query that the caller wrote by itself has a parameter, or another one that contradicts it.
+    fn is_given(&self, param: &Param) -> bool {
+        let has = |wanted: &str| {
+            let written = self.path.split_once('?').map_or("", |(_, query)| query).split('&');
+            let mut names = written.chain(self.query.iter().map(String::as_str)).map(name_of);
+            self.endpoint.reply == Reply::Body && names.any(|name| name == wanted.as_bytes())
+        };
+        match (param.name, param.location) {
+            ("stale" | "consistent" | "stale_if_error", _) => {
+                ["stale", "consistent", "cached"].into_iter().any(has)
+            }
+            (_, Location::Query(name)) => has(name),
+            _ => false,
         }
     }
 
@@ -352,6 +398,7 @@ impl Builder {
             target.push(if target.contains('?') { '&' } else { '?' });
             target.push_str(pair);
         }
+        let never_waits = without_no_wait(&mut target);
         let mut http = http::Request::new(self.body);
         *http.method_mut() = self.endpoint.method.into();
         *http.uri_mut() = Uri::try_from(target).map_err(|error| {
@@ -375,7 +422,7 @@ impl Builder {
             http,
             repeat: if self.retry { repeat } else { Repeat::Once },
             refusal: self.guard.unwrap_or("Consul answered false"),
-            server_wait: if self.blocks { self.wait } else { Duration::ZERO },
+            server_wait: if self.blocks && !never_waits { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
             stale_if_error: self.stale_if_error
                 && self.retry

@@ -60,8 +60,7 @@ fn only_a_blocking_query_waits_on_the_server() {
     assert_eq!(get(key().opt("wait", "10s")), Duration::ZERO);
     assert_eq!(get(key().opt("index", 0)), Duration::ZERO);
     assert_eq!(get(key().opt("index", 5)), DEFAULT_WAIT);
-    // Consul takes 0 for its default.
-    assert_eq!(get(key().opt("index", 5).opt("wait", 0)), DEFAULT_WAIT);
+    assert_eq!(get(key().opt("index", 5).opt("wait", 0)), Duration::ZERO);
     assert_eq!(get(key().opt("index", 5).opt("wait", 1.5)), Duration::from_millis(1500));
 }
 
@@ -101,6 +100,64 @@ fn consistency_options_contradict_each_other_by_value_not_by_presence() {
         assert_eq!(harmless.unwrap(), "consistent", "{other}");
         let error = target(&[(other, true), ("consistent", true)]).unwrap_err();
         assert!(error.message().contains(&format!("{other} and consistent contradict")), "{error}");
+    }
+}
+
+/// Consul takes a wait of nothing for its default of five minutes.
+#[test]
+fn a_wait_of_nothing_in_any_spelling_does_not_wait() {
+    let raw = |path: &str| {
+        let row = crate::api::raw::endpoint("GET").unwrap();
+        let request = row.request(&Args::new().arg(path), &Defaults::default()).unwrap();
+        (request.http.uri().to_string(), request.server_wait)
+    };
+    for row in crate::endpoints().filter(|row| row.can_block()) {
+        let required = row.positional.iter().filter(|param| !param.optional);
+        let args = || required.clone().fold(Args::new(), |args, param| args.arg(good(&param.kind)));
+        for (wait, value) in [("0", Value::Int(0)), ("0s", "0s".into()), ("0h0m", "0h0m".into())] {
+            let args = args().opt("index", 7).opt("wait", value);
+            let request = row.request(&args, &Defaults::default()).unwrap();
+            let target = request.http.uri().to_string();
+            assert!(!target.contains("wait=") && !target.contains("index="), "{wait}: {target}");
+            assert_eq!(request.server_wait, Duration::ZERO, "{target}");
+        }
+    }
+    for wait in ["0", "0s", "0ms", "%30s", "00.0s", "%2B0s", "-0s", "-5m"] {
+        let target = raw(&format!("/v1/kv/a?index=7&raw&wait={wait}")).0;
+        assert_eq!(target, "/v1/kv/a?raw", "{wait}");
+        assert_eq!(raw(&format!("/v1/kv/a?w%61it={wait}&hash=7")).0, "/v1/kv/a", "{wait}");
+    }
+    for query in ["index=7&wait=1ns", "index=7&wait=", "index=7", "waits=0", "wait"] {
+        assert_eq!(raw(&format!("/v1/kv/a?{query}")).0, format!("/v1/kv/a?{query}"));
+    }
+}
+
+#[test]
+fn any_request_takes_the_clients_settings_unless_it_has_its_own() {
+    let defaults = Defaults {
+        dc: Some("dc2".into()),
+        namespace: Some("team".into()),
+        partition: Some("part".into()),
+        consistency: Some("stale"),
+        ..Defaults::default()
+    };
+    let target = |method, path: &str, params: Value| {
+        let args = Args::new().arg(path).opt("params", params);
+        let row = crate::api::raw::endpoint(method).unwrap();
+        row.request(&args, &defaults).unwrap().http.uri().to_string()
+    };
+    let all = "dc=dc2&ns=team&partition=part";
+    let none = || Value::Map(Vec::new());
+    let one = |name: &str, value: Value| Value::Map(vec![(name.to_owned(), value)]);
+    assert_eq!(target("GET", "/v1/a", none()), format!("/v1/a?{all}&stale"));
+    assert_eq!(target("PUT", "/v1/a?flags=1", none()), format!("/v1/a?flags=1&{all}"));
+    let rest = "ns=team&partition=part&stale";
+    assert_eq!(target("GET", "/v1/a?dc=", none()), format!("/v1/a?dc=&{rest}"));
+    assert_eq!(target("GET", "/v1/a?%64c=dc3", none()), format!("/v1/a?%64c=dc3&{rest}"));
+    assert_eq!(target("GET", "/v1/a", one("dc", "dc3".into())), format!("/v1/a?dc=dc3&{rest}"));
+    for own in ["consistent", "stale", "cached"] {
+        assert_eq!(target("GET", &format!("/v1/a?{own}"), none()), format!("/v1/a?{own}&{all}"));
+        assert_eq!(target("GET", "/v1/a", one(own, true.into())), format!("/v1/a?{own}&{all}"));
     }
 }
 
@@ -318,7 +375,7 @@ fn every_parameter_of_every_method_refuses_a_foreign_value_by_name() {
 /// A value that the shape takes.
 fn good(shape: &Shape) -> Value {
     match shape {
-        Shape::Object(_) | Shape::Any => Value::Map(Vec::new()),
+        Shape::Object(_) | Shape::Free(_) | Shape::Any => Value::Map(Vec::new()),
         Shape::Objects(_) => Value::List(Vec::new()),
         Shape::OneOf(names) => names[0].into(),
         Shape::Bool | Shape::Flag => true.into(),

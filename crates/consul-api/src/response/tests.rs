@@ -9,7 +9,7 @@ fn request(method: &str) -> Request {
         row.positional.iter().filter(|param| !param.optional).fold(Args::new(), |args, param| {
             match param.kind {
                 Shape::Objects(_) => args.arg(Value::List(Vec::new())),
-                Shape::Object(_) | Shape::Any => args.arg(Value::Map(Vec::new())),
+                Shape::Object(_) | Shape::Free(_) | Shape::Any => args.arg(Value::Map(Vec::new())),
                 _ => args.arg("a"),
             }
         });

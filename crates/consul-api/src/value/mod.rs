@@ -1,6 +1,7 @@
 //! The values of arguments and answers: as in JSON, but with strings of bytes and exact 64-bit integers.
 
 pub mod duration;
+mod free_form;
 pub mod shape;
 
 use crate::error::Error;

@@ -41,7 +41,7 @@ impl<'a> ValuePath<'a> {
         ValuePath { place, parent: Some(self) }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self.parent {
             Some(parent) => format!("{}.{}", parent.name(), self.place),
             None => self.place.to_owned(),
@@ -98,7 +98,7 @@ impl Shape {
             Shape::TextList => "a string or a list of strings".into(),
             Shape::TextMap => "a table of strings by name".into(),
             Shape::TextListMap => "a table of lists of strings by name".into(),
-            Shape::Object(_) | Shape::Any => "a table".into(),
+            Shape::Object(_) | Shape::Free(_) | Shape::Any => "a table".into(),
             Shape::Objects(_) => "a list of tables".into(),
             Shape::ObjectMap(_) => "a table of tables by name".into(),
         }
@@ -299,6 +299,11 @@ impl Shape {
                 }
                 items.into()
             }
+            Shape::Free(form) => match value {
+                Value::Map(_) => form.json(value, at)?,
+                Value::List(items) if items.is_empty() => serde_json::Map::new().into(),
+                _ => return Err(at.wrong_type(self, value)),
+            },
             Shape::Any => match value {
                 Value::List(_) | Value::Map(_) => {
                     value.to_json().map_err(|error| error.context(&at.name()))?
@@ -359,7 +364,7 @@ impl Shape {
 
 /// Whether the spelling of a program is that of a field: `deregister_critical_service_after` is
 /// `DeregisterCriticalServiceAfter`. Consul ignores case, too.
-fn same_name(field: &str, given: &str) -> bool {
+pub(super) fn same_name(field: &str, given: &str) -> bool {
     let letters = |name: &str| -> Vec<u8> {
         name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
     };

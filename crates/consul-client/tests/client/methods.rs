@@ -35,7 +35,7 @@ fn is_simulated(endpoint: &Endpoint) -> bool {
 /// A value that the parameter takes.
 pub fn sample(param: &Param) -> Value {
     match param.kind {
-        Shape::Object(_) | Shape::Any => Value::Map(Vec::new()),
+        Shape::Object(_) | Shape::Free(_) | Shape::Any => Value::Map(Vec::new()),
         Shape::Objects(_) => Value::List(Vec::new()),
         Shape::OneOf(names) => names[0].into(),
         Shape::Bool => true.into(),

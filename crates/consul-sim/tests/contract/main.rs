@@ -8,6 +8,7 @@
 
 mod acl;
 mod agent;
+mod body;
 mod catalog;
 mod config_entry;
 mod coordinate;
@@ -48,6 +49,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("certificate", agent::certificate::BEHAVIOURS),
     ("check", agent::check::BEHAVIOURS),
     ("catalog", catalog::BEHAVIOURS),
+    ("body", body::BEHAVIOURS),
     ("health", health::BEHAVIOURS),
     ("status", status::BEHAVIOURS),
     ("event", event::BEHAVIOURS),

@@ -34,6 +34,14 @@ function consul_ffi.json_decode(text) end
 ---@return consul_ffi.Error? err
 function consul_ffi.json_encode(value) end
 
+---Marks a list, so that it is sent as one to Consul also while it is empty, where `{}` could be either: in bodies
+---that are sent as given, such as those of `http_request`. The methods know the lists of Consul's objects, and lists
+---that `json_decode` and answers return are marked.
+---@generic T
+---@param list? T[] default: a new one
+---@return T[] list the same table
+function consul_ffi.array(list) end
+
 ---Decodes TOML; dates and times become strings. Fails with `decode`; the message begins with line and column.
 ---@param text string
 ---@return boolean success

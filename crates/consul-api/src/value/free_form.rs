@@ -1,0 +1,223 @@
+//! Bodies whose fields are Consul's and not declared here: what a Lua program writes like any other body is made what
+//! Consul reads. A number where Consul has a duration is in seconds, an empty table where it has a list is a list, and
+//! names in snake_case are Consul's.
+
+use super::shape::{ValuePath, same_name};
+use super::{Value, duration};
+use crate::error::Error;
+use crate::table::FreeForm;
+use serde_json::Value as Json;
+use std::time::Duration;
+
+/// Numbers from this one are no seconds where Consul itself answers with nanoseconds: eleven days, a millisecond.
+const FIRST_OF_NANOSECONDS: f64 = 1e6;
+
+/// What the names in a table are.
+#[derive(Clone, Copy, PartialEq)]
+enum Names {
+    /// Consul's fields.
+    Fields,
+    /// The program's, of tables with Consul's fields.
+    Own,
+    /// Of something that takes them only as they are, at every depth.
+    Kept,
+}
+
+impl FreeForm {
+    /// The body for a table.
+    ///
+    /// # Errors
+    /// A duration that is none, a name in two spellings, what JSON cannot represent.
+    pub fn json(&self, value: &Value, at: &ValuePath) -> Result<Json, Error> {
+        self.walk(value, at, Names::Fields)
+    }
+
+    fn walk(&self, value: &Value, at: &ValuePath, names: Names) -> Result<Json, Error> {
+        match value {
+            Value::List(items) => {
+                let mut list = Vec::with_capacity(items.len());
+                for (place, item) in items.iter().enumerate() {
+                    list.push(self.walk(item, &at.member(&(place + 1).to_string()), names)?);
+                }
+                Ok(list.into())
+            }
+            Value::Map(members) => {
+                let mut object = serde_json::Map::with_capacity(members.len());
+                for (given, member) in members {
+                    let name = match names {
+                        Names::Fields => in_camel_case(given),
+                        Names::Own | Names::Kept => given.clone(),
+                    };
+                    let json = self.member(&name, member, &at.member(given), names)?;
+                    if object.insert(name.clone(), json).is_some() {
+                        let at = at.name();
+                        let why = format!("{at} has {name} twice, in two spellings");
+                        return Err(Error::misuse(why));
+                    }
+                }
+                Ok(object.into())
+            }
+            scalar => scalar.to_json().map_err(|error| error.context(&at.name())),
+        }
+    }
+
+    fn member(
+        &self,
+        name: &str,
+        value: &Value,
+        at: &ValuePath,
+        names: Names,
+    ) -> Result<Json, Error> {
+        let is = |known: &[&str]| known.iter().any(|known| same_name(known, name));
+        let is_number = matches!(value, Value::Int(_) | Value::Uint(_) | Value::Float(_));
+        if names == Names::Own {
+            return self.walk(value, at, Names::Fields);
+        }
+        if is_number && is(self.durations) {
+            return self.duration(value, at);
+        }
+        let is_fields = names == Names::Fields;
+        match value {
+            Value::Map(members) if members.is_empty() && is_fields && is(self.lists) => {
+                Ok(Json::Array(Vec::new()))
+            }
+            Value::Map(_) if is(self.opaque) => {
+                value.to_json().map_err(|error| error.context(&at.name()))
+            }
+            Value::Map(_) if is_fields && is(self.by_name) => self.walk(value, at, Names::Own),
+            Value::Map(_) if is_fields && is(self.kept) => self.walk(value, at, Names::Kept),
+            _ => self.walk(value, at, names),
+        }
+    }
+
+    fn duration(&self, value: &Value, at: &ValuePath) -> Result<Json, Error> {
+        let number = match value {
+            Value::Int(number) => *number as f64,
+            Value::Uint(number) => *number as f64,
+            Value::Float(number) => *number,
+            _ => return Err(at.wrong_type_text("a duration", value)),
+        };
+        if self.answers_nanoseconds && number >= FIRST_OF_NANOSECONDS {
+            return value.to_json();
+        }
+        let wanted = "it must be a number of seconds, not negative, or a string such as \"1m30s\"";
+        let longest = Duration::from_nanos(i64::MAX as u64);
+        let duration = Duration::try_from_secs_f64(number).ok().filter(|it| *it <= longest);
+        let duration = duration.ok_or_else(|| at.bad_value(value, wanted))?;
+        Ok(duration::format(duration).into())
+    }
+}
+
+/// Consul's spelling of a name in snake_case, but for capitals, of which it takes no notice. Any other name is as it was.
+fn in_camel_case(name: &str) -> String {
+    if !name.contains('_') || name.starts_with('_') {
+        return name.to_owned();
+    }
+    let capital = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+    };
+    name.split('_').map(|word| -> String { capital(word) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Shape;
+    use serde_json::json;
+
+    const FORM: FreeForm = FreeForm {
+        durations: &["Interval", "ConnectTimeout"],
+        lists: &["Tags", "Targets"],
+        by_name: &["Subsets"],
+        kept: &["Config"],
+        opaque: &["Meta"],
+        answers_nanoseconds: false,
+    };
+
+    fn json(form: &FreeForm, given: Json) -> Result<Json, String> {
+        let top = ValuePath::top("entry");
+        form.json(&Value::from(given), &top).map_err(|error| error.message().to_owned())
+    }
+
+    #[test]
+    fn each_kind_of_member_is_what_consul_reads() {
+        for (given, sent) in [
+            (json!({"connect_timeout": 5}), json!({"ConnectTimeout": "5s"})),
+            (json!({"ConnectTimeout": 0.25}), json!({"ConnectTimeout": "250ms"})),
+            (json!({"ConnectTimeout": "7m"}), json!({"ConnectTimeout": "7m"})),
+            (json!({"a": {"b": [{"interval": 0}]}}), json!({"a": {"b": [{"interval": "0s"}]}})),
+            (json!({"Tags": {}, "Other": {}}), json!({"Tags": [], "Other": {}})),
+            (json!({"a_b": {"tags": {}}}), json!({"AB": {"tags": []}})),
+            (
+                json!({"Subsets": {"my_own": {"only_passing": true, "targets": {}}}}),
+                json!({"Subsets": {"my_own": {"OnlyPassing": true, "targets": []}}}),
+            ),
+            (
+                json!({"Config": {"my_check": {"max_failures": 5, "interval": 10}, "tags": {}}}),
+                json!({"Config": {"my_check": {"max_failures": 5, "interval": "10s"}, "tags": {}}}),
+            ),
+            (
+                json!({"Meta": {"interval": 5, "a_b": {}}}),
+                json!({"Meta": {"interval": 5, "a_b": {}}}),
+            ),
+            (json!({"Interval": {"interval": 1}}), json!({"Interval": {"interval": "1s"}})),
+            (json!({"_hidden": 1, "": 2, "a__b_": 3}), json!({"_hidden": 1, "": 2, "AB": 3})),
+            (json!([1, {"Interval": 1e6}]), json!([1, {"Interval": "1000000s"}])),
+        ] {
+            assert_eq!(json(&FORM, given.clone()), Ok(sent), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_duration_that_is_none_and_a_name_in_two_spellings_are_refused() {
+        for (given, why) in [
+            (json!({"Interval": -1}), "entry.Interval is -1: it must be a number of seconds"),
+            (json!({"a": [{"Interval": 1e300}]}), "entry.a.1.Interval is"),
+            (json!({"a_b": 1, "AB": 2}), "entry has AB twice"),
+        ] {
+            let said = json(&FORM, given).expect_err(why);
+            assert!(said.contains(why), "{said}");
+        }
+    }
+
+    #[test]
+    fn where_consul_answers_with_nanoseconds_they_can_be_sent_back() {
+        let form = FreeForm { answers_nanoseconds: true, ..FORM };
+        for (given, sent) in [(999_999.0, json!("999999s")), (1e6, json!(1e6)), (3e10, json!(3e10))]
+        {
+            assert_eq!(json(&form, json!({"Interval": given})), Ok(json!({"Interval": sent})));
+        }
+    }
+
+    /// The forms in a shape.
+    fn forms(shape: &Shape) -> Vec<&'static FreeForm> {
+        match shape {
+            Shape::Free(form) => vec![*form],
+            Shape::Object(fields) | Shape::Objects(fields) | Shape::ObjectMap(fields) => {
+                fields.iter().flat_map(|field| forms(&field.kind)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn in_each_row_a_number_of_seconds_is_a_duration_and_an_empty_table_a_list() {
+        let mut count = 0;
+        for row in crate::endpoints() {
+            for form in row.positional.iter().flat_map(|param| forms(&param.kind)) {
+                let deep = |member: Json| json!({"x": [{"y": member}]});
+                for name in form.durations {
+                    let sent = json(form, deep(json!({*name: 90}))).expect(name);
+                    assert_eq!(sent, deep(json!({*name: "90s"})), "{} {name}", row.name);
+                }
+                for name in form.lists {
+                    let sent = json(form, deep(json!({*name: {}}))).expect(name);
+                    assert_eq!(sent, deep(json!({*name: []})), "{} {name}", row.name);
+                }
+                count += form.durations.len() + form.lists.len();
+            }
+        }
+        assert!(count > 100, "{count}");
+    }
+}

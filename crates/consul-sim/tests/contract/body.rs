@@ -1,0 +1,178 @@
+//! Bodies as a Lua program writes them: numbers of seconds, names in snake_case, empty tables, and what was read.
+
+use crate::target::{T, args, behaviours, list, table, text};
+use consul_api::value::Value;
+use consul_sim::acl::DefaultPolicy::Deny;
+
+behaviours![
+    a_number_of_seconds_is_a_duration_in_every_body,
+    names_in_snake_case_are_consuls_in_every_body,
+    names_of_the_programs_own_stay_as_they_are,
+    an_empty_table_is_a_list_where_consul_has_one,
+    an_object_of_access_control_is_written_as_it_was_read,
+    a_query_is_written_as_it_was_read,
+    an_intention_is_written_as_it_was_read,
+];
+
+async fn read_entry(t: &T, kind: &str) -> Value {
+    t.value("config_read", args![kind, t.name("web")]).await
+}
+
+async fn a_number_of_seconds_is_a_duration_in_every_body(t: T) {
+    let subsets = table! {"v1" = table! {}};
+    let entry = table! {
+        "Kind" = "service-resolver", "Name" = t.name("web"), "ConnectTimeout" = 5, "Subsets" = subsets,
+    };
+    t.ok("config_write", args![entry]).await;
+    let stored = read_entry(&t, "service-resolver").await;
+    assert_eq!(text(&stored, "ConnectTimeout"), "5s");
+    // As it was read, too.
+    t.ok("config_write", args![stored.clone()]).await;
+    assert_eq!(
+        read_entry(&t, "service-resolver").await.get("ConnectTimeout"),
+        stored.get("ConnectTimeout")
+    );
+    t.ok("config_delete", args!["service-resolver", t.name("web")]).await;
+
+    let definition = table! {
+        "http" = "http://10.0.0.1/", "interval" = 10, "timeout" = 0.5, "deregister_critical_service_after" = 90,
+    };
+    let check = table! {"Name" = "c", "Status" = "passing", "Definition" = definition};
+    let node = table! {"Node" = t.name("ext"), "Address" = "10.0.0.1", "Check" = check};
+    t.ok("catalog_register", args![node]).await;
+    let checks = t.value("health_node", args![t.name("ext")]).await;
+    let definition = checks.items()[0].get("Definition").unwrap();
+    for (name, value) in
+        [("Interval", "10s"), ("Timeout", "500ms"), ("DeregisterCriticalServiceAfter", "1m30s")]
+    {
+        assert_eq!(text(definition, name), value);
+    }
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("ext")}]).await;
+}
+
+async fn names_in_snake_case_are_consuls_in_every_body(t: T) {
+    let subsets = table! {"v1" = table! {"only_passing" = true}};
+    let entry = table! {
+        "kind" = "service-resolver", "name" = t.name("web"), "connect_timeout" = 5,
+        "default_subset" = "v1", "subsets" = subsets,
+    };
+    t.ok("config_write", args![entry]).await;
+    let stored = read_entry(&t, "service-resolver").await;
+    let subset = stored.get("Subsets").unwrap().get("v1").unwrap();
+    assert_eq!(
+        (text(&stored, "DefaultSubset"), subset.get("OnlyPassing")),
+        ("v1", Some(&true.into()))
+    );
+    t.ok("config_delete", args!["service-resolver", t.name("web")]).await;
+
+    let service = table! {"service" = "consul", "only_passing" = true};
+    let query = table! {"name" = t.name("q"), "service" = service};
+    let id = t.value("query_create", args![query]).await;
+    let stored = t.value("query_read", args![id.clone()]).await;
+    assert_eq!(stored.get("Service").unwrap().get("OnlyPassing"), Some(&true.into()));
+    t.ok("query_delete", args![id]).await;
+}
+
+async fn names_of_the_programs_own_stay_as_they_are(t: T) {
+    let own = || table! {"my_key" = "a_b", "interval" = "x"};
+    let subsets = table! {"tags" = table! {"only_passing" = true}};
+    let entry = table! {
+        "Kind" = "service-resolver", "Name" = t.name("web"), "Subsets" = subsets, "Meta" = own(),
+    };
+    t.ok("config_write", args![entry]).await;
+    let stored = read_entry(&t, "service-resolver").await;
+    assert!(stored.get("Subsets").unwrap().get("tags").is_some(), "{stored:?}");
+    if !t.is_1_8("entries of this kind have no metadata") {
+        assert_eq!(stored.get("Meta").unwrap().get("my_key"), Some(&"a_b".into()));
+    }
+    t.ok("config_delete", args!["service-resolver", t.name("web")]).await;
+
+    let service = table! {"Service" = "consul", "NodeMeta" = own(), "ServiceMeta" = own()};
+    let id =
+        t.value("query_create", args![table! {"Name" = t.name("q"), "Service" = service}]).await;
+    let stored = t.value("query_read", args![id.clone()]).await;
+    for name in ["NodeMeta", "ServiceMeta"] {
+        let meta = stored.get("Service").unwrap().get(name).unwrap();
+        assert_eq!((text(meta, "my_key"), text(meta, "interval")), ("a_b", "x"));
+    }
+    t.ok("query_delete", args![id]).await;
+}
+
+async fn an_empty_table_is_a_list_where_consul_has_one(t: T) {
+    let failover = table! {"NearestN" = 0, "Datacenters" = table! {}};
+    let service = table! {"Service" = "consul", "Tags" = table! {}, "Failover" = failover};
+    let query = table! {"Name" = t.name("q"), "Service" = service};
+    let id = t.value("query_create", args![query]).await;
+    t.ok("query_delete", args![id]).await;
+    let entry =
+        table! {"Kind" = "ingress-gateway", "Name" = t.name("web"), "Listeners" = table! {}};
+    t.ok("config_write", args![entry]).await;
+    t.ok("config_delete", args!["ingress-gateway", t.name("web")]).await;
+}
+
+async fn an_object_of_access_control_is_written_as_it_was_read(t: T) {
+    let t = t.with_acls(Deny);
+    let policy = table! {
+        "Name" = t.name("p"), "Rules" = r#"key "a" { policy = "read" }"#, "Datacenters" = list!["dc1"],
+    };
+    let policy = t.value("acl_policy_create", args![policy]).await;
+    let links = || list![table! {"ID" = text(&policy, "ID")}];
+    let services = || list![table! {"ServiceName" = "web", "Datacenters" = list!["dc1"]}];
+    let nodes = || list![table! {"NodeName" = "n1", "Datacenter" = "dc1"}];
+    let role = table! {
+        "Name" = t.name("r"), "Policies" = links(), "ServiceIdentities" = services(), "NodeIdentities" = nodes(),
+    };
+    let role = t.value("acl_role_create", args![role]).await;
+    let roles = list![table! {"ID" = text(&role, "ID")}];
+    let token = table! {
+        "Description" = "d", "Policies" = links(), "Roles" = roles, "ServiceIdentities" = services(),
+        "NodeIdentities" = nodes(), "ExpirationTTL" = 3600,
+    };
+    let token = t.value("acl_token_create", args![token]).await;
+    for (kind, id) in [
+        ("policy", text(&policy, "ID")),
+        ("role", text(&role, "ID")),
+        ("token", text(&token, "AccessorID")),
+    ] {
+        let read = format!("acl_{kind}_read");
+        let before = t.value(&read, args![id]).await;
+        let after = t.value(&format!("acl_{kind}_update"), args![id, before.clone()]).await;
+        for name in ["Hash", "Name", "Description", "Policies", "Roles", "ExpirationTime"] {
+            assert_eq!(after.get(name), before.get(name), "{kind} {name}");
+        }
+        assert_eq!(t.value(&read, args![id]).await.get("Hash"), before.get("Hash"));
+    }
+    t.ok("acl_token_delete", args![text(&token, "AccessorID")]).await;
+    t.ok("acl_role_delete", args![text(&role, "ID")]).await;
+    t.ok("acl_policy_delete", args![text(&policy, "ID")]).await;
+}
+
+async fn a_query_is_written_as_it_was_read(t: T) {
+    let service =
+        table! {"Service" = "consul", "Tags" = list!["a"], "NodeMeta" = table! {"k" = "v"}};
+    let dns = table! {"TTL" = 10};
+    let query = table! {"Name" = t.name("q"), "Service" = service, "DNS" = dns};
+    let id = t.value("query_create", args![query]).await;
+    let before = t.value("query_read", args![id.clone()]).await;
+    assert_eq!(text(before.get("DNS").unwrap(), "TTL"), "10s");
+    t.ok("query_update", args![id.clone(), before.clone()]).await;
+    let after = t.value("query_read", args![id.clone()]).await;
+    for name in ["Name", "Service", "DNS"] {
+        assert_eq!(after.get(name), before.get(name), "{name}");
+    }
+    t.ok("query_delete", args![id]).await;
+}
+
+async fn an_intention_is_written_as_it_was_read(t: T) {
+    let source = table! {"Name" = t.name("a"), "Action" = "deny"};
+    let entry =
+        table! {"Kind" = "service-intentions", "Name" = t.name("web"), "Sources" = list![source]};
+    if t.is_1_8("intentions are no entries") {
+        return;
+    }
+    t.ok("config_write", args![entry]).await;
+    let before = read_entry(&t, "service-intentions").await;
+    t.ok("config_write", args![before.clone()]).await;
+    assert_eq!(read_entry(&t, "service-intentions").await.get("Sources"), before.get("Sources"));
+    t.ok("config_delete", args!["service-intentions", t.name("web")]).await;
+}
