@@ -85,8 +85,18 @@ pub fn key_fits(certificate: &str, key: &str) -> Result<(), String> {
 impl Identity {
     /// A self-signed certificate for these names.
     pub fn self_signed(names: &[&str]) -> Identity {
+        Self::self_signed_changed(names, |_| {})
+    }
+
+    /// One with changed parameters.
+    pub fn self_signed_changed(
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let certificate = named("itself", names).self_signed(&key).expect("a certificate").pem();
+        let mut params = named("itself", names);
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
         Identity { certificate, key: key.serialize_pem() }
     }
 

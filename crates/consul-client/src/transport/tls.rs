@@ -7,8 +7,10 @@ use consul_process::clock::Clock;
 use consul_process::files::FromFiles;
 use consul_process::files::pem::{self, PemFile};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
@@ -70,19 +72,31 @@ impl TlsFiles {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
-        let builder = match options.verify {
-            true => builder.with_root_certificates(self.trusted(options)?),
-            false => {
-                let verifier = Arc::new(AnyCertificate(provider));
-                builder.dangerous().with_custom_certificate_verifier(verifier)
-            }
+        let verifier: Arc<dyn ServerCertVerifier> = match options.verify {
+            true => Arc::new(self.verifier(options, provider)?),
+            false => Arc::new(AnyCertificate(provider)),
         };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
             return Ok(builder.with_no_client_auth());
         };
         let config =
             builder.with_client_auth_cert(certificate.some_certificates()?, key.private_key()?);
         config.map_err(|error| certificate.unusable(key, &error))
+    }
+
+    fn verifier(
+        &self,
+        options: &TlsOptions,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<NamedOrSigned, Error> {
+        let roots = Arc::new(self.trusted(options)?);
+        let signed = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        let signed =
+            signed.map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
+        let files = self.authorities.iter().chain(self.folder.iter().flatten());
+        let named = files.map(PemFile::certificates).collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(NamedOrSigned { signed, named })
     }
 
     /// The authorities in the configured files; without any, those of the system.
@@ -124,6 +138,10 @@ fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
     paths.iter().map(|path| PemFile::read("tls_ca_path", path)).collect()
 }
 
+/// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
+const ALGORITHMS: &str =
+    "supported are TLS 1.2 and 1.3, and keys of RSA from 2048 bits, P-256, P-384 and Ed25519";
+
 /// An error of TLS in words, with the option that may correct it.
 pub(super) fn reason(error: &rustls::Error) -> String {
     match error {
@@ -134,6 +152,17 @@ pub(super) fn reason(error: &rustls::Error) -> String {
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"
                 .to_owned()
+        }
+        rustls::Error::AlertReceived(
+            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
+        )
+        | rustls::Error::PeerIncompatible(_) => {
+            format!(
+                "the server and this client have no version or algorithm in common; {ALGORITHMS}"
+            )
+        }
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            format!("the server does not support TLS 1.2 or 1.3; {ALGORITHMS}")
         }
         rustls::Error::AlertReceived(_) if refuses_certificate(error) => {
             format!("the server refuses the client's certificate, or demands one: {error}")
@@ -147,18 +176,49 @@ fn certificate_reason(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "is not signed by a trusted authority (set tls_ca_file)".to_owned()
         }
-        CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "is for {}, not for {} (set tls_server_name if the certificate is right)",
-            presented.join(", "),
-            expected.to_str()
-        ),
+        _ if is_of_authority(error) => {
+            "is that of an authority, and not one that tls_ca_file names (name it there, or make one with \
+             basicConstraints CA:FALSE)"
+                .to_owned()
+        }
+        CertificateError::NotValidForNameContext { expected, presented } if presented.is_empty() => {
+            format!(
+                "has no subjectAltName, but perhaps a CN, which is not read: it must name {}",
+                expected.to_str()
+            )
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            // `DnsName("a.example")`, `IpAddress(10.0.0.1)`
+            let name = |shown: &String| {
+                let name = shown.split_once('(').map_or(shown.as_str(), |(_, name)| name);
+                name.trim_end_matches(')').trim_matches('"').to_owned()
+            };
+            let names: Vec<_> = presented.iter().map(name).collect();
+            format!(
+                "is for {}, not for {} (set tls_server_name if the certificate is right)",
+                names.join(", "),
+                expected.to_str()
+            )
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("has expired: {error}")
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("is not valid yet: {error}")
         }
-        _ => format!("cannot be trusted: {error}"),
+        CertificateError::Revoked => "was revoked".to_owned(),
+        CertificateError::BadSignature => "has a signature that is not its authority's".to_owned(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            format!("is of an algorithm that is not supported; {ALGORITHMS}")
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "is not one of a server (its extendedKeyUsage lacks serverAuth)".to_owned()
+        }
+        CertificateError::BadEncoding | CertificateError::UnhandledCriticalExtension => {
+            "cannot be read: it is damaged, or has a critical extension that is not known".to_owned()
+        }
+        _ => "cannot be trusted".to_owned(),
     };
     format!("the server's certificate {why}")
 }
@@ -182,6 +242,55 @@ pub(super) fn refuses_certificate(error: &rustls::Error) -> bool {
                 | Alert::AccessDenied
         )
     )
+}
+
+/// Whether a certificate is refused only because it is an authority's: its dates were checked before.
+///
+/// Source: `check_issuer_independent_properties` in webpki's verify_cert.rs.
+fn is_of_authority(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+/// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
+/// authority's, as `openssl req -x509` makes it.
+#[derive(Debug)]
+struct NamedOrSigned {
+    signed: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for NamedOrSigned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.signed.verify_server_cert(certificate, others, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(error))
+                if is_of_authority(&error) && self.named.contains(certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        self.signed.verify_tls12_signature(m, c, s)
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        self.signed.verify_tls13_signature(m, c, s)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
 }
 
 /// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has

@@ -14,6 +14,7 @@ use consul_api::value::Value;
 use consul_client::Client;
 use consul_config::Config;
 use consul_config::connect::connect;
+use rcgen::{BasicConstraints, IsCa};
 use rustls::version::{TLS12, TLS13};
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -253,6 +254,80 @@ fn a_self_signed_certificate_must_be_trusted_itself_or_not_checked() {
     let itself = folder.file("itself.pem", &identity.certificate);
     works(&client(&[("endpoint", url.clone()), ("tls_ca_file", itself.into())]));
     works(&client(&[("endpoint", url), ("tls_verify", false.into())]));
+}
+
+/// As `openssl req -x509` makes it.
+#[test]
+fn an_authoritys_certificate_that_is_named_itself_is_trusted_as_any_other() {
+    let of_authority = |names: &[&str], years: [i32; 2]| {
+        Identity::self_signed_changed(names, |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            [params.not_before, params.not_after] =
+                years.map(|year| rcgen::date_time_ymd(year, 1, 1));
+        })
+    };
+    let folder = Folder::new();
+    let itself = of_authority(&["127.0.0.1"], [1975, 4096]);
+    let leaf = Identity::self_signed(&["127.0.0.1"]);
+    let others =
+        folder.file("others.pem", &format!("{}{}", leaf.certificate, Authority::new("a").pem()));
+    for (name, identity, why) in [
+        ("itself", &itself, None),
+        (
+            "of another host",
+            &of_authority(&["another.name"], [1975, 4096]),
+            Some("is for another.name"),
+        ),
+        ("expired", &of_authority(&["127.0.0.1"], [1975, 2021]), Some("has expired")),
+        ("of the future", &of_authority(&["127.0.0.1"], [4000, 4096]), Some("is not valid yet")),
+        ("without a name", &of_authority(&[], [1975, 4096]), Some("has no subjectAltName")),
+    ] {
+        for version in [&TLS12, &TLS13] {
+            let server = Server::tls(identity.server_of(None, &[version]));
+            let url = Value::from(format!("https://{}", server.address));
+            let file = folder.file(&format!("{name}.pem"), &identity.certificate);
+            let path = folder.path(name).to_str().expect("a path of text").to_owned();
+            std::fs::create_dir_all(&path).expect("a folder");
+            folder.file(&format!("{name}/one.pem"), &identity.certificate);
+            for (option, place) in [("tls_ca_file", file), ("tls_ca_path", path)] {
+                let client = client(&[("endpoint", url.clone()), (option, place.into())]);
+                match why {
+                    None => works(&client),
+                    Some(why) => {
+                        let message = refusal(&client);
+                        assert!(message.contains(why), "{name}: {message}");
+                    }
+                }
+            }
+            let stranger = client(&[("endpoint", url), ("tls_ca_file", others.as_str().into())]);
+            let message = refusal(&stranger);
+            assert!(
+                message.contains("certificate is") || message.contains("certificate has"),
+                "{message}"
+            );
+            assert!(!message.contains("OtherError"), "{message}");
+        }
+    }
+}
+
+/// Who has only the certificate that is named, and not its key, is not trusted.
+#[test]
+fn a_server_without_the_key_of_a_named_certificate_is_refused() {
+    let named = Identity::self_signed_changed(&["127.0.0.1"], |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let folder = Folder::new();
+    let file = folder.file("named.pem", &named.certificate);
+    let another = Identity::self_signed_changed(&["127.0.0.1"], |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let server = Server::tls(another.server(None));
+    let url = Value::from(format!("https://{}", server.address));
+    let message = refusal(&client(&[("endpoint", url), ("tls_ca_file", file.into())]));
+    assert!(
+        message.contains("that of an authority, and not one that tls_ca_file names"),
+        "{message}"
+    );
 }
 
 #[test]
