@@ -4,7 +4,7 @@ use super::Shared;
 use consul_api::error::{Error, Kind};
 use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
 use consul_replication::plan::Map;
-use consul_replication::state::Report;
+use consul_replication::state::{Doubt, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +48,9 @@ pub(super) struct Opening {
 }
 
 impl Opening {
+    /// The id of no opening: of the disk's openings that are known none is the last.
+    const DISPUTED: u64 = 0;
+
     /// Whether this opening, before which the disk was opened with the ids `before`, came after that one. Of
     /// openings before those it is assumed.
     pub fn follows(self, before: &[u64], other: Opening) -> bool {
@@ -179,11 +182,27 @@ impl StoreMap {
     }
 
     /// Notes the openings of disks, unless it knows later ones, and forgets the disks that nothing names.
+    ///
+    /// A map that was put back may know less than those that nodes have kept. Of two openings that do not follow each other
+    /// one is that of an old copy, and nobody knows which: the disk has no last opening then.
     pub fn note_openings<'a>(&mut self, records: impl Iterator<Item = &'a MemberRecord> + Clone) {
         for record in records.clone() {
             let known = self.openings.entry(record.disk).or_insert(record.opening);
             if record.opening.follows(&record.before, *known) {
                 *known = record.opening;
+            }
+        }
+        for (disk, kept) in records.clone().flat_map(|record| &record.known) {
+            let last = self.openings.entry(*disk).or_insert(*kept);
+            let own = records.clone().find(|it| it.disk == *disk && it.opening == *last);
+            let is_before = match own {
+                Some(own) => own.opening == *kept || own.opening.follows(&own.before, *kept),
+                None => last == kept || last.starts > kept.starts,
+            };
+            if !is_before && last.id != Opening::DISPUTED {
+                let is_next = own.is_none() && kept.starts > last.starts;
+                let starts = last.starts.max(kept.starts);
+                *last = if is_next { *kept } else { Opening { starts, id: Opening::DISPUTED } };
             }
         }
         let holders = self.map.shards.iter().flat_map(|entry| &entry.slots);
@@ -247,6 +266,12 @@ pub(super) struct MemberRecord {
     /// The ids of the openings before that, the last one at the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<u64>,
+    /// The ids that the disk had before restarts of its machine, as its mark has them.
+    #[serde(rename = "was", default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_disks: Vec<(Disk, Opening)>,
+    /// The openings in the map that the disk had kept, but for those that the current map has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub known: BTreeMap<Disk, Opening>,
     /// The node's zone.
     pub zone: String,
     /// Its share of the shards.
@@ -271,6 +296,28 @@ impl MemberRecord {
     /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         read(bytes)
+    }
+
+    /// Whether its opening is the last one of the disk.
+    pub fn is_confirmed(&self, map: &StoreMap) -> bool {
+        map.openings.get(&self.disk) == Some(&self.opening)
+    }
+
+    /// What it reports, as this map knows it: a disk that was an old copy before its machine was restarted is one still.
+    pub fn report(&self, node: &str, map: &StoreMap) -> Report {
+        let mut report = self.report.clone();
+        if let Some((last, earlier)) = self.earlier_disks.split_last() {
+            let mark = DiskMark {
+                disk: last.0,
+                opening: last.1,
+                earlier_disks: earlier.to_vec(),
+                ..DiskMark::new("", node, || 1)
+            };
+            if !report.doubted.is_empty() && !mark.was_last(self.disk, map) {
+                report.doubted.iter_mut().for_each(|(_, doubt)| *doubt = Doubt::Old);
+            }
+        }
+        report
     }
 }
 
@@ -362,10 +409,17 @@ impl DiskMark {
     /// Whether it was not opened since, as far as a map knows. One that names the node with an id that it never had says
     /// that the node had another disk since.
     pub fn is_last(&self, map: &StoreMap) -> bool {
+        self.was_last(self.disk, map)
+    }
+
+    /// The same of the mark before the disk got the id `now`.
+    fn was_last(&self, now: Disk, map: &StoreMap) -> bool {
         let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
         let mut places = slots.filter_map(|slot| slot.holder.as_ref());
         let mut ids = self.earlier_disks.iter().rev().copied();
-        let was = |disk| disk == self.disk || self.earlier_disks.iter().any(|(id, _)| *id == disk);
+        let was = |disk| {
+            disk == now || disk == self.disk || self.earlier_disks.iter().any(|(id, _)| *id == disk)
+        };
         if places.any(|place| *place.node == *self.node && !was(place.disk)) {
             return false;
         }
@@ -514,6 +568,8 @@ mod tests {
             disk: Disk(1),
             opening: Opening { starts, id },
             before,
+            earlier_disks: Vec::new(),
+            known: BTreeMap::new(),
             zone: String::new(),
             weight: 1.0,
             copied: 0,
@@ -558,6 +614,8 @@ mod tests {
                 disk,
                 opening,
                 before,
+                earlier_disks: Vec::new(),
+                known: BTreeMap::new(),
                 zone,
                 weight: 1.0,
                 copied: 0,

@@ -43,7 +43,7 @@ impl Duty<'_> {
         let (down, unrecovered, openings) = Default::default();
         let live = reports.agreeing(live, shared);
         let view = View { shared, reports, live: &live, snapshot, now: self.cluster.now() };
-        let members = self.members(&view, &down, &BTreeSet::new());
+        let members = self.members(&view, None, &BTreeSet::new());
         let (stuck, accepted) = Default::default();
         let planner = planner(&members, shared, true, &stuck, &accepted);
         // Above the versions of most earlier stores of this name, which makes it easy to tell them apart.

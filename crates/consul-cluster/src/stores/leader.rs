@@ -294,7 +294,7 @@ impl Duty<'_> {
         let Some(map) = state.stored.as_ref().filter(|map| map.unrecovered.is_empty()) else {
             return Ok(false);
         };
-        let members = self.members(view, &map.down, &state.nodes);
+        let members = self.members(view, Some(map), &state.nodes);
         let mut operations: Vec<Vec<Operation>> = Vec::new();
         for (&shard, acceptance) in &view.reports.acceptances {
             if let Some(lost) = acceptance.still_missing(&map.map.missing(shard, &members)) {

@@ -1,7 +1,7 @@
 //! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
 //! replicas, and reports.
 
-use super::document::{DiskMark, FORMAT, MemberRecord, StoreMap};
+use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
 use super::{Store, Survives, Watched, member_key};
 use crate::cluster::PAUSE;
 use crate::keys;
@@ -12,7 +12,7 @@ use consul_process::clock::Instant;
 use consul_process::os;
 use consul_process::sync::lock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{ChangeKind, Entry};
+use consul_replication::map::{ChangeKind, Disk, Entry};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::rules::Rules;
 use consul_replication::state::{Doubt, Report};
@@ -108,6 +108,8 @@ pub(super) struct Member {
     pub transfer: Transfer,
     /// What the disk has kept of itself. Its id is set by the first map.
     mark: Mutex<DiskMark>,
+    /// The openings in the map that the disk had kept.
+    known: BTreeMap<Disk, Opening>,
     /// Whether no other process can have a later copy of the disk.
     is_new: bool,
     is_confirmed: AtomicBool,
@@ -150,9 +152,11 @@ impl Member {
         let id = mark.as_ref().and_then(|mark| mark.id);
         store.check_disk(id)?;
         // Reading what was kept of the shards may take long: the others learn before that what this disk knows.
+        let mut known = BTreeMap::new();
         if let Some(map) = storage.kept(MAP).await? {
             let map = StoreMap::decode(&map)?;
             store.check_disk(map.id)?;
+            known = map.openings.clone();
             store.adopt(map, None)?;
             store.restore().await;
         }
@@ -210,7 +214,7 @@ impl Member {
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
         let (mark, lacking) = (Mutex::new(next), Mutex::default());
-        Ok(Arc::new(Member { transfer, mark, is_new, is_confirmed, lacking, news }))
+        Ok(Arc::new(Member { transfer, mark, known, is_new, is_confirmed, lacking, news }))
     }
 
     /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
@@ -465,6 +469,11 @@ impl Member {
         };
         let report = holder.report(epoch).await;
         let mark = lock(&self.mark).clone();
+        let is_current = |(disk, opening): &(&Disk, &Opening)| {
+            map.as_ref().is_some_and(|map| map.openings.get(disk) == Some(opening))
+        };
+        let known = self.known.iter().filter(|it| *it.0 != mark.disk && !is_current(it));
+        let known = known.map(|(disk, opening)| (*disk, *opening)).collect();
         let record = MemberRecord {
             format: FORMAT,
             id: mark.id,
@@ -475,6 +484,8 @@ impl Member {
             disk: mark.disk,
             opening: mark.opening,
             before: mark.before,
+            earlier_disks: mark.earlier_disks,
+            known,
             zone: cluster.options().zone.clone(),
             weight: cluster.options().weight,
             move_timeout_s: store.options.move_timeout.as_secs(),

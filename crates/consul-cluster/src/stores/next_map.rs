@@ -179,7 +179,7 @@ impl Duty<'_> {
         view: &View<'_>,
         nodes: &BTreeSet<NodeId>,
     ) -> Option<StoreMap> {
-        let members = self.members(view, &map.down, nodes);
+        let members = self.members(view, Some(&map), nodes);
         let options = self.cluster.options();
         let is_outvoted = self.is_outvoted(view.snapshot);
         let state = self.stores.get_mut(store)?;
@@ -231,14 +231,20 @@ impl Duty<'_> {
         let (peers, quorums, id) = ((self.reach)(store), map.shared.quorums(), map.id);
         let none = BTreeSet::new();
         let mut asks: Vec<BoxFuture<'_, Recovered>> = Vec::new();
+        let map = &map;
         for shard in map.unrecovered.iter().copied() {
             let (entry, peers) = (map.map.shards[shard as usize].clone(), Arc::clone(&peers));
             let knowing = newer.get(&shard).unwrap_or(&none);
             let accepted = view.reports.acceptances.get(&shard);
             let skips_silent = accepted.is_some_and(|acceptance| acceptance.lost.is_none());
             asks.push(Box::pin(async move {
+                let is_confirmed = |node: &NodeId| {
+                    let record = view.reports.members.get(node).map(|(record, _)| record);
+                    record.is_some_and(|record| record.is_confirmed(map))
+                };
                 let has = |place: &Place| {
-                    view.live.contains(&place.node) && view.reports.has(shard, place)
+                    let is_there = view.live.contains(&place.node) && is_confirmed(&place.node);
+                    is_there && view.reports.has(shard, place)
                 };
                 let has = &has;
                 let (store, peers) = (id, &*peers);
@@ -247,16 +253,18 @@ impl Duty<'_> {
             }));
         }
         let answers: Vec<_> = stream::iter(asks).buffer_unordered(CONCURRENT_ASKS).collect().await;
-        recovered(map, answers, store)
+        recovered(map.clone(), answers, store)
     }
 
-    /// The nodes for a plan: without those that are down and have no shards. `nodes` are those in the map.
+    /// The nodes for a plan: without those that are down and have no shards. `nodes` are those in `map`.
     pub(super) fn members(
         &self,
         view: &View<'_>,
-        down: &BTreeMap<NodeId, u64>,
+        map: Option<&StoreMap>,
         nodes: &BTreeSet<NodeId>,
     ) -> Vec<Member> {
+        let none = BTreeMap::new();
+        let down = map.map_or(&none, |map| &map.down);
         let replace_after_ms = self.cluster.options().replace_after.as_millis() as u64;
         let now_ms = self.unix_ms();
         // Without a second replica that must answer, each failover needs a person.
@@ -281,7 +289,10 @@ impl Duty<'_> {
                 weight,
                 disk: record.map_or(Disk(0), |record| record.disk),
                 presence: presence(id),
-                report: record.map(|record| record.report.clone()).unwrap_or_default(),
+                report: match (record, map) {
+                    (Some(record), Some(map)) => record.report(id, map),
+                    (record, _) => record.map(|it| it.report.clone()).unwrap_or_default(),
+                },
             }
         };
         view.live.union(nodes).map(member).collect()

@@ -167,6 +167,40 @@ fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped() {
     cases.is_whole_without(&others[0], &old);
 }
 
+/// Its node puts back the map that the copy has, before others come who know a later opening of the disk.
+#[test]
+fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped_and_its_node_is_first() {
+    for ahead_s in [0, 1, 2, 4, 8, 15, 40] {
+        for openings in [0, 2] {
+            let (cases, nodes, again, copy) = with_an_old_copy();
+            nodes.iter().chain([&again]).for_each(|node| cases.kill(node));
+            cases.world.agent.restart(Retained::Nothing);
+            for _ in 0..openings {
+                cases.open_briefly(&copy, Duration::from_secs(2));
+            }
+            let old = cases.start("n2", &copy);
+            cases.world.wait(Duration::from_secs(ahead_s));
+            // n1 is away: of the live disks that of n3 alone has what was written after the copy.
+            let other = cases.start("n3", &nodes[2].disk);
+            for _ in 0..200 {
+                cases.world.wait(Duration::from_millis(100));
+                for key in ["after-1", "after-7"] {
+                    let (range, deadline) = (Range::all(), cases.deadline(1));
+                    let read = other.store.read(key.as_bytes(), &range, 1, deadline);
+                    if let Ok(page) = cases.world.run(read) {
+                        assert!(
+                            !page.records.is_empty(),
+                            "{ahead_s} s, {openings}: a complete read without {key}"
+                        );
+                    }
+                }
+            }
+            let first = cases.start("n1", &nodes[0].disk);
+            cases.is_whole_without(&first, &old);
+        }
+    }
+}
+
 #[test]
 fn a_replica_does_not_count_before_its_disk_is_known_to_be_the_newest() {
     let (cases, nodes, again, copy) = with_an_old_copy();
