@@ -136,6 +136,8 @@ struct ViewState {
     hidden: Option<&'static str>,
     /// The error of the current outage.
     last_error: Option<Error>,
+    /// Whether the list is an older one than the last answer, which had no instance right after an outage.
+    is_held: bool,
     has_ended: bool,
 }
 
@@ -193,7 +195,7 @@ impl View {
     /// Notes that the list was still right at a moment.
     pub(super) fn confirm(&self, at: Instant) {
         let mut state = self.state();
-        if state.list.is_some() && state.confirmed.0 < at {
+        if state.list.is_some() && !state.is_held && state.confirmed.0 < at {
             state.confirmed = (at, Duration::ZERO);
         }
     }
@@ -392,7 +394,7 @@ impl Updater {
                 }
                 Either::Left((None, _)) => return None,
                 Either::Right(_) => {
-                    self.empties_at = None;
+                    self.hold_until(None);
                     self.replace(Vec::new());
                     return Some(());
                 }
@@ -413,15 +415,20 @@ impl Updater {
                     hold_s,
                     "no instances right after an outage: the last list stays for now"
                 );
-                self.empties_at = Some(self.view.clock.now() + self.empty_hold);
+                self.hold_until(Some(self.view.clock.now() + self.empty_hold));
             }
             return;
         }
-        self.empties_at = None;
+        self.hold_until(None);
         self.replace(instances);
         let mut current = self.view.state();
         current.confirmed = (self.view.clock.now(), age(&state.answer.meta));
         current.last_error = None;
+    }
+
+    fn hold_until(&mut self, ends: Option<Instant>) {
+        self.empties_at = ends;
+        self.view.state().is_held = ends.is_some();
     }
 
     fn replace(&self, instances: Vec<Instance>) {

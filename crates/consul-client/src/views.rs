@@ -54,7 +54,7 @@ struct Known {
     offered: BTreeMap<String, Vec<String>>,
     /// What the program has decided, until the work takes it.
     choices: Vec<(String, bool)>,
-    /// Whether the names of all services are known.
+    /// Whether both queries have been answered.
     is_listed: bool,
     /// The error of the current outage.
     last_error: Option<Error>,
@@ -302,6 +302,9 @@ impl Work {
         self.spellings.entry(compared(&name)).or_default().insert(name.clone());
         let of = name.clone();
         self.updates.push(answers.map(move |()| of.clone()).boxed());
+        if let Some(error) = self.views.known().last_error.clone() {
+            let _ = feed.send(Err(error));
+        }
         self.views.known().views.insert(name.clone(), view);
         self.services.insert(
             name.clone(),
@@ -369,18 +372,24 @@ impl Work {
                 // A state that the query of the checks may never answer with: what follows it is a change.
                 let own = compared(name);
                 self.known_checks.retain(|_, (_, of)| compared(of) != own);
-                for instance in answer.value.items() {
-                    let checks = instance.get("Checks").into_iter().flat_map(Value::items);
-                    self.known_checks.extend(checks.map(known_check));
+                let checks = answer.value.items().iter().flat_map(|instance| {
+                    instance.get("Checks").into_iter().flat_map(Value::items).map(known_check)
+                });
+                let mut nodes = BTreeSet::new();
+                for (id, check) in checks {
+                    let (node, is_of_node) = (id.0.clone(), check.1.is_empty());
+                    let before = self.known_checks.insert(id, check.clone());
+                    if is_of_node && before.is_none_or(|before| before != check) {
+                        nodes.insert(node);
+                    }
                 }
-                let _ = service.feed.send(Ok(State {
-                    answer,
-                    is_resynchronised,
-                    is_after_error: false,
-                }));
+                let state = State { answer, is_resynchronised, is_after_error: false };
+                let _ = service.feed.send(Ok(state));
                 if service.is_due {
                     self.due(name);
                 }
+                // No answer of the query will tell it of the other services on the node: it is known already.
+                self.nodes_changed(&nodes);
             }
             Err(error) => {
                 let _ = service.feed.send(Err(error));
@@ -426,13 +435,12 @@ impl Work {
             .map(|(name, _)| name.clone())
             .chain(before.keys().filter(|name| !self.listed.contains_key(*name)).cloned())
             .collect();
-        let is_first = !mem::replace(&mut self.views.known().is_listed, true);
         // One answer can stand for several changes, of which some name no service.
         let index = mem::replace(&mut self.catalog_index, state.answer.meta.index);
-        if index != self.catalog_index && !is_first {
+        if index != self.catalog_index && self.confirmed.0.is_some() {
             self.begin_turn();
         }
-        let mut is_news = is_first;
+        let mut is_news = false;
         for name in changed {
             if !self.listed.contains_key(&name) {
                 self.refused.remove(&name);
@@ -447,8 +455,7 @@ impl Work {
             }
         }
         self.confirmed.0 = Some(self.client.clock().now());
-        self.confirm();
-        is_news
+        self.confirm() || is_news
     }
 
     fn took_checks(&mut self, state: Result<State, Error>) -> bool {
@@ -472,26 +479,33 @@ impl Work {
         for (id, check) in before.iter().filter(|(id, _)| !self.known_checks.contains_key(*id)) {
             note(id, check);
         }
-        if !nodes.is_empty() && self.confirmed.1.is_some() {
-            let services = self.known_checks.iter();
-            let on_them = services.filter(|((node, _), _)| nodes.contains(node));
-            changed.extend(on_them.map(|(_, (_, service))| service.clone()));
-            // Services without checks of their own fail and recover with their node.
-            self.begin_turn();
-        }
         if self.confirmed.1.is_some() {
             changed.iter().for_each(|name| self.due_as(name));
+            self.nodes_changed(&nodes);
         }
         self.confirmed.1 = Some(self.client.clock().now());
-        self.confirm();
-        false
+        self.confirm()
     }
 
-    /// The views of which no change is known that was not read are right as of the older of the two answers.
-    fn confirm(&self) {
-        let (Some(catalog), Some(checks)) = self.confirmed else { return };
+    /// Reads again all that can depend on the checks of these nodes.
+    fn nodes_changed(&mut self, nodes: &BTreeSet<String>) {
+        if nodes.is_empty() {
+            return;
+        }
+        let on_them = self.known_checks.iter().filter(|((node, _), _)| nodes.contains(node));
+        let names: BTreeSet<_> = on_them.map(|(_, (_, service))| service.clone()).collect();
+        names.iter().for_each(|name| self.due_as(name));
+        // Services without checks of their own fail and recover with their node.
+        self.begin_turn();
+    }
+
+    /// The views of which no change is known that was not read are right as of the older of the two answers. Returns whether
+    /// both have an answer for the first time.
+    fn confirm(&self) -> bool {
+        let (Some(catalog), Some(checks)) = self.confirmed else { return false };
         let mut known = self.views.known();
         known.last_error = None;
+        let is_first = !mem::replace(&mut known.is_listed, true);
         for (name, service) in &self.services {
             if !service.is_due
                 && !service.is_in_turn
@@ -501,6 +515,7 @@ impl Work {
                 view.confirm(catalog.min(checks));
             }
         }
+        is_first
     }
 
     fn took_choices(&mut self) -> bool {

@@ -156,6 +156,7 @@ const AUTHORIZATION: &[Field] = &[
 /// How the 404 about an unknown instance begins.
 const UNKNOWN_SERVICE: &[&str] = &["Unknown service", "No service registered with ID"];
 
+/// Of updates: the second is of checks without a TTL too, which 1.8.7 tells by the same text.
 const UNKNOWN_CHECK: &[&str] = &["Unknown check", "CheckID \""];
 
 /// A read that the agent answers by itself.
@@ -262,7 +263,7 @@ pub static CHECK_REGISTER: Endpoint = Endpoint {
 };
 
 pub static CHECK_DEREGISTER: Endpoint = Endpoint {
-    missing: UNKNOWN_CHECK,
+    missing: &["Unknown check"],
     positional: &[CHECK_ID],
     options: &[ENTERPRISE],
     absent: Absent::Done,

@@ -181,7 +181,7 @@ pub static INTENTION_UPDATE_BY_ID: Endpoint = Endpoint {
 };
 
 pub static INTENTION_DELETE_BY_ID: Endpoint = Endpoint {
-    missing: &["Intention not found"],
+    missing: &["Intention not found", "Cannot delete non-existent intention"],
     reply: Reply::Applied,
     method: Verb::Delete,
     positional: &[ID],

@@ -59,7 +59,7 @@ pub static UPDATE: Endpoint = Endpoint {
 };
 
 pub static DELETE: Endpoint = Endpoint {
-    missing: &["Query not found"],
+    missing: &["Query not found", "Cannot modify non-existent prepared query"],
     method: Verb::Delete,
     positional: &[ID],
     options: &[DC],

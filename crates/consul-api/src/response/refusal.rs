@@ -105,7 +105,7 @@ impl Request {
     /// Newer servers say which. 1.8.7 has the same text for both, but sends the header about its leader
     /// only after it has looked for the object.
     fn misses_acl_object(&self, response: &Response<Bytes>, text: &str) -> bool {
-        let names_one = !self.endpoint.positional.is_empty();
+        let names_one = self.endpoint.needs_acl && !self.endpoint.positional.is_empty();
         let has_looked =
             response.headers().get("x-consul-knownleader").is_some_and(|known| known == "true");
         names_one

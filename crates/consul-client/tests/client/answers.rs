@@ -224,6 +224,18 @@ fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
     }
 }
 
+/// Of objects of access control 1.8.7 says so with 403.
+#[test]
+fn only_rows_of_access_control_take_a_403_for_an_absence() {
+    for row in consul_api::endpoints().filter(|row| !row.needs_acl && row.reply != Reply::Body) {
+        for body in ["ACL not found", "Requested token does not exist: ACL not found"] {
+            let headers = [("x-consul-knownleader", "true")];
+            let error = request(row).check(response(403, &headers, body)).expect_err(row.name);
+            assert_eq!(error.kind(), Kind::AclNotFound, "{}", row.name);
+        }
+    }
+}
+
 /// A cache, a stub or a gateway that answers for a service without instances.
 #[test]
 fn a_row_that_can_wait_takes_nothing_without_an_index_for_nothing() {

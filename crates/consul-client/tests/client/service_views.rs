@@ -254,6 +254,74 @@ fn a_change_before_the_first_answer_of_either_query_is_noticed() {
     }
 }
 
+/// A read of one service can see the check of its node before the query of the checks does, and see it end.
+#[test]
+fn a_nodes_check_that_a_read_sees_first_is_that_of_all_services_on_the_node() {
+    for recovers in [false, true] {
+        let scene = Scene::new(&["web", "api", "other"]);
+        scene.pass(10 * SECOND);
+        // The read of web comes after the check of the node, and the next query of the checks, which is a quarter of a
+        // second after the one that other ends, after both.
+        scene.network.state().late = Some(("/v1/health/service/web", SECOND / 10));
+        scene.check("fail", "web", "w1");
+        scene.pass(SECOND / 100);
+        scene.check("fail", "other", "w1");
+        scene.pass(SECOND / 100);
+        let critical = r#"{"Name": "node", "TTL": "1h", "Status": "critical"}"#;
+        scene.world.send("PUT", "/v1/agent/check/register", critical);
+        scene.pass(SECOND / 10);
+        scene.check("pass", "web", "w1");
+        if recovers {
+            scene.world.send("PUT", "/v1/agent/check/pass/node", "");
+        }
+        scene.pass(10 * SECOND);
+        let shown = if recovers { "10.0.0.1" } else { "" };
+        for name in ["web", "api"] {
+            assert_eq!(scene.shown(name), shown, "{name}, {recovers}");
+        }
+    }
+}
+
+#[test]
+fn services_that_are_chosen_in_an_outage_say_why_they_are_not_ready() {
+    let scene =
+        Scene::with_late(&["web"], Wanted::Chosen, Some(("/v1/health/state/any", 100 * SECOND)));
+    let why = |scene: &Scene| scene.views.are_ready().expect_err("no answer of the checks");
+    assert!(why(&scene).message().contains("no answer from Consul yet"));
+    scene.network.state().cut = Some("/v1/health/state/any");
+    scene.pass(200 * SECOND);
+    register(&scene.world, "api", "w1", "10.0.0.2");
+    scene.pass(SECOND);
+    assert!(why(&scene).message().contains("health_state"), "{}", why(&scene));
+    for name in ["web", "api"] {
+        let why = scene.views.view(name).expect("a view").all().expect_err("no answer");
+        assert!(why.message().contains("health_state"), "{name}: {why}");
+    }
+    scene.network.state().cut = None;
+    scene.pass(20 * SECOND);
+    assert_eq!((scene.shown("web"), scene.shown("api")), ("10.0.0.1".into(), "10.0.0.2".into()));
+    scene.views.are_ready().expect("both are answered");
+}
+
+#[test]
+fn a_list_that_is_held_is_not_confirmed() {
+    let scene = Scene::new(&["web", "api"]);
+    scene.pass(10 * SECOND);
+    scene.network.state().cut = Some("/");
+    scene.world.agent.restart(Retained::Disk);
+    scene.world.send("PUT", "/v1/agent/service/deregister/web-w1", "");
+    scene.pass(SECOND);
+    scene.network.state().cut = None;
+    let confirmed = scene.age("web");
+    scene.pass(25 * SECOND);
+    assert_eq!(scene.shown("web"), "10.0.0.1");
+    assert!(scene.age("web") >= confirmed + 25 * SECOND, "{:?}", scene.age("web"));
+    assert!(scene.age("api") <= 12 * SECOND, "{:?}", scene.age("api"));
+    scene.pass(30 * SECOND);
+    assert_eq!(scene.shown("web"), "");
+    assert!(scene.age("web") <= 12 * SECOND, "{:?}", scene.age("web"));
+}
+
 /// Consul finds services in any case.
 #[test]
 fn a_view_follows_a_service_whose_name_is_in_another_case() {

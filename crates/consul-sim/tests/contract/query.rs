@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 behaviours![
     a_prepared_query_is_created_run_and_deleted,
     an_unknown_prepared_query_is_absent,
+    an_object_that_is_gone_is_deleted_again,
     a_prepared_query_of_a_used_name_is_refused,
     a_prepared_query_without_name_needs_a_session,
     a_prepared_query_ends_with_its_session,
@@ -84,6 +85,16 @@ async fn a_prepared_query_is_created_run_and_deleted(t: T) {
     assert_eq!(found.get("Nodes").unwrap().items().len(), 0);
     t.ok("query_delete", args![id]).await;
     assert_eq!(t.value("query_read", args![id]).await, Value::Null);
+}
+
+async fn an_object_that_is_gone_is_deleted_again(t: T) {
+    let id = t.value("query_create", args![query(&t)]).await;
+    for _ in 0..2 {
+        t.ok("query_delete", args![id.clone()]).await;
+    }
+    for method in ["connect_intention_delete_by_id", "query_delete"] {
+        t.ok(method, args!["7b6b2b3a-5f5c-4f3e-9d0c-3f1c8a2d4e5f"]).await;
+    }
 }
 
 async fn an_unknown_prepared_query_is_absent(t: T) {
