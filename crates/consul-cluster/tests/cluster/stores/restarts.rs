@@ -261,7 +261,7 @@ fn a_backup_is_put_back_on_restarted_machines() {
 /// More than W - 1 disks lack what they have acknowledged: only an operator takes what is left.
 #[test]
 fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
-    for are_restarted in [false, true] {
+    for (are_restarted, is_wiped) in [(false, false), (true, false), (false, true), (true, true)] {
         for old in [vec![0], vec![2], vec![0, 1], vec![1, 2], vec![0, 1, 2]] {
             let mut machines = Machines::filled(3, 3);
             let copy = |number: &usize| machines.copy_but(&machines.disks[*number], |_| false);
@@ -283,8 +283,13 @@ fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
             if are_restarted {
                 machines.disks.iter().for_each(|disk| machines.reboot(disk));
             }
+            if is_wiped {
+                machines.cases.world.agent.restart(Retained::Nothing);
+            }
             machines.start();
-            if is_away {
+            // Without Consul's data nobody knows more than three copies do.
+            let is_known = !is_wiped || old.len() < 3;
+            if is_away && is_known {
                 machines.waits_for_a_word();
                 machines.accept_all();
             }
