@@ -35,7 +35,7 @@ fn json_encode(lua: &Lua, args: MultiValue) -> native::Result {
 
 /// `array(list)`
 fn array(lua: &Lua, args: MultiValue) -> native::Result {
-    let table = match args.get(0) {
+    let table = match args.front() {
         None | Some(LuaValue::Nil) => lua.create_table()?,
         Some(LuaValue::Table(table)) => table.clone(),
         Some(other) => {

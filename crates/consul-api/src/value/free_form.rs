@@ -9,7 +9,7 @@ use crate::table::FreeForm;
 use serde_json::Value as Json;
 use std::time::Duration;
 
-/// Numbers from this one are no seconds where Consul itself answers with nanoseconds: eleven days, a millisecond.
+/// Numbers from this one are not seconds where Consul itself answers with nanoseconds: eleven days, a millisecond.
 const FIRST_OF_NANOSECONDS: f64 = 1e6;
 
 /// What the names in a table are.

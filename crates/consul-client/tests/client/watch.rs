@@ -256,7 +256,7 @@ fn changes_are_reported_in_the_order_of_the_answer() {
     });
 }
 
-/// That its token may not read keys any more is no deletion of them, in a part of the list or in all of it.
+/// Keys that its token may not read any more are not deleted: in a part of the list, or in all of it.
 #[test]
 fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
     for left in [r#"key_prefix "p/a" { policy = "read" }"#, r#"key "other" { policy = "read" }"#] {

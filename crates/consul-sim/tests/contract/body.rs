@@ -167,7 +167,7 @@ async fn an_intention_is_written_as_it_was_read(t: T) {
     let source = table! {"Name" = t.name("a"), "Action" = "deny"};
     let entry =
         table! {"Kind" = "service-intentions", "Name" = t.name("web"), "Sources" = list![source]};
-    if t.is_1_8("intentions are no entries") {
+    if t.is_1_8("intentions are not entries") {
         return;
     }
     t.ok("config_write", args![entry]).await;

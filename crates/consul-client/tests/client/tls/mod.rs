@@ -270,7 +270,7 @@ fn an_authoritys_certificate_that_is_named_itself_is_trusted_as_any_other() {
     let itself = of_authority(&["127.0.0.1"], [1975, 4096]);
     let leaf = Identity::self_signed(&["127.0.0.1"]);
     let others =
-        folder.file("others.pem", &format!("{}{}", leaf.certificate, Authority::new("a").pem()));
+        folder.file("others.pem", format!("{}{}", leaf.certificate, Authority::new("a").pem()));
     for (name, identity, why) in [
         ("itself", &itself, None),
         (
