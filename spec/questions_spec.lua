@@ -66,6 +66,19 @@ describe("a message in a heading of the questions", function()
     }, config)))
   end
 
+  -- What a call says to this answer, which a program on the port of the agent sends.
+  local function said_to(answer)
+    local server = keep(assert(socket.bind("127.0.0.1", 0)))
+    local _, port = server:getsockname()
+    local handle = keep(consul_ffi.new({ endpoint = "127.0.0.1:" .. port, retry_count = 0 })):start("kv_get", "key")
+    local connection = keep(assert(server:accept()))
+    repeat
+      local line = assert(connection:receive("*l"))
+    until line == ""
+    assert(connection:send(answer))
+    return select(3, handle:wait())
+  end
+
   local function message_of(_, message)
     return message
   end
@@ -131,6 +144,25 @@ describe("a message in a heading of the questions", function()
       local one = node("n1", 9001)
       assert(one:start())
       return message_of(one:call("n2", "name", "body"))
+    end,
+    ["the answer is not Consul's"] = function()
+      return said_to("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n<html>Log in</html>")
+    end,
+    ["a proxy before Consul demands credentials"] = function()
+      return said_to("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+    end,
+    ["attempt to yield across … boundary"] = function()
+      local luasocket = require("consul_ffi.luasocket")
+      local one, loop, message = keep(luasocket.new({ simulate = agent })), luasocket.loop(), nil
+      loop:spawn(function()
+        message = raised(table.sort, { 2, 1 }, function()
+          return (one:kv_get("key"))
+        end)
+      end)
+      repeat
+        local _, are_left = loop:step(1)
+      until not are_left
+      return message
     end,
     ["it is not started"] = function()
       return message_of(node("n1", 9001):call("n2", "name", "body"))

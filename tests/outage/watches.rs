@@ -146,10 +146,13 @@ fn broken_off() {
     // The next query waits.
     thread::sleep(WAIT / 2);
     proxy.set(Network::Refuse);
-    assert_eq!(told.resynchronised(SLACK), "1".into());
+    thread::sleep(Duration::from_secs(1));
+    // Nothing has changed until here. On a busy machine the other endpoint is asked only after this.
     put(&direct, "2");
-    let change = told.next(Duration::from_secs(1)).expect("an answer");
-    assert_eq!(change, Change::Put { id: String::new(), value: "2".into() });
+    match told.next(SLACK).expect("no outage") {
+        Change::Put { value, .. } | Change::Resynchronised(value) => assert_eq!(value, "2".into()),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn register(url: &str, id: &str) {

@@ -287,6 +287,8 @@ pub enum Location {
 pub enum Shape {
     /// A non-empty UTF-8 string.
     Text,
+    /// The same, by which a path finds what is registered.
+    Name,
     /// A UTF-8 string that may be empty.
     TextOrEmpty,
     /// A key that the server stores under exactly this name.

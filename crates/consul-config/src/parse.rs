@@ -67,6 +67,9 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
             _ => Ok(text.to_owned()),
         };
     }
+    if text.starts_with("unix:") {
+        return refuse("a unix socket is written unix:///path");
+    }
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     // Other messages would show the password.
     if url.contains('@') {

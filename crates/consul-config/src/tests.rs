@@ -340,6 +340,8 @@ fn a_bad_endpoint_is_refused_without_its_password() {
         "http://x?y",
         "",
         "unix://x",
+        "unix:/x",
+        "unix:x",
         "unix://",
         &long,
         "a:",

@@ -157,6 +157,7 @@ const SPELLED_DEPTH: usize = 3;
 fn lua_type(shape: &Shape, depth: usize) -> String {
     match shape {
         Shape::Text
+        | Shape::Name
         | Shape::TextOrEmpty
         | Shape::Key
         | Shape::KeyPrefix

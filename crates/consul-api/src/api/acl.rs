@@ -51,7 +51,7 @@ const TOKEN: &[Field] = &[
 
 const POLICY: &[Field] = &[
     field("ID", Shape::Text, "its id, which an update may repeat"),
-    field("Name", Shape::Text, "its name"),
+    field("Name", Shape::Name, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Rules", Shape::TextOrEmpty, "the rules, in HCL or JSON"),
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
@@ -64,7 +64,7 @@ const POLICY: &[Field] = &[
 
 const ROLE: &[Field] = &[
     field("ID", Shape::Text, "its id, which an update may repeat"),
-    field("Name", Shape::Text, "its name"),
+    field("Name", Shape::Name, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Policies", Shape::Objects(LINK), "its policies"),
     field("ServiceIdentities", Shape::Objects(SERVICE_IDENTITY), "services whose rights it has"),

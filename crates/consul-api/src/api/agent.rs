@@ -15,8 +15,8 @@ pub const ADDRESSES: &[Field] =
 /// The fields of every definition of a check; `id_field` is the name of the field with its id.
 const fn check_fields(id_field: &'static str) -> [Field; 33] {
     [
-        field(id_field, Shape::Text, "the check's id"),
-        field("Name", Shape::Text, "its name"),
+        field(id_field, Shape::Name, "the check's id"),
+        field("Name", Shape::Name, "its name"),
         field("Notes", Shape::TextOrEmpty, "a description"),
         field("Status", Shape::OneOf(STATUSES), "the initial state; default critical"),
         field("TTL", DURATION, "critical if it is not updated for this long"),
@@ -92,8 +92,8 @@ const MESH: FreeForm = FreeForm {
 };
 
 const SERVICE_DEFINITION: &[Field] = &[
-    field("Name", Shape::Text, "the service's name"),
-    field("ID", Shape::Text, "the instance's id; default: its name"),
+    field("Name", Shape::Name, "the service's name"),
+    field("ID", Shape::Name, "the instance's id; default: its name"),
     field("Tags", Shape::TextList, "tags"),
     field("Meta", Shape::TextMap, "metadata, up to 64 pairs"),
     field("Address", Shape::TextOrEmpty, "the address; default: the agent's"),

@@ -7,8 +7,8 @@ use crate::table::*;
 const INSTANCE: &[&[&str]] = &[&["Node"], &["ServiceID"]];
 
 const CATALOG_SERVICE: &[Field] = &[
-    field("ID", Shape::Text, "the instance's id; default: its name"),
-    field("Service", Shape::Text, "the service's name"),
+    field("ID", Shape::Name, "the instance's id; default: its name"),
+    field("Service", Shape::Name, "the service's name"),
     field("Tags", Shape::TextList, "tags"),
     field("Meta", Shape::TextMap, "metadata"),
     field("Address", Shape::TextOrEmpty, "the address; default: the node's"),
@@ -27,8 +27,8 @@ const CHECK_DEFINITION: FreeForm = FreeForm {
 
 const CATALOG_CHECK: &[Field] = &[
     field("Node", Shape::Text, "the node's name; default: the one registered"),
-    field("CheckID", Shape::Text, "the check's id; default: its name"),
-    field("Name", Shape::Text, "the check's name"),
+    field("CheckID", Shape::Name, "the check's id; default: its name"),
+    field("Name", Shape::Name, "the check's name"),
     field("Notes", Shape::TextOrEmpty, "a description"),
     field(
         "Status",
@@ -41,7 +41,7 @@ const CATALOG_CHECK: &[Field] = &[
 ];
 
 const REGISTRATION: &[Field] = &[
-    field("Node", Shape::Text, "the node's name"),
+    field("Node", Shape::Name, "the node's name"),
     field("Address", Shape::Text, "the node's address"),
     field("ID", Shape::Text, "the node's UUID"),
     field("NodeMeta", Shape::TextMap, "the node's metadata"),

@@ -184,7 +184,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         self.is_retryable()
             || self.kind() == Kind::Decode && self.endpoint().is_some()
-            || self.status().is_some_and(|status| status >= 500)
+            || self.kind() != Kind::Argument && self.status().is_some_and(|status| status >= 500)
     }
 
     /// The operations of a transaction that the server refused.

@@ -103,6 +103,62 @@ fn consistency_options_contradict_each_other_by_value_not_by_presence() {
     }
 }
 
+/// Else it could neither be read nor removed.
+#[test]
+fn what_a_path_refuses_is_refused_where_it_is_registered() {
+    let table = |members: &[(&str, Value)]| {
+        Value::Map(
+            members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        )
+    };
+    for bad in ["..", ".", "a/../b", "a/.", "x\u{7}y"] {
+        let bad = Value::from(bad);
+        let service = |name: &str| table(&[("Service", "a".into()), (name, bad.clone())]);
+        let node = |name: &str, value: Value| {
+            table(&[("Node", "n".into()), ("Address", "10.0.0.1".into()), (name, value)])
+        };
+        for (method, body, path) in [
+            ("agent_service_register", table(&[("Name", bad.clone())]), "definition.Name"),
+            (
+                "agent_service_register",
+                table(&[("Name", "a".into()), ("ID", bad.clone())]),
+                "definition.ID",
+            ),
+            (
+                "agent_service_register",
+                table(&[("Name", "a".into()), ("Check", table(&[("CheckID", bad.clone())]))]),
+                "definition.Check.CheckID",
+            ),
+            ("agent_check_register", table(&[("Name", bad.clone())]), "definition.Name"),
+            (
+                "agent_check_register",
+                table(&[("Name", "a".into()), ("ID", bad.clone())]),
+                "definition.ID",
+            ),
+            ("catalog_register", table(&[("Node", bad.clone())]), "registration.Node"),
+            ("catalog_register", node("Service", service("ID")), "registration.Service.ID"),
+            (
+                "catalog_register",
+                node("Service", service("Service")),
+                "registration.Service.Service",
+            ),
+            (
+                "catalog_register",
+                node("Checks", Value::List(vec![table(&[("CheckID", bad.clone())])])),
+                "registration.Checks.1.CheckID",
+            ),
+            ("acl_policy_create", table(&[("Name", bad.clone())]), "policy.Name"),
+            ("acl_role_create", table(&[("Name", bad.clone())]), "role.Name"),
+        ] {
+            let error = build(method, Args::new().arg(body)).expect_err(path);
+            assert!(error.message().contains(path), "{method}: {error}");
+            assert!(!error.is_misuse(), "{error}");
+        }
+    }
+    let dotted = table(&[("Name", "a..b".into()), ("ID", "a.b/..c".into())]);
+    build("agent_service_register", Args::new().arg(dotted)).expect("no segment of dots alone");
+}
+
 /// Consul takes a wait of nothing for its default of five minutes.
 #[test]
 fn a_wait_of_nothing_in_any_spelling_does_not_wait() {

@@ -57,7 +57,7 @@ pub struct EntryMeta {
 }
 
 /// The headers that the client reads, first those that most answers have. A transport may drop all others.
-pub static HEADERS: [HeaderName; 16] = [
+pub static HEADERS: [HeaderName; 17] = [
     HeaderName::from_static("x-consul-index"),
     HeaderName::from_static("x-consul-knownleader"),
     HeaderName::from_static("x-consul-lastcontact"),
@@ -74,6 +74,7 @@ pub static HEADERS: [HeaderName; 16] = [
     header::CONTENT_ENCODING,
     header::LOCATION,
     header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
 ];
 
 impl Meta {

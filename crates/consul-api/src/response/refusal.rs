@@ -22,6 +22,12 @@ impl Request {
             let why = format!("Consul does not answer so (HTTP {status})");
             return self.not_understood(&why, response.body()).with_status(status);
         }
+        if status == 401 && response.headers().contains_key(header::WWW_AUTHENTICATE) {
+            let why = "a proxy before Consul demands credentials (set http_auth)";
+            let error =
+                Error::new(Kind::PermissionDenied, format!("{}: {why} (HTTP 401)", self.label));
+            return error.with_status(status).with_maybe_applied(false);
+        }
         let kind = match self.misses_acl_object(response, text) {
             true => Kind::NotFound,
             false => self.kind_of(status, text, self.is_unknown_endpoint(response)),
@@ -134,6 +140,7 @@ impl Request {
             500 if says(&["invalid session", "missing session", "failed session lookup"]) => {
                 Kind::SessionInvalid
             }
+            500 if says(&[BAD_KEY]) => Kind::Argument,
             // Where newer servers answer with 404; of updates they too.
             500 if self.says_missing(text) => Kind::NotFound,
             _ => Kind::Http,
@@ -221,11 +228,13 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
 /// The message about a redirect, without the query, which can hold a secret.
 fn redirection(headers: &HeaderMap) -> String {
     let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let is_to_tls = location.is_some_and(|location| location.starts_with("https://"));
+    let hint = if is_to_tls { " (an endpoint with https:// is meant)" } else { "" };
     let target = match location.and_then(|location| location.split('?').next()) {
         Some(path) => format!("{:?}", excerpt(path.as_bytes())),
         None => "another path".to_owned(),
     };
-    format!("the server redirects to {target}, which is not followed")
+    format!("the server redirects to {target}, which is not followed{hint}")
 }
 
 /// Texts of a server that has no leader to forward the request to, or that is not the leader any more or
@@ -240,6 +249,11 @@ const NO_LEADER: &[&str] = &[
     "leadership transfer in progress",
     "Not ready to serve consistent reads",
 ];
+
+/// The text of servers from 1.21.5 on for the names of keys that they do not take, each release with its own rule.
+///
+/// Source: `KVSEndpoint` in Consul's agent/kvs_endpoint.go.
+const BAD_KEY: &str = "invalid key name";
 
 /// The text of an agent that has no connection to any server. The request changed nothing.
 const NO_SERVERS: &str = "No known Consul servers";
@@ -259,9 +273,11 @@ const NOT_FORWARDED: &str = "rpc error getting client";
 const UNDECIDED: &[&str] = &["leadership lost while committing log", "rpc error"];
 
 /// Whether the same request may succeed a little later. Newer servers put words before the texts.
+///
+/// Consul never sends 408, 425 and those from 520 on: proxies do that when they got no answer from it.
 fn is_transient(status: u16, text: &str) -> bool {
     match status {
-        429 | 502 | 503 | 504 => true,
+        408 | 425 | 429 | 502 | 503 | 504 | 520..=529 => true,
         500 => {
             text.contains(NO_SERVERS)
                 || contains_any(text, NO_LEADER)
@@ -275,7 +291,8 @@ fn is_transient(status: u16, text: &str) -> bool {
 fn maybe_applied(status: u16, text: &str) -> bool {
     match status {
         500 => {
-            let nothing_done = [NO_SERVERS, NOT_FORWARDED, "invalid session", "missing session"];
+            let nothing_done =
+                [NO_SERVERS, NOT_FORWARDED, BAD_KEY, "invalid session", "missing session"];
             !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
         }
         503 => !text.contains(RATE_LIMITED),

@@ -50,6 +50,12 @@ fn an_error_has_its_kind_on_both_versions() {
         ("kv_get", 500, "No known Consul servers", Kind::Connect),
         ("kv_put", 503, "rate limit exceeded for operation …", Kind::RateLimited),
         ("query_update", 500, "Cannot modify non-existent prepared query: 'x'", Kind::NotFound),
+        (
+            "kv_get",
+            500,
+            "invalid key name, keys should respect the \"^[a-z]+$\" format",
+            Kind::Argument,
+        ),
         ("kv_get", 500, "something else", Kind::Http),
         ("kv_get", 404, "Invalid URL path: not a recognized HTTP API endpoint", Kind::Unsupported),
         ("kv_put", 307, "", Kind::Argument),
@@ -58,6 +64,39 @@ fn an_error_has_its_kind_on_both_versions() {
         assert_eq!(error.kind(), kind, "{method} {status} {body}");
         assert_eq!(error.status(), Some(status));
         assert!(error.message().starts_with(method), "{error}");
+    }
+}
+
+#[test]
+fn what_only_a_proxy_sends_is_told_with_the_option_that_helps() {
+    let answer = |status: u16, name: &str, value: &str| {
+        let response = Response::builder().status(status).header(name, value);
+        let response = response.body(Bytes::from_static(b"no")).expect("a response");
+        request("kv_put").check(response).unwrap_err()
+    };
+    let error = answer(401, "www-authenticate", "Basic realm=\"consul\"");
+    assert_eq!((error.kind(), error.maybe_applied()), (Kind::PermissionDenied, false));
+    assert!(error.message().contains("set http_auth"), "{error}");
+    let error = answer(401, "date", "today");
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    for (location, hint) in [("https://consul.example/v1/kv/a", true), ("http://b/v1/kv/a", false)]
+    {
+        let error = answer(308, "location", location);
+        assert_eq!(error.message().contains("an endpoint with https://"), hint, "{error}");
+    }
+    for (status, is_retryable) in [
+        (408, true),
+        (425, true),
+        (429, true),
+        (500, false),
+        (501, false),
+        (520, true),
+        (524, true),
+        (529, true),
+        (530, false),
+    ] {
+        let error = respond("kv_get", status, "error code").unwrap_err();
+        assert_eq!(error.is_retryable(), is_retryable, "{status}");
     }
 }
 

@@ -79,7 +79,7 @@ impl Shape {
     /// The allowed values, for messages and the reference.
     pub fn expected(&self) -> String {
         match self {
-            Shape::Text | Shape::Key => "a non-empty string".into(),
+            Shape::Text | Shape::Name | Shape::Key => "a non-empty string".into(),
             Shape::TextOrEmpty | Shape::KeyPrefix | Shape::Base64 => "a string".into(),
             Shape::EncodedPath => "a path that begins with `/`".into(),
             Shape::Payload => "a string, number, boolean or table".into(),
@@ -124,6 +124,9 @@ impl Shape {
         if matches!(self, Shape::Key | Shape::KeyPrefix) {
             check_key(text).map_err(|why| at.bad_value(value, why))?;
         }
+        if matches!(self, Shape::Name) {
+            check_in_path(text).map_err(|why| at.bad_value(value, why))?;
+        }
         Ok(text.to_owned())
     }
 
@@ -143,12 +146,7 @@ impl Shape {
                 return Err(at.bad_value(value, "a space must be written as `%20`"));
             }
         }
-        if has_dots(text.as_bytes()) {
-            return Err(at.bad_value(value, CLEANED));
-        }
-        if text.contains(|c: char| c.is_control()) {
-            return Err(at.bad_value(value, "Consul refuses control characters here"));
-        }
+        check_in_path(&text).map_err(|why| at.bad_value(value, why))?;
         Ok(text)
     }
 
@@ -312,6 +310,7 @@ impl Shape {
             },
             Shape::Payload
             | Shape::Text
+            | Shape::Name
             | Shape::TextOrEmpty
             | Shape::Key
             | Shape::KeyPrefix
@@ -369,6 +368,17 @@ pub(super) fn same_name(field: &str, given: &str) -> bool {
         name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
     };
     letters(field) == letters(given)
+}
+
+/// Refuses what a path cannot have at any place.
+fn check_in_path(text: &str) -> Result<(), &'static str> {
+    if has_dots(text.as_bytes()) {
+        Err(CLEANED)
+    } else if text.contains(|c: char| c.is_control()) {
+        Err("Consul refuses control characters here")
+    } else {
+        Ok(())
+    }
 }
 
 const CLEANED: &str =

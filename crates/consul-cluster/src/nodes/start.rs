@@ -59,7 +59,10 @@ pub async fn missing(cluster: &Cluster) -> String {
             Some(_) if snapshot.leader.is_none() => ("the cluster has no leader", None),
             Some(_) => ("the cluster has no shard map", None),
         },
-        None => ("its key is not written", hidden_keys(cluster).await),
+        None => match own_key_refused(cluster).await {
+            Some(error) => return format!("its key is not written: {}", error.message()),
+            None => ("its key is not written", hidden_keys(cluster).await),
+        },
         Some(node) if !node.is_live => ("its check does not pass", hidden_instances(cluster).await),
         Some(_) => {
             let hidden = match hidden_keys(cluster).await {
@@ -79,6 +82,14 @@ pub async fn missing(cluster: &Cluster) -> String {
         missing.push_str(&format!("; its service is not registered: {error}"));
     }
     missing
+}
+
+/// The server's reason why the key of this node cannot be used, such as a character of its name.
+async fn own_key_refused(cluster: &Cluster) -> Option<Error> {
+    let key = cluster.options.node_key(&cluster.options.node_id);
+    let args = Args::new().arg(key).opt("timeout_ms", TIMEOUT_MS);
+    let error = cluster.client.call(&kv::GET, &args).await.err()?;
+    (!error.is_transient()).then_some(error)
 }
 
 /// Why this node does not see all keys of nodes, if ACLs hide some.

@@ -1,11 +1,16 @@
 //! What a node says that cannot start, on the simulated agent and a clock that the test moves.
 
 use crate::support::world::World;
-use consul_api::error::Kind;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Defaults;
+use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
 use consul_cluster::nodes::start;
 use consul_cluster::{Cluster, Options};
-use consul_process::clock::Clock;
-use consul_sim::Fault;
+use consul_process::clock::{BoxFuture, Clock};
+use consul_sim::{Fault, SimTransport};
+use http::{Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +30,49 @@ fn started(rules: &str) -> (World, Arc<Cluster>) {
     world.clock.spawn(async move { drop(running.run().await) });
     world.wait(Duration::from_secs(5));
     (world, node)
+}
+
+/// The way to an agent that does not take the names of keys with a colon, as servers from 1.21.5 on.
+#[derive(Debug)]
+struct WithoutColons(SimTransport);
+
+impl Transport for WithoutColons {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let path = request.uri().path();
+        if path.starts_with("/v1/kv/") && path.contains("%3A") {
+            let refusal = Response::builder().status(500).body("invalid key name".into());
+            return Box::pin(async { Ok(refusal.expect("an answer")) });
+        }
+        self.0.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        "simulated"
+    }
+}
+
+#[test]
+fn a_node_whose_name_the_server_does_not_take_in_a_key_says_so() {
+    let world = World::new();
+    let transport = WithoutColons(SimTransport::new(Arc::clone(&world.agent), "simulated"));
+    let settings = Settings {
+        timeout: Duration::from_secs(60),
+        retry_count: 3,
+        defaults: Defaults::default(),
+    };
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+    let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+    for (id, is_refused) in [("10.0.0.1:9000", true), ("10.0.0.1", false)] {
+        let options = Options::new(id, "127.0.0.1:9000");
+        let node = Cluster::new(Arc::clone(&client), Arc::clone(&client), options);
+        let node = node.expect("valid options");
+        let running = Arc::clone(&node);
+        world.clock.spawn(async move { drop(running.run().await) });
+        world.wait(Duration::from_secs(5));
+        let missing = world.run(start::missing(&node));
+        assert_eq!(missing.contains("its key is not written"), is_refused, "{missing}");
+        assert_eq!(missing.contains("invalid key name"), is_refused, "{missing}");
+    }
 }
 
 /// Whether a node leads that runs with these rules beside one that sees everything, and the leader.
