@@ -223,7 +223,9 @@ fn a_rock_of_one_user_is_found_after_the_command_of_the_readme() {
 
 /// Hides Rust, each compiler and linker, and the network from a command.
 const BARE: &str = r#"
-    mount -t tmpfs none "$HOME"
+    for folder in .cargo .rustup .luarocks .cache; do
+        [ ! -d "$HOME/$folder" ] || mount -t tmpfs none "$HOME/$folder"
+    done
     for program in cargo rustc rustup cc c++ gcc g++ clang as ld ld.lld make go; do
         while path=$(command -v $program) && [ -s "$path" ]; do
             mount --bind /dev/null "$(realpath "$path")"
