@@ -23,7 +23,21 @@ const TEMPLATED_POLICY: &[Field] = &[
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
 ];
 
-const TOKEN: &[Field] = &[
+/// The fields of an object, and those that each object has when it is read.
+macro_rules! object {
+    ($($field:expr),* $(,)?) => {
+        &[
+            $($field,)*
+            field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
+            field("CreateIndex", Shape::Uint, "ignored"),
+            field("ModifyIndex", Shape::Uint, "ignored"),
+            field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+            field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
+        ]
+    };
+}
+
+const TOKEN: &[Field] = object! {
     field("AccessorID", Shape::Text, "the public id; default: a random one"),
     field("SecretID", Shape::Text, "the secret; default: a random one"),
     field("Description", Shape::TextOrEmpty, "a description"),
@@ -42,27 +56,17 @@ const TOKEN: &[Field] = &[
     field("AuthMethod", Shape::Text, "the auth method that created it"),
     field("AuthMethodNamespace", Shape::TextOrEmpty, "its namespace (Consul Enterprise)"),
     field("CreateTime", Shape::Text, "ignored"),
-    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
-    field("CreateIndex", Shape::Uint, "ignored"),
-    field("ModifyIndex", Shape::Uint, "ignored"),
-    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
-    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
-];
+};
 
-const POLICY: &[Field] = &[
+const POLICY: &[Field] = object! {
     field("ID", Shape::Text, "its id, which an update may repeat"),
     field("Name", Shape::Name, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Rules", Shape::TextOrEmpty, "the rules, in HCL or JSON"),
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
-    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
-    field("CreateIndex", Shape::Uint, "ignored"),
-    field("ModifyIndex", Shape::Uint, "ignored"),
-    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
-    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
-];
+};
 
-const ROLE: &[Field] = &[
+const ROLE: &[Field] = object! {
     field("ID", Shape::Text, "its id, which an update may repeat"),
     field("Name", Shape::Name, "its name"),
     field("Description", Shape::TextOrEmpty, "a description"),
@@ -74,12 +78,7 @@ const ROLE: &[Field] = &[
         Shape::Objects(TEMPLATED_POLICY),
         "its templated policies (from 1.17)",
     ),
-    field("Hash", Shape::TextOrEmpty, "ignored, as it is in what was read"),
-    field("CreateIndex", Shape::Uint, "ignored"),
-    field("ModifyIndex", Shape::Uint, "ignored"),
-    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
-    field("Partition", Shape::TextOrEmpty, "the partition (Consul Enterprise)"),
-];
+};
 
 const BOOTSTRAP_SECRET: &[Field] =
     &[field("BootstrapSecret", Shape::Text, "the secret of the new token, a UUID (from 1.15)")];

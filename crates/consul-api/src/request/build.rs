@@ -143,10 +143,9 @@ fn name_of(pair: &str) -> Vec<u8> {
     percent_decode_str(pair.split('=').next().unwrap_or_default()).collect()
 }
 
-/// Has a query with a wait of nothing not wait at all: Consul takes it for its default of five minutes. Returns whether it
-/// is one.
-fn without_no_wait(target: &mut String) -> bool {
-    let Some((path, query)) = target.split_once('?') else { return false };
+/// Has a query with a wait of nothing not wait at all: Consul takes it for its default of five minutes.
+fn drop_no_wait(target: &mut String) {
+    let Some((path, query)) = target.split_once('?') else { return };
     let is_nothing = |pair: &str| {
         let wait = pair.split_once('=').filter(|_| name_of(pair) == b"wait").map(|(_, wait)| wait);
         wait.is_some_and(|wait| {
@@ -155,14 +154,13 @@ fn without_no_wait(target: &mut String) -> bool {
         })
     };
     if !query.split('&').any(is_nothing) {
-        return false;
+        return;
     }
     let waits =
         |pair: &&str| ["wait", "index", "hash"].iter().any(|it| name_of(pair) == it.as_bytes());
     let left: Vec<&str> = query.split('&').filter(|pair| !waits(pair)).collect();
     let separator = if left.is_empty() { "" } else { "?" };
     *target = format!("{path}{separator}{}", left.join("&"));
-    true
 }
 
 /// An unfinished request.
@@ -215,10 +213,13 @@ impl Builder {
 
     /// Whether the query that the caller wrote by itself has a parameter, or another one that contradicts it.
     fn is_given(&self, param: &Param) -> bool {
+        if self.endpoint.reply != Reply::Body {
+            return false;
+        }
         let has = |wanted: &str| {
             let written = self.path.split_once('?').map_or("", |(_, query)| query).split('&');
             let mut names = written.chain(self.query.iter().map(String::as_str)).map(name_of);
-            self.endpoint.reply == Reply::Body && names.any(|name| name == wanted.as_bytes())
+            names.any(|name| name == wanted.as_bytes())
         };
         match (param.name, param.location) {
             ("stale" | "consistent" | "stale_if_error", _) => {
@@ -315,7 +316,7 @@ impl Builder {
             }
             Shape::Duration { .. } => {
                 let duration = param.kind.duration(value, at)?;
-                if name == "wait" && !duration.is_zero() {
+                if name == "wait" {
                     self.wait = duration;
                 }
                 self.query.push(pair(&duration::format(duration)));
@@ -398,7 +399,7 @@ impl Builder {
             target.push(if target.contains('?') { '&' } else { '?' });
             target.push_str(pair);
         }
-        let never_waits = without_no_wait(&mut target);
+        drop_no_wait(&mut target);
         let mut http = http::Request::new(self.body);
         *http.method_mut() = self.endpoint.method.into();
         *http.uri_mut() = Uri::try_from(target).map_err(|error| {
@@ -422,7 +423,7 @@ impl Builder {
             http,
             repeat: if self.retry { repeat } else { Repeat::Once },
             refusal: self.guard.unwrap_or("Consul answered false"),
-            server_wait: if self.blocks && !never_waits { self.wait } else { Duration::ZERO },
+            server_wait: if self.blocks { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
             stale_if_error: self.stale_if_error
                 && self.retry

@@ -50,9 +50,7 @@ impl FreeForm {
                     };
                     let json = self.member(&name, member, &at.member(given), names)?;
                     if object.insert(name.clone(), json).is_some() {
-                        let at = at.name();
-                        let why = format!("{at} has {name} twice, in two spellings");
-                        return Err(Error::misuse(why));
+                        return Err(at.twice(&name));
                     }
                 }
                 Ok(object.into())
@@ -69,12 +67,11 @@ impl FreeForm {
         names: Names,
     ) -> Result<Json, Error> {
         let is = |known: &[&str]| known.iter().any(|known| same_name(known, name));
-        let is_number = matches!(value, Value::Int(_) | Value::Uint(_) | Value::Float(_));
         if names == Names::Own {
             return self.walk(value, at, Names::Fields);
         }
-        if is_number && is(self.durations) {
-            return self.duration(value, at);
+        if let Some(number) = value.as_f64().filter(|_| is(self.durations)) {
+            return self.duration(number, value, at);
         }
         let is_fields = names == Names::Fields;
         match value {
@@ -90,13 +87,7 @@ impl FreeForm {
         }
     }
 
-    fn duration(&self, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-        let number = match value {
-            Value::Int(number) => *number as f64,
-            Value::Uint(number) => *number as f64,
-            Value::Float(number) => *number,
-            _ => return Err(at.wrong_type_text("a duration", value)),
-        };
+    fn duration(&self, number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
         if self.answers_nanoseconds && number >= FIRST_OF_NANOSECONDS {
             return value.to_json();
         }

@@ -64,6 +64,16 @@ impl Value {
         }
     }
 
+    /// The number as a double.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Value::Int(number) => Some(*number as f64),
+            Value::Uint(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
     /// The type, for messages: `a string`, `a table`.
     pub fn type_name(&self) -> &'static str {
         match self {

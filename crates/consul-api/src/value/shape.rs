@@ -69,6 +69,11 @@ impl<'a> ValuePath<'a> {
         Error::misuse(format!("{} must be {wanted}, got {given}", self.name(),))
     }
 
+    /// The error for a table that has a member of this name in two spellings.
+    pub(super) fn twice(&self, name: &str) -> Error {
+        Error::misuse(format!("{} has {name} twice, in two spellings", self.name()))
+    }
+
     /// The error for an invalid value of the right type.
     pub fn bad_value(&self, value: &Value, why: &str) -> Error {
         Error::argument(format!("{} is {}: {why}", self.name(), value.shown()))
@@ -192,11 +197,9 @@ impl Shape {
     pub fn duration(&self, value: &Value, at: &ValuePath) -> Result<Duration, Error> {
         let per_second = if matches!(self, Shape::Millis) { 1000.0 } else { 1.0 };
         let seconds = |number: f64| Duration::try_from_secs_f64(number / per_second).ok();
-        let duration = match value {
-            Value::Int(number) => seconds(*number as f64),
-            Value::Uint(number) => seconds(*number as f64),
-            Value::Float(number) => seconds(*number),
-            Value::Bytes(_) if !matches!(self, Shape::Millis) => {
+        let duration = match (value.as_f64(), value) {
+            (Some(number), _) => seconds(number),
+            (None, Value::Bytes(_)) if !matches!(self, Shape::Millis) => {
                 value.as_str().and_then(duration::parse)
             }
             _ => return Err(at.wrong_type(self, value)),
@@ -350,11 +353,7 @@ impl Shape {
             };
             let json = field.kind.json(member, &at.member(name))?;
             if object.insert(field.name.to_owned(), json).is_some() {
-                return Err(Error::misuse(format!(
-                    "{} has {} twice, in two spellings",
-                    at.name(),
-                    field.name
-                )));
+                return Err(at.twice(field.name));
             }
         }
         Ok(object.into())
