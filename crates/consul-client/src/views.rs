@@ -55,7 +55,7 @@ struct Known {
     /// What the program has decided, until the work takes it.
     choices: Vec<(String, bool)>,
     /// Whether both queries have been answered.
-    is_listed: bool,
+    is_answered: bool,
     /// The error of the current outage.
     last_error: Option<Error>,
     /// Services that changed since the program took them.
@@ -105,7 +105,7 @@ impl Views {
     /// The reason why not: the error of an outage, or [`Kind::Timeout`].
     pub fn are_ready(&self) -> Result<(), Error> {
         let known = self.known();
-        if !known.is_listed || !known.offered.is_empty() || !known.choices.is_empty() {
+        if !known.is_answered || !known.offered.is_empty() || !known.choices.is_empty() {
             return Err(match &known.last_error {
                 Some(error) => error.clone().context(&format!("{LABEL}: no answer yet")),
                 None => {
@@ -196,7 +196,7 @@ struct Service {
     told: Option<Arc<List>>,
 }
 
-/// The status of a check, and the service that it is of; empty for a node's.
+/// The status of a check, and the service that it is of, as Consul compares it; empty for a node's.
 type Check = (String, String);
 
 struct Work {
@@ -302,10 +302,12 @@ impl Work {
         self.spellings.entry(compared(&name)).or_default().insert(name.clone());
         let of = name.clone();
         self.updates.push(answers.map(move |()| of.clone()).boxed());
-        if let Some(error) = self.views.known().last_error.clone() {
-            let _ = feed.send(Err(error));
+        let mut known = self.views.known();
+        if let Some(error) = &known.last_error {
+            let _ = feed.send(Err(error.clone()));
         }
-        self.views.known().views.insert(name.clone(), view);
+        known.views.insert(name.clone(), view);
+        drop(known);
         self.services.insert(
             name.clone(),
             Service {
@@ -371,7 +373,7 @@ impl Work {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
                 // A state that the query of the checks may never answer with: what follows it is a change.
                 let own = compared(name);
-                self.known_checks.retain(|_, (_, of)| compared(of) != own);
+                self.known_checks.retain(|_, (_, of)| *of != own);
                 let checks = answer.value.items().iter().flat_map(|instance| {
                     instance.get("Checks").into_iter().flat_map(Value::items).map(known_check)
                 });
@@ -505,7 +507,7 @@ impl Work {
         let (Some(catalog), Some(checks)) = self.confirmed else { return false };
         let mut known = self.views.known();
         known.last_error = None;
-        let is_first = !mem::replace(&mut known.is_listed, true);
+        let is_first = !mem::replace(&mut known.is_answered, true);
         for (name, service) in &self.services {
             if !service.is_due
                 && !service.is_in_turn
@@ -576,5 +578,5 @@ fn tags_by_name(services: &Value) -> BTreeMap<String, Vec<String>> {
 /// The node and the id of a check, and what is known of it.
 fn known_check(check: &Value) -> ((String, String), Check) {
     let text = |name| check.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    ((text("Node"), text("CheckID")), (text("Status"), text("ServiceName")))
+    ((text("Node"), text("CheckID")), (text("Status"), compared(&text("ServiceName"))))
 }

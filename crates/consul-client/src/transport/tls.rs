@@ -15,6 +15,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
 };
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,7 +72,7 @@ impl TlsFiles {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
+            .map_err(|error| unusable(&error))?;
         let verifier: Arc<dyn ServerCertVerifier> = match options.verify {
             true => Arc::new(self.verifier(options, provider)?),
             false => Arc::new(AnyCertificate(provider)),
@@ -90,23 +91,27 @@ impl TlsFiles {
         options: &TlsOptions,
         provider: Arc<CryptoProvider>,
     ) -> Result<NamedOrSigned, Error> {
-        let roots = Arc::new(self.trusted(options)?);
-        let signed = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-        let signed =
-            signed.map_err(|error| Error::new(Kind::Config, format!("TLS: {error}")).not_sent())?;
-        let files = self.authorities.iter().chain(self.folder.iter().flatten());
-        let named = files.map(PemFile::certificates).collect::<Result<Vec<_>, _>>()?.concat();
+        let (roots, named) = self.trusted(options)?;
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let signed = signed.build().map_err(|error| unusable(&error))?;
         Ok(NamedOrSigned { signed, named })
     }
 
-    /// The authorities in the configured files; without any, those of the system.
-    fn trusted(&self, options: &TlsOptions) -> Result<RootCertStore, Error> {
-        let mut roots = RootCertStore::empty();
+    /// The authorities in the configured files, and these certificates; without any, the authorities of the system.
+    fn trusted(
+        &self,
+        options: &TlsOptions,
+    ) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
+        let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
+        let mut add = |file: &PemFile, certificates: Vec<CertificateDer<'static>>| {
+            named.extend(certificates.iter().cloned());
+            file.add_to(&mut roots, certificates)
+        };
         if let Some(file) = &self.authorities {
-            file.add_to(&mut roots, file.some_certificates()?)?;
+            add(file, file.some_certificates()?)?;
         }
         for file in self.folder.iter().flatten() {
-            file.add_to(&mut roots, file.certificates()?)?;
+            add(file, file.certificates()?)?;
         }
         if let (true, Some(path)) = (roots.is_empty(), &options.ca_path) {
             let why = "no file in it has a certificate in PEM";
@@ -120,8 +125,13 @@ impl TlsFiles {
                 return Err(Error::new(Kind::Config, message).not_sent());
             }
         }
-        Ok(roots)
+        Ok((roots, named))
     }
+}
+
+/// The error of a configuration that rustls does not take.
+fn unusable(error: &dyn Display) -> Error {
+    Error::new(Kind::Config, format!("TLS: {error}")).not_sent()
 }
 
 /// The files in a folder, sorted by name.
