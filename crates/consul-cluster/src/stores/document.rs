@@ -7,6 +7,7 @@ use consul_replication::plan::Map;
 use consul_replication::state::{Doubt, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 /// The most openings of a disk that it knows, and the most ids that it had.
 const MAX_BEFORE: usize = 16;
@@ -211,6 +212,30 @@ impl StoreMap {
         self.openings.retain(|disk, _| named.contains(disk));
     }
 
+    /// Whether a node's disk was not opened since, as far as the map knows: a disk that has the id `now`, and had these ids
+    /// with their last openings, the last one first, before which it was opened with the ids `before`. A map that names the
+    /// node with an id that the disk never had says that the node had another disk since.
+    fn knows_as_last(
+        &self,
+        node: &str,
+        now: Disk,
+        before: &[u64],
+        ids: impl Iterator<Item = (Disk, Opening)> + Clone,
+    ) -> bool {
+        let slots = self.map.shards.iter().flat_map(|entry| &entry.slots);
+        let mut places = slots.filter_map(|slot| slot.holder.as_ref());
+        let had = |disk| disk == now || ids.clone().any(|(id, _)| id == disk);
+        if places.any(|place| *place.node == *node && !had(place.disk)) {
+            return false;
+        }
+        let befores = iter::once(before).chain(iter::repeat(&[][..]));
+        let mut known = ids
+            .clone()
+            .zip(befores)
+            .filter_map(|((disk, own), before)| Some((own, before, *self.openings.get(&disk)?)));
+        known.next().is_none_or(|(own, before, last)| last == own || own.follows(before, last))
+    }
+
     /// The same map, to be put back after Consul has lost it.
     pub fn put_back(&self) -> Self {
         StoreMap { unrecovered: BTreeSet::from_iter(0..self.shared.shards), ..self.clone() }
@@ -306,16 +331,9 @@ impl MemberRecord {
     /// What it reports, as this map knows it: a disk that was an old copy before its machine was restarted is one still.
     pub fn report(&self, node: &str, map: &StoreMap) -> Report {
         let mut report = self.report.clone();
-        if let Some((last, earlier)) = self.earlier_disks.split_last() {
-            let mark = DiskMark {
-                disk: last.0,
-                opening: last.1,
-                earlier_disks: earlier.to_vec(),
-                ..DiskMark::new("", node, || 1)
-            };
-            if !report.doubted.is_empty() && !mark.was_last(self.disk, map) {
-                report.doubted.iter_mut().for_each(|(_, doubt)| *doubt = Doubt::Old);
-            }
+        let ids = self.earlier_disks.iter().rev().copied();
+        if !self.earlier_disks.is_empty() && !map.knows_as_last(node, self.disk, &[], ids) {
+            report.doubted.iter_mut().for_each(|(_, doubt)| *doubt = Doubt::Old);
         }
         report
     }
@@ -372,7 +390,7 @@ pub(super) struct DiskMark {
 
 impl DiskMark {
     /// The mark of a new disk of a node.
-    pub fn new(store: &str, node: &str, random: impl Fn() -> u64) -> Self {
+    pub fn new(store: &str, node: &str, mut random: impl FnMut() -> u64) -> Self {
         DiskMark {
             format: FORMAT,
             store: store.to_owned(),
@@ -387,7 +405,7 @@ impl DiskMark {
     }
 
     /// The mark of the next opening of the same disk.
-    pub fn opened_again(&self, random: impl Fn() -> u64) -> Self {
+    pub fn opened_again(&self, mut random: impl FnMut() -> u64) -> Self {
         let before = self.before.iter().copied().chain([self.opening.id]);
         DiskMark {
             opening: Opening { starts: self.opening.starts + 1, id: random() },
@@ -397,7 +415,7 @@ impl DiskMark {
     }
 
     /// The mark of the disk when it may lack something, for which it gets another id.
-    pub fn replaced(&self, random: impl Fn() -> u64) -> Self {
+    pub fn replaced(&self, random: impl FnMut() -> u64) -> Self {
         let earlier = self.earlier_disks.iter().copied().chain([(self.disk, self.opening)]);
         DiskMark {
             id: self.id,
@@ -406,29 +424,11 @@ impl DiskMark {
         }
     }
 
-    /// Whether it was not opened since, as far as a map knows. One that names the node with an id that it never had says
-    /// that the node had another disk since.
+    /// Whether it was not opened since, as far as a map knows.
     pub fn is_last(&self, map: &StoreMap) -> bool {
-        self.was_last(self.disk, map)
-    }
-
-    /// The same of the mark before the disk got the id `now`.
-    fn was_last(&self, now: Disk, map: &StoreMap) -> bool {
-        let slots = map.map.shards.iter().flat_map(|entry| &entry.slots);
-        let mut places = slots.filter_map(|slot| slot.holder.as_ref());
-        let mut ids = self.earlier_disks.iter().rev().copied();
-        let was = |disk| {
-            disk == now || disk == self.disk || self.earlier_disks.iter().any(|(id, _)| *id == disk)
-        };
-        if places.any(|place| *place.node == *self.node && !was(place.disk)) {
-            return false;
-        }
-        let last = |disk: &Disk| map.openings.get(disk).copied();
-        if let Some(last) = last(&self.disk) {
-            return last == self.opening || self.opening.follows(&self.before, last);
-        }
-        let earlier = ids.find_map(|(disk, own)| Some((own, last(&disk)?)));
-        earlier.is_none_or(|(own, last)| last == own || last.starts < own.starts)
+        let earlier = self.earlier_disks.iter().rev().copied();
+        let ids = iter::once((self.disk, self.opening)).chain(earlier);
+        map.knows_as_last(&self.node, self.disk, &self.before, ids)
     }
 
     /// What is kept.
@@ -553,21 +553,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_opening_of_an_old_copy_is_not_noted() {
-        let map = r#"{"format":1,"shared":{"shards":1,"replicas":1,"write_quorum":1,"read_quorum":1},"version":9,
-            "openings":{"1":{"starts":3,"id":30}},"nodes":["n1"],"places":[{"node":"n1","disk":1}],"shards":[[0,[0],[]]]}"#;
-        let mut map = StoreMap::decode(map.as_bytes()).expect("a map");
-        let record = |starts: u64, id: u64, before: Vec<u64>| MemberRecord {
+    /// A record of a disk that was never opened before.
+    fn record(shared: Shared, disk: Disk, opening: Opening) -> MemberRecord {
+        MemberRecord {
             format: FORMAT,
             id: None,
-            shared: map.shared,
+            shared,
             incarnation: String::new(),
             leader: String::new(),
             seen: 9,
-            disk: Disk(1),
-            opening: Opening { starts, id },
-            before,
+            disk,
+            opening,
+            before: Vec::new(),
             earlier_disks: Vec::new(),
             known: BTreeMap::new(),
             zone: String::new(),
@@ -575,6 +572,17 @@ mod tests {
             copied: 0,
             move_timeout_s: 60,
             report: Report::default(),
+        }
+    }
+
+    #[test]
+    fn the_opening_of_an_old_copy_is_not_noted() {
+        let map = r#"{"format":1,"shared":{"shards":1,"replicas":1,"write_quorum":1,"read_quorum":1},"version":9,
+            "openings":{"1":{"starts":3,"id":30}},"nodes":["n1"],"places":[{"node":"n1","disk":1}],"shards":[[0,[0],[]]]}"#;
+        let mut map = StoreMap::decode(map.as_bytes()).expect("a map");
+        let record = |starts, id, before| MemberRecord {
+            before,
+            ..record(map.shared, Disk(1), Opening { starts, id })
         };
         let (copy, next) = (record(4, 41, vec![10, 20, 31]), record(4, 40, vec![10, 20, 30]));
         for (record, noted) in [(copy, 30), (next, 40)] {
@@ -593,7 +601,7 @@ mod tests {
     }
 
     impl Node {
-        fn new(random: impl Fn() -> u64) -> Self {
+        fn new(random: impl FnMut() -> u64) -> Self {
             let mark = DiskMark::new("points", "n1", random);
             let map = r#"{"format":1,"shared":{"shards":3,"replicas":1,"write_quorum":1,"read_quorum":1},"version":9,
                 "openings":{},"nodes":[],"places":[],"shards":[[0,[null],[]],[0,[null],[]],[0,[null],[]]]}"#;
@@ -603,25 +611,7 @@ mod tests {
 
         fn report(&mut self) {
             let DiskMark { disk, opening, before, .. } = self.mark.clone();
-            let (incarnation, leader, zone) = Default::default();
-            let record = MemberRecord {
-                format: FORMAT,
-                id: None,
-                shared: self.map.shared,
-                incarnation,
-                leader,
-                seen: 9,
-                disk,
-                opening,
-                before,
-                earlier_disks: Vec::new(),
-                known: BTreeMap::new(),
-                zone,
-                weight: 1.0,
-                copied: 0,
-                move_timeout_s: 60,
-                report: Report::default(),
-            };
+            let record = MemberRecord { before, ..record(self.map.shared, disk, opening) };
             self.map.note_openings([&record].into_iter());
         }
 
@@ -632,9 +622,8 @@ mod tests {
         /// A step of its history; fails if an old copy is taken for the last state.
         fn step(&mut self, rng: &mut fastrand::Rng) {
             let (shard, way) = (rng.usize(..3), rng.u8(..8));
-            let mut again = rng.fork();
-            let random = std::cell::RefCell::new(&mut again);
-            let random = || random.borrow_mut().u64(1..);
+            let mut ids = rng.fork();
+            let random = || ids.u64(1..);
             let own = Place { node: "n1".into(), disk: self.mark.disk, is_first: false };
             let slot = &self.map.map.shards[shard].slots[0].holder;
             match way {
@@ -668,30 +657,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_old_copy_is_not_taken_for_the_last_state_of_a_disk() {
-        for seed in 0..3000 {
+    /// Calls `step` 60 times in each of these histories.
+    fn histories(seeds: u64, step: impl Fn(&mut Node, &mut fastrand::Rng)) {
+        for seed in 0..seeds {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let again = std::cell::RefCell::new(fastrand::Rng::with_seed(!seed));
-            let mut node = Node::new(|| again.borrow_mut().u64(1..));
+            let mut node = Node::new(|| rng.u64(1..));
             for _ in 0..60 {
-                node.step(&mut rng);
+                step(&mut node, &mut rng);
             }
         }
+    }
+
+    #[test]
+    fn an_old_copy_is_not_taken_for_the_last_state_of_a_disk() {
+        histories(3000, Node::step);
     }
 
     /// What an operator must decide about a disk is only what can be told apart.
     #[test]
     fn a_disk_that_was_only_restarted_is_the_last() {
-        for seed in 0..1000 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let again = std::cell::RefCell::new(fastrand::Rng::with_seed(!seed));
-            let mut node = Node::new(|| again.borrow_mut().u64(1..));
-            for _ in 0..60 {
-                node.copies.clear();
-                node.step(&mut rng);
-                assert!(node.mark.is_last(&node.map), "{:?}\n{:?}", node.mark, node.map);
-            }
-        }
+        histories(1000, |node, rng| {
+            node.copies.clear();
+            node.step(rng);
+            assert!(node.mark.is_last(&node.map), "{:?}\n{:?}", node.mark, node.map);
+        });
     }
 }

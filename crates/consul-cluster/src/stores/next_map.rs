@@ -231,7 +231,7 @@ impl Duty<'_> {
         let (peers, quorums, id) = ((self.reach)(store), map.shared.quorums(), map.id);
         let none = BTreeSet::new();
         let mut asks: Vec<BoxFuture<'_, Recovered>> = Vec::new();
-        let map = &map;
+        let current = &map;
         for shard in map.unrecovered.iter().copied() {
             let (entry, peers) = (map.map.shards[shard as usize].clone(), Arc::clone(&peers));
             let knowing = newer.get(&shard).unwrap_or(&none);
@@ -240,7 +240,7 @@ impl Duty<'_> {
             asks.push(Box::pin(async move {
                 let is_confirmed = |node: &NodeId| {
                     let record = view.reports.members.get(node).map(|(record, _)| record);
-                    record.is_some_and(|record| record.is_confirmed(map))
+                    record.is_some_and(|record| record.is_confirmed(current))
                 };
                 let has = |place: &Place| {
                     let is_there = view.live.contains(&place.node) && is_confirmed(&place.node);
@@ -253,7 +253,7 @@ impl Duty<'_> {
             }));
         }
         let answers: Vec<_> = stream::iter(asks).buffer_unordered(CONCURRENT_ASKS).collect().await;
-        recovered(map.clone(), answers, store)
+        recovered(map, answers, store)
     }
 
     /// The nodes for a plan: without those that are down and have no shards. `nodes` are those in `map`.
