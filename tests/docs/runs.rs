@@ -87,7 +87,8 @@ fn a_command_that_hangs_ends_with_all_below_it() {
     }
 }
 
-/// The last line of `.ci/run`, and whether it succeeds, where the two parts print this and end with this status.
+/// What `.ci/run` prints last, a line for each failure and the totals, and whether it succeeds, where the two parts print
+/// this and end with this status.
 fn ci(first: (&str, u8), second: (&str, u8)) -> (String, bool) {
     let folder = file("ci");
     let _ = fs::remove_dir_all(&folder);
@@ -99,7 +100,8 @@ fn ci(first: (&str, u8), second: (&str, u8)) -> (String, bool) {
     let mut run = Command::new(folder.join(".ci/run"));
     let output = outside_cargo(&mut run).env_remove("MAKEFLAGS").output().expect("bash runs");
     let said = text(&output);
-    (said.lines().last().unwrap_or_default().to_owned(), output.status.success())
+    let end = said.rsplit("\n\n").next().unwrap_or_default();
+    (end.trim().to_owned(), output.status.success())
 }
 
 #[test]
@@ -107,9 +109,11 @@ fn ci_counts_both_parts_of_the_tests() {
     let good = ("one\\n2 passed, 0 failed, 1 skipped\\n", 0);
     let more = ("30 passed, 0 failed, 4 skipped\\n", 0);
     assert_eq!(ci(good, more), ("32 passed, 0 failed, 5 skipped".to_owned(), true));
-    let bad = ("2 passed, 3 failed, 1 skipped\\n", 1);
-    assert_eq!(ci(bad, more), ("32 passed, 3 failed, 5 skipped".to_owned(), false));
-    assert_eq!(ci(more, bad), ("32 passed, 3 failed, 5 skipped".to_owned(), false));
+    let bad =
+        ("FAILED: b: why\\nand\\nFAILED: a\\nFAILED: a\\n2 passed, 3 failed, 1 skipped\\n", 1);
+    let failures = "FAILED: a\nFAILED: b: why\n32 passed, 3 failed, 5 skipped";
+    assert_eq!(ci(bad, more), (failures.to_owned(), false));
+    assert_eq!(ci(more, bad), (failures.to_owned(), false));
     assert_eq!(ci(good, ("gone", 0)), ("2 passed, 1 failed, 1 skipped".to_owned(), false));
 }
 
