@@ -1,28 +1,19 @@
-//! A node: its state, and the work of a process that takes part in a cluster.
+//! This process's node in a cluster: its state, and what everything in the process may ask of it.
 
 use crate::event::{Event, Events, PastEvent};
-use crate::leader::election;
-use crate::nodes::membership::{self, Reported};
 use crate::nodes::node::{Mode, Record};
-use crate::nodes::{request, settings, start};
+use crate::nodes::registered::{self, Reported};
 use crate::options::Options;
-use crate::shard_map::publication;
 use crate::snapshot::Snapshot;
 use crate::stores;
-use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
-use consul_api::request::Args;
-use consul_api::table::Endpoint;
 use consul_client::Client;
 #[cfg(feature = "sabotage")]
 use consul_client::coordination::Rules;
 use consul_client::coordination::{Lease, Presence};
-use consul_client::watch::{State, WatchOptions, states};
+use consul_client::watch::State;
 use consul_process::clock::Instant;
-use consul_process::metrics;
 use consul_process::sync::lock;
-use futures_util::stream::StreamExt;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -43,21 +34,9 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 /// The pause before this node stands for leader again after a refusal.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// How often the same reason for not having joined yet is logged.
-const REMINDER: Duration = Duration::from_secs(60);
-
 /// The longest wait of a blocking query for a single key; Consul adds up to a sixteenth. It limits how
 /// long a silently dead connection goes unnoticed.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
-
-/// The longest wait of a blocking query for a list of all nodes.
-const LIST_WAIT: Duration = Duration::from_secs(20);
-
-/// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
-/// node read a list of all, so that the work grows with the square of their number: nodes that were too busy with lists
-/// to renew their checks in time would fail and return, which are changes again, without an end.
-const LIST_PAUSE: Duration = Duration::from_millis(4);
-const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// This process's node in a cluster.
 #[derive(Debug)]
@@ -115,7 +94,7 @@ impl Cluster {
         options.check()?;
         let incarnation = format!("{:016x}", client.random_u64());
         let record = Record::new(&options, &incarnation, client.clock().now());
-        let service = membership::service(&options, &record);
+        let service = registered::service(&options, &record);
         let presence = Presence::new(
             Arc::clone(&client),
             Arc::clone(&waiting),
@@ -298,174 +277,9 @@ impl Cluster {
         is_refusal
     }
 
-    /// Runs the node until a permanent error, which is returned. An observer only reads.
-    ///
-    /// If this future is dropped, the other nodes see this one go down. For a graceful stop, call
-    /// [`Cluster::leave`] after that.
-    pub async fn run(&self) -> Error {
-        let _shown = metrics::register(self.this.clone() as _);
-        let joined = if self.options.observer { Ok(()) } else { self.join().await };
-        let why = match joined {
-            Ok(()) => {
-                let error = self.participate().await;
-                if !*self.leaves.borrow() {
-                    tracing::error!(node = self.options.node_id, %error, "the node has ended");
-                }
-                error
-            }
-            Err(why) => why,
-        };
-        if (*self.leaves.borrow() || self.misfit.borrow().is_some())
-            && let Err(error) = self.leave().await
-        {
-            tracing::info!(%error, "the node did not leave and stays until its check fails");
-        }
-        *lock(&self.lease) = None;
-        self.emit(Event::Stopped(why.message().to_owned()));
-        why
-    }
-
-    /// Leaves the cluster gracefully, after [`Cluster::run`] has ended: hands over the leadership, and
-    /// removes the node's key and service.
-    ///
-    /// # Errors
-    /// Those of the calls. Every step is tried even if another fails.
-    pub async fn leave(&self) -> Result<(), Error> {
-        if self.options.observer {
-            self.update(|snapshot| *snapshot = Snapshot::default());
-            return Ok(());
-        }
-        let lease = lock(&self.lease).take();
-        let released = match lease {
-            Some(lease) if !lease.has_ended() => lease.release().await,
-            _ => Ok(()),
-        };
-        let removed = self.remove_record().await;
-        // If another node has the key, the service of this name belongs to it too.
-        let withdrawn = match removed {
-            Ok(false) => Ok(()),
-            _ => self.presence.deregister().await,
-        };
-        self.update(|snapshot| *snapshot = Snapshot::default());
-        released.and(removed.map(|_| ())).and(withdrawn)
-    }
-
     /// Hands over the leadership to another node, if this node is the leader.
     pub fn hand_over(&self) {
         self.hand_overs.send_replace(None);
-    }
-
-    /// Checks the shared settings, claims the node's name and writes its key.
-    pub(crate) async fn join(&self) -> Result<(), Error> {
-        let mut logged = None;
-        loop {
-            let joined = match settings::check(self).await {
-                Ok(()) => {
-                    let record = lock(&self.record).clone();
-                    membership::claim_name(&self.client, &self.options, &record).await
-                }
-                disagreed => disagreed,
-            };
-            match joined {
-                Err(error) if error.is_transient() => {
-                    let now = self.now();
-                    let reason = (error.kind(), error.status());
-                    let is_logged = |(why, at)| why == reason && now - at < REMINDER;
-                    if !logged.is_some_and(is_logged) {
-                        tracing::warn!(node = self.options.node_id, %error, "not joined yet");
-                        logged = Some((reason, now));
-                    }
-                    self.client.clock().sleep(PAUSE).await;
-                }
-                joined => return joined,
-            }
-        }
-    }
-
-    pub(crate) async fn participate(&self) -> Error {
-        let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
-            if let Some(state) = state {
-                self.hold_off_after_loss(&state);
-                self.apply_records(&state);
-                // A list of many nodes is large.
-                drop(state);
-                self.pace().await;
-            }
-        });
-        let service = self.options.service();
-        // The index of this query goes back whenever a server starts to stream it, so that does not
-        // mean that Consul has lost data.
-        let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
-            if let Some(state) = state {
-                self.apply_health(&state);
-                drop(state);
-                self.pace().await;
-            }
-        });
-        let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
-            if let Some(state) = &state {
-                self.hold_off_after_loss(state);
-            }
-            election::apply_leader(self, state.as_ref());
-        });
-        let epoch_key = self.options.epoch_key();
-        let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {
-            if let Some(state) = state {
-                self.hold_off_after_loss(&state);
-                publication::apply_announcement(self, state).await;
-            }
-        });
-        let is_member = !self.options.observer;
-        tokio::select! {
-            biased;
-            never = self.presence.run(), if is_member => match never {},
-            never = self.drop_lost_nodes() => match never {},
-            never = start::note_hidden(self) => match never {},
-            why = self.maintain_record(), if is_member => why,
-            why = request::asked_to_leave(self), if is_member => why,
-            why = settings::is_misfit(self), if is_member => why,
-            why = nodes => why,
-            why = health => why,
-            why = leader => why,
-            why = map => why,
-            never = election::campaign(self), if is_member => match never {},
-        }
-    }
-
-    /// Watches an endpoint, and calls `apply` with each new state, and with `None` when an outage starts.
-    pub(crate) async fn observe<F: Future<Output = ()>>(
-        &self,
-        endpoint: &'static Endpoint,
-        name: &str,
-        wait: Duration,
-        mut apply: impl FnMut(Option<State>) -> F,
-    ) -> Error {
-        let args = Args::new().arg(name);
-        let client = Arc::clone(&self.waiting);
-        let options = WatchOptions { wait, ..WatchOptions::default() };
-        let states = match states(client, endpoint, args, options) {
-            Ok(states) => states,
-            Err(error) => return error,
-        };
-        let mut states = pin!(states);
-        loop {
-            match states.next().await {
-                Some(Ok(state)) => apply(Some(state)).await,
-                Some(Err(error)) => {
-                    self.note_refusal(&error);
-                    self.hold_off();
-                    apply(None).await;
-                }
-                None => return Error::new(Kind::Closed, "a watch has ended"),
-            }
-        }
-    }
-
-    /// Pauses before the next list of all nodes is read.
-    pub(crate) async fn pace(&self) {
-        let nodes = self.snapshot().nodes.len();
-        self.client.clock().sleep((LIST_PAUSE * nodes as u32).min(MAX_LIST_PAUSE)).await;
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Snapshot)) {

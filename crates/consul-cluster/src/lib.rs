@@ -44,9 +44,9 @@ pub mod stores;
 
 pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
-pub use nodes::membership::is_live_instance;
 pub use nodes::node::{Complaint, Mode, Node, Record};
 pub use nodes::operate::{Forgotten, Unchanged};
+pub use nodes::registered::is_live_instance;
 pub use nodes::request::{Asked, HandOver, Leave, Request};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};

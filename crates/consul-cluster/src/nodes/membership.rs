@@ -1,25 +1,31 @@
-//! Membership: maintains the node's own key, and learns which nodes are live.
+//! Membership: a node joins, takes part and leaves. It maintains its own key, and learns which nodes are live.
 //!
 //! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
 //! node's service, which costs no Raft write.
 
-use super::node::{Complaint, Mode, Node, Record};
-use super::request;
+use super::node::{Complaint, Node, Record};
+use super::registered::{
+    self, Instances, instances, is_live, name_taken, parse, read, records, write,
+};
+use super::{request, settings, start};
 use crate::Event;
-use crate::cluster::{Cluster, PAUSE};
+use crate::cluster::{Cluster, PAUSE, WAIT};
 use crate::keys::{self, Update};
+use crate::leader::election;
 use crate::options::Options;
+use crate::shard_map::publication;
 use crate::snapshot::{Sight, Snapshot};
-use consul_api::api::health;
+use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_api::value::Value;
-use consul_client::Client;
-use consul_client::coordination::Service;
-use consul_client::watch::State;
+use consul_api::table::Endpoint;
+use consul_client::watch::{State, WatchOptions, states};
+use consul_process::metrics;
 use consul_process::sync::lock;
-use std::collections::{BTreeMap, BTreeSet};
+use futures_util::stream::StreamExt;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,233 +34,184 @@ use std::time::Duration;
 /// the pauses of two watches.
 const LOSS_GRACE: Duration = Duration::from_secs(10);
 
-/// The service that registers a node in Consul.
-pub(crate) fn service(options: &Options, record: &Record) -> Service {
-    let meta = vec![("incarnation".to_owned(), record.incarnation.as_str().into())];
-    let mut members = vec![("Meta".to_owned(), Value::Map(meta))];
-    // Consul takes a host and a port; an address of another form is only in the record.
-    if let Some((host, port)) = options.node_address.rsplit_once(':')
-        && let Ok(port) = port.parse::<u16>()
-    {
-        members.push(("Address".to_owned(), host.into()));
-        members.push(("Port".to_owned(), u64::from(port).into()));
-    }
-    Service { name: options.service(), id: options.service_id(), members }
-}
+/// How often the same reason for not having joined yet is logged.
+const REMINDER: Duration = Duration::from_secs(60);
 
-/// Records by node name, each with the modify index of its key.
-type Records = BTreeMap<String, (Arc<Record>, u64)>;
+/// The longest wait of a blocking query for a list of all nodes.
+const LIST_WAIT: Duration = Duration::from_secs(20);
 
-/// The nodes in the last answers of Consul.
-#[derive(Debug, Default)]
-pub(crate) struct Reported {
-    records: Records,
-    /// Each registered incarnation; `None` before the first answer.
-    instances: Option<Instances>,
-}
-
-/// What Consul lists of a registered incarnation.
-#[derive(Debug, Default)]
-struct Instance {
-    /// Whether it has no critical check.
-    is_live: bool,
-    complaint: Complaint,
-}
-
-type Instances = BTreeMap<String, Instance>;
-
-impl Instance {
-    fn of(entry: &Value) -> Self {
-        let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
-        let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
-        let output_of = |status: &str| {
-            let found = checks.iter().find(|it| text(it, "Status").as_deref() == Some(status))?;
-            Some(text(found, "Output").unwrap_or_default())
-        };
-        let (critical, warning) = (output_of("critical"), output_of("warning"));
-        let (is_live, is_warning) = (critical.is_none(), critical.is_none() && warning.is_some());
-        let output = critical.or(warning).unwrap_or_default();
-        Instance { is_live, complaint: Complaint { is_warning, output } }
-    }
-}
-
-fn is_live(instances: &Instances, incarnation: &str) -> bool {
-    instances.get(incarnation).is_some_and(|instance| instance.is_live)
-}
-
-/// The records under the nodes' prefix. Keys of other programs are ignored.
-fn records(options: &Options, entries: &Value) -> Records {
-    let mut records = BTreeMap::new();
-    for entry in entries.items() {
-        let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
-        let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
-        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
-        let record = match entry.get("Value") {
-            Some(Value::Bytes(bytes)) => Record::parse(id, bytes),
-            _ => None,
-        };
-        match record {
-            Some(record) => {
-                if let Some(mode) = &record.unknown_mode {
-                    let modes = Mode::ALL.map(Mode::name).join(", ");
-                    tracing::warn!(
-                        key,
-                        mode,
-                        "the mode in a node's key is unknown and read as active; the modes are: {modes}"
-                    );
-                }
-                records.insert(id.to_owned(), (Arc::new(record), index));
-            }
-            None => tracing::warn!(key, "not a node's key"),
-        }
-    }
-    records
-}
-
-/// The instances by incarnation. Of one that is registered twice, after it went to another agent, the live
-/// one counts.
-fn instances(entries: &Value) -> Instances {
-    let incarnation = |entry: &Value| {
-        Some(entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
-    };
-    let mut instances = Instances::new();
-    for entry in entries.items() {
-        if let Some(incarnation) = incarnation(entry)
-            && !is_live(&instances, &incarnation)
-        {
-            instances.insert(incarnation, Instance::of(entry));
-        }
-    }
-    instances
-}
-
-/// Whether an instance, as Consul lists it, lives: no check of it is critical, and none of its agent.
-pub fn is_live_instance(entry: &Value) -> bool {
-    Instance::of(entry).is_live
-}
-
-/// Whether this list of instances has this incarnation as live.
-pub(crate) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
-    is_live(&instances(entries), incarnation)
-}
-
-/// Whether this list of instances has this incarnation, live or not.
-pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
-    instances(entries).contains_key(incarnation)
-}
-
-/// The names of the nodes of which instances are registered.
-pub(crate) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
-    let name = |entry: &Value| {
-        let id = entry.get("Service")?.get("ID")?.as_str()?;
-        Some(id.strip_prefix(service)?.strip_prefix('-')?.to_owned())
-    };
-    entries.items().iter().filter_map(name).collect()
-}
-
-/// The ids of the registered instances of an incarnation, each with its agent.
-pub(crate) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
-    let text = |of: Option<&Value>, name| of?.get(name)?.as_str().map(str::to_owned);
-    let registered = |entry: &Value| {
-        let service = entry.get("Service");
-        let is_its = service?.get("Meta")?.get("incarnation")?.as_str()? == incarnation;
-        is_its.then_some((text(service, "ID")?, text(entry.get("Node"), "Node")?))
-    };
-    entries.items().iter().filter_map(registered).collect()
-}
-
-/// Reads a node's key and its modify index, with a linearizable read.
-async fn read(
-    client: &Client,
-    options: &Options,
-    id: &str,
-) -> Result<Option<(Record, u64)>, Error> {
-    let Some((bytes, index)) = keys::read(client, &options.node_key(id)).await? else {
-        return Ok(None);
-    };
-    Ok(Some((parse(options, id, &bytes)?, index)))
-}
-
-pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
-    Record::parse(id, bytes).ok_or_else(|| {
-        let key = options.node_key(id);
-        let why = format!("the key {key} holds another program's data, not a node's record");
-        Error::new(Kind::Conflict, why).with_maybe_applied(false)
-    })
-}
-
-/// Writes a node's key if its modify index is still `before`; 0: if it does not exist.
-async fn write(
-    client: &Client,
-    options: &Options,
-    record: &Record,
-    before: u64,
-) -> Result<(), Error> {
-    keys::write(client, &options.node_key(&record.id), record.to_bytes(), before).await
-}
-
-/// Claims the node's name unless another live node has it. A node that has died is live for Consul
-/// until its check expires, so this waits for that long.
-///
-/// # Errors
-/// [`Kind::Conflict`], naming the address and the start of the node that has the name.
-pub(crate) async fn claim_name(
-    client: &Client,
-    options: &Options,
-    record: &Record,
-) -> Result<(), Error> {
-    let clock = client.clock();
-    let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
-    loop {
-        let found = read(client, options, &record.id).await?;
-        let before = found.as_ref().map_or(0, |(_, index)| *index);
-        if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
-        {
-            let args = Args::new().arg(options.service());
-            let instances = instances(&client.call(&health::SERVICE, &args).await?.value);
-            if is_live(&instances, &other.incarnation) {
-                if clock.now() >= deadline {
-                    return Err(name_taken(client, options, &other));
-                }
-                clock.sleep(options.profile.beat).await;
-                continue;
-            }
-        }
-        match write(client, options, record, before).await {
-            Err(error) if error.kind() == Kind::Conflict => {
-                client.pause(keys::CONFLICT_PAUSE_MS).await;
-            }
-            written => return written,
-        }
-    }
-}
-
-/// Whether other nodes than this are live.
-pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
-    let args = Args::new().arg(options.service());
-    let answer = client.call(&health::SERVICE, &args).await?;
-    let own = options.service_id();
-    let is_other = |entry: &&Value| {
-        let id = entry.get("Service").and_then(|service| service.get("ID"));
-        id.and_then(Value::as_str) != Some(&own)
-    };
-    Ok(answer.value.items().iter().filter(is_other).any(|entry| Instance::of(entry).is_live))
-}
-
-/// The error for a name that another live node has.
-fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
-    let now_ms = options.wall_clock.unix_ms(client.clock().now());
-    let age_s = now_ms.saturating_sub(other.started_ms) / 1000;
-    let address = if other.address.is_empty() { "an unknown address" } else { &other.address };
-    let why = format!(
-        "node_id {:?} is taken: the node at {address} has it, started {age_s} s ago; \
-         give one of the two another node_id",
-        other.id
-    );
-    Error::new(Kind::Conflict, why).with_maybe_applied(false)
-}
+/// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
+/// node read a list of all, so that the work grows with the square of their number: nodes that were too busy with lists
+/// to renew their checks in time would fail and return, which are changes again, without an end.
+const LIST_PAUSE: Duration = Duration::from_millis(4);
+const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Cluster {
+    /// Runs the node until a permanent error, which is returned. An observer only reads.
+    ///
+    /// If this future is dropped, the other nodes see this one go down. For a graceful stop, call
+    /// [`Cluster::leave`] after that.
+    pub async fn run(&self) -> Error {
+        let _shown = metrics::register(self.this.clone() as _);
+        let joined = if self.options.observer { Ok(()) } else { self.join().await };
+        let why = match joined {
+            Ok(()) => {
+                let error = self.participate().await;
+                if !*self.leaves.borrow() {
+                    tracing::error!(node = self.options.node_id, %error, "the node has ended");
+                }
+                error
+            }
+            Err(why) => why,
+        };
+        if (*self.leaves.borrow() || self.misfit.borrow().is_some())
+            && let Err(error) = self.leave().await
+        {
+            tracing::info!(%error, "the node did not leave and stays until its check fails");
+        }
+        *lock(&self.lease) = None;
+        self.emit(Event::Stopped(why.message().to_owned()));
+        why
+    }
+
+    /// Leaves the cluster gracefully, after [`Cluster::run`] has ended: hands over the leadership, and
+    /// removes the node's key and service.
+    ///
+    /// # Errors
+    /// Those of the calls. Every step is tried even if another fails.
+    pub async fn leave(&self) -> Result<(), Error> {
+        if self.options.observer {
+            self.update(|snapshot| *snapshot = Snapshot::default());
+            return Ok(());
+        }
+        let lease = lock(&self.lease).take();
+        let released = match lease {
+            Some(lease) if !lease.has_ended() => lease.release().await,
+            _ => Ok(()),
+        };
+        let removed = self.remove_record().await;
+        // If another node has the key, the service of this name belongs to it too.
+        let withdrawn = match removed {
+            Ok(false) => Ok(()),
+            _ => self.presence.deregister().await,
+        };
+        self.update(|snapshot| *snapshot = Snapshot::default());
+        released.and(removed.map(|_| ())).and(withdrawn)
+    }
+
+    /// Checks the shared settings, claims the node's name and writes its key.
+    async fn join(&self) -> Result<(), Error> {
+        let mut logged = None;
+        loop {
+            let joined = match settings::check(self).await {
+                Ok(()) => {
+                    let record = lock(&self.record).clone();
+                    registered::claim_name(&self.client, &self.options, &record).await
+                }
+                disagreed => disagreed,
+            };
+            match joined {
+                Err(error) if error.is_transient() => {
+                    let now = self.now();
+                    let reason = (error.kind(), error.status());
+                    let is_logged = |(why, at)| why == reason && now - at < REMINDER;
+                    if !logged.is_some_and(is_logged) {
+                        tracing::warn!(node = self.options.node_id, %error, "not joined yet");
+                        logged = Some((reason, now));
+                    }
+                    self.client.clock().sleep(PAUSE).await;
+                }
+                joined => return joined,
+            }
+        }
+    }
+
+    async fn participate(&self) -> Error {
+        let Options { nodes_prefix, leader_key, .. } = &self.options;
+        let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
+            if let Some(state) = state {
+                self.hold_off_after_loss(&state);
+                self.apply_records(&state);
+                // A list of many nodes is large.
+                drop(state);
+                self.pace().await;
+            }
+        });
+        let service = self.options.service();
+        // The index of this query goes back whenever a server starts to stream it, so that does not
+        // mean that Consul has lost data.
+        let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
+            if let Some(state) = state {
+                self.apply_health(&state);
+                drop(state);
+                self.pace().await;
+            }
+        });
+        let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
+            if let Some(state) = &state {
+                self.hold_off_after_loss(state);
+            }
+            election::apply_leader(self, state.as_ref());
+        });
+        let epoch_key = self.options.epoch_key();
+        let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {
+            if let Some(state) = state {
+                self.hold_off_after_loss(&state);
+                publication::apply_announcement(self, state).await;
+            }
+        });
+        let is_member = !self.options.observer;
+        tokio::select! {
+            biased;
+            never = self.presence.run(), if is_member => match never {},
+            never = self.drop_lost_nodes() => match never {},
+            never = start::note_hidden(self) => match never {},
+            why = self.maintain_record(), if is_member => why,
+            why = request::asked_to_leave(self), if is_member => why,
+            why = settings::is_misfit(self), if is_member => why,
+            why = nodes => why,
+            why = health => why,
+            why = leader => why,
+            why = map => why,
+            never = election::campaign(self), if is_member => match never {},
+        }
+    }
+
+    /// Watches an endpoint, and calls `apply` with each new state, and with `None` when an outage starts.
+    pub(crate) async fn observe<F: Future<Output = ()>>(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        wait: Duration,
+        mut apply: impl FnMut(Option<State>) -> F,
+    ) -> Error {
+        let args = Args::new().arg(name);
+        let client = Arc::clone(&self.waiting);
+        let options = WatchOptions { wait, ..WatchOptions::default() };
+        let states = match states(client, endpoint, args, options) {
+            Ok(states) => states,
+            Err(error) => return error,
+        };
+        let mut states = pin!(states);
+        loop {
+            match states.next().await {
+                Some(Ok(state)) => apply(Some(state)).await,
+                Some(Err(error)) => {
+                    self.note_refusal(&error);
+                    self.hold_off();
+                    apply(None).await;
+                }
+                None => return Error::new(Kind::Closed, "a watch has ended"),
+            }
+        }
+    }
+
+    /// Pauses before the next list of all nodes is read.
+    async fn pace(&self) {
+        let nodes = self.snapshot().nodes.len();
+        self.client.clock().sleep((LIST_PAUSE * nodes as u32).min(MAX_LIST_PAUSE)).await;
+    }
+
     /// Reports that this node has the data of these shards; they become available on it with the next
     /// map. Shards that are not initializing on it are ignored.
     ///
@@ -288,7 +245,7 @@ impl Cluster {
     }
 
     /// Keeps the node's key equal to its record. Returns when another node has taken the name.
-    pub(crate) async fn maintain_record(&self) -> Error {
+    async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
         loop {
             let checked = self.now();
@@ -377,7 +334,7 @@ impl Cluster {
     }
 
     /// Removes this node's key; false if the key belongs to another node.
-    pub(crate) async fn remove_record(&self) -> Result<bool, Error> {
+    async fn remove_record(&self) -> Result<bool, Error> {
         let id = &self.options.node_id;
         let mut is_ours = true;
         keys::update(&self.client, &self.options.node_key(id), |found| {
@@ -390,7 +347,7 @@ impl Cluster {
     }
 
     /// Applies a new list of the nodes' keys.
-    pub(crate) fn apply_records(&self, state: &State) {
+    pub(super) fn apply_records(&self, state: &State) {
         let hides = state.answer.meta.filtered_by_acl == Some(true);
         if self.snapshot().hides_keys != hides {
             self.update(|snapshot| snapshot.hides_keys = hides);
@@ -406,7 +363,7 @@ impl Cluster {
     }
 
     /// Applies a new list of the nodes' services and checks.
-    pub(crate) fn apply_health(&self, state: &State) {
+    pub(super) fn apply_health(&self, state: &State) {
         let meta = &state.answer.meta;
         let sight = match meta.filtered_by_acl {
             Some(true) => Sight::Part,
@@ -436,7 +393,7 @@ impl Cluster {
     }
 
     /// Drops the nodes that were kept after a loss and have not registered again.
-    pub(crate) async fn drop_lost_nodes(&self) -> Infallible {
+    async fn drop_lost_nodes(&self) -> Infallible {
         let mut kept_until = self.kept_until.subscribe();
         loop {
             // The sender lives as long as `self`.

@@ -3,6 +3,7 @@
 pub(crate) mod membership;
 pub(crate) mod node;
 pub(crate) mod operate;
+pub(crate) mod registered;
 pub(crate) mod request;
 pub mod rights;
 pub(crate) mod settings;

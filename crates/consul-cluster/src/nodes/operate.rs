@@ -1,7 +1,7 @@
 //! What an operator reads and changes from outside, by an observer that does not run.
 
-use super::membership;
 use super::node::{Mode, Node, Record};
+use super::registered;
 use super::request::{Asked, HandOver, Leave, Request};
 use super::rights::{self, Right, lacking};
 use crate::Cluster;
@@ -50,7 +50,7 @@ impl Cluster {
         self.apply_records(&records);
         let health = self.whole(&health::SERVICE, &service).await?;
         let is_listed =
-            |node: &Node| membership::is_listed(&health.answer.value, &node.record.incarnation);
+            |node: &Node| registered::is_listed(&health.answer.value, &node.record.incarnation);
         let snapshot = self.snapshot();
         if snapshot.nodes.is_empty() || !snapshot.nodes.values().all(is_listed) {
             self.check_sees_all(&health).await?;
@@ -147,7 +147,7 @@ impl Cluster {
     /// shard map, the leader's key, an instance. ACLs may hide them, or they are deleted.
     pub(crate) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
         let snapshot = self.snapshot();
-        let mut named = membership::named(instances, &self.options.service());
+        let mut named = registered::named(instances, &self.options.service());
         named.extend(snapshot.leader.as_ref().map(|leader| leader.node_id.clone()));
         named.extend(snapshot.map.iter().flat_map(|map| map.node_ids()).cloned());
         named.retain(|id| !snapshot.nodes.contains_key(id));
@@ -257,12 +257,12 @@ impl Cluster {
         let mut forgotten = Forgotten::Removed(Vec::new());
         self.update_while(condition, &self.options.node_key(node_id), |found| {
             let Some(bytes) = found else { return Err(no_such_node(node_id)) };
-            let record = membership::parse(&self.options, node_id, bytes)?;
-            if membership::is_listed_live(&health.answer.value, &record.incarnation) {
+            let record = registered::parse(&self.options, node_id, bytes)?;
+            if registered::is_listed_live(&health.answer.value, &record.incarnation) {
                 forgotten = Forgotten::Live;
                 return Ok(Update::Keep);
             }
-            let left = membership::registered(&health.answer.value, &record.incarnation);
+            let left = registered::registered(&health.answer.value, &record.incarnation);
             forgotten = Forgotten::Removed(left);
             Ok(Update::Delete)
         })
@@ -287,7 +287,7 @@ impl Cluster {
     ) -> Result<(), Error> {
         self.update_while(condition, &self.options.node_key(node_id), |found| {
             let Some(bytes) = found else { return Err(no_such_node(node_id)) };
-            let mut record = membership::parse(&self.options, node_id, bytes)?;
+            let mut record = registered::parse(&self.options, node_id, bytes)?;
             change(&mut record)?;
             Ok(Update::Put(record.to_bytes()))
         })

@@ -1,7 +1,7 @@
 //! The settings that must be the same on all nodes: in the config key, which a start writes and the leader puts
 //! back, and in the shard map, which is what the living nodes use.
 
-use super::membership::others_are_live;
+use super::registered::others_are_live;
 use crate::cluster::{Cluster, MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
 use crate::keys::{self, Update};
 use crate::options::Options;

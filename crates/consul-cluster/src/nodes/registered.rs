@@ -1,0 +1,239 @@
+//! What Consul has of the nodes: their keys, and their services with the checks.
+
+use super::node::{Complaint, Mode, Record};
+use crate::keys;
+use crate::options::Options;
+use consul_api::api::health;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_client::coordination::Service;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The service that registers a node in Consul.
+pub(crate) fn service(options: &Options, record: &Record) -> Service {
+    let meta = vec![("incarnation".to_owned(), record.incarnation.as_str().into())];
+    let mut members = vec![("Meta".to_owned(), Value::Map(meta))];
+    // Consul takes a host and a port; an address of another form is only in the record.
+    if let Some((host, port)) = options.node_address.rsplit_once(':')
+        && let Ok(port) = port.parse::<u16>()
+    {
+        members.push(("Address".to_owned(), host.into()));
+        members.push(("Port".to_owned(), u64::from(port).into()));
+    }
+    Service { name: options.service(), id: options.service_id(), members }
+}
+
+/// Records by node name, each with the modify index of its key.
+pub(super) type Records = BTreeMap<String, (Arc<Record>, u64)>;
+
+/// The nodes in the last answers of Consul.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    pub(super) records: Records,
+    /// Each registered incarnation; `None` before the first answer.
+    pub(super) instances: Option<Instances>,
+}
+
+/// What Consul lists of a registered incarnation.
+#[derive(Debug, Default)]
+pub(super) struct Instance {
+    /// Whether it has no critical check.
+    pub(super) is_live: bool,
+    pub(super) complaint: Complaint,
+}
+
+pub(super) type Instances = BTreeMap<String, Instance>;
+
+impl Instance {
+    fn of(entry: &Value) -> Self {
+        let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
+        let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
+        let output_of = |status: &str| {
+            let found = checks.iter().find(|it| text(it, "Status").as_deref() == Some(status))?;
+            Some(text(found, "Output").unwrap_or_default())
+        };
+        let (critical, warning) = (output_of("critical"), output_of("warning"));
+        let (is_live, is_warning) = (critical.is_none(), critical.is_none() && warning.is_some());
+        let output = critical.or(warning).unwrap_or_default();
+        Instance { is_live, complaint: Complaint { is_warning, output } }
+    }
+}
+
+pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
+    instances.get(incarnation).is_some_and(|instance| instance.is_live)
+}
+
+/// The records under the nodes' prefix. Keys of other programs are ignored.
+pub(super) fn records(options: &Options, entries: &Value) -> Records {
+    let mut records = BTreeMap::new();
+    for entry in entries.items() {
+        let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
+        let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
+        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
+        let record = match entry.get("Value") {
+            Some(Value::Bytes(bytes)) => Record::parse(id, bytes),
+            _ => None,
+        };
+        match record {
+            Some(record) => {
+                if let Some(mode) = &record.unknown_mode {
+                    let modes = Mode::ALL.map(Mode::name).join(", ");
+                    tracing::warn!(
+                        key,
+                        mode,
+                        "the mode in a node's key is unknown and read as active; the modes are: {modes}"
+                    );
+                }
+                records.insert(id.to_owned(), (Arc::new(record), index));
+            }
+            None => tracing::warn!(key, "not a node's key"),
+        }
+    }
+    records
+}
+
+/// The instances by incarnation. Of one that is registered twice, after it went to another agent, the live
+/// one counts.
+pub(super) fn instances(entries: &Value) -> Instances {
+    let incarnation = |entry: &Value| {
+        Some(entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
+    };
+    let mut instances = Instances::new();
+    for entry in entries.items() {
+        if let Some(incarnation) = incarnation(entry)
+            && !is_live(&instances, &incarnation)
+        {
+            instances.insert(incarnation, Instance::of(entry));
+        }
+    }
+    instances
+}
+
+/// Whether an instance, as Consul lists it, lives: no check of it is critical, and none of its agent.
+pub fn is_live_instance(entry: &Value) -> bool {
+    Instance::of(entry).is_live
+}
+
+/// Whether this list of instances has this incarnation as live.
+pub(crate) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
+    is_live(&instances(entries), incarnation)
+}
+
+/// Whether this list of instances has this incarnation, live or not.
+pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
+    instances(entries).contains_key(incarnation)
+}
+
+/// The names of the nodes of which instances are registered.
+pub(crate) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
+    let name = |entry: &Value| {
+        let id = entry.get("Service")?.get("ID")?.as_str()?;
+        Some(id.strip_prefix(service)?.strip_prefix('-')?.to_owned())
+    };
+    entries.items().iter().filter_map(name).collect()
+}
+
+/// The ids of the registered instances of an incarnation, each with its agent.
+pub(crate) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
+    let text = |of: Option<&Value>, name| of?.get(name)?.as_str().map(str::to_owned);
+    let registered = |entry: &Value| {
+        let service = entry.get("Service");
+        let is_its = service?.get("Meta")?.get("incarnation")?.as_str()? == incarnation;
+        is_its.then_some((text(service, "ID")?, text(entry.get("Node"), "Node")?))
+    };
+    entries.items().iter().filter_map(registered).collect()
+}
+
+/// Reads a node's key and its modify index, with a linearizable read.
+pub(super) async fn read(
+    client: &Client,
+    options: &Options,
+    id: &str,
+) -> Result<Option<(Record, u64)>, Error> {
+    let Some((bytes, index)) = keys::read(client, &options.node_key(id)).await? else {
+        return Ok(None);
+    };
+    Ok(Some((parse(options, id, &bytes)?, index)))
+}
+
+pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
+    Record::parse(id, bytes).ok_or_else(|| {
+        let key = options.node_key(id);
+        let why = format!("the key {key} holds another program's data, not a node's record");
+        Error::new(Kind::Conflict, why).with_maybe_applied(false)
+    })
+}
+
+/// Writes a node's key if its modify index is still `before`; 0: if it does not exist.
+pub(super) async fn write(
+    client: &Client,
+    options: &Options,
+    record: &Record,
+    before: u64,
+) -> Result<(), Error> {
+    keys::write(client, &options.node_key(&record.id), record.to_bytes(), before).await
+}
+
+/// Claims the node's name unless another live node has it. A node that has died is live for Consul
+/// until its check expires, so this waits for that long.
+///
+/// # Errors
+/// [`Kind::Conflict`], naming the address and the start of the node that has the name.
+pub(crate) async fn claim_name(
+    client: &Client,
+    options: &Options,
+    record: &Record,
+) -> Result<(), Error> {
+    let clock = client.clock();
+    let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
+    loop {
+        let found = read(client, options, &record.id).await?;
+        let before = found.as_ref().map_or(0, |(_, index)| *index);
+        if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
+        {
+            let args = Args::new().arg(options.service());
+            let instances = instances(&client.call(&health::SERVICE, &args).await?.value);
+            if is_live(&instances, &other.incarnation) {
+                if clock.now() >= deadline {
+                    return Err(name_taken(client, options, &other));
+                }
+                clock.sleep(options.profile.beat).await;
+                continue;
+            }
+        }
+        match write(client, options, record, before).await {
+            Err(error) if error.kind() == Kind::Conflict => {
+                client.pause(keys::CONFLICT_PAUSE_MS).await;
+            }
+            written => return written,
+        }
+    }
+}
+
+/// Whether other nodes than this are live.
+pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
+    let args = Args::new().arg(options.service());
+    let answer = client.call(&health::SERVICE, &args).await?;
+    let own = options.service_id();
+    let is_other = |entry: &&Value| {
+        let id = entry.get("Service").and_then(|service| service.get("ID"));
+        id.and_then(Value::as_str) != Some(&own)
+    };
+    Ok(answer.value.items().iter().filter(is_other).any(|entry| Instance::of(entry).is_live))
+}
+
+/// The error for a name that another live node has.
+pub(super) fn name_taken(client: &Client, options: &Options, other: &Record) -> Error {
+    let now_ms = options.wall_clock.unix_ms(client.clock().now());
+    let age_s = now_ms.saturating_sub(other.started_ms) / 1000;
+    let address = if other.address.is_empty() { "an unknown address" } else { &other.address };
+    let why = format!(
+        "node_id {:?} is taken: the node at {address} has it, started {age_s} s ago; \
+         give one of the two another node_id",
+        other.id
+    );
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
+}
