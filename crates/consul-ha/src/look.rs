@@ -299,6 +299,7 @@ mod tests {
             clock_ahead_ms: None,
             asked: Default::default(),
             faults: Vec::new(),
+            other_disks: Default::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::watch;
 
 #[derive(Default)]
 pub struct Disk {
@@ -20,6 +21,8 @@ pub struct Disk {
     pub is_full: AtomicBool,
     /// The function that fails, of which the others know nothing.
     pub broken: Mutex<Option<&'static str>>,
+    /// Whether nothing of it returns.
+    hangs: watch::Sender<bool>,
     /// Whether it can be flushed.
     pub flushes: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
@@ -39,7 +42,14 @@ impl Disk {
         *self.slow.lock().expect("no panic elsewhere") = Some((clock.clone(), time));
     }
 
-    fn fails(&self, function: &str) -> Result<(), Error> {
+    /// Lets nothing of it return until it is called with `false`.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
+    async fn begin(&self, function: &str) -> Result<(), Error> {
+        // The sender is here.
+        _ = self.hangs.subscribe().wait_for(|hangs| !hangs).await;
         if self.is_full.load(Relaxed) && ["apply", "keep"].contains(&function) {
             return Err(Error::new(Kind::NotReady, "the disk is full"));
         }
@@ -65,7 +75,7 @@ impl Storage for Disk {
     ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
         let slow = self.slow_apply.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
-            self.fails("apply")?;
+            self.begin("apply").await?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }
@@ -81,7 +91,7 @@ impl Storage for Disk {
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
         let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
-            self.fails("scan")?;
+            self.begin("scan").await?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }
@@ -93,24 +103,25 @@ impl Storage for Disk {
     }
 
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
-        match self.fails("purge") {
-            Err(why) => Box::pin(async { Err(why) }),
-            Ok(()) => self.memory.purge(shard, below),
-        }
+        Box::pin(async move {
+            self.begin("purge").await?;
+            self.memory.purge(shard, below).await
+        })
     }
 
     fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
-        match self.fails("drop") {
-            Err(why) => Box::pin(async { Err(why) }),
-            Ok(()) => self.memory.drop_shard(shard),
-        }
+        Box::pin(async move {
+            self.begin("drop").await?;
+            self.memory.drop_shard(shard).await
+        })
     }
 
     fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
-        match self.fails("keep") {
-            Err(why) => Box::pin(async { Err(why) }),
-            Ok(()) => self.memory.keep(name, value),
-        }
+        let keep = self.memory.keep(name, value);
+        Box::pin(async move {
+            self.begin("keep").await?;
+            keep.await
+        })
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
@@ -122,7 +133,7 @@ impl Storage for Disk {
         let slow = self.slow.lock().expect("no panic elsewhere").clone();
         let kept = self.memory.kept(name);
         Box::pin(async move {
-            self.fails("kept")?;
+            self.begin("kept").await?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }

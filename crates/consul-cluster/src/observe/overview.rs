@@ -145,6 +145,9 @@ pub struct NodeOverview {
     /// What it cannot do for stores; the problems tell it.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
+    /// The stores for which it has another disk than the map names.
+    #[serde(skip)]
+    pub other_disks: BTreeSet<String>,
     /// What an operator has asked of it, and it has yet to take.
     #[serde(skip)]
     pub asked: Request,
@@ -399,6 +402,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
                     || leader.is_some_and(|leader| leader.is_refused_by(id))),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
+            other_disks: known.maps.of_other_disks(told),
             asked: record
                 .request
                 .as_ref()

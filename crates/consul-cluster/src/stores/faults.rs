@@ -4,7 +4,7 @@ use super::member::Member;
 use super::{Store, Watched};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use consul_process::clock::BoxFuture;
+use consul_process::clock::{BoxFuture, Clock, Instant};
 use consul_process::metrics::StoreNumbers;
 use consul_process::sync::lock;
 use consul_replication::record::{Range, Record, Version};
@@ -17,6 +17,10 @@ use std::time::Duration;
 
 /// How often it is tried whether a storage that has failed works again.
 const PROBE_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a storage may answer nothing before it counts as one that hangs: with the time until the nodes are asked
+/// again, an operator knows within 5 s.
+const HANG: Duration = Duration::from_secs(4);
 
 /// The records of a scan that tries that.
 const PROBED: usize = 1000;
@@ -54,12 +58,76 @@ struct Failed {
 pub(super) struct WatchedStorage {
     storage: Arc<dyn Storage>,
     numbers: &'static StoreNumbers,
+    clock: Arc<dyn Clock>,
     failed: Mutex<BTreeMap<(&'static str, Of), Failed>>,
+    calls: Mutex<Calls>,
+}
+
+/// The calls of a storage that have not returned.
+#[derive(Default)]
+struct Calls {
+    running: usize,
+    /// The function that was called first since any has returned, and when; also if its caller does not wait any longer.
+    unanswered: Option<(&'static str, Instant)>,
+}
+
+/// A call of a storage, until it returns or its caller does not wait any longer.
+struct Running<'a>(&'a Mutex<Calls>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(self.0).running -= 1;
+    }
 }
 
 impl WatchedStorage {
-    pub fn new(storage: Arc<dyn Storage>, numbers: &'static StoreNumbers) -> Arc<Self> {
-        Arc::new(WatchedStorage { storage, numbers, failed: Mutex::default() })
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        numbers: &'static StoreNumbers,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let (failed, calls) = (Mutex::default(), Mutex::default());
+        Arc::new(WatchedStorage { storage, numbers, clock, failed, calls })
+    }
+
+    /// Waits for a call, and notes how it ends.
+    async fn watched<T>(
+        &self,
+        (function, of, size): (&'static str, Of, usize),
+        call: BoxFuture<'_, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let running = self.begin(function);
+        let outcome = call.await;
+        drop(running);
+        self.note_answer(function);
+        self.note(function, of, size, &outcome);
+        outcome
+    }
+
+    fn begin(&self, function: &'static str) -> Running<'_> {
+        let mut calls = lock(&self.calls);
+        calls.running += 1;
+        calls.unanswered.get_or_insert_with(|| (function, self.clock.now()));
+        Running(&self.calls)
+    }
+
+    /// Notes that a call has returned: those that still run count from now on.
+    fn note_answer(&self, function: &'static str) {
+        let mut calls = lock(&self.calls);
+        calls.unanswered = (calls.running > 0).then(|| (function, self.clock.now()));
+    }
+
+    /// The function of which nothing has returned for [`HANG`].
+    fn hangs(&self) -> Option<(&'static str, Duration)> {
+        let (function, since) = lock(&self.calls).unanswered?;
+        let waited = self.clock.now() - since;
+        (waited >= HANG).then_some((function, waited))
+    }
+
+    /// Whether nobody waits any longer for a call that has not returned.
+    fn is_left(&self) -> bool {
+        let calls = lock(&self.calls);
+        calls.running == 0 && calls.unanswered.is_some()
     }
 
     /// Notes how a call has ended.
@@ -77,8 +145,12 @@ impl WatchedStorage {
         }
     }
 
-    /// The functions that fail, and why the last of them does.
+    /// The functions that fail, and why the last of them does; or the one that does not return.
     pub fn fault(&self) -> Option<(Vec<String>, String)> {
+        if let Some((function, waited)) = self.hangs() {
+            let why = format!("it has not returned for {} s", waited.as_secs());
+            return Some((vec![function.to_owned()], why));
+        }
         let failed = lock(&self.failed);
         let functions = BTreeSet::from_iter(failed.keys().map(|(function, _)| *function));
         let (_, Failed { why, .. }) = failed.iter().next()?;
@@ -104,11 +176,8 @@ impl Storage for WatchedStorage {
         shard: u32,
         records: Vec<Record>,
     ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
-        Box::pin(async move {
-            let outcome = self.storage.apply(shard, records).await;
-            self.note("apply", Of::Shard(shard), 0, &outcome);
-            outcome
-        })
+        let call = self.storage.apply(shard, records);
+        Box::pin(self.watched(("apply", Of::Shard(shard), 0), call))
     }
 
     fn scan(
@@ -117,47 +186,30 @@ impl Storage for WatchedStorage {
         range: Range,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
-        Box::pin(async move {
-            let outcome = self.storage.scan(shard, range, limit).await;
-            self.note("scan", Of::Shard(shard), 0, &outcome);
-            outcome
-        })
+        let call = self.storage.scan(shard, range, limit);
+        Box::pin(self.watched(("scan", Of::Shard(shard), 0), call))
     }
 
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let outcome = self.storage.purge(shard, below).await;
-            self.note("purge", Of::Shard(shard), 0, &outcome);
-            outcome
-        })
+        let call = self.storage.purge(shard, below);
+        Box::pin(self.watched(("purge", Of::Shard(shard), 0), call))
     }
 
     fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let outcome = self.storage.drop_shard(shard).await;
-            self.note("drop", Of::Shard(shard), 0, &outcome);
-            outcome
-        })
+        let call = self.storage.drop_shard(shard);
+        Box::pin(self.watched(("drop", Of::Shard(shard), 0), call))
     }
 
     fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
         let (of, size) = (Of::Name(name.to_owned()), value.len());
-        let keep = self.storage.keep(name, value);
-        Box::pin(async move {
-            let outcome = keep.await;
-            self.note("keep", of, size, &outcome);
-            outcome
-        })
+        let call = self.storage.keep(name, value);
+        Box::pin(self.watched(("keep", of, size), call))
     }
 
     fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
         let of = Of::Name(name.to_owned());
-        let kept = self.storage.kept(name);
-        Box::pin(async move {
-            let outcome = kept.await;
-            self.note("kept", of, 0, &outcome);
-            outcome
-        })
+        let call = self.storage.kept(name);
+        Box::pin(self.watched(("kept", of, 0), call))
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
@@ -215,6 +267,9 @@ impl Member {
     pub(super) async fn probe(&self, store: &Store, storage: &Watched) -> Infallible {
         loop {
             store.sleep(PROBE_PAUSE).await;
+            if storage.is_left() {
+                _ = storage.kept(PROBE).await;
+            }
             for (function, (of, size)) in storage.first() {
                 self.try_again(store, storage, function, of, size).await;
             }

@@ -207,7 +207,10 @@ impl Store {
             rules: Rules::default(),
         };
         let numbers = metrics::numbers().store(&options.name);
-        let storage = storage.map(|storage| WatchedStorage::new(storage, numbers));
+        let storage = storage.map(|storage| {
+            let clock = Arc::clone(cluster.client().clock());
+            WatchedStorage::new(storage, numbers, clock)
+        });
         Ok(Arc::new_cyclic(|this| {
             leave::note(&cluster, this.clone());
             Store {

@@ -87,6 +87,9 @@ pub struct CopyReport {
     /// The shards of which the map gives it a replica that does not count.
     #[serde(default)]
     pub lacking: BTreeSet<u32>,
+    /// Whether the map names another disk of it for one of these.
+    #[serde(default)]
+    pub has_other_disk: bool,
 }
 
 impl Store {
@@ -101,6 +104,9 @@ impl Store {
         let lacks = |shard: &u32| lacking.as_ref().is_none_or(|lacking| lacking.contains(shard));
         report.lacking = held.map(|(shard, _)| shard).filter(lacks).collect();
         let Some(holder) = holder else { return report };
+        let place = |shard: &u32| map.map.shards.get(*shard as usize)?.counting_at(own);
+        let mut places = report.lacking.iter().filter_map(place);
+        report.has_other_disk = places.any(|place| place.disk != holder.disk());
         let progress = holder.progress();
         let is_changed = |entry: &Entry| entry.slots.iter().any(|slot| slot.change.is_some());
         for (shard, entry) in map.entries().filter(|(_, entry)| is_changed(entry)) {
@@ -191,6 +197,14 @@ impl StoreMaps {
     /// Why some or all of them are not known; empty: all are.
     pub fn unread(&self) -> &[String] {
         &self.unread
+    }
+
+    /// The stores for which a node has another disk than the map names.
+    pub fn of_other_disks(&self, told: Option<&Told>) -> BTreeSet<String> {
+        let is_other = |name: &&String| {
+            told.and_then(|told| told.copies_of(name)).is_some_and(|it| it.has_other_disk)
+        };
+        self.maps.keys().filter(is_other).cloned().collect()
     }
 
     /// How many replicas name a node, as a holder or as the target of a change.

@@ -45,7 +45,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
-    found.extend(overview.stores.iter().flat_map(|store| of_store(store, &overview.nodes)));
+    found.extend(overview.stores.iter().flat_map(|store| of_store(store, overview)));
     found.extend(overview.waiting.iter().map(of_waiting));
     found.extend(of_endpoints(overview));
     found.sort_by_key(|problem| problem.level);
@@ -139,7 +139,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     if !overview.frozen.is_empty() {
         let frozen = listed(overview.frozen.iter());
         let text = format!("the shard map is frozen: {frozen} vanished at once");
-        let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others";
+        let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores \
+                    make new replicas";
         found.push(error("frozen", "", text, cure.to_owned()));
     }
     if overview.restored {
@@ -363,38 +364,52 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     vec![error("shards_without_node", "", text, cure.to_owned())]
 }
 
-/// What to do about nodes whose replicas are missing.
-fn bring_back<'a>(missing: impl Iterator<Item = &'a String>, nodes: &[NodeOverview]) -> String {
-    let (mut down, mut gone, mut empty, mut foreign) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for id in BTreeSet::from_iter(missing) {
+/// What to do about the nodes whose replicas of a store's shards are missing; whether new replicas can be made
+/// without these.
+fn bring_back(
+    store: &str,
+    shards: &[&ShardAtRisk],
+    nodes: &[NodeOverview],
+    can_be_made: bool,
+) -> String {
+    let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut in_doubt, mut other_disk) = (Vec::new(), Vec::new());
+    for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),
             Some(node) if node.refuses_key => foreign.push(id),
-            Some(_) => empty.push(id),
+            Some(node) if node.other_disks.contains(store) => other_disk.push(id),
+            Some(_) => in_doubt.push(id),
         }
     }
-    let named = |ids: &[&String]| listed(ids.iter());
+    let their_disk = match can_be_made {
+        true => "lives with another disk, which gets its replicas: wait",
+        false => "lives with another disk than the map names: put back its disk, or a backup of it",
+    };
     let cures = [
-        (!down.is_empty()).then(|| format!("start {}", named(&down))),
-        (!gone.is_empty())
-            .then(|| format!("start {} with its data again: no member", named(&gone))),
-        (!foreign.is_empty())
-            .then(|| format!("start {} with the cluster_key of the others", named(&foreign))),
-        (!empty.is_empty()).then(|| {
-            format!("{} lives, and may lack records: wait, or see its log", named(&empty))
-        }),
+        (down, "start", ""),
+        (gone, "start", "with its data again: no member"),
+        (foreign, "start", "with the cluster_key of the others"),
+        (other_disk, "", their_disk),
+        (in_doubt, "", "lives, and may lack records: wait, or see its log"),
     ];
-    cures.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
+    let cure = |(ids, before, after): (Vec<&String>, &str, &str)| {
+        format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
+    };
+    cures.map(cure).collect::<Vec<_>>().join("; ")
 }
 
-fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
+fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     let name = store.name.as_str();
     let (lost, fewer): (Vec<_>, Vec<_>) =
         store.at_risk.iter().partition(|shard| shard.left < shard.needed);
-    let bring_back =
-        |shards: &[&ShardAtRisk]| bring_back(shards.iter().flat_map(|shard| &shard.missing), nodes);
+    let bring_back = |shards: &[&ShardAtRisk], can_be_made| {
+        bring_back(name, shards, &overview.nodes, can_be_made)
+    };
+    // A frozen map gives nothing to other nodes.
+    let thaw = if overview.frozen.is_empty() { "" } else { "`consul-ha thaw`, and " };
     let mut found = Vec::new();
     if !lost.is_empty() {
         let shards = listed_shards(lost.iter().map(|shard| shard.shard));
@@ -403,8 +418,8 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
              acknowledged writes"
         );
         let cure = format!(
-            "{}; what is lost for good: `consul-ha accept-loss {} SHARD` for each shard",
-            bring_back(&lost),
+            "{}; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
+            bring_back(&lost, false),
             operand(name, "")
         );
         found.push(error("shard_at_risk", name, text, cure));
@@ -412,7 +427,12 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
     if !fewer.is_empty() {
         let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
         let text = format!("store {name}: replicas of {shards} are missing");
-        let cure = format!("{}; after replace_after_s others get new replicas", bring_back(&fewer));
+        let later = match overview.frozen.is_empty() {
+            true => "after replace_after_s",
+            false => "after `consul-ha thaw`",
+        };
+        let bring_back = bring_back(&fewer, true);
+        let cure = format!("{bring_back}; {later} others get new replicas");
         found.push(warning("replicas_missing", name, text, cure));
     }
     if store.unrecovered > 0 {
@@ -422,7 +442,7 @@ fn of_store(store: &StoreOverview, nodes: &[NodeOverview]) -> Vec<Problem> {
         );
         let cure = format!(
             "start the nodes that are down: enough holders of each shard have to answer; if one is lost for good, \
-             `consul-ha accept-loss {} SHARD` for each shard of its",
+             {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
             operand(name, "")
         );
         found.push(error("store_unrecovered", name, text, cure));

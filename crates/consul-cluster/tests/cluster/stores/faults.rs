@@ -72,6 +72,32 @@ fn a_function_that_fails_while_a_storage_is_opened_or_a_shard_dropped_is_told() 
     cases.wait_until(120, || fourth.is_settled(3) && fourth.holders().contains("n4"));
 }
 
+/// As the storage of a program whose disk or lock never answers: nothing of it returns.
+#[test]
+fn a_storage_that_hangs_is_told_within_5_s_until_it_answers_again() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+    // One that nobody has asked anything is well.
+    nodes[2].disk.hang(true);
+    assert!(nodes[2].store.fault().is_none());
+    cases.fill(&nodes[0], "meanwhile");
+    cases.world.wait(Duration::from_secs(5));
+    for _ in 0..2 {
+        let fault = nodes[2].store.fault().expect("it is told");
+        assert_eq!(fault.functions.len(), 1, "{fault:?}");
+        assert!(fault.why.starts_with("it has not returned for "), "{fault:?}");
+        assert!(cases.why_not(&nodes[2]).contains("it has not returned for "));
+        assert!(nodes[..2].iter().all(|node| node.store.serves().is_ok()));
+        // Nobody waits any longer for the first of these calls.
+        cases.world.wait(Duration::from_secs(60));
+    }
+    nodes[2].disk.hang(false);
+    cases.ends(&nodes[2]);
+    // Nor does a call that its caller has left count forever, where nothing else is called.
+    cases.world.wait(Duration::from_secs(60));
+    assert!(nodes[2].store.fault().is_none());
+}
+
 #[test]
 fn a_node_is_ready_when_all_that_the_map_gives_it_is_there() {
     let cases = Cases::new();

@@ -16,6 +16,7 @@ fn node(id: &str) -> NodeOverview {
         map_epoch: Some(9),
         clock_ahead_ms: None,
         faults: Vec::new(),
+        other_disks: Default::default(),
         asked: Default::default(),
         map_lag: Some(0),
         primaries: 1,
@@ -225,9 +226,10 @@ fn each_problem_is_found_alone_and_has_a_cure() {
 fn a_cure_says_what_there_is_to_start() {
     let mut overview = well();
     overview.nodes[1].state = NodeState::Down;
-    let missing: Vec<String> = ["n1", "n2", "n4"].map(str::to_owned).into();
+    let missing = ["n1", "n2", "n4"].map(str::to_owned).into();
+    let shard = ShardAtRisk { missing, ..at_risk(3, 0) };
     assert_eq!(
-        bring_back(missing.iter(), &overview.nodes),
+        bring_back("points", &[&shard], &overview.nodes, false),
         "start n2; start n4 with its data again: no member; n1 lives, and may lack records: wait, or see its log"
     );
 }
@@ -260,6 +262,49 @@ fn the_name_of_a_node_is_no_flag_of_a_cure_that_is_pasted() {
         "consul-ha accept-loss -- -s SHARD",
     ] {
         assert!(commands.contains(&command), "{commands:?}");
+    }
+}
+
+/// In a frozen map a loss that was accepted has no effect, and no new replica is made.
+#[test]
+fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
+    let cures = |change: fn(&mut Overview)| -> String {
+        let found = after(|it| {
+            it.frozen = vec!["n2".to_owned()];
+            change(it);
+        });
+        let of_store = found.iter().find(|it| it.of == "points").expect("one");
+        of_store.cure.clone()
+    };
+    for (change, last) in [
+        ((|it| it.stores[0].at_risk = vec![at_risk(3, 1)]) as fn(&mut Overview), "accept-loss"),
+        (|it| it.stores[0].unrecovered = 2, "accept-loss"),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "others get new replicas"),
+    ] {
+        let cure = cures(change);
+        let places = ["`consul-ha thaw`", last].map(|it| cure.find(it));
+        assert!(places[0].is_some() && places[0] < places[1], "{cure}");
+        assert!(!cure.contains("replace_after_s"), "{cure}");
+    }
+}
+
+#[test]
+fn a_node_with_another_disk_is_not_waited_for_where_nothing_comes_of_it() {
+    let cure = |left, is_other: bool| {
+        let found = after(|it| {
+            it.stores[0].at_risk = vec![at_risk(3, left)];
+            it.nodes[1].other_disks.extend(is_other.then(|| "points".to_owned()));
+            it.nodes[1].other_disks.insert("others".to_owned());
+        });
+        found[0].cure.clone()
+    };
+    assert!(
+        cure(1, true)
+            .starts_with("n2 lives with another disk than the map names: put back its disk")
+    );
+    assert!(cure(2, true).starts_with("n2 lives with another disk, which gets its replicas: wait"));
+    for left in [1, 2] {
+        assert!(cure(left, false).starts_with("n2 lives, and may lack records: wait"));
     }
 }
 
