@@ -52,6 +52,7 @@ mod go;
 pub mod hcl;
 pub mod http;
 mod kv;
+mod log;
 mod operator;
 mod query;
 mod session;
@@ -64,7 +65,6 @@ mod txn;
 use ::http::{Request, Response};
 use acl::{Acl, DefaultPolicy};
 use agent::checks::Prober;
-use agent::monitor::Level;
 use agent::probe::MachineProber;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -74,6 +74,7 @@ use consul_process::sync::lock;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use log::{Level, Log};
 use settings::Settings;
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -153,7 +154,7 @@ pub struct Agent {
     /// The default policy as replies report it.
     default_policy: &'static str,
     state: Mutex<State>,
-    log: agent::monitor::Log,
+    log: Log,
     faults: Mutex<Vec<control::fault::ActiveFault>>,
     requests: AtomicU64,
     /// Notifies waiting requests that their connection is closed.

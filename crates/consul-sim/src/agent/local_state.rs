@@ -2,10 +2,10 @@
 //! makes the catalog's entries of the agent's node the same.
 
 use super::checks::Schedule;
-use super::monitor::Level;
 use super::sidecar;
 use crate::SERF_HEALTH;
 use crate::catalog::server;
+use crate::log::Level;
 use crate::store::State;
 use crate::store::catalog::{Check, Node, Service};
 use crate::store::timer::{Timer, TimerKey};

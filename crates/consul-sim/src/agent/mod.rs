@@ -11,7 +11,7 @@ pub(super) mod local_state;
 mod maintenance;
 mod members;
 mod metrics;
-pub(crate) mod monitor;
+mod monitor;
 pub(super) mod probe;
 mod sidecar;
 

@@ -1,6 +1,6 @@
 //! Replies: status, headers and body, and JSON as Go writes it.
 
-use crate::agent::monitor::Monitor;
+use crate::log::Monitor;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};

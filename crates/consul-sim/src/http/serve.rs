@@ -3,9 +3,9 @@
 use super::listen::Listener;
 use super::request::Cut;
 use crate::Agent;
-use crate::agent::monitor::{Level, Monitor};
 use crate::dns::Listening;
 use crate::go;
+use crate::log::{Level, Monitor};
 use bytes::Bytes;
 use consul_api::error::Error;
 use consul_api::value::shape::RAW_IN_TARGETS;

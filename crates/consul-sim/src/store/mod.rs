@@ -17,6 +17,7 @@ use super::agent::local_state::Local;
 use super::entry::EntryTable;
 use super::event::Events;
 use super::go;
+use super::log::Log;
 use super::query::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
@@ -69,7 +70,7 @@ pub(super) struct State {
     /// Reads the configuration files again, if there are any.
     pub reload: Option<Reload>,
     /// What monitors of the agent see.
-    pub log: super::agent::monitor::Log,
+    pub log: Log,
     /// Notified when the agent is told to leave.
     pub left: Arc<tokio::sync::Notify>,
     /// The configuration of DNS.
@@ -117,7 +118,7 @@ impl State {
             node_name: options.node_name.clone(),
             settings: Arc::new(options.settings.clone()),
             reload: None,
-            log: super::agent::monitor::Log::default(),
+            log: Log::default(),
             left: Arc::default(),
             dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
