@@ -7,20 +7,14 @@ use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
 use super::store::State;
+use super::store::event::Event;
 use super::store::watch::Topic;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use consul_api::api::event as wire;
 use http::StatusCode;
 use regex_lite::Regex;
-use serde::{Serialize, Serializer};
-use std::collections::VecDeque;
 
 pub(super) static ROUTES: &[Route] =
     &[Route(&wire::FIRE, Handler::Now(fire)), Route(&wire::LIST, Handler::Hashed(&LIST))];
-
-/// The number of events that an agent keeps. Source: "List Events" in Consul's HTTP reference.
-const REMEMBERED: usize = 256;
 
 /// The largest event in gossip, in bytes, and the size of its message without its texts: its id,
 /// the names of its fields and their lengths.
@@ -28,39 +22,6 @@ const REMEMBERED: usize = 256;
 /// Source: the default of Serf's `UserEventSizeLimit`; the rest is measured.
 const SIZE_LIMIT: usize = 512;
 const OVERHEAD: usize = 96;
-
-/// The Lamport time of the first event: the clock of a fresh agent stands at 1.
-const FIRST_TIME: u64 = 2;
-
-/// The events that the agent received, the oldest first.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Events {
-    recent: VecDeque<Event>,
-    fired: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Event {
-    #[serde(rename = "ID")]
-    id: String,
-    name: String,
-    #[serde(serialize_with = "base64_or_null")]
-    payload: Vec<u8>,
-    node_filter: String,
-    service_filter: String,
-    tag_filter: String,
-    version: u8,
-    #[serde(rename = "LTime")]
-    time: u64,
-}
-
-fn base64_or_null<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    match payload {
-        [] => serializer.serialize_none(),
-        bytes => serializer.serialize_str(&STANDARD.encode(bytes)),
-    }
-}
 
 impl Event {
     /// The size in gossip, in bytes.
@@ -107,13 +68,9 @@ fn fire(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     let is_for_us = node.is_none_or(|node| node.is_match(&state.node_name))
         && service.is_none_or(|service| has_service(state, &service, tag.as_ref()));
-    let time = FIRST_TIME + state.events.fired;
-    state.events.fired += 1;
+    let time = state.events.fire();
     if is_for_us {
-        state.events.recent.push_back(Event { time, ..event.clone() });
-        if state.events.recent.len() > REMEMBERED {
-            state.events.recent.pop_front();
-        }
+        state.events.keep(Event { time, ..event.clone() });
         state.touch(Topic::Events);
     }
     Ok(Reply::json(call.style, &event))
@@ -147,7 +104,7 @@ fn has_service(state: &State, service: &Regex, tag: Option<&Regex>) -> bool {
 /// The events that the caller may see, filtered by the name in the query.
 fn found<'a>(state: &'a State, call: &Call, authority: &Authority) -> Vec<&'a Event> {
     let name = call.query.get("name");
-    let wanted = state.events.recent.iter().filter(|event| name.is_empty() || event.name == name);
+    let wanted = state.events.all().filter(|event| name.is_empty() || event.name == name);
     wanted.filter(|event| authority.sees(Resource::Event, &event.name)).collect()
 }
 

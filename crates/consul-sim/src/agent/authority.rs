@@ -3,7 +3,6 @@
 //!
 //! Source: "Built-in CA provider" in Consul's documentation for lifetimes; the SPIFFE standard for names (SPIFFE-ID, X509-SVID).
 
-use super::connect::Root;
 use crate::go;
 use consul_process::files::pem::{self, PrivateKey};
 use consul_process::sync::lock;
@@ -14,7 +13,8 @@ use rcgen::{
     SanType, SerialNumber,
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,9 @@ use x509_parser::prelude::FromDer;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// In nanoseconds.
+pub(super) const HOUR: i64 = 3_600_000_000_000;
+
 /// How long an earlier root vouches for a new one.
 const CROSS_SIGNED_FOR: Duration = DAY.saturating_mul(7);
 
@@ -35,6 +38,9 @@ const BEFORE: Duration = Duration::from_secs(60);
 
 /// The serial number of the first root, after which the leaves' come. Those of a fresh server.
 const ROOT_SERIAL: u64 = 7;
+
+/// The index at which a fresh server creates its certificate authority.
+pub(super) const INDEX: u64 = 9;
 
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -46,6 +52,84 @@ pub(crate) struct Authority {
 struct Issued {
     serial: u64,
     leaves: BTreeMap<String, Arc<Leaf>>,
+}
+
+/// The fields of a root that are shown.
+#[derive(Clone)]
+pub(super) struct Root {
+    pub id: String,
+    pub serial: u64,
+    pub signing_key_id: String,
+    pub pem: String,
+    pub not_before: String,
+    pub not_after: String,
+    /// Its certificates that earlier roots have signed.
+    pub intermediates: Vec<String>,
+    pub create_index: u64,
+    pub modify_index: u64,
+}
+
+/// The configuration of the authority.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct AuthorityConfig {
+    pub(super) provider: String,
+    /// As it was given.
+    pub(super) config: Value,
+    pub(super) state: Option<BTreeMap<String, String>>,
+    pub(super) force_without_cross_signing: bool,
+    pub(super) create_index: u64,
+    pub modify_index: u64,
+}
+
+impl Default for AuthorityConfig {
+    fn default() -> Self {
+        Self {
+            provider: "consul".to_owned(),
+            config: json!({
+                "IntermediateCertTTL": "8760h", "LeafCertTTL": "72h", "RootCertTTL": "87600h",
+            }),
+            state: None,
+            force_without_cross_signing: false,
+            create_index: INDEX,
+            modify_index: INDEX,
+        }
+    }
+}
+
+impl AuthorityConfig {
+    /// The lifetime of a new certificate.
+    pub fn leaf_lifetime(&self) -> Duration {
+        self.time("LeafCertTTL", 72 * HOUR)
+    }
+
+    /// The lifetime of a new root.
+    pub fn root_lifetime(&self) -> Duration {
+        self.time("RootCertTTL", 87_600 * HOUR)
+    }
+
+    fn time(&self, name: &str, default: i64) -> Duration {
+        Duration::from_nanos(
+            nanos(self.config.get(name), default).unwrap_or(default).unsigned_abs(),
+        )
+    }
+
+    /// What an operator sets of the root; another value requires another root.
+    pub(super) fn given(&self) -> Given<'_> {
+        let text = |name| {
+            self.config.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
+        };
+        Given { private_key: text("PrivateKey"), certificate: text("RootCert") }
+    }
+}
+
+pub(super) fn nanos(given: Option<&Value>, default: i64) -> Result<i64, String> {
+    match given {
+        None | Some(Value::Null) => Ok(default),
+        Some(Value::String(text)) => go::duration(text),
+        Some(Value::Number(number)) => Ok(number.as_i64().unwrap_or(i64::MAX)),
+        Some(_) => Err("expected type 'time.Duration'".to_owned()),
+    }
 }
 
 /// What an operator sets of a root; nothing for one that is generated.
@@ -169,7 +253,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri.as_str())?)];
         let key = KeyPair::generate()?;
         // Each certificate is a write to the server's log.
-        let index = super::connect::INDEX + serial;
+        let index = INDEX + serial;
         // Those who trust an earlier root need what it has signed.
         let mut cert_pem = params.signed_by(&key, &self.issuer)?.pem();
         cert_pem.extend(self.root().intermediates.iter().map(String::as_str));
@@ -221,8 +305,8 @@ fn generated(
         not_before: whole_seconds(now),
         not_after: whole_seconds(now + lifetime),
         intermediates: Vec::new(),
-        create_index: super::connect::INDEX,
-        modify_index: super::connect::INDEX,
+        create_index: INDEX,
+        modify_index: INDEX,
     };
     Ok(NewRoot { issuer: Issuer::new(params.clone(), key), params, root })
 }

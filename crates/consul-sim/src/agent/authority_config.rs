@@ -2,8 +2,8 @@
 //!
 //! Source: `ParseConsulCAConfig` of Consul's package `connect/ca`, and Consul 1.21.
 
-use super::authority::Given;
-use super::connect::{INDEX, authority, disabled};
+use super::authority::{AuthorityConfig, HOUR, nanos};
+use super::connect::{authority, disabled};
 use crate::acl::{Access, Resource};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, body, decode_error};
@@ -13,75 +13,9 @@ use crate::store::State;
 use crate::store::watch::Topic;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-
-const HOUR: i64 = 3_600_000_000_000;
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct AuthorityConfig {
-    provider: String,
-    /// As it was given.
-    config: Value,
-    state: Option<BTreeMap<String, String>>,
-    force_without_cross_signing: bool,
-    create_index: u64,
-    pub modify_index: u64,
-}
-
-impl Default for AuthorityConfig {
-    fn default() -> Self {
-        Self {
-            provider: "consul".to_owned(),
-            config: json!({
-                "IntermediateCertTTL": "8760h", "LeafCertTTL": "72h", "RootCertTTL": "87600h",
-            }),
-            state: None,
-            force_without_cross_signing: false,
-            create_index: INDEX,
-            modify_index: INDEX,
-        }
-    }
-}
-
-impl AuthorityConfig {
-    /// The lifetime of a new certificate.
-    pub fn leaf_lifetime(&self) -> Duration {
-        self.time("LeafCertTTL", 72 * HOUR)
-    }
-
-    /// The lifetime of a new root.
-    pub fn root_lifetime(&self) -> Duration {
-        self.time("RootCertTTL", 87_600 * HOUR)
-    }
-
-    fn time(&self, name: &str, default: i64) -> Duration {
-        Duration::from_nanos(
-            nanos(self.config.get(name), default).unwrap_or(default).unsigned_abs(),
-        )
-    }
-
-    /// What an operator sets of the root; another value requires another root.
-    fn given(&self) -> Given<'_> {
-        let text = |name| {
-            self.config.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
-        };
-        Given { private_key: text("PrivateKey"), certificate: text("RootCert") }
-    }
-}
-
-fn nanos(given: Option<&Value>, default: i64) -> Result<i64, String> {
-    match given {
-        None | Some(Value::Null) => Ok(default),
-        Some(Value::String(text)) => go::duration(text),
-        Some(Value::Number(number)) => Ok(number.as_i64().unwrap_or(i64::MAX)),
-        Some(_) => Err("expected type 'time.Duration'".to_owned()),
-    }
-}
 
 fn duration_text(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };

@@ -1,7 +1,7 @@
 //! The service mesh, as far as it is simulated: its root certificates, the certificates of services, and
 //! permission for all services to connect.
 
-use super::authority::{Authority, Leaf};
+use super::authority::{Authority, INDEX, Leaf, Root};
 use super::authority_config;
 use crate::acl::{Access, DefaultPolicy, Resource};
 use crate::blocking::{Headers, Read, ResultIndex, cache_headers};
@@ -27,9 +27,6 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CA_CONFIGURATION_UPDATE, Handler::Now(authority_config::update)),
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];
-
-/// The index at which a fresh server creates its certificate authority.
-pub(super) const INDEX: u64 = 9;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -114,21 +111,6 @@ fn in_order(roots: &[Root]) -> Vec<&Root> {
 
 pub(super) fn disabled() -> Refusal {
     Refusal::server("Connect must be enabled in order to use this endpoint")
-}
-
-/// The fields of a root that are shown.
-#[derive(Clone)]
-pub(super) struct Root {
-    pub id: String,
-    pub serial: u64,
-    pub signing_key_id: String,
-    pub pem: String,
-    pub not_before: String,
-    pub not_after: String,
-    /// Its certificates that earlier roots have signed.
-    pub intermediates: Vec<String>,
-    pub create_index: u64,
-    pub modify_index: u64,
 }
 
 fn known_roots(state: &State) -> Result<&[Root], Refusal> {

@@ -1,7 +1,7 @@
 //! Reads and validates the definitions of services and checks that are registered with the agent.
 
 use super::checks::{CheckTls, Probe, Schedule};
-use super::local_state::{Alias, LocalCheck};
+use super::local::{Alias, LocalCheck};
 use super::sidecar::{self, Sidecar};
 use crate::catalog::body::{
     self, addresses, check_address, check_meta, check_weights, locality, weights,

@@ -1,17 +1,16 @@
 //! The agent's local state: the services and checks that were registered with it. Anti-entropy
 //! makes the catalog's entries of the agent's node the same.
 
-use super::checks::Schedule;
+use super::local::LocalCheck;
 use super::sidecar;
 use crate::SERF_HEALTH;
-use crate::catalog::server;
 use crate::log::Level;
 use crate::store::State;
-use crate::store::catalog::{Check, Node, Service};
-use crate::store::timer::{Timer, TimerKey};
+use crate::store::catalog::Service;
+use crate::store::server;
+use crate::store::timer::Timer;
 use crate::store::watch::Topic;
 use consul_process::clock::Instant;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The interval at which the agent looks for services that were critical for too long.
@@ -28,70 +27,6 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// Source: `check_update_interval` in Consul's agent configuration reference.
 const CHECK_UPDATE_INTERVAL: Duration = Duration::from_secs(5 * 60);
-
-/// The agent's services and checks.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Local {
-    pub services: BTreeMap<String, Service>,
-    pub checks: BTreeMap<String, LocalCheck>,
-    /// The agent's node, as the agent registers it.
-    node: Option<Node>,
-    reaping: bool,
-    syncing: bool,
-}
-
-/// A check of the agent.
-#[derive(Clone, Debug)]
-pub(crate) struct LocalCheck {
-    pub check: Check,
-    /// The time without an update after which a TTL check is critical.
-    pub ttl: Option<Duration>,
-    /// The schedule of a check that the agent runs.
-    pub schedule: Option<Schedule>,
-    /// The target of an alias check.
-    pub alias: Option<Alias>,
-    pub output_max_size: usize,
-    pub deregister_after: Option<Duration>,
-    pub critical_since: Option<Instant>,
-    pub expires: Option<TimerKey>,
-    pub deferred: Option<TimerKey>,
-}
-
-/// The service, or with an empty id the node, whose status an alias check mirrors.
-#[derive(Clone, Debug)]
-pub(crate) struct Alias {
-    pub node: String,
-    pub service: String,
-}
-
-impl LocalCheck {
-    /// A check whose status changes only by requests.
-    pub fn without_timers(check: Check) -> Self {
-        Self {
-            check,
-            ttl: None,
-            schedule: None,
-            alias: None,
-            output_max_size: 0,
-            deregister_after: None,
-            critical_since: None,
-            expires: None,
-            deferred: None,
-        }
-    }
-}
-
-impl Local {
-    /// The ids of the agent's checks.
-    pub fn check_ids(&self) -> Vec<String> {
-        self.checks.keys().cloned().collect()
-    }
-
-    /// The agent's own node.
-    pub fn node(&self) -> Option<&Node> {
-        self.node.as_ref()
-    }
-}
 
 impl State {
     /// Makes the catalog's entry of the agent's node its local state.

@@ -1,7 +1,7 @@
 //! Maintenance mode of the agent's node and services: a critical check.
 
 use super::known_service;
-use super::local_state::LocalCheck;
+use super::local::LocalCheck;
 use crate::acl::{Access, Resource};
 use crate::go;
 use crate::http::handler::{Handler, Route};

@@ -2,12 +2,14 @@
 
 mod agent_self;
 pub(super) mod authority;
-pub(super) mod authority_config;
+mod authority_config;
+mod check_runs;
 pub mod checks;
-pub(super) mod connect;
+mod connect;
 pub(super) mod definition;
 mod health;
-pub(super) mod local_state;
+pub(super) mod local;
+mod local_state;
 mod maintenance;
 mod members;
 mod metrics;

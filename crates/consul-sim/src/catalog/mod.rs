@@ -6,7 +6,6 @@ mod distance;
 mod health;
 pub(super) mod proxy;
 mod registration;
-pub(super) mod server;
 pub(super) mod service_json;
 pub(super) mod txn;
 

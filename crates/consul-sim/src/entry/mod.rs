@@ -6,9 +6,7 @@ mod defaults;
 mod intentions;
 mod kinds;
 mod shape;
-mod table;
-
-pub(super) use table::EntryTable;
+pub(super) mod table;
 
 use super::acl::{Access, Authority, Resource};
 use super::blocking::{Headers, Read, ResultIndex};
@@ -23,6 +21,7 @@ use consul_api::api::config_entry as wire;
 use http::StatusCode;
 use kinds::{INTENTIONS, Kind};
 use shape::{OF_THE_STORE, member};
+use table::EntryTable;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().chain(intentions::ROUTES)

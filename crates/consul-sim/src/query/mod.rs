@@ -1,10 +1,8 @@
 //! Prepared queries: `/v1/query`.
 
 mod execute;
-mod table;
+pub(super) mod table;
 mod template;
-
-pub(super) use table::QueryTable;
 
 use super::acl::{Access, Authority, Resource};
 use super::blocking::{Headers, Once, Read, ResultIndex};
@@ -18,7 +16,7 @@ use super::store::State;
 use super::store::watch::Topic;
 use consul_api::api::query as wire;
 use http::StatusCode;
-use table::Query;
+use table::{Query, QueryTable};
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::LIST, Handler::Read(&LIST)),
@@ -279,6 +277,34 @@ impl Query {
         match may {
             true => Ok(self.seen_by(authority)),
             false => Err(Refusal::new(StatusCode::FORBIDDEN, "Permission denied")),
+        }
+    }
+}
+
+impl QueryTable {
+    /// The query of this id or name, or what the template with the longest start of the name makes.
+    fn resolve(&self, wanted: &str) -> Result<Query, Refusal> {
+        if let Some(query) = self.get(wanted) {
+            return match query.is_template() {
+                true => Err(Refusal::server(
+                    "prepared query templates can only be resolved up by name, not by ID",
+                )),
+                false => Ok(query.clone()),
+            };
+        }
+        let is_exact = |query: &&Query| !query.is_template() && !query.name.is_empty();
+        let mut exact = self.all().filter(is_exact);
+        if let Some(query) = exact.find(|query| query.name.eq_ignore_ascii_case(wanted)) {
+            return Ok(query.clone());
+        }
+        let begins = |query: &&Query| {
+            let start = wanted.as_bytes().get(..query.name.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(query.name.as_bytes()))
+        };
+        let templates = self.all().filter(|query| query.is_template());
+        match templates.filter(begins).max_by_key(|query| query.name.len()) {
+            Some(template) => template::rendered(template, wanted).map_err(Refusal::server),
+            None => Err(not_found()),
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The stored queries, by id and by name.
 
-use super::{not_found, template};
 use crate::http::decode::Json;
-use crate::http::reply::Refusal;
 use crate::store::watch::Topic;
 use std::collections::BTreeMap;
 
@@ -119,32 +117,6 @@ impl QueryTable {
         if self.by_id.len() != before {
             self.newest = index;
             touched.push(Topic::Queries);
-        }
-    }
-
-    /// The query of this id or name, or what the template with the longest start of the name makes.
-    pub(super) fn resolve(&self, wanted: &str) -> Result<Query, Refusal> {
-        if let Some(query) = self.get(wanted) {
-            return match query.is_template() {
-                true => Err(Refusal::server(
-                    "prepared query templates can only be resolved up by name, not by ID",
-                )),
-                false => Ok(query.clone()),
-            };
-        }
-        let is_exact = |query: &&Query| !query.is_template() && !query.name.is_empty();
-        let mut exact = self.all().filter(is_exact);
-        if let Some(query) = exact.find(|query| query.name.eq_ignore_ascii_case(wanted)) {
-            return Ok(query.clone());
-        }
-        let begins = |query: &&Query| {
-            let start = wanted.as_bytes().get(..query.name.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(query.name.as_bytes()))
-        };
-        let templates = self.all().filter(|query| query.is_template());
-        match templates.filter(begins).max_by_key(|query| query.name.len()) {
-            Some(template) => template::rendered(template, wanted).map_err(Refusal::server),
-            None => Err(not_found()),
         }
     }
 }

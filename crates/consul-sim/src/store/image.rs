@@ -6,8 +6,8 @@ use super::coordinate::CoordinateTable;
 use super::kv::KvTable;
 use super::session::SessionTable;
 use crate::acl::AclTable;
-use crate::entry::EntryTable;
-use crate::query::QueryTable;
+use crate::entry::table::EntryTable;
+use crate::query::table::QueryTable;
 use std::sync::Arc;
 
 /// A copy of the server's tables.

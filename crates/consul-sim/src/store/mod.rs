@@ -2,28 +2,29 @@
 
 pub(super) mod catalog;
 pub(super) mod coordinate;
+pub(super) mod event;
 pub(super) mod image;
 pub(super) mod kv;
 mod rollback;
+pub(super) mod server;
 pub(super) mod session;
 pub(super) mod timer;
 pub(super) mod watch;
 
 use super::acl::AclTable;
-use super::agent::authority::Authority;
-use super::agent::authority_config::AuthorityConfig;
+use super::agent::authority::{Authority, AuthorityConfig};
 use super::agent::checks::DueCheck;
-use super::agent::local_state::Local;
-use super::entry::EntryTable;
-use super::event::Events;
+use super::agent::local::Local;
+use super::entry::table::EntryTable;
 use super::go;
 use super::log::Log;
-use super::query::QueryTable;
+use super::query::table::QueryTable;
 use super::settings::Settings;
 use super::{Options, SERVER_PORT};
 use catalog::{CatalogTable, Check, Node, Service};
 use consul_process::clock::Instant;
 use coordinate::{Coordinate, CoordinateTable};
+use event::Events;
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -148,7 +149,7 @@ impl State {
         };
         state.start_acl();
         let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
-        super::catalog::server::register(&mut state, node_id, &options.node_meta);
+        server::register(&mut state, node_id, &options.node_meta);
         state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
     }

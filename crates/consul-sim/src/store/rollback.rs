@@ -6,7 +6,7 @@ use super::catalog::CatalogTable;
 use super::coordinate::CoordinateTable;
 use super::session::SessionTable;
 use super::timer::Timers;
-use crate::query::QueryTable;
+use crate::query::table::QueryTable;
 use consul_process::clock::Instant;
 use std::collections::{HashMap, VecDeque};
 

@@ -1,14 +1,14 @@
 //! The node, service and check that a server registers of itself.
 
+use super::State;
+use super::catalog::{Check, Node, Service, TextMap};
 use crate::settings::Settings;
-use crate::store::State;
-use crate::store::catalog::{Check, Node, Service, TextMap};
 use crate::{SERF_HEALTH, SERVER_PORT, VERSION};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Registers the node of a fresh server, healthy, with the service `consul`.
-pub(crate) fn register(state: &mut State, id: String, meta: &TextMap) {
+pub(super) fn register(state: &mut State, id: String, meta: &TextMap) {
     let node = state.node_name.clone();
     let settings = Arc::clone(&state.settings);
     // The server finds the agent by gossip first; then the agent adds its addresses and metadata.

@@ -1,0 +1,72 @@
+//! The services and checks that were registered with the agent.
+
+use super::checks::Schedule;
+use crate::store::catalog::{Check, Node, Service};
+use crate::store::timer::TimerKey;
+use consul_process::clock::Instant;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The agent's services and checks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Local {
+    pub services: BTreeMap<String, Service>,
+    pub checks: BTreeMap<String, LocalCheck>,
+    /// The agent's node, as the agent registers it.
+    pub(super) node: Option<Node>,
+    pub(super) reaping: bool,
+    pub(super) syncing: bool,
+}
+
+/// A check of the agent.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalCheck {
+    pub check: Check,
+    /// The time without an update after which a TTL check is critical.
+    pub ttl: Option<Duration>,
+    /// The schedule of a check that the agent runs.
+    pub schedule: Option<Schedule>,
+    /// The target of an alias check.
+    pub alias: Option<Alias>,
+    pub output_max_size: usize,
+    pub deregister_after: Option<Duration>,
+    pub critical_since: Option<Instant>,
+    pub expires: Option<TimerKey>,
+    pub deferred: Option<TimerKey>,
+}
+
+/// The service, or with an empty id the node, whose status an alias check mirrors.
+#[derive(Clone, Debug)]
+pub(crate) struct Alias {
+    pub node: String,
+    pub service: String,
+}
+
+impl LocalCheck {
+    /// A check whose status changes only by requests.
+    pub fn without_timers(check: Check) -> Self {
+        Self {
+            check,
+            ttl: None,
+            schedule: None,
+            alias: None,
+            output_max_size: 0,
+            deregister_after: None,
+            critical_since: None,
+            expires: None,
+            deferred: None,
+        }
+    }
+}
+
+impl Local {
+    /// The ids of the agent's checks.
+    pub fn check_ids(&self) -> Vec<String> {
+        self.checks.keys().cloned().collect()
+    }
+
+    /// The agent's own node.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+}
