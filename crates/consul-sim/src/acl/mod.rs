@@ -7,12 +7,14 @@ mod own_access;
 mod policies;
 mod policy;
 mod roles;
+pub(super) mod table;
 mod token_body;
 mod token_view;
 mod tokens;
 
 pub(super) use authorize::Authority;
 pub(super) use policy::{Access, Resource};
+pub use table::{Acl, DefaultPolicy, Secret};
 
 use super::http::handler::Route;
 use super::http::reply::Refusal;
@@ -24,10 +26,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::StatusCode;
 use policy::{Level, Rules};
-use std::collections::BTreeMap;
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
+use table::{AclTable, NodeIdentity, Policy, Role, ServiceIdentity, Token};
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     policies::ROUTES
@@ -37,52 +37,6 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         .chain(bootstrap::ROUTES)
         .chain(own_access::ROUTES)
         .chain(login::routes())
-}
-
-/// The ACL configuration of an agent.
-///
-/// Source: `acl` in Consul's agent configuration reference.
-#[derive(Clone, Debug, Default)]
-pub struct Acl {
-    /// Whether tokens are looked at.
-    pub enabled: bool,
-    /// What a token may do that no rule of its policies speaks of.
-    pub default_policy: DefaultPolicy,
-    /// Whether reading keys by prefix requires the access `list` to the prefix.
-    pub enable_key_list_policy: bool,
-    /// The secret of a management token that exists from the start, a UUID.
-    pub initial_management: Option<Secret>,
-    /// The secret of the token of requests without one; by default the anonymous token.
-    pub default_token: Option<Secret>,
-    /// The secret of the token of DNS; by default that of requests without one.
-    pub dns_token: Option<Secret>,
-}
-
-/// What a token may do that no rule of its policies speaks of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DefaultPolicy {
-    /// Everything except reading and writing tokens and policies.
-    #[default]
-    Allow,
-    /// Nothing.
-    Deny,
-}
-
-/// A token's secret, which `Debug` hides.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize, serde::Serialize)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A secret of this text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<hidden>")
-    }
 }
 
 /// The ids of the built-in policies and token.
@@ -95,185 +49,6 @@ const ANONYMOUS_SECRET: &str = "anonymous";
 
 /// The prefix of ids that users must not choose.
 const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
-
-/// One policy.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
-struct Policy {
-    id: String,
-    name: String,
-    description: String,
-    /// The rules as given.
-    text: String,
-    #[serde(skip)]
-    rules: Rules,
-    /// Where the policy applies; `None`: everywhere.
-    datacenters: Option<Vec<String>>,
-    create_index: u64,
-    modify_index: u64,
-}
-
-/// Permissions that several tokens have in common.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
-struct Role {
-    id: String,
-    name: String,
-    description: String,
-    /// The ids of its policies.
-    policies: Vec<String>,
-    services: Vec<ServiceIdentity>,
-    nodes: Vec<NodeIdentity>,
-    create_index: u64,
-    modify_index: u64,
-}
-
-/// One token.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
-struct Token {
-    accessor: String,
-    secret: Secret,
-    description: String,
-    /// The ids of its policies.
-    policies: Vec<String>,
-    /// The ids of its roles.
-    roles: Vec<String>,
-    services: Vec<ServiceIdentity>,
-    nodes: Vec<NodeIdentity>,
-    local: bool,
-    /// The auth method of the login that created it.
-    method: Option<String>,
-    /// In RFC 3339.
-    created: String,
-    /// As the time since 1970.
-    expires: Option<Duration>,
-    create_index: u64,
-    modify_index: u64,
-}
-
-/// A service that a token may act as.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
-struct ServiceIdentity {
-    name: String,
-    datacenters: Option<Vec<String>>,
-}
-
-/// A node that a token may act as.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
-struct NodeIdentity {
-    name: String,
-    datacenter: String,
-}
-
-/// All tokens, policies and roles.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
-pub(super) struct AclTable {
-    #[serde(skip)]
-    pub config: Acl,
-    /// By secret, the order of lists.
-    tokens: BTreeMap<Secret, Token>,
-    tokens_newest: u64,
-    /// By id.
-    policies: BTreeMap<String, Policy>,
-    policies_newest: u64,
-    /// By id.
-    roles: BTreeMap<String, Role>,
-    roles_newest: u64,
-    logins: login::Table,
-    /// The index of the first management token, after which bootstrapping is refused.
-    bootstrapped: Option<u64>,
-}
-
-impl AclTable {
-    /// An empty table.
-    pub fn new(config: Acl) -> Self {
-        Self {
-            config,
-            tokens: BTreeMap::new(),
-            tokens_newest: 0,
-            policies: BTreeMap::new(),
-            policies_newest: 0,
-            roles: BTreeMap::new(),
-            roles_newest: 0,
-            logins: login::Table::default(),
-            bootstrapped: None,
-        }
-    }
-
-    /// Whether tokens are looked at.
-    pub fn is_enabled(&self) -> bool {
-        self.config.enabled
-    }
-
-    /// The default policy; allow if ACLs are off.
-    pub fn default_policy(&self) -> DefaultPolicy {
-        if self.config.enabled { self.config.default_policy } else { DefaultPolicy::Allow }
-    }
-
-    /// Reads again what a snapshot has as text alone.
-    pub fn complete(&mut self) -> Result<(), String> {
-        for policy in self.policies.values_mut() {
-            policy.rules = Rules::parse(&policy.text)?;
-        }
-        self.logins.complete()
-    }
-
-    fn token_of(&self, accessor: &str) -> Option<&Token> {
-        self.tokens.values().find(|token| token.accessor == accessor)
-    }
-
-    fn policy_named(&self, name: &str) -> Option<&Policy> {
-        self.policies.values().find(|policy| policy.name.eq_ignore_ascii_case(name))
-    }
-
-    fn role_named(&self, name: &str) -> Option<&Role> {
-        self.roles.values().find(|role| role.name.eq_ignore_ascii_case(name))
-    }
-
-    fn roles_of(&self, token: &Token) -> impl Iterator<Item = &Role> {
-        token.roles.iter().filter_map(|id| self.roles.get(id))
-    }
-
-    /// The policies of a token, those of its roles included.
-    fn policies_of(&self, token: &Token) -> Vec<&Policy> {
-        let ids = token.policies.iter().chain(self.roles_of(token).flat_map(|role| &role.policies));
-        let mut seen: Vec<&Policy> = Vec::new();
-        for policy in ids.filter_map(|id| self.policies.get(id)) {
-            if !seen.iter().any(|known| known.id == policy.id) {
-                seen.push(policy);
-            }
-        }
-        seen
-    }
-
-    /// The rules of the token's policies, roles and identities.
-    fn rules_of(&self, token: &Token, datacenter: &str) -> Rules {
-        let mut rules = Rules::default();
-        let is_here = |datacenters: &Option<Vec<String>>| {
-            let names = datacenters.as_deref().unwrap_or_default();
-            names.is_empty() || names.iter().any(|name| name == datacenter)
-        };
-        for policy in self.policies_of(token) {
-            if is_here(&policy.datacenters) {
-                rules.add_all(&policy.rules);
-            }
-        }
-        // Source: "Service identities" and "Node identities" in Consul's documentation of ACLs.
-        let services = self.roles_of(token).flat_map(|role| &role.services);
-        let services = token.services.iter().chain(services);
-        for service in services.filter(|service| is_here(&service.datacenters)) {
-            let proxy = format!("{}-sidecar-proxy", service.name);
-            rules.add_service(false, &service.name, Level::Write, None);
-            rules.add_service(false, &proxy, Level::Write, None);
-            rules.add_service(true, "", Level::Read, None);
-            rules.add(Resource::Node, true, "", Level::Read);
-        }
-        let nodes = self.roles_of(token).flat_map(|role| &role.nodes);
-        for node in token.nodes.iter().chain(nodes).filter(|node| node.datacenter == datacenter) {
-            rules.add(Resource::Node, false, &node.name, Level::Write);
-            rules.add_service(true, "", Level::Read, None);
-        }
-        rules
-    }
-}
 
 impl State {
     /// Adds the built-in policies and tokens, if ACLs are on.

@@ -5,7 +5,7 @@ use super::catalog::CatalogTable;
 use super::coordinate::CoordinateTable;
 use super::kv::KvTable;
 use super::session::SessionTable;
-use crate::acl::AclTable;
+use crate::acl::table::AclTable;
 use crate::entry::table::EntryTable;
 use crate::query::table::QueryTable;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ pub(super) mod session;
 pub(super) mod timer;
 pub(super) mod watch;
 
-use super::acl::AclTable;
+use super::acl::table::AclTable;
 use super::agent::authority::{Authority, AuthorityConfig};
 use super::agent::checks::DueCheck;
 use super::agent::local::Local;

@@ -1,10 +1,8 @@
 //! Auth methods: `/v1/acl/auth-method`.
 
-use super::jwt::{Identity, Jwt};
-use super::kubernetes;
+use super::table::{JWT, KUBERNETES, Kind, Method};
 use crate::acl::{Access, Resource};
 use crate::blocking::{Headers, Read, ResultIndex};
-use crate::filter::schema::{self, Schema};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, with_hint};
 use crate::http::handler::{Handler, Route};
@@ -13,9 +11,8 @@ use crate::http::request::Call;
 use crate::store::State;
 use crate::store::watch::Topic;
 use consul_api::api::acl as wire;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -38,86 +35,6 @@ const MISSING: &str = "Missing auth method name";
 
 /// The types that Consul knows, of which the simulated agent has two.
 const TYPES: &[&str] = &["aws-iam", JWT, KUBERNETES];
-const JWT: &str = "jwt";
-const KUBERNETES: &str = "kubernetes";
-
-/// How the tokens of others are checked.
-#[derive(Clone, Debug, Default)]
-pub(super) enum Kind {
-    Jwt(Jwt),
-    #[default]
-    Kubernetes,
-}
-
-impl Kind {
-    /// Reads the configuration of a method of this type.
-    fn new(name: &str, config: &[(String, Json)]) -> Result<Self, String> {
-        match name {
-            JWT => Jwt::new(config).map(Kind::Jwt),
-            KUBERNETES => kubernetes::check(config).map(|()| Kind::Kubernetes),
-            _ => Err(format!("the simulated agent has no auth methods of type {name}")),
-        }
-    }
-
-    /// What a token says, if it is valid at this time, in seconds since 1970.
-    ///
-    /// # Errors
-    /// Consul's text.
-    pub fn identity(&self, token: &str, now_s: i64) -> Result<Identity, String> {
-        match self {
-            Kind::Jwt(jwt) => jwt.identity(token, now_s),
-            Kind::Kubernetes => Err(kubernetes::refuse(token)),
-        }
-    }
-
-    /// The variables of templates, each with the text that stands for it when a rule is checked.
-    pub fn variables(&self) -> BTreeMap<String, String> {
-        match self {
-            Kind::Jwt(jwt) => jwt.variables(),
-            Kind::Kubernetes => kubernetes::variables(),
-        }
-    }
-
-    /// What selectors see.
-    pub fn identities(&self) -> &'static Schema {
-        match self {
-            Kind::Jwt(_) => &schema::IDENTITIES,
-            Kind::Kubernetes => &schema::SERVICE_ACCOUNTS,
-        }
-    }
-}
-
-/// A way to log in.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Method {
-    pub name: String,
-    r#type: String,
-    display_name: String,
-    description: String,
-    /// 0: tokens do not expire.
-    pub max_token_ttl: Duration,
-    locality: String,
-    /// As it was given.
-    config: Value,
-    #[serde(skip)]
-    pub kind: Kind,
-    create_index: u64,
-    modify_index: u64,
-}
-
-impl Method {
-    /// Reads the configuration again.
-    pub fn complete(&mut self) -> Result<(), String> {
-        let config = Json::deserialize(&self.config).map_err(|why| why.to_string())?;
-        self.kind = Kind::new(&self.r#type, config.members())?;
-        Ok(())
-    }
-
-    pub fn is_local(&self) -> bool {
-        self.locality != "global"
-    }
-}
-
 /// A method in replies; in lists without its configuration.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -6,6 +6,7 @@ mod jwt;
 mod kubernetes;
 mod methods;
 mod rules;
+pub(super) mod table;
 mod template;
 
 use super::{ANONYMOUS_SECRET, NodeIdentity, Secret, ServiceIdentity, Token, token_view, tokens};
@@ -19,11 +20,9 @@ use crate::store::timer::Timer;
 use consul_api::api::acl as wire;
 use http::StatusCode;
 use jwt::Identity;
-use methods::Method;
-use rules::{Bind, Rule};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use table::Bind;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     OWN.iter().chain(methods::ROUTES).chain(rules::ROUTES)
@@ -33,28 +32,6 @@ static OWN: &[Route] =
     &[Route(&wire::LOGIN, Handler::Now(login)), Route(&wire::LOGOUT, Handler::Now(logout))];
 
 const LOGIN: GoType = GoType { value: "structs.ACLLoginParams", fields: "ACLLoginParams." };
-
-/// All auth methods and binding rules.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub(super) struct Table {
-    /// By name.
-    methods: BTreeMap<String, Method>,
-    methods_newest: u64,
-    /// By id.
-    rules: BTreeMap<String, Rule>,
-    rules_newest: u64,
-}
-
-impl Table {
-    /// Reads again what a snapshot has as text alone.
-    pub fn complete(&mut self) -> Result<(), String> {
-        self.methods.values_mut().try_for_each(Method::complete)?;
-        self.rules.values_mut().try_for_each(|rule| match self.methods.get(&rule.method) {
-            Some(method) => rule.complete(method.kind.identities()),
-            None => Err(format!("there is no auth method {}", go::quoted(&rule.method))),
-        })
-    }
-}
 
 /// What the binding rules give to a new token.
 #[derive(Default)]

@@ -1,11 +1,8 @@
 //! Binding rules: `/v1/acl/binding-rule`.
 
-use super::jwt::Identity;
-use super::template;
+use super::table::{Bind, Rule, filter};
 use crate::acl::{Access, Resource, check_lookup, is_uuid};
 use crate::blocking::{Headers, Read, ResultIndex};
-use crate::filter::Filter;
-use crate::filter::schema::Schema;
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, with_hint};
 use crate::http::handler::{Handler, Route};
@@ -14,9 +11,7 @@ use crate::http::request::Call;
 use crate::store::State;
 use crate::store::watch::Topic;
 use consul_api::api::acl as wire;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use serde::Serialize;
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::BINDING_RULES, Handler::Read(&LIST)),
@@ -32,85 +27,6 @@ const MISSING: &str = "Missing binding rule ID";
 
 /// What Consul puts before the error of a filter, but not before that of a selector.
 const OF_FILTERS: &str = "Failed to create boolean expression evaluator: ";
-
-/// The longest names of policies and of the other kinds.
-const MAX_POLICY: usize = 128;
-const MAX_NAME: usize = 256;
-
-/// What tokens get whose identity a selector fits.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Rule {
-    id: String,
-    description: String,
-    pub method: String,
-    selector: String,
-    /// `None`: it fits each identity.
-    #[serde(skip)]
-    filter: Option<Arc<Filter>>,
-    pub bind: Bind,
-    pub bind_name: String,
-    create_index: u64,
-    modify_index: u64,
-}
-
-/// The kind of what a token gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Bind {
-    Service,
-    Role,
-    Node,
-    Policy,
-}
-
-impl Bind {
-    fn new(name: &str) -> Option<Bind> {
-        Some(match name {
-            "service" => Bind::Service,
-            "role" => Bind::Role,
-            "node" => Bind::Node,
-            "policy" => Bind::Policy,
-            _ => return None,
-        })
-    }
-
-    /// The name that a template gives with these variables, if it may be one of this kind.
-    pub fn name(self, template: &str, values: &BTreeMap<String, String>) -> Result<String, String> {
-        let is_identity = matches!(self, Bind::Service | Bind::Node);
-        let lower = |(name, value): (&String, &String)| (name.clone(), value.to_lowercase());
-        let name = match is_identity {
-            true => template::filled(template, &values.iter().map(lower).collect()),
-            false => template::filled(template, values),
-        };
-        let name = name.map_err(|why| format!("error interpreting template: {why}"))?;
-        let most = if self == Bind::Policy { MAX_POLICY } else { MAX_NAME };
-        let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let is_inner = |c: char| is_end(c) || c == '-' || c == '_';
-        let is_right = match is_identity {
-            true => {
-                name.starts_with(is_end) && name.ends_with(is_end) && name.chars().all(is_inner)
-            }
-            false => name.chars().all(|c| is_inner(c) || c.is_ascii_uppercase()),
-        };
-        match is_right && !name.is_empty() && name.len() <= most {
-            true => Ok(name),
-            false => Err(format!("invalid bind name: {}", go::quoted(&name))),
-        }
-    }
-}
-
-impl Rule {
-    /// Compiles the selector again.
-    pub fn complete(&mut self, identities: &'static Schema) -> Result<(), String> {
-        self.filter = filter(&self.selector, identities)?;
-        Ok(())
-    }
-
-    pub fn applies_to(&self, identity: &Identity) -> bool {
-        let holds = |filter: &Arc<Filter>| filter.matches(&identity.selectable) == Ok(true);
-        self.filter.as_ref().is_none_or(holds)
-    }
-}
 
 /// A rule in replies.
 #[derive(Serialize)]
@@ -241,14 +157,6 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     let created = known.create_index;
     write(state, call, Given { id, method, ..given }, Some(created))
-}
-
-/// The filter of a selector; `None` for an empty one, which fits each identity.
-fn filter(selector: &str, identities: &'static Schema) -> Result<Option<Arc<Filter>>, String> {
-    match selector {
-        "" => Ok(None),
-        selector => Filter::compile(selector, identities).map(|filter| Some(Arc::new(filter))),
-    }
 }
 
 fn invalid(why: &str) -> Refusal {
