@@ -2,6 +2,7 @@
 //! comes out. Real agents, the simulated agent and all test doubles implement it.
 
 pub mod blocking_read;
+pub mod crypto;
 pub mod http;
 pub mod http1;
 pub mod https;

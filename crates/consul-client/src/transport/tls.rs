@@ -2,13 +2,14 @@
 //! words.
 
 use super::TlsOptions;
+use super::crypto::provider;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Clock;
 use consul_process::files::FromFiles;
 use consul_process::files::pem::{self, PemFile};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -69,7 +70,7 @@ impl TlsFiles {
     }
 
     fn config(&self, options: &TlsOptions) -> Result<ClientConfig, Error> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = provider();
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(&error))?;
@@ -149,8 +150,7 @@ fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
 }
 
 /// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
-const ALGORITHMS: &str =
-    "supported are TLS 1.2 and 1.3, and keys of RSA from 2048 bits, P-256, P-384 and Ed25519";
+const ALGORITHMS: &str = "supported are TLS 1.2 and 1.3, and keys of RSA from 2048 bits, P-256, P-384, P-521 and Ed25519";
 
 /// An error of TLS in words, with the option that may correct it.
 pub(super) fn reason(error: &rustls::Error) -> String {
@@ -163,9 +163,14 @@ pub(super) fn reason(error: &rustls::Error) -> String {
             "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"
                 .to_owned()
         }
-        rustls::Error::AlertReceived(
-            AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
-        )
+        // OpenSSL's answer to a missing certificate in TLS 1.2.
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            format!(
+                "the server ends the handshake: it demands another certificate of the client (tls_cert_file), or has no \
+                 version or algorithm in common with it; {ALGORITHMS}"
+            )
+        }
+        rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity)
         | rustls::Error::PeerIncompatible(_) => {
             format!(
                 "the server and this client have no version or algorithm in common; {ALGORITHMS}"

@@ -4,13 +4,14 @@
 
 use super::refusal;
 use consul_api::error::{Error, Kind};
+use consul_client::transport::crypto::provider;
 use consul_process::clock::SystemClock;
 use consul_process::files::FromFiles;
 use consul_process::files::pem::PemFile;
 use consul_process::sync::lock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{self, CryptoProvider, ring};
+use rustls::crypto::{self, CryptoProvider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
@@ -86,7 +87,7 @@ impl Ends {
     fn new([certificate, key, authorities]: &[PemFile; 3]) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         authorities.add_to(&mut roots, authorities.some_certificates()?)?;
-        let (roots, provider) = (Arc::new(roots), Arc::new(ring::default_provider()));
+        let (roots, provider) = (Arc::new(roots), provider());
         let failed = |error: &dyn StdError| {
             Error::new(Kind::Config, format!("data_tls: {error}")).not_sent()
         };

@@ -1,6 +1,7 @@
 //! TLS, mutual TLS and unix sockets, from the configuration to the wire: trusted certificates work,
 //! and each failure has its kind and its reason.
 
+mod algorithms;
 mod files;
 
 use crate::support::answering::Server;

@@ -1,0 +1,197 @@
+//! The algorithms that docs/configuration.md names, with the certificates and the server of OpenSSL.
+
+use super::{client, get, refusal, refused};
+use crate::support::authority::Folder;
+use crate::support::consul::say_skipped;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use consul_api::value::Value;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// The options of `openssl` for a new key: those that a client supports.
+const KEYS: [&str; 6] =
+    ["rsa:2048", "rsa:3072", "ec:prime256v1", "ec:secp384r1", "ec:secp521r1", "ed25519"];
+
+const HASHES: [&str; 3] = ["sha256", "sha384", "sha512"];
+
+/// What ring has not.
+const UNSUPPORTED: [(&str, &str); 2] = [("ec:prime256v1", "sha512"), ("ec:secp384r1", "sha512")];
+
+/// A folder in which `openssl` makes its files.
+struct Made(Folder);
+
+impl Made {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let entry = r#"[{"LockIndex":0,"Key":"k","Flags":0,"Value":"dg==","CreateIndex":1,"ModifyIndex":1}]"#;
+        fs::create_dir_all(folder.path("v1/kv")).expect("a folder");
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: 1";
+        let length = entry.len();
+        folder.file("v1/kv/k", format!("{head}\r\nContent-Length: {length}\r\n\r\n{entry}"));
+        Made(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path(name).to_str().expect("text").to_owned()
+    }
+
+    fn openssl(&self, words: &str) {
+        let mut openssl = Command::new("openssl");
+        openssl.args(words.split_whitespace()).current_dir(self.0.path("."));
+        let output = openssl.output().expect("openssl runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "openssl {words}: {said}");
+    }
+
+    /// A certificate `NAME.pem` with a key of this kind in `NAME.key`, of the authority with the name `of`, or of itself.
+    fn certificate(&self, name: &str, key: &str, hash: &str, of: Option<&str>) {
+        let key = match key.strip_prefix("ec:") {
+            Some(curve) => format!("ec -pkeyopt ec_paramgen_curve:{curve}"),
+            None => key.to_owned(),
+        };
+        let rest = match of {
+            None => "-subj /CN=authority".to_owned(),
+            Some(of) => format!(
+                "-CA {of}.pem -CAkey {of}.key -subj /CN={name} -addext subjectAltName=IP:127.0.0.1 \
+                 -addext basicConstraints=critical,CA:FALSE"
+            ),
+        };
+        self.openssl(&format!(
+            "req -x509 -newkey {key} -nodes -{hash} -days 30 -keyout {name}.key -out {name}.pem {rest}"
+        ));
+    }
+
+    /// OpenSSL's server with the certificate `server`, which demands one of the authority `ca`.
+    fn server(&self, version: &str) -> OpenSsl {
+        let words = format!(
+            "s_server -HTTP -accept 127.0.0.1:0 -cert server.pem -key server.key -Verify 1 \
+             -verify_return_error -CAfile ca.pem -{version}"
+        );
+        let mut command = Command::new("setpriv");
+        let command = command.args(["--pdeathsig", "KILL", "openssl"]);
+        command.args(words.split_whitespace()).current_dir(self.0.path("."));
+        let command = command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("openssl runs");
+        let mut said = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let port = said.find_map(|line| {
+            line.expect("text").strip_prefix("ACCEPT 127.0.0.1:").map(str::to_owned)
+        });
+        // It goes on to write what it does.
+        std::thread::spawn(move || said.for_each(drop));
+        OpenSsl { process, port: port.expect("it listens") }
+    }
+
+    fn options(&self, server: &OpenSsl) -> [(&'static str, Value); 4] {
+        [
+            ("endpoint", format!("https://127.0.0.1:{}", server.port).into()),
+            ("tls_ca_file", self.path("ca.pem").into()),
+            ("tls_cert_file", self.path("client.pem").into()),
+            ("tls_key_file", self.path("client.key").into()),
+        ]
+    }
+}
+
+struct OpenSsl {
+    process: Child,
+    port: String,
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+fn has_openssl() -> bool {
+    let version = Command::new("openssl").arg("version").output();
+    let is_there = version.is_ok_and(|it| it.stdout.starts_with(b"OpenSSL 3"));
+    if !is_there {
+        say_skipped("the algorithms of TLS", "OpenSSL 3 is missing: scripts/install-deps.sh");
+    }
+    is_there
+}
+
+/// The versions with which OpenSSL takes such a key. With TLS 1.2 it takes P-521 only from a peer that can also exchange keys
+/// of it.
+///
+/// Source: RFC 8422, 5.1.
+fn versions(key: &str) -> &'static [&'static str] {
+    if key == "ec:secp521r1" { &["tls1_3"] } else { &["tls1_2", "tls1_3"] }
+}
+
+/// The server's, the client's and the authority's key are of one kind, and each signs with each hash that the client knows
+/// of it.
+#[test]
+fn each_supported_key_works_with_both_versions_and_each_hash() {
+    if !has_openssl() {
+        return;
+    }
+    for key in KEYS {
+        for hash in HASHES {
+            let made = Made::new();
+            made.certificate("ca", key, hash, None);
+            made.certificate("client", key, hash, Some("ca"));
+            made.certificate("server", key, hash, Some("ca"));
+            for version in versions(key) {
+                let server = made.server(version);
+                if UNSUPPORTED.contains(&(key, hash)) {
+                    let message = refusal(&client(&made.options(&server)));
+                    assert!(message.contains("of an algorithm that is not supported"), "{message}");
+                    continue;
+                }
+                let found = get(&client(&made.options(&server)));
+                let found = found.unwrap_or_else(|error| panic!("{key} {hash} {version}: {error}"));
+                assert_eq!(found.value, "v".into());
+                // The other form of a private key.
+                if key.starts_with("ec:") && !made.0.path("client.pkcs8").exists() {
+                    fs::rename(made.0.path("client.key"), made.0.path("client.pkcs8"))
+                        .expect("a file");
+                    made.openssl("ec -in client.pkcs8 -out client.key");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_of_p521_that_is_not_the_right_one_is_refused() {
+    if !has_openssl() {
+        return;
+    }
+    let made = Made::new();
+    let key = "ec:secp521r1";
+    made.certificate("ca", key, "sha512", None);
+    made.certificate("client", key, "sha512", Some("ca"));
+    // An authority of the same name, which did not sign the server's certificate.
+    made.certificate("other", key, "sha512", None);
+    made.certificate("stranger", key, "sha512", Some("other"));
+    made.certificate("server", key, "sha512", Some("ca"));
+    let server = made.server("tls1_3");
+    let mut options = made.options(&server);
+    options[1].1 = made.path("other.pem").into();
+    let message = refusal(&client(&options));
+    assert!(message.contains("has a signature that is not its authority's"), "{message}");
+    let mut options = made.options(&server);
+    options[2].1 = made.path("stranger.pem").into();
+    let message = refused(&options);
+    assert!(message.contains("not the key of "), "{message}");
+    options[3].1 = made.path("stranger.key").into();
+    let message = refusal(&client(&options));
+    assert!(message.contains("refuses the client's certificate"), "{message}");
+    // One bit of the signature, which is at the end, is another one.
+    let text = fs::read_to_string(made.0.path("server.pem")).expect("a file");
+    let body: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    let mut bytes = BASE64.decode(body).expect("base64");
+    *bytes.last_mut().expect("a byte") ^= 1;
+    let text = BASE64.encode(bytes);
+    made.0.file(
+        "server.pem",
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"),
+    );
+    let server = made.server("tls1_3");
+    let message = refusal(&client(&made.options(&server)));
+    assert!(message.contains("has a signature that is not its authority's"), "{message}");
+}
