@@ -1298,7 +1298,7 @@ function ConsulClient:destroy_session(session, options) end
 
 ---The options of a client; docs/configuration.md describes them.
 ---@class consul_ffi.ConsulConfig
----@field endpoints? string|string[] The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket. Default: http://127.0.0.1:8500.
+---@field endpoints? string|string[] The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket (`https+unix:///path` with TLS). Default: http://127.0.0.1:8500.
 ---@field endpoint? string|string[] Another name of `endpoints`.
 ---@field consul_url? string|string[] Another name of `endpoints`.
 ---@field consul_endpoints? string|string[] Another name of `endpoints`.
@@ -1319,7 +1319,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field namespace? string The namespace (Consul Enterprise). Default: none.
 ---@field partition? string The admin partition (Consul Enterprise). Default: none.
 ---@field consistency? "default"|"stale"|"consistent" The consistency of reads that do not set it. Default: default.
----@field tls? boolean True: TLS on every endpoint except unix sockets, also without a scheme or with `http://`. Default: by the endpoint's scheme.
+---@field tls? boolean True: TLS on every endpoint, also on a unix socket, without a scheme or with `http://`. Default: by the endpoint's scheme.
 ---@field tls_enabled? boolean Another name of `tls`.
 ---@field tls_verify? boolean False: any certificate is accepted, so an attacker on the network can read and change everything. Default: true.
 ---@field tls_ca_file? string A PEM file with the only authorities that are trusted to sign certificates of servers. Default: the system's store.

@@ -44,25 +44,25 @@ impl Config {
         self.reconcile_tls(sources)
     }
 
-    /// `tls = true` applies to every endpoint except unix sockets, whatever its scheme, as for the
-    /// official client; `tls = false` never turns an `https://` endpoint into a plain one.
+    /// `tls = true` applies to every endpoint, whatever its scheme, as for the official client; `tls = false` never turns an
+    /// `https://` endpoint into a plain one.
     fn reconcile_tls(&mut self, sources: &Sources<'_>) -> Result<(), Error> {
         if self.tls == Some(true) {
             for endpoint in &mut self.endpoints {
-                if let Some(rest) = endpoint.strip_prefix("http://") {
-                    *endpoint = format!("https://{rest}");
+                let secure = [("http://", "https://"), ("unix://", "https+unix://")];
+                for (plain, secure) in secure {
+                    if let Some(rest) = endpoint.strip_prefix(plain) {
+                        *endpoint = format!("{secure}{rest}");
+                    }
                 }
             }
         }
-        let secure = self.endpoints.iter().find(|endpoint| endpoint.starts_with("https://"));
+        let secure = self.endpoints.iter().find(|endpoint| endpoint.starts_with("https"));
         match (sources.program_name("tls"), self.tls, secure) {
             (Some(tls), Some(false), Some(endpoint)) => {
                 return contradiction(&format!(
                     "{tls} is false, but the endpoint {endpoint} uses TLS"
                 ));
-            }
-            (Some(tls), Some(true), None) => {
-                return contradiction(&format!("{tls} is true, but a unix socket has no TLS"));
             }
             _ => {}
         }

@@ -46,7 +46,7 @@ pub const OPTIONS: &[Setting] = &[
             "endpoints",
             Takes::Endpoints(|config, endpoints| config.endpoints = endpoints),
             "http://127.0.0.1:8500",
-            "The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket.",
+            "The agents or servers; the next one is asked if one does not answer. `host:port`, `http://host:port` or `https://host:port`, each with a path if Consul is behind a proxy, or `unix:///path` of a socket (`https+unix:///path` with TLS).",
         )
     },
     Setting {
@@ -168,7 +168,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls",
             Takes::Flag(|config, flag| config.tls = Some(flag)),
             "by the endpoint's scheme",
-            "True: TLS on every endpoint except unix sockets, also without a scheme or with `http://`.",
+            "True: TLS on every endpoint, also on a unix socket, without a scheme or with `http://`.",
         )
     },
     Setting {

@@ -55,7 +55,8 @@ pub fn secret(value: &Value) -> Option<String> {
 /// The URL of an endpoint with a scheme and without a trailing slash.
 pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     let refuse = |why: &str| Err(at.bad_value(&text.into(), why));
-    if let Some(path) = text.strip_prefix("unix://") {
+    let socket = text.strip_prefix("unix://").or_else(|| text.strip_prefix("https+unix://"));
+    if let Some(path) = socket {
         return match path {
             _ if !path.starts_with('/') => {
                 refuse("the path of a socket must begin with `/`: unix:///path")
@@ -78,7 +79,7 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is not a URL") };
     let scheme = match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) => scheme,
-        _ => return refuse("the scheme must be http, https or unix"),
+        _ => return refuse("the scheme must be http, https, unix or https+unix"),
     };
     let authority = match uri.authority() {
         Some(authority) if !authority.host().is_empty() => authority,

@@ -325,6 +325,7 @@ fn an_endpoint_has_a_scheme_and_no_slash_at_its_end() {
         ("HTTPS://consul:8501/", "https://consul:8501"),
         ("http://proxy/consul/", "http://proxy/consul"),
         ("unix:///run/consul.sock", "unix:///run/consul.sock"),
+        ("https+unix:///run/consul.sock", "https+unix:///run/consul.sock"),
     ] {
         assert_eq!(config(&[("endpoint", given.into())], &[]).unwrap().endpoints, [wanted]);
     }
@@ -343,6 +344,8 @@ fn a_bad_endpoint_is_refused_without_its_password() {
         "unix:/x",
         "unix:x",
         "unix://",
+        "https+unix://x",
+        "http+unix:///x",
         &long,
         "a:",
         "a:0",
@@ -402,10 +405,10 @@ fn authorities_of_the_program_are_the_only_ones() {
 }
 
 #[test]
-fn tls_applies_to_every_endpoint_except_sockets() {
+fn tls_applies_to_every_endpoint_also_to_sockets() {
     let endpoints = vec![Value::from("a"), "http://b".into(), "unix:///c".into()];
     let endpoints = ("endpoints", Value::List(endpoints));
-    let wanted = ["https://a", "https://b", "unix:///c"];
+    let wanted = ["https://a", "https://b", "https+unix:///c"];
     let given = [endpoints.clone(), ("tls", true.into())];
     assert_eq!(config(&given, &[]).unwrap().endpoints, wanted);
     let env = [("CONSUL_HTTP_SSL", "true")];
@@ -435,11 +438,6 @@ fn contradictions_are_refused_with_both_names() {
             ["consistency", "stale_if_error"],
         ),
         (vec![https(), ("tls", false.into())], vec![], ["tls", "https://a"]),
-        (
-            vec![("endpoint", "unix:///s".into()), ("tls_enabled", true.into())],
-            vec![],
-            ["tls_enabled", "unix"],
-        ),
         (vec![("tls_server_name", "n".into())], vec![], ["tls_server_name", "https://"]),
         (vec![("guard_program", "/g".into())], vec![], ["guard_program", "guard = true"]),
         (
@@ -466,6 +464,7 @@ fn tls_options_of_the_environment_are_never_a_contradiction() {
         ("CONSUL_HTTP_SSL_VERIFY", "false"),
     ];
     assert_eq!(config(&[], &env).unwrap().endpoints, ["http://127.0.0.1:8500"]);
-    let socket = [("endpoint", Value::from("unix:///s"))];
-    assert!(config(&socket, &[("CONSUL_HTTP_SSL", "true")]).is_ok());
+    // As Nomad sets them.
+    let env = [("CONSUL_HTTP_SSL", "true"), ("CONSUL_HTTP_ADDR", "unix:///s")];
+    assert_eq!(config(&[], &env).unwrap().endpoints, ["https+unix:///s"]);
 }

@@ -3,6 +3,7 @@
 use super::message::{Connection, DeferredRequest};
 use consul_api::error::{Error, Kind};
 use consul_client::transport::http1::{HeadWriter, ReceiveBuffer, ResponseParser};
+use consul_client::transport::https::OVER_SOCKET;
 use consul_client::transport::tls::{self, TlsConfig};
 use consul_client::transport::token_file;
 use consul_process::clock::SystemClock;
@@ -45,10 +46,14 @@ struct Endpoint {
     prefix: String,
 }
 
+/// The name that a certificate must be for, and the configuration.
+type Tls = (ServerName<'static>, Arc<TlsConfig<Arc<ClientConfig>>>);
+
 enum Address {
     Unix(String),
     Tcp(String, u16),
-    Tls(String, u16, ServerName<'static>, Arc<TlsConfig<Arc<ClientConfig>>>),
+    Tls(String, u16, Tls),
+    UnixTls(String, Tls),
 }
 
 impl Sender {
@@ -125,6 +130,24 @@ impl Endpoint {
             let (address, host) = (Address::Unix(path.to_owned()), "localhost".to_owned());
             return Ok(Self { address, host, prefix: String::new() });
         }
+        let mut tls = |host: &str| {
+            let name = connection.http.tls.server_name.clone().unwrap_or_else(|| host.to_owned());
+            let name = ServerName::try_from(name).map_err(|_| invalid())?;
+            let config = match tls {
+                Some(config) => Arc::clone(config),
+                None => {
+                    let clock = Arc::new(SystemClock::new());
+                    let config = tls::config(&connection.http.tls, clock, |it| Ok(Arc::new(it)))?;
+                    Arc::clone(tls.insert(Arc::new(config)))
+                }
+            };
+            Ok((name, config))
+        };
+        if let Some(path) = url.strip_prefix(OVER_SOCKET) {
+            let host = "localhost".to_owned();
+            let address = Address::UnixTls(path.to_owned(), tls(&host)?);
+            return Ok(Self { address, host, prefix: String::new() });
+        }
         let uri: Uri = url.parse().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -132,18 +155,8 @@ impl Endpoint {
         let address = match uri.scheme_str() {
             Some("http") => Address::Tcp(host, port.unwrap_or(80)),
             Some("https") => {
-                let name = connection.http.tls.server_name.clone().unwrap_or_else(|| host.clone());
-                let name = ServerName::try_from(name).map_err(|_| invalid())?;
-                let config = match tls {
-                    Some(config) => Arc::clone(config),
-                    None => {
-                        let clock = Arc::new(SystemClock::new());
-                        let config =
-                            tls::config(&connection.http.tls, clock, |it| Ok(Arc::new(it)))?;
-                        Arc::clone(tls.insert(Arc::new(config)))
-                    }
-                };
-                Address::Tls(host, port.unwrap_or(443), name, config)
+                let tls = tls(&host)?;
+                Address::Tls(host, port.unwrap_or(443), tls)
             }
             _ => return Err(invalid()),
         };
@@ -154,17 +167,13 @@ impl Endpoint {
     /// Sends a request; returns the status of the answer.
     fn send(&self, request: &[u8], timeout: Duration) -> io::Result<StatusCode> {
         match &self.address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))?;
-                exchange(stream, request)
+            Address::Unix(path) => exchange(connect_to_socket(path, timeout)?, request),
+            Address::UnixTls(path, tls) => {
+                exchange_tls(tls, connect_to_socket(path, timeout)?, request)
             }
             Address::Tcp(host, port) => exchange(connect(host, *port, timeout)?, request),
-            Address::Tls(host, port, name, config) => {
-                let tls = ClientConnection::new(config.current(), name.clone());
-                let tls = tls.map_err(io::Error::other)?;
-                exchange(StreamOwned::new(tls, connect(host, *port, timeout)?), request)
+            Address::Tls(host, port, tls) => {
+                exchange_tls(tls, connect(host, *port, timeout)?, request)
             }
         }
     }
@@ -185,6 +194,23 @@ fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+fn connect_to_socket(path: &str, timeout: Duration) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    Ok(stream)
+}
+
+/// As [`exchange`], over TLS.
+fn exchange_tls(
+    (name, config): &Tls,
+    stream: impl Read + Write,
+    request: &[u8],
+) -> io::Result<StatusCode> {
+    let tls = ClientConnection::new(config.current(), name.clone()).map_err(io::Error::other)?;
+    exchange(StreamOwned::new(tls, stream), request)
 }
 
 /// Sends a request and reads the answer up to the end of its head.

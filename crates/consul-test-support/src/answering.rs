@@ -4,7 +4,7 @@
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,27 +46,30 @@ impl Server {
     /// With TLS, on a port.
     pub fn tls(config: ServerConfig) -> Server {
         let config = Arc::new(config);
-        Self::on_a_port(Arc::default(), move |stream, seen| {
-            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
-            let mut stream = StreamOwned::new(connection, stream);
-            // The handshake, so that the name is known even if the request fails.
-            while stream.conn.is_handshaking() && stream.conn.complete_io(&mut stream.sock).is_ok()
-            {
-            }
-            let name = stream.conn.server_name().unwrap_or_default().to_owned();
-            seen.server_names.lock().expect("no panic").push(name);
-            serve(stream, seen);
-        })
+        Self::on_a_port(Arc::default(), move |stream, seen| serve_tls(&config, stream, seen))
     }
 
     /// Without TLS, on a unix socket.
     pub fn unix(path: &Path) -> Server {
+        Self::on_a_socket(path, serve)
+    }
+
+    /// With TLS, on a unix socket.
+    pub fn unix_tls(path: &Path, config: ServerConfig) -> Server {
+        let config = Arc::new(config);
+        Self::on_a_socket(path, move |stream, seen| serve_tls(&config, stream, seen))
+    }
+
+    fn on_a_socket(
+        path: &Path,
+        serve: impl Fn(UnixStream, &Seen) + Clone + Send + 'static,
+    ) -> Server {
         let listener = UnixListener::bind(path).expect("the socket can be made");
         let seen = Arc::new(Seen::default());
         let shared = Arc::clone(&seen);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let seen = Arc::clone(&shared);
+                let (seen, serve) = (Arc::clone(&shared), serve.clone());
                 thread::spawn(move || seen.count(|seen| serve(stream, seen)));
             }
         });
@@ -117,6 +120,17 @@ impl Seen {
         serve(self);
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// As [`serve`], over TLS.
+fn serve_tls(config: &Arc<ServerConfig>, stream: impl Read + Write, seen: &Seen) {
+    let connection = ServerConnection::new(Arc::clone(config)).expect("a connection");
+    let mut stream = StreamOwned::new(connection, stream);
+    // The handshake, so that the name is known even if the request fails.
+    while stream.conn.is_handshaking() && stream.conn.complete_io(&mut stream.sock).is_ok() {}
+    let name = stream.conn.server_name().unwrap_or_default().to_owned();
+    seen.server_names.lock().expect("no panic").push(name);
+    serve(stream, seen);
 }
 
 /// Answers requests without a body until the client closes.

@@ -32,7 +32,7 @@ enum Channel {
 
 impl HttpTransport {
     /// A transport to `endpoint`, `http://…` or `https://…` without a trailing slash, or
-    /// `unix:///path`. Nothing is sent yet; the files that the options name are read now.
+    /// `unix:///path` or `https+unix:///path`. Nothing is sent yet; the files that the options name are read now.
     ///
     /// # Errors
     /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
@@ -40,7 +40,7 @@ impl HttpTransport {
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
         headers.extend(options.headers());
-        let channel = match endpoint.starts_with("https://") {
+        let channel = match endpoint.starts_with("https") {
             true => Https::new(endpoint, headers, options).map(Channel::Https)?,
             false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,
         };

@@ -12,7 +12,14 @@ use consul_process::clock::SystemClock;
 use http_body_util::BodyExt as _;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// How the endpoint of a unix socket with TLS begins.
+pub const OVER_SOCKET: &str = "https+unix://";
+
+/// What stands for a unix socket in a URL, and the name that its certificate must be for without `tls_server_name`.
+const LOCALHOST: &str = "https://localhost";
 
 /// The pool of connections to one agent. A new one takes its place when a file of the TLS options
 /// changes.
@@ -23,7 +30,7 @@ pub struct Https {
 }
 
 impl Https {
-    /// A pool for `https://…` without a trailing slash. Nothing is connected yet; the files that
+    /// A pool for `https://…` without a trailing slash, or `https+unix:///path`. Nothing is connected yet; the files that
     /// the options name are read now.
     ///
     /// # Errors
@@ -31,9 +38,14 @@ impl Https {
     pub fn new(endpoint: &str, mut headers: HeaderMap, options: &Options) -> Result<Self, Error> {
         let refuse =
             |why: String| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
-        let (mut base, mut real) = (endpoint.to_owned(), None);
+        let socket = endpoint.strip_prefix(OVER_SOCKET).map(PathBuf::from);
+        let url = match &socket {
+            None => endpoint,
+            Some(_) => LOCALHOST,
+        };
+        let (mut base, mut real) = (url.to_owned(), None);
         if let Some(name) = &options.tls.server_name {
-            let url = endpoint.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
+            let url = url.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
             real = Some(Arc::new(RealHost::of(&url)));
             base = renamed(&url, name).ok_or_else(|| {
                 let message = format!("tls_server_name is {name:?}: it must be a host name");
@@ -58,6 +70,9 @@ impl Https {
                 .default_headers(headers.clone());
             if let Some(real) = &real {
                 builder = builder.dns_resolver(Arc::clone(real));
+            }
+            if let Some(path) = &socket {
+                builder = builder.unix_socket(path.as_path());
             }
             builder.build().map_err(|error| {
                 let why = format!("{endpoint}: {}", error.without_url());

@@ -519,6 +519,8 @@ fn one_list_holds_endpoints_of_every_kind() {
     let plain = Server::plain();
     let socket = world.folder.path("s");
     let unix = Server::unix(&socket);
+    let of_localhost = world.authority.sign(&["localhost"]).server(None);
+    let secure = Server::unix_tls(&world.folder.path("t"), of_localhost);
     let closed = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let nobody = closed.local_addr().expect("an address").to_string();
     drop(closed);
@@ -527,13 +529,15 @@ fn one_list_holds_endpoints_of_every_kind() {
         format!("https://{nobody}"),
         format!("http://{nobody}"),
         format!("unix://{}", absent.display()),
+        format!("https+unix://{}", absent.display()),
     ];
     let alive = [
         format!("https://{}", world.server.address),
         format!("http://{}", plain.address),
         format!("unix://{}", unix.address),
+        format!("https+unix://{}", secure.address),
     ];
-    for place in 0..3 {
+    for place in 0..4 {
         let mut endpoints = dead.clone();
         endpoints[place].clone_from(&alive[place]);
         let list = endpoints.iter().map(|endpoint| endpoint.as_str().into()).collect();
@@ -556,6 +560,40 @@ fn a_unix_socket_that_is_not_there_is_named() {
     assert!(error.message().contains(&url) && error.message().contains("No such file"), "{error}");
 }
 
+#[test]
+fn a_unix_socket_has_tls_where_it_is_asked_for() {
+    let world = World::new();
+    let path = world.folder.path("s");
+    let of_name = world.authority.sign(&["server.dc1.consul"]).server(Some(&world.authority));
+    let server = Server::unix_tls(&path, of_name);
+    let (certificate, key) = files(&world.folder, &world.authority.sign(&["client"]));
+    let url = Value::from(format!("unix://{}", path.display()));
+    let given = [
+        ("endpoint", url.clone()),
+        ("tls", true.into()),
+        ("tls_ca_file", world.ca_file.as_str().into()),
+        ("tls_server_name", "server.dc1.consul".into()),
+        ("tls_cert_file", certificate),
+        ("tls_key_file", key),
+    ];
+    works(&client(&given));
+    assert_eq!(server.server_names(), ["server.dc1.consul"]);
+    assert!(
+        server.heads()[0].to_lowercase().contains("\r\nhost: localhost\r\n"),
+        "{:?}",
+        server.heads()
+    );
+    // Without a name it must be for localhost.
+    let nameless: Vec<_> = given.iter().filter(|it| it.0 != "tls_server_name").cloned().collect();
+    let message = refusal(&client(&nameless));
+    assert!(message.contains("is for server.dc1.consul, not for localhost"), "{message}");
+    assert!(message.contains("https+unix://"), "{message}");
+    // Without TLS it is not spoken to.
+    let plain = client(&[("endpoint", url), ("retry_count", 0.into())]);
+    let error = get(&plain).expect_err("a socket for TLS");
+    assert!([Kind::Tls, Kind::Connect, Kind::Decode].contains(&error.kind()), "{error}");
+}
+
 /// A real Consul with TLS that requires client certificates, and that also listens on a unix
 /// socket.
 #[test]
@@ -565,13 +603,17 @@ fn a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket() {
     let server = authority.sign(&["server.dc1.consul", "localhost"]);
     let ca_file = folder.file("ca.pem", authority.pem());
     let (certificate, key) = files(&folder, &authority.sign(&["client.dc1.consul"]));
-    let socket = folder.path("http.sock").to_str().expect("text").to_owned();
+    let [socket, secure_socket] = ["http.sock", "https.sock"]
+        .map(|name| folder.path(name).to_str().expect("text").to_owned());
     let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = free.local_addr().expect("an address").port();
     drop(free);
     let config = serde_json::json!({
         "ports": { "https": port },
-        "addresses": { "http": format!("127.0.0.1 unix://{socket}") },
+        "addresses": {
+            "http": format!("127.0.0.1 unix://{socket}"),
+            "https": format!("127.0.0.1 unix://{secure_socket}"),
+        },
         "tls": { "https": {
             "ca_file": ca_file,
             "cert_file": folder.file("server.pem", server.certificate),
@@ -598,6 +640,11 @@ fn a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket() {
     known.extend([("tls_cert_file", certificate), ("tls_key_file", key)]);
     let absent = get(&client(&known)).expect("an answer");
     assert_eq!((absent.value, absent.meta.known_leader), (Value::Null, Some(true)));
+    // As for a program of Go with CONSUL_HTTP_SSL.
+    let mut over_socket = known.clone();
+    over_socket[0].1 = format!("unix://{secure_socket}").into();
+    over_socket.push(("tls", true.into()));
+    assert_eq!(get(&client(&over_socket)).expect("an answer").value, Value::Null);
     let mut misnamed = known.clone();
     misnamed[2].1 = "server.dc2.consul".into();
     assert!(refusal(&client(&misnamed)).contains("not for server.dc2.consul"));

@@ -30,6 +30,7 @@ use std::time::Duration;
 pub fn add_to(trials: &mut Trials) {
     trials.add("a_guard_speaks_tls_and_shows_its_certificate", over_tls);
     trials.add("a_guard_speaks_through_a_unix_socket", over_unix_socket);
+    trials.add("a_guard_speaks_with_tls_through_a_unix_socket", over_unix_socket_with_tls);
     trials.add("a_process_has_one_guard_for_all_its_clients", one_for_all);
     trials.add("a_guard_that_another_client_starts_again_has_the_requests_of_all", restarted);
     trials.add("clients_of_one_guard_reach_their_own_consul", own_consul);
@@ -205,6 +206,23 @@ fn over_unix_socket() {
         token_file: None,
         http: Options {
             authorization: Some(HeaderValue::from_static("Basic czpw")),
+            ..Options::default()
+        },
+    });
+    sees_the_end_of_the_session(&server);
+}
+
+fn over_unix_socket_with_tls() {
+    let (folder, authority) = (Folder::new(), Authority::new("authority"));
+    let config = authority.sign(&["localhost"]).server(None);
+    let server = Server::unix_tls(&folder.path("socket"), config);
+    let ca_file = Some(folder.file("ca.pem", authority.pem()).into());
+    ends_a_session(Connection {
+        endpoints: vec![format!("https+unix://{}", server.address)],
+        token_file: None,
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            tls: TlsOptions { ca_file, ..TlsOptions::default() },
             ..Options::default()
         },
     });
