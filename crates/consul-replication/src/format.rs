@@ -253,7 +253,7 @@ impl<A: Field, B: Field> Field for (A, B) {
 structures! {
     Request { store shard entry action }
     Reply { time outcome }
-    Entry { epoch slots }
+    Entry { epoch slots unproven }
     Slot { holder change }
     Place { node disk is_first }
     Change { kind to since lost unites }

@@ -362,21 +362,24 @@ impl Holder {
         }
         let floor = state.floor;
         if self.rules.has(Rule::WaitForRunning) {
-            self.store_above(shard, floor, records).await
+            self.store_above(shard, floor, Version::default(), records).await
         } else {
             drop(state);
-            self.store_above(shard, floor, records).await
+            self.store_above(shard, floor, Version::default(), records).await
         }
     }
 
-    /// Stores the records that are not below a version.
+    /// Stores the records that are not below a version; those below `unproven` anyway.
     async fn store_above(
         &self,
         shard: u32,
         floor: Version,
+        unproven: Version,
         records: Vec<Record>,
     ) -> Result<Outcome, Error> {
-        let is_old = |record: &Record| record.version < floor && self.rules.has(Rule::Horizon);
+        let is_old = |record: &Record| {
+            (unproven..floor).contains(&record.version) && self.rules.has(Rule::Horizon)
+        };
         let old = records.iter().enumerate().filter(|(_, it)| is_old(it));
         let mut overtaken: Vec<(usize, Version)> = old.map(|(index, _)| (index, floor)).collect();
         let (places, records): (Vec<usize>, Vec<Record>) =
@@ -406,7 +409,8 @@ impl Holder {
             return Ok(Outcome::NotReady(NotReady::NotAHolder));
         }
         let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
-        self.store_above(shard, state.horizon, believed).await
+        // What comes back after an accepted loss was not deleted.
+        self.store_above(shard, state.horizon, entry.unproven, believed).await
     }
 
     async fn read(&self, shard: u32, entry: &Entry, action: Action) -> Result<Outcome, Error> {

@@ -4,6 +4,7 @@
 //! failover copies the union of others. Each is planned in one epoch and committed or cancelled in a
 //! later one, and each change of an entry gives it a new epoch.
 
+use super::record::Version;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +50,14 @@ pub struct Entry {
     pub epoch: u64,
     /// The N slots.
     pub slots: Vec<Slot>,
+    /// Below this version a replica's horizon does not prove that what it lacks was deleted: the replicas were made
+    /// without others, whose loss an operator has accepted, and one of those may come back with its records.
+    #[serde(default, skip_serializing_if = "is_lowest")]
+    pub unproven: Version,
+}
+
+fn is_lowest(version: &Version) -> bool {
+    *version == Version::default()
 }
 
 /// One of the N places of a shard.
@@ -145,6 +154,17 @@ impl Slot {
 }
 
 impl Entry {
+    /// An entry of which no loss was accepted.
+    pub fn new(epoch: u64, slots: Vec<Slot>) -> Self {
+        Entry { epoch, slots, unproven: Version::default() }
+    }
+
+    /// Whether a failover of it does without replicas whose records may be lost.
+    pub fn loses(&self) -> bool {
+        let mut changes = self.slots.iter().filter_map(|slot| slot.change.as_ref());
+        changes.any(|change| !change.lost.is_empty())
+    }
+
     /// The replicas that count, with the numbers of their slots.
     pub fn counting(&self) -> impl Iterator<Item = (usize, &Place)> {
         let slots = self.slots.iter().enumerate();

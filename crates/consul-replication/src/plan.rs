@@ -4,6 +4,7 @@
 //! frozen. Each shard has at most one move at a time.
 
 use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use super::record::Version;
 use super::state::{Doubt, Report};
 use crate::placement::Candidate;
 use crate::placement::rebalancer::{self, Assignment};
@@ -80,6 +81,8 @@ pub struct Planner<'a> {
     pub stuck: &'a BTreeSet<(u32, u64)>,
     /// The replicas of each shard whose loss an operator has accepted.
     pub accepted: &'a Accepted,
+    /// Above the versions of all writes until now.
+    pub now: Version,
 }
 
 /// The replicas of each shard whose loss an operator has accepted: those that were missing then.
@@ -95,7 +98,7 @@ impl Map {
             let slot = |place: usize| Slot::of(members[place].place(true));
             let mut slots: Vec<Slot> = places.into_iter().map(slot).collect();
             slots.resize_with(planner.quorums.replicas, Slot::default);
-            Entry { epoch: version, slots }
+            Entry::new(version, slots)
         };
         Map { version, shards: placed.into_iter().map(entry).collect() }
     }
@@ -123,7 +126,11 @@ impl Map {
             if entry.slots == slots && fence <= entry.epoch {
                 entry.clone()
             } else {
-                Entry { epoch: version, slots }
+                let next = Entry { epoch: version, slots, unproven: entry.unproven };
+                match entry.loses() || next.loses() {
+                    true => Entry { unproven: next.unproven.max(planner.now), ..next },
+                    false => next,
+                }
             }
         });
         let next = Map { version, shards: shards.collect() };

@@ -336,7 +336,9 @@ impl Transfer {
         let mut ids = &theirs[..];
         while !ids.is_empty() {
             let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
-            records.retain(|it| is_whole || it.version >= own || !decides);
+            records.retain(|it| {
+                is_whole || it.version >= own || it.version < entry.unproven || !decides
+            });
             let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
         }
@@ -345,7 +347,7 @@ impl Transfer {
             let (mut deleted, count) =
                 self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
-            deleted.retain(|record| record.version < horizon);
+            deleted.retain(|record| (entry.unproven..horizon).contains(&record.version));
             self.holder.remove(shard, since, &deleted, horizon).await?;
             let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
             let mut ids = &ids[..];

@@ -4,6 +4,7 @@ use super::Shared;
 use consul_api::error::{Error, Kind};
 use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
 use consul_replication::plan::Map;
+use consul_replication::record::Version;
 use consul_replication::state::{Doubt, Report};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +84,9 @@ struct Document {
     down: BTreeMap<NodeId, u64>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unrecovered: BTreeSet<u32>,
+    /// Of the shards of which a loss was accepted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    unproven: BTreeMap<u32, Version>,
     openings: BTreeMap<Disk, Opening>,
     nodes: Vec<NodeId>,
     places: Vec<Place>,
@@ -123,6 +127,11 @@ impl StoreMap {
             version: self.map.version,
             down: self.down.clone(),
             unrecovered: self.unrecovered.clone(),
+            unproven: self
+                .entries()
+                .filter(|(_, entry)| entry.unproven != Version::default())
+                .map(|(shard, entry)| (shard, entry.unproven))
+                .collect(),
             openings: self.openings.clone(),
             shards: self.map.shards.iter().map(shard).collect(),
             nodes: nodes.into_keys().cloned().collect(),
@@ -138,7 +147,8 @@ impl StoreMap {
     /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let document: Document = read(bytes)?;
-        let shards = document.shards.iter().map(|shard| document.entry(shard));
+        let shards = document.shards.iter().zip(0..);
+        let shards = shards.map(|(shard, number)| document.entry(number, shard));
         let shards: Option<Vec<Entry>> = shards.collect();
         let Shared { shards: count, replicas, .. } = document.shared;
         let fits = |shards: &Vec<Entry>| {
@@ -244,7 +254,7 @@ impl StoreMap {
 
 impl Document {
     /// The entry of a shard; `None` if an index is that of nothing.
-    fn entry(&self, (age, holders, changes): &ShardDocument) -> Option<Entry> {
+    fn entry(&self, shard: u32, (age, holders, changes): &ShardDocument) -> Option<Entry> {
         let place = |index: Option<usize>| match index {
             Some(index) => self.places.get(index).cloned().map(Some),
             None => Some(None),
@@ -265,7 +275,8 @@ impl Document {
             slots.get_mut(*number)?.change =
                 Some(Change { kind, to: node(to)?, since, lost, unites });
         }
-        Some(Entry { epoch: self.version.checked_sub(*age)?, slots })
+        let unproven = self.unproven.get(&shard).copied().unwrap_or_default();
+        Some(Entry { epoch: self.version.checked_sub(*age)?, slots, unproven })
     }
 }
 
@@ -502,6 +513,7 @@ mod tests {
                     may_plan: true,
                     stuck: &stuck,
                     accepted: &accepted,
+                    now: Default::default(),
                 },
                 1_700_000_000_000,
             );

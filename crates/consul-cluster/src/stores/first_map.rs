@@ -45,7 +45,7 @@ impl Duty<'_> {
         let view = View { shared, reports, live: &live, snapshot, now: self.cluster.now() };
         let members = self.members(&view, None, &BTreeSet::new());
         let (stuck, accepted) = Default::default();
-        let planner = planner(&members, shared, true, &stuck, &accepted);
+        let planner = planner(&members, shared, true, &stuck, &accepted, 0);
         // Above the versions of most earlier stores of this name, which makes it easy to tell them apart.
         let version = self.cluster.unix_ms();
         let map = Map::first(shared.shards as usize, version, &planner);

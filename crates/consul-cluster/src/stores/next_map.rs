@@ -11,6 +11,7 @@ use consul_process::metrics;
 use consul_process::sync::lock;
 use consul_replication::map::{Disk, Entry, NodeId, Place, StoreId};
 use consul_replication::plan::{Accepted, Map, Member, Planner, Presence};
+use consul_replication::record::{HybridTime, Version};
 use consul_replication::recover::{Inquiry, is_newest};
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,6 +183,7 @@ impl Duty<'_> {
         let members = self.members(view, Some(&map), nodes);
         let options = self.cluster.options();
         let is_outvoted = self.is_outvoted(view.snapshot);
+        let unix_ms = self.unix_ms();
         let state = self.stores.get_mut(store)?;
         let may_plan = view.snapshot.frozen.is_empty()
             && !is_outvoted
@@ -189,7 +191,7 @@ impl Duty<'_> {
             && view.now >= state.planned_at + PLAN_PAUSE;
         let stuck = state.stuck(&map.map, view.reports, view.now);
         let accepted = view.reports.accepted();
-        let planner = planner(&members, view.shared, may_plan, &stuck, &accepted);
+        let planner = planner(&members, view.shared, may_plan, &stuck, &accepted, unix_ms);
         // No epoch is given to two entries, also if Consul went back.
         if !state.has_written {
             map.map.version = self.cluster.beyond(map.map.version);
@@ -326,14 +328,20 @@ impl StoreState {
     }
 }
 
+/// How far the clocks of nodes may be ahead of the leader's where a loss is accepted: more than any `max_skew_s` that makes
+/// sense.
+const FURTHEST_AHEAD_MS: u64 = 60_000;
+
 pub(super) fn planner<'a>(
     members: &'a [Member],
     shared: Shared,
     may_plan: bool,
     stuck: &'a BTreeSet<(u32, u64)>,
     accepted: &'a Accepted,
+    unix_ms: u64,
 ) -> Planner<'a> {
-    Planner { members, quorums: shared.quorums(), may_plan, stuck, accepted }
+    let now = Version::first_of(HybridTime::from_ms(unix_ms + FURTHEST_AHEAD_MS));
+    Planner { members, quorums: shared.quorums(), may_plan, stuck, accepted, now }
 }
 
 #[cfg(test)]
@@ -455,7 +463,7 @@ mod tests {
             };
             let members = [member("n1", 1, 0.0), member("n2", 2, 1.0)];
             let (stuck, lost) = Default::default();
-            let planner = planner(&members, map.shared, true, &stuck, &lost);
+            let planner = planner(&members, map.shared, true, &stuck, &lost, 0);
             let limits = Limits { is_young, has_reported: &|_| was_seen };
             let next = viewed(reports, &nodes(["n1", "n2"]), |view| {
                 planned(&map, view, &planner, &limits)

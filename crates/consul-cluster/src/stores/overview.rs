@@ -313,10 +313,8 @@ mod tests {
     fn map() -> StoreMap {
         let change = |kind| Some(Change::new(kind, "n4".into(), 7));
         let changes = [None, change(ChangeKind::Move), change(ChangeKind::Failover)];
-        let entry = |change| Entry {
-            epoch: 7,
-            slots: vec![slot("n1", None), slot("n2", None), slot("n3", change)],
-        };
+        let entry =
+            |change| Entry::new(7, vec![slot("n1", None), slot("n2", None), slot("n3", change)]);
         StoreMap {
             id: None,
             shared: Shared { shards: 3, replicas: 3, write_quorum: 2, read_quorum: 2 },

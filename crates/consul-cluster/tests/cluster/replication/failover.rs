@@ -87,7 +87,7 @@ impl Net {
             _ = net.start(node, disk, OF_THREE);
             Slot::of(place(node, disk))
         };
-        let entry = Entry { epoch: 1, slots: names.map(slot).to_vec() };
+        let entry = Entry::new(1, names.map(slot).to_vec());
         for (node, _) in names {
             assert!(net.stores(node, &entry, &[record(id)]));
         }
@@ -151,7 +151,7 @@ fn a_failover_during_which_a_move_ends_copies_enough_slots() {
     let [_a, _b, _c, e] =
         [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| net.start(node, disk, quorums));
     let slots = [("a", 1), ("b", 2), ("c", 3)].map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
+    let mut entry = Entry::new(1, slots.to_vec());
     for node in ["a", "b", "c"] {
         _ = net.ask_now(node, &entry, Action::Ping);
     }
@@ -196,7 +196,7 @@ fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
     let names = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
     let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
     let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry { epoch: 1, slots: slots.to_vec() };
+    let mut entry = Entry::new(1, slots.to_vec());
     for node in ["a", "b", "c", "d"] {
         assert!(net.stores(node, &entry, &[record("acknowledged")]));
     }

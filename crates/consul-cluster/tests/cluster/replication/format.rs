@@ -53,7 +53,7 @@ fn slot() -> impl Strategy<Value = Slot> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    (any::<u64>(), vec(slot(), 0..4)).prop_map(|(epoch, slots)| Entry { epoch, slots })
+    (any::<u64>(), vec(slot(), 0..4)).prop_map(|(epoch, slots)| Entry::new(epoch, slots))
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -154,7 +154,7 @@ proptest! {
 
 #[test]
 fn a_newer_format_is_refused_in_words() {
-    let entry = Entry { epoch: 1, slots: Vec::new() };
+    let entry = Entry::new(1, Vec::new());
     let request = Request { store: None, shard: 1, entry, action: Action::Ping };
     let mut bytes = request.encode().to_vec();
     bytes[0] = 3;

@@ -67,7 +67,7 @@ fn restarted_in_a_copy(raised: usize, pages: usize, order: [usize; 3]) {
     let net = Net::default();
     let mut storages = [(); 3].map(|()| Arc::new(Memory::new()));
     let slots = (0..3).map(|it| Slot::of(place(NODES[it], it as u64 + 1))).collect();
-    let mut entry = Entry { epoch: 1, slots };
+    let mut entry = Entry::new(1, slots);
     for (number, node) in NODES.into_iter().enumerate() {
         _ = start_on(&net, node, number as u64 + 1, &storages[number]);
         let records = [at("1", 10), at("2", 20), at("3", 15), at("4", 120), at("5", 30)];
@@ -134,11 +134,11 @@ fn a_replica_that_returns_brings_no_deleted_record_back() {
         let with = |third: &str, disk: u64| {
             [Slot::of(place("a", 1)), Slot::of(place("b", 2)), Slot::of(place(third, disk))]
         };
-        let mut entry = Entry { epoch: 1, slots: with("e", 5).to_vec() };
+        let mut entry = Entry::new(1, with("e", 5).to_vec());
         for node in ["a", "b", "e"] {
             assert!(net.stores(node, &entry, &[at("1", 10), at("2", 20)]));
         }
-        entry = Entry { epoch: 2, slots: with("c", 3).to_vec() };
+        entry = Entry::new(2, with("c", 3).to_vec());
         now(storages[3].0.holder.learn(0, &entry)).expect("memory");
         assert!(net.stores("c", &entry, &[at("1", 10), at("2", 20)]));
         for node in NODES {
@@ -166,7 +166,7 @@ fn a_replica_is_in_doubt_until_the_map_counts_it() {
             let net = Net::default();
             let storages = NODES.map(|_| Arc::new(Memory::new()));
             let with = |first: Slot| vec![first, Slot::of(place("b", 2)), Slot::of(place("c", 3))];
-            let mut entry = Entry { epoch: 1, slots: with(Slot::of(place("a", 1))) };
+            let mut entry = Entry::new(1, with(Slot::of(place("a", 1))));
             for (number, node) in NODES.into_iter().enumerate() {
                 _ = start_on(&net, node, number as u64 + 1, &storages[number]);
                 assert!(net.stores(node, &entry, &[at("1", 10)]));
@@ -180,7 +180,7 @@ fn a_replica_is_in_doubt_until_the_map_counts_it() {
             let doubted = || now(a.holder.report(|_| entry.epoch)).doubted;
             assert_eq!(doubted(), [(0, doubt)]);
 
-            let counts = Entry { epoch: 3, slots: with(is_later("a", 9)) };
+            let counts = Entry::new(3, with(is_later("a", 9)));
             let mut other = Entry { epoch: 3, ..entry.clone() };
             other.slots[0].change = change(ChangeKind::Failover, "e", 3);
             let next = if is_given_up { other } else { counts };
@@ -208,7 +208,7 @@ fn a_doubt_becomes_no_smaller() {
     for first in doubts {
         for second in doubts {
             let (net, storage) = (Net::default(), Arc::new(Memory::new()));
-            let entry = Entry { epoch: 1, slots: vec![Slot::of(place("a", 1))] };
+            let entry = Entry::new(1, vec![Slot::of(place("a", 1))]);
             _ = start_on(&net, "a", 1, &storage);
             assert!(net.stores("a", &entry, &[at("1", 10)]));
             for (disk, doubt) in [(2, first), (3, second)] {
@@ -255,11 +255,9 @@ fn what_is_in_doubt_is_dropped_only_after_all_replicas_have_it() {
             let storage = Arc::new(Memory::new());
             (start_on(&net, node, disk, &storage), storage)
         });
-        let with = |epoch, first| Entry {
-            epoch,
-            slots: [first, ("b", 2), ("c", 3)]
-                .map(|(node, disk)| Slot::of(place(node, disk)))
-                .to_vec(),
+        let with = |epoch, first| {
+            let places = [first, ("b", 2), ("c", 3)];
+            Entry::new(epoch, places.map(|(node, disk)| Slot::of(place(node, disk))).to_vec())
         };
         assert!(net.stores("d", &with(1, ("d", 4)), &[at("its own", 10)]));
         let storage = &nodes[3].1;

@@ -37,7 +37,7 @@ fn cost(sizes: impl Iterator<Item = usize>) -> Cost {
     let own: Arc<Disk> = Arc::clone(&storage);
     let holder = Holder::new("n1".into(), map::Disk(1), own, Arc::new(clock), Rules::default());
     let place = Place { node: "n1".into(), disk: map::Disk(1), is_first: true };
-    let entry = Entry { epoch: 1, slots: vec![Slot::of(place)] };
+    let entry = Entry::new(1, vec![Slot::of(place)]);
     let (mut pages, mut read, mut returned) = (0, Vec::new(), 0);
     loop {
         let range = Range { after: read.last().cloned(), ..Range::all() };

@@ -2,8 +2,11 @@
 
 use consul_replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
 use consul_replication::plan::{Accepted, MAX_CHANGES, Map, Member, Planner, Presence};
+use consul_replication::record::{HybridTime, Version};
 use consul_replication::state::{Doubt, Report};
 use std::collections::BTreeSet;
+
+const NOW: Version = Version::first_of(HybridTime::from_ms(1000));
 
 const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 
@@ -27,14 +30,21 @@ fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -
 /// The same after the word of an operator about these replicas.
 fn next_after(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &Accepted) -> Map {
     let stuck: BTreeSet<_> = stuck.iter().copied().collect();
-    let planner = Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted };
+    let planner =
+        Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted, now: NOW };
     map.next(&planner).unwrap_or_else(|| map.clone())
 }
 
 fn first(shards: usize, members: &[Member]) -> Map {
     let (stuck, accepted) = Default::default();
-    let planner =
-        Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted: &accepted };
+    let planner = Planner {
+        members,
+        quorums: QUORUMS,
+        may_plan: true,
+        stuck: &stuck,
+        accepted: &accepted,
+        now: NOW,
+    };
     Map::first(shards, 1, &planner)
 }
 
@@ -92,6 +102,24 @@ fn an_accepted_loss_is_that_of_the_nodes_that_are_away() {
     // It is back with its replica, and is copied too.
     members[1].presence = Presence::Live;
     assert_eq!(lost(&next(&accepted, &members, &[], &[0])), nodes(&["n1"]));
+}
+
+/// A disk that was given up can come back, and what it has was not deleted.
+#[test]
+fn nothing_is_proved_of_the_time_before_an_accepted_loss() {
+    let (map, members) = failing_over();
+    assert_eq!(next(&map, &members, &[], &[]).shards[0].unproven, Version::default());
+    let accepted = next(&map, &members, &[], &[0]);
+    assert_eq!(accepted.shards[0].unproven, NOW);
+    // It stays when the failovers have ended, and in other epochs.
+    let mut ended = accepted.clone();
+    let since = ended.shards[0].slots.iter().flat_map(|it| &it.change).map(|it| it.since);
+    let finished: Vec<(u32, u64)> = since.map(|since| (0, since)).collect();
+    let mut members = members;
+    members.iter_mut().for_each(|member| member.report.finished.clone_from(&finished));
+    ended = next(&ended, &members, &[], &[]);
+    assert_eq!(ended.shards[0].unproven, NOW);
+    assert_eq!(ended.raised(99).shards[0].unproven, NOW);
 }
 
 #[test]

@@ -15,12 +15,10 @@ use std::sync::Arc;
 #[test]
 fn a_node_learns_no_entry_below_its_promise() {
     let (net, mut entry) = Net::of_three("acknowledged");
-    let known =
-        |net: &Net| match net.ask_now("a", &Entry { epoch: 0, slots: Vec::new() }, Action::Recover)
-        {
-            Ok(Outcome::Known { entry, .. }) => entry.map(|entry| entry.epoch),
-            other => panic!("{other:?}"),
-        };
+    let known = |net: &Net| match net.ask_now("a", &Entry::new(0, Vec::new()), Action::Recover) {
+        Ok(Outcome::Known { entry, .. }) => entry.map(|entry| entry.epoch),
+        other => panic!("{other:?}"),
+    };
     entry.epoch = 10;
     _ = net.ask_now("a", &entry, Action::Recover);
     assert_eq!(known(&net), Some(1));

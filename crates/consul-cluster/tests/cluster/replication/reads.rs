@@ -92,7 +92,7 @@ impl Nodes {
             Slot::of(Place { node: node.into(), disk: Disk(1), is_first: true })
         };
         let entries = Arc::new(Entries::default());
-        entries.learn(None, 0, &Entry { epoch: 1, slots: ["n1", "n2", "n3"].map(slot).into() });
+        entries.learn(None, 0, &Entry::new(1, ["n1", "n2", "n3"].map(slot).into()));
         let router = Router {
             entries,
             peers: Arc::new(nodes.clone()),
@@ -217,7 +217,7 @@ fn a_request_without_a_quorum_names_each_replica_that_does_not_count_and_why() {
     let (kind, to) = (ChangeKind::Failover, "n6".into());
     slots[3].change = Some(Change::new(kind, to, 2));
     slots.push(Slot::default());
-    router.entries.learn(None, 0, &Entry { epoch: 2, slots });
+    router.entries.learn(None, 0, &Entry::new(2, slots));
     nodes.take("n1", None);
     let long = Outcome::Failed("no room ".repeat(1000));
     nodes.refusals.lock().expect("no panic").insert("n3".into(), long);
@@ -354,7 +354,7 @@ fn a_refusal_by_another_store_makes_the_caller_read_the_map_again() {
     let (nodes, router) = Nodes::new();
     let slots = router.entries.get(0).expect("an entry").entry.slots.clone();
     let adopt = |store, epoch| {
-        let entry = Entry { epoch, slots: slots.clone() };
+        let entry = Entry::new(epoch, slots.clone());
         router.entries.adopt(Some(StoreId(store)), [(0, &entry)].into_iter());
     };
     adopt(1, 1_000_000);
@@ -371,7 +371,7 @@ fn a_refusal_by_another_store_makes_the_caller_read_the_map_again() {
     let error = read.expect_err("no quorum");
     assert!(error.message().contains("another store of that name"), "{error}");
     router.entries.suspected().now_or_never().expect("the map has to be read again");
-    let late = Entry { epoch: 2_000_000, slots: slots.clone() };
+    let late = Entry::new(2_000_000, slots.clone());
     adopt(2, 1);
     assert!(!router.entries.learn(Some(StoreId(1)), 0, &late), "a late answer of the first store");
     let known = router.entries.get(0).expect("the entry of the new store");

@@ -84,7 +84,7 @@ fn members(world: &World) -> (Vec<Member>, Entry) {
         let node = format!("n{disk}").into();
         Slot::of(Place { node, disk: Disk(disk), is_first: true })
     };
-    let entry = Entry { epoch: 1, slots: (1..=3).map(slot).collect() };
+    let entry = Entry::new(1, (1..=3).map(slot).collect());
     world.settle();
     (members, entry)
 }

@@ -53,7 +53,7 @@ fn a_repair_sends_little_more_than_what_differs() {
     let clock = ManualClock::new();
     let place = |node: &str| Place { node: node.into(), disk: Disk(1), is_first: true };
     let slots = ["n1", "n2"].map(|node| Slot::of(place(node))).to_vec();
-    let entry = Entry { epoch: 1, slots };
+    let entry = Entry::new(1, slots);
     let disks = ["n1", "n2"].map(|node| (node, Arc::new(Memory::new())));
     let mut pair = Pair::default();
     for (node, disk) in &disks {

@@ -643,7 +643,7 @@ fn a_leader_that_dies_before_it_puts_a_map_back_does_not_stop_the_others() {
     for node in &nodes {
         let holder = node.store.holder().expect("it keeps records");
         for shard in 0..8 {
-            let entry = Entry { epoch, slots: Vec::new() };
+            let entry = Entry::new(epoch, Vec::new());
             let request = Request { store: None, shard, entry, action: Action::Recover };
             _ = cases.world.run(holder.serve(request));
         }

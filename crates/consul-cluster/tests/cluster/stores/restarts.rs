@@ -128,6 +128,36 @@ impl Machines {
     }
 }
 
+/// As where disks were not mounted: the nodes start empty, an operator gives the old ones up, and a minute or a day later
+/// they are there again, with all their records.
+#[test]
+fn disks_that_come_back_after_their_loss_was_accepted_bring_their_records() {
+    for (kept, wait_s) in [(0, 5), (0, 200), (1, 5), (1, 200)] {
+        let mut machines = Machines::filled(3, 3);
+        machines.kill_all();
+        let old = machines.disks.clone();
+        for disk in &mut machines.disks[kept..] {
+            *disk = Disk::new();
+        }
+        machines.start();
+        machines.waits_for_a_word();
+        machines.accept_all();
+        machines.is_whole(&[]);
+        machines.cases.fill(&machines.nodes[0], "after");
+        // Repairs purge what was deleted, and prove from then on that what a replica lacks was.
+        machines.cases.world.wait(Duration::from_secs(wait_s));
+        for number in kept..3 {
+            machines.cases.kill(&machines.nodes[number]);
+            machines.disks[number] = Arc::clone(&old[number]);
+            machines.nodes[number] = machines.start_one(number);
+            machines.is_whole(&[number]);
+            machines.cases.world.wait(Duration::from_secs(60));
+        }
+        machines.all_have("before");
+        machines.all_have("after");
+    }
+}
+
 #[test]
 fn a_restart_of_all_machines_erases_nothing() {
     for (replicas, nodes) in [(1, 1), (1, 3), (2, 2), (3, 3), (3, 5), (5, 5)] {

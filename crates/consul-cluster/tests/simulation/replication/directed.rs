@@ -194,7 +194,7 @@ impl Scenario {
         for place in slots.iter_mut().filter_map(|slot| slot.holder.as_mut()) {
             place.disk = Disk(self.world.number(1..u64::MAX));
         }
-        let earlier = Entry { epoch, slots };
+        let earlier = Entry::new(epoch, slots);
         router.entries.adopt(Some(EARLIER), [(0, &earlier)].into_iter());
         for _ in 0..20 {
             let range = Range::all();

@@ -372,6 +372,7 @@ impl Scenario {
             may_plan: true,
             stuck: &stuck,
             accepted: &Accepted::new(),
+            now: Default::default(),
         };
         match map {
             Some(map) => map.next(&planner),
