@@ -1897,6 +1897,7 @@ function ConsulClient:catalog_deregister(deregistration, options) end
 
 ---@class consul_ffi.catalog_datacenters.options: consul_ffi.Options
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 
 ---Lists the known datacenters, the nearest first.
 ---@param options? consul_ffi.catalog_datacenters.options
@@ -1918,6 +1919,7 @@ function ConsulClient:catalog_nodes(options) end
 ---@class consul_ffi.catalog_services.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking, consul_ffi.Filter
 ---@field node_meta? table<string, string> Only nodes that have all this metadata.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 
 ---The tags of each service, by the service's name.
 ---@param options? consul_ffi.catalog_services.options
@@ -1929,6 +1931,7 @@ function ConsulClient:catalog_services(options) end
 ---@class consul_ffi.catalog_service.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking, consul_ffi.Filter
 ---@field tag? string|string[] Only instances that have all these tags.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field peer? string The peer to read from (from 1.13).
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
@@ -1966,6 +1969,7 @@ function ConsulClient:catalog_node_services(node, options) end
 ---@class consul_ffi.catalog_connect.options: consul_ffi.Options, consul_ffi.Nodes, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking, consul_ffi.Filter
 ---@field tag? string|string[] Only instances that have all these tags.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field peer? string The peer to read from (from 1.13).
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
@@ -1993,6 +1997,7 @@ function ConsulClient:catalog_gateway_services(gateway, options) end
 ---@field tag? string|string[] Only instances that have all these tags.
 ---@field passing? boolean Only instances all of whose checks pass.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field peer? string The peer to read from (from 1.13).
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
@@ -2008,6 +2013,7 @@ function ConsulClient:health_service(service, options) end
 ---@field tag? string|string[] Only instances that have all these tags.
 ---@field passing? boolean Only instances all of whose checks pass.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field peer? string The peer to read from (from 1.13).
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
@@ -2023,6 +2029,7 @@ function ConsulClient:health_connect(service, options) end
 ---@field tag? string|string[] Only instances that have all these tags.
 ---@field passing? boolean Only instances all of whose checks pass.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field peer? string The peer to read from (from 1.13).
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
@@ -2224,7 +2231,7 @@ function ConsulClient:acl_token_self(options) end
 ---@class consul_ffi.acl_token_create.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Creates a token.
----@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[], TemplateID?: string }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, ExpandedPolicies?: table, ExpandedRoles?: table, NamespaceDefaultPolicyIDs?: table, NamespaceDefaultRoleIDs?: table, AgentACLDefaultPolicy?: string, AgentACLDownPolicy?: string, ResolvedByAgent?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
 ---@param options? consul_ffi.acl_token_create.options
 ---@return boolean success
 ---@return consul_ffi.AclToken value Consul's JSON with its field names
@@ -2246,7 +2253,7 @@ function ConsulClient:acl_token_read(accessor, options) end
 
 ---Replaces a token.
 ---@param accessor string The token's accessor id.
----@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
+---@param token { AccessorID?: string, SecretID?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], Roles?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[], TemplateID?: string }[], Local?: boolean, ExpirationTime?: string, ExpirationTTL?: number|string, AuthMethod?: string, AuthMethodNamespace?: string, CreateTime?: string, ExpandedPolicies?: table, ExpandedRoles?: table, NamespaceDefaultPolicyIDs?: table, NamespaceDefaultRoleIDs?: table, AgentACLDefaultPolicy?: string, AgentACLDownPolicy?: string, ResolvedByAgent?: string, Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The token.
 ---@param options? consul_ffi.acl_token_update.options
 ---@return boolean success
 ---@return consul_ffi.AclToken value Consul's JSON with its field names
@@ -2347,7 +2354,7 @@ function ConsulClient:acl_role_list(options) end
 ---@class consul_ffi.acl_role_create.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Creates a role.
----@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
+---@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[], TemplateID?: string }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
 ---@param options? consul_ffi.acl_role_create.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
@@ -2368,7 +2375,7 @@ function ConsulClient:acl_role_read(role_id, options) end
 
 ---Replaces a role.
 ---@param role_id string The role's id.
----@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[] }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
+---@param role { ID?: string, Name?: string, Description?: string, Policies?: { ID?: string, Name?: string }[], ServiceIdentities?: { ServiceName?: string, Datacenters?: string|string[] }[], NodeIdentities?: { NodeName?: string, Datacenter?: string }[], TemplatedPolicies?: { TemplateName?: string, TemplateVariables?: table, Datacenters?: string|string[], TemplateID?: string }[], Hash?: string, CreateIndex?: integer|string, ModifyIndex?: integer|string, Namespace?: string, Partition?: string } The role.
 ---@param options? consul_ffi.acl_role_update.options
 ---@return boolean success
 ---@return consul_ffi.AclRole value Consul's JSON with its field names
@@ -2602,6 +2609,7 @@ function ConsulClient:query_delete(query, options) end
 ---@field limit? integer|string The most instances to return.
 ---@field connect? boolean Only mesh-capable instances.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 ---@field dc? string The datacenter; default: the agent's own.
 
 ---Runs a prepared query.
@@ -2658,6 +2666,7 @@ function ConsulClient:config_read(kind, name, options) end
 function ConsulClient:config_write(entry, options) end
 
 ---@class consul_ffi.config_delete.options: consul_ffi.Options, consul_ffi.Scope
+---@field cas? integer|string Delete only if the entry has this modify index (from 1.11; earlier ones delete it, and the call fails).
 
 ---Deletes an entry; succeeds also if it does not exist.
 ---@param kind string The kind, such as service-defaults or proxy-defaults.
@@ -2814,6 +2823,7 @@ function ConsulClient:connect_intention_delete_by_id(intention_id, options) end
 ---@class consul_ffi.discovery_chain.options: consul_ffi.Options, consul_ffi.Scope, consul_ffi.Consistency, consul_ffi.Blocking
 ---@field compile_dc? string The datacenter to compile for.
 ---@field cached? boolean The agent may answer from its cache.
+---@field cache_control? string How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several with commas.
 
 ---The compiled discovery chain of a service.
 ---@param service string The service's name.

@@ -53,7 +53,8 @@ pub struct Endpoint {
     pub form: Form,
     /// The meaning of the status 404.
     pub absent: Absent,
-    /// How the text of a 404, or of a 500 of older servers, begins that says so. Any other 404 is not Consul's.
+    /// How the text of a 404, or of a 500 of older servers, begins that says so. Any other 404 is not Consul's, and neither is
+    /// one whose text names another object.
     ///
     /// Source: the handlers in Consul's folder agent, of 1.8.7 and 1.21.0.
     pub missing: &'static [&'static str],
@@ -128,7 +129,8 @@ pub enum Reply {
     KvEntries,
     /// `true`, or `false` for a conflict.
     Applied,
-    /// A body that says nothing more than the status: the value is true.
+    /// A body that says nothing more than the status: the value is true. With a parameter that guards the request, as
+    /// [`Reply::Applied`].
     Done,
     /// JSON with event payloads, which become bytes.
     Events,
@@ -161,6 +163,12 @@ pub enum Form {
     Key,
     /// A key that begins with the prefix at the end of the request's path.
     Under,
+    /// The value of this parameter of the request in any case, or any string if the request does not have it.
+    Given(&'static str),
+    /// This list or object, which is not empty.
+    Some(&'static Form),
+    /// The address of a server, `host:port`, or the empty string.
+    Address,
     /// This, or null: a pointer or a slice of Go that can be nil.
     OrNull(&'static Form),
     /// A list of these.
@@ -343,11 +351,14 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
+    /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds.
+    pub nanoseconds: &'static [&'static str],
     /// Lists, as which an empty table is sent.
     pub lists: &'static [&'static str],
     /// Tables by names of the program, of tables with Consul's fields.
     pub by_name: &'static [&'static str],
-    /// Tables whose names are sent only as they are, at every depth.
+    /// Tables of a proxy or of a program of the user's, which are sent as they are at every depth. Only in the table
+    /// passive_health_check there a number of [`Self::durations`] is in seconds: Consul reads that itself.
     pub kept: &'static [&'static str],
     /// Tables that are sent as they are.
     pub opaque: &'static [&'static str],
@@ -359,6 +370,7 @@ impl FreeForm {
     /// Of which nothing is known.
     pub const UNKNOWN: FreeForm = FreeForm {
         durations: &[],
+        nanoseconds: &[],
         lists: &[],
         by_name: &[],
         kept: &[],
@@ -496,8 +508,17 @@ pub const BLOCKING: &[Param] = &[
 ];
 
 /// The option of reads that the agent may answer from its cache.
-pub const CACHED: &[Param] =
-    &[query("cached", "cached", Shape::Flag, "The agent may answer from its cache.")];
+pub const CACHED: &[Param] = &[
+    query("cached", "cached", Shape::Flag, "The agent may answer from its cache."),
+    Param::new(
+        "cache_control",
+        Shape::Text,
+        Location::Header("cache-control"),
+        "How old an answer of the cache may be, in seconds: `max-age=30`, `stale-if-error=60`, `must-revalidate`, or several \
+         with commas.",
+    )
+    .optional(),
+];
 
 /// The option of reads of services that another cluster exports.
 pub const PEER: &[Param] =
@@ -573,6 +594,14 @@ impl Endpoint {
         let rest = segments.last().unwrap_or_default();
         let tail = after.split_once('}').map_or("", |(_, tail)| tail);
         rest.strip_suffix(tail).unwrap_or(rest)
+    }
+
+    /// Each segment of a path in place of a parameter, with the parameter's name.
+    pub fn segments<'a>(&self, path: &'a str) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let pairs = self.path.split('/').zip(path.split('/'));
+        pairs.filter_map(|(wanted, found)| {
+            Some((wanted.strip_prefix('{')?.strip_suffix('}')?, found))
+        })
     }
 
     /// Every option of the endpoint.

@@ -26,10 +26,27 @@ pub struct Identity {
 impl Authority {
     /// A new one of this name, with a self-signed certificate.
     pub fn new(name: &str) -> Authority {
+        Self::new_changed(name, |_| {})
+    }
+
+    /// The same with changed parameters.
+    pub fn new_changed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Authority {
         let mut params = named(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
         let key = KeyPair::generate().expect("a key");
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+    }
+
+    /// A server's certificate, whose key signs others although it may not: of an authority, or self-signed.
+    pub fn of_leaf(by: Option<&Authority>) -> Authority {
+        let mut params = named("leaf", &["127.0.0.1"]);
+        params.is_ca = IsCa::ExplicitNoCa;
+        let key = KeyPair::generate().expect("a key");
+        Authority(match by {
+            Some(by) => CertifiedIssuer::signed_by(params, key, &by.0).expect("a certificate"),
+            None => CertifiedIssuer::self_signed(params, key).expect("a certificate"),
+        })
     }
 
     /// Its certificate in PEM.

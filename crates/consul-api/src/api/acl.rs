@@ -21,6 +21,7 @@ const TEMPLATED_POLICY: &[Field] = &[
     field("TemplateName", Shape::Text, "the template's name"),
     field("TemplateVariables", Shape::Free(&FreeForm::UNKNOWN), "the template's variables"),
     field("Datacenters", Shape::TextList, "the datacenters where it applies; default: all"),
+    field("TemplateID", Shape::Text, "ignored"),
 ];
 
 /// The fields of an object, and those that each object has when it is read.
@@ -56,6 +57,13 @@ const TOKEN: &[Field] = object! {
     field("AuthMethod", Shape::Text, "the auth method that created it"),
     field("AuthMethodNamespace", Shape::TextOrEmpty, "its namespace (Consul Enterprise)"),
     field("CreateTime", Shape::Text, "ignored"),
+    field("ExpandedPolicies", Shape::Free(&FreeForm::UNKNOWN), "ignored, as all that follow"),
+    field("ExpandedRoles", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
+    field("NamespaceDefaultPolicyIDs", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
+    field("NamespaceDefaultRoleIDs", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
+    field("AgentACLDefaultPolicy", Shape::Text, "ignored"),
+    field("AgentACLDownPolicy", Shape::Text, "ignored"),
+    field("ResolvedByAgent", Shape::Text, "ignored"),
 };
 
 const POLICY: &[Field] = object! {
@@ -116,7 +124,8 @@ const POLICY_BODY: Param = body("policy", Shape::Object(POLICY), "The policy.");
 const ROLE_BODY: Param = body("role", Shape::Object(ROLE), "The role.");
 /// Source: `ACLAuthMethod` in Consul's folder api, and the configurations in the pages about auth methods.
 const METHOD: FreeForm = FreeForm {
-    durations: &["ClockSkewLeeway", "ExpirationLeeway", "MaxTokenTTL", "NotBeforeLeeway"],
+    durations: &["MaxTokenTTL"],
+    nanoseconds: &["ClockSkewLeeway", "ExpirationLeeway", "NotBeforeLeeway"],
     lists: &[
         "AllowedRedirectURIs",
         "AllowedSTSHeaderValues",
@@ -234,8 +243,8 @@ pub static TOKEN_CREATE: Endpoint = Endpoint {
 };
 
 pub static TOKEN_READ: Endpoint = Endpoint {
-    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
-    missing: &["Requested token "],
+    form: Form::Object(&[has("AccessorID", Form::Name), has("SecretID", Form::Text)]),
+    missing: &["Requested token"],
     positional: &[ACCESSOR],
     options: &[EXPANDED, SCOPE, CONSISTENCY],
     secret: true,
@@ -243,7 +252,7 @@ pub static TOKEN_READ: Endpoint = Endpoint {
 };
 
 pub static TOKEN_UPDATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    form: Form::Object(&[has("AccessorID", Form::Name), has("SecretID", Form::Text)]),
     missing: &["Cannot find token"],
     positional: &[ACCESSOR, TOKEN_BODY],
     options: &[SCOPE],
@@ -302,7 +311,7 @@ pub static POLICY_CREATE: Endpoint = Endpoint {
 
 pub static POLICY_READ: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
-    missing: &["Requested policy "],
+    missing: &["Requested policy"],
     positional: &[POLICY_ID],
     options: &[SCOPE],
     ..read("acl_policy_read", "/v1/acl/policy/{policy_id}", "Reads a policy.")
@@ -333,7 +342,7 @@ pub static POLICY_DELETE: Endpoint = Endpoint {
 
 pub static POLICY_BY_NAME: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Name)]),
-    missing: &["Requested policy "],
+    missing: &["Requested policy"],
     positional: &[NAME],
     options: &[SCOPE],
     ..read(
@@ -361,7 +370,7 @@ pub static ROLE_CREATE: Endpoint = Endpoint {
 pub static ROLE_READ: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Name), has("Name", Form::Text)]),
     missing_header: Some("vary"),
-    missing: &["Requested role "],
+    missing: &["Requested role"],
     positional: &[ROLE_ID],
     options: &[SCOPE],
     ..read("acl_role_read", "/v1/acl/role/{role_id}", "Reads a role.")
@@ -393,7 +402,7 @@ pub static ROLE_DELETE: Endpoint = Endpoint {
 pub static ROLE_BY_NAME: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Name)]),
     missing_header: Some("vary"),
-    missing: &["Requested role "],
+    missing: &["Requested role"],
     positional: &[NAME],
     options: &[SCOPE],
     ..read("acl_role_read_by_name", "/v1/acl/role/name/{name}", "Reads the role of this name.")
@@ -419,7 +428,7 @@ pub static AUTH_METHOD_CREATE: Endpoint = Endpoint {
 pub static AUTH_METHOD_READ: Endpoint = Endpoint {
     form: Form::Object(&[has("Name", Form::Name), has("Type", Form::Text)]),
     missing_header: Some("vary"),
-    missing: &["Requested auth method "],
+    missing: &["Requested auth method"],
     positional: &[METHOD_NAME],
     options: &[SCOPE],
     secret: true,
@@ -467,7 +476,7 @@ pub static BINDING_RULE_CREATE: Endpoint = Endpoint {
 pub static BINDING_RULE_READ: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Name), has("AuthMethod", Form::Text)]),
     missing_header: Some("vary"),
-    missing: &["Requested binding rule "],
+    missing: &["Requested binding rule"],
     positional: &[RULE_ID],
     options: &[SCOPE],
     ..read("acl_binding_rule_read", "/v1/acl/binding-rule/{rule}", "Reads a binding rule.")
@@ -496,7 +505,7 @@ pub static BINDING_RULE_DELETE: Endpoint = Endpoint {
 };
 
 pub static TEMPLATED_POLICIES: Endpoint = Endpoint {
-    form: Form::Map(&Form::Object(&[has("TemplateName", Form::Text)])),
+    form: Form::Some(&Form::Map(&Form::Object(&[has("TemplateName", Form::Text)]))),
     since: Some("1.17"),
     ..read(
         "acl_templated_policy_list",

@@ -84,6 +84,7 @@ const MESH: FreeForm = FreeForm {
         "TTL",
         "Timeout",
     ],
+    nanoseconds: &[],
     lists: &["Args", "Checks", "EnvoyExtensions", "Paths", "ScriptArgs", "Tags", "Upstreams"],
     by_name: &["TaggedAddresses"],
     kept: &["Config"],
@@ -339,10 +340,10 @@ pub static HEALTH_SERVICE_ID: Endpoint = Endpoint {
 };
 
 pub static HEALTH_SERVICE_NAME: Endpoint = Endpoint {
-    form: Form::List(&Form::Object(&[
+    form: Form::Some(&Form::List(&Form::Object(&[
         has("AggregatedStatus", Form::Text),
         has("Service", Form::Object(&[has("Service", Form::Name)])),
-    ])),
+    ]))),
     missing: &["ServiceName "],
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: &[ENTERPRISE],

@@ -82,7 +82,7 @@ pub static DEREGISTER: Endpoint = Endpoint {
 };
 
 pub static DATACENTERS: Endpoint = Endpoint {
-    form: Form::List(&Form::Text),
+    form: Form::Some(&Form::List(&Form::Text)),
     options: &[CACHED],
     ..Endpoint::read(
         "catalog_datacenters",

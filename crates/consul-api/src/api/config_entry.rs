@@ -23,7 +23,7 @@ pub static LIST: Endpoint = Endpoint {
 };
 
 pub static READ: Endpoint = Endpoint {
-    form: Form::Object(&[has("Kind", Form::Text), may_have("Name", Form::Name)]),
+    form: Form::Object(&[has("Kind", Form::Given("kind")), may_have("Name", Form::Name)]),
     missing: &["Config entry not found"],
     positional: &[KIND, NAME],
     options: &[SCOPE, CONSISTENCY, BLOCKING],
@@ -49,6 +49,7 @@ pub const ENTRY: FreeForm = FreeForm {
         "RequestTimeout",
         "TTL",
     ],
+    nanoseconds: &[],
     lists: &[
         "Addresses",
         "Audiences",
@@ -107,7 +108,16 @@ pub static DELETE: Endpoint = Endpoint {
     form: Form::Map(&Form::Nothing),
     method: Verb::Delete,
     positional: &[KIND, NAME],
-    options: &[SCOPE],
+    options: &[
+        &[query(
+            "cas",
+            "cas",
+            Shape::Uint,
+            "Delete only if the entry has this modify index (from 1.11; earlier ones delete it, and the call fails).",
+        )
+        .guards("the entry has another modify index")],
+        SCOPE,
+    ],
     ..Endpoint::write(
         "config_delete",
         "/v1/config/{kind}/{name}",

@@ -15,7 +15,7 @@ const PERMISSIONS: FreeForm = FreeForm {
 /// Source: `CommonCAProviderConfig` and the providers' configurations in Consul's folder agent/structs.
 const CA: FreeForm = FreeForm {
     durations: &["IntermediateCertTTL", "LeafCertTTL", "RootCertTTL", "RotationPeriod"],
-    opaque: &["State"],
+    opaque: &["Params", "State"],
     ..FreeForm::UNKNOWN
 };
 const INTENTION: Param = body("intention", Shape::Free(&PERMISSIONS), "The intention.");
@@ -44,6 +44,7 @@ pub static CA_CONFIGURATION: Endpoint = Endpoint {
 pub static CA_CONFIGURATION_UPDATE: Endpoint = Endpoint {
     positional: &[body("configuration", Shape::Free(&CA), "The configuration.")],
     options: &[&[SCOPE[0]]],
+    secret: true,
     ..Endpoint::write(
         "connect_ca_configuration_update",
         "/v1/connect/ca/configuration",
@@ -62,7 +63,10 @@ pub static INTENTIONS: Endpoint = Endpoint {
 };
 
 pub static INTENTION_READ: Endpoint = Endpoint {
-    form: Form::Object(&[has("SourceName", Form::Text), has("DestinationName", Form::Text)]),
+    form: Form::Object(&[
+        has("SourceName", Form::Given("source")),
+        has("DestinationName", Form::Given("destination")),
+    ]),
     missing: &["Intention not found"],
     options: &[SCOPE],
     absent: Absent::Null,
@@ -116,10 +120,10 @@ pub static INTENTION_CHECK: Endpoint = Endpoint {
 };
 
 pub static INTENTION_MATCH: Endpoint = Endpoint {
-    form: Form::Map(&Form::OrNull(&Form::List(&Form::Object(&[
+    form: Form::Some(&Form::Map(&Form::OrNull(&Form::List(&Form::Object(&[
         has("SourceName", Form::Text),
         has("DestinationName", Form::Text),
-    ])))),
+    ]))))),
     positional: &[
         Param::new(
             "by",
@@ -195,7 +199,7 @@ pub static INTENTION_DELETE_BY_ID: Endpoint = Endpoint {
 };
 
 pub static DISCOVERY_CHAIN: Endpoint = Endpoint {
-    form: Form::Object(&[has("Chain", Form::Object(&[has("ServiceName", Form::Text)]))]),
+    form: Form::Object(&[has("Chain", Form::Object(&[has("ServiceName", Form::Name)]))]),
     positional: &[path("service", Shape::Text, "The service's name.")],
     options: &[
         &[query("compile_dc", "compile-dc", Shape::Text, "The datacenter to compile for.")],

@@ -100,7 +100,7 @@ pub static STATE: Endpoint = Endpoint {
     form: Form::List(&Form::Object(&[
         has("Node", Form::Text),
         has("CheckID", Form::Text),
-        has("Status", Form::Text),
+        has("Status", Form::Given("state")),
         has("ServiceName", Form::Text),
     ])),
     positional: &[path(

@@ -5,7 +5,7 @@ use crate::table::*;
 const DC: &[Param] = &[query("dc", "dc", Shape::Text, "The datacenter; default: the agent's own.")];
 
 pub static LEADER: Endpoint = Endpoint {
-    form: Form::Text,
+    form: Form::Address,
     options: &[DC],
     ..Endpoint::read(
         "status_leader",
@@ -15,7 +15,7 @@ pub static LEADER: Endpoint = Endpoint {
 };
 
 pub static PEERS: Endpoint = Endpoint {
-    form: Form::List(&Form::Text),
+    form: Form::List(&Form::Address),
     options: &[DC],
     ..Endpoint::read("status_peers", "/v1/status/peers", "The addresses of all Raft peers.")
 };

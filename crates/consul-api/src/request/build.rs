@@ -422,7 +422,7 @@ impl Builder {
             label: self.label,
             http,
             repeat: if self.retry { repeat } else { Repeat::Once },
-            refusal: self.guard.unwrap_or("Consul answered false"),
+            guard: self.guard,
             server_wait: if self.blocks { self.wait } else { Duration::ZERO },
             timeout: self.timeout,
             stale_if_error: self.stale_if_error

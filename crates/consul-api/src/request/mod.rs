@@ -31,7 +31,7 @@ pub struct Request {
     /// Whether it may be sent again if it is unknown whether it was applied.
     pub repeat: Repeat,
     /// The reason if Consul answers `false`.
-    pub refusal: &'static str,
+    pub guard: Option<&'static str>,
     /// The longest wait on the server before it answers, without its jitter.
     pub server_wait: Duration,
     /// The option `timeout_ms` of the call.
@@ -124,7 +124,7 @@ impl Request {
             label: self.label.clone(),
             http,
             repeat: Repeat::Read,
-            refusal: "",
+            guard: None,
             server_wait: Duration::ZERO,
             timeout: None,
             stale_if_error: false,

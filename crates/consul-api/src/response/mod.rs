@@ -107,6 +107,7 @@ impl Request {
     fn decode(&self, body: &Bytes, meta: &mut Meta) -> Result<Tape, Error> {
         match self.endpoint.reply {
             Reply::Applied => self.check_applied(body).map(|()| Tape::done()),
+            Reply::Done if self.guard.is_some() => self.check_applied(body).map(|()| Tape::done()),
             Reply::Body => Ok(Tape::of_bytes(body.clone())),
             Reply::Archive if body.starts_with(GZIP) => Ok(Tape::of_bytes(body.clone())),
             Reply::Archive => Err(self.not_understood("expected an archive", body)),
@@ -166,7 +167,8 @@ impl Request {
     fn json(&self, body: &Bytes, meta: &Meta) -> Result<Tape, Error> {
         let path = self.endpoint.subject(self.http.uri().path());
         let subject: Cow<[u8]> = percent_decode_str(path).into();
-        let tape = Tape::of_answer(body.clone(), &self.endpoint.form, &subject);
+        let given = |name: &str| self.given(name);
+        let tape = Tape::of_answer(body.clone(), &self.endpoint.form, &subject, &given);
         let tape = tape.map_err(|why| match why {
             // Without what it says, which is not the caller's.
             NotTheAnswer::AboutAnother(_) if self.secret => {
@@ -185,12 +187,30 @@ impl Request {
         Ok(tape)
     }
 
+    /// The value of a parameter in the path or the query; of the name of a service without its namespace. `None`: it has
+    /// none, or one that stands for all.
+    fn given(&self, name: &str) -> Option<String> {
+        let uri = self.http.uri();
+        let mut of_path = self.endpoint.segments(uri.path());
+        let found = of_path.find(|(parameter, _)| *parameter == name).map(|(_, found)| found);
+        let mut pairs =
+            uri.query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
+        let found = found.or_else(|| pairs.find(|(found, _)| *found == name).map(|(_, it)| it))?;
+        let found = percent_decode_str(found).decode_utf8_lossy();
+        let found = found.rsplit('/').next().unwrap_or_default();
+        (!(name == "state" && found == "any")).then(|| found.to_owned())
+    }
+
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
         match body.trim_ascii() {
             b"true" => Ok(()),
             b"false" => Err(Error::new(
                 Kind::Conflict,
-                format!("{}: not applied: {}", self.label, self.refusal),
+                format!(
+                    "{}: not applied: {}",
+                    self.label,
+                    self.guard.unwrap_or("Consul answered false")
+                ),
             )
             .with_maybe_applied(false)
             .with_status(200)),
@@ -201,7 +221,7 @@ impl Request {
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
         let begins = match self.secret || body.is_empty() {
             true => String::new(),
-            false => format!("; it begins with {}", excerpt(body)),
+            false => format!("; it begins with {}", self.shown(body)),
         };
         self.strange(format!("the answer is not Consul's: {why}{begins}"))
     }

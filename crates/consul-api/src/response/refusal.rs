@@ -6,6 +6,7 @@ use crate::request::Request;
 use crate::table::{Absent, Reply};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -18,7 +19,13 @@ impl Request {
         if let (409, Reply::Txn) = (status, self.endpoint.reply) {
             return self.txn_refused(response.body());
         }
-        if response.status().is_success() || status == 404 && self.is_anothers(response) {
+        if response.status().is_success()
+            || status == 404 && self.is_anothers(response)
+            || !is_transient(status, text) && self.is_foreign(response)
+        {
+            if response.status().is_redirection() {
+                return self.strange(redirection(response.headers())).with_status(status);
+            }
             let why = format!("Consul does not answer so (HTTP {status})");
             return self.not_understood(&why, response.body()).with_status(status);
         }
@@ -49,12 +56,12 @@ impl Request {
                 response.status().canonical_reason().unwrap_or("no reason").to_owned()
             }
             (Kind::NotFound, _) if is_unknown_check(text) && !self.label.contains("service:") => {
-                let said = excerpt(response.body());
+                let said = self.shown(response.body());
                 format!(
                     "{said} (the own check of a service has the id \"service:<id of the service>\")"
                 )
             }
-            _ => excerpt(response.body()),
+            _ => self.shown(response.body()),
         };
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
             .with_status(status)
@@ -67,6 +74,40 @@ impl Request {
         // A path without a row may say anything.
         let is_raw = self.endpoint.reply == Reply::Body;
         !is_raw && !self.is_missing(response) && !self.is_unknown_endpoint(response)
+    }
+
+    /// Whether what has another status than 404 and a success is a page or JSON of another program: Consul's errors are plain
+    /// text, and its redirects lead to a path of its own.
+    fn is_foreign(&self, response: &Response<Bytes>) -> bool {
+        // A path without a row may say anything.
+        if self.endpoint.reply == Reply::Body {
+            return false;
+        }
+        if response.status().is_redirection() {
+            return redirected_to(response.headers()).is_none_or(|to| !to.contains("/v1/"));
+        }
+        let begins = response.body().trim_ascii_start().first();
+        begins.is_some_and(|byte| b"<{[".contains(byte))
+    }
+
+    /// The beginning of a body, without the secrets of the request, which a program that repeats it shows.
+    pub(super) fn shown(&self, body: &[u8]) -> String {
+        let mut text = String::from_utf8_lossy(body).into_owned();
+        text = without_header(&text, TOKEN);
+        for scheme in ["basic ", "bearer "] {
+            text = without_credentials(&text, scheme);
+        }
+        let values = self.http.headers().values().filter(|value| value.is_sensitive());
+        for value in values.filter_map(|value| value.to_str().ok()) {
+            text = without(&text, value);
+        }
+        if self.secret {
+            let sent = serde_json::from_slice(self.http.body()).unwrap_or_default();
+            for secret in secrets(&sent) {
+                text = without(&text, secret);
+            }
+        }
+        excerpt(text.as_bytes())
     }
 
     /// Whether a 404 says that the object does not exist, as the row declares it.
@@ -90,10 +131,27 @@ impl Request {
         // An agent that is not a server says so before the text of the server.
         let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
         // 1.8.7 and newer servers begin some of them with different letters.
-        let begins = |with: &&str| {
-            text.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with))
+        let says = |begin: &&str| {
+            let begins = text.get(..begin.len()).is_some_and(|it| it.eq_ignore_ascii_case(begin));
+            begins && (!names_one(begin, &text[begin.len()..]) || self.is_named(text))
         };
-        self.endpoint.missing.iter().any(begins)
+        self.endpoint.missing.iter().any(says)
+    }
+
+    /// Whether a text names what the path has in place of the row's parameters.
+    fn is_named(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let mut names = self.endpoint.segments(self.http.uri().path());
+        names.all(|(_, name)| {
+            let name = percent_decode_str(name).decode_utf8_lossy().to_lowercase();
+            let is_part = |c: char| c.is_alphanumeric() || "-_.:".contains(c);
+            // Others are written with escapes.
+            !name.chars().all(is_part)
+                || text.match_indices(&name).any(|(at, _)| {
+                    let (before, after) = (&text[..at], &text[at + name.len()..]);
+                    !before.ends_with(is_part) && !after.starts_with(is_part)
+                })
+        })
     }
 
     /// Whether a 404 means that the server has no such endpoint. 1.8.7 then sends an empty answer without the header
@@ -215,6 +273,78 @@ fn is_unknown_check(text: &str) -> bool {
     contains_any(text, &["does not have associated TTL", "Unknown check"])
 }
 
+/// Whether a text that begins so names the object: `Unknown check ID "a"`, `unknown service ID: a`.
+fn names_one(begin: &str, rest: &str) -> bool {
+    begin.ends_with([' ', '\'', '"']) || rest.contains(['\'', '"'])
+}
+
+/// The header of the token, as a program that repeats a request writes it.
+const TOKEN: &str = "x-consul-token";
+
+/// What stands for a secret.
+const HIDDEN: &str = "<hidden>";
+
+/// The least characters of a text that can be a secret, and whose removal leaves a message that can be read.
+const LEAST_SECRET: usize = 4;
+
+/// A text without a secret.
+fn without(text: &str, secret: &str) -> String {
+    match secret.len() < LEAST_SECRET {
+        true => text.to_owned(),
+        false => text.replace(secret, HIDDEN),
+    }
+}
+
+/// A text without the word after the name of a scheme of the header `Authorization`.
+fn without_credentials(text: &str, scheme: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some(at) = rest.to_ascii_lowercase().find(scheme) {
+        let (before, after) = rest.split_at(at + scheme.len());
+        let end = after.find(|c: char| !(c.is_alphanumeric() || "+/=-._~".contains(c)));
+        let end = end.unwrap_or(after.len());
+        shown.push_str(before);
+        shown.push_str(if end < LEAST_SECRET { &after[..end] } else { HIDDEN });
+        rest = &after[end..];
+    }
+    shown + rest
+}
+
+/// A text without the value of a header, which goes up to the end of the line, of a string or of an element.
+fn without_header(text: &str, name: &str) -> String {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some(at) = rest.to_ascii_lowercase().find(name) {
+        let (before, after) = rest.split_at(at + name.len());
+        // After `: `, `" : ["` and the like.
+        let value = after.trim_start_matches(|c: char| !c.is_alphanumeric() && !"\r\n".contains(c));
+        let end = value.find(['\r', '\n', '"', '\'', '<', ',', '}', ']']).unwrap_or(value.len());
+        shown.push_str(before);
+        shown.push_str(&after[..after.len() - value.len()]);
+        shown.push_str(if end > 0 { HIDDEN } else { "" });
+        rest = &value[end..];
+    }
+    shown + rest
+}
+
+/// The strings in a body whose names say that they are secrets.
+fn secrets(value: &serde_json::Value) -> Vec<&str> {
+    const NAMES: [&str; 6] = ["token", "secret", "secretid", "password", "privatekey", "jwt"];
+    let mut found = Vec::new();
+    match value {
+        serde_json::Value::Array(items) => found.extend(items.iter().flat_map(secrets)),
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let name = name.to_lowercase();
+                match member.as_str() {
+                    Some(text) if NAMES.iter().any(|end| name.ends_with(end)) => found.push(text),
+                    _ => found.extend(secrets(member)),
+                }
+            }
+        }
+        _ => {}
+    }
+    found
+}
+
 /// The header `Retry-After` of a failure, in seconds; a date is ignored. Proxies send it, not Consul.
 pub fn retry_after(response: &Response<Bytes>) -> Duration {
     if response.status().is_success() {
@@ -227,14 +357,27 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
 
 /// The message about a redirect, without the query, which can hold a secret.
 fn redirection(headers: &HeaderMap) -> String {
-    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let is_to_tls = location.is_some_and(|location| location.starts_with("https://"));
-    let hint = if is_to_tls { " (an endpoint with https:// is meant)" } else { "" };
-    let target = match location.and_then(|location| location.split('?').next()) {
-        Some(path) => format!("{:?}", excerpt(path.as_bytes())),
+    let target = redirected_to(headers);
+    let leads_to_tls = target.is_some_and(|to| to.starts_with("https://") && to.contains("/v1/"));
+    let hint = if leads_to_tls { " (an endpoint with https:// is meant)" } else { "" };
+    let target = match target {
+        Some(path) => {
+            let (scheme, rest) = path.split_once("://").unwrap_or(("", path));
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            // Without a name and a password.
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
+            format!("{:?}", excerpt(format!("{scheme}{host}{path}").as_bytes()))
+        }
         None => "another path".to_owned(),
     };
     format!("the server redirects to {target}, which is not followed{hint}")
+}
+
+/// Where a redirect leads, without the query.
+fn redirected_to(headers: &HeaderMap) -> Option<&str> {
+    let location = headers.get(header::LOCATION)?.to_str().ok()?;
+    location.split(['?', '#']).next()
 }
 
 /// Texts of a server that has no leader to forward the request to, or that is not the leader any more or

@@ -34,13 +34,13 @@ fn an_error_has_its_kind_on_both_versions() {
         ("acl_token_read", 403, "token does not exist: ACL not found", Kind::NotFound),
         ("acl_token_self", 403, "token does not exist: ACL not found", Kind::AclNotFound),
         ("acl_token_read", 403, "ACL not found", Kind::AclNotFound),
-        ("acl_token_update", 500, "Cannot find token \"x\"", Kind::NotFound),
+        ("acl_token_update", 500, "Cannot find token \"a\"", Kind::NotFound),
         ("acl_policy_update", 500, "cannot find policy x", Kind::NotFound),
         ("event_fire", 500, "ACL not found", Kind::AclNotFound),
         ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
-        ("agent_check_pass", 404, "Unknown check ID \"x\"", Kind::NotFound),
+        ("agent_check_pass", 404, "Unknown check ID \"a\"", Kind::NotFound),
         ("agent_check_pass", 500, "CheckID \"x\" does not have associated TTL", Kind::NotFound),
-        ("session_renew", 404, "Session id 'x' not found", Kind::SessionInvalid),
+        ("session_renew", 404, "Session id 'a' not found", Kind::SessionInvalid),
         ("session_renew", 500, "failed session lookup: index error", Kind::SessionInvalid),
         ("kv_put", 500, "raft apply failed: invalid session \"x\"", Kind::SessionInvalid),
         ("kv_put", 500, "invalid session \"x\"", Kind::SessionInvalid),
@@ -49,7 +49,7 @@ fn an_error_has_its_kind_on_both_versions() {
         ("kv_get", 500, "No cluster leader", Kind::NoLeader),
         ("kv_get", 500, "No known Consul servers", Kind::Connect),
         ("kv_put", 503, "rate limit exceeded for operation …", Kind::RateLimited),
-        ("query_update", 500, "Cannot modify non-existent prepared query: 'x'", Kind::NotFound),
+        ("query_update", 500, "Cannot modify non-existent prepared query: 'a'", Kind::NotFound),
         (
             "kv_get",
             500,
@@ -58,7 +58,7 @@ fn an_error_has_its_kind_on_both_versions() {
         ),
         ("kv_get", 500, "something else", Kind::Http),
         ("kv_get", 404, "Invalid URL path: not a recognized HTTP API endpoint", Kind::Unsupported),
-        ("kv_put", 307, "", Kind::Argument),
+        ("kv_put", 307, "", Kind::Decode),
     ] {
         let error = respond(method, status, body).unwrap_err();
         assert_eq!(error.kind(), kind, "{method} {status} {body}");

@@ -24,14 +24,20 @@ impl Tape {
         Ok(Tape { body, text, nodes, depth })
     }
 
-    /// Decodes a JSON text of this form, about what has the name or key `subject`.
+    /// Decodes a JSON text of this form, about what has the name or key `subject`. `given` are the parameters of the
+    /// request.
     ///
     /// # Errors
     /// That it is about another one; else where it has another form.
-    pub fn of_answer(body: Bytes, form: &Form, subject: &[u8]) -> Result<Self, NotTheAnswer> {
+    pub fn of_answer(
+        body: Bytes,
+        form: &Form,
+        subject: &[u8],
+        given: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, NotTheAnswer> {
         // Consul's answers have about one value per 16 bytes.
         let mut writer = Writer::new(&body, body.len() / 16 + 1);
-        writer.subject = subject;
+        (writer.subject, writer.given) = (subject, given);
         let written = writer.json(form);
         if let Some(other) = writer.other {
             return Err(NotTheAnswer::AboutAnother(other));
@@ -61,6 +67,8 @@ struct Writer<'a> {
     depth: usize,
     /// The name or key that the answer is to be about.
     subject: &'a [u8],
+    /// The parameters of the request.
+    given: &'a dyn Fn(&str) -> Option<String>,
     /// What it is about instead.
     other: Option<String>,
     /// Whether this is read in a list of which some items may have another form.
@@ -78,6 +86,7 @@ impl<'a> Writer<'a> {
             open: 0,
             depth: 0,
             subject: &[],
+            given: &|_| None,
             other: None,
             is_tolerant: false,
             is_wrong: false,
@@ -108,6 +117,9 @@ impl<'a> Writer<'a> {
         let is_subject = match form {
             Form::Key => name.as_bytes() == self.subject,
             Form::Under => name.as_bytes().starts_with(self.subject),
+            Form::Given(parameter) => {
+                (self.given)(parameter).is_none_or(|given| is_same_name(name, given.as_bytes()))
+            }
             _ => is_same_name(name, self.subject),
         };
         if is_subject {
@@ -193,7 +205,9 @@ impl Expected for Form {
         f.write_str(match self {
             Form::Any => "any value",
             Form::Nothing => "nothing",
-            Form::Text | Form::Name => "a string",
+            Form::Text | Form::Name | Form::Given(_) => "a string",
+            Form::Address => "an address",
+            Form::Some(form) => return form.fmt(f),
             Form::Key | Form::Under => "a key",
             Form::Bool => "true or false",
             Form::Number => "a number",
@@ -218,7 +232,7 @@ impl Seed<'_, '_, '_> {
         value: Unexpected,
         is_right: impl FnOnce(&Form) -> bool,
     ) -> Result<(), E> {
-        if let Form::OrNull(form) = self.form {
+        if let Form::OrNull(form) | Form::Some(form) = self.form {
             self.form = form;
         }
         let form = self.form;
@@ -237,10 +251,14 @@ impl Seed<'_, '_, '_> {
 
     /// Checks a string; returns whether it is base64.
     fn string<E: Error>(&mut self, text: &str) -> Result<bool, E> {
-        self.check(Unexpected::Other("string"), |form| {
-            matches!(form, Form::Text | Form::Bytes | Form::Name | Form::Key | Form::Under)
+        self.check(Unexpected::Other("string"), |form| match form {
+            Form::Text | Form::Bytes | Form::Name | Form::Given(_) | Form::Key | Form::Under => {
+                true
+            }
+            Form::Address => text.is_empty() || text.contains(':'),
+            _ => false,
         })?;
-        if matches!(self.form, Form::Name | Form::Key | Form::Under) {
+        if matches!(self.form, Form::Name | Form::Given(_) | Form::Key | Form::Under) {
             self.writer.name(text, self.form)?;
         }
         Ok(*self.form == Form::Bytes)
@@ -314,6 +332,7 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
     }
 
     fn visit_seq<S: SeqAccess<'a>>(mut self, mut items: S) -> Result<(), S::Error> {
+        let needs_one = matches!(self.form, Form::Some(_));
         let is_list = |form: &Form| matches!(form, Form::List(_) | Form::Entries(_));
         self.check(Unexpected::Seq, is_list)?;
         let Seed { writer, form } = self;
@@ -335,6 +354,9 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
         }
         writer.is_tolerant &= !is_tolerant;
         writer.leave(at, Node::List(count));
+        if needs_one && count == 0 {
+            writer.mismatch(|| S::Error::custom("it is empty"))?;
+        }
         if is_tolerant && count > 0 && wrong == count {
             return Err(S::Error::custom("no item of the list has the expected members"));
         }
@@ -342,6 +364,7 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
     }
 
     fn visit_map<M: MapAccess<'a>>(mut self, mut members: M) -> Result<(), M::Error> {
+        let needs_one = matches!(self.form, Form::Some(_));
         self.check(Unexpected::Map, |form| matches!(form, Form::Map(_) | Form::Object(_)))?;
         let Seed { writer, form } = self;
         let at = writer.enter();
@@ -364,6 +387,9 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
             }
         }
         writer.leave(at, Node::Map(count));
+        if needs_one && count == 0 {
+            writer.mismatch(|| M::Error::custom("it is empty"))?;
+        }
         Ok(())
     }
 }

@@ -19,8 +19,10 @@ enum Names {
     Fields,
     /// The program's, of tables with Consul's fields.
     Own,
-    /// Of something that takes them only as they are, at every depth.
+    /// Of something that takes them only as they are, at every depth: a proxy, or a program of the user's.
     Kept,
+    /// The same, of the one table there that Consul reads itself.
+    PassiveHealthCheck,
 }
 
 impl FreeForm {
@@ -46,7 +48,7 @@ impl FreeForm {
                 for (given, member) in members {
                     let name = match names {
                         Names::Fields => in_camel_case(given),
-                        Names::Own | Names::Kept => given.clone(),
+                        _ => given.clone(),
                     };
                     let json = self.member(&name, member, &at.member(given), names)?;
                     if object.insert(name.clone(), json).is_some() {
@@ -70,10 +72,13 @@ impl FreeForm {
         if names == Names::Own {
             return self.walk(value, at, Names::Fields);
         }
-        if let Some(number) = value.as_f64().filter(|_| is(self.durations)) {
-            return self.duration(number, value, at);
-        }
         let is_fields = names == Names::Fields;
+        let has_durations = is_fields || names == Names::PassiveHealthCheck;
+        match value.as_f64().filter(|_| has_durations) {
+            Some(number) if is(self.durations) => return self.duration(number, value, at),
+            Some(number) if is(self.nanoseconds) => return nanoseconds(number, value, at),
+            _ => {}
+        }
         match value {
             Value::Map(members) if members.is_empty() && is_fields && is(self.lists) => {
                 Ok(Json::Array(Vec::new()))
@@ -83,6 +88,9 @@ impl FreeForm {
             }
             Value::Map(_) if is_fields && is(self.by_name) => self.walk(value, at, Names::Own),
             Value::Map(_) if is_fields && is(self.kept) => self.walk(value, at, Names::Kept),
+            Value::Map(_) if names == Names::Kept && is(&["PassiveHealthCheck"]) => {
+                self.walk(value, at, Names::PassiveHealthCheck)
+            }
             _ => self.walk(value, at, names),
         }
     }
@@ -92,11 +100,25 @@ impl FreeForm {
             return value.to_json();
         }
         let wanted = "it must be a number of seconds, not negative, or a string such as \"1m30s\"";
-        let longest = Duration::from_nanos(i64::MAX as u64);
-        let duration = Duration::try_from_secs_f64(number).ok().filter(|it| *it <= longest);
-        let duration = duration.ok_or_else(|| at.bad_value(value, wanted))?;
+        let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
         Ok(duration::format(duration).into())
     }
+}
+
+/// The duration of a number of seconds, if Go can have it.
+fn of_seconds(number: f64) -> Option<Duration> {
+    let longest = Duration::from_nanos(i64::MAX as u64);
+    Duration::try_from_secs_f64(number).ok().filter(|it| *it <= longest)
+}
+
+/// A number of nanoseconds, for a number of seconds or for one that Consul has answered.
+fn nanoseconds(number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
+    if number >= FIRST_OF_NANOSECONDS {
+        return value.to_json();
+    }
+    let wanted = "it must be a number of seconds, not negative";
+    let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
+    Ok((duration.as_nanos() as u64).into())
 }
 
 /// Consul's spelling of a name in snake_case, but for capitals, of which it takes no notice. Any other name is as it was.
@@ -119,6 +141,7 @@ mod tests {
 
     const FORM: FreeForm = FreeForm {
         durations: &["Interval", "ConnectTimeout"],
+        nanoseconds: &["Leeway"],
         lists: &["Tags", "Targets"],
         by_name: &["Subsets"],
         kept: &["Config"],
@@ -146,7 +169,15 @@ mod tests {
             ),
             (
                 json!({"Config": {"my_check": {"max_failures": 5, "interval": 10}, "tags": {}}}),
-                json!({"Config": {"my_check": {"max_failures": 5, "interval": "10s"}, "tags": {}}}),
+                json!({"Config": {"my_check": {"max_failures": 5, "interval": 10}, "tags": {}}}),
+            ),
+            (
+                json!({"Config": {"passive_health_check": {"interval": 10, "a_b": {}}, "interval": 1}}),
+                json!({"Config": {"passive_health_check": {"interval": "10s", "a_b": {}}, "interval": 1}}),
+            ),
+            (
+                json!({"Leeway": 7, "x": [{"leeway": 0.5}, {"leeway": 5e9}, {"leeway": "7s"}]}),
+                json!({"Leeway": 7_000_000_000_u64, "x": [{"leeway": 500_000_000}, {"leeway": 5e9}, {"leeway": "7s"}]}),
             ),
             (
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
@@ -165,6 +196,7 @@ mod tests {
         for (given, why) in [
             (json!({"Interval": -1}), "entry.Interval is -1: it must be a number of seconds"),
             (json!({"a": [{"Interval": 1e300}]}), "entry.a.1.Interval is"),
+            (json!({"Leeway": -1}), "entry.Leeway is -1: it must be a number of seconds"),
             (json!({"a_b": 1, "AB": 2}), "entry has AB twice"),
         ] {
             let said = json(&FORM, given).expect_err(why);
@@ -201,6 +233,21 @@ mod tests {
                 for name in form.durations {
                     let sent = json(form, deep(json!({*name: 90}))).expect(name);
                     assert_eq!(sent, deep(json!({*name: "90s"})), "{} {name}", row.name);
+                }
+                for name in form.nanoseconds {
+                    let sent = json(form, deep(json!({*name: 90}))).expect(name);
+                    assert_eq!(
+                        sent,
+                        deep(json!({*name: 90_000_000_000_u64})),
+                        "{} {name}",
+                        row.name
+                    );
+                }
+                for name in form.kept {
+                    for own in form.durations.iter().chain(form.lists) {
+                        let given = json!({*name: {*own: 90, "x": {*own: {}}}});
+                        assert_eq!(json(form, given.clone()), Ok(given), "{} {own}", row.name);
+                    }
                 }
                 for name in form.lists {
                     let sent = json(form, deep(json!({*name: {}}))).expect(name);

@@ -8,7 +8,7 @@ use consul_process::clock::Clock;
 use consul_process::files::FromFiles;
 use consul_process::files::pem::{self, PemFile};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -16,10 +16,15 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
 };
-use std::fmt::Display;
+use std::error::Error as StdError;
+use std::fmt::{self, Display};
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use x509_parser::error::X509Error;
+use x509_parser::parse_x509_certificate;
+use x509_parser::x509::X509Version;
 
 /// The configuration of TLS, made again when the files that the options name change.
 pub type TlsConfig<V> = FromFiles<TlsFiles, V>;
@@ -92,32 +97,8 @@ impl TlsFiles {
         options: &TlsOptions,
         provider: Arc<CryptoProvider>,
     ) -> Result<NamedOrSigned, Error> {
-        let (roots, named) = self.trusted(options)?;
-        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-        let signed = signed.build().map_err(|error| unusable(&error))?;
-        Ok(NamedOrSigned { signed, named })
-    }
-
-    /// The authorities in the configured files, and these certificates; without any, the authorities of the system.
-    fn trusted(
-        &self,
-        options: &TlsOptions,
-    ) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), Error> {
-        let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
-        let mut add = |file: &PemFile, certificates: Vec<CertificateDer<'static>>| {
-            named.extend(certificates.iter().cloned());
-            file.add_to(&mut roots, certificates)
-        };
-        if let Some(file) = &self.authorities {
-            add(file, file.some_certificates()?)?;
-        }
-        for file in self.folder.iter().flatten() {
-            add(file, file.certificates()?)?;
-        }
-        if let (true, Some(path)) = (roots.is_empty(), &options.ca_path) {
-            let why = "no file in it has a certificate in PEM";
-            return Err(pem::refusal("tls_ca_path", path, &why));
-        }
+        let named = self.named(options)?;
+        let mut roots = RootCertStore::empty();
         if self.authorities.is_none() && self.folder.is_none() {
             // The system's store may have certificates that rustls cannot use; they are left out.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -126,7 +107,31 @@ impl TlsFiles {
                 return Err(Error::new(Kind::Config, message).not_sent());
             }
         }
-        Ok((roots, named))
+        Ok(NamedOrSigned { roots, named, provider })
+    }
+
+    /// The certificates in the configured files.
+    fn named(&self, options: &TlsOptions) -> Result<Vec<Named>, Error> {
+        let mut named = Vec::new();
+        let mut add = |file: &PemFile, certificates: Vec<CertificateDer<'static>>| {
+            // What rustls cannot use is refused with the name of its file.
+            file.add_to(&mut RootCertStore::empty(), certificates.clone())?;
+            for certificate in certificates {
+                named.push(Named::new(certificate).map_err(|why| file.error(&why))?);
+            }
+            Ok(())
+        };
+        if let Some(file) = &self.authorities {
+            add(file, file.some_certificates()?)?;
+        }
+        for file in self.folder.iter().flatten() {
+            add(file, file.certificates()?)?;
+        }
+        if let (true, Some(path)) = (named.is_empty(), &options.ca_path) {
+            let why = "no file in it has a certificate in PEM";
+            return Err(pem::refusal("tls_ca_path", path, &why));
+        }
+        Ok(named)
     }
 }
 
@@ -190,6 +195,10 @@ fn certificate_reason(error: &CertificateError) -> String {
     let why = match error {
         CertificateError::UnknownIssuer => {
             "is not signed by a trusted authority (set tls_ca_file)".to_owned()
+        }
+        CertificateError::Other(other) if other.0.is::<NoValidAuthority>() => {
+            "cannot be trusted: each authority that tls_ca_file or tls_ca_path names has expired, or is not valid yet"
+                .to_owned()
         }
         _ if is_of_authority(error) => {
             "is that of an authority, and not one that tls_ca_file names (name it there, or make one with \
@@ -259,20 +268,83 @@ pub(super) fn refuses_certificate(error: &rustls::Error) -> bool {
     )
 }
 
-/// Whether a certificate is refused only because it is an authority's: its dates were checked before.
-///
-/// Source: `check_issuer_independent_properties` in webpki's verify_cert.rs.
+/// Whether a certificate is refused only because it is an authority's.
 fn is_of_authority(error: &CertificateError) -> bool {
     let CertificateError::Other(other) = error else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
+/// A certificate in a file that the options name.
+#[derive(Debug)]
+struct Named {
+    certificate: CertificateDer<'static>,
+    /// Whether it may sign others. What a server has in its own name may not.
+    is_authority: bool,
+    /// The Unix seconds from and to which it is valid.
+    valid: RangeInclusive<i64>,
+}
+
+impl Named {
+    fn new(certificate: CertificateDer<'static>) -> Result<Self, X509Error> {
+        let (_, parsed) = parse_x509_certificate(&certificate)?;
+        let constraints = parsed.basic_constraints()?;
+        // Before version 3 a certificate does not say it.
+        let is_authority = match constraints {
+            Some(constraints) => constraints.value.ca,
+            None => parsed.version() != X509Version::V3,
+        };
+        let dates = parsed.validity();
+        let valid = dates.not_before.timestamp()..=dates.not_after.timestamp();
+        Ok(Named { certificate, is_authority, valid })
+    }
+
+    fn is_valid(&self, now: UnixTime) -> bool {
+        self.valid.contains(&(now.as_secs() as i64))
+    }
+}
+
+/// Why a server's certificate is not trusted although an authority has signed it.
+#[derive(Debug)]
+struct NoValidAuthority;
+
+impl fmt::Display for NoValidAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no authority is valid now")
+    }
+}
+
+impl StdError for NoValidAuthority {}
+
 /// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
-/// authority's, as `openssl req -x509` makes it.
+/// authority's, as `openssl req -x509` makes it. webpki does not look at what an authority says of itself: whether it is one,
+/// and its dates.
 #[derive(Debug)]
 struct NamedOrSigned {
-    signed: Arc<WebPkiServerVerifier>,
-    named: Vec<CertificateDer<'static>>,
+    /// Those of the system.
+    roots: RootCertStore,
+    named: Vec<Named>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl NamedOrSigned {
+    /// The verifier with the authorities that are valid now; `None`: it has none.
+    fn signed(&self, now: UnixTime) -> Result<Option<Arc<WebPkiServerVerifier>>, rustls::Error> {
+        let mut roots = self.roots.clone();
+        for named in self.named.iter().filter(|it| it.is_authority && it.is_valid(now)) {
+            roots.add(named.certificate.clone())?;
+        }
+        if roots.is_empty() {
+            return Ok(None);
+        }
+        let provider = Arc::clone(&self.provider);
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let failed = |error: VerifierBuilderError| rustls::Error::General(error.to_string());
+        verifier.build().map(Some).map_err(failed)
+    }
+
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
 }
 
 impl ServerCertVerifier for NamedOrSigned {
@@ -284,27 +356,36 @@ impl ServerCertVerifier for NamedOrSigned {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.signed.verify_server_cert(certificate, others, name, ocsp, now) {
-            Err(rustls::Error::InvalidCertificate(error))
-                if is_of_authority(&error) && self.named.contains(certificate) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
+        if let Some(own) = self.named.iter().find(|it| it.certificate == *certificate) {
+            let expired = own.valid.end() < &(now.as_secs() as i64);
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            return match own.is_valid(now) {
+                true => Ok(ServerCertVerified::assertion()),
+                false if expired => Err(CertificateError::Expired.into()),
+                false => Err(CertificateError::NotValidYet.into()),
+            };
         }
+        let signed = match self.signed(now)? {
+            Some(signed) => signed,
+            None if self.named.iter().any(|it| it.is_authority) => {
+                let why = rustls::OtherError(Arc::new(NoValidAuthority));
+                return Err(CertificateError::Other(why).into());
+            }
+            None => return Err(CertificateError::UnknownIssuer.into()),
+        };
+        signed.verify_server_cert(certificate, others, name, ocsp, now)
     }
 
     fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
-        self.signed.verify_tls12_signature(m, c, s)
+        crypto::verify_tls12_signature(m, c, s, self.algorithms())
     }
 
     fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
-        self.signed.verify_tls13_signature(m, c, s)
+        crypto::verify_tls13_signature(m, c, s, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
+        self.algorithms().supported_schemes()
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
-use consul_api::table::{Absent, Endpoint, Repeat, Reply};
+use consul_api::table::{Absent, Endpoint, Repeat, Reply, Shape};
 use consul_api::value::Value;
 use consul_api::{self, api::kv};
 use consul_client::transport::Transport;
@@ -72,9 +72,10 @@ const RIGHT_FOR_SOME: &[(&str, &[&str])] = &[
     // Of a service, of keys below a node and of kinds of entries there may be none; old releases send null for lists.
     ("null", &["catalog_node", "catalog_gateway_services"]),
     ("true", &APPLIED),
-    (r#""x""#, &["status_leader"]),
-    (r#"["x"]"#, &["catalog_datacenters", "status_peers"]),
-    (r#"["a/b"]"#, &["catalog_datacenters", "status_peers", "kv_keys"]),
+    (r#""10.0.0.1:8300""#, &["status_leader"]),
+    (r#""x""#, &[]),
+    (r#"["x"]"#, &["catalog_datacenters"]),
+    (r#"["a/b"]"#, &["catalog_datacenters", "kv_keys"]),
     (
         "{}",
         &[
@@ -83,8 +84,6 @@ const RIGHT_FOR_SOME: &[(&str, &[&str])] = &[
             "catalog_services",
             "config_delete",
             "peering_establish",
-            "connect_intention_match",
-            "acl_templated_policy_list",
         ],
     ),
 ];
@@ -193,6 +192,89 @@ fn no_row_takes_another_programs_404_for_an_absence() {
     fail_with(&wrong);
 }
 
+/// The page of a firewall, a login, a gateway: Consul's errors are plain text.
+#[test]
+fn no_row_takes_another_programs_error_for_its_own() {
+    const STATUSES: [u16; 17] =
+        [300, 301, 302, 307, 308, 400, 401, 403, 405, 409, 410, 413, 418, 421, 451, 500, 501];
+    let mut wrong = Vec::new();
+    let is_page = |body: &&&str| body.starts_with(['<', '{', '[']);
+    for row in consul_api::endpoints() {
+        for status in STATUSES {
+            for body in BODIES.iter().filter(is_page) {
+                for headers in HEADERS {
+                    refuses(row, status, headers, body, &mut wrong);
+                }
+            }
+        }
+    }
+    fail_with(&wrong);
+}
+
+#[test]
+fn a_redirect_to_another_program_is_none_of_consuls_and_shows_no_password() {
+    for row in consul_api::endpoints() {
+        for location in [
+            "https://user:pa55word@login.example/?to=/v1/kv/a",
+            "http://login.example/#pa55word",
+            "/login",
+            "//evil.example/v1x",
+        ] {
+            let answer = response(302, &[("location", location)], "");
+            let error = request(row).check(answer).expect_err(row.name);
+            assert_eq!(error.kind(), Kind::Decode, "{}: {error}", row.name);
+            assert!(!error.message().contains("pa55word"), "{error}");
+        }
+        for location in ["/v1/kv/a", "https://consul.example/v1/kv/a"] {
+            let answer = response(301, &[("location", location)], "");
+            let error = request(row).check(answer).expect_err(row.name);
+            assert_eq!(error.kind(), Kind::Argument, "{}: {error}", row.name);
+        }
+    }
+}
+
+/// As debugging pages, echo servers and some gateways do.
+#[test]
+fn an_answer_that_repeats_the_request_shows_none_of_its_secrets() {
+    const TOKEN: &str = "5f0c2a4e-secret-token";
+    let mut count = 0;
+    for row in consul_api::endpoints() {
+        let args = row.positional.iter().filter(|param| !param.optional);
+        let args = args.fold(Args::new(), |args, param| match param.kind {
+            Shape::Free(_) => {
+                let inner = Value::Map(vec![("Token".to_owned(), "a-secret-of-the-body".into())]);
+                args.arg(Value::Map(vec![("Config".to_owned(), inner)]))
+            }
+            _ => args.arg(sample(param)),
+        });
+        let args = args.opt("token", TOKEN);
+        let request = row.request(&args, &Defaults::default()).expect("good arguments");
+        let body = String::from_utf8_lossy(request.http.body()).into_owned();
+        let is_secret = row.secret && body.contains("a-secret-of-the-body");
+        count += usize::from(is_secret);
+        for page in [
+            format!("X-Consul-Token: {TOKEN}\r\nAuthorization: Basic dXNlcjpwYXNz\r\n\r\n{body}"),
+            format!(
+                r#"{{"headers":{{"x-consul-token":["{TOKEN}"],"AUTHORIZATION" : "Bearer dXNlcjpwYXNz"}},"body":{body:?}}}"#
+            ),
+            format!(
+                "<td>authorization</td><td>Basic dXNlcjpwYXNz</td> you sent {TOKEN} and {body}"
+            ),
+            format!("token {TOKEN} is unknown"),
+        ] {
+            for status in [200, 301, 400, 401, 403, 404, 500, 502, 503] {
+                let Err(error) = request.check(response(status, &[], &page)) else { continue };
+                for secret in [TOKEN, "dXNlcjpwYXNz"] {
+                    assert!(!error.message().contains(secret), "{} {status}: {error}", row.name);
+                }
+                let shows = error.message().contains("a-secret-of-the-body");
+                assert!(!is_secret || !shows, "{} {status}: {error}", row.name);
+            }
+        }
+    }
+    assert!(count >= 2, "{count}");
+}
+
 /// Whether a row takes a text for the absence of its object is a matter of this row alone.
 #[test]
 fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
@@ -200,6 +282,10 @@ fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
     let texts: Vec<&str> = rows().flat_map(|row| row.missing).copied().collect();
     assert!(texts.len() > 30);
     for row in rows().filter(|row| row.absent != Absent::SessionInvalid) {
+        let path = request(row).http.uri().path().to_owned();
+        let named: Vec<String> =
+            row.segments(&path).map(|(_, name)| format!("\"{name}\"")).collect();
+        let named = named.join(" / ");
         for text in &texts {
             let begins = |own: &&str| text.to_lowercase().starts_with(&own.to_lowercase());
             let is_own = row.missing.iter().any(begins);
@@ -209,8 +295,15 @@ fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
                     let outcome = request(row).check(response(
                         status,
                         HEADERS[1],
-                        &format!("{before}{text}\"x\""),
+                        &format!("{before}{text}{named}."),
                     ));
+                    let another = format!("{before}{text}\"another\"");
+                    if is_own && !named.is_empty() {
+                        let error = request(row).check(response(status, HEADERS[1], &another));
+                        let error = error.expect_err(&another);
+                        let kind = if status == 404 { Kind::Decode } else { Kind::Http };
+                        assert_eq!(error.kind(), kind, "{} {another}: {error}", row.name);
+                    }
                     let case = format!("{} {status} {before}{text}: {outcome:?}", row.name);
                     match outcome {
                         Ok(_) => assert!(is_own && row.absent != Absent::Error, "{case}"),

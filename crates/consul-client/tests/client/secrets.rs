@@ -41,6 +41,7 @@ const HOLD_SECRETS: &[(&str, &str)] = &[
     ("config_list", "private keys of inline certificates"),
     ("config_read", "private keys of inline certificates"),
     ("connect_ca_configuration", "a private key, or a token for Vault"),
+    ("connect_ca_configuration_update", "what the caller sent, which an error may repeat"),
     ("operator_keyring_list", "gossip keys"),
     ("snapshot_save", "all of the above"),
     ("peering_token", "a peering token"),

@@ -154,7 +154,9 @@ impl State {
             (checks.collect(), self.local.services.contains_key(&alias.service))
         } else {
             let checks = record.into_iter().flat_map(|record| record.checks.values());
-            (checks.collect(), self.catalog.service(&alias.node, &alias.service).is_some())
+            let service = self.catalog.service(&alias.node, &alias.service);
+            // Of a node that does not exist Consul cannot tell, and takes it for one that has the service.
+            (checks.collect(), record.is_none() || service.is_some())
         };
         let mut state = ("passing", "No checks found.".to_owned());
         let mut found = known || alias.service.is_empty();

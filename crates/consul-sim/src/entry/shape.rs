@@ -232,9 +232,10 @@ impl Kind {
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {
-                // One that is not in a list is a list of it.
+                // One that is not in a list is a list of it, and an object without members an empty one.
                 let items = match given {
-                    Json::List(items) => items,
+                    Json::List(items) => items.as_slice(),
+                    Json::Object(members) if members.is_empty() => &[],
                     one => std::slice::from_ref(one),
                 };
                 let items = items

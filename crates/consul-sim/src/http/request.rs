@@ -65,9 +65,11 @@ impl Call {
         Ok(self.rest_text())
     }
 
-    /// The value of a header; empty if it is absent or not text.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &HeaderName) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+        let value = self.headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
+        // What is not UTF-8 is no word that anything here knows.
+        value.map_or("", |text| text.unwrap_or("\u{fffd}"))
     }
 }
 

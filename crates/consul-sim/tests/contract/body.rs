@@ -108,6 +108,18 @@ async fn an_empty_table_is_a_list_where_consul_has_one(t: T) {
         table! {"Kind" = "ingress-gateway", "Name" = t.name("web"), "Listeners" = table! {}};
     t.ok("config_write", args![entry]).await;
     t.ok("config_delete", args!["ingress-gateway", t.name("web")]).await;
+    // Consul reads an object without members as an empty list, in each entry.
+    for (kind, list) in [
+        ("ingress-gateway", "Listeners"),
+        ("terminating-gateway", "Services"),
+        ("service-router", "Routes"),
+    ] {
+        let body = format!(r#"{{"Kind":"{kind}","Name":"{}","{list}":{{}}}}"#, t.name(kind));
+        let written = t.raw("PUT", "/v1/config", &body).await;
+        let is_about_protocol = written.body.contains("protocol");
+        assert!(written.status == 200 || is_about_protocol, "{kind}: {}", written.body);
+        t.ok("config_delete", args![kind, t.name(kind)]).await;
+    }
 }
 
 async fn an_object_of_access_control_is_written_as_it_was_read(t: T) {

@@ -68,9 +68,22 @@ async fn a_configuration_entry_is_written_and_deleted_with_its_modify_index(t: T
     assert_eq!(after.get("CreateIndex"), before.get("CreateIndex"));
     assert!(after.get("ModifyIndex").unwrap().as_u64() > Some(index));
     let path = format!("/v1/config/service-defaults/{}", t.name("web"));
-    if !t.is_1_8("an entry is deleted whatever `cas` says (before 1.11)") {
+    let name = t.name("web");
+    let name = name.as_str();
+    if t.is_1_8("an entry is deleted whatever `cas` says (before 1.11)") {
+        let error =
+            t.fails("config_delete", args!["service-defaults", name; "cas" = index], Kind::Decode);
+        assert!(error.await.maybe_applied());
+    } else {
         let kept = t.raw("DELETE", &format!("{path}?cas={index}"), "").await;
         assert_eq!((kept.status, kept.body.as_str()), (200, "false"));
+        let error = t
+            .fails("config_delete", args!["service-defaults", name; "cas" = index], Kind::Conflict)
+            .await;
+        assert!(!error.maybe_applied() && error.message().contains("another modify index"));
+        let index = read().await.get("ModifyIndex").and_then(Value::as_u64).unwrap();
+        t.ok("config_delete", args!["service-defaults", name; "cas" = index]).await;
+        t.ok("config_write", args![entry(&t, "grpc")]).await;
     }
     let deleted = t.raw("DELETE", &path, "").await;
     assert_eq!((deleted.status, deleted.body.as_str()), (200, "{}"));

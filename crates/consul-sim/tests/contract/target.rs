@@ -283,11 +283,19 @@ impl T {
 
     /// Sends a request as it is, without the client's checks.
     pub async fn raw(&self, method: &str, target: &str, body: &str) -> Raw {
-        let request = ::http::Request::builder()
-            .method(method)
-            .uri(target)
-            .body(bytes::Bytes::copy_from_slice(body.as_bytes()))
-            .expect("the request is well-formed");
+        let request = ::http::Request::builder().method(method).uri(target);
+        self.send(request, body).await
+    }
+
+    /// As [`Self::raw`] without a body, with these bytes as the token.
+    pub async fn raw_by(&self, method: &str, target: &str, token: &[u8]) -> Raw {
+        let request = ::http::Request::builder().method(method).uri(target);
+        self.send(request.header("x-consul-token", token), "").await
+    }
+
+    async fn send(&self, request: ::http::request::Builder, body: &str) -> Raw {
+        let body = bytes::Bytes::copy_from_slice(body.as_bytes());
+        let request = request.body(body).expect("the request is well-formed");
         let response = self.transport.send(request).await.expect("the agent answers");
         let headers = response.headers().clone();
         let status = response.status().as_u16();

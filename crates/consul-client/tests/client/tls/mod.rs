@@ -311,6 +311,58 @@ fn an_authoritys_certificate_that_is_named_itself_is_trusted_as_any_other() {
     }
 }
 
+/// Whoever has the key of a server's own certificate cannot make others, and an authority's dates count.
+#[test]
+fn only_an_authority_that_is_valid_now_makes_certificates() {
+    let authority = |years: [i32; 2]| {
+        Authority::new_changed("authority", |params| {
+            [params.not_before, params.not_after] =
+                years.map(|year| rcgen::date_time_ymd(year, 1, 1));
+        })
+    };
+    let (root, folder) = (authority([1975, 4096]), Folder::new());
+    // A leaf that another authority has signed, and one that is self-signed.
+    let of_root = Authority::of_leaf(Some(&root));
+    let of_itself = Authority::of_leaf(None);
+    let unsigned = "not signed by a trusted authority";
+    let late =
+        "each authority that tls_ca_file or tls_ca_path names has expired, or is not valid yet";
+    for (name, signer, why) in [
+        ("valid", &root, None),
+        ("a leaf of an authority", &of_root, Some(unsigned)),
+        ("a leaf of its own", &of_itself, Some(unsigned)),
+        ("expired", &authority([1975, 2021]), Some(late)),
+        ("of the future", &authority([4000, 4096]), Some(late)),
+    ] {
+        let identity = signer.sign(&["127.0.0.1"]);
+        for version in [&TLS12, &TLS13] {
+            let server = Server::tls(identity.server_of(None, &[version]));
+            let url = Value::from(format!("https://{}", server.address));
+            let file = folder.file(&format!("{name}.pem"), signer.pem());
+            let client = client(&[("endpoint", url), ("tls_ca_file", file.into())]);
+            match why {
+                None => works(&client),
+                Some(why) => assert!(refusal(&client).contains(why), "{name}"),
+            }
+        }
+    }
+}
+
+/// A certificate that another authority has signed, or that is no authority's, is trusted where it is named itself.
+#[test]
+fn a_leaf_that_is_named_itself_is_trusted() {
+    let (authority, folder) = (Authority::new("unknown"), Folder::new());
+    let leaf = authority.sign(&["127.0.0.1"]);
+    let file = folder.file("leaf.pem", &leaf.certificate);
+    let server = Server::tls(leaf.server(None));
+    let url = Value::from(format!("https://{}", server.address));
+    works(&client(&[("endpoint", url), ("tls_ca_file", file.as_str().into())]));
+    let server = Server::tls(authority.sign(&["127.0.0.1"]).server(None));
+    let url = Value::from(format!("https://{}", server.address));
+    let message = refusal(&client(&[("endpoint", url), ("tls_ca_file", file.into())]));
+    assert!(message.contains("not signed by a trusted authority"), "{message}");
+}
+
 /// Who has only the certificate that is named, and not its key, is not trusted.
 #[test]
 fn a_server_without_the_key_of_a_named_certificate_is_refused() {

@@ -24,6 +24,7 @@ behaviours![
     secrets_of_tokens_are_hidden_without_write_permission,
     unknown_tokens_and_policies_are_not_found,
     deleting_an_unknown_token_or_policy_succeeds,
+    a_token_that_is_not_ascii_is_unknown,
     policies_with_invalid_rules_are_refused,
     builtin_policies_and_tokens_cannot_be_deleted,
     bootstrap_works_only_once,
@@ -274,6 +275,16 @@ async fn unknown_tokens_and_policies_are_not_found(t: T) {
     let link = table! {"Policies" = list![table! {"Name" = t.name("none")}]};
     let error = t.fails("acl_token_create", args![link], Kind::Http).await;
     assert!(error.message().contains("No such ACL policy with name"), "{error}");
+}
+
+async fn a_token_that_is_not_ascii_is_unknown(t: T) {
+    let t = t.with_acls(Deny);
+    let unknown = t.raw("GET", "/v1/kv/a?token=%C3%A4", "").await;
+    assert_eq!(unknown.status, 403);
+    for token in [&b"\xc3\xa4"[..], b"\xff"] {
+        let given = t.raw_by("GET", "/v1/kv/a", token).await;
+        assert_eq!((given.status, given.body), (403, unknown.body.clone()));
+    }
 }
 
 async fn deleting_an_unknown_token_or_policy_succeeds(t: T) {

@@ -18,6 +18,7 @@ behaviours![
     an_alias_fails_with_its_service,
     an_alias_of_an_unknown_service_is_critical,
     an_alias_of_a_node_follows_its_checks,
+    an_alias_of_an_unknown_node_passes,
 ];
 
 /// Registers a check of a new service: a failing check of the node would make the services of
@@ -173,6 +174,30 @@ async fn an_alias_of_an_unknown_service_is_critical(t: T) {
     let why = format!("Service {} could not be found", t.name("none"));
     becomes(&t, "c", "critical", &why).await;
     deregister(&t, "c").await;
+}
+
+async fn an_alias_of_an_unknown_node_passes(t: T) {
+    if t.is_1_8("the process of the agent can end when an alias of another node does") {
+        return;
+    }
+    let alias = table! {"AliasNode" = t.name("none"), "AliasService" = t.name("s")};
+    register(&t, "c", alias).await;
+    becomes(&t, "c", "passing", "No checks found.").await;
+    let put = || {
+        t.ok("catalog_register", args![table! {"Node" = t.name("none"), "Address" = "10.0.0.1"}])
+    };
+    put().await;
+    // A real agent looks again, and ends the check, with the next change of the node.
+    let changes = async {
+        for number in 0.. {
+            let meta = table! {"n" = number.to_string()};
+            let body = table! {"Node" = t.name("none"), "Address" = "10.0.0.1", "NodeMeta" = meta};
+            t.ok("catalog_register", args![body]).await;
+            pause(Duration::from_millis(50)).await;
+        }
+    };
+    select(pin!(deregister(&t, "c")), pin!(changes)).await;
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("none")}]).await;
 }
 
 async fn an_alias_of_a_node_follows_its_checks(t: T) {
