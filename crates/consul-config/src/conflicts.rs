@@ -58,13 +58,10 @@ impl Config {
             }
         }
         let secure = self.endpoints.iter().find(|endpoint| endpoint.starts_with("https"));
-        match (sources.program_name("tls"), self.tls, secure) {
-            (Some(tls), Some(false), Some(endpoint)) => {
-                return contradiction(&format!(
-                    "{tls} is false, but the endpoint {endpoint} uses TLS"
-                ));
-            }
-            _ => {}
+        if let (Some(tls), Some(false), Some(endpoint)) =
+            (sources.program_name("tls"), self.tls, secure)
+        {
+            return contradiction(&format!("{tls} is false, but the endpoint {endpoint} uses TLS"));
         }
         let without_effect = TLS_ONLY.iter().find_map(|option| sources.program_name(option));
         match (without_effect, secure) {

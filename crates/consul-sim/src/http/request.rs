@@ -68,7 +68,7 @@ impl Call {
     /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &HeaderName) -> &str {
         let value = self.headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
-        // What is not UTF-8 is no word that anything here knows.
+        // Nothing here knows a word that is not UTF-8.
         value.map_or("", |text| text.unwrap_or("\u{fffd}"))
     }
 }

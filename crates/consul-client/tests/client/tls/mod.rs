@@ -311,7 +311,7 @@ fn an_authoritys_certificate_that_is_named_itself_is_trusted_as_any_other() {
     }
 }
 
-/// Whoever has the key of a server's own certificate cannot make others, and an authority's dates count.
+/// The key of a server's own certificate makes no others, and an authority's dates count.
 #[test]
 fn only_an_authority_that_is_valid_now_makes_certificates() {
     let authority = |years: [i32; 2]| {
@@ -348,7 +348,7 @@ fn only_an_authority_that_is_valid_now_makes_certificates() {
     }
 }
 
-/// A certificate that another authority has signed, or that is no authority's, is trusted where it is named itself.
+/// Also one that an unknown authority has signed.
 #[test]
 fn a_leaf_that_is_named_itself_is_trusted() {
     let (authority, folder) = (Authority::new("unknown"), Folder::new());

@@ -146,9 +146,9 @@ fn disks_that_come_back_after_their_loss_was_accepted_bring_their_records() {
         machines.cases.fill(&machines.nodes[0], "after");
         // Repairs purge what was deleted, and prove from then on that what a replica lacks was.
         machines.cases.world.wait(Duration::from_secs(wait_s));
-        for number in kept..3 {
+        for (number, disk) in old.into_iter().enumerate().skip(kept) {
             machines.cases.kill(&machines.nodes[number]);
-            machines.disks[number] = Arc::clone(&old[number]);
+            machines.disks[number] = disk;
             machines.nodes[number] = machines.start_one(number);
             machines.is_whole(&[number]);
             machines.cases.world.wait(Duration::from_secs(60));
