@@ -82,7 +82,7 @@ describe("a new client", function()
       { { timeout = 0 / 0 }, "timeout is" },
       { { retry_count = -1 }, "retry_count is -1" },
       { { endpoint = 8500 }, "endpoint must be" },
-      { { endpoint = "ftp://x" }, "the scheme must be http, https or unix" },
+      { { endpoint = "ftp://x" }, "the scheme must be http, https, unix or https+unix" },
       { { endpoints = {} }, "at least one endpoint" },
       { { simulate = 1 }, "simulate must be" },
       { { strip_leading_slash = "yes" }, "strip_leading_slash must be true or false" },

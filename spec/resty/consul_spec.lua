@@ -474,8 +474,6 @@ describe("resty.consul, as lua-resty-consul's", function()
 
     it("raises an error for a wrong option", function()
       support.raises("resty.consul: ", resty_consul.new, resty_consul, { read_timeot = 1 })
-      support.raises("a unix socket has no TLS", resty_consul.new, resty_consul,
-        { host = "unix:/run/consul.sock", port = 0, ssl = true })
     end)
 
     it("connects to an IPv6 address, with brackets and without", function()
@@ -488,6 +486,8 @@ describe("resty.consul, as lua-resty-consul's", function()
       c = resty_consul:new({ host = "unix:/run/consul.sock", port = 0 })
       assert.matches("unix:///run/consul.sock", tostring(c.consul), 1, true)
       assert.equal("unix:/run/consul.sock", c.host)
+      local secure = resty_consul:new({ host = "unix:/run/consul.sock", port = 0, ssl = true })
+      assert.matches("https+unix:///run/consul.sock", tostring(secure.consul), 1, true)
       assert.is_nil(c.port)
     end)
 

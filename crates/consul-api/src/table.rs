@@ -351,7 +351,8 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
-    /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds.
+    /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds, and
+    /// one below 0 is sent as it is.
     pub nanoseconds: &'static [&'static str],
     /// Lists, as which an empty table is sent.
     pub lists: &'static [&'static str],

@@ -269,6 +269,7 @@ impl Holder {
             state.is_whole |= begins;
             if state.is_whole && is_named {
                 state.doubt = None;
+                state.counted_under = entry.unproven;
             }
             match work {
                 Some(since) if is_new_work => {

@@ -52,12 +52,8 @@ pub struct Entry {
     pub slots: Vec<Slot>,
     /// Below this version a replica's horizon does not prove that what it lacks was deleted: the replicas were made
     /// without others, whose loss an operator has accepted, and one of those may come back with its records.
-    #[serde(default, skip_serializing_if = "is_lowest")]
+    #[serde(default, skip_serializing_if = "Version::is_lowest")]
     pub unproven: Version,
-}
-
-fn is_lowest(version: &Version) -> bool {
-    *version == Version::default()
 }
 
 /// One of the N places of a shard.
@@ -157,12 +153,6 @@ impl Entry {
     /// An entry of which no loss was accepted.
     pub fn new(epoch: u64, slots: Vec<Slot>) -> Self {
         Entry { epoch, slots, unproven: Version::default() }
-    }
-
-    /// Whether a failover of it does without replicas whose records may be lost.
-    pub fn loses(&self) -> bool {
-        let mut changes = self.slots.iter().filter_map(|slot| slot.change.as_ref());
-        changes.any(|change| !change.lost.is_empty())
     }
 
     /// The replicas that count, with the numbers of their slots.

@@ -127,7 +127,8 @@ impl Map {
                 entry.clone()
             } else {
                 let next = Entry { epoch: version, slots, unproven: entry.unproven };
-                match entry.loses() || next.loses() {
+                let shard = shard as u32;
+                match plan.accepts(shard, &entry.slots) || plan.accepts(shard, &next.slots) {
                     true => Entry { unproven: next.unproven.max(planner.now), ..next },
                     false => next,
                 }
@@ -342,6 +343,13 @@ impl<'a> Plan<'a> {
     /// Whether an operator has accepted the loss of a replica.
     fn is_accepted(&self, shard: u32, place: &Place) -> bool {
         self.planner.accepted.get(&shard).is_some_and(|lost| lost.contains(place))
+    }
+
+    /// Whether failovers of a shard end by the word of an operator, and what is lost with it may come back.
+    fn accepts(&self, shard: u32, slots: &[Slot]) -> bool {
+        let mut changes = slots.iter().filter_map(|slot| slot.change.as_ref());
+        let mut holders = slots.iter().filter_map(|slot| slot.holder.as_ref());
+        changes.any(Change::takes_what_is_left) && holders.any(|it| self.is_accepted(shard, it))
     }
 
     /// Why what the node of a slot has of a shard may lack something, if it is there.

@@ -26,6 +26,11 @@ impl Version {
         Self::new(time, 0)
     }
 
+    /// Whether it is below all others.
+    pub(super) fn is_lowest(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Its bits, whose order is that of the versions.
     pub(super) const fn to_bits(self) -> u128 {
         self.0

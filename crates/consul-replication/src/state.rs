@@ -32,6 +32,10 @@ pub struct State {
     /// Deleted records below are purged, and nothing below is accepted any more. A copy raises it when it has all of
     /// its source.
     pub horizon: Version,
+    /// What was [`Entry::unproven`] when the replica counted last: what it had then and others lack since was deleted, unless
+    /// a loss was accepted after that.
+    #[serde(default, skip_serializing_if = "Version::is_lowest")]
+    pub counted_under: Version,
 }
 
 /// Why a replica may lack something. It does not count, and nobody drops its records before N others have them:
@@ -102,6 +106,14 @@ impl State {
         match self.doubt {
             Some(Doubt::Partial) if !self.is_whole => Version::default(),
             _ => self.horizon,
+        }
+    }
+
+    /// Below this version what others lack of the replica may have been lost with a loss that was accepted since it counted.
+    pub(super) fn unproven(&self, entry: &Entry) -> Version {
+        match self.counted_under < entry.unproven {
+            true => entry.unproven,
+            false => Version::default(),
         }
     }
 

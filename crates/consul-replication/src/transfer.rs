@@ -331,7 +331,8 @@ impl Transfer {
         is_whole: bool,
     ) -> Result<(), Error> {
         let decides = self.holder.rules().has(Rule::HorizonDecides);
-        let own = self.holder.state(shard).await.horizon;
+        let state = self.holder.state(shard).await;
+        let (own, from) = (state.horizon, state.unproven(entry));
         let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
         let mut ids = &theirs[..];
         while !ids.is_empty() {
@@ -347,7 +348,7 @@ impl Transfer {
             let (mut deleted, count) =
                 self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
-            deleted.retain(|record| (entry.unproven..horizon).contains(&record.version));
+            deleted.retain(|record| (from..horizon).contains(&record.version));
             self.holder.remove(shard, since, &deleted, horizon).await?;
             let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
             let mut ids = &ids[..];
@@ -539,21 +540,25 @@ impl Transfer {
             let own = self.holder.node();
             self.ask(shard, entry, own, Action::Repair(records)).await?;
         }
-        self.give(shard, entry, node, &difference.ours).await?;
+        self.give(shard, entry, node, &difference.ours, Version::default()).await?;
         Ok(Compared { fetched: difference.theirs.len(), sent: difference.ours.len() })
     }
 
+    /// Gives another replica these records, but for those below a version.
     async fn give(
         &self,
         shard: u32,
         entry: &Entry,
         node: &NodeId,
         ids: &[Bytes],
+        least: Version,
     ) -> Result<(), Error> {
         let mut rest = ids;
         while !rest.is_empty() {
-            let (records, count) = self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+            let (mut records, count) =
+                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
+            records.retain(|record| record.version >= least);
             self.ask(shard, entry, node, Action::Repair(records)).await?;
         }
         Ok(())
@@ -622,7 +627,12 @@ impl Transfer {
             }
             for node in &places {
                 let difference = self.difference(shard, newest, node).await?;
-                self.give(shard, newest, node, &difference.ours).await?;
+                // What others do not lack by an accepted loss, they lack since it was deleted.
+                let least = match state.unproven(newest).is_lowest() {
+                    true => difference.horizon,
+                    false => Version::default(),
+                };
+                self.give(shard, newest, node, &difference.ours, least).await?;
             }
         }
         self.holder.drop_unnamed(shard, newest).await

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, RefusedOperation};
 use crate::request::Request;
 use crate::table::{Absent, Reply};
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use std::time::Duration;
@@ -19,6 +19,12 @@ impl Request {
         if let (409, Reply::Txn) = (status, self.endpoint.reply) {
             return self.txn_refused(response.body());
         }
+        if status == 401 && response.headers().contains_key(header::WWW_AUTHENTICATE) {
+            let why = "a proxy before Consul demands credentials (set http_auth)";
+            let error =
+                Error::new(Kind::PermissionDenied, format!("{}: {why} (HTTP 401)", self.label));
+            return error.with_status(status).with_maybe_applied(false);
+        }
         if response.status().is_success()
             || status == 404 && self.is_anothers(response)
             || !is_transient(status, text) && self.is_foreign(response)
@@ -28,12 +34,6 @@ impl Request {
             }
             let why = format!("Consul does not answer so (HTTP {status})");
             return self.not_understood(&why, response.body()).with_status(status);
-        }
-        if status == 401 && response.headers().contains_key(header::WWW_AUTHENTICATE) {
-            let why = "a proxy before Consul demands credentials (set http_auth)";
-            let error =
-                Error::new(Kind::PermissionDenied, format!("{}: {why} (HTTP 401)", self.label));
-            return error.with_status(status).with_maybe_applied(false);
         }
         let kind = match self.misses_acl_object(response, text) {
             true => Kind::NotFound,
@@ -84,19 +84,22 @@ impl Request {
             return false;
         }
         if response.status().is_redirection() {
-            return redirected_to(response.headers()).is_none_or(|to| !to.contains("/v1/"));
+            return redirected_to(response.headers())
+                .is_none_or(|to| !to.contains(self.api_path()));
         }
         let begins = response.body().trim_ascii_start().first();
         begins.is_some_and(|byte| b"<{[".contains(byte))
     }
 
+    /// The fixed part of the row's path: `/v1/kv/`.
+    fn api_path(&self) -> &'static str {
+        self.endpoint.path.split('{').next().unwrap_or_default()
+    }
+
     /// The beginning of a body, without the secrets of the request, which a program that repeats it shows.
     pub(super) fn shown(&self, body: &[u8]) -> String {
         let mut text = String::from_utf8_lossy(body).into_owned();
-        text = without_header(&text, TOKEN);
-        for scheme in ["basic ", "bearer "] {
-            text = without_credentials(&text, scheme);
-        }
+        text = before_headers(text);
         let values = self.http.headers().values().filter(|value| value.is_sensitive());
         for value in values.filter_map(|value| value.to_str().ok()) {
             text = without(&text, value);
@@ -116,9 +119,9 @@ impl Request {
             return false;
         }
         // The reason of an answer with another status than 200 and JSON.
-        let reason = response.headers().get("x-consul-reason").and_then(|it| it.to_str().ok());
-        let body = String::from_utf8_lossy(response.body());
-        let text = reason.unwrap_or(&body).trim_start();
+        let reason = response.headers().get("x-consul-reason").map(HeaderValue::as_bytes);
+        let text = String::from_utf8_lossy(reason.unwrap_or(response.body()));
+        let text = text.trim_start();
         match (text.is_empty(), self.endpoint.missing_header) {
             (true, Some(header)) => response.headers().contains_key(header),
             (true, None) => false,
@@ -295,34 +298,19 @@ fn without(text: &str, secret: &str) -> String {
     }
 }
 
-/// A text without the word after the name of a scheme of the header `Authorization`.
-fn without_credentials(text: &str, scheme: &str) -> String {
-    let (mut shown, mut rest) = (String::new(), text);
-    while let Some(at) = rest.to_ascii_lowercase().find(scheme) {
-        let (before, after) = rest.split_at(at + scheme.len());
-        let end = after.find(|c: char| !(c.is_alphanumeric() || "+/=-._~".contains(c)));
-        let end = end.unwrap_or(after.len());
-        shown.push_str(before);
-        shown.push_str(if end < LEAST_SECRET { &after[..end] } else { HIDDEN });
-        rest = &after[end..];
+/// A text up to where it repeats a header with a secret of the request, in whatever form.
+fn before_headers(mut text: String) -> String {
+    let lower = text.to_ascii_lowercase();
+    let authorization = lower.match_indices("authorization").map(|(at, name)| at + name.len());
+    // Not the word in a sentence.
+    let is_name = |end: &usize| lower[*end..].starts_with([':', '"', '\'', '=', '<', '\\', '[']);
+    let token = lower.find(TOKEN).map(|at| at + TOKEN.len());
+    if let Some(end) = token.into_iter().chain(authorization.filter(is_name)).min() {
+        text.truncate(end);
+        text.push(' ');
+        text.push_str(HIDDEN);
     }
-    shown + rest
-}
-
-/// A text without the value of a header, which goes up to the end of the line, of a string or of an element.
-fn without_header(text: &str, name: &str) -> String {
-    let (mut shown, mut rest) = (String::new(), text);
-    while let Some(at) = rest.to_ascii_lowercase().find(name) {
-        let (before, after) = rest.split_at(at + name.len());
-        // After `: `, `" : ["` and the like.
-        let value = after.trim_start_matches(|c: char| !c.is_alphanumeric() && !"\r\n".contains(c));
-        let end = value.find(['\r', '\n', '"', '\'', '<', ',', '}', ']']).unwrap_or(value.len());
-        shown.push_str(before);
-        shown.push_str(&after[..after.len() - value.len()]);
-        shown.push_str(if end > 0 { HIDDEN } else { "" });
-        rest = &value[end..];
-    }
-    shown + rest
+    text
 }
 
 /// The strings in a body whose names say that they are secrets.

@@ -39,7 +39,7 @@ fn an_error_has_its_kind_on_both_versions() {
         ("event_fire", 500, "ACL not found", Kind::AclNotFound),
         ("kv_get", 403, "Permission denied: anonymous token lacks …", Kind::PermissionDenied),
         ("agent_check_pass", 404, "Unknown check ID \"a\"", Kind::NotFound),
-        ("agent_check_pass", 500, "CheckID \"x\" does not have associated TTL", Kind::NotFound),
+        ("agent_check_pass", 500, "CheckID \"a\" does not have associated TTL", Kind::NotFound),
         ("session_renew", 404, "Session id 'a' not found", Kind::SessionInvalid),
         ("session_renew", 500, "failed session lookup: index error", Kind::SessionInvalid),
         ("kv_put", 500, "raft apply failed: invalid session \"x\"", Kind::SessionInvalid),
@@ -77,6 +77,10 @@ fn what_only_a_proxy_sends_is_told_with_the_option_that_helps() {
     let error = answer(401, "www-authenticate", "Basic realm=\"consul\"");
     assert_eq!((error.kind(), error.maybe_applied()), (Kind::PermissionDenied, false));
     assert!(error.message().contains("set http_auth"), "{error}");
+    let page = Response::builder().status(401).header("www-authenticate", "Basic");
+    let page = page.body(Bytes::from_static(b"<html>401")).expect("a response");
+    let error = request("kv_get").check(page).unwrap_err();
+    assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     let error = answer(401, "date", "today");
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");
     for (location, hint) in [("https://consul.example/v1/kv/a", true), ("http://b/v1/kv/a", false)]

@@ -113,10 +113,11 @@ fn of_seconds(number: f64) -> Option<Duration> {
 
 /// A number of nanoseconds, for a number of seconds or for one that Consul has answered.
 fn nanoseconds(number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-    if number >= FIRST_OF_NANOSECONDS {
+    // One below 0 switches a leeway off.
+    if !(0.0..FIRST_OF_NANOSECONDS).contains(&number) {
         return value.to_json();
     }
-    let wanted = "it must be a number of seconds, not negative";
+    let wanted = "it must be a number of seconds";
     let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
     Ok((duration.as_nanos() as u64).into())
 }
@@ -176,8 +177,8 @@ mod tests {
                 json!({"Config": {"passive_health_check": {"interval": "10s", "a_b": {}}, "interval": 1}}),
             ),
             (
-                json!({"Leeway": 7, "x": [{"leeway": 0.5}, {"leeway": 5e9}, {"leeway": "7s"}]}),
-                json!({"Leeway": 7_000_000_000_u64, "x": [{"leeway": 500_000_000}, {"leeway": 5e9}, {"leeway": "7s"}]}),
+                json!({"Leeway": 7, "x": [{"leeway": 0.5}, {"leeway": 5e9}, {"leeway": "7s"}, {"leeway": -1}]}),
+                json!({"Leeway": 7_000_000_000_u64, "x": [{"leeway": 500_000_000}, {"leeway": 5e9}, {"leeway": "7s"}, {"leeway": -1}]}),
             ),
             (
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
@@ -196,7 +197,6 @@ mod tests {
         for (given, why) in [
             (json!({"Interval": -1}), "entry.Interval is -1: it must be a number of seconds"),
             (json!({"a": [{"Interval": 1e300}]}), "entry.a.1.Interval is"),
-            (json!({"Leeway": -1}), "entry.Leeway is -1: it must be a number of seconds"),
             (json!({"a_b": 1, "AB": 2}), "entry has AB twice"),
         ] {
             let said = json(&FORM, given).expect_err(why);

@@ -219,14 +219,16 @@ fn a_redirect_to_another_program_is_none_of_consuls_and_shows_no_password() {
             "http://login.example/#pa55word",
             "/login",
             "//evil.example/v1x",
+            "https://login.example/v1/login",
         ] {
             let answer = response(302, &[("location", location)], "");
             let error = request(row).check(answer).expect_err(row.name);
             assert_eq!(error.kind(), Kind::Decode, "{}: {error}", row.name);
             assert!(!error.message().contains("pa55word"), "{error}");
         }
-        for location in ["/v1/kv/a", "https://consul.example/v1/kv/a"] {
-            let answer = response(301, &[("location", location)], "");
+        let path = request(row).http.uri().path().to_owned();
+        for location in [path.clone(), format!("https://consul.example/prefix{path}")] {
+            let answer = response(301, &[("location", &location)], "");
             let error = request(row).check(answer).expect_err(row.name);
             assert_eq!(error.kind(), Kind::Argument, "{}: {error}", row.name);
         }
@@ -260,6 +262,8 @@ fn an_answer_that_repeats_the_request_shows_none_of_its_secrets() {
             format!(
                 "<td>authorization</td><td>Basic dXNlcjpwYXNz</td> you sent {TOKEN} and {body}"
             ),
+            format!("<td>X-Consul-Token</td><td>{TOKEN}</td><td>dXNlcjpwYXNz</td>"),
+            format!(r#"{{"name":"Authorization","value":"Basic dXNlcjpwYXNz","token":"{TOKEN}"}}"#),
             format!("token {TOKEN} is unknown"),
         ] {
             for status in [200, 301, 400, 401, 403, 404, 500, 502, 503] {

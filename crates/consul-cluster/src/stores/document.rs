@@ -84,9 +84,9 @@ struct Document {
     down: BTreeMap<NodeId, u64>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unrecovered: BTreeSet<u32>,
-    /// Of the shards of which a loss was accepted.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    unproven: BTreeMap<u32, Version>,
+    /// The shards of which a loss was accepted, by [`Entry::unproven`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unproven: Vec<(Version, Vec<u32>)>,
     openings: BTreeMap<Disk, Opening>,
     nodes: Vec<NodeId>,
     places: Vec<Place>,
@@ -120,6 +120,10 @@ impl StoreMap {
             let changes = entry.slots.iter().enumerate().filter_map(change);
             (age(entry.epoch), holders.collect(), changes.collect())
         };
+        let mut unproven: BTreeMap<Version, Vec<u32>> = BTreeMap::new();
+        for (shard, entry) in self.entries().filter(|(_, it)| it.unproven != Version::default()) {
+            unproven.entry(entry.unproven).or_default().push(shard);
+        }
         let document = Document {
             format: FORMAT,
             id: self.id,
@@ -127,11 +131,7 @@ impl StoreMap {
             version: self.map.version,
             down: self.down.clone(),
             unrecovered: self.unrecovered.clone(),
-            unproven: self
-                .entries()
-                .filter(|(_, entry)| entry.unproven != Version::default())
-                .map(|(shard, entry)| (shard, entry.unproven))
-                .collect(),
+            unproven: unproven.into_iter().collect(),
             openings: self.openings.clone(),
             shards: self.map.shards.iter().map(shard).collect(),
             nodes: nodes.into_keys().cloned().collect(),
@@ -147,17 +147,22 @@ impl StoreMap {
     /// [`Kind::Decode`] if it is not one, [`Kind::Unsupported`] if it is one of another release.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let document: Document = read(bytes)?;
-        let shards = document.shards.iter().zip(0..);
-        let shards = shards.map(|(shard, number)| document.entry(number, shard));
+        let shards = document.shards.iter().map(|shard| document.entry(shard));
         let shards: Option<Vec<Entry>> = shards.collect();
         let Shared { shards: count, replicas, .. } = document.shared;
         let fits = |shards: &Vec<Entry>| {
             shards.len() == count as usize && shards.iter().all(|it| it.slots.len() == replicas)
         };
         let is_known = document.unrecovered.iter().all(|shard| *shard < count);
-        let Some(shards) = shards.filter(fits).filter(|_| is_known) else {
+        let Some(mut shards) = shards.filter(fits).filter(|_| is_known) else {
             return Err(undecodable("its shards are not those that it says"));
         };
+        for (version, of) in document.unproven {
+            for shard in of {
+                let entry = shards.get_mut(shard as usize);
+                entry.ok_or_else(|| undecodable("it has no such shard"))?.unproven = version;
+            }
+        }
         Ok(StoreMap {
             id: document.id,
             shared: document.shared,
@@ -254,7 +259,7 @@ impl StoreMap {
 
 impl Document {
     /// The entry of a shard; `None` if an index is that of nothing.
-    fn entry(&self, shard: u32, (age, holders, changes): &ShardDocument) -> Option<Entry> {
+    fn entry(&self, (age, holders, changes): &ShardDocument) -> Option<Entry> {
         let place = |index: Option<usize>| match index {
             Some(index) => self.places.get(index).cloned().map(Some),
             None => Some(None),
@@ -275,8 +280,7 @@ impl Document {
             slots.get_mut(*number)?.change =
                 Some(Change { kind, to: node(to)?, since, lost, unites });
         }
-        let unproven = self.unproven.get(&shard).copied().unwrap_or_default();
-        Some(Entry { epoch: self.version.checked_sub(*age)?, slots, unproven })
+        Some(Entry::new(self.version.checked_sub(*age)?, slots))
     }
 }
 
@@ -488,6 +492,7 @@ mod tests {
     use crate::stores::options::{MAX_REPLICAS, MAX_SHARDS, StoreOptions};
     use consul_replication::map::Quorums;
     use consul_replication::plan::{MAX_CHANGES, Member, Planner, Presence};
+    use std::str::FromStr as _;
 
     /// What base64 leaves of the 512 KiB of a transaction, less what stands around it.
     const MOST: usize = 512 * 1024 / 4 * 3 - 1024;
@@ -527,7 +532,7 @@ mod tests {
             }
             let shared = Shared { shards, replicas, write_quorum: replicas, read_quorum: replicas };
             let opening = Opening { starts: 1000, id: u64::MAX };
-            let map = StoreMap {
+            let mut map = StoreMap {
                 id: Some(StoreId(u64::MAX)),
                 shared,
                 map,
@@ -535,6 +540,11 @@ mod tests {
                 unrecovered: (0..shards).collect(),
                 openings: members.iter().map(|it| (it.disk, opening)).collect(),
             };
+            for (number, entry) in (0..).zip(&mut map.map.shards) {
+                // Some losses were accepted at other times.
+                entry.unproven = Version::from_str(&format!("{:032x}", u128::MAX - number % 16))
+                    .expect("a version");
+            }
             let bytes = map.encode();
             assert!(bytes.len() <= MOST, "{} bytes", bytes.len());
             assert_eq!(StoreMap::decode(&bytes).expect("what was encoded"), map);

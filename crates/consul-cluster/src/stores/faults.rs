@@ -98,17 +98,23 @@ impl WatchedStorage {
     ) -> Result<T, Error> {
         let running = self.begin(function);
         let outcome = call.await;
-        drop(running);
-        self.note_answer(function);
+        if let Some(running) = running {
+            drop(running);
+            self.note_answer(function);
+        }
         self.note(function, of, size, &outcome);
         outcome
     }
 
-    fn begin(&self, function: &'static str) -> Running<'_> {
+    /// `None` for a function that may take long.
+    fn begin(&self, function: &'static str) -> Option<Running<'_>> {
+        if ["drop", "purge"].contains(&function) {
+            return None;
+        }
         let mut calls = lock(&self.calls);
         calls.running += 1;
         calls.unanswered.get_or_insert_with(|| (function, self.clock.now()));
-        Running(&self.calls)
+        Some(Running(&self.calls))
     }
 
     /// Notes that a call has returned: those that still run count from now on.

@@ -328,9 +328,9 @@ impl StoreState {
     }
 }
 
-/// How far the clocks of nodes may be ahead of the leader's where a loss is accepted: more than any `max_skew_s` that makes
-/// sense.
-const FURTHEST_AHEAD_MS: u64 = 60_000;
+/// How far the clocks of nodes may be ahead of the leader's where a loss is accepted: an hour, more than any `max_skew_s` that
+/// makes sense.
+const FURTHEST_AHEAD_MS: u64 = 3_600_000;
 
 pub(super) fn planner<'a>(
     members: &'a [Member],

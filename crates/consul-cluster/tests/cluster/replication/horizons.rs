@@ -286,6 +286,41 @@ fn what_is_in_doubt_is_dropped_only_after_all_replicas_have_it() {
     }
 }
 
+/// What a node had when a loss was accepted may be the last of it; what it has had since then and others lack was deleted.
+#[test]
+fn only_what_comes_back_after_an_accepted_loss_was_not_deleted() {
+    for (counted_since, comes_back) in [(false, true), (true, false)] {
+        let net = Net::default();
+        let nodes = [("a", 1), ("b", 2), ("c", 3), ("d", 4)].map(|(node, disk)| {
+            let storage = Arc::new(Memory::new());
+            (start_on(&net, node, disk, &storage), storage)
+        });
+        let with = |epoch, first: (&str, u64), is_accepted: bool| {
+            let places = [first, ("b", 2), ("c", 3)];
+            let slots = places.map(|(node, disk)| Slot::of(place(node, disk))).to_vec();
+            let unproven = if is_accepted { version(5000) } else { Version::default() };
+            Entry { unproven, ..Entry::new(epoch, slots) }
+        };
+        let before = with(1, ("d", 4), counted_since);
+        for node in ["b", "c", "d"] {
+            assert!(net.stores(node, &before, &[at("x", 10)]));
+        }
+        let entry = with(2, ("a", 1), true);
+        for node in ["a", "b", "c"] {
+            assert!(net.stores(node, &entry, &[deletion("x", 60)]));
+            purge(&net, node, &entry);
+        }
+        let (d, disk) = &nodes[3];
+        now(d.holder.learn(0, &entry)).expect("memory");
+        assert!(now(d.drop_unnamed(0, &entry)).expect("all answer"));
+        assert_eq!(live(disk), ids(&[]));
+        for (_, storage) in &nodes[..3] {
+            let wanted = if comes_back { ids(&["x"]) } else { ids(&[]) };
+            assert_eq!(live(storage), wanted, "counted since: {counted_since}");
+        }
+    }
+}
+
 #[test]
 fn a_closed_holder_executes_nothing() {
     let (net, entry) = Net::of_three("before");

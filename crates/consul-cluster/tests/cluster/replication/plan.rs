@@ -157,12 +157,25 @@ fn a_failover_unites_what_is_doubted_only_if_nothing_else_is_lost() {
         let accepted: Accepted = [(0, accepted.iter().map(|node| place(node)).collect())].into();
         let next = next_after(&map, &members, &[], &accepted);
         let change = changes(&next).into_iter().find(|it| *it.to == *"n1").expect("a failover");
+        assert_eq!(next.shards[0].unproven, NOW, "an operator accepts it");
         assert_eq!(
             (change.unites, change.lost),
             (unites, vec!["n1".into()]),
             "{doubt:?}, {accepted:?}"
         );
     }
+}
+
+/// As many disks as the promise allows are lost, and nothing that was acknowledged with them.
+#[test]
+fn a_loss_that_nobody_has_to_accept_proves_as_much_as_before() {
+    let map = first(1, &members(3));
+    let mut members = members(3);
+    members[0].disk = Disk(99);
+    (members[1].disk, members[1].report.doubted) = (Disk(98), vec![(0, Doubt::Restarted)]);
+    let next = next_after(&map, &members, &[], &Accepted::new());
+    assert!(changes(&next).iter().all(|it| it.unites && !it.lost.is_empty()), "{next:?}");
+    assert_eq!(next.shards[0].unproven, Version::default());
 }
 
 /// A node that was asked, and whose answer was not used, would refuse the shard forever.
