@@ -53,7 +53,9 @@ struct Open {
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
 pub struct CutOver {
+    /// The number of keys of etcd that were compared.
     pub keys: u64,
+    /// The revision of etcd up to which all changes are applied.
     pub revision: u64,
     /// For how long writes were refused until programs could use Consul.
     pub stopped: Duration,

@@ -36,8 +36,11 @@ pub enum Phase {
 /// What is done, as it stands in Consul.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Record {
+    /// The ID of the etcd cluster with which the job began, in decimal digits.
     pub cluster_id: String,
+    /// Which keys of etcd are copied, and what each becomes in Consul.
     pub mapping: Mapping,
+    /// The part of the work at which the job is.
     pub phase: Phase,
     /// The revision of the snapshot.
     pub snapshot: u64,
@@ -50,6 +53,7 @@ pub struct Record {
     pub replaces: u64,
     /// Tail: the revision whose events are applied next, and how many of them are already.
     pub revision: u64,
+    /// Tail: the number of events of `revision` that are applied already.
     pub offset: u64,
     /// The numbers of the alarms with which cut-overs have stopped the writers of etcd, or may still stop
     /// them: an instance that was replaced may raise its own late.
@@ -108,9 +112,13 @@ impl Record {
 /// An instance of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Instance {
+    /// The random text that tells this instance apart from all others.
     pub id: String,
+    /// The name of its machine.
     pub host: String,
+    /// The boot ID of its machine; empty if it is not known.
     pub boot: String,
+    /// The process ID on that machine.
     pub process: u32,
     /// The verb that it runs.
     pub verb: String,
@@ -134,12 +142,16 @@ struct Holding<'a> {
 /// The keys of a job.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    /// The key of the job's [`Record`], `_migrate/<job>`.
     pub record: String,
+    /// The key that names the instance which holds the job, `_migrate/<job>/holder`.
     pub holder: String,
+    /// The key that changes while that instance lives, `_migrate/<job>/beat`.
     pub beat: String,
 }
 
 impl Keys {
+    /// The keys of the job with this name.
     pub fn new(job: &str) -> Keys {
         let record = format!("{JOBS}{job}");
         let below = |name: &str| format!("{record}/{name}");
@@ -150,7 +162,9 @@ impl Keys {
 /// A job that this instance holds.
 #[derive(Debug)]
 pub struct Job<'a> {
+    /// The Consul that has the record of the job and gets the copied keys.
     pub target: &'a Target,
+    /// The keys in Consul of the job itself.
     pub keys: Keys,
     me: Instance,
     epoch: Mutex<u64>,
@@ -311,6 +325,7 @@ impl<'a> Job<'a> {
         Ok(job)
     }
 
+    /// A copy of the record as this instance last read or wrote it.
     pub fn record(&self) -> Record {
         lock(&self.state).0.clone()
     }

@@ -34,8 +34,6 @@
 //! assert!(mapping.problem_of_key(b"/app/\xff").is_some());
 //! ```
 
-#![allow(missing_docs)] // most names say what a comment would
-
 mod ahead;
 mod cutover;
 pub mod etcd;
@@ -137,8 +135,12 @@ pub trait Report: Send + Sync {
 
 /// What all parts of a run use.
 pub struct Run<'a> {
+    /// The cluster whose keys are moved.
     pub etcd: &'a Etcd,
+    /// The job in Consul, which this instance holds.
     pub job: Job<'a>,
+    /// The size of pages and the number of transactions in flight.
     pub pace: Pace,
+    /// What is notified of progress and of what an operator should know.
     pub report: Arc<dyn Report>,
 }

@@ -33,13 +33,21 @@ const PART: usize = 360_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Problem {
+    /// The key is `/`, which would be empty in Consul.
     EmptyKey,
+    /// The key exists with a leading slash and without, and Consul has one key for both.
     Collision,
+    /// The key has a character that is not printable, such as NUL.
     ControlKey,
+    /// The key has `//`, or a segment `.` or `..`, which no URL of Consul reads.
     PathKey,
+    /// The bytes of the key are not UTF-8.
     NotUtf8,
+    /// In Consul the key would be below a prefix that this program uses, see [`RESERVED`].
     ReservedKey,
+    /// The value has more than [`MAX_VALUE`] bytes.
     LargeValue,
+    /// The key has a lease, and its owner sets it again.
     Leased,
 }
 
@@ -56,6 +64,7 @@ impl Problem {
         Problem::Leased,
     ];
 
+    /// The word for it in `--on` and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Problem::EmptyKey => "empty-key",
@@ -109,6 +118,7 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// The word for it in `--on`.
     pub const fn name(self) -> &'static str {
         match self {
             Choice::Skip => "skip",
@@ -128,7 +138,9 @@ impl fmt::Display for Choice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
+    /// With a leading slash, such as `/app/a`.
     Slashed,
+    /// Without a leading slash, such as `app/a`.
     Bare,
 }
 
@@ -140,6 +152,7 @@ pub struct Mapping {
     pub etcd_prefix: Vec<u8>,
     /// What the keys in Consul begin with.
     pub consul_prefix: String,
+    /// What is done about each problem; for one that is left out the default of [`Mapping::choice`] applies.
     pub on: BTreeMap<Problem, Choice>,
     /// The form that keys get on the way back; `None` until the keys were counted.
     pub form: Option<Form>,
@@ -151,9 +164,11 @@ pub struct Mapping {
 /// The place of a key in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// The key of Consul that has the whole value.
     Plain(String),
     /// The prefix of its parts.
     Encoded(String),
+    /// The key is not copied because of this problem.
     Nowhere(Problem),
     /// A sentinel, which is not a key of the programs.
     Sentinel,
@@ -162,20 +177,30 @@ pub enum Place {
 /// A change of Consul's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// Sets the key, whether it exists or not.
     Set {
+        /// The key in Consul.
         key: String,
+        /// The new value.
         value: Bytes,
+        /// The new flags.
         flags: u64,
     },
+    /// Deletes the key, whatever its modify index.
     Delete {
+        /// The key in Consul.
         key: String,
     },
     /// Deletes the key if it has this modify index.
     DeleteAt {
+        /// The key in Consul.
         key: String,
+        /// The modify index that the key must have.
         index: u64,
     },
+    /// Deletes all keys that begin with the prefix.
     DeleteTree {
+        /// The first characters of the keys in Consul.
         prefix: String,
     },
 }
@@ -186,6 +211,7 @@ impl Op {
         Op::Set { key, value, flags: 0 }
     }
 
+    /// The key in Consul that it changes; for a tree the prefix.
     pub fn key(&self) -> &str {
         match self {
             Op::Set { key, .. }
@@ -207,6 +233,7 @@ impl Op {
 }
 
 impl Mapping {
+    /// What is done with keys that have this problem: by default leased ones are skipped and others refused.
     pub fn choice(&self, problem: Problem) -> Choice {
         let default = if problem == Problem::Leased { Choice::Skip } else { Choice::Refuse };
         self.on.get(&problem).copied().unwrap_or(default)
@@ -414,6 +441,7 @@ fn stripped(key: &[u8]) -> &[u8] {
     key.strip_prefix(b"/").unwrap_or(key)
 }
 
+/// Whether a key of etcd has a leading slash.
 pub fn form_of(key: &[u8]) -> Form {
     if key.starts_with(b"/") { Form::Slashed } else { Form::Bare }
 }
@@ -441,6 +469,7 @@ pub mod hex {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::fmt::Write as _;
 
+    /// Two lower-case digits for each byte.
     pub fn text(bytes: &[u8]) -> String {
         let mut text = String::with_capacity(bytes.len() * 2);
         for byte in bytes {
@@ -449,6 +478,7 @@ pub mod hex {
         text
     }
 
+    /// The bytes that the digits, in either case, stand for; `None` if the text is not pairs of digits.
     pub fn bytes(text: &str) -> Option<Vec<u8>> {
         let digits = text.as_bytes();
         if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -460,10 +490,18 @@ pub mod hex {
             .collect()
     }
 
+    /// Writes bytes as a string of digits, for the attribute `with` of serde.
+    ///
+    /// # Errors
+    /// The serializer's.
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&text(bytes))
     }
 
+    /// Reads a string of digits as bytes, for the attribute `with` of serde.
+    ///
+    /// # Errors
+    /// The deserializer's; that the text is not hexadecimal.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(deserializer)?;
         bytes(&text).ok_or_else(|| D::Error::custom("it is not hexadecimal"))

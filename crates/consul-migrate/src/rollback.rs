@@ -32,7 +32,9 @@ const ROUNDS: usize = 5;
 /// What has been changed in etcd, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RolledBack {
+    /// The number of keys of etcd that get the value of Consul.
     pub set: u64,
+    /// The number of keys of etcd that are deleted because Consul does not have them.
     pub deleted: u64,
     /// The keys of Consul that stay as they are: a session holds them, or etcd's key has a lease.
     pub left: u64,

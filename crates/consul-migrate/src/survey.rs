@@ -22,6 +22,7 @@ const STEP: u64 = 1000;
 /// The keys with one problem.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Affected {
+    /// The number of these keys, also of those that `keys` does not name.
     pub count: u64,
     /// The first ones, as text.
     pub keys: Vec<String>,
@@ -30,16 +31,25 @@ pub struct Affected {
 /// What a snapshot has.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Survey {
+    /// The ID of the etcd cluster, in decimal digits.
     pub cluster_id: String,
+    /// The revision of etcd at which the keys were read.
     pub revision: u64,
+    /// The number of keys that begin with the prefix, without the sentinels of jobs.
     pub keys: u64,
+    /// The size of these keys and their values, in bytes.
     pub bytes: u64,
+    /// The size of the largest value, in bytes.
     pub largest_value: u64,
     /// Values that are set one by one, because they are too large for a transaction.
     pub by_put: u64,
+    /// The number of keys with a leading slash.
     pub slashed: u64,
+    /// The number of keys without a leading slash.
     pub bare: u64,
+    /// The keys that Consul does not take as they are, by problem; a key can have several.
     pub problems: BTreeMap<Problem, Affected>,
+    /// The keys that were read, for a copy of the same snapshot; not serialized.
     #[serde(skip)]
     pub kept: Kept,
 }
@@ -47,7 +57,9 @@ pub struct Survey {
 /// All keys of a snapshot, which a copy then need not read again; none of a large one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
+    /// The revision of the snapshot.
     pub revision: u64,
+    /// The keys with their values; empty if they would take too much memory.
     pub kvs: Vec<KeyValue>,
 }
 

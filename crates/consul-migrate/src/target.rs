@@ -34,8 +34,11 @@ pub struct Target {
 /// A key as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
+    /// The bytes of its value.
     pub value: Bytes,
+    /// Its modify index in Consul.
     pub index: u64,
+    /// Its flags, by which a job knows the keys that it has written.
     pub flags: u64,
     /// Whether a session holds it.
     pub is_held: bool,
@@ -60,10 +63,12 @@ pub enum Check {
 }
 
 impl Target {
+    /// Repeats requests for up to `patience` while no server answers; a transaction has up to `max_ops` operations.
     pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
         Target { client, patience, max_ops, seen: Mutex::default() }
     }
 
+    /// The client's clock, which also times the pauses between attempts.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.client.clock()
     }

@@ -34,6 +34,7 @@ pub enum What {
 pub struct Difference {
     /// The key in Consul.
     pub key: String,
+    /// In what way the two sides differ.
     pub what: What,
 }
 
@@ -70,6 +71,7 @@ pub async fn compare(
 pub struct Found {
     /// The keys of etcd that were compared.
     pub keys: u64,
+    /// The keys that are not the same, up to the limit of the comparison.
     pub differences: Vec<Difference>,
     /// Whether all keys were compared. If not there may be more differences.
     pub is_whole: bool,

@@ -16,7 +16,9 @@ const ALARM: &str = "NOSPACE";
 /// A change of one key; without a value it is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
+    /// The key in etcd.
     pub key: Bytes,
+    /// What the key is set to; `None` deletes it.
     pub value: Option<Bytes>,
     /// The revision that has set the key as it is; 0: it does not exist.
     pub from: u64,

@@ -106,11 +106,17 @@ answers![RangeResponse, Changed, Compared, Alarms, StatusResponse];
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct KeyValue {
+    /// The bytes of the key, which need not be text.
     pub key: Base64,
+    /// The bytes of the value; empty in a deletion.
     pub value: Base64,
+    /// The revision at which the key was created; 0 in a deletion.
     pub create_revision: Int,
+    /// The revision of this write or deletion of the key.
     pub mod_revision: Int,
+    /// The number of writes since the key was created, that one included; 0 in a deletion.
     pub version: Int,
+    /// The ID of the lease with which the key ends; 0 without one.
     pub lease: Int,
 }
 
@@ -180,19 +186,25 @@ pub struct WatchLine {
     pub error: Option<Refusal>,
 }
 
+/// A change of one key, as a watch reports it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Event {
+    /// Whether the key was set or deleted.
     #[serde(rename = "type")]
     pub kind: EventKind,
+    /// The key after the change, at the revision of the change.
     pub kv: KeyValue,
 }
 
+/// What a change has done with its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum EventKind {
+    /// The key was set, whether it existed or not.
     #[default]
     #[serde(rename = "PUT")]
     Put,
+    /// The key was deleted; the event has no value.
     #[serde(rename = "DELETE")]
     Delete,
 }

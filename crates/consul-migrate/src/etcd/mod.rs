@@ -86,7 +86,9 @@ impl Refused {
 /// A user of etcd.
 #[derive(Clone)]
 pub struct Login {
+    /// The name in etcd's access control.
     pub name: String,
+    /// The password in plain text, which etcd exchanges for a token.
     pub password: String,
 }
 
@@ -132,15 +134,20 @@ impl fmt::Debug for Token {
 /// What a server says of itself.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// The version of this server, such as `3.4.23`; empty if the answer has none.
     pub version: String,
+    /// The ID of the cluster in decimal digits; `0` if a proxy has left it out.
     pub cluster_id: String,
+    /// The last revision that this server has, which may be behind that of the cluster.
     pub revision: u64,
 }
 
 /// The keys from `start` on and before `end`; an end of one zero byte is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
+    /// The first key that the range can have.
     pub start: Bytes,
+    /// The first key beyond the range; if empty, the range is the key `start` alone.
     pub end: Bytes,
 }
 
@@ -182,6 +189,7 @@ impl Etcd {
         Etcd { servers, login, clock, patience, timeout, now: Mutex::default() }
     }
 
+    /// The clock of the time limits of requests and the pauses between attempts.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }

@@ -13,6 +13,7 @@ const WANTED_BYTES: usize = 2 << 20;
 /// The keys of one page, in bytewise order.
 #[derive(Debug)]
 pub struct Page {
+    /// One key or more, each with its value.
     pub kvs: Vec<KeyValue>,
     /// Where the next page starts, if there is one; `None` after the last one.
     pub next: Option<Bytes>,
