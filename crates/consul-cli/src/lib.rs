@@ -1,4 +1,16 @@
 //! What the operators' programs share.
+//!
+//! ```
+//! use consul_cli::print;
+//!
+//! // A text of others is one line, on which no terminal acts.
+//! assert_eq!(print::line("web\u{1b}[2J\nFORGED"), r"web\u{1b}[2J\nFORGED");
+//! assert_eq!(print::counted(1, "node"), "1 node");
+//! assert_eq!(print::counted(2, "node"), "2 nodes");
+//! // With --json a failure is a document, too.
+//! let failed = print::failed("usage", "--json is given twice");
+//! assert_eq!(failed["error"]["kind"], "usage");
+//! ```
 
 pub mod consul;
 pub mod line;
