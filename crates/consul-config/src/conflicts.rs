@@ -3,6 +3,7 @@
 use super::Config;
 use super::sources::Sources;
 use consul_api::error::{Error, Kind};
+use consul_client::transport::https::OVER_SOCKET;
 
 impl Config {
     /// Refuses options that contradict each other or have no effect, and applies those that decide
@@ -49,7 +50,7 @@ impl Config {
     fn reconcile_tls(&mut self, sources: &Sources<'_>) -> Result<(), Error> {
         if self.tls == Some(true) {
             for endpoint in &mut self.endpoints {
-                let secure = [("http://", "https://"), ("unix://", "https+unix://")];
+                let secure = [("http://", "https://"), ("unix://", OVER_SOCKET)];
                 for (plain, secure) in secure {
                     if let Some(rest) = endpoint.strip_prefix(plain) {
                         *endpoint = format!("{secure}{rest}");

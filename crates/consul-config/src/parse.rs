@@ -4,6 +4,7 @@ use consul_api::error::Error;
 use consul_api::table::Shape;
 use consul_api::value::Value;
 use consul_api::value::shape::ValuePath;
+use consul_client::transport::https::OVER_SOCKET;
 use http::HeaderValue;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -55,7 +56,7 @@ pub fn secret(value: &Value) -> Option<String> {
 /// The URL of an endpoint with a scheme and without a trailing slash.
 pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     let refuse = |why: &str| Err(at.bad_value(&text.into(), why));
-    let socket = text.strip_prefix("unix://").or_else(|| text.strip_prefix("https+unix://"));
+    let socket = text.strip_prefix("unix://").or_else(|| text.strip_prefix(OVER_SOCKET));
     if let Some(path) = socket {
         return match path {
             _ if !path.starts_with('/') => {

@@ -30,7 +30,7 @@ pub struct Request {
     pub http: http::Request<Bytes>,
     /// Whether it may be sent again if it is unknown whether it was applied.
     pub repeat: Repeat,
-    /// The reason if Consul answers `false`.
+    /// The reason if Consul answers `false` to a request with a condition; `None`: it has none.
     pub guard: Option<&'static str>,
     /// The longest wait on the server before it answers, without its jitter.
     pub server_wait: Duration,

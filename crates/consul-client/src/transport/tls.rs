@@ -13,8 +13,8 @@ use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
+    RootCertStore, SignatureScheme,
 };
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
@@ -107,7 +107,7 @@ impl TlsFiles {
                 return Err(Error::new(Kind::Config, message).not_sent());
             }
         }
-        Ok(NamedOrSigned { roots, named, provider })
+        NamedOrSigned::new(roots, named, provider).map_err(|error| unusable(&error))
     }
 
     /// The certificates in the configured files.
@@ -298,8 +298,12 @@ impl Named {
         Ok(Named { certificate, is_authority, valid })
     }
 
-    fn is_valid(&self, now: UnixTime) -> bool {
-        self.valid.contains(&(now.as_secs() as i64))
+    fn check_dates(&self, now: UnixTime) -> Result<(), CertificateError> {
+        match now.as_secs() as i64 {
+            now if now < *self.valid.start() => Err(CertificateError::NotValidYet),
+            now if now > *self.valid.end() => Err(CertificateError::Expired),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -320,6 +324,8 @@ impl StdError for NoValidAuthority {}
 /// and its dates.
 #[derive(Debug)]
 struct NamedOrSigned {
+    /// With all authorities; `None`: there is none.
+    signed: Option<Arc<WebPkiServerVerifier>>,
     /// Those of the system.
     roots: RootCertStore,
     named: Vec<Named>,
@@ -327,10 +333,26 @@ struct NamedOrSigned {
 }
 
 impl NamedOrSigned {
-    /// The verifier with the authorities that are valid now; `None`: it has none.
-    fn signed(&self, now: UnixTime) -> Result<Option<Arc<WebPkiServerVerifier>>, rustls::Error> {
+    fn new(
+        roots: RootCertStore,
+        named: Vec<Named>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let verifier = NamedOrSigned { signed: None, roots, named, provider };
+        Ok(NamedOrSigned { signed: verifier.signed_by(|_| true)?, ..verifier })
+    }
+
+    fn authorities(&self) -> impl Iterator<Item = &Named> {
+        self.named.iter().filter(|it| it.is_authority)
+    }
+
+    /// The verifier with these of the authorities.
+    fn signed_by(
+        &self,
+        counts: impl Fn(&Named) -> bool,
+    ) -> Result<Option<Arc<WebPkiServerVerifier>>, rustls::Error> {
         let mut roots = self.roots.clone();
-        for named in self.named.iter().filter(|it| it.is_authority && it.is_valid(now)) {
+        for named in self.authorities().filter(|it| counts(it)) {
             roots.add(named.certificate.clone())?;
         }
         if roots.is_empty() {
@@ -357,21 +379,20 @@ impl ServerCertVerifier for NamedOrSigned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if let Some(own) = self.named.iter().find(|it| it.certificate == *certificate) {
-            let expired = own.valid.end() < &(now.as_secs() as i64);
             verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
-            return match own.is_valid(now) {
-                true => Ok(ServerCertVerified::assertion()),
-                false if expired => Err(CertificateError::Expired.into()),
-                false => Err(CertificateError::NotValidYet.into()),
-            };
+            own.check_dates(now)?;
+            return Ok(ServerCertVerified::assertion());
         }
-        let signed = match self.signed(now)? {
-            Some(signed) => signed,
-            None if self.named.iter().any(|it| it.is_authority) => {
-                let why = rustls::OtherError(Arc::new(NoValidAuthority));
-                return Err(CertificateError::Other(why).into());
-            }
-            None => return Err(CertificateError::UnknownIssuer.into()),
+        let signed = match self.authorities().all(|it| it.check_dates(now).is_ok()) {
+            true => self.signed.clone(),
+            false => self.signed_by(|it| it.check_dates(now).is_ok())?,
+        };
+        let Some(signed) = signed else {
+            let why = match self.authorities().next() {
+                Some(_) => CertificateError::Other(OtherError(Arc::new(NoValidAuthority))),
+                None => CertificateError::UnknownIssuer,
+            };
+            return Err(why.into());
         };
         signed.verify_server_cert(certificate, others, name, ocsp, now)
     }

@@ -3,6 +3,7 @@
 
 mod algorithms;
 mod files;
+mod trust;
 
 use crate::support::answering::Server;
 use crate::support::authority::{Authority, Folder, Identity};
@@ -15,7 +16,6 @@ use consul_api::value::Value;
 use consul_client::Client;
 use consul_config::Config;
 use consul_config::connect::connect;
-use rcgen::{BasicConstraints, IsCa};
 use rustls::version::{TLS12, TLS13};
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -241,146 +241,6 @@ fn a_certificate_of_the_future_is_refused() {
     });
     let message = refusal(&world.client());
     assert!(message.contains("is not valid yet"), "{message}");
-}
-
-#[test]
-fn a_self_signed_certificate_must_be_trusted_itself_or_not_checked() {
-    let identity = Identity::self_signed(&["127.0.0.1"]);
-    let server = Server::tls(identity.server(None));
-    let folder = Folder::new();
-    let url = Value::from(format!("https://{}", server.address));
-    let other = folder.file("other.pem", Authority::new("other").pem());
-    let stranger = client(&[("endpoint", url.clone()), ("tls_ca_file", other.into())]);
-    assert!(refusal(&stranger).contains("not signed by a trusted authority"));
-    let itself = folder.file("itself.pem", &identity.certificate);
-    works(&client(&[("endpoint", url.clone()), ("tls_ca_file", itself.into())]));
-    works(&client(&[("endpoint", url), ("tls_verify", false.into())]));
-}
-
-/// As `openssl req -x509` makes it.
-#[test]
-fn an_authoritys_certificate_that_is_named_itself_is_trusted_as_any_other() {
-    let of_authority = |names: &[&str], years: [i32; 2]| {
-        Identity::self_signed_changed(names, |params| {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            [params.not_before, params.not_after] =
-                years.map(|year| rcgen::date_time_ymd(year, 1, 1));
-        })
-    };
-    let folder = Folder::new();
-    let itself = of_authority(&["127.0.0.1"], [1975, 4096]);
-    let leaf = Identity::self_signed(&["127.0.0.1"]);
-    let others =
-        folder.file("others.pem", format!("{}{}", leaf.certificate, Authority::new("a").pem()));
-    for (name, identity, why) in [
-        ("itself", &itself, None),
-        (
-            "of another host",
-            &of_authority(&["another.name"], [1975, 4096]),
-            Some("is for another.name"),
-        ),
-        ("expired", &of_authority(&["127.0.0.1"], [1975, 2021]), Some("has expired")),
-        ("of the future", &of_authority(&["127.0.0.1"], [4000, 4096]), Some("is not valid yet")),
-        ("without a name", &of_authority(&[], [1975, 4096]), Some("has no subjectAltName")),
-    ] {
-        for version in [&TLS12, &TLS13] {
-            let server = Server::tls(identity.server_of(None, &[version]));
-            let url = Value::from(format!("https://{}", server.address));
-            let file = folder.file(&format!("{name}.pem"), &identity.certificate);
-            let path = folder.path(name).to_str().expect("a path of text").to_owned();
-            std::fs::create_dir_all(&path).expect("a folder");
-            folder.file(&format!("{name}/one.pem"), &identity.certificate);
-            for (option, place) in [("tls_ca_file", file), ("tls_ca_path", path)] {
-                let client = client(&[("endpoint", url.clone()), (option, place.into())]);
-                match why {
-                    None => works(&client),
-                    Some(why) => {
-                        let message = refusal(&client);
-                        assert!(message.contains(why), "{name}: {message}");
-                    }
-                }
-            }
-            let stranger = client(&[("endpoint", url), ("tls_ca_file", others.as_str().into())]);
-            let message = refusal(&stranger);
-            assert!(
-                message.contains("certificate is") || message.contains("certificate has"),
-                "{message}"
-            );
-            assert!(!message.contains("OtherError"), "{message}");
-        }
-    }
-}
-
-/// The key of a server's own certificate makes no others, and an authority's dates count.
-#[test]
-fn only_an_authority_that_is_valid_now_makes_certificates() {
-    let authority = |years: [i32; 2]| {
-        Authority::new_changed("authority", |params| {
-            [params.not_before, params.not_after] =
-                years.map(|year| rcgen::date_time_ymd(year, 1, 1));
-        })
-    };
-    let (root, folder) = (authority([1975, 4096]), Folder::new());
-    // A leaf that another authority has signed, and one that is self-signed.
-    let of_root = Authority::of_leaf(Some(&root));
-    let of_itself = Authority::of_leaf(None);
-    let unsigned = "not signed by a trusted authority";
-    let late =
-        "each authority that tls_ca_file or tls_ca_path names has expired, or is not valid yet";
-    for (name, signer, why) in [
-        ("valid", &root, None),
-        ("a leaf of an authority", &of_root, Some(unsigned)),
-        ("a leaf of its own", &of_itself, Some(unsigned)),
-        ("expired", &authority([1975, 2021]), Some(late)),
-        ("of the future", &authority([4000, 4096]), Some(late)),
-    ] {
-        let identity = signer.sign(&["127.0.0.1"]);
-        for version in [&TLS12, &TLS13] {
-            let server = Server::tls(identity.server_of(None, &[version]));
-            let url = Value::from(format!("https://{}", server.address));
-            let file = folder.file(&format!("{name}.pem"), signer.pem());
-            let client = client(&[("endpoint", url), ("tls_ca_file", file.into())]);
-            match why {
-                None => works(&client),
-                Some(why) => assert!(refusal(&client).contains(why), "{name}"),
-            }
-        }
-    }
-}
-
-/// Also one that an unknown authority has signed.
-#[test]
-fn a_leaf_that_is_named_itself_is_trusted() {
-    let (authority, folder) = (Authority::new("unknown"), Folder::new());
-    let leaf = authority.sign(&["127.0.0.1"]);
-    let file = folder.file("leaf.pem", &leaf.certificate);
-    let server = Server::tls(leaf.server(None));
-    let url = Value::from(format!("https://{}", server.address));
-    works(&client(&[("endpoint", url), ("tls_ca_file", file.as_str().into())]));
-    let server = Server::tls(authority.sign(&["127.0.0.1"]).server(None));
-    let url = Value::from(format!("https://{}", server.address));
-    let message = refusal(&client(&[("endpoint", url), ("tls_ca_file", file.into())]));
-    assert!(message.contains("not signed by a trusted authority"), "{message}");
-}
-
-/// Who has only the certificate that is named, and not its key, is not trusted.
-#[test]
-fn a_server_without_the_key_of_a_named_certificate_is_refused() {
-    let named = Identity::self_signed_changed(&["127.0.0.1"], |params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    });
-    let folder = Folder::new();
-    let file = folder.file("named.pem", &named.certificate);
-    let another = Identity::self_signed_changed(&["127.0.0.1"], |params| {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    });
-    let server = Server::tls(another.server(None));
-    let url = Value::from(format!("https://{}", server.address));
-    let message = refusal(&client(&[("endpoint", url), ("tls_ca_file", file.into())]));
-    assert!(
-        message.contains("that of an authority, and not one that tls_ca_file names"),
-        "{message}"
-    );
 }
 
 #[test]
