@@ -21,6 +21,9 @@ pub struct Disk {
     pub is_full: AtomicBool,
     /// The function that fails, of which the others know nothing.
     pub broken: Mutex<Option<&'static str>>,
+    /// Whether that function has done its work when it fails, and how many of its calls do not fail.
+    pub fails_late: AtomicBool,
+    pub works_before: AtomicUsize,
     /// Whether nothing of it returns.
     hangs: watch::Sender<bool>,
     /// Whether it can be flushed.
@@ -53,10 +56,22 @@ impl Disk {
         if self.is_full.load(Relaxed) && ["apply", "keep"].contains(&function) {
             return Err(Error::new(Kind::NotReady, "the disk is full"));
         }
-        if *self.broken.lock().expect("no panic elsewhere") == Some(function) {
-            return Err(Error::new(Kind::Http, format!("{function} is broken")));
+        self.check(function, false)
+    }
+
+    /// After a change.
+    fn end<T>(&self, function: &str, done: T) -> Result<T, Error> {
+        self.check(function, true).map(|()| done)
+    }
+
+    fn check(&self, function: &str, is_late: bool) -> Result<(), Error> {
+        let is_broken = *self.broken.lock().expect("no panic elsewhere") == Some(function);
+        let is_due = is_broken && self.fails_late.load(Relaxed) == is_late;
+        let works = |left: usize| left.checked_sub(1);
+        match is_due && self.works_before.fetch_update(Relaxed, Relaxed, works).is_err() {
+            true => Err(Error::new(Kind::Http, format!("{function} is broken"))),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// All records of the first shards, also deleted ones.
@@ -79,7 +94,7 @@ impl Storage for Disk {
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }
-            self.memory.apply(shard, records).await
+            self.end("apply", self.memory.apply(shard, records).await?)
         })
     }
 
@@ -105,14 +120,14 @@ impl Storage for Disk {
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.begin("purge").await?;
-            self.memory.purge(shard, below).await
+            self.end("purge", self.memory.purge(shard, below).await?)
         })
     }
 
     fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.begin("drop").await?;
-            self.memory.drop_shard(shard).await
+            self.end("drop", self.memory.drop_shard(shard).await?)
         })
     }
 
@@ -120,7 +135,7 @@ impl Storage for Disk {
         let keep = self.memory.keep(name, value);
         Box::pin(async move {
             self.begin("keep").await?;
-            keep.await
+            self.end("keep", keep.await?)
         })
     }
 

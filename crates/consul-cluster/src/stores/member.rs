@@ -121,11 +121,13 @@ pub(super) struct Member {
 
 impl Member {
     /// Opens the storage of a store: finds out whether it is the disk that the node had before. `lost` is
-    /// the mark of this process's last opening, if that was an old copy.
+    /// the mark of this process's last opening, if that was an old copy; `tried` are the openings since, which
+    /// the storage may have kept although it failed.
     pub async fn open(
         store: &Store,
         storage: Arc<dyn Storage>,
         lost: Option<&DiskMark>,
+        tried: &mut Vec<Opening>,
     ) -> Result<Arc<Self>, Error> {
         let (options, cluster) = (&store.options, &store.cluster);
         let this_boot = os::boot_id();
@@ -146,7 +148,10 @@ impl Member {
             ));
         }
         let opened = mark.as_ref().map(|mark| mark.opening);
-        if lost.is_some_and(|lost| Some(lost.opening) != opened) {
+        let is_ours = |own: &DiskMark| {
+            opened.is_some_and(|opened| opened == own.opening || tried.contains(&opened))
+        };
+        if lost.is_some_and(|lost| !is_ours(lost)) {
             return Err(taken());
         }
         let id = mark.as_ref().and_then(|mark| mark.id);
@@ -204,6 +209,7 @@ impl Member {
                 "{why}: it may lack records, does not count before it has those of others, and keeps what it has"
             );
         }
+        tried.push(next.opening);
         storage.keep(DISK, next.encode().into()).await?;
         let transfer = Transfer {
             holder: Arc::new(holder),

@@ -312,15 +312,16 @@ impl Store {
         };
         // The sender lives as long as the cluster.
         _ = self.cluster.changes().wait_for(has_joined).await;
-        let mut lost = None;
+        let (mut lost, mut tried) = (None, Vec::new());
         loop {
             let opened = tokio::select! {
                 biased;
                 never = self.announce() => match never {},
-                opened = Member::open(self, Arc::clone(storage) as _, lost.as_ref()) => opened,
+                opened = Member::open(self, Arc::clone(storage) as _, lost.as_ref(), &mut tried) => opened,
             };
             match opened {
                 Ok(member) => {
+                    tried.clear();
                     *lock(&self.member) = Some(Arc::clone(&member));
                     lost = Some(member.run(self, storage).await);
                 }

@@ -1,6 +1,7 @@
 //! A node is ready when all of its replicas are there, and tells what its storage does not do.
 
 use super::*;
+use std::sync::atomic::Ordering;
 
 impl Cases {
     fn break_it(&self, disk: &Disk, function: Option<&'static str>) {
@@ -50,6 +51,36 @@ fn a_function_that_fails_is_told_until_it_works_again() {
         cases.is_told(&nodes[2], function);
         cases.break_it(&nodes[2].disk, None);
         cases.ends(&nodes[2]);
+    }
+}
+
+/// As a storage that reports an error of its disk after the change: nobody but this process has opened it.
+#[test]
+fn a_storage_that_fails_after_its_work_is_used_again_when_it_works() {
+    for function in ["keep", "apply", "drop"] {
+        // An old copy is opened a second time once the map says that it is one.
+        for works_before in 0..8 {
+            let (cases, nodes) = Cases::filled(3);
+            let copy = cases.copy_of(&nodes[1].disk);
+            cases.kill(&nodes[1]);
+            let again = cases.start("n2", &nodes[1].disk);
+            cases.world.wait(Duration::from_secs(20));
+            cases.fill(&nodes[0], "after");
+            cases.kill(&again);
+            copy.fails_late.store(true, Ordering::Relaxed);
+            copy.works_before.store(works_before, Ordering::Relaxed);
+            cases.break_it(&copy, Some(function));
+            let back = cases.start("n2", &copy);
+            cases.world.wait(Duration::from_secs(30));
+            cases.break_it(&copy, None);
+            cases.wait_until(120, || back.store.checked().is_err() || back.is_settled(3));
+            let fails = (function, works_before);
+            assert!(back.store.checked().is_ok(), "{fails:?}: {:?}", back.store.checked());
+            cases.ends(&back);
+            cases.kill(&nodes[0]);
+            cases.has(&back, "before");
+            cases.has(&back, "after");
+        }
     }
 }
 
