@@ -169,24 +169,50 @@ for name, loop in pairs(LOOPS) do
       })
     end)
 
-    it("a watch that another coroutine closes ends its waits", function()
-      local watch, kind
-      run({
-        function()
-          watch = assert(client:watch("kv_get", key))
+    it("what another coroutine closes ends its waits", function()
+      local waiting = {
+        watch = function()
+          local watch = assert(client:watch("kv_get", key))
           assert(watch:next())
-          kind = support.kind(watch:next())
+          return watch, watch.next, "closed"
         end,
-        function()
-          repeat
-            assert(client:kv_get(key))
-          until watch
-          local _, _, meta = assert(client:kv_get(key))
-          client:kv_get(key, { index = meta.index, wait = "1s" })
-          watch:close()
+        views = function()
+          local views = assert(client:service_views({ key }))
+          assert(views:ready())
+          assert(views:next())
+          return views, views.next, "closed"
         end,
-      })
-      assert.equal("closed", kind)
+        lock = function()
+          local lock = assert(client:lock(key .. "-lock"))
+          assert(lock:acquire())
+          return lock, lock.next_event
+        end,
+        semaphore = function()
+          local semaphore = assert(client:semaphore(key .. "-semaphore", 1))
+          assert(semaphore:acquire())
+          return semaphore, semaphore.next_event
+        end,
+      }
+      for name, begin in pairs(waiting) do
+        local object, kind
+        run({
+          function()
+            local opened, wait, expected = begin()
+            object = opened
+            local results = { wait(opened) }
+            kind = results[1] == false and results[3].kind
+            assert.equal(expected, kind or nil, name)
+          end,
+          function()
+            repeat
+              assert(client:kv_get(key))
+            until object
+            local _, _, meta = assert(client:kv_get(key))
+            client:kv_get(key, { index = meta.index, wait = "1s" })
+            object:close()
+          end,
+        })
+      end
     end)
 
     it("views of many services become ready, and tell what changed", function()

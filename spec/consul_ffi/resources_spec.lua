@@ -113,6 +113,57 @@ describe("a process", function()
     watching:close()
   end)
 
+  it("closes the descriptors of what is closed and of locks that are released, without the collector", function()
+    local function eventfds()
+      local count = 0
+      for _, name in ipairs(entries("/proc/self/fd")) do
+        local target = lfs.symlinkattributes("/proc/self/fd/" .. name, "target")
+        count = count + (target and target:match("eventfd") and 1 or 0)
+      end
+      return count
+    end
+    local looks = {
+      watch = { "kv_get", key, look = "poll" },
+      service_view = { "consul", look = "ready" },
+      service_views = { { "consul" }, look = "next" },
+      lock = { key .. "-lock", look = "poll" },
+      semaphore = { key .. "-semaphore", 1, look = "poll" },
+    }
+    collectgarbage("stop")
+    for method, how in pairs(looks) do
+      local function opened()
+        local object = assert(client[method](client, how[1], how[2]))
+        local before = eventfds()
+        assert(object:fd())
+        assert.equal(before + 1, eventfds(), method)
+        object[how.look](object, 0)
+        return object, before
+      end
+      local object, before = opened()
+      object:close()
+      assert.equal(before, eventfds(), method)
+      if object.release then
+        object, before = opened()
+        assert(object:acquire())
+        assert(object:release())
+        assert.equal(before, eventfds(), method .. ":release")
+        -- The next one has another descriptor.
+        assert(object:acquire())
+        assert(object:fd())
+        object:close()
+      end
+      -- Somebody may wait for this one: it stays, and can be read, until the object is closed again.
+      object, before = opened()
+      local fd = object:fd()
+      object:close()
+      assert.equal(before + 1, eventfds(), method)
+      assert.is_true(support.readable == nil or support.readable(fd, 0))
+      object:close()
+      assert.equal(before, eventfds(), method)
+    end
+    collectgarbage("restart")
+  end)
+
   it("leaks nothing with 1,000 garbage-collected clients", function()
     assert_no_leak(1000, function(count)
       for i = 1, count do

@@ -32,6 +32,8 @@ pub struct Lock {
     profile: Profile,
     /// None: it was closed.
     open: RefCell<Option<Rc<Open>>>,
+    /// The job of a closed lock, while an event loop may have to learn of that.
+    awaited: RefCell<Option<Rc<Job<AttemptEvent>>>>,
     /// The process that created this, counted in forks.
     generation: u32,
 }
@@ -41,7 +43,7 @@ struct Open {
     /// Keeps the worker of the handle.
     background: Arc<Background>,
     /// Created for the first attempt, or for the descriptor.
-    handle: OnceCell<(Arc<LockHandle>, Job<AttemptEvent>)>,
+    handle: OnceCell<(Arc<LockHandle>, Rc<Job<AttemptEvent>>)>,
     /// The last attempt, and whether its last event was reported.
     attempt: Cell<(AttemptId, bool)>,
 }
@@ -51,7 +53,13 @@ impl Lock {
         let handle = OnceCell::new();
         let open = Rc::new(Open { background, handle, attempt: Cell::new((0, true)) });
         let generation = os::fork_generation();
-        Lock { spec, profile, open: RefCell::new(Some(open)), generation }
+        Lock {
+            spec,
+            profile,
+            open: RefCell::new(Some(open)),
+            awaited: RefCell::default(),
+            generation,
+        }
     }
 
     /// The name in messages: `lock "k"`.
@@ -81,14 +89,14 @@ impl Lock {
     fn handle<'o>(
         &self,
         open: &'o Open,
-    ) -> Result<&'o (Arc<LockHandle>, Job<AttemptEvent>), Error> {
+    ) -> Result<&'o (Arc<LockHandle>, Rc<Job<AttemptEvent>>), Error> {
         if let Some(handle) = open.handle.get() {
             return Ok(handle);
         }
         let worker = open.background.worker(&self.profile);
         let handle = worker.and_then(|worker| LockHandle::new(&worker, self.spec.clone()));
-        let handle = handle.map_err(|error| error.context(&self.name()))?;
-        Ok(open.handle.get_or_init(|| handle))
+        let (handle, job) = handle.map_err(|error| error.context(&self.name()))?;
+        Ok(open.handle.get_or_init(|| (handle, Rc::new(job))))
     }
 
     /// The last lease, which may have ended.
@@ -135,9 +143,17 @@ impl Lock {
         if self.belongs_to_parent() {
             // To drop it would wake the parent's connections in a copy of its background.
             mem::forget(open);
-        } else if let Some((handle, _)) = open.as_ref().and_then(|open| open.handle.get()) {
+            return;
+        }
+        let opened = open.as_ref().and_then(|open| open.handle.get());
+        let awaited = opened.map(|(_, job)| Rc::clone(job)).filter(|job| job.is_awaited());
+        if let Some((handle, _)) = opened {
             end(Arc::clone(handle));
         }
+        if let Some(job) = &awaited {
+            job.cancel();
+        }
+        self.awaited.replace(awaited);
     }
 }
 
@@ -410,10 +426,14 @@ impl Lock {
         Job::start(&executor, stream::once(put))
     }
 
+    /// Releases it, or cancels the attempt that waits, and closes the descriptor.
     fn release(&self) -> Result<Job<CallResult>, Error> {
         let done: IntoValues = Box::new(|_| Ok(Outcome::Success(LuaValue::Nil, LuaValue::Nil)));
-        if self.opened()?.handle.get().is_some_and(|(handle, _)| handle.cancel()) {
-            return Ok(Job::completed(Ok(done)));
+        if let Some((handle, job)) = self.opened()?.handle.get() {
+            job.close_fd();
+            if handle.cancel() {
+                return Ok(Job::completed(Ok(done)));
+            }
         }
         let (executor, lease) = self.granted()?;
         let release = async move { lease.release().await.map(|()| done) };

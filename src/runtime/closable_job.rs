@@ -18,8 +18,8 @@ pub struct ClosableJob<T> {
     label: String,
     /// None: it was closed.
     job: RefCell<Option<Rc<Job<T>>>>,
-    /// The job after [`ClosableJob::end`].
-    ended: RefCell<Option<Rc<Job<T>>>>,
+    /// The job after [`ClosableJob::end`], while an event loop may have to learn of that.
+    awaited: RefCell<Option<Rc<Job<T>>>>,
 }
 
 impl<T> ClosableJob<T> {
@@ -29,7 +29,7 @@ impl<T> ClosableJob<T> {
             object,
             label,
             job: RefCell::new(Some(Rc::new(job))),
-            ended: RefCell::default(),
+            awaited: RefCell::default(),
         }
     }
 
@@ -91,14 +91,12 @@ impl<T> ClosableJob<T> {
         }
     }
 
-    /// As [`ClosableJob::close`], but the descriptor stays open, and readable, as long as the object lives: an event loop
-    /// that waits for it would not notice that it is closed.
+    /// As [`ClosableJob::close`], but a descriptor for which another coroutine may wait stays open, and readable, until
+    /// this is called again or the object is collected.
     pub fn end(&self) {
         let job = self.job.borrow().clone();
         self.close();
-        if job.is_some() {
-            self.ended.replace(job);
-        }
+        self.awaited.replace(job.filter(|job| job.is_awaited()));
     }
 }
 

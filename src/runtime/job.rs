@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub struct Job<T> {
     /// None: the job was complete from the beginning.
     task: Option<Task>,
     generation: u32,
+    /// Whether the program has asked for the descriptor since it looked last.
+    is_awaited: AtomicBool,
     /// With which a client of the process's unix socket waits for it.
     ticket: OnceLock<Ticket>,
 }
@@ -126,7 +129,13 @@ impl<T: Send + 'static> Job<T> {
     }
 
     fn new(queue: Arc<Queue<T>>, task: Option<Task>) -> Self {
-        Job { queue, task, generation: os::fork_generation(), ticket: OnceLock::new() }
+        Job {
+            queue,
+            task,
+            generation: os::fork_generation(),
+            is_awaited: AtomicBool::default(),
+            ticket: OnceLock::new(),
+        }
     }
 
     /// The ticket for a wait at the process's unix socket. The first call's `cancel` is called when a client goes away
@@ -169,12 +178,13 @@ impl<T> Job<T> {
         Ok(self.queue.next())
     }
 
-    /// On a manual clock, runs work as far as it gets without a move of the clock. The background
-    /// thread does so by itself.
+    /// Before the program looks at what there is: on a manual clock, runs work as far as it gets without a move of the
+    /// clock. The background thread does so by itself.
     ///
     /// # Errors
     /// As [`Job::start`].
     pub fn run_pending(&self) -> Result<(), Error> {
+        self.is_awaited.store(false, Ordering::Relaxed);
         match &self.task {
             Some(Task::Clock(clock, _)) => in_runtime(|_| clock.run_until_stalled()),
             _ => Ok(()),
@@ -236,7 +246,21 @@ impl<T> Job<T> {
     /// # Errors
     /// If the descriptor cannot be created.
     pub fn fd(&self) -> io::Result<RawFd> {
+        self.is_awaited.store(true, Ordering::Relaxed);
         self.queue.lock().fd()
+    }
+
+    /// Whether the program has asked for the descriptor since it looked last: an event loop may wait for it, and would not
+    /// notice that it is closed.
+    pub fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
+    }
+
+    /// Closes the descriptor, unless somebody may wait for it.
+    pub fn close_fd(&self) {
+        if !self.is_awaited() {
+            self.queue.lock().event_fd = None;
+        }
     }
 
     /// Ends the work. Queued results stay, and none is added.

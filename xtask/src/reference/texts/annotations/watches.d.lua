@@ -32,7 +32,8 @@ function Watch:poll() end
 ---@return fun(): consul_ffi.Change?, consul_ffi.Meta? iterator
 function Watch:changes() end
 
----A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it.
+---A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it. `close` closes it,
+---unless `poll` was not called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -99,7 +100,8 @@ function ServiceView:all() end
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
 
----A descriptor for poll(2), readable once Consul has answered. Do not read or close it.
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless nothing
+---else was called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -154,7 +156,8 @@ function ServiceViews:names() end
 ---@return consul_ffi.ServiceView? view nil if there is none
 function ServiceViews:view(service) end
 
----A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it.
+---A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it. `close` closes
+---it, unless neither was called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
