@@ -209,9 +209,14 @@ impl Agent {
         let mut seen = options.index;
         let mut was_missing = false;
         let mut index = ResultIndex::new(0);
+        // As the token had rights at the last change.
+        let mut last = None;
         let news = |state: &mut State| {
-            if let Some(refusal) = forbidden(read, state, call) {
-                return Some(refusal);
+            if state.acl.is_enabled() {
+                match allowed(read, state, call) {
+                    Ok(reply) => last = Some(reply),
+                    Err(refusal) => return Some(refusal),
+                }
             }
             index = (read.index)(state, call);
             if was_missing && index.missing {
@@ -219,11 +224,14 @@ impl Agent {
             }
             was_missing = index.missing;
             let is_news = options.index == 0 || index.value > seen;
-            is_news.then(|| read.reply(state, call))
+            is_news.then(|| last.take().unwrap_or_else(|| read.reply(state, call)))
         };
-        let reply = match self.wait_for(read.topics, call, options.wait, jitter, news).await {
+        // A stream ends with its token.
+        let token = streams.then_some(Topic::Tokens);
+        let topics = || (read.topics)(call).into_iter().chain(token).collect();
+        let reply = match self.wait_for(topics, options.wait, jitter, news).await {
             Some(reply) => reply,
-            None => self.with(|state| read.reply(state, call)),
+            None => last.unwrap_or_else(|| self.with(|state| read.reply(state, call))),
         };
         if is_error(&reply) && !is_missing_entry(read.headers, &reply) {
             return failed(read.headers, reply);
@@ -271,7 +279,8 @@ impl Agent {
             is_news.then(|| (read.answer)(state, call))
         };
         let jitter = options.wait / JITTER_PART;
-        match self.wait_for(read.topics, call, options.wait, jitter, news).await {
+        let topics = || (read.topics)(call);
+        match self.wait_for(topics, options.wait, jitter, news).await {
             Some(reply) => reply,
             None => self.with(|state| (read.answer)(state, call)),
         }
@@ -281,8 +290,7 @@ impl Agent {
     /// topics. `None` if `wait`, plus up to `jitter`, is over first.
     async fn wait_for<R>(
         &self,
-        topics: fn(&Call) -> Vec<Topic>,
-        call: &Call,
+        topics: impl FnOnce() -> Vec<Topic>,
         wait: Duration,
         jitter: Duration,
         mut news: impl FnMut(&mut State) -> Option<R>,
@@ -290,7 +298,7 @@ impl Agent {
         let begun = self.with(|state| match news(state) {
             Some(reply) => Err(reply),
             None => {
-                let (topics, waiter) = (topics(call), Arc::new(Notify::new()));
+                let (topics, waiter) = (topics(), Arc::new(Notify::new()));
                 let deadline = state.now + wait + jitter.mul_f64(state.rng.f64());
                 let id = state.watches.add(&topics, &waiter);
                 Ok((deadline, waiter, state.restores, Subscription { agent: self, topics, id }))
@@ -337,21 +345,24 @@ fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
         && call.query.get("near").is_empty()
 }
 
-/// The error for a caller without the permission, which is sent without a wait.
-fn forbidden(read: &Read, state: &State, call: &Call) -> Option<Reply> {
-    if !state.acl.is_enabled() {
-        return None;
-    }
+/// The reply to a caller.
+///
+/// # Errors
+/// The reply to one without the permission, which is sent without a wait.
+fn allowed(read: &Read, state: &State, call: &Call) -> Result<Reply, Reply> {
     let reply = read.reply(state, call);
     if is_missing_entry(read.headers, &reply) {
-        return None;
+        return Ok(reply);
     }
     if is_error(&reply) {
-        return Some(reply);
+        return Err(reply);
     }
     // The roots of the mesh are public, whatever token the request has.
     let is_open = call.endpoint.path.ends_with("/ca/roots");
-    state.authority(call).known().err().filter(|_| !is_open).map(Reply::from)
+    match state.authority(call).known() {
+        Err(refusal) if !is_open => Err(refusal.into()),
+        _ => Ok(reply),
+    }
 }
 
 /// Whether the reply is an error. An empty result alone is not one.

@@ -138,6 +138,44 @@ fn a_blocking_query_shows_what_may_be_read_when_it_wakes() {
     assert_eq!(forbidden.answer().expect("at once").status(), 403);
 }
 
+/// As 1.21 does it: the stream of a service's instances ends with its token, other queries end after their wait with what
+/// the token could read at the last change.
+#[test]
+fn a_waiting_query_whose_token_is_deleted_ends_as_its_backend_does() {
+    let world = World::with_acl();
+    let write = |path: &str, body: &str| {
+        world.send_as(MANAGEMENT, Method::PUT, path, body);
+    };
+    write("kv/a", "1");
+    write("agent/service/register", r#"{"Name":"web"}"#);
+    let rules = "key_prefix \"\" { policy = \"read\" } service_prefix \"\" { policy = \"read\" } \
+                 node_prefix \"\" { policy = \"read\" }";
+    let paths = [
+        "health/service/web",
+        "catalog/service/web",
+        "catalog/services",
+        "health/node/node-1",
+        "kv/a",
+    ];
+    for (number, path) in (0..).zip(paths.into_iter().cycle().take(2 * paths.len())) {
+        let token = token(&world, &format!("p{number}"), rules);
+        let secret = text(&token["SecretID"]);
+        let before = world.send_as(&secret, Method::GET, path, "");
+        let index = if number < paths.len() { before.index() } else { 9999 };
+        let mut watch = world.watch(&format!("{path}?index={index}&wait=10s&token={secret}"));
+        assert!(watch.waits(), "{path}");
+        let accessor = format!("acl/token/{}", text(&token["AccessorID"]));
+        world.send_as(MANAGEMENT, Method::DELETE, &accessor, "");
+        if path.starts_with("health/service") {
+            assert_eq!(watch.answer().expect("at once").text(), "ACL not found");
+            continue;
+        }
+        assert!(watch.waits(), "{path}");
+        world.advance(Duration::from_secs(11));
+        assert_eq!(watch.answer().expect("after the wait").text(), before.text(), "{path}");
+    }
+}
+
 #[test]
 fn listing_keys_can_be_a_right_of_its_own() {
     let acl = Acl {
