@@ -53,6 +53,27 @@ pub fn is_secret(path: &str) -> bool {
     there.peek().is_none() || there.any(|endpoint| endpoint.secret)
 }
 
+/// The endpoint of a request to any path; `None`: none has this path, or a parameter of the query asks for an answer of
+/// another form.
+pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static Endpoint> {
+    let names = || {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        pairs.filter_map(|pair| pair.split('=').next())
+    };
+    if names().any(|name| ["raw", "format"].contains(&name)) {
+        return None;
+    }
+    let is_it = |endpoint: &&Endpoint| {
+        let fixed = endpoint.fixed_query;
+        *method == http::Method::from(endpoint.method)
+            && endpoint.is_at(uri.path())
+            && (fixed.is_empty() || names().any(|name| name == fixed))
+    };
+    // `/v1/acl/token/self` is no token's id, and of a key's rows that of the query is meant.
+    let literal = |path: &str| path.split('/').filter(|it| !it.starts_with('{')).count();
+    endpoints().filter(is_it).max_by_key(|it| (it.fixed_query.len(), literal(it.path)))
+}
+
 /// The endpoint of the method with this name.
 pub fn endpoint(name: &str) -> Option<&'static Endpoint> {
     endpoints().find(|endpoint| endpoint.name == name)

@@ -8,7 +8,7 @@ pub use meta::{EntryMeta, HEADERS, Meta};
 pub use refusal::retry_after;
 
 use super::request::Request;
-use super::table::{Absent, Endpoint, Form, Reply};
+use super::table::{Absent, Endpoint, Form, Location, Param, Reply};
 use super::tape::{Item, NotTheAnswer, Tape};
 use super::value::Value;
 use crate::error::{Error, Kind};
@@ -62,6 +62,11 @@ impl Request {
     /// [`Kind::Decode`] if this is not Consul's answer to the request.
     pub fn check(&self, response: Response<Bytes>) -> Result<Success, Error> {
         let mut meta = Meta::of(response.headers());
+        if let Some(error) = self.known().and_then(|known| known.check(response.clone()).err())
+            && error.kind() == Kind::Decode
+        {
+            return Err(error);
+        }
         if self.full_response {
             return Ok(Success { tape: Tape::from(&whole(response)), meta });
         }
@@ -91,6 +96,21 @@ impl Request {
             true => Ok(Success { tape: Tape::done(), meta }),
             false => Err(error),
         }
+    }
+
+    /// The request to any path as that of the endpoint that the path is of.
+    fn known(&self) -> Option<Request> {
+        let is_raw = self.endpoint.reply == Reply::Body;
+        let at = || crate::endpoint_at(self.http.method(), self.http.uri());
+        let endpoint = is_raw.then(at).flatten()?;
+        let query = self.http.uri().query().unwrap_or_default();
+        let is_there = |param: &&Param| match param.location {
+            Location::Query(name) => query.split('&').any(|it| it.split('=').next() == Some(name)),
+            _ => false,
+        };
+        let guard = endpoint.all_options().filter(is_there).find_map(|param| param.guards);
+        let secret = self.secret || endpoint.secret;
+        Some(Request { endpoint, guard, secret, full_response: false, ..self.clone() })
     }
 
     /// Refuses a body that is compressed, which only a faulty proxy does: requests do not accept it.

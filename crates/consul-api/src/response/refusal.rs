@@ -27,7 +27,7 @@ impl Request {
         }
         if response.status().is_success()
             || status == 404 && self.is_anothers(response)
-            || !is_transient(status, text) && self.is_foreign(response)
+            || self.is_foreign(response, text)
         {
             if response.status().is_redirection() {
                 return self.strange(redirection(response.headers())).with_status(status);
@@ -76,9 +76,11 @@ impl Request {
         !is_raw && !self.is_missing(response) && !self.is_unknown_endpoint(response)
     }
 
-    /// Whether what has another status than 404 and a success is a page or JSON of another program: Consul's errors are plain
-    /// text, and its redirects lead to a path of its own.
-    fn is_foreign(&self, response: &Response<Bytes>) -> bool {
+    /// Whether what has another status than 404 and a success is another program's: Consul's errors are plain text, it has
+    /// few statuses, and its redirects lead to a path of its own.
+    ///
+    /// Source: `wrap` in Consul's agent/http.go, and the other places in the folder agent that set a status.
+    fn is_foreign(&self, response: &Response<Bytes>, text: &str) -> bool {
         // A path without a row may say anything.
         if self.endpoint.reply == Reply::Body {
             return false;
@@ -87,8 +89,15 @@ impl Request {
             return redirected_to(response.headers())
                 .is_none_or(|to| !to.contains(self.api_path()));
         }
-        let begins = response.body().trim_ascii_start().first();
-        begins.is_some_and(|byte| b"<{[".contains(byte))
+        let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+        match response.status().as_u16() {
+            400 | 413 | 415 | 500 => text.is_empty() || begins(&["<", "{", "["]),
+            401 => !begins(UNAUTHORIZED),
+            403 => !contains_any(&text.to_lowercase(), FORBIDDEN),
+            405 => !begins(&["method "]),
+            404 => false,
+            status => !is_transient(status, text),
+        }
     }
 
     /// The fixed part of the row's path: `/v1/kv/`.
@@ -400,6 +409,19 @@ const RATE_LIMITED: &str = "rate limit exceeded";
 /// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
 const NOT_FORWARDED: &str = "rpc error getting client";
 
+/// How the texts of Consul's 401 begin.
+const UNAUTHORIZED: &[&str] =
+    &["ACL support disabled", "Supplied token does not exist", "Coordinate support disabled"];
+
+/// What the texts of Consul's 403 have, in lower case.
+const FORBIDDEN: &[&str] = &[
+    "permission denied",
+    "acl not found",
+    "endpoint is blocked",
+    "access is restricted",
+    "invalid permissions",
+];
+
 /// Texts that leave open whether the request was applied.
 const UNDECIDED: &[&str] = &["leadership lost while committing log", "rpc error"];
 
@@ -427,6 +449,8 @@ fn maybe_applied(status: u16, text: &str) -> bool {
             !contains_any(text, NO_LEADER) && !contains_any(text, &nothing_done)
         }
         503 => !text.contains(RATE_LIMITED),
+        // A proxy that got no answer in time says so too.
+        408 => true,
         _ => status > 500,
     }
 }
