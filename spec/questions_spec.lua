@@ -1,5 +1,6 @@
--- The messages in the headings of docs/faq.md are those that the module prints: a reader searches for them.
+-- Each heading of docs/faq.md is provoked. A message in one is as the module prints it: a reader searches for it.
 local consul_ffi = require("consul_ffi")
+local managers = require("spec.consul_production.support")
 local socket = require("socket")
 local support = require("spec.support")
 
@@ -9,16 +10,26 @@ local ELSEWHERE = {
   ["this build of consul_ffi is for LuaJIT, but Lua 5.1 loads it"] = true,
 }
 
--- The messages, of which `…` stands for any text.
-local function messages()
-  local file = assert(io.open("docs/faq.md"))
+-- The headings and their texts, in their order.
+local function sections()
   local found = {}
-  for line in file:lines() do
-    for message in line:sub(1, 4) == "## `" and line:gmatch("`(.-)`") or function() end do
-      found[#found + 1] = message
+  for line in io.lines("docs/faq.md") do
+    local heading = line:match("^## (.*)")
+    if heading then
+      found[#found + 1] = { heading = heading, text = "" }
+    elseif #found > 0 then
+      found[#found].text = found[#found].text .. line .. "\n"
     end
   end
-  file:close()
+  return found
+end
+
+-- The messages in a heading, of which `…` stands for any text; none in one that is a question.
+local function messages(heading)
+  local found = {}
+  for message in heading:sub(1, 1) == "`" and heading:gmatch("`(.-)`") or function() end do
+    found[#found + 1] = message
+  end
   return found
 end
 
@@ -32,7 +43,7 @@ if not support.simulated then
   return
 end
 
-describe("a message in a heading of the questions", function()
+describe("a heading of the questions", function()
   local agent, opened
 
   before_each(function()
@@ -43,6 +54,7 @@ describe("a message in a heading of the questions", function()
     for _, object in ipairs(opened) do
       object:close()
     end
+    managers.close()
   end)
 
   local function keep(object)
@@ -66,16 +78,42 @@ describe("a message in a heading of the questions", function()
     }, config)))
   end
 
-  -- What a call says to this answer, which a program on the port of the agent sends.
-  local function said_to(answer)
-    local server = keep(assert(socket.bind("127.0.0.1", 0)))
-    local _, port = server:getsockname()
-    local handle = keep(consul_ffi.new({ endpoint = "127.0.0.1:" .. port, retry_count = 0 })):start("kv_get", "key")
-    local connection = keep(assert(server:accept()))
+  -- A server on the port of an agent.
+  local function server()
+    local listening = keep(assert(socket.bind("127.0.0.1", 0)))
+    listening:settimeout(60)
+    return listening, select(2, listening:getsockname())
+  end
+
+  -- Takes the next connection to a server. Returns it and the first line of its request.
+  local function take(listening)
+    local connection = keep(assert(listening:accept()))
+    connection:settimeout(60)
+    local request = assert(connection:receive("*l"))
     repeat
       local line = assert(connection:receive("*l"))
     until line == ""
-    assert(connection:send(answer))
+    return connection, request
+  end
+
+  local function send(connection, status, headers, body)
+    local head = "HTTP/1.1 %s\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+    assert(connection:send(head:format(status, headers, #body, body)))
+    connection:close()
+  end
+
+  -- Sends Consul's answer: the entry of the key `key`.
+  local function send_entry(connection, index, value)
+    local entry = '[{"LockIndex":0,"Key":"key","Flags":0,"Value":"%s","CreateIndex":1,"ModifyIndex":%d}]'
+    local headers = "Content-Type: application/json\r\nX-Consul-Index: " .. index .. "\r\n"
+    send(connection, "200 OK", headers, entry:format(value, index))
+  end
+
+  -- What a call says to this answer.
+  local function said_to(status, headers, body)
+    local listening, port = server()
+    local handle = keep(consul_ffi.new({ endpoint = "127.0.0.1:" .. port, retry_count = 0 })):start("kv_get", "key")
+    send(take(listening), status, headers, body)
     return select(3, handle:wait())
   end
 
@@ -146,10 +184,10 @@ describe("a message in a heading of the questions", function()
       return message_of(one:call("n2", "name", "body"))
     end,
     ["the answer is not Consul's"] = function()
-      return said_to("HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n<html>Log in</html>")
+      return said_to("200 OK", "", "<html>Log in</html>")
     end,
     ["a proxy before Consul demands credentials"] = function()
-      return said_to("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+      return said_to("401 Unauthorized", "WWW-Authenticate: Basic\r\n", "")
     end,
     ["attempt to yield across … boundary"] = function()
       local luasocket = require("consul_ffi.luasocket")
@@ -169,23 +207,184 @@ describe("a message in a heading of the questions", function()
     end,
   }
 
-  for _, message in ipairs(messages()) do
-    if not ELSEWHERE[message] then
-      it("is printed: " .. message, function()
-        local provoke = assert(said[message], "no mistake has this message here")
-        local pattern = plain(message):gsub("[%p]", "%%%0"):gsub("…", ".+")
-        assert.matches(pattern, plain(provoke()))
-      end)
+  -- What happens to each status that the questions name as one of proxies.
+  local function is_retried(status)
+    return function()
+      local listening, port = server()
+      local one = keep(consul_ffi.new({ endpoint = "127.0.0.1:" .. port, retry_count = 1 }))
+      local handle = one:start("kv_get", "key")
+      send(take(listening), status, "", "")
+      send_entry(take(listening), 7, "dg==")
+      local _, success, value, meta = handle:wait()
+      assert.same({ true, "v", 2 }, { success, value, meta.attempts })
     end
   end
 
-  it("belongs to each mistake here", function()
-    local headings = {}
-    for _, message in ipairs(messages()) do
-      headings[message] = true
+  local function is_a_redirect(status)
+    return function()
+      local target = "https://consul.example/v1/kv/key"
+      local message = said_to(status, "Location: " .. target .. "\r\n", "")
+      assert.matches(target, message, 1, true)
     end
-    for message in pairs(said) do
-      assert.is_true(headings[message], message)
+  end
+
+  local by_status = {
+    ["301"] = is_a_redirect("301 Moved Permanently"),
+    ["308"] = is_a_redirect("308 Permanent Redirect"),
+    ["401"] = function()
+      assert.matches("demands credentials", said_to("401 Unauthorized", "WWW-Authenticate: Basic\r\n", ""), 1, true)
+    end,
+    ["408"] = is_retried("408 Request Timeout"),
+    ["413"] = function()
+      local page = "<html>413 Request Entity Too Large</html>"
+      assert.matches("the answer is not Consul's", said_to("413 Payload Too Large", "", page), 1, true)
+    end,
+    ["425"] = is_retried("425 Too Early"),
+    ["520"] = is_retried("520 Unknown"),
+    ["529"] = is_retried("529 Overloaded"),
+  }
+
+  -- The lines of the log at WARN while `called` makes a client.
+  local function warnings(called)
+    local lines = {}
+    local one = called(function(level, message)
+      lines[#lines + 1] = level .. " " .. message
+    end)
+    one:kv_get("key")
+    client({ log = false }):kv_get("key")
+    return table.concat(lines, "\n")
+  end
+
+  -- What happens in the questions without a message.
+  local shown = {
+    ["Why is my lock, watch or instance nil?"] = function()
+      local one = client()
+      assert(one:agent_service_register({ name = "web", address = "10.0.0.1", port = 80 }))
+      local view = assert(one:service_view("web"))
+      assert(view:ready(60000))
+      local _, lock = one:lock("key")
+      local _, watch = one:watch("kv_get", "key")
+      local _, instance = view:pick()
+      assert.same({}, { lock, watch, instance })
+      assert.equal("10.0.0.1", assert(view:pick()).address)
+      local value = one:kv_put("key", "value")
+      assert.is_true(value)
+    end,
+    ["Requests go to port 80"] = function()
+      local logged = warnings(function(log)
+        local config = { endpoint = "127.0.0.1", retry_count = 0, timeout = 1000, log_level = "WARN", log = log }
+        return keep(consul_ffi.new(config))
+      end)
+      assert.matches("WARN the endpoint http://127.0.0.1 has no port, so requests go to port 80", logged, 1, true)
+    end,
+    ["Which unit has a timeout?"] = function()
+      local logged = warnings(function(log)
+        return client({ timeout = 5, log_level = "WARN", log = log })
+      end)
+      assert.matches("WARN timeout is 5 milliseconds", logged, 1, true)
+    end,
+    ["Why `meta.modify_index` here and `entry.ModifyIndex` there?"] = function()
+      local one = client()
+      assert(one:kv_put("key", "value"))
+      local _, _, meta = assert(one:kv_get("key"))
+      local _, entries = assert(one:kv_list("key"))
+      assert.is_number(meta.modify_index)
+      assert.equal(meta.modify_index, entries[1].ModifyIndex)
+      for _, definition in ipairs({ { Name = "web", Port = 80 }, { name = "web", port = 80 } }) do
+        assert(one:agent_service_register(definition))
+      end
+    end,
+    ["Is my program unhealthy because of another one?"] = function()
+      assert(client():agent_service_register({ name = "batch", check = { ttl = "600s", status = "critical" } }))
+      local manager = managers.started({ consul = { simulate = agent } })
+      assert.is_nil(manager:monitor_health().reasons.critical_check)
+      assert(manager:reload_config({ monitoring = { all_checks = true } }))
+      assert.equal("service:batch", manager:monitor_health().reasons.critical_check)
+    end,
+    ["Why is a key that does not exist no error?"] = function()
+      local success, value, meta = client():kv_get("none")
+      assert.same({ true }, { success, value })
+      assert.is_number(meta.index)
+      local refused, message, err = unreachable():kv_get("none")
+      assert.same({ false, message }, { refused, err.message })
+    end,
+    ["Why does my load balancer end my waits?"] = function()
+      local listening, port = server()
+      local watch = keep(assert(consul_ffi.new({ endpoint = "127.0.0.1:" .. port }):watch("kv_get", "key")))
+      send_entry(take(listening), 7, "dg==")
+      assert.equal("v", select(2, watch:next(60000)).value)
+      for _, ended in ipairs({ "504 Gateway Timeout", "408 Request Timeout" }) do
+        local connection, request = take(listening)
+        assert.matches("wait=50s", request, 1, true)
+        send(connection, ended, "Content-Type: text/html\r\n", "<html>")
+        send_entry(take(listening), 7, "dg==")
+      end
+      -- The next event is the change, and no state has been reported again.
+      local connection = take(listening)
+      send_entry(connection, 8, "dw==")
+      local _, change = watch:next(60000)
+      assert.same({ "put", "w" }, { change.type, change.value })
+    end,
+    ["Is `HTTP_PROXY` used?"] = function()
+      local set = {}
+      for _, name in ipairs({ "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY" }) do
+        local value = name == "NO_PROXY" and "" or "http://127.0.0.1:1"
+        set[#set + 1] = name .. "=" .. value
+        set[#set + 1] = name:lower() .. "=" .. value
+      end
+      local listening, port = server()
+      local config = ("{ endpoint = '127.0.0.1:%d', retry_count = 0 }"):format(port)
+      local program = ('print((select(2, require("consul_ffi").new(%s):kv_get("key"))))'):format(config)
+      local command = "env %s %s -e '%s' 2>&1"
+      program = program:gsub("'", "'\\''")
+      local child = assert(io.popen(command:format(table.concat(set, " "), support.interpreter, program)))
+      send_entry(take(listening), 7, "dg==")
+      assert.equal("v", child:read("*l"))
+      child:close()
+    end,
+  }
+
+  for _, section in ipairs(sections()) do
+    local found = messages(section.heading)
+    for _, message in ipairs(found) do
+      if not ELSEWHERE[message] then
+        it("is printed: " .. message, function()
+          local provoke = assert(said[message], "no mistake has this message here")
+          local pattern = plain(message):gsub("[%p]", "%%%0"):gsub("…", ".+")
+          assert.matches(pattern, plain(provoke()))
+        end)
+      end
+    end
+    if #found == 0 then
+      it("is shown: " .. section.heading, function()
+        assert(shown[section.heading], "nothing here shows it")()
+      end)
+    end
+    for status in section.text:gmatch("%f[%w][345]%d%d%f[%W]") do
+      if section.text:find("tatuses", 1, true) then
+        it("has the status " .. status .. " as its text says", function()
+          assert(by_status[status], "nothing here sends it")()
+        end)
+      end
+    end
+  end
+
+  it("belongs to each mistake and each status here", function()
+    local headings, texts = {}, {}
+    for _, section in ipairs(sections()) do
+      headings[section.heading] = true
+      texts[#texts + 1] = section.text
+      for _, message in ipairs(messages(section.heading)) do
+        headings[message] = true
+      end
+    end
+    for _, known in ipairs({ said, shown }) do
+      for heading in pairs(known) do
+        assert.is_true(headings[heading], heading)
+      end
+    end
+    for status in pairs(by_status) do
+      assert.matches(status, table.concat(texts), 1, true)
     end
   end)
 end)

@@ -1321,7 +1321,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field consistency? "default"|"stale"|"consistent" The consistency of reads that do not set it. Default: default.
 ---@field tls? boolean True: TLS on every endpoint, also on a unix socket, without a scheme or with `http://`. Default: by the endpoint's scheme.
 ---@field tls_enabled? boolean Another name of `tls`.
----@field tls_verify? boolean False: any certificate is accepted, so an attacker on the network can read and change everything. Default: true.
+---@field tls_verify? boolean False: a server's certificate may be of any authority, for any name, and expired, so an attacker on the network can read and change everything. Its key must still be [one that TLS can use](#tls-connections). Default: true.
 ---@field tls_ca_file? string A PEM file with the only authorities that are trusted to sign certificates of servers. Default: the system's store.
 ---@field tls_ca_path? string A directory of such files; with `tls_ca_file` both are trusted. Default: the system's store.
 ---@field tls_cert_file? string A PEM file with the client's certificate, followed by those that signed it. Default: none.

@@ -132,6 +132,8 @@ struct ViewState {
     confirmed: (Instant, Duration),
     /// How many instances the last answer has whose checks fail.
     failing: usize,
+    /// How many of its entries are left out because they cannot be used.
+    invalid: usize,
     /// Whether ACLs hide instances, or may hide some, as [`Meta::hidden`] says it.
     hidden: Option<&'static str>,
     /// The error of the current outage.
@@ -201,9 +203,13 @@ impl View {
     }
 
     fn empty(&self, state: &ViewState) -> Error {
-        let why = match state.failing {
-            0 => "Consul lists none".to_owned(),
-            failing => format!("of {failing} the checks fail"),
+        let why = match (state.failing, state.invalid) {
+            (0, 0) => "Consul lists none".to_owned(),
+            (0, invalid) => format!("of {invalid} the entries are invalid, as the log says"),
+            (failing, 0) => format!("of {failing} the checks fail"),
+            (failing, invalid) => {
+                format!("of {failing} the checks fail, and of {invalid} the entries are invalid")
+            }
         };
         let mut message = format!("{}: there is no instance whose checks pass: {why}", self.label);
         if let Some(hidden) = state.hidden {
@@ -404,7 +410,11 @@ impl Updater {
 
     fn take(&mut self, state: State) {
         let (instances, failing) = self.read(&state.answer.value);
-        self.view.state().failing = failing;
+        let invalid = state.answer.value.items().len() - instances.len() - failing;
+        {
+            let mut current = self.view.state();
+            (current.failing, current.invalid) = (failing, invalid);
+        }
         let after_outage = state.is_resynchronised || self.empties_at.is_some();
         let has_some = self.view.state().list.as_ref().is_some_and(|l| !l.instances.is_empty());
         if instances.is_empty() && has_some && after_outage && !self.empty_hold.is_zero() {

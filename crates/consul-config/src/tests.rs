@@ -354,6 +354,10 @@ fn a_bad_endpoint_is_refused_without_its_password() {
     ] {
         assert!(message(&[("endpoint", url.into())], &[]).contains("endpoint is"), "{url}");
     }
+    for url in ["unix:/path", "unix:path", "unix://path", "https+unix://path", "unix:"] {
+        let message = message(&[("endpoint", url.into())], &[]);
+        assert!(message.contains(url) && message.contains("unix:///path"), "{message}");
+    }
     for url in ["http://user:hunter2@host", "user:hunter2@host", "http://u:hunt/er2@host"] {
         let message = message(&[("endpoint", url.into())], &[]);
         assert!(message.contains("http_auth") && !message.contains("hunt"), "{message}");

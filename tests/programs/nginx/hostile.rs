@@ -32,9 +32,14 @@ enum Way {
     Odd,
     /// The service has no instances.
     Empty,
+    /// Something else answers: a login page, a router without a route, a gateway with an error of its own, any program in JSON.
+    Login,
+    NoRoute,
+    Error,
+    Object,
 }
 
-const WAYS: [Way; 10] = [
+const WAYS: [Way; 14] = [
     Way::Stray,
     Way::Half,
     Way::TooMany,
@@ -45,16 +50,44 @@ const WAYS: [Way; 10] = [
     Way::Silent,
     Way::Odd,
     Way::Empty,
+    Way::Login,
+    Way::NoRoute,
+    Way::Error,
+    Way::Object,
 ];
+
+impl Way {
+    /// The answer to each request that is not Consul's: its status, type and body.
+    fn foreign(self) -> Option<(&'static str, &'static str, &'static str)> {
+        Some(match self {
+            Way::Login => {
+                ("200 OK", "text/html", "<!DOCTYPE html><html><form>Log in</form></html>")
+            }
+            Way::NoRoute => ("404 Not Found", "text/plain; charset=utf-8", "404 page not found\n"),
+            Way::Error => ("200 OK", "application/json", r#"{"error":"please log in"}"#),
+            Way::Object => ("200 OK", "application/json", "{}"),
+            _ => return None,
+        })
+    }
+
+    /// A foreign answer must not be believed later either: the views ask again every few seconds.
+    fn lasts(self) -> Duration {
+        if self.foreign().is_some() { FOREIGN_LASTS } else { LASTS }
+    }
+}
 
 /// How long each way lasts, and how often it is tried until no timer is late: a machine that is busy with something
 /// else may make any timer late.
 const LASTS: Duration = Duration::from_secs(1);
+const FOREIGN_LASTS: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 8;
 
 /// How late a timer of 10 ms may be. A worker that waits for Consul would be late by a timeout.
 const LATE_MS: f64 = 50.0;
 const BLOCKED_MS: f64 = 3000.0;
+
+/// Longer than a change takes to be in the dump file.
+const DUMP_SETTLES: Duration = Duration::from_secs(5);
 
 /// The lines in the log, and the requests to Consul, in the time of a round.
 const MOST_LINES: usize = 20;
@@ -157,6 +190,10 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) -> Result<bool, Failed> 
     }
     let head = String::from_utf8(head)?;
     let path = head.split(' ').nth(1).ok_or("no path")?;
+    if let Some((status, kind, body)) = way.foreign() {
+        stream.write_all(reply(status, &format!("Content-Type: {kind}\r\n"), body).as_bytes())?;
+        return Ok(true);
+    }
     match way {
         Way::Silent => {
             stream.peek(&mut [0])?;
@@ -251,6 +288,37 @@ fn instances(nginx: &Nginx) -> Result<String, Failed> {
     Ok(get(nginx.address, "/gateway/instances")?.body)
 }
 
+/// The addresses that this worker knows, whatever their states are.
+fn addresses(nginx: &Nginx) -> Result<Vec<String>, Failed> {
+    let shown = instances(nginx)?;
+    let address = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let mut addresses: Vec<_> = shown.lines().map(address).collect();
+    addresses.sort_unstable();
+    Ok(addresses)
+}
+
+fn dump(nginx: &Nginx) -> Result<String, Failed> {
+    Ok(fs::read_to_string(nginx.folder.join("instances.json"))?)
+}
+
+/// The dump file with all instances, after which nothing is left to be written.
+fn settled_dump(nginx: &Nginx) -> Result<String, Failed> {
+    let ports: Vec<_> = addresses(nginx)?
+        .iter()
+        .map(|address| address.rsplit(':').next().unwrap_or_default().to_owned())
+        .collect();
+    let mut before = String::new();
+    let mut since = Instant::now();
+    wait_until(|| {
+        let found = dump(nginx).unwrap_or_default();
+        if found != before || !ports.iter().all(|port| found.contains(port)) {
+            (before, since) = (found, Instant::now());
+        }
+        Ok(since.elapsed() > DUMP_SETTLES)
+    })?;
+    Ok(before)
+}
+
 fn late_ms(nginx: &Nginx) -> Result<f64, Failed> {
     Ok(get(nginx.address, "/late")?.body.trim().parse()?)
 }
@@ -261,13 +329,17 @@ fn lines(nginx: &Nginx) -> Result<usize, Failed> {
 
 /// Makes requests while Consul behaves in this way. Returns how late a timer was.
 fn serves(nginx: &Nginx, hostile: &Hostile, way: Way) -> Result<f64, Failed> {
+    let kept = match way.foreign() {
+        Some(_) => Some((settled_dump(nginx)?, addresses(nginx)?)),
+        None => None,
+    };
     let lines_before = lines(nginx)?;
     late_ms(nginx)?;
     hostile.set(way);
     // A change, for which the list is read.
     register(nginx, "other", backend("other")?)?;
     let (begun, mut is_felt) = (Instant::now(), false);
-    while begun.elapsed() < LASTS || !is_felt {
+    while begun.elapsed() < way.lasts() || !is_felt {
         check(begun.elapsed() < PATIENCE, &format!("{way:?}: it was without effect"))?;
         let answer = get(nginx.address, "/")?;
         let is_unavailable = answer.status == 503 && answer.header("retry-after").is_some();
@@ -281,6 +353,10 @@ fn serves(nginx: &Nginx, hostile: &Hostile, way: Way) -> Result<f64, Failed> {
         thread::sleep(Duration::from_millis(5));
     }
     let late = late_ms(nginx)?;
+    if let Some((dumped, listed)) = kept {
+        check(dump(nginx)? == dumped, &format!("{way:?}: the dump file changed"))?;
+        check(addresses(nginx)? == listed, &format!("{way:?}: the list changed"))?;
+    }
     let rounds = 1 + usize::try_from(begun.elapsed().as_secs() / LASTS.as_secs())?;
     check(late < BLOCKED_MS, &format!("{way:?}: a timer was late by {late} ms"))?;
     let requests = lock(&hostile.state).requests;

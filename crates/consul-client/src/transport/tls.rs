@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
-    RootCertStore, SignatureScheme,
+    PeerIncompatible, RootCertStore, SignatureScheme,
 };
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
@@ -22,8 +22,10 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use x509_parser::error::X509Error;
 use x509_parser::parse_x509_certificate;
+use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
 /// The configuration of TLS, made again when the files that the options name change.
@@ -155,14 +157,16 @@ fn read_folder(folder: &Path) -> Result<Vec<PemFile>, Error> {
 }
 
 /// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
-const ALGORITHMS: &str = "supported are TLS 1.2 and 1.3, and keys of RSA from 2048 bits, P-256, P-384, P-521 and Ed25519";
+fn algorithms() -> String {
+    format!("supported are TLS 1.2 and 1.3, and keys of {}", pem::KEYS)
+}
 
 /// An error of TLS in words, with the option that may correct it.
 pub(super) fn reason(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => certificate_reason(error),
         rustls::Error::InvalidMessage(_) => {
-            format!("the TLS handshake failed: {error}: does it speak TLS?")
+            "the TLS handshake failed: the answer is not one of TLS: does it speak TLS?".to_owned()
         }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the server demands a certificate of the client (set tls_cert_file and tls_key_file)"
@@ -172,23 +176,61 @@ pub(super) fn reason(error: &rustls::Error) -> String {
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
             format!(
                 "the server ends the handshake: it demands another certificate of the client (tls_cert_file), or has no \
-                 version or algorithm in common with it; {ALGORITHMS}"
+                 version or algorithm in common with it; {}",
+                algorithms()
+            )
+        }
+        rustls::Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        )
+        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            // OpenSSL says the same of a version that the server's key cannot be used with.
+            format!(
+                "the server does not support TLS 1.2 or 1.3, or not with its key; {}",
+                algorithms()
             )
         }
         rustls::Error::AlertReceived(AlertDescription::InsufficientSecurity)
         | rustls::Error::PeerIncompatible(_) => {
             format!(
-                "the server and this client have no version or algorithm in common; {ALGORITHMS}"
+                "the server and this client have no version or algorithm in common; {}",
+                algorithms()
             )
         }
-        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
-            format!("the server does not support TLS 1.2 or 1.3; {ALGORITHMS}")
+        rustls::Error::AlertReceived(alert) => {
+            let what = match refuses_certificate(error) {
+                true => "refuses the client's certificate, or demands one",
+                false => "ends the handshake",
+            };
+            format!("the server {what}: its alert is {}", alert_name(*alert))
         }
-        rustls::Error::AlertReceived(_) if refuses_certificate(error) => {
-            format!("the server refuses the client's certificate, or demands one: {error}")
-        }
-        _ => error.to_string(),
+        rustls::Error::NoCertificatesPresented => "the server has no certificate".to_owned(),
+        rustls::Error::General(why) => format!("the TLS handshake failed: {why}"),
+        _ => "the TLS handshake failed: the server does not keep to the protocol of TLS".to_owned(),
     }
+}
+
+/// The name of an alert in the standard, such as `handshake_failure`, or its number.
+///
+/// Source: RFC 8446, 6.
+fn alert_name(alert: AlertDescription) -> String {
+    let Some(name) = alert.as_str() else { return u8::from(alert).to_string() };
+    let (mut found, mut before) = (String::new(), 'A');
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            found.push('_');
+        }
+        found.push(letter.to_ascii_lowercase());
+        before = letter;
+    }
+    found
+}
+
+/// A moment in words.
+fn date(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    ASN1Time::from_timestamp(seconds).map_or_else(|_| seconds.to_string(), |date| date.to_string())
 }
 
 fn certificate_reason(error: &CertificateError) -> String {
@@ -196,10 +238,7 @@ fn certificate_reason(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "is not signed by a trusted authority (set tls_ca_file)".to_owned()
         }
-        CertificateError::Other(other) if other.0.is::<NoValidAuthority>() => {
-            "cannot be trusted: each authority that tls_ca_file or tls_ca_path names has expired, or is not valid yet"
-                .to_owned()
-        }
+        CertificateError::Other(other) if other.0.is::<Untrusted>() => other.0.to_string(),
         _ if is_of_authority(error) => {
             "is that of an authority, and not one that tls_ca_file names (name it there, or make one with \
              basicConstraints CA:FALSE)"
@@ -224,17 +263,22 @@ fn certificate_reason(error: &CertificateError) -> String {
                 expected.to_str()
             )
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            format!("has expired: {error}")
+        CertificateError::Expired => "has dates that no day is between".to_owned(),
+        CertificateError::ExpiredContext { time, not_after } => {
+            format!("has expired: it was valid until {}, and it is {}", date(*not_after), date(*time))
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            format!("is not valid yet: {error}")
+        CertificateError::NotValidYetContext { time, not_before } => {
+            format!(
+                "is not valid yet: it is valid from {}, and it is {}",
+                date(*not_before),
+                date(*time)
+            )
         }
         CertificateError::Revoked => "was revoked".to_owned(),
         CertificateError::BadSignature => "has a signature that is not its authority's".to_owned(),
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            format!("is of an algorithm that is not supported; {ALGORITHMS}")
+            format!("is of an algorithm that is not supported; {}", algorithms())
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is not one of a server (its extendedKeyUsage lacks serverAuth)".to_owned()
@@ -300,24 +344,78 @@ impl Named {
 
     fn check_dates(&self, now: UnixTime) -> Result<(), CertificateError> {
         match now.as_secs() as i64 {
-            now if now < *self.valid.start() => Err(CertificateError::NotValidYet),
-            now if now > *self.valid.end() => Err(CertificateError::Expired),
+            at if at < *self.valid.start() => {
+                let not_before = unix_time(*self.valid.start());
+                Err(CertificateError::NotValidYetContext { time: now, not_before })
+            }
+            at if at > *self.valid.end() => {
+                let not_after = unix_time(*self.valid.end());
+                Err(CertificateError::ExpiredContext { time: now, not_after })
+            }
             _ => Ok(()),
         }
     }
 }
 
-/// Why a server's certificate is not trusted although an authority has signed it.
-#[derive(Debug)]
-struct NoValidAuthority;
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
 
-impl fmt::Display for NoValidAuthority {
+/// Why a server's certificate is not trusted, in words, where rustls has no error for it.
+#[derive(Debug)]
+struct Untrusted(String);
+
+impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no authority is valid now")
+        f.write_str(&self.0)
     }
 }
 
-impl StdError for NoValidAuthority {}
+impl StdError for Untrusted {}
+
+const LATE: &str = "cannot be trusted: the authority that signed it, and that tls_ca_file or tls_ca_path names, has expired, or is \
+                    not valid yet";
+
+impl From<Untrusted> for rustls::Error {
+    fn from(why: Untrusted) -> Self {
+        CertificateError::Other(OtherError(Arc::new(why))).into()
+    }
+}
+
+/// The error of a signature. For rustls one that was made with a key of too few bits is a wrong one.
+fn of_signature<'a>(
+    error: rustls::Error,
+    whose: &str,
+    mut signers: impl Iterator<Item = &'a CertificateDer<'a>>,
+) -> rustls::Error {
+    use CertificateError::{
+        BadSignature, UnsupportedSignatureAlgorithmContext,
+        UnsupportedSignatureAlgorithmForPublicKeyContext,
+    };
+    match &error {
+        rustls::Error::InvalidCertificate(
+            BadSignature
+            | UnsupportedSignatureAlgorithmContext { .. }
+            | UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => match signers.find_map(|it| pem::unusable_key(it, &pem::PEERS_RSA)) {
+            Some(key) => Untrusted(format!("{whose} {key}")).into(),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
+/// The error of a handshake's signature, which the server makes with the key of its certificate.
+fn of_handshake(error: rustls::Error, certificate: &CertificateDer<'_>) -> rustls::Error {
+    of_signature(error, "cannot be used: its key is", [certificate].into_iter())
+}
+
+/// Whether a certificate is that of the authority that another one names as its own.
+fn is_issuer(authority: &CertificateDer<'_>, of: &CertificateDer<'_>) -> bool {
+    let parsed = (parse_x509_certificate(authority), parse_x509_certificate(of));
+    let (Ok((_, authority)), Ok((_, of))) = parsed else { return false };
+    authority.subject().as_raw() == of.issuer().as_raw()
+}
 
 /// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
 /// authority's, as `openssl req -x509` makes it. webpki does not look at what an authority says of itself: whether it is one,
@@ -383,26 +481,35 @@ impl ServerCertVerifier for NamedOrSigned {
             own.check_dates(now)?;
             return Ok(ServerCertVerified::assertion());
         }
-        let signed = match self.authorities().all(|it| it.check_dates(now).is_ok()) {
+        let valid = match self.authorities().all(|it| it.check_dates(now).is_ok()) {
             true => self.signed.clone(),
             false => self.signed_by(|it| it.check_dates(now).is_ok())?,
         };
-        let Some(signed) = signed else {
-            let why = match self.authorities().next() {
-                Some(_) => CertificateError::Other(OtherError(Arc::new(NoValidAuthority))),
-                None => CertificateError::UnknownIssuer,
-            };
-            return Err(why.into());
+        let verify = |by: &Option<Arc<WebPkiServerVerifier>>| match by {
+            Some(by) => by.verify_server_cert(certificate, others, name, ocsp, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
         };
-        signed.verify_server_cert(certificate, others, name, ocsp, now)
+        verify(&valid).map_err(|error| {
+            if error == CertificateError::UnknownIssuer.into() && verify(&self.signed).is_ok() {
+                return Untrusted(LATE.to_owned()).into();
+            }
+            let named = self.authorities().map(|it| &it.certificate);
+            let is_signer = |it: &&CertificateDer<'_>| {
+                is_issuer(it, certificate) || others.iter().any(|of| is_issuer(it, of))
+            };
+            let signers = others.iter().chain(named).filter(is_signer);
+            of_signature(error, "is signed by an authority whose key is", signers)
+        })
     }
 
     fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
         crypto::verify_tls12_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
     }
 
     fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
         crypto::verify_tls13_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -411,7 +518,7 @@ impl ServerCertVerifier for NamedOrSigned {
 }
 
 /// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has
-/// the key of its certificate.
+/// the key of its certificate, which must be one that TLS can use.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -438,13 +545,101 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
         crypto::verify_tls12_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
     }
 
     fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
         crypto::verify_tls13_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms().supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ContentType, InvalidMessage, PeerMisbehaved};
+
+    /// A name of rustls, such as `HandshakeFailure` or `Some(…)`.
+    fn is_code(word: &str) -> bool {
+        let letters: Vec<_> = word.chars().filter(char::is_ascii_alphabetic).collect();
+        let begins = letters.first().is_some_and(char::is_ascii_uppercase);
+        let joins = |pair: &[char]| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
+        word.contains("::") || word.contains('{') || begins && letters.windows(2).any(joins)
+    }
+
+    #[test]
+    fn no_error_of_tls_shows_a_name_of_the_librarys_code() {
+        use CertificateError as Certificate;
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let certificates = [
+            Certificate::BadEncoding,
+            Certificate::Expired,
+            Certificate::ExpiredContext { time: at(1_700_000_000), not_after: at(1_600_000_000) },
+            Certificate::NotValidYet,
+            Certificate::NotValidYetContext { time: at(0), not_before: at(1_600_000_000) },
+            Certificate::Revoked,
+            Certificate::UnhandledCriticalExtension,
+            Certificate::UnknownIssuer,
+            Certificate::UnknownRevocationStatus,
+            Certificate::ExpiredRevocationList,
+            Certificate::BadSignature,
+            Certificate::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: vec![1],
+                supported_algorithms: Vec::new(),
+            },
+            Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: vec![1],
+                public_key_algorithm_id: vec![2],
+            },
+            Certificate::NotValidForName,
+            Certificate::InvalidPurpose,
+            Certificate::InvalidOcspResponse,
+            Certificate::ApplicationVerificationFailure,
+            Certificate::Other(OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity))),
+            Certificate::Other(OtherError(Arc::new(webpki::Error::PathLenConstraintViolated))),
+            Certificate::Other(OtherError(Arc::new(webpki::Error::UnsupportedCertVersion))),
+            Certificate::Other(OtherError(Arc::new(webpki::Error::NameConstraintViolation))),
+        ];
+        let incompatible = [
+            PeerIncompatible::NoCipherSuitesInCommon,
+            PeerIncompatible::NoKxGroupsInCommon,
+            PeerIncompatible::NoSignatureSchemesInCommon,
+            PeerIncompatible::ServerDoesNotSupportTls12Or13,
+            PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+            PeerIncompatible::ServerRejectedEncryptedClientHello(None),
+        ];
+        let others = [
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            rustls::Error::InappropriateMessage {
+                expect_types: vec![ContentType::Handshake],
+                got_type: ContentType::Alert,
+            },
+            rustls::Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec),
+            rustls::Error::NoCertificatesPresented,
+            rustls::Error::DecryptError,
+            rustls::Error::PeerSentOversizedRecord,
+            rustls::Error::NoApplicationProtocol,
+            rustls::Error::FailedToGetCurrentTime,
+        ];
+        let alerts = (0..=u8::MAX).map(|code| rustls::Error::AlertReceived(code.into()));
+        let errors = certificates
+            .into_iter()
+            .map(rustls::Error::from)
+            .chain(incompatible.into_iter().map(rustls::Error::from))
+            .chain(others)
+            .chain(alerts);
+        for error in errors {
+            let message = reason(&error);
+            assert!(!message.split_whitespace().any(is_code), "{error:?}: {message}");
+            assert!(message.contains(' '), "{error:?}: {message}");
+        }
+        let alert = |alert| reason(&rustls::Error::AlertReceived(alert));
+        assert!(alert(AlertDescription::UnknownCA).ends_with("its alert is unknown_ca"));
+        assert!(alert(AlertDescription::BadRecordMac).ends_with("its alert is bad_record_mac"));
+        assert!(alert(AlertDescription::from(200)).ends_with("its alert is 200"));
     }
 }

@@ -361,6 +361,39 @@ impl Transport for Answering {
 }
 
 #[test]
+fn a_view_without_an_instance_says_how_many_entries_are_invalid_and_of_how_many_the_checks_fail() {
+    let entry = |service: &str, status: &str| {
+        let node = r#""Node": {"Node": "n1", "Address": "10.1.1.1"}"#;
+        let service = format!(r#""Service": {{"ID": "w", "Service": "web", {service}}}"#);
+        format!(r#"{{{node}, {service}, "Checks": [{{"Status": "{status}"}}]}}"#)
+    };
+    let invalid = || {
+        let of = |service| entry(service, "passing");
+        vec![of(r#""Port": 70000"#), of(r#""Tags": [1]"#), of(r#""Weights": {"Passing": -1}"#)]
+    };
+    let failing = || vec![entry(r#""Port": 80"#, "critical"), entry(r#""Port": 81"#, "critical")];
+    for (entries, wanted) in [
+        (Vec::new(), "Consul lists none"),
+        (failing(), "of 2 the checks fail"),
+        (invalid(), "of 3 the entries are invalid, as the log says"),
+        ([failing(), invalid()].concat(), "of 2 the checks fail, and of 3 the entries are invalid"),
+    ] {
+        let world = World::new();
+        let transport = Answering(Mutex::new((1, format!("[{}]", entries.join(", ")))));
+        let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
+        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+        let rng = fastrand::Rng::with_seed(1);
+        let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+        let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+        world.pass(SECOND);
+        for error in [view.pick().unwrap_err(), view.pick_by(b"key").unwrap_err()] {
+            let wanted = format!("there is no instance whose checks pass: {wanted}");
+            assert!(error.message().ends_with(&wanted), "{error}");
+        }
+    }
+}
+
+#[test]
 fn entries_that_are_not_instances_are_left_out() {
     let node = r#""Node": {"Node": "n1", "Address": "10.1.1.1"}"#;
     let entries = [

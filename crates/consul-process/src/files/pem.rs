@@ -6,10 +6,21 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt::{self, Display};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use x509_parser::parse_x509_certificate;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// The largest file that is read, in bytes. All authorities of a system together are a quarter of it.
 pub const MAX_BYTES: usize = 1 << 20;
+
+/// The keys that TLS can use, for messages.
+pub const KEYS: &str = "RSA from 2048 bits, P-256, P-384, P-521 and Ed25519";
+
+/// The sizes of an RSA key in bits: of a peer's, and of an own one.
+pub const PEERS_RSA: RangeInclusive<usize> = 2048..=8192;
+const OWN_RSA: RangeInclusive<usize> = 2048..=4096;
 
 /// Whether a text has a certificate in PEM.
 pub fn is_certificate(text: &str) -> bool {
@@ -39,6 +50,47 @@ pub fn private_key(text: &str) -> Option<PrivateKey> {
         _ => PrivateKey::Other,
     })
 }
+
+/// The kind of a certificate's key in words, and why TLS cannot use it; `None` if it can.
+pub fn unusable_key(certificate: &[u8], rsa_bits: &RangeInclusive<usize>) -> Option<String> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let key = parsed.public_key();
+    if let Ok(PublicKey::RSA(rsa)) = key.parsed() {
+        let (bits, least, most) = (rsa.key_size(), rsa_bits.start(), rsa_bits.end());
+        return match bits {
+            _ if bits < *least => {
+                Some(format!("RSA with {bits} bits: at least {least} are needed"))
+            }
+            _ if bits > *most => Some(format!("RSA with {bits} bits: up to {most} are supported")),
+            _ => None,
+        };
+    }
+    let kind = match kind_of(key).as_str() {
+        // P-256, P-384, P-521, Ed25519
+        "1.2.840.10045.3.1.7" | "1.3.132.0.34" | "1.3.132.0.35" | "1.3.101.112" => return None,
+        "1.2.840.10045.3.1.1" => "P-192".to_owned(),
+        "1.3.132.0.33" => "P-224".to_owned(),
+        "1.3.132.0.10" => "secp256k1".to_owned(),
+        "1.3.101.113" => "Ed448".to_owned(),
+        "1.2.840.10040.4.1" => "DSA".to_owned(),
+        "1.2.840.113549.1.1.10" => "RSA for PSS alone".to_owned(),
+        id => format!("of the kind {id}"),
+    };
+    Some(format!("{kind}: supported are {KEYS}"))
+}
+
+/// The object identifier of a key's curve, or else of its algorithm.
+fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> String {
+    const ELLIPTIC_CURVE: &str = "1.2.840.10045.2.1";
+    let algorithm = key.algorithm.algorithm.to_id_string();
+    let curve = key.algorithm.parameters.as_ref().and_then(|it| it.as_oid().ok());
+    match curve {
+        Some(curve) if algorithm == ELLIPTIC_CURVE => curve.to_id_string(),
+        _ => algorithm,
+    }
+}
+
+const DAMAGED: &str = "a certificate in it cannot be read: it is damaged";
 
 /// The content of a PEM file, and the option that names the file.
 #[derive(PartialEq, Eq)]
@@ -100,14 +152,19 @@ impl PemFile {
         certificates: Vec<CertificateDer<'static>>,
     ) -> Result<(), Error> {
         let mut certificates = certificates.into_iter();
-        certificates.try_for_each(|one| roots.add(one).map_err(|error| self.error(&error)))
+        certificates.try_for_each(|one| roots.add(one).map_err(|_| self.error(&DAMAGED)))
     }
 
     /// The error for a certificate, in this file, and its key, in another, that cannot be used.
     pub fn unusable(&self, key: &PemFile, error: &rustls::Error) -> Error {
-        match error {
-            rustls::Error::InvalidCertificate(_) => self.error(error),
-            _ => key.error(&format!("not the key of {}: {error}", self.path.display())),
+        let path = self.path.display();
+        let own = self.certificates().unwrap_or_default();
+        let kind = own.first().and_then(|own| unusable_key(own, &OWN_RSA));
+        match (error, kind) {
+            (rustls::Error::InvalidCertificate(_), _) => self.error(&DAMAGED),
+            (rustls::Error::InconsistentKeys(_), _) => key.error(&format!("not the key of {path}")),
+            (_, Some(kind)) => key.error(&format!("the key of {path} is {kind}")),
+            _ => key.error(&format!("it cannot be used: supported are {KEYS}")),
         }
     }
 

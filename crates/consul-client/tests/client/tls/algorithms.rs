@@ -65,10 +65,12 @@ impl Made {
 
     /// OpenSSL's server with the certificate `server`, which demands one of the authority `ca`.
     fn server(&self, version: &str) -> OpenSsl {
-        let words = format!(
-            "s_server -HTTP -accept 127.0.0.1:0 -cert server.pem -key server.key -Verify 1 \
-             -verify_return_error -CAfile ca.pem -{version}"
-        );
+        self.server_with(&format!("-Verify 1 -verify_return_error -CAfile ca.pem -{version}"))
+    }
+
+    fn server_with(&self, flags: &str) -> OpenSsl {
+        let words =
+            format!("s_server -HTTP -accept 127.0.0.1:0 -cert server.pem -key server.key {flags}");
         let mut command = Command::new("setpriv");
         let command = command.args(["--pdeathsig", "KILL", "openssl"]);
         command.args(words.split_whitespace()).current_dir(self.0.path("."));
@@ -194,4 +196,106 @@ fn a_key_of_p521_that_is_not_the_right_one_is_refused() {
     let server = made.server("tls1_3");
     let message = refusal(&client(&made.options(&server)));
     assert!(message.contains("has a signature that is not its authority's"), "{message}");
+}
+
+/// With these OpenSSL's server takes what its defaults refuse.
+const LAX: &str = "-cipher DEFAULT@SECLEVEL=0";
+
+const NO_COMMON: &str = "has no version or algorithm in common";
+
+#[test]
+fn a_servers_key_that_is_too_small_is_named_whatever_is_verified() {
+    if !has_openssl() {
+        return;
+    }
+    let made = Made::new();
+    made.certificate("ca", "rsa:2048", "sha256", None);
+    made.certificate("server", "rsa:1024", "sha256", Some("ca"));
+    for version in ["tls1_2", "tls1_3"] {
+        let server = made.server_with(&format!("{LAX} -{version}"));
+        let url = ("endpoint", Value::from(format!("https://127.0.0.1:{}", server.port)));
+        for trust in [
+            ("tls_verify", false.into()),
+            ("tls_ca_file", made.path("ca.pem").into()),
+            ("tls_ca_file", made.path("server.pem").into()),
+        ] {
+            let message = refusal(&client(&[url.clone(), trust]));
+            let wanted = "certificate cannot be used: its key is RSA with 1024 bits: at least 2048 are needed";
+            assert!(message.contains(wanted), "{version}: {message}");
+        }
+    }
+}
+
+#[test]
+fn an_authoritys_key_that_cannot_be_used_is_named() {
+    if !has_openssl() {
+        return;
+    }
+    for (key, wanted) in [
+        ("rsa:1024", "RSA with 1024 bits: at least 2048 are needed"),
+        ("ed448", "Ed448: supported are RSA from 2048 bits"),
+        ("ec:secp224r1", "P-224: supported are"),
+        ("ec:secp256k1", "secp256k1: supported are"),
+        ("ec:brainpoolP256r1", "of the kind 1.3.36.3.3.2.8.1.1.7: supported are"),
+    ] {
+        let made = Made::new();
+        made.certificate("ca", key, "sha256", None);
+        made.certificate("server", "rsa:2048", "sha256", Some("ca"));
+        let server = made.server_with(LAX);
+        let message = refusal(&client(&made.options(&server)[..2]));
+        let wanted = format!("certificate is signed by an authority whose key is {wanted}");
+        assert!(message.contains(&wanted), "{key}: {message}");
+    }
+}
+
+#[test]
+fn a_clients_key_that_cannot_be_used_is_named() {
+    if !has_openssl() {
+        return;
+    }
+    let made = Made::new();
+    made.certificate("ca", "rsa:2048", "sha256", None);
+    for (key, wanted) in [
+        ("rsa:1024", "RSA with 1024 bits: at least 2048 are needed"),
+        ("rsa:4104", "RSA with 4104 bits: up to 4096 are supported"),
+        ("ed448", "Ed448: supported are RSA from 2048 bits"),
+        ("ec:secp256k1", "secp256k1: supported are"),
+    ] {
+        made.certificate("client", key, "sha256", Some("ca"));
+        let [certificate, file] = ["client.pem", "client.key"].map(|name| made.path(name));
+        let message = refused(&[
+            ("endpoint", "https://127.0.0.1:1".into()),
+            ("tls_verify", false.into()),
+            ("tls_cert_file", certificate.as_str().into()),
+            ("tls_key_file", file.as_str().into()),
+        ]);
+        let wanted = format!("tls_key_file: {file}: the key of {certificate} is {wanted}");
+        assert!(message.starts_with(&wanted), "{key}: {message}");
+    }
+}
+
+#[test]
+fn a_server_without_a_version_or_an_algorithm_of_the_client_is_refused_with_those_that_are_supported()
+ {
+    if !has_openssl() {
+        return;
+    }
+    let made = Made::new();
+    made.certificate("ca", "rsa:2048", "sha256", None);
+    for (key, flags, wanted) in [
+        ("ed448", "-tls1_3", NO_COMMON),
+        ("ed448", "-tls1_2", NO_COMMON),
+        ("ec:secp256k1", "", NO_COMMON),
+        ("ec:secp256k1", "-tls1_3", "or not with its key"),
+        ("rsa:2048", "-tls1_2 -cipher AES128-SHA256", NO_COMMON),
+        ("rsa:2048", "-tls1_3 -ciphersuites TLS_AES_128_CCM_SHA256", NO_COMMON),
+        ("rsa:2048", "-tls1_1 -cipher ALL@SECLEVEL=0", "does not support TLS 1.2 or 1.3"),
+    ] {
+        made.certificate("server", key, "sha256", Some("ca"));
+        let server = made.server_with(flags);
+        let message = refusal(&client(&made.options(&server)[..2]));
+        let supported = "supported are TLS 1.2 and 1.3, and keys of RSA from 2048 bits";
+        let is_named = message.contains(wanted) && message.contains(supported);
+        assert!(is_named, "{key} {flags}: {message}");
+    }
 }

@@ -177,6 +177,44 @@ fn the_store_of_the_system_is_trusted() {
     assert!(!succeeds(&world.folder.file("other.pem", Authority::new("other").pem())));
 }
 
+/// This test runs itself in a process whose environment names a proxy, on a port where nothing listens.
+#[test]
+fn the_proxies_of_the_environment_are_not_used() {
+    const URL: &str = "CONSUL_FFI_TEST_URL";
+    const AUTHORITIES: &str = "CONSUL_FFI_TEST_AUTHORITIES";
+    if let Ok(url) = std::env::var(URL) {
+        let mut given = vec![("endpoint", url.into())];
+        given.extend(std::env::var(AUTHORITIES).ok().map(|file| ("tls_ca_file", file.into())));
+        return works(&client(&given));
+    }
+    let (world, plain) = (World::new(), Server::plain());
+    let named = world.authority.sign(&["localhost"]).server(None);
+    let socket = Server::unix_tls(&world.folder.path("s"), named);
+    let https = format!("https://{}", world.server.address);
+    for (url, authorities) in [
+        (format!("http://{}", plain.address), None),
+        (https, Some(&world.ca_file)),
+        (format!("https+unix://{}", socket.address), Some(&world.ca_file)),
+    ] {
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            for name in [name.to_owned(), name.to_lowercase()] {
+                let mut child = Command::new(std::env::current_exe().expect("a path"));
+                child.args(["--exact", "tls::the_proxies_of_the_environment_are_not_used"]);
+                child.env(URL, &url).env(&name, "http://127.0.0.1:1");
+                child.env_remove("NO_PROXY").env_remove("no_proxy");
+                if let Some(file) = authorities {
+                    child.env(AUTHORITIES, file);
+                }
+                let output = child.output().expect("the test runs");
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success(), "{name} {url}: {said}");
+                // Not because it has another name.
+                assert!(said.contains("1 passed"), "{said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_certificate_for_another_name_is_refused_naming_both() {
     let world = World::serving(|authority| authority.sign(&["server.dc1.consul"]).server(None));

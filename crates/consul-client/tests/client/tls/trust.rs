@@ -90,8 +90,7 @@ fn only_an_authority_that_is_valid_now_makes_certificates() {
     let of_root = Authority::of_leaf(Some(&root));
     let of_itself = Authority::of_leaf(None);
     let unsigned = "not signed by a trusted authority";
-    let late =
-        "each authority that tls_ca_file or tls_ca_path names has expired, or is not valid yet";
+    let late = "the authority that signed it, and that tls_ca_file or tls_ca_path names, has expired, or is not valid yet";
     for (name, signer, why) in [
         ("valid", &root, None),
         ("a leaf of an authority", &of_root, Some(unsigned)),
@@ -108,6 +107,37 @@ fn only_an_authority_that_is_valid_now_makes_certificates() {
             match why {
                 None => works(&client),
                 Some(why) => assert!(refusal(&client).contains(why), "{name}"),
+            }
+        }
+    }
+}
+
+/// The others do not hide the reason, and a certificate of another authority has another one.
+#[test]
+fn an_authority_that_has_expired_is_named_beside_one_that_is_valid() {
+    let expired = Authority::new_changed("expired", |params| {
+        params.not_before = rcgen::date_time_ymd(1975, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    let (valid, folder) = (Authority::new("valid"), Folder::new());
+    let both = folder.file("both.pem", format!("{}{}", expired.pem(), valid.pem()));
+    let alone = folder.file("alone.pem", expired.pem());
+    let unsigned = "not signed by a trusted authority";
+    for (signer, file, why) in [
+        (&valid, &both, None),
+        (&expired, &both, Some("the authority that signed it")),
+        (&expired, &alone, Some("the authority that signed it")),
+        (&Authority::new("unknown"), &both, Some(unsigned)),
+        (&Authority::new("unknown"), &alone, Some(unsigned)),
+    ] {
+        let server = Server::tls(signer.sign(&["127.0.0.1"]).server(None));
+        let url = Value::from(format!("https://{}", server.address));
+        let client = client(&[("endpoint", url), ("tls_ca_file", file.as_str().into())]);
+        match why {
+            None => works(&client),
+            Some(why) => {
+                let message = refusal(&client);
+                assert!(message.contains(why), "{why}: {message}");
             }
         }
     }
