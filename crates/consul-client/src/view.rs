@@ -10,7 +10,7 @@ use super::watch::{State, WatchOptions, states};
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_api::response::{Answer, Meta};
+use consul_api::response::Meta;
 use consul_api::ring::Ring;
 use consul_api::value::Value;
 use consul_process::clock::{Clock, Instant};
@@ -388,16 +388,17 @@ impl Updater {
             let empties = self.view.clock.sleep_until_any(self.empties_at);
             match select(self.states.next(), empties).await {
                 Either::Left((Some(Ok(state)), _)) => {
-                    let hidden = hidden(&self.client, &self.args, &state.answer).await;
-                    self.view.state().hidden = hidden;
-                    self.take(state);
-                    return Some(());
+                    let has_some = self.has_some();
+                    match verified(&self.client, &self.args, has_some, state).await {
+                        Ok(state) => {
+                            self.view.state().hidden = state.answer.meta.hidden();
+                            self.take(state);
+                            return Some(());
+                        }
+                        Err(error) => self.fail(error),
+                    }
                 }
-                Either::Left((Some(Err(error)), _)) => {
-                    // The answer after the outage decides.
-                    self.empties_at = None;
-                    self.view.state().last_error = Some(error);
-                }
+                Either::Left((Some(Err(error)), _)) => self.fail(error),
                 Either::Left((None, _)) => return None,
                 Either::Right(_) => {
                     self.hold_until(None);
@@ -408,6 +409,16 @@ impl Updater {
         }
     }
 
+    fn has_some(&self) -> bool {
+        self.view.state().list.as_ref().is_some_and(|list| !list.instances.is_empty())
+    }
+
+    /// The answer after the outage decides.
+    fn fail(&mut self, error: Error) {
+        self.empties_at = None;
+        self.view.state().last_error = Some(error);
+    }
+
     fn take(&mut self, state: State) {
         let (instances, failing) = self.read(&state.answer.value);
         let invalid = state.answer.value.items().len() - instances.len() - failing;
@@ -416,7 +427,7 @@ impl Updater {
             (current.failing, current.invalid) = (failing, invalid);
         }
         let after_outage = state.is_resynchronised || self.empties_at.is_some();
-        let has_some = self.view.state().list.as_ref().is_some_and(|l| !l.instances.is_empty());
+        let has_some = self.has_some();
         if instances.is_empty() && has_some && after_outage && !self.empty_hold.is_zero() {
             if self.empties_at.is_none() {
                 let hold_s = self.empty_hold.as_secs_f64();
@@ -472,15 +483,21 @@ impl Updater {
     }
 }
 
-/// Whether ACLs hide instances from an answer, or may hide some, as [`Meta::hidden`] says it.
-async fn hidden(client: &Client, args: &Args, answer: &Answer) -> Option<&'static str> {
-    let meta = &answer.meta;
-    let is_empty = answer.value.items().is_empty();
-    if !(is_empty && meta.is_streamed() && meta.default_acl_policy == Some("deny")) {
-        return meta.hidden();
+/// A state; one in which the last instances have gone, or that ACLs may hide, by a query that does not wait. A stream does
+/// not say whether they do, and one empty answer may be another's.
+async fn verified(
+    client: &Client,
+    args: &Args,
+    had_some: bool,
+    state: State,
+) -> Result<State, Error> {
+    let meta = &state.answer.meta;
+    let may_hide = meta.is_streamed() && meta.default_acl_policy == Some("deny");
+    if !state.answer.value.items().is_empty() || !(may_hide || had_some) {
+        return Ok(state);
     }
-    let plain = client.call(&health::SERVICE, args).await;
-    plain.ok().and_then(|plain| plain.meta.hidden())
+    let answer = client.call(&health::SERVICE, args).await?;
+    Ok(State { answer, ..state })
 }
 
 /// The age of a cached or stale answer when it arrived.

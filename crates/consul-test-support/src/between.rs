@@ -29,10 +29,36 @@ pub const ANSWERS: &[(u16, &str)] = &[
     (200, "<html>"),
     (200, "[]"),
     (200, "{}"),
+    (200, ""),
+    (200, "5"),
+    (200, "true"),
+    (200, "[5]"),
+    (200, "[][]"),
+    (200, r#"[{"Key":"a""#),
+    (301, ""),
+    (400, ""),
+    (401, "Unauthorized"),
+    (402, "pay first"),
+    (403, "RBAC: access denied"),
+    (404, ""),
+    (405, "Method Not Allowed"),
+    (421, "Misdirected Request"),
+    (500, ""),
+    (501, "not implemented"),
 ];
 
 /// With an index it is Consul's answer that there is nothing.
-const NOTHING: [&str; 2] = ["[]", "{}"];
+const NOTHING: [&str; 3] = ["[]", "{}", ""];
+
+/// The answer of another program.
+pub fn answer(status: u16, body: &'static str) -> Response<Bytes> {
+    let response = Response::builder().status(status);
+    let response = match NOTHING.contains(&body) {
+        true => response,
+        false => response.header("x-consul-index", "9"),
+    };
+    response.body(Bytes::from_static(body.as_bytes())).expect("a response")
+}
 
 /// The beginning of paths that are answered by another program, and its answer.
 pub type Other = (&'static str, (u16, &'static str));
@@ -75,14 +101,7 @@ impl Transport for Between {
         let is_due = || self.requests.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.each);
         match other.filter(|_| is_due()) {
             None => self.consul.send(request),
-            Some((_, (status, body))) => Box::pin(async move {
-                let response = Response::builder().status(status);
-                let response = match NOTHING.contains(&body) {
-                    true => response,
-                    false => response.header("x-consul-index", "9"),
-                };
-                Ok(response.body(Bytes::from_static(body.as_bytes())).expect("a response"))
-            }),
+            Some((_, (status, body))) => Box::pin(async move { Ok(answer(status, body)) }),
         }
     }
 }

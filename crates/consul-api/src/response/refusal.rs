@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::time::Duration;
 
 impl Request {
@@ -91,9 +92,9 @@ impl Request {
         }
         let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
         match response.status().as_u16() {
-            400 | 413 | 415 | 500 => text.is_empty() || begins(&["<", "{", "["]),
+            400 | 413 | 415 | 500 => text.is_empty() || begins(PAGES),
             401 => !begins(UNAUTHORIZED),
-            403 => !contains_any(&text.to_lowercase(), FORBIDDEN),
+            403 => begins(PAGES) || !contains_any(&text.to_lowercase(), FORBIDDEN),
             405 => !begins(&["method "]),
             404 => false,
             status => !is_transient(status, text),
@@ -229,9 +230,14 @@ impl Request {
             op_index: usize,
             what: String,
         }
+        let operations: Vec<IgnoredAny> =
+            serde_json::from_slice(self.http.body()).unwrap_or_default();
+        let is_of_these = |refused: &[Refused]| {
+            !refused.is_empty() && refused.iter().all(|it| it.op_index < operations.len())
+        };
         let refused = match serde_json::from_slice::<Refusal>(body) {
-            Ok(Refusal { errors: Some(refused) }) if !refused.is_empty() => refused,
-            Ok(_) => return self.not_understood("expected the errors", body).with_status(409),
+            Ok(Refusal { errors: Some(refused) }) if is_of_these(&refused) => refused,
+            Ok(_) => return self.not_understood("expected its errors", body).with_status(409),
             Err(error) => return self.not_understood(&error.to_string(), body).with_status(409),
         };
         let refused: Vec<RefusedOperation> = refused
@@ -408,6 +414,9 @@ const RATE_LIMITED: &str = "rate limit exceeded";
 ///
 /// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
 const NOT_FORWARDED: &str = "rpc error getting client";
+
+/// How pages and JSON begin, which Consul's errors are not.
+const PAGES: &[&str] = &["<", "{", "["];
 
 /// How the texts of Consul's 401 begin.
 const UNAUTHORIZED: &[&str] =

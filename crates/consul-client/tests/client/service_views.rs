@@ -516,11 +516,11 @@ fn a_view_that_waits_for_its_place_in_the_turn_is_not_confirmed() {
 #[test]
 fn a_service_that_comes_back_does_not_get_the_answer_of_a_read_before() {
     let scene = Scene::with(&["web"], Wanted::Chosen);
-    // The second read begins while the service is away, and ends when it is back.
-    scene.network.state().delays = [SECOND, 5 * SECOND].into();
+    // The second read, and the one that looks again, begin while the service is away, and end when it is back.
+    scene.network.state().delays = [SECOND, 5 * SECOND, 5 * SECOND].into();
     scene.world.send("PUT", "/v1/agent/service/deregister/web-w1", "");
     scene.pass(2 * SECOND);
-    assert_eq!(scene.network.reads().len(), 2);
+    assert_eq!(scene.network.reads().len(), 3);
     register(&scene.world, "web", "w2", "10.0.0.2");
     scene.pass(10 * SECOND);
     assert_eq!(scene.shown("web"), "10.0.0.2");

@@ -2,17 +2,20 @@
 
 use crate::support::world::World;
 use bytes::Bytes;
+use consul_api::api::acl;
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
 use consul_client::transport::Transport;
 use consul_client::view::{EMPTY_HOLD, View, view};
+use consul_client::views::{Wanted, views};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock};
-use consul_sim::{Fault, Retained};
+use consul_sim::{Fault, Retained, SimTransport};
 use futures_util::StreamExt;
 use http::{Request, Response};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -117,6 +120,98 @@ fn an_empty_view_says_that_acls_hide_its_instances() {
             assert_eq!(error.kind(), Kind::NotFound);
             assert!(error.message().contains("instances are hidden by ACLs"), "{error}");
         }
+    }
+}
+
+/// Consul ends its stream; its next answers are refusals.
+#[test]
+fn a_view_whose_token_is_deleted_keeps_its_list() {
+    for is_streamed in [true, false] {
+        let (world, management) = World::with_acl();
+        let rules = r#"service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }"#;
+        let client = world.client_with_rules(management, rules);
+        let args = Args::new().arg("web");
+        let args = if is_streamed { args } else { args.opt("consistent", true) };
+        let one = view_of(&client, args, EMPTY_HOLD);
+        let (all, news) = views(Arc::clone(&client), Wanted::Named(vec!["web".into()]), EMPTY_HOLD)
+            .expect("views");
+        let told = Arc::clone(&all);
+        world.clock.spawn(news.for_each(move |()| {
+            told.were_told();
+            async {}
+        }));
+        let definition = Value::Map(vec![
+            ("Name".to_owned(), "web".into()),
+            ("Address".to_owned(), "10.0.0.1".into()),
+        ]);
+        let accessor = world.run(async {
+            let register = &consul_api::api::agent::SERVICE_REGISTER;
+            client.call(register, &Args::new().arg(definition)).await.expect("it may write");
+            let own = client.call(&acl::TOKEN_SELF, &Args::new()).await.expect("a token");
+            own.value.get("AccessorID").cloned().expect("an id")
+        });
+        world.pass(SECOND * 30);
+        assert_eq!(shown(&one), "web:1");
+        world.run(async {
+            let args = Args::new().arg(accessor).opt("token", management);
+            client.call(&acl::TOKEN_DELETE, &args).await.expect("it is deleted");
+        });
+        world.pass(SECOND * 120);
+        assert_eq!(shown(&one), "web:1", "{is_streamed}");
+        assert!(one.age().expect("a list") > SECOND * 60, "{:?}", one.age());
+        let view = all.view("web").expect("a view");
+        assert_eq!(shown(&view), "web:1", "{is_streamed}");
+        assert!(view.age().expect("a list") > SECOND * 60, "{:?}", view.age());
+    }
+}
+
+/// Of a cache, or of an agent that has just started: the next answer contradicts it.
+#[test]
+fn one_empty_answer_empties_no_view() {
+    let world = World::new();
+    world.register("w1", EVEN);
+    let once = Arc::new(EmptyOnce {
+        consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
+        is_due: AtomicBool::new(false),
+    });
+    let settings = Settings { timeout: SECOND * 5, retry_count: 3, defaults: Defaults::default() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let transport = Arc::clone(&once) as Arc<dyn Transport>;
+    let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
+    let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+    world.pass(SECOND);
+    for _ in 0..20 {
+        once.is_due.store(true, Relaxed);
+        while once.is_due.load(Relaxed) {
+            world.pass(SECOND / 10);
+            assert_eq!(shown(&view), "w1:1");
+        }
+    }
+    world.deregister("w1");
+    // A wrong index delays it, and what follows an outage is held.
+    world.pass(SECOND * 120);
+    assert_eq!(shown(&view), "");
+}
+
+/// Answers that there are no instances, once.
+#[derive(Debug)]
+struct EmptyOnce {
+    consul: SimTransport,
+    is_due: AtomicBool,
+}
+
+impl Transport for EmptyOnce {
+    fn endpoint(&self) -> &str {
+        "between"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        if !self.is_due.swap(false, Relaxed) {
+            return self.consul.send(request);
+        }
+        let response = Response::builder().header("X-Consul-Index", 1_000_000);
+        let response = response.body(Bytes::from_static(b"[]")).expect("a response");
+        Box::pin(std::future::ready(Ok(response)))
     }
 }
 
