@@ -354,7 +354,8 @@ pub struct FreeForm {
     /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds, and
     /// one below 0 is sent as it is.
     pub nanoseconds: &'static [&'static str],
-    /// Lists, as which an empty table is sent.
+    /// Lists, as which an empty table is sent. `HTTP.Header` is one of this name in a table `HTTP` alone, `Header.*` each
+    /// member of `Header`.
     pub lists: &'static [&'static str],
     /// Tables by names of the program, of tables with Consul's fields.
     pub by_name: &'static [&'static str],

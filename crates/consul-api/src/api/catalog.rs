@@ -18,10 +18,11 @@ const CATALOG_SERVICE: &[Field] = &[
     field("EnableTagOverride", Shape::Bool, "whether the catalog may change the tags"),
 ];
 
-/// Source: `HealthCheckDefinition` in Consul's folder api.
+/// Source: `HealthCheckDefinition` in Consul's folders api and agent/structs.
 const CHECK_DEFINITION: FreeForm = FreeForm {
-    durations: &["Interval", "Timeout", "DeregisterCriticalServiceAfter"],
-    opaque: &["Header"],
+    durations: &["DeregisterCriticalServiceAfter", "Interval", "TTL", "Timeout"],
+    lists: &["Header.*", "ScriptArgs"],
+    by_name: &["Header"],
     ..FreeForm::UNKNOWN
 };
 

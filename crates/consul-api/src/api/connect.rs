@@ -8,7 +8,7 @@ const ENDS: &[Param] = &[
 ];
 /// Of intentions and of their permissions.
 const PERMISSIONS: FreeForm = FreeForm {
-    lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims"],
+    lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims", "VerifyClaims.Path"],
     opaque: &["Meta"],
     ..FreeForm::UNKNOWN
 };

@@ -429,7 +429,7 @@ fn every_parameter_of_every_method_refuses_a_foreign_value_by_name() {
 }
 
 /// A value that the shape takes.
-fn good(shape: &Shape) -> Value {
+pub(super) fn good(shape: &Shape) -> Value {
     match shape {
         Shape::Object(_) | Shape::Free(_) | Shape::Any => Value::Map(Vec::new()),
         Shape::Objects(_) => Value::List(Vec::new()),

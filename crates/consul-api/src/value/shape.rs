@@ -41,6 +41,13 @@ impl<'a> ValuePath<'a> {
         ValuePath { place, parent: Some(self) }
     }
 
+    /// The name of the table that has the value, or of the list that has this table.
+    pub(super) fn table(&self) -> Option<&'a str> {
+        let parent = self.parent?;
+        let is_item = parent.place.bytes().all(|byte| byte.is_ascii_digit());
+        if is_item { parent.table() } else { Some(parent.place) }
+    }
+
     pub(super) fn name(&self) -> String {
         match self.parent {
             Some(parent) => format!("{}.{}", parent.name(), self.place),
