@@ -306,6 +306,31 @@ fn the_lookup_of_a_lock_reads_the_same_key_with_the_same_rights() {
 }
 
 #[test]
+fn the_age_of_an_answer_of_the_cache_is_limited_by_a_header() {
+    let mut count = 0;
+    for row in endpoints() {
+        let has = |name: &str| row.all_options().any(|option| option.name == name);
+        assert_eq!(has("cached"), has("cache_control"), "{}", row.name);
+        if !has("cached") {
+            continue;
+        }
+        let args = row.positional.iter().fold(Args::new(), |args, it| args.arg(good(&it.kind)));
+        let own = row.request(&args.clone().opt("cached", true), &Defaults::default()).unwrap();
+        assert!(!own.http.headers().contains_key("cache-control"), "{}", row.name);
+        for control in ["max-age=30", "max-age=5, stale-if-error=60", "must-revalidate"] {
+            let args = args.clone().opt("cached", true).opt("cache_control", control);
+            let request = row.request(&args, &Defaults::default()).unwrap();
+            assert_eq!(request.http.headers()["cache-control"], control, "{}", row.name);
+            assert_eq!(request.http.uri(), own.http.uri(), "{}", row.name);
+        }
+        count += 1;
+    }
+    assert_eq!(count, 9);
+    let args = Args::new().arg("web").opt("cache_control", "max-age=1\r\nx: y");
+    assert!(build("health_service", args).is_err(), "a header has one line");
+}
+
+#[test]
 fn a_body_is_checked_field_by_field() {
     let check = Value::Map(vec![("ttl".into(), 90.into()), ("check_id".into(), "c".into())]);
     let service = Value::Map(vec![("name".into(), "web".into()), ("check".into(), check)]);
