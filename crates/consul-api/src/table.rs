@@ -163,9 +163,9 @@ pub enum Form {
     Key,
     /// A key that begins with the prefix at the end of the request's path.
     Under,
-    /// The value of this parameter of the request in any case, or any string if the request does not have it.
+    /// A value of this parameter of the request in any case, or any string if the request does not have it.
     Given(&'static str),
-    /// This list or object, which is not empty.
+    /// This list or object, which is not empty, but for the keys below the empty prefix.
     Some(&'static Form),
     /// The address of a server, `host:port`, or the empty string.
     Address,
@@ -177,6 +177,8 @@ pub enum Form {
     Entries(&'static Form),
     /// An object whose members, of any name, are these.
     Map(&'static Form),
+    /// An object whose members, named by values of this parameter of the request, are these.
+    ByGiven(&'static str, &'static Form),
     /// An object with these members; others are not looked at.
     Object(&'static [Member]),
 }

@@ -120,10 +120,13 @@ pub static INTENTION_CHECK: Endpoint = Endpoint {
 };
 
 pub static INTENTION_MATCH: Endpoint = Endpoint {
-    form: Form::Some(&Form::Map(&Form::OrNull(&Form::List(&Form::Object(&[
-        has("SourceName", Form::Text),
-        has("DestinationName", Form::Text),
-    ]))))),
+    form: Form::Some(&Form::ByGiven(
+        "name",
+        &Form::OrNull(&Form::List(&Form::Object(&[
+            has("SourceName", Form::Text),
+            has("DestinationName", Form::Text),
+        ]))),
+    )),
     positional: &[
         Param::new(
             "by",
