@@ -359,6 +359,8 @@ pub struct FreeForm {
     /// Lists, as which an empty table is sent. `HTTP.Header` is one of this name in a table `HTTP` alone, `Header.*` each
     /// member of `Header`.
     pub lists: &'static [&'static str],
+    /// Names by which a path finds what is created, each with its table: `entry.Name`.
+    pub names: &'static [&'static str],
     /// Tables by names of the program, of tables with Consul's fields.
     pub by_name: &'static [&'static str],
     /// Tables of a proxy or of a program of the user's, which are sent as they are at every depth. Only in the table
@@ -376,6 +378,7 @@ impl FreeForm {
         durations: &[],
         nanoseconds: &[],
         lists: &[],
+        names: &[],
         by_name: &[],
         kept: &[],
         opaque: &[],

@@ -39,7 +39,7 @@ macro_rules! object {
 }
 
 const TOKEN: &[Field] = object! {
-    field("AccessorID", Shape::Text, "the public id; default: a random one"),
+    field("AccessorID", Shape::Name, "the public id; default: a random one"),
     field("SecretID", Shape::Text, "the secret; default: a random one"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Policies", Shape::Objects(LINK), "its policies"),
@@ -138,6 +138,7 @@ const METHOD: FreeForm = FreeForm {
         "OIDCACRValues",
         "OIDCScopes",
     ],
+    names: &["auth_method.Name"],
     opaque: &["ClaimMappings", "ListClaimMappings"],
     ..FreeForm::UNKNOWN
 };

@@ -27,7 +27,7 @@ const CHECK_DEFINITION: FreeForm = FreeForm {
 };
 
 const CATALOG_CHECK: &[Field] = &[
-    field("Node", Shape::Text, "the node's name; default: the one registered"),
+    field("Node", Shape::Name, "the node's name; default: the one registered"),
     field("CheckID", Shape::Name, "the check's id; default: its name"),
     field("Name", Shape::Name, "the check's name"),
     field("Notes", Shape::TextOrEmpty, "a description"),

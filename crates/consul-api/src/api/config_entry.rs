@@ -89,6 +89,7 @@ pub const ENTRY: FreeForm = FreeForm {
         "VerifyClaims",
         "VerifyClaims.Path",
     ],
+    names: &["entry.Kind", "entry.Name"],
     by_name: &["Failover", "Subsets"],
     kept: &["Config"],
     opaque: &["Add", "Arguments", "LegacyMeta", "Meta", "Set"],

@@ -9,6 +9,7 @@ const ENDS: &[Param] = &[
 /// Of intentions and of their permissions.
 const PERMISSIONS: FreeForm = FreeForm {
     lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims", "VerifyClaims.Path"],
+    names: &["intention.DestinationName", "intention.SourceName"],
     opaque: &["Meta"],
     ..FreeForm::UNKNOWN
 };

@@ -1,7 +1,8 @@
 //! The durations and lists of Consul's bodies: what its structs have, compared with what the rows do.
 
 use super::tests::good;
-use super::{Args, Defaults};
+use super::{Args, Defaults, Request};
+use crate::error::Error;
 use crate::table::{FreeForm, Shape};
 use crate::value::Value;
 use crate::{endpoint, endpoints};
@@ -315,20 +316,21 @@ const BODIES: &[Body] = &[
 /// The row that sends the body, and the place of the body among its arguments.
 fn sender(row: &str) -> (&'static crate::table::Endpoint, usize) {
     let row = endpoint(row).expect("a row");
-    let is_table = |shape: &Shape| matches!(shape, Shape::Object(_) | Shape::Free(_));
+    let is_table =
+        |shape: &Shape| matches!(shape, Shape::Object(_) | Shape::Objects(_) | Shape::Free(_));
     let place = row.positional.iter().position(|param| is_table(&param.kind));
     (row, place.expect("a row with a body"))
 }
 
-/// What the row sends at this path for a value there.
-fn sent(row: &str, path: &str, value: Value) -> Json {
-    let names: Vec<String> = path
-        .replace("[]", ".[]")
-        .replace("{}", ".{}")
-        .split('.')
-        .map(|name| name.replace("{}", "my_own"))
-        .collect();
-    let body = names.iter().rev().fold(value, |value, name| match &**name {
+/// The names in a path, and `[]` for each item.
+fn names(path: &str) -> Vec<String> {
+    let path = path.replace("[]", ".[]").replace("{}", ".my_own");
+    path.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// The request of a row with a value at this path of its body.
+pub(super) fn request(row: &str, path: &str, value: Value) -> Result<Request, Error> {
+    let body = names(path).iter().rev().fold(value, |value, name| match &**name {
         "[]" => Value::List(vec![value]),
         _ => Value::Map(vec![(name.clone(), value)]),
     });
@@ -338,9 +340,14 @@ fn sent(row: &str, path: &str, value: Value) -> Json {
     let args = args.fold(Args::new(), |args, (at, param)| {
         args.arg(if at == place { body.clone() } else { good(&param.kind) })
     });
-    let request = row.request(&args, &Defaults::default()).expect(path);
+    row.request(&args, &Defaults::default())
+}
+
+/// What the row sends at this path for a value there.
+fn sent(row: &str, path: &str, value: Value) -> Json {
+    let request = request(row, path, value).expect(path);
     let sent: Json = serde_json::from_slice(request.http.body()).expect("JSON");
-    names.iter().fold(sent, |sent, name| match &**name {
+    names(path).iter().fold(sent, |sent, name| match &**name {
         "[]" => sent[0].clone(),
         _ => sent[name].clone(),
     })

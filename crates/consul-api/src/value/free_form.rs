@@ -2,7 +2,7 @@
 //! Consul reads. A number where Consul has a duration is in seconds, an empty table where it has a list is a list, and
 //! names in snake_case are Consul's.
 
-use super::shape::{ValuePath, same_name};
+use super::shape::{ValuePath, check_in_path, same_name};
 use super::{Value, duration};
 use crate::error::Error;
 use crate::table::FreeForm;
@@ -77,6 +77,10 @@ impl FreeForm {
             return self.walk(value, at, Names::Fields);
         }
         let is_fields = names == Names::Fields;
+        if is_fields && self.is_name(name, at) {
+            let text = value.as_str().unwrap_or_default();
+            check_in_path(text).map_err(|why| at.bad_value(value, why))?;
+        }
         let has_durations = is_fields || names == Names::PassiveHealthCheck;
         match value.as_f64().filter(|_| has_durations) {
             Some(number) if is(self.durations) => return self.duration(number, value, at),
@@ -94,6 +98,13 @@ impl FreeForm {
             }
             _ => self.walk(value, at, names),
         }
+    }
+
+    /// Whether the member of this name is one by which a path finds what is created.
+    fn is_name(&self, name: &str, at: &ValuePath) -> bool {
+        self.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
+            same_name(own, name) && at.table().is_some_and(|it| same_name(table, it))
+        })
     }
 
     /// Whether the member of this name is one of the lists.
@@ -156,6 +167,7 @@ mod tests {
         durations: &["Interval", "ConnectTimeout"],
         nanoseconds: &["Leeway"],
         lists: &["Tags", "Targets", "HTTP.Query", "Header.*"],
+        names: &["entry.Name"],
         by_name: &["Subsets", "Header"],
         kept: &["Config"],
         opaque: &["Meta"],
@@ -204,6 +216,10 @@ mod tests {
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
             ),
+            (
+                json!({"Name": "a..b", "x": {"Name": ".."}}),
+                json!({"Name": "a..b", "x": {"Name": ".."}}),
+            ),
             (json!({"Interval": {"interval": 1}}), json!({"Interval": {"interval": "1s"}})),
             (json!({"_hidden": 1, "": 2, "a__b_": 3}), json!({"_hidden": 1, "": 2, "AB": 3})),
             (json!([1, {"Interval": 1e6}]), json!([1, {"Interval": "1000000s"}])),
@@ -213,11 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_is_none_and_a_name_in_two_spellings_are_refused() {
+    fn a_wrong_duration_a_wrong_name_and_one_in_two_spellings_are_refused() {
         for (given, why) in [
             (json!({"Interval": -1}), "entry.Interval is -1: it must be a number of seconds"),
             (json!({"a": [{"Interval": 1e300}]}), "entry.a.1.Interval is"),
             (json!({"a_b": 1, "AB": 2}), "entry has AB twice"),
+            (
+                json!({"name": "a/.."}),
+                "entry.name is \"a/..\": the server would remove the segment",
+            ),
         ] {
             let said = json(&FORM, given).expect_err(why);
             assert!(said.contains(why), "{said}");

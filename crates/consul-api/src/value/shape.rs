@@ -377,7 +377,7 @@ pub(super) fn same_name(field: &str, given: &str) -> bool {
 }
 
 /// Refuses what a path cannot have at any place.
-fn check_in_path(text: &str) -> Result<(), &'static str> {
+pub(super) fn check_in_path(text: &str) -> Result<(), &'static str> {
     if has_dots(text.as_bytes()) {
         Err(CLEANED)
     } else if text.contains(|c: char| c.is_control()) {
