@@ -346,6 +346,8 @@ pub enum Shape {
     Free(&'static FreeForm),
     /// Any table.
     Any,
+    /// Any value, which is not sent: a read has it, and a write refuses it.
+    NotSent,
 }
 
 /// What is known of the fields of a body that are not declared, by their names at any depth.

@@ -64,7 +64,8 @@ const ENTRIES: Form =
     Form::List(&Form::Object(&[has("Key", Form::Under), has("Value", Form::Bytes)]));
 
 fn answer(json: &str, form: Form) -> Result<Value, NotTheAnswer> {
-    Ok(Tape::of_answer(Bytes::copy_from_slice(json.as_bytes()), &form, b"a", &|_| Vec::new())?.value())
+    Ok(Tape::of_answer(Bytes::copy_from_slice(json.as_bytes()), &form, b"a", &|_| Vec::new())?
+        .value())
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Shape {
             Shape::TextMap => "a table of strings by name".into(),
             Shape::TextListMap => "a table of lists of strings by name".into(),
             Shape::Object(_) | Shape::Free(_) | Shape::Any => "a table".into(),
+            Shape::NotSent => "any value".into(),
             Shape::Objects(_) => "a list of tables".into(),
             Shape::ObjectMap(_) => "a table of tables by name".into(),
         }
@@ -312,6 +313,7 @@ impl Shape {
                 Value::List(items) if items.is_empty() => serde_json::Map::new().into(),
                 _ => return Err(at.wrong_type(self, value)),
             },
+            Shape::NotSent => serde_json::Value::Null,
             Shape::Any => match value {
                 Value::List(_) | Value::Map(_) => {
                     value.to_json().map_err(|error| error.context(&at.name()))?
@@ -358,6 +360,9 @@ impl Shape {
                     &known,
                 )));
             };
+            if matches!(field.kind, Shape::NotSent) {
+                continue;
+            }
             let json = field.kind.json(member, &at.member(name))?;
             if object.insert(field.name.to_owned(), json).is_some() {
                 return Err(at.twice(field.name));
