@@ -379,7 +379,15 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
                 writer.mismatch(|| M::Error::custom("it has a member twice"))?;
             }
             seen |= bit;
+            let other = match form {
+                Form::ByGiven(..) => writer.other.take(),
+                _ => None,
+            };
             members.next_value_seed(Seed { writer, form: member })?;
+            if other.is_some() {
+                writer.other = other;
+                return Err(M::Error::custom("it is about another subject"));
+            }
             count += 1;
         }
         if let Form::Object(wanted) = form {
@@ -406,18 +414,20 @@ struct Name<'w, 'a, 'f> {
 }
 
 impl<'f> Name<'_, '_, 'f> {
-    fn member<E: Error>(&mut self, name: &str) -> Result<(&'f Form, Option<usize>), E> {
-        if matches!(self.parent, Form::ByGiven(..)) {
-            self.writer.name(name, self.parent)?;
-        }
-        Ok(match self.parent {
-            Form::Map(each) | Form::ByGiven(_, each) => (each, None),
+    fn member(&mut self, name: &str) -> (&'f Form, Option<usize>) {
+        match self.parent {
+            Form::ByGiven(_, each) => {
+                // The form of the member is checked first: it tells the answer of another program.
+                let _ = self.writer.name::<serde_json::Error>(name, self.parent);
+                (each, None)
+            }
+            Form::Map(each) => (each, None),
             Form::Object(members) => {
                 let place = members.iter().position(|member| member.name == name);
                 (place.map_or(&Form::Any, |place| &members[place].form), place)
             }
             _ => (&Form::Any, None),
-        })
+        }
     }
 }
 
@@ -436,14 +446,14 @@ impl<'a, 'f> Visitor<'a> for Name<'_, 'a, 'f> {
         f.write_str("a name")
     }
 
-    fn visit_borrowed_str<E: Error>(mut self, name: &'a str) -> Result<Self::Value, E> {
-        let member = self.member(name)?;
+    fn visit_borrowed_str<E>(mut self, name: &'a str) -> Result<Self::Value, E> {
+        let member = self.member(name);
         self.writer.borrowed(name);
         Ok(member)
     }
 
-    fn visit_str<E: Error>(mut self, name: &str) -> Result<Self::Value, E> {
-        let member = self.member(name)?;
+    fn visit_str<E>(mut self, name: &str) -> Result<Self::Value, E> {
+        let member = self.member(name);
         self.writer.copied(name.as_bytes());
         Ok(member)
     }
