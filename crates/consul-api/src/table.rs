@@ -163,9 +163,9 @@ pub enum Form {
     Key,
     /// A key that begins with the prefix at the end of the request's path.
     Under,
-    /// The value of this parameter of the request in any case, or any string if the request does not have it.
+    /// A value of this parameter of the request in any case, or any string if the request does not have it.
     Given(&'static str),
-    /// This list or object, which is not empty.
+    /// This list or object, which is not empty, but for the keys below the empty prefix.
     Some(&'static Form),
     /// The address of a server, `host:port`, or the empty string.
     Address,
@@ -177,6 +177,8 @@ pub enum Form {
     Entries(&'static Form),
     /// An object whose members, of any name, are these.
     Map(&'static Form),
+    /// An object whose members, named by values of this parameter of the request, are these.
+    ByGiven(&'static str, &'static Form),
     /// An object with these members; others are not looked at.
     Object(&'static [Member]),
 }
@@ -344,6 +346,8 @@ pub enum Shape {
     Free(&'static FreeForm),
     /// Any table.
     Any,
+    /// Any value, which is not sent: a read has it, and a write refuses it.
+    NotSent,
 }
 
 /// What is known of the fields of a body that are not declared, by their names at any depth.
@@ -354,8 +358,11 @@ pub struct FreeForm {
     /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds, and
     /// one below 0 is sent as it is.
     pub nanoseconds: &'static [&'static str],
-    /// Lists, as which an empty table is sent.
+    /// Lists, as which an empty table is sent. `HTTP.Header` is one of this name in a table `HTTP` alone, `Header.*` each
+    /// member of `Header`.
     pub lists: &'static [&'static str],
+    /// Names by which a path finds what is created, each with its table: `entry.Name`.
+    pub names: &'static [&'static str],
     /// Tables by names of the program, of tables with Consul's fields.
     pub by_name: &'static [&'static str],
     /// Tables of a proxy or of a program of the user's, which are sent as they are at every depth. Only in the table
@@ -373,6 +380,7 @@ impl FreeForm {
         durations: &[],
         nanoseconds: &[],
         lists: &[],
+        names: &[],
         by_name: &[],
         kept: &[],
         opaque: &[],

@@ -181,6 +181,7 @@ fn lua_type(shape: &Shape, depth: usize) -> String {
         }
         Shape::Objects(_) => "table[]".to_owned(),
         Shape::Object(_) | Shape::ObjectMap(_) | Shape::Free(_) | Shape::Any => "table".to_owned(),
+        Shape::NotSent => "any".to_owned(),
     }
 }
 

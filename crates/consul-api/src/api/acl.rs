@@ -39,7 +39,7 @@ macro_rules! object {
 }
 
 const TOKEN: &[Field] = object! {
-    field("AccessorID", Shape::Text, "the public id; default: a random one"),
+    field("AccessorID", Shape::Name, "the public id; default: a random one"),
     field("SecretID", Shape::Text, "the secret; default: a random one"),
     field("Description", Shape::TextOrEmpty, "a description"),
     field("Policies", Shape::Objects(LINK), "its policies"),
@@ -57,13 +57,13 @@ const TOKEN: &[Field] = object! {
     field("AuthMethod", Shape::Text, "the auth method that created it"),
     field("AuthMethodNamespace", Shape::TextOrEmpty, "its namespace (Consul Enterprise)"),
     field("CreateTime", Shape::Text, "ignored"),
-    field("ExpandedPolicies", Shape::Free(&FreeForm::UNKNOWN), "ignored, as all that follow"),
-    field("ExpandedRoles", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
-    field("NamespaceDefaultPolicyIDs", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
-    field("NamespaceDefaultRoleIDs", Shape::Free(&FreeForm::UNKNOWN), "ignored"),
-    field("AgentACLDefaultPolicy", Shape::Text, "ignored"),
-    field("AgentACLDownPolicy", Shape::Text, "ignored"),
-    field("ResolvedByAgent", Shape::Text, "ignored"),
+    field("ExpandedPolicies", Shape::NotSent, "not sent, as all that follow"),
+    field("ExpandedRoles", Shape::NotSent, "not sent"),
+    field("NamespaceDefaultPolicyIDs", Shape::NotSent, "not sent"),
+    field("NamespaceDefaultRoleIDs", Shape::NotSent, "not sent"),
+    field("AgentACLDefaultPolicy", Shape::NotSent, "not sent"),
+    field("AgentACLDownPolicy", Shape::NotSent, "not sent"),
+    field("ResolvedByAgent", Shape::NotSent, "not sent"),
 };
 
 const POLICY: &[Field] = object! {
@@ -138,6 +138,7 @@ const METHOD: FreeForm = FreeForm {
         "OIDCACRValues",
         "OIDCScopes",
     ],
+    names: &["auth_method.Name"],
     opaque: &["ClaimMappings", "ListClaimMappings"],
     ..FreeForm::UNKNOWN
 };

@@ -18,15 +18,16 @@ const CATALOG_SERVICE: &[Field] = &[
     field("EnableTagOverride", Shape::Bool, "whether the catalog may change the tags"),
 ];
 
-/// Source: `HealthCheckDefinition` in Consul's folder api.
+/// Source: `HealthCheckDefinition` in Consul's folders api and agent/structs.
 const CHECK_DEFINITION: FreeForm = FreeForm {
-    durations: &["Interval", "Timeout", "DeregisterCriticalServiceAfter"],
-    opaque: &["Header"],
+    durations: &["DeregisterCriticalServiceAfter", "Interval", "TTL", "Timeout"],
+    lists: &["Header.*", "ScriptArgs"],
+    by_name: &["Header"],
     ..FreeForm::UNKNOWN
 };
 
 const CATALOG_CHECK: &[Field] = &[
-    field("Node", Shape::Text, "the node's name; default: the one registered"),
+    field("Node", Shape::Name, "the node's name; default: the one registered"),
     field("CheckID", Shape::Name, "the check's id; default: its name"),
     field("Name", Shape::Name, "the check's name"),
     field("Notes", Shape::TextOrEmpty, "a description"),

@@ -8,7 +8,8 @@ const ENDS: &[Param] = &[
 ];
 /// Of intentions and of their permissions.
 const PERMISSIONS: FreeForm = FreeForm {
-    lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims"],
+    lists: &["Header", "Methods", "Permissions", "Providers", "VerifyClaims", "VerifyClaims.Path"],
+    names: &["intention.DestinationName", "intention.SourceName"],
     opaque: &["Meta"],
     ..FreeForm::UNKNOWN
 };
@@ -120,10 +121,13 @@ pub static INTENTION_CHECK: Endpoint = Endpoint {
 };
 
 pub static INTENTION_MATCH: Endpoint = Endpoint {
-    form: Form::Some(&Form::Map(&Form::OrNull(&Form::List(&Form::Object(&[
-        has("SourceName", Form::Text),
-        has("DestinationName", Form::Text),
-    ]))))),
+    form: Form::Some(&Form::ByGiven(
+        "name",
+        &Form::OrNull(&Form::List(&Form::Object(&[
+            has("SourceName", Form::Text),
+            has("DestinationName", Form::Text),
+        ]))),
+    )),
     positional: &[
         Param::new(
             "by",

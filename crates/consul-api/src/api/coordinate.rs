@@ -3,7 +3,7 @@
 use crate::table::*;
 
 const UPDATE_FIELDS: &[Field] = &[
-    field("Node", Shape::Text, "the node's name"),
+    field("Node", Shape::Name, "the node's name"),
     field("Segment", Shape::TextOrEmpty, "the network segment (Consul Enterprise)"),
     field(
         "Coord",

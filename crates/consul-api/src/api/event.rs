@@ -41,7 +41,7 @@ pub static FIRE: Endpoint = Endpoint {
 pub static LIST: Endpoint = Endpoint {
     form: Form::List(&Form::Object(&[
         has("ID", Form::Text),
-        has("Name", Form::Text),
+        has("Name", Form::Given("name")),
         has("Payload", Form::Bytes),
     ])),
     options: &[&[query("name", "name", Shape::Text, "Only events of this name.")], BLOCKING],

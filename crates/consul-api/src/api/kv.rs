@@ -56,7 +56,7 @@ pub static LIST: Endpoint = Endpoint {
 };
 
 pub static KEYS: Endpoint = Endpoint {
-    form: Form::List(&Form::Under),
+    form: Form::Some(&Form::List(&Form::Under)),
     missing_header: Some("x-consul-index"),
     positional: &[PREFIX],
     options: &[

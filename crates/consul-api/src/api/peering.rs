@@ -5,19 +5,23 @@ use crate::table::*;
 const PARTITION: &[Param] = &[SCOPE[2]];
 const NAME: Param = path("name", Shape::Text, "The name.");
 const TOKEN: &[Field] = &[
-    field("PeerName", Shape::Text, "the name of the other cluster in this one"),
+    field("PeerName", Shape::Name, "the name of the other cluster in this one"),
     field("Partition", Shape::Text, "the admin partition (Consul Enterprise)"),
     field("Meta", Shape::TextMap, "metadata"),
     field("ServerExternalAddresses", Shape::TextList, "addresses for the other cluster"),
 ];
 const ESTABLISHMENT: &[Field] = &[
-    field("PeerName", Shape::Text, "the name of the other cluster in this one"),
+    field("PeerName", Shape::Name, "the name of the other cluster in this one"),
     field("PeeringToken", Shape::Text, "the token that the other cluster created"),
     field("Partition", Shape::Text, "the admin partition (Consul Enterprise)"),
     field("Meta", Shape::TextMap, "metadata"),
 ];
-const ENTERPRISE: FreeForm =
-    FreeForm { lists: &["PolicyDefaults", "RoleDefaults"], opaque: &["Meta"], ..FreeForm::UNKNOWN };
+const ENTERPRISE: FreeForm = FreeForm {
+    lists: &["PolicyDefaults", "RoleDefaults"],
+    names: &["definition.Name"],
+    opaque: &["Meta"],
+    ..FreeForm::UNKNOWN
+};
 const ENTERPRISE_DEFINITION: Param =
     body("definition", Shape::Free(&ENTERPRISE), "The definition.");
 

@@ -8,6 +8,7 @@ const ID_OR_NAME: Param = path("query", Shape::Text, "The query's id or name.");
 const QUERY: FreeForm = FreeForm {
     durations: &["TTL"],
     lists: &["Tags", "IgnoreCheckIDs", "Datacenters", "Targets"],
+    names: &["definition.Name"],
     opaque: &["NodeMeta", "ServiceMeta"],
     ..FreeForm::UNKNOWN
 };

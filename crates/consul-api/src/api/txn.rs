@@ -38,7 +38,7 @@ const ENTITY_VERBS: &[&str] = &["set", "cas", "get", "delete", "delete-cas"];
 
 const NODE: &[Field] = &[
     field("ID", Shape::Text, "the node's UUID"),
-    field("Node", Shape::Text, "the node's name"),
+    field("Node", Shape::Name, "the node's name"),
     field("Address", Shape::Text, "the node's address"),
     field("TaggedAddresses", Shape::TextMap, "the node's other addresses, by name"),
     field("Meta", Shape::TextMap, "the node's metadata"),
@@ -51,8 +51,8 @@ const NODE_OPERATION: &[Field] = &[
 ];
 
 const SERVICE: &[Field] = &[
-    field("ID", Shape::Text, "the instance's id"),
-    field("Service", Shape::Text, "the service's name"),
+    field("ID", Shape::Name, "the instance's id"),
+    field("Service", Shape::Name, "the service's name"),
     field("Tags", Shape::TextList, "tags"),
     field("Meta", Shape::TextMap, "metadata"),
     field("Address", Shape::TextOrEmpty, "the address"),
@@ -65,14 +65,14 @@ const SERVICE: &[Field] = &[
 
 const SERVICE_OPERATION: &[Field] = &[
     field("Verb", Shape::OneOf(ENTITY_VERBS), "what to do"),
-    field("Node", Shape::Text, "the node's name"),
+    field("Node", Shape::Name, "the node's name"),
     field("Service", Shape::Object(SERVICE), "the instance"),
 ];
 
 const CHECK: &[Field] = &[
-    field("Node", Shape::Text, "the node's name"),
-    field("CheckID", Shape::Text, "the check's id"),
-    field("Name", Shape::Text, "the check's name"),
+    field("Node", Shape::Name, "the node's name"),
+    field("CheckID", Shape::Name, "the check's id"),
+    field("Name", Shape::Name, "the check's name"),
     field("Notes", Shape::TextOrEmpty, "a description"),
     field("Status", Shape::OneOf(STATUSES), "its state"),
     field("Output", Shape::TextOrEmpty, "the last output of the check"),

@@ -142,4 +142,6 @@ fn with_query(target: &Uri, query: &str) -> Uri {
 }
 
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod tests;

@@ -103,60 +103,148 @@ fn consistency_options_contradict_each_other_by_value_not_by_presence() {
     }
 }
 
+/// Rows, and a place in the body of each.
+type Places = &'static [(&'static str, &'static str)];
+
+/// The parameters in paths, with how those paths begin, and the places in the bodies of other rows that create what
+/// they find. Without one, Consul makes the name, or knows it.
+const CREATED: &[(&str, &str, Places)] = &[
+    ("/v1/kv/", "key", &[("txn", "[].KV.Key")]),
+    ("/v1/session/", "session", &[]),
+    ("/v1/", "node", NODES),
+    ("/v1/agent/join/", "address", &[]),
+    ("/v1/agent/token/", "kind", &[]),
+    (
+        "/v1/agent/",
+        "service_id",
+        &[
+            ("agent_service_register", "Name"),
+            ("agent_service_register", "ID"),
+            ("agent_service_register", "Connect.SidecarService.ID"),
+            ("agent_service_register", "Connect.SidecarService.Name"),
+            ("catalog_register", "Service.ID"),
+            ("txn", "[].Service.Service.ID"),
+        ],
+    ),
+    (
+        "/v1/agent/check/",
+        "check_id",
+        &[
+            ("agent_check_register", "ID"),
+            ("agent_check_register", "Name"),
+            ("agent_service_register", "Check.CheckID"),
+            ("agent_service_register", "Check.Name"),
+            ("agent_service_register", "Checks[].CheckID"),
+            ("agent_service_register", "Checks[].Name"),
+            ("agent_service_register", "Connect.SidecarService.Check.CheckID"),
+            ("agent_service_register", "Connect.SidecarService.Check.Name"),
+            ("agent_service_register", "Connect.SidecarService.Checks[].CheckID"),
+            ("agent_service_register", "Connect.SidecarService.Checks[].Name"),
+            ("catalog_register", "Check.CheckID"),
+            ("catalog_register", "Check.Name"),
+            ("catalog_register", "Checks[].CheckID"),
+            ("catalog_register", "Checks[].Name"),
+            ("txn", "[].Check.Check.CheckID"),
+            ("txn", "[].Check.Check.Name"),
+        ],
+    ),
+    ("/v1/", "service", SERVICES),
+    ("/v1/catalog/gateway-services/", "gateway", SERVICES),
+    ("/v1/health/state/", "state", &[]),
+    ("/v1/event/fire/", "name", &[]),
+    (
+        "/v1/acl/token/",
+        "accessor",
+        &[("acl_token_create", "AccessorID"), ("acl_token_update", "AccessorID")],
+    ),
+    ("/v1/acl/policy/", "policy_id", &[]),
+    (
+        "/v1/acl/policy/name/",
+        "name",
+        &[("acl_policy_create", "Name"), ("acl_policy_update", "Name")],
+    ),
+    ("/v1/acl/role/", "role_id", &[]),
+    ("/v1/acl/role/name/", "name", &[("acl_role_create", "Name"), ("acl_role_update", "Name")]),
+    (
+        "/v1/acl/auth-method/",
+        "method",
+        &[("acl_auth_method_create", "Name"), ("acl_auth_method_update", "Name")],
+    ),
+    ("/v1/acl/binding-rule/", "rule", &[]),
+    ("/v1/acl/templated-policy/", "name", &[]),
+    ("/v1/query/", "query", &[("query_create", "Name"), ("query_update", "Name")]),
+    ("/v1/config/", "kind", &[("config_write", "Kind")]),
+    (
+        "/v1/config/",
+        "name",
+        &[
+            ("config_write", "Name"),
+            ("connect_intention_create", "DestinationName"),
+            ("connect_intention_update", "DestinationName"),
+            ("connect_intention_upsert", "DestinationName"),
+        ],
+    ),
+    ("/v1/connect/intentions/", "intention_id", &[]),
+    ("/v1/peering/", "name", &[("peering_token", "PeerName"), ("peering_establish", "PeerName")]),
+    ("/v1/partition/", "name", &[("partition_create", "Name"), ("partition_update", "Name")]),
+    ("/v1/namespace/", "name", &[("namespace_create", "Name"), ("namespace_update", "Name")]),
+];
+
+const NODES: Places = &[
+    ("catalog_register", "Node"),
+    ("catalog_register", "Check.Node"),
+    ("catalog_register", "Checks[].Node"),
+    ("coordinate_update", "Node"),
+    ("txn", "[].Node.Node.Node"),
+    ("txn", "[].Service.Node"),
+    ("txn", "[].Check.Check.Node"),
+];
+
+const SERVICES: Places = &[
+    ("agent_service_register", "Name"),
+    ("agent_service_register", "Connect.SidecarService.Name"),
+    ("catalog_register", "Service.Service"),
+    ("config_write", "Name"),
+    ("txn", "[].Service.Service.Service"),
+];
+
 /// Else it could neither be read nor removed.
 #[test]
-fn what_a_path_refuses_is_refused_where_it_is_registered() {
-    let table = |members: &[(&str, Value)]| {
-        Value::Map(
-            members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
-        )
-    };
-    for bad in ["..", ".", "a/../b", "a/.", "x\u{7}y"] {
-        let bad = Value::from(bad);
-        let service = |name: &str| table(&[("Service", "a".into()), (name, bad.clone())]);
-        let node = |name: &str, value: Value| {
-            table(&[("Node", "n".into()), ("Address", "10.0.0.1".into()), (name, value)])
-        };
-        for (method, body, path) in [
-            ("agent_service_register", table(&[("Name", bad.clone())]), "definition.Name"),
-            (
-                "agent_service_register",
-                table(&[("Name", "a".into()), ("ID", bad.clone())]),
-                "definition.ID",
-            ),
-            (
-                "agent_service_register",
-                table(&[("Name", "a".into()), ("Check", table(&[("CheckID", bad.clone())]))]),
-                "definition.Check.CheckID",
-            ),
-            ("agent_check_register", table(&[("Name", bad.clone())]), "definition.Name"),
-            (
-                "agent_check_register",
-                table(&[("Name", "a".into()), ("ID", bad.clone())]),
-                "definition.ID",
-            ),
-            ("catalog_register", table(&[("Node", bad.clone())]), "registration.Node"),
-            ("catalog_register", node("Service", service("ID")), "registration.Service.ID"),
-            (
-                "catalog_register",
-                node("Service", service("Service")),
-                "registration.Service.Service",
-            ),
-            (
-                "catalog_register",
-                node("Checks", Value::List(vec![table(&[("CheckID", bad.clone())])])),
-                "registration.Checks.1.CheckID",
-            ),
-            ("acl_policy_create", table(&[("Name", bad.clone())]), "policy.Name"),
-            ("acl_role_create", table(&[("Name", bad.clone())]), "role.Name"),
-        ] {
-            let error = build(method, Args::new().arg(body)).expect_err(path);
-            assert!(error.message().contains(path), "{method}: {error}");
-            assert!(!error.is_misuse(), "{error}");
+fn what_a_path_refuses_is_refused_wherever_it_is_created() {
+    let mut used = vec![false; CREATED.len()];
+    for row in endpoints() {
+        let segments = row.path.split('/').filter_map(|it| it.strip_prefix('{')?.strip_suffix('}'));
+        for parameter in segments {
+            let fits = |(begins, name, _): &&(&str, &str, _)| {
+                *name == parameter && row.path.starts_with(begins)
+            };
+            let place = CREATED.iter().position(|created| fits(&created));
+            used[place.unwrap_or_else(|| panic!("{} {parameter}", row.path))] = true;
         }
     }
-    let dotted = table(&[("Name", "a..b".into()), ("ID", "a.b/..c".into())]);
-    build("agent_service_register", Args::new().arg(dotted)).expect("no segment of dots alone");
+    assert!(used.iter().all(|used| *used), "{used:?}");
+    let mut wrong = Vec::new();
+    for (_, parameter, places) in CREATED {
+        for (row, place) in *places {
+            for name in ["..", ".", "a/../b", "a/.", "x\u{7}y"] {
+                // A transaction reads and deletes such keys, too.
+                if *parameter == "key" && name.contains('\u{7}') {
+                    continue;
+                }
+                match bodies::request(row, place, name.into()) {
+                    Ok(_) => wrong.push(format!("{row} {place} {name:?}")),
+                    Err(error) => {
+                        let field = place.rsplit('.').next().unwrap_or_default();
+                        assert!(error.message().contains(field) && !error.is_misuse(), "{error}");
+                    }
+                }
+            }
+            for name in ["a..b", "a.b/..c", "é"] {
+                bodies::request(row, place, name.into()).expect("no segment of dots alone");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} names:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 /// Consul takes a wait of nothing for its default of five minutes.
@@ -306,6 +394,31 @@ fn the_lookup_of_a_lock_reads_the_same_key_with_the_same_rights() {
 }
 
 #[test]
+fn the_age_of_an_answer_of_the_cache_is_limited_by_a_header() {
+    let mut count = 0;
+    for row in endpoints() {
+        let has = |name: &str| row.all_options().any(|option| option.name == name);
+        assert_eq!(has("cached"), has("cache_control"), "{}", row.name);
+        if !has("cached") {
+            continue;
+        }
+        let args = row.positional.iter().fold(Args::new(), |args, it| args.arg(good(&it.kind)));
+        let own = row.request(&args.clone().opt("cached", true), &Defaults::default()).unwrap();
+        assert!(!own.http.headers().contains_key("cache-control"), "{}", row.name);
+        for control in ["max-age=30", "max-age=5, stale-if-error=60", "must-revalidate"] {
+            let args = args.clone().opt("cached", true).opt("cache_control", control);
+            let request = row.request(&args, &Defaults::default()).unwrap();
+            assert_eq!(request.http.headers()["cache-control"], control, "{}", row.name);
+            assert_eq!(request.http.uri(), own.http.uri(), "{}", row.name);
+        }
+        count += 1;
+    }
+    assert_eq!(count, 9);
+    let args = Args::new().arg("web").opt("cache_control", "max-age=1\r\nx: y");
+    assert!(build("health_service", args).is_err(), "a header has one line");
+}
+
+#[test]
 fn a_body_is_checked_field_by_field() {
     let check = Value::Map(vec![("ttl".into(), 90.into()), ("check_id".into(), "c".into())]);
     let service = Value::Map(vec![("name".into(), "web".into()), ("check".into(), check)]);
@@ -429,7 +542,7 @@ fn every_parameter_of_every_method_refuses_a_foreign_value_by_name() {
 }
 
 /// A value that the shape takes.
-fn good(shape: &Shape) -> Value {
+pub(super) fn good(shape: &Shape) -> Value {
     match shape {
         Shape::Object(_) | Shape::Free(_) | Shape::Any => Value::Map(Vec::new()),
         Shape::Objects(_) => Value::List(Vec::new()),

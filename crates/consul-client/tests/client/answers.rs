@@ -420,10 +420,19 @@ fn a_row_that_can_wait_takes_nothing_without_an_index_for_nothing() {
 #[test]
 fn entries_are_no_empty_list() {
     let headers = [("x-consul-index", "7")];
-    let list = request(&kv::LIST).check(response(200, &headers, "[]")).expect_err("no list");
-    assert_eq!(list.kind(), Kind::Decode, "{list}");
-    let none = request(&kv::LIST).check(response(404, &headers, "")).expect("an absence");
-    assert_eq!(none.answer().value, Value::List(Vec::new()));
+    for row in [&kv::LIST, &kv::KEYS] {
+        let list = request(row).check(response(200, &headers, "[]")).expect_err("no list");
+        assert_eq!(list.kind(), Kind::Decode, "{list}");
+        let none = request(row).check(response(404, &headers, "")).expect("an absence");
+        assert_eq!(none.answer().value, Value::List(Vec::new()));
+    }
+    // Below the empty prefix there are no keys with 200, and no entries with 404.
+    let all = |row: &'static Endpoint| {
+        let request = row.request(&Args::new().arg(""), &Defaults::default()).expect("a request");
+        request.check(response(200, &headers, "[]")).map(|success| success.answer().value)
+    };
+    assert_eq!(all(&kv::KEYS).expect("no keys"), Value::List(Vec::new()));
+    assert_eq!(all(&kv::LIST).expect_err("no list").kind(), Kind::Decode);
 }
 
 #[test]
@@ -449,54 +458,8 @@ fn an_operation_without_a_value_that_answers_nothing_is_done_and_a_read_is_not()
     }
 }
 
-/// A good answer of a row, about this.
-fn about(method: &str, name: &str) -> Option<Result<Answer, Error>> {
-    let row = consul_api::endpoint(method)?;
-    let node = r#""Node":{"Node":"NAME","Address":"10.0.0.1"}"#;
-    let body = match method {
-        "health_service" => r#"[{"Node":{"Node":"n","Address":"10.0.0.9"},"Service":{"ID":"x","Service":"NAME","Port":1},"Checks":[]}]"#.to_owned(),
-        "health_checks" => r#"[{"Node":"n","CheckID":"c","Name":"c","Status":"passing","ServiceName":"NAME"}]"#.to_owned(),
-        "health_node" => r#"[{"Node":"NAME","CheckID":"c","Name":"c","Status":"passing","ServiceName":""}]"#.to_owned(),
-        "catalog_service" => r#"[{"Node":"n","Address":"10.0.0.1","ServiceID":"x","ServiceName":"NAME"}]"#.to_owned(),
-        "catalog_node" => format!("{{{node},\"Services\":{{}}}}"),
-        "catalog_node_services" => format!("{{{node},\"Services\":[]}}"),
-        "session_info" | "session_renew" => r#"[{"ID":"NAME","Name":"","Node":"n","LockDelay":15e9,"Behavior":"release","TTL":"10s"}]"#.to_owned(),
-        "session_node" => r#"[{"ID":"x","Name":"","Node":"NAME","LockDelay":15e9,"Behavior":"release","TTL":"10s"}]"#.to_owned(),
-        "agent_service" => r#"{"ID":"NAME","Service":"web","Port":1}"#.to_owned(),
-        "coordinate_node" => r#"[{"Node":"NAME","Segment":"","Coord":{"Vec":[],"Error":1,"Adjustment":0,"Height":0}}]"#.to_owned(),
-        "acl_policy_read" => r#"{"ID":"NAME","Name":"p","Description":"","Rules":"","Hash":"","CreateIndex":1,"ModifyIndex":1}"#.to_owned(),
-        "acl_role_read_by_name" => r#"{"ID":"x","Name":"NAME","Description":"","Hash":"","CreateIndex":1,"ModifyIndex":1}"#.to_owned(),
-        "config_read" => r#"{"Kind":"service-defaults","Name":"NAME","Protocol":"http"}"#.to_owned(),
-        _ => return None,
-    };
-    let asked =
-        if method == "config_read" { Args::new().arg("service-defaults") } else { Args::new() };
-    let request = row.request(&asked.arg("web-1"), &Defaults::default()).expect("a request");
-    let body = body.replace("NAME", name);
-    Some(
-        request
-            .check(response(200, &[("x-consul-index", "7")], &body))
-            .map(|success| success.answer()),
-    )
-}
-
 #[test]
-fn an_answer_that_names_its_subject_is_about_the_one_that_was_asked_for() {
-    let mut count = 0;
-    for row in consul_api::endpoints() {
-        let Some(own) = about(row.name, "web-1") else { continue };
-        count += 1;
-        own.unwrap_or_else(|error| panic!("{}: {error}", row.name));
-        about(row.name, "WEB-1")
-            .expect("a row")
-            .unwrap_or_else(|error| panic!("{}: {error}", row.name));
-        for other in ["db", "web", "web-10", ""] {
-            let error = about(row.name, other).expect("a row").expect_err(row.name);
-            assert_eq!(error.kind(), Kind::Decode, "{error}");
-        }
-    }
-    assert_eq!(count, 14);
-    // A proxy of the service has another name.
+fn the_proxy_of_a_service_has_another_name() {
     let connect = consul_api::endpoint("health_connect").expect("a row");
     let request =
         connect.request(&Args::new().arg("web"), &Defaults::default()).expect("a request");

@@ -1,5 +1,6 @@
 //! Bodies as a Lua program writes them: numbers of seconds, names in snake_case, empty tables, and what was read.
 
+use crate::acl::logins::Issuer;
 use crate::target::{T, args, behaviours, list, table, text};
 use consul_api::value::Value;
 use consul_sim::acl::DefaultPolicy::Deny;
@@ -12,6 +13,11 @@ behaviours![
     an_object_of_access_control_is_written_as_it_was_read,
     a_query_is_written_as_it_was_read,
     an_intention_is_written_as_it_was_read,
+    a_token_is_written_as_it_was_read_with_its_rules,
+    what_logins_need_is_written_as_it_was_read,
+    an_intention_of_an_id_is_written_as_it_was_read,
+    the_configuration_of_the_authority_is_written_as_it_was_read,
+    entries_of_the_mesh_are_written_as_they_were_read,
 ];
 
 async fn read_entry(t: &T, kind: &str) -> Value {
@@ -187,4 +193,131 @@ async fn an_intention_is_written_as_it_was_read(t: T) {
     t.ok("config_write", args![before.clone()]).await;
     assert_eq!(read_entry(&t, "service-intentions").await.get("Sources"), before.get("Sources"));
     t.ok("config_delete", args!["service-intentions", t.name("web")]).await;
+}
+
+async fn a_token_is_written_as_it_was_read_with_its_rules(t: T) {
+    let t = t.with_acls(Deny);
+    let policy = table! {"Name" = t.name("p"), "Rules" = r#"key "a" { policy = "read" }"#};
+    let policy = t.value("acl_policy_create", args![policy]).await;
+    let links = list![table! {"ID" = text(&policy, "ID")}];
+    let token = t.value("acl_token_create", args![table! {"Policies" = links}]).await;
+    let id = text(&token, "AccessorID");
+    let before = as_in_lua(t.value("acl_token_read", args![id; "expanded" = true]).await);
+    let after = t.value("acl_token_update", args![id, before.clone()]).await;
+    for name in ["Hash", "Policies", "SecretID"] {
+        assert_eq!(after.get(name), before.get(name), "{name}");
+    }
+    t.ok("acl_token_delete", args![id]).await;
+    t.ok("acl_policy_delete", args![text(&policy, "ID")]).await;
+}
+
+/// An object as Lua has it: without the members that are null.
+fn as_in_lua(value: Value) -> Value {
+    match value {
+        Value::Map(members) => {
+            Value::Map(members.into_iter().filter(|(_, member)| *member != Value::Null).collect())
+        }
+        value => value,
+    }
+}
+
+/// The members of an object that do not count changes.
+fn content(value: &Value) -> Vec<(String, Value)> {
+    let Value::Map(members) = value else { panic!("not an object: {value:?}") };
+    let counts = |name: &str| matches!(name, "ModifyIndex" | "UpdatedAt" | "Hash");
+    members.iter().filter(|(name, _)| !counts(name)).cloned().collect()
+}
+
+async fn what_logins_need_is_written_as_it_was_read(t: T) {
+    let t = t.with_acls(Deny);
+    let config = table! {
+        "JWTValidationPubKeys" = list![Issuer::new().public_key()], "BoundIssuer" = "issuer",
+        "BoundAudiences" = list!["consul"], "ClaimMappings" = table! {"sub" = "user"},
+        "ExpirationLeeway" = 7,
+    };
+    let method = table! {
+        "Name" = t.name("m"), "Type" = "jwt", "MaxTokenTTL" = 300, "Config" = config,
+    };
+    t.ok("acl_auth_method_create", args![method]).await;
+    let rule = table! {
+        "AuthMethod" = t.name("m"), "BindType" = "service", "BindName" = "web",
+        "Selector" = "value.user == x", "Description" = "d",
+    };
+    let rule = t.value("acl_binding_rule_create", args![rule]).await;
+    for (kind, id) in [("auth_method", &*t.name("m")), ("binding_rule", text(&rule, "ID"))] {
+        let read = format!("acl_{kind}_read");
+        let before = t.value(&read, args![id]).await;
+        t.ok(&format!("acl_{kind}_update"), args![id, before.clone()]).await;
+        assert_eq!(content(&t.value(&read, args![id]).await), content(&before), "{kind}");
+    }
+    t.ok("acl_auth_method_delete", args![t.name("m")]).await;
+}
+
+async fn an_intention_of_an_id_is_written_as_it_was_read(t: T) {
+    let intention = table! {
+        "SourceName" = t.name("a"), "DestinationName" = t.name("b"), "SourceType" = "consul",
+        "Action" = "allow", "Description" = "d", "Meta" = table! {"my_key" = "v"},
+    };
+    let id = t.value("connect_intention_create", args![intention]).await;
+    let before = t.value("connect_intention_read", args![id.clone()]).await;
+    t.ok("connect_intention_update", args![id.clone(), before.clone()]).await;
+    let after = t.value("connect_intention_read", args![id.clone()]).await;
+    assert_eq!(content(&after), content(&before));
+    t.ok("connect_intention_delete_by_id", args![id]).await;
+}
+
+async fn the_configuration_of_the_authority_is_written_as_it_was_read(t: T) {
+    let before = t.value("connect_ca_configuration", args![]).await;
+    t.ok("connect_ca_configuration_update", args![before.clone()]).await;
+    let after = t.value("connect_ca_configuration", args![]).await;
+    assert_eq!(content(&after), content(&before));
+}
+
+async fn entries_of_the_mesh_are_written_as_they_were_read(t: T) {
+    let name = t.name("web");
+    let proxy = table! {
+        "Kind" = "proxy-defaults", "Name" = "global",
+        "Config" = table! {"local_connect_timeout_ms" = 1000},
+        "Expose" = table! {"Paths" = list![table! {"Path" = "/health", "LocalPathPort" = 80, "ListenerPort" = 8080}]},
+    };
+    let check = table! {"Interval" = 10, "MaxFailures" = 5};
+    let upstreams = match t.is_1_8("an entry has no defaults of upstreams") {
+        true => Value::Null,
+        false => table! {"Defaults" = table! {"PassiveHealthCheck" = check}},
+    };
+    let service = table! {
+        "Kind" = "service-defaults", "Name" = name.as_str(), "Protocol" = "http",
+        "UpstreamConfig" = upstreams,
+    };
+    let listener = table! {
+        "Port" = 8080, "Protocol" = "http",
+        "Services" = list![table! {"Name" = name.as_str(), "Hosts" = list!["web.example"]}],
+    };
+    let ingress = table! {
+        "Kind" = "ingress-gateway", "Name" = t.name("ingress"), "Listeners" = list![listener],
+    };
+    let terminating = table! {
+        "Kind" = "terminating-gateway", "Name" = t.name("terminating"),
+        "Services" = list![table! {"Name" = name.as_str(), "CAFile" = "/ca.pem"}],
+    };
+    let router = table! {
+        "Kind" = "service-router", "Name" = name.as_str(),
+        "Routes" = list![table! {"Destination" = table! {"RequestTimeout" = 5}}],
+    };
+    let splitter = table! {
+        "Kind" = "service-splitter", "Name" = name.as_str(),
+        "Splits" = list![table! {"Weight" = 100}],
+    };
+    let entries = [proxy, as_in_lua(service), router, splitter, ingress, terminating];
+    for entry in &entries {
+        let (kind, name) = (text(entry, "Kind"), text(entry, "Name"));
+        t.ok("config_write", args![entry.clone()]).await;
+        let before = t.value("config_read", args![kind, name]).await;
+        t.ok("config_write", args![before.clone()]).await;
+        let after = t.value("config_read", args![kind, name]).await;
+        assert_eq!(content(&after), content(&before), "{kind}");
+    }
+    for entry in entries.iter().rev() {
+        t.ok("config_delete", args![text(entry, "Kind"), text(entry, "Name")]).await;
+    }
 }

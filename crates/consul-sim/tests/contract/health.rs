@@ -143,6 +143,10 @@ async fn a_cached_read_is_marked_in_the_metadata(t: T) {
     let answer = t.ok("health_service", cached()).await;
     assert_eq!(answer.meta.cache.as_deref(), Some("HIT"));
     assert!(answer.meta.age_s.is_some());
+    let control = |control: &str| args![t.name("s"); "cached" = true, "cache_control" = control];
+    let answer = t.ok("health_service", control("max-age=60, stale-if-error=600")).await;
+    assert!(answer.meta.age_s.is_some_and(|age| age <= 60), "{:?}", answer.meta);
+    t.fails("health_service", control("max-age=soon"), Kind::Argument).await;
     deregister(&t, &["n"]).await;
 }
 

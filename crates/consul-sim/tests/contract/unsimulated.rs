@@ -79,7 +79,12 @@ async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {
 async fn the_configuration_of_autopilot_is_unknown(t: T) {
     let method = "operator_autopilot_configuration";
     if !is_unknown(&t, method, args![]).await {
-        t.ok(method, args![]).await;
+        let before = t.value(method, args![]).await;
+        t.ok("operator_autopilot_configuration_update", args![before.clone()]).await;
+        let after = t.value(method, args![]).await;
+        for name in ["LastContactThreshold", "ServerStabilizationTime", "MaxTrailingLogs"] {
+            assert_eq!(after.get(name), before.get(name), "{name}");
+        }
     }
 }
 
