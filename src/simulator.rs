@@ -8,7 +8,7 @@ use consul_api::table::{DURATION, Shape};
 use consul_api::value::Value;
 use consul_api::value::shape::{ValuePath, unknown};
 use consul_process::clock::{Clock, ManualClock, SystemClock};
-use consul_sim::{self as simulate, Agent, Fault, Options, Retained};
+use consul_sim::{self as simulate, Agent, Fault, KeyNames, Options, Retained};
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ fn open(name: &Value, options: &Value) -> Result<Simulator, Error> {
     let name = Shape::Text.text(name, &ValuePath::top("name"))?;
     let mut clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut given = Options::default();
-    let (mut is_new, mut names_clock) = (false, false);
+    let (mut is_new, mut names_clock, mut key_names) = (false, false, None);
     for (option, value) in
         Shape::Any.members(options_or_none(options), &ValuePath::top("options"))?
     {
@@ -76,8 +76,19 @@ fn open(name: &Value, options: &Value) -> Result<Simulator, Error> {
                     clock = Arc::new(ManualClock::new());
                 }
             }
+            "key_names" => {
+                let release = Shape::OneOf(&KeyNames::NAMES).text(value, &at)?;
+                key_names = KeyNames::of(&release);
+                given.settings.key_names = key_names.unwrap_or_default();
+            }
             "seed" => given.seed = Shape::Uint.uint(value, &at)?,
-            _ => return Err(Error::misuse(unknown("option", option, &["clock", "seed"]))),
+            _ => {
+                return Err(Error::misuse(unknown(
+                    "option",
+                    option,
+                    &["clock", "key_names", "seed"],
+                )));
+            }
         }
     }
     let is_manual = clock.as_manual().is_some();
@@ -90,6 +101,12 @@ fn open(name: &Value, options: &Value) -> Result<Simulator, Error> {
         return Err(Error::misuse(format!(
             "the agent {name:?} exists already and its clock is {clock}; \
              call simulator with this clock before the first client uses the name"
+        )));
+    }
+    if key_names.is_some_and(|rules| rules != agent.key_names()) {
+        return Err(Error::misuse(format!(
+            "the agent {name:?} exists already and takes other names of keys; \
+             call simulator with these key_names before the first client uses the name"
         )));
     }
     Ok(Simulator { name, agent })

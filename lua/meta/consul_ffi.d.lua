@@ -3188,6 +3188,7 @@ function consul_ffi.simulator(name, options) end
 
 ---@class consul_ffi.simulator.options
 ---@field clock? "real"|"manual" manual: its time stands still until `advance`; set it before the first client uses the name. Default real
+---@field key_names? "1.21.0"|"1.21.5"|"1.22" the release whose rules for the names of keys hold: newer servers [refuse some](testing-your-program.md#names-of-keys-that-newer-servers-refuse). Set it before the first client uses the name. Default 1.21.0
 ---@field seed? integer|string the seed of ids, jitter and random faults; default: a random one
 
 ---Decodes JSON. Null is nil, so it is missing from tables. Fails with `decode`.

@@ -174,6 +174,35 @@ describe("a simulated agent", function()
     assert.equal("Simulator(" .. name .. ")", tostring(sim))
   end)
 
+  it("takes the names of keys that the release takes which key_names names", function()
+    for release, refused in pairs({
+      ["1.21.0"] = {},
+      ["1.21.5"] = { ["jobs/import: daily"] = true, ["jobs/import%20daily"] = true },
+      ["1.22"] = { ["jobs/import%20daily"] = true },
+    }) do
+      local name = support.name("names")
+      local sim = consul_ffi.simulator(name, { clock = "manual", key_names = release })
+      local client = consul_ffi.new({ simulate = name, log_level = "OFF" })
+      for _, key in ipairs({ "jobs/import", "jobs/import: daily", "jobs/import%20daily" }) do
+        local what = release .. " " .. key
+        local started = sim:now()
+        for _, held in ipairs({ client:lock(key), client:semaphore(key, 2) }) do
+          local ok, _, err = held:acquire({ wait_s = 30 })
+          assert.equal(not refused[key], ok, what)
+          if not ok then
+            assert.equal("argument", err.kind, what)
+            assert.matches("invalid key name", err.message, 1, true)
+          else
+            assert(held:release())
+          end
+        end
+        assert.is_true(sim:now() - started < 1, what)
+      end
+      support.raises("takes other names", consul_ffi.simulator, name, { key_names = release == "1.22" and "1.21.5" or "1.22" })
+    end
+    support.raises("must be one of 1.21.0, 1.21.5, 1.22", consul_ffi.simulator, "x", { key_names = "2.0" })
+  end)
+
   it("requires a name", function()
     assert.has_error(consul_ffi.simulator)
     assert.has_error(function()

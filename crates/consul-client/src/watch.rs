@@ -9,7 +9,7 @@ use consul_api::value::{Value, duration};
 use consul_process::clock::Instant;
 use consul_process::metrics::{EndpointNumbers, Held};
 use futures_util::stream::{self, Stream, StreamExt, unfold};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -304,16 +304,26 @@ struct Known {
     hash: Option<String>,
     /// Whether the answer left out what the token may not read.
     is_filtered: bool,
-    /// Whether items are kept that the token may not read any more.
-    has_lost: bool,
+    /// The items that are kept although the token may not read them any more.
+    hidden: BTreeSet<String>,
 }
 
 impl Known {
     /// Whether another state is this one, and no other one was between them.
     fn is_still(&self, now: &Known) -> bool {
+        self.is_at(now) && self.parts == now.parts && self.entry == now.entry
+    }
+
+    /// Whether nothing was written between this state and another.
+    fn is_at(&self, now: &Known) -> bool {
         let has_position = self.index.is_some() || self.hash.is_some();
-        let is_same = (self.index, &self.hash) == (now.index, &now.hash);
-        has_position && is_same && self.parts == now.parts && self.entry == now.entry
+        has_position && (self.index, &self.hash) == (now.index, &now.hash)
+    }
+
+    /// Whether an item that another state lacks is one that the token may not read any more. While the answers before left
+    /// out something too, only their index tells: a deletion raises it.
+    fn hides(&self, id: &str, now: &Known) -> bool {
+        now.is_filtered && (!self.is_filtered || self.is_at(now) || self.hidden.contains(id))
     }
 }
 
@@ -331,7 +341,7 @@ fn changes(
         index: meta.index,
         hash: meta.content_hash.clone(),
         is_filtered: meta.filtered_by_acl == Some(true),
-        has_lost: false,
+        hidden: BTreeSet::new(),
     };
     let (mut changes, mut lost) = (Vec::new(), None);
     match known {
@@ -352,23 +362,20 @@ fn changes(
             // An event that is not listed any more is old, not removed.
             let can_go = endpoint.reply != Reply::Events;
             let gone = known.parts.iter().filter(|(id, _)| can_go && !now.parts.contains_key(*id));
-            let gone: Vec<_> = gone.map(|(id, value)| (id.clone(), value.clone())).collect();
-            if now.is_filtered && !known.is_filtered && !gone.is_empty() {
-                // What the token may not read any more may be there.
-                lost = Some(no_longer_readable(endpoint, gone.len()));
-                now.parts.extend(gone);
-                now.is_filtered = false;
-            } else {
-                let delete = |(id, value)| Change::Delete { id, value };
-                changes.extend(gone.into_iter().map(delete));
+            let gone = gone.map(|(id, value)| (id.clone(), value.clone()));
+            let (kept, deleted): (Vec<_>, Vec<_>) = gone.partition(|(id, _)| known.hides(id, &now));
+            if !kept.is_empty() && known.hidden.is_empty() {
+                lost = Some(no_longer_readable(endpoint, kept.len()));
             }
+            now.hidden = kept.iter().map(|(id, _)| id.clone()).collect();
+            now.parts.extend(kept);
+            let delete = |(id, value)| Change::Delete { id, value };
+            changes.extend(deleted.into_iter().map(delete));
         }
     }
-    let is_said = known.as_ref().is_some_and(|known| known.has_lost);
-    now.has_lost = lost.is_some();
     *known = Some(now);
     let changes = changes.into_iter().map(|change| Ok((change, meta.clone())));
-    changes.chain(lost.filter(|_| !is_said).map(Err)).collect()
+    changes.chain(lost.map(Err)).collect()
 }
 
 /// The error of a watch whose token lost a permission.

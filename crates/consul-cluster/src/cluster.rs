@@ -234,8 +234,9 @@ impl Cluster {
     /// node, a leader and a shard map.
     ///
     /// # Errors
-    /// A refusal, such as a missing permission: of a read that the node needs, of its registration, or of
-    /// its attempt to become the leader of a cluster that has none.
+    /// A refusal, such as a missing permission or the name of a key that the server does not take: of a read that the
+    /// node or one of its stores needs, of its registration, or of its attempt to become the leader of a cluster that
+    /// has none.
     pub async fn started(&self) -> Result<(), Error> {
         let mut changes = self.changes();
         let is_ready = |snapshot: &Arc<Snapshot>| self.is_ready(snapshot);
@@ -269,7 +270,9 @@ impl Cluster {
 
     /// Notes an error if it is a refusal, which waiting does not end; returns whether it is one.
     pub(crate) fn note_refusal(&self, error: &Error) -> bool {
-        const REFUSALS: [Kind; 3] = [Kind::PermissionDenied, Kind::AclNotFound, Kind::Config];
+        // An argument that Consul refuses is the name of a key.
+        const REFUSALS: [Kind; 4] =
+            [Kind::PermissionDenied, Kind::AclNotFound, Kind::Config, Kind::Argument];
         let is_refusal = REFUSALS.contains(&error.kind());
         if is_refusal {
             self.refusal.send_replace(Some(error.clone()));

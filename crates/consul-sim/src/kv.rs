@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use consul_api::api::kv as wire;
+use consul_api::table::Endpoint;
 use http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
@@ -66,6 +67,11 @@ fn mode(call: &Call) -> Mode {
         (false, true) => Mode::Entries,
         (false, false) => Mode::Key,
     }
+}
+
+/// Whether an endpoint is one of `/v1/kv/`.
+pub(super) fn is_of_keys(endpoint: &Endpoint) -> bool {
+    endpoint.path == wire::GET.path
 }
 
 fn check_key(call: &Call) -> Result<(), Refusal> {

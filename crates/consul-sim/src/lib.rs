@@ -51,6 +51,7 @@ mod filter;
 mod go;
 pub mod hcl;
 pub mod http;
+mod key_names;
 mod kv;
 mod log;
 mod operator;
@@ -90,6 +91,7 @@ use tokio::sync::Notify;
 
 pub use control::fault::Fault;
 pub use control::{Backup, Retained, Stats};
+pub use key_names::KeyNames;
 
 /// The version that the agent reports.
 pub const VERSION: &str = "1.21.0";
@@ -269,6 +271,11 @@ impl Agent {
     /// seed of the agent.
     pub fn client_seed(&self) -> u64 {
         self.lock().rng.u64(..)
+    }
+
+    /// Which names of keys the server takes.
+    pub fn key_names(&self) -> KeyNames {
+        self.options.settings.key_names
     }
 
     /// The clock of sessions, checks and waits.

@@ -28,6 +28,7 @@ use tokio::task::spawn_blocking;
 const USAGE: &str =
     "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
                         [-sim-port=N] [-sim-address=IP] [-sim-host=NAME] [-sim-seed=N] [-sim-clock=real|manual] [-sim-ready-file=FILE]
+                        [-sim-key-names=1.21.0|1.21.5|1.22]
        consul-sim version [-format=json]";
 
 fn main() -> ExitCode {

@@ -1,11 +1,12 @@
 //! What a configuration file can set, and what holds without one.
 
+use crate::KeyNames;
 use ::http::{HeaderName, HeaderValue};
 use consul_api::api::{kv, session};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// The settings of an agent and its server. Each has Consul's default; source: the reference of the agent's configuration
+/// The settings of an agent and its server. Each has the default of Consul 1.21.0; source: the reference of the agent's configuration
 /// in Consul's documentation.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -17,6 +18,8 @@ pub struct Settings {
     pub cluster_id: String,
     /// `session_ttl_min`: the shortest TTL of a session.
     pub session_ttl_min: Duration,
+    /// Which names of keys the server takes.
+    pub key_names: KeyNames,
     /// `limits.kv_max_value_size`: the most bytes of a key's value.
     pub kv_max_value_size: usize,
     /// `limits.txn_max_req_len`: the most bytes of a transaction.
@@ -44,6 +47,7 @@ impl Default for Settings {
             address: Ipv4Addr::LOCALHOST.into(),
             cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
+            key_names: KeyNames::default(),
             kv_max_value_size: kv::MAX_VALUE_BYTES,
             txn_max_req_len: kv::MAX_VALUE_BYTES,
             default_query_time: Duration::from_secs(5 * 60),

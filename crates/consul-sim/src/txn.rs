@@ -163,6 +163,11 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             ),
         ));
     }
+    for operation in &operations {
+        if let Operation::Kv(operation) = operation {
+            state.settings.key_names.check_operation(&operation.key)?;
+        }
+    }
     let authority = state.authority(call);
     authority.known()?;
     let writes = operations.iter().any(Operation::writes);

@@ -3,12 +3,15 @@
 
 use bytes::Bytes;
 use consul_api::error::Error;
+use consul_api::request::Defaults;
 use consul_client::transport::Transport;
-use consul_process::clock::BoxFuture;
+use consul_client::{Client, Settings};
+use consul_process::clock::{BoxFuture, Clock};
 use consul_sim::{Agent, SimTransport};
 use http::{Request, Response};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Answers of others to any request, by status and body.
 pub const ANSWERS: &[(u16, &str)] = &[
@@ -103,5 +106,52 @@ impl Transport for Between {
             None => self.consul.send(request),
             Some((_, (status, body))) => Box::pin(async move { Ok(answer(status, body)) }),
         }
+    }
+}
+
+/// A transport to an agent that does not take the names of keys with a colon, as servers of 1.21.5.
+#[derive(Clone, Debug)]
+pub struct WithoutColons {
+    consul: Arc<SimTransport>,
+    refused: Arc<AtomicUsize>,
+}
+
+/// The text of that refusal.
+pub const INVALID_KEY_NAME: &str =
+    r#"invalid key name, keys should respect the "^[a-zA-Z0-9,_./\\-?&=]+$" format"#;
+
+impl WithoutColons {
+    pub fn new(agent: &Arc<Agent>) -> WithoutColons {
+        let consul = Arc::new(SimTransport::new(Arc::clone(agent), "simulated"));
+        WithoutColons { consul, refused: Arc::default() }
+    }
+
+    /// A client of that agent.
+    pub fn client(&self, clock: Arc<dyn Clock>) -> Arc<Client> {
+        let (timeout, defaults) = (Duration::from_secs(60), Defaults::default());
+        let settings = Settings { timeout, retry_count: 3, defaults };
+        let rng = fastrand::Rng::with_seed(1);
+        Arc::new(Client::new(vec![Arc::new(self.clone())], settings, clock, rng))
+    }
+
+    /// How many requests were refused.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Transport for WithoutColons {
+    fn endpoint(&self) -> &str {
+        "simulated"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let path = request.uri().path();
+        if path.starts_with("/v1/kv/") && path.contains("%3A") {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            let refusal = Response::builder().status(500).body(INVALID_KEY_NAME.into());
+            return Box::pin(async { Ok(refusal.expect("an answer")) });
+        }
+        self.consul.send(request)
     }
 }

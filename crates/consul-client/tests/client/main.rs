@@ -6,6 +6,7 @@ mod connections;
 mod failover;
 mod hostile;
 mod http_transport;
+mod key_names;
 mod methods;
 #[allow(dead_code)]
 #[path = "../../../consul-test-support/src/world.rs"]

@@ -1,5 +1,6 @@
 //! Watches on the simulated agent, on a clock that the tests advance.
 
+use crate::methods::sample;
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::api::event;
@@ -306,6 +307,291 @@ fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
             let Change::Delete { id, .. } = next(&mut changes).await else { panic!("no delete") };
             assert_eq!(id, "p/c");
         });
+    }
+}
+
+/// A list of which a token can read some items: how they are made and removed, by their names, and the rule for one.
+struct Listed {
+    method: &'static str,
+    arg: Option<&'static str>,
+    /// The path and body that make an item; `{}` is its name.
+    make: (&'static str, &'static str),
+    /// The method, path and body that remove it, by its name or its id.
+    remove: (&'static str, &'static str, &'static str),
+    rule: &'static str,
+}
+
+const LISTED: &[Listed] = &[
+    Listed {
+        method: "kv_list",
+        arg: Some("p/"),
+        make: ("/v1/kv/p/{}", "1"),
+        remove: ("DELETE", "/v1/kv/p/{}", ""),
+        rule: r#"key "p/{}" { policy = "read" }"#,
+    },
+    Listed {
+        method: "kv_keys",
+        arg: Some("p/"),
+        make: ("/v1/kv/p/{}", "1"),
+        remove: ("DELETE", "/v1/kv/p/{}", ""),
+        rule: r#"key "p/{}" { policy = "read" }"#,
+    },
+    Listed {
+        method: "catalog_service",
+        arg: Some("web"),
+        make: (
+            "/v1/catalog/register",
+            r#"{"Node": "{}", "Address": "10.0.0.1", "Service": {"Service": "web"}}"#,
+        ),
+        remove: ("PUT", "/v1/catalog/deregister", r#"{"Node": "{}"}"#),
+        rule: r#"node "{}" { policy = "read" } service "web" { policy = "read" }"#,
+    },
+    Listed {
+        method: "session_list",
+        arg: None,
+        make: ("/v1/session/create", r#"{"Node": "{}", "NodeChecks": []}"#),
+        remove: ("PUT", "/v1/session/destroy/{}", ""),
+        rule: r#"session "{}" { policy = "read" }"#,
+    },
+    Listed {
+        method: "catalog_services",
+        arg: None,
+        make: (
+            "/v1/catalog/register",
+            r#"{"Node": "n", "Address": "10.0.0.1", "Service": {"Service": "{}"}}"#,
+        ),
+        remove: ("PUT", "/v1/catalog/deregister", r#"{"Node": "n", "ServiceID": "{}"}"#),
+        rule: r#"service "{}" { policy = "read" } node "n" { policy = "read" }"#,
+    },
+];
+
+/// Its token does not see the item `x` from the start, so that each answer is one that leaves something out.
+#[test]
+fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_deleted() {
+    for listed in LISTED {
+        let (world, management) = World::with_acl();
+        let send = |method: &str, path: &str, body: &str| {
+            let path = format!("{path}?token={management}");
+            let request = Request::builder().method(method).uri(&path);
+            let request = request.body(Bytes::copy_from_slice(body.as_bytes()));
+            let answer = world.run(world.agent.handle(request.expect("a request")));
+            assert!(answer.status().is_success(), "{path} {body}: {answer:?}");
+            serde_json::from_slice::<serde_json::Value>(answer.body()).unwrap_or_default()
+        };
+        let make = |name: &str| {
+            if listed.method == "session_list" {
+                let node = format!(r#"{{"Node": "{name}", "Address": "10.0.0.1"}}"#);
+                send("PUT", "/v1/catalog/register", &node);
+            }
+            let (path, body) = listed.make;
+            let made = send("PUT", &path.replace("{}", name), &body.replace("{}", name));
+            made["ID"].as_str().unwrap_or(name).to_owned()
+        };
+        let remove = |id: &str| {
+            let (method, path, body) = listed.remove;
+            send(method, &path.replace("{}", id), &body.replace("{}", id));
+        };
+        let [_a, b, c, _x] = ["a", "b", "c", "x"].map(make);
+        let rules = |names: &[&str]| {
+            names.iter().map(|name| listed.rule.replace("{}", name)).collect::<Vec<_>>().join("\n")
+        };
+        let client = world.client_with_rules(management, &rules(&["a", "b", "c"]));
+        let policy = send("GET", "/v1/acl/policy/name/rules-1", "");
+        let allow = |names: &[&str]| {
+            let id = policy["ID"].as_str().expect("an id");
+            let body = serde_json::json!({"Name": "rules-1", "Rules": rules(names)}).to_string();
+            send("PUT", &format!("/v1/acl/policy/{id}"), &body);
+        };
+        let row = endpoint(listed.method).expect("a method");
+        let args = listed.arg.map_or_else(Args::new, |arg| Args::new().arg(arg));
+        let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
+        let mut changes: Changes = changes.boxed();
+        // What it says in three minutes, which are longer than its queries wait.
+        let mut said = || {
+            let mut said = Vec::new();
+            world.run(async {
+                let mut end = world.clock.sleep(3 * MINUTE);
+                while let Either::Left((change, rest)) =
+                    futures_util::future::select(changes.next(), end).await
+                {
+                    end = rest;
+                    said.push(change.expect("a watch does not end").map(|(change, _)| change));
+                }
+            });
+            said
+        };
+        let what = listed.method;
+        let first = said();
+        assert!(matches!(&first[..], [Ok(Change::Initial(_))]), "{what}: {first:?}");
+        allow(&["a", "b"]);
+        let lost = said();
+        let [Err(error)] = &lost[..] else { panic!("{what}: {lost:?}, first {first:?}") };
+        assert_eq!(error.kind(), Kind::PermissionDenied, "{what}: {error}");
+        let nothing = said();
+        assert!(nothing.is_empty(), "{what}: {nothing:?}");
+        // A deletion is reported all the same.
+        remove(&b);
+        let gone = said();
+        let [Ok(Change::Delete { id, .. })] = &gone[..] else { panic!("{what}: {gone:?}") };
+        assert!(id.contains(&b), "{what}: {id}");
+        allow(&["a", "c"]);
+        let nothing = said();
+        assert!(nothing.is_empty(), "{what}: {nothing:?}");
+        remove(&c);
+        let gone = said();
+        let [Ok(Change::Delete { id, .. })] = &gone[..] else { panic!("{what}: {gone:?}") };
+        assert!(id.contains(&c), "{what}: {id}");
+    }
+}
+
+/// How something between the client and Consul ends a wait.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Cut,
+    Status(u16, &'static str),
+}
+
+/// The way to an agent on which each wait is ended after 20 s.
+#[derive(Debug)]
+struct EndsWaits {
+    agent: SimTransport,
+    clock: ManualClock,
+    end: End,
+    ended: AtomicU32,
+}
+
+impl Transport for EndsWaits {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let query = request.uri().query().unwrap_or_default();
+        if !query.split('&').any(|it| it.starts_with("index=") || it.starts_with("hash=")) {
+            return self.agent.send(request);
+        }
+        Box::pin(async {
+            self.clock.sleep(Duration::from_secs(20)).await;
+            self.ended.fetch_add(1, Ordering::Relaxed);
+            match self.end {
+                End::Cut => Err(Error::new(Kind::Connect, "broken off")),
+                End::Status(status, body) => {
+                    Ok(Response::builder().status(status).body(body.into()).expect("a response"))
+                }
+            }
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "ends waits"
+    }
+}
+
+#[test]
+fn a_wait_that_a_proxy_ends_is_no_change_in_any_row_that_waits() {
+    const ENDS: [End; 4] = [
+        End::Cut,
+        End::Status(504, "<html>504 Gateway Time-out</html>"),
+        End::Status(408, "<html>408 Request Time-out</html>"),
+        End::Status(200, "<html>The service is busy</html>"),
+    ];
+    let mut watched = 0;
+    for row in consul_api::endpoints() {
+        let waits = |name| row.all_options().any(|param| param.name == name);
+        if !waits("index") && !waits("hash") {
+            continue;
+        }
+        for end in ENDS {
+            let world = World::new();
+            world.put("a", "1");
+            let service = r#"{"Name": "a", "ID": "a", "Check": {"TTL": "1h"}}"#;
+            world.send("PUT", "/v1/agent/service/register", service);
+            let agent = SimTransport::new(Arc::clone(&world.agent), "simulated");
+            let (clock, ended) = (world.clock.clone(), AtomicU32::new(0));
+            let transport = Arc::new(EndsWaits { agent, clock, end, ended });
+            let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+            let settings =
+                Settings { timeout: MINUTE, retry_count: 3, defaults: Defaults::default() };
+            let to = Arc::clone(&transport) as Arc<dyn Transport>;
+            let client = Arc::new(Client::new(vec![to], settings, clock, rng));
+            let required = row.positional.iter().filter(|param| !param.optional);
+            let args = required.fold(Args::new(), |args, param| args.arg(sample(param)));
+            let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
+            let mut changes: Changes = changes.boxed();
+            let what = format!("{} {end:?}", row.name);
+            let said = world.run(async {
+                if changes.next().await.expect("a watch does not end").is_err() {
+                    // Without access control, a mesh or another cluster there is nothing to watch.
+                    return None;
+                }
+                let quiet = world.clock.sleep(3 * MINUTE);
+                match futures_util::future::select(changes.next(), quiet).await {
+                    Either::Left((change, _)) => Some(change),
+                    Either::Right(_) => Some(None),
+                }
+            });
+            if let Some(said) = said {
+                assert!(said.is_none(), "{what}: {said:?}");
+                let ended = transport.ended.load(Ordering::Relaxed);
+                // Without coordinates their rows have no index.
+                let is_known = row.name.starts_with("coordinate_") && ended == 0;
+                assert!((7..=9).contains(&ended) || is_known, "{what}: {ended} waits");
+                watched += usize::from(!is_known);
+            }
+        }
+    }
+    assert!(watched >= 20 * ENDS.len(), "{watched}");
+}
+
+/// The way to an agent whose answers have this index, or none.
+#[derive(Debug)]
+struct OtherIndex {
+    agent: SimTransport,
+    index: Option<&'static str>,
+    requests: AtomicU32,
+}
+
+impl Transport for OtherIndex {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async {
+            let mut response = self.agent.send(request).await?;
+            response.headers_mut().remove("x-consul-index");
+            if let Some(index) = self.index {
+                response.headers_mut().insert("x-consul-index", index.parse().expect("a header"));
+            }
+            Ok(response)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "without an index"
+    }
+}
+
+#[test]
+fn without_an_index_there_is_none_in_the_metadata_and_a_watch_asks_once_a_second() {
+    for index in [None, Some("0"), Some(""), Some("-1"), Some("nil")] {
+        let world = World::new();
+        world.put("a", "1");
+        let agent = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let transport = Arc::new(OtherIndex { agent, index, requests: AtomicU32::new(0) });
+        let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+        let settings = Settings { timeout: MINUTE, retry_count: 3, defaults: Defaults::default() };
+        let to = Arc::clone(&transport) as Arc<dyn Transport>;
+        let client = Arc::new(Client::new(vec![to], settings, clock, rng));
+        let get = endpoint("kv_get").expect("a method");
+        // The loop of README ends here, since the next read would not wait.
+        let answer = world.run(client.call(get, &Args::new().arg("a"))).expect("an answer");
+        assert_eq!(answer.meta.index, None, "{index:?}");
+        let args = Args::new().arg("a");
+        let changes = watch(client, get, args, WatchOptions::default()).expect("a watch");
+        let mut changes: Changes = changes.boxed();
+        transport.requests.store(0, Ordering::Relaxed);
+        world.run(async {
+            assert_eq!(next(&mut changes).await, Change::Initial("1".into()), "{index:?}");
+            let quiet = world.clock.sleep(MINUTE);
+            let said = futures_util::future::select(changes.next(), quiet).await;
+            assert!(matches!(said, Either::Right(_)), "{index:?}");
+        });
+        let requests = transport.requests.load(Ordering::Relaxed);
+        assert!((50..=61).contains(&requests), "{index:?}: {requests} in a minute");
     }
 }
 

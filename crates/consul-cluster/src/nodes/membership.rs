@@ -129,7 +129,7 @@ impl Cluster {
     async fn participate(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
         let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
-            if let Some(state) = state {
+            if let Ok(state) = state {
                 self.hold_off_after_loss(&state);
                 self.apply_records(&state);
                 // A list of many nodes is large.
@@ -141,21 +141,21 @@ impl Cluster {
         // The index of this query goes back whenever a server starts to stream it, so that does not
         // mean that Consul has lost data.
         let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
-            if let Some(state) = state {
+            if let Ok(state) = state {
                 self.apply_health(&state);
                 drop(state);
                 self.pace().await;
             }
         });
         let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
-            if let Some(state) = &state {
+            if let Ok(state) = &state {
                 self.hold_off_after_loss(state);
             }
-            election::apply_leader(self, state.as_ref());
+            election::apply_leader(self, state.as_ref().ok());
         });
         let epoch_key = self.options.epoch_key();
         let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {
-            if let Some(state) = state {
+            if let Ok(state) = state {
                 self.hold_off_after_loss(&state);
                 publication::apply_announcement(self, state).await;
             }
@@ -177,13 +177,13 @@ impl Cluster {
         }
     }
 
-    /// Watches an endpoint, and calls `apply` with each new state, and with `None` when an outage starts.
+    /// Watches an endpoint, and calls `apply` with each new state, and with the error when an outage starts.
     pub(crate) async fn observe<F: Future<Output = ()>>(
         &self,
         endpoint: &'static Endpoint,
         name: &str,
         wait: Duration,
-        mut apply: impl FnMut(Option<State>) -> F,
+        mut apply: impl FnMut(Result<State, Error>) -> F,
     ) -> Error {
         let args = Args::new().arg(name);
         let client = Arc::clone(&self.waiting);
@@ -195,11 +195,11 @@ impl Cluster {
         let mut states = pin!(states);
         loop {
             match states.next().await {
-                Some(Ok(state)) => apply(Some(state)).await,
+                Some(Ok(state)) => apply(Ok(state)).await,
                 Some(Err(error)) => {
                     self.note_refusal(&error);
                     self.hold_off();
-                    apply(None).await;
+                    apply(Err(error)).await;
                 }
                 None => return Error::new(Kind::Closed, "a watch has ended"),
             }

@@ -93,7 +93,7 @@ pub(crate) async fn keep(cluster: &Cluster, lease: &Lease) -> Error {
     let key = &cluster.options.config_key;
     cluster
         .observe(&kv::GET, key, WAIT, |state| async move {
-            let Some(state) = state else { return };
+            let Ok(state) = state else { return };
             let ours = settings(cluster).to_bytes();
             if matches!(&state.answer.value, Value::Bytes(bytes) if *bytes == ours) {
                 return;

@@ -4,10 +4,11 @@ use super::rights::{self, lacking};
 use crate::cluster::{Cluster, REFUSED_PAUSE};
 use crate::snapshot::Sight;
 use consul_api::api::{health, kv, status};
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Answer;
 use consul_api::table::Endpoint;
+use futures_util::future::join_all;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub async fn missing(cluster: &Cluster) -> String {
             return error.message().to_owned();
         }
     }
+    let refused = refused_key(cluster).await;
     let (missing, hidden) = match snapshot.nodes.get(&cluster.options.node_id) {
         _ if cluster.options.observer => match snapshot.live().next() {
             None if snapshot.nodes.is_empty() => {
@@ -59,10 +61,7 @@ pub async fn missing(cluster: &Cluster) -> String {
             Some(_) if snapshot.leader.is_none() => ("the cluster has no leader", None),
             Some(_) => ("the cluster has no shard map", None),
         },
-        None => match own_key_refused(cluster).await {
-            Some(error) => return format!("its key is not written: {}", error.message()),
-            None => ("its key is not written", hidden_keys(cluster).await),
-        },
+        None => ("its key is not written", hidden_keys(cluster).await),
         Some(node) if !node.is_live => ("its check does not pass", hidden_instances(cluster).await),
         Some(_) => {
             let hidden = match hidden_keys(cluster).await {
@@ -73,6 +72,9 @@ pub async fn missing(cluster: &Cluster) -> String {
         }
     };
     let mut missing = missing.to_owned();
+    if let Some(why) = refused {
+        return format!("{missing}: {why}");
+    }
     if let Some(hidden) = hidden {
         missing.push_str(&format!("; {hidden}"));
     } else if let Ok(Some(rights)) = may_hide(cluster).await {
@@ -84,12 +86,27 @@ pub async fn missing(cluster: &Cluster) -> String {
     missing
 }
 
-/// The server's reason why the key of this node cannot be used, such as a character of its name.
-async fn own_key_refused(cluster: &Cluster) -> Option<Error> {
-    let key = cluster.options.node_key(&cluster.options.node_id);
-    let args = Args::new().arg(key).opt("timeout_ms", TIMEOUT_MS);
-    let error = cluster.client.call(&kv::GET, &args).await.err()?;
-    (!error.is_transient()).then_some(error)
+/// The first key that this node needs and cannot use, such as one with a character that the server does not take, and
+/// the server's reason.
+async fn refused_key(cluster: &Cluster) -> Option<String> {
+    let options = &cluster.options;
+    let mut keys = vec![options.leader_key.clone(), options.map_key(), options.epoch_key()];
+    if options.observer {
+        keys.push(options.nodes_prefix.clone());
+    } else {
+        keys.extend([options.node_key(&options.node_id), options.config_key.clone()]);
+    }
+    let looks = keys.into_iter().map(|key| async move {
+        let args = Args::new().arg(key.as_str()).opt("timeout_ms", TIMEOUT_MS);
+        let error = cluster.client.call(&kv::GET, &args).await.err()?;
+        // What ACLs hide from an observer is found by the lists.
+        let is_final = match options.observer {
+            true => error.kind() == Kind::Argument,
+            false => !error.is_transient(),
+        };
+        is_final.then(|| format!("{key}: {}", error.message()))
+    });
+    join_all(looks).await.into_iter().flatten().next()
 }
 
 /// Why this node does not see all keys of nodes, if ACLs hide some.

@@ -63,7 +63,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, history: &Pr
     let (reports, news) = (Mutex::new(None), Notify::new());
     let prefix = members_prefix(cluster.options());
     let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {
-        if let Some(state) = state {
+        if let Ok(state) = state {
             *lock(&reports) = Some(parse(&prefix, &state));
             news.notify_one();
         }

@@ -264,16 +264,20 @@ impl Store {
         let failed = &failed;
         let map = self.cluster.observe(&kv::GET, &key, WAIT, |state| async move {
             let found = match state.map(|state| state.answer.value) {
-                Some(Value::Bytes(bytes)) => match StoreMap::decode(&bytes) {
+                Ok(Value::Bytes(bytes)) => match StoreMap::decode(&bytes) {
                     Err(error) if error.kind() == Kind::Decode => {
                         let store = &self.options.name;
                         return tracing::warn!(store, %error, "the map in Consul is ignored");
                     }
                     decoded => decoded.map(Some),
                 },
-                Some(_) => Ok(None),
+                Ok(_) => Ok(None),
+                // The server does not take the name of the store in a key.
+                Err(error) if error.kind() == Kind::Argument && self.map.borrow().is_none() => {
+                    Err(error)
+                }
                 // An outage: what is known stays.
-                None => return,
+                Err(_) => return,
             };
             let applied = match found {
                 Ok(found) => self.apply(found).await,

@@ -586,11 +586,27 @@ fn an_idle_cluster_writes_nothing() {
     assert_eq!(world.indexes(), before);
 }
 
+/// The paths that another program answers, and for how many seconds it answers all or each second of them. A check has a
+/// TTL of 3 s and a beat of 0.5 s, which goes through `/v1/agent/`: without any beat Consul itself has the node as failed
+/// after 2.5 s, as when it is unreachable.
+const REPLACED: &[(&str, [u64; 2])] = &[
+    ("/v1/kv/", [10, 10]),
+    ("/v1/health/", [10, 10]),
+    ("/v1/session/", [10, 10]),
+    ("/v1/agent/", [2, 10]),
+    ("/v1/txn", [10, 10]),
+    ("/v1/catalog/", [10, 10]),
+    ("/", [2, 10]),
+];
+
 #[test]
 fn answers_of_another_program_change_neither_members_nor_leader_nor_map() {
     for answer in ANSWERS {
         // Each answer of Consul, and each second one, is replaced.
-        for each in [1, 2] {
+        let cases =
+            REPLACED.iter().flat_map(|(path, [all, half])| [(path, 1, all), (path, 2, half)]);
+        for (path, each, seconds) in cases {
+            let what = format!("{path} {answer:?}, each {each}");
             let world = World::new();
             let between = Between::new(&world.agent, "between").each(each);
             let start = |id: &str| {
@@ -615,20 +631,24 @@ fn answers_of_another_program_change_neither_members_nor_leader_nor_map() {
             let before: Vec<_> = nodes.iter().map(Process::epoch).collect();
             let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
             nodes.iter().for_each(|node| drop(node.events()));
-            between.set(Some(("/v1/kv/", *answer)));
-            world.wait(Duration::from_secs(3));
+            between.set(Some((path, *answer)));
+            world.wait(Duration::from_secs(*seconds));
             for node in &nodes {
-                assert_eq!(node.cluster.snapshot().live().count(), 3, "{answer:?}");
+                assert_eq!(node.cluster.snapshot().live().count(), 3, "{what}");
             }
             between.set(None);
             world.wait(Duration::from_secs(20));
             for (node, before) in nodes.iter().zip(before) {
                 let events = node.events();
                 let has_left = |event: &Event| matches!(event, Event::NodeLeft(_));
-                assert!(!events.iter().any(has_left), "{answer:?}: {events:?}");
-                assert_eq!((node.cluster.snapshot().live().count(), node.epoch()), (3, before));
+                assert!(!events.iter().any(has_left), "{what}: {events:?}");
+                let other = |event: &Event| matches!(event, Event::LeaderChanged(Some(other)) if *other != leader);
+                assert!(!events.iter().any(other), "{what}: {events:?}");
+                let snapshot = node.cluster.snapshot();
+                assert!(snapshot.is_connected, "{what}");
+                assert_eq!((snapshot.live().count(), node.epoch()), (3, before), "{what}");
             }
-            assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{answer:?}");
+            assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{what}");
         }
     }
 }

@@ -1,16 +1,12 @@
 //! What a node says that cannot start, on the simulated agent and a clock that the test moves.
 
+use crate::support::between::{INVALID_KEY_NAME, WithoutColons};
 use crate::support::world::World;
-use bytes::Bytes;
-use consul_api::error::{Error, Kind};
-use consul_api::request::Defaults;
-use consul_client::transport::Transport;
-use consul_client::{Client, Settings};
+use consul_api::error::Kind;
 use consul_cluster::nodes::start;
 use consul_cluster::{Cluster, Options};
-use consul_process::clock::{BoxFuture, Clock};
-use consul_sim::{Fault, SimTransport};
-use http::{Request, Response};
+use consul_process::clock::Clock;
+use consul_sim::Fault;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,36 +28,10 @@ fn started(rules: &str) -> (World, Arc<Cluster>) {
     (world, node)
 }
 
-/// The way to an agent that does not take the names of keys with a colon, as servers from 1.21.5 on.
-#[derive(Debug)]
-struct WithoutColons(SimTransport);
-
-impl Transport for WithoutColons {
-    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        let path = request.uri().path();
-        if path.starts_with("/v1/kv/") && path.contains("%3A") {
-            let refusal = Response::builder().status(500).body("invalid key name".into());
-            return Box::pin(async { Ok(refusal.expect("an answer")) });
-        }
-        self.0.send(request)
-    }
-
-    fn endpoint(&self) -> &str {
-        "simulated"
-    }
-}
-
 #[test]
 fn a_node_whose_name_the_server_does_not_take_in_a_key_says_so() {
     let world = World::new();
-    let transport = WithoutColons(SimTransport::new(Arc::clone(&world.agent), "simulated"));
-    let settings = Settings {
-        timeout: Duration::from_secs(60),
-        retry_count: 3,
-        defaults: Defaults::default(),
-    };
-    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
-    let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+    let client = WithoutColons::new(&world.agent).client(Arc::new(world.clock.clone()));
     for (id, is_refused) in [("10.0.0.1:9000", true), ("10.0.0.1", false)] {
         let options = Options::new(id, "127.0.0.1:9000");
         let node = Cluster::new(Arc::clone(&client), Arc::clone(&client), options);
@@ -72,6 +42,45 @@ fn a_node_whose_name_the_server_does_not_take_in_a_key_says_so() {
         let missing = world.run(start::missing(&node));
         assert_eq!(missing.contains("its key is not written"), is_refused, "{missing}");
         assert_eq!(missing.contains("invalid key name"), is_refused, "{missing}");
+    }
+}
+
+#[test]
+fn a_start_ends_at_once_when_the_server_does_not_take_the_name_of_a_key() {
+    type Change = fn(&mut Options);
+    let of_members: [Change; 5] = [
+        |it| it.node_id = "10.0.0.1:9000".into(),
+        |it| it.leader_key = "tsdb:c/leader".into(),
+        |it| it.nodes_prefix = "tsdb:c/nodes/".into(),
+        |it| it.shards_prefix = "tsdb:c/shards/".into(),
+        |it| it.config_key = "tsdb:c/config".into(),
+    ];
+    let of_observers = &of_members[1..4];
+    let members = of_members.iter().map(|change| (Options::new("n1", "127.0.0.1:9000"), change));
+    let observers = of_observers.iter().map(|change| (Options::observer("o1"), change));
+    for (mut options, change) in members.chain(observers) {
+        change(&mut options);
+        let world = World::new();
+        let server = WithoutColons::new(&world.agent);
+        let client = server.client(Arc::new(world.clock.clone()));
+        let node = Cluster::new(Arc::clone(&client), client, options).expect("valid options");
+        let begun = world.clock.now();
+        let end = begun + Duration::from_secs(10);
+        let error = world.run(async {
+            tokio::select! {
+                biased;
+                error = node.run() => error,
+                started = node.started() => started.expect_err("a refusal"),
+                () = world.clock.sleep_until(end) => panic!("{:?} is not refused", node.options()),
+            }
+        });
+        let what = format!("{error}: {:?}", node.options());
+        assert_eq!(error.kind(), Kind::Argument, "{what}");
+        assert!(error.message().contains(INVALID_KEY_NAME), "{what}");
+        assert!(world.clock.now() - begun < Duration::from_secs(1), "{what}");
+        assert_eq!(server.refused(), 1, "{what}");
+        let missing = world.run(start::missing(&node));
+        assert!(missing.contains(INVALID_KEY_NAME), "{missing}: {what}");
     }
 }
 

@@ -80,6 +80,7 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("sim-address", Text, ""),
     ("sim-clock", Text, ""),
     ("sim-host", Text, ""),
+    ("sim-key-names", Text, ""),
     ("sim-port", Int, ""),
     ("sim-ready-file", Text, ""),
     ("sim-seed", Int, ""),

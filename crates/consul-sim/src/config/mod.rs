@@ -14,7 +14,7 @@ use super::http::decode;
 use super::http::listen::{Listener, SharedTls, TlsFiles, self_signed};
 use super::settings::{DnsSettings, Settings};
 use super::store::{Reload, State};
-use super::{Agent, Options, entry, go, hcl};
+use super::{Agent, KeyNames, Options, entry, go, hcl};
 use ::http::{HeaderName, HeaderValue};
 use consul_process::clock::Clock;
 use consul_process::hosts::Hosts;
@@ -342,6 +342,16 @@ impl Config {
         }
     }
 
+    /// `-sim-key-names`: the rules for the names of keys.
+    fn key_names(&self) -> Result<KeyNames, String> {
+        let Some(release) = self.line.texts_of(&["sim-key-names"]).last() else {
+            return Ok(KeyNames::default());
+        };
+        KeyNames::of(release).ok_or_else(|| {
+            format!("-sim-key-names = {release}: must be one of {}", KeyNames::NAMES.join(", "))
+        })
+    }
+
     /// An agent with this configuration, its services and its checks, on this clock.
     ///
     /// # Errors
@@ -382,7 +392,7 @@ impl Config {
     fn settings(&self) -> Result<Settings, String> {
         self.check_values()?;
         self.check_start()?;
-        let mut settings = Settings::default();
+        let mut settings = Settings { key_names: self.key_names()?, ..Settings::default() };
         if let Some(name) = self.text("datacenter") {
             settings.datacenter = name.to_lowercase();
         }

@@ -236,7 +236,7 @@ enum Prepared {
     Refused(Reply),
 }
 
-/// Makes the checks in Consul's order: parameters of reads, of Enterprise, of the handler, then datacenter and filter.
+/// Makes the checks in Consul's order: parameters of reads, the name of a key, parameters of Enterprise, of the handler, then datacenter and filter.
 fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared, Refusal> {
     let settings = &agent.options.settings;
     acl::check_enabled(agent.options.acl.enabled, call)?;
@@ -245,6 +245,7 @@ fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared
         Parameters::Wait => ReadOptions::waiting(call, settings)?,
         Parameters::Read => ReadOptions::parse(call, settings)?,
     };
+    settings.key_names.check_path(call)?;
     check_enterprise(call)?;
     handler.check(call)?;
     // The agent answers a hashed read itself, for any datacenter and without a filter.

@@ -1,6 +1,7 @@
 //! Two stores of one name, and the first map of a store.
 
 use super::*;
+use crate::support::between::{INVALID_KEY_NAME, WithoutColons};
 use consul_api::request::Defaults;
 use consul_client::Settings;
 use consul_client::transport::Transport;
@@ -380,4 +381,22 @@ fn a_late_answer_to_a_watch_does_not_bring_an_earlier_store_back() {
     assert!(observer.status().is_empty(), "the watch has no answer yet");
     cases.world.run(observer.refresh()).expect("the new map");
     cases.knows_the_new_store(&observer, &fresh);
+}
+
+#[test]
+fn a_store_whose_name_the_server_does_not_take_ends_at_once_and_so_does_the_start() {
+    let cases = Cases::new();
+    let server = WithoutColons::new(&cases.world.agent);
+    let client = server.client(Arc::new(cases.world.clock.clone()));
+    let options = Cases::options("n1");
+    let store = StoreOptions::new("points: raw", &options);
+    let begun = cases.world.clock.now();
+    let process = cases.start_on(client, options, store, &Disk::new());
+    let of_store = cases.world.run(process.store.ready()).expect_err("a refusal");
+    let of_node = cases.world.run(process.cluster.started()).expect_err("a refusal");
+    for error in [of_store, of_node] {
+        assert_eq!(error.kind(), Kind::Argument, "{error}");
+        assert!(error.message().contains(INVALID_KEY_NAME), "{error}");
+    }
+    assert!(cases.world.clock.now() - begun < Duration::from_secs(1));
 }

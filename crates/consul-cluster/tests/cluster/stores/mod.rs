@@ -141,7 +141,16 @@ impl Cases {
     }
 
     fn start_with(&self, options: Options, store: StoreOptions, disk: &Arc<Disk>) -> Process {
-        let client = self.world.client();
+        self.start_on(self.world.client(), options, store, disk)
+    }
+
+    fn start_on(
+        &self,
+        client: Arc<Client>,
+        options: Options,
+        store: StoreOptions,
+        disk: &Arc<Disk>,
+    ) -> Process {
         let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
         let network = self.network.of(&cluster.options().node_id);
         let peers: Arc<dyn Peers> = Arc::new(network.clone());
