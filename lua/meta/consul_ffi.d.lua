@@ -197,7 +197,8 @@ function Watch:poll() end
 ---@return fun(): consul_ffi.Change?, consul_ffi.Meta? iterator
 function Watch:changes() end
 
----A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it.
+---A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it. `close` closes it,
+---unless `poll` was not called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -264,7 +265,8 @@ function ServiceView:all() end
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
 
----A descriptor for poll(2), readable once Consul has answered. Do not read or close it.
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless nothing
+---else was called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -319,7 +321,8 @@ function ServiceViews:names() end
 ---@return consul_ffi.ServiceView? view nil if there is none
 function ServiceViews:view(service) end
 
----A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it.
+---A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it. `close` closes
+---it, unless neither was called since: then it stays, and is readable, until the garbage collector or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -435,7 +438,8 @@ function Lock:next_event(timeout_ms) end
 ---@return fun(): string?, any iterator
 function Lock:events() end
 
----A descriptor for poll(2), readable while `poll` has an event to return. Do not read or close it.
+---A descriptor for poll(2), readable while `poll` has an event to return. Do not read or close it. `release` and `close`
+---close it, unless `poll` was not called since; after a release ask again.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -959,7 +963,7 @@ function Simulator:fault(options) end
 ---@field jitter_ms? number up to how much later still, at random, in milliseconds
 ---@field drop_before? number the probability, 0 to 1, that a request is lost before it is applied
 ---@field drop_after? number the probability, 0 to 1, that the answer is lost after the request was applied
----@field status? integer an HTTP status that is returned instead of an answer; the request is not applied
+---@field status? integer an HTTP status that is returned instead of an answer, 401 and 403 with Consul's text; the request is not applied
 ---@field status_chance? number the probability of that, 0 to 1; default 1
 ---@field partition? boolean true: no request arrives and no answer returns
 ---@field no_leader? boolean true: the servers have no Raft leader; stale reads and the agent's own endpoints still work

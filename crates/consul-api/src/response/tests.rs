@@ -82,7 +82,7 @@ fn what_only_a_proxy_sends_is_told_with_the_option_that_helps() {
     let error = request("kv_get").check(page).unwrap_err();
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     let error = answer(401, "date", "today");
-    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert_eq!(error.kind(), Kind::Decode, "{error}");
     for (location, hint) in [("https://consul.example/v1/kv/a", true), ("http://b/v1/kv/a", false)]
     {
         let error = answer(308, "location", location);

@@ -185,7 +185,7 @@ impl Agent {
                 Err(broken())
             }
             Effect::Unanswered => std::future::pending().await,
-            Effect::Answered(status) => Ok(text(status, "a fault of the simulated agent")),
+            Effect::Answered(status) => Ok(text(status, said(status))),
             Effect::NoLeader => Ok(self.handle_leaderless(request).await),
             Effect::Isolated(frozen) => Ok(self.handle_isolated(&frozen, request).await),
         }
@@ -251,6 +251,15 @@ impl Agent {
             }
             _ => self.handle(request).await,
         }
+    }
+}
+
+/// What a fault says: Consul's text, where clients know its statuses by their texts.
+fn said(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "ACL support disabled",
+        StatusCode::FORBIDDEN => "Permission denied",
+        _ => "a fault of the simulated agent",
     }
 }
 

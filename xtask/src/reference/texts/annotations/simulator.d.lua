@@ -20,7 +20,7 @@ function Simulator:fault(options) end
 ---@field jitter_ms? number up to how much later still, at random, in milliseconds
 ---@field drop_before? number the probability, 0 to 1, that a request is lost before it is applied
 ---@field drop_after? number the probability, 0 to 1, that the answer is lost after the request was applied
----@field status? integer an HTTP status that is returned instead of an answer; the request is not applied
+---@field status? integer an HTTP status that is returned instead of an answer, 401 and 403 with Consul's text; the request is not applied
 ---@field status_chance? number the probability of that, 0 to 1; default 1
 ---@field partition? boolean true: no request arrives and no answer returns
 ---@field no_leader? boolean true: the servers have no Raft leader; stale reads and the agent's own endpoints still work
