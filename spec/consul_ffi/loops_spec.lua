@@ -193,7 +193,7 @@ for name, loop in pairs(LOOPS) do
           return semaphore, semaphore.next_event
         end,
       }
-      for name, begin in pairs(waiting) do
+      for what, begin in pairs(waiting) do
         local object, kind
         run({
           function()
@@ -201,7 +201,7 @@ for name, loop in pairs(LOOPS) do
             object = opened
             local results = { wait(opened) }
             kind = results[1] == false and results[3].kind
-            assert.equal(expected, kind or nil, name)
+            assert.equal(expected, kind or nil, what)
           end,
           function()
             repeat

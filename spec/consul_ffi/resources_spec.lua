@@ -132,7 +132,7 @@ describe("a process", function()
     collectgarbage("stop")
     for method, how in pairs(looks) do
       local function opened()
-        local object = assert(client[method](client, how[1], how[2]))
+        local object = assert(client[method](client, support.unpack(how)))
         local before = eventfds()
         assert(object:fd())
         assert.equal(before + 1, eventfds(), method)

@@ -198,7 +198,8 @@ describe("a simulated agent", function()
         end
         assert.is_true(sim:now() - started < 1, what)
       end
-      support.raises("takes other names", consul_ffi.simulator, name, { key_names = release == "1.22" and "1.21.5" or "1.22" })
+      local another = { key_names = release == "1.22" and "1.21.5" or "1.22" }
+      support.raises("takes other names", consul_ffi.simulator, name, another)
     end
     support.raises("must be one of 1.21.0, 1.21.5, 1.22", consul_ffi.simulator, "x", { key_names = "2.0" })
   end)

@@ -22,7 +22,8 @@ local function found_in(path, pattern)
   return found
 end
 
--- Starts the server of server.lua; returns its address, a function that sets what it answers, and one that ends it.
+-- Starts the server of server.lua; returns its address, a function that sets what it answers, one that ends it, and one
+-- that sets the answer of another program.
 local function start_server()
   local path = os.tmpname()
   os.remove(path)
@@ -33,11 +34,14 @@ local function start_server()
   local function answers(body, content_type)
     assert(control:http_request("PUT", "/answer?" .. (content_type or "application/json"), body or ""))
   end
+  local function foreign(status, body)
+    assert(control:http_request("PUT", "/foreign?" .. status, body))
+  end
   local function quit()
     assert(control:http_request("PUT", "/quit"))
     control:close()
   end
-  return tonumber(port), answers, quit
+  return tonumber(port), answers, quit, foreign
 end
 
 -- The arguments of a query, by name; true for those without a value.
@@ -51,10 +55,10 @@ local function args_of(response)
 end
 
 describe("resty.consul, as lua-resty-consul's", function()
-  local port, answers, quit, c
+  local port, answers, quit, foreign, c
 
   setup(function()
-    port, answers, quit = start_server()
+    port, answers, quit, foreign = start_server()
   end)
 
   teardown(function()
@@ -489,6 +493,29 @@ describe("resty.consul, as lua-resty-consul's", function()
       local secure = resty_consul:new({ host = "unix:/run/consul.sock", port = 0, ssl = true })
       assert.matches("https+unix:///run/consul.sock", tostring(secure.consul), 1, true)
       assert.is_nil(c.port)
+    end)
+
+    it("returns nil, a message and an error for what no Consul answers", function()
+      local wrong = {
+        { "404 page not found", 404 },
+        { '{"message":"no Route matched with those values"}', 404 },
+        { "<html>Request blocked</html>", 403 },
+        { "RBAC: access denied", 403 },
+        { "Unauthorized", 401 },
+        { "", 500 },
+        { "Misdirected Request", 421 },
+        { "[]", 200 },
+        { "{}", 200 },
+      }
+      for _, answer in ipairs(wrong) do
+        foreign(answer[2], answer[1])
+        for _, method in ipairs({ "get_key", "list_keys" }) do
+          local response, message, err = c[method](c, "a")
+          assert.is_nil(response, answer[1])
+          assert.matches("the answer is not Consul's", message, 1, true)
+          assert.equal("decode", err.kind)
+        end
+      end
     end)
 
     it("returns nil, a message and an error when the server does not answer", function()

@@ -3,6 +3,7 @@
 --
 --   PUT /answer?TYPE   the body of this request is the body of all answers from now on, of this content type; an
 --                      empty body: each answer repeats the body of its request
+--   PUT /foreign?STATUS  the answers from now on have this status and body, and none of Consul's headers
 --   PUT /quit          it ends
 --   /v1/silent…        is not answered
 local socket = require("socket")
@@ -14,7 +15,7 @@ file:write((select(2, server:getsockname())))
 file:close()
 assert(os.rename(arg[1] .. ".new", arg[1]))
 
-local content_type, body = "application/json", "true"
+local content_type, body, status = "application/json", "true", nil
 -- The connections of requests that are not answered.
 local silent = {}
 
@@ -35,6 +36,10 @@ local function read(connection)
 end
 
 local function answer(request)
+  if status and request.path:find("^/v1/") then
+    local lines = { "HTTP/1.1 " .. status .. " Foreign", "Connection: close", "Content-Length: " .. #body }
+    return table.concat(lines, "\r\n") .. "\r\n\r\n" .. body
+  end
   local lines = {
     "HTTP/1.1 200 OK",
     "Connection: close",
@@ -67,7 +72,9 @@ while true do
     silent[#silent + 1] = connection
   else
     if request and request.path == "/answer" then
-      content_type, body = request.args, request.body
+      content_type, body, status = request.args, request.body, nil
+    elseif request and request.path == "/foreign" then
+      status, body = request.args, request.body
     end
     if request then
       connection:send(answer(request))

@@ -69,7 +69,7 @@ pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static En
             && endpoint.is_at(uri.path())
             && (fixed.is_empty() || names().any(|name| name == fixed))
     };
-    // `/v1/acl/token/self` is no token's id, and of a key's rows that of the query is meant.
+    // `/v1/acl/token/self` does not name a token, and of a key's rows that of the query is meant.
     let literal = |path: &str| path.split('/').filter(|it| !it.starts_with('{')).count();
     endpoints().filter(is_it).max_by_key(|it| (it.fixed_query.len(), literal(it.path)))
 }

@@ -92,6 +92,8 @@ impl Request {
         }
         let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
         match response.status().as_u16() {
+            // So Consul refuses a path that cannot be printed, which http_request may have.
+            400 if text.is_empty() => self.has_printable_path(),
             400 | 413 | 415 | 500 => text.is_empty() || begins(PAGES),
             401 => !begins(UNAUTHORIZED),
             403 => begins(PAGES) || !contains_any(&text.to_lowercase(), FORBIDDEN),
@@ -99,6 +101,11 @@ impl Request {
             404 => false,
             status => !is_transient(status, text),
         }
+    }
+
+    fn has_printable_path(&self) -> bool {
+        let path = percent_decode_str(self.http.uri().path()).decode_utf8_lossy();
+        !path.chars().any(char::is_control)
     }
 
     /// The fixed part of the row's path: `/v1/kv/`.

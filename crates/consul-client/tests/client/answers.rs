@@ -252,19 +252,23 @@ fn a_request_to_the_path_of_a_row_takes_no_other_answer() {
         let own = request(row);
         let target = own.http.uri().to_string();
         let raw = consul_api::api::raw::endpoint(own.http.method().as_str()).expect("a method");
-        let whole = Args::new().arg(target).opt("full_response", true);
-        let mut asked = raw.request(&whole, &Defaults::default()).expect("a path");
-        *asked.http.body_mut() = own.http.body().clone();
-        for (status, body) in ANSWERS {
+        for (whole, (status, body)) in
+            [false, true].into_iter().flat_map(|whole| ANSWERS.iter().map(move |it| (whole, it)))
+        {
+            let args = Args::new().arg(target.as_str()).opt("full_response", whole);
+            let mut asked = raw.request(&args, &Defaults::default()).expect("a path");
+            *asked.http.body_mut() = own.http.body().clone();
+            // A caller of the whole answer judges what a success has.
+            let is_callers = whole && *status == 200 && !["[]", "{}", "null"].contains(body);
             let (found, known) =
                 (asked.check(answer(*status, body)), own.check(answer(*status, body)));
             let case = format!("{} {status} {body}: {found:?}", row.name);
             match known {
-                Err(error) if error.kind() == Kind::Decode => {
+                Err(error) if error.kind() == Kind::Decode && !is_callers => {
                     count += 1;
                     assert_eq!(found.expect_err(&case).kind(), Kind::Decode, "{case}");
                 }
-                _ => assert!(found.is_ok(), "{case}"),
+                _ => assert!(found.is_ok() || !whole, "{case}"),
             }
         }
     }
