@@ -11,6 +11,7 @@ use consul_process::clock::Instant;
 use futures_util::future::{Either, select};
 use http::header::{CACHE_CONTROL, HeaderName};
 use http::{HeaderValue, StatusCode};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,8 +215,8 @@ impl Agent {
         let news = |state: &mut State| {
             if state.acl.is_enabled() {
                 match allowed(read, state, call) {
-                    Ok(reply) => last = Some(reply),
-                    Err(refusal) => return Some(refusal),
+                    ControlFlow::Continue(reply) => last = Some(reply),
+                    ControlFlow::Break(refusal) => return Some(refusal),
                 }
             }
             index = (read.index)(state, call);
@@ -345,23 +346,20 @@ fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
         && call.query.get("near").is_empty()
 }
 
-/// The reply to a caller.
-///
-/// # Errors
-/// The reply to one without the permission, which is sent without a wait.
-fn allowed(read: &Read, state: &State, call: &Call) -> Result<Reply, Reply> {
+/// The reply to a caller; that to one without the permission breaks the wait.
+fn allowed(read: &Read, state: &State, call: &Call) -> ControlFlow<Reply, Reply> {
     let reply = read.reply(state, call);
     if is_missing_entry(read.headers, &reply) {
-        return Ok(reply);
+        return ControlFlow::Continue(reply);
     }
     if is_error(&reply) {
-        return Err(reply);
+        return ControlFlow::Break(reply);
     }
     // The roots of the mesh are public, whatever token the request has.
     let is_open = call.endpoint.path.ends_with("/ca/roots");
     match state.authority(call).known() {
-        Err(refusal) if !is_open => Err(refusal.into()),
-        _ => Ok(reply),
+        Err(refusal) if !is_open => ControlFlow::Break(refusal.into()),
+        _ => ControlFlow::Continue(reply),
     }
 }
 
