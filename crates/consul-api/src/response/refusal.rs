@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use std::time::Duration;
 
 impl Request {
@@ -237,10 +236,9 @@ impl Request {
             op_index: usize,
             what: String,
         }
-        let operations: Vec<IgnoredAny> =
-            serde_json::from_slice(self.http.body()).unwrap_or_default();
+        let sent: serde_json::Value = serde_json::from_slice(self.http.body()).unwrap_or_default();
         let is_of_these = |refused: &[Refused]| {
-            !refused.is_empty() && refused.iter().all(|it| it.op_index < operations.len())
+            !refused.is_empty() && refused.iter().all(|it| sent.get(it.op_index).is_some())
         };
         let refused = match serde_json::from_slice::<Refusal>(body) {
             Ok(Refusal { errors: Some(refused) }) if is_of_these(&refused) => refused,
