@@ -29,8 +29,10 @@ function ConsulClient:destroy() end
 function ConsulClient:registered() end
 
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
----server cannot have acted on them. With `full_response` any status is a success, so 404 is not an error, and neither 429
----nor 500 is retried.
+---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
+---neither 429 nor 500 is retried. What another program answers at a path of Consul's API is `decode`, as for its method: with
+---`full_response` errors, and lists and tables of nothing; without it also a success of another form. Paths that no method
+---has, and the parameters `raw`, `format` and `pem`, have answers of any form.
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
 ---@param path string the path as it is sent: `/v1/…`, percent-encoded
 ---@param body? string|number|boolean|table the body; a table is sent as JSON
@@ -43,7 +45,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 
 ---Besides these it has the [options of every method](api-endpoints.md#options-of-every-method).
 ---@class consul_ffi.http_request.options: consul_ffi.Options
----@field full_response? boolean true: the second result is the whole answer, whatever its status
+---@field full_response? boolean true: the second result is the whole answer, whatever status Consul gave it
 
 ---The whole answer to `http_request`.
 ---@class consul_ffi.Response
@@ -198,7 +200,8 @@ function Watch:poll() end
 function Watch:changes() end
 
 ---A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it. `close` closes it,
----unless `poll` was not called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---unless it was asked for and `poll` found nothing since: then it stays, and is readable, until the garbage collector or a
+---second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -265,8 +268,9 @@ function ServiceView:all() end
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
 
----A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless nothing
----else was called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless
+---it was asked for and `ready` was not true since: then it stays, and is readable, until the garbage collector or a second
+---`close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -322,7 +326,8 @@ function ServiceViews:names() end
 function ServiceViews:view(service) end
 
 ---A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it. `close` closes
----it, unless neither was called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---it, unless it was asked for and neither found anything since: then it stays, and is readable, until the garbage collector
+---or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -439,7 +444,7 @@ function Lock:next_event(timeout_ms) end
 function Lock:events() end
 
 ---A descriptor for poll(2), readable while `poll` has an event to return. Do not read or close it. `release` and `close`
----close it, unless `poll` was not called since; after a release ask again.
+---close it, unless it was asked for and nothing was found since; after a release ask again.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err

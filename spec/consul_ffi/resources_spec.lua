@@ -123,11 +123,11 @@ describe("a process", function()
       return count
     end
     local looks = {
-      watch = { "kv_get", key, look = "poll" },
+      watch = { "kv_get", key, look = "next" },
       service_view = { "consul", look = "ready" },
       service_views = { { "consul" }, look = "next" },
-      lock = { key .. "-lock", look = "poll" },
-      semaphore = { key .. "-semaphore", 1, look = "poll" },
+      lock = { key .. "-lock", look = "acquire" },
+      semaphore = { key .. "-semaphore", 1, look = "acquire" },
     }
     collectgarbage("stop")
     for method, how in pairs(looks) do
@@ -136,7 +136,8 @@ describe("a process", function()
         local before = eventfds()
         assert(object:fd())
         assert.equal(before + 1, eventfds(), method)
-        object[how.look](object, 0)
+        -- The descriptor reports it.
+        assert(object[how.look](object))
         return object, before
       end
       local object, before = opened()
@@ -144,7 +145,6 @@ describe("a process", function()
       assert.equal(before, eventfds(), method)
       if object.release then
         object, before = opened()
-        assert(object:acquire())
         assert(object:release())
         assert.equal(before, eventfds(), method .. ":release")
         -- The next one has another descriptor.
@@ -152,9 +152,14 @@ describe("a process", function()
         assert(object:fd())
         object:close()
       end
-      -- Somebody may wait for this one: it stays, and can be read, until the object is closed again.
+      -- Somebody may wait for this one, also while others look: it stays, and can be read, until another close.
       object, before = opened()
       local fd = object:fd()
+      for _, look in ipairs({ "poll", "pick", "all", "age_s" }) do
+        if object[look] then
+          object[look](object)
+        end
+      end
       object:close()
       assert.equal(before + 1, eventfds(), method)
       assert.is_true(support.readable == nil or support.readable(fd, 0))

@@ -67,6 +67,10 @@ const METHODS: &[Method<ServiceView>] = &[
     Method::new("ready", |call| {
         let view = &*call.object;
         view.job.wait(call.lua, &call.arg(1)?)?;
+        let job = view.job.job()?;
+        if job.is_ready() {
+            job.end_wait();
+        }
         view.view()?.all()?;
         Ok(Returned::done())
     }),

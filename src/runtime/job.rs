@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -33,8 +33,8 @@ pub struct Job<T> {
     /// None: the job was complete from the beginning.
     task: Option<Task>,
     generation: u32,
-    /// Whether the program has asked for the descriptor since it looked last.
-    is_awaited: AtomicBool,
+    /// How often the program has asked for the descriptor and not found what it waited for since.
+    waits: AtomicUsize,
     /// With which a client of the process's unix socket waits for it.
     ticket: OnceLock<Ticket>,
 }
@@ -133,7 +133,7 @@ impl<T: Send + 'static> Job<T> {
             queue,
             task,
             generation: os::fork_generation(),
-            is_awaited: AtomicBool::default(),
+            waits: AtomicUsize::default(),
             ticket: OnceLock::new(),
         }
     }
@@ -175,16 +175,26 @@ impl<T> Job<T> {
     /// As [`Job::start`].
     pub fn next(&self) -> Result<Poll<Option<T>>, Error> {
         self.run_pending()?;
-        Ok(self.queue.next())
+        let next = self.queue.next();
+        if next.is_ready() {
+            self.end_wait();
+        }
+        Ok(next)
     }
 
-    /// Before the program looks at what there is: on a manual clock, runs work as far as it gets without a move of the
-    /// clock. The background thread does so by itself.
+    /// Notes that a wait for the descriptor has ended, if there is one: the program has what it waited for.
+    pub fn end_wait(&self) {
+        let less = |waits: usize| waits.checked_sub(1);
+        // There was none.
+        _ = self.waits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// On a manual clock, runs work as far as it gets without a move of the clock. The background
+    /// thread does so by itself.
     ///
     /// # Errors
     /// As [`Job::start`].
     pub fn run_pending(&self) -> Result<(), Error> {
-        self.is_awaited.store(false, Ordering::Relaxed);
         match &self.task {
             Some(Task::Clock(clock, _)) => in_runtime(|_| clock.run_until_stalled()),
             _ => Ok(()),
@@ -246,14 +256,14 @@ impl<T> Job<T> {
     /// # Errors
     /// If the descriptor cannot be created.
     pub fn fd(&self) -> io::Result<RawFd> {
-        self.is_awaited.store(true, Ordering::Relaxed);
+        self.waits.fetch_add(1, Ordering::Relaxed);
         self.queue.lock().fd()
     }
 
-    /// Whether the program has asked for the descriptor since it looked last: an event loop may wait for it, and would not
-    /// notice that it is closed.
+    /// Whether the program has asked for the descriptor and found nothing since: an event loop may wait for it, and would
+    /// not notice that it is closed.
     pub fn is_awaited(&self) -> bool {
-        self.is_awaited.load(Ordering::Relaxed)
+        self.waits.load(Ordering::Relaxed) > 0
     }
 
     /// Closes the descriptor, unless somebody may wait for it.

@@ -60,7 +60,7 @@ pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static En
         let pairs = uri.query().unwrap_or_default().split('&');
         pairs.filter_map(|pair| pair.split('=').next())
     };
-    if names().any(|name| ["raw", "format"].contains(&name)) {
+    if names().any(|name| ["raw", "format", "pem"].contains(&name)) {
         return None;
     }
     let is_it = |endpoint: &&Endpoint| {
@@ -71,7 +71,8 @@ pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static En
     };
     // `/v1/acl/token/self` does not name a token, and of a key's rows that of the query is meant.
     let literal = |path: &str| path.split('/').filter(|it| !it.starts_with('{')).count();
-    endpoints().filter(is_it).max_by_key(|it| (it.fixed_query.len(), literal(it.path)))
+    let order = |fixed: &str| ["", "recurse", "keys"].iter().position(|it| *it == fixed);
+    endpoints().filter(is_it).max_by_key(|it| (order(it.fixed_query), literal(it.path)))
 }
 
 /// The endpoint of the method with this name.

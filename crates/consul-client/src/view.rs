@@ -30,6 +30,9 @@ pub const EMPTY_HOLD: Duration = Duration::from_secs(30);
 /// noticed.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
+/// The pause before a query that verifies an empty list is made again.
+const VERIFY_PAUSE: Duration = Duration::from_secs(2);
+
 /// The limit of an instance's weight on the ring, which has 160 points for each unit. Greater
 /// weights are scaled down, and the greatest of them is then more than half of this.
 const MAX_RING_WEIGHT: u32 = 16;
@@ -138,9 +141,16 @@ struct ViewState {
     hidden: Option<&'static str>,
     /// The error of the current outage.
     last_error: Option<Error>,
-    /// Whether the list is an older one than the last answer, which had no instance right after an outage.
+    /// Whether the list is an older one than the last answer, which had no instance, and is not verified yet or came right
+    /// after an outage.
     is_held: bool,
     has_ended: bool,
+}
+
+impl ViewState {
+    fn has_some(&self) -> bool {
+        self.list.as_ref().is_some_and(|list| !list.instances.is_empty())
+    }
 }
 
 impl View {
@@ -388,17 +398,16 @@ impl Updater {
             let empties = self.view.clock.sleep_until_any(self.empties_at);
             match select(self.states.next(), empties).await {
                 Either::Left((Some(Ok(state)), _)) => {
-                    let has_some = self.has_some();
-                    match verified(&self.client, &self.args, has_some, state).await {
-                        Ok(state) => {
-                            self.view.state().hidden = state.answer.meta.hidden();
-                            self.take(state);
-                            return Some(());
-                        }
-                        Err(error) => self.fail(error),
-                    }
+                    let state = verified(&self.view, &self.client, &self.args, state).await;
+                    self.view.state().hidden = state.answer.meta.hidden();
+                    self.take(state);
+                    return Some(());
                 }
-                Either::Left((Some(Err(error)), _)) => self.fail(error),
+                Either::Left((Some(Err(error)), _)) => {
+                    // The answer after the outage decides.
+                    self.empties_at = None;
+                    self.view.state().last_error = Some(error);
+                }
                 Either::Left((None, _)) => return None,
                 Either::Right(_) => {
                     self.hold_until(None);
@@ -409,16 +418,6 @@ impl Updater {
         }
     }
 
-    fn has_some(&self) -> bool {
-        self.view.state().list.as_ref().is_some_and(|list| !list.instances.is_empty())
-    }
-
-    /// The answer after the outage decides.
-    fn fail(&mut self, error: Error) {
-        self.empties_at = None;
-        self.view.state().last_error = Some(error);
-    }
-
     fn take(&mut self, state: State) {
         let (instances, failing) = self.read(&state.answer.value);
         let invalid = state.answer.value.items().len() - instances.len() - failing;
@@ -427,7 +426,7 @@ impl Updater {
             (current.failing, current.invalid) = (failing, invalid);
         }
         let after_outage = state.is_resynchronised || self.empties_at.is_some();
-        let has_some = self.has_some();
+        let has_some = self.view.state().has_some();
         if instances.is_empty() && has_some && after_outage && !self.empty_hold.is_zero() {
             if self.empties_at.is_none() {
                 let hold_s = self.empty_hold.as_secs_f64();
@@ -485,19 +484,22 @@ impl Updater {
 
 /// A state; one in which the last instances have gone, or that ACLs may hide, by a query that does not wait. A stream does
 /// not say whether they do, and one empty answer may be another's.
-async fn verified(
-    client: &Client,
-    args: &Args,
-    had_some: bool,
-    state: State,
-) -> Result<State, Error> {
+async fn verified(view: &View, client: &Client, args: &Args, state: State) -> State {
     let meta = &state.answer.meta;
     let may_hide = meta.is_streamed() && meta.default_acl_policy == Some("deny");
-    if !state.answer.value.items().is_empty() || !(may_hide || had_some) {
-        return Ok(state);
+    if !state.answer.value.items().is_empty() || !(may_hide || view.state().has_some()) {
+        return state;
     }
-    let answer = client.call(&health::SERVICE, args).await?;
-    Ok(State { answer, ..state })
+    loop {
+        match client.call(&health::SERVICE, args).await {
+            Ok(answer) => return State { answer, ..state },
+            Err(error) => {
+                let mut current = view.state();
+                (current.is_held, current.last_error) = (true, Some(error));
+            }
+        }
+        view.clock.sleep(VERIFY_PAUSE).await;
+    }
 }
 
 /// The age of a cached or stale answer when it arrived.

@@ -270,10 +270,10 @@ impl Cluster {
 
     /// Notes an error if it is a refusal, which waiting does not end; returns whether it is one.
     pub(crate) fn note_refusal(&self, error: &Error) -> bool {
-        // An argument that Consul refuses is the name of a key.
-        const REFUSALS: [Kind; 4] =
-            [Kind::PermissionDenied, Kind::AclNotFound, Kind::Config, Kind::Argument];
-        let is_refusal = REFUSALS.contains(&error.kind());
+        const REFUSALS: [Kind; 3] = [Kind::PermissionDenied, Kind::AclNotFound, Kind::Config];
+        // So Consul refuses the name of a key.
+        let is_name = error.kind() == Kind::Argument && error.status() == Some(500);
+        let is_refusal = is_name || REFUSALS.contains(&error.kind());
         if is_refusal {
             self.refusal.send_replace(Some(error.clone()));
         }

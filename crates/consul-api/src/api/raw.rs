@@ -1,4 +1,4 @@
-//! Requests to any path, for endpoints without a row.
+//! Requests to any path, also those of endpoints without a row.
 
 use crate::table::*;
 
@@ -13,7 +13,7 @@ const PARAMS: Param = Param::new(
 const FULL_RESPONSE: Param = call(
     "full_response",
     Shape::Bool,
-    "True: the value is a table of `status`, `headers` and `body`, whatever the status is.",
+    "True: the value is a table of `status`, `headers` and `body`, whatever status Consul gave it.",
 );
 
 const POSITIONAL: &[Param] = &[

@@ -64,7 +64,7 @@ impl Request {
         let mut meta = Meta::of(response.headers());
         if let Some(error) = self.known().and_then(|known| known.check(response.clone()).err())
             && error.kind() == Kind::Decode
-            && !(self.full_response && is_something(&response))
+            && !self.is_callers(&response)
         {
             return Err(error);
         }
@@ -103,7 +103,8 @@ impl Request {
     fn known(&self) -> Option<Request> {
         let is_raw = self.endpoint.reply == Reply::Body;
         let at = || crate::endpoint_at(self.http.method(), self.http.uri());
-        let endpoint = is_raw.then(at).flatten()?;
+        let is_text = || percent_decode_str(self.http.uri().path()).decode_utf8().is_ok();
+        let endpoint = is_raw.then(at).flatten().filter(|_| is_text())?;
         let query = self.http.uri().query().unwrap_or_default();
         let is_there = |param: &&Param| match param.location {
             Location::Query(name) => query.split('&').any(|it| it.split('=').next() == Some(name)),
@@ -112,6 +113,16 @@ impl Request {
         let guard = endpoint.all_options().filter(is_there).find_map(|param| param.guards);
         let secret = self.secret || endpoint.secret;
         Some(Request { endpoint, guard, secret, full_response: false, ..self.clone() })
+    }
+
+    /// Whether an answer to a request to any path is a success that the caller reads by himself: a whole answer with something
+    /// in it, as programs for lua-resty-consul do, whose own tests have answers of any form; or that to operations of a
+    /// transaction, whose names Consul takes in any case.
+    fn is_callers(&self, response: &Response<Bytes>) -> bool {
+        let body = response.body().trim_ascii();
+        let is_something = ![&b"[]"[..], b"{}", b"null"].contains(&body);
+        let is_txn = || self.http.uri().path() == crate::api::txn::TXN.path;
+        response.status() == StatusCode::OK && is_something && (self.full_response || is_txn())
     }
 
     /// Refuses a body that is compressed, which only a faulty proxy does: requests do not accept it.
@@ -215,9 +226,11 @@ impl Request {
         let of_path =
             self.endpoint.segments(uri.path()).map(|(name, it)| -> (&str, &str) { (name, it) });
         let pairs = uri.query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
-        let all = of_path.chain(pairs).filter(|(found, _)| *found == name);
-        let all = all.map(|(_, it)| percent_decode_str(it).decode_utf8_lossy().into_owned());
-        let all = all.filter(|it| !(name == "state" && it == "any"));
+        let decoded = |it: &str| percent_decode_str(it).decode_utf8_lossy().into_owned();
+        let of_path = of_path.filter(|(found, _)| *found == name).map(|(_, it)| decoded(it));
+        let pairs = pairs.filter(|(found, _)| *found == name);
+        let all = of_path.chain(pairs.map(|(_, it)| decoded(&it.replace('+', " "))));
+        let all = all.filter(|it| !(it.is_empty() || name == "state" && it == "any"));
         match name {
             "source" | "destination" => {
                 all.filter_map(|it| it.rsplit('/').next().map(str::to_owned)).collect()
@@ -256,13 +269,6 @@ impl Request {
     fn strange(&self, why: String) -> Error {
         Error::new(Kind::Decode, format!("{}: {why}", self.label))
     }
-}
-
-/// Whether an answer is a success with something in it, which a caller of the whole answer reads by itself: so do programs
-/// for lua-resty-consul, whose own tests have answers of any form.
-fn is_something(response: &Response<Bytes>) -> bool {
-    let body = response.body().trim_ascii();
-    response.status() == StatusCode::OK && ![&b"[]"[..], b"{}", b"null"].contains(&body)
 }
 
 /// How a file of gzip begins.

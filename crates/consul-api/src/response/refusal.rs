@@ -81,7 +81,7 @@ impl Request {
     ///
     /// Source: `wrap` in Consul's agent/http.go, and the other places in the folder agent that set a status.
     fn is_foreign(&self, response: &Response<Bytes>, text: &str) -> bool {
-        // A path without a row may say anything.
+        // A path without a row may say anything; one with a row was checked by that.
         if self.endpoint.reply == Reply::Body {
             return false;
         }
@@ -93,9 +93,13 @@ impl Request {
         match response.status().as_u16() {
             // So Consul refuses a path that cannot be printed, which http_request may have.
             400 if text.is_empty() => self.has_printable_path(),
-            400 | 413 | 415 | 500 => text.is_empty() || begins(PAGES),
+            // And so a query that Go cannot read.
+            500 if text.is_empty() => self.has_readable_query(),
+            400 | 413 | 415 | 500 => text.is_empty() || is_page(text),
+            // Of Go's server.
+            431 => !begins(&["431 "]),
             401 => !begins(UNAUTHORIZED),
-            403 => begins(PAGES) || !contains_any(&text.to_lowercase(), FORBIDDEN),
+            403 => is_page(text) || !contains_any(&text.to_lowercase(), FORBIDDEN),
             405 => !begins(&["method "]),
             404 => false,
             status => !is_transient(status, text),
@@ -105,6 +109,14 @@ impl Request {
     fn has_printable_path(&self) -> bool {
         let path = percent_decode_str(self.http.uri().path()).decode_utf8_lossy();
         !path.chars().any(char::is_control)
+    }
+
+    fn has_readable_query(&self) -> bool {
+        let query = self.http.uri().query().unwrap_or_default();
+        let mut escapes = query.split('%').skip(1).map(|it| it.as_bytes());
+        let is_hex =
+            |digits: Option<&[u8]>| digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit));
+        !query.contains(';') && escapes.all(|escape| is_hex(escape.get(..2)))
     }
 
     /// The fixed part of the row's path: `/v1/kv/`.
@@ -209,7 +221,7 @@ impl Request {
             404 if unknown_endpoint => Kind::Unsupported,
             404 if self.endpoint.absent == Absent::SessionInvalid => Kind::SessionInvalid,
             404 => Kind::NotFound,
-            413 => Kind::TooLarge,
+            413 | 431 => Kind::TooLarge,
             429 => Kind::RateLimited,
             503 if says(&[RATE_LIMITED]) => Kind::RateLimited,
             500 if says(NO_LEADER) => Kind::NoLeader,
@@ -420,9 +432,6 @@ const RATE_LIMITED: &str = "rate limit exceeded";
 /// Source: `ConnPool.rpc` in Consul's agent/pool/pool.go.
 const NOT_FORWARDED: &str = "rpc error getting client";
 
-/// How pages and JSON begin, which Consul's errors are not.
-const PAGES: &[&str] = &["<", "{", "["];
-
 /// How the texts of Consul's 401 begin.
 const UNAUTHORIZED: &[&str] =
     &["ACL support disabled", "Supplied token does not exist", "Coordinate support disabled"];
@@ -434,6 +443,8 @@ const FORBIDDEN: &[&str] = &[
     "endpoint is blocked",
     "access is restricted",
     "invalid permissions",
+    "a new peering token must be generated",
+    "invalid peering",
 ];
 
 /// Texts that leave open whether the request was applied.
@@ -466,6 +477,17 @@ fn maybe_applied(status: u16, text: &str) -> bool {
         // A proxy that got no answer in time says so too.
         408 => true,
         _ => status > 500,
+    }
+}
+
+/// Whether a text begins as a page or as JSON. Consul's may begin with a name in brackets or braces.
+fn is_page(text: &str) -> bool {
+    let mut chars = text.chars().filter(|it| !it.is_whitespace());
+    match (chars.next(), chars.next()) {
+        (Some('<'), _) | (Some('{' | '['), None) => true,
+        (Some('{'), Some(next)) => next == '"' || next == '}',
+        (Some('['), Some(next)) => next.is_ascii_digit() || "\"{[]-tfn".contains(next),
+        _ => false,
     }
 }
 

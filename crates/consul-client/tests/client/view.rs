@@ -15,7 +15,7 @@ use consul_sim::{Fault, Retained, SimTransport};
 use futures_util::StreamExt;
 use http::{Request, Response};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -191,6 +191,72 @@ fn one_empty_answer_empties_no_view() {
     // A wrong index delays it, and what follows an outage is held.
     world.pass(SECOND * 120);
     assert_eq!(shown(&view), "");
+}
+
+/// The list stays, and its age grows, until the second query is answered.
+#[test]
+fn a_last_instance_stays_until_its_end_is_verified() {
+    for is_of_many in [false, true] {
+        let world = World::new();
+        world.register("w1", EVEN);
+        let flaky = Arc::new(Flaky {
+            consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
+            answers: AtomicUsize::new(usize::MAX),
+        });
+        let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
+        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+        let transport = Arc::clone(&flaky) as Arc<dyn Transport>;
+        let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
+        let view = if is_of_many {
+            let (all, news) =
+                views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
+            let told = Arc::clone(&all);
+            world.clock.spawn(news.for_each(move |()| {
+                told.were_told();
+                async {}
+            }));
+            world.pass(SECOND * 2);
+            all.view("web").expect("a view")
+        } else {
+            view_of(&client, Args::new().arg("web"), EMPTY_HOLD)
+        };
+        world.pass(SECOND * 2);
+        assert_eq!(shown(&view), "w1:1");
+        // Many are read by queries that do not wait.
+        flaky.answers.store(usize::from(is_of_many), Relaxed);
+        world.deregister("w1");
+        world.pass(SECOND * 60);
+        assert_eq!(shown(&view), "w1:1", "{is_of_many}");
+        assert!(view.age().expect("a list") > SECOND * 50, "{is_of_many}: {:?}", view.age());
+        flaky.answers.store(usize::MAX, Relaxed);
+        world.pass(SECOND * 5);
+        assert_eq!(shown(&view), "", "{is_of_many}");
+    }
+}
+
+/// Answers a number of queries that do not wait, and then none of them.
+#[derive(Debug)]
+struct Flaky {
+    consul: SimTransport,
+    answers: AtomicUsize,
+}
+
+impl Transport for Flaky {
+    fn endpoint(&self) -> &str {
+        "flaky"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let waits = request.uri().query().is_some_and(|query| query.contains("index="));
+        let left = |left: usize| left.checked_sub(1);
+        let is_instances = request.uri().path().starts_with("/v1/health/service/");
+        if waits || !is_instances || self.answers.fetch_update(Relaxed, Relaxed, left).is_ok() {
+            return self.consul.send(request);
+        }
+        let response =
+            Response::builder().status(500).body(Bytes::from_static(b"No cluster leader"));
+        Box::pin(std::future::ready(Ok(response.expect("a response"))))
+    }
 }
 
 /// Answers that there are no instances, once.

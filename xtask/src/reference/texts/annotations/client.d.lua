@@ -29,8 +29,10 @@ function ConsulClient:destroy() end
 function ConsulClient:registered() end
 
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
----server cannot have acted on them. With `full_response` any status is a success, so 404 is not an error, and neither 429
----nor 500 is retried.
+---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
+---neither 429 nor 500 is retried. What another program answers at a path of Consul's API is `decode`, as for its method: with
+---`full_response` errors, and lists and tables of nothing; without it also a success of another form. Paths that no method
+---has, and the parameters `raw`, `format` and `pem`, have answers of any form.
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
 ---@param path string the path as it is sent: `/v1/…`, percent-encoded
 ---@param body? string|number|boolean|table the body; a table is sent as JSON
@@ -43,7 +45,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 
 ---Besides these it has the [options of every method](api-endpoints.md#options-of-every-method).
 ---@class consul_ffi.http_request.options: consul_ffi.Options
----@field full_response? boolean true: the second result is the whole answer, whatever its status
+---@field full_response? boolean true: the second result is the whole answer, whatever status Consul gave it
 
 ---The whole answer to `http_request`.
 ---@class consul_ffi.Response

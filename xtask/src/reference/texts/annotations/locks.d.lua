@@ -84,7 +84,7 @@ function Lock:next_event(timeout_ms) end
 function Lock:events() end
 
 ---A descriptor for poll(2), readable while `poll` has an event to return. Do not read or close it. `release` and `close`
----close it, unless `poll` was not called since; after a release ask again.
+---close it, unless it was asked for and nothing was found since; after a release ask again.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err

@@ -33,7 +33,8 @@ function Watch:poll() end
 function Watch:changes() end
 
 ---A descriptor for poll(2), readable while `poll` has something to return. Do not read or close it. `close` closes it,
----unless `poll` was not called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---unless it was asked for and `poll` found nothing since: then it stays, and is readable, until the garbage collector or a
+---second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -100,8 +101,9 @@ function ServiceView:all() end
 ---@return consul_ffi.Error? err
 function ServiceView:age_s() end
 
----A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless nothing
----else was called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---A descriptor for poll(2), readable once Consul has answered. Do not read or close it. `close` closes it, unless
+---it was asked for and `ready` was not true since: then it stays, and is readable, until the garbage collector or a second
+---`close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -157,7 +159,8 @@ function ServiceViews:names() end
 function ServiceViews:view(service) end
 
 ---A descriptor for poll(2), readable while there is news for `ready` or `next`. Do not read or close it. `close` closes
----it, unless neither was called since: then it stays, and is readable, until the garbage collector or a second `close`.
+---it, unless it was asked for and neither found anything since: then it stays, and is readable, until the garbage collector
+---or a second `close`.
 ---@return integer|false fd
 ---@return string? message
 ---@return consul_ffi.Error? err
