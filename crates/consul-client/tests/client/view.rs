@@ -27,6 +27,13 @@ fn view_of(client: &Arc<Client>, args: Args, empty_hold: Duration) -> Arc<View> 
     view
 }
 
+/// A client with this transport, without retries.
+fn client_over(world: &World, transport: Arc<dyn Transport>) -> Arc<Client> {
+    let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::with_seed(1)))
+}
+
 impl World {
     fn view(&self) -> Arc<View> {
         view_of(&self.client(), Args::new().arg("web"), EMPTY_HOLD)
@@ -174,10 +181,7 @@ fn one_empty_answer_empties_no_view() {
         consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
         is_due: AtomicBool::new(false),
     });
-    let settings = Settings { timeout: SECOND * 5, retry_count: 3, defaults: Defaults::default() };
-    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-    let transport = Arc::clone(&once) as Arc<dyn Transport>;
-    let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
+    let client = client_over(&world, Arc::clone(&once) as _);
     let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
     world.pass(SECOND);
     for _ in 0..20 {
@@ -203,10 +207,7 @@ fn a_last_instance_stays_until_its_end_is_verified() {
             consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
             answers: AtomicUsize::new(usize::MAX),
         });
-        let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
-        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-        let transport = Arc::clone(&flaky) as Arc<dyn Transport>;
-        let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
+        let client = client_over(&world, Arc::clone(&flaky) as _);
         let view = if is_of_many {
             let (all, news) =
                 views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
@@ -541,10 +542,7 @@ fn a_view_without_an_instance_says_how_many_entries_are_invalid_and_of_how_many_
     ] {
         let world = World::new();
         let transport = Answering(Mutex::new((1, format!("[{}]", entries.join(", ")))));
-        let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
-        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-        let rng = fastrand::Rng::with_seed(1);
-        let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+        let client = client_over(&world, Arc::new(transport));
         let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
         world.pass(SECOND);
         for error in [view.pick().unwrap_err(), view.pick_by(b"key").unwrap_err()] {
@@ -594,10 +592,7 @@ fn entries_that_are_not_instances_are_left_out() {
     ];
     let world = World::new();
     let transport = Answering(Mutex::new((1, format!("[{}]", entries.join(", ")))));
-    let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
-    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-    let rng = fastrand::Rng::with_seed(1);
-    let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+    let client = client_over(&world, Arc::new(transport));
     let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
     world.pass(SECOND);
     assert_eq!(shown(&view), "own:1 nodes:1 zero:1");

@@ -66,7 +66,7 @@ impl Cases {
 
 /// Three nodes, the process of n2 that has opened its disk again, and a copy of that disk from before, which
 /// lacks what was written since.
-fn with_an_old_copy() -> (Cases, Vec<Process>, Process, Arc<Disk>) {
+pub(super) fn with_an_old_copy() -> (Cases, Vec<Process>, Process, Arc<Disk>) {
     let (cases, nodes) = Cases::filled(3);
     let copy = cases.copy_of(&nodes[1].disk);
     cases.kill(&nodes[1]);

@@ -1,5 +1,6 @@
 //! A node is ready when all of its replicas are there, and tells what its storage does not do.
 
+use super::disks::with_an_old_copy;
 use super::*;
 use std::sync::atomic::Ordering;
 
@@ -60,12 +61,7 @@ fn a_storage_that_fails_after_its_work_is_used_again_when_it_works() {
     for function in ["keep", "apply", "drop"] {
         // An old copy is opened a second time once the map says that it is one.
         for works_before in 0..8 {
-            let (cases, nodes) = Cases::filled(3);
-            let copy = cases.copy_of(&nodes[1].disk);
-            cases.kill(&nodes[1]);
-            let again = cases.start("n2", &nodes[1].disk);
-            cases.world.wait(Duration::from_secs(20));
-            cases.fill(&nodes[0], "after");
+            let (cases, nodes, again, copy) = with_an_old_copy();
             cases.kill(&again);
             copy.fails_late.store(true, Ordering::Relaxed);
             copy.works_before.store(works_before, Ordering::Relaxed);
