@@ -346,19 +346,7 @@ fn changes(
     let (mut changes, mut lost) = (Vec::new(), None);
     match known {
         None => changes.push(Change::Initial(value)),
-        Some(known) if state.is_resynchronised => {
-            // A proxy ended the wait, and nothing else happened.
-            if state.is_after_error || !known.is_still(&now) {
-                changes.push(Change::Resynchronised(value));
-            }
-        }
         Some(known) => {
-            for id in order {
-                let value = &now.parts[&id];
-                if known.parts.get(&id) != Some(value) || known.entry != now.entry {
-                    changes.push(Change::Put { value: value.clone(), id });
-                }
-            }
             // An event that is not listed any more is old, not removed.
             let can_go = endpoint.reply != Reply::Events;
             let gone = known.parts.iter().filter(|(id, _)| can_go && !now.parts.contains_key(*id));
@@ -368,14 +356,44 @@ fn changes(
                 lost = Some(no_longer_readable(endpoint, kept.len()));
             }
             now.hidden = kept.iter().map(|(id, _)| id.clone()).collect();
-            now.parts.extend(kept);
-            let delete = |(id, value)| Change::Delete { id, value };
-            changes.extend(deleted.into_iter().map(delete));
+            now.parts.extend(kept.iter().cloned());
+            if !state.is_resynchronised {
+                for id in order {
+                    let value = &now.parts[&id];
+                    if known.parts.get(&id) != Some(value) || known.entry != now.entry {
+                        changes.push(Change::Put { value: value.clone(), id });
+                    }
+                }
+                let delete = |(id, value)| Change::Delete { id, value };
+                changes.extend(deleted.into_iter().map(delete));
+            } else if state.is_after_error || !known.is_still(&now) {
+                // Else a proxy ended the wait, and nothing else happened.
+                changes.push(Change::Resynchronised(with_kept(endpoint.items, value, kept)));
+            }
         }
     }
     *known = Some(now);
     let changes = changes.into_iter().map(|change| Ok((change, meta.clone())));
     changes.chain(lost.map(Err)).collect()
+}
+
+/// A value with the items that are kept although the answer left them out.
+fn with_kept(items: Items, value: Value, kept: Vec<(String, Value)>) -> Value {
+    if kept.is_empty() {
+        return value;
+    }
+    let values = kept.iter().map(|(_, value)| value.clone());
+    match (items, value) {
+        (Items::By(_) | Items::Texts, Value::List(items)) => {
+            Value::List(items.into_iter().chain(values).collect())
+        }
+        (Items::By(_) | Items::Texts, _) => Value::List(values.collect()),
+        (Items::Named, Value::Map(members)) => {
+            Value::Map(members.into_iter().chain(kept).collect())
+        }
+        (Items::Named, _) => Value::Map(kept),
+        (_, whole) => kept.into_iter().next().map_or(whole, |(_, value)| value),
+    }
 }
 
 /// The error of a watch whose token lost a permission.

@@ -368,7 +368,7 @@ const LISTED: &[Listed] = &[
 /// Its token does not see the item `x` from the start, so that each answer is one that leaves something out.
 #[test]
 fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_deleted() {
-    for listed in LISTED {
+    for (listed, is_cut_off) in LISTED.iter().flat_map(|listed| [(listed, false), (listed, true)]) {
         let (world, management) = World::with_acl();
         let send = |method: &str, path: &str, body: &str| {
             let path = format!("{path}?token={management}");
@@ -423,8 +423,27 @@ fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_delet
         let what = listed.method;
         let first = said();
         assert!(matches!(&first[..], [Ok(Change::Initial(_))]), "{what}: {first:?}");
+        if is_cut_off {
+            world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+            world.agent.restart(Retained::Disk);
+            let outage = said();
+            assert!(matches!(&outage[..], [Err(_)]), "{what}: {outage:?}");
+        }
         allow(&["a", "b"]);
-        let lost = said();
+        world.agent.clear_faults();
+        let mut lost = said();
+        if is_cut_off {
+            // The whole is told again, with what is kept.
+            let Ok(Change::Resynchronised(all)) = lost.remove(0) else {
+                panic!("{what}: {lost:?}")
+            };
+            let Ok(Change::Initial(first)) = &first[0] else { panic!("{what}: {first:?}") };
+            let count = |all: &Value| match all {
+                Value::Map(members) => members.len(),
+                list => list.items().len(),
+            };
+            assert_eq!(count(&all), count(first), "{what}: {all:?}");
+        }
         let [Err(error)] = &lost[..] else { panic!("{what}: {lost:?}, first {first:?}") };
         assert_eq!(error.kind(), Kind::PermissionDenied, "{what}: {error}");
         let nothing = said();
