@@ -3,7 +3,7 @@
 
 use super::incoming::Outcome;
 use super::strangers::{Connections, Proof};
-use super::tls::{HANDSHAKE, Member};
+use super::tls::{self, HANDSHAKE, Member};
 use super::wire::{self, Body, Bound, CALL_PATH, Head, MAX_HEAD_BYTES, NONCE_PATH};
 use super::{ClusterKey, DataPlane, MAX_CALL_TIME, auth, refusal};
 use bytes::Bytes;
@@ -95,7 +95,11 @@ async fn accept(plane: &DataPlane, mut stream: TcpStream, proof: Arc<Proof>) {
             }
             Err((error, stream)) => {
                 numbers().calls.strangers.refuse(Stranger::Handshake);
-                tracing::warn!(%from, %error, "the TLS handshake of another node failed");
+                let error = match tls::reason(&error) {
+                    Some(reason) => reason.message().to_owned(),
+                    None => error.to_string(),
+                };
+                tracing::warn!(%from, error, "the TLS handshake of another node failed");
                 drain(stream).await;
             }
         },

@@ -5,6 +5,7 @@
 use super::refusal;
 use consul_api::error::{Error, Kind};
 use consul_client::transport::crypto::provider;
+use consul_client::transport::tls::{alert_name, certificate_problem};
 use consul_process::clock::SystemClock;
 use consul_process::files::FromFiles;
 use consul_process::files::pem::PemFile;
@@ -238,12 +239,20 @@ pub(super) fn reason(error: &(dyn StdError + 'static)) -> Option<Error> {
             "its certificate is not signed by an authority in data_tls.ca_file".to_owned()
         }
         rustls::Error::InvalidCertificate(error) => {
-            format!("its certificate cannot be trusted: {error}")
+            format!("its certificate {}", certificate_problem(error, "data_tls.ca_file"))
         }
-        rustls::Error::AlertReceived(alert) if is_about_certificate(*alert) => {
-            format!("it refuses this node's certificate (data_tls.cert_file): {cause}")
+        rustls::Error::AlertReceived(alert) => {
+            let what = match is_about_certificate(*alert) {
+                true => "refuses this node's certificate (data_tls.cert_file)",
+                false => "ends the handshake",
+            };
+            format!("it {what}: its alert is {}", alert_name(*alert))
         }
-        _ => format!("TLS ended the connection: {cause}"),
+        rustls::Error::NoCertificatesPresented => "it has no certificate".to_owned(),
+        rustls::Error::General(why) => format!("TLS ended the connection: {why}"),
+        _ => "TLS ended the connection: the other side does not keep to the protocol, or has no version or algorithm in \
+              common with this node"
+            .to_owned(),
     };
     Some(Error::new(Kind::Tls, why))
 }

@@ -1,0 +1,257 @@
+//! Which certificates of servers are trusted.
+
+use consul_process::files::pem;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+use x509_parser::error::X509Error;
+use x509_parser::parse_x509_certificate;
+use x509_parser::x509::X509Version;
+
+/// A certificate in a file that the options name.
+#[derive(Debug)]
+pub struct Named {
+    certificate: CertificateDer<'static>,
+    /// Whether it may sign others. What a server has in its own name may not.
+    is_authority: bool,
+    /// The Unix seconds from and to which it is valid.
+    valid: RangeInclusive<i64>,
+}
+
+impl Named {
+    pub fn new(certificate: CertificateDer<'static>) -> Result<Self, X509Error> {
+        let (_, parsed) = parse_x509_certificate(&certificate)?;
+        let constraints = parsed.basic_constraints()?;
+        // Before version 3 a certificate does not say it.
+        let is_authority = match constraints {
+            Some(constraints) => constraints.value.ca,
+            None => parsed.version() != X509Version::V3,
+        };
+        let dates = parsed.validity();
+        let valid = dates.not_before.timestamp()..=dates.not_after.timestamp();
+        Ok(Named { certificate, is_authority, valid })
+    }
+
+    fn check_dates(&self, now: UnixTime) -> Result<(), CertificateError> {
+        match now.as_secs() as i64 {
+            at if at < *self.valid.start() => {
+                let not_before = unix_time(*self.valid.start());
+                Err(CertificateError::NotValidYetContext { time: now, not_before })
+            }
+            at if at > *self.valid.end() => {
+                let not_after = unix_time(*self.valid.end());
+                Err(CertificateError::ExpiredContext { time: now, not_after })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// Why a server's certificate is not trusted, in words, where rustls has no error for it.
+#[derive(Debug)]
+pub struct Untrusted(String);
+
+impl fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Untrusted {}
+
+const LATE: &str = "cannot be trusted: the authority that signed it, and that tls_ca_file or tls_ca_path names, has expired, or is \
+                    not valid yet";
+
+impl From<Untrusted> for rustls::Error {
+    fn from(why: Untrusted) -> Self {
+        CertificateError::Other(OtherError(Arc::new(why))).into()
+    }
+}
+
+/// The error of a signature. For rustls one that was made with a key of too few bits is a wrong one.
+fn of_signature<'a>(
+    error: rustls::Error,
+    whose: &str,
+    mut signers: impl Iterator<Item = &'a CertificateDer<'a>>,
+) -> rustls::Error {
+    use CertificateError::{
+        BadSignature, UnsupportedSignatureAlgorithmContext,
+        UnsupportedSignatureAlgorithmForPublicKeyContext,
+    };
+    match &error {
+        rustls::Error::InvalidCertificate(
+            BadSignature
+            | UnsupportedSignatureAlgorithmContext { .. }
+            | UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => match signers.find_map(|it| pem::unusable_key(it, &pem::PEERS_RSA)) {
+            Some(key) => Untrusted(format!("{whose} {key}")).into(),
+            None => error,
+        },
+        _ => error,
+    }
+}
+
+/// The error of a handshake's signature, which the server makes with the key of its certificate.
+fn of_handshake(error: rustls::Error, certificate: &CertificateDer<'_>) -> rustls::Error {
+    of_signature(error, "cannot be used: its key is", [certificate].into_iter())
+}
+
+/// Whether a certificate is that of the authority that another one names as its own.
+fn is_issuer(authority: &CertificateDer<'_>, of: &CertificateDer<'_>) -> bool {
+    let parsed = (parse_x509_certificate(authority), parse_x509_certificate(of));
+    let (Ok((_, authority)), Ok((_, of))) = parsed else { return false };
+    authority.subject().as_raw() == of.issuer().as_raw()
+}
+
+/// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
+/// authority's, as `openssl req -x509` makes it. webpki does not look at what an authority says of itself: whether it is one,
+/// and its dates.
+#[derive(Debug)]
+pub struct NamedOrSigned {
+    /// With all authorities; `None`: there is none.
+    signed: Option<Arc<WebPkiServerVerifier>>,
+    /// Those of the system.
+    roots: RootCertStore,
+    named: Vec<Named>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl NamedOrSigned {
+    pub fn new(
+        roots: RootCertStore,
+        named: Vec<Named>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
+        let verifier = NamedOrSigned { signed: None, roots, named, provider };
+        Ok(NamedOrSigned { signed: verifier.signed_by(|_| true)?, ..verifier })
+    }
+
+    fn authorities(&self) -> impl Iterator<Item = &Named> {
+        self.named.iter().filter(|it| it.is_authority)
+    }
+
+    /// The verifier with these of the authorities.
+    fn signed_by(
+        &self,
+        counts: impl Fn(&Named) -> bool,
+    ) -> Result<Option<Arc<WebPkiServerVerifier>>, rustls::Error> {
+        let mut roots = self.roots.clone();
+        for named in self.authorities().filter(|it| counts(it)) {
+            roots.add(named.certificate.clone())?;
+        }
+        if roots.is_empty() {
+            return Ok(None);
+        }
+        let provider = Arc::clone(&self.provider);
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let failed = |error: VerifierBuilderError| rustls::Error::General(error.to_string());
+        verifier.build().map(Some).map_err(failed)
+    }
+
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+}
+
+impl ServerCertVerifier for NamedOrSigned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(own) = self.named.iter().find(|it| it.certificate == *certificate) {
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            own.check_dates(now)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        let valid = match self.authorities().all(|it| it.check_dates(now).is_ok()) {
+            true => self.signed.clone(),
+            false => self.signed_by(|it| it.check_dates(now).is_ok())?,
+        };
+        let verify = |by: &Option<Arc<WebPkiServerVerifier>>| match by {
+            Some(by) => by.verify_server_cert(certificate, others, name, ocsp, now),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        verify(&valid).map_err(|error| {
+            if error == CertificateError::UnknownIssuer.into() && verify(&self.signed).is_ok() {
+                return Untrusted(LATE.to_owned()).into();
+            }
+            let named = self.authorities().map(|it| &it.certificate);
+            let is_signer = |it: &&CertificateDer<'_>| {
+                is_issuer(it, certificate) || others.iter().any(|of| is_issuer(it, of))
+            };
+            let signers = others.iter().chain(named).filter(is_signer);
+            of_signature(error, "is signed by an authority whose key is", signers)
+        })
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls12_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls13_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
+    }
+}
+
+/// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has
+/// the key of its certificate, which must be one that TLS can use.
+#[derive(Debug)]
+pub struct AnyCertificate(pub Arc<CryptoProvider>);
+
+impl AnyCertificate {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.0.signature_verification_algorithms
+    }
+}
+
+type Signature = DigitallySignedStruct;
+type Verified = Result<HandshakeSignatureValid, rustls::Error>;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls12_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {
+        crypto::verify_tls13_signature(m, c, s, self.algorithms())
+            .map_err(|error| of_handshake(error, c))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
+    }
+}
