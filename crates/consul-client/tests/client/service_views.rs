@@ -344,6 +344,47 @@ fn a_view_follows_a_service_whose_name_is_in_another_case() {
     assert_eq!(shown(&scene), [""; 3]);
 }
 
+/// No index grows with a change of rights: a wait ends with what was readable when it began, and the next one with the rest.
+#[test]
+fn a_change_of_rights_is_followed_after_two_waits_at_most() {
+    let (world, management) = World::with_acl();
+    let definition = r#"{"Name": "web", "Address": "10.0.0.1", "Port": 80}"#;
+    world.send("PUT", &format!("/v1/agent/service/register?token={management}"), definition);
+    let readable = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let client = world.client_with_rules(management, readable);
+    let policy = format!("/v1/acl/policy/name/rules-1?token={management}");
+    let policy = Request::builder().uri(policy).body(Bytes::new()).expect("a request");
+    let policy = world.run(world.agent.handle(policy)).into_body();
+    let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
+    let allow = |rules: &str| {
+        let id = policy["ID"].as_str().expect("an id");
+        let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
+        world.send("PUT", &format!("/v1/acl/policy/{id}?token={management}"), &body);
+    };
+    let wanted = Wanted::Named(vec!["web".into()]);
+    let (views, news) = views(client, wanted, EMPTY_HOLD).expect("views");
+    let work = news.for_each({
+        let views = Arc::clone(&views);
+        move |()| {
+            views.were_told();
+            async {}
+        }
+    });
+    world.clock.spawn(work.map(|()| unreachable!("the stream does not end")));
+    let shown = || views.view("web").expect("a view").all().expect("a list").instances().len();
+    world.run(world.clock.sleep(5 * SECOND));
+    assert_eq!(shown(), 1);
+    for (rules, count) in [(r#"node_prefix "" { policy = "read" }"#, 0), (readable, 1)] {
+        allow(rules);
+        let mut seconds = 0;
+        while shown() != count {
+            world.run(world.clock.sleep(SECOND));
+            seconds += 1;
+            assert!(seconds <= 25, "{count}: {seconds} s");
+        }
+    }
+}
+
 #[test]
 fn a_read_that_fails_is_made_again_after_a_second() {
     let scene = Scene::new(&["web"]);
