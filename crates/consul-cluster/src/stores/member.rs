@@ -1,7 +1,8 @@
 //! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
 //! replicas, and reports.
 
-use super::document::{DiskMark, FORMAT, MemberRecord, Opening, StoreMap};
+use super::disk::{DiskMark, Opening};
+use super::document::{FORMAT, MemberRecord, StoreMap};
 use super::{Store, Survives, Watched, member_key};
 use crate::cluster::PAUSE;
 use crate::keys;

@@ -4,6 +4,7 @@
 //! A store has a map in Consul, which only the leader changes ([`leader`]). Each node that keeps records
 //! of the store writes a record of its own, from which the leader learns which copies are done.
 
+mod disk;
 mod document;
 mod eligible_nodes;
 mod faults;
