@@ -4,7 +4,6 @@
 use crate::tape::Tape;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::HashSet;
 
 /// An operation of a request, by its area; the value that it stores is not read.
 #[derive(Deserialize)]
@@ -89,13 +88,11 @@ pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> bool {
     let sent: Vec<Sent> = serde_json::from_slice(operations).unwrap_or_default();
     let operations: Vec<_> = sent.into_iter().filter_map(Sent::operation).collect();
     let Some(found) = Found::all(results) else { return false };
-    let without_value = [false, true].into_iter().find_map(|may_miss| {
-        let (operations, found) = (&operations, &found);
-        let mut fit =
-            Fit { operations, found, may_miss, without_value: Vec::new(), tried: HashSet::new() };
-        fit.fits(0, 0).then_some(fit.without_value)
-    });
-    let Some(without_value) = without_value else { return false };
+    let fit = Fit { operations: &operations, found: &found };
+    let Some(without_value) = [false, true].into_iter().find_map(|may_miss| fit.find(may_miss))
+    else {
+        return false;
+    };
     let nulls: Vec<_> = without_value.into_iter().filter_map(|place| found[place].value).collect();
     nulls.into_iter().for_each(|at| results.set_null(at));
     true
@@ -105,54 +102,112 @@ pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> bool {
 struct Fit<'a> {
     operations: &'a [Operation],
     found: &'a [Found<'a>],
-    /// Whether results of reads can be missing, for lack of a permission.
-    may_miss: bool,
-    /// The results that have no value.
-    without_value: Vec<usize>,
-    tried: HashSet<(usize, usize)>,
+}
+
+/// The places from which on the results fit the operations that are left; one is behind the last result.
+struct Places(Vec<u64>);
+
+impl Places {
+    fn with(count: usize, mut fits: impl FnMut(usize) -> bool) -> Self {
+        let mut words = vec![0; count / 64 + 1];
+        for at in (0..=count).filter(|at| fits(*at)) {
+            words[at / 64] |= 1 << (at % 64);
+        }
+        Places(words)
+    }
+
+    fn has(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
+    }
 }
 
 impl Fit<'_> {
-    /// Whether the results from `at` on can be those of the operations from `next` on.
-    fn fits(&mut self, next: usize, at: usize) -> bool {
-        let Some(operation) = self.operations.get(next) else { return at == self.found.len() };
-        if !self.tried.insert((next, at)) {
-            return false;
+    /// The results that have no value, if all are results of the operations; `may_miss`: results of reads can be missing,
+    /// for lack of a permission. From the last operation to the first, so that it takes time for each operation and result
+    /// once, whatever the results are.
+    fn find(&self, may_miss: bool) -> Option<Vec<usize>> {
+        let count = self.found.len();
+        let mut places = vec![Places::with(count, |at| at == count)];
+        for operation in self.operations.iter().rev() {
+            let next = places.last()?;
+            let row = match operation.gives() {
+                Gives::Tree => {
+                    let ends = self.ends_of_trees(operation.name.as_bytes());
+                    let mut last = None;
+                    let fits: Vec<_> = (0..=count)
+                        .map(|end| {
+                            last = Some(end).filter(|end| next.has(*end)).or(last);
+                            last
+                        })
+                        .collect();
+                    Places::with(count, |at| fits[ends[at]].is_some_and(|end| end >= at))
+                }
+                _ => Places::with(count, |at| self.step(operation, at, next, may_miss).is_some()),
+            };
+            places.push(row);
         }
-        let found = self.found.get(at).filter(|found| operation.is_about(found));
-        match operation.gives() {
+        places.reverse();
+        let mut without_value = Vec::new();
+        let mut at = Some(0).filter(|at| places[0].has(*at))?;
+        for (operation, next) in self.operations.iter().zip(&places[1..]) {
+            let gives = operation.gives();
+            if gives == Gives::NoValue {
+                without_value.push(at);
+            }
+            at = match gives {
+                Gives::Tree => {
+                    let end = self.ends_of_trees(operation.name.as_bytes())[at];
+                    (at..=end).rev().find(|end| next.has(*end))?
+                }
+                _ => self.step(operation, at, next, may_miss)?,
+            };
+        }
+        Some(without_value)
+    }
+
+    /// Where the results of the next operation are if those of this one, which gives no tree, are at `at`.
+    fn step(
+        &self,
+        operation: &Operation,
+        at: usize,
+        next: &Places,
+        may_miss: bool,
+    ) -> Option<usize> {
+        let found = || self.found.get(at).filter(|found| operation.is_about(found));
+        let is_there = match operation.gives() {
             Gives::NoValue => {
-                if !found.is_some_and(|found| found.is_empty || found.value.is_none()) {
-                    return false;
-                }
-                self.without_value.push(at);
-                self.fits(next + 1, at + 1) || {
-                    self.without_value.pop();
-                    false
-                }
+                next.has(at + 1)
+                    && found().is_some_and(|found| found.is_empty || found.value.is_none())
             }
-            Gives::Value => {
-                found.is_some() && self.fits(next + 1, at + 1)
-                    || self.may_miss && self.fits(next + 1, at)
-            }
-            Gives::Tree => {
-                let end = at + self.tree_len(at, operation.name.as_bytes());
-                (at..=end).rev().any(|end| self.fits(next + 1, end))
-            }
-            Gives::Nothing => self.fits(next + 1, at),
+            Gives::Value => next.has(at + 1) && found().is_some(),
+            Gives::Nothing | Gives::Tree => false,
+        };
+        let may_be_none = match operation.gives() {
+            Gives::Value => may_miss,
+            gives => gives == Gives::Nothing,
+        };
+        match is_there {
+            true => Some(at + 1),
+            false => (may_be_none && next.has(at)).then_some(at),
         }
     }
 
-    /// The number of results from `at` on that can be a tree, whose keys are in order.
-    fn tree_len(&self, at: usize, prefix: &[u8]) -> usize {
-        let found = &self.found[at..];
-        let is_in_tree = |place: &usize| {
-            let key = found[*place].name;
-            found[*place].area == b"KV"
-                && key.starts_with(prefix)
-                && (*place == 0 || found[place - 1].name < key)
+    /// Where the longest tree ends that begins at each place. Its keys are in order, but for those that are not UTF-8, which
+    /// JSON has with other bytes.
+    fn ends_of_trees(&self, prefix: &[u8]) -> Vec<usize> {
+        let is_changed = |name: &[u8]| name.windows(3).any(|it| it == "\u{fffd}".as_bytes());
+        let follows = |before: &[u8], name: &[u8]| {
+            before < name || is_changed(before) || is_changed(name)
         };
-        (0..found.len()).take_while(is_in_tree).count()
+        let mut ends: Vec<_> = (0..=self.found.len()).collect();
+        for at in (0..self.found.len()).rev() {
+            let Found { area, name, .. } = self.found[at];
+            if area == b"KV" && name.starts_with(prefix) {
+                let next = self.found.get(at + 1).filter(|next| follows(name, next.name));
+                ends[at] = next.map_or(at + 1, |_| ends[at + 1].max(at + 1));
+            }
+        }
+        ends
     }
 }
 
@@ -246,6 +301,36 @@ mod tests {
         let operations = [("get-tree", "x"), ("set", "b"), ("get-tree", "a")];
         let results = [("b", "null"), ("a1", "null"), ("a2", "null")];
         assert_eq!(values(&operations, &results), [none, empty.clone(), empty]);
+    }
+
+    /// Consul sends U+FFFD for what is not UTF-8, in the order of the bytes that it had.
+    #[test]
+    fn keys_of_a_tree_that_are_not_utf8_are_in_any_order() {
+        let operations = [("get-tree", "t/"), ("set", "t/a")];
+        let keys = ["t/\u{fffd}z", "t/\u{e9}", "t/\u{fffd}a", "t/\u{fffd}a", "t/b", "t/a"];
+        assert_eq!(values(&operations, &keys.map(|key| (key, "null"))).len(), 6);
+    }
+
+    /// Of many ways to divide the results none is tried twice: 64 trees of 2,000 keys once took minutes.
+    #[test]
+    fn many_trees_and_a_missing_result_are_told_apart_in_one_pass() {
+        let keys: Vec<String> = (0..2000).map(|number| format!("t/{number:04}")).collect();
+        let tree = keys.iter().map(|key| (key.as_str(), "null"));
+        let mut results: Vec<_> = std::iter::repeat_n(tree, 64).flatten().collect();
+        results.push(("b", "null"));
+        let mut operations = vec![("get-tree", "t/"); 64];
+        operations.extend([("get", "hidden"), ("set", "b")]);
+        let found: Vec<_> = results
+            .iter()
+            .map(|(name, _)| Found { area: b"KV", name: name.as_bytes(), value: None, is_empty: true })
+            .collect();
+        let operations: Vec<_> = operations
+            .iter()
+            .map(|(verb, name)| Operation { area: "KV", verb: (*verb).into(), name: (*name).into() })
+            .collect();
+        let fit = Fit { operations: &operations, found: &found };
+        assert_eq!(fit.find(false), None);
+        assert_eq!(fit.find(true), Some(vec![64 * 2000]));
     }
 
     #[test]
