@@ -355,8 +355,8 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
-    /// Durations that Consul reads from nanoseconds alone: a number is in seconds, one from 1,000,000 in nanoseconds, and
-    /// one below 0 is sent as it is.
+    /// Durations that Consul reads from nanoseconds alone: a number is in seconds, and one below 0 is sent as it is. In an
+    /// object that Consul has answered, it can be in nanoseconds.
     pub nanoseconds: &'static [&'static str],
     /// Lists, as which an empty table is sent. `HTTP.Header` is one of this name in a table `HTTP` alone, `Header.*` each
     /// member of `Header`.
@@ -370,7 +370,7 @@ pub struct FreeForm {
     pub kept: &'static [&'static str],
     /// Tables that are sent as they are.
     pub opaque: &'static [&'static str],
-    /// Whether Consul's answers have nanoseconds where a duration is written: a number from 1,000,000 is such a one.
+    /// Whether Consul's answers have nanoseconds where a duration is written.
     pub answers_nanoseconds: bool,
 }
 

@@ -196,9 +196,8 @@ impl Fit<'_> {
     /// JSON has with other bytes.
     fn ends_of_trees(&self, prefix: &[u8]) -> Vec<usize> {
         let is_changed = |name: &[u8]| name.windows(3).any(|it| it == "\u{fffd}".as_bytes());
-        let follows = |before: &[u8], name: &[u8]| {
-            before < name || is_changed(before) || is_changed(name)
-        };
+        let follows =
+            |before: &[u8], name: &[u8]| before < name || is_changed(before) || is_changed(name);
         let mut ends: Vec<_> = (0..=self.found.len()).collect();
         for at in (0..self.found.len()).rev() {
             let Found { area, name, .. } = self.found[at];
@@ -322,11 +321,20 @@ mod tests {
         operations.extend([("get", "hidden"), ("set", "b")]);
         let found: Vec<_> = results
             .iter()
-            .map(|(name, _)| Found { area: b"KV", name: name.as_bytes(), value: None, is_empty: true })
+            .map(|(name, _)| Found {
+                area: b"KV",
+                name: name.as_bytes(),
+                value: None,
+                is_empty: true,
+            })
             .collect();
         let operations: Vec<_> = operations
             .iter()
-            .map(|(verb, name)| Operation { area: "KV", verb: (*verb).into(), name: (*name).into() })
+            .map(|(verb, name)| Operation {
+                area: "KV",
+                verb: (*verb).into(),
+                name: (*name).into(),
+            })
             .collect();
         let fit = Fit { operations: &operations, found: &found };
         assert_eq!(fit.find(false), None);

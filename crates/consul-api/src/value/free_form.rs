@@ -9,8 +9,26 @@ use crate::table::FreeForm;
 use serde_json::Value as Json;
 use std::time::Duration;
 
-/// Numbers from this one are not seconds where Consul itself answers with nanoseconds: eleven days, a millisecond.
-const FIRST_OF_NANOSECONDS: f64 = 1e6;
+/// What a number in an object that Consul has answered means: there Consul has nanoseconds, and the program may have set
+/// seconds since.
+#[derive(PartialEq)]
+enum Unit {
+    Seconds,
+    Nanoseconds,
+    Unclear,
+}
+
+impl Unit {
+    /// Nobody waits for less than 0.1 ms, or for more than three years; between them only whole milliseconds are known for
+    /// nanoseconds.
+    fn of(number: f64) -> Self {
+        match number {
+            ..1e5 => Unit::Seconds,
+            1e5..1e8 if number % 1e6 != 0.0 => Unit::Unclear,
+            _ => Unit::Nanoseconds,
+        }
+    }
+}
 
 /// What the names in a table are.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,9 +49,22 @@ impl FreeForm {
     /// # Errors
     /// A duration that is none, a name in two spellings, what JSON cannot represent.
     pub fn json(&self, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-        self.walk(value, at, Names::Fields)
+        let has_index =
+            |name: &str| same_name("CreateIndex", name) || same_name("ModifyIndex", name);
+        let is_answer =
+            matches!(value, Value::Map(members) if members.iter().any(|(it, _)| has_index(it)));
+        Walk { form: self, is_answer }.walk(value, at, Names::Fields)
     }
+}
 
+/// The way through a body.
+struct Walk<'a> {
+    form: &'a FreeForm,
+    /// Whether Consul has answered with it: only its objects have indexes.
+    is_answer: bool,
+}
+
+impl Walk<'_> {
     fn walk(&self, value: &Value, at: &ValuePath, names: Names) -> Result<Json, Error> {
         match value {
             Value::List(items) => {
@@ -83,16 +114,18 @@ impl FreeForm {
         }
         let has_durations = is_fields || names == Names::PassiveHealthCheck;
         match value.as_f64().filter(|_| has_durations) {
-            Some(number) if is(self.durations) => return self.duration(number, value, at),
-            Some(number) if is(self.nanoseconds) => return nanoseconds(number, value, at),
+            Some(number) if is(self.form.durations) => return self.duration(number, value, at),
+            Some(number) if is(self.form.nanoseconds) => {
+                return self.nanoseconds(number, value, at);
+            }
             _ => {}
         }
         match value {
-            Value::Map(_) if is(self.opaque) => {
+            Value::Map(_) if is(self.form.opaque) => {
                 value.to_json().map_err(|error| error.context(&at.name()))
             }
-            Value::Map(_) if is_fields && is(self.by_name) => self.walk(value, at, Names::Own),
-            Value::Map(_) if is_fields && is(self.kept) => self.walk(value, at, Names::Kept),
+            Value::Map(_) if is_fields && is(self.form.by_name) => self.walk(value, at, Names::Own),
+            Value::Map(_) if is_fields && is(self.form.kept) => self.walk(value, at, Names::Kept),
             Value::Map(_) if names == Names::Kept && is(&["PassiveHealthCheck"]) => {
                 self.walk(value, at, Names::PassiveHealthCheck)
             }
@@ -102,14 +135,14 @@ impl FreeForm {
 
     /// Whether the member of this name is one by which a path finds what is created.
     fn is_name(&self, name: &str, at: &ValuePath) -> bool {
-        self.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
+        self.form.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
             same_name(own, name) && at.table().is_some_and(|it| same_name(table, it))
         })
     }
 
     /// Whether the member of this name is one of the lists.
     fn is_list(&self, name: &str, at: &ValuePath, names: Names) -> bool {
-        self.lists.iter().any(|list| {
+        self.form.lists.iter().any(|list| {
             let (table, own) = list.split_once('.').unwrap_or(("", list));
             let is_own = match own {
                 "*" => names == Names::Own,
@@ -120,12 +153,33 @@ impl FreeForm {
     }
 
     fn duration(&self, number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-        if self.answers_nanoseconds && number >= FIRST_OF_NANOSECONDS {
+        if self.form.answers_nanoseconds && self.has_nanoseconds(number, value, at)? {
             return value.to_json();
         }
         let wanted = "it must be a number of seconds, not negative, or a string such as \"1m30s\"";
         let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
         Ok(duration::format(duration).into())
+    }
+
+    /// A number of nanoseconds, for a number of seconds or for one that Consul has answered.
+    fn nanoseconds(&self, number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
+        // One below 0 switches a leeway off.
+        if number < 0.0 || self.has_nanoseconds(number, value, at)? {
+            return value.to_json();
+        }
+        let wanted = "it must be a number of seconds";
+        let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
+        Ok((duration.as_nanos() as u64).into())
+    }
+
+    /// Whether a number is in nanoseconds, as Consul has answered it.
+    fn has_nanoseconds(&self, number: f64, value: &Value, at: &ValuePath) -> Result<bool, Error> {
+        let wanted = "in an answer of Consul this can be nanoseconds or seconds: set a string such as \"720h\" or \"500us\"";
+        match Unit::of(number) {
+            _ if !self.is_answer => Ok(false),
+            Unit::Unclear => Err(at.bad_value(value, wanted)),
+            unit => Ok(unit == Unit::Nanoseconds),
+        }
     }
 }
 
@@ -133,17 +187,6 @@ impl FreeForm {
 fn of_seconds(number: f64) -> Option<Duration> {
     let longest = Duration::from_nanos(i64::MAX as u64);
     Duration::try_from_secs_f64(number).ok().filter(|it| *it <= longest)
-}
-
-/// A number of nanoseconds, for a number of seconds or for one that Consul has answered.
-fn nanoseconds(number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-    // One below 0 switches a leeway off.
-    if !(0.0..FIRST_OF_NANOSECONDS).contains(&number) {
-        return value.to_json();
-    }
-    let wanted = "it must be a number of seconds";
-    let duration = of_seconds(number).ok_or_else(|| at.bad_value(value, wanted))?;
-    Ok((duration.as_nanos() as u64).into())
 }
 
 /// Consul's spelling of a name in snake_case, but for capitals, of which it takes no notice. Any other name is as it was.
@@ -209,8 +252,8 @@ mod tests {
                 json!({"Config": {"passive_health_check": {"interval": "10s", "a_b": {}}, "interval": 1}}),
             ),
             (
-                json!({"Leeway": 7, "x": [{"leeway": 0.5}, {"leeway": 5e9}, {"leeway": "7s"}, {"leeway": -1}]}),
-                json!({"Leeway": 7_000_000_000_u64, "x": [{"leeway": 500_000_000}, {"leeway": 5e9}, {"leeway": "7s"}, {"leeway": -1}]}),
+                json!({"Leeway": 7, "x": [{"leeway": 0.5}, {"leeway": "7s"}, {"leeway": -1}]}),
+                json!({"Leeway": 7_000_000_000_u64, "x": [{"leeway": 500_000_000}, {"leeway": "7s"}, {"leeway": -1}]}),
             ),
             (
                 json!({"Meta": {"interval": 5, "a_b": {}}}),
@@ -244,12 +287,44 @@ mod tests {
         }
     }
 
+    /// Consul's answers have indexes. Each of `REFUSED` could be either.
     #[test]
     fn where_consul_answers_with_nanoseconds_they_can_be_sent_back() {
+        const SECONDS: [f64; 4] = [0.5, 10.0, 86_400.0, 99_999.0];
+        const NANOSECONDS: [f64; 4] = [1e6, 5e8, 3e10, 2.592e15];
+        const REFUSED: [f64; 4] = [1e5, 5e5, 604_800.0, 2_592_000.0];
         let form = FreeForm { answers_nanoseconds: true, ..FORM };
-        for (given, sent) in [(999_999.0, json!("999999s")), (1e6, json!(1e6)), (3e10, json!(3e10))]
-        {
-            assert_eq!(json(&form, json!({"Interval": given})), Ok(json!({"Interval": sent})));
+        let with = |number: f64, name: &str, index: &str| {
+            let mut given = json!({"a": {name: number}});
+            if !index.is_empty() {
+                given[index] = json!(7);
+            }
+            let sent = json(&form, given)?;
+            Ok::<_, String>(sent["a"][name].clone())
+        };
+        for number in SECONDS.into_iter().chain(NANOSECONDS).chain(REFUSED) {
+            let format = |number: f64| duration::format(Duration::from_secs_f64(number));
+            let text = json!(format(number.min(9e9)));
+            if number < 9e9 {
+                assert_eq!(with(number, "Interval", ""), Ok(text.clone()), "{number}");
+                let nanoseconds = json!((number * 1e9) as u64);
+                assert_eq!(with(number, "Leeway", ""), Ok(nanoseconds), "{number}");
+            }
+            for (name, index) in [
+                ("Interval", "CreateIndex"),
+                ("Interval", "modify_index"),
+                ("Leeway", "ModifyIndex"),
+            ] {
+                let sent = with(number, name, index);
+                match (NANOSECONDS.contains(&number), REFUSED.contains(&number)) {
+                    (true, _) => assert_eq!(sent, Ok(json!(number)), "{name} {number}"),
+                    (_, true) => {
+                        assert!(sent.expect_err("unclear").contains("set a string such as"))
+                    }
+                    _ if name == "Leeway" => assert_eq!(sent, Ok(json!((number * 1e9) as u64))),
+                    _ => assert_eq!(sent, Ok(text.clone()), "{number}"),
+                }
+            }
         }
     }
 }
