@@ -439,6 +439,8 @@ fn is_endpoint_failure(error: &Error) -> bool {
         Kind::Connect | Kind::Tls | Kind::RateLimited | Kind::Decode => true,
         // A request that was not sent waited for a connection of our own limit.
         Kind::Timeout => error.maybe_applied(),
+        // Of a proxy that demands credentials.
+        Kind::PermissionDenied => error.status() == Some(401),
         // Of proxies that got no answer from Consul: its own with which a retry can help have 500.
         _ => error.is_retryable() && !matches!(error.status(), None | Some(500)),
     }

@@ -259,7 +259,7 @@ impl Request {
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {
         let begins = match self.secret || body.is_empty() {
             true => String::new(),
-            false => format!("; it begins with {}", self.shown(body)),
+            false => format!("; it begins with {}", self.shown_of_another(body)),
         };
         self.strange(format!("the answer is not Consul's: {why}{begins}"))
     }
@@ -303,10 +303,17 @@ fn absent_value(endpoint: &Endpoint) -> Option<Tape> {
     }
 }
 
+/// The most bytes of an answer that is an error which are looked at: Consul's texts are shorter.
+const BEGINNING: usize = 64 * 1024;
+
+fn beginning(body: &[u8]) -> &[u8] {
+    &body[..body.len().min(BEGINNING)]
+}
+
 /// The beginning of a body, in one line.
 fn excerpt(body: &[u8]) -> String {
     const SHOWN_CHARS: usize = 300;
-    let text = String::from_utf8_lossy(body);
+    let text = String::from_utf8_lossy(beginning(body));
     let line: Vec<&str> = text.split_whitespace().collect();
     let line = line.join(" ");
     match line.char_indices().nth(SHOWN_CHARS) {

@@ -1,9 +1,11 @@
 //! Errors of Consul: their kind, whether a retry can help, and whether the request was applied.
 
-use super::excerpt;
+use super::{BEGINNING, beginning, excerpt};
 use crate::error::{Error, Kind, RefusedOperation};
 use crate::request::Request;
+use crate::response::Meta;
 use crate::table::{Absent, Reply};
+use crate::value::shape::is_printable;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -14,13 +16,17 @@ impl Request {
     /// The error of an answer that is not a success.
     pub(super) fn refused(&self, response: &Response<Bytes>) -> Error {
         let status = response.status().as_u16();
-        let text = String::from_utf8_lossy(response.body());
+        let text = String::from_utf8_lossy(beginning(response.body()));
         let text = text.trim();
         if let (409, Reply::Txn) = (status, self.endpoint.reply) {
             return self.txn_refused(response.body());
         }
-        if status == 401 && response.headers().contains_key(header::WWW_AUTHENTICATE) {
-            let why = "a proxy before Consul demands credentials (set http_auth)";
+        if let Some(scheme) = response.headers().get(header::WWW_AUTHENTICATE)
+            && status == 401
+        {
+            let is_basic = scheme.as_bytes().to_ascii_lowercase().starts_with(b"basic");
+            let hint = if is_basic { " (set http_auth)" } else { "" };
+            let why = format!("a proxy before Consul demands credentials{hint}");
             let error =
                 Error::new(Kind::PermissionDenied, format!("{}: {why} (HTTP 401)", self.label));
             return error.with_status(status).with_maybe_applied(false);
@@ -66,7 +72,10 @@ impl Request {
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
             .with_status(status)
             .with_maybe_applied(maybe_applied(status, text));
-        if is_transient(status, text) { error.retryable() } else { error }
+        match is_transient(status, text) && kind != Kind::NotFound {
+            true => error.retryable(),
+            false => error,
+        }
     }
 
     /// Whether a 404 is neither about an object that does not exist nor about an endpoint that does not.
@@ -108,7 +117,7 @@ impl Request {
 
     fn has_printable_path(&self) -> bool {
         let path = percent_decode_str(self.http.uri().path()).decode_utf8_lossy();
-        !path.chars().any(char::is_control)
+        is_printable(&path)
     }
 
     fn has_readable_query(&self) -> bool {
@@ -124,24 +133,54 @@ impl Request {
         self.endpoint.path.split('{').next().unwrap_or_default()
     }
 
-    /// The beginning of a body, without the secrets of the request, which a program that repeats it shows.
+    /// The beginning of an error of Consul, without the secrets of the request.
     pub(super) fn shown(&self, body: &[u8]) -> String {
-        let mut text = String::from_utf8_lossy(body).into_owned();
-        text = before_headers(text);
+        self.without_secrets(body, false)
+    }
+
+    /// The beginning of what another program has answered, without anything that the request's body says: that program may
+    /// show all of the request.
+    pub(super) fn shown_of_another(&self, body: &[u8]) -> String {
+        self.without_secrets(body, true)
+    }
+
+    fn without_secrets(&self, body: &[u8], hides_values: bool) -> String {
+        let mut text = before_headers(String::from_utf8_lossy(beginning(body)).into_owned());
         let values = self.http.headers().values().filter(|value| value.is_sensitive());
         for value in values.filter_map(|value| value.to_str().ok()) {
-            text = without(&text, value);
+            text = without(&text, value.trim_start_matches("Basic ").trim_start_matches("Bearer "));
         }
-        if self.secret {
-            let sent = serde_json::from_slice(self.http.body()).unwrap_or_default();
-            for secret in secrets(&sent) {
-                text = without(&text, secret);
+        let query = self.http.uri().query().unwrap_or_default();
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            if is_secret(name) {
+                text = without(&text, &percent_decode_str(value).decode_utf8_lossy());
+                text = text.replace(value, HIDDEN);
             }
+        }
+        match serde_json::from_slice::<serde_json::Value>(self.http.body()) {
+            Ok(sent) => {
+                let mut found = Sent::default();
+                found.read(&sent, false);
+                for secret in found.secrets {
+                    text = without(&text, secret);
+                }
+                for value in found.others.into_iter().filter(|_| hides_values) {
+                    text = without_text(&text, value);
+                }
+            }
+            Err(_) if hides_values => {
+                text = without_text(&text, &String::from_utf8_lossy(self.http.body()));
+            }
+            Err(_) => {}
+        }
+        // The end of the beginning can be that of a part of a secret.
+        if body.len() > BEGINNING && text.len() < BEGINNING / 2 {
+            return HIDDEN.to_owned();
         }
         excerpt(text.as_bytes())
     }
 
-    /// Whether a 404 says that the object does not exist, as the row declares it.
+    /// Whether an answer says that the object does not exist, as the row declares it.
     pub(super) fn is_missing(&self, response: &Response<Bytes>) -> bool {
         if response.status() != StatusCode::NOT_FOUND {
             return false;
@@ -151,6 +190,7 @@ impl Request {
         let text = String::from_utf8_lossy(reason.unwrap_or(response.body()));
         let text = text.trim_start();
         match (text.is_empty(), self.endpoint.missing_header) {
+            (true, Some("x-consul-index")) => Meta::of(response.headers()).index.is_some(),
             (true, Some(header)) => response.headers().contains_key(header),
             (true, None) => false,
             (false, _) => self.says_missing(text),
@@ -159,8 +199,8 @@ impl Request {
 
     /// Whether this is one of the texts of the row for an object that does not exist.
     fn says_missing(&self, text: &str) -> bool {
-        // An agent that is not a server says so before the text of the server.
-        let text = text.strip_prefix("rpc error making call: ").unwrap_or(text);
+        // An agent that is not a server says so before the text of the server, and that one of another datacenter's.
+        let text = text.trim_start_matches("rpc error making call: ");
         // 1.8.7 and newer servers begin some of them with different letters.
         let says = |begin: &&str| {
             let begins = text.get(..begin.len()).is_some_and(|it| it.eq_ignore_ascii_case(begin));
@@ -193,7 +233,9 @@ impl Request {
                 || !self.endpoint.is_in_every_release()
                     && response.body().is_empty()
                     && !response.headers().contains_key(header::VARY)
-                    && !response.headers().contains_key("x-consul-index"))
+                    && !response.headers().contains_key("x-consul-index")
+                    // Consul sends none: Envoy, which has no route.
+                    && !response.headers().contains_key(header::SERVER))
     }
 
     /// Whether the token or policy that the call names does not exist, rather than the caller's token.
@@ -322,12 +364,23 @@ const HIDDEN: &str = "<hidden>";
 /// The least characters of a text that can be a secret, and whose removal leaves a message that can be read.
 const LEAST_SECRET: usize = 4;
 
-/// A text without a secret.
+/// A text without a secret, in whatever form: each of its parts without characters that are written with escapes.
 fn without(text: &str, secret: &str) -> String {
-    match secret.len() < LEAST_SECRET {
-        true => text.to_owned(),
-        false => text.replace(secret, HIDDEN),
+    let is_plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+    let mut parts: Vec<_> =
+        secret.split(|c| !is_plain(c)).filter(|part| part.len() >= LEAST_SECRET).collect();
+    parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.len()));
+    let whole = without_text(text, secret);
+    parts.into_iter().fold(whole, |text, part| text.replace(part, HIDDEN))
+}
+
+/// A text without another one, as it is or in JSON.
+fn without_text(text: &str, hidden: &str) -> String {
+    if hidden.len() < LEAST_SECRET {
+        return text.to_owned();
     }
+    let in_json = serde_json::to_string(hidden).unwrap_or_default();
+    text.replace(hidden, HIDDEN).replace(in_json.trim_matches('"'), HIDDEN)
 }
 
 /// A text up to where it repeats a header with a secret of the request, in whatever form.
@@ -345,24 +398,39 @@ fn before_headers(mut text: String) -> String {
     text
 }
 
-/// The strings in a body whose names say that they are secrets.
-fn secrets(value: &serde_json::Value) -> Vec<&str> {
-    const NAMES: [&str; 6] = ["token", "secret", "secretid", "password", "privatekey", "jwt"];
-    let mut found = Vec::new();
-    match value {
-        serde_json::Value::Array(items) => found.extend(items.iter().flat_map(secrets)),
-        serde_json::Value::Object(members) => {
-            for (name, member) in members {
-                let name = name.to_lowercase();
-                match member.as_str() {
-                    Some(text) if NAMES.iter().any(|end| name.ends_with(end)) => found.push(text),
-                    _ => found.extend(secrets(member)),
+/// The strings in a request's body.
+#[derive(Default)]
+struct Sent<'a> {
+    /// Those whose names say that they are secrets, or are those of a check's headers.
+    secrets: Vec<&'a str>,
+    others: Vec<&'a str>,
+}
+
+impl<'a> Sent<'a> {
+    fn read(&mut self, value: &'a serde_json::Value, is_within_secret: bool) {
+        match value {
+            serde_json::Value::Array(items) => {
+                items.iter().for_each(|item| self.read(item, is_within_secret));
+            }
+            serde_json::Value::Object(members) => {
+                for (name, member) in members {
+                    self.read(member, is_within_secret || is_secret(name));
                 }
             }
+            serde_json::Value::String(text) if is_within_secret => self.secrets.push(text),
+            serde_json::Value::String(text) => self.others.push(text),
+            _ => {}
         }
-        _ => {}
     }
-    found
+}
+
+/// Whether the name of a member or a parameter says that its value is a secret.
+fn is_secret(name: &str) -> bool {
+    const ENDS: [&str; 9] =
+        ["token", "secret", "secretid", "password", "privatekey", "jwt", "key", "header", "auth"];
+    let name = name.to_lowercase();
+    // Of a key in a transaction.
+    name != "key" && ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// The header `Retry-After` of a failure, in seconds; a date is ignored. Proxies send it, not Consul.

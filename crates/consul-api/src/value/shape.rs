@@ -385,8 +385,8 @@ pub(super) fn same_name(field: &str, given: &str) -> bool {
 pub(super) fn check_in_path(text: &str) -> Result<(), &'static str> {
     if has_dots(text.as_bytes()) {
         Err(CLEANED)
-    } else if text.contains(|c: char| c.is_control()) {
-        Err("Consul refuses control characters here")
+    } else if !is_printable(text) {
+        Err("Consul refuses characters here that cannot be printed")
     } else {
         Ok(())
     }
