@@ -30,6 +30,9 @@ pub const EMPTY_HOLD: Duration = Duration::from_secs(30);
 /// noticed.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
+/// The pause before it is asked again whether the last instances have gone.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+
 /// The pause before a query that verifies an empty list is made again.
 const VERIFY_PAUSE: Duration = Duration::from_secs(2);
 
@@ -489,6 +492,9 @@ async fn verified(view: &View, client: &Client, args: &Args, state: State) -> St
     let may_hide = meta.is_streamed() && meta.default_acl_policy == Some("deny");
     if !state.answer.value.items().is_empty() || !(may_hide || view.state().has_some()) {
         return state;
+    }
+    if !may_hide {
+        view.clock.sleep(SECOND_LOOK).await;
     }
     loop {
         match client.call(&health::SERVICE, args).await {

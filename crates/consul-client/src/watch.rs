@@ -18,6 +18,9 @@ use std::time::Duration;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+/// The longest wait after an answer without items; it doubles with each more.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
 /// The pause before a query that cannot block, because the last answer had no index.
 const PAUSE_WITHOUT_INDEX: Duration = Duration::from_secs(1);
 
@@ -139,6 +142,8 @@ pub fn states(
         endpoint,
         args,
         wait: options.wait,
+        longest_wait: options.wait,
+        had_items: false,
         pause,
         blocks_on,
         position: None,
@@ -163,6 +168,10 @@ struct Watcher {
     endpoint: &'static Endpoint,
     args: Args,
     wait: Duration,
+    /// The longest wait of the next query.
+    longest_wait: Duration,
+    /// Whether the last answer had items, or a value.
+    had_items: bool,
     /// The shortest time between the starts of two queries.
     pause: Duration,
     /// The option that makes a query block: `index` or `hash`.
@@ -191,10 +200,11 @@ impl Watcher {
         loop {
             self.pause().await;
             self.last_query = Some(self.client.clock().now());
-            let error = match self.ask().await {
+            let error = match self.ask_twice().await {
                 Ok(answer) => {
                     self.numbers.watch_updates.add_one();
                     self.fails = None;
+                    self.note_items(&answer);
                     return Ok(self.take(answer));
                 }
                 Err(error) => {
@@ -223,13 +233,32 @@ impl Watcher {
         }
     }
 
-    /// Sends the next query; without retries while the client is refused, which has its own pauses.
-    async fn ask(&self) -> Result<Answer, Error> {
+    /// Sends the next query, and if what there was is gone another one that does not wait: one answer may be that of another
+    /// server.
+    async fn ask_twice(&self) -> Result<Answer, Error> {
+        let answer = self.ask(&self.query()).await?;
+        let is_gone = self.had_items && self.blocks() && is_nothing(&answer.value);
+        if is_gone { self.ask(&self.args).await } else { Ok(answer) }
+    }
+
+    /// Sends a query; without retries while the client is refused, which has its own pauses.
+    async fn ask(&self, args: &Args) -> Result<Answer, Error> {
         let client = &self.client;
         let is_refused = client.refusal_ends().is_some();
         let retries = if is_refused { 0 } else { client.settings().retry_count };
-        let request = client.request(self.endpoint, &self.query())?;
+        let request = client.request(self.endpoint, args)?;
         Ok(client.execute_with(&request, retries).await?.answer())
+    }
+
+    /// After an answer without items the next waits are short at first: an index of another server can be far above those
+    /// that follow, and a query with it waits to its end.
+    fn note_items(&mut self, answer: &Answer) {
+        let had_items = std::mem::replace(&mut self.had_items, !is_nothing(&answer.value));
+        self.longest_wait = match (self.had_items, had_items) {
+            (true, _) => self.wait,
+            (false, true) => FIRST_WAIT,
+            (false, false) => self.longest_wait.saturating_mul(2),
+        };
     }
 
     /// Whether the next query waits for a change.
@@ -244,7 +273,8 @@ impl Watcher {
             Position::Index(index) => args.opt(self.blocks_on, *index),
             Position::Hash(hash) => args.opt(self.blocks_on, hash.as_str()),
         };
-        args.opt("wait", duration::format(self.wait)).opt("retry", false)
+        let wait = self.wait.min(self.longest_wait);
+        args.opt("wait", duration::format(wait)).opt("retry", false)
     }
 
     /// Limits the rate, and backs off after failures of its own and refusals of its client.
@@ -309,15 +339,30 @@ struct Known {
 }
 
 impl Known {
-    /// Whether another state is this one, and no other one was between them.
+    /// Whether another state is this one, and no other one was between them; one with a lower index is that of a server that
+    /// is behind.
     fn is_still(&self, now: &Known) -> bool {
-        self.is_at(now) && self.parts == now.parts && self.entry == now.entry
+        let is_behind = now.index.is_some() && now.index < self.index;
+        (self.is_at(now) || is_behind) && self.parts == now.parts && self.entry == now.entry
     }
 
     /// Whether nothing was written between this state and another.
     fn is_at(&self, now: &Known) -> bool {
         let has_position = self.index.is_some() || self.hash.is_some();
         has_position && (self.index, &self.hash) == (now.index, &now.hash)
+    }
+
+    /// Remembers the events of a state before, which another server's list can lack, and which are not reported again.
+    fn remember(&mut self, before: &Known) {
+        const MOST: usize = 4096;
+        let places = MOST.saturating_sub(self.parts.len());
+        let time = |event: &Value| event.get("LTime").and_then(Value::as_u64);
+        let mut old: Vec<_> =
+            before.parts.iter().filter(|(id, _)| !self.parts.contains_key(*id)).collect();
+        old.sort_by_key(|(_, event)| std::cmp::Reverse(time(event)));
+        let old = old.into_iter().take(places).map(|(id, event)| (id.clone(), event.clone()));
+        let old: Vec<_> = old.collect();
+        self.parts.extend(old);
     }
 
     /// Whether an item that another state lacks is one that the token may not read any more. While the answers before left
@@ -357,6 +402,9 @@ fn changes(
             }
             now.hidden = kept.iter().map(|(id, _)| id.clone()).collect();
             now.parts.extend(kept.iter().cloned());
+            if !can_go {
+                now.remember(known);
+            }
             if !state.is_resynchronised {
                 for id in order {
                     let value = &now.parts[&id];
@@ -393,6 +441,14 @@ fn with_kept(items: Items, value: Value, kept: Vec<(String, Value)>) -> Value {
         }
         (Items::Named, _) => Value::Map(kept),
         (_, whole) => kept.into_iter().next().map_or(whole, |(_, value)| value),
+    }
+}
+
+/// Whether a value has no items.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Map(members) => members.is_empty(),
+        value => *value == Value::Null || matches!(value, Value::List(items) if items.is_empty()),
     }
 }
 

@@ -157,21 +157,27 @@ impl Request {
                 text = text.replace(value, HIDDEN);
             }
         }
-        match serde_json::from_slice::<serde_json::Value>(self.http.body()) {
-            Ok(sent) => {
-                let mut found = Sent::default();
-                found.read(&sent, false);
-                for secret in found.secrets {
-                    text = without(&text, secret);
-                }
-                for value in found.others.into_iter().filter(|_| hides_values) {
-                    text = without_text(&text, value);
-                }
+        let sent: Option<serde_json::Value> = serde_json::from_slice(self.http.body()).ok();
+        let mut found = Sent::default();
+        if let Some(sent) = &sent {
+            found.read(sent, self.endpoint.path == "/v1/operator/keyring");
+        }
+        let whole = String::from_utf8_lossy(self.http.body());
+        if hides_values {
+            found.secrets.append(&mut found.others);
+        }
+        // Consul repeats no value of a key.
+        found.secrets.extend(Some(&*whole).filter(|_| sent.is_none()));
+        // A program that repeats a long body begins with its beginning.
+        const REPEATED: usize = 4096;
+        let mut left = REPEATED;
+        for secret in found.secrets {
+            let mut end = secret.len().min(left);
+            while !secret.is_char_boundary(end) {
+                end -= 1;
             }
-            Err(_) if hides_values => {
-                text = without_text(&text, &String::from_utf8_lossy(self.http.body()));
-            }
-            Err(_) => {}
+            left -= end;
+            text = without(&text, &secret[..end]);
         }
         // The end of the beginning can be that of a part of a secret.
         if body.len() > BEGINNING && text.len() < BEGINNING / 2 {
@@ -370,17 +376,7 @@ fn without(text: &str, secret: &str) -> String {
     let mut parts: Vec<_> =
         secret.split(|c| !is_plain(c)).filter(|part| part.len() >= LEAST_SECRET).collect();
     parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.len()));
-    let whole = without_text(text, secret);
-    parts.into_iter().fold(whole, |text, part| text.replace(part, HIDDEN))
-}
-
-/// A text without another one, as it is or in JSON.
-fn without_text(text: &str, hidden: &str) -> String {
-    if hidden.len() < LEAST_SECRET {
-        return text.to_owned();
-    }
-    let in_json = serde_json::to_string(hidden).unwrap_or_default();
-    text.replace(hidden, HIDDEN).replace(in_json.trim_matches('"'), HIDDEN)
+    parts.into_iter().fold(text.to_owned(), |text, part| text.replace(part, HIDDEN))
 }
 
 /// A text up to where it repeats a header with a secret of the request, in whatever form.

@@ -10,6 +10,8 @@ fn request(method: &str) -> Request {
             match param.kind {
                 Shape::Objects(_) => args.arg(Value::List(Vec::new())),
                 Shape::Object(_) | Shape::Free(_) | Shape::Any => args.arg(Value::Map(Vec::new())),
+                Shape::Bool => args.arg(true),
+                Shape::OneOf(names) => args.arg(names[0]),
                 _ => args.arg("a"),
             }
         });
@@ -465,4 +467,164 @@ fn an_answer_of_any_row_that_names_its_object_names_the_one_that_was_asked_for()
     assert_eq!(unnamed, UNNAMED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     assert!(IN_QUERY.iter().all(|row| named.contains(row)), "{named:?}");
     assert!(named.len() > 35, "{}", named.len());
+}
+
+/// Consul's index is a number above 0: `setIndex` in its agent/http.go.
+#[test]
+fn an_index_that_is_none_proves_no_absence() {
+    for row in crate::endpoints().filter(|row| row.missing_header == Some("x-consul-index")) {
+        for (index, is_absent) in [
+            ("7", true),
+            ("18446744073709551615", true),
+            ("", false),
+            ("0", false),
+            ("-1", false),
+            ("1.5", false),
+            ("abc", false),
+            ("null", false),
+            ("1, 2", false),
+            ("18446744073709551616", false),
+        ] {
+            let response = Response::builder().status(404).header("x-consul-index", index);
+            let response = response.body(Bytes::new()).expect("a response");
+            let checked = request(row.name).check(response);
+            let is_decode = checked.as_ref().is_err_and(|error| error.kind() == Kind::Decode);
+            assert_eq!(
+                (checked.is_ok(), is_decode),
+                (is_absent, !is_absent),
+                "{} {index}",
+                row.name
+            );
+        }
+    }
+}
+
+/// An agent writes its words before those of the server that it asked, and that one before those of another datacenter's.
+#[test]
+fn an_absence_is_one_through_any_number_of_agents() {
+    for row in crate::endpoints() {
+        for text in row.missing {
+            let text = format!("{text}'a' \"a\" a");
+            let said = |agents: usize| {
+                let body = format!("{}{text}", "rpc error making call: ".repeat(agents));
+                match respond(row.name, 404, &body) {
+                    Ok(answer) => Ok(answer.value),
+                    Err(error) => Err((error.kind(), error.is_retryable())),
+                }
+            };
+            for agents in [1, 2, 3] {
+                assert_eq!(said(agents), said(0), "{}: {agents} {text}", row.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_404_of_a_server_that_tells_its_name_is_not_that_of_an_old_consul() {
+    for row in crate::endpoints().filter(|row| row.reply != Reply::Body) {
+        for name in ["envoy", "nginx", "istio-envoy", "Apache"] {
+            let response = Response::builder().status(404).header("server", name);
+            let response = response.body(Bytes::new()).expect("a response");
+            let kind = request(row.name).check(response).expect_err("no absence").kind();
+            assert_eq!(kind, Kind::Decode, "{} {name}", row.name);
+        }
+    }
+}
+
+#[test]
+fn the_option_for_credentials_is_named_where_it_helps() {
+    for (scheme, helps) in
+        [("Basic realm=\"a\"", true), ("basic", true), ("Bearer", false), ("", false)]
+    {
+        let response = Response::builder().status(401).header("www-authenticate", scheme);
+        let error = request("kv_get").check(response.body(Bytes::new()).expect("a response"));
+        let error = error.expect_err("a refusal");
+        assert_eq!(error.message().contains("set http_auth"), helps, "{error}");
+    }
+}
+
+/// Go's `unicode.IsPrint` decides.
+#[test]
+fn a_name_that_cannot_be_printed_is_refused_before_it_is_sent() {
+    let unprintable =
+        ["\u{200b}", "\u{2028}", "\u{e000}", "\u{a0}", "\u{feff}", "\u{3000}", "\u{ad}", "\n"];
+    for row in crate::endpoints() {
+        let in_path = |param: &&crate::table::Param| param.location == Location::Path;
+        let Some(place) = row.positional.iter().position(|param| in_path(&param)) else { continue };
+        if !matches!(
+            row.positional[place].kind,
+            Shape::Key | Shape::KeyPrefix | Shape::Name | Shape::Text
+        ) {
+            continue;
+        }
+        for character in unprintable {
+            let mut args = Args::new();
+            for (number, param) in row.positional.iter().enumerate().filter(|(_, it)| !it.optional)
+            {
+                args = match param.kind {
+                    _ if number == place => args.arg(format!("a{character}b")),
+                    Shape::Objects(_) => args.arg(Value::List(Vec::new())),
+                    Shape::Object(_) | Shape::Free(_) | Shape::Any => {
+                        args.arg(Value::Map(Vec::new()))
+                    }
+                    _ => args.arg("a"),
+                };
+            }
+            let refused = row.request(&args, &Defaults::default());
+            let kind = refused.map(drop).expect_err("a refusal").kind();
+            assert_eq!(kind, Kind::Argument, "{} {character:?}", row.name);
+        }
+    }
+}
+
+/// In the forms in which programs repeat a request: with its text as it is, as a text in JSON, in HTML and in a URL.
+#[test]
+fn what_another_program_repeats_of_a_request_has_none_of_its_secrets() {
+    let secret = "s3cr3t\"VALUE77";
+    let text = || Value::from(secret);
+    let member = |name: &str, value: Value| Value::Map(vec![(name.to_owned(), value)]);
+    let list = |value: Value| Value::List(vec![value]);
+    let bodies = [
+        ("agent_token", vec!["default".into(), member("Token", text())]),
+        ("operator_keyring_install", vec![member("Key", text())]),
+        ("peering_establish", vec![member("PeeringToken", text())]),
+        ("query_create", vec![member("Token", text())]),
+        ("config_write", vec![member("PrivateKey", text())]),
+        ("config_write", vec![member("Config", member("password", text()))]),
+        ("config_write", vec![member("AnyOther", text())]),
+        ("agent_check_register", vec![member("Header", member("X-Api-Key", list(text())))]),
+        ("acl_login", vec![member("BearerToken", text())]),
+        ("kv_put", vec!["a".into(), text()]),
+        ("kv_put", vec!["a".into(), format!("{{\"password\": {secret:?}}}").into()]),
+        ("PUT", vec!["/v1/agent/token/default".into(), format!("{{\"Token\":{secret:?}}}").into()]),
+        ("GET", vec!["/v1/kv/a?token=s3cr3t%22VALUE77".into()]),
+        ("PUT", vec!["/v1/any".into(), text()]),
+    ];
+    for (method, args) in bodies {
+        let args = args.into_iter().fold(Args::new(), Args::arg);
+        let row = endpoint(method).or_else(|| crate::api::raw::endpoint(method)).expect("a method");
+        let request = row.request(&args, &Defaults::default()).expect("the arguments are good");
+        let sent = String::from_utf8_lossy(request.http.body()).into_owned();
+        let sent = format!("{} {sent}", request.http.uri());
+        let echoes = [
+            format!("<pre>Cannot do {sent}</pre>"),
+            serde_json::json!({ "data": sent }).to_string(),
+            serde_json::json!({ "json": serde_json::from_slice::<serde_json::Value>(request.http.body()).ok(), "url": sent }).to_string(),
+            sent.replace('"', "&quot;"),
+            format!("{}<p>", percent_encoding::utf8_percent_encode(&sent, percent_encoding::NON_ALPHANUMERIC)),
+        ];
+        for (echo, status) in
+            echoes.iter().flat_map(|echo| [200, 404, 400, 500].map(|status| (echo, status)))
+        {
+            let response = Response::builder().status(status).body(Bytes::from(echo.clone()));
+            let Err(error) = request.check(response.expect("a response")) else { continue };
+            // Consul's own texts may repeat what has a name that is not a secret's.
+            if error.kind() != Kind::Decode && sent.contains("AnyOther") {
+                continue;
+            }
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("s3cr3t"), "{method} {status}: {shown}");
+            assert!(!shown.contains("VALUE77"), "{method} {status}: {shown}");
+        }
+    }
 }

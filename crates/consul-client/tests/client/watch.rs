@@ -723,3 +723,130 @@ fn an_endpoint_without_blocking_queries_cannot_be_watched() {
         assert!(refused(options).contains("wait"), "{wait_s}");
     }
 }
+
+/// The way to an agent on which the answers to some queries are others.
+#[derive(Debug)]
+struct Answers {
+    agent: SimTransport,
+    /// The number of a query, from 1 on, and what is made of its answer.
+    changed: fn(u32, Response<Bytes>) -> Response<Bytes>,
+    queries: AtomicU32,
+}
+
+impl Transport for Answers {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let number = self.queries.fetch_add(1, Ordering::Relaxed) + 1;
+        Box::pin(async move { Ok((self.changed)(number, self.agent.send(request).await?)) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "answers"
+    }
+}
+
+impl World {
+    fn watch_through(
+        &self,
+        method: &str,
+        args: Args,
+        changed: fn(u32, Response<Bytes>) -> Response<Bytes>,
+    ) -> (Changes, Arc<Answers>) {
+        let agent = SimTransport::new(Arc::clone(&self.agent), "simulated");
+        let transport = Arc::new(Answers { agent, changed, queries: AtomicU32::new(0) });
+        let (clock, rng) = (Arc::new(self.clock.clone()), fastrand::Rng::with_seed(1));
+        let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+        let to = Arc::clone(&transport) as Arc<dyn Transport>;
+        let client = Arc::new(Client::new(vec![to], settings, clock, rng));
+        let row = endpoint(method).expect("a method");
+        let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
+        (changes.boxed(), transport)
+    }
+
+    /// What a watch says until there is nothing for so long.
+    fn said_within(&self, changes: &mut Changes, time: Duration) -> Vec<Change> {
+        let mut said = Vec::new();
+        self.run(async {
+            let mut end = self.clock.sleep(time);
+            while let Either::Left((change, rest)) =
+                futures_util::future::select(changes.next(), end).await
+            {
+                end = rest;
+                said.push(change.expect("a watch does not end").expect("no outage").0);
+            }
+        });
+        said
+    }
+}
+
+fn with_index(mut response: Response<Bytes>, change: impl Fn(u64) -> u64) -> Response<Bytes> {
+    let index =
+        response.headers().get("x-consul-index").and_then(|it| it.to_str().ok()?.parse().ok());
+    let index = change(index.unwrap_or_default()).to_string();
+    response.headers_mut().insert("x-consul-index", index.parse().expect("a number"));
+    response
+}
+
+/// One of two agents behind a balancer was restarted and lacks the older events.
+#[test]
+fn an_event_that_another_server_does_not_list_is_not_reported_again() {
+    let world = World::new();
+    for step in 0..8 {
+        world.send("PUT", "/v1/event/fire/deploy", &step.to_string());
+    }
+    let half = |number, response: Response<Bytes>| {
+        let (parts, body) = response.into_parts();
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&body).expect("events");
+        let left = if number % 2 == 0 { 4.min(events.len()) } else { 0 };
+        let body = serde_json::to_vec(&events[left..]).expect("JSON").into();
+        with_index(Response::from_parts(parts, body), |index| index + u64::from(number))
+    };
+    let (mut changes, _) = world.watch_through("event_list", Args::new(), half);
+    let first = world.said_within(&mut changes, MINUTE);
+    assert!(matches!(&first[..], [Change::Initial(all)] if all.items().len() == 8), "{first:?}");
+    world.send("PUT", "/v1/event/fire/deploy", "new");
+    let news = world.said_within(&mut changes, MINUTE);
+    assert!(matches!(&news[..], [Change::Put { .. }]), "{news:?}");
+}
+
+#[test]
+fn an_answer_of_a_server_that_is_behind_is_not_told_if_it_has_the_same_value() {
+    for (method, key) in [("kv_get", "a"), ("kv_list", "a"), ("kv_keys", "a")] {
+        let world = World::new();
+        world.put("a", "1");
+        world.put("b", "1");
+        let behind = |number, response| with_index(response, |it| it + 9 - u64::from(number % 9));
+        let (mut changes, _) = world.watch_through(method, Args::new().arg(key), behind);
+        let said = world.said_within(&mut changes, 10 * MINUTE);
+        assert!(matches!(&said[..], [Change::Initial(_)]), "{method}: {said:?}");
+    }
+}
+
+/// Another cluster's, which has none of it, and an index far above this one's.
+#[test]
+fn one_answer_that_there_is_nothing_is_asked_again_and_its_index_blocks_nothing() {
+    fn nothing() -> Response<Bytes> {
+        let response = Response::builder().header("x-consul-index", "999999");
+        response.body(Bytes::from("[]")).expect("a response")
+    }
+    type Changed = fn(u32, Response<Bytes>) -> Response<Bytes>;
+    let once: Changed = |number, response| if number == 2 { nothing() } else { response };
+    let twice: Changed = |number, response| match number {
+        2 | 3 => nothing(),
+        _ => response,
+    };
+    for (answers, told) in [(once, 0), (twice, 1)] {
+        let world = World::new();
+        let (mut changes, _) = world.watch_through("catalog_nodes", Args::new(), answers);
+        // Its first wait has ended, and one of a second more.
+        let said = world.said_within(&mut changes, MINUTE);
+        let deleted = said.iter().filter(|it| matches!(it, Change::Delete { .. })).count();
+        assert_eq!(deleted, told, "{said:?}");
+        if told == 1 {
+            let [Change::Initial(_), Change::Delete { .. }, back] = &said[..] else {
+                panic!("{said:?}")
+            };
+            let is_back = matches!(back, Change::Resynchronised(_) | Change::Put { .. });
+            assert!(is_back, "{back:?}");
+        }
+    }
+}
