@@ -373,25 +373,40 @@ impl Work {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
                 // A state that the query of the checks may never answer with: what follows it is a change.
                 let own = compared(name);
-                self.known_checks.retain(|_, (_, of)| *of != own);
+                let known = mem::take(&mut self.known_checks);
+                let (before, others): (BTreeMap<_, _>, _) =
+                    known.into_iter().partition(|(_, (_, of))| *of == own);
+                self.known_checks = others;
                 let checks = answer.value.items().iter().flat_map(|instance| {
                     instance.get("Checks").into_iter().flat_map(Value::items).map(known_check)
                 });
                 let mut nodes = BTreeSet::new();
+                let mut found = 0;
+                let mut is_changed = false;
                 for (id, check) in checks {
                     let (node, is_of_node) = (id.0.clone(), check.1.is_empty());
+                    if !is_of_node {
+                        found += 1;
+                        is_changed |= before.get(&id) != Some(&check);
+                    }
                     let before = self.known_checks.insert(id, check.clone());
                     if is_of_node && before.is_none_or(|before| before != check) {
                         nodes.insert(node);
                     }
                 }
+                is_changed |= found != before.len();
                 let state = State { answer, is_resynchronised, is_after_error: false };
                 let _ = service.feed.send(Ok(state));
                 if service.is_due {
                     self.due(name);
                 }
-                // No answer of the query will tell it of the other services on the node: it is known already.
+                // No answer of the query will tell it of the other services on the node, or of the same service by another
+                // spelling: it is known already.
                 self.nodes_changed(&nodes);
+                if is_changed {
+                    let names = self.spellings.get(&own).cloned().unwrap_or_default();
+                    names.iter().filter(|it| *it != name).for_each(|it| self.due(it));
+                }
             }
             Err(error) => {
                 let _ = service.feed.send(Err(error));

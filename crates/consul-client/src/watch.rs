@@ -94,7 +94,9 @@ pub fn watch(
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Result<(Change, Meta), Error>> + Send, Error> {
     let mut known = None;
-    Ok(states(client, endpoint, args, options)?.flat_map(move |state| {
+    let watcher = Watcher::new(client, endpoint, args, options)?;
+    let states = states_of(Watcher { looks_twice: true, ..watcher });
+    Ok(states.flat_map(move |state| {
         stream::iter(match state {
             Ok(state) => changes(endpoint, &mut known, state),
             Err(error) => vec![Err(error)],
@@ -112,50 +114,14 @@ pub fn states(
     args: Args,
     options: WatchOptions,
 ) -> Result<impl Stream<Item = Result<State, Error>> + Send, Error> {
-    let blocks_on = ["index", "hash"]
-        .into_iter()
-        .find(|name| endpoint.all_options().any(|param| param.name == *name))
-        .ok_or_else(|| Error::misuse(format!("{}: it has no blocking queries", endpoint.name)))?;
-    for taken in [blocks_on, "wait", "timeout_ms", "retry"] {
-        if args.has(taken) {
-            return Err(Error::misuse(format!(
-                "{}: the watch sets {taken} itself; leave it out",
-                endpoint.name
-            )));
-        }
-    }
-    let rate = options.rate_per_s;
-    let pause = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
-    let pause = pause.and_then(|rate| Duration::try_from_secs_f64(1.0 / rate).ok());
-    let pause = pause
-        .ok_or_else(|| Error::argument(format!("rate_per_s is {rate}: it must be above 0")))?;
-    if options.wait.is_zero() {
-        return Err(Error::argument("wait is 0: it must be above 0"));
-    }
-    client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
-    let numbers = counted::of(endpoint);
-    let watcher = Watcher {
-        client,
-        numbers,
-        _runs: numbers.watches.hold(),
-        fails: None,
-        endpoint,
-        args,
-        wait: options.wait,
-        longest_wait: options.wait,
-        had_items: false,
-        pause,
-        blocks_on,
-        position: None,
-        last_query: None,
-        last_had_position: None,
-        has_failed_blocking: false,
-        failures: 0,
-    };
-    Ok(unfold(watcher, |mut watcher| async move {
+    Ok(states_of(Watcher::new(client, endpoint, args, options)?))
+}
+
+fn states_of(watcher: Watcher) -> impl Stream<Item = Result<State, Error>> + Send {
+    unfold(watcher, |mut watcher| async move {
         let state = watcher.next().await;
         Some((state, watcher))
-    }))
+    })
 }
 
 struct Watcher {
@@ -172,6 +138,8 @@ struct Watcher {
     longest_wait: Duration,
     /// Whether the last answer had items, or a value.
     had_items: bool,
+    /// Whether it asks again, without waiting, if what there was is gone.
+    looks_twice: bool,
     /// The shortest time between the starts of two queries.
     pause: Duration,
     /// The option that makes a query block: `index` or `hash`.
@@ -195,6 +163,59 @@ enum Position {
 }
 
 impl Watcher {
+    /// # Errors
+    /// As [`watch`].
+    fn new(
+        client: Arc<Client>,
+        endpoint: &'static Endpoint,
+        args: Args,
+        options: WatchOptions,
+    ) -> Result<Self, Error> {
+        let blocks_on = ["index", "hash"]
+            .into_iter()
+            .find(|name| endpoint.all_options().any(|param| param.name == *name))
+            .ok_or_else(|| {
+                Error::misuse(format!("{}: it has no blocking queries", endpoint.name))
+            })?;
+        for taken in [blocks_on, "wait", "timeout_ms", "retry"] {
+            if args.has(taken) {
+                return Err(Error::misuse(format!(
+                    "{}: the watch sets {taken} itself; leave it out",
+                    endpoint.name
+                )));
+            }
+        }
+        let rate = options.rate_per_s;
+        let pause = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
+        let pause = pause.and_then(|rate| Duration::try_from_secs_f64(1.0 / rate).ok());
+        let pause = pause
+            .ok_or_else(|| Error::argument(format!("rate_per_s is {rate}: it must be above 0")))?;
+        if options.wait.is_zero() {
+            return Err(Error::argument("wait is 0: it must be above 0"));
+        }
+        client.request(endpoint, &args.clone().opt("wait", duration::format(options.wait)))?;
+        let numbers = counted::of(endpoint);
+        Ok(Watcher {
+            client,
+            numbers,
+            _runs: numbers.watches.hold(),
+            fails: None,
+            endpoint,
+            args,
+            wait: options.wait,
+            longest_wait: options.wait,
+            had_items: false,
+            looks_twice: false,
+            pause,
+            blocks_on,
+            position: None,
+            last_query: None,
+            last_had_position: None,
+            has_failed_blocking: false,
+            failures: 0,
+        })
+    }
+
     async fn next(&mut self) -> Result<State, Error> {
         let call = self.endpoint.name;
         loop {
@@ -237,7 +258,8 @@ impl Watcher {
     /// server.
     async fn ask_twice(&self) -> Result<Answer, Error> {
         let answer = self.ask(&self.query()).await?;
-        let is_gone = self.had_items && self.blocks() && is_nothing(&answer.value);
+        let is_gone =
+            self.looks_twice && self.had_items && self.blocks() && is_nothing(&answer.value);
         if is_gone { self.ask(&self.args).await } else { Ok(answer) }
     }
 

@@ -190,6 +190,9 @@ fn one_empty_answer_empties_no_view() {
             world.pass(SECOND / 10);
             assert_eq!(shown(&view), "w1:1");
         }
+        // The answer to the second query.
+        world.pass(SECOND);
+        assert_eq!(shown(&view), "w1:1");
     }
     world.deregister("w1");
     // A wrong index delays it, and what follows an outage is held.
