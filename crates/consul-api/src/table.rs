@@ -159,11 +159,16 @@ pub enum Form {
     Bytes,
     /// The name at the end of the request's path, in any case.
     Name,
+    /// The same, or any name if the path ends with what can be the beginning of an id.
+    ///
+    /// Source: `nodeServices` in Consul's agent/consul/state/catalog.go.
+    NameOrId,
     /// The key at the end of the request's path.
     Key,
     /// A key that begins with the prefix at the end of the request's path.
     Under,
-    /// A value of this parameter of the request in any case, or any string if the request does not have it.
+    /// A value of this parameter of the request in any case, or any string if the request does not have it. One of Consul's
+    /// fields is looked for in the body.
     Given(&'static str),
     /// This list or object, which is not empty, but for the keys below the empty prefix.
     Some(&'static Form),

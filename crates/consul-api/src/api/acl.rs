@@ -234,7 +234,10 @@ pub static TOKEN_SELF: Endpoint = Endpoint {
 };
 
 pub static TOKEN_CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("AccessorID", Form::Text), has("SecretID", Form::Text)]),
+    form: Form::Object(&[
+        has("AccessorID", Form::Given("AccessorID")),
+        has("SecretID", Form::Given("SecretID")),
+    ]),
     positional: &[TOKEN_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -302,7 +305,7 @@ pub static POLICIES: Endpoint = Endpoint {
 };
 
 pub static POLICY_CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)]),
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Given("Name"))]),
     positional: &[POLICY_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -360,7 +363,7 @@ pub static ROLES: Endpoint = Endpoint {
 };
 
 pub static ROLE_CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Text)]),
+    form: Form::Object(&[has("ID", Form::Text), has("Name", Form::Given("Name"))]),
     positional: &[ROLE_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -417,7 +420,7 @@ pub static AUTH_METHODS: Endpoint = Endpoint {
 };
 
 pub static AUTH_METHOD_CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("Name", Form::Text), has("Type", Form::Text)]),
+    form: Form::Object(&[has("Name", Form::Given("Name")), has("Type", Form::Given("Type"))]),
     positional: &[METHOD_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -466,7 +469,7 @@ pub static BINDING_RULES: Endpoint = Endpoint {
 };
 
 pub static BINDING_RULE_CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("ID", Form::Text), has("AuthMethod", Form::Text)]),
+    form: Form::Object(&[has("ID", Form::Text), has("AuthMethod", Form::Given("AuthMethod"))]),
     positional: &[RULE_BODY],
     options: &[SCOPE],
     repeat: Repeat::Once,
@@ -541,7 +544,12 @@ pub static TEMPLATED_POLICY_PREVIEW: Endpoint = Endpoint {
 };
 
 pub static AUTHORIZE: Endpoint = Endpoint {
-    form: Form::List(&Form::Object(&[has("Resource", Form::Text), has("Allow", Form::Bool)])),
+    form: Form::List(&Form::Object(&[
+        has("Resource", Form::Given("Resource")),
+        may_have("Segment", Form::Given("Segment")),
+        has("Access", Form::Given("Access")),
+        has("Allow", Form::Bool),
+    ])),
     method: Verb::Post,
     positional: &[body("requests", Shape::Objects(AUTHORIZATION), "The permissions, up to 64.")],
     options: &[&[SCOPE[0]]],

@@ -179,7 +179,7 @@ pub static GATEWAY_SERVICES: Endpoint = Endpoint {
 
 pub static NODE: Endpoint = Endpoint {
     form: Form::OrNull(&Form::Object(&[
-        has("Node", Form::Object(&[has("Node", Form::Name), has("Address", Form::Text)])),
+        has("Node", Form::Object(&[has("Node", Form::NameOrId), has("Address", Form::Text)])),
         has(
             "Services",
             Form::OrNull(&Form::Map(&Form::Object(&[
@@ -188,7 +188,7 @@ pub static NODE: Endpoint = Endpoint {
             ]))),
         ),
     ])),
-    positional: &[path("node", Shape::Text, "The node's name.")],
+    positional: &[path("node", Shape::Text, "The node's name, or the beginning of its id.")],
     options: &[PEER, SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::NodeService),
     ..Endpoint::read(
@@ -202,7 +202,7 @@ pub static NODE_SERVICES: Endpoint = Endpoint {
     form: Form::Object(&[
         has(
             "Node",
-            Form::OrNull(&Form::Object(&[has("Node", Form::Name), has("Address", Form::Text)])),
+            Form::OrNull(&Form::Object(&[has("Node", Form::NameOrId), has("Address", Form::Text)])),
         ),
         has(
             "Services",
@@ -212,7 +212,7 @@ pub static NODE_SERVICES: Endpoint = Endpoint {
             ]))),
         ),
     ]),
-    positional: &[path("node", Shape::Text, "The node's name.")],
+    positional: &[path("node", Shape::Text, "The node's name, or the beginning of its id.")],
     options: &[PEER, MESH, SCOPE, CONSISTENCY, BLOCKING],
     filter: Some(Entries::NodeService),
     ..Endpoint::read(

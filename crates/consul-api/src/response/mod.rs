@@ -8,15 +8,17 @@ pub use meta::{EntryMeta, HEADERS, Meta};
 pub use refusal::retry_after;
 
 use super::request::Request;
-use super::table::{Absent, Endpoint, Form, Location, Param, Reply};
+use super::table::{Absent, Endpoint, Form, Location, Param, Reply, Verb};
 use super::tape::{Item, NotTheAnswer, Tape};
 use super::value::Value;
+use super::value::shape::same_name;
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::fmt;
+use std::slice;
 
 /// The result of a successful call.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,6 +214,9 @@ impl Request {
             }
             NotTheAnswer::Invalid(why) => self.not_understood(&why, body),
         })?;
+        if self.asked().is_some_and(|asked| tape.top() != Item::List(asked)) {
+            return Err(self.not_understood("it does not have an answer for each question", body));
+        }
         let is_empty = matches!(tape.top(), Item::Null | Item::List(0) | Item::Map(0));
         if is_empty && meta.index.is_none() && self.endpoint.can_block() {
             return Err(self.not_understood("it is empty and has no X-Consul-Index", body));
@@ -219,9 +224,12 @@ impl Request {
         Ok(tape)
     }
 
-    /// The values of a parameter in the path or the query; of the end of an intention without its namespace. There are
-    /// none if it is missing, or stands for all.
+    /// The values of a parameter in the path or the query; of the end of an intention without its namespace; or those of one of
+    /// Consul's fields in the body. There are none if it is missing, or stands for all.
     fn given(&self, name: &str) -> Vec<String> {
+        if name.starts_with(|first: char| first.is_ascii_uppercase()) {
+            return self.given_in_body(name);
+        }
         let uri = self.http.uri();
         let of_path =
             self.endpoint.segments(uri.path()).map(|(name, it)| -> (&str, &str) { (name, it) });
@@ -237,6 +245,25 @@ impl Request {
             }
             _ => all.collect(),
         }
+    }
+
+    /// The values of a field of the object in the body, or of each in its list.
+    fn given_in_body(&self, name: &str) -> Vec<String> {
+        let body = serde_json::from_slice(self.http.body()).unwrap_or_default();
+        let objects = match &body {
+            serde_json::Value::Array(items) => &items[..],
+            object => slice::from_ref(object),
+        };
+        let members = objects.iter().filter_map(serde_json::Value::as_object).flatten();
+        let values =
+            members.filter(|(it, _)| same_name(name, it)).filter_map(|(_, it)| it.as_str());
+        values.filter(|it| !it.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// How many questions the body has, each of which has an answer.
+    fn asked(&self) -> Option<usize> {
+        let questions = || serde_json::from_slice::<Vec<serde_json::Value>>(self.http.body()).ok();
+        (self.endpoint.method == Verb::Post).then(questions).flatten().map(|it| it.len())
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {

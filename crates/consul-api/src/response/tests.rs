@@ -371,12 +371,14 @@ impl Body<'_> {
         use serde_json::json;
         match form {
             Form::Any | Form::Text => json!("t"),
+            // The body does not say it.
+            Form::Given(member) if member.starts_with(char::is_uppercase) => json!("t"),
             Form::Nothing => json!(null),
             Form::Bool => json!(true),
             Form::Number => json!(1),
             Form::Bytes => json!("dg=="),
             Form::Address => json!("a:1"),
-            Form::Name | Form::Key => self.name("").into(),
+            Form::Name | Form::NameOrId | Form::Key => self.name("").into(),
             Form::Under => (self.name("") + "/x").into(),
             Form::Given(parameter) => self.name(parameter).into(),
             Form::OrNull(form) | Form::Some(form) => self.json(form),
@@ -625,6 +627,84 @@ fn what_another_program_repeats_of_a_request_has_none_of_its_secrets() {
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains("s3cr3t"), "{method} {status}: {shown}");
             assert!(!shown.contains("VALUE77"), "{method} {status}: {shown}");
+        }
+    }
+}
+
+/// What the body asks for or names is what the answer is about.
+#[test]
+fn an_answer_about_what_the_body_does_not_name_is_refused() {
+    let one = r#"{"Resource":"key","Segment":"a","Access":"write","Allow":true}"#;
+    let object = |members: &[(&str, &str)]| {
+        Value::Map(members.iter().map(|(name, it)| ((*name).to_owned(), (*it).into())).collect())
+    };
+    let question = object(&[("resource", "key"), ("segment", "a"), ("access", "write")]);
+    for (method, body, answer, is_taken) in [
+        ("acl_authorize", Value::List(vec![question.clone()]), format!("[{one}]"), true),
+        ("acl_authorize", Value::List(vec![question.clone()]), "[]".to_owned(), false),
+        ("acl_authorize", Value::List(vec![question.clone(); 2]), format!("[{one}]"), false),
+        (
+            "acl_authorize",
+            Value::List(vec![question]),
+            format!("[{}]", one.replace(r#""a""#, r#""b""#)),
+            false,
+        ),
+        ("acl_authorize", Value::List(Vec::new()), "[]".to_owned(), true),
+        (
+            "acl_policy_create",
+            object(&[("Name", "p")]),
+            r#"{"ID":"1","Name":"p"}"#.to_owned(),
+            true,
+        ),
+        (
+            "acl_policy_create",
+            object(&[("name", "p")]),
+            r#"{"ID":"1","Name":"q"}"#.to_owned(),
+            false,
+        ),
+        ("acl_role_create", object(&[("Name", "p")]), r#"{"ID":"1","Name":"q"}"#.to_owned(), false),
+        (
+            "acl_auth_method_create",
+            object(&[("name", "p")]),
+            r#"{"Name":"q","Type":"jwt"}"#.to_owned(),
+            false,
+        ),
+        (
+            "acl_binding_rule_create",
+            object(&[("AuthMethod", "p")]),
+            r#"{"ID":"1","AuthMethod":"q"}"#.to_owned(),
+            false,
+        ),
+        (
+            "acl_token_create",
+            object(&[("SecretID", "p")]),
+            r#"{"AccessorID":"1","SecretID":"q"}"#.to_owned(),
+            false,
+        ),
+        ("acl_token_create", object(&[]), r#"{"AccessorID":"1","SecretID":"q"}"#.to_owned(), true),
+    ] {
+        let row = endpoint(method).expect("a method");
+        let request = row.request(&Args::new().arg(body), &Defaults::default());
+        let response = Response::new(Bytes::from(answer.clone()));
+        let checked = request.expect("the arguments are good").check(response);
+        assert_eq!(checked.is_ok(), is_taken, "{method} {answer}: {:?}", checked.err());
+    }
+}
+
+/// Consul finds a node by its name in any case, and by the beginning of its id.
+#[test]
+fn a_node_is_found_by_its_name_or_the_beginning_of_its_id() {
+    for method in ["catalog_node", "catalog_node_services"] {
+        for (asked, is_taken) in
+            [("n1", true), ("N1", true), ("n2", false), ("b4", true), ("B4F8-", true), ("b", false)]
+        {
+            let row = endpoint(method).expect("a method");
+            let request = row.request(&Args::new().arg(asked), &Defaults::default());
+            let response = Response::builder().header("x-consul-index", "7");
+            let body = r#"{"Node":{"ID":"b4f8","Node":"n1","Address":"10.0.0.1"},"Services":null}"#;
+            let response = response.body(Bytes::from(body)).expect("a response");
+            let checked = request.expect("the arguments are good").check(response);
+            assert_eq!(checked.is_ok(), is_taken, "{method} {asked}: {:?}", checked.err());
         }
     }
 }

@@ -121,6 +121,7 @@ impl<'a> Writer<'a> {
                 let given = (self.given)(parameter);
                 given.is_empty() || given.iter().any(|it| is_same_name(name, it.as_bytes()))
             }
+            Form::NameOrId => is_same_name(name, self.subject) || is_of_id(self.subject),
             _ => is_same_name(name, self.subject),
         };
         if is_subject {
@@ -206,7 +207,7 @@ impl Expected for Form {
         f.write_str(match self {
             Form::Any => "any value",
             Form::Nothing => "nothing",
-            Form::Text | Form::Name | Form::Given(_) => "a string",
+            Form::Text | Form::Name | Form::NameOrId | Form::Given(_) => "a string",
             Form::Address => "an address",
             Form::Some(form) => return form.fmt(f),
             Form::Key | Form::Under => "a key",
@@ -253,17 +254,34 @@ impl Seed<'_, '_, '_> {
     /// Checks a string; returns whether it is base64.
     fn string<E: Error>(&mut self, text: &str) -> Result<bool, E> {
         self.check(Unexpected::Other("string"), |form| match form {
-            Form::Text | Form::Bytes | Form::Name | Form::Given(_) | Form::Key | Form::Under => {
-                true
-            }
-            Form::Address => text.is_empty() || text.contains(':'),
+            Form::Text
+            | Form::Bytes
+            | Form::Name
+            | Form::NameOrId
+            | Form::Given(_)
+            | Form::Key
+            | Form::Under => true,
+            Form::Address => text.is_empty() || is_address(text),
             _ => false,
         })?;
-        if matches!(self.form, Form::Name | Form::Given(_) | Form::Key | Form::Under) {
+        if matches!(
+            self.form,
+            Form::Name | Form::NameOrId | Form::Given(_) | Form::Key | Form::Under
+        ) {
             self.writer.name(text, self.form)?;
         }
         Ok(*self.form == Form::Bytes)
     }
+}
+
+/// Whether a text can be the beginning of the id of a node, of which Consul takes two characters and more.
+fn is_of_id(text: &[u8]) -> bool {
+    text.len() >= 2 && text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
+}
+
+fn is_address(text: &str) -> bool {
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.is_some() && !text.contains(char::is_whitespace)
 }
 
 impl<'a> DeserializeSeed<'a> for Seed<'_, 'a, '_> {

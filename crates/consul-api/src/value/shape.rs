@@ -374,7 +374,7 @@ impl Shape {
 
 /// Whether the spelling of a program is that of a field: `deregister_critical_service_after` is
 /// `DeregisterCriticalServiceAfter`. Consul ignores case, too.
-pub(super) fn same_name(field: &str, given: &str) -> bool {
+pub(crate) fn same_name(field: &str, given: &str) -> bool {
     let letters = |name: &str| -> Vec<u8> {
         name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
     };
