@@ -1335,7 +1335,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field tls_ca_path? string A directory of such files; with `tls_ca_file` both are trusted. Default: the system's store.
 ---@field tls_cert_file? string A PEM file with the client's certificate, followed by those that signed it. Default: none.
 ---@field tls_key_file? string A PEM file with the private key of the client's certificate, not encrypted. Default: none.
----@field tls_server_name? string The host name that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
+---@field tls_server_name? string The host name or IP address that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
 ---@field guard? boolean True: the first lock or semaphore starts the program `consul-guard`, which releases the locks and permits of this process as soon as it dies, for whatever reason. Default: false.
 ---@field guard_program? string The path of the program `consul-guard`. Default: where it was installed with the module.
 ---@field simulate? boolean|string True: an agent in this process's memory takes the place of the endpoints; clients with the same endpoints share one. A name: the simulated agent with this name; texts of flags such as "true", "no", "off", "0" and "" are refused. Default: false.

@@ -2,9 +2,11 @@
 
 use crate::os;
 use consul_api::error::{Error, Kind};
-use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -174,6 +176,25 @@ impl PemFile {
     /// Whether its lines end with a backslash and an `n`, as texts in environment variables and in JSON have them.
     fn is_escaped(&self) -> bool {
         self.bytes.windows(7).any(|it| it == br"-----\n")
+    }
+
+    /// The certificates of this file, with the key in another.
+    ///
+    /// The first one is only compared with the key, so it may be of version 1 of X.509, which rustls does not read: what
+    /// `openssl x509 -req` makes without extensions, and what Go's crypto/tls and curl present.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the option and the file of the one that cannot be used.
+    pub fn with_key(&self, key: &PemFile, by: &CryptoProvider) -> Result<CertifiedKey, Error> {
+        let (certificates, private) = (self.some_certificates()?, key.private_key()?);
+        let loaded = by.key_provider.load_private_key(private);
+        let loaded = loaded.map_err(|error| self.unusable(key, &error))?;
+        let own = certificates.first().map(|own| parse_x509_certificate(own));
+        let Some(Ok(([], own))) = own else { return Err(self.error(&DAMAGED)) };
+        if loaded.public_key().is_some_and(|it| it.as_ref() != own.public_key().raw) {
+            return Err(self.unusable(key, &InconsistentKeys::KeyMismatch.into()));
+        }
+        Ok(CertifiedKey::new(certificates, loaded))
     }
 
     /// Adds certificates of this file to those of trusted authorities.
