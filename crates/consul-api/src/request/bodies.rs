@@ -218,11 +218,33 @@ const BODIES: &[Body] = &[
             Check.Definition.DeregisterCriticalServiceAfter Check.Definition.Interval \
             Check.Definition.TTL Check.Definition.Timeout \
             Checks[].Definition.DeregisterCriticalServiceAfter Checks[].Definition.Interval \
-            Checks[].Definition.TTL Checks[].Definition.Timeout",
+            Checks[].Definition.TTL Checks[].Definition.Timeout \
+            Service.Proxy.Upstreams[].Config.PassiveHealthCheck.BaseEjectionTime \
+            Service.Proxy.Upstreams[].Config.PassiveHealthCheck.Interval",
         lists: "\
             Check.Definition.Header{} Check.Definition.ScriptArgs Checks \
-            Checks[].Definition.Header{} Checks[].Definition.ScriptArgs Service.Tags",
+            Checks[].Definition.Header{} Checks[].Definition.ScriptArgs Service.Tags \
+            Check.ServiceTags Checks[].ServiceTags Service.Proxy.EnvoyExtensions \
+            Service.Proxy.Expose.Paths Service.Proxy.Upstreams Service.Connect.PeerMeta.SNI \
+            Service.Connect.PeerMeta.SpiffeID",
         tables: "Check.Definition.Header Checks[].Definition.Header",
+        ..NOTHING
+    },
+    Body {
+        rows: &["txn"],
+        kind: "operations",
+        durations: "\
+            [].Check.Check.Definition.DeregisterCriticalServiceAfter \
+            [].Check.Check.Definition.Interval [].Check.Check.Definition.TTL \
+            [].Check.Check.Definition.Timeout \
+            [].Service.Service.Proxy.Upstreams[].Config.PassiveHealthCheck.BaseEjectionTime \
+            [].Service.Service.Proxy.Upstreams[].Config.PassiveHealthCheck.Interval",
+        lists: "\
+            [].Check.Check.Definition.Header{} [].Check.Check.Definition.ScriptArgs \
+            [].Check.Check.ServiceTags [].Service.Service.Proxy.EnvoyExtensions \
+            [].Service.Service.Proxy.Expose.Paths [].Service.Service.Proxy.Upstreams \
+            [].Service.Service.Tags",
+        tables: "[].Check.Check.Definition.Header",
         ..NOTHING
     },
     Body {
