@@ -169,11 +169,19 @@ impl Shape {
         };
         let mut members = Vec::new();
         for known in self.0 {
-            let given = given
+            let mut same: Vec<_> = given
                 .members()
                 .iter()
-                .find(|(name, value)| *value != Json::Null && is_same(name, known.name));
-            let value = match given {
+                .filter(|(name, value)| *value != Json::Null && is_same(name, known.name))
+                .collect();
+            // The name that is exactly the member's own counts. Source: `decodeStructFromMap` of mapstructure, and
+            // `HookTranslateKeys` in Consul's folder lib/decode, which writes names with underscores in small letters.
+            same.sort_by_key(|(name, _)| name != known.name);
+            unknown.extend(same.iter().skip(1).map(|(name, _)| match name.contains('_') {
+                true => unknown_key(&at(&known.name.to_lowercase())),
+                false => unknown_key(&at(name)),
+            }));
+            let value = match same.first() {
                 Some((_, value)) => Some(known.kind.read(value, &at(known.name), unknown)?)
                     .filter(|value| !known.is_left_out(value)),
                 None => None,

@@ -15,6 +15,7 @@ behaviours![
     a_body_that_is_not_an_entry_is_refused,
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
+    two_spellings_of_a_member_are_refused,
     names_of_entries_in_another_case_are_the_same,
     all_entries_are_listed_by_kind_and_name,
     invalid_service_defaults_are_refused,
@@ -157,6 +158,22 @@ async fn names_of_members_are_read_in_any_case(t: T) {
     let subset = found.get("Subsets").unwrap().get("v1").unwrap();
     assert_eq!(subset.get("OnlyPassing"), Some(&true.into()));
     t.ok("config_delete", args!["service-resolver", name]).await;
+}
+
+/// Consul takes the name that is exactly its own, and does not know the other.
+async fn two_spellings_of_a_member_are_refused(t: T) {
+    let name = t.name("web");
+    let of =
+        |members: &str| format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+    let why = |key: &str| format!("1 error occurred:\n\t* invalid config key \"{key}\"");
+    for (members, key) in [
+        (r#""ConnectTimeout":"7s","connecttimeout":"9s""#, "connecttimeout"),
+        (r#""CONNECTTIMEOUT":"9s","ConnectTimeout":"7s""#, "CONNECTTIMEOUT"),
+        (r#""ConnectTimeout":"7s","connect_timeout":"9s""#, "connecttimeout"),
+        (r#""Subsets":{"v1":{"OnlyPassing":true,"onlypassing":false}}"#, "Subsets[v1].onlypassing"),
+    ] {
+        refused(&t, 400, &of(members), &why(key)).await;
+    }
 }
 
 async fn names_of_entries_in_another_case_are_the_same(t: T) {
