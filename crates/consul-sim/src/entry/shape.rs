@@ -125,6 +125,42 @@ pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
     found.map(|(_, value)| value).filter(|value| **value != Json::Null)
 }
 
+/// A stored entry with its durations in nanoseconds, as replies have them.
+///
+/// Source: `JWKSCluster`, `RemoteJWKS` and `RetryPolicyBackOff` (jwt-provider), `TimeoutFilter` (http-route) and
+/// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, of which JSON has a `time.Duration`.
+pub(super) fn with_nanoseconds(given: Json) -> Json {
+    const DURATIONS: [&str; 8] = [
+        "BaseEjectionTime",
+        "BaseInterval",
+        "CacheDuration",
+        "ConnectTimeout",
+        "IdleTimeout",
+        "Interval",
+        "MaxInterval",
+        "RequestTimeout",
+    ];
+    match given {
+        Json::List(items) => Json::List(items.into_iter().map(with_nanoseconds).collect()),
+        Json::Object(members) => {
+            let member = |(name, value): (String, Json)| {
+                let is_duration = DURATIONS.iter().any(|known| is_same(&name, known));
+                let value = match value {
+                    Json::Text(text) if is_duration => match go::duration(&text) {
+                        Ok(nanos) => Json::Number(nanos.into()),
+                        Err(_) => Json::Text(text),
+                    },
+                    value if is_same(&name, "Meta") => value,
+                    value => with_nanoseconds(value),
+                };
+                (name, value)
+            };
+            Json::Object(members.into_iter().map(member).collect())
+        }
+        scalar => scalar,
+    }
+}
+
 /// Members that the store writes, and a caller may send back.
 pub(super) const OF_THE_STORE: [&str; 4] = ["CreateIndex", "ModifyIndex", "Hash", "RaftIndex"];
 
