@@ -36,7 +36,7 @@ function ConsulClient:registered() end
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
 ---@param path string the path as it is sent: `/v1/…`, percent-encoded
 ---@param body? string|number|boolean|table the body; a table is sent as JSON
----@param params? table<string, any> the query's parameters; true stands for a parameter without a value
+---@param params? table<string, any> the query's parameters; true stands for a parameter without a value, and a list repeats it: `{ tag = { "a", "b" } }` is `tag=a&tag=b`
 ---@param options? consul_ffi.http_request.options
 ---@return boolean success
 ---@return string|consul_ffi.Response body the answer's body as it is; with `full_response` the whole answer
@@ -1335,7 +1335,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field tls_ca_path? string A directory of such files; with `tls_ca_file` both are trusted. Default: the system's store.
 ---@field tls_cert_file? string A PEM file with the client's certificate, followed by those that signed it. Default: none.
 ---@field tls_key_file? string A PEM file with the private key of the client's certificate, not encrypted. Default: none.
----@field tls_server_name? string The host name that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
+---@field tls_server_name? string The host name or IP address that a server's certificate must be for, such as `server.dc1.consul`. Default: the endpoint's host.
 ---@field guard? boolean True: the first lock or semaphore starts the program `consul-guard`, which releases the locks and permits of this process as soon as it dies, for whatever reason. Default: false.
 ---@field guard_program? string The path of the program `consul-guard`. Default: where it was installed with the module.
 ---@field simulate? boolean|string True: an agent in this process's memory takes the place of the endpoints; clients with the same endpoints share one. A name: the simulated agent with this name; texts of flags such as "true", "no", "off", "0" and "" are refused. Default: false.
@@ -1492,7 +1492,7 @@ function ConsulClient:kv_delete_tree(key, options) end
 ---@field everything? boolean Must be true to delete the tree of the empty prefix, which is every key.
 
 ---Applies all operations or none. Deletes and check-not-exists have no result.
----@param operations { KV?: { Verb?: "set"|"cas"|"lock"|"unlock"|"get"|"get-or-empty"|"get-tree"|"check-index"|"check-session"|"check-not-exists"|"delete"|"delete-tree"|"delete-cas", Key?: string, Value?: string, Flags?: integer|string, Index?: integer|string, Session?: string }, Node?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: { ID?: string, Node?: string, Address?: string, TaggedAddresses?: table<string, string>, Meta?: table<string, string>, ModifyIndex?: integer|string } }, Service?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: string, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer|string, TaggedAddresses?: table, Weights?: table, EnableTagOverride?: boolean, ModifyIndex?: integer|string } }, Check?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, ModifyIndex?: integer|string } } }[] The operations, applied in order.
+---@param operations { KV?: { Verb?: "set"|"cas"|"lock"|"unlock"|"get"|"get-or-empty"|"get-tree"|"check-index"|"check-session"|"check-not-exists"|"delete"|"delete-tree"|"delete-cas", Key?: string, Value?: string, Flags?: integer|string, Index?: integer|string, Session?: string }, Node?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: { ID?: string, Node?: string, Address?: string, TaggedAddresses?: table<string, string>, Meta?: table<string, string>, ModifyIndex?: integer|string, Datacenter?: string, PeerName?: string, Locality?: table, Partition?: string, CreateIndex?: any } }, Service?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Node?: string, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer|string, TaggedAddresses?: table, Weights?: table, EnableTagOverride?: boolean, ModifyIndex?: integer|string, Kind?: string, Proxy?: table, Connect?: table, SocketPath?: string, Locality?: table, PeerName?: string, Namespace?: string, Partition?: string, CreateIndex?: any } }, Check?: { Verb?: "set"|"cas"|"get"|"delete"|"delete-cas", Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, ModifyIndex?: integer|string, Definition?: table, Type?: string, ExposedPort?: integer|string, ServiceName?: string, ServiceTags?: string|string[], PeerName?: string, Namespace?: string, Partition?: string, Interval?: any, Timeout?: any, CreateIndex?: any } } }[] The operations, applied in order.
 ---@param options? consul_ffi.txn.options
 ---@return boolean success
 ---@return consul_ffi.TxnResult[] value a list of results (`KV.Value`: a string of bytes, in results of reads only)
@@ -1887,7 +1887,7 @@ function ConsulClient:agent_connect_ca_leaf(service, options) end
 ---@class consul_ffi.catalog_register.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Registers a node, an instance and checks in the catalog, without an agent.
----@param registration { Node?: string, Address?: string, ID?: string, NodeMeta?: table<string, string>, TaggedAddresses?: table<string, string>, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer|string, TaggedAddresses?: table<string, { Address?: string, Port?: integer|string }>, Weights?: { Passing?: integer|string, Warning?: integer|string }, EnableTagOverride?: boolean }, Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table }, Checks?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table }[], SkipNodeUpdate?: boolean } What to register.
+---@param registration { Node?: string, Address?: string, ID?: string, NodeMeta?: table<string, string>, TaggedAddresses?: table<string, string>, Service?: { ID?: string, Service?: string, Tags?: string|string[], Meta?: table<string, string>, Address?: string, Port?: integer|string, TaggedAddresses?: table<string, { Address?: string, Port?: integer|string }>, Weights?: { Passing?: integer|string, Warning?: integer|string }, EnableTagOverride?: boolean, Kind?: string, Proxy?: table, Connect?: table, SocketPath?: string, Locality?: table, PeerName?: string, Namespace?: string, Partition?: string, CreateIndex?: any, ModifyIndex?: any }, Check?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table, Type?: string, Interval?: string, Timeout?: string, ExposedPort?: integer|string, ServiceName?: string, ServiceTags?: string|string[], PeerName?: string, Namespace?: string, Partition?: string, CreateIndex?: any, ModifyIndex?: any }, Checks?: { Node?: string, CheckID?: string, Name?: string, Notes?: string, Status?: "passing"|"warning"|"critical", Output?: string, ServiceID?: string, Definition?: table, Type?: string, Interval?: string, Timeout?: string, ExposedPort?: integer|string, ServiceName?: string, ServiceTags?: string|string[], PeerName?: string, Namespace?: string, Partition?: string, CreateIndex?: any, ModifyIndex?: any }[], SkipNodeUpdate?: boolean, Locality?: table, Datacenter?: string, PeerName?: string, Namespace?: string, Partition?: string } What to register.
 ---@param options? consul_ffi.catalog_register.options
 ---@return boolean success
 ---@return true|string value
@@ -1897,7 +1897,7 @@ function ConsulClient:catalog_register(registration, options) end
 ---@class consul_ffi.catalog_deregister.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Removes a node, an instance or a check from the catalog.
----@param deregistration { Node?: string, ServiceID?: string, CheckID?: string } What to remove.
+---@param deregistration { Node?: string, ServiceID?: string, CheckID?: string, Datacenter?: string, PeerName?: string, Namespace?: string, Partition?: string } What to remove.
 ---@param options? consul_ffi.catalog_deregister.options
 ---@return boolean success
 ---@return true|string value

@@ -352,6 +352,7 @@ impl<'a> Run<'a> {
     /// The error of the call when this was the error of its last attempt.
     fn final_error(&self, error: Error) -> Error {
         let changes = self.request.endpoint.repeat != Repeat::Read;
+        let was_sent = error.maybe_applied();
         let mut error = error.with_maybe_applied(changes && self.maybe_applied);
         if self.attempts > 1 {
             let elapsed_ms = (self.client.clock.now() - self.start).as_millis();
@@ -361,7 +362,10 @@ impl<'a> Run<'a> {
         let has_api_path = |endpoint: &str| endpoint.ends_with("/v1");
         match error.kind() {
             Kind::Connect if error.status().is_none() && !self.client.endpoints_from.is_empty() => {
-                error.with_note(&self.client.endpoints_from)
+                let from = &self.client.endpoints_from;
+                // What follows is for an address where there is no server.
+                let origin = from.split("; ").next().unwrap_or_default();
+                error.with_note(if was_sent { origin } else { from })
             }
             Kind::Unsupported | Kind::Decode if error.endpoint().is_some_and(has_api_path) => error.with_note(
                 "the endpoint ends in /v1, with which every path begins already: leave it out there",

@@ -224,7 +224,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_server_name",
             Takes::Text(|config, name| config.http.tls.server_name = Some(name)),
             "the endpoint's host",
-            "The host name that a server's certificate must be for, such as `server.dc1.consul`.",
+            "The host name or IP address that a server's certificate must be for, such as `server.dc1.consul`.",
         )
     },
     Setting::new(

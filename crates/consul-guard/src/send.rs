@@ -131,7 +131,7 @@ impl Endpoint {
             return Ok(Self { address, host, prefix: String::new() });
         }
         let mut tls = |host: &str| {
-            let name = connection.http.tls.server_name.clone().unwrap_or_else(|| host.to_owned());
+            let name = connection.http.tls.name_for(host);
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
             let config = match tls {
                 Some(config) => Arc::clone(config),

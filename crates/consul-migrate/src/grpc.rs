@@ -96,7 +96,7 @@ impl Grpc {
                 Ok(Arc::new(config))
             };
             let config = tls::config(&options.tls, Arc::new(SystemClock::new()), with_protocol)?;
-            let name = options.tls.server_name.as_ref().unwrap_or(&host).clone();
+            let name = options.tls.name_for(&host);
             let name = ServerName::try_from(name).map_err(|error| refuse(&error.to_string()))?;
             Ok::<_, Error>((config, name))
         });

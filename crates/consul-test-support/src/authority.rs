@@ -6,7 +6,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, crypto::ring};
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate with its key, both in PEM.
 pub struct Identity {
-    /// The certificate.
+    /// The certificate; behind it may be those that have signed it.
     pub certificate: String,
     /// Its key.
     pub key: String,
@@ -47,6 +47,15 @@ impl Authority {
             Some(by) => CertifiedIssuer::signed_by(params, key, &by.0).expect("a certificate"),
             None => CertifiedIssuer::self_signed(params, key).expect("a certificate"),
         })
+    }
+
+    /// One that this one has signed, with changed parameters.
+    pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> Authority {
+        let mut params = named("intermediate", &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let key = KeyPair::generate().expect("a key");
+        Authority(CertifiedIssuer::signed_by(params, key, &self.0).expect("a certificate"))
     }
 
     /// Its certificate in PEM.
@@ -144,7 +153,12 @@ impl Identity {
             }
         };
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
-        builder.with_single_cert(vec![der(&self.certificate)], key).expect("a certificate")
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes());
+        let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+        let key = ring::sign::any_supported_type(&key).expect("a key of TLS");
+        // Not `with_single_cert`, which reads the certificate, and refuses what tests of clients present.
+        let own = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+        builder.with_cert_resolver(Arc::new(own))
     }
 }
 

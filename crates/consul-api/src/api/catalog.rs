@@ -6,6 +6,19 @@ use crate::table::*;
 /// The members that identify an instance.
 const INSTANCE: &[&[&str]] = &[&["Node"], &["ServiceID"]];
 
+/// Source: `ConnectProxyConfig` in Consul's folder agent/structs.
+pub const PROXY: FreeForm = FreeForm {
+    durations: &["BaseEjectionTime", "Interval"],
+    lists: &["EnvoyExtensions", "Paths", "Upstreams"],
+    kept: &["Config"],
+    opaque: &["Arguments", "Meta"],
+    ..FreeForm::UNKNOWN
+};
+
+/// Source: `ServiceConnect` in Consul's folder agent/structs. The catalog makes no sidecar.
+const CONNECTED: FreeForm = FreeForm { lists: &["SNI", "SpiffeID"], ..FreeForm::UNKNOWN };
+
+/// Source: `NodeService` in Consul's folder agent/structs.
 const CATALOG_SERVICE: &[Field] = &[
     field("ID", Shape::Name, "the instance's id; default: its name"),
     field("Service", Shape::Name, "the service's name"),
@@ -16,16 +29,29 @@ const CATALOG_SERVICE: &[Field] = &[
     field("TaggedAddresses", Shape::ObjectMap(ADDRESSES), "other addresses, by name"),
     field("Weights", Shape::Object(WEIGHTS), "its weight among the instances"),
     field("EnableTagOverride", Shape::Bool, "whether the catalog may change the tags"),
+    field("Kind", Shape::TextOrEmpty, "the kind of mesh service"),
+    field("Proxy", Shape::Free(&PROXY), "the definition of a mesh proxy"),
+    field("Connect", Shape::Free(&CONNECTED), "the mesh configuration"),
+    field("SocketPath", Shape::TextOrEmpty, "a unix socket instead of a port (from 1.10)"),
+    field("Locality", Shape::Free(&FreeForm::UNKNOWN), "region and zone (from 1.16)"),
+    field("PeerName", Shape::TextOrEmpty, "the peer that it was imported from"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
+    field("CreateIndex", Shape::NotSent, "not sent, as it is in what was read"),
+    field("ModifyIndex", Shape::NotSent, "not sent"),
 ];
 
 /// Source: `HealthCheckDefinition` in Consul's folders api and agent/structs.
-const CHECK_DEFINITION: FreeForm = FreeForm {
+pub const CHECK_DEFINITION: FreeForm = FreeForm {
     durations: &["DeregisterCriticalServiceAfter", "Interval", "TTL", "Timeout"],
     lists: &["Header.*", "ScriptArgs"],
     by_name: &["Header"],
+    // An answer has nanoseconds in TTL.
+    answers_nanoseconds: true,
     ..FreeForm::UNKNOWN
 };
 
+/// Source: `HealthCheck` in Consul's folder agent/structs.
 const CATALOG_CHECK: &[Field] = &[
     field("Node", Shape::Name, "the node's name; default: the one registered"),
     field("CheckID", Shape::Name, "the check's id; default: its name"),
@@ -39,24 +65,58 @@ const CATALOG_CHECK: &[Field] = &[
     field("Output", Shape::TextOrEmpty, "the last output of the check"),
     field("ServiceID", Shape::TextOrEmpty, "the instance that the check is for; default: the node"),
     field("Definition", Shape::Free(&CHECK_DEFINITION), "the check for an external monitor to run"),
+    field(
+        "Type",
+        Shape::TextOrEmpty,
+        "how it is checked, such as `http`; default: by `Definition`",
+    ),
+    field("Interval", Shape::TextOrEmpty, "how often, as a text to show (from 1.10)"),
+    field("Timeout", Shape::TextOrEmpty, "its time limit, as a text to show (from 1.10)"),
+    field("ExposedPort", Shape::Port, "the port of a proxy that exposes it"),
+    field("ServiceName", Shape::TextOrEmpty, "ignored: it is the instance's"),
+    field("ServiceTags", Shape::TextList, "ignored: they are the instance's"),
+    field("PeerName", Shape::TextOrEmpty, "the peer that it was imported from"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
+    field("CreateIndex", Shape::NotSent, "not sent, as it is in what was read"),
+    field("ModifyIndex", Shape::NotSent, "not sent"),
 ];
 
+/// Source: `RegisterRequest` in Consul's folder agent/structs.
 const REGISTRATION: &[Field] = &[
     field("Node", Shape::Name, "the node's name"),
     field("Address", Shape::Text, "the node's address"),
-    field("ID", Shape::Text, "the node's UUID"),
+    field("ID", Shape::TextOrEmpty, "the node's UUID"),
     field("NodeMeta", Shape::TextMap, "the node's metadata"),
     field("TaggedAddresses", Shape::TextMap, "the node's other addresses, by name"),
     field("Service", Shape::Object(CATALOG_SERVICE), "an instance on the node"),
     field("Check", Shape::Object(CATALOG_CHECK), "a check of the node or the instance"),
     field("Checks", Shape::Objects(CATALOG_CHECK), "several checks"),
     field("SkipNodeUpdate", Shape::Bool, "do not change the node itself"),
+    field("Locality", Shape::Free(&FreeForm::UNKNOWN), "the node's region and zone (from 1.16)"),
+    field(
+        "Datacenter",
+        Shape::TextOrEmpty,
+        "the datacenter; default: the option `dc`, or the agent's",
+    ),
+    field("PeerName", Shape::TextOrEmpty, "the peer that the node was imported from"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
 ];
 
+/// Source: `DeregisterRequest` in Consul's folder agent/structs.
 const DEREGISTRATION: &[Field] = &[
     field("Node", Shape::Text, "the node's name"),
     field("ServiceID", Shape::Text, "the instance to remove; without it and `CheckID`: the node"),
     field("CheckID", Shape::Text, "the check to remove"),
+    field(
+        "Datacenter",
+        Shape::TextOrEmpty,
+        "the datacenter; default: the option `dc`, or the agent's",
+    ),
+    field("PeerName", Shape::TextOrEmpty, "the peer that the node was imported from"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
 ];
 
 pub static REGISTER: Endpoint = Endpoint {

@@ -6,7 +6,7 @@ const PARAMS: Param = Param::new(
     "params",
     Shape::Any,
     Location::QueryMembers,
-    "The query's parameters; true stands for a parameter without a value.",
+    "The query's parameters; true stands for a parameter without a value, and a list repeats it: `{ tag = { \"a\", \"b\" } }` is `tag=a&tag=b`.",
 )
 .optional();
 

@@ -1,6 +1,7 @@
 //! Transactions: `/v1/txn`.
 
 use super::agent::{ADDRESSES, STATUSES, WEIGHTS};
+use super::catalog::{CHECK_DEFINITION, PROXY};
 use super::kv::{ENTRY, EVERYTHING};
 use crate::table::*;
 
@@ -36,13 +37,19 @@ const KV_OPERATION: &[Field] = &[
 
 const ENTITY_VERBS: &[&str] = &["set", "cas", "get", "delete", "delete-cas"];
 
+/// Source: `Node` in Consul's folder api, and its file agent/txn_endpoint.go.
 const NODE: &[Field] = &[
-    field("ID", Shape::Text, "the node's UUID"),
+    field("ID", Shape::TextOrEmpty, "the node's UUID"),
     field("Node", Shape::Name, "the node's name"),
     field("Address", Shape::Text, "the node's address"),
     field("TaggedAddresses", Shape::TextMap, "the node's other addresses, by name"),
     field("Meta", Shape::TextMap, "the node's metadata"),
     field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+    field("Datacenter", Shape::TextOrEmpty, "the datacenter"),
+    field("PeerName", Shape::TextOrEmpty, "the peer that it was imported from"),
+    field("Locality", Shape::Free(&FreeForm::UNKNOWN), "ignored: `catalog_register` sets it"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
+    field("CreateIndex", Shape::NotSent, "not sent, as it is in what was read"),
 ];
 
 const NODE_OPERATION: &[Field] = &[
@@ -50,6 +57,7 @@ const NODE_OPERATION: &[Field] = &[
     field("Node", Shape::Object(NODE), "the node"),
 ];
 
+/// Source: `AgentService` in Consul's folder api, and its file agent/txn_endpoint.go.
 const SERVICE: &[Field] = &[
     field("ID", Shape::Name, "the instance's id"),
     field("Service", Shape::Name, "the service's name"),
@@ -61,6 +69,15 @@ const SERVICE: &[Field] = &[
     field("Weights", Shape::Object(WEIGHTS), "its weight among the instances"),
     field("EnableTagOverride", Shape::Bool, "whether the catalog may change the tags"),
     field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+    field("Kind", Shape::TextOrEmpty, "the kind of mesh service"),
+    field("Proxy", Shape::Free(&PROXY), "the definition of a mesh proxy"),
+    field("Connect", Shape::Free(&FreeForm::UNKNOWN), "ignored: `catalog_register` sets it"),
+    field("SocketPath", Shape::TextOrEmpty, "ignored: `catalog_register` sets it"),
+    field("Locality", Shape::Free(&FreeForm::UNKNOWN), "ignored: `catalog_register` sets it"),
+    field("PeerName", Shape::TextOrEmpty, "ignored"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
+    field("CreateIndex", Shape::NotSent, "not sent, as it is in what was read"),
 ];
 
 const SERVICE_OPERATION: &[Field] = &[
@@ -69,6 +86,7 @@ const SERVICE_OPERATION: &[Field] = &[
     field("Service", Shape::Object(SERVICE), "the instance"),
 ];
 
+/// Source: `HealthCheck` in Consul's folder api, and its file agent/txn_endpoint.go.
 const CHECK: &[Field] = &[
     field("Node", Shape::Name, "the node's name"),
     field("CheckID", Shape::Name, "the check's id"),
@@ -78,6 +96,17 @@ const CHECK: &[Field] = &[
     field("Output", Shape::TextOrEmpty, "the last output of the check"),
     field("ServiceID", Shape::TextOrEmpty, "the instance that the check is for; default: the node"),
     field("ModifyIndex", Shape::Uint, "the modify index to compare with"),
+    field("Definition", Shape::Free(&CHECK_DEFINITION), "the check for an external monitor to run"),
+    field("Type", Shape::TextOrEmpty, "how it is checked, such as `http`"),
+    field("ExposedPort", Shape::Port, "the port of a proxy that exposes it"),
+    field("ServiceName", Shape::TextOrEmpty, "ignored: it is the instance's"),
+    field("ServiceTags", Shape::TextList, "ignored: they are the instance's"),
+    field("PeerName", Shape::TextOrEmpty, "the peer that it was imported from"),
+    field("Namespace", Shape::TextOrEmpty, "the namespace (Consul Enterprise)"),
+    field("Partition", Shape::TextOrEmpty, "the admin partition (Consul Enterprise)"),
+    field("Interval", Shape::NotSent, "not sent, as it is in what was read"),
+    field("Timeout", Shape::NotSent, "not sent"),
+    field("CreateIndex", Shape::NotSent, "not sent"),
 ];
 
 const CHECK_OPERATION: &[Field] = &[

@@ -218,11 +218,33 @@ const BODIES: &[Body] = &[
             Check.Definition.DeregisterCriticalServiceAfter Check.Definition.Interval \
             Check.Definition.TTL Check.Definition.Timeout \
             Checks[].Definition.DeregisterCriticalServiceAfter Checks[].Definition.Interval \
-            Checks[].Definition.TTL Checks[].Definition.Timeout",
+            Checks[].Definition.TTL Checks[].Definition.Timeout \
+            Service.Proxy.Upstreams[].Config.PassiveHealthCheck.BaseEjectionTime \
+            Service.Proxy.Upstreams[].Config.PassiveHealthCheck.Interval",
         lists: "\
             Check.Definition.Header{} Check.Definition.ScriptArgs Checks \
-            Checks[].Definition.Header{} Checks[].Definition.ScriptArgs Service.Tags",
+            Checks[].Definition.Header{} Checks[].Definition.ScriptArgs Service.Tags \
+            Check.ServiceTags Checks[].ServiceTags Service.Proxy.EnvoyExtensions \
+            Service.Proxy.Expose.Paths Service.Proxy.Upstreams Service.Connect.PeerMeta.SNI \
+            Service.Connect.PeerMeta.SpiffeID",
         tables: "Check.Definition.Header Checks[].Definition.Header",
+        ..NOTHING
+    },
+    Body {
+        rows: &["txn"],
+        kind: "operations",
+        durations: "\
+            [].Check.Check.Definition.DeregisterCriticalServiceAfter \
+            [].Check.Check.Definition.Interval [].Check.Check.Definition.TTL \
+            [].Check.Check.Definition.Timeout \
+            [].Service.Service.Proxy.Upstreams[].Config.PassiveHealthCheck.BaseEjectionTime \
+            [].Service.Service.Proxy.Upstreams[].Config.PassiveHealthCheck.Interval",
+        lists: "\
+            [].Check.Check.Definition.Header{} [].Check.Check.Definition.ScriptArgs \
+            [].Check.Check.ServiceTags [].Service.Service.Proxy.EnvoyExtensions \
+            [].Service.Service.Proxy.Expose.Paths [].Service.Service.Proxy.Upstreams \
+            [].Service.Service.Tags",
+        tables: "[].Check.Check.Definition.Header",
         ..NOTHING
     },
     Body {
@@ -434,4 +456,76 @@ fn what_a_proxy_reads_by_itself_is_sent_as_it_is() {
             }
         }
     }
+}
+
+/// Consul keeps these names as they are given, and reads its own spelling alone.
+#[test]
+fn a_configuration_that_consul_keeps_has_its_spelling_of_each_name() {
+    let authority = [
+        ("leaf_cert_ttl", "LeafCertTTL"),
+        ("root_cert_ttl", "RootCertTTL"),
+        ("intermediate_cert_ttl", "IntermediateCertTTL"),
+        ("csr_max_per_second", "CSRMaxPerSecond"),
+        ("csr_max_concurrent", "CSRMaxConcurrent"),
+        ("private_key_type", "PrivateKeyType"),
+        ("private_key_bits", "PrivateKeyBits"),
+        ("skip_validate", "SkipValidate"),
+        ("root_pki_path", "RootPKIPath"),
+        ("root_pki_namespace", "RootPKINamespace"),
+        ("intermediate_pki_path", "IntermediatePKIPath"),
+        ("intermediate_pki_namespace", "IntermediatePKINamespace"),
+        ("ca_file", "CAFile"),
+        ("ca_path", "CAPath"),
+        ("tls_server_name", "TLSServerName"),
+        ("tls_skip_verify", "TLSSkipVerify"),
+        ("existing_arn", "ExistingARN"),
+        ("LeafCertTTL", "LeafCertTTL"),
+        ("a_b", "AB"),
+    ];
+    let method = [
+        ("service_account_jwt", "ServiceAccountJWT"),
+        ("ca_cert", "CACert"),
+        ("bound_iam_principal_arns", "BoundIAMPrincipalARNs"),
+        ("enable_iam_entity_details", "EnableIAMEntityDetails"),
+        ("iam_entity_tags", "IAMEntityTags"),
+        ("server_id_header_value", "ServerIDHeaderValue"),
+        ("iam_endpoint", "IAMEndpoint"),
+        ("sts_endpoint", "STSEndpoint"),
+        ("sts_region", "STSRegion"),
+        ("allowed_sts_header_values", "AllowedSTSHeaderValues"),
+        ("jwt_supported_algs", "JWTSupportedAlgs"),
+        ("bound_audiences", "BoundAudiences"),
+        ("oidc_discovery_url", "OIDCDiscoveryURL"),
+        ("oidc_discovery_ca_cert", "OIDCDiscoveryCACert"),
+        ("oidc_client_id", "OIDCClientID"),
+        ("oidc_client_secret", "OIDCClientSecret"),
+        ("oidc_scopes", "OIDCScopes"),
+        ("oidc_acr_values", "OIDCACRValues"),
+        ("allowed_redirect_uris", "AllowedRedirectURIs"),
+        ("verbose_oidc_logging", "VerboseOIDCLogging"),
+        ("jwks_url", "JWKSURL"),
+        ("jwks_ca_cert", "JWKSCACert"),
+        ("jwt_validation_pub_keys", "JWTValidationPubKeys"),
+        ("bound_issuer", "BoundIssuer"),
+    ];
+    let mut wrong = Vec::new();
+    for (rows, names) in [
+        (&["connect_ca_configuration_update"][..], &authority[..]),
+        (&["acl_auth_method_create", "acl_auth_method_update"], &method),
+    ] {
+        for (row, (given, wanted)) in
+            rows.iter().flat_map(|row| names.iter().map(move |it| (row, it)))
+        {
+            let request = request(row, &format!("Config.{given}"), "x".into()).expect(given);
+            let sent: Json = serde_json::from_slice(request.http.body()).expect("JSON");
+            if sent["Config"] != json!({*wanted: "x"}) {
+                wrong.push(format!("{row} {given}: {sent}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // A table of the program's own.
+    let claims = request("acl_auth_method_create", "Config.ClaimMappings.ca_cert", "x".into());
+    let sent: Json = serde_json::from_slice(claims.expect("a request").http.body()).expect("JSON");
+    assert_eq!(sent["Config"]["ClaimMappings"], json!({"ca_cert": "x"}));
 }

@@ -358,6 +358,19 @@ impl Builder {
                 Value::Bool(true) => self.query.push(escaped.to_string()),
                 // Many parameters have an effect with any value, also `false`.
                 Value::Bool(false) | Value::Null => {}
+                // As Go's `url.Values` has several values of a name. Consul finds nothing for a list as JSON.
+                Value::List(items) => {
+                    for (place, item) in items.iter().enumerate() {
+                        let at = at.member(name);
+                        let text = scalar(item, &at.member(&(place + 1).to_string()))?;
+                        self.query.push(format!("{escaped}={}", percent_encode(&text, ESCAPED)));
+                    }
+                }
+                // An empty table is an empty list.
+                Value::Map(members) if members.is_empty() => {}
+                Value::Map(_) => {
+                    scalar(member, &at.member(name))?;
+                }
                 _ => {
                     let text = payload(member, &at.member(name))?;
                     let text = percent_encode(&text, ESCAPED);
@@ -432,5 +445,15 @@ impl Builder {
             secret: self.secret,
             full_response: self.full_response,
         })
+    }
+}
+
+/// The bytes of a value that is not a table.
+fn scalar(value: &Value, at: &ValuePath) -> Result<Vec<u8>, Error> {
+    match value {
+        Value::List(_) | Value::Map(_) => {
+            Err(at.wrong_type_text("a string, a number, a boolean or a list of these", value))
+        }
+        _ => payload(value, at),
     }
 }

@@ -552,3 +552,33 @@ pub(super) fn good(shape: &Shape) -> Value {
         _ => "a".into(),
     }
 }
+
+#[test]
+fn a_list_repeats_a_parameter_of_any_request() {
+    let row = crate::api::raw::endpoint("GET").unwrap();
+    let target = |params: serde_json::Value| {
+        let args = Args::new().arg("/v1/x").opt("params", Value::from(params));
+        row.request(&args, &Defaults::default()).map(|it| it.http.uri().to_string())
+    };
+    for (params, wanted) in [
+        (serde_json::json!({"tag": ["x", "y&z"]}), "/v1/x?tag=x&tag=y%26z"),
+        (
+            serde_json::json!({"tag": [1, true, false, 1.5]}),
+            "/v1/x?tag=1&tag=true&tag=false&tag=1.5",
+        ),
+        (serde_json::json!({"tag": "x"}), "/v1/x?tag=x"),
+        (serde_json::json!({"tag": true}), "/v1/x?tag"),
+        (serde_json::json!({"tag": []}), "/v1/x"),
+        (serde_json::json!({"tag": {}}), "/v1/x"),
+    ] {
+        assert_eq!(target(params.clone()).expect("a request"), wanted, "{params}");
+    }
+    for params in [
+        serde_json::json!({"tag": [["x"]]}),
+        serde_json::json!({"tag": [{"a": 1}]}),
+        serde_json::json!({"tag": {"a": 1}}),
+    ] {
+        let error = target(params.clone()).expect_err("a nested table");
+        assert!(error.is_misuse() && error.message().contains("params.tag"), "{params}: {error}");
+    }
+}

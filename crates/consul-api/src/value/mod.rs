@@ -3,6 +3,7 @@
 pub mod duration;
 mod free_form;
 pub mod shape;
+mod spelling;
 
 use crate::error::Error;
 use serde_json::Number;

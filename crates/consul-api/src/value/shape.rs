@@ -1,5 +1,6 @@
 //! Checks of arguments, options and bodies by their [`Shape`].
 
+use super::spelling::spelled;
 use super::{Value, duration};
 use crate::error::Error;
 use crate::table::{Field, Shape};
@@ -309,7 +310,7 @@ impl Shape {
                 items.into()
             }
             Shape::Free(form) => match value {
-                Value::Map(_) => form.json(value, at)?,
+                Value::Map(_) => form.json(&spelled(value, form), at)?,
                 Value::List(items) if items.is_empty() => serde_json::Map::new().into(),
                 _ => return Err(at.wrong_type(self, value)),
             },

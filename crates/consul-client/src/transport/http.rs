@@ -139,6 +139,16 @@ fn reasons(error: &(dyn StdError + 'static)) -> String {
     // Phrases of the HTTP clients that only say where it happened.
     const PLACES: &[&str] =
         &["client error", "error sending request", "error decoding", "request or response body"];
+    // rustls names a page of its manual.
+    let is_cut = |error: &(dyn StdError + 'static)| {
+        let error = error.downcast_ref::<std::io::Error>();
+        error.is_some_and(|it| it.to_string().contains("without sending TLS close_notify"))
+    };
+    if chain(error).any(is_cut) {
+        return "the connection ended before the end of the answer, or without the end of TLS (close_notify) that shows that \
+                it is whole"
+            .to_owned();
+    }
     let texts: Vec<String> = chain(error).map(ToString::to_string).collect();
     let mut causes: Vec<&str> = Vec::new();
     for (place, text) in texts.iter().enumerate() {

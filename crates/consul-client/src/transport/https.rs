@@ -44,11 +44,12 @@ impl Https {
             Some(_) => LOCALHOST,
         };
         let (mut base, mut real) = (url.to_owned(), None);
-        if let Some(name) = &options.tls.server_name {
+        if let (Some(name), None) = (&options.tls.server_name, options.tls.server_address()) {
             let url = url.parse::<Uri>().map_err(|error| refuse(error.to_string()))?;
             real = Some(Arc::new(RealHost::of(&url)));
             base = renamed(&url, name).ok_or_else(|| {
-                let message = format!("tls_server_name is {name:?}: it must be a host name");
+                let message =
+                    format!("tls_server_name is {name:?}: it must be a host name or an IP address");
                 Error::new(Kind::Config, message).not_sent()
             })?;
             if let Some(authority) = url.authority() {

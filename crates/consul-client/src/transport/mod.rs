@@ -17,6 +17,7 @@ use consul_api::error::Error;
 use consul_process::clock::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,8 +87,26 @@ pub struct TlsOptions {
     pub cert_file: Option<PathBuf>,
     /// A PEM file with the key of the client's certificate.
     pub key_file: Option<PathBuf>,
-    /// The host name that the server's certificate must be for, instead of the endpoint's host.
+    /// The host name or address that the server's certificate must be for, instead of the endpoint's host.
     pub server_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// The server's name if it is an address, in brackets or without.
+    pub fn server_address(&self) -> Option<IpAddr> {
+        let name = self.server_name.as_deref()?;
+        let inner = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        inner.map_or_else(|| name.parse().ok(), |it| it.parse().map(IpAddr::V6).ok())
+    }
+
+    /// The name that the certificate of this host must be for.
+    pub fn name_for(&self, host: &str) -> String {
+        match (&self.server_name, self.server_address()) {
+            (Some(name), None) => name.clone(),
+            // The configuration checks it for the address.
+            _ => host.to_owned(),
+        }
+    }
 }
 
 impl Default for Options {

@@ -16,6 +16,7 @@ use consul_process::files::pem::{self, PemFile};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Display;
 use std::fs;
@@ -76,16 +77,21 @@ impl TlsFiles {
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(&error))?;
         let verifier: Arc<dyn ServerCertVerifier> = match options.verify {
-            true => Arc::new(self.verifier(options, provider)?),
-            false => Arc::new(AnyCertificate(provider)),
+            true => Arc::new(self.verifier(options, Arc::clone(&provider))?),
+            false => Arc::new(AnyCertificate(Arc::clone(&provider))),
+        };
+        let own = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some(certificate.with_key(key, &provider)?),
+            _ => None,
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
-            return Ok(builder.with_no_client_auth());
+        let mut config = match own {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+            None => builder.with_no_client_auth(),
         };
-        let config =
-            builder.with_client_auth_cert(certificate.some_certificates()?, key.private_key()?);
-        config.map_err(|error| certificate.unusable(key, &error))
+        // An address is not indicated (RFC 6066, 3), and no other name takes its place.
+        config.enable_sni = options.server_address().is_none();
+        Ok(config)
     }
 
     fn verifier(
@@ -103,7 +109,8 @@ impl TlsFiles {
                 return Err(Error::new(Kind::Config, message).not_sent());
             }
         }
-        NamedOrSigned::new(roots, named, provider).map_err(|error| unusable(&error))
+        let address = options.server_address();
+        NamedOrSigned::new(roots, named, address, provider).map_err(|error| unusable(&error))
     }
 
     /// The certificates in the configured files.

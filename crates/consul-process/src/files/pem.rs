@@ -2,9 +2,11 @@
 
 use crate::os;
 use consul_api::error::{Error, Kind};
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, RootCertStore};
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -90,6 +92,8 @@ fn kind_of(key: &SubjectPublicKeyInfo<'_>) -> String {
     }
 }
 
+const ESCAPED: &str = "it is not valid PEM: it has the two characters \\n where lines must end";
+
 const DAMAGED: &str = "a certificate in it cannot be read: it is damaged";
 
 /// The content of a PEM file, and the option that names the file.
@@ -126,23 +130,71 @@ impl PemFile {
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
         CertificateDer::pem_slice_iter(&self.bytes)
             .collect::<Result<_, _>>()
-            .map_err(|error| self.error(&format!("it is not valid PEM: {error}")))
+            .map_err(|error| self.error(&self.syntax(&error)))
     }
 
     /// The certificates in the file, at least one.
     pub fn some_certificates(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
         let found = self.certificates()?;
         if found.is_empty() {
-            return Err(self.error(&"it has no certificate in PEM"));
+            return Err(self.error(&match self.is_escaped() {
+                true => ESCAPED,
+                false => "it has no certificate in PEM",
+            }));
         }
         Ok(found)
     }
 
     /// The private key in the file.
     pub fn private_key(&self) -> Result<PrivateKeyDer<'static>, Error> {
-        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|_| {
-            self.error(&"it has no private key in PEM (an encrypted one cannot be used)")
+        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|error| {
+            self.error(&match error {
+                // An encrypted key of the old form has lines that are not base64.
+                pem::Error::NoItemsFound | pem::Error::Base64Decode(_) if !self.is_escaped() => {
+                    "it has no private key in PEM (an encrypted one cannot be used)"
+                }
+                error => self.syntax(&error),
+            })
         })
+    }
+
+    /// What is wrong with the text. The parser's own errors show the line, which can be a whole private key.
+    fn syntax(&self, error: &pem::Error) -> &'static str {
+        match error {
+            _ if self.is_escaped() => ESCAPED,
+            pem::Error::IllegalSectionStart { .. } => {
+                "it is not valid PEM: a line that begins with -----BEGIN does not end with -----"
+            }
+            pem::Error::MissingSectionEnd { .. } => {
+                "it is not valid PEM: a section does not end with a line -----END …-----"
+            }
+            pem::Error::Base64Decode(_) => "it is not valid PEM: a section in it is not base64",
+            _ => "it is not valid PEM",
+        }
+    }
+
+    /// Whether its lines end with a backslash and an `n`, as texts in environment variables and in JSON have them.
+    fn is_escaped(&self) -> bool {
+        self.bytes.windows(7).any(|it| it == br"-----\n")
+    }
+
+    /// The certificates of this file, with the key in another.
+    ///
+    /// The first one is only compared with the key, so it may be of version 1 of X.509, which rustls does not read: what
+    /// `openssl x509 -req` makes without extensions, and what Go's crypto/tls and curl present.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the option and the file of the one that cannot be used.
+    pub fn with_key(&self, key: &PemFile, by: &CryptoProvider) -> Result<CertifiedKey, Error> {
+        let (certificates, private) = (self.some_certificates()?, key.private_key()?);
+        let loaded = by.key_provider.load_private_key(private);
+        let loaded = loaded.map_err(|error| self.unusable(key, &error))?;
+        let own = certificates.first().map(|own| parse_x509_certificate(own));
+        let Some(Ok(([], own))) = own else { return Err(self.error(&DAMAGED)) };
+        if loaded.public_key().is_some_and(|it| it.as_ref() != own.public_key().raw) {
+            return Err(self.unusable(key, &InconsistentKeys::KeyMismatch.into()));
+        }
+        Ok(CertifiedKey::new(certificates, loaded))
     }
 
     /// Adds certificates of this file to those of trusted authorities.
@@ -184,4 +236,90 @@ impl fmt::Debug for PemFile {
 /// The error for a file that cannot be used.
 pub fn refusal(option: &'static str, path: &Path, why: &dyn Display) -> Error {
     Error::new(Kind::Config, format!("{option}: {}: {why}", path.display())).not_sent()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files whose lines do not end, begin or hold what PEM needs.
+    fn damaged() -> Vec<String> {
+        let section = |kind: &str, body: &str| {
+            format!("-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n")
+        };
+        let mut whole = Vec::new();
+        for kind in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "CERTIFICATE", "SECRET"] {
+            whole.push(section(kind, "U0VDUkVUU0VDUkVU\nU0VDUkVUU0VDUkVU"));
+            whole.push(section(kind, "U0VDUkVU!U0VDUkVU"));
+        }
+        whole.push(whole.concat());
+        let mut found = Vec::new();
+        for text in whole {
+            found.push(text.replace('\n', "\\n"));
+            found.push(text.replace('\n', "\\n").trim_end_matches("\\n").to_owned());
+            found.push(text.replace('\n', "\\r\\n"));
+            for join in ["", " ", "\t", "\r", "\\\n"] {
+                found.push(text.replace('\n', join));
+            }
+            for cut in 0..text.len() {
+                found.extend([text[..cut].to_owned(), text[cut..].to_owned()]);
+                found.push(format!("{}{}", &text[..cut], &text[cut + 1..]));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn no_message_about_a_file_shows_what_is_in_it() {
+        let mut seen = 0;
+        for text in damaged() {
+            let file = PemFile::of(text.clone());
+            let errors = [
+                file.certificates().err(),
+                file.some_certificates().err(),
+                file.private_key().err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                seen += 1;
+                let message = error.to_string();
+                let shows =
+                    ["U0VD", "SECRET", "[", "83, ", "85, "].iter().any(|it| message.contains(it));
+                assert!(!shows && message.len() < 200, "{text:?}: {message}");
+            }
+        }
+        assert!(seen > 1000, "{seen}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_text_is_said() {
+        let certificate = |text: &str| {
+            PemFile::of(text.into()).some_certificates().expect_err(text).message().to_owned()
+        };
+        let key = |text: &str| {
+            PemFile::of(text.into()).private_key().expect_err(text).message().to_owned()
+        };
+        let escaped = r"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";
+        for escaped in [escaped.to_owned(), format!("{escaped}\n"), format!(r"{escaped}\n")] {
+            for message in [certificate(&escaped), key(&escaped)] {
+                assert!(
+                    message.contains(r"the two characters \n where lines must end"),
+                    "{message}"
+                );
+            }
+        }
+        for (text, why) in [
+            ("-----BEGIN CERTIFICATE\nAAAA\n", "begins with -----BEGIN does not end with -----"),
+            ("-----BEGIN PRIVATE KEY\nAAAA\n", "begins with -----BEGIN does not end with -----"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "does not end with a line -----END"),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n", "does not end with a line -----END"),
+        ] {
+            for message in [certificate(text), key(text)] {
+                assert!(message.contains(why), "{text:?}: {message}");
+            }
+        }
+        let text = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
+        assert!(certificate(text).contains("is not base64"));
+        let text = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        assert!(key(text).contains("an encrypted one cannot be used"));
+    }
 }

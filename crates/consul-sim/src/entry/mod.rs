@@ -245,7 +245,7 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
     let kind = kinds::of_name(kind.as_text())?;
     let read = match kind.shape {
         Some(shape) => shape.read_entry(&given)?,
-        None => given,
+        None => shape::with_nanoseconds(given),
     };
     Ok((kind, read))
 }

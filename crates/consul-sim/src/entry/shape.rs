@@ -125,6 +125,42 @@ pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
     found.map(|(_, value)| value).filter(|value| **value != Json::Null)
 }
 
+/// A stored entry with its durations in nanoseconds, as replies have them.
+///
+/// Source: `JWKSCluster`, `RemoteJWKS` and `RetryPolicyBackOff` (jwt-provider), `TimeoutFilter` (http-route) and
+/// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, of which JSON has a `time.Duration`.
+pub(super) fn with_nanoseconds(given: Json) -> Json {
+    const DURATIONS: [&str; 8] = [
+        "BaseEjectionTime",
+        "BaseInterval",
+        "CacheDuration",
+        "ConnectTimeout",
+        "IdleTimeout",
+        "Interval",
+        "MaxInterval",
+        "RequestTimeout",
+    ];
+    match given {
+        Json::List(items) => Json::List(items.into_iter().map(with_nanoseconds).collect()),
+        Json::Object(members) => {
+            let member = |(name, value): (String, Json)| {
+                let is_duration = DURATIONS.iter().any(|known| is_same(&name, known));
+                let value = match value {
+                    Json::Text(text) if is_duration => match go::duration(&text) {
+                        Ok(nanos) => Json::Number(nanos.into()),
+                        Err(_) => Json::Text(text),
+                    },
+                    value if is_same(&name, "Meta") => value,
+                    value => with_nanoseconds(value),
+                };
+                (name, value)
+            };
+            Json::Object(members.into_iter().map(member).collect())
+        }
+        scalar => scalar,
+    }
+}
+
 /// Members that the store writes, and a caller may send back.
 pub(super) const OF_THE_STORE: [&str; 4] = ["CreateIndex", "ModifyIndex", "Hash", "RaftIndex"];
 
@@ -169,11 +205,19 @@ impl Shape {
         };
         let mut members = Vec::new();
         for known in self.0 {
-            let given = given
+            let mut same: Vec<_> = given
                 .members()
                 .iter()
-                .find(|(name, value)| *value != Json::Null && is_same(name, known.name));
-            let value = match given {
+                .filter(|(name, value)| *value != Json::Null && is_same(name, known.name))
+                .collect();
+            // The name that is exactly the member's own counts. Source: `decodeStructFromMap` of mapstructure, and
+            // `HookTranslateKeys` in Consul's folder lib/decode, which writes names with underscores in small letters.
+            same.sort_by_key(|(name, _)| name != known.name);
+            unknown.extend(same.iter().skip(1).map(|(name, _)| match name.contains('_') {
+                true => unknown_key(&at(&known.name.to_lowercase())),
+                false => unknown_key(&at(name)),
+            }));
+            let value = match same.first() {
                 Some((_, value)) => Some(known.kind.read(value, &at(known.name), unknown)?)
                     .filter(|value| !known.is_left_out(value)),
                 None => None,

@@ -27,6 +27,9 @@ behaviours![
     a_filter_chooses_among_nodes_services_and_instances,
     proxies_and_natives_stand_for_a_service_in_the_mesh,
     a_service_keeps_the_spelling_of_its_nodes_name,
+    what_was_read_can_be_written_back,
+    proxies_and_gateways_can_be_registered,
+    a_registration_and_its_end_can_name_the_datacenter,
 ];
 
 /// Registers a new node with one instance of a service.
@@ -260,4 +263,155 @@ async fn fields_of_other_requests_are_accepted(t: T) {
     }
     let wrong = format!(r#"{{"Node":"{node}","Address":1}}"#);
     assert_eq!(t.raw("PUT", "/v1/catalog/deregister", &wrong).await.status, 400);
+}
+
+/// The node, its instances and their checks, as each read shows them.
+async fn what_was_read_can_be_written_back(t: T) {
+    let node = t.name("n");
+    let definition = table! {
+        "HTTP" = "http://10.9.9.9", "Interval" = 10, "Timeout" = "3s", "TTL" = 90,
+        "Header" = table! {"X-A" = list!["b"]},
+    };
+    let check = |id: &str| {
+        table! {
+            "CheckID" = id, "Name" = "c", "Status" = "passing", "ServiceID" = t.name("s"),
+            "Definition" = definition.clone(),
+        }
+    };
+    let service = table! {"Service" = t.name("s"), "Tags" = list!["a"], "Port" = 80};
+    let registration = table! {
+        "Node" = node.clone(), "Address" = "10.9.9.9", "NodeMeta" = table! {"a_b" = "c"},
+        "Service" = service, "Checks" = list![check("c1"), check("c2")],
+    };
+    t.ok("catalog_register", args![registration]).await;
+    let read = async || {
+        let found = t.value("catalog_node", args![node.clone()]).await;
+        let checks = t.value("health_node", args![node.clone()]).await;
+        (as_in_lua(&found), as_in_lua(&checks))
+    };
+    let before = read().await;
+    let (of_node, checks) = before.clone();
+    let (given, services) = (of_node.get("Node").unwrap(), of_node.get("Services").unwrap());
+    let service = services.get(&t.name("s")).unwrap();
+    let list = as_in_lua(&t.value("catalog_node_services", args![node.clone()]).await);
+    let listed = list.get("Services").unwrap().items()[0].clone();
+    let health = as_in_lua(&t.value("health_service", args![t.name("s")]).await);
+    let of_health = &health.items()[0];
+    let node_again =
+        |given: &Value| table! {"Node" = table! {"Verb" = "set", "Node" = given.clone()}};
+    let service_again = |given: &Value| {
+        table! {"Service" = table! {
+            "Verb" = "set", "Node" = node.clone(), "Service" = given.clone(),
+        }}
+    };
+    let check_again =
+        |given: &Value| table! {"Check" = table! {"Verb" = "set", "Check" = given.clone()}};
+    for service in [service, &listed, of_health.get("Service").unwrap()] {
+        let registration = table! {
+            "Node" = node.clone(), "Address" = "10.9.9.9", "SkipNodeUpdate" = true,
+            "Service" = service.clone(), "Check" = checks.items()[0].clone(), "Checks" = checks.clone(),
+        };
+        t.ok("catalog_register", args![registration]).await;
+        t.ok("txn", args![list![service_again(service)]]).await;
+    }
+    t.ok("txn", args![list![node_again(given), node_again(of_health.get("Node").unwrap())]]).await;
+    let of_check = |it: &Value| it.items().iter().map(check_again).collect::<Vec<_>>();
+    t.ok("txn", args![Value::List(of_check(&checks))]).await;
+    t.ok("txn", args![Value::List(of_check(of_health.get("Checks").unwrap()))]).await;
+    let after = read().await;
+    assert_eq!(
+        after.0.get("Services").map(without_indexes),
+        before.0.get("Services").map(without_indexes)
+    );
+    let shown = |checks: &Value| {
+        let of = |check: &Value| {
+            let mut definition = check.get("Definition").unwrap().clone();
+            // A transaction does not keep it.
+            if let Value::Map(members) = &mut definition {
+                members.retain(|(name, _)| name != "TTL");
+            }
+            (text(check, "CheckID").to_owned(), definition)
+        };
+        checks.items().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&after.1), shown(&before.1));
+    deregister(&t, "n").await;
+}
+
+/// Without what is null, which a table of Lua does not have.
+fn as_in_lua(value: &Value) -> Value {
+    match value {
+        Value::Map(members) => {
+            let kept = members.iter().filter(|(_, it)| *it != Value::Null);
+            Value::Map(kept.map(|(name, it)| (name.clone(), as_in_lua(it))).collect())
+        }
+        Value::List(items) => Value::List(items.iter().map(as_in_lua).collect()),
+        other => other.clone(),
+    }
+}
+
+/// A value without `CreateIndex` and `ModifyIndex`.
+fn without_indexes(value: &Value) -> Value {
+    match value {
+        Value::Map(members) => {
+            let kept = members
+                .iter()
+                .filter(|(name, _)| !name.ends_with("eIndex") && !name.ends_with("yIndex"));
+            Value::Map(kept.map(|(name, it)| (name.clone(), without_indexes(it))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+async fn proxies_and_gateways_can_be_registered(t: T) {
+    let (node, name) = (t.name("n"), t.name("s"));
+    let services = [
+        table! {
+            "Kind" = "connect-proxy", "Service" = t.name("p"), "Port" = 1,
+            "Proxy" = table! {"destination_service_name" = name.clone(), "upstreams" = table! {}},
+        },
+        table! {"Service" = name.clone(), "Port" = 4, "Connect" = table! {"native" = true}},
+        table! {"Kind" = "terminating-gateway", "Service" = t.name("t"), "Port" = 2},
+        table! {"Kind" = "mesh-gateway", "Service" = t.name("m"), "Port" = 3},
+    ];
+    for service in services {
+        let registration =
+            table! {"Node" = node.clone(), "Address" = "10.9.9.9", "Service" = service};
+        t.ok("catalog_register", args![registration]).await;
+    }
+    let found = t.value("catalog_connect", args![name]).await;
+    assert_eq!(found.items().len(), 2, "{found:?}");
+    let found = t.value("catalog_node", args![node.clone()]).await;
+    let kind = |name: &str| {
+        let service = found.get("Services").unwrap().get(&t.name(name)).unwrap();
+        text(service, "Kind").to_owned()
+    };
+    assert_eq!((kind("t"), kind("m")), ("terminating-gateway".into(), "mesh-gateway".into()));
+    let proxy = table! {
+        "Kind" = "connect-proxy", "ID" = t.name("p"), "Service" = t.name("p"), "Port" = 9,
+        "Proxy" = table! {"DestinationServiceName" = t.name("s")},
+    };
+    let operation = table! {"Verb" = "set", "Node" = node.clone(), "Service" = proxy};
+    t.ok("txn", args![list![table! {"Service" = operation}]]).await;
+    deregister(&t, "n").await;
+}
+
+async fn a_registration_and_its_end_can_name_the_datacenter(t: T) {
+    let node = t.name("n");
+    let mut registration = vec![
+        ("node".to_owned(), Value::from(node.clone())),
+        ("address".to_owned(), "10.9.9.9".into()),
+    ];
+    registration.push(("datacenter".to_owned(), "dc1".into()));
+    if !t.is_1_8("no node has a locality") {
+        let place = table! {"region" = "r", "zone" = "z"};
+        registration.push(("locality".to_owned(), place));
+    }
+    t.ok("catalog_register", args![Value::Map(registration)]).await;
+    let found = t.value("catalog_node", args![node.clone()]).await;
+    let locality =
+        found.get("Node").unwrap().get("Locality").map(|it| text(it, "Region").to_owned());
+    assert_eq!(locality, (!t.is_1_8("no node has a locality")).then(|| "r".to_owned()));
+    t.ok("catalog_deregister", args![table! {"node" = node.clone(), "datacenter" = "dc1"}]).await;
+    assert_eq!(t.value("catalog_node", args![node]).await, Value::Null);
 }

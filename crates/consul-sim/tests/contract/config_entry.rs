@@ -15,6 +15,8 @@ behaviours![
     a_body_that_is_not_an_entry_is_refused,
     an_entry_is_written_as_it_was_read,
     names_of_members_are_read_in_any_case,
+    two_spellings_of_a_member_are_refused,
+    durations_of_stored_kinds_are_read_in_nanoseconds,
     names_of_entries_in_another_case_are_the_same,
     all_entries_are_listed_by_kind_and_name,
     invalid_service_defaults_are_refused,
@@ -157,6 +159,54 @@ async fn names_of_members_are_read_in_any_case(t: T) {
     let subset = found.get("Subsets").unwrap().get("v1").unwrap();
     assert_eq!(subset.get("OnlyPassing"), Some(&true.into()));
     t.ok("config_delete", args!["service-resolver", name]).await;
+}
+
+async fn durations_of_stored_kinds_are_read_in_nanoseconds(t: T) {
+    if t.is_1_8("no jwt-provider and no http-route") {
+        return;
+    }
+    for (kind, members, path) in [
+        (
+            "jwt-provider",
+            r#""JSONWebKeySet":{"Remote":{"URI":"https://a.example","CacheDuration":"500µs"}},"Issuer":"a""#,
+            "/JSONWebKeySet/Remote/CacheDuration",
+        ),
+        (
+            "jwt-provider",
+            r#""JSONWebKeySet":{"Remote":{"URI":"https://a.example","JWKSCluster":{"ConnectTimeout":"500µs"}}},"Issuer":"a""#,
+            "/JSONWebKeySet/Remote/JWKSCluster/ConnectTimeout",
+        ),
+        (
+            "http-route",
+            r#""Rules":[{"Filters":{"TimeoutFilter":{"RequestTimeout":"500µs"}},"Services":[{"Name":"x"}]}]"#,
+            "/Rules/0/Filters/TimeoutFilter/RequestTimeout",
+        ),
+    ] {
+        let name = t.name("web");
+        let body = format!("{{\"Kind\":\"{kind}\",\"Name\":\"{name}\",{members}}}");
+        let written = t.raw("PUT", "/v1/config", &body).await;
+        assert_eq!(written.status, 200, "{body}: {}", written.body);
+        let read = t.raw("GET", &format!("/v1/config/{kind}/{name}"), "").await;
+        let read: serde_json::Value = serde_json::from_str(&read.body).expect("an entry");
+        assert_eq!(read.pointer(path), Some(&500_000.into()), "{read}");
+        t.ok("config_delete", args![kind, name]).await;
+    }
+}
+
+/// Consul takes the name that is exactly its own, and does not know the other.
+async fn two_spellings_of_a_member_are_refused(t: T) {
+    let name = t.name("web");
+    let of =
+        |members: &str| format!("{{\"Kind\":\"service-resolver\",\"Name\":\"{name}\",{members}}}");
+    let why = |key: &str| format!("1 error occurred:\n\t* invalid config key \"{key}\"");
+    for (members, key) in [
+        (r#""ConnectTimeout":"7s","connecttimeout":"9s""#, "connecttimeout"),
+        (r#""CONNECTTIMEOUT":"9s","ConnectTimeout":"7s""#, "CONNECTTIMEOUT"),
+        (r#""ConnectTimeout":"7s","connect_timeout":"9s""#, "connecttimeout"),
+        (r#""Subsets":{"v1":{"OnlyPassing":true,"onlypassing":false}}"#, "Subsets[v1].onlypassing"),
+    ] {
+        refused(&t, 400, &of(members), &why(key)).await;
+    }
 }
 
 async fn names_of_entries_in_another_case_are_the_same(t: T) {

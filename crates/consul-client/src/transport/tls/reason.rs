@@ -2,8 +2,8 @@
 
 use super::verify::Untrusted;
 use consul_process::files::pem;
-use rustls::pki_types::UnixTime;
-use rustls::{AlertDescription, CertificateError, PeerIncompatible};
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, PeerIncompatible};
 use x509_parser::time::ASN1Time;
 
 /// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
@@ -107,6 +107,15 @@ pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String 
                 expected.to_str()
             )
         }
+        CertificateError::NotValidForNameContext {
+            expected: expected @ ServerName::IpAddress(_),
+            presented,
+        } if presented.contains(&format!("DnsName({:?})", expected.to_str())) => {
+            format!(
+                "has the address {0} as a DNS name in its subjectAltName, where it must be an IP address (IP:{0})",
+                expected.to_str()
+            )
+        }
         CertificateError::NotValidForNameContext { expected, presented } => {
             // `DnsName("a.example")`, `IpAddress(10.0.0.1)`
             let name = |shown: &String| {
@@ -141,6 +150,10 @@ pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String 
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("is of an algorithm that is not supported; {}", algorithms())
         }
+        CertificateError::InvalidPurposeContext { presented, .. } if presented == &[any_purpose()] => {
+            "is not one of a server: its extendedKeyUsage is anyExtendedKeyUsage alone, and lacks serverAuth"
+                .to_owned()
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "is not one of a server (its extendedKeyUsage lacks serverAuth)".to_owned()
         }
@@ -148,8 +161,68 @@ pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String 
             "cannot be read: it is damaged, or has a critical extension that is not known"
                 .to_owned()
         }
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(error) => of_webpki(error).to_owned(),
+            None => "cannot be trusted".to_owned(),
+        },
         _ => "cannot be trusted".to_owned(),
     }
+}
+
+/// anyExtendedKeyUsage, for which webpki does not accept a server.
+///
+/// Source: RFC 5280, 4.2.1.12.
+fn any_purpose() -> ExtendedKeyPurpose {
+    ExtendedKeyPurpose::Other(vec![2, 5, 29, 37, 0])
+}
+
+/// The errors of webpki for which rustls has no own, as what follows "the certificate".
+fn of_webpki(error: &webpki::Error) -> &'static str {
+    use webpki::Error as Why;
+    match error {
+        Why::UnsupportedCriticalExtension => {
+            "has, or an authority that signed it has, a critical extension that is not supported"
+        }
+        Why::NameConstraintViolation => {
+            "is for a name that the nameConstraints of an authority that signed it do not permit"
+        }
+        Why::MalformedNameConstraint | Why::InvalidNetworkMaskConstraint => {
+            "is signed by an authority whose nameConstraints cannot be read"
+        }
+        Why::EndEntityUsedAsCa => {
+            "is signed with a certificate that is not an authority's (its basicConstraints lack CA:TRUE)"
+        }
+        Why::PathLenConstraintViolated => {
+            "is signed by more intermediates than the pathlen of an authority permits (basicConstraints)"
+        }
+        Why::UnsupportedCertVersion => {
+            "is of version 1 of X.509, or signed with one of that version: version 3 is required (a certificate with \
+             extensions, such as subjectAltName)"
+        }
+        Why::MaximumPathDepthExceeded
+        | Why::MaximumPathBuildCallsExceeded
+        | Why::MaximumSignatureChecksExceeded
+        | Why::MaximumNameConstraintComparisonsExceeded => {
+            "is signed by too many intermediates, or by ones with too many nameConstraints"
+        }
+        Why::InvalidSerialNumber
+        | Why::SignatureAlgorithmMismatch
+        | Why::ExtensionValueInvalid
+        | Why::EmptyEkuExtension
+        | Why::MalformedExtensions
+        | Why::MalformedDnsIdentifier => {
+            "is not valid: its serial number, its algorithms, an extension or a name in it is not what X.509 permits"
+        }
+        _ => "cannot be trusted",
+    }
+}
+
+/// Whether a certificate is refused because of a critical extension.
+pub(super) fn is_of_extension(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+        return false;
+    };
+    matches!(other.0.downcast_ref(), Some(webpki::Error::UnsupportedCriticalExtension))
 }
 
 /// Whether the server ended the handshake because of the client's certificate, or of its absence.

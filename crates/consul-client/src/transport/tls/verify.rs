@@ -1,5 +1,6 @@
 //! Which certificates of servers are trusted.
 
+use super::reason::is_of_extension;
 use consul_process::files::pem;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
@@ -9,9 +10,11 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use std::error::Error as StdError;
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
 use x509_parser::parse_x509_certificate;
 use x509_parser::x509::X509Version;
@@ -34,7 +37,7 @@ impl Named {
         let is_authority = match constraints {
             Some(constraints) => constraints.value.ca,
             None => parsed.version() != X509Version::V3,
-        };
+        } && usage_permits_to_sign(&parsed);
         let dates = parsed.validity();
         let valid = dates.not_before.timestamp()..=dates.not_after.timestamp();
         Ok(Named { certificate, is_authority, valid })
@@ -71,6 +74,9 @@ impl fmt::Display for Untrusted {
 
 impl StdError for Untrusted {}
 
+const MAY_NOT_SIGN: &str =
+    "is signed with a certificate that may not sign others: its keyUsage lacks keyCertSign";
+
 const LATE: &str = "cannot be trusted: the authority that signed it, and that tls_ca_file or tls_ca_path names, has expired, or is \
                     not valid yet";
 
@@ -103,6 +109,40 @@ fn of_signature<'a>(
     }
 }
 
+/// Whether a certificate may sign others by its `keyUsage`, or has none.
+///
+/// Source: RFC 5280, 4.2.1.3. Go's crypto/x509 (`CheckSignatureFrom`) and OpenSSL refuse what another one has signed; webpki
+/// does not look.
+fn usage_permits_to_sign(certificate: &X509Certificate<'_>) -> bool {
+    match certificate.key_usage() {
+        Ok(usage) => usage.is_none_or(|it| it.value.key_cert_sign()),
+        Err(_) => false,
+    }
+}
+
+fn may_sign(certificate: &CertificateDer<'_>) -> bool {
+    parse_x509_certificate(certificate).is_ok_and(|(_, it)| usage_permits_to_sign(&it))
+}
+
+/// The first critical extension of a certificate that webpki does not know, in words.
+///
+/// Source: `remember_cert_extension` of rustls-webpki.
+fn unknown_critical_extension(certificate: &CertificateDer<'_>) -> Option<String> {
+    const KNOWN: [&str; 6] =
+        ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"];
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let critical = parsed.extensions().iter().filter(|it| it.critical);
+    let mut ids = critical.map(|it| it.oid.to_id_string());
+    let id = ids.find(|id| !KNOWN.contains(&id.as_str()))?;
+    Some(match id.as_str() {
+        "2.5.29.32" => "certificatePolicies (2.5.29.32)".to_owned(),
+        "2.5.29.33" => "policyMappings (2.5.29.33)".to_owned(),
+        "2.5.29.36" => "policyConstraints (2.5.29.36)".to_owned(),
+        "2.5.29.54" => "inhibitAnyPolicy (2.5.29.54)".to_owned(),
+        _ => id,
+    })
+}
+
 /// The error of a handshake's signature, which the server makes with the key of its certificate.
 fn of_handshake(error: rustls::Error, certificate: &CertificateDer<'_>) -> rustls::Error {
     of_signature(error, "cannot be used: its key is", [certificate].into_iter())
@@ -125,6 +165,8 @@ pub struct NamedOrSigned {
     /// Those of the system.
     roots: RootCertStore,
     named: Vec<Named>,
+    /// The address that certificates must be for, instead of the name that the connection is for.
+    address: Option<ServerName<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -132,9 +174,11 @@ impl NamedOrSigned {
     pub fn new(
         roots: RootCertStore,
         named: Vec<Named>,
+        address: Option<IpAddr>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
-        let verifier = NamedOrSigned { signed: None, roots, named, provider };
+        let address = address.map(|it| ServerName::IpAddress(it.into()));
+        let verifier = NamedOrSigned { signed: None, roots, named, address, provider };
         Ok(NamedOrSigned { signed: verifier.signed_by(|_| true)?, ..verifier })
     }
 
@@ -163,10 +207,8 @@ impl NamedOrSigned {
     fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
         &self.provider.signature_verification_algorithms
     }
-}
 
-impl ServerCertVerifier for NamedOrSigned {
-    fn verify_server_cert(
+    fn verify(
         &self,
         certificate: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
@@ -183,21 +225,68 @@ impl ServerCertVerifier for NamedOrSigned {
             true => self.signed.clone(),
             false => self.signed_by(|it| it.check_dates(now).is_ok())?,
         };
+        let signers: Vec<_> = others.iter().filter(|it| may_sign(it)).cloned().collect();
         let verify = |by: &Option<Arc<WebPkiServerVerifier>>| match by {
-            Some(by) => by.verify_server_cert(certificate, others, name, ocsp, now),
+            Some(by) => by.verify_server_cert(certificate, &signers, name, ocsp, now),
             None => Err(CertificateError::UnknownIssuer.into()),
         };
         verify(&valid).map_err(|error| {
             if error == CertificateError::UnknownIssuer.into() && verify(&self.signed).is_ok() {
                 return Untrusted(LATE.to_owned()).into();
             }
-            let named = self.authorities().map(|it| &it.certificate);
+            let named = self.named.iter().map(|it| &it.certificate);
             let is_signer = |it: &&CertificateDer<'_>| {
                 is_issuer(it, certificate) || others.iter().any(|of| is_issuer(it, of))
             };
-            let signers = others.iter().chain(named).filter(is_signer);
-            of_signature(error, "is signed by an authority whose key is", signers)
+            let mut signers = others.iter().chain(named).filter(is_signer);
+            if error == CertificateError::UnknownIssuer.into()
+                && signers.clone().any(|it| !may_sign(it))
+            {
+                return Untrusted(MAY_NOT_SIGN.to_owned()).into();
+            }
+            of_signature(error, "is signed by an authority whose key is", &mut signers)
         })
+    }
+
+    /// The error, with the name of a critical extension that is not supported.
+    fn with_extension<'a>(
+        &'a self,
+        error: rustls::Error,
+        certificate: &'a CertificateDer<'a>,
+        others: &'a [CertificateDer<'a>],
+    ) -> rustls::Error {
+        if !is_of_extension(&error) {
+            return error;
+        }
+        let mut signers = others.iter().chain(self.named.iter().map(|it| &it.certificate));
+        let (whose, found) = match unknown_critical_extension(certificate) {
+            Some(found) => ("has", Some(found)),
+            None => {
+                ("is signed by an authority that has", signers.find_map(unknown_critical_extension))
+            }
+        };
+        match found {
+            Some(id) => {
+                Untrusted(format!("{whose} a critical extension that is not supported: {id}"))
+                    .into()
+            }
+            None => error,
+        }
+    }
+}
+
+impl ServerCertVerifier for NamedOrSigned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let name = self.address.as_ref().unwrap_or(name);
+        self.verify(certificate, others, name, ocsp, now)
+            .map_err(|error| self.with_extension(error, certificate, others))
     }
 
     fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, s: &Signature) -> Verified {

@@ -299,3 +299,43 @@ fn a_server_without_a_version_or_an_algorithm_of_the_client_is_refused_with_thos
         assert!(is_named, "{key} {flags}: {message}");
     }
 }
+
+/// Without extensions `openssl x509` makes a certificate of version 1, which has none. Go's client and curl present it.
+#[test]
+fn a_client_certificate_of_version_1_is_presented_and_a_servers_is_refused_with_the_reason() {
+    let made = Made::new();
+    made.certificate("ca", "rsa:2048", "sha256", None);
+    made.certificate("server", "rsa:2048", "sha256", Some("ca"));
+    for (name, key) in [("rsa", "rsa:2048"), ("ec", "ec -pkeyopt ec_paramgen_curve:prime256v1")] {
+        made.openssl(&format!(
+            "req -newkey {key} -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+        ));
+        made.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -set_serial 7 -days 30 -out {name}.pem"
+        ));
+        for version in ["tls1_2", "tls1_3"] {
+            let server = made.server(version);
+            let given = |key: &str| {
+                [
+                    ("endpoint", Value::from(format!("https://127.0.0.1:{}", server.port))),
+                    ("tls_ca_file", made.path("ca.pem").into()),
+                    ("tls_cert_file", made.path(&format!("{name}.pem")).into()),
+                    ("tls_key_file", made.path(&format!("{key}.key")).into()),
+                ]
+            };
+            assert_eq!(get(&client(&given(name))).expect("an answer").value, "v".into());
+            let message = refused(&given("server"));
+            assert!(message.contains("server.key: not the key of"), "{message}");
+        }
+    }
+    for file in ["rsa.pem", "rsa.key"] {
+        fs::copy(made.path(file), made.path(&file.replace("rsa", "server"))).expect("a file");
+    }
+    let server = made.server_with("");
+    let given = [
+        ("endpoint", Value::from(format!("https://127.0.0.1:{}", server.port))),
+        ("tls_ca_file", made.path("ca.pem").into()),
+    ];
+    let message = refusal(&client(&given));
+    assert!(message.contains("is of version 1 of X.509"), "{message}");
+}

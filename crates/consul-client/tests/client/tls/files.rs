@@ -1,7 +1,7 @@
 //! The files that options of TLS name: which ones are read, and that they are read again.
 
 use super::{World, client, client_with, files, get, refusal, works};
-use crate::support::authority::{Authority, Folder};
+use crate::support::authority::{Authority, Folder, Identity};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use consul_client::Client;
@@ -110,19 +110,97 @@ impl Write for Log {
     }
 }
 
+/// Keys whose line ends are the two characters `\n`, as environment variables have them: alone, and after a certificate.
+fn with_escaped_keys(identity: &Identity) -> [String; 4] {
+    let escaped = identity.key.replace('\n', r"\n");
+    let line = escaped.trim_end_matches(r"\n").to_owned();
+    let certificate = &identity.certificate;
+    [format!("{certificate}{escaped}"), format!("{certificate}{line}"), escaped, line]
+}
+
+/// What a message would show of a key: its text, and its bytes as numbers.
+fn shows_key(message: &str, identity: &Identity) -> bool {
+    let body = identity.key.lines().nth(1).expect("a key");
+    let numbers: Vec<_> = body.bytes().take(8).map(|byte| byte.to_string()).collect();
+    message.contains(&body[..8]) || message.contains(&numbers.join(", "))
+}
+
 #[test]
-fn broken_files_change_nothing_and_are_logged_once() {
+fn no_option_shows_the_key_in_its_file() {
+    let folder = Folder::new();
+    let authorities = folder.file("ca.pem", Authority::new("authority").pem());
+    let identity = Authority::new("authority").sign(&["client"]);
+    let (certificate, key) = files(&folder, &identity);
+    let names = ["tls_ca_file", "tls_ca_path", "tls_cert_file", "tls_key_file"];
+    for text in with_escaped_keys(&identity) {
+        let inner = folder.path("inner");
+        std::fs::create_dir_all(&inner).expect("a folder");
+        std::fs::write(inner.join("escaped.pem"), &text).expect("a file");
+        let escaped = folder.file("escaped.pem", &text);
+        for name in names {
+            let mut given = vec![
+                ("endpoint", "https://127.0.0.1:1".into()),
+                ("tls_ca_file", authorities.as_str().into()),
+                ("tls_cert_file", certificate.clone()),
+                ("tls_key_file", key.clone()),
+            ];
+            given.retain(|(other, _)| *other != name);
+            given.push((
+                name,
+                match name {
+                    "tls_ca_path" => inner.to_str().expect("text").into(),
+                    _ => escaped.as_str().into(),
+                },
+            ));
+            // An own certificate that is whole before a broken key is one that can be used.
+            let Err(error) = client_with(&given, &[]) else { continue };
+            assert!(!shows_key(&error.to_string(), &identity), "{name}: {error}");
+            assert!(error.message().contains(r"the two characters \n"), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn no_line_of_the_log_shows_the_key_in_a_file_that_changed() {
     let (world, mut given) = demanding();
-    let (certificate, key) = files(&world.folder, &world.authority.sign(&["client"]));
+    let identity = world.authority.sign(&["client"]);
+    let (certificate, key) = files(&world.folder, &identity);
     given.extend([("tls_cert_file", certificate), ("tls_key_file", key)]);
     let client = client(&given);
+    let log = logged(|| {
+        works(&client);
+        for (file, text) in ["client.pem", "client.key", "ca.pem"]
+            .into_iter()
+            .flat_map(|file| with_escaped_keys(&identity).map(|text| (file, text)))
+        {
+            world.folder.file(file, &text);
+            thread::sleep(Duration::from_millis(1100));
+            works(&client);
+        }
+    });
+    assert!(log.contains("TLS files") && !shows_key(&log, &identity), "{log}");
+}
+
+/// What is logged meanwhile.
+fn logged(work: impl FnOnce()) -> String {
     // With a single subscriber, tracing takes lines whose places other tests' threads reach first for
     // unwanted.
     let _other = tracing::Dispatch::new(tracing_subscriber::registry());
     let log = Log::default();
     let written = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || written.clone()).finish();
-    tracing::subscriber::with_default(subscriber, || {
+    tracing::subscriber::with_default(subscriber, work);
+    let log = log.0.lock().expect("the log").clone();
+    String::from_utf8(log).expect("text")
+}
+
+#[test]
+fn broken_files_change_nothing_and_are_logged_once() {
+    let (world, mut given) = demanding();
+    let (certificate, key) = files(&world.folder, &world.authority.sign(&["client"]));
+    given.extend([("tls_cert_file", certificate), ("tls_key_file", key)]);
+    let client = client(&given);
+    let log = logged(|| {
         works(&client);
         for broken in [&world.authority.pem()[..100], "", "-----BEGIN"] {
             world.folder.file("ca.pem", broken);
@@ -133,7 +211,6 @@ fn broken_files_change_nothing_and_are_logged_once() {
         thread::sleep(Duration::from_millis(1100));
         works(&client);
     });
-    let log = String::from_utf8(log.0.lock().expect("the log").clone()).expect("text");
     let lines: Vec<_> = log.lines().filter(|line| line.contains("TLS files")).collect();
     let [line] = lines[..] else { panic!("{log}") };
     assert!(line.contains("WARN") && line.contains("tls_ca_file: "), "{line}");

@@ -17,9 +17,10 @@ use consul_client::Client;
 use consul_config::Config;
 use consul_config::connect::connect;
 use rustls::version::{TLS12, TLS13};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 
 type Options<'a> = &'a [(&'a str, Value)];
 
@@ -246,9 +247,40 @@ fn a_server_name_is_indicated_and_checked_instead_of_the_host() {
     }
 }
 
+/// As for Go's client. The endpoint's host is still the one that is connected to.
+#[test]
+fn an_address_is_a_server_name_that_is_checked_and_not_indicated() {
+    for (subject, name, is_trusted) in [
+        ("10.1.2.3", "10.1.2.3", true),
+        ("fd00::7", "fd00::7", true),
+        ("fd00::7", "[fd00::7]", true),
+        ("10.1.2.3", "10.1.2.4", false),
+        ("localhost", "10.1.2.3", false),
+        ("127.0.0.1", "10.1.2.3", false),
+    ] {
+        for host in ["127.0.0.1", "localhost"] {
+            let world = World::serving(|authority| authority.sign(&[subject]).server(None));
+            let address = world.server.address.replace("127.0.0.1", host);
+            let given = [
+                ("endpoint", format!("https://{address}").into()),
+                ("tls_ca_file", world.ca_file.as_str().into()),
+            ];
+            let variable = [("CONSUL_TLS_SERVER_NAME", name)];
+            let client = client_with(&given, &variable).expect("a client");
+            match is_trusted {
+                true => {
+                    works(&client);
+                    assert_eq!(world.server.server_names(), [""], "{subject} {name} {host}");
+                }
+                false => assert!(refusal(&client).contains(&format!("not for {name}"))),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_server_name_is_a_name() {
-    for name in ["127.0.0.1", "a b", "http://x"] {
+    for name in ["127.0.0.1:1", "[127.0.0.1]", "[::1", "::g", "a b", "http://x"] {
         let given = [("endpoint", "https://x".into()), ("tls_server_name", name.into())];
         let given: Vec<_> = given.into_iter().chain([("tls_verify", false.into())]).collect();
         let message = refused(&given);
@@ -603,4 +635,39 @@ fn a_real_consul_is_spoken_to_over_mutual_tls_and_over_its_socket() {
     assert_eq!((error.kind(), error.status()), (Kind::Tls, Some(400)), "{error}");
     let over_socket = client(&[("endpoint", format!("unix://{socket}").into())]);
     assert_eq!(get(&over_socket).expect("an answer").value, Value::Null);
+}
+
+/// An answer whose end is the end of the connection is whole only if TLS ends too.
+#[test]
+fn an_answer_without_the_end_of_tls_is_an_error_in_words() {
+    for head in
+        ["HTTP/1.1 200 OK\r\n\r\n[", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "HTTP/1.1 2"]
+    {
+        let authority = Authority::new("authority");
+        let config = Arc::new(authority.sign(&["127.0.0.1"]).server(None));
+        let folder = Folder::new();
+        let ca_file = folder.file("ca.pem", authority.pem());
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let server = std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("a connection");
+            let connection = rustls::ServerConnection::new(config).expect("a connection");
+            let mut stream = rustls::StreamOwned::new(connection, socket);
+            let count = stream.read(&mut [0; 4096]).expect("a request");
+            stream.write_all(head.as_bytes()).expect("an answer");
+            // The socket is closed without a close_notify.
+            count
+        });
+        let client = client(&[
+            ("endpoint", url.into()),
+            ("tls_ca_file", ca_file.into()),
+            ("retry_count", 0.into()),
+        ]);
+        let error = get(&client).expect_err("half an answer");
+        assert_ne!(server.join().expect("a server"), 0);
+        assert_eq!(error.kind(), Kind::Connect, "{error}");
+        let message = error.to_string();
+        assert!(message.contains("(close_notify)"), "{message}");
+        assert!(!message.contains("docs.rs") && !message.contains("simulate"), "{message}");
+    }
 }

@@ -5,7 +5,10 @@ use super::{client, refusal, works};
 use crate::support::answering::Server;
 use crate::support::authority::{Authority, Folder, Identity};
 use consul_api::value::Value;
-use rcgen::{BasicConstraints, IsCa};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
+    IsCa, KeyUsagePurpose, NameConstraints, SanType,
+};
 use rustls::version::{TLS12, TLS13};
 
 #[test]
@@ -176,4 +179,168 @@ fn a_server_without_the_key_of_a_named_certificate_is_refused() {
         message.contains("that of an authority, and not one that tls_ca_file names"),
         "{message}"
     );
+}
+
+type Change = Box<dyn Fn(&mut CertificateParams)>;
+
+/// An extension with an empty sequence.
+fn critical(oid: &'static [u64]) -> Change {
+    Box::new(move |params| {
+        let mut extension = CustomExtension::from_oid_content(oid, vec![0x30, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
+    })
+}
+
+fn nothing() -> Change {
+    Box::new(|_| {})
+}
+
+fn usages(usages: &'static [KeyUsagePurpose]) -> Change {
+    Box::new(|params| params.key_usages = usages.to_vec())
+}
+
+fn permitting(subtree: GeneralSubtree) -> Change {
+    Box::new(move |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![subtree.clone()],
+            excluded_subtrees: vec![],
+        });
+    })
+}
+
+fn pathlen(most: u8) -> Change {
+    Box::new(move |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(most)))
+}
+
+fn purposes(purposes: Vec<ExtendedKeyUsagePurpose>) -> Change {
+    Box::new(move |params| params.extended_key_usages.clone_from(&purposes))
+}
+
+/// A root, two intermediates and a leaf, each with a change, and why the leaf is not trusted.
+#[test]
+fn a_chain_is_trusted_or_the_reason_is_said() {
+    use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+    let no_sign = Some("its keyUsage lacks keyCertSign");
+    let not_ca: fn() -> Change = || Box::new(|params| params.is_ca = IsCa::ExplicitNoCa);
+    let evil = || GeneralSubtree::DnsName("evil.example".to_owned());
+    let only_name = |name: &'static str| -> Change {
+        Box::new(move |params| {
+            let name = name.to_owned().try_into().expect("ASCII");
+            params.subject_alt_names = vec![SanType::DnsName(name)];
+        })
+    };
+    let any = ExtendedKeyUsagePurpose::Any;
+    let server = ExtendedKeyUsagePurpose::ServerAuth;
+    let rows: Vec<(&str, [Change; 4], Option<&str>)> = vec![
+        ("plain", [nothing(), nothing(), nothing(), nothing()], None),
+        (
+            "keyCertSign",
+            [
+                usages(&[KeyCertSign]),
+                usages(&[CrlSign, KeyCertSign]),
+                usages(&[KeyCertSign]),
+                nothing(),
+            ],
+            None,
+        ),
+        ("root without it", [usages(&[CrlSign]), nothing(), nothing(), nothing()], no_sign),
+        ("first without it", [nothing(), usages(&[CrlSign]), nothing(), nothing()], no_sign),
+        (
+            "second without it",
+            [nothing(), nothing(), usages(&[DigitalSignature]), nothing()],
+            no_sign,
+        ),
+        ("leaf without it", [nothing(), nothing(), nothing(), usages(&[DigitalSignature])], None),
+        (
+            "first is none",
+            [nothing(), not_ca(), nothing(), nothing()],
+            Some("(its basicConstraints lack CA:TRUE)"),
+        ),
+        (
+            "second is none",
+            [nothing(), nothing(), not_ca(), nothing()],
+            Some("(its basicConstraints lack CA:TRUE)"),
+        ),
+        (
+            "pathlen",
+            [nothing(), pathlen(0), nothing(), nothing()],
+            Some("than the pathlen of an authority permits"),
+        ),
+        ("pathlen that fits", [nothing(), pathlen(1), pathlen(0), nothing()], None),
+        (
+            "names of the root",
+            [permitting(evil()), nothing(), nothing(), only_name("a.example")],
+            Some("the nameConstraints of an authority"),
+        ),
+        (
+            "names of the first",
+            [nothing(), permitting(evil()), nothing(), only_name("a.example")],
+            Some("the nameConstraints of an authority"),
+        ),
+        (
+            "unknown in the leaf",
+            [nothing(), nothing(), nothing(), critical(&[1, 2, 3, 4])],
+            Some("certificate has a critical extension that is not supported: 1.2.3.4"),
+        ),
+        (
+            "policies in the leaf",
+            [nothing(), nothing(), nothing(), critical(&[2, 5, 29, 32])],
+            Some(
+                "certificate has a critical extension that is not supported: certificatePolicies (2.5.29.32)",
+            ),
+        ),
+        (
+            "unknown in the first",
+            [nothing(), critical(&[1, 2, 3, 4]), nothing(), nothing()],
+            Some(
+                "is signed by an authority that has a critical extension that is not supported: 1.2.3.4",
+            ),
+        ),
+        (
+            "address as a name",
+            [nothing(), nothing(), nothing(), only_name("127.0.0.1")],
+            Some(
+                "has the address 127.0.0.1 as a DNS name in its subjectAltName, where it must be an IP address",
+            ),
+        ),
+        (
+            "any purpose",
+            [nothing(), nothing(), nothing(), purposes(vec![any.clone()])],
+            Some("its extendedKeyUsage is anyExtendedKeyUsage alone, and lacks serverAuth"),
+        ),
+        (
+            "any purpose and a server's",
+            [nothing(), nothing(), nothing(), purposes(vec![any, server])],
+            None,
+        ),
+    ];
+    let folder = Folder::new();
+    for (row, [of_root, of_first, of_second, of_leaf], why) in rows {
+        let root = Authority::new_changed("root", of_root);
+        let named = |name: &'static str, change: Change| {
+            move |params: &mut CertificateParams| {
+                params.distinguished_name.push(rcgen::DnType::CommonName, name);
+                change(params);
+            }
+        };
+        let first = root.intermediate(named("first", of_first));
+        let second = first.intermediate(named("second", of_second));
+        let mut identity = second.sign_changed(&["127.0.0.1"], of_leaf);
+        identity.certificate += &(second.pem() + &first.pem());
+        let server = Server::tls(identity.server(None));
+        let url = Value::from(format!("https://{}", server.address));
+        let file = folder.file("root.pem", root.pem());
+        let client = client(&[("endpoint", url), ("tls_ca_file", file.into())]);
+        match why {
+            None => {
+                let answer = super::get(&client);
+                assert!(answer.is_ok(), "{row}: {answer:?}");
+            }
+            Some(why) => {
+                let message = refusal(&client);
+                assert!(message.contains(why), "{row}: {message}");
+            }
+        }
+    }
 }

@@ -36,7 +36,7 @@ function ConsulClient:registered() end
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
 ---@param path string the path as it is sent: `/v1/…`, percent-encoded
 ---@param body? string|number|boolean|table the body; a table is sent as JSON
----@param params? table<string, any> the query's parameters; true stands for a parameter without a value
+---@param params? table<string, any> the query's parameters; true stands for a parameter without a value, and a list repeats it: `{ tag = { "a", "b" } }` is `tag=a&tag=b`
 ---@param options? consul_ffi.http_request.options
 ---@return boolean success
 ---@return string|consul_ffi.Response body the answer's body as it is; with `full_response` the whole answer
