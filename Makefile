@@ -122,7 +122,7 @@ mutants:
 .PHONY: dst
 ## dst [SEEDS=500] [SEED=17] [ARGS=clusters]: simulates histories of locks and clusters under faults, or prints one
 dst:
-	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) cargo test --quiet --package consul-cluster --features sabotage --test simulation $(if $(ARGS),-- $(ARGS))
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),500) CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --quiet --package consul-cluster --features sabotage --test simulation $(if $(ARGS),-- $(ARGS))
 
 .PHONY: model
 ## model: searches the model of replicated shards to its end, in chains of four changes (an hour, 8 GB)

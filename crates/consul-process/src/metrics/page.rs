@@ -70,7 +70,7 @@ impl Page {
     }
 
     /// The text.
-    pub(super) fn text(self, format: Format) -> String {
+    pub fn text(self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Formatted { page: self, format }));
         let mut text = String::new();
