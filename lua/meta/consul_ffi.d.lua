@@ -1956,7 +1956,7 @@ function ConsulClient:catalog_service(service, options) end
 ---@field peer? string The peer to read from (from 1.13).
 
 ---Reads a node and its instances by id; nil if it does not exist.
----@param node string The node's name.
+---@param node string The node's name, or the beginning of its id.
 ---@param options? consul_ffi.catalog_node.options
 ---@return boolean success
 ---@return { Node: consul_ffi.CatalogNode, Services: table<string, consul_ffi.NodeService> }? value Consul's JSON with its field names
@@ -1968,7 +1968,7 @@ function ConsulClient:catalog_node(node, options) end
 ---@field merge_central_config? boolean Merge the central proxy configuration into each instance (from 1.13).
 
 ---Reads a node and the list of its instances; `Node` is nil if it does not exist.
----@param node string The node's name.
+---@param node string The node's name, or the beginning of its id.
 ---@param options? consul_ffi.catalog_node_services.options
 ---@return boolean success
 ---@return { Node: consul_ffi.CatalogNode, Services: consul_ffi.NodeService[] }? value Consul's JSON with its field names
