@@ -4,9 +4,7 @@
 //! node's service, which costs no Raft write.
 
 use super::node::{Complaint, Node, Record};
-use super::registered::{
-    self, Instances, instances, is_live, name_taken, parse, read, records, write,
-};
+use super::registered::{self, Instances, instances, is_live, name_taken, parse, records, write};
 use super::{request, settings, start};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
@@ -45,6 +43,32 @@ const LIST_WAIT: Duration = Duration::from_secs(20);
 /// to renew their checks in time would fail and return, which are changes again, without an end.
 const LIST_PAUSE: Duration = Duration::from_millis(4);
 const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the node's key is not its record.
+enum Differs {
+    /// It shows the node of this incarnation, or this value of another program.
+    Foreign(Vec<u8>, Error),
+    /// It could not be read or written.
+    Failed(Error),
+}
+
+impl From<Error> for Differs {
+    fn from(error: Error) -> Self {
+        Differs::Failed(error)
+    }
+}
+
+impl Differs {
+    fn error(self) -> Error {
+        let (Differs::Foreign(_, error) | Differs::Failed(error)) = self;
+        error
+    }
+}
+
+/// By what the value of a node's key is told from others: the incarnation of its record.
+fn holder(id: &str, bytes: &[u8]) -> Vec<u8> {
+    Record::parse(id, bytes).map_or_else(|| bytes.to_vec(), |it| it.incarnation.into_bytes())
+}
 
 impl Cluster {
     /// Runs the node until a permanent error, which is returned. An observer only reads.
@@ -228,7 +252,7 @@ impl Cluster {
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.reconcile_record().await
+        self.reconcile_record().await.map_err(Differs::error)
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -244,15 +268,30 @@ impl Cluster {
         }
     }
 
-    /// Keeps the node's key equal to its record. Returns when another node has taken the name.
+    /// Keeps the node's key equal to its record. Returns when another node has taken the name, which one read does not
+    /// show: its answer may be that of a cache, or of another cluster.
     async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
+        let mut is_doubted = false;
         loop {
             let checked = self.now();
             match self.reconcile_record().await {
-                Ok(()) => {}
-                Err(error) if error.kind() == Kind::Conflict => return error,
-                Err(error) => tracing::info!(%error, "the node's key could not be checked"),
+                Ok(()) => is_doubted = false,
+                Err(Differs::Foreign(other, why)) => {
+                    if !std::mem::replace(&mut is_doubted, true) {
+                        tracing::warn!(%why, "an answer is not believed yet; it is asked again");
+                    }
+                    match self.is_taken_by(&other).await {
+                        Ok(true) => return why,
+                        Ok(false) => {}
+                        Err(error) => tracing::info!(%error, "it is not known who has the key"),
+                    }
+                    self.sleep_until(checked + PAUSE).await;
+                    continue;
+                }
+                Err(Differs::Failed(error)) => {
+                    tracing::info!(%error, "the node's key could not be checked");
+                }
             }
             self.sleep_until(checked + PAUSE).await;
             let is_wrong = |snapshot: &Arc<Snapshot>| {
@@ -271,6 +310,13 @@ impl Cluster {
         }
     }
 
+    /// Whether the node's key stays that of another holder.
+    async fn is_taken_by(&self, other: &[u8]) -> Result<bool, Error> {
+        let id = &self.options.node_id;
+        keys::stays(&self.client, &self.options.node_key(id), |found| holder(id, found) == other)
+            .await
+    }
+
     /// Registers the service again if Consul does not report this node as live: an agent or servers that
     /// were restored from a backup may have the service of a previous incarnation.
     fn check_service(&self) {
@@ -283,9 +329,15 @@ impl Cluster {
     }
 
     /// Reads the node's key, and writes it if it differs from the record.
-    async fn reconcile_record(&self) -> Result<(), Error> {
+    async fn reconcile_record(&self) -> Result<(), Differs> {
         let id = &self.options.node_id;
-        let found = read(&self.client, &self.options, id).await?;
+        let found = match keys::read(&self.client, &self.options.node_key(id)).await? {
+            Some((bytes, index)) => match parse(&self.options, id, &bytes) {
+                Ok(record) => Some((record, index)),
+                Err(why) => return Err(Differs::Foreign(holder(id, &bytes), why)),
+            },
+            None => None,
+        };
         let mine = lock(&self.record).clone();
         let mut asked = None;
         let index = match found {
@@ -295,7 +347,8 @@ impl Cluster {
                 index
             }
             Some((other, _)) if !self.is_me(&other) => {
-                return Err(name_taken(&self.client, &self.options, &other));
+                let why = name_taken(&self.client, &self.options, &other);
+                return Err(Differs::Foreign(other.incarnation.into_bytes(), why));
             }
             Some((mut record, index)) => {
                 // Others may change only the mode, and ask something.
@@ -329,7 +382,7 @@ impl Cluster {
                 asked.iter().for_each(|request| request::act_on(self, request));
                 Ok(())
             }
-            written => written,
+            Err(error) => Err(error.into()),
         }
     }
 
