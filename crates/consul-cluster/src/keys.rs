@@ -6,6 +6,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
+use consul_client::coordination::linearizable;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
 /// A key's value and modify index; `None` if it does not exist.
 pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
     let args = Args::new().arg(key).opt("consistent", true);
-    let answer = client.call(&kv::GET, &args).await?;
+    let answer = linearizable(client.call(&kv::GET, &args).await?)?;
     let Some(entry) = answer.meta.entry else { return Ok(None) };
     let value = match answer.value {
         Value::Bytes(bytes) => bytes,
@@ -50,12 +51,17 @@ pub(crate) async fn stays(
         }
     }
     let get = Value::Map(vec![
-        ("Verb".to_owned(), "get-or-empty".into()),
+        ("Verb".to_owned(), "get".into()),
         ("Key".to_owned(), key.into()),
     ]);
     let operations = Value::List(vec![Value::Map(vec![("KV".to_owned(), get)])]);
     let args = Args::new().arg(operations).opt("consistent", true);
-    let results = client.call(&txn::TXN, &args).await?.value;
+    let results = match client.call(&txn::TXN, &args).await {
+        Ok(answer) => linearizable(answer)?.value,
+        // There is no such key.
+        Err(error) if error.kind() == Kind::TxnFailed => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let value = results.items().first().and_then(|it| it.get("KV")).and_then(|it| it.get("Value"));
     Ok(matches!(value, Some(Value::Bytes(bytes)) if is_same(bytes)))
 }

@@ -4,7 +4,9 @@
 //! node's service, which costs no Raft write.
 
 use super::node::{Complaint, Node, Record};
-use super::registered::{self, Instances, instances, is_live, name_taken, parse, records, write};
+use super::registered::{
+    self, Instances, Records, Verdict, instances, is_live, name_taken, parse, records, write,
+};
 use super::{request, settings, start};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
@@ -26,6 +28,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long nodes that Consul has lost stay as they were: after an outage, a wipe or the restoration of
 /// a snapshot they are not listed until they have written their keys and registered again. Longer than
@@ -152,25 +155,15 @@ impl Cluster {
 
     async fn participate(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
-            if let Ok(state) = state {
-                self.hold_off_after_loss(&state);
-                self.apply_records(&state);
-                // A list of many nodes is large.
-                drop(state);
-                self.pace().await;
-            }
+        let nodes = self.observe_list(&kv::LIST, nodes_prefix, |state| {
+            self.hold_off_after_loss(state);
+            self.apply_records(state, false)
         });
         let service = self.options.service();
         // The index of this query goes back whenever a server starts to stream it, so that does not
         // mean that Consul has lost data.
-        let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
-            if let Ok(state) = state {
-                self.apply_health(&state);
-                drop(state);
-                self.pace().await;
-            }
-        });
+        let health =
+            self.observe_list(&health::SERVICE, &service, |state| self.apply_health(state, false));
         let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
             if let Ok(state) = &state {
                 self.hold_off_after_loss(state);
@@ -227,6 +220,58 @@ impl Cluster {
                 }
                 None => return Error::new(Kind::Closed, "a watch has ended"),
             }
+        }
+    }
+
+    /// Watches a list of all nodes, and calls `apply` with each new one. If that returns a pause, the list is asked for
+    /// again after it, without a wait.
+    async fn observe_list(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        apply: impl Fn(&State) -> Option<Duration>,
+    ) -> Error {
+        let again = watch::Sender::new(None);
+        let watched = self.observe(endpoint, name, LIST_WAIT, |state| {
+            let (again, apply) = (&again, &apply);
+            async move {
+                if let Ok(state) = state {
+                    again.send_replace(apply(&state));
+                    // A list of many nodes is large.
+                    drop(state);
+                    self.pace().await;
+                }
+            }
+        });
+        let asked_again = async {
+            let (mut pauses, args) = (again.subscribe(), Args::new().arg(name));
+            loop {
+                // The sender lives as long as this.
+                let pause = pauses.wait_for(Option::is_some).await.map_or(None, |pause| *pause);
+                self.client.clock().sleep(pause.unwrap_or_default()).await;
+                if pauses.borrow_and_update().is_none() {
+                    continue;
+                }
+                let answer = tokio::select! {
+                    biased;
+                    // The watch has a newer one.
+                    _ = pauses.changed() => continue,
+                    answer = self.client.call(endpoint, &args) => answer,
+                };
+                match answer {
+                    Ok(answer) => {
+                        let (is_resynchronised, is_after_error) = (false, false);
+                        let state = State { answer, is_resynchronised, is_after_error };
+                        again.send_replace(apply(&state));
+                    }
+                    Err(error) => tracing::debug!(%error, "a list was not read again"),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            why = watched => why,
+            never = asked_again => never,
         }
     }
 
@@ -399,24 +444,46 @@ impl Cluster {
         Ok(is_ours)
     }
 
-    /// Applies a new list of the nodes' keys.
-    pub(super) fn apply_records(&self, state: &State) {
+    /// Applies a new list of the nodes' keys, unless it is not believed yet; a linearizable one is. Returns the pause before
+    /// it is to be asked for again. Keys that ACLs hide stay as they were.
+    pub(super) fn apply_records(&self, state: &State, is_certain: bool) -> Option<Duration> {
         let hides = state.answer.meta.filtered_by_acl == Some(true);
         if self.snapshot().hides_keys != hides {
             self.update(|snapshot| snapshot.hides_keys = hides);
         }
         self.keep_nodes_after_loss(state);
-        let records = records(&self.options, &state.answer.value);
+        let mut records = records(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
         }
-        lock(&self.reported).records = records;
-        self.apply_members();
+        let mut reported = lock(&self.reported);
+        if hides {
+            for (id, known) in &reported.records {
+                records.entry(id.clone()).or_insert_with(|| known.clone());
+            }
+        }
+        let has = |records: &Records| match self.options.observer {
+            false => records.get(&self.options.node_id).is_some_and(|(it, _)| self.is_me(it)),
+            true => reported.records.keys().any(|id| records.contains_key(id)),
+        };
+        let is_lacking = !is_certain && has(&reported.records) && !has(&records);
+        let verdict = reported.of_records.judge(is_lacking, self.now());
+        let pause = reported.of_records.pause(hides);
+        if verdict == Verdict::Apply {
+            reported.records = records;
+        }
+        drop(reported);
+        match verdict {
+            Verdict::Apply => self.apply_members(),
+            Verdict::Doubt => self.say_doubt("keys"),
+            Verdict::StillDoubt => {}
+        }
+        pause
     }
 
-    /// Applies a new list of the nodes' services and checks.
-    pub(super) fn apply_health(&self, state: &State) {
+    /// Applies a new list of the nodes' services and checks, as [`Cluster::apply_records`] does.
+    pub(super) fn apply_health(&self, state: &State, is_certain: bool) -> Option<Duration> {
         let meta = &state.answer.meta;
         let sight = match meta.filtered_by_acl {
             Some(true) => Sight::Part,
@@ -427,14 +494,43 @@ impl Cluster {
             self.update(|snapshot| snapshot.sight = sight);
         }
         self.keep_nodes_after_loss(state);
-        let instances = instances(&state.answer.value);
+        let mut instances = instances(&state.answer.value);
         let is_listed = |instances: &Instances| instances.contains_key(&self.incarnation);
         let is_lost = !is_listed(&instances);
-        let before = lock(&self.reported).instances.replace(instances);
-        if is_lost && before.is_some_and(|before| is_listed(&before)) {
+        let mut reported = lock(&self.reported);
+        let known = reported.instances.take().unwrap_or_default();
+        if sight == Sight::Part {
+            for (incarnation, known) in &known {
+                instances.entry(incarnation.clone()).or_insert_with(|| known.clone());
+            }
+        }
+        let has = |instances: &Instances| match self.options.observer {
+            false => is_listed(instances),
+            true => known.keys().any(|it| instances.contains_key(it)),
+        };
+        let is_lacking = !is_certain && has(&known) && !has(&instances);
+        let verdict = reported.of_instances.judge(is_lacking, self.now());
+        let pause = reported.of_instances.pause(sight == Sight::Part);
+        let is_first_loss = is_lost && is_listed(&known) && verdict != Verdict::StillDoubt;
+        reported.instances = Some(if verdict == Verdict::Apply { instances } else { known });
+        drop(reported);
+        if is_first_loss && sight != Sight::Part {
             self.presence.register_again();
         }
-        self.apply_members();
+        match verdict {
+            Verdict::Apply => self.apply_members(),
+            Verdict::Doubt => self.say_doubt("instances"),
+            Verdict::StillDoubt => {}
+        }
+        pause
+    }
+
+    fn say_doubt(&self, what: &str) {
+        let lacks = if self.options.observer { "all nodes" } else { "this node itself" };
+        tracing::warn!(
+            node = self.options.node_id,
+            "Consul's list of the nodes' {what} lacks {lacks}; it is asked again before it is believed"
+        );
     }
 
     /// Keeps the nodes that Consul has lost for [`LOSS_GRACE`]. Further losses do not extend that.

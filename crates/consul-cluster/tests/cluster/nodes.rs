@@ -529,6 +529,128 @@ fn reads_from_another_datacenter_for_seconds_end_no_node_and_take_none_away() {
     }
 }
 
+/// A list of the nodes' keys, or of their instances, without those of some nodes.
+fn without(answer: &Response<Bytes>, ids: &[&str], index: u64) -> Response<Bytes> {
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let is_left = |entry: &serde_json::Value| {
+        let name = entry["Key"].as_str().or(entry["Service"]["ID"].as_str()).unwrap_or_default();
+        !ids.iter().any(|id| name.ends_with(id))
+    };
+    let is_keys = answer.headers().get("x-consul-query-backend").is_none()
+        || entries.iter().any(|entry| entry["Key"].is_string());
+    let left: Vec<_> = entries.into_iter().filter(is_left).collect();
+    match left.is_empty() && is_keys {
+        true => altered(answer, 404, |old| old + index, ""),
+        false => {
+            let text = serde_json::to_string(&left).expect("JSON");
+            altered(answer, 200, |old| old + index, text)
+        }
+    }
+}
+
+const LISTS: [&str; 2] = ["/v1/kv/tsdb/cluster/nodes/?", "/v1/health/service/tsdb-cluster-nodes"];
+
+fn is_list(target: &str, lists: &[&str]) -> bool {
+    lists.iter().any(|list| target.starts_with(list))
+}
+
+/// Three nodes behind the same, which is right.
+fn all_behind(world: &World) -> (Behind, Vec<Process>) {
+    let between = Behind::new(world);
+    let start = |id| world.start_with(between.client(world, Defaults::default()), node(id));
+    let nodes: Vec<_> = ["n1", "n2", "n3"].map(start).into();
+    world.wait(Duration::from_secs(8));
+    assert_eq!(leaders(&nodes).len(), 1);
+    nodes.iter().for_each(|node| drop(node.events()));
+    (between, nodes)
+}
+
+fn nobody_left(nodes: &[Process], what: &str) {
+    for node in nodes {
+        let events = node.events();
+        let is_left = |event: &Event| matches!(event, Event::NodeLeft(_) | Event::Stopped(_));
+        assert!(!events.iter().any(is_left), "{what}: {events:?}");
+        assert_eq!(node.cluster.snapshot().live().count(), 3, "{what}");
+    }
+}
+
+#[test]
+fn what_acls_hide_stays_and_is_seen_again_within_seconds() {
+    let hidden: [&[&str]; 3] = [&["n1", "n2", "n3"], &["n3"], &["n1", "n2"]];
+    for list in [&LISTS[..1], &LISTS[1..], &LISTS[..]] {
+        for ids in hidden {
+            let what = format!("{list:?} without {ids:?}");
+            let world = World::new();
+            let (between, nodes) = all_behind(&world);
+            between.change(move |target, answer| {
+                is_list(target, list).then(|| {
+                    let mut answer = without(answer, ids, 0);
+                    let name = "x-consul-results-filtered-by-acls";
+                    answer.headers_mut().insert(name, "true".parse().expect("a header"));
+                    answer
+                })
+            });
+            // Longer than the waits of the lists.
+            world.wait(Duration::from_secs(45));
+            nobody_left(&nodes, &what);
+            assert!(leaders(&nodes).is_empty(), "{what}: a node leads that does not see all");
+            between.restore();
+            // The waits would last for 20 s.
+            world.wait(Duration::from_secs(8));
+            nobody_left(&nodes, &what);
+            assert_eq!(leaders(&nodes).len(), 1, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_list_without_the_node_itself_is_believed_when_it_stays_so() {
+    let lacking: [&[&str]; 3] = [&["n1", "n2", "n3"], &["n1"], &["n1", "n2"]];
+    for list in [&LISTS[..1], &LISTS[1..], &LISTS[..]] {
+        for ids in lacking {
+            // One answer; all of two seconds.
+            for (most, lasts) in [(1, Duration::MAX), (usize::MAX, Duration::from_secs(2))] {
+                let what = format!("{list:?} without {ids:?}, {most}");
+                let world = World::new();
+                let (between, nodes) = behind(&world);
+                let (clock, mut left, mut begun) = (world.clock.clone(), most, None);
+                between.change(move |target, answer| {
+                    if left == 0 || !is_list(target, list) {
+                        return None;
+                    }
+                    let begun = *begun.get_or_insert(clock.now());
+                    (clock.now() - begun < lasts).then(|| {
+                        left -= 1;
+                        without(answer, ids, 1)
+                    })
+                });
+                for _ in 0..400 {
+                    world.wait(Duration::from_millis(100));
+                    let live = nodes[0].cluster.snapshot().live().count();
+                    assert_eq!(live, 3, "{what}");
+                }
+                nobody_left(&nodes, &what);
+            }
+        }
+    }
+    // It stays so: an operator has to see that, and a node that does not see itself does not lead.
+    for list in [&LISTS[..1], &LISTS[1..]] {
+        let world = World::new();
+        let (between, nodes) = behind(&world);
+        assert!(nodes[0].cluster.is_leader());
+        between.change(move |target, answer| {
+            is_list(target, list).then(|| without(answer, &["n1", "n2", "n3"], 1))
+        });
+        world.wait(Duration::from_secs(30));
+        assert_eq!(nodes[0].cluster.snapshot().live().count(), 0, "{list:?}");
+        assert!(!nodes[0].cluster.is_leader(), "{list:?}");
+        between.restore();
+        world.wait(Duration::from_secs(30));
+        assert!(nodes.iter().all(|node| node.cluster.snapshot().live().count() == 3), "{list:?}");
+        assert_eq!(leaders(&nodes).len(), 1, "{list:?}");
+    }
+}
+
 #[test]
 fn other_cluster_options_and_keys_of_other_programs_are_refused() {
     let world = World::new();

@@ -207,6 +207,8 @@ fn a_node_that_does_not_serve_is_not_ready() {
     world.settle();
     assert_eq!(one.get("/ready").0, 200);
     world.member("n1", "127.0.0.1:1");
+    // That its own start is not listed has to stay so for 3 s.
+    world.simulated.wait(Duration::from_secs(5));
     assert_eq!(one.get("/ready"), (503, "n1: another process has its name\n".to_owned()));
 }
 
