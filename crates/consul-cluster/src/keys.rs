@@ -50,10 +50,7 @@ pub(crate) async fn stays(
             Err(error) => tracing::debug!(key, %error, "it could not be read again"),
         }
     }
-    let get = Value::Map(vec![
-        ("Verb".to_owned(), "get".into()),
-        ("Key".to_owned(), key.into()),
-    ]);
+    let get = Value::Map(vec![("Verb".to_owned(), "get".into()), ("Key".to_owned(), key.into())]);
     let operations = Value::List(vec![Value::Map(vec![("KV".to_owned(), get)])]);
     let args = Args::new().arg(operations).opt("consistent", true);
     let results = match client.call(&txn::TXN, &args).await {

@@ -327,7 +327,10 @@ impl Cluster {
                         tracing::warn!(%why, "an answer is not believed yet; it is asked again");
                     }
                     match self.is_taken_by(&other).await {
-                        Ok(true) => return why,
+                        Ok(true) => {
+                            self.show_taken().await;
+                            return why;
+                        }
                         Ok(false) => {}
                         Err(error) => tracing::info!(%error, "it is not known who has the key"),
                     }
@@ -352,6 +355,15 @@ impl Cluster {
                     self.check_service();
                 }
             }
+        }
+    }
+
+    /// Shows the node that has taken the name as the one that has it, for what looks at this process after its end.
+    async fn show_taken(&self) {
+        let id = &self.options.node_id;
+        if let Ok(Some((record, index))) = registered::read(&self.client, &self.options, id).await {
+            lock(&self.reported).records.insert(id.clone(), (Arc::new(record), index));
+            self.apply_members();
         }
     }
 
