@@ -309,13 +309,16 @@ fn name_taken(world: &World) {
 /// Changes an answer of Consul to a request; `None`: it stays.
 type Change = Box<dyn FnMut(&str, &Response<Bytes>) -> Option<Response<Bytes>> + Send>;
 
+/// Another agent, and the clock of its answers.
+type Elsewhere = (Arc<SimTransport>, ManualClock);
+
 /// A transport to an agent, and what goes wrong on the way.
 #[derive(Clone)]
 pub struct Behind {
     consul: Arc<SimTransport>,
     change: Arc<Mutex<Option<Change>>>,
     /// The agent that gets the reads, and the clock of their waits.
-    reads: Arc<Mutex<Option<(Arc<SimTransport>, ManualClock)>>>,
+    reads: Arc<Mutex<Option<Elsewhere>>>,
 }
 
 impl std::fmt::Debug for Behind {
