@@ -1,25 +1,66 @@
 //! Linearizable reads and check-and-set updates of the cluster's keys.
 
-use consul_api::api::kv;
+use crate::cluster::PAUSE;
+use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
+use consul_client::coordination::linearizable;
 use std::ops::Range;
+use std::time::Duration;
 
 /// The random pause before an update that lost a race is tried again.
 pub(crate) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
 
+/// How long a key has to show the same before something follows that cannot be undone: six reads.
+pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
+
 /// A key's value and modify index; `None` if it does not exist.
 pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
     let args = Args::new().arg(key).opt("consistent", true);
-    let answer = client.call(&kv::GET, &args).await?;
+    let answer = linearizable(client.call(&kv::GET, &args).await?)?;
     let Some(entry) = answer.meta.entry else { return Ok(None) };
     let value = match answer.value {
         Value::Bytes(bytes) => bytes,
         _ => Vec::new(),
     };
     Ok(Some((value, entry.modify_index)))
+}
+
+/// Whether a key that was read goes on to be as it was read: in each read for [`CERTAIN_AFTER`], and at the end also in
+/// a transaction. A cache answers no transaction, and what sends reads elsewhere, such as to the servers of another
+/// datacenter, sends it to where the writes go.
+///
+/// # Errors
+/// Those of the transaction; then it is not known. Reads that fail show nothing.
+pub(crate) async fn stays(
+    client: &Client,
+    key: &str,
+    is_same: impl Fn(&[u8]) -> bool,
+) -> Result<bool, Error> {
+    let end = client.clock().now() + CERTAIN_AFTER;
+    while client.clock().now() < end {
+        client.clock().sleep(PAUSE).await;
+        match read(client, key).await {
+            Ok(found) if !found.as_ref().is_some_and(|(bytes, _)| is_same(bytes)) => {
+                return Ok(false);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(key, %error, "it could not be read again"),
+        }
+    }
+    let get = Value::Map(vec![("Verb".to_owned(), "get".into()), ("Key".to_owned(), key.into())]);
+    let operations = Value::List(vec![Value::Map(vec![("KV".to_owned(), get)])]);
+    let args = Args::new().arg(operations).opt("consistent", true);
+    let results = match client.call(&txn::TXN, &args).await {
+        Ok(answer) => linearizable(answer)?.value,
+        // There is no such key.
+        Err(error) if error.kind() == Kind::TxnFailed => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let value = results.items().first().and_then(|it| it.get("KV")).and_then(|it| it.get("Value"));
+    Ok(matches!(value, Some(Value::Bytes(bytes)) if is_same(bytes)))
 }
 
 /// Writes a key if its modify index is still `before`; 0: if it does not exist.

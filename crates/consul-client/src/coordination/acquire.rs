@@ -54,6 +54,8 @@ pub(super) struct Contender<'a> {
     begun: Instant,
     in_use: InUse,
     session: Option<(Registration, Session)>,
+    /// When the session has to be renewed.
+    renewal: Instant,
     /// When the last session was made, and how long before the next one.
     session_made: Option<(Instant, Duration)>,
     /// Which sessions held it at the last read, for the error message.
@@ -77,6 +79,7 @@ impl<'a> Contender<'a> {
             begun: presence.client().clock().now(),
             in_use: presence.mark_in_use(kind, key)?,
             session: None,
+            renewal: presence.client().clock().now(),
             session_made: None,
             obstacle: String::new(),
             last_error: None,
@@ -151,6 +154,7 @@ impl<'a> Contender<'a> {
         let name = format!("{} {}", self.kind, self.key);
         let session = self.presence.session(registration, name, self.behavior).await?;
         self.session_made = Some((self.now(), interval));
+        self.renewal = self.now() + self.presence.profile().renew_interval();
         let id = session.id().to_owned();
         self.session = Some((registration, session));
         Ok(id)
@@ -201,13 +205,19 @@ impl<'a> Contender<'a> {
         self.session = None;
     }
 
-    /// Keeps the session of a failed attempt alive for the next one.
+    /// Keeps the session of a failed attempt alive for the next one, which may wait for [`QUERY_WAIT`]: it is renewed when
+    /// that is due before the end of such a wait, however soon the waits end.
     pub async fn renew_session(&mut self) {
-        if let Some((_, session)) = &self.session
-            && let Err(error) = self.presence.renew(session.id()).await
-            && error.kind() == Kind::SessionInvalid
-        {
-            self.session = None;
+        let Some((_, session)) = &self.session else { return };
+        let profile = self.presence.profile();
+        let (usual, begun) = (profile.renew_interval(), self.now());
+        if begun + QUERY_WAIT.min(usual / 2) < self.renewal {
+            return;
+        }
+        match self.presence.renew(session.id()).await {
+            Ok(next) => self.renewal = begun + next,
+            Err(error) if error.kind() == Kind::SessionInvalid => self.session = None,
+            Err(_) => self.renewal = begun + usual,
         }
     }
 

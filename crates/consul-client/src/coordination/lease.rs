@@ -3,7 +3,7 @@
 use super::ending::{Ending, Holding};
 use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
-use super::{Grant, Operation, modify_index, semaphore, set, transact};
+use super::{Grant, Operation, Proof, modify_index, semaphore, set, transact};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_process::clock::Instant;
@@ -316,28 +316,68 @@ impl Lease {
 
     async fn prove_repeatedly(&self) -> String {
         let mut begun = self.begun;
+        let (mut before, mut is_doubted) = (None, false);
         loop {
             self.sleep_until(begun + self.presence.profile().proof_interval()).await;
             begun = self.now();
-            let outcome = match self.claim {
-                Claim::Lock(_) => {
-                    super::lock::loss_reason(
-                        &self.presence,
-                        &self.key,
-                        &self.session_id,
-                        self.token,
-                    )
-                    .await
+            let outcome = match self.prove().await {
+                Ok(Proof::Held) => Ok(None),
+                // Consul that was restored from a snapshot goes on to show that state.
+                Ok(Proof::Before(index, why))
+                    if before.replace(index).is_none_or(|it| index < it) =>
+                {
+                    Err(format!("at index {index}, before the grant: {why}"))
                 }
-                Claim::Permit => {
-                    semaphore::loss_reason(&self.presence, &self.key, &self.session_id).await
+                Ok(Proof::Before(_, why) | Proof::Lost(why)) => match self.is_lost().await {
+                    Ok(true) => Ok(Some(why)),
+                    Ok(false) => Err(format!("a transaction does not confirm it: {why}")),
+                    Err(error) => {
+                        tracing::info!(key = self.key, %error, why, "no proof");
+                        continue;
+                    }
+                },
+                Err(error) if error.kind() == Kind::NoLeader && error.status().is_none() => {
+                    Err(error.message().to_owned())
+                }
+                Err(error) => {
+                    tracing::info!(key = self.key, %error, "no proof");
+                    continue;
                 }
             };
             match outcome {
-                Ok(None) => self.extend(self.presence.rules().lease_start(begun, self.now())),
+                Ok(None) => {
+                    (before, is_doubted) = (None, false);
+                    self.extend(self.presence.rules().lease_start(begun, self.now()));
+                }
                 Ok(Some(why)) => return why.to_owned(),
-                Err(error) => tracing::info!(key = self.key, %error, "no proof"),
+                Err(why) if std::mem::replace(&mut is_doubted, true) => {
+                    tracing::debug!(key = self.key, why, "no proof");
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        key = self.key,
+                        why,
+                        "an answer is not believed; it is asked again"
+                    );
+                }
             }
+        }
+    }
+
+    async fn prove(&self) -> Result<Proof, Error> {
+        let (presence, key, session) = (&self.presence, &self.key, &self.session_id);
+        match self.claim {
+            Claim::Lock(_) => super::lock::prove(presence, key, session, self.token).await,
+            Claim::Permit => semaphore::prove(presence, key, session, self.token).await,
+        }
+    }
+
+    /// Whether a transaction shows too that it is lost.
+    async fn is_lost(&self) -> Result<bool, Error> {
+        let (presence, key, session) = (&self.presence, &self.key, &self.session_id);
+        match self.claim {
+            Claim::Lock(_) => super::lock::is_lost(presence, key, session, self.token).await,
+            Claim::Permit => semaphore::is_lost(presence, key, session).await,
         }
     }
 
@@ -354,9 +394,22 @@ impl Lease {
                     }
                     next
                 }
-                Err(error) if error.kind() == Kind::SessionInvalid => {
-                    return "its session ended".to_owned();
-                }
+                Err(error) if error.kind() == Kind::SessionInvalid => match self.is_lost().await {
+                    Ok(true) => return "its session ended".to_owned(),
+                    Ok(false) => {
+                        tracing::warn!(
+                            key = self.key,
+                            %error,
+                            "an answer is not believed: a transaction shows that the session lives"
+                        );
+                        usual
+                    }
+                    // The proofs show whether it is held.
+                    Err(error) => {
+                        tracing::info!(key = self.key, %error, "session not renewed");
+                        self.presence.profile().proof_interval()
+                    }
+                },
                 Err(error) => {
                     tracing::info!(key = self.key, %error, "session not renewed");
                     usual

@@ -4,7 +4,10 @@ use super::acquire::Contender;
 use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
-use super::{Grant, Lease, Operation, Presence, Wait, transact, transaction, unchanged};
+use super::{
+    Grant, Lease, Operation, Presence, Proof, Wait, are_refused, linearizable, transact,
+    transaction, unchanged,
+};
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -70,28 +73,47 @@ fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
     ]
 }
 
-/// Proves the lock by a linearizable read. Returns the reason if it is lost, `None` if it is held.
-pub(super) async fn loss_reason(
+/// Proves the lock by a linearizable read.
+pub(super) async fn prove(
     presence: &Presence,
     key: &str,
     session: &str,
     token: u64,
-) -> Result<Option<&'static str>, Error> {
+) -> Result<Proof, Error> {
     let seen = read_consistent(presence, key).await?;
-    let Some(entry) = &seen.entry else { return Ok(Some("its key was deleted")) };
-    Ok(match entry.session.as_deref() {
-        None => Some("its session ended"),
-        Some(holder) if holder != session => Some("another session holds it"),
-        Some(_) if presence.rules().token_of(entry) != token => {
-            Some("another client wrote its key")
-        }
-        Some(_) => None,
-    })
+    let rules = presence.rules();
+    let index = seen.entry.as_ref().map_or(seen.index, |entry| Some(rules.token_of(entry)));
+    let lost = |why| Ok(Proof::lost(why, index, token));
+    match &seen.entry {
+        None => lost("its key was deleted"),
+        Some(entry) => match entry.session.as_deref() {
+            None => lost("its session ended"),
+            Some(holder) if holder != session => lost("another session holds it"),
+            Some(_) if index != Some(token) => lost("another client wrote its key"),
+            Some(_) => Ok(Proof::Held),
+        },
+    }
+}
+
+/// Whether a transaction shows too that the lock is lost.
+pub(super) async fn is_lost(
+    presence: &Presence,
+    key: &str,
+    session: &str,
+    token: u64,
+) -> Result<bool, Error> {
+    let holds =
+        vec![("Verb", "check-session".into()), ("Key", key.into()), ("Session", session.into())];
+    let is_index = presence.rules().token_is_modify_index;
+    are_refused(presence, std::iter::once(holds).chain(is_index.then(|| unchanged(key, token))))
+        .await
 }
 
 /// The key of a lock, as a read shows it.
 struct LockKey {
     entry: Option<EntryMeta>,
+    /// The index of the answer.
+    index: Option<u64>,
     value: Vec<u8>,
 }
 
@@ -101,7 +123,7 @@ impl LockKey {
             Value::Bytes(bytes) => bytes,
             _ => Vec::new(),
         };
-        Self { entry: answer.meta.entry, value }
+        Self { entry: answer.meta.entry, index: answer.meta.index, value }
     }
 
     fn holder(&self) -> Option<&str> {
@@ -272,7 +294,7 @@ async fn confirm(
 ) -> Result<Option<Grant>, Error> {
     let (presence, key) = (contender.presence, contender.key);
     let begun = presence.client().clock().now();
-    let LockKey { entry, value } = read_consistent(presence, key).await?;
+    let LockKey { entry, value, .. } = read_consistent(presence, key).await?;
     let Some(entry) = entry.filter(|entry| entry.session.as_deref() == Some(session)) else {
         return Ok(None);
     };
@@ -294,7 +316,8 @@ async fn confirm(
 /// for a while.
 async fn read_consistent(presence: &Presence, key: &str) -> Result<LockKey, Error> {
     let args = presence.proof(Args::new().arg(key));
-    presence.client().call(&kv::GET, &args).await.map(LockKey::from_answer)
+    let answer = presence.client().call(&kv::GET, &args).await?;
+    linearizable(answer).map(LockKey::from_answer)
 }
 
 #[cfg(test)]
@@ -304,12 +327,12 @@ mod tests {
     fn key(flags: u64, session: Option<&str>) -> LockKey {
         let session = session.map(str::to_owned);
         let entry = EntryMeta { flags, session, lock_index: 1, create_index: 2, modify_index: 3 };
-        LockKey { entry: Some(entry), value: vec![] }
+        LockKey { entry: Some(entry), index: None, value: vec![] }
     }
 
     #[test]
     fn the_key_and_the_own_session_determine_the_step() {
-        let absent = LockKey { entry: None, value: vec![] };
+        let absent = LockKey { entry: None, index: None, value: vec![] };
         let free = key(LOCK_FLAGS, None);
         let held = key(LOCK_FLAGS, Some("a"));
         let other = key(7, None);

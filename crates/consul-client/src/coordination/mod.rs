@@ -47,8 +47,9 @@ pub use profile::{NamedProfile, Profile};
 
 use crate::Client;
 use consul_api::api::txn;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
+use consul_api::response::{Answer, Meta};
 use consul_api::value::Value;
 use consul_process::clock::Instant;
 use std::time::Duration;
@@ -98,6 +99,66 @@ pub async fn transact(
         args = args.opt("timeout_ms", timeout.as_millis() as u64);
     }
     client.call(&txn::TXN, &args).await.map(|answer| answer.value)
+}
+
+/// What a linearizable read shows of a lock or a permit.
+enum Proof {
+    /// It is held.
+    Held,
+    /// It is lost, for this reason.
+    Lost(&'static str),
+    /// It is lost, by a state from before the grant, at this index: the answer is that of a cache, or Consul was restored
+    /// from a snapshot.
+    Before(u64, &'static str),
+}
+
+impl Proof {
+    /// By a state at this index that does not show it as held.
+    fn lost(why: &'static str, index: Option<u64>, token: u64) -> Self {
+        match index.filter(|index| *index < token) {
+            Some(index) => Proof::Before(index, why),
+            None => Proof::Lost(why),
+        }
+    }
+}
+
+/// Refuses the answer to a linearizable read that the leader of Consul's servers did not give now. A header that is missing
+/// shows nothing: a proxy may have dropped it.
+///
+/// Source: `Server.setQueryMeta` and `Server.consistentRead` in `agent/consul/rpc.go` of Consul's source: who answers is the
+/// leader, after the others have confirmed that, so the header `X-Consul-KnownLeader` is `true` and `X-Consul-LastContact`
+/// is 0.
+///
+/// # Errors
+/// [`Kind::NoLeader`], after which it may be asked again.
+pub fn linearizable(answer: Answer) -> Result<Answer, Error> {
+    let Meta { known_leader, last_contact_ms, cache, age_s, .. } = &answer.meta;
+    let why = if *known_leader == Some(false) {
+        "from servers without a leader".to_owned()
+    } else if let Some(ms) = last_contact_ms.filter(|ms| *ms > 0) {
+        format!("from a server that was in touch with the leader {ms} ms ago")
+    } else if cache.as_deref() == Some("HIT") || age_s.is_some_and(|age| age > 0) {
+        "from a cache".to_owned()
+    } else {
+        return Ok(answer);
+    };
+    let endpoint = answer.meta.endpoint;
+    let why = format!("a linearizable read was answered {why}, not by the leader ({endpoint})");
+    Err(Error::new(Kind::NoLeader, why).with_maybe_applied(false).retryable())
+}
+
+/// Whether the operations, which only check and read, are refused, by a transaction that is linearizable. A cache answers
+/// none, and what sends reads elsewhere sends it to where the writes go.
+async fn are_refused(
+    presence: &Presence,
+    operations: impl IntoIterator<Item = Operation>,
+) -> Result<bool, Error> {
+    let args = presence.proof(transaction(operations));
+    match presence.client().call(&txn::TXN, &args).await {
+        Ok(answer) => linearizable(answer).map(|_| false),
+        Err(error) if error.kind() == Kind::TxnFailed => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {

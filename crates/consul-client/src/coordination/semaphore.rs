@@ -10,7 +10,10 @@ use super::acquire::{Contender, RETRY_PAUSE_MS};
 use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
-use super::{Grant, Lease, Operation, Presence, Wait, modify_index, transact, transaction};
+use super::{
+    Grant, Lease, Operation, Presence, Proof, Wait, linearizable, modify_index, transact,
+    transaction,
+};
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -61,6 +64,9 @@ struct SemaphoreKeys {
     live: BTreeSet<String>,
     /// The sessions whose permit a guard process has released, because their process is dead.
     released_by_guard: BTreeSet<String>,
+    /// The index of the answer, and whether ACLs have hidden some of the keys.
+    index: Option<u64>,
+    is_filtered: bool,
 }
 
 /// Acquires a permit of the semaphore under `prefix`.
@@ -101,12 +107,18 @@ fn lock_key(prefix: &str) -> String {
 /// Removes the session from the holders, so that a waiter can have the permit at once.
 pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
     loop {
-        let Some((mut document, index)) = read_consistent(presence, prefix).await?.document else {
-            return Err(permit_lost(prefix));
+        let seen = read_consistent(presence, prefix).await?.document;
+        let held = seen.and_then(|(mut document, index)| {
+            document.holders.remove(session).map(|_| (document, index))
+        });
+        let Some((document, index)) = held else {
+            // If that cannot be found out, the end of the session frees it, after the lock delay.
+            if is_lost(presence, prefix, session).await.unwrap_or(true) {
+                return Err(permit_lost(prefix));
+            }
+            presence.client().pause(RETRY_PAUSE_MS).await;
+            continue;
         };
-        if document.holders.remove(session).is_none() {
-            return Err(permit_lost(prefix));
-        }
         let operations = [write(prefix, &document, index)?, delete(prefix, session)];
         match transact(presence.client(), operations, Some(presence.end_timeout())).await {
             Ok(_) => return Ok(()),
@@ -128,21 +140,53 @@ fn permit_lost(prefix: &str) -> Error {
     Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is lost"))
 }
 
-/// Proves the permit by a linearizable read. Returns the reason if it is lost, `None` if it is
-/// held.
-pub(super) async fn loss_reason(
+/// Proves the permit by a linearizable read.
+pub(super) async fn prove(
     presence: &Presence,
     prefix: &str,
     session: &str,
-) -> Result<Option<&'static str>, Error> {
+    token: u64,
+) -> Result<Proof, Error> {
     let seen = read_consistent(presence, prefix).await?;
-    let is_holder =
-        seen.document.is_some_and(|(document, _)| document.holders.contains_key(session));
-    Ok(match (is_holder, seen.live.contains(session)) {
-        (false, _) => Some("it was removed from the holders"),
-        (true, false) => Some("its session ended"),
-        (true, true) => None,
-    })
+    let is_live = seen.live.contains(session);
+    let document = seen.document.as_ref();
+    let is_holder = document.is_some_and(|(document, _)| document.holders.contains_key(session));
+    if is_holder && is_live {
+        return Ok(Proof::Held);
+    }
+    if seen.is_filtered {
+        let why = "ACLs hide keys of the semaphore: whether the permit is held is not known";
+        return Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false));
+    }
+    let index = document.map_or(seen.index, |(_, index)| Some(*index));
+    let why = if is_holder { "its session ended" } else { "it was removed from the holders" };
+    Ok(Proof::lost(why, index, token))
+}
+
+/// Whether a transaction shows too that the permit is lost.
+pub(super) async fn is_lost(
+    presence: &Presence,
+    prefix: &str,
+    session: &str,
+) -> Result<bool, Error> {
+    let holds = vec![
+        ("Verb", "check-session".into()),
+        ("Key", contender_key(prefix, session).into()),
+        ("Session", session.into()),
+    ];
+    let get = vec![("Verb", "get".into()), ("Key", lock_key(prefix).into())];
+    let args = presence.proof(transaction([holds, get]));
+    let results = match presence.client().call(&txn::TXN, &args).await {
+        Ok(answer) => linearizable(answer)?.value,
+        Err(error) if error.kind() == Kind::TxnFailed => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let entry = results.items().last().and_then(|result| result.get("KV"));
+    let document = match entry.and_then(|entry| entry.get("Value")) {
+        Some(Value::Bytes(bytes)) => serde_json::from_slice::<Document>(bytes).ok(),
+        _ => None,
+    };
+    Ok(!document.is_some_and(|document| document.holders.contains_key(session)))
 }
 
 /// What a contender remembers from one attempt to the next.
@@ -311,12 +355,17 @@ fn tree(prefix: &str) -> Args {
 /// A linearizable read of a semaphore's keys.
 async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
     let answer = presence.client().call(&kv::LIST, &presence.proof(tree(prefix))).await?;
-    read(answer, prefix)
+    read(linearizable(answer)?, prefix)
 }
 
 fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
-    let mut seen =
-        SemaphoreKeys { document: None, live: BTreeSet::new(), released_by_guard: BTreeSet::new() };
+    let mut seen = SemaphoreKeys {
+        document: None,
+        live: BTreeSet::new(),
+        released_by_guard: BTreeSet::new(),
+        index: answer.meta.index,
+        is_filtered: answer.meta.filtered_by_acl == Some(true),
+    };
     for entry in answer.value.items() {
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
         let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();

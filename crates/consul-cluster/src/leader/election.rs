@@ -3,7 +3,7 @@
 use super::assign;
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::event::Event;
-use crate::nodes::node::Mode;
+use crate::nodes::node::{Mode, Node};
 use crate::nodes::{request, settings, start};
 use crate::snapshot::{Leader, Sight, Snapshot};
 use consul_api::error::Kind;
@@ -130,11 +130,14 @@ fn claim(cluster: &Cluster, successor: Option<String>) -> Vec<u8> {
     serde_json::to_vec(&claim).unwrap_or_default()
 }
 
-/// A leader that does not see all nodes would take the shards of the others.
+/// A leader that does not see all nodes would take the shards of the others, and one that does not see itself does not
+/// see this cluster.
 fn may_lead(cluster: &Cluster, snapshot: &Snapshot) -> bool {
     let me = snapshot.nodes.get(&cluster.options.node_id);
     let sees_all = !snapshot.hides_keys && snapshot.sight != Sight::Part;
-    sees_all && me.is_some_and(|me| cluster.is_me(&me.record) && me.record.mode == Mode::Active)
+    let is_fit =
+        |me: &Node| me.is_live && cluster.is_me(&me.record) && me.record.mode == Mode::Active;
+    sees_all && me.is_some_and(is_fit)
 }
 
 /// Acts as the leader until the leadership is lost or handed over.

@@ -5,7 +5,7 @@
 
 use super::node::{Complaint, Node, Record};
 use super::registered::{
-    self, Instances, instances, is_live, name_taken, parse, read, records, write,
+    self, Instances, Records, Verdict, instances, is_live, name_taken, parse, records, write,
 };
 use super::{request, settings, start};
 use crate::Event;
@@ -28,6 +28,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long nodes that Consul has lost stay as they were: after an outage, a wipe or the restoration of
 /// a snapshot they are not listed until they have written their keys and registered again. Longer than
@@ -45,6 +46,32 @@ const LIST_WAIT: Duration = Duration::from_secs(20);
 /// to renew their checks in time would fail and return, which are changes again, without an end.
 const LIST_PAUSE: Duration = Duration::from_millis(4);
 const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why the node's key is not its record.
+enum Differs {
+    /// It shows the node of this incarnation, or this value of another program.
+    Foreign(Vec<u8>, Error),
+    /// It could not be read or written.
+    Failed(Error),
+}
+
+impl From<Error> for Differs {
+    fn from(error: Error) -> Self {
+        Differs::Failed(error)
+    }
+}
+
+impl Differs {
+    fn error(self) -> Error {
+        let (Differs::Foreign(_, error) | Differs::Failed(error)) = self;
+        error
+    }
+}
+
+/// By what the value of a node's key is told from others: the incarnation of its record.
+fn holder(id: &str, bytes: &[u8]) -> Vec<u8> {
+    Record::parse(id, bytes).map_or_else(|| bytes.to_vec(), |it| it.incarnation.into_bytes())
+}
 
 impl Cluster {
     /// Runs the node until a permanent error, which is returned. An observer only reads.
@@ -128,25 +155,15 @@ impl Cluster {
 
     async fn participate(&self) -> Error {
         let Options { nodes_prefix, leader_key, .. } = &self.options;
-        let nodes = self.observe(&kv::LIST, nodes_prefix, LIST_WAIT, |state| async move {
-            if let Ok(state) = state {
-                self.hold_off_after_loss(&state);
-                self.apply_records(&state);
-                // A list of many nodes is large.
-                drop(state);
-                self.pace().await;
-            }
+        let nodes = self.observe_list(&kv::LIST, nodes_prefix, |state| {
+            self.hold_off_after_loss(state);
+            self.apply_records(state, false)
         });
         let service = self.options.service();
         // The index of this query goes back whenever a server starts to stream it, so that does not
         // mean that Consul has lost data.
-        let health = self.observe(&health::SERVICE, &service, LIST_WAIT, |state| async move {
-            if let Ok(state) = state {
-                self.apply_health(&state);
-                drop(state);
-                self.pace().await;
-            }
-        });
+        let health =
+            self.observe_list(&health::SERVICE, &service, |state| self.apply_health(state, false));
         let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
             if let Ok(state) = &state {
                 self.hold_off_after_loss(state);
@@ -206,6 +223,58 @@ impl Cluster {
         }
     }
 
+    /// Watches a list of all nodes, and calls `apply` with each new one. If that returns a pause, the list is asked for
+    /// again after it, without a wait.
+    async fn observe_list(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        apply: impl Fn(&State) -> Option<Duration>,
+    ) -> Error {
+        let again = watch::Sender::new(None);
+        let watched = self.observe(endpoint, name, LIST_WAIT, |state| {
+            let (again, apply) = (&again, &apply);
+            async move {
+                if let Ok(state) = state {
+                    again.send_replace(apply(&state));
+                    // A list of many nodes is large.
+                    drop(state);
+                    self.pace().await;
+                }
+            }
+        });
+        let asked_again = async {
+            let (mut pauses, args) = (again.subscribe(), Args::new().arg(name));
+            loop {
+                // The sender lives as long as this.
+                let pause = pauses.wait_for(Option::is_some).await.map_or(None, |pause| *pause);
+                self.client.clock().sleep(pause.unwrap_or_default()).await;
+                if pauses.borrow_and_update().is_none() {
+                    continue;
+                }
+                let answer = tokio::select! {
+                    biased;
+                    // The watch has a newer one.
+                    _ = pauses.changed() => continue,
+                    answer = self.client.call(endpoint, &args) => answer,
+                };
+                match answer {
+                    Ok(answer) => {
+                        let (is_resynchronised, is_after_error) = (false, false);
+                        let state = State { answer, is_resynchronised, is_after_error };
+                        again.send_replace(apply(&state));
+                    }
+                    Err(error) => tracing::debug!(%error, "a list was not read again"),
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            why = watched => why,
+            never = asked_again => never,
+        }
+    }
+
     /// Pauses before the next list of all nodes is read.
     async fn pace(&self) {
         let nodes = self.snapshot().nodes.len();
@@ -228,7 +297,7 @@ impl Cluster {
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.reconcile_record().await
+        self.reconcile_record().await.map_err(Differs::error)
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -244,15 +313,33 @@ impl Cluster {
         }
     }
 
-    /// Keeps the node's key equal to its record. Returns when another node has taken the name.
+    /// Keeps the node's key equal to its record. Returns when another node has taken the name, which one read does not
+    /// show: its answer may be that of a cache, or of another cluster.
     async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
+        let mut is_doubted = false;
         loop {
             let checked = self.now();
             match self.reconcile_record().await {
-                Ok(()) => {}
-                Err(error) if error.kind() == Kind::Conflict => return error,
-                Err(error) => tracing::info!(%error, "the node's key could not be checked"),
+                Ok(()) => is_doubted = false,
+                Err(Differs::Foreign(other, why)) => {
+                    if !std::mem::replace(&mut is_doubted, true) {
+                        tracing::warn!(%why, "an answer is not believed yet; it is asked again");
+                    }
+                    match self.is_taken_by(&other).await {
+                        Ok(true) => {
+                            self.show_taken().await;
+                            return why;
+                        }
+                        Ok(false) => {}
+                        Err(error) => tracing::info!(%error, "it is not known who has the key"),
+                    }
+                    self.sleep_until(checked + PAUSE).await;
+                    continue;
+                }
+                Err(Differs::Failed(error)) => {
+                    tracing::info!(%error, "the node's key could not be checked");
+                }
             }
             self.sleep_until(checked + PAUSE).await;
             let is_wrong = |snapshot: &Arc<Snapshot>| {
@@ -271,6 +358,22 @@ impl Cluster {
         }
     }
 
+    /// Shows the node that has taken the name as the one that has it, for what looks at this process after its end.
+    async fn show_taken(&self) {
+        let id = &self.options.node_id;
+        if let Ok(Some((record, index))) = registered::read(&self.client, &self.options, id).await {
+            lock(&self.reported).records.insert(id.clone(), (Arc::new(record), index));
+            self.apply_members();
+        }
+    }
+
+    /// Whether the node's key stays that of another holder.
+    async fn is_taken_by(&self, other: &[u8]) -> Result<bool, Error> {
+        let id = &self.options.node_id;
+        keys::stays(&self.client, &self.options.node_key(id), |found| holder(id, found) == other)
+            .await
+    }
+
     /// Registers the service again if Consul does not report this node as live: an agent or servers that
     /// were restored from a backup may have the service of a previous incarnation.
     fn check_service(&self) {
@@ -283,9 +386,15 @@ impl Cluster {
     }
 
     /// Reads the node's key, and writes it if it differs from the record.
-    async fn reconcile_record(&self) -> Result<(), Error> {
+    async fn reconcile_record(&self) -> Result<(), Differs> {
         let id = &self.options.node_id;
-        let found = read(&self.client, &self.options, id).await?;
+        let found = match keys::read(&self.client, &self.options.node_key(id)).await? {
+            Some((bytes, index)) => match parse(&self.options, id, &bytes) {
+                Ok(record) => Some((record, index)),
+                Err(why) => return Err(Differs::Foreign(holder(id, &bytes), why)),
+            },
+            None => None,
+        };
         let mine = lock(&self.record).clone();
         let mut asked = None;
         let index = match found {
@@ -295,7 +404,8 @@ impl Cluster {
                 index
             }
             Some((other, _)) if !self.is_me(&other) => {
-                return Err(name_taken(&self.client, &self.options, &other));
+                let why = name_taken(&self.client, &self.options, &other);
+                return Err(Differs::Foreign(other.incarnation.into_bytes(), why));
             }
             Some((mut record, index)) => {
                 // Others may change only the mode, and ask something.
@@ -329,7 +439,7 @@ impl Cluster {
                 asked.iter().for_each(|request| request::act_on(self, request));
                 Ok(())
             }
-            written => written,
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -346,24 +456,46 @@ impl Cluster {
         Ok(is_ours)
     }
 
-    /// Applies a new list of the nodes' keys.
-    pub(super) fn apply_records(&self, state: &State) {
+    /// Applies a new list of the nodes' keys, unless it is not believed yet; a linearizable one is. Returns the pause before
+    /// it is to be asked for again. Keys that ACLs hide stay as they were.
+    pub(super) fn apply_records(&self, state: &State, is_certain: bool) -> Option<Duration> {
         let hides = state.answer.meta.filtered_by_acl == Some(true);
         if self.snapshot().hides_keys != hides {
             self.update(|snapshot| snapshot.hides_keys = hides);
         }
         self.keep_nodes_after_loss(state);
-        let records = records(&self.options, &state.answer.value);
+        let mut records = records(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
         }
-        lock(&self.reported).records = records;
-        self.apply_members();
+        let mut reported = lock(&self.reported);
+        if hides {
+            for (id, known) in &reported.records {
+                records.entry(id.clone()).or_insert_with(|| known.clone());
+            }
+        }
+        let has = |records: &Records| match self.options.observer {
+            false => records.get(&self.options.node_id).is_some_and(|(it, _)| self.is_me(it)),
+            true => reported.records.keys().any(|id| records.contains_key(id)),
+        };
+        let is_lacking = !is_certain && has(&reported.records) && !has(&records);
+        let verdict = reported.of_records.judge(is_lacking, self.now());
+        let pause = reported.of_records.pause(hides);
+        if verdict == Verdict::Apply {
+            reported.records = records;
+        }
+        drop(reported);
+        match verdict {
+            Verdict::Apply => self.apply_members(),
+            Verdict::Doubt => self.say_doubt("keys"),
+            Verdict::StillDoubt => {}
+        }
+        pause
     }
 
-    /// Applies a new list of the nodes' services and checks.
-    pub(super) fn apply_health(&self, state: &State) {
+    /// Applies a new list of the nodes' services and checks, as [`Cluster::apply_records`] does.
+    pub(super) fn apply_health(&self, state: &State, is_certain: bool) -> Option<Duration> {
         let meta = &state.answer.meta;
         let sight = match meta.filtered_by_acl {
             Some(true) => Sight::Part,
@@ -374,14 +506,43 @@ impl Cluster {
             self.update(|snapshot| snapshot.sight = sight);
         }
         self.keep_nodes_after_loss(state);
-        let instances = instances(&state.answer.value);
+        let mut instances = instances(&state.answer.value);
         let is_listed = |instances: &Instances| instances.contains_key(&self.incarnation);
         let is_lost = !is_listed(&instances);
-        let before = lock(&self.reported).instances.replace(instances);
-        if is_lost && before.is_some_and(|before| is_listed(&before)) {
+        let mut reported = lock(&self.reported);
+        let known = reported.instances.take().unwrap_or_default();
+        if sight == Sight::Part {
+            for (incarnation, known) in &known {
+                instances.entry(incarnation.clone()).or_insert_with(|| known.clone());
+            }
+        }
+        let has = |instances: &Instances| match self.options.observer {
+            false => is_listed(instances),
+            true => known.keys().any(|it| instances.contains_key(it)),
+        };
+        let is_lacking = !is_certain && has(&known) && !has(&instances);
+        let verdict = reported.of_instances.judge(is_lacking, self.now());
+        let pause = reported.of_instances.pause(sight == Sight::Part);
+        let is_first_loss = is_lost && is_listed(&known) && verdict != Verdict::StillDoubt;
+        reported.instances = Some(if verdict == Verdict::Apply { instances } else { known });
+        drop(reported);
+        if is_first_loss && sight != Sight::Part {
             self.presence.register_again();
         }
-        self.apply_members();
+        match verdict {
+            Verdict::Apply => self.apply_members(),
+            Verdict::Doubt => self.say_doubt("instances"),
+            Verdict::StillDoubt => {}
+        }
+        pause
+    }
+
+    fn say_doubt(&self, what: &str) {
+        let lacks = if self.options.observer { "all nodes" } else { "this node itself" };
+        tracing::warn!(
+            node = self.options.node_id,
+            "Consul's list of the nodes' {what} lacks {lacks}; it is asked again before it is believed"
+        );
     }
 
     /// Keeps the nodes that Consul has lost for [`LOSS_GRACE`]. Further losses do not extend that.

@@ -47,7 +47,7 @@ impl Cluster {
     pub async fn look(&self) -> Result<(), Error> {
         let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
         let records = self.whole(&kv::LIST, prefix).await?;
-        self.apply_records(&records);
+        self.apply_records(&records, true);
         let health = self.whole(&health::SERVICE, &service).await?;
         let is_listed =
             |node: &Node| registered::is_listed(&health.answer.value, &node.record.incarnation);
@@ -55,7 +55,7 @@ impl Cluster {
         if snapshot.nodes.is_empty() || !snapshot.nodes.values().all(is_listed) {
             self.check_sees_all(&health).await?;
         }
-        self.apply_health(&health);
+        self.apply_health(&health, true);
         let (announced, _) = self.announcement().await?;
         let mut unreadable = Vec::new();
         match publication::read(&self.client, &self.options).await?.map {

@@ -1,7 +1,7 @@
 //! What Consul has of the nodes: their keys, and their services with the checks.
 
 use super::node::{Complaint, Mode, Record};
-use crate::keys;
+use crate::keys::{self, CERTAIN_AFTER};
 use crate::options::Options;
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
@@ -9,8 +9,10 @@ use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::Service;
+use consul_process::clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The service that registers a node in Consul.
 pub(crate) fn service(options: &Options, record: &Record) -> Service {
@@ -35,10 +37,71 @@ pub(crate) struct Reported {
     pub(super) records: Records,
     /// Each registered incarnation; `None` before the first answer.
     pub(super) instances: Option<Instances>,
+    pub(super) of_records: Doubt,
+    pub(super) of_instances: Doubt,
+}
+
+/// For how long a list of all nodes that lacks this node has to stay so before it is applied: longer than this node
+/// needs to write its key or to register again, which puts it back into the list.
+const ABSENT_FOR: Duration = CERTAIN_AFTER;
+
+/// The pause before a list is asked for again that was not believed, and the longest while ACLs hide a part of it, to
+/// which each further one is a doubling.
+const DOUBT_PAUSE: Duration = Duration::from_millis(500);
+const MAX_HIDDEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether the answers of one list are believed: answers that lack this node itself, which lives and keeps its key and its
+/// service there, may be about another cluster, or be those of a cache.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt {
+    /// Since when the answers lack this node.
+    since: Option<Instant>,
+    /// How many answers in a row have hidden something.
+    hidden: u32,
+}
+
+/// What is done with a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Apply,
+    /// It is the first of those that lack this node.
+    Doubt,
+    /// It is a further one.
+    StillDoubt,
+}
+
+impl Doubt {
+    /// Judges a list: whether it lacks this node, or to an observer all nodes that it knows, although the one that was
+    /// applied last had it.
+    pub(super) fn judge(&mut self, is_lacking: bool, now: Instant) -> Verdict {
+        match (is_lacking, self.since) {
+            (false, _) => self.since = None,
+            (true, None) => {
+                self.since = Some(now);
+                return Verdict::Doubt;
+            }
+            (true, Some(since)) if now - since < ABSENT_FOR => return Verdict::StillDoubt,
+            (true, Some(_)) => self.since = None,
+        }
+        Verdict::Apply
+    }
+
+    /// Notes whether ACLs hide something, and returns the pause before the list is asked for again without a wait, which
+    /// would last for long while nothing changes.
+    pub(super) fn pause(&mut self, is_filtered: bool) -> Option<Duration> {
+        self.hidden = if is_filtered { self.hidden.saturating_add(1) } else { 0 };
+        match (self.since, self.hidden) {
+            (Some(_), _) => Some(DOUBT_PAUSE),
+            (None, 0) => None,
+            (None, hidden) => {
+                Some(DOUBT_PAUSE.saturating_mul(1 << hidden.min(8)).min(MAX_HIDDEN_PAUSE))
+            }
+        }
+    }
 }
 
 /// What Consul lists of a registered incarnation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
     /// Whether it has no critical check.
     pub(super) is_live: bool,

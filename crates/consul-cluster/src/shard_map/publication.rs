@@ -161,7 +161,13 @@ async fn fetch_map(
         Content::Map(map) if settings::is_foreign(cluster, &map) => {
             let held = cluster.snapshot().map.clone().filter(|_| settings::is_settled(cluster));
             let Some(held) = held else {
-                settings::end_as_foreign(cluster, &map);
+                let is_other = |bytes: &[u8]| {
+                    ShardMap::decode(bytes).is_ok_and(|map| settings::is_foreign(cluster, &map))
+                };
+                // One answer may be that of another cluster.
+                if keys::stays(&cluster.client, &cluster.options.map_key(), is_other).await? {
+                    settings::end_as_foreign(cluster, &map);
+                }
                 return Err(settings::foreign(cluster, &map));
             };
             restore_map(cluster, &held).await

@@ -69,6 +69,9 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
     ("another process connected to the unix socket", "a process of this machine"),
     ("a service is left out", "a name in the catalog that no request can have"),
+    ("an answer is not believed", "once for such answers in a row; nodes, and coordination"),
+    ("it is not known who has the key", "an answer that is not believed, once in 3 s; nodes"),
+    ("; it is asked again before it is believed", "once for such lists in a row; nodes"),
     (
         "not removed, although it was down for too long",
         "a token without a right, once a second at most",

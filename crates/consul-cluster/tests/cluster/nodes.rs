@@ -4,15 +4,19 @@
 use crate::support::between::{ANSWERS, Between};
 use crate::support::lines::logged;
 use crate::support::world::World;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use consul_api::api::{health, kv, session};
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
+use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_cluster::{Cluster, Event, Mode, Options};
-use consul_process::clock::TaskId;
-use consul_sim as simulate;
-use http::StatusCode;
+use consul_process::clock::{BoxFuture, Clock as _, ManualClock, TaskId};
+use consul_sim::{self as simulate, Agent, SimTransport};
+use http::{Method, Request, Response, StatusCode};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -300,6 +304,354 @@ fn name_taken(world: &World) {
     assert!(second.why().is_none());
     assert_eq!(second.cluster.snapshot().live().count(), 1);
     assert!(second.cluster.is_leader());
+}
+
+/// Changes an answer of Consul to a request; `None`: it stays.
+type Change = Box<dyn FnMut(&str, &Response<Bytes>) -> Option<Response<Bytes>> + Send>;
+
+/// Another agent, and the clock of its answers.
+type Elsewhere = (Arc<SimTransport>, ManualClock);
+
+/// A transport to an agent, and what goes wrong on the way.
+#[derive(Clone)]
+pub struct Behind {
+    consul: Arc<SimTransport>,
+    change: Arc<Mutex<Option<Change>>>,
+    /// The agent that gets the reads, and the clock of their waits.
+    reads: Arc<Mutex<Option<Elsewhere>>>,
+}
+
+impl std::fmt::Debug for Behind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Behind")
+    }
+}
+
+impl Behind {
+    pub fn new(world: &World) -> Self {
+        let consul = Arc::new(SimTransport::new(Arc::clone(&world.agent), "simulated"));
+        Behind { consul, change: Arc::default(), reads: Arc::default() }
+    }
+
+    /// Changes answers to reads: by their path with the query, and the answer.
+    pub fn change(
+        &self,
+        change: impl FnMut(&str, &Response<Bytes>) -> Option<Response<Bytes>> + Send + 'static,
+    ) {
+        *self.change.lock().expect("no panic") = Some(Box::new(change));
+    }
+
+    /// Sends reads to another agent.
+    pub fn read_from(&self, world: &World, agent: &Arc<Agent>) {
+        let other = Arc::new(SimTransport::new(Arc::clone(agent), "another"));
+        *self.reads.lock().expect("no panic") = Some((other, world.clock.clone()));
+    }
+
+    pub fn restore(&self) {
+        *self.change.lock().expect("no panic") = None;
+        *self.reads.lock().expect("no panic") = None;
+    }
+
+    pub fn client(&self, world: &World, defaults: Defaults) -> Arc<Client> {
+        let settings = Settings { timeout: Duration::from_secs(5), retry_count: 3, defaults };
+        let rng = fastrand::Rng::with_seed(7);
+        let clock = Arc::new(world.clock.clone());
+        Arc::new(Client::new(vec![Arc::new(self.clone())], settings, clock, rng))
+    }
+}
+
+impl Transport for Behind {
+    fn endpoint(&self) -> &str {
+        "behind"
+    }
+
+    fn send(&self, mut request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let other = self.reads.lock().expect("no panic").clone();
+        let is_read = request.method() == Method::GET;
+        let target = request.uri().to_string();
+        Box::pin(async move {
+            if let Some((other, clock)) = other.filter(|_| is_read) {
+                // The indexes of another Consul have nothing to do with ours: its answers come at once.
+                let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+                let query = query.split('&').filter(|part| !part.starts_with("index="));
+                let target = format!("{path}?{}", query.collect::<Vec<_>>().join("&"));
+                *request.uri_mut() = target.parse().expect("a target");
+                clock.sleep(Duration::from_millis(50)).await;
+                return other.send(request).await;
+            }
+            let answer = self.consul.send(request).await?;
+            let mut change = self.change.lock().expect("no panic");
+            let changed = change.as_mut().filter(|_| is_read).and_then(|it| it(&target, &answer));
+            Ok(changed.unwrap_or(answer))
+        })
+    }
+}
+
+/// The same headers, with another status, index and body.
+pub fn altered(
+    answer: &Response<Bytes>,
+    status: u16,
+    index: impl FnOnce(u64) -> u64,
+    body: impl Into<Bytes>,
+) -> Response<Bytes> {
+    let mut headers = answer.headers().clone();
+    let old = headers.get("x-consul-index").and_then(|it| it.to_str().ok()?.parse().ok());
+    headers.insert("x-consul-index", index(old.unwrap_or(1)).into());
+    let mut altered = Response::builder().status(status).body(body.into()).expect("a response");
+    *altered.headers_mut() = headers;
+    altered
+}
+
+/// The answer to the read of a key, with another value.
+fn with_value(answer: &Response<Bytes>, change: impl FnOnce(&str) -> String) -> Response<Bytes> {
+    let mut entries: serde_json::Value = serde_json::from_slice(answer.body()).expect("JSON");
+    let text = STANDARD.decode(entries[0]["Value"].as_str().expect("a value")).expect("base64");
+    let text = change(std::str::from_utf8(&text).expect("a text"));
+    entries[0]["Value"] = STANDARD.encode(text).into();
+    let index = entries[0]["ModifyIndex"].as_u64().expect("an index") + 1;
+    entries[0]["ModifyIndex"] = index.into();
+    altered(answer, 200, |_| index, entries.to_string())
+}
+
+/// The record of a later start of the node.
+fn of_later_start(record: &str) -> String {
+    let mut record: serde_json::Value = serde_json::from_str(record).expect("a record");
+    let started = record["started_ms"].as_u64().expect("a time");
+    record["started_ms"] = (started + 1000).into();
+    record["incarnation"] = "ffffffffffffffff".into();
+    record.to_string()
+}
+
+/// Three nodes, of which the first is behind what can go wrong.
+pub fn behind(world: &World) -> (Behind, Vec<Process>) {
+    let between = Behind::new(world);
+    let first = world.start_with(between.client(world, Defaults::default()), node("n1"));
+    world.run(first.cluster.started()).expect("nothing is refused");
+    let mut nodes = vec![first];
+    nodes.extend(["n2", "n3"].map(|id| world.node(id)));
+    world.wait(Duration::from_secs(8));
+    nodes.iter().for_each(|node| drop(node.events()));
+    (between, nodes)
+}
+
+#[test]
+fn answers_that_show_another_node_in_its_key_for_a_while_do_not_end_a_node() {
+    type Other = fn(&str) -> String;
+    let others: [Other; 3] = [of_later_start, |_| "of another program".into(), |_| String::new()];
+    for (place, other) in others.into_iter().enumerate() {
+        // One answer; each second one; all for as long as other servers may answer.
+        for (each, most, seconds) in [(1, 1, 30), (2, 1000, 30), (1, 1000, 2)] {
+            let what = format!("{place}: each {each}, up to {most}");
+            let world = World::new();
+            let (between, nodes) = behind(&world);
+            let (mut seen, mut left) = (0, most);
+            between.change(move |target, answer| {
+                let is_own = target.starts_with("/v1/kv/tsdb/cluster/nodes/n1");
+                seen += u32::from(is_own);
+                (is_own && left > 0 && seen % each == 0).then(|| {
+                    left -= 1;
+                    with_value(answer, other)
+                })
+            });
+            world.wait(Duration::from_secs(seconds));
+            between.restore();
+            world.wait(Duration::from_secs(20));
+            for node in &nodes {
+                assert!(node.why().is_none(), "{what}: {:?}", node.why());
+                assert_eq!(node.cluster.snapshot().live().count(), 3, "{what}");
+                let events = node.events();
+                let is_left = |event: &Event| matches!(event, Event::NodeLeft(_));
+                assert!(!events.iter().any(is_left), "{what}: {events:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_answers_each_read_of_its_key_does_not_end_a_node() {
+    let world = World::new();
+    let (between, nodes) = behind(&world);
+    between.change(|target, answer| {
+        target
+            .starts_with("/v1/kv/tsdb/cluster/nodes/n1")
+            .then(|| with_value(answer, of_later_start))
+    });
+    world.wait(Duration::from_secs(120));
+    assert!(nodes[0].why().is_none(), "{:?}", nodes[0].why());
+}
+
+/// Reads go to the servers of another datacenter, where a cluster of the same names runs.
+#[test]
+fn reads_from_another_datacenter_for_seconds_end_no_node_and_take_none_away() {
+    for (shards, settled) in [(1024, true), (64, true), (64, false)] {
+        let what = format!("{shards} shards, settled: {settled}");
+        let world = World::new();
+        let options = simulate::Options {
+            clock: Arc::new(world.clock.clone()),
+            seed: 2,
+            ..Default::default()
+        };
+        let other = Arc::new(Agent::new(options));
+        let timers = Arc::clone(&other);
+        world.clock.spawn(async move { match timers.run_timers().await {} });
+        let between = Behind::new(&world);
+        let client = || between.client(&world, Defaults::default());
+        let ids = ["n1", "n2", "n3"];
+        let mut nodes: Vec<_> = ids.map(|id| world.start_with(client(), node(id))).into();
+        world.wait(Duration::from_secs(1));
+        let elsewhere = Behind {
+            consul: Arc::new(SimTransport::new(Arc::clone(&other), "o")),
+            ..Behind::new(&world)
+        };
+        let there = ids.map(|id| {
+            let client = elsewhere.client(&world, Defaults::default());
+            world.start_with(client, Options { shards, ..node(id) })
+        });
+        world.wait(Duration::from_secs(10));
+        assert!(there.iter().all(|node| node.cluster.snapshot().live().count() == 3), "{what}");
+        if !settled {
+            world.stop(&nodes.remove(2));
+            nodes.push(world.start_with(client(), node("n3")));
+            world.run(nodes[2].cluster.started()).expect("nothing is refused");
+        }
+        nodes.iter().for_each(|node| drop(node.events()));
+        between.read_from(&world, &other);
+        world.wait(Duration::from_secs(2));
+        between.restore();
+        world.wait(Duration::from_secs(30));
+        for node in &nodes {
+            assert!(node.why().is_none(), "{what}: {:?}", node.why());
+            let events = node.events();
+            let is_left = |event: &Event| matches!(event, Event::NodeLeft(_));
+            assert!(!events.iter().any(is_left), "{what}: {events:?}");
+            let snapshot = node.cluster.snapshot();
+            assert_eq!(snapshot.live().count(), 3, "{what}");
+            assert_eq!(snapshot.map.as_ref().expect("a map").shard_count(), 1024, "{what}");
+        }
+        assert_eq!(leaders(&nodes).len(), 1, "{what}");
+    }
+}
+
+/// A list of the nodes' keys, or of their instances, without those of some nodes.
+fn without(answer: &Response<Bytes>, ids: &[&str], index: u64) -> Response<Bytes> {
+    let entries: Vec<serde_json::Value> = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let is_left = |entry: &serde_json::Value| {
+        let name = entry["Key"].as_str().or(entry["Service"]["ID"].as_str()).unwrap_or_default();
+        !ids.iter().any(|id| name.ends_with(id))
+    };
+    let is_keys = answer.headers().get("x-consul-query-backend").is_none()
+        || entries.iter().any(|entry| entry["Key"].is_string());
+    let left: Vec<_> = entries.into_iter().filter(is_left).collect();
+    match left.is_empty() && is_keys {
+        true => altered(answer, 404, |old| old + index, ""),
+        false => {
+            let text = serde_json::to_string(&left).expect("JSON");
+            altered(answer, 200, |old| old + index, text)
+        }
+    }
+}
+
+const LISTS: [&str; 2] = ["/v1/kv/tsdb/cluster/nodes/?", "/v1/health/service/tsdb-cluster-nodes"];
+
+fn is_list(target: &str, lists: &[&str]) -> bool {
+    lists.iter().any(|list| target.starts_with(list))
+}
+
+/// Three nodes behind the same, which is right.
+fn all_behind(world: &World) -> (Behind, Vec<Process>) {
+    let between = Behind::new(world);
+    let start = |id| world.start_with(between.client(world, Defaults::default()), node(id));
+    let nodes: Vec<_> = ["n1", "n2", "n3"].map(start).into();
+    world.wait(Duration::from_secs(8));
+    assert_eq!(leaders(&nodes).len(), 1);
+    nodes.iter().for_each(|node| drop(node.events()));
+    (between, nodes)
+}
+
+fn nobody_left(nodes: &[Process], what: &str) {
+    for node in nodes {
+        let events = node.events();
+        let is_left = |event: &Event| matches!(event, Event::NodeLeft(_) | Event::Stopped(_));
+        assert!(!events.iter().any(is_left), "{what}: {events:?}");
+        assert_eq!(node.cluster.snapshot().live().count(), 3, "{what}");
+    }
+}
+
+#[test]
+fn what_acls_hide_stays_and_is_seen_again_within_seconds() {
+    let hidden: [&[&str]; 3] = [&["n1", "n2", "n3"], &["n3"], &["n1", "n2"]];
+    for list in [&LISTS[..1], &LISTS[1..], &LISTS[..]] {
+        for ids in hidden {
+            let what = format!("{list:?} without {ids:?}");
+            let world = World::new();
+            let (between, nodes) = all_behind(&world);
+            between.change(move |target, answer| {
+                is_list(target, list).then(|| {
+                    let mut answer = without(answer, ids, 0);
+                    let name = "x-consul-results-filtered-by-acls";
+                    answer.headers_mut().insert(name, "true".parse().expect("a header"));
+                    answer
+                })
+            });
+            // Longer than the waits of the lists.
+            world.wait(Duration::from_secs(45));
+            nobody_left(&nodes, &what);
+            assert!(leaders(&nodes).is_empty(), "{what}: a node leads that does not see all");
+            between.restore();
+            // The waits would last for 20 s.
+            world.wait(Duration::from_secs(8));
+            nobody_left(&nodes, &what);
+            assert_eq!(leaders(&nodes).len(), 1, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_list_without_the_node_itself_is_believed_when_it_stays_so() {
+    let lacking: [&[&str]; 3] = [&["n1", "n2", "n3"], &["n1"], &["n1", "n2"]];
+    for list in [&LISTS[..1], &LISTS[1..], &LISTS[..]] {
+        for ids in lacking {
+            // One answer; all of two seconds.
+            for (most, lasts) in [(1, Duration::MAX), (usize::MAX, Duration::from_secs(2))] {
+                let what = format!("{list:?} without {ids:?}, {most}");
+                let world = World::new();
+                let (between, nodes) = behind(&world);
+                let (clock, mut left, mut begun) = (world.clock.clone(), most, None);
+                between.change(move |target, answer| {
+                    if left == 0 || !is_list(target, list) {
+                        return None;
+                    }
+                    let begun = *begun.get_or_insert(clock.now());
+                    (clock.now() - begun < lasts).then(|| {
+                        left -= 1;
+                        without(answer, ids, 1)
+                    })
+                });
+                for _ in 0..400 {
+                    world.wait(Duration::from_millis(100));
+                    let live = nodes[0].cluster.snapshot().live().count();
+                    assert_eq!(live, 3, "{what}");
+                }
+                nobody_left(&nodes, &what);
+            }
+        }
+    }
+    // It stays so: an operator has to see that, and a node that does not see itself does not lead.
+    for list in [&LISTS[..1], &LISTS[1..]] {
+        let world = World::new();
+        let (between, nodes) = behind(&world);
+        assert!(nodes[0].cluster.is_leader());
+        between.change(move |target, answer| {
+            is_list(target, list).then(|| without(answer, &["n1", "n2", "n3"], 1))
+        });
+        world.wait(Duration::from_secs(30));
+        assert_eq!(nodes[0].cluster.snapshot().live().count(), 0, "{list:?}");
+        assert!(!nodes[0].cluster.is_leader(), "{list:?}");
+        between.restore();
+        world.wait(Duration::from_secs(30));
+        assert!(nodes.iter().all(|node| node.cluster.snapshot().live().count() == 3), "{list:?}");
+        assert_eq!(leaders(&nodes).len(), 1, "{list:?}");
+    }
 }
 
 #[test]

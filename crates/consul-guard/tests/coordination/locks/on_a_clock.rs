@@ -49,6 +49,11 @@ const TESTS: &[(&str, Test)] = &[
     ("answers_of_another_program_end_no_lock_and_no_permit", other_program),
     ("answers_of_another_program_end_no_wait_for_a_lock", other_program_and_waiter),
     ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
+    ("answers_that_are_not_of_the_leader_now_end_no_lock_and_no_permit", wrong_proofs),
+    ("what_a_server_without_a_leader_shows_extends_no_lease", proof_without_leader),
+    ("a_lock_and_a_permit_that_a_restored_snapshot_lacks_are_lost", restored_snapshot),
+    ("a_permit_that_acls_hide_is_not_lost", hidden_permit),
+    ("a_waiter_whose_waits_end_at_once_renews_its_session_at_its_pace", renewals_of_waiters),
 ];
 
 pub fn add_to(trials: &mut Trials) {
@@ -849,4 +854,270 @@ fn other_program_and_waiter(_: &Simulated) {
         let lease = world.run(acquire(&waiter, wait));
         assert!(lease.is_ok_and(|lease| lease.is_held()), "{answer:?}");
     }
+}
+
+/// What an answer to a read becomes: by the path and query, the answer, and the fencing token of the holder.
+type Wrong = fn(&str, &Response<Bytes>, u64) -> Response<Bytes>;
+
+/// A transport whose answers to linearizable reads, and to renewals, are changed while there is a change.
+#[derive(Debug)]
+struct Changes {
+    transport: SimTransport,
+    wrong: Mutex<Option<(Wrong, u64)>>,
+    renewals: AtomicU64,
+}
+
+impl Transport for Changes {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let target = request.uri().to_string();
+        let is_renewal = target.starts_with("/v1/session/renew");
+        let is_proof = request.method() == "GET" && target.contains("consistent");
+        self.renewals.fetch_add(u64::from(is_renewal), Ordering::Relaxed);
+        Box::pin(async move {
+            let answer = self.transport.send(request).await?;
+            let wrong = *self.wrong.lock().expect("no panic");
+            let wrong = wrong.filter(|_| is_proof || is_renewal);
+            Ok(wrong.map_or(answer.clone(), |(wrong, token)| wrong(&target, &answer, token)))
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+/// A process whose answers can be changed.
+fn with_changes(world: &Simulated) -> (Arc<Presence>, Arc<Changes>) {
+    let mut made = None;
+    let process = world.process_behind(|transport| {
+        let (wrong, renewals) = (Mutex::default(), AtomicU64::new(0));
+        let changes = Arc::new(Changes { transport, wrong, renewals });
+        made = Some(Arc::clone(&changes));
+        changes
+    });
+    (process, made.expect("it was made"))
+}
+
+/// With other headers.
+fn with(answer: &Response<Bytes>, headers: &[(&'static str, &str)]) -> Response<Bytes> {
+    let mut answer = answer.clone();
+    for (name, value) in headers {
+        answer.headers_mut().insert(*name, value.parse().expect("a header"));
+    }
+    answer
+}
+
+/// That there is nothing, at this index.
+fn nothing(answer: &Response<Bytes>, index: u64) -> Response<Bytes> {
+    let mut answer = with(answer, &[("x-consul-index", &index.to_string())]);
+    *answer.status_mut() = http::StatusCode::NOT_FOUND;
+    *answer.body_mut() = Bytes::new();
+    answer
+}
+
+/// The keys without a holder, as they are or as they were before the grant.
+fn free(answer: &Response<Bytes>, index: Option<u64>) -> Response<Bytes> {
+    let mut entries: serde_json::Value = serde_json::from_slice(answer.body()).expect("JSON");
+    for entry in entries.as_array_mut().expect("entries") {
+        let entry = entry.as_object_mut().expect("an entry");
+        entry.remove("Session");
+        if entry["Key"].as_str().is_some_and(|key| key.ends_with("/.lock")) {
+            // {"Limit":1,"Holders":{}}
+            entry.insert("Value".into(), "eyJMaW1pdCI6MSwiSG9sZGVycyI6e319".into());
+        }
+        if let Some(index) = index {
+            entry.insert("ModifyIndex".into(), index.into());
+        }
+    }
+    let mut answer = answer.clone();
+    *answer.body_mut() = entries.to_string().into();
+    match index {
+        Some(index) => with(&answer, &[("x-consul-index", &index.to_string())]),
+        None => answer,
+    }
+}
+
+const LEADERLESS: [(&str, &str); 2] =
+    [("x-consul-knownleader", "false"), ("x-consul-lastcontact", "999999")];
+
+fn is_read(target: &str) -> bool {
+    target.starts_with("/v1/kv/")
+}
+
+const WRONG: &[(&str, Wrong)] = &[
+    ("nothing, from before the grant", |target, answer, _| match is_read(target) {
+        true => nothing(answer, 1),
+        false => answer.clone(),
+    }),
+    ("nothing, from the future", |target, answer, _| match is_read(target) {
+        true => nothing(answer, 99_999),
+        false => answer.clone(),
+    }),
+    ("nothing, without a leader", |target, answer, _| match is_read(target) {
+        true => with(&nothing(answer, 99_999), &LEADERLESS),
+        false => answer.clone(),
+    }),
+    ("nothing, the leader was not heard", |target, answer, _| match is_read(target) {
+        true => with(&nothing(answer, 99_999), &LEADERLESS[1..]),
+        false => answer.clone(),
+    }),
+    ("nothing, of a cache", |target, answer, _| match is_read(target) {
+        true => with(&nothing(answer, 99_999), &[("age", "30")]),
+        false => answer.clone(),
+    }),
+    ("the keys before the grant", |target, answer, token| match is_read(target) {
+        true => free(answer, Some(token - 1)),
+        false => answer.clone(),
+    }),
+    ("the keys, free", |target, answer, _| match is_read(target) {
+        true => free(answer, None),
+        false => answer.clone(),
+    }),
+    ("no session to renew", |target, answer, _| match is_read(target) {
+        true => answer.clone(),
+        false => {
+            let id = target.split(['/', '?']).nth(4).expect("a session");
+            let mut gone = answer.clone();
+            *gone.status_mut() = http::StatusCode::NOT_FOUND;
+            *gone.body_mut() = format!("Session id '{id}' not found").into();
+            gone
+        }
+    }),
+];
+
+fn wrong_proofs(_: &Simulated) {
+    for (what, wrong) in WRONG {
+        // Shorter than a lease; longer than several leases.
+        for ms in [700, 10_000] {
+            let world = Simulated::new();
+            let (process, changes) = with_changes(&world);
+            let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+            let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+            for (lease, other) in [(&lock, &permit), (&permit, &lock)] {
+                world.keep(lease);
+                world.clock.advance(Duration::from_secs(1));
+                *changes.wrong.lock().expect("no panic") = Some((*wrong, lease.token()));
+                world.clock.advance(Duration::from_millis(ms));
+                *changes.wrong.lock().expect("no panic") = None;
+                world.clock.advance(Duration::from_secs(5));
+                let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
+                let is_lost = events.iter().any(|event| matches!(event, Event::Lost(_)));
+                assert!(!is_lost && lease.is_held(), "{what}, {ms} ms: {events:?}");
+                assert!(!other.has_ended(), "{what}, {ms} ms");
+            }
+            world.run(lock.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            // Nor does such an answer to its release leave the permit taken.
+            *changes.wrong.lock().expect("no panic") = Some((*wrong, permit.token()));
+            let world = &world;
+            world.clock.spawn({
+                let (clock, changes) = (world.clock.clone(), Arc::clone(&changes));
+                async move {
+                    clock.sleep(Duration::from_millis(200)).await;
+                    *changes.wrong.lock().expect("no panic") = None;
+                }
+            });
+            world.run(permit.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+    }
+}
+
+fn proof_without_leader(world: &Simulated) {
+    let (process, changes) = with_changes(world);
+    let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+    let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+    world.keep(&lock);
+    world.keep(&permit);
+    let headers: [Wrong; 4] = [
+        |_, answer, _| with(answer, &LEADERLESS),
+        |_, answer, _| with(answer, &LEADERLESS[..1]),
+        |_, answer, _| with(answer, &LEADERLESS[1..]),
+        |_, answer, _| with(answer, &[("x-cache", "HIT"), ("age", "1")]),
+    ];
+    for (place, wrong) in headers.into_iter().enumerate() {
+        *changes.wrong.lock().expect("no panic") = Some((wrong, 0));
+        world.clock.advance(process.profile().lease * 2);
+        assert!(!lock.is_held() && !permit.is_held(), "{place}");
+        *changes.wrong.lock().expect("no panic") = None;
+        world.clock.advance(Duration::from_secs(2));
+        assert!(lock.is_held() && permit.is_held(), "{place}");
+    }
+    // A proxy may drop them.
+    *changes.wrong.lock().expect("no panic") = Some((
+        |_, answer, _| {
+            let mut answer = answer.clone();
+            LEADERLESS.iter().for_each(|(name, _)| drop(answer.headers_mut().remove(*name)));
+            answer
+        },
+        0,
+    ));
+    world.clock.advance(Duration::from_secs(10));
+    assert!(lock.is_held() && permit.is_held());
+}
+
+fn restored_snapshot(world: &Simulated) {
+    let process = world.process();
+    world.run(process.registered()).expect("it is registered");
+    let past = world.agent.back_up();
+    let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+    let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+    world.keep(&lock);
+    world.keep(&permit);
+    world.clock.advance(Duration::from_secs(1));
+    world.agent.restore_snapshot(&past);
+    world.clock.advance(process.profile().lease);
+    for lease in [&lock, &permit] {
+        assert!(lease.has_ended() && matches!(lease.poll_event(), Some(Event::Lost(_))));
+    }
+}
+
+fn hidden_permit(world: &Simulated) {
+    let (process, changes) = with_changes(world);
+    let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+    world.keep(&permit);
+    let hidden: Wrong = |target, answer, _| match is_read(target) {
+        true => with(&nothing(answer, 99_999), &[("x-consul-results-filtered-by-acls", "true")]),
+        false => answer.clone(),
+    };
+    *changes.wrong.lock().expect("no panic") = Some((hidden, 0));
+    world.clock.advance(Duration::from_secs(10));
+    assert!(!permit.has_ended() && !permit.is_held());
+    *changes.wrong.lock().expect("no panic") = None;
+    world.clock.advance(Duration::from_secs(1));
+    assert!(permit.is_held());
+}
+
+/// An agent, or a proxy before it, that answers blocking queries at once and counts renewals.
+#[derive(Debug)]
+struct CountsRenewals(NeverBlocks, AtomicU64);
+
+impl Transport for CountsRenewals {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_renewal = request.uri().path().starts_with("/v1/session/renew");
+        self.1.fetch_add(u64::from(is_renewal), Ordering::Relaxed);
+        self.0.send(request)
+    }
+
+    fn endpoint(&self) -> &str {
+        self.0.endpoint()
+    }
+}
+
+fn renewals_of_waiters(world: &Simulated) {
+    let holder = world.process();
+    let lock = world.run(acquire(&holder, Wait::Forever)).expect("it is free");
+    let permit = world.run(permit(&holder, 1, Wait::Forever)).expect("a permit is free");
+    world.keep(&lock);
+    world.keep(&permit);
+    let counts = counts_of_failures(
+        world,
+        Duration::from_secs(30),
+        |transport| {
+            let agent = NeverBlocks { transport, requests: AtomicU64::new(0) };
+            CountsRenewals(agent, AtomicU64::new(0))
+        },
+        |agent| &agent.1,
+    );
+    // A lock's waiter has no session before it is free.
+    let usual = 30 / holder.profile().renew_interval().as_secs();
+    assert!(counts[0] == 0 && (usual..=usual * 2 + 1).contains(&counts[1]), "{counts:?}");
 }
