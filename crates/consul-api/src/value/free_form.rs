@@ -49,22 +49,9 @@ impl FreeForm {
     /// # Errors
     /// A duration that is none, a name in two spellings, what JSON cannot represent.
     pub fn json(&self, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-        let has_index =
-            |name: &str| same_name("CreateIndex", name) || same_name("ModifyIndex", name);
-        let is_answer =
-            matches!(value, Value::Map(members) if members.iter().any(|(it, _)| has_index(it)));
-        Walk { form: self, is_answer }.walk(value, at, Names::Fields)
+        self.walk(value, at, Names::Fields)
     }
-}
 
-/// The way through a body.
-struct Walk<'a> {
-    form: &'a FreeForm,
-    /// Whether Consul has answered with it: only its objects have indexes.
-    is_answer: bool,
-}
-
-impl Walk<'_> {
     fn walk(&self, value: &Value, at: &ValuePath, names: Names) -> Result<Json, Error> {
         match value {
             Value::List(items) => {
@@ -75,6 +62,7 @@ impl Walk<'_> {
                 Ok(list.into())
             }
             Value::Map(members) => {
+                let at = &at.of(value);
                 let mut object = serde_json::Map::with_capacity(members.len());
                 for (given, member) in members {
                     let name = match names {
@@ -114,18 +102,18 @@ impl Walk<'_> {
         }
         let has_durations = is_fields || names == Names::PassiveHealthCheck;
         match value.as_f64().filter(|_| has_durations) {
-            Some(number) if is(self.form.durations) => return self.duration(number, value, at),
-            Some(number) if is(self.form.nanoseconds) => {
+            Some(number) if is(self.durations) => return self.duration(number, value, at),
+            Some(number) if is(self.nanoseconds) => {
                 return self.nanoseconds(number, value, at);
             }
             _ => {}
         }
         match value {
-            Value::Map(_) if is(self.form.opaque) => {
+            Value::Map(_) if is(self.opaque) => {
                 value.to_json().map_err(|error| error.context(&at.name()))
             }
-            Value::Map(_) if is_fields && is(self.form.by_name) => self.walk(value, at, Names::Own),
-            Value::Map(_) if is_fields && is(self.form.kept) => self.walk(value, at, Names::Kept),
+            Value::Map(_) if is_fields && is(self.by_name) => self.walk(value, at, Names::Own),
+            Value::Map(_) if is_fields && is(self.kept) => self.walk(value, at, Names::Kept),
             Value::Map(_) if names == Names::Kept && is(&["PassiveHealthCheck"]) => {
                 self.walk(value, at, Names::PassiveHealthCheck)
             }
@@ -135,14 +123,14 @@ impl Walk<'_> {
 
     /// Whether the member of this name is one by which a path finds what is created.
     fn is_name(&self, name: &str, at: &ValuePath) -> bool {
-        self.form.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
+        self.names.iter().filter_map(|known| known.split_once('.')).any(|(table, own)| {
             same_name(own, name) && at.table().is_some_and(|it| same_name(table, it))
         })
     }
 
     /// Whether the member of this name is one of the lists.
     fn is_list(&self, name: &str, at: &ValuePath, names: Names) -> bool {
-        self.form.lists.iter().any(|list| {
+        self.lists.iter().any(|list| {
             let (table, own) = list.split_once('.').unwrap_or(("", list));
             let is_own = match own {
                 "*" => names == Names::Own,
@@ -153,7 +141,7 @@ impl Walk<'_> {
     }
 
     fn duration(&self, number: f64, value: &Value, at: &ValuePath) -> Result<Json, Error> {
-        if self.form.answers_nanoseconds && self.has_nanoseconds(number, value, at)? {
+        if self.answers_nanoseconds && self.has_nanoseconds(number, value, at)? {
             return value.to_json();
         }
         let wanted = "it must be a number of seconds, not negative, or a string such as \"1m30s\"";
@@ -176,7 +164,7 @@ impl Walk<'_> {
     fn has_nanoseconds(&self, number: f64, value: &Value, at: &ValuePath) -> Result<bool, Error> {
         let wanted = "in an answer of Consul this can be nanoseconds or seconds: set a string such as \"720h\" or \"500us\"";
         match Unit::of(number) {
-            _ if !self.is_answer => Ok(false),
+            _ if !at.is_answer => Ok(false),
             Unit::Unclear => Err(at.bad_value(value, wanted)),
             unit => Ok(unit == Unit::Nanoseconds),
         }

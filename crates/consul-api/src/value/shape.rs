@@ -29,17 +29,28 @@ pub const RAW_IN_TARGETS: &AsciiSet = &AsciiSet::EMPTY
 pub struct ValuePath<'a> {
     place: &'a str,
     parent: Option<&'a ValuePath<'a>>,
+    /// Whether it is in a table that Consul has answered with.
+    pub(super) is_answer: bool,
 }
 
 impl<'a> ValuePath<'a> {
     /// An argument or an option.
     pub fn top(name: &'a str) -> ValuePath<'a> {
-        ValuePath { place: name, parent: None }
+        ValuePath { place: name, parent: None, is_answer: false }
     }
 
     /// The member of this name.
     pub fn member(&'a self, place: &'a str) -> ValuePath<'a> {
-        ValuePath { place, parent: Some(self) }
+        ValuePath { place, parent: Some(self), is_answer: self.is_answer }
+    }
+
+    /// The same, of a table: only those that Consul has answered with have indexes.
+    pub(super) fn of(&self, table: &Value) -> ValuePath<'a> {
+        let has_index =
+            |name: &str| ["CreateIndex", "ModifyIndex"].iter().any(|it| same_name(it, name));
+        let has_one =
+            matches!(table, Value::Map(members) if members.iter().any(|(it, _)| has_index(it)));
+        ValuePath { place: self.place, parent: self.parent, is_answer: self.is_answer || has_one }
     }
 
     /// The name of the table that has the value, or of the list that has this table.
@@ -351,6 +362,7 @@ impl Shape {
         at: &ValuePath,
         fields: &[Field],
     ) -> Result<serde_json::Value, Error> {
+        let at = &at.of(value);
         let mut object = serde_json::Map::new();
         for (name, member) in self.members(value, at)? {
             let Some(field) = fields.iter().find(|field| same_name(field.name, name)) else {
