@@ -127,7 +127,7 @@ dst:
 .PHONY: model
 ## model: searches the model of replicated shards to its end, in chains of four changes (an hour, 8 GB)
 model:
-	cargo test --quiet --package consul-replication --features sabotage \
+	CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --quiet --package consul-replication --features sabotage \
 		--test model -- --ignored --nocapture
 
 .PHONY: spec

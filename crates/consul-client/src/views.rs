@@ -190,6 +190,8 @@ struct Service {
     is_paused: bool,
     /// Whether a read is in flight. There is one at a time: of two on two connections the older answer can come last.
     is_read: bool,
+    /// Whether it is read because a view of another spelling of its name saw a change.
+    is_follow_up: bool,
     /// Whether the next answer comes after an outage.
     is_resynchronised: bool,
     /// The list that the program knows, or will be told.
@@ -317,6 +319,7 @@ impl Work {
                 is_in_turn: false,
                 is_paused: false,
                 is_read: false,
+                is_follow_up: false,
                 is_resynchronised: false,
                 told: None,
             },
@@ -373,39 +376,45 @@ impl Work {
                 let is_resynchronised = mem::take(&mut service.is_resynchronised);
                 // A state that the query of the checks may never answer with: what follows it is a change.
                 let own = compared(name);
-                let known = mem::take(&mut self.known_checks);
-                let (before, others): (BTreeMap<_, _>, _) =
-                    known.into_iter().partition(|(_, (_, of))| *of == own);
-                self.known_checks = others;
+                let mut before = BTreeMap::new();
+                self.known_checks.retain(|id, check| {
+                    let is_own = check.1 == own;
+                    if is_own {
+                        before.insert(id.clone(), check.clone());
+                    }
+                    !is_own
+                });
                 let checks = answer.value.items().iter().flat_map(|instance| {
                     instance.get("Checks").into_iter().flat_map(Value::items).map(known_check)
                 });
                 let mut nodes = BTreeSet::new();
-                let mut found = 0;
-                let mut is_changed = false;
+                let mut now = BTreeMap::new();
                 for (id, check) in checks {
-                    let (node, is_of_node) = (id.0.clone(), check.1.is_empty());
-                    if !is_of_node {
-                        found += 1;
-                        is_changed |= before.get(&id) != Some(&check);
+                    if check.1 == own {
+                        now.insert(id.clone(), check.clone());
                     }
-                    let before = self.known_checks.insert(id, check.clone());
-                    if is_of_node && before.is_none_or(|before| before != check) {
+                    let (node, is_of_node) = (id.0.clone(), check.1.is_empty());
+                    let known = self.known_checks.insert(id, check.clone());
+                    if is_of_node && known.is_none_or(|known| known != check) {
                         nodes.insert(node);
                     }
                 }
-                is_changed |= found != before.len();
+                // Not of a read that follows from another spelling's: servers that differ would have it go on forever.
+                let is_news = !mem::take(&mut service.is_follow_up) && now != before;
                 let state = State { answer, is_resynchronised, is_after_error: false };
                 let _ = service.feed.send(Ok(state));
                 if service.is_due {
                     self.due(name);
                 }
-                // No answer of the query will tell it of the other services on the node, or of the same service by another
-                // spelling: it is known already.
+                // The query of the checks will not show these as changes any more: neither for the other services on the
+                // nodes nor for the views of this service under another spelling.
                 self.nodes_changed(&nodes);
-                if is_changed {
-                    let names = self.spellings.get(&own).cloned().unwrap_or_default();
-                    names.iter().filter(|it| *it != name).for_each(|it| self.due(it));
+                let spellings = self.spellings.get(&own).filter(|_| is_news).cloned();
+                for spelling in spellings.iter().flatten().filter(|it| *it != name) {
+                    if let Some(service) = self.services.get_mut(spelling) {
+                        service.is_follow_up = true;
+                    }
+                    self.due(spelling);
                 }
             }
             Err(error) => {

@@ -390,7 +390,11 @@ impl Known {
     /// Whether an item that another state lacks is one that the token may not read any more. While the answers before left
     /// out something too, only their index tells: a deletion raises it.
     fn hides(&self, id: &str, now: &Known) -> bool {
-        now.is_filtered && (!self.is_filtered || self.is_at(now) || self.hidden.contains(id))
+        // After the index went back, what there was before shows nothing.
+        let went_back = now.index.is_some() && now.index < self.index;
+        now.is_filtered
+            && !went_back
+            && (!self.is_filtered || self.is_at(now) || self.hidden.contains(id))
     }
 }
 

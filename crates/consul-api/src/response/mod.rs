@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
 use std::slice;
 
@@ -201,7 +202,11 @@ impl Request {
     fn json(&self, body: &Bytes, meta: &Meta) -> Result<Tape, Error> {
         let path = self.endpoint.subject(self.http.uri().path());
         let subject: Cow<[u8]> = percent_decode_str(path).into();
-        let given = |name: &str| self.given(name);
+        let sent = OnceCell::new();
+        let given = |name: &str| match name.starts_with(|first: char| first.is_ascii_uppercase()) {
+            true => given_in(sent.get_or_init(|| self.sent()), name),
+            false => self.given(name),
+        };
         let tape = Tape::of_answer(body.clone(), &self.endpoint.form, &subject, &given);
         let tape = tape.map_err(|why| match why {
             // Without what it says, which is not the caller's.
@@ -214,7 +219,11 @@ impl Request {
             }
             NotTheAnswer::Invalid(why) => self.not_understood(&why, body),
         })?;
-        if self.asked().is_some_and(|asked| tape.top() != Item::List(asked)) {
+        let asked = || sent.get_or_init(|| self.sent()).as_array().map(Vec::len);
+        // Each question of a list has an answer.
+        if self.endpoint.method == Verb::Post
+            && asked().is_some_and(|asked| tape.top() != Item::List(asked))
+        {
             return Err(self.not_understood("it does not have an answer for each question", body));
         }
         let is_empty = matches!(tape.top(), Item::Null | Item::List(0) | Item::Map(0));
@@ -224,12 +233,9 @@ impl Request {
         Ok(tape)
     }
 
-    /// The values of a parameter in the path or the query; of the end of an intention without its namespace; or those of one of
-    /// Consul's fields in the body. There are none if it is missing, or stands for all.
+    /// The values of a parameter in the path or the query; of the end of an intention without its namespace. There are
+    /// none if it is missing, or stands for all.
     fn given(&self, name: &str) -> Vec<String> {
-        if name.starts_with(|first: char| first.is_ascii_uppercase()) {
-            return self.given_in_body(name);
-        }
         let uri = self.http.uri();
         let of_path =
             self.endpoint.segments(uri.path()).map(|(name, it)| -> (&str, &str) { (name, it) });
@@ -247,23 +253,9 @@ impl Request {
         }
     }
 
-    /// The values of a field of the object in the body, or of each in its list.
-    fn given_in_body(&self, name: &str) -> Vec<String> {
-        let body = serde_json::from_slice(self.http.body()).unwrap_or_default();
-        let objects = match &body {
-            serde_json::Value::Array(items) => &items[..],
-            object => slice::from_ref(object),
-        };
-        let members = objects.iter().filter_map(serde_json::Value::as_object).flatten();
-        let values =
-            members.filter(|(it, _)| same_name(name, it)).filter_map(|(_, it)| it.as_str());
-        values.filter(|it| !it.is_empty()).map(str::to_owned).collect()
-    }
-
-    /// How many questions the body has, each of which has an answer.
-    fn asked(&self) -> Option<usize> {
-        let questions = || serde_json::from_slice::<Vec<serde_json::Value>>(self.http.body()).ok();
-        (self.endpoint.method == Verb::Post).then(questions).flatten().map(|it| it.len())
+    /// The request's body, if it is JSON.
+    fn sent(&self) -> serde_json::Value {
+        serde_json::from_slice(self.http.body()).unwrap_or_default()
     }
 
     fn check_applied(&self, body: &Bytes) -> Result<(), Error> {
@@ -296,6 +288,17 @@ impl Request {
     fn strange(&self, why: String) -> Error {
         Error::new(Kind::Decode, format!("{}: {why}", self.label))
     }
+}
+
+/// The values of a field of the object that was sent, or of each in its list.
+fn given_in(sent: &serde_json::Value, name: &str) -> Vec<String> {
+    let objects = match sent {
+        serde_json::Value::Array(items) => &items[..],
+        object => slice::from_ref(object),
+    };
+    let members = objects.iter().filter_map(serde_json::Value::as_object).flatten();
+    let values = members.filter(|(it, _)| same_name(name, it)).filter_map(|(_, it)| it.as_str());
+    values.filter(|it| !it.is_empty()).map(str::to_owned).collect()
 }
 
 /// How a file of gzip begins.

@@ -4,12 +4,13 @@ use super::{BEGINNING, beginning, excerpt};
 use crate::error::{Error, Kind, RefusedOperation};
 use crate::request::Request;
 use crate::response::Meta;
-use crate::table::{Absent, Reply};
+use crate::table::{Absent, Reply, Shape};
 use crate::value::shape::is_printable;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Request {
@@ -138,48 +139,44 @@ impl Request {
         self.without_secrets(body, false)
     }
 
-    /// The beginning of what another program has answered, without anything that the request's body says: that program may
+    /// The beginning of what another program has answered, without the texts of the request's body either: that program may
     /// show all of the request.
     pub(super) fn shown_of_another(&self, body: &[u8]) -> String {
         self.without_secrets(body, true)
     }
 
-    fn without_secrets(&self, body: &[u8], hides_values: bool) -> String {
-        let mut text = before_headers(String::from_utf8_lossy(beginning(body)).into_owned());
-        let values = self.http.headers().values().filter(|value| value.is_sensitive());
-        for value in values.filter_map(|value| value.to_str().ok()) {
-            text = without(&text, value.trim_start_matches("Basic ").trim_start_matches("Bearer "));
-        }
-        let query = self.http.uri().query().unwrap_or_default();
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            if is_secret(name) {
-                text = without(&text, &percent_decode_str(value).decode_utf8_lossy());
-                text = text.replace(value, HIDDEN);
-            }
-        }
+    fn without_secrets(&self, body: &[u8], hides_texts: bool) -> String {
+        let text = before_headers(String::from_utf8_lossy(beginning(body)).into_owned());
         let sent: Option<serde_json::Value> = serde_json::from_slice(self.http.body()).ok();
+        let whole = String::from_utf8_lossy(self.http.body());
         let mut found = Sent::default();
         if let Some(sent) = &sent {
             found.read(sent, self.endpoint.path == "/v1/operator/keyring");
         }
-        let whole = String::from_utf8_lossy(self.http.body());
-        if hides_values {
-            found.secrets.append(&mut found.others);
-        }
-        // Consul repeats no value of a key.
-        found.secrets.extend(Some(&*whole).filter(|_| sent.is_none()));
-        // A program that repeats a long body begins with its beginning.
-        const REPEATED: usize = 4096;
-        let mut left = REPEATED;
+        let mut hidden = Hidden::default();
         for secret in found.secrets {
-            let mut end = secret.len().min(left);
-            while !secret.is_char_boundary(end) {
-                end -= 1;
-            }
-            left -= end;
-            text = without(&text, &secret[..end]);
+            hidden.add(secret, true);
         }
-        // The end of the beginning can be that of a part of a secret.
+        let values = self.http.headers().values().filter(|value| value.is_sensitive());
+        for value in values.filter_map(|value| value.to_str().ok()) {
+            hidden.add(value.trim_start_matches("Basic ").trim_start_matches("Bearer "), true);
+        }
+        let query = self.http.uri().query().unwrap_or_default();
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            if is_secret(name) {
+                hidden.add(value, true);
+                hidden.add(&percent_decode_str(value).decode_utf8_lossy(), true);
+            }
+        }
+        // The value of a key, for example.
+        if self.endpoint.positional.iter().any(|param| matches!(param.kind, Shape::Payload)) {
+            hidden.add(&whole, hides_texts);
+        }
+        for other in found.others.into_iter().filter(|_| hides_texts) {
+            hidden.add(other, true);
+        }
+        let text = hidden.removed_from(&text);
+        // Where a long answer is cut, a secret can be cut too.
         if body.len() > BEGINNING && text.len() < BEGINNING / 2 {
             return HIDDEN.to_owned();
         }
@@ -370,13 +367,61 @@ const HIDDEN: &str = "<hidden>";
 /// The least characters of a text that can be a secret, and whose removal leaves a message that can be read.
 const LEAST_SECRET: usize = 4;
 
-/// A text without a secret, in whatever form: each of its parts without characters that are written with escapes.
-fn without(text: &str, secret: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
-    let mut parts: Vec<_> =
-        secret.split(|c| !is_plain(c)).filter(|part| part.len() >= LEAST_SECRET).collect();
-    parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.len()));
-    parts.into_iter().fold(text.to_owned(), |text, part| text.replace(part, HIDDEN))
+/// What is to be removed from a text.
+#[derive(Default)]
+struct Hidden(BTreeSet<String>);
+
+impl Hidden {
+    /// The most bytes of a value that are looked for: a program that repeats a long one begins with its beginning.
+    const LOOKED_FOR: usize = 4096;
+
+    /// The most texts that are looked for.
+    const MOST: usize = 1000;
+
+    /// Adds a value, as it is and as JSON, a URL and HTML have it; `in_parts`: also its parts of characters that are written
+    /// so everywhere.
+    fn add(&mut self, value: &str, in_parts: bool) {
+        let mut end = value.len().min(Self::LOOKED_FOR);
+        while !value.is_char_boundary(end) {
+            end -= 1;
+        }
+        let value = &value[..end];
+        let in_json = serde_json::to_string(value).unwrap_or_default();
+        let in_url = utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
+        let in_html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let quoted = [("&quot;", "&#39;"), ("&#34;", "&#x27;")]
+            .map(|(two, one)| in_html.replace('"', two).replace('\'', one));
+        let forms = [value, &in_json[1..in_json.len().saturating_sub(1).max(1)], &in_url];
+        let is_plain = |c: char| c.is_alphanumeric() || "_-.".contains(c);
+        let parts = value.split(|c| !is_plain(c)).filter(|_| in_parts);
+        let all = forms.into_iter().chain(quoted.iter().map(String::as_str)).chain(parts);
+        for form in all.filter(|form| form.len() >= LEAST_SECRET) {
+            if self.0.len() < Self::MOST {
+                self.0.insert(form.to_owned());
+            }
+        }
+    }
+
+    /// A text with a mark in the place of each.
+    fn removed_from(&self, text: &str) -> String {
+        let mut is_hidden = vec![false; text.len()];
+        for hidden in &self.0 {
+            for (at, found) in text.match_indices(hidden) {
+                is_hidden[at..at + found.len()].fill(true);
+            }
+        }
+        let mut shown = String::with_capacity(text.len());
+        let mut was_hidden = false;
+        for (at, c) in text.char_indices() {
+            match (is_hidden[at], was_hidden) {
+                (false, _) => shown.push(c),
+                (true, false) => shown.push_str(HIDDEN),
+                (true, true) => {}
+            }
+            was_hidden = is_hidden[at];
+        }
+        shown
+    }
 }
 
 /// A text up to where it repeats a header with a secret of the request, in whatever form.
@@ -397,7 +442,7 @@ fn before_headers(mut text: String) -> String {
 /// The strings in a request's body.
 #[derive(Default)]
 struct Sent<'a> {
-    /// Those whose names say that they are secrets, or are those of a check's headers.
+    /// Those whose names say that they are secrets.
     secrets: Vec<&'a str>,
     others: Vec<&'a str>,
 }
@@ -422,8 +467,8 @@ impl<'a> Sent<'a> {
 
 /// Whether the name of a member or a parameter says that its value is a secret.
 fn is_secret(name: &str) -> bool {
-    const ENDS: [&str; 9] =
-        ["token", "secret", "secretid", "password", "privatekey", "jwt", "key", "header", "auth"];
+    const ENDS: [&str; 8] =
+        ["token", "secret", "secretid", "password", "privatekey", "jwt", "key", "auth"];
     let name = name.to_lowercase();
     // Of a key in a transaction.
     name != "key" && ENDS.iter().any(|end| name.ends_with(end))

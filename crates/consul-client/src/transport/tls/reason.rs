@@ -150,12 +150,20 @@ pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String 
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("is of an algorithm that is not supported; {}", algorithms())
         }
-        CertificateError::InvalidPurposeContext { presented, .. } if presented == &[any_purpose()] => {
-            "is not one of a server: its extendedKeyUsage is anyExtendedKeyUsage alone, and lacks serverAuth"
-                .to_owned()
+        CertificateError::InvalidPurposeContext { presented, required } => {
+            let (role, lacks) = match required {
+                ExtendedKeyPurpose::ClientAuth => ("a client", "clientAuth"),
+                _ => ("a server", "serverAuth"),
+            };
+            match presented == &[any_purpose()] {
+                true => format!(
+                    "is not one of {role}: its extendedKeyUsage is anyExtendedKeyUsage alone, and lacks {lacks}"
+                ),
+                false => format!("is not one of {role} (its extendedKeyUsage lacks {lacks})"),
+            }
         }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "is not one of a server (its extendedKeyUsage lacks serverAuth)".to_owned()
+        CertificateError::InvalidPurpose => {
+            "is not one for this side of a connection (its extendedKeyUsage)".to_owned()
         }
         CertificateError::BadEncoding | CertificateError::UnhandledCriticalExtension => {
             "cannot be read: it is damaged, or has a critical extension that is not known"

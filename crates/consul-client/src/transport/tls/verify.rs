@@ -8,8 +8,10 @@ use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::fmt;
+use std::iter;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -121,7 +123,8 @@ fn usage_permits_to_sign(certificate: &X509Certificate<'_>) -> bool {
 }
 
 fn may_sign(certificate: &CertificateDer<'_>) -> bool {
-    parse_x509_certificate(certificate).is_ok_and(|(_, it)| usage_permits_to_sign(&it))
+    // What this parser cannot read, webpki judges.
+    parse_x509_certificate(certificate).map_or(true, |(_, it)| usage_permits_to_sign(&it))
 }
 
 /// The first critical extension of a certificate that webpki does not know, in words.
@@ -146,13 +149,6 @@ fn unknown_critical_extension(certificate: &CertificateDer<'_>) -> Option<String
 /// The error of a handshake's signature, which the server makes with the key of its certificate.
 fn of_handshake(error: rustls::Error, certificate: &CertificateDer<'_>) -> rustls::Error {
     of_signature(error, "cannot be used: its key is", [certificate].into_iter())
-}
-
-/// Whether a certificate is that of the authority that another one names as its own.
-fn is_issuer(authority: &CertificateDer<'_>, of: &CertificateDer<'_>) -> bool {
-    let parsed = (parse_x509_certificate(authority), parse_x509_certificate(of));
-    let (Ok((_, authority)), Ok((_, of))) = parsed else { return false };
-    authority.subject().as_raw() == of.issuer().as_raw()
 }
 
 /// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
@@ -235,8 +231,15 @@ impl NamedOrSigned {
                 return Untrusted(LATE.to_owned()).into();
             }
             let named = self.named.iter().map(|it| &it.certificate);
+            let issuer = |it: &CertificateDer<'_>| {
+                let (_, parsed) = parse_x509_certificate(it).ok()?;
+                Some(parsed.issuer().as_raw().to_vec())
+            };
+            let issuers: BTreeSet<_> =
+                iter::once(certificate).chain(others).filter_map(issuer).collect();
             let is_signer = |it: &&CertificateDer<'_>| {
-                is_issuer(it, certificate) || others.iter().any(|of| is_issuer(it, of))
+                parse_x509_certificate(it)
+                    .is_ok_and(|(_, parsed)| issuers.contains(parsed.subject().as_raw()))
             };
             let mut signers = others.iter().chain(named).filter(is_signer);
             if error == CertificateError::UnknownIssuer.into()
