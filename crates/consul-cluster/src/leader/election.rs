@@ -3,7 +3,7 @@
 use super::assign;
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::event::Event;
-use crate::nodes::node::{Mode, Node};
+use crate::nodes::node::Mode;
 use crate::nodes::{request, settings, start};
 use crate::snapshot::{Leader, Sight, Snapshot};
 use consul_api::error::Kind;
@@ -130,14 +130,20 @@ fn claim(cluster: &Cluster, successor: Option<String>) -> Vec<u8> {
     serde_json::to_vec(&claim).unwrap_or_default()
 }
 
-/// A leader that does not see all nodes would take the shards of the others, and one that does not see itself does not
-/// see this cluster.
+/// A node that does not see itself live does not see this cluster, or is not there for the others.
 fn may_lead(cluster: &Cluster, snapshot: &Snapshot) -> bool {
+    may_go_on(cluster, snapshot) && is_seen(cluster, snapshot)
+}
+
+/// A leader that does not see all nodes would take the shards of the others.
+fn may_go_on(cluster: &Cluster, snapshot: &Snapshot) -> bool {
     let me = snapshot.nodes.get(&cluster.options.node_id);
     let sees_all = !snapshot.hides_keys && snapshot.sight != Sight::Part;
-    let is_fit =
-        |me: &Node| me.is_live && cluster.is_me(&me.record) && me.record.mode == Mode::Active;
-    sees_all && me.is_some_and(is_fit)
+    sees_all && me.is_some_and(|me| cluster.is_me(&me.record) && me.record.mode == Mode::Active)
+}
+
+fn is_seen(cluster: &Cluster, snapshot: &Snapshot) -> bool {
+    snapshot.nodes.get(&cluster.options.node_id).is_some_and(|me| me.is_live)
 }
 
 /// Acts as the leader until the leadership is lost or handed over.
@@ -152,7 +158,10 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
         _ = lease.keep() => None,
         never = relay_events(cluster, lease) => match never {},
         _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
-        _ = changes.wait_for(|snapshot| !may_lead(cluster, snapshot)) => Some(None),
+        // A leader that is suspended does not act, and its check fails too: its lock decides.
+        _ = changes.wait_for(|snapshot| {
+            !may_go_on(cluster, snapshot) || lease.is_held() && !is_seen(cluster, snapshot)
+        }) => Some(None),
         never = assign::run(cluster, lease) => match never {},
         _ = settings::keep(cluster, lease) => None,
     };
