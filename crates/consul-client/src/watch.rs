@@ -256,11 +256,23 @@ impl Watcher {
 
     /// Sends the next query, and if what there was is gone another one that does not wait: one answer may be that of another
     /// server.
+    ///
+    /// # Errors
+    /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader has nothing.
     async fn ask_twice(&self) -> Result<Answer, Error> {
-        let answer = self.ask(&self.query()).await?;
-        let is_gone =
-            self.looks_twice && self.had_items && self.blocks() && is_nothing(&answer.value);
-        if is_gone { self.ask(&self.args).await } else { Ok(answer) }
+        let is_gone = |answer: &Answer| self.had_items && is_nothing(&answer.value);
+        let mut answer = self.ask(&self.query()).await?;
+        if self.looks_twice && self.blocks() && is_gone(&answer) {
+            answer = self.ask(&self.args).await?;
+        }
+        match is_gone(&answer) && answer.meta.known_leader == Some(false) {
+            true => {
+                let why = "there is nothing any more, of a server that knows no leader";
+                Err(Error::new(Kind::NoLeader, format!("{}: {why}", self.endpoint.name))
+                    .retryable())
+            }
+            false => Ok(answer),
+        }
     }
 
     /// Sends a query; without retries while the client is refused, which has its own pauses.
@@ -276,10 +288,13 @@ impl Watcher {
     /// that follow, and a query with it waits to its end.
     fn note_items(&mut self, answer: &Answer) {
         let had_items = std::mem::replace(&mut self.had_items, !is_nothing(&answer.value));
+        let now = self.client.clock().now();
+        let has_waited = self.last_query.is_some_and(|begun| now - begun >= self.longest_wait);
         self.longest_wait = match (self.had_items, had_items) {
             (true, _) => self.wait,
             (false, true) => FIRST_WAIT,
-            (false, false) => self.longest_wait.saturating_mul(2),
+            (false, false) if has_waited => self.longest_wait.saturating_mul(2),
+            (false, false) => self.longest_wait,
         };
     }
 

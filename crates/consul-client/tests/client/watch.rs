@@ -850,3 +850,90 @@ fn one_answer_that_there_is_nothing_is_asked_again_and_its_index_blocks_nothing(
         }
     }
 }
+
+/// The way to an agent, and from 10 s to 15 s to another one, which has nothing, and a higher index with each answer.
+#[derive(Debug)]
+struct Balanced {
+    agent: SimTransport,
+    clock: ManualClock,
+    begun: Instant,
+}
+
+impl Transport for Balanced {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let elapsed = self.clock.now() - self.begun;
+        if !(Duration::from_secs(10)..Duration::from_secs(15)).contains(&elapsed) {
+            return self.agent.send(request);
+        }
+        let index = (999_000 + elapsed.as_millis()).to_string();
+        let response = Response::builder().status(404).header("x-consul-index", index);
+        let response = response.body(Bytes::new());
+        std::future::ready(Ok(response.expect("a response"))).boxed()
+    }
+
+    fn endpoint(&self) -> &str {
+        "balanced"
+    }
+}
+
+#[test]
+fn the_index_of_another_server_holds_up_a_watch_for_a_second() {
+    let world = World::new();
+    let agent = SimTransport::new(Arc::clone(&world.agent), "simulated");
+    let transport = Balanced { agent, clock: world.clock.clone(), begun: world.clock.now() };
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+    let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+    let client = Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng));
+    world.put("a", "1");
+    let row = endpoint("kv_list").expect("a method");
+    let changes = watch(client, row, Args::new().arg("a"), WatchOptions::default());
+    let mut changes: Changes = changes.expect("a watch").boxed();
+    let first = world.said_within(&mut changes, Duration::from_secs(11));
+    assert!(matches!(&first[..], [Change::Initial(_)]), "{first:?}");
+    // It ends the wait.
+    world.put("a", "2");
+    let gone = world.said_within(&mut changes, Duration::from_secs(4));
+    assert!(matches!(gone.last(), Some(Change::Delete { .. })), "{gone:?}");
+    let back = world.said_within(&mut changes, Duration::from_millis(1500));
+    assert!(
+        matches!(back.last(), Some(Change::Resynchronised(_) | Change::Put { .. })),
+        "{back:?}"
+    );
+}
+
+#[test]
+fn nothing_of_a_server_that_knows_no_leader_is_an_outage() {
+    let leaderless: fn(u32, Response<Bytes>) -> Response<Bytes> = |number, response| match number {
+        2..6 => {
+            let response = Response::builder().header("x-consul-index", "1");
+            let response = response.header("x-consul-knownleader", "false");
+            response.body(Bytes::from("[]")).expect("a response")
+        }
+        _ => response,
+    };
+    for method in ["catalog_nodes", "health_state"] {
+        let world = World::new();
+        let args = if method == "health_state" { Args::new().arg("any") } else { Args::new() };
+        let (mut changes, _) = world.watch_through(method, args, leaderless);
+        let mut said = Vec::new();
+        world.run(async {
+            let mut end = world.clock.sleep(5 * MINUTE);
+            while let Either::Left((change, rest)) =
+                futures_util::future::select(changes.next(), end).await
+            {
+                end = rest;
+                said.push(change.expect("a watch does not end").map(|(change, _)| change));
+            }
+        });
+        let is_lost = |it: &Result<Change, Error>| match it {
+            Ok(Change::Delete { .. }) => true,
+            Ok(Change::Resynchronised(value)) => value.items().is_empty(),
+            _ => false,
+        };
+        assert!(!said.iter().any(is_lost), "{method}: {said:?}");
+        assert!(
+            said.iter().any(|it| it.as_ref().is_err_and(|it| it.kind() == Kind::NoLeader)),
+            "{said:?}"
+        );
+    }
+}
