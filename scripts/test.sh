@@ -11,8 +11,9 @@
 # `make test`, which download no server:
 #
 #   build-quick         the module for LuaJIT, not optimised
-#   compile             the tests of the next two steps
+#   compile             the tests of the next three steps
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
+#   cluster             those of clusters, which mostly wait
 #   histories           twelve histories of locks and clusters under faults, of each kind
 #   busted-quick        the Lua specs on LuaJIT, simulated
 #   lint                each of the checks of `make lint`, but for those of the other engines
@@ -46,7 +47,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-quick_steps=(build-quick compile rust histories busted-quick lint)
+quick_steps=(build-quick compile rust cluster histories busted-quick lint)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -176,14 +177,14 @@ run_cargo_test() {
     add_counts "$status" $counts
 }
 
-# rust_targets: prints the arguments of cargo for the tests of `make test`.
+# rust_targets: prints the arguments of cargo for the tests of the step rust.
 rust_targets() {
     local main
     printf '%s\n' --lib --bins
     for main in tests/*/main.rs crates/*/tests/*/main.rs; do
         main=$(basename "$(dirname "$main")")
         case $main in
-            programs | simulation | model) ;;
+            programs | simulation | model | cluster) ;;
             *) printf '%s\n' --test "$main" ;;
         esac
     done
@@ -194,6 +195,10 @@ step_rust() {
     mapfile -t targets < <(rust_targets)
     run_cargo_test "${rust_tests[@]}" --doc
     PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
+}
+
+step_cluster() {
+    PART=quick run_cargo_test "${rust_tests[@]}" --test cluster
 }
 
 step_servers() {
@@ -218,7 +223,7 @@ step_simulation() {
 step_compile() {
     local targets
     mapfile -t targets < <(rust_targets)
-    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" --test simulation
+    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" --test cluster --test simulation
 }
 
 step_compile-all() {
