@@ -100,7 +100,8 @@ describe("metrics", function()
     render(1000)
     local before = rss()
     render(1000)
-    assert.is_true(rss() - before < 1e6, rss() - before .. " bytes more")
+    -- Pages that stay would be 7 MB and more; the threads of other specs take some memory too.
+    assert.is_true(rss() - before < 5e6, rss() - before .. " bytes more")
   end)
 
   it("raises an error for an option that it does not have", function()
