@@ -170,7 +170,7 @@ pub enum Form {
     /// A value of this parameter of the request in any case, or any string if the request does not have it. One of Consul's
     /// fields is looked for in the body.
     Given(&'static str),
-    /// This list or object, which is not empty, but for the keys below the empty prefix.
+    /// This list, object or string, which is not empty, but for the keys below the empty prefix.
     Some(&'static Form),
     /// The address of a server, `host:port`, or the empty string.
     Address,

@@ -265,7 +265,9 @@ impl Watcher {
         if self.looks_twice && self.blocks() && is_gone(&answer) {
             answer = self.ask(&self.args).await?;
         }
-        match is_gone(&answer) && answer.meta.known_leader == Some(false) {
+        // A stream's answers do not say whether there is one.
+        let is_leaderless = answer.meta.known_leader == Some(false) && !answer.meta.is_streamed();
+        match is_gone(&answer) && is_leaderless {
             true => {
                 let why = "there is nothing any more, of a server that knows no leader";
                 Err(Error::new(Kind::NoLeader, format!("{}: {why}", self.endpoint.name))

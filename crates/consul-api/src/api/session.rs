@@ -46,7 +46,7 @@ const SESSION: &[Field] = &[
 const ID: Param = path("session", Shape::Text, "The session's id.");
 
 pub static CREATE: Endpoint = Endpoint {
-    form: Form::Object(&[has("ID", Form::Text)]),
+    form: Form::Object(&[has("ID", Form::Some(&Form::Text))]),
     positional: &[body("definition", Shape::Object(SESSION), "The session.").optional()],
     options: &[SCOPE],
     repeat: Repeat::Once,

@@ -168,7 +168,8 @@ impl EntryMeta {
             session,
             lock_index: lock_index?,
             create_index: create_index?,
-            modify_index: modify_index?,
+            // Consul's indexes begin with 1.
+            modify_index: modify_index.filter(|index| *index > 0)?,
         })
     }
 }

@@ -733,3 +733,17 @@ fn a_node_is_found_by_its_name_or_the_beginning_of_its_id() {
         }
     }
 }
+
+#[test]
+fn an_empty_id_and_an_index_of_0_are_not_consuls() {
+    for (method, body) in [
+        ("session_create", r#"{"ID":""}"#),
+        (
+            "kv_get",
+            r#"[{"Key":"a","Value":"dg==","Flags":0,"LockIndex":0,"CreateIndex":0,"ModifyIndex":0}]"#,
+        ),
+    ] {
+        let error = respond(method, 200, body).expect_err(method);
+        assert_eq!(error.kind(), Kind::Decode, "{error}");
+    }
+}

@@ -253,7 +253,9 @@ impl Seed<'_, '_, '_> {
 
     /// Checks a string; returns whether it is base64.
     fn string<E: Error>(&mut self, text: &str) -> Result<bool, E> {
+        let needs_one = matches!(self.form, Form::Some(_));
         self.check(Unexpected::Other("string"), |form| match form {
+            _ if needs_one && text.is_empty() => false,
             Form::Text
             | Form::Bytes
             | Form::Name

@@ -270,7 +270,10 @@ impl Lease {
             )));
         }
         let results = self.fenced([set(key, value)]).await?;
-        Ok(modify_index(&results).unwrap_or_default())
+        modify_index(&results).ok_or_else(|| {
+            let why = "fenced_put: the answer is not Consul's: the write has no index";
+            Error::new(Kind::Decode, why)
+        })
     }
 
     /// Applies operations on keys in one transaction with the check that this is held. Returns

@@ -168,7 +168,9 @@ fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
 
 /// The modify index of the key of the last operation.
 fn modify_index(results: &Value) -> Option<u64> {
-    results.items().last()?.get("KV")?.get("ModifyIndex")?.as_u64()
+    let index = results.items().last()?.get("KV")?.get("ModifyIndex")?.as_u64();
+    // Consul's indexes begin with 1.
+    index.filter(|index| *index > 0)
 }
 
 fn map(members: Vec<(&str, Value)>) -> Value {
