@@ -363,7 +363,7 @@ impl<'a> Run<'a> {
         match error.kind() {
             Kind::Connect if error.status().is_none() && !self.client.endpoints_from.is_empty() => {
                 let from = &self.client.endpoints_from;
-                // What follows is for an address where there is no server.
+                // After the first part there is a hint for an address without a server.
                 let origin = from.split("; ").next().unwrap_or_default();
                 error.with_note(if was_sent { origin } else { from })
             }

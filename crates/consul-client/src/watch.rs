@@ -381,8 +381,14 @@ impl Known {
     /// Whether another state is this one, and no other one was between them; one with a lower index is that of a server that
     /// is behind.
     fn is_still(&self, now: &Known) -> bool {
-        let is_behind = now.index.is_some() && now.index < self.index;
-        (self.is_at(now) || is_behind) && self.parts == now.parts && self.entry == now.entry
+        (self.is_at(now) || self.is_ahead_of(now))
+            && self.parts == now.parts
+            && self.entry == now.entry
+    }
+
+    /// Whether another state has a lower index.
+    fn is_ahead_of(&self, now: &Known) -> bool {
+        now.index.is_some() && now.index < self.index
     }
 
     /// Whether nothing was written between this state and another.
@@ -408,9 +414,8 @@ impl Known {
     /// out something too, only their index tells: a deletion raises it.
     fn hides(&self, id: &str, now: &Known) -> bool {
         // After the index went back, what there was before shows nothing.
-        let went_back = now.index.is_some() && now.index < self.index;
         now.is_filtered
-            && !went_back
+            && !self.is_ahead_of(now)
             && (!self.is_filtered || self.is_at(now) || self.hidden.contains(id))
     }
 }

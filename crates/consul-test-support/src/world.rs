@@ -108,11 +108,25 @@ impl World {
         answer.status().is_success().then(text)
     }
 
+    /// Gives the first client of [`World::client_with_rules`] these rules instead of its own.
+    pub fn change_rules(&self, management: &str, rules: &str) {
+        let path = |of: &str| format!("/v1/acl/policy/{of}?token={management}");
+        let policy = self.answer("GET", &path("name/rules-1"), "");
+        let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
+        let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
+        self.send("PUT", &path(policy["ID"].as_str().expect("an id")), &body);
+    }
+
     /// Runs the work of other processes, without any time passing.
     pub fn send(&self, method: &str, path: &str, body: &str) {
+        self.answer(method, path, body);
+    }
+
+    fn answer(&self, method: &str, path: &str, body: &str) -> Bytes {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let request = Request::builder().method(method).uri(path).body(body).expect("a request");
         let answer = self.agent.handle(request).now_or_never().expect("at once");
         assert!(answer.status().is_success(), "{path}: {answer:?}");
+        answer.into_body()
     }
 }

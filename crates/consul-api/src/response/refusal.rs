@@ -147,12 +147,9 @@ impl Request {
 
     fn without_secrets(&self, body: &[u8], hides_texts: bool) -> String {
         let text = before_headers(String::from_utf8_lossy(beginning(body)).into_owned());
-        let sent: Option<serde_json::Value> = serde_json::from_slice(self.http.body()).ok();
-        let whole = String::from_utf8_lossy(self.http.body());
+        let sent = self.sent();
         let mut found = Sent::default();
-        if let Some(sent) = &sent {
-            found.read(sent, self.endpoint.path == "/v1/operator/keyring");
-        }
+        found.read(&sent, self.endpoint.path == "/v1/operator/keyring");
         let mut hidden = Hidden::default();
         for secret in found.secrets {
             hidden.add(secret, true);
@@ -170,7 +167,7 @@ impl Request {
         }
         // The value of a key, for example.
         if self.endpoint.positional.iter().any(|param| matches!(param.kind, Shape::Payload)) {
-            hidden.add(&whole, hides_texts);
+            hidden.add(&String::from_utf8_lossy(self.http.body()), hides_texts);
         }
         for other in found.others.into_iter().filter(|_| hides_texts) {
             hidden.add(other, true);
@@ -293,7 +290,7 @@ impl Request {
             op_index: usize,
             what: String,
         }
-        let sent: serde_json::Value = serde_json::from_slice(self.http.body()).unwrap_or_default();
+        let sent = self.sent();
         let is_of_these = |refused: &[Refused]| {
             !refused.is_empty() && refused.iter().all(|it| sent.get(it.op_index).is_some())
         };
@@ -332,7 +329,7 @@ impl Request {
         if refused.what != DENIED {
             return None;
         }
-        let operations: serde_json::Value = serde_json::from_slice(self.http.body()).ok()?;
+        let operations = self.sent();
         let (area, operation) = operations.get(refused.index)?.as_object()?.iter().next()?;
         let (resource, name) = match area.as_str() {
             "KV" => ("key", operation.get("Key")?),

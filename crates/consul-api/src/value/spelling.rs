@@ -60,8 +60,8 @@ pub fn spelled(value: &Value, form: &FreeForm) -> Value {
                     true => member.clone(),
                     false => spelled(member, form),
                 };
-                let mut known = NAMES.iter().filter(|_| given.contains('_'));
-                let name = known.find(|known| same_name(known, given));
+                let known = if given.contains('_') { NAMES } else { &[] };
+                let name = known.iter().find(|known| same_name(known, given));
                 (name.map_or_else(|| given.clone(), |name| (*name).to_owned()), member)
             };
             Value::Map(members.iter().map(member).collect())

@@ -352,15 +352,7 @@ fn a_change_of_rights_is_followed_after_two_waits_at_most() {
     world.send("PUT", &format!("/v1/agent/service/register?token={management}"), definition);
     let readable = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
     let client = world.client_with_rules(management, readable);
-    let policy = format!("/v1/acl/policy/name/rules-1?token={management}");
-    let policy = Request::builder().uri(policy).body(Bytes::new()).expect("a request");
-    let policy = world.run(world.agent.handle(policy)).into_body();
-    let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
-    let allow = |rules: &str| {
-        let id = policy["ID"].as_str().expect("an id");
-        let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
-        world.send("PUT", &format!("/v1/acl/policy/{id}?token={management}"), &body);
-    };
+    let allow = |rules: &str| world.change_rules(management, rules);
     let wanted = Wanted::Named(vec!["web".into()]);
     let (views, news) = views(client, wanted, EMPTY_HOLD).expect("views");
     let work = news.for_each({

@@ -268,15 +268,7 @@ fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
         ["p/a", "p/b", "p/c"].iter().for_each(|key| put(key, "1"));
         let rules = r#"key_prefix "p/" { policy = "read" }"#;
         let client = world.client_with_rules(management, rules);
-        let policy = format!("/v1/acl/policy/name/rules-1?token={management}");
-        let policy = Request::builder().uri(policy).body(Bytes::new()).expect("a request");
-        let policy = world.run(world.agent.handle(policy)).into_body();
-        let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
-        let allow = |rules: &str| {
-            let id = policy["ID"].as_str().expect("an id");
-            let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
-            world.send("PUT", &format!("/v1/acl/policy/{id}?token={management}"), &body);
-        };
+        let allow = |rules: &str| world.change_rules(management, rules);
         world.run(async {
             let row = endpoint("kv_list").expect("a method");
             let args = Args::new().arg("p/");
@@ -396,12 +388,7 @@ fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_delet
             names.iter().map(|name| listed.rule.replace("{}", name)).collect::<Vec<_>>().join("\n")
         };
         let client = world.client_with_rules(management, &rules(&["a", "b", "c"]));
-        let policy = send("GET", "/v1/acl/policy/name/rules-1", "");
-        let allow = |names: &[&str]| {
-            let id = policy["ID"].as_str().expect("an id");
-            let body = serde_json::json!({"Name": "rules-1", "Rules": rules(names)}).to_string();
-            send("PUT", &format!("/v1/acl/policy/{id}"), &body);
-        };
+        let allow = |names: &[&str]| world.change_rules(management, &rules(names));
         let row = endpoint(listed.method).expect("a method");
         let args = listed.arg.map_or_else(Args::new, |arg| Args::new().arg(arg));
         let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
@@ -762,7 +749,7 @@ impl World {
         (changes.boxed(), transport)
     }
 
-    /// What a watch says until there is nothing for so long.
+    /// What a watch reports within this time.
     fn said_within(&self, changes: &mut Changes, time: Duration) -> Vec<Change> {
         let mut said = Vec::new();
         self.run(async {

@@ -3,6 +3,7 @@
 
 use crate::go;
 use crate::http::decode::Json;
+use consul_api::api::config_entry::ENTRY;
 use std::time::Duration;
 
 /// The members of an object, in the order of replies.
@@ -130,21 +131,11 @@ pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
 /// Source: `JWKSCluster`, `RemoteJWKS` and `RetryPolicyBackOff` (jwt-provider), `TimeoutFilter` (http-route) and
 /// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, of which JSON has a `time.Duration`.
 pub(super) fn with_nanoseconds(given: Json) -> Json {
-    const DURATIONS: [&str; 8] = [
-        "BaseEjectionTime",
-        "BaseInterval",
-        "CacheDuration",
-        "ConnectTimeout",
-        "IdleTimeout",
-        "Interval",
-        "MaxInterval",
-        "RequestTimeout",
-    ];
     match given {
         Json::List(items) => Json::List(items.into_iter().map(with_nanoseconds).collect()),
         Json::Object(members) => {
             let member = |(name, value): (String, Json)| {
-                let is_duration = DURATIONS.iter().any(|known| is_same(&name, known));
+                let is_duration = ENTRY.durations.iter().any(|known| is_same(&name, known));
                 let value = match value {
                     Json::Text(text) if is_duration => match go::duration(&text) {
                         Ok(nanos) => Json::Number(nanos.into()),
