@@ -29,14 +29,28 @@ struct LeaderRecord {
     successor: Option<String>,
 }
 
+/// The document of the leader's key in this state.
+fn record_of(state: Option<&State>) -> Option<LeaderRecord> {
+    match state.map(|state| &state.answer.value) {
+        Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// Completes at once, unless the key names this node while its attempt has not ended: the program is not told that its
+/// node leads before the node knows that it holds the lock. An attempt ends within the time of a takeover.
+pub(crate) async fn knows_own_lock(cluster: &Cluster, state: Option<&State>) {
+    if record_of(state).is_some_and(|claim| claim.node_id == cluster.options.node_id) {
+        // The sender lives as long as `cluster`.
+        let _ = cluster.stands.subscribe().wait_for(|stands| !stands).await;
+    }
+}
+
 /// Applies a new state of the leader's key; `None`: Consul is unreachable, so the leader is unknown.
 pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
     let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
     let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
-    let claim = match state.map(|state| &state.answer.value) {
-        Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
-        _ => None,
-    };
+    let claim = record_of(state);
     let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
     let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
     let leader = leader.zip(claim).map(|((session_id, token), claim)| {
@@ -90,16 +104,22 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         let value = claim(cluster, None);
         let wait = Wait::For(cluster.options.profile.takeover());
         let options = LockOptions { value: Some(value), wait };
+        cluster.stands.send_replace(true);
         let acquired = tokio::select! {
             biased;
-            acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => acquired,
+            acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => Some(acquired),
             // One that goes on waiting would not leave the next leadership to a successor.
-            () = other_leads(cluster) => continue,
+            () = other_leads(cluster) => None,
         };
+        if let Some(Ok(lease)) = &acquired {
+            *lock(&cluster.lease) = Some(Arc::clone(lease));
+        }
+        cluster.stands.send_replace(false);
         match acquired {
-            Ok(lease) => lead(cluster, &lease).await,
-            Err(error) if error.kind() == Kind::Timeout => {}
-            Err(error) => {
+            None => {}
+            Some(Ok(lease)) => lead(cluster, &lease).await,
+            Some(Err(error)) if error.kind() == Kind::Timeout => {}
+            Some(Err(error)) => {
                 tracing::warn!(node = cluster.options.node_id, %error, "cannot stand for leader");
                 let is_refused = cluster.note_refusal(&error);
                 let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
@@ -148,7 +168,6 @@ fn is_seen(cluster: &Cluster, snapshot: &Snapshot) -> bool {
 
 /// Acts as the leader until the leadership is lost or handed over.
 async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
-    *lock(&cluster.lease) = Some(Arc::clone(lease));
     numbers().elections_won.add_one();
     tracing::info!(node = cluster.options.node_id, token = lease.token(), "became the leader");
     let mut hand_overs = cluster.hand_overs.subscribe();

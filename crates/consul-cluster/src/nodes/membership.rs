@@ -168,7 +168,9 @@ impl Cluster {
             if let Ok(state) = &state {
                 self.hold_off_after_loss(state);
             }
-            election::apply_leader(self, state.as_ref().ok());
+            let state = state.as_ref().ok();
+            election::knows_own_lock(self, state).await;
+            election::apply_leader(self, state);
         });
         let epoch_key = self.options.epoch_key();
         let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {

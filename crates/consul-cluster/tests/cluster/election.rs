@@ -1,13 +1,19 @@
 //! The election of a leader, on the simulated agent and a clock that the test moves.
 
 use crate::support::world::World;
+use bytes::Bytes;
 use consul_api::api::session;
-use consul_api::request::Args;
+use consul_api::error::{Error, Kind};
+use consul_api::request::{Args, Defaults};
 use consul_client::coordination::lock::LOCK_FLAGS;
-use consul_cluster::{Cluster, Options};
-use consul_process::clock::Clock;
-use consul_sim::Fault;
+use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
+use consul_cluster::{Cluster, Event, Options};
+use consul_process::clock::{BoxFuture, Clock, ManualClock};
+use consul_sim::{Fault, SimTransport};
+use http::{Request, Response};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A leader's key that a session holds, with these flags; and a node that starts then.
@@ -70,6 +76,85 @@ fn a_leader_that_steps_down_behind_a_broken_connection_is_replaced_in_time() {
                 let takeover = other.options().profile.takeover();
                 assert!(took <= takeover, "{fault:?}, stop: {is_stop}: {took:?}");
             }
+        }
+    }
+}
+
+/// A transport to the agent with late answers to transactions; the first of a `lost` number of them never come.
+#[derive(Debug)]
+struct Late {
+    consul: SimTransport,
+    clock: ManualClock,
+    delay: Duration,
+    lost: AtomicUsize,
+}
+
+impl Late {
+    fn client(world: &World, delay: Duration, lost: usize) -> Arc<Client> {
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let (clock, lost) = (world.clock.clone(), AtomicUsize::new(lost));
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let transport = Late { consul, clock: clock.clone(), delay, lost };
+        let rng = fastrand::Rng::with_seed(7);
+        Arc::new(Client::new(vec![Arc::new(transport)], settings, Arc::new(clock), rng))
+    }
+}
+
+impl Transport for Late {
+    fn endpoint(&self) -> &str {
+        "late"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_late = request.uri().path() == "/v1/txn";
+        Box::pin(async move {
+            let answer = self.consul.send(request).await;
+            if is_late {
+                self.clock.sleep(self.delay).await;
+                let less = |left: usize| left.checked_sub(1);
+                if self.lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                    return Err(Error::new(Kind::Connect, "reset").with_maybe_applied(true));
+                }
+            }
+            answer
+        })
+    }
+}
+
+/// The watch of the leader's key can be faster than the answer to the attempt.
+#[test]
+fn a_node_is_not_named_leader_before_it_knows_that_it_is() {
+    for lost in 0..3 {
+        for delay_ms in [0, 30, 700, 1500] {
+            let world = World::new();
+            let client = Late::client(&world, Duration::from_millis(delay_ms), lost);
+            let node = Cluster::new(Arc::clone(&client), client, Options::new("n1", "127.0.0.1:1"));
+            let node = node.expect("good options");
+            let running = Arc::clone(&node);
+            world.clock.spawn(async move { drop(running.run().await) });
+            let starting = Arc::clone(&node);
+            let has_started = Arc::new(AtomicBool::new(false));
+            let started = Arc::clone(&has_started);
+            world.clock.spawn(async move {
+                starting.started().await.expect("nothing is refused");
+                assert!(starting.is_leader(), "it has started");
+                started.store(true, Ordering::Relaxed);
+            });
+            for _ in 0..2000 {
+                world.wait(Duration::from_millis(10));
+                if node.snapshot().leader.is_some() {
+                    assert!(node.is_leader(), "delay {delay_ms} ms, {lost} lost");
+                }
+                while let Some(event) = node.poll_event() {
+                    let names_it = matches!(event, Event::LeaderChanged(Some(_)));
+                    assert!(!names_it || node.is_leader(), "{event:?}");
+                }
+            }
+            assert!(has_started.load(Ordering::Relaxed), "delay {delay_ms} ms, {lost} lost");
         }
     }
 }
