@@ -23,7 +23,7 @@ use std::time::Duration;
 use tracing::Level;
 
 /// More than the lines of one kind that are written within [`WINDOW`].
-const MANY: usize = 16;
+const MANY: usize = 24;
 const MAX_LINES: u64 = 10;
 const WINDOW: Duration = Duration::from_secs(10);
 
