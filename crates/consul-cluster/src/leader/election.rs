@@ -29,20 +29,12 @@ struct LeaderRecord {
     successor: Option<String>,
 }
 
-/// The document of the leader's key in this state.
-fn record_of(state: Option<&State>) -> Option<LeaderRecord> {
-    match state.map(|state| &state.answer.value) {
-        Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes).ok(),
-        _ => None,
-    }
-}
-
-/// Completes at once, unless the key names this node while its attempt has not ended: the program is not told that its
-/// node leads before the node knows that it holds the lock. An attempt ends within the time of a takeover.
+/// Completes at once, unless the key has the document of an attempt of this node that has not ended: the program is not told
+/// that its node leads before the node knows that it holds the lock. An attempt ends within the time of a takeover.
 pub(crate) async fn knows_own_lock(cluster: &Cluster, state: Option<&State>) {
-    if record_of(state).is_some_and(|claim| claim.node_id == cluster.options.node_id) {
+    if let Some(Value::Bytes(bytes)) = state.map(|state| &state.answer.value) {
         // The sender lives as long as `cluster`.
-        let _ = cluster.stands.subscribe().wait_for(|stands| !stands).await;
+        _ = cluster.claim.subscribe().wait_for(|claim| claim.as_ref() != Some(bytes)).await;
     }
 }
 
@@ -50,7 +42,10 @@ pub(crate) async fn knows_own_lock(cluster: &Cluster, state: Option<&State>) {
 pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
     let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
     let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
-    let claim = record_of(state);
+    let claim = match state.map(|state| &state.answer.value) {
+        Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
+        _ => None,
+    };
     let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
     let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
     let leader = leader.zip(claim).map(|((session_id, token), claim)| {
@@ -101,10 +96,10 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
             continue;
         }
         request::yield_to_successor(cluster).await;
-        let value = claim(cluster, None);
+        let value = Some(claim(cluster, None));
         let wait = Wait::For(cluster.options.profile.takeover());
-        let options = LockOptions { value: Some(value), wait };
-        cluster.stands.send_replace(true);
+        cluster.claim.send_replace(value.clone());
+        let options = LockOptions { value, wait };
         let acquired = tokio::select! {
             biased;
             acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => Some(acquired),
@@ -114,7 +109,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         if let Some(Ok(lease)) = &acquired {
             *lock(&cluster.lease) = Some(Arc::clone(lease));
         }
-        cluster.stands.send_replace(false);
+        cluster.claim.send_replace(None);
         match acquired {
             None => {}
             Some(Ok(lease)) => lead(cluster, &lease).await,
