@@ -18,7 +18,7 @@ use super::storage::{self, Message, Storage};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -38,6 +38,8 @@ pub struct Holder {
     taken: AtomicU64,
     is_closed: AtomicBool,
     progress: Progress,
+    /// The shards of which others have compared their replicas with the own one.
+    compared: Mutex<BTreeSet<u32>>,
     rules: Rules,
 }
 
@@ -56,8 +58,21 @@ impl Holder {
         clock: Arc<VersionClock>,
         rules: Rules,
     ) -> Self {
-        let (store, shards, taken, is_closed, progress) = Default::default();
-        Holder { node, disk, store, storage, clock, shards, taken, is_closed, progress, rules }
+        let (store, shards, taken, is_closed) = Default::default();
+        let (progress, compared) = Default::default();
+        Holder {
+            node,
+            disk,
+            store,
+            storage,
+            clock,
+            shards,
+            taken,
+            is_closed,
+            progress,
+            compared,
+            rules,
+        }
     }
 
     /// The node's name.
@@ -93,6 +108,11 @@ impl Holder {
     /// How far its copies are.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Whether another node has compared its replica of a shard with this one since this was last asked.
+    pub fn take_compared(&self, shard: u32) -> bool {
+        lock(&self.compared).remove(&shard)
     }
 
     /// Its clock.
@@ -439,6 +459,7 @@ impl Holder {
                 let horizon = horizon.max(other);
                 let sums = digest::sums(self.storage(), shard, horizon).await?;
                 self.progress.counted(shard, sums.count());
+                lock(&self.compared).insert(shard);
                 Outcome::Sums { sums: sums.of_buckets(bits), horizon }
             }
             Action::Versions { bits, buckets, horizon, after } => {

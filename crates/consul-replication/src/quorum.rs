@@ -27,14 +27,14 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// asked for.
 const LONGEST_SEARCH: usize = 1000;
 
-/// The most records that a read sends to replicas that lack them.
-const MAX_READ_REPAIR: usize = 100;
-
 /// A node whose clock was heard so recently is taken to be there with the same clock.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// How long the other replicas are waited for when one has a version that is not believed.
 const UNBELIEVED_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a read waits for replicas to store what they lack.
+const REPAIR_WAIT: Duration = Duration::from_millis(500);
 
 /// Reads and writes of one process.
 #[derive(Clone)]
@@ -456,18 +456,62 @@ impl Router {
                 }
             }
         }
-        Ok(self.merged(shard, &known, believed_ms, pages.into_values().collect()))
+        let (page, lacking) = self.merged(believed_ms, pages.into_values().collect());
+        let others = request.places.map(|(_, node)| node).collect();
+        self.bring(shard, &known, lacking, others, deadline).await;
+        Ok(page)
     }
 
-    /// Merges pages up to the smallest of their last ids. A version that is not believed loses against
-    /// all others unless W replicas have it, as it may be acknowledged then.
-    fn merged(
+    /// Brings records to the replicas of which a read has shown that they lack them, and to those that were not asked, until
+    /// enough of them have all: the next read then shows nothing older.
+    async fn bring(
         &self,
         shard: u32,
         known: &Known,
+        lacking: Vec<(NodeId, Vec<Record>)>,
+        others: Vec<NodeId>,
+        deadline: Instant,
+    ) {
+        let whole = lacking.iter().filter(|(_, records)| records.is_empty()).count();
+        if whole == lacking.len() {
+            return;
+        }
+        let clock = self.runtime.clock();
+        let until = deadline.min(clock.now() + REPAIR_WAIT);
+        let needed = self.quorums.write.min(lacking.len());
+        let records = lacking.iter().flat_map(|(_, records)| records);
+        let all = BTreeMap::from_iter(records.map(|record| (&record.id, record)));
+        let mut message = Message::default();
+        let fits = |record: &&&Record| message.takes(record.size());
+        let all: Vec<Record> = all.values().take_while(fits).map(|it| (*it).clone()).collect();
+        let others = others.into_iter().map(|node| (node, all.clone()));
+        let asked = lacking.into_iter().filter(|(_, records)| !records.is_empty()).chain(others);
+        let mut answers: FuturesUnordered<_> = asked
+            .map(|(node, records)| {
+                self.peers.ask(&node, known.request(shard, Action::Repair(records)))
+            })
+            .collect();
+        let mut count = whole;
+        while count < needed {
+            match select(answers.next(), clock.sleep_until(until)).await {
+                Either::Left((Some(answer), _)) => {
+                    let is_stored = |reply: Reply| matches!(reply.outcome, Outcome::Stored { .. });
+                    count += usize::from(answer.is_ok_and(is_stored));
+                }
+                // A repair brings them.
+                _ => break,
+            }
+        }
+        self.runtime.spawn(Box::pin(async move { while answers.next().await.is_some() {} }));
+    }
+
+    /// Merges pages up to the smallest of their last ids; returns also what each node lacks. A version that is not believed
+    /// loses against all others unless W replicas have it, as it may be acknowledged then.
+    fn merged(
+        &self,
         believed_ms: u64,
         pages: Vec<(NodeId, Vec<Record>, bool)>,
-    ) -> Page {
+    ) -> (Page, Vec<(NodeId, Vec<Record>)>) {
         let unbelieved = unbelieved(pages.iter(), believed_ms);
         let enough = self.quorums.write.min(pages.len());
         let counts = |record: &&Record| {
@@ -485,26 +529,18 @@ impl Router {
                 _ => _ = newest.insert(record.id.clone(), record.clone()),
             }
         }
-        for (node, records, _) in &pages {
+        let lacking = |(node, records, _): &(NodeId, Vec<Record>, bool)| {
             let has = BTreeMap::from_iter(records.iter().map(|it| (&it.id, it)));
             let lacks =
                 |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
             let mut message = Message::default();
-            let missing: Vec<Record> = newest
-                .values()
-                .filter(lacks)
-                .take_while(|record| message.takes(record.size()))
-                .cloned()
-                .collect();
-            if (1..=MAX_READ_REPAIR).contains(&missing.len()) {
-                let request = known.request(shard, Action::Repair(missing));
-                let repair = self.peers.ask(node, request);
-                // It is made again by the next read or repair.
-                self.runtime.spawn(Box::pin(async move { _ = repair.await }));
-            }
-        }
+            let fits = |record: &&Record| message.takes(record.size());
+            let missing = newest.values().filter(lacks).take_while(fits).cloned().collect();
+            (node.clone(), missing)
+        };
+        let lacking = pages.iter().map(lacking).collect();
         let records = newest.into_values().filter(|record| record.data.is_some()).collect();
-        Page { records, next: end }
+        (Page { records, next: end }, lacking)
     }
 }
 

@@ -11,7 +11,7 @@ use super::state::Work;
 use super::storage::Message;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The ids of one request.
@@ -30,13 +30,23 @@ pub struct Transfer {
     pub page: usize,
 }
 
-/// What a comparison of two replicas has done.
+/// What comparisons of replicas have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     /// The records that were stored here.
     pub fetched: usize,
     /// The records that were sent.
     pub sent: usize,
+    /// The records that were deleted here or there, as the replica of the higher horizon says.
+    pub deleted: usize,
+}
+
+impl Compared {
+    fn add(&mut self, other: Compared) {
+        self.fetched += other.fetched;
+        self.sent += other.sent;
+        self.deleted += other.deleted;
+    }
 }
 
 impl Transfer {
@@ -333,7 +343,8 @@ impl Transfer {
         let decides = self.holder.rules().has(Rule::HorizonDecides);
         let state = self.holder.state(shard).await;
         let (own, from) = (state.horizon, state.unproven(entry));
-        let Difference { theirs, ours, horizon } = self.difference(shard, entry, source).await?;
+        let Difference { theirs, ours, horizon, .. } =
+            self.difference(shard, entry, source).await?;
         let mut ids = &theirs[..];
         while !ids.is_empty() {
             let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
@@ -519,6 +530,12 @@ impl Transfer {
             }
             difference.theirs.extend(newer(&theirs, &ours));
             difference.ours.extend(newer(&ours, &theirs));
+            let (low, high) =
+                if horizon > own_horizon { (&ours, &theirs) } else { (&theirs, &ours) };
+            let is_deleted = |(id, version): &(&Bytes, &Version)| {
+                (entry.unproven..horizon).contains(*version) && !high.contains_key(*id)
+            };
+            difference.deleted.extend(low.iter().filter(is_deleted).map(|(id, _)| id.clone()));
         }
         Ok(difference)
     }
@@ -533,7 +550,8 @@ impl Transfer {
         entry: &Entry,
         node: &NodeId,
     ) -> Result<Compared, Error> {
-        let difference = self.difference(shard, entry, node).await?;
+        let mut difference = self.difference(shard, entry, node).await?;
+        let deleted = self.delete(shard, entry, node, &mut difference).await?;
         let mut ids = &difference.theirs[..];
         while !ids.is_empty() {
             let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
@@ -541,7 +559,36 @@ impl Transfer {
             self.ask(shard, entry, own, Action::Repair(records)).await?;
         }
         self.give(shard, entry, node, &difference.ours, Version::default()).await?;
-        Ok(Compared { fetched: difference.theirs.len(), sent: difference.ours.len() })
+        Ok(Compared { fetched: difference.theirs.len(), sent: difference.ours.len(), deleted })
+    }
+
+    /// Deletes on both replicas what the one of the higher horizon says was deleted, such as what a backup has brought
+    /// back, and takes it out of the difference. Returns the number of records.
+    async fn delete(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        difference: &mut Difference,
+    ) -> Result<usize, Error> {
+        if entry.unites() || !self.holder.rules().has(Rule::HorizonDecides) {
+            return Ok(0);
+        }
+        let Difference { theirs, ours, deleted, horizon } = difference;
+        theirs.retain(|id| !deleted.contains(id));
+        ours.retain(|id| !deleted.contains(id));
+        let deletion = |id: &Bytes| Record { id: id.clone(), version: *horizon, data: None };
+        let mut deletions: Vec<Record> = deleted.iter().map(deletion).collect();
+        let count = deletions.len();
+        while !deletions.is_empty() {
+            let mut message = Message::default();
+            let fits = |record: &&Record| message.takes(record.size());
+            let rest = deletions.split_off(deletions.iter().take(IDS).take_while(fits).count());
+            let asked = Action::Repair(std::mem::replace(&mut deletions, rest));
+            self.ask(shard, entry, self.holder.node(), asked.clone()).await?;
+            self.ask(shard, entry, node, asked).await?;
+        }
+        Ok(count)
     }
 
     /// Gives another replica these records, but for those below a version.
@@ -564,22 +611,24 @@ impl Transfer {
         Ok(())
     }
 
-    /// Makes all N replicas equal, and purges what was deleted before `below`.
+    /// Makes the replicas that answer equal, and if these are all N purges what was deleted before `below`. Returns also
+    /// whether they are all.
     ///
     /// # Errors
-    /// Whatever stops it; also if the shard has fewer than N replicas that count, or is being moved.
-    pub async fn repair(&self, shard: u32, below: Version) -> Result<Compared, Error> {
+    /// That of a purge.
+    pub async fn repair(&self, shard: u32, below: Version) -> Result<(Compared, bool), Error> {
         let Some(entry) = self.holder.state(shard).await.entry else {
-            return Ok(Compared::default());
+            return Ok((Compared::default(), false));
         };
         let own = self.holder.node();
         let places: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
-        let is_whole = places.len() == self.quorums.replicas
+        let mut is_whole = places.len() == self.quorums.replicas
             && entry.slots.iter().all(|slot| slot.change.is_none());
-        let mut purges = is_whole || !self.holder.rules().has(Rule::PurgeAfterRepair);
+        let needs_all = self.holder.rules().has(Rule::PurgeAfterRepair);
         // This node last: its own clock may be the one that is wrong.
-        let others = places.iter().filter(|node| *node != own);
-        for node in others.clone().chain([own]) {
+        let mut others: Vec<&NodeId> = places.iter().filter(|node| *node != own).collect();
+        let mut purges = is_whole || !needs_all;
+        for node in others.iter().copied().chain([own]) {
             if purges
                 && let Err(error) = self.ask(shard, &entry, node, Action::Floor { below }).await
             {
@@ -588,28 +637,32 @@ impl Transfer {
             }
         }
         let mut compared = Compared::default();
-        if self.holder.rules().has(Rule::PurgeAfterRepair) {
-            // What the first round brings here, the second one gives to the others.
-            for round in 0..2 {
-                let mut found = Compared::default();
-                for node in others.clone() {
-                    let with = self.reconcile(shard, &entry, node).await?;
-                    found.fetched += with.fetched;
-                    found.sent += with.sent;
-                }
-                compared.fetched += found.fetched;
-                compared.sent += found.sent;
-                if round == 0 && found.fetched == 0 {
-                    break;
+        // What the first round brings here, the second one gives to the others.
+        for round in 0..2 {
+            if !needs_all || round == 1 && compared.fetched + compared.deleted == 0 {
+                break;
+            }
+            let mut reached = Vec::new();
+            for node in others {
+                match self.reconcile(shard, &entry, node).await {
+                    Ok(found) => {
+                        compared.add(found);
+                        reached.push(node);
+                    }
+                    Err(error) => {
+                        tracing::debug!(shard, %node, %error, "a repair leaves a replica out");
+                        (is_whole, purges) = (false, false);
+                    }
                 }
             }
+            others = reached;
         }
         if purges {
             for node in &places {
                 self.ask(shard, &entry, node, Action::Purge { below }).await?;
             }
         }
-        Ok(compared)
+        Ok((compared, is_whole))
     }
 
     /// Drops what the node has of a shard that `newest` does not give it, after all N replicas have what
@@ -644,6 +697,9 @@ impl Transfer {
 struct Difference {
     theirs: Vec<Bytes>,
     ours: Vec<Bytes>,
+    /// Those of them that the replica of the higher horizon lacks, below which it had everything.
+    deleted: BTreeSet<Bytes>,
+    /// The higher of the two horizons.
     horizon: Version,
 }
 

@@ -564,8 +564,9 @@ impl Member {
         }
     }
 
-    /// Compares the replicas of the shards of which this node is the first holder; after its start those
-    /// of all its shards, since it may have missed writes.
+    /// Compares the replicas of the shards of which this node is the first holder, and of others if nobody else has compared
+    /// them with its own meanwhile: the first one may be away. After its start it compares those of all its shards, since it
+    /// may have missed writes.
     async fn repair(&self, store: &Store) -> Infallible {
         let own = self.holder().node().clone();
         let mut due: BTreeMap<u32, Instant> = BTreeMap::new();
@@ -580,29 +581,32 @@ impl Member {
                     continue;
                 }
                 let now = store.cluster.now();
-                let at = *due.entry(shard).or_insert_with(|| {
+                let at = due.entry(shard).or_insert_with(|| {
                     let fraction = store.cluster.client().random_fraction();
                     now + every.mul_f64(0.5 + fraction / 2.0)
                 });
-                let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == own);
                 let catches_up = &mut catches_up[shard as usize];
                 let outcome = if catches_up.is_some_and(|at| now >= at) {
                     let outcome = self.catch_up(shard, entry).await;
                     *catches_up = outcome.is_err().then(|| now + CATCH_UP_PAUSE);
                     outcome
-                } else if is_first && now >= at {
-                    due.insert(shard, now + every);
+                } else if now >= *at {
+                    *at = now + every;
+                    let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == own);
+                    if self.holder().take_compared(shard) && !is_first {
+                        continue;
+                    }
                     let age_ms = PURGE_AGE.as_millis() as u64;
                     let below = store.cluster.unix_ms().saturating_sub(age_ms);
                     let below = Version::first_of(HybridTime::from_ms(below));
-                    self.transfer.repair(shard, below).await
+                    self.transfer.repair(shard, below).await.map(|(compared, _)| compared)
                 } else {
                     continue;
                 };
                 match outcome {
                     Ok(compared) => {
                         store.numbers.repairs.add_one();
-                        let repaired = compared.fetched + compared.sent;
+                        let repaired = compared.fetched + compared.sent + compared.deleted;
                         store.numbers.repaired_records.add(repaired as u64);
                     }
                     Err(error) => {
@@ -616,10 +620,14 @@ impl Member {
     /// Gets from another replica what this one has missed.
     async fn catch_up(&self, shard: u32, entry: &Entry) -> Result<Compared, Error> {
         let own = self.holder().node();
-        let Some((_, other)) = entry.counting().find(|(_, place)| place.node != *own) else {
-            return Ok(Compared::default());
-        };
-        self.transfer.reconcile(shard, entry, &other.node).await
+        let mut outcome = Ok(Compared::default());
+        for (_, other) in entry.counting().filter(|(_, place)| place.node != *own) {
+            outcome = self.transfer.reconcile(shard, entry, &other.node).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Drops what the map does not give to the node any more.

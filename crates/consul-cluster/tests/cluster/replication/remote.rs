@@ -131,7 +131,9 @@ fn records_of_600_kb_are_written_read_repaired_and_copied_in_parts() {
     world.runtime.block_on(first.holder.learn(0, &entry)).expect("memory does not fail");
     let repair = || {
         let compared = first.transfer.repair(0, Version::default());
-        world.runtime.block_on(compared).expect("all answer")
+        let (compared, is_whole) = world.runtime.block_on(compared).expect("memory");
+        assert!(is_whole);
+        compared
     };
     // The third replica of a write is not waited for.
     repair();

@@ -79,7 +79,9 @@ fn a_repair_sends_little_more_than_what_differs() {
             quorums: Quorums { replicas: 2, write: 2, read: 1 },
             page: 1000,
         };
-        let compared = transfer.repair(0, Version::default()).await.expect("both answer");
+        let repaired = transfer.repair(0, Version::default()).await;
+        let (compared, is_whole) = repaired.expect("memory");
+        assert!(is_whole);
         assert_eq!((compared.fetched, compared.sent), (DIFFERING, 0));
         let all = |disk: Arc<Memory>| async move {
             disk.scan(0, Range::all(), usize::MAX).await.expect("memory")

@@ -77,6 +77,51 @@ fn a_replica_that_lacks_records_gets_them_by_the_next_repair() {
     cases.wait_until(60, || nodes[2].count() == 40);
 }
 
+/// Whichever replica is away, also the one that compares the others, and whichever of the others lacks something.
+#[test]
+fn the_replicas_that_are_there_become_equal() {
+    for away in 0..3 {
+        for lacking in (0..3).filter(|it| *it != away) {
+            let cases = Cases::new();
+            let nodes = cases.three_repairing(Duration::from_secs(30));
+            cases.world.wait(Duration::from_secs(20));
+            cases.kill(&nodes[away]);
+            cases.fill(&nodes[lacking], "meanwhile");
+            let deletion = vec![(Bytes::from("meanwhile-0"), None)];
+            let deleted = nodes[lacking].store.write(b"meanwhile-0", deletion, cases.deadline(10));
+            cases.world.run(deleted).expect("a quorum");
+            nodes[lacking].forget(&cases);
+            cases.wait_until(70, || nodes[lacking].count() == 40);
+            // The one that is away knows nothing of the deletion.
+            cases.world.wait(Duration::from_secs(200));
+            assert!((0..3).filter(|it| *it != away).all(|it| nodes[it].count() == 40));
+        }
+    }
+}
+
+/// Two that cannot call each other, and a third one between them.
+#[test]
+fn replicas_of_which_two_cannot_reach_each_other_become_equal() {
+    for between in 0..3 {
+        let cases = Cases::new();
+        let nodes = cases.three_repairing(Duration::from_secs(30));
+        cases.world.wait(Duration::from_secs(20));
+        {
+            let mut keys = cases.network.keys.lock().expect("no panic");
+            let ends = [&["one"][..], &["two"][..]];
+            let others = (0..3).filter(|it| *it != between).zip(ends);
+            let all = others.chain([(between, &["one", "two"][..])]);
+            keys.extend(all.map(|(it, of)| (NodeId::from(format!("n{}", it + 1).as_str()), of)));
+        }
+        cases.fill(&nodes[between], "meanwhile");
+        let ends: Vec<&Process> = (0..3).filter(|it| *it != between).map(|it| &nodes[it]).collect();
+        for lacking in ends {
+            lacking.forget(&cases);
+            cases.wait_until(70, || lacking.count() == 40);
+        }
+    }
+}
+
 #[test]
 fn a_replica_that_lacks_records_gets_those_that_are_read() {
     let cases = Cases::new();
@@ -94,6 +139,42 @@ fn a_replica_that_lacks_records_gets_those_that_are_read() {
     nodes[2].forget(&cases);
     cases.has(&nodes[0], "before");
     cases.wait_until(2, || nodes[2].count() == 40);
+}
+
+/// A write that succeeds in the end, while replicas need some time to store it.
+#[test]
+fn reads_after_each_other_do_not_go_back_during_a_write() {
+    for slow in [vec![0], vec![2], vec![0, 1], vec![1, 2], vec![0, 2]] {
+        for delay_ms in [20, 150, 400] {
+            let cases = Cases::new();
+            let nodes = cases.three_repairing(DAY);
+            cases.write(&nodes[0], "key", "old").expect("a quorum");
+            cases.world.wait(Duration::from_secs(20));
+            for place in &slow {
+                let slow = (cases.world.clock.clone(), Duration::from_millis(delay_ms));
+                *nodes[*place].disk.slow_apply.lock().expect("no panic") = Some(slow);
+            }
+            let (store, deadline) = (Arc::clone(&nodes[0].store), cases.deadline(10));
+            let is_written = Arc::new(Mutex::new(false));
+            let written = Arc::clone(&is_written);
+            cases.world.clock.spawn(async move {
+                let records = vec![(Bytes::from("key"), Some(Bytes::from("new")))];
+                store.write(b"key", records, deadline).await.expect("a quorum");
+                *written.lock().expect("no panic") = true;
+            });
+            let mut seen = Vec::new();
+            for number in 0..300 {
+                seen.push(cases.read(&nodes[number % 3], "key").expect("it was written"));
+                cases.world.wait(Duration::from_millis(5));
+            }
+            assert!(*is_written.lock().expect("no panic"));
+            assert!(
+                seen.is_sorted_by(|a, b| a == b || a == "old"),
+                "{slow:?} {delay_ms}: {seen:?}"
+            );
+            assert_eq!(seen.last().map(String::as_str), Some("new"));
+        }
+    }
 }
 
 #[test]

@@ -105,6 +105,16 @@ impl Machines {
         copy
     }
 
+    /// Deletes the keys of the store in Consul, as it is done for a backup.
+    fn delete_keys(&self) {
+        let client = self.cases.world.client();
+        for key in ["members/points/", "maps/points"] {
+            let key = format!("{}{key}", Cases::options("n1").shards_prefix);
+            let api = if key.ends_with('/') { &kv::DELETE_TREE } else { &kv::DELETE };
+            self.cases.world.run(client.call(api, &Args::new().arg(key))).expect("deleted");
+        }
+    }
+
     /// Whether nothing goes on without an operator.
     fn waits_for_a_word(&self) {
         let running = || self.nodes.iter().all(|it| it.store.holder().is_some());
@@ -270,13 +280,7 @@ fn a_backup_is_put_back_on_restarted_machines() {
         machines.disks = copies;
         machines.disks.iter().for_each(|disk| machines.reboot(disk));
         if keys_are_deleted {
-            let client = machines.cases.world.client();
-            for key in ["members/points/", "maps/points"] {
-                let key = format!("{}{key}", Cases::options("n1").shards_prefix);
-                let api = if key.ends_with('/') { &kv::DELETE_TREE } else { &kv::DELETE };
-                let args = Args::new().arg(key);
-                machines.cases.world.run(client.call(api, &args)).expect("deleted");
-            }
+            machines.delete_keys();
         }
         machines.start();
         if !keys_are_deleted {
@@ -285,6 +289,45 @@ fn a_backup_is_put_back_on_restarted_machines() {
         }
         machines.is_whole(&[0, 1, 2]);
         machines.all_have("before");
+    }
+}
+
+/// Copies are made one after the other, and what was deleted between two of them is purged in the meantime.
+#[test]
+fn what_a_backup_of_different_times_brings_back_stays_deleted() {
+    for old in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2]] {
+        let mut machines = Machines::filled(3, 3);
+        let cases = &machines.cases;
+        // A first purge.
+        cases.world.wait(Duration::from_secs(120));
+        let copies: Vec<_> =
+            old.iter().map(|it| machines.copy_but(&machines.disks[*it], |_| false)).collect();
+        let name = |number: usize| format!("before-{number}");
+        for number in 0..20 {
+            let key = Bytes::from(name(number));
+            let deadline = cases.deadline(10);
+            let deleted = machines.nodes[0].store.write(&key, vec![(key.clone(), None)], deadline);
+            cases.world.run(deleted).expect("a quorum");
+        }
+        cases.wait_until(200, || machines.disks.iter().all(|disk| Machines::count(disk) == 20));
+        machines.kill_all();
+        for (number, copy) in old.iter().zip(copies) {
+            machines.disks[*number] = copy;
+        }
+        machines.delete_keys();
+        machines.start();
+        machines.is_whole(&[]);
+        machines.cases.world.wait(Duration::from_secs(60));
+        for _ in 0..3 {
+            for node in &machines.nodes {
+                for number in 0..40 {
+                    let found = machines.cases.read(node, &name(number));
+                    assert_eq!(found.is_some(), number >= 20, "{old:?}: {}", name(number));
+                }
+            }
+        }
+        let is_purged = || machines.disks.iter().all(|disk| Machines::count(disk) == 20);
+        machines.cases.wait_until(300, is_purged);
     }
 }
 

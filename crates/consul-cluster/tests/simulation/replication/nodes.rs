@@ -189,25 +189,33 @@ impl Scenario {
         }
     }
 
-    /// Repairs the shards of which the node has the first replica that counts.
+    /// Repairs the shards of which the node has the first replica that counts, and half as often those that nobody else
+    /// compares with its own.
     async fn repair(&self, transfer: &Transfer) {
-        let world = &self.world;
+        let (world, holder) = (&self.world, &transfer.holder);
+        let mut is_second = false;
         loop {
             world.sleep(self.repair_every.mul_f64(0.5 + world.fraction())).await;
+            is_second = !is_second;
             for shard in 0..self.shards {
-                let state = transfer.holder.state(shard).await;
-                let first = state.entry.as_ref().and_then(|it| it.counting().next());
-                if first.is_none_or(|(_, place)| place.node != *transfer.holder.node()) {
+                let Some(entry) = holder.state(shard).await.entry else { continue };
+                let own = holder.node();
+                let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == *own);
+                let may_repair = is_second && entry.counting_at(own).is_some();
+                if !is_first && (!may_repair || holder.take_compared(shard)) {
                     continue;
                 }
                 let age = world.number(0..3000);
                 let now = START_MS + world.now().as_millis() as u64;
                 let below = Version::first_of(HybridTime::from_ms(now.saturating_sub(age)));
                 match transfer.repair(shard, below).await {
-                    Ok(compared) => {
-                        world.count("repairs", 1);
-                        world.count("repaired records", (compared.fetched + compared.sent) as u64);
-                        self.note_whole(|| self.is_whole());
+                    Ok((compared, is_whole)) => {
+                        let repaired = compared.fetched + compared.sent + compared.deleted;
+                        world.count("repaired records", repaired as u64);
+                        if is_whole {
+                            world.count("repairs", 1);
+                            self.note_whole(|| self.is_whole());
+                        }
                     }
                     Err(why) => world.note(|| format!("repair of shard {shard}: {why}")),
                 }
