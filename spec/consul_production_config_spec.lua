@@ -316,6 +316,7 @@ describe("consul_production_config", function()
       for message, call in pairs({
         ["store_data: key must be a non-empty string, got nil"] = { "store_data" },
         ["read_data: key must be a non-empty string, got an empty string"] = { "read_data", "" },
+        ["delete_data: key must be a non-empty string, got table"] = { "delete_data", {} },
         ["store_data: value must be a string, number, boolean or table, got nil"] = { "store_data", "k" },
         ['read_data: unknown option "mode"; the options are: consistency'] = { "read_data", "k", { mode = "stale" } },
         ['store_data: consistency must be "default", "stale" or "consistent", got the string "strong"'] = {

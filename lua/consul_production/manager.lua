@@ -327,15 +327,30 @@ function Manager:store_data(key, value, given)
   return data.store(now, key, value, given)
 end
 
+---Deletes a key in Consul, also if there is none, and with replicas on the nodes of the key, whose ids it returns.
+---@param key string
+---@return boolean success
+---@return string|{ nodes: string[] } deleted
+---@return consul_ffi.Error? err
+function Manager:delete_data(key)
+  check_key("delete_data", key)
+  local now, message, err = opened_by_itself(self, "delete_data")
+  if not now then
+    return false, message, err
+  end
+  self:_refresh()
+  return data.delete(now, key)
+end
+
 local READ_OPTIONS = { consistency = "cluster.consistency_mode" }
 
 ---Returns a key's value, as the type that was stored; nil, a message and an error table when there is no such
 ---key or the read fails. While Consul is unreachable and with replicas, returns the newest replica of
----`read_quorum` nodes, and the ids of the nodes with replicas.
+---`read_quorum` nodes, the ids of the nodes with replicas, and why Consul has not answered.
 ---@param key string
 ---@param given? consul_production.read.options
 ---@return any value
----@return string|{ nodes: string[] }|nil message
+---@return string|{ nodes: string[], without_consul: string }|nil message
 ---@return consul_ffi.Error? err
 function Manager:read_data(key, given)
   check_key("read_data", key)

@@ -1,5 +1,6 @@
--- Replicas of values in the memory of the cluster's nodes, for reads while Consul is unreachable: replicated shards,
--- which the library serves in the background, so that the program need not poll.
+-- Copies of values in the memory of the cluster's nodes, for reads while Consul is unreachable: replicated shards,
+-- which the library serves in the background, so that the program need not poll. A copy is { key, bytes, flags,
+-- index }; that of a key which was deleted has no bytes.
 local connection = require("consul_production.connection")
 
 local replicas = {}
@@ -25,13 +26,21 @@ end
 
 -- Encodes a copy as one string, because JSON cannot hold all bytes.
 local function packed(copy)
-  return ("%d %d %d\n"):format(copy.epoch, copy.index, copy.flags) .. copy.bytes
+  local flags = copy.bytes and ("%d"):format(copy.flags) or "deleted"
+  return ("%d %d %s\n"):format(copy.epoch, copy.index, flags) .. (copy.bytes or "")
 end
 
 local function unpacked(text)
-  local epoch, index, flags, from = text:match("^(%d+) (%d+) (%d+)\n()")
-  return { epoch = tonumber(epoch), index = tonumber(index), flags = tonumber(flags), bytes = text:sub(from) }
+  local epoch, index, flags, from = text:match("^(%d+) (%d+) (%w+)\n()")
+  return { epoch = tonumber(epoch), index = tonumber(index), flags = tonumber(flags),
+    bytes = flags ~= "deleted" and text:sub(from) or nil }
 end
+
+-- The most keys of which a process remembers that their copies are those of Consul.
+local MAX_KNOWN = 10000
+
+-- How long copies are not compared with Consul after that has failed, in seconds.
+local PAUSE_S = 10
 
 -- The name of the store: nodes with other numbers of replicas have another one.
 function replicas.name(values)
@@ -61,7 +70,7 @@ function replicas.open(client, node, values)
   if not opened then
     return nil, store
   end
-  return setmetatable({ node = node, store = store }, replicas)
+  return setmetatable({ node = node, store = store, known = {}, count = 0, failed_at = -PAUSE_S }, replicas)
 end
 
 -- Lets shards that have lost too many replicas go on with what is left, because the values are in Consul.
@@ -78,7 +87,41 @@ function replicas:_go_on()
   end
 end
 
--- Writes a copy, { key, bytes, flags, index }, of a key. Returns true; false, a message and an error table.
+-- Notes that the copy of a key is that of this index, or that of a key that was deleted.
+function replicas:_note(copy)
+  if self.count >= MAX_KNOWN then
+    self.known, self.count = {}, 0
+  end
+  self.count = self.count + (self.known[copy.key] and 0 or 1)
+  self.known[copy.key] = copy.bytes and copy.index or "deleted"
+end
+
+-- Replaces the older copy of a key, if it has one, by what Consul has answered at `now` seconds: another program may
+-- have written or deleted the key.
+function replicas:follow(seen, now)
+  if self.known[seen.key] == (seen.bytes and seen.index or "deleted") or now < self.failed_at + PAUSE_S then
+    return
+  end
+  local copy, message = self:read(seen.key, ATTEMPT_MS)
+  local is_written = true
+  if copy then
+    local has_lost_data = math.abs(copy.epoch - (self.node:status().map_epoch or 0)) >= EPOCH_GAP
+    local is_older = copy.index < seen.index and (copy.bytes or seen.bytes) and not has_lost_data
+    if is_older or has_lost_data and seen.bytes then
+      is_written = self:write(seen, ATTEMPT_MS)
+    elseif copy.index > seen.index then
+      -- A server that lags has answered.
+      return
+    end
+  end
+  if message or not is_written then
+    self.failed_at = now
+  else
+    self:_note(seen)
+  end
+end
+
+-- Writes a copy. Returns true; false, a message and an error table.
 function replicas:write(copy, timeout_ms)
   copy.epoch = self.node:status().map_epoch or 0
   -- Each node has a record of its own, so that none replaces the copy of a later value by that of an earlier one.
@@ -92,6 +135,9 @@ function replicas:write(copy, timeout_ms)
       self:_go_on()
     end
   until written or err.kind ~= "not_ready" or timeout_ms <= 0
+  if written then
+    self:_note(copy)
+  end
   return written, message, err
 end
 

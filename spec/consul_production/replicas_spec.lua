@@ -190,6 +190,80 @@ describe("replicas", function()
     sim:clear_faults()
   end)
 
+  -- What changes a key in Consul, and what it has then.
+  local changes = {
+    ["delete_data of the same node"] = function(made, key)
+      assert.equal("n1 n2 n3", sorted(select(2, assert(made[1]:delete_data(key))).nodes))
+    end,
+    ["delete_data of another node"] = function(made, key)
+      assert(made[3]:delete_data(key))
+    end,
+    ["a deletion by another program, which a node has read"] = function(made, key, full)
+      assert(made[3]:get_healthy_client():kv_delete(full))
+      assert.equal("not_found", select(3, made[1]:read_data(key)).kind)
+    end,
+    ["a value of another program, which a node has read"] = function(made, key, full)
+      assert(made[3]:get_healthy_client():kv_put(full, "changed"))
+      assert.equal("changed", (made[1]:read_data(key)))
+      return "changed"
+    end,
+    ["a deletion and a new value"] = function(made, key)
+      assert(made[1]:delete_data(key))
+      assert(made[3]:store_data(key, "new"))
+      return "new"
+    end,
+    ["a new value and a deletion"] = function(made, key)
+      assert(made[3]:store_data(key, "new"))
+      assert(made[1]:delete_data(key))
+    end,
+    ["a deletion of a key that was deleted"] = function(made, key)
+      assert(made[3]:delete_data(key))
+      assert(made[1]:delete_data(key))
+    end,
+    nothing = function()
+      return "old"
+    end,
+  }
+
+  it("are what Consul had last, whatever changed it, but for a Consul that has lost its data", function()
+    local agent = support.name("changed")
+    local sim = consul_ffi.simulator(agent)
+    local made, prefix = cluster(3, { cluster = { read_timeout = 0.5 }, consul = { simulate = agent } })
+    local function assert_kept(what, wanted)
+      for _, manager in ipairs(made) do
+        local value, outcome, err
+        support.eventually(function()
+          value, outcome, err = manager:read_data(what)
+          return value or err.kind == "not_found"
+        end)
+        assert.equal(wanted, value, what)
+        assert.matches("no answer from", wanted and outcome.without_consul or outcome, 1, true)
+      end
+    end
+    local all = {}
+    for what, change in pairs(changes) do
+      assert(made[1]:store_data(what, "old"))
+      assert.equal("old", (made[2]:read_data(what)))
+      all[what] = { wanted = change(made, what, prefix .. "/data/" .. what) }
+    end
+    sim:fault({ partition = true })
+    for what, expected in pairs(all) do
+      assert_kept(what, expected.wanted)
+    end
+    sim:clear_faults()
+    for what, expected in pairs(all) do
+      assert.equal(expected.wanted, (made[2]:read_data(what)), what)
+    end
+    sim:restart({ wipe = true })
+    support.eventually(function()
+      local value, _, err = made[2]:read_data("nothing")
+      return value == nil and err.kind == "not_found"
+    end)
+    sim:fault({ partition = true })
+    assert_kept("nothing", "old")
+    sim:clear_faults()
+  end)
+
   it("written after a data loss are newer than those before it, whose index was higher", function()
     local epoch, records = 1, {}
     local node = {
