@@ -372,6 +372,7 @@ fn status(call: &Call<ReplicatedStore>) -> native::Result {
         table.raw_set("targets", targets)?;
         table.raw_set("at_risk", shard.is_at_risk)?;
         table.raw_set("unrecovered", shard.is_unrecovered)?;
+        table.raw_set("repaired_s", shard.repaired.map(|ago| ago.as_secs()))?;
         list.raw_push(table)?;
     }
     let waits_for = store.waits_for().map(|why| lua.create_string(&why)).transpose()?;

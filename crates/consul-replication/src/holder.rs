@@ -40,6 +40,8 @@ pub struct Holder {
     progress: Progress,
     /// The shards of which others have compared their replicas with the own one.
     compared: Mutex<BTreeSet<u32>>,
+    /// The horizons of the shards.
+    horizons: Mutex<BTreeMap<u32, Version>>,
     rules: Rules,
 }
 
@@ -59,7 +61,7 @@ impl Holder {
         rules: Rules,
     ) -> Self {
         let (store, shards, taken, is_closed) = Default::default();
-        let (progress, compared) = Default::default();
+        let (progress, compared, horizons) = Default::default();
         Holder {
             node,
             disk,
@@ -71,6 +73,7 @@ impl Holder {
             is_closed,
             progress,
             compared,
+            horizons,
             rules,
         }
     }
@@ -110,6 +113,11 @@ impl Holder {
         &self.progress
     }
 
+    /// Below this version all N replicas of a shard were equal once; `None`: that is not known of any.
+    pub fn horizon(&self, shard: u32) -> Option<Version> {
+        lock(&self.horizons).get(&shard).copied().filter(|horizon| !horizon.is_lowest())
+    }
+
     /// Whether another node has compared its replica of a shard with this one since this was last asked.
     pub fn take_compared(&self, shard: u32) -> bool {
         lock(&self.compared).remove(&shard)
@@ -138,6 +146,7 @@ impl Holder {
         if !self.rules.has(Rule::SealIsStored) {
             state.sealed_for = None;
         }
+        lock(&self.horizons).insert(shard, state.horizon);
         lock(&self.shards).insert(shard, Arc::new(RwLock::new(state)));
         Ok(())
     }
@@ -206,6 +215,7 @@ impl Holder {
             return Err(Error::new(Kind::Closed, STOPPED).with_maybe_applied(false));
         }
         self.storage.keep(&Self::name_of(shard), next.encode().into()).await?;
+        lock(&self.horizons).insert(shard, next.horizon);
         **state = next;
         Ok(())
     }

@@ -52,7 +52,7 @@ const MAX_COPIES: usize = 2;
 const PAGE: usize = 1000;
 
 /// Deleted records are purged when they are older, so that few writes on their way are refused.
-const PURGE_AGE: Duration = Duration::from_secs(60);
+pub(super) const PURGE_AGE: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Why a disk may lack something that another process has opened before; `lost`: and since.

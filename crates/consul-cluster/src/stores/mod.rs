@@ -113,6 +113,8 @@ type Watched = Arc<WatchedStorage>;
 /// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
 pub struct Store {
     this: Weak<Store>,
+    /// When this process has made it.
+    since: Instant,
     cluster: Arc<Cluster>,
     numbers: &'static StoreNumbers,
     options: StoreOptions,
@@ -173,6 +175,9 @@ pub struct ShardStatus {
     /// Whether it is not known who has it, since Consul went back: nothing of it changes before enough of its
     /// nodes have reported what they know, or an operator accepts the loss of those that cannot.
     pub is_unrecovered: bool,
+    /// How long ago a repair that found all N replicas equal began; `None`: there was none yet that this process's
+    /// replica knows of, or it has none.
+    pub repaired: Option<Duration>,
 }
 
 impl Store {
@@ -216,6 +221,7 @@ impl Store {
             leave::note(&cluster, this.clone());
             Store {
                 this: this.clone(),
+                since: cluster.now(),
                 cluster,
                 numbers,
                 options,
@@ -573,16 +579,26 @@ impl Store {
         let shards = map.iter().flat_map(|map| map.entries());
         let snapshot = self.cluster.snapshot();
         let own = self.cluster.options().node_id.as_str();
-        let disk = self.holder().map(|holder| holder.disk());
+        let holder = self.holder();
+        let disk = holder.as_ref().map(|holder| holder.disk());
         let is_shut = self.storage.is_some() && disk.is_none() || self.fault().is_some();
         let is_there = |node: &str| is_live(&snapshot, node) && !(is_shut && node == own);
         // Of its own disk it knows that the map names another one before the leader does.
         let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);
         let status = |(shard, entry)| ShardStatus {
+            repaired: holder.as_ref().and_then(|holder| self.repaired(holder, shard)),
             is_unrecovered: map.as_ref().is_some_and(|map| map.unrecovered.contains(&shard)),
             ..self.shard_status(shard, entry, &is_there, &counts)
         };
         shards.map(status).collect()
+    }
+
+    /// How long ago the last whole repair of a shard began, as the replica of this process knows: the repair has purged
+    /// what was deleted that long before.
+    fn repaired(&self, holder: &Holder, shard: u32) -> Option<Duration> {
+        let purged_ms = holder.horizon(shard)?.time().ms();
+        let begun = Duration::from_millis(purged_ms) + member::PURGE_AGE;
+        Some(Duration::from_millis(self.cluster.unix_ms()).saturating_sub(begun))
     }
 
     fn shard_status(
@@ -602,6 +618,7 @@ impl Store {
             epoch: entry.epoch,
             is_at_risk: live + vacant < self.options.quorums.fenced(),
             is_unrecovered: false,
+            repaired: None,
             holders,
             targets: changes.map(|change| (change.to.clone(), change.kind)).collect(),
         }

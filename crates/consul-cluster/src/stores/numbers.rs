@@ -1,10 +1,13 @@
 //! The numbers of a store.
 
-use super::Store;
+use super::{ShardStatus, Store};
 use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
 use consul_replication::map::ChangeKind;
+
+/// A repair is overdue after this many times [`StoreOptions::repair_every`](super::StoreOptions::repair_every).
+const OVERDUE: u32 = 3;
 
 impl Store {
     /// Counts an operation that has ended, with the records of its success.
@@ -34,9 +37,20 @@ impl Source for Store {
         let at_risk = shards.iter().filter(|shard| shard.is_at_risk).count() as f64;
         let is_usable = self.checked().is_ok() && !shards.is_empty();
         let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
+        let own = self.cluster.options().node_id.as_str();
+        let is_overdue = |shard: &&ShardStatus| {
+            let age = shard.repaired.unwrap_or_else(|| self.cluster.now() - self.since);
+            let is_held = shard.holders.iter().any(|node| **node == *own);
+            is_held && age > OVERDUE * self.options.repair_every
+        };
+        let unrepaired = match self.holder() {
+            Some(_) => shards.iter().filter(is_overdue).count() as f64,
+            None => 0.0,
+        };
         // Several nodes of one process see the same map.
         for (metric, level) in [
             (&table::STORE_AT_RISK, at_risk),
+            (&table::STORE_UNREPAIRED, unrepaired),
             (&table::STORE_MOVING, of_kind(ChangeKind::Move)),
             (&table::STORE_REPLACED, of_kind(ChangeKind::Failover)),
             (&table::STORE_USABLE, f64::from(is_usable)),

@@ -194,6 +194,9 @@ macro_rules! rows {
                 STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"] (StoreNumbers.repaired_records: Counter)
                     "Records that one of the compared replicas lacked and has now."
                     "被比较的副本之一原来缺少、现在已有的记录。"
+                STORE_UNREPAIRED Gauge "store_shards_unrepaired" ["store"] ()
+                    "Shards of this process of which no repair has found all replicas equal for three times repair_s."
+                    "本进程持有的、已有三倍 repair_s 没有任何修复发现全部副本一致的分片。"
                 STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
                     "存活副本少于故障切换所需的分片：在有节点回来之前，其他节点不能代替它。"

@@ -2,10 +2,13 @@
 
 use super::{Cases, Disk, Process};
 use consul_cluster::stores::StoreOptions;
+use consul_process::clock::Clock as _;
 use consul_process::metrics::{Format, Page, Source, text};
+use std::time::Duration;
 
 /// Other tests of this process have a store of their own.
 const STORE: &str = "of-numbers";
+const STORE_OF_REPAIRS: &str = "of-repairs";
 
 fn start(cases: &Cases, id: &str) -> Process {
     let options = Cases::options(id);
@@ -35,7 +38,7 @@ fn page_of(nodes: &[Process]) -> String {
 fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     let cases = Cases::new();
     let first = start(&cases, "n1");
-    cases.world.wait(std::time::Duration::from_secs(5));
+    cases.world.wait(Duration::from_secs(5));
     assert_eq!(all(&text(Format::Prometheus)), [0.0; 4], "two nodes are missing for a map");
     let mut nodes = vec![first, start(&cases, "n2"), start(&cases, "n3")];
     cases.wait_until(60, || nodes.iter().all(|it| it.is_settled(3)));
@@ -51,4 +54,50 @@ fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     cases.kill(&nodes[2]);
     cases.kill(&nodes[1]);
     cases.wait_until(60, || number(&page_of(&nodes), "shards_at_risk") == 8.0);
+}
+
+/// Each node tells how long ago all replicas of its shards were equal, also after a restart; a replica that is away ends
+/// that.
+#[test]
+fn the_time_since_a_repair_is_told_and_counted_when_it_is_overdue() {
+    let cases = Cases::new();
+    let start = |id: &str, disk: &std::sync::Arc<Disk>| {
+        let options = Cases::options(id);
+        let every = Duration::from_secs(30);
+        let store =
+            StoreOptions { repair_every: every, ..StoreOptions::new(STORE_OF_REPAIRS, &options) };
+        cases.start_with(options, store, disk)
+    };
+    let nodes = ["n1", "n2", "n3"].map(|id| start(id, &Disk::new()));
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    let ago = |node: &Process| node.store.status().iter().map(|it| it.repaired).collect::<Vec<_>>();
+    let unrepaired = |nodes: &[Process]| {
+        let mut page = Page::default();
+        nodes.iter().for_each(|node| Source::write(&*node.store, &mut page));
+        let page = page.text(Format::Prometheus);
+        let name = format!("consul_ffi_store_shards_unrepaired{{store=\"{STORE_OF_REPAIRS}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&name)).expect("the metric").to_owned()
+    };
+    assert!(nodes.iter().all(|node| ago(node).iter().all(Option::is_none)));
+    for _ in 0..30 {
+        cases.world.wait(Duration::from_secs(10));
+        assert_eq!(unrepaired(&nodes), "0");
+    }
+    let is_fresh = |it: &Option<Duration>| it.is_some_and(|ago| ago <= Duration::from_secs(35));
+    assert!(nodes.iter().all(|node| ago(node).iter().all(is_fresh)), "{:?}", ago(&nodes[0]));
+    cases.kill(&nodes[1]);
+    let began = cases.world.clock.now();
+    cases.wait_until(100, || unrepaired(&nodes[..1]) == "8");
+    // It was killed up to 30 s after the last repair.
+    assert!(cases.world.clock.now() - began >= Duration::from_secs(55));
+    // What is known outlives the process.
+    cases.kill(&nodes[0]);
+    let again = start("n1", &nodes[0].disk);
+    cases.world.run(again.store.ready()).expect("a map");
+    cases.wait_until(20, || again.store.holder().is_some());
+    assert!(ago(&again).iter().all(|it| it.is_some_and(|ago| ago >= Duration::from_secs(55))));
+    let back = start("n2", &nodes[1].disk);
+    cases.wait_until(90, || {
+        unrepaired(std::slice::from_ref(&again)) == "0" && ago(&back).iter().all(is_fresh)
+    });
 }

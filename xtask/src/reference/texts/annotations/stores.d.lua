@@ -103,6 +103,7 @@ function ReplicatedStore:start(method, ...) end
 ---@field holders string[] the nodes whose replicas count
 ---@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: one that moves, or one whose node or disk is gone
 ---@field unrecovered boolean whether Consul went back and too few of its nodes have said since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
+---@field repaired_s? integer how long ago a repair began that found all replicas equal, in seconds; nil if this node has no replica, or knows of no such repair
 ---@field at_risk boolean whether so few of the holders live that a lost one cannot be replaced before another comes back
 
 ---Where a node keeps its records: a table with these functions.
