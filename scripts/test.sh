@@ -14,7 +14,7 @@
 #   compile             the tests of the next three steps
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
 #   cluster             those of clusters, which mostly wait
-#   histories           twelve histories of locks and clusters under faults, of each kind
+#   histories           eight histories of locks and clusters under faults, of each kind
 #   busted-quick        the Lua specs on LuaJIT, simulated
 #   lint                each of the checks of `make lint`, but for those of the other engines
 #
@@ -213,7 +213,7 @@ step_nodes() {
 }
 
 step_histories() {
-    SEEDS=12 NODES=30 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
+    SEEDS=8 NODES=20 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- --skip a_rule_is_needed
 }
 
 step_simulation() {

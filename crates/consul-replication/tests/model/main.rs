@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout)]
 
+mod compare_and_set;
 mod rules;
 mod search;
 mod state;
