@@ -34,6 +34,8 @@ pub struct Member {
     pub disk: Disk,
     /// Whether it is there.
     pub presence: Presence,
+    /// Whether its storage fails: it keeps the replicas that it has, and gets no others.
+    pub is_failing: bool,
     /// What it has told.
     pub report: Report,
 }
@@ -92,7 +94,7 @@ impl Map {
     /// The first map, of this version: its shards are empty.
     pub fn first(shards: usize, version: u64, planner: &Planner<'_>) -> Self {
         let empty = vec![Vec::new(); shards];
-        let (candidates, members) = Plan::of(planner).candidates();
+        let (candidates, members) = Plan::of(planner).candidates(|_| usize::MAX);
         let placed = rebalancer::rebalance(&candidates, planner.quorums.replicas, &empty, &empty);
         let entry = |places: Vec<usize>| {
             let slot = |place: usize| Slot::of(members[place].place(true));
@@ -199,14 +201,14 @@ impl<'a> Plan<'a> {
         self.member(id).map_or(Presence::Gone, |member| member.presence)
     }
 
-    /// The nodes that may have slots.
-    fn candidates(&self) -> (Vec<Candidate>, Vec<&'a Member>) {
+    /// The nodes that may have slots; one whose storage fails as many as are `given`.
+    fn candidates(&self, given: impl Fn(&NodeId) -> usize) -> (Vec<Candidate>, Vec<&'a Member>) {
         let is_candidate = |it: &&Member| it.weight > 0.0 && it.presence != Presence::Gone;
         let members: Vec<&Member> = self.planner.members.iter().filter(is_candidate).collect();
         let candidate = |member: &&Member| Candidate {
             weight: member.weight,
             zone: member.zone.clone(),
-            max_replicas: usize::MAX,
+            max_replicas: if member.is_failing { given(&member.id) } else { usize::MAX },
         };
         (members.iter().map(candidate).collect(), members)
     }
@@ -329,8 +331,9 @@ impl<'a> Plan<'a> {
     /// The live node with the fewest replicas for its weight that has no part in a shard.
     fn spare(&self, shard: usize, slots: &[Vec<Slot>]) -> Option<NodeId> {
         let is_named = |node: &str| slots[shard].iter().any(|slot| slot.names(node));
-        let is_fit =
-            |it: &&Member| it.presence == Presence::Live && it.weight > 0.0 && !is_named(&it.id);
+        let is_fit = |it: &&Member| {
+            it.presence == Presence::Live && it.weight > 0.0 && !it.is_failing && !is_named(&it.id)
+        };
         let load = |member: &Member| {
             let replicas = slots.iter().flatten().filter(|slot| slot.names(&member.id)).count();
             replicas as f64 / member.weight
@@ -431,7 +434,8 @@ impl<'a> Plan<'a> {
 
     /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight.
     fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
-        let (candidates, members) = self.candidates();
+        let has = |node: &NodeId| slots.iter().flatten().filter(|slot| slot.names(node)).count();
+        let (candidates, members) = self.candidates(has);
         let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
         let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
         let after_change = |slot: &Slot| -> Option<NodeId> {
@@ -451,6 +455,7 @@ impl<'a> Plan<'a> {
                 .iter()
                 .filter(|place| !before.contains(place))
                 .filter(|place| members[**place].presence == Presence::Live)
+                .filter(|place| !members[**place].is_failing)
                 .map(|place| members[*place].id.clone())
                 .collect();
             let stays =

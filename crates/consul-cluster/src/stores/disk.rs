@@ -206,6 +206,7 @@ mod tests {
             weight: 1.0,
             copied: 0,
             move_timeout_s: 60,
+            is_failing: false,
             report: Report::default(),
         }
     }

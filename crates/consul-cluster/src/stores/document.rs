@@ -238,6 +238,9 @@ pub(super) struct MemberRecord {
     pub copied: u64,
     /// The time without progress after which a change is cancelled, in seconds.
     pub move_timeout_s: u64,
+    /// Whether its storage fails, so that it gets no more shards.
+    #[serde(rename = "fails", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_failing: bool,
     /// The state of its shards.
     pub report: Report,
 }
@@ -334,6 +337,7 @@ mod tests {
             weight: 1.0,
             disk: Disk(u64::MAX - number),
             presence: Presence::Live,
+            is_failing: false,
             report: Report::default(),
         };
         let members: Vec<Member> = (0..100).map(node).collect();

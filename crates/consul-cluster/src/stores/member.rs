@@ -497,6 +497,7 @@ impl Member {
             weight: cluster.options().weight,
             move_timeout_s: store.options.move_timeout.as_secs(),
             copied,
+            is_failing: store.fault().is_some(),
             report: match self.is_confirmed() {
                 true => report,
                 false => {

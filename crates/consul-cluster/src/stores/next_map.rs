@@ -291,6 +291,7 @@ impl Duty<'_> {
                 weight,
                 disk: record.map_or(Disk(0), |record| record.disk),
                 presence: presence(id),
+                is_failing: record.is_some_and(|record| record.is_failing),
                 report: match (record, map) {
                     (Some(record), Some(map)) => record.report(id, map),
                     (record, _) => record.map(|it| it.report.clone()).unwrap_or_default(),
@@ -459,6 +460,7 @@ mod tests {
                 weight,
                 disk: Disk(disk),
                 presence: Presence::Live,
+                is_failing: false,
                 report: Default::default(),
             };
             let members = [member("n1", 1, 0.0), member("n2", 2, 1.0)];

@@ -17,6 +17,7 @@ fn members(count: u64) -> Vec<Member> {
         weight: 1.0,
         disk: Disk(number),
         presence: Presence::Live,
+        is_failing: false,
         report: Report::default(),
     };
     (1..=count).map(member).collect()

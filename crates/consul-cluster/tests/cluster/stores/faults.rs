@@ -2,6 +2,7 @@
 
 use super::disks::with_an_old_copy;
 use super::*;
+use consul_cluster::Mode;
 use std::sync::atomic::Ordering;
 
 impl Cases {
@@ -97,6 +98,41 @@ fn a_function_that_fails_while_a_storage_is_opened_or_a_shard_dropped_is_told() 
     cases.break_it(&disk, None);
     cases.ends(&fourth);
     cases.wait_until(120, || fourth.is_settled(3) && fourth.holders().contains("n4"));
+}
+
+/// It keeps what it has, gets nothing, and takes part again when it works.
+#[test]
+fn a_node_whose_storage_fails_gets_no_more_shards_until_it_works() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.wait_until(120, || nodes.iter().all(|node| node.is_settled(3)));
+    let shards_of = |id: &str| {
+        let has = |it: &&ShardStatus| {
+            let targets = it.targets.iter().map(|(node, _)| node);
+            it.holders.iter().chain(targets).any(|node| **node == *id)
+        };
+        let status = nodes[0].store.status();
+        BTreeSet::from_iter(status.iter().filter(has).map(|it| it.shard))
+    };
+    let before = shards_of("n4");
+    assert!(!before.is_empty() && before.len() < 8, "{before:?}");
+    cases.break_it(&nodes[3].disk, Some("apply"));
+    cases.fill(&nodes[0], "meanwhile");
+    cases.is_told(&nodes[3], "apply");
+    cases.world.wait(Duration::from_secs(5));
+    let set = |mode| {
+        let set = nodes[0].cluster.set_mode("n3", mode);
+        cases.world.run(set).expect("the right to do so");
+    };
+    set(Mode::Draining);
+    for _ in 0..60 {
+        cases.world.wait(Duration::from_secs(1));
+        assert!(shards_of("n4").is_subset(&before), "{:?}", shards_of("n4"));
+    }
+    assert!(!shards_of("n3").is_empty(), "nobody else can take them");
+    cases.break_it(&nodes[3].disk, None);
+    cases.wait_until(120, || shards_of("n3").is_empty());
+    assert_eq!(shards_of("n4").len(), 8);
+    cases.has(&nodes[3], "meanwhile");
 }
 
 /// As the storage of a program whose disk or lock never answers: nothing of it returns.

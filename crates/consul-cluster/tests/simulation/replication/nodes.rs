@@ -369,6 +369,7 @@ impl Scenario {
                     silent if silent < self.replace_after && !self.stop_is_leave => Presence::Down,
                     _ => Presence::Gone,
                 },
+                is_failing: false,
                 report: said.report.clone(),
             };
             register.nodes.iter().map(member).collect()
