@@ -5,9 +5,11 @@ local fields = require("examples.tsdb.fields")
 local Storage = require("examples.tsdb.storage")
 local HighAvailabilityCluster = require("consistent_hash_cluster").HighAvailabilityCluster
 
+-- The length of a block, in seconds, unless `block_s` of Engine.new has another one.
 local BLOCK_S = 600
 
--- The most blocks of a query, and the number of points that expire() looks at together.
+-- The most blocks of a query, the number of points that expire() looks at together, and that of a write of
+-- downsample().
 local MAX_BLOCKS, PAGE = 10000, 1000
 
 -- The times of points, in seconds: their ids have them with microseconds and as many digits.
@@ -29,7 +31,7 @@ local KINDS = {
       return point.tags
     end,
     fields = function(point)
-      return { value = point.value }
+      return point.value ~= nil and { value = point.value } or "the value"
     end,
     row = function(timestamp, tags, values)
       return { timestamp = timestamp, value = values.value, tags = tags }
@@ -41,7 +43,7 @@ local KINDS = {
       return point.market and { market = point.market }
     end,
     fields = function(point)
-      return point.data
+      return point.data or "the table data"
     end,
     row = function(timestamp, tags, values)
       return { timestamp = timestamp, data = values, market = tags.market }
@@ -50,13 +52,20 @@ local KINDS = {
 }
 
 -- `config` has the options of HighAvailabilityCluster, `path` (the SQLite file; without it the process keeps
--- no data), `points`, the options of the replicated shards (`write_quorum`, `read_quorum`, …) and `timeout_ms`
--- of a write or a read.
+-- no data), `points`, the options of the replicated shards (`write_quorum`, `read_quorum`, …), `timeout_ms` of a
+-- write or a read, and `block_s`, the length of a block by kind: one read is made for each block of a query, so daily
+-- data have longer ones. It is the same on all nodes, and stays as long as the data.
 function Engine.new(config)
   local engine = setmetatable({
+    block_s = {},
     storage = config.path and Storage.open(config.path, config.survives),
     timeout_ms = config.timeout_ms,
   }, Engine)
+  for kind_name in pairs(KINDS) do
+    local length = config.block_s and config.block_s[kind_name] or BLOCK_S
+    assert(type(length) == "number" and length > 0 and length % 1 == 0, "block_s must be whole seconds")
+    engine.block_s[kind_name] = length
+  end
   local cluster = HighAvailabilityCluster:new(config)
   engine.cluster = cluster
   engine.points = cluster:replicate("points", engine.storage, config.points)
@@ -100,24 +109,34 @@ local function series_of(kind_name, name)
   return kind_name .. "/" .. fields.escape(name) .. "/"
 end
 
-local function key_of(series, timestamp)
-  return ("%s%.0f"):format(series, math.floor(timestamp / BLOCK_S))
+-- The key of the block of a time.
+function Engine:key_of(series, timestamp)
+  local length = self.block_s[series:match("^[^/]*")]
+  return ("%s%.0f"):format(series, math.floor(timestamp / length))
 end
 
 -- Returns the key and the record of a point; nil and a message if it cannot be stored.
-local function record_of(kind_name, point)
+function Engine:record_of(kind_name, point)
   local kind = KINDS[kind_name]
-  local timestamp, series = point.timestamp, series_of(kind_name, point[kind.name])
-  if type(timestamp) ~= "number" or not (timestamp >= 0 and timestamp <= MAX_TIME_S) then
+  local timestamp, name = point.timestamp, kind and point[kind.name]
+  if not kind then
+    return nil, ("the kind is %s: it must be metric or stock"):format(tostring(kind_name))
+  elseif type(name) ~= "string" or name == "" then
+    return nil, ("%s is %s: it must be a string with characters"):format(kind.name, tostring(name))
+  elseif type(timestamp) ~= "number" or not (timestamp >= 0 and timestamp <= MAX_TIME_S) then
     return nil, ("the timestamp is %s: it must be from 0 to %.0f"):format(tostring(timestamp), MAX_TIME_S)
   end
   timestamp = rounded(timestamp)
+  local given, series = kind.fields(point), series_of(kind_name, name)
+  if type(given) == "string" then
+    return nil, ("the point of %s at %s lacks %s"):format(name, tostring(point.timestamp), given)
+  end
   local tags, why = fields.encode(kind.tags(point))
-  local values, why_not = fields.encode(kind.fields(point))
+  local values, why_not = fields.encode(given)
   if not (tags and values) then
     return nil, why or why_not
   end
-  return key_of(series, timestamp), { id = series .. TIME:format(timestamp) .. "/" .. tags, data = values }
+  return self:key_of(series, timestamp), { id = series .. TIME:format(timestamp) .. "/" .. tags, data = values }
 end
 
 -- Writes points, each to a quorum of its block. `kind_name` is the kind of all, else each point has its
@@ -125,7 +144,7 @@ end
 function Engine:put_many(points, kind_name)
   local writes, of_key = {}, {}
   for _, point in ipairs(points) do
-    local key, record = record_of(kind_name or point.kind, point)
+    local key, record = self:record_of(kind_name or point.kind, point)
     if not key then
       return false, record
     end
@@ -140,53 +159,160 @@ function Engine:put_many(points, kind_name)
   return written, message
 end
 
--- Calls fn(key, from, to) for each block of a range of time, both ends included, until it returns false; the
--- ids are from `from` to before `to`, since other blocks can be in the same shard. Returns true, or false and
--- its message.
-local function each_block(series, start_time, end_time, fn)
-  local first, last = math.floor(start_time / BLOCK_S), math.floor(end_time / BLOCK_S)
-  if last - first >= MAX_BLOCKS then
-    return false, ("the range has %.0f blocks of %d s, more than %d"):format(last - first + 1, BLOCK_S, MAX_BLOCKS)
-  end
-  for block = first, last do
-    local from = TIME:format(math.max(start_time, block * BLOCK_S))
-    -- "0" comes after "/", which is behind the time.
-    local to = block == last and TIME:format(end_time) .. "0" or TIME:format((block + 1) * BLOCK_S)
-    local done, message = fn(key_of(series, block * BLOCK_S), series .. from, series .. to)
-    if not done then
-      return false, message
+-- Returns an iterator over the blocks of a range of time, both ends included, each as its key, and the ids from `from`
+-- to before `to`, since other blocks can be in the same shard; then the number of blocks.
+function Engine:blocks(series, start_time, end_time)
+  start_time, end_time = math.max(start_time, 0), math.min(end_time, MAX_TIME_S)
+  local length = self.block_s[series:match("^[^/]*")]
+  local block, last = math.floor(start_time / length) - 1, math.floor(end_time / length)
+  return function()
+    block = block + 1
+    if block <= last then
+      local from = TIME:format(math.max(start_time, block * length))
+      -- "0" comes after "/", which is behind the time.
+      local to = block == last and TIME:format(end_time) .. "0" or TIME:format((block + 1) * length)
+      return self:key_of(series, block * length), series .. from, series .. to
     end
-  end
-  return true
+  end, last - block
 end
 
--- Calls fn(record, key) for each record of a range of time, in order.
-function Engine:each(series, start_time, end_time, fn)
-  return each_block(series, math.max(start_time, 0), math.min(end_time, MAX_TIME_S), function(key, from, to)
-    for record, message in self.points:read(key, { from = from, to = to, timeout_ms = self.timeout_ms }) do
-      if not record then
+-- Returns an iterator over the records of a range of time, in order: the record and its key, or nil and a message as
+-- the last turn. It holds one page of one block.
+function Engine:each(series, start_time, end_time)
+  local blocks = self:blocks(series, start_time, end_time)
+  local key, records
+  local has_ended = false
+  return function()
+    while not has_ended do
+      if not records then
+        local from, to
+        key, from, to = blocks()
+        if not key then
+          return nil
+        end
+        records = self.points:read(key, { from = from, to = to, timeout_ms = self.timeout_ms })
+      end
+      local record, message = records()
+      if record then
+        return record, key
+      elseif message then
+        has_ended = true
         return false, message
       end
-      fn(record, key)
+      records = nil
     end
-    return true
-  end)
+  end
 end
 
--- Reads the points of a range of time, both ends included, in order. With tags only those with equal tags.
--- Returns true and the rows, or false and a message: what is read is complete.
-function Engine:get(kind_name, query)
-  local kind, rows = KINDS[kind_name], {}
+-- Returns an iterator over the points of any range of time, both ends included, in order, in the memory of one page.
+-- With tags only those with equal tags. The last turn may be false and a message: then not all were read.
+function Engine:rows(kind_name, query)
+  local kind = KINDS[kind_name]
   local wanted = kind.tags(query)
   wanted = wanted and fields.encode(wanted)
-  local read, message = self:each(series_of(kind_name, query[kind.name]), query.start_time, query.end_time,
-    function(record)
+  local records = self:each(series_of(kind_name, query[kind.name]), query.start_time, query.end_time)
+  return function()
+    repeat
+      local record, message = records()
+      if not record then
+        return record, message
+      end
       local timestamp, tags = record.id:match("/([%d.]+)/([^/]*)$")
       if not wanted or tags == wanted then
-        rows[#rows + 1] = kind.row(tonumber(timestamp), fields.decode(tags), fields.decode(record.data))
+        return kind.row(tonumber(timestamp), fields.decode(tags), fields.decode(record.data))
       end
-    end)
-  return read, read and rows or message
+    until false
+  end
+end
+
+-- Reads all points of a range of time. Returns true and the rows, or false and a message: what is read is complete.
+function Engine:get(kind_name, query)
+  local _, count = self:blocks(series_of(kind_name, query[KINDS[kind_name].name]), query.start_time, query.end_time)
+  if count > MAX_BLOCKS then
+    return false, ("the range has %.0f blocks of %d s, more than %d: read it by rows()"):format(
+      count, self.block_s[kind_name], MAX_BLOCKS)
+  end
+  local rows = {}
+  for row, message in self:rows(kind_name, query) do
+    if not row then
+      return false, message
+    end
+    rows[#rows + 1] = row
+  end
+  return true, rows
+end
+
+-- What a point of downsample() is made of: fn(total, value, count) with the value before it, nil at first.
+local WAYS = {
+  sum = function(total, value)
+    return (total or 0) + value
+  end,
+  min = function(total, value)
+    return math.min(total or value, value)
+  end,
+  max = function(total, value)
+    return math.max(total or value, value)
+  end,
+  last = function(_, value)
+    return value
+  end,
+  count = function(total)
+    return (total or 0) + 1
+  end,
+  mean = function(total, value, count)
+    return ((total or 0) * (count - 1) + value) / count
+  end,
+}
+
+-- Writes one point of the metric `into` for each `step_s` seconds that have points of the metric `metric_name` with
+-- equal tags, at the beginning of the step: their sum, min, max, last, count or mean (`how`, by default). Steps are
+-- read whole, so a range that is repeated, or that overlaps an earlier one, gives the same. Returns true and the
+-- number of points, or false and a message; then some of them may be stored.
+function Engine:downsample(query)
+  local way, step_s, count = WAYS[query.how or "mean"], query.step_s, 0
+  if not way then
+    return false, ("how is %s: it must be sum, min, max, last, count or mean"):format(tostring(query.how))
+  elseif type(step_s) ~= "number" or not (step_s > 0 and step_s < math.huge) then
+    return false, ("step_s is %s: it must be a number of seconds above 0"):format(tostring(step_s))
+  end
+  local function begin(timestamp)
+    return math.floor(timestamp / step_s) * step_s
+  end
+  local writes, by_tags, step = {}, {}, nil
+  -- Takes the points of the step, and writes those of all steps if they are enough.
+  local function finish(is_end)
+    for _, one in pairs(by_tags) do
+      writes[#writes + 1] = { metric_name = query.into, timestamp = step, value = one.value, tags = one.tags }
+    end
+    by_tags = {}
+    if #writes < PAGE and not is_end then
+      return true
+    end
+    local written, message = self:put_many(writes, "metric")
+    count, writes = count + #writes, {}
+    return written, message
+  end
+  local whole = { metric_name = query.metric_name, tags = query.tags, start_time = begin(query.start_time),
+    end_time = begin(query.end_time) + step_s - 1e-6 }
+  for row, message in self:rows("metric", whole) do
+    local done = row
+    if row and begin(row.timestamp) ~= step then
+      done, message = finish()
+      step = begin(row.timestamp)
+    end
+    if not done then
+      return false, message
+    elseif type(row.value) ~= "number" then
+      return false, ("the value at %s is %s, no number"):format(tostring(row.timestamp), tostring(row.value))
+    end
+    local tags = fields.encode(row.tags)
+    local one = by_tags[tags] or { tags = row.tags, count = 0 }
+    one.count = one.count + 1
+    one.value = way(one.value, row.value, one.count)
+    by_tags[tags] = one
+  end
+  local written, message = finish(true)
+  return written, written and count or message
 end
 
 -- Deletes records by the keys of their blocks: { [key] = ids }.
@@ -202,29 +328,44 @@ function Engine:delete_ids(ids_of_key)
   return true, count
 end
 
--- Deletes the points of a range of time. Returns true and their number, or false and a message.
+-- Deletes the points of a range of time, a page at a time. Returns true and their number, or false and a message.
 function Engine:delete(kind_name, name, start_time, end_time)
-  local ids_of_key = {}
-  local read, message = self:each(series_of(kind_name, name), start_time, end_time, function(record, key)
+  local ids_of_key, size, count = {}, 0, 0
+  local function finish()
+    local deleted, number = self:delete_ids(ids_of_key)
+    ids_of_key, size, count = {}, 0, count + (deleted and number or 0)
+    return deleted, number
+  end
+  for record, key in self:each(series_of(kind_name, name), start_time, end_time) do
+    if not record then
+      return false, key
+    end
     ids_of_key[key] = ids_of_key[key] or {}
     table.insert(ids_of_key[key], record.id)
-  end)
-  if not read then
-    return false, message
+    size = size + 1
+    if size == PAGE then
+      local deleted, message = finish()
+      if not deleted then
+        return false, message
+      end
+    end
   end
-  return self:delete_ids(ids_of_key)
+  local deleted, message = finish()
+  return deleted, deleted and count or message
 end
 
 -- Deletes the points of one series in a shard before a time, a page at a time.
 function Engine:expire_series(shard, series, before)
   local count, after = 0, nil
+  -- "0" comes after "/", so that this is the end of the series.
+  local to = before > MAX_TIME_S and series:sub(1, -2) .. "0" or series .. TIME:format(before)
   repeat
     local ids_of_key = {}
-    local page = self.storage:scan(shard, series, series .. TIME:format(before), after, PAGE)
+    local page = self.storage:scan(shard, series, to, after, PAGE)
     for _, record in ipairs(page) do
       after = record.id
       if record.data then
-        local key = key_of(series, tonumber(record.id:match("/([%d.]+)/[^/]*$")))
+        local key = self:key_of(series, tonumber(record.id:match("/([%d.]+)/[^/]*$")))
         ids_of_key[key] = ids_of_key[key] or {}
         table.insert(ids_of_key[key], record.id)
       end
@@ -242,6 +383,9 @@ end
 -- time to time; what another one has deleted is skipped. Returns true and their number, or false and a message.
 function Engine:expire(before)
   local count = 0
+  if type(before) ~= "number" or before ~= before or before < 0 then
+    return false, ("the time is %s: it must be a number from 0 on"):format(tostring(before))
+  end
   for shard = 0, self.cluster.total_shards - 1 do
     -- From series to series, past the points of each.
     local first = self.storage:scan(shard, "", nil, nil, 1)[1]

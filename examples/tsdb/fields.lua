@@ -18,13 +18,50 @@ local function is_finite(number)
   return number == number and math.abs(number) < math.huge
 end
 
+-- LuaJIT's 64-bit integers; the integers of Lua 5.3 and later.
+local int64 = rawget(_G, "jit") and require("ffi").typeof("int64_t")
+local number_type = rawget(math, "type")
+
+-- Below this a float has each integer.
+local EXACT = 2 ^ 53
+
+-- Returns the digits of an integer that a float may not have exactly; nil for other values.
+local function digits(value)
+  local is_integer
+  if int64 then
+    is_integer = type(value) == "cdata" and require("ffi").istype(int64, value)
+  else
+    is_integer = number_type and number_type(value) == "integer"
+  end
+  return is_integer and not (value < EXACT and value > -EXACT) and tostring(value):match("^-?%d+") or nil
+end
+
+-- Returns the integer with these digits; Lua 5.1 has none, and gets the digits.
+local function integer(text)
+  if not int64 then
+    return number_type and tonumber(text) or text
+  end
+  local sign, found = text:sub(1, 1) == "-" and -1 or 1, int64(0)
+  for digit in text:gmatch("%d") do
+    found = found * 10 + sign * tonumber(digit)
+  end
+  return found
+end
+
 -- Returns the text; nil and a message for a table that cannot be encoded.
 function fields.encode(values)
   local parts = {}
+  if values ~= nil and type(values) ~= "table" then
+    return nil, ("%s is no table of values by name"):format(tostring(values))
+  end
   for name, value in pairs(values or {}) do
-    local kind = type(value)
-    if type(name) ~= "string" then
-      return nil, ("the name %s is not a string"):format(tostring(name))
+    local kind, exact = type(value), digits(value)
+    if type(name) ~= "string" or name == "" then
+      return nil, ("the name %q is not a string with characters"):format(tostring(name))
+    elseif exact then
+      kind, value = "integer", exact
+    elseif int64 and kind == "cdata" and require("ffi").istype(int64, value) then
+      kind, value = "number", ("%d"):format(tonumber(value))
     elseif kind == "number" and is_finite(value) then
       value = ("%.17g"):format(value)
     elseif kind == "boolean" then
@@ -44,6 +81,9 @@ local decoders = {
   end,
   b = function(text)
     return text == "true"
+  end,
+  i = function(text)
+    return integer(unescaped(text))
   end,
   s = unescaped,
 }

@@ -48,12 +48,31 @@ describe("examples/tsdb", function()
       assert.same({}, fields.decode(""))
     end)
 
+    it("keep integers exactly on each engine", function()
+      for _, text in ipairs({
+        "9007199254740993", "-9007199254740993", "9223372036854775807", "-9223372036854775808",
+      }) do
+        local encoded = "volume=i" .. text
+        local read = fields.decode(encoded).volume
+        -- An integer of LuaJIT is its digits with LL, that of Lua 5.1 is the text.
+        assert.equal(text, (tostring(read):gsub("LL$", "")))
+        if type(read) ~= "string" then
+          assert.equal(encoded, fields.encode({ volume = read }))
+        end
+      end
+      assert.equal("a=n1&b=n10000000000000000", fields.encode({ a = 1, b = 1e16 }))
+      assert.same({ a = 1, b = 1e16 }, fields.decode("a=n1&b=n10000000000000000"))
+    end)
+
     it("are refused when the text could not be decoded to the same value", function()
       for _, value in ipairs({ 0 / 0, math.huge, {} }) do
         local text, why = fields.encode({ price = value })
         assert.is_nil(text)
         assert.matches("^price is .*: it must be a string, a finite number or a boolean$", why)
       end
+      assert.is_nil(fields.encode({ [""] = "x" }))
+      assert.is_nil(fields.encode({ "x" }))
+      assert.is_nil(fields.encode("host=a"))
     end)
   end)
 
@@ -255,6 +274,67 @@ describe("examples/tsdb", function()
       success, message = all[1]:get_metric_data("cpu", 0, 1e10)
       assert.is_false(success)
       assert.matches("blocks of 600 s, more than 10000", message, 1, true)
+      for why, point in pairs({
+        ["lacks the value"] = { metric_name = "m", timestamp = 1 },
+        ["metric_name is nil"] = { timestamp = 1, value = 1 },
+        ["metric_name is "] = { metric_name = "", timestamp = 1, value = 1 },
+        ["host=a is no table"] = { metric_name = "m", timestamp = 1, value = 1, tags = "host=a" },
+        ["lacks the table data"] = { kind = "stock", stock_code = "A", timestamp = 1 },
+        ["the kind is other"] = { kind = "other", timestamp = 1 },
+      }) do
+        success, message = all[1]:put_many({ point }, not point.kind and "metric" or nil)
+        assert.is_false(success)
+        assert.matches(why, message, 1, true)
+      end
+      for _, before in ipairs({ -1, 0 / 0, "1" }) do
+        assert.is_false((all[1]:expire(before)))
+      end
+    end)
+
+    it("reads any range a page at a time, with blocks as long as the kind has them", function()
+      local all = engines(1, { replication_factor = 1, points = {}, block_s = { stock = 30 * 86400 } })
+      local points, begin = {}, 1600000000
+      for day = 1, 2500 do
+        points[day] = { stock_code = "600519", timestamp = begin + day * 86400, data = { price = day } }
+      end
+      assert(all[1]:put_many(points, "stock"))
+      assert.equal(2500, #select(2, assert(all[1]:get_stock_data("600519", begin, begin + 2501 * 86400))))
+      local count = 0
+      local query = { stock_code = "600519", start_time = begin, end_time = begin + 1e9 }
+      for row, message in all[1]:rows("stock", query) do
+        assert(row, message)
+        count = count + 1
+        assert.equal(count, row.data.price)
+      end
+      assert.equal(2500, count)
+      assert.same({ true, 2500 }, { all[1]:delete("stock", "600519", begin, begin + 1e9) })
+      assert.same({ true, {} }, { all[1]:get_stock_data("600519", begin, begin + 2501 * 86400) })
+      assert(all[1]:put_many(points, "stock"))
+      assert.same({ true, 2500 }, { all[1]:expire(math.huge) })
+      assert.same({ true, {} }, { all[1]:get_stock_data("600519", begin, begin + 2501 * 86400) })
+    end)
+
+    it("downsamples by time, the same again for a range that overlaps", function()
+      local all = engines(1, { replication_factor = 1, points = {} })
+      local points = {}
+      for i = 0, 299 do
+        local tags = { host = i % 2 == 0 and "a" or "b" }
+        points[#points + 1] = { metric_name = "cpu", timestamp = i * 10, value = i, tags = tags }
+      end
+      assert(all[1]:put_many(points, "metric"))
+      for how, expected in pairs({ sum = 6, count = 3, min = 0, max = 4, last = 4, mean = 2 }) do
+        local query = { metric_name = "cpu", into = "cpu_" .. how, how = how, step_s = 60 }
+        query.start_time, query.end_time = 0, 2999
+        assert.same({ true, 100 }, { all[1]:downsample(query) })
+        query.start_time, query.end_time = 70, 100
+        assert.same({ true, 2 }, { all[1]:downsample(query) })
+        local _, rows = assert(all[1]:get_metric_data("cpu_" .. how, 0, 3000, { host = "a" }))
+        assert.equal(50, #rows)
+        assert.same({ timestamp = 0, value = expected, tags = { host = "a" } }, rows[1])
+        assert.equal(2940, rows[50].timestamp)
+      end
+      assert.is_false((all[1]:downsample({ metric_name = "cpu", into = "x", how = "median", step_s = 1 })))
+      assert.is_false((all[1]:downsample({ metric_name = "cpu", into = "x", step_s = 0 })))
     end)
 
     it("has its points on a new node", function()
