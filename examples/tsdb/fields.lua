@@ -52,7 +52,7 @@ end
 function fields.encode(values)
   local parts = {}
   if values ~= nil and type(values) ~= "table" then
-    return nil, ("%s is no table of values by name"):format(tostring(values))
+    return nil, ("%s must be a table of values by name"):format(tostring(values))
   end
   for name, value in pairs(values or {}) do
     local kind, exact = type(value), digits(value)

@@ -278,7 +278,7 @@ describe("examples/tsdb", function()
         ["lacks the value"] = { metric_name = "m", timestamp = 1 },
         ["metric_name is nil"] = { timestamp = 1, value = 1 },
         ["metric_name is "] = { metric_name = "", timestamp = 1, value = 1 },
-        ["host=a is no table"] = { metric_name = "m", timestamp = 1, value = 1, tags = "host=a" },
+        ["host=a must be a table"] = { metric_name = "m", timestamp = 1, value = 1, tags = "host=a" },
         ["lacks the table data"] = { kind = "stock", stock_code = "A", timestamp = 1 },
         ["the kind is other"] = { kind = "other", timestamp = 1 },
       }) do
