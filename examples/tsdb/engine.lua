@@ -31,7 +31,10 @@ local KINDS = {
       return point.tags
     end,
     fields = function(point)
-      return point.value ~= nil and { value = point.value } or "the value"
+      if point.value == nil then
+        return nil, "the value"
+      end
+      return { value = point.value }
     end,
     row = function(timestamp, tags, values)
       return { timestamp = timestamp, value = values.value, tags = tags }
@@ -43,7 +46,7 @@ local KINDS = {
       return point.market and { market = point.market }
     end,
     fields = function(point)
-      return point.data or "the table data"
+      return point.data, "the table data"
     end,
     row = function(timestamp, tags, values)
       return { timestamp = timestamp, data = values, market = tags.market }
@@ -127,9 +130,9 @@ function Engine:record_of(kind_name, point)
     return nil, ("the timestamp is %s: it must be from 0 to %.0f"):format(tostring(timestamp), MAX_TIME_S)
   end
   timestamp = rounded(timestamp)
-  local given, series = kind.fields(point), series_of(kind_name, name)
-  if type(given) == "string" then
-    return nil, ("the point of %s at %s lacks %s"):format(name, tostring(point.timestamp), given)
+  local series, given, lacking = series_of(kind_name, name), kind.fields(point)
+  if given == nil then
+    return nil, ("the point of %s at %s lacks %s"):format(name, tostring(point.timestamp), lacking)
   end
   local tags, why = fields.encode(kind.tags(point))
   local values, why_not = fields.encode(given)
@@ -176,7 +179,7 @@ function Engine:blocks(series, start_time, end_time)
   end, last - block
 end
 
--- Returns an iterator over the records of a range of time, in order: the record and its key, or nil and a message as
+-- Returns an iterator over the records of a range of time, in order: the record and its key, or false and a message as
 -- the last turn. It holds one page of one block.
 function Engine:each(series, start_time, end_time)
   local blocks = self:blocks(series, start_time, end_time)
@@ -212,7 +215,7 @@ function Engine:rows(kind_name, query)
   wanted = wanted and fields.encode(wanted)
   local records = self:each(series_of(kind_name, query[kind.name]), query.start_time, query.end_time)
   return function()
-    repeat
+    while true do
       local record, message = records()
       if not record then
         return record, message
@@ -221,18 +224,24 @@ function Engine:rows(kind_name, query)
       if not wanted or tags == wanted then
         return kind.row(tonumber(timestamp), fields.decode(tags), fields.decode(record.data))
       end
-    until false
+    end
+  end
+end
+
+-- Returns why a range of time is too long for one call, or nil.
+function Engine:too_long(kind_name, start_time, end_time)
+  local _, count = self:blocks(kind_name .. "/", start_time, end_time)
+  if count > MAX_BLOCKS then
+    return ("the range has %.0f blocks of %d s, more than %d"):format(count, self.block_s[kind_name], MAX_BLOCKS)
   end
 end
 
 -- Reads all points of a range of time. Returns true and the rows, or false and a message: what is read is complete.
 function Engine:get(kind_name, query)
-  local _, count = self:blocks(series_of(kind_name, query[KINDS[kind_name].name]), query.start_time, query.end_time)
-  if count > MAX_BLOCKS then
-    return false, ("the range has %.0f blocks of %d s, more than %d: read it by rows()"):format(
-      count, self.block_s[kind_name], MAX_BLOCKS)
+  local rows, why = {}, self:too_long(kind_name, query.start_time, query.end_time)
+  if why then
+    return false, why
   end
-  local rows = {}
   for row, message in self:rows(kind_name, query) do
     if not row then
       return false, message
@@ -274,6 +283,12 @@ function Engine:downsample(query)
     return false, ("how is %s: it must be sum, min, max, last, count or mean"):format(tostring(query.how))
   elseif type(step_s) ~= "number" or not (step_s > 0 and step_s < math.huge) then
     return false, ("step_s is %s: it must be a number of seconds above 0"):format(tostring(step_s))
+  elseif query.into == query.metric_name then
+    return false, "into is the metric itself, whose points would be replaced"
+  end
+  local why = self:too_long("metric", query.start_time, query.end_time)
+  if why then
+    return false, why
   end
   local function begin(timestamp)
     return math.floor(timestamp / step_s) * step_s
@@ -302,13 +317,13 @@ function Engine:downsample(query)
     end
     if not done then
       return false, message
-    elseif type(row.value) ~= "number" then
+    elseif type(row.value) ~= "number" and type(row.value) ~= "cdata" then
       return false, ("the value at %s is %s, no number"):format(tostring(row.timestamp), tostring(row.value))
     end
     local tags = fields.encode(row.tags)
     local one = by_tags[tags] or { tags = row.tags, count = 0 }
     one.count = one.count + 1
-    one.value = way(one.value, row.value, one.count)
+    one.value = way(one.value, tonumber(row.value), one.count)
     by_tags[tags] = one
   end
   local written, message = finish(true)
@@ -331,6 +346,10 @@ end
 -- Deletes the points of a range of time, a page at a time. Returns true and their number, or false and a message.
 function Engine:delete(kind_name, name, start_time, end_time)
   local ids_of_key, size, count = {}, 0, 0
+  local why = self:too_long(kind_name, start_time, end_time)
+  if why then
+    return false, why
+  end
   local function finish()
     local deleted, number = self:delete_ids(ids_of_key)
     ids_of_key, size, count = {}, 0, count + (deleted and number or 0)

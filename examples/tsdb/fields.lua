@@ -77,7 +77,9 @@ end
 
 local decoders = {
   n = function(text)
-    return tonumber(unescaped(text))
+    local value = tonumber(unescaped(text))
+    local is_float = number_type and not (value < EXACT and value > -EXACT)
+    return is_float and value + 0.0 or value
   end,
   b = function(text)
     return text == "true"

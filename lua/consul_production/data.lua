@@ -140,7 +140,7 @@ local function read(session, full, given, timeout_ms)
     return nil, bytes, extra
   end
   if session.replicas then
-    session.replicas:follow(copy_of(full, bytes, extra), session.now())
+    session.replicas:follow(copy_of(full, bytes, extra), session.now(), timeout_ms)
   end
   if bytes == nil then
     return missing(full)

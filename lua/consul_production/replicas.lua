@@ -87,28 +87,30 @@ function replicas:_go_on()
   end
 end
 
--- Notes that the copy of a key is that of this index, or that of a key that was deleted.
+-- Notes that the copy of a key is that of this index. One that was deleted has none: it may be there again and be deleted
+-- again without that this process reads it.
 function replicas:_note(copy)
   if self.count >= MAX_KNOWN then
     self.known, self.count = {}, 0
   end
   self.count = self.count + (self.known[copy.key] and 0 or 1)
-  self.known[copy.key] = copy.bytes and copy.index or "deleted"
+  self.known[copy.key] = copy.bytes and copy.index or 0
 end
 
 -- Replaces the older copy of a key, if it has one, by what Consul has answered at `now` seconds: another program may
 -- have written or deleted the key.
-function replicas:follow(seen, now)
-  if self.known[seen.key] == (seen.bytes and seen.index or "deleted") or now < self.failed_at + PAUSE_S then
+function replicas:follow(seen, now, timeout_ms)
+  local epoch = self.node:status().map_epoch
+  if not epoch or seen.bytes and self.known[seen.key] == seen.index or now < self.failed_at + PAUSE_S then
     return
   end
-  local copy, message = self:read(seen.key, ATTEMPT_MS)
+  local copy, message = self:read(seen.key, math.min(timeout_ms, ATTEMPT_MS))
   local is_written = true
   if copy then
-    local has_lost_data = math.abs(copy.epoch - (self.node:status().map_epoch or 0)) >= EPOCH_GAP
+    local has_lost_data = math.abs(copy.epoch - epoch) >= EPOCH_GAP
     local is_older = copy.index < seen.index and (copy.bytes or seen.bytes) and not has_lost_data
     if is_older or has_lost_data and seen.bytes then
-      is_written = self:write(seen, ATTEMPT_MS)
+      is_written = self:write(seen, math.min(timeout_ms, ATTEMPT_MS))
     elseif copy.index > seen.index then
       -- A server that lags has answered.
       return

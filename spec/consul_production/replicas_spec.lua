@@ -220,6 +220,14 @@ describe("replicas", function()
       assert(made[3]:delete_data(key))
       assert(made[1]:delete_data(key))
     end,
+    ["two deletions by another program, which a node has read, and a value between them"] = function(made, key, full)
+      local client = made[2]:get_healthy_client()
+      for _ = 1, 2 do
+        assert(made[3]:store_data(key, "between"))
+        assert(client:kv_delete(full))
+        assert.equal("not_found", select(3, made[1]:read_data(key)).kind)
+      end
+    end,
     nothing = function()
       return "old"
     end,

@@ -62,6 +62,10 @@ describe("examples/tsdb", function()
       end
       assert.equal("a=n1&b=n10000000000000000", fields.encode({ a = 1, b = 1e16 }))
       assert.same({ a = 1, b = 1e16 }, fields.decode("a=n1&b=n10000000000000000"))
+      for _, value in ipairs({ 1, 0.1, 1e15, 2 ^ 53, -2 ^ 53, 1e16, 1e17, -1e300 }) do
+        local text = fields.encode({ a = value })
+        assert.equal(text, fields.encode(fields.decode(text)))
+      end
     end)
 
     it("are refused when the text could not be decoded to the same value", function()
@@ -279,6 +283,7 @@ describe("examples/tsdb", function()
         ["metric_name is nil"] = { timestamp = 1, value = 1 },
         ["metric_name is "] = { metric_name = "", timestamp = 1, value = 1 },
         ["host=a must be a table"] = { metric_name = "m", timestamp = 1, value = 1, tags = "host=a" },
+        ["x must be a table"] = { kind = "stock", stock_code = "A", timestamp = 1, data = "x" },
         ["lacks the table data"] = { kind = "stock", stock_code = "A", timestamp = 1 },
         ["the kind is other"] = { kind = "other", timestamp = 1 },
       }) do

@@ -58,7 +58,7 @@ pub struct Cluster {
     pub(crate) own_key_lost: Notify,
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
     /// The leader's document that an attempt of this node to become it writes, until the attempt has ended.
-    pub(crate) claim: watch::Sender<Option<Vec<u8>>>,
+    pub(crate) candidacy: watch::Sender<Option<Vec<u8>>>,
     /// The highest pair of a map's epoch and a leader's fencing token that this node has seen.
     pub(crate) newest_leadership: Mutex<(u64, u64)>,
     /// The leader does not change the map before this time.
@@ -116,7 +116,7 @@ impl Cluster {
             kept_until: watch::Sender::default(),
             own_key_lost: Notify::new(),
             lease: Mutex::default(),
-            claim: watch::Sender::default(),
+            candidacy: watch::Sender::default(),
             newest_leadership: Mutex::default(),
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),

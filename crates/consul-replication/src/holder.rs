@@ -433,11 +433,8 @@ impl Holder {
     ) -> Result<Outcome, Error> {
         let cell = self.shard(shard);
         let state = cell.read().await;
-        if let Some(stale) = self.stale(&state, entry) {
-            return Ok(stale);
-        }
-        if entry.counting_at(&self.node).is_none() || !self.is_whole(&state, entry) {
-            return Ok(Outcome::NotReady(NotReady::NotAHolder));
+        if let Some(refused) = self.refused(&state, entry) {
+            return Ok(refused);
         }
         let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
         // What comes back after an accepted loss was not deleted.

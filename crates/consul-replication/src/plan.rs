@@ -434,13 +434,16 @@ impl<'a> Plan<'a> {
 
     /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight.
     fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
-        let has = |node: &NodeId| slots.iter().flatten().filter(|slot| slot.names(node)).count();
-        let (candidates, members) = self.candidates(has);
-        let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
-        let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
         let after_change = |slot: &Slot| -> Option<NodeId> {
             slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
         };
+        let has = |node: &NodeId| {
+            let nodes = slots.iter().flatten().filter_map(after_change);
+            nodes.filter(|it| it == node).count()
+        };
+        let (candidates, members) = self.candidates(has);
+        let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
+        let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
         let before: Assignment = slots
             .iter()
             .map(|slots| {

@@ -39,6 +39,8 @@ pub struct Compared {
     pub sent: usize,
     /// The records that were deleted here or there, as the replica of the higher horizon says.
     pub deleted: usize,
+    /// The comparisons of two replicas.
+    pub comparisons: usize,
 }
 
 impl Compared {
@@ -46,6 +48,7 @@ impl Compared {
         self.fetched += other.fetched;
         self.sent += other.sent;
         self.deleted += other.deleted;
+        self.comparisons += other.comparisons;
     }
 }
 
@@ -559,7 +562,8 @@ impl Transfer {
             self.ask(shard, entry, own, Action::Repair(records)).await?;
         }
         self.give(shard, entry, node, &difference.ours, Version::default()).await?;
-        Ok(Compared { fetched: difference.theirs.len(), sent: difference.ours.len(), deleted })
+        let (fetched, sent) = (difference.theirs.len(), difference.ours.len());
+        Ok(Compared { fetched, sent, deleted, comparisons: 1 })
     }
 
     /// Deletes on both replicas what the one of the higher horizon says was deleted, such as what a backup has brought
@@ -571,10 +575,21 @@ impl Transfer {
         node: &NodeId,
         difference: &mut Difference,
     ) -> Result<usize, Error> {
-        if entry.unites() || !self.holder.rules().has(Rule::HorizonDecides) {
+        let Difference { theirs, ours, deleted, horizon } = difference;
+        let decides = self.holder.rules().has(Rule::HorizonDecides) && !entry.unites();
+        if deleted.is_empty() || !decides {
             return Ok(0);
         }
-        let Difference { theirs, ours, deleted, horizon } = difference;
+        // With equal horizons each was to have all: one of them has lost it.
+        let own_horizon = self.holder.state(shard).await.horizon;
+        let empty = Action::Fetch(Vec::new());
+        let Outcome::Page { horizon: other, .. } = self.ask(shard, entry, node, empty).await?
+        else {
+            return Err(unfinished(shard, node, "its answer is not a page"));
+        };
+        if other == own_horizon {
+            return Ok(0);
+        }
         theirs.retain(|id| !deleted.contains(id));
         ours.retain(|id| !deleted.contains(id));
         let deletion = |id: &Bytes| Record { id: id.clone(), version: *horizon, data: None };

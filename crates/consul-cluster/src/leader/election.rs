@@ -29,13 +29,20 @@ struct LeaderRecord {
     successor: Option<String>,
 }
 
-/// Completes at once, unless the key has the document of an attempt of this node that has not ended: the program is not told
-/// that its node leads before the node knows that it holds the lock. An attempt ends within the time of a takeover.
-pub(crate) async fn knows_own_lock(cluster: &Cluster, state: Option<&State>) {
-    if let Some(Value::Bytes(bytes)) = state.map(|state| &state.answer.value) {
-        // The sender lives as long as `cluster`.
-        _ = cluster.claim.subscribe().wait_for(|claim| claim.as_ref() != Some(bytes)).await;
+/// Waits while the key has the document of this node's candidacy: the program is not told that its node leads before the
+/// node knows that it holds the lock. Returns whether the state is to be applied: not if the candidacy has ended without the
+/// lock, after which the watch brings another state. A candidacy ends within the time of a takeover.
+pub(crate) async fn wait_for_own_candidacy(cluster: &Cluster, state: Option<&State>) -> bool {
+    let Some(State { answer, .. }) = state else { return true };
+    let Value::Bytes(document) = &answer.value else { return true };
+    let mut candidacy = cluster.candidacy.subscribe();
+    if candidacy.borrow().as_ref() != Some(document) {
+        return true;
     }
+    // The sender lives as long as `cluster`.
+    _ = candidacy.wait_for(|candidacy| candidacy.as_ref() != Some(document)).await;
+    let session = answer.meta.entry.as_ref().and_then(|entry| entry.session.as_deref());
+    cluster.lease().is_some_and(|lease| Some(lease.session()) == session)
 }
 
 /// Applies a new state of the leader's key; `None`: Consul is unreachable, so the leader is unknown.
@@ -98,7 +105,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         request::yield_to_successor(cluster).await;
         let value = Some(claim(cluster, None));
         let wait = Wait::For(cluster.options.profile.takeover());
-        cluster.claim.send_replace(value.clone());
+        cluster.candidacy.send_replace(value.clone());
         let options = LockOptions { value, wait };
         let acquired = tokio::select! {
             biased;
@@ -109,7 +116,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         if let Some(Ok(lease)) = &acquired {
             *lock(&cluster.lease) = Some(Arc::clone(lease));
         }
-        cluster.claim.send_replace(None);
+        cluster.candidacy.send_replace(None);
         match acquired {
             None => {}
             Some(Ok(lease)) => lead(cluster, &lease).await,

@@ -169,8 +169,9 @@ impl Cluster {
                 self.hold_off_after_loss(state);
             }
             let state = state.as_ref().ok();
-            election::knows_own_lock(self, state).await;
-            election::apply_leader(self, state);
+            if election::wait_for_own_candidacy(self, state).await {
+                election::apply_leader(self, state);
+            }
         });
         let epoch_key = self.options.epoch_key();
         let map = self.observe(&kv::GET, &epoch_key, WAIT, |state| async move {

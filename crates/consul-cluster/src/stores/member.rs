@@ -606,7 +606,7 @@ impl Member {
                 };
                 match outcome {
                     Ok(compared) => {
-                        store.numbers.repairs.add_one();
+                        store.numbers.repairs.add(compared.comparisons as u64);
                         let repaired = compared.fetched + compared.sent + compared.deleted;
                         store.numbers.repaired_records.add(repaired as u64);
                     }

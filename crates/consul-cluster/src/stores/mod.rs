@@ -113,8 +113,8 @@ type Watched = Arc<WatchedStorage>;
 /// A replicated store in one process: reads and writes, and the node's replicas if it keeps any.
 pub struct Store {
     this: Weak<Store>,
-    /// When this process has made it.
-    since: Instant,
+    /// When this process has seen its first map.
+    mapped_since: Mutex<Option<Instant>>,
     cluster: Arc<Cluster>,
     numbers: &'static StoreNumbers,
     options: StoreOptions,
@@ -221,7 +221,7 @@ impl Store {
             leave::note(&cluster, this.clone());
             Store {
                 this: this.clone(),
-                since: cluster.now(),
+                mapped_since: Mutex::default(),
                 cluster,
                 numbers,
                 options,
@@ -407,6 +407,7 @@ impl Store {
         }
         if is_other || current.is_none() {
             *all_seen += 1;
+            lock(&self.mapped_since).get_or_insert(self.cluster.now());
         }
         self.router.entries.adopt(map.id, map.entries());
         if current.as_deref() != Some(&map) {
@@ -586,7 +587,7 @@ impl Store {
         // Of its own disk it knows that the map names another one before the leader does.
         let counts = |place: &Place| *place.node != *own || disk.is_none_or(|it| it == place.disk);
         let status = |(shard, entry)| ShardStatus {
-            repaired: holder.as_ref().and_then(|holder| self.repaired(holder, shard)),
+            repaired: holder.as_ref().and_then(|holder| self.repaired(holder, shard, entry)),
             is_unrecovered: map.as_ref().is_some_and(|map| map.unrecovered.contains(&shard)),
             ..self.shard_status(shard, entry, &is_there, &counts)
         };
@@ -595,7 +596,8 @@ impl Store {
 
     /// How long ago the last whole repair of a shard began, as the replica of this process knows: the repair has purged
     /// what was deleted that long before.
-    fn repaired(&self, holder: &Holder, shard: u32) -> Option<Duration> {
+    fn repaired(&self, holder: &Holder, shard: u32, entry: &Entry) -> Option<Duration> {
+        entry.counting_at(holder.node())?;
         let purged_ms = holder.horizon(shard)?.time().ms();
         let begun = Duration::from_millis(purged_ms) + member::PURGE_AGE;
         Some(Duration::from_millis(self.cluster.unix_ms()).saturating_sub(begun))

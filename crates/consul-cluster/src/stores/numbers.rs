@@ -4,7 +4,9 @@ use super::{ShardStatus, Store};
 use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
+use consul_process::sync::lock;
 use consul_replication::map::ChangeKind;
+use std::time::Duration;
 
 /// A repair is overdue after this many times [`StoreOptions::repair_every`](super::StoreOptions::repair_every).
 const OVERDUE: u32 = 3;
@@ -39,7 +41,9 @@ impl Source for Store {
         let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
         let own = self.cluster.options().node_id.as_str();
         let is_overdue = |shard: &&ShardStatus| {
-            let age = shard.repaired.unwrap_or_else(|| self.cluster.now() - self.since);
+            let mapped_since = *lock(&self.mapped_since);
+            let mapped = mapped_since.map_or(Duration::ZERO, |since| self.cluster.now() - since);
+            let age = shard.repaired.unwrap_or(mapped);
             let is_held = shard.holders.iter().any(|node| **node == *own);
             is_held && age > OVERDUE * self.options.repair_every
         };

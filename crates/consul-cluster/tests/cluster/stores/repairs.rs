@@ -34,8 +34,12 @@ impl Cases {
 }
 
 impl Process {
+    fn records(&self) -> Vec<Record> {
+        self.disk.records(SHARDS)
+    }
+
     fn count(&self) -> usize {
-        self.disk.records(SHARDS).len()
+        self.records().len()
     }
 
     /// Takes all records from its disk.
@@ -91,10 +95,14 @@ fn the_replicas_that_are_there_become_equal() {
             let deleted = nodes[lacking].store.write(b"meanwhile-0", deletion, cases.deadline(10));
             cases.world.run(deleted).expect("a quorum");
             nodes[lacking].forget(&cases);
-            cases.wait_until(70, || nodes[lacking].count() == 40);
+            let there: Vec<&Process> =
+                (0..3).filter(|it| *it != away).map(|it| &nodes[it]).collect();
+            let is_equal = || there[0].records() == there[1].records();
+            cases.wait_until(70, || nodes[lacking].count() == 40 && is_equal());
             // The one that is away knows nothing of the deletion.
             cases.world.wait(Duration::from_secs(200));
-            assert!((0..3).filter(|it| *it != away).all(|it| nodes[it].count() == 40));
+            assert!(is_equal() && there[0].count() == 40);
+            assert_eq!(there[0].records().iter().filter(|it| it.data.is_none()).count(), 1);
         }
     }
 }
@@ -117,8 +125,28 @@ fn replicas_of_which_two_cannot_reach_each_other_become_equal() {
         let ends: Vec<&Process> = (0..3).filter(|it| *it != between).map(|it| &nodes[it]).collect();
         for lacking in ends {
             lacking.forget(&cases);
-            cases.wait_until(70, || lacking.count() == 40);
+            cases.wait_until(70, || lacking.records() == nodes[between].records());
+            assert_eq!(lacking.count(), 40);
         }
+    }
+}
+
+/// A disk that has lost old records proves nothing: the others keep them, also after repairs.
+#[test]
+fn records_that_a_disk_has_lost_are_deleted_nowhere() {
+    for lost in 0..3 {
+        let cases = Cases::new();
+        let nodes = cases.three_repairing(Duration::from_secs(30));
+        cases.fill(&nodes[0], "before");
+        // They are older than the horizons.
+        cases.world.wait(Duration::from_secs(200));
+        nodes[lost].forget(&cases);
+        cases.world.wait(Duration::from_secs(200));
+        for other in (0..3).filter(|it| *it != lost) {
+            let records = nodes[other].records();
+            assert!(records.len() == 40 && records.iter().all(|it| it.data.is_some()));
+        }
+        cases.has(&nodes[lost], "before");
     }
 }
 
