@@ -18,6 +18,7 @@ local function copy_to_nodes(session, full, done, timeout_ms)
     return false, meta.message, meta
   end
   local copy = copy_of(full, bytes, meta)
+  copy.origin = session.replicas:origin()
   local written, message, err = session.replicas:write(copy, timeout_ms)
   if not written then
     err.message, err.maybe_applied = ("%s in Consul, but not on enough nodes: %s"):format(done, message), true

@@ -1,6 +1,6 @@
 -- Copies of values in the memory of the cluster's nodes, for reads while Consul is unreachable: replicated shards,
 -- which the library serves in the background, so that the program need not poll. A copy is { key, bytes, flags,
--- index }; that of a key which was deleted has no bytes.
+-- index, origin }; that of a key which was deleted has no bytes.
 local connection = require("consul_production.connection")
 
 local replicas = {}
@@ -27,12 +27,12 @@ end
 -- Encodes a copy as one string, because JSON cannot hold all bytes.
 local function packed(copy)
   local flags = copy.bytes and ("%d"):format(copy.flags) or "deleted"
-  return ("%d %d %s\n"):format(copy.epoch, copy.index, flags) .. (copy.bytes or "")
+  return ("%d %d %s %s\n"):format(copy.epoch, copy.index, flags, copy.origin or "-") .. (copy.bytes or "")
 end
 
 local function unpacked(text)
-  local epoch, index, flags, from = text:match("^(%d+) (%d+) (%w+)\n()")
-  return { epoch = tonumber(epoch), index = tonumber(index), flags = tonumber(flags),
+  local epoch, index, flags, origin, from = text:match("^(%d+) (%d+) (%w+) (%S+)\n()")
+  return { epoch = tonumber(epoch), index = tonumber(index), flags = tonumber(flags), origin = origin,
     bytes = flags ~= "deleted" and text:sub(from) or nil }
 end
 
@@ -70,7 +70,9 @@ function replicas.open(client, node, values)
   if not opened then
     return nil, store
   end
-  return setmetatable({ node = node, store = store, known = {}, count = 0, failed_at = -PAUSE_S }, replicas)
+  local origin_key = (values["storage.metadata_prefix"] .. "origin"):gsub("^/+", "")
+  return setmetatable({ client = client, node = node, store = store, origin_key = origin_key,
+    known = {}, count = 0, failed_at = -PAUSE_S }, replicas)
 end
 
 -- Lets shards that have lost too many replicas go on with what is left, because the values are in Consul.
@@ -87,8 +89,23 @@ function replicas:_go_on()
   end
 end
 
--- Notes that the copy of a key is that of this index. One that was deleted has none: it may be there again and be deleted
--- again without that this process reads it.
+-- Returns a text that Consul loses with all its data: a key of a copy of another origin was not deleted. nil if Consul
+-- does not answer.
+function replicas:origin()
+  local options = { consistent = true, timeout_ms = ATTEMPT_MS }
+  for _ = 1, 2 do
+    local success, text = self.client:kv_get(self.origin_key, options)
+    if not success or text then
+      return success and text or nil
+    end
+    local id = self.node.node_id:gsub("%s", "_")
+    local random = ("%s-%d-%d"):format(id, os.time(), math.random(2 ^ 30))
+    self.client:kv_put(self.origin_key, random, { cas = 0, timeout_ms = ATTEMPT_MS })
+  end
+end
+
+-- Notes that the copy of a key is that of this index. One that was deleted has none: it may be there again and be
+-- deleted again without that this process reads it.
 function replicas:_note(copy)
   if self.count >= MAX_KNOWN then
     self.known, self.count = {}, 0
@@ -106,14 +123,15 @@ function replicas:follow(seen, now, timeout_ms)
   end
   local copy, message = self:read(seen.key, math.min(timeout_ms, ATTEMPT_MS))
   local is_written = true
-  if copy then
-    local has_lost_data = math.abs(copy.epoch - epoch) >= EPOCH_GAP
-    local is_older = copy.index < seen.index and (copy.bytes or seen.bytes) and not has_lost_data
-    if is_older or has_lost_data and seen.bytes then
-      is_written = self:write(seen, math.min(timeout_ms, ATTEMPT_MS))
-    elseif copy.index > seen.index then
-      -- A server that lags has answered.
+  if copy and (copy.bytes or seen.bytes) then
+    seen.origin = self:origin()
+    local has_lost_data = seen.origin ~= copy.origin
+    local is_newer = copy.index < seen.index or math.abs(copy.epoch - epoch) >= EPOCH_GAP
+    if not seen.origin or not (is_newer or has_lost_data) then
+      -- Or a server that lags has answered.
       return
+    elseif seen.bytes or not has_lost_data then
+      is_written = self:write(seen, math.min(timeout_ms, ATTEMPT_MS))
     end
   end
   if message or not is_written then

@@ -153,6 +153,24 @@ impl Client {
         Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
     }
 
+    /// Makes a linearizable read whose URL is like no other one, since Consul ignores parameters that it does not know: a
+    /// cache in front of it that does not mark its answers has none for it.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_past_caches(
+        &self,
+        endpoint: &'static Endpoint,
+        args: Args,
+    ) -> Result<Answer, Error> {
+        let mut request = self.request(endpoint, &args.opt("consistent", true))?;
+        let now = self.clock().now().since_origin().as_nanos();
+        if let Ok(uri) = format!("{}&unique={now}", request.http.uri()).parse() {
+            *request.http.uri_mut() = uri;
+        }
+        Ok(self.execute(&request).await?.answer())
+    }
+
     /// Checks a call's arguments and builds its request; nothing is sent yet.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_client::coordination::linearizable;
+use consul_client::coordination::{linearizable, transaction, unchanged};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// A key's value and modify index; `None` if it does not exist.
 pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
-    let args = Args::new().arg(key).opt("consistent", true);
-    let answer = linearizable(client.call(&kv::GET, &args).await?)?;
+    let answer = client.call_past_caches(&kv::GET, Args::new().arg(key)).await?;
+    let answer = linearizable(answer)?;
     let Some(entry) = answer.meta.entry else { return Ok(None) };
     let value = match answer.value {
         Value::Bytes(bytes) => bytes,
@@ -61,6 +61,20 @@ pub(crate) async fn stays(
     };
     let value = results.items().first().and_then(|it| it.get("KV")).and_then(|it| it.get("Value"));
     Ok(matches!(value, Some(Value::Bytes(bytes)) if is_same(bytes)))
+}
+
+/// Whether a key has this modify index, by a transaction: it is sent to where the writes go, also by what sends reads
+/// elsewhere.
+///
+/// # Errors
+/// Those of the transaction; then it is not known.
+pub(crate) async fn is_at(client: &Client, key: &str, index: u64) -> Result<bool, Error> {
+    let operations = [unchanged(key, index)];
+    match client.call_past_caches(&txn::TXN, transaction(operations)).await {
+        Ok(answer) => linearizable(answer).map(|_| true),
+        Err(error) if error.kind() == Kind::TxnFailed => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a key if its modify index is still `before`; 0: if it does not exist.

@@ -486,20 +486,34 @@ impl Router {
         let all: Vec<Record> = all.values().take_while(fits).map(|it| (*it).clone()).collect();
         let others = others.into_iter().map(|node| (node, all.clone()));
         let asked = lacking.into_iter().filter(|(_, records)| !records.is_empty()).chain(others);
-        let mut answers: FuturesUnordered<_> = asked
-            .map(|(node, records)| {
-                self.peers.ask(&node, known.request(shard, Action::Repair(records)))
-            })
-            .collect();
+        let ask = |(node, records): (NodeId, Vec<Record>)| -> BoxFuture<'static, _> {
+            let stored =
+                self.peers.ask(&node, known.request(shard, Action::Repair(records.clone())));
+            Box::pin(async move { (stored.await, (node, records)) })
+        };
+        let mut answers: FuturesUnordered<_> = asked.map(ask).collect();
+        let mut again: VecDeque<(Instant, (NodeId, Vec<Record>))> = VecDeque::new();
         let mut count = whole;
         while count < needed {
-            match select(answers.next(), clock.sleep_until(until)).await {
-                Either::Left((Some(answer), _)) => {
+            let again_at = again.front().map_or(until, |(at, _)| until.min(*at));
+            match select(answers.next(), clock.sleep_until(again_at)).await {
+                Either::Left((Some((answer, asked)), _)) => {
                     let is_stored = |reply: Reply| matches!(reply.outcome, Outcome::Stored { .. });
-                    count += usize::from(answer.is_ok_and(is_stored));
+                    match answer.is_ok_and(is_stored) {
+                        true => count += 1,
+                        // Its storage may be busy.
+                        false => again.push_back((clock.now() + PAUSE, asked)),
+                    }
                 }
                 // A repair brings them.
-                _ => break,
+                _ if clock.now() >= until => break,
+                _ => match again.pop_front() {
+                    Some((at, asked)) => {
+                        clock.sleep_until(at).await;
+                        answers.push(ask(asked));
+                    }
+                    None => break,
+                },
             }
         }
         self.runtime.spawn(Box::pin(async move { while answers.next().await.is_some() {} }));

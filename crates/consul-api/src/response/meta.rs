@@ -89,12 +89,18 @@ impl Meta {
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut meta = Meta::default();
+        let mut has_index = false;
         // One pass over the headers is faster than a look-up of each name.
         for (name, value) in headers {
             let Ok(text) = value.to_str() else { continue };
             match name.as_str() {
                 // Consul's are 1 or more; a query with 0 would not wait.
-                "x-consul-index" => meta.index = text.parse().ok().filter(|index| *index > 0),
+                "x-consul-index" => {
+                    let index = text.parse().ok().filter(|index| *index > 0);
+                    // Of two that differ neither is believed.
+                    meta.index = if has_index && meta.index != index { None } else { index };
+                    has_index = true;
+                }
                 "x-consul-knownleader" => meta.known_leader = Some(text == "true"),
                 "x-consul-lastcontact" => meta.last_contact_ms = text.parse().ok(),
                 "x-consul-contenthash" => meta.content_hash = Some(text.to_owned()),

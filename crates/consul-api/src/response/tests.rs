@@ -189,6 +189,17 @@ fn a_web_page_is_neither_a_success_without_a_value_nor_an_absent_key() {
 }
 
 #[test]
+fn two_indexes_that_differ_are_none() {
+    for (first, second, index) in [("7", "7", Some(7)), ("7", "8", None), ("8", "7", None)] {
+        let response = Response::builder().status(404);
+        let response = response.header("x-consul-index", first).header("x-consul-index", second);
+        let outcome = request("kv_get").check(response.body(Bytes::new()).unwrap());
+        let found = outcome.map(|success| success.answer().meta.index);
+        assert_eq!(found.map_err(|error| error.kind()), index.map(Some).ok_or(Kind::Decode));
+    }
+}
+
+#[test]
 fn an_absent_key_has_an_index_and_an_unknown_endpoint_has_not() {
     let check = |method, name, value| {
         let response = Response::builder().status(404).header(name, value);

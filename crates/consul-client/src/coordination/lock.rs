@@ -5,8 +5,7 @@ use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
 use super::{
-    Grant, Lease, Operation, Presence, Proof, Wait, are_refused, linearizable, transact,
-    transaction, unchanged,
+    Grant, Lease, Operation, Presence, Proof, Wait, are_refused, transact, transaction, unchanged,
 };
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
@@ -315,9 +314,7 @@ async fn confirm(
 /// A default read is not linearizable: a leader that is cut off from the other servers answers it
 /// for a while.
 async fn read_consistent(presence: &Presence, key: &str) -> Result<LockKey, Error> {
-    let args = presence.proof(Args::new().arg(key));
-    let answer = presence.client().call(&kv::GET, &args).await?;
-    linearizable(answer).map(LockKey::from_answer)
+    presence.read_proof(&kv::GET, Args::new().arg(key)).await.map(LockKey::from_answer)
 }
 
 #[cfg(test)]

@@ -153,15 +153,15 @@ async fn are_refused(
     presence: &Presence,
     operations: impl IntoIterator<Item = Operation>,
 ) -> Result<bool, Error> {
-    let args = presence.proof(transaction(operations));
-    match presence.client().call(&txn::TXN, &args).await {
-        Ok(answer) => linearizable(answer).map(|_| false),
+    match presence.read_proof(&txn::TXN, transaction(operations)).await {
+        Ok(_) => Ok(false),
         Err(error) if error.kind() == Kind::TxnFailed => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
+/// The arguments of a transaction.
+pub fn transaction(operations: impl IntoIterator<Item = Operation>) -> Args {
     let of_key = |operation| map(vec![("KV", map(operation))]);
     Args::new().arg(Value::List(operations.into_iter().map(of_key).collect()))
 }

@@ -6,13 +6,13 @@
 
 use super::ending::{Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
-use super::map;
 use super::profile::Profile;
+use super::{linearizable, map};
 use crate::Client;
 use consul_api::api::{agent as agent_api, session};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_api::response::EntryMeta;
+use consul_api::response::{Answer, EntryMeta};
 use consul_api::table::Endpoint;
 use consul_api::value::{Value, duration};
 use consul_process::clock::Instant;
@@ -163,10 +163,15 @@ impl Presence {
         Ok(InUse { presence: Arc::clone(self), name })
     }
 
-    /// Makes a read linearizable, with the time limit of a proof.
-    pub(super) fn proof(&self, args: Args) -> Args {
+    /// Makes a linearizable read, with the time limit of a proof.
+    pub(super) async fn read_proof(
+        &self,
+        endpoint: &'static Endpoint,
+        args: Args,
+    ) -> Result<Answer, Error> {
         let timeout_ms = self.profile.proof_timeout().as_millis() as u64;
-        args.opt("consistent", true).opt("timeout_ms", timeout_ms)
+        let args = args.opt("timeout_ms", timeout_ms);
+        self.client.call_past_caches(endpoint, args).await.and_then(linearizable)
     }
 
     /// Renews a session. Returns the time until the next renewal, by the TTL of the reply: a server
@@ -432,8 +437,7 @@ impl Presence {
     async fn beat(&self, agent: usize) -> Result<(), Error> {
         let args = Args::new()
             .arg(self.check_id())
-            .opt("timeout_ms", self.profile.beat.as_millis() as u64)
-            .opt("retry", false);
+            .opt("timeout_ms", self.profile.beat.as_millis() as u64);
         let warning = lock(&self.warning).clone();
         let (endpoint, args) = match warning {
             Some(why) => (&agent_api::CHECK_WARN, args.opt("note", why)),

@@ -10,10 +10,7 @@ use super::acquire::{Contender, RETRY_PAUSE_MS};
 use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
-use super::{
-    Grant, Lease, Operation, Presence, Proof, Wait, linearizable, modify_index, transact,
-    transaction,
-};
+use super::{Grant, Lease, Operation, Presence, Proof, Wait, modify_index, transact, transaction};
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -175,9 +172,9 @@ pub(super) async fn is_lost(
         ("Session", session.into()),
     ];
     let get = vec![("Verb", "get".into()), ("Key", lock_key(prefix).into())];
-    let args = presence.proof(transaction([holds, get]));
-    let results = match presence.client().call(&txn::TXN, &args).await {
-        Ok(answer) => linearizable(answer)?.value,
+    let proof = presence.read_proof(&txn::TXN, transaction([holds, get])).await;
+    let results = match proof {
+        Ok(answer) => answer.value,
         Err(error) if error.kind() == Kind::TxnFailed => return Ok(true),
         Err(error) => return Err(error),
     };
@@ -354,8 +351,7 @@ fn tree(prefix: &str) -> Args {
 
 /// A linearizable read of a semaphore's keys.
 async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
-    let answer = presence.client().call(&kv::LIST, &presence.proof(tree(prefix))).await?;
-    read(linearizable(answer)?, prefix)
+    read(presence.read_proof(&kv::LIST, tree(prefix)).await?, prefix)
 }
 
 fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {

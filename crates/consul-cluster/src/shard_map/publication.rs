@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, PAUSE};
 use crate::keys;
 use crate::nodes::settings;
 use crate::options::Options;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::{Operation, set, transact, unchanged};
@@ -173,6 +173,7 @@ async fn fetch_map(
             restore_map(cluster, &held).await
         }
         Content::Map(map) => {
+            confirm(cluster, stored.index).await?;
             let frozen = announced.as_ref().map_or(&[][..], |it| &it.frozen);
             let announcement = Announcement::of(&map, frozen);
             adopt(cluster, map);
@@ -180,6 +181,21 @@ async fn fetch_map(
         }
         Content::Absent => Ok(None),
         Content::Corrupt(_, error) => Err(error.context(&cluster.options.map_key())),
+    }
+}
+
+/// A map of another Consul would be kept for good if its epoch is higher, and be written over the right one.
+///
+/// # Errors
+/// [`Kind::NotReady`] if the key that was read has not this index; those of a transaction.
+async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
+    let key = cluster.options.map_key();
+    match keys::is_at(&cluster.client, &key, index).await? {
+        true => Ok(()),
+        false => {
+            let why = "it was read otherwise than a transaction sees it";
+            Err(Error::new(Kind::NotReady, format!("{key}: {why}")).retryable())
+        }
     }
 }
 
@@ -192,6 +208,7 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
         Content::Map(map)
             if map.epoch() >= held.epoch() && !settings::is_foreign(cluster, &map) =>
         {
+            confirm(cluster, stored.index).await?;
             let announcement = Announcement::of(&map, &cluster.snapshot().frozen);
             adopt(cluster, map);
             return Ok(Some(announcement));

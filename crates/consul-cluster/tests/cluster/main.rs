@@ -6,6 +6,7 @@ mod keys;
 mod log_lines;
 mod losses;
 mod metrics;
+mod mixed_answers;
 mod nodes;
 mod observer;
 mod overview;

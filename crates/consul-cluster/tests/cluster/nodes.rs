@@ -403,7 +403,10 @@ pub fn altered(
 }
 
 /// The answer to the read of a key, with another value.
-fn with_value(answer: &Response<Bytes>, change: impl FnOnce(&str) -> String) -> Response<Bytes> {
+pub fn with_value(
+    answer: &Response<Bytes>,
+    change: impl FnOnce(&str) -> String,
+) -> Response<Bytes> {
     let mut entries: serde_json::Value = serde_json::from_slice(answer.body()).expect("JSON");
     let text = STANDARD.decode(entries[0]["Value"].as_str().expect("a value")).expect("base64");
     let text = change(std::str::from_utf8(&text).expect("a text"));

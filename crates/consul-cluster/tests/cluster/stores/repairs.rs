@@ -205,6 +205,61 @@ fn reads_after_each_other_do_not_go_back_during_a_write() {
     }
 }
 
+/// The same while replicas fail to store it for some time.
+#[test]
+fn reads_after_each_other_do_not_go_back_while_storages_fail() {
+    for failing in [vec![1, 2], vec![0, 1], vec![0, 2]] {
+        for fails in [1, 4] {
+            let cases = Cases::new();
+            let nodes = cases.three_repairing(DAY);
+            cases.write(&nodes[0], "key", "old").expect("a quorum");
+            cases.world.wait(Duration::from_secs(20));
+            let break_them = |function| {
+                for place in &failing {
+                    *nodes[*place].disk.broken.lock().expect("no panic") = function;
+                }
+            };
+            break_them(Some("apply"));
+            let (store, deadline) = (Arc::clone(&nodes[0].store), cases.deadline(10));
+            cases.world.clock.spawn(async move {
+                let records = vec![(Bytes::from("key"), Some(Bytes::from("new")))];
+                store.write(b"key", records, deadline).await.expect("a quorum");
+            });
+            // Reads begin meanwhile, and the storages work again before one has waited for its longest time.
+            let mut seen = Vec::new();
+            let reads: Vec<_> = (0..3)
+                .map(|place| {
+                    let (store, deadline) = (Arc::clone(&nodes[place].store), cases.deadline(10));
+                    let range = Range { from: Bytes::from("key"), ..Range::all() };
+                    async move { store.read(b"key", &range, 1, deadline).await }
+                })
+                .collect();
+            let clock = cases.world.clock.clone();
+            cases.world.run(async {
+                let end = async {
+                    clock.sleep(Duration::from_millis(100 * fails)).await;
+                    break_them(None);
+                };
+                let each = async {
+                    for read in reads {
+                        let page = read.await.expect("a complete read");
+                        let data = page.records.into_iter().next().and_then(|it| it.data);
+                        seen.push(data.expect("it was written"));
+                    }
+                };
+                futures_util::join!(end, each);
+            });
+            for number in 0..30 {
+                seen.push(cases.read(&nodes[number % 3], "key").expect("it was written").into());
+            }
+            assert!(
+                seen.is_sorted_by(|a, b| a == b || a == "old"),
+                "{failing:?} {fails}: {seen:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_deleted_record_is_purged_by_a_repair_when_it_is_a_minute_old() {
     let cases = Cases::new();

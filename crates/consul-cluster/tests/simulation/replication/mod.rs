@@ -549,7 +549,7 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::FenceEnough, Kind::Directed(Story::LateReader), 0),
     (Rule::CopyUnion, Kind::Directed(Story::LossBesideAGap), 0),
     (Rule::TargetCountsLate, Kind::Register, 14),
-    (Rule::TargetBeginsEmpty, Kind::Register, 1094),
+    (Rule::TargetBeginsEmpty, Kind::Register, 1708),
     (Rule::KeepDoubted, Kind::Reboots, 0),
     (Rule::HorizonDecides, Kind::Reboots, 0),
     (Rule::Mark, Kind::LostCopy, 0),

@@ -1,0 +1,155 @@
+//! What stands between a node and Consul mixes answers: a cache that does not mark its own, and the map of another cluster
+//! with the same keys.
+
+use crate::nodes::{altered, behind, leaders, node, with_value};
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::error::Error;
+use consul_api::request::Defaults;
+use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
+use consul_cluster::Event;
+use consul_process::clock::BoxFuture;
+use consul_process::clock::Clock as _;
+use consul_sim::SimTransport;
+use http::{Request, Response};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Its session ends at any time between two renewals.
+#[test]
+fn behind_a_cache_that_marks_nothing_there_are_not_two_leaders() {
+    for offset_ms in (0..3000).step_by(250) {
+        let world = World::new();
+        let (between, nodes) = behind(&world);
+        assert!(nodes[0].cluster.is_leader());
+        let cached = Arc::new(Mutex::new(BTreeMap::new()));
+        let clock = world.clock.clone();
+        between.change(move |target, answer| {
+            if !target.starts_with("/v1/kv/tsdb/cluster/leader") || target.contains("index=") {
+                return None;
+            }
+            let now = clock.now();
+            let mut cached = cached.lock().expect("no panic");
+            let fresh = altered(answer, answer.status().as_u16(), |it| it, answer.body().clone());
+            let (at, kept): &(_, Response<Bytes>) =
+                cached.entry(target.to_owned()).or_insert((now, fresh));
+            let is_kept = now - *at < Duration::from_secs(10);
+            is_kept.then(|| altered(kept, kept.status().as_u16(), |it| it, kept.body().clone()))
+        });
+        world.wait(Duration::from_millis(offset_ms));
+        let session = nodes[0].cluster.snapshot().leader.clone().expect("a leader").session_id;
+        world.send("PUT", &format!("/v1/session/destroy/{session}"), "");
+        for _ in 0..1500 {
+            world.wait(Duration::from_millis(10));
+            assert!(leaders(&nodes).len() <= 1, "after {offset_ms} ms: {:?}", world.clock);
+        }
+    }
+}
+
+/// As of a cluster of other machines that has the same keys: its epoch is higher, lower or the same.
+#[test]
+fn the_map_of_another_cluster_in_one_answer_is_not_adopted() {
+    for epoch in [1, 2, 5000] {
+        for answers in [1, 3] {
+            let world = World::new();
+            let (between, nodes) = behind(&world);
+            let before = nodes[0].cluster.snapshot().map.clone().expect("a map");
+            let stored = world.read("tsdb/cluster/shards/map");
+            nodes.iter().for_each(|node| drop(node.events()));
+            let mut left = [answers, answers];
+            between.change(move |target, answer| {
+                let keys = ["/v1/kv/tsdb/cluster/shards/epoch", "/v1/kv/tsdb/cluster/shards/map"];
+                let key = keys.iter().position(|key| target.starts_with(key))?;
+                left[key] = usize::checked_sub(left[key], 1)?;
+                Some(with_value(answer, |text| {
+                    let mut value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+                    value["epoch"] = epoch.into();
+                    match key {
+                        0 => value["digest"] = "0".into(),
+                        _ => value["shards"].as_array_mut().expect("shards").reverse(),
+                    }
+                    value.to_string()
+                }))
+            });
+            // Its watch of the announcement is answered.
+            world.send("PUT", "/v1/kv/tsdb/cluster/shards/epoch?flags=1", &{
+                world.read("tsdb/cluster/shards/epoch").expect("an announcement")
+            });
+            for _ in 0..600 {
+                world.wait(Duration::from_millis(50));
+                for node in &nodes {
+                    let map = node.cluster.snapshot().map.clone();
+                    assert!(map.as_ref() == Some(&before), "the map of epoch {epoch}");
+                }
+            }
+            assert_eq!(world.read("tsdb/cluster/shards/map"), stored);
+        }
+    }
+}
+
+/// One of several servers behind a balancer that does not work: it gets each request of some number.
+#[derive(Debug)]
+struct OneBroken {
+    consul: SimTransport,
+    /// 0: none.
+    each: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+impl Transport for OneBroken {
+    fn endpoint(&self) -> &str {
+        "one-broken"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let (each, number) =
+            (self.each.load(Ordering::Relaxed), self.requests.fetch_add(1, Ordering::Relaxed) + 1);
+        match each > 0 && number.is_multiple_of(each) {
+            false => self.consul.send(request),
+            true => Box::pin(async {
+                let text = "rpc error making call: EOF";
+                Ok(Response::builder().status(500).body(text.into()).expect("a response"))
+            }),
+        }
+    }
+}
+
+/// Whatever the order of requests is, the check does not meet the broken one each time.
+#[test]
+fn a_node_stays_live_where_one_of_some_servers_does_not_work() {
+    for each in 3..=6 {
+        let world = World::new();
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 3,
+            defaults: Defaults::default(),
+        };
+        let transport = Arc::new(OneBroken {
+            consul,
+            each: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+        });
+        let clock = Arc::new(world.clock.clone());
+        let rng = fastrand::Rng::with_seed(7);
+        let broken = Arc::clone(&transport);
+        let client = Arc::new(Client::new(vec![transport], settings, clock, rng));
+        let first = world.start_with(client, node("n1"));
+        world.run(first.cluster.started()).expect("nothing is refused");
+        let mut nodes = vec![first];
+        nodes.extend(["n2", "n3"].map(|id| world.node(id)));
+        world.wait(Duration::from_secs(8));
+        assert!(nodes[0].cluster.is_leader());
+        nodes.iter().for_each(|node| drop(node.events()));
+        broken.each.store(each, Ordering::Relaxed);
+        world.wait(Duration::from_secs(60));
+        let events: Vec<Event> = nodes.iter().flat_map(|node| node.events()).collect();
+        let is_bad = |event: &&Event| {
+            matches!(event, Event::NodeLeft(_) | Event::LeaderChanged(_) | Event::Stopped(_))
+        };
+        assert_eq!(events.iter().find(is_bad), None, "each {each}");
+    }
+}
