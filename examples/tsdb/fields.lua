@@ -19,21 +19,23 @@ local function is_finite(number)
 end
 
 -- LuaJIT's 64-bit integers; the integers of Lua 5.3 and later.
-local int64 = rawget(_G, "jit") and require("ffi").typeof("int64_t")
+local ffi = rawget(_G, "jit") and require("ffi")
+local int64 = ffi and ffi.typeof("int64_t")
 local number_type = rawget(math, "type")
 
 -- Below this a float has each integer.
 local EXACT = 2 ^ 53
 
+local function is_integer(value)
+  if ffi then
+    return type(value) == "cdata" and ffi.istype(int64, value)
+  end
+  return number_type and number_type(value) == "integer"
+end
+
 -- Returns the digits of an integer that a float may not have exactly; nil for other values.
 local function digits(value)
-  local is_integer
-  if int64 then
-    is_integer = type(value) == "cdata" and require("ffi").istype(int64, value)
-  else
-    is_integer = number_type and number_type(value) == "integer"
-  end
-  return is_integer and not (value < EXACT and value > -EXACT) and tostring(value):match("^-?%d+") or nil
+  return is_integer(value) and not (value < EXACT and value > -EXACT) and tostring(value):match("^-?%d+") or nil
 end
 
 -- Returns the integer with these digits; Lua 5.1 has none, and gets the digits.
@@ -60,7 +62,7 @@ function fields.encode(values)
       return nil, ("the name %q is not a string with characters"):format(tostring(name))
     elseif exact then
       kind, value = "integer", exact
-    elseif int64 and kind == "cdata" and require("ffi").istype(int64, value) then
+    elseif kind == "cdata" and is_integer(value) then
       kind, value = "number", ("%d"):format(tonumber(value))
     elseif kind == "number" and is_finite(value) then
       value = ("%.17g"):format(value)

@@ -6,7 +6,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_client::coordination::{linearizable, transaction, unchanged};
+use consul_client::coordination::{linearizable, transaction};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -50,10 +50,8 @@ pub(crate) async fn stays(
             Err(error) => tracing::debug!(key, %error, "it could not be read again"),
         }
     }
-    let get = Value::Map(vec![("Verb".to_owned(), "get".into()), ("Key".to_owned(), key.into())]);
-    let operations = Value::List(vec![Value::Map(vec![("KV".to_owned(), get)])]);
-    let args = Args::new().arg(operations).opt("consistent", true);
-    let results = match client.call(&txn::TXN, &args).await {
+    let get = vec![("Verb", "get".into()), ("Key", key.into())];
+    let results = match client.call_past_caches(&txn::TXN, transaction([get])).await {
         Ok(answer) => linearizable(answer)?.value,
         // There is no such key.
         Err(error) if error.kind() == Kind::TxnFailed => return Ok(false),
@@ -61,20 +59,6 @@ pub(crate) async fn stays(
     };
     let value = results.items().first().and_then(|it| it.get("KV")).and_then(|it| it.get("Value"));
     Ok(matches!(value, Some(Value::Bytes(bytes)) if is_same(bytes)))
-}
-
-/// Whether a key has this modify index, by a transaction: it is sent to where the writes go, also by what sends reads
-/// elsewhere.
-///
-/// # Errors
-/// Those of the transaction; then it is not known.
-pub(crate) async fn is_at(client: &Client, key: &str, index: u64) -> Result<bool, Error> {
-    let operations = [unchanged(key, index)];
-    match client.call_past_caches(&txn::TXN, transaction(operations)).await {
-        Ok(answer) => linearizable(answer).map(|_| true),
-        Err(error) if error.kind() == Kind::TxnFailed => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Writes a key if its modify index is still `before`; 0: if it does not exist.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use consul_api::api::acl;
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
+use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_process::clock::{Clock, ManualClock};
 use consul_sim::acl::{Acl, DefaultPolicy, Secret};
@@ -82,6 +83,14 @@ impl World {
         let clock = Arc::new(self.clock.clone());
         let rng = fastrand::Rng::with_seed(number);
         Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng))
+    }
+
+    /// A client with this transport and number of retries.
+    pub fn client_over(&self, transport: Arc<dyn Transport>, retry_count: u32) -> Arc<Client> {
+        let (timeout, defaults) = (Duration::from_secs(5), Defaults::default());
+        let settings = Settings { timeout, retry_count, defaults };
+        let clock = Arc::new(self.clock.clone());
+        Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::with_seed(7)))
     }
 
     /// Runs work to its end, and advances the clock.

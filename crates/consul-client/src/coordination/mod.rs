@@ -149,7 +149,10 @@ pub fn linearizable(answer: Answer) -> Result<Answer, Error> {
 
 /// Whether the operations, which only check and read, are refused, by a transaction that is linearizable. A cache answers
 /// none, and what sends reads elsewhere sends it to where the writes go.
-async fn are_refused(
+///
+/// # Errors
+/// Those of the transaction; then it is not known.
+pub async fn are_refused(
     presence: &Presence,
     operations: impl IntoIterator<Item = Operation>,
 ) -> Result<bool, Error> {

@@ -10,7 +10,7 @@ use crate::options::Options;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_client::coordination::{Operation, set, transact, unchanged};
+use consul_client::coordination::{Operation, are_refused, set, transact, unchanged};
 use consul_client::watch::State;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -190,9 +190,9 @@ async fn fetch_map(
 /// [`Kind::NotReady`] if the key that was read has not this index; those of a transaction.
 async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
     let key = cluster.options.map_key();
-    match keys::is_at(&cluster.client, &key, index).await? {
-        true => Ok(()),
-        false => {
+    match are_refused(&cluster.presence, [unchanged(&key, index)]).await? {
+        false => Ok(()),
+        true => {
             let why = "it was read otherwise than a transaction sees it";
             Err(Error::new(Kind::NotReady, format!("{key}: {why}")).retryable())
         }

@@ -40,9 +40,9 @@ impl Source for Store {
         let is_usable = self.checked().is_ok() && !shards.is_empty();
         let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
         let own = self.cluster.options().node_id.as_str();
+        let mapped_since = *lock(&self.mapped_since);
+        let mapped = mapped_since.map_or(Duration::ZERO, |since| self.cluster.now() - since);
         let is_overdue = |shard: &&ShardStatus| {
-            let mapped_since = *lock(&self.mapped_since);
-            let mapped = mapped_since.map_or(Duration::ZERO, |since| self.cluster.now() - since);
             let age = shard.repaired.unwrap_or(mapped);
             let is_held = shard.holders.iter().any(|node| **node == *own);
             is_held && age > OVERDUE * self.options.repair_every

@@ -4,10 +4,10 @@ use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::api::session;
 use consul_api::error::{Error, Kind};
-use consul_api::request::{Args, Defaults};
+use consul_api::request::Args;
+use consul_client::Client;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::transport::Transport;
-use consul_client::{Client, Settings};
 use consul_cluster::{Cluster, Event, Options};
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::{Fault, SimTransport};
@@ -93,14 +93,7 @@ impl Late {
     fn client(world: &World, delay: Duration, lost: usize) -> Arc<Client> {
         let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
         let (clock, lost) = (world.clock.clone(), AtomicUsize::new(lost));
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let transport = Late { consul, clock: clock.clone(), delay, lost };
-        let rng = fastrand::Rng::with_seed(7);
-        Arc::new(Client::new(vec![Arc::new(transport)], settings, Arc::new(clock), rng))
+        world.client_over(Arc::new(Late { consul, clock, delay, lost }), 0)
     }
 }
 

@@ -5,9 +5,7 @@ use crate::nodes::{altered, behind, leaders, node, with_value};
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::error::Error;
-use consul_api::request::Defaults;
 use consul_client::transport::Transport;
-use consul_client::{Client, Settings};
 use consul_cluster::Event;
 use consul_process::clock::BoxFuture;
 use consul_process::clock::Clock as _;
@@ -123,21 +121,13 @@ fn a_node_stays_live_where_one_of_some_servers_does_not_work() {
     for each in 3..=6 {
         let world = World::new();
         let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 3,
-            defaults: Defaults::default(),
-        };
         let transport = Arc::new(OneBroken {
             consul,
             each: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
         });
-        let clock = Arc::new(world.clock.clone());
-        let rng = fastrand::Rng::with_seed(7);
         let broken = Arc::clone(&transport);
-        let client = Arc::new(Client::new(vec![transport], settings, clock, rng));
-        let first = world.start_with(client, node("n1"));
+        let first = world.start_with(world.client_over(transport, 3), node("n1"));
         world.run(first.cluster.started()).expect("nothing is refused");
         let mut nodes = vec![first];
         nodes.extend(["n2", "n3"].map(|id| world.node(id)));
