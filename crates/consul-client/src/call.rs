@@ -315,7 +315,9 @@ impl<'a> Run<'a> {
         }
         let has_unasked = (self.stage_attempts as usize) < self.client.transports.len();
         let fails_over = is_endpoint_failure(error) && has_unasked;
-        if !(error.is_retryable() || fails_over) || self.stage_attempts >= self.max_attempts() {
+        // Behind one address there can be several servers, of which one answers for Consul.
+        let may_succeed = error.is_retryable() || error.kind() == Kind::Decode || fails_over;
+        if !may_succeed || self.stage_attempts >= self.max_attempts() {
             return None;
         }
         if self.request.stale_if_error && !self.is_stale && is_leader_failure(error) {

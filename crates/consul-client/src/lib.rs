@@ -42,7 +42,7 @@ pub mod views;
 pub mod watch;
 
 use crate::transport::Transport;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
 use consul_api::table::Endpoint;
@@ -169,6 +169,27 @@ impl Client {
             *request.http.uri_mut() = uri;
         }
         Ok(self.execute(&request).await?.answer())
+    }
+
+    /// Makes a call that is not repeated by itself, and once more if its answer was lost. The first may have taken effect then:
+    /// so a check-and-set is refused, and the key shows why. Of two servers behind one address, to which requests go in turn,
+    /// one that does not work would get each write, and the other each read before it.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_again(
+        &self,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Answer, Error> {
+        match self.call(endpoint, args).await {
+            // No answer within the time limit is none to wait for once more.
+            Err(error) if error.maybe_applied() && error.kind() != Kind::Timeout => {
+                let again = self.call(endpoint, args).await;
+                again.map_err(|error| error.with_maybe_applied(true))
+            }
+            answered => answered,
+        }
     }
 
     /// Checks a call's arguments and builds its request; nothing is sent yet.

@@ -136,9 +136,9 @@ struct Watcher {
     wait: Duration,
     /// The longest wait of the next query.
     longest_wait: Duration,
-    /// Whether the last answer had items, or a value.
-    had_items: bool,
-    /// Whether it asks again, without waiting, if what there was is gone.
+    /// How many items the last answer had; 1 for a value.
+    items: usize,
+    /// Whether it asks again, without waiting, if some of what there was is gone.
     looks_twice: bool,
     /// The shortest time between the starts of two queries.
     pause: Duration,
@@ -204,7 +204,7 @@ impl Watcher {
             args,
             wait: options.wait,
             longest_wait: options.wait,
-            had_items: false,
+            items: 0,
             looks_twice: false,
             pause,
             blocks_on,
@@ -254,20 +254,20 @@ impl Watcher {
         }
     }
 
-    /// Sends the next query, and if what there was is gone another one that does not wait: one answer may be that of another
-    /// server.
+    /// Sends the next query, and if some of what there was is gone another one that does not wait: one answer may be that of
+    /// another server, or a late one to another request.
     ///
     /// # Errors
     /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader has nothing.
     async fn ask_twice(&self) -> Result<Answer, Error> {
-        let is_gone = |answer: &Answer| self.had_items && is_nothing(&answer.value);
         let mut answer = self.ask(&self.query()).await?;
-        if self.looks_twice && self.blocks() && is_gone(&answer) {
+        if self.looks_twice && self.blocks() && count(&answer.value) < self.items {
             answer = self.ask(&self.args).await?;
         }
+        let is_gone = self.items > 0 && count(&answer.value) == 0;
         // A stream's answers do not say whether there is one.
         let is_leaderless = answer.meta.known_leader == Some(false) && !answer.meta.is_streamed();
-        match is_gone(&answer) && is_leaderless {
+        match is_gone && is_leaderless {
             true => {
                 let why = "there is nothing any more, of a server that knows no leader";
                 Err(Error::new(Kind::NoLeader, format!("{}: {why}", self.endpoint.name))
@@ -289,10 +289,11 @@ impl Watcher {
     /// After an answer without items the next waits are short at first: an index of another server can be far above those
     /// that follow, and a query with it waits to its end.
     fn note_items(&mut self, answer: &Answer) {
-        let had_items = std::mem::replace(&mut self.had_items, !is_nothing(&answer.value));
+        let had_items = self.items > 0;
+        self.items = count(&answer.value);
         let now = self.client.clock().now();
         let has_waited = self.last_query.is_some_and(|begun| now - begun >= self.longest_wait);
-        self.longest_wait = match (self.had_items, had_items) {
+        self.longest_wait = match (self.items > 0, had_items) {
             (true, _) => self.wait,
             (false, true) => FIRST_WAIT,
             (false, false) if has_waited => self.longest_wait.saturating_mul(2),
@@ -492,11 +493,13 @@ fn with_kept(items: Items, value: Value, kept: Vec<(String, Value)>) -> Value {
     }
 }
 
-/// Whether a value has no items.
-fn is_nothing(value: &Value) -> bool {
+/// How many items a value has, or members; 1 if it is another one.
+fn count(value: &Value) -> usize {
     match value {
-        Value::Map(members) => members.is_empty(),
-        value => *value == Value::Null || matches!(value, Value::List(items) if items.is_empty()),
+        Value::Null => 0,
+        Value::Map(members) => members.len(),
+        Value::List(items) => items.len(),
+        _ => 1,
     }
 }
 

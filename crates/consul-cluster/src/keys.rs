@@ -72,7 +72,7 @@ pub(crate) async fn write(
     before: u64,
 ) -> Result<(), Error> {
     let args = Args::new().arg(key).arg(value).opt("cas", before);
-    client.call(&kv::PUT, &args).await.map(|_| ())
+    client.call_again(&kv::PUT, &args).await.map(|_| ())
 }
 
 /// The change that [`update`] makes to a key.
@@ -100,7 +100,7 @@ pub(crate) async fn update(
             Update::Put(value) => write(client, key, value, before).await,
             Update::Delete => {
                 let args = Args::new().arg(key).opt("cas", before);
-                client.call(&kv::DELETE, &args).await.map(|_| ())
+                client.call_again(&kv::DELETE, &args).await.map(|_| ())
             }
         };
         match changed {

@@ -5,7 +5,8 @@ use super::ending::Holding;
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
-use super::{Grant, Lease, Operation, transact};
+use super::{Grant, Lease, Operation, transaction};
+use consul_api::api::txn;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Answer;
@@ -169,13 +170,14 @@ impl<'a> Contender<'a> {
         operations: impl IntoIterator<Item = Operation>,
     ) -> Result<Value, Error> {
         let before = self.note_held(claim, deferred);
-        let taken = transact(self.presence.client(), operations, None).await;
+        let args = transaction(operations);
+        let taken = self.presence.client().call_again(&txn::TXN, &args).await;
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
             session.held = before;
         }
-        taken
+        taken.map(|answer| answer.value)
     }
 
     /// Notes what the session holds or may hold; returns what was noted before.

@@ -711,12 +711,14 @@ fn an_endpoint_without_blocking_queries_cannot_be_watched() {
     }
 }
 
+type Changed = fn(u32, Response<Bytes>) -> Response<Bytes>;
+
 /// The way to an agent on which the answers to some queries are others.
 #[derive(Debug)]
 struct Answers {
     agent: SimTransport,
     /// The number of a query, from 1 on, and what is made of its answer.
-    changed: fn(u32, Response<Bytes>) -> Response<Bytes>,
+    changed: Changed,
     queries: AtomicU32,
 }
 
@@ -732,12 +734,7 @@ impl Transport for Answers {
 }
 
 impl World {
-    fn watch_through(
-        &self,
-        method: &str,
-        args: Args,
-        changed: fn(u32, Response<Bytes>) -> Response<Bytes>,
-    ) -> (Changes, Arc<Answers>) {
+    fn watch_through(&self, method: &str, args: Args, changed: Changed) -> (Changes, Arc<Answers>) {
         let agent = SimTransport::new(Arc::clone(&self.agent), "simulated");
         let transport = Arc::new(Answers { agent, changed, queries: AtomicU32::new(0) });
         let (clock, rng) = (Arc::new(self.clock.clone()), fastrand::Rng::with_seed(1));
@@ -815,7 +812,6 @@ fn one_answer_that_there_is_nothing_is_asked_again_and_its_index_blocks_nothing(
         let response = Response::builder().header("x-consul-index", "999999");
         response.body(Bytes::from("[]")).expect("a response")
     }
-    type Changed = fn(u32, Response<Bytes>) -> Response<Bytes>;
     let once: Changed = |number, response| if number == 2 { nothing() } else { response };
     let twice: Changed = |number, response| match number {
         2 | 3 => nothing(),
@@ -834,6 +830,46 @@ fn one_answer_that_there_is_nothing_is_asked_again_and_its_index_blocks_nothing(
             };
             let is_back = matches!(back, Change::Resynchronised(_) | Change::Put { .. });
             assert!(is_back, "{back:?}");
+        }
+    }
+}
+
+/// As a late copy of the answer to another call does, or the answer of a server that is behind.
+#[test]
+fn one_answer_without_a_part_of_a_list_deletes_nothing() {
+    fn without_last(response: Response<Bytes>) -> Response<Bytes> {
+        let mut body: serde_json::Value =
+            serde_json::from_slice(response.body()).expect("an answer");
+        match &mut body {
+            serde_json::Value::Array(items) => drop(items.pop()),
+            serde_json::Value::Object(members) => {
+                let last = members.keys().next_back().expect("a member").clone();
+                members.remove(&last);
+            }
+            other => panic!("{other}"),
+        }
+        response.map(|_| Bytes::from(body.to_string()))
+    }
+    let first: Changed = |number, it| if number == 2 { without_last(it) } else { it };
+    let later: Changed = |number, it| if number == 3 { without_last(it) } else { it };
+    for (method, args) in [
+        ("kv_list", Args::new().arg("a/")),
+        ("kv_keys", Args::new().arg("a/")),
+        ("catalog_services", Args::new()),
+        ("health_state", Args::new().arg("any")),
+    ] {
+        for answers in [first, later] {
+            let world = World::new();
+            for key in ["a/1", "a/2", "a/3"] {
+                world.put(key, "1");
+            }
+            for name in ["web", "db"] {
+                let service = format!(r#"{{"Name": "{name}", "Check": {{"TTL": "90m"}}}}"#);
+                world.send("PUT", "/v1/agent/service/register", &service);
+            }
+            let (mut changes, _) = world.watch_through(method, args.clone(), answers);
+            let said = world.said_within(&mut changes, 5 * MINUTE);
+            assert!(matches!(&said[..], [Change::Initial(_)]), "{method}: {said:?}");
         }
     }
 }

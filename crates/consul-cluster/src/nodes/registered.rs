@@ -254,6 +254,10 @@ pub(crate) async fn claim_name(
     let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
     loop {
         let found = read(client, options, &record.id).await?;
+        // The answer to an earlier write was lost.
+        if found.as_ref().is_some_and(|(found, _)| found == record) {
+            return Ok(());
+        }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
         {

@@ -54,7 +54,8 @@ fn after_an_answer_to_another_call_no_connection_is_used_again() {
     let endpoint = wire::endpoint("kv_get").expect("a method");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let get = async |key: &str| client.call(endpoint, &Args::new().arg(key)).await;
+        let once = |key: &str| Args::new().arg(key).opt("retry", false);
+        let get = async |key: &str| client.call(endpoint, &once(key)).await;
         for _ in 0..2 {
             get("k").await.expect("an answer");
         }
