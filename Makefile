@@ -24,8 +24,8 @@ modules = target/$(if $(QUICK),lua-quick,lua)
 lua_env = LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;;" LUA_CPATH="./$(modules)/$(flavour)/?.so;;"
 
 # Those of `make test`, and those that `make test-all` adds. First those without cargo, whose builds wait for each other.
-QUICK_LINTS := fmt words commits luacheck annotations shellcheck gofmt clippy clippy-luajit rustdoc
-ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4 rustdoc-luajit
+QUICK_LINTS := fmt words commits luacheck annotations shellcheck gofmt clippy rustdoc
+ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4
 LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
 
 # What is built for the tests in Rust, and for their lints.
@@ -149,18 +149,15 @@ lint-added:
 lint-fmt:
 	cargo fmt --check
 
+# Nothing is linked, so that the module can be for an engine.
 lint-clippy:
-	cargo clippy --all-targets $(RUST) -- -D warnings
+	cargo clippy --all-targets $(RUST),consul_ffi/luajit -- -D warnings
 
-# For an engine only the library links.
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --exclude consul_ffi --lib
-
-lint-rustdoc-luajit:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib --no-default-features --features luajit
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib $(RUST),consul_ffi/luajit
 
 lint-luacheck:
 	@luacheck --quiet --no-color .
