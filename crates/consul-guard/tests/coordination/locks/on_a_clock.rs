@@ -428,6 +428,7 @@ impl Transport for Loaded {
             let mut answer = self.transport.send(request).await?;
             if is_renewal && self.is_failing.load(Ordering::Relaxed) {
                 *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+                *answer.body_mut() = Bytes::from_static(b"an error");
             }
             let body = String::from_utf8_lossy(answer.body());
             if is_renewal && body.contains("\"TTL\"") {
