@@ -42,7 +42,7 @@ pub mod views;
 pub mod watch;
 
 use crate::transport::Transport;
-use consul_api::error::{Error, Kind};
+use consul_api::error::Error;
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
 use consul_api::table::Endpoint;
@@ -153,8 +153,8 @@ impl Client {
         Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
     }
 
-    /// Makes a linearizable read whose URL is like no other one, since Consul ignores parameters that it does not know: a
-    /// cache in front of it that does not mark its answers has none for it.
+    /// Makes a linearizable read whose URL is like no other one: a cache in front of Consul that does not mark its answers has
+    /// none for it.
     ///
     /// # Errors
     /// As [`Client::call`].
@@ -163,33 +163,43 @@ impl Client {
         endpoint: &'static Endpoint,
         args: Args,
     ) -> Result<Answer, Error> {
-        let mut request = self.request(endpoint, &args.opt("consistent", true))?;
-        let now = self.clock().now().since_origin().as_nanos();
-        if let Ok(uri) = format!("{}&unique={now}", request.http.uri()).parse() {
-            *request.http.uri_mut() = uri;
-        }
-        Ok(self.execute(&request).await?.answer())
+        let request = self.request(endpoint, &args.opt("consistent", true))?;
+        Ok(self.execute(&self.past_caches(request)).await?.answer())
     }
 
-    /// Makes a call that is not repeated by itself, and once more if its answer was lost. The first may have taken effect then:
-    /// so a check-and-set is refused, and the key shows why. Of two servers behind one address, to which requests go in turn,
-    /// one that does not work would get each write, and the other each read before it.
+    /// A read whose URL is like no other one, since Consul ignores parameters that it does not know.
+    fn past_caches(&self, mut request: Request) -> Request {
+        let now = self.clock().now().since_origin().as_nanos();
+        let uri = request.http.uri();
+        let mark = if uri.query().is_some() { '&' } else { '?' };
+        if let Ok(uri) = format!("{uri}{mark}unique={now}").parse() {
+            *request.http.uri_mut() = uri;
+        }
+        request
+    }
+
+    /// Makes a call that is not repeated by itself, and once more within its time limit if its answer was lost. The first may
+    /// have taken effect then: so a check-and-set is refused, and the key shows why. Of two servers behind one address, to which
+    /// requests go in turn, one that does not work would get each write, and the other each read before it.
     ///
     /// # Errors
-    /// As [`Client::call`].
+    /// As [`Client::call`]; of the second they say too that it may have been applied.
     pub async fn call_again(
         &self,
         endpoint: &'static Endpoint,
-        args: &Args,
+        args: Args,
     ) -> Result<Answer, Error> {
-        match self.call(endpoint, args).await {
-            // No answer within the time limit is none to wait for once more.
-            Err(error) if error.maybe_applied() && error.kind() != Kind::Timeout => {
-                let again = self.call(endpoint, args).await;
-                again.map_err(|error| error.with_maybe_applied(true))
-            }
-            answered => answered,
+        let begun = self.clock.now();
+        let lost = match self.call(endpoint, &args).await {
+            Err(error) if error.maybe_applied() => error,
+            answered => return answered,
+        };
+        let left = self.settings.timeout.saturating_sub(self.clock.now() - begun).as_millis();
+        if left == 0 {
+            return Err(lost);
         }
+        let again = self.call(endpoint, &args.opt("timeout_ms", left as u64)).await;
+        again.map_err(|error| error.with_maybe_applied(true))
     }
 
     /// Checks a call's arguments and builds its request; nothing is sent yet.

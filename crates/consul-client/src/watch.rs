@@ -2,7 +2,7 @@
 
 use super::{Client, counted};
 use consul_api::error::{Error, Kind};
-use consul_api::request::Args;
+use consul_api::request::{Args, Request};
 use consul_api::response::{Answer, EntryMeta, Meta};
 use consul_api::table::{Endpoint, Items, Reply};
 use consul_api::value::{Value, duration};
@@ -260,9 +260,14 @@ impl Watcher {
     /// # Errors
     /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader has nothing.
     async fn ask_twice(&self) -> Result<Answer, Error> {
-        let mut answer = self.ask(&self.query()).await?;
-        if self.looks_twice && self.blocks() && count(&answer.value) < self.items {
-            answer = self.ask(&self.args).await?;
+        let mut answer = self.ask(self.request(&self.query())?).await?;
+        if self.looks_twice && count(&answer.value) < self.items {
+            let again = self.client.past_caches(self.request(&self.args)?);
+            let again = self.ask(again).await?;
+            // One of a server that is behind what was reported shows nothing.
+            if !self.is_before(&again) {
+                answer = again;
+            }
         }
         let is_gone = self.items > 0 && count(&answer.value) == 0;
         // A stream's answers do not say whether there is one.
@@ -277,12 +282,23 @@ impl Watcher {
         }
     }
 
+    fn request(&self, args: &Args) -> Result<Request, Error> {
+        self.client.request(self.endpoint, args)
+    }
+
+    /// Whether an answer has a lower index than the last one.
+    fn is_before(&self, answer: &Answer) -> bool {
+        match (&self.position, answer.meta.index) {
+            (Some(Position::Index(last)), Some(index)) => index < *last && !self.is_unordered(),
+            _ => false,
+        }
+    }
+
     /// Sends a query; without retries while the client is refused, which has its own pauses.
-    async fn ask(&self, args: &Args) -> Result<Answer, Error> {
+    async fn ask(&self, request: Request) -> Result<Answer, Error> {
         let client = &self.client;
         let is_refused = client.refusal_ends().is_some();
         let retries = if is_refused { 0 } else { client.settings().retry_count };
-        let request = client.request(self.endpoint, args)?;
         Ok(client.execute_with(&request, retries).await?.answer())
     }
 

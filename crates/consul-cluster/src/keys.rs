@@ -71,8 +71,29 @@ pub(crate) async fn write(
     value: Vec<u8>,
     before: u64,
 ) -> Result<(), Error> {
-    let args = Args::new().arg(key).arg(value).opt("cas", before);
-    client.call_again(&kv::PUT, &args).await.map(|_| ())
+    change(client, key, Some(value), before).await
+}
+
+/// Writes or deletes a key if its modify index is still `before`. If an answer was lost and the key is what it was to be, it
+/// is done.
+async fn change(
+    client: &Client,
+    key: &str,
+    value: Option<Vec<u8>>,
+    before: u64,
+) -> Result<(), Error> {
+    let args = Args::new().arg(key);
+    let changed = match value.clone() {
+        Some(value) => client.call_again(&kv::PUT, args.arg(value).opt("cas", before)).await,
+        None => client.call_again(&kv::DELETE, args.opt("cas", before)).await,
+    };
+    match changed {
+        Err(error) if error.kind() == Kind::Conflict && error.maybe_applied() => {
+            let found = read(client, key).await?.map(|(found, _)| found);
+            if found == value { Ok(()) } else { Err(error) }
+        }
+        changed => changed.map(|_| ()),
+    }
 }
 
 /// The change that [`update`] makes to a key.
@@ -97,11 +118,8 @@ pub(crate) async fn update(
         let (value, before) = found.map_or((None, 0), |(value, index)| (Some(value), index));
         let changed = match decide(value.as_deref())? {
             Update::Keep => return Ok(()),
-            Update::Put(value) => write(client, key, value, before).await,
-            Update::Delete => {
-                let args = Args::new().arg(key).opt("cas", before);
-                client.call_again(&kv::DELETE, &args).await.map(|_| ())
-            }
+            Update::Put(value) => change(client, key, Some(value), before).await,
+            Update::Delete => change(client, key, None, before).await,
         };
         match changed {
             Err(error) if error.kind() == Kind::Conflict => client.pause(CONFLICT_PAUSE_MS).await,

@@ -171,13 +171,18 @@ impl<'a> Contender<'a> {
     ) -> Result<Value, Error> {
         let before = self.note_held(claim, deferred);
         let args = transaction(operations);
-        let taken = self.presence.client().call_again(&txn::TXN, &args).await;
+        let taken = self.presence.client().call_again(&txn::TXN, args).await;
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
             session.held = before;
         }
         taken.map(|answer| answer.value)
+    }
+
+    /// Whether a lease that begins then is over, since the calls took so long.
+    pub fn is_late(&self, begun: Instant) -> bool {
+        self.now() - begun >= self.presence.profile().lease
     }
 
     /// Notes what the session holds or may hold; returns what was noted before.
@@ -193,7 +198,11 @@ impl<'a> Contender<'a> {
         args: Args,
         index: Option<u64>,
     ) -> Result<Answer, Error> {
-        let Some(index) = index else { return self.presence.client().call(endpoint, &args).await };
+        let client = self.presence.client();
+        let Some(index) = index else {
+            let request = client.past_caches(client.request(endpoint, &args)?);
+            return Ok(client.execute(&request).await?.answer());
+        };
         let args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
         self.presence.blocking_client().call(endpoint, &args).await
     }

@@ -225,8 +225,8 @@ async fn lock_free(
             let locked = results.items().last().and_then(|result| result.get("KV"));
             let token = locked.and_then(|entry| entry.get(presence.rules().token_member()));
             match token.and_then(Value::as_u64) {
-                Some(token) => Ok(Some(Grant { token, begun })),
-                None => confirm(contender, &session, wanted).await,
+                Some(token) if !contender.is_late(begun) => Ok(Some(Grant { token, begun })),
+                _ => confirm(contender, &session, wanted).await,
             }
         }
         Err(error) => not_locked(contender, &session, wanted, error).await,
@@ -256,8 +256,8 @@ fn refusal(error: &Error) -> Refusal {
         {
             Refusal::Session
         }
-        Kind::TxnFailed => Refusal::Changed,
         _ if error.maybe_applied() => Refusal::Unknown,
+        Kind::TxnFailed => Refusal::Changed,
         _ => Refusal::Failed,
     }
 }
@@ -358,7 +358,9 @@ mod tests {
             (Kind::TxnFailed, "invalid session \"s\"", false, Refusal::Session),
             (Kind::TxnFailed, "missing session", false, Refusal::Session),
             (Kind::SessionInvalid, "invalid session \"s\"", false, Refusal::Session),
-            (Kind::TxnFailed, "current modify index is another", true, Refusal::Changed),
+            (Kind::TxnFailed, "current modify index is another", false, Refusal::Changed),
+            // The first of two that were sent may have locked it.
+            (Kind::TxnFailed, "current modify index is another", true, Refusal::Unknown),
             (Kind::SessionInvalid, "it has ended", true, Refusal::Unknown),
             (Kind::Timeout, "no answer", true, Refusal::Unknown),
             (Kind::Timeout, "not sent: invalid session", false, Refusal::Failed),

@@ -323,7 +323,7 @@ impl Presence {
         let mut pause = FIRST_CATALOG_PAUSE;
         loop {
             let args = Args::new().arg(definition.clone());
-            match self.agents[registration.agent].call_again(&session::CREATE, &args).await {
+            match self.agents[registration.agent].call_again(&session::CREATE, args).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
                     let deferred =

@@ -254,6 +254,8 @@ async fn attempt(
             break;
         }
         match take_permit(contender, &session, &ended, (&next_document, document_index)).await {
+            // Taken again, it has a lease that is not over.
+            Ok(grant) if contender.is_late(grant.begun) => return Ok(None),
             Ok(grant) => return Ok(Some(grant)),
             Err(error) if error.kind() == Kind::TxnFailed => {
                 let removable = removable(&ended, &error);

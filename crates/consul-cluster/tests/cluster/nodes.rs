@@ -319,6 +319,8 @@ pub struct Behind {
     change: Arc<Mutex<Option<Change>>>,
     /// The agent that gets the reads, and the clock of their waits.
     reads: Arc<Mutex<Option<Elsewhere>>>,
+    /// Where the path of a change begins whose answer is lost.
+    lost: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl std::fmt::Debug for Behind {
@@ -330,7 +332,7 @@ impl std::fmt::Debug for Behind {
 impl Behind {
     pub fn new(world: &World) -> Self {
         let consul = Arc::new(SimTransport::new(Arc::clone(&world.agent), "simulated"));
-        Behind { consul, change: Arc::default(), reads: Arc::default() }
+        Behind { consul, change: Arc::default(), reads: Arc::default(), lost: Arc::default() }
     }
 
     /// Changes answers to reads: by their path with the query, and the answer.
@@ -339,6 +341,11 @@ impl Behind {
         change: impl FnMut(&str, &Response<Bytes>) -> Option<Response<Bytes>> + Send + 'static,
     ) {
         *self.change.lock().expect("no panic") = Some(Box::new(change));
+    }
+
+    /// Loses the answer to the next change of what begins so, which takes effect.
+    pub fn lose_an_answer(&self, path: &'static str) {
+        *self.lost.lock().expect("no panic") = Some(path);
     }
 
     /// Sends reads to another agent.
@@ -380,6 +387,10 @@ impl Transport for Behind {
                 return other.send(request).await;
             }
             let answer = self.consul.send(request).await?;
+            let is_lost = |path: &mut &str| !is_read && target.starts_with(*path);
+            if self.lost.lock().expect("no panic").take_if(is_lost).is_some() {
+                return Err(Error::new(Kind::Connect, "the connection was cut").retryable());
+            }
             let mut change = self.change.lock().expect("no panic");
             let changed = change.as_mut().filter(|_| is_read).and_then(|it| it(&target, &answer));
             Ok(changed.unwrap_or(answer))

@@ -1,8 +1,10 @@
 //! What operators ask of nodes by their keys, on a clock that the test advances.
 
-use crate::nodes::{Process, owners};
+use crate::nodes::{Behind, Process, behind, owners};
 use crate::support::world::World;
 use consul_api::error::Kind;
+use consul_api::request::Defaults;
+use consul_client::Client;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::{Cluster, Forgotten, Mode, Options};
 use consul_sim::Fault;
@@ -12,7 +14,10 @@ use std::time::Duration;
 
 /// What an operator's program sees.
 fn look(world: &World) -> Arc<Cluster> {
-    let client = world.client();
+    look_with(world, world.client())
+}
+
+fn look_with(world: &World, client: Arc<Client>) -> Arc<Cluster> {
     let observer = Cluster::new(Arc::clone(&client), client, Options::observer("operator"));
     let observer = observer.expect("good options");
     world.run(observer.look()).expect("an answer");
@@ -299,4 +304,36 @@ fn each_right_of_a_long_list_is_asked_for() {
         asked[place] = right.clone();
     }
     assert_eq!(world.run(rights::lacking(&client, asked)).expect("an answer"), lacks);
+}
+
+/// Behind a balancer that loses the answer to the first change of the key.
+#[test]
+fn a_request_is_asked_and_withdrawn_although_an_answer_is_lost() {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let leads = leader(&world);
+    let leader = nodes.iter().find(|node| node.cluster.options().node_id == leads).expect("it");
+    world.kill(leader);
+    let between = Behind::new(&world);
+    let operator = look_with(&world, between.client(&world, Defaults::default()));
+    let lose = || between.lose_an_answer("/v1/kv/tsdb/cluster/nodes/");
+    lose();
+    let leave = world.run(operator.ask_leave(None, &leads)).expect("a node");
+    assert!(leave.is_new);
+    lose();
+    assert!(world.run(operator.withdraw(None, &leads, &leave.request)).expect("an answer"));
+    assert!(request(&world, &leads).is_null());
+}
+
+/// The node that takes a request out of its key does what it asks.
+#[test]
+fn a_node_does_what_it_is_asked_although_an_answer_is_lost() {
+    let world = World::new();
+    let (between, nodes) = behind(&world);
+    between.lose_an_answer("/v1/kv/tsdb/cluster/nodes/n1");
+    let operator = look(&world);
+    world.run(operator.ask_leave(None, "n1")).expect("a node");
+    world.wait(Duration::from_secs(10));
+    assert!(nodes[0].why().is_some(), "it has left");
 }

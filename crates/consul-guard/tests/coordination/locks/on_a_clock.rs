@@ -16,6 +16,7 @@ use consul_client::transport::Transport;
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::{self as simulate, Agent, SimTransport};
 use http::{Request, Response};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,7 @@ const TESTS: &[(&str, Test)] = &[
     ("of_several_dead_holders_the_first_to_be_free_makes_room", several_dead_holders),
     ("a_permit_that_a_guard_gave_back_is_free_at_once", given_back),
     ("a_lock_has_the_wanted_value_although_the_answer_was_lost", lost_answer),
+    ("a_lock_and_a_permit_whose_first_answer_is_lost_are_held", late_answers),
     ("an_attempt_that_was_lost_while_another_session_took_the_lock_has_failed", lost_request),
     ("a_session_that_is_refused_ends_the_wait_at_once", refused_session),
     ("a_put_by_another_client_ends_the_lock", foreign_put),
@@ -576,6 +578,72 @@ fn lost_answer(world: &Simulated) {
         (meta.session.as_deref(), meta.modify_index),
         (Some(lease.session()), lease.token())
     );
+}
+
+/// A balancer that loses the answer to the first transaction, some time later, and a cache for reads that are not linearizable.
+#[derive(Debug)]
+struct LateAndCached {
+    transport: SimTransport,
+    clock: ManualClock,
+    after: Duration,
+    is_lost: AtomicBool,
+    cached: Mutex<BTreeMap<String, Response<Bytes>>>,
+}
+
+impl Transport for LateAndCached {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let target = request.uri().to_string();
+            let is_txn = target.starts_with("/v1/txn");
+            let is_cached = target.starts_with("/v1/kv/") && !target.contains("consistent");
+            let copy = |of: &Response<Bytes>| {
+                let mut copy = Response::new(of.body().clone());
+                *copy.status_mut() = of.status();
+                *copy.headers_mut() = of.headers().clone();
+                copy
+            };
+            let cached = || self.cached.lock().expect("no panic elsewhere");
+            if let Some(known) = cached().get(&target).filter(|_| is_cached).map(copy) {
+                return Ok(known);
+            }
+            let answer = self.transport.send(request).await?;
+            if is_cached {
+                cached().insert(target, copy(&answer));
+            }
+            if is_txn && !self.is_lost.swap(true, Ordering::Relaxed) {
+                self.clock.sleep(self.after).await;
+                let lost = Response::builder().status(504).body(Bytes::from_static(b"timeout"));
+                return Ok(lost.expect("a valid answer"));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+/// Also where the second one comes after a whole lease.
+fn late_answers(world: &Simulated) {
+    for after in [0, 1900, 2100, 4000] {
+        let after = Duration::from_millis(after);
+        let process = || {
+            world.process_behind(|transport| {
+                let (is_lost, cached) = (AtomicBool::new(false), Mutex::default());
+                let clock = world.clock.clone();
+                Arc::new(LateAndCached { transport, clock, after, is_lost, cached })
+            })
+        };
+        let limit = Wait::For(after + Duration::from_secs(3));
+        let lock = world.run(acquire(&process(), limit)).expect("it is free");
+        assert!(lock.is_held(), "the lock after {after:?}");
+        world.run(lock.release()).expect("an answer");
+        let permit = world.run(permit(&process(), 1, limit)).expect("it is free");
+        assert!(permit.is_held(), "the permit after {after:?}");
+        world.run(permit.release()).expect("an answer");
+        world.clock.advance(Duration::from_secs(20));
+    }
 }
 
 fn foreign_put(world: &Simulated) {
