@@ -7,7 +7,7 @@
 #   scripts/test.sh STEP…      these steps
 #
 # Each runs to its end, also after a failure: two builds at a time, of which each uses one processor most of
-# the time, then five steps at a time, since most of them mostly wait for timers and servers. The steps of
+# the time, then six steps at a time, since most of them mostly wait for timers and servers. The steps of
 # `make test`, which download no server:
 #
 #   build-quick         the module for LuaJIT, not optimised
@@ -15,7 +15,8 @@
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
 #   cluster             those of clusters, but for a few long ones
 #   histories           five histories of locks and clusters under faults, of each kind
-#   busted-quick        the Lua specs on LuaJIT, simulated
+#   busted-quick        the Lua specs in the folders of spec/ on LuaJIT, simulated
+#   busted-files-quick  the other Lua specs
 #   lint                each of the checks of `make lint`, but for those of the other engines
 #
 # Those that `make test-all` adds:
@@ -47,7 +48,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-quick_steps=(build-quick compile rust cluster histories busted-quick lint)
+quick_steps=(build-quick compile rust cluster histories busted-quick busted-files-quick lint)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -243,7 +244,11 @@ step_compile-all() {
 }
 
 step_busted-quick() {
-    run_busted LUA=luajit QUICK=1
+    run_busted LUA=luajit QUICK=1 ARGS="$(echo spec/*/)"
+}
+
+step_busted-files-quick() {
+    run_busted LUA=luajit QUICK=1 ARGS="$(echo spec/*_spec.lua)"
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
@@ -360,7 +365,7 @@ done
 run_together 2 "${first[@]}"
 [[ " ${steps[*]} " != *" build-luajit "* ]] || run_one build-luajit
 run_together 2 "${builds[@]}"
-run_together 5 "${rest[@]}"
+run_together 6 "${rest[@]}"
 
 echo
 printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
