@@ -12,6 +12,7 @@
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
+#   large     a shard of five million records is repaired, purged and moved (a minute, 4 GB)
 #   replication  20,000 histories of replicated shards under faults (SEEDS)
 #   data      processes with replicated shards stop, die, stall, are cut off, lose disks, join and leave, on both
 #             Consuls (some minutes)
@@ -40,7 +41,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -87,6 +88,10 @@ step_locks() {
 step_clusters() {
     run make --no-print-directory dst SEEDS="${SEEDS:-20000}" ARGS=cluster &&
         run make --no-print-directory dst NODES="${NODES:-1000}" ARGS=nodes
+}
+
+step_large() {
+    run env CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --package consul-cluster --test cluster -- --ignored five_million
 }
 
 step_replication() {

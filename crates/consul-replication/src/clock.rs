@@ -73,6 +73,11 @@ impl VersionClock {
         (given, HybridTime::from_ms(now))
     }
 
+    /// This machine's time, in Unix milliseconds.
+    pub(super) fn unix_ms(&self) -> u64 {
+        (self.unix_ms)()
+    }
+
     /// Whether the time of a version is past by this machine's clock.
     pub fn is_past(&self, version: Version) -> bool {
         version.time().ms() <= (self.unix_ms)()

@@ -1,51 +1,101 @@
-//! The comparison of two replicas: sums of their records by buckets of ids, so that only what differs is
-//! sent.
+//! The comparison of two replicas, a part of the shard after the other: sums of their records by buckets of ids, so that
+//! only what differs is sent.
 
-use super::record::{OVERHEAD, Range, Record, Version};
-use super::storage::{self, Message, Storage};
+use super::record::{OVERHEAD, Range, Version};
+use super::storage::{Message, Reader, behind};
 use bytes::Bytes;
 use consul_api::error::Error;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use twox_hash::XxHash3_64;
 
-/// The records of a page.
-const PAGE: usize = 1000;
+/// The records of a part of the replica that compares.
+pub const PAGE: usize = 2000;
+
+/// Those of the other one, which may have more between two ids.
+pub const OTHER_PAGE: usize = 2 * PAGE;
 
 /// The records of a bucket, about.
-const RECORDS_PER_BUCKET: u64 = 16;
+const RECORDS_PER_BUCKET: usize = 16;
 
 /// The most bits of a bucket's number.
-const MAX_BITS: u32 = 18;
+const MAX_BITS: u32 = 10;
 
-/// The sums of a shard.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
-    count: u64,
-    /// The sums of the smallest buckets, those of [`MAX_BITS`], that are not empty.
-    smallest: HashMap<u32, u64>,
+/// A part of a shard: the records that are read in one step, so that a comparison of a large shard, or by a slow storage,
+/// is a matter of many short requests.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// The records, each with whether it is deleted.
+    records: Vec<(Bytes, Version, bool)>,
+    /// The last id of the part, also if no record has it; `None`: it goes on to the end of the shard.
+    pub through: Option<Bytes>,
 }
 
-impl Sums {
-    /// The number of records.
-    pub fn count(&self) -> u64 {
-        self.count
+impl Part {
+    /// The records after an id and up to another one, which is that of the last one of a page if there are more.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn read(
+        reader: Reader<'_>,
+        shard: u32,
+        after: Option<Bytes>,
+        through: Option<Bytes>,
+        limit: usize,
+    ) -> Result<Part, Error> {
+        let range = Range { after, to: through.as_ref().map(behind), ..Range::all() };
+        let (page, is_last) = reader.page(shard, range, limit).await?;
+        let last = page.last().map(|record| record.id.clone());
+        let records = page.into_iter().map(|it| (it.id, it.version, it.data.is_none())).collect();
+        Ok(Part { records, through: if is_last { through } else { last } })
     }
 
-    /// The bits of bucket numbers for this number of records.
-    pub fn bits(&self) -> u32 {
-        (self.count / RECORDS_PER_BUCKET).next_power_of_two().ilog2().min(MAX_BITS)
+    /// Ends it where another part ends, if that is earlier.
+    pub fn cut(&mut self, through: Option<Bytes>) {
+        let Some(end) = through else { return };
+        if self.through.as_ref().is_none_or(|own| *own > end) {
+            self.records.retain(|(id, ..)| *id <= end);
+            self.through = Some(end);
+        }
     }
 
-    /// The sum of each of 2^bits buckets, of which there are up to 2^18.
-    pub fn of_buckets(&self, bits: u32) -> Vec<u64> {
-        let bits = bits.min(MAX_BITS);
-        let mut sums = vec![0_u64; 1 << bits];
-        for (number, sum) in &self.smallest {
-            let place = &mut sums[(number >> (MAX_BITS - bits)) as usize];
-            *place = place.wrapping_add(*sum);
+    /// The records but for deleted ones below the horizon.
+    fn compared(&self, horizon: Version) -> impl Iterator<Item = &(Bytes, Version, bool)> {
+        self.records
+            .iter()
+            .filter(move |(_, version, is_deleted)| !is_deleted || *version >= horizon)
+    }
+
+    /// Their number.
+    pub fn count(&self, horizon: Version) -> usize {
+        self.compared(horizon).count()
+    }
+
+    /// The bits of bucket numbers for these records.
+    pub fn bits(&self, horizon: Version) -> u32 {
+        let buckets = self.count(horizon) / RECORDS_PER_BUCKET;
+        buckets.next_power_of_two().ilog2().min(MAX_BITS)
+    }
+
+    /// The sum of each of 2^bits buckets, of which there are up to 2^10.
+    pub fn sums(&self, bits: u32, horizon: Version) -> Vec<u64> {
+        let mut sums = vec![0_u64; 1 << bits.min(MAX_BITS)];
+        for record in self.compared(horizon) {
+            let place = &mut sums[bucket(&record.0, bits) as usize];
+            *place = place.wrapping_add(sum(record));
         }
         sums
+    }
+
+    /// The versions of the records in some buckets.
+    pub fn versions(
+        &self,
+        bits: u32,
+        buckets: &[u32],
+        horizon: Version,
+    ) -> BTreeMap<Bytes, Version> {
+        let buckets = BTreeSet::from_iter(buckets.iter().copied());
+        let wanted = self.compared(horizon).filter(|(id, ..)| buckets.contains(&bucket(id, bits)));
+        wanted.map(|(id, version, _)| (id.clone(), *version)).collect()
     }
 }
 
@@ -55,75 +105,42 @@ fn bucket(id: &[u8], bits: u32) -> u32 {
     smallest as u32 >> (MAX_BITS - bits.min(MAX_BITS))
 }
 
-fn sum(record: &Record) -> u64 {
-    let mut bytes = Vec::with_capacity(record.id.len() + 33);
-    bytes.extend_from_slice(record.version.to_string().as_bytes());
-    bytes.push(u8::from(record.data.is_some()));
-    bytes.extend_from_slice(&record.id);
+fn sum((id, version, is_deleted): &(Bytes, Version, bool)) -> u64 {
+    let mut bytes = Vec::with_capacity(id.len() + 33);
+    bytes.extend_from_slice(version.to_string().as_bytes());
+    bytes.push(u8::from(!is_deleted));
+    bytes.extend_from_slice(id);
     XxHash3_64::oneshot(&bytes)
 }
 
-/// Calls `visit` with each record of a shard after an id, but for deleted ones below the horizon, until it
-/// returns false. Returns whether it never did.
-async fn for_each(
-    storage: &dyn Storage,
-    shard: u32,
-    horizon: Version,
-    after: Option<Bytes>,
-    mut visit: impl FnMut(Record) -> bool,
-) -> Result<bool, Error> {
-    let mut range = Range { after, ..Range::all() };
-    loop {
-        let (page, is_last) = storage::page(storage, shard, range.clone(), PAGE).await?;
-        range.after = page.last().map(|record| record.id.clone());
-        let mut compared = page.into_iter().filter(|it| it.data.is_some() || it.version >= horizon);
-        if !compared.all(&mut visit) {
-            return Ok(false);
-        }
-        if is_last {
-            return Ok(true);
-        }
-    }
-}
-
-/// The sums of a shard.
-pub async fn sums(storage: &dyn Storage, shard: u32, horizon: Version) -> Result<Sums, Error> {
-    let mut sums = Sums::default();
-    for_each(storage, shard, horizon, None, |record| {
-        sums.count += 1;
-        let place = sums.smallest.entry(bucket(&record.id, MAX_BITS)).or_default();
-        *place = place.wrapping_add(sum(&record));
-        true
-    })
-    .await?;
-    Ok(sums)
-}
-
-/// The ids and versions of the records in some buckets of 2^bits, after an id; as many as fit into a
-/// message, and whether there are no more.
+/// The ids and versions of the records in some buckets of 2^bits, after an id and up to another one; as many as fit into
+/// a message, and whether there are no more.
+///
+/// # Errors
+/// Those of the storage.
 pub async fn versions(
-    storage: &dyn Storage,
+    reader: Reader<'_>,
     shard: u32,
+    (bits, buckets): (u32, &[u32]),
     horizon: Version,
-    bits: u32,
-    buckets: &[u32],
-    after: Option<Bytes>,
+    mut after: Option<Bytes>,
+    through: Option<Bytes>,
 ) -> Result<(Vec<(Bytes, Version)>, bool), Error> {
-    let buckets = BTreeSet::from_iter(buckets.iter().copied());
     let mut found = Vec::new();
     let mut message = Message::default();
-    let is_last = for_each(storage, shard, horizon, after, |record| {
-        if !buckets.contains(&bucket(&record.id, bits)) {
-            return true;
+    loop {
+        let part = Part::read(reader, shard, after, through.clone(), OTHER_PAGE).await?;
+        for (id, version) in part.versions(bits, buckets, horizon) {
+            if !message.takes(OVERHEAD + id.len()) {
+                return Ok((found, false));
+            }
+            found.push((id, version));
         }
-        let fits = message.takes(OVERHEAD + record.id.len());
-        if fits {
-            found.push((record.id, record.version));
+        if part.through == through {
+            return Ok((found, true));
         }
-        fits
-    })
-    .await?;
-    Ok((found, is_last))
+        after = part.through;
+    }
 }
 
 /// The numbers of the buckets that differ.

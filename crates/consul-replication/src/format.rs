@@ -12,7 +12,7 @@ use consul_api::error::{Error, Kind};
 use twox_hash::XxHash3_64;
 
 /// The version of the format. Another one is refused.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 const HASH_BYTES: usize = size_of::<u64>();
 
@@ -271,8 +271,8 @@ forms! {
         3 Fence {}
         4 Recover {}
         5 Copy { after: after limit: limit }
-        6 Sums { bits: bits horizon: horizon }
-        7 Versions { bits: bits buckets: buckets horizon: horizon after: after }
+        6 Sums { bits: bits horizon: horizon after: after through: through }
+        7 Versions { bits: bits buckets: buckets horizon: horizon after: after through: through }
         8 Fetch { 0: ids }
         9 Repair { 0: records }
         10 Floor { below: below }
@@ -283,7 +283,7 @@ forms! {
         0 Done {}
         1 Stored { overtaken: overtaken }
         2 Page { records: records is_last: is_last horizon: horizon }
-        3 Sums { sums: sums horizon: horizon }
+        3 Sums { sums: sums horizon: horizon through: through }
         4 Versions { versions: versions is_last: is_last }
         5 Known { entry: entry fence: fence }
         6 Stale { 0: entry }

@@ -7,14 +7,14 @@
 mod report;
 
 use super::clock::VersionClock;
-use super::digest;
+use super::digest::{self, Part};
 use super::map::{Disk, Entry, NodeId, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::progress::Progress;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
 use super::state::{Doubt, State, Work};
-use super::storage::{self, Message, Storage};
+use super::storage::{Reader, Storage};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -22,10 +22,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
 /// Why nothing changes after [`Holder::close`].
 const STOPPED: &str = "the node was stopped";
+
+/// A quarter of the time limit of requests, unless another one is set.
+const STEP_TIME: Duration = Duration::from_millis(1250);
 
 /// The replicas of one node.
 pub struct Holder {
@@ -43,6 +47,7 @@ pub struct Holder {
     /// The horizons of the shards.
     horizons: Mutex<BTreeMap<u32, Version>>,
     rules: Rules,
+    step_time: Duration,
 }
 
 impl fmt::Debug for Holder {
@@ -75,7 +80,13 @@ impl Holder {
             compared,
             horizons,
             rules,
+            step_time: STEP_TIME,
         }
+    }
+
+    /// The same, where a step of the work on a shard begins no scan after this time. The requests of each have a time limit.
+    pub fn with_steps(self, step_time: Duration) -> Self {
+        Holder { step_time, ..self }
     }
 
     /// The node's name.
@@ -101,6 +112,11 @@ impl Holder {
     /// Its storage.
     pub fn storage(&self) -> &dyn Storage {
         &*self.storage
+    }
+
+    /// Reads its storage in steps.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(self.storage(), &self.clock, self.step_time)
     }
 
     /// The rules in force.
@@ -462,20 +478,24 @@ impl Holder {
                 let range = Range { after, ..Range::all() };
                 self.page(shard, range, limit, horizon).await?
             }
-            Action::Sums { bits, horizon: other } => {
+            Action::Sums { bits, horizon: other, after, through } => {
                 let horizon = horizon.max(other);
-                let sums = digest::sums(self.storage(), shard, horizon).await?;
-                self.progress.counted(shard, sums.count());
-                lock(&self.compared).insert(shard);
-                Outcome::Sums { sums: sums.of_buckets(bits), horizon }
+                let limit = digest::OTHER_PAGE;
+                let part = Part::read(self.reader(), shard, after.clone(), through, limit).await?;
+                self.progress.counted(shard, after, part.count(horizon), part.through.clone());
+                if part.through.is_none() {
+                    lock(&self.compared).insert(shard);
+                }
+                Outcome::Sums { sums: part.sums(bits, horizon), horizon, through: part.through }
             }
-            Action::Versions { bits, buckets, horizon, after } => {
-                let found =
-                    digest::versions(self.storage(), shard, horizon, bits, &buckets, after).await?;
-                Outcome::Versions { versions: found.0, is_last: found.1 }
+            Action::Versions { bits, buckets, horizon, after, through } => {
+                let of = (bits, &buckets[..]);
+                let (versions, is_last) =
+                    digest::versions(self.reader(), shard, of, horizon, after, through).await?;
+                Outcome::Versions { versions, is_last }
             }
             Action::Fetch(ids) => {
-                let (records, count) = self.records(shard, &ids).await?;
+                let (records, count) = self.reader().records(shard, &ids).await?;
                 Outcome::Page { records, is_last: count == ids.len(), horizon }
             }
             _ => Outcome::Done,
@@ -489,33 +509,13 @@ impl Holder {
         limit: usize,
         horizon: Version,
     ) -> Result<Outcome, Error> {
-        let (records, is_last) = storage::page(self.storage(), shard, range, limit.max(1)).await?;
+        let (records, is_last) = self.reader().page(shard, range, limit.max(1)).await?;
         Ok(Outcome::Page { records, is_last, horizon })
-    }
-
-    /// The records of the first ids, as many as fit into a message, and the number of these ids.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub async fn records(&self, shard: u32, ids: &[Bytes]) -> Result<(Vec<Record>, usize), Error> {
-        let mut records = Vec::new();
-        let mut message = Message::default();
-        for (index, id) in ids.iter().enumerate() {
-            let Some(record) = self.one(shard, id.clone()).await? else { continue };
-            if !message.takes(record.size()) {
-                return Ok((records, index));
-            }
-            records.push(record);
-        }
-        Ok((records, ids.len()))
     }
 
     /// The record of an id.
     async fn one(&self, shard: u32, id: Bytes) -> Result<Option<Record>, Error> {
-        let mut end = id.to_vec();
-        end.push(0);
-        let range = Range { from: id, to: Some(end.into()), after: None };
-        Ok(self.storage.scan(shard, range, 1).await?.pop())
+        Ok(self.reader().records(shard, &[id]).await?.0.pop())
     }
 
     /// Whether the replica counts, or is sealed for a move.
@@ -587,6 +587,8 @@ impl Holder {
             state.horizon = state.horizon.max(below);
         })
         .await?;
+        // It may take long in a large shard, and what is purged concerns no request.
+        let _unchanged = state.downgrade();
         self.storage.purge(shard, below).await?;
         Ok(Outcome::Done)
     }
@@ -650,18 +652,12 @@ impl Holder {
         Ok(true)
     }
 
-    /// Removes records of a replica that is being copied, of which another one says that they were deleted below its
-    /// horizon.
+    /// Deletes records of a replica that is being copied, of which another one says that they were deleted below its
+    /// horizon; [`Holder::purge_removed`] removes what is left of them.
     ///
     /// # Errors
     /// Those of the storage.
-    pub async fn remove(
-        &self,
-        shard: u32,
-        since: u64,
-        records: &[Record],
-        horizon: Version,
-    ) -> Result<(), Error> {
+    pub async fn remove(&self, shard: u32, since: u64, records: &[Record]) -> Result<(), Error> {
         let cell = self.shard(shard);
         let state = cell.write().await;
         if records.is_empty() || state.work.as_ref().is_none_or(|work| work.since != since) {
@@ -671,11 +667,33 @@ impl Holder {
             let (id, version) = (it.id.clone(), it.version.next());
             Record { id, version, data: None }
         };
-        self.storage.apply(shard, records.iter().map(deletion).collect()).await?;
-        self.storage.purge(shard, horizon).await
+        self.storage.apply(shard, records.iter().map(deletion).collect()).await.map(|_| ())
     }
 
-    /// The number of records that were copied to this node since its start.
+    /// Removes what [`Holder::remove`] has deleted for good.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn purge_removed(
+        &self,
+        shard: u32,
+        since: u64,
+        horizon: Version,
+    ) -> Result<(), Error> {
+        let cell = self.shard(shard);
+        let state = cell.write().await;
+        match state.work.as_ref().is_some_and(|work| work.since == since) {
+            true => self.storage.purge(shard, horizon).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Notes that this many records, or a part without any, were compared for a copy, which may store nothing.
+    pub(super) fn compared_for_copy(&self, records: usize) {
+        self.taken.fetch_add(records.max(1) as u64, Ordering::Relaxed);
+    }
+
+    /// The number of records that were copied to this node, or compared for a copy, since its start.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }

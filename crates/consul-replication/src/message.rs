@@ -45,13 +45,17 @@ pub enum Action {
         /// The most records.
         limit: usize,
     },
-    /// The sums of the records by buckets of their ids, 2^bits, without deleted ones below the higher of
-    /// the two horizons.
+    /// The sums of the records of a part of the shard by buckets of their ids, 2^bits, without deleted ones below the
+    /// higher of the two horizons.
     Sums {
         /// The bits of a bucket's number.
         bits: u32,
         /// The caller's horizon.
         horizon: Version,
+        /// The part begins behind this id.
+        after: Option<Bytes>,
+        /// It ends with this id; `None`: with the shard.
+        through: Option<Bytes>,
     },
     /// The ids and versions of the records in buckets.
     Versions {
@@ -61,8 +65,10 @@ pub enum Action {
         buckets: Vec<u32>,
         /// The horizon of the sums.
         horizon: Version,
-        /// The last id of the answer before.
+        /// The last id of the answer before, or that behind which the part begins.
         after: Option<Bytes>,
+        /// The last id of the part.
+        through: Option<Bytes>,
     },
     /// The records of these ids, in their order. An answer that is not the last page has only the first
     /// ones of them.
@@ -118,6 +124,8 @@ pub enum Outcome {
         sums: Vec<u64>,
         /// The higher of the two horizons.
         horizon: Version,
+        /// Where the part ends: where it was to end, or earlier.
+        through: Option<Bytes>,
     },
     /// Ids and versions, in the order of ids; whether there are no more.
     Versions {

@@ -1,6 +1,7 @@
 //! How far the copies of a node are, and about how many records its shards have. For people: it decides
 //! nothing, and begins with the process.
 
+use bytes::Bytes;
 use consul_process::sync::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,10 +10,15 @@ use std::sync::Mutex;
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<BTreeMap<u32, Counts>>);
 
-#[derive(Clone, Copy, Debug, Default)]
+/// The most comparisons of a shard that are counted at a time.
+const COMPARISONS: usize = 16;
+
+#[derive(Clone, Debug, Default)]
 struct Counts {
     /// The records at the last comparison, and those written since, of which some replace others.
     records: Option<u64>,
+    /// The records of comparisons that are being made, by the last id of the part before.
+    compared: BTreeMap<Bytes, u64>,
     /// The epoch that planned the change for which records were copied, and their number.
     taken: (u64, u64),
 }
@@ -23,12 +29,31 @@ impl Progress {
     }
 
     fn of(&self, shard: u32) -> Counts {
-        lock(&self.0).get(&shard).copied().unwrap_or_default()
+        lock(&self.0).get(&shard).cloned().unwrap_or_default()
     }
 
-    /// Notes that a comparison has counted the records of a shard.
-    pub(super) fn counted(&self, shard: u32, records: u64) {
-        self.change(shard, |counts| counts.records = Some(records));
+    /// Notes that a comparison has counted the records of a part of a shard, after an id and up to another one.
+    pub(super) fn counted(
+        &self,
+        shard: u32,
+        after: Option<Bytes>,
+        records: usize,
+        through: Option<Bytes>,
+    ) {
+        self.change(shard, |counts| {
+            let before = after.map_or(Some(0), |after| counts.compared.remove(&after));
+            let Some(sum) = before.map(|before| before + records as u64) else { return };
+            match through {
+                Some(through) => {
+                    counts.compared.insert(through, sum);
+                    // Some were not made to their end.
+                    while counts.compared.len() > COMPARISONS {
+                        counts.compared.pop_first();
+                    }
+                }
+                None => counts.records = Some(sum),
+            }
+        });
     }
 
     /// Notes that this many records were written.
@@ -67,7 +92,12 @@ mod tests {
         let progress = Progress::default();
         progress.wrote(7, 5);
         assert_eq!(progress.records(7), None, "it is not known how many there were before");
-        progress.counted(7, 100);
+        let end = |id: &'static str| Some(Bytes::from_static(id.as_bytes()));
+        progress.counted(7, None, 60, end("m"));
+        // Another node compares too, and does not end.
+        progress.counted(7, None, 50, end("l"));
+        assert_eq!(progress.records(7), None, "it has more");
+        progress.counted(7, end("m"), 40, None);
         progress.wrote(7, 5);
         assert_eq!((progress.records(7), progress.records(8)), (Some(105), None));
         progress.took(7, 3, 10);

@@ -1,5 +1,6 @@
 //! Where a node keeps its records: a trait, and a storage in memory.
 
+use super::clock::VersionClock;
 use super::record::{Range, Record, Version};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -8,6 +9,7 @@ use consul_process::sync::lock;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// What a node needs of an engine to keep the records of its shards.
 ///
@@ -31,7 +33,8 @@ pub trait Storage: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>>;
 
-    /// Removes deleted records with a version below this one for good.
+    /// Removes deleted records with a version below this one for good. It runs beside [`Storage::apply`] and
+    /// [`Storage::scan`]: of an id that has another record when it is removed, that one stays.
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Removes all records of a shard.
@@ -67,42 +70,131 @@ impl Message {
         self.0 += bytes;
         is_first || self.0 <= PAGE_BYTES
     }
+
+    /// How many more records to ask for by the sizes of those that it has.
+    fn fit(&self, known: usize) -> usize {
+        let average = (self.0 / known.max(1)).max(1);
+        (PAGE_BYTES.saturating_sub(self.0) / average).min(GROWTH * known)
+    }
 }
 
-/// A page of a range: up to `limit` (1 or more) records that fit into a message; whether there are no more.
-pub(super) async fn page(
-    storage: &dyn Storage,
-    shard: u32,
-    mut range: Range,
-    limit: usize,
-) -> Result<(Vec<Record>, bool), Error> {
-    let mut page: Vec<Record> = Vec::new();
-    let mut message = Message::default();
-    while page.len() < limit {
-        let fit = match message.0.checked_div(page.len()) {
-            Some(average) => {
-                (PAGE_BYTES.saturating_sub(message.0) / average).min(GROWTH * page.len())
-            }
-            None => FIRST_SCAN,
-        };
-        if fit == 0 {
-            break;
-        }
-        let count = fit.min(limit - page.len());
-        let found = storage.scan(shard, range.clone(), count).await?;
-        let is_last = found.len() < count;
-        for record in found {
-            if !message.takes(record.size()) {
-                return Ok((page, false));
-            }
-            page.push(record);
-        }
-        if is_last {
-            return Ok((page, true));
-        }
-        range.after = page.last().map(|record| record.id.clone());
+/// Reads a storage in steps of which none is long: a request that is answered by one has a time limit.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    storage: &'a dyn Storage,
+    clock: &'a VersionClock,
+    /// About how long a step takes at most.
+    time: Duration,
+}
+
+impl<'a> Reader<'a> {
+    /// One whose steps take about this long at most. A step is at least one scan, of a few records.
+    pub fn new(storage: &'a dyn Storage, clock: &'a VersionClock, time: Duration) -> Self {
+        Reader { storage, clock, time }
     }
-    Ok((page, false))
+
+    /// How many more records fit into the time of a step that begins now, when this many were scanned.
+    fn fit(self) -> impl Fn(usize) -> usize {
+        let begun = self.clock.unix_ms();
+        move |known| {
+            let elapsed_ms = u128::from(self.clock.unix_ms().saturating_sub(begun));
+            let left_ms = self.time.as_millis().saturating_sub(elapsed_ms);
+            match (known as u128 * left_ms).checked_div(elapsed_ms) {
+                Some(more) => more as usize,
+                None => usize::MAX,
+            }
+        }
+    }
+
+    /// A page of a range: up to `limit` (1 or more) records that fit into a message; whether there are no more.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn page(
+        self,
+        shard: u32,
+        mut range: Range,
+        limit: usize,
+    ) -> Result<(Vec<Record>, bool), Error> {
+        let fit = self.fit();
+        let mut page: Vec<Record> = Vec::new();
+        let mut message = Message::default();
+        while page.len() < limit {
+            let count = match page.len() {
+                0 => FIRST_SCAN,
+                known => message.fit(known).min(fit(known)),
+            };
+            let count = count.min(limit - page.len());
+            if count == 0 {
+                break;
+            }
+            let found = self.storage.scan(shard, range.clone(), count).await?;
+            let is_last = found.len() < count;
+            for record in found {
+                if !message.takes(record.size()) {
+                    return Ok((page, false));
+                }
+                page.push(record);
+            }
+            if is_last {
+                return Ok((page, true));
+            }
+            range.after = page.last().map(|record| record.id.clone());
+        }
+        Ok((page, false))
+    }
+
+    /// The records of the first of these ids, which are in their order, as many as fit into a message; the number of these
+    /// ids. While most of what a scan finds is wanted, the next one asks for more at once.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    pub async fn records(self, shard: u32, ids: &[Bytes]) -> Result<(Vec<Record>, usize), Error> {
+        let fit = self.fit();
+        let mut records: Vec<Record> = Vec::new();
+        let mut message = Message::default();
+        let (mut ahead, mut rest, mut scanned) = (1, ids, 0);
+        while let (Some(first), Some(last)) = (rest.first(), rest.last()) {
+            let mut count = ahead;
+            if !records.is_empty() {
+                let more = message.fit(records.len()).max(1).min(fit(scanned));
+                if more == 0 {
+                    break;
+                }
+                count = count.min(more);
+            }
+            let to = behind(if count == 1 { first } else { last });
+            let range = Range { from: first.clone(), to: Some(to), after: None };
+            let found = self.storage.scan(shard, range, count).await?;
+            // What the scan says about ids ends with its last record, if it was full.
+            let end = found.last().filter(|_| found.len() == count).map(|it| it.id.clone());
+            let end = if count == 1 { Some(first.clone()) } else { end };
+            let before = records.len();
+            let total = found.len();
+            scanned += total;
+            let mut found = found.into_iter().peekable();
+            while let Some(id) = rest.first().filter(|id| end.as_ref().is_none_or(|end| *id <= end))
+            {
+                while found.next_if(|record| record.id < *id).is_some() {}
+                if let Some(record) = found.next_if(|record| record.id == *id) {
+                    if !message.takes(record.size()) {
+                        return Ok((records, ids.len() - rest.len()));
+                    }
+                    records.push(record);
+                }
+                rest = &rest[1..];
+            }
+            let is_dense = (records.len() - before) * 2 >= total;
+            let next = if is_dense { ahead * GROWTH } else { ahead / GROWTH };
+            ahead = next.clamp(1, rest.len().max(1));
+        }
+        Ok((records, ids.len() - rest.len()))
+    }
+}
+
+/// The first id behind this one.
+pub(super) fn behind(id: &Bytes) -> Bytes {
+    [id, &b"\0"[..]].concat().into()
 }
 
 /// A storage in memory, which ends with the process.

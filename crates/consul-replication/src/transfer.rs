@@ -1,6 +1,6 @@
 //! The target's side of a change: copies a replica, or the union of several, and marks it as whole.
 
-use super::digest;
+use super::digest::{self, Part};
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
 use super::message::{Action, NotReady, Outcome, Request, other_store};
@@ -321,14 +321,29 @@ impl Transfer {
         source: &NodeId,
         since: u64,
     ) -> Result<(), Error> {
-        let difference = self.difference(shard, entry, source).await?;
-        let mut ids = &difference.theirs[..];
+        let mut parts = self.compare(shard, entry, source).await;
+        while let Some(difference) = self.next_difference(&mut parts).await? {
+            self.holder.compared_for_copy(difference.compared);
+            self.fetch_and_take(shard, entry, source, since, &difference.theirs).await?;
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, parts.horizon).await?;
+        Ok(())
+    }
+
+    /// Fetches the records of these ids for a copy.
+    async fn fetch_and_take(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        source: &NodeId,
+        since: u64,
+        mut ids: &[Bytes],
+    ) -> Result<(), Error> {
         while !ids.is_empty() {
             let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
             let records = self.believed(shard, entry, source, records).await?;
             self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
         }
-        self.holder.take(shard, since, Vec::new(), |_| {}, difference.horizon).await?;
         Ok(())
     }
 
@@ -346,33 +361,39 @@ impl Transfer {
         let decides = self.holder.rules().has(Rule::HorizonDecides);
         let state = self.holder.state(shard).await;
         let (own, from) = (state.horizon, state.unproven(entry));
-        let Difference { theirs, ours, horizon, .. } =
-            self.difference(shard, entry, source).await?;
-        let mut ids = &theirs[..];
-        while !ids.is_empty() {
-            let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
-            records.retain(|it| {
-                is_whole || it.version >= own || it.version < entry.unproven || !decides
-            });
-            let records = self.believed(shard, entry, source, records).await?;
-            self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
-        }
-        let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
-        while !rest.is_empty() {
-            let (mut deleted, count) =
-                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
-            rest = &rest[count..];
-            deleted.retain(|record| (from..horizon).contains(&record.version));
-            self.holder.remove(shard, since, &deleted, horizon).await?;
-            let ids: Vec<Bytes> = deleted.into_iter().map(|record| record.id).collect();
-            let mut ids = &ids[..];
+        // Of the records that are removed those of which the source has an older version.
+        let (mut removes, mut replaced) = (false, Vec::new());
+        let mut parts = self.compare(shard, entry, source).await;
+        while let Some(difference) = self.next_difference(&mut parts).await? {
+            let Difference { theirs, ours, older, compared, .. } = difference;
+            let horizon = parts.horizon;
+            self.holder.compared_for_copy(compared);
+            let mut ids = &theirs[..];
             while !ids.is_empty() {
-                let (_, records) = self.fetch(shard, entry, source, &mut ids).await?;
+                let (_, mut records) = self.fetch(shard, entry, source, &mut ids).await?;
+                records.retain(|it| {
+                    is_whole || it.version >= own || it.version < entry.unproven || !decides
+                });
                 let records = self.believed(shard, entry, source, records).await?;
                 self.holder.take(shard, since, records, |_| {}, Version::default()).await?;
             }
+            let mut rest = if horizon > own && decides { &ours[..] } else { &[] };
+            while !rest.is_empty() {
+                let (mut deleted, count) =
+                    self.holder.reader().records(shard, &rest[..rest.len().min(IDS)]).await?;
+                rest = &rest[count..];
+                deleted.retain(|record| (from..horizon).contains(&record.version));
+                self.holder.remove(shard, since, &deleted).await?;
+                removes |= !deleted.is_empty();
+                let ids = deleted.into_iter().map(|record| record.id);
+                replaced.extend(ids.filter(|id| older.contains(id)));
+            }
         }
-        self.holder.take(shard, since, Vec::new(), |_| {}, horizon).await?;
+        if removes {
+            self.holder.purge_removed(shard, since, parts.horizon).await?;
+            self.fetch_and_take(shard, entry, source, since, &replaced).await?;
+        }
+        self.holder.take(shard, since, Vec::new(), |_| {}, parts.horizon).await?;
         Ok(())
     }
 
@@ -479,60 +500,63 @@ impl Transfer {
         Ok(all)
     }
 
-    /// The ids of the records that are newer there or here.
-    async fn difference(
-        &self,
-        shard: u32,
-        entry: &Entry,
-        node: &NodeId,
-    ) -> Result<Difference, Error> {
-        let storage = self.holder.storage();
+    /// Begins a comparison of the own replica of a shard with that of a node.
+    async fn compare<'a>(&self, shard: u32, entry: &'a Entry, node: &'a NodeId) -> Comparison<'a> {
         let own_horizon = self.holder.state(shard).await.horizon;
-        let mut ours = digest::sums(storage, shard, own_horizon).await?;
-        self.holder.progress().counted(shard, ours.count());
-        let bits = ours.bits();
-        let no_sums = || unfinished(shard, node, "its answer is not that of a comparison");
-        let outcome = self.ask(shard, entry, node, Action::Sums { bits, horizon: own_horizon });
-        let Outcome::Sums { sums, horizon, .. } = outcome.await? else { return Err(no_sums()) };
-        if horizon > own_horizon {
-            ours = digest::sums(storage, shard, horizon).await?;
+        let (after, has_ended, horizon, page) = (None, false, own_horizon, digest::PAGE);
+        Comparison { shard, entry, node, own_horizon, after, has_ended, horizon, page }
+    }
+
+    /// The ids of the records of the next part that are newer there or here; `None`: there are no more parts.
+    async fn next_difference(
+        &self,
+        comparison: &mut Comparison<'_>,
+    ) -> Result<Option<Difference>, Error> {
+        let Comparison { shard, entry, node, own_horizon, .. } = *comparison;
+        if comparison.has_ended {
+            return Ok(None);
         }
-        let ours = ours.of_buckets(bits);
-        if ours.len() != sums.len() {
+        let (reader, after) = (self.holder.reader(), comparison.after.take());
+        let begins = after.is_none();
+        let mut ours = Part::read(reader, shard, after.clone(), None, comparison.page).await?;
+        let read = ours.count(Version::default());
+        let bits = ours.bits(own_horizon);
+        let no_sums = || unfinished(shard, node, "its answer is not that of a comparison");
+        let asked = Action::Sums {
+            bits,
+            horizon: own_horizon,
+            after: after.clone(),
+            through: ours.through.clone(),
+        };
+        let outcome = self.ask(shard, entry, node, asked).await?;
+        let Outcome::Sums { sums, horizon, through } = outcome else { return Err(no_sums()) };
+        ours.cut(through);
+        if ours.through.is_some() && ours.through <= after {
             return Err(no_sums());
         }
-        let mut difference = Difference { horizon, ..Difference::default() };
-        let buckets = digest::differing(&ours, &sums);
-        for buckets in buckets.chunks(IDS) {
-            let mut ours = BTreeMap::new();
-            let mut theirs = BTreeMap::new();
-            let (mut after, mut is_last) = (None, false);
-            while !is_last {
-                let versions;
-                (versions, is_last) =
-                    digest::versions(storage, shard, horizon, bits, buckets, after).await?;
-                after = versions.last().map(|(id, _)| id.clone());
-                ours.extend(versions);
-            }
-            (after, is_last) = (None, false);
-            while !is_last {
-                let buckets = buckets.to_vec();
-                let asked = Action::Versions { bits, buckets, horizon, after };
-                let outcome = self.ask(shard, entry, node, asked).await?;
-                let versions = match outcome {
-                    Outcome::Versions { versions, is_last: ends }
-                        if ends || !versions.is_empty() =>
-                    {
-                        is_last = ends;
-                        versions
-                    }
-                    _ => return Err(no_sums()),
-                };
-                after = versions.last().map(|(id, _)| id.clone());
-                theirs.extend(versions);
-            }
+        // Where the records of the other one are larger, its parts are shorter.
+        let kept = ours.count(Version::default());
+        comparison.page = match kept < read {
+            true => (2 * kept).clamp(digest::PAGE / 100, digest::PAGE),
+            false => (2 * comparison.page).min(digest::PAGE),
+        };
+        let progress = self.holder.progress();
+        progress.counted(shard, after.clone(), ours.count(horizon), ours.through.clone());
+        let own_sums = ours.sums(bits, horizon);
+        if own_sums.len() != sums.len() {
+            return Err(no_sums());
+        }
+        let compared = kept;
+        let mut difference = Difference { horizon, compared, ..Difference::default() };
+        let buckets = digest::differing(&own_sums, &sums);
+        if !buckets.is_empty() {
+            let theirs =
+                self.versions(comparison, bits, &buckets, horizon, (&after, &ours)).await?;
+            let ours = ours.versions(bits, &buckets, horizon);
             difference.theirs.extend(newer(&theirs, &ours));
             difference.ours.extend(newer(&ours, &theirs));
+            let older = difference.ours.iter().filter(|id| theirs.contains_key(*id));
+            difference.older = older.cloned().collect();
             let (low, high) =
                 if horizon > own_horizon { (&ours, &theirs) } else { (&theirs, &ours) };
             let is_deleted = |(id, version): &(&Bytes, &Version)| {
@@ -540,7 +564,46 @@ impl Transfer {
             };
             difference.deleted.extend(low.iter().filter(is_deleted).map(|(id, _)| id.clone()));
         }
-        Ok(difference)
+        // A write below a horizon that was raised since can have come to a part that was compared before.
+        comparison.horizon = if begins { horizon } else { comparison.horizon.min(horizon) };
+        comparison.has_ended = ours.through.is_none();
+        comparison.after = ours.through;
+        Ok(Some(difference))
+    }
+
+    /// The versions of the records that the node has in some buckets of a part.
+    async fn versions(
+        &self,
+        comparison: &Comparison<'_>,
+        bits: u32,
+        buckets: &[u32],
+        horizon: Version,
+        (after, part): (&Option<Bytes>, &Part),
+    ) -> Result<BTreeMap<Bytes, Version>, Error> {
+        let Comparison { shard, entry, node, .. } = *comparison;
+        let (mut all, mut after) = (BTreeMap::new(), after.clone());
+        loop {
+            let asked = Action::Versions {
+                bits,
+                buckets: buckets.to_vec(),
+                horizon,
+                after,
+                through: part.through.clone(),
+            };
+            match self.ask(shard, entry, node, asked).await? {
+                Outcome::Versions { versions, is_last } if is_last || !versions.is_empty() => {
+                    after = versions.last().map(|(id, _)| id.clone());
+                    all.extend(versions);
+                    if is_last {
+                        return Ok(all);
+                    }
+                }
+                _ => {
+                    let why = "its answer is not that of a comparison";
+                    return Err(unfinished(shard, node, why));
+                }
+            }
+        }
     }
 
     /// Makes the replica of a node and the own one equal.
@@ -553,17 +616,21 @@ impl Transfer {
         entry: &Entry,
         node: &NodeId,
     ) -> Result<Compared, Error> {
-        let mut difference = self.difference(shard, entry, node).await?;
-        let deleted = self.delete(shard, entry, node, &mut difference).await?;
-        let mut ids = &difference.theirs[..];
-        while !ids.is_empty() {
-            let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
-            let own = self.holder.node();
-            self.ask(shard, entry, own, Action::Repair(records)).await?;
+        let mut compared = Compared { comparisons: 1, ..Compared::default() };
+        let mut parts = self.compare(shard, entry, node).await;
+        while let Some(mut difference) = self.next_difference(&mut parts).await? {
+            compared.deleted += self.delete(shard, entry, node, &mut difference).await?;
+            let mut ids = &difference.theirs[..];
+            while !ids.is_empty() {
+                let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
+                let own = self.holder.node();
+                self.ask(shard, entry, own, Action::Repair(records)).await?;
+            }
+            self.give(shard, entry, node, &difference.ours, Version::default()).await?;
+            compared.fetched += difference.theirs.len();
+            compared.sent += difference.ours.len();
         }
-        self.give(shard, entry, node, &difference.ours, Version::default()).await?;
-        let (fetched, sent) = (difference.theirs.len(), difference.ours.len());
-        Ok(Compared { fetched, sent, deleted, comparisons: 1 })
+        Ok(compared)
     }
 
     /// Deletes on both replicas what the one of the higher horizon says was deleted, such as what a backup has brought
@@ -575,7 +642,7 @@ impl Transfer {
         node: &NodeId,
         difference: &mut Difference,
     ) -> Result<usize, Error> {
-        let Difference { theirs, ours, deleted, horizon } = difference;
+        let Difference { theirs, ours, deleted, horizon, .. } = difference;
         let decides = self.holder.rules().has(Rule::HorizonDecides) && !entry.unites();
         if deleted.is_empty() || !decides {
             return Ok(0);
@@ -618,7 +685,7 @@ impl Transfer {
         let mut rest = ids;
         while !rest.is_empty() {
             let (mut records, count) =
-                self.holder.records(shard, &rest[..rest.len().min(IDS)]).await?;
+                self.holder.reader().records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
             records.retain(|record| record.version >= least);
             self.ask(shard, entry, node, Action::Repair(records)).await?;
@@ -673,9 +740,12 @@ impl Transfer {
             others = reached;
         }
         if purges {
+            let mut purged = Ok(());
             for node in &places {
-                self.ask(shard, &entry, node, Action::Purge { below }).await?;
+                let asked = self.ask(shard, &entry, node, Action::Purge { below }).await;
+                purged = purged.and(asked.map(|_| ()));
             }
+            purged?;
         }
         Ok((compared, is_whole))
     }
@@ -694,28 +764,49 @@ impl Transfer {
                 return Ok(false);
             }
             for node in &places {
-                let difference = self.difference(shard, newest, node).await?;
-                // What others do not lack by an accepted loss, they lack since it was deleted.
-                let least = match state.unproven(newest).is_lowest() {
-                    true => difference.horizon,
-                    false => Version::default(),
-                };
-                self.give(shard, newest, node, &difference.ours, least).await?;
+                let mut parts = self.compare(shard, newest, node).await;
+                while let Some(difference) = self.next_difference(&mut parts).await? {
+                    // What others do not lack by an accepted loss, they lack since it was deleted.
+                    let least = match state.unproven(newest).is_lowest() {
+                        true => difference.horizon,
+                        false => Version::default(),
+                    };
+                    self.give(shard, newest, node, &difference.ours, least).await?;
+                }
             }
         }
         self.holder.drop_unnamed(shard, newest).await
     }
 }
 
-/// The ids of the records that are newer on one of two replicas.
+/// A comparison of two replicas, which goes on from part to part.
+struct Comparison<'a> {
+    shard: u32,
+    entry: &'a Entry,
+    node: &'a NodeId,
+    own_horizon: Version,
+    /// The last id of the part before.
+    after: Option<Bytes>,
+    has_ended: bool,
+    /// The most records of the next part.
+    page: usize,
+    /// The higher horizon of the two replicas at the first part.
+    horizon: Version,
+}
+
+/// The ids of the records of a part that are newer on one of two replicas.
 #[derive(Default)]
 struct Difference {
     theirs: Vec<Bytes>,
     ours: Vec<Bytes>,
-    /// Those of them that the replica of the higher horizon lacks, below which it had everything.
+    /// Those of `ours` of which the other one has an older version.
+    older: BTreeSet<Bytes>,
+    /// Those that the replica of the higher horizon lacks, below which it had everything.
     deleted: BTreeSet<Bytes>,
     /// The higher of the two horizons.
     horizon: Version,
+    /// The number of own records in the part.
+    compared: usize,
 }
 
 fn newer<'a>(

@@ -30,8 +30,10 @@ pub struct Disk {
     pub flushes: AtomicBool,
     /// How long it takes to read what was kept, by which clock.
     slow: Mutex<Option<(ManualClock, Duration)>>,
-    /// The same for a scan, and for the moment at which records are there.
+    /// The same for a scan, for each record that it finds, for a purge, and for the moment at which records are there.
     pub slow_scan: Mutex<Option<(ManualClock, Duration)>>,
+    pub slow_record: Mutex<Option<(ManualClock, Duration)>>,
+    pub slow_purge: Mutex<Option<(ManualClock, Duration)>>,
     pub slow_apply: Mutex<Option<(ManualClock, Duration)>>,
 }
 
@@ -105,12 +107,16 @@ impl Storage for Disk {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
         let slow = self.slow_scan.lock().expect("no panic elsewhere").clone();
+        let slow_record = self.slow_record.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
             self.begin("scan").await?;
             if let Some((clock, time)) = slow {
                 clock.sleep(time).await;
             }
             let found = self.memory.scan(shard, range, limit).await?;
+            if let Some((clock, time)) = slow_record {
+                clock.sleep(time * found.len() as u32).await;
+            }
             self.scans.fetch_add(1, Relaxed);
             self.scanned.fetch_add(found.iter().map(Record::size).sum(), Relaxed);
             Ok(found)
@@ -118,8 +124,12 @@ impl Storage for Disk {
     }
 
     fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
+        let slow = self.slow_purge.lock().expect("no panic elsewhere").clone();
         Box::pin(async move {
             self.begin("purge").await?;
+            if let Some((clock, time)) = slow {
+                clock.sleep(time).await;
+            }
             self.end("purge", self.memory.purge(shard, below).await?)
         })
     }

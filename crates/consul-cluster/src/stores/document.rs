@@ -234,7 +234,7 @@ pub(super) struct MemberRecord {
     pub zone: String,
     /// Its share of the shards.
     pub weight: f64,
-    /// The records that it has copied since its start, which shows that a copy makes progress.
+    /// The records that it has copied, or compared for a copy, since its start, which shows that a copy makes progress.
     pub copied: u64,
     /// The time without progress after which a change is cancelled, in seconds.
     pub move_timeout_s: u64,

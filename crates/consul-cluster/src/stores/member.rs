@@ -180,7 +180,8 @@ impl Member {
         let (next, disk) = (DiskMark { boot, ..next }, next.disk);
         let node = node.as_str().into();
         let clock = Arc::clone(&store.clock);
-        let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default());
+        let holder = Holder::new(node, disk, Arc::clone(&storage), clock, Rules::default())
+            .with_steps(options.timeout / 4);
         if let Some(id) = id {
             holder.belongs_to(id);
         }

@@ -68,9 +68,13 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::Recover),
         (option::of(bytes()), any::<usize>())
             .prop_map(|(after, limit)| Action::Copy { after, limit }),
-        (any::<u32>(), version()).prop_map(|(bits, horizon)| Action::Sums { bits, horizon }),
-        (any::<u32>(), buckets, version(), option::of(bytes())).prop_map(
-            |(bits, buckets, horizon, after)| Action::Versions { bits, buckets, horizon, after }
+        (any::<u32>(), version(), option::of(bytes()), option::of(bytes())).prop_map(
+            |(bits, horizon, after, through)| Action::Sums { bits, horizon, after, through }
+        ),
+        (any::<u32>(), buckets, version(), option::of(bytes()), option::of(bytes())).prop_map(
+            |(bits, buckets, horizon, after, through)| {
+                Action::Versions { bits, buckets, horizon, after, through }
+            }
         ),
         vec(bytes(), 0..5).prop_map(Action::Fetch),
         records().prop_map(Action::Repair),
@@ -93,8 +97,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         (records(), any::<bool>(), version()).prop_map(|(records, is_last, horizon)| {
             Outcome::Page { records, is_last, horizon }
         }),
-        (vec(any::<u64>(), 0..9), version())
-            .prop_map(|(sums, horizon)| Outcome::Sums { sums, horizon }),
+        (vec(any::<u64>(), 0..9), version(), option::of(bytes()))
+            .prop_map(|(sums, horizon, through)| Outcome::Sums { sums, horizon, through }),
         (vec((bytes(), version()), 0..5), any::<bool>())
             .prop_map(|(versions, is_last)| Outcome::Versions { versions, is_last }),
         (option::of(entry()), any::<u64>())
@@ -145,7 +149,7 @@ proptest! {
     #[test]
     fn any_fields_give_a_message_or_an_error(fields in vec(any::<u8>(), 0..99)) {
         let hash = twox_hash::XxHash3_64::oneshot(&fields).to_le_bytes();
-        let bytes = [&[2], &hash[..], &fields[..]].concat();
+        let bytes = [&[3], &hash[..], &fields[..]].concat();
         for read in [Request::decode(&bytes).err(), Reply::decode(&bytes).err()] {
             prop_assert!(read.is_none_or(|error| error.kind() == Kind::Decode));
         }
@@ -157,14 +161,14 @@ fn a_newer_format_is_refused_in_words() {
     let entry = Entry::new(1, Vec::new());
     let request = Request { store: None, shard: 1, entry, action: Action::Ping };
     let mut bytes = request.encode().to_vec();
-    bytes[0] = 3;
+    bytes[0] = 4;
     let error = Request::decode(&bytes).expect_err("a newer format");
     assert_eq!(error.kind(), Kind::Unsupported);
     assert_eq!(
         error.message(),
-        "the request about a shard cannot be read: it has format 3, this release supports format 2"
+        "the request about a shard cannot be read: it has format 4, this release supports format 3"
     );
-    bytes[0] = 2;
+    bytes[0] = 3;
     bytes.push(0);
     let error = Reply::decode(&bytes).expect_err("damaged");
     assert_eq!(

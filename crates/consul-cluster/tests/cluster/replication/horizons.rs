@@ -333,7 +333,7 @@ fn a_closed_holder_executes_nothing() {
         Action::Repair(vec![at("late", 10)]),
         Action::Read { range, limit: 10 },
         Action::Copy { after, limit: 10 },
-        Action::Sums { bits: 1, horizon: Version::default() },
+        Action::Sums { bits: 1, horizon: Version::default(), after: None, through: None },
         Action::Fetch(vec![Bytes::from_static(b"before")]),
         Action::Floor { below: version(5) },
         Action::Purge { below: version(5) },

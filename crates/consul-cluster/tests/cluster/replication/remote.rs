@@ -219,12 +219,12 @@ fn a_message_that_is_not_a_request_is_refused_in_words() {
     let name = service_name(STORE);
     for (bytes, kind, why) in [
         (
-            &b"\x03anything"[..],
+            &b"\x04anything"[..],
             Kind::Unsupported,
-            "it has format 3, this release supports format 2",
+            "it has format 4, this release supports format 3",
         ),
         (b"", Kind::Decode, "it is empty"),
-        (b"\x02garbage that is longer", Kind::Decode, "its bytes are not those that were sent"),
+        (b"\x03garbage that is longer", Kind::Decode, "its bytes are not those that were sent"),
     ] {
         let body = Body::bytes(bytes);
         let options = CallOptions::default();
@@ -252,14 +252,14 @@ fn a_request_with_numbers_out_of_bounds_is_answered() {
     let page = Outcome::Page { records: vec![record], is_last: false, horizon };
     assert_eq!(ask(Action::Read { range: Range::all(), limit: 0 }), page);
     assert_eq!(ask(Action::Copy { after: None, limit: 0 }), page);
-    for bits in [19, 64, u32::MAX] {
-        let Outcome::Sums { sums, .. } = ask(Action::Sums { bits, horizon }) else {
-            panic!("there are no sums");
-        };
-        assert_eq!(sums.len(), 1 << 18);
-        let buckets = (0..1 << 18).collect();
+    for bits in [11, 64, u32::MAX] {
+        let (after, through) = (None, None);
+        let asked = Action::Sums { bits, horizon, after: after.clone(), through: through.clone() };
+        let Outcome::Sums { sums, .. } = ask(asked) else { panic!("there are no sums") };
+        assert_eq!(sums.len(), 1 << 10);
+        let buckets = (0..1 << 10).collect();
         let versions = Outcome::Versions { versions: vec![(id.clone(), version)], is_last: true };
-        assert_eq!(ask(Action::Versions { bits, buckets, horizon, after: None }), versions);
+        assert_eq!(ask(Action::Versions { bits, buckets, horizon, after, through }), versions);
     }
 }
 

@@ -431,6 +431,47 @@ fn a_move_that_makes_progress_is_not_cancelled() {
     assert!(took > Duration::from_secs(60), "{took:?} do not tell");
 }
 
+/// Its source and its target are equal when the copy is made, and to find that out takes longer than the limit.
+#[test]
+fn a_move_whose_comparison_takes_long_is_not_cancelled() {
+    let cases = Cases::new();
+    let start = |n| start_with_move_timeout(&cases, n, Duration::from_secs(20));
+    let nodes = [1, 2, 3].map(start);
+    cases.world.run(nodes[0].store.ready()).expect("a map");
+    for key in 0..40 {
+        let data = Some(Bytes::from_static(b"data"));
+        let record = |number| (Bytes::from(format!("{key:03}/{number:03}")), data.clone());
+        let records = (0..50).map(record).collect();
+        let key = format!("key-{key}");
+        let written = nodes[0].store.write(key.as_bytes(), records, cases.deadline(10));
+        cases.world.run(written).expect("a quorum");
+    }
+    cases.world.wait(Duration::from_secs(20));
+    let slow = |process: &Process| {
+        let slow = (cases.world.clock.clone(), Duration::from_millis(200));
+        *process.disk.slow_record.lock().expect("no panic") = Some(slow);
+    };
+    nodes.iter().for_each(slow);
+    let joined = start(4);
+    slow(&joined);
+    let epochs = Mutex::new(BTreeMap::new());
+    let is_settled = || {
+        for shard in joined.store.status() {
+            if shard.targets.iter().any(|(node, _)| **node == *"n4") {
+                let mut epochs = epochs.lock().expect("no panic");
+                let epoch = *epochs.entry(shard.shard).or_insert(shard.epoch);
+                assert_eq!(shard.epoch, epoch, "shard {} was planned again", shard.shard);
+            }
+        }
+        joined.is_settled(3) && joined.holders().contains("n4")
+    };
+    cases.wait_until(60, || !is_settled() && !epochs.lock().expect("no panic").is_empty());
+    let begun = cases.world.clock.now();
+    cases.wait_until(3000, is_settled);
+    let took = cases.world.clock.now() - begun;
+    assert!(took > Duration::from_secs(60), "{took:?} do not tell");
+}
+
 #[test]
 fn lines_about_records_that_cannot_be_read_are_limited() {
     let cases = Cases::new();
