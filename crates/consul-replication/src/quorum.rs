@@ -92,8 +92,14 @@ impl Router {
         records: Vec<(Bytes, Option<Bytes>)>,
         deadline: Instant,
     ) -> Result<Version, Error> {
-        self.meet_quorum(shard, deadline).await?;
-        let version = self.clock.next();
+        let version = loop {
+            let met_ms = self.meet_quorum(shard, deadline).await?;
+            let version = self.clock.next();
+            // The machine's clock may have been set since.
+            if version.time().ms() <= self.clock.allowed(met_ms) {
+                break version;
+            }
+        };
         let record = |(id, data)| Record { id, version, data };
         let mut records: Vec<Record> = records.into_iter().map(record).collect();
         let mut highest = version;
@@ -119,16 +125,18 @@ impl Router {
     }
 
     /// Completes when W replicas of a shard are there whose clocks take a version of this process's: a write
-    /// that has no chance leaves nothing on the disks of those that would take it.
-    async fn meet_quorum(&self, shard: u32, deadline: Instant) -> Result<(), Error> {
+    /// that has no chance leaves nothing on the disks of those that would take it. Returns the time of that version.
+    async fn meet_quorum(&self, shard: u32, deadline: Instant) -> Result<u64, Error> {
         let none = |error: Error| error.with_maybe_applied(false);
         loop {
-            let Err(attempt) = self.try_meet(shard, deadline).await else { return Ok(()) };
-            self.pause(attempt, deadline).await.map_err(none)?;
+            match self.try_meet(shard, deadline).await {
+                Ok(own_ms) => return Ok(own_ms),
+                Err(attempt) => self.pause(attempt, deadline).await.map_err(none)?,
+            }
         }
     }
 
-    async fn try_meet(&self, shard: u32, deadline: Instant) -> Result<(), Attempt> {
+    async fn try_meet(&self, shard: u32, deadline: Instant) -> Result<u64, Attempt> {
         let known = self.known(shard)?;
         let quorum = self.quorums.write;
         let (begun, own_ms) = (self.runtime.clock().now(), self.clock.now().ms());
@@ -165,7 +173,7 @@ impl Router {
             count = heard.map_or(count, |(ms, _)| meets(slot, &node, ms));
         }
         if count >= quorum {
-            return Ok(());
+            return Ok(own_ms);
         }
         for (node, ahead_ms) in &ahead {
             request.refused(node, self.clock.conflict(*ahead_ms).message());

@@ -331,6 +331,53 @@ fn a_read_that_finds_only_deleted_records_until_its_deadline_says_how_far_it_is(
     assert_eq!((error.kind(), error.maybe_applied()), (Kind::NotReady, false));
 }
 
+/// By an hour, at any reading of it, on a process whose own replica believes it.
+#[test]
+fn a_clock_that_is_set_while_a_write_begins_leaves_no_version_of_the_future() {
+    const NOW_MS: u64 = 1_700_000_000_000;
+    const SKEW: Duration = Duration::from_secs(1);
+    let mut written = 0;
+    for right in 0..60 {
+        let (nodes, router) = Nodes::new();
+        let readings = AtomicUsize::new(0);
+        let own = Arc::new(VersionClock::new(
+            move || match readings.fetch_add(1, Ordering::Relaxed) < right {
+                true => NOW_MS,
+                false => NOW_MS + 3_600_000,
+            },
+            SKEW,
+            7,
+        ));
+        let mut disks = Vec::new();
+        let mut holder = |node: &str| {
+            let memory = Arc::new(Memory::new());
+            disks.push(Arc::clone(&memory));
+            let clock = match node {
+                "n1" => Arc::clone(&own),
+                _ => Arc::new(VersionClock::new(|| NOW_MS, SKEW, 1)),
+            };
+            let holder = Holder::new(node.into(), Disk(1), memory, clock, Rules::default());
+            (NodeId::from(node), Arc::new(holder))
+        };
+        let holders = ["n1", "n2", "n3"].map(&mut holder).into();
+        let peers = Arc::new(Copies { holders, asked: AtomicUsize::new(0), most: usize::MAX });
+        let router = Router { peers, clock: own, ..router };
+        let record = (Bytes::from_static(b"id"), Some(Bytes::from_static(b"data")));
+        let outcome = nodes.run(2000, |deadline| {
+            Box::pin(async move { router.write(0, vec![record], deadline).await })
+        });
+        written += usize::from(outcome.is_ok());
+        for disk in &disks {
+            let scan = disk.scan(0, Range::all(), 10).now_or_never().expect("memory does not wait");
+            for record in scan.expect("memory") {
+                let ms = record.version.time().ms();
+                assert!(ms <= NOW_MS + 2000, "after {right} readings: {ms}, {outcome:?}");
+            }
+        }
+    }
+    assert!((1..60).contains(&written), "{written} are before the clock was set");
+}
+
 /// Whether a write that fails may have been applied, when two replicas answer with this and one is silent or
 /// answers too.
 fn write_may_be_applied(outcome: Outcome, one_is_silent: bool) -> bool {
