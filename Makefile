@@ -182,7 +182,7 @@ lint-shellcheck:
 lint-gofmt:
 	@if ! command -v gofmt >/dev/null; then \
 		echo "SKIPPED: there is no gofmt"; \
-	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go) && [ -n "$$unformatted" ]; then \
+	elif unformatted=$$(gofmt -l crates/consul-sim/tests/simulated/interop examples/consul-sim/go benches/clients/go benches/failover/go tests/programs/replicated/checker) && [ -n "$$unformatted" ]; then \
 		echo "gofmt -w: $$unformatted"; \
 		exit 1; \
 	fi

@@ -16,6 +16,9 @@
 #   replication  20,000 histories of replicated shards under faults (SEEDS)
 #   data      processes with replicated shards stop, die, stall, are cut off, lose disks, join and leave, on both
 #             Consuls (some minutes)
+#   histories  10 histories (SEEDS, from SEED on) of 300 s (HISTORY_SECONDS) of single records on processes that are killed,
+#             stalled, cut off, have wrong clocks and full disks, lose power and disks; porcupine (Go module proxy)
+#             checks them for what docs/data.md promises (HISTORY_CHECK: its options); they stay in target/histories
 #   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
@@ -41,7 +44,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -101,6 +104,43 @@ step_replication() {
 step_data() {
     LONG=1 run cargo test --no-default-features --test programs -- replicated:: || return
     unless_skipped chromium
+}
+
+step_histories() {
+    local checker=tests/programs/replicated/checker kept=target/histories seed first=${SEED:-1} status=0 missing=0
+    local cuts=0 within=() files=()
+    if ! command -v go >/dev/null; then
+        echo "SKIPPED: histories of records: Go is missing" | tee -a "$notes"
+        return 3
+    fi
+    local -x GOFLAGS='' GOWORK=off
+    if ! run env -C "$checker" go mod download; then
+        echo "SKIPPED: histories of records: the Go module proxy has no porcupine for us" | tee -a "$notes"
+        return 3
+    fi
+    run env -C "$checker" go test ./... && run env -C "$checker" go build -o "$folder/check-histories" . || return
+    run make --no-print-directory build-luajit consul-sim || return
+    # As in tests/programs/replicated/mod.rs: a network namespace, in which Consul has all addresses.
+    # shellcheck disable=SC2016 # the inner shell expands it
+    if unshare --net sh -c 'ip link set lo up && ip link add bridge type bridge' 2>/dev/null; then
+        cuts=1 within=(unshare --net sh -c 'ip link set lo up && exec "$@"' sh)
+    fi
+    rm -rf "$kept"
+    mkdir -p "$kept"
+    for ((seed = first; seed < first + ${SEEDS:-10}; seed++)); do
+        echo "seed $seed"
+        files+=("$kept/$seed.jsonl")
+        SEED=$seed CUTS=$cuts CLUSTER_KEY="the secret of the nodes" \
+            CONSUL_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim") \
+            LUA_PATH="./lua/?.lua;;" LUA_CPATH="./target/lua/luajit/?.so;;" run "${within[@]}" \
+            scripts/with-consul.sh --config tests/programs/replicated/all_addresses.hcl 1.21 \
+            luajit tests/programs/replicated/histories.lua "$kept/$seed.jsonl" || status=1
+        unless_skipped || missing=3
+    done
+    # shellcheck disable=SC2086 # a list of options
+    run "$folder/check-histories" -again ${HISTORY_CHECK:-} "${files[@]}" || status=1
+    [ "$status" -eq 0 ] || return 1
+    return "$missing"
 }
 
 step_gateway() {
