@@ -366,7 +366,7 @@ function ConsulClient:lock(key, options) end
 
 ---Makes a contender for one of the permits of a semaphore. Nothing is sent before `acquire` or `start`.
 ---@param prefix string the prefix of the semaphore's keys
----@param limit integer the number of permits, the same for all contenders
+---@param limit integer the number of permits, the same for all holders; another one counts when nobody holds a permit
 ---@param options? consul_ffi.lock.options
 ---@return consul_ffi.Lock semaphore an object with the methods of a lock
 function ConsulClient:semaphore(prefix, limit, options) end
@@ -380,7 +380,7 @@ function ConsulClient:semaphore(prefix, limit, options) end
 local Lock = {}
 
 ---Waits until it is held. Fails with `conflict` if others hold it and `try` is set, if this object holds it or waits for it
----already, and if the key is not a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
+---already, and if the key has data and never was a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
 ---@param options? consul_ffi.acquire.options
 ---@return boolean success
 ---@return number|string token the fencing token
@@ -1295,13 +1295,13 @@ function ConsulClient:destroy_session(session, options) end
 
 ---Times that differ from those of the profile `default`.
 ---@class consul_ffi.profile
----@field beat_ms? number how often this process updates its check, at most a third of check_ttl_ms
+---@field beat_ms? number how often this process updates its check, at least 10 and at most a third of check_ttl_ms
 ---@field check_ttl_ms? number how long after the last beat the check of this process turns critical
 ---@field drift? number how much faster or slower the clocks of holder and server may go, as a part of 1, from 0 to 0.5
 ---@field in_flight_ms? number the longest time that a protected action, once begun, can take to arrive
 ---@field lease_ms? number how long a proof of holding the lock counts, from the moment of its request; at least 80
 ---@field lock_delay_ms? number how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe
----@field session_ttl_s? number how long a session lives without a renewal, at least 10
+---@field session_ttl_s? number how long a session lives without a renewal, from 10 to 86,400
 
 ---A program's function for lines of the log; docs/configuration.md describes it.
 ---@alias consul_ffi.Log fun(level: "DEBUG"|"INFO"|"WARN"|"ERROR", message: string, fields: table<string, string|number|boolean>)

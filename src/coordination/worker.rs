@@ -359,7 +359,8 @@ async fn acquire(
 ) -> Result<Arc<Lease>, Error> {
     match spec {
         LockSpec::Lock { key, value } => {
-            lock::acquire(presence, key, &LockOptions { value: value.clone(), wait }).await
+            lock::acquire(presence, key, &LockOptions { value: value.clone(), wait, is_own: false })
+                .await
         }
         LockSpec::Permit { prefix, limit, value } => {
             let options = SemaphoreOptions { limit: *limit, value: value.clone(), wait };

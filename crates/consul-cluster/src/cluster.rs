@@ -59,6 +59,8 @@ pub struct Cluster {
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
     /// The leader's document that an attempt of this node to become it writes, until the attempt has ended.
     pub(crate) candidacy: watch::Sender<Option<Vec<u8>>>,
+    /// When the leader's key was last seen to be deleted while a node led.
+    pub(crate) leader_key_gone: Mutex<Option<Instant>>,
     /// The highest pair of a map's epoch and a leader's fencing token that this node has seen.
     pub(crate) newest_leadership: Mutex<(u64, u64)>,
     /// The leader does not change the map before this time.
@@ -117,6 +119,7 @@ impl Cluster {
             own_key_lost: Notify::new(),
             lease: Mutex::default(),
             candidacy: watch::Sender::default(),
+            leader_key_gone: Mutex::default(),
             newest_leadership: Mutex::default(),
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),

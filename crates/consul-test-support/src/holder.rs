@@ -207,7 +207,12 @@ pub fn is_one(other: fn(&str)) -> bool {
                 let options = SemaphoreOptions { limit: 1, value, wait };
                 semaphore::acquire(&presence, key, &options).await
             } else {
-                lock::acquire(&presence, key, &LockOptions { value: Some(value), wait }).await
+                lock::acquire(
+                    &presence,
+                    key,
+                    &LockOptions { value: Some(value), wait, is_own: false },
+                )
+                .await
             };
             let lease = match acquired {
                 Ok(lease) => lease,

@@ -24,6 +24,9 @@ const QUERY_WAIT: Duration = Duration::from_secs(5);
 /// The random pause after a tolerated error.
 const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
+/// How long a wait fails until the log says so at WARN: its reason may never end, as another datacenter's.
+const SAID_AFTER: Duration = Duration::from_secs(3);
+
 /// The random pause after an attempt of less than [`SHORT_ATTEMPT`]: a lost race, a session that ended,
 /// a lock delay. An attempt during a lock delay costs no Raft write.
 pub(super) const RETRY_PAUSE_MS: Range<f64> = 20.0..50.0;
@@ -61,7 +64,18 @@ pub(super) struct Contender<'a> {
     session_made: Option<(Instant, Duration)>,
     /// Which sessions held it at the last read, for the error message.
     pub obstacle: String,
+    /// The index of a key that has lost the flags of a lock, and since when it has it.
+    left: Option<(u64, Instant)>,
     last_error: Option<Error>,
+    /// While each attempt fails.
+    fails_since: Option<Fails>,
+}
+
+#[derive(Clone, Copy)]
+struct Fails {
+    since: Instant,
+    /// Whether the log has it at WARN.
+    is_said: bool,
 }
 
 impl<'a> Contender<'a> {
@@ -83,7 +97,9 @@ impl<'a> Contender<'a> {
             renewal: presence.client().clock().now(),
             session_made: None,
             obstacle: String::new(),
+            left: None,
             last_error: None,
+            fails_since: None,
         })
     }
 
@@ -180,6 +196,20 @@ impl<'a> Contender<'a> {
         taken.map(|answer| answer.value)
     }
 
+    /// Whether a key has had this index for the lock delay.
+    pub fn has_stayed(&mut self, modify_index: u64) -> bool {
+        let now = self.now();
+        match self.left {
+            Some((index, since)) if index == modify_index => {
+                now - since >= self.presence.profile().lock_delay
+            }
+            _ => {
+                self.left = Some((modify_index, now));
+                false
+            }
+        }
+    }
+
     /// Whether a lease that begins then is over, since the calls took so long.
     pub fn is_late(&self, begun: Instant) -> bool {
         self.now() - begun >= self.presence.profile().lease
@@ -237,7 +267,18 @@ impl<'a> Contender<'a> {
         if self.tries_once() || !error.is_transient() {
             return Err(error.context(&self.name()));
         }
-        tracing::info!(kind = self.kind, key = self.key, %error, "acquire failed, retrying");
+        let now = self.now();
+        match self.fails_since {
+            Some(Fails { since, is_said: false }) if now - since >= SAID_AFTER => {
+                tracing::warn!(kind = self.kind, key = self.key, %error, "still not acquired");
+                self.fails_since = Some(Fails { since, is_said: true });
+            }
+            Some(_) => tracing::debug!(kind = self.kind, key = self.key, %error, "acquire failed"),
+            None => {
+                tracing::info!(kind = self.kind, key = self.key, %error, "acquire failed, retrying");
+                self.fails_since = Some(Fails { since: now, is_said: false });
+            }
+        }
         self.last_error = Some(error);
         self.pause(ERROR_PAUSE_MS).await;
         Ok(())
@@ -254,7 +295,8 @@ impl<'a> Contender<'a> {
 
     /// Pauses after an attempt that began at `begun` and was short, so that no answers can cause a
     /// loop without a pause. `waits_next`: the next attempt is the first that waits for a change.
-    pub async fn pause_after(&self, begun: Instant, waits_next: bool) {
+    pub async fn pause_after(&mut self, begun: Instant, waits_next: bool) {
+        self.fails_since = None;
         if !waits_next && self.now() - begun < SHORT_ATTEMPT {
             self.pause(RETRY_PAUSE_MS).await;
         }

@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Source: `LockFlagValue` in the package `api` of Consul's Go client.
 pub const LOCK_FLAGS: u64 = 0x2ddc_cbc0_58a5_0c18;
 
+/// The random pause between two looks at a key that is taken over soon.
+const TAKE_OVER_POLL_MS: std::ops::Range<f64> = 100.0..300.0;
+
 /// The options of [`acquire`].
 #[derive(Clone, Debug)]
 pub struct LockOptions {
@@ -27,13 +30,18 @@ pub struct LockOptions {
     pub value: Option<Vec<u8>>,
     /// How long to wait.
     pub wait: Wait,
+    /// Whether no other program uses the key, so that whatever is in it is replaced.
+    pub is_own: bool,
 }
 
 /// Acquires the lock on `key`.
 ///
+/// A key that has lost the flags of a lock, by `consul kv put -release` or another write, is taken when it has stayed so for the
+/// lock delay: no session holds it, and a holder has noticed by then.
+///
 /// # Errors
 /// [`Kind::Conflict`] when another session holds it and [`Wait::Once`] is set, when this process
-/// holds it or waits for it already, and when the key exists and is not a lock; [`Kind::Timeout`]
+/// holds it or waits for it already, and when the key has data and never was a lock; [`Kind::Timeout`]
 /// at the end of the wait; otherwise Consul's error. After an error no session is left behind: one
 /// that Consul could not be told to end yet is ended by [`Presence::run`].
 pub async fn acquire(
@@ -45,7 +53,7 @@ pub async fn acquire(
     let timeout = contender.timeout();
     let outcome = tokio::select! {
         biased;
-        outcome = attempt_repeatedly(&mut contender, options.value.as_deref()) => Some(outcome),
+        outcome = attempt_repeatedly(&mut contender, options) => Some(outcome),
         () = timeout => None,
     };
     contender.finish(outcome).await
@@ -132,12 +140,12 @@ impl LockKey {
 
 async fn attempt_repeatedly(
     contender: &mut Contender<'_>,
-    value: Option<&[u8]>,
+    options: &LockOptions,
 ) -> Result<Grant, Error> {
     let mut index = None;
     loop {
         let (begun, waited) = (contender.now(), index.is_some());
-        match attempt(contender, value, &mut index).await {
+        match attempt(contender, options, &mut index).await {
             Ok(Some(grant)) => return Ok(grant),
             Ok(None) => contender.pause_after(begun, !waited && index.is_some()).await,
             Err(error) => contender.tolerate(error).await?,
@@ -156,13 +164,24 @@ enum Step<'a> {
     Wait(&'a str),
     /// It is free.
     Lock,
+    /// Nobody holds it, and it has lost the flags of a lock at this index.
+    TakeOver(u64),
 }
 
 /// Decides by the key and the contender's own session, if it has one.
-fn decide<'a>(seen: &'a LockKey, own: Option<&str>) -> Step<'a> {
+fn decide<'a>(seen: &'a LockKey, own: Option<&str>, is_own: bool) -> Step<'a> {
+    let holder = seen.holder();
     match &seen.entry {
-        Some(entry) if entry.flags != LOCK_FLAGS => Step::Refuse,
-        _ => match seen.holder() {
+        Some(entry) if entry.flags != LOCK_FLAGS => {
+            // A plain put takes flags and lock index away, and leaves the session.
+            let is_data = entry.flags != 0 || entry.lock_index == 0 && !seen.value.is_empty();
+            match holder {
+                Some(holder) if is_own || entry.flags == 0 => Step::Wait(holder),
+                None if is_own || !is_data => Step::TakeOver(entry.modify_index),
+                _ => Step::Refuse,
+            }
+        }
+        _ => match holder {
             Some(holder) if own == Some(holder) => Step::Confirm(holder),
             Some(holder) => Step::Wait(holder),
             None => Step::Lock,
@@ -173,15 +192,35 @@ fn decide<'a>(seen: &'a LockKey, own: Option<&str>) -> Step<'a> {
 /// Reads the key, after a change if there is an `index`, and locks it when it is free.
 async fn attempt(
     contender: &mut Contender<'_>,
-    value: Option<&[u8]>,
+    options: &LockOptions,
     index: &mut Option<u64>,
 ) -> Result<Option<Grant>, Error> {
+    let value = options.value.as_deref();
     let last = index.take();
     let answer = contender.read(&kv::GET, Args::new().arg(contender.key), last).await?;
     let next = answer.meta.next_index(last);
     let seen = LockKey::from_answer(answer);
-    match decide(&seen, contender.session_id()) {
-        Step::Refuse => Err(contender.conflict("the key exists and is not a lock")),
+    match decide(&seen, contender.session_id(), options.is_own) {
+        Step::Refuse => Err(contender.conflict(&format!(
+            "the key exists and is not a lock: if no program needs it, `consul kv delete {}` makes room",
+            contender.key
+        ))),
+        Step::TakeOver(modify_index) => {
+            if !contender.has_stayed(modify_index) {
+                contender.obstacle = "another client has released or overwritten its key".to_owned();
+                if contender.tries_once() {
+                    return Err(contender.conflict(&contender.obstacle));
+                }
+                contender.pause(TAKE_OVER_POLL_MS).await;
+                return Ok(None);
+            }
+            tracing::warn!(
+                key = contender.key,
+                "a lock's key that another client has released or overwritten is taken over"
+            );
+            contender.obstacle.clear();
+            lock_free(contender, value, &seen).await
+        }
         Step::Confirm(session) => confirm(contender, session, value).await,
         Step::Wait(holder) => {
             contender.obstacle = format!("session {holder} holds it");
@@ -334,6 +373,23 @@ mod tests {
         let held = key(LOCK_FLAGS, Some("a"));
         let other = key(7, None);
         let other_held = key(7, Some("a"));
+        let released = key(0, None);
+        let overwritten = key(0, Some("a"));
+        let data = LockKey {
+            entry: released.entry.clone().map(|it| EntryMeta { lock_index: 0, ..it }),
+            index: None,
+            value: b"data".to_vec(),
+        };
+        for (seen, step, of_own) in [
+            (&released, Step::TakeOver(3), Step::TakeOver(3)),
+            (&overwritten, Step::Wait("a"), Step::Wait("a")),
+            (&data, Step::Refuse, Step::TakeOver(3)),
+            (&other, Step::Refuse, Step::TakeOver(3)),
+            (&other_held, Step::Refuse, Step::Wait("a")),
+        ] {
+            assert_eq!(decide(seen, None, false), step, "{:?}", seen.entry);
+            assert_eq!(decide(seen, None, true), of_own, "{:?}", seen.entry);
+        }
         for (seen, own, step) in [
             (&absent, None, Step::Lock),
             (&absent, Some("a"), Step::Lock),
@@ -347,7 +403,7 @@ mod tests {
             (&other_held, None, Step::Refuse),
             (&other_held, Some("a"), Step::Refuse),
         ] {
-            assert_eq!(decide(seen, own), step, "{:?}, {own:?}", seen.entry);
+            assert_eq!(decide(seen, own, false), step, "{:?}, {own:?}", seen.entry);
         }
     }
 

@@ -18,7 +18,7 @@
 //! let service = Service::for_process(&client);
 //! let presence = Presence::new(client, waiting, Profile::standard(), service);
 //! let work = async {
-//!     let options = LockOptions { value: None, wait: Wait::Forever };
+//!     let options = LockOptions { value: None, wait: Wait::Forever, is_own: false };
 //!     let lease = acquire(&presence, "locks/report", &options).await?;
 //!     assert!(lease.is_held() && lease.token() > 0);
 //!     lease.release().await

@@ -7,6 +7,9 @@ use consul_api::value::Value;
 use consul_api::value::shape::{ValuePath, unknown};
 use std::time::Duration;
 
+/// The shortest beat: each is a request.
+const MIN_BEAT: Duration = Duration::from_millis(10);
+
 /// A compromise between a fast detection of crashes and a tolerance of long stalls.
 ///
 /// A holder relies on its lock for `lease` from the start of its last proof. When Consul ends the
@@ -138,7 +141,10 @@ impl Profile {
 
     /// The times that a program may choose, and what each is.
     pub const TIMES: &'static [(&'static str, &'static str)] = &[
-        ("beat_ms", "how often this process updates its check, at most a third of check_ttl_ms"),
+        (
+            "beat_ms",
+            "how often this process updates its check, at least 10 and at most a third of check_ttl_ms",
+        ),
         ("check_ttl_ms", "how long after the last beat the check of this process turns critical"),
         (
             "drift",
@@ -156,7 +162,7 @@ impl Profile {
             "lock_delay_ms",
             "how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe",
         ),
-        ("session_ttl_s", "how long a session lives without a renewal, at least 10"),
+        ("session_ttl_s", "how long a session lives without a renewal, from 10 to 86,400"),
     ];
 
     /// All times, chosen and derived, by the names that programs see.
@@ -261,11 +267,12 @@ impl Profile {
     fn check_times(&self) -> Result<(), Error> {
         let refuse = |why: String| Err(Error::argument(why));
         let ms = |duration: Duration| duration.as_millis();
-        if self.beat.is_zero() || self.lease < Duration::from_millis(80) {
+        if self.beat < MIN_BEAT || self.lease < Duration::from_millis(80) {
             return refuse(format!(
-                "beat_ms is {} and lease_ms is {}; beat_ms must be above 0 and lease_ms at least 80",
-                ms(self.beat),
-                ms(self.lease)
+                "beat_ms is {} and lease_ms is {}; beat_ms must be at least {} and lease_ms at least 80",
+                self.beat.as_secs_f64() * 1e3,
+                ms(self.lease),
+                ms(MIN_BEAT)
             ));
         }
         if self.beat > self.check_ttl / 3 {
@@ -278,11 +285,14 @@ impl Profile {
         if !(0.0..=0.5).contains(&self.drift) {
             return refuse(format!("drift is {}; it must be from 0 to 0.5", self.drift));
         }
-        if self.session_ttl < MIN_SESSION_TTL {
+        if self.session_ttl < MIN_SESSION_TTL
+            || self.session_ttl > Duration::from_secs(TTL_RANGE_S.1)
+        {
             return refuse(format!(
-                "session_ttl_s is {}; it must be at least {}, the shortest TTL of Consul",
+                "session_ttl_s is {}; it must be from {} to {}, the TTLs of Consul",
                 self.session_ttl.as_secs_f64(),
-                MIN_SESSION_TTL.as_secs()
+                MIN_SESSION_TTL.as_secs(),
+                TTL_RANGE_S.1
             ));
         }
         if self.session_ttl < self.lease + self.proof_timeout() * 2 {
@@ -353,6 +363,10 @@ mod tests {
             ("lease_m", Value::Int(1), true, "did you mean \"lease_ms\"?"),
             ("beat_ms", "soon".into(), true, "profile.beat_ms must be"),
             ("beat_ms", Value::Int(1001), false, "a third of check_ttl_ms"),
+            ("beat_ms", Value::Float(0.0001), false, "beat_ms must be at least 10"),
+            ("beat_ms", Value::Int(9), false, "beat_ms must be at least 10"),
+            ("session_ttl_s", Value::Int(9), false, "from 10 to 86400"),
+            ("session_ttl_s", Value::Int(86_401), false, "from 10 to 86400"),
             ("lock_delay_ms", Value::Int(2520), false, "(lease_ms + in_flight_ms)"),
             ("drift", Value::Float(f64::NAN), false, "from 0 to 0.5"),
             ("drift", Value::Float(-1.0), false, "from 0 to 0.5"),

@@ -38,7 +38,7 @@ const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
 /// The options of [`acquire`].
 #[derive(Clone, Debug)]
 pub struct SemaphoreOptions {
-    /// How many holders there may be; it must be the same for all contenders.
+    /// How many holders there may be; it must be the same for all holders. Another one counts when nobody holds it.
     pub limit: u64,
     /// The value of the contender's key. Semaphores do not use it.
     pub value: Vec<u8>,
@@ -57,6 +57,8 @@ struct Document {
 /// The keys of a semaphore, as a read shows them.
 struct SemaphoreKeys {
     document: Option<(Document, u64)>,
+    /// Why `.lock` is not a document, and its modify index; `None`: it may be another program's.
+    unreadable: Option<(Error, Option<u64>)>,
     /// The contenders' sessions that have not ended.
     live: BTreeSet<String>,
     /// The sessions whose permit a guard process has released, because their process is dead.
@@ -69,9 +71,8 @@ struct SemaphoreKeys {
 /// Acquires a permit of the semaphore under `prefix`.
 ///
 /// # Errors
-/// [`Kind::Conflict`] when no permit is free and [`Wait::Once`] is set, when this process holds one
-/// or waits for one already, when the semaphore has another limit, and when `.lock` is not a
-/// semaphore's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
+/// [`Kind::Conflict`] when no permit is free or the holders have another limit and [`Wait::Once`] is set, when this process
+/// holds one or waits for one already, and when `.lock` is not a semaphore's and others hold or wait; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
 /// no session is left behind: one that Consul could not be told to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
@@ -229,26 +230,38 @@ async fn attempt(
     let last = memory.index.take();
     let answer = contender.read(&kv::LIST, tree(contender.key), last).await?;
     let next = answer.meta.next_index(last);
-    let seen = read(answer, contender.key)?;
+    let seen = read(answer, contender.key);
     if !seen.live.contains(&session) {
         // Our session ended, or a third party deleted our key.
         contender.forget_session();
         return Ok(None);
     }
-    let (document, document_index) = seen
-        .document
-        .unwrap_or_else(|| (Document { limit: options.limit, holders: BTreeMap::new() }, 0));
-    if document.limit != options.limit {
-        return Err(
-            contender.conflict(&format!("its limit is {}, not {}", document.limit, options.limit))
-        );
-    }
+    let new = |index| (Document { limit: options.limit, holders: BTreeMap::new() }, index);
+    let (document, document_index) = match (seen.document, seen.unreadable) {
+        (Some(document), _) => document,
+        (None, None) => new(0),
+        // Each holder of a permit has a live contender's key, or has noticed within the lock delay.
+        (None, Some((_, Some(index)))) if seen.live.len() == 1 && !contender.tries_once() => {
+            if !contender.has_stayed(index) {
+                contender.obstacle = "another client has overwritten its document".to_owned();
+                contender.pause(DELAY_POLL_MS).await;
+                return Ok(None);
+            }
+            new(index)
+        }
+        (None, Some((why, _))) => return Err(why),
+    };
+    let is_other_limit = document.limit != options.limit;
     let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
     let ended = others.into_iter().filter(|other| !seen.live.contains(*other));
     let mut ended: Vec<_> = ended.take(MAX_REMOVED).collect();
     loop {
         let mut next_document = document.clone();
         next_document.holders.retain(|holder, _| !ended.contains(&holder));
+        if is_other_limit && !next_document.holders.is_empty() {
+            break;
+        }
+        next_document.limit = options.limit;
         next_document.holders.insert(session.clone(), true);
         if next_document.holders.len() as u64 > options.limit {
             break;
@@ -269,7 +282,13 @@ async fn attempt(
         }
     }
     let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
-    contender.obstacle = format!("sessions {} hold it", holders.join(", "));
+    contender.obstacle = match is_other_limit {
+        true => format!(
+            "its limit is {}, not {}: another one counts when nobody holds it",
+            document.limit, options.limit
+        ),
+        false => format!("sessions {} hold it", holders.join(", ")),
+    };
     if contender.tries_once() {
         return Err(contender.conflict(&contender.obstacle));
     }
@@ -353,12 +372,17 @@ fn tree(prefix: &str) -> Args {
 
 /// A linearizable read of a semaphore's keys.
 async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
-    read(presence.read_proof(&kv::LIST, tree(prefix)).await?, prefix)
+    let seen = read(presence.read_proof(&kv::LIST, tree(prefix)).await?, prefix);
+    match seen.unreadable {
+        Some((why, _)) => Err(why),
+        None => Ok(seen),
+    }
 }
 
-fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
+fn read(answer: Answer, prefix: &str) -> SemaphoreKeys {
     let mut seen = SemaphoreKeys {
         document: None,
+        unreadable: None,
         live: BTreeSet::new(),
         released_by_guard: BTreeSet::new(),
         index: answer.meta.index,
@@ -368,19 +392,24 @@ fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
         let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
         let key = entry.get("Key").and_then(Value::as_str).unwrap_or_default();
         if key == lock_key(prefix) {
-            let why = |why: String| {
-                let message = format!("{}: {why}", lock_key(prefix));
-                Error::new(Kind::Conflict, message).not_sent()
+            let (flags, index) = (number("Flags"), number("ModifyIndex"));
+            let bytes = match entry.get("Value") {
+                Some(Value::Bytes(bytes)) => &bytes[..],
+                _ => b"",
             };
-            if number("Flags") != SEMAPHORE_FLAGS {
-                return Err(why("the key exists and is not a semaphore's".to_owned()));
+            match serde_json::from_slice(bytes) {
+                Ok(document) if flags == SEMAPHORE_FLAGS => seen.document = Some((document, index)),
+                _ => {
+                    let is_known = flags == 0 || flags == SEMAPHORE_FLAGS;
+                    let key = lock_key(prefix);
+                    let why = format!(
+                        "{key}: the key exists and is not a semaphore's: when nobody holds a permit, \
+                         `consul kv delete {key}` makes room"
+                    );
+                    let why = Error::new(Kind::Conflict, why).not_sent();
+                    seen.unreadable = Some((why, is_known.then_some(index)));
+                }
             }
-            let document = match entry.get("Value") {
-                Some(Value::Bytes(bytes)) => serde_json::from_slice(bytes),
-                _ => serde_json::from_slice(b""),
-            };
-            let document = document.map_err(|error| why(error.to_string()))?;
-            seen.document = Some((document, number("ModifyIndex")));
         } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
             seen.live.insert(session.to_owned());
         } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == RELEASED_BY_GUARD)
@@ -389,7 +418,7 @@ fn read(answer: Answer, prefix: &str) -> Result<SemaphoreKeys, Error> {
             seen.released_by_guard.insert(session.to_owned());
         }
     }
-    Ok(seen)
+    seen
 }
 
 /// The operation that writes the document if its modify index is `index`.

@@ -27,7 +27,12 @@ fn a_lock_and_a_semaphore_end_at_once_when_the_server_does_not_take_their_name()
             let acquired = world.run(async {
                 match is_lock {
                     true => {
-                        lock::acquire(&presence, NAME, &LockOptions { value: None, wait }).await
+                        lock::acquire(
+                            &presence,
+                            NAME,
+                            &LockOptions { value: None, wait, is_own: false },
+                        )
+                        .await
                     }
                     false => {
                         let options = SemaphoreOptions { limit: 1, value: Vec::new(), wait };

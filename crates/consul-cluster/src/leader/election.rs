@@ -74,6 +74,9 @@ pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
         numbers().leader_changes.add_one();
         cluster.emit(Event::LeaderChanged(name));
     }
+    if before.leader.is_some() && state.is_some() && entry.is_none() {
+        *lock(&cluster.leader_key_gone) = Some(cluster.now());
+    }
     let is_connected = state.is_some();
     let successor = successor.filter(|_| leader.is_none());
     if (&before.leader, &before.successor) != (&leader, &successor)
@@ -102,11 +105,16 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
             cluster.client.clock().sleep(REFUSED_PAUSE).await;
             continue;
         }
+        // Who led when the key was deleted has noticed after the lock delay, which Consul keeps only for ended sessions.
+        let gone = *lock(&cluster.leader_key_gone);
+        if let Some(gone) = gone {
+            cluster.client.clock().sleep_until(gone + cluster.options.profile.lock_delay).await;
+        }
         request::yield_to_successor(cluster).await;
         let value = Some(claim(cluster, None));
         let wait = Wait::For(cluster.options.profile.takeover());
         cluster.candidacy.send_replace(value.clone());
-        let options = LockOptions { value, wait };
+        let options = LockOptions { value, wait, is_own: true };
         let acquired = tokio::select! {
             biased;
             acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => Some(acquired),

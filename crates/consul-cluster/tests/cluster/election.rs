@@ -152,3 +152,55 @@ fn a_node_is_not_named_leader_before_it_knows_that_it_is() {
         }
     }
 }
+
+/// What an operator does to the leader's key: a command of Consul's, by the leader's session.
+type Operation = fn(&World, &str);
+
+fn put_by_operator(world: &World, value: &str, query: &str) {
+    world.send("PUT", &format!("/v1/kv/tsdb/cluster/leader{query}"), value);
+}
+
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("release", |world, session| put_by_operator(world, "", &format!("?release={session}"))),
+    ("put", |world, _| put_by_operator(world, "data", "")),
+    ("empty", |world, _| put_by_operator(world, "", "")),
+    ("put with flags", |world, _| put_by_operator(world, "data", "?flags=7")),
+    ("delete", |world, _| {
+        world.send("DELETE", "/v1/kv/tsdb/cluster/leader", "");
+    }),
+    ("delete and put", |world, _| {
+        world.send("DELETE", "/v1/kv/tsdb/cluster/leader", "");
+        put_by_operator(world, "data", "?flags=7");
+    }),
+    ("destroy the session", |world, session| {
+        world.send("PUT", &format!("/v1/session/destroy/{session}"), "");
+    }),
+];
+
+/// Also while no node runs.
+#[test]
+fn whatever_is_done_to_the_leaders_key_there_is_a_leader_again() {
+    for (name, operate) in OPERATIONS {
+        for is_down in [false, true] {
+            let world = World::new();
+            let mut nodes = world.nodes(2);
+            world.wait(Duration::from_secs(6));
+            let session = nodes[0].cluster.snapshot().leader.clone().expect("a leader").session_id;
+            if is_down {
+                nodes.iter().for_each(|node| world.stop(node));
+                nodes.clear();
+            }
+            operate(&world, &session);
+            if is_down {
+                nodes.push(world.node("n3"));
+            }
+            let mut both = 0;
+            for _ in 0..150 {
+                world.wait(Duration::from_millis(100));
+                both = both.max(nodes.iter().filter(|node| node.cluster.is_leader()).count());
+            }
+            let leading = nodes.iter().filter(|node| node.cluster.is_leader()).count();
+            assert_eq!((leading, both), (1, 1), "{name}, down: {is_down}");
+        }
+    }
+}

@@ -31,6 +31,12 @@ const WINDOW: Duration = Duration::from_secs(10);
 const NOT_HERE: &[(&str, &str)] = &[
     ("the service was not deregistered and stays", "once, at the end of a client"),
     ("the lock is not released yet", "once, at the end of a client"),
+    ("acquire failed, retrying", "once while a wait fails; coordination"),
+    ("still not acquired", "once while a wait fails; coordination"),
+    (
+        "a lock's key that another client has",
+        "once for each time that an operator changes it; coordination",
+    ),
     ("a session could not be ended; its TTL has ended it", "once for each session; coordination"),
     ("a storage was not flushed before the stop", "once, at the end of a node"),
     ("the node did not leave and stays", "once, at the end of a node"),

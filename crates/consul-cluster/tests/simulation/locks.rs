@@ -129,7 +129,9 @@ impl Scenario {
                 _ => Wait::Forever,
             };
             let acquired = match self.permits {
-                None => acquire(&presence, KEY, &LockOptions { value: None, wait }).await,
+                None => {
+                    acquire(&presence, KEY, &LockOptions { value: None, wait, is_own: false }).await
+                }
                 Some(limit) => {
                     let options = SemaphoreOptions { limit, value: Vec::new(), wait };
                     semaphore::acquire(&presence, PREFIX, &options).await

@@ -349,7 +349,7 @@ fn withdrawn() {
     ]
     .map(|(step, path)| (step, path.to_owned()));
     let work = async {
-        let options = LockOptions { value: None, wait: Wait::Once };
+        let options = LockOptions { value: None, wait: Wait::Once, is_own: false };
         let lease = lock::acquire(&presence, "a", &options).await.unwrap();
         assert_eq!(notes.list(), [release.clone(), end.clone(), deregister.clone()]);
         lease.release().await.unwrap();
@@ -362,7 +362,14 @@ fn withdrawn() {
         assert_eq!(notes.list(), std::slice::from_ref(&deregister));
 
         // After a drop without a release the session is ended in the background.
-        drop(lock::acquire(&presence, "b", &LockOptions { value: None, wait: Wait::Once }).await);
+        drop(
+            lock::acquire(
+                &presence,
+                "b",
+                &LockOptions { value: None, wait: Wait::Once, is_own: false },
+            )
+            .await,
+        );
         while notes.list().len() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -50,7 +50,7 @@ fn present(client: Client, profile: Profile) -> Arc<Presence> {
 }
 
 async fn acquire(presence: &Arc<Presence>, wait: Wait) -> Result<Arc<Lease>, Error> {
-    lock::acquire(presence, KEY, &LockOptions { value: None, wait }).await
+    lock::acquire(presence, KEY, &LockOptions { value: None, wait, is_own: false }).await
 }
 
 async fn permit(presence: &Arc<Presence>, limit: u64, wait: Wait) -> Result<Arc<Lease>, Error> {

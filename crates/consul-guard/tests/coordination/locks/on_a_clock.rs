@@ -42,6 +42,9 @@ const TESTS: &[(&str, Test)] = &[
     ("a_session_that_is_refused_ends_the_wait_at_once", refused_session),
     ("a_put_by_another_client_ends_the_lock", foreign_put),
     ("a_key_that_is_not_a_lock_is_left_alone", other_flags),
+    ("a_key_that_an_operator_has_changed_is_taken_when_nobody_holds_it", operated),
+    ("a_document_that_was_overwritten_is_replaced_when_nobody_holds_a_permit", operated_semaphore),
+    ("another_limit_of_a_semaphore_counts_when_nobody_holds_a_permit", another_limit),
     ("a_proof_counts_from_its_start", slow_proofs),
     ("a_waiting_program_sends_little", waiting_sends_little),
     ("a_waiter_pauses_although_its_queries_do_not_block", unblocked_waiter),
@@ -262,7 +265,7 @@ fn permits(world: &Simulated) {
         assert!(two.token() > one.token());
         let error = permit(&processes[2], 2, Wait::Once).await.expect_err("none is free");
         assert_eq!(error.kind(), Kind::Conflict, "{error}");
-        let error = permit(&processes[2], 3, Wait::Forever).await.expect_err("another limit");
+        let error = permit(&processes[2], 3, Wait::Once).await.expect_err("another limit");
         assert_eq!(error.kind(), Kind::Conflict, "{error}");
         let error = permit(&processes[0], 2, Wait::Forever).await.expect_err("it has one");
         assert_eq!(error.kind(), Kind::Conflict, "{error}");
@@ -565,7 +568,7 @@ fn lost_answer(world: &Simulated) {
     let process = world.process_behind(|transport| {
         Arc::new(LosesAnswer { transport, is_lost: AtomicBool::new(false) })
     });
-    let options = LockOptions { value: Some(b"mine".to_vec()), wait: Wait::Forever };
+    let options = LockOptions { value: Some(b"mine".to_vec()), wait: Wait::Forever, is_own: false };
     let lease = world.run(lock::acquire(&process, KEY, &options)).expect("it is free");
     world.keep(&lease);
     world.clock.advance(Duration::from_secs(5));
@@ -665,6 +668,118 @@ fn foreign_put(world: &Simulated) {
     assert!(next.token() > lease.token());
     let value = world.run(call(two.client(), "kv_get", Args::new().arg(KEY)));
     assert_eq!(value, "another's".into());
+}
+
+/// What an operator does to the key of a lock: a command of Consul's, with the session that holds it.
+type Operation = fn(&Simulated, &Arc<Presence>, &str);
+
+fn put_of_operator(world: &Simulated, process: &Arc<Presence>, value: &str) {
+    let put = Args::new().arg(KEY).arg(value);
+    world.run(call(process.client(), "kv_put", put));
+}
+
+fn released_by_operator(world: &Simulated, process: &Arc<Presence>, session: &str) {
+    let put = Args::new().arg(KEY).arg("").opt("release", session);
+    // Nobody holds it any more.
+    _ = world.run(process.client().call(&wire::api::kv::PUT, &put));
+}
+
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("release", released_by_operator),
+    ("data", |world, process, _| put_of_operator(world, process, "data")),
+    ("empty", |world, process, _| put_of_operator(world, process, "")),
+    ("release and data", |world, process, session| {
+        released_by_operator(world, process, session);
+        put_of_operator(world, process, "data");
+    }),
+    ("delete", |world, process, _| {
+        world.run(call(process.client(), "kv_delete", Args::new().arg(KEY)));
+    }),
+    ("delete and empty", |world, process, _| {
+        world.run(call(process.client(), "kv_delete", Args::new().arg(KEY)));
+        put_of_operator(world, process, "");
+    }),
+];
+
+/// The holder notices at its next proof, and the next one waits for that.
+fn operated(world: &Simulated) {
+    for (name, operate) in OPERATIONS {
+        for is_gone in [false, true] {
+            let what = format!("{name}, gone: {is_gone}");
+            let (one, two, operator) = (world.process(), world.process(), world.process());
+            let lease = world.run(acquire(&one, Wait::Forever)).expect("it is free");
+            let session = lease.session().to_owned();
+            if is_gone {
+                world.run(lease.release()).expect("an answer");
+            } else {
+                world.keep(&lease);
+            }
+            operate(world, &operator, &session);
+            let begun = world.clock.now();
+            if name.ends_with("data") {
+                // Nothing tells it from another program's data any more.
+                world.clock.advance(one.profile().takeover());
+                let error = world.run(acquire(&two, Wait::Forever)).expect_err("data");
+                let cure = format!("consul kv delete {KEY}");
+                assert!(error.message().contains(&cure), "{what}: {error}");
+                world.run(call(operator.client(), "kv_delete", Args::new().arg(KEY)));
+                continue;
+            }
+            let next = Arc::new(Mutex::new(None));
+            let (acquired, presence) = (Arc::clone(&next), Arc::clone(&two));
+            world.clock.spawn(async move {
+                let lease = acquire(&presence, Wait::Forever).await;
+                *acquired.lock().expect("no panic") = Some(lease.expect("it becomes free"));
+            });
+            let is_next_held =
+                || next.lock().expect("no panic").as_ref().is_some_and(|it| it.is_held());
+            while !is_next_held() {
+                world.clock.advance(Duration::from_millis(20));
+                let waited = world.clock.now() - begun;
+                assert!(waited <= one.profile().takeover() * 2, "{what}: not free");
+                // A key that is deleted is free at once, as for each client of Consul.
+                let may_overlap = name.starts_with("delete") && waited <= one.profile().lease;
+                assert!(may_overlap || !(is_next_held() && lease.is_held()), "{what}: two hold it");
+            }
+            let lease = next.lock().expect("no panic").take().expect("a lease");
+            world.run(lease.release()).expect("an answer");
+        }
+    }
+}
+
+/// A document of a semaphore that is none any more, and no contender of it.
+fn operated_semaphore(world: &Simulated) {
+    for document in ["", "data", "{}"] {
+        let (one, two) = (world.process(), world.process());
+        let first = world.run(permit(&one, 2, Wait::Forever)).expect("a permit is free");
+        world.keep(&first);
+        let put = Args::new().arg("permits/.lock").arg(document);
+        world.run(call(two.client(), "kv_put", put));
+        let error = world.run(permit(&two, 2, Wait::Once)).expect_err("another contender");
+        assert_eq!(error.kind(), Kind::Conflict, "{error}");
+        assert!(error.message().contains("consul kv delete permits/.lock"), "{error}");
+        // It cannot take itself out of the document.
+        _ = world.run(first.release());
+        world.clock.advance(Duration::from_secs(60));
+        let limit = Wait::For(Duration::from_secs(10));
+        let next = world.run(permit(&two, 2, limit)).expect("nobody holds one");
+        world.run(next.release()).expect("an answer");
+    }
+}
+
+fn another_limit(world: &Simulated) {
+    let (one, two) = (world.process(), world.process());
+    let held = world.run(permit(&one, 2, Wait::Forever)).expect("a permit is free");
+    let wait = Wait::For(Duration::from_secs(2));
+    for wait in [Wait::Once, wait] {
+        let error = world.run(permit(&two, 3, wait)).expect_err("one is held by the other limit");
+        assert!(error.message().contains("its limit is 2, not 3"), "{error}");
+    }
+    world.run(held.release()).expect("an answer");
+    let held = world.run(permit(&two, 3, Wait::Once)).expect("nobody holds one");
+    let error = world.run(permit(&one, 2, Wait::Once)).expect_err("now it is the other one");
+    assert!(error.message().contains("its limit is 3, not 2"), "{error}");
+    world.run(held.release()).expect("an answer");
 }
 
 fn other_flags(world: &Simulated) {

@@ -163,7 +163,7 @@ fn table(members: &[(&str, Value)]) -> Value {
 }
 
 async fn locked(presence: &Arc<Presence>, key: &str, wait: Wait) -> Result<Arc<Lease>, Error> {
-    lock::acquire(presence, key, &LockOptions { value: None, wait }).await
+    lock::acquire(presence, key, &LockOptions { value: None, wait, is_own: false }).await
 }
 
 fn refused(management: &str, transport: impl Fn() -> Arc<dyn Transport>) {

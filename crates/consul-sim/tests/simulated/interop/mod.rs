@@ -181,7 +181,12 @@ async fn contend(url: String, folder: PathBuf, number: usize) -> Result<(), Stri
     for _ in 0..ROUNDS {
         let lease = match number {
             0 => {
-                lock::acquire(&presence, "contended/lock", &LockOptions { value: None, wait }).await
+                lock::acquire(
+                    &presence,
+                    "contended/lock",
+                    &LockOptions { value: None, wait, is_own: false },
+                )
+                .await
             }
             _ => {
                 let options = SemaphoreOptions { limit: PERMITS as u64, value: Vec::new(), wait };

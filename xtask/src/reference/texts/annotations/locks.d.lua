@@ -6,7 +6,7 @@ function ConsulClient:lock(key, options) end
 
 ---Makes a contender for one of the permits of a semaphore. Nothing is sent before `acquire` or `start`.
 ---@param prefix string the prefix of the semaphore's keys
----@param limit integer the number of permits, the same for all contenders
+---@param limit integer the number of permits, the same for all holders; another one counts when nobody holds a permit
 ---@param options? consul_ffi.lock.options
 ---@return consul_ffi.Lock semaphore an object with the methods of a lock
 function ConsulClient:semaphore(prefix, limit, options) end
@@ -20,7 +20,7 @@ function ConsulClient:semaphore(prefix, limit, options) end
 local Lock = {}
 
 ---Waits until it is held. Fails with `conflict` if others hold it and `try` is set, if this object holds it or waits for it
----already, and if the key is not a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
+---already, and if the key has data and never was a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
 ---@param options? consul_ffi.acquire.options
 ---@return boolean success
 ---@return number|string token the fencing token
