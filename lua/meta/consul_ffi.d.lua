@@ -1301,7 +1301,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field in_flight_ms? number the longest time that a protected action, once begun, can take to arrive
 ---@field lease_ms? number how long a proof of holding the lock counts, from the moment of its request; at least 80
 ---@field lock_delay_ms? number how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe
----@field session_ttl_s? number how long a session lives without a renewal, from 10 to 86,400
+---@field session_ttl_s? number how long a session lives without a renewal, from 10 to 86,400; default: 10, or 0.6 of check_ttl_ms if that is more
 
 ---A program's function for lines of the log; docs/configuration.md describes it.
 ---@alias consul_ffi.Log fun(level: "DEBUG"|"INFO"|"WARN"|"ERROR", message: string, fields: table<string, string|number|boolean>)

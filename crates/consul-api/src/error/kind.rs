@@ -124,9 +124,9 @@ kinds! {
             "它的锁已经丢失：停止这些锁所保护的工作，并创建另一个会话。"
     TooLarge "too_large" exit: 1
         cause: "The request is larger than the server accepts, or the answer is larger than 256 MiB."
-        cure: "A value holds up to 512 KiB; split larger ones; list keys and read them in parts."
+        cure: "A value holds up to 512 KiB, that of a lock and all of a transaction some 380 KiB; split larger ones; list keys and read them in parts."
         zh: "请求超过了服务器接受的大小，或应答超过了 256 MiB。"
-            "一个值最大 512 KiB；更大的请拆分；列出键并分批读取。"
+            "一个值最大 512 KiB，锁的值以及一个事务的全部值约 380 KiB；更大的请拆分；列出键并分批读取。"
     Decode "decode" exit: 1
         cause: "The answer is not Consul's: truncated JSON, JSON of another form, a web page, a 404 of another program; or it is about another key or object, which a proxy has confused."
         cure: "Check which program listens there: the message names the address and, unless the answer can hold a secret, shows its beginning."

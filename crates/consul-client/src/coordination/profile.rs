@@ -108,7 +108,7 @@ impl Profile {
                 .ok_or_else(|| at.bad_value(value, &unknown("profile", &name, Self::NAMES)));
         };
         let mut profile = Self { name: "custom", ..Self::standard() };
-        let mut lock_delay = None;
+        let (mut lock_delay, mut session_ttl) = (None, None);
         for (name, value) in times {
             let at = at.member(name);
             let ms = || Shape::Millis.duration(value, &at);
@@ -118,7 +118,7 @@ impl Profile {
                 "lease_ms" => profile.lease = ms()?,
                 "in_flight_ms" => profile.in_flight = ms()?,
                 "lock_delay_ms" => lock_delay = Some(ms()?),
-                "session_ttl_s" => profile.session_ttl = DURATION.duration(value, &at)?,
+                "session_ttl_s" => session_ttl = Some(DURATION.duration(value, &at)?),
                 "drift" => {
                     profile.drift = match value {
                         Value::Int(number) => *number as f64,
@@ -132,6 +132,8 @@ impl Profile {
                 }
             }
         }
+        let least = Duration::from_secs(profile.min_session_ttl().as_secs_f64().ceil() as u64);
+        profile.session_ttl = session_ttl.unwrap_or(least);
         // Checked first: an invalid drift cannot be multiplied with a duration.
         profile.check_times()?;
         profile.lock_delay = lock_delay.unwrap_or(profile.min_lock_delay());
@@ -162,7 +164,10 @@ impl Profile {
             "lock_delay_ms",
             "how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe",
         ),
-        ("session_ttl_s", "how long a session lives without a renewal, from 10 to 86,400"),
+        (
+            "session_ttl_s",
+            "how long a session lives without a renewal, from 10 to 86,400; default: 10, or 0.6 of check_ttl_ms if that is more",
+        ),
     ];
 
     /// All times, chosen and derived, by the names that programs see.
@@ -202,6 +207,14 @@ impl Profile {
         };
         profile.lock_delay = profile.min_lock_delay();
         profile
+    }
+
+    /// The shortest TTL of a session with which a stall that the check tolerates ends no session. Consul ends one after twice its
+    /// TTL, and the last renewal may be three tenths of it before the stall.
+    ///
+    /// Source: `SessionTTLMultiplier` in `agent/structs/structs.go` of Consul's source.
+    fn min_session_ttl(&self) -> Duration {
+        self.check_ttl.mul_f64(0.6).max(MIN_SESSION_TTL)
     }
 
     /// The shortest lock delay that is safe, rounded up to 10 ms.
@@ -295,6 +308,13 @@ impl Profile {
                 TTL_RANGE_S.1
             ));
         }
+        if self.session_ttl < self.min_session_ttl() {
+            return refuse(format!(
+                "session_ttl_s is {}; it must be at least 0.6 of check_ttl_ms, which is {} s",
+                self.session_ttl.as_secs_f64(),
+                self.min_session_ttl().as_secs_f64()
+            ));
+        }
         if self.session_ttl < self.lease + self.proof_timeout() * 2 {
             return refuse(format!(
                 "session_ttl_s is {}; it must be at least 1.5 times lease_ms, which is {} s",
@@ -355,6 +375,15 @@ mod tests {
         assert_eq!((custom.name, custom.lease), ("custom", Duration::from_secs(3)));
         assert_eq!(custom.lock_delay, custom.min_lock_delay());
         assert_eq!(custom.check_ttl, Profile::standard().check_ttl);
+        let given = vec![("check_ttl_ms".to_owned(), Value::Int(60_001))];
+        let slow = chosen(Value::Map(given)).expect("good times");
+        assert_eq!(slow.session_ttl, Duration::from_secs(37));
+        let given = vec![
+            ("check_ttl_ms".to_owned(), Value::Int(60_000)),
+            ("session_ttl_s".to_owned(), Value::Int(35)),
+        ];
+        let error = chosen(Value::Map(given)).expect_err("sessions end in a stall");
+        assert!(error.message().contains("0.6 of check_ttl_ms, which is 36 s"), "{error}");
         let refused = |name: &str, value: Value| {
             let error = chosen(Value::Map(vec![(name.to_owned(), value)])).expect_err("refused");
             (error.is_misuse(), error.message().to_owned())
@@ -388,7 +417,7 @@ mod tests {
             assert!(error.message().contains(word), "{error}");
         };
         broken(|p| p.beat = Duration::from_millis(1001), "a third of check_ttl_ms");
-        broken(|p| p.beat = Duration::ZERO, "above 0");
+        broken(|p| p.beat = Duration::ZERO, "at least 10");
         broken(|p| p.lock_delay = Duration::from_millis(2520), "lock_delay_ms");
         broken(|p| p.lock_delay = Duration::from_secs(61), "at most 60 s");
         broken(|p| p.session_ttl = Duration::from_secs(9), "session_ttl_s");
