@@ -24,6 +24,7 @@ local config_of = require("examples.tsdb.config")
 local processes = require("examples.tsdb.processes")
 local support = require("examples.support")
 local islands = require("tests.programs.replicated.islands")
+local shards = require("tests.programs.replicated.shards")
 
 support.simulate = false
 
@@ -351,19 +352,6 @@ function World:cut_power(name)
   self:new_boot(name)
 end
 
--- Returns the epochs of the shards of a node by their numbers.
-function World:epochs(name)
-  local epochs = {}
-  for _, shard in ipairs(self.engine:shards()) do
-    for _, holder in ipairs(shard.holders) do
-      if holder == name then
-        epochs[shard.shard] = shard.epoch
-      end
-    end
-  end
-  return epochs
-end
-
 -- Whether a node has said that it is ready; asks it in the background.
 function World:is_ready(name)
   self.asked = self.asked or {}
@@ -474,18 +462,13 @@ end
 
 -- A node comes back without its disk. It is over when each of its replicas was made again, and after a repair.
 function kinds.lost_disk(world, name)
-  local before, settled = world:epochs(name)
+  local are_remade, settled = shards.remade(world.engine, name)
   world:kill(name)
   world.nodes.lose_disk(name)
   return 0, function()
     world:start(name)
   end, function()
-    for shard, epoch in pairs(world:epochs(name)) do
-      if epoch == before[shard] then
-        return false
-      end
-    end
-    settled = settled or world:is_settled() and now()
+    settled = settled or are_remade() and world:is_settled() and now()
     return settled and now() > settled + 3 * REPAIR_S
   end
 end

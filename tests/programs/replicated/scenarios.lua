@@ -17,6 +17,7 @@ local fields = require("examples.tsdb.fields")
 local processes = require("examples.tsdb.processes")
 local support = require("examples.support")
 local islands = require("tests.programs.replicated.islands")
+local shards = require("tests.programs.replicated.shards")
 
 support.simulate = false
 local now = support.now
@@ -188,19 +189,6 @@ function World:unsettled()
   return table.concat(texts)
 end
 
--- Returns the epochs of the shards of a node by their numbers.
-function World:epochs(name)
-  local epochs = {}
-  for _, shard in ipairs(self.engine:shards()) do
-    for _, holder in ipairs(shard.holders) do
-      if holder == name then
-        epochs[shard.shard] = shard.epoch
-      end
-    end
-  end
-  return epochs
-end
-
 -- Writes until a node answers.
 function World:wait_until_ready(name)
   self:wait(name .. " is ready", function()
@@ -239,17 +227,12 @@ end
 
 -- Kills a node, starts it without its disk and waits until its shards are settled again.
 function World:lose_disk(name)
-  local before = self:epochs(name)
+  local are_remade = shards.remade(self.engine, name)
   self:kill(name)
   self.nodes.lose_disk(name)
   self:start(name)
   self:wait("the failover of each shard of the lost disk", function()
-    for shard, epoch in pairs(self:epochs(name)) do
-      if epoch == before[shard] then
-        return false
-      end
-    end
-    return self:is_settled()
+    return are_remade() and self:is_settled()
   end)
 end
 

@@ -28,6 +28,17 @@ fn leader(world: &World) -> String {
     look(world).snapshot().leader.as_ref().expect("a leader").node_id.clone()
 }
 
+/// A cluster whose leader was killed: it does not take requests any more, and still counts as live.
+fn with_a_killed_leader() -> (World, String) {
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(5));
+    let leads = leader(&world);
+    let leader = nodes.iter().find(|node| node.cluster.options().node_id == leads).expect("it");
+    world.kill(leader);
+    (world, leads)
+}
+
 /// Changes a node's key as text.
 fn edit(world: &World, id: &str, change: impl FnOnce(&mut serde_json::Value)) {
     let key = format!("tsdb/cluster/nodes/{id}");
@@ -93,13 +104,7 @@ fn a_request_about_another_leadership_or_another_start_has_no_effect() {
 
 #[test]
 fn a_request_neither_replaces_nor_withdraws_another_one() {
-    let world = World::new();
-    let nodes = world.nodes(3);
-    world.wait(Duration::from_secs(5));
-    let leads = leader(&world);
-    let leader = nodes.iter().find(|node| node.cluster.options().node_id == leads).expect("it");
-    // It does not take requests any more, and still counts as live.
-    world.kill(leader);
+    let (world, leads) = with_a_killed_leader();
     let operator = look(&world);
     let leave = world.run(operator.ask_leave(None, &leads)).expect("a node");
     let hand_over = world.run(operator.ask_hand_over(None, Some("n9"))).expect("a leader");
@@ -309,12 +314,7 @@ fn each_right_of_a_long_list_is_asked_for() {
 /// Behind a balancer that loses the answer to the first change of the key.
 #[test]
 fn a_request_is_asked_and_withdrawn_although_an_answer_is_lost() {
-    let world = World::new();
-    let nodes = world.nodes(3);
-    world.wait(Duration::from_secs(5));
-    let leads = leader(&world);
-    let leader = nodes.iter().find(|node| node.cluster.options().node_id == leads).expect("it");
-    world.kill(leader);
+    let (world, leads) = with_a_killed_leader();
     let between = Behind::new(&world);
     let operator = look_with(&world, between.client(&world, Defaults::default()));
     let lose = || between.lose_an_answer("/v1/kv/tsdb/cluster/nodes/");
