@@ -101,6 +101,8 @@ add() {
 add_command() {
     if ! "$@"; then
         add 0 1 0
+        # `run` has noted the failed tests of one that runs tests.
+        failed_tests "$log" | grep -q . || echo "FAILED: ${*: -1}: $(grep -v '^ *$' "$log" | tail -n 12 | paste -s -d '|')" >>"$notes"
     elif grep -q '^SKIPPED' "$log"; then
         add 0 0 1
     else

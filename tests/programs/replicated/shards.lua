@@ -1,4 +1,4 @@
--- What the shards of a node tell of its disk.
+-- What the shards of a node show about its disk.
 local shards = {}
 
 -- Returns the epochs of the shards of a node by their numbers.
