@@ -245,7 +245,7 @@ impl<'a> Run<'a> {
                 success.meta.stale = self.is_stale;
                 success.meta.has_token = match self.request.http.headers().get(TOKEN) {
                     Some(token) => !token.is_empty(),
-                    None => transport.adds_token(),
+                    None => transport.token_changes().is_some(),
                 };
                 let attempts = self.attempts;
                 let row = self.request.endpoint;

@@ -123,6 +123,11 @@ impl Client {
         self.transports.iter().map(only).collect()
     }
 
+    /// How often the token of its token file has changed; `None` if it has no such file.
+    pub fn token_changes(&self) -> Option<u64> {
+        self.transports.first()?.token_changes()
+    }
+
     /// Its endpoints in the order of its options, as its calls found them. Makes no request.
     pub fn endpoint_health(&self) -> Vec<EndpointHealth> {
         let (endpoints, now) = (self.endpoints(), self.clock.now());

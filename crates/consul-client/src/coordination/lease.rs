@@ -56,6 +56,8 @@ pub struct Lease {
     until: AtomicU64,
     /// When the grant was requested.
     begun: Instant,
+    /// Why the last request for a proof gave none.
+    no_proof: Mutex<Option<String>>,
     extended: Notify,
     ended: OnceLock<Ended>,
     /// Its release, until it has succeeded or the lock was lost before.
@@ -102,6 +104,7 @@ impl Lease {
             token: grant.token,
             until: AtomicU64::new(0),
             begun: grant.begun,
+            no_proof: Mutex::default(),
             extended: Notify::new(),
             ended: OnceLock::new(),
             ending: Mutex::default(),
@@ -319,7 +322,7 @@ impl Lease {
 
     async fn prove_repeatedly(&self) -> String {
         let mut begun = self.begun;
-        let (mut before, mut is_doubted) = (None, false);
+        let (mut before, mut is_doubted, mut refused_since) = (None, false, None);
         loop {
             self.sleep_until(begun + self.presence.profile().proof_interval()).await;
             begun = self.now();
@@ -335,7 +338,7 @@ impl Lease {
                     Ok(true) => Ok(Some(why)),
                     Ok(false) => Err(format!("a transaction does not confirm it: {why}")),
                     Err(error) => {
-                        tracing::info!(key = self.key, %error, why, "no proof");
+                        self.note_failure(&error);
                         continue;
                     }
                 },
@@ -343,13 +346,18 @@ impl Lease {
                     Err(error.message().to_owned())
                 }
                 Err(error) => {
-                    tracing::info!(key = self.key, %error, "no proof");
+                    self.note_failure(&error);
+                    if is_refused(&error)
+                        && begun - *refused_since.get_or_insert(begun) >= self.longest_session()
+                    {
+                        return format!("Consul refuses its token: {error}");
+                    }
                     continue;
                 }
             };
             match outcome {
                 Ok(None) => {
-                    (before, is_doubted) = (None, false);
+                    (before, is_doubted, refused_since) = (None, false, None);
                     self.extend(self.presence.rules().lease_start(begun, self.now()));
                 }
                 Ok(Some(why)) => return why.to_owned(),
@@ -365,6 +373,18 @@ impl Lease {
                 }
             }
         }
+    }
+
+    fn note_failure(&self, error: &Error) {
+        tracing::info!(key = self.key, %error, "no proof");
+        *lock(&self.no_proof) = Some(error.to_string());
+    }
+
+    /// The longest time for which Consul keeps a session that is not renewed.
+    ///
+    /// Source: `TTL` in "Create Session" of Consul's HTTP API reference: up to twice the TTL.
+    fn longest_session(&self) -> Duration {
+        self.presence.profile().session_ttl * 2
     }
 
     async fn prove(&self) -> Result<Proof, Error> {
@@ -434,7 +454,8 @@ impl Lease {
             }
             self.numbers.suspended.add_one();
             self.push_event(Event::Suspended);
-            tracing::warn!(key = self.key, "suspended: no proof within the lease");
+            let why = lock(&self.no_proof).clone().unwrap_or_else(|| "no answer".to_owned());
+            tracing::warn!(key = self.key, why, "suspended: no proof within the lease");
             extended.await;
             self.push_event(Event::Resumed);
             tracing::warn!(key = self.key, "resumed: there is a proof again");
@@ -446,6 +467,7 @@ impl Lease {
         let until = begun + self.presence.profile().lease;
         let until_ns = u64::try_from(until.since_origin().as_nanos()).unwrap_or(u64::MAX);
         self.until.fetch_max(until_ns, Ordering::AcqRel);
+        lock(&self.no_proof).take();
         if until > self.now() {
             self.extended.notify_waiters();
         }
@@ -506,4 +528,9 @@ impl Lease {
     async fn sleep_until(&self, deadline: Instant) {
         self.presence.client().clock().sleep_until(deadline).await;
     }
+}
+
+/// Whether Consul refuses the token, which a further request does not change.
+fn is_refused(error: &Error) -> bool {
+    matches!(error.kind(), Kind::AclNotFound | Kind::PermissionDenied)
 }

@@ -39,9 +39,9 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// The endpoint's name for messages, without credentials: `http://127.0.0.1:8500`.
     fn endpoint(&self) -> &str;
 
-    /// Whether it adds a token to requests without one.
-    fn adds_token(&self) -> bool {
-        false
+    /// How often the token that it adds to requests without one has changed; `None` if it adds none.
+    fn token_changes(&self) -> Option<u64> {
+        None
     }
 }
 

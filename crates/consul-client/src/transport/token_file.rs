@@ -121,8 +121,8 @@ impl Transport for WithTokenFile {
         self.transport.endpoint()
     }
 
-    fn adds_token(&self) -> bool {
-        true
+    fn token_changes(&self) -> Option<u64> {
+        Some(self.file.0.changes())
     }
 }
 

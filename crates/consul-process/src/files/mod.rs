@@ -31,6 +31,7 @@ struct Last<C, V> {
     value: V,
     read_at: Instant,
     is_usable: bool,
+    changes: u64,
 }
 
 impl<C: PartialEq, V: Clone> FromFiles<C, V> {
@@ -46,7 +47,8 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
     ) -> Result<Self, Error> {
         let content = read()?;
         let value = make(&content)?;
-        let last = Mutex::new(Last { content, value, read_at: clock.now(), is_usable: true });
+        let last =
+            Mutex::new(Last { content, value, read_at: clock.now(), is_usable: true, changes: 0 });
         Ok(FromFiles { name, read: Box::new(read), make: Box::new(make), clock, last })
     }
 
@@ -57,6 +59,12 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
             self.read_again(&mut last);
         }
         last.value.clone()
+    }
+
+    /// How often the value has changed; reads the files if the last read is too old.
+    pub fn changes(&self) -> u64 {
+        self.current();
+        lock(&self.last).changes
     }
 
     /// The value in the files as they are now.
@@ -85,6 +93,7 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
             Ok(None) => {}
             Ok(Some((value, content))) => {
                 (last.value, last.content) = (value, content);
+                last.changes += 1;
                 tracing::info!("the {} changed", self.name);
             }
             Err(why) if last.is_usable => {
@@ -134,6 +143,6 @@ mod tests {
         *lock(&text) = "half-writ";
         assert_eq!(files.newest(), 2);
         *lock(&text) = "3";
-        assert_eq!(files.newest(), 3);
+        assert_eq!((files.changes(), files.newest(), files.changes()), (1, 3, 2));
     }
 }

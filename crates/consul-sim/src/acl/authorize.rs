@@ -79,7 +79,7 @@ impl State {
     }
 
     /// The secret that the request or the agent's configuration names.
-    pub(super) fn given_secret(&self, call: &Call) -> Option<Secret> {
+    pub fn given_secret(&self, call: &Call) -> Option<Secret> {
         // Source: "Authentication" in Consul's HTTP reference.
         let bearer = call.header(&AUTHORIZATION).split_once(' ');
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -92,6 +92,11 @@ impl State {
             Some(secret) => Some(Secret::new(secret)),
             None => self.acl.config.default_token.clone(),
         }
+    }
+
+    /// The permissions of the agent's default token.
+    pub fn own_authority(&self) -> Authority {
+        self.authority_by(&|| self.acl.config.default_token.clone())
     }
 
     /// The permissions of DNS, whose requests have no token.

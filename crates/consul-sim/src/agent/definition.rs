@@ -547,6 +547,7 @@ impl GivenCheck {
                 timeout: self.timeout_text,
                 ..Check::default()
             },
+            token: None,
             schedule: self.probe.map(|probe| Schedule {
                 probe: Arc::new(probe),
                 interval: length(self.interval).map_or(MIN_INTERVAL, |it| it.max(MIN_INTERVAL)),

@@ -1,6 +1,7 @@
 //! The services and checks that were registered with the agent.
 
 use super::checks::Schedule;
+use crate::acl::Secret;
 use crate::store::catalog::{Check, Node, Service};
 use crate::store::timer::TimerKey;
 use consul_process::clock::Instant;
@@ -12,6 +13,9 @@ use std::time::Duration;
 pub(crate) struct Local {
     pub services: BTreeMap<String, Service>,
     pub checks: BTreeMap<String, LocalCheck>,
+    /// The tokens with which services were registered, by their ids. The agent writes a service to the catalog with
+    /// this token, or else with its default one.
+    pub service_tokens: BTreeMap<String, Secret>,
     /// The agent's node, as the agent registers it.
     pub(super) node: Option<Node>,
     pub(super) reaping: bool,
@@ -22,6 +26,8 @@ pub(crate) struct Local {
 #[derive(Clone, Debug)]
 pub(crate) struct LocalCheck {
     pub check: Check,
+    /// The token with which it was registered, as for services.
+    pub token: Option<Secret>,
     /// The time without an update after which a TTL check is critical.
     pub ttl: Option<Duration>,
     /// The schedule of a check that the agent runs.
@@ -47,6 +53,7 @@ impl LocalCheck {
     pub fn without_timers(check: Check) -> Self {
         Self {
             check,
+            token: None,
             ttl: None,
             schedule: None,
             alias: None,

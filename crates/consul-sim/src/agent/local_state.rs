@@ -4,6 +4,7 @@
 use super::local::LocalCheck;
 use super::sidecar;
 use crate::SERF_HEALTH;
+use crate::acl::{Access, Resource, Secret};
 use crate::log::Level;
 use crate::store::State;
 use crate::store::catalog::Service;
@@ -36,16 +37,26 @@ impl State {
 
     /// Registers a service with its checks. Its other checks stay, unless `replace` is set. Entries
     /// that did not change are not written to the catalog again.
-    pub fn register_service(&mut self, service: Service, checks: Vec<LocalCheck>, replace: bool) {
+    pub fn register_service(
+        &mut self,
+        service: Service,
+        checks: Vec<LocalCheck>,
+        replace: bool,
+        token: Option<&Secret>,
+    ) {
         let id = service.id.clone();
         let changed = self.local.services.get(&id) != Some(&service);
         self.local.services.insert(id.clone(), service);
+        match token {
+            Some(token) => self.local.service_tokens.insert(id.clone(), token.clone()),
+            None => self.local.service_tokens.remove(&id),
+        };
         self.touch(Topic::LocalService(id.clone()));
         let mut named = Vec::new();
         let mut news = Vec::new();
         for check in checks {
             let check_id = check.check.check_id.clone();
-            if self.put_local_check(check) {
+            if self.put_local_check(LocalCheck { token: token.cloned(), ..check }) {
                 news.push(check_id.clone());
             }
             named.push(check_id);
@@ -71,6 +82,7 @@ impl State {
             self.remove_local_check(&check);
         }
         self.local.services.remove(id);
+        self.local.service_tokens.remove(id);
         self.touch(Topic::LocalService(id.to_owned()));
         let index = self.next_index();
         let node = self.node_name.clone();
@@ -89,7 +101,9 @@ impl State {
 
     pub fn register_check(&mut self, check: LocalCheck) {
         let id = check.check.check_id.clone();
-        if self.put_local_check(check) {
+        let before = self.local.checks.get(&id).map(|before| &before.check.status);
+        let is_same = before.is_none_or(|before| *before == check.check.status);
+        if self.put_local_check(check) || !is_same {
             self.sync_check_now(&id);
         }
     }
@@ -203,6 +217,11 @@ impl State {
     /// Updates a service in the catalog.
     fn sync_service(&mut self, id: &str, index: u64) {
         let Some(service) = self.local.services.get(id).cloned() else { return };
+        if self.is_service_blocked(id) {
+            let message = "Service registration blocked by ACLs";
+            self.log(Level::Warn, "agent", message, &[("service", id)]);
+            return self.sync_later();
+        }
         self.sync_node(index);
         let node = self.node_name.clone();
         let written = |state: &State| state.catalog.service(&node, id).map(|s| s.modify_index);
@@ -221,6 +240,11 @@ impl State {
             self.timers.cancel(key);
         }
         let check = local.check.clone();
+        if self.is_check_blocked(id) {
+            let message = "Check registration blocked by ACLs";
+            self.log(Level::Warn, "agent", message, &[("check", id)]);
+            return self.sync_later();
+        }
         self.sync_node(index);
         if !check.service_id.is_empty() {
             self.sync_service(&check.service_id, index);
@@ -235,6 +259,28 @@ impl State {
         }
     }
 
+    /// Whether the token with which a service was registered may not write it.
+    fn is_service_blocked(&self, id: &str) -> bool {
+        let Some(service) = self.local.services.get(id) else { return false };
+        self.is_blocked(self.local.service_tokens.get(id), Resource::Service, &service.name)
+    }
+
+    fn is_check_blocked(&self, id: &str) -> bool {
+        let Some(LocalCheck { check, token, .. }) = self.local.checks.get(id) else { return false };
+        match check.service_id.is_empty() {
+            true => self.is_blocked(token.as_ref(), Resource::Node, &check.node),
+            false => self.is_blocked(token.as_ref(), Resource::Service, &check.service_name),
+        }
+    }
+
+    fn is_blocked(&self, token: Option<&Secret>, resource: Resource, name: &str) -> bool {
+        let authority = match token {
+            Some(token) => self.authority_of(token),
+            None => self.own_authority(),
+        };
+        authority.known().is_err() || !authority.allows(resource, name, Access::Write)
+    }
+
     fn sync_node(&mut self, index: u64) {
         if self.catalog.node(&self.node_name).is_none()
             && let Some(node) = self.local.node.clone()
@@ -246,7 +292,13 @@ impl State {
     /// A request changed the catalog's entries of a node. The agent corrects those of its own node
     /// at its next comparison.
     pub fn catalog_changed(&mut self, node: &str) {
-        if node.eq_ignore_ascii_case(&self.node_name) && !self.local.syncing {
+        if node.eq_ignore_ascii_case(&self.node_name) {
+            self.sync_later();
+        }
+    }
+
+    fn sync_later(&mut self) {
+        if !self.local.syncing {
             self.local.syncing = true;
             self.timers.set(self.now + SYNC_INTERVAL, Timer::Sync);
         }

@@ -53,7 +53,8 @@ fn switch(state: &mut State, call: &Call, enable: bool, id: &str, service: Optio
     match (enable, state.local.checks.contains_key(id)) {
         (true, false) => {
             let check = check(state, call, id, service);
-            state.register_check(check);
+            let token = state.given_secret(call);
+            state.register_check(LocalCheck { token, ..check });
         }
         (false, true) => state.deregister_check(id),
         _ => {}

@@ -30,6 +30,7 @@ use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
 use consul_api::api::agent as wire;
 use definition::{Origin, is_status};
+use local::LocalCheck;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -128,8 +129,9 @@ fn register_service(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         "" => call.query.has("replace-existing-checks"),
         value => value == "true",
     };
+    let token = state.given_secret(call);
     for (service, checks) in services {
-        state.register_service(service, checks, replace);
+        state.register_service(service, checks, replace, token.as_ref());
     }
     Ok(Reply::done())
 }
@@ -158,7 +160,8 @@ pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusa
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let check = definition::check(&body(&call.body)?, state, Origin::Request)?;
     permit_check(state, call, &check.check)?;
-    state.register_check(check);
+    let token = state.given_secret(call);
+    state.register_check(LocalCheck { token, ..check });
     Ok(Reply::done())
 }
 

@@ -1,6 +1,7 @@
 //! The services and checks of the configuration.
 
 use super::Config;
+use crate::acl::Secret;
 use crate::agent::definition::{self, Origin};
 use crate::catalog::body::{check_meta, check_weights};
 use crate::go;
@@ -92,7 +93,7 @@ impl Config {
             for (service, own) in defined {
                 services.insert(service.id.clone());
                 checks.extend(own.iter().map(|check| check.check.check_id.clone()));
-                state.register_service(service, own, false);
+                state.register_service(service, own, false, token_of(given).as_ref());
             }
         }
         Ok(())
@@ -108,11 +109,17 @@ impl Config {
                 .map_err(|refusal| refused("check", given, &refusal))?;
             // Consul sets the type of a check only when it is registered by a request.
             check.check.kind.clear();
+            check.token = token_of(given);
             checks.insert(check.check.check_id.clone());
             state.register_check(check);
         }
         Ok(())
     }
+}
+
+fn token_of(given: &Value) -> Option<Secret> {
+    let token = given.get("token")?.as_str().filter(|token| !token.is_empty());
+    token.map(Secret::new)
 }
 
 fn unreadable_durations(check: &Value) -> impl Iterator<Item = String> {

@@ -64,6 +64,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
+    ("registrations", acl::registrations::BEHAVIOURS),
     ("logins", acl::logins::BEHAVIOURS),
     ("roles", acl::roles::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),

@@ -6,6 +6,7 @@ mod cuts;
 mod on_a_clock;
 mod on_sockets;
 mod refused;
+mod tokens;
 
 use crate::support::trials::Trials;
 use consul_api as wire;
@@ -31,6 +32,7 @@ pub fn trials() -> Trials {
     on_a_clock::add_to(&mut trials);
     on_sockets::add_to(&mut trials);
     refused::add_to(&mut trials);
+    tokens::add_to(&mut trials);
     trials
 }
 

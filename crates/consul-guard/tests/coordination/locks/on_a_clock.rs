@@ -79,7 +79,7 @@ impl Simulated {
         Self::with(simulate::Options::default())
     }
 
-    fn with(options: simulate::Options) -> Self {
+    pub fn with(options: simulate::Options) -> Self {
         let clock = ManualClock::new();
         let options = simulate::Options { clock: Arc::new(clock.clone()), seed: 1, ..options };
         let (agent, processes) = (Arc::new(Agent::new(options)), AtomicU64::new(0));
@@ -123,7 +123,7 @@ impl Simulated {
         self.running(present(client, Profile::standard()))
     }
 
-    fn running(&self, presence: Arc<Presence>) -> Arc<Presence> {
+    pub fn running(&self, presence: Arc<Presence>) -> Arc<Presence> {
         let running = Arc::clone(&presence);
         self.clock.spawn(async move { match running.run().await {} });
         presence
@@ -138,7 +138,7 @@ impl Simulated {
         self.clock.spawn(async move { drop(lease.keep().await) });
     }
 
-    fn cut_off(&self, process: &str) {
+    pub fn cut_off(&self, process: &str) {
         let clients = vec![process.to_owned()];
         let fault = simulate::Fault { clients, partition: true, ..simulate::Fault::default() };
         self.agent.add_fault(fault);

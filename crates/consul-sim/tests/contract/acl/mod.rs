@@ -2,6 +2,7 @@
 
 pub mod logins;
 pub mod permissions;
+pub mod registrations;
 pub mod roles;
 
 use crate::target::{T, args, behaviours, list, pause, table, text, texts};

@@ -1,0 +1,275 @@
+//! Tokens that are replaced or lose their rights while locks and permits are held: on the simulated agent and a
+//! clock that the test advances, then on consul-sim and real Consuls.
+
+use super::on_a_clock::Simulated;
+use super::{KEY, SLACK, acquire, call, permit, present, runtime, settings};
+use crate::support::authority::Folder;
+use crate::support::consul::{self, RealConsul};
+use crate::support::trials::Trials;
+use consul_api::request::Args;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
+use consul_client::transport::http::HttpTransport;
+use consul_client::transport::token_file::{TokenFile, WithTokenFile};
+use consul_client::transport::{Options, Transport};
+use consul_process::clock::{Clock, SystemClock};
+use consul_sim::acl::{Acl, DefaultPolicy, Secret};
+use consul_sim::{self as simulate, SimTransport};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+
+/// The rights that locks and semaphores need.
+const RULES: &str = r#"
+    key_prefix "" { policy = "write" }
+    node_prefix "" { policy = "read" }
+    service_prefix "" { policy = "write" }
+    session_prefix "" { policy = "write" }
+"#;
+
+/// What a waiter's pause between two attempts in a lock delay, and a beat that was just answered, add.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Within this time after the file has another token, everything has it.
+const TAKEN_UP: Duration = Duration::from_secs(3);
+
+type Test = fn(&World, Claim, End);
+
+const ON_A_CLOCK: &[(&str, Test)] = &[
+    ("a_death_after_the_token_was_replaced_is_noticed_as_soon_as_before", replaced),
+    ("a_holder_whose_token_is_refused_for_long_is_lost_and_says_why", refused),
+    ("a_holder_whose_token_is_refused_for_a_while_is_suspended_and_resumes", refused_for_a_while),
+];
+
+pub fn add_to(trials: &mut Trials) {
+    for (name, run) in ON_A_CLOCK {
+        trials.add(format!("{name} [simulated]"), || {
+            for claim in [Claim::Lock, Claim::Permit] {
+                for end in [End::Deleted, End::NoRight, End::NoRightToKeys] {
+                    run(&World::new(), claim, end);
+                }
+            }
+        });
+    }
+    for version in [consul::SIM, "1.21", "1.8"] {
+        let missing = consul::is_missing(version, &format!("replaced tokens on Consul {version}"));
+        trials.add_unless(missing, format!("{} [{version}]", ON_A_CLOCK[0].0), move || {
+            RealConsul::start_with_acl(version, "deny")
+                .map(|consul| runtime().block_on(replaced_on_sockets(&consul)))
+        });
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    Lock,
+    Permit,
+}
+
+impl Claim {
+    async fn acquire(self, process: &Arc<Presence>) -> Arc<Lease> {
+        match self {
+            Claim::Lock => acquire(process, Wait::Forever).await,
+            Claim::Permit => permit(process, 1, Wait::Forever).await,
+        }
+        .expect("it becomes free")
+    }
+}
+
+/// What takes the rights of a token away.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Deleted,
+    NoRight,
+    NoRightToKeys,
+}
+
+/// A token with a policy of its own.
+struct Token {
+    secret: String,
+    accessor: String,
+    policy: String,
+}
+
+impl Token {
+    async fn new(manager: &Client) -> Token {
+        let name = format!("p{}", fastrand::u64(..));
+        let policy = table(&[("Name", name.as_str().into()), ("Rules", RULES.into())]);
+        let policy = call(manager, "acl_policy_create", Args::new().arg(policy)).await;
+        let links = Value::List(vec![table(&[("Name", name.as_str().into())])]);
+        let token = table(&[("Policies", links)]);
+        let token = call(manager, "acl_token_create", Args::new().arg(token)).await;
+        let text =
+            |of: &Value, name| of.get(name).and_then(Value::as_str).expect("a text").to_owned();
+        Token {
+            secret: text(&token, "SecretID"),
+            accessor: text(&token, "AccessorID"),
+            policy: text(&policy, "ID"),
+        }
+    }
+
+    async fn end(&self, manager: &Client, end: End) {
+        match end {
+            End::Deleted => {
+                call(manager, "acl_token_delete", Args::new().arg(self.accessor.as_str())).await;
+            }
+            End::NoRight => self.set_rules(manager, "").await,
+            End::NoRightToKeys => {
+                self.set_rules(manager, &RULES.replace("key_prefix", "query_prefix")).await;
+            }
+        }
+    }
+
+    async fn set_rules(&self, manager: &Client, rules: &str) {
+        let id = self.policy.as_str();
+        let policy = table(&[("Name", id.into()), ("Rules", rules.into())]);
+        call(manager, "acl_policy_update", Args::new().arg(id).arg(policy)).await;
+    }
+}
+
+fn table(members: &[(&str, Value)]) -> Value {
+    Value::Map(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+}
+
+fn with_file(transport: Arc<dyn Transport>, file: &str, clock: Arc<dyn Clock>) -> Client {
+    let token = TokenFile::open(Path::new(file), Arc::clone(&clock)).expect("a token");
+    let transport = WithTokenFile { transport, file: token };
+    Client::new(vec![Arc::new(transport)], settings(None), clock, fastrand::Rng::with_seed(1))
+}
+
+/// A process whose token is in a file, which the agent's faults call `holder`, and one that nothing happens to.
+struct World {
+    simulated: Simulated,
+    manager: Client,
+    folder: Folder,
+    token: Token,
+    holder: Arc<Presence>,
+    other: Arc<Presence>,
+}
+
+impl World {
+    fn new() -> World {
+        let acl = Acl {
+            enabled: true,
+            default_policy: DefaultPolicy::Deny,
+            initial_management: Some(Secret::new(MANAGEMENT)),
+            ..Acl::default()
+        };
+        let simulated = Simulated::with(simulate::Options { acl, ..simulate::Options::default() });
+        let clock: Arc<dyn Clock> = Arc::new(simulated.clock.clone());
+        let transport = || SimTransport::new(Arc::clone(&simulated.agent), "simulated");
+        let client = || {
+            let (transport, clock) = (Arc::new(transport()), Arc::clone(&clock));
+            let rng = fastrand::Rng::with_seed(2);
+            Client::new(vec![transport], settings(Some(MANAGEMENT)), clock, rng)
+        };
+        let (manager, folder) = (client(), Folder::new());
+        let token = simulated.run(Token::new(&manager));
+        let file = folder.file("token", &token.secret);
+        let its = Arc::new(transport().for_client("holder"));
+        let holder = present(with_file(its, &file, Arc::clone(&clock)), Profile::standard());
+        let holder = simulated.running(holder);
+        let other = simulated.running(present(client(), Profile::standard()));
+        World { manager, folder, token, holder, other, simulated }
+    }
+
+    /// Acquires it by the process whose token is in a file.
+    fn held(&self, claim: Claim) -> Arc<Lease> {
+        let lease = self.simulated.run(claim.acquire(&self.holder));
+        self.simulated.keep(&lease);
+        lease
+    }
+
+    fn advance(&self, time: Duration) {
+        self.simulated.clock.advance(time);
+    }
+}
+
+fn replaced(world: &World, claim: Claim, end: End) {
+    let lease = world.held(claim);
+    world.advance(Duration::from_secs(10));
+    let new = world.simulated.run(Token::new(&world.manager));
+    world.folder.file("token", &new.secret);
+    world.advance(TAKEN_UP);
+    world.simulated.run(world.token.end(&world.manager, end));
+    world.advance(Duration::from_secs(60));
+    assert!(lease.is_held() && lease.poll_event().is_none(), "{claim:?}, {end:?}");
+    world.simulated.cut_off("holder");
+    let begun = world.simulated.clock.now();
+    world.simulated.run(claim.acquire(&world.other));
+    let took = world.simulated.clock.now() - begun;
+    assert!(took <= world.other.profile().takeover() + PAUSE, "{claim:?}, {end:?}: {took:?}");
+}
+
+fn refused(world: &World, claim: Claim, end: End) {
+    let lease = world.held(claim);
+    let profile = world.holder.profile();
+    world.simulated.run(world.token.end(&world.manager, end));
+    world.advance(profile.lease);
+    assert_eq!(lease.poll_event(), Some(Event::Suspended), "{claim:?}, {end:?}");
+    world.advance(profile.session_ttl * 2 - profile.lease);
+    assert_eq!(lease.poll_event(), None, "{claim:?}, {end:?}: its session may live");
+    world.advance(profile.proof_interval() * 2);
+    match lease.poll_event() {
+        Some(Event::Lost(why)) => {
+            assert!(why.starts_with("Consul refuses its token: "), "{claim:?}, {end:?}: {why}");
+        }
+        event => panic!("{claim:?}, {end:?}: {event:?}"),
+    }
+    // The session of a token that may still end it does not live any more.
+    let begun = world.simulated.clock.now();
+    world.simulated.run(claim.acquire(&world.other));
+    let took = world.simulated.clock.now() - begun;
+    assert!(took <= profile.takeover() + PAUSE, "{claim:?}, {end:?}: {took:?}");
+}
+
+fn refused_for_a_while(world: &World, claim: Claim, end: End) {
+    if matches!(end, End::Deleted) {
+        return;
+    }
+    let lease = world.held(claim);
+    let profile = world.holder.profile();
+    world.simulated.run(world.token.end(&world.manager, end));
+    world.advance(profile.session_ttl - Duration::from_secs(3));
+    assert_eq!(lease.poll_event(), Some(Event::Suspended), "{claim:?}, {end:?}");
+    world.simulated.run(world.token.set_rules(&world.manager, RULES));
+    world.advance(profile.session_ttl * 3);
+    let event = lease.poll_event();
+    assert_eq!((event, lease.is_held()), (Some(Event::Resumed), true), "{claim:?}, {end:?}");
+}
+
+async fn replaced_on_sockets(consul: &RealConsul) {
+    let url = format!("http://{}", consul.address);
+    let transport = || Arc::new(HttpTransport::new(&url, &Options::default()).expect("an agent"));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let client = || {
+        let (clock, rng) = (Arc::clone(&clock), fastrand::Rng::new());
+        Client::new(vec![transport()], settings(Some(&consul.token)), clock, rng)
+    };
+    let (manager, folder) = (client(), Folder::new());
+    let old = Token::new(&manager).await;
+    let file = folder.file("token", &old.secret);
+    let holder = present(with_file(transport(), &file, Arc::clone(&clock)), Profile::standard());
+    let running = Arc::clone(&holder);
+    let alive = tokio::spawn(async move { match running.run().await {} });
+    let lease = acquire(&holder, Wait::Forever).await.expect("it is free");
+    let new = Token::new(&manager).await;
+    folder.file("token", &new.secret);
+    tokio::time::sleep(TAKEN_UP + SLACK).await;
+    old.end(&manager, End::Deleted).await;
+    // Nothing renews the session or proves the lease from here on.
+    alive.abort();
+    let other = present(client(), Profile::standard());
+    let running = Arc::clone(&other);
+    let others = tokio::spawn(async move { match running.run().await {} });
+    let begun = clock.now();
+    acquire(&other, Wait::Forever).await.expect("it becomes free");
+    let (took, session) = (clock.now() - begun, other.profile().session_ttl);
+    // Without a report of the dead process's check only the session's TTL would end it.
+    assert!(took < other.profile().takeover() + SLACK * 2, "{KEY}: {took:?}, session {session:?}");
+    drop(lease);
+    others.abort();
+}
