@@ -5,7 +5,7 @@
 
 use super::node::{Complaint, Node, Record};
 use super::registered::{
-    self, Instances, Records, Verdict, instances, is_live, name_taken, parse, records, write,
+    self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
 };
 use super::{request, settings, start};
 use crate::Event;
@@ -49,8 +49,8 @@ const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the node's key is not its record.
 enum Differs {
-    /// It shows the node of this incarnation, or this value of another program.
-    Foreign(Vec<u8>, Error),
+    /// It shows the node of this incarnation.
+    Taken(Vec<u8>, Error),
     /// It could not be read or written.
     Failed(Error),
 }
@@ -63,7 +63,7 @@ impl From<Error> for Differs {
 
 impl Differs {
     fn error(self) -> Error {
-        let (Differs::Foreign(_, error) | Differs::Failed(error)) = self;
+        let (Differs::Taken(_, error) | Differs::Failed(error)) = self;
         error
     }
 }
@@ -325,7 +325,7 @@ impl Cluster {
             let checked = self.now();
             match self.reconcile_record().await {
                 Ok(()) => is_doubted = false,
-                Err(Differs::Foreign(other, why)) => {
+                Err(Differs::Taken(other, why)) => {
                     if !std::mem::replace(&mut is_doubted, true) {
                         tracing::warn!(%why, "an answer is not believed yet; it is asked again");
                     }
@@ -391,26 +391,29 @@ impl Cluster {
     /// Reads the node's key, and writes it if it differs from the record.
     async fn reconcile_record(&self) -> Result<(), Differs> {
         let id = &self.options.node_id;
-        let found = match keys::read(&self.client, &self.options.node_key(id)).await? {
-            Some((bytes, index)) => match parse(&self.options, id, &bytes) {
-                Ok(record) => Some((record, index)),
-                Err(why) => return Err(Differs::Foreign(holder(id, &bytes), why)),
-            },
-            None => None,
-        };
+        let found = keys::read(&self.client, &self.options.node_key(id)).await?;
+        let found = found.map(|(bytes, index)| (Record::parse(id, &bytes), index));
         let mine = lock(&self.record).clone();
         let mut asked = None;
         let index = match found {
-            // Of an earlier start: Consul was restored from a backup.
-            Some((other, index)) if !self.is_me(&other) && other.started_ms < mine.started_ms => {
+            // The key has been this node's since its start, so whatever is in it is there by mistake.
+            Some((None, index)) => {
+                tracing::warn!(node = id, "the node's key holds no record; it is written again");
                 self.hold_off();
                 index
             }
-            Some((other, _)) if !self.is_me(&other) => {
-                let why = name_taken(&self.client, &self.options, &other);
-                return Err(Differs::Foreign(other.incarnation.into_bytes(), why));
+            // Of an earlier start: Consul was restored from a backup.
+            Some((Some(other), index))
+                if !self.is_me(&other) && other.started_ms < mine.started_ms =>
+            {
+                self.hold_off();
+                index
             }
-            Some((mut record, index)) => {
+            Some((Some(other), _)) if !self.is_me(&other) => {
+                let why = name_taken(&self.client, &self.options, &other);
+                return Err(Differs::Taken(other.incarnation.into_bytes(), why));
+            }
+            Some((Some(mut record), index)) => {
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
                     request::prepare(self, &request, &mut record);
@@ -452,7 +455,7 @@ impl Cluster {
         let mut is_ours = true;
         keys::update(&self.client, &self.options.node_key(id), |found| {
             let Some(bytes) = found else { return Ok(Update::Keep) };
-            is_ours = self.is_me(&parse(&self.options, id, bytes)?);
+            is_ours = Record::parse(id, bytes).is_none_or(|record| self.is_me(&record));
             Ok(if is_ours { Update::Delete } else { Update::Keep })
         })
         .await?;

@@ -225,7 +225,10 @@ pub(super) async fn read(
 pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record, Error> {
     Record::parse(id, bytes).ok_or_else(|| {
         let key = options.node_key(id);
-        let why = format!("the key {key} holds another program's data, not a node's record");
+        let why = format!(
+            "the key {key} holds another program's data, not a node's record: if no program needs it, \
+             `consul kv delete {key}` makes room"
+        );
         Error::new(Kind::Conflict, why).with_maybe_applied(false)
     })
 }

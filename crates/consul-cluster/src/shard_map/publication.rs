@@ -199,8 +199,8 @@ async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
     }
 }
 
-/// Writes this node's map to Consul again, which has lost it; returns the announcement of the map
-/// that is stored then.
+/// Writes this node's map, or the announcement of the stored one, to Consul again, which has lost it; returns
+/// the announcement of the map that is stored then.
 async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announcement>, Error> {
     jitter(cluster).await;
     let stored = read(&cluster.client, &cluster.options).await?;
@@ -208,8 +208,12 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
         Content::Map(map)
             if map.epoch() >= held.epoch() && !settings::is_foreign(cluster, &map) =>
         {
-            confirm(cluster, stored.index).await?;
+            // The map is there, and its announcement is not. A map of another Consul has not this index.
             let announcement = Announcement::of(&map, &cluster.snapshot().frozen);
+            let is_there = unchanged(&cluster.options.map_key(), stored.index);
+            let operations = [is_there, announce(&cluster.options, &announcement)];
+            transact(&cluster.client, operations, None).await?;
+            tracing::warn!(epoch = map.epoch(), "the shard map's announcement is written again");
             adopt(cluster, map);
             return Ok(Some(announcement));
         }

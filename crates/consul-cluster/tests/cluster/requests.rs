@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What an operator's program sees.
-fn look(world: &World) -> Arc<Cluster> {
+pub fn look(world: &World) -> Arc<Cluster> {
     look_with(world, world.client())
 }
 

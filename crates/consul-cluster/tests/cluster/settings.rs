@@ -2,6 +2,7 @@
 //! each node of the cluster can restart, and the keys are put back.
 
 use crate::nodes::{Process, leaders, node};
+use crate::requests::look;
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -9,6 +10,7 @@ use consul_api::request::Defaults;
 use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_cluster::Options;
+use consul_cluster::observe::report::Overviews;
 use consul_process::clock::BoxFuture;
 use consul_sim::{Agent, Retained, SimTransport};
 use futures_util::FutureExt as _;
@@ -100,6 +102,47 @@ fn keys_that_are_gone_are_put_back_and_let_no_other_settings_in() {
             let what = format!("{gone} after {moment_ms} ms");
             let lose = |world: &World| world.send("DELETE", &format!("/v1/kv/{gone}"), "");
             start_after(&World::new(), lose, Duration::from_millis(*moment_ms), false, &what);
+        }
+    }
+}
+
+/// A key of the cluster that holds something else is put back, or named with what puts it back; no node ends for it.
+#[test]
+fn whatever_the_keys_of_a_cluster_hold_its_nodes_go_on() {
+    const CONTENTS: &[&str] = &[
+        "another program's",
+        "",
+        "{}",
+        "null",
+        "[]",
+        r#"{"id":"n2"}"#,
+        r#"{"shards":64,"replicas":2}"#,
+        r#"{"node_id":"n9"}"#,
+    ];
+    let world = World::new();
+    let nodes = world.nodes(3);
+    world.wait(Duration::from_secs(8));
+    for key in GONE.iter().filter(|key| !key.ends_with("?recurse")) {
+        for content in CONTENTS {
+            world.write(key, content);
+            world.wait(Duration::from_secs(20));
+            for node in &nodes {
+                assert_eq!(node.why().map(|why| why.to_string()), None, "{key}: {content}");
+                let snapshot = node.cluster.snapshot();
+                assert_eq!(snapshot.live().count(), 3, "{key}: {content}");
+                assert!(snapshot.leader.is_some(), "{key}: {content}");
+            }
+            if world.read(key).as_deref() != Some(content) {
+                continue;
+            }
+            let overviews = Overviews::new(look(&world), None);
+            let problems = &world.run(overviews.overview()).problems;
+            let named = problems.iter().find(|problem| problem.text.contains(*key));
+            let named = named.unwrap_or_else(|| panic!("{key}: {content}: {problems:?}"));
+            assert!(named.cure.starts_with("delete the key that ends in `epoch`"), "{named:?}");
+            world.send("DELETE", "/v1/kv/tsdb/cluster/shards/epoch", "");
+            world.wait(Duration::from_secs(20));
+            assert!(world.read(key).is_some_and(|it| it != *content), "{key}: {content}");
         }
     }
 }
