@@ -261,7 +261,8 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     }
     let text =
         format!("keys below the cluster's prefix that are not its own: {}", listed(&foreign));
-    Ok(Some(finding("foreign_key", text, "move them, or give the cluster another prefix")))
+    let cure = "move them, or give the cluster another prefix; one that no program needs: `consul kv delete KEY`";
+    Ok(Some(finding("foreign_key", text, cure)))
 }
 
 /// Whether a key below the shards' prefix is of the map, or of a store.

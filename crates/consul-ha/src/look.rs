@@ -8,13 +8,14 @@ use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
-use consul_client::coordination::semaphore::SEMAPHORE_FLAGS;
+use consul_client::coordination::semaphore::{SEMAPHORE_FLAGS, is_document};
 use consul_cluster::Snapshot;
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{NodeOverview, NodeState};
+use consul_cluster::observe::overview::{NodeOverview, NodeState, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::stores::StoreOverview;
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// `nodes`
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
@@ -205,16 +206,30 @@ struct Held {
 
 impl Held {
     fn of(entry: &Value) -> Option<Self> {
+        let session = entry.get("Session").and_then(Value::as_str).map(str::to_owned);
+        let session = session.filter(|id| !id.is_empty());
         let kind = match entry.get("Flags").and_then(Value::as_u64) {
             Some(LOCK_FLAGS) => "lock",
             Some(SEMAPHORE_FLAGS) => "semaphore",
+            // Nobody acquires a lock of this key before the session ends.
+            _ if session.is_some() => "other",
             _ => return None,
         };
         let key = entry.get("Key").and_then(Value::as_str)?.to_owned();
-        let session = entry.get("Session").and_then(Value::as_str).map(str::to_owned);
         let token = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
-        Some(Held { key, kind, session: session.filter(|id| !id.is_empty()), token })
+        Some(Held { key, kind, session, token })
     }
+}
+
+/// The keys that have the place of a semaphore's document beside its contenders, and are none.
+fn blocking(entries: &Value) -> BTreeSet<String> {
+    let key = |entry: &Value| entry.get("Key").and_then(Value::as_str).map(str::to_owned);
+    let is_contender = |entry: &&Value| Held::of(entry).is_some_and(|it| it.kind == "semaphore");
+    let contenders = entries.items().iter().filter(is_contender).filter_map(key);
+    let documents: BTreeSet<String> =
+        contenders.filter_map(|key| Some(format!("{}/.lock", key.rsplit_once('/')?.0))).collect();
+    let others = entries.items().iter().filter(|entry| !is_document(entry)).filter_map(key);
+    others.filter(|key| documents.contains(key)).collect()
 }
 
 /// `locks`
@@ -234,6 +249,7 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         let found = sessions.items().iter().find(is);
         found.map_or_else(Default::default, |it| (text(it, "Name"), text(it, "Node")))
     };
+    let blocking = blocking(&entries);
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     for held in entries.items().iter().filter_map(Held::of) {
         // The document of a semaphore is not a contender.
@@ -262,12 +278,20 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         true => "no locks".to_owned(),
         false => table(&header, &[6], rows),
     };
+    for key in &blocking {
+        text.push_str(&format!(
+            "\n{} is not the document of a semaphore: when nobody holds a permit, `consul kv delete {}` makes room",
+            line(key),
+            shell_word(key)
+        ));
+    }
     if !lacking.is_empty() {
         let rights = rights::listed(&lacking);
         text.push_str(&format!("\nACLs may hide some: the token lacks {}", line(&rights)));
     }
     let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
-    Ok(Shown::well(text, json!({ "locks": list, "token_lacks": lacks })))
+    let json = json!({ "locks": list, "blocking": blocking, "token_lacks": lacks });
+    Ok(Shown::well(text, json))
 }
 
 #[cfg(test)]

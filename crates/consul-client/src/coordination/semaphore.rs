@@ -379,6 +379,16 @@ async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreK
     }
 }
 
+/// Whether a key, as Consul lists it, is the document of a semaphore, under which contenders get permits.
+pub fn is_document(entry: &Value) -> bool {
+    let is_flagged = entry.get("Flags").and_then(Value::as_u64) == Some(SEMAPHORE_FLAGS);
+    let value = match entry.get("Value") {
+        Some(Value::Bytes(bytes)) => &bytes[..],
+        _ => b"",
+    };
+    is_flagged && serde_json::from_slice::<Document>(value).is_ok()
+}
+
 fn read(answer: Answer, prefix: &str) -> SemaphoreKeys {
     let mut seen = SemaphoreKeys {
         document: None,

@@ -147,6 +147,30 @@ fn whatever_the_keys_of_a_cluster_hold_its_nodes_go_on() {
     }
 }
 
+/// The leader looks at the map once a minute, and nodes at the other keys sooner.
+#[test]
+fn each_key_and_subtree_that_is_gone_is_back_after_a_minute() {
+    const KEYS: [&str; 6] = [
+        CONFIG,
+        "tsdb/cluster/leader",
+        "tsdb/cluster/nodes/n1",
+        "tsdb/cluster/nodes/n2",
+        "tsdb/cluster/shards/map",
+        "tsdb/cluster/shards/epoch",
+    ];
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(8));
+    for gone in GONE {
+        world.send("DELETE", &format!("/v1/kv/{gone}"), "");
+        world.wait(Duration::from_secs(70));
+        for key in KEYS {
+            assert!(world.read(key).is_some(), "{key} after the loss of {gone}");
+        }
+        assert!(nodes.iter().all(|node| node.why().is_none()), "{gone}");
+    }
+}
+
 #[test]
 fn a_wipe_lets_no_other_settings_in() {
     for moment_ms in MOMENTS_MS {

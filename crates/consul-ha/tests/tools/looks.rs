@@ -100,10 +100,27 @@ fn locks(system: &System) {
     let keys: Vec<&str> =
         shown["locks"].as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["user/permits/one"], "the document of a semaphore holds no permit");
+    blocked_locks(system);
     for key in permits {
         system.call(&kv::DELETE, Args::new().arg(key));
     }
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
+}
+
+/// What keeps permits and locks from their waiters is named, with the command against it.
+fn blocked_locks(system: &System) {
+    let blocking = || system.run(&["locks", "user/", "--json"]).json()["blocking"].clone();
+    for (value, flags) in [("{}", 0), ("another program's", SEMAPHORE_FLAGS), ("", SEMAPHORE_FLAGS)]
+    {
+        let put = Args::new().arg("user/permits/.lock").arg(value).opt("flags", flags);
+        system.call(&kv::PUT, put);
+        assert_eq!(blocking(), serde_json::json!(["user/permits/.lock"]), "{value:?} {flags}");
+        let text = system.run(&["locks", "user/"]).ok();
+        assert!(text.contains("`consul kv delete user/permits/.lock` makes room"), "{text}");
+    }
+    let document = Args::new().arg("user/permits/.lock").opt("flags", SEMAPHORE_FLAGS);
+    system.call(&kv::PUT, document.arg(r#"{"Limit":2,"Holders":{}}"#));
+    assert_eq!(blocking(), serde_json::json!([]));
 }
 
 /// What a record says is shown in one line, and no cure runs a command of it.
