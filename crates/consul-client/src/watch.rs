@@ -95,7 +95,7 @@ pub fn watch(
 ) -> Result<impl Stream<Item = Result<(Change, Meta), Error>> + Send, Error> {
     let mut known = None;
     let watcher = Watcher::new(client, endpoint, args, options)?;
-    let states = states_of(Watcher { looks_twice: true, ..watcher });
+    let states = states_of(watcher);
     Ok(states.flat_map(move |state| {
         stream::iter(match state {
             Ok(state) => changes(endpoint, &mut known, state),
@@ -136,10 +136,8 @@ struct Watcher {
     wait: Duration,
     /// The longest wait of the next query.
     longest_wait: Duration,
-    /// How many items the last answer had; 1 for a value.
-    items: usize,
-    /// Whether it asks again, without waiting, if some of what there was is gone.
-    looks_twice: bool,
+    /// The ids of the items in the last answer; a value has the id "".
+    items: BTreeSet<String>,
     /// The shortest time between the starts of two queries.
     pause: Duration,
     /// The option that makes a query block: `index` or `hash`.
@@ -204,8 +202,7 @@ impl Watcher {
             args,
             wait: options.wait,
             longest_wait: options.wait,
-            items: 0,
-            looks_twice: false,
+            items: BTreeSet::new(),
             pause,
             blocks_on,
             position: None,
@@ -261,7 +258,7 @@ impl Watcher {
     /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader has nothing.
     async fn ask_twice(&self) -> Result<Answer, Error> {
         let mut answer = self.ask(self.request(&self.query())?).await?;
-        if self.looks_twice && count(&answer.value) < self.items {
+        if self.lacks_some(&answer.value) {
             let again = self.client.past_caches(self.request(&self.args)?);
             let again = self.ask(again).await?;
             // One of a server that is behind what was reported shows nothing.
@@ -269,7 +266,7 @@ impl Watcher {
                 answer = again;
             }
         }
-        let is_gone = self.items > 0 && count(&answer.value) == 0;
+        let is_gone = !self.items.is_empty() && self.ids(&answer.value).is_empty();
         // A stream's answers do not say whether there is one.
         let is_leaderless = answer.meta.known_leader == Some(false) && !answer.meta.is_streamed();
         match is_gone && is_leaderless {
@@ -280,6 +277,15 @@ impl Watcher {
             }
             false => Ok(answer),
         }
+    }
+
+    /// Whether a value lacks an item that the last one had. Old events give way to new ones.
+    fn lacks_some(&self, value: &Value) -> bool {
+        self.endpoint.reply != Reply::Events && !self.items.is_subset(&self.ids(value))
+    }
+
+    fn ids(&self, value: &Value) -> BTreeSet<String> {
+        each(self.endpoint.items, value).into_iter().map(|(id, _)| id).collect()
     }
 
     fn request(&self, args: &Args) -> Result<Request, Error> {
@@ -305,11 +311,11 @@ impl Watcher {
     /// After an answer without items the next waits are short at first: an index of another server can be far above those
     /// that follow, and a query with it waits to its end.
     fn note_items(&mut self, answer: &Answer) {
-        let had_items = self.items > 0;
-        self.items = count(&answer.value);
+        let had_items = !self.items.is_empty();
+        self.items = self.ids(&answer.value);
         let now = self.client.clock().now();
         let has_waited = self.last_query.is_some_and(|begun| now - begun >= self.longest_wait);
-        self.longest_wait = match (self.items > 0, had_items) {
+        self.longest_wait = match (!self.items.is_empty(), had_items) {
             (true, _) => self.wait,
             (false, true) => FIRST_WAIT,
             (false, false) if has_waited => self.longest_wait.saturating_mul(2),
@@ -509,16 +515,6 @@ fn with_kept(items: Items, value: Value, kept: Vec<(String, Value)>) -> Value {
     }
 }
 
-/// How many items a value has, or members; 1 if it is another one.
-fn count(value: &Value) -> usize {
-    match value {
-        Value::Null => 0,
-        Value::Map(members) => members.len(),
-        Value::List(items) => items.len(),
-        _ => 1,
-    }
-}
-
 /// The error of a watch whose token lost a permission.
 fn no_longer_readable(endpoint: &Endpoint, count: usize) -> Error {
     let what = match count {
@@ -529,26 +525,32 @@ fn no_longer_readable(endpoint: &Endpoint, count: usize) -> Error {
     Error::new(Kind::PermissionDenied, format!("{}: {why}, and keeps", endpoint.name))
 }
 
-/// The items of a value by their ids, and the ids in the value's order. A value that is one item has the id "", and an
-/// absent one has no items.
-fn parts(items: Items, value: &Value) -> (BTreeMap<String, Value>, Vec<String>) {
+/// The items of a value with their ids. A value that is one item has the id "", and an absent one has no items.
+fn each(items: Items, value: &Value) -> Vec<(String, &Value)> {
     let id = |item: &Value| match items {
         Items::By(members) => {
             members.iter().map(|path| text(item, path)).collect::<Vec<_>>().join("/")
         }
         _ => text(item, &[]),
     };
-    let each: Vec<(String, Value)> = match (items, value) {
+    match (items, value) {
         (_, Value::Null) => Vec::new(),
         (Items::By(_) | Items::Texts, Value::List(items)) => {
-            items.iter().map(|item| (id(item), item.clone())).collect()
+            items.iter().map(|item| (id(item), item)).collect()
         }
-        (Items::Named, Value::Map(members)) => members.clone(),
-        (_, whole) => vec![(String::new(), whole.clone())],
-    };
+        (Items::Named, Value::Map(members)) => {
+            members.iter().map(|(name, value)| (name.clone(), value)).collect()
+        }
+        (_, whole) => vec![(String::new(), whole)],
+    }
+}
+
+/// The items of a value by their ids, and the ids in the value's order.
+fn parts(items: Items, value: &Value) -> (BTreeMap<String, Value>, Vec<String>) {
+    let each = each(items, value);
     let (mut parts, mut order) = (BTreeMap::new(), Vec::with_capacity(each.len()));
     for (id, value) in each {
-        if parts.insert(id.clone(), value).is_none() {
+        if parts.insert(id.clone(), value.clone()).is_none() {
             order.push(id);
         }
     }

@@ -850,15 +850,22 @@ fn one_answer_without_a_part_of_a_list_deletes_nothing() {
         }
         response.map(|_| Bytes::from(body.to_string()))
     }
+    /// As many items, of which one is another.
+    fn with_another(response: Response<Bytes>) -> Response<Bytes> {
+        let text = String::from_utf8_lossy(response.body()).into_owned();
+        let text = text.replace("a/3", "a/9").replace("\"web\"", "\"wob\"");
+        response.map(|_| Bytes::from(text.replace("service:web", "service:wob")))
+    }
     let first: Changed = |number, it| if number == 2 { without_last(it) } else { it };
     let later: Changed = |number, it| if number == 3 { without_last(it) } else { it };
+    let another: Changed = |number, it| if number == 3 { with_another(it) } else { it };
     for (method, args) in [
         ("kv_list", Args::new().arg("a/")),
         ("kv_keys", Args::new().arg("a/")),
         ("catalog_services", Args::new()),
         ("health_state", Args::new().arg("any")),
     ] {
-        for answers in [first, later] {
+        for answers in [first, later, another] {
             let world = World::new();
             for key in ["a/1", "a/2", "a/3"] {
                 world.put(key, "1");

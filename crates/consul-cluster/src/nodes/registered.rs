@@ -264,9 +264,7 @@ pub(crate) async fn claim_name(
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
         {
-            let args = Args::new().arg(options.service());
-            let instances = instances(&client.call(&health::SERVICE, &args).await?.value);
-            if is_live(&instances, &other.incarnation) {
+            if lists_live(client, options, |entry| is_listed_as(entry, &other.incarnation)).await? {
                 if clock.now() >= deadline {
                     return Err(name_taken(client, options, &other));
                 }
@@ -285,14 +283,34 @@ pub(crate) async fn claim_name(
 
 /// Whether other nodes than this are live.
 pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
-    let args = Args::new().arg(options.service());
-    let answer = client.call(&health::SERVICE, &args).await?;
     let own = options.service_id();
-    let is_other = |entry: &&Value| {
+    let is_other = |entry: &Value| {
         let id = entry.get("Service").and_then(|service| service.get("ID"));
         id.and_then(Value::as_str) != Some(&own)
     };
-    Ok(answer.value.items().iter().filter(is_other).any(|entry| Instance::of(entry).is_live))
+    lists_live(client, options, is_other).await
+}
+
+/// Whether Consul lists a live instance of this kind, in one of two answers: a single one may be older.
+async fn lists_live(
+    client: &Client,
+    options: &Options,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> Result<bool, Error> {
+    for _ in 0..2 {
+        let args = Args::new().arg(options.service()).opt("consistent", true);
+        let answer = client.call_past_caches(&health::SERVICE, args).await?;
+        let mut live = answer.value.items().iter().filter(|entry| is_live_instance(entry));
+        if live.any(&is_wanted) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_listed_as(entry: &Value, incarnation: &str) -> bool {
+    let meta = entry.get("Service").and_then(|service| service.get("Meta"));
+    meta.and_then(|meta| meta.get("incarnation")?.as_str()) == Some(incarnation)
 }
 
 /// The error for a name that another live node has.

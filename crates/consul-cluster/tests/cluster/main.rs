@@ -9,6 +9,7 @@ mod metrics;
 mod mixed_answers;
 mod nodes;
 mod observer;
+mod older_answers;
 mod overview;
 #[allow(dead_code)]
 #[path = "../../../consul-test-support/src/world.rs"]
