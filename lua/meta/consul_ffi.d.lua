@@ -1301,6 +1301,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field in_flight_ms? number the longest time that a protected action, once begun, can take to arrive
 ---@field lease_ms? number how long a proof of holding the lock counts, from the moment of its request; at least 80
 ---@field lock_delay_ms? number how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe
+---@field node_checks? boolean whether the end of the agent, as Consul's gossip sees it, ends the sessions (its check `serfHealth`); default true. With false a stall of the whole machine is tolerated as long as check_ttl_ms says, and its death is noticed by session_ttl_s alone
 ---@field session_ttl_s? number how long a session lives without a renewal, from 10 to 86,400; default: 10, or 0.6 of check_ttl_ms if that is more
 
 ---A program's function for lines of the log; docs/configuration.md describes it.

@@ -81,8 +81,8 @@ pub(super) fn text() -> String {
     alias(&mut file, "ProfileName", profiles);
     file.push_str("\n---Times that differ from those of the profile `default`.\n");
     file.push_str("---@class consul_ffi.profile\n");
-    for (name, doc) in Profile::TIMES {
-        let _ = writeln!(file, "---@field {name}? number {doc}");
+    for (name, kind, doc) in Profile::MEMBERS {
+        let _ = writeln!(file, "---@field {name}? {kind} {doc}");
     }
     file.push_str(&options::lua_classes());
     for (name, group) in [("Options", COMMON)].iter().chain(GROUPS) {

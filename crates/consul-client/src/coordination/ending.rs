@@ -6,6 +6,7 @@
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::Presence;
+use super::profile::SESSION_TTL_MULTIPLIER;
 use super::{lock, semaphore};
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
@@ -159,7 +160,8 @@ impl Presence {
     ///
     /// Source: "Session Design" in Consul's documentation, and `SessionTTLMultiplier` in its source.
     fn has_expired(&self, ending: &Ending) -> bool {
-        self.client().clock().now() >= ending.begun + self.profile().session_ttl * 2
+        self.client().clock().now()
+            >= ending.begun + self.profile().session_ttl * SESSION_TTL_MULTIPLIER
     }
 
     async fn try_to_end(&self, ending: &Ending) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use super::ending::{Ending, Holding};
 use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
+use super::profile::SESSION_TTL_MULTIPLIER;
 use super::{Grant, Operation, Proof, modify_index, semaphore, set, transact};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -381,10 +382,8 @@ impl Lease {
     }
 
     /// The longest time for which Consul keeps a session that is not renewed.
-    ///
-    /// Source: `TTL` in "Create Session" of Consul's HTTP API reference: up to twice the TTL.
     fn longest_session(&self) -> Duration {
-        self.presence.profile().session_ttl * 2
+        self.presence.profile().session_ttl * SESSION_TTL_MULTIPLIER
     }
 
     async fn prove(&self) -> Result<Proof, Error> {

@@ -313,13 +313,17 @@ impl Presence {
         behavior: Behavior,
     ) -> Result<Session, Error> {
         let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
-        let definition = map(vec![
+        let mut definition = vec![
             ("Name", name.into()),
             ("TTL", duration::format(self.profile.session_ttl).into()),
             ("LockDelay", duration::format(self.profile.lock_delay).into()),
             ("Behavior", behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
-        ]);
+        ];
+        if !self.profile.node_checks {
+            definition.push(("NodeChecks", Value::List(Vec::new())));
+        }
+        let definition = map(definition);
         if let Some(guard) = self.client.guard() {
             guard.start().await?;
         }

@@ -33,7 +33,14 @@ pub struct Profile {
     pub lock_delay: Duration,
     /// The TTL of a session, which ends it when all else fails.
     pub session_ttl: Duration,
+    /// Whether the end of the agent, as gossip sees it, ends the sessions.
+    pub node_checks: bool,
 }
+
+/// Consul ends a session that is not renewed after up to this many times its TTL.
+///
+/// Source: `SessionTTLMultiplier` in `agent/structs/structs.go` of Consul's source.
+pub(super) const SESSION_TTL_MULTIPLIER: u32 = 2;
 
 /// The shortest TTL of a session.
 const MIN_SESSION_TTL: Duration = Duration::from_secs(TTL_RANGE_S.0);
@@ -119,6 +126,9 @@ impl Profile {
                 "in_flight_ms" => profile.in_flight = ms()?,
                 "lock_delay_ms" => lock_delay = Some(ms()?),
                 "session_ttl_s" => session_ttl = Some(DURATION.duration(value, &at)?),
+                "node_checks" => {
+                    profile.node_checks = Shape::Bool.boolean(value, &at)?;
+                }
                 "drift" => {
                     profile.drift = match value {
                         Value::Int(number) => *number as f64,
@@ -127,7 +137,7 @@ impl Profile {
                     }
                 }
                 _ => {
-                    let known: Vec<_> = Self::TIMES.iter().map(|(name, _)| *name).collect();
+                    let known: Vec<_> = Self::MEMBERS.iter().map(|(name, ..)| *name).collect();
                     return Err(Error::misuse(unknown("time of a profile", name, &known)));
                 }
             }
@@ -141,31 +151,47 @@ impl Profile {
         Ok(profile)
     }
 
-    /// The times that a program may choose, and what each is.
-    pub const TIMES: &'static [(&'static str, &'static str)] = &[
+    /// What a program may choose: the names, the types, and what each is.
+    pub const MEMBERS: &'static [(&'static str, &'static str, &'static str)] = &[
         (
             "beat_ms",
+            "number",
             "how often this process updates its check, at least 10 and at most a third of check_ttl_ms",
         ),
-        ("check_ttl_ms", "how long after the last beat the check of this process turns critical"),
+        (
+            "check_ttl_ms",
+            "number",
+            "how long after the last beat the check of this process turns critical",
+        ),
         (
             "drift",
+            "number",
             "how much faster or slower the clocks of holder and server may go, as a part of 1, from 0 to 0.5",
         ),
         (
             "in_flight_ms",
+            "number",
             "the longest time that a protected action, once begun, can take to arrive",
         ),
         (
             "lease_ms",
+            "number",
             "how long a proof of holding the lock counts, from the moment of its request; at least 80",
         ),
         (
             "lock_delay_ms",
+            "number",
             "how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe",
         ),
         (
+            "node_checks",
+            "boolean",
+            "whether the end of the agent, as Consul's gossip sees it, ends the sessions (its check `serfHealth`); default true. With \
+             false a stall of the whole machine is tolerated as long as check_ttl_ms says, and its death is noticed by session_ttl_s alone",
+        ),
+        (
             "session_ttl_s",
+            "number",
             "how long a session lives without a renewal, from 10 to 86,400; default: 10, or 0.6 of check_ttl_ms if that is more",
         ),
     ];
@@ -184,7 +210,9 @@ impl Profile {
             ("lock_delay_ms", ms(self.lock_delay)),
             ("session_ttl_s", number(self.session_ttl.as_secs_f64())),
             ("renew_interval_ms", ms(self.renew_interval())),
+            ("node_checks", self.node_checks.into()),
             ("takeover_ms", ms(self.takeover())),
+            ("machine_takeover_ms", ms(self.machine_takeover())),
         ]
     }
 
@@ -204,6 +232,7 @@ impl Profile {
             drift: 0.01,
             lock_delay: Duration::ZERO,
             session_ttl: MIN_SESSION_TTL,
+            node_checks: true,
         };
         profile.lock_delay = profile.min_lock_delay();
         profile
@@ -246,9 +275,15 @@ impl Profile {
     }
 
     /// The longest time from the crash of a holder until a waiter has the lock, while the servers
-    /// are healthy: the check expires, then the lock delay.
+    /// and its agent are healthy: the check expires, then the lock delay.
     pub fn takeover(&self) -> Duration {
         self.check_ttl + self.lock_delay
+    }
+
+    /// The longest time from the crash of a holder's agent, or of their machine, until a waiter has the lock, while
+    /// the servers are healthy: nobody reports the check then, so the session's TTL ends it, unless gossip is faster.
+    pub fn machine_takeover(&self) -> Duration {
+        self.session_ttl * SESSION_TTL_MULTIPLIER + self.lock_delay
     }
 
     /// Checks that the times fit together.

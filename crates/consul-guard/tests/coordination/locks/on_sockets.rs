@@ -10,6 +10,7 @@ use consul_api as wire;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
+use consul_api::value::shape::ValuePath;
 use consul_client::Client;
 use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
 use consul_client::transport::http::HttpTransport;
@@ -39,6 +40,12 @@ const ON_CLUSTERS: &[(&str, OnCluster)] = &[
     ("a_restart_of_the_agent_is_survived_or_announced", restarted),
 ];
 
+/// On a server and the client agent of the holder.
+const ON_A_CLIENT_AGENT: &[(&str, OnCluster)] = &[
+    ("the_death_of_a_machine_is_noticed_within_machine_takeover_ms", dead_machine),
+    ("a_stall_of_a_machine_is_tolerated_without_node_checks", stalled_machine),
+];
+
 pub fn add_to(trials: &mut Trials) {
     for version in [consul::SIM, "1.21", "1.8"] {
         let missing = consul::is_missing(version, &format!("locks on Consul {version}"));
@@ -57,6 +64,12 @@ pub fn add_to(trials: &mut Trials) {
         for (name, run) in ON_CLUSTERS {
             trials.add_unless(missing, format!("{name} [{version}]"), move || {
                 Cluster::start(1, version).map(|mut cluster| run(&runtime(), &mut cluster))
+            });
+        }
+        for (name, run) in ON_A_CLIENT_AGENT {
+            trials.add_unless(missing, format!("{name} [{version}]"), move || {
+                let cluster = Cluster::start_with_clients(1, 1, version);
+                cluster.map(|mut cluster| run(&runtime(), &mut cluster))
             });
         }
     }
@@ -325,6 +338,51 @@ fn stalled(runtime: &Runtime, cluster: &mut Cluster) {
             assert_eq!(lease.poll_event(), None);
             assert!(lease.is_held() && lease.token() == token && !waiting.is_finished());
         }
+        waiting.abort();
+    });
+}
+
+fn dead_machine(runtime: &Runtime, cluster: &mut Cluster) {
+    for node_checks in [true, false] {
+        runtime.block_on(async {
+            let profile = Profile { node_checks, ..Profile::standard() };
+            let agent = url(&cluster.address(1));
+            let holder = process_with(&[agent], profile.clone(), None, |transport| transport);
+            let other = process(&[url(&cluster.address(0))]);
+            hold(&holder).await;
+            cluster.kill(1);
+            let begun = tokio::time::Instant::now();
+            acquire(&other, Wait::Forever).await.expect("it becomes free").give_up();
+            let took = begun.elapsed();
+            // A renewal just before the death, and a busy machine.
+            let longest = profile.machine_takeover() + SLACK * 2;
+            assert!(took <= longest, "node_checks = {node_checks}: {took:?}");
+            println!("node_checks = {node_checks}: the next holder after {took:?}");
+            cluster.restart(1);
+            cluster.wait_until_healthy(1);
+        });
+    }
+}
+
+fn stalled_machine(runtime: &Runtime, cluster: &mut Cluster) {
+    const STALL: Duration = Duration::from_secs(15);
+    runtime.block_on(async {
+        let times = [("check_ttl_ms", 60_000.into()), ("node_checks", false.into())];
+        let times = times.map(|(name, value): (&str, Value)| (name.to_owned(), value));
+        let profile = Profile::from_value(&Value::Map(times.into()), &ValuePath::top("profile"));
+        let profile = profile.expect("a profile");
+        let agent = url(&cluster.address(1));
+        let holder = process_with(&[agent], profile, None, |transport| transport);
+        let lease = hold(&holder).await;
+        let other = process(&[url(&cluster.address(0))]);
+        let waiting = tokio::spawn(async move { acquire(&other, Wait::Forever).await });
+        cluster.stop(1);
+        sleep(STALL).await;
+        assert!(!waiting.is_finished(), "another holds it");
+        cluster.cont(1);
+        assert_eq!(lease.poll_event(), Some(Event::Suspended));
+        assert_eq!(next(&lease, Duration::from_secs(60)).await, Some(Event::Resumed));
+        assert!(lease.is_held() && !waiting.is_finished());
         waiting.abort();
     });
 }
