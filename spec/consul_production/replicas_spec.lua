@@ -257,7 +257,7 @@ describe("replicas", function()
       assert.equal("old", (made[2]:read_data(what)))
       all[what] = { wanted = change(made, what, prefix .. "/data/" .. what) }
     end
-    -- On a busy machine a check may have failed, and nodes that are cut off from Consul do not learn that it passes again.
+    -- Nodes that are cut off from Consul do not learn that a check passes again, which failed on a busy machine.
     support.eventually(function()
       return is_healthy(made)
     end)

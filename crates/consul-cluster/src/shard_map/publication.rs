@@ -208,12 +208,7 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
         Content::Map(map)
             if map.epoch() >= held.epoch() && !settings::is_foreign(cluster, &map) =>
         {
-            // The map is there, and its announcement is not. A map of another Consul has not this index.
-            let announcement = Announcement::of(&map, &cluster.snapshot().frozen);
-            let is_there = unchanged(&cluster.options.map_key(), stored.index);
-            let operations = [is_there, announce(&cluster.options, &announcement)];
-            transact(&cluster.client, operations, None).await?;
-            tracing::warn!(epoch = map.epoch(), "the shard map's announcement is written again");
+            let announcement = announced(cluster, &map, stored.index).await?;
             adopt(cluster, map);
             return Ok(Some(announcement));
         }
@@ -233,6 +228,25 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
     transact(&cluster.client, operations, None).await?;
     adopt(cluster, restored);
     Ok(Some(announcement))
+}
+
+/// The announcement of the stored map, which has this index. It is written again if it is gone.
+async fn announced(cluster: &Cluster, map: &ShardMap, index: u64) -> Result<Announcement, Error> {
+    let (client, options) = (&cluster.client, &cluster.options);
+    let (found, at) = keys::read(client, &options.epoch_key()).await?.unzip();
+    let found = found.and_then(|bytes| Announcement::parse(&bytes));
+    if let Some(found) = found.filter(|found| found.is_of(map)) {
+        confirm(cluster, index).await?;
+        return Ok(found);
+    }
+    let announcement = Announcement::of(map, &cluster.snapshot().frozen);
+    let announcement = Announcement { restored: cluster.snapshot().is_restored, ..announcement };
+    // A map of another Consul has not this index.
+    let is_there = unchanged(&options.map_key(), index);
+    let is_gone = unchanged(&options.epoch_key(), at.unwrap_or_default());
+    transact(client, [is_there, is_gone, announce(options, &announcement)], None).await?;
+    tracing::warn!(epoch = map.epoch(), "the shard map's announcement is written again");
+    Ok(announcement)
 }
 
 /// Makes a map the current one unless a newer one is known.

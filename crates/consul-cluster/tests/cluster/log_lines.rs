@@ -29,6 +29,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// The lines that are not caused here, and why.
 const NOT_HERE: &[(&str, &str)] = &[
+    ("registering again with the new token", "once for each token in a file; coordination"),
     ("the service was not deregistered and stays", "once, at the end of a client"),
     ("the lock is not released yet", "once, at the end of a client"),
     ("acquire failed, retrying", "once while a wait fails; coordination"),
@@ -300,6 +301,12 @@ fn cause_all(crowd: &mut Crowd, round: usize) {
     for cluster in 0..MANY {
         crowd.start(cluster, &id("b"));
         crowd.start(cluster, &id("c"));
+    }
+    crowd.settle();
+    for cluster in 0..MANY {
+        let path = |key: &str| format!("/v1/kv/c{cluster}/{key}");
+        crowd.world.send("PUT", &path(&format!("nodes/{}", id("b"))), "not a node's");
+        crowd.world.send("DELETE", &path("shards/epoch"), "");
     }
     crowd.settle();
     for cluster in 0..MANY {
