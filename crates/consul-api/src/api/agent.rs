@@ -467,7 +467,7 @@ pub static TOKEN_UPDATE: Endpoint = Endpoint {
     positional: &[
         path(
             "kind",
-            Shape::Text,
+            Shape::Segment,
             "Which token: default, agent, agent_recovery, replication and others.",
         ),
         body("token", Shape::Object(TOKEN), "The token."),

@@ -3,7 +3,7 @@
 use crate::table::*;
 
 const KIND: Param =
-    path("kind", Shape::Text, "The kind, such as service-defaults or proxy-defaults.");
+    path("kind", Shape::Segment, "The kind, such as service-defaults or proxy-defaults.");
 const NAME: Param = path("name", Shape::Text, "The entry's name.");
 const CAS: &[Param] = &[query(
     "cas",

@@ -268,6 +268,9 @@ impl Builder {
                     let end = at + param.name.len() + 2;
                     self.path.replace_range(at..end, &segment);
                 }
+                if !matches!(param.kind, Shape::Key | Shape::KeyPrefix | Shape::EncodedPath) {
+                    self.check_route().map_err(|why| at.bad_value(value, &why))?;
+                }
             }
             Location::Query(name) => self.add_query(param, name, value, &at)?,
             Location::QueryMembers => self.add_query_members(param, value, &at)?,
@@ -292,6 +295,15 @@ impl Builder {
             },
         }
         Ok(())
+    }
+
+    /// Refuses a path that Consul, which reads `%2F` as a `/`, takes for one of another endpoint.
+    fn check_route(&self) -> Result<(), String> {
+        let plain = percent_decode_str(&self.path).decode_utf8_lossy();
+        match self.endpoint.routed_elsewhere(&plain) {
+            Some(other) => Err(format!("Consul takes the path {plain} for one of {}", other.name)),
+            None => Ok(()),
+        }
     }
 
     fn add_query(

@@ -104,6 +104,7 @@ impl Shape {
     pub fn expected(&self) -> String {
         match self {
             Shape::Text | Shape::Name | Shape::Key => "a non-empty string".into(),
+            Shape::Segment => "a non-empty string without a `/`".into(),
             Shape::TextOrEmpty | Shape::KeyPrefix | Shape::Base64 => "a string".into(),
             Shape::EncodedPath => "a path that begins with `/`".into(),
             Shape::Payload => "a string, number, boolean or table".into(),
@@ -148,6 +149,9 @@ impl Shape {
         }
         if matches!(self, Shape::Key | Shape::KeyPrefix) {
             check_key(text).map_err(|why| at.bad_value(value, why))?;
+        }
+        if matches!(self, Shape::Segment) && text.contains('/') {
+            return Err(at.bad_value(value, "it must not have a `/`"));
         }
         if matches!(self, Shape::Name) {
             check_in_path(text).map_err(|why| at.bad_value(value, why))?;
@@ -335,6 +339,7 @@ impl Shape {
             Shape::Payload
             | Shape::Text
             | Shape::Name
+            | Shape::Segment
             | Shape::TextOrEmpty
             | Shape::Key
             | Shape::KeyPrefix
