@@ -362,6 +362,9 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
+    /// Those of [`Self::durations`] that Consul answers as nanoseconds: in an object that it has answered, a number can be in
+    /// these. `Check.Interval` is one of this name in a table `Check` alone.
+    pub answered_in_nanoseconds: &'static [&'static str],
     /// Durations that Consul reads from nanoseconds alone: a number is in seconds, and one below 0 is sent as it is. In an
     /// object that Consul has answered, it can be in nanoseconds.
     pub nanoseconds: &'static [&'static str],
@@ -377,21 +380,19 @@ pub struct FreeForm {
     pub kept: &'static [&'static str],
     /// Tables that are sent as they are.
     pub opaque: &'static [&'static str],
-    /// Whether Consul's answers have nanoseconds where a duration is written.
-    pub answers_nanoseconds: bool,
 }
 
 impl FreeForm {
     /// Of which nothing is known.
     pub const UNKNOWN: FreeForm = FreeForm {
         durations: &[],
+        answered_in_nanoseconds: &[],
         nanoseconds: &[],
         lists: &[],
         names: &[],
         by_name: &[],
         kept: &[],
         opaque: &[],
-        answers_nanoseconds: false,
     };
 }
 
