@@ -2,11 +2,12 @@
 //! Consul reads. A number where Consul has a duration is in seconds, an empty table where it has a list is a list, and
 //! names in snake_case are Consul's.
 
-use super::shape::{ValuePath, check_in_path, same_name};
+use super::shape::{ValuePath, check_in_path, letters, same_name};
 use super::{Value, duration};
 use crate::error::Error;
 use crate::table::FreeForm;
 use serde_json::Value as Json;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What a number in an object that Consul has answered means: there Consul has nanoseconds, and the program may have set
@@ -63,15 +64,18 @@ impl FreeForm {
             Value::Map(members) => {
                 let at = &at.of(value);
                 let mut object = serde_json::Map::with_capacity(members.len());
+                let mut read = HashSet::new();
                 for (given, member) in members {
                     let name = match names {
                         Names::Fields => in_camel_case(given),
                         _ => given.clone(),
                     };
-                    let json = self.member(&name, member, &at.member(given), names)?;
-                    if object.insert(name.clone(), json).is_some() {
+                    let is_read = matches!(names, Names::Fields | Names::PassiveHealthCheck);
+                    if is_read && !read.insert(letters(given)) {
                         return Err(at.twice(&name));
                     }
+                    let json = self.member(&name, member, &at.member(given), names)?;
+                    object.insert(name, json);
                 }
                 Ok(object.into())
             }
@@ -254,8 +258,8 @@ mod tests {
                 json!({"Subsets": {"my_own": {"OnlyPassing": true, "targets": []}}}),
             ),
             (
-                json!({"Query": {}, "http": {"query": {}, "x": {"Query": {}}}, "HTTP": [{"Query": {}}]}),
-                json!({"Query": {}, "http": {"query": [], "x": {"Query": {}}}, "HTTP": [{"Query": []}]}),
+                json!({"Query": {}, "http": {"query": {}, "x": {"Query": {}}}, "y": {"HTTP": [{"Query": {}}]}}),
+                json!({"Query": {}, "http": {"query": [], "x": {"Query": {}}}, "y": {"HTTP": [{"Query": []}]}}),
             ),
             (
                 json!({"Header": {"My_Own": {}, "Tags": ["a"], "*": {}}, "Subsets": {"Tags": {}, "*": {}}}),
@@ -392,6 +396,27 @@ mod tests {
             for given in [json!(null), json!("")] {
                 assert_eq!(json(&FORM, json!({name: given})).map(drop), Ok(()), "{name} {given}");
             }
+        }
+    }
+
+    /// Consul ignores case, and keeps one of both.
+    #[test]
+    fn a_name_in_two_cases_is_refused_where_consul_reads_it() {
+        for given in [
+            json!({"name": "a", "Name": "b"}),
+            json!({"x": [{"connecttimeout": 1, "ConnectTimeout": 2}]}),
+            json!({"Subsets": {"v1": {"onlyPassing": true, "only_passing": false}}}),
+            json!({"Config": {"passive_health_check": {"Interval": 1, "interval": 2}}}),
+        ] {
+            let said = json(&FORM, given.clone()).expect_err("twice");
+            assert!(said.contains(" twice, in two spellings"), "{given}: {said}");
+        }
+        for given in [
+            json!({"Meta": {"a": "1", "A": "2", "a_": "3"}}),
+            json!({"Subsets": {"v1": {}, "V1": {}}}),
+            json!({"Config": {"a": 1, "A": 2, "x": {"b": 1, "B": 2}}}),
+        ] {
+            assert_eq!(json(&FORM, given.clone()), Ok(given));
         }
     }
 }

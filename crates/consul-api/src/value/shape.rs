@@ -393,10 +393,12 @@ impl Shape {
 /// Whether the spelling of a program is that of a field: `deregister_critical_service_after` is
 /// `DeregisterCriticalServiceAfter`. Consul ignores case, too.
 pub(crate) fn same_name(field: &str, given: &str) -> bool {
-    let letters = |name: &str| -> Vec<u8> {
-        name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
-    };
     letters(field) == letters(given)
+}
+
+/// What Consul and [`same_name`] compare of a name.
+pub(super) fn letters(name: &str) -> Vec<u8> {
+    name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
 }
 
 /// Refuses what a path cannot have at any place.
