@@ -59,6 +59,10 @@ impl Endpoint {
             let given = args.options.iter().find(|(name, _)| name == param.name).map(|(_, v)| v);
             match given.filter(|value| **value != Value::Null) {
                 Some(value) => builder.add(param, value)?,
+                // The query's token counts, and of an empty one the header, also that of a token file.
+                None if param.name == "token" && builder.is_given(param) => {
+                    builder.add(param, &Value::from(""))?;
+                }
                 None => {
                     let default = defaults.of(param, args);
                     if let Some(value) = default.filter(|_| !builder.is_given(param)) {
@@ -226,6 +230,7 @@ impl Builder {
                 ["stale", "consistent", "cached"].into_iter().any(has)
             }
             (_, Location::Query(name)) => has(name),
+            ("token", _) => has("token"),
             _ => false,
         }
     }
