@@ -331,6 +331,21 @@ fn a_token_in_the_query_of_any_request_is_instead_of_the_clients() {
 }
 
 #[test]
+fn dots_are_refused_in_the_path_of_any_request_and_not_in_its_query() {
+    let row = crate::api::raw::endpoint("GET").unwrap();
+    let target = |path: &str| {
+        let request = row.request(&Args::new().arg(path), &Defaults::default());
+        request.map(|it| it.http.uri().to_string())
+    };
+    for path in ["/v1/x?a=/../b", "/v1/x?a=..", "/v1/x?/./", "/v1/x..y?a=1"] {
+        assert_eq!(target(path).expect(path), path);
+    }
+    for path in ["/v1/../x", "/v1/x/..?a=1", "/v1/./x?a=/b", "/v1/x?a=\u{7}"] {
+        assert_eq!(target(path).expect_err(path).kind(), crate::error::Kind::Argument, "{path}");
+    }
+}
+
+#[test]
 fn deleting_every_key_requires_the_option_everything() {
     let operation = |verb: &str, key: Option<&str>| {
         let mut members = vec![("verb".to_owned(), verb.into())];

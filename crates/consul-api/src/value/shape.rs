@@ -175,7 +175,12 @@ impl Shape {
                 return Err(at.bad_value(value, "a space must be written as `%20`"));
             }
         }
-        check_in_path(&text).map_err(|why| at.bad_value(value, why))?;
+        // A query is not cleaned.
+        let path = match self {
+            Shape::EncodedPath => text.split('?').next().unwrap_or_default(),
+            _ => &text,
+        };
+        check_in_path(path).map_err(|why| at.bad_value(value, why))?;
         Ok(text)
     }
 
