@@ -487,6 +487,14 @@ describe("replicated shards", function()
         end,
         "record 2 of its result: its id is not after",
       },
+      ["a hole"] = {
+        "scan",
+        function()
+          local version = ("0"):rep(32)
+          return { { id = "a", version = version }, nil, { id = "b", version = version } }
+        end,
+        "record 2 of its result: it is nil: it must be a table",
+      },
       ["a wrong version"] = {
         "scan",
         function() return { { id = "b", version = "7" } } end,

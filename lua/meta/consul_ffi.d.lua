@@ -175,7 +175,7 @@ function ConsulClient:watch(method, ...) end
 
 ---@class consul_ffi.watch.options
 ---@field rate_per_s? number the most states read in a second; default 20
----@field wait? number|string the longest wait of one query on the server: seconds or a string such as `"1m30s"`, up to 10 minutes; default 1 minute
+---@field wait? number|string the longest wait of one query on the server: seconds or a string such as `"1m30s"`, up to 10 minutes; default 50 s
 
 ---A blocking query that is repeated in the background.
 ---@class consul_ffi.Watch
@@ -1280,7 +1280,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "rate_limited" # Too many requests, or more than 200 connections from one address.
 ---| "no_leader" # The servers have no Raft leader at the moment.
 ---| "not_ready" # A cluster node cannot serve yet: it has not joined, too few replicas answered, or its program has handlers and has not polled for twice its check's TTL.
----| "conflict" # Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay.
+---| "conflict" # Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay. Or it left a check out of a transaction.
 ---| "txn_failed" # A transaction was refused, and none of its operations was applied.
 ---| "session_invalid" # The session does not exist, or no longer: it expired, or one of its checks failed.
 ---| "too_large" # The request is larger than the server accepts, or the answer is larger than 256 MiB.
@@ -3209,7 +3209,7 @@ function consul_ffi.simulator(name, options) end
 ---@return consul_ffi.Error? err
 function consul_ffi.json_decode(text) end
 
----Encodes a value as JSON; a table without keys becomes `[]`. Fails with `argument` for what JSON cannot represent.
+---Encodes a value as JSON; a table without keys becomes `{}`, one of `consul_ffi.array` `[]`. Fails with `argument` for what JSON cannot represent.
 ---@param value any
 ---@return boolean success
 ---@return string json

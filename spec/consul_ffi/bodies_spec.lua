@@ -47,6 +47,40 @@ describe("a body", function()
     assert(client:query_delete(id))
   end)
 
+  it("has no list with a hole, or with keys that are not 1, 2, 3 …", function()
+    local lists = {}
+    local function list(items)
+      lists[#lists + 1] = items
+      return items
+    end
+    list({ "a", nil, "c" })
+    list({ nil, "b" })
+    list({ [0] = "z" })
+    list({ [2] = "b" })
+    list({ "a", "b", nil, "d" })[1.5] = "x"
+    list({ "a", nil, "c" })[-1] = "z"
+    list({ "a", nil, "c" })[0] = "z"
+    list({ "a", "b" })[2 ^ 53] = "z"
+    list({ "a" })[0.5] = "z"
+    list({ "a", "b" })[math.huge] = "z"
+    -- The first item at 0, and one that was removed: as many keys as the length of it says.
+    local shifted = list({})
+    for i, tag in ipairs({ "a", "b", "c", "d", "e" }) do
+      shifted[i - 1] = tag
+    end
+    shifted[3] = nil
+    for _, items in ipairs(lists) do
+      for _, value in ipairs({ { name = key, tags = items }, { name = key, meta = { a = items } } }) do
+        assert.has_error(function()
+          client:agent_service_register(value)
+        end, "agent_service_register: a list has holes or does not begin at 1")
+      end
+      assert.has_error(function()
+        consul_ffi.json_encode({ items })
+      end, "a list has holes or does not begin at 1")
+    end
+  end)
+
   it("has a list that is marked as one where it is sent as it is", function()
     local encode = consul_ffi.json_encode
     assert.same({ true, '{"a":[]}' }, { encode({ a = consul_ffi.array() }) })

@@ -371,6 +371,35 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.equal("timeout", select(2, c:get("/silent")))
     end)
 
+    it("sends numbers exactly, and refuses what is not finite by name", function()
+      local numbers = { [5] = "5", [-1] = "-1", [0.1] = "0.1", [1 / 3] = ("%.16g"):format(1 / 3) }
+      numbers[123456789012345], numbers[2 ^ 53 - 1] = "123456789012345", "9007199254740991"
+      numbers[1e14] = "100000000000000"
+      for number, text in pairs(numbers) do
+        assert.equal(text, args_of(ok(c:get("/dummy", { cas = number }))).cas)
+        assert.same({ cas = text }, args_of(ok(c:get("/dummy", { cas = { number } }))))
+      end
+      assert.equal("123456789012345s", args_of(ok(c:get("/dummy", { wait = "123456789012345" }))).wait)
+      local ull = (loadstring or load)("return 18446744073709551615ULL, -5LL")
+      if ull then
+        local large, small = ull()
+        local args = args_of(ok(c:get("/dummy", { a = large, b = { small } })))
+        assert.same({ a = "18446744073709551615", b = "-5" }, args)
+      end
+      local not_finite = "args.cas must be a finite number, got "
+      for _, number in ipairs({ math.huge, -math.huge, 0 / 0 }) do
+        for _, cas in ipairs({ number, { number } }) do
+          assert.matches(not_finite, select(2, c:get("/dummy", { cas = cas })), 1, true)
+        end
+        assert.equal("wait must be a number of seconds, without a unit", select(2, c:get("/dummy", { wait = number })))
+        assert.matches("the body must be a finite number, got ", select(2, c:put_key("k", number)), 1, true)
+      end
+      for _, value in ipairs({ print, io.stdout }) do
+        local _, message = c:get("/dummy", { x = value })
+        assert.equal("args.x must be a string, a number or a boolean, got a " .. type(value), message)
+      end
+    end)
+
     it("refuses a wait with a unit", function()
       assert.equal("wait must be a number of seconds, without a unit", select(2, c:get("/dummy", { wait = "10s" })))
     end)

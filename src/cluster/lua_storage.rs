@@ -225,8 +225,17 @@ fn page(first: &LuaValue, range: &Range, limit: usize) -> Result<Vec<Record>, St
         return Err(format!("it returned {}: it must be a list of records", shown(first)));
     };
     let mut records: Vec<Record> = Vec::new();
-    for (at, given) in list.sequence_values::<LuaValue>().enumerate() {
-        let given = given.map_err(|error| error.to_string());
+    // What is behind a hole would be lost.
+    let mut last = 0;
+    let key = |key: LuaValue, _: LuaValue| {
+        if key.is_number() || key.is_integer() {
+            last = last.max(value::place(&key));
+        }
+        Ok(())
+    };
+    list.for_each(key).map_err(|error| error.to_string())?;
+    for at in 0..last {
+        let given = list.raw_get::<LuaValue>(at + 1).map_err(|error| error.to_string());
         let checked = given.and_then(|given| record(&given)).and_then(|record| {
             let is_next = records.last().is_none_or(|last| last.id < record.id);
             match () {

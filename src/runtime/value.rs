@@ -120,7 +120,7 @@ fn boxed_integer(lua: &Lua, value: &LuaValue) -> Option<Value> {
 
 fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
     let mut members = Vec::new();
-    let mut items = 0;
+    let (mut items, mut last) = (0, 0);
     for pair in table.pairs::<LuaValue, LuaValue>() {
         let (key, member) = pair.map_err(unreadable)?;
         match key {
@@ -133,7 +133,10 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
                 let member = from_lua_at(lua, &member, depth + 1)?;
                 members.push((name, member));
             }
-            LuaValue::Integer(_) | LuaValue::Number(_) => items += 1,
+            LuaValue::Integer(_) | LuaValue::Number(_) => {
+                items += 1;
+                last = last.max(place(&key));
+            }
             other => {
                 return Err(Error::misuse(format!(
                     "a table has a key of type {}; keys must be strings, or 1, 2, 3 … for a list",
@@ -151,12 +154,18 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
             "a table has both names and list items; it must be either a map or a list",
         ));
     }
-    if table.raw_len() != items {
+    // Lua's length of a table with a hole can be any.
+    if last != items {
         return Err(Error::misuse("a list has holes or does not begin at 1"));
     }
     let item =
-        |item: mlua::Result<LuaValue>| from_lua_at(lua, &item.map_err(unreadable)?, depth + 1);
-    Ok(Value::List(table.sequence_values().map(item).collect::<Result<_, _>>()?))
+        |place: usize| from_lua_at(lua, &table.raw_get(place).map_err(unreadable)?, depth + 1);
+    Ok(Value::List((1..=items).map(item).collect::<Result<_, _>>()?))
+}
+
+/// The place in a list that a number is the key of. One that cannot be a place is behind all.
+pub fn place(key: &LuaValue) -> usize {
+    key.as_usize().filter(|place| *place > 0).unwrap_or(usize::MAX)
 }
 
 /// Creates the metatable of empty lists.

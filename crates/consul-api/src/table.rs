@@ -304,6 +304,8 @@ pub enum Shape {
     Text,
     /// The same, by which a path finds what is registered.
     Name,
+    /// The same without a `/`: an id, or what another parameter follows in the path. Consul reads `%2F` as a `/`.
+    Segment,
     /// A UTF-8 string that may be empty.
     TextOrEmpty,
     /// A key that the server stores under exactly this name.
@@ -360,6 +362,9 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
+    /// Those of [`Self::durations`] that Consul answers as nanoseconds: in an object that it has answered, a number can be in
+    /// these. `Check.Interval` is one of this name in a table `Check` alone.
+    pub answered_in_nanoseconds: &'static [&'static str],
     /// Durations that Consul reads from nanoseconds alone: a number is in seconds, and one below 0 is sent as it is. In an
     /// object that Consul has answered, it can be in nanoseconds.
     pub nanoseconds: &'static [&'static str],
@@ -375,21 +380,19 @@ pub struct FreeForm {
     pub kept: &'static [&'static str],
     /// Tables that are sent as they are.
     pub opaque: &'static [&'static str],
-    /// Whether Consul's answers have nanoseconds where a duration is written.
-    pub answers_nanoseconds: bool,
 }
 
 impl FreeForm {
     /// Of which nothing is known.
     pub const UNKNOWN: FreeForm = FreeForm {
         durations: &[],
+        answered_in_nanoseconds: &[],
         nanoseconds: &[],
         lists: &[],
         names: &[],
         by_name: &[],
         kept: &[],
         opaque: &[],
-        answers_nanoseconds: false,
     };
 }
 
@@ -616,6 +619,28 @@ impl Endpoint {
         pairs.filter_map(|(wanted, found)| {
             Some((wanted.strip_prefix('{')?.strip_suffix('}')?, found))
         })
+    }
+
+    /// The row to which Consul would route this plain path of this one: the one with more of the path in its template.
+    ///
+    /// Source: `ServeMux` of Go, and the handlers in Consul's folder agent, which look for the ends.
+    pub(crate) fn routed_elsewhere(&self, plain: &str) -> Option<&'static Endpoint> {
+        let fixed = |(begins, ends): (&str, &str)| begins.len() + ends.len();
+        let own = self.around_parameters().map_or(usize::MAX, fixed);
+        let takes = |other: &&Endpoint| match other.around_parameters() {
+            None => other.path == plain,
+            Some((begins, ends)) => {
+                fixed((begins, ends)) > own
+                    && plain.strip_prefix(begins).is_some_and(|rest| rest.ends_with(ends))
+            }
+        };
+        crate::endpoints().filter(|other| other.path != self.path).find(takes)
+    }
+
+    /// What is before and after the parameters of its path, if it has any.
+    fn around_parameters(&self) -> Option<(&'static str, &'static str)> {
+        let (begins, rest) = self.path.split_once('{')?;
+        Some((begins, rest.rsplit_once('}').map_or("", |(_, ends)| ends)))
     }
 
     /// Every option of the endpoint.

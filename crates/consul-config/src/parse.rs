@@ -69,7 +69,7 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
             _ => Ok(text.to_owned()),
         };
     }
-    if text.starts_with("unix:") {
+    if text.starts_with("unix:") || text.starts_with(['/', '.']) {
         return refuse("a unix socket is written unix:///path");
     }
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };

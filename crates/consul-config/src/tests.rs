@@ -354,7 +354,16 @@ fn a_bad_endpoint_is_refused_without_its_password() {
     ] {
         assert!(message(&[("endpoint", url.into())], &[]).contains("endpoint is"), "{url}");
     }
-    for url in ["unix:/path", "unix:path", "unix://path", "https+unix://path", "unix:"] {
+    for url in [
+        "unix:/path",
+        "unix:path",
+        "unix://path",
+        "https+unix://path",
+        "unix:",
+        "/tmp/x.sock",
+        "./x.sock",
+        "../x",
+    ] {
         let message = message(&[("endpoint", url.into())], &[]);
         assert!(message.contains(url) && message.contains("unix:///path"), "{message}");
     }

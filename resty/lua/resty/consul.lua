@@ -86,18 +86,47 @@ local function headers_of(received)
   })
 end
 
+-- A plain value as the text that is sent, numbers exactly; nil and what it must be for any other.
+local function plain_text(value)
+  local kind = type(value)
+  if kind == "string" or kind == "boolean" then
+    return tostring(value)
+  elseif kind == "cdata" then
+    -- LuaJIT's integers of 64 bits.
+    local digits = tostring(value):match("^(%-?%d+)U?LL$")
+    return digits, "a number"
+  elseif kind ~= "number" then
+    return nil, "a string, a number or a boolean"
+  elseif value ~= value or value == math.huge or value == -math.huge then
+    return nil, "a finite number"
+  elseif value % 1 == 0 then
+    return ("%.0f"):format(value)
+  end
+  local digits = 14
+  while tonumber(("%." .. digits .. "g"):format(value)) ~= value do
+    digits = digits + 1
+  end
+  return ("%." .. digits .. "g"):format(value)
+end
+
+-- The message for a value that cannot be sent.
+local function refused(name, wanted, value)
+  local given = type(value) == "number" and tostring(value) or "a " .. type(value)
+  return ("%s must be %s, got %s"):format(name, wanted, given)
+end
+
 -- A body as the text that is sent. The pieces of a reader, such as that of get_client_body_reader, are joined.
 local function text_of(body)
   local kind = type(body)
   if kind == "table" then
     local encoded, text = pcall(cjson.encode, body)
     return encoded and text or nil, text
-  elseif kind == "number" or kind == "boolean" then
-    return tostring(body)
-  elseif kind == "string" then
-    return body
   elseif kind ~= "function" then
-    return nil, ("the body must be a string, a number, a boolean, a table or a function, got a %s"):format(kind)
+    local text, wanted = plain_text(body)
+    if not text and kind ~= "number" then
+      wanted = "a string, a number, a boolean, a table or a function"
+    end
+    return text, not text and refused("the body", wanted, body) or nil
   end
   local pieces = {}
   repeat
@@ -119,10 +148,14 @@ local function escaped(text, pattern)
   end))
 end
 
--- Adds an argument with several values to a path.
+-- Adds an argument with several values to a path; nil and a message for one that cannot be sent.
 local function with_values(path, name, values)
   for _, value in ipairs(values) do
-    local pair = value == true and name or name .. "=" .. escaped(tostring(value), "[^%w_.~-]")
+    local text, wanted = plain_text(value)
+    if not text then
+      return nil, refused("args." .. name, wanted, value)
+    end
+    local pair = value == true and name or name .. "=" .. escaped(text, "[^%w_.~-]")
     path = path .. (path:find("?", 1, true) and "&" or "?") .. pair
   end
   return path
@@ -153,10 +186,11 @@ local function arguments(self, path, args)
     local wait = DEFAULT_WAIT
     if merged.wait then
       wait = tonumber(merged.wait)
-      if not wait then
+      local text = wait and plain_text(wait)
+      if not text then
         return nil, "wait must be a number of seconds, without a unit"
       end
-      wait, merged.wait = wait * 1000, merged.wait .. "s"
+      wait, merged.wait = wait * 1000, text .. "s"
     end
     timeout = wait + wait / 16 + timeout
     log("DEBUG", "Blocking query timeout: ", timeout)
@@ -165,9 +199,18 @@ local function arguments(self, path, args)
     if type(name) ~= "string" then
       return nil, ("args must have names, got one with the key %s"):format(tostring(name))
     elseif type(value) == "table" then
-      path, merged[name] = with_values(path, name, value), nil
+      local why
+      path, why = with_values(path, name, value)
+      if not path then
+        return nil, why
+      end
+      merged[name] = nil
     elseif type(value) ~= "boolean" then
-      merged[name] = tostring(value)
+      local text, wanted = plain_text(value)
+      if not text then
+        return nil, refused("args." .. name, wanted, value)
+      end
+      merged[name] = text
     end
   end
   return path, merged, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
@@ -345,7 +388,7 @@ local function encoded(operations)
     local kind = type(copy.KV) == "table" and type(copy.KV.Value)
     if kind == "string" or kind == "number" or kind == "boolean" then
       copy.KV = copied(copy.KV)
-      copy.KV.Value = consul_ffi.base64_encode(tostring(value))
+      copy.KV.Value = consul_ffi.base64_encode(plain_text(value) or tostring(value))
     end
     copies[i] = type(operation) == "table" and copy or operation
   end

@@ -158,6 +158,7 @@ fn lua_type(shape: &Shape, depth: usize) -> String {
     match shape {
         Shape::Text
         | Shape::Name
+        | Shape::Segment
         | Shape::TextOrEmpty
         | Shape::Key
         | Shape::KeyPrefix

@@ -113,11 +113,11 @@ const AUTHORIZATION: &[Field] = &[
 
 const CLONE_FIELDS: &[Field] = &[field("Description", Shape::TextOrEmpty, "a description")];
 
-const ACCESSOR: Param = path("accessor", Shape::Text, "The token's accessor id.");
-const POLICY_ID: Param = path("policy_id", Shape::Text, "The policy's id.");
-const ROLE_ID: Param = path("role_id", Shape::Text, "The role's id.");
+const ACCESSOR: Param = path("accessor", Shape::Segment, "The token's accessor id.");
+const POLICY_ID: Param = path("policy_id", Shape::Segment, "The policy's id.");
+const ROLE_ID: Param = path("role_id", Shape::Segment, "The role's id.");
 const METHOD_NAME: Param = path("method", Shape::Text, "The auth method's name.");
-const RULE_ID: Param = path("rule", Shape::Text, "The binding rule's id.");
+const RULE_ID: Param = path("rule", Shape::Segment, "The binding rule's id.");
 const NAME: Param = path("name", Shape::Text, "The name.");
 const TOKEN_BODY: Param = body("token", Shape::Object(TOKEN), "The token.");
 const POLICY_BODY: Param = body("policy", Shape::Object(POLICY), "The policy.");

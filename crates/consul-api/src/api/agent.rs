@@ -1,5 +1,6 @@
 //! The local agent's services and checks: `/v1/agent`.
 
+use super::catalog::PASSIVE_HEALTH_CHECK;
 use crate::table::*;
 
 pub const STATUSES: &[&str] = &["passing", "warning", "critical"];
@@ -84,6 +85,8 @@ const MESH: FreeForm = FreeForm {
         "TTL",
         "Timeout",
     ],
+    // What the program itself wrote there, as Consul keeps it.
+    answered_in_nanoseconds: PASSIVE_HEALTH_CHECK,
     nanoseconds: &[],
     lists: &[
         "Args",
@@ -108,7 +111,6 @@ const MESH: FreeForm = FreeForm {
     by_name: &["Header", "TaggedAddresses"],
     kept: &["Config"],
     opaque: &["Arguments", "Meta"],
-    answers_nanoseconds: false,
 };
 
 const SERVICE_DEFINITION: &[Field] = &[
@@ -467,7 +469,7 @@ pub static TOKEN_UPDATE: Endpoint = Endpoint {
     positional: &[
         path(
             "kind",
-            Shape::Text,
+            Shape::Segment,
             "Which token: default, agent, agent_recovery, replication and others.",
         ),
         body("token", Shape::Object(TOKEN), "The token."),

@@ -6,9 +6,14 @@ use crate::table::*;
 /// The members that identify an instance.
 const INSTANCE: &[&[&str]] = &[&["Node"], &["ServiceID"]];
 
+/// Consul keeps these as they were written, and reads a number as nanoseconds.
+pub const PASSIVE_HEALTH_CHECK: &[&str] =
+    &["PassiveHealthCheck.BaseEjectionTime", "PassiveHealthCheck.Interval"];
+
 /// Source: `ConnectProxyConfig` in Consul's folder agent/structs.
 pub const PROXY: FreeForm = FreeForm {
     durations: &["BaseEjectionTime", "Interval"],
+    answered_in_nanoseconds: PASSIVE_HEALTH_CHECK,
     lists: &["EnvoyExtensions", "Paths", "Upstreams"],
     kept: &["Config"],
     opaque: &["Arguments", "Meta"],
@@ -44,10 +49,10 @@ const CATALOG_SERVICE: &[Field] = &[
 /// Source: `HealthCheckDefinition` in Consul's folders api and agent/structs.
 pub const CHECK_DEFINITION: FreeForm = FreeForm {
     durations: &["DeregisterCriticalServiceAfter", "Interval", "TTL", "Timeout"],
+    // Recorded on 1.8.7 and 1.21.0; the others are texts.
+    answered_in_nanoseconds: &["TTL"],
     lists: &["Header.*", "ScriptArgs"],
     by_name: &["Header"],
-    // An answer has nanoseconds in TTL.
-    answers_nanoseconds: true,
     ..FreeForm::UNKNOWN
 };
 

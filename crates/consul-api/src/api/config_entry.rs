@@ -3,7 +3,7 @@
 use crate::table::*;
 
 const KIND: Param =
-    path("kind", Shape::Text, "The kind, such as service-defaults or proxy-defaults.");
+    path("kind", Shape::Segment, "The kind, such as service-defaults or proxy-defaults.");
 const NAME: Param = path("name", Shape::Text, "The entry's name.");
 const CAS: &[Param] = &[query(
     "cas",
@@ -49,6 +49,18 @@ pub const ENTRY: FreeForm = FreeForm {
         "RequestTimeout",
         "TTL",
     ],
+    // Recorded on 1.8.7 and 1.21.0; the others are texts.
+    answered_in_nanoseconds: &[
+        "CookieConfig.TTL",
+        "JWKSCluster.ConnectTimeout",
+        "PassiveHealthCheck.BaseEjectionTime",
+        "PassiveHealthCheck.Interval",
+        "Remote.CacheDuration",
+        "RetryPolicyBackOff.BaseInterval",
+        "RetryPolicyBackOff.MaxInterval",
+        "TimeoutFilter.IdleTimeout",
+        "TimeoutFilter.RequestTimeout",
+    ],
     nanoseconds: &[],
     lists: &[
         "Addresses",
@@ -93,7 +105,6 @@ pub const ENTRY: FreeForm = FreeForm {
     by_name: &["Failover", "Subsets"],
     kept: &["Config"],
     opaque: &["Add", "Arguments", "LegacyMeta", "Meta", "Set"],
-    answers_nanoseconds: true,
 };
 
 pub static WRITE: Endpoint = Endpoint {

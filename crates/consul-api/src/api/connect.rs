@@ -20,7 +20,7 @@ const CA: FreeForm = FreeForm {
     ..FreeForm::UNKNOWN
 };
 const INTENTION: Param = body("intention", Shape::Free(&PERMISSIONS), "The intention.");
-const ID: Param = path("intention_id", Shape::Text, "The intention's id.");
+const ID: Param = path("intention_id", Shape::Segment, "The intention's id.");
 
 pub static CA_ROOTS: Endpoint = Endpoint {
     form: Form::Object(&[

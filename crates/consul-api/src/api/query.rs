@@ -2,7 +2,7 @@
 
 use crate::table::*;
 
-const ID: Param = path("query", Shape::Text, "The query's id.");
+const ID: Param = path("query", Shape::Segment, "The query's id.");
 const ID_OR_NAME: Param = path("query", Shape::Text, "The query's id or name.");
 /// Source: `PreparedQueryDefinition` in Consul's folder api.
 const QUERY: FreeForm = FreeForm {

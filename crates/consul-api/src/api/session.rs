@@ -43,7 +43,7 @@ const SESSION: &[Field] = &[
     field("Checks", Shape::TextList, "node checks, as before Consul 1.7"),
 ];
 
-const ID: Param = path("session", Shape::Text, "The session's id.");
+const ID: Param = path("session", Shape::Segment, "The session's id.");
 
 pub static CREATE: Endpoint = Endpoint {
     form: Form::Object(&[has("ID", Form::Some(&Form::Text))]),

@@ -108,9 +108,9 @@ kinds! {
         zh: "集群节点还不能提供服务：它尚未加入集群，应答的副本太少，或者它的程序注册了处理函数（handler），但超过其检查 TTL 的两倍时间没有 poll。"
             "错误信息给出原因：启动缺少的节点或 Consul，或使程序更频繁地调用 `poll`、`run` 或任何等待的方法。"
     Conflict "conflict" exit: 1
-        cause: "Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay."
+        cause: "Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay. Or it left a check out of a transaction."
         cure: "Read again and decide again; wait with a blocking query."
-        zh: "Consul 应答 `false`：比较并交换（compare-and-set，CAS）失败，或锁由其他会话持有，或仍处于锁延迟期内。"
+        zh: "Consul 应答 `false`：比较并交换（compare-and-set，CAS）失败，或锁由其他会话持有，或仍处于锁延迟期内。或者 Consul 在事务中漏掉了某个检查。"
             "重新读取并重新决定；用阻塞查询等待。"
     TxnFailed "txn_failed" exit: 1
         cause: "A transaction was refused, and none of its operations was applied."

@@ -401,6 +401,59 @@ fn each_duration_and_each_list_of_consul_is_one() {
     assert!(wrong.is_empty(), "{} fields:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// The durations that Consul answers with as numbers of nanoseconds, with their tables.
+///
+/// Recorded on 1.8.7 and 1.21.0. Those of an upstream are kept as they were written.
+const ANSWERED_IN_NANOSECONDS: &[&str] = &[
+    "CookieConfig.TTL",
+    "Definition.TTL",
+    "JWKSCluster.ConnectTimeout",
+    "PassiveHealthCheck.BaseEjectionTime",
+    "PassiveHealthCheck.Interval",
+    "Remote.CacheDuration",
+    "RetryPolicyBackOff.BaseInterval",
+    "RetryPolicyBackOff.MaxInterval",
+    "TimeoutFilter.IdleTimeout",
+    "TimeoutFilter.RequestTimeout",
+];
+
+#[test]
+fn in_what_was_read_a_number_is_in_nanoseconds_where_consul_answers_with_them() {
+    let (mut used, mut wrong) = (BTreeSet::<&str>::new(), Vec::new());
+    for body in BODIES {
+        // The tables of the others with durations are not free, or are not those of an answer.
+        let rows = body.rows.iter().filter(|row| {
+            ["config_write", "catalog_register", "txn", "query_create"].contains(row)
+        });
+        for (row, path) in
+            rows.flat_map(|row| body.durations.split_whitespace().map(move |path| (row, path)))
+        {
+            let known = ANSWERED_IN_NANOSECONDS.iter().find(|known| path.ends_with(**known));
+            used.extend(known);
+            let (table, name) = path.rsplit_once('.').unwrap_or(("", path));
+            let read = |number: f64| {
+                let members = [(name.to_owned(), number.into()), ("CreateIndex".into(), 7.into())];
+                let request = request(row, table, Value::Map(members.into()))?;
+                let sent: Json = serde_json::from_slice(request.http.body()).expect("JSON");
+                let at = |sent: Json, name: &String| match &**name {
+                    "[]" => sent[0].clone(),
+                    _ => sent[name].clone(),
+                };
+                Ok::<_, Error>(names(path).iter().fold(sent, at))
+            };
+            let is_good = match known {
+                Some(_) => read(7e9).is_ok_and(|it| it == json!(7e9)) && read(1e6).is_err(),
+                None => read(1e6).is_ok_and(|it| it == json!("1000000s")),
+            };
+            if !is_good || !read(30.0).is_ok_and(|it| it == json!("30s")) {
+                wrong.push(format!("{row} {} {path}: {:?}", body.kind, read(1e6)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} fields:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(used.len(), ANSWERED_IN_NANOSECONDS.len(), "{used:?}");
+}
+
 /// The forms of the free tables in a shape.
 fn forms(shape: &Shape) -> Vec<&'static FreeForm> {
     match shape {
@@ -516,9 +569,9 @@ fn a_configuration_that_consul_keeps_has_its_spelling_of_each_name() {
         for (row, (given, wanted)) in
             rows.iter().flat_map(|row| names.iter().map(move |it| (row, it)))
         {
-            let request = request(row, &format!("Config.{given}"), "x".into()).expect(given);
+            let request = request(row, &format!("Config.{given}"), "1h".into()).expect(given);
             let sent: Json = serde_json::from_slice(request.http.body()).expect("JSON");
-            if sent["Config"] != json!({*wanted: "x"}) {
+            if sent["Config"] != json!({*wanted: "1h"}) {
                 wrong.push(format!("{row} {given}: {sent}"));
             }
         }

@@ -59,6 +59,10 @@ impl Endpoint {
             let given = args.options.iter().find(|(name, _)| name == param.name).map(|(_, v)| v);
             match given.filter(|value| **value != Value::Null) {
                 Some(value) => builder.add(param, value)?,
+                // The query's token counts, and of an empty one the header, also that of a token file.
+                None if param.name == "token" && builder.is_given(param) => {
+                    builder.add(param, &Value::from(""))?;
+                }
                 None => {
                     let default = defaults.of(param, args);
                     if let Some(value) = default.filter(|_| !builder.is_given(param)) {
@@ -226,6 +230,7 @@ impl Builder {
                 ["stale", "consistent", "cached"].into_iter().any(has)
             }
             (_, Location::Query(name)) => has(name),
+            ("token", _) => has("token"),
             _ => false,
         }
     }
@@ -268,6 +273,9 @@ impl Builder {
                     let end = at + param.name.len() + 2;
                     self.path.replace_range(at..end, &segment);
                 }
+                if !matches!(param.kind, Shape::Key | Shape::KeyPrefix | Shape::EncodedPath) {
+                    self.check_route().map_err(|why| at.bad_value(value, &why))?;
+                }
             }
             Location::Query(name) => self.add_query(param, name, value, &at)?,
             Location::QueryMembers => self.add_query_members(param, value, &at)?,
@@ -292,6 +300,15 @@ impl Builder {
             },
         }
         Ok(())
+    }
+
+    /// Refuses a path that Consul, which reads `%2F` as a `/`, takes for one of another endpoint.
+    fn check_route(&self) -> Result<(), String> {
+        let plain = percent_decode_str(&self.path).decode_utf8_lossy();
+        match self.endpoint.routed_elsewhere(&plain) {
+            Some(other) => Err(format!("Consul takes the path {plain} for one of {}", other.name)),
+            None => Ok(()),
+        }
     }
 
     fn add_query(

@@ -144,4 +144,6 @@ fn with_query(target: &Uri, query: &str) -> Uri {
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod paths;
+#[cfg(test)]
 mod tests;

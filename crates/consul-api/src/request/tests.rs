@@ -305,6 +305,46 @@ fn any_request_takes_the_clients_settings_unless_it_has_its_own() {
     }
 }
 
+/// Consul takes an empty one for none, and then reads the header.
+#[test]
+fn a_token_in_the_query_of_any_request_is_instead_of_the_clients() {
+    let defaults = Defaults { token: Some("s3cret".into()), ..Defaults::default() };
+    let header = |path: &str, params: serde_json::Value, own: Option<&str>| {
+        let args = Args::new().arg(path).opt("params", Value::from(params));
+        let args = own.into_iter().fold(args, |args, own| args.opt("token", own));
+        let row = crate::api::raw::endpoint("GET").unwrap();
+        let request = row.request(&args, &defaults).unwrap();
+        request.http.headers()["x-consul-token"].to_str().unwrap().to_owned()
+    };
+    let none = || serde_json::json!({});
+    for path in ["/v1/a?token=", "/v1/a?token", "/v1/a?b=1&tok%65n=", "/v1/a?token=other"] {
+        assert_eq!(header(path, none(), None), "", "{path}");
+    }
+    for params in [serde_json::json!({"token": ""}), serde_json::json!({"token": true})] {
+        assert_eq!(header("/v1/a", params.clone(), None), "", "{params}");
+        assert_eq!(header("/v1/a", params.clone(), Some("own")), "own", "{params}");
+    }
+    assert_eq!(header("/v1/a", none(), Some("")), "");
+    for path in ["/v1/a", "/v1/a?tokens=", "/v1/token=?a"] {
+        assert_eq!(header(path, none(), None), "s3cret", "{path}");
+    }
+}
+
+#[test]
+fn dots_are_refused_in_the_path_of_any_request_and_not_in_its_query() {
+    let row = crate::api::raw::endpoint("GET").unwrap();
+    let target = |path: &str| {
+        let request = row.request(&Args::new().arg(path), &Defaults::default());
+        request.map(|it| it.http.uri().to_string())
+    };
+    for path in ["/v1/x?a=/../b", "/v1/x?a=..", "/v1/x?/./", "/v1/x..y?a=1"] {
+        assert_eq!(target(path).expect(path), path);
+    }
+    for path in ["/v1/../x", "/v1/x/..?a=1", "/v1/./x?a=/b", "/v1/x?a=\u{7}"] {
+        assert_eq!(target(path).expect_err(path).kind(), crate::error::Kind::Argument, "{path}");
+    }
+}
+
 #[test]
 fn deleting_every_key_requires_the_option_everything() {
     let operation = |verb: &str, key: Option<&str>| {

@@ -12,7 +12,7 @@ use super::table::{Absent, Endpoint, Form, Location, Param, Reply, Verb};
 use super::tape::{Item, NotTheAnswer, Tape};
 use super::value::Value;
 use super::value::shape::same_name;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, RefusedOperation};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -176,8 +176,9 @@ impl Request {
                     _ => Tape::empty_list(),
                 };
                 match txn::take_results(&mut results, self.http.body()) {
-                    true => Ok(results),
-                    false => {
+                    Some(left_out) if left_out.is_empty() => Ok(results),
+                    Some(left_out) => Err(self.left_out(&left_out)),
+                    None => {
                         let why = "its results are not those of the operations";
                         Err(self.not_understood(why, body))
                     }
@@ -273,6 +274,24 @@ impl Request {
             .with_status(200)),
             _ => Err(self.not_understood("expected true or false", body)),
         }
+    }
+
+    /// The error of a transaction of which Consul applied only a part.
+    fn left_out(&self, operations: &[usize]) -> Error {
+        let why = "its check's node or service does not exist";
+        let refused =
+            operations.iter().map(|index| RefusedOperation { index: *index, what: why.into() });
+        let numbers: Vec<_> = operations.iter().map(|index| (index + 1).to_string()).collect();
+        let numbers = numbers.join(", ");
+        Error::new(
+            Kind::Conflict,
+            format!(
+                "{}: Consul left operation {numbers} out, and applied the others: {why}",
+                self.label
+            ),
+        )
+        .with_status(200)
+        .with_refused(refused.collect())
     }
 
     fn not_understood(&self, why: &str, body: &Bytes) -> Error {

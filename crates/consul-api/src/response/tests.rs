@@ -570,7 +570,7 @@ fn a_name_that_cannot_be_printed_is_refused_before_it_is_sent() {
         let Some(place) = row.positional.iter().position(|param| in_path(&param)) else { continue };
         if !matches!(
             row.positional[place].kind,
-            Shape::Key | Shape::KeyPrefix | Shape::Name | Shape::Text
+            Shape::Key | Shape::KeyPrefix | Shape::Name | Shape::Segment | Shape::Text
         ) {
             continue;
         }

@@ -82,20 +82,36 @@ impl<'a> Found<'a> {
     }
 }
 
-/// Whether these can be the results of the operations in a request's body. Makes the values null in the results of
-/// operations that read none.
-pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> bool {
+/// The operations that Consul left out, if these can be the results of the operations in a request's body; `None`: they
+/// cannot. Makes the values null in the results of operations that read none.
+pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> Option<Vec<usize>> {
     let sent: Vec<Sent> = serde_json::from_slice(operations).unwrap_or_default();
     let operations: Vec<_> = sent.into_iter().filter_map(Sent::operation).collect();
-    let Some(found) = Found::all(results) else { return false };
+    let found = Found::all(results)?;
     let fit = Fit { operations: &operations, found: &found };
-    let Some(without_value) = [false, true].into_iter().find_map(|may_miss| fit.find(may_miss))
-    else {
-        return false;
-    };
+    let all = [Missing::None, Missing::Reads, Missing::Checks];
+    let Fitting { without_value, left_out } =
+        all.into_iter().find_map(|missing| fit.find(missing))?;
     let nulls: Vec<_> = without_value.into_iter().filter_map(|place| found[place].value).collect();
     nulls.into_iter().for_each(|at| results.set_null(at));
-    true
+    Some(left_out)
+}
+
+/// The results that can be missing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Missing {
+    None,
+    /// Of reads, for lack of a permission.
+    Reads,
+    /// These, and of writes of checks with `cas`: Consul leaves one out if its node or its service does not exist.
+    Checks,
+}
+
+/// The results that have no value, and the operations without a result that should have one.
+#[derive(Debug, PartialEq, Eq)]
+struct Fitting {
+    without_value: Vec<usize>,
+    left_out: Vec<usize>,
 }
 
 /// Finds the operation of each result. The server does not name it, and a tree has any number of results.
@@ -122,10 +138,9 @@ impl Places {
 }
 
 impl Fit<'_> {
-    /// The results that have no value, if all are results of the operations; `may_miss`: results of reads can be missing,
-    /// for lack of a permission. From the last operation to the first, so that it takes time for each operation and result
+    /// What the results are, if all are results of the operations. From the last operation to the first, so that it takes time for each operation and result
     /// once, whatever the results are.
-    fn find(&self, may_miss: bool) -> Option<Vec<usize>> {
+    fn find(&self, missing: Missing) -> Option<Fitting> {
         let count = self.found.len();
         let mut places = vec![Places::with(count, |at| at == count)];
         for operation in self.operations.iter().rev() {
@@ -142,27 +157,30 @@ impl Fit<'_> {
                         .collect();
                     Places::with(count, |at| fits[ends[at]].is_some_and(|end| end >= at))
                 }
-                _ => Places::with(count, |at| self.step(operation, at, next, may_miss).is_some()),
+                _ => Places::with(count, |at| self.step(operation, at, next, missing).is_some()),
             };
             places.push(row);
         }
         places.reverse();
-        let mut without_value = Vec::new();
+        let (mut without_value, mut left_out) = (Vec::new(), Vec::new());
         let mut at = Some(0).filter(|at| places[0].has(*at))?;
-        for (operation, next) in self.operations.iter().zip(&places[1..]) {
+        for (index, (operation, next)) in self.operations.iter().zip(&places[1..]).enumerate() {
             let gives = operation.gives();
-            if gives == Gives::NoValue {
-                without_value.push(at);
-            }
-            at = match gives {
+            let after = match gives {
                 Gives::Tree => {
                     let end = self.ends_of_trees(operation.name.as_bytes())[at];
                     (at..=end).rev().find(|end| next.has(*end))?
                 }
-                _ => self.step(operation, at, next, may_miss)?,
+                _ => self.step(operation, at, next, missing)?,
             };
+            match gives {
+                Gives::NoValue if after == at => left_out.push(index),
+                Gives::NoValue => without_value.push(at),
+                _ => {}
+            }
+            at = after;
         }
-        Some(without_value)
+        Some(Fitting { without_value, left_out })
     }
 
     /// Where the results of the next operation are if those of this one, which gives no tree, are at `at`.
@@ -171,7 +189,7 @@ impl Fit<'_> {
         operation: &Operation,
         at: usize,
         next: &Places,
-        may_miss: bool,
+        missing: Missing,
     ) -> Option<usize> {
         let found = || self.found.get(at).filter(|found| operation.is_about(found));
         let is_there = match operation.gives() {
@@ -183,7 +201,8 @@ impl Fit<'_> {
             Gives::Nothing | Gives::Tree => false,
         };
         let may_be_none = match operation.gives() {
-            Gives::Value => may_miss,
+            Gives::Value => missing >= Missing::Reads,
+            Gives::NoValue => missing == Missing::Checks && operation.is_cas_of_check(),
             gives => gives == Gives::Nothing,
         };
         match is_there {
@@ -229,6 +248,10 @@ impl Operation {
         }
     }
 
+    fn is_cas_of_check(&self) -> bool {
+        (self.area, self.verb.as_str()) == ("Check", "cas")
+    }
+
     fn is_about(&self, found: &Found) -> bool {
         let (name, other) = (self.name.as_bytes(), found.name);
         found.area == self.area.as_bytes()
@@ -259,7 +282,7 @@ mod tests {
         let outcome =
             Tape::of_answer(body.into(), &TXN.form, b"", &|_| Vec::new()).expect("it is an answer");
         let mut results = outcome.into_member("Results").expect("it has results");
-        assert!(take_results(&mut results, operations.to_string().as_bytes()));
+        assert_eq!(take_results(&mut results, operations.to_string().as_bytes()), Some(vec![]));
         let value = |result: &Value| result.get("KV")?.get("Value").cloned();
         results.value().items().iter().filter_map(value).collect()
     }
@@ -302,6 +325,36 @@ mod tests {
         assert_eq!(values(&operations, &results), [none, empty.clone(), empty]);
     }
 
+    /// Recorded on 1.8.7 and 1.21.0: 200, with one result less.
+    #[test]
+    fn a_check_that_consul_left_out_is_named() {
+        let cas = r#"{"Check": {"Verb": "cas", "Check": {"Node": "n", "CheckID": "c"}}}"#;
+        let set = r#"{"KV": {"Verb": "set", "Key": "k"}}"#;
+        let entry = r#"{"KV": {"Key": "k", "Value": null, "Flags": 0, "LockIndex": 0, "CreateIndex": 1, "ModifyIndex": 1}}"#;
+        let check = r#"{"Check": {"Node": "n", "CheckID": "c"}}"#;
+        let outcome = |operations: &[&str], results: &[&str]| {
+            let body = format!(r#"{{"Results": [{}], "Errors": null}}"#, results.join(","));
+            let outcome = Tape::of_answer(body.into(), &TXN.form, b"", &|_| Vec::new());
+            let mut results = outcome.expect("an answer").into_member("Results").expect("results");
+            take_results(&mut results, format!("[{}]", operations.join(",")).as_bytes())
+        };
+        assert_eq!(outcome(&[set, cas], &[entry, check]), Some(vec![]));
+        assert_eq!(outcome(&[set, cas], &[entry]), Some(vec![1]));
+        assert_eq!(outcome(&[cas, set, cas], &[entry]), Some(vec![0, 2]));
+        assert_eq!(outcome(&[cas, set, cas], &[check, entry]), Some(vec![2]));
+        assert_eq!(outcome(&[cas], &[]), Some(vec![0]));
+        assert_eq!(outcome(&[set, cas], &[check]), None);
+        assert_eq!(outcome(&[set, set], &[entry]), None);
+        let other = check.replace("\"c\"", "\"d\"");
+        assert_eq!(outcome(&[set, cas], &[entry, &other]), None);
+        for verb in ["set", "get"] {
+            assert_eq!(
+                outcome(&[set, &cas.replace("cas", verb)], &[entry]).is_some(),
+                verb == "get"
+            );
+        }
+    }
+
     /// Consul sends U+FFFD for what is not UTF-8, in the order of the bytes that it had.
     #[test]
     fn keys_of_a_tree_that_are_not_utf8_are_in_any_order() {
@@ -337,8 +390,9 @@ mod tests {
             })
             .collect();
         let fit = Fit { operations: &operations, found: &found };
-        assert_eq!(fit.find(false), None);
-        assert_eq!(fit.find(true), Some(vec![64 * 2000]));
+        assert_eq!(fit.find(Missing::None), None);
+        let fitting = Fitting { without_value: vec![64 * 2000], left_out: vec![] };
+        assert_eq!(fit.find(Missing::Reads), Some(fitting));
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Shape {
     pub fn expected(&self) -> String {
         match self {
             Shape::Text | Shape::Name | Shape::Key => "a non-empty string".into(),
+            Shape::Segment => "a non-empty string without a `/`".into(),
             Shape::TextOrEmpty | Shape::KeyPrefix | Shape::Base64 => "a string".into(),
             Shape::EncodedPath => "a path that begins with `/`".into(),
             Shape::Payload => "a string, number, boolean or table".into(),
@@ -149,6 +150,9 @@ impl Shape {
         if matches!(self, Shape::Key | Shape::KeyPrefix) {
             check_key(text).map_err(|why| at.bad_value(value, why))?;
         }
+        if matches!(self, Shape::Segment) && text.contains('/') {
+            return Err(at.bad_value(value, "it must not have a `/`"));
+        }
         if matches!(self, Shape::Name) {
             check_in_path(text).map_err(|why| at.bad_value(value, why))?;
         }
@@ -171,7 +175,12 @@ impl Shape {
                 return Err(at.bad_value(value, "a space must be written as `%20`"));
             }
         }
-        check_in_path(&text).map_err(|why| at.bad_value(value, why))?;
+        // A query is not cleaned.
+        let path = match self {
+            Shape::EncodedPath => text.split('?').next().unwrap_or_default(),
+            _ => &text,
+        };
+        check_in_path(path).map_err(|why| at.bad_value(value, why))?;
         Ok(text)
     }
 
@@ -335,6 +344,7 @@ impl Shape {
             Shape::Payload
             | Shape::Text
             | Shape::Name
+            | Shape::Segment
             | Shape::TextOrEmpty
             | Shape::Key
             | Shape::KeyPrefix
@@ -388,10 +398,12 @@ impl Shape {
 /// Whether the spelling of a program is that of a field: `deregister_critical_service_after` is
 /// `DeregisterCriticalServiceAfter`. Consul ignores case, too.
 pub(crate) fn same_name(field: &str, given: &str) -> bool {
-    let letters = |name: &str| -> Vec<u8> {
-        name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
-    };
     letters(field) == letters(given)
+}
+
+/// What Consul and [`same_name`] compare of a name.
+pub(super) fn letters(name: &str) -> Vec<u8> {
+    name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
 }
 
 /// Refuses what a path cannot have at any place.

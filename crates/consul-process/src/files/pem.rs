@@ -96,6 +96,11 @@ const ESCAPED: &str = "it is not valid PEM: it has the two characters \\n where 
 
 const DAMAGED: &str = "a certificate in it cannot be read: it is damaged";
 
+/// A file's content without the byte order mark that editors of Windows put first.
+fn without_mark(bytes: Vec<u8>) -> Vec<u8> {
+    bytes.strip_prefix("\u{feff}".as_bytes()).map(<[u8]>::to_vec).unwrap_or(bytes)
+}
+
 /// The content of a PEM file, and the option that names the file.
 #[derive(PartialEq, Eq)]
 pub struct PemFile {
@@ -112,13 +117,13 @@ impl PemFile {
     pub fn read(option: &'static str, path: &Path) -> Result<Self, Error> {
         let bytes =
             os::read_file(path, MAX_BYTES).map_err(|error| refusal(option, path, &error))?;
-        Ok(PemFile { option, path: path.to_owned(), bytes })
+        Ok(PemFile { option, path: path.to_owned(), bytes: without_mark(bytes) })
     }
 
-    /// This text, as if it were read from a file.
     /// For tests: a file with this text, which is at no path.
     pub fn of(text: String) -> Self {
-        PemFile { option: "a test", path: PathBuf::new(), bytes: text.into() }
+        let bytes = without_mark(text.into_bytes());
+        PemFile { option: "a test", path: PathBuf::new(), bytes }
     }
 
     /// The path of the file.
@@ -288,6 +293,15 @@ mod tests {
             }
         }
         assert!(seen > 1000, "{seen}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_not_a_part_of_a_file() {
+        let text =
+            |kind: &str| format!("\u{feff}-----BEGIN {kind}-----\nAAAA\n-----END {kind}-----\n");
+        let certificates = PemFile::of(text("CERTIFICATE")).some_certificates();
+        assert_eq!(certificates.expect("one").len(), 1);
+        PemFile::of(text("PRIVATE KEY")).private_key().expect("a key");
     }
 
     #[test]

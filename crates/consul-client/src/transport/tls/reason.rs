@@ -4,6 +4,7 @@ use super::verify::Untrusted;
 use consul_process::files::pem;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, PeerIncompatible};
+use x509_parser::asn1_rs::{FromDer as _, Oid};
 use x509_parser::time::ASN1Time;
 
 /// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
@@ -61,6 +62,29 @@ pub fn reason(error: &rustls::Error) -> String {
         rustls::Error::General(why) => format!("the TLS handshake failed: {why}"),
         _ => "the TLS handshake failed: the server does not keep to the protocol of TLS".to_owned(),
     }
+}
+
+/// The name of a signature's algorithm, by how its identifier begins in DER.
+///
+/// Source: RFC 3279, RFC 4055, RFC 5758, RFC 8410.
+fn signature_kind(id: &[u8]) -> String {
+    let Ok((_, id)) = Oid::from_der(id) else { return "of an unknown one".to_owned() };
+    let id = id.to_id_string();
+    let known = match id.as_str() {
+        "1.2.840.113549.1.1.4" => "MD5 with RSA",
+        "1.2.840.113549.1.1.5" => "SHA-1 with RSA",
+        "1.2.840.113549.1.1.10" => "RSA-PSS with other parameters",
+        "1.2.840.113549.1.1.13" => "SHA-512 with RSA",
+        "1.2.840.113549.1.1.14" => "SHA-224 with RSA",
+        "1.2.840.10045.4.1" => "SHA-1 with ECDSA",
+        "1.2.840.10045.4.3.1" => "SHA-224 with ECDSA",
+        "1.2.840.10045.4.3.2" => "SHA-256 with ECDSA",
+        "1.2.840.10045.4.3.3" => "SHA-384 with ECDSA",
+        "1.2.840.10045.4.3.4" => "SHA-512 with ECDSA",
+        "1.3.101.113" => "Ed448",
+        _ => &id,
+    };
+    known.to_owned()
 }
 
 /// The name of an alert in the standard, such as `handshake_failure`, or its number.
@@ -146,9 +170,19 @@ pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String 
         }
         CertificateError::Revoked => "was revoked".to_owned(),
         CertificateError::BadSignature => "has a signature that is not its authority's".to_owned(),
-        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            format!("is of an algorithm that is not supported; {}", algorithms())
+        CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: id,
+            ..
+        }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: id,
+            ..
+        } => {
+            format!(
+                "has a signature of a kind that is not supported ({}), or an authority that signed it has one: supported are \
+                 SHA-256, SHA-384 and SHA-512, but for keys of P-256 and P-384 not SHA-512",
+                signature_kind(id)
+            )
         }
         CertificateError::InvalidPurposeContext { presented, required } => {
             let (role, lacks) = match required {

@@ -28,7 +28,7 @@ function consul_ffi.simulator(name, options) end
 ---@return consul_ffi.Error? err
 function consul_ffi.json_decode(text) end
 
----Encodes a value as JSON; a table without keys becomes `[]`. Fails with `argument` for what JSON cannot represent.
+---Encodes a value as JSON; a table without keys becomes `{}`, one of `consul_ffi.array` `[]`. Fails with `argument` for what JSON cannot represent.
 ---@param value any
 ---@return boolean success
 ---@return string json

@@ -8,7 +8,7 @@ function ConsulClient:watch(method, ...) end
 
 ---@class consul_ffi.watch.options
 ---@field rate_per_s? number the most states read in a second; default 20
----@field wait? number|string the longest wait of one query on the server: seconds or a string such as `"1m30s"`, up to 10 minutes; default 1 minute
+---@field wait? number|string the longest wait of one query on the server: seconds or a string such as `"1m30s"`, up to 10 minutes; default 50 s
 
 ---A blocking query that is repeated in the background.
 ---@class consul_ffi.Watch
