@@ -204,7 +204,7 @@ impl View {
         let state = self.state();
         state.list(&self.label)?;
         let (at, age) = state.confirmed;
-        Ok(self.clock.now() - at + age)
+        Ok((self.clock.now() - at).saturating_add(age))
     }
 
     /// Notes that the list was still right at a moment.
@@ -511,7 +511,7 @@ async fn verified(view: &View, client: &Client, args: &Args, state: State) -> St
 /// The age of a cached or stale answer when it arrived.
 fn age(meta: &Meta) -> Duration {
     let cached = Duration::from_secs(meta.age_s.unwrap_or(0));
-    cached + Duration::from_millis(meta.last_contact_ms.unwrap_or(0))
+    cached.saturating_add(Duration::from_millis(meta.last_contact_ms.unwrap_or(0)))
 }
 
 /// The instance in an entry of `health_service`; `None` when one of its checks is critical.

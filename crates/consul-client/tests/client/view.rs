@@ -2,13 +2,14 @@
 
 use crate::support::world::World;
 use bytes::Bytes;
-use consul_api::api::acl;
+use consul_api::api::{acl, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
 use consul_client::transport::Transport;
 use consul_client::view::{EMPTY_HOLD, View, view};
 use consul_client::views::{Wanted, views};
+use consul_client::watch::{WatchOptions, watch};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock};
 use consul_sim::{Fault, Retained, SimTransport};
@@ -615,4 +616,109 @@ fn an_option_of_another_is_refused() {
     assert!(refused(Args::new()).contains("argument #1 (service) is missing"));
     assert!(refused(Args::new().arg("web").opt("wait", "5s")).contains("wait"));
     assert!(refused(Args::new().arg("web").opt("tags", "a")).contains("did you mean \"tag\"?"));
+}
+
+/// The view of a service, alone or as one of many.
+fn view_through(world: &World, client: Arc<Client>, is_of_many: bool, args: Args) -> Arc<View> {
+    if !is_of_many {
+        let view = view_of(&client, args, EMPTY_HOLD);
+        world.pass(SECOND * 2);
+        return view;
+    }
+    let (all, news) = views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
+    let told = Arc::clone(&all);
+    world.clock.spawn(news.for_each(move |()| {
+        told.were_told();
+        async {}
+    }));
+    world.pass(SECOND * 2);
+    all.view("web").expect("a view")
+}
+
+/// The way to an agent on which each answer has these headers, or is a refusal with them.
+#[derive(Debug)]
+struct WithHeaders {
+    consul: SimTransport,
+    headers: Vec<(&'static str, &'static str)>,
+    refuses: Mutex<Option<u16>>,
+}
+
+impl Transport for WithHeaders {
+    fn endpoint(&self) -> &str {
+        "headers"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let refuses = *self.refuses.lock().expect("no panic");
+            let mut answer = self.consul.send(request).await?;
+            if let Some(status) = refuses {
+                answer = Response::new(Bytes::new());
+                *answer.status_mut() = status.try_into().expect("a status");
+            }
+            for (name, value) in &self.headers {
+                answer.headers_mut().append(*name, value.parse().expect("a header"));
+            }
+            Ok(answer)
+        })
+    }
+}
+
+const EXTREMES: [&str; 8] = [
+    "0",
+    "18446744073709551615",
+    "9223372036854775807",
+    "99999999999999999999",
+    "-1",
+    "1e400",
+    "soon",
+    "",
+];
+
+/// Calls, a watch, a view and views of many go on, whatever numbers a proxy adds.
+#[test]
+fn the_extremes_of_a_number_in_a_header_end_nothing() {
+    const NAMES: [&str; 3] = ["age", "x-consul-lastcontact", "retry-after"];
+    let one = NAMES.iter().flat_map(|name| EXTREMES.map(|value| vec![(*name, value)]));
+    let twice = NAMES.iter().map(|name| vec![(*name, EXTREMES[1]), (*name, "1")]);
+    let all = EXTREMES.map(|value| NAMES.map(|name| (name, value)).to_vec());
+    for headers in one.chain(twice).chain(all) {
+        let world = World::new();
+        world.register("w1", EVEN);
+        let case = format!("{headers:?}");
+        let transport = Arc::new(WithHeaders {
+            consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
+            headers,
+            refuses: Mutex::default(),
+        });
+        let client = client_over(&world, Arc::clone(&transport) as _);
+        let views = [false, true]
+            .map(|many| view_through(&world, Arc::clone(&client), many, Args::new().arg("web")));
+        let args = Args::new().arg("a");
+        let changes = watch(Arc::clone(&client), &kv::GET, args.clone(), WatchOptions::default());
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&seen);
+        world.clock.spawn(changes.expect("a watch").for_each(move |_| {
+            count.fetch_add(1, Relaxed);
+            async {}
+        }));
+        for (round, status) in [429, 503].into_iter().enumerate() {
+            *transport.refuses.lock().expect("no panic") = Some(status);
+            world.pass(SECOND * 5);
+            let _ = world.run(client.call(&kv::GET, &args));
+            *transport.refuses.lock().expect("no panic") = None;
+            world.register(&format!("x{round}"), EVEN);
+            world.send("PUT", "/v1/kv/a", &format!("{round}"));
+            let before = seen.load(Relaxed);
+            // The longest pause that an agent may ask for, and a wait.
+            world.pass(SECOND * 180);
+            world.run(client.call(&kv::GET, &args)).expect(&case);
+            assert!(seen.load(Relaxed) > before, "{case}");
+            for view in &views {
+                assert_eq!(view.all().expect("a list").instances().len(), round + 2, "{case}");
+                view.age().expect("an age");
+                view.pick().expect("a pick");
+            }
+        }
+    }
 }
