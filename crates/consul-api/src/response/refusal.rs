@@ -87,7 +87,7 @@ impl Request {
     }
 
     /// Whether what has another status than 404 and a success is another program's: Consul's errors are plain text, it has
-    /// few statuses, and its redirects lead to a path of its own.
+    /// few statuses, and its redirects clean a path.
     ///
     /// Source: `wrap` in Consul's agent/http.go, and the other places in the folder agent that set a status.
     fn is_foreign(&self, response: &Response<Bytes>, text: &str) -> bool {
@@ -96,8 +96,7 @@ impl Request {
             return false;
         }
         if response.status().is_redirection() {
-            return redirected_to(response.headers())
-                .is_none_or(|to| !to.contains(self.api_path()));
+            return !self.is_cleaned(response.headers());
         }
         let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
         match response.status().as_u16() {
@@ -129,9 +128,13 @@ impl Request {
         !query.contains(';') && escapes.all(|escape| is_hex(escape.get(..2)))
     }
 
-    /// The fixed part of the row's path: `/v1/kv/`.
-    fn api_path(&self) -> &'static str {
-        self.endpoint.path.split('{').next().unwrap_or_default()
+    /// Whether a redirect leads to the request's own path without its empty segments and dots.
+    ///
+    /// Source: `cleanPath` in Go's net/http/server.go; Consul has no other redirect within its API.
+    fn is_cleaned(&self, headers: &HeaderMap) -> bool {
+        let decoded = |path: &str| percent_decode_str(path).decode_utf8_lossy().into_owned();
+        let asked = decoded(self.http.uri().path());
+        redirected_to(headers).map(decoded).is_some_and(|to| to != asked && to == cleaned(&asked))
     }
 
     /// The beginning of an error of Consul, without the secrets of the request.
@@ -498,6 +501,20 @@ fn redirection(headers: &HeaderMap) -> String {
         None => "another path".to_owned(),
     };
     format!("the server redirects to {target}, which is not followed{hint}")
+}
+
+/// A path without empty segments and dots; a slash at its end stays.
+fn cleaned(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    let end = if path.ends_with('/') && !segments.is_empty() { "/" } else { "" };
+    format!("/{}{end}", segments.join("/"))
 }
 
 /// Where a redirect leads, without the query.

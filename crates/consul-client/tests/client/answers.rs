@@ -17,7 +17,7 @@ use consul_client::view::{EMPTY_HOLD, view};
 use consul_client::views::{Wanted, views};
 use consul_client::watch::{Change, WatchOptions, watch};
 use consul_client::{Client, Settings};
-use consul_process::clock::Clock;
+use consul_process::clock::{BoxFuture, Clock};
 use futures_util::StreamExt;
 use http::Response;
 use std::cell::Cell;
@@ -342,11 +342,27 @@ fn a_redirect_to_another_program_is_none_of_consuls_and_shows_no_password() {
             assert!(!error.message().contains("pa55word"), "{error}");
         }
         let path = request(row).http.uri().path().to_owned();
-        for location in [path.clone(), format!("https://consul.example/prefix{path}")] {
-            let answer = response(301, &[("location", &location)], "");
+        for (status, location) in [
+            (307, path.clone()),
+            (301, format!("{path}?a=b")),
+            (308, format!("https://consul.example{path}")),
+            (301, format!("https://consul.example/prefix{path}")),
+            (302, format!("//consul.example{path}")),
+            (302, path.trim_end_matches('/').rsplit_once('/').expect("a path").0.to_owned()),
+        ] {
+            let answer = response(status, &[("location", &location)], "");
             let error = request(row).check(answer).expect_err(row.name);
-            assert_eq!(error.kind(), Kind::Argument, "{}: {error}", row.name);
+            assert_eq!(error.kind(), Kind::Decode, "{} {location}: {error}", row.name);
         }
+    }
+    // Consul has this one: of a path that is not clean.
+    let raw = consul_api::api::raw::endpoint("GET").expect("a method");
+    for (path, location) in
+        [("/v1/kv//a%20b?raw", "/v1/kv/a%20b?raw"), ("/v1//catalog/nodes", "/v1/catalog/nodes")]
+    {
+        let asked = raw.request(&Args::new().arg(path), &Defaults::default()).expect("a path");
+        let error = asked.check(response(301, &[("location", location)], "")).expect_err(path);
+        assert_eq!(error.kind(), Kind::Argument, "{path}: {error}");
     }
 }
 
@@ -775,4 +791,32 @@ fn the_log_says_it_once_for_each_endpoint_and_minute() {
         assert!(!lines.text().contains("secret/"), "{}", lines.text());
         assert_eq!(lines.count("WARN"), 6, "{}", lines.text());
     });
+}
+
+/// A router that redirects every request: to https, or to itself.
+#[derive(Debug)]
+struct Redirects(u16, &'static str);
+
+impl Transport for Redirects {
+    fn endpoint(&self) -> &str {
+        "router"
+    }
+
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let location = format!("{}{}", self.1, request.uri());
+        let answer = response(self.0, &[("location", &location)], "");
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+#[test]
+fn a_redirect_leads_to_the_next_endpoint() {
+    for (status, to) in [(301, "/login"), (302, ""), (307, ""), (308, "https://consul.example")] {
+        let world = World::new();
+        world.send("PUT", "/v1/kv/a", "v");
+        let good = Between::new(&world.agent, "good");
+        let client = client(&world, vec![Arc::new(Redirects(status, to)), Arc::new(good)]);
+        let answer = world.run(client.call(&kv::GET, &Args::new().arg("a"))).expect("an answer");
+        assert_eq!(answer.value, "v".into(), "{status}");
+    }
 }
