@@ -7,7 +7,7 @@ use crate::response::Meta;
 use crate::table::{Absent, Reply, Shape};
 use crate::value::shape::is_printable;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -72,7 +72,7 @@ impl Request {
         };
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
             .with_status(status)
-            .with_maybe_applied(maybe_applied(status, text));
+            .with_maybe_applied(maybe_applied(status, text) || is_stray(response, kind));
         match is_transient(status, text) && kind != Kind::NotFound {
             true => error.retryable(),
             false => error,
@@ -601,6 +601,16 @@ fn maybe_applied(status: u16, text: &str) -> bool {
         408 => true,
         _ => status > 500,
     }
+}
+
+/// Whether a 400 was sent before Consul looked at a request, and perhaps not at this one: an answer that was left on a
+/// connection. Consul's own have its headers.
+fn is_stray(response: &Response<Bytes>, kind: Kind) -> bool {
+    let is_consuls =
+        |name: &HeaderName| *name == header::VARY || name.as_str().starts_with("x-consul-");
+    response.status() == StatusCode::BAD_REQUEST
+        && kind != Kind::Tls
+        && !response.headers().keys().any(is_consuls)
 }
 
 /// Whether a text begins as a page or as JSON. Consul's may begin with a name in brackets or braces.

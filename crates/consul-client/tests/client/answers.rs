@@ -366,6 +366,24 @@ fn a_redirect_to_another_program_is_none_of_consuls_and_shows_no_password() {
     }
 }
 
+/// Go's server sends it before a program has seen the request, and then ends the connection; so it is of another one.
+#[test]
+fn a_400_without_consuls_headers_may_be_that_of_another_request() {
+    for row in consul_api::endpoints().filter(|row| row.repeat != Repeat::Read) {
+        let refused = |headers: &[(&str, &str)], text: &str| {
+            let error = request(row).check(response(400, headers, text)).expect_err(row.name);
+            (error.kind(), error.maybe_applied())
+        };
+        let text = "400 Bad Request";
+        assert!(refused(&[("content-type", "text/plain; charset=utf-8")], text).1, "{}", row.name);
+        assert!(refused(&[], "400 Bad Request: missing required Host header").1, "{}", row.name);
+        let own = [("vary", "Accept-Encoding")];
+        assert_eq!(refused(&own, "Invalid x"), (Kind::Argument, false), "{}", row.name);
+        let to_tls = "Client sent an HTTP request to an HTTPS server.";
+        assert_eq!(refused(&[], to_tls), (Kind::Tls, false), "{}", row.name);
+    }
+}
+
 /// As debugging pages, echo servers and some gateways do.
 #[test]
 fn an_answer_that_repeats_the_request_shows_none_of_its_secrets() {
