@@ -295,10 +295,9 @@ fn a_request_to_the_path_of_a_row_takes_no_other_answer() {
             let args = Args::new().arg(target.as_str()).opt("full_response", whole);
             let mut asked = raw.request(&args, &Defaults::default()).expect("a path");
             *asked.http.body_mut() = own.http.body().clone();
-            // A caller of the whole answer judges what a success has, and one of a transaction.
-            let is_callers = (whole || row.name == "txn")
-                && *status == 200
-                && !["[]", "{}", "null"].contains(body);
+            // A caller of the whole answer judges what a success has, if there is something.
+            let is_callers =
+                whole && *status == 200 && !["", "[]", "{}", "null"].contains(&body.trim());
             let (found, known) =
                 (asked.check(answer(*status, body)), own.check(answer(*status, body)));
             let case = format!("{} {status} {body}: {found:?}", row.name);
@@ -381,6 +380,43 @@ fn a_400_without_consuls_headers_may_be_that_of_another_request() {
         assert_eq!(refused(&own, "Invalid x"), (Kind::Argument, false), "{}", row.name);
         let to_tls = "Client sent an HTTP request to an HTTPS server.";
         assert_eq!(refused(&[], to_tls), (Kind::Tls, false), "{}", row.name);
+    }
+}
+
+/// As `resty.consul` sends them.
+#[test]
+fn a_whole_answer_that_is_empty_or_compressed_is_not_consuls() {
+    for (method, path) in [("GET", "/v1/kv/a"), ("PUT", "/v1/kv/a"), ("PUT", "/v1/txn")] {
+        let raw = consul_api::api::raw::endpoint(method).expect("a method");
+        let args = Args::new().arg(path).opt("full_response", true);
+        let asked = raw.request(&args, &Defaults::default()).expect("a path");
+        let gzip = [("content-encoding", "gzip")];
+        for answer in [response(200, &[], ""), response(200, &[], " \n"), response(200, &gzip, "x")]
+        {
+            let error = asked.check(answer).expect_err(path);
+            assert_eq!(error.kind(), Kind::Decode, "{method} {path}: {error}");
+        }
+    }
+}
+
+/// Consul takes the names of a transaction's members in any case.
+#[test]
+fn a_transaction_by_its_path_is_judged_as_one_in_any_case() {
+    let raw = consul_api::api::raw::endpoint("PUT").expect("a method");
+    for body in [
+        r#"[{"KV":{"Verb":"set","Key":"a","Value":"dg=="}}]"#,
+        r#"[{"kv":{"verb":"set","key":"a","value":"dg=="}}]"#,
+        r#"[{"Kv":{"VERB":"set","KEY":"a","VALUE":"dg=="}}]"#,
+    ] {
+        let args = Args::new().arg("/v1/txn").arg(body);
+        let asked = raw.request(&args, &Defaults::default()).expect("a path");
+        let good = format!(r#"{{"Results":[{ENTRY}],"Errors":null}}"#);
+        asked.check(response(200, &[], &good)).expect(body);
+        for wrong in ["", "<html>log in</html>", r#"{"error":"x"}"#, "true", "[]", "{}", "null"] {
+            let error = asked.check(response(200, &[], wrong)).expect_err(wrong);
+            let found = (error.kind(), error.maybe_applied());
+            assert_eq!(found, (Kind::Decode, true), "{body} {wrong}: {error}");
+        }
     }
 }
 
