@@ -42,6 +42,7 @@ pub mod views;
 pub mod watch;
 
 use crate::transport::Transport;
+pub use call::is_endpoint_failure;
 use consul_api::error::Error;
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
