@@ -59,6 +59,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_lock_and_a_permit_that_a_restored_snapshot_lacks_are_lost", restored_snapshot),
     ("a_permit_that_acls_hide_is_not_lost", hidden_permit),
     ("a_waiter_whose_waits_end_at_once_renews_its_session_at_its_pace", renewals_of_waiters),
+    ("a_renewal_whose_reply_has_a_ttl_of_a_day_ends_no_lock", day_of_renewal),
 ];
 
 pub fn add_to(trials: &mut Trials) {
@@ -1304,4 +1305,40 @@ fn renewals_of_waiters(world: &Simulated) {
     // A lock's waiter has no session before it is free.
     let usual = 30 / holder.profile().renew_interval().as_secs();
     assert!(counts[0] == 0 && (usual..=usual * 2 + 1).contains(&counts[1]), "{counts:?}");
+}
+
+/// An agent, or something between, whose first reply to a renewal has a TTL of a day.
+#[derive(Debug)]
+struct OneDay {
+    transport: SimTransport,
+    is_said: AtomicBool,
+}
+
+impl Transport for OneDay {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_renewal = request.uri().path().starts_with("/v1/session/renew/");
+        Box::pin(async move {
+            let answer = self.transport.send(request).await?;
+            if !is_renewal || self.is_said.swap(true, Ordering::Relaxed) {
+                return Ok(answer);
+            }
+            Ok(answer.map(|body| {
+                Bytes::from(String::from_utf8_lossy(&body).replace("\"10s\"", "\"24h\""))
+            }))
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn day_of_renewal(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(OneDay { transport, is_said: AtomicBool::new(false) })
+    });
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    world.clock.advance(Duration::from_secs(120));
+    assert!(lease.is_held() && !lease.has_ended());
 }
