@@ -10,6 +10,8 @@ use consul_api::request::{Args, Defaults};
 use consul_api::response::Meta;
 use consul_api::value::Value;
 use consul_client::transport::Transport;
+use consul_client::view::{EMPTY_HOLD, view};
+use consul_client::views::{Wanted, views};
 use consul_client::watch::{Change, WatchOptions, watch};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
@@ -1169,4 +1171,35 @@ fn behind_a_cache_that_marks_nothing_a_change_is_seen_at_once_and_nothing_spins(
     assert!(said.is_empty(), "{said:?}");
     let requests = cache.requests.load(Ordering::Relaxed) - before;
     assert!(requests <= 13, "{requests} in a minute of waits of 5 s");
+}
+
+#[test]
+fn behind_a_cache_that_marks_nothing_views_follow_within_two_seconds() {
+    let world = World::new();
+    let (_, client) = UrlCache::before(&world);
+    let register = |id: &str| {
+        let service =
+            format!(r#"{{"Name": "web", "ID": "{id}", "Address": "10.0.0.1", "Port": 80}}"#);
+        world.send("PUT", "/v1/agent/service/register", &service);
+    };
+    register("w1");
+    let (one, answers) =
+        view(Arc::clone(&client), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
+    world.clock.spawn(answers.for_each(|()| async {}));
+    let wanted = Wanted::Named(vec!["web".to_owned()]);
+    let (all, news) = views(client, wanted, EMPTY_HOLD).expect("views");
+    world.clock.spawn(news.for_each(|()| async {}));
+    let then = |count: usize| {
+        world.run(world.clock.sleep(Duration::from_secs(2)));
+        let of_many = all.view("web").expect("a view").all().expect("a list");
+        let counts = [one.all().expect("a list").instances().len(), of_many.instances().len()];
+        assert_eq!(counts, [count; 2]);
+    };
+    then(1);
+    register("w2");
+    then(2);
+    for (id, left) in [("w1", 1), ("w2", 0)] {
+        world.send("PUT", &format!("/v1/agent/service/deregister/{id}"), "");
+        then(left);
+    }
 }
