@@ -440,7 +440,7 @@ impl<'a> Run<'a> {
 }
 
 /// Whether a failure is the endpoint's own, not the cluster's or the request's.
-fn is_endpoint_failure(error: &Error) -> bool {
+pub fn is_endpoint_failure(error: &Error) -> bool {
     match error.kind() {
         Kind::Connect | Kind::Tls | Kind::RateLimited | Kind::Decode => true,
         // A request that was not sent waited for a connection of our own limit.

@@ -42,6 +42,7 @@ pub mod views;
 pub mod watch;
 
 use crate::transport::Transport;
+pub use call::is_endpoint_failure;
 use consul_api::error::Error;
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
@@ -54,6 +55,9 @@ use endpoints::Endpoints;
 use refusal::Refusals;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+/// The options with which an agent answers from its cache.
+const OF_AGENTS_CACHE: &[&str] = &["cached", "cache_control"];
 
 /// How a client makes its calls.
 #[derive(Clone, Debug)]
@@ -168,11 +172,22 @@ impl Client {
         endpoint: &'static Endpoint,
         args: Args,
     ) -> Result<Answer, Error> {
-        let request = self.request(endpoint, &args.opt("consistent", true))?;
-        Ok(self.execute(&self.past_caches(request)).await?.answer())
+        self.read_past_caches(endpoint, &args.opt("consistent", true)).await
     }
 
-    /// A read whose URL is like no other one, since Consul ignores parameters that it does not know.
+    /// Makes a read that is answered neither by a cache in front of Consul nor by an agent's.
+    async fn read_past_caches(
+        &self,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Answer, Error> {
+        let args = args.clone().without(OF_AGENTS_CACHE);
+        let request = self.past_caches(self.request(endpoint, &args)?);
+        Ok(self.execute(&request).await?.answer())
+    }
+
+    /// A read whose URL is like no other one, since Consul ignores parameters that it does not know; its agents' cache does
+    /// too.
     fn past_caches(&self, mut request: Request) -> Request {
         let now = self.clock().now().since_origin().as_nanos();
         let uri = request.http.uri();

@@ -2,12 +2,17 @@
 //! which session holds the lock.
 
 use super::Client;
+use super::coordination::linearizable;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::{LockStep, Request};
-use consul_api::response::Success;
+use consul_api::response::{Answer, Success};
 use consul_process::clock::Instant;
 use http::Response;
+use std::time::Duration;
+
+/// The pause after an answer that is not the leader's.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
     /// Looks up whether the write that failed with `error` took effect.
@@ -26,8 +31,8 @@ impl Client {
             return Err(error);
         }
         // An answer is often lost because the leader is; an election can outlast some retries.
-        let lookup = self.attempt_until(deadline, &request.lock_lookup(), u32::MAX).await;
-        let (holder, endpoint) = match lookup.map(Success::answer) {
+        let lookup = self.look_up(deadline, request).await;
+        let (holder, endpoint) = match lookup {
             Ok(answer) => (answer.meta.entry.and_then(|entry| entry.session), answer.meta.endpoint),
             Err(lookup) => {
                 return Err(error.with_note(&format!("the outcome is unknown: {lookup}")));
@@ -55,5 +60,17 @@ impl Client {
             (LockStep::Acquire(_), None) => error.with_note("afterwards the lock was free"),
             (LockStep::Release(_), _) => error.with_note("afterwards the session held the lock"),
         })
+    }
+
+    /// Reads the lock, until the leader answers.
+    async fn look_up(&self, deadline: Instant, request: &Request) -> Result<Answer, Error> {
+        loop {
+            let lookup = self.past_caches(request.lock_lookup());
+            let answer = self.attempt_until(deadline, &lookup, u32::MAX).await?.answer();
+            match linearizable(answer) {
+                Err(_) if self.clock.now() + PAUSE < deadline => self.clock.sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! of weight 0 is chosen only when all have weight 0.
 
 use super::Client;
-use super::watch::{State, WatchOptions, states};
+use super::watch::{State, WatchOptions, is_leaderless, states};
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -19,6 +19,7 @@ use consul_process::sync::lock;
 use futures_util::future::{Either, select};
 use futures_util::stream::{BoxStream, Stream, StreamExt, unfold};
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -30,10 +31,10 @@ pub const EMPTY_HOLD: Duration = Duration::from_secs(30);
 /// noticed.
 pub(super) const WAIT: Duration = Duration::from_secs(10);
 
-/// The pause before it is asked again whether the last instances have gone.
+/// The pause before it is asked again whether the last instances have gone, and after two answers that contradict each other.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 
-/// The pause before a query that verifies an empty list is made again.
+/// The pause before a query that verifies an answer is made again after a failure.
 const VERIFY_PAUSE: Duration = Duration::from_secs(2);
 
 /// The limit of an instance's weight on the ring, which has 160 points for each unit. Greater
@@ -78,6 +79,12 @@ impl List {
     /// The instances, in the order of Consul's answer.
     pub fn instances(&self) -> &[Instance] {
         &self.instances
+    }
+
+    /// Whether it has an instance that another list has not.
+    pub(super) fn has_others_than(&self, other: &List) -> bool {
+        let there: BTreeSet<_> = other.instances.iter().map(identity).collect();
+        self.instances.iter().any(|instance| !there.contains(&identity(instance)))
     }
 
     /// The weights of the instances; all are 1 when all are 0.
@@ -144,8 +151,8 @@ struct ViewState {
     hidden: Option<&'static str>,
     /// The error of the current outage.
     last_error: Option<Error>,
-    /// Whether the list is an older one than the last answer, which had no instance, and is not verified yet or came right
-    /// after an outage.
+    /// Whether the list is an older one than the last answer, which lacked instances and is not verified yet, or had none
+    /// and came right after an outage.
     is_held: bool,
     has_ended: bool,
 }
@@ -204,7 +211,7 @@ impl View {
         let state = self.state();
         state.list(&self.label)?;
         let (at, age) = state.confirmed;
-        Ok(self.clock.now() - at + age)
+        Ok((self.clock.now() - at).saturating_add(age))
     }
 
     /// Notes that the list was still right at a moment.
@@ -213,6 +220,20 @@ impl View {
         if state.list.is_some() && !state.is_held && state.confirmed.0 < at {
             state.confirmed = (at, Duration::ZERO);
         }
+    }
+
+    /// The instances of the list that an answer has not, whatever their checks say.
+    fn lacks(&self, answer: &Value) -> BTreeSet<String> {
+        let text = |entry: &Value, of: &str, name: &str| {
+            let member = entry.get(of).and_then(|of| of.get(name));
+            member.and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let own =
+            |entry| format!("{}/{}", text(entry, "Node", "Node"), text(entry, "Service", "ID"));
+        let there: BTreeSet<_> = answer.items().iter().map(own).collect();
+        let list = self.state().list.clone();
+        let known = list.iter().flat_map(|list| &list.instances).map(identity);
+        known.filter(|identity| !there.contains(identity)).collect()
     }
 
     fn empty(&self, state: &ViewState) -> Error {
@@ -485,33 +506,44 @@ impl Updater {
     }
 }
 
-/// A state; one in which the last instances have gone, or that ACLs may hide, by a query that does not wait. A stream does
-/// not say whether they do, and one empty answer may be another's.
+/// A state; one that lacks instances of the list, or of which ACLs may hide all, by a query that does not wait, until two
+/// answers agree. A stream does not say whether ACLs hide some, and one answer may be another's, of a server that is behind
+/// or of a cache.
 async fn verified(view: &View, client: &Client, args: &Args, state: State) -> State {
     let meta = &state.answer.meta;
-    let may_hide = meta.is_streamed() && meta.default_acl_policy == Some("deny");
-    if !state.answer.value.items().is_empty() || !(may_hide || view.state().has_some()) {
+    let is_empty = state.answer.value.items().is_empty();
+    let may_hide = is_empty && meta.is_streamed() && meta.default_acl_policy == Some("deny");
+    let mut lacks = view.lacks(&state.answer.value);
+    if lacks.is_empty() && !may_hide {
         return state;
     }
-    if !may_hide {
+    view.state().is_held = true;
+    if is_empty && !may_hide {
         view.clock.sleep(SECOND_LOOK).await;
     }
     loop {
-        match client.call(&health::SERVICE, args).await {
-            Ok(answer) => return State { answer, ..state },
-            Err(error) => {
-                let mut current = view.state();
-                (current.is_held, current.last_error) = (true, Some(error));
+        let pause = match client.read_past_caches(&health::SERVICE, args).await {
+            Ok(answer) => {
+                let last = mem::replace(&mut lacks, view.lacks(&answer.value));
+                let is_refused = !lacks.is_empty() && is_leaderless(&answer.meta);
+                if !is_refused && lacks.is_subset(&last) {
+                    return State { answer, ..state };
+                }
+                SECOND_LOOK
             }
-        }
-        view.clock.sleep(VERIFY_PAUSE).await;
+            Err(error) => {
+                view.state().last_error = Some(error);
+                VERIFY_PAUSE
+            }
+        };
+        view.clock.sleep(pause).await;
     }
 }
 
 /// The age of a cached or stale answer when it arrived.
 fn age(meta: &Meta) -> Duration {
     let cached = Duration::from_secs(meta.age_s.unwrap_or(0));
-    cached + Duration::from_millis(meta.last_contact_ms.unwrap_or(0))
+    cached.saturating_add(Duration::from_millis(meta.last_contact_ms.unwrap_or(0)))
 }
 
 /// The instance in an entry of `health_service`; `None` when one of its checks is critical.

@@ -33,7 +33,7 @@ const READS: usize = 4;
 /// How long it takes to read all services in turn after a change that names none.
 const TURN: Duration = Duration::from_secs(4);
 
-/// The pause before a service is read again after a failure.
+/// The pause before a service is read again after a failure, and after a loss of instances.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The name of views in messages.
@@ -227,7 +227,7 @@ struct Work {
     /// The services that are left to read in this turn.
     turn: VecDeque<String>,
     next_in_turn: Option<Instant>,
-    /// The services whose last read failed, and when they are read again.
+    /// The services whose last read failed, or showed fewer instances, and when they are read again.
     retries: VecDeque<(Instant, String)>,
 }
 
@@ -362,7 +362,8 @@ impl Work {
             (service.is_due, service.is_queued, service.is_read) = (false, false, true);
             let client = Arc::clone(&self.client);
             self.reads.push(Box::pin(async move {
-                let answer = client.call(&health::SERVICE, &Args::new().arg(name.as_str())).await;
+                let args = Args::new().arg(name.as_str());
+                let answer = client.read_past_caches(&health::SERVICE, &args).await;
                 (name, answer)
             }));
         }
@@ -569,7 +570,16 @@ impl Work {
             (list, told) => list.is_none() && told.is_none(),
         };
         let is_empty = list.as_ref().is_some_and(|list| list.instances().is_empty());
+        let lost_some = match (&service.told, &list) {
+            (Some(told), Some(list)) if !is_same && !is_empty => told.has_others_than(list),
+            _ => false,
+        };
         service.told = list;
+        // The two queries do not show an instance that is missing by mistake.
+        if lost_some {
+            service.is_due = true;
+            self.retries.push_back((self.client.clock().now() + PAUSE, name.clone()));
+        }
         // With no read to come, whose answer would be taken for one of the service's when it has come back.
         let is_read = service.is_due || service.is_read;
         let is_gone = self.is_chosen && is_empty && !is_read && !self.listed.contains_key(&name);

@@ -21,6 +21,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest wait after an answer without items; it doubles with each more.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
+/// How often it is asked again whether some of what there was is gone.
+const MAX_LOOKS: u32 = 5;
+
 /// The pause before a query that cannot block, because the last answer had no index.
 const PAUSE_WITHOUT_INDEX: Duration = Duration::from_secs(1);
 
@@ -153,6 +156,26 @@ struct Watcher {
     failures: u32,
 }
 
+/// What an answer shows of the items that there were.
+struct Look {
+    /// Whether its server is behind what was reported.
+    is_before: bool,
+    /// The ids of those that it lacks.
+    lacks: BTreeSet<String>,
+}
+
+impl Look {
+    /// Whether all that it lacks was gone before, too.
+    fn agrees_with(&self, before: &Look) -> bool {
+        self.is_before == before.is_before && self.lacks.is_subset(&before.lacks)
+    }
+}
+
+/// Whether the answer is that of a server that knows no leader. A stream's answers do not say whether there is one.
+pub(super) fn is_leaderless(meta: &Meta) -> bool {
+    meta.known_leader == Some(false) && !meta.is_streamed()
+}
+
 /// The position of an answer in the history of its value.
 #[derive(Clone, Debug, PartialEq)]
 enum Position {
@@ -251,37 +274,46 @@ impl Watcher {
         }
     }
 
-    /// Sends the next query, and if some of what there was is gone another one that does not wait: one answer may be that of
-    /// another server, or a late one to another request.
+    /// Sends the next query, and while an answer lacks some of what there was others that do not wait: it may be that of
+    /// another server or of a cache, or a late one to another request. What two in a row lack is gone.
     ///
     /// # Errors
-    /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader has nothing.
+    /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader lacks something, or no two answers agree.
     async fn ask_twice(&self) -> Result<Answer, Error> {
-        let mut answer = self.ask(self.request(&self.query())?).await?;
-        if self.lacks_some(&answer.value) {
-            let again = self.client.past_caches(self.request(&self.args)?);
-            let again = self.ask(again).await?;
-            // One of a server that is behind what was reported shows nothing.
-            if !self.is_before(&again) {
-                answer = again;
+        let mut answer = self.ask(self.client.past_caches(self.request(&self.query())?)).await?;
+        let mut look = self.look(&answer);
+        for number in 0.. {
+            if look.lacks.is_empty() && (number == 0 || !look.is_before) {
+                return Ok(answer);
+            }
+            if number == MAX_LOOKS {
+                return Err(self.not_believed("its answers contradict each other"));
+            }
+            self.client.clock().sleep(FIRST_PAUSE * number).await;
+            let again = self.args.clone().without(super::OF_AGENTS_CACHE);
+            answer = self.ask(self.client.past_caches(self.request(&again)?)).await?;
+            let last = std::mem::replace(&mut look, self.look(&answer));
+            if look.agrees_with(&last) {
+                break;
             }
         }
-        let is_gone = !self.items.is_empty() && self.ids(&answer.value).is_empty();
-        // A stream's answers do not say whether there is one.
-        let is_leaderless = answer.meta.known_leader == Some(false) && !answer.meta.is_streamed();
-        match is_gone && is_leaderless {
-            true => {
-                let why = "there is nothing any more, of a server that knows no leader";
-                Err(Error::new(Kind::NoLeader, format!("{}: {why}", self.endpoint.name))
-                    .retryable())
-            }
+        match !look.lacks.is_empty() && is_leaderless(&answer.meta) {
+            true => Err(self.not_believed("something is gone, of a server that knows no leader")),
             false => Ok(answer),
         }
     }
 
-    /// Whether a value lacks an item that the last one had. Old events give way to new ones.
-    fn lacks_some(&self, value: &Value) -> bool {
-        self.endpoint.reply != Reply::Events && !self.items.is_subset(&self.ids(value))
+    /// What an answer shows of the items that there were. Old events give way to new ones.
+    fn look(&self, answer: &Answer) -> Look {
+        let mut lacks = BTreeSet::new();
+        if self.endpoint.reply != Reply::Events && !self.items.is_empty() {
+            lacks = self.items.difference(&self.ids(&answer.value)).cloned().collect();
+        }
+        Look { is_before: self.is_before(answer), lacks }
+    }
+
+    fn not_believed(&self, why: &str) -> Error {
+        Error::new(Kind::NoLeader, format!("{}: {why}", self.endpoint.name)).retryable()
     }
 
     fn ids(&self, value: &Value) -> BTreeSet<String> {

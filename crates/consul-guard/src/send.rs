@@ -1,14 +1,18 @@
 //! Sends deferred requests by blocking I/O, one at a time, each on a connection of its own.
 
 use super::message::{Connection, DeferredRequest};
+use bytes::Bytes;
+use consul_api::api::raw;
 use consul_api::error::{Error, Kind};
+use consul_api::request::{Args, Defaults};
+use consul_client::is_endpoint_failure;
 use consul_client::transport::http1::{HeadWriter, ReceiveBuffer, ResponseParser};
 use consul_client::transport::https::OVER_SOCKET;
 use consul_client::transport::tls::{self, TlsConfig};
 use consul_client::transport::token_file;
 use consul_process::clock::SystemClock;
 use http::header::{CONNECTION, HOST};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Response, Uri};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{self, Read, Write};
@@ -18,8 +22,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The time limit for a connection to one endpoint, and then for each part of its answer.
+/// The time limit for a connection to one endpoint, then for each part of its answer; twice for the whole answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The most bytes of an answer: Consul's to a release are shorter.
+const MAX_BODY: usize = 1024 * 1024;
 
 /// Sends requests to the endpoints of a connection.
 pub struct Sender {
@@ -83,11 +90,10 @@ impl Sender {
             if left.is_zero() {
                 break;
             }
-            let status = endpoint.send(&self.encode(endpoint, request), left.min(TIMEOUT));
-            match status.map(|status| status.as_u16()) {
-                Ok(200..=299) => return Ok(()),
-                Ok(429 | 500..) | Err(_) => {}
-                Ok(_) => return Err(Failure::Refused),
+            let answer = endpoint.send(&self.encode(endpoint, request), left.min(TIMEOUT));
+            match answer.map_err(|_| Failure::Transient).and_then(|it| request.judge(it)) {
+                Err(Failure::Transient) => {}
+                outcome => return outcome,
             }
         }
         Err(Failure::Transient)
@@ -114,6 +120,23 @@ impl Sender {
         let mut request = head.finish(Some(body.len()));
         request.extend_from_slice(body.as_bytes());
         request
+    }
+}
+
+impl DeferredRequest {
+    /// Judges an answer as the client does: by the row of the request's path. What is not Consul's answers nothing.
+    fn judge(&self, answer: Response<Bytes>) -> Result<(), Failure> {
+        let row = raw::endpoint(&self.method).ok_or(Failure::Refused)?;
+        let asked = row.request(&Args::new().arg(self.target.as_str()), &Defaults::default());
+        let mut asked = asked.map_err(|_| Failure::Refused)?;
+        *asked.http.body_mut() = Bytes::copy_from_slice(self.body.as_bytes());
+        match asked.check(answer) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_retryable() || is_endpoint_failure(&error) => {
+                Err(Failure::Transient)
+            }
+            Err(_) => Err(Failure::Refused),
+        }
     }
 }
 
@@ -164,8 +187,8 @@ impl Endpoint {
         Ok(Self { address, host: authority.to_string(), prefix })
     }
 
-    /// Sends a request; returns the status of the answer.
-    fn send(&self, request: &[u8], timeout: Duration) -> io::Result<StatusCode> {
+    /// Sends a request; returns the answer.
+    fn send(&self, request: &[u8], timeout: Duration) -> io::Result<Response<Bytes>> {
         match &self.address {
             Address::Unix(path) => exchange(connect_to_socket(path, timeout)?, request),
             Address::UnixTls(path, tls) => {
@@ -208,24 +231,26 @@ fn exchange_tls(
     (name, config): &Tls,
     stream: impl Read + Write,
     request: &[u8],
-) -> io::Result<StatusCode> {
+) -> io::Result<Response<Bytes>> {
     let tls = ClientConnection::new(config.current(), name.clone()).map_err(io::Error::other)?;
     exchange(StreamOwned::new(tls, stream), request)
 }
 
-/// Sends a request and reads the answer up to the end of its head.
-fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Result<StatusCode> {
+/// Sends a request and reads the answer.
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Result<Response<Bytes>> {
+    let end = Instant::now() + TIMEOUT * 2;
     stream.write_all(request)?;
     stream.flush()?;
-    let (mut buffer, mut answer) = (ReceiveBuffer::default(), ResponseParser::new(usize::MAX));
-    loop {
+    let (mut buffer, mut answer) = (ReceiveBuffer::default(), ResponseParser::new(MAX_BODY));
+    while !answer.is_complete() {
         let count = stream.read(buffer.room())?;
         if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            answer.end_of_stream().map_err(io::Error::other)?;
         }
         buffer.parse(count, &mut answer).map_err(io::Error::other)?;
-        if let Some(status) = answer.status() {
-            return Ok(status);
+        if Instant::now() > end {
+            return Err(io::ErrorKind::TimedOut.into());
         }
     }
+    Ok(answer.finish().0)
 }

@@ -2,6 +2,7 @@
 //! port, on a unix socket, over TLS.
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// The answer to each request: the entry of a key whose value is `v`.
+/// The answer to each request that is not a write: the entry of a key whose value is `v`.
 const ENTRY: &str =
     r#"[{"LockIndex":0,"Key":"k","Flags":0,"Value":"dg==","CreateIndex":1,"ModifyIndex":1}]"#;
 
@@ -29,6 +30,8 @@ struct Seen {
     heads: Mutex<Vec<String>>,
     server_names: Mutex<Vec<String>>,
     pause: Duration,
+    /// The answers to the first requests.
+    first: Mutex<VecDeque<String>>,
 }
 
 impl Server {
@@ -41,6 +44,15 @@ impl Server {
     pub fn slow(pause: Duration) -> Server {
         let seen = Arc::new(Seen { pause, ..Seen::default() });
         Self::on_a_port(seen, serve)
+    }
+
+    /// Without TLS, on a port; the answers to the first requests are these: the lines of their heads, and their bodies.
+    pub fn after(answers: &[(&str, &str)]) -> Server {
+        let whole = |(head, body): &(&str, &str)| {
+            format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        };
+        let first = Mutex::new(answers.iter().map(whole).collect());
+        Self::on_a_port(Arc::new(Seen { first, ..Seen::default() }), serve)
     }
 
     /// With TLS, on a port.
@@ -146,12 +158,16 @@ fn serve(mut stream: impl Read + Write, seen: &Seen) {
         if !head.ends_with(b"\r\n\r\n") {
             continue;
         }
+        let is_write = head.starts_with(b"PUT ");
         let text = String::from_utf8_lossy(&head).into_owned();
         seen.heads.lock().expect("no panic").push(text);
         head.clear();
         thread::sleep(seen.pause);
-        let length = ENTRY.len();
-        let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{ENTRY}");
+        let body = if is_write { "true" } else { ENTRY };
+        let length = body.len();
+        let reply = seen.first.lock().expect("no panic").pop_front().unwrap_or_else(|| {
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+        });
         if stream.write_all(reply.as_bytes()).and_then(|()| stream.flush()).is_err() {
             break;
         }

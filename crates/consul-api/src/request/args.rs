@@ -56,6 +56,12 @@ impl Args {
         Ok(taken)
     }
 
+    /// The same without the options with these names.
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.options.retain(|(name, _)| !names.contains(&&**name));
+        self
+    }
+
     /// Whether the option is true.
     pub(super) fn is_true(&self, name: &str) -> bool {
         self.options.iter().any(|(given, value)| given == name && *value == Value::Bool(true))

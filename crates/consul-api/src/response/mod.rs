@@ -71,10 +71,10 @@ impl Request {
         {
             return Err(error);
         }
+        self.refuse_encoding(&response)?;
         if self.full_response {
             return Ok(Success { tape: Tape::from(&whole(response)), meta });
         }
-        self.refuse_encoding(&response)?;
         let (endpoint, status) = (self.endpoint, response.status());
         // Consul has no other status of a success; what a path without a row answers is not known.
         let is_success = status == StatusCode::OK
@@ -119,13 +119,11 @@ impl Request {
     }
 
     /// Whether an answer to a request to any path is a success that the caller reads by himself: a whole answer with something
-    /// in it, as programs for lua-resty-consul do, whose own tests have answers of any form; or that to operations of a
-    /// transaction, whose names Consul takes in any case.
+    /// in it, as programs for lua-resty-consul do, whose own tests have answers of any form.
     fn is_callers(&self, response: &Response<Bytes>) -> bool {
         let body = response.body().trim_ascii();
-        let is_something = ![&b"[]"[..], b"{}", b"null"].contains(&body);
-        let is_txn = || self.http.uri().path() == crate::api::txn::TXN.path;
-        response.status() == StatusCode::OK && is_something && (self.full_response || is_txn())
+        let is_something = ![&b""[..], b"[]", b"{}", b"null"].contains(&body);
+        self.full_response && response.status() == StatusCode::OK && is_something
     }
 
     /// Refuses a body that is compressed, which only a faulty proxy does: requests do not accept it.

@@ -7,7 +7,7 @@ use crate::response::Meta;
 use crate::table::{Absent, Reply, Shape};
 use crate::value::shape::is_printable;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -72,7 +72,7 @@ impl Request {
         };
         let error = Error::new(kind, format!("{}: {said} (HTTP {status})", self.label))
             .with_status(status)
-            .with_maybe_applied(maybe_applied(status, text));
+            .with_maybe_applied(maybe_applied(status, text) || is_stray(response, kind));
         match is_transient(status, text) && kind != Kind::NotFound {
             true => error.retryable(),
             false => error,
@@ -87,7 +87,7 @@ impl Request {
     }
 
     /// Whether what has another status than 404 and a success is another program's: Consul's errors are plain text, it has
-    /// few statuses, and its redirects lead to a path of its own.
+    /// few statuses, and its redirects clean a path.
     ///
     /// Source: `wrap` in Consul's agent/http.go, and the other places in the folder agent that set a status.
     fn is_foreign(&self, response: &Response<Bytes>, text: &str) -> bool {
@@ -96,8 +96,7 @@ impl Request {
             return false;
         }
         if response.status().is_redirection() {
-            return redirected_to(response.headers())
-                .is_none_or(|to| !to.contains(self.api_path()));
+            return !self.is_cleaned(response.headers());
         }
         let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
         match response.status().as_u16() {
@@ -129,9 +128,13 @@ impl Request {
         !query.contains(';') && escapes.all(|escape| is_hex(escape.get(..2)))
     }
 
-    /// The fixed part of the row's path: `/v1/kv/`.
-    fn api_path(&self) -> &'static str {
-        self.endpoint.path.split('{').next().unwrap_or_default()
+    /// Whether a redirect leads to the request's own path without its empty segments and dots.
+    ///
+    /// Source: `cleanPath` in Go's net/http/server.go; Consul has no other redirect within its API.
+    fn is_cleaned(&self, headers: &HeaderMap) -> bool {
+        let decoded = |path: &str| percent_decode_str(path).decode_utf8_lossy().into_owned();
+        let asked = decoded(self.http.uri().path());
+        redirected_to(headers).map(decoded).is_some_and(|to| to != asked && to == cleaned(&asked))
     }
 
     /// The beginning of an error of Consul, without the secrets of the request.
@@ -500,6 +503,20 @@ fn redirection(headers: &HeaderMap) -> String {
     format!("the server redirects to {target}, which is not followed{hint}")
 }
 
+/// A path without empty segments and dots; a slash at its end stays.
+fn cleaned(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    let end = if path.ends_with('/') && !segments.is_empty() { "/" } else { "" };
+    format!("/{}{end}", segments.join("/"))
+}
+
 /// Where a redirect leads, without the query.
 fn redirected_to(headers: &HeaderMap) -> Option<&str> {
     let location = headers.get(header::LOCATION)?.to_str().ok()?;
@@ -584,6 +601,16 @@ fn maybe_applied(status: u16, text: &str) -> bool {
         408 => true,
         _ => status > 500,
     }
+}
+
+/// Whether a 400 was sent before Consul looked at a request, and perhaps not at this one: an answer that was left on a
+/// connection. Consul's own have its headers.
+fn is_stray(response: &Response<Bytes>, kind: Kind) -> bool {
+    let is_consuls =
+        |name: &HeaderName| *name == header::VARY || name.as_str().starts_with("x-consul-");
+    response.status() == StatusCode::BAD_REQUEST
+        && kind != Kind::Tls
+        && !response.headers().keys().any(is_consuls)
 }
 
 /// Whether a text begins as a page or as JSON. Consul's may begin with a name in brackets or braces.

@@ -57,6 +57,28 @@ impl Sent {
     }
 }
 
+/// The operations in a request's body, whose names Consul takes in any case.
+fn operations_of(body: &[u8]) -> Vec<Operation> {
+    let read = serde_json::from_slice::<Vec<Sent>>(body).ok();
+    let all = read.and_then(|sent| sent.into_iter().map(Sent::operation).collect::<Option<_>>());
+    all.unwrap_or_else(|| {
+        let sent: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
+        let sent = sent.into_iter().map(|it| serde_json::from_value::<Sent>(renamed(it)).ok());
+        sent.flatten().filter_map(Sent::operation).collect()
+    })
+}
+
+/// A value whose members have the names of Consul's fields.
+fn renamed(value: Value) -> Value {
+    const NAMES: [&str; 8] = ["KV", "Node", "Service", "Check", "Verb", "Key", "ID", "CheckID"];
+    let Value::Object(members) = value else { return value };
+    let members = members.into_iter().map(|(name, member)| {
+        let known = NAMES.iter().find(|known| known.eq_ignore_ascii_case(&name));
+        (known.map_or(name, |known| (*known).to_owned()), renamed(member))
+    });
+    Value::Object(members.collect())
+}
+
 /// A result: the member that it has, the name of its subject, and for a key the index of its value.
 struct Found<'a> {
     area: &'a [u8],
@@ -85,8 +107,7 @@ impl<'a> Found<'a> {
 /// The operations that Consul left out, if these can be the results of the operations in a request's body; `None`: they
 /// cannot. Makes the values null in the results of operations that read none.
 pub(super) fn take_results(results: &mut Tape, operations: &[u8]) -> Option<Vec<usize>> {
-    let sent: Vec<Sent> = serde_json::from_slice(operations).unwrap_or_default();
-    let operations: Vec<_> = sent.into_iter().filter_map(Sent::operation).collect();
+    let operations = operations_of(operations);
     let found = Found::all(results)?;
     let fit = Fit { operations: &operations, found: &found };
     let all = [Missing::None, Missing::Reads, Missing::Checks];

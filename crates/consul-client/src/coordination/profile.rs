@@ -268,10 +268,10 @@ impl Profile {
     }
 
     /// The time until the renewal after one whose reply had this TTL: a longer TTL than the session's asks
-    /// for fewer renewals, up to Consul's longest.
+    /// for fewer renewals, up to four times the session's. Consul ends a session after twice its TTL, so one wrong reply
+    /// does not end it.
     pub(super) fn renew_interval_after(&self, ttl: Option<Duration>) -> Duration {
-        let longest = Duration::from_secs(TTL_RANGE_S.1);
-        ttl.unwrap_or_default().clamp(self.session_ttl, longest.max(self.session_ttl)) * 3 / 10
+        ttl.unwrap_or_default().clamp(self.session_ttl, self.session_ttl * 4) * 3 / 10
     }
 
     /// The longest time from the crash of a holder until a waiter has the lock, while the servers
@@ -384,11 +384,15 @@ mod tests {
     }
 
     #[test]
-    fn renewals_are_neither_more_frequent_than_usual_nor_rarer_than_the_longest_ttl_allows() {
+    fn renewals_are_neither_more_frequent_than_usual_nor_so_rare_that_the_session_ends() {
         let after = |s: u64| Profile::standard().renew_interval_after(Some(Duration::from_secs(s)));
         assert_eq!(Profile::standard().renew_interval_after(None), Duration::from_secs(3));
         let seconds = [0, 9, 10, 40, 86_400, 86_401, u64::MAX].map(|s| after(s).as_secs());
-        assert_eq!(seconds, [3, 3, 3, 12, 25_920, 25_920, 25_920]);
+        assert_eq!(seconds, [3, 3, 3, 12, 12, 12, 12]);
+        for profile in [Profile::fast(), Profile::standard(), Profile::wan()] {
+            let longest = profile.renew_interval_after(Some(Duration::MAX));
+            assert!(longest + profile.check_ttl < profile.session_ttl * 2, "{profile:?}");
+        }
     }
 
     #[test]

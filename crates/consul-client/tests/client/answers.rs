@@ -17,7 +17,7 @@ use consul_client::view::{EMPTY_HOLD, view};
 use consul_client::views::{Wanted, views};
 use consul_client::watch::{Change, WatchOptions, watch};
 use consul_client::{Client, Settings};
-use consul_process::clock::Clock;
+use consul_process::clock::{BoxFuture, Clock};
 use futures_util::StreamExt;
 use http::Response;
 use std::cell::Cell;
@@ -295,10 +295,9 @@ fn a_request_to_the_path_of_a_row_takes_no_other_answer() {
             let args = Args::new().arg(target.as_str()).opt("full_response", whole);
             let mut asked = raw.request(&args, &Defaults::default()).expect("a path");
             *asked.http.body_mut() = own.http.body().clone();
-            // A caller of the whole answer judges what a success has, and one of a transaction.
-            let is_callers = (whole || row.name == "txn")
-                && *status == 200
-                && !["[]", "{}", "null"].contains(body);
+            // A caller of the whole answer judges what a success has, if there is something.
+            let is_callers =
+                whole && *status == 200 && !["", "[]", "{}", "null"].contains(&body.trim());
             let (found, known) =
                 (asked.check(answer(*status, body)), own.check(answer(*status, body)));
             let case = format!("{} {status} {body}: {found:?}", row.name);
@@ -342,10 +341,81 @@ fn a_redirect_to_another_program_is_none_of_consuls_and_shows_no_password() {
             assert!(!error.message().contains("pa55word"), "{error}");
         }
         let path = request(row).http.uri().path().to_owned();
-        for location in [path.clone(), format!("https://consul.example/prefix{path}")] {
-            let answer = response(301, &[("location", &location)], "");
+        for (status, location) in [
+            (307, path.clone()),
+            (301, format!("{path}?a=b")),
+            (308, format!("https://consul.example{path}")),
+            (301, format!("https://consul.example/prefix{path}")),
+            (302, format!("//consul.example{path}")),
+            (302, path.trim_end_matches('/').rsplit_once('/').expect("a path").0.to_owned()),
+        ] {
+            let answer = response(status, &[("location", &location)], "");
             let error = request(row).check(answer).expect_err(row.name);
-            assert_eq!(error.kind(), Kind::Argument, "{}: {error}", row.name);
+            assert_eq!(error.kind(), Kind::Decode, "{} {location}: {error}", row.name);
+        }
+    }
+    // Consul has this one: of a path that is not clean.
+    let raw = consul_api::api::raw::endpoint("GET").expect("a method");
+    for (path, location) in
+        [("/v1/kv//a%20b?raw", "/v1/kv/a%20b?raw"), ("/v1//catalog/nodes", "/v1/catalog/nodes")]
+    {
+        let asked = raw.request(&Args::new().arg(path), &Defaults::default()).expect("a path");
+        let error = asked.check(response(301, &[("location", location)], "")).expect_err(path);
+        assert_eq!(error.kind(), Kind::Argument, "{path}: {error}");
+    }
+}
+
+/// Go's server sends it before a program has seen the request, and then ends the connection; so it is of another one.
+#[test]
+fn a_400_without_consuls_headers_may_be_that_of_another_request() {
+    for row in consul_api::endpoints().filter(|row| row.repeat != Repeat::Read) {
+        let refused = |headers: &[(&str, &str)], text: &str| {
+            let error = request(row).check(response(400, headers, text)).expect_err(row.name);
+            (error.kind(), error.maybe_applied())
+        };
+        let text = "400 Bad Request";
+        assert!(refused(&[("content-type", "text/plain; charset=utf-8")], text).1, "{}", row.name);
+        assert!(refused(&[], "400 Bad Request: missing required Host header").1, "{}", row.name);
+        let own = [("vary", "Accept-Encoding")];
+        assert_eq!(refused(&own, "Invalid x"), (Kind::Argument, false), "{}", row.name);
+        let to_tls = "Client sent an HTTP request to an HTTPS server.";
+        assert_eq!(refused(&[], to_tls), (Kind::Tls, false), "{}", row.name);
+    }
+}
+
+/// As `resty.consul` sends them.
+#[test]
+fn a_whole_answer_that_is_empty_or_compressed_is_not_consuls() {
+    for (method, path) in [("GET", "/v1/kv/a"), ("PUT", "/v1/kv/a"), ("PUT", "/v1/txn")] {
+        let raw = consul_api::api::raw::endpoint(method).expect("a method");
+        let args = Args::new().arg(path).opt("full_response", true);
+        let asked = raw.request(&args, &Defaults::default()).expect("a path");
+        let gzip = [("content-encoding", "gzip")];
+        for answer in [response(200, &[], ""), response(200, &[], " \n"), response(200, &gzip, "x")]
+        {
+            let error = asked.check(answer).expect_err(path);
+            assert_eq!(error.kind(), Kind::Decode, "{method} {path}: {error}");
+        }
+    }
+}
+
+/// Consul takes the names of a transaction's members in any case.
+#[test]
+fn a_transaction_by_its_path_is_judged_as_one_in_any_case() {
+    let raw = consul_api::api::raw::endpoint("PUT").expect("a method");
+    for body in [
+        r#"[{"KV":{"Verb":"set","Key":"a","Value":"dg=="}}]"#,
+        r#"[{"kv":{"verb":"set","key":"a","value":"dg=="}}]"#,
+        r#"[{"Kv":{"VERB":"set","KEY":"a","VALUE":"dg=="}}]"#,
+    ] {
+        let args = Args::new().arg("/v1/txn").arg(body);
+        let asked = raw.request(&args, &Defaults::default()).expect("a path");
+        let good = format!(r#"{{"Results":[{ENTRY}],"Errors":null}}"#);
+        asked.check(response(200, &[], &good)).expect(body);
+        for wrong in ["", "<html>log in</html>", r#"{"error":"x"}"#, "true", "[]", "{}", "null"] {
+            let error = asked.check(response(200, &[], wrong)).expect_err(wrong);
+            let found = (error.kind(), error.maybe_applied());
+            assert_eq!(found, (Kind::Decode, true), "{body} {wrong}: {error}");
         }
     }
 }
@@ -775,4 +845,32 @@ fn the_log_says_it_once_for_each_endpoint_and_minute() {
         assert!(!lines.text().contains("secret/"), "{}", lines.text());
         assert_eq!(lines.count("WARN"), 6, "{}", lines.text());
     });
+}
+
+/// A router that redirects every request: to https, or to itself.
+#[derive(Debug)]
+struct Redirects(u16, &'static str);
+
+impl Transport for Redirects {
+    fn endpoint(&self) -> &str {
+        "router"
+    }
+
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let location = format!("{}{}", self.1, request.uri());
+        let answer = response(self.0, &[("location", &location)], "");
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+#[test]
+fn a_redirect_leads_to_the_next_endpoint() {
+    for (status, to) in [(301, "/login"), (302, ""), (307, ""), (308, "https://consul.example")] {
+        let world = World::new();
+        world.send("PUT", "/v1/kv/a", "v");
+        let good = Between::new(&world.agent, "good");
+        let client = client(&world, vec![Arc::new(Redirects(status, to)), Arc::new(good)]);
+        let answer = world.run(client.call(&kv::GET, &Args::new().arg("a"))).expect("an answer");
+        assert_eq!(answer.value, "v".into(), "{status}");
+    }
 }

@@ -127,7 +127,7 @@ fn a_redirect_is_not_followed_and_leaves_the_client_usable() {
         let put = || Args::new().arg("k").arg("v");
         let error = call(&client, "kv_put", put()).expect_err("a redirect");
         for error in [error, get(&client).expect_err("a redirect of a read")] {
-            assert_eq!((error.kind(), error.status()), (Kind::Argument, Some(number)));
+            assert_eq!((error.kind(), error.status()), (Kind::Decode, Some(number)));
             assert!(error.message().contains(&format!("\"{aim}/v1/kv/other\", which")), "{error}");
             assert!(!error.is_retryable() && !error.message().contains("s3cret"), "{error}");
         }

@@ -2,13 +2,14 @@
 
 use crate::support::world::World;
 use bytes::Bytes;
-use consul_api::api::acl;
+use consul_api::api::{acl, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
 use consul_client::transport::Transport;
 use consul_client::view::{EMPTY_HOLD, View, view};
 use consul_client::views::{Wanted, views};
+use consul_client::watch::{WatchOptions, watch};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock};
 use consul_sim::{Fault, Retained, SimTransport};
@@ -615,4 +616,276 @@ fn an_option_of_another_is_refused() {
     assert!(refused(Args::new()).contains("argument #1 (service) is missing"));
     assert!(refused(Args::new().arg("web").opt("wait", "5s")).contains("wait"));
     assert!(refused(Args::new().arg("web").opt("tags", "a")).contains("did you mean \"tag\"?"));
+}
+
+/// The way to an agent on which answers about instances are changed.
+struct Changing {
+    consul: SimTransport,
+    /// The query of a request, the number of the request since it was armed, and its answer.
+    change: Box<Change>,
+    armed: AtomicBool,
+    number: AtomicUsize,
+}
+
+type Change = dyn Fn(&str, usize, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+
+impl std::fmt::Debug for Changing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("changing")
+    }
+}
+
+impl Changing {
+    fn new(
+        world: &World,
+        change: impl Fn(&str, usize, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let (armed, number) = Default::default();
+        Arc::new(Self { consul, change: Box::new(change), armed, number })
+    }
+
+    fn arm(&self, is_armed: bool) {
+        self.number.store(0, Relaxed);
+        self.armed.store(is_armed, Relaxed);
+    }
+}
+
+impl Transport for Changing {
+    fn endpoint(&self) -> &str {
+        "changing"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let is_instances = request.uri().path().starts_with("/v1/health/service/");
+        Box::pin(async move {
+            let answer = self.consul.send(request).await?;
+            if !is_instances || !self.armed.load(Relaxed) {
+                return Ok(answer);
+            }
+            Ok((self.change)(&query, self.number.fetch_add(1, Relaxed) + 1, answer))
+        })
+    }
+}
+
+fn only_first(answer: Response<Bytes>) -> Response<Bytes> {
+    let items: Vec<serde_json::Value> = serde_json::from_slice(answer.body()).expect("instances");
+    answer.map(|_| Bytes::from(serde_json::to_vec(&items[..1]).expect("JSON")))
+}
+
+/// The view of a service, alone or as one of many.
+fn view_through(world: &World, client: Arc<Client>, is_of_many: bool, args: Args) -> Arc<View> {
+    if !is_of_many {
+        let view = view_of(&client, args, EMPTY_HOLD);
+        world.pass(SECOND * 2);
+        return view;
+    }
+    let (all, news) = views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
+    let told = Arc::clone(&all);
+    world.clock.spawn(news.for_each(move |()| {
+        told.were_told();
+        async {}
+    }));
+    world.pass(SECOND * 2);
+    all.view("web").expect("a view")
+}
+
+/// Of a server that is behind, of a cache, or of another request.
+#[test]
+fn one_answer_without_some_of_the_instances_removes_none() {
+    for is_of_many in [false, true] {
+        for wrong in [1, 2] {
+            let world = World::new();
+            for id in ["w1", "w2", "w3"] {
+                world.register(id, EVEN);
+            }
+            let changing = Changing::new(
+                &world,
+                move |_: &str, number, it| {
+                    if number == wrong { only_first(it) } else { it }
+                },
+            );
+            let client = client_over(&world, Arc::clone(&changing) as _);
+            let view = view_through(&world, client, is_of_many, Args::new().arg("web"));
+            assert_eq!(shown(&view), "w1:1 w2:1 w3:1");
+            changing.arm(true);
+            // A change, after which the instances are read: one goes if the second answer is the wrong one.
+            let left = if wrong == 1 { "w1:1 w2:1 w3:7" } else { "w1:1 w2:1" };
+            match wrong {
+                1 => world.register("w3", r#"{"Passing": 7, "Warning": 1}"#),
+                _ => world.deregister("w3"),
+            }
+            for _ in 0..100 {
+                world.pass(SECOND / 10);
+                assert!(
+                    shown(&view).contains("w1:1 w2:1"),
+                    "{is_of_many} {wrong}: {}",
+                    shown(&view)
+                );
+            }
+            assert_eq!(shown(&view), left, "{is_of_many} {wrong}");
+        }
+    }
+}
+
+/// Two answers in a row: the list is one of many, of which no query shows that something is missing.
+#[test]
+fn instances_that_two_answers_lack_by_mistake_are_back_soon() {
+    for is_of_many in [false, true] {
+        let world = World::new();
+        for id in ["w1", "w2", "w3"] {
+            world.register(id, EVEN);
+        }
+        let changing = Changing::new(
+            &world,
+            |_: &str, number, it| if number <= 2 { only_first(it) } else { it },
+        );
+        let client = client_over(&world, Arc::clone(&changing) as _);
+        let view = view_through(&world, client, is_of_many, Args::new().arg("web"));
+        changing.arm(true);
+        world.register("w3", r#"{"Passing": 7, "Warning": 1}"#);
+        world.pass(SECOND * 15);
+        assert_eq!(shown(&view), "w1:1 w2:1 w3:7", "{is_of_many}");
+    }
+}
+
+/// A part that a server without a leader lacks, as one that the others have left behind.
+#[test]
+fn a_server_without_a_leader_removes_no_instance() {
+    for is_of_many in [false, true] {
+        let world = World::new();
+        for id in ["w1", "w2"] {
+            world.register(id, EVEN);
+        }
+        let changing = Changing::new(&world, |_: &str, _, answer| {
+            let mut answer = only_first(answer);
+            let no = "false".parse().expect("a header");
+            answer.headers_mut().insert("x-consul-knownleader", no);
+            answer.headers_mut().remove("x-consul-query-backend");
+            answer
+        });
+        let client = client_over(&world, Arc::clone(&changing) as _);
+        let view = view_through(&world, client, is_of_many, Args::new().arg("web"));
+        changing.arm(true);
+        world.register("w3", EVEN);
+        world.pass(SECOND * 30);
+        assert_eq!(shown(&view), "w1:1 w2:1", "{is_of_many}");
+        assert!(view.age().expect("a list") > SECOND * 20, "{is_of_many}: {:?}", view.age());
+        changing.arm(false);
+        world.pass(SECOND * 10);
+        assert_eq!(shown(&view), "w1:1 w2:1 w3:1", "{is_of_many}");
+    }
+}
+
+/// The agent's cache has lost them, for all that ask it.
+#[test]
+fn the_second_look_of_a_cached_view_goes_past_the_agents_cache() {
+    for lost in [0, 1] {
+        let world = World::new();
+        for id in ["w1", "w2"] {
+            world.register(id, EVEN);
+        }
+        let changing =
+            Changing::new(&world, move |query: &str, _, answer| match query.contains("cached") {
+                true if lost == 0 => answer.map(|_| Bytes::from_static(b"[]")),
+                true => only_first(answer),
+                false => answer,
+            });
+        let client = client_over(&world, Arc::clone(&changing) as _);
+        let args = Args::new().arg("web").opt("cached", true).opt("cache_control", "max-age=60");
+        let view = view_through(&world, client, false, args);
+        changing.arm(true);
+        world.register("w2", r#"{"Passing": 7, "Warning": 1}"#);
+        world.pass(SECOND * 30);
+        assert_eq!(shown(&view), "w1:1 w2:7", "{lost}");
+    }
+}
+
+/// The way to an agent on which each answer has these headers, or is a refusal with them.
+#[derive(Debug)]
+struct WithHeaders {
+    consul: SimTransport,
+    headers: Vec<(&'static str, &'static str)>,
+    refuses: Mutex<Option<u16>>,
+}
+
+impl Transport for WithHeaders {
+    fn endpoint(&self) -> &str {
+        "headers"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let refuses = *self.refuses.lock().expect("no panic");
+            let mut answer = self.consul.send(request).await?;
+            if let Some(status) = refuses {
+                answer = Response::new(Bytes::new());
+                *answer.status_mut() = status.try_into().expect("a status");
+            }
+            for (name, value) in &self.headers {
+                answer.headers_mut().append(*name, value.parse().expect("a header"));
+            }
+            Ok(answer)
+        })
+    }
+}
+
+const EXTREMES: [&str; 8] = [
+    "0",
+    "18446744073709551615",
+    "9223372036854775807",
+    "99999999999999999999",
+    "-1",
+    "1e400",
+    "soon",
+    "",
+];
+
+/// Calls, a watch, a view and views of many go on, whatever numbers a proxy adds.
+#[test]
+fn the_extremes_of_a_number_in_a_header_end_nothing() {
+    const NAMES: [&str; 3] = ["age", "x-consul-lastcontact", "retry-after"];
+    let one = NAMES.iter().flat_map(|name| EXTREMES.map(|value| vec![(*name, value)]));
+    let twice = NAMES.iter().map(|name| vec![(*name, EXTREMES[1]), (*name, "1")]);
+    let all = EXTREMES.map(|value| NAMES.map(|name| (name, value)).to_vec());
+    for headers in one.chain(twice).chain(all) {
+        let world = World::new();
+        world.register("w1", EVEN);
+        let case = format!("{headers:?}");
+        let transport = Arc::new(WithHeaders {
+            consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
+            headers,
+            refuses: Mutex::default(),
+        });
+        let client = client_over(&world, Arc::clone(&transport) as _);
+        let views = [false, true]
+            .map(|many| view_through(&world, Arc::clone(&client), many, Args::new().arg("web")));
+        let args = Args::new().arg("a");
+        let changes = watch(Arc::clone(&client), &kv::GET, args.clone(), WatchOptions::default());
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&seen);
+        world.clock.spawn(changes.expect("a watch").for_each(move |_| {
+            count.fetch_add(1, Relaxed);
+            async {}
+        }));
+        for (round, status) in [429, 503].into_iter().enumerate() {
+            *transport.refuses.lock().expect("no panic") = Some(status);
+            world.pass(SECOND * 5);
+            let _ = world.run(client.call(&kv::GET, &args));
+            *transport.refuses.lock().expect("no panic") = None;
+            world.register(&format!("x{round}"), EVEN);
+            world.send("PUT", "/v1/kv/a", &format!("{round}"));
+            let before = seen.load(Relaxed);
+            // The longest pause that an agent may ask for, and a wait.
+            world.pass(SECOND * 180);
+            world.run(client.call(&kv::GET, &args)).expect(&case);
+            assert!(seen.load(Relaxed) > before, "{case}");
+            for view in &views {
+                assert_eq!(view.all().expect("a list").instances().len(), round + 2, "{case}");
+                view.age().expect("an age");
+                view.pick().expect("a pick");
+            }
+        }
+    }
 }

@@ -10,6 +10,8 @@ use consul_api::request::{Args, Defaults};
 use consul_api::response::Meta;
 use consul_api::value::Value;
 use consul_client::transport::Transport;
+use consul_client::view::{EMPTY_HOLD, view};
+use consul_client::views::{Wanted, views};
 use consul_client::watch::{Change, WatchOptions, watch};
 use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
@@ -18,6 +20,7 @@ use futures_util::future::Either;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -965,5 +968,238 @@ fn nothing_of_a_server_that_knows_no_leader_is_an_outage() {
             said.iter().any(|it| it.as_ref().is_err_and(|it| it.kind() == Kind::NoLeader)),
             "{said:?}"
         );
+    }
+}
+
+fn is_loss(change: &Change) -> bool {
+    match change {
+        Change::Delete { .. } => true,
+        Change::Resynchronised(value) => value.items().len() < 3,
+        _ => false,
+    }
+}
+
+fn three_keys() -> World {
+    let world = World::new();
+    for key in ["a/1", "a/2", "a/3"] {
+        world.put(key, "1");
+    }
+    world
+}
+
+fn no_key(index: &str) -> Response<Bytes> {
+    let response = Response::builder().status(404).header("x-consul-index", index);
+    response.body(Bytes::new()).expect("a response")
+}
+
+/// Consul was restored from a snapshot: its indexes are lower. An answer that there is nothing comes before the right ones.
+#[test]
+fn one_answer_that_there_is_nothing_before_lower_indexes_deletes_nothing() {
+    let low: Changed = |number, it| match number {
+        1 => with_index(it, |index| index + 1000),
+        2 => no_key("12"),
+        _ => it,
+    };
+    let high: Changed = |number, it| match number {
+        1 => with_index(it, |index| index + 1000),
+        2 => no_key("5000"),
+        _ => it,
+    };
+    let twice: Changed = |number, it| match number {
+        1 => with_index(it, |index| index + 1000),
+        2 | 4 => no_key("5000"),
+        _ => it,
+    };
+    for (place, answers) in [low, high, twice].into_iter().enumerate() {
+        for method in ["kv_list", "kv_keys"] {
+            let world = three_keys();
+            let (mut changes, _) = world.watch_through(method, Args::new().arg("a/"), answers);
+            let mut said = world.said_within(&mut changes, MINUTE);
+            assert!(!said.iter().any(is_loss), "{method} {place}: {said:?}");
+            world.put("a/4", "1");
+            said.extend(world.said_within(&mut changes, MINUTE));
+            assert!(!said.iter().any(is_loss), "{method} {place}: {said:?}");
+            let is_new = |it: &Change| match it {
+                Change::Put { id, .. } => id == "a/4",
+                Change::Resynchronised(all) => all.items().len() == 4,
+                _ => false,
+            };
+            assert!(said.iter().any(is_new), "{method} {place}: {said:?}");
+        }
+    }
+}
+
+/// The first answer lacks what was deleted, the second one all of it, or another part.
+#[test]
+fn what_only_the_second_of_two_answers_lacks_is_not_deleted() {
+    let all: Changed = |number, it| if number == 3 { no_key("999999") } else { it };
+    let another: Changed = |number, it| match number {
+        3 => it.map(|_| Bytes::from(r#"["a/1"]"#)),
+        _ => it,
+    };
+    for (place, answers) in [all, another].into_iter().enumerate() {
+        let world = three_keys();
+        let (mut changes, _) = world.watch_through("kv_keys", Args::new().arg("a/"), answers);
+        let first = world.said_within(&mut changes, Duration::from_secs(1));
+        assert!(matches!(&first[..], [Change::Initial(_)]), "{place}: {first:?}");
+        world.send("DELETE", "/v1/kv/a/3", "");
+        let said = world.said_within(&mut changes, MINUTE);
+        let Some(Change::Delete { id, .. }) = said.first() else { panic!("{place}: {said:?}") };
+        assert_eq!((id.as_str(), said.len()), ("a/3", 1), "{place}: {said:?}");
+    }
+}
+
+/// An item that is another's in the place of one of the list.
+#[test]
+fn one_answer_with_other_items_deletes_none() {
+    let answers: Changed = |number, it| match number {
+        2 => it.map(|_| Bytes::from(r#"["a/7","a/8","a/9"]"#)),
+        _ => it,
+    };
+    let world = three_keys();
+    let (mut changes, _) = world.watch_through("kv_keys", Args::new().arg("a/"), answers);
+    let said = world.said_within(&mut changes, 5 * MINUTE);
+    assert!(matches!(&said[..], [Change::Initial(_)]), "{said:?}");
+}
+
+/// Servers that contradict each other forever: neither is believed, which is said.
+#[test]
+fn answers_that_contradict_each_other_are_an_outage() {
+    let answers: Changed = |number, it| match number {
+        1 => it,
+        odd if odd % 2 == 1 => it.map(|_| Bytes::from(r#"["a/1"]"#)),
+        _ => it.map(|_| Bytes::from(r#"["a/2"]"#)),
+    };
+    let world = three_keys();
+    let (mut changes, _) = world.watch_through("kv_keys", Args::new().arg("a/"), answers);
+    world.run(async {
+        assert!(matches!(next(&mut changes).await, Change::Initial(_)));
+        let error = changes.next().await.expect("no end").expect_err("no two agree");
+        assert_eq!(error.kind(), Kind::NoLeader, "{error}");
+        assert!(error.message().contains("contradict each other"), "{error}");
+    });
+}
+
+/// As those of a server that the others have left behind, with stale reads.
+#[test]
+fn a_part_that_a_server_without_a_leader_lacks_is_not_deleted() {
+    let answers: Changed = |number, mut it| {
+        if (2..8).contains(&number) {
+            it.headers_mut().insert("x-consul-knownleader", "false".parse().expect("a header"));
+            return it.map(|_| Bytes::from(r#"["a/1"]"#));
+        }
+        it
+    };
+    let world = three_keys();
+    let args = Args::new().arg("a/").opt("stale", true);
+    let (mut changes, _) = world.watch_through("kv_keys", args, answers);
+    world.run(async {
+        assert!(matches!(next(&mut changes).await, Change::Initial(_)));
+        let error = changes.next().await.expect("no end").expect_err("it is not believed");
+        assert_eq!(error.kind(), Kind::NoLeader, "{error}");
+        let Change::Resynchronised(all) = next(&mut changes).await else { panic!("no value") };
+        assert_eq!(all.items().len(), 3);
+    });
+}
+
+/// The way to an agent through a cache of 60 s, whose key is the URL, and which marks nothing.
+#[derive(Debug)]
+struct UrlCache {
+    agent: SimTransport,
+    clock: ManualClock,
+    kept: Mutex<BTreeMap<String, (Instant, Response<Bytes>)>>,
+    requests: AtomicU32,
+}
+
+impl UrlCache {
+    fn before(world: &World) -> (Arc<UrlCache>, Arc<Client>) {
+        let agent = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let (clock, kept) = (world.clock.clone(), Mutex::default());
+        let cache = Arc::new(UrlCache { agent, clock, kept, requests: AtomicU32::new(0) });
+        let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+        let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
+        let to = Arc::clone(&cache) as Arc<dyn Transport>;
+        (cache, Arc::new(Client::new(vec![to], settings, clock, rng)))
+    }
+}
+
+impl Transport for UrlCache {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let url = request.uri().to_string();
+        let kept = self.kept.lock().expect("no panic").get(&url).cloned();
+        if let Some((_, kept)) = kept.filter(|(at, _)| self.clock.now() - *at < MINUTE) {
+            return std::future::ready(Ok(kept)).boxed();
+        }
+        Box::pin(async move {
+            let answer = self.agent.send(request).await?;
+            let now = self.clock.now();
+            if answer.status().is_success() {
+                self.kept.lock().expect("no panic").insert(url, (now, answer.clone()));
+            }
+            Ok(answer)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "cache"
+    }
+}
+
+#[test]
+fn behind_a_cache_that_marks_nothing_a_change_is_seen_at_once_and_nothing_spins() {
+    let world = three_keys();
+    let (cache, client) = UrlCache::before(&world);
+    let watched = |client: &Arc<Client>, method| {
+        let row = endpoint(method).expect("a method");
+        let options = WatchOptions { wait: Duration::from_secs(5), ..WatchOptions::default() };
+        watch(Arc::clone(client), row, Args::new().arg("a/"), options).expect("a watch").boxed()
+    };
+    let mut changes: Changes = watched(&client, "kv_list");
+    let first = world.said_within(&mut changes, Duration::from_secs(20));
+    assert!(matches!(&first[..], [Change::Initial(_)]), "{first:?}");
+    for value in ["2", "3", "2"] {
+        world.put("a/1", value);
+        let said = world.said_within(&mut changes, Duration::from_secs(1));
+        assert!(matches!(&said[..], [Change::Put { .. }]), "{value}: {said:?}");
+    }
+    world.send("DELETE", "/v1/kv/a/3", "");
+    let said = world.said_within(&mut changes, Duration::from_secs(1));
+    assert!(matches!(&said[..], [Change::Delete { .. }]), "{said:?}");
+    let before = cache.requests.load(Ordering::Relaxed);
+    let said = world.said_within(&mut changes, MINUTE);
+    assert!(said.is_empty(), "{said:?}");
+    let requests = cache.requests.load(Ordering::Relaxed) - before;
+    assert!(requests <= 13, "{requests} in a minute of waits of 5 s");
+}
+
+#[test]
+fn behind_a_cache_that_marks_nothing_views_follow_within_two_seconds() {
+    let world = World::new();
+    let (_, client) = UrlCache::before(&world);
+    let register = |id: &str| {
+        let service =
+            format!(r#"{{"Name": "web", "ID": "{id}", "Address": "10.0.0.1", "Port": 80}}"#);
+        world.send("PUT", "/v1/agent/service/register", &service);
+    };
+    register("w1");
+    let (one, answers) =
+        view(Arc::clone(&client), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
+    world.clock.spawn(answers.for_each(|()| async {}));
+    let wanted = Wanted::Named(vec!["web".to_owned()]);
+    let (all, news) = views(client, wanted, EMPTY_HOLD).expect("views");
+    world.clock.spawn(news.for_each(|()| async {}));
+    let then = |count: usize| {
+        world.run(world.clock.sleep(Duration::from_secs(2)));
+        let of_many = all.view("web").expect("a view").all().expect("a list");
+        let counts = [one.all().expect("a list").instances().len(), of_many.instances().len()];
+        assert_eq!(counts, [count; 2]);
+    };
+    then(1);
+    register("w2");
+    then(2);
+    for (id, left) in [("w1", 1), ("w2", 0)] {
+        world.send("PUT", &format!("/v1/agent/service/deregister/{id}"), "");
+        then(left);
     }
 }

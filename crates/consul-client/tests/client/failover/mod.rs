@@ -19,8 +19,8 @@ use consul_sim::{Agent, Options, SimTransport};
 use futures_util::StreamExt as _;
 use futures_util::future::select;
 use futures_util::stream::select_all;
-use http::{Request, Response};
-use std::collections::VecDeque;
+use http::{HeaderValue, Request, Response};
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,6 +51,9 @@ enum Does {
     SayApplied(u16, &'static str),
     /// Answers stale reads as the agent behind it, and nothing else.
     StaleOnly,
+    /// Loses writes, and answers reads from a cache that marks its answers with these headers. Without any the URL is the
+    /// cache's key, else the path alone.
+    Cache(&'static [(&'static str, &'static str)]),
 }
 
 const NO_LEADER: Does = Say(500, "No cluster leader", None);
@@ -79,6 +82,7 @@ struct WorldState {
     /// By endpoint: its reactions to the next requests; the last one is repeated forever.
     plans: Mutex<Vec<VecDeque<Does>>>,
     log: Mutex<Vec<Got>>,
+    cache: Mutex<HashMap<String, Response<Bytes>>>,
 }
 
 impl std::fmt::Debug for Script {
@@ -141,6 +145,23 @@ impl Script {
             }
             StaleOnly if is_stale => self.works.send(request).await,
             StaleOnly => forever.await,
+            Cache(_) if request.method() != "GET" => {
+                Err(fail(Kind::Connect, "connection reset").retryable())
+            }
+            Cache(marks) => {
+                let uri = request.uri();
+                let key = if marks.is_empty() { uri.to_string() } else { uri.path().to_owned() };
+                if let Some(answer) = lock(&self.world.cache).get(&key) {
+                    return Ok(answer.clone());
+                }
+                let answer = self.works.send(request).await?;
+                let mut kept = answer.clone();
+                for (name, value) in marks {
+                    kept.headers_mut().insert(*name, HeaderValue::from_static(value));
+                }
+                lock(&self.world.cache).insert(key, kept);
+                Ok(answer)
+            }
         }
     }
 }
@@ -178,7 +199,12 @@ impl World {
         let agent = Arc::new(Agent::new(options));
         let count = plans.len();
         let plans = Mutex::new(plans.into_iter().map(VecDeque::from).collect());
-        let state = Arc::new(WorldState { clock: clock.clone(), plans, log: Mutex::default() });
+        let state = Arc::new(WorldState {
+            clock: clock.clone(),
+            plans,
+            log: Mutex::default(),
+            cache: Mutex::default(),
+        });
         let script = |place: usize| -> Arc<dyn Transport> {
             let works = SimTransport::new(Arc::clone(&agent), "agent");
             let name = format!("http://endpoint-{place}");

@@ -3,6 +3,7 @@
 use super::Does::*;
 use super::{LEADERSHIP_LOST, NO_LEADER, World, acquire, put};
 use consul_api::error::Kind;
+use consul_api::request::Args;
 use consul_api::value::Value;
 
 #[test]
@@ -21,7 +22,9 @@ fn an_acquire_whose_answer_is_lost_is_settled_by_a_read() {
         assert_eq!(answer.value, Value::Bool(true));
         assert_eq!((answer.meta.attempts, world.now_ms() - begun), (1, settled_at_ms));
         assert_eq!(answer.meta.request_ms, settled_at_ms as f64);
-        let sent: Vec<_> = world.log().into_iter().map(|got| got.what).collect();
+        // The URL of each read is another one.
+        let before = |what: &str| what.split("&unique=").next().map(str::to_owned);
+        let sent: Vec<_> = world.log().iter().filter_map(|got| before(&got.what)).collect();
         assert_eq!(
             sent,
             [format!("PUT /v1/kv/k?acquire={session}"), "GET /v1/kv/k?consistent".into()]
@@ -90,4 +93,29 @@ fn a_release_whose_answer_is_lost_is_settled_by_a_read() {
     world.direct("kv_put", acquire(&session));
     let error = world.call("kv_put", release()).expect_err("the session holds the lock");
     assert!(error.maybe_applied() && error.message().contains("held the lock"), "{error}");
+}
+
+#[test]
+fn a_cache_settles_neither_an_acquire_nor_a_release() {
+    for marks in [
+        &[][..],
+        &[("x-cache", "HIT"), ("age", "60")],
+        &[("age", "18446744073709551615")],
+        &[("x-consul-knownleader", "false")],
+        &[("x-consul-lastcontact", "60000")],
+    ] {
+        let world = World::new(vec![vec![Cache(marks)]]);
+        let (own, other) = (world.session(), world.session());
+        let release = |session: &str| put().opt("release", session);
+        world.direct("kv_put", acquire(&own));
+        // The cache has the lock as that session's.
+        world.call("kv_get", Args::new().arg("k").opt("consistent", true)).expect("an answer");
+        world.direct("kv_put", release(&own));
+        world.direct("kv_put", acquire(&other));
+        let error = world.call("kv_put", acquire(&own)).expect_err("the other one holds it");
+        assert!(error.maybe_applied(), "{marks:?}: {error}");
+        let error = world.call("kv_put", release(&other)).expect_err("it holds it still");
+        assert!(error.maybe_applied(), "{marks:?}: {error}");
+        assert_eq!(world.holder(), Some(other), "{marks:?}");
+    }
 }

@@ -38,6 +38,7 @@ pub fn add_to(trials: &mut Trials) {
     trials.add("a_guard_that_cannot_be_had_is_an_error_that_says_where", not_found);
     trials.add("a_guard_cannot_be_read_by_its_own_user", hidden);
     trials.add("a_guard_reads_the_files_of_tls_again", reads_files_again);
+    trials.add("a_guard_believes_no_answer_that_is_not_consuls", believes_no_other);
 }
 
 /// Lets a guard end a session at this endpoint, by closing its socket.
@@ -410,4 +411,50 @@ fn not_found() {
         let error = outcome.unwrap_err();
         assert!(error.message().contains(why), "{error}");
     }
+}
+
+/// A proxy answers for a while, in each of these ways: the request is sent again until Consul answers.
+fn believes_no_other() {
+    const OTHERS: [(&str, &str); 12] = [
+        ("200 OK", ""),
+        ("200 OK\r\nContent-Type: text/html", "<html>log in</html>"),
+        ("200 OK", r#"{"error":"please log in"}"#),
+        ("204 No Content", ""),
+        ("206 Partial Content", "tr"),
+        ("302 Found\r\nLocation: https://login.example/", ""),
+        ("307 Temporary Redirect\r\nLocation: /v1/session/destroy/s", ""),
+        ("401 Unauthorized\r\nWWW-Authenticate: Basic", ""),
+        ("403 Forbidden", "<html>blocked</html>"),
+        ("404 Not Found", "404 page not found"),
+        ("408 Request Timeout", ""),
+        ("429 Too Many Requests", ""),
+    ];
+    let server = |answers: &[(&str, &str)]| Server::after(answers);
+    let connection = |endpoints: Vec<String>| Connection {
+        endpoints,
+        token_file: None,
+        http: Options {
+            authorization: Some(HeaderValue::from_static("Basic czpw")),
+            ..Options::default()
+        },
+    };
+    for other in OTHERS {
+        let one = server(&[other]);
+        ends_a_session(connection(vec![format!("http://{}", one.address)]));
+        within(PATIENCE, other.0, || one.heads().len() >= 2);
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(one.heads().len(), 2, "{other:?}");
+    }
+    // The next endpoint is asked at once.
+    let (wrong, good) = (server(&[OTHERS[1]; 100]), server(&[]));
+    ends_a_session(connection(
+        [&wrong, &good].map(|server| format!("http://{}", server.address)).to_vec(),
+    ));
+    within(PATIENCE, "the second endpoint", || good.heads().len() == 1);
+    // A refusal of Consul ends it.
+    let refuses = server(&[("403 Forbidden", "Permission denied"); 100]);
+    ends_a_session(connection(vec![format!("http://{}", refuses.address)]));
+    within(PATIENCE, "a request", || !refuses.heads().is_empty());
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(refuses.heads().len(), 1);
 }

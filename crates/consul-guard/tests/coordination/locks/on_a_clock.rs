@@ -59,6 +59,8 @@ const TESTS: &[(&str, Test)] = &[
     ("a_lock_and_a_permit_that_a_restored_snapshot_lacks_are_lost", restored_snapshot),
     ("a_permit_that_acls_hide_is_not_lost", hidden_permit),
     ("a_waiter_whose_waits_end_at_once_renews_its_session_at_its_pace", renewals_of_waiters),
+    ("a_waiter_behind_a_cache_that_marks_nothing_has_a_free_lock_in_time", cached_waiter),
+    ("a_renewal_whose_reply_has_a_ttl_of_a_day_ends_no_lock", day_of_renewal),
 ];
 
 pub fn add_to(trials: &mut Trials) {
@@ -1304,4 +1306,101 @@ fn renewals_of_waiters(world: &Simulated) {
     // A lock's waiter has no session before it is free.
     let usual = 30 / holder.profile().renew_interval().as_secs();
     assert!(counts[0] == 0 && (usual..=usual * 2 + 1).contains(&counts[1]), "{counts:?}");
+}
+
+/// A cache of 60 s in front of the agent, whose key is the URL, and which marks nothing.
+#[derive(Debug)]
+struct UrlCache {
+    transport: SimTransport,
+    clock: ManualClock,
+    kept: Mutex<BTreeMap<String, (Instant, Response<Bytes>)>>,
+}
+
+impl Transport for UrlCache {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let url = (request.method() == "GET").then(|| request.uri().to_string());
+        Box::pin(async move {
+            let Some(url) = url else { return self.transport.send(request).await };
+            let kept = self.kept.lock().expect("no panic elsewhere").get(&url).cloned();
+            if let Some((_, kept)) =
+                kept.filter(|(at, _)| self.clock.now() - *at < Duration::from_secs(60))
+            {
+                return Ok(kept);
+            }
+            let answer = self.transport.send(request).await?;
+            let kept = (self.clock.now(), answer.clone());
+            self.kept.lock().expect("no panic elsewhere").insert(url, kept);
+            Ok(answer)
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn cached_waiter(world: &Simulated) {
+    let holder = world.process();
+    let waiter = world.process_behind(|transport| {
+        let clock = world.clock.clone();
+        Arc::new(UrlCache { transport, clock, kept: Mutex::default() })
+    });
+    for is_lock in [true, false] {
+        let get = |process: Arc<Presence>| async move {
+            match is_lock {
+                true => acquire(&process, Wait::Forever).await,
+                false => permit(&process, 1, Wait::Forever).await,
+            }
+        };
+        let held = world.run(get(Arc::clone(&holder))).expect("it is free");
+        world.keep(&held);
+        world.run(async {
+            let released = async {
+                // Several waits of the waiter, with the same index.
+                world.clock.sleep(Duration::from_secs(22)).await;
+                held.release().await.expect("it is held");
+                world.clock.now()
+            };
+            let (got, free) = futures_util::join!(get(Arc::clone(&waiter)), released);
+            let took = world.clock.now() - free;
+            assert!(took < Profile::standard().takeover(), "{took:?}");
+            got.expect("it is free").release().await.expect("it is held");
+        });
+    }
+}
+
+/// An agent, or something between, whose first reply to a renewal has a TTL of a day.
+#[derive(Debug)]
+struct OneDay {
+    transport: SimTransport,
+    is_said: AtomicBool,
+}
+
+impl Transport for OneDay {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_renewal = request.uri().path().starts_with("/v1/session/renew/");
+        Box::pin(async move {
+            let answer = self.transport.send(request).await?;
+            if !is_renewal || self.is_said.swap(true, Ordering::Relaxed) {
+                return Ok(answer);
+            }
+            Ok(answer.map(|body| {
+                Bytes::from(String::from_utf8_lossy(&body).replace("\"10s\"", "\"24h\""))
+            }))
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn day_of_renewal(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(OneDay { transport, is_said: AtomicBool::new(false) })
+    });
+    let lease = world.run(acquire(&process, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    world.clock.advance(Duration::from_secs(120));
+    assert!(lease.is_held() && !lease.has_ended());
 }
