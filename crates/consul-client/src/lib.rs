@@ -163,8 +163,17 @@ impl Client {
         endpoint: &'static Endpoint,
         args: Args,
     ) -> Result<Answer, Error> {
-        let request = self.request(endpoint, &args.opt("consistent", true))?;
-        Ok(self.execute(&self.past_caches(request)).await?.answer())
+        self.read_past_caches(endpoint, &args.opt("consistent", true)).await
+    }
+
+    /// The same for a read of any consistency.
+    async fn read_past_caches(
+        &self,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Answer, Error> {
+        let request = self.past_caches(self.request(endpoint, args)?);
+        Ok(self.execute(&request).await?.answer())
     }
 
     /// A read whose URL is like no other one, since Consul ignores parameters that it does not know.

@@ -362,7 +362,8 @@ impl Work {
             (service.is_due, service.is_queued, service.is_read) = (false, false, true);
             let client = Arc::clone(&self.client);
             self.reads.push(Box::pin(async move {
-                let answer = client.call(&health::SERVICE, &Args::new().arg(name.as_str())).await;
+                let args = Args::new().arg(name.as_str());
+                let answer = client.read_past_caches(&health::SERVICE, &args).await;
                 (name, answer)
             }));
         }

@@ -230,8 +230,7 @@ impl<'a> Contender<'a> {
     ) -> Result<Answer, Error> {
         let client = self.presence.client();
         let Some(index) = index else {
-            let request = client.past_caches(client.request(endpoint, &args)?);
-            return Ok(client.execute(&request).await?.answer());
+            return client.read_past_caches(endpoint, &args).await;
         };
         let args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
         self.presence.blocking_client().call(endpoint, &args).await
