@@ -185,6 +185,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_query_goes_on_from_an_index_that_has_not_gone_back() {
+        for (index, last, next) in [
+            (Some(7), None, Some(7)),
+            (Some(7), Some(6), Some(7)),
+            (Some(7), Some(7), Some(7)),
+            (Some(7), Some(8), None),
+            (None, Some(7), None),
+        ] {
+            assert_eq!(Meta { index, ..Meta::default() }.next_index(last), next, "{last:?}");
+        }
+    }
+
+    #[test]
     fn only_a_caller_without_a_token_is_told_of_the_default_policy() {
         let hidden = |filtered_by_acl, default_acl_policy, has_token| {
             let meta = Meta { filtered_by_acl, default_acl_policy, has_token, ..Meta::default() };

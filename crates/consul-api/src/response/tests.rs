@@ -83,8 +83,9 @@ fn what_only_a_proxy_sends_is_told_with_the_option_that_helps() {
     let page = page.body(Bytes::from_static(b"<html>401")).expect("a response");
     let error = request("kv_get").check(page).unwrap_err();
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
-    let error = answer(401, "date", "today");
-    assert_eq!(error.kind(), Kind::Decode, "{error}");
+    for error in [answer(401, "date", "today"), answer(403, "www-authenticate", "Basic")] {
+        assert_eq!(error.kind(), Kind::Decode, "{error}");
+    }
     for (location, hint) in [("https://consul.example/v1/kv/a", true), ("http://b/v1/kv/a", false)]
     {
         let error = answer(308, "location", location);
@@ -118,9 +119,36 @@ fn an_unsupported_request_names_the_version_that_it_requires_or_the_servers_reas
 #[test]
 fn a_write_that_was_answered_with_false_was_not_applied() {
     for method in ["catalog_deregister", "kv_put"] {
-        assert!(respond(method, 200, "true").is_ok());
+        assert!(respond(method, 200, "true").is_ok() && respond(method, 200, "true\n").is_ok());
         let error = respond(method, 200, "false").unwrap_err();
         assert_eq!((error.kind(), error.maybe_applied()), (Kind::Conflict, false), "{method}");
+    }
+}
+
+/// With `cas` it is answered as one that may not be applied, without with an object, to any path too.
+#[test]
+fn a_guarded_deletion_of_an_entry_is_answered_with_true_or_false() {
+    for (is_guarded, body, kind) in [
+        (true, "true", None),
+        (true, "false", Some(Kind::Conflict)),
+        (true, "{}", Some(Kind::Decode)),
+        (false, "{}", None),
+        (false, "true", Some(Kind::Decode)),
+    ] {
+        let args = Args::new().arg("service-defaults").arg("web");
+        let args = if is_guarded { args.opt("cas", 7) } else { args };
+        let defaults = Defaults::default();
+        let own = endpoint("config_delete").expect("a row").request(&args, &defaults);
+        let own = own.expect("the arguments are good");
+        let raw = crate::api::raw::endpoint("DELETE").expect("a method");
+        let raw = raw.request(&Args::new().arg(own.http.uri().to_string()), &defaults);
+        let kind_of = |request: &Request| {
+            request.check(Response::new(Bytes::from(body))).err().map(|error| error.kind())
+        };
+        assert_eq!(kind_of(&own), kind, "{is_guarded} {body}");
+        // Its caller reads `false` himself.
+        let of_raw = kind.filter(|kind| *kind == Kind::Decode);
+        assert_eq!(kind_of(&raw.expect("a path")), of_raw, "{is_guarded} {body}");
     }
 }
 
@@ -471,6 +499,7 @@ fn an_answer_of_any_row_that_names_its_object_names_the_one_that_was_asked_for()
                 assert_eq!(error.kind(), Kind::Decode, "{} {body}: {error}", row.name);
                 assert!(error.message().contains("the answer is about"), "{}: {error}", row.name);
                 assert!(!error.message().contains("dg=="), "{}: {error}", row.name);
+                assert!(!row.secret || !error.message().contains("\"another\""), "{error}");
             }
             // Only keys differ by their case.
             let (outcome, _, body) = check(Some((place, |own| own.to_uppercase())));
@@ -534,6 +563,15 @@ fn an_absence_is_one_through_any_number_of_agents() {
             }
         }
     }
+}
+
+#[test]
+fn a_name_that_consul_writes_with_escapes_is_not_looked_for() {
+    let row = endpoint("agent_check_pass").expect("a row");
+    let request = row.request(&Args::new().arg("a\"b"), &Defaults::default()).expect("a name");
+    let absent = Response::builder().status(404).body(Bytes::from(r#"Unknown check ID "a\"b""#));
+    let error = request.check(absent.expect("a response")).expect_err("an absence");
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
 }
 
 #[test]

@@ -248,6 +248,13 @@ fn consuls_own_errors_are_not_taken_for_another_programs() {
         ("/v1/kv/a", 405, "method PATCH not allowed"),
         ("/v1/kv/a?keys&recurse", 200, r#"["a/x"]"#),
         ("/v1/event/list?name=my+deploy", 200, "[]"),
+        ("/v1/event/list?name=my+deploy", 200, r#"[{"ID":"1","Name":"my deploy","Payload":null}]"#),
+        // JSON has no such byte.
+        (
+            "/v1/kv/a%FF",
+            200,
+            r#"[{"Key":"a\ufffd","Value":null,"Flags":0,"LockIndex":0,"CreateIndex":1,"ModifyIndex":1}]"#,
+        ),
     ] {
         let headers = [("x-consul-index", "7")];
         let outcome = get(path).check(response(status, &headers, body));
@@ -322,6 +329,12 @@ fn a_request_to_the_path_of_a_row_takes_no_other_answer() {
         let raw = consul_api::api::raw::endpoint("GET").expect("a method");
         let asked = raw.request(&Args::new().arg(path), &Defaults::default()).expect("a path");
         asked.check(response(200, &[], "text")).expect(path);
+    }
+    for status in [200, 201, 202, 204] {
+        let raw = consul_api::api::raw::endpoint("PUT").expect("a method");
+        let args = Args::new().arg("/v1/unknown").arg("");
+        let asked = raw.request(&args, &Defaults::default()).expect("a path");
+        asked.check(response(status, &[], "")).expect("a success of a path without a row");
     }
 }
 
@@ -486,8 +499,11 @@ fn an_objects_absence_is_said_by_the_texts_of_its_own_row() {
                         HEADERS[1],
                         &format!("{before}{text}{named}."),
                     ));
-                    let another = format!("{before}{text}\"another\"");
-                    if is_own && !named.is_empty() {
+                    // The name of each sample is at the beginning of the one and at the end of the other.
+                    for other in
+                        ["another", "za"].into_iter().filter(|_| is_own && !named.is_empty())
+                    {
+                        let another = format!("{before}{text}\"{other}\"");
                         let error = request(row).check(response(status, HEADERS[1], &another));
                         let error = error.expect_err(&another);
                         let kind = if status == 404 { Kind::Decode } else { Kind::Http };
@@ -588,11 +604,15 @@ fn the_proxy_of_a_service_has_another_name() {
 
 /// What a transaction says to an answer.
 fn transact(operations: &str, body: &str) -> Result<Value, Error> {
+    transact_with(operations, 200, body)
+}
+
+fn transact_with(operations: &str, status: u16, body: &str) -> Result<Value, Error> {
     let operations = serde_json::from_str::<serde_json::Value>(operations).expect("JSON");
     let args = Args::new().arg(Value::from(operations));
     let request =
         consul_api::api::txn::TXN.request(&args, &Defaults::default()).expect("a request");
-    Ok(request.check(response(200, &[], body))?.answer().value)
+    Ok(request.check(response(status, &[], body))?.answer().value)
 }
 
 const ENTRY: &str =
@@ -605,9 +625,13 @@ fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
     let delete = r#"[{"KV":{"Verb":"delete","Key":"a"}}]"#;
     let node = r#"[{"Node":{"Verb":"set","Node":{"Node":"n1","Address":"10.0.0.1"}}}]"#;
     let service = r#"[{"Service":{"Verb":"set","Node":"n1","Service":{"ID":"w","Service":"web"}}},{"Check":{"Verb":"set","Check":{"Node":"n1","CheckID":"c","Name":"c"}}}]"#;
+    let fenced = r#"[{"KV":{"Verb":"check-session","Key":"a","Session":"s"}},{"KV":{"Verb":"set","Key":"b","Value":"v"}}]"#;
+    let tree = r#"[{"KV":{"Verb":"get-tree","Key":"a/"}}]"#;
+    let unnamed = r#"[{"Service":{"Verb":"set","Node":"n1","Service":{"Service":"w"}}}]"#;
     let results = |items: &[&str]| format!(r#"{{"Results":[{}],"Errors":null}}"#, items.join(","));
     let of_node = r#"{"Node":{"ID":"","Node":"n1","Address":"10.0.0.1"}}"#;
     let of_service = r#"{"Service":{"ID":"w","Service":"web"}}"#;
+    let other = ENTRY.replace(r#""a""#, r#""b""#);
     let of_check = r#"{"Check":{"Node":"n1","CheckID":"c","Name":"c","Status":"critical"}}"#;
     for (operations, good) in [
         (set, results(&[ENTRY])),
@@ -616,7 +640,11 @@ fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
         (delete, r#"{"Results":[],"Errors":[]}"#.to_owned()),
         (delete, r#"{"Results":[],"Errors":null,"Index":1,"KnownLeader":true}"#.to_owned()),
         (node, results(&[of_node])),
+        (node, results(&[&of_node.replace("n1", "N1")])),
         (service, results(&[of_service, of_check])),
+        (unnamed, results(&[of_service])),
+        (fenced, results(&[ENTRY, &other])),
+        (tree, results(&[&ENTRY.replace(r#""a""#, r#""a/b""#)])),
         (
             r#"[{"Node":{"Verb":"delete","Node":{"Node":"n1"}}}]"#,
             r#"{"Results":null,"Errors":null}"#.to_owned(),
@@ -624,7 +652,6 @@ fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
     ] {
         transact(operations, &good).unwrap_or_else(|error| panic!("{operations}: {error}"));
     }
-    let other = ENTRY.replace(r#""a""#, r#""b""#);
     let refused =
         r#"{"Results":[ENTRY],"Errors":[{"OpIndex":0,"What":"no"}]}"#.replace("ENTRY", ENTRY);
     for (operations, bad) in [
@@ -634,6 +661,11 @@ fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
         (set, r#"{"Results":null,"Errors":null}"#.to_owned()),
         (set, results(&[])),
         (set, results(&[&other])),
+        (set, results(&[&ENTRY.replace(r#""a""#, r#""A""#)])),
+        (set, results(&[&ENTRY.replace("null", r#""dg==""#)])),
+        (set, results(&[&of_node.replace("n1", "a")])),
+        (tree, results(&[ENTRY])),
+        (fenced, results(&[&other])),
         (set, results(&[ENTRY, ENTRY])),
         (set, results(&[of_node])),
         (set, results(&["{}"])),
@@ -649,6 +681,23 @@ fn a_transaction_is_applied_only_if_its_answer_fits_its_operations() {
     ] {
         let error = transact(operations, &bad).expect_err(&bad);
         assert_eq!((error.kind(), error.maybe_applied()), (Kind::Decode, true), "{bad}: {error}");
+    }
+}
+
+/// A refused one has changed nothing; what another program answers with the same status shows nothing.
+#[test]
+fn a_transaction_is_refused_only_by_errors_of_its_operations() {
+    let set = r#"[{"KV":{"Verb":"set","Key":"a","Value":"v"}}]"#;
+    for (errors, kind) in [
+        (r#"[{"OpIndex":0,"What":"no"}]"#, Kind::TxnFailed),
+        (r#"[{"OpIndex":1,"What":"no"}]"#, Kind::Decode),
+        ("[]", Kind::Decode),
+        ("null", Kind::Decode),
+    ] {
+        let body = format!(r#"{{"Results":null,"Errors":{errors}}}"#);
+        let error = transact_with(set, 409, &body).expect_err(errors);
+        let maybe_applied = kind == Kind::Decode;
+        assert_eq!((error.kind(), error.maybe_applied()), (kind, maybe_applied), "{error}");
     }
 }
 

@@ -11,7 +11,7 @@ use consul_client::view::{EMPTY_HOLD, View, view};
 use consul_client::views::{Wanted, views};
 use consul_client::watch::{WatchOptions, watch};
 use consul_client::{Client, Settings};
-use consul_process::clock::{BoxFuture, Clock};
+use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::{Fault, Retained, SimTransport};
 use futures_util::StreamExt;
 use http::{Request, Response};
@@ -33,6 +33,22 @@ fn client_over(world: &World, transport: Arc<dyn Transport>) -> Arc<Client> {
     let settings = Settings { timeout: SECOND, retry_count: 0, defaults: Defaults::default() };
     let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
     Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::with_seed(1)))
+}
+
+/// A view of the service `web`, alone or as one of many.
+fn view_over(world: &World, client: Arc<Client>, is_of_many: bool) -> Arc<View> {
+    if !is_of_many {
+        return view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+    }
+    let wanted = Wanted::Named(vec!["web".into()]);
+    let (all, news) = views(client, wanted, EMPTY_HOLD).expect("views");
+    let told = Arc::clone(&all);
+    world.clock.spawn(news.for_each(move |()| {
+        told.were_told();
+        async {}
+    }));
+    world.pass(SECOND * 2);
+    all.view("web").expect("a view")
 }
 
 impl World {
@@ -176,11 +192,20 @@ fn a_view_whose_token_is_deleted_keeps_its_list() {
 /// Of a cache, or of an agent that has just started: the next answer contradicts it.
 #[test]
 fn one_empty_answer_empties_no_view() {
+    for lasts_ms in [0, 250] {
+        empty_answers_empty_no_view(Duration::from_millis(lasts_ms));
+    }
+}
+
+fn empty_answers_empty_no_view(lasts: Duration) {
     let world = World::new();
     world.register("w1", EVEN);
     let once = Arc::new(EmptyOnce {
         consul: SimTransport::new(Arc::clone(&world.agent), "simulated"),
+        clock: world.clock.clone(),
         is_due: AtomicBool::new(false),
+        lasts,
+        ends: Mutex::default(),
     });
     let client = client_over(&world, Arc::clone(&once) as _);
     let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
@@ -212,19 +237,7 @@ fn a_last_instance_stays_until_its_end_is_verified() {
             answers: AtomicUsize::new(usize::MAX),
         });
         let client = client_over(&world, Arc::clone(&flaky) as _);
-        let view = if is_of_many {
-            let (all, news) =
-                views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
-            let told = Arc::clone(&all);
-            world.clock.spawn(news.for_each(move |()| {
-                told.were_told();
-                async {}
-            }));
-            world.pass(SECOND * 2);
-            all.view("web").expect("a view")
-        } else {
-            view_of(&client, Args::new().arg("web"), EMPTY_HOLD)
-        };
+        let view = view_over(&world, client, is_of_many);
         world.pass(SECOND * 2);
         assert_eq!(shown(&view), "w1:1");
         // Many are read by queries that do not wait.
@@ -235,6 +248,54 @@ fn a_last_instance_stays_until_its_end_is_verified() {
         assert!(view.age().expect("a list") > SECOND * 50, "{is_of_many}: {:?}", view.age());
         flaky.answers.store(usize::MAX, Relaxed);
         world.pass(SECOND * 5);
+        assert_eq!(shown(&view), "", "{is_of_many}");
+    }
+}
+
+/// A cache that marks nothing, and keeps each answer to a query that does not wait.
+#[derive(Debug)]
+struct Cache {
+    consul: SimTransport,
+    kept: Mutex<BTreeMap<String, Response<Bytes>>>,
+}
+
+impl Transport for Cache {
+    fn endpoint(&self) -> &str {
+        "cache"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let target = request.uri().to_string();
+        if target.contains("index=") {
+            return self.consul.send(request);
+        }
+        Box::pin(async move {
+            let kept = self.kept.lock().expect("no panic").get(&target).cloned();
+            let answer = match kept {
+                Some(answer) => answer,
+                None => self.consul.send(request).await?,
+            };
+            self.kept.lock().expect("no panic").insert(target, answer.clone());
+            Ok(answer)
+        })
+    }
+}
+
+#[test]
+fn behind_a_cache_that_marks_nothing_a_view_follows_its_service() {
+    for is_of_many in [false, true] {
+        let world = World::new();
+        world.register("w1", EVEN);
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let cache = Cache { consul, kept: Mutex::default() };
+        let view = view_over(&world, client_over(&world, Arc::new(cache)), is_of_many);
+        world.pass(SECOND * 2);
+        assert_eq!(shown(&view), "w1:1", "{is_of_many}");
+        world.register("w2", EVEN);
+        world.pass(SECOND * 2);
+        assert_eq!(shown(&view), "w1:1 w2:1", "{is_of_many}");
+        ["w1", "w2"].iter().for_each(|id| world.deregister(id));
+        world.pass(SECOND * 2);
         assert_eq!(shown(&view), "", "{is_of_many}");
     }
 }
@@ -264,11 +325,14 @@ impl Transport for Flaky {
     }
 }
 
-/// Answers that there are no instances, once.
+/// Answers for a time that there are no instances; for none: once.
 #[derive(Debug)]
 struct EmptyOnce {
     consul: SimTransport,
+    clock: ManualClock,
     is_due: AtomicBool,
+    lasts: Duration,
+    ends: Mutex<Option<Instant>>,
 }
 
 impl Transport for EmptyOnce {
@@ -277,7 +341,11 @@ impl Transport for EmptyOnce {
     }
 
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        if !self.is_due.swap(false, Relaxed) {
+        let now = self.clock.now();
+        let mut ends = self.ends.lock().expect("no panic");
+        if self.is_due.swap(false, Relaxed) {
+            *ends = Some(now + self.lasts);
+        } else if ends.take_if(|ends| *ends <= now).is_some() || ends.is_none() {
             return self.consul.send(request);
         }
         let response = Response::builder().header("X-Consul-Index", 1_000_000);
@@ -315,6 +383,39 @@ fn with_consul_away_it_has_the_last_list_and_its_age() {
     world.agent.clear_faults();
     world.pass(Duration::from_secs(10));
     assert!(view.age().expect("an age") < Duration::from_secs(10));
+}
+
+/// Adds a header to each answer.
+#[derive(Debug)]
+struct Marked(SimTransport, (&'static str, &'static str));
+
+impl Transport for Marked {
+    fn endpoint(&self) -> &str {
+        "marked"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let mut answer = self.0.send(request).await?;
+            answer.headers_mut().insert(self.1.0, self.1.1.parse().expect("a value"));
+            Ok(answer)
+        })
+    }
+}
+
+#[test]
+fn the_age_of_an_answer_counts_too() {
+    for (name, value, age_ms) in
+        [("age", "7", 7000), ("x-consul-lastcontact", "2500", 2500), ("x-cache", "HIT", 0)]
+    {
+        let world = World::new();
+        world.register("w1", EVEN);
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let client = client_over(&world, Arc::new(Marked(consul, (name, value))));
+        let view = view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
+        world.pass(SECOND);
+        assert_eq!(view.age().expect("an age"), SECOND + Duration::from_millis(age_ms), "{name}");
+    }
 }
 
 #[test]

@@ -52,6 +52,9 @@ fn a_key_is_told_as_it_is_then_as_it_changes() {
         assert_eq!(next(&mut key).await, Change::Initial(Value::Null));
         world.put("a", "1");
         assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "1".into() });
+        // The same value with other flags.
+        world.put("a?flags=7", "1");
+        assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "1".into() });
         world.send("DELETE", "/v1/kv/a", "");
         assert_eq!(next(&mut key).await, Change::Delete { id: String::new(), value: "1".into() });
     });
@@ -637,19 +640,22 @@ fn an_index_that_goes_back_is_a_resynchronisation() {
 
 #[test]
 fn an_index_that_goes_back_in_an_answer_is_a_resynchronisation() {
-    let world = with_a_large_index();
-    world.run(async {
-        let mut key = world.watch("kv_get", Args::new().arg("a"));
-        next(&mut key).await;
-        // Between two queries, so that none breaks off: the next one waits for an index that is far.
-        world.agent.reset();
-        world.put("a", "2");
-        let reset = world.clock.now();
-        assert_eq!(next(&mut key).await, Change::Resynchronised("2".into()));
-        assert!(world.clock.now() - reset >= WatchOptions::default().wait);
-        world.put("a", "3");
-        assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "3".into() });
-    });
+    // Another value, and the same one, which was written again.
+    for value in ["2", "1"] {
+        let world = with_a_large_index();
+        world.run(async {
+            let mut key = world.watch("kv_get", Args::new().arg("a"));
+            next(&mut key).await;
+            // Between two queries, so that none breaks off: the next one waits for an index that is far.
+            world.agent.reset();
+            world.put("a", value);
+            let reset = world.clock.now();
+            assert_eq!(next(&mut key).await, Change::Resynchronised(value.into()));
+            assert!(world.clock.now() - reset >= WatchOptions::default().wait);
+            world.put("a", "3");
+            assert_eq!(next(&mut key).await, Change::Put { id: String::new(), value: "3".into() });
+        });
+    }
 }
 
 #[test]
@@ -723,11 +729,13 @@ struct Answers {
     /// The number of a query, from 1 on, and what is made of its answer.
     changed: Changed,
     queries: AtomicU32,
+    targets: Mutex<Vec<String>>,
 }
 
 impl Transport for Answers {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let number = self.queries.fetch_add(1, Ordering::Relaxed) + 1;
+        self.targets.lock().expect("no panic").push(request.uri().to_string());
         Box::pin(async move { Ok((self.changed)(number, self.agent.send(request).await?)) })
     }
 
@@ -739,7 +747,12 @@ impl Transport for Answers {
 impl World {
     fn watch_through(&self, method: &str, args: Args, changed: Changed) -> (Changes, Arc<Answers>) {
         let agent = SimTransport::new(Arc::clone(&self.agent), "simulated");
-        let transport = Arc::new(Answers { agent, changed, queries: AtomicU32::new(0) });
+        let transport = Arc::new(Answers {
+            agent,
+            changed,
+            queries: AtomicU32::new(0),
+            targets: Mutex::default(),
+        });
         let (clock, rng) = (Arc::new(self.clock.clone()), fastrand::Rng::with_seed(1));
         let settings = Settings { timeout: MINUTE, retry_count: 0, defaults: Defaults::default() };
         let to = Arc::clone(&transport) as Arc<dyn Transport>;
@@ -868,7 +881,7 @@ fn one_answer_without_a_part_of_a_list_deletes_nothing() {
         ("catalog_services", Args::new()),
         ("health_state", Args::new().arg("any")),
     ] {
-        for answers in [first, later, another] {
+        for (answers, lacking) in [(first, 2), (later, 3), (another, 3)] {
             let world = World::new();
             for key in ["a/1", "a/2", "a/3"] {
                 world.put(key, "1");
@@ -877,11 +890,60 @@ fn one_answer_without_a_part_of_a_list_deletes_nothing() {
                 let service = format!(r#"{{"Name": "{name}", "Check": {{"TTL": "90m"}}}}"#);
                 world.send("PUT", "/v1/agent/service/register", &service);
             }
-            let (mut changes, _) = world.watch_through(method, args.clone(), answers);
+            let (mut changes, transport) = world.watch_through(method, args.clone(), answers);
             let said = world.said_within(&mut changes, 5 * MINUTE);
             assert!(matches!(&said[..], [Change::Initial(_)]), "{method}: {said:?}");
+            // No cache has an answer for the second look.
+            let targets = transport.targets.lock().expect("no panic");
+            assert!(!targets[..lacking].contains(&targets[lacking]), "{method}: {targets:?}");
         }
     }
+}
+
+/// Of a restored snapshot, for example: what there was before does not show that an item is only hidden.
+#[test]
+fn an_item_that_is_gone_when_the_index_has_gone_back_is_not_kept_as_hidden() {
+    let changed: Changed = |number, mut response| {
+        let body = match number {
+            1 => r#"["a/1","a/2"]"#,
+            _ => {
+                let name = "x-consul-results-filtered-by-acls";
+                response.headers_mut().insert(name, "true".parse().expect("a header"));
+                r#"["a/1"]"#
+            }
+        };
+        let back = if number == 1 { 100 } else { 0 };
+        with_index(response, |it| it + back).map(|_| Bytes::from(body))
+    };
+    let world = World::new();
+    world.put("a/1", "1");
+    let (mut changes, _) = world.watch_through("kv_keys", Args::new().arg("a/"), changed);
+    let said = world.said_within(&mut changes, 3 * MINUTE);
+    let left = Value::List(vec!["a/1".into()]);
+    assert_eq!(said.get(1..), Some(&[Change::Resynchronised(left)][..]), "{said:?}");
+}
+
+#[test]
+fn a_deletion_is_told_although_the_second_answer_is_of_a_server_that_is_behind() {
+    let behind: Changed = |number, response| match number {
+        3 => {
+            let mut body: serde_json::Value =
+                serde_json::from_slice(response.body()).expect("an answer");
+            body.as_array_mut().expect("keys").push("a/2".into());
+            with_index(response, |it| it - 2).map(|_| Bytes::from(body.to_string()))
+        }
+        _ => response,
+    };
+    let world = World::new();
+    world.put("a/1", "1");
+    world.put("a/2", "1");
+    let (mut changes, transport) = world.watch_through("kv_keys", Args::new().arg("a/"), behind);
+    world.run(async {
+        next(&mut changes).await;
+        world.send("DELETE", "/v1/kv/a/2", "");
+        let Change::Delete { id, .. } = next(&mut changes).await else { panic!("no deletion") };
+        assert_eq!((id.as_str(), transport.queries.load(Ordering::Relaxed)), ("a/2", 3));
+    });
 }
 
 /// The way to an agent, and from 10 s to 15 s to another one, which has nothing, and a higher index with each answer.

@@ -1,10 +1,17 @@
 //! Older documents in the keys of a cluster.
 
-use crate::nodes::{Process, owners};
+use crate::nodes::{Process, node, owners};
 use crate::support::lines::logged;
 use crate::support::world::World;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_client::transport::Transport;
 use consul_cluster::{Event, Mode};
+use consul_process::clock::BoxFuture;
+use consul_sim::SimTransport;
+use http::{Method, Request, Response};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::Level;
 
@@ -33,6 +40,52 @@ fn a_map_one_epoch_older_is_never_taken() {
         assert!(nodes.iter().all(|node| node.epoch() > epoch && owners(node).len() == 3));
     }
     assert!(!nodes.iter().flat_map(Process::events).any(|it| it == Event::ShardsChanged(epoch)));
+}
+
+/// The way to an agent on which a change of a node's key is lost, and another program writes the key in its place.
+#[derive(Debug)]
+struct Overtaken {
+    consul: SimTransport,
+    is_due: AtomicBool,
+}
+
+const OF_N2: &str = "/v1/kv/tsdb/cluster/nodes/n2";
+
+impl Transport for Overtaken {
+    fn endpoint(&self) -> &str {
+        "overtaken"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_change = request.method() == Method::PUT && request.uri().path() == OF_N2;
+        if !is_change || !self.is_due.swap(false, Ordering::Relaxed) {
+            return self.consul.send(request);
+        }
+        let request = |method, target: String, body| {
+            let request = Request::builder().method(method).uri(target).body(body);
+            self.consul.send(request.expect("a request"))
+        };
+        Box::pin(async move {
+            let stored = request(Method::GET, format!("{OF_N2}?raw"), Bytes::new()).await?;
+            request(Method::PUT, format!("{OF_N2}?flags=7"), stored.into_body()).await?;
+            Err(Error::new(Kind::Connect, "the connection was cut").retryable())
+        })
+    }
+}
+
+#[test]
+fn a_change_that_was_lost_while_another_wrote_the_key_is_made_again() {
+    let world = World::new();
+    let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+    let transport = Arc::new(Overtaken { consul, is_due: AtomicBool::new(false) });
+    let first = world.start_with(world.client_over(transport.clone(), 3), node("n1"));
+    let _second = world.node("n2");
+    world.wait(Duration::from_secs(5));
+    transport.is_due.store(true, Ordering::Relaxed);
+    world.run(first.cluster.set_mode("n2", Mode::Draining)).expect("an order");
+    assert!(!transport.is_due.load(Ordering::Relaxed), "it was lost");
+    let written = world.read("tsdb/cluster/nodes/n2").expect("a document");
+    assert!(written.contains(r#""mode":"draining""#), "{written}");
 }
 
 /// As an operator writes it: another mode, no mode of ours, in the node's key.

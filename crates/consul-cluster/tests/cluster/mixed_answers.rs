@@ -2,6 +2,7 @@
 //! with the same keys.
 
 use crate::nodes::{altered, behind, leaders, node, with_value};
+use crate::support::lines::logged;
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tracing::Level;
 
 /// Its session ends at any time between two renewals.
 #[test]
@@ -47,10 +49,11 @@ fn behind_a_cache_that_marks_nothing_there_are_not_two_leaders() {
     }
 }
 
-/// As of a cluster of other machines that has the same keys: its epoch is higher, lower or the same.
+/// As of a cluster of other machines that has the same keys: its epochs are higher, lower or the same, of the announcement and
+/// of the map.
 #[test]
 fn the_map_of_another_cluster_in_one_answer_is_not_adopted() {
-    for epoch in [1, 2, 5000] {
+    for epochs in [[1, 1], [2, 2], [5000, 5000], [1, 5000], [5000, 1]] {
         for answers in [1, 3] {
             let world = World::new();
             let (between, nodes) = behind(&world);
@@ -64,7 +67,7 @@ fn the_map_of_another_cluster_in_one_answer_is_not_adopted() {
                 left[key] = usize::checked_sub(left[key], 1)?;
                 Some(with_value(answer, |text| {
                     let mut value: serde_json::Value = serde_json::from_str(text).expect("JSON");
-                    value["epoch"] = epoch.into();
+                    value["epoch"] = epochs[key].into();
                     match key {
                         0 => value["digest"] = "0".into(),
                         _ => value["shards"].as_array_mut().expect("shards").reverse(),
@@ -80,11 +83,38 @@ fn the_map_of_another_cluster_in_one_answer_is_not_adopted() {
                 world.wait(Duration::from_millis(50));
                 for node in &nodes {
                     let map = node.cluster.snapshot().map.clone();
-                    assert!(map.as_ref() == Some(&before), "the map of epoch {epoch}");
+                    assert!(map.as_ref() == Some(&before), "the map of epochs {epochs:?}");
                 }
             }
             assert_eq!(world.read("tsdb/cluster/shards/map"), stored);
         }
+    }
+}
+
+/// Of a cache, or of a server that is cut off from the others: no reason to write it again or to doubt who has it.
+#[test]
+fn what_the_leader_did_not_answer_says_nothing_of_a_nodes_key() {
+    for (name, value) in [
+        ("x-consul-knownleader", "false"),
+        ("x-consul-lastcontact", "5000"),
+        ("x-cache", "HIT"),
+        ("age", "10"),
+    ] {
+        let world = World::new();
+        let (between, nodes) = behind(&world);
+        logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+            between.change(move |target, answer| {
+                if !target.starts_with("/v1/kv/tsdb/cluster/nodes/n1") {
+                    return None;
+                }
+                let mut gone = altered(answer, 404, |index| index, "");
+                gone.headers_mut().insert(name, value.parse().expect("a header"));
+                Some(gone)
+            });
+            world.wait(Duration::from_secs(60));
+            assert_eq!(lines.text(), "", "{name}");
+        });
+        assert!(nodes[0].why().is_none(), "{:?}", nodes[0].why());
     }
 }
 

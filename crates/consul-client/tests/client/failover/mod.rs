@@ -37,6 +37,8 @@ enum Does {
     Refuse,
     /// Cannot agree on TLS.
     BadTls,
+    /// Is not sent: no connection of the client's own limit was free in time.
+    NoConnection,
     /// Never answers; the request is lost.
     Nothing,
     /// Cuts the connection after this many milliseconds; the request is lost.
@@ -114,7 +116,7 @@ impl Script {
             at_ms: self.world.clock.now().since_origin().as_millis(),
             what: format!("{} {}", request.method(), request.uri()),
             maybe_applied: match &does {
-                Refuse | BadTls => false,
+                Refuse | BadTls | NoConnection => false,
                 Say(status, text, _) => *status > 500 || text.contains("lost"),
                 _ => true,
             },
@@ -125,6 +127,9 @@ impl Script {
             Work => self.works.send(request).await,
             Refuse => Err(fail(Kind::Connect, "connection refused").retryable().not_sent()),
             BadTls => Err(fail(Kind::Tls, "unknown issuer").not_sent()),
+            NoConnection => {
+                Err(fail(Kind::Timeout, "no connection is free").retryable().not_sent())
+            }
             Nothing => forever.await,
             Cut(after_ms) => {
                 self.world.clock.sleep(Duration::from_millis(after_ms)).await;
@@ -170,6 +175,9 @@ fn reply(status: u16, text: &'static str, retry_after: Option<u64>) -> Response<
     let mut response = Response::builder().status(status).header("vary", "Accept-Encoding");
     if let Some(seconds) = retry_after {
         response = response.header("retry-after", seconds);
+    }
+    if status == 401 {
+        response = response.header("www-authenticate", "Basic");
     }
     response.body(Bytes::from_static(text.as_bytes())).expect("a response")
 }
@@ -393,12 +401,42 @@ fn silence_of_all_endpoints_is_a_timeout_at_the_end_of_the_budget() {
 }
 
 #[test]
-fn a_bad_certificate_is_another_endpoints_chance_but_no_reason_to_repeat() {
-    let world = World::new(vec![vec![BadTls], vec![Work]]);
-    assert_eq!(world.get().expect("the second one answers").meta.attempts, 2);
-    let world = World::new(vec![vec![BadTls], vec![BadTls]]);
-    let error = world.get().expect_err("no one can be trusted");
-    assert_eq!((error.kind(), error.attempts(), world.now_ms()), (Kind::Tls, 2, 1_000_000));
+fn a_bad_certificate_or_a_proxys_401_is_another_endpoints_chance_but_no_reason_to_repeat() {
+    for (does, kind) in [(BadTls, Kind::Tls), (Say(401, "", None), Kind::PermissionDenied)] {
+        let world = World::new(vec![vec![does.clone()], vec![Work]]);
+        assert_eq!(world.get().expect("the second one answers").meta.attempts, 2);
+        let world = World::new(vec![vec![does.clone()], vec![does]]);
+        let error = world.get().expect_err("no one can be trusted");
+        assert_eq!((error.kind(), error.attempts(), world.now_ms()), (kind, 2, 1_000_000));
+    }
+}
+
+/// Behind one address there can be several servers, of which one does not answer for Consul.
+#[test]
+fn an_answer_that_is_not_consuls_is_asked_for_again_at_the_same_endpoint() {
+    let world = World::new(vec![vec![Say(200, "<html>", None), Work]]);
+    assert_eq!(world.get().expect("the next answer").meta.attempts, 2);
+    world.now_does(0, Say(200, "<html>", None));
+    let error = world.get().expect_err("not Consul");
+    assert_eq!((error.kind(), error.attempts()), (Kind::Decode, 4));
+}
+
+#[test]
+fn a_request_that_waited_for_a_connection_of_our_own_is_not_the_endpoints_failure() {
+    let world = World::with(vec![vec![NoConnection, Work], vec![Work]], stale_if_error(), 1);
+    let answer = world.get().expect("an answer");
+    assert_eq!((answer.meta.attempts, answer.meta.stale), (2, false));
+    assert_eq!(world.get().expect("an answer").meta.endpoint, "http://endpoint-0");
+}
+
+#[test]
+fn an_endpoint_that_had_less_than_100_ms_has_not_failed() {
+    for (timeout_ms, next) in [(99, "http://endpoint-0"), (100, "http://endpoint-1")] {
+        let world = World::new(vec![vec![Nothing, Work], vec![Work]]);
+        let args = Args::new().arg("k").opt("timeout_ms", timeout_ms);
+        assert_eq!(world.call("kv_get", args).expect_err("silence").kind(), Kind::Timeout);
+        assert_eq!(world.get().expect("an answer").meta.endpoint, next);
+    }
 }
 
 #[test]
@@ -433,9 +471,12 @@ fn a_permanent_refusal_is_not_retried() {
         (500, "raft apply failed: invalid session \"x\""),
         (500, "No path to datacenter"),
     ] {
-        let world = World::new(vec![vec![Say(status, text, None)], vec![Work]]);
-        let error = world.get().expect_err("it is refused");
-        assert_eq!((error.attempts(), error.is_retryable()), (1, false), "{error}");
+        for defaults in [Defaults::default(), stale_if_error()] {
+            let plans = vec![vec![Say(status, text, None)], vec![Work]];
+            let world = World::with(plans, defaults, 1);
+            let error = world.get().expect_err("it is refused");
+            assert_eq!((error.attempts(), error.is_retryable()), (1, false), "{error}");
+        }
     }
 }
 

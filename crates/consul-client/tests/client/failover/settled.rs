@@ -2,9 +2,12 @@
 
 use super::Does::*;
 use super::{LEADERSHIP_LOST, NO_LEADER, World, acquire, put};
+use consul_api::endpoint;
 use consul_api::error::Kind;
 use consul_api::request::Args;
 use consul_api::value::Value;
+use consul_process::clock::Clock as _;
+use std::time::Duration;
 
 #[test]
 fn an_acquire_whose_answer_is_lost_is_settled_by_a_read() {
@@ -118,4 +121,22 @@ fn a_cache_settles_neither_an_acquire_nor_a_release() {
         assert!(error.maybe_applied(), "{marks:?}: {error}");
         assert_eq!(world.holder(), Some(other), "{marks:?}");
     }
+}
+
+#[test]
+fn a_release_whose_answer_is_lost_is_done_although_another_session_has_the_lock_since() {
+    let world = World::new(vec![vec![ApplySilently, Work]]);
+    let (first, next) = (world.session(), world.session());
+    world.direct("kv_put", acquire(&first));
+    let row = endpoint("kv_put").expect("a method");
+    let (release, acquire) = (put().opt("release", first.as_str()), acquire(&next));
+    let released = world.run(async {
+        let acquired = async {
+            world.state.clock.sleep(Duration::from_secs(1)).await;
+            world.direct.call(row, &acquire).await.expect("the lock is free");
+        };
+        futures_util::join!(world.client.call(row, &release), acquired).0
+    });
+    released.expect("the first one does not hold it");
+    assert_eq!(world.holder(), Some(next));
 }

@@ -55,6 +55,7 @@ const TESTS: &[(&str, Test)] = &[
     ("answers_of_another_program_end_no_wait_for_a_lock", other_program_and_waiter),
     ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
     ("answers_that_are_not_of_the_leader_now_end_no_lock_and_no_permit", wrong_proofs),
+    ("a_loss_that_no_transaction_confirms_is_none", unconfirmed_loss),
     ("what_a_server_without_a_leader_shows_extends_no_lease", proof_without_leader),
     ("a_lock_and_a_permit_that_a_restored_snapshot_lacks_are_lost", restored_snapshot),
     ("a_permit_that_acls_hide_is_not_lost", hidden_permit),
@@ -591,6 +592,7 @@ struct LateAndCached {
     transport: SimTransport,
     clock: ManualClock,
     after: Duration,
+    loses: bool,
     is_lost: AtomicBool,
     cached: Mutex<BTreeMap<String, Response<Bytes>>>,
 }
@@ -617,8 +619,10 @@ impl Transport for LateAndCached {
             }
             if is_txn && !self.is_lost.swap(true, Ordering::Relaxed) {
                 self.clock.sleep(self.after).await;
-                let lost = Response::builder().status(504).body(Bytes::from_static(b"timeout"));
-                return Ok(lost.expect("a valid answer"));
+                if self.loses {
+                    let lost = Response::builder().status(504).body(Bytes::from_static(b"timeout"));
+                    return Ok(lost.expect("a valid answer"));
+                }
             }
             Ok(answer)
         })
@@ -631,21 +635,21 @@ impl Transport for LateAndCached {
 
 /// Also where the second one comes after a whole lease.
 fn late_answers(world: &Simulated) {
-    for after in [0, 1900, 2100, 4000] {
-        let after = Duration::from_millis(after);
+    let times = [0, 1900, 2100, 4000].map(Duration::from_millis);
+    for (after, loses) in times.into_iter().flat_map(|after| [(after, true), (after, false)]) {
         let process = || {
             world.process_behind(|transport| {
                 let (is_lost, cached) = (AtomicBool::new(false), Mutex::default());
                 let clock = world.clock.clone();
-                Arc::new(LateAndCached { transport, clock, after, is_lost, cached })
+                Arc::new(LateAndCached { transport, clock, after, loses, is_lost, cached })
             })
         };
         let limit = Wait::For(after + Duration::from_secs(3));
         let lock = world.run(acquire(&process(), limit)).expect("it is free");
-        assert!(lock.is_held(), "the lock after {after:?}");
+        assert!(lock.is_held(), "the lock after {after:?}, {loses}");
         world.run(lock.release()).expect("an answer");
         let permit = world.run(permit(&process(), 1, limit)).expect("it is free");
-        assert!(permit.is_held(), "the permit after {after:?}");
+        assert!(permit.is_held(), "the permit after {after:?}, {loses}");
         world.run(permit.release()).expect("an answer");
         world.clock.advance(Duration::from_secs(20));
     }
@@ -1057,7 +1061,7 @@ impl Transport for Changes {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let target = request.uri().to_string();
         let is_renewal = target.starts_with("/v1/session/renew");
-        let is_proof = request.method() == "GET" && target.contains("consistent");
+        let is_proof = target.contains("consistent");
         self.renewals.fetch_add(u64::from(is_renewal), Ordering::Relaxed);
         Box::pin(async move {
             let answer = self.transport.send(request).await?;
@@ -1159,17 +1163,27 @@ const WRONG: &[(&str, Wrong)] = &[
         true => free(answer, None),
         false => answer.clone(),
     }),
-    ("no session to renew", |target, answer, _| match is_read(target) {
-        true => answer.clone(),
-        false => {
-            let id = target.split(['/', '?']).nth(4).expect("a session");
-            let mut gone = answer.clone();
-            *gone.status_mut() = http::StatusCode::NOT_FOUND;
-            *gone.body_mut() = format!("Session id '{id}' not found").into();
-            gone
-        }
-    }),
+    ("no session to renew", without_session),
 ];
+
+fn without_session(target: &str, answer: &Response<Bytes>, _: u64) -> Response<Bytes> {
+    let mut gone = answer.clone();
+    if target.starts_with("/v1/session/renew") {
+        let id = target.split(['/', '?']).nth(4).expect("a session");
+        *gone.status_mut() = http::StatusCode::NOT_FOUND;
+        *gone.body_mut() = format!("Session id '{id}' not found").into();
+    }
+    gone
+}
+
+/// No transaction is answered.
+fn without_transaction(target: &str, answer: &Response<Bytes>) -> Response<Bytes> {
+    let mut answer = answer.clone();
+    if target.starts_with("/v1/txn") {
+        *answer.status_mut() = http::StatusCode::BAD_GATEWAY;
+    }
+    answer
+}
 
 fn wrong_proofs(_: &Simulated) {
     for (what, wrong) in WRONG {
@@ -1183,7 +1197,12 @@ fn wrong_proofs(_: &Simulated) {
                 world.keep(lease);
                 world.clock.advance(Duration::from_secs(1));
                 *changes.wrong.lock().expect("no panic") = Some((*wrong, lease.token()));
-                world.clock.advance(Duration::from_millis(ms));
+                let lasts = Duration::from_millis(ms);
+                let until = lasts.min(process.profile().lease);
+                world.clock.advance(until);
+                let is_proven = lasts == until || *what == "no session to renew";
+                assert_eq!(lease.is_held(), is_proven, "{what}, {ms} ms");
+                world.clock.advance(lasts - until);
                 *changes.wrong.lock().expect("no panic") = None;
                 world.clock.advance(Duration::from_secs(5));
                 let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
@@ -1207,17 +1226,44 @@ fn wrong_proofs(_: &Simulated) {
     }
 }
 
+/// What shows the loss may be wrong, and no transaction says so.
+fn unconfirmed_loss(world: &Simulated) {
+    let (process, changes) = with_changes(world);
+    let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
+    let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
+    world.keep(&lock);
+    world.keep(&permit);
+    let free_keys: Wrong = |target, answer, _| match is_read(target) {
+        true => free(answer, None),
+        false => without_transaction(target, answer),
+    };
+    let no_session: Wrong = |target, answer, token| {
+        without_transaction(target, &without_session(target, answer, token))
+    };
+    for (wrong, is_proven) in [(free_keys, false), (no_session, true)] {
+        *changes.wrong.lock().expect("no panic") = Some((wrong, 0));
+        world.clock.advance(Duration::from_secs(10));
+        for lease in [&lock, &permit] {
+            assert_eq!((lease.has_ended(), lease.is_held()), (false, is_proven));
+        }
+        *changes.wrong.lock().expect("no panic") = None;
+        world.clock.advance(Duration::from_secs(2));
+        assert!(lock.is_held() && permit.is_held());
+    }
+}
+
 fn proof_without_leader(world: &Simulated) {
     let (process, changes) = with_changes(world);
     let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");
     let permit = world.run(permit(&process, 1, Wait::Once)).expect("a permit is free");
     world.keep(&lock);
     world.keep(&permit);
-    let headers: [Wrong; 4] = [
+    let headers: [Wrong; 5] = [
         |_, answer, _| with(answer, &LEADERLESS),
         |_, answer, _| with(answer, &LEADERLESS[..1]),
         |_, answer, _| with(answer, &LEADERLESS[1..]),
-        |_, answer, _| with(answer, &[("x-cache", "HIT"), ("age", "1")]),
+        |_, answer, _| with(answer, &[("x-cache", "HIT")]),
+        |_, answer, _| with(answer, &[("age", "1")]),
     ];
     for (place, wrong) in headers.into_iter().enumerate() {
         *changes.wrong.lock().expect("no panic") = Some((wrong, 0));
