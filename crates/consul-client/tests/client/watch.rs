@@ -942,7 +942,7 @@ fn a_deletion_is_told_although_the_second_answer_is_of_a_server_that_is_behind()
         next(&mut changes).await;
         world.send("DELETE", "/v1/kv/a/2", "");
         let Change::Delete { id, .. } = next(&mut changes).await else { panic!("no deletion") };
-        assert_eq!((id.as_str(), transport.queries.load(Ordering::Relaxed)), ("a/2", 3));
+        assert_eq!((id.as_str(), transport.queries.load(Ordering::Relaxed)), ("a/2", 5));
     });
 }
 
