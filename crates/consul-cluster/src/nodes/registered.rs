@@ -263,14 +263,13 @@ pub(crate) async fn claim_name(
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
+            && lists_live(client, options, |entry| is_listed_as(entry, &other.incarnation)).await?
         {
-            if lists_live(client, options, |entry| is_listed_as(entry, &other.incarnation)).await? {
-                if clock.now() >= deadline {
-                    return Err(name_taken(client, options, &other));
-                }
-                clock.sleep(options.profile.beat).await;
-                continue;
+            if clock.now() >= deadline {
+                return Err(name_taken(client, options, &other));
             }
+            clock.sleep(options.profile.beat).await;
+            continue;
         }
         match write(client, options, record, before).await {
             Err(error) if error.kind() == Kind::Conflict => {
