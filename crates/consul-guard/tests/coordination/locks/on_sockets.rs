@@ -357,7 +357,6 @@ fn dead_machine(runtime: &Runtime, cluster: &mut Cluster) {
             // A renewal just before the death, and a busy machine.
             let longest = profile.machine_takeover() + SLACK * 2;
             assert!(took <= longest, "node_checks = {node_checks}: {took:?}");
-            println!("node_checks = {node_checks}: the next holder after {took:?}");
             cluster.restart(1);
             cluster.wait_until_healthy(1);
         });
