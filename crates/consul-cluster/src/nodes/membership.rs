@@ -449,14 +449,16 @@ impl Cluster {
         }
     }
 
-    /// Removes this node's key; false if the key belongs to another node.
+    /// Removes this node's key; false if the key belongs to another node. Another program's value stays: a node that was
+    /// refused has never had the key.
     async fn remove_record(&self) -> Result<bool, Error> {
         let id = &self.options.node_id;
         let mut is_ours = true;
         keys::update(&self.client, &self.options.node_key(id), |found| {
             let Some(bytes) = found else { return Ok(Update::Keep) };
-            is_ours = Record::parse(id, bytes).is_none_or(|record| self.is_me(&record));
-            Ok(if is_ours { Update::Delete } else { Update::Keep })
+            let record = Record::parse(id, bytes);
+            is_ours = record.as_ref().is_none_or(|it| self.is_me(it));
+            Ok(if record.is_some() && is_ours { Update::Delete } else { Update::Keep })
         })
         .await?;
         Ok(is_ours)
