@@ -159,8 +159,8 @@ impl Places {
 }
 
 impl Fit<'_> {
-    /// What the results are, if all are results of the operations. From the last operation to the first, so that it takes time for each operation and result
-    /// once, whatever the results are.
+    /// What the results are, if all are results of the operations. From the last operation to the first, so that it
+    /// takes time for each operation and result once, whatever the results are.
     fn find(&self, missing: Missing) -> Option<Fitting> {
         let count = self.found.len();
         let mut places = vec![Places::with(count, |at| at == count)];

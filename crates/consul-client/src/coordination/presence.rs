@@ -429,10 +429,10 @@ impl Presence {
                 Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
             }
             if must_register {
-                must_register = false;
-                if let Err(error) = self.register(agent).await {
+                let registered = self.register(agent).await;
+                must_register = registered.is_err();
+                if let Err(error) = registered {
                     tracing::warn!(service = self.service.id, %error, "not registered again");
-                    must_register = true;
                 }
             }
             if self.agents.len() > 1 && self.now() - answered >= self.profile.check_ttl {

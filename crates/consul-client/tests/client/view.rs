@@ -40,6 +40,10 @@ fn view_over(world: &World, client: Arc<Client>, is_of_many: bool) -> Arc<View> 
     if !is_of_many {
         return view_of(&client, Args::new().arg("web"), EMPTY_HOLD);
     }
+    view_of_many(world, client)
+}
+
+fn view_of_many(world: &World, client: Arc<Client>) -> Arc<View> {
     let wanted = Wanted::Named(vec!["web".into()]);
     let (all, news) = views(client, wanted, EMPTY_HOLD).expect("views");
     let told = Arc::clone(&all);
@@ -326,7 +330,7 @@ impl Transport for Flaky {
     }
 }
 
-/// Answers for a time that there are no instances; for none: once.
+/// Answers that there are no instances: once, or for as long as `lasts`.
 #[derive(Debug)]
 struct EmptyOnce {
     consul: SimTransport,
@@ -783,14 +787,7 @@ fn view_through(world: &World, client: Arc<Client>, is_of_many: bool, args: Args
         world.pass(SECOND * 2);
         return view;
     }
-    let (all, news) = views(client, Wanted::Named(vec!["web".into()]), EMPTY_HOLD).expect("views");
-    let told = Arc::clone(&all);
-    world.clock.spawn(news.for_each(move |()| {
-        told.were_told();
-        async {}
-    }));
-    world.pass(SECOND * 2);
-    all.view("web").expect("a view")
+    view_of_many(world, client)
 }
 
 /// Of a server that is behind, of a cache, or of another request.

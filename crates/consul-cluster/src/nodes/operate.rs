@@ -7,7 +7,7 @@ use super::rights::{self, Right, lacking};
 use crate::Cluster;
 use crate::keys::{self, Update};
 use crate::leader::election;
-use crate::shard_map::publication::{self, Announcement, Content};
+use crate::shard_map::publication::{self, Announced, Announcement, Content};
 use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -21,13 +21,6 @@ use consul_client::watch::State;
 pub struct Unchanged {
     pub(crate) key: String,
     pub(crate) index: u64,
-}
-
-/// What the key has that announces the shard map.
-enum Announced {
-    Document(Announcement),
-    /// Something else.
-    Other,
 }
 
 /// What removing a node from the members found.
@@ -56,7 +49,7 @@ impl Cluster {
             self.check_sees_all(&health).await?;
         }
         self.apply_health(&health, true);
-        let (announced, _) = self.announcement().await?;
+        let (announced, _) = publication::read_announcement(&self.client, &self.options).await?;
         let mut unreadable = Vec::new();
         match publication::read(&self.client, &self.options).await?.map {
             Content::Map(map) => publication::adopt(self, map),
@@ -154,14 +147,6 @@ impl Cluster {
         named.iter().map(|id| Right::read("key", &self.options.node_key(id))).collect()
     }
 
-    async fn announcement(&self) -> Result<(Option<Announced>, u64), Error> {
-        let found = keys::read(&self.client, &self.options.epoch_key()).await?;
-        Ok(found.map_or((None, 0), |(bytes, index)| {
-            let announced = Announcement::parse(&bytes);
-            (Some(announced.map_or(Announced::Other, Announced::Document)), index)
-        }))
-    }
-
     fn not_announced(&self) -> String {
         format!("{}: it is not the announcement of a shard map", self.options.epoch_key())
     }
@@ -171,7 +156,8 @@ impl Cluster {
     /// # Errors
     /// [`Kind::Conflict`] if it has another one; those of the call.
     pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
-        let (announced, index) = self.announcement().await?;
+        let (announced, index) =
+            publication::read_announcement(&self.client, &self.options).await?;
         let found = match announced {
             Some(Announced::Document(announced)) => announced.epoch,
             Some(Announced::Other) => {

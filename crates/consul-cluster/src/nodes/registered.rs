@@ -161,15 +161,12 @@ pub(super) fn records(options: &Options, entries: &Value) -> Records {
 /// The instances by incarnation. Of one that is registered twice, after it went to another agent, the live
 /// one counts.
 pub(super) fn instances(entries: &Value) -> Instances {
-    let incarnation = |entry: &Value| {
-        Some(entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()?.to_owned())
-    };
     let mut instances = Instances::new();
     for entry in entries.items() {
         if let Some(incarnation) = incarnation(entry)
-            && !is_live(&instances, &incarnation)
+            && !is_live(&instances, incarnation)
         {
-            instances.insert(incarnation, Instance::of(entry));
+            instances.insert(incarnation.to_owned(), Instance::of(entry));
         }
     }
     instances
@@ -203,9 +200,8 @@ pub(crate) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
 pub(crate) fn registered(entries: &Value, incarnation: &str) -> Vec<(String, String)> {
     let text = |of: Option<&Value>, name| of?.get(name)?.as_str().map(str::to_owned);
     let registered = |entry: &Value| {
-        let service = entry.get("Service");
-        let is_its = service?.get("Meta")?.get("incarnation")?.as_str()? == incarnation;
-        is_its.then_some((text(service, "ID")?, text(entry.get("Node"), "Node")?))
+        let is_its = self::incarnation(entry) == Some(incarnation);
+        is_its.then_some((text(entry.get("Service"), "ID")?, text(entry.get("Node"), "Node")?))
     };
     entries.items().iter().filter_map(registered).collect()
 }
@@ -263,7 +259,7 @@ pub(crate) async fn claim_name(
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
-            && lists_live(client, options, |entry| is_listed_as(entry, &other.incarnation)).await?
+            && lists_live(client, options, |it| incarnation(it) == Some(&other.incarnation)).await?
         {
             if clock.now() >= deadline {
                 return Err(name_taken(client, options, &other));
@@ -307,9 +303,9 @@ async fn lists_live(
     Ok(false)
 }
 
-fn is_listed_as(entry: &Value, incarnation: &str) -> bool {
-    let meta = entry.get("Service").and_then(|service| service.get("Meta"));
-    meta.and_then(|meta| meta.get("incarnation")?.as_str()) == Some(incarnation)
+/// The incarnation that an instance is registered for.
+fn incarnation(entry: &Value) -> Option<&str> {
+    entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()
 }
 
 /// The error for a name that another live node has.

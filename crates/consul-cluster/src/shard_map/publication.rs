@@ -73,6 +73,25 @@ pub(crate) enum Content {
     Corrupt(Vec<u8>, Error),
 }
 
+/// What the key has that announces the map.
+pub(crate) enum Announced {
+    Document(Announcement),
+    /// Something else.
+    Other,
+}
+
+/// Reads the announcement's key with a linearizable read; with its modify index, 0: it does not exist.
+pub(crate) async fn read_announcement(
+    client: &Client,
+    options: &Options,
+) -> Result<(Option<Announced>, u64), Error> {
+    let found = keys::read(client, &options.epoch_key()).await?;
+    Ok(found.map_or((None, 0), |(bytes, index)| {
+        let announced = Announcement::parse(&bytes);
+        (Some(announced.map_or(Announced::Other, Announced::Document)), index)
+    }))
+}
+
 /// Reads the map's key with a linearizable read.
 pub(crate) async fn read(client: &Client, options: &Options) -> Result<Stored, Error> {
     Ok(match keys::read(client, &options.map_key()).await? {
@@ -233,9 +252,10 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
 /// The announcement of the stored map, which has this index. It is written again if it is gone.
 async fn announced(cluster: &Cluster, map: &ShardMap, index: u64) -> Result<Announcement, Error> {
     let (client, options) = (&cluster.client, &cluster.options);
-    let (found, at) = keys::read(client, &options.epoch_key()).await?.unzip();
-    let found = found.and_then(|bytes| Announcement::parse(&bytes));
-    if let Some(found) = found.filter(|found| found.is_of(map)) {
+    let (found, at) = read_announcement(client, options).await?;
+    if let Some(Announced::Document(found)) = found
+        && found.is_of(map)
+    {
         confirm(cluster, index).await?;
         return Ok(found);
     }
@@ -243,7 +263,7 @@ async fn announced(cluster: &Cluster, map: &ShardMap, index: u64) -> Result<Anno
     let announcement = Announcement { restored: cluster.snapshot().is_restored, ..announcement };
     // A map of another Consul has not this index.
     let is_there = unchanged(&options.map_key(), index);
-    let is_gone = unchanged(&options.epoch_key(), at.unwrap_or_default());
+    let is_gone = unchanged(&options.epoch_key(), at);
     transact(client, [is_there, is_gone, announce(options, &announcement)], None).await?;
     tracing::warn!(epoch = map.epoch(), "the shard map's announcement is written again");
     Ok(announcement)

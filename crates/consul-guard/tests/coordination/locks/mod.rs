@@ -17,6 +17,8 @@ use consul_client::coordination::lock::{self, LockOptions};
 use consul_client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_client::coordination::{Lease, Presence, Profile, Service, Wait};
 use consul_client::{Client, Settings};
+use consul_sim as simulate;
+use consul_sim::acl::{Acl, DefaultPolicy, Secret};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -63,4 +65,52 @@ async fn permit(presence: &Arc<Presence>, limit: u64, wait: Wait) -> Result<Arc<
 async fn call(client: &Client, method: &str, args: Args) -> Value {
     let endpoint = wire::endpoint(method).expect("a method");
     client.call(endpoint, &args).await.unwrap_or_else(|error| panic!("{method}: {error}")).value
+}
+
+const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+
+/// A simulated agent that allows only what a token allows.
+fn with_acl() -> simulate::Options {
+    let acl = Acl {
+        enabled: true,
+        default_policy: DefaultPolicy::Deny,
+        initial_management: Some(Secret::new(MANAGEMENT)),
+        ..Acl::default()
+    };
+    simulate::Options { acl, ..simulate::Options::default() }
+}
+
+/// A token with a policy of its own.
+struct Token {
+    secret: String,
+    accessor: String,
+    policy: String,
+}
+
+impl Token {
+    async fn new(manager: &Client, rules: &str) -> Token {
+        let name = format!("p{}", fastrand::u64(..));
+        let policy = table(&[("Name", name.as_str().into()), ("Rules", rules.into())]);
+        let policy = call(manager, "acl_policy_create", Args::new().arg(policy)).await;
+        let links = Value::List(vec![table(&[("Name", name.as_str().into())])]);
+        let token = Args::new().arg(table(&[("Policies", links)]));
+        let token = call(manager, "acl_token_create", token).await;
+        let text =
+            |of: &Value, name| of.get(name).and_then(Value::as_str).expect("a text").to_owned();
+        Token {
+            secret: text(&token, "SecretID"),
+            accessor: text(&token, "AccessorID"),
+            policy: text(&policy, "ID"),
+        }
+    }
+
+    async fn set_rules(&self, manager: &Client, rules: &str) {
+        let id = self.policy.as_str();
+        let policy = table(&[("Name", id.into()), ("Rules", rules.into())]);
+        call(manager, "acl_policy_update", Args::new().arg(id).arg(policy)).await;
+    }
+}
+
+fn table(members: &[(&str, Value)]) -> Value {
+    Value::Map(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }

@@ -1,14 +1,13 @@
 //! Calls that a token with half of the rights makes: they end at once, name the permission, and cause
 //! few requests. On the simulated agent in memory and on sockets, and on real Consuls.
 
-use super::{call, permit, present, runtime, settings};
+use super::{MANAGEMENT, Token, permit, present, runtime, settings, with_acl};
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use bytes::Bytes;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::lock::{self, LockOptions};
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
@@ -16,8 +15,7 @@ use consul_client::transport::http::HttpTransport;
 use consul_client::transport::{Options, Transport};
 use consul_cluster::{self as cluster, Cluster};
 use consul_process::clock::{BoxFuture, SystemClock};
-use consul_sim::acl::{Acl, DefaultPolicy, Secret};
-use consul_sim::{self as simulate, Agent, SimTransport};
+use consul_sim::{Agent, SimTransport};
 use http::{Request, Response};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,8 +29,6 @@ const MAX_REQUESTS: usize = 20;
 /// Longer than any refused call takes on a busy machine, and shorter than its retries would take.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
-
 /// Read access to all keys, and write access to the keys of the locks in these rules.
 const READ_ALL: &str = r#"
     key_prefix "" { policy = "read" }
@@ -44,14 +40,7 @@ const READ_ALL: &str = r#"
 pub fn add_to(trials: &mut Trials) {
     const NAME: &str = "a_refused_call_ends_at_once_and_sends_little";
     trials.add(format!("{NAME} [simulated]"), || {
-        let acl = Acl {
-            enabled: true,
-            default_policy: DefaultPolicy::Deny,
-            initial_management: Some(Secret::new(MANAGEMENT)),
-            ..Acl::default()
-        };
-        let options = simulate::Options { acl, ..simulate::Options::default() };
-        let agent = Arc::new(Agent::new(options));
+        let agent = Arc::new(Agent::new(with_acl()));
         refused(MANAGEMENT, || Arc::new(SimTransport::new(Arc::clone(&agent), "simulated")));
     });
     for version in [consul::SIM, "1.21", "1.8"] {
@@ -99,33 +88,14 @@ impl World<'_> {
         (Client::new(vec![Arc::new(counted)], settings, clock, fastrand::Rng::new()), sent)
     }
 
-    /// A process with a token of these rules, the number of its requests, and its policy.
-    async fn process(&self, rules: &str) -> (Arc<Presence>, Arc<AtomicUsize>, String) {
-        let (token, policy) = self.token(rules).await;
-        let (client, sent) = self.client(&token);
+    /// A process, the number of its requests, and its token, which has these rules.
+    async fn process(&self, rules: &str) -> (Arc<Presence>, Arc<AtomicUsize>, Token) {
+        let token = Token::new(&self.manager, rules).await;
+        let (client, sent) = self.client(&token.secret);
         let presence = present(client, Profile::standard());
         let running = Arc::clone(&presence);
         tokio::spawn(async move { match running.run().await {} });
-        (presence, sent, policy)
-    }
-
-    /// The secret of a new token with these rules, and the id of its policy.
-    async fn token(&self, rules: &str) -> (String, String) {
-        let name = format!("p{}", fastrand::u64(..));
-        let policy = table(&[("Name", name.as_str().into()), ("Rules", rules.into())]);
-        let policy = call(&self.manager, "acl_policy_create", Args::new().arg(policy)).await;
-        let links = Value::List(vec![table(&[("Name", name.as_str().into())])]);
-        let token = Args::new().arg(table(&[("Policies", links)]));
-        let token = call(&self.manager, "acl_token_create", token).await;
-        let text =
-            |of: &Value, name| of.get(name).and_then(Value::as_str).expect("a text").to_owned();
-        (text(&token, "SecretID"), text(&policy, "ID"))
-    }
-
-    async fn withdraw(&self, policy: &str, rules: &str) {
-        let policy =
-            Args::new().arg(policy).arg(table(&[("Name", policy.into()), ("Rules", rules.into())]));
-        call(&self.manager, "acl_policy_update", policy).await;
+        (presence, sent, token)
     }
 
     /// Counts the requests of a call that must be refused for this permission.
@@ -156,10 +126,6 @@ impl World<'_> {
         let requests = sent.load(Ordering::Relaxed) - before;
         assert!(requests <= MAX_REQUESTS, "{what}: {requests} requests");
     }
-}
-
-fn table(members: &[(&str, Value)]) -> Value {
-    Value::Map(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }
 
 async fn locked(presence: &Arc<Presence>, key: &str, wait: Wait) -> Result<Arc<Lease>, Error> {
@@ -230,18 +196,18 @@ async fn fenced_put(world: &World<'_>) {
 /// A missing permission for the check of the lock does not prove that the lock is lost.
 async fn unreadable(world: &World<'_>) {
     let rules = format!("{READ_ALL}\nkey \"locks/e\" {{ policy = \"write\" }}");
-    let (process, sent, policy) = world.process(&rules).await;
+    let (process, sent, token) = world.process(&rules).await;
     let lease = locked(&process, "locks/e", Wait::Forever).await.expect("it is free");
-    world.withdraw(&policy, &READ_ALL.replace("key_prefix \"\"", "key \"data\"")).await;
+    token.set_rules(&world.manager, &READ_ALL.replace("key_prefix \"\"", "key \"data\"")).await;
     let work = async || lease.fenced_put("data", b"1".to_vec()).await.map(|_| ());
     world.refuses("a check", &sent, "'key:read' on \"locks/e\"", work).await;
 }
 
 async fn release(world: &World<'_>) {
     let rules = format!("{READ_ALL}\nkey \"locks/d\" {{ policy = \"write\" }}");
-    let (process, sent, policy) = world.process(&rules).await;
+    let (process, sent, token) = world.process(&rules).await;
     let lease = locked(&process, "locks/d", Wait::Forever).await.expect("it is free");
-    world.withdraw(&policy, READ_ALL).await;
+    token.set_rules(&world.manager, READ_ALL).await;
     world
         .refuses("a release", &sent, "'key:write' on \"locks/d\"", async || lease.release().await)
         .await;
@@ -254,7 +220,7 @@ async fn cluster(world: &World<'_>) {
          key {:?} {{ policy = \"read\" }}",
         options.leader_key
     );
-    let (client, sent) = world.client(&world.token(&rules).await.0);
+    let (client, sent) = world.client(&Token::new(&world.manager, &rules).await.secret);
     let client = Arc::new(client);
     let lacking = format!("'key:write' on {:?}", options.leader_key);
     let node = Cluster::new(Arc::clone(&client), client, options).expect("good options");
@@ -276,7 +242,7 @@ async fn blind_node(world: &World<'_>) {
         session_prefix "" { policy = "write" }
         service_prefix "" { policy = "write" }
     "#;
-    let client = Arc::new(world.client(&world.token(rules).await.0).0);
+    let client = Arc::new(world.client(&Token::new(&world.manager, rules).await.secret).0);
     let options = cluster::Options {
         nodes_prefix: "blind/nodes/".to_owned(),
         leader_key: "blind/leader".to_owned(),

@@ -2,25 +2,23 @@
 //! clock that the test advances, then on consul-sim and real Consuls.
 
 use super::on_a_clock::Simulated;
-use super::{KEY, SLACK, acquire, call, permit, present, runtime, settings};
+use super::{
+    KEY, MANAGEMENT, SLACK, Token, acquire, call, permit, present, runtime, settings, with_acl,
+};
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use consul_api::request::Args;
-use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
 use consul_client::transport::http::HttpTransport;
 use consul_client::transport::token_file::{TokenFile, WithTokenFile};
 use consul_client::transport::{Options, Transport};
 use consul_process::clock::{Clock, SystemClock};
-use consul_sim::acl::{Acl, DefaultPolicy, Secret};
-use consul_sim::{self as simulate, SimTransport};
+use consul_sim::SimTransport;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-
-const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
 
 /// The rights that locks and semaphores need.
 const RULES: &str = r#"
@@ -87,30 +85,7 @@ enum End {
     NoRightToKeys,
 }
 
-/// A token with a policy of its own.
-struct Token {
-    secret: String,
-    accessor: String,
-    policy: String,
-}
-
 impl Token {
-    async fn new(manager: &Client) -> Token {
-        let name = format!("p{}", fastrand::u64(..));
-        let policy = table(&[("Name", name.as_str().into()), ("Rules", RULES.into())]);
-        let policy = call(manager, "acl_policy_create", Args::new().arg(policy)).await;
-        let links = Value::List(vec![table(&[("Name", name.as_str().into())])]);
-        let token = table(&[("Policies", links)]);
-        let token = call(manager, "acl_token_create", Args::new().arg(token)).await;
-        let text =
-            |of: &Value, name| of.get(name).and_then(Value::as_str).expect("a text").to_owned();
-        Token {
-            secret: text(&token, "SecretID"),
-            accessor: text(&token, "AccessorID"),
-            policy: text(&policy, "ID"),
-        }
-    }
-
     async fn end(&self, manager: &Client, end: End) {
         match end {
             End::Deleted => {
@@ -122,16 +97,6 @@ impl Token {
             }
         }
     }
-
-    async fn set_rules(&self, manager: &Client, rules: &str) {
-        let id = self.policy.as_str();
-        let policy = table(&[("Name", id.into()), ("Rules", rules.into())]);
-        call(manager, "acl_policy_update", Args::new().arg(id).arg(policy)).await;
-    }
-}
-
-fn table(members: &[(&str, Value)]) -> Value {
-    Value::Map(members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }
 
 fn with_file(transport: Arc<dyn Transport>, file: &str, clock: Arc<dyn Clock>) -> Client {
@@ -152,13 +117,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let acl = Acl {
-            enabled: true,
-            default_policy: DefaultPolicy::Deny,
-            initial_management: Some(Secret::new(MANAGEMENT)),
-            ..Acl::default()
-        };
-        let simulated = Simulated::with(simulate::Options { acl, ..simulate::Options::default() });
+        let simulated = Simulated::with(with_acl());
         let clock: Arc<dyn Clock> = Arc::new(simulated.clock.clone());
         let transport = || SimTransport::new(Arc::clone(&simulated.agent), "simulated");
         let client = || {
@@ -167,7 +126,7 @@ impl World {
             Client::new(vec![transport], settings(Some(MANAGEMENT)), clock, rng)
         };
         let (manager, folder) = (client(), Folder::new());
-        let token = simulated.run(Token::new(&manager));
+        let token = simulated.run(Token::new(&manager, RULES));
         let file = folder.file("token", &token.secret);
         let its = Arc::new(transport().for_client("holder"));
         let holder = present(with_file(its, &file, Arc::clone(&clock)), Profile::standard());
@@ -191,7 +150,7 @@ impl World {
 fn replaced(world: &World, claim: Claim, end: End) {
     let lease = world.held(claim);
     world.advance(Duration::from_secs(10));
-    let new = world.simulated.run(Token::new(&world.manager));
+    let new = world.simulated.run(Token::new(&world.manager, RULES));
     world.folder.file("token", &new.secret);
     world.advance(TAKEN_UP);
     world.simulated.run(world.token.end(&world.manager, end));
@@ -250,13 +209,13 @@ async fn replaced_on_sockets(consul: &RealConsul) {
         Client::new(vec![transport()], settings(Some(&consul.token)), clock, rng)
     };
     let (manager, folder) = (client(), Folder::new());
-    let old = Token::new(&manager).await;
+    let old = Token::new(&manager, RULES).await;
     let file = folder.file("token", &old.secret);
     let holder = present(with_file(transport(), &file, Arc::clone(&clock)), Profile::standard());
     let running = Arc::clone(&holder);
     let alive = tokio::spawn(async move { match running.run().await {} });
     let lease = acquire(&holder, Wait::Forever).await.expect("it is free");
-    let new = Token::new(&manager).await;
+    let new = Token::new(&manager, RULES).await;
     folder.file("token", &new.secret);
     tokio::time::sleep(TAKEN_UP + SLACK).await;
     old.end(&manager, End::Deleted).await;
