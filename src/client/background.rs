@@ -95,9 +95,9 @@ impl Background {
         if let Some(worker) = workers.iter().find(|worker| worker.profile() == profile) {
             return Ok(Arc::clone(worker));
         }
-        // Connections of its own, so that other calls cannot delay a beat.
-        let client = Arc::new(connect(&self.config)?);
-        let waiting = Arc::clone(self.client());
+        // Connections of their own: other calls cannot delay a beat, and waiters delay no other calls.
+        let (client, waiting) =
+            (Arc::new(connect(&self.config)?), Arc::new(connect(&self.config)?));
         let executor = self.executor.clone();
         let worker = CoordinationWorker::new(client, waiting, profile.clone(), executor)?;
         workers.push(Arc::clone(&worker));

@@ -79,7 +79,12 @@ async fn hand_over(
     };
     let (mut is_left, mut unread) = (false, None);
     while is_drained && clock.now() < end {
-        match is_without_shards(cluster, stores).await {
+        let looked = tokio::select! {
+            biased;
+            looked = is_without_shards(cluster, stores) => looked,
+            () = clock.sleep_until(end) => break,
+        };
+        match looked {
             Ok(found) => (is_left, unread) = (found, None),
             Err(why) if why.is_transient() => unread = Some(why),
             Err(why) => return Err(why.context(STAYS)),

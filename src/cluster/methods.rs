@@ -169,9 +169,12 @@ pub fn stop(call: &Call<ClusterNode>) -> native::Result {
         return Ok(Returned::done());
     }
     if let Some(running) = node.take_running() {
-        running.close_stores(call.lua, node.config.timeout)?;
+        let (clock, timeout) = (running.clock(), node.config.timeout);
+        let end = clock.now() + timeout;
+        // What a storage that does not answer leaves is for Consul.
+        running.close_stores(call.lua, timeout * 3 / 4)?;
         let job = Job::start(&running.executor, stream::once(running.end()))?;
-        wait::for_job(call.lua, &job, Some(node.config.timeout))?;
+        wait::for_job(call.lua, &job, Some(end - clock.now()))?;
         let left = match job.next()? {
             Poll::Ready(Some(left)) => left,
             _ => Err(Error::new(Kind::Timeout, "Consul does not answer")),

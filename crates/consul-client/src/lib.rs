@@ -46,7 +46,7 @@ pub use call::is_endpoint_failure;
 use consul_api::error::Error;
 use consul_api::request::{Args, Defaults, Request};
 use consul_api::response::Answer;
-use consul_api::table::Endpoint;
+use consul_api::table::{Endpoint, Repeat};
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
 use coordination::Guard;
@@ -148,6 +148,12 @@ impl Client {
         &self.settings
     }
 
+    /// How many requests to each endpoint may be on their way.
+    pub fn max_in_flight(&self) -> usize {
+        let limits = self.transports.iter().map(|transport| transport.max_in_flight());
+        limits.min().unwrap_or(1)
+    }
+
     /// The clock of its timeouts and pauses.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
@@ -162,8 +168,8 @@ impl Client {
         Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
     }
 
-    /// Makes a linearizable read whose URL is like no other one: a cache in front of Consul that does not mark its answers has
-    /// none for it.
+    /// Makes a linearizable read, which may be a transaction that only reads, whose URL is like no other one: a cache in front
+    /// of Consul that does not mark its answers has none for it.
     ///
     /// # Errors
     /// As [`Client::call`].
@@ -182,7 +188,8 @@ impl Client {
         args: &Args,
     ) -> Result<Answer, Error> {
         let args = args.clone().without(OF_AGENTS_CACHE);
-        let request = self.past_caches(self.request(endpoint, &args)?);
+        let mut request = self.past_caches(self.request(endpoint, &args)?);
+        request.repeat = Repeat::Read;
         Ok(self.execute(&request).await?.answer())
     }
 

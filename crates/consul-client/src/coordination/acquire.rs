@@ -5,6 +5,7 @@ use super::ending::Holding;
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
+use super::waits::{QUERY_WAIT, Turn};
 use super::{Grant, Lease, Operation, transaction};
 use consul_api::api::txn;
 use consul_api::error::{Error, Kind};
@@ -14,12 +15,9 @@ use consul_api::table::Endpoint;
 use consul_api::value::{Value, duration};
 use consul_process::clock::{BoxFuture, Instant};
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long one blocking query of a waiter lasts. The waiter renews its session before each, so
-/// this must be well below the shortest TTL of a session.
-const QUERY_WAIT: Duration = Duration::from_secs(5);
 
 /// The random pause after a tolerated error.
 const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
@@ -27,10 +25,13 @@ const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 /// How long a wait fails until the log says so at WARN: its reason may never end, as another datacenter's.
 const SAID_AFTER: Duration = Duration::from_secs(3);
 
-/// The random pause after an attempt of less than [`SHORT_ATTEMPT`]: a lost race, a session that ended,
-/// a lock delay. An attempt during a lock delay costs no Raft write.
+/// The random pause after an attempt of less than [`SHORT_ATTEMPT`]: a lost race, or a session that ended.
 pub(super) const RETRY_PAUSE_MS: Range<f64> = 20.0..50.0;
 const SHORT_ATTEMPT: Duration = Duration::from_millis(50);
+
+/// The shortest and the longest pause between two attempts during a lock delay, which are halves of the time until its end.
+/// An attempt costs no Raft write.
+const DELAY_PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_millis(200));
 
 /// A contender makes a session at least this long after the last one, which doubles with each of them up
 /// to [`MAX_SESSION_INTERVAL`], until one has lasted that long.
@@ -66,6 +67,12 @@ pub(super) struct Contender<'a> {
     pub obstacle: String,
     /// The index of a key that has lost the flags of a lock, and since when it has it.
     left: Option<(u64, Instant)>,
+    /// Since when attempts are refused because of a lock delay.
+    delayed: Option<Instant>,
+    /// Whether the last attempt has paused.
+    has_paused: bool,
+    /// How it waits for changes.
+    turn: Option<Turn>,
     last_error: Option<Error>,
     /// While each attempt fails.
     fails_since: Option<Fails>,
@@ -98,6 +105,9 @@ impl<'a> Contender<'a> {
             session_made: None,
             obstacle: String::new(),
             left: None,
+            delayed: None,
+            has_paused: false,
+            turn: None,
             last_error: None,
             fails_since: None,
         })
@@ -187,7 +197,9 @@ impl<'a> Contender<'a> {
     ) -> Result<Value, Error> {
         let before = self.note_held(claim, deferred);
         let args = transaction(operations);
+        let turn = self.presence.turn().await;
         let taken = self.presence.client().call_again(&txn::TXN, args).await;
+        drop(turn);
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
@@ -221,6 +233,35 @@ impl<'a> Contender<'a> {
         session.held.replace(Holding { key: self.key.to_owned(), claim, deferred })
     }
 
+    /// Waits for a change of the key since it had this modify index if the query for that is shared; otherwise returns the
+    /// index for [`Contender::read`], which waits itself.
+    pub async fn wait(
+        &mut self,
+        index: u64,
+        modify_index: Option<u64>,
+    ) -> Result<Option<u64>, Error> {
+        let turn = match self.turn.take() {
+            Some(turn) => turn,
+            None => self.presence.waits.begin(self.key, modify_index.is_some())?,
+        };
+        let changed = match (&turn, modify_index) {
+            (Turn::Shared(shared), Some(modify_index)) => {
+                let mut changed = pin!(shared.changed(self.key, modify_index));
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut changed => break,
+                        () = self.presence.client().clock().sleep(QUERY_WAIT) => self.renew_session().await,
+                    }
+                }
+                None
+            }
+            _ => Some(index),
+        };
+        self.turn = Some(turn);
+        Ok(changed)
+    }
+
     /// Reads the lock or semaphore; with an index, after a change or [`QUERY_WAIT`].
     pub async fn read(
         &self,
@@ -230,6 +271,7 @@ impl<'a> Contender<'a> {
     ) -> Result<Answer, Error> {
         let client = self.presence.client();
         let Some(index) = index else {
+            let _turn = self.presence.turn().await;
             return client.read_past_caches(endpoint, &args).await;
         };
         let args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
@@ -292,11 +334,36 @@ impl<'a> Contender<'a> {
         self.presence.client().pause(bounds_ms).await;
     }
 
+    /// Pauses after an attempt that a lock delay has refused. One that began when the wait did ends no later than one of its own
+    /// length, so attempts are the more frequent the nearer that is; a longer one is that of another profile.
+    pub async fn pause_in_delay(&mut self) {
+        let now = self.now();
+        let since = *self.delayed.get_or_insert(now);
+        let end = since + self.presence.profile().lock_delay;
+        let away = if now < end { end - now } else { now - end };
+        let pause = (away / 2).clamp(DELAY_PAUSE.0, DELAY_PAUSE.1);
+        let pause = pause.mul_f64(0.75 + 0.5 * self.presence.client().random_fraction());
+        self.presence.client().clock().sleep(pause).await;
+        self.has_paused = true;
+        self.renew_session().await;
+    }
+
+    /// Whether a lock delay has refused the last attempt.
+    pub fn is_delayed(&self) -> bool {
+        self.delayed.is_some()
+    }
+
+    /// Notes that there is no lock delay, or another one.
+    pub fn forget_delay(&mut self) {
+        self.delayed = None;
+    }
+
     /// Pauses after an attempt that began at `begun` and was short, so that no answers can cause a
     /// loop without a pause. `waits_next`: the next attempt is the first that waits for a change.
     pub async fn pause_after(&mut self, begun: Instant, waits_next: bool) {
         self.fails_since = None;
-        if !waits_next && self.now() - begun < SHORT_ATTEMPT {
+        let has_paused = std::mem::take(&mut self.has_paused);
+        if !waits_next && !has_paused && self.now() - begun < SHORT_ATTEMPT {
             self.pause(RETRY_PAUSE_MS).await;
         }
     }

@@ -13,9 +13,9 @@ use consul_process::sync::lock;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// The kind of a lease.
 #[derive(Clone, Debug)]
@@ -45,6 +45,7 @@ pub enum Event {
 /// can acquire it at once.
 #[derive(Debug)]
 pub struct Lease {
+    this: Weak<Lease>,
     presence: Arc<Presence>,
     registration: Registration,
     claim: Claim,
@@ -68,6 +69,27 @@ pub struct Lease {
     event: Notify,
     in_use: Mutex<Option<(InUse, Held)>>,
     numbers: &'static ClaimNumbers,
+    proving: watch::Sender<Proving>,
+}
+
+/// How a lease is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proving {
+    /// It is not kept.
+    Not,
+    /// In a transaction with others.
+    Together,
+    /// By reads of its own.
+    Alone(Alone),
+}
+
+/// Why a lease is proven alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// A transaction does not show it as held: reads find out why, and only another transaction can prove it.
+    Refused,
+    /// No transaction is answered by Consul.
+    Unanswered,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +116,8 @@ impl Lease {
             Claim::Permit => &numbers().permits,
         };
         numbers.acquired.add_one();
-        let lease = Self {
+        let lease = |this: &Weak<Lease>| Self {
+            this: this.clone(),
             presence: Arc::clone(presence),
             numbers,
             registration,
@@ -113,9 +136,11 @@ impl Lease {
             events: Mutex::default(),
             event: Notify::new(),
             in_use: Mutex::new(Some((in_use, numbers.held.hold()))),
+            proving: watch::Sender::new(Proving::Not),
         };
+        let lease = Arc::new_cyclic(lease);
         lease.extend(grant.begun);
-        Arc::new(lease)
+        lease
     }
 
     /// The lock's key, or the semaphore's prefix.
@@ -179,10 +204,11 @@ impl Lease {
     ///
     /// [`Event::Suspended`] comes on time whether Consul answers or not.
     pub async fn keep(&self) -> Option<Event> {
+        let _kept = Kept::begin(self);
         let why = tokio::select! {
             biased;
             () = self.finished.notified() => return None,
-            why = self.prove_repeatedly() => why,
+            why = self.prove_alone() => why,
             why = self.renew_repeatedly() => why,
             never = self.watch_deadline() => match never {},
             () = self.presence.moved_from(self.registration) => {
@@ -293,11 +319,7 @@ impl Lease {
         if !self.is_held() {
             return Err(self.not_held());
         }
-        let holds = vec![
-            ("Verb", "check-session".into()),
-            ("Key", self.held_key().into()),
-            ("Session", self.session_id.as_str().into()),
-        ];
+        let holds = super::holds(&self.held_key(), &self.session_id);
         let in_flight = self.presence.profile().in_flight;
         let operations = std::iter::once(holds).chain(operations);
         match transact(self.presence.client(), operations, Some(in_flight)).await {
@@ -321,13 +343,68 @@ impl Lease {
         }
     }
 
-    async fn prove_repeatedly(&self) -> String {
-        let mut begun = self.begun;
-        let (mut before, mut is_doubted, mut refused_since) = (None, false, None);
+    /// When the grant was requested.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    pub(super) fn is_proven_together(&self) -> bool {
+        *self.proving.borrow() == Proving::Together
+    }
+
+    /// Has it proven by reads of its own until one shows it as held.
+    pub(super) fn look_alone(&self, why: Alone) {
+        self.proving.send_if_modified(|proving| {
+            let is_together = *proving == Proving::Together;
+            if is_together {
+                *proving = Proving::Alone(why);
+            }
+            is_together
+        });
+    }
+
+    /// The operations that Consul refuses unless the session holds it, for [`Lease::is_shown_by`].
+    pub(super) fn proof(&self) -> impl Iterator<Item = Operation> {
+        let holds = super::holds(&self.held_key(), &self.session_id);
+        let document = match self.claim {
+            Claim::Lock(_) => None,
+            Claim::Permit => Some(semaphore::get_document(&self.key)),
+        };
+        std::iter::once(holds).chain(document)
+    }
+
+    /// How many operations [`Lease::proof`] has.
+    pub(super) fn proof_size(&self) -> usize {
+        match self.claim {
+            Claim::Lock(_) => 1,
+            Claim::Permit => 2,
+        }
+    }
+
+    /// Whether the results of [`Lease::proof`], by their keys, show it as held.
+    pub(super) fn is_shown_by<'a>(&self, result: impl Fn(&str) -> Option<&'a Value>) -> bool {
+        let Some(held) = result(&self.held_key()) else { return false };
+        let session = held.get("Session").and_then(Value::as_str);
+        session == Some(&self.session_id)
+            && match self.claim {
+                Claim::Lock(_) => {
+                    let token = held.get(self.presence.rules().token_member());
+                    token.and_then(Value::as_u64) == Some(self.token)
+                }
+                Claim::Permit => result(&semaphore::lock_key(&self.key))
+                    .is_some_and(|document| semaphore::names_holder(document, &self.session_id)),
+            }
+    }
+
+    /// Proves it by reads of its own while transactions with others do not. Returns why it is lost.
+    async fn prove_alone(&self) -> String {
+        let usual = self.presence.profile().proof_interval();
+        let (mut before, mut is_doubted, mut interval) = (None, false, usual);
+        let mut refused_since = None;
         loop {
-            self.sleep_until(begun + self.presence.profile().proof_interval()).await;
-            begun = self.now();
-            let outcome = match self.prove().await {
+            let why_alone = self.is_alone().await;
+            let begun = self.now();
+            let outcome = match self.look().await {
                 Ok(Proof::Held) => Ok(None),
                 // Consul that was restored from a snapshot goes on to show that state.
                 Ok(Proof::Before(index, why))
@@ -340,6 +417,7 @@ impl Lease {
                     Ok(false) => Err(format!("a transaction does not confirm it: {why}")),
                     Err(error) => {
                         self.note_failure(&error);
+                        self.sleep_until(begun + usual).await;
                         continue;
                     }
                 },
@@ -353,13 +431,24 @@ impl Lease {
                     {
                         return format!("Consul refuses its token: {error}");
                     }
+                    let is_over = refused_since.map(|since| since + self.longest_session());
+                    let is_over = is_over.filter(|at| *at > self.now());
+                    let next = begun + interval;
+                    self.sleep_until(is_over.map_or(next, |at| at.min(next))).await;
+                    interval = (interval * 2).min(self.presence.profile().lease / 2);
                     continue;
                 }
             };
+            interval = usual;
             match outcome {
                 Ok(None) => {
                     (before, is_doubted, refused_since) = (None, false, None);
-                    self.extend(self.presence.rules().lease_start(begun, self.now()));
+                    if why_alone == Alone::Unanswered {
+                        self.extend_by_proof(begun);
+                    }
+                    self.proving.send_replace(Proving::Together);
+                    self.presence.proofs.rejoin();
+                    continue;
                 }
                 Ok(Some(why)) => return why.to_owned(),
                 Err(why) if std::mem::replace(&mut is_doubted, true) => {
@@ -373,17 +462,41 @@ impl Lease {
                     );
                 }
             }
+            self.sleep_until(begun + usual).await;
         }
     }
 
     fn note_failure(&self, error: &Error) {
         tracing::info!(key = self.key, %error, "no proof");
+        self.note_no_proof(error);
+    }
+
+    /// Notes why a proof has failed.
+    pub(super) fn note_no_proof(&self, error: &Error) {
         *lock(&self.no_proof) = Some(error.to_string());
     }
 
     /// The longest time for which Consul keeps a session that is not renewed.
     fn longest_session(&self) -> Duration {
         self.presence.profile().session_ttl * SESSION_TTL_MULTIPLIER
+    }
+
+    /// Completes while it is proven alone.
+    async fn is_alone(&self) -> Alone {
+        let mut proving = self.proving.subscribe();
+        loop {
+            if let Proving::Alone(why) = *proving.borrow_and_update() {
+                return why;
+            }
+            // The sender lives as long as `self`.
+            let _ = proving.changed().await;
+        }
+    }
+
+    /// Looks at it alone, in turns with others.
+    async fn look(&self) -> Result<Proof, Error> {
+        let _turn = self.presence.proofs.alone.acquire().await;
+        self.prove().await
     }
 
     async fn prove(&self) -> Result<Proof, Error> {
@@ -461,6 +574,11 @@ impl Lease {
         }
     }
 
+    /// Extends the lease by a proof that was requested at `begun` and has just been answered.
+    pub(super) fn extend_by_proof(&self, begun: Instant) {
+        self.extend(self.presence.rules().lease_start(begun, self.now()));
+    }
+
     /// Extends the lease by a proof that was requested at `begun`.
     fn extend(&self, begun: Instant) {
         let until = begun + self.presence.profile().lease;
@@ -532,4 +650,21 @@ impl Lease {
 /// Whether Consul refuses the token, which a further request does not change.
 fn is_refused(error: &Error) -> bool {
     matches!(error.kind(), Kind::AclNotFound | Kind::PermissionDenied)
+}
+
+/// A lease that is kept, until it is dropped.
+struct Kept<'a>(&'a Lease);
+
+impl<'a> Kept<'a> {
+    fn begin(lease: &'a Lease) -> Self {
+        lease.proving.send_replace(Proving::Together);
+        lease.presence.proofs.add(Weak::clone(&lease.this));
+        Kept(lease)
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.0.proving.send_replace(Proving::Not);
+    }
 }

@@ -5,7 +5,8 @@ use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
 use super::{
-    Grant, Lease, Operation, Presence, Proof, Wait, are_refused, transact, transaction, unchanged,
+    Grant, Lease, Operation, Presence, Proof, Wait, are_refused, holds, transact, transaction,
+    unchanged,
 };
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
@@ -109,11 +110,9 @@ pub(super) async fn is_lost(
     session: &str,
     token: u64,
 ) -> Result<bool, Error> {
-    let holds =
-        vec![("Verb", "check-session".into()), ("Key", key.into()), ("Session", session.into())];
     let is_index = presence.rules().token_is_modify_index;
-    are_refused(presence, std::iter::once(holds).chain(is_index.then(|| unchanged(key, token))))
-        .await
+    let operations = std::iter::once(holds(key, session));
+    are_refused(presence, operations.chain(is_index.then(|| unchanged(key, token)))).await
 }
 
 /// The key of a lock, as a read shows it.
@@ -142,15 +141,24 @@ async fn attempt_repeatedly(
     contender: &mut Contender<'_>,
     options: &LockOptions,
 ) -> Result<Grant, Error> {
-    let mut index = None;
+    let mut memory = Memory::default();
     loop {
-        let (begun, waited) = (contender.now(), index.is_some());
-        match attempt(contender, options, &mut index).await {
+        let (begun, waited) = (contender.now(), memory.waits_for.is_some());
+        match attempt(contender, options, &mut memory).await {
             Ok(Some(grant)) => return Ok(grant),
-            Ok(None) => contender.pause_after(begun, !waited && index.is_some()).await,
+            Ok(None) => contender.pause_after(begun, !waited && memory.waits_for.is_some()).await,
             Err(error) => contender.tolerate(error).await?,
         }
     }
+}
+
+/// What a contender remembers from one attempt to the next.
+#[derive(Default)]
+struct Memory {
+    /// The index that the next read waits for a change of, and the modify index of the key.
+    waits_for: Option<(u64, u64)>,
+    /// The free key that a lock delay keeps from all sessions.
+    delayed: Option<LockKey>,
 }
 
 /// What follows from the key as it was read.
@@ -189,14 +197,20 @@ fn decide<'a>(seen: &'a LockKey, own: Option<&str>, is_own: bool) -> Step<'a> {
     }
 }
 
-/// Reads the key, after a change if there is an `index`, and locks it when it is free.
+/// Reads the key, after a change if another session held it, and locks it when it is free.
 async fn attempt(
     contender: &mut Contender<'_>,
     options: &LockOptions,
-    index: &mut Option<u64>,
+    memory: &mut Memory,
 ) -> Result<Option<Grant>, Error> {
     let value = options.value.as_deref();
-    let last = index.take();
+    if let Some(seen) = memory.delayed.take() {
+        return lock_free(contender, value, seen, memory).await;
+    }
+    let last = match memory.waits_for.take() {
+        Some((index, modify_index)) => contender.wait(index, Some(modify_index)).await?,
+        None => None,
+    };
     let answer = contender.read(&kv::GET, Args::new().arg(contender.key), last).await?;
     let next = answer.meta.next_index(last);
     let seen = LockKey::from_answer(answer);
@@ -219,7 +233,7 @@ async fn attempt(
                 "a lock's key that another client has released or overwritten is taken over"
             );
             contender.obstacle.clear();
-            lock_free(contender, value, &seen).await
+            lock_free(contender, value, seen, memory).await
         }
         Step::Confirm(session) => confirm(contender, session, value).await,
         Step::Wait(holder) => {
@@ -227,19 +241,32 @@ async fn attempt(
             if contender.tries_once() {
                 return Err(contender.conflict(&contender.obstacle));
             }
-            *index = next;
+            let modify_index = seen.entry.as_ref().map_or(0, |entry| entry.modify_index);
+            memory.waits_for = next.map(|index| (index, modify_index));
+            contender.forget_delay();
             contender.renew_session().await;
             Ok(None)
         }
         Step::Lock => {
             contender.obstacle.clear();
-            lock_free(contender, value, &seen).await
+            lock_free(contender, value, seen, memory).await
         }
     }
 }
 
-/// Locks the key, which was free when it was read.
+/// Locks the key, which was free when it was read. During a lock delay it needs no other read for the next attempt.
 async fn lock_free(
+    contender: &mut Contender<'_>,
+    wanted: Option<&[u8]>,
+    seen: LockKey,
+    memory: &mut Memory,
+) -> Result<Option<Grant>, Error> {
+    let outcome = try_to_lock(contender, wanted, &seen).await;
+    memory.delayed = (contender.is_delayed() && matches!(outcome, Ok(None))).then_some(seen);
+    outcome
+}
+
+async fn try_to_lock(
     contender: &mut Contender<'_>,
     wanted: Option<&[u8]>,
     seen: &LockKey,
@@ -312,7 +339,14 @@ async fn not_locked(
         Refusal::LockDelay if contender.tries_once() => {
             Err(contender.conflict("its last holder lost it and the lock delay is not over"))
         }
-        Refusal::LockDelay | Refusal::Changed => Ok(None),
+        Refusal::LockDelay => {
+            contender.pause_in_delay().await;
+            Ok(None)
+        }
+        Refusal::Changed => {
+            contender.forget_delay();
+            Ok(None)
+        }
         Refusal::Session => {
             contender.forget_session();
             Ok(None)

@@ -37,7 +37,9 @@ mod lease;
 pub mod lock;
 mod presence;
 mod profile;
+mod proofs;
 pub mod semaphore;
+mod waits;
 
 pub use acquire::Wait;
 pub use guard::{Guard, ReleaseStep};
@@ -78,6 +80,11 @@ pub fn unchanged(key: &str, index: u64) -> Operation {
             vec![("Verb", "check-index".into()), ("Key", key.into()), ("Index", index.into())]
         }
     }
+}
+
+/// The operation that refuses the transaction unless a session holds a key.
+fn holds(key: &str, session: &str) -> Operation {
+    vec![("Verb", "check-session".into()), ("Key", key.into()), ("Session", session.into())]
 }
 
 /// The operation that deletes a key if it still has this modify index.

@@ -7,6 +7,8 @@
 use super::ending::{Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::profile::Profile;
+use super::proofs::Proofs;
+use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
 use consul_api::api::{agent as agent_api, session};
@@ -22,7 +24,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 /// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
 /// accepts.
@@ -37,6 +39,9 @@ const FIRST_CATALOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often the token of the requests is compared with that of the registration.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many requests of contenders and renewals are on their way at a time, so that beats and proofs have connections.
+const MAX_IN_TURN: usize = 24;
 
 /// The service that represents a process.
 #[derive(Clone, Debug)]
@@ -109,6 +114,12 @@ pub struct Presence {
     register_again: Notify,
     /// The locks and semaphores that this process holds or waits for.
     in_use: Mutex<HashSet<String>>,
+    /// Its leases.
+    pub(super) proofs: Proofs,
+    /// Its waiters.
+    pub(super) waits: Waits,
+    /// The turns of requests that can wait for those of others.
+    turns: Semaphore,
     rules: Rules,
 }
 
@@ -121,6 +132,7 @@ impl Presence {
         profile: Profile,
         service: Service,
     ) -> Arc<Self> {
+        let waits = Waits::new(blocking_client.max_in_flight());
         Arc::new(Self {
             agents: client.each_endpoint(),
             client,
@@ -136,6 +148,9 @@ impl Presence {
             registered_again: AtomicU64::new(0),
             register_again: Notify::new(),
             in_use: Mutex::default(),
+            proofs: Proofs::default(),
+            waits,
+            turns: Semaphore::new(MAX_IN_TURN),
             rules: Rules::ALL,
         })
     }
@@ -166,7 +181,7 @@ impl Presence {
         Ok(InUse { presence: Arc::clone(self), name })
     }
 
-    /// Makes a linearizable read, with the time limit of a proof.
+    /// Makes a linearizable read, also by a transaction that only reads, with the time limit of a proof.
     pub(super) async fn read_proof(
         &self,
         endpoint: &'static Endpoint,
@@ -177,6 +192,11 @@ impl Presence {
         self.client.call_past_caches(endpoint, args).await.and_then(linearizable)
     }
 
+    /// Waits for the turn of a request of a contender, or of a renewal.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
     /// Renews a session. Returns the time until the next renewal, by the TTL of the reply: a server
     /// under load can ask for fewer renewals by a longer one.
     ///
@@ -184,6 +204,7 @@ impl Presence {
     pub(super) async fn renew(&self, session: &str) -> Result<Duration, Error> {
         let timeout_ms = self.profile.renew_interval().as_millis() as u64;
         let args = Args::new().arg(session).opt("timeout_ms", timeout_ms);
+        let _turn = self.turn().await;
         let renewed = self.client.call(&session::RENEW, &args).await?.value;
         let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
         Ok(self.profile.renew_interval_after(ttl))
@@ -203,7 +224,7 @@ impl Presence {
         &self.profile
     }
 
-    /// Registers the service and keeps its check passing, forever. When its agent has not answered
+    /// Registers the service, keeps its check passing and proves its leases, forever. When its agent has not answered
     /// for as long as the TTL of the check, the process registers with the agent of the next
     /// endpoint.
     pub async fn run(&self) -> Infallible {
@@ -211,6 +232,8 @@ impl Presence {
             biased;
             never = self.stay_registered() => never,
             never = self.end_given_up() => never,
+            never = self.prove_leases() => never,
+            never = self.watch_for_waiters() => never,
             never = self.replace_dead_guard() => never,
             never = self.follow_token() => never,
         }
@@ -269,16 +292,19 @@ impl Presence {
     /// Those of the call.
     pub async fn deregister(&self) -> Result<(), Error> {
         let mut given_up = self.given_up.subscribe();
+        let timeout = self.client.settings().timeout;
+        let end = self.now() + timeout;
         tokio::select! {
             biased;
             _ = given_up.wait_for(Vec::is_empty) => {}
             never = self.end_given_up() => match never {},
-            () = self.client.clock().sleep(self.profile.check_ttl) => {}
+            () = self.client.clock().sleep(self.profile.check_ttl.min(timeout * 3 / 4)) => {}
         }
         let registration = *self.registration.borrow();
         let Some(Registration { agent, .. }) = registration else { return Ok(()) };
         self.registration.send_replace(None);
-        let args = self.deregister_args();
+        let left = (end - self.now()).as_millis() as u64;
+        let args = self.deregister_args().opt("timeout_ms", left.max(1));
         let outcome = self.agents[agent].call(&agent_api::SERVICE_DEREGISTER, &args).await;
         lock(&self.deregistration).take();
         outcome.map(|_| ())
@@ -331,6 +357,7 @@ impl Presence {
         let mut pause = FIRST_CATALOG_PAUSE;
         loop {
             let args = Args::new().arg(definition.clone());
+            let turn = self.turn().await;
             match self.agents[registration.agent].call_again(&session::CREATE, args).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
@@ -344,6 +371,7 @@ impl Presence {
                         self.register_again();
                         return Err(error);
                     }
+                    drop(turn);
                     self.client.clock().sleep(pause).await;
                     pause *= 2;
                 }

@@ -10,7 +10,9 @@ use super::acquire::{Contender, RETRY_PAUSE_MS};
 use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
-use super::{Grant, Lease, Operation, Presence, Proof, Wait, modify_index, transact, transaction};
+use super::{
+    Grant, Lease, Operation, Presence, Proof, Wait, holds, modify_index, transact, transaction,
+};
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -32,8 +34,8 @@ const RELEASED_BY_GUARD: &[u8] = b"given back";
 /// How many ended contenders are removed at a time: a transaction has room for two operations for each.
 const MAX_REMOVED: usize = 30;
 
-/// The random pause between two attempts while the permit of an ended session is not free yet.
-const DELAY_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
+/// The random pause between two looks at a document that is taken over soon.
+const TAKE_OVER_POLL_MS: std::ops::Range<f64> = 50.0..150.0;
 
 /// The options of [`acquire`].
 #[derive(Clone, Debug)]
@@ -98,7 +100,7 @@ pub(super) fn contender_key(prefix: &str, session: &str) -> String {
     format!("{prefix}/{session}")
 }
 
-fn lock_key(prefix: &str) -> String {
+pub(super) fn lock_key(prefix: &str) -> String {
     format!("{prefix}/.lock")
 }
 
@@ -167,24 +169,28 @@ pub(super) async fn is_lost(
     prefix: &str,
     session: &str,
 ) -> Result<bool, Error> {
-    let holds = vec![
-        ("Verb", "check-session".into()),
-        ("Key", contender_key(prefix, session).into()),
-        ("Session", session.into()),
-    ];
-    let get = vec![("Verb", "get".into()), ("Key", lock_key(prefix).into())];
-    let proof = presence.read_proof(&txn::TXN, transaction([holds, get])).await;
-    let results = match proof {
+    let operations = [holds(&contender_key(prefix, session), session), get_document(prefix)];
+    let results = match presence.read_proof(&txn::TXN, transaction(operations)).await {
         Ok(answer) => answer.value,
         Err(error) if error.kind() == Kind::TxnFailed => return Ok(true),
         Err(error) => return Err(error),
     };
     let entry = results.items().last().and_then(|result| result.get("KV"));
-    let document = match entry.and_then(|entry| entry.get("Value")) {
+    Ok(!entry.is_some_and(|entry| names_holder(entry, session)))
+}
+
+/// The operation that reads the document.
+pub(super) fn get_document(prefix: &str) -> Operation {
+    vec![("Verb", "get".into()), ("Key", lock_key(prefix).into())]
+}
+
+/// Whether the entry of the document names the session as a holder.
+pub(super) fn names_holder(entry: &Value, session: &str) -> bool {
+    let document = match entry.get("Value") {
         Some(Value::Bytes(bytes)) => serde_json::from_slice::<Document>(bytes).ok(),
         _ => None,
     };
-    Ok(!document.is_some_and(|document| document.holders.contains_key(session)))
+    document.is_some_and(|document| document.holders.contains_key(session))
 }
 
 /// What a contender remembers from one attempt to the next.
@@ -227,7 +233,10 @@ async fn attempt(
         create_contender_key(contender, &session, &options.value).await?;
         memory.key_session.clone_from(&session);
     }
-    let last = memory.index.take();
+    let last = match memory.index.take() {
+        Some(index) => contender.wait(index, None).await?,
+        None => None,
+    };
     let answer = contender.read(&kv::LIST, tree(contender.key), last).await?;
     let next = answer.meta.next_index(last);
     let seen = read(answer, contender.key);
@@ -244,7 +253,7 @@ async fn attempt(
         (None, Some((_, Some(index)))) if seen.live.len() == 1 && !contender.tries_once() => {
             if !contender.has_stayed(index) {
                 contender.obstacle = "another client has overwritten its document".to_owned();
-                contender.pause(DELAY_POLL_MS).await;
+                contender.pause(TAKE_OVER_POLL_MS).await;
                 return Ok(None);
             }
             new(index)
@@ -293,9 +302,10 @@ async fn attempt(
         return Err(contender.conflict(&contender.obstacle));
     }
     if holders.iter().any(|holder| !seen.live.contains(*holder)) {
-        contender.pause(DELAY_POLL_MS).await;
+        contender.pause_in_delay().await;
     } else {
         memory.index = next;
+        contender.forget_delay();
         contender.renew_session().await;
     }
     Ok(None)
@@ -332,11 +342,7 @@ async fn take_permit(
             operations.extend([lock, delete(contender.key, other)]);
         }
     }
-    operations.push(vec![
-        ("Verb", "check-session".into()),
-        ("Key", own_key.into()),
-        ("Session", session.into()),
-    ]);
+    operations.push(holds(&own_key, session));
     operations.push(write(contender.key, document, index)?);
     let results = contender.take(Claim::Permit, deferred, operations).await?;
     let token = modify_index(&results).unwrap_or(index);

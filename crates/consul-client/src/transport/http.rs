@@ -102,6 +102,10 @@ impl Transport for HttpTransport {
         })
     }
 
+    fn max_in_flight(&self) -> usize {
+        self.options.max_connections
+    }
+
     fn close_idle(&self) {
         match &self.channel {
             Channel::Plain(plain) => plain.close_idle(),

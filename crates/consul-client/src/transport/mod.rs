@@ -21,6 +21,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The connections to an endpoint by default.
+const MAX_CONNECTIONS: usize = 64;
+
 /// The way to one agent or server.
 ///
 /// The request's URI is a path and a query (`/v1/kv/a?raw`), already percent-encoded; scheme, host
@@ -42,6 +45,11 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// How often the token that it adds to requests without one has changed; `None` if it adds none.
     fn token_changes(&self) -> Option<u64> {
         None
+    }
+
+    /// How many requests may be on their way; others wait.
+    fn max_in_flight(&self) -> usize {
+        MAX_CONNECTIONS
     }
 }
 
@@ -114,7 +122,7 @@ impl Default for Options {
         Options {
             connect_timeout: Duration::from_millis(2000),
             // An agent refuses more than 200 connections from one address.
-            max_connections: 64,
+            max_connections: MAX_CONNECTIONS,
             max_idle_connections: 64,
             idle_timeout: Duration::from_millis(90_000),
             authorization: None,

@@ -113,6 +113,10 @@ impl Transport for WithTokenFile {
         Box::pin(self.exchange(request))
     }
 
+    fn max_in_flight(&self) -> usize {
+        self.transport.max_in_flight()
+    }
+
     fn close_idle(&self) {
         self.transport.close_idle();
     }

@@ -105,8 +105,21 @@ impl Cluster {
     /// removes the node's key and service.
     ///
     /// # Errors
-    /// Those of the calls. Every step is tried even if another fails.
+    /// Those of the calls, of which every one is made even if another fails; [`Kind::Timeout`] if they take longer than the
+    /// client's time limit for one.
     pub async fn leave(&self) -> Result<(), Error> {
+        let end = self.now() + self.client.settings().timeout;
+        tokio::select! {
+            biased;
+            left = self.leave_in_time() => left,
+            () = self.sleep_until(end) => {
+                self.update(|snapshot| *snapshot = Snapshot::default());
+                Err(Error::new(Kind::Timeout, "Consul does not answer"))
+            }
+        }
+    }
+
+    async fn leave_in_time(&self) -> Result<(), Error> {
         if self.options.observer {
             self.update(|snapshot| *snapshot = Snapshot::default());
             return Ok(());

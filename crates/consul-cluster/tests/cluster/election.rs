@@ -80,7 +80,7 @@ fn a_leader_that_steps_down_behind_a_broken_connection_is_replaced_in_time() {
     }
 }
 
-/// A transport to the agent with late answers to transactions; the first of a `lost` number of them never come.
+/// A transport to the agent with late answers to transactions that write; the first of a `lost` number of them never come.
 #[derive(Debug)]
 struct Late {
     consul: SimTransport,
@@ -103,7 +103,8 @@ impl Transport for Late {
     }
 
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
-        let is_late = request.uri().path() == "/v1/txn";
+        let is_late =
+            request.uri().path() == "/v1/txn" && !request.uri().to_string().contains("consistent");
         Box::pin(async move {
             let answer = self.consul.send(request).await;
             if is_late {

@@ -16,6 +16,7 @@ behaviours![
     lock_returns_the_index_of_the_acquiring_write,
     lock_of_a_held_key_is_refused,
     check_session_guards_a_write,
+    check_session_shows_the_key_without_its_value,
     check_not_exists_guards_a_creation,
     delete_cas_with_an_old_index_is_refused,
     an_unknown_session_is_refused,
@@ -169,6 +170,21 @@ async fn check_session_guards_a_write(t: T) {
     let error = t.fails("txn", args![guarded(&other, "not mine")], Kind::TxnFailed).await;
     assert!(error.message().contains("failed session check"), "{error}");
     assert_eq!(t.value("kv_get", args![t.name("data")]).await, "mine".into());
+}
+
+async fn check_session_shows_the_key_without_its_value(t: T) {
+    let session = t.session(table! {}).await;
+    t.ok("kv_put", args![t.name("l"), "value"; "acquire" = session.as_str()]).await;
+    let check = kv("check-session", t.name("l"), &[("Session", session.as_str().into())]);
+    let results = t.value("txn", args![list![check]; "consistent" = true]).await;
+    let entry = results.items()[0].get("KV").unwrap();
+    assert_eq!(
+        (text(entry, "Key"), text(entry, "Session")),
+        (t.name("l").as_str(), session.as_str())
+    );
+    assert_eq!(entry.get("Value"), Some(&Value::Null));
+    let stored = t.ok("kv_get", args![t.name("l")]).await.meta.entry.unwrap();
+    assert_eq!(entry.get("ModifyIndex").unwrap().as_u64(), Some(stored.modify_index));
 }
 
 async fn check_not_exists_guards_a_creation(t: T) {

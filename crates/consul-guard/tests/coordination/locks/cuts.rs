@@ -26,6 +26,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
     add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
     add!(trials, a_stop_without_answers_ends_in_time);
+    add!(trials, no_call_blocks_longer_than_its_timeout);
 }
 
 /// How requests fail.
@@ -414,8 +415,94 @@ fn a_stop_without_answers_ends_in_time() {
             let begun = world.clock.now();
             world.run(process.deregister()).expect_err("nothing answers");
             let took = world.clock.now() - begun;
-            let most = process.profile().check_ttl + process.client().settings().timeout;
+            let most = process.client().settings().timeout;
             assert!(took <= most, "{claim:?} {how:?}: {took:?}");
         }
     }
+}
+
+/// A call that waits for Consul, and its time limit.
+#[derive(Clone, Copy, Debug)]
+enum Verb {
+    Try,
+    WaitFor(Duration),
+    Release,
+    FencedPut,
+    Stop,
+}
+
+fn no_call_blocks_longer_than_its_timeout() {
+    let verbs = [
+        Verb::Try,
+        Verb::WaitFor(Duration::from_millis(700)),
+        Verb::WaitFor(Duration::from_secs(4)),
+        Verb::Release,
+        Verb::FencedPut,
+        Verb::Stop,
+    ];
+    let kinds = [Break::Cut, Break::Silent, REFUSALS[3], REFUSALS[5], Break::Refused(500, "no")];
+    let mut broken = 0;
+    for claim in [Claim::Lock, Claim::Permit] {
+        for verb in verbs {
+            for how in kinds {
+                for paths in ["", "/v1/txn", "/v1/kv", "/v1/session"] {
+                    for (is_applied, is_taken) in [(false, false), (true, false), (false, true)] {
+                        for nth in 0..5 {
+                            let lasts = Duration::from_secs(3600);
+                            let cut = Cut { nth, is_applied, how, paths, lasts };
+                            broken += usize::from(takes_its_time(claim, verb, is_taken, cut));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(broken > 500, "{broken}");
+}
+
+/// Whether the connection broke during the call.
+fn takes_its_time(claim: Claim, verb: Verb, is_taken: bool, cut: Cut) -> bool {
+    let world = Simulated::new();
+    let (process, breaking, running) = program(&world, Profile::standard());
+    world.clock.advance(Duration::from_secs(1));
+    let timeout = process.client().settings().timeout;
+    let acquires = matches!(verb, Verb::Try | Verb::WaitFor(_));
+    let lease = match acquires {
+        true => None,
+        false => Some(world.run(claim.acquire(&process, Wait::Forever)).expect("it is free")),
+    };
+    if acquires && is_taken {
+        let other = world.process();
+        let held = world.run(claim.acquire(&other, Wait::Forever)).expect("it is free");
+        world.keep(&held);
+    }
+    breaking.arm(cut);
+    let begun = world.clock.now();
+    let limit = match (verb, &lease) {
+        (Verb::Try, _) => {
+            drop(world.run(claim.acquire(&process, Wait::Once)));
+            timeout
+        }
+        (Verb::WaitFor(limit), _) => {
+            drop(world.run(claim.acquire(&process, Wait::For(limit))));
+            limit
+        }
+        (Verb::Release, Some(lease)) => {
+            drop(world.run(lease.release()));
+            timeout
+        }
+        (Verb::FencedPut, Some(lease)) => {
+            drop(world.run(lease.fenced_put("data", b"1".to_vec())));
+            process.profile().in_flight
+        }
+        (_, lease) => {
+            world.clock.cancel(running);
+            lease.iter().for_each(|lease| lease.give_up());
+            drop(world.run(process.deregister()));
+            timeout
+        }
+    };
+    let took = world.clock.now() - begun;
+    assert!(took <= limit, "{claim:?} {verb:?} {is_taken} {cut:?}: {took:?}");
+    breaking.until().is_some()
 }

@@ -3,6 +3,7 @@
 //! answer 500 or restart. Random histories are in `simulation`, the specs of the Lua API in `spec`.
 
 mod cuts;
+mod many;
 mod on_a_clock;
 mod on_sockets;
 mod refused;
@@ -31,6 +32,7 @@ const SLACK: Duration = Duration::from_secs(3);
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
     cuts::add_to(&mut trials);
+    many::add_to(&mut trials);
     on_a_clock::add_to(&mut trials);
     on_sockets::add_to(&mut trials);
     refused::add_to(&mut trials);

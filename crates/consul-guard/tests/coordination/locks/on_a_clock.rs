@@ -1049,12 +1049,19 @@ fn other_program_and_waiter(_: &Simulated) {
 /// What an answer to a read becomes: by the path and query, the answer, and the fencing token of the holder.
 type Wrong = fn(&str, &Response<Bytes>, u64) -> Response<Bytes>;
 
-/// A transport whose answers to linearizable reads, and to renewals, are changed while there is a change.
+/// A transport whose answers to linearizable reads, to transactions that only read and to renewals are changed while
+/// there is a change.
 #[derive(Debug)]
 struct Changes {
     transport: SimTransport,
     wrong: Mutex<Option<(Wrong, u64)>>,
     renewals: AtomicU64,
+}
+
+impl Changes {
+    fn set(&self, wrong: Option<(Wrong, u64)>) {
+        *self.wrong.lock().expect("no panic") = wrong;
+    }
 }
 
 impl Transport for Changes {
@@ -1134,34 +1141,61 @@ fn is_read(target: &str) -> bool {
     target.starts_with("/v1/kv/")
 }
 
+fn is_renewal(target: &str) -> bool {
+    target.starts_with("/v1/session/renew")
+}
+
+/// Of a transaction: with the results of another session's key, so that the lease is looked at alone.
+fn of_another(answer: &Response<Bytes>) -> Response<Bytes> {
+    let mut results: serde_json::Value = serde_json::from_slice(answer.body()).expect("JSON");
+    for result in results["Results"].as_array_mut().into_iter().flatten() {
+        if let Some(session) = result["KV"].get_mut("Session") {
+            *session = "another".into();
+        }
+    }
+    let mut answer = answer.clone();
+    *answer.body_mut() = results.to_string().into();
+    answer
+}
+
+/// A transaction of which an operation was refused.
+fn refused_at(place: usize, what: &str) -> Response<Bytes> {
+    refused_transaction(&serde_json::json!({ "OpIndex": place, "What": what }).to_string())
+}
+
+/// A renewal as it is, and a transaction that proves nothing.
+fn not_proven(target: &str, answer: &Response<Bytes>) -> Response<Bytes> {
+    if is_renewal(target) { answer.clone() } else { of_another(answer) }
+}
+
 const WRONG: &[(&str, Wrong)] = &[
     ("nothing, from before the grant", |target, answer, _| match is_read(target) {
         true => nothing(answer, 1),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("nothing, from the future", |target, answer, _| match is_read(target) {
         true => nothing(answer, 99_999),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("nothing, without a leader", |target, answer, _| match is_read(target) {
         true => with(&nothing(answer, 99_999), &LEADERLESS),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("nothing, the leader was not heard", |target, answer, _| match is_read(target) {
         true => with(&nothing(answer, 99_999), &LEADERLESS[1..]),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("nothing, of a cache", |target, answer, _| match is_read(target) {
         true => with(&nothing(answer, 99_999), &[("age", "30")]),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("the keys before the grant", |target, answer, token| match is_read(target) {
         true => free(answer, Some(token - 1)),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("the keys, free", |target, answer, _| match is_read(target) {
         true => free(answer, None),
-        false => answer.clone(),
+        false => not_proven(target, answer),
     }),
     ("no session to renew", without_session),
 ];
@@ -1196,14 +1230,14 @@ fn wrong_proofs(_: &Simulated) {
             for (lease, other) in [(&lock, &permit), (&permit, &lock)] {
                 world.keep(lease);
                 world.clock.advance(Duration::from_secs(1));
-                *changes.wrong.lock().expect("no panic") = Some((*wrong, lease.token()));
+                changes.set(Some((*wrong, lease.token())));
                 let lasts = Duration::from_millis(ms);
                 let until = lasts.min(process.profile().lease);
                 world.clock.advance(until);
                 let is_proven = lasts == until || *what == "no session to renew";
                 assert_eq!(lease.is_held(), is_proven, "{what}, {ms} ms");
                 world.clock.advance(lasts - until);
-                *changes.wrong.lock().expect("no panic") = None;
+                changes.set(None);
                 world.clock.advance(Duration::from_secs(5));
                 let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
                 let is_lost = events.iter().any(|event| matches!(event, Event::Lost(_)));
@@ -1212,13 +1246,13 @@ fn wrong_proofs(_: &Simulated) {
             }
             world.run(lock.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
             // Nor does such an answer to its release leave the permit taken.
-            *changes.wrong.lock().expect("no panic") = Some((*wrong, permit.token()));
+            changes.set(Some((*wrong, permit.token())));
             let world = &world;
             world.clock.spawn({
                 let (clock, changes) = (world.clock.clone(), Arc::clone(&changes));
                 async move {
                     clock.sleep(Duration::from_millis(200)).await;
-                    *changes.wrong.lock().expect("no panic") = None;
+                    changes.set(None);
                 }
             });
             world.run(permit.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -1241,12 +1275,12 @@ fn unconfirmed_loss(world: &Simulated) {
         without_transaction(target, &without_session(target, answer, token))
     };
     for (wrong, is_proven) in [(free_keys, false), (no_session, true)] {
-        *changes.wrong.lock().expect("no panic") = Some((wrong, 0));
+        changes.set(Some((wrong, 0)));
         world.clock.advance(Duration::from_secs(10));
         for lease in [&lock, &permit] {
             assert_eq!((lease.has_ended(), lease.is_held()), (false, is_proven));
         }
-        *changes.wrong.lock().expect("no panic") = None;
+        changes.set(None);
         world.clock.advance(Duration::from_secs(2));
         assert!(lock.is_held() && permit.is_held());
     }
@@ -1266,22 +1300,22 @@ fn proof_without_leader(world: &Simulated) {
         |_, answer, _| with(answer, &[("age", "1")]),
     ];
     for (place, wrong) in headers.into_iter().enumerate() {
-        *changes.wrong.lock().expect("no panic") = Some((wrong, 0));
+        changes.set(Some((wrong, 0)));
         world.clock.advance(process.profile().lease * 2);
         assert!(!lock.is_held() && !permit.is_held(), "{place}");
-        *changes.wrong.lock().expect("no panic") = None;
+        changes.set(None);
         world.clock.advance(Duration::from_secs(2));
         assert!(lock.is_held() && permit.is_held(), "{place}");
     }
     // A proxy may drop them.
-    *changes.wrong.lock().expect("no panic") = Some((
+    changes.set(Some((
         |_, answer, _| {
             let mut answer = answer.clone();
             LEADERLESS.iter().for_each(|(name, _)| drop(answer.headers_mut().remove(*name)));
             answer
         },
         0,
-    ));
+    )));
     world.clock.advance(Duration::from_secs(10));
     assert!(lock.is_held() && permit.is_held());
 }
@@ -1308,12 +1342,13 @@ fn hidden_permit(world: &Simulated) {
     world.keep(&permit);
     let hidden: Wrong = |target, answer, _| match is_read(target) {
         true => with(&nothing(answer, 99_999), &[("x-consul-results-filtered-by-acls", "true")]),
-        false => answer.clone(),
+        false if is_renewal(target) => answer.clone(),
+        false => refused_at(1, "Permission denied"),
     };
-    *changes.wrong.lock().expect("no panic") = Some((hidden, 0));
+    changes.set(Some((hidden, 0)));
     world.clock.advance(Duration::from_secs(10));
     assert!(!permit.has_ended() && !permit.is_held());
-    *changes.wrong.lock().expect("no panic") = None;
+    changes.set(None);
     world.clock.advance(Duration::from_secs(1));
     assert!(permit.is_held());
 }

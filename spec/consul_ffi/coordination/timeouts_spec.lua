@@ -1,0 +1,127 @@
+-- No call blocks longer than its timeout, in whatever way Consul does not answer: exact, on a clock that the calls advance.
+local consul_ffi = require("consul_ffi")
+local support = require("spec.support")
+
+local TIMEOUT_S = 2
+
+-- Ways not to answer the client "p". Others are answered.
+local SILENCES = {
+  ["no answer"] = { partition = true },
+  ["broken connections"] = { drop_before = 1 },
+  ["lost answers"] = { drop_after = 1 },
+  ["slow answers"] = { latency_ms = 60000 },
+  ["an error"] = { status = 500 },
+  ["a refusal"] = { status = 403 },
+  ["no leader"] = { no_leader = true },
+  ["a leader that is cut off"] = { isolated_leader = true },
+}
+
+for name, fault in pairs(SILENCES) do
+  describe("no call blocks longer than its timeout: " .. name, function()
+    local simulate, sim, client
+
+    local function connect(client_name)
+      return consul_ffi.new({
+        simulate = simulate,
+        client_name = client_name,
+        timeout = TIMEOUT_S * 1000,
+        log_level = "OFF",
+      })
+    end
+
+    local function begin()
+      simulate = support.name("silent")
+      sim = consul_ffi.simulator(simulate, { clock = "manual", seed = 1 })
+      client = connect("p")
+    end
+
+    before_each(begin)
+
+    -- Fails if the call takes longer than the limit while Consul does not answer.
+    local function takes_at_most(limit_s, call)
+      sim:fault(support.merged(fault, { clients = { "p" } }))
+      local before = sim:now()
+      call()
+      local took = sim:now() - before
+      assert.is_true(took <= limit_s + 0.05, ("%.3f s of %s s"):format(took, limit_s))
+      sim:clear_faults()
+    end
+
+    local function objects()
+      return { client:lock("dir/k"), client:semaphore("permits", 1) }
+    end
+
+    it("acquire, with wait_s and one try", function()
+      for _, object in ipairs(objects()) do
+        for _, wait_s in ipairs({ 0.5, 1, 3, 8 }) do
+          takes_at_most(wait_s, function()
+            object:acquire({ wait_s = wait_s })
+          end)
+          object:release()
+        end
+        takes_at_most(TIMEOUT_S, function()
+          object:acquire({ try = true })
+        end)
+        object:release()
+      end
+    end)
+
+    it("acquire of what another holds", function()
+      local other = connect("other")
+      for i, object in ipairs({ other:lock("dir/k"), other:semaphore("permits", 1) }) do
+        assert(object:acquire())
+        for _, wait_s in ipairs({ 1, 7 }) do
+          takes_at_most(wait_s, function()
+            assert.is_false((objects()[i]:acquire({ wait_s = wait_s })))
+          end)
+        end
+      end
+    end)
+
+    it("release and fenced_put", function()
+      for _, object in ipairs(objects()) do
+        assert(object:acquire())
+        takes_at_most(TIMEOUT_S, function()
+          object:fenced_put("data", "1")
+        end)
+        takes_at_most(TIMEOUT_S, function()
+          object:release()
+        end)
+      end
+    end)
+
+    it("close, and garbage", function()
+      local held = {}
+      for i = 1, 20 do
+        held[i] = client:lock("dir/" .. i)
+        assert(held[i]:acquire())
+      end
+      takes_at_most(0, function()
+        held[1]:close()
+        held = nil
+        collectgarbage()
+        collectgarbage()
+        client:close()
+      end)
+    end)
+
+    it("hand_over and stop of a node", function()
+      for _, verb in ipairs({ "hand_over", "stop" }) do
+        begin()
+        local node = support.node("nodes", "n1", {
+          simulate = simulate,
+          client_name = "p",
+          timeout = TIMEOUT_S * 1000,
+          log_level = "OFF",
+        })
+        assert(node:start())
+        sim:advance(3)
+        assert.is_true(node:is_leader_node())
+        takes_at_most(({ hand_over = 0, stop = TIMEOUT_S })[verb], function()
+          node[verb](node)
+        end)
+        node:close()
+      end
+    end)
+  end)
+end
