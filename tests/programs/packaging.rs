@@ -32,8 +32,8 @@ const GUARDED: &str = "require('consul_ffi').new({ guard = true }) print('guarde
 
 const LARGEST_MODULE: u64 = 16_000_000;
 
-/// The aim is 1 MB; TLS alone takes more than half of it.
-const LARGEST_GUARD: u64 = 1_600_000;
+/// Half of it is TLS, and a quarter is the rows by which it knows Consul's answers.
+const LARGEST_GUARD: u64 = 2_200_000;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -96,7 +96,8 @@ pub fn workers_share(unpacked: &Path) -> Outcome {
     for service in 1..=SERVICES {
         becomes(&nginx, service, &ports(service))?;
     }
-    check(nginx.waiting()? <= 8, &format!("{} connections", nginx.waiting()?))?;
+    // Of the worker that reads, and of one that did before, if it was too slow.
+    check(nginx.waiting()? < SERVICES, &format!("{} connections", nginx.waiting()?))?;
     let mut slowest = Duration::ZERO;
     for service in 1..=5 {
         let begun = Instant::now();

@@ -713,6 +713,10 @@ fn an_answer_about_what_the_body_does_not_name_is_refused() {
         Value::Map(members.iter().map(|(name, it)| ((*name).to_owned(), (*it).into())).collect())
     };
     let question = object(&[("resource", "key"), ("segment", "a"), ("access", "write")]);
+    let all = object(&[("resource", "operator"), ("segment", ""), ("access", "read")]);
+    let of_all = r#"{"Resource":"operator","Access":"read","Allow":true}"#;
+    let of_all_named = r#"{"Resource":"operator","Segment":"","Access":"read","Allow":true}"#;
+    let of_two = vec![question.clone(), all];
     for (method, body, answer, is_taken) in [
         ("acl_authorize", Value::List(vec![question.clone()]), format!("[{one}]"), true),
         ("acl_authorize", Value::List(vec![question.clone()]), "[]".to_owned(), false),
@@ -724,6 +728,8 @@ fn an_answer_about_what_the_body_does_not_name_is_refused() {
             false,
         ),
         ("acl_authorize", Value::List(Vec::new()), "[]".to_owned(), true),
+        ("acl_authorize", Value::List(of_two.clone()), format!("[{one},{of_all}]"), true),
+        ("acl_authorize", Value::List(of_two), format!("[{one},{of_all_named}]"), true),
         (
             "acl_policy_create",
             object(&[("Name", "p")]),

@@ -281,6 +281,9 @@ fn a_permit_whose_document_acls_hide_suspends_no_other() {
     assert!(permits[7].is_held());
 }
 
+/// By key.
+type Acquired = BTreeMap<String, (Instant, Arc<Lease>)>;
+
 /// Many waiters of one process, each for a lock of another one, with a latency of 1 ms; what each has acquired, and when.
 struct Waiting {
     world: Simulated,
@@ -288,7 +291,7 @@ struct Waiting {
     held: Vec<Arc<Lease>>,
     waiter: Arc<Presence>,
     counting: Arc<Counting>,
-    acquired: Arc<Mutex<BTreeMap<String, (Instant, Arc<Lease>)>>>,
+    acquired: Arc<Mutex<Acquired>>,
 }
 
 impl Waiting {

@@ -44,6 +44,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_key_that_is_not_a_lock_is_left_alone", other_flags),
     ("a_key_that_an_operator_has_changed_is_taken_when_nobody_holds_it", operated),
     ("a_document_that_was_overwritten_is_replaced_when_nobody_holds_a_permit", operated_semaphore),
+    ("a_document_that_was_overwritten_stays_while_another_contends", operated_semaphore_of_others),
     ("another_limit_of_a_semaphore_counts_when_nobody_holds_a_permit", another_limit),
     ("a_proof_counts_from_its_start", slow_proofs),
     ("a_waiting_program_sends_little", waiting_sends_little),
@@ -52,6 +53,7 @@ const TESTS: &[(&str, Test)] = &[
     ("renewals_follow_the_ttl_of_the_reply", renewals),
     ("between_two_lost_races_there_is_a_pause", lost_races),
     ("answers_of_another_program_end_no_lock_and_no_permit", other_program),
+    ("a_process_whose_agent_is_another_program_goes_to_the_next_one", other_program_as_agent),
     ("answers_of_another_program_end_no_wait_for_a_lock", other_program_and_waiter),
     ("sessions_that_end_at_once_are_made_ever_less_often", useless_sessions),
     ("answers_that_are_not_of_the_leader_now_end_no_lock_and_no_permit", wrong_proofs),
@@ -755,7 +757,7 @@ fn operated(world: &Simulated) {
 
 /// A document of a semaphore that is none any more, and no contender of it.
 fn operated_semaphore(world: &Simulated) {
-    for document in ["", "data", "{}"] {
+    for document in ["", "data", "{}", r#"{"Limit":2,"Holders":{}}"#] {
         let (one, two) = (world.process(), world.process());
         let first = world.run(permit(&one, 2, Wait::Forever)).expect("a permit is free");
         world.keep(&first);
@@ -771,6 +773,16 @@ fn operated_semaphore(world: &Simulated) {
         let next = world.run(permit(&two, 2, limit)).expect("nobody holds one");
         world.run(next.release()).expect("an answer");
     }
+}
+
+/// The other contender may hold a permit that the document has lost.
+fn operated_semaphore_of_others(world: &Simulated) {
+    let two = world.process();
+    world.run(hold_as_the_go_client(&two));
+    let put = Args::new().arg("permits/.lock").arg("data");
+    world.run(call(two.client(), "kv_put", put));
+    let error = world.run(permit(&two, 1, Wait::For(two.profile().lock_delay * 10)));
+    assert_eq!(error.expect_err("another contender").kind(), Kind::Conflict);
 }
 
 fn another_limit(world: &Simulated) {
@@ -994,6 +1006,32 @@ fn behind(world: &Simulated) -> (Arc<Presence>, Between) {
     let between = Between::new(&world.agent, "between");
     let transport = between.clone();
     (world.process_behind(|_| Arc::new(transport)), between)
+}
+
+fn other_program_as_agent(_: &Simulated) {
+    // An agent that has registered a service says nothing, too.
+    for answer in ANSWERS.iter().filter(|(status, body)| (*status, *body) != (200, "")) {
+        let world = Simulated::new();
+        let between = Between::new(&world.agent, "between");
+        let transports: Vec<Arc<dyn Transport>> = vec![
+            Arc::new(between.clone()),
+            Arc::new(SimTransport::new(Arc::clone(&world.agent), "simulated")),
+        ];
+        let clock = Arc::new(world.clock.clone());
+        let client = Client::new(transports, settings(None), clock, fastrand::Rng::with_seed(1));
+        let process = world.running(present(client, Profile::standard()));
+        for is_registered in [false, true] {
+            between.set(Some(("/v1/agent/", *answer)));
+            if is_registered {
+                world.clock.advance(process.profile().check_ttl * 3);
+            }
+            let limit = Wait::For(process.profile().takeover() * 2);
+            let lease = world.run(acquire(&process, limit));
+            let lease = lease.unwrap_or_else(|error| panic!("{answer:?}: {error}"));
+            world.run(lease.release()).expect("an answer");
+            between.set(None);
+        }
+    }
 }
 
 fn other_program(_: &Simulated) {
