@@ -4,6 +4,7 @@ use super::ending::{Ending, Holding};
 use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
 use super::profile::SESSION_TTL_MULTIPLIER;
+use super::proofs::MAX_OPERATIONS;
 use super::{Grant, Operation, Proof, modify_index, semaphore, set, transact};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -399,8 +400,7 @@ impl Lease {
     /// Proves it by reads of its own while transactions with others do not. Returns why it is lost.
     async fn prove_alone(&self) -> String {
         let usual = self.presence.profile().proof_interval();
-        let (mut before, mut is_doubted, mut interval) = (None, false, usual);
-        let mut refused_since = None;
+        let (mut before, mut is_doubted, mut refused_since) = (None, false, None);
         loop {
             let why_alone = self.is_alone().await;
             let begun = self.now();
@@ -433,13 +433,11 @@ impl Lease {
                     }
                     let is_over = refused_since.map(|since| since + self.longest_session());
                     let is_over = is_over.filter(|at| *at > self.now());
-                    let next = begun + interval;
+                    let next = begun + self.pause_alone();
                     self.sleep_until(is_over.map_or(next, |at| at.min(next))).await;
-                    interval = (interval * 2).min(self.presence.profile().lease / 2);
                     continue;
                 }
             };
-            interval = usual;
             match outcome {
                 Ok(None) => {
                     (before, is_doubted, refused_since) = (None, false, None);
@@ -464,6 +462,14 @@ impl Lease {
             }
             self.sleep_until(begun + usual).await;
         }
+    }
+
+    /// The pause after a failed read of its own: the longer the more leases there are, of which each may make them.
+    fn pause_alone(&self) -> Duration {
+        let (profile, leases) = (self.presence.profile(), self.presence.proofs.count());
+        let usual = profile.proof_interval();
+        let pause = usual * leases.div_ceil(MAX_OPERATIONS) as u32;
+        pause.clamp(usual, usual.max(profile.lease / 2))
     }
 
     fn note_failure(&self, error: &Error) {

@@ -59,6 +59,11 @@ impl Proofs {
         self.added.notify_one();
     }
 
+    /// How many leases there are, those that have just ended with them.
+    pub fn count(&self) -> usize {
+        lock(&self.leases).len()
+    }
+
     /// The leases that are proven together.
     fn together(&self) -> Vec<Arc<Lease>> {
         let mut leases = lock(&self.leases);

@@ -38,6 +38,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -215,10 +216,7 @@ async fn accept(
             };
             match place {
                 Some(None) => refuse(stream).await,
-                place => {
-                    connection(answers, address, stream).await;
-                    drop(place);
-                }
+                place => connection(answers, address, place.flatten(), stream).await,
             }
         });
     }
@@ -421,11 +419,18 @@ impl AsyncWrite for Joined {
     }
 }
 
-async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: Box<dyn Stream>) {
+async fn connection(
+    answers: Arc<impl Answer>,
+    address: Option<IpAddr>,
+    place: Option<Place>,
+    stream: Box<dyn Stream>,
+) {
     let address: Arc<str> = address.map_or_else(String::new, |address| address.to_string()).into();
-    let heads = HeadTimer::new(HEAD_TIMEOUT);
-    let service = service_fn(|request| {
-        answer(Arc::clone(&answers), Arc::clone(&address), heads.clone(), request)
+    let (heads, place) = (HeadTimer::new(HEAD_TIMEOUT), Arc::new(place));
+    let service = service_fn(|request: Request<Incoming>| {
+        let place = can_wait(&request).then(|| Arc::clone(&place));
+        let answer = answer(Arc::clone(&answers), Arc::clone(&address), heads.clone(), request);
+        Answering { answer: Some(Box::pin(answer)), place }
     });
     let served = http1::Builder::new()
         .timer(heads.clone())
@@ -437,6 +442,46 @@ async fn connection(answers: Arc<impl Answer>, address: Option<IpAddr>, stream: 
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+fn can_wait(request: &Request<Incoming>) -> bool {
+    let parameters = request.uri().query().unwrap_or_default().split('&');
+    parameters.into_iter().any(|parameter| parameter.starts_with("index="))
+}
+
+/// An answer. If its query waits when the connection is closed, the connection counts until it has ended.
+///
+/// Source: hashicorp/consul#8524; measured on 1.8.7 and 1.21.0.
+struct Answering<F: Future<Output: Send> + Send + 'static> {
+    answer: Option<Pin<Box<F>>>,
+    /// That of the connection, if the query can wait.
+    place: Option<Arc<Option<Place>>>,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Answering<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(answer) = &mut self.answer else { return Poll::Pending };
+        let answered = answer.as_mut().poll(context);
+        if answered.is_ready() {
+            self.answer = None;
+        }
+        answered
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Answering<F> {
+    fn drop(&mut self) {
+        if let (Some(answer), Some(place)) = (self.answer.take(), self.place.take())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                drop(answer.await);
+                drop(place);
+            });
+        }
     }
 }
 

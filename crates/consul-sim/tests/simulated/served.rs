@@ -55,6 +55,8 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, name, the_limits_of_a_request_are_documented);
     let name = "too_many_connections_get_the_same_answer [1.21]";
     trials.add_unless(missing, name, too_many_connections);
+    let name = "waits_of_connections_that_were_closed_count_until_they_end [1.21]";
+    trials.add_unless(missing, name, waits_that_are_left);
     trials
 }
 
@@ -540,7 +542,7 @@ fn a_chunked_upload_is_stored() -> Outcome {
 fn leaving_in_the_middle() -> Outcome {
     let served = Served::start()?;
     for part in [
-        &b"GET /v1/kv/a?index=1000&wait=5m HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        &b"GET /v1/kv/a?index=1000&wait=1s HTTP/1.1\r\nHost: a\r\n\r\n"[..],
         b"PUT /v1/kv/a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc",
         b"PUT /v1/kv/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab",
         b"GET /v1/kv",
@@ -612,6 +614,38 @@ fn one_too_many(address: SocketAddr) -> Result<Said, Failed> {
     let said = talk(address, b"")?;
     drop(held);
     Ok(said)
+}
+
+fn waits_that_are_left() -> Outcome {
+    let real = RealConsul::start("1.21")?;
+    let served = Served::start()?;
+    for address in [real_address(&real)?, served.address] {
+        let index = talk(address, &request("GET", "/v1/kv/?keys", "", ""))?;
+        let index = index.text.lines().find_map(|line| line.strip_prefix("X-Consul-Index: "));
+        let index = index.ok_or("no index")?.to_owned();
+        let path = format!("/v1/kv/left?index={index}&wait=10m");
+        let wait = request("GET", &path, "", "");
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(&wait)?;
+            // Not before its query waits.
+            stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+            if let Ok(read) = stream.read(&mut [0; 1]) {
+                return Err(format!("{address}: a query that does not wait: {read}").into());
+            }
+            held.push(stream);
+        }
+        drop(held);
+        for _ in 0..10 {
+            let said = talk(address, b"")?;
+            if said.statuses != [429] {
+                return Err(format!("{address}: {said:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(())
 }
 
 fn leaving_ends_it() -> Outcome {
