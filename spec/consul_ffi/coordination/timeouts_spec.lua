@@ -1,4 +1,5 @@
--- No call blocks longer than its timeout, in whatever way Consul does not answer: exact, on a clock that the calls advance.
+-- No call blocks longer than its timeout, in whatever way Consul does not answer: exact, on a clock that the calls
+-- advance.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 
