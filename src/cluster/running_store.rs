@@ -167,7 +167,7 @@ fn served(store: Weak<Store>) -> Service {
         let store = store.upgrade();
         if let Some((store, holder)) = store.as_ref().and_then(|it| Some((it, it.holder()?))) {
             let options = store.options();
-            return service(holder, options.shards, options.quorums.replicas)(body);
+            return service(holder, options.shards)(body);
         }
         let why = match store.map(|store| store.checked()) {
             Some(Err(error)) => format!("its store cannot be used: {error}"),

@@ -29,6 +29,10 @@ pub enum Event {
     Resumed,
     /// The shard map is frozen because these members vanished at once; empty: it is thawed.
     Frozen(Vec<String>),
+    /// An operator changes the numbers of replicas of a store: its name, and what they are to be.
+    StoreChanges(String),
+    /// A store has other numbers of replicas: its name, and what they are.
+    StoreChanged(String),
     /// This node has stopped for this reason. It is the last event.
     Stopped(String),
 }
@@ -45,6 +49,8 @@ impl Event {
             Event::Resumed => "resumed",
             Event::Frozen(ids) if ids.is_empty() => "thawed",
             Event::Frozen(_) => "frozen",
+            Event::StoreChanges(_) => "store_changes",
+            Event::StoreChanged(_) => "store_changed",
             Event::Stopped(_) => "stopped",
         }
     }
@@ -57,6 +63,7 @@ impl Event {
             Event::ShardsChanged(epoch) => epoch.to_string(),
             Event::Suspended | Event::Resumed => String::new(),
             Event::Frozen(ids) => ids.join(", "),
+            Event::StoreChanges(what) | Event::StoreChanged(what) => what.clone(),
             Event::Stopped(why) => why.clone(),
         }
     }

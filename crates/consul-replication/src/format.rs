@@ -4,7 +4,7 @@
 //! Numbers have a fixed length and are little-endian; bytes, texts and lists begin with their length, what
 //! is optional with 0 or 1, and what has several forms with the form's number.
 
-use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
+use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Sizes, Slot, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::record::{HybridTime, Range, Record, Version};
 use bytes::Bytes;
@@ -253,7 +253,8 @@ impl<A: Field, B: Field> Field for (A, B) {
 structures! {
     Request { store shard entry action }
     Reply { time outcome }
-    Entry { epoch slots unproven }
+    Entry { epoch slots quorums changing unproven }
+    Sizes { write read }
     Slot { holder change }
     Place { node disk is_first }
     Change { kind to since lost unites }

@@ -6,7 +6,8 @@
 //!
 //! **The invariant**, for each shard: each acknowledged write is on the counting disks of at least W of
 //! its N slots. A holder counts if a mark on its own disk says that it is whole, the map's entry names
-//! this disk, it is not sealed, and its epoch of the shard is the request's.
+//! this disk, it is not sealed, and its epoch of the shard is the request's. While N, W and R change, W is the smaller
+//! one of before and after ([`numbers`]).
 //!
 //! Nothing here does I/O of its own: nodes are reached through [`peers::Peers`], records are kept in a
 //! [`storage::Storage`], time and tasks come from a [`peers::Runtime`].
@@ -30,6 +31,7 @@ mod format;
 pub mod holder;
 pub mod map;
 pub mod message;
+pub mod numbers;
 pub mod peers;
 pub mod placement;
 pub mod plan;

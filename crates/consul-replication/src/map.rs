@@ -50,10 +50,43 @@ pub struct Entry {
     pub epoch: u64,
     /// The N slots.
     pub slots: Vec<Slot>,
+    /// W and R.
+    pub quorums: Sizes,
+    /// While N, W or R of the store change: the sizes that count for what was written and answered until now, in older
+    /// entries too (see [`numbers`](super::numbers)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changing: Option<Sizes>,
     /// Below this version a replica's horizon does not prove that what it lacks was deleted: the replicas were made
     /// without others, whose loss an operator has accepted, and one of those may come back with its records.
     #[serde(default, skip_serializing_if = "Version::is_lowest")]
     pub unproven: Version,
+}
+
+/// The sizes of a shard's quorums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sizes {
+    /// W: how many replicas store a write before it is acknowledged.
+    pub write: usize,
+    /// R: how many replicas answer a read.
+    pub read: usize,
+}
+
+impl Sizes {
+    /// A majority of this many replicas for each.
+    pub fn majorities(replicas: usize) -> Self {
+        let majority = replicas / 2 + 1;
+        Sizes { write: majority, read: majority }
+    }
+
+    /// The larger of each.
+    pub fn max(self, other: Sizes) -> Self {
+        Sizes { write: self.write.max(other.write), read: self.read.max(other.read) }
+    }
+
+    /// The smaller one of the two.
+    pub fn least(self) -> usize {
+        self.write.min(self.read)
+    }
 }
 
 /// One of the N places of a shard.
@@ -150,9 +183,36 @@ impl Slot {
 }
 
 impl Entry {
-    /// An entry of which no loss was accepted.
+    /// An entry of which no loss was accepted, with majorities for writes and reads.
     pub fn new(epoch: u64, slots: Vec<Slot>) -> Self {
-        Entry { epoch, slots, unproven: Version::default() }
+        let quorums = Sizes::majorities(slots.len());
+        Entry { epoch, slots, quorums, changing: None, unproven: Version::default() }
+    }
+
+    /// The same entry with other quorums.
+    pub fn with_quorums(self, quorums: Sizes) -> Self {
+        Entry { quorums, ..self }
+    }
+
+    /// The smallest quorums that may have been in use until now: each acknowledged write is on W of them at
+    /// least, and an older entry needs R for a read.
+    pub fn lasting(&self) -> Sizes {
+        self.changing.unwrap_or(self.quorums)
+    }
+
+    /// The slots that never had a replica: nothing was written to them.
+    pub fn vacant(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.is_vacant()).count()
+    }
+
+    /// How many other slots a failover fences, vacant ones among them: without these no quorum is left in older epochs.
+    pub fn fenced(&self) -> usize {
+        (self.slots.len() + 1).saturating_sub(self.lasting().least())
+    }
+
+    /// How many other slots a failover copies, vacant ones among them: each acknowledged write is on one of these.
+    pub fn copied(&self) -> usize {
+        (self.slots.len() + 1).saturating_sub(self.lasting().write)
     }
 
     /// The replicas that count, with the numbers of their slots.
@@ -218,18 +278,12 @@ pub struct Quorums {
 impl Quorums {
     /// Majorities of this many replicas for writes and reads.
     pub fn majorities(replicas: usize) -> Self {
-        let majority = replicas / 2 + 1;
-        Quorums { replicas, write: majority, read: majority }
+        let Sizes { write, read } = Sizes::majorities(replicas);
+        Quorums { replicas, write, read }
     }
 
-    /// How many other slots a failover fences: so many that without them no quorum is left in older
-    /// epochs.
-    pub fn fenced(self) -> usize {
-        self.replicas - self.write.min(self.read) + 1
-    }
-
-    /// How many slots a failover copies: so many that each acknowledged write is on one of them.
-    pub fn copied(self) -> usize {
-        self.replicas - self.write + 1
+    /// W and R.
+    pub fn sizes(self) -> Sizes {
+        Sizes { write: self.write, read: self.read }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
 use super::record::Version;
+use super::rules::{Rule, Rules};
 use super::state::{Doubt, Report};
 use crate::placement::Candidate;
 use crate::placement::rebalancer::{self, Assignment};
@@ -75,7 +76,7 @@ pub enum Presence {
 pub struct Planner<'a> {
     /// The nodes.
     pub members: &'a [Member],
-    /// N, W and R.
+    /// N, W and R as they are wanted.
     pub quorums: Quorums,
     /// Whether new changes may be planned: not while the map is frozen.
     pub may_plan: bool,
@@ -85,6 +86,8 @@ pub struct Planner<'a> {
     pub accepted: &'a Accepted,
     /// Above the versions of all writes until now.
     pub now: Version,
+    /// The rules in force.
+    pub rules: Rules,
 }
 
 /// The replicas of each shard whose loss an operator has accepted: those that were missing then.
@@ -100,7 +103,7 @@ impl Map {
             let slot = |place: usize| Slot::of(members[place].place(true));
             let mut slots: Vec<Slot> = places.into_iter().map(slot).collect();
             slots.resize_with(planner.quorums.replicas, Slot::default);
-            Entry::new(version, slots)
+            Entry::new(version, slots).with_quorums(planner.quorums.sizes())
         };
         Map { version, shards: placed.into_iter().map(entry).collect() }
     }
@@ -114,21 +117,21 @@ impl Map {
         let fences = plan.fences();
         let version = self.version.max(fences.values().copied().max().unwrap_or(0)) + 1;
         let settled = self.shards.iter().enumerate();
-        let mut slots: Vec<Vec<Slot>> =
+        let mut entries: Vec<Entry> =
             settled.map(|(shard, entry)| plan.settled(shard as u32, entry, version)).collect();
         if planner.may_plan {
-            plan.place(&mut slots, version);
-            plan.replace(&mut slots, version);
+            plan.place(&mut entries, version);
+            plan.replace(&mut entries, version);
         }
-        for (shard, slots) in slots.iter_mut().enumerate() {
-            plan.note_losses(shard as u32, slots);
+        for (shard, entry) in entries.iter_mut().enumerate() {
+            plan.note_losses(shard as u32, entry);
         }
-        let shards = self.shards.iter().enumerate().zip(slots).map(|((shard, entry), slots)| {
+        let shards = self.shards.iter().enumerate().zip(entries).map(|((shard, entry), next)| {
             let fence = fences.get(&(shard as u32)).copied().unwrap_or(0);
-            if entry.slots == slots && fence <= entry.epoch {
+            if *entry == next && fence <= entry.epoch {
                 entry.clone()
             } else {
-                let next = Entry { epoch: version, slots, unproven: entry.unproven };
+                let next = Entry { epoch: version, ..next };
                 let shard = shard as u32;
                 match plan.accepts(shard, &entry.slots) || plan.accepts(shard, &next.slots) {
                     true => Entry { unproven: next.unproven.max(planner.now), ..next },
@@ -235,13 +238,16 @@ impl<'a> Plan<'a> {
         is_there && !self.is_whole(shard, slot)
     }
 
-    /// The slots after commits, cancels, and failovers that cannot wait.
-    fn settled(&self, shard: u32, entry: &Entry, version: u64) -> Vec<Slot> {
+    /// The entry after commits, cancels, and failovers that cannot wait.
+    fn settled(&self, shard: u32, entry: &Entry, version: u64) -> Entry {
         let slots = entry.slots.iter();
-        slots.map(|slot| self.settled_slot(shard, slot, &entry.slots, version)).collect()
+        let slots = slots.map(|slot| self.settled_slot(shard, slot, entry, version)).collect();
+        let mut next = Entry { slots, ..entry.clone() };
+        next.quorums = entry.grown(next.slots.len() - next.vacant());
+        next
     }
 
-    fn settled_slot(&self, shard: u32, slot: &Slot, slots: &[Slot], version: u64) -> Slot {
+    fn settled_slot(&self, shard: u32, slot: &Slot, entry: &Entry, version: u64) -> Slot {
         let failover = |to: &NodeId| {
             let change = Change::new(ChangeKind::Failover, to.clone(), version);
             Slot { change: Some(change), ..slot.clone() }
@@ -273,7 +279,7 @@ impl<'a> Plan<'a> {
             ChangeKind::Failover if self.has_returned(shard, slot, change) => cancelled,
             // Another target is chosen among all.
             ChangeKind::Failover
-                if self.planner.may_plan && (is_out || self.has_failed(shard, change, slots)) =>
+                if self.planner.may_plan && (is_out || self.has_failed(shard, change, entry)) =>
             {
                 self.substitute(shard, slot, change).map_or_else(|| slot.clone(), failover)
             }
@@ -294,10 +300,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether the target of a failover makes no progress although all replicas that it copies are there.
-    fn has_failed(&self, shard: u32, change: &Change, slots: &[Slot]) -> bool {
+    fn has_failed(&self, shard: u32, change: &Change, entry: &Entry) -> bool {
+        let slots = &entry.slots;
         let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
         let waits = slots.iter().find(has_source).is_some_and(|slot| {
-            !change.takes_what_is_left() && !self.finds_enough(shard, slots, slot)
+            !change.takes_what_is_left() && !self.finds_enough(shard, entry, slot)
         });
         change.kind == ChangeKind::Failover
             && !waits
@@ -307,36 +314,39 @@ impl<'a> Plan<'a> {
 
     /// Begins failovers whose targets the balance of loads does not give: for a target that has failed, and
     /// for a node that is down, by the word of an operator.
-    fn replace(&self, slots: &mut [Vec<Slot>], version: u64) {
-        for shard in 0..slots.len() {
+    fn replace(&self, entries: &mut [Entry], version: u64) {
+        for shard in 0..entries.len() {
+            let entry = &entries[shard];
+            let is_surplus = entry.slots.len() > self.planner.quorums.replicas;
             let is_due = |slot: &Slot| match (&slot.holder, &slot.change) {
-                (Some(holder), None) => {
-                    self.is_accepted(shard as u32, holder)
-                        && self.presence(&holder.node) == Presence::Down
-                }
-                (_, Some(change)) => self.has_failed(shard as u32, change, &slots[shard]),
+                (Some(holder), None) => match self.presence(&holder.node) {
+                    Presence::Down => self.is_accepted(shard as u32, holder),
+                    Presence::Gone => is_surplus,
+                    Presence::Live => false,
+                },
+                (_, Some(change)) => self.has_failed(shard as u32, change, entry),
                 (None, None) => false,
             };
-            let due = slots[shard].iter().position(is_due);
+            let due = entry.slots.iter().position(is_due);
             let Some((number, to)) =
-                due.and_then(|number| Some((number, self.spare(shard, slots)?)))
+                due.and_then(|number| Some((number, self.spare(shard, entries)?)))
             else {
                 continue;
             };
             let change = Change::new(ChangeKind::Failover, to, version);
-            slots[shard][number].change = Some(change);
+            entries[shard].slots[number].change = Some(change);
         }
     }
 
     /// The live node with the fewest replicas for its weight that has no part in a shard.
-    fn spare(&self, shard: usize, slots: &[Vec<Slot>]) -> Option<NodeId> {
-        let is_named = |node: &str| slots[shard].iter().any(|slot| slot.names(node));
+    fn spare(&self, shard: usize, entries: &[Entry]) -> Option<NodeId> {
         let is_fit = |it: &&Member| {
-            it.presence == Presence::Live && it.weight > 0.0 && !it.is_failing && !is_named(&it.id)
+            let is_named = entries[shard].names(&it.id);
+            it.presence == Presence::Live && it.weight > 0.0 && !it.is_failing && !is_named
         };
+        let slots = || entries.iter().flat_map(|entry| &entry.slots);
         let load = |member: &Member| {
-            let replicas = slots.iter().flatten().filter(|slot| slot.names(&member.id)).count();
-            replicas as f64 / member.weight
+            slots().filter(|slot| slot.names(&member.id)).count() as f64 / member.weight
         };
         let fit = self.planner.members.iter().filter(is_fit);
         let spare = fit.min_by(|one, other| load(one).total_cmp(&load(other)));
@@ -362,12 +372,11 @@ impl<'a> Plan<'a> {
     }
 
     /// Whether a failover of a slot finds as many whole replicas in others as it has to fence.
-    fn finds_enough(&self, shard: u32, slots: &[Slot], slot: &Slot) -> bool {
-        let counts = |other: &&Slot| {
-            let is_whole = other.counting().is_some() && self.is_whole(shard, other);
-            !std::ptr::eq(*other, slot) && (other.is_vacant() || is_whole)
-        };
-        slots.iter().filter(counts).count() >= self.planner.quorums.fenced()
+    fn finds_enough(&self, shard: u32, entry: &Entry, slot: &Slot) -> bool {
+        let is_other = |other: &&Slot| !std::ptr::eq(*other, slot);
+        let counts = |other: &&Slot| other.counting().is_some() && self.is_whole(shard, other);
+        let found = entry.slots.iter().filter(is_other).filter(counts).count();
+        found + entry.vacant() >= entry.fenced()
     }
 
     /// The nodes without which the failovers of a shard bring together what all others have, also those that may
@@ -375,15 +384,16 @@ impl<'a> Plan<'a> {
     ///
     /// Of disks that are lost, also those that are older than they were, there may be as many as the promise allows, if
     /// no machine was restarted; beyond that an operator decides.
-    fn united_without(&self, shard: u32, slots: &[Slot]) -> Option<Vec<NodeId>> {
-        let mut due = slots
+    fn united_without(&self, shard: u32, entry: &Entry) -> Option<Vec<NodeId>> {
+        let mut due = entry
+            .slots
             .iter()
             .filter(|slot| slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover));
-        if due.all(|slot| self.finds_enough(shard, slots, slot)) {
+        if due.all(|slot| self.finds_enough(shard, entry, slot)) {
             return None;
         }
         let (mut without, mut present, mut lost, mut doubted) = (Vec::new(), 0, 0, 0);
-        for slot in slots {
+        for slot in &entry.slots {
             let Some(place) = &slot.holder else {
                 present += 1;
                 continue;
@@ -405,21 +415,21 @@ impl<'a> Plan<'a> {
                 _ => return None,
             }
         }
-        let is_enough = lost == 0 || present >= self.planner.quorums.fenced();
+        let is_enough = lost == 0 || present >= entry.fenced();
         (doubted > 0 && is_enough).then_some(without)
     }
 
     /// Notes in the failovers of a shard which nodes they do not wait for: the ones that are down or have
     /// lost their replicas, as far as an operator has accepted that; and whether they bring together what all
     /// others have.
-    fn note_losses(&self, shard: u32, slots: &mut [Slot]) {
-        let united_without = self.united_without(shard, slots);
-        let lost = slots.iter().filter(|slot| !self.is_whole(shard, slot));
+    fn note_losses(&self, shard: u32, entry: &mut Entry) {
+        let united_without = self.united_without(shard, entry);
+        let lost = entry.slots.iter().filter(|slot| !self.is_whole(shard, slot));
         let lost = lost.filter_map(|slot| slot.holder.as_ref());
         let lost = lost.filter(|place| self.doubt(shard, place).is_none());
         let lost = lost.filter(|place| self.is_accepted(shard, place));
         let lost: Vec<NodeId> = lost.map(|place| place.node.clone()).collect();
-        for Slot { holder, change } in slots {
+        for Slot { holder, change } in &mut entry.slots {
             let change = change.as_mut().filter(|change| change.kind == ChangeKind::Failover);
             let Some(change) = change else { continue };
             let is_accepted = holder.as_ref().is_none_or(|it| self.is_accepted(shard, it));
@@ -432,28 +442,30 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight.
-    fn place(&self, slots: &mut [Vec<Slot>], version: u64) {
+    /// Plans the changes that make the loads even, fill slots, and empty the nodes without weight; and the next steps to N,
+    /// W and R as they are wanted.
+    fn place(&self, entries: &mut [Entry], version: u64) {
         let after_change = |slot: &Slot| -> Option<NodeId> {
             slot.target().cloned().or_else(|| slot.holder.as_ref().map(|it| it.node.clone()))
         };
         let has = |node: &NodeId| {
-            let nodes = slots.iter().flatten().filter_map(after_change);
-            nodes.filter(|it| it == node).count()
+            let slots = entries.iter().flat_map(|entry| &entry.slots);
+            slots.filter_map(after_change).filter(|it| it == node).count()
         };
         let (candidates, members) = self.candidates(has);
         let places = members.iter().enumerate().map(|(place, it)| (&*it.id, place));
         let index: BTreeMap<&str, usize> = BTreeMap::from_iter(places);
-        let before: Assignment = slots
+        let before: Assignment = entries
             .iter()
-            .map(|slots| {
-                let nodes = slots.iter().filter_map(after_change);
+            .map(|entry| {
+                let nodes = entry.slots.iter().filter_map(after_change);
                 nodes.filter_map(|node| index.get(&*node).copied()).collect()
             })
             .collect();
         let replicas = self.planner.quorums.replicas;
         let after = rebalancer::rebalance(&candidates, replicas, &before, &before);
-        for (slots, (before, after)) in slots.iter_mut().zip(before.iter().zip(&after)) {
+        let placed = before.iter().zip(&after);
+        for ((shard, entry), (before, after)) in entries.iter_mut().enumerate().zip(placed) {
             let mut added: Vec<NodeId> = after
                 .iter()
                 .filter(|place| !before.contains(place))
@@ -461,26 +473,56 @@ impl<'a> Plan<'a> {
                 .filter(|place| !members[**place].is_failing)
                 .map(|place| members[*place].id.clone())
                 .collect();
-            let stays =
+            let is_placed =
                 |node: &NodeId| index.get(&**node).is_some_and(|place| after.contains(place));
-            let mut may_move = slots.iter().all(|slot| slot.change.is_none());
-            // A node that is named anywhere in the entry cannot be a new target.
-            let named: Vec<NodeId> = slots
-                .iter()
-                .flat_map(|slot| slot.holder.iter().map(|it| &it.node).chain(slot.target()))
-                .cloned()
+            let away: Vec<NodeId> = entry
+                .counting()
+                .filter(|(_, place)| self.presence(&place.node) != Presence::Live)
+                .map(|(_, place)| place.node.clone())
                 .collect();
-            added.retain(|node| !named.contains(node));
-            for slot in slots.iter_mut() {
+            // The one that is away is removed rather than one that is there, and none beside one that is away.
+            let stays = |node: &NodeId| match away.is_empty() {
+                true => is_placed(node),
+                false => !away.contains(node),
+            };
+            let shrinks = entry.slots.len() > self.planner.quorums.replicas;
+            let is_only = |left_out: &&[NodeId]| {
+                let mut others = away.iter().filter(|node| !left_out.contains(node));
+                others.next().is_none() || left_out.is_empty() && others.next().is_none()
+            };
+            let equal = self.equal(shard as u32, entry).filter(|it| !shrinks || is_only(it));
+            if let Some(next) = entry.toward(self.planner.quorums, equal, &stays) {
+                *entry = next;
+            }
+            // No shard moves meanwhile: the next step would wait for that.
+            let mut may_move = entry.has(self.planner.quorums)
+                && entry.slots.iter().all(|slot| slot.change.is_none());
+            // A node that is named anywhere in the entry cannot be a new target.
+            added.retain(|node| !entry.names(node));
+            for slot in &mut entry.slots {
                 if added.is_empty() {
                     break;
                 }
-                let kind = self.change_of(slot, &stays, may_move);
+                let kind = self.change_of(slot, &is_placed, may_move);
                 let Some(kind) = kind.filter(|_| self.may_begin()) else { continue };
                 may_move &= kind != ChangeKind::Move;
                 slot.change = Some(Change::new(kind, added.remove(0), version));
             }
         }
+    }
+
+    /// Whether replicas of a shard were equal in its entry: the nodes of the others. Of the holders that have found it each
+    /// is right, also one that did not reach another then; the one that reached the most says the most.
+    fn equal(&self, shard: u32, entry: &Entry) -> Option<&[NodeId]> {
+        if !self.planner.rules.has(Rule::EqualBeforeNumbers) {
+            return Some(&[]);
+        }
+        let members = self.members.values().filter(|member| {
+            member.presence == Presence::Live && entry.counting_at(&member.id).is_some()
+        });
+        let equal = members.flat_map(|member| &member.report.equal);
+        let equal = equal.filter(|it| it.shard == shard && it.epoch == entry.epoch);
+        equal.map(|it| &it.without[..]).min_by_key(|without| without.len())
     }
 
     /// Which change of a slot may be planned.

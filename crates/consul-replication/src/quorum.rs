@@ -1,7 +1,7 @@
 //! Writes and reads by quorums.
 
 use super::clock::VersionClock;
-use super::map::{Entry, NodeId, Quorums};
+use super::map::{Entry, NodeId};
 use super::message::{Action, NotReady, Outcome, Reply, other_store};
 use super::peers::{Entries, Known, Peers, Runtime};
 use super::read_times::ReadTimes;
@@ -47,8 +47,6 @@ pub struct Router {
     pub runtime: Arc<dyn Runtime>,
     /// What gives writes their versions.
     pub clock: Arc<VersionClock>,
-    /// N, W and R.
-    pub quorums: Quorums,
     /// How fast the nodes are.
     pub times: Arc<ReadTimes>,
     /// The rules in force.
@@ -138,7 +136,7 @@ impl Router {
 
     async fn try_meet(&self, shard: u32, deadline: Instant) -> Result<u64, Attempt> {
         let known = self.known(shard)?;
-        let quorum = self.quorums.write;
+        let quorum = known.entry.quorums.write;
         let (begun, own_ms) = (self.runtime.clock().now(), self.clock.now().ms());
         let mut places = self.places(&known.entry);
         let mut slots = BTreeSet::new();
@@ -204,13 +202,13 @@ impl Router {
         acknowledged: usize,
         newer: &BTreeMap<usize, Vec<Version>>,
     ) -> Option<BTreeMap<usize, Version>> {
-        let Quorums { replicas, write, .. } = self.quorums;
+        let (replicas, write) = (entry.slots.len(), entry.quorums.write);
         let believed_ms = self.believed_ms(entry);
         let mut overtaken = BTreeMap::new();
         for (index, versions) in newer {
             let believed = versions.iter().filter(|it| it.time().ms() <= believed_ms);
             let rest = versions.len() - believed.clone().count();
-            if rest > 0 && acknowledged - rest < write.max(replicas - write + 1) {
+            if rest > 0 && acknowledged - rest < write.max((replicas + 1).saturating_sub(write)) {
                 return None;
             }
             overtaken.extend(believed.max().map(|version| (*index, *version)));
@@ -321,7 +319,7 @@ impl Router {
                 Some(_) => request.refused(&node, "its answer is not that of a write"),
                 None => {}
             }
-            if acknowledged.len() >= self.quorums.write {
+            if acknowledged.len() >= known.entry.quorums.write {
                 overtaken = self.to_exceed(&known.entry, acknowledged.len(), &newer);
                 if overtaken.is_some() {
                     break;
@@ -329,7 +327,7 @@ impl Router {
                 until = until.min(self.runtime.clock().now() + UNBELIEVED_WAIT);
             }
         }
-        let (count, quorum) = (acknowledged.len(), self.quorums.write);
+        let (count, quorum) = (acknowledged.len(), known.entry.quorums.write);
         let failed = (count < quorum).then(|| request.failed("write", count, quorum));
         let mut answers = request.answers;
         // The others go on.
@@ -406,7 +404,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<Page, Attempt> {
         let known = self.known(shard)?;
-        let (clock, quorum) = (self.runtime.clock(), self.quorums.read);
+        let (clock, quorum) = (self.runtime.clock(), known.entry.quorums.read);
         let mut places = self.places(&known.entry);
         self.times.begin(&mut places, quorum);
         let action = Action::Read { range: range.clone(), limit };
@@ -453,7 +451,7 @@ impl Router {
         let believed_ms = self.believed_ms(&known.entry);
         let has_unbelieved = |pages: &BTreeMap<usize, (NodeId, Vec<Record>, bool)>| {
             let unbelieved = unbelieved(pages.values(), believed_ms);
-            unbelieved.values().any(|count| *count < self.quorums.write)
+            unbelieved.values().any(|count| *count < known.entry.quorums.write)
         };
         if has_unbelieved(&pages) {
             request.ask(usize::MAX);
@@ -464,7 +462,7 @@ impl Router {
                 }
             }
         }
-        let (page, lacking) = self.merged(believed_ms, pages.into_values().collect());
+        let (page, lacking) = self.merged(&known.entry, believed_ms, pages.into_values().collect());
         let others = request.places.map(|(_, node)| node).collect();
         self.bring(shard, &known, lacking, others, deadline).await;
         Ok(page)
@@ -486,7 +484,7 @@ impl Router {
         }
         let clock = self.runtime.clock();
         let until = deadline.min(clock.now() + REPAIR_WAIT);
-        let needed = self.quorums.write.min(lacking.len());
+        let needed = known.entry.quorums.write.min(lacking.len());
         let records = lacking.iter().flat_map(|(_, records)| records);
         let all = BTreeMap::from_iter(records.map(|record| (&record.id, record)));
         let mut message = Message::default();
@@ -531,11 +529,12 @@ impl Router {
     /// loses against all others unless W replicas have it, as it may be acknowledged then.
     fn merged(
         &self,
+        entry: &Entry,
         believed_ms: u64,
         pages: Vec<(NodeId, Vec<Record>, bool)>,
     ) -> (Page, Vec<(NodeId, Vec<Record>)>) {
         let unbelieved = unbelieved(pages.iter(), believed_ms);
-        let enough = self.quorums.write.min(pages.len());
+        let enough = entry.quorums.write.min(pages.len());
         let counts = |record: &&Record| {
             unbelieved.get(&(&record.id, record.version)).is_none_or(|count| *count >= enough)
         };

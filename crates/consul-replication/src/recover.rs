@@ -13,7 +13,7 @@
 //! without a change too: one that was being replaced may have dropped its replica since. With fewer the entry
 //! stays as it is until they answer, or an operator decides.
 
-use super::map::{Entry, NodeId, Place, Quorums, StoreId};
+use super::map::{Entry, NodeId, Place, StoreId};
 use super::message::{Action, Outcome, Request};
 use super::peers::Peers;
 use consul_api::error::{Error, Kind};
@@ -31,8 +31,6 @@ pub struct Inquiry<'a> {
     pub store: Option<StoreId>,
     /// The shard.
     pub shard: u32,
-    /// N, W and R.
-    pub quorums: Quorums,
     /// Whether a node has said that it has this disk, and not that the replica is missing.
     pub has: &'a (dyn Fn(&Place) -> bool + Sync),
     /// The nodes that have said that they know a newer entry.
@@ -56,7 +54,6 @@ struct Heard {
 /// and so few of its holders are away that each quorum has one that lives.
 pub fn is_newest(
     entry: &Entry,
-    quorums: Quorums,
     has: impl Fn(&Place) -> bool,
     lives: impl Fn(&NodeId) -> bool,
 ) -> bool {
@@ -70,7 +67,9 @@ pub fn is_newest(
             None => has(place),
         });
     }
-    live + quorums.write > holders
+    // While the numbers change, newer entries may have smaller quorums.
+    let write = if entry.changing.is_some() { 1 } else { entry.quorums.write };
+    live + write > holders
 }
 
 impl Inquiry<'_> {
@@ -155,7 +154,8 @@ impl Inquiry<'_> {
         if silent.is_empty() {
             return true;
         }
-        if silent.keys().any(|node| self.knowing.contains(node)) {
+        // While the numbers change, a newer entry may have smaller quorums.
+        if silent.keys().any(|node| self.knowing.contains(node)) || newest.changing.is_some() {
             return false;
         }
         let mut count = 0;
@@ -169,8 +169,7 @@ impl Inquiry<'_> {
                 count += 1;
             }
         }
-        let Quorums { write, read, .. } = self.quorums;
-        count >= self.quorums.fenced().max(write.min(read))
+        count >= newest.fenced().max(newest.quorums.least())
     }
 
     /// Whether a replica is still on the disk that knew what its node has said: a new one has forgotten that.

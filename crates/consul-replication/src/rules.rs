@@ -45,6 +45,8 @@ pub enum Rule {
     AskAfterSetBack,
     /// A read without a quorum says that it is incomplete.
     SayIncomplete,
+    /// The next step of a change of N, W or R waits until the replicas were equal in the entry of the one before.
+    EqualBeforeNumbers,
 }
 
 /// The rules in force.

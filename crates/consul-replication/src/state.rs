@@ -88,6 +88,21 @@ pub struct Report {
     /// The shards whose records it has although they may lack something, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubted: Vec<(u32, Doubt)>,
+    /// The changing shards whose replicas it has found to be equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub equal: Vec<Equal>,
+}
+
+/// The replicas of a shard were made equal after all of them knew an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Equal {
+    /// The shard.
+    pub shard: u32,
+    /// The epoch of the entry.
+    pub epoch: u64,
+    /// The nodes whose replicas did not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<NodeId>,
 }
 
 impl State {

@@ -2,7 +2,7 @@
 
 use super::digest::{self, Part};
 use super::holder::Holder;
-use super::map::{Change, ChangeKind, Entry, NodeId, Place, Quorums, Slot};
+use super::map::{Change, ChangeKind, Entry, NodeId, Place, Sizes, Slot};
 use super::message::{Action, NotReady, Outcome, Request, other_store};
 use super::peers::Peers;
 use super::record::{HybridTime, OVERHEAD, Record, Version};
@@ -24,8 +24,6 @@ pub struct Transfer {
     pub holder: Arc<Holder>,
     /// The way to the nodes.
     pub peers: Arc<dyn Peers>,
-    /// N, W and R.
-    pub quorums: Quorums,
     /// The records of a page.
     pub page: usize,
 }
@@ -41,6 +39,8 @@ pub struct Compared {
     pub deleted: usize,
     /// The comparisons of two replicas.
     pub comparisons: usize,
+    /// The records that were too far ahead of the clock of the node that lacks them, which has not stored them.
+    pub unbelieved: usize,
 }
 
 impl Compared {
@@ -49,6 +49,7 @@ impl Compared {
         self.sent += other.sent;
         self.deleted += other.deleted;
         self.comparisons += other.comparisons;
+        self.unbelieved += other.unbelieved;
     }
 }
 
@@ -146,8 +147,8 @@ impl Transfer {
         entry: &Entry,
         source: &NodeId,
     ) -> Result<(), Error> {
-        let Quorums { replicas, write, read } = self.quorums;
-        let needed = write.max(read).min(replicas - 1);
+        let Sizes { write, read } = entry.quorums;
+        let needed = write.max(read).min(entry.slots.len() - 1);
         let mut count = 0;
         for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
             if count >= needed {
@@ -174,7 +175,7 @@ impl Transfer {
     ) -> Result<(), Error> {
         let rules = self.holder.rules();
         let is_other = |other: &&Slot| !std::ptr::eq(*other, slot);
-        let vacant = entry.slots.iter().filter(is_other).filter(|slot| slot.is_vacant()).count();
+        let vacant = entry.vacant();
         let others = entry.slots.iter().filter(is_other).filter_map(Slot::counting);
         let others: Vec<NodeId> = others.map(|place| place.node.clone()).collect();
         let (unites, since) = (change.unites, change.since);
@@ -184,8 +185,8 @@ impl Transfer {
         let asked: Vec<&NodeId> = if unites { holders.collect() } else { others.iter().collect() };
         let is_asked = |node: &&&NodeId| !change.lost.contains(node);
         let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
-        let to_fence = if rules.has(Rule::FenceEnough) { self.quorums.fenced() } else { 1 };
-        let to_copy = if rules.has(Rule::CopyUnion) { self.quorums.copied() } else { 1 };
+        let to_fence = if rules.has(Rule::FenceEnough) { entry.fenced() } else { 1 };
+        let to_copy = if rules.has(Rule::CopyUnion) { entry.copied() } else { 1 };
         // One that has handed its slot to another since does not count for it beside that one.
         let current = |nodes: &[NodeId]| nodes.iter().filter(|node| others.contains(node)).count();
         let is_enough = |work: &Work| {
@@ -437,7 +438,7 @@ impl Transfer {
         mut records: Vec<Record>,
     ) -> Result<Vec<Record>, Error> {
         let clock = self.holder.clock();
-        let write = self.quorums.write;
+        let write = entry.lasting().write;
         let doubted: Vec<Bytes> = records
             .iter()
             .filter(|it| write > 1 && clock.is_ahead(it.version))
@@ -616,6 +617,17 @@ impl Transfer {
         entry: &Entry,
         node: &NodeId,
     ) -> Result<Compared, Error> {
+        self.make_equal(shard, entry, node, false).await
+    }
+
+    /// The same; whether it counts what one of the two does not believe.
+    async fn make_equal(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        counts_unbelieved: bool,
+    ) -> Result<Compared, Error> {
         let mut compared = Compared { comparisons: 1, ..Compared::default() };
         let mut parts = self.compare(shard, entry, node).await;
         while let Some(mut difference) = self.next_difference(&mut parts).await? {
@@ -623,10 +635,15 @@ impl Transfer {
             let mut ids = &difference.theirs[..];
             while !ids.is_empty() {
                 let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
-                let own = self.holder.node();
+                let (own, clock) = (self.holder.node(), self.holder.clock());
+                let unbelieved = records.iter().filter(|it| clock.is_ahead(it.version));
+                compared.unbelieved += unbelieved.count();
                 self.ask(shard, entry, own, Action::Repair(records)).await?;
             }
-            self.give(shard, entry, node, &difference.ours, Version::default()).await?;
+            let late = self.give(shard, entry, node, &difference.ours, Version::default()).await?;
+            if counts_unbelieved {
+                compared.unbelieved += self.lacking(shard, entry, node, &late).await?;
+            }
             compared.fetched += difference.theirs.len();
             compared.sent += difference.ours.len();
         }
@@ -673,7 +690,7 @@ impl Transfer {
         Ok(count)
     }
 
-    /// Gives another replica these records, but for those below a version.
+    /// Gives another replica these records, but for those below a version. Returns those that are later than its clock.
     async fn give(
         &self,
         shard: u32,
@@ -681,16 +698,38 @@ impl Transfer {
         node: &NodeId,
         ids: &[Bytes],
         least: Version,
-    ) -> Result<(), Error> {
-        let mut rest = ids;
+    ) -> Result<Vec<(Bytes, Version)>, Error> {
+        let (mut rest, mut late) = (ids, Vec::new());
         while !rest.is_empty() {
             let (mut records, count) =
                 self.holder.reader().records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
             records.retain(|record| record.version >= least);
-            self.ask(shard, entry, node, Action::Repair(records)).await?;
+            let version = |record: &Record| (record.id.clone(), record.version);
+            let given: Vec<(Bytes, Version)> = records.iter().map(version).collect();
+            let (time, outcome) = self.answer(shard, entry, node, Action::Repair(records)).await?;
+            if let Outcome::NotReady(why) = outcome {
+                return Err(unfinished(shard, node, &format!("{why:?}")));
+            }
+            late.extend(given.into_iter().filter(|(_, version)| version.time() > time));
         }
-        Ok(())
+        Ok(late)
+    }
+
+    /// How many of these records a replica lacks.
+    async fn lacking(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        node: &NodeId,
+        records: &[(Bytes, Version)],
+    ) -> Result<usize, Error> {
+        let ids: Vec<Bytes> = records.iter().map(|(id, _)| id.clone()).collect();
+        let (_, found) = self.fetch_all(shard, entry, node, &ids).await?;
+        let lacks = |(id, version): &&(Bytes, Version)| {
+            found.get(id).is_none_or(|found| found.version < *version)
+        };
+        Ok(records.iter().filter(lacks).count())
     }
 
     /// Makes the replicas that answer equal, and if these are all N purges what was deleted before `below`. Returns also
@@ -704,11 +743,11 @@ impl Transfer {
         };
         let own = self.holder.node();
         let places: Vec<NodeId> = entry.counting().map(|(_, it)| it.node.clone()).collect();
-        let mut is_whole = places.len() == self.quorums.replicas
+        let mut is_whole = places.len() == entry.slots.len()
             && entry.slots.iter().all(|slot| slot.change.is_none());
         let needs_all = self.holder.rules().has(Rule::PurgeAfterRepair);
         // This node last: its own clock may be the one that is wrong.
-        let mut others: Vec<&NodeId> = places.iter().filter(|node| *node != own).collect();
+        let others: Vec<&NodeId> = places.iter().filter(|node| *node != own).collect();
         let mut purges = is_whole || !needs_all;
         for node in others.iter().copied().chain([own]) {
             if purges
@@ -718,26 +757,10 @@ impl Transfer {
                 purges = false;
             }
         }
-        let mut compared = Compared::default();
-        // What the first round brings here, the second one gives to the others.
-        for round in 0..2 {
-            if !needs_all || round == 1 && compared.fetched + compared.deleted == 0 {
-                break;
-            }
-            let mut reached = Vec::new();
-            for node in others {
-                match self.reconcile(shard, &entry, node).await {
-                    Ok(found) => {
-                        compared.add(found);
-                        reached.push(node);
-                    }
-                    Err(error) => {
-                        tracing::debug!(shard, %node, %error, "a repair leaves a replica out");
-                        (is_whole, purges) = (false, false);
-                    }
-                }
-            }
-            others = reached;
+        let rounds = if needs_all { 2 } else { 0 };
+        let (compared, left_out) = self.compare_all(shard, &entry, &others, (rounds, false)).await;
+        if !left_out.is_empty() {
+            (is_whole, purges) = (false, false);
         }
         if purges {
             let mut purged = Ok(());
@@ -750,6 +773,57 @@ impl Transfer {
         Ok((compared, is_whole))
     }
 
+    /// Makes the replicas of a shard equal that know its entry, which all of them learn by it. Returns the nodes of the others.
+    ///
+    /// # Errors
+    /// [`Kind::NotReady`] if the own replica does not count, or the clock of a node is behind the versions of records.
+    pub async fn equalize(
+        &self,
+        shard: u32,
+        entry: &Entry,
+    ) -> Result<(Compared, Vec<NodeId>), Error> {
+        let own = self.holder.node();
+        self.ask(shard, entry, own, Action::Ping).await?;
+        let others = entry.counting().map(|(_, place)| &place.node).filter(|node| *node != own);
+        let others = Vec::from_iter(others);
+        let (compared, left_out) = self.compare_all(shard, entry, &others, (2, true)).await;
+        match compared.unbelieved {
+            0 => Ok((compared, left_out)),
+            _ => Err(unfinished(shard, own, "a clock is behind the versions of records")),
+        }
+    }
+
+    /// Makes the own replica equal to those of other nodes, and these to each other. Returns the ones that have not answered.
+    async fn compare_all(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        others: &[&NodeId],
+        (rounds, counts_unbelieved): (usize, bool),
+    ) -> (Compared, Vec<NodeId>) {
+        let mut compared = Compared::default();
+        let mut left_out: Vec<NodeId> = Vec::new();
+        // What the first round brings here, the second one gives to the others.
+        for round in 0..rounds {
+            if round == 1 && compared.fetched + compared.deleted == 0 {
+                break;
+            }
+            for node in others {
+                if left_out.contains(node) {
+                    continue;
+                }
+                match self.make_equal(shard, entry, node, counts_unbelieved).await {
+                    Ok(found) => compared.add(found),
+                    Err(error) => {
+                        tracing::debug!(shard, %node, %error, "a repair leaves a replica out");
+                        left_out.push(NodeId::clone(node));
+                    }
+                }
+            }
+        }
+        (compared, left_out)
+    }
+
     /// Drops what the node has of a shard that `newest` does not give it, after all N replicas have what
     /// it has. Returns whether there is nothing left to drop.
     ///
@@ -760,7 +834,7 @@ impl Transfer {
         let may_be_last = state.is_whole || state.doubt.is_some();
         if may_be_last && self.holder.rules().has(Rule::CheckBeforeDrop) {
             let places: Vec<NodeId> = newest.counting().map(|(_, it)| it.node.clone()).collect();
-            if places.len() < self.quorums.replicas {
+            if places.len() < newest.slots.len() {
                 return Ok(false);
             }
             for node in &places {

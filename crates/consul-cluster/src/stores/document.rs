@@ -2,8 +2,11 @@
 
 use super::Shared;
 use super::disk::Opening;
+use super::options::MAX_OF_A_SHARD;
 use consul_api::error::{Error, Kind};
-use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
+use consul_replication::map::{
+    Change, ChangeKind, Disk, Entry, NodeId, Place, Sizes, Slot, StoreId,
+};
 use consul_replication::plan::Map;
 use consul_replication::record::Version;
 use consul_replication::state::{Doubt, Report};
@@ -18,7 +21,7 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) struct StoreMap {
     /// Which store it is; `None`: a release before ids has written it.
     pub id: Option<StoreId>,
-    /// What all nodes must agree on.
+    /// The number of shards, and N, W and R as they are wanted.
     pub shared: Shared,
     /// The entries of the shards.
     pub map: Map,
@@ -44,6 +47,12 @@ type ShardDocument = (u64, Vec<Option<usize>>, Vec<ChangeDocument>);
 /// nodes, the map's version less the epoch that planned it, and the nodes that it does not wait for.
 type ChangeDocument = (usize, u8, usize, u64, Vec<usize>);
 
+/// The character of the first of a map's quorums.
+const FIRST_KIND: char = '0';
+
+/// W and R; and while N, W or R change, [`Entry::changing`].
+type QuorumsDocument = ((usize, usize), Option<(usize, usize)>);
+
 /// The map as JSON, short enough for a transaction with 8,192 shards.
 #[derive(Serialize, Deserialize)]
 struct Document {
@@ -59,6 +68,10 @@ struct Document {
     /// The shards of which a loss was accepted, by [`Entry::unproven`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unproven: Vec<(Version, Vec<u32>)>,
+    /// If a shard's W and R are not those of `shared`, or it changes: what occurs, and for each shard the character `0` for
+    /// the first of these, the next one for the second, and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quorums: Option<(Vec<QuorumsDocument>, String)>,
     openings: BTreeMap<Disk, Opening>,
     nodes: Vec<NodeId>,
     places: Vec<Place>,
@@ -104,6 +117,7 @@ impl StoreMap {
             down: self.down.clone(),
             unrecovered: self.unrecovered.clone(),
             unproven: unproven.into_iter().collect(),
+            quorums: self.quorums(),
             openings: self.openings.clone(),
             shards: self.map.shards.iter().map(shard).collect(),
             nodes: nodes.into_keys().cloned().collect(),
@@ -121,9 +135,10 @@ impl StoreMap {
         let document: Document = read(bytes)?;
         let shards = document.shards.iter().map(|shard| document.entry(shard));
         let shards: Option<Vec<Entry>> = shards.collect();
-        let Shared { shards: count, replicas, .. } = document.shared;
+        let count = document.shared.shards;
         let fits = |shards: &Vec<Entry>| {
-            shards.len() == count as usize && shards.iter().all(|it| it.slots.len() == replicas)
+            let has_slots = |it: &Entry| (1..=MAX_OF_A_SHARD).contains(&it.slots.len());
+            shards.len() == count as usize && shards.iter().all(has_slots)
         };
         let is_known = document.unrecovered.iter().all(|shard| *shard < count);
         let Some(mut shards) = shards.filter(fits).filter(|_| is_known) else {
@@ -134,6 +149,25 @@ impl StoreMap {
                 let entry = shards.get_mut(shard as usize);
                 entry.ok_or_else(|| undecodable("it has no such shard"))?.unproven = version;
             }
+        }
+        if let Some((kinds, of)) = document.quorums {
+            let sizes = |(write, read)| Sizes { write, read };
+            let kind = |it: char| kinds.get((it as usize).checked_sub(FIRST_KIND as usize)?);
+            let kinds: Option<Vec<&QuorumsDocument>> = of.chars().map(kind).collect();
+            let kinds = kinds.filter(|kinds| kinds.len() == shards.len());
+            let kinds =
+                kinds.ok_or_else(|| undecodable("its quorums are not those that it says"))?;
+            for (entry, (quorums, changing)) in shards.iter_mut().zip(kinds) {
+                (entry.quorums, entry.changing) = (sizes(*quorums), changing.map(sizes));
+            }
+        }
+        let is_possible = |entry: &Entry| {
+            let Sizes { write, read } = entry.quorums;
+            let least = entry.lasting().least();
+            least > 0 && write.max(read) <= entry.slots.len()
+        };
+        if !shards.iter().all(is_possible) {
+            return Err(undecodable("its quorums are not possible"));
         }
         Ok(StoreMap {
             id: document.id,
@@ -166,7 +200,33 @@ impl StoreMap {
     /// Whether nothing is planned, and no node is down.
     pub fn is_quiet(&self) -> bool {
         let mut slots = self.map.shards.iter().flat_map(|entry| &entry.slots);
-        self.down.is_empty() && self.unrecovered.is_empty() && slots.all(|it| it.change.is_none())
+        let is_planned = slots.any(|it| it.change.is_some()) || self.changing() > 0;
+        self.down.is_empty() && self.unrecovered.is_empty() && !is_planned
+    }
+
+    /// What the document says of W and R.
+    fn quorums(&self) -> Option<(Vec<QuorumsDocument>, String)> {
+        if self.map.shards.iter().all(|entry| self.is_usual(entry)) {
+            return None;
+        }
+        let pair = |Sizes { write, read }: Sizes| (write, read);
+        let kind = |entry: &Entry| (pair(entry.quorums), entry.changing.map(pair));
+        let kinds = indexed(self.map.shards.iter().map(kind));
+        let sign = |entry: &Entry| char::from_u32(FIRST_KIND as u32 + kinds[&kind(entry)] as u32);
+        // There are fewer than there are shards, and all of these have a character.
+        let signs = self.map.shards.iter().filter_map(sign).collect();
+        Some((kinds.into_keys().collect(), signs))
+    }
+
+    /// Whether a shard has W and R as they are wanted, and nothing of N, W and R changes.
+    fn is_usual(&self, entry: &Entry) -> bool {
+        entry.quorums == self.shared.quorums().sizes() && entry.changing.is_none()
+    }
+
+    /// How many shards have not N, W and R as they are wanted.
+    pub fn changing(&self) -> usize {
+        let wanted = self.shared.quorums();
+        self.map.shards.iter().filter(|entry| !entry.has(wanted)).count()
     }
 
     /// The same map, to be put back after Consul has lost it.
@@ -198,7 +258,8 @@ impl Document {
             slots.get_mut(*number)?.change =
                 Some(Change { kind, to: node(to)?, since, lost, unites });
         }
-        Some(Entry::new(self.version.checked_sub(*age)?, slots))
+        let quorums = self.shared.quorums().sizes();
+        Some(Entry::new(self.version.checked_sub(*age)?, slots).with_quorums(quorums))
     }
 }
 
@@ -352,6 +413,7 @@ mod tests {
                     stuck: &stuck,
                     accepted: &accepted,
                     now: Default::default(),
+                    rules: Default::default(),
                 },
                 1_700_000_000_000,
             );
@@ -374,6 +436,8 @@ mod tests {
                 openings: members.iter().map(|it| (it.disk, opening)).collect(),
             };
             for (number, entry) in (0..).zip(&mut map.map.shards) {
+                (entry.quorums, entry.changing) =
+                    (Sizes::majorities(replicas), Some(entry.quorums));
                 // Some losses were accepted at other times.
                 entry.unproven = Version::from_str(&format!("{:032x}", u128::MAX - number % 16))
                     .expect("a version");

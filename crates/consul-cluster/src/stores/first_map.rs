@@ -41,7 +41,7 @@ impl Duty<'_> {
             return self.show_wait(store, why).await;
         }
         let (down, unrecovered, openings) = Default::default();
-        let live = reports.agreeing(live, shared);
+        let live = reports.agreeing(live, shared, true);
         let view = View { shared, reports, live: &live, snapshot, now: self.cluster.now() };
         let members = self.members(&view, None, &BTreeSet::new());
         let (stuck, accepted) = Default::default();

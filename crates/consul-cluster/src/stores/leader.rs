@@ -4,7 +4,7 @@ use super::document::StoreMap;
 use super::eligible_nodes::KeyChecks;
 use super::next_map::View;
 use super::reports::{StoreReports, log_acceptance, parse};
-use super::{accepted_key, map_key, members_prefix, read_map};
+use super::{accepted_key, map_key, members_prefix, read_map, wanted_key};
 use crate::Snapshot;
 use crate::cluster::{Cluster, WAIT};
 use consul_api::api::kv;
@@ -198,12 +198,13 @@ impl Duty<'_> {
         let Some(stored) = state.stored.clone() else {
             return self.begin(store, reports, &live, &snapshot).await;
         };
-        let (live, shared) = (reports.agreeing(&live, stored.shared), stored.shared);
+        let (live, shared) = (reports.agreeing(&live, stored.shared, false), stored.shared);
         let view = View { shared, reports, live: &live, snapshot: &snapshot, now };
         let is_same = |(old, before): &(Arc<StoreReports>, Arc<Snapshot>)| {
             Arc::ptr_eq(old, reports) && Arc::ptr_eq(before, &snapshot)
         };
-        let is_quiet = stored.is_quiet() && reports.acceptances.is_empty();
+        let is_quiet =
+            stored.is_quiet() && reports.acceptances.is_empty() && reports.wanted.is_none();
         if is_quiet && state.idle_with.as_ref().is_some_and(is_same) {
             return Ok(());
         }
@@ -332,6 +333,9 @@ impl Duty<'_> {
                 let key = format!("{prefix}nodes/{node}");
                 removed.push(delete_unchanged(&key, *index));
             }
+        }
+        if let Some((_, index)) = reports.wanted.filter(|(wanted, _)| wanted.is_done(map)) {
+            removed.push(delete_unchanged(&wanted_key(self.cluster.options(), store), index));
         }
         for (node, (_, index)) in &reports.openings {
             if !snapshot.nodes.contains_key(&**node) {

@@ -3,7 +3,7 @@
 
 use super::disk::{DiskMark, Opening};
 use super::document::{FORMAT, MemberRecord, StoreMap};
-use super::{Store, Survives, Watched, member_key};
+use super::{Store, Survives, Watched, is_live, member_key};
 use crate::cluster::PAUSE;
 use crate::keys;
 use consul_api::api::kv;
@@ -16,7 +16,7 @@ use consul_replication::holder::Holder;
 use consul_replication::map::{ChangeKind, Disk, Entry};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::rules::Rules;
-use consul_replication::state::{Doubt, Report};
+use consul_replication::state::{Doubt, Equal, Report};
 use consul_replication::storage::Storage;
 use consul_replication::transfer::{Compared, Transfer};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -116,6 +116,8 @@ pub(super) struct Member {
     is_confirmed: AtomicBool,
     /// The shards whose replicas the map gives to the node, and that are not there.
     lacking: Mutex<Option<BTreeSet<u32>>>,
+    /// The shards whose replicas were equal in an entry while their numbers change.
+    equal: Mutex<BTreeMap<u32, Equal>>,
     /// Signals that there is something to report.
     news: Notify,
 }
@@ -213,16 +215,12 @@ impl Member {
         }
         tried.push(next.opening);
         storage.keep(DISK, next.encode().into()).await?;
-        let transfer = Transfer {
-            holder: Arc::new(holder),
-            peers: Arc::clone(&store.peers),
-            quorums: options.quorums,
-            page: PAGE,
-        };
+        let transfer =
+            Transfer { holder: Arc::new(holder), peers: Arc::clone(&store.peers), page: PAGE };
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
-        let (mark, lacking) = (Mutex::new(next), Mutex::default());
-        Ok(Arc::new(Member { transfer, mark, known, is_new, is_confirmed, lacking, news }))
+        let (mark, lacking, equal) = (Mutex::new(next), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Member { transfer, mark, known, is_new, is_confirmed, lacking, equal, news }))
     }
 
     /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
@@ -313,6 +311,7 @@ impl Member {
                 never = self.learn(store) => match never {},
                 never = self.copy(store) => match never {},
                 never = self.repair(store) => match never {},
+                never = self.equalize(store) => match never {},
                 never = self.drop_unnamed(store) => match never {},
                 never = self.keep_map(store) => match never {},
             }
@@ -475,7 +474,9 @@ impl Member {
             let entry = map.as_ref().and_then(|map| map.map.shards.get(shard as usize));
             entry.map_or(u64::MAX, |entry| entry.epoch)
         };
-        let report = holder.report(epoch).await;
+        let mut report = holder.report(epoch).await;
+        report.equal = lock(&self.equal).values().cloned().collect();
+        report.equal.retain(|it| it.epoch == epoch(it.shard));
         let mark = lock(&self.mark).clone();
         let is_current = |(disk, opening): &(&Disk, &Opening)| {
             map.as_ref().is_some_and(|map| map.openings.get(disk) == Some(opening))
@@ -613,6 +614,45 @@ impl Member {
                     }
                     Err(error) => {
                         tracing::debug!(store = store.options.name, shard, %error, "a repair waits");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the replicas of the shards equal whose numbers change, as each step of that needs: of those of which this node is
+    /// the first holder that is there.
+    async fn equalize(&self, store: &Store) -> Infallible {
+        let own = self.holder().node().clone();
+        let mut tried: BTreeMap<u32, Instant> = BTreeMap::new();
+        loop {
+            store.sleep(INTERVAL / 4).await;
+            let (map, snapshot) = (store.map.borrow().clone(), store.cluster.snapshot());
+            let changing = map.iter().flat_map(|map| map.entries());
+            for (shard, entry) in changing.filter(|(_, entry)| entry.waits_for_equal_replicas()) {
+                let mut live = entry.counting().filter(|(_, it)| is_live(&snapshot, &it.node));
+                let is_first = live.next().is_some_and(|(_, place)| place.node == own);
+                let now = store.cluster.now();
+                let is_early = tried.get(&shard).is_some_and(|at| now < *at + CATCH_UP_PAUSE);
+                let known = lock(&self.equal).get(&shard).cloned();
+                let is_done =
+                    known.is_some_and(|it| it.epoch == entry.epoch && it.without.is_empty());
+                if !is_first || is_done || is_early {
+                    continue;
+                }
+                match self.transfer.equalize(shard, entry).await {
+                    Ok((compared, without)) => {
+                        store.numbers.repairs.add(compared.comparisons as u64);
+                        if !without.is_empty() {
+                            tried.insert(shard, store.cluster.now());
+                        }
+                        let equal = Equal { shard, epoch: entry.epoch, without };
+                        lock(&self.equal).insert(shard, equal);
+                        self.news.notify_one();
+                    }
+                    Err(error) => {
+                        tried.insert(shard, store.cluster.now());
+                        tracing::debug!(store = store.options.name, shard, %error, "a comparison waits");
                     }
                 }
             }

@@ -22,7 +22,7 @@ pub mod remote;
 mod reports;
 
 use super::shard_map::shard_of;
-use super::{Options, Snapshot, keys};
+use super::{Event, Options, Snapshot, keys};
 use crate::cluster::{Cluster, PAUSE, WAIT};
 use bytes::Bytes;
 use consul_api::api::kv;
@@ -52,10 +52,13 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
+pub use consul_replication::map::Quorums;
 pub use faults::StoreFault;
 pub use options::{MAX_SHARDS, StoreOptions, Survives};
 pub(super) use overview::StoreMaps;
-pub use overview::{CopyReport, ShardAtRisk, ShardMoving, ShardRepairing, StoreOverview};
+pub use overview::{
+    CopyReport, NumbersChanging, ShardAtRisk, ShardMoving, ShardRepairing, StoreOverview,
+};
 
 /// The shards that one call writes at the same time.
 const CONCURRENT_WRITES: usize = 32;
@@ -101,6 +104,11 @@ fn waiting_key(cluster: &Options, store: &str) -> String {
 /// The key by which an operator accepts the loss of what cannot be reached of a shard.
 fn accepted_key(cluster: &Options, store: &str, shard: u32) -> String {
     format!("{}{store}/accepted/{shard}", members_prefix(cluster))
+}
+
+/// The key by which an operator says which numbers a store is to have.
+fn wanted_key(cluster: &Options, store: &str) -> String {
+    format!("{}{store}/wanted/numbers", members_prefix(cluster))
 }
 
 fn is_live(snapshot: &Snapshot, node: &str) -> bool {
@@ -165,6 +173,10 @@ pub struct ShardStatus {
     pub shard: u32,
     /// The epoch of its entry.
     pub epoch: u64,
+    /// How many replicas it is to have now.
+    pub replicas: usize,
+    /// Whether it has not N, W and R of the store yet, which an operator has changed.
+    pub is_changing: bool,
     /// The nodes whose replicas count.
     pub holders: Vec<NodeId>,
     /// The nodes that get a replica, each with whether it replaces one that is lost.
@@ -208,7 +220,6 @@ impl Store {
             peers: Arc::clone(&peers),
             runtime,
             clock: Arc::clone(&clock),
-            quorums: options.quorums,
             times: Arc::default(),
             rules: Rules::default(),
         };
@@ -390,21 +401,14 @@ impl Store {
             return Ok(Adopted::Older);
         }
         let (ours, theirs) = (self.options.shared(), map.shared);
-        if ours != theirs {
+        if ours.shards != theirs.shards {
             let why = format!(
-                "the store has shards = {}, replicas = {}, write_quorum = {} and read_quorum = {}; this process \
-                 has {}, {}, {} and {}: set the same, or another name for another store",
-                theirs.shards,
-                theirs.replicas,
-                theirs.write_quorum,
-                theirs.read_quorum,
-                ours.shards,
-                ours.replicas,
-                ours.write_quorum,
-                ours.read_quorum
+                "the store has shards = {}; this process has {}: set the same, or another name for another store",
+                theirs.shards, ours.shards
             );
             return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
         }
+        self.note_numbers(current.as_deref().filter(|_| !is_other), &map);
         if is_other || current.is_none() {
             *all_seen += 1;
             lock(&self.mapped_since).get_or_insert(self.cluster.now());
@@ -414,6 +418,29 @@ impl Store {
             self.map.send_replace(Some(Arc::new(map)));
         }
         Ok(Adopted::Current)
+    }
+
+    /// Tells the program when N, W or R of the store begin to change and when they have changed, and logs if its own options
+    /// are not those that count.
+    fn note_numbers(&self, before: Option<&StoreMap>, map: &StoreMap) {
+        let store = self.options.name.as_str();
+        if before.is_none_or(|before| before.shared != map.shared)
+            && map.shared != self.options.shared()
+        {
+            tracing::info!(
+                store,
+                counts = %map.shared,
+                options = %self.options.shared(),
+                "the numbers of the store's map count, not those of this process's options"
+            );
+        }
+        let Some(before) = before else { return };
+        let is_changing = map.changing() > 0;
+        if is_changing && before.shared != map.shared {
+            self.cluster.emit(Event::StoreChanges(format!("{store}: {}", map.shared)));
+        } else if !is_changing && before.changing() > 0 {
+            self.cluster.emit(Event::StoreChanged(format!("{store}: {}", map.shared)));
+        }
     }
 
     /// Learns the map that Consul has, if it has one.
@@ -589,6 +616,7 @@ impl Store {
         let status = |(shard, entry)| ShardStatus {
             repaired: holder.as_ref().and_then(|holder| self.repaired(holder, shard, entry)),
             is_unrecovered: map.as_ref().is_some_and(|map| map.unrecovered.contains(&shard)),
+            is_changing: map.as_ref().is_some_and(|map| !entry.has(map.shared.quorums())),
             ..self.shard_status(shard, entry, &is_there, &counts)
         };
         shards.map(status).collect()
@@ -613,13 +641,14 @@ impl Store {
         let holders = entry.counting().filter(|(_, place)| counts(place));
         let holders: Vec<NodeId> = holders.map(|(_, place)| place.node.clone()).collect();
         let live = holders.iter().filter(|node| is_there(node)).count();
-        let vacant = entry.slots.iter().filter(|slot| slot.is_vacant()).count();
         let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());
         ShardStatus {
             shard,
             epoch: entry.epoch,
-            is_at_risk: live + vacant < self.options.quorums.fenced(),
+            is_at_risk: live + entry.vacant() < entry.fenced(),
             is_unrecovered: false,
+            is_changing: false,
+            replicas: entry.slots.len(),
             repaired: None,
             holders,
             targets: changes.map(|change| (change.to.clone(), change.kind)).collect(),

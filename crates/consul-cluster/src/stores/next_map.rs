@@ -13,6 +13,7 @@ use consul_replication::map::{Disk, Entry, NodeId, Place, StoreId};
 use consul_replication::plan::{Accepted, Map, Member, Planner, Presence};
 use consul_replication::record::{HybridTime, Version};
 use consul_replication::recover::{Inquiry, is_newest};
+use consul_replication::rules::Rules;
 use futures_util::stream::{self, StreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,6 +52,17 @@ fn with_id(map: StoreMap, view: &View<'_>, random: impl FnOnce() -> u64) -> Stor
     let known = || view.reports.records().find_map(|record| record.id);
     let id = map.id.or_else(known).unwrap_or_else(|| StoreId(random()));
     StoreMap { id: Some(id), ..map }
+}
+
+/// The same map with N, W and R as an operator wants them.
+fn with_wanted(mut map: StoreMap, view: &View<'_>, store: &str) -> StoreMap {
+    let Some((wanted, _)) = view.reports.wanted.filter(|(wanted, _)| !wanted.is_done(&map)) else {
+        return map;
+    };
+    let before = map.shared;
+    map.shared = map.shared.with(wanted.quorums());
+    tracing::info!(store, %before, wanted = %map.shared, "the numbers of a store change");
+    map
 }
 
 /// The same map with the nodes that are down, each since when, and the openings of the disks. `nodes` are those in the
@@ -121,7 +133,7 @@ fn planned(
             let has = |it: &Place| view.live.contains(&it.node) && view.reports.has(shard, it);
             let has = |it: &Place| has(it) || (limits.has_reported)(&it.node);
             let lives = |node: &NodeId| view.live.contains(node) || (limits.has_reported)(node);
-            is_newest(old, view.shared.quorums(), has, lives)
+            is_newest(old, has, lives)
         };
         let may_be_old = limits.is_young && !view.reports.acceptances.contains_key(&shard);
         if new != old && (map.unrecovered.contains(&shard) || may_be_old && !is_known()) {
@@ -165,6 +177,7 @@ impl Duty<'_> {
     ) -> Option<StoreMap> {
         let nodes = self.stores.get(store)?.nodes.clone();
         let map = with_id(stored.clone(), view, || self.cluster.client().random_u64());
+        let map = with_wanted(map, view, store);
         let map = with_down_times(map, view, &nodes, self.unix_ms());
         let (map, newer) = with_unrecovered(map, view, store);
         let map = self.with_recovered(store, map, view, &newer).await;
@@ -191,7 +204,7 @@ impl Duty<'_> {
             && view.now >= state.planned_at + PLAN_PAUSE;
         let stuck = state.stuck(&map.map, view.reports, view.now);
         let accepted = view.reports.accepted();
-        let planner = planner(&members, view.shared, may_plan, &stuck, &accepted, unix_ms);
+        let planner = planner(&members, map.shared, may_plan, &stuck, &accepted, unix_ms);
         // No epoch is given to two entries, also if Consul went back.
         if !state.has_written {
             map.map.version = self.cluster.beyond(map.map.version);
@@ -230,7 +243,7 @@ impl Duty<'_> {
         }
         state.asked_at = Some(now);
         let version = self.cluster.beyond(map.map.version);
-        let (peers, quorums, id) = ((self.reach)(store), map.shared.quorums(), map.id);
+        let (peers, id) = ((self.reach)(store), map.id);
         let none = BTreeSet::new();
         let mut asks: Vec<BoxFuture<'_, Recovered>> = Vec::new();
         let current = &map;
@@ -250,7 +263,7 @@ impl Duty<'_> {
                 };
                 let has = &has;
                 let (store, peers) = (id, &*peers);
-                let inquiry = Inquiry { peers, store, shard, quorums, has, knowing, skips_silent };
+                let inquiry = Inquiry { peers, store, shard, has, knowing, skips_silent };
                 (shard, inquiry.newest(&entry, version).await)
             }));
         }
@@ -342,7 +355,8 @@ pub(super) fn planner<'a>(
     unix_ms: u64,
 ) -> Planner<'a> {
     let now = Version::first_of(HybridTime::from_ms(unix_ms + FURTHEST_AHEAD_MS));
-    Planner { members, quorums: shared.quorums(), may_plan, stuck, accepted, now }
+    let (quorums, rules) = (shared.quorums(), Rules::default());
+    Planner { members, quorums, may_plan, stuck, accepted, now, rules }
 }
 
 #[cfg(test)]

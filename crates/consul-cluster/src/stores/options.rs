@@ -7,6 +7,7 @@ use crate::options::check_name;
 use consul_api::error::{Error, Kind};
 use consul_replication::map::Quorums;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// The most shards of a store: its map must fit into a transaction of Consul, which has up to 512 KiB.
@@ -34,7 +35,7 @@ pub struct StoreOptions {
     pub name: String,
     /// The number of shards, 1 to [`MAX_SHARDS`]; the same on all nodes.
     pub shards: u32,
-    /// N, W and R; the same on all nodes.
+    /// N, W and R of the first map, the same on all nodes then. Later those of the map count, which an operator changes.
     pub quorums: Quorums,
     /// How durable the records are.
     pub survives: Survives,
@@ -50,7 +51,10 @@ pub struct StoreOptions {
     pub timeout: Duration,
 }
 
-/// What all nodes must agree on.
+/// The most replicas of a shard.
+pub(super) const MAX_OF_A_SHARD: usize = 16;
+
+/// What all nodes must agree on before the first map; after that the number of shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Shared {
     pub shards: u32,
@@ -59,10 +63,61 @@ pub(super) struct Shared {
     pub read_quorum: usize,
 }
 
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { replicas, write_quorum, read_quorum, .. } = self;
+        write!(
+            f,
+            "replicas = {replicas}, write_quorum = {write_quorum}, read_quorum = {read_quorum}"
+        )
+    }
+}
+
 impl Shared {
     /// N, W and R.
     pub fn quorums(self) -> Quorums {
         Quorums { replicas: self.replicas, write: self.write_quorum, read: self.read_quorum }
+    }
+
+    /// The same number of shards with other numbers of replicas.
+    pub fn with(self, quorums: Quorums) -> Self {
+        let Quorums { replicas, write: write_quorum, read: read_quorum } = quorums;
+        Shared { replicas, write_quorum, read_quorum, ..self }
+    }
+
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], naming the option, its value and what is allowed.
+    pub fn check(self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(Kind::Config, why).not_sent());
+        let Shared { shards, replicas, write_quorum: write, read_quorum: read } = self;
+        if !(1..=MAX_OF_A_SHARD).contains(&replicas) {
+            return refuse(format!(
+                "replicas is {replicas}: it must be from 1 to {MAX_OF_A_SHARD}"
+            ));
+        }
+        let product = shards as usize * replicas;
+        if product > MAX_REPLICAS {
+            return refuse(format!(
+                "shards is {shards} and replicas is {replicas}, {product} together: up to {MAX_REPLICAS} fit into the \
+                 map"
+            ));
+        }
+        for (name, value) in [("write_quorum", write), ("read_quorum", read)] {
+            if !(1..=replicas).contains(&value) {
+                return refuse(format!(
+                    "{name} is {value}: it must be from 1 to replicas, which is {replicas}"
+                ));
+            }
+        }
+        if write + read <= replicas {
+            return refuse(format!(
+                "write_quorum is {write} and read_quorum is {read}: together they must be more than replicas, \
+                 which is {replicas}, so that each read meets each write"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -96,32 +151,7 @@ impl StoreOptions {
         if !(1..=MAX_SHARDS).contains(&self.shards) {
             return refuse(format!("shards is {}: it must be from 1 to {MAX_SHARDS}", self.shards));
         }
-        let Quorums { replicas, write, read } = self.quorums;
-        if !(1..=16).contains(&replicas) {
-            return refuse(format!("replicas is {replicas}: it must be from 1 to 16"));
-        }
-        let product = self.shards as usize * replicas;
-        if product > MAX_REPLICAS {
-            return refuse(format!(
-                "shards is {} and replicas is {replicas}, {product} together: up to {MAX_REPLICAS} fit into the \
-                 map",
-                self.shards
-            ));
-        }
-        for (name, value) in [("write_quorum", write), ("read_quorum", read)] {
-            if !(1..=replicas).contains(&value) {
-                return refuse(format!(
-                    "{name} is {value}: it must be from 1 to replicas, which is {replicas}"
-                ));
-            }
-        }
-        if write + read <= replicas {
-            return refuse(format!(
-                "write_quorum is {write} and read_quorum is {read}: together they must be more than replicas, \
-                 which is {replicas}, so that each read meets each write"
-            ));
-        }
-        Ok(())
+        self.shared().check()
     }
 
     pub(super) fn shared(&self) -> Shared {

@@ -1,8 +1,8 @@
 //! Stores as their maps in Consul show them, for operators whose process has none of them open.
 
 use super::document::StoreMap;
-use super::reports::{LossAcceptance, log_acceptance};
-use super::{accepted_key, is_live, map_key, members_prefix, read_map};
+use super::reports::{LossAcceptance, Wanted, log_acceptance};
+use super::{accepted_key, is_live, map_key, members_prefix, read_map, wanted_key};
 use crate::keys::Update;
 use crate::nodes::rights::{Right, lacking};
 use crate::{Cluster, Options, Unchanged};
@@ -12,7 +12,7 @@ use consul_api::request::Args;
 use consul_api::response::Answer;
 use consul_api::value::Value;
 use consul_api::value::shape::unknown;
-use consul_replication::map::{Entry, NodeId, Place};
+use consul_replication::map::{Entry, NodeId, Place, Quorums};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The maps of all stores by name. A map of another release is an error.
@@ -206,6 +206,85 @@ pub(super) async fn accept(
     Ok(lost.as_ref().map(nodes))
 }
 
+/// N, W and R of a store as they are wanted, and as an operator wants them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Those of its map.
+    pub now: Quorums,
+    /// Those that it is to have.
+    pub wanted: Quorums,
+    /// The number of shards that have not those of the map yet: an earlier change goes on.
+    pub changing: usize,
+    /// The live nodes that may get replicas.
+    pub nodes: usize,
+}
+
+/// What [`set_numbers`] would change; what is `None` in a change stays as it is.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such store; [`Kind::Config`] if the numbers do not fit together; [`Kind::Conflict`] if
+/// its map has another version than `at`; those of the calls.
+pub async fn numbers(
+    cluster: &Cluster,
+    store: &str,
+    change: NumbersChange,
+    at: Option<u64>,
+) -> Result<Numbers, Error> {
+    numbers_of(cluster, &read_store(cluster, store, at).await?.0, change)
+}
+
+fn numbers_of(cluster: &Cluster, map: &StoreMap, change: NumbersChange) -> Result<Numbers, Error> {
+    let now = map.shared.quorums();
+    let wanted = Quorums {
+        replicas: change.replicas.unwrap_or(now.replicas),
+        write: change.write.unwrap_or(now.write),
+        read: change.read.unwrap_or(now.read),
+    };
+    map.shared.with(wanted).check()?;
+    let nodes = cluster.snapshot().live().filter(|it| it.record.may_get_shards()).count();
+    Ok(Numbers { now, wanted, changing: map.changing(), nodes })
+}
+
+/// The numbers that an operator gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NumbersChange {
+    /// N.
+    pub replicas: Option<usize>,
+    /// W.
+    pub write: Option<usize>,
+    /// R.
+    pub read: Option<usize>,
+}
+
+/// Asks the leader to give a store other numbers of replicas, step by step.
+///
+/// # Errors
+/// As [`numbers`].
+pub async fn set_numbers(
+    cluster: &Cluster,
+    store: &str,
+    change: NumbersChange,
+    at: Option<u64>,
+) -> Result<Numbers, Error> {
+    let (map, index) = read_store(cluster, store, at).await?;
+    let numbers = numbers_of(cluster, &map, change)?;
+    let condition = at.map(|_| Unchanged { key: map_key(cluster.options(), store), index });
+    let key = wanted_key(cluster.options(), store);
+    let put = |found: Option<&[u8]>| {
+        Ok(match found.is_none() && numbers.wanted == numbers.now {
+            true => Update::Keep,
+            false => Update::Put(Wanted::new(numbers.wanted).encode()),
+        })
+    };
+    cluster.update_while(condition.as_ref(), &key, put).await?;
+    Ok(numbers)
+}
+
+/// The rights to change the numbers of a store.
+pub fn to_set_numbers(options: &Options, store: &str) -> [Right; 2] {
+    [Right::read("key", &map_key(options, store)), Right::write("key", &wanted_key(options, store))]
+}
+
 /// The rights to accept the loss of a shard.
 pub fn to_accept(options: &Options, store: &str, shard: u32) -> [Right; 2] {
     [
@@ -230,6 +309,20 @@ async fn read_at(
     shard: u32,
     at: Option<u64>,
 ) -> Result<(StoreMap, u64), Error> {
+    let (map, index) = read_store(cluster, store, at).await?;
+    let most = map.shared.shards - 1;
+    if shard > most {
+        return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
+    }
+    Ok((map, index))
+}
+
+/// A store's map that has this version, and the modify index of its key.
+async fn read_store(
+    cluster: &Cluster,
+    store: &str,
+    at: Option<u64>,
+) -> Result<(StoreMap, u64), Error> {
     let refused = |kind, why: String| Error::new(kind, why).with_maybe_applied(false);
     let (map, index) = read_map(cluster, store).await?;
     let Some(map) = map else {
@@ -237,10 +330,6 @@ async fn read_at(
         let known: Vec<&str> = stores.keys().map(String::as_str).collect();
         return Err(refused(Kind::NotFound, unknown("store", store, &known)));
     };
-    let most = map.shared.shards - 1;
-    if shard > most {
-        return Err(Error::argument(format!("shard is {shard}: it must be from 0 to {most}")));
-    }
     let version = map.map.version;
     match at.filter(|at| *at != version) {
         Some(at) => {

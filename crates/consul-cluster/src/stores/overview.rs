@@ -10,7 +10,7 @@ use consul_api::error::Error;
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_process::sync::lock;
-use consul_replication::map::{ChangeKind, Entry, NodeId, Quorums, Slot};
+use consul_replication::map::{ChangeKind, Entry, NodeId, Slot};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -38,6 +38,17 @@ pub struct StoreOverview {
     pub at_risk: Vec<ShardAtRisk>,
     /// The number of shards of which it is not known who has them, since Consul went back.
     pub unrecovered: usize,
+    /// The shards that have not N, W and R as they are wanted; `None`: all have them.
+    pub changing: Option<NumbersChanging>,
+}
+
+/// N, W or R of a store change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NumbersChanging {
+    /// How many shards have not the wanted numbers yet.
+    pub shards: usize,
+    /// What the first of them waits for.
+    pub waits_for: String,
 }
 
 /// A replica that moves.
@@ -127,7 +138,7 @@ fn done(
     told: &BTreeMap<String, Told>,
     store: &str,
     (shard, node): (u32, &str),
-    (kind, quorums): (ChangeKind, Quorums),
+    (kind, entry): (ChangeKind, &Entry),
 ) -> Option<f64> {
     let (taken, is_done) = *told.get(node)?.copies_of(store)?.copies.get(&shard)?;
     if is_done {
@@ -136,7 +147,7 @@ fn done(
     let counts = told.values().filter_map(|told| told.copies_of(store)?.records.get(&shard));
     let sources = match kind {
         ChangeKind::Move => 1,
-        ChangeKind::Failover => quorums.copied() as u64,
+        ChangeKind::Failover => entry.copied().saturating_sub(entry.vacant()).max(1) as u64,
     };
     let all = counts.max().filter(|count| **count > 0)? * sources;
     // It compares what it has copied before it is done.
@@ -257,17 +268,17 @@ fn store_overview(
     let changes = |kind| {
         map.entries().flat_map(move |(shard, entry)| {
             let changes = entry.slots.iter().filter_map(|slot| slot.change.as_ref());
-            changes.filter(move |it| it.kind == kind).map(move |it| (shard, it.to.to_string()))
+            let of_kind = changes.filter(move |it| it.kind == kind);
+            of_kind.map(move |it| (shard, it.to.to_string(), entry))
         })
     };
-    let quorums = shared.quorums();
-    let done = |shard, node: &str, kind| done(told, name, (shard, node), (kind, quorums));
-    let moving = changes(ChangeKind::Move).map(|(shard, to)| {
-        let done = done(shard, &to, ChangeKind::Move);
+    let done = |shard, node: &str, of| done(told, name, (shard, node), of);
+    let moving = changes(ChangeKind::Move).map(|(shard, to, entry)| {
+        let done = done(shard, &to, (ChangeKind::Move, entry));
         ShardMoving { shard, to, done }
     });
-    let repairing = changes(ChangeKind::Failover).map(|(shard, on)| {
-        let done = done(shard, &on, ChangeKind::Failover);
+    let repairing = changes(ChangeKind::Failover).map(|(shard, on, entry)| {
+        let done = done(shard, &on, (ChangeKind::Failover, entry));
         ShardRepairing { shard, on, done }
     });
     let at_risk = |(shard, entry): (u32, &Entry)| {
@@ -277,8 +288,7 @@ fn store_overview(
         let missing = map.missing(shard, is_there)?;
         let is_there = |node: &NodeId| missing.iter().all(|place| place.node != *node);
         let left = entry.counting().filter(|(_, place)| is_there(&place.node)).count();
-        let vacant = entry.slots.iter().filter(|slot: &&Slot| slot.is_vacant()).count();
-        let needed = quorums.fenced().saturating_sub(vacant);
+        let needed = entry.fenced().saturating_sub(entry.vacant());
         let missing: Vec<String> = missing.iter().map(|place| place.node.to_string()).collect();
         (!missing.is_empty()).then_some(ShardAtRisk { shard, missing, left, needed })
     };
@@ -293,7 +303,29 @@ fn store_overview(
         repairing: repairing.collect(),
         at_risk: map.entries().filter_map(at_risk).collect(),
         unrecovered: map.unrecovered.len(),
+        changing: changing(map, is_live),
     }
+}
+
+/// How far a change of N, W or R is, and what it waits for.
+fn changing(map: &StoreMap, is_live: impl Fn(&str) -> bool) -> Option<NumbersChanging> {
+    let wanted = map.shared.quorums();
+    let (shard, entry) = map.entries().find(|(_, entry)| !entry.has(wanted))?;
+    let changes = || entry.slots.iter().filter(|slot| slot.change.is_some());
+    let holders = entry.counting().map(|(_, place)| place.node.to_string());
+    let away: Vec<String> = holders.filter(|node| !is_live(node)).collect();
+    let waits_for = if map.unrecovered.contains(&shard) {
+        format!("it is not known yet who has shard {shard}")
+    } else if let Some(to) = changes().find_map(Slot::target) {
+        format!("{to} copies shard {shard}")
+    } else if entry.vacant() > 0 {
+        format!("no node can take one more replica of shard {shard}")
+    } else if !away.is_empty() {
+        format!("{} with a replica of shard {shard} is away", away.join(", "))
+    } else {
+        format!("the replicas of shard {shard} are compared")
+    };
+    Some(NumbersChanging { shards: map.changing(), waits_for })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Requests about shards as calls between nodes, and the background tasks of a process.
 
+use super::options::MAX_OF_A_SHARD;
 use crate::data_plane::{Body, CallOptions, DataPlane, Service};
 use consul_api::error::{Error, Kind};
 use consul_client::Client;
@@ -23,18 +24,18 @@ pub fn service_name(store: &str) -> String {
     format!("replication/{store}")
 }
 
-/// What serves the requests of a store with these numbers of shards and replicas by the node's replicas, for
+/// What serves the requests of a store with this number of shards by the node's replicas, for
 /// [`DataPlane::set_service`].
-pub fn service(holder: Arc<Holder>, shards: u32, replicas: usize) -> Service {
+pub fn service(holder: Arc<Holder>, shards: u32) -> Service {
     Arc::new(move |body| {
         let holder = Arc::clone(&holder);
         Box::pin(async move {
             let request = Request::decode(&body.bytes)?;
             let (shard, slots) = (request.shard, request.entry.slots.len());
-            if shard >= shards || slots > replicas {
+            if shard >= shards || slots > MAX_OF_A_SHARD {
                 let why = format!(
                     "the request is about shard {shard} with {slots} replicas: the store has {shards} shards with \
-                     {replicas} replicas"
+                     {MAX_OF_A_SHARD} replicas at most"
                 );
                 return Err(Error::new(Kind::Decode, why).not_sent());
             }

@@ -4,12 +4,13 @@
 //! ends with the last of them that is back or replaced, so it has no effect on what is lost later.
 
 use super::Shared;
-use super::document::{Announcement, MemberRecord};
+use super::document::{Announcement, FORMAT, MemberRecord, StoreMap, read};
 use consul_api::value::Value;
 use consul_client::coordination::{Operation, delete_unchanged, set, unchanged};
 use consul_client::watch::State;
-use consul_replication::map::{NodeId, Place, StoreId};
+use consul_replication::map::{NodeId, Place, Quorums, StoreId};
 use consul_replication::plan::{Accepted, Map};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -87,6 +88,41 @@ pub(super) struct StoreReports {
     pub openings: BTreeMap<NodeId, (Announcement, u64)>,
     /// The accepted losses by shard.
     pub acceptances: BTreeMap<u32, LossAcceptance>,
+    /// N, W and R that an operator wants, with the modify index of the key; the leader deletes it when the map has them.
+    pub wanted: Option<(Wanted, u64)>,
+}
+
+/// N, W and R that an operator wants, as the key has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    format: u32,
+    replicas: usize,
+    write_quorum: usize,
+    read_quorum: usize,
+}
+
+impl Wanted {
+    pub fn new(quorums: Quorums) -> Self {
+        let Quorums { replicas, write: write_quorum, read: read_quorum } = quorums;
+        Wanted { format: FORMAT, replicas, write_quorum, read_quorum }
+    }
+
+    pub fn quorums(self) -> Quorums {
+        let Wanted { replicas, write_quorum: write, read_quorum: read, .. } = self;
+        Quorums { replicas, write, read }
+    }
+
+    /// Whether a map has them, or cannot have them.
+    pub fn is_done(self, map: &StoreMap) -> bool {
+        let shared = map.shared.with(self.quorums());
+        shared == map.shared || shared.check().is_err()
+    }
+
+    /// The document of the key.
+    pub fn encode(self) -> Vec<u8> {
+        // Numbers can always be encoded.
+        serde_json::to_vec(&self).unwrap_or_default()
+    }
 }
 
 impl StoreReports {
@@ -133,10 +169,20 @@ impl StoreReports {
         self.members.values().map(|(record, _)| record)
     }
 
-    /// The nodes among these whose store has the options which all nodes must agree on.
-    pub fn agreeing(&self, nodes: &BTreeSet<NodeId>, shared: Shared) -> BTreeSet<NodeId> {
+    /// The nodes among these whose store has as many shards; `before_first_map`: and the same options.
+    pub fn agreeing(
+        &self,
+        nodes: &BTreeSet<NodeId>,
+        shared: Shared,
+        before_first_map: bool,
+    ) -> BTreeSet<NodeId> {
         let record = |node: &NodeId| self.members.get(node).map(|(record, _)| record);
-        let agrees = |node: &&NodeId| record(node).is_some_and(|it| it.shared == shared);
+        let agrees = |node: &&NodeId| {
+            record(node).is_some_and(|it| match before_first_map {
+                true => it.shared == shared,
+                false => it.shared.shards == shared.shards,
+            })
+        };
         BTreeSet::from_iter(nodes.iter().filter(agrees).cloned())
     }
 }
@@ -165,6 +211,10 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllReports {
             "opening" => match Announcement::decode(bytes) {
                 Ok(opening) => _ = reports.openings.insert(name.into(), (opening, index)),
                 Err(error) => tracing::warn!(key, %error, "not an announcement of a node"),
+            },
+            "wanted" => match read(bytes) {
+                Ok(wanted) => reports.wanted = Some((wanted, index)),
+                Err(error) => tracing::warn!(key, %error, "not what an operator wants of a store"),
             },
             "accepted" => {
                 let acceptance = |shard| (shard, LossAcceptance::decode(bytes, index));

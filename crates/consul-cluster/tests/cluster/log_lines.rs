@@ -111,6 +111,12 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("its entry may be old and stays as it is", "of each shard once in two seconds at most"),
     ("accept_loss had no effect: no replica is known to be missing", "an operator"),
     ("an operator accepts the loss of replicas", "an operator"),
+    ("the numbers of a store change", "an operator"),
+    (
+        "the numbers of the store's map count",
+        "once at the start, and once for each change by an operator",
+    ),
+    ("not what an operator wants of a store", "an operator"),
     ("the last report was not read; it is tried again", "twice a second at most"),
     ("the storage was not opened; it is tried again", "a storage of this process"),
     ("a store cannot be used", "once, at the end of a store"),

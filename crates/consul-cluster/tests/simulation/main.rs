@@ -10,6 +10,7 @@
 //!     CLUSTER=1 make dst SEED=17             a history of a cluster
 //!     REPLICATION=1 make dst SEED=17         a history of replicated shards
 //!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
+//!     REPLICATION=1 NUMBERS=1 make dst SEED=17 the same with an operator who changes N, W and R (also WIRED=1)
 //!     REPLICATION=1 RESTARTS=1 make dst SEED=17 the same with a rolling restart alone
 //!     REPLICATION=1 UNTOLD=1 make dst SEED=17    the same with a Consul that goes back and does not say it
 //!     REPLICATION=1 LOST_COPY=1 make dst SEED=17 the same with a disk alone that loses a part of a copy
@@ -42,6 +43,9 @@ const SEEDS_PER_MIXTURE: u64 = 8;
 /// A history of replicated shards on a cluster costs as much as many others.
 const SEEDS_PER_WIRED: u64 = 10;
 
+/// What is not about a change of numbers is played by the other histories.
+const SEEDS_PER_NUMBERS: u64 = 10;
+
 /// Histories of one disruption differ little from each other.
 const SEEDS_PER_DIRECTED: u64 = 10;
 
@@ -49,6 +53,9 @@ const SEEDS_PER_DIRECTED: u64 = 10;
 const BUG_SEEDS: [u64; 3] = [552, 2266, 5301];
 const CLUSTER_BUG_SEEDS: [u64; 14] =
     [975, 1290, 2085, 2835, 3277, 4477, 6093, 7340, 8052, 10172, 13369, 14782, 16075, 17739];
+
+/// Seeds of histories in which N, W and R change that have found a bug, in the protocol or in what they allowed to be lost.
+const NUMBERS_BUG_SEEDS: [u64; 10] = [338, 442, 726, 759, 778, 936, 1009, 1102, 1441, 1509];
 
 /// Rules of locks that histories of clusters need too rarely to find a seed; those of locks show them to be needed.
 const RARE_IN_CLUSTERS: [OmittedRule; 2] = [OmittedRule::NoLockDelay, OmittedRule::RenewalAsProof];
@@ -88,6 +95,8 @@ fn main() {
             let omitted = std::env::var("OMIT").ok();
             let omitted = omitted.map(|name| replication::rule(&name).expect("a rule's name"));
             let kind = match () {
+                () if is_set("WIRED") && is_set("NUMBERS") => replication::Kind::WiredNumbers,
+                () if is_set("NUMBERS") => replication::Kind::Numbers,
                 () if is_set("WIRED") => replication::Kind::Wired,
                 () if is_set("REBOOTS") => replication::Kind::Reboots,
                 () if is_set("UNTOLD") => replication::Kind::Untold,
@@ -154,6 +163,17 @@ fn main() {
         }),
         Trial::test("replicated_shards_on_real_nodes_lose_nothing", move || {
             all_lose_nothing(from_first(seeds.div_ceil(SEEDS_PER_WIRED)), replication::Kind::Wired)
+        }),
+        Trial::test("replicated_shards_lose_nothing_while_n_w_and_r_change", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_NUMBERS));
+            all_lose_nothing(seeds, replication::Kind::Numbers)
+        }),
+        Trial::test("seeds_that_found_bugs_while_n_w_and_r_change_pass", || {
+            all_lose_nothing(NUMBERS_BUG_SEEDS, replication::Kind::Numbers)
+        }),
+        Trial::test("shards_on_real_nodes_lose_nothing_while_n_w_and_r_change", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_WIRED));
+            all_lose_nothing(seeds, replication::Kind::WiredNumbers)
         }),
         Trial::test("a_rolling_restart_moves_no_replicated_shard_and_fails_no_write", move || {
             all_lose_nothing(

@@ -134,8 +134,7 @@ impl System {
         client: Arc<Client>,
     ) -> Arc<Store> {
         let options = StoreOptions { shards: 8, ..StoreOptions::new("points", cluster.options()) };
-        let (name, shards, replicas) =
-            (options.name.clone(), options.shards, options.quorums.replicas);
+        let (name, shards) = (options.name.clone(), options.shards);
         let peers = Arc::new(remote(plane, &name));
         let background = Arc::new(Background::new(self.runtime.handle().clone(), client));
         let memory = Some(Arc::new(Memory::new()) as _);
@@ -146,7 +145,7 @@ impl System {
             let holder = serving.holder();
             Box::pin(async move {
                 match holder {
-                    Some(holder) => service(holder, shards, replicas)(body).await,
+                    Some(holder) => service(holder, shards)(body).await,
                     None => Err(consul_api::error::Error::new(
                         consul_api::error::Kind::NotReady,
                         "the storage is not open",

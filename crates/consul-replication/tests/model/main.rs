@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout)]
 
 mod compare_and_set;
+mod numbers;
 mod rules;
 mod search;
 mod state;

@@ -2,7 +2,7 @@
 
 use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
-use crate::stores::{ShardAtRisk, StoreFault, StoreOverview};
+use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -446,6 +446,15 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
             operand(name, "")
         );
         found.push(error("store_unrecovered", name, text, cure));
+    }
+    if let Some(NumbersChanging { shards, waits_for }) = &store.changing {
+        let StoreOverview { replicas, write_quorum, read_quorum, .. } = store;
+        let text = format!(
+            "store {name}: {shards} of its shards have not {replicas} replicas, write_quorum {write_quorum} and \
+             read_quorum {read_quorum} yet: {waits_for}"
+        );
+        let cure = "wait; start the nodes that are away, or as many as it needs".to_owned();
+        found.push(note("store_changing", name, text, cure));
     }
     found
 }

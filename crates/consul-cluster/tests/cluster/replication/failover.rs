@@ -5,7 +5,7 @@ use consul_api::error::{Error, Kind};
 use consul_process::clock::BoxFuture;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Sizes, Slot};
 use consul_replication::message::{Action, Outcome, Reply, Request};
 use consul_replication::peers::Peers;
 use consul_replication::record::{HybridTime, Range, Record, Version};
@@ -16,8 +16,6 @@ use futures_util::FutureExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-pub const OF_THREE: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 
 /// Nodes in memory, of which some do not answer.
 #[derive(Clone, Default)]
@@ -84,7 +82,7 @@ impl Net {
         let net = Net::default();
         let names = [("a", 1), ("b", 2), ("c", 3)];
         let slot = |(node, disk): (&str, u64)| {
-            _ = net.start(node, disk, OF_THREE);
+            _ = net.start(node, disk);
             Slot::of(place(node, disk))
         };
         let entry = Entry::new(1, names.map(slot).to_vec());
@@ -95,14 +93,14 @@ impl Net {
     }
 
     /// A node, or the same one with a new and empty disk.
-    pub fn start(&self, node: &str, disk: u64, quorums: Quorums) -> Transfer {
+    pub fn start(&self, node: &str, disk: u64) -> Transfer {
         let ms = || 1_700_000_000_000;
         let clock = Arc::new(VersionClock::new(ms, Duration::from_secs(10), disk));
         let storage = Arc::new(Memory::new());
         let holder = Holder::new(node.into(), Disk(disk), storage, clock, Rules::default());
         let holder = Arc::new(holder);
         self.holders.lock().expect("no panic").insert(node.into(), Arc::clone(&holder));
-        Transfer { holder, peers: Arc::new(self.clone()), quorums, page: 1000 }
+        Transfer { holder, peers: Arc::new(self.clone()), page: 1000 }
     }
 
     pub fn ask_now(&self, node: &str, entry: &Entry, action: Action) -> Result<Outcome, Error> {
@@ -146,10 +144,9 @@ impl Net {
 /// A slot that changes hands counts once for a failover, for any node that has it.
 #[test]
 fn a_failover_during_which_a_move_ends_copies_enough_slots() {
-    let quorums = OF_THREE;
     let net = Net::default();
     let [_a, _b, _c, e] =
-        [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| net.start(node, disk, quorums));
+        [("a", 1), ("b", 2), ("c", 3), ("e", 5)].map(|(node, disk)| net.start(node, disk));
     let slots = [("a", 1), ("b", 2), ("c", 3)].map(|(node, disk)| Slot::of(place(node, disk)));
     let mut entry = Entry::new(1, slots.to_vec());
     for node in ["a", "b", "c"] {
@@ -164,7 +161,7 @@ fn a_failover_during_which_a_move_ends_copies_enough_slots() {
     now(e.holder.learn(0, &entry)).expect("memory");
     assert!(now(e.pursue(0)).expect("all answer"));
     // The first one's disk is lost, the only one; the third does not answer for a moment.
-    let a = net.start("a", 9, quorums);
+    let a = net.start("a", 9);
     net.set_silent("c", true);
     entry.epoch = 3;
     entry.slots[0].change = change(ChangeKind::Failover, "a", 3);
@@ -191,17 +188,17 @@ fn a_failover_during_which_a_move_ends_copies_enough_slots() {
 /// With W 3 of 4, two of the others are enough to copy.
 #[test]
 fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
-    let quorums = Quorums { replicas: 4, write: 3, read: 2 };
     let net = Net::default();
     let names = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
-    let _nodes = names.map(|(node, disk)| net.start(node, disk, quorums));
+    let _nodes = names.map(|(node, disk)| net.start(node, disk));
     let slots = names.map(|(node, disk)| Slot::of(place(node, disk)));
-    let mut entry = Entry::new(1, slots.to_vec());
+    let quorums = Sizes { write: 3, read: 2 };
+    let mut entry = Entry::new(1, slots.to_vec()).with_quorums(quorums);
     for node in ["a", "b", "c", "d"] {
         assert!(net.stores(node, &entry, &[record("acknowledged")]));
     }
     net.set_silent("a", true);
-    let target = net.start("x", 7, quorums);
+    let target = net.start("x", 7);
     entry.epoch = 2;
     entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
@@ -211,7 +208,7 @@ fn a_failover_does_not_wait_for_ever_for_a_replica_that_it_has_fenced() {
     net.set_silent("b", true);
     let pursued = now(target.pursue(0));
     // Another one replaces it, which copies c and d.
-    let other = net.start("y", 8, quorums);
+    let other = net.start("y", 8);
     entry.epoch = 3;
     entry.slots[1] = Slot::of(Place { is_first: false, ..place("y", 8) });
     _ = other;
@@ -228,7 +225,7 @@ fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
     for node in ["a", "b", "c"] {
         net.set_silent(node, true);
     }
-    let target = net.start("x", 7, OF_THREE);
+    let target = net.start("x", 7);
     entry.epoch = 2;
     entry.slots[0].change =
         change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["b".into()], ..it });
@@ -246,7 +243,7 @@ fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
 #[test]
 fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
     let (net, mut entry) = Net::of_three("acknowledged");
-    let target = net.start("x", 7, OF_THREE);
+    let target = net.start("x", 7);
     entry.epoch = 2;
     entry.slots[0].change =
         change(ChangeKind::Failover, "x", 2).map(|it| Change { lost: vec!["a".into()], ..it });
@@ -264,7 +261,7 @@ fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
 fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
     let (net, mut entry) = Net::of_three("of all");
     assert!(net.stores("c", &entry, &[record("and of c")]));
-    let target = Transfer { page: 1, ..net.start("x", 7, OF_THREE) };
+    let target = Transfer { page: 1, ..net.start("x", 7) };
     entry.epoch = 2;
     entry.slots[0].change = change(ChangeKind::Failover, "x", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
@@ -281,7 +278,7 @@ fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
 #[test]
 fn a_move_has_what_was_written_until_the_seal() {
     let (net, mut entry) = Net::of_three("before");
-    let target = net.start("e", 5, OF_THREE);
+    let target = net.start("e", 5);
     entry.epoch = 2;
     entry.slots[1].change = change(ChangeKind::Move, "e", 2);
     now(target.holder.learn(0, &entry)).expect("memory");

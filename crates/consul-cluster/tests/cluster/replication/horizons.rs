@@ -1,6 +1,6 @@
 //! A horizon says what was deleted only if the replica that has it was whole.
 
-use super::failover::{Net, OF_THREE, change, now, place};
+use super::failover::{Net, change, now, place};
 use bytes::Bytes;
 use consul_api::error::Kind;
 use consul_replication::clock::VersionClock;
@@ -48,7 +48,7 @@ fn start_on(net: &Net, node: &str, disk: u64, storage: &Arc<Memory>) -> Transfer
     let holder = Holder::new(node.into(), Disk(disk), storage, Arc::new(clock), Rules::default());
     let holder = Arc::new(holder);
     net.holders.lock().expect("no panic").insert(node.into(), Arc::clone(&holder));
-    Transfer { holder, peers: Arc::new(net.clone()), quorums: OF_THREE, page: 1 }
+    Transfer { holder, peers: Arc::new(net.clone()), page: 1 }
 }
 
 fn purge(net: &Net, node: &str, entry: &Entry) {

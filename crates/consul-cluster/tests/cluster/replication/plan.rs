@@ -3,7 +3,8 @@
 use consul_replication::map::{Change, ChangeKind, Disk, NodeId, Quorums};
 use consul_replication::plan::{Accepted, MAX_CHANGES, Map, Member, Planner, Presence};
 use consul_replication::record::{HybridTime, Version};
-use consul_replication::state::{Doubt, Report};
+use consul_replication::rules::Rules;
+use consul_replication::state::{Doubt, Equal, Report};
 use std::collections::BTreeSet;
 
 const NOW: Version = Version::first_of(HybridTime::from_ms(1000));
@@ -31,22 +32,30 @@ fn next(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &[u32]) -
 /// The same after the word of an operator about these replicas.
 fn next_after(map: &Map, members: &[Member], stuck: &[(u32, u64)], accepted: &Accepted) -> Map {
     let stuck: BTreeSet<_> = stuck.iter().copied().collect();
-    let planner =
-        Planner { members, quorums: QUORUMS, may_plan: true, stuck: &stuck, accepted, now: NOW };
+    let planner = Planner { stuck: &stuck, accepted, ..planner(members) };
     map.next(&planner).unwrap_or_else(|| map.clone())
 }
 
-fn first(shards: usize, members: &[Member]) -> Map {
-    let (stuck, accepted) = Default::default();
-    let planner = Planner {
+fn planner(members: &[Member]) -> Planner<'_> {
+    static NONE: (BTreeSet<(u32, u64)>, Accepted) = (BTreeSet::new(), Accepted::new());
+    Planner {
         members,
         quorums: QUORUMS,
         may_plan: true,
-        stuck: &stuck,
-        accepted: &accepted,
+        stuck: &NONE.0,
+        accepted: &NONE.1,
         now: NOW,
-    };
-    Map::first(shards, 1, &planner)
+        rules: Rules::default(),
+    }
+}
+
+/// The next map on the way to other numbers.
+fn next_toward(map: &Map, members: &[Member], quorums: Quorums) -> Map {
+    map.next(&Planner { quorums, ..planner(members) }).unwrap_or_else(|| map.clone())
+}
+
+fn first(shards: usize, members: &[Member]) -> Map {
+    Map::first(shards, 1, &planner(members))
 }
 
 fn changes(map: &Map) -> Vec<Change> {
@@ -234,4 +243,58 @@ fn a_holder_that_is_being_replaced_gets_no_other_slot_of_its_shard() {
     members[1].presence = Presence::Gone;
     let next = next(&map, &members, &[], &[]);
     assert!(changes(&next).iter().all(|change| *change.to == *"n4"), "{next:?}");
+}
+
+/// A shard of three replicas that changes to two, in which these nodes have found the replicas equal but for others.
+fn shrinking(equal: &[(usize, &[&str])]) -> (Map, Vec<Member>) {
+    let mut members = members(3);
+    let marked = next_toward(&first(1, &members), &members, TWO);
+    let epoch = marked.shards[0].epoch;
+    for (member, without) in equal {
+        let without = without.iter().map(|node| NodeId::from(*node)).collect();
+        members[*member].report.equal = vec![Equal { shard: 0, epoch, without }];
+    }
+    (marked, members)
+}
+
+const TWO: Quorums = Quorums { replicas: 2, write: 2, read: 2 };
+
+fn holders(map: &Map) -> Vec<String> {
+    let places = map.shards[0].counting().map(|(_, place)| place.node.to_string());
+    BTreeSet::from_iter(places).into_iter().collect()
+}
+
+#[test]
+fn a_replica_that_did_not_reach_another_hides_nothing_of_one_that_did() {
+    let three = Quorums { replicas: 3, write: 3, read: 1 };
+    let (_, mut members) = shrinking(&[]);
+    let marked = next_toward(&first(1, &members), &members, three);
+    let epoch = marked.shards[0].epoch;
+    let equal = |without: Vec<NodeId>| vec![Equal { shard: 0, epoch, without }];
+    members[0].report.equal = equal(vec!["n3".into()]);
+    assert_eq!(next_toward(&marked, &members, three).shards, marked.shards);
+    members[2].report.equal = equal(Vec::new());
+    let changed = next_toward(&marked, &members, three);
+    assert!(changed.shards[0].has(three), "{changed:?}");
+}
+
+#[test]
+fn no_replica_is_removed_beside_another_one_that_is_away() {
+    for away in [Presence::Down, Presence::Gone] {
+        // All were equal; then the node of one went away, which is the one that is removed.
+        for number in 0..3 {
+            let (marked, mut members) = shrinking(&[((number + 1) % 3, &[])]);
+            members[number].presence = away;
+            let left = holders(&next_toward(&marked, &members, TWO));
+            assert_eq!(left.len(), 2);
+            assert!(!left.contains(&format!("n{}", number + 1)), "{left:?}");
+        }
+        // Another one was left out, or two are away: it waits.
+        let (marked, mut members) = shrinking(&[(1, &["n3"])]);
+        members[0].presence = away;
+        assert_eq!(holders(&next_toward(&marked, &members, TWO)).len(), 3);
+        let (marked, mut members) = shrinking(&[(1, &[])]);
+        (members[0].presence, members[2].presence) = (away, away);
+        assert_eq!(holders(&next_toward(&marked, &members, TWO)).len(), 3);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a replica promises and refuses, and what the leader believes after Consul went back.
 
-use super::failover::{Net, OF_THREE, change, now, place, record};
+use super::failover::{Net, change, now, place, record};
 use consul_api::error::Error;
 use consul_process::clock::BoxFuture;
 use consul_replication::map::{ChangeKind, Entry, NodeId, Place, Slot, StoreId};
@@ -31,7 +31,7 @@ fn a_node_learns_no_entry_below_its_promise() {
 #[test]
 fn a_replica_that_is_not_whole_is_not_copied() {
     let (net, mut entry) = Net::of_three("acknowledged");
-    _ = net.start("d", 4, OF_THREE);
+    _ = net.start("d", 4);
     entry.epoch = 2;
     entry.slots[2] = Slot::of(Place { is_first: false, ..place("d", 4) });
     let copy = net.ask_now("d", &entry, Action::Copy { after: None, limit: 10 });
@@ -66,7 +66,7 @@ fn a_floor_in_the_future_is_refused() {
 #[test]
 fn a_move_does_not_seal_its_source_while_the_others_do_not_answer() {
     let (net, mut entry) = Net::of_three("acknowledged");
-    let target = net.start("d", 4, OF_THREE);
+    let target = net.start("d", 4);
     entry.epoch = 2;
     entry.slots[0].change = change(ChangeKind::Move, "d", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
@@ -85,7 +85,6 @@ fn inquiry(net: &Net) -> Inquiry<'_> {
         peers: net,
         store: None,
         shard: 0,
-        quorums: OF_THREE,
         has: &|_| true,
         knowing: &NOBODY,
         skips_silent: false,
@@ -98,7 +97,7 @@ fn after_consul_went_back_the_newest_entry_counts() {
     // One that a node knows and Consul has lost, and one that only Consul knows.
     let mut newer = Entry { epoch: 5, ..first.clone() };
     newer.slots[2].change = change(ChangeKind::Move, "d", 5);
-    _ = net.start("d", 4, OF_THREE);
+    _ = net.start("d", 4);
     _ = net.ask_now("b", &newer, Action::Ping);
     let found = now(inquiry(&net).newest(&first, 100)).expect("all answer");
     assert_eq!(found, Entry { epoch: 100, ..newer });
@@ -140,7 +139,7 @@ fn a_replica_on_a_new_disk_has_forgotten_what_it_knew() {
     let (net, entry) = Net::of_three("acknowledged");
     net.set_silent("c", true);
     // The leader has not seen it yet.
-    _ = net.start("b", 4, OF_THREE);
+    _ = net.start("b", 4);
     now(inquiry(&net).newest(&entry, 100)).expect_err("one of three replicas");
 }
 
@@ -148,7 +147,7 @@ fn a_replica_on_a_new_disk_has_forgotten_what_it_knew() {
 fn a_silent_node_that_is_being_replaced_is_waited_for() {
     for (node, is_enough) in [("c", false), ("b", false), ("d", true)] {
         let (net, mut entry) = Net::of_three("acknowledged");
-        _ = net.start("d", 4, OF_THREE);
+        _ = net.start("d", 4);
         entry.slots[2].change = change(ChangeKind::Move, "d", 1);
         net.set_silent(node, true);
         let found = now(inquiry(&net).newest(&entry, 100));
@@ -227,7 +226,7 @@ fn a_node_that_has_dropped_a_shard_is_not_whole_when_consul_goes_back_to_the_fir
 #[test]
 fn a_failover_to_the_node_that_has_dropped_the_shard_copies_it() {
     let (net, mut entry) = Net::of_three("acknowledged");
-    let target = net.start("d", 4, OF_THREE);
+    let target = net.start("d", 4);
     entry.epoch = 2;
     entry.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
     assert_eq!(
@@ -279,7 +278,7 @@ fn each_record_that_was_overtaken_is_named_by_its_place() {
 impl Net {
     fn transfer(&self, node: &str) -> Transfer {
         let holder = Arc::clone(&self.holders.lock().expect("no panic")[node]);
-        Transfer { holder, peers: Arc::new(self.clone()), quorums: OF_THREE, page: 1000 }
+        Transfer { holder, peers: Arc::new(self.clone()), page: 1000 }
     }
 }
 
@@ -327,7 +326,7 @@ fn a_target_refuses_what_its_source_refuses() {
     for node in ["a", "b", "c"] {
         _ = net.ask_now(node, &entry, Action::Purge { below });
     }
-    let target = net.start("d", 4, OF_THREE);
+    let target = net.start("d", 4);
     entry.epoch = 2;
     entry.slots[0].change = change(ChangeKind::Move, "d", 2);
     now(target.holder.learn(0, &entry)).expect("memory");
@@ -344,7 +343,7 @@ fn a_target_refuses_what_its_source_refuses() {
 #[test]
 fn a_shard_is_not_dropped_by_an_older_entry_or_without_all_replicas() {
     let (net, first) = Net::of_three("acknowledged");
-    _ = net.start("d", 4, OF_THREE);
+    _ = net.start("d", 4);
     let mut moved = Entry { epoch: 2, ..first.clone() };
     moved.slots[0] = Slot::of(Place { is_first: false, ..place("d", 4) });
     let back = Entry { epoch: 3, ..first };

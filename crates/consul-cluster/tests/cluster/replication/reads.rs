@@ -6,9 +6,7 @@ use consul_api::error::{Error, Kind};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{
-    Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot, StoreId,
-};
+use consul_replication::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Slot, StoreId};
 use consul_replication::message::{Action, NotReady, Outcome, Reply, Request};
 use consul_replication::peers::{Entries, Peers, Runtime};
 use consul_replication::quorum::Router;
@@ -98,7 +96,6 @@ impl Nodes {
             peers: Arc::new(nodes.clone()),
             runtime: Arc::new(nodes.clone()),
             clock: Arc::new(VersionClock::new(|| 0, Duration::from_secs(1), 1)),
-            quorums: Quorums { replicas: 3, write: 2, read: 2 },
             times: Arc::default(),
             rules: Rules::default(),
         };
@@ -210,8 +207,7 @@ fn at_most_one_in_ten_reads_asks_another_replica_until_it_is_late() {
 
 #[test]
 fn a_request_without_a_quorum_names_each_replica_that_does_not_count_and_why() {
-    let (nodes, mut router) = Nodes::new();
-    router.quorums = Quorums { replicas: 5, write: 3, read: 3 };
+    let (nodes, router) = Nodes::new();
     let slot = |node: &str| Slot::of(Place { node: node.into(), disk: Disk(1), is_first: true });
     let mut slots: Vec<Slot> = ["n1", "n2", "n3", "n4"].map(slot).into();
     let (kind, to) = (ChangeKind::Failover, "n6".into());

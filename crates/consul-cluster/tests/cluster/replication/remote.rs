@@ -11,7 +11,7 @@ use consul_config::connect::connect;
 use consul_config::{Config, Simulate};
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
-use consul_replication::map::{Change, ChangeKind, Disk, Entry, Place, Quorums, Slot};
+use consul_replication::map::{Change, ChangeKind, Disk, Entry, Place, Slot};
 use consul_replication::message::{Action, Outcome, Request};
 use consul_replication::peers::{Entries, Peers as _};
 use consul_replication::quorum::Router;
@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const STORE: &str = "points";
-const QUORUMS: Quorums = Quorums { replicas: 3, write: 2, read: 2 };
 
 /// Longer than anything takes on a busy machine.
 const AMPLE: Duration = Duration::from_secs(60);
@@ -58,10 +57,9 @@ impl Member {
         let storage = Arc::clone(&memory);
         let holder = Holder::new(id.into(), Disk(disk), storage, clock(), Rules::default());
         let holder = Arc::new(holder);
-        node.plane.set_service(&service_name(STORE), Some(service(Arc::clone(&holder), 1, 3)));
+        node.plane.set_service(&service_name(STORE), Some(service(Arc::clone(&holder), 1)));
         let peers = remote(&node);
-        let transfer =
-            Transfer { holder: Arc::clone(&holder), peers, quorums: QUORUMS, page: 1000 };
+        let transfer = Transfer { holder: Arc::clone(&holder), peers, page: 1000 };
         Member { node, memory, holder, transfer }
     }
 
@@ -99,7 +97,7 @@ fn router(world: &World, entry: &Entry) -> Router {
     let client = connect(&Config { simulate: simulated, ..Config::default() }).expect("a client");
     let runtime = Arc::new(Background::new(world.runtime.handle().clone(), Arc::new(client)));
     let (peers, clock, times) = (remote(&node), clock(), Arc::default());
-    Router { entries, peers, runtime, clock, quorums: QUORUMS, times, rules: Rules::default() }
+    Router { entries, peers, runtime, clock, times, rules: Rules::default() }
 }
 
 fn deadline(router: &Router) -> consul_process::clock::Instant {

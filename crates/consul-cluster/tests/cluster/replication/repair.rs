@@ -7,7 +7,7 @@ use consul_process::clock::{BoxFuture, Clock as _, ManualClock};
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
 use consul_replication::map::{
-    Change, ChangeKind, Disk as MapDisk, Entry, NodeId, Place, Quorums, Slot,
+    Change, ChangeKind, Disk as MapDisk, Entry, NodeId, Place, Sizes, Slot,
 };
 use consul_replication::message::{Action, Outcome, Reply, Request};
 use consul_replication::peers::Peers;
@@ -70,7 +70,8 @@ impl Pair {
     async fn of(disks: [Arc<Disk>; 2], clock: &ManualClock) -> Pair {
         let place = |node: &str| Place { node: node.into(), disk: MapDisk(1), is_first: true };
         let slots = ["n1", "n2"].map(|node| Slot::of(place(node))).to_vec();
-        let entry = Entry::new(1, slots);
+        let quorums = Sizes { write: 2, read: 1 };
+        let entry = Entry::new(1, slots).with_quorums(quorums);
         let mut pair = Pair {
             holders: BTreeMap::new(),
             entry: entry.clone(),
@@ -108,7 +109,6 @@ impl Pair {
         Transfer {
             holder: Arc::clone(&self.holders[node]),
             peers: Arc::new(self.clone()),
-            quorums: Quorums { replicas: 2, write: 2, read: 1 },
             page: 1000,
         }
     }

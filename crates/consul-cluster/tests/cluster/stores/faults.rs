@@ -190,16 +190,16 @@ fn a_node_is_ready_when_all_that_the_map_gives_it_is_there() {
         cases.world.wait(Duration::from_millis(50));
     }
     assert!(reasons.iter().any(|why| why.contains("of its replicas are missing")), "{reasons:?}");
-    // A node that has nothing yet, one with other options, and an observer.
+    // A node that has nothing yet, one with another number of shards, and an observer.
     let fourth = cases.start("n4", &Disk::new());
     cases.wait_until(30, || fourth.store.serves().is_ok());
     let options = Cases::options("n5");
-    let quorums = Quorums { replicas: 3, write: 3, read: 2 };
-    let other = StoreOptions { quorums, ..StoreOptions::new("points", &options) };
+    let shards = options.shards as u32 + 1;
+    let other = StoreOptions { shards, ..StoreOptions::new("points", &options) };
     let other = cases.start_with(options, other, &Disk::new());
     cases.wait_until(30, || other.store.checked().is_err());
     let why = cases.why_not(&other);
-    assert!(why.contains("it cannot be used: ") && why.contains("write_quorum"), "{why}");
+    assert!(why.contains("it cannot be used: ") && why.contains("shards = "), "{why}");
     assert_eq!(other.store.fault().expect("one").functions, [""; 0]);
     let observer = cases.observe("o");
     assert_eq!(observer.serves(), Ok(()));

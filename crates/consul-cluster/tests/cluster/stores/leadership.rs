@@ -15,7 +15,7 @@ const MEMBERS: &str = "/v1/kv/tsdb/cluster/shards/members/points/";
 
 impl Cases {
     /// What a node or an operator has said.
-    fn said(&self, what: &str) -> Option<String> {
+    pub(super) fn said(&self, what: &str) -> Option<String> {
         self.world.value(&format!("{MEMBERS}{what}"))
     }
 
@@ -68,16 +68,16 @@ fn all_nodes_start_again_on_a_wiped_consul() {
 }
 
 #[test]
-fn a_node_with_other_quorums_is_refused() {
+fn a_node_with_another_number_of_shards_is_refused() {
     let cases = Cases::new();
     let _nodes = cases.nodes(3);
     let options = Cases::options("n4");
-    let quorums = Quorums { replicas: 3, write: 3, read: 1 };
-    let store = StoreOptions { quorums, ..StoreOptions::new("points", &options) };
+    let shards = options.shards as u32 + 1;
+    let store = StoreOptions { shards, ..StoreOptions::new("points", &options) };
     let other = cases.start_with(options, store, &Disk::new());
     let why = cases.world.run(other.store.ready()).expect_err("another configuration");
     assert_eq!(why.kind(), Kind::Conflict);
-    assert!(why.message().contains("write_quorum = 2"), "{why}");
+    assert!(why.message().contains(&format!("this process has {shards}")), "{why}");
 }
 
 /// Nobody knows whether the others have everything: that is for a person to say.

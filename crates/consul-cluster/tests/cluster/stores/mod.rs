@@ -10,6 +10,7 @@ mod leadership;
 mod leaving;
 mod numbers;
 mod repairs;
+mod replicas;
 mod restarts;
 mod set_back;
 

@@ -116,7 +116,6 @@ impl Scenario {
             peers: Arc::new(self.way(CLIENT)),
             runtime: Arc::new(self.way(CLIENT)),
             clock: self.version_clock(0),
-            quorums: self.quorums,
             times: Arc::default(),
             rules: self.rules,
         };

@@ -10,24 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Scenario {
-    /// How many disks may be lost when all shards are whole.
-    fn most_losses(&self) -> usize {
-        self.quorums.write.min(self.quorums.read) - 1
-    }
-
     /// Lets disks be lost again when all shards are whole.
     pub fn note_whole(&self, is_whole: impl FnOnce() -> bool) {
-        if self.losses_left.get() < self.most_losses() && is_whole() {
-            self.losses_left.set(self.most_losses());
+        if self.losses.get() > 0 && is_whole() {
+            self.losses.set(0);
         }
     }
 
     /// A node comes back without what it had, if the promise allows it.
     pub async fn lose_disk(self: &Rc<Self>, node: Node, lasts: Duration) {
-        if self.losses_left.get() == 0 || self.calm.get() {
+        if self.losses.get() >= self.most_losses() || self.calm.get() {
             return;
         }
-        self.losses_left.set(self.losses_left.get() - 1);
+        self.losses.set(self.losses.get() + 1);
         self.world.count("lost disks", 1);
         self.lose_disk_now(node);
         self.world.sleep(lasts.mul_f64(0.3)).await;
@@ -62,8 +57,8 @@ impl Scenario {
         rebooted.iter().for_each(|node| self.kill(*node));
         if let Some((node, storage, shards)) = before {
             let is_same = Arc::ptr_eq(&storage, &self.processes.borrow()[node].storage);
-            if is_same && self.losses_left.get() > 0 && !self.calm.get() {
-                self.losses_left.set(self.losses_left.get() - 1);
+            if is_same && self.losses.get() < self.most_losses() && !self.calm.get() {
+                self.losses.set(self.losses.get() + 1);
                 world.count("lost ends", 1);
                 for (shard, old) in shards.into_iter().enumerate() {
                     storage.restore(shard as u32, old);
@@ -87,10 +82,10 @@ impl Scenario {
         world.sleep(lasts).await;
         let is_same = Arc::ptr_eq(&storage, &self.processes.borrow()[node].storage);
         let has_ended = self.is_marked(&name(node), shard);
-        if !is_same || !has_ended || self.losses_left.get() == 0 || self.calm.get() {
+        if !is_same || !has_ended || self.losses.get() >= self.most_losses() || self.calm.get() {
             return;
         }
-        self.losses_left.set(self.losses_left.get() - 1);
+        self.losses.set(self.losses.get() + 1);
         world.count("lost copies", 1);
         self.kill(node);
         storage.restore(shard, copy);

@@ -6,6 +6,7 @@ mod directed;
 mod losses;
 mod network;
 mod nodes;
+mod numbers;
 mod register;
 mod restarts;
 mod wired;
@@ -51,6 +52,11 @@ const STORE: StoreId = StoreId(1);
 pub struct Scenario {
     world: Rc<World>,
     quorums: Quorums,
+    /// N, W and R as an operator wants them now.
+    wanted: Cell<Quorums>,
+    /// Whether an operator changes these at random moments, and whether W and R are always the same.
+    numbers_change: bool,
+    are_symmetric: bool,
     shards: u32,
     rules: Rules,
     stop_is_leave: bool,
@@ -71,8 +77,10 @@ pub struct Scenario {
     cut_from_consul: RefCell<BTreeSet<Node>>,
     longest_delay_ms: Cell<u64>,
     lossy: Cell<bool>,
-    /// Disks that may still be lost before the next repair.
-    losses_left: Cell<usize>,
+    /// What nodes have found to be equal while numbers change.
+    equal: RefCell<numbers::AllEqual>,
+    /// Disks that were lost since all shards were whole.
+    losses: Cell<usize>,
     calm: Cell<bool>,
     /// Whether nodes are restarted in turn, so that no write may fail.
     restarts: Cell<bool>,
@@ -101,6 +109,10 @@ pub enum Kind {
     Directed(Story),
     /// The nodes of a cluster on the simulated agent, and their leader.
     Wired,
+    /// As the first one, and an operator changes N, W and R.
+    Numbers,
+    /// The same on the nodes of a cluster.
+    WiredNumbers,
 }
 
 /// Plays the history of one seed.
@@ -125,6 +137,10 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
     let directed = Rc::clone(&scenario);
     let disruptions = match kind {
         Kind::Register | Kind::Untold | Kind::Reboots | Kind::Wired => world.number(6..26),
+        Kind::Numbers | Kind::WiredNumbers => {
+            world.spawn(ENVIRONMENT, async move { directed.change_numbers().await });
+            world.number(3..16)
+        }
         Kind::Restarts => {
             world.spawn(ENVIRONMENT, async move { directed.restart_in_turn().await });
             0
@@ -170,17 +186,20 @@ impl Scenario {
         kind: Kind,
         omitted: Option<Rule>,
     ) -> Rc<Self> {
-        let wired = kind == Kind::Wired;
+        let wired = matches!(kind, Kind::Wired | Kind::WiredNumbers);
+        let numbers_change = matches!(kind, Kind::Numbers | Kind::WiredNumbers);
+        let are_symmetric = numbers_change && world.chance(0.7);
         let replicas = [1, 2, 3, 3, 3, 3, 4, 5][world.number(0..8) as usize];
         // Every pair of quorums that overlap.
         let write = world.number(1..replicas as u64 + 1) as usize;
         let least = replicas - write + 1;
         let read = world.number(least as u64..replicas as u64 + 1) as usize;
         let majority = replicas / 2 + 1;
-        let is_directed =
-            !matches!(kind, Kind::Register | Kind::Untold | Kind::Reboots | Kind::Wired);
+        let is_directed = matches!(kind, Kind::Directed(_) | Kind::Restarts | Kind::LostCopy);
         let quorums = if let Kind::Directed(story) = kind {
             story.quorums()
+        } else if numbers_change {
+            numbers::random(world, 4, are_symmetric)
         } else if is_directed {
             Quorums { replicas: 3, write: 2, read: 2 }
         } else if world.chance(0.6) {
@@ -188,12 +207,16 @@ impl Scenario {
         } else {
             Quorums { replicas, write, read }
         };
-        let nodes = quorums.replicas + world.number(u64::from(is_directed)..3) as usize;
+        let least = if numbers_change { 3.max(quorums.replicas) } else { quorums.replicas };
+        let nodes = least + world.number(u64::from(is_directed)..3) as usize;
         let skewed = world.chance(0.3);
         let processes = (0..nodes).map(|node| Process::new(world, node, skewed)).collect();
         Rc::new(Scenario {
             world: Rc::clone(world),
             quorums,
+            wanted: Cell::new(quorums),
+            numbers_change,
+            are_symmetric,
             shards: match kind {
                 Kind::Directed(_) => 1,
                 _ => world.number(1..4) as u32,
@@ -202,7 +225,7 @@ impl Scenario {
             stop_is_leave: omitted == Some(Rule::StopIsNotLeave),
             // Without a second replica that must answer, each failover needs a person.
             replace_after: match quorums.write.min(quorums.read) {
-                1 => Duration::MAX,
+                1 if !numbers_change => Duration::MAX,
                 _ if is_directed => world.millis(6000..20_000),
                 _ if wired => world.millis(5000..20_000),
                 _ => world.millis(2000..8000),
@@ -213,14 +236,18 @@ impl Scenario {
             page: world.number(1..6) as usize,
             processes: RefCell::new(processes),
             register: RefCell::default(),
-            checker: RefCell::new(Checker::new(2 * quorums.write > quorums.replicas)),
+            checker: RefCell::new(Checker::new(match numbers_change {
+                true => are_symmetric,
+                false => 2 * quorums.write > quorums.replicas,
+            })),
             current: RefCell::default(),
             out,
             cuts: RefCell::default(),
             cut_from_consul: RefCell::default(),
             longest_delay_ms: Cell::new(5),
             lossy: Cell::new(false),
-            losses_left: Cell::new(quorums.write.min(quorums.read) - 1),
+            equal: RefCell::default(),
+            losses: Cell::default(),
             calm: Cell::new(false),
             restarts: Cell::new(false),
             is_told: kind != Kind::Untold,
@@ -293,11 +320,11 @@ impl Scenario {
                 if self.is_cut(from, to) || self.loses() {
                     self.world.spawn(ENVIRONMENT, hold(reply));
                 } else {
-                    self.pass_on(from, to, request, reply, 1);
+                    self.pass_on(from, to, *request, reply, 1);
                 }
                 if let Some(again) = again {
                     let (reply, _) = oneshot::channel();
-                    self.pass_on(from, to, again, reply, 20);
+                    self.pass_on(from, to, *again, reply, 20);
                 }
             }
         }
@@ -355,7 +382,7 @@ impl Scenario {
             }
             let at = (request.entry.epoch, node);
             let now = self.world.now();
-            let quorum = self.quorums.write;
+            let quorum = request.entry.quorums.write;
             self.checker.borrow_mut().stored(&place, record.version, at, quorum, now);
         }
     }
@@ -376,7 +403,6 @@ impl Scenario {
                 peers: Arc::new(self.way(client)),
                 runtime: Arc::new(self.way(client)),
                 clock: self.version_clock(skew),
-                quorums: self.quorums,
                 times: Arc::default(),
                 rules: self.rules,
             }
@@ -511,7 +537,8 @@ impl Scenario {
         let processes = self.processes.borrow();
         for (shard, entry) in map.shards.iter().enumerate() {
             let shard = shard as u32;
-            if entry.slots.iter().any(|slot| slot.change.is_some() || slot.is_vacant()) {
+            let is_settled = entry.slots.iter().all(|it| it.change.is_none() && !it.is_vacant());
+            if !is_settled || !entry.has(self.wanted.get()) {
                 self.world.violation(|| format!("shard {shard} is not settled: {entry:?}"));
                 continue;
             }
@@ -562,4 +589,5 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::StopIsNotLeave, Kind::Restarts, 0),
     (Rule::AskAfterSetBack, Kind::Register, 1),
     (Rule::SayIncomplete, Kind::Register, 8),
+    (Rule::EqualBeforeNumbers, Kind::Numbers, 11),
 ];

@@ -166,7 +166,7 @@ impl Storage for Disk {
 
 /// What a process hands to the world.
 pub enum Sent {
-    Request { from: Node, to: NodeId, request: Request, reply: oneshot::Sender<Reply> },
+    Request { from: Node, to: NodeId, request: Box<Request>, reply: oneshot::Sender<Reply> },
     Task { owner: Node, task: BoxFuture<'static, ()> },
 }
 
@@ -183,6 +183,7 @@ impl Peers for Way {
     fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
         let (reply, answer) = oneshot::channel();
         let from = self.owner;
+        let request = Box::new(request);
         _ = self.out.send(Sent::Request { from, to: node.clone(), request, reply });
         let timeout = self.clock.sleep(LIMIT);
         Box::pin(async move {

@@ -1,7 +1,7 @@
 //! The nodes, the leader, and what happens to them.
 
 use super::network::{Disk as Storage, Way};
-use super::register::Said;
+use super::register::{MOST_MAPS_BACK, Said};
 use super::{START_MS, STORE, Scenario};
 use crate::world::{Disruption, ENVIRONMENT, Node, World};
 use consul_cluster::Cluster;
@@ -112,6 +112,7 @@ impl Scenario {
         process.holder = None;
         process.wired = None;
         process.is_running = false;
+        self.forget_equal(node);
     }
 
     /// A node's replicas while it runs.
@@ -133,7 +134,6 @@ impl Scenario {
         let transfer = Transfer {
             holder: Arc::clone(&holder),
             peers: Arc::new(self.way(node)),
-            quorums: self.quorums,
             page: self.page,
         };
         let (scenario, of_node) = (Rc::clone(self), Arc::clone(&holder));
@@ -163,6 +163,10 @@ impl Scenario {
         }
         let (scenario, keeper) = (Rc::clone(self), transfer.clone());
         self.world.spawn(node, async move { scenario.repair(&keeper).await });
+        if self.numbers_change {
+            let (scenario, transfer) = (Rc::clone(self), transfer.clone());
+            self.world.spawn(node, async move { scenario.equalize(node, &transfer).await });
+        }
         let scenario = Rc::clone(self);
         self.world.spawn(node, async move { scenario.drop_unnamed(&transfer, &entries).await });
     }
@@ -180,6 +184,7 @@ impl Scenario {
             }
         }
         let report = holder.report(|shard| self.register.borrow().epoch(shard)).await;
+        let report = Report { equal: self.found_equal(node), ..report };
         self.world.sleep(self.delay()).await;
         if self.sees_consul(node) {
             let weight = self.processes.borrow()[node].weight;
@@ -299,7 +304,7 @@ impl Scenario {
                     it.disk == place.disk && !it.report.missing.contains(&(shard as u32))
                 })
             };
-            if !is_newest(old, self.quorums, has, |node| said(node).is_some()) {
+            if !is_newest(old, has, |node| said(node).is_some()) {
                 new.clone_from(old);
             }
         }
@@ -337,7 +342,6 @@ impl Scenario {
                     peers: way,
                     store: Some(STORE),
                     shard: shard as u32,
-                    quorums: self.quorums,
                     has: &|place: &Place| disks.get(&number(&place.node)) == Some(&place.disk),
                     knowing: knowing.unwrap_or(&none),
                     skips_silent: false,
@@ -367,6 +371,8 @@ impl Scenario {
                 presence: match now.saturating_sub(said.seen) {
                     silent if silent < TTL => Presence::Live,
                     silent if silent < self.replace_after && !self.stop_is_leave => Presence::Down,
+                    // Without a second replica that must answer, each failover needs a person.
+                    _ if self.wanted.get().sizes().least() == 1 => Presence::Down,
                     _ => Presence::Gone,
                 },
                 is_failing: false,
@@ -377,15 +383,16 @@ impl Scenario {
         let stuck = self.stuck(map, now);
         let planner = Planner {
             members: &members,
-            quorums: self.quorums,
+            quorums: self.wanted.get(),
             may_plan: true,
             stuck: &stuck,
             accepted: &Accepted::new(),
             now: Default::default(),
+            rules: self.rules,
         };
         match map {
             Some(map) => map.next(&planner),
-            None if members.len() < self.quorums.replicas => None,
+            None if members.len() < self.wanted.get().replicas => None,
             None => Some(Map::first(self.shards as usize, 1, &planner)),
         }
     }
@@ -426,7 +433,7 @@ impl Scenario {
                 .filter(|(_, place)| processes[number(&place.node)].disk == place.disk)
                 .map(|(_, place)| processes[number(&place.node)].live_records(shard as u32))
                 .collect();
-            copies.len() == self.quorums.replicas
+            copies.len() == entry.slots.len()
                 && entry.slots.iter().all(|slot| slot.change.is_none())
                 && copies.windows(2).all(|pair| pair[0] == pair[1])
                 && entry.counting().all(|(_, it)| self.is_marked(&it.node, shard as u32))
@@ -515,7 +522,8 @@ impl Scenario {
             10 if !self.is_told => self.go_back_untold(lasts).await,
             10 => {
                 world.count("set backs", 1);
-                self.register.borrow_mut().go_back(world.number(1..6) as usize, true);
+                let maps = world.number(1..MOST_MAPS_BACK as u64 + 1) as usize;
+                self.register.borrow_mut().go_back(maps, true);
             }
             12 => self.lose_what_was_copied(lasts).await,
             _ => {

@@ -5,12 +5,17 @@ use crate::world::Node;
 use consul_replication::map::{ChangeKind, Disk, NodeId};
 use consul_replication::plan::Map;
 use consul_replication::state::Report;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+
+/// How many maps it goes back by at once.
+pub const MOST_MAPS_BACK: usize = 5;
 
 #[derive(Default)]
 pub struct Register {
     history: Vec<Map>,
+    /// The last maps that were written, also those that it has forgotten.
+    recent: VecDeque<Map>,
     /// The last words of each node: its disk, its report, and when it was last seen.
     pub nodes: BTreeMap<Node, Said>,
     /// The records that the target of each change had copied when it last made progress, and when that was.
@@ -37,6 +42,11 @@ pub struct Said {
 impl Register {
     pub fn map(&self) -> Option<&Map> {
         self.history.last()
+    }
+
+    /// The last maps that were written, more than it goes back by at once.
+    pub fn recent(&self) -> impl Iterator<Item = &Map> {
+        self.recent.iter()
     }
 
     /// Goes back by up to `maps` maps. If that is not told, only a node that knows newer entries can tell it.
@@ -72,6 +82,10 @@ impl Register {
             return false;
         }
         self.count(&next);
+        self.recent.push_back(next.clone());
+        if self.recent.len() > 2 * MOST_MAPS_BACK {
+            self.recent.pop_front();
+        }
         self.history.push(next);
         true
     }

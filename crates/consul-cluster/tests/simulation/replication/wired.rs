@@ -145,7 +145,8 @@ impl Scenario {
         }
         let processes = self.processes.borrow();
         for shard in status {
-            if shard.holders.len() < self.quorums.replicas || !shard.targets.is_empty() {
+            let is_full = shard.holders.len() == shard.replicas && !shard.is_changing;
+            if !is_full || !shard.targets.is_empty() {
                 return Err(format!("shard {} is not settled: {shard:?}", shard.shard));
             }
             let copies: Vec<_> = shard

@@ -52,6 +52,7 @@ fn well() -> Overview {
         repairing: Vec::new(),
         at_risk: Vec::new(),
         unrecovered: 0,
+        changing: None,
     };
     let endpoint = EndpointOverview {
         told_by: "n1".to_owned(),
@@ -90,7 +91,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 24] = [
+    let cases: [Case; 25] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
         (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
@@ -198,6 +199,15 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "store_unrecovered",
             Level::Error,
             "has yet to ask who has 2 of its shards",
+        ),
+        (
+            |it| {
+                let waits_for = "n4 copies shard 2".to_owned();
+                it.stores[0].changing = Some(NumbersChanging { shards: 5, waits_for });
+            },
+            "store_changing",
+            Level::Note,
+            "5 of its shards have not",
         ),
         (
             |it| _ = it.waiting.insert("points".to_owned(), "n4 has said nothing".to_owned()),
