@@ -715,3 +715,47 @@ describe("a store on a simulated agent with a manual clock", function()
     node:close()
   end)
 end)
+
+describe("the copy of docs/data.md into a store with another number of shards", function()
+  local page = assert(io.open("docs/data.md"))
+  local copy
+  for program in page:read("*a"):gmatch("\n```lua\n(.-)\n```\n") do
+    if program:find("local function copy(", 1, true) then
+      copy = assert((loadstring or load)(program .. "\nreturn copy"))()
+    end
+  end
+  page:close()
+
+  it("copies all that was there before, once, and leaves what is newer", function()
+    local node = consul_ffi.ConsulHACluster:new({
+      node_id = "n1",
+      node_address = "127.0.0.1:9000",
+      simulate = support.name("copy"),
+      replicas = 1,
+      shards = 4,
+    })
+    local from = assert(node:replicate("points", "memory", { shards = 3 }))
+    local to = assert(node:replicate("points2", "memory", { shards = 7 }))
+    assert(node:start())
+    local keys = {}
+    for i = 1, 60 do
+      keys[i] = ("key%02d"):format(i)
+      local records = { { id = keys[i] .. "/1", data = "old" }, { id = keys[i] .. "/2", data = "" } }
+      assert.is_true((from:write(keys[i], records)))
+    end
+    assert.is_true((to:write("key07", { { id = "key07/1", data = "new" } })))
+    local function key_of(id)
+      return (id:match("^(.-)/"))
+    end
+    assert.equal(119, copy(from, to, keys, key_of))
+    assert.equal(0, copy(from, to, keys, key_of))
+    for i, key in ipairs(keys) do
+      local found = {}
+      for record in to:read(key, { from = key .. "/", to = key .. "0" }) do
+        found[#found + 1] = record.data
+      end
+      assert.same({ i == 7 and "new" or "old", "" }, found)
+    end
+    assert(node:stop())
+  end)
+end)

@@ -675,13 +675,13 @@ function ConsulHACluster:thaw() end
 function ConsulHACluster:resume() end
 
 ---The next event, without waiting.
----@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"stopped"|nil event nil if there is none
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there is none
 ---@return any detail see the table of events
 function ConsulHACluster:poll_event() end
 
 ---Waits for the next event.
 ---@param timeout_ms? number the longest wait, in milliseconds; default: until there is an event, or the node is stopped
----@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"stopped"|nil event nil if there was none
+---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there was none
 ---@return any detail see the table of events
 function ConsulHACluster:next_event(timeout_ms) end
 
@@ -1382,9 +1382,9 @@ function ConsulClient:destroy_session(session, options) end
 
 ---The options of replicated shards; docs/configuration.md describes them.
 ---@class consul_ffi.ReplicateOptions
----@field replicas? integer N, the number of replicas of each shard; the same on all nodes. Default: that of the node.
----@field write_quorum? integer W, the number of replicas that have a write before it returns; the same on all nodes. Default: a majority of the replicas.
----@field read_quorum? integer R, the number of replicas that a read asks; W + R must be more than N. The same on all nodes. Default: a majority of the replicas.
+---@field replicas? integer N, the number of replicas of each shard: of the first map, the same on all nodes. Later that of the map counts. Default: that of the node.
+---@field write_quorum? integer W, the number of replicas that have a write before it returns; counts as `replicas` does. Default: a majority of the replicas.
+---@field read_quorum? integer R, the number of replicas that a read asks; W + R must be more than N. It counts as `replicas` does. Default: a majority of the replicas.
 ---@field shards? integer The number of shards; the same on all nodes, and never changed. Shards times replicas are up to 24576. Default: that of the node, up to 8192.
 ---@field repair_s? number|string How often the replicas of a shard are compared and made equal. Deleted records are removed for good by that. Default: 600.
 ---@field drop_after_s? number|string How long a node keeps the records of a shard that has moved away from it. Default: 30.

@@ -18,7 +18,7 @@ pub const STORE_OPTIONS: &[Setting<StoreOptions>] = &[
             options.quorums = Quorums::majorities(count as usize);
         }),
         "that of the node",
-        "N, the number of replicas of each shard; the same on all nodes.",
+        "N, the number of replicas of each shard: of the first map, the same on all nodes. Later that of the map counts.",
     ),
     Setting::new(
         "write_quorum",
@@ -26,7 +26,7 @@ pub const STORE_OPTIONS: &[Setting<StoreOptions>] = &[
             options.quorums.write = count as usize;
         }),
         "a majority of the replicas",
-        "W, the number of replicas that have a write before it returns; the same on all nodes.",
+        "W, the number of replicas that have a write before it returns; counts as `replicas` does.",
     ),
     Setting::new(
         "read_quorum",
@@ -34,7 +34,7 @@ pub const STORE_OPTIONS: &[Setting<StoreOptions>] = &[
             options.quorums.read = count as usize;
         }),
         "a majority of the replicas",
-        "R, the number of replicas that a read asks; W + R must be more than N. The same on all nodes.",
+        "R, the number of replicas that a read asks; W + R must be more than N. It counts as `replicas` does.",
     ),
     Setting::new(
         "shards",

@@ -117,6 +117,8 @@ pub enum Verb {
     Forget(OfNode),
     /// Let a shard of a store do without the replicas that are missing now. Acknowledged writes may be lost.
     AcceptLoss(AcceptLoss),
+    /// Give a store other numbers of replicas, on a living cluster: the leader gets there in safe steps.
+    StoreSet(StoreSet),
     /// Print the completion for a shell.
     Completion {
         #[arg(value_enum)]
@@ -303,6 +305,27 @@ pub struct AcceptLoss {
     #[arg(id = "of", long = "node", value_name = "NODE")]
     pub nodes: Vec<String>,
     /// Say what would be accepted, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse unless the store's map still has this version, which `shards` prints.
+    #[arg(long, value_name = "N")]
+    pub expect_epoch: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct StoreSet {
+    /// The store's name.
+    pub store: String,
+    /// N: the replicas of each shard.
+    #[arg(long, value_name = "N", required_unless_present_any = ["write_quorum", "read_quorum"])]
+    pub replicas: Option<usize>,
+    /// W: how many of them store a write before it is acknowledged.
+    #[arg(long, value_name = "W")]
+    pub write_quorum: Option<usize>,
+    /// R: how many of them answer a read.
+    #[arg(long, value_name = "R")]
+    pub read_quorum: Option<usize>,
+    /// Say what would change, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Refuse unless the store's map still has this version, which `shards` prints.

@@ -1,6 +1,6 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
-use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, OfNode};
+use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, OfNode, StoreSet};
 use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
@@ -8,6 +8,8 @@ use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{operand, shell_word};
+use consul_cluster::stores::Quorums;
+use consul_cluster::stores::outside::{Numbers, NumbersChange};
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
 use serde_json::json;
 use std::sync::Arc;
@@ -433,6 +435,46 @@ pub async fn accept_loss(
     };
     let text = format!("accepted: {text}");
     output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
+    Ok(())
+}
+
+/// `store-set`
+pub async fn store_set(session: &Session, given: &StoreSet, output: Output) -> Result<(), Failure> {
+    let StoreSet { store, replicas, write_quorum, read_quorum, dry_run, expect_epoch } = given;
+    let change = NumbersChange { replicas: *replicas, write: *write_quorum, read: *read_quorum };
+    let cluster = session.look().await?;
+    let Numbers { now, wanted, changing, nodes } =
+        stores::outside::numbers(&cluster, store, change, *expect_epoch).await?;
+    if wanted.replicas > nodes.max(now.replicas) {
+        let needed = counted(wanted.replicas, "node");
+        return Err(Failure::Refused(format!(
+            "store {store} would need {needed} for its replicas, {nodes} may have them: start others first"
+        )));
+    }
+    if wanted.replicas > 1 && wanted.write == wanted.replicas && wanted.write > now.write {
+        say(
+            "consul-ha: with as many for a write as there are replicas, a node that is away stops writes",
+        );
+    }
+    if changing > 0 {
+        let shards = counted(changing, "shard");
+        say(&format!("consul-ha: {shards} have not the numbers of an earlier change yet"));
+    }
+    if !dry_run {
+        stores::outside::set_numbers(&cluster, store, change, *expect_epoch).await?;
+    }
+    let shown = |it: Quorums| format!("{}/{}/{}", it.replicas, it.write, it.read);
+    let text = match now == wanted {
+        true => format!("store {store} is to have N/W/R {}, as before", shown(wanted)),
+        false => format!(
+            "store {store} gets N/W/R {} in place of {}: `consul-ha shards` shows how far it is",
+            shown(wanted),
+            shown(now)
+        ),
+    };
+    let json = |it: Quorums| json!({ "replicas": it.replicas, "write_quorum": it.write, "read_quorum": it.read });
+    let json = json!({ "store": store, "before": json(now), "wanted": json(wanted) });
+    output.done(&text, json, *dry_run);
     Ok(())
 }
 

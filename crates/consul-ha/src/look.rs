@@ -13,7 +13,7 @@ use consul_cluster::Snapshot;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{NodeOverview, NodeState, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
-use consul_cluster::stores::StoreOverview;
+use consul_cluster::stores::{NumbersChanging, StoreOverview};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -134,7 +134,17 @@ fn stores(stores: &[StoreOverview]) -> String {
         ]
     };
     let header = ["STORE", "SHARDS", "N/W/R", "VERSION", "MOVING", "REPAIRING", "REPLICA MISSING"];
-    table(&header, &[1, 2, 3, 4, 5, 6], stores.iter().map(row))
+    let mut text = table(&header, &[1, 2, 3, 4, 5, 6], stores.iter().map(row));
+    for store in stores {
+        if let Some(NumbersChanging { shards, waits_for }) = &store.changing {
+            let shards = counted(*shards, "shard");
+            text.push_str(&format!(
+                "\n\nstore {}: {shards} have not these N/W/R yet: {waits_for}",
+                store.name
+            ));
+        }
+    }
+    text
 }
 
 /// The replicas of a shard as words, the primary first.

@@ -23,6 +23,7 @@ const SCENARIOS: &[(&str, &str)] = &[
     ("cuts_from_peers", "a_node_that_is_cut_off_from_its_peers_stops_no_writes"),
     ("cuts_from_consul", "a_node_that_is_cut_off_from_consul_stops_no_writes"),
     ("kills_in_moves", "a_node_that_dies_in_any_step_of_a_move_loses_nothing"),
+    ("numbers", "nodes_die_while_an_operator_changes_n_and_w_and_nothing_is_lost"),
 ];
 
 /// Those in a network namespace, whose nodes have one each.
@@ -64,6 +65,7 @@ fn run(target: &str, arguments: &[&str], at_start: &str) -> Result<Output, Faile
     let consul = RealConsul::start(target)?;
     let mut command = Command::new("luajit");
     command.args(arguments).env("LUA_INIT", at_start).env("CONSUL_HTTP_ADDR", &consul.address);
+    command.env("OPERATOR", program::built("consul-ha"));
     Ok(in_checkout(&mut command).output()?)
 }
 

@@ -5,11 +5,13 @@
 --   CONSUL_HTTP_ADDR=… luajit tests/programs/replicated/scenarios.lua SCENARIO FACTOR
 --
 -- FACTOR makes it longer: more nodes, more rounds. A cut needs a network namespace of its own (islands.lua), `upgrades`
--- the folder OLD_RELEASE, a checkout of an older release with its build for LuaJIT.
+-- the folder OLD_RELEASE, a checkout of an older release with its build for LuaJIT; `numbers` OPERATOR, the path of
+-- consul-ha.
 
 local own_folder = arg[0]:match("^.*/")
 package.path = own_folder .. "../../?.lua;" .. package.path
 
+local consul_ffi = require("consul_ffi")
 local Engine = require("examples.tsdb.engine")
 local Storage = require("examples.tsdb.storage")
 local config_of = require("examples.tsdb.config")
@@ -60,6 +62,8 @@ function World.new(folder, network)
     network = network,
     old = old,
     engine = Engine.new(config_of("writer", nil, support.prefix, SHARDS)),
+    replicas = REPLICAS,
+    write_quorum = WRITE_QUORUM,
     live = {},
     attempted = {},
     acknowledged = {},
@@ -170,7 +174,7 @@ function World:is_settled()
       return false
     end
   end
-  return self.engine:is_replicated(REPLICAS)
+  return self.engine:is_replicated(self.replicas)
 end
 
 -- The shards that are not settled, for errors.
@@ -181,7 +185,7 @@ function World:unsettled()
     for name, kind in pairs(shard.targets) do
       targets[#targets + 1] = kind .. " to " .. name
     end
-    if #targets > 0 or #shard.holders ~= REPLICAS then
+    if #targets > 0 or #shard.holders ~= self.replicas then
       texts[#texts + 1] = ("shard %d, epoch %d: on %s; %s\n"):format(
         shard.shard, shard.epoch, table.concat(shard.holders, " "), table.concat(targets, ", "))
     end
@@ -285,7 +289,7 @@ function World:too_few_copies()
   end
   local few = 0
   for id in pairs(self.acknowledged) do
-    few = few + ((copies[id] or 0) < WRITE_QUORUM and 1 or 0)
+    few = few + ((copies[id] or 0) < self.write_quorum and 1 or 0)
   end
   return few
 end
@@ -566,6 +570,89 @@ function scenarios.kills_in_moves(world)
     print(("%d died %s"):format(count, when))
   end
   world:check()
+end
+
+-- Runs consul-ha as an operator does. Returns what it prints; what it logs is not that.
+local function consul_ha(arguments)
+  local command = ("%s --prefix %s %s"):format(os.getenv("OPERATOR"), support.prefix, arguments)
+  local output = assert(io.popen(command))
+  local text = output:read("*a")
+  output:close()
+  return text
+end
+
+-- Whether consul-ha says that all shards of the store have the numbers that are wanted.
+local function have_numbers(world)
+  if not world.engine:is_replicated(world.replicas) then
+    return false
+  end
+  world.why = consul_ha("--json shards")
+  local decoded, shown = consul_ffi.json_decode(world.why)
+  local store = decoded and shown.stores and shown.stores[1]
+  return store ~= nil and store.replicas == world.replicas and not store.changing
+end
+
+-- How many shards have another epoch than before: steps of a change were made.
+local function steps_since(world, before)
+  local count = 0
+  for _, shard in ipairs(world.engine:shards()) do
+    count = count + (shard.epoch ~= before[shard.shard] and 1 or 0)
+  end
+  return count
+end
+
+-- Lets an operator change the numbers, and kills a node when the first steps were made. Under load it waits, for as
+-- long as that takes, until the change has ended. Returns whether it had not when the node died.
+local function change_numbers(world, replicas, write_quorum, read_quorum, victim)
+  local before = {}
+  for _, shard in ipairs(world.engine:shards()) do
+    before[shard.shard] = shard.epoch
+  end
+  local said = consul_ha(("store-set points --replicas %d --write-quorum %d --read-quorum %d"):format(
+    replicas, write_quorum, read_quorum))
+  assert(said:find("gets N/W/R", 1, true), said)
+  world.replicas, world.write_quorum = replicas, write_quorum
+  while steps_since(world, before) == 0 do
+    world:step()
+  end
+  local name = victim()
+  local in_progress = not have_numbers(world)
+  world:kill(name)
+  print(("%s was killed %s"):format(name, in_progress and "during the change" or "after it"))
+  world:load_for(math.random())
+  world:start(name)
+  while not have_numbers(world) do
+    world:step()
+  end
+  world:check()
+  return in_progress
+end
+
+-- N and W grow and shrink while the leader or another node is killed.
+function scenarios.numbers(world)
+  local function leader()
+    local found
+    world:wait("a leader", function()
+      found = world.engine.cluster.node:get_leader_info()
+      return found and world.live[found.node_id]
+    end)
+    return found.node_id
+  end
+  local function another()
+    local name = leader()
+    return name == "n1" and "n2" or "n1"
+  end
+  world:begin(3)
+  world.engine.timeout_ms = SHORT_MS
+  local during = 0
+  for _ = 1, factor do
+    world:load(400)
+    for _, change in ipairs({ { 2, 1, 2, another }, { 3, 2, 2, leader }, { 2, 1, 2, leader }, { 3, 2, 2, another } }) do
+      during = during + (change_numbers(world, unpack(change)) and 1 or 0)
+      world:load(200)
+    end
+  end
+  assert(during > 0, "no node was killed during a change")
 end
 
 support.run(function()

@@ -423,14 +423,14 @@ impl Store {
     /// Tells the program when N, W or R of the store begin to change and when they have changed, and logs if its own options
     /// are not those that count.
     fn note_numbers(&self, before: Option<&StoreMap>, map: &StoreMap) {
-        let store = self.options.name.as_str();
-        if before.is_none_or(|before| before.shared != map.shared)
-            && map.shared != self.options.shared()
-        {
+        let (store, options) = (self.options.name.as_str(), self.options.shared());
+        let is_new = before.is_none_or(|before| before.shared != map.shared);
+        if is_new && map.shared != options {
+            let counts = map.shared;
             tracing::info!(
                 store,
-                counts = %map.shared,
-                options = %self.options.shared(),
+                %counts,
+                %options,
                 "the numbers of the store's map count, not those of this process's options"
             );
         }

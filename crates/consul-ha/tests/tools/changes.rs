@@ -15,6 +15,7 @@ const LOSS: Duration = Duration::from_secs(3);
 
 pub fn run(system: &System) {
     refusals(system);
+    numbers(system);
     drain(system);
     obstacles(system);
     maintenance(system);
@@ -44,6 +45,41 @@ fn refusals(system: &System) {
     assert_eq!(system.run(&["thaw"]).ok(), "the shard map was not frozen\n");
     let thawed = system.run(&["thaw", "--json"]).json();
     assert_eq!(thawed, json!({ "was_frozen_by": [], "dry_run": false }));
+}
+
+/// The store gets another replica while it is used, and gives it back.
+fn numbers(system: &System) {
+    let store = || system.run(&["shards", "--json"]).json()["stores"][0].clone();
+    let of = |store: &serde_json::Value| {
+        ["replicas", "write_quorum", "read_quorum"].map(|it| store[it].as_u64().unwrap())
+    };
+    let before = of(&store());
+    let set = |more: &[&str]| system.run(&[&["store-set", "points"], more].concat());
+    system.run(&["store-set", "point", "--replicas", "2"]).refused(1, &["did you mean"]);
+    system.run(&["store-set", "points"]).refused(2, &["--replicas <N>"]);
+    set(&["--replicas", "9", "--write-quorum", "5", "--read-quorum", "5"])
+        .refused(1, &["would need 9 nodes for its replicas"]);
+    set(&["--write-quorum", "9"]).refused(2, &["write_quorum is 9: it must be from 1 to replicas"]);
+    let few = ["--replicas", "3", "--write-quorum", "1", "--read-quorum", "2"];
+    set(&few).refused(2, &["together they must be more than replicas"]);
+    set(&["--replicas", "3", "--expect-epoch", "1"]).refused(1, &["has version"]);
+    let three = ["--replicas", "3", "--write-quorum", "2", "--read-quorum", "2"];
+    let dry = set(&[&three[..], &["--dry-run"]].concat()).ok();
+    assert!(dry.starts_with("would be done: store points gets N/W/R 3/2/2 in place of "), "{dry}");
+    assert_eq!(of(&store()), before);
+    let json = set(&[&three[..], &["--json"]].concat()).json();
+    let wanted = json!({ "replicas": 3, "write_quorum": 2, "read_quorum": 2 });
+    assert_eq!(json["wanted"], wanted);
+    let is_done = |numbers: [u64; 3]| {
+        let store = store();
+        of(&store) == numbers && store["changing"].is_null()
+    };
+    system.wait_for("three replicas", || is_done([3, 2, 2]));
+    assert!(set(&three).ok().contains("is to have N/W/R 3/2/2, as before"));
+    let [replicas, write, read] = before.map(|number| number.to_string());
+    let back = ["--replicas", &replicas, "--write-quorum", &write, "--read-quorum", &read];
+    set(&back).ok();
+    system.wait_for("the numbers of before", || is_done(before));
 }
 
 fn drain(system: &System) {

@@ -261,7 +261,7 @@ fn in_flags(system: &System) {
 }
 
 /// The verbs that ask Consul.
-const VERBS: [&[&str]; 13] = [
+const VERBS: [&[&str]; 14] = [
     &["nodes"],
     &["shards"],
     &["leader"],
@@ -275,6 +275,7 @@ const VERBS: [&[&str]; 13] = [
     &["leave", "n1"],
     &["forget", "n1"],
     &["accept-loss", "points", "0"],
+    &["store-set", "points", "--replicas", "3"],
 ];
 
 /// A Consul that accepts connections, and answers nothing.

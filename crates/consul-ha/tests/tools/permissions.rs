@@ -45,6 +45,7 @@ pub fn frozen(system: &System) {
         (&["thaw"][..], "ha/shards/"),
         (&["forget", "n3"], "ha/nodes/n3"),
         (&["accept-loss", "points", "0"], "ha/shards/"),
+        (&["store-set", "points", "--write-quorum", "1"], "ha/shards/members/points/wanted"),
     ] {
         system.run_as(&reader, verb).refused(5, &["key:write", key]);
     }
