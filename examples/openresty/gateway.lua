@@ -10,6 +10,9 @@ local SERVICE = os.getenv("SERVICE") or "web"
 -- How many other instances a request tries, and how long it waits for the first list.
 local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 
+-- As many connections as `keepalive` in gateway.conf keeps.
+local KEEPALIVE = 256
+
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
 local FAILURES = { [502] = true, [503] = true, [504] = true }
 
@@ -52,29 +55,69 @@ end
 local function request_at(address)
   local request = requests[address]
   if not request then
-    request = table.remove(unused) or { instance = nil, picked_at = 0, tried = nil }
+    request = table.remove(unused) or { instance = nil, picked_at = 0, tried = nil, is_on_kept = false }
     requests[address] = request
   end
   return request
 end
 
+-- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
+-- request goes on one of them.
+local kept = {}
+
+-- Adds to the number of kept connections; returns what it was.
+local function keep(instance, more)
+  local address, port = instance.address, instance.port
+  local ports = kept[address]
+  if not ports then
+    ports = {}
+    kept[address] = ports
+  end
+  local before = ports[port] or 0
+  ports[port] = math.max(0, math.min(before + more, KEEPALIVE))
+  return before
+end
+
 -- Has nginx send the request to an instance. Returns nil and the reason if its address is not of IP.
 local function send_to(instance)
   local address = instance.address
-  return peer.set_current_peer(address:find(":", 1, true) and "[" .. address .. "]" or address, instance.port)
+  if address:find(":", 1, true) and address:sub(1, 1) ~= "[" then
+    address = "[" .. address .. "]"
+  end
+  return peer.set_current_peer(address, instance.port)
 end
 
--- Takes the failure of a request's instance into account.
-local function failed(request)
+-- The last number of a variable with one for each attempt, such as "0.250, 0.001".
+local function last_of(text)
+  return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
+end
+
+-- Whether a request without an answer was on a kept connection, which the instance may have closed before the request
+-- came; nginx itself counts no such try.
+local function is_of_kept(request, connect_times)
+  local connect_s = last_of(connect_times)
+  if not connect_s then
+    -- It does not listen.
+    keep(request.instance, -KEEPALIVE)
+  end
+  return request.is_on_kept and connect_s == 0
+end
+
+-- Takes the failure of a request's instance into account. `succeeded`: nil if it says nothing of the instance.
+local function failed(request, succeeded)
   local instance, tried = request.instance, request.tried or {}
-  web:report(instance, false)
+  web:report(instance, succeeded)
   tried[#tried + 1], request.tried = instance, tried
 end
 
--- Has nginx send a request to an instance that it has not tried. A loop here would keep LuaJIT from compiling all of
--- `balance`.
-local function attempt(request)
+-- Has nginx send a request to an instance that it has not tried, or with `may_repeat` to the last one again if there is
+-- no other. A loop here would keep LuaJIT from compiling all of `balance`.
+local function attempt(request, may_repeat)
   local instance = web:pick(nil, request.tried)
+  if not instance and may_repeat then
+    table.remove(request.tried)
+    instance = web:pick(nil, request.tried)
+  end
   request.instance, request.picked_at = instance or nil, ngx.now()
   if not instance then
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
@@ -83,29 +126,34 @@ local function attempt(request)
   local sent, why = send_to(instance)
   if not sent then
     ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
-    failed(request)
+    failed(request, false)
     return attempt(request)
   end
+  request.is_on_kept = keep(instance, -1) > 0
 end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
   local request = request_at(address_of_request())
-  if peer.get_last_failure() then
-    failed(request)
-  else
+  local failure, status = peer.get_last_failure()
+  if not failure then
     request.tried = nil
     peer.set_more_tries(MORE_TRIES)
+    return attempt(request)
   end
-  attempt(request)
+  -- The attempt that begins has no instance yet, for which nginx writes " : ".
+  local was_closed = failure == "failed" and status ~= 504
+    and is_of_kept(request, ngx.var.upstream_connect_time:match("^(.*) : $"))
+  local succeeded = nil
+  if not was_closed then
+    succeeded = false
+  end
+  failed(request, succeeded)
+  return attempt(request, was_closed)
 end
 
--- The last number of a variable with one for each attempt, such as "0.250, 0.001".
-local function last_of(text)
-  return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
-end
-
--- In log_by_lua: reports the last attempt.
+-- In log_by_lua: reports the last attempt. A subrequest, such as that of `mirror`, has no such phase: its location
+-- needs header_filter_by_lua for this.
 function gateway.report()
   local address = address_of_request()
   local request = requests[address]
@@ -121,6 +169,13 @@ function gateway.report()
   local succeeded = nil
   if status ~= 499 then
     succeeded = not FAILURES[status]
+  end
+  if succeeded then
+    keep(instance, 1)
+  elseif status == 502 and not last_of(ngx.var.upstream_header_time)
+    and is_of_kept(request, ngx.var.upstream_connect_time) then
+    -- Of a request that must not be sent twice.
+    succeeded = nil
   end
   local seconds = nil
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.

@@ -25,29 +25,11 @@ local EXIT_MS = 1000
 -- The longest that a cosocket waits, in milliseconds.
 local LONGEST_MS = 2 ^ 31 - 1
 
+-- How much later than a wait is to end its cosocket has its timeout, which nginx logs as an error, in milliseconds.
+local LATER_MS = 60000
+
 -- The pause when a wait fails, for example without a free connection, in seconds.
 local PAUSE_S = 0.05
-
--- Reads the answer to a line that was written; returns nil if the limit comes first.
-local function answer(socket, limit_ms)
-  local exits = ngx.get_phase() == "timer" and EXIT_MS
-  local left = limit_ms or math.huge
-  while left > 0 do
-    local turn = math.min(left, exits or LONGEST_MS)
-    socket:settimeout(math.max(turn, 1))
-    local line, why = socket:receive()
-    if line or why ~= "timeout" then
-      return line, why
-    elseif exits and ngx.worker.exiting() then
-      return nil, "exiting"
-    end
-    left = left - turn
-  end
-  -- A wait that is given up in words does not cancel the call.
-  socket:send("\n")
-  socket:settimeout(EXIT_MS)
-  return socket:receive()
-end
 
 local function check(level)
   local phase = ngx.get_phase()
@@ -74,13 +56,22 @@ local function wait(object, limit_ms)
   if not socket:connect("unix:" .. path) then
     return ngx.sleep(PAUSE_S)
   end
-  socket:send(line)
-  local answered, why = answer(socket, limit_ms)
-  if answered then
-    socket:setkeepalive(IDLE_MS)
-  elseif why == "exiting" then
-    return over()
+  if ngx.get_phase() == "timer" then
+    limit_ms = math.min(limit_ms or EXIT_MS, EXIT_MS)
   end
+  local timeout_ms = LONGEST_MS
+  if limit_ms then
+    -- The other end of the socket ends the wait.
+    limit_ms = math.ceil(math.max(limit_ms, 0))
+    timeout_ms = math.min(limit_ms + LATER_MS, LONGEST_MS)
+    line = ("%s %d\n"):format(line:sub(1, -2), limit_ms)
+  end
+  socket:settimeout(timeout_ms)
+  socket:send(line)
+  if socket:receive() then
+    socket:setkeepalive(IDLE_MS)
+  end
+  return over()
 end
 
 ---@class consul_ffi.openresty: consul_ffi.Yielding

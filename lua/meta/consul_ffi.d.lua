@@ -151,6 +151,7 @@ function Handle:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
 ---answered at once. A connection that ends while it waits cancels the call.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -210,6 +211,7 @@ function Watch:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -279,6 +281,7 @@ function ServiceView:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -336,6 +339,7 @@ function ServiceViews:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once there is news. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -454,6 +458,7 @@ function Lock:fd() end
 ---and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line
 ---written meanwhile is answered at once. The line is of the last attempt: call it after `start`. A connection that ends
 ---before `poll` has returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -699,6 +704,7 @@ function ConsulHACluster:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err

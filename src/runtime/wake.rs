@@ -1,9 +1,9 @@
 //! A unix socket for event loops that can wait for a socket of their own alone, such as the cosockets of OpenResty.
 //!
-//! A client writes a line with two numbers, that of a ticket and, for a lock, that of the attempt (0 for others). It
-//! reads a newline once the job of the ticket is ready, or is gone. It may write an empty line meanwhile, to be answered
-//! at once. If it goes away before it has read that a call or a lock is ready, that is cancelled. Only this process is
-//! served.
+//! A client writes a line with two numbers, that of a ticket and, for a lock, that of the attempt (0 for others), and may add
+//! a third, the longest wait in milliseconds. It reads a newline once the job of the ticket is ready, or is gone, or the wait
+//! is over. It may write an empty line meanwhile, to be answered at once. If it goes away before it has read that a call or
+//! a lock is ready, that is cancelled. Only this process is served.
 
 use super::executor::background_thread;
 use super::job::Job;
@@ -12,13 +12,11 @@ use consul_api::error::{Error, Kind};
 use consul_process::clock::BoxFuture;
 use consul_process::os::{CloseOnFork, PerProcess, listen_privately};
 use consul_process::sync::lock;
-use futures_util::future::{Either, select};
 use mlua::{IntoLua as _, Lua};
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -27,8 +25,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-/// The longest line of a client: two numbers of 64 bits.
-const MAX_LINE: u64 = 42;
+/// The longest line of a client: three numbers of 64 bits.
+const MAX_LINE: u64 = 63;
 
 /// The pause after a failed accept, for example without a free descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -149,19 +147,24 @@ async fn answer(stream: UnixStream) -> io::Result<()> {
 
 async fn answer_lines(mut stream: BufReader<UnixStream>, wait: &mut Wait) -> io::Result<()> {
     while let Some(numbers) = line(&mut stream).await? {
-        let Some((ticket, number)) = numbers else { continue };
+        let Some((ticket, number, limit)) = numbers else { continue };
         *wait = None;
         let found = lock(TABLE.get()).get(&ticket).cloned();
         if let Some((job, cancel)) = found
             && let Some(job) = job.upgrade()
         {
             *wait = cancel.map(|cancel| (cancel, number));
-            let interrupted = pin!(line(&mut stream));
-            if let Either::Right((line, _)) = select(job.ready(), interrupted).await {
-                if line?.is_none() {
-                    return Ok(());
-                }
-                *wait = None;
+            let ended = tokio::select! {
+                biased;
+                () = job.ready() => None,
+                interrupted = line(&mut stream) => Some(interrupted?.is_none()),
+                () = over(limit) => Some(false),
+            };
+            match ended {
+                None => {}
+                Some(true) => return Ok(()),
+                // A wait that is given up in words, or has reached its limit, does not cancel the job.
+                Some(false) => *wait = None,
             }
         }
         stream.get_mut().write_all(b"\n").await?;
@@ -169,12 +172,24 @@ async fn answer_lines(mut stream: BufReader<UnixStream>, wait: &mut Wait) -> io:
     Ok(())
 }
 
-/// The two numbers in the next line; within it `None` for a line without one, and outside of it for the end.
-async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<(u64, u64)>>> {
+async fn over(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The numbers of a ticket and an attempt, and the limit.
+type Numbers = (u64, u64, Option<Duration>);
+
+/// What is in the next line; within it `None` for a line without numbers, and outside of it for the end.
+async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<Numbers>>> {
     let mut line = String::new();
     if stream.take(MAX_LINE).read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    let numbers = line.trim_end().split_once(' ');
-    Ok(Some(numbers.and_then(|(ticket, number)| ticket.parse().ok().zip(number.parse().ok()))))
+    let mut numbers = line.split_ascii_whitespace().map_while(|number| number.parse().ok());
+    let ticket_and_number = numbers.next().zip(numbers.next());
+    let limit = numbers.next().map(Duration::from_millis);
+    Ok(Some(ticket_and_number.map(|(ticket, number)| (ticket, number, limit))))
 }

@@ -32,7 +32,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 23] = [
+    let all: [Named; 27] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -46,6 +46,10 @@ pub fn trials() -> Trials {
         ("a_phase_that_cannot_wait_says_so", a_phase_that_cannot_wait),
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
+        ("a_gateway_loses_no_request_on_a_kept_connection_that_was_closed", gateway::closed),
+        ("subrequests_of_a_gateway_are_not_in_flight_for_ever", gateway::subrequests),
+        ("a_gateway_takes_an_address_in_brackets", gateway::in_brackets),
+        ("waits_that_end_in_time_are_no_errors_in_the_log", waits_in_the_log),
         ("a_gateway_serves_while_consul_misbehaves", hostile::misbehaves),
         ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
         ("workers_share_the_views_of_one_of_them", views::workers_share),
@@ -240,6 +244,38 @@ fn a_worker_that_exits(unpacked: &Path) -> Outcome {
         check(begun.elapsed() < AT_ONCE, &format!("the worker ended after {:?}", begun.elapsed()))?;
     }
     Ok(())
+}
+
+fn waits_in_the_log(unpacked: &Path) -> Outcome {
+    let timers = "init_worker_by_lua_block {
+        local client = require(\"consul\").client
+        done, waits = 0, {
+            function() return client:kv_get(\"none\", { index = 1e9, wait = \"2500ms\" }) end,
+            function() return client:watch(\"kv_get\", \"none\"):next(2500) end,
+            function()
+                local watch = client:watch(\"kv_get\", \"none\")
+                watch:next(2500)
+                return watch:next(2500)
+            end,
+            function() return client:service_view(\"none\"):ready(2500) end,
+            function()
+                local lock = client:lock(\"l\" .. ngx.now() .. math.random())
+                assert(lock:acquire())
+                lock:next_event(2500)
+                return lock:release()
+            end,
+        }
+        for _, wait in ipairs(waits) do ngx.timer.at(0, function() wait() done = done + 1 end) end
+    }
+    server {
+        location = /waits { content_by_lua_block { for _, wait in ipairs(waits) do wait() end } }
+        location = /done { content_by_lua_block { ngx.print(done) } }";
+    let nginx = Nginx::start_with(unpacked, 1, |text| text.replacen("server {", timers, 1))?;
+    check(get(nginx.address, "/waits")?.status == 200, "a wait failed")?;
+    wait_until(|| Ok(get(nginx.address, "/done")?.body == "5"))?;
+    let log = fs::read_to_string(nginx.folder.join("log"))?;
+    let errors: Vec<_> = log.lines().filter(|line| line.contains("[error]")).collect();
+    check(errors.is_empty(), &format!("{errors:?}"))
 }
 
 fn a_phase_that_cannot_wait(unpacked: &Path) -> Outcome {

@@ -1,6 +1,7 @@
 //! The example's gateway: `gateway.conf` and `gateway.lua`.
 
 use super::{AT_ONCE, Nginx, Outcome, PATIENCE, check, get, send, wait_until};
+use crate::support::consul::say_skipped;
 use libtest_mimic::Failed;
 use std::fs;
 use std::io::{Read, Write};
@@ -41,6 +42,31 @@ fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     }
     let length = name.len();
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}")
+}
+
+/// A server that answers the first request of each connection, and closes it when the second one comes.
+fn closing(reads_before: bool) -> Result<SocketAddr, Failed> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer_once(stream, reads_before));
+        }
+    });
+    Ok(address)
+}
+
+fn answer_once(mut stream: TcpStream, reads_before: bool) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 4096];
+    stream.read(&mut buffer)?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+    match reads_before {
+        true => stream.read(&mut buffer)?,
+        // With something unread it is reset.
+        false => stream.peek(&mut buffer)?,
+    };
+    Ok(())
 }
 
 pub fn register(nginx: &Nginx, id: &str, address: SocketAddr) -> Outcome {
@@ -98,6 +124,59 @@ pub fn follows_consul(unpacked: &Path) -> Outcome {
         ask_agent(&nginx, &format!("deregister/{id}"), "")?;
     }
     wait_until(|| is_unavailable(&nginx))
+}
+
+pub fn closed(unpacked: &Path) -> Outcome {
+    for reads_before in [true, false] {
+        let nginx = start(unpacked)?;
+        let instance = closing(reads_before)?;
+        register(&nginx, "closing", instance)?;
+        wait_until(|| Ok(instances(&nginx)?.lines().count() == 1))?;
+        for number in 0..200 {
+            let answer = get(nginx.address, "/")?;
+            check(answer.status == 200, &format!("request {number}: {}", answer.status))?;
+        }
+        let shown = instances(&nginx)?;
+        check(shown.contains("active") && shown.contains(" 0 in flight"), &shown)?;
+    }
+    Ok(())
+}
+
+pub fn subrequests(unpacked: &Path) -> Outcome {
+    let mirrored = "location = /mirrored { mirror /copy; proxy_pass http://service; }
+        location = /copy {
+            internal;
+            proxy_pass http://service;
+            header_filter_by_lua_block { gateway.report() }
+        }
+        location = /gateway";
+    let nginx = Nginx::start_example(unpacked, "gateway", 1, |text| {
+        text.replacen("location = /gateway", mirrored, 1)
+    })?;
+    register(&nginx, "one", backend("one")?)?;
+    wait_until(|| Ok(instances(&nginx)?.lines().count() == 1))?;
+    for _ in 0..20 {
+        let answer = get(nginx.address, "/mirrored")?;
+        check(answer.body == "one", &answer.body)?;
+    }
+    wait_until(|| Ok(instances(&nginx)?.contains(" 0 in flight")))
+}
+
+pub fn in_brackets(unpacked: &Path) -> Outcome {
+    let nginx = start(unpacked)?;
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        say_skipped("an address in brackets", "this machine has no IPv6");
+        return Ok(());
+    };
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || listener.incoming().flatten().for_each(|it| drop(answer(it, "six"))));
+    for address in ["::1", "[::1]"] {
+        let body = format!(r#"{{"ID":"{port}","Name":"web","Address":"{address}","Port":{port}}}"#);
+        ask_agent(&nginx, "register", &body)?;
+        wait_until(|| Ok(instances(&nginx)?.contains(&format!("{address}:{port} "))))?;
+        check(get(nginx.address, "/")?.body == "six", address)?;
+    }
+    Ok(())
 }
 
 pub fn reloads_without_consul(unpacked: &Path) -> Outcome {

@@ -54,6 +54,7 @@ function Handle:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
 ---answered at once. A connection that ends while it waits cancels the call.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err

@@ -176,6 +176,7 @@ function ConsulHACluster:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err

@@ -94,6 +94,7 @@ function Lock:fd() end
 ---and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line
 ---written meanwhile is answered at once. The line is of the last attempt: call it after `start`. A connection that ends
 ---before `poll` has returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err

@@ -43,6 +43,7 @@ function Watch:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -112,6 +113,7 @@ function ServiceView:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
@@ -169,6 +171,7 @@ function ServiceViews:fd() end
 ---For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
 ---and a line to write there, to which an empty line is the answer once there is news. An empty line written meanwhile is
 ---answered at once.
+---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
 ---@return consul_ffi.Error? err
