@@ -148,11 +148,10 @@ fn extend(leases: &[Arc<Lease>], results: &[Value], begun: Instant) {
     }
 }
 
-/// Whether the reason for a failure may be one of the keys, or something between that lets reads pass: it was answered, and not
-/// by servers without a leader or with too many requests.
+/// Whether the reason for a failure may be one of the keys, or something between that lets reads pass: a filter may answer,
+/// close the connection, or keep silent. Servers without a leader or with too many requests concern all.
 fn may_concern_one(error: &Error) -> bool {
-    let is_of_servers = matches!(error.kind(), Kind::NoLeader | Kind::RateLimited);
-    !error.is_retryable() || error.status().is_some() && !is_of_servers
+    !matches!(error.kind(), Kind::NoLeader | Kind::RateLimited)
 }
 
 /// The leases whose operations were refused; all, if the answer does not say which.

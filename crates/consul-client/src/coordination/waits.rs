@@ -31,8 +31,9 @@ const MAX_OWN: usize = 16;
 /// waiter to the look at its key, so that several are looked at together.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The random pause after a query that has failed.
+/// The random pause after a query that has failed, for up to 20 waiters; of more it is the longer, as each then looks at its key.
 const ERROR_PAUSE_MS: std::ops::Range<f64> = 100.0..300.0;
+const USUAL_WAITERS: f64 = 20.0;
 
 /// How much longer than it waits a query may take, and the time limit of a transaction.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -254,7 +255,7 @@ impl Presence {
                 Ok(answer) => answer.meta.next_index(index),
                 Err(error) => {
                     tracing::debug!(directory, %error, "a query for waiters failed");
-                    self.client().pause(ERROR_PAUSE_MS).await;
+                    self.pause_after_failure(group).await;
                     None
                 }
             };
@@ -281,14 +282,25 @@ impl Presence {
         self.blocking_client().read_past_caches(&kv::KEYS, &args).await
     }
 
-    /// Wakes the waiters whose keys have changed.
+    /// Wakes the waiters whose keys have changed. After an error each waiter finds out for itself, after a pause.
     async fn look_at(&self, group: &Group, only_new: bool) {
         let waiting = group.waiting(only_new);
-        join_all(waiting.chunks(MAX_OPERATIONS).map(|part| self.look_at_part(group, part))).await;
+        let parts = waiting.chunks(MAX_OPERATIONS);
+        let looked = join_all(parts.map(|part| self.look_at_part(group, part))).await;
+        let Some(error) = looked.iter().find_map(|looked| looked.as_ref().err()) else { return };
+        tracing::debug!(%error, "a look at the keys of waiters failed");
+        self.pause_after_failure(group).await;
+        let failed = waiting.chunks(MAX_OPERATIONS).zip(&looked).filter(|(_, it)| it.is_err());
+        failed.flat_map(|(part, _)| part).for_each(|(key, _)| group.wake(key));
     }
 
-    /// After an error each waiter finds out for itself.
-    async fn look_at_part(&self, group: &Group, part: &[(String, u64)]) {
+    async fn pause_after_failure(&self, group: &Group) {
+        let factor = (lock(&group.waiting).len() as f64 / USUAL_WAITERS).max(1.0);
+        let bounds = ERROR_PAUSE_MS.start * factor..ERROR_PAUSE_MS.end * factor;
+        self.client().pause(bounds).await;
+    }
+
+    async fn look_at_part(&self, group: &Group, part: &[(String, u64)]) -> Result<(), Error> {
         let operations = part.iter().map(|(key, index)| unchanged(key, *index));
         let args = transaction(operations).opt("timeout_ms", TIMEOUT.as_millis() as u64);
         // On the connections of the others, as the queries may take all of theirs.
@@ -297,10 +309,8 @@ impl Presence {
         drop(turn);
         let refused: Vec<usize> = match answer.and_then(linearizable) {
             Ok(_) => Vec::new(),
-            Err(error) if !error.refused().is_empty() => {
-                error.refused().iter().map(|it| it.index).collect()
-            }
-            Err(_) => (0..part.len()).collect(),
+            Err(error) if error.refused().is_empty() => return Err(error),
+            Err(error) => error.refused().iter().map(|it| it.index).collect(),
         };
         for (place, (key, index)) in part.iter().enumerate() {
             match refused.contains(&place) {
@@ -308,5 +318,6 @@ impl Presence {
                 false => group.note_unchanged(key, *index),
             }
         }
+        Ok(())
     }
 }

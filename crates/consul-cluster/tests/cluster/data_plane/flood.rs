@@ -3,6 +3,7 @@
 use super::log::Log;
 use super::world::{Node, World, keyed};
 use super::{AMPLE, address};
+use consul_api::error::Kind;
 use consul_cluster::data_plane::{Body, CallOptions};
 use futures_util::future::join_all;
 use std::collections::VecDeque;
@@ -52,7 +53,10 @@ fn calls(world: &World, from: &Node, count: usize, time: Duration) -> Vec<Durati
     let body = Body::bytes("body");
     let call = || async {
         let begun = Instant::now();
-        from.plane.call("n1", "echo", &body, &options).await.expect("a reply");
+        // On a busy machine a handshake may last longer than a stranger may be silent.
+        while let Err(error) = from.plane.call("n1", "echo", &body, &options).await {
+            assert!(!is_long() && error.kind() == Kind::Connect, "{error}");
+        }
         begun.elapsed()
     };
     let (begun, batches) = (Instant::now(), count / AT_A_TIME);
@@ -64,6 +68,10 @@ fn calls(world: &World, from: &Node, count: usize, time: Duration) -> Vec<Durati
     took
 }
 
+fn is_long() -> bool {
+    std::env::var_os("FLOOD").is_some()
+}
+
 fn p99(took: &mut [Duration]) -> Duration {
     took.sort_unstable();
     took[took.len() * 99 / 100]
@@ -73,7 +81,7 @@ fn p99(took: &mut [Duration]) -> Duration {
 #[allow(clippy::print_stdout)] // prints its results
 #[test]
 fn strangers_cost_the_members_nothing() {
-    let is_long = std::env::var_os("FLOOD").is_some();
+    let is_long = is_long();
     let (count, seconds) = if is_long { (2000, 30) } else { (240, 2) };
     let (log, time) = (Log::limited(), Duration::from_secs(seconds));
 

@@ -31,8 +31,12 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_lock_delay_costs_few_requests_and_is_over_on_time);
 }
 
-/// What a transport does with a request.
+/// What a transport does with a request; instead of an answer with the status [`CLOSED`] the connection ends, and one with
+/// [`SILENT`] never comes.
 type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
+
+const CLOSED: u16 = 998;
+const SILENT: u16 = 999;
 
 /// Counts requests, and answers some of them itself.
 #[derive(Debug)]
@@ -88,6 +92,10 @@ impl Transport for Counting {
             let _ends = Ends(self, waits);
             let is_txn = request.uri().path() == "/v1/txn";
             let answer = match own {
+                Some(answer) if answer.status() == SILENT => std::future::pending().await,
+                Some(answer) if answer.status() == CLOSED => {
+                    return Err(Error::new(Kind::Connect, "the connection was closed").retryable());
+                }
                 Some(answer) => answer,
                 None => self.transport.send(request).await?,
             };
@@ -244,6 +252,9 @@ fn a_key_for_which_transactions_fail_suspends_no_other() {
         |it| has_seventh(it).then(|| answer(200, "<html>"))?,
         |it| has_seventh(it).then(|| answer(200, r#"{"Results":[],"Errors":null}"#))?,
         |it| has_seventh(it).then(|| answer(409, r#"{"Results":null,"Errors":[]}"#))?,
+        |it| has_seventh(it).then(|| answer(503, "<html>"))?,
+        |it| has_seventh(it).then(|| answer(CLOSED, ""))?,
+        |it| has_seventh(it).then(|| answer(SILENT, ""))?,
     ];
     for (place, refusal) in REFUSALS.iter().enumerate() {
         let world = Simulated::new();
@@ -403,16 +414,28 @@ fn waiters_whose_shared_query_fails_get_their_locks() {
     fn is_shared(request: &Request<Bytes>) -> bool {
         request.uri().query().is_some_and(|query| query.contains("keys"))
     }
+    fn is_look(request: &Request<Bytes>) -> bool {
+        request.uri().path() == "/v1/txn" && !has_writes(request)
+    }
     const RULES: &[Rule] = &[
         |it| is_shared(it).then(|| answer(403, "Permission denied"))?,
         |it| is_shared(it).then(|| answer(500, "rpc error"))?,
         |it| is_shared(it).then(|| answer(200, "<html>"))?,
         // Whatever is refused, each waiter looks for itself.
-        |it| {
-            let is_look = it.uri().path() == "/v1/txn" && !has_writes(it);
-            (is_look || is_shared(it)).then(|| answer(404, "404 page not found"))?
-        },
+        |it| (is_look(it) || is_shared(it)).then(|| answer(404, "404 page not found"))?,
+        |it| is_look(it).then(|| answer(429, "Too many requests"))?,
+        |it| is_look(it).then(|| answer(CLOSED, ""))?,
     ];
+    let many = Waiting::for_keys(&keys(120), 64);
+    many.counting.answer_by(Some(RULES[RULES.len() - 1]));
+    many.world.clock.advance(SECOND * 10);
+    many.counting.take();
+    many.world.clock.advance(SECOND * 10);
+    let sent: usize = many.counting.take().values().sum();
+    assert!(sent < 10 * 300, "{sent} requests in 10 s");
+    let released = many.release(100);
+    many.world.clock.advance(SECOND * 3);
+    assert!(many.acquired_at(100).is_some_and(|at| at - released <= SECOND * 2));
     for (place, rule) in RULES.iter().enumerate() {
         let waiting = Waiting::for_keys(&keys(10), 2);
         waiting.counting.answer_by(Some(*rule));
