@@ -10,8 +10,8 @@ local SERVICE = os.getenv("SERVICE") or "web"
 -- How many other instances a request tries, and how long it waits for the first list.
 local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 
--- As many connections as `keepalive` in gateway.conf keeps.
-local KEEPALIVE = 256
+-- As many connections as `keepalive` in gateway.conf keeps, and how often those of gone instances are forgotten.
+local KEEPALIVE, FORGET_EACH_S = 256, 60
 
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
 local FAILURES = { [502] = true, [503] = true, [504] = true }
@@ -20,12 +20,26 @@ local gateway = {}
 
 local view, web
 
+-- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
+-- request goes on one of them.
+local kept = {}
+
+-- Forgets the connections to addresses that are gone.
+local function forget_gone()
+  local listed = {}
+  for _, instance in ipairs(view:all() or {}) do
+    listed[instance.address] = kept[instance.address]
+  end
+  kept = listed
+end
+
 -- In init_worker_by_lua: one of the workers watches for all. Sends nothing and does not wait.
 function gateway.start()
   local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = ngx.config.prefix() .. "instances.json" })
   all:start()
   view = all:view(SERVICE)
   web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
+  ngx.timer.every(FORGET_EACH_S, forget_gone)
 end
 
 local function unavailable()
@@ -61,10 +75,6 @@ local function request_at(address)
   return request
 end
 
--- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
--- request goes on one of them.
-local kept = {}
-
 -- Adds to the number of kept connections; returns what it was.
 local function keep(instance, more)
   local address, port = instance.address, instance.port
@@ -92,15 +102,18 @@ local function last_of(text)
   return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
 end
 
--- Whether a request without an answer was on a kept connection, which the instance may have closed before the request
--- came; nginx itself counts no such try.
-local function is_of_kept(request, connect_times)
+-- What a request without an answer says of its instance: nil, which is nothing, on a kept connection, since the
+-- instance may have closed that before the request came, and nginx itself counts no such try; otherwise false.
+local function without_answer(request, connect_times)
   local connect_s = last_of(connect_times)
   if not connect_s then
     -- It does not listen.
     keep(request.instance, -KEEPALIVE)
   end
-  return request.is_on_kept and connect_s == 0
+  if request.is_on_kept and connect_s == 0 then
+    return nil
+  end
+  return false
 end
 
 -- Takes the failure of a request's instance into account. `succeeded`: nil if it says nothing of the instance.
@@ -141,15 +154,13 @@ function gateway.balance()
     peer.set_more_tries(MORE_TRIES)
     return attempt(request)
   end
-  -- The attempt that begins has no instance yet, for which nginx writes " : ".
-  local was_closed = failure == "failed" and status ~= 504
-    and is_of_kept(request, ngx.var.upstream_connect_time:match("^(.*) : $"))
-  local succeeded = nil
-  if not was_closed then
-    succeeded = false
+  local succeeded = false
+  if failure == "failed" and status ~= 504 then
+    -- The attempt that begins has no instance yet, for which nginx writes " : ".
+    succeeded = without_answer(request, ngx.var.upstream_connect_time:match("^(.*) : $"))
   end
   failed(request, succeeded)
-  return attempt(request, was_closed)
+  return attempt(request, succeeded == nil)
 end
 
 -- In log_by_lua: reports the last attempt. A subrequest, such as that of `mirror`, has no such phase: its location
@@ -172,10 +183,9 @@ function gateway.report()
   end
   if succeeded then
     keep(instance, 1)
-  elseif status == 502 and not last_of(ngx.var.upstream_header_time)
-    and is_of_kept(request, ngx.var.upstream_connect_time) then
-    -- Of a request that must not be sent twice.
-    succeeded = nil
+  elseif status == 502 and not last_of(ngx.var.upstream_header_time) then
+    -- A request that must not be sent twice, or the last attempt.
+    succeeded = without_answer(request, ngx.var.upstream_connect_time)
   end
   local seconds = nil
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.

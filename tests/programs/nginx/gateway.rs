@@ -18,16 +18,23 @@ fn start(unpacked: &Path) -> Result<Nginx, Failed> {
     })
 }
 
-/// A server that answers every request with its name; it ends with the process.
-pub fn backend(name: &'static str) -> Result<SocketAddr, Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+/// Answers each connection in a thread of its own, until the process ends.
+fn serve(
+    listener: TcpListener,
+    answer: impl Fn(TcpStream) -> std::io::Result<()> + Copy + Send + 'static,
+) -> Result<SocketAddr, Failed> {
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream, name));
+            thread::spawn(move || answer(stream));
         }
     });
     Ok(address)
+}
+
+/// A server that answers every request with its name.
+pub fn backend(name: &'static str) -> Result<SocketAddr, Failed> {
+    serve(TcpListener::bind("127.0.0.1:0")?, move |stream| answer(stream, name))
 }
 
 fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
@@ -46,14 +53,7 @@ fn answer(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
 
 /// A server that answers the first request of each connection, and closes it when the second one comes.
 fn closing(reads_before: bool) -> Result<SocketAddr, Failed> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer_once(stream, reads_before));
-        }
-    });
-    Ok(address)
+    serve(TcpListener::bind("127.0.0.1:0")?, move |stream| answer_once(stream, reads_before))
 }
 
 fn answer_once(mut stream: TcpStream, reads_before: bool) -> std::io::Result<()> {
@@ -169,8 +169,7 @@ pub fn in_brackets(unpacked: &Path) -> Outcome {
         say_skipped("an address in brackets", "this machine has no IPv6");
         return Ok(());
     };
-    let port = listener.local_addr()?.port();
-    thread::spawn(move || listener.incoming().flatten().for_each(|it| drop(answer(it, "six"))));
+    let port = serve(listener, |stream| answer(stream, "six"))?.port();
     for address in ["::1", "[::1]"] {
         let body = format!(r#"{{"ID":"{port}","Name":"web","Address":"{address}","Port":{port}}}"#);
         ask_agent(&nginx, "register", &body)?;

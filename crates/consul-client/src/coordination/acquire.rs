@@ -5,7 +5,7 @@ use super::ending::Holding;
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
-use super::waits::{QUERY_WAIT, Turn};
+use super::waits::{ERROR_PAUSE_MS, QUERY_WAIT, Turn};
 use super::{Grant, Lease, Operation, transaction};
 use consul_api::api::txn;
 use consul_api::error::{Error, Kind};
@@ -18,9 +18,6 @@ use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The random pause after a tolerated error.
-const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
 /// How long a wait fails until the log says so at WARN: its reason may never end, as another datacenter's.
 const SAID_AFTER: Duration = Duration::from_secs(3);
@@ -353,7 +350,7 @@ impl<'a> Contender<'a> {
         self.delayed.is_some()
     }
 
-    /// Notes that there is no lock delay, or another one.
+    /// The next lock delay that refuses an attempt is another one.
     pub fn forget_delay(&mut self) {
         self.delayed = None;
     }

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,8 +32,10 @@ const MAX_OWN: usize = 16;
 /// waiter to the look at its key, so that several are looked at together.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The random pause after a query that has failed, for up to 20 waiters; of more it is the longer, as each then looks at its key.
-const ERROR_PAUSE_MS: std::ops::Range<f64> = 100.0..300.0;
+/// The random pause after a tolerated error.
+pub(super) const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
+
+/// After an error each waiter looks at its key, so for more of them than this the pause is longer in proportion.
 const USUAL_WAITERS: f64 = 20.0;
 
 /// How much longer than it waits a query may take, and the time limit of a transaction.

@@ -330,7 +330,7 @@ impl Transport for Flaky {
     }
 }
 
-/// Answers that there are no instances: once, or for as long as `lasts`.
+/// Answers without instances: one, or all for as long as `lasts`.
 #[derive(Debug)]
 struct EmptyOnce {
     consul: SimTransport,

@@ -102,7 +102,7 @@ fn a_change_goes_on_with_another_leader_and_can_be_taken_back() {
     cases.wait_until(60, || nodes[0].has_numbers(2));
     cases.fill(&nodes[0], "before");
     cases.set(&nodes[0], (3, 2, 2));
-    // There is no third node yet.
+    // The third node has not started.
     cases.world.wait(Duration::from_secs(20));
     assert!(!nodes[0].has_numbers(3));
     cases.fill(&nodes[1], "waits");
