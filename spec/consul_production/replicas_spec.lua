@@ -259,9 +259,18 @@ describe("replicas", function()
     end
     -- Nodes that are cut off from Consul do not learn that a check passes again, which failed on a busy machine.
     support.eventually(function()
-      return is_healthy(made)
+      sim:clear_faults()
+      support.eventually(function()
+        return is_healthy(made)
+      end)
+      sim:fault({ partition = true })
+      for _, manager in ipairs(made) do
+        if manager:monitor_health().node_count ~= #made then
+          return false
+        end
+      end
+      return true
     end)
-    sim:fault({ partition = true })
     for what, expected in pairs(all) do
       assert_kept(what, expected.wanted)
     end

@@ -7,8 +7,8 @@ describe("the gateway of the example", function()
   local last_failure, more_tries
   -- Whether there is an answer of Consul, and whether one comes.
   local age_s, is_ready
-  -- The global `ngx`, and its time.
-  local nginx, now
+  -- The global `ngx`, its time, and what a timer does.
+  local nginx, now, each_minute
   local request_address = 0
   local ngx_before, loaded_before
 
@@ -92,8 +92,15 @@ describe("the gateway of the example", function()
       say = function(line)
         said[#said + 1] = line
       end,
+      timer = {
+        every = function(_, work)
+          each_minute = work
+          return true
+        end,
+      },
       header = {},
-      var = {},
+      -- Of an attempt without a connection, and of the one that begins.
+      var = { upstream_connect_time = "- : " },
     }
     rawset(_G, "ngx", nginx)
     gateway = dofile("examples/openresty/gateway.lua")
@@ -253,6 +260,39 @@ describe("the gateway of the example", function()
       gateway.report()
     end
     assert.equal(50, #chosen)
+  end)
+
+  it("does not blame an instance for a kept connection that it has closed, and repeats the request there", function()
+    list = { { address = "10.0.0.1", port = 80 } }
+    gateway.start()
+    for _, case in ipairs({
+      { "0.000 : ", 0, "active" },
+      -- A new connection; none at all; and a list that has been without the instance meanwhile.
+      { "0.001 : ", 1, "doubtful" },
+      { "- : ", 1, "doubtful" },
+      { "0.000 : ", 1, "doubtful", true },
+    }) do
+      local times, failures, state, is_gone = case[1], case[2], case[3], case[4]
+      nginx.status, nginx.var.upstream_header_time, last_failure = 200, "0.1", nil
+      request()
+      gateway.report()
+      if is_gone then
+        local instances = list
+        list = {}
+        each_minute()
+        list = instances
+      end
+      chosen, exited = {}, nil
+      request()
+      nginx.var.upstream_connect_time, last_failure = times, "failed"
+      gateway.balance()
+      assert.equal(failures == 0 and 2 or 1, #chosen, times)
+      assert.equal(failures == 1 and 500 or nil, exited, times)
+      local line = shown()[1]
+      assert.matches(" " .. state .. " ", line, 1, true)
+      last_failure = nil
+      gateway.report()
+    end
   end)
 
   it("reports the instance of each of several requests", function()
