@@ -20,6 +20,7 @@ mod simulator;
 mod status;
 
 use client::consul_client::ConsulClient;
+use client::loop_call::LoopCall;
 use client::service_view::ServiceView;
 use client::service_views::ServiceViews;
 use client::watch::Watch;
@@ -38,6 +39,7 @@ use status::Status;
 const CLASSES: &[Registration] = &[
     Registration::of::<ConsulClient>("client"),
     Registration::of::<Handle>("handle"),
+    Registration::of::<LoopCall>("loop_call"),
     Registration::of::<Watch>("watch"),
     Registration::of::<ServiceView>("view"),
     Registration::of::<ServiceViews>("views"),

@@ -112,6 +112,7 @@ ConsulClient.destroy = ConsulClient.close
 constructed(ConsulClient, native.client.new)
 
 class_of(native.handle)
+class_of(native.loop_call)
 
 local Watch = class_of(native.watch)
 
@@ -471,7 +472,8 @@ end
 -- For our own Lua modules, not for programs.
 module._internal = {
   -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
-  revision = 4,
+  revision = 5,
+  in_loop = wrap(native.client.in_loop),
   log = wrap(native.older.log),
   call = wrap(native.older.call),
   warn = wrap(native.older.warn),

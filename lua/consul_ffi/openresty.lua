@@ -1,5 +1,6 @@
 -- Consul in OpenResty, and in nginx with the Lua module: a call blocks its request alone, not the worker, and a request
--- that ends cancels its calls.
+-- that ends cancels its calls. A cosocket carries each call, but those with TLS, a host's name, or a wait for a change:
+-- these run in the background, and a cosocket to the worker's own unix socket waits for them.
 local yielding = require("consul_ffi.yielding")
 local now_s = require("consul_ffi.openresty.clock")
 
@@ -16,8 +17,11 @@ local YIELDS = {
   ssl_session_fetch = true,
 }
 
--- How long a connection to the unix socket of the worker stays open for the next wait, in milliseconds.
+-- How long a connection, to Consul or to the unix socket of the worker, stays open for the next use, in milliseconds.
 local IDLE_MS = 60000
+
+-- The most bytes of an answer that are taken at once.
+local MOST_BYTES = 65536
 
 -- A timer looks this often whether its worker is exiting, in milliseconds.
 local EXIT_MS = 1000
@@ -74,8 +78,93 @@ local function wait(object, limit_ms)
   return over()
 end
 
+-- The options of connections by address and port: the pool of those that are kept, which no other code uses.
+local pools = {}
+
+local function pool_of(address, port)
+  local ports = pools[address]
+  if not ports then
+    ports = {}
+    pools[address] = ports
+  end
+  local options = ports[port or 0]
+  if not options then
+    options = { pool = ("consul_ffi %s %s"):format(address, port or "") }
+    ports[port or 0] = options
+  end
+  return options
+end
+
+-- Sends a request on a kept connection or a new one. Returns the cosocket; nil, why and whether Consul may have got it.
+-- Without a reason the limit is over.
+local function send(call, request, limit_ms)
+  local socket, address, port = ngx.socket.tcp(), call:address()
+  local connect_ms = call:connect_timeout_ms()
+  socket:settimeouts(math.min(connect_ms, limit_ms), limit_ms, limit_ms)
+  local done, why
+  if port then
+    done, why = socket:connect(address, port, pool_of(address, port))
+  else
+    done, why = socket:connect(address, pool_of(address))
+  end
+  if done then
+    done, why = socket:send(request)
+    if done then
+      return socket
+    end
+    socket:close()
+    return nil, why ~= "timeout" and why or nil, true
+  elseif why ~= "timeout" then
+    return nil, why, false
+  elseif connect_ms < limit_ms then
+    return nil, ("no connection within %d ms"):format(connect_ms), false
+  end
+end
+
+-- The next bytes on a cosocket; nil and why there are none, without a reason if the limit is over.
+local function receive(socket, limit_ms)
+  socket:settimeout(limit_ms)
+  local bytes, why = socket:receiveany(MOST_BYTES)
+  if not bytes then
+    socket:close()
+  end
+  return bytes, why ~= "timeout" and why or nil
+end
+
+-- Sends and receives what a call asks for, and returns its results.
+local function carry(call)
+  local socket
+  local limit_ms, request, response, extra = call:step()
+  while limit_ms ~= true do
+    limit_ms = math.max(limit_ms, 1)
+    local bytes, why, sent
+    if request then
+      if socket then
+        socket:close()
+      end
+      socket, why, sent = send(call, request, limit_ms)
+    end
+    if socket then
+      sent = true
+      bytes, why = receive(socket, limit_ms)
+      socket = bytes and socket
+    elseif not request then
+      ngx.sleep(limit_ms / 1000)
+    end
+    limit_ms, request, response, extra = call:step(bytes, why, sent)
+  end
+  if socket then
+    if call:can_reuse() then
+      socket:setkeepalive(IDLE_MS)
+    else
+      socket:close()
+    end
+  end
+  return request, response, extra
+end
+
 ---@class consul_ffi.openresty: consul_ffi.Yielding
-local openresty = yielding(wait, now_s, check, over)
+local openresty = yielding(wait, now_s, check, over, carry)
 
 ---Whether a call can be made in a phase of nginx.
 ---@param phase string as `ngx.get_phase()` returns it

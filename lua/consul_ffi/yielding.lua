@@ -2,7 +2,7 @@
 -- loops (consul_ffi.openresty, .luv, .cqueues, .luasocket) are made of this; each says only how to wait.
 local consul_ffi = require("consul_native")
 
-local iterators = consul_ffi._internal
+local internal = consul_ffi._internal
 
 -- The longest wait, in milliseconds. The loops take no more: luv integers, LuaSocket a timeval, cosockets 31 bits.
 local LONGEST_MS = 2 ^ 31 - 1
@@ -71,7 +71,9 @@ end
 -- if nothing more can come. `now_s()` is a clock in seconds. `check(level)` raises an error at that level if the caller
 -- cannot wait; what is begun without a check has its effect although the caller gets an error. `over()`, if there is
 -- one, returns false, a message and an error when a loop of waits is to end, also one that always finds something.
-return function(wait, now_s, check, over)
+-- `carry(call)`, if there is one, sends and receives what a call of the native module asks for, on sockets of the loop, and
+-- returns the call's results.
+return function(wait, now_s, check, over, carry)
   over = over or function() end
   local Watch, View, Views, Lock, Client = {}, {}, {}, {}, {}
   local watch_class, view_class, views_class = class_of(Watch), class_of(View), class_of(Views)
@@ -142,7 +144,7 @@ return function(wait, now_s, check, over)
     return watch:poll()
   end)
 
-  Watch.changes = iterators.changes_of(Watch)
+  Watch.changes = internal.changes_of(Watch)
 
   function View.ready(this, limit_ms)
     return wait_for(this.object, limit_of("ready", limit_ms), function()
@@ -183,7 +185,7 @@ return function(wait, now_s, check, over)
     return event, detail
   end
 
-  Lock.events = iterators.events_of(Lock)
+  Lock.events = internal.events_of(Lock)
 
   function Lock.fenced_put(this, ...)
     check(3)
@@ -257,7 +259,11 @@ return function(wait, now_s, check, over)
           error(("%s: call it with a colon, as in object:%s(…)"):format(name, name), 2)
         end
         check(3)
-        return finished(raising(pcall(this.object.start, this.object, name, ...)))
+        if not carry then
+          return finished(raising(pcall(this.object.start, this.object, name, ...)))
+        end
+        local begun = raising(pcall(internal.in_loop, this.object, name, ...))
+        return (begun.step and carry or finished)(begun)
       end
       methods[name] = call
       return call

@@ -2,6 +2,7 @@
 
 use super::background::Background;
 use super::foreground::Foreground;
+use super::loop_call::InLoop;
 use super::registered::Registered;
 use crate::runtime::native::Failure;
 use crate::runtime::value;
@@ -31,11 +32,14 @@ struct Open {
     foreground: Foreground,
     /// Created for the first handle, watch, view or lock.
     background: OnceCell<Arc<Background>>,
+    /// Created for the first call in an event loop; `None` if that cannot connect to each endpoint.
+    in_loop: OnceCell<Option<Rc<InLoop>>>,
 }
 
 impl Open {
     fn new(config: &Config) -> Result<Rc<Self>, Error> {
-        Ok(Rc::new(Open { foreground: Foreground::new(config)?, background: OnceCell::new() }))
+        let foreground = Foreground::new(config)?;
+        Ok(Rc::new(Open { foreground, background: OnceCell::new(), in_loop: OnceCell::new() }))
     }
 
     fn background(&self, config: &Config) -> Result<Arc<Background>, Error> {
@@ -138,6 +142,15 @@ impl ConsulClient {
     /// [`Kind::Closed`] if the client is closed, and as [`Background::new`].
     pub fn background(&self, label: &str) -> Result<Arc<Background>, Error> {
         self.opened(label)?.background(&self.config)
+    }
+
+    /// What runs this request in an event loop, if that can run it.
+    pub fn in_loop(&self, request: &Request) -> Option<Rc<InLoop>> {
+        let open = self.opened(&request.label).ok()?;
+        // What the configuration lacks is an error of the background, too.
+        let make = || InLoop::new(&self.config).ok().flatten().map(Rc::new);
+        let in_loop = open.in_loop.get_or_init(make).clone()?;
+        in_loop.takes(request).then_some(in_loop)
     }
 
     /// What an open client has; a forked child opens the client again.

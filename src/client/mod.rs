@@ -5,6 +5,7 @@ pub(super) mod background;
 mod batch;
 pub(super) mod consul_client;
 mod foreground;
+pub(super) mod loop_call;
 mod registered;
 pub(super) mod service_view;
 pub(super) mod service_views;
@@ -18,13 +19,16 @@ use arguments::HTTP_REQUEST;
 use consul_api as wire;
 use consul_api::api::{agent, health, session};
 use consul_api::error::Error;
+use consul_api::request::Request;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::ConsulClient;
 use consul_config::{Config, OPTIONS};
+use loop_call::InLoop;
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::rc::Rc;
 
 const METHODS: &[Method<ConsulClient>] = &[
     Method::raising("__tostring", |call| native::text(call.lua, &call.object.shown())),
@@ -65,6 +69,7 @@ impl Class for ConsulClient {
             methods.set(name, native::function(lua, name, method)?)?;
         }
         class.set("new", native::raising(lua, "ConsulClient", new)?)?;
+        class.set("in_loop", native::function(lua, "start", loop_call::begin)?)?;
         class.set("field", native::raising(lua, "ConsulClient", field)?)?;
         Ok(class)
     }
@@ -85,17 +90,30 @@ fn call(
 
 /// `client:start(method, …)`
 fn start(call: &Call<ConsulClient>) -> native::Result {
-    let client = &*call.object;
-    let (endpoint, args) = arguments::named_call(call.lua, call.args())?;
+    begin(call.lua, &call.object, call.args(), |_, _| None)
+}
+
+/// Begins a call, in the background unless `in_loop` has what runs its request.
+fn begin<'a>(
+    lua: &Lua,
+    client: &ConsulClient,
+    given: impl ExactSizeIterator<Item = &'a LuaValue>,
+    in_loop: impl FnOnce(&ConsulClient, &Request) -> Option<Rc<InLoop>>,
+) -> native::Result {
+    let (endpoint, args) = arguments::named_call(lua, given)?;
     let (label, job) = match client.request(endpoint, &args) {
         Ok(request) => {
+            if let Some(in_loop) = in_loop(client, &request) {
+                let call = native::object(lua, in_loop.call(request))?;
+                return Ok(Returned::Value(LuaValue::UserData(call)));
+            }
             let label = request.label.clone();
             let job = client.background(&label).and_then(|background| background.call(request));
             (label, job)
         }
         Err(error) => (endpoint.name.to_owned(), Err(error)),
     };
-    Handle::of(call.lua, label, job)
+    Handle::of(lua, label, job)
 }
 
 /// A field for older programs, by its name.

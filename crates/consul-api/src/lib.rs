@@ -20,6 +20,8 @@ pub mod table;
 pub mod tape;
 pub mod value;
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use table::Endpoint;
 
 /// The areas of the API: titles and rows.
@@ -77,5 +79,7 @@ pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static En
 
 /// The endpoint of the method with this name.
 pub fn endpoint(name: &str) -> Option<&'static Endpoint> {
-    endpoints().find(|endpoint| endpoint.name == name)
+    static BY_NAME: LazyLock<HashMap<&str, &Endpoint>> =
+        LazyLock::new(|| endpoints().map(|endpoint| (endpoint.name, endpoint)).collect());
+    BY_NAME.get(name).copied()
 }

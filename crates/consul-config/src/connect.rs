@@ -4,6 +4,7 @@
 use crate::{Config, Simulate};
 use consul_api::error::Error;
 use consul_client::transport::Transport;
+use consul_client::transport::event_loop::{LoopClock, LoopTransport};
 use consul_client::transport::http::HttpTransport;
 use consul_client::transport::token_file::{TokenFile, WithTokenFile};
 use consul_client::{Client, Settings};
@@ -19,12 +20,7 @@ use std::sync::Arc;
 /// [`consul_api::error::Kind::Config`] when a URL is not valid, a file cannot be used, or consul-guard
 /// is not found.
 pub fn connect(config: &Config) -> Result<Client, Error> {
-    let settings = Settings {
-        timeout: config.timeout,
-        retry_count: config.retry_count,
-        defaults: config.defaults.clone(),
-    };
-    let (mut transports, clock, rng) = match &config.simulate {
+    let connection = match &config.simulate {
         Simulate::No => real(config)?,
         Simulate::ForEndpoints => {
             let mut endpoints = config.endpoints.clone();
@@ -33,6 +29,39 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         }
         Simulate::Named(name) => simulated(config, name),
     };
+    config.warnings.iter().for_each(|warning| logs::warn_once(warning.clone()));
+    let client = client(config, connection)?;
+    match guard(config)? {
+        Some(guard) => Ok(client.with_guard(guard)),
+        None => Ok(client),
+    }
+}
+
+/// Makes a client for [`consul_client::transport::event_loop::LoopCall`]s. `None` if an event loop cannot connect to each
+/// endpoint: for TLS, a name that has to be looked up, and the simulated agent.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_in_loop(config: &Config) -> Result<Option<Client>, Error> {
+    if config.simulate != Simulate::No {
+        return Ok(None);
+    }
+    let mut transports: Vec<Arc<dyn Transport>> = Vec::new();
+    for endpoint in &config.endpoints {
+        let Some(transport) = LoopTransport::new(endpoint, &config.http)? else { return Ok(None) };
+        transports.push(Arc::new(transport));
+    }
+    let clock = Arc::new(LoopClock::default());
+    client(config, (transports, clock, fastrand::Rng::new())).map(Some)
+}
+
+fn client(config: &Config, connection: Connection) -> Result<Client, Error> {
+    let (mut transports, clock, rng) = connection;
+    let settings = Settings {
+        timeout: config.timeout,
+        retry_count: config.retry_count,
+        defaults: config.defaults.clone(),
+    };
     if let Some(path) = &config.token_file {
         let file = TokenFile::open(path, Arc::clone(&clock))?;
         let with_file = |transport| -> Arc<dyn Transport> {
@@ -40,13 +69,8 @@ pub fn connect(config: &Config) -> Result<Client, Error> {
         };
         transports = transports.into_iter().map(with_file).collect();
     }
-    config.warnings.iter().for_each(|warning| logs::warn_once(warning.clone()));
     let client = Client::new(transports, settings, clock, rng);
-    let client = client.with_endpoints_from(config.endpoints_from.clone());
-    match guard(config)? {
-        Some(guard) => Ok(client.with_guard(guard)),
-        None => Ok(client),
-    }
+    Ok(client.with_endpoints_from(config.endpoints_from.clone()))
 }
 
 /// The guard process, if configured. A simulated agent needs none: it ends with this process, and

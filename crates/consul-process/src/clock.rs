@@ -114,7 +114,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 ///
 /// The timers of the runtime stop while the machine is suspended, so a sleep across a suspension
 /// ends late, by up to the time of that suspension. [`Clock::now`] is right at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SystemClock {
     /// The machine's uptime at the origin.
     origin: Duration,
@@ -139,7 +139,7 @@ impl Clock for SystemClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let clock = Self { origin: self.origin };
+        let clock = self.clone();
         Box::pin(async move {
             loop {
                 let left = deadline - clock.now();

@@ -73,17 +73,37 @@ local function call(client, ...)
   return client:http_request(...)
 end
 
--- The response's headers, whose names are found in any case and spelt as Consul spells them: X-Consul-Index.
+-- The most names of headers whose spelling is kept.
+local MAX_NAMES = 200
+
+-- The names of headers in any case, and with underscores, as Consul spells them: X-Consul-Index.
+local spellings, count = {}, 0
+
+local function spelt(name)
+  local as_consul = spellings[name]
+  if not as_consul then
+    as_consul = ("-" .. name:lower():gsub("_", "-")):gsub("%-%l", string.upper):sub(2)
+    if count >= MAX_NAMES then
+      spellings, count = {}, 0
+    end
+    spellings[name], count = as_consul, count + 1
+  end
+  return as_consul
+end
+
+local of_headers = {
+  __index = function(headers, name)
+    return type(name) == "string" and rawget(headers, spelt(name)) or nil
+  end,
+}
+
+-- The response's headers, whose names are found in any case.
 local function headers_of(received)
   local headers = {}
   for name, value in pairs(received) do
-    headers[("-" .. name):gsub("%-%l", string.upper):sub(2)] = value
+    headers[spelt(name)] = value
   end
-  return setmetatable(headers, {
-    __index = function(_, name)
-      return type(name) == "string" and received[(name:lower():gsub("_", "-"))] or nil
-    end,
-  })
+  return setmetatable(headers, of_headers)
 end
 
 -- A plain value as the text that is sent, numbers exactly; nil and what it must be for any other.
@@ -237,9 +257,11 @@ local function request(self, method, path, args, body)
     -- The text that callers compare.
     return nil, err and err.kind == "timeout" and "timeout" or response, err
   end
-  log("DEBUG", "Status: ", response.status)
-  log("DEBUG", "Headers:\n", cjson.encode(response.headers))
-  log("DEBUG", "Body:\n", response.body)
+  if logs_debug then
+    log("DEBUG", "Status: ", response.status)
+    log("DEBUG", "Headers:\n", cjson.encode(response.headers))
+    log("DEBUG", "Body:\n", response.body)
+  end
   if response.headers["content-type"] == "application/json" then
     local decoded, value = pcall(cjson.decode, response.body)
     if decoded then

@@ -5,17 +5,13 @@ use super::http1::TooLarge;
 use super::https::Https;
 use super::plain::Plain;
 use super::{Failure, Options, Transport, tls};
-use ::http::header::USER_AGENT;
-use ::http::{HeaderMap, HeaderValue, Request, Response};
+use ::http::{Request, Response};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::BoxFuture;
 use std::error::Error as StdError;
 use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
-
-/// The header `User-Agent`.
-const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
 
 /// One endpoint of a real agent, with a pool of kept-alive connections.
 pub struct HttpTransport {
@@ -37,12 +33,9 @@ impl HttpTransport {
     /// # Errors
     /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
     pub fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT));
-        headers.extend(options.headers());
         let channel = match endpoint.starts_with("https") {
-            true => Https::new(endpoint, headers, options).map(Channel::Https)?,
-            false => Plain::new(endpoint, headers, options).map(Channel::Plain)?,
+            true => Https::new(endpoint, options.headers(), options).map(Channel::Https)?,
+            false => Plain::new(endpoint, options).map(Channel::Plain)?,
         };
         let permits = Semaphore::new(options.max_connections);
         Ok(Self { endpoint: endpoint.to_owned(), channel, permits, options: options.clone() })

@@ -3,6 +3,7 @@
 
 pub mod blocking_read;
 pub mod crypto;
+pub mod event_loop;
 pub mod http;
 pub mod http1;
 pub mod https;
@@ -10,7 +11,7 @@ mod plain;
 pub mod tls;
 pub mod token_file;
 
-use ::http::header::AUTHORIZATION;
+use ::http::header::{AUTHORIZATION, USER_AGENT};
 use ::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -20,6 +21,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The header `User-Agent`.
+const CLIENT: &str = concat!("consul_ffi/", env!("CARGO_PKG_VERSION"));
 
 /// The connections to an endpoint by default.
 const MAX_CONNECTIONS: usize = 64;
@@ -135,7 +139,7 @@ impl Options {
     /// The headers that they add to every request.
     pub fn headers(&self) -> HeaderMap {
         let authorization = self.authorization.iter().map(|value| (AUTHORIZATION, value.clone()));
-        authorization.collect()
+        authorization.chain([(USER_AGENT, HeaderValue::from_static(CLIENT))]).collect()
     }
 }
 

@@ -4,7 +4,7 @@
 use super::http1::{MAX_REPLY_BYTES, ReceiveBuffer, RequestHeads, ResponseParser};
 use super::{Cause, Failure, Options, blocking_read};
 use ::http::header::HOST;
-use ::http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use ::http::{HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::AllHeaders;
@@ -38,37 +38,54 @@ enum Target {
     Unix(PathBuf),
 }
 
+/// Where the agent of an endpoint is.
+pub(super) enum Place {
+    Tcp(Uri),
+    Unix(PathBuf),
+}
+
+/// The place and the heads of requests for `http://…` without a trailing slash, or `unix:///path`.
+///
+/// # Errors
+/// [`Kind::Config`] when the URL is not valid.
+pub(super) fn place(endpoint: &str, options: &Options) -> Result<(Place, RequestHeads), Error> {
+    let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
+    let mut headers = options.headers();
+    let (place, prefix) = match endpoint.strip_prefix("unix://") {
+        Some(path) => {
+            // As Consul's Go client does.
+            headers.insert(HOST, HeaderValue::from_static("localhost"));
+            (Place::Unix(path.into()), String::new())
+        }
+        None => {
+            let url: Uri = endpoint.parse().map_err(|error| refuse(&format!("{error}")))?;
+            let host = url.authority().ok_or_else(|| refuse("it has no host"))?.as_str();
+            let host = HeaderValue::from_str(host).map_err(|error| refuse(&error.to_string()));
+            headers.insert(HOST, host?);
+            let prefix = url.path().to_owned();
+            (Place::Tcp(url), prefix)
+        }
+    };
+    Ok((place, RequestHeads::new(&prefix, &headers)))
+}
+
 impl Plain {
     /// A pool for `http://…` without a trailing slash, or `unix:///path`; nothing is connected yet.
     ///
     /// # Errors
-    /// [`Kind::Config`] when the URL is not valid.
-    pub(super) fn new(
-        endpoint: &str,
-        mut headers: HeaderMap,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
-        let (target, prefix) = match endpoint.strip_prefix("unix://") {
-            Some(path) => {
-                // As Consul's Go client does.
-                headers.insert(HOST, HeaderValue::from_static("localhost"));
-                (Target::Unix(path.into()), String::new())
-            }
-            None => {
-                let url: Uri = endpoint.parse().map_err(|error| refuse(&format!("{error}")))?;
-                let host = url.authority().ok_or_else(|| refuse("it has no host"))?.as_str();
-                let host = HeaderValue::from_str(host).map_err(|error| refuse(&error.to_string()));
-                headers.insert(HOST, host?);
+    /// As [`place`].
+    pub(super) fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
+        let (place, heads) = place(endpoint, options)?;
+        let target = match place {
+            Place::Unix(path) => Target::Unix(path),
+            Place::Tcp(url) => {
                 let mut connector = HttpConnector::new();
                 connector.set_nodelay(true);
                 // Divided among the addresses of the host.
                 connector.set_connect_timeout(Some(options.connect_timeout));
-                let prefix = url.path().to_owned();
-                (Target::Tcp(connector, url), prefix)
+                Target::Tcp(connector, url)
             }
         };
-        let heads = RequestHeads::new(&prefix, &headers);
         let idle = Arc::new(Idle {
             connections: Mutex::new(Vec::new()),
             max: options.max_idle_connections,

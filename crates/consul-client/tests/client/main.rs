@@ -3,6 +3,7 @@
 mod answers;
 mod bytes;
 mod connections;
+mod event_loop;
 mod failover;
 mod hostile;
 mod http_transport;

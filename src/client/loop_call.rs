@@ -1,0 +1,162 @@
+//! `LoopCall`: a call whose bytes the program's event loop sends and receives, for the modules of event loops.
+
+use super::consul_client::ConsulClient;
+use crate::runtime::native::{self, Call, Class, Failure, Method, Returned};
+use crate::runtime::value;
+use consul_api::error::Error;
+use consul_api::request::Request;
+use consul_api::response::Success;
+use consul_client::Client;
+use consul_client::transport::event_loop::{self, Address, Received, Step};
+use consul_config::Config;
+use consul_config::connect::connect_in_loop;
+use mlua::{IntoLua, Lua, Table, Value as LuaValue};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A client whose calls run in an event loop.
+pub struct InLoop {
+    client: Arc<Client>,
+    in_flight: Rc<Cell<usize>>,
+    max_in_flight: usize,
+    connect_timeout_ms: f64,
+}
+
+impl InLoop {
+    /// Such a client, `None` if an event loop cannot connect to each endpoint.
+    ///
+    /// # Errors
+    /// As [`connect_in_loop`].
+    pub fn new(config: &Config) -> Result<Option<Self>, Error> {
+        let client = connect_in_loop(config)?;
+        // The background has as many connections for the calls that find none of these.
+        let max_in_flight = config.http.max_connections.div_ceil(2);
+        Ok(client.map(|client| InLoop {
+            client: Arc::new(client),
+            in_flight: Rc::default(),
+            max_in_flight,
+            connect_timeout_ms: config.http.connect_timeout.as_secs_f64() * 1e3,
+        }))
+    }
+
+    /// Whether it can run a request: not one that waits for a change, and no more than this many at a time.
+    pub fn takes(&self, request: &Request) -> bool {
+        request.server_wait.is_zero() && self.in_flight.get() < self.max_in_flight
+    }
+
+    /// The call of a request.
+    pub fn call(&self, request: Request) -> LoopCall {
+        let client = Arc::clone(&self.client);
+        let in_flight = InFlight::begin(&self.in_flight);
+        let call = async move { client.execute(&request).await };
+        LoopCall {
+            client: Arc::clone(&self.client),
+            running: RefCell::new(Some((event_loop::LoopCall::new(call), in_flight))),
+            address: RefCell::default(),
+            can_reuse: Cell::new(false),
+            connect_timeout_ms: self.connect_timeout_ms,
+        }
+    }
+}
+
+/// Counts a call.
+struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    fn begin(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        InFlight(Rc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// The userdata of a call.
+pub struct LoopCall {
+    client: Arc<Client>,
+    /// `None` once it is complete.
+    running: RefCell<Option<(event_loop::LoopCall<Result<Success, Error>>, InFlight)>>,
+    /// Where its last request goes to.
+    address: RefCell<Option<Arc<Address>>>,
+    can_reuse: Cell<bool>,
+    connect_timeout_ms: f64,
+}
+
+const METHODS: &[Method<LoopCall>] = &[
+    Method::new("step", step),
+    Method::raising("address", |call| {
+        let address = call.object.address.borrow();
+        let Some(address) = address.as_deref() else {
+            return Ok(Returned::Value(LuaValue::Nil));
+        };
+        let host = address.host.as_str().into_lua(call.lua)?;
+        Ok(Returned::Pair(host, address.port.into_lua(call.lua)?))
+    }),
+    Method::raising("connect_timeout_ms", |call| {
+        Ok(Returned::Value(call.object.connect_timeout_ms.into_lua(call.lua)?))
+    }),
+    Method::raising("can_reuse", |call| {
+        Ok(Returned::Value(LuaValue::Boolean(call.object.can_reuse.get())))
+    }),
+];
+
+impl Class for LoopCall {
+    const NAME: &'static str = "LoopCall";
+
+    fn register(lua: &Lua) -> mlua::Result<Table> {
+        native::class(lua, METHODS)
+    }
+}
+
+/// `call:step(bytes, why, sent)`: continues with the bytes that came, or with a failure, or because the time has. Returns
+/// true and the outcome, or how long to wait in milliseconds and, for a new exchange, the request to be sent.
+fn step(call: &Call<LoopCall>) -> native::Result {
+    let received = match (call.lua_arg(1), call.lua_arg(2)) {
+        (LuaValue::String(bytes), _) => Some(Received::Bytes(bytes.as_bytes().to_vec())),
+        (_, LuaValue::String(why)) if why.as_bytes() == b"closed" => Some(Received::End),
+        (_, LuaValue::String(why)) => {
+            let sent = call.lua_arg(3).as_boolean() == Some(true);
+            Some(Received::Failed { why: why.to_string_lossy().into(), sent })
+        }
+        _ => None,
+    };
+    let object = &*call.object;
+    let mut running = object.running.borrow_mut();
+    let Some(step) = running.as_mut().map(|(call, _)| call.step(received)) else {
+        return Err(Error::misuse("the call is complete").into());
+    };
+    match step {
+        Step::Waits(exchange, until) => {
+            let now = object.client.clock().now();
+            let left_ms = until.map(|until| (until - now).as_secs_f64() * 1e3);
+            let mut request = LuaValue::Nil;
+            if let Some(exchange) = exchange {
+                request = LuaValue::String(call.lua.create_string(&exchange.request)?);
+                *object.address.borrow_mut() = Some(exchange.address);
+            }
+            Ok(Returned::Pair(left_ms.into_lua(call.lua)?, request))
+        }
+        Step::Done(outcome, can_reuse) => {
+            *running = None;
+            object.can_reuse.set(can_reuse);
+            let done = outcome.map_err(Failure::Error);
+            Ok(Returned::Finished(
+                match done.and_then(|success| value::success(call.lua, success)) {
+                    Err(Failure::Error(error)) => value::failure(call.lua, &error)?,
+                    outcome => outcome?,
+                },
+            ))
+        }
+    }
+}
+
+/// `in_loop(client, method, …)`: begins a call for an event loop, a [`LoopCall`] or, if it cannot be one, a handle.
+pub fn begin(lua: &Lua, values: mlua::MultiValue) -> native::Result {
+    let (_, client) = native::called_on::<ConsulClient>(&values, "start")?;
+    super::begin(lua, &client, values.iter().skip(1), ConsulClient::in_loop)
+}
