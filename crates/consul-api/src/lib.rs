@@ -48,10 +48,25 @@ pub fn endpoints() -> impl Iterator<Item = &'static Endpoint> {
     AREAS.iter().flat_map(|(_, endpoints)| *endpoints).copied()
 }
 
+/// The endpoints whose paths begin as this one does, up to the first name after `/v1/`.
+fn near(path: &str) -> impl Iterator<Item = &'static Endpoint> {
+    type ByName = HashMap<&'static str, Vec<&'static Endpoint>>;
+    static NEAR: LazyLock<ByName> = LazyLock::new(|| {
+        let mut near = ByName::new();
+        endpoints().for_each(|it| near.entry(area(it.path)).or_default().push(it));
+        near
+    });
+    NEAR.get(area(path)).into_iter().flatten().copied()
+}
+
+fn area(path: &str) -> &str {
+    path.split('/').nth(2).unwrap_or_default()
+}
+
 /// Whether an answer from this path can hold a secret: as the rows with this path say, and true if there
 /// is none. The path has no query.
 pub fn is_secret(path: &str) -> bool {
-    let mut there = endpoints().filter(|endpoint| endpoint.is_at(path)).peekable();
+    let mut there = near(path).filter(|endpoint| endpoint.is_at(path)).peekable();
     there.peek().is_none() || there.any(|endpoint| endpoint.secret)
 }
 
@@ -74,7 +89,7 @@ pub fn endpoint_at(method: &http::Method, uri: &http::Uri) -> Option<&'static En
     // `/v1/acl/token/self` does not name a token, and of a key's rows that of the query is meant.
     let literal = |path: &str| path.split('/').filter(|it| !it.starts_with('{')).count();
     let order = |fixed: &str| ["", "recurse", "keys"].iter().position(|it| *it == fixed);
-    endpoints().filter(is_it).max_by_key(|it| (order(it.fixed_query), literal(it.path)))
+    near(uri.path()).filter(is_it).max_by_key(|it| (order(it.fixed_query), literal(it.path)))
 }
 
 /// The endpoint of the method with this name.

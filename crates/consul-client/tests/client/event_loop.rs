@@ -96,7 +96,7 @@ fn read(replies: Vec<Reply>) -> Played {
 }
 
 fn write(replies: Vec<Reply>) -> Played {
-    play(&kv::PUT, Args::new().arg("a").arg("v"), replies)
+    play(&kv::PUT, Args::new().arg("a").arg("v").opt("cas", 0), replies)
 }
 
 fn hosts(played: &Played) -> Vec<&str> {
@@ -157,7 +157,10 @@ fn a_write_is_sent_again_only_if_nobody_can_have_got_it() {
         let played = write(vec![lost]);
         let error = played.outcome.expect_err("its answer was lost");
         assert_eq!((error.kind(), error.maybe_applied()), (kind, true), "{error}");
-        assert_eq!(played.asked, [("127.0.0.1".to_owned(), "PUT /v1/kv/a HTTP/1.1".to_owned())]);
+        assert_eq!(
+            played.asked,
+            [("127.0.0.1".to_owned(), "PUT /v1/kv/a?cas=0 HTTP/1.1".to_owned())]
+        );
         assert!(!played.can_reuse);
     }
 }
