@@ -195,8 +195,10 @@ function gateway.report()
   web:report(instance, succeeded, seconds and seconds * 1000)
 end
 
--- Answers with the instances as this worker knows them, a line for each.
+-- Answers with the instances as this worker knows them, a line for each; the header Age is that of the list.
 function gateway.show()
+  local age_s = view:age_s()
+  ngx.header["Age"] = age_s and math.floor(age_s) or nil
   for _, status in ipairs(web:status()) do
     local instance = status.instance
     ngx.say(("%s:%d %s %.3f of the requests, %d in flight, %.1f ms"):format(

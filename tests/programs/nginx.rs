@@ -81,7 +81,7 @@ pub fn trials() -> Trials {
 }
 
 /// The folder of the nginx, or `None`, which is reported as a skip.
-fn unpacked() -> Option<PathBuf> {
+pub fn unpacked() -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nginx.sh");
     let output = Command::new(script).output().expect("the script runs");
     let (printed, why) = (output.stdout.trim_ascii(), output.stderr.trim_ascii());
