@@ -183,7 +183,8 @@ lint-annotations:
 
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh; \
+		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh \
+			tests/programs/nginx/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi

@@ -35,7 +35,8 @@ end
 
 -- In init_worker_by_lua: one of the workers watches for all. Sends nothing and does not wait.
 function gateway.start()
-  local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = ngx.config.prefix() .. "instances.json" })
+  local dump_file = os.getenv("DUMP_FILE") or ngx.config.prefix() .. "instances.json"
+  local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = dump_file })
   all:start()
   view = all:view(SERVICE)
   web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
