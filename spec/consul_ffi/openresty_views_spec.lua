@@ -447,11 +447,11 @@ describe("views that one worker of nginx writes for all", function()
       assert.matches("Consul confirmed its list 60 s ago, and age_max_s is 59", message)
     end)
 
-    it("refuse one that is not a positive number", function()
-      for _, most_s in ipairs({ 0, -1, 0 / 0, "60" }) do
+    it("refuse one that a list of a Consul that is well may have", function()
+      for _, most_s in ipairs({ 0, 29, 0 / 0, "60" }) do
         assert.error_matches(function()
           limited(most_s)
-        end, "^views.new: age_max_s must be a positive number of seconds")
+        end, "^views.new: age_max_s must be a number of at least 30 seconds")
       end
     end)
   end)
@@ -1134,6 +1134,19 @@ describe("views that one worker of nginx writes for all", function()
       })
       assert.equal("", ports(worker, "api"))
       assert.equal("2", ports(worker, "web"))
+    end)
+  end
+
+  for what, instances in pairs({ ["no instances of a service"] = {}, ["no such service"] = false }) do
+    it(("keep no empty list of the worker before while Consul has %s"):format(what), function()
+      lists.api = {}
+      watch(new_views(), 3)
+      local worker = new_views()
+      lists.api = instances or nil
+      now = now + 20
+      watch(worker, 5)
+      assert.equal("", ports(worker, "api"))
+      assert.is_true(worker:view("api"):age_s() <= 2)
     end)
   end
 

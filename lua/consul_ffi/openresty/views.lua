@@ -19,6 +19,9 @@ local PRIVATE = tonumber("077", 8)
 -- seconds: after an outage Consul may know no instances until they register again.
 local HOLD_S = 30
 
+-- The least `age_max_s`: Consul confirms a list that does not change each 10 s, or later if it is slow.
+local LEAST_AGE_S = 30
+
 -- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, in seconds.
 local SILENT_S = 5
 
@@ -55,7 +58,7 @@ local GROWTH, GAPS = 1.5, 1.25
 ---@field filter string[]|fun(name: string, tags: string[]): boolean as for client:service_views
 ---@field config? consul_ffi.ConsulConfig the options of consul_ffi.new
 ---@field dump_file? string a file with the last lists, to start from while Consul is unreachable; the workers write it
----@field age_max_s? number the greatest age of a list that is served, in seconds; default: any age
+---@field age_max_s? number the greatest age of a list that is served, in seconds, at least 30; default: any age
 
 -- Why a path is none of a regular file; nil for a file, or if there is nothing yet. A pipe blocks its reader.
 local function not_regular(path)
@@ -102,9 +105,9 @@ local OPTIONS = {
     end,
   } },
   { "age_max_s", {
-    words = "a positive number of seconds",
+    words = ("a number of at least %d seconds"):format(LEAST_AGE_S),
     accepts = function(value)
-      return type(value) == "number" and value > 0
+      return type(value) == "number" and value >= LEAST_AGE_S
     end,
   } },
 }
@@ -367,6 +370,12 @@ local function dump(self)
   self.dump_failed = not written
 end
 
+-- Whether a service has instances that another worker has written.
+local function has_anothers(self, name)
+  local json = not self.written[name] and texts.read(self.dict, LIST .. name)
+  return json and #json > #"{}"
+end
+
 -- Writes a service that is new, has changed or is gone.
 local function take(self, all, name)
   local view = all:view(name)
@@ -377,8 +386,7 @@ local function take(self, all, name)
   if not instances then
     return
   end
-  local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
-  if #instances == 0 and is_anothers and now_s() < self.hold_until then
+  if #instances == 0 and now_s() < self.hold_until and has_anothers(self, name) then
     self.held[name] = true
     return
   end
@@ -456,8 +464,7 @@ local function write_names(self, all)
     fits = confirm(self, all, name) and fits
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
-    local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
-    if not is_named[name] and is_held and is_anothers then
+    if not is_named[name] and is_held and has_anothers(self, name) then
       self.held[name] = true
       names[#names + 1] = name
     elseif not is_named[name] then
