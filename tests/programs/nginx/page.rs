@@ -2,12 +2,15 @@
 //! layout, and on an OpenResty (page.sh).
 
 use super::{Outcome, check};
+use crate::packaging::path_of;
 use crate::support::consul;
 use crate::support::outside::outside_cargo;
 use crate::support::pages::{blocks, read};
 use crate::support::program;
 use crate::support::recipes::compare;
 use libtest_mimic::Failed;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -68,5 +71,46 @@ pub fn removes_nothing(_: &Path) -> Outcome {
             }
         }
     }
-    check(installs.len() >= 2, &format!("apt-get in {installs:?}"))
+    check(installs.len() >= 2, &format!("apt-get in {installs:?}"))?;
+    names_what_conflicts()
+}
+
+/// scripts/install-deps.sh where an installation would remove packages, and where it would not.
+fn names_what_conflicts() -> Outcome {
+    let folder = std::env::temp_dir().join(format!("consul_ffi-deps.{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    // All that it needs but curl, and root, which needs no sudo.
+    for tool in ["bash", "env", "awk", "basename", "cargo", "grep"] {
+        symlink(path_of(tool), folder.join(tool))?;
+    }
+    let stub = |name: &str, text: &str| -> Outcome {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!{}\n{text}\n", path_of("bash")))?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+    };
+    stub("id", "echo 0")?;
+    for (simulated, succeeds) in [("Remv luajit [2.1]\nRemv lua-luv [1.44]", false), ("", true)] {
+        let apt = format!(
+            "case \"$*\" in *--simulate*) echo 'Inst curl'; echo '{simulated}' ;;
+             *--no-remove*) echo \"$*\" >>'{0}/installed' ;; *update) ;; *) exit 1 ;; esac",
+            folder.display()
+        );
+        stub("apt-get", &apt)?;
+        let mut command = Command::new("scripts/install-deps.sh");
+        let output = outside_cargo(&mut command)
+            .arg("gateway")
+            .current_dir(crate::support::root())
+            .env("PATH", &folder)
+            .output()?;
+        let (errors, printed) = (program::errors(&output), program::text(&output));
+        let is_installed = fs::read_to_string(folder.join("installed")).is_ok_and(|text| {
+            text.trim_end().ends_with("install -y --no-remove --no-install-recommends curl")
+        });
+        let is_told = errors.contains("would remove packages of this machine: luajit lua-luv");
+        check(
+            [output.status.success(), is_installed, !is_told] == [succeeds; 3],
+            &format!("{}: {printed}\n{errors}", output.status),
+        )?;
+    }
+    Ok(fs::remove_dir_all(&folder)?)
 }
