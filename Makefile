@@ -76,6 +76,15 @@ $(PROGRAMS:%=say-%): say-%:
 demo-tsdb: demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/tsdb/demo.lua $(or $(POINTS),100000) $(SHARDS)
 
+.PHONY: demo-gateway gateway-deps
+## demo-gateway: runs nginx as a gateway to two services; an instance is killed, then Consul, and nginx is restarted without it
+demo-gateway: QUICK = 1
+demo-gateway: gateway-deps build-luajit consul-sim
+	@LUA_PATH="./lua/?.lua;;" LUA_CPATH="./$(modules)/luajit/?.so;;" examples/openresty/demo.sh
+
+gateway-deps:
+	@scripts/install-deps.sh gateway
+
 consul = $(if $(CONSUL),scripts/with-consul.sh $(CONSUL))
 
 # These start processes, which use consul-sim unless a Consul is configured; CONSUL_SIM is a program that is
@@ -174,7 +183,8 @@ lint-annotations:
 
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh; \
+		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh \
+			tests/programs/nginx/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi

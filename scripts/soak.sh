@@ -20,6 +20,7 @@
 #             stalled, cut off, have wrong clocks and full disks, lose power and disks; porcupine (Go module proxy)
 #             checks them for what docs/data.md promises (HISTORY_CHECK: its options); they stay in target/histories
 #   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
+#   openresty  the page, the demo of the gateway and the specs tagged smoke on an OpenResty: `openresty`, or OPENRESTY
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
@@ -44,7 +45,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -148,6 +149,30 @@ step_gateway() {
     LONG=1 run cargo test --no-default-features --test programs -- \
         a_machine_of_16_workers --nocapture || return
     unless_skipped chromium
+}
+
+step_openresty() {
+    local nginx luajit
+    nginx=$(realpath "$(command -v "${OPENRESTY:-openresty}")" 2>/dev/null || true)
+    if [ -z "$nginx" ]; then
+        echo "SKIPPED: OpenResty: there is no ${OPENRESTY:-openresty} (OPENRESTY is the path of another one)" | tee -a "$notes"
+        return 3
+    fi
+    local -x OPENRESTY=$nginx
+    run make --no-print-directory build-luajit || return
+    run make --no-print-directory demo-gateway QUICK= || return
+    run cargo test --no-default-features --test programs -- on_openresty || return
+    unless_skipped chromium || return
+    # Its own LuaJIT, in the folders of an installation.
+    luajit=$(dirname "$nginx")/../../luajit/bin/luajit
+    if [ ! -x "$luajit" ]; then
+        echo "SKIPPED: the specs on the LuaJIT of OpenResty: there is no $luajit" | tee -a "$notes"
+        return 3
+    fi
+    # busted and what it needs are those of the machine's LuaJIT.
+    LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;$(luajit -e 'io.write(package.path)')" \
+        LUA_CPATH="./target/lua/luajit/?.so;$(luajit -e 'io.write(package.cpath)')" \
+        run "$luajit" "$(command -v busted)" --tags=smoke
 }
 
 step_outage() {

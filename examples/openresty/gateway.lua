@@ -35,7 +35,8 @@ end
 
 -- In init_worker_by_lua: one of the workers watches for all. Sends nothing and does not wait.
 function gateway.start()
-  local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = ngx.config.prefix() .. "instances.json" })
+  local dump_file = os.getenv("DUMP_FILE") or ngx.config.prefix() .. "instances.json"
+  local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = dump_file })
   all:start()
   view = all:view(SERVICE)
   web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
@@ -195,8 +196,10 @@ function gateway.report()
   web:report(instance, succeeded, seconds and seconds * 1000)
 end
 
--- Answers with the instances as this worker knows them, a line for each.
+-- Answers with the instances as this worker knows them, a line for each; the header Age is that of the list.
 function gateway.show()
+  local age_s = view:age_s()
+  ngx.header["Age"] = age_s and math.floor(age_s) or nil
   for _, status in ipairs(web:status()) do
     local instance = status.instance
     ngx.say(("%s:%d %s %.3f of the requests, %d in flight, %.1f ms"):format(

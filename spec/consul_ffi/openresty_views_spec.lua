@@ -9,6 +9,8 @@ local LOADED = { CLOCK, OPENRESTY, TEXTS, VIEWS, "consul_ffi.openresty.lease" }
 
 local START = 1000
 
+local unpack = rawget(table, "unpack") or unpack
+
 describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
   -- wait for news; the log.
@@ -195,20 +197,25 @@ describe("views that one worker of nginx writes for all", function()
     end
   end)
 
-  local function write_dump(ports)
+  -- `of` is the scope in the file; `confirmed` the time of its lists.
+  local function write_dump(ports, of, confirmed)
     local services = {}
     for name, port in pairs(ports) do
-      services[name] = { confirmed = START - 60, instances = { instance(port) } }
+      services[name] = { confirmed = confirmed or START - 60, instances = { instance(port) } }
     end
-    local _, json = assert(consul_ffi.json_encode({ services = services }))
+    local _, json = assert(consul_ffi.json_encode({ of = of, services = services }))
     dump_file = dump_file or os.tmpname()
     local file = assert(io.open(dump_file, "w"))
     assert(file:write(json))
     assert(file:close())
   end
 
+  local function every_service()
+    return true
+  end
+
   local function new_views()
-    return views.new({ dict = "consul", filter = { "web" }, dump_file = dump_file })
+    return views.new({ dict = "consul", filter = every_service, dump_file = dump_file })
   end
 
   -- Has a worker watch for some seconds; `during`, by the second, is what happens meanwhile.
@@ -289,6 +296,183 @@ describe("views that one worker of nginx writes for all", function()
     assert.same({ "web" }, worker:names())
   end)
 
+  it("start with the dump file, and say how old its lists are", function()
+    write_dump({ web = 1, api = 2 })
+    new_views()
+    local line = "consul_ffi: starts with %s: the lists of 2 services, the oldest 60 s old"
+    assert.same({ line:format(dump_file) }, logged)
+  end)
+
+  it("say once that Consul does not answer, and how old the lists are that are served", function()
+    write_dump({ web = 1 })
+    is_ready = function()
+      return now >= START + 20
+    end
+    local worker = new_views()
+    logged = {}
+    watch(worker, 30, {
+      [4] = function()
+        assert.same({}, logged)
+      end,
+      [15] = function()
+        assert.equal("1", ports(worker, "web"))
+      end,
+    })
+    assert.equal(1, #logged)
+    assert.matches("no answer from Consul since this worker began to watch: the lists of 1 services are served as they "
+      .. "were, the oldest 6%d s old", logged[1])
+    assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("take from the dump file only the services that the filter names", function()
+    write_dump({ web = 1, api = 2 })
+    local worker = views.new({ dict = "consul", filter = { "web" }, dump_file = dump_file })
+    assert.same({ "web" }, worker:names())
+    assert.matches("no answer from Consul yet", select(2, worker:view("api"):all()))
+  end)
+
+  it("have no answer yet of a service that is not in the dump file", function()
+    for _, dumped in ipairs({ {}, { api = 1 } }) do
+      _G.ngx.shared.consul = new_dict()
+      write_dump(dumped)
+      local worker = new_views()
+      local list, _, err = worker:view("web"):all()
+      assert.is_false(list)
+      assert.equal("timeout", err.kind)
+      assert.is_false((worker:view("web"):age_s()))
+    end
+  end)
+
+  it("have no answer yet of a service that the worker before did not watch", function()
+    lists.api = nil
+    watch(views.new({ dict = "consul", filter = { "web" } }), 3)
+    local worker = views.new({ dict = "consul", filter = { "web", "api" } })
+    assert.equal("2", ports(worker, "web"))
+    assert.matches("no answer from Consul yet", select(2, worker:view("api"):all()))
+    now = now + 6
+    watch(worker, 3)
+    assert.equal("", ports(worker, "api"))
+  end)
+
+  it("do not start with a dump file of another datacenter, namespace or partition", function()
+    for _, option in ipairs({ "datacenter", "namespace", "partition" }) do
+      local of, config = option .. " dc2", { [option] = "dc2" }
+      for _, scope in ipairs({ of, "" }) do
+        _G.ngx.shared.consul, logged = new_dict(), {}
+        write_dump({ web = 1 }, scope)
+        local own = views.new({ dict = "consul", filter = { "web" }, dump_file = dump_file, config = config })
+        assert.equal(scope == of, own:names() ~= nil)
+        if scope == "" then
+          assert.matches("starts without .*: its lists are of the agent's own datacenter, not of " .. of, logged[1])
+        end
+        _G.ngx.shared.consul = new_dict()
+        assert.equal(scope == "", new_views():names() ~= nil)
+      end
+    end
+  end)
+
+  for what, dumped in pairs({
+    ["another datacenter's"] = { { web = 1, api = 3 }, "datacenter dc2" },
+    ["a newer"] = { { web = 1, api = 3 }, "", START + 1000 },
+    ["an empty"] = { {}, "", START + 1000 },
+  }) do
+    it(("never have %s dump file's lists in the place of those that are served"):format(what), function()
+      watch(new_views(), 3)
+      write_dump(unpack(dumped, 1, 3))
+      local worker = new_views()
+      assert.same({ "web" }, worker:names())
+      assert.equal("2", ports(worker, "web"))
+      assert.equal("", ports(worker, "api"))
+      local is_silent = true
+      is_ready = function()
+        return not is_silent
+      end
+      now = now + 6
+      watch(worker, 40, {
+        [20] = function()
+          assert.equal("2", ports(worker, "web"))
+          assert.is_true(worker:view("web"):age_s() >= 20)
+          is_silent = false
+        end,
+      })
+      assert.equal("2", ports(worker, "web"))
+      assert.equal("", ports(worker, "api"))
+      assert.is_true(worker:view("web"):age_s() <= 2)
+    end)
+  end
+
+  describe("with a greatest age", function()
+    local function limited(most_s)
+      return views.new({ dict = "consul", filter = every_service, dump_file = dump_file, age_max_s = most_s })
+    end
+
+    it("serve no list that is older, and say why", function()
+      local worker = limited(30)
+      local view = worker:view("web")
+      local web = require("consul_ffi.balancer").new(view, {
+        now = function()
+          return now
+        end,
+      })
+      watch(worker, 3)
+      assert.equal("2", ports(worker, "web"))
+      assert.equal("", ports(worker, "none"))
+      now = START + 30
+      assert.equal(2, web:pick().port)
+      now = now + 10
+      local message = 'service_view "web": Consul confirmed its list %.0f s ago, and age_max_s is 30'
+      message = message:format(view:age_s())
+      local err = { kind = "timeout", message = message, retryable = true, maybe_applied = false, expired = true }
+      assert.same({ false, message, err }, { view:all() })
+      assert.same({ false, message, err }, { view:pick() })
+      assert.same({ false, message, err }, { view:pick("user-1") })
+      assert.same({ false, message, err }, { web:pick() })
+      assert.same({ false, message, err }, { view:ready(0) })
+      assert.is_nil(view:version())
+      assert.is_true(view:age_s() > 30)
+      assert.is_false((worker:view("none"):all()))
+      watch(worker, 3)
+      assert.equal(2, view:pick().port)
+      assert.equal(2, web:pick().port)
+      assert.equal("2", ports(worker, "web"))
+      assert.equal("", ports(worker, "none"))
+    end)
+
+    it("start with a dump file only while its lists are not older", function()
+      write_dump({ web = 1 })
+      assert.equal("1", ports(limited(61), "web"))
+      _G.ngx.shared.consul = new_dict()
+      local list, message = limited(59):view("web"):all()
+      assert.is_false(list)
+      assert.matches("Consul confirmed its list 60 s ago, and age_max_s is 59", message)
+    end)
+
+    it("refuse one that a list of a Consul that is well may have", function()
+      for _, most_s in ipairs({ 0, 29, 0 / 0, "60" }) do
+        assert.error_matches(function()
+          limited(most_s)
+        end, "^views.new: age_max_s must be a number of at least 30 seconds")
+      end
+    end)
+  end)
+
+  it("write the ages of lists that do not change to the dump file each minute", function()
+    dump_file = os.tmpname()
+    watch(new_views(), 200)
+    _G.ngx.shared.consul = new_dict()
+    assert.is_true(new_views():view("web"):age_s() <= 62)
+  end)
+
+  it("keep a dump file as it is before Consul has answered", function()
+    write_dump({ web = 1, api = 2 })
+    is_ready = function()
+      return false
+    end
+    local before = assert(io.open(dump_file)):read("*a")
+    watch(views.new({ dict = "consul", filter = { "web" }, dump_file = dump_file }), 100)
+    assert.equal(before, assert(io.open(dump_file)):read("*a"))
+  end)
+
   it("pick for a key the instance that a service view picks", function()
     local client = consul_ffi.new({ simulate = support.name("picks") })
     for port, weight in ipairs({ 1, 2, 40, 3, 100 }) do
@@ -349,7 +533,7 @@ describe("views that one worker of nginx writes for all", function()
 
   it("do not keep a list of the dump that came after Consul's names", function()
     at_each_point({ gone = 1, web = 1 }, function(loading, where)
-      local worker = views.new({ dict = "consul", filter = { "web" } })
+      local worker = views.new({ dict = "consul", filter = every_service })
       watch(worker, 40, {
         [2] = function()
           assert(coroutine.resume(loading))
@@ -487,6 +671,16 @@ describe("views that one worker of nginx writes for all", function()
     local _, _, err = worker:view("api"):all()
     assert.equal("config", err.kind)
     assert.equal("2", ports(worker, "web"))
+  end)
+
+  it("name a size that is larger than that of the dict, whatever its lists take", function()
+    _G.ngx.shared.consul = new_dict(400)
+    _G.ngx.shared.consul.capacity = function()
+      return 200 * 1024
+    end
+    lists.api = instances_up_to(20)
+    watch(new_views(), 3)
+    assert.matches("it must have at least 300k", logged[1])
   end)
 
   it("say again that the dict has no room when the lists are longer by half", function()
@@ -826,7 +1020,98 @@ describe("views that one worker of nginx writes for all", function()
       assert.equal(256 + 128, texts.size_of("web", 33))
       assert.equal(2048 + 128, texts.size_of("web", 2048 - 96))
       assert.equal(4096 + 128, texts.size_of("web", 2049 - 96))
-      assert.equal(8192 + 128, texts.size_of("web", 4097 - 96))
+      -- More is in parts.
+      assert.equal(4096 + 128 + 128, texts.size_of("web", 4096 - 96))
+      assert.equal(3 * 4096 + 2048 + 128, texts.size_of("web", 3 * 4000 + 2048 - 96))
+    end)
+
+    -- The length of a text that fills its parts, and of which none is larger.
+    local PART = 4000
+
+    it("are in parts that each have a page, and read back at any length", function()
+      local dict = new_dict()
+      for _, length in ipairs({ 0, 1, PART - 1, PART, PART + 1, 3 * PART - 1, 3 * PART, 3 * PART + 1 }) do
+        local text = ("0123456789"):rep(math.ceil(length / 10)):sub(1, length)
+        local version = assert(texts.write(dict, "web", text))
+        assert.equal(text, (texts.read(dict, "web")))
+        assert.equal(version, texts.write(dict, "web", text))
+        local bytes, count = 0, 0
+        for _, key in ipairs(dict:get_keys()) do
+          if key:find("^t:") then
+            bytes, count = bytes + #dict:get(key), count + 1
+            assert.is_true(#dict:get(key) <= PART)
+          end
+        end
+        assert.same({ length, math.floor(length / PART) + 1 }, { bytes, count })
+      end
+      texts.remove(dict, "web")
+      assert.same({ "versions" }, dict:get_keys())
+    end)
+
+    it("are read whole also in parts, while another version takes their place", function()
+      local dict, number = new_dict(), 0
+      local function text(n)
+        return (n .. "."):rep(PART)
+      end
+      texts.write(dict, "web", text(0))
+      local accesses = 0
+      on_access = function()
+        accesses = accesses + 1
+        if number < 6 and accesses % 2 == 0 then
+          local before = on_access
+          on_access = function() end
+          number = number + 1
+          texts.write(dict, "web", text(number))
+          on_access = before
+        end
+      end
+      assert.equal(text(6), (texts.read(dict, "web")))
+    end)
+
+    it("are written whole or not at all also in parts", function()
+      local short, long = ("x"):rep(100), ("y"):rep(3 * PART)
+      for limit = 200, 4 * PART, 500 do
+        local dict = new_dict(limit)
+        assert(texts.write(dict, "web", short))
+        local is_written = texts.write(dict, "web", long)
+        assert.equal(is_written and long or short, (texts.read(dict, "web")))
+        assert.equal(is_written and 6 or 3, #dict:get_keys())
+      end
+    end)
+
+    it("leave no part when a worker was killed at any access", function()
+      if support.interpreter == "lua5.1" then
+        return pending("SKIPPED: plain Lua 5.1 cannot stop a coroutine within pcall; nginx has LuaJIT")
+      end
+      local points = 0
+      while true do
+        local dict, accesses = new_dict(), 0
+        on_access = function() end
+        texts.write(dict, "web", ("x"):rep(2 * PART))
+        local thread = coroutine.create(function()
+          texts.write(dict, "web", ("y"):rep(3 * PART))
+        end)
+        on_access = function()
+          if coroutine.running() == thread then
+            accesses = accesses + 1
+            if accesses > points then
+              coroutine.yield()
+            end
+          end
+        end
+        assert(coroutine.resume(thread))
+        if coroutine.status(thread) == "dead" then
+          break
+        end
+        points = points + 1
+        on_access = function() end
+        assert(texts.write(dict, "web", "whole"))
+        texts.sweep(dict, { web = true })
+        assert.equal("whole", (texts.read(dict, "web")))
+        -- The text, its version, and the last one that was given out.
+        assert.equal(3, #dict:get_keys())
+      end
+      assert.is_true(points > 10, points .. " points")
     end)
   end)
 
@@ -849,6 +1134,19 @@ describe("views that one worker of nginx writes for all", function()
       })
       assert.equal("", ports(worker, "api"))
       assert.equal("2", ports(worker, "web"))
+    end)
+  end
+
+  for what, instances in pairs({ ["no instances of a service"] = {}, ["no such service"] = false }) do
+    it(("keep no empty list of the worker before while Consul has %s"):format(what), function()
+      lists.api = {}
+      watch(new_views(), 3)
+      local worker = new_views()
+      lists.api = instances or nil
+      now = now + 20
+      watch(worker, 5)
+      assert.equal("", ports(worker, "api"))
+      assert.is_true(worker:view("api"):age_s() <= 2)
     end)
   end
 

@@ -183,6 +183,16 @@ describe("the gateway of the example", function()
     end
   end)
 
+  it("tells the age of the list in whole seconds, if there is one", function()
+    list, age_s = {}, 7.9
+    gateway.start()
+    shown()
+    assert.equal(7, nginx.header["Age"])
+    age_s = false
+    shown()
+    assert.is_nil(nginx.header["Age"])
+  end)
+
   it("neither forgives nor blames an instance whose client went away, and does not wait for it", function()
     list = { { address = "10.0.0.1", port = 80 } }
     gateway.start()

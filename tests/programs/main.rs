@@ -5,6 +5,7 @@
 mod answers;
 mod demo;
 mod demo_cluster;
+mod demo_gateway;
 mod demo_tsdb;
 mod encrypted;
 mod examples;
@@ -26,6 +27,7 @@ fn main() {
         replicated::trials,
         demo_cluster::trials,
         demo_tsdb::trials,
+        demo_gateway::trials,
         page::trials,
         page::documents::trials,
         packaging::trials,

@@ -32,7 +32,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 27] = [
+    let all: [Named; 29] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -64,13 +64,18 @@ pub fn trials() -> Trials {
             views::a_slow_worker_starts_from_the_dump,
         ),
         ("a_dict_that_is_too_small_is_told_once_and_has_whole_lists", views::too_small),
-        ("the_commands_of_the_page_make_a_gateway", page::commands),
+        ("the_commands_of_the_page_make_a_gateway_on_debian", page::on_debian),
+        ("no_step_of_the_installation_removes_a_package", page::removes_nothing),
+        ("the_size_that_the_log_names_is_enough_for_lists_that_change", views::named_size),
         ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
     ];
     let mut trials = Trials::of(module_path!());
     let mut all = Vec::from(all);
     if std::env::var_os("LONG").is_some() {
         all.push(("a_machine_of_16_workers_and_5000_instances", long::a_machine));
+    }
+    if std::env::var_os("OPENRESTY").is_some() {
+        all.push(("the_commands_of_the_page_make_a_gateway_on_openresty", page::on_openresty));
     }
     for (name, run) in all {
         let folder = unpacked.clone();
@@ -81,7 +86,7 @@ pub fn trials() -> Trials {
 }
 
 /// The folder of the nginx, or `None`, which is reported as a skip.
-fn unpacked() -> Option<PathBuf> {
+pub fn unpacked() -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nginx.sh");
     let output = Command::new(script).output().expect("the script runs");
     let (printed, why) = (output.stdout.trim_ascii(), output.stderr.trim_ascii());

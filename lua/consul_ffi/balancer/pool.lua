@@ -43,7 +43,8 @@ local function read(self)
   end
   if not list then
     self.failure, self.version = { message, err }, nil
-    return nil
+    -- The last list stays, unless the view says that it is too old.
+    return err and err.expired and #self.seen > 0 and {} or nil
   end
   self.failure = nil
   local seen = self.seen

@@ -1,13 +1,18 @@
 -- Texts by name in a shared dict of nginx. Each is written whole or not at all: when the dict is full, the last one
 -- stays. `safe_set` of the dict would remove that before it finds no room for the next one. So each version has a key
--- of its own, and a number, which is replaced in place, says which one is current.
+-- of its own, and a number, which is replaced in place, says which one is current. A long text is in parts of a page of
+-- nginx, since it could not use pages that are free but not side by side for a whole one.
 local texts = {}
 
--- The keys: the current version of a name, a version's text, and the last version that was given out.
+-- The keys: the current version of a name, a version's text, and the last version that was given out. The first part
+-- of a text is at the version, others at the version, a dot and their number.
 local CURRENT, TEXT, LAST = "v:", "t:", "versions"
 
--- What nginx needs for an entry besides key and value, and the size of its pages, in bytes.
-local NODE, PAGE = 80, 4096
+-- What nginx needs for an entry besides key and value, the length of a key here, and the size of its pages, in bytes.
+local NODE, KEY, PAGE = 80, 16, 4096
+
+-- The length of all parts of a text but the last one, which is shorter.
+local PART = PAGE - NODE - KEY
 
 -- How often a reader looks again when a version is replaced while it reads.
 local LOOKS = 10
@@ -17,11 +22,40 @@ function texts.version(dict, name)
   return dict:get(CURRENT .. name)
 end
 
+local function key_of(version, part)
+  return part == 1 and TEXT .. version or ("%s%s.%d"):format(TEXT, version, part)
+end
+
+-- The text of a version; nil if a part of it is not there.
+local function text_of(dict, version)
+  local first = dict:get(TEXT .. version)
+  if not first or #first < PART then
+    return first
+  end
+  local parts = { first }
+  repeat
+    local part = dict:get(key_of(version, #parts + 1))
+    parts[#parts + 1] = part
+  until not part or #part < PART
+  return #parts[#parts] < PART and table.concat(parts) or nil
+end
+
+-- Removes a version. Of one that is not whole some parts may stay, until `sweep`.
+local function remove_version(dict, version)
+  local number = 1
+  repeat
+    local key = key_of(version, number)
+    local part = dict:get(key)
+    dict:delete(key)
+    number = number + 1
+  until not part or #part < PART
+end
+
 -- Returns the text of a name and its version.
 function texts.read(dict, name)
   for _ = 1, LOOKS do
     local version = dict:get(CURRENT .. name)
-    local text = version and dict:get(TEXT .. version)
+    local text = version and text_of(dict, version)
     if text or not version then
       return text, version
     end
@@ -32,24 +66,33 @@ end
 local function new_version(dict, text)
   dict:safe_add(LAST, 0)
   local version = dict:incr(LAST, 1)
-  return version and dict:safe_set(TEXT .. version, text) and version
+  if not version then
+    return nil
+  end
+  for number = 1, math.floor(#text / PART) + 1 do
+    if not dict:safe_set(key_of(version, number), text:sub((number - 1) * PART + 1, number * PART)) then
+      remove_version(dict, version)
+      return nil
+    end
+  end
+  return version
 end
 
 -- Writes a text if it is another one. Returns its version, or false if there is no room.
 function texts.write(dict, name, text)
   local before = dict:get(CURRENT .. name)
-  if before and dict:get(TEXT .. before) == text then
+  if before and text_of(dict, before) == text then
     return before
   end
   local version = new_version(dict, text)
   if not version then
     return false
   elseif not dict:safe_set(CURRENT .. name, version) then
-    dict:delete(TEXT .. version)
+    remove_version(dict, version)
     return false
   end
   if before then
-    dict:delete(TEXT .. before)
+    remove_version(dict, before)
   end
   return version
 end
@@ -65,7 +108,7 @@ function texts.add(dict, name, text)
   end
   local is_added, why = dict:safe_add(CURRENT .. name, version)
   if not is_added then
-    dict:delete(TEXT .. version)
+    remove_version(dict, version)
   end
   return is_added or why == "exists"
 end
@@ -74,7 +117,7 @@ function texts.remove(dict, name)
   local version = dict:get(CURRENT .. name)
   if version then
     dict:delete(CURRENT .. name)
-    dict:delete(TEXT .. version)
+    remove_version(dict, version)
   end
 end
 
@@ -85,26 +128,30 @@ function texts.sweep(dict, is_name)
   for _, key in ipairs(keys) do
     if key:sub(1, #CURRENT) == CURRENT then
       if is_name[key:sub(#CURRENT + 1)] then
-        is_current[TEXT .. (dict:get(key) or "")] = true
+        is_current[tostring(dict:get(key))] = true
       else
         dict:delete(key)
       end
     end
   end
   for _, key in ipairs(keys) do
-    if key:sub(1, #TEXT) == TEXT and not is_current[key] then
+    if key:sub(1, #TEXT) == TEXT and not is_current[key:match("^[^.]*", #TEXT + 1)] then
       dict:delete(key)
     end
   end
 end
 
--- The memory of a name with a text of this length, in bytes: nginx allocates powers of two, above half a page whole
--- pages.
+-- The memory of an entry with a key and a value of these lengths, in bytes: nginx allocates powers of two, above half a
+-- page whole pages.
+function texts.size_of_entry(key, value)
+  local bytes = NODE + key + value
+  return bytes > PAGE / 2 and math.ceil(bytes / PAGE) * PAGE or 2 ^ math.ceil(math.log(bytes) / math.log(2))
+end
+
+-- The memory of a name with a text of this length, in bytes.
 function texts.size_of(name, length)
-  local function entry(bytes)
-    return bytes > PAGE / 2 and math.ceil(bytes / PAGE) * PAGE or 2 ^ math.ceil(math.log(bytes) / math.log(2))
-  end
-  return entry(NODE + length + 16) + entry(NODE + #name + 8)
+  local parts = math.floor(length / PART)
+  return parts * PAGE + texts.size_of_entry(KEY, length - parts * PART) + texts.size_of_entry(#name, 8)
 end
 
 return texts

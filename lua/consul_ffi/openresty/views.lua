@@ -9,8 +9,8 @@ local texts = require("consul_ffi.openresty.texts")
 local now_s = require("consul_ffi.openresty.clock")
 
 -- How often a changed list is written to the dump file at most, and when that is tried again after a failure, in
--- seconds.
-local DUMP_S, DUMP_AGAIN_S = 2, 10
+-- seconds; and how often it is written although nothing has changed, for the ages in it.
+local DUMP_S, DUMP_AGAIN_S, DUMP_AGES_S = 2, 10, 60
 
 -- The bits of a file's mode that nobody but its user gets.
 local PRIVATE = tonumber("077", 8)
@@ -18,6 +18,12 @@ local PRIVATE = tonumber("077", 8)
 -- How long a worker that comes to watch keeps lists that another one has written and Consul does not confirm, in
 -- seconds: after an outage Consul may know no instances until they register again.
 local HOLD_S = 30
+
+-- The least `age_max_s`: Consul confirms a list that does not change each 10 s, or later if it is slow.
+local LEAST_AGE_S = 30
+
+-- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, in seconds.
+local SILENT_S = 5
 
 -- How often a request looks whether the first list has come, in seconds.
 local LOOK_S = 0.02
@@ -32,6 +38,9 @@ local OVERHEAD_K = 32
 -- when Consul last confirmed a service's list, by the machine's monotonic clock.
 local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
 
+-- The filter by which Consul said that these are all names; none while they are only those of the dump file.
+local FILTER = "filter"
+
 -- While the dict has no room for all texts, the size in KiB that the log names; else 0.
 local FULL = "full"
 
@@ -41,11 +50,15 @@ local WRITING = "writing"
 -- A size that is larger by this factor is told again.
 local LARGER = 1.5
 
+-- By which factor lists may be longer in a dict of the size that the log names, and what is added for gaps.
+local GROWTH, GAPS = 1.5, 1.25
+
 ---@class consul_ffi.openresty.views.options
 ---@field dict string the name of the lua_shared_dict
 ---@field filter string[]|fun(name: string, tags: string[]): boolean as for client:service_views
 ---@field config? consul_ffi.ConsulConfig the options of consul_ffi.new
 ---@field dump_file? string a file with the last lists, to start from while Consul is unreachable; the workers write it
+---@field age_max_s? number the greatest age of a list that is served, in seconds, at least 30; default: any age
 
 -- Why a path is none of a regular file; nil for a file, or if there is nothing yet. A pipe blocks its reader.
 local function not_regular(path)
@@ -91,6 +104,12 @@ local OPTIONS = {
       return type(value) == "string" and value ~= "" and not not_regular(value)
     end,
   } },
+  { "age_max_s", {
+    words = ("a number of at least %d seconds"):format(LEAST_AGE_S),
+    accepts = function(value)
+      return type(value) == "number" and value >= LEAST_AGE_S
+    end,
+  } },
 }
 
 ---The view of a service in OpenResty.
@@ -131,23 +150,46 @@ local function remove(dict, name)
   dict:delete(CONFIRMED .. name)
 end
 
--- Says that the dict is too small for these lists, by their names: once, of all workers, until it is not any more.
-local function say_full(self, jsons)
+-- The same text for filters that choose the same services, as far as one can tell.
+local function text_of(filter)
+  if type(filter) == "function" then
+    return "function"
+  end
+  local names = {}
+  for i, name in ipairs(filter) do
+    names[i] = json_of(name)
+  end
+  table.sort(names)
+  return table.concat(names)
+end
+
+-- The size in KiB with which the dict has room for these lists, by their names, also when all are longer by a half.
+local function enough_k(self, jsons)
   local names, bytes, largest = {}, 0, 0
   for name, json in pairs(jsons) do
-    local size = texts.size_of(LIST .. name, #json)
-    names[#names + 1], bytes, largest = name, bytes + size, math.max(largest, size)
+    local size = texts.size_of(LIST .. name, math.ceil(GROWTH * #json))
+    names[#names + 1], largest = name, math.max(largest, size)
+    bytes = bytes + size + texts.size_of_entry(#CONFIRMED + #name, 8)
   end
-  bytes = bytes + 2 * texts.size_of(NAMES, #json_of(names))
-  -- A list is written before the last one is removed. A quarter more, since nginx cannot use every hole.
-  local size_k = math.ceil(1.25 * (bytes + largest) / 1024) + OVERHEAD_K
+  bytes = bytes + 2 * texts.size_of(NAMES, #json_of(names)) + texts.size_of_entry(#FILTER, #text_of(self.filter))
+  -- A list is written before the last one is removed. A quarter more, since entries of different sizes do not share a
+  -- page.
+  local size_k = math.ceil(GAPS * (bytes + largest) / 1024) + OVERHEAD_K
+  local has_k = self.dict.capacity and self.dict:capacity() / 1024 or 0
+  -- What has been too small is never enough.
+  return size_k > has_k and size_k or math.ceil(LARGER * has_k), #names
+end
+
+-- Says that the dict is too small for these lists, by their names: once, of all workers, until it is not any more.
+local function say_full(self, jsons)
+  local size_k, count = enough_k(self, jsons)
   if size_k < LARGER * (self.dict:get(FULL) or 0) then
     return
   end
   self.dict:safe_set(FULL, size_k)
   ngx.log(ngx.ERR, ("consul_ffi: the lists of %d services do not fit into the lua_shared_dict %q: some are missing, or "
     .. "are not up to date; it must have at least %dk"):format(
-    #names, self.dict_name, size_k))
+    count, self.dict_name, size_k))
 end
 
 -- Whether a balancer can use a value of a dump file, which another version may have written.
@@ -159,8 +201,20 @@ local function is_instance(value)
   return (weight == nil or type(weight) == "number") and (meta == nil or type(meta) == "table")
 end
 
+-- Of which part of Consul the lists are, by the options that choose it; "" for the agent's own.
+local function scope_of(config)
+  local chosen = {}
+  for _, name in ipairs({ "datacenter", "namespace", "partition" }) do
+    local value = (config or {})[name] or name ~= "datacenter" and os.getenv("CONSUL_" .. name:upper()) or ""
+    if value ~= "" then
+      chosen[#chosen + 1] = ("%s %s"):format(name, value)
+    end
+  end
+  return table.concat(chosen, ", ")
+end
+
 -- Returns the services of a dump file, or nil and the reason.
-local function read_dump(path)
+local function read_dump(path, scope)
   local file, why = io.open(path, "r")
   if not file then
     return nil, why
@@ -179,6 +233,13 @@ local function read_dump(path)
   if type(services) ~= "table" then
     return nil, "it has no services"
   end
+  local of = dump.of or ""
+  if of ~= scope then
+    local function quoted(one)
+      return one == "" and "the agent's own datacenter" or tostring(one)
+    end
+    return nil, ("its lists are of %s, not of %s"):format(quoted(of), quoted(scope))
+  end
   for name, service in pairs(services) do
     local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
     if type(name) ~= "string" or type(instances) ~= "table" then
@@ -193,18 +254,42 @@ local function read_dump(path)
   return services
 end
 
+-- The number of lists in the dict, and the age of the oldest one.
+local function oldest(dict)
+  local count, age_s = 0, 0
+  for _, name in ipairs(names_of(dict) or {}) do
+    local confirmed = dict:get(CONFIRMED .. name)
+    if confirmed then
+      count, age_s = count + 1, math.max(age_s, now_s() - confirmed)
+    end
+  end
+  return count, age_s
+end
+
+-- Which services of a dump file the filter may choose; by a function only Consul can tell, since it has the tags.
+local function chosen_of(services, filter)
+  if type(filter) == "function" then
+    return services
+  end
+  local chosen = {}
+  for _, name in ipairs(filter) do
+    chosen[name] = services[name]
+  end
+  return chosen
+end
+
 -- Takes the lists of the dump file over that the dict does not have: another worker may write Consul's meanwhile. Their
 -- times are of the machine's clock.
 local function load(self)
   if not self.dump_file or names_of(self.dict) then
     return
   end
-  local services, why = read_dump(self.dump_file)
+  local services, why = read_dump(self.dump_file, scope_of(self.config))
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
   local names, jsons, fits = {}, {}, true
-  for name, service in pairs(services) do
+  for name, service in pairs(chosen_of(services, self.filter)) do
     local age_s = math.max(0, ngx.now() - service.confirmed)
     jsons[name] = json_of(service.instances)
     if add(self.dict, name, jsons[name], now_s() - age_s) then
@@ -216,6 +301,8 @@ local function load(self)
   if not (texts.add(self.dict, NAMES, json_of(names)) and fits) then
     say_full(self, jsons)
   end
+  ngx.log(ngx.NOTICE, ("consul_ffi: starts with %s: the lists of %d services, the oldest %.0f s old"):format(
+    self.dump_file, #names, select(2, oldest(self.dict))))
 end
 
 -- Opens a new file that only its user can read and write. nginx has the umask 0, which would let everybody choose where
@@ -246,11 +333,13 @@ end
 -- Writes the dump file if it is due: as another one that is then renamed, so that no reader finds half of it.
 local function dump(self)
   local services, dict = {}, self.dict
-  local names = self.dump_file and self.dump_at and self.dump_at <= now_s() and names_of(dict)
+  local is_due = self.dump_file and self.dump_at <= now_s()
+  -- What came from the file alone is in it.
+  local names = is_due and dict:get(FILTER) and names_of(dict)
   if not names then
     return
   end
-  self.dump_at = nil
+  self.dump_at = now_s() + DUMP_AGES_S
   for _, name in ipairs(names) do
     local json, confirmed = texts.read(dict, LIST .. name), dict:get(CONFIRMED .. name)
     if json and confirmed then
@@ -265,7 +354,8 @@ local function dump(self)
     os.remove(left)
   end
   dict:safe_set(WRITING, path)
-  local written, why = write_file(path, '{"services":{', table.concat(services, ","), "}}\n")
+  local written, why = write_file(path, '{"of":', json_of(scope_of(self.config)), ',"services":{',
+    table.concat(services, ","), "}}\n")
   if written then
     written, why = os.rename(path, self.dump_file)
   end
@@ -280,6 +370,12 @@ local function dump(self)
   self.dump_failed = not written
 end
 
+-- Whether a service has instances that another worker has written.
+local function has_anothers(self, name)
+  local json = not self.written[name] and texts.read(self.dict, LIST .. name)
+  return json and #json > #"{}"
+end
+
 -- Writes a service that is new, has changed or is gone.
 local function take(self, all, name)
   local view = all:view(name)
@@ -290,8 +386,7 @@ local function take(self, all, name)
   if not instances then
     return
   end
-  local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
-  if #instances == 0 and is_anothers and now_s() < self.hold_until then
+  if #instances == 0 and now_s() < self.hold_until and has_anothers(self, name) then
     self.held[name] = true
     return
   end
@@ -302,7 +397,7 @@ local function take(self, all, name)
     self.written[name] = nil
     remove(self.dict, name)
   end
-  self.dump_at = self.dump_at or now_s() + DUMP_S
+  self.dump_at = math.min(self.dump_at, now_s() + DUMP_S)
 end
 
 -- Writes how old the list of a service is; that list too unless it is the one in the dict, where a worker that has lost
@@ -345,11 +440,22 @@ local function sweep(self, names)
   end
 end
 
+-- Says once that this worker serves lists that Consul has not confirmed to it.
+local function say_silent(self)
+  local count, age_s = oldest(self.dict)
+  if count == 0 or now_s() < self.silent_at then
+    return
+  end
+  self.silent_at = math.huge
+  ngx.log(ngx.WARN, ("consul_ffi: no answer from Consul since this worker began to watch: the lists of %d services are "
+    .. "served as they were, the oldest %.0f s old"):format(count, age_s))
+end
+
 -- Writes the names, and how old each list is; removes what another worker left, after a while.
 local function write_names(self, all)
   self.is_ready = self.is_ready or all:ready(0)
   if not self.is_ready then
-    return
+    return say_silent(self)
   end
   local names, is_named, fits = all:names(), {}, true
   local is_held = now_s() < self.hold_until
@@ -358,8 +464,7 @@ local function write_names(self, all)
     fits = confirm(self, all, name) and fits
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
-    local is_anothers = not self.written[name] and texts.version(self.dict, LIST .. name)
-    if not is_named[name] and is_held and is_anothers then
+    if not is_named[name] and is_held and has_anothers(self, name) then
       self.held[name] = true
       names[#names + 1] = name
     elseif not is_named[name] then
@@ -369,7 +474,7 @@ local function write_names(self, all)
   for name in pairs(is_held and {} or self.held) do
     take(self, all, name)
   end
-  if texts.write(self.dict, NAMES, json_of(names)) and fits then
+  if texts.write(self.dict, NAMES, json_of(names)) and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
     self.dict:safe_set(FULL, 0)
   elseif self.has_news or self.dict:get(FULL) == 0 then
     say_full(self, jsons_of(all))
@@ -387,7 +492,7 @@ local function watch(self, all)
   self.written = {}
   self.is_ready, self.is_swept, self.held = false, false, {}
   -- The worker before may have ended with changes that are not in the file.
-  self.hold_until, self.dump_at = now_s() + HOLD_S, now_s()
+  self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
   while not ngx.worker.exiting() and self.lease:is_held() do
     local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
@@ -458,6 +563,7 @@ function views.new(options)
     filter = read.filter,
     config = read.config,
     dump_file = read.dump_file,
+    age_max_s = read.age_max_s,
     views = {},
   }, Views)
   self.dict:safe_add(FULL, 0)
@@ -517,20 +623,15 @@ function Views:view(service)
     view = setmetatable({ dict = self.dict, service = service, all_views = self }, View)
     view.picks = balancer.new(view)
     -- Names that come from requests are not kept.
-    self.views[service] = view:version() and view
+    self.views[service] = texts.version(self.dict, LIST .. service) and view
   end
   return view
 end
 
----Changes with the list.
----@return any version
-function View:version()
-  return texts.version(self.dict, LIST .. self.service)
-end
-
 -- Whether Consul lists no such service.
 local function is_unlisted(self)
-  return (self.dict:get(FULL) or 0) == 0 and is_named(self.all_views, self.service) == false
+  return (self.dict:get(FULL) or 0) == 0 and self.dict:get(FILTER) == text_of(self.all_views.filter)
+    and is_named(self.all_views, self.service) == false
 end
 
 -- The results while there is no list.
@@ -543,12 +644,37 @@ local function missing(self)
   return false, message, { kind = kind, message = message, retryable = true, maybe_applied = false }
 end
 
+-- The results while the list is older than is allowed; nil while it is not.
+local function too_old(self)
+  local most_s = self.all_views.age_max_s
+  local age_s = most_s and self:age_s()
+  if age_s and age_s > most_s then
+    local message = ("service_view %q: Consul confirmed its list %.0f s ago, and age_max_s is %s"):format(
+      self.service, age_s, most_s)
+    return false, message,
+      { kind = "timeout", message = message, retryable = true, maybe_applied = false, expired = true }
+  end
+end
+
+---Changes with the list; nil while there is none that is served.
+---@return any version
+function View:version()
+  if self.all_views.age_max_s and too_old(self) == false then
+    return nil
+  end
+  return texts.version(self.dict, LIST .. self.service)
+end
+
 ---The instances; the same tables until they change. They belong to the view: do not modify them.
 ---@return consul_ffi.Instance[]|false instances
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:all()
-  local version = self:version()
+  local is_served, message, err = too_old(self)
+  if is_served == false then
+    return false, message, err
+  end
+  local version = texts.version(self.dict, LIST .. self.service)
   if not version or version ~= self.read_version then
     local json
     json, self.read_version = texts.read(self.dict, LIST .. self.service)
@@ -613,7 +739,7 @@ end
 ---@return consul_ffi.Error? err
 function View:age_s()
   local confirmed
-  if self:version() then
+  if texts.version(self.dict, LIST .. self.service) then
     confirmed = self.dict:get(CONFIRMED .. self.service)
   elseif is_unlisted(self) then
     confirmed = last_confirmed(self.all_views)

@@ -178,7 +178,14 @@ pub fn starts_from_the_dump(unpacked: &Path) -> Outcome {
         seen.insert(service);
     }
     let age: f64 = get(nginx.address, "/age")?.body.trim().parse()?;
-    check(age > 0.0 && age < 120.0, &format!("an age of {age} s"))
+    check(age > 0.0 && age < 120.0, &format!("an age of {age} s"))?;
+    // The log says what is served, and how old it is.
+    let log = nginx.folder.join("log");
+    for said in ["dump.json: the lists of 20 services, the oldest ", "no answer from Consul since"]
+    {
+        wait_until(|| Ok(std::fs::read_to_string(&log)?.contains(said)))?;
+    }
+    Ok(())
 }
 
 /// Has the last worker load the dump file slowly.
@@ -257,11 +264,7 @@ pub fn too_small(unpacked: &Path) -> Outcome {
     // Again only for half more, which the second instances are, and the services that came meanwhile.
     check(lines.len() <= 4, &format!("it was told {} times", lines.len()))?;
     // The size that the log names is enough.
-    let size = |line: &String| -> Result<usize, Failed> {
-        let size = line.rsplit("at least ").next().and_then(|rest| rest.split('k').next());
-        Ok(size.ok_or("no size")?.parse()?)
-    };
-    let sizes = lines.iter().map(size).collect::<Result<Vec<_>, _>>()?;
+    let sizes = lines.iter().map(|line| size_in(line)).collect::<Result<Vec<_>, _>>()?;
     check(sizes.windows(2).all(|two| 2 * two[1] >= 3 * two[0]), &format!("{sizes:?}"))?;
     let path = nginx.folder.join("nginx.conf");
     // Of lists that are longer by less than half it says nothing more.
@@ -272,6 +275,82 @@ pub fn too_small(unpacked: &Path) -> Outcome {
         becomes(&nginx, service, &ports(service))?;
     }
     check(said()?.is_empty(), "the dict is too small with the size that was told")
+}
+
+/// Writes to all lists of the dict, of which each changes by up to a half, and answers how many had no room.
+const WRITES: &str = r#"server {
+        location = /writes {
+            content_by_lua_block {
+                local texts, dict = require("consul_ffi.openresty.texts"), ngx.shared.consul
+                local keys, lengths, failed = {}, {}, 0
+                for i, name in ipairs(views:names()) do
+                    keys[i] = "s:" .. name
+                    lengths[i] = #texts.read(dict, keys[i])
+                end
+                for number = 1, 20000 do
+                    local i = math.random(#keys)
+                    local text = ("x"):rep(lengths[i] * (0.5 + math.random()) - 8) .. ("%08d"):format(number)
+                    failed = failed + (texts.write(dict, keys[i], text) and 0 or 1)
+                end
+                ngx.say(#keys, " lists, ", failed, " failed")
+            }
+        }"#;
+
+pub fn named_size(unpacked: &Path) -> Outcome {
+    const LISTS: usize = 50;
+    // One list is long: it has room only where pages are free side by side, if it is in one piece.
+    const LONG: usize = 150;
+    let blocks = BLOCKS.replacen("consul 10m", "consul 64k", 1).replacen("server {", WRITES, 1);
+    let mut nginx = Nginx::start_with(unpacked, 1, |text| text.replacen("server {", &blocks, 1))?;
+    for service in 2..=LISTS {
+        register_long(&nginx, service, 1)?;
+        register_long(&nginx, service, 2)?;
+    }
+    let meta = "x".repeat(500);
+    for number in 0..LONG {
+        let body = format!(
+            r#"{{"ID":"long{number}","Name":"s1","Address":"127.0.0.1","Port":{},"Meta":{{"long":"{meta}"}}}}"#,
+            5000 + number
+        );
+        let answer = send(nginx.consul_address, "PUT", "/v1/agent/service/register", &body)?;
+        check(answer.status == 200, &answer.body)?;
+    }
+    // What the log names while there is more and more is too little at the end.
+    let log = nginx.folder.join("log");
+    let path = nginx.folder.join("nginx.conf");
+    let mut size = 64;
+    loop {
+        let named = || -> Result<usize, Failed> {
+            let text = std::fs::read_to_string(&log)?;
+            let said = text.lines().rfind(|line| line.contains("do not fit"));
+            said.map_or(Ok(0), size_in)
+        };
+        let has_all = || -> Result<bool, Failed> {
+            let body = get(nginx.address, "/service/s1?limit=0")?.body;
+            let long = body.matches(',').count() + 1 == LONG;
+            let last = get(nginx.address, &format!("/service/s{LISTS}?limit=0"))?.body;
+            Ok(long && last.contains(&ports(LISTS)))
+        };
+        wait_until(|| Ok(named()? > 0 || has_all()?))?;
+        let next = named()?;
+        if next == 0 {
+            break;
+        }
+        check(next > size, &format!("with {size}k the log names {next}k"))?;
+        let text = std::fs::read_to_string(&path)?;
+        let text = text.replacen(&format!("consul {size}k"), &format!("consul {next}k"), 1);
+        std::fs::write(&path, text)?;
+        size = next;
+        nginx.restart(unpacked)?;
+    }
+    let answer = get(nginx.address, "/writes")?.body;
+    check(answer.trim() == format!("{LISTS} lists, 0 failed"), &format!("with {size}k: {answer}"))
+}
+
+/// The size in KiB in a line about a dict without room.
+fn size_in(line: &str) -> Result<usize, Failed> {
+    let size = line.rsplit("at least ").next().and_then(|rest| rest.split('k').next());
+    Ok(size.ok_or("no size")?.parse()?)
 }
 
 /// Registers an instance whose list is long.
