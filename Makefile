@@ -174,7 +174,7 @@ lint-annotations:
 
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
-		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh; \
+		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh tests/programs/nginx/apisix/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi

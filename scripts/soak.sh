@@ -20,6 +20,8 @@
 #             stalled, cut off, have wrong clocks and full disks, lose power and disks; porcupine (Go module proxy)
 #             checks them for what docs/data.md promises (HISTORY_CHECK: its options); they stay in target/histories
 #   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
+#   apisix    APISIX's own discovery by Consul on lua-resty-consul and on the rock in resty/, on Consul 1.21 and on consul-sim;
+#             APISIX comes from luarocks, or from the folder APISIX_SOURCE (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
@@ -44,7 +46,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway apisix outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -148,6 +150,21 @@ step_gateway() {
     LONG=1 run cargo test --no-default-features --test programs -- \
         a_machine_of_16_workers --nocapture || return
     unless_skipped chromium
+}
+
+step_apisix() {
+    local consul consuls missing=0
+    run make --no-print-directory build-luajit consul-sim || return
+    consuls=("$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")")
+    if consul=$(scripts/consul.sh 1.21); then
+        consuls+=("$consul")
+    else
+        echo "SKIPPED: APISIX's discovery on Consul 1.21, which is unavailable" | tee -a "$notes"
+        missing=3
+    fi
+    run tests/programs/nginx/apisix/compare.sh "${consuls[@]}" || return
+    unless_skipped || return
+    return "$missing"
 }
 
 step_outage() {
