@@ -162,6 +162,9 @@ step_apisix() {
         echo "SKIPPED: APISIX's discovery on Consul 1.21, which is unavailable" | tee -a "$notes"
         missing=3
     fi
+    for consul in "${consuls[@]}"; do
+        CONSUL_PROGRAM=$consul run tests/programs/nginx/apisix/own.sh || return
+    done
     run tests/programs/nginx/apisix/compare.sh "${consuls[@]}" || return
     unless_skipped || return
     return "$missing"

@@ -2,6 +2,7 @@
 //! consul-sim.
 
 mod aborts;
+mod apisix;
 mod gateway;
 mod hostile;
 mod long;
@@ -32,7 +33,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 27] = [
+    let all: [Named; 31] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -65,6 +66,10 @@ pub fn trials() -> Trials {
         ),
         ("a_dict_that_is_too_small_is_told_once_and_has_whole_lists", views::too_small),
         ("the_commands_of_the_page_make_a_gateway", page::commands),
+        ("the_discovery_of_apisix_follows_consul", apisix::follows_consul),
+        ("the_discovery_of_apisix_goes_on_without_consul", apisix::goes_on_without_consul),
+        ("the_discovery_of_apisix_starts_from_the_dump_file", apisix::starts_from_the_dump),
+        ("the_discovery_of_apisix_has_500_services", apisix::many_services),
         ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
     ];
     let mut trials = Trials::of(module_path!());

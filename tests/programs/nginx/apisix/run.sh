@@ -15,9 +15,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../../.."
 
-# shellcheck source=scripts/lib.sh
-source scripts/lib.sh
-
 [ $# -ge 3 ] || { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2 && exit 2; }
 program=$1 workers=$2 config=$3 more=${4:-}
 nginx=$(scripts/nginx.sh)
@@ -26,7 +23,7 @@ folder=${FOLDER:-$(mktemp -d "${TMPDIR:-/tmp}/consul_ffi-apisix.XXXXXX")}
 mkdir -p "$folder"
 # Of its own among all runs at the same time.
 host=127.$((1 + ($$ >> 16))).$(($$ >> 8 & 255)).$(($$ & 255))
-rm -f "$folder/results" "$folder/done"
+rm -f "$folder/results" "$folder/done" "$folder/consul.pid"
 server=
 
 # end: ends nginx and Consul, and removes the folder unless the caller has named it.
