@@ -23,9 +23,9 @@ rocks=("apisix 3.18.0-0" "lua-resty-consul 0.3-2" "api7-lua-resty-http 0.2.3-0")
 # collect FOLDER SOURCE: copies the files from below SOURCE. Fails if one of them is not there.
 collect() {
     local discovery client http
-    discovery=$(find "$2/" -path '*/apisix/discovery/consul/init.lua' | head -n 1)
-    client=$(find "$2/" -path '*/resty/consul.lua' | head -n 1)
-    http=$(find "$2/" -path '*/resty/http_connect.lua' | head -n 1)
+    discovery=$(find "$2/" -path '*/apisix/discovery/consul/init.lua' -print -quit)
+    client=$(find "$2/" -path '*/resty/consul.lua' -print -quit)
+    http=$(find "$2/" -path '*/resty/http_connect.lua' -print -quit)
     [ -n "$discovery" ] && [ -n "$client" ] && [ -n "$http" ] || return 1
     mkdir -p "$1/apisix" "$1/consul/resty" "$1/http/resty"
     cp -r "${discovery%/discovery/consul/init.lua}" "$1/apisix/apisix"

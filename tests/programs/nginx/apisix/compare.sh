@@ -37,22 +37,22 @@ both() {
     local config="{\"discovery\": {\"$kind\": {\"servers\": [\"http://CONSUL\"]$more}}}"
     local -x PROGRAM=$program TOKEN=
     [[ $program != *_token ]] || TOKEN=$token
-    FOLDER=$folder/nginx1 "$run" compare 1 "$config" "$path;$source/consul/?.lua" >"$folder/original" &
+    FOLDER=$folder/on-original "$run" compare 1 "$config" "$path;$source/consul/?.lua" >"$folder/original" &
     pids+=($!)
-    FOLDER=$folder/nginx2 "$run" compare 1 "$config" "$path" >"$folder/ours" &
+    FOLDER=$folder/on-ours "$run" compare 1 "$config" "$path" >"$folder/ours" &
     pids+=($!)
     for pid in "${pids[@]}"; do wait "$pid" || status=1; done
-    for name in nginx1 nginx2; do
-        sed -n 's/.*took: \([^,]*\).*/\1/p' "$folder/$name/error.log" | sed "s/^/    $name: /"
+    for name in original ours; do
+        sed -n 's/.*took: \([^,]*\).*/\1/p' "$folder/on-$name/error.log" | sed "s/^/    on $name: /"
     done
-    rm -rf "$folder/nginx1" "$folder/nginx2"
+    rm -rf "$folder/on-original" "$folder/on-ours"
     return "$status"
 }
 
 passed=0 failed=0
 for CONSUL_PROGRAM; do
     export CONSUL_PROGRAM
-    "$CONSUL_PROGRAM" version | head -n 1
+    "$CONSUL_PROGRAM" version | sed -n 1p
     for case in "${cases[@]}"; do
         if both "$case" && diff "$folder/original" "$folder/ours"; then
             echo "ok: ${case%%,*}: $(wc -l <"$folder/ours") equal results"
