@@ -20,6 +20,8 @@ build = {
   install = {
     lib = { consul_ffi = "target/rock/consul_ffi.so", "target/rock/consul-guard" },
     lua = {
+      ["apisix.discovery.consul_ffi"] = "lua/apisix/discovery/consul_ffi/init.lua",
+      ["apisix.discovery.consul_ffi.schema"] = "lua/apisix/discovery/consul_ffi/schema.lua",
       consistent_hash_cluster = "lua/consistent_hash_cluster.lua",
       ["consistent_hash_cluster.advice"] = "lua/consistent_hash_cluster/advice.lua",
       ["consul_ffi.balancer"] = "lua/consul_ffi/balancer.lua",

@@ -21,6 +21,8 @@
 #             checks them for what docs/data.md promises (HISTORY_CHECK: its options); they stay in target/histories
 #   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
 #   openresty  the page, the demo of the gateway and the specs tagged smoke on an OpenResty: `openresty`, or OPENRESTY
+#   apisix    APISIX's own discovery by Consul on lua-resty-consul and on the rock in resty/, on Consul 1.21 and on consul-sim;
+#             APISIX comes from luarocks, or from the folder APISIX_SOURCE (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
@@ -45,7 +47,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -173,6 +175,24 @@ step_openresty() {
     LUA_PATH="./lua/?.lua;./etcd/lua/?.lua;./resty/lua/?.lua;$(luajit -e 'io.write(package.path)')" \
         LUA_CPATH="./target/lua/luajit/?.so;$(luajit -e 'io.write(package.cpath)')" \
         run "$luajit" "$(command -v busted)" --tags=smoke
+}
+
+step_apisix() {
+    local consul consuls missing=0
+    run make --no-print-directory build-luajit consul-sim || return
+    consuls=("$(realpath "${CARGO_TARGET_DIR:-target}/debug/consul-sim")")
+    if consul=$(scripts/consul.sh 1.21); then
+        consuls+=("$consul")
+    else
+        echo "SKIPPED: APISIX's discovery on Consul 1.21, which is unavailable" | tee -a "$notes"
+        missing=3
+    fi
+    for consul in "${consuls[@]}"; do
+        CONSUL_PROGRAM=$consul run tests/programs/nginx/apisix/own.sh || return
+    done
+    run tests/programs/nginx/apisix/compare.sh "${consuls[@]}" || return
+    unless_skipped || return
+    return "$missing"
 }
 
 step_outage() {

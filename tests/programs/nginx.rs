@@ -2,6 +2,7 @@
 //! consul-sim.
 
 mod aborts;
+mod apisix;
 mod gateway;
 mod hostile;
 mod long;
@@ -32,7 +33,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 29] = [
+    let all: [Named; 33] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -67,6 +68,10 @@ pub fn trials() -> Trials {
         ("the_commands_of_the_page_make_a_gateway_on_debian", page::on_debian),
         ("no_step_of_the_installation_removes_a_package", page::removes_nothing),
         ("the_size_that_the_log_names_is_enough_for_lists_that_change", views::named_size),
+        ("the_discovery_of_apisix_follows_consul", apisix::follows_consul),
+        ("the_discovery_of_apisix_goes_on_without_consul", apisix::goes_on_without_consul),
+        ("the_discovery_of_apisix_starts_from_the_dump_file", apisix::starts_from_the_dump),
+        ("the_discovery_of_apisix_has_500_services", apisix::many_services),
         ("a_clock_that_is_set_back_changes_no_lease_and_no_age", views::clock_set_back),
     ];
     let mut trials = Trials::of(module_path!());

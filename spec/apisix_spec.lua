@@ -1,0 +1,252 @@
+-- The discovery module for Apache APISIX, with views, a configuration and an nginx of the spec's own.
+-- tests/programs/nginx/apisix has it in nginx.
+local consul_ffi = require("consul_ffi")
+
+local VIEWS, CONFIG = "consul_ffi.openresty.views", "apisix.core.config_local"
+
+describe("apisix.discovery.consul_ffi", function()
+  -- The lists by service, their age, the options of views.new, whether the views were started; the log, the timers.
+  local lists, age_s, given, is_started, logged, timers
+  local discovery, options, ngx_before, loaded_before
+
+  local function instance(port, more)
+    local made = { address = "10.0.0.1", port = port, weight = 1, status = "passing" }
+    for name, value in pairs(more or {}) do
+      made[name] = value
+    end
+    return made
+  end
+
+  local function view_of(_, service)
+    return {
+      all = function()
+        if not lists then
+          return false, "no answer from Consul yet"
+        end
+        return lists[service] or {}
+      end,
+      age_s = function()
+        return lists and age_s or false
+      end,
+    }
+  end
+
+  local function names()
+    local all = lists and {}
+    for name in pairs(lists or {}) do
+      all[#all + 1] = name
+    end
+    return all
+  end
+
+  local function node(port, weight, host)
+    return { host = host or "10.0.0.1", port = port, weight = weight, priority = 0 }
+  end
+
+  -- Loads the module in a worker of its own, with these options.
+  local function start(with)
+    options = with
+    discovery = dofile("lua/apisix/discovery/consul_ffi/init.lua")
+    discovery.init_worker()
+  end
+
+  before_each(function()
+    lists, age_s, given, is_started, logged, timers = { web = { instance(8001) } }, 1, nil, false, {}, {}
+    ngx_before = rawget(_G, "ngx")
+    loaded_before = { [VIEWS] = package.loaded[VIEWS], [CONFIG] = package.loaded[CONFIG] }
+    rawset(_G, "ngx", {
+      config = { subsystem = "http", prefix = function() return "/usr/local/apisix/" end },
+      shared = { consul_ffi = {}, other = {} },
+      worker = { id = function() return 0 end },
+      timer = {
+        every = function(_, timer)
+          timers[#timers + 1] = timer
+          return true
+        end,
+      },
+      WARN = "WARN", NOTICE = "NOTICE",
+      log = function(level, ...)
+        logged[#logged + 1] = level .. ": " .. table.concat({ ... })
+      end,
+    })
+    package.loaded[VIEWS] = {
+      new = function(got)
+        given = got
+        return {
+          view = view_of,
+          names = names,
+          start = function()
+            is_started = true
+          end,
+        }
+      end,
+    }
+    package.loaded[CONFIG] = {
+      local_conf = function()
+        return { discovery = { consul_ffi = options } }
+      end,
+    }
+  end)
+
+  after_each(function()
+    rawset(_G, "ngx", ngx_before)
+    package.loaded[VIEWS], package.loaded[CONFIG] = loaded_before[VIEWS], loaded_before[CONFIG]
+  end)
+
+  it("has nodes of the passing instances, in Consul's order and with their weights", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.is_true(is_started)
+    lists.web = { instance(8001, { weight = 10 }), instance(8002, { status = "warning" }), instance(0) }
+    assert.same({ node(8001, 10), node(80, 1) }, discovery.nodes("web"))
+  end)
+
+  it("has the same table until the list changes", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    local nodes = discovery.nodes("web")
+    assert.equal(nodes, discovery.nodes("web"))
+    lists.web = { instance(8001) }
+    assert.not_equal(nodes, discovery.nodes("web"))
+  end)
+
+  it("has one node for each address", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    lists.web = { instance(8001, { weight = 2 }), instance(8001), instance(8002) }
+    assert.same({ node(8001, 2), node(8002, 1) }, discovery.nodes("web"))
+  end)
+
+  it("has IPv6 addresses in brackets", function()
+    start({ servers = { "http://127.0.0.1:8500" }, default_service = { host = "::1", port = 9000 } })
+    lists.web = { instance(8001, { address = "fd00::1" }), instance(8002, { address = "[fd00::2]" }) }
+    assert.same({ node(8001, 1, "[fd00::1]"), node(8002, 1, "[fd00::2]") }, discovery.nodes("web"))
+    assert.same({ node(9000, 1, "[::1]") }, discovery.nodes("none"))
+  end)
+
+  it("gives all nodes the weight of the option", function()
+    start({ servers = { "http://127.0.0.1:8500" }, weight = 7 })
+    lists.web = { instance(8001, { weight = 10 }) }
+    assert.equal(7, discovery.nodes("web")[1].weight)
+  end)
+
+  it("says why there is no node", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.same({ nil, 'Consul has no passing instance of "none"' }, { discovery.nodes("none") })
+    lists = nil
+    assert.same({ nil, "no answer from Consul yet" }, { discovery.nodes("web") })
+  end)
+
+  it("falls back to the default service, which is one table", function()
+    start({ servers = { "http://127.0.0.1:8500" }, default_service = { host = "10.0.0.9", port = 9000 } })
+    assert.same({ node(9000, 1, "10.0.0.9") }, discovery.nodes("none"))
+    assert.equal(discovery.nodes("none"), discovery.nodes("other"))
+    lists = nil
+    assert.equal("10.0.0.9", discovery.nodes("web")[1].host)
+  end)
+
+  it("passes its options on", function()
+    start({
+      servers = { "https://10.0.0.1:8501", "https://10.0.0.2:8501" }, token = "secret",
+      timeout = { connect = 1000, read = 3000 }, skip_services = { "hidden" }, shared_dict = "other",
+      dump = { path = "logs/consul.json" }, client = { tls_ca_file = "/etc/ca.pem" },
+    })
+    assert.same({
+      endpoints = { "https://10.0.0.1:8501", "https://10.0.0.2:8501" }, token = "secret",
+      connect_timeout_ms = 1000, timeout = 3000, tls_ca_file = "/etc/ca.pem",
+    }, given.config)
+    assert.equal("other", given.dict)
+    assert.equal("/usr/local/apisix/logs/consul.json", given.dump_file)
+    assert.same({ true, false, false }, { given.filter("web"), given.filter("hidden"), given.filter("consul") })
+  end)
+
+  it("takes an empty token for none, and an absolute path as it is", function()
+    start({ servers = { "http://127.0.0.1:8500" }, token = "", dump = { path = "/var/lib/consul.json" } })
+    assert.is_nil(given.config.token)
+    assert.equal("/var/lib/consul.json", given.dump_file)
+  end)
+
+  it("refuses a shared dict that nginx does not have", function()
+    local ran, message = pcall(start, { servers = { "http://127.0.0.1:8500" }, shared_dict = "absent" })
+    assert.is_false(ran)
+    assert.matches('discovery.consul_ffi.shared_dict: nginx has no lua_shared_dict "absent"', message, 1, true)
+    assert.matches("custom_lua_shared_dict", message, 1, true)
+  end)
+
+  it("starts nothing without its options, and for stream routes", function()
+    start(nil)
+    assert.same({ nil, "discovery.consul_ffi is not in config.yaml" }, { discovery.nodes("web") })
+    assert.same({}, discovery.all_nodes())
+    assert.is_true(discovery.check_discovery_ready())
+    rawget(_G, "ngx").config.subsystem = "stream"
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.matches("not stream routes", select(2, discovery.nodes("web")))
+    assert.is_false(is_started)
+  end)
+
+  it("shows its nodes, their ages and its options without secrets", function()
+    start({ servers = { "http://127.0.0.1:8500" }, token = "secret", client = { http_auth = "user:password" } })
+    lists.empty = {}
+    local shown = discovery.dump_data()
+    assert.same({ web = { node(8001, 1) } }, shown.services)
+    assert.same({ web = 1, empty = 1 }, shown.ages_s)
+    local _, text = consul_ffi.json_encode(shown.config)
+    assert.is_nil(text:find("secret", 1, true) or text:find("password", 1, true))
+  end)
+
+  it("shows the dump file", function()
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write("{}")
+    file:close()
+    start({ servers = { "http://127.0.0.1:8500" }, dump = { path = path } })
+    local route = discovery.control_api()[1]
+    assert.same({ { "GET" }, { "/show_dump_file" } }, { route.methods, route.uris })
+    assert.same({ 200, "{}" }, { route.handler() })
+    os.remove(path)
+    assert.equal(503, (route.handler()))
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.same({ 503, "discovery.consul_ffi.dump.path is not set" }, { discovery.control_api()[1].handler() })
+  end)
+
+  it("makes its routes again for each router, which changes them", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.not_equal(discovery.control_api()[1], discovery.control_api()[1])
+  end)
+
+  it("is ready with the first lists", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    assert.is_true(discovery.check_discovery_ready())
+    lists = nil
+    assert.is_false((discovery.check_discovery_ready()))
+  end)
+
+  it("warns once of old lists, and says when they are confirmed again", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    local look = timers[1]
+    look(false)
+    assert.same({}, logged)
+    age_s = 31
+    look(false)
+    look(false)
+    look(true)
+    assert.equal(1, #logged)
+    assert.matches("WARN: consul_ffi: Consul %(http://127.0.0.1:8500%) has not confirmed the nodes for 31 s", logged[1])
+    age_s = 1
+    look(false)
+    look(false)
+    assert.same({ "NOTICE: consul_ffi: Consul confirms the nodes again" }, { logged[2] })
+    assert.equal(2, #logged)
+  end)
+
+  it("has in its schema what docs/apisix.md has", function()
+    local schema = dofile("lua/apisix/discovery/consul_ffi/schema.lua")
+    local file = assert(io.open("docs/apisix.md"))
+    local page, of_page, of_schema = file:read("*a"), {}, {}
+    file:close()
+    for name in page:match("\n## Options\n(.-)\n## "):gmatch("\n| `([%w_]+)") do
+      of_page[name] = true
+    end
+    for name in pairs(schema.properties) do
+      of_schema[name] = true
+    end
+    assert.same(of_schema, of_page)
+  end)
+end)

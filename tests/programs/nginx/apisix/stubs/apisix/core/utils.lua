@@ -1,0 +1,1 @@
+return { sleep = ngx.sleep }
