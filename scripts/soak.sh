@@ -26,7 +26,7 @@
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
-#   resty     the tests of lua-resty-consul 0.4 (luarocks, cpan, or the folder LUA_RESTY_CONSUL) on resty.consul, and 750 calls
+#   resty     the tests of lua-resty-consul 0.4 (luarocks, cpan, or the folder LUA_RESTY_CONSUL) on resty.consul, and some 750 calls
 #             of both compared, on Consul 1.21 and on consul-sim
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories

@@ -163,16 +163,17 @@ consul("kv: a key with //", function(c)
   return c:get_key(K .. "a//b")
 end)
 for _, key in ipairs({ "./a", "a/./b", "a/../b", "../b", "a/..", "a/.", "a/...", ".a", "..a", "a%2e%2e/b" }) do
-  consul("kv: the key " .. key .. ", put", function(c) return c:put_key(K .. "dots/" .. key, "v") end)
+  consul("kv: the key " .. key .. ", put", function(c) return c:put_key(K .. "dots/" .. key, "") end)
   consul("kv: the key " .. key .. ", get", function(c) return c:get_key(K .. "dots/" .. key) end)
 end
+-- Without a body: a server that refuses a request line ends the connection, and its answer is lost if there is more to
+-- read.
 for _, byte in ipairs({
-  0, 1, 7, 9, 10, 13, 27, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 42, 43, 44, 58, 59, 60, 61, 62, 63, 64, 91, 92,
-    93, 94, 95,
-  96, 123, 124, 125, 126, 127, 128, 195, 255,
+  0, 1, 7, 9, 10, 13, 27, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 42, 43, 44, 58, 59, 60, 61, 62, 63, 64, 91, 92, 93,
+  94, 95, 96, 123, 124, 125, 126, 127, 128, 195, 255,
 }) do
   local key = "byte/" .. string.char(byte) .. "z"
-  consul(("kv: the byte %02x, put with cas"):format(byte), function(c) return c:put_key(K .. key, "v", { cas = 0 }) end)
+  consul(("kv: the byte %02x, put with cas"):format(byte), function(c) return c:put_key(K .. key, "", { cas = 0 }) end)
   consul(("kv: the byte %02x, get"):format(byte), function(c) return c:get_key(K .. key) end)
   consul(("kv: the byte %02x, which keys there are"):format(byte), function(c)
     local res, err = c:list_keys(K .. "byte/")
@@ -182,7 +183,7 @@ for _, byte in ipairs({
 end
 for _, key in ipairs({ "a%20b", "a%2Fb", "a%zz", "käse", "鍵", "a b/c d", "a?x=1", "a#b?c", "a+b", "%", "a%" }) do
   consul("kv: the key " .. shown(key), function(c)
-    local put, put_err = c:put_key(K .. "text/" .. key, "v")
+    local put, put_err = c:put_key(K .. "text/" .. key, "")
     local res, err = c:list_keys(K .. "text/")
     c:delete_key(K .. "text/", { recurse = true })
     if not put then
@@ -191,8 +192,9 @@ for _, key in ipairs({ "a%20b", "a%2Fb", "a%zz", "käse", "鍵", "a b/c d", "a?x
     return { status = put.status, headers = res and res.headers, body = { put.body, res and res.body, err } }
   end)
 end
-for name, key in sorted({ ["a number"] = 1, ["a table"] = {}, ["true"] = true, ["false"] = false,
-  ["a function"] = print }) do
+for name, key in sorted({
+  ["a number"] = 1, ["a table"] = {}, ["true"] = true, ["false"] = false, ["a function"] = print,
+}) do
   for _, method in ipairs({ "get_key", "delete_key", "list_keys", "get", "delete" }) do
     consul(method .. ": the key is " .. name, function(c) return c[method](c, key) end)
   end
@@ -230,8 +232,9 @@ consul("wait: a negative index", function(c) return c:get_key(K .. "wait", { ind
 for name, wait in sorted({ ["10s"] = "10s", ["true"] = true, ["a table"] = {}, ["an empty text"] = "", ["x"] = "x" }) do
   echo("wait: it is " .. name, function(c) return c:get("/a", { wait = wait }) end)
 end
-for name, wait in sorted({ ["false"] = false, ["0"] = 0, ["0.5"] = 0.5, ["10"] = 10, ["-1"] = -1, [" 5 "] = " 5 ",
-  ["0x10"] = "0x10" }) do
+for name, wait in sorted({
+  ["false"] = false, ["0"] = 0, ["0.5"] = 0.5, ["10"] = 10, ["-1"] = -1, [" 5 "] = " 5 ", ["0x10"] = "0x10",
+}) do
   echo("wait: it is " .. name, function(c) return c:get("/a", { wait = wait }) end)
 end
 echo("wait: index alone", function(c) return c:get("/a", { index = 5 }) end)
@@ -245,15 +248,12 @@ echo("wait: its server does not answer", function(c) return c:get("/silent", { w
 
 for _, path in ipairs({
   "/status/leader", "/status/peers", "/catalog/datacenters", "/catalog/nodes", "/catalog/services",
-  "/catalog/service/none",
-  "/catalog/node/none", "/health/service/none", "/health/node/none", "/health/state/any", "/health/checks/none",
-  "/agent/services", "/agent/checks", "/agent/members", "/session/list", "/session/info/none",
+  "/catalog/service/none", "/catalog/node/none", "/health/service/none", "/health/node/none", "/health/state/any",
+  "/health/checks/none", "/agent/services", "/agent/checks", "/agent/members", "/session/list", "/session/info/none",
   "/event/list?name=none", "/coordinate/nodes", "/query", "/acl/tokens", "/acl/policies",
-  "/operator/raft/configuration",
-  "/operator/autopilot/health", "/connect/intentions", "/config/service-defaults", "/internal/none",
-  "/no/such/path", "", "/",
-  "/kv", "/agent/service/none", "/agent/health/service/name/none", "/session/node/none", "/query/none",
-  "/discovery-chain/none",
+  "/operator/raft/configuration", "/connect/intentions", "/config/service-defaults", "/internal/none",
+  "/no/such/path", "", "/", "/kv", "/agent/service/none", "/agent/health/service/name/none", "/session/node/none",
+  "/query/none", "/discovery-chain/none",
 }) do
   consul("GET " .. path, function(c) return c:get(path) end)
 end
@@ -350,8 +350,9 @@ consul("txn: set and get", function(c)
     { KV = { Verb = "get", Key = K .. "txn" } },
   })
 end)
-for name, value in sorted({ ["a number"] = 12, ["true"] = true, ["false"] = false, ["bytes"] = "\0\255",
-  ["an empty text"] = "" }) do
+for name, value in sorted({
+  ["a number"] = 12, ["true"] = true, ["false"] = false, ["bytes"] = "\0\255", ["an empty text"] = "",
+}) do
   consul("txn: the value is " .. name, function(c)
     return c:txn({
       { KV = { Verb = "set", Key = K .. "txn", Value = value } },
@@ -395,8 +396,9 @@ end)
 consul("txn: with arguments", function(c)
   return c:txn({ { KV = { Verb = "get", Key = K .. "txn" } } }, { dc = "none" })
 end)
-for name, payload in sorted({ ["false"] = false, ["a number"] = 5, ["true"] = true, ["a list of numbers"] = { 1,
-  2 } }) do
+for name, payload in sorted({
+  ["false"] = false, ["a number"] = 5, ["true"] = true, ["a list of numbers"] = { 1, 2 },
+}) do
   consul("txn: the payload is " .. name, function(c) return c:txn(payload) end)
 end
 echo("txn: what is sent", function(c)
@@ -436,17 +438,33 @@ echo("token: false beside a default one", function(c)
   return c:get("/a", { token = false })
 end, { default_args = { token = "d" } })
 consul("token: an empty text, on Consul", function(c) return c:get("/catalog/datacenters", { token = "" }) end)
+consul("token: the right one", function(c, env) return c:get("/catalog/datacenters", { token = env.token }) end)
+consul("token: the right one, as a default argument", function(c, env)
+  c.default_args = { token = env.token }
+  c:put_key(K .. "token", "v")
+  return c:get_key(K .. "token")
+end)
+consul("token: the right one, overridden by a wrong one", function(c, env)
+  c.default_args = { token = env.token }
+  return c:get_key(K .. "token", { token = "wrong" })
+end)
+consul("token: the right one, and an empty one", function(c, env)
+  c.default_args = { token = env.token }
+  return c:get_key(K .. "token", { token = "" })
+end)
+consul("token: in the path", function(c, env) return c:get("/kv/" .. K .. "token?token=" .. env.token) end)
+consul("token: a transaction", function(c, env)
+  return c:txn({ { KV = { Verb = "get", Key = K .. "token" } } }, { token = env.token })
+end)
 consul("token: one that Consul does not know", function(c) return c:get_key(K .. "none", { token = "unknown" }) end)
 for name, value in sorted({
-  ["a text"] = "v", ["an empty text"] = "", ["true"] = true, ["false"] = false, ["a number"] = 5, ["a fraction"] = 0.1,
-  ["a third"] = 1 / 3, ["1e15"] = 1e15, ["123456789012345"] = 123456789012345, ["2^53"] = 2 ^ 53, ["-0"] = -0,
-  ["1e300"] = 1e300,
-  ["NaN"] = 0 / 0, ["infinity"] = math.huge, ["a list"] = { "a", "b c" }, ["an empty table"] = {},
-  ["a list with true"] = { true, "b" },
+  ["a text"] = "v", ["an empty text"] = "", ["true"] = true, ["false"] = false, ["a number"] = 5,
+  ["a fraction"] = 0.1, ["a third"] = 1 / 3, ["1e15"] = 1e15, ["123456789012345"] = 123456789012345,
+  ["2^53"] = 2 ^ 53, ["-0"] = -0, ["1e300"] = 1e300, ["NaN"] = 0 / 0, ["infinity"] = math.huge,
+  ["a list"] = { "a", "b c" }, ["an empty table"] = {}, ["a list with true"] = { true, "b" },
   ["a list with false"] = { false, "b" }, ["a list with numbers"] = { 1, 2.5 }, ["a table with names"] = { x = "y" },
   ["a nested list"] = { { "a" } }, ["a function"] = print, ["special bytes"] = "a b&c=d#e?f/g%h+i~j'k(l)",
-  ["UTF-8"] = "ä鍵",
-  ["control bytes"] = "\0\1\n\r", ["null"] = cjson.null,
+  ["UTF-8"] = "ä鍵", ["control bytes"] = "\0\1\n\r", ["null"] = cjson.null,
 }) do
   echo("argument: " .. name, function(c) return c:get("/a", { x = value }) end)
 end
@@ -456,15 +474,17 @@ for name, args in sorted({
 }) do
   echo("arguments: " .. name, function(c) return c:get("/a", args) end)
 end
-for name, args in sorted({ ["false"] = false, ["a text"] = "x=1", ["a number"] = 5, ["true"] = true,
-  ["a function"] = print }) do
+for name, args in sorted({
+  ["false"] = false, ["a text"] = "x=1", ["a number"] = 5, ["true"] = true, ["a function"] = print,
+}) do
   for _, method in ipairs({ "get", "delete", "get_key", "delete_key", "list_keys" }) do
     echo("arguments: " .. name .. ", " .. method, function(c) return c[method](c, "/a", args) end)
   end
   echo("arguments: " .. name .. ", put", function(c) return c:put("/a", "v", args) end)
 end
-for name, defaults in sorted({ ["a text"] = "x=1", ["a number"] = 5, ["true"] = true, ["false"] = false,
-  ["a list"] = { "x" } }) do
+for name, defaults in sorted({
+  ["a text"] = "x=1", ["a number"] = 5, ["true"] = true, ["false"] = false, ["a list"] = { "x" },
+}) do
   echo("default_args: " .. name, function(c) return c:get("/a") end, { default_args = defaults })
 end
 echo("default_args: merged", function(c) return c:get("/a", { a = 1 }) end, { default_args = { a = 2, b = 3 } })
@@ -498,9 +518,9 @@ end)
 
 for name, body in sorted({
   ["a text"] = "v", ["a number"] = 1234, ["a large number"] = 123456789012345678, ["a fraction"] = 0.1,
-  ["a third"] = 1 / 3, ["NaN"] = 0 / 0,
-  ["infinity"] = math.huge, ["true"] = true, ["a table"] = { a = 1 }, ["an empty table"] = {}, ["a list"] = { 1, 2 },
-  ["a table with a function"] = { print }, ["a sparse table"] = { [1] = 1, [100] = 2 }, ["null"] = cjson.null,
+  ["a third"] = 1 / 3, ["NaN"] = 0 / 0, ["infinity"] = math.huge, ["true"] = true, ["a table"] = { a = 1 },
+  ["an empty table"] = {}, ["a list"] = { 1, 2 }, ["a table with a function"] = { print },
+  ["a sparse table"] = { [1] = 1, [100] = 2 }, ["null"] = cjson.null,
   ["a thread"] = coroutine.create(function() end),
 }) do
   echo("body: " .. name, function(c) return c:put("/a", body) end)
@@ -521,8 +541,8 @@ end)
 
 for _, path in ipairs({
   "/a b", "/a?b", "/a?b=c", "/a#b", "/a<b>", "/a%20b", "/a%", "/a\\b", "/a\"b", "/a|b", "/a^b", "/a`b", "/a{b}",
-  "/ä", "/a\r\nX: y",
-  "/a\0b", "/a\127b", "/a//b", "/a;b", "/a&b", "/a'b", "/a[b]", "/a?b c", "/a?b#c", "/a?x=ä", "a", "?a",
+  "/ä", "/a\r\nX: y", "/a\0b", "/a\127b", "/a//b", "/a;b", "/a&b", "/a'b", "/a[b]", "/a?b c", "/a?b#c", "/a?x=ä",
+  "a", "?a",
 }) do
   echo("path: " .. shown(path), function(c) return c:get(path) end)
 end
@@ -531,15 +551,14 @@ end
 
 for _, kind in ipairs({
   "json", "json-charset", "json-broken", "json-empty", "json-null", "json-number", "json-text", "text", "none",
-  "chunked", "chunked-empty",
-  "twice", "no-length", "204", "304", "301", "400", "404", "429", "500", "503", "value-not-base64", "value-number",
-  "value-null",
-  "entry-number", "lower-case", "index-0", "cut", "garbage", "http10", "extra", "json-bom", "json-upper",
+  "chunked", "chunked-empty", "twice", "no-length", "204", "304", "301", "400", "404", "429", "500", "503",
+  "value-not-base64", "value-number", "value-null", "entry-number", "lower-case", "index-0", "cut", "garbage",
+  "http10", "extra", "json-bom", "json-upper", "folded", "folded-chunked", "stalls", "reset",
 }) do
   for _, method in ipairs({ "get", "get_key" }) do
     call(("answer: %s, %s"):format(kind, method), function(make, env)
-      return make({ port = env.raw_port, read_timeout = 2000 })[method](make({ port = env.raw_port,
-        read_timeout = 2000 }), "/" .. kind)
+      local c = make({ port = env.raw_port, read_timeout = kind == "stalls" and 200 or 60000 })
+      return c[method](c, "/" .. kind)
     end)
   end
 end
@@ -623,24 +642,23 @@ end, function(c) return c:put("/a", "v") end)
 both("a server that does not answer, a long connect_timeout", function(env)
   return { port = env.silent_port, connect_timeout = 20000, read_timeout = 200 }
 end, get_a)
-both("a slow answer within read_timeout", function(env) return { port = env.echo_port, read_timeout = 5000 } end,
-  function(c)
-  return c:get("/slow")
-end)
-both("a slow answer after read_timeout", function(env) return { port = env.echo_port, read_timeout = 100 } end,
-  function(c)
-  return c:get("/slow")
-end)
-both("read_timeout as a text", function(env) return { port = env.echo_port, read_timeout = "5000" } end, get_a)
-both("read_timeout as a text, a silent server", function(env) return { port = env.silent_port,
-  read_timeout = "200" } end, get_a)
+both("a slow answer within read_timeout", function(env)
+  return { port = env.echo_port, read_timeout = 60000 }
+end, function(c) return c:get("/slow") end)
+both("no answer within read_timeout", function(env)
+  return { port = env.echo_port, read_timeout = 100 }
+end, function(c) return c:get("/silent") end)
+both("read_timeout as a text", function(env) return { port = env.echo_port, read_timeout = "60000" } end, get_a)
+both("read_timeout as a text, a silent server", function(env)
+  return { port = env.silent_port, read_timeout = "200" }
+end, get_a)
 both("read_timeout = 0", function(env) return { port = env.echo_port, read_timeout = 0 } end, get_a)
 both("read_timeout = -1", function(env) return { port = env.echo_port, read_timeout = -1 } end, get_a)
 both("read_timeout = false", function(env) return { port = env.echo_port, read_timeout = false } end, get_a)
 both("read_timeout = 0.5", function(env) return { port = env.echo_port, read_timeout = 0.5 } end, get_a)
 both("read_timeout = 1e12", function(env) return { port = env.echo_port, read_timeout = 1e12 } end, get_a)
 both("read_timeout is a table", function(env) return { port = env.echo_port, read_timeout = {} } end, get_a)
-both("connect_timeout as a text", function(env) return { port = env.echo_port, connect_timeout = "5000" } end, get_a)
+both("connect_timeout as a text", function(env) return { port = env.echo_port, connect_timeout = "60000" } end, get_a)
 both("connect_timeout as a text, no connection", function(env)
   return { port = env.full_port, connect_timeout = "200" }
 end, get_a)
@@ -670,8 +688,9 @@ end
 for name, host in sorted({ ["a number"] = 5, ["true"] = true, ["a table"] = {} }) do
   both("host is " .. name, function(env) return { host = host, port = env.echo_port } end, get_a)
 end
-for name, port in sorted({ ["65536"] = 65536, ["-1"] = -1, ["0.5"] = 0.5, ["a text"] = "x", ["true"] = true,
-  ["a table"] = {} }) do
+for name, port in sorted({
+  ["65536"] = 65536, ["-1"] = -1, ["0.5"] = 0.5, ["a text"] = "x", ["true"] = true, ["a table"] = {},
+}) do
   both("port is " .. name, function() return { port = port } end, get_a)
 end
 both("port = 0 with a host that is no socket", function() return { host = "127.0.0.1", port = 0 } end, get_a)
@@ -690,8 +709,9 @@ end, function(c) return c:get("/catalog/datacenters") end)
 both("TLS, no name", function(env) return { port = env.tls_port, ssl = true, tls_ca_file = env.ca } end, function(c)
   return c:get("/catalog/datacenters")
 end)
-both("TLS with a server without it", function(env) return { port = env.echo_port, ssl = true,
-  ssl_verify = false } end, get_a)
+both("TLS with a server without it", function(env)
+  return { port = env.echo_port, ssl = true, ssl_verify = false }
+end, get_a)
 both("no TLS with a server with it", function(env) return { port = env.tls_port } end, get_a)
 both("TLS on a socket, unverified", function(env)
   return { host = "unix:" .. env.tls_socket, port = 0, ssl = true, ssl_verify = false }

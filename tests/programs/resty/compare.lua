@@ -81,6 +81,7 @@ local env = {
   echo_socket = folder .. "/echo",
   tls_socket = folder .. "/tls",
   ca = folder .. "/ca.pem",
+  token = os.getenv("CONSUL_HTTP_TOKEN") or "any",
   results = folder .. "/results",
 }
 for _ = 1, 4 do
@@ -147,7 +148,7 @@ local function compared(result)
   })
 end
 
-local differences, seen, failures, listed = require("differences"), {}, 0, 0
+local differences, seen, failures, listed = require("differences")(agent), {}, 0, 0
 for i, their in ipairs(theirs) do
   local our = ours[i]
   assert(our and our.name == their.name, "the calls differ")

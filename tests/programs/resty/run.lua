@@ -215,12 +215,20 @@ local answers = {
   http10 = "HTTP/1.0 200 OK\r\nVary: Accept-Encoding\r\nX-Consul-Index: 7\r\n"
     .. "Content-Type: application/json\r\n\r\ntrue",
   extra = whole("200 OK", "application/json", "true") .. "more",
+  folded = whole("200 OK", "application/json\r\nX-Folded: a,\r\n b,TE: ", "true"),
+  ["folded-chunked"] = HEAD:format("200 OK", "application/json\r\nX-Folded: a,\r\n b",
+    "Transfer-Encoding: chunked\r\n", "4\r\ntrue\r\n0\r\n\r\n"),
+  stalls = "HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Type: application/json\r\n\r\n[",
   txn = whole("200 OK", "application/json", "{}"),
 }
 
 function M.raw()
   local sock = assert(ngx.req.socket(true))
-  sock:send(answers[ngx.var.uri:match("[^/]*$")])
+  local kind = ngx.var.uri:match("[^/]*$")
+  sock:send(answers[kind] or "")
+  if kind == "stalls" then
+    ngx.sleep(3600)
+  end
 end
 
 -- Removes what an earlier run has left.
