@@ -546,6 +546,10 @@ describe("resty.consul, as lua-resty-consul's", function()
         open:close()
       end
       server:close()
+      -- Not what a key says.
+      local refusing = resty_consul:new({ port = 65535, retry_count = 0 })
+      assert.matches("refused", select(2, refusing:get_key("operation timed out")))
+      assert.matches("refused", select(2, refusing:put_key("deadline has elapsed", "v")))
     end)
 
     it("repeats a GET after a connection that breaks, and no write", function()

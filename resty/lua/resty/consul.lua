@@ -20,7 +20,7 @@ local now_s = ngx and require("consul_ffi.openresty.clock") or os.time
 ---@field ssl boolean
 ---@field ssl_verify boolean
 ---@field sni_host? string
----@field private made table the clients, and the fields that they were made with
+---@field made table the clients, and the fields that they were made with
 local Consul = { _VERSION = "0.4.0" }
 Consul.__index = Consul
 
@@ -247,8 +247,11 @@ end
 local UNCONNECTED = { "no connection within", "deadline has elapsed", "operation timed out" }
 
 local function is_unconnected(err)
+  local endpoint = err.endpoint and err.endpoint .. ": "
+  local _, last = err.message:find(endpoint or "", 1, true)
   for _, text in ipairs(UNCONNECTED) do
-    if err.kind == "connect" and err.message:find(text, 1, true) then
+    -- Not what the path says, which is before the endpoint.
+    if err.kind == "connect" and err.message:find(text, last or 1, true) then
       return true
     end
   end
