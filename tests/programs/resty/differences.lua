@@ -42,7 +42,7 @@ because(RAISES, both("host is a table"))
 because(RAISES, both("host is true"))
 because("a call in a phase without cosockets is nil and a message; there it raises an error",
   each("in the phase ", { "set", "header_filter", "body_filter", "log" }))
-because("it raises an error there for what it has not thought of; here it is no error", {
+because("it raises an error there for what it has not thought of; here it succeeds", {
   "txn: services in the results", "txn: the payload is a list of numbers", "answer: entry-number, get_key",
   "default_args: nil after new",
 })
