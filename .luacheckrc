@@ -11,5 +11,7 @@ files["lua/consul_ffi/openresty*"].std = "ngx_lua"
 files["benches"].std = "max"
 files["tests"] = { std = "max", read_globals = { "host" } }
 files["tests/programs/nginx"].std = "ngx_lua"
+files["tests/programs/resty/run.lua"].std = "ngx_lua"
+files["tests/programs/resty/calls.lua"].std = "ngx_lua"
 files["**/*.rockspec"].std = "rockspec"
 files[".luacheckrc"].std = "luacheckrc"

@@ -29,6 +29,8 @@
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
 #   prometheus  the numbers and the alert rules, read by promtool (Debian's package prometheus)
+#   resty     the tests of lua-resty-consul 0.4 (luarocks, cpan, or the folder LUA_RESTY_CONSUL) on resty.consul, and some 750 calls
+#             of both compared, on Consul 1.21 and on consul-sim
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
@@ -47,7 +49,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -243,6 +245,16 @@ step_prometheus() {
     run cargo test --package consul-cluster --package consul_ffi --test docs --test cluster -- monitoring:: metrics:: ||
         return
     unless_skipped
+}
+
+step_resty() {
+    if ! scripts/lua-resty-consul.sh >/dev/null 2>"$folder/why"; then
+        echo "SKIPPED: the tests of lua-resty-consul: $(tail -n 1 "$folder/why")" | tee -a "$notes"
+        return 3
+    fi
+    run make --no-print-directory build-luajit consul-sim || return
+    run tests/programs/resty/suite.sh || return
+    run tests/programs/resty/compare.sh
 }
 
 # installed FOLDER: whether it has both programs, which know their verbs.

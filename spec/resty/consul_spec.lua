@@ -3,6 +3,7 @@
 local cjson = require("cjson")
 local consul_ffi = require("consul_ffi")
 local resty_consul = require("resty.consul")
+local socket = require("socket")
 local support = require("spec.support")
 
 local engine = support.interpreter
@@ -426,12 +427,15 @@ describe("resty.consul, as lua-resty-consul's", function()
     it("returns nil and a message for arguments of another type, and never raises an error", function()
       local others = { 5, true, function() end, io.stdout, coroutine.create(function() end), { {} } }
       for _, other in ipairs(others) do
-        local response, message = c:get("/dummy", { token = other })
-        assert.is_nil(response)
-        assert.matches("^token must be a string, got a ", message)
-        c.default_args.token = other
-        assert.is_nil((c:get("/dummy")))
-        c.default_args.token = nil
+        local response, message
+        if type(other) ~= "number" and type(other) ~= "boolean" then
+          response, message = c:get("/dummy", { token = other })
+          assert.is_nil(response)
+          assert.matches("^token must be a string, a number or a boolean, got a ", message)
+          c.default_args.token = other
+          assert.is_nil((c:get("/dummy")))
+          c.default_args.token = nil
+        end
         if type(other) ~= "table" then
           for _, method in ipairs({ "get", "delete", "get_key", "delete_key", "list_keys" }) do
             response, message = c[method](c, "k", other)
@@ -451,8 +455,150 @@ describe("resty.consul, as lua-resty-consul's", function()
       local response, message = c:put("/dummy", { io.stdout })
       assert.is_nil(response)
       assert.is_string(message)
-      c.read_timeout = "x"
-      assert.is_nil((c:get("/dummy")))
+    end)
+
+    it("sends a token that is a number or a boolean as text", function()
+      for text, token in pairs({ ["5"] = 5, ["true"] = true, ["false"] = false }) do
+        assert.equal(text, ok(c:get("/dummy", { token = token })).headers["X-Token"])
+        c.default_args.token = token
+        assert.equal(text, ok(c:put("/dummy", "v")).headers["X-Token"])
+        c.default_args.token = nil
+      end
+      c.default_args.token = "t"
+      assert.equal("t", ok(c:get("/dummy", { token = false })).headers["X-Token"])
+    end)
+
+    it("sends a wait that is a text as it is", function()
+      for _, wait in ipairs({ "1", " 1 ", "0x1", "1.50" }) do
+        assert.equal((wait .. "s"):gsub(" ", "%%20"), args_of(ok(c:get("/dummy", { wait = wait }))).wait)
+      end
+    end)
+
+    it("sends the values of a table, false excluded, and takes false for no arguments and no prefix", function()
+      local response = ok(c:get("/dummy", { x = { false, "b", true }, y = { name = "v" }, ["a b"] = { 1 } }))
+      assert.same({ x = true, y = "v", ["a%20b"] = "1" }, args_of(response))
+      assert.equal("keys", ok(c:list_keys("p", false)).headers["X-Args"])
+      assert.equal("/v1/kv/", ok(c:list_keys(false)).headers["X-URI"])
+    end)
+
+    it("takes timeouts as cosockets do: as texts, and the default for what is not a number or less than 1", function()
+      for _, timeout in ipairs({ "60000", 60000.5, 0, 0.5, "x", {}, false }) do
+        for _, name in ipairs({ "read_timeout", "connect_timeout" }) do
+          ok(resty_consul:new({ port = port, [name] = timeout }):get("/dummy"))
+          local other = resty_consul:new({ port = port })
+          other[name] = timeout
+          ok(other:get("/dummy"))
+        end
+      end
+      for _, name in ipairs({ "read_timeout", "connect_timeout" }) do
+        for _, timeout in ipairs({ -1, "-1", -math.huge, math.huge, 0 / 0 }) do
+          local response, message = resty_consul:new({ port = port, [name] = timeout }):get("/dummy")
+          assert.is_nil(response)
+          assert.matches("^" .. name .. " must be a number of milliseconds, got ", message)
+        end
+      end
+      c.read_timeout = "50"
+      assert.equal("timeout", select(2, c:get("/silent")))
+    end)
+
+    it("uses the fields of an object as they are at a call", function()
+      local other = resty_consul:new({ host = "127.0.0.1", port = 65535 })
+      local first = other.consul
+      assert.matches("refused", select(2, other:get("/dummy")))
+      other.port = port
+      ok(other:get("/dummy"))
+      assert.are_not.equal(first, other.consul)
+      local second = other.consul
+      ok(other:get("/dummy"))
+      assert.equal(second, other.consul)
+      other.host = "unix:/no/such/socket"
+      assert.equal("connect", select(3, other:get("/dummy")).kind)
+      other.host, other.port, other.ssl = "127.0.0.1", 65535, true
+      assert.is_nil((other:get("/dummy")))
+      assert.matches("https://127.0.0.1:65535", tostring(other.consul), 1, true)
+      other.ssl, other.port = false, tostring(port)
+      ok(other:get("/dummy"))
+      other.port = "x"
+      assert.is_nil((other:get("/dummy")))
+      assert.is_nil(other.consul)
+      other.port = port
+      ok(other:get("/dummy"))
+    end)
+
+    it("returns `timeout` after one attempt if no connection is made within connect_timeout", function()
+      -- A server whose queue of connections is full.
+      local server = assert(socket.bind("127.0.0.1", 0, 0))
+      local full, waiting = tonumber((select(2, server:getsockname()))), {}
+      for i = 1, 4 do
+        waiting[i] = socket.tcp()
+        waiting[i]:settimeout(0)
+        waiting[i]:connect("127.0.0.1", full)
+      end
+      for _, with in ipairs({ {}, { ssl = true } }) do
+        local other = resty_consul:new({ port = full, connect_timeout = 100, ssl = with.ssl })
+        for _, method in ipairs({ "get", "delete", "get_key", "list_keys", "put_key", "txn" }) do
+          local response, message, err = other[method](other, "/dummy", method == "put_key" and "v" or nil)
+          assert.is_nil(response)
+          assert.same({ "timeout", "connect", 1 }, { message, err.kind, err.attempts })
+        end
+      end
+      for _, open in ipairs(waiting) do
+        open:close()
+      end
+      server:close()
+      -- Not what a key says.
+      local refusing = resty_consul:new({ port = 65535, retry_count = 0 })
+      assert.matches("refused", select(2, refusing:get_key("operation timed out")))
+      assert.matches("refused", select(2, refusing:put_key("deadline has elapsed", "v")))
+    end)
+
+    it("repeats a GET after a connection that breaks, and no write", function()
+      ok(c:get("/cut"))
+      -- The server answers the second of two requests.
+      assert.is_nil((resty_consul:new({ port = port, retry_count = 0 }):get("/cut")))
+      ok(c:get("/cut"))
+      local response, _, err = c:put("/cut", "v")
+      assert.is_nil(response)
+      assert.same({ "connect", 1, true }, { err.kind, err.attempts, err.maybe_applied })
+      ok(c:put("/cut", "v"))
+    end)
+
+    it("fails at each call, not in `new`, for a wrong option of lua-resty-consul", function()
+      local wrong = {
+        { host = "" }, { host = "a b" }, { host = {} }, { host = true }, { port = "x" }, { port = -1 },
+        { port = 65536 }, { port = {} }, { host = "127.0.0.1", port = 0 },
+      }
+      for _, options in ipairs(wrong) do
+        local response, message = resty_consul:new(options):get("/dummy")
+        assert.is_nil(response)
+        assert.is_string(message)
+      end
+      assert.equal("127.0.0.1", resty_consul:new("no table").host)
+      assert.equal("no", resty_consul:new({ ssl_verify = "no" }).ssl_verify)
+    end)
+
+    it("takes a server and TLS from the environment if it has no server of its own, and the token always", function()
+      local program = ("package.path, package.cpath = %q, %q ")
+        .. "local r = require('resty.consul') local c = r:new({ %s }) io.write(tostring(c.consul)) "
+        .. "local response = %s and c:get('/dummy', %s) io.write(response and response.headers['X-Token'] or '')"
+      local function printed(environment, options, calls, args)
+        local path = os.tmpname()
+        local file = assert(io.open(path, "w"))
+        file:write(program:format(package.path, package.cpath, options, tostring(calls), args or "nil"))
+        file:close()
+        local run = assert(io.popen(("env %s %s %s"):format(environment, engine, path)))
+        local text = run:read("*a")
+        run:close()
+        os.remove(path)
+        return text
+      end
+      local url = "http://127.0.0.1:" .. port
+      local tls = "CONSUL_HTTP_ADDR=192.0.2.1:80 CONSUL_HTTP_SSL=true"
+      assert.matches("https://192.0.2.1:80", printed(tls, "", false), 1, true)
+      assert.matches(url .. ",", printed(tls, "port = " .. port, false), 1, true)
+      local token = "CONSUL_HTTP_TOKEN=secret"
+      assert.matches("secret$", printed(token, "port = " .. port, true))
+      assert.matches("%)$", printed(token, "port = " .. port, true, "{ token = '' }"))
     end)
 
     it("takes no default arguments for none", function()
@@ -575,6 +721,7 @@ describe("resty.consul, as lua-resty-consul's", function()
         stub.slept = stub.slept + 1
         support.sleep_ms(seconds * 1000)
       end
+      stub.now = support.clock
       function stub.log(level, ...)
         lines[#lines + 1] = level .. ": " .. table.concat({ ... })
       end

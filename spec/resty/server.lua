@@ -6,6 +6,7 @@
 --   PUT /foreign?STATUS  the answers from now on have this status and body, and none of Consul's headers
 --   PUT /quit          it ends
 --   /v1/silent…        is not answered
+--   /v1/cut…           is not answered, and its connection ends, each first of two times
 local socket = require("socket")
 
 local server = assert(socket.bind("127.0.0.1", 0))
@@ -18,6 +19,8 @@ assert(os.rename(arg[1] .. ".new", arg[1]))
 local content_type, body, status = "application/json", "true", nil
 -- The connections of requests that are not answered.
 local silent = {}
+-- Whether the next request of that kind is answered.
+local uncut = false
 
 -- Reads a request; nil when the connection ends before.
 local function read(connection)
@@ -70,7 +73,11 @@ while true do
   local request = read(connection)
   if request and request.path:find("^/v1/silent") then
     silent[#silent + 1] = connection
+  elseif request and request.path:find("^/v1/cut") and not uncut then
+    uncut = true
+    connection:close()
   else
+    uncut = uncut and not (request and request.path:find("^/v1/cut"))
     if request and request.path == "/answer" then
       content_type, body, status = request.args, request.body, nil
     elseif request and request.path == "/foreign" then

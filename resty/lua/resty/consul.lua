@@ -7,8 +7,11 @@ local consul_ffi = require("consul_ffi")
 local ngx = rawget(_G, "ngx")
 local openresty = ngx and require("consul_ffi.openresty")
 
+-- The time in seconds, for what is left of a time limit.
+local now_s = ngx and require("consul_ffi.openresty.clock") or os.time
+
 ---@class resty.consul
----@field consul consul_ffi.ConsulClient the client that it uses
+---@field consul? consul_ffi.ConsulClient the client that it uses; nil if there is none with these fields
 ---@field host string
 ---@field port? integer
 ---@field connect_timeout number in milliseconds
@@ -17,6 +20,7 @@ local openresty = ngx and require("consul_ffi.openresty")
 ---@field ssl boolean
 ---@field ssl_verify boolean
 ---@field sni_host? string
+---@field made table the clients, and the fields that they were made with
 local Consul = { _VERSION = "0.4.0" }
 Consul.__index = Consul
 
@@ -31,7 +35,13 @@ local DEFAULT_WAIT = 300000
 -- The names of `new` that are not options of consul_ffi.
 local OPTIONS = { "host", "port", "connect_timeout", "read_timeout", "default_args", "ssl", "ssl_verify", "sni_host" }
 
--- The most clients of consul_ffi that a process keeps for objects with equal options.
+-- Those of them that a client is made with. A program may change these fields after `new`.
+local FIELDS = { "host", "port", "connect_timeout", "ssl", "ssl_verify", "sni_host" }
+
+-- How often clients of consul_ffi repeat a request by default.
+local RETRIES = 3
+
+-- The most pairs of clients of consul_ffi that a process keeps for objects with equal options.
 local MAX_CLIENTS = 16
 
 local logs_debug = false
@@ -135,6 +145,16 @@ local function refused(name, wanted, value)
   return ("%s must be %s, got %s"):format(name, wanted, given)
 end
 
+-- A timeout in whole milliseconds, as cosockets take it: what is not a number, or less than 1, is the default. A
+-- negative one is nil and a message.
+local function milliseconds(name, value)
+  local number = tonumber(value) or 0
+  if number < 0 or number ~= number or number == math.huge then
+    return nil, ("%s must be a number of milliseconds, got %s"):format(name, tostring(value))
+  end
+  return number >= 1 and math.floor(number) or TIMEOUT
+end
+
 -- A body as the text that is sent. The pieces of a reader, such as that of get_client_body_reader, are joined.
 local function text_of(body)
   local kind = type(body)
@@ -168,15 +188,19 @@ local function escaped(text, pattern)
   end))
 end
 
--- Adds an argument with several values to a path; nil and a message for one that cannot be sent.
+-- What a name or a value of a query's parameter cannot have.
+local ESCAPED = "[^%w_.~-]"
+
+-- Adds an argument with several values to a path, false excluded; nil and a message for one that cannot be sent.
 local function with_values(path, name, values)
-  for _, value in ipairs(values) do
+  for _, value in pairs(values) do
     local text, wanted = plain_text(value)
     if not text then
       return nil, refused("args." .. name, wanted, value)
+    elseif value ~= false then
+      local pair = escaped(name, ESCAPED) .. (value == true and "" or "=" .. escaped(text, ESCAPED))
+      path = path .. (path:find("?", 1, true) and "&" or "?") .. pair
     end
-    local pair = value == true and name or name .. "=" .. escaped(text, "[^%w_.~-]")
-    path = path .. (path:find("?", 1, true) and "&" or "?") .. pair
   end
   return path
 end
@@ -195,13 +219,15 @@ local function arguments(self, path, args)
   for name, value in pairs(self.default_args or {}) do
     merged[name] = merged[name] or value
   end
-  local timeout, token = tonumber(self.read_timeout), merged.token
-  merged.token = nil
-  if token ~= nil and type(token) ~= "string" then
-    return nil, ("token must be a string, got a %s"):format(type(token))
-  elseif not timeout then
-    return nil, ("read_timeout must be a number of milliseconds, got a %s"):format(type(self.read_timeout))
+  local timeout, why = milliseconds("read_timeout", self.read_timeout)
+  if not timeout then
+    return nil, why
   end
+  local token, wanted = plain_text(merged.token)
+  if merged.token ~= nil and not token then
+    return nil, refused("token", wanted, merged.token)
+  end
+  merged.token = nil
   if merged.wait or merged.index then
     local wait = DEFAULT_WAIT
     if merged.wait then
@@ -210,7 +236,7 @@ local function arguments(self, path, args)
       if not text then
         return nil, "wait must be a number of seconds, without a unit"
       end
-      wait, merged.wait = wait * 1000, text .. "s"
+      wait, merged.wait = wait * 1000, (type(merged.wait) == "string" and merged.wait or text) .. "s"
     end
     timeout = wait + wait / 16 + timeout
     log("DEBUG", "Blocking query timeout: ", timeout)
@@ -219,14 +245,14 @@ local function arguments(self, path, args)
     if type(name) ~= "string" then
       return nil, ("args must have names, got one with the key %s"):format(tostring(name))
     elseif type(value) == "table" then
-      local why
       path, why = with_values(path, name, value)
       if not path then
         return nil, why
       end
       merged[name] = nil
     elseif type(value) ~= "boolean" then
-      local text, wanted = plain_text(value)
+      local text
+      text, wanted = plain_text(value)
       if not text then
         return nil, refused("args." .. name, wanted, value)
       end
@@ -236,13 +262,53 @@ local function arguments(self, path, args)
   return path, merged, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
 end
 
--- Sends a request. Returns the response; nil, a message and, unless the arguments are wrong, the error of consul_ffi.
+-- What a message says if no connection was made within connect_timeout, which has no kind of its own: of HTTP, of the
+-- system's connect within that, and of HTTPS.
+local UNCONNECTED = { "no connection within", "deadline has elapsed", "operation timed out" }
+
+local function is_unconnected(err)
+  local endpoint = err.endpoint and err.endpoint .. ": "
+  local _, last = err.message:find(endpoint or "", 1, true)
+  for _, text in ipairs(UNCONNECTED) do
+    -- Not what the path says, which is before the endpoint.
+    if err.kind == "connect" and err.message:find(text, last or 1, true) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Sends a request, as `call` does, and again if it failed before Consul can have seen it, or if it reads. A connection
+-- that was not made within connect_timeout is the end. The first attempt is made with a client without retries, because
+-- that of the program would try such a connection again.
+local function send(clients, method, target, text, params, options)
+  local begun = now_s()
+  local success, response, err = call(clients.once, method, target, text, params, options)
+  if success or not err or not err.retryable or err.kind == "timeout" or is_unconnected(err) then
+    return success, response, err
+  end
+  local left = options.timeout_ms - math.ceil((now_s() - begun) * 1000)
+  if clients.once == clients.consul or left < 1 or method ~= "GET" and err.maybe_applied then
+    return success, response, err
+  end
+  options.timeout_ms = left
+  return call(clients.consul, method, target, text, params, options)
+end
+
+-- Declared here, because it makes clients, as `new` does.
+local clients_of
+
+-- Makes a request. Returns the response; nil, a message and, unless the arguments are wrong, the error of consul_ffi.
 local function request(self, method, path, args, body)
   local target, params, options = arguments(self, API .. path, args or {})
   if not target then
     return nil, params
   end
-  local text, why
+  local clients, why = clients_of(self)
+  if not clients then
+    return nil, why
+  end
+  local text
   if body ~= nil then
     text, why = text_of(body)
     if not text then
@@ -250,12 +316,13 @@ local function request(self, method, path, args, body)
     end
   end
   -- A wrong type raises an error there.
-  local called, success, response, err = pcall(call, self.consul, method, target, text, params, options)
+  local called, success, response, err = pcall(send, clients, method, target, text, params, options)
   if not called then
     return nil, tostring(success)
   elseif not success then
     -- The text that callers compare.
-    return nil, err and err.kind == "timeout" and "timeout" or response, err
+    local is_timeout = err and (err.kind == "timeout" or is_unconnected(err))
+    return nil, is_timeout and "timeout" or response, err
   end
   if logs_debug then
     log("DEBUG", "Status: ", response.status)
@@ -391,14 +458,15 @@ end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function Consul:list_keys(prefix, args)
-  if prefix ~= nil and not is_text(prefix) then
+  prefix = prefix or ""
+  if not is_text(prefix) then
     return nil, "non-string prefix"
   end
-  if args == nil or type(args) == "table" then
-    args = copied(args)
+  if not args or type(args) == "table" then
+    args = copied(args or {})
     args.keys = true
   end
-  return request(self, "GET", "/kv/" .. (prefix or ""), args)
+  return request(self, "GET", "/kv/" .. prefix, args)
 end
 
 -- A copy of the operations of a transaction with base64 values.
@@ -466,33 +534,37 @@ function Consul.get_client_body_reader(_, size)
 end
 
 -- The endpoint for host and port: a socket's path if the host is `unix:/path`.
-local function endpoint_of(given)
-  local host = given.host or HOST
+local function endpoint_of(fields)
+  local host = tostring(fields.host)
   local path = host:match("^unix:/*(/.*)")
   if path then
     return "unix://" .. path
   elseif host:find(":", 1, true) and not host:find("[", 1, true) then
     host = "[" .. host .. "]"
   end
-  return ("%s://%s:%s"):format(given.ssl and "https" or "http", host, given.port or PORT)
+  return ("%s://%s:%s"):format(fields.ssl and "https" or "http", host, tostring(fields.port or PORT))
 end
 
--- The options of consul_ffi for those of `new`.
-local function options_of(given)
-  local options = copied(given)
-  for _, name in ipairs(OPTIONS) do
-    options[name] = nil
+-- The options of consul_ffi for the fields of an object and its other options: without a server of its own it has
+-- that of the environment. Nil and a message for fields that cannot be used.
+local function options_of(fields, others, has_server)
+  local options, why = copied(others), nil
+  if has_server then
+    if type(fields.host) ~= "string" and type(fields.host) ~= "number" then
+      return nil, ("host must be a string, got a %s"):format(type(fields.host))
+    end
+    options.endpoint = endpoint_of(fields)
+    -- Not what the environment says of TLS.
+    options.tls = options.tls or fields.ssl and true or false
   end
-  if given.host or given.port or given.ssl then
-    options.endpoint = endpoint_of(given)
+  if fields.ssl then
+    options.tls_verify = fields.ssl_verify ~= false
+    options.tls_server_name = fields.sni_host
   end
-  options.connect_timeout_ms = options.connect_timeout_ms or given.connect_timeout or TIMEOUT
-  if given.ssl then
-    options.tls = true
-    options.tls_verify = given.ssl_verify
-    options.tls_server_name = given.sni_host
+  if options.connect_timeout_ms == nil then
+    options.connect_timeout_ms, why = milliseconds("connect_timeout", fields.connect_timeout)
   end
-  return options
+  return not why and options or nil, why
 end
 
 -- Options as a text that is equal for equal options; nil when one of them is not a plain value or a list of these.
@@ -513,43 +585,86 @@ local function text_of_options(options)
   return table.concat(lines, "\n")
 end
 
-local clients, order = {}, {}
+local kept, order = {}, {}
 
--- Programs call `new` in each request: objects with equal options share a client and its connections.
-local function client_for(options)
+-- A client of consul_ffi, and one without retries. Programs call `new` in each request: objects with equal options
+-- share both and their connections. Nil and a message for wrong options.
+local function clients_for(options)
   local text = text_of_options(options)
-  if text and clients[text] then
-    return clients[text]
+  if text and kept[text] then
+    return kept[text]
   end
-  local made, client = pcall(consul_ffi.new, options)
+  local made, consul = pcall(consul_ffi.new, options)
   if not made then
-    error("resty.consul: " .. tostring(client), 3)
+    return nil, "resty.consul: " .. tostring(consul)
+  end
+  local clients = { consul = consul, once = consul }
+  if (options.retry_count or RETRIES) > 0 then
+    local without = copied(options)
+    without.retry_count = 0
+    clients.once = consul_ffi.new(without)
   end
   if text then
     if #order >= MAX_CLIENTS then
-      clients[table.remove(order, 1)] = nil
+      kept[table.remove(order, 1)] = nil
     end
-    clients[text], order[#order + 1] = client, text
+    kept[text], order[#order + 1] = clients, text
   end
-  return client
+  return clients
 end
 
----Creates an object. Options besides those of lua-resty-consul are those of consul_ffi; a wrong one raises an error.
+-- Makes the clients for the fields of an object as they are now; `others` are its options of consul_ffi.
+local function make_clients(self, others, has_server)
+  local made = { others = others, has_server = has_server }
+  for _, name in ipairs(FIELDS) do
+    made[name] = self[name]
+  end
+  local options
+  options, made.why = options_of(made, others, has_server)
+  if options then
+    made.clients, made.why = clients_for(options)
+  end
+  self.made, self.consul = made, made.clients and made.clients.consul
+end
+
+-- The clients of an object; nil and a message if there are none with its fields.
+function clients_of(self)
+  local made = self.made
+  for _, name in ipairs(FIELDS) do
+    if self[name] ~= made[name] then
+      local other_server = self.host ~= made.host or self.port ~= made.port or self.ssl ~= made.ssl
+      make_clients(self, made.others, made.has_server or other_server)
+      break
+    end
+  end
+  return self.made.clients, self.made.why
+end
+
+---Creates an object. Options besides those of lua-resty-consul are those of consul_ffi; with one of these a wrong
+---option raises an error, else each call fails.
 ---@param given? table
 ---@return resty.consul consul
 function Consul.new(_, given)
-  given = given or {}
-  return setmetatable({
+  given = type(given) == "table" and given or {}
+  local self = setmetatable({
     host = given.host or HOST,
     port = given.port ~= 0 and (given.port or PORT) or nil,
     connect_timeout = given.connect_timeout or TIMEOUT,
     read_timeout = given.read_timeout or TIMEOUT,
     default_args = given.default_args or {},
     ssl = given.ssl or false,
-    ssl_verify = given.ssl_verify ~= false,
+    ssl_verify = given.ssl_verify == nil or given.ssl_verify,
     sni_host = given.sni_host,
-    consul = client_for(options_of(given)),
   }, Consul)
+  local others = copied(given)
+  for _, name in ipairs(OPTIONS) do
+    others[name] = nil
+  end
+  make_clients(self, others, (given.host or given.port or given.ssl) and true or false)
+  if not self.consul and next(others) ~= nil then
+    error(self.made.why, 2)
+  end
+  return self
 end
 
 return Consul
