@@ -71,8 +71,8 @@ end
 -- if nothing more can come. `now_s()` is a clock in seconds. `check(level)` raises an error at that level if the caller
 -- cannot wait; what is begun without a check has its effect although the caller gets an error. `over()`, if there is
 -- one, returns false, a message and an error when a loop of waits is to end, also one that always finds something.
--- `carry(call)`, if there is one, sends and receives what a call of the native module asks for, on sockets of the loop, and
--- returns the call's results.
+-- `carry(call)`, if there is one, sends and receives what a call of the native module asks for, on sockets of the loop,
+-- and returns the call's results.
 return function(wait, now_s, check, over, carry)
   over = over or function() end
   local Watch, View, Views, Lock, Client = {}, {}, {}, {}, {}
