@@ -707,16 +707,43 @@ describe("resty.consul, as lua-resty-consul's", function()
 
     before_each(function()
       lines = {}
-      stub = { DEBUG = "debug", WARN = "warn", ERR = "error", slept = 0, phase = "content" }
+      stub = { DEBUG = "debug", WARN = "warn", ERR = "error", slept = 0, sent = 0, phase = "content" }
       function stub.get_phase()
         return stub.phase
       end
-      -- Without cosockets a wait sleeps.
-      stub.socket = {
-        tcp = function()
-          return { connect = function() end }
-        end,
-      }
+      -- A cosocket that blocks, and connects to no unix socket, for which a wait sleeps.
+      function stub.tcp()
+        local cosocket, connection, limit_s = {}, assert(socket.tcp()), nil
+        function cosocket.settimeouts(_, _, _, read_ms)
+          limit_s = read_ms / 1000
+        end
+        function cosocket.settimeout(_, ms)
+          limit_s = ms / 1000
+        end
+        function cosocket.connect(_, host, at)
+          return type(at) == "number" and connection:connect(host, at)
+        end
+        function cosocket.send(_, bytes)
+          stub.sent = stub.sent + 1
+          return connection:send(bytes)
+        end
+        function cosocket.receiveany(_, most)
+          connection:settimeout(limit_s)
+          local first, why = connection:receive(1)
+          if not first then
+            return nil, why
+          end
+          connection:settimeout(0)
+          local all, _, part = connection:receive(most - 1)
+          return first .. (all or part)
+        end
+        function cosocket.close(_)
+          return connection:close()
+        end
+        cosocket.setkeepalive = cosocket.close
+        return cosocket
+      end
+      stub.socket = { tcp = stub.tcp }
       function stub.sleep(seconds)
         stub.slept = stub.slept + 1
         support.sleep_ms(seconds * 1000)
@@ -736,16 +763,20 @@ describe("resty.consul, as lua-resty-consul's", function()
       package.loaded["resty.consul"] = resty_consul
     end)
 
-    it("sleeps while a call is in flight, and blocks in the phases before requests", function()
+    it("calls by a cosocket, waits for changes in the background, and blocks in the phases before requests", function()
       c.read_timeout = 100
+      assert.is_true(ok(c:get("/dummy")).body)
       assert.equal("timeout", select(2, c:get("/silent")))
-      assert.is_true(stub.slept > 0)
+      assert.is_true(stub.sent >= 2)
+      stub.sent = 0
+      assert.equal("timeout", select(2, c:get("/silent", { index = 1, wait = 0.1 })))
+      assert.is_true(stub.sent == 0 and stub.slept > 0)
       stub.slept, c.read_timeout = 0, 60000
       for _, phase in ipairs({ "init", "init_worker" }) do
         stub.phase = phase
         assert.is_true(ok(c:get("/dummy")).body)
       end
-      assert.equal(0, stub.slept)
+      assert.equal(0, stub.slept + stub.sent)
     end)
 
     it("refuses a request in a phase that cannot wait", function()

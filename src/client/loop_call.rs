@@ -40,9 +40,11 @@ impl InLoop {
         }))
     }
 
-    /// Whether it can run a request: not one that waits for a change, and no more than this many at a time.
+    /// Whether it can run a request: not one that waits for a change, of any path, and no more than this many at a time.
     pub fn takes(&self, request: &Request) -> bool {
-        request.server_wait.is_zero() && self.in_flight.get() < self.max_in_flight
+        let query = request.http.uri().query().unwrap_or_default();
+        let waits = |pair: &str| pair.starts_with("index=") || pair.starts_with("hash=");
+        !query.split('&').any(waits) && self.in_flight.get() < self.max_in_flight
     }
 
     /// The call of a request.
