@@ -78,7 +78,7 @@ local function call(client, ...)
     if not openresty.can_wait(phase) then
       return nil, ("a request to Consul cannot wait in the phase %s; make it in ngx.timer.at"):format(phase)
     end
-    client = openresty.client(client)
+    return openresty.client(client):http_request(...)
   end
   return client:http_request(...)
 end
@@ -183,6 +183,9 @@ end
 
 -- Escapes the bytes of a text that a pattern matches.
 local function escaped(text, pattern)
+  if not text:find(pattern) then
+    return text
+  end
   return (text:gsub(pattern, function(byte)
     return ("%%%02X"):format(byte:byte())
   end))
@@ -208,15 +211,15 @@ end
 -- Returns the target, the parameters of its query and the options of the call; nil and a message for arguments that
 -- cannot be sent.
 local function arguments(self, path, args)
-  for name, given in pairs({ args = args, default_args = self.default_args }) do
-    if type(given) ~= "table" then
-      return nil, ("%s must be a table, got a %s"):format(name, type(given))
-    end
+  local defaults = self.default_args or {}
+  if type(args) ~= "table" or type(defaults) ~= "table" then
+    local wrong = type(args) ~= "table" and "args" or "default_args"
+    return nil, ("%s must be a table, got a %s"):format(wrong, type(wrong == "args" and args or defaults))
   end
   -- A key is sent as it is: what a request line cannot have is escaped, here and by http_request.
   path = escaped(path, "[^!-~]")
   local merged = copied(args)
-  for name, value in pairs(self.default_args or {}) do
+  for name, value in pairs(defaults) do
     merged[name] = merged[name] or value
   end
   local timeout, why = milliseconds("read_timeout", self.read_timeout)
