@@ -209,6 +209,7 @@ bench:
 	LUA_PATH='lua/?.lua;;' luajit benches/balancer.lua
 	benches/consul-sim.sh
 	benches/gateway.sh
+	benches/nginx-calls.sh
 	benches/clients.sh
 	benches/replicated.sh
 	luajit benches/plots.lua
