@@ -14,7 +14,7 @@ local unpack = rawget(table, "unpack") or unpack
 describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
   -- wait for news; the log.
-  local now, lists, on_next, logged
+  local turns, now, lists, on_next, logged
   -- The name of a service that changed, or nil.
   local on_changed
   -- The age of Consul's lists, and the message when there is no more news.
@@ -170,6 +170,9 @@ describe("views that one worker of nginx writes for all", function()
       shared = { consul = new_dict() },
       now = function()
         return now
+      end,
+      sleep = function()
+        turns = turns + 1
       end,
       worker = {
         pid = function()
@@ -860,6 +863,17 @@ describe("views that one worker of nginx writes for all", function()
     watch(new_views(), 20)
     _G.ngx.shared.consul = new_dict()
     assert.is_true(tonumber(ports(new_views(), "web")) > now - 6)
+  end)
+
+  it("let requests have their turn while many lists change", function()
+    local left = 9
+    on_changed = function()
+      left = left - 1
+      return left > 0 and "web" or nil
+    end
+    turns = 0
+    watch(new_views(), 12)
+    assert.equal(2, turns)
   end)
 
   it("count the age of a dump file from now when its time has yet to come", function()

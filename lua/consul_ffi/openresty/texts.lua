@@ -22,6 +22,12 @@ function texts.version(dict, name)
   return dict:get(CURRENT .. name)
 end
 
+-- The same, or nil if its text is not there either. `sweep` removes a whole text, or its first part with others.
+function texts.version_of_text(dict, name)
+  local version = dict:get(CURRENT .. name)
+  return version and dict:get(TEXT .. version) and version
+end
+
 local function key_of(version, part)
   return part == 1 and TEXT .. version or ("%s%s.%d"):format(TEXT, version, part)
 end
