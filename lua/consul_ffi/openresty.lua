@@ -1,6 +1,6 @@
 -- Consul in OpenResty, and in nginx with the Lua module: a call blocks its request alone, not the worker, and a request
--- that ends cancels its calls. A cosocket carries each call, but those with TLS, a host's name, or a wait for a change:
--- these run in the background, and a cosocket to the worker's own unix socket waits for them.
+-- that ends cancels its calls. A cosocket carries a read, unless it has TLS, a host's name, or a wait for a change. Other
+-- calls run in the background, and a cosocket to the worker's own unix socket waits for them.
 local yielding = require("consul_ffi.yielding")
 local now_s = require("consul_ffi.openresty.clock")
 
@@ -22,6 +22,9 @@ local IDLE_MS = 60000
 
 -- The most bytes of an answer that are taken at once.
 local MOST_BYTES = 65536
+
+-- What nginx says without a free one of its `worker_connections`: the text of a connection that is being made.
+local NO_FREE_CONNECTION = "operation now in progress"
 
 -- A timer looks this often whether its worker is exiting, in milliseconds.
 local EXIT_MS = 1000
@@ -78,89 +81,150 @@ local function wait(object, limit_ms)
   return over()
 end
 
--- The options of connections by address and port: the pool of those that are kept, which no other code uses.
-local pools = {}
+-- A limit as cosockets take it.
+local function whole_ms(ms)
+  return math.min(math.max(math.ceil(ms), 1), LONGEST_MS)
+end
 
-local function pool_of(address, port)
-  local ports = pools[address]
-  if not ports then
-    ports = {}
-    pools[address] = ports
-  end
-  local options = ports[port or 0]
+local function left_ms(ends)
+  return (ends - now_s()) * 1000
+end
+
+-- The options of connections by the name of their pool.
+local pools = setmetatable({}, { __mode = "v" })
+
+local function options_of(pool)
+  local options = pools[pool]
   if not options then
-    options = { pool = ("consul_ffi %s %s"):format(address, port or "") }
-    ports[port or 0] = options
+    options = { pool = pool }
+    pools[pool] = options
   end
   return options
 end
 
--- Sends a request on a kept connection or a new one. Returns the cosocket; nil, why and whether Consul may have got it.
--- Without a reason the limit is over.
-local function send(call, request, limit_ms)
-  local socket, address, port = ngx.socket.tcp(), call:address()
-  local connect_ms = call:connect_timeout_ms()
-  socket:settimeouts(math.min(connect_ms, limit_ms), limit_ms, limit_ms)
-  local done, why
-  if port then
-    done, why = socket:connect(address, port, pool_of(address, port))
-  else
-    done, why = socket:connect(address, pool_of(address))
-  end
-  if done then
-    done, why = socket:send(request)
-    if done then
-      return socket
+-- Waits until the limit; in a timer returns true when its worker exits.
+local function sleep_until(ends)
+  local in_timer = ngx.get_phase() == "timer"
+  repeat
+    local ms = left_ms(ends)
+    ngx.sleep(whole_ms(in_timer and math.min(ms, EXIT_MS) or ms) / 1000)
+    if in_timer and ngx.worker.exiting() then
+      return true
     end
-    socket:close()
-    return nil, why ~= "timeout" and why or nil, true
-  elseif why ~= "timeout" then
-    return nil, why, false
-  elseif connect_ms < limit_ms then
-    return nil, ("no connection within %d ms"):format(connect_ms), false
-  end
+  until left_ms(ends) <= 0
 end
 
--- The next bytes on a cosocket; nil and why there are none, without a reason if the limit is over.
-local function receive(socket, limit_ms)
-  socket:settimeout(limit_ms)
+-- Connects a cosocket. Returns nil and why there is none, without a reason if the limit is over.
+local function connect(call, ends)
+  local address, port = call:address()
+  local pool, connect_ms = call:pool()
+  -- nginx knows what has come on kept connections, and the time from which its timers count, as of its last turn. While
+  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first.
+  local noted_s = ngx.now()
+  ngx.update_time()
+  if ngx.now() > noted_s then
+    ngx.sleep(0.001)
+  end
+  repeat
+    local socket, limit_ms = ngx.socket.tcp(), left_ms(ends)
+    socket:settimeouts(whole_ms(math.min(connect_ms, limit_ms)), whole_ms(limit_ms), whole_ms(limit_ms))
+    local connected, why
+    if port then
+      connected, why = socket:connect(address, port, options_of(pool))
+    else
+      connected, why = socket:connect(address, options_of(pool))
+    end
+    if connected then
+      return socket
+    elseif why == NO_FREE_CONNECTION then
+      ngx.sleep(PAUSE_S)
+    elseif why ~= "timeout" then
+      return nil, why
+    elseif connect_ms < limit_ms then
+      return nil, ("no connection within %g ms"):format(connect_ms)
+    end
+  until left_ms(ends) <= 0
+end
+
+local function receive(socket, ends)
+  socket:settimeout(whole_ms(left_ms(ends)))
   local bytes, why = socket:receiveany(MOST_BYTES)
-  if not bytes then
+  return bytes, why
+end
+
+-- The next bytes on a cosocket; nil and why there are none. The third result is true in a timer whose worker exits.
+local function next_bytes(socket, ends)
+  if ngx.get_phase() ~= "timer" then
+    return receive(socket, ends)
+  end
+  local reader, limit = ngx.thread.spawn(receive, socket, ends), ngx.thread.spawn(sleep_until, ends)
+  local done, bytes, why = ngx.thread.wait(reader, limit)
+  ngx.thread.kill(limit)
+  ngx.thread.kill(reader)
+  if bytes == true then
+    return nil, nil, true
+  elseif not done then
+    return nil, tostring(bytes)
+  end
+  return bytes, why
+end
+
+-- Sends a request and receives the first bytes of its answer, again if a kept connection has ended instead. Returns the
+-- cosocket, if there is one, and what `next_bytes` returns.
+local function exchange(call, request, ends)
+  while true do
+    local socket, failure = connect(call, ends)
+    if not socket then
+      return nil, nil, failure
+    end
+    local sent, bytes, why, exits = socket:send(request), nil, nil, nil
+    if sent then
+      bytes, why, exits = next_bytes(socket, ends)
+    else
+      why = "closed"
+    end
+    if bytes or exits or why == "timeout" or socket:getreusedtimes() == 0 then
+      return socket, bytes, why, exits
+    end
     socket:close()
   end
-  return bytes, why ~= "timeout" and why or nil
 end
 
 -- Sends and receives what a call asks for, and returns its results.
 local function carry(call)
   local socket
-  local limit_ms, request, response, extra = call:step()
+  local limit_ms, wanted, response, extra = call:step()
   while limit_ms ~= true do
-    limit_ms = math.max(limit_ms, 1)
-    local bytes, why, sent
-    if request then
+    local ends = now_s() + limit_ms / 1000
+    local bytes, why, exits, sent
+    if socket and wanted ~= true then
+      socket:close()
+      socket = nil
+    end
+    if type(wanted) == "string" then
+      socket, bytes, why, exits = exchange(call, wanted, ends)
+      sent = socket ~= nil
+    elseif wanted and socket then
+      bytes, why, exits = next_bytes(socket, ends)
+      sent = true
+    else
+      exits = sleep_until(ends)
+    end
+    if exits then
       if socket then
         socket:close()
       end
-      socket, why, sent = send(call, request, limit_ms)
+      return over()
     end
-    if socket then
-      sent = true
-      bytes, why = receive(socket, limit_ms)
-      socket = bytes and socket
-    elseif not request then
-      ngx.sleep(limit_ms / 1000)
-    end
-    limit_ms, request, response, extra = call:step(bytes, why, sent)
+    limit_ms, wanted, response, extra = call:step(bytes, why ~= "timeout" and why or nil, sent)
   end
-  if socket then
-    if call:can_reuse() then
-      socket:setkeepalive(IDLE_MS)
-    else
-      socket:close()
-    end
+  local idle_ms, max_idle = call:can_reuse()
+  if socket and idle_ms then
+    socket:setkeepalive(whole_ms(idle_ms), max_idle)
+  elseif socket then
+    socket:close()
   end
-  return request, response, extra
+  return wanted, response, extra
 end
 
 ---@class consul_ffi.openresty: consul_ffi.Yielding

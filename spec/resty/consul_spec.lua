@@ -740,6 +740,9 @@ describe("resty.consul, as lua-resty-consul's", function()
         function cosocket.close(_)
           return connection:close()
         end
+        function cosocket.getreusedtimes()
+          return 0
+        end
         cosocket.setkeepalive = cosocket.close
         return cosocket
       end
@@ -749,6 +752,7 @@ describe("resty.consul, as lua-resty-consul's", function()
         support.sleep_ms(seconds * 1000)
       end
       stub.now = support.clock
+      function stub.update_time() end
       function stub.log(level, ...)
         lines[#lines + 1] = level .. ": " .. table.concat({ ... })
       end

@@ -147,9 +147,12 @@ impl ConsulClient {
     /// What runs this request in an event loop, if that can run it.
     pub fn in_loop(&self, request: &Request) -> Option<Rc<InLoop>> {
         let open = self.opened(&request.label).ok()?;
-        // What the configuration lacks is an error of the background, too.
-        let make = || InLoop::new(&self.config).ok().flatten().map(Rc::new);
-        let in_loop = open.in_loop.get_or_init(make).clone()?;
+        if open.in_loop.get().is_none() {
+            // What is missing now, such as a token file, is an error of the background, and may come later.
+            let in_loop = InLoop::new(&self.config).ok()?.map(Rc::new);
+            open.in_loop.get_or_init(|| in_loop);
+        }
+        let in_loop = open.in_loop.get()?.clone()?;
         in_loop.takes(request).then_some(in_loop)
     }
 

@@ -7,7 +7,7 @@ use consul_api::error::Error;
 use consul_api::request::Request;
 use consul_api::response::Success;
 use consul_client::Client;
-use consul_client::transport::event_loop::{self, Address, Received, Step};
+use consul_client::transport::event_loop::{self, Address, Need, Received, Step};
 use consul_config::Config;
 use consul_config::connect::connect_in_loop;
 use mlua::{IntoLua, Lua, Table, Value as LuaValue};
@@ -20,7 +20,15 @@ pub struct InLoop {
     client: Arc<Client>,
     in_flight: Rc<Cell<usize>>,
     max_in_flight: usize,
+    limits: Limits,
+}
+
+/// Of the connections, as a program has set them.
+#[derive(Clone, Copy)]
+struct Limits {
     connect_timeout_ms: f64,
+    idle_timeout_ms: f64,
+    max_idle: usize,
 }
 
 impl InLoop {
@@ -36,15 +44,24 @@ impl InLoop {
             client: Arc::new(client),
             in_flight: Rc::default(),
             max_in_flight,
-            connect_timeout_ms: config.http.connect_timeout.as_secs_f64() * 1e3,
+            limits: Limits {
+                connect_timeout_ms: config.http.connect_timeout.as_secs_f64() * 1e3,
+                idle_timeout_ms: config.http.idle_timeout.as_secs_f64() * 1e3,
+                max_idle: config.http.max_idle_connections,
+            },
         }))
     }
 
-    /// Whether it can run a request: not one that waits for a change, of any path, and no more than this many at a time.
+    /// Whether it can run a request: a read that does not wait for a change, and no more than this many at a time.
+    ///
+    /// An event loop may take a kept connection before it has seen that this has ended, or that something came on it which
+    /// answers no request. A read is repeated then, or shows by what it names that it is wrong; a write could do neither.
     pub fn takes(&self, request: &Request) -> bool {
         let query = request.http.uri().query().unwrap_or_default();
         let waits = |pair: &str| pair.starts_with("index=") || pair.starts_with("hash=");
-        !query.split('&').any(waits) && self.in_flight.get() < self.max_in_flight
+        request.http.method().as_str() == "GET"
+            && !query.split('&').any(waits)
+            && self.in_flight.get() < self.max_in_flight
     }
 
     /// The call of a request.
@@ -57,7 +74,7 @@ impl InLoop {
             running: RefCell::new(Some((event_loop::LoopCall::new(call), in_flight))),
             address: RefCell::default(),
             can_reuse: Cell::new(false),
-            connect_timeout_ms: self.connect_timeout_ms,
+            limits: self.limits,
         }
     }
 }
@@ -86,7 +103,7 @@ pub struct LoopCall {
     /// Where its last request goes to.
     address: RefCell<Option<Arc<Address>>>,
     can_reuse: Cell<bool>,
-    connect_timeout_ms: f64,
+    limits: Limits,
 }
 
 const METHODS: &[Method<LoopCall>] = &[
@@ -99,11 +116,20 @@ const METHODS: &[Method<LoopCall>] = &[
         let host = address.host.as_str().into_lua(call.lua)?;
         Ok(Returned::Pair(host, address.port.into_lua(call.lua)?))
     }),
-    Method::raising("connect_timeout_ms", |call| {
-        Ok(Returned::Value(call.object.connect_timeout_ms.into_lua(call.lua)?))
+    Method::raising("pool", |call| {
+        let address = call.object.address.borrow();
+        let pool = address.as_deref().map(|address| address.pool.as_str());
+        Ok(Returned::Pair(
+            pool.into_lua(call.lua)?,
+            call.object.limits.connect_timeout_ms.into_lua(call.lua)?,
+        ))
     }),
     Method::raising("can_reuse", |call| {
-        Ok(Returned::Value(LuaValue::Boolean(call.object.can_reuse.get())))
+        let Limits { idle_timeout_ms, max_idle, .. } = call.object.limits;
+        if !call.object.can_reuse.get() || max_idle == 0 {
+            return Ok(Returned::Value(LuaValue::Boolean(false)));
+        }
+        Ok(Returned::Pair(idle_timeout_ms.into_lua(call.lua)?, max_idle.into_lua(call.lua)?))
     }),
 ];
 
@@ -116,7 +142,8 @@ impl Class for LoopCall {
 }
 
 /// `call:step(bytes, why, sent)`: continues with the bytes that came, or with a failure, or because the time has. Returns
-/// true and the outcome, or how long to wait in milliseconds and, for a new exchange, the request to be sent.
+/// true and the outcome, or how long to wait in milliseconds and what for: for the answer to a request, which is to be sent in
+/// place of the one before; true: for more of the answer; nil: for nothing else.
 fn step(call: &Call<LoopCall>) -> native::Result {
     let received = match (call.lua_arg(1), call.lua_arg(2)) {
         (LuaValue::String(bytes), _) => Some(Received::Bytes(bytes.as_bytes().to_vec())),
@@ -133,15 +160,18 @@ fn step(call: &Call<LoopCall>) -> native::Result {
         return Err(Error::misuse("the call is complete").into());
     };
     match step {
-        Step::Waits(exchange, until) => {
+        Step::Waits(need, until) => {
             let now = object.client.clock().now();
             let left_ms = until.map(|until| (until - now).as_secs_f64() * 1e3);
-            let mut request = LuaValue::Nil;
-            if let Some(exchange) = exchange {
-                request = LuaValue::String(call.lua.create_string(&exchange.request)?);
-                *object.address.borrow_mut() = Some(exchange.address);
-            }
-            Ok(Returned::Pair(left_ms.into_lua(call.lua)?, request))
+            let wanted = match need {
+                Need::Exchange(exchange) => {
+                    *object.address.borrow_mut() = Some(exchange.address);
+                    LuaValue::String(call.lua.create_string(&exchange.request)?)
+                }
+                Need::More => LuaValue::Boolean(true),
+                Need::Time => LuaValue::Nil,
+            };
+            Ok(Returned::Pair(left_ms.into_lua(call.lua)?, wanted))
         }
         Step::Done(outcome, can_reuse) => {
             *running = None;

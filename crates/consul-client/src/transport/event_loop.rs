@@ -11,11 +11,13 @@ use bytes::Bytes;
 use consul_api::error::Error;
 use consul_api::request::AllHeaders;
 use consul_process::clock::{BoxFuture, Clock, Instant, SystemClock};
+use consul_process::sync::lock;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 /// What a call needs from its event loop, which it gets from the transport and the clock between two polls.
@@ -23,6 +25,7 @@ use std::task::{Context, Poll, Waker};
 struct Turn {
     received: Option<Received>,
     exchange: Option<Exchange>,
+    receives: bool,
     until: Option<Instant>,
     can_reuse: bool,
 }
@@ -39,6 +42,15 @@ pub struct Address {
     pub host: String,
     /// The port, unless it is a unix socket.
     pub port: Option<u16>,
+    /// The name of the pool of its connections. Those of another name are not to be used any more.
+    pub pool: String,
+}
+
+impl Address {
+    fn new(host: &str, port: Option<u16>, pool: u64) -> Arc<Self> {
+        let pool = format!("consul_ffi {host} {} {pool}", port.unwrap_or_default());
+        Arc::new(Address { host: host.to_owned(), port, pool })
+    }
 }
 
 /// A request to be sent on a connection, a kept one or a new one.
@@ -68,9 +80,18 @@ pub enum Received {
 pub enum Step<T> {
     /// It is complete; whether its connection can be used for another request.
     Done(T, bool),
-    /// It waits until the moment at most: for the answer to this new exchange, instead of the one before; or without one, for
-    /// more of that.
-    Waits(Option<Exchange>, Option<Instant>),
+    /// It waits for something until this moment at most.
+    Waits(Need, Option<Instant>),
+}
+
+/// What a call waits for.
+pub enum Need {
+    /// The answer to this exchange, in place of the one before.
+    Exchange(Exchange),
+    /// More of the answer.
+    More,
+    /// The moment.
+    Time,
 }
 
 /// A call that an event loop runs. A drop ends it.
@@ -89,7 +110,14 @@ impl<T> LoopCall<T> {
         let turn = TURN.take().unwrap_or_default();
         match polled {
             Poll::Ready(done) => Step::Done(done, turn.can_reuse),
-            Poll::Pending => Step::Waits(turn.exchange, turn.until),
+            Poll::Pending => {
+                let need = match turn.exchange {
+                    Some(exchange) => Need::Exchange(exchange),
+                    None if turn.receives => Need::More,
+                    None => Need::Time,
+                };
+                Step::Waits(need, turn.until)
+            }
         }
     }
 }
@@ -128,7 +156,9 @@ impl Clock for LoopClock {
 /// The transport to an agent without TLS whose address needs no lookup.
 pub struct LoopTransport {
     endpoint: String,
-    address: Arc<Address>,
+    address: Mutex<Arc<Address>>,
+    /// How many pools were given up.
+    given_up: AtomicU64,
     heads: RequestHeads,
     max_in_flight: usize,
 }
@@ -143,9 +173,9 @@ impl LoopTransport {
             return Ok(None);
         }
         let (place, heads) = plain::place(endpoint, options)?;
-        let address = match place {
+        let (host, port) = match place {
             Place::Unix(path) => match path.into_os_string().into_string() {
-                Ok(path) => Address { host: format!("unix:{path}"), port: None },
+                Ok(path) => (format!("unix:{path}"), None),
                 Err(_) => return Ok(None),
             },
             Place::Tcp(url) => {
@@ -154,11 +184,16 @@ impl LoopTransport {
                 if inner.parse::<IpAddr>().is_err() {
                     return Ok(None);
                 }
-                Address { host: host.to_owned(), port: Some(url.port_u16().unwrap_or(80)) }
+                (host.to_owned(), Some(url.port_u16().unwrap_or(80)))
             }
         };
-        let (endpoint, address) = (endpoint.to_owned(), Arc::new(address));
-        Ok(Some(Self { endpoint, address, heads, max_in_flight: options.max_connections }))
+        Ok(Some(Self {
+            endpoint: endpoint.to_owned(),
+            address: Mutex::new(Address::new(&host, port, 0)),
+            given_up: AtomicU64::new(0),
+            heads,
+            max_in_flight: options.max_connections,
+        }))
     }
 }
 
@@ -174,9 +209,11 @@ impl Transport for LoopTransport {
                 if let Some(request) = unsent.take() {
                     // What else came was for the exchange before.
                     turn.received = None;
-                    turn.exchange = Some(Exchange { address: Arc::clone(&self.address), request });
+                    let address = Arc::clone(&lock(&self.address));
+                    turn.exchange = Some(Exchange { address, request });
                     return Poll::Pending;
                 }
+                turn.receives = true;
                 match turn.received.take().map(|received| reading.take(received)) {
                     None | Some(Ok(None)) => Poll::Pending,
                     Some(Ok(Some((answer, can_reuse)))) => {
@@ -191,6 +228,13 @@ impl Transport for LoopTransport {
 
     fn max_in_flight(&self) -> usize {
         self.max_in_flight
+    }
+
+    fn close_idle(&self) {
+        TURN.with_borrow_mut(|turn| turn.get_or_insert_default().can_reuse = false);
+        let given_up = self.given_up.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut address = lock(&self.address);
+        *address = Address::new(&address.host, address.port, given_up);
     }
 
     fn endpoint(&self) -> &str {

@@ -9,7 +9,9 @@ use consul_api::response::Answer;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::transport::Options;
-use consul_client::transport::event_loop::{LoopCall, LoopClock, LoopTransport, Received, Step};
+use consul_client::transport::event_loop::{
+    LoopCall, LoopClock, LoopTransport, Need, Received, Step,
+};
 use consul_client::{Client, Settings};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +65,7 @@ fn play(endpoint: &'static Endpoint, args: Args, replies: Vec<Reply>) -> Played 
     loop {
         match call.step(received.take()) {
             Step::Done(outcome, can_reuse) => return Played { outcome, can_reuse, asked },
-            Step::Waits(Some(exchange), _) => {
+            Step::Waits(Need::Exchange(exchange), _) => {
                 let line = exchange.request.split(|byte| *byte == b'\r').next().unwrap_or_default();
                 let line = String::from_utf8_lossy(line).into_owned();
                 asked.push((exchange.address.host.clone(), line));
@@ -79,8 +81,11 @@ fn play(endpoint: &'static Endpoint, args: Args, replies: Vec<Reply>) -> Played 
                 coming.reverse();
                 received = coming.pop();
             }
-            Step::Waits(None, until) => {
-                received = coming.pop();
+            Step::Waits(need, until) => {
+                received = match need {
+                    Need::More => coming.pop(),
+                    _ => None,
+                };
                 if received.is_none() {
                     use consul_process::clock::Clock as _;
                     let until = until.expect("no call waits without a limit");
@@ -189,7 +194,7 @@ fn a_request_is_that_of_other_transports_with_its_body() {
             let request = http::Request::put("/v1/kv/a").body(Bytes::from_static(b"v")).unwrap();
             transport.send(request).await
         });
-        let Step::Waits(Some(exchange), None) = call.step(None) else {
+        let Step::Waits(Need::Exchange(exchange), None) = call.step(None) else {
             panic!("it has an exchange")
         };
         String::from_utf8(exchange.request).expect("ASCII")
@@ -200,4 +205,34 @@ fn a_request_is_that_of_other_transports_with_its_body() {
     assert!(lower.contains("host: [::1]:8500\r\n") && lower.contains("user-agent: consul_ffi/"));
     assert!(request.ends_with("\r\n\r\nv"), "{request}");
     assert!(bytes(SECOND).to_lowercase().contains("host: localhost\r\n"));
+}
+
+#[test]
+fn after_an_answer_that_is_not_consuls_no_connection_of_before_is_used() {
+    let options = Options::default();
+    let transport = Arc::new(LoopTransport::new(FIRST, &options).unwrap().unwrap());
+    let settings = Settings {
+        timeout: Duration::from_millis(200),
+        retry_count: 0,
+        defaults: Defaults::default(),
+    };
+    let clock = Arc::new(LoopClock::default());
+    let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
+    let pool_of = |answer: &[u8]| {
+        let client = Arc::clone(&client);
+        let mut call =
+            LoopCall::new(async move { client.call(&kv::GET, &Args::new().arg("a")).await });
+        let Step::Waits(Need::Exchange(exchange), _) = call.step(None) else {
+            panic!("it has an exchange")
+        };
+        let Step::Done(_, can_reuse) = call.step(Some(Received::Bytes(answer.to_vec()))) else {
+            panic!("it is complete")
+        };
+        (exchange.address.pool.clone(), can_reuse)
+    };
+    let before = pool_of(FOUND);
+    assert_eq!(pool_of(FOUND), before);
+    let (pool, can_reuse) = pool_of(WRITTEN);
+    assert!(pool == before.0 && !can_reuse, "an answer to another call");
+    assert_ne!(pool_of(FOUND).0, pool);
 }
