@@ -1,5 +1,5 @@
 -- Consul in OpenResty, and in nginx with the Lua module: a call blocks its request alone, not the worker, and a request
--- that ends cancels its calls. A cosocket carries a read, unless it has TLS, a host's name, or a wait for a change. Other
+-- that ends cancels its calls. A cosocket carries a read, unless it has TLS, a name, or a wait for a change. Other
 -- calls run in the background, and a cosocket to the worker's own unix socket waits for them.
 local yielding = require("consul_ffi.yielding")
 local now_s = require("consul_ffi.openresty.clock")
@@ -177,11 +177,9 @@ local function exchange(call, request, ends)
     if not socket then
       return nil, nil, failure
     end
-    local sent, bytes, why, exits = socket:send(request), nil, nil, nil
-    if sent then
+    local bytes, why, exits = nil, "closed", nil
+    if socket:send(request) then
       bytes, why, exits = next_bytes(socket, ends)
-    else
-      why = "closed"
     end
     if bytes or exits or why == "timeout" or socket:getreusedtimes() == 0 then
       return socket, bytes, why, exits
