@@ -618,6 +618,86 @@ describe("views that one worker of nginx writes for all", function()
     end)
   end
 
+  -- The worker that watches was paused for 12 s, and another one watches, which has seen instance 7 of web.
+  local function taken_over()
+    local dict = _G.ngx.shared.consul
+    now = now + 12
+    assert.is_true(require("consul_ffi.openresty.lease").new(dict):is_held())
+    assert(texts.write(dict, "s:web", '[{"address":"10.0.0.1","port":7}]'))
+    assert(dict:safe_set("c:web", now))
+  end
+
+  -- All entries of the dict.
+  local function entries()
+    local all, dict = {}, _G.ngx.shared.consul
+    for _, key in ipairs(dict:get_keys()) do
+      all[key] = dict:get(key)
+    end
+    return all
+  end
+
+  local function read_whole(path)
+    local file = assert(io.open(path, "r"))
+    local text = file:read("*a")
+    file:close()
+    return text
+  end
+
+  for what, changed in pairs({ ["news"] = "web", ["no news"] = false }) do
+    it(("write nothing when another worker has taken over while they waited, with %s"):format(what), function()
+      dump_file = os.tmpname()
+      local worker, left, dumped = new_views(), nil, nil
+      watch(worker, 80, {
+        [63] = function()
+          dumped = read_whole(dump_file)
+          taken_over()
+          left = entries()
+          local told = changed or nil
+          on_changed = function()
+            told, changed = nil, told
+            return changed
+          end
+        end,
+      })
+      assert.same(left, entries())
+      assert.equal(dumped, read_whole(dump_file))
+      assert.equal("7", ports(worker, "web"))
+    end)
+  end
+
+  it("leave the dump file of the worker that has taken over while they wrote theirs", function()
+    dump_file = os.tmpname()
+    local worker, dict, path = new_views(), _G.ngx.shared.consul, nil
+    local safe_set = dict.safe_set
+    function dict.safe_set(_, key, value)
+      local is_set = safe_set(dict, key, value)
+      if key == "writing" and not path then
+        path = value
+        taken_over()
+      end
+      return is_set
+    end
+    local before = read_whole(dump_file)
+    watch(worker, 4)
+    assert.equal(before, read_whole(dump_file))
+    assert.is_nil((io.open(path, "r")))
+    assert.equal("7", ports(worker, "web"))
+  end)
+
+  it("never say that Consul confirmed a list earlier than it did", function()
+    local worker = new_views()
+    watch(worker, 4, {
+      [3] = function()
+        age_s = 20
+      end,
+    })
+    assert.is_true(worker:view("web"):age_s() <= 3)
+    lists.web = { instance(3) }
+    now = now + 6
+    watch(new_views(), 4)
+    assert.equal(20, worker:view("web"):age_s())
+  end)
+
   it("have Consul's list again after a worker that has lost the lease wrote another one", function()
     local worker = new_views()
     watch(worker, 3, {

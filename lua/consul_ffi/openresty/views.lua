@@ -134,10 +134,24 @@ local function names_of(dict)
   return json and select(2, assert(consul_ffi.json_decode(json)))
 end
 
--- Writes a service's list, and when Consul confirmed it. Returns its version, or false if there is no room.
+-- Notes that Consul confirmed a service's list, unless it did later. A time to come is of a clock that was set back.
+-- Returns false if there is no room.
+local function confirmed_at(dict, name, confirmed)
+  local last = dict:get(CONFIRMED .. name)
+  return last and last >= confirmed and last <= now_s() or dict:safe_set(CONFIRMED .. name, confirmed)
+end
+
+-- Writes a service's list, and when Consul confirmed it. Returns its version; false if there is no room, nil if another
+-- worker wrote it meanwhile.
 local function write(dict, name, json, confirmed)
+  local last = texts.version(dict, LIST .. name)
   local version = texts.write(dict, LIST .. name, json)
-  return version and dict:safe_set(CONFIRMED .. name, confirmed) and version
+  if not version then
+    return version
+  elseif version ~= last then
+    return dict:safe_set(CONFIRMED .. name, confirmed) and version
+  end
+  return confirmed_at(dict, name, confirmed) and version
 end
 
 -- Adds a service's list, and when Consul confirmed it, if there is none. Returns false if there is no room.
@@ -340,7 +354,7 @@ local function dump(self)
   local is_due = self.dump_file and self.dump_at <= now_s()
   -- What came from the file alone is in it.
   local names = is_due and dict:get(FILTER) and names_of(dict)
-  if not names then
+  if not names or not self.lease:is_kept() then
     return
   end
   self.dump_at = now_s() + DUMP_AGES_S
@@ -360,7 +374,10 @@ local function dump(self)
   dict:safe_set(WRITING, path)
   local written, why = write_file(path, '{"of":', json_of(scope_of(self.config)), ',"services":{',
     table.concat(services, ","), "}}\n")
-  if written then
+  if not self.lease:is_kept() then
+    -- Another worker's lists are newer, and the path is its own.
+    return os.remove(path)
+  elseif written then
     written, why = os.rename(path, self.dump_file)
   end
   dict:delete(WRITING)
@@ -394,9 +411,13 @@ local function take(self, all, name)
     self.held[name] = true
     return
   end
+  local json = json_of(instances)
+  if not self.lease:is_kept() then
+    return
+  end
   self.held[name] = nil
   if view then
-    self.written[name] = write(self.dict, name, json_of(instances), now_s() - (view:age_s() or 0))
+    self.written[name] = write(self.dict, name, json, now_s() - (view:age_s() or 0))
   else
     self.written[name] = nil
     remove(self.dict, name)
@@ -413,8 +434,8 @@ local function confirm(self, all, name)
   end
   local view = self.written[name] and all:view(name)
   local age_s = view and view:age_s()
-  if age_s then
-    self.dict:safe_set(CONFIRMED .. name, now_s() - age_s)
+  if age_s and self.lease:is_kept() then
+    confirmed_at(self.dict, name, now_s() - age_s)
   end
   return self.written[name] ~= false
 end
@@ -454,7 +475,8 @@ local function say_silent(self)
     .. "served as they were, the oldest %.0f s old"):format(count, age_s))
 end
 
--- Writes the names, and how old each list is; removes what another worker left, after a while.
+-- Writes the names, and how old each list is; removes what another worker left, after a while. All that watches asks
+-- before each write whether it still has the lease: a worker that was paused may have old lists.
 local function write_names(self, all)
   self.is_ready = self.is_ready or all:ready(0)
   if not self.is_ready then
@@ -465,6 +487,9 @@ local function write_names(self, all)
   for _, name in ipairs(names) do
     is_named[name] = true
     fits = confirm(self, all, name) and fits
+  end
+  if not self.lease:is_kept() then
+    return
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
     if not is_named[name] and is_held and has_anothers(self, name) then
@@ -483,7 +508,7 @@ local function write_names(self, all)
     say_full(self, jsons_of(all))
   end
   self.has_news = false
-  if not is_held and not self.is_swept then
+  if not is_held and not self.is_swept and self.lease:is_kept() then
     self.is_swept = true
     sweep(self, names)
   end
@@ -496,7 +521,7 @@ local function watch(self, all)
   self.is_ready, self.is_swept, self.held = false, false, {}
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
-  while not ngx.worker.exiting() and self.lease:is_held() do
+  while not ngx.worker.exiting() and self.lease:is_kept() do
     local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
       return name
