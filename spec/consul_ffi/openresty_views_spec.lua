@@ -109,12 +109,18 @@ describe("views that one worker of nginx writes for all", function()
     chosen_by = filter
 
     function all.ready()
+      for _, list in pairs(lists) do
+        if not list then
+          return false, "one has no answer"
+        end
+      end
       return is_ready()
     end
 
+    -- A function chooses of the services that Consul has answered with; a list of names has its views at once.
     function all.names()
       local names = {}
-      for name in pairs(lists) do
+      for name in pairs((type(filter) == "table" or is_ready()) and lists or {}) do
         names[#names + 1] = name
       end
       return names
@@ -123,10 +129,10 @@ describe("views that one worker of nginx writes for all", function()
     function all.view(_, name)
       return lists[name] ~= nil and {
         all = function()
-          return lists[name]
+          return is_ready() and lists[name], ('service_view "%s": no answer'):format(name)
         end,
         age_s = function()
-          return lists[name] and age_s
+          return is_ready() and lists[name] and age_s
         end,
       }
     end
@@ -148,6 +154,7 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   before_each(function()
+    turns = 0
     now, lists, age_s, logged, ended_by = START, { web = { instance(2) } }, 0, {}, nil
     on_access, on_changed = function() end, function() end
     closed, is_ready = 0, function()
@@ -612,7 +619,8 @@ describe("views that one worker of nginx writes for all", function()
         for _, key in ipairs(worker.dict:get_keys()) do
           entries = entries + (key:find("^[vt]:") and 1 or 0)
         end
-        assert.equal(6, entries, where)
+        -- Of two services, their names and the room for these.
+        assert.equal(8, entries, where)
       end
       assert.is_true(points > 30, points .. " points")
     end)
@@ -695,7 +703,7 @@ describe("views that one worker of nginx writes for all", function()
     lists.web = { instance(3) }
     now = now + 6
     watch(new_views(), 4)
-    assert.equal(20, worker:view("web"):age_s())
+    assert.is_true(worker:view("web"):age_s() >= 20)
   end)
 
   it("have Consul's list again after a worker that has lost the lease wrote another one", function()
@@ -732,12 +740,123 @@ describe("views that one worker of nginx writes for all", function()
     local worker = new_views()
     watch(worker, 3)
     assert.same({}, logged)
+    watch(worker, 10)
     assert.equal("2", ports(worker, "web"))
     local list, message, err = worker:view("api"):all()
     assert.is_false(list)
     assert.matches("no answer from Consul yet", message)
     assert.same({ kind = "timeout", message = message, retryable = true, maybe_applied = false }, err)
     assert.equal("", ports(worker, "none"))
+  end)
+
+  describe("while one service cannot be read", function()
+    local function names_in_order(worker)
+      local names = worker:names()
+      table.sort(names)
+      return names
+    end
+
+    it("name, confirm and dump the others, and say which one", function()
+      dump_file = os.tmpname()
+      lists.api = false
+      local worker = new_views()
+      logged = {}
+      watch(worker, 40, {
+        [4] = function()
+          -- It may be read still.
+          assert.is_nil(worker:names())
+          assert.same({}, logged)
+        end,
+        [9] = function()
+          assert.same({ "api", "web" }, names_in_order(worker))
+        end,
+      })
+      assert.is_true(worker:view("web"):age_s() <= 2)
+      assert.is_false((worker:view("api"):all()))
+      assert.equal("", ports(worker, "none"))
+      local line = 'consul_ffi: Consul has not answered for 1 of 2 services, such as "api": service_view "api": no answer'
+      assert.same({ line }, logged)
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "web" }, new_views():names())
+    end)
+
+    it("keep the list that the worker before has read, which alone grows old", function()
+      dump_file = os.tmpname()
+      lists.api = { instance(1) }
+      watch(new_views(), 3)
+      lists.api = false
+      local worker = new_views()
+      now = now + 6
+      watch(worker, 60, {
+        [2] = function()
+          assert.same({ "api", "web" }, names_in_order(worker))
+        end,
+      })
+      assert.equal("1", ports(worker, "api"))
+      assert.is_true(worker:view("api"):age_s() >= 60)
+      assert.is_true(worker:view("web"):age_s() <= 2)
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "api", "web" }, names_in_order(new_views()))
+    end)
+
+    it("name the services when the others have been read", function()
+      for number = 1, 10 do
+        lists["s" .. number] = false
+      end
+      local worker, during = new_views(), {}
+      for number = 1, 10 do
+        during[number * 4] = function()
+          assert.is_nil(worker:names())
+          lists["s" .. number] = {}
+        end
+      end
+      during[42] = function()
+        assert.equal(11, #worker:names())
+      end
+      watch(worker, 44, during)
+      assert.same({}, logged)
+    end)
+  end)
+
+  it("name the services although their lists take all the room", function()
+    dump_file = os.tmpname()
+    local number = 0
+    for service = 1, 12 do
+      lists["service " .. service] = instances_up_to(3)
+    end
+    on_changed = function()
+      number = number + 1
+      return lists["service " .. number] and "service " .. number or nil
+    end
+    _G.ngx.shared.consul = new_dict(1600)
+    local worker = new_views()
+    logged = {}
+    watch(worker, 10)
+    assert.equal(13, #assert(worker:names()))
+    assert.equal(1, #logged)
+    assert.matches("the lists of 13 services do not fit", logged[1])
+    lists["service 13"], lists["service 1"] = {}, nil
+    now = now + 40
+    watch(worker, 40)
+    assert.equal(13, #worker:names())
+    _G.ngx.shared.consul = new_dict(1600)
+    assert.is_true(#new_views():names() > 2)
+  end)
+
+  it("say that the dict has no room for the names, also of the dump file", function()
+    _G.ngx.shared.consul = new_dict(250)
+    for service = 1, 30 do
+      lists["service " .. service] = {}
+    end
+    local worker = new_views()
+    assert.same({ nil, "no answer from Consul yet" }, { worker:names() })
+    watch(worker, 10)
+    assert.same({ nil, 'there is no room for the names of the services in the lua_shared_dict "consul"' },
+      { worker:names() })
+    dump_file = os.tmpname()
+    write_dump({ web = 1, api = 2, other = 3 })
+    _G.ngx.shared.consul = new_dict(400)
+    assert.is_true(#new_views():names() > 0)
   end)
 
   it("say once that the dict has no room", function()
@@ -1353,7 +1472,8 @@ describe("views that one worker of nginx writes for all", function()
     for _, key in ipairs(dict:get_keys()) do
       count = count + (key:find("^t:") and 1 or 0)
     end
-    assert.equal(2, count)
+    -- That of the list, of the names, and the room for these.
+    assert.equal(3, count)
   end)
 
   it("do not keep a view by a name that no service has", function()

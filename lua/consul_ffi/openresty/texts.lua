@@ -84,7 +84,7 @@ local function new_version(dict, text)
   return version
 end
 
--- Writes a text if it is another one. Returns its version, false if there is no room, or nil if another worker wrote one
+-- Writes a text if it is another one. Returns its version; false if there is no room, nil if another worker wrote one
 -- meanwhile.
 function texts.write(dict, name, text)
   local before = dict:get(CURRENT .. name)

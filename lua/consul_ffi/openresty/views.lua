@@ -22,7 +22,8 @@ local HOLD_S = 30
 -- The least `age_max_s`: Consul confirms a list that does not change each 10 s, or later if it is slow.
 local LEAST_AGE_S = 30
 
--- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, in seconds.
+-- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, and for the
+-- services that are still to be read until it names them without, in seconds.
 local SILENT_S = 5
 
 -- How often a request looks whether the first list has come, in seconds.
@@ -37,6 +38,9 @@ local OVERHEAD_K = 32
 -- The texts in the shared dict: the services' names as JSON, and of each service its instances as JSON. Beside them,
 -- when Consul last confirmed a service's list, by the machine's monotonic clock.
 local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
+
+-- A text that keeps room for the names, which the lists would take.
+local ROOM = "room"
 
 -- The filter by which Consul said that these are all names; none while they are only those of the dump file.
 local FILTER = "filter"
@@ -127,6 +131,16 @@ View.__index, Views.__index = View, Views
 
 local function json_of(value)
   return select(2, assert(consul_ffi.json_encode(value)))
+end
+
+-- Writes the names of the services. Returns what texts.write does.
+local function put_names(dict, json)
+  if texts.read(dict, ROOM) ~= json or texts.read(dict, NAMES) ~= json then
+    texts.remove(dict, ROOM)
+  end
+  local version = texts.write(dict, NAMES, json)
+  texts.write(dict, ROOM, json)
+  return version
 end
 
 local function names_of(dict)
@@ -307,7 +321,13 @@ local function load(self)
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
   local names, jsons, fits = {}, {}, true
-  for name, service in pairs(chosen_of(services, self.filter)) do
+  local chosen = chosen_of(services, self.filter)
+  for name in pairs(chosen) do
+    names[#names + 1] = name
+  end
+  texts.add(self.dict, ROOM, json_of(names))
+  names = {}
+  for name, service in pairs(chosen) do
     local age_s = math.max(0, ngx.now() - service.confirmed)
     jsons[name] = json_of(service.instances)
     if add(self.dict, name, jsons[name], now_s() - age_s) then
@@ -316,6 +336,7 @@ local function load(self)
       fits = false
     end
   end
+  texts.remove(self.dict, ROOM)
   if not (texts.add(self.dict, NAMES, json_of(names)) and fits) then
     say_full(self, jsons)
   end
@@ -353,7 +374,7 @@ local function dump(self)
   local services, dict = {}, self.dict
   local is_due = self.dump_file and self.dump_at <= now_s()
   -- What came from the file alone is in it.
-  local names = is_due and dict:get(FILTER) and names_of(dict)
+  local names = is_due and (self.is_answered or dict:get(FILTER)) and names_of(dict)
   if not names or not self.lease:is_kept() then
     return
   end
@@ -426,18 +447,19 @@ local function take(self, all, name)
 end
 
 -- Writes how old the list of a service is; that list too unless it is the one in the dict, where a worker that has lost
--- the lease may have written last. Returns false if there is no room for it.
+-- the lease may have written last. Returns whether there is room for it, and the age of Consul's answer; false without
+-- one.
 local function confirm(self, all, name)
   local written = self.written[name]
   if not self.held[name] and (not written or texts.version_of_text(self.dict, LIST .. name) ~= written) then
     take(self, all, name)
   end
-  local view = self.written[name] and all:view(name)
+  local view = all:view(name)
   local age_s = view and view:age_s()
-  if age_s and self.lease:is_kept() then
+  if age_s and self.written[name] and self.lease:is_kept() then
     confirmed_at(self.dict, name, now_s() - age_s)
   end
-  return self.written[name] ~= false
+  return self.written[name] ~= false, age_s
 end
 
 -- The lists of all services as JSON, by name.
@@ -452,7 +474,7 @@ end
 
 -- Removes what no service has: a worker was killed, or it was slow to load the dump file.
 local function sweep(self, names)
-  local is_name = { [NAMES] = true }
+  local is_name = { [NAMES] = true, [ROOM] = true }
   for _, name in ipairs(names) do
     is_name[LIST .. name] = true
   end
@@ -475,21 +497,55 @@ local function say_silent(self)
     .. "served as they were, the oldest %.0f s old"):format(count, age_s))
 end
 
+-- Says once that Consul answers for some services only. Returns whether the others have come to be late.
+local function is_late(self, all, late, count)
+  if #late == 0 or #late == count or #late < self.late then
+    self.late_at = now_s() + SILENT_S
+  elseif now_s() >= self.late_at and not self.is_late_said then
+    self.is_late_said = true
+    local view, list, why = all:view(late[1]), nil, nil
+    if view then
+      list, why = view:all()
+    end
+    ngx.log(ngx.WARN, ("consul_ffi: Consul has not answered for %d of %d services, such as %q: %s"):format(
+      #late, count, late[1], not list and why or "its list is as it was"))
+  end
+  self.late, self.is_late_said = #late, #late > 0 and self.is_late_said
+  return now_s() >= self.late_at
+end
+
+-- Writes what is new of a service, and its age. Returns its names, those that Consul has not answered for of late, and
+-- whether there is room; nil while Consul has not answered at all.
+local function confirm_all(self, all)
+  local names, late, fits, unread = all:names(), {}, true, 0
+  for _, name in ipairs(names) do
+    local has_room, age_s = confirm(self, all, name)
+    fits = has_room and fits
+    unread = unread + (age_s and 0 or 1)
+    if not age_s or age_s > LEAST_AGE_S then
+      late[#late + 1] = name
+    end
+  end
+  local is_read = all:ready(0)
+  self.is_answered = self.is_answered or is_read or unread < #names
+  if not self.is_answered then
+    return say_silent(self)
+  end
+  -- Those that are still to be read come within seconds, or they cannot be read.
+  local is_complete = is_late(self, all, late, #names) or is_read
+  return (is_complete or texts.version(self.dict, NAMES)) and names, fits
+end
+
 -- Writes the names, and how old each list is; removes what another worker left, after a while. All that watches asks
 -- before each write whether it still has the lease: a worker that was paused may have old lists.
 local function write_names(self, all)
-  self.is_ready = self.is_ready or all:ready(0)
-  if not self.is_ready then
-    return say_silent(self)
+  local names, fits = confirm_all(self, all)
+  if not names or not self.lease:is_kept() then
+    return
   end
-  local names, is_named, fits = all:names(), {}, true
-  local is_held = now_s() < self.hold_until
+  local is_named, is_held = {}, now_s() < self.hold_until
   for _, name in ipairs(names) do
     is_named[name] = true
-    fits = confirm(self, all, name) and fits
-  end
-  if not self.lease:is_kept() then
-    return
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
     if not is_named[name] and is_held and has_anothers(self, name) then
@@ -502,7 +558,7 @@ local function write_names(self, all)
   for name in pairs(is_held and {} or self.held) do
     take(self, all, name)
   end
-  if texts.write(self.dict, NAMES, json_of(names)) and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
+  if put_names(self.dict, json_of(names)) and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
     self.dict:safe_set(FULL, 0)
   elseif self.has_news or self.dict:get(FULL) == 0 then
     say_full(self, jsons_of(all))
@@ -518,7 +574,8 @@ end
 local function watch(self, all)
   -- The version of each list that this worker has written: false without room, nil before Consul's answer.
   self.written = {}
-  self.is_ready, self.is_swept, self.held = false, false, {}
+  self.is_answered, self.is_swept, self.held = false, false, {}
+  self.late, self.late_at, self.is_late_said = math.huge, now_s() + SILENT_S, false
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
   while not ngx.worker.exiting() and self.lease:is_kept() do
@@ -527,6 +584,9 @@ local function watch(self, all)
       return name
     end
     self.said = nil
+    if name and self.lease:is_kept() then
+      texts.write(self.dict, ROOM, json_of(all:names()))
+    end
     local taken = 0
     while success and name do
       take(self, all, name)
@@ -615,10 +675,17 @@ function Views:start()
   assert(ngx.timer.every(lease.RENEW_S, tick, self))
 end
 
----The names of the services; nil before the first list.
+---The names of the services; nil before the first lists.
 ---@return string[]? names
+---@return string? message
 function Views:names()
-  return names_of(self.dict)
+  local names = names_of(self.dict)
+  if names then
+    return names
+  elseif (self.dict:get(FULL) or 0) > 0 then
+    return nil, ("there is no room for the names of the services in the lua_shared_dict %q"):format(self.dict_name)
+  end
+  return nil, "no answer from Consul yet"
 end
 
 -- Whether a service is among the names; nil before these are known.
