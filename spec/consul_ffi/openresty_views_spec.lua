@@ -381,6 +381,80 @@ describe("views that one worker of nginx writes for all", function()
     end
   end)
 
+  describe("after a reload with another datacenter", function()
+    local function views_of(datacenter)
+      return views.new({
+        dict = "consul", filter = every_service, dump_file = dump_file, config = { datacenter = datacenter },
+      })
+    end
+
+    before_each(function()
+      dump_file = os.tmpname()
+      lists.api = { instance(1) }
+      watch(views_of("dc1"), 4)
+      now = now + 6
+    end)
+
+    it("neither serve nor dump the lists of the one before while Consul is away", function()
+      local dumped = assert(io.open(dump_file)):read("*a")
+      local worker = views_of("dc2")
+      local function serves_nothing()
+        assert.is_nil(worker:names())
+        assert.is_nil(worker:view("web"):version())
+        assert.matches("no answer from Consul yet", select(2, worker:view("web"):all()))
+        assert.is_false((worker:view("web"):pick()))
+        assert.is_false((worker:view("web"):age_s()))
+        assert.is_false((worker:view("none"):all()))
+      end
+      serves_nothing()
+      is_ready = function()
+        return false
+      end
+      watch(worker, 70, { [3] = serves_nothing })
+      serves_nothing()
+      assert.equal(dumped, assert(io.open(dump_file)):read("*a"))
+      for _, key in ipairs(worker.dict:get_keys()) do
+        assert.is_nil(key:match("^[tvc]:"), key)
+      end
+    end)
+
+    it("keep no list of the one before that Consul does not confirm", function()
+      local worker = views_of("dc2")
+      lists = { web = { instance(3) } }
+      watch(worker, 4)
+      assert.same({ "web" }, worker:names())
+      assert.equal("3", ports(worker, "web"))
+      assert.equal("", ports(worker, "api"))
+      _G.ngx.shared.consul = new_dict()
+      assert.is_nil(views_of("dc1"):names())
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "web" }, views_of("dc2"):names())
+    end)
+
+    it("start with a dump file of the right one", function()
+      write_dump({ web = 9 }, "datacenter dc2")
+      is_ready = function()
+        return false
+      end
+      local worker = views_of("dc2")
+      assert.is_false((worker:view("web"):all()))
+      watch(worker, 4)
+      assert.equal("9", ports(worker, "web"))
+      assert.same({ "web" }, worker:names())
+    end)
+
+    it("serve the lists that a version before wrote, which noted none", function()
+      _G.ngx.shared.consul:delete("scope")
+      local worker = views_of("dc2")
+      assert.equal("2", ports(worker, "web"))
+      is_ready = function()
+        return false
+      end
+      watch(worker, 4)
+      assert.equal("2", ports(worker, "web"))
+    end)
+  end)
+
   for what, dumped in pairs({
     ["another datacenter's"] = { { web = 1, api = 3 }, "datacenter dc2" },
     ["a newer"] = { { web = 1, api = 3 }, "", START + 1000 },
@@ -851,8 +925,8 @@ describe("views that one worker of nginx writes for all", function()
     local worker = new_views()
     assert.same({ nil, "no answer from Consul yet" }, { worker:names() })
     watch(worker, 10)
-    assert.same({ nil, 'there is no room for the names of the services in the lua_shared_dict "consul"' },
-      { worker:names() })
+    local why = 'there is no room for the names of the services in the lua_shared_dict "consul"'
+    assert.same({ nil, why }, { worker:names() })
     dump_file = os.tmpname()
     write_dump({ web = 1, api = 2, other = 3 })
     _G.ngx.shared.consul = new_dict(400)

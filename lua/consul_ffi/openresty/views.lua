@@ -45,6 +45,9 @@ local ROOM = "room"
 -- The filter by which Consul said that these are all names; none while they are only those of the dump file.
 local FILTER = "filter"
 
+-- The part of Consul that the lists are of; a version before noted none, and its lists are of the same one.
+local SCOPE = "scope"
+
 -- While the dict has no room for all texts, the size in KiB that the log names; else 0.
 local FULL = "full"
 
@@ -204,6 +207,7 @@ local function enough_k(self, jsons)
     bytes = bytes + size + texts.size_of_entry(#CONFIRMED + #name, 8)
   end
   bytes = bytes + 2 * texts.size_of(NAMES, #json_of(names)) + texts.size_of_entry(#FILTER, #text_of(self.filter))
+    + texts.size_of_entry(#SCOPE, #self.scope)
   -- A list is written before the last one is removed. A quarter more, since entries of different sizes do not share a
   -- page.
   local size_k = math.ceil(GAPS * (bytes + largest) / 1024) + OVERHEAD_K
@@ -245,6 +249,15 @@ local function scope_of(config)
   return table.concat(chosen, ", ")
 end
 
+local function words_of(scope)
+  return scope == "" and "the agent's own datacenter" or tostring(scope)
+end
+
+-- Whether the lists in the dict are of the part of Consul that these views have.
+local function is_own(self)
+  return (self.dict:get(SCOPE) or self.scope) == self.scope
+end
+
 -- Returns the services of a dump file, or nil and the reason.
 local function read_dump(path, scope)
   local file, why = io.open(path, "r")
@@ -267,10 +280,7 @@ local function read_dump(path, scope)
   end
   local of = dump.of or ""
   if of ~= scope then
-    local function quoted(one)
-      return one == "" and "the agent's own datacenter" or tostring(one)
-    end
-    return nil, ("its lists are of %s, not of %s"):format(quoted(of), quoted(scope))
+    return nil, ("its lists are of %s, not of %s"):format(words_of(of), words_of(scope))
   end
   for name, service in pairs(services) do
     local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
@@ -313,10 +323,10 @@ end
 -- Takes the lists of the dump file over that the dict does not have: another worker may write Consul's meanwhile. Their
 -- times are of the machine's clock.
 local function load(self)
-  if not self.dump_file or names_of(self.dict) then
+  if not self.dump_file or names_of(self.dict) or not is_own(self) then
     return
   end
-  local services, why = read_dump(self.dump_file, scope_of(self.config))
+  local services, why = read_dump(self.dump_file, self.scope)
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
@@ -375,7 +385,7 @@ local function dump(self)
   local is_due = self.dump_file and self.dump_at <= now_s()
   -- What came from the file alone is in it.
   local names = is_due and (self.is_answered or dict:get(FILTER)) and names_of(dict)
-  if not names or not self.lease:is_kept() then
+  if not names or not is_own(self) or not self.lease:is_kept() then
     return
   end
   self.dump_at = now_s() + DUMP_AGES_S
@@ -393,7 +403,7 @@ local function dump(self)
     os.remove(left)
   end
   dict:safe_set(WRITING, path)
-  local written, why = write_file(path, '{"of":', json_of(scope_of(self.config)), ',"services":{',
+  local written, why = write_file(path, '{"of":', json_of(self.scope), ',"services":{',
     table.concat(services, ","), "}}\n")
   if not self.lease:is_kept() then
     -- Another worker's lists are newer, and the path is its own.
@@ -570,6 +580,24 @@ local function write_names(self, all)
   end
 end
 
+-- Removes the lists of another part of Consul, which the configuration before had. They are gone before the scope is
+-- another one: no worker serves them as its own.
+local function own(self)
+  local dict = self.dict
+  if is_own(self) then
+    return
+  end
+  ngx.log(ngx.NOTICE, ("consul_ffi: removes the lists of the lua_shared_dict %q: they are of %s, not of %s"):format(
+    self.dict_name, words_of(dict:get(SCOPE)), words_of(self.scope)))
+  texts.remove(dict, NAMES)
+  texts.remove(dict, ROOM)
+  sweep(self, {})
+  dict:delete(FILTER)
+  dict:safe_set(FULL, 0)
+  dict:safe_set(SCOPE, self.scope)
+  load(self)
+end
+
 -- Watches as long as this worker has the lease and does not exit. Returns the reason when it cannot.
 local function watch(self, all)
   -- The version of each list that this worker has written: false without room, nil before Consul's answer.
@@ -578,6 +606,9 @@ local function watch(self, all)
   self.late, self.late_at, self.is_late_said = math.huge, now_s() + SILENT_S, false
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
+  if self.lease:is_kept() then
+    own(self)
+  end
   while not ngx.worker.exiting() and self.lease:is_kept() do
     local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
@@ -655,11 +686,13 @@ function views.new(options)
     dict = ngx.shared[read.dict],
     filter = read.filter,
     config = read.config,
+    scope = scope_of(read.config),
     dump_file = read.dump_file,
     age_max_s = read.age_max_s,
     views = {},
   }, Views)
   self.dict:safe_add(FULL, 0)
+  self.dict:safe_add(SCOPE, self.scope)
   -- Before the lists, which may take all the room.
   if not lease.is_there(self.dict) then
     ngx.log(ngx.ERR, ("consul_ffi: the lua_shared_dict %q is full: no worker can watch"):format(read.dict))
@@ -679,7 +712,7 @@ end
 ---@return string[]? names
 ---@return string? message
 function Views:names()
-  local names = names_of(self.dict)
+  local names = is_own(self) and names_of(self.dict)
   if names then
     return names
   elseif (self.dict:get(FULL) or 0) > 0 then
@@ -759,7 +792,7 @@ end
 ---Changes with the list; nil while there is none that is served.
 ---@return any version
 function View:version()
-  if self.all_views.age_max_s and too_old(self) == false then
+  if not is_own(self.all_views) or self.all_views.age_max_s and too_old(self) == false then
     return nil
   end
   return texts.version(self.dict, LIST .. self.service)
@@ -770,6 +803,9 @@ end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:all()
+  if not is_own(self.all_views) then
+    return missing(self)
+  end
   local is_served, message, err = too_old(self)
   if is_served == false then
     return false, message, err
@@ -839,7 +875,9 @@ end
 ---@return consul_ffi.Error? err
 function View:age_s()
   local confirmed
-  if texts.version(self.dict, LIST .. self.service) then
+  if not is_own(self.all_views) then
+    confirmed = nil
+  elseif texts.version(self.dict, LIST .. self.service) then
     confirmed = self.dict:get(CONFIRMED .. self.service)
   elseif is_unlisted(self) then
     confirmed = last_confirmed(self.all_views)
