@@ -531,6 +531,14 @@ describe("views that one worker of nginx writes for all", function()
       assert.matches("Consul confirmed its list 60 s ago, and age_max_s is 59", message)
     end)
 
+    it("do not start with a dump file whose times are to come", function()
+      write_dump({ web = 1 }, "", START + 30)
+      assert.is_nil(limited(60):names())
+      assert.matches("the list of its service web is of a time to come", logged[1])
+      write_dump({ web = 1 }, "", START + 0.5)
+      assert.equal("1", ports(limited(60), "web"))
+    end)
+
     it("refuse one that a list of a Consul that is well may have", function()
       for _, most_s in ipairs({ 0, 29, 0 / 0, "60" }) do
         assert.error_matches(function()
@@ -848,8 +856,8 @@ describe("views that one worker of nginx writes for all", function()
       assert.is_true(worker:view("web"):age_s() <= 2)
       assert.is_false((worker:view("api"):all()))
       assert.equal("", ports(worker, "none"))
-      local line = 'consul_ffi: Consul has not answered for 1 of 2 services, such as "api": service_view "api": no answer'
-      assert.same({ line }, logged)
+      local why = 'service_view "api": no answer'
+      assert.same({ 'consul_ffi: Consul has not answered for 1 of 2 services, such as "api": ' .. why }, logged)
       _G.ngx.shared.consul = new_dict()
       assert.same({ "web" }, new_views():names())
     end)
@@ -1631,6 +1639,12 @@ describe("views that one worker of nginx writes for all", function()
     ["without a port"] = '{"address":"10.0.0.1"}',
     ["without an address"] = '{"port":1}',
     ["with a weight that is not a number"] = '{"address":"10.0.0.1","port":1,"weight":"heavy"}',
+    ["with an empty address"] = '{"address":"","port":1}',
+    ["with a port that is not an integer"] = '{"address":"10.0.0.1","port":80.5}',
+    ["with a negative port"] = '{"address":"10.0.0.1","port":-1}',
+    ["with a port of 65536"] = '{"address":"10.0.0.1","port":65536}',
+    ["with a negative weight"] = '{"address":"10.0.0.1","port":1,"weight":-1}',
+    ["with an id that is not text"] = '{"address":"10.0.0.1","port":1,"id":[1]}',
     ["with meta that is not a table"] = '{"address":"10.0.0.1","port":1,"meta":3}',
   }) do
     it("do not start with a dump that has an instance " .. what, function()
@@ -1643,6 +1657,23 @@ describe("views that one worker of nginx writes for all", function()
       assert.matches("an instance of its service web is not one", logged[1])
     end)
   end
+
+  for _, instances in ipairs({ '{"a":{"address":"10.0.0.1","port":1}}', '{"address":"10.0.0.1","port":1}', '"web"' }) do
+    it("do not start with a dump that has no list of instances, but " .. instances, function()
+      dump_file = os.tmpname()
+      local file = assert(io.open(dump_file, "w"))
+      assert(file:write(('{"services":{"web":{"confirmed":%d,"instances":%s}}}'):format(START, instances)))
+      assert(file:close())
+      assert.is_nil(new_views():names())
+      assert.matches("its service web is not one", logged[1])
+    end)
+  end
+
+  it("have no names from a dump file without a list", function()
+    write_dump({})
+    assert.is_nil(new_views():names())
+    assert.matches("starts without .*: it has no list that is wanted", logged[1])
+  end)
 
   it("refuse in words what is not a service or a limit", function()
     local worker = new_views()

@@ -32,6 +32,11 @@ local LOOK_S = 0.02
 -- The greatest weight in the ring for keys, to which greater ones are scaled down.
 local MAX_RING_WEIGHT = 16
 
+local MAX_PORT = 65535
+
+-- How far a time in a dump file may be to come while ages are limited, in seconds: a clock may be set back a little.
+local AHEAD_S = 1
+
 -- What nginx needs of a shared dict for itself, in KiB.
 local OVERHEAD_K = 32
 
@@ -228,13 +233,33 @@ local function say_full(self, jsons)
     count, self.dict_name, size_k))
 end
 
+local function is_integer_up_to(value, greatest)
+  return type(value) == "number" and value >= 0 and value <= greatest and value % 1 == 0
+end
+
 -- Whether a balancer can use a value of a dump file, which another version may have written.
 local function is_instance(value)
-  if type(value) ~= "table" or type(value.address) ~= "string" or type(value.port) ~= "number" then
+  if type(value) ~= "table" or type(value.address) ~= "string" or value.address == "" then
     return false
   end
+  for _, name in ipairs({ "id", "node" }) do
+    if value[name] ~= nil and type(value[name]) ~= "string" then
+      return false
+    end
+  end
   local weight, meta = value.weight, value.meta
-  return (weight == nil or type(weight) == "number") and (meta == nil or type(meta) == "table")
+  local is_weight = weight == nil or type(weight) == "number" and weight >= 0 and weight < math.huge
+  return is_integer_up_to(value.port, MAX_PORT) and is_weight and (meta == nil or type(meta) == "table")
+end
+
+-- Whether a value is a list; an empty one has been written as an object.
+local function is_list(value)
+  for key in pairs(type(value) == "table" and value or {}) do
+    if not is_integer_up_to(key, #value) then
+      return false
+    end
+  end
+  return type(value) == "table"
 end
 
 -- Of which part of Consul the lists are, by the options that choose it; "" for the agent's own.
@@ -258,8 +283,8 @@ local function is_own(self)
   return (self.dict:get(SCOPE) or self.scope) == self.scope
 end
 
--- Returns the services of a dump file, or nil and the reason.
-local function read_dump(path, scope)
+-- Returns the services of a dump file, or nil and the reason. With a limit of ages each list has to have one.
+local function read_dump(path, scope, age_max_s)
   local file, why = io.open(path, "r")
   if not file then
     return nil, why
@@ -284,8 +309,10 @@ local function read_dump(path, scope)
   end
   for name, service in pairs(services) do
     local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
-    if type(name) ~= "string" or type(instances) ~= "table" then
+    if type(name) ~= "string" or not is_list(instances) then
       return nil, ("its service %s is not one"):format(tostring(name))
+    elseif age_max_s and service.confirmed > ngx.now() + AHEAD_S then
+      return nil, ("the list of its service %s is of a time to come, so that its age is not known"):format(name)
     end
     for _, instance in pairs(instances) do
       if not is_instance(instance) then
@@ -326,12 +353,15 @@ local function load(self)
   if not self.dump_file or names_of(self.dict) or not is_own(self) then
     return
   end
-  local services, why = read_dump(self.dump_file, self.scope)
+  local services, why = read_dump(self.dump_file, self.scope, self.age_max_s)
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
   local names, jsons, fits = {}, {}, true
   local chosen = chosen_of(services, self.filter)
+  if next(chosen) == nil then
+    return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": it has no list that is wanted")
+  end
   for name in pairs(chosen) do
     names[#names + 1] = name
   end
