@@ -114,7 +114,7 @@ describe("views that one worker of nginx writes for all", function()
           return false, "one has no answer"
         end
       end
-      return is_ready()
+      return is_ready(), "one is not there"
     end
 
     -- A function chooses of the services that Consul has answered with; a list of names has its views at once.
@@ -879,6 +879,12 @@ describe("views that one worker of nginx writes for all", function()
       assert.is_true(worker:view("web"):age_s() <= 2)
       _G.ngx.shared.consul = new_dict()
       assert.same({ "api", "web" }, names_in_order(new_views()))
+    end)
+
+    it("say why also when there is no other", function()
+      lists = { api = false }
+      watch(new_views(), 10)
+      assert.same({ "consul_ffi: no answer from Consul since this worker began to watch: one has no answer" }, logged)
     end)
 
     it("name the services when the others have been read", function()

@@ -171,9 +171,9 @@ local function write(dict, name, json, confirmed)
   if not version then
     return version
   elseif version ~= last then
-    return dict:safe_set(CONFIRMED .. name, confirmed) and version
+    return dict:safe_set(CONFIRMED .. name, confirmed) and version or false
   end
-  return confirmed_at(dict, name, confirmed) and version
+  return confirmed_at(dict, name, confirmed) and version or false
 end
 
 -- Adds a service's list, and when Consul confirmed it, if there is none. Returns false if there is no room.
@@ -526,15 +526,18 @@ local function sweep(self, names)
   end
 end
 
--- Says once that this worker serves lists that Consul has not confirmed to it.
-local function say_silent(self)
-  local count, age_s = oldest(self.dict)
-  if count == 0 or now_s() < self.silent_at then
+-- Says once that Consul has confirmed no list to this worker, and why.
+local function say_silent(self, why)
+  if now_s() < self.silent_at then
     return
   end
   self.silent_at = math.huge
+  local count, age_s = oldest(self.dict)
+  if count == 0 then
+    return ngx.log(ngx.WARN, "consul_ffi: no answer from Consul since this worker began to watch: ", tostring(why))
+  end
   ngx.log(ngx.WARN, ("consul_ffi: no answer from Consul since this worker began to watch: the lists of %d services are "
-    .. "served as they were, the oldest %.0f s old"):format(count, age_s))
+    .. "served as they were, the oldest %.0f s old: %s"):format(count, age_s, tostring(why)))
 end
 
 -- Says once that Consul answers for some services only. Returns whether the others have come to be late.
@@ -554,8 +557,8 @@ local function is_late(self, all, late, count)
   return now_s() >= self.late_at
 end
 
--- Writes what is new of a service, and its age. Returns its names, those that Consul has not answered for of late, and
--- whether there is room; nil while Consul has not answered at all.
+-- Writes how old each list is. Returns the names of the services, and whether there is room for all lists; nil until
+-- they can be named.
 local function confirm_all(self, all)
   local names, late, fits, unread = all:names(), {}, true, 0
   for _, name in ipairs(names) do
@@ -566,10 +569,10 @@ local function confirm_all(self, all)
       late[#late + 1] = name
     end
   end
-  local is_read = all:ready(0)
+  local is_read, why = all:ready(0)
   self.is_answered = self.is_answered or is_read or unread < #names
   if not self.is_answered then
-    return say_silent(self)
+    return say_silent(self, why)
   end
   -- Those that are still to be read come within seconds, or they cannot be read.
   local is_complete = is_late(self, all, late, #names) or is_read
@@ -598,9 +601,10 @@ local function write_names(self, all)
   for name in pairs(is_held and {} or self.held) do
     take(self, all, name)
   end
-  if put_names(self.dict, json_of(names)) and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
+  local version = put_names(self.dict, json_of(names))
+  if version and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
     self.dict:safe_set(FULL, 0)
-  elseif self.has_news or self.dict:get(FULL) == 0 then
+  elseif version ~= nil and (self.has_news or self.dict:get(FULL) == 0) then
     say_full(self, jsons_of(all))
   end
   self.has_news = false
