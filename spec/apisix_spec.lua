@@ -32,8 +32,11 @@ describe("apisix.discovery.consul_ffi", function()
   end
 
   local function names()
-    local all = lists and {}
-    for name in pairs(lists or {}) do
+    if not lists then
+      return nil, "no answer from Consul yet"
+    end
+    local all = {}
+    for name in pairs(lists) do
       all[#all + 1] = name
     end
     return all
@@ -119,6 +122,34 @@ describe("apisix.discovery.consul_ffi", function()
     lists.web = { instance(8001, { address = "fd00::1" }), instance(8002, { address = "[fd00::2]" }) }
     assert.same({ node(8001, 1, "[fd00::1]"), node(8002, 1, "[fd00::2]") }, discovery.nodes("web"))
     assert.same({ node(9000, 1, "[::1]") }, discovery.nodes("none"))
+  end)
+
+  it("has one node for an address in other spellings", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    local hosts = { "::1", "[::1]", "FD00::A", "[fd00::a]", "web.example", "WEB.Example" }
+    lists.web = {}
+    for i, host in ipairs(hosts) do
+      lists.web[i] = instance(8001, { address = host })
+    end
+    local nodes = { node(8001, 1, "[::1]"), node(8001, 1, "[FD00::A]"), node(8001, 1, "web.example") }
+    assert.same(nodes, discovery.nodes("web"))
+  end)
+
+  it("puts no brackets around a host name with a colon", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    for host, shown in pairs({ ["web:80"] = "web:80", ["abc:80"] = "abc:80", ["1:2:3:4:5:6:7:8"] = "[1:2:3:4:5:6:7:8]",
+      ["::ffff:10.0.0.1"] = "[::ffff:10.0.0.1]", ["1:2:3:4:5:6:10.0.0.1"] = "[1:2:3:4:5:6:10.0.0.1]" }) do
+      lists.web = { instance(8001, { address = host }) }
+      assert.equal(shown, discovery.nodes("web")[1].host)
+    end
+  end)
+
+  it("leaves services out that the dump file has", function()
+    start({ servers = { "http://127.0.0.1:8500" }, skip_services = { "hidden" } })
+    lists = { web = { instance(8001) }, hidden = { instance(8002) }, consul = { instance(8300) } }
+    assert.same({ nil, '"hidden" is a service that is left out' }, { discovery.nodes("hidden") })
+    assert.same({ web = { node(8001, 1) } }, discovery.all_nodes())
+    assert.same({ web = 1 }, discovery.dump_data().ages_s)
   end)
 
   it("gives all nodes the weight of the option", function()
@@ -215,7 +246,7 @@ describe("apisix.discovery.consul_ffi", function()
     start({ servers = { "http://127.0.0.1:8500" } })
     assert.is_true(discovery.check_discovery_ready())
     lists = nil
-    assert.is_false((discovery.check_discovery_ready()))
+    assert.same({ false, "consul_ffi: no answer from Consul yet" }, { discovery.check_discovery_ready() })
   end)
 
   it("warns once of old lists, and says when they are confirmed again", function()
@@ -228,7 +259,8 @@ describe("apisix.discovery.consul_ffi", function()
     look(false)
     look(true)
     assert.equal(1, #logged)
-    assert.matches("WARN: consul_ffi: Consul %(http://127.0.0.1:8500%) has not confirmed the nodes for 31 s", logged[1])
+    assert.matches("WARN: consul_ffi: Consul %(http://127.0.0.1:8500%) has not confirmed the nodes for 31 s, "
+      .. 'at least of "web"', logged[1])
     age_s = 1
     look(false)
     look(false)

@@ -12,6 +12,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 sim=${CONSUL_SIM:-${CARGO_TARGET_DIR:-target}/debug/consul-sim}
+if ! command -v "$sim" >/dev/null; then
+    echo "examples/openresty/demo.sh: $sim is missing: build consul-sim, or name one with CONSUL_SIM" >&2
+    exit 1
+fi
 export LUA_PATH="${LUA_PATH:-./lua/?.lua;;}" LUA_CPATH="${LUA_CPATH:-./target/lua/luajit/?.so;;}"
 
 # How many requests a step sends to each service.
@@ -47,6 +51,7 @@ end() {
 }
 
 finish() {
+    trap '' INT TERM HUP
     for name in "${!pids[@]}"; do end "$name" TERM; done
     rm -rf "$folder"
 }

@@ -109,12 +109,18 @@ describe("views that one worker of nginx writes for all", function()
     chosen_by = filter
 
     function all.ready()
-      return is_ready()
+      for _, list in pairs(lists) do
+        if not list then
+          return false, "one has no answer"
+        end
+      end
+      return is_ready(), "one is not there"
     end
 
+    -- A function chooses of the services that Consul has answered with; a list of names has its views at once.
     function all.names()
       local names = {}
-      for name in pairs(lists) do
+      for name in pairs((type(filter) == "table" or is_ready()) and lists or {}) do
         names[#names + 1] = name
       end
       return names
@@ -123,10 +129,10 @@ describe("views that one worker of nginx writes for all", function()
     function all.view(_, name)
       return lists[name] ~= nil and {
         all = function()
-          return lists[name]
+          return is_ready() and lists[name], ('service_view "%s": no answer'):format(name)
         end,
         age_s = function()
-          return lists[name] and age_s
+          return is_ready() and lists[name] and age_s
         end,
       }
     end
@@ -148,6 +154,7 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   before_each(function()
+    turns = 0
     now, lists, age_s, logged, ended_by = START, { web = { instance(2) } }, 0, {}, nil
     on_access, on_changed = function() end, function() end
     closed, is_ready = 0, function()
@@ -374,6 +381,80 @@ describe("views that one worker of nginx writes for all", function()
     end
   end)
 
+  describe("after a reload with another datacenter", function()
+    local function views_of(datacenter)
+      return views.new({
+        dict = "consul", filter = every_service, dump_file = dump_file, config = { datacenter = datacenter },
+      })
+    end
+
+    before_each(function()
+      dump_file = os.tmpname()
+      lists.api = { instance(1) }
+      watch(views_of("dc1"), 4)
+      now = now + 6
+    end)
+
+    it("neither serve nor dump the lists of the one before while Consul is away", function()
+      local dumped = assert(io.open(dump_file)):read("*a")
+      local worker = views_of("dc2")
+      local function serves_nothing()
+        assert.is_nil(worker:names())
+        assert.is_nil(worker:view("web"):version())
+        assert.matches("no answer from Consul yet", select(2, worker:view("web"):all()))
+        assert.is_false((worker:view("web"):pick()))
+        assert.is_false((worker:view("web"):age_s()))
+        assert.is_false((worker:view("none"):all()))
+      end
+      serves_nothing()
+      is_ready = function()
+        return false
+      end
+      watch(worker, 70, { [3] = serves_nothing })
+      serves_nothing()
+      assert.equal(dumped, assert(io.open(dump_file)):read("*a"))
+      for _, key in ipairs(worker.dict:get_keys()) do
+        assert.is_nil(key:match("^[tvc]:"), key)
+      end
+    end)
+
+    it("keep no list of the one before that Consul does not confirm", function()
+      local worker = views_of("dc2")
+      lists = { web = { instance(3) } }
+      watch(worker, 4)
+      assert.same({ "web" }, worker:names())
+      assert.equal("3", ports(worker, "web"))
+      assert.equal("", ports(worker, "api"))
+      _G.ngx.shared.consul = new_dict()
+      assert.is_nil(views_of("dc1"):names())
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "web" }, views_of("dc2"):names())
+    end)
+
+    it("start with a dump file of the right one", function()
+      write_dump({ web = 9 }, "datacenter dc2")
+      is_ready = function()
+        return false
+      end
+      local worker = views_of("dc2")
+      assert.is_false((worker:view("web"):all()))
+      watch(worker, 4)
+      assert.equal("9", ports(worker, "web"))
+      assert.same({ "web" }, worker:names())
+    end)
+
+    it("serve the lists that a version before wrote, which noted none", function()
+      _G.ngx.shared.consul:delete("scope")
+      local worker = views_of("dc2")
+      assert.equal("2", ports(worker, "web"))
+      is_ready = function()
+        return false
+      end
+      watch(worker, 4)
+      assert.equal("2", ports(worker, "web"))
+    end)
+  end)
+
   for what, dumped in pairs({
     ["another datacenter's"] = { { web = 1, api = 3 }, "datacenter dc2" },
     ["a newer"] = { { web = 1, api = 3 }, "", START + 1000 },
@@ -448,6 +529,14 @@ describe("views that one worker of nginx writes for all", function()
       local list, message = limited(59):view("web"):all()
       assert.is_false(list)
       assert.matches("Consul confirmed its list 60 s ago, and age_max_s is 59", message)
+    end)
+
+    it("do not start with a dump file whose times are to come", function()
+      write_dump({ web = 1 }, "", START + 30)
+      assert.is_nil(limited(60):names())
+      assert.matches("the list of its service web is of a time to come", logged[1])
+      write_dump({ web = 1 }, "", START + 0.5)
+      assert.equal("1", ports(limited(60), "web"))
     end)
 
     it("refuse one that a list of a Consul that is well may have", function()
@@ -612,11 +701,92 @@ describe("views that one worker of nginx writes for all", function()
         for _, key in ipairs(worker.dict:get_keys()) do
           entries = entries + (key:find("^[vt]:") and 1 or 0)
         end
-        assert.equal(6, entries, where)
+        -- Of two services, their names and the room for these.
+        assert.equal(8, entries, where)
       end
       assert.is_true(points > 30, points .. " points")
     end)
   end
+
+  -- The worker that watches was paused for 12 s, and another one watches, which has seen instance 7 of web.
+  local function taken_over()
+    local dict = _G.ngx.shared.consul
+    now = now + 12
+    assert.is_true(require("consul_ffi.openresty.lease").new(dict):is_held())
+    assert(texts.write(dict, "s:web", '[{"address":"10.0.0.1","port":7}]'))
+    assert(dict:safe_set("c:web", now))
+  end
+
+  -- All entries of the dict.
+  local function entries()
+    local all, dict = {}, _G.ngx.shared.consul
+    for _, key in ipairs(dict:get_keys()) do
+      all[key] = dict:get(key)
+    end
+    return all
+  end
+
+  local function read_whole(path)
+    local file = assert(io.open(path, "r"))
+    local text = file:read("*a")
+    file:close()
+    return text
+  end
+
+  for what, changed in pairs({ ["news"] = "web", ["no news"] = false }) do
+    it(("write nothing when another worker has taken over while they waited, with %s"):format(what), function()
+      dump_file = os.tmpname()
+      local worker, left, dumped = new_views(), nil, nil
+      watch(worker, 80, {
+        [63] = function()
+          dumped = read_whole(dump_file)
+          taken_over()
+          left = entries()
+          local told = changed or nil
+          on_changed = function()
+            told, changed = nil, told
+            return changed
+          end
+        end,
+      })
+      assert.same(left, entries())
+      assert.equal(dumped, read_whole(dump_file))
+      assert.equal("7", ports(worker, "web"))
+    end)
+  end
+
+  it("leave the dump file of the worker that has taken over while they wrote theirs", function()
+    dump_file = os.tmpname()
+    local worker, dict, path = new_views(), _G.ngx.shared.consul, nil
+    local safe_set = dict.safe_set
+    function dict.safe_set(_, key, value)
+      local is_set = safe_set(dict, key, value)
+      if key == "writing" and not path then
+        path = value
+        taken_over()
+      end
+      return is_set
+    end
+    local before = read_whole(dump_file)
+    watch(worker, 4)
+    assert.equal(before, read_whole(dump_file))
+    assert.is_nil((io.open(path, "r")))
+    assert.equal("7", ports(worker, "web"))
+  end)
+
+  it("never say that Consul confirmed a list earlier than it did", function()
+    local worker = new_views()
+    watch(worker, 4, {
+      [3] = function()
+        age_s = 20
+      end,
+    })
+    assert.is_true(worker:view("web"):age_s() <= 3)
+    lists.web = { instance(3) }
+    now = now + 6
+    watch(new_views(), 4)
+    assert.is_true(worker:view("web"):age_s() >= 20)
+  end)
 
   it("have Consul's list again after a worker that has lost the lease wrote another one", function()
     local worker = new_views()
@@ -652,12 +822,129 @@ describe("views that one worker of nginx writes for all", function()
     local worker = new_views()
     watch(worker, 3)
     assert.same({}, logged)
+    watch(worker, 10)
     assert.equal("2", ports(worker, "web"))
     local list, message, err = worker:view("api"):all()
     assert.is_false(list)
     assert.matches("no answer from Consul yet", message)
     assert.same({ kind = "timeout", message = message, retryable = true, maybe_applied = false }, err)
     assert.equal("", ports(worker, "none"))
+  end)
+
+  describe("while one service cannot be read", function()
+    local function names_in_order(worker)
+      local names = worker:names()
+      table.sort(names)
+      return names
+    end
+
+    it("name, confirm and dump the others, and say which one", function()
+      dump_file = os.tmpname()
+      lists.api = false
+      local worker = new_views()
+      logged = {}
+      watch(worker, 40, {
+        [4] = function()
+          -- It may be read still.
+          assert.is_nil(worker:names())
+          assert.same({}, logged)
+        end,
+        [9] = function()
+          assert.same({ "api", "web" }, names_in_order(worker))
+        end,
+      })
+      assert.is_true(worker:view("web"):age_s() <= 2)
+      assert.is_false((worker:view("api"):all()))
+      assert.equal("", ports(worker, "none"))
+      local why = 'service_view "api": no answer'
+      assert.same({ 'consul_ffi: Consul has not answered for 1 of 2 services, such as "api": ' .. why }, logged)
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "web" }, new_views():names())
+    end)
+
+    it("keep the list that the worker before has read, which alone grows old", function()
+      dump_file = os.tmpname()
+      lists.api = { instance(1) }
+      watch(new_views(), 3)
+      lists.api = false
+      local worker = new_views()
+      now = now + 6
+      watch(worker, 60, {
+        [2] = function()
+          assert.same({ "api", "web" }, names_in_order(worker))
+        end,
+      })
+      assert.equal("1", ports(worker, "api"))
+      assert.is_true(worker:view("api"):age_s() >= 60)
+      assert.is_true(worker:view("web"):age_s() <= 2)
+      _G.ngx.shared.consul = new_dict()
+      assert.same({ "api", "web" }, names_in_order(new_views()))
+    end)
+
+    it("say why also when there is no other", function()
+      lists = { api = false }
+      watch(new_views(), 10)
+      assert.same({ "consul_ffi: no answer from Consul since this worker began to watch: one has no answer" }, logged)
+    end)
+
+    it("name the services when the others have been read", function()
+      for number = 1, 10 do
+        lists["s" .. number] = false
+      end
+      local worker, during = new_views(), {}
+      for number = 1, 10 do
+        during[number * 4] = function()
+          assert.is_nil(worker:names())
+          lists["s" .. number] = {}
+        end
+      end
+      during[42] = function()
+        assert.equal(11, #worker:names())
+      end
+      watch(worker, 44, during)
+      assert.same({}, logged)
+    end)
+  end)
+
+  it("name the services although their lists take all the room", function()
+    dump_file = os.tmpname()
+    local number = 0
+    for service = 1, 12 do
+      lists["service " .. service] = instances_up_to(3)
+    end
+    on_changed = function()
+      number = number + 1
+      return lists["service " .. number] and "service " .. number or nil
+    end
+    _G.ngx.shared.consul = new_dict(1600)
+    local worker = new_views()
+    logged = {}
+    watch(worker, 10)
+    assert.equal(13, #assert(worker:names()))
+    assert.equal(1, #logged)
+    assert.matches("the lists of 13 services do not fit", logged[1])
+    lists["service 13"], lists["service 1"] = {}, nil
+    now = now + 40
+    watch(worker, 40)
+    assert.equal(13, #worker:names())
+    _G.ngx.shared.consul = new_dict(1600)
+    assert.is_true(#new_views():names() > 2)
+  end)
+
+  it("say that the dict has no room for the names, also of the dump file", function()
+    _G.ngx.shared.consul = new_dict(250)
+    for service = 1, 30 do
+      lists["service " .. service] = {}
+    end
+    local worker = new_views()
+    assert.same({ nil, "no answer from Consul yet" }, { worker:names() })
+    watch(worker, 10)
+    local why = 'there is no room for the names of the services in the lua_shared_dict "consul"'
+    assert.same({ nil, why }, { worker:names() })
+    dump_file = os.tmpname()
+    write_dump({ web = 1, api = 2, other = 3 })
+    _G.ngx.shared.consul = new_dict(400)
+    assert.is_true(#new_views():names() > 0)
   end)
 
   it("say once that the dict has no room", function()
@@ -1273,7 +1560,8 @@ describe("views that one worker of nginx writes for all", function()
     for _, key in ipairs(dict:get_keys()) do
       count = count + (key:find("^t:") and 1 or 0)
     end
-    assert.equal(2, count)
+    -- That of the list, of the names, and the room for these.
+    assert.equal(3, count)
   end)
 
   it("do not keep a view by a name that no service has", function()
@@ -1357,6 +1645,12 @@ describe("views that one worker of nginx writes for all", function()
     ["without a port"] = '{"address":"10.0.0.1"}',
     ["without an address"] = '{"port":1}',
     ["with a weight that is not a number"] = '{"address":"10.0.0.1","port":1,"weight":"heavy"}',
+    ["with an empty address"] = '{"address":"","port":1}',
+    ["with a port that is not an integer"] = '{"address":"10.0.0.1","port":80.5}',
+    ["with a negative port"] = '{"address":"10.0.0.1","port":-1}',
+    ["with a port of 65536"] = '{"address":"10.0.0.1","port":65536}',
+    ["with a negative weight"] = '{"address":"10.0.0.1","port":1,"weight":-1}',
+    ["with an id that is not text"] = '{"address":"10.0.0.1","port":1,"id":[1]}',
     ["with meta that is not a table"] = '{"address":"10.0.0.1","port":1,"meta":3}',
   }) do
     it("do not start with a dump that has an instance " .. what, function()
@@ -1369,6 +1663,23 @@ describe("views that one worker of nginx writes for all", function()
       assert.matches("an instance of its service web is not one", logged[1])
     end)
   end
+
+  for _, instances in ipairs({ '{"a":{"address":"10.0.0.1","port":1}}', '{"address":"10.0.0.1","port":1}', '"web"' }) do
+    it("do not start with a dump that has no list of instances, but " .. instances, function()
+      dump_file = os.tmpname()
+      local file = assert(io.open(dump_file, "w"))
+      assert(file:write(('{"services":{"web":{"confirmed":%d,"instances":%s}}}'):format(START, instances)))
+      assert(file:close())
+      assert.is_nil(new_views():names())
+      assert.matches("its service web is not one", logged[1])
+    end)
+  end
+
+  it("have no names from a dump file without a list", function()
+    write_dump({})
+    assert.is_nil(new_views():names())
+    assert.matches("starts without .*: it has no list that is wanted", logged[1])
+  end)
 
   it("refuse in words what is not a service or a limit", function()
     local worker = new_views()

@@ -31,16 +31,24 @@ function lease.is_there(dict)
   return dict:get(TERMS) and dict:get(HOLDER) and dict:get(RENEWED)
 end
 
+-- Whether this worker has had the lease since it took it; renews it then, and never takes it.
+function Lease:is_kept()
+  local now = now_s()
+  if self.dict:get(HOLDER) ~= self.token then
+    return false
+  elseif now >= self.renew_at then
+    self.renew_at = now + RENEW_S
+    self.dict:set(RENEWED, now)
+  end
+  return true
+end
+
 -- Whether this worker has the lease now; renews it, or takes it when no other has it.
 function Lease:is_held()
   local dict, now = self.dict, now_s()
   if not lease.is_there(dict) then
     return false
-  elseif dict:get(HOLDER) == self.token then
-    if now >= self.renew_at then
-      self.renew_at = now + RENEW_S
-      dict:set(RENEWED, now)
-    end
+  elseif self:is_kept() then
     return true
   end
   local terms = dict:get(TERMS)

@@ -84,7 +84,8 @@ local function new_version(dict, text)
   return version
 end
 
--- Writes a text if it is another one. Returns its version, or false if there is no room.
+-- Writes a text if it is another one. Returns its version; false if there is no room, nil if another worker wrote one
+-- meanwhile.
 function texts.write(dict, name, text)
   local before = dict:get(CURRENT .. name)
   if before and text_of(dict, before) == text then
@@ -93,6 +94,10 @@ function texts.write(dict, name, text)
   local version = new_version(dict, text)
   if not version then
     return false
+  elseif dict:get(CURRENT .. name) ~= before then
+    -- This one may be older: its worker was paused.
+    remove_version(dict, version)
+    return nil
   elseif not dict:safe_set(CURRENT .. name, version) then
     remove_version(dict, version)
     return false

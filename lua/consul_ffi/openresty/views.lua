@@ -22,7 +22,8 @@ local HOLD_S = 30
 -- The least `age_max_s`: Consul confirms a list that does not change each 10 s, or later if it is slow.
 local LEAST_AGE_S = 30
 
--- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, in seconds.
+-- How long a worker that comes to watch waits for Consul until it says that the lists are as they were, and for the
+-- services that are still to be read until it names them without, in seconds.
 local SILENT_S = 5
 
 -- How often a request looks whether the first list has come, in seconds.
@@ -31,6 +32,11 @@ local LOOK_S = 0.02
 -- The greatest weight in the ring for keys, to which greater ones are scaled down.
 local MAX_RING_WEIGHT = 16
 
+local MAX_PORT = 65535
+
+-- How far a time in a dump file may be to come while ages are limited, in seconds: a clock may be set back a little.
+local AHEAD_S = 1
+
 -- What nginx needs of a shared dict for itself, in KiB.
 local OVERHEAD_K = 32
 
@@ -38,8 +44,14 @@ local OVERHEAD_K = 32
 -- when Consul last confirmed a service's list, by the machine's monotonic clock.
 local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
 
+-- A text that keeps room for the names, which the lists would take.
+local ROOM = "room"
+
 -- The filter by which Consul said that these are all names; none while they are only those of the dump file.
 local FILTER = "filter"
+
+-- The part of Consul that the lists are of; a version before noted none, and its lists are of the same one.
+local SCOPE = "scope"
 
 -- While the dict has no room for all texts, the size in KiB that the log names; else 0.
 local FULL = "full"
@@ -129,15 +141,39 @@ local function json_of(value)
   return select(2, assert(consul_ffi.json_encode(value)))
 end
 
+-- Writes the names of the services. Returns what texts.write does.
+local function put_names(dict, json)
+  if texts.read(dict, ROOM) ~= json or texts.read(dict, NAMES) ~= json then
+    texts.remove(dict, ROOM)
+  end
+  local version = texts.write(dict, NAMES, json)
+  texts.write(dict, ROOM, json)
+  return version
+end
+
 local function names_of(dict)
   local json = texts.read(dict, NAMES)
   return json and select(2, assert(consul_ffi.json_decode(json)))
 end
 
--- Writes a service's list, and when Consul confirmed it. Returns its version, or false if there is no room.
+-- Notes that Consul confirmed a service's list, unless it did later. A time to come is of a clock that was set back.
+-- Returns false if there is no room.
+local function confirmed_at(dict, name, confirmed)
+  local last = dict:get(CONFIRMED .. name)
+  return last and last >= confirmed and last <= now_s() or dict:safe_set(CONFIRMED .. name, confirmed)
+end
+
+-- Writes a service's list, and when Consul confirmed it. Returns its version; false if there is no room, nil if another
+-- worker wrote it meanwhile.
 local function write(dict, name, json, confirmed)
+  local last = texts.version(dict, LIST .. name)
   local version = texts.write(dict, LIST .. name, json)
-  return version and dict:safe_set(CONFIRMED .. name, confirmed) and version
+  if not version then
+    return version
+  elseif version ~= last then
+    return dict:safe_set(CONFIRMED .. name, confirmed) and version or false
+  end
+  return confirmed_at(dict, name, confirmed) and version or false
 end
 
 -- Adds a service's list, and when Consul confirmed it, if there is none. Returns false if there is no room.
@@ -176,6 +212,7 @@ local function enough_k(self, jsons)
     bytes = bytes + size + texts.size_of_entry(#CONFIRMED + #name, 8)
   end
   bytes = bytes + 2 * texts.size_of(NAMES, #json_of(names)) + texts.size_of_entry(#FILTER, #text_of(self.filter))
+    + texts.size_of_entry(#SCOPE, #self.scope)
   -- A list is written before the last one is removed. A quarter more, since entries of different sizes do not share a
   -- page.
   local size_k = math.ceil(GAPS * (bytes + largest) / 1024) + OVERHEAD_K
@@ -196,13 +233,33 @@ local function say_full(self, jsons)
     count, self.dict_name, size_k))
 end
 
+local function is_integer_up_to(value, greatest)
+  return type(value) == "number" and value >= 0 and value <= greatest and value % 1 == 0
+end
+
 -- Whether a balancer can use a value of a dump file, which another version may have written.
 local function is_instance(value)
-  if type(value) ~= "table" or type(value.address) ~= "string" or type(value.port) ~= "number" then
+  if type(value) ~= "table" or type(value.address) ~= "string" or value.address == "" then
     return false
   end
+  for _, name in ipairs({ "id", "node" }) do
+    if value[name] ~= nil and type(value[name]) ~= "string" then
+      return false
+    end
+  end
   local weight, meta = value.weight, value.meta
-  return (weight == nil or type(weight) == "number") and (meta == nil or type(meta) == "table")
+  local is_weight = weight == nil or type(weight) == "number" and weight >= 0 and weight < math.huge
+  return is_integer_up_to(value.port, MAX_PORT) and is_weight and (meta == nil or type(meta) == "table")
+end
+
+-- Whether a value is a list; an empty one has been written as an object.
+local function is_list(value)
+  for key in pairs(type(value) == "table" and value or {}) do
+    if not is_integer_up_to(key, #value) then
+      return false
+    end
+  end
+  return type(value) == "table"
 end
 
 -- Of which part of Consul the lists are, by the options that choose it; "" for the agent's own.
@@ -217,8 +274,17 @@ local function scope_of(config)
   return table.concat(chosen, ", ")
 end
 
--- Returns the services of a dump file, or nil and the reason.
-local function read_dump(path, scope)
+local function words_of(scope)
+  return scope == "" and "the agent's own datacenter" or tostring(scope)
+end
+
+-- Whether the lists in the dict are of the part of Consul that these views have.
+local function is_own(self)
+  return (self.dict:get(SCOPE) or self.scope) == self.scope
+end
+
+-- Returns the services of a dump file, or nil and the reason. With a limit of ages each list has to have one.
+local function read_dump(path, scope, age_max_s)
   local file, why = io.open(path, "r")
   if not file then
     return nil, why
@@ -239,15 +305,14 @@ local function read_dump(path, scope)
   end
   local of = dump.of or ""
   if of ~= scope then
-    local function quoted(one)
-      return one == "" and "the agent's own datacenter" or tostring(one)
-    end
-    return nil, ("its lists are of %s, not of %s"):format(quoted(of), quoted(scope))
+    return nil, ("its lists are of %s, not of %s"):format(words_of(of), words_of(scope))
   end
   for name, service in pairs(services) do
     local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
-    if type(name) ~= "string" or type(instances) ~= "table" then
+    if type(name) ~= "string" or not is_list(instances) then
       return nil, ("its service %s is not one"):format(tostring(name))
+    elseif age_max_s and service.confirmed > ngx.now() + AHEAD_S then
+      return nil, ("the list of its service %s is of a time to come, so that its age is not known"):format(name)
     end
     for _, instance in pairs(instances) do
       if not is_instance(instance) then
@@ -285,15 +350,24 @@ end
 -- Takes the lists of the dump file over that the dict does not have: another worker may write Consul's meanwhile. Their
 -- times are of the machine's clock.
 local function load(self)
-  if not self.dump_file or names_of(self.dict) then
+  if not self.dump_file or names_of(self.dict) or not is_own(self) then
     return
   end
-  local services, why = read_dump(self.dump_file, scope_of(self.config))
+  local services, why = read_dump(self.dump_file, self.scope, self.age_max_s)
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
   local names, jsons, fits = {}, {}, true
-  for name, service in pairs(chosen_of(services, self.filter)) do
+  local chosen = chosen_of(services, self.filter)
+  if next(chosen) == nil then
+    return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": it has no list that is wanted")
+  end
+  for name in pairs(chosen) do
+    names[#names + 1] = name
+  end
+  texts.add(self.dict, ROOM, json_of(names))
+  names = {}
+  for name, service in pairs(chosen) do
     local age_s = math.max(0, ngx.now() - service.confirmed)
     jsons[name] = json_of(service.instances)
     if add(self.dict, name, jsons[name], now_s() - age_s) then
@@ -302,6 +376,7 @@ local function load(self)
       fits = false
     end
   end
+  texts.remove(self.dict, ROOM)
   if not (texts.add(self.dict, NAMES, json_of(names)) and fits) then
     say_full(self, jsons)
   end
@@ -339,8 +414,8 @@ local function dump(self)
   local services, dict = {}, self.dict
   local is_due = self.dump_file and self.dump_at <= now_s()
   -- What came from the file alone is in it.
-  local names = is_due and dict:get(FILTER) and names_of(dict)
-  if not names then
+  local names = is_due and (self.is_answered or dict:get(FILTER)) and names_of(dict)
+  if not names or not is_own(self) or not self.lease:is_kept() then
     return
   end
   self.dump_at = now_s() + DUMP_AGES_S
@@ -358,9 +433,12 @@ local function dump(self)
     os.remove(left)
   end
   dict:safe_set(WRITING, path)
-  local written, why = write_file(path, '{"of":', json_of(scope_of(self.config)), ',"services":{',
+  local written, why = write_file(path, '{"of":', json_of(self.scope), ',"services":{',
     table.concat(services, ","), "}}\n")
-  if written then
+  if not self.lease:is_kept() then
+    -- Another worker's lists are newer, and the path is its own.
+    return os.remove(path)
+  elseif written then
     written, why = os.rename(path, self.dump_file)
   end
   dict:delete(WRITING)
@@ -394,9 +472,13 @@ local function take(self, all, name)
     self.held[name] = true
     return
   end
+  local json = json_of(instances)
+  if not self.lease:is_kept() then
+    return
+  end
   self.held[name] = nil
   if view then
-    self.written[name] = write(self.dict, name, json_of(instances), now_s() - (view:age_s() or 0))
+    self.written[name] = write(self.dict, name, json, now_s() - (view:age_s() or 0))
   else
     self.written[name] = nil
     remove(self.dict, name)
@@ -405,18 +487,19 @@ local function take(self, all, name)
 end
 
 -- Writes how old the list of a service is; that list too unless it is the one in the dict, where a worker that has lost
--- the lease may have written last. Returns false if there is no room for it.
+-- the lease may have written last. Returns whether there is room for it, and the age of Consul's answer; false without
+-- one.
 local function confirm(self, all, name)
   local written = self.written[name]
   if not self.held[name] and (not written or texts.version_of_text(self.dict, LIST .. name) ~= written) then
     take(self, all, name)
   end
-  local view = self.written[name] and all:view(name)
+  local view = all:view(name)
   local age_s = view and view:age_s()
-  if age_s then
-    self.dict:safe_set(CONFIRMED .. name, now_s() - age_s)
+  if age_s and self.written[name] and self.lease:is_kept() then
+    confirmed_at(self.dict, name, now_s() - age_s)
   end
-  return self.written[name] ~= false
+  return self.written[name] ~= false, age_s
 end
 
 -- The lists of all services as JSON, by name.
@@ -431,7 +514,7 @@ end
 
 -- Removes what no service has: a worker was killed, or it was slow to load the dump file.
 local function sweep(self, names)
-  local is_name = { [NAMES] = true }
+  local is_name = { [NAMES] = true, [ROOM] = true }
   for _, name in ipairs(names) do
     is_name[LIST .. name] = true
   end
@@ -443,28 +526,69 @@ local function sweep(self, names)
   end
 end
 
--- Says once that this worker serves lists that Consul has not confirmed to it.
-local function say_silent(self)
-  local count, age_s = oldest(self.dict)
-  if count == 0 or now_s() < self.silent_at then
+-- Says once that Consul has confirmed no list to this worker, and why.
+local function say_silent(self, why)
+  if now_s() < self.silent_at then
     return
   end
   self.silent_at = math.huge
+  local count, age_s = oldest(self.dict)
+  if count == 0 then
+    return ngx.log(ngx.WARN, "consul_ffi: no answer from Consul since this worker began to watch: ", tostring(why))
+  end
   ngx.log(ngx.WARN, ("consul_ffi: no answer from Consul since this worker began to watch: the lists of %d services are "
-    .. "served as they were, the oldest %.0f s old"):format(count, age_s))
+    .. "served as they were, the oldest %.0f s old: %s"):format(count, age_s, tostring(why)))
 end
 
--- Writes the names, and how old each list is; removes what another worker left, after a while.
-local function write_names(self, all)
-  self.is_ready = self.is_ready or all:ready(0)
-  if not self.is_ready then
-    return say_silent(self)
+-- Says once that Consul answers for some services only. Returns whether the others have come to be late.
+local function is_late(self, all, late, count)
+  if #late == 0 or #late == count or #late < self.late then
+    self.late_at = now_s() + SILENT_S
+  elseif now_s() >= self.late_at and not self.is_late_said then
+    self.is_late_said = true
+    local view, list, why = all:view(late[1]), nil, nil
+    if view then
+      list, why = view:all()
+    end
+    ngx.log(ngx.WARN, ("consul_ffi: Consul has not answered for %d of %d services, such as %q: %s"):format(
+      #late, count, late[1], not list and why or "its list is as it was"))
   end
-  local names, is_named, fits = all:names(), {}, true
-  local is_held = now_s() < self.hold_until
+  self.late, self.is_late_said = #late, #late > 0 and self.is_late_said
+  return now_s() >= self.late_at
+end
+
+-- Writes how old each list is. Returns the names of the services, and whether there is room for all lists; nil until
+-- they can be named.
+local function confirm_all(self, all)
+  local names, late, fits, unread = all:names(), {}, true, 0
+  for _, name in ipairs(names) do
+    local has_room, age_s = confirm(self, all, name)
+    fits = has_room and fits
+    unread = unread + (age_s and 0 or 1)
+    if not age_s or age_s > LEAST_AGE_S then
+      late[#late + 1] = name
+    end
+  end
+  local is_read, why = all:ready(0)
+  self.is_answered = self.is_answered or is_read or unread < #names
+  if not self.is_answered then
+    return say_silent(self, why)
+  end
+  -- Those that are still to be read come within seconds, or they cannot be read.
+  local is_complete = is_late(self, all, late, #names) or is_read
+  return (is_complete or texts.version(self.dict, NAMES)) and names, fits
+end
+
+-- Writes the names, and how old each list is; removes what another worker left, after a while. All that watches asks
+-- before each write whether it still has the lease: a worker that was paused may have old lists.
+local function write_names(self, all)
+  local names, fits = confirm_all(self, all)
+  if not names or not self.lease:is_kept() then
+    return
+  end
+  local is_named, is_held = {}, now_s() < self.hold_until
   for _, name in ipairs(names) do
     is_named[name] = true
-    fits = confirm(self, all, name) and fits
   end
   for _, name in ipairs(names_of(self.dict) or {}) do
     if not is_named[name] and is_held and has_anothers(self, name) then
@@ -477,31 +601,57 @@ local function write_names(self, all)
   for name in pairs(is_held and {} or self.held) do
     take(self, all, name)
   end
-  if texts.write(self.dict, NAMES, json_of(names)) and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
+  local version = put_names(self.dict, json_of(names))
+  if version and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
     self.dict:safe_set(FULL, 0)
-  elseif self.has_news or self.dict:get(FULL) == 0 then
+  elseif version ~= nil and (self.has_news or self.dict:get(FULL) == 0) then
     say_full(self, jsons_of(all))
   end
   self.has_news = false
-  if not is_held and not self.is_swept then
+  if not is_held and not self.is_swept and self.lease:is_kept() then
     self.is_swept = true
     sweep(self, names)
   end
+end
+
+-- Removes the lists of another part of Consul, which the configuration before had. They are gone before the scope is
+-- another one: no worker serves them as its own.
+local function own(self)
+  local dict = self.dict
+  if is_own(self) then
+    return
+  end
+  ngx.log(ngx.NOTICE, ("consul_ffi: removes the lists of the lua_shared_dict %q: they are of %s, not of %s"):format(
+    self.dict_name, words_of(dict:get(SCOPE)), words_of(self.scope)))
+  texts.remove(dict, NAMES)
+  texts.remove(dict, ROOM)
+  sweep(self, {})
+  dict:delete(FILTER)
+  dict:safe_set(FULL, 0)
+  dict:safe_set(SCOPE, self.scope)
+  load(self)
 end
 
 -- Watches as long as this worker has the lease and does not exit. Returns the reason when it cannot.
 local function watch(self, all)
   -- The version of each list that this worker has written: false without room, nil before Consul's answer.
   self.written = {}
-  self.is_ready, self.is_swept, self.held = false, false, {}
+  self.is_answered, self.is_swept, self.held = false, false, {}
+  self.late, self.late_at, self.is_late_said = math.huge, now_s() + SILENT_S, false
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
-  while not ngx.worker.exiting() and self.lease:is_held() do
+  if self.lease:is_kept() then
+    own(self)
+  end
+  while not ngx.worker.exiting() and self.lease:is_kept() do
     local success, name = all:next(lease.RENEW_S * 1000)
     if not success then
       return name
     end
     self.said = nil
+    if name and self.lease:is_kept() then
+      texts.write(self.dict, ROOM, json_of(all:names()))
+    end
     local taken = 0
     while success and name do
       take(self, all, name)
@@ -570,11 +720,13 @@ function views.new(options)
     dict = ngx.shared[read.dict],
     filter = read.filter,
     config = read.config,
+    scope = scope_of(read.config),
     dump_file = read.dump_file,
     age_max_s = read.age_max_s,
     views = {},
   }, Views)
   self.dict:safe_add(FULL, 0)
+  self.dict:safe_add(SCOPE, self.scope)
   -- Before the lists, which may take all the room.
   if not lease.is_there(self.dict) then
     ngx.log(ngx.ERR, ("consul_ffi: the lua_shared_dict %q is full: no worker can watch"):format(read.dict))
@@ -590,10 +742,17 @@ function Views:start()
   assert(ngx.timer.every(lease.RENEW_S, tick, self))
 end
 
----The names of the services; nil before the first list.
+---The names of the services; nil before the first lists.
 ---@return string[]? names
+---@return string? message
 function Views:names()
-  return names_of(self.dict)
+  local names = is_own(self) and names_of(self.dict)
+  if names then
+    return names
+  elseif (self.dict:get(FULL) or 0) > 0 then
+    return nil, ("there is no room for the names of the services in the lua_shared_dict %q"):format(self.dict_name)
+  end
+  return nil, "no answer from Consul yet"
 end
 
 -- Whether a service is among the names; nil before these are known.
@@ -667,7 +826,7 @@ end
 ---Changes with the list; nil while there is none that is served.
 ---@return any version
 function View:version()
-  if self.all_views.age_max_s and too_old(self) == false then
+  if not is_own(self.all_views) or self.all_views.age_max_s and too_old(self) == false then
     return nil
   end
   return texts.version(self.dict, LIST .. self.service)
@@ -678,6 +837,9 @@ end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function View:all()
+  if not is_own(self.all_views) then
+    return missing(self)
+  end
   local is_served, message, err = too_old(self)
   if is_served == false then
     return false, message, err
@@ -747,7 +909,9 @@ end
 ---@return consul_ffi.Error? err
 function View:age_s()
   local confirmed
-  if texts.version(self.dict, LIST .. self.service) then
+  if not is_own(self.all_views) then
+    confirmed = nil
+  elseif texts.version(self.dict, LIST .. self.service) then
     confirmed = self.dict:get(CONFIRMED .. self.service)
   elseif is_unlisted(self) then
     confirmed = last_confirmed(self.all_views)

@@ -23,6 +23,8 @@ local OLD_S, LOOK_S = 30, 5
 ---@field priority integer
 
 local conf, views, default_nodes
+-- The services that are left out, also when the dump file has them.
+local is_skipped = {}
 -- Whether old lists have been warned of.
 local is_old = false
 -- The nodes of each list of a view, which is the same table until it changes. APISIX compares the nodes of each request
@@ -34,10 +36,15 @@ local missing = "discovery.consul_ffi is not in config.yaml"
 
 local discovery = { version = 0.1 }
 
+-- Whether a host is an IPv6 address without brackets.
+local function is_ipv6(host)
+  return host:find("^[%x:.]+$") and (host:find("::", 1, true) or select(2, host:gsub(":", "")) >= 6)
+end
+
 -- A node as APISIX has it in use. Of one without a priority, or with an IPv6 address without brackets, it would put a
 -- changed copy into our table, and take the next list for other nodes although it has the same ones.
 local function node_of(host, port, weight)
-  if host:find(":", 1, true) and host:sub(1, 1) ~= "[" then
+  if is_ipv6(host) then
     host = "[" .. host .. "]"
   end
   return { host = host, port = port, weight = weight, priority = 0 }
@@ -47,11 +54,12 @@ local function nodes_from(list)
   local nodes, is_there = {}, {}
   for _, instance in ipairs(list) do
     local port = instance.port ~= 0 and instance.port or DEFAULT_PORT
-    local address = instance.address .. " " .. port
+    local node = node_of(instance.address, port, conf.weight or instance.weight or 1)
+    local address = node.host:lower() .. " " .. port
     -- APISIX's balancer knows a node by its address, so that a second one would only take the first one's weight.
     if instance.status ~= "warning" and not is_there[address] then
       is_there[address] = true
-      nodes[#nodes + 1] = node_of(instance.address, port, conf.weight or instance.weight or 1)
+      nodes[#nodes + 1] = node
     end
   end
   return nodes
@@ -59,6 +67,9 @@ end
 
 -- The nodes of a service, and nil and the reason if there are none.
 local function nodes_of(service)
+  if is_skipped[service] then
+    return nil, ("%q is a service that is left out"):format(service)
+  end
   local list, why = views:view(service):all()
   if not list then
     return nil, why
@@ -103,7 +114,7 @@ end
 local function ages()
   local by_service = {}
   for _, service in ipairs(views and views:names() or {}) do
-    by_service[service] = views:view(service):age_s() or nil
+    by_service[service] = not is_skipped[service] and views:view(service):age_s() or nil
   end
   return by_service
 end
@@ -143,8 +154,12 @@ end
 ---@return boolean is_ready
 ---@return string? message
 function discovery.check_discovery_ready()
-  if views and not views:names() then
-    return false, "consul_ffi: no list of services from Consul yet"
+  local names, why = {}, nil
+  if views then
+    names, why = views:names()
+  end
+  if not names then
+    return false, "consul_ffi: " .. why
   end
   return true
 end
@@ -154,13 +169,15 @@ local function look_at_ages(premature)
   if premature then
     return
   end
-  local oldest = 0
-  for _, age_s in pairs(ages()) do
-    oldest = math.max(oldest, age_s)
+  local oldest, its_name = 0, nil
+  for service, age_s in pairs(ages()) do
+    if age_s > oldest then
+      oldest, its_name = age_s, service
+    end
   end
   if oldest > OLD_S and not is_old then
-    ngx.log(ngx.WARN, ("consul_ffi: Consul (%s) has not confirmed the nodes for %d s: APISIX goes on with the last"
-      .. " ones"):format(table.concat(conf.servers, ", "), oldest))
+    ngx.log(ngx.WARN, ("consul_ffi: Consul (%s) has not confirmed the nodes for %d s, at least of %q: APISIX goes on"
+      .. " with the last ones"):format(table.concat(conf.servers, ", "), oldest, its_name))
   elseif oldest <= OLD_S and is_old then
     ngx.log(ngx.NOTICE, "consul_ffi: Consul confirms the nodes again")
   end
@@ -208,7 +225,7 @@ function discovery.init_worker()
   conf.dump = conf.dump and { path = in_prefix(conf.dump.path) }
   local default = conf.default_service
   default_nodes = default and { node_of(default.host, default.port, 1) }
-  local is_skipped = { [SKIPPED] = true }
+  is_skipped = { [SKIPPED] = true }
   for _, service in ipairs(conf.skip_services or {}) do
     is_skipped[service] = true
   end
