@@ -212,6 +212,7 @@ bench:
 	benches/nginx-calls.sh
 	benches/clients.sh
 	benches/replicated.sh
+	benches/stores.sh
 	luajit benches/plots.lua
 
 .PHONY: bench-failover

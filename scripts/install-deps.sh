@@ -7,7 +7,7 @@
 # test: for `make test`. test-all (the default): for `make test-all`. demo: for `make demo` with the engine in $LUA (luajit by
 # default). gateway: for `make demo-gateway`. tsdb: what examples/tsdb needs in addition. page: the browser for the test of the status
 # server's page, which `make test-all` skips without it. soak: promtool, which the tests use if it is there. bench: the
-# clients that `make bench` compares, except the Go client. Without apt-get it prints the packages and fails.
+# clients and stores that `make bench` compares, except the Go client. Without apt-get it prints the packages and fails.
 set -euo pipefail
 
 purpose=${1:-test-all}
@@ -80,6 +80,10 @@ case $purpose in
         has() { luajit -e "require('$1')" 2>/dev/null; }
         has socket.http || packages+=(lua-socket)
         has cjson || packages+=(lua-cjson)
+        has luasql.sqlite3 || packages+=(lua-sql-sqlite3)
+        has redis || packages+=(lua-redis)
+        # The server is in redis-tools too, under the name of a check; the package redis-server starts a service.
+        command -v redis-server >/dev/null || needs+=(redis-check-rdb=redis-tools)
         luajit -e "require('ffi').load('libcurl.so.4')" 2>/dev/null || packages+=(libcurl4)
         ;;
     *)
