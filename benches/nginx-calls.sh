@@ -7,7 +7,7 @@
 # Each round makes CALLS reads of a key with each of them, one after the other, in one worker of Debian's nginx
 # (scripts/nginx.sh) with consul-sim. Prints the medians of the worker's processor time for a call, threads included, in
 # microseconds, and of the ratios to lua-resty-consul within a round. Fails when resty.consul takes more than twice as
-# long, or consul_ffi.openresty more than 1.2 times. Needs lua-resty-consul (scripts/lua-resty-consul.sh), lua-cjson and the
+# long, or consul_ffi.openresty more than 1.5 times. Needs lua-resty-consul (scripts/lua-resty-consul.sh), lua-cjson and the
 # LuaJIT module (make build-luajit). CONSUL_SIM is a consul-sim that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -95,11 +95,14 @@ impl Drop for InFlight {
     }
 }
 
+/// A call that is not complete, and its place among those in flight.
+type Running = (event_loop::LoopCall<Result<Success, Error>>, InFlight);
+
 /// The userdata of a call.
 pub struct LoopCall {
     client: Arc<Client>,
     /// `None` once it is complete.
-    running: RefCell<Option<(event_loop::LoopCall<Result<Success, Error>>, InFlight)>>,
+    running: RefCell<Option<Running>>,
     /// Where its last request goes to.
     address: RefCell<Option<Arc<Address>>>,
     can_reuse: Cell<bool>,
@@ -107,6 +110,10 @@ pub struct LoopCall {
 }
 
 const METHODS: &[Method<LoopCall>] = &[
+    Method::raising("__tostring", |call| {
+        let is_done = call.object.running.borrow().is_none();
+        native::text(call.lua, if is_done { "LoopCall(done)" } else { "LoopCall(running)" })
+    }),
     Method::new("step", step),
     Method::raising("address", |call| {
         let address = call.object.address.borrow();

@@ -61,6 +61,9 @@ local create = {
     assert(#ring == 0 and ring.virtual_nodes == 8)
     return ring
   end,
+  LoopCall = function(consul_ffi)
+    return (consul_ffi._internal.in_loop(consul_ffi.new({ endpoint = "127.0.0.1:1" }), "kv_get", "key"))
+  end,
   LogFile = function(consul_ffi)
     return assert(consul_ffi.log_file("/dev/null"))
   end,
