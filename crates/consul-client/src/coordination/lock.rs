@@ -1,6 +1,6 @@
 //! Locks: a key held by a session, in the layout of Consul's Go client.
 
-use super::acquire::Contender;
+use super::acquire::{Contender, RETRY_PAUSE_MS};
 use super::guard::ReleaseStep;
 use super::lease::Claim;
 use super::presence::Behavior;
@@ -170,6 +170,8 @@ enum Step<'a> {
     Confirm(&'a str),
     /// Another session holds it: it is to be read again after a change.
     Wait(&'a str),
+    /// This session of the contender is on it, and another client has overwritten it since.
+    GiveUp,
     /// It is free.
     Lock,
     /// Nobody holds it, and it has lost the flags of a lock at this index.
@@ -184,6 +186,7 @@ fn decide<'a>(seen: &'a LockKey, own: Option<&str>, is_own: bool) -> Step<'a> {
             // A plain put takes flags and lock index away, and leaves the session.
             let is_data = entry.flags != 0 || entry.lock_index == 0 && !seen.value.is_empty();
             match holder {
+                Some(holder) if own == Some(holder) => Step::GiveUp,
                 Some(holder) if is_own || entry.flags == 0 => Step::Wait(holder),
                 None if is_own || !is_data => Step::TakeOver(entry.modify_index),
                 _ => Step::Refuse,
@@ -234,6 +237,15 @@ async fn attempt(
             );
             contender.obstacle.clear();
             lock_free(contender, value, seen, memory).await
+        }
+        Step::GiveUp => {
+            contender.obstacle = "another client has overwritten its key".to_owned();
+            contender.forget_session();
+            if contender.tries_once() {
+                return Err(contender.conflict(&contender.obstacle));
+            }
+            contender.pause(RETRY_PAUSE_MS).await;
+            Ok(None)
         }
         Step::Confirm(session) => confirm(contender, session, value).await,
         Step::Wait(holder) => {
@@ -435,7 +447,10 @@ mod tests {
             (&other, None, Step::Refuse),
             (&other, Some("a"), Step::Refuse),
             (&other_held, None, Step::Refuse),
-            (&other_held, Some("a"), Step::Refuse),
+            (&other_held, Some("b"), Step::Refuse),
+            (&other_held, Some("a"), Step::GiveUp),
+            (&overwritten, Some("b"), Step::Wait("a")),
+            (&overwritten, Some("a"), Step::GiveUp),
         ] {
             assert_eq!(decide(seen, own, false), step, "{:?}, {own:?}", seen.entry);
         }

@@ -230,8 +230,15 @@ async fn attempt(
 ) -> Result<Option<Grant>, Error> {
     let session = contender.session().await?;
     if memory.key_session != session {
-        create_contender_key(contender, &session, &options.value).await?;
-        memory.key_session.clone_from(&session);
+        match create_contender_key(contender, &session, &options.value).await {
+            Ok(()) => memory.key_session.clone_from(&session),
+            // The key has the name of this session, which has ended: no other one holds it.
+            Err(error) if error.kind() == Kind::Conflict => {
+                contender.forget_session();
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
     }
     let last = match memory.index.take() {
         Some(index) => contender.wait(index, None).await?,

@@ -68,6 +68,10 @@ const TESTS: &[(&str, Test)] = &[
         wrong_answers::other_program_as_agent,
     ),
     ("answers_of_another_program_end_no_wait_for_a_lock", wrong_answers::other_program_and_waiter),
+    (
+        "a_waiter_whose_session_ends_while_its_key_is_made_makes_another_one",
+        failures::session_of_a_contender,
+    ),
     ("sessions_that_end_at_once_are_made_ever_less_often", failures::useless_sessions),
     (
         "answers_that_are_not_of_the_leader_now_end_no_lock_and_no_permit",

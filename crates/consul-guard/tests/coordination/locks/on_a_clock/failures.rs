@@ -322,3 +322,41 @@ pub(super) fn day_of_renewal(world: &Simulated) {
     world.clock.advance(Duration::from_secs(120));
     assert!(lease.is_held() && !lease.has_ended());
 }
+
+/// A network that loses the answer to the first key that a session acquires, whose session ends meanwhile.
+#[derive(Debug)]
+pub(super) struct LosesSession {
+    transport: SimTransport,
+    is_lost: AtomicBool,
+}
+
+impl Transport for LosesSession {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let session = query.split('&').find_map(|pair| pair.strip_prefix("acquire="));
+            let answer = self.transport.send(request).await;
+            let Some(session) = session else { return answer };
+            if self.is_lost.swap(true, Ordering::Relaxed) {
+                return answer;
+            }
+            let destroy = Request::put(format!("/v1/session/destroy/{session}"));
+            let destroy = destroy.body(Bytes::new()).expect("a valid request");
+            self.transport.send(destroy).await?;
+            Err(Error::new(Kind::Connect, "the connection was cut").retryable())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+pub(super) fn session_of_a_contender(world: &Simulated) {
+    let process = world.process_behind(|transport| {
+        Arc::new(LosesSession { transport, is_lost: AtomicBool::new(false) })
+    });
+    let lease = world.run(permit(&process, 1, Wait::Forever)).expect("nobody has a permit");
+    world.keep(&lease);
+    assert!(lease.is_held());
+}
