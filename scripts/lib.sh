@@ -30,6 +30,21 @@ cache_once() {
     mv "$cache_new" "$cached"
 }
 
+# unpack_packages FOLDER PACKAGE…: downloads packages of this machine's Debian release, and unpacks them there.
+unpack_packages() {
+    local folder=$1 package
+    shift
+    command -v apt-get >/dev/null || cannot "$* come from Debian, and apt-get is missing"
+    mkdir -p "$folder/packages"
+    echo "downloading $*…" >&2
+    (cd "$folder/packages" && apt-get -q -o APT::Sandbox::User=root download "$@" >&2) \
+        || cannot "apt-get could not download $*"
+    for package in "$folder"/packages/*.deb; do
+        dpkg-deb -x "$package" "$folder"
+    done
+    rm -rf "$folder/packages"
+}
+
 # build_go_client SOURCE PROGRAM: builds a program with the official Go client; without Go it prints
 # why it is skipped, and PROGRAM does not exist.
 build_go_client() {

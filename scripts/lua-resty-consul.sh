@@ -24,17 +24,9 @@ packages=(
     libclone-perl liburi-perl libtext-diff-perl libalgorithm-diff-perl
 )
 
-# perl_modules FOLDER: downloads the packages and unpacks them there.
+# perl_modules FOLDER: what Test::Nginx needs.
 perl_modules() {
-    command -v apt-get >/dev/null || cannot "what Test::Nginx needs comes from Debian packages, and apt-get is missing"
-    mkdir -p "$1/packages"
-    echo "downloading ${packages[*]}…" >&2
-    (cd "$1/packages" && apt-get -q -o APT::Sandbox::User=root download "${packages[@]}" >&2) ||
-        cannot "apt-get could not download ${packages[*]}"
-    for package in "$1"/packages/*.deb; do
-        dpkg-deb -x "$package" "$1"
-    done
-    rm -rf "$1/packages"
+    unpack_packages "$1" "${packages[@]}"
 }
 
 # rock FOLDER NAME VERSION…: unpacks the sources of a rock as FOLDER/NAME.

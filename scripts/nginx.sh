@@ -32,17 +32,10 @@ packages=(
 
 # unpack FOLDER: downloads the packages and unpacks them there.
 unpack() {
-    command -v apt-get >/dev/null || cannot "nginx comes from Debian packages, and apt-get is missing"
-    mkdir -p "$1/packages" "$1/libraries"
-    echo "downloading ${packages[*]}…" >&2
-    (cd "$1/packages" && apt-get -q -o APT::Sandbox::User=root download "${packages[@]}" >&2) \
-        || cannot "apt-get could not download ${packages[*]}"
-    for package in "$1"/packages/*.deb; do
-        dpkg-deb -x "$package" "$1"
-    done
+    unpack_packages "$1" "${packages[@]}"
+    mkdir -p "$1/libraries"
     find "$1/usr/lib" "$1/lib" -name '*.so.*' -exec cp -P {} "$1/libraries" \; 2>/dev/null \
         || true
-    rm -rf "$1/packages"
     echo 'events {} http { error_log stderr; access_log off; }' >"$1/nginx.conf"
     works "$1" >&2 || cannot "the unpacked nginx does not run on this machine"
 }

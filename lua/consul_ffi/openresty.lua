@@ -53,6 +53,11 @@ local function over()
   end
 end
 
+-- A limit as cosockets take it.
+local function whole_ms(ms)
+  return math.min(math.max(math.ceil(ms), 1), LONGEST_MS)
+end
+
 local function wait(object, limit_ms)
   check(4)
   local path, line, err = object:unix_socket()
@@ -70,7 +75,7 @@ local function wait(object, limit_ms)
   if limit_ms then
     -- The other end of the socket ends the wait.
     limit_ms = math.ceil(math.max(limit_ms, 0))
-    timeout_ms = math.min(limit_ms + LATER_MS, LONGEST_MS)
+    timeout_ms = whole_ms(limit_ms + LATER_MS)
     line = ("%s %d\n"):format(line:sub(1, -2), limit_ms)
   end
   socket:settimeout(timeout_ms)
@@ -79,11 +84,6 @@ local function wait(object, limit_ms)
     socket:setkeepalive(IDLE_MS)
   end
   return over()
-end
-
--- A limit as cosockets take it.
-local function whole_ms(ms)
-  return math.min(math.max(math.ceil(ms), 1), LONGEST_MS)
 end
 
 local function left_ms(ends)
@@ -108,7 +108,7 @@ local function sleep_until(ends)
   repeat
     local ms = left_ms(ends)
     ngx.sleep(whole_ms(in_timer and math.min(ms, EXIT_MS) or ms) / 1000)
-    if in_timer and ngx.worker.exiting() then
+    if over() == false then
       return true
     end
   until left_ms(ends) <= 0

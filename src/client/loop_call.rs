@@ -57,10 +57,8 @@ impl InLoop {
     /// An event loop may take a kept connection before it has seen that this has ended, or that something came on it which
     /// answers no request. A read is repeated then, or shows by what it names that it is wrong; a write could do neither.
     pub fn takes(&self, request: &Request) -> bool {
-        let query = request.http.uri().query().unwrap_or_default();
-        let waits = |pair: &str| pair.starts_with("index=") || pair.starts_with("hash=");
         request.http.method().as_str() == "GET"
-            && !query.split('&').any(waits)
+            && !request.waits_for_change()
             && self.in_flight.get() < self.max_in_flight
     }
 
@@ -115,6 +113,7 @@ const METHODS: &[Method<LoopCall>] = &[
         native::text(call.lua, if is_done { "LoopCall(done)" } else { "LoopCall(running)" })
     }),
     Method::new("step", step),
+    // Its host and its port.
     Method::raising("address", |call| {
         let address = call.object.address.borrow();
         let Some(address) = address.as_deref() else {
@@ -123,6 +122,7 @@ const METHODS: &[Method<LoopCall>] = &[
         let host = address.host.as_str().into_lua(call.lua)?;
         Ok(Returned::Pair(host, address.port.into_lua(call.lua)?))
     }),
+    // The name of the pool of its connections, and the time limit of a new one in milliseconds.
     Method::raising("pool", |call| {
         let address = call.object.address.borrow();
         let pool = address.as_deref().map(|address| address.pool.as_str());
@@ -131,6 +131,7 @@ const METHODS: &[Method<LoopCall>] = &[
             call.object.limits.connect_timeout_ms.into_lua(call.lua)?,
         ))
     }),
+    // How long its connection may be kept, in milliseconds, and how many; false if it may not.
     Method::raising("can_reuse", |call| {
         let Limits { idle_timeout_ms, max_idle, .. } = call.object.limits;
         if !call.object.can_reuse.get() || max_idle == 0 {
@@ -184,12 +185,8 @@ fn step(call: &Call<LoopCall>) -> native::Result {
             *running = None;
             object.can_reuse.set(can_reuse);
             let done = outcome.map_err(Failure::Error);
-            Ok(Returned::Finished(
-                match done.and_then(|success| value::success(call.lua, success)) {
-                    Err(Failure::Error(error)) => value::failure(call.lua, &error)?,
-                    outcome => outcome?,
-                },
-            ))
+            let done = done.and_then(|success| value::success(call.lua, success));
+            Ok(Returned::Finished(value::outcome(call.lua, done)?))
         }
     }
 }

@@ -110,10 +110,8 @@ fn poll(call: &Call<Handle>) -> native::Result {
     let Some(result) = call.object.result()? else {
         return Ok(Returned::Value(LuaValue::Boolean(false)));
     };
-    let outcome = match result.map_err(Failure::Error).and_then(|values| values(call.lua)) {
-        Err(Failure::Error(error)) => value::failure(call.lua, &error)?,
-        outcome => outcome?,
-    };
+    let done = result.map_err(Failure::Error).and_then(|values| values(call.lua));
+    let outcome = value::outcome(call.lua, done)?;
     let (is_success, second, third) = match &outcome {
         Outcome::Success(response, meta) => (true, response, meta),
         Outcome::Failure(message, error) => (false, message, error),

@@ -234,6 +234,17 @@ pub fn success(lua: &Lua, success: Success) -> Result<Outcome, Failure> {
     Ok(Outcome::Success(response, meta))
 }
 
+/// The outcome of a call, also of one that failed.
+///
+/// # Errors
+/// Those of Lua.
+pub fn outcome(lua: &Lua, done: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
+    match done {
+        Err(Failure::Error(error)) => Ok(failure(lua, &error)?),
+        done => done,
+    }
+}
+
 /// The outcome of a call that failed.
 pub fn failure(lua: &Lua, failed: &Error) -> mlua::Result<Outcome> {
     Ok(Outcome::Failure(failed.message().into_lua(lua)?, error(lua, failed)?))

@@ -124,15 +124,15 @@ local OPTIONS = {
   } },
 }
 
+-- After this many changed lists the requests of the worker have their turn. One of 100 instances takes half a
+-- millisecond.
+local TURN = 4
+
 ---The view of a service in OpenResty.
 ---@class consul_ffi.openresty.View
 local View = {}
 
 ---Views of many services, which one worker of nginx writes for all.
--- After this many changed lists the requests of the worker have their turn. One of 100 instances takes half a
--- millisecond.
-local TURN = 4
-
 ---@class consul_ffi.openresty.Views
 local Views = {}
 View.__index, Views.__index = View, Views

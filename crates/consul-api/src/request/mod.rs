@@ -72,6 +72,11 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
+    /// Whether it waits for another state than the one that its query names, also one of any path.
+    pub fn waits_for_change(&self) -> bool {
+        self.http.uri().query().unwrap_or_default().split('&').any(names_a_state)
+    }
+
     /// The request to send after `waited` of the wait on the server is over; with `stale` as a stale
     /// read.
     pub fn to_send(&self, waited: Duration, stale: bool) -> http::Request<Bytes> {
@@ -90,7 +95,7 @@ impl Request {
             match self.server_wait.saturating_sub(waited) {
                 // Without a wait the answer is the same as at the end of a wait.
                 Duration::ZERO => {
-                    query.retain(|pair| !pair.starts_with("index=") && !pair.starts_with("hash="));
+                    query.retain(|pair| !names_a_state(pair));
                 }
                 left => query.push(format!("wait={}ms", left.as_millis().max(1)).into()),
             }
@@ -133,6 +138,11 @@ impl Request {
             full_response: false,
         }
     }
+}
+
+/// Whether a parameter of a query makes it a blocking one.
+fn names_a_state(pair: &str) -> bool {
+    pair.starts_with("index=") || pair.starts_with("hash=")
 }
 
 fn with_query(target: &Uri, query: &str) -> Uri {

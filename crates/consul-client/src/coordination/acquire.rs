@@ -365,6 +365,15 @@ impl<'a> Contender<'a> {
         }
     }
 
+    /// Notes what is in the way, which is the error of a single try.
+    pub fn held_up(&mut self, obstacle: impl Into<String>) -> Result<(), Error> {
+        self.obstacle = obstacle.into();
+        match self.tries_once() {
+            true => Err(self.conflict(&self.obstacle)),
+            false => Ok(()),
+        }
+    }
+
     /// A conflict; [`Contender::tolerate`] adds the name of the lock or semaphore.
     pub fn conflict(&self, why: &str) -> Error {
         Error::new(Kind::Conflict, why).with_maybe_applied(false)

@@ -224,10 +224,7 @@ async fn attempt(
         ))),
         Step::TakeOver(modify_index) => {
             if !contender.has_stayed(modify_index) {
-                contender.obstacle = "another client has released or overwritten its key".to_owned();
-                if contender.tries_once() {
-                    return Err(contender.conflict(&contender.obstacle));
-                }
+                contender.held_up("another client has released or overwritten its key")?;
                 contender.pause(TAKE_OVER_POLL_MS).await;
                 return Ok(None);
             }
@@ -239,20 +236,14 @@ async fn attempt(
             lock_free(contender, value, seen, memory).await
         }
         Step::GiveUp => {
-            contender.obstacle = "another client has overwritten its key".to_owned();
             contender.forget_session();
-            if contender.tries_once() {
-                return Err(contender.conflict(&contender.obstacle));
-            }
+            contender.held_up("another client has overwritten its key")?;
             contender.pause(RETRY_PAUSE_MS).await;
             Ok(None)
         }
         Step::Confirm(session) => confirm(contender, session, value).await,
         Step::Wait(holder) => {
-            contender.obstacle = format!("session {holder} holds it");
-            if contender.tries_once() {
-                return Err(contender.conflict(&contender.obstacle));
-            }
+            contender.held_up(format!("session {holder} holds it"))?;
             let modify_index = seen.entry.as_ref().map_or(0, |entry| entry.modify_index);
             memory.waits_for = next.map(|index| (index, modify_index));
             contender.forget_delay();

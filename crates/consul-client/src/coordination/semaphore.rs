@@ -298,16 +298,13 @@ async fn attempt(
         }
     }
     let holders: Vec<_> = document.holders.keys().map(String::as_str).collect();
-    contender.obstacle = match is_other_limit {
+    contender.held_up(match is_other_limit {
         true => format!(
             "its limit is {}, not {}: another one counts when nobody holds it",
             document.limit, options.limit
         ),
         false => format!("sessions {} hold it", holders.join(", ")),
-    };
-    if contender.tries_once() {
-        return Err(contender.conflict(&contender.obstacle));
-    }
+    })?;
     if holders.iter().any(|holder| !seen.live.contains(*holder)) {
         contender.pause_in_delay().await;
     } else {

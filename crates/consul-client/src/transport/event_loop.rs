@@ -3,20 +3,18 @@
 //! polled again with what came.
 
 use super::http::error;
-use super::http1::{MAX_REPLY_BYTES, RequestHeads, ResponseParser};
+use super::http1::{RequestHeads, ResponseParser};
 use super::plain::{self, Place};
 use super::{Cause, Failure, Options, Transport};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use consul_api::error::Error;
-use consul_api::request::AllHeaders;
 use consul_process::clock::{BoxFuture, Clock, Instant, SystemClock};
 use consul_process::sync::lock;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -44,12 +42,14 @@ pub struct Address {
     pub port: Option<u16>,
     /// The name of the pool of its connections. Those of another name are not to be used any more.
     pub pool: String,
+    /// How many pools were given up before.
+    given_up: u64,
 }
 
 impl Address {
-    fn new(host: &str, port: Option<u16>, pool: u64) -> Arc<Self> {
-        let pool = format!("consul_ffi {host} {} {pool}", port.unwrap_or_default());
-        Arc::new(Address { host: host.to_owned(), port, pool })
+    fn new(host: String, port: Option<u16>, given_up: u64) -> Arc<Self> {
+        let pool = format!("consul_ffi {host} {} {given_up}", port.unwrap_or_default());
+        Arc::new(Address { host, port, pool, given_up })
     }
 }
 
@@ -157,8 +157,6 @@ impl Clock for LoopClock {
 pub struct LoopTransport {
     endpoint: String,
     address: Mutex<Arc<Address>>,
-    /// How many pools were given up.
-    given_up: AtomicU64,
     heads: RequestHeads,
     max_in_flight: usize,
 }
@@ -189,8 +187,7 @@ impl LoopTransport {
         };
         Ok(Some(Self {
             endpoint: endpoint.to_owned(),
-            address: Mutex::new(Address::new(&host, port, 0)),
-            given_up: AtomicU64::new(0),
+            address: Mutex::new(Address::new(host, port, 0)),
             heads,
             max_in_flight: options.max_connections,
         }))
@@ -201,7 +198,8 @@ impl Transport for LoopTransport {
     fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
         let mut bytes = self.heads.encode(&request);
         bytes.extend_from_slice(request.body());
-        let mut reading = Reading::new(request.extensions().get::<AllHeaders>().is_some());
+        let answer = Some(ResponseParser::of_answer_to(&request));
+        let mut reading = Reading { answer, rest: Vec::new() };
         let mut unsent = Some(bytes);
         Box::pin(poll_fn(move |_| {
             TURN.with_borrow_mut(|turn| {
@@ -232,9 +230,8 @@ impl Transport for LoopTransport {
 
     fn close_idle(&self) {
         TURN.with_borrow_mut(|turn| turn.get_or_insert_default().can_reuse = false);
-        let given_up = self.given_up.fetch_add(1, Ordering::Relaxed) + 1;
         let mut address = lock(&self.address);
-        *address = Address::new(&address.host, address.port, given_up);
+        *address = Address::new(address.host.clone(), address.port, address.given_up + 1);
     }
 
     fn endpoint(&self) -> &str {
@@ -257,14 +254,6 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(keeps_all: bool) -> Self {
-        let answer = match keeps_all {
-            true => ResponseParser::of_all_headers(MAX_REPLY_BYTES),
-            false => ResponseParser::new(MAX_REPLY_BYTES),
-        };
-        Reading { answer: Some(answer), rest: Vec::new() }
-    }
-
     /// Takes what came; returns the answer once it is complete, and whether its connection can be used again.
     fn take(&mut self, received: Received) -> Result<Option<(Response<Bytes>, bool)>, Failure> {
         let Some(answer) = &mut self.answer else { return Ok(None) };

@@ -4,6 +4,7 @@
 use ::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
+use consul_api::request::AllHeaders;
 use consul_api::response::HEADERS;
 use std::error::Error as StdError;
 use std::mem::MaybeUninit;
@@ -188,9 +189,10 @@ impl ResponseParser {
         }
     }
 
-    /// A parser that keeps every header.
-    pub fn of_all_headers(limit: usize) -> Self {
-        ResponseParser { keeps_all: true, ..ResponseParser::new(limit) }
+    /// A parser of the answer to a request of a client.
+    pub(super) fn of_answer_to(request: &Request<Bytes>) -> Self {
+        let keeps_all = request.extensions().get::<AllHeaders>().is_some();
+        ResponseParser { keeps_all, ..ResponseParser::new(MAX_REPLY_BYTES) }
     }
 
     /// Parses the bytes that were not parsed yet, and returns how many of them it has taken; 0 when

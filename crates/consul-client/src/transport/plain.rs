@@ -1,13 +1,12 @@
 //! Connections without TLS, over TCP or a Unix socket. They are kept for later requests and closed
 //! after an idle time. The bytes on them are made and read by `http1.rs`.
 
-use super::http1::{MAX_REPLY_BYTES, ReceiveBuffer, RequestHeads, ResponseParser};
+use super::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use super::{Cause, Failure, Options, blocking_read};
 use ::http::header::HOST;
 use ::http::{HeaderValue, Request, Response, Uri};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use consul_api::request::AllHeaders;
 use consul_process::metrics::{self, Held};
 use consul_process::os::{self, ReceiveMode};
 use consul_process::sync::lock;
@@ -98,8 +97,7 @@ impl Plain {
     /// Sends a request and reads the whole answer.
     pub(super) async fn send(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, Failure> {
         let head = self.heads.encode(request);
-        let keeps_all = request.extensions().get::<AllHeaders>().is_some();
-        let request = [head.as_slice(), request.body()];
+        let parts = [head.as_slice(), request.body()];
         loop {
             let kept = self.idle.take();
             let is_kept = kept.is_some();
@@ -111,11 +109,7 @@ impl Plain {
                     connection.map_err(|cause| Failure { cause, sent: false })?
                 }
             };
-            let answer = match keeps_all {
-                true => ResponseParser::of_all_headers(MAX_REPLY_BYTES),
-                false => ResponseParser::new(MAX_REPLY_BYTES),
-            };
-            match connection.exchange(request, answer).await {
+            match connection.exchange(parts, ResponseParser::of_answer_to(request)).await {
                 Ok((answer, can_reuse)) => {
                     if can_reuse {
                         self.idle.keep(connection);

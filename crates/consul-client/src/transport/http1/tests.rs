@@ -91,7 +91,7 @@ fn a_parser_of_all_headers_keeps_those_about_the_body_too() {
     for (mut parser, wanted) in [
         (ResponseParser::new(LIMIT), vec!["x-consul-index"]),
         (
-            ResponseParser::of_all_headers(LIMIT),
+            ResponseParser { keeps_all: true, ..ResponseParser::new(LIMIT) },
             vec!["x-own", "x-own", "x-consul-index", "content-length"],
         ),
     ] {
