@@ -279,6 +279,15 @@ pub fn too_small(unpacked: &Path) -> Outcome {
 
 /// Writes to all lists of the dict, of which each changes by up to a half, and answers how many had no room.
 const WRITES: &str = r#"server {
+        location = /listed {
+            content_by_lua_block {
+                local count = 0
+                for _, name in ipairs(views:names() or {}) do
+                    count = count + (views:view(name):all() and 1 or 0)
+                end
+                ngx.say(count)
+            }
+        }
         location = /writes {
             content_by_lua_block {
                 local texts, dict = require("consul_ffi.openresty.texts"), ngx.shared.consul
@@ -315,7 +324,8 @@ pub fn named_size(unpacked: &Path) -> Outcome {
         let answer = send(nginx.consul_address, "PUT", "/v1/agent/service/register", &body)?;
         check(answer.status == 200, &answer.body)?;
     }
-    // What the log names while there is more and more is too little at the end.
+    // What the log names while there is more and more is too little at the end, and the same size is not named again.
+    nginx.restart(unpacked)?;
     let log = nginx.folder.join("log");
     let path = nginx.folder.join("nginx.conf");
     let mut size = 64;
@@ -329,7 +339,8 @@ pub fn named_size(unpacked: &Path) -> Outcome {
             let body = get(nginx.address, "/service/s1?limit=0")?.body;
             let long = body.matches(',').count() + 1 == LONG;
             let last = get(nginx.address, &format!("/service/s{LISTS}?limit=0"))?.body;
-            Ok(long && last.contains(&ports(LISTS)))
+            let listed = get(nginx.address, "/listed")?.body;
+            Ok(long && last.contains(&ports(LISTS)) && listed.trim() == LISTS.to_string())
         };
         wait_until(|| Ok(named()? > 0 || has_all()?))?;
         let next = named()?;
