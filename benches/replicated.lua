@@ -10,14 +10,15 @@ local support = require("examples.support")
 
 local BATCH, ROUNDS, SINGLES = 1000, 15, 2000
 
--- The writes whose times give a p99, and how much longer each takes on a slow replica, in seconds.
+-- The writes whose times give a p99, and how much longer each takes on a slow replica, in seconds. A replica is
+-- also stopped (SIGSTOP) and killed.
 local MANY, SLOWNESS = 200, 0.05
 
 -- The records of a long range, each of a hundred bytes.
 local LONG = 1000000
 
 -- The bounds; memory in MB.
-local MOST_OF_DIRECT, LEAST_OF_CALLS, MOST_WITH_A_SLOW_ONE, MOST_MEMORY = 2.5, 0.5, 1.3, 32
+local MOST_OF_DIRECT, LEAST_OF_CALLS, MOST_WITH_A_BAD_ONE, MOST_MEMORY = 2.5, 0.5, 1.3, 32
 
 ffi.cdef([[
   struct timespec { long s, ns; };
@@ -85,6 +86,12 @@ assert(cluster:handle("be_slow", function(seconds)
   slowness = seconds
   return true
 end))
+assert(cluster:handle("pid", function()
+  return ffi.C.getpid()
+end))
+assert(cluster:handle("is_ready", function()
+  return cluster:status().ready
+end))
 local disk = Storage.open(folder .. "/" .. own)
 local apply = disk.apply
 function disk:apply(shard, records)
@@ -140,10 +147,13 @@ local function say(what, ratio, bound, holds)
   failed = failed or not holds
 end
 
-for _, name in ipairs({ "n2", "n3" }) do
-  support.sh(("luajit benches/replicated.lua %s %s %s %d >%s/%s.log 2>&1 &"):format(
+local function start_node(name)
+  support.sh(("luajit benches/replicated.lua %s %s %s %d >>%s/%s.log 2>&1 &"):format(
     name, prefix, folder, ffi.C.getpid(), folder, name))
 end
+
+start_node("n2")
+start_node("n3")
 support.wait_for("three nodes with all shards", function()
   return points:write("any", { { id = "any", data = "" } }) and cache:write("any", { { id = "any", data = "" } })
 end, function()
@@ -214,28 +224,55 @@ local function p99()
   return taken[math.ceil(0.99 * #taken)]
 end
 
--- Sets how slow the third replica is, when it has done what was sent to it.
-local function slow_down(seconds)
-  support.wait_for("a node that answers", function()
-    return cluster:call("n3", "be_slow", seconds, { timeout_ms = 20000 })
+-- Waits until the third replica has answered `name`.
+local function ask_third(name, argument)
+  local answer
+  support.wait_for("n3, which answers", function()
+    answer = cluster:call("n3", name, argument, { timeout_ms = 20000 })
+    return answer
   end, function()
     cluster:poll(100)
   end)
+  return answer
 end
 
-local without, with = {}, {}
-for _ = 1, 5 do
-  slow_down(0)
-  without[#without + 1] = p99()
-  slow_down(SLOWNESS)
-  with[#with + 1] = p99()
-end
-slow_down(0)
+-- What is wrong with the third replica, how that begins, and how it ends.
+local pid
+local troubles = {
+  { ("slower by %d ms"):format(SLOWNESS * 1e3), function()
+    ask_third("be_slow", SLOWNESS)
+  end, function()
+    ask_third("be_slow", 0)
+  end },
+  { "stopped", function()
+    pid = ask_third("pid")
+    support.sh("kill -STOP " .. pid)
+  end, function()
+    support.sh("kill -CONT " .. pid)
+    ask_third("is_ready")
+  end },
+  { "killed", function()
+    support.sh("kill -KILL " .. ask_third("pid"))
+  end, function()
+    start_node("n3")
+    ask_third("is_ready")
+  end },
+}
 print(("single writes on SQLite, p99 of %d, median of 5 rounds"):format(MANY))
-print(("  three replicas alike       %8.2f ms"):format(median(without) * 1e3))
-print(("  one slower by %3d ms       %8.2f ms"):format(SLOWNESS * 1e3, median(with) * 1e3))
-ratio = median(with) / median(without)
-say("slow / alike", ratio, ("at most %.2f"):format(MOST_WITH_A_SLOW_ONE), ratio <= MOST_WITH_A_SLOW_ONE)
+for _, trouble in ipairs(troubles) do
+  local name, begin, finish = unpack(trouble)
+  local without, with = {}, {}
+  for _ = 1, 5 do
+    without[#without + 1] = p99()
+    begin()
+    with[#with + 1] = p99()
+    finish()
+  end
+  print(("  three replicas alike       %8.2f ms"):format(median(without) * 1e3))
+  print(("  one %-22s %8.2f ms"):format(name, median(with) * 1e3))
+  ratio = median(with) / median(without)
+  say(name .. " / alike", ratio, ("at most %.2f"):format(MOST_WITH_A_BAD_ONE), ratio <= MOST_WITH_A_BAD_ONE)
+end
 
 local begun = now()
 for first = 1, LONG, BATCH do
