@@ -413,7 +413,7 @@ impl Router {
         let (patience, late) = self.times.patience();
         let late_at = clock.now() + late;
         let mut another_at = clock.now() + patience;
-        let mut pages: BTreeMap<usize, (NodeId, Vec<Record>, bool)> = BTreeMap::new();
+        let mut pages: BTreeMap<usize, PageOf> = BTreeMap::new();
         while pages.len() < quorum {
             let are_left = request.places.len() > 0;
             let until = if are_left { another_at.min(deadline) } else { deadline };
@@ -449,17 +449,29 @@ impl Router {
             return Err(request.failed("read", pages.len(), quorum));
         }
         let believed_ms = self.believed_ms(&known.entry);
-        let has_unbelieved = |pages: &BTreeMap<usize, (NodeId, Vec<Record>, bool)>| {
-            let unbelieved = unbelieved(pages.values(), believed_ms);
-            unbelieved.values().any(|count| *count < known.entry.quorums.write)
+        let of_write = known.entry.quorums.write;
+        let has = |pages: &BTreeMap<usize, PageOf>, counts: std::ops::Range<usize>| {
+            let end = end_of(pages.values());
+            let unbelieved = unbelieved(pages.values(), believed_ms, end.as_ref());
+            unbelieved.values().any(|count| counts.contains(count))
         };
-        if has_unbelieved(&pages) {
+        if has(&pages, 0..of_write) {
             request.ask(usize::MAX);
             let until = deadline.min(clock.now() + UNBELIEVED_WAIT);
             while let Some(Answered { slot, node, outcome, .. }) = request.next(until).await {
                 if let Some(Outcome::Page { records, is_last, .. }) = outcome {
                     pages.insert(slot, (node, records, is_last));
                 }
+            }
+            // One that some of them lack is acknowledged if enough of those that have not answered have it too.
+            let replicas = known.entry.slots.len();
+            let least = (of_write + pages.len()).saturating_sub(replicas);
+            if has(&pages, least..of_write.min(pages.len())) {
+                let mut failed = request.failed("read", pages.len(), replicas);
+                failed.error = failed.error.with_note(
+                    "a record has a version ahead of the clocks, which those that do not answer may have too",
+                );
+                return Err(failed);
             }
         }
         let (page, lacking) = self.merged(&known.entry, believed_ms, pages.into_values().collect());
@@ -531,17 +543,15 @@ impl Router {
         &self,
         entry: &Entry,
         believed_ms: u64,
-        pages: Vec<(NodeId, Vec<Record>, bool)>,
+        pages: Vec<PageOf>,
     ) -> (Page, Vec<(NodeId, Vec<Record>)>) {
-        let unbelieved = unbelieved(pages.iter(), believed_ms);
+        let end = end_of(pages.iter());
+        let unbelieved = unbelieved(pages.iter(), believed_ms, end.as_ref());
         let enough = entry.quorums.write.min(pages.len());
         let counts = |record: &&Record| {
             unbelieved.get(&(&record.id, record.version)).is_none_or(|count| *count >= enough)
         };
-        let ends = pages.iter().filter(|(_, _, is_last)| !is_last);
-        let ends = ends.filter_map(|(_, records, _)| records.last().map(|it| it.id.clone()));
-        let end = ends.min();
-        let is_in = |record: &&Record| end.as_ref().is_none_or(|end| record.id <= *end);
+        let is_in = |record: &&Record| is_before(record, end.as_ref());
         let mut newest: BTreeMap<Bytes, Record> = BTreeMap::new();
         let records = pages.iter().flat_map(|(_, records, _)| records);
         for record in records.filter(is_in).filter(counts) {
@@ -550,7 +560,7 @@ impl Router {
                 _ => _ = newest.insert(record.id.clone(), record.clone()),
             }
         }
-        let lacking = |(node, records, _): &(NodeId, Vec<Record>, bool)| {
+        let lacking = |(node, records, _): &PageOf| {
             let has = BTreeMap::from_iter(records.iter().map(|it| (&it.id, it)));
             let lacks =
                 |record: &&Record| has.get(&record.id).is_none_or(|own| record.replaces(own));
@@ -565,14 +575,28 @@ impl Router {
     }
 }
 
-/// The versions of records that are later than the last millisecond that is believed, and how many pages have
+/// What a replica has of a range: its node, the records, and whether there are none after them.
+type PageOf = (NodeId, Vec<Record>, bool);
+
+/// The id up to which all pages have what their replicas have; `None`: all that there is.
+fn end_of<'a>(pages: impl Iterator<Item = &'a PageOf>) -> Option<Bytes> {
+    let ends = pages.filter(|(_, _, is_last)| !is_last);
+    ends.filter_map(|(_, records, _)| records.last().map(|it| it.id.clone())).min()
+}
+
+fn is_before(record: &Record, end: Option<&Bytes>) -> bool {
+    end.is_none_or(|end| record.id <= *end)
+}
+
+/// The versions of records up to `end` that are later than the last millisecond that is believed, and how many pages have
 /// each.
 fn unbelieved<'a>(
-    pages: impl Iterator<Item = &'a (NodeId, Vec<Record>, bool)>,
+    pages: impl Iterator<Item = &'a PageOf>,
     believed_ms: u64,
+    end: Option<&Bytes>,
 ) -> BTreeMap<(&'a Bytes, Version), usize> {
     let mut unbelieved = BTreeMap::new();
-    let records = pages.flat_map(|(_, records, _)| records);
+    let records = pages.flat_map(|(_, records, _)| records).filter(|it| is_before(it, end));
     for record in records.filter(|it| it.version.time().ms() > believed_ms) {
         *unbelieved.entry((&record.id, record.version)).or_default() += 1;
     }

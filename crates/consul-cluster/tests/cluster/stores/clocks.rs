@@ -400,6 +400,38 @@ fn a_failover_does_not_copy_a_version_of_the_future_that_one_disk_has() {
     [&three[0], &again, &three[2]].iter().for_each(|node| cases.has(node, "before"));
 }
 
+/// Two nodes that were ahead one after the other have spread it, and a write above it was acknowledged by these two.
+#[test]
+fn a_version_of_the_future_that_may_be_acknowledged_is_never_passed_over() {
+    for place in 0..3 {
+        let cases = Cases::new();
+        let mut three: Vec<_> = nodes(&cases, &[0; 3].map(Machine::ahead)).into();
+        cases.write(&three[0], "key", "first").expect("a quorum");
+        cases.write(&three[0], "z", "beside").expect("a quorum");
+        cases.world.wait(Duration::from_secs(1));
+        let (other, without) = ((place + 1) % 3, (place + 2) % 3);
+        for has in [place, other] {
+            cases.plant(&three[has], &cases.ahead(HOUR_S, "key"));
+        }
+        assert_eq!(cases.read(&three[without], "key").as_deref(), Some("refused"));
+        let gone = three.remove(place);
+        cases.kill(&gone);
+        for node in &three {
+            let range = Range { from: Bytes::from("key"), ..Range::all() };
+            let read = node.store.read(b"key", &range, 1, cases.deadline(10));
+            let why = cases.world.run(read).expect_err("the one that is gone may have it");
+            assert!(why.message().contains("a version ahead of the clocks"), "{why}");
+            assert_eq!(cases.read(node, "z").as_deref(), Some("beside"));
+        }
+        let id = gone.cluster.options().node_id.clone();
+        let again = cases.start(&id, &gone.disk);
+        cases.wait_until(90, || again.store.status().len() == 8);
+        for node in three.iter().chain([&again]) {
+            assert_eq!(cases.read(node, "key").as_deref(), Some("refused"));
+        }
+    }
+}
+
 /// An earlier release has spread it; then it is what there is, and is written over.
 #[test]
 fn a_version_of_the_future_on_all_disks_can_be_written_and_deleted() {
