@@ -92,12 +92,13 @@ pub struct Node {
     pub complaint: Complaint,
 }
 
-/// What the checks of a node say that do not pass.
+/// What the checks of a node and of its agent say that do not pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Complaint {
-    /// Whether a check warns and none is critical: the node is live, and does not answer requests.
+    /// Whether its own check warns and none is critical: the node is live, and does not answer requests.
     pub is_warning: bool,
-    /// The output of the worst check; empty if all pass.
+    /// The output of the worst check of its own, else the name and the output of a critical one of its agent, as while the
+    /// agent is in maintenance; empty if all pass.
     pub output: String,
 }
 

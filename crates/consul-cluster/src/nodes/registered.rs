@@ -103,7 +103,7 @@ impl Doubt {
 /// What Consul lists of a registered incarnation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
-    /// Whether it has no critical check.
+    /// Whether no check that tells of its process is critical.
     pub(super) is_live: bool,
     pub(super) complaint: Complaint,
 }
@@ -112,17 +112,41 @@ pub(super) type Instances = BTreeMap<String, Instance>;
 
 impl Instance {
     fn of(entry: &Value) -> Self {
-        let text = |check: &Value, name| check.get(name).and_then(Value::as_str).map(str::to_owned);
         let checks = entry.get("Checks").map(Value::items).unwrap_or_default();
-        let output_of = |status: &str| {
-            let found = checks.iter().find(|it| text(it, "Status").as_deref() == Some(status))?;
-            Some(text(found, "Output").unwrap_or_default())
+        let first = |status: &str, is_own: bool| {
+            checks
+                .iter()
+                .find(|it| text(it, "Status") == status && tells_of_the_process(it) == is_own)
         };
-        let (critical, warning) = (output_of("critical"), output_of("warning"));
-        let (is_live, is_warning) = (critical.is_none(), critical.is_none() && warning.is_some());
-        let output = critical.or(warning).unwrap_or_default();
-        Instance { is_live, complaint: Complaint { is_warning, output } }
+        let (critical, warning) = (first("critical", true), first("warning", true));
+        let output = match critical.or(warning) {
+            Some(check) => text(check, "Output").to_owned(),
+            None => match first("critical", false) {
+                // The reason of a maintenance is in its notes.
+                Some(check) => {
+                    let said = [text(check, "Output"), text(check, "Notes")];
+                    let said = said.into_iter().find(|it| !it.is_empty()).unwrap_or_default();
+                    format!("{}: {said}", text(check, "Name"))
+                }
+                None => String::new(),
+            },
+        };
+        let is_warning = critical.is_none() && warning.is_some();
+        Instance { is_live: critical.is_none(), complaint: Complaint { is_warning, output } }
     }
+}
+
+fn text<'a>(check: &'a Value, name: &str) -> &'a str {
+    check.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a check tells if the process of an instance runs: those of the service, and that of Consul's gossip, which is
+/// critical when the agent's machine is gone. Others, as of the disk of the agent's machine, and those that stand for
+/// maintenance of the agent or the service, say what an operator should know.
+fn tells_of_the_process(check: &Value) -> bool {
+    let id = text(check, "CheckID");
+    let is_of_service = !text(check, "ServiceID").is_empty();
+    id == "serfHealth" || is_of_service && !id.starts_with("_service_maintenance")
 }
 
 pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
@@ -172,7 +196,7 @@ pub(super) fn instances(entries: &Value) -> Instances {
     instances
 }
 
-/// Whether an instance, as Consul lists it, lives: no check of it is critical, and none of its agent.
+/// Whether an instance, as Consul lists it, lives: no check of its process or of its agent's life is critical.
 pub fn is_live_instance(entry: &Value) -> bool {
     Instance::of(entry).is_live
 }

@@ -133,7 +133,8 @@ pub struct NodeOverview {
     pub moving_out: usize,
     /// The replicas of stores that it has or gets.
     pub store_replicas: usize,
-    /// The output of the worst of its checks that do not pass; empty: all pass.
+    /// The output of the worst of its checks that do not pass, else the name and the output of a critical one of its agent;
+    /// empty: all pass.
     pub check_output: String,
     /// Why it did not answer this process; `None`: it did, or was not asked.
     pub silent: Option<String>,

@@ -7,7 +7,7 @@ use crate::support::world::World;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use consul_api::api::{health, kv, session};
+use consul_api::api::{agent, health, kv, session};
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Defaults};
 use consul_api::value::Value;
@@ -1018,5 +1018,37 @@ fn answers_of_another_program_change_neither_members_nor_leader_nor_map() {
             }
             assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{what}");
         }
+    }
+}
+
+/// consul maint, a check of the agent's disk, maintenance of one instance: the processes run, and the leader leads.
+#[test]
+fn checks_that_say_nothing_of_a_process_end_no_node() {
+    let disk = ["Name", "TTL", "Status"].map(str::to_owned);
+    let disk = disk.into_iter().zip(["disk", "1h", "critical"].map(Value::from)).collect();
+    let maintenance = || Args::new().arg(true).opt("reason", "upgrade");
+    let service = Args::new().arg(node("n2").service_id()).arg(true).opt("reason", "upgrade");
+    let troubles = [
+        (&agent::MAINTENANCE, maintenance(), "Node Maintenance Mode: upgrade"),
+        (&agent::CHECK_REGISTER, Args::new().arg(Value::Map(disk)), "disk: "),
+        (&agent::SERVICE_MAINTENANCE, service, "Service Maintenance Mode: upgrade"),
+    ];
+    for (endpoint, args, output) in troubles {
+        let world = World::new();
+        let nodes = world.nodes(3);
+        world.wait(Duration::from_secs(5));
+        nodes.iter().for_each(|node| drop(node.events()));
+        let leader = leaders(&nodes)[0].cluster.options().node_id.clone();
+        world.run(world.client().call(endpoint, &args)).expect("a critical check");
+        world.wait(Duration::from_secs(60));
+        for node in &nodes {
+            assert_eq!(node.events(), [], "{output}");
+            let snapshot = node.cluster.snapshot();
+            assert_eq!(snapshot.live().count(), 3, "{output}");
+            assert_eq!(snapshot.nodes["n2"].complaint.output, output);
+        }
+        assert_eq!(leaders(&nodes)[0].cluster.options().node_id, leader, "{output}");
+        let fourth = world.node("n4");
+        world.run(fourth.cluster.started()).expect("a start beside a critical check");
     }
 }

@@ -193,6 +193,14 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
             let cure = "find out why its program does not poll: it is busy, or stopped".to_owned();
             found.push(error("node_unavailable", id, text, cure));
         }
+        NodeState::Live if !node.check_output.is_empty() => {
+            let text =
+                format!("{id} lives, and a check of its agent is critical: {}", node.check_output);
+            let cure =
+                "mend what the check says, or end the agent's maintenance: `consul maint -disable`"
+                    .to_owned();
+            found.push(warning("agent_check", id, text, cure));
+        }
         NodeState::Live => {}
     }
     if node.refuses_key {

@@ -114,6 +114,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "n2 lives, and its check warns: it sleeps",
         ),
         (
+            |it| it.nodes[1].check_output = "Node Maintenance Mode: upgrade".to_owned(),
+            "agent_check",
+            Level::Warning,
+            "n2 lives, and a check of its agent is critical: Node Maintenance Mode: upgrade",
+        ),
+        (
             |it| it.nodes[1].silent = Some("no route".to_owned()),
             "node_silent",
             Level::Error,

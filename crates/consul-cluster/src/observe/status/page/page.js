@@ -652,7 +652,7 @@ function drawMember(row, node, most) {
   if (isNumber(node.down_for_ms)) more.push(`for ${duration(node.down_for_ms + sinceReceived())}`);
   say(state.children[1], more.join(" · "));
   const silence = node.silent ? `does not answer: ${text(node.silent)}` : "";
-  say(state.children[2], [node.state === "live" ? "" : text(node.check_output), silence].filter(Boolean).join("; "));
+  say(state.children[2], [text(node.check_output), silence].filter(Boolean).join("; "));
   row.classList.toggle("away", !isLive(node));
   say(lag.firstChild, isNumber(node.map_lag) ? (node.map_lag ? plural(node.map_lag, "epoch", "epochs") : "0") : "unknown");
   lag.classList.toggle("bad", node.map_lag > 0);
