@@ -68,7 +68,7 @@ $(PROGRAMS): %: say-% demo-deps build-$(flavour)
 	@$(lua_env) $(consul) $(LUA) examples/$(subst -,_,$@).lua
 
 $(PROGRAMS:%=say-%): say-%:
-	@echo "make $*: builds the module for $(LUA), which takes about three minutes the first time and seconds later, then runs" \
+	@echo "make $*: builds the module for $(LUA), which takes a minute and a half the first time and seconds later, then runs" \
 		"examples/$(subst -,_,$*).lua"
 
 .PHONY: demo-tsdb tsdb-deps

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The first five minutes of a newcomer on a machine with cargo: the first command of README.md in a fresh clone, and its
-# first program. In a mount namespace with an empty home and an empty /tmp, and without this environment; only Rust's
+# The first five minutes of a newcomer on a machine with cargo: `make demo` of README.md in a fresh clone, and its first
+# program. In a mount namespace with an empty home and an empty /tmp, and without this environment; only Rust's
 # folders and the caches of the scripts are there. That a rock needs no Rust is tested by tests/programs/packaging.rs.
 #
 #   scripts/newcomer.sh          exit status 3: a mount namespace cannot be had
@@ -41,7 +41,7 @@ unshare --mount env -i HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 \
     done
     cd "$1/clone"
 
-    command=$(awk "/^\`\`\`sh/ { getline; print; exit }" README.md)
+    command=$(grep -m 1 "^make demo" README.md)
     echo "README.md: $command"
     $command | tee /tmp/said
     grep -q "stored greeting and read back: hello" /tmp/said

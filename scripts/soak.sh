@@ -39,7 +39,7 @@
 #   release   make release, but for its tests, in a clone that is removed
 #   archive   make test in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
 #   upgrade   nodes of each release in tests/golden whose tag is in this clone, beside ours in one cluster
-#   newcomer  README's first command and program in a mount namespace with an empty home (some minutes)
+#   newcomer  README's demo and first program in a mount namespace with an empty home (some minutes)
 #   memory    an engine whose memory is refused at every point while it loads the module
 #
 # A step that needs something unavailable is skipped and prints why. Exit status: 0 when nothing failed.

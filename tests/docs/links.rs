@@ -41,8 +41,8 @@ fn pages() -> impl Iterator<Item = PathBuf> {
     let folders = folders.map(|folder| fs::read_dir(folder).expect(folder));
     let in_docs = folders.into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let pages = in_docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let roots = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
-    pages.chain(roots.map(Into::into))
+    let others = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
+    pages.chain(others.map(Into::into)).chain(["examples/README.md".into()])
 }
 
 /// Without it cargo chooses other versions of the libraries than those that were tested.

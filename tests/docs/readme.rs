@@ -63,18 +63,22 @@ fn every_command_of_make_that_is_named_exists() {
 }
 
 #[test]
-fn the_first_page_has_program_commands_and_contents() {
+fn the_first_page_is_short_and_has_program_output_and_commands() {
     let readme = read("README.md");
-    let first: Vec<_> = readme.lines().take(60).collect();
+    assert!(readme.lines().count() <= 150, "{} lines", readme.lines().count());
+    let first: Vec<_> = readme.lines().take(40).collect();
     let first = first.join("\n");
-    for wanted in ["```lua", "make demo", "make test", "luarocks", "Contents:"] {
-        assert!(first.contains(wanted), "not within the first 60 lines: {wanted}");
+    for wanted in ["make install", "```lua", "```text"] {
+        assert!(first.contains(wanted), "not within the first 40 lines: {wanted}");
+    }
+    for wanted in ["```sh\nmake demo\nmake test\n", "images/cluster.svg", "comparison.md"] {
+        assert!(readme.contains(wanted), "{wanted}");
     }
 }
 
 #[test]
 fn every_kind_of_error_is_in_the_pages() {
-    for page in ["README.md", "README.zh.md", "docs/errors.md", "docs/zh/errors.md"] {
+    for page in ["docs/errors.md", "docs/zh/errors.md"] {
         let text = read(page);
         for kind in Kind::ALL {
             assert!(text.contains(&format!("\n| `{kind}` | ")), "{page}: {kind}");
@@ -110,4 +114,32 @@ fn the_guide_to_concurrency_shows_the_example_for_openresty() {
     let is_for_openresty = |block: &str| block.contains("consul_ffi.openresty");
     let (_, shown) = blocks.iter().find(|(_, block)| is_for_openresty(block)).expect("a block");
     assert!(example.contains(shown), "examples/openresty/consul.lua has not:\n{shown}");
+}
+
+/// The pages for the first minutes, which a test runs (tests/programs/quick_starts.rs).
+const QUICK_STARTS: [&str; 4] = ["openresty", "operators", "tests", "tsdb"];
+
+#[test]
+fn the_quick_starts_are_short_in_both_languages() {
+    for name in QUICK_STARTS {
+        for folder in ["docs", "docs/zh"] {
+            let lines = read(&format!("{folder}/quick-start-{name}.md")).lines().count();
+            assert!(lines < 60, "{folder}/quick-start-{name}.md: {lines} lines");
+        }
+    }
+}
+
+#[test]
+fn the_gateway_of_the_first_page_is_that_of_its_quick_start() {
+    let (readme, page) = (read("README.md"), read("docs/quick-start-openresty.md"));
+    let (first, whole) = (blocks(&readme), blocks(&page));
+    let of_nginx = |blocks: &[(String, String)]| -> Vec<String> {
+        let found = blocks.iter().filter(|(language, _)| language == "nginx");
+        found.flat_map(|(_, block)| block.lines().map(|line| line.trim().to_owned())).collect()
+    };
+    let (first, whole) = (of_nginx(&first), of_nginx(&whole));
+    assert!(first.len() > 5, "{first:?}");
+    for line in first {
+        assert!(whole.contains(&line), "docs/quick-start-openresty.md has not: {line}");
+    }
 }

@@ -94,7 +94,7 @@ fn the_rock_has_every_lua_file_and_the_annotations() {
 fn the_pages_name_the_rocks_of_the_version() {
     let own = concat!(env!("CARGO_PKG_VERSION"), ".");
     let mut named = 0;
-    for page in ["README.md", "README.zh.md", "docs/openresty.md"] {
+    for page in ["docs/installing.md", "docs/zh/installing.md", "docs/openresty.md"] {
         let text = read(page).replace('\n', " ");
         for rock in text.split("install consul_ffi-").skip(1) {
             let rock = rock.split('`').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The module in whole programs: the demos, the examples, nginx, the README's programs, the rock, the page.
+//! The module in whole programs: the demos, the examples, nginx, the programs of pages, the rock, the page.
 
 #![deny(dead_code)] // a test that is not listed
 
@@ -14,6 +14,7 @@ mod nginx;
 mod packaging;
 mod page;
 mod production;
+mod quick_starts;
 mod readme;
 mod replicated;
 mod secrets;
@@ -33,6 +34,7 @@ fn main() {
         packaging::trials,
         examples::trials,
         demo::trials,
+        quick_starts::trials,
         readme::trials,
         nginx::trials,
         answers::trials,

@@ -85,7 +85,7 @@ pub fn trials() -> Trials {
     add!(trials, each_build_for_another_engine_is_refused);
     add!(trials, a_build_that_fails_leaves_the_installed_module);
     add!(trials, a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed);
-    add!(trials, a_rock_of_one_user_is_found_after_the_command_of_the_readme);
+    add!(trials, a_rock_of_one_user_is_found_after_the_command_of_the_page);
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
@@ -139,7 +139,7 @@ fn has_its_guard(engine: &str, tree: &Path, version: &str) {
     fs::rename(&away, &program).expect("it can be moved back");
 }
 
-/// As README.md says; libm is of the C library.
+/// As docs/installing.md says; libm is of the C library.
 fn needs_only_the_c_library(file: &Path) {
     let headers = run(Command::new("objdump").arg("-p").arg(file)).expect("a library");
     let needed = headers.lines().filter_map(|line| line.trim().strip_prefix("NEEDED"));
@@ -204,7 +204,7 @@ fn rock(flavour: &str) -> PathBuf {
     root().join(line.split_once(": ").expect("a path and its size").0)
 }
 
-fn a_rock_of_one_user_is_found_after_the_command_of_the_readme() {
+fn a_rock_of_one_user_is_found_after_the_command_of_the_page() {
     let home = fresh("one-user");
     let for_user = |program: &str| {
         let mut command = Command::new(program);
@@ -214,8 +214,8 @@ fn a_rock_of_one_user_is_found_after_the_command_of_the_readme() {
     let mut install = for_user("luarocks");
     run(install.args(["--lua-version=5.4", "--local", "install"]).arg(rock("5.4")))
         .expect("a rock");
-    let readme = fs::read_to_string(root().join("README.md")).expect("a page");
-    let command = readme.split('`').find(|code| code.starts_with("eval ")).expect("a command");
+    let page = fs::read_to_string(root().join("docs/installing.md")).expect("a page");
+    let command = page.lines().find(|line| line.starts_with("eval ")).expect("a command");
     let script = format!("{command}\nexec lua5.4 -e \"$1\"");
     let said = run(for_user("sh").args(["-c", &script, "sh", PROGRAM]));
     assert_eq!(said.expect("it is found"), "v\n");

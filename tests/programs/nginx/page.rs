@@ -62,7 +62,7 @@ pub fn on_openresty(_: &Path) -> Outcome {
 /// Debian's apt-get removes one LuaJIT for the other, unless it is told not to.
 pub fn removes_nothing(_: &Path) -> Outcome {
     let mut installs = Vec::new();
-    for page in ["README.md", "README.zh.md", "docs/openresty.md", "scripts/install-deps.sh"] {
+    for page in ["docs/installing.md", "docs/openresty.md", "scripts/install-deps.sh"] {
         for line in read(page).lines() {
             let installs_here = line.contains(" install -y");
             if installs_here {

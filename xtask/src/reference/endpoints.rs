@@ -47,7 +47,7 @@ A client has a method for each endpoint of Consul's HTTP API. [Methods and objec
 `http_request` for any other path. A method takes its arguments in order and then, optionally, a table of options.
 
 *Returns* lists the values of a success; after a failure they are `false, message, err`
-([Results and errors](../README.md#results-and-errors)). If a method names a Consul version, older servers answer `unsupported`.
+([Results and errors](results-and-errors.md)). If a method names a Consul version, older servers answer `unsupported`.
 Times of options that end in `_ms` are in milliseconds; other durations are seconds as a number, or a string such as `\"1m30s\"`.
 ";
 

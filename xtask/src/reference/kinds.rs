@@ -4,14 +4,10 @@ use super::part::replaced;
 use consul_api::error::Kind;
 
 /// The pages with such a table.
-pub(super) fn pages() -> [(&'static str, String); 4] {
-    let cause = |kind: Kind| format!("{} |", kind.cause());
-    let cause_zh = |kind: Kind| format!("{} |", kind.chinese().0.trim_end_matches('。'));
+pub(super) fn pages() -> [(&'static str, String); 2] {
     let cure = |kind: Kind| format!("{} | {} |", kind.cause(), kind.cure());
     let cure_zh = |kind: Kind| format!("{} | {} |", kind.chinese().0, kind.chinese().1);
     [
-        ("README.md", table(README, "| kind | cause |\n|---|---|\n", cause)),
-        ("README.zh.md", table(README_ZH, "| 错误类型 | 原因 |\n|---|---|\n", cause_zh)),
         ("docs/errors.md", table(ERRORS, "| kind | cause | cure |\n|---|---|---|\n", cure)),
         (
             "docs/zh/errors.md",
@@ -20,8 +16,6 @@ pub(super) fn pages() -> [(&'static str, String); 4] {
     ]
 }
 
-const README: &str = include_str!("../../../README.md");
-const README_ZH: &str = include_str!("../../../README.zh.md");
 const ERRORS: &str = include_str!("../../../docs/errors.md");
 const ERRORS_ZH: &str = include_str!("../../../docs/zh/errors.md");
 

@@ -13,11 +13,9 @@ mod part;
 mod quick;
 
 /// Every file with something generated: its path in the repository, and its text.
-pub fn files() -> [(&'static str, String); 12] {
-    let [readme, readme_zh, errors, errors_zh] = kinds::pages();
+pub fn files() -> [(&'static str, String); 10] {
+    let [errors, errors_zh] = kinds::pages();
     [
-        readme,
-        readme_zh,
         errors,
         errors_zh,
         ("docs/api.md", objects::markdown()),

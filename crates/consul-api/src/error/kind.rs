@@ -1,6 +1,6 @@
 //! The kinds of errors, declared once: their names, causes and cures in both languages, and the exit statuses.
 //!
-//! `cargo xtask reference` writes these words into the READMEs, docs/errors.md, docs/zh/errors.md and the annotations.
+//! `cargo xtask reference` writes these words into docs/errors.md, docs/zh/errors.md and the annotations.
 
 use std::fmt;
 
