@@ -1,6 +1,6 @@
 //! The client and the observer of a run.
 
-use super::arguments::{CommandLine, Drain, Keys, Leave, Maintenance, Verb};
+use super::arguments::{CommandLine, Drain, Forget, Keys, Leave, Maintenance, Verb};
 use super::failure::Failure;
 use super::words::of_flags;
 use consul_api::error::Error;
@@ -45,7 +45,7 @@ pub struct View {
 impl View {
     /// Looks again; the nodes tell what is new.
     pub async fn again(&self) -> Result<Arc<Overview>, Error> {
-        self.cluster.look().await?;
+        self.cluster.look_also_back().await?;
         Ok(self.overviews.overview().await)
     }
 }
@@ -95,9 +95,10 @@ impl Session {
         Ok(cluster)
     }
 
-    /// The cluster as it is now, with what its nodes tell.
+    /// The cluster as it is now, with what its nodes tell. While Consul has no Raft leader, as it was.
     pub async fn view(&self) -> Result<View, Error> {
-        let cluster = self.look().await?;
+        let cluster = self.observer()?;
+        cluster.look_also_back().await?;
         let overviews = self.overviews(&cluster)?;
         let overview = overviews.overview().await;
         Ok(View { cluster, overviews, overview })
@@ -136,7 +137,7 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         Verb::Drain(Drain { of, .. })
         | Verb::Maintenance(Maintenance { of, .. })
         | Verb::Leave(Leave { of, .. })
-        | Verb::Forget(of) => vec![write(&options.node_key(&of.node))],
+        | Verb::Forget(Forget { of, .. }) => vec![write(&options.node_key(&of.node))],
         // Which node leads is not known yet.
         Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
         Verb::Thaw(_) => vec![write(&options.epoch_key())],
