@@ -401,7 +401,7 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
         let overview = session.overviews(&cluster)?.overview().await;
         if overview.nodes.iter().any(|it| it.id == *node && it.lost_consul) {
             return Err(Failure::Refused(format!(
-                "{node} lives: it answers at its data address, and only Consul does not hear of it. Check its agent; \
+                "{node} lives: it answers at its data address, and only Consul does not see it. Check its agent; \
                  --force forgets it all the same"
             )));
         }

@@ -3,13 +3,14 @@
 use super::arguments::{CommandLine, Drain, Forget, Keys, Leave, Maintenance, Verb};
 use super::failure::Failure;
 use super::words::of_flags;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_api::value::shape::unknown;
 use consul_cli::consul::named;
 use consul_cli::secret;
 use consul_client::Client;
 use consul_cluster::data_plane::DataPlane;
+use consul_cluster::nodes::operate::has_no_raft_leader;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{MAP_TIME, Overview};
 use consul_cluster::observe::report::Overviews;
@@ -63,9 +64,16 @@ impl Session {
         Ok(Session { client, waiting, options, patience, needed })
     }
 
-    /// A failure; a refusal for lack of a right names it, also if Consul does not.
+    /// A failure; a refusal for lack of a right names it, also if Consul does not, and a silence of Consul that its servers
+    /// have no Raft leader.
     pub async fn explained(&self, failure: Failure) -> Failure {
         match failure {
+            Failure::Call(error) if matches!(error.kind(), Kind::Timeout | Kind::NoLeader) => {
+                let has_none = has_no_raft_leader(&self.client).await;
+                let note =
+                    "Consul's servers have no Raft leader: `consul-ha why` shows what is known";
+                Failure::Call(if has_none { error.with_note(note) } else { error })
+            }
             Failure::Call(error) => self.with_rights(error).await.into(),
             failure => failure,
         }

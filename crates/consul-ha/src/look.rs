@@ -24,7 +24,10 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
     say_age(&overview);
     if overview.nodes.is_empty() {
-        text = format!("no nodes below {}", session.options.nodes_prefix);
+        text = format!(
+            "no nodes below {}: --prefix names another cluster's keys",
+            session.options.nodes_prefix
+        );
     } else if !overview.frozen.is_empty() {
         text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
     }

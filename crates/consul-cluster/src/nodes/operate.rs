@@ -13,6 +13,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
+use consul_client::Client;
 use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
 use consul_client::watch::State;
 
@@ -50,10 +51,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::look`].
     pub async fn look_also_back(&self) -> Result<(), Error> {
-        let args = Args::new().opt("timeout_ms", LEADER_TIMEOUT_MS);
-        // Which of the other failures it is the reads tell.
-        let leader = self.client.call(&status::LEADER, &args).await;
-        let has_none = leader.is_ok_and(|answer| answer.value.as_str() == Some(""));
+        let has_none = has_no_raft_leader(&self.client).await;
         self.look_by(if has_none { Reads::OfAnyServer } else { Reads::Linearizable }).await
     }
 
@@ -415,6 +413,13 @@ impl Cluster {
         self.change_record(condition, node_id, withdraw).await?;
         Ok(withdrawn)
     }
+}
+
+/// Whether a server of Consul says that there is no Raft leader.
+pub async fn has_no_raft_leader(client: &Client) -> bool {
+    let args = Args::new().opt("timeout_ms", LEADER_TIMEOUT_MS);
+    let leader = client.call(&status::LEADER, &args).await;
+    leader.is_ok_and(|answer| answer.value.as_str() == Some(""))
 }
 
 /// The error for a name that no node has.

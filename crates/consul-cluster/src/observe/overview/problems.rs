@@ -1,10 +1,10 @@
 //! All that is not well in a cluster, with its cure.
 
-use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
+use super::{EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many shards or nodes a text names.
 const NAMED: usize = 5;
@@ -46,6 +46,7 @@ pub enum Level {
 /// All that is not well, the worst first.
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
+    found.extend(own_clock(overview));
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
@@ -130,6 +131,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let text = "the cluster has no leader: no shards are assigned".to_owned();
         let cure = if overview.nodes.iter().any(may_lead) {
             "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
+        } else if overview.nodes.is_empty() && overview.told_by.is_none() {
+            "start a node; or the cluster has other keys: see `--prefix`"
         } else {
             "start a node, or make one active: no live node may lead"
         };
@@ -287,6 +290,34 @@ fn may_be_given_up(overview: &Overview) -> bool {
     overview.in_touch && overview.nodes.iter().any(|node| node.state != NodeState::Down)
 }
 
+/// How far a node's clock is ahead of this process's, if that is too much.
+fn skew(node: &NodeOverview) -> Option<i64> {
+    node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS)
+}
+
+/// Says of this machine's clock that it is wrong, instead of the same of each node, if most of these agree. That of an
+/// operator does not concern the cluster.
+fn own_clock(overview: &Overview) -> Option<Problem> {
+    let own = overview.told_by.as_deref();
+    let others = overview.nodes.iter().filter(|node| Some(node.id.as_str()) != own);
+    let told = others.clone().filter(|node| node.clock_ahead_ms.is_some()).count();
+    let skews: Vec<i64> = others.filter_map(skew).collect();
+    let agree = |first: &i64| skews.iter().all(|it| it.abs_diff(*first) <= USUAL_CLOCK_MS);
+    let first = skews.first().filter(|first| agree(first))?;
+    if skews.len() < 2 || skews.len() * 2 <= told {
+        return None;
+    }
+    let (seconds, side) =
+        (first.unsigned_abs() as f64 / 1e3, if *first > 0 { "behind" } else { "ahead of" });
+    let (whose, level) = match own {
+        Some(id) => (format!("the clock of {id}"), warning as fn(_, &str, _, _) -> Problem),
+        None => ("this machine's clock".to_owned(), note as _),
+    };
+    let text = format!("{whose} is {seconds:.1} s {side} those of the nodes");
+    let cure = "synchronize it (NTP)".to_owned();
+    Some(level("own_clock", own.unwrap_or_default(), text, cure))
+}
+
 /// A node that is down: the process may be gone, or its way to Consul.
 fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     let id = node.id.as_str();
@@ -314,7 +345,9 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         NodeState::Down => found.push(is_down(node, overview)),
         NodeState::Unavailable => {
             let text = format!("{id} lives, and its check warns: {}", node.check_output);
-            let cure = "find out why its program does not poll: it is busy, or stopped".to_owned();
+            let cure =
+                "do what the check says; if its program does not poll, it is busy or stopped"
+                    .to_owned();
             found.push(error("node_unavailable", id, text, cure));
         }
         NodeState::Live => {}
@@ -337,7 +370,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
     }
-    if let Some(ahead) = node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS) {
+    if let Some(ahead) = skew(node).filter(|_| own_clock(overview).is_none()) {
         let side = if ahead > 0 { "ahead of" } else { "behind" };
         let seconds = ahead.unsigned_abs() as f64 / 1e3;
         let text = format!("the clock of {id} is {seconds:.1} s {side} this machine's");
@@ -369,7 +402,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     found
 }
 
-/// What is said of a certificate that ends soon.
+/// The problem of a certificate that ends soon.
 fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
     let left_ms = end_ms.saturating_sub(now_ms);
     let cure = format!(
@@ -645,13 +678,16 @@ fn of_waiting((store, why): (&String, &String)) -> Problem {
 }
 
 fn of_endpoints(overview: &Overview) -> Vec<Problem> {
-    let benched = overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched);
-    let problem = |it: &EndpointOverview| {
-        let text = format!("{} does not answer {}", it.address, it.told_by);
+    let mut benched: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for it in overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched) {
+        benched.entry(&it.address).or_default().push(&it.told_by);
+    }
+    let problem = |(address, told_by): (&str, Vec<&str>)| {
+        let text = format!("{address} does not answer {}", listed(told_by.iter()));
         let cure = "check the Consul agent at that address".to_owned();
-        warning("endpoint_benched", &it.told_by, text, cure)
+        warning("endpoint_benched", address, text, cure)
     };
-    benched.map(problem).collect()
+    benched.into_iter().map(problem).collect()
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ impl Places {
     }
 }
 
-/// The connections of a server, of which there are so many at most. One whose request is not being answered makes room for
+/// The connections of a server, up to a number. One whose request is not being answered makes room for
 /// a new one: the oldest from the address with the most of these. So no client keeps the others out.
 #[derive(Debug)]
 pub(super) struct Connections {

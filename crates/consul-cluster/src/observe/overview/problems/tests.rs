@@ -1,5 +1,5 @@
 use super::*;
-use crate::observe::overview::{LeaderOverview, MapOverview};
+use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
 use std::sync::Arc;
 
 fn node(id: &str) -> NodeOverview {
@@ -670,4 +670,43 @@ fn a_certificate_is_told_of_before_it_ends() {
     ] {
         assert_eq!(told(left), [("certificate_expires", level, text.to_owned())]);
     }
+}
+
+#[test]
+fn the_clock_that_is_wrong_is_the_one_that_differs_from_most() {
+    let clocks = |told_by, skews: [i64; 4]| {
+        let found = of_five(told_by, |id, node| {
+            let at = ["n1", "n2", "n3", "n4"].iter().position(|it| *it == id);
+            node.clock_ahead_ms = at.map(|at| skews[at]);
+        });
+        found.into_iter().map(|it| (it.problem, it.level, it.of, it.text)).collect::<Vec<_>>()
+    };
+    let own =
+        |level, of: &str, text: &str| vec![("own_clock", level, of.to_owned(), text.to_owned())];
+    assert_eq!(
+        clocks(None, [3000, 3100, 3200, 2900]),
+        own(Level::Note, "", "this machine's clock is 3.0 s behind those of the nodes")
+    );
+    assert_eq!(
+        clocks(Some("n5"), [-60_000, -60_100, 0, -60_200]),
+        own(Level::Warning, "n5", "the clock of n5 is 60.0 s ahead of those of the nodes")
+    );
+    let one = clocks(None, [0, 60_000, 0, 0]);
+    assert_eq!(one.iter().map(|it| (it.0, it.2.as_str())).collect::<Vec<_>>(), [("clock", "n2")]);
+    let apart = clocks(None, [60_000, -60_000, 9000, 0]);
+    assert!(apart.len() == 3 && apart.iter().all(|it| it.0 == "clock"), "{apart:?}");
+}
+
+#[test]
+fn an_endpoint_that_fails_for_all_is_said_once() {
+    let found = after(|it| {
+        let of = |told_by: &str| EndpointOverview {
+            told_by: told_by.to_owned(),
+            state: EndpointState::Benched,
+            ..it.endpoints[0].clone()
+        };
+        it.endpoints = ["n1", "n2", "n3"].map(of).into();
+    });
+    let [problem] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
