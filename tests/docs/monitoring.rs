@@ -1,6 +1,6 @@
 //! The dashboard, the rules and the pages name metrics and labels that exist.
 
-use crate::support::prometheus::check_rules;
+use crate::support::prometheus::{check_rules, test_rules};
 use consul_process::metrics::{Metric, Type, all};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 const DASHBOARD: &str = "docs/monitoring/dashboard.json";
 const RULES: &str = "docs/monitoring/alerts.yml";
 
-/// The labels that Prometheus and Grafana add.
-const ADDED: [&str; 3] = ["job", "instance", "le"];
+/// What each rule does, for promtool.
+const TESTS: &str = "tests/docs/monitoring/alerts.yml";
+
+/// The labels that Prometheus, its configuration and Grafana add.
+const ADDED: [&str; 4] = ["job", "instance", "datacenter", "le"];
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -147,4 +150,28 @@ fn a_query_with_a_mistake_is_found() {
 #[test]
 fn prometheus_takes_the_rules() {
     check_rules(&path(RULES));
+}
+
+#[test]
+fn each_rule_fires_for_its_cause_alone_and_ends_with_it() {
+    let tests = read(TESTS);
+    let untested = of_rules().into_iter().map(|(name, _)| name);
+    let untested = untested.filter(|name| !tests.contains(&format!("alertname=\"{name}\"")));
+    assert_eq!(untested.collect::<Vec<_>>(), [""; 0]);
+    test_rules(&path(TESTS));
+}
+
+/// Two clusters of one name, in one Prometheus, are not taken for one.
+#[test]
+fn no_rule_or_panel_mixes_clusters_of_different_jobs() {
+    for (place, query) in of_dashboard().iter().chain(&of_rules()) {
+        let groups = query.split("by (").skip(1).filter_map(|rest| rest.split_once(')'));
+        for (labels, _) in
+            groups.filter(|(labels, _)| labels.contains("cluster") || labels.contains("store"))
+        {
+            let is_rate = query.contains("rate(") || query.contains("increase(");
+            let has_job = labels.split(", ").any(|label| label == "job");
+            assert!(has_job || is_rate && query.contains("$job"), "{place}: {query}");
+        }
+    }
 }

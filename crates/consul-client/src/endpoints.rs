@@ -80,6 +80,13 @@ impl Endpoints {
         {
             bench.until = now + max_bench(bench.failures);
         }
+        // One that would be asked again is not avoided any more, also if no call comes to it.
+        for (bench, held) in self.benches.iter().zip(&mut self.held) {
+            match bench.is_some_and(|bench| bench.until > now) {
+                true => _ = held.get_or_insert_with(|| numbers().benched.hold()),
+                false => *held = None,
+            }
+        }
         picked
     }
 
@@ -182,6 +189,24 @@ mod tests {
         assert_eq!(endpoints.pick(at(2.1), &[], true), 1, "the probe is under way");
         assert!(endpoints.record_success(0));
         assert_eq!(endpoints.pick(at(2.2), &[], true), 0);
+    }
+
+    #[test]
+    fn one_that_no_call_comes_to_is_not_avoided_for_ever() {
+        let mut endpoints = Endpoints::new(2);
+        let avoided = |it: &Endpoints| it.held.iter().map(Option::is_some).collect::<Vec<_>>();
+        fail(&mut endpoints, 0, 1.0);
+        fail(&mut endpoints, 1, 1.0);
+        assert_eq!(avoided(&endpoints), [true, true]);
+        endpoints.record_success(0);
+        endpoints.pick(at(1.5), &[], true);
+        assert_eq!(avoided(&endpoints), [false, true], "its bench goes on");
+        endpoints.pick(at(2.1), &[], true);
+        assert_eq!(avoided(&endpoints), [false, false]);
+        // The first one has no second one before it: it is avoided until its probe is answered.
+        fail(&mut endpoints, 0, 3.0);
+        assert_eq!(endpoints.pick(at(4.1), &[], true), 0);
+        assert_eq!(avoided(&endpoints), [true, false]);
     }
 
     #[test]

@@ -16,10 +16,41 @@ pub(crate) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
 /// How long a key has to show the same before something follows that cannot be undone: six reads.
 pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
 
+/// Which server answers a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// The leader: the answer is the newest.
+    Linearizable,
+    /// Any, also while there is no leader: what it has heard last.
+    OfAnyServer,
+}
+
+impl Reads {
+    /// The option of a read.
+    pub fn option(self) -> &'static str {
+        match self {
+            Reads::Linearizable => "consistent",
+            Reads::OfAnyServer => "stale",
+        }
+    }
+}
+
 /// A key's value and modify index; `None` if it does not exist.
 pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
-    let answer = client.call_past_caches(&kv::GET, Args::new().arg(key)).await?;
-    let answer = linearizable(answer)?;
+    read_by(client, key, Reads::Linearizable).await
+}
+
+/// As [`read`], from the leader or from any server.
+pub(crate) async fn read_by(
+    client: &Client,
+    key: &str,
+    reads: Reads,
+) -> Result<Option<(Vec<u8>, u64)>, Error> {
+    let args = Args::new().arg(key);
+    let answer = match reads {
+        Reads::Linearizable => linearizable(client.call_past_caches(&kv::GET, args).await?)?,
+        Reads::OfAnyServer => client.call(&kv::GET, &args.opt(reads.option(), true)).await?,
+    };
     let Some(entry) = answer.meta.entry else { return Ok(None) };
     let value = match answer.value {
         Value::Bytes(bytes) => bytes,

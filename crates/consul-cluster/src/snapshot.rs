@@ -50,6 +50,9 @@ pub struct Snapshot {
     pub is_restored: bool,
     /// Whether the watch of the leader's key gets answers from Consul.
     pub is_connected: bool,
+    /// How long ago, in milliseconds, the server from which an operator has read this had contact with a Raft leader; `None`: it
+    /// has it from the leader.
+    pub age_ms: Option<u64>,
     /// The node to which the last leader handed the leadership over, until there is a leader.
     pub(crate) successor: Option<String>,
     /// Whether ACLs hide keys of nodes from this one.
@@ -73,6 +76,7 @@ impl Snapshot {
             frozen: self.frozen.clone(),
             is_restored: self.is_restored,
             is_connected: self.is_connected,
+            age_ms: self.age_ms,
             successor: self.successor.clone(),
             hides_keys: self.hides_keys,
             sight: self.sight,

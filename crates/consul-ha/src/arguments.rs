@@ -90,7 +90,7 @@ pub enum Verb {
     Nodes(Watched),
     /// List the shards of the map and of the stores, or show the shard of a key.
     Shards(Shards),
-    /// Show the leader; status 1 if there is none.
+    /// Show the leader; status 1 if there is none, or if it says that it does not lead.
     Leader(Watched),
     /// Tell every reason that something is not well, with its cure; status 1 if there is one.
     Why(Why),
@@ -114,7 +114,7 @@ pub enum Verb {
     #[command(visible_alias = "resume")]
     Thaw(Change),
     /// Remove a node that is down from the members, now instead of after forget_after_s.
-    Forget(OfNode),
+    Forget(Forget),
     /// Let a shard of a store do without the replicas that are missing now. Acknowledged writes may be lost.
     AcceptLoss(AcceptLoss),
     /// Give a store other numbers of replicas, on a living cluster: the leader gets there in safe steps.
@@ -196,6 +196,15 @@ pub struct OfNode {
     pub node: String,
     #[command(flatten)]
     pub change: Change,
+}
+
+#[derive(Args)]
+pub struct Forget {
+    #[command(flatten)]
+    pub of: OfNode,
+    /// Also if it answers at its data address: then it lives, and only its way to Consul is broken.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Args)]

@@ -1,6 +1,8 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
-use super::arguments::{AcceptLoss, Change, Drain, HandOver, Leave, Maintenance, OfNode, StoreSet};
+use super::arguments::{
+    AcceptLoss, Change, Drain, Forget, HandOver, Leave, Maintenance, OfNode, StoreSet,
+};
 use super::connection::{Session, check_node};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
@@ -382,7 +384,8 @@ pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<
 }
 
 /// `forget`
-pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<(), Failure> {
+pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result<(), Failure> {
+    let Forget { of, force } = given;
     let node = &of.node;
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
@@ -393,6 +396,15 @@ pub async fn forget(session: &Session, of: &OfNode, output: Output) -> Result<()
     };
     if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
         return Err(live());
+    }
+    if !force {
+        let overview = session.overviews(&cluster)?.overview().await;
+        if overview.nodes.iter().any(|it| it.id == *node && it.lost_consul) {
+            return Err(Failure::Refused(format!(
+                "{node} lives: it answers at its data address, and only Consul does not see it. Check its agent; \
+                 --force forgets it all the same"
+            )));
+        }
     }
     let is_dry = of.change.dry_run;
     let mut services = Vec::new();

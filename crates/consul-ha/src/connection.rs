@@ -1,15 +1,16 @@
 //! The client and the observer of a run.
 
-use super::arguments::{CommandLine, Drain, Keys, Leave, Maintenance, Verb};
+use super::arguments::{CommandLine, Drain, Forget, Keys, Leave, Maintenance, Verb};
 use super::failure::Failure;
 use super::words::of_flags;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_api::value::shape::unknown;
 use consul_cli::consul::named;
 use consul_cli::secret;
 use consul_client::Client;
 use consul_cluster::data_plane::DataPlane;
+use consul_cluster::nodes::operate::has_no_raft_leader;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{MAP_TIME, Overview};
 use consul_cluster::observe::report::Overviews;
@@ -45,7 +46,7 @@ pub struct View {
 impl View {
     /// Looks again; the nodes tell what is new.
     pub async fn again(&self) -> Result<Arc<Overview>, Error> {
-        self.cluster.look().await?;
+        self.cluster.look_also_back().await?;
         Ok(self.overviews.overview().await)
     }
 }
@@ -63,9 +64,16 @@ impl Session {
         Ok(Session { client, waiting, options, patience, needed })
     }
 
-    /// A failure; a refusal for lack of a right names it, also if Consul does not.
+    /// A failure; a refusal for lack of a right names it, also if Consul does not, and a silence of Consul that its servers
+    /// have no Raft leader.
     pub async fn explained(&self, failure: Failure) -> Failure {
         match failure {
+            Failure::Call(error) if matches!(error.kind(), Kind::Timeout | Kind::NoLeader) => {
+                let has_none = has_no_raft_leader(&self.client).await;
+                let note =
+                    "Consul's servers have no Raft leader: `consul-ha why` shows what is known";
+                Failure::Call(if has_none { error.with_note(note) } else { error })
+            }
             Failure::Call(error) => self.with_rights(error).await.into(),
             failure => failure,
         }
@@ -95,9 +103,10 @@ impl Session {
         Ok(cluster)
     }
 
-    /// The cluster as it is now, with what its nodes tell.
+    /// The cluster as it is now, with what its nodes tell. While Consul has no Raft leader, as it was.
     pub async fn view(&self) -> Result<View, Error> {
-        let cluster = self.look().await?;
+        let cluster = self.observer()?;
+        cluster.look_also_back().await?;
         let overviews = self.overviews(&cluster)?;
         let overview = overviews.overview().await;
         Ok(View { cluster, overviews, overview })
@@ -136,7 +145,7 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         Verb::Drain(Drain { of, .. })
         | Verb::Maintenance(Maintenance { of, .. })
         | Verb::Leave(Leave { of, .. })
-        | Verb::Forget(of) => vec![write(&options.node_key(&of.node))],
+        | Verb::Forget(Forget { of, .. }) => vec![write(&options.node_key(&of.node))],
         // Which node leads is not known yet.
         Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
         Verb::Thaw(_) => vec![write(&options.epoch_key())],

@@ -3,7 +3,7 @@
 use super::arguments::{Shards, Which};
 use super::connection::{Session, View, check_node};
 use super::failure::Failure;
-use super::output::{Shown, ago, counted, line, table};
+use super::output::{Shown, ago, counted, line, say, table};
 use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
@@ -11,7 +11,7 @@ use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{SEMAPHORE_FLAGS, is_document};
 use consul_cluster::Snapshot;
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{NodeOverview, NodeState, shell_word};
+use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
 use serde_json::json;
@@ -22,8 +22,12 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
     let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
+    say_age(&overview);
     if overview.nodes.is_empty() {
-        text = format!("no nodes below {}", session.options.nodes_prefix);
+        text = format!(
+            "no nodes below {}: --prefix names another cluster's keys",
+            session.options.nodes_prefix
+        );
     } else if !overview.frozen.is_empty() {
         text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
     }
@@ -31,6 +35,14 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
         "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
     });
     Ok(Shown::well(text, json))
+}
+
+/// Says that Consul has no leader, and how old what it shows is.
+fn say_age(overview: &Overview) {
+    if let Some(age_ms) = overview.age_ms {
+        let age = age_ms / 1000;
+        say(&format!("consul-ha: Consul's servers have no Raft leader: this is {age} s old"));
+    }
 }
 
 fn node_table(nodes: &[NodeOverview], leader: Option<&str>, has_stores: bool) -> String {
@@ -76,6 +88,7 @@ fn node_table(nodes: &[NodeOverview], leader: Option<&str>, has_stores: bool) ->
 /// `shards`
 pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure> {
     let View { cluster, overview, .. } = session.view().await?;
+    say_age(&overview);
     let snapshot = cluster.snapshot();
     let Some(map) = snapshot.map.as_deref() else {
         let why =
@@ -192,18 +205,21 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
 /// `leader`
 pub async fn leader(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
+    say_age(&overview);
     let Some(leader) = &overview.leader else {
         let text = "there is no leader".to_owned();
         return Ok(Shown { text, json: json!({ "leader": null }), is_well: false });
     };
+    let is_well = leader.leads != Some(false);
     let text = format!(
-        "{} at {}, elected {}, fencing token {}",
+        "{} at {}, elected {}, fencing token {}{}",
         leader.node_id,
         if leader.address.is_empty() { "no address" } else { &leader.address },
         ago(leader.elected_at_ms),
-        leader.token
+        leader.token,
+        if is_well { "" } else { ": it has the leader's key and does not lead" },
     );
-    Ok(Shown::well(line(&text), json!({ "leader": leader })))
+    Ok(Shown { text: line(&text), json: json!({ "leader": leader }), is_well })
 }
 
 /// A lock or a contender of a semaphore, without its value.
@@ -330,6 +346,9 @@ mod tests {
             check_output: String::new(),
             silent: None,
             refuses_key: false,
+            is_refused_by_leader: false,
+            lost_consul: false,
+            certificate_expires_ms: None,
             clock_ahead_ms: None,
             asked: Default::default(),
             faults: Vec::new(),

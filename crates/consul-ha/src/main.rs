@@ -80,7 +80,7 @@ async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Resu
         Verb::Drain(drain) => change::drain(session, drain, output).await,
         Verb::Maintenance(it) => change::maintenance(session, it, output).await,
         Verb::Thaw(change) => change::thaw(session, change, output).await,
-        Verb::Forget(of) => change::forget(session, of, output).await,
+        Verb::Forget(it) => change::forget(session, it, output).await,
         Verb::AcceptLoss(it) => change::accept_loss(session, it, output).await,
         Verb::StoreSet(it) => change::store_set(session, it, output).await,
         Verb::Completion { .. } => Ok(()),

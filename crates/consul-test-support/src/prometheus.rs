@@ -43,6 +43,13 @@ pub fn check_rules(file: &Path) {
     }
 }
 
+/// Fails with what promtool says if the tests of rules in a file do not pass.
+pub fn test_rules(file: &Path) {
+    if let Some(mut promtool) = promtool() {
+        feed(promtool.args(["test", "rules"]).arg(file), "");
+    }
+}
+
 fn promtool() -> Option<Command> {
     if Command::new("promtool").arg("--version").output().is_ok() {
         return Some(Command::new("promtool"));

@@ -72,6 +72,8 @@ pub struct CallOptions {
     /// Whether it is a request to a service ([`DataPlane::set_service`]): these count apart, so that a service
     /// that is slow on one node does not use up the `max_in_flight` calls to it.
     pub of_service: bool,
+    /// Whether the node is asked although it may be down in Consul: such a call is not in the numbers.
+    pub is_down: bool,
 }
 
 impl Default for CallOptions {
@@ -82,6 +84,7 @@ impl Default for CallOptions {
             idempotency_key: None,
             retries: MAX_RETRIES,
             of_service: false,
+            is_down: false,
         }
     }
 }
@@ -234,6 +237,11 @@ impl DataPlane {
         })
     }
 
+    /// When other nodes begin to refuse this node's certificate, in Unix seconds; `None`: it has none, or that is years away.
+    pub fn certificate_expires_s(&self) -> Option<u64> {
+        self.tls.as_ref()?.current().expires.map(|time| time.as_secs())
+    }
+
     /// Calls a handler of a node, which may be this one, and waits for the reply.
     ///
     /// # Errors
@@ -254,9 +262,12 @@ impl DataPlane {
             let why = format!("no reply within {} ms", timeout.as_millis());
             Err(Error::new(Kind::Timeout, why).retryable())
         });
-        let numbers = &numbers().calls;
-        numbers.sent.add(&outcome);
-        numbers.durations.add(begun.elapsed());
+        // A node that is down is not expected to answer.
+        if !options.is_down {
+            let numbers = &numbers().calls;
+            numbers.sent.add(&outcome);
+            numbers.durations.add(begun.elapsed());
+        }
         outcome.map_err(|error| error.context(&label(node_id, name)))
     }
 
@@ -334,7 +345,7 @@ impl DataPlane {
         for attempt in 1.. {
             head.epoch = self.cluster.epoch();
             head.deadline = deadline.saturating_duration_since(Instant::now());
-            let made = self.attempt(&head, body, options.of_service, deadline).await;
+            let made = self.attempt(&head, body, options, deadline).await;
             let error = match made.map_err(|error| error.with_attempts(attempt - 1))? {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error.with_attempts(attempt),
@@ -356,7 +367,7 @@ impl DataPlane {
         &self,
         head: &Head,
         body: &Body,
-        of_service: bool,
+        options: &CallOptions,
         deadline: Instant,
     ) -> Result<Outcome, Error> {
         if head.to == self.options().node_id && !self.options().observer {
@@ -370,8 +381,8 @@ impl DataPlane {
                 Err(error) => Err(error),
             });
         }
-        let peer = self.peer(&head.to)?;
-        let _in_flight = peer.enter(of_service, self.options().max_in_flight)?;
+        let peer = self.peer(&head.to, options.is_down)?;
+        let _in_flight = peer.enter(options.of_service, self.options().max_in_flight)?;
         let tls = self.tls.as_ref().map(Tls::current);
         let pass = peer.circuit.enter(self.cluster.now());
         let pass = pass.map_err(|error| error.with_endpoint(&peer.address))?;
@@ -379,11 +390,13 @@ impl DataPlane {
         Ok(outcome.map_err(|error| error.with_endpoint(&peer.address)))
     }
 
-    /// The connections to a node.
-    fn peer(&self, node_id: &str) -> Result<Arc<Peer>, Error> {
+    /// The connections to a node. To one that is down they are not kept, and its silence opens no circuit.
+    fn peer(&self, node_id: &str, is_down: bool) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
         let node: &Node = snapshot.nodes.get(node_id).ok_or_else(no_such_node)?;
-        if !node.is_live {
+        if !node.is_live && !is_down {
+            // That it does not answer says nothing new.
+            lock(&self.peers).remove(node_id);
             return Err(Error::new(Kind::Connect, "it is down").retryable().not_sent());
         }
         let address = &node.record.data_address;
@@ -391,8 +404,11 @@ impl DataPlane {
             let why = "it accepts no requests: its key has no data_address";
             return Err(Error::new(Kind::Unsupported, why).not_sent());
         }
-        let mut peers = lock(&self.peers);
         let incarnation = &node.record.incarnation;
+        if !node.is_live {
+            return Ok(Arc::new(Peer::new(address, incarnation)?));
+        }
+        let mut peers = lock(&self.peers);
         let is_current = |it: &&Arc<Peer>| it.address == *address && it.incarnation == *incarnation;
         if let Some(peer) = peers.get(node_id).filter(is_current) {
             return Ok(Arc::clone(peer));
@@ -475,6 +491,9 @@ impl Source for DataPlane {
     fn write(&self, page: &mut Page) {
         let labels = &[self.options().nodes_prefix.as_str(), &self.options().node_id];
         page.level(&table::WAITING, labels, self.waiting.load(Ordering::Relaxed) as f64);
+        if let Some(seconds) = self.certificate_expires_s() {
+            page.level(&table::CERTIFICATE_EXPIRY, labels, seconds as f64);
+        }
     }
 }
 

@@ -35,6 +35,9 @@ pub(super) const HANDSHAKE: u8 = 0x16;
 /// How long a connection is used after the certificates at its ends were checked, which may expire.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(60);
 
+/// How far the end of a certificate's validity is looked for: 20 years.
+const FORESEEN: Duration = Duration::from_secs(20 * 365 * 86_400);
+
 /// The files of mutual TLS between nodes, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataTls {
@@ -56,6 +59,8 @@ pub(super) struct Ends {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     members: Arc<dyn ClientCertVerifier>,
+    /// When other nodes begin to refuse this node's certificate.
+    pub expires: Option<UnixTime>,
 }
 
 impl Tls {
@@ -110,7 +115,11 @@ impl Ends {
             .with_custom_certificate_verifier(verifier)
             .with_client_auth_cert(certificate.some_certificates()?, key.private_key()?)
             .map_err(|error| certificate.unusable(key, &error))?;
-        if let Some((own, others)) = certificate.some_certificates()?.split_first()
+        let certificates = certificate.some_certificates()?;
+        let expires = certificates
+            .split_first()
+            .and_then(|(own, others)| end_of_validity(&*members, (own, others), UnixTime::now()));
+        if let Some((own, others)) = certificates.split_first()
             && let Err(why) = members.verify_client_cert(own, others, UnixTime::now())
         {
             if is_not_valid_now(&why) {
@@ -127,7 +136,7 @@ impl Ends {
         server.send_tls13_tickets = 0;
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
-        Ok(Ends { server: Arc::new(server), client: Arc::new(client), members })
+        Ok(Ends { server: Arc::new(server), client: Arc::new(client), members, expires })
     }
 
     /// The calling side of a connection to another node.
@@ -207,6 +216,26 @@ impl Member {
         };
         Err(refusal(401, Kind::PermissionDenied, why))
     }
+}
+
+/// When a certificate that is valid now, or the first of those that signed it, ends to be; `None`: not in [`FORESEEN`].
+fn end_of_validity(
+    members: &dyn ClientCertVerifier,
+    (own, others): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    now: UnixTime,
+) -> Option<UnixTime> {
+    let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let is_valid = |seconds| members.verify_client_cert(own, others, time(seconds)).is_ok();
+    let (mut valid, mut over) = (now.as_secs(), now.as_secs() + FORESEEN.as_secs());
+    if !is_valid(valid) || is_valid(over) {
+        return None;
+    }
+    while over - valid > 1 {
+        let middle = valid + (over - valid) / 2;
+        let end = if is_valid(middle) { &mut valid } else { &mut over };
+        *end = middle;
+    }
+    Some(time(over))
 }
 
 fn has_expired(error: &rustls::Error) -> bool {
@@ -317,14 +346,30 @@ pub(super) mod tests {
 
     /// The configuration and the certificate of a node of a new authority.
     pub fn node() -> (Arc<Ends>, CertificateDer<'static>) {
+        node_with(CertificateParams::default())
+    }
+
+    fn node_with(of_node: CertificateParams) -> (Arc<Ends>, CertificateDer<'static>) {
         let key = || KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, key()).expect("an authority");
         let key = key();
-        let own = CertificateParams::default().signed_by(&key, &authority).expect("a certificate");
+        let own = of_node.signed_by(&key, &authority).expect("a certificate");
         let files = [own.pem(), key.serialize_pem(), authority.pem()].map(PemFile::of);
         (Arc::new(Ends::new(&files).expect("usable files")), own.der().clone())
+    }
+
+    #[test]
+    fn it_is_known_to_the_second_when_a_certificate_ends() {
+        let end = UnixTime::now().as_secs() + 13 * 86_400;
+        let mut of_node = CertificateParams::default();
+        of_node.not_after =
+            std::time::UNIX_EPOCH.checked_add(Duration::from_secs(end)).expect("a time").into();
+        let (ends, _) = node_with(of_node);
+        // It is valid in its last second.
+        assert_eq!(ends.expires.map(|it| it.as_secs()), Some(end + 1));
+        assert_eq!(node().0.expires, None, "these end in the year 4095");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
 //! node's service, which costs no Raft write.
 
-use super::node::{Complaint, Node, Record};
+use super::node::{Complaint, Mode, Node, Record};
 use super::registered::{
     self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
 };
@@ -148,7 +148,7 @@ impl Cluster {
                     let record = lock(&self.record).clone();
                     registered::claim_name(&self.client, &self.options, &record).await
                 }
-                disagreed => disagreed,
+                Err(disagreed) => Err(disagreed),
             };
             match joined {
                 Err(error) if error.is_transient() => {
@@ -161,7 +161,18 @@ impl Cluster {
                     }
                     self.client.clock().sleep(PAUSE).await;
                 }
-                joined => return joined,
+                Ok(mode) => {
+                    if mode != Mode::Active {
+                        tracing::warn!(
+                            node = self.options.node_id,
+                            mode = mode.name(),
+                            "the node goes on in the mode in which an operator has put it"
+                        );
+                    }
+                    lock(&self.record).mode = mode;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 pub(crate) mod membership;
 pub(crate) mod node;
-pub(crate) mod operate;
+pub mod operate;
 pub(crate) mod registered;
 pub(crate) mod request;
 pub mod rights;

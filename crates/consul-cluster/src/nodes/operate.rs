@@ -5,16 +5,20 @@ use super::registered;
 use super::request::{Asked, HandOver, Leave, Request};
 use super::rights::{self, Right, lacking};
 use crate::Cluster;
-use crate::keys::{self, Update};
+use crate::keys::{self, Reads, Update};
 use crate::leader::election;
 use crate::shard_map::publication::{self, Announced, Announcement, Content};
-use consul_api::api::{health, kv};
+use consul_api::api::{health, kv, status};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
+use consul_client::Client;
 use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
 use consul_client::watch::State;
+
+/// The timeout of the question whether Consul has a Raft leader.
+const LEADER_TIMEOUT_MS: u64 = 1000;
 
 /// A key of Consul that must not have changed since an operator looked at it.
 #[derive(Clone, Debug)]
@@ -38,20 +42,38 @@ impl Cluster {
     /// # Errors
     /// Those of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
     pub async fn look(&self) -> Result<(), Error> {
+        self.look_by(Reads::Linearizable).await
+    }
+
+    /// As [`Cluster::look`]; while Consul's servers have no Raft leader, what one of them has heard last, which the snapshot
+    /// then says.
+    ///
+    /// # Errors
+    /// As [`Cluster::look`].
+    pub async fn look_also_back(&self) -> Result<(), Error> {
+        let has_none = has_no_raft_leader(&self.client).await;
+        self.look_by(if has_none { Reads::OfAnyServer } else { Reads::Linearizable }).await
+    }
+
+    async fn look_by(&self, reads: Reads) -> Result<(), Error> {
         let (prefix, service) = (&self.options.nodes_prefix, self.options.service());
-        let records = self.whole(&kv::LIST, prefix).await?;
+        let is_newest = reads == Reads::Linearizable;
+        let records = self.whole(&kv::LIST, prefix, reads).await?;
         self.apply_records(&records, true);
-        let health = self.whole(&health::SERVICE, &service).await?;
+        let health = self.whole(&health::SERVICE, &service, reads).await?;
         let is_listed =
             |node: &Node| registered::is_listed(&health.answer.value, &node.record.incarnation);
         let snapshot = self.snapshot();
-        if snapshot.nodes.is_empty() || !snapshot.nodes.values().all(is_listed) {
+        let is_sure = !snapshot.nodes.is_empty() && snapshot.nodes.values().all(is_listed);
+        // Without a leader Consul does not tell rights.
+        if is_newest && !is_sure {
             self.check_sees_all(&health).await?;
         }
         self.apply_health(&health, true);
-        let (announced, _) = publication::read_announcement(&self.client, &self.options).await?;
+        let (announced, _) =
+            publication::read_announcement(&self.client, &self.options, reads).await?;
         let mut unreadable = Vec::new();
-        match publication::read(&self.client, &self.options).await?.map {
+        match publication::read_by(&self.client, &self.options, reads).await?.map {
             Content::Map(map) => publication::adopt(self, map),
             Content::Absent => {}
             Content::Corrupt(_, error) => {
@@ -69,25 +91,39 @@ impl Cluster {
         self.update(|snapshot| snapshot.unreadable = unreadable);
         publication::apply_restored(self, announced.restored);
         publication::apply_frozen(self, announced.frozen);
-        election::apply_leader(
-            self,
-            Some(&self.state_of(&kv::GET, &self.options.leader_key).await?),
-        );
-        match records.answer.meta.tells_hidden() {
+        let leader = self.state_of(&kv::GET, &self.options.leader_key, reads).await?;
+        election::apply_leader(self, Some(&leader));
+        let age_ms = [&records, &health, &leader].map(|it| it.answer.meta.last_contact_ms);
+        let age_ms = age_ms.into_iter().flatten().max().unwrap_or_default();
+        self.update(|snapshot| {
+            snapshot.age_ms = (!is_newest).then_some(age_ms);
+            snapshot.is_connected &= is_newest;
+        });
+        match records.answer.meta.tells_hidden() || !is_newest {
             true => Ok(()),
             false => self.check_sees_keys(&health).await,
         }
     }
 
-    async fn state_of(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
-        let args = Args::new().arg(name).opt("consistent", true);
+    async fn state_of(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        reads: Reads,
+    ) -> Result<State, Error> {
+        let args = Args::new().arg(name).opt(reads.option(), true);
         let answer = self.client.call(endpoint, &args).await?;
         Ok(State { answer, is_resynchronised: false, is_after_error: false })
     }
 
     /// A list of nodes' keys or instances of which ACLs hide nothing.
-    async fn whole(&self, endpoint: &'static Endpoint, name: &str) -> Result<State, Error> {
-        let state = self.state_of(endpoint, name).await?;
+    async fn whole(
+        &self,
+        endpoint: &'static Endpoint,
+        name: &str,
+        reads: Reads,
+    ) -> Result<State, Error> {
+        let state = self.state_of(endpoint, name, reads).await?;
         if state.answer.meta.filtered_by_acl != Some(true) {
             return Ok(state);
         }
@@ -157,7 +193,8 @@ impl Cluster {
     /// [`Kind::Conflict`] if it has another one; those of the call.
     pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
         let (announced, index) =
-            publication::read_announcement(&self.client, &self.options).await?;
+            publication::read_announcement(&self.client, &self.options, Reads::Linearizable)
+                .await?;
         let found = match announced {
             Some(Announced::Document(announced)) => announced.epoch,
             Some(Announced::Other) => {
@@ -238,7 +275,7 @@ impl Cluster {
         node_id: &str,
     ) -> Result<Forgotten, Error> {
         let service = self.options.service();
-        let health = self.whole(&health::SERVICE, &service).await?;
+        let health = self.whole(&health::SERVICE, &service, Reads::Linearizable).await?;
         self.check_sees_all(&health).await?;
         let mut forgotten = Forgotten::Removed(Vec::new());
         self.update_while(condition, &self.options.node_key(node_id), |found| {
@@ -376,6 +413,13 @@ impl Cluster {
         self.change_record(condition, node_id, withdraw).await?;
         Ok(withdrawn)
     }
+}
+
+/// Whether a server of Consul says that there is no Raft leader.
+pub async fn has_no_raft_leader(client: &Client) -> bool {
+    let args = Args::new().opt("timeout_ms", LEADER_TIMEOUT_MS);
+    let leader = client.call(&status::LEADER, &args).await;
+    leader.is_ok_and(|answer| answer.value.as_str() == Some(""))
 }
 
 /// The error for a name that no node has.

@@ -264,7 +264,8 @@ pub(super) async fn write(
 }
 
 /// Claims the node's name unless another live node has it. A node that has died is live for Consul
-/// until its check expires, so this waits for that long.
+/// until its check expires, so this waits for that long. Returns the mode of the node: the one that an operator has given to
+/// a start before that was not ended by a stop.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
@@ -272,14 +273,16 @@ pub(crate) async fn claim_name(
     client: &Client,
     options: &Options,
     record: &Record,
-) -> Result<(), Error> {
+) -> Result<Mode, Error> {
     let clock = client.clock();
     let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
     loop {
         let found = read(client, options, &record.id).await?;
         // The answer to an earlier write was lost.
-        if found.as_ref().is_some_and(|(found, _)| found == record) {
-            return Ok(());
+        let mode = found.as_ref().map_or(record.mode, |(found, _)| found.mode);
+        let record = Record { mode, ..record.clone() };
+        if found.as_ref().is_some_and(|(found, _)| *found == record) {
+            return Ok(mode);
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
@@ -291,11 +294,11 @@ pub(crate) async fn claim_name(
             clock.sleep(options.profile.beat).await;
             continue;
         }
-        match write(client, options, record, before).await {
+        match write(client, options, &record, before).await {
             Err(error) if error.kind() == Kind::Conflict => {
                 client.pause(keys::CONFLICT_PAUSE_MS).await;
             }
-            written => return written,
+            written => return written.map(|()| mode),
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct Overview {
     pub told_by: Option<String>,
     /// Whether this process gets answers from Consul.
     pub in_touch: bool,
+    /// While Consul has no Raft leader: how old what is shown of it is, in milliseconds; `None`: it has one, or that is not
+    /// known.
+    pub age_ms: Option<u64>,
     /// The common beginning of the cluster's keys.
     pub prefix: String,
     /// The leader, if it is known.
@@ -96,6 +99,8 @@ pub struct LeaderOverview {
     pub token: u64,
     /// How long it may act without a further proof, in milliseconds; `None`: it has not told.
     pub lease_ms: Option<u64>,
+    /// Whether it may act, as it tells itself; `None`: it has not told.
+    pub leads: Option<bool>,
 }
 
 /// A member.
@@ -140,9 +145,17 @@ pub struct NodeOverview {
     pub silent: Option<String>,
     /// Whether it and this process, or it and the leader, refuse each other's `cluster_key`.
     pub refuses_key: bool,
+    /// Whether it and the leader do, as the leader tells.
+    #[serde(skip)]
+    pub is_refused_by_leader: bool,
+    /// Whether it answers this process although it is down in Consul.
+    pub lost_consul: bool,
     /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
     /// `None`: it has not told.
     pub clock_ahead_ms: Option<i64>,
+    /// When its certificate for calls ends, in Unix milliseconds; `None`: it has none, or that is years away, or it has not
+    /// told.
+    pub certificate_expires_ms: Option<u64>,
     /// What it cannot do for stores; the problems tell it.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
@@ -261,6 +274,7 @@ impl Overview {
             at_ms: cluster.unix_ms(),
             told_by: options.member_id().map(str::to_owned),
             in_touch: snapshot.is_connected,
+            age_ms: snapshot.age_ms,
             prefix: prefix(options),
             leader: leader(&snapshot, &known.told),
             frozen: snapshot.frozen.clone(),
@@ -283,7 +297,8 @@ impl Overview {
 
     /// The document without what changes all the time: times, and how long ago something was.
     pub fn steady(&self) -> Self {
-        let mut steady = Overview { at_ms: 0, ..self.clone() };
+        let age_ms = self.age_ms.map(|_| 0);
+        let mut steady = Overview { at_ms: 0, age_ms, ..self.clone() };
         if let Some(leader) = &mut steady.leader {
             leader.lease_ms = leader.lease_ms.map(|left| u64::from(left > 0));
         }
@@ -310,13 +325,15 @@ fn prefix(options: &Options) -> String {
 
 fn leader(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> Option<LeaderOverview> {
     let leader = snapshot.leader.as_ref()?;
-    let lease = told.get(&leader.node_id).and_then(Told::lease);
+    let told = told.get(&leader.node_id);
+    let lease = told.and_then(Told::lease);
     Some(LeaderOverview {
         node_id: leader.node_id.clone(),
         address: leader.address.clone(),
         elected_at_ms: leader.elected_at_ms,
         token: leader.token,
         lease_ms: lease.filter(|lease| lease.token == leader.token).map(|lease| lease.left_ms),
+        leads: told.and_then(|told| told.leads(leader.token, leader.elected_at_ms)),
     })
 }
 
@@ -367,6 +384,9 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
     let lag = |epoch: u64| if epoch < settled { newest.saturating_sub(epoch) } else { 0 };
     let told = &known.told;
     let leader = snapshot.leader.as_ref().and_then(|leader| told.get(&leader.node_id));
+    let is_refused_by_leader = |id: &str, node: &Node| {
+        node.is_live && leader.is_some_and(|leader| leader.is_refused_by(id))
+    };
     let token =
         |id: &str| snapshot.leader.as_ref().filter(|it| it.node_id == id).map(|it| it.token);
     let overview = |(id, node): (&String, &Node)| {
@@ -398,10 +418,12 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             store_replicas: known.maps.held(id),
             check_output: node.complaint.output.clone(),
             silent: told.and_then(|told| told.silent.clone()).filter(|_| node.is_live),
-            refuses_key: node.is_live
-                && (told.is_some_and(|told| told.refuses_key)
-                    || leader.is_some_and(|leader| leader.is_refused_by(id))),
+            refuses_key: is_refused_by_leader(id, node)
+                || node.is_live && told.is_some_and(|told| told.refuses_key),
+            is_refused_by_leader: is_refused_by_leader(id, node),
+            lost_consul: !node.is_live && told.is_some_and(|told| told.answers),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
+            certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
             asked: record

@@ -4,14 +4,14 @@
 
 mod bounds;
 
-use super::overview::{EndpointOverview, MapOverview, NewestMaps, Overview};
+use super::overview::{EndpointOverview, MAP_TIME, MapOverview, NewestMaps, Overview};
 use crate::data_plane::{Body, CallOptions, DataPlane, Service};
 use crate::event::{MAX_KEPT, PastEvent};
 use crate::options::Options;
 use crate::shard_map::ShardMap;
 use crate::snapshot::Snapshot;
 use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
-use crate::{Cluster, Mode};
+use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -61,6 +61,9 @@ struct Report {
     /// The nodes that refuse its `cluster_key`, or whose key it refuses, if it is the leader.
     #[serde(default)]
     refusing: Vec<String>,
+    /// When its certificate for calls ends, in Unix milliseconds.
+    #[serde(default)]
+    certificate_expires_ms: Option<u64>,
     #[serde(default)]
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
@@ -96,6 +99,8 @@ pub(crate) struct Told {
     pub silent: Option<String>,
     /// Whether that is because it and this process refuse each other's `cluster_key`.
     pub refuses_key: bool,
+    /// Whether it has answered, be it with a refusal.
+    pub answers: bool,
     /// How far its clock is ahead of this process's.
     pub clock_ahead_ms: Option<i64>,
 }
@@ -110,8 +115,20 @@ impl Told {
         self.report.as_ref().map(|report| report.map_epoch)
     }
 
+    pub fn certificate_expires_ms(&self) -> Option<u64> {
+        self.report.as_ref()?.certificate_expires_ms
+    }
+
     pub fn lease(&self) -> Option<LeaseReport> {
         self.report.as_ref()?.lease
+    }
+
+    /// Whether it may act as the leader with this token, once it had the time to know that it is; `None`: it does not tell.
+    pub fn leads(&self, token: u64, elected_at_ms: u64) -> Option<bool> {
+        let report = self.report.as_ref().filter(|_| self.silent.is_none())?;
+        let may_act = report.lease.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
+        let known_from = elected_at_ms + MAP_TIME.as_millis() as u64;
+        (may_act || report.at_ms.is_some_and(|at| at >= known_from)).then_some(may_act)
     }
 
     /// Whether it has found, as the leader, that a node and it refuse each other's `cluster_key`.
@@ -157,6 +174,12 @@ impl Told {
     }
 
     #[cfg(test)]
+    pub fn told_at(mut self, at_ms: u64) -> Self {
+        self.report.iter_mut().for_each(|report| report.at_ms = Some(at_ms));
+        self
+    }
+
+    #[cfg(test)]
     pub fn of_copies(copies: CopyReport) -> Self {
         let report = Report { copies: vec![copies], ..Report::default() };
         Told { report: Some(report), ..Told::default() }
@@ -172,6 +195,10 @@ impl Told {
         incarnation.clone_into(&mut self.incarnation);
         self.refuses_key =
             answer.as_ref().is_err_and(|error| error.kind() == Kind::PermissionDenied);
+        self.answers = match &answer {
+            Ok(_) => true,
+            Err(error) => matches!(error.kind(), Kind::PermissionDenied | Kind::NotFound),
+        };
         match answer {
             Ok(report) => {
                 let mut report = report.bounded(node);
@@ -358,15 +385,17 @@ impl Overviews {
         let is_own = |id: &str| Some(id) == options.member_id();
         known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
-            (told.silent, told.refuses_key) = (None, false);
+            (told.silent, told.refuses_key, told.answers) = (None, false, false);
         }
-        let others = snapshot.live().map(|node| &node.record);
-        let others = others.filter(|it| !is_own(&it.id) && !it.data_address.is_empty());
-        let answers = others.filter_map(|record| {
+        // One that is down may live without its way to Consul.
+        let others = snapshot.nodes.values();
+        let others =
+            others.filter(|it| !is_own(&it.record.id) && !it.record.data_address.is_empty());
+        let answers = others.filter_map(|Node { record, is_live, .. }| {
             let plane = self.plane.as_ref()?;
             let question = known.told.entry(record.id.clone()).or_default().question();
             Some(async move {
-                let answer = ask_node(plane, &record.id, &question).await;
+                let answer = ask_node(plane, (&record.id, *is_live), &question).await;
                 (record, answer, self.cluster.unix_ms())
             })
         });
@@ -408,6 +437,7 @@ impl Overviews {
         let own = cluster.options().node_id.as_str();
         let stores = self.stores();
         let copies = join_all(stores.iter().map(|store| store.copy_report()));
+        let expires_s = self.plane.as_ref().and_then(|plane| plane.certificate_expires_s());
         Report {
             incarnation: cluster.incarnation.clone(),
             at_ms: Some(cluster.unix_ms()),
@@ -417,6 +447,7 @@ impl Overviews {
                 left_ms: lease.remaining().as_millis() as u64,
             }),
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
+            certificate_expires_ms: expires_s.map(|seconds| seconds * 1000),
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
@@ -443,9 +474,18 @@ fn served(overviews: Weak<Overviews>) -> Service {
     })
 }
 
-async fn ask_node(plane: &DataPlane, id: &str, question: &Question) -> Result<Report, Error> {
-    let options =
-        CallOptions { timeout: PATIENCE, retries: 0, of_service: true, ..CallOptions::default() };
+async fn ask_node(
+    plane: &DataPlane,
+    (id, is_live): (&str, bool),
+    question: &Question,
+) -> Result<Report, Error> {
+    let options = CallOptions {
+        timeout: PATIENCE,
+        retries: 0,
+        of_service: true,
+        is_down: !is_live,
+        ..CallOptions::default()
+    };
     let question = Body::json(serde_json::to_vec(question).unwrap_or_default());
     let reply = plane.call(id, SERVICE, &question, &options).await?;
     serde_json::from_slice(&reply.bytes)

@@ -4,7 +4,7 @@
 use super::ShardMap;
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE};
-use crate::keys;
+use crate::keys::{self, Reads};
 use crate::nodes::settings;
 use crate::options::Options;
 use consul_api::error::{Error, Kind};
@@ -84,8 +84,9 @@ pub(crate) enum Announced {
 pub(crate) async fn read_announcement(
     client: &Client,
     options: &Options,
+    reads: Reads,
 ) -> Result<(Option<Announced>, u64), Error> {
-    let found = keys::read(client, &options.epoch_key()).await?;
+    let found = keys::read_by(client, &options.epoch_key(), reads).await?;
     Ok(found.map_or((None, 0), |(bytes, index)| {
         let announced = Announcement::parse(&bytes);
         (Some(announced.map_or(Announced::Other, Announced::Document)), index)
@@ -94,7 +95,16 @@ pub(crate) async fn read_announcement(
 
 /// Reads the map's key with a linearizable read.
 pub(crate) async fn read(client: &Client, options: &Options) -> Result<Stored, Error> {
-    Ok(match keys::read(client, &options.map_key()).await? {
+    read_by(client, options, Reads::Linearizable).await
+}
+
+/// As [`read`], from the leader or from any server.
+pub(crate) async fn read_by(
+    client: &Client,
+    options: &Options,
+    reads: Reads,
+) -> Result<Stored, Error> {
+    Ok(match keys::read_by(client, &options.map_key(), reads).await? {
         None => Stored { map: Content::Absent, index: 0 },
         Some((bytes, index)) => {
             let map = match ShardMap::decode(&bytes) {
@@ -252,7 +262,7 @@ async fn restore_map(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announ
 /// The announcement of the stored map, which has this index. It is written again if it is gone.
 async fn announced(cluster: &Cluster, map: &ShardMap, index: u64) -> Result<Announcement, Error> {
     let (client, options) = (&cluster.client, &cluster.options);
-    let (found, at) = read_announcement(client, options).await?;
+    let (found, at) = read_announcement(client, options, Reads::Linearizable).await?;
     if let Some(Announced::Document(found)) = found
         && found.is_of(map)
     {

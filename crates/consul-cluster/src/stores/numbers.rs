@@ -1,6 +1,6 @@
 //! The numbers of a store.
 
-use super::{ShardStatus, Store};
+use super::{ShardStatus, Store, is_live};
 use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
@@ -51,10 +51,18 @@ impl Source for Store {
             Some(_) => shards.iter().filter(is_overdue).count() as f64,
             None => 0.0,
         };
+        let map = self.map.borrow().clone();
+        let snapshot = self.cluster.snapshot();
+        let missing = map.as_deref().map_or(0, |map| {
+            let of_shard = |shard| map.missing(shard, |node| is_live(&snapshot, node));
+            let shards = map.entries().filter_map(|(shard, _)| of_shard(shard));
+            shards.map(|places| places.len()).sum::<usize>()
+        });
         // Several nodes of one process see the same map.
         for (metric, level) in [
             (&table::STORE_AT_RISK, at_risk),
             (&table::STORE_UNREPAIRED, unrepaired),
+            (&table::STORE_MISSING, missing as f64),
             (&table::STORE_MOVING, of_kind(ChangeKind::Move)),
             (&table::STORE_REPLACED, of_kind(ChangeKind::Failover)),
             (&table::STORE_USABLE, f64::from(is_usable)),

@@ -711,6 +711,27 @@ fn a_drained_node_gives_its_shards_and_the_leadership_away() {
 }
 
 #[test]
+fn a_node_that_died_goes_on_in_the_mode_that_an_operator_has_given_it() {
+    for (mode, state) in [(Mode::Draining, "draining"), (Mode::Maintenance, "maintenance")] {
+        let world = World::new();
+        let nodes = world.nodes(3);
+        world.wait(Duration::from_secs(5));
+        world.run(nodes[0].cluster.set_mode("n3", mode)).expect("an order");
+        world.wait(Duration::from_secs(5));
+        world.kill(&nodes[2]);
+        let again = world.node("n3");
+        world.run(again.cluster.started()).expect("nothing is refused");
+        world.wait(Duration::from_secs(5));
+        assert_eq!(again.cluster.state(), state);
+        let seen = nodes[0].cluster.snapshot();
+        assert_eq!(seen.nodes["n3"].record.mode, mode, "and no write of its own has ended it");
+        world.run(nodes[0].cluster.set_mode("n3", Mode::Active)).expect("an order");
+        world.wait(Duration::from_secs(5));
+        assert_eq!(again.cluster.state(), "follower");
+    }
+}
+
+#[test]
 fn a_shard_is_initializing_on_a_node_until_its_program_has_the_data() {
     let world = World::new();
     let start = |id: &str| world.start(Options { hand_off: true, ..node(id) });

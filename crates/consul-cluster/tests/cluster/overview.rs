@@ -281,3 +281,21 @@ fn a_process_that_is_cut_off_says_so_and_shows_what_it_knew() {
     assert_eq!(problems(&overview)[0], ("not_in_touch", ""));
     assert_eq!((overview.nodes.len(), epoch(&overview)), (3, before));
 }
+
+#[test]
+fn without_a_raft_leader_an_operator_sees_what_a_server_has_heard_last() {
+    let world = World::new();
+    let (_nodes, _observer) = cluster(&world);
+    world.simulated.agent.add_fault(Fault { no_leader: true, ..Fault::default() });
+    let operator = world.cluster(Options::observer("operator"));
+    world.simulated.run(operator.look_also_back()).expect("an answer of a server without a leader");
+    let overview = look(&world, &Overviews::new(operator, None));
+    assert!(!overview.in_touch && overview.age_ms.is_some());
+    assert_eq!(problems(&overview)[0], ("no_raft_leader", ""));
+    let live = overview.nodes.iter().filter(|node| node.state == NodeState::Live).count();
+    assert!(live == 3 && overview.map.is_some() && overview.leader.is_some(), "{overview:?}");
+    world.simulated.agent.clear_faults();
+    let operator = world.cluster(Options::observer("operator"));
+    world.simulated.run(operator.look_also_back()).expect("an answer");
+    assert_eq!(look(&world, &Overviews::new(operator, None)).age_ms, None);
+}

@@ -218,7 +218,8 @@ fn bad_lines(system: &System) {
     let usage = system.run(&["--json", "drain"]);
     assert!(usage.out.starts_with("{\"error\":{\"kind\":\"usage\""), "{usage:?}");
     let elsewhere = system.run(&["nodes", "--nodes-prefix", "other/nodes"]).ok();
-    assert_eq!(elsewhere, "no nodes below other/nodes/\n", "the flag goes before the environment");
+    let expected = "no nodes below other/nodes/: --prefix names another cluster's keys\n";
+    assert_eq!(elsewhere, expected, "the flag goes before the environment");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     system.run_into(full, &["why"]).refused(1, &["the output cannot be written"]);
     unread(system);

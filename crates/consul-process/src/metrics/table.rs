@@ -165,6 +165,9 @@ macro_rules! rows {
                 STRANGERS Counter "data_plane_strangers_refused" ["reason"] (CallNumbers.strangers: Strangers)
                     "Connections and requests that were refused since they did not prove that they are a node's."
                     "因不能证明来自节点而被拒绝的连接和请求。"
+                CERTIFICATE_EXPIRY Gauge "data_plane_certificate_expiry_timestamp_seconds" ["cluster", "node"] ()
+                    "When this node's certificate for calls ends, in Unix time."
+                    "本节点用于调用的证书的到期时间（Unix 时间）。"
                 WAITING Gauge "data_plane_waiting_requests" ["cluster", "node"] ()
                     "Requests that wait for this node's program."
                     "等待本节点程序处理的请求。"
@@ -200,6 +203,9 @@ macro_rules! rows {
                 STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
                     "存活副本少于故障切换所需的分片：在有节点回来之前，其他节点不能代替它。"
+                STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
+                    "Replicas that are lost, or whose node is down or forgotten."
+                    "已丢失的副本，或其节点已停止或已被移除的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"

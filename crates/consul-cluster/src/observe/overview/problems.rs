@@ -1,16 +1,20 @@
 //! All that is not well in a cluster, with its cure.
 
-use super::{EndpointOverview, EndpointState, NodeOverview, NodeState, Overview, Placed};
+use super::{EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many shards or nodes a text names.
 const NAMED: usize = 5;
 
 /// How far the clocks of two machines may be apart, and the time of a call.
 const USUAL_CLOCK_MS: u64 = 2000;
+
+/// A certificate is renewed this long before its end, and urgently in its last day.
+const RENEWAL_MS: u64 = 14 * DAY_MS;
+const DAY_MS: u64 = 86_400_000;
 
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,7 +46,10 @@ pub enum Level {
 /// All that is not well, the worst first.
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
-    found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview)));
+    found.extend(own_clock(overview));
+    let strangers = Strangers::of(overview);
+    found.extend(strangers.problem(overview));
+    found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, overview)));
@@ -100,15 +107,32 @@ fn listed_shards<T: ToString>(shards: impl ExactSizeIterator<Item = T>) -> Strin
 
 fn of_cluster(overview: &Overview) -> Vec<Problem> {
     let mut found = Vec::new();
-    if !overview.in_touch {
+    if let Some(age_ms) = overview.age_ms {
+        let text = format!(
+            "Consul's servers have no Raft leader: what is shown is {} s old, and nothing can be changed",
+            age_ms / 1000
+        );
+        let cure = "start the servers that are missing; `consul operator raft list-peers -stale` names them. If they are \
+                    lost for good: \"A lost quorum\" in docs/operating.md. Nodes serve meanwhile with the map that they have";
+        found.push(error("no_raft_leader", "", text, cure.to_owned()));
+    } else if !overview.in_touch {
         let text = "this process gets no answers from Consul: what is shown is what was known last";
         let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
                     (`consul operator raft list-peers`)";
         found.push(error("not_in_touch", "", text.to_owned(), cure.to_owned()));
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| it.leads == Some(false)) {
+        let id = &leader.node_id;
+        let text =
+            format!("{id} has the leader's key and does not lead: it has no proof that it may");
+        let cure = "wait: when the session of the key has ended, another node leads. After a snapshot of Consul was \
+                    restored that takes up to 30 s; if none leads then, `consul-ha doctor` checks the nodes' rights";
+        found.push(error("leader_does_not_lead", id, text, cure.to_owned()));
     } else if overview.leader.is_none() {
         let text = "the cluster has no leader: no shards are assigned".to_owned();
         let cure = if overview.nodes.iter().any(may_lead) {
             "wait for an election; if there is none, `consul-ha doctor` checks the nodes' rights"
+        } else if overview.nodes.is_empty() && overview.told_by.is_none() {
+            "start a node; or the cluster has other keys: see `--prefix`"
         } else {
             "start a node, or make one active: no live node may lead"
         };
@@ -126,8 +150,13 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     }
     for why in &overview.unread_stores {
         let text = format!("what the stores' shards need is not known: {why}");
-        let cure = "give the token key:read below the shards' prefix; if a map is named, another release or \
-                    another program has written it";
+        let cure = match overview.in_touch {
+            true => {
+                "if the token lacks a right, give it key:read below the shards' prefix; if a map is named, another \
+                 release or another program has written it"
+            }
+            false => "wait until Consul answers this process",
+        };
         found.push(error("stores_unknown", "", text, cure.to_owned()));
     }
     for why in &overview.unread_map {
@@ -155,19 +184,100 @@ fn may_lead(node: &NodeOverview) -> bool {
     node.state != NodeState::Down && node.mode == Mode::Active
 }
 
-/// No copy reaches such a node, and no write.
+/// Whether it is this process that is wrong, and not the nodes: those which it has asked and which do not talk to it.
+struct Strangers<'a> {
+    refusing: Vec<&'a NodeOverview>,
+    silent: Vec<&'a NodeOverview>,
+    /// How many there are with a data plane, beside this process.
+    others: usize,
+}
+
+impl<'a> Strangers<'a> {
+    fn of(overview: &'a Overview) -> Self {
+        let own = overview.told_by.as_deref();
+        let is_other = |node: &&NodeOverview| {
+            node.state != NodeState::Down
+                && !node.data_address.is_empty()
+                && Some(node.id.as_str()) != own
+        };
+        let others = || overview.nodes.iter().filter(is_other);
+        let silent = others().filter(|node| node.silent.is_some());
+        let (refusing, silent) = silent.partition(|node| refuses_ours(node));
+        Strangers { refusing, silent, others: others().count() }
+    }
+
+    /// One that refuses a node may be wrong itself, but hardly two, or all that an observer has asked.
+    fn are_most(&self, nodes: &[&NodeOverview], overview: &Overview) -> bool {
+        let is_all_of_observer = overview.told_by.is_none() && nodes.len() == self.others;
+        !nodes.is_empty()
+            && (is_all_of_observer || nodes.len() >= 2 && nodes.len() * 2 > self.others)
+    }
+
+    /// What is wrong with this process, instead of the same for each node.
+    fn problem(&self, overview: &Overview) -> Option<Problem> {
+        let why = |nodes: &[&NodeOverview]| {
+            let first = nodes.first().and_then(|node| node.silent.clone());
+            let names = listed(nodes.iter().map(|node| &node.id));
+            format!("{names} ({})", first.unwrap_or_default())
+        };
+        let (own, whose) = match &overview.told_by {
+            Some(id) => (id.as_str(), format!("the cluster_key of {id}")),
+            None => ("", "the cluster_key of this program".to_owned()),
+        };
+        if self.are_most(&self.refusing, overview) {
+            let text = format!(
+                "{whose} is not that of the nodes: it and theirs are refused: {}",
+                why(&self.refusing)
+            );
+            let cure = match own {
+                "" => "give it the nodes' key (`--cluster-key-file`), and start `consul-ha serve` again after a rotation"
+                    .to_owned(),
+                id => format!("start {id} with the cluster_key of the others"),
+            };
+            return Some(error("own_key_refused", own, text, cure));
+        }
+        if self.others >= 2 && self.are_most(&self.silent, overview) {
+            let text = format!(
+                "most nodes do not answer this process at their data addresses: {}",
+                why(&self.silent)
+            );
+            let cure = "check that this machine reaches these addresses, and that its cluster_key, its data_tls and \
+                        its clock are as the nodes have them";
+            return Some(error("nodes_silent", own, text, cure.to_owned()));
+        }
+        None
+    }
+
+    /// Whether it has been said of this process why a node does not talk to it.
+    fn are_said(&self, node: &NodeOverview, overview: &Overview) -> bool {
+        let is_in = |nodes: &[&NodeOverview]| nodes.iter().any(|it| it.id == node.id);
+        let said = |nodes: &[&NodeOverview]| is_in(nodes) && self.are_most(nodes, overview);
+        said(&self.refusing)
+            || self.others >= 2 && !self.are_most(&self.refusing, overview) && said(&self.silent)
+    }
+}
+
+/// Whether it and this process refuse each other's `cluster_key`.
+fn refuses_ours(node: &NodeOverview) -> bool {
+    node.refuses_key && node.silent.is_some()
+}
+
+/// No copy reaches a node whose key the leader refuses, and no write.
 fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
     let id = node.id.as_str();
     let (whose, why) = match &node.silent {
         Some(why) => ("our", format!(" ({why})")),
         None => ("the leader's", String::new()),
     };
-    let is_leader = overview.leader.as_ref().is_some_and(|leader| leader.node_id == id);
-    let effect = match is_leader {
-        true => "while it leads, the replicas of stores stay where they are",
-        false => "the leader does not count on its replicas of stores, and gives it no others",
+    let is_of = |of: Option<&String>| of.is_some_and(|of| of == id);
+    let leader = overview.leader.as_ref().map(|leader| &leader.node_id);
+    let we_lead = leader.is_some() && leader == overview.told_by.as_ref();
+    let effect = match node.is_refused_by_leader || we_lead {
+        _ if is_of(leader) => ": while it leads, the replicas of stores stay where they are",
+        true => ": the leader does not count on its replicas of stores, and gives it no others",
+        false => "",
     };
-    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}: {effect}");
+    let text = format!("{id} refuses {whose} cluster_key, or we refuse its{why}{effect}");
     let cure = format!(
         "start {id} with the cluster_key of the others, or this process with theirs; during a rotation each two need \
          one key in common"
@@ -175,22 +285,69 @@ fn refuses_key(node: &NodeOverview, overview: &Overview) -> Problem {
     error("key_refused", id, text, cure)
 }
 
-fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
+/// Whether it is known what is lost: nothing else tells an operator to give up data or nodes.
+fn may_be_given_up(overview: &Overview) -> bool {
+    overview.in_touch && overview.nodes.iter().any(|node| node.state != NodeState::Down)
+}
+
+/// How far a node's clock is ahead of this process's, if that is too much.
+fn skew(node: &NodeOverview) -> Option<i64> {
+    node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS)
+}
+
+/// Says of this machine's clock that it is wrong, instead of the same of each node, if most of these agree. That of an
+/// operator does not concern the cluster.
+fn own_clock(overview: &Overview) -> Option<Problem> {
+    let own = overview.told_by.as_deref();
+    let others = overview.nodes.iter().filter(|node| Some(node.id.as_str()) != own);
+    let told = others.clone().filter(|node| node.clock_ahead_ms.is_some()).count();
+    let skews: Vec<i64> = others.filter_map(skew).collect();
+    let agree = |first: &i64| skews.iter().all(|it| it.abs_diff(*first) <= USUAL_CLOCK_MS);
+    let first = skews.first().filter(|first| agree(first))?;
+    if skews.len() < 2 || skews.len() * 2 <= told {
+        return None;
+    }
+    let (seconds, side) =
+        (first.unsigned_abs() as f64 / 1e3, if *first > 0 { "behind" } else { "ahead of" });
+    let (whose, level) = match own {
+        Some(id) => (format!("the clock of {id}"), warning as fn(_, &str, _, _) -> Problem),
+        None => ("this machine's clock".to_owned(), note as _),
+    };
+    let text = format!("{whose} is {seconds:.1} s {side} those of the nodes");
+    let cure = "synchronize it (NTP)".to_owned();
+    Some(level("own_clock", own.unwrap_or_default(), text, cure))
+}
+
+/// A node that is down: the process may be gone, or its way to Consul.
+fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
+    let id = node.id.as_str();
+    if node.lost_consul {
+        let text = format!("{id} lives, and is down for Consul: it answers at its data address");
+        let cure = "check its Consul agent and its way there; it goes on with the shard map that it has. Do not forget it";
+        return error("node_lost_consul", id, text, cure.to_owned());
+    }
+    let seconds = node.down_for_ms.unwrap_or_default() / 1000;
+    let text = match seconds {
+        0 => format!("{id} is down"),
+        _ => format!("{id} has been down for {seconds} s"),
+    };
+    let cure = match may_be_given_up(overview) {
+        true => format!("start it, or `consul-ha forget {}`", operand(id, "")),
+        false => "start it".to_owned(),
+    };
+    error("node_down", id, text, cure)
+}
+
+fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) -> Vec<Problem> {
     let id = node.id.as_str();
     let mut found = Vec::new();
     match node.state {
-        NodeState::Down => {
-            let seconds = node.down_for_ms.unwrap_or_default() / 1000;
-            let text = match seconds {
-                0 => format!("{id} is down"),
-                _ => format!("{id} has been down for {seconds} s"),
-            };
-            let cure = format!("start it, or `consul-ha forget {}`", operand(id, ""));
-            found.push(error("node_down", id, text, cure));
-        }
+        NodeState::Down => found.push(is_down(node, overview)),
         NodeState::Unavailable => {
             let text = format!("{id} lives, and its check warns: {}", node.check_output);
-            let cure = "find out why its program does not poll: it is busy, or stopped".to_owned();
+            let cure =
+                "do what the check says; if its program does not poll, it is busy or stopped"
+                    .to_owned();
             found.push(error("node_unavailable", id, text, cure));
         }
         NodeState::Live if !node.check_output.is_empty() => {
@@ -203,9 +360,10 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         }
         NodeState::Live => {}
     }
-    if node.refuses_key {
+    let is_said = strangers.are_said(node, overview);
+    if node.refuses_key && (node.is_refused_by_leader || !is_said) {
         found.push(refuses_key(node, overview));
-    } else if let Some(why) = &node.silent {
+    } else if let Some(why) = node.silent.as_ref().filter(|_| !is_said) {
         let text = format!("{id} does not answer at its data address: {why}");
         let cure = format!(
             "check that other machines reach {}, and that cluster_key and data_tls are the same",
@@ -220,12 +378,15 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
     }
-    if let Some(ahead) = node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS) {
+    if let Some(ahead) = skew(node).filter(|_| own_clock(overview).is_none()) {
         let side = if ahead > 0 { "ahead of" } else { "behind" };
         let seconds = ahead.unsigned_abs() as f64 / 1e3;
         let text = format!("the clock of {id} is {seconds:.1} s {side} this machine's");
         let cure = "synchronize the clocks of both machines (NTP)".to_owned();
         found.push(warning("clock", id, text, cure));
+    }
+    if let Some(end) = node.certificate_expires_ms {
+        found.extend(certificate(id, end, overview.at_ms));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");
@@ -247,6 +408,27 @@ fn of_node(node: &NodeOverview, overview: &Overview) -> Vec<Problem> {
         }
     }
     found
+}
+
+/// The problem of a certificate that ends soon.
+fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
+    let left_ms = end_ms.saturating_sub(now_ms);
+    let cure = format!(
+        "renew the certificate of {id} (data_tls.cert_file): the new file is read without a restart"
+    );
+    if left_ms == 0 {
+        let text = format!("the certificate of {id} has expired: other nodes refuse it");
+        return Some(error("certificate_expires", id, text, cure));
+    }
+    let text = match left_ms / DAY_MS {
+        0 => format!("the certificate of {id} expires in {} h", left_ms / 3_600_000),
+        days => format!("the certificate of {id} expires in {days} d"),
+    };
+    match left_ms {
+        ..DAY_MS => Some(error("certificate_expires", id, text, cure)),
+        ..RENEWAL_MS => Some(warning("certificate_expires", id, text, cure)),
+        _ => None,
+    }
 }
 
 /// What a node cannot do for a store.
@@ -381,10 +563,11 @@ fn bring_back(
     can_be_made: bool,
 ) -> String {
     let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut in_doubt, mut other_disk) = (Vec::new(), Vec::new());
+    let (mut in_doubt, mut other_disk, mut cut_off) = (Vec::new(), Vec::new(), Vec::new());
     for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
+            Some(node) if node.lost_consul => cut_off.push(id),
             Some(node) if node.state == NodeState::Down => down.push(id),
             Some(node) if node.refuses_key => foreign.push(id),
             Some(node) if node.other_disks.contains(store) => other_disk.push(id),
@@ -398,6 +581,7 @@ fn bring_back(
     let cures = [
         (down, "start", ""),
         (gone, "start", "with its data again: no member"),
+        (cut_off, "give", "a way to Consul again"),
         (foreign, "start", "with the cluster_key of the others"),
         (other_disk, "", their_disk),
         (in_doubt, "", "lives, and may lack records: wait, or see its log"),
@@ -409,8 +593,34 @@ fn bring_back(
     cures.map(cure).collect::<Vec<_>>().join("; ")
 }
 
+/// When a store has all replicas again without the nodes that are missing.
+fn later(store: &StoreOverview, overview: &Overview) -> String {
+    let may_have = |node: &&NodeOverview| {
+        node.state != NodeState::Down && node.mode != Mode::Draining && node.weight > 0.0
+    };
+    let others = overview.nodes.iter().filter(may_have).count();
+    if others < store.replicas {
+        let needed = store.replicas;
+        return format!(
+            "no other node can take their place: {needed} are needed, {others} are there"
+        );
+    }
+    let from = match overview.frozen.is_empty() {
+        true => "after replace_after_s",
+        false => "after `consul-ha thaw`",
+    };
+    format!("{from} others get new replicas")
+}
+
 fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     let name = store.name.as_str();
+    if !overview.in_touch && overview.nodes.is_empty() {
+        let text = format!(
+            "what the shards of store {name} need is not known: this process knows no node yet"
+        );
+        let cure = "wait until Consul answers this process".to_owned();
+        return vec![error("stores_unknown", name, text, cure)];
+    }
     let (lost, fewer): (Vec<_>, Vec<_>) =
         store.at_risk.iter().partition(|shard| shard.left < shard.needed);
     let bring_back = |shards: &[&ShardAtRisk], can_be_made| {
@@ -425,22 +635,19 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
             "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
              acknowledged writes"
         );
-        let cure = format!(
-            "{}; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
-            bring_back(&lost, false),
-            operand(name, "")
-        );
+        let mut cure = bring_back(&lost, false);
+        if may_be_given_up(overview) {
+            cure.push_str(&format!(
+                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
+                operand(name, "")
+            ));
+        }
         found.push(error("shard_at_risk", name, text, cure));
     }
     if !fewer.is_empty() {
         let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
         let text = format!("store {name}: replicas of {shards} are missing");
-        let later = match overview.frozen.is_empty() {
-            true => "after replace_after_s",
-            false => "after `consul-ha thaw`",
-        };
-        let bring_back = bring_back(&fewer, true);
-        let cure = format!("{bring_back}; {later} others get new replicas");
+        let cure = format!("{}; {}", bring_back(&fewer, true), later(store, overview));
         found.push(warning("replicas_missing", name, text, cure));
     }
     if store.unrecovered > 0 {
@@ -448,11 +655,14 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         let text = format!(
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
-        let cure = format!(
-            "start the nodes that are down: enough holders of each shard have to answer; if one is lost for good, \
-             {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
-            operand(name, "")
-        );
+        let mut cure =
+            "start the nodes that are down: enough holders of each shard have to answer".to_owned();
+        if may_be_given_up(overview) {
+            cure.push_str(&format!(
+                "; if one is lost for good, {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
+                operand(name, "")
+            ));
+        }
         found.push(error("store_unrecovered", name, text, cure));
     }
     if let Some(NumbersChanging { shards, waits_for }) = &store.changing {
@@ -476,13 +686,16 @@ fn of_waiting((store, why): (&String, &String)) -> Problem {
 }
 
 fn of_endpoints(overview: &Overview) -> Vec<Problem> {
-    let benched = overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched);
-    let problem = |it: &EndpointOverview| {
-        let text = format!("{} does not answer {}", it.address, it.told_by);
+    let mut benched: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for it in overview.endpoints.iter().filter(|it| it.state == EndpointState::Benched) {
+        benched.entry(&it.address).or_default().push(&it.told_by);
+    }
+    let problem = |(address, told_by): (&str, Vec<&str>)| {
+        let text = format!("{address} does not answer {}", listed(told_by.iter()));
         let cure = "check the Consul agent at that address".to_owned();
-        warning("endpoint_benched", &it.told_by, text, cure)
+        warning("endpoint_benched", address, text, cure)
     };
-    benched.map(problem).collect()
+    benched.into_iter().map(problem).collect()
 }
 
 #[cfg(test)]

@@ -174,6 +174,38 @@ fn the_lease_of_an_earlier_leadership_is_not_that_of_the_leader() {
 }
 
 #[test]
+fn whether_the_leader_leads_is_what_it_says_when_it_has_had_the_time_to_know() {
+    // Elected at 10 s with the token 17: what it says at these times with these leases.
+    let leads = |at_s: u64, token, left_ms| {
+        let told = Told::of_lease(token, left_ms).told_at(at_s * 1000);
+        told.leads(17, 10_000)
+    };
+    assert_eq!(leads(11, 17, 7400), Some(true));
+    assert_eq!(leads(11, 16, 7400), None, "it may just have been elected");
+    assert_eq!(leads(12, 16, 7400), Some(false), "the key is of a leadership that is over");
+    assert_eq!(leads(12, 17, 0), Some(false), "it has no recent proof");
+    assert_eq!(Told::default().leads(17, 10_000), None, "it tells nothing");
+    let mut silent = Told::of_lease(16, 0).told_at(99_000);
+    silent.silent = Some("no answer".to_owned());
+    assert_eq!(silent.leads(17, 10_000), None, "it told that before");
+}
+
+#[test]
+fn a_node_that_answers_while_it_is_down_has_lost_consul() {
+    let shown = |is_live, answers| {
+        let mut member = node("n1", "");
+        member.is_live = is_live;
+        let snapshot = Snapshot::default().with(|it| it.nodes = [("n1".to_owned(), member)].into());
+        let mut told = Told::default();
+        told.answers = answers;
+        let mut known = Known { told: [("n1".to_owned(), told)].into(), ..Known::default() };
+        nodes(&snapshot, &mut known, Instant::default()).remove(0).lost_consul
+    };
+    assert!(shown(false, true));
+    assert!(!shown(true, true) && !shown(false, false));
+}
+
+#[test]
 fn the_latency_of_an_endpoint_is_in_milliseconds() {
     let endpoint = |is_benched| {
         let address = "http://127.0.0.1:8500".to_owned();

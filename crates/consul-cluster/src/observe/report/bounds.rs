@@ -42,6 +42,7 @@ impl Report {
     pub(super) fn bounded(mut self, teller: &str) -> Self {
         cut(&mut self.incarnation, MAX_NAME);
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
+        self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
         self.copies.truncate(MAX_STORES);
         self.faults.truncate(MAX_STORES);
         for fault in &mut self.faults {

@@ -1,13 +1,17 @@
 //! Limits of what clients can hold: places for connections, and the time of a write.
 
+use consul_process::sync::lock;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future as _;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A number of places.
@@ -22,6 +26,100 @@ impl Places {
     /// A place until it is dropped, if one is free.
     pub fn take(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0).try_acquire_owned().ok()
+    }
+}
+
+/// The connections of a server, up to a number. One whose request is not being answered makes room for
+/// a new one: the oldest from the address with the most of these. So no client keeps the others out.
+#[derive(Debug)]
+pub(super) struct Connections {
+    most: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    /// In the order in which they came.
+    seats: BTreeMap<u64, Arc<Seat>>,
+}
+
+/// The place of a connection.
+#[derive(Debug)]
+pub(super) struct Seat {
+    address: IpAddr,
+    evicted: Notify,
+    /// The requests that are being answered.
+    answers: AtomicUsize,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    connections: Arc<Connections>,
+    number: u64,
+    pub seat: Arc<Seat>,
+}
+
+/// A request that is being answered, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Answering(Arc<Seat>);
+
+impl Connections {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Connections { most, open: Mutex::default() })
+    }
+
+    /// A place for a connection from an address; `None`: all that are there are being answered.
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Taken> {
+        let mut open = lock(&self.open);
+        if open.seats.len() >= self.most {
+            open.evict()?;
+        }
+        let (number, answers) = (open.next, AtomicUsize::new(0));
+        open.next += 1;
+        let seat = Arc::new(Seat { address, evicted: Notify::new(), answers });
+        open.seats.insert(number, Arc::clone(&seat));
+        Some(Taken { connections: Arc::clone(self), number, seat })
+    }
+}
+
+impl Open {
+    fn evict(&mut self) -> Option<()> {
+        let waits = |seat: &Seat| seat.answers.load(Ordering::Relaxed) == 0;
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for seat in self.seats.values().filter(|seat| waits(seat)) {
+            *counts.entry(seat.address).or_default() += 1;
+        }
+        let (busiest, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        let is_its = |(_, seat): &(&u64, &Arc<Seat>)| waits(seat) && seat.address == busiest;
+        let number = *self.seats.iter().find(is_its)?.0;
+        self.seats.remove(&number)?.evicted.notify_one();
+        Some(())
+    }
+}
+
+impl Seat {
+    /// Completes when the connection has to make room.
+    pub async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    pub fn answering(self: &Arc<Self>) -> Answering {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(self))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        lock(&self.connections.open).seats.remove(&self.number);
     }
 }
 
@@ -94,5 +192,45 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    fn is_open(taken: &Taken) -> bool {
+        lock(&taken.connections.open).seats.contains_key(&taken.number)
+    }
+
+    #[test]
+    fn the_oldest_that_waits_of_the_busiest_address_makes_room() {
+        let connections = Connections::new(4);
+        let take = |last| connections.take(address(last));
+        let quiet = take(1).expect("a place");
+        let busy: Vec<Taken> = (0..3).filter_map(|_| take(2)).collect();
+        let answered = busy[0].seat.answering();
+        let next = take(3).expect("a place");
+        assert!(is_open(&quiet) && is_open(&busy[0]) && !is_open(&busy[1]) && is_open(&busy[2]));
+        drop(answered);
+        let last = take(3).expect("a place");
+        assert!(is_open(&quiet) && !is_open(&busy[0]) && is_open(&next) && is_open(&last));
+    }
+
+    #[test]
+    fn none_makes_room_while_all_are_being_answered() {
+        let connections = Connections::new(2);
+        let taken = [1, 2].map(|last| connections.take(address(last)).expect("a place"));
+        let answered = taken.each_ref().map(|taken| taken.seat.answering());
+        assert!(connections.take(address(3)).is_none());
+        drop(answered);
+        assert!(connections.take(address(3)).is_some());
+        drop(taken);
+        assert_eq!(lock(&connections.open).seats.len(), 0);
     }
 }

@@ -17,7 +17,7 @@ use consul_process::sync::lock;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use limits::{Places, Timed};
+use limits::{Connections, Places, Seat, Timed};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -50,7 +50,7 @@ const MAX_HEAD: usize = 8 << 10;
 /// The pause after a failed accept, for example without a free file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The answer to a client for which there is no place.
+/// The answer to a client for which there is no place, since all others are being answered.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
     retry-after: 1\r\nconnection: close\r\ncontent-length: 22\r\n\r\ntoo many connections.\n";
 
@@ -128,7 +128,7 @@ impl StatusServer {
 
     /// Answers requests until this future is dropped, which closes all connections.
     pub async fn serve(self) -> Infallible {
-        let places = Places::new(MAX_CONNECTIONS);
+        let places = Connections::new(MAX_CONNECTIONS);
         let mut connections = JoinSet::new();
         loop {
             let Some(listener) = self.listener.get() else { return std::future::pending().await };
@@ -136,31 +136,35 @@ impl StatusServer {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            match (accepted, places.take()) {
-                (Ok((stream, _)), Some(place)) => {
-                    let state = Arc::clone(&self.state);
-                    connections.spawn(async move {
-                        connection(state, stream).await;
-                        drop(place);
-                    });
-                }
-                (Ok((mut stream, _)), None) => {
-                    // One write of a few bytes into an empty buffer does not wait.
-                    let _ = timeout(PAUSE, stream.write_all(TOO_MANY)).await;
-                }
-                (Err(error), _) => {
+            let (mut stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
                     tracing::info!(%error, "a connection to the status server could not be accepted");
                     sleep(PAUSE).await;
+                    continue;
                 }
-            }
+            };
+            let Some(place) = places.take(from.ip()) else {
+                // One write of a few bytes into an empty buffer does not wait.
+                let _ = timeout(PAUSE, stream.write_all(TOO_MANY)).await;
+                continue;
+            };
+            let state = Arc::clone(&self.state);
+            connections.spawn(async move {
+                tokio::select! {
+                    () = connection(state, &place.seat, stream) => {}
+                    () = place.seat.evicted() => {}
+                }
+            });
         }
     }
 }
 
-async fn connection(state: Arc<State>, stream: TcpStream) {
+async fn connection(state: Arc<State>, seat: &Arc<Seat>, stream: TcpStream) {
     // An answer is one write; waiting for more would only delay it.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| route::answer(Arc::clone(&state), request));
+    let service =
+        service_fn(|request| route::answer(Arc::clone(&state), seat.answering(), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)

@@ -1,5 +1,6 @@
 //! The answers of the server.
 
+use super::limits::Answering;
 use super::{State, stream};
 use crate::observe::report::Overviews;
 use bytes::Bytes;
@@ -42,14 +43,15 @@ const PAGE: [(&str, &str, &str); 3] = [
 type Events = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 type Answer = Response<Either<Full<Bytes>, Events>>;
 
-/// Answers a request.
+/// Answers a request, whose connection keeps its place meanwhile.
 pub(super) async fn answer(
     state: Arc<State>,
+    answering: Answering,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let mut answer = match refusal(&state, &request) {
         Some(refusal) => refusal,
-        None => routed(&state, &request).await,
+        None => routed(&state, answering, &request).await,
     };
     let headers = answer.headers_mut();
     for (name, value) in HEADERS {
@@ -93,7 +95,7 @@ fn refusal(state: &State, request: &Request<Incoming>) -> Option<Answer> {
     Some(refused)
 }
 
-async fn routed(state: &State, request: &Request<Incoming>) -> Answer {
+async fn routed(state: &State, answering: Answering, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
     if let Some((_, content_type, content)) = PAGE.iter().find(|(at, ..)| *at == path) {
         return whole(StatusCode::OK, content_type, *content);
@@ -120,7 +122,7 @@ async fn routed(state: &State, request: &Request<Incoming>) -> Answer {
         "/ready" => ready(&nodes),
         "/leader" => leader(&nodes),
         "/cluster" => cluster(&nodes[0]).await,
-        _ => events(state, &nodes[0], request.method()),
+        _ => events(state, &nodes[0], answering, request.method()),
     }
 }
 
@@ -175,7 +177,7 @@ async fn cluster(node: &Overviews) -> Answer {
     whole(StatusCode::OK, JSON, serde_json::to_vec(&*overview).unwrap_or_default())
 }
 
-fn events(state: &State, node: &Arc<Overviews>, method: &Method) -> Answer {
+fn events(state: &State, node: &Arc<Overviews>, answering: Answering, method: &Method) -> Answer {
     let content_type = HeaderValue::from_static("text/event-stream");
     if method == Method::HEAD {
         return whole(StatusCode::OK, "text/event-stream", "");
@@ -186,7 +188,7 @@ fn events(state: &State, node: &Arc<Overviews>, method: &Method) -> Answer {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
         return answer;
     };
-    let events: BoxStream<'static, _> = Box::pin(stream::events(node, place));
+    let events: BoxStream<'static, _> = Box::pin(stream::events(node, (place, answering)));
     let mut answer = Response::new(Either::Right(StreamBody::new(events)));
     answer.headers_mut().insert(CONTENT_TYPE, content_type);
     answer

@@ -51,7 +51,14 @@ fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     cases.wait_until(120, || number(&page_of(&nodes), "replicas_replaced") > 0.0);
     assert_eq!(number(&page_of(&nodes), "replicas_moving"), 0.0);
     cases.wait_until(120, || all(&page_of(&nodes)) == [0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(number(&page_of(&nodes), "replicas_missing"), 0.0, "others have them");
     cases.kill(&nodes[2]);
+    // The gauge does not end with the membership of the node.
+    cases.wait_until(60, || number(&page_of(&nodes), "replicas_missing") == 8.0);
+    cases.world.run(nodes[0].cluster.forget(None, "n3")).expect("it is down");
+    cases.world.wait(Duration::from_secs(20));
+    assert_eq!(number(&page_of(&nodes), "replicas_missing"), 8.0);
+    assert_eq!(number(&page_of(&nodes), "shards_at_risk"), 0.0);
     cases.kill(&nodes[1]);
     cases.wait_until(60, || number(&page_of(&nodes), "shards_at_risk") == 8.0);
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::observe::overview::{LeaderOverview, MapOverview};
+use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
 use std::sync::Arc;
 
 fn node(id: &str) -> NodeOverview {
@@ -27,7 +27,16 @@ fn node(id: &str) -> NodeOverview {
         check_output: String::new(),
         silent: None,
         refuses_key: false,
+        is_refused_by_leader: false,
+        lost_consul: false,
+        certificate_expires_ms: None,
     }
+}
+
+fn map() -> MapOverview {
+    let placement = vec![vec![Placed::Whole(0, 'a')], vec![Placed::Whole(1, 'a')]];
+    let nodes = vec!["n1".to_owned(), "n2".to_owned()];
+    MapOverview { epoch: 9, shards: 2, replicas: 1, nodes, placement }
 }
 
 fn well() -> Overview {
@@ -37,10 +46,8 @@ fn well() -> Overview {
         elected_at_ms: 1,
         token: 17,
         lease_ms: None,
+        leads: None,
     };
-    let placement = vec![vec![Placed::Whole(0, 'a')], vec![Placed::Whole(1, 'a')]];
-    let nodes = vec!["n1".to_owned(), "n2".to_owned()];
-    let map = MapOverview { epoch: 9, shards: 2, replicas: 1, nodes, placement };
     let store = StoreOverview {
         name: "points".to_owned(),
         shards: 8,
@@ -65,6 +72,7 @@ fn well() -> Overview {
         at_ms: 0,
         told_by: None,
         in_touch: true,
+        age_ms: None,
         prefix: "ha/".to_owned(),
         leader: Some(leader),
         frozen: Vec::new(),
@@ -72,7 +80,7 @@ fn well() -> Overview {
         hidden: Vec::new(),
         may_hide: None,
         nodes: vec![node("n1"), node("n2")],
-        map: Some(Arc::new(map)),
+        map: Some(Arc::new(map())),
         stores: vec![store],
         waiting: std::collections::BTreeMap::new(),
         endpoints: vec![endpoint],
@@ -91,9 +99,21 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 25] = [
+    let cases: [Case; 28] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
+        (
+            |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
+            "no_raft_leader",
+            Level::Error,
+            "Consul's servers have no Raft leader: what is shown is 61 s old",
+        ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (
+            |it| it.leader.as_mut().expect("one").leads = Some(false),
+            "leader_does_not_lead",
+            Level::Error,
+            "n1 has the leader's key and does not lead",
+        ),
         (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
         (
             |it| it.may_hide = Some("node:read on \"\"".to_owned()),
@@ -128,16 +148,26 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         (
             |it| {
                 (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
+                it.nodes[1].is_refused_by_leader = true;
             },
             "key_refused",
             Level::Error,
             "n2 refuses our cluster_key, or we refuse its (no): the leader does not count on",
         ),
         (
-            |it| it.nodes[0].refuses_key = true,
+            |it| (it.nodes[0].refuses_key, it.nodes[0].is_refused_by_leader) = (true, true),
             "key_refused",
             Level::Error,
             "n1 refuses the leader's cluster_key, or we refuse its: while it leads, the replicas of stores stay",
+        ),
+        (
+            |it| {
+                (it.nodes[1].state, it.nodes[1].lost_consul) = (NodeState::Down, true);
+                it.map = Some(Arc::new(MapOverview { placement: Vec::new(), ..map() }));
+            },
+            "node_lost_consul",
+            Level::Error,
+            "n2 lives, and is down for Consul",
         ),
         (
             |it| it.nodes[1].map_lag = Some(2),
@@ -287,6 +317,7 @@ fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
     let cures = |change: fn(&mut Overview)| -> String {
         let found = after(|it| {
             it.frozen = vec!["n2".to_owned()];
+            it.nodes.push(node("n3"));
             change(it);
         });
         let of_store = found.iter().find(|it| it.of == "points").expect("one");
@@ -507,4 +538,181 @@ fn what_a_node_cannot_do_for_a_store_is_told_with_its_reason() {
         found[0].text
     );
     assert!(found[1].text.ends_with("cannot use store points: other options"), "{}", found[1].text);
+}
+
+/// The problems of a cluster of five nodes with data planes, as an observer or n5 sees it.
+fn of_five(told_by: Option<&str>, change: impl Fn(&str, &mut NodeOverview)) -> Vec<Problem> {
+    after(|it| {
+        (3..=5).for_each(|n| it.nodes.push(node(&format!("n{n}"))));
+        it.told_by = told_by.map(str::to_owned);
+        it.nodes.iter_mut().for_each(|node| change(&node.id.clone(), node));
+    })
+}
+
+#[test]
+fn a_process_that_most_nodes_turn_away_says_it_of_itself() {
+    let refuses = |node: &mut NodeOverview| {
+        (node.silent, node.refuses_key) = (Some("not signed".to_owned()), true);
+    };
+    let silent = |node: &mut NodeOverview| node.silent = Some("no route".to_owned());
+    let named = |found: Vec<Problem>| -> Vec<(&str, String)> {
+        found.into_iter().map(|it| (it.problem, it.of)).collect()
+    };
+    let own = |name, of: &str| vec![(name, of.to_owned())];
+    for (told_by, of) in [(None, ""), (Some("n5"), "n5")] {
+        let is_other = |id: &str| told_by != Some(id);
+        let all = of_five(told_by, |id, node| {
+            if is_other(id) {
+                refuses(node)
+            }
+        });
+        assert_eq!(named(all), own("own_key_refused", of));
+        let most = of_five(told_by, |id, node| {
+            if is_other(id) && id != "n1" {
+                refuses(node)
+            }
+        });
+        assert_eq!(named(most), own("own_key_refused", of));
+        let all = of_five(told_by, |id, node| {
+            if is_other(id) {
+                silent(node)
+            }
+        });
+        assert_eq!(named(all), own("nodes_silent", of));
+        let one = of_five(told_by, |id, node| {
+            if id == "n2" {
+                refuses(node)
+            }
+        });
+        assert!(!one[0].text.contains("the leader does not count"), "{one:?}");
+        assert_eq!(named(one), own("key_refused", "n2"), "it is that node's");
+        let one = of_five(told_by, |id, node| {
+            if id == "n2" {
+                silent(node)
+            }
+        });
+        assert_eq!(named(one), own("node_silent", "n2"));
+    }
+    let with_a_real_one = of_five(None, |id, node| {
+        refuses(node);
+        node.is_refused_by_leader = id == "n2";
+    });
+    assert_eq!(
+        named(with_a_real_one),
+        [("own_key_refused", String::new()), ("key_refused", "n2".to_owned())],
+        "what the leader has found is true whatever this process has for a key"
+    );
+}
+
+/// Without answers, or with no live node, it is not known that anything is lost.
+#[test]
+fn nothing_is_given_up_that_is_not_known_to_be_lost() {
+    let gives_up = |found: &[Problem]| {
+        let text: String = found.iter().map(|it| it.cure.as_str()).collect();
+        ["accept-loss", "forget n"].into_iter().filter(|it| text.contains(it)).count()
+    };
+    let broken = |it: &mut Overview| {
+        it.nodes[1].state = NodeState::Down;
+        it.stores[0].at_risk = vec![at_risk(3, 1)];
+        it.stores[0].unrecovered = 2;
+    };
+    assert_eq!(gives_up(&after(broken)), 2);
+    for unknown in [
+        |it: &mut Overview| it.in_touch = false,
+        |it: &mut Overview| it.nodes.iter_mut().for_each(|node| node.state = NodeState::Down),
+        |it: &mut Overview| it.nodes.clear(),
+    ] {
+        let found = after(|it| {
+            broken(it);
+            unknown(it);
+        });
+        assert_eq!(gives_up(&found), 0, "{found:?}");
+    }
+}
+
+#[test]
+fn a_process_that_has_never_known_the_nodes_says_that_the_stores_are_unknown() {
+    let found = after(|it| {
+        (it.in_touch, it.leader, it.map) = (false, None, None);
+        it.nodes.clear();
+        it.stores[0].at_risk = (0..8).map(|shard| at_risk(shard, 0)).collect();
+    });
+    let names: Vec<&str> = found.iter().map(|it| it.problem).collect();
+    assert_eq!(names, ["not_in_touch", "stores_unknown"], "{found:?}");
+}
+
+#[test]
+fn new_replicas_are_promised_only_where_a_node_can_have_them() {
+    let cure = |nodes: u32| {
+        let found = after(|it| {
+            (3..=nodes).for_each(|n| it.nodes.push(node(&format!("n{n}"))));
+            it.nodes[1].state = NodeState::Down;
+            it.stores[0].at_risk = vec![at_risk(3, 2)];
+        });
+        let of_store = found.into_iter().find(|it| it.of == "points").expect("one");
+        of_store.cure
+    };
+    assert_eq!(cure(3), "start n2; no other node can take their place: 3 are needed, 2 are there");
+    assert_eq!(cure(4), "start n2; after replace_after_s others get new replicas");
+}
+
+#[test]
+fn a_certificate_is_told_of_before_it_ends() {
+    let (day, now) = (86_400_000, 1_795_339_800_000);
+    let told = |left: i64| {
+        let found = after(|it| {
+            it.at_ms = now;
+            it.nodes[1].certificate_expires_ms = now.checked_add_signed(left);
+        });
+        found.into_iter().map(|it| (it.problem, it.level, it.text)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(14 * day), []);
+    for (left, level, text) in [
+        (14 * day - 1, Level::Warning, "the certificate of n2 expires in 13 d"),
+        (day, Level::Warning, "the certificate of n2 expires in 1 d"),
+        (day - 1, Level::Error, "the certificate of n2 expires in 23 h"),
+        (0, Level::Error, "the certificate of n2 has expired: other nodes refuse it"),
+        (-day, Level::Error, "the certificate of n2 has expired: other nodes refuse it"),
+    ] {
+        assert_eq!(told(left), [("certificate_expires", level, text.to_owned())]);
+    }
+}
+
+#[test]
+fn the_clock_that_is_wrong_is_the_one_that_differs_from_most() {
+    let clocks = |told_by, skews: [i64; 4]| {
+        let found = of_five(told_by, |id, node| {
+            let at = ["n1", "n2", "n3", "n4"].iter().position(|it| *it == id);
+            node.clock_ahead_ms = at.map(|at| skews[at]);
+        });
+        found.into_iter().map(|it| (it.problem, it.level, it.of, it.text)).collect::<Vec<_>>()
+    };
+    let own =
+        |level, of: &str, text: &str| vec![("own_clock", level, of.to_owned(), text.to_owned())];
+    assert_eq!(
+        clocks(None, [3000, 3100, 3200, 2900]),
+        own(Level::Note, "", "this machine's clock is 3.0 s behind those of the nodes")
+    );
+    assert_eq!(
+        clocks(Some("n5"), [-60_000, -60_100, 0, -60_200]),
+        own(Level::Warning, "n5", "the clock of n5 is 60.0 s ahead of those of the nodes")
+    );
+    let one = clocks(None, [0, 60_000, 0, 0]);
+    assert_eq!(one.iter().map(|it| (it.0, it.2.as_str())).collect::<Vec<_>>(), [("clock", "n2")]);
+    let apart = clocks(None, [60_000, -60_000, 9000, 0]);
+    assert!(apart.len() == 3 && apart.iter().all(|it| it.0 == "clock"), "{apart:?}");
+}
+
+#[test]
+fn an_endpoint_that_fails_for_all_is_said_once() {
+    let found = after(|it| {
+        let of = |told_by: &str| EndpointOverview {
+            told_by: told_by.to_owned(),
+            state: EndpointState::Benched,
+            ..it.endpoints[0].clone()
+        };
+        it.endpoints = ["n1", "n2", "n3"].map(of).into();
+    });
+    let [problem] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(problem.text, "http://127.0.0.1:8500 does not answer n1, n2, n3");
 }
