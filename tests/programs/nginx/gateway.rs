@@ -208,6 +208,6 @@ pub fn reloads_without_consul(unpacked: &Path) -> Outcome {
     check(get(nginx.address, "/")?.body == "one", "a new worker did not use the last list")?;
     let dump = nginx.folder.join("instances.json");
     wait_until(|| Ok(fs::read_to_string(&dump).is_ok_and(|text| text.contains("\"port\""))))?;
-    nginx.restart(unpacked, 1)?;
+    nginx.restart(unpacked)?;
     check(get(nginx.address, "/")?.body == "one", "the dump file was not used")
 }
