@@ -35,6 +35,12 @@ local LONGEST_MS = 2 ^ 31 - 1
 -- How much later than a wait is to end its cosocket has its timeout, which nginx logs as an error, in milliseconds.
 local LATER_MS = 60000
 
+-- After this time of work without a turn of its loop nginx is given one before a kept connection is used, in seconds.
+local BUSY_S = 0.01
+
+-- How an answer begins, and one with which a server gives up a connection that had no request.
+local ANSWER, GIVES_UP = "HTTP/", { ["HTTP/1.1 408"] = true, ["HTTP/1.0 408"] = true }
+
 -- The pause when a wait fails, for example without a free connection, in seconds.
 local PAUSE_S = 0.05
 
@@ -119,10 +125,11 @@ local function connect(call, ends)
   local address, port = call:address()
   local pool, connect_ms = call:pool()
   -- nginx knows what has come on kept connections, and the time from which its timers count, as of its last turn. While
-  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first.
+  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first. Of a
+  -- short time `exchange` takes care: a call on a busy machine would have a turn, and a timer, each time.
   local noted_s = ngx.now()
   ngx.update_time()
-  if ngx.now() > noted_s then
+  if ngx.now() - noted_s > BUSY_S then
     ngx.sleep(0.001)
   end
   repeat
@@ -169,8 +176,13 @@ local function next_bytes(socket, ends)
   return bytes, why
 end
 
--- Sends a request and receives the first bytes of its answer, again if a kept connection has ended instead. Returns the
--- cosocket, if there is one, and what `next_bytes` returns.
+-- Whether bytes were on a connection before the request, and are no answer to it.
+local function is_old(bytes)
+  return bytes:sub(1, #ANSWER) ~= ANSWER:sub(1, #bytes) or GIVES_UP[bytes:sub(1, 12)]
+end
+
+-- Sends a request and receives the first bytes of its answer, again if a kept connection has ended instead, or has what
+-- answers no request. Returns the cosocket, if there is one, and what `next_bytes` returns.
 local function exchange(call, request, ends)
   while true do
     local socket, failure = connect(call, ends)
@@ -181,7 +193,8 @@ local function exchange(call, request, ends)
     if socket:send(request) then
       bytes, why, exits = next_bytes(socket, ends)
     end
-    if bytes or exits or why == "timeout" or socket:getreusedtimes() == 0 then
+    local is_kept = socket:getreusedtimes() > 0
+    if exits or why == "timeout" or not is_kept or bytes and not is_old(bytes) then
       return socket, bytes, why, exits
     end
     socket:close()

@@ -129,7 +129,8 @@ View.__index, Views.__index = View, Views
 local function give_turn(self)
   ngx.update_time()
   if now_s() >= self.turn_ends then
-    ngx.sleep(0)
+    -- nginx would look for a timer of 0 ms again and again until its clock has moved.
+    ngx.sleep(0.001)
     self.turn_ends = now_s() + TURN_S
   end
 end
