@@ -109,18 +109,19 @@ function dump.write(path, of, next_list)
   if not file then
     return nil, why
   end
-  local written, separator = nil, ""
-  written, why = file:write('{"of":', select(2, assert(consul_ffi.json_encode(of))), ',"services":{')
-  local name, confirmed, instances = next_list()
+  local head = ('{"of":%s,"services":{'):format(select(2, assert(consul_ffi.json_encode(of))))
+  local written, failure = file:write(head)
+  local separator, name, confirmed, instances = "", next_list()
   while written and name do
-    written, why = file:write(separator, name, (':{"confirmed":%.3f,"instances":'):format(confirmed), instances, "}")
+    local before = ('%s%s:{"confirmed":%.3f,"instances":'):format(separator, name, confirmed)
+    written, failure = file:write(before, instances, "}")
     separator, name, confirmed, instances = ",", next_list()
   end
   if written then
-    written, why = file:write("}}\n")
+    written, failure = file:write("}}\n")
   end
   local closed, closing = file:close()
-  return written and closed, why or closing
+  return written and closed, failure or closing
 end
 
 return dump

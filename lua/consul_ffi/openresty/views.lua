@@ -116,6 +116,9 @@ local OPTIONS = {
 -- takes half a millisecond.
 local TURN_S = 0.001
 
+-- How many keys of the dict are looked at between two looks at the time.
+local SWEPT = 20
+
 ---The view of a service in OpenResty.
 ---@class consul_ffi.openresty.View
 local View = {}
@@ -410,9 +413,20 @@ local function sweep(self, names)
   for _, name in ipairs(names) do
     is_name[LIST .. name] = true
   end
-  texts.sweep(self.dict, is_name)
+  local looked = 0
+  local function goes_on()
+    looked = looked + 1
+    if looked % SWEPT ~= 0 then
+      return true
+    end
+    give_turn(self)
+    return self.lease:is_kept()
+  end
+  texts.sweep(self.dict, is_name, goes_on)
   for _, key in ipairs(self.dict:get_keys(0)) do
-    if key:sub(1, #CONFIRMED) == CONFIRMED and not is_name[LIST .. key:sub(#CONFIRMED + 1)] then
+    if not goes_on() then
+      return
+    elseif key:sub(1, #CONFIRMED) == CONFIRMED and not is_name[LIST .. key:sub(#CONFIRMED + 1)] then
       self.dict:delete(key)
     end
   end
@@ -519,6 +533,9 @@ local function own(self)
   texts.remove(dict, NAMES)
   texts.remove(dict, ROOM)
   sweep(self, {})
+  if not self.lease:is_kept() then
+    return
+  end
   dict:delete(FILTER)
   dict:safe_set(FULL, 0)
   dict:safe_set(SCOPE, self.scope)
