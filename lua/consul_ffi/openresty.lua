@@ -181,7 +181,7 @@ local function next_bytes(socket, ends, in_timer)
   return bytes, why
 end
 
--- Whether bytes were on a connection before the request, and are no answer to it.
+-- Whether bytes are not HTTP, or say that the server has given the connection up: they came before the request.
 local function is_old(bytes)
   return bytes:sub(1, #ANSWER) ~= ANSWER:sub(1, #bytes) or GIVES_UP[bytes:sub(1, 12)]
 end

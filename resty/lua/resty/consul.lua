@@ -59,7 +59,7 @@ local function log(level, ...)
   end
 end
 
--- A table with room for so many names; LuaJIT has a function for that.
+-- A table with room for this number of names; LuaJIT has a function for that.
 local has_new, new_table = pcall(require, "table.new")
 if not has_new then
   new_table = function()
