@@ -19,7 +19,8 @@
 #   histories  10 histories (SEEDS, from SEED on) of 300 s (HISTORY_SECONDS) of single records on processes that are killed,
 #             stalled, cut off, have wrong clocks and full disks, lose power and disks; porcupine (Go module proxy)
 #             checks them for what docs/data.md promises (HISTORY_CHECK: its options); they stay in target/histories
-#   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes)
+#   gateway   nginx with 16 workers and 5,000 instances on Consul 1.21, an outage, a reload and a kill (some minutes); the example's
+#             gateway under load for a minute
 #   openresty  the page, the demo of the gateway and the specs tagged smoke on an OpenResty: `openresty`, or OPENRESTY
 #   apisix    APISIX's own discovery by Consul on lua-resty-consul and on the rock in resty/, on Consul 1.21 and on consul-sim;
 #             APISIX comes from luarocks, or from the folder APISIX_SOURCE (some minutes)
@@ -152,6 +153,8 @@ step_gateway() {
     run make --no-print-directory build-luajit || return
     LONG=1 run cargo test --no-default-features --test programs -- \
         a_machine_of_16_workers --nocapture || return
+    LONG=1 run cargo test --no-default-features --test programs -- \
+        a_gateway_loses_no_request_while --nocapture || return
     unless_skipped chromium
 }
 

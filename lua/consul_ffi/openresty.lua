@@ -35,6 +35,12 @@ local LONGEST_MS = 2 ^ 31 - 1
 -- How much later than a wait is to end its cosocket has its timeout, which nginx logs as an error, in milliseconds.
 local LATER_MS = 60000
 
+-- After this time of work without a turn of its loop nginx is given one before a kept connection is used, in seconds.
+local BUSY_S = 0.01
+
+-- How an answer begins, and one with which a server gives up a connection that had no request.
+local ANSWER, GIVES_UP = "HTTP/", { ["HTTP/1.1 408"] = true, ["HTTP/1.0 408"] = true }
+
 -- The pause when a wait fails, for example without a free connection, in seconds.
 local PAUSE_S = 0.05
 
@@ -90,16 +96,19 @@ local function left_ms(ends)
   return (ends - now_s()) * 1000
 end
 
--- The options of connections by the name of their pool.
-local pools = setmetatable({}, { __mode = "v" })
+-- Where the requests of a pool of connections go to, by the pool's name. A call into the module costs more than this.
+local places = setmetatable({}, { __mode = "v" })
 
-local function options_of(pool)
-  local options = pools[pool]
-  if not options then
-    options = { pool = pool }
-    pools[pool] = options
+-- Returns the place of a call's request, and the time limit of a new connection.
+local function place_of(call)
+  local pool, connect_ms = call:pool()
+  local place = places[pool]
+  if not place then
+    local address, port = call:address()
+    place = { address = address, port = port, options = { pool = pool } }
+    places[pool] = place
   end
-  return options
+  return place, connect_ms
 end
 
 -- Waits until the limit; in a timer returns true when its worker exits.
@@ -114,25 +123,27 @@ local function sleep_until(ends)
   until left_ms(ends) <= 0
 end
 
--- Connects a cosocket. Returns nil and why there is none, without a reason if the limit is over.
-local function connect(call, ends)
-  local address, port = call:address()
-  local pool, connect_ms = call:pool()
+-- Connects a cosocket. Returns nil and why there is none, without a reason if the limit is over. `noted_s` is the time
+-- as nginx has it.
+local function connect(call, ends, noted_s)
+  local place, connect_ms = place_of(call)
   -- nginx knows what has come on kept connections, and the time from which its timers count, as of its last turn. While
-  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first.
-  local noted_s = ngx.now()
+  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first. Of a
+  -- short time `exchange` takes care: a call on a busy machine would have a turn, and a timer, each time.
   ngx.update_time()
-  if ngx.now() > noted_s then
+  local now = now_s()
+  if now - noted_s > BUSY_S then
     ngx.sleep(0.001)
   end
   repeat
-    local socket, limit_ms = ngx.socket.tcp(), left_ms(ends)
-    socket:settimeouts(whole_ms(math.min(connect_ms, limit_ms)), whole_ms(limit_ms), whole_ms(limit_ms))
+    local socket, limit_ms = ngx.socket.tcp(), (ends - now) * 1000
+    local whole_limit_ms = whole_ms(limit_ms)
+    socket:settimeouts(whole_ms(math.min(connect_ms, limit_ms)), whole_limit_ms, whole_limit_ms)
     local connected, why
-    if port then
-      connected, why = socket:connect(address, port, options_of(pool))
+    if place.port then
+      connected, why = socket:connect(place.address, place.port, place.options)
     else
-      connected, why = socket:connect(address, options_of(pool))
+      connected, why = socket:connect(place.address, place.options)
     end
     if connected then
       return socket
@@ -143,7 +154,8 @@ local function connect(call, ends)
     elseif connect_ms < limit_ms then
       return nil, ("no connection within %g ms"):format(connect_ms)
     end
-  until left_ms(ends) <= 0
+    now = now_s()
+  until now >= ends
 end
 
 local function receive(socket, ends)
@@ -153,8 +165,8 @@ local function receive(socket, ends)
 end
 
 -- The next bytes on a cosocket; nil and why there are none. The third result is true in a timer whose worker exits.
-local function next_bytes(socket, ends)
-  if ngx.get_phase() ~= "timer" then
+local function next_bytes(socket, ends, in_timer)
+  if not in_timer then
     return receive(socket, ends)
   end
   local reader, limit = ngx.thread.spawn(receive, socket, ends), ngx.thread.spawn(sleep_until, ends)
@@ -169,41 +181,49 @@ local function next_bytes(socket, ends)
   return bytes, why
 end
 
--- Sends a request and receives the first bytes of its answer, again if a kept connection has ended instead. Returns the
--- cosocket, if there is one, and what `next_bytes` returns.
-local function exchange(call, request, ends)
+-- Whether bytes are not HTTP, or say that the server has given the connection up: they came before the request.
+local function is_old(bytes)
+  return bytes:sub(1, #ANSWER) ~= ANSWER:sub(1, #bytes) or GIVES_UP[bytes:sub(1, 12)]
+end
+
+-- Sends a request and receives the first bytes of its answer, again if a kept connection has ended instead, or has what
+-- answers no request. Returns the cosocket, if there is one, and what `next_bytes` returns.
+local function exchange(call, request, ends, noted_s, in_timer)
   while true do
-    local socket, failure = connect(call, ends)
+    local socket, failure = connect(call, ends, noted_s)
     if not socket then
       return nil, nil, failure
     end
     local bytes, why, exits = nil, "closed", nil
     if socket:send(request) then
-      bytes, why, exits = next_bytes(socket, ends)
+      bytes, why, exits = next_bytes(socket, ends, in_timer)
     end
-    if bytes or exits or why == "timeout" or socket:getreusedtimes() == 0 then
+    local is_kept = socket:getreusedtimes() > 0
+    if exits or why == "timeout" or not is_kept or bytes and not is_old(bytes) then
       return socket, bytes, why, exits
     end
     socket:close()
+    noted_s = now_s()
   end
 end
 
 -- Sends and receives what a call asks for, and returns its results.
 local function carry(call)
-  local socket
+  local socket, in_timer = nil, ngx.get_phase() == "timer"
   local limit_ms, wanted, response, extra = call:step()
   while limit_ms ~= true do
-    local ends = now_s() + limit_ms / 1000
+    local noted_s = now_s()
+    local ends = noted_s + limit_ms / 1000
     local bytes, why, exits, sent
     if socket and wanted ~= true then
       socket:close()
       socket = nil
     end
     if type(wanted) == "string" then
-      socket, bytes, why, exits = exchange(call, wanted, ends)
+      socket, bytes, why, exits = exchange(call, wanted, ends, noted_s, in_timer)
       sent = socket ~= nil
     elseif wanted and socket then
-      bytes, why, exits = next_bytes(socket, ends)
+      bytes, why, exits = next_bytes(socket, ends, in_timer)
       sent = true
     else
       exits = sleep_until(ends)

@@ -14,7 +14,9 @@ local unpack = rawget(table, "unpack") or unpack
 describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
   -- wait for news; the log.
-  local turns, now, lists, on_next, logged
+  local now, lists, on_next, logged
+  -- Is called when the requests of the worker have their turn.
+  local on_turn
   -- The name of a service that changed, or nil.
   local on_changed
   -- The age of Consul's lists, and the message when there is no more news.
@@ -139,6 +141,7 @@ describe("views that one worker of nginx writes for all", function()
 
     function all.next()
       now = now + 1
+      on_turn()
       local goes_on = on_next()
       if not goes_on then
         return false, ended_by
@@ -154,9 +157,8 @@ describe("views that one worker of nginx writes for all", function()
   end
 
   before_each(function()
-    turns = 0
     now, lists, age_s, logged, ended_by = START, { web = { instance(2) } }, 0, {}, nil
-    on_access, on_changed = function() end, function() end
+    on_access, on_changed, on_turn = function() end, function() end, function() end
     closed, is_ready = 0, function()
       return true
     end
@@ -178,8 +180,9 @@ describe("views that one worker of nginx writes for all", function()
       now = function()
         return now
       end,
+      update_time = function() end,
       sleep = function()
-        turns = turns + 1
+        on_turn()
       end,
       worker = {
         pid = function()
@@ -1152,15 +1155,31 @@ describe("views that one worker of nginx writes for all", function()
     assert.is_true(tonumber(ports(new_views(), "web")) > now - 6)
   end)
 
-  it("let requests have their turn while many lists change", function()
-    local left = 9
-    on_changed = function()
-      left = left - 1
-      return left > 0 and "web" or nil
+  it("let requests have their turn while many lists change, are confirmed, dumped, swept or have no room", function()
+    for _, limit in ipairs({ math.huge, 2000 }) do
+      _G.ngx.shared.consul = new_dict(limit)
+      dump_file, lists = os.tmpname(), {}
+      for number = 1, 50 do
+        lists["service " .. number] = instances_up_to(5)
+      end
+      local began_at, longest, turns = now, 0, 0
+      local changed = {}
+      -- Each access takes a tenth of a millisecond.
+      on_access = function()
+        now = now + 0.0001
+        longest = math.max(longest, now - began_at)
+      end
+      on_turn = function()
+        began_at, turns = now, turns + 1
+      end
+      on_changed = function()
+        changed[#changed + 1] = "service " .. #changed % 50 + 1
+        return #changed % 50 > 0 and changed[#changed] or nil
+      end
+      watch(new_views(), 60)
+      assert.is_true(turns > 100, turns)
+      assert.is_true(longest < 0.008, longest)
     end
-    turns = 0
-    watch(new_views(), 12)
-    assert.equal(2, turns)
   end)
 
   it("count the age of a dump file from now when its time has yet to come", function()
@@ -1407,7 +1426,9 @@ describe("views that one worker of nginx writes for all", function()
         points = points + 1
         on_access = function() end
         assert(texts.write(dict, "web", "whole"))
-        texts.sweep(dict, { web = true })
+        texts.sweep(dict, { web = true }, function()
+          return true
+        end)
         assert.equal("whole", (texts.read(dict, "web")))
         -- The text, its version, and the last one that was given out.
         assert.equal(3, #dict:get_keys())

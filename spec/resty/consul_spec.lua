@@ -783,6 +783,31 @@ describe("resty.consul, as lua-resty-consul's", function()
       assert.equal(0, stub.slept + stub.sent)
     end)
 
+    it("sends a read again when a kept connection has ended, or has what answers no request", function()
+      c = loaded:new({ port = port, retry_count = 0 })
+      local timed_out = "HTTP/1.%d 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+      for _, old in ipairs({ false, timed_out:format(0), timed_out:format(1), timed_out:format(1):sub(1, 20), "\r\n", "x" }) do
+        for reused = 0, 1 do
+          local count = 0
+          stub.socket.tcp = function()
+            local cosocket = stub.tcp()
+            count = count + 1
+            if count == 1 then
+              function cosocket.getreusedtimes()
+                return reused
+              end
+              function cosocket.receiveany()
+                return old or nil, "closed"
+              end
+            end
+            return cosocket
+          end
+          local response = c:get("/dummy")
+          assert.same({ reused + 1, reused == 1 }, { count, response ~= nil and response.body == true })
+        end
+      end
+    end)
+
     it("refuses a request in a phase that cannot wait", function()
       for _, phase in ipairs({ "log", "header_filter", "body_filter", "balancer" }) do
         stub.phase = phase

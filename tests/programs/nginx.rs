@@ -5,6 +5,7 @@ mod aborts;
 mod apisix;
 mod gateway;
 mod hostile;
+mod load;
 mod long;
 mod page;
 mod views;
@@ -33,7 +34,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 33] = [
+    let all: [Named; 34] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -48,6 +49,10 @@ pub fn trials() -> Trials {
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
         ("a_gateway_loses_no_request_on_a_kept_connection_that_was_closed", gateway::closed),
+        (
+            "a_gateway_loses_no_request_while_workers_and_instances_come_and_die",
+            load::loses_nothing,
+        ),
         ("subrequests_of_a_gateway_are_not_in_flight_for_ever", gateway::subrequests),
         ("a_gateway_takes_an_address_in_brackets", gateway::in_brackets),
         ("waits_that_end_in_time_are_no_errors_in_the_log", waits_in_the_log),
@@ -468,9 +473,7 @@ impl Nginx {
     }
 
     fn signal(&self, name: &str) -> Outcome {
-        let status =
-            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
-        check(status.success(), "the signal was not sent")
+        signal(&self.child, name)
     }
 
     fn put(&self, key: &str, value: &str) -> Outcome {
@@ -491,6 +494,11 @@ impl Drop for Nginx {
         let _ = (self.child.wait(), self.consul.wait());
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn signal(process: &Child, name: &str) -> Outcome {
+    let status = Command::new("kill").args(["-s", name, &process.id().to_string()]).status()?;
+    check(status.success(), "the signal was not sent")
 }
 
 /// A configuration whose temporary files are in its own folder.

@@ -133,11 +133,14 @@ function texts.remove(dict, name)
 end
 
 -- Removes the texts of other names than these, and the versions that no name has: a worker was killed while it wrote.
--- A text that another worker writes meanwhile may be lost: its version then has none.
-function texts.sweep(dict, is_name)
+-- A text that another worker writes meanwhile may be lost: its version then has none. `goes_on()` is called for each
+-- key; it may wait, and ends this when it returns false.
+function texts.sweep(dict, is_name, goes_on)
   local keys, is_current = dict:get_keys(0), {}
   for _, key in ipairs(keys) do
-    if key:sub(1, #CURRENT) == CURRENT then
+    if not goes_on() then
+      return
+    elseif key:sub(1, #CURRENT) == CURRENT then
       if is_name[key:sub(#CURRENT + 1)] then
         is_current[tostring(dict:get(key))] = true
       else
@@ -146,7 +149,9 @@ function texts.sweep(dict, is_name)
     end
   end
   for _, key in ipairs(keys) do
-    if key:sub(1, #TEXT) == TEXT and not is_current[key:match("^[^.]*", #TEXT + 1)] then
+    if not goes_on() then
+      return
+    elseif key:sub(1, #TEXT) == TEXT and not is_current[key:match("^[^.]*", #TEXT + 1)] then
       dict:delete(key)
     end
   end

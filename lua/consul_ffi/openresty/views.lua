@@ -3,17 +3,16 @@
 local consul_ffi = require("consul_ffi")
 local openresty = require("consul_ffi.openresty")
 local balancer = require("consul_ffi.balancer")
+local dump = require("consul_ffi.openresty.dump")
 local lease = require("consul_ffi.openresty.lease")
 local option_types = require("consul_ffi.option_types")
+local scope = require("consul_ffi.openresty.scope")
 local texts = require("consul_ffi.openresty.texts")
 local now_s = require("consul_ffi.openresty.clock")
 
 -- How often a changed list is written to the dump file at most, and when that is tried again after a failure, in
 -- seconds; and how often it is written although nothing has changed, for the ages in it.
 local DUMP_S, DUMP_AGAIN_S, DUMP_AGES_S = 2, 10, 60
-
--- The bits of a file's mode that nobody but its user gets.
-local PRIVATE = tonumber("077", 8)
 
 -- How long a worker that comes to watch keeps lists that another one has written and Consul does not confirm, in
 -- seconds: after an outage Consul may know no instances until they register again.
@@ -31,11 +30,6 @@ local LOOK_S = 0.02
 
 -- The greatest weight in the ring for keys, to which greater ones are scaled down.
 local MAX_RING_WEIGHT = 16
-
-local MAX_PORT = 65535
-
--- How far a time in a dump file may be to come while ages are limited, in seconds: a clock may be set back a little.
-local AHEAD_S = 1
 
 -- What nginx needs of a shared dict for itself, in KiB.
 local OVERHEAD_K = 32
@@ -72,12 +66,6 @@ local GROWTH, GAPS = 1.5, 1.25
 ---@field dump_file? string a file with the last lists, to start from while Consul is unreachable; the workers write it
 ---@field age_max_s? number the greatest age of a list that is served, in seconds, at least 30; default: any age
 
--- Why a path is none of a regular file; nil for a file, or if there is nothing yet. A pipe blocks its reader.
-local function not_regular(path)
-  local _, why = consul_ffi.read_file(path)
-  return why and why:match("it is not a regular file.*")
-end
-
 local function is_filter(value)
   if type(value) ~= "table" then
     return type(value) == "function"
@@ -113,7 +101,7 @@ local OPTIONS = {
   { "dump_file", {
     words = "the path of a regular file",
     accepts = function(value)
-      return type(value) == "string" and value ~= "" and not not_regular(value)
+      return type(value) == "string" and value ~= "" and not dump.not_regular(value)
     end,
   } },
   { "age_max_s", {
@@ -124,9 +112,12 @@ local OPTIONS = {
   } },
 }
 
--- After this many changed lists the requests of the worker have their turn. One of 100 instances takes half a
--- millisecond.
-local TURN = 4
+-- After this time of work on lists the requests of the worker have their turn, in seconds. A list of 100 instances
+-- takes half a millisecond.
+local TURN_S = 0.001
+
+-- How many keys of the dict are looked at between two looks at the time.
+local SWEPT = 20
 
 ---The view of a service in OpenResty.
 ---@class consul_ffi.openresty.View
@@ -136,6 +127,16 @@ local View = {}
 ---@class consul_ffi.openresty.Views
 local Views = {}
 View.__index, Views.__index = View, Views
+
+-- Lets the requests of the worker have their turn when it is due.
+local function give_turn(self)
+  ngx.update_time()
+  if now_s() >= self.turn_ends then
+    -- nginx would look for a timer of 0 ms again and again until its clock has moved.
+    ngx.sleep(0.001)
+    self.turn_ends = now_s() + TURN_S
+  end
+end
 
 local function json_of(value)
   return select(2, assert(consul_ffi.json_encode(value)))
@@ -233,94 +234,9 @@ local function say_full(self, jsons)
     count, self.dict_name, size_k))
 end
 
-local function is_integer_up_to(value, greatest)
-  return type(value) == "number" and value >= 0 and value <= greatest and value % 1 == 0
-end
-
--- Whether a balancer can use a value of a dump file, which another version may have written.
-local function is_instance(value)
-  if type(value) ~= "table" or type(value.address) ~= "string" or value.address == "" then
-    return false
-  end
-  for _, name in ipairs({ "id", "node" }) do
-    if value[name] ~= nil and type(value[name]) ~= "string" then
-      return false
-    end
-  end
-  local weight, meta = value.weight, value.meta
-  local is_weight = weight == nil or type(weight) == "number" and weight >= 0 and weight < math.huge
-  return is_integer_up_to(value.port, MAX_PORT) and is_weight and (meta == nil or type(meta) == "table")
-end
-
--- Whether a value is a list; an empty one has been written as an object.
-local function is_list(value)
-  for key in pairs(type(value) == "table" and value or {}) do
-    if not is_integer_up_to(key, #value) then
-      return false
-    end
-  end
-  return type(value) == "table"
-end
-
--- Of which part of Consul the lists are, by the options that choose it; "" for the agent's own.
-local function scope_of(config)
-  local chosen = {}
-  for _, name in ipairs({ "datacenter", "namespace", "partition" }) do
-    local value = (config or {})[name] or name ~= "datacenter" and os.getenv("CONSUL_" .. name:upper()) or ""
-    if value ~= "" then
-      chosen[#chosen + 1] = ("%s %s"):format(name, value)
-    end
-  end
-  return table.concat(chosen, ", ")
-end
-
-local function words_of(scope)
-  return scope == "" and "the agent's own datacenter" or tostring(scope)
-end
-
 -- Whether the lists in the dict are of the part of Consul that these views have.
 local function is_own(self)
   return (self.dict:get(SCOPE) or self.scope) == self.scope
-end
-
--- Returns the services of a dump file, or nil and the reason. With a limit of ages each list has to have one.
-local function read_dump(path, scope, age_max_s)
-  local file, why = io.open(path, "r")
-  if not file then
-    return nil, why
-  end
-  local text
-  text, why = file:read("*a")
-  file:close()
-  if not text then
-    return nil, why
-  end
-  local decoded, dump = consul_ffi.json_decode(text)
-  if not decoded then
-    return nil, dump
-  end
-  local services = type(dump) == "table" and dump.services
-  if type(services) ~= "table" then
-    return nil, "it has no services"
-  end
-  local of = dump.of or ""
-  if of ~= scope then
-    return nil, ("its lists are of %s, not of %s"):format(words_of(of), words_of(scope))
-  end
-  for name, service in pairs(services) do
-    local instances = type(service) == "table" and type(service.confirmed) == "number" and service.instances
-    if type(name) ~= "string" or not is_list(instances) then
-      return nil, ("its service %s is not one"):format(tostring(name))
-    elseif age_max_s and service.confirmed > ngx.now() + AHEAD_S then
-      return nil, ("the list of its service %s is of a time to come, so that its age is not known"):format(name)
-    end
-    for _, instance in pairs(instances) do
-      if not is_instance(instance) then
-        return nil, ("an instance of its service %s is not one"):format(name)
-      end
-    end
-  end
-  return services
 end
 
 -- The number of lists in the dict, and the age of the oldest one.
@@ -353,7 +269,7 @@ local function load(self)
   if not self.dump_file or names_of(self.dict) or not is_own(self) then
     return
   end
-  local services, why = read_dump(self.dump_file, self.scope, self.age_max_s)
+  local services, why = dump.read(self.dump_file, self.scope, self.age_max_s)
   if not services then
     return ngx.log(ngx.NOTICE, "consul_ffi: starts without ", self.dump_file, ": ", why)
   end
@@ -384,34 +300,9 @@ local function load(self)
     self.dump_file, #names, select(2, oldest(self.dict))))
 end
 
--- Opens a new file that only its user can read and write. nginx has the umask 0, which would let everybody choose where
--- the next one sends its requests. Other engines, which have no ffi, are not in nginx.
-local function open_private(path)
-  local has_ffi, ffi = pcall(require, "ffi")
-  if not has_ffi then
-    return io.open(path, "w")
-  end
-  ffi.cdef("unsigned int umask(unsigned int);")
-  local before = ffi.C.umask(PRIVATE)
-  local file, why = io.open(path, "w")
-  ffi.C.umask(before)
-  return file, why
-end
-
-local function write_file(path, ...)
-  local file, why = open_private(path)
-  if not file then
-    return nil, why
-  end
-  local written, closed, closing
-  written, why = file:write(...)
-  closed, closing = file:close()
-  return written and closed, why or closing
-end
-
 -- Writes the dump file if it is due: as another one that is then renamed, so that no reader finds half of it.
-local function dump(self)
-  local services, dict = {}, self.dict
+local function write_dump(self)
+  local dict = self.dict
   local is_due = self.dump_file and self.dump_at <= now_s()
   -- What came from the file alone is in it.
   local names = is_due and (self.is_answered or dict:get(FILTER)) and names_of(dict)
@@ -419,13 +310,6 @@ local function dump(self)
     return
   end
   self.dump_at = now_s() + DUMP_AGES_S
-  for _, name in ipairs(names) do
-    local json, confirmed = texts.read(dict, LIST .. name), dict:get(CONFIRMED .. name)
-    if json and confirmed then
-      local key, at = json_of(name), ngx.now() - (now_s() - confirmed)
-      services[#services + 1] = ('%s:{"confirmed":%.3f,"instances":%s}'):format(key, at, json)
-    end
-  end
   local path = ("%s.%d"):format(self.dump_file, ngx.worker.pid())
   local left = dict:get(WRITING)
   if left then
@@ -433,8 +317,18 @@ local function dump(self)
     os.remove(left)
   end
   dict:safe_set(WRITING, path)
-  local written, why = write_file(path, '{"of":', json_of(self.scope), ',"services":{',
-    table.concat(services, ","), "}}\n")
+  local place = 0
+  local function next_list()
+    give_turn(self)
+    while names[place + 1] do
+      place = place + 1
+      local json, confirmed = texts.read(dict, LIST .. names[place]), dict:get(CONFIRMED .. names[place])
+      if json and confirmed then
+        return json_of(names[place]), ngx.now() - (now_s() - confirmed), json
+      end
+    end
+  end
+  local written, why = dump.write(path, self.scope, next_list)
   if not self.lease:is_kept() then
     -- Another worker's lists are newer, and the path is its own.
     return os.remove(path)
@@ -503,9 +397,10 @@ local function confirm(self, all, name)
 end
 
 -- The lists of all services as JSON, by name.
-local function jsons_of(all)
+local function jsons_of(self, all)
   local jsons = {}
   for _, name in ipairs(all:names()) do
+    give_turn(self)
     local view = all:view(name)
     jsons[name] = json_of(view and view:all() or {})
   end
@@ -518,9 +413,20 @@ local function sweep(self, names)
   for _, name in ipairs(names) do
     is_name[LIST .. name] = true
   end
-  texts.sweep(self.dict, is_name)
+  local looked = 0
+  local function goes_on()
+    looked = looked + 1
+    if looked % SWEPT ~= 0 then
+      return true
+    end
+    give_turn(self)
+    return self.lease:is_kept()
+  end
+  texts.sweep(self.dict, is_name, goes_on)
   for _, key in ipairs(self.dict:get_keys(0)) do
-    if key:sub(1, #CONFIRMED) == CONFIRMED and not is_name[LIST .. key:sub(#CONFIRMED + 1)] then
+    if not goes_on() then
+      return
+    elseif key:sub(1, #CONFIRMED) == CONFIRMED and not is_name[LIST .. key:sub(#CONFIRMED + 1)] then
       self.dict:delete(key)
     end
   end
@@ -562,6 +468,7 @@ end
 local function confirm_all(self, all)
   local names, late, fits, unread = all:names(), {}, true, 0
   for _, name in ipairs(names) do
+    give_turn(self)
     local has_room, age_s = confirm(self, all, name)
     fits = has_room and fits
     unread = unread + (age_s and 0 or 1)
@@ -605,7 +512,7 @@ local function write_names(self, all)
   if version and self.dict:safe_set(FILTER, text_of(self.filter)) and fits then
     self.dict:safe_set(FULL, 0)
   elseif version ~= nil and (self.has_news or self.dict:get(FULL) == 0) then
-    say_full(self, jsons_of(all))
+    say_full(self, jsons_of(self, all))
   end
   self.has_news = false
   if not is_held and not self.is_swept and self.lease:is_kept() then
@@ -622,10 +529,13 @@ local function own(self)
     return
   end
   ngx.log(ngx.NOTICE, ("consul_ffi: removes the lists of the lua_shared_dict %q: they are of %s, not of %s"):format(
-    self.dict_name, words_of(dict:get(SCOPE)), words_of(self.scope)))
+    self.dict_name, scope.words(dict:get(SCOPE)), scope.words(self.scope)))
   texts.remove(dict, NAMES)
   texts.remove(dict, ROOM)
   sweep(self, {})
+  if not self.lease:is_kept() then
+    return
+  end
   dict:delete(FILTER)
   dict:safe_set(FULL, 0)
   dict:safe_set(SCOPE, self.scope)
@@ -638,6 +548,7 @@ local function watch(self, all)
   self.written = {}
   self.is_answered, self.is_swept, self.held = false, false, {}
   self.late, self.late_at, self.is_late_said = math.huge, now_s() + SILENT_S, false
+  self.turn_ends = now_s() + TURN_S
   -- The worker before may have ended with changes that are not in the file.
   self.hold_until, self.silent_at, self.dump_at = now_s() + HOLD_S, now_s() + SILENT_S, now_s()
   if self.lease:is_kept() then
@@ -652,18 +563,15 @@ local function watch(self, all)
     if name and self.lease:is_kept() then
       texts.write(self.dict, ROOM, json_of(all:names()))
     end
-    local taken = 0
+    self.turn_ends = now_s() + TURN_S
     while success and name do
+      give_turn(self)
       take(self, all, name)
       self.has_news = true
-      taken = taken + 1
-      if taken % TURN == 0 then
-        ngx.sleep(0.001)
-      end
       success, name = all:next(0)
     end
     write_names(self, all)
-    dump(self)
+    write_dump(self)
   end
 end
 
@@ -720,7 +628,7 @@ function views.new(options)
     dict = ngx.shared[read.dict],
     filter = read.filter,
     config = read.config,
-    scope = scope_of(read.config),
+    scope = scope.of(read.config),
     dump_file = read.dump_file,
     age_max_s = read.age_max_s,
     views = {},

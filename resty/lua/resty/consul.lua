@@ -59,6 +59,14 @@ local function log(level, ...)
   end
 end
 
+-- A table with room for this number of names; LuaJIT has a function for that.
+local has_new, new_table = pcall(require, "table.new")
+if not has_new then
+  new_table = function()
+    return {}
+  end
+end
+
 local function copied(given)
   local copy = {}
   for name, value in pairs(given or {}) do
@@ -70,6 +78,11 @@ end
 -- The phases of nginx before any request is served, in which a call may block the process.
 local STARTS = { init = true, init_worker = true }
 
+-- A client with its blocking calls and, in nginx, with those that yield.
+local function both(consul)
+  return { blocking = consul, yielding = openresty and openresty.client(consul) }
+end
+
 -- Sends a request; in nginx only the request or timer that calls this waits. Returns the results of http_request;
 -- nil and a message in a phase that cannot wait.
 local function call(client, ...)
@@ -78,10 +91,13 @@ local function call(client, ...)
     if not openresty.can_wait(phase) then
       return nil, ("a request to Consul cannot wait in the phase %s; make it in ngx.timer.at"):format(phase)
     end
-    return openresty.client(client):http_request(...)
+    return client.yielding:http_request(...)
   end
-  return client:http_request(...)
+  return client.blocking:http_request(...)
 end
+
+-- As many headers as Consul's answers have mostly.
+local ROOM = 14
 
 -- The most names of headers whose spelling is kept.
 local MAX_NAMES = 200
@@ -109,9 +125,9 @@ local of_headers = {
 
 -- The response's headers, whose names are found in any case.
 local function headers_of(received)
-  local headers = {}
+  local headers = new_table(0, ROOM)
   for name, value in pairs(received) do
-    headers[spelt(name)] = value
+    headers[spellings[name] or spelt(name)] = value
   end
   return setmetatable(headers, of_headers)
 end
@@ -262,7 +278,9 @@ local function arguments(self, path, args)
       merged[name] = text
     end
   end
-  return path, merged, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
+  -- A table without names costs as much as one with some.
+  local params = next(merged) ~= nil and merged or nil
+  return path, params, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
 end
 
 -- What a message says if no connection was made within connect_timeout, which has no kind of its own: of HTTP, of the
@@ -601,11 +619,12 @@ local function clients_for(options)
   if not made then
     return nil, "resty.consul: " .. tostring(consul)
   end
-  local clients = { consul = consul, once = consul }
+  local clients = { consul = both(consul) }
+  clients.once = clients.consul
   if (options.retry_count or RETRIES) > 0 then
     local without = copied(options)
     without.retry_count = 0
-    clients.once = consul_ffi.new(without)
+    clients.once = both(consul_ffi.new(without))
   end
   if text then
     if #order >= MAX_CLIENTS then
@@ -627,7 +646,7 @@ local function make_clients(self, others, has_server)
   if options then
     made.clients, made.why = clients_for(options)
   end
-  self.made, self.consul = made, made.clients and made.clients.consul
+  self.made, self.consul = made, made.clients and made.clients.consul.blocking
 end
 
 -- The clients of an object; nil and a message if there are none with its fields.

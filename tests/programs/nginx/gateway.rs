@@ -11,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A gateway with a location that tells its worker, as the other example has it.
-fn start(unpacked: &Path) -> Result<Nginx, Failed> {
+pub fn start(unpacked: &Path, workers: u32) -> Result<Nginx, Failed> {
     let worker = "location = /worker { content_by_lua_block { ngx.say(ngx.worker.pid()) } }\n";
-    Nginx::start_example(unpacked, "gateway", 1, |text| {
+    Nginx::start_example(unpacked, "gateway", workers, |text| {
         text.replacen("location = /gateway", &format!("{worker}location = /gateway"), 1)
     })
 }
@@ -72,8 +72,13 @@ fn answer_once(mut stream: TcpStream, reads_before: bool) -> std::io::Result<()>
 
 pub fn register(nginx: &Nginx, id: &str, address: SocketAddr) -> Outcome {
     let port = address.port();
-    let body = format!(r#"{{"ID":"{id}","Name":"web","Address":"127.0.0.1","Port":{port}}}"#);
+    let host = address.ip();
+    let body = format!(r#"{{"ID":"{id}","Name":"web","Address":"{host}","Port":{port}}}"#);
     ask_agent(nginx, "register", &body)
+}
+
+pub fn deregister(nginx: &Nginx, id: &str) -> Outcome {
+    ask_agent(nginx, &format!("deregister/{id}"), "")
 }
 
 fn ask_agent(nginx: &Nginx, path: &str, body: &str) -> Outcome {
@@ -81,7 +86,7 @@ fn ask_agent(nginx: &Nginx, path: &str, body: &str) -> Outcome {
     check(answer.status == 200, &answer.body)
 }
 
-fn instances(nginx: &Nginx) -> Result<String, Failed> {
+pub fn instances(nginx: &Nginx) -> Result<String, Failed> {
     Ok(get(nginx.address, "/gateway/instances")?.body)
 }
 
@@ -91,7 +96,7 @@ fn is_unavailable(nginx: &Nginx) -> Result<bool, Failed> {
 }
 
 pub fn follows_consul(unpacked: &Path) -> Outcome {
-    let nginx = start(unpacked)?;
+    let nginx = start(unpacked, 1)?;
     check(is_unavailable(&nginx)?, "there is no instance yet")?;
     let (one, two) = (backend("one")?, backend("two")?);
     let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -122,14 +127,14 @@ pub fn follows_consul(unpacked: &Path) -> Outcome {
         check(get(nginx.address, "/")?.body == "one", "an instance in maintenance was picked")?;
     }
     for id in ["one", "two", "dead"] {
-        ask_agent(&nginx, &format!("deregister/{id}"), "")?;
+        deregister(&nginx, id)?;
     }
     wait_until(|| is_unavailable(&nginx))
 }
 
 pub fn closed(unpacked: &Path) -> Outcome {
     for reads_before in [true, false] {
-        let nginx = start(unpacked)?;
+        let nginx = start(unpacked, 1)?;
         let instance = closing(reads_before)?;
         register(&nginx, "closing", instance)?;
         wait_until(|| Ok(instances(&nginx)?.lines().count() == 1))?;
@@ -164,7 +169,7 @@ pub fn subrequests(unpacked: &Path) -> Outcome {
 }
 
 pub fn in_brackets(unpacked: &Path) -> Outcome {
-    let nginx = start(unpacked)?;
+    let nginx = start(unpacked, 1)?;
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
         say_skipped("an address in brackets", "this machine has no IPv6");
         return Ok(());
@@ -180,7 +185,7 @@ pub fn in_brackets(unpacked: &Path) -> Outcome {
 }
 
 pub fn reloads_without_consul(unpacked: &Path) -> Outcome {
-    let mut nginx = start(unpacked)?;
+    let mut nginx = start(unpacked, 1)?;
     register(&nginx, "one", backend("one")?)?;
     wait_until(|| Ok(get(nginx.address, "/")?.body == "one"))?;
     nginx.consul.kill()?;

@@ -159,7 +159,7 @@ fn change(nginx: &Nginx, consul: SocketAddr, kinds: [&str; 2]) -> Result<(usize,
     Ok((made, connections))
 }
 
-fn workers(nginx: &Nginx) -> Result<Vec<String>, Failed> {
+pub fn workers(nginx: &Nginx) -> Result<Vec<String>, Failed> {
     let output = Command::new("pgrep").args(["-P", &nginx.child.id().to_string()]).output()?;
     Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
 }

@@ -65,9 +65,10 @@ impl Request {
     /// [`Kind::Decode`] if this is not Consul's answer to the request.
     pub fn check(&self, response: Response<Bytes>) -> Result<Success, Error> {
         let mut meta = Meta::of(response.headers());
-        if let Some(error) = self.known().and_then(|known| known.check(response.clone()).err())
+        // In this order: to find the endpoint and to check the answer takes as long as the rest.
+        if !self.is_callers(&response)
+            && let Some(error) = self.known().and_then(|known| known.check(response.clone()).err())
             && error.kind() == Kind::Decode
-            && !self.is_callers(&response)
         {
             return Err(error);
         }
