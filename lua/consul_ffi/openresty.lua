@@ -35,9 +35,6 @@ local LONGEST_MS = 2 ^ 31 - 1
 -- How much later than a wait is to end its cosocket has its timeout, which nginx logs as an error, in milliseconds.
 local LATER_MS = 60000
 
--- After this time of work without a turn of its loop nginx is given one before a kept connection is used, in seconds.
-local BUSY_S = 0.01
-
 -- How an answer begins, and one with which a server gives up a connection that had no request.
 local ANSWER, GIVES_UP = "HTTP/", { ["HTTP/1.1 408"] = true, ["HTTP/1.0 408"] = true }
 
@@ -128,11 +125,10 @@ end
 local function connect(call, ends, noted_s)
   local place, connect_ms = place_of(call)
   -- nginx knows what has come on kept connections, and the time from which its timers count, as of its last turn. While
-  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first. Of a
-  -- short time `exchange` takes care: a call on a busy machine would have a turn, and a timer, each time.
+  -- the worker was busy a connection may have ended, or have got what answers no request: that turn comes first.
   ngx.update_time()
   local now = now_s()
-  if now - noted_s > BUSY_S then
+  if now > noted_s then
     ngx.sleep(0.001)
   end
   repeat
