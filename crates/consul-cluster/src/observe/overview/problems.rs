@@ -426,7 +426,7 @@ fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
     };
     match left_ms {
         ..DAY_MS => Some(error("certificate_expires", id, text, cure)),
-        ..RENEWAL_MS => Some(warning("certificate_expires", id, text, cure)),
+        DAY_MS..RENEWAL_MS => Some(warning("certificate_expires", id, text, cure)),
         _ => None,
     }
 }
