@@ -103,7 +103,7 @@ impl Doubt {
 /// What Consul lists of a registered incarnation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
-    /// Whether no check that tells of its process is critical.
+    /// Whether no check about its process is critical.
     pub(super) is_live: bool,
     pub(super) complaint: Complaint,
 }
@@ -116,7 +116,7 @@ impl Instance {
         let first = |status: &str, is_own: bool| {
             checks
                 .iter()
-                .find(|it| text(it, "Status") == status && tells_of_the_process(it) == is_own)
+                .find(|it| text(it, "Status") == status && is_about_the_process(it) == is_own)
         };
         let (critical, warning) = (first("critical", true), first("warning", true));
         let output = match critical.or(warning) {
@@ -143,7 +143,7 @@ fn text<'a>(check: &'a Value, name: &str) -> &'a str {
 /// Whether a check tells if the process of an instance runs: those of the service, and that of Consul's gossip, which is
 /// critical when the agent's machine is gone. Others, as of the disk of the agent's machine, and those that stand for
 /// maintenance of the agent or the service, say what an operator should know.
-fn tells_of_the_process(check: &Value) -> bool {
+fn is_about_the_process(check: &Value) -> bool {
     let id = text(check, "CheckID");
     let is_of_service = !text(check, "ServiceID").is_empty();
     id == "serfHealth" || is_of_service && !id.starts_with("_service_maintenance")
