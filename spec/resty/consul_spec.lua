@@ -786,7 +786,8 @@ describe("resty.consul, as lua-resty-consul's", function()
     it("sends a read again when a kept connection has ended, or has what answers no request", function()
       c = loaded:new({ port = port, retry_count = 0 })
       local timed_out = "HTTP/1.%d 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
-      for _, old in ipairs({ false, timed_out:format(0), timed_out:format(1), timed_out:format(1):sub(1, 20), "\r\n", "x" }) do
+      local odd = { false, timed_out:format(0), timed_out:format(1), timed_out:format(1):sub(1, 20), "\r\n", "x" }
+      for _, old in ipairs(odd) do
         for reused = 0, 1 do
           local count = 0
           stub.socket.tcp = function()

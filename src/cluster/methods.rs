@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+/// How long a start whose time is over waits until its node has left.
+const AT_ONCE: Duration = Duration::from_millis(30);
+
 /// The methods by name.
 pub const METHODS: &[Method<ClusterNode>] = &[
     Method::raising("__tostring", |call| {
@@ -139,6 +142,8 @@ fn start(call: &Call<ClusterNode>) -> native::Result {
             if keeps_joining {
                 return Err(why.into());
             }
+            // The time is over; what Consul does not answer at once is done in the background.
+            node.close_within(AT_ONCE);
             why
         }
         None => node.background_ended(),
@@ -289,6 +294,7 @@ fn status(call: &Call<ClusterNode>) -> native::Result {
         ("in_touch", Value::Bool(snapshot.is_connected)),
         ("map_epoch", snapshot.map.as_ref().map_or(Value::Null, |map| map.epoch().into())),
         ("frozen", Value::List(frozen)),
+        ("cannot_lead", snapshot.cannot_lead.clone().map_or(Value::Null, Value::from)),
         ("service_id", node.options.service_id().into()),
     ];
     let members = members.map(|(name, value)| (name.to_owned(), value));

@@ -3,7 +3,7 @@
 use super::running_node::RunningNode;
 use super::running_store::Declared;
 use crate::node_table;
-use crate::runtime::executor::Executor;
+use crate::runtime::executor::{Executor, SHUTDOWN_TIMEOUT};
 use crate::runtime::native::Failure;
 use crate::runtime::wait;
 use consul_api::error::{Error, Kind};
@@ -20,6 +20,7 @@ use std::mem;
 use std::os::unix::ffi::OsStringExt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A node of a cluster, started or not.
 pub struct ClusterNode {
@@ -190,8 +191,13 @@ impl ClusterNode {
 
     /// Stops the node; waits for a short time until it has left the cluster.
     pub fn close(&self) {
+        self.close_within(SHUTDOWN_TIMEOUT);
+    }
+
+    /// The same with another limit.
+    pub fn close_within(&self, limit: Duration) {
         if let Some((executor, leave)) = self.end() {
-            executor.shut_down(leave);
+            executor.shut_down_within(limit, leave);
         }
     }
 

@@ -37,6 +37,15 @@ impl Executor {
     /// continues after that. On a manual clock it does what needs no time, and the rest when a test
     /// moves the clock.
     pub fn shut_down(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.shut_down_within(SHUTDOWN_TIMEOUT, work);
+    }
+
+    /// The same with another limit.
+    pub fn shut_down_within(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         match self {
             Executor::Thread(runtime) => {
                 let (working, is_done) = mpsc::channel::<()>();
@@ -46,7 +55,7 @@ impl Executor {
                 });
                 // The background thread cannot wait for itself: it may drop the last reference.
                 if Handle::try_current().is_err() {
-                    let _ = is_done.recv_timeout(SHUTDOWN_TIMEOUT);
+                    let _ = is_done.recv_timeout(limit);
                 }
             }
             Executor::Clock(_) => self.hand_over(work),

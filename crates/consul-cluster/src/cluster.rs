@@ -1,6 +1,7 @@
 //! This process's node in a cluster: its state, and what everything in the process may ask of it.
 
 use crate::event::{Event, Events, PastEvent};
+use crate::leader::refused::Refused;
 use crate::nodes::node::{Mode, Record};
 use crate::nodes::registered::{self, Reported};
 use crate::options::Options;
@@ -71,6 +72,8 @@ pub struct Cluster {
     pub(crate) leaves: watch::Sender<bool>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
     pub(crate) refusing: Mutex<Vec<String>>,
+    /// What it may not write as the leader.
+    pub(crate) refused: Mutex<Refused>,
     /// The stores that the process has opened.
     pub(crate) stores: Mutex<Vec<Weak<stores::Store>>>,
     /// Whether the process has once seen the state of the cluster.
@@ -125,6 +128,7 @@ impl Cluster {
             hand_overs: watch::Sender::default(),
             leaves: watch::Sender::default(),
             refusing: Mutex::default(),
+            refused: Mutex::default(),
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
             refusal: watch::Sender::default(),

@@ -61,6 +61,8 @@ pub struct Snapshot {
     pub(crate) sight: Sight,
     /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
     pub(crate) may_hide: Option<String>,
+    /// Why this node may not do a leader's work.
+    pub cannot_lead: Option<String>,
     /// Why keys of the shard map cannot be read, as an operator has looked.
     pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
@@ -81,6 +83,7 @@ impl Snapshot {
             hides_keys: self.hides_keys,
             sight: self.sight,
             may_hide: self.may_hide.clone(),
+            cannot_lead: self.cannot_lead.clone(),
             unreadable: self.unreadable.clone(),
             ring: OnceLock::new(),
         };

@@ -8,7 +8,7 @@ use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
-use consul_client::coordination::semaphore::{SEMAPHORE_FLAGS, is_document};
+use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
 use consul_cluster::Snapshot;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, shell_word};
@@ -236,7 +236,7 @@ impl Held {
         let session = session.filter(|id| !id.is_empty());
         let kind = match entry.get("Flags").and_then(Value::as_u64) {
             Some(LOCK_FLAGS) => "lock",
-            Some(SEMAPHORE_FLAGS) => "semaphore",
+            Some(SEMAPHORE_FLAGS | HOLDER_FLAGS) => "semaphore",
             // Nobody acquires a lock of this key before the session ends.
             _ if session.is_some() => "other",
             _ => return None,
@@ -352,6 +352,7 @@ mod tests {
             clock_ahead_ms: None,
             asked: Default::default(),
             faults: Vec::new(),
+            cannot_lead: None,
             other_disks: Default::default(),
         }
     }

@@ -62,8 +62,6 @@ pub(super) struct Contender<'a> {
     session_made: Option<(Instant, Duration)>,
     /// Which sessions held it at the last read, for the error message.
     pub obstacle: String,
-    /// The index of a key that has lost the flags of a lock, and since when it has it.
-    left: Option<(u64, Instant)>,
     /// Since when attempts are refused because of a lock delay.
     delayed: Option<Instant>,
     /// Whether the last attempt has paused.
@@ -101,7 +99,6 @@ impl<'a> Contender<'a> {
             renewal: presence.client().clock().now(),
             session_made: None,
             obstacle: String::new(),
-            left: None,
             delayed: None,
             has_paused: false,
             turn: None,
@@ -132,6 +129,7 @@ impl<'a> Contender<'a> {
     ) -> Result<Arc<Lease>, Error> {
         match (outcome, self.session.take()) {
             (Some(Ok(grant)), Some(session)) => {
+                self.presence.forget_changed(&self.name());
                 Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
             }
             (outcome, session) => {
@@ -162,12 +160,12 @@ impl<'a> Contender<'a> {
 
     /// The id of a session of the current registration, created when there is none yet.
     pub async fn session(&mut self) -> Result<String, Error> {
-        let registration = self.presence.registered().await?;
         if let Some((made, session)) = &self.session
-            && *made == registration
+            && self.presence.registration() == Some(*made)
         {
             return Ok(session.id().to_owned());
         }
+        let registration = self.presence.registered().await?;
         let mut interval = MIN_SESSION_INTERVAL;
         if let Some((made, last_interval)) = self.session_made {
             if self.now() - made < MAX_SESSION_INTERVAL {
@@ -205,18 +203,9 @@ impl<'a> Contender<'a> {
         taken.map(|answer| answer.value)
     }
 
-    /// Whether a key has had this index for the lock delay.
+    /// Whether its key, which another client has changed, has had this index for so long that nobody can hold it.
     pub fn has_stayed(&mut self, modify_index: u64) -> bool {
-        let now = self.now();
-        match self.left {
-            Some((index, since)) if index == modify_index => {
-                now - since >= self.presence.profile().lock_delay
-            }
-            _ => {
-                self.left = Some((modify_index, now));
-                false
-            }
-        }
+        self.presence.has_stayed(&self.name(), modify_index)
     }
 
     /// Whether a lease that begins then is over, since the calls took so long.
@@ -280,6 +269,17 @@ impl<'a> Contender<'a> {
         self.session.as_ref().map(|(_, own)| own.id())
     }
 
+    /// Completes when Consul refuses to register this process, which then gets no session; never if it has one.
+    pub fn refused(&self) -> impl Future<Output = Error> + use<> {
+        let presence = self.session.is_none().then(|| Arc::clone(self.presence));
+        async move {
+            match presence {
+                Some(presence) => presence.refused().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub fn forget_session(&mut self) {
         self.session = None;
     }
@@ -334,6 +334,10 @@ impl<'a> Contender<'a> {
     /// Pauses after an attempt that a lock delay has refused. One that began when the wait did ends no later than one of its own
     /// length, so attempts are the more frequent the nearer that is; a longer one is that of another profile.
     pub async fn pause_in_delay(&mut self) {
+        if self.obstacle.is_empty() {
+            "its last holder lost it, and the lock delay is not over"
+                .clone_into(&mut self.obstacle);
+        }
         let now = self.now();
         let since = *self.delayed.get_or_insert(now);
         let end = since + self.presence.profile().lock_delay;
@@ -380,13 +384,24 @@ impl<'a> Contender<'a> {
     }
 
     fn timed_out(&self) -> Error {
-        let why = match (self.obstacle.as_str(), &self.last_error) {
-            ("", None) => String::new(),
-            ("", Some(error)) => format!("; last: {error}"),
-            (obstacle, _) => format!("; {obstacle}"),
-        };
+        let mut whys = Vec::new();
+        if !self.obstacle.is_empty() {
+            whys.push(self.obstacle.clone());
+        }
+        if let Some(error) = &self.last_error
+            && (whys.is_empty() || self.fails_since.is_some())
+        {
+            whys.push(format!("last: {error}"));
+        }
+        if whys.is_empty() {
+            whys.push(match (self.presence.registration(), self.presence.registration_error()) {
+                (None, Some(error)) => format!("this process is not registered: {error}"),
+                (None, None) => "this process is not registered yet".to_owned(),
+                (Some(_), _) => "Consul has not answered".to_owned(),
+            });
+        }
         let ms = self.time_limit().unwrap_or_default().as_millis();
-        let message = format!("{}: not acquired within {ms} ms{why}", self.name());
+        let message = format!("{}: not acquired within {ms} ms; {}", self.name(), whys.join("; "));
         Error::new(Kind::Timeout, message).retryable()
     }
 

@@ -35,7 +35,7 @@ impl Holding {
     async fn free(&self, presence: &Presence, session: &str) -> Result<(), Error> {
         match &self.claim {
             Claim::Lock(value) => lock::release(presence, &self.key, session, value).await,
-            Claim::Permit => semaphore::release(presence, &self.key, session).await,
+            Claim::Permit { .. } => semaphore::release(presence, &self.key, session).await,
         }
     }
 }

@@ -23,8 +23,8 @@ use tokio::sync::{Notify, watch};
 pub(super) enum Claim {
     /// A lock, with the value of its key.
     Lock(Vec<u8>),
-    /// A permit of a semaphore.
-    Permit,
+    /// A permit of a semaphore with this limit.
+    Permit { limit: u64 },
 }
 
 /// A change of a lease.
@@ -110,11 +110,11 @@ impl Lease {
         // Until its release the holder acts under it.
         let (claim, deferred) = match session.held.take() {
             Some(held) => (held.claim, held.deferred),
-            None => (Claim::Permit, None),
+            None => (Claim::Permit { limit: 1 }, None),
         };
         let numbers = match claim {
             Claim::Lock(_) => &numbers().locks,
-            Claim::Permit => &numbers().permits,
+            Claim::Permit { .. } => &numbers().permits,
         };
         numbers.acquired.add_one();
         let lease = |this: &Weak<Lease>| Self {
@@ -340,7 +340,7 @@ impl Lease {
     fn held_key(&self) -> String {
         match self.claim {
             Claim::Lock(_) => self.key.clone(),
-            Claim::Permit => semaphore::contender_key(&self.key, &self.session_id),
+            Claim::Permit { .. } => semaphore::contender_key(&self.key, &self.session_id),
         }
     }
 
@@ -369,7 +369,7 @@ impl Lease {
         let holds = super::holds(&self.held_key(), &self.session_id);
         let document = match self.claim {
             Claim::Lock(_) => None,
-            Claim::Permit => Some(semaphore::get_document(&self.key)),
+            Claim::Permit { .. } => Some(semaphore::get_document(&self.key)),
         };
         std::iter::once(holds).chain(document)
     }
@@ -378,7 +378,7 @@ impl Lease {
     pub(super) fn proof_size(&self) -> usize {
         match self.claim {
             Claim::Lock(_) => 1,
-            Claim::Permit => 2,
+            Claim::Permit { .. } => 2,
         }
     }
 
@@ -392,7 +392,7 @@ impl Lease {
                     let token = held.get(self.presence.rules().token_member());
                     token.and_then(Value::as_u64) == Some(self.token)
                 }
-                Claim::Permit => result(&semaphore::lock_key(&self.key))
+                Claim::Permit { .. } => result(&semaphore::lock_key(&self.key))
                     .is_some_and(|document| semaphore::names_holder(document, &self.session_id)),
             }
     }
@@ -401,11 +401,21 @@ impl Lease {
     async fn prove_alone(&self) -> String {
         let usual = self.presence.profile().proof_interval();
         let (mut before, mut is_doubted, mut refused_since) = (None, false, None);
+        let mut without_document = None;
         loop {
             let why_alone = self.is_alone().await;
             let begun = self.now();
-            let outcome = match self.look().await {
+            let looked = match self.look().await {
+                Ok(Proof::NoDocument(lost)) => {
+                    let seen = without_document.filter(|(index, _)| *index == lost.index);
+                    let (_, since) = *without_document.insert(seen.unwrap_or((lost.index, begun)));
+                    self.restore_document(lost, since).await
+                }
+                looked => looked,
+            };
+            let outcome = match looked {
                 Ok(Proof::Held) => Ok(None),
+                Ok(Proof::NoDocument(lost)) => Err(lost.why.message().to_owned()),
                 // Consul that was restored from a snapshot goes on to show that state.
                 Ok(Proof::Before(index, why))
                     if before.replace(index).is_none_or(|it| index < it) =>
@@ -441,6 +451,7 @@ impl Lease {
             match outcome {
                 Ok(None) => {
                     (before, is_doubted, refused_since) = (None, false, None);
+                    without_document = None;
                     if why_alone == Alone::Unanswered {
                         self.extend_by_proof(begun);
                     }
@@ -470,6 +481,29 @@ impl Lease {
         let usual = profile.proof_interval();
         let pause = usual * leases.div_ceil(MAX_OPERATIONS) as u32;
         pause.clamp(usual, usual.max(profile.lease / 2))
+    }
+
+    /// Writes the document of its semaphore again, when that is settled; of several holders one succeeds. The error says why
+    /// it is not proven.
+    async fn restore_document(
+        &self,
+        lost: semaphore::Lost,
+        since: Instant,
+    ) -> Result<Proof, Error> {
+        let Claim::Permit { limit } = self.claim else { return Err(lost.why) };
+        if self.now() - since < self.presence.profile().settled_after() {
+            return Err(lost.why);
+        }
+        let own = (self.session_id.as_str(), limit);
+        match semaphore::write_again(&self.presence, &self.key, own, &lost).await {
+            Ok(()) => {
+                let why = lost.why.message();
+                tracing::warn!(prefix = self.key, why, "a semaphore's document is written again");
+                Err(lost.why)
+            }
+            Err(error) if error.kind() == Kind::TxnFailed => Err(lost.why),
+            Err(error) => Err(error),
+        }
     }
 
     fn note_failure(&self, error: &Error) {
@@ -509,7 +543,7 @@ impl Lease {
         let (presence, key, session) = (&self.presence, &self.key, &self.session_id);
         match self.claim {
             Claim::Lock(_) => super::lock::prove(presence, key, session, self.token).await,
-            Claim::Permit => semaphore::prove(presence, key, session, self.token).await,
+            Claim::Permit { .. } => semaphore::prove(presence, key, session, self.token).await,
         }
     }
 
@@ -518,7 +552,7 @@ impl Lease {
         let (presence, key, session) = (&self.presence, &self.key, &self.session_id);
         match self.claim {
             Claim::Lock(_) => super::lock::is_lost(presence, key, session, self.token).await,
-            Claim::Permit => semaphore::is_lost(presence, key, session).await,
+            Claim::Permit { .. } => semaphore::is_lost(presence, key, session).await,
         }
     }
 
@@ -635,7 +669,7 @@ impl Lease {
     fn name(&self) -> String {
         let kind = match self.claim {
             Claim::Lock(_) => "lock",
-            Claim::Permit => "semaphore",
+            Claim::Permit { .. } => "semaphore",
         };
         format!("{kind} {:?}", self.key)
     }

@@ -114,6 +114,8 @@ enum Proof {
     Held,
     /// It is lost, for this reason.
     Lost(&'static str),
+    /// Another client has overwritten the document of the semaphore, so that it does not tell.
+    NoDocument(semaphore::Lost),
     /// It is lost, by a state from before the grant, at this index: the answer is that of a cache, or Consul was restored
     /// from a snapshot.
     Before(u64, &'static str),

@@ -19,7 +19,7 @@ use consul_api::table::Endpoint;
 use consul_api::value::{Value, duration};
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,9 @@ const DEREGISTER_AFTER: &str = "1m";
 /// after the registration: how long to try, and the first pause, which doubles.
 const CATALOG_LAG: Duration = Duration::from_secs(2);
 const FIRST_CATALOG_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long it is remembered when the key of a lock was found to be changed by another client.
+const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
 
 /// How often the token of the requests is compared with that of the registration.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -114,6 +117,8 @@ pub struct Presence {
     register_again: Notify,
     /// The locks and semaphores that this process holds or waits for.
     in_use: Mutex<HashSet<String>>,
+    /// The locks and semaphores whose keys other clients have changed: their modify index, and when it was first seen.
+    changed: Mutex<HashMap<String, (u64, Instant)>>,
     /// Its leases.
     pub(super) proofs: Proofs,
     /// Its waiters.
@@ -148,6 +153,7 @@ impl Presence {
             registered_again: AtomicU64::new(0),
             register_again: Notify::new(),
             in_use: Mutex::default(),
+            changed: Mutex::default(),
             proofs: Proofs::default(),
             waits,
             turns: Semaphore::new(MAX_IN_TURN),
@@ -179,6 +185,25 @@ impl Presence {
             return Err(Error::new(Kind::Conflict, message).not_sent());
         }
         Ok(InUse { presence: Arc::clone(self), name })
+    }
+
+    /// Whether the key of a lock or semaphore, which another client has changed, has had this index for so long that nobody
+    /// can hold it. Short attempts have this in common.
+    pub(super) fn has_stayed(&self, name: &str, index: u64) -> bool {
+        let (now, mut changed) = (self.now(), lock(&self.changed));
+        match changed.get(name) {
+            Some((seen, since)) if *seen == index => now - *since >= self.profile.settled_after(),
+            _ => {
+                changed.retain(|_, (_, since)| now - *since < FORGET_CHANGED_AFTER);
+                changed.insert(name.to_owned(), (index, now));
+                false
+            }
+        }
+    }
+
+    /// It is what it should be.
+    pub(super) fn forget_changed(&self, name: &str) {
+        lock(&self.changed).remove(name);
     }
 
     /// Makes a linearizable read, also by a transaction that only reads, with the time limit of a proof.
@@ -242,30 +267,39 @@ impl Presence {
     /// Waits for a registration.
     ///
     /// # Errors
-    /// One that is not transient, such as a missing permission.
+    /// As [`Presence::refused`].
     pub async fn registered(&self) -> Result<Registration, Error> {
         let mut registration = self.registration.subscribe();
-        let mut error = self.registration_error.subscribe();
-        let is_final =
-            |error: &Option<Error>| error.as_ref().is_some_and(|error| !error.is_transient());
-        // The senders live as long as `self`.
+        // The sender lives as long as `self`.
         let registered = async {
             match registration.wait_for(Option::is_some).await.map(|found| *found) {
                 Ok(Some(registration)) => Ok(registration),
                 _ => std::future::pending().await,
             }
         };
-        let failed = async {
-            match error.wait_for(is_final).await.map(|found| found.clone()) {
-                Ok(Some(error)) => Err(error),
-                _ => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
+            error = self.refused() => Err(error),
             registered = registered => registered,
-            failed = failed => failed,
         }
+    }
+
+    /// Completes while the registration fails with an error that is not transient, such as a missing permission, or Consul
+    /// has refused each beat for the TTL of the check.
+    pub(super) async fn refused(&self) -> Error {
+        let mut error = self.registration_error.subscribe();
+        let is_final =
+            |error: &Option<Error>| error.as_ref().is_some_and(|error| !error.is_transient());
+        // The sender lives as long as `self`.
+        match error.wait_for(is_final).await.map(|found| found.clone()) {
+            Ok(Some(error)) => error,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// The last registration.
+    pub(super) fn registration(&self) -> Option<Registration> {
+        *self.registration.borrow()
     }
 
     /// The error of the last attempt to register, if it failed.
@@ -381,12 +415,12 @@ impl Presence {
     }
 
     async fn stay_registered(&self) -> Infallible {
-        let mut agent = 0;
-        let mut generation = 0;
+        let (mut agent, mut generation, mut said) = (0, 0, HashSet::new());
         loop {
             match self.register(agent).await {
                 Ok(()) => {
                     generation += 1;
+                    said.clear();
                     self.registration_error.send_replace(None);
                     let registration = Registration { generation, agent };
                     self.registration.send_replace(Some(registration));
@@ -398,10 +432,7 @@ impl Presence {
                     );
                 }
                 Err(error) => {
-                    let is_known = self.registration_error.borrow().as_ref().is_some_and(|known| {
-                        (known.kind(), known.endpoint()) == (error.kind(), error.endpoint())
-                    });
-                    if !is_known {
+                    if said.insert((error.kind(), agent)) {
                         tracing::warn!(service = self.service.id, %error, "not registered");
                     }
                     self.registration_error.send_replace(Some(error));
@@ -447,22 +478,25 @@ impl Presence {
     async fn beat_while_answered(&self, agent: usize) {
         let mut answered = self.now();
         let mut must_register = false;
+        let mut failing = Failing::default();
         loop {
             let begun = self.now();
-            match self.beat(agent).await {
-                Ok(()) => answered = begun,
-                // The agent forgot the service, or deregistered it because it was critical for too
-                // long.
-                Err(error) if error.kind() == Kind::NotFound => must_register = true,
-                Err(error) => tracing::info!(service = self.service.id, %error, "a beat failed"),
+            let beat = self.beat(agent).await;
+            if beat.is_ok() {
+                answered = begun;
             }
-            if must_register {
-                let registered = self.register(agent).await;
-                must_register = registered.is_err();
-                if let Err(error) = registered {
-                    tracing::warn!(service = self.service.id, %error, "not registered again");
-                }
+            // The agent forgot the service, or deregistered it because it was critical for too long.
+            must_register |= beat.as_ref().is_err_and(|error| error.kind() == Kind::NotFound);
+            let failed = match must_register {
+                true => self.register(agent).await.err(),
+                false => beat.err(),
+            };
+            // Another agent would refuse the token too.
+            if failed.as_ref().is_none_or(is_refused_by_acls) {
+                answered = begun;
             }
+            self.note_beat(&mut failing, failed.as_ref(), must_register);
+            must_register &= failed.is_some();
             if self.agents.len() > 1 && self.now() - answered >= self.profile.check_ttl {
                 return;
             }
@@ -471,6 +505,41 @@ impl Presence {
                 () = self.register_again.notified() => must_register = true,
                 () = self.client.clock().sleep_until(begun + self.profile.beat) => {}
             }
+        }
+    }
+
+    /// Says once for each reason that beats or the registration fail, and has waits without a session end when that is
+    /// refused for the TTL of the check.
+    fn note_beat(&self, failing: &mut Failing, failed: Option<&Error>, is_registration: bool) {
+        let Some(error) = failed else {
+            *failing = Failing::default();
+            self.registration_error.send_if_modified(|error| error.take().is_some());
+            return;
+        };
+        let service = self.service.id.as_str();
+        let is_final = is_refused_by_acls(error);
+        let is_new = failing.said.insert((error.kind(), is_registration));
+        match is_registration {
+            true if is_new => tracing::warn!(service, %error, "not registered again"),
+            false if is_new && is_final => tracing::warn!(
+                service,
+                %error,
+                "Consul learns of the death of this process by the TTL of its sessions alone: a beat is refused"
+            ),
+            false if !is_final => tracing::info!(service, %error, "a beat failed"),
+            _ => tracing::debug!(service, %error, "still no beat"),
+        }
+        if !is_final {
+            failing.refused_since = None;
+            return;
+        }
+        let since = *failing.refused_since.get_or_insert(self.now());
+        if self.now() - since >= self.profile.check_ttl {
+            self.registration_error.send_if_modified(|known| {
+                let is_new = known.is_none();
+                known.get_or_insert_with(|| error.clone());
+                is_new
+            });
         }
     }
 
@@ -545,6 +614,15 @@ impl Presence {
     fn now(&self) -> Instant {
         self.client.clock().now()
     }
+}
+
+/// Why beats fail, until one succeeds.
+#[derive(Default)]
+struct Failing {
+    /// The reasons that the log has.
+    said: HashSet<(Kind, bool)>,
+    /// Since when each fails for good.
+    refused_since: Option<Instant>,
 }
 
 /// A session of this process, which is given up when it is dropped.
@@ -651,4 +729,13 @@ fn destroy_args(session: &str) -> Args {
 
 fn is_unknown_check(error: &Error) -> bool {
     error.kind() == Kind::Http && error.message().contains("Missing check")
+}
+
+/// Whether Consul's ACLs refuse the token; a proxy that demands credentials has status 401.
+fn is_refused_by_acls(error: &Error) -> bool {
+    match error.kind() {
+        Kind::AclNotFound => true,
+        Kind::PermissionDenied => error.status() != Some(401),
+        _ => false,
+    }
 }

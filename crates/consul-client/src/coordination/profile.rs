@@ -71,6 +71,12 @@ impl Profile {
         Self::derived("wan", 6000, 1000, 6000, 1000)
     }
 
+    /// How long a key that another client has changed has to stay as it is before it is taken over: by then the lease of
+    /// each holder is over, whichever of the named profiles it has.
+    pub(super) fn settled_after(&self) -> Duration {
+        self.lock_delay.max(Self::wan().lock_delay)
+    }
+
     /// Every named profile, the default first.
     pub const NAMED: &'static [NamedProfile] = &[
         NamedProfile {

@@ -12,6 +12,7 @@ use super::lease::Claim;
 use super::presence::Behavior;
 use super::{
     Grant, Lease, Operation, Presence, Proof, Wait, holds, modify_index, transact, transaction,
+    unchanged,
 };
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
@@ -26,6 +27,10 @@ use std::sync::Arc;
 ///
 /// Source: `SemaphoreFlagValue` in the package `api` of Consul's Go client.
 pub const SEMAPHORE_FLAGS: u64 = 0xe0f6_9a2b_aa41_4de0;
+
+/// The flags of the key of a contender that was made a holder, which other clients do not look at: by these keys the holders
+/// are known when another client has overwritten or deleted the document.
+pub const HOLDER_FLAGS: u64 = SEMAPHORE_FLAGS | 1;
 
 /// The value of a contender's key whose permit a guard process has released. The next contender
 /// that gets a permit deletes the key.
@@ -59,10 +64,12 @@ struct Document {
 /// The keys of a semaphore, as a read shows them.
 struct SemaphoreKeys {
     document: Option<(Document, u64)>,
-    /// Why `.lock` is not a document, and its modify index; `None`: it may be another program's.
-    unreadable: Option<(Error, Option<u64>)>,
+    /// What `.lock` is instead.
+    unreadable: Option<Unreadable>,
     /// The contenders' sessions that have not ended.
     live: BTreeSet<String>,
+    /// Those of them that were made holders.
+    made_holders: BTreeSet<String>,
     /// The sessions whose permit a guard process has released, because their process is dead.
     released_by_guard: BTreeSet<String>,
     /// The index of the answer, and whether ACLs have hidden some of the keys.
@@ -70,11 +77,47 @@ struct SemaphoreKeys {
     is_filtered: bool,
 }
 
+/// A key `.lock` that is not the document of a semaphore.
+#[derive(Clone, Debug)]
+struct Unreadable {
+    why: Error,
+    index: u64,
+    /// Whether it may be another program's.
+    is_foreign: bool,
+}
+
+/// A document that another client has overwritten or deleted while the holder's own key is as it was.
+pub(super) struct Lost {
+    pub why: Error,
+    /// The modify index of what is there; 0: nothing.
+    pub index: u64,
+    /// The sessions of the holders.
+    holders: BTreeSet<String>,
+}
+
+impl SemaphoreKeys {
+    /// Why there is no document; `None`: there is one.
+    fn lost(&self, prefix: &str) -> Option<Lost> {
+        // What ACLs hide may be there.
+        if self.document.is_some() || self.is_filtered && self.unreadable.is_none() {
+            return None;
+        }
+        let (why, index) = match &self.unreadable {
+            Some(unreadable) => (unreadable.why.clone(), unreadable.index),
+            None => {
+                let why = format!("{}: another client has deleted the key", lock_key(prefix));
+                (Error::new(Kind::Conflict, why).not_sent(), 0)
+            }
+        };
+        Some(Lost { why, index, holders: self.made_holders.clone() })
+    }
+}
+
 /// Acquires a permit of the semaphore under `prefix`.
 ///
 /// # Errors
 /// [`Kind::Conflict`] when no permit is free or the holders have another limit and [`Wait::Once`] is set, when this process
-/// holds one or waits for one already, and when `.lock` is not a semaphore's and others hold or wait; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
+/// holds one or waits for one already, and when `.lock` is another program's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
 /// no session is left behind: one that Consul could not be told to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
@@ -107,19 +150,34 @@ pub(super) fn lock_key(prefix: &str) -> String {
 /// Removes the session from the holders, so that a waiter can have the permit at once.
 pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
     loop {
-        let seen = read_consistent(presence, prefix).await?.document;
-        let held = seen.and_then(|(mut document, index)| {
+        let seen = read_consistent(presence, prefix).await?;
+        let lost = seen.lost(prefix).filter(|_| seen.live.contains(session));
+        let shows_nothing = seen.document.is_none() && seen.live.is_empty();
+        let held = seen.document.and_then(|(mut document, index)| {
             document.holders.remove(session).map(|_| (document, index))
         });
-        let Some((document, index)) = held else {
-            // If that cannot be found out, the end of the session frees it, after the lock delay.
-            if is_lost(presence, prefix, session).await.unwrap_or(true) {
-                return Err(permit_lost(prefix));
+        let operations = match (held, lost) {
+            (Some((document, index)), _) => {
+                vec![write(prefix, &document, index)?, delete(prefix, session)]
             }
-            presence.client().pause(RETRY_PAUSE_MS).await;
-            continue;
+            // Without its key it is not a holder when the document is written again.
+            (None, Some(lost)) => {
+                vec![unchanged(&lock_key(prefix), lost.index), delete(prefix, session)]
+            }
+            (None, None) if seen.is_filtered => return Err(hidden()),
+            (None, None) => {
+                match is_lost(presence, prefix, session).await {
+                    Ok(false) => {}
+                    Err(error) if shows_nothing && error.kind() == Kind::PermissionDenied => {
+                        return Err(error);
+                    }
+                    // If that cannot be found out, the end of the session frees it, after the lock delay.
+                    Ok(true) | Err(_) => return Err(permit_lost(prefix)),
+                }
+                presence.client().pause(RETRY_PAUSE_MS).await;
+                continue;
+            }
         };
-        let operations = [write(prefix, &document, index)?, delete(prefix, session)];
         match transact(presence.client(), operations, Some(presence.end_timeout())).await {
             Ok(_) => return Ok(()),
             // Another client wrote at the same time.
@@ -140,6 +198,12 @@ fn permit_lost(prefix: &str) -> Error {
     Error::new(Kind::TxnFailed, format!("semaphore {prefix:?}: the permit is lost"))
 }
 
+/// ACLs hide keys, so that nothing is known.
+fn hidden() -> Error {
+    let why = "ACLs hide keys of the semaphore: whether the permit is held is not known";
+    Error::new(Kind::PermissionDenied, why).with_maybe_applied(false)
+}
+
 /// Proves the permit by a linearizable read.
 pub(super) async fn prove(
     presence: &Presence,
@@ -149,18 +213,34 @@ pub(super) async fn prove(
 ) -> Result<Proof, Error> {
     let seen = read_consistent(presence, prefix).await?;
     let is_live = seen.live.contains(session);
+    if let Some(lost) = seen.lost(prefix).filter(|_| seen.made_holders.contains(session)) {
+        return Ok(Proof::NoDocument(lost));
+    }
     let document = seen.document.as_ref();
     let is_holder = document.is_some_and(|(document, _)| document.holders.contains_key(session));
     if is_holder && is_live {
         return Ok(Proof::Held);
     }
     if seen.is_filtered {
-        let why = "ACLs hide keys of the semaphore: whether the permit is held is not known";
-        return Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false));
+        return Err(hidden());
     }
     let index = document.map_or(seen.index, |(_, index)| Some(*index));
     let why = if is_holder { "its session ended" } else { "it was removed from the holders" };
     Ok(Proof::lost(why, index, token))
+}
+
+/// Writes the document again with the contenders that were made holders, of which this session is one.
+pub(super) async fn write_again(
+    presence: &Presence,
+    prefix: &str,
+    (session, limit): (&str, u64),
+    lost: &Lost,
+) -> Result<(), Error> {
+    let holders = lost.holders.iter().map(|holder| (holder.clone(), true)).collect();
+    let document = Document { limit, holders };
+    let operations =
+        [holds(&contender_key(prefix, session), session), write(prefix, &document, lost.index)?];
+    transact(presence.client(), operations, Some(presence.end_timeout())).await.map(|_| ())
 }
 
 /// Whether a transaction shows too that the permit is lost.
@@ -209,7 +289,13 @@ async fn attempt_repeatedly(
     let mut memory = Memory::default();
     loop {
         let (begun, waited) = (contender.now(), memory.index.is_some());
-        match attempt(contender, options, &mut memory).await {
+        let refused = contender.refused();
+        let attempted = tokio::select! {
+            biased;
+            attempted = attempt(contender, options, &mut memory) => attempted,
+            error = refused => Err(error),
+        };
+        match attempted {
             Ok(Some(grant)) => return Ok(grant),
             Ok(None) => contender.pause_after(begun, !waited && memory.index.is_some()).await,
             Err(error) if error.kind() == Kind::SessionInvalid => {
@@ -253,19 +339,33 @@ async fn attempt(
         return Ok(None);
     }
     let new = |index| (Document { limit: options.limit, holders: BTreeMap::new() }, index);
-    let (document, document_index) = match (seen.document, seen.unreadable) {
-        (Some(document), _) => document,
-        (None, None) => new(0),
-        // Each holder of a permit has a live contender's key, or has noticed within the lock delay.
-        (None, Some((_, Some(index)))) if seen.live.len() == 1 && !contender.tries_once() => {
-            if !contender.has_stayed(index) {
-                contender.obstacle = "another client has overwritten its document".to_owned();
+    let others_hold = seen.made_holders.iter().any(|holder| *holder != session);
+    let (document, document_index) = match (seen.lost(contender.key), seen.document) {
+        (_, Some(document)) => document,
+        (Some(Lost { index: 0, .. }), _) if !others_hold => new(0),
+        (Some(lost), _) => {
+            let is_foreign = seen.unreadable.is_some_and(|it| it.is_foreign) && !others_hold;
+            if others_hold || is_foreign || !contender.has_stayed(lost.index) {
+                if is_foreign || contender.tries_once() {
+                    return Err(lost.why);
+                }
+                contender.obstacle = match others_hold {
+                    true => {
+                        format!("its holders have yet to write its document again: {}", lost.why)
+                    }
+                    false => lost.why.to_string(),
+                };
                 contender.pause(TAKE_OVER_POLL_MS).await;
+                contender.renew_session().await;
                 return Ok(None);
             }
-            new(index)
+            tracing::warn!(
+                prefix = contender.key,
+                "a semaphore's document that another client has overwritten is taken over"
+            );
+            new(lost.index)
         }
-        (None, Some((why, _))) => return Err(why),
+        (None, None) => new(0),
     };
     let is_other_limit = document.limit != options.limit;
     let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
@@ -282,7 +382,8 @@ async fn attempt(
         if next_document.holders.len() as u64 > options.limit {
             break;
         }
-        match take_permit(contender, &session, &ended, (&next_document, document_index)).await {
+        let own = (session.as_str(), options.value.as_slice());
+        match take_permit(contender, own, &ended, (&next_document, document_index)).await {
             // Taken again, it has a lease that is not over.
             Ok(grant) if contender.is_late(grant.begun) => return Ok(None),
             Ok(grant) => return Ok(Some(grant)),
@@ -319,7 +420,7 @@ async fn attempt(
 /// them may still act.
 async fn take_permit(
     contender: &mut Contender<'_>,
-    session: &str,
+    (session, value): (&str, &[u8]),
     ended: &[&String],
     (document, index): (&Document, u64),
 ) -> Result<Grant, Error> {
@@ -347,8 +448,16 @@ async fn take_permit(
         }
     }
     operations.push(holds(&own_key, session));
+    operations.push(vec![
+        ("Verb", "lock".into()),
+        ("Key", own_key.as_str().into()),
+        ("Value", value.to_vec().into()),
+        ("Flags", HOLDER_FLAGS.into()),
+        ("Session", session.into()),
+    ]);
     operations.push(write(contender.key, document, index)?);
-    let results = contender.take(Claim::Permit, deferred, operations).await?;
+    let claim = Claim::Permit { limit: document.limit };
+    let results = contender.take(claim, deferred, operations).await?;
     let token = modify_index(&results).unwrap_or(index);
     Ok(Grant { token, begun })
 }
@@ -382,11 +491,7 @@ fn tree(prefix: &str) -> Args {
 
 /// A linearizable read of a semaphore's keys.
 async fn read_consistent(presence: &Presence, prefix: &str) -> Result<SemaphoreKeys, Error> {
-    let seen = read(presence.read_proof(&kv::LIST, tree(prefix)).await?, prefix);
-    match seen.unreadable {
-        Some((why, _)) => Err(why),
-        None => Ok(seen),
-    }
+    Ok(read(presence.read_proof(&kv::LIST, tree(prefix)).await?, prefix))
 }
 
 /// Whether a key, as Consul lists it, is the document of a semaphore, under which contenders get permits.
@@ -404,6 +509,7 @@ fn read(answer: Answer, prefix: &str) -> SemaphoreKeys {
         document: None,
         unreadable: None,
         live: BTreeSet::new(),
+        made_holders: BTreeSet::new(),
         released_by_guard: BTreeSet::new(),
         index: answer.meta.index,
         is_filtered: answer.meta.filtered_by_acl == Some(true),
@@ -420,18 +526,21 @@ fn read(answer: Answer, prefix: &str) -> SemaphoreKeys {
             match serde_json::from_slice(bytes) {
                 Ok(document) if flags == SEMAPHORE_FLAGS => seen.document = Some((document, index)),
                 _ => {
-                    let is_known = flags == 0 || flags == SEMAPHORE_FLAGS;
+                    let is_foreign = flags != 0 && flags != SEMAPHORE_FLAGS;
                     let key = lock_key(prefix);
                     let why = format!(
                         "{key}: the key exists and is not a semaphore's: when nobody holds a permit, \
                          `consul kv delete {key}` makes room"
                     );
                     let why = Error::new(Kind::Conflict, why).not_sent();
-                    seen.unreadable = Some((why, is_known.then_some(index)));
+                    seen.unreadable = Some(Unreadable { why, index, is_foreign });
                 }
             }
         } else if let Some(session) = entry.get("Session").and_then(Value::as_str) {
             seen.live.insert(session.to_owned());
+            if number("Flags") == HOLDER_FLAGS && key == contender_key(prefix, session) {
+                seen.made_holders.insert(session.to_owned());
+            }
         } else if matches!(entry.get("Value"), Some(Value::Bytes(value)) if value == RELEASED_BY_GUARD)
             && let Some((_, session)) = key.rsplit_once('/')
         {

@@ -1,7 +1,9 @@
 //! The leader's work: assigns shards to nodes, removes nodes that are gone, and freezes the map when
 //! too many nodes vanish at once.
 
+use super::refused;
 use crate::Cluster;
+use crate::cluster::REFUSED_PAUSE;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::settings;
 use crate::shard_map::publication::{self, Announcement, Content};
@@ -43,11 +45,15 @@ pub(crate) async fn run(cluster: &Cluster, lease: &Lease) -> Infallible {
     loop {
         let snapshot = Arc::clone(&changes.borrow_and_update());
         let begun = cluster.now();
-        if let Err(error) = duty.reconcile(&snapshot).await {
-            tracing::info!(%error, "the leader's work failed; it is retried");
+        let mut due = duty.next_deadline(&snapshot, begun);
+        match duty.reconcile(&snapshot).await {
+            Ok(()) => due = duty.next_deadline(&snapshot, begun),
+            Err(error) => {
+                tracing::info!(%error, "the leader's work failed; it is retried");
+                due = due.min(begun + REFUSED_PAUSE);
+            }
         }
         cluster.sleep_until(begun + MIN_MAP_INTERVAL).await;
-        let due = duty.next_deadline(&snapshot, begun);
         tokio::select! {
             biased;
             _ = changes.changed() => {}
@@ -116,7 +122,7 @@ impl Duty<'_> {
         let announcement =
             Announcement { restored: snapshot.is_restored, ..Announcement::of(map, &frozen) };
         let operation = publication::announce(self.cluster.options(), &announcement);
-        self.lease.fenced([operation]).await?;
+        refused::write(self.cluster, self.lease, [operation]).await?;
         publication::apply_frozen(self.cluster, frozen);
         Ok(true)
     }
@@ -129,14 +135,12 @@ impl Duty<'_> {
         for node in snapshot.nodes.values().filter(is_due) {
             let id = &node.record.id;
             let delete = delete_unchanged(&options.node_key(id), node.modify_index);
-            match self.lease.fenced([delete]).await {
+            match refused::write(self.cluster, self.lease, [delete]).await {
                 Ok(_) => tracing::warn!(node = id, "removed: it was down for too long"),
                 // The node is back and has written its key.
                 Err(error) if error.kind() == Kind::TxnFailed => {}
                 // The map is published nevertheless.
-                Err(error) if error.kind() == Kind::PermissionDenied => {
-                    tracing::warn!(node = id, %error, "not removed, although it was down for too long");
-                }
+                Err(error) if error.kind() == Kind::PermissionDenied => {}
                 Err(error) => return Err(error),
             }
         }
@@ -256,7 +260,7 @@ impl Duty<'_> {
         let announcement = Announcement::of(&next, &snapshot.frozen);
         let operations = publication::replacement(options, &stored, &next, &announcement);
         self.may_be_behind = true;
-        self.lease.fenced(operations).await?;
+        refused::write(self.cluster, self.lease, operations).await?;
         self.may_be_behind = false;
         publication::apply_restored(self.cluster, false);
         publication::adopt(self.cluster, next);

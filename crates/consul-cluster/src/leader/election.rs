@@ -1,6 +1,6 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
-use super::assign;
+use super::{assign, refused};
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::event::Event;
 use crate::nodes::node::Mode;
@@ -16,6 +16,7 @@ use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// The document of the leader's key.
 #[derive(Serialize, Deserialize)]
@@ -110,6 +111,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         if let Some(gone) = gone {
             cluster.client.clock().sleep_until(gone + cluster.options.profile.lock_delay).await;
         }
+        refused::yield_to_fit(cluster).await;
         request::yield_to_successor(cluster).await;
         let value = Some(claim(cluster, None));
         let wait = Wait::For(cluster.options.profile.takeover());
@@ -123,6 +125,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         };
         if let Some(Ok(lease)) = &acquired {
             *lock(&cluster.lease) = Some(Arc::clone(lease));
+            refused::note_written(cluster, [cluster.options.leader_key.clone()]);
         }
         cluster.candidacy.send_replace(None);
         match acquired {
@@ -131,6 +134,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
             Some(Err(error)) if error.kind() == Kind::Timeout => {}
             Some(Err(error)) => {
                 tracing::warn!(node = cluster.options.node_id, %error, "cannot stand for leader");
+                refused::note_cannot_stand(cluster, &error).await;
                 let is_refused = cluster.note_refusal(&error);
                 let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
                 cluster.client.clock().sleep(pause).await;
@@ -186,7 +190,8 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
         biased;
         _ = lease.keep() => None,
         never = relay_events(cluster, lease) => match never {},
-        _ = hand_overs.changed() => Some(hand_overs.borrow().clone()),
+        successor = asked_to_hand_over(cluster, &mut hand_overs) => Some(successor),
+        () = refused::another_is_fit(cluster) => Some(None),
         // A leader that is suspended does not act, and its check fails too: its lock decides.
         _ = changes.wait_for(|snapshot| {
             !may_go_on(cluster, snapshot) || lease.is_held() && !is_seen(cluster, snapshot)
@@ -213,6 +218,24 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
         }
     }
     *lock(&cluster.lease) = None;
+}
+
+/// Completes with the successor when the leadership is to be handed over, and there is another node that may lead.
+async fn asked_to_hand_over(
+    cluster: &Cluster,
+    asked: &mut watch::Receiver<Option<String>>,
+) -> Option<String> {
+    loop {
+        // The sender lives as long as `cluster`.
+        let _ = asked.changed().await;
+        if refused::has_other(cluster, &cluster.snapshot()) {
+            return asked.borrow_and_update().clone();
+        }
+        tracing::warn!(
+            node = cluster.options.node_id,
+            "the leadership is not handed over: no other node may lead"
+        );
+    }
 }
 
 /// Emits the events of the lease as events of the cluster.

@@ -2,3 +2,4 @@
 
 mod assign;
 pub(crate) mod election;
+pub(crate) mod refused;

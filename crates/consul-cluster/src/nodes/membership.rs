@@ -11,7 +11,7 @@ use super::{request, settings, start};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
 use crate::keys::{self, Update};
-use crate::leader::election;
+use crate::leader::{election, refused};
 use crate::options::Options;
 use crate::shard_map::publication;
 use crate::snapshot::{Sight, Snapshot};
@@ -210,6 +210,7 @@ impl Cluster {
             never = self.presence.run(), if is_member => match never {},
             never = self.drop_lost_nodes() => match never {},
             never = start::note_hidden(self) => match never {},
+            never = refused::forget_outdated(self), if is_member => match never {},
             why = self.maintain_record(), if is_member => why,
             why = request::asked_to_leave(self), if is_member => why,
             why = settings::is_misfit(self), if is_member => why,

@@ -43,6 +43,9 @@ pub struct Record {
     /// it; `None` without `hand_off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Vec<(usize, u64)>>,
+    /// Why it may not do a leader's work, as it has found when it led; `None`: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_lead: Option<String>,
     /// What an operator asks of it and it has not taken yet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub request: Option<Request>,
@@ -134,6 +137,7 @@ impl Record {
             incarnation: incarnation.to_owned(),
             map_epoch: 0,
             ready: options.hand_off.then(Vec::new),
+            cannot_lead: None,
             request: None,
         }
     }

@@ -4,6 +4,7 @@
 use super::registered::others_are_live;
 use crate::cluster::{Cluster, MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
 use crate::keys::{self, Update};
+use crate::leader::refused;
 use crate::options::Options;
 use crate::shard_map::ShardMap;
 use crate::shard_map::publication::{self, Content};
@@ -104,7 +105,8 @@ pub(crate) async fn keep(cluster: &Cluster, lease: &Lease) -> Error {
                 "the cluster's settings are gone or were changed; they are written again"
             );
             while let Err(error) =
-                lease.fenced([unchanged(key, index), set(key, ours.clone())]).await
+                refused::write(cluster, lease, [unchanged(key, index), set(key, ours.clone())])
+                    .await
             {
                 // The key has changed since, which the watch reports.
                 if error.kind() == Kind::TxnFailed {

@@ -156,6 +156,9 @@ pub struct NodeOverview {
     /// When its certificate for calls ends, in Unix milliseconds; `None`: it has none, or that is years away, or it has not
     /// told.
     pub certificate_expires_ms: Option<u64>,
+    /// Why it may not do a leader's work; the problems tell it.
+    #[serde(skip)]
+    pub cannot_lead: Option<String>,
     /// What it cannot do for stores; the problems tell it.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
@@ -291,6 +294,12 @@ impl Overview {
             unread_map: snapshot.unreadable.clone(),
             problems: Vec::new(),
         };
+        let own =
+            overview.nodes.iter_mut().find(|node| Some(node.id.as_str()) == options.member_id());
+        if let Some(node) = own {
+            // It may not be able to write that in its key.
+            node.cannot_lead.clone_from(&snapshot.cannot_lead);
+        }
         overview.problems = problems(&overview);
         overview
     }
@@ -424,6 +433,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             lost_consul: !node.is_live && told.is_some_and(|told| told.answers),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
+            cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
             asked: record

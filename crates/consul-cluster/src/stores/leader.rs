@@ -7,6 +7,7 @@ use super::reports::{StoreReports, log_acceptance, parse};
 use super::{accepted_key, map_key, members_prefix, read_map, wanted_key};
 use crate::Snapshot;
 use crate::cluster::{Cluster, WAIT};
+use crate::leader::refused;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
@@ -275,7 +276,7 @@ impl Duty<'_> {
         state.has_written = true;
         // Read again whatever the outcome is.
         state.read_at = None;
-        let written = self.lease.fenced(operations).await;
+        let written = refused::write(self.cluster, self.lease, operations).await;
         tracing::debug!(store, version = map.map.version, ok = written.is_ok(), "a store's map");
         match written {
             Ok(_) => {
@@ -352,7 +353,7 @@ impl Duty<'_> {
 
     /// Changes keys, unless somebody else has changed one of them.
     pub(super) async fn change(&self, operations: Vec<Operation>) -> Result<(), Error> {
-        match self.lease.fenced(operations).await {
+        match refused::write(self.cluster, self.lease, operations).await {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
         }

@@ -83,10 +83,13 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("an answer is not believed", "once for such answers in a row; nodes, and coordination"),
     ("it is not known who has the key", "an answer that is not believed, once in 3 s; nodes"),
     ("; it is asked again before it is believed", "once for such lists in a row; nodes"),
-    (
-        "not removed, although it was down for too long",
-        "a token without a right, once a second at most",
-    ),
+    ("a leader's write is refused", "once for each loss of a right; refused"),
+    ("what a leader writes is not refused any more", "once after the line above"),
+    ("hands the leadership over to a node that may do its work", "once in five minutes; refused"),
+    ("the leadership is not handed over: no other node may lead", "a program or an operator"),
+    ("by the TTL of its sessions alone: a beat is refused", "once until one is not; coordination"),
+    ("not registered again", "once for each reason; coordination"),
+    ("a semaphore's document", "once for each time that an operator changes it; coordination"),
     ("the leader's work failed; it is retried", "once a second at most"),
     ("too many connections without a valid request", "data_plane::flood"),
     (

@@ -14,6 +14,7 @@ mod overview;
 #[allow(dead_code)]
 #[path = "../../../consul-test-support/src/world.rs"]
 mod own_world;
+mod refused;
 mod replication;
 mod requests;
 mod settings;

@@ -296,6 +296,11 @@ impl Scenario {
                 world.ask(Method::DELETE, &format!("/v1/kv/{key}"), "").await;
                 "the key is deleted".to_owned()
             }
+            10 if self.permits.is_some() && world.chance(0.5) => {
+                let value = ["", "data", "{}"][world.number(0..3) as usize];
+                world.ask(Method::PUT, &format!("/v1/kv/{PREFIX}/.lock"), value).await;
+                "the document is overwritten".to_owned()
+            }
             10 if self.permits.is_some() => {
                 self.excuse();
                 if let Some((_, lease)) = self.holder() {

@@ -393,6 +393,9 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         let cure = "set it to active, draining or maintenance".to_owned();
         found.push(warning("unknown_mode", id, text, cure));
     }
+    if let Some(why) = &node.cannot_lead {
+        found.push(cannot_lead(id, why, overview));
+    }
     found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
     found.extend(of_requests(node));
     match node.mode {
@@ -428,6 +431,21 @@ fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
         ..DAY_MS => Some(error("certificate_expires", id, text, cure)),
         DAY_MS..RENEWAL_MS => Some(warning("certificate_expires", id, text, cure)),
         _ => None,
+    }
+}
+
+/// A leader whose writes are refused keeps its lock.
+fn cannot_lead(id: &str, why: &str, overview: &Overview) -> Problem {
+    let cure = format!("add the right to a policy of the token of {id}");
+    match overview.leader.as_ref().is_some_and(|leader| leader.node_id == id) {
+        true => {
+            let text = format!("{id} leads and may not do a leader's work: {why}");
+            error("cannot_lead", id, text, format!("{cure}; until then shards stay where they are"))
+        }
+        false => {
+            let text = format!("{id} leaves the leadership to others: {why}");
+            warning("cannot_lead", id, text, cure)
+        }
     }
 }
 

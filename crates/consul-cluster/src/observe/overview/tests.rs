@@ -57,6 +57,18 @@ fn a_node_is_shown_as_its_checks_and_its_own_start_say() {
 }
 
 #[test]
+fn a_node_that_may_not_lead_is_shown_while_it_lives() {
+    let shown = |is_live| {
+        let shown = silent_node("", |node| {
+            node.is_live = is_live;
+            Arc::make_mut(&mut node.record).cannot_lead = Some("no right".to_owned());
+        });
+        shown.cannot_lead
+    };
+    assert_eq!((shown(true).as_deref(), shown(false)), (Some("no right"), None));
+}
+
+#[test]
 fn a_node_refuses_the_key_if_the_leader_or_this_process_says_so() {
     let members = ["n1", "n2", "n3"].map(|id| (id.to_owned(), node(id, "")));
     let leader = Leader {

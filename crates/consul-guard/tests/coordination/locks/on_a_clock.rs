@@ -52,8 +52,20 @@ const TESTS: &[(&str, Test)] = &[
         operators::operated_semaphore,
     ),
     (
-        "a_document_that_was_overwritten_stays_while_another_contends",
+        "a_document_that_was_overwritten_is_replaced_beside_who_holds_no_permit",
         operators::operated_semaphore_of_others,
+    ),
+    (
+        "a_document_that_was_overwritten_is_written_again_by_its_holders",
+        operators::document_of_holders,
+    ),
+    (
+        "a_permit_is_released_although_its_document_was_overwritten",
+        operators::document_at_a_release,
+    ),
+    (
+        "short_attempts_get_what_an_operator_has_overwritten",
+        operators::short_attempts_after_an_operator,
     ),
     ("another_limit_of_a_semaphore_counts_when_nobody_holds_a_permit", operators::another_limit),
     ("a_proof_counts_from_its_start", failures::slow_proofs),

@@ -7,9 +7,12 @@ use super::{
 };
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
+use crate::support::lines::logged;
 use crate::support::trials::Trials;
+use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_client::Client;
+use consul_client::coordination::lock::{self, LockOptions};
 use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
 use consul_client::transport::http::HttpTransport;
 use consul_client::transport::token_file::{TokenFile, WithTokenFile};
@@ -19,6 +22,7 @@ use consul_sim::SimTransport;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Level;
 
 /// The rights that locks and semaphores need.
 const RULES: &str = r#"
@@ -34,12 +38,26 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Within this time after the file has another token, everything has it.
 const TAKEN_UP: Duration = Duration::from_secs(3);
 
+const FOREVER: LockOptions = LockOptions { value: None, wait: Wait::Forever, is_own: false };
+
 type Test = fn(&World, Claim, End);
 
 const ON_A_CLOCK: &[(&str, Test)] = &[
     ("a_death_after_the_token_was_replaced_is_noticed_as_soon_as_before", replaced),
     ("a_holder_whose_token_is_refused_for_long_is_lost_and_says_why", refused),
     ("a_holder_whose_token_is_refused_for_a_while_is_suspended_and_resumes", refused_for_a_while),
+];
+
+const WITHOUT_SERVICE: &[(&str, fn())] = &[
+    (
+        "a_holder_without_service_write_keeps_its_lock_and_the_log_says_so_once",
+        holder_without_service_write,
+    ),
+    ("without_service_write_waits_without_a_session_end", waits_without_service_write),
+    (
+        "a_release_that_may_not_read_its_semaphore_says_that_it_is_refused",
+        release_without_right_to_keys,
+    ),
 ];
 
 pub fn add_to(trials: &mut Trials) {
@@ -51,6 +69,9 @@ pub fn add_to(trials: &mut Trials) {
                 }
             }
         });
+    }
+    for (name, run) in WITHOUT_SERVICE {
+        trials.add(format!("{name} [simulated]"), run);
     }
     for version in [consul::SIM, "1.21", "1.8"] {
         let missing = consul::is_missing(version, &format!("replaced tokens on Consul {version}"));
@@ -69,11 +90,14 @@ enum Claim {
 
 impl Claim {
     async fn acquire(self, process: &Arc<Presence>) -> Arc<Lease> {
+        self.try_to_acquire(process).await.expect("it becomes free")
+    }
+
+    async fn try_to_acquire(self, process: &Arc<Presence>) -> Result<Arc<Lease>, Error> {
         match self {
             Claim::Lock => acquire(process, Wait::Forever).await,
             Claim::Permit => permit(process, 1, Wait::Forever).await,
         }
-        .expect("it becomes free")
     }
 }
 
@@ -198,6 +222,92 @@ fn refused_for_a_while(world: &World, claim: Claim, end: End) {
     world.advance(profile.session_ttl * 3);
     let event = lease.poll_event();
     assert_eq!((event, lease.is_held()), (Some(Event::Resumed), true), "{claim:?}, {end:?}");
+}
+
+/// Rules that lack the right to the service alone.
+fn without_service() -> String {
+    RULES.replace(
+        r#"service_prefix "" { policy = "write" }"#,
+        r#"service_prefix "" { policy = "read" }"#,
+    )
+}
+
+/// The agent forgets a service whose check was critical for a minute, which ends its sessions.
+const FORGOTTEN: [Duration; 2] = [Duration::from_secs(40), Duration::from_secs(150)];
+
+/// Its beats are refused, and no agent can tell Consul's servers of its death.
+fn holder_without_service_write() {
+    const ONCE: &str = "by the TTL of its sessions alone";
+    for claim in [Claim::Lock, Claim::Permit] {
+        for lasts in FORGOTTEN {
+            let (world, is_lost) = (World::new(), lasts == FORGOTTEN[1]);
+            logged(Level::WARN, Arc::new(world.simulated.clock.clone()), |lines| {
+                let lease = world.held(claim);
+                world.simulated.run(world.token.set_rules(&world.manager, &without_service()));
+                world.advance(lasts);
+                assert_eq!(lease.is_held(), !is_lost, "{claim:?}: {}", lines.text());
+                assert_eq!(lines.count(ONCE), 1, "{}", lines.text());
+                assert!(lines.count("not registered again") <= 1, "{}", lines.text());
+                if is_lost {
+                    return;
+                }
+                // It has the right again, and loses it once more.
+                world.simulated.run(world.token.set_rules(&world.manager, RULES));
+                world.advance(Duration::from_secs(10));
+                assert!(lease.is_held() && lease.poll_event().is_none(), "{claim:?}");
+                world.simulated.run(world.token.set_rules(&world.manager, &without_service()));
+                world.advance(Duration::from_secs(10));
+                assert_eq!(lines.count(ONCE), 2, "{}", lines.text());
+                world.simulated.cut_off("holder");
+                let begun = world.simulated.clock.now();
+                world.simulated.run(claim.acquire(&world.other));
+                let took = world.simulated.clock.now() - begun;
+                let limit = world.other.profile().machine_takeover();
+                assert!(took <= limit + PAUSE, "{claim:?}: {took:?}");
+            });
+        }
+    }
+}
+
+fn waits_without_service_write() {
+    for (is_held, lasts) in
+        [false, true].into_iter().flat_map(|it| FORGOTTEN.map(|lasts| (it, lasts)))
+    {
+        for claim in [Claim::Lock, Claim::Permit] {
+            let world = World::new();
+            // It is registered.
+            let first = lock::acquire(&world.holder, "first", &FOREVER);
+            world.simulated.run(first).expect("it is free");
+            if is_held {
+                let held = world.simulated.run(claim.acquire(&world.other));
+                world.simulated.keep(&held);
+            }
+            world.simulated.run(world.token.set_rules(&world.manager, &without_service()));
+            world.advance(lasts);
+            let what = format!("{claim:?}, held: {is_held}, {lasts:?}");
+            let error = world.simulated.run(async {
+                tokio::select! {
+                    biased;
+                    error = claim.try_to_acquire(&world.holder) => error.expect_err("it is refused"),
+                    () = world.simulated.clock.sleep(Duration::from_secs(5)) => {
+                        panic!("{what}: it waits")
+                    }
+                }
+            });
+            assert_eq!(error.kind(), Kind::PermissionDenied, "{what}: {error}");
+            assert!(error.message().contains("service:write"), "{what}: {error}");
+        }
+    }
+}
+
+fn release_without_right_to_keys() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        let world = World::new();
+        let lease = world.held(claim);
+        world.simulated.run(world.token.end(&world.manager, End::NoRightToKeys));
+        let error = world.simulated.run(lease.release()).expect_err("it is refused");
+        assert_eq!(error.kind(), Kind::PermissionDenied, "{claim:?}: {error}");
+    }
 }
 
 async fn replaced_on_sockets(consul: &RealConsul) {

@@ -302,6 +302,7 @@ function ConsulHACluster:run() end
 ---@field not_ready_because? string the reason if it is not ready
 ---@field polled? boolean false if the program has handlers and does not poll often enough: requests of other nodes are refused
 ---@field in_touch boolean whether Consul answers
+---@field cannot_lead? string why Consul refuses what this node has to write as the leader
 ---@field map_epoch? integer the epoch of the shard map
 ---@field frozen string[] the members whose absence has frozen the shard map
 ---@field service_id string the id of the node's service in Consul

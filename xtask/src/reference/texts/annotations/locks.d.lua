@@ -38,7 +38,7 @@ function Lock:acquire(options) end
 function Lock:start(options) end
 
 ---@class consul_ffi.acquire.options
----@field wait_s? number the longest wait, in seconds; default: forever
+---@field wait_s? number the longest wait, in seconds; 0: one attempt, as `try`; default: forever
 ---@field try? boolean true: one attempt, without a wait
 
 ---Whether the holder may act now. Sends no request: the last proof determines until when it is true.

@@ -16,6 +16,7 @@ fn node(id: &str) -> NodeOverview {
         map_epoch: Some(9),
         clock_ahead_ms: None,
         faults: Vec::new(),
+        cannot_lead: None,
         other_disks: Default::default(),
         asked: Default::default(),
         map_lag: Some(0),
@@ -99,7 +100,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 29] = [
+    let cases: [Case; 31] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -168,6 +169,18 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "node_lost_consul",
             Level::Error,
             "n2 lives, and is down for Consul",
+        ),
+        (
+            |it| it.nodes[0].cannot_lead = Some("no key:write on \"m\"".to_owned()),
+            "cannot_lead",
+            Level::Error,
+            "n1 leads and may not do a leader's work: no key:write on \"m\"",
+        ),
+        (
+            |it| it.nodes[1].cannot_lead = Some("no key:write on \"m\"".to_owned()),
+            "cannot_lead",
+            Level::Warning,
+            "n2 leaves the leadership to others: no key:write on \"m\"",
         ),
         (
             |it| it.nodes[1].map_lag = Some(2),

@@ -99,14 +99,120 @@ pub(super) fn operated_semaphore(world: &Simulated) {
     }
 }
 
-/// The other contender may hold a permit that the document has lost.
+/// The other contender was not made a holder by a client that says so. One of the Go client notices at once.
 pub(super) fn operated_semaphore_of_others(world: &Simulated) {
     let two = world.process();
     world.run(hold_as_the_go_client(&two));
     let put = Args::new().arg("permits/.lock").arg("data");
     world.run(call(two.client(), "kv_put", put));
-    let error = world.run(permit(&two, 1, Wait::For(two.profile().lock_delay * 10)));
-    assert_eq!(error.expect_err("another contender").kind(), Kind::Conflict);
+    let begun = world.clock.now();
+    let next = world.run(permit(&two, 1, Wait::For(Duration::from_secs(10))));
+    next.expect("nobody can hold one");
+    let longest = Profile::NAMED.iter().map(|it| (it.profile)().lock_delay).max();
+    assert!(Some(world.clock.now() - begun) >= longest, "a holder may act until then");
+}
+
+/// What an operator does to the document of a semaphore; the flags of the key, and its value: `None` deletes it.
+const DOCUMENTS: &[(u64, Option<&str>)] = &[
+    (0, Some("")),
+    (0, Some("data")),
+    (0, Some("{}")),
+    (0, Some(r#"{"Limit":2,"Holders":{}}"#)),
+    (7, Some("data")),
+    (SEMAPHORE_FLAGS, Some("")),
+    (SEMAPHORE_FLAGS, Some(r#"{"Limit":"#)),
+    (0, None),
+];
+
+fn operate_on_document(world: &Simulated, operator: &Arc<Presence>, at: (u64, Option<&str>)) {
+    let key = Args::new().arg("permits/.lock");
+    match at {
+        (_, None) => world.run(call(operator.client(), "kv_delete", key)),
+        (flags, Some(value)) => {
+            world.run(call(operator.client(), "kv_put", key.arg(value).opt("flags", flags)))
+        }
+    };
+}
+
+/// The holders are those whose keys say so, and nobody else gets a permit meanwhile.
+pub(super) fn document_of_holders(_: &Simulated) {
+    for document in DOCUMENTS {
+        for holders in [1, 2] {
+            let world = Simulated::new();
+            let operator = world.process();
+            let held: Vec<_> = (0..holders)
+                .map(|_| {
+                    let process = world.process();
+                    let lease = world.run(permit(&process, holders, Wait::Forever));
+                    let lease = lease.expect("a permit is free");
+                    world.keep(&lease);
+                    lease
+                })
+                .collect();
+            let next: Arc<Mutex<Option<Arc<Lease>>>> = Arc::default();
+            let (acquired, waiter) = (Arc::clone(&next), world.process());
+            world.clock.spawn(async move {
+                let lease = permit(&waiter, holders, Wait::Forever).await;
+                *acquired.lock().expect("no panic") = Some(lease.expect("it becomes free"));
+            });
+            world.clock.advance(Duration::from_secs(1));
+            operate_on_document(&world, &operator, *document);
+            let what = format!("{document:?}, {holders}");
+            for _ in 0..600 {
+                world.clock.advance(Duration::from_millis(20));
+                assert!(next.lock().expect("no panic").is_none(), "{what}: no permit is free");
+            }
+            for lease in &held {
+                let events: Vec<_> = std::iter::from_fn(|| lease.poll_event()).collect();
+                assert_eq!(events, [Event::Suspended, Event::Resumed], "{what}");
+                assert!(lease.is_held(), "{what}");
+            }
+            world.run(held[0].release()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.clock.advance(Duration::from_secs(1));
+            let next = next.lock().expect("no panic").take().expect("a permit is free");
+            assert!(next.is_held() && held[1..].iter().all(|lease| lease.is_held()), "{what}");
+        }
+    }
+}
+
+/// It is free at once, although the document cannot name who has it.
+pub(super) fn document_at_a_release(_: &Simulated) {
+    for document in DOCUMENTS {
+        let world = Simulated::new();
+        let (one, two) = (world.process(), world.process());
+        let lease = world.run(permit(&one, 1, Wait::Forever)).expect("a permit is free");
+        world.keep(&lease);
+        operate_on_document(&world, &two, *document);
+        world.run(lease.release()).unwrap_or_else(|error| panic!("{document:?}: {error}"));
+        let keys = call(two.client(), "kv_keys", Args::new().arg("permits/"));
+        assert!(world.run(keys).items().len() <= 1, "{document:?}");
+        assert_eq!(world.agent.stats().sessions, 0, "{document:?}");
+    }
+}
+
+/// Attempts that are shorter than the time for which a changed key has to stay.
+pub(super) fn short_attempts_after_an_operator(_: &Simulated) {
+    for is_lock in [false, true] {
+        for wait in [Wait::Once, Wait::For(Duration::from_secs(1))] {
+            let world = Simulated::new();
+            let process = world.process();
+            let key = Args::new().arg(if is_lock { KEY } else { "permits/.lock" });
+            world.run(call(process.client(), "kv_put", key.arg("")));
+            let begun = world.clock.now();
+            loop {
+                let acquired = match is_lock {
+                    true => world.run(acquire(&process, wait)),
+                    false => world.run(permit(&process, 1, wait)),
+                };
+                let took = world.clock.now() - begun;
+                match acquired {
+                    Ok(_) => break assert!(took > Duration::from_secs(7), "{took:?}"),
+                    Err(error) => assert!(took < Duration::from_secs(10), "{is_lock}: {error}"),
+                }
+                world.clock.advance(Duration::from_millis(500));
+            }
+        }
+    }
 }
 
 pub(super) fn another_limit(world: &Simulated) {
