@@ -87,8 +87,15 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("what a leader writes is not refused any more", "once after the line above"),
     ("hands the leadership over to a node that may do its work", "once in five minutes; refused"),
     ("the leadership is not handed over: no other node may lead", "a program or an operator"),
-    ("by the TTL of its sessions alone: a beat is refused", "once until one is not; coordination"),
-    ("not registered again", "once for each reason; coordination"),
+    (
+        "Consul learns of the death of this process by",
+        "once until a beat is not refused; coordination",
+    ),
+    ("not registered", "once for each reason and agent; coordination"),
+    (
+        "the leader's lock was not released; it ends with its session",
+        "once, at the end of a leadership",
+    ),
     ("a semaphore's document", "once for each time that an operator changes it; coordination"),
     ("the leader's work failed; it is retried", "once a second at most"),
     ("too many connections without a valid request", "data_plane::flood"),
