@@ -163,9 +163,10 @@ impl Cluster {
                 }
                 Ok(mode) => {
                     if mode != Mode::Active {
+                        let name = mode.name();
                         tracing::warn!(
                             node = self.options.node_id,
-                            mode = mode.name(),
+                            mode = name,
                             "the node goes on in the mode in which an operator has put it"
                         );
                     }

@@ -127,6 +127,10 @@ const NOT_HERE: &[(&str, &str)] = &[
         "once at the start, and once for each change by an operator",
     ),
     ("not what an operator wants of a store", "an operator"),
+    (
+        "the node goes on in the mode in which an operator has put it",
+        "once, at the start of a node",
+    ),
     ("the last report was not read; it is tried again", "twice a second at most"),
     ("the storage was not opened; it is tried again", "a storage of this process"),
     ("a store cannot be used", "once, at the end of a store"),
