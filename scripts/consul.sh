@@ -43,15 +43,9 @@ fi
 
 # build_with_go FOLDER: builds the program `consul` in it.
 build_with_go() {
-    local toolchain=${GOTOOLCHAIN:-} source
-    command -v go >/dev/null || cannot "Go (1.24 or newer) is missing, which builds Consul $full"
-    # From 1.21 on, an older Go downloads a newer toolchain, unless GOTOOLCHAIN forbids it.
-    if ! go_is_at_least 24; then
-        go_is_at_least 21 || cannot "$(go version) is too old to build Consul $full (1.24 or newer)"
-        toolchain=auto
-    fi
+    local source
+    use_go 24 "Consul $full"
     cd "$1"
-    export GOFLAGS="" GOWORK=off GOTOOLCHAIN="$toolchain"
     cat >go.mod <<MODULE
 module consul-server
 
@@ -71,13 +65,6 @@ MODULE
     go build -mod=mod -o consul github.com/hashicorp/consul >&2 \
         || cannot "Go could not build Consul $full"
     cd - >/dev/null
-}
-
-# go_is_at_least MINOR: succeeds when `go` is 1.MINOR or newer.
-go_is_at_least() {
-    local version
-    version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || return 1
-    [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge "$1" ]
 }
 
 # unpack_debian_package FOLDER: puts `consul` into it from the package of an older Debian release,

@@ -45,6 +45,25 @@ unpack_packages() {
     rm -rf "$folder/packages"
 }
 
+# go_is_at_least MINOR: succeeds when `go` is 1.MINOR or newer.
+go_is_at_least() {
+    local version
+    version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || return 1
+    [[ $version =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge "$1" ]
+}
+
+# use_go MINOR WHAT: has `go` build WHAT, which needs Go 1.MINOR, through the module proxy; `cannot` if it is too old.
+use_go() {
+    local toolchain=${GOTOOLCHAIN:-}
+    command -v go >/dev/null || cannot "Go (1.$1 or newer) is missing, which builds $2"
+    # From 1.21 on, an older Go downloads a newer toolchain, unless GOTOOLCHAIN forbids it.
+    if ! go_is_at_least "$1"; then
+        go_is_at_least 21 || cannot "$(go version) is too old to build $2 (1.$1 or newer)"
+        toolchain=auto
+    fi
+    export GOFLAGS="" GOWORK=off GOTOOLCHAIN="$toolchain"
+}
+
 # build_go_client SOURCE PROGRAM: builds a program with the official Go client; without Go it prints
 # why it is skipped, and PROGRAM does not exist.
 build_go_client() {

@@ -9,13 +9,27 @@ local etcd_ffi = {}
 local ETCD_ENDPOINTS = { "endpoints", "endpoint", "etcd_endpoints", "etcd_endpoint" }
 local ETCD_PORT = "2379"
 
+-- The options with etcd's users, which Consul does not have.
+local ETCD_USERS = { "user", "username", "password" }
+
 -- A key with a TTL has its expiry in its flags: this mark plus the Unix time in seconds, which has 33 bits.
 -- The sum is below 2^53, so every engine represents it exactly.
 local TIME_LIMIT = 8589934592 -- 2^33, an integer in Lua 5.4 too
 local MARK = 0xE7CD * TIME_LIMIT
 
--- Consul's minimum session TTL, in seconds.
-local MIN_SESSION_TTL = 10
+-- Consul's limits of a session's TTL, in seconds.
+local MIN_SESSION_TTL, MAX_SESSION_TTL = 10, 86400
+
+-- How often a write begins if the key is created or deleted in the middle.
+local ATTEMPTS = 20
+
+-- The names here of what consul_ffi's methods call otherwise.
+local NAMES = {
+  kv_list = { key = "prefix" },
+  register_service = { definition = "info" },
+  deregister_service = { service_id = "id" },
+  discover_services = { service = "name" },
+}
 
 -- Maps etcd's endpoints to Consul's; nil and a message when the map has no entry for one.
 local function mapped(by_etcd, etcd)
@@ -41,6 +55,11 @@ function etcd_ffi.consul_options(options)
   end
   for _, name in ipairs(ETCD_ENDPOINTS) do
     etcd, consul[name] = etcd or consul[name], nil
+  end
+  for _, name in ipairs(ETCD_USERS) do
+    if consul[name] ~= nil then
+      return nil, ('the option "%s" is etcd\'s: Consul has tokens in place of users, give token'):format(name)
+    end
   end
   consul.endpoint, consul.consul_endpoint = consul.consul_endpoint, nil
   local list = consul.consul_endpoints
@@ -116,6 +135,11 @@ local function check(method, name, value, ...)
   error(("%s: %s must be a %s, got a %s"):format(method, name, table.concat({ ... }, " or "), type(value)), 3)
 end
 
+-- Whether a value is a 64-bit integer of LuaJIT.
+local function is_boxed_integer(value)
+  return type(value) == "cdata" and tostring(value):find("^%-?%d+U?LL$") ~= nil
+end
+
 -- Returns the TTL in the options of `set`, rounded up to seconds; nil without one.
 local function ttl_of(options)
   for name in pairs(options or {}) do
@@ -130,33 +154,121 @@ local function ttl_of(options)
   return ttl and math.ceil(ttl)
 end
 
--- Returns true and the session of a key's TTL, nil without one; false, message, err when the read fails or
--- when another session has locked the key, because replacing the key would release that lock.
-local function session_of(consul, key)
-  local success, message, meta = consul:kv_get(key)
-  if not success then
-    return false, message, meta
-  end
-  if meta.session and not expiry(meta.flags) then
-    message = ('"%s" is locked by the session %s of another program'):format(key, meta.session)
-    return false, message, { kind = "conflict", message = message, retryable = true, maybe_applied = false }
-  end
-  return true, meta.session
+-- Returns nil, a message and an error of a kind, of a call that has sent nothing.
+local function refused(kind, message)
+  return nil, message, { kind = kind, message = message, retryable = kind == "conflict", maybe_applied = false }
 end
 
--- Destroys the session of a replaced TTL, if any. After a failure Consul expires it later.
-local function destroy(consul, session)
-  if session then
-    consul:session_destroy(session)
-  end
+-- Spells a name of Consul's as programs do here: TaggedAddresses is tagged_addresses.
+local function spelled(name)
+  return (name:gsub("(%u)(%u%l)", "%1_%2"):gsub("(%l)(%u)", "%1_%2"):lower())
 end
 
--- Converts the results of a call of consul_ffi whose success has no value: true; nil, message, err.
+-- Converts a message of consul_ffi's method `called` to the words of the method here that has called it.
+local function in_own_words(message, method, called)
+  local text = message:gsub("^" .. called .. "%f[^%w_]", method)
+  for theirs, ours in pairs(NAMES[called] or {}) do
+    text = text:gsub("^([%w_]+: )" .. theirs .. "%f[^%w_]", "%1" .. ours)
+      :gsub("^([%w_]+: unknown field in )" .. theirs .. "%f[^%w_]", "%1" .. ours)
+  end
+  text = text:gsub("^([%w_]+: )operations%.%d+%.KV%.(%a+)", function(head, name)
+    return head .. name:lower()
+  end)
+  text = text:gsub("^([%w_]+: [%w_.]+ has )(%a+)( twice)", function(head, name, tail)
+    return head .. spelled(name) .. tail
+  end)
+  text = text:gsub("; known are ([%w, ]+)$", function(names)
+    return "; known are " .. names:gsub("%w+", spelled)
+  end)
+  text = text:gsub('; did you mean "(%w+)"%?$', function(name)
+    return ('; did you mean "%s"?'):format(spelled(name))
+  end)
+  return (text:gsub(" %(the option strip_leading_slash removes it%)", ", of which only the first was removed"))
+end
+
+-- Calls a method of consul_ffi for one of ours: true and its results; nil, message, err in our words. Raises at the
+-- caller of our method.
+local function call(client, method, called, ...)
+  local ran, success, value, meta = pcall(client.consul[called], client.consul, ...)
+  if ran and success then
+    return true, value, meta
+  elseif not ran then
+    error(in_own_words(success, method, called), 3)
+  end
+  meta.message = in_own_words(value, method, called)
+  return nil, meta.message, meta
+end
+
+-- Converts the results of a call whose success has no value: true; nil, message, err.
 local function done(success, message, err)
   if success then
     return true
   end
   return nil, message, err
+end
+
+-- Destroys the session of a replaced TTL, if any. After a failure Consul expires it later.
+local function destroy(client, session)
+  if session then
+    client.consul:session_destroy(session)
+  end
+end
+
+-- Has a write lock its key with a new session for a TTL: true; nil, message, err.
+local function add_session(client, write, ttl)
+  local success, session, err = call(client, "set", "session_create", {
+    name = "etcd_ffi " .. write.Key,
+    ttl = math.max(ttl, MIN_SESSION_TTL),
+    behavior = "delete",
+    lock_delay = 0,
+    node_checks = {},
+  })
+  if not success then
+    return nil, session, err
+  end
+  write.Verb, write.Session, write.Flags = "lock", session, MARK + os.time() + ttl + 1
+  return true
+end
+
+-- Deletes a key and applies `write`, if any, in one transaction: true; nil, message, err when it fails or when another
+-- program has locked the key, because replacing the key would release that lock.
+-- Others may write the key at the same time: the transaction itself reads the session that it replaces.
+local function replace(client, method, key, write, ttl)
+  local success, value, meta, results
+  for _ = 1, ATTEMPTS do
+    success, value, meta = call(client, method, "kv_get", key, { consistent = true })
+    if not success then
+      return nil, value, meta
+    elseif meta.session and not expiry(meta.flags) then
+      return refused("conflict", ('%s: "%s" is locked by the session %s of another program'):format(
+        method, key, meta.session))
+    elseif value == nil and not write then
+      return true
+    end
+    if ttl and not write.Session then
+      local added, message, err = add_session(client, write, ttl)
+      if not added then
+        return nil, message, err
+      end
+    end
+    local verbs = value == nil and { "check-not-exists" } or { "get", "delete" }
+    local operations = {}
+    for i, verb in ipairs(verbs) do
+      operations[i] = { KV = { Verb = verb, Key = key } }
+    end
+    operations[#operations + 1] = write and { KV = write }
+    success, results, meta = call(client, method, "txn", operations)
+    if success then
+      local before = value ~= nil and results[1].KV
+      if before and before.Session ~= (write and write.Session) and expiry(before.Flags) then
+        destroy(client, before.Session)
+      end
+      return true
+    elseif not (meta.operations and meta.operations[1].index == 1) then
+      break
+    end
+  end
+  return nil, results, meta
 end
 
 ---Returns a key's value; nil when there is no such key.
@@ -167,7 +279,7 @@ end
 function Client:get(key)
   check_self("get", self)
   check("get", "key", key, "string")
-  local success, value, meta = self.consul:kv_get(stripped(key))
+  local success, value, meta = call(self, "get", "kv_get", stripped(key))
   if not success then
     return nil, value, meta
   elseif has_expired(meta.flags) then
@@ -187,43 +299,31 @@ end
 function Client:set(key, value, options)
   check_self("set", self)
   check("set", "key", key, "string")
-  check("set", "value", value, "string", "number", "boolean")
+  if not is_boxed_integer(value) then
+    check("set", "value", value, "string", "number", "boolean")
+  end
   if options ~= nil then
     check("set", "options", options, "table")
   end
   local ttl = ttl_of(options)
+  if ttl and ttl > MAX_SESSION_TTL then
+    return refused("argument", ("set: ttl must be at most %d seconds, got %s"):format(MAX_SESSION_TTL, options.ttl))
+  end
   key = stripped(key)
 
-  local success, before, err = session_of(self.consul, key)
-  if not success then
-    return nil, before, err
+  local write = { Verb = "set", Key = key, Value = value }
+  local success, message, err = replace(self, "set", key, write, ttl)
+  if success then
+    return true
   end
-  local write, session = { Verb = "set", Key = key, Value = tostring(value) }, nil
-  if ttl then
-    success, session, err = self.consul:session_create({
-      name = "etcd_ffi " .. key,
-      ttl = math.max(ttl, MIN_SESSION_TTL),
-      behavior = "delete",
-      lock_delay = 0,
-      node_checks = {},
-    })
-    if not success then
-      return nil, session, err
-    end
-    write.Verb, write.Session, write.Flags = "lock", session, MARK + os.time() + ttl + 1
+  if err.maybe_applied == false then
+    destroy(self, write.Session)
   end
-
-  -- Without the delete the key would keep its previous session.
-  local message
-  success, message, err = self.consul:txn({ { KV = { Verb = "delete", Key = key } }, { KV = write } })
-  if not success then
-    if err.maybe_applied == false then
-      destroy(self.consul, session)
-    end
-    return nil, message, err
+  if err.kind == "too_large" then
+    err.message = ("set: a value of %d bytes is too large for a transaction of Consul"):format(#value)
+    message = err.message
   end
-  destroy(self.consul, before)
-  return true
+  return nil, message, err
 end
 
 ---Deletes a key; succeeds also when there was no such key.
@@ -234,18 +334,7 @@ end
 function Client:delete(key)
   check_self("delete", self)
   check("delete", "key", key, "string")
-  key = stripped(key)
-  local success, before, err = session_of(self.consul, key)
-  if not success then
-    return nil, before, err
-  end
-  local message
-  success, message, err = self.consul:kv_delete(key)
-  if not success then
-    return nil, message, err
-  end
-  destroy(self.consul, before)
-  return true
+  return replace(self, "delete", stripped(key))
 end
 
 ---Returns the keys with a prefix, in byte order. They have a leading slash when the prefix has one.
@@ -256,7 +345,7 @@ end
 function Client:list(prefix)
   check_self("list", self)
   check("list", "prefix", prefix, "string")
-  local success, entries, err = self.consul:kv_list(stripped(prefix))
+  local success, entries, err = call(self, "list", "kv_list", stripped(prefix))
   if not success then
     return nil, entries, err
   end
@@ -284,7 +373,7 @@ function Client:register_service(id, info)
     definition[name] = value
   end
   definition.id = id
-  return done(self.consul:register_service(definition))
+  return done(call(self, "register_service", "register_service", definition))
 end
 
 ---Deregisters an instance; succeeds also when there is no such instance.
@@ -295,7 +384,7 @@ end
 function Client:deregister_service(id)
   check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
-  local success, message, err = self.consul:deregister_service(id)
+  local success, message, err = call(self, "deregister_service", "deregister_service", id)
   return done(success or err.kind == "not_found", message, err)
 end
 
@@ -307,7 +396,7 @@ end
 function Client:discover_services(name)
   check_self("discover_services", self)
   check("discover_services", "name", name, "string")
-  local success, instances, err = self.consul:discover_services(name)
+  local success, instances, err = call(self, "discover_services", "discover_services", name)
   if not success then
     return nil, instances, err
   end
@@ -335,7 +424,9 @@ function etcd_ffi.new(options)
   config.consistency = config.consistency or "consistent"
   local made, consul = pcall(consul_ffi.new, config)
   if not made then
-    error(consul, 2)
+    local text = consul:gsub("^ConsulClient: endpoint%f[^%w_]", "ConsulClient: consul_endpoint")
+      :gsub("^ConsulClient", "etcd_ffi.new")
+    error(text:gsub("; known are .*", "; docs/configuration.md of consul_ffi has all"), 2)
   end
   return setmetatable({ consul = consul }, Client)
 end

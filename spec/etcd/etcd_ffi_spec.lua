@@ -5,6 +5,39 @@ local support = require("spec.support")
 
 local CONSUL = os.getenv("CONSUL_HTTP_ADDR")
 
+local compile = rawget(_G, "loadstring") or load
+
+-- Numbers of each kind that this engine has: fractions, integers, also of 64 bits, and those beyond them.
+local function numbers()
+  local found = {
+    0, -0.0, 1, -1, 3.0, 42, 0.1, 0.1 + 0.2, 1 / 3, -1.5e-7, 5e-324, 2 ^ 31, 2 ^ 53 - 1, 2 ^ 53, -2 ^ 53, 2 ^ 53 + 2,
+    2 ^ 62, 2 ^ 63, -2 ^ 63, 2 ^ 64, 1e14, 1e15, 1e16, 1e22, 1e100, 1.7976931348623157e308, 1764028800123456,
+    1764028800.1234567, math.pi, math.maxinteger, math.mininteger,
+  }
+  if support.interpreter == "luajit" then
+    for _, boxed in ipairs(assert(compile("return { 0ULL, 18446744073709551615ULL, -9223372036854775807LL }"))()) do
+      found[#found + 1] = boxed
+    end
+  end
+  for i = 1, 20 do
+    found[#found + 1] = (math.random() - 0.5) * 10 ^ (i * 2)
+  end
+  return found
+end
+
+-- Words of Consul and of consul_ffi that no message of etcd_ffi has.
+local FOREIGN = {
+  "kv_%l", "txn", "session_create", "definition", "KV", "operations", "strip_leading_slash", "service_id",
+  "[(%s\"]%u%l+%u%l", "ConsulClient", "etcd_ffi%.lua",
+}
+
+local function assert_own_words(method, message)
+  assert.equal(method, message:match("^[%w_.]+"), message)
+  for _, word in ipairs(FOREIGN) do
+    assert.is_nil(message:find(word), message)
+  end
+end
+
 -- Returns a client as old programs create it; on the simulated agent it has the option `simulate`.
 local function old_client(config)
   config = config or { endpoints = { "http://127.0.0.1:2379" }, timeout = 5000 }
@@ -70,11 +103,42 @@ describe("etcd_ffi", function()
     assert.equal("data", (client:get(key)))
   end)
 
-  it("stores all bytes, the empty value, and numbers and booleans as text", function()
-    for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [42] = "42", [false] = "false" }) do
+  it("stores all bytes, the empty value, and booleans as text", function()
+    for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [true] = "true", [false] = "false" }) do
       assert.is_true((client:set(key, value)))
       assert.equal(text, (client:get(key)))
     end
+  end)
+
+  it("stores each number as kv_put does", function()
+    for _, options in ipairs({ {}, { ttl = 60 } }) do
+      for _, number in ipairs(numbers()) do
+        assert(consul:kv_put(name .. "/put", number))
+        assert.is_true((client:set(key, number, options)))
+        assert.equal(select(2, consul:kv_get(name .. "/put")), (client:get(key)))
+      end
+    end
+    for text, number in pairs({
+      ["9007199254740992"] = 2 ^ 53, ["1764028800123456"] = 1764028800123456, ["0.30000000000000004"] = 0.1 + 0.2,
+      ["3"] = 3.0,
+    }) do
+      assert.is_true((client:set(key, number)))
+      assert.equal(text, (client:get(key)))
+    end
+  end)
+
+  it("refuses what is not a finite number", function()
+    assert(client:set(key, "before"))
+    for _, number in ipairs({ 1 / 0, -1 / 0, 0 / 0 }) do
+      for _, options in ipairs({ {}, { ttl = 60 } }) do
+        local set, message, err = client:set(key, number, options)
+        assert.is_nil(set)
+        assert.equal("argument", err.kind)
+        assert.matches("^set: value is %-?%a+: it is not finite$", message)
+        assert.equal("kv_put" .. message:match("^set(.*)"), select(2, consul:kv_put(name .. "/put", number)))
+      end
+    end
+    assert.equal("before", (client:get(key)))
   end)
 
   it("lists the keys below a prefix, with a leading slash when the prefix has one", function()
@@ -140,19 +204,94 @@ describe("etcd_ffi", function()
     assert.equal("closed", select(3, client:set(key, "v")).kind)
   end)
 
-  it("raises at the caller's line for a wrong type or option", function()
+  it("raises at the caller's line, in its own words, for each wrong argument of each method", function()
+    local userdata, coroutine_of = io.stdout, coroutine.create(function() end)
+    local wrong = {
+      get = { {}, { false }, { 1 }, { {} }, { print }, { userdata }, { coroutine_of } },
+      delete = { {}, { false }, { 1 }, { {} }, { print } },
+      list = { {}, { false }, { 1 }, { {} }, { print } },
+      set = {
+        {}, { 1, "v" }, { {}, "v" }, { key }, { key, {} }, { key, print }, { key, userdata }, { key, coroutine_of },
+        { key, "v", 10 }, { key, "v", "10" }, { key, "v", true }, { key, "v", print }, { key, "v", { tll = 1 } },
+        { key, "v", { 10 } }, { key, "v", { ttl = 0 } }, { key, "v", { ttl = -1 } }, { key, "v", { ttl = "9" } },
+        { key, "v", { ttl = {} } }, { key, "v", { ttl = 1 / 0 } }, { key, "v", { ttl = 0 / 0 } },
+      },
+      register_service = {
+        {}, { 1, {} }, { "id" }, { "id", "name" }, { "id", { name = 1 } }, { "id", { name = {} } },
+        { "id", { name = "w", metadata = {} } }, { "id", { name = "w", enable_tags_override = true } },
+        { "id", { name = "w", meta = { a = {} } } }, { "id", { name = "w", meta = { "x" } } },
+        { "id", { name = "w", tags = 1 } }, { "id", { name = "w", tags = { 1 } } },
+        { "id", { name = "w", tags = print } }, { "id", { name = "w", tags = { "a", nil, "c" } } },
+        { "id", { name = "w", address = 1 } },
+        { "id", { name = "w", port = {} } }, { "id", { name = "w", id = "id", ID = "other" } }, { "id", { "w" } },
+        { "id", { name = "w", "x" } }, { "id", { name = "w", [{}] = 1 } }, { "id", { name = "w", ["a\255"] = 1 } },
+        { "id", { name = "w", check = "x" } }, { "id", { name = "w", check = { tll = "5s" } } },
+        { "id", { name = "w", check = { http = "http://x", interval = {} } } },
+        { "id", { name = "w", checks = { { deregister_critical_services_after = "5s" } } } },
+        { "id", { name = "w", tagged_addresses = { lan = 1 } } }, { "id", { name = "w", enable_tag_override = "x" } },
+        { "id", { name = "w", weights = 1 } },
+      },
+      deregister_service = { {}, { 1 }, { {} } },
+      discover_services = { {}, { 1 }, { {} } },
+    }
+    for method, calls in pairs(wrong) do
+      for _, arguments in ipairs(calls) do
+        local _, message = pcall(function()
+          local result = client[method](client, arguments[1], arguments[2], arguments[3])
+          return result
+        end)
+        assert.equal("string", type(message), method)
+        local at, text = message:match("^([^ ]*etcd_ffi_spec.lua:%d+: )(.*)$")
+        assert.truthy(at, message)
+        assert_own_words(method, text)
+      end
+    end
     for call, text in pairs({
       [function() client:get(nil) end] = "get: key must be a string, got a nil",
       [function() client:set(key, {}) end] = "set: value must be a string or number or boolean, got a table",
-      [function() client:set(key, "v", 10) end] = "set: options must be a table, got a number",
       [function() client:set(key, "v", { tll = 1 }) end] = 'set: unknown option "tll"; the only option is ttl',
-      [function() client:set(key, "v", { ttl = 0 }) end] = "set: ttl must be a positive number of seconds, got 0",
-      [function() client:set(key, "v", { ttl = "9" }) end] = "set: ttl must be a positive number of seconds, got 9",
-      [function() client:register_service("id") end] = "register_service: info must be a table, got a nil",
+      [function() client:register_service("id", { name = "w", metadata = {} }) end] =
+        'register_service: unknown field in info "metadata"; known are name, id, tags, meta, address, port, ',
+      [function() client:register_service("id", { name = "w", check = { tll = "5s" } }) end] =
+        'register_service: unknown field in info.check "tll"; did you mean "ttl"?',
     }) do
-      local _, message = pcall(call)
-      assert.matches("etcd_ffi_spec.lua:%d+: ", message)
-      assert.matches(text, message, 1, true)
+      support.raises(text, call)
+    end
+  end)
+
+  it("returns refusals in its own words", function()
+    local calls = { set = { { key, ("x"):rep(400000) }, { key, "v", { ttl = 86401 } }, { key, 1 / 0 } } }
+    for _, wrong in ipairs({ "", "//a", "a//b", "a/../b", "a\nb", "a\255" }) do
+      for method, arguments in pairs({ get = {}, list = {}, delete = {}, set = { "v" } }) do
+        if method ~= "list" or wrong ~= "" then
+          calls[method] = calls[method] or {}
+          table.insert(calls[method], { wrong, arguments[1] })
+          table.insert(calls[method], { wrong, arguments[1], method == "set" and { ttl = 10 } or nil })
+        end
+      end
+    end
+    calls.register_service = { { "", { name = "w" } } }
+    for _, info in ipairs({
+      { name = "" }, { name = "w", port = 99999 }, { name = "w", port = -1 }, { name = "w", port = 1.5 },
+      { name = "w", port = "x" }, { name = "w", check = { ttl = "5x" } }, { name = "w", weights = { passing = "x" } },
+    }) do
+      table.insert(calls.register_service, { "id", info })
+    end
+    calls.deregister_service = { { "" }, { "a\nb" }, { "a\255" } }
+    calls.discover_services = { { "" }, { "a\nb" }, { "a\255" } }
+    for method, list in pairs(calls) do
+      for _, arguments in ipairs(list) do
+        local result, message, err = client[method](client, arguments[1], arguments[2], arguments[3])
+        assert.is_nil(result)
+        assert.equal(message, err.message)
+        assert_own_words(method, message)
+      end
+    end
+    client:close()
+    for method in pairs(calls) do
+      local _, message, err = client[method](client, "a", method == "register_service" and { name = "w" } or "v")
+      assert.equal("closed", err.kind)
+      assert_own_words(method, message)
     end
   end)
 
@@ -209,6 +348,81 @@ describe("etcd_ffi", function()
       assert.equal(1, sessions())
       assert.is_true((client:delete(key)))
       assert.equal(0, sessions())
+    end)
+
+    -- Each call of another writer comes between the read of the key and its write.
+    it("leaves no other session than the key's, whatever others write at the same time", function()
+      local writes = {
+        set = function(of, value) return of:set(key, value) end,
+        with_ttl = function(of, value) return of:set(key, value, { ttl = 60 }) end,
+        delete = function(of) return of:delete(key) end,
+      }
+      local function sessions()
+        local found = {}
+        for _, one in ipairs(select(2, consul:session_list())) do
+          if one.Name == "etcd_ffi " .. name .. "/config" then
+            found[#found + 1] = one.ID
+          end
+        end
+        return found
+      end
+      local others = { old_client(), old_client() }
+      for before, first in pairs(writes) do
+        for between, second in pairs(writes) do
+          for own, last in pairs(writes) do
+            assert(first(client, "before"))
+            local real, is_late = client.consul, true
+            client.consul = setmetatable({}, {
+              __index = function(_, method)
+                return function(_, ...)
+                  if (method == "txn" or method == "kv_delete") and is_late then
+                    is_late = false
+                    for _, other in ipairs(others) do
+                      assert(second(other, "between"))
+                    end
+                  end
+                  return real[method](real, ...)
+                end
+              end,
+            })
+            local done, message = last(client, "own")
+            client.consul = real
+            local case = before .. ", " .. between .. ", " .. own
+            assert.is_true(done, case .. ": " .. tostring(message))
+            assert.equal(own ~= "delete" and "own" or nil, (client:get(key)), case)
+            assert.same({ session() }, sessions(), case)
+          end
+        end
+      end
+      for _, other in ipairs(others) do
+        other:close()
+      end
+    end)
+
+    it("ends without a session beside a program that creates and deletes the key all the time", function()
+      local real, count = client.consul, 0
+      client.consul = setmetatable({}, {
+        __index = function(_, method)
+          return function(_, ...)
+            if method == "txn" then
+              count = count + 1
+              assert(select(2, consul:kv_get(name .. "/config")) and consul:kv_delete(name .. "/config")
+                or consul:kv_put(name .. "/config", "theirs"))
+            end
+            return real[method](real, ...)
+          end
+        end,
+      })
+      local set, message, err = client:set(key, "v", { ttl = 60 })
+      client.consul = real
+      assert.is_nil(set)
+      assert.equal(message, err.message)
+      assert_own_words("set", message)
+      assert.is_false(err.maybe_applied)
+      assert.is_true(count > 1)
+      for _, one in ipairs(select(2, consul:session_list())) do
+        assert.not_equal("etcd_ffi " .. name .. "/config", one.Name)
+      end
     end)
 
     it("does not release another program's lock of the key", function()
@@ -376,7 +590,13 @@ describe("the address of Consul in etcd_ffi", function()
   it("is checked at the caller's line, like unknown options", function()
     for text, config in pairs({
       ["has etcd's port"] = { consul_endpoint = "127.0.0.1:2379" },
-      ['unknown option "username"'] = { consul_endpoint = "127.0.0.1:8500", username = "root" },
+      ['the option "username" is etcd\'s: Consul has tokens'] = { consul_endpoint = "127.0.0.1:8500", username = "u" },
+      ['the option "user" is etcd\'s: Consul has tokens'] = { consul_endpoint = "127.0.0.1:8500", user = "root" },
+      ['the option "password" is etcd\'s: Consul has tokens'] = { consul_endpoint = "127.0.0.1:8500", password = "s" },
+      ['etcd_ffi.new: unknown option "serializer"; docs'] = { consul_endpoint = "127.0.0.1:8500", serializer = "json" },
+      ['etcd_ffi.new: unknown option "timout"; did you mean "timeout"?'] = { simulate = true, timout = 1 },
+      ["etcd_ffi.new: consul_endpoint must be a URL"] = { consul_endpoint = 1 },
+      ["etcd_ffi.new: timeout must be a positive number"] = { simulate = true, timeout = "x" },
     }) do
       local _, message = pcall(function()
         etcd.new(config)

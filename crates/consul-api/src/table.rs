@@ -316,7 +316,7 @@ pub enum Shape {
     EncodedPath,
     /// Bytes: a string as it is, a number or boolean as its text, a table as JSON.
     Payload,
-    /// A string of bytes, sent as base64.
+    /// As [`Shape::Payload`], in a JSON body: sent as base64.
     Base64,
     /// True or false.
     Bool,

@@ -26,6 +26,7 @@ mod warnings;
 
 pub use cluster::{CLUSTER_OPTIONS, of_cluster};
 pub use options::{Given, OPTIONS, Setting};
+pub use parse::{NotAnAddress, url};
 pub use sources::option_like;
 pub use store::{STORE_OPTIONS, of_store};
 pub use takes::Takes;

@@ -53,9 +53,31 @@ pub fn secret(value: &Value) -> Option<String> {
     }
 }
 
+/// Why a text is not the address of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAnAddress {
+    /// It has credentials: what shows it would show the password.
+    Credentials,
+    /// Anything else.
+    Because(&'static str),
+}
+
 /// The URL of an endpoint with a scheme and without a trailing slash.
 pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
-    let refuse = |why: &str| Err(at.bad_value(&text.into(), why));
+    url(text).map_err(|why| match why {
+        NotAnAddress::Because(why) => at.bad_value(&text.into(), why),
+        NotAnAddress::Credentials => {
+            at.secret("a URL without credentials, which the option http_auth takes")
+        }
+    })
+}
+
+/// The URL of a server, `host:port` or a URL already, with a scheme and without a trailing slash.
+///
+/// # Errors
+/// Why it is none.
+pub fn url(text: &str) -> Result<String, NotAnAddress> {
+    let refuse = |why| Err(NotAnAddress::Because(why));
     let socket = text.strip_prefix("unix://").or_else(|| text.strip_prefix(OVER_SOCKET));
     if let Some(path) = socket {
         return match path {
@@ -75,7 +97,7 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     // Other messages would show the password.
     if url.contains('@') {
-        return Err(at.secret("a URL without credentials, which the option http_auth takes"));
+        return Err(NotAnAddress::Credentials);
     }
     let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is not a URL") };
     let scheme = match uri.scheme_str() {

@@ -1,38 +1,23 @@
 //! Errors about the module's options in the words of this program's flags.
 
 use consul_api::error::{Error, Kind};
+use consul_cli::words::{self, CONSUL, Words};
 
-/// The options that flags give. Their names are in a message wherever it speaks of them.
-const FLAGS: [(&str, &str); 13] = [
-    ("token_file", "--token-file"),
-    ("tls_ca_file", "--ca-file"),
-    ("tls_cert_file", "--client-cert"),
-    ("tls_key_file", "--client-key"),
-    ("tls_server_name", "--tls-server-name"),
-    ("leader_key", "--leader-key"),
-    ("nodes_prefix", "--nodes-prefix"),
-    ("shards_prefix", "--shards-prefix"),
-    ("config_key", "--config-key"),
-    ("cluster_key", "--cluster-key-file"),
-    ("cert_file", "--data-cert"),
-    ("key_file", "--data-key"),
-    ("ca_file", "--data-ca"),
-];
-
-/// Options whose names are words: they are an option's name at the beginning of a message alone.
-const FIRST: [(&str, &str); 4] = [
-    ("endpoints", "--http-addr"),
-    ("timeout", "--timeout-ms"),
-    ("datacenter", "--datacenter"),
-    ("address", "--listen"),
-];
-
-/// What a program sets in its options, and the reader of a command line elsewhere.
-const PHRASES: [(&str, &str); 3] = [
-    ("data_tls: ", ""),
-    ("set tls = true or use https://", "give --http-addr https://…"),
-    ("which the option http_auth takes", "which CONSUL_HTTP_AUTH takes"),
-];
+/// The options of a cluster.
+const CLUSTER: Words = Words {
+    flags: &[
+        ("leader_key", "--leader-key"),
+        ("nodes_prefix", "--nodes-prefix"),
+        ("shards_prefix", "--shards-prefix"),
+        ("config_key", "--config-key"),
+        ("cluster_key", "--cluster-key-file"),
+        ("cert_file", "--data-cert"),
+        ("key_file", "--data-key"),
+        ("ca_file", "--data-ca"),
+    ],
+    first: &[("address", "--listen")],
+    phrases: &[("data_tls: ", "")],
+};
 
 /// The message of an error.
 pub fn message(error: &Error) -> String {
@@ -44,40 +29,7 @@ pub fn message(error: &Error) -> String {
 
 /// A message about options as one about flags. What it quotes stays as it is.
 pub fn of_flags(message: &str) -> String {
-    let mut message = message.to_owned();
-    for (phrase, other) in PHRASES {
-        message = message.replace(phrase, other);
-    }
-    for (option, flag) in FIRST {
-        let rest = message.strip_prefix(option).filter(|rest| !rest.starts_with(is_of_word));
-        if let Some(rest) = rest {
-            message = format!("{flag}{rest}");
-        }
-    }
-    let parts = message.split('"').enumerate();
-    let parts = parts.map(|(place, part)| match place % 2 {
-        0 => with_flags(part),
-        _ => part.to_owned(),
-    });
-    parts.collect::<Vec<_>>().join("\"")
-}
-
-fn is_of_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-fn with_flags(text: &str) -> String {
-    let mut words = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find(is_of_word) {
-        let length = rest[start..].find(|c| !is_of_word(c)).unwrap_or(rest.len() - start);
-        let (before, word) = (&rest[..start], &rest[start..start + length]);
-        let flag = FLAGS.iter().find(|(option, _)| *option == word).map_or(word, |(_, flag)| flag);
-        words.push_str(before);
-        words.push_str(flag);
-        rest = &rest[start + length..];
-    }
-    words + rest
+    words::of_flags(message, &[&CONSUL, &CLUSTER])
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
 
-use super::etcd::{Etcd, Pages, Range, Refused};
-use super::job::{self, Phase, Record};
+use super::digest::Digests;
+use super::etcd::{Etcd, Pages, Range, Refused, Right};
+use super::job::{self, Job, Phase, Record};
+use super::mapping::Mapping;
+use super::tally::Tally;
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, nothing, source, tail};
 use bytes::Bytes;
+use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::future::{Either, select, try_join};
 use std::pin::pin;
@@ -23,7 +27,7 @@ const MAX_DIFFERENCES: usize = 1000;
 /// After as many alarms of replaced instances a write fails.
 const LATE_ALARMS: usize = 20;
 
-/// The note for the operator when an alarm that was left is lifted.
+/// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
     "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
 
@@ -34,6 +38,8 @@ pub enum Freeze {
     Alarm,
     /// The same, also there.
     AlarmThatOpens,
+    /// By the roles of etcd: the right to write is taken from them.
+    Roles,
     /// By the operator, before consent is given.
     Operator,
 }
@@ -46,6 +52,8 @@ pub struct Frozen(Mutex<Open>);
 struct Open {
     /// The alarms that it must lift: its own, and those that instances before it may have raised since.
     alarms: Vec<u64>,
+    /// The rights that it must give back.
+    taken: Vec<Right>,
     /// Whether the request that switches the job was sent.
     may_be_switched: bool,
 }
@@ -53,8 +61,10 @@ struct Open {
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
 pub struct CutOver {
-    /// The number of keys of etcd that were compared.
-    pub keys: u64,
+    /// The keys of both sides that were compared.
+    pub tally: Tally,
+    /// The digests of both sides, if all keys were compared.
+    pub digests: Option<Digests>,
     /// The revision of etcd up to which all changes are applied.
     pub revision: u64,
     /// For how long writes were refused until programs could use Consul.
@@ -66,9 +76,10 @@ pub struct CutOver {
 }
 
 impl Frozen {
-    /// Whether the alarm may be on.
+    /// Whether an alarm may be on, or a right taken.
     pub fn may_be_on(&self) -> bool {
-        !lock(&self.0).alarms.is_empty()
+        let open = lock(&self.0);
+        !(open.alarms.is_empty() && open.taken.is_empty())
     }
 
     /// Whether the job may be switched, because the answer to the request is not known.
@@ -76,14 +87,17 @@ impl Frozen {
         lock(&self.0).may_be_switched
     }
 
-    /// Lifts the alarms, if they may be on.
+    /// Lifts the alarms, if they may be on, and gives the rights back.
     ///
     /// # Errors
-    /// etcd's: an alarm may be on still.
+    /// etcd's: an alarm may be on still, or a right taken.
     pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
-        let alarms = lock(&self.0).alarms.clone();
-        if !alarms.is_empty() {
-            etcd.lift_alarms(&alarms).await?;
+        if self.may_be_on() {
+            let (alarms, taken) = {
+                let open = lock(&self.0);
+                (open.alarms.clone(), open.taken.clone())
+            };
+            lift(etcd, &alarms, &taken).await?;
             self.forget();
         }
         Ok(())
@@ -95,15 +109,36 @@ impl Frozen {
     }
 }
 
-/// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
+/// Lifts the alarms that cut-overs have left on, because they were killed, and gives back what they have taken. Returns
+/// whether writers were stopped.
 ///
 /// # Errors
 /// etcd's.
 pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
-    if record.phase == Phase::Switched || record.alarms.is_empty() {
-        return Ok(false);
+    match record.phase {
+        Phase::Switched => Ok(false),
+        _ => lift(etcd, &record.alarms, &record.taken).await,
     }
-    etcd.lift_alarms(&record.alarms).await
+}
+
+/// The same, of the job that this instance holds.
+///
+/// # Errors
+/// Those of both sides.
+pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
+    let record = job.record();
+    let was_stopped = lift_left(etcd, &record).await?;
+    if record.phase != Phase::Switched && !record.taken.is_empty() {
+        // What an operator takes from the roles later stays so.
+        job.save(Record { taken: Vec::new(), ..record }, &[]).await?;
+    }
+    Ok(was_stopped)
+}
+
+/// Lets writers go on; returns whether they were stopped.
+pub(super) async fn lift(etcd: &Etcd, alarms: &[u64], taken: &[Right]) -> Result<bool, Refused> {
+    let was_on = !alarms.is_empty() && etcd.lift_alarms(alarms).await?;
+    Ok(etcd.give_back(taken).await? || was_on)
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -147,7 +182,7 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     if record.phase == Phase::Switched {
         return Err(Stop::Refused("the job is cut over already".to_owned()));
     }
-    if lift_left(run.etcd, &record).await? {
+    if lift_left_of(run.etcd, &run.job).await? {
         run.report.note(LIFTED);
     }
     source::check(run.etcd, &record).await?;
@@ -169,8 +204,20 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
             Some(why) => Err(Stop::Refused(why)),
             None => Ok(()),
         },
-        Freeze::AlarmThatOpens | Freeze::Operator => Ok(()),
+        Freeze::Roles if !run.etcd.has_users().await? => Err(Stop::Refused(
+            "etcd has no users, so that no role lets programs write: use --freeze alarm or --freeze operator".to_owned(),
+        )),
+        Freeze::Roles if rights(run).await?.is_empty() => Err(Stop::Refused(
+            "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
+        )),
+        Freeze::AlarmThatOpens | Freeze::Roles | Freeze::Operator => Ok(()),
     }
+}
+
+/// The rights of etcd's roles to write keys of the job.
+async fn rights(run: &Run<'_>) -> Result<Vec<Right>, Refused> {
+    let range = Range::prefix(&run.job.record().mapping.etcd_prefix);
+    run.etcd.rights_to_write(&range).await
 }
 
 /// Why the alarm is refused, and what to do instead; `None` if it is not.
@@ -181,9 +228,9 @@ pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
     Ok(etcd.opened_by_alarm().await?.map(|why| {
         format!(
             "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone \
-             who reaches it could delete keys, and switch its access control off. Use --freeze operator, and stop the writers \
-             yourself, such as by a read-only role; or upgrade all servers to 3.6 first; or accept it with --freeze alarm \
-             --accept-open-deletes"
+             who reaches it could delete keys, and switch its access control off. Use --freeze roles, which takes the right to write \
+             from the roles of etcd and gives it back; or --freeze operator, and stop the writers yourself; or upgrade all \
+             servers to 3.6 first; or accept it with --freeze alarm --accept-open-deletes"
         )
     }))
 }
@@ -211,7 +258,12 @@ async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
 /// Deletes the sentinels that were there while this instance held the job, each by its name, and none of one that has taken
 /// over since.
 async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
-    let mut pages = Pages::new(run.etcd, Range::prefix(&sentinels(run)), 0, run.pace.page);
+    let mut pages = Pages::new(
+        run.etcd,
+        Range::prefix(&sentinels(&run.job.record().mapping, &run.job.keys)),
+        0,
+        run.pace.page,
+    );
     let mut left = Vec::new();
     while let Some(page) = pages.next().await? {
         left.extend(page.kvs.into_iter().map(|kv| kv.key.0));
@@ -292,16 +344,17 @@ async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
     }
 }
 
-/// The prefix of the sentinels of this job.
-pub(super) fn sentinels(run: &Run<'_>) -> Vec<u8> {
-    let (all, job) = (run.job.record().mapping.sentinels(), run.job.keys.record.as_bytes());
-    [&all, job, b"/"].concat()
+/// The prefix of the sentinels of a job.
+pub(super) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
+    [&mapping.sentinels(), keys.record.as_bytes(), b"/"].concat()
 }
 
 /// Sets a key that no other instance or round has set.
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
-    let key = Bytes::from([&sentinels(run)[..], name.as_bytes()].concat());
+    let key = Bytes::from(
+        [&sentinels(&run.job.record().mapping, &run.job.keys)[..], name.as_bytes()].concat(),
+    );
     write(run, async || run.etcd.touch(&key).await).await?;
     Ok(key)
 }
@@ -319,8 +372,10 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let begun = clock.now();
     // A put would be refused later.
     let sentinel = put_sentinel(run).await?;
-    if freeze != Freeze::Operator {
-        stop_writes(run, frozen).await?;
+    match freeze {
+        Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
+        Freeze::Roles => take_rights(run, frozen).await?,
+        Freeze::Operator => {}
     }
     let frozen_at = run.etcd.revision(&sentinel).await?;
     let drained = drain(run, sentinel).await?;
@@ -331,21 +386,23 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         refuse_writers(drained)?;
     }
     let found = compared(run, run.job.record().revision - 1).await?;
-    let Found { keys, differences, is_whole } = found;
+    let Found { tally, digests, differences, is_whole } = found;
     if differences.is_empty() {
         match freeze {
             Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
-            Freeze::Operator => {
-                clock.sleep_until(begun + LOOKED_FOR).await;
-                let sentinel = put_sentinel(run).await?;
-                refuse_writers(drain(run, sentinel).await?)?;
+            Freeze::Roles => {
+                are_still_taken(run).await?;
+                // Users with the role root can write.
+                look_for_writers(run, begun + LOOKED_FOR).await?;
             }
+            Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
         let record = run.job.record();
         let switched = Record {
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),
             switched_revision: Some(record.revision - 1),
+            tally: Some(tally.clone()),
             ..record
         };
         lock(&frozen.0).may_be_switched = true;
@@ -356,7 +413,16 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         run.job.next_epoch().await?;
     }
     let revision = run.job.record().revision - 1;
-    Ok(CutOver { keys, revision, stopped: clock.now() - begun, differences, is_whole })
+    let differences = verify::joined(differences, &run.job.record().mapping);
+    let stopped = clock.now() - begun;
+    Ok(CutOver { tally, digests, revision, stopped, differences, is_whole })
+}
+
+/// Refuses writers that have set keys since the last look, until this moment at least.
+async fn look_for_writers(run: &Run<'_>, until: Instant) -> Result<(), Stop> {
+    run.etcd.clock().sleep_until(until).await;
+    let sentinel = put_sentinel(run).await?;
+    refuse_writers(drain(run, sentinel).await?)
 }
 
 fn refuse_writers(set: u64) -> Result<(), Stop> {
@@ -380,6 +446,31 @@ async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
         "another program has lifted the alarm that stopped the writers of etcd: some may have written"
             .to_owned(),
     ))
+}
+
+/// Refuses to end a cut-over during which a role can have got its right back.
+async fn are_still_taken(run: &Run<'_>) -> Result<(), Stop> {
+    if rights(run).await?.is_empty() {
+        return Ok(());
+    }
+    // Another instance that has taken over meanwhile has given it back.
+    run.job.next_epoch().await?;
+    Err(Stop::Refused(
+        "another program has let a role of etcd write again: some programs may have written"
+            .to_owned(),
+    ))
+}
+
+/// Takes the right to write from all roles that have it, after the record names what is to be given back.
+async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
+    let taken = rights(run).await?;
+    run.job.save(Record { taken: taken.clone(), ..run.job.record() }, &[]).await?;
+    lock(&frozen.0).taken = taken.clone();
+    for right in &taken {
+        run.etcd.take(right).await?;
+    }
+    // One that was replaced meanwhile gives them back.
+    run.job.next_epoch().await
 }
 
 /// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.

@@ -5,8 +5,11 @@
 //! any more. `_migrate/<job>/beat` changes while the instance lives.
 
 use super::Stop;
+use super::etcd::Right;
 use super::mapping::{Choice, JOBS, Mapping, Op, Problem};
+use super::tally::Tally;
 use super::target::{Check, Outcome, Stored, Target};
+use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
@@ -46,6 +49,9 @@ pub struct Record {
     pub snapshot: u64,
     /// Load: the key of the snapshot, in hexadecimal digits, before which all are written.
     pub loaded: Option<String>,
+    /// The keys of the snapshot; during the load those that are written, and after a cut-over those that it has compared.
+    #[serde(default)]
+    pub tally: Option<Tally>,
     /// Whether Consul may have keys that the snapshot does not have.
     pub sweeps: bool,
     /// The index of Consul up to which a sweep deletes also keys that the job has not written.
@@ -59,6 +65,9 @@ pub struct Record {
     /// them: an instance that was replaced may raise its own late.
     #[serde(default)]
     pub alarms: Vec<u64>,
+    /// The rights with which a cut-over has stopped the writers of etcd: it takes them from their roles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<Right>,
     /// Switched: the index of Consul up to which all writes were those of the job.
     #[serde(default)]
     pub switched_at: Option<u64>,
@@ -78,11 +87,13 @@ impl Record {
             phase: Phase::Load,
             snapshot,
             loaded: None,
+            tally: None,
             sweeps,
             replaces: 0,
             revision: snapshot + 1,
             offset: 0,
             alarms: Vec::new(),
+            taken: Vec::new(),
             switched_at: None,
             switched_revision: None,
             step: 0,
@@ -95,6 +106,7 @@ impl Record {
             phase: Phase::Load,
             snapshot,
             loaded: None,
+            tally: None,
             sweeps: true,
             revision: snapshot + 1,
             offset: 0,
@@ -227,6 +239,13 @@ async fn take(
             Some((instance, index)) if instance == *me => return Ok(index),
             Some((instance, index)) => {
                 let may_replace = takes_over || is_dead(&instance);
+                if !may_replace {
+                    let seconds = SILENCE.as_secs();
+                    target.note(&format!(
+                        "{} holds the job: it is looked for {seconds} s whether it lives",
+                        instance.shown()
+                    ));
+                }
                 if !may_replace && beats(target, keys).await? {
                     return Err(Stop::Held(instance.shown()));
                 }
@@ -280,6 +299,20 @@ pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Er
     Ok(beats(target, keys).await?.then_some(instance))
 }
 
+/// Notes that no right is taken from roles any more, unless an instance has changed the record meanwhile.
+///
+/// # Errors
+/// Consul's.
+pub async fn forget_taken(target: &Target, keys: &Keys) -> Result<(), Error> {
+    let Some((found, index)) = record(target, keys).await? else { return Ok(()) };
+    if found.taken.is_empty() {
+        return Ok(());
+    }
+    let next = Record { taken: Vec::new(), step: found.step + 1, ..found };
+    let swap = Check::Swap(keys.record.clone(), index, encoded(&next)?);
+    target.txn_surely(&[swap], &[]).await.map(|_| ())
+}
+
 /// Whether the holder of a job changes its beat.
 async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
     let before = target.get(&keys.beat).await?;
@@ -330,6 +363,23 @@ impl<'a> Job<'a> {
         lock(&self.state).0.clone()
     }
 
+    /// Learns whether the server takes the names of these keys in a URL. What it refuses is stored with the next change of the
+    /// record.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn learn(&self, keys: impl IntoIterator<Item = &Bytes>) -> Result<(), Error> {
+        let mut mapping = self.record().mapping;
+        for key in keys {
+            let refused = self.target.refused_in(&mapping, key).await?;
+            if !refused.is_empty() {
+                mapping.refused.extend(refused);
+                lock(&self.state).0.mapping.refused.extend(mapping.refused.iter().cloned());
+            }
+        }
+        Ok(())
+    }
+
     /// Lets sweeps delete the keys that Consul has now, also those of others.
     ///
     /// # Errors
@@ -355,7 +405,8 @@ impl<'a> Job<'a> {
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn save(&self, next: Record, ops: &[Op]) -> Result<(), Stop> {
         let (before, index) = lock(&self.state).clone();
-        let next = Record { step: before.step + 1, ..next };
+        let mut next = Record { step: before.step + 1, ..next };
+        next.mapping.refused.extend(before.mapping.refused);
         let checks = [self.fence(), Check::Swap(self.keys.record.clone(), index, encoded(&next)?)];
         let mut is_open = false;
         loop {
@@ -399,10 +450,18 @@ impl<'a> Job<'a> {
     async fn fenced(&self) -> Stop {
         match holder(self.target, &self.keys).await {
             Ok(Some((instance, _))) if instance == self.me => {
-                Stop::Refused("the job's record in Consul was changed by something else".to_owned())
+                Stop::Refused(
+                    "the job's record in Consul was changed by something else, such as a snapshot of Consul that was \
+                     restored: the same command goes on from the record that is there now"
+                        .to_owned(),
+                )
             }
             Ok(Some((instance, _))) => Stop::Held(instance.shown()),
-            Ok(None) => Stop::Refused("the job's holder in Consul was deleted".to_owned()),
+            Ok(None) => Stop::Refused(
+                "the job's holder in Consul was deleted, such as by a snapshot of Consul that was restored: the same command \
+                 goes on if the job is still there"
+                    .to_owned(),
+            ),
             Err(error) => error.into(),
         }
     }

@@ -4,18 +4,24 @@
 //! ```text
 //! etcd      the JSON gateway: pages at one revision, watches, alarms
 //! mapping   what each key becomes, a pure function
+//! spelling  what in a name a server may refuse in a URL
 //! target    Consul, with requests that are repeated
 //! ahead     what is read next while the present is worked on
 //! job       the record in Consul, and which instance may go on
 //! source    whether etcd is still the one of the job
 //! nothing   why a job has nothing to move
 //! survey    all keys of a snapshot, and which have a problem
+//! tally     what becomes of them, in numbers
+//! digest    what tells whether two sides have the same
 //! load      the keys of a snapshot -> Consul
 //! verify    the differences of a snapshot and Consul, which also a sweep needs
 //! trees     the prefixes by which it reads many names at once
+//! silence   says that a side does not answer
 //! tail      the changes since the snapshot -> Consul
+//! lag       how far it is behind
 //! cutover   the end of the tail, while etcd takes no writes
 //! rollback  the way back
+//! finish    what is left of a move when it is over
 //! lines     Consul's keys as lines of JSON, and back
 //! ```
 //!
@@ -28,6 +34,7 @@
 //!     on: Default::default(),
 //!     form: None,
 //!     mark: 0,
+//!     refused: Default::default(),
 //! };
 //! assert_eq!(mapping.problem_of_key(b"/app/config"), None);
 //! // Keys of Consul are text.
@@ -36,28 +43,37 @@
 
 mod ahead;
 mod cutover;
+pub mod digest;
 pub mod etcd;
+mod finish;
 pub mod grpc;
 pub mod job;
+mod lag;
 mod lines;
 mod load;
 pub mod mapping;
 mod names;
 mod nothing;
 mod rollback;
+mod silence;
 pub mod source;
+pub mod spelling;
 pub mod streaming;
 pub mod survey;
 mod tail;
+pub mod tally;
 pub mod target;
 mod trees;
 pub mod verify;
 
-pub use cutover::{CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left};
-pub use lines::{CUT, export, import, is_whole};
+pub use cutover::{
+    CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left, lift_left_of,
+};
+pub use finish::{Finished, finish};
+pub use lines::{CUT, Form, export, import, is_whole};
 pub use load::{load, restart};
 pub use nothing::nothing;
-pub use rollback::{RolledBack, roll_back};
+pub use rollback::{RolledBack, roll_back, rollback_has_begun};
 pub use tail::{Until, tail};
 
 use consul_api::error::Error;
@@ -65,6 +81,7 @@ use etcd::{Etcd, Refused};
 use job::Job;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a run ends before its end.
 #[derive(Debug)]
@@ -128,6 +145,9 @@ impl Default for Pace {
 pub trait Report: Send + Sync {
     /// The number of keys of the present phase that are done, and of all of them if that is known.
     fn progress(&self, phase: &'static str, done: u64, of: Option<u64>);
+
+    /// How far Consul is behind etcd, in revisions of etcd and in time, as far as it is known.
+    fn behind(&self, _revisions: u64, _time: Duration) {}
 
     /// Something that an operator should know.
     fn note(&self, text: &str);

@@ -3,15 +3,23 @@
 //! A line is `{"key": "app/a", "value": "<base64>", "flags": 1}`; flags of 0 are left out. A key that is
 //! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, its whole value and the flags of
 //! its parts. The last line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
+//!
+//! The other form is that of `consul kv export`: one list of `{"key": "app/a", "flags": 1, "value": "<base64>"}`, in which
+//! a key that is encoded in Consul is its parts.
 
 use super::etcd::Base64;
 use super::mapping::{JOBS, Mapping, Op, part_of, parts};
 use super::names::Names;
 use super::rollback::{Joined, joined};
+use super::survey::shown;
+use super::tally::Tally;
 use super::target::{Outcome, Stored, Target};
 use super::{Report, Stop};
+use bytes::Bytes;
 use consul_api::error::{Error, Kind};
+use consul_api::value::shape::check_key;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 
 /// The operations that are written together, and their bytes.
@@ -37,6 +45,15 @@ struct End {
     lines: u64,
 }
 
+/// A key in the list of `consul kv export`. Newer versions name its namespace and partition too.
+#[derive(Debug, Deserialize, Serialize)]
+struct Entry {
+    key: String,
+    #[serde(default)]
+    flags: u64,
+    value: Base64,
+}
+
 /// The most bytes that are searched for the last line.
 const END_SEARCHED: u64 = 256;
 
@@ -48,6 +65,15 @@ fn failed(doing: &str, error: &std::io::Error) -> Stop {
     Error::new(Kind::Config, format!("{doing}: {error}")).into()
 }
 
+/// What an export is written as, and an import read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A line of JSON for each key.
+    Lines,
+    /// The list of `consul kv export`.
+    ConsulKv,
+}
+
 /// Writes all keys that begin with the prefix of `mapping`, but those of jobs; returns how many they are.
 ///
 /// # Errors
@@ -55,40 +81,67 @@ fn failed(doing: &str, error: &std::io::Error) -> Stop {
 pub async fn export(
     target: &Target,
     mapping: &Mapping,
+    form: Form,
     out: &mut dyn Write,
     report: &dyn Report,
-) -> Result<u64, Stop> {
+) -> Result<Tally, Stop> {
     // All at once: no URL lists the keys below a directory such as `a//`.
     let mut names = Names::new(target, &mapping.consul_prefix, async |_| Ok(0)).await?;
-    let mut export = Export { target, out, report, waiting: Vec::new(), lines: 0 };
+    let (waiting, tally) = (Vec::new(), Tally { consul: Some(0), ..Tally::default() });
+    let mut export = Export { target, out, form, report, waiting, lines: 0, tally };
     let mut last = None;
     while let Some(name) = names.next().await? {
         let part = name.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+        let is_first = part.as_ref().is_some_and(|(key, ..)| last.as_ref() != Some(key));
         match part {
             _ if name.starts_with(JOBS) => {}
-            Some((key, ..)) if last.as_ref() != Some(&key) => {
-                export.encoded(mapping, &key).await?;
+            None => {
+                export.count(false);
+                export.add(name).await?;
+            }
+            Some((key, ..)) => {
+                if is_first {
+                    export.count(true);
+                }
+                match form {
+                    Form::ConsulKv => export.add(name).await?,
+                    Form::Lines if is_first => export.encoded(mapping, &key).await?,
+                    Form::Lines => {}
+                }
                 last = Some(key);
             }
-            Some(_) => {}
-            None => export.add(name).await?,
         }
     }
     export.flush().await?;
-    export.line(&End { lines: export.lines })?;
-    export.out.flush().map_err(|error| failed("the export", &error))?;
-    Ok(export.lines)
+    export.end()?;
+    Ok(export.tally)
 }
 
 struct Export<'a> {
     target: &'a Target,
     out: &'a mut dyn Write,
+    form: Form,
     report: &'a dyn Report,
     waiting: Vec<String>,
+    /// How many have been written.
     lines: u64,
+    tally: Tally,
 }
 
 impl Export<'_> {
+    fn count(&mut self, is_encoded: bool) {
+        self.tally.moved += 1;
+        self.tally.encoded += u64::from(is_encoded);
+        self.tally.consul = Some(self.tally.moved);
+    }
+
+    /// A key has no line, because it was deleted meanwhile.
+    fn uncount(&mut self, is_encoded: bool) {
+        self.tally.moved -= 1;
+        self.tally.encoded -= u64::from(is_encoded);
+        self.tally.consul = Some(self.tally.moved);
+    }
+
     async fn add(&mut self, name: String) -> Result<(), Stop> {
         self.waiting.push(name);
         if self.waiting.len() == self.target.max_ops { self.flush().await } else { Ok(()) }
@@ -99,9 +152,20 @@ impl Export<'_> {
         let names = std::mem::take(&mut self.waiting);
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         for (key, stored) in asked.iter().zip(self.target.entries(&asked).await?) {
-            let Some(Stored { value, flags, .. }) = stored else { continue };
-            let key = Some((*key).to_owned());
-            self.write(&Line { key, etcd_key: None, value: Base64(value), flags })?;
+            let Some(Stored { value, flags, .. }) = stored else {
+                if self.form == Form::Lines {
+                    self.uncount(false);
+                }
+                continue;
+            };
+            let key = (*key).to_owned();
+            match self.form {
+                Form::Lines => {
+                    let (key, value) = (Some(key), Base64(value));
+                    self.write(&Line { key, etcd_key: None, value, flags })?;
+                }
+                Form::ConsulKv => self.write(&Entry { key, flags, value: Base64(value) })?,
+            }
         }
         Ok(())
     }
@@ -115,22 +179,41 @@ impl Export<'_> {
                 let (key, etcd_key) = (None, Some(etcd_key));
                 self.write(&Line { key, etcd_key, value: Base64(value), flags })
             }
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                self.uncount(true);
+                Ok(())
+            }
             Err(part) => Err(Stop::Refused(format!("parts of the key at {part:?} are missing"))),
         }
     }
 
-    fn line(&mut self, line: &impl Serialize) -> Result<(), Stop> {
+    fn write(&mut self, line: &impl Serialize) -> Result<(), Stop> {
         let text =
             serde_json::to_string(line).map_err(|error| Error::argument(error.to_string()))?;
-        writeln!(self.out, "{text}").map_err(|error| failed("the export", &error))
+        let before = match (self.form, self.lines) {
+            (Form::Lines, _) => "",
+            (Form::ConsulKv, 0) => "[\n\t",
+            (Form::ConsulKv, _) => ",\n\t",
+        };
+        let after = if self.form == Form::Lines { "\n" } else { "" };
+        self.text(&format!("{before}{text}{after}"))?;
+        self.lines += 1;
+        self.report.progress("exported", self.tally.moved, None);
+        Ok(())
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), Stop> {
-        self.line(line)?;
-        self.lines += 1;
-        self.report.progress("exported", self.lines, None);
-        Ok(())
+    fn end(&mut self) -> Result<(), Stop> {
+        let lines = self.lines;
+        match (self.form, lines) {
+            (Form::Lines, _) => self.text(&format!("{}\n", json!(End { lines })))?,
+            (Form::ConsulKv, 0) => self.text("[]\n")?,
+            (Form::ConsulKv, _) => self.text("\n]\n")?,
+        }
+        self.out.flush().map_err(|error| failed("the export", &error))
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Stop> {
+        self.out.write_all(text.as_bytes()).map_err(|error| failed("the export", &error))
     }
 }
 
@@ -152,19 +235,24 @@ pub fn is_whole(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
 pub const CUT: &str = "the export was cut, or the file is not one of `export`: its last line is not \
                        {\"lines\": …} (--partial takes it)";
 
-/// Sets the keys of all lines; returns how many they are. Without `is_partial` the last line must be that of an
-/// export.
+/// Sets the keys of an export in this form; returns how many they are. Without `is_partial` the last line must be that of
+/// an export.
 ///
 /// # Errors
 /// See [`Stop`]; a line that is not one, by its number; that the export is not whole.
 pub async fn import(
     target: &Target,
     mapping: &Mapping,
+    form: Form,
     from: &mut dyn BufRead,
     is_partial: bool,
     report: &dyn Report,
-) -> Result<u64, Stop> {
-    let (mut waiting, mut count) = (Vec::<Op>::new(), 0);
+) -> Result<Tally, Stop> {
+    let tally = Tally { consul: Some(0), ..Tally::default() };
+    let mut import = Import { target, report, waiting: Vec::new(), tally };
+    if form == Form::ConsulKv {
+        return import.list(mapping, from).await;
+    }
     let mut end = None;
     for (at, line) in from.lines().enumerate() {
         let line = line.map_err(|error| failed("the import", &error))?;
@@ -178,31 +266,107 @@ pub async fn import(
         if end.is_some() {
             continue;
         }
-        let mut now = ops(mapping, &line, at + 1)?;
+        if import.tally.moved == 0 && line.starts_with('[') {
+            return Err(Stop::Refused(
+                "it is not an export of lines; if it is one of `consul kv export`, use --format consul-kv"
+                    .to_owned(),
+            ));
+        }
+        import.add(ops(mapping, &line, at + 1)?).await?;
+    }
+    import.flush().await?;
+    let count = import.tally.moved;
+    match end {
+        Some(End { lines }) if lines == count => Ok(import.tally),
+        Some(End { lines }) => Err(Stop::Refused(format!(
+            "the export is not whole: it has {count} lines of {lines}, which were set"
+        ))),
+        None if is_partial => Ok(import.tally),
+        None => Err(Stop::Refused(format!("{CUT}: its {count} lines were set"))),
+    }
+}
+
+struct Import<'a> {
+    target: &'a Target,
+    report: &'a dyn Report,
+    waiting: Vec<Op>,
+    tally: Tally,
+}
+
+impl Import<'_> {
+    /// Sets the keys of a list, which is read as a whole first: one that was cut sets nothing.
+    async fn list(mut self, mapping: &Mapping, from: &mut dyn BufRead) -> Result<Tally, Stop> {
+        let mut text = Vec::new();
+        from.read_to_end(&mut text).map_err(|error| failed("the import", &error))?;
+        let entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|error| {
+            Stop::Refused(format!(
+                "nothing was written: it is not an export of `consul kv export`: {error}"
+            ))
+        })?;
+        drop(text);
+        for (at, Entry { key, flags, value }) in entries.iter().enumerate() {
+            self::op(mapping, key, &value.0, *flags).map_err(|why| {
+                Stop::Refused(format!("nothing was written: key {} of the list: {why}", at + 1))
+            })?;
+        }
+        let mut last = None;
+        for Entry { key, flags, value } in entries {
+            let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+            let is_further = part.is_some() && part.as_ref().map(|(key, ..)| key) == last.as_ref();
+            let is_encoded = part.is_some();
+            last = part.map(|(key, ..)| key);
+            self.add(vec![Op::Set { key, value: value.0, flags }]).await?;
+            self.tally.encoded += u64::from(is_encoded && !is_further);
+            self.tally.moved -= u64::from(is_further);
+        }
+        self.flush().await?;
+        self.tally.consul = Some(self.tally.moved);
+        Ok(self.tally)
+    }
+
+    /// Sets a key by these operations, soon.
+    async fn add(&mut self, ops: Vec<Op>) -> Result<(), Stop> {
+        let (target, mut now) = (self.target, ops);
         let fit = |ops: &[&Op]| target.fitting(ops.iter().copied(), 0) == ops.len();
-        if now.len() > 1 && !fit(&waiting.iter().chain(&now).collect::<Vec<_>>()) {
-            write(target, &std::mem::take(&mut waiting)).await?;
+        self.tally.encoded += u64::from(now.len() > 1);
+        if now.len() > 1 && !fit(&self.waiting.iter().chain(&now).collect::<Vec<_>>()) {
+            self.flush().await?;
             if !fit(&now.iter().collect::<Vec<_>>()) {
                 now = target.divisible(&now).await?;
             }
         }
-        waiting.extend(now);
-        let bytes: usize = waiting.iter().map(|op| op.size() + op.key().len()).sum();
-        count += 1;
-        if bytes > MAX_BYTES || waiting.len() >= target.max_ops {
-            write(target, &std::mem::take(&mut waiting)).await?;
-            report.progress("imported", count, None);
+        self.waiting.extend(now);
+        let bytes: usize = self.waiting.iter().map(|op| op.size() + op.key().len()).sum();
+        self.tally.moved += 1;
+        self.tally.consul = Some(self.tally.moved);
+        if bytes > MAX_BYTES || self.waiting.len() >= target.max_ops {
+            self.flush().await?;
         }
+        Ok(())
     }
-    write(target, &waiting).await?;
-    match end {
-        Some(End { lines }) if lines == count => Ok(count),
-        Some(End { lines }) => Err(Stop::Refused(format!(
-            "the export is not whole: it has {count} lines of {lines}, which were set"
-        ))),
-        None if is_partial => Ok(count),
-        None => Err(Stop::Refused(format!("{CUT}: its {count} lines were set"))),
+
+    async fn flush(&mut self) -> Result<(), Stop> {
+        write(self.target, &std::mem::take(&mut self.waiting)).await?;
+        self.report.progress("imported", self.tally.moved, None);
+        Ok(())
     }
+}
+
+/// The operation of a plain key, or why it has none.
+fn op(mapping: &Mapping, key: &str, value: &Bytes, flags: u64) -> Result<Op, String> {
+    if key.starts_with(JOBS) {
+        return Err("its key begins with _migrate/, and is that of a job".to_owned());
+    }
+    if !key.starts_with(&mapping.consul_prefix) {
+        return Err("its key does not begin with --consul-prefix".to_owned());
+    }
+    // The client would say it later, and without its number.
+    if key.is_empty() || check_key(key).is_err() {
+        let shown = shown(key.as_bytes());
+        let why = "a key of Consul is not empty, has no leading slash, no `//`, and no `.` or `..` between slashes";
+        return Err(format!("its key \"{shown}\" is not taken: {why}"));
+    }
+    Ok(Op::Set { key: key.to_owned(), value: value.clone(), flags })
 }
 
 fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
@@ -210,13 +374,9 @@ fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
     let line: Line = serde_json::from_str(line).map_err(|error| invalid(&error.to_string()))?;
     let Line { key, etcd_key, value: Base64(value), flags } = line;
     match (key, etcd_key) {
-        (Some(key), None) if key.starts_with(JOBS) => {
-            Err(invalid("its key begins with _migrate/, and is that of a job"))
+        (Some(key), None) => {
+            Ok(vec![op(mapping, &key, &value, flags).map_err(|why| invalid(&why))?])
         }
-        (Some(key), None) if key.starts_with(&mapping.consul_prefix) => {
-            Ok(vec![Op::Set { key, value, flags }])
-        }
-        (Some(_), None) => Err(invalid("its key does not begin with --consul-prefix")),
         (None, Some(Base64(key))) => {
             let prefix = mapping.encoded(&key);
             let all = Op::DeleteTree { prefix: prefix.clone() };

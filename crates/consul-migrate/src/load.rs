@@ -4,8 +4,9 @@
 use super::ahead::ahead;
 use super::etcd::{KeyValue, Page, Pages, Range};
 use super::job::{Phase, Record};
-use super::mapping::{Op, hex};
+use super::mapping::{Choice, Op, Place, Problem, hex};
 use super::survey::{Kept, shown};
+use super::tally::Tally;
 use super::target::{Room, Stored};
 use super::{Run, Stop, source, verify};
 use bytes::Bytes;
@@ -23,20 +24,17 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes the snapshot, and deletes what it does not have if Consul may have it. Goes on where an earlier
 /// run of the job was ended; with a new snapshot if etcd has compacted the old one. Reads etcd
-/// unless `kept` has the snapshot. Returns how many keys the snapshot has, unless an earlier run has written all.
+/// unless `kept` has the snapshot. The record has the number of keys then.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<Option<u64>, Stop> {
+pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
     source::check(run.etcd, &run.job.record()).await?;
-    let mut total = None;
     loop {
         let done = match run.job.record().phase {
-            Phase::Load => {
-                write(run, std::mem::take(&mut kept)).await.map(|keys| total = Some(keys))
-            }
+            Phase::Load => write(run, std::mem::take(&mut kept)).await,
             Phase::Sweep => sweep(run).await,
-            Phase::Tail | Phase::Switched => return Ok(total),
+            Phase::Tail | Phase::Switched => return Ok(()),
         };
         match done {
             Err(Stop::Compacted) => restart(run, COMPACTED).await?,
@@ -96,16 +94,20 @@ impl Snapshot<'_> {
     }
 }
 
-/// Writes all keys of the snapshot, and returns their number.
-async fn write(run: &Run<'_>, kept: Kept) -> Result<u64, Stop> {
+/// Writes all keys of the snapshot.
+async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
     let record = run.job.record();
     let (mut pages, total, done);
+    let mut before = Tally { etcd: Some(0), ..Tally::default() };
     // Another instance may have begun the job with another snapshot.
     if kept.revision != record.snapshot || kept.kvs.is_empty() {
         let mut range = Range::prefix(&record.mapping.etcd_prefix);
         total = run.etcd.count(&range, record.snapshot).await?.0;
-        if let Some(key) = record.loaded.as_deref().and_then(hex::bytes) {
-            range.start = key.into();
+        // A version that did not count the keys has left no number: they are written again.
+        if let (Some(key), Some(tally)) =
+            (record.loaded.as_deref().and_then(hex::bytes), &record.tally)
+        {
+            (range.start, before) = (key.into(), tally.clone());
         }
         done = total - run.etcd.count(&range, record.snapshot).await?.0;
         pages = Snapshot::Etcd(Pages::new(run.etcd, range, record.snapshot, run.pace.page));
@@ -114,16 +116,22 @@ async fn write(run: &Run<'_>, kept: Kept) -> Result<u64, Stop> {
         pages = Snapshot::kept(kept.kvs, run.pace.page);
     }
     let open = Mutex::default();
-    let mut progress = Progress::new(run, total, done, &open);
+    let mut progress =
+        Progress { run, total, done, open: &open, before, saved: run.etcd.clock().now() };
+    run.report.progress("copied", done, Some(total));
     let mut ready = VecDeque::new();
     let next = async || loop {
         if let Some(batch) = ready.pop_front() {
             return Ok(Some(batch));
         }
         let Some(page) = pages.next().await? else { return Ok(None) };
-        ready.extend(batches(run, &record, page));
+        run.job.learn(page.kvs.iter().map(|kv| &kv.key.0)).await?;
+        let record = run.job.record();
+        let tally = Tally::of(&page.kvs, &record.mapping);
+        ready.extend(batches(run, &record, page)?);
         if let Some(Batch { done, .. }) = ready.front() {
-            lock(&open).insert(done.first.clone(), (ready.len(), done.next.clone()));
+            let waits = Waits { left: ready.len(), next: done.next.clone(), tally };
+            lock(&open).insert(done.first.clone(), waits);
         }
     };
     ahead(next, Batch::size, async |batches| {
@@ -142,14 +150,14 @@ async fn write(run: &Run<'_>, kept: Kept) -> Result<u64, Stop> {
     })
     .await?;
     let phase = if record.sweeps { Phase::Sweep } else { Phase::Tail };
-    advance(run, phase).await?;
-    Ok(total)
+    let tally = Some(progress.before);
+    advance(run, Record { phase, tally, ..run.job.record() }).await
 }
 
 /// Goes to the next phase; requests of this one that are still on their way change nothing any more.
-async fn advance(run: &Run<'_>, phase: Phase) -> Result<(), Stop> {
+async fn advance(run: &Run<'_>, next: Record) -> Result<(), Stop> {
     run.job.next_epoch().await?;
-    run.job.save(Record { phase, loaded: None, ..run.job.record() }, &[]).await
+    run.job.save(Record { loaded: None, ..next }, &[]).await
 }
 
 async fn sweep(run: &Run<'_>) -> Result<(), Stop> {
@@ -175,7 +183,7 @@ async fn sweep(run: &Run<'_>) -> Result<(), Stop> {
             shown(first.as_bytes())
         ));
     }
-    advance(run, Phase::Tail).await
+    advance(run, Record { phase: Phase::Tail, ..run.job.record() }).await
 }
 
 /// Deletes the keys that the snapshot does not have, but none of others.
@@ -244,15 +252,28 @@ struct Done {
     keys: u64,
 }
 
-/// Of the pages that are not whole yet, or wait for one before: the parts that are left, and where the page
-/// ends.
-type Open = Mutex<BTreeMap<Bytes, (usize, Option<Bytes>)>>;
+/// The pages that are not whole yet, or wait for one before.
+type Open = Mutex<BTreeMap<Bytes, Waits>>;
 
-fn batches(run: &Run<'_>, record: &Record, page: Page) -> Vec<Batch> {
-    let Some(first) = page.kvs.first().map(|kv| kv.key.0.clone()) else { return Vec::new() };
+struct Waits {
+    /// The parts that are left.
+    left: usize,
+    /// Where the page ends.
+    next: Option<Bytes>,
+    tally: Tally,
+}
+
+/// Refuses what the mapping refuses: a new snapshot may have such keys.
+fn batches(run: &Run<'_>, record: &Record, page: Page) -> Result<Vec<Batch>, Stop> {
+    let Some(first) = page.kvs.first().map(|kv| kv.key.0.clone()) else { return Ok(Vec::new()) };
     let mut parts: Vec<(Vec<Op>, u64)> = Vec::new();
     let mut room = Room::default();
     for kv in &page.kvs {
+        if let Place::Nowhere(problem) = record.mapping.place(kv)
+            && record.mapping.choice(problem) == Choice::Refuse
+        {
+            return Err(refused(problem, kv));
+        }
         let ops = match record.sweeps {
             // Consul may have an earlier form of the key.
             true => record.mapping.set(kv),
@@ -273,7 +294,17 @@ fn batches(run: &Run<'_>, record: &Record, page: Page) -> Vec<Batch> {
         let (next, first) = (page.next.clone(), first.clone());
         Batch { ops, done: Done { next, first, keys } }
     };
-    parts.into_iter().map(batch).collect()
+    Ok(parts.into_iter().map(batch).collect())
+}
+
+/// Why a key ends the run that a program has set.
+pub(super) fn refused(problem: Problem, kv: &KeyValue) -> Stop {
+    Stop::Refused(format!(
+        "a program has set the key {} in revision {}, and {} (--on {problem}=skip or {problem}=encode goes on)",
+        shown(&kv.key.0),
+        kv.mod_revision.0,
+        problem.meaning()
+    ))
 }
 
 /// How far the load is: the key before which all are written.
@@ -282,24 +313,23 @@ struct Progress<'r, 'a> {
     total: u64,
     done: u64,
     open: &'r Open,
+    /// Of the pages that are written, and all before them.
+    before: Tally,
     saved: Instant,
 }
 
-impl<'r, 'a> Progress<'r, 'a> {
-    fn new(run: &'r Run<'a>, total: u64, done: u64, open: &'r Open) -> Self {
-        let saved = run.etcd.clock().now();
-        Progress { run, total, done, open, saved }
-    }
-
+impl Progress<'_, '_> {
     /// Counts a part as written; returns the key before which all are, if that is a later one now.
-    fn reached(&self, done: &Done) -> Option<Bytes> {
+    fn reached(&mut self, done: &Done) -> Option<Bytes> {
         let (mut open, mut reached) = (lock(self.open), None);
-        open.entry(done.first.clone()).and_modify(|(left, _)| *left -= 1);
+        open.entry(done.first.clone()).and_modify(|page| page.left -= 1);
         while let Some(page) = open.first_entry() {
-            if page.get().0 > 0 {
+            if page.get().left > 0 {
                 break;
             }
-            reached = page.remove().1;
+            let page = page.remove();
+            self.before += page.tally;
+            reached = page.next;
         }
         reached
     }
@@ -313,8 +343,8 @@ impl<'r, 'a> Progress<'r, 'a> {
             && now - self.saved >= SAVE_EVERY
         {
             self.saved = now;
-            let loaded = Some(hex::text(&key));
-            self.run.job.save(Record { loaded, ..self.run.job.record() }, &[]).await?;
+            let (loaded, tally) = (Some(hex::text(&key)), Some(self.before.clone()));
+            self.run.job.save(Record { loaded, tally, ..self.run.job.record() }, &[]).await?;
         }
         Ok(())
     }

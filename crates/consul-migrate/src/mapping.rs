@@ -2,10 +2,11 @@
 //! so the same event results in the same operations again after a restart.
 
 use super::etcd::{Event, EventKind, KeyValue};
+use super::spelling::{Spelling, is_plain, spelling};
 use bytes::Bytes;
 use consul_api::value::shape::{check_key, is_printable};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The keys of jobs, which are not those of the programs.
@@ -41,6 +42,8 @@ pub enum Problem {
     ControlKey,
     /// The key has `//`, or a segment `.` or `..`, which no URL of Consul reads.
     PathKey,
+    /// The server refuses the name of the key in a URL, as those from 1.21.5 on do with some.
+    UrlKey,
     /// The bytes of the key are not UTF-8.
     NotUtf8,
     /// In Consul the key would be below a prefix that this program uses, see [`RESERVED`].
@@ -58,6 +61,7 @@ impl Problem {
         Problem::Collision,
         Problem::ControlKey,
         Problem::PathKey,
+        Problem::UrlKey,
         Problem::NotUtf8,
         Problem::ReservedKey,
         Problem::LargeValue,
@@ -71,6 +75,7 @@ impl Problem {
             Problem::Collision => "collision",
             Problem::ControlKey => "control-key",
             Problem::PathKey => "path-key",
+            Problem::UrlKey => "url-key",
             Problem::NotUtf8 => "not-utf8",
             Problem::ReservedKey => "reserved-key",
             Problem::LargeValue => "large-value",
@@ -88,6 +93,9 @@ impl Problem {
             }
             Problem::PathKey => {
                 "the key has `//`, or a segment `.` or `..`, and no URL of Consul reads it"
+            }
+            Problem::UrlKey => {
+                "this Consul refuses the name of the key in a URL, as those from 1.21.5 on do with some"
             }
             Problem::NotUtf8 => "the key is not UTF-8",
             Problem::ReservedKey => {
@@ -159,6 +167,9 @@ pub struct Mapping {
     /// The flags of all keys that the job writes, by which it knows them again. 0: there is none.
     #[serde(default)]
     pub mark: u64,
+    /// What in names the server refuses in a URL, as far as it was asked.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refused: BTreeSet<Spelling>,
 }
 
 /// The place of a key in Consul.
@@ -251,9 +262,29 @@ impl Mapping {
             Some(Problem::PathKey)
         } else if self.is_reserved(key) {
             Some(Problem::ReservedKey)
+        } else if self.is_refused(key) {
+            Some(Problem::UrlKey)
         } else {
             None
         }
+    }
+
+    /// Whether it is known that the server refuses the place of a key in a URL.
+    fn is_refused(&self, key: &str) -> bool {
+        if self.refused.is_empty() || is_plain(key) && is_plain(&self.consul_prefix) {
+            return false;
+        }
+        let marks = spelling(&format!("{}{key}", self.consul_prefix));
+        self.refused.iter().any(|refused| refused.is_subset(&marks))
+    }
+
+    /// The place of a key of which only the server knows whether it takes it in a URL; `None` if each one does, or the key is
+    /// not copied there.
+    pub fn doubtful(&self, key: &[u8]) -> Option<String> {
+        if self.is_sentinel(key) || self.problem_of_key(key).is_some() {
+            return None;
+        }
+        Some(self.plain(key)).filter(|place| !is_plain(place))
     }
 
     /// Whether the place of a key would be among the keys of jobs, or those that this job or one without a prefix encodes.
@@ -522,6 +553,7 @@ mod tests {
             on: on.iter().copied().collect(),
             form: Some(Form::Slashed),
             mark: 0,
+            refused: BTreeSet::new(),
         }
     }
 

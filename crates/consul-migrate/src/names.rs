@@ -37,6 +37,17 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
         Ok(())
     }
 
+    /// Reads all names of the present directory that are not before this one: a directory in it whose name no URL has would
+    /// be read from the beginning of this one, one after the other.
+    async fn read_whole(&mut self, prefix: &str, from: &str) -> Result<(), super::Stop> {
+        let mut left = self.read(prefix, true).await?;
+        left.retain(|name| &**name >= from);
+        if let Some(directory) = self.open.last_mut() {
+            (directory.left, directory.is_whole) = (left.into_iter(), true);
+        }
+        Ok(())
+    }
+
     async fn read(&self, prefix: &str, is_whole: bool) -> Result<Vec<String>, Error> {
         self.target.keys(prefix, (!is_whole).then_some("/")).await
     }
@@ -52,7 +63,13 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
                 {
                     return Ok(Some(name));
                 }
-                Some(name) => self.enter(name).await?,
+                Some(name) => {
+                    let around = directory.prefix.clone();
+                    match self.target.takes(&name).await? {
+                        true => self.enter(name).await?,
+                        false => self.read_whole(&around, &name).await?,
+                    }
+                }
             }
         }
         Ok(None)

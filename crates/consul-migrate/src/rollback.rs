@@ -1,12 +1,16 @@
-//! The way back: etcd gets the state that Consul has now, but for what programs have set in etcd since the cut-over.
+//! The way back: etcd gets the state that Consul has now, but for what programs have set in etcd since the cut-over, and
+//! for what they delete there during the way back.
 //!
 //! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel. So the revisions of
 //! the marks are those of the way back itself, also of a run before it that was killed; a later revision of any other
 //! key is a program's.
+//!
+//! It ends, whatever programs do in etcd: the first round changes all that differs, and what differs in the next one is a
+//! program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
-use super::cutover::{refuse_alarms, sentinels, write};
-use super::etcd::{Change, Etcd, KeyValue, Pages, Range};
-use super::job::{Phase, Record};
+use super::cutover::{lift, refuse_alarms, sentinels, write};
+use super::etcd::{Change, Etcd, KeyValue, Pages, Range, Refused};
+use super::job::{Keys, Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
 use super::survey::shown;
 use super::target::{Stored, Target};
@@ -26,8 +30,11 @@ const IN_FLIGHT: usize = 8;
 /// The keys that are named.
 const NAMED: usize = 1000;
 
-/// While etcd changes, further rounds are necessary.
+/// While Consul changes, or etcd is compacted, further rounds are necessary.
 const ROUNDS: usize = 5;
+
+/// How often a key is looked at again that a program changes at the same moment.
+const TRIES: usize = 3;
 
 /// What has been changed in etcd, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,7 +49,8 @@ pub struct RolledBack {
     pub keys: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
-    /// The keys that programs have set in etcd since the cut-over, and otherwise than Consul: they stay.
+    /// The keys that programs have set in etcd since the cut-over, or deleted during the way back, and that are otherwise in
+    /// Consul: they stay.
     pub changed: Vec<String>,
 }
 
@@ -50,10 +58,12 @@ pub struct RolledBack {
 enum Way {
     /// etcd is as Consul already.
     Nothing,
+    /// The same, by what a program has set since the cut-over.
+    SetAlike,
     Change(Change),
     Left,
     WithoutSource(String),
-    /// A program has set the key since the cut-over.
+    /// A program has set the key since the cut-over, or has deleted it since the round before.
     Changed,
 }
 
@@ -71,20 +81,35 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
     }
     if !is_dry {
         refuse_alarms(run).await?;
-        run.etcd.lift_alarms(&record.alarms).await?;
+        lift(run.etcd, &record.alarms, &record.taken).await?;
+        if !record.taken.is_empty() {
+            // What an operator takes from the roles from now on stays so.
+            run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
+        }
     }
-    let marks = [&sentinels(run)[..], b"rollback/"].concat();
+    let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
     // A version that did not note the revision has set none either that can be told.
     let switched = record.switched_revision.unwrap_or(u64::MAX);
-    let (own, done) = (HashSet::new(), RolledBack::default());
-    let mut back = Back { run, mapping, is_dry, switched, marks, own, is_equal: true, done };
+    let mut back = Back {
+        run,
+        mapping,
+        is_dry,
+        switched,
+        marks,
+        own: HashSet::new(),
+        known: HashSet::new(),
+        before: None,
+        is_equal: true,
+        done: RolledBack::default(),
+    };
     for _ in 0..ROUNDS {
         let revision = match back.round().await {
             Err(Stop::Compacted) => continue,
             round => round?,
         };
         if !is_dry && !back.is_equal {
+            back.before = Some(revision);
             continue;
         }
         let Back { marks, done, .. } = back;
@@ -95,7 +120,24 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
         }
         return Ok(done);
     }
-    Err(Stop::Refused("etcd changes all the time: stop its writers first".to_owned()))
+    Err(Stop::Refused(format!(
+        "programs change Consul all the time, or etcd is compacted each time before both sides are compared: stop those that \
+         write to Consul, and run rollback again. Until then the job is cut over, Consul is the truth, and etcd, which takes \
+         writes, is as Consul was {ROUNDS} times"
+    )))
+}
+
+/// The prefix of the marks of a way back.
+fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
+    [&sentinels(mapping, keys)[..], b"rollback/"].concat()
+}
+
+/// Whether a way back of a job has changed etcd, and has not come to its end.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn rollback_has_begun(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<bool, Stop> {
+    Ok(etcd.first(&Range::prefix(&marks(&record.mapping, keys))).await?.is_some())
 }
 
 /// The job goes on with the changes after this revision.
@@ -104,8 +146,10 @@ async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> 
         phase: Phase::Tail,
         revision: revision + 1,
         offset: 0,
+        taken: Vec::new(),
         switched_at: None,
         switched_revision: None,
+        tally: None,
         ..record.clone()
     };
     run.job.save(back, &[]).await
@@ -121,6 +165,10 @@ struct Back<'r, 'a> {
     marks: Vec<u8>,
     /// The revisions of the way back itself.
     own: HashSet<u64>,
+    /// The keys that this run has set, or found set or deleted by programs: what becomes of them in etcd is a program's doing.
+    known: HashSet<Bytes>,
+    /// The revision that the round before has compared.
+    before: Option<u64>,
     /// Whether the present round has found nothing to change.
     is_equal: bool,
     done: RolledBack,
@@ -138,7 +186,7 @@ impl Back<'_, '_> {
             self.own.extend(page.kvs.iter().map(|mark| mark.mod_revision.0));
         }
         let mut waiting = Vec::new();
-        let found = async |difference, _| {
+        let found = async |difference| {
             waiting.push(difference);
             match waiting.len() < AT_ONCE {
                 true => Ok(()),
@@ -165,28 +213,68 @@ impl Back<'_, '_> {
         let ways: Vec<Way> = stream::iter(ways).buffered(IN_FLIGHT).try_collect().await?;
         let mut changes = Vec::new();
         for (key, way) in sources.iter().zip(ways) {
-            match way {
-                Way::Nothing => {}
-                Way::Left => self.done.left += 1,
-                Way::WithoutSource(key) => self.done.without_source.push(key),
-                Way::Changed => self.done.changed.push(shown(key)),
-                Way::Change(change) => changes.push(change),
-            }
+            changes.extend(self.note(key, way));
         }
         let mut rest = &changes[..];
         while !rest.is_empty() {
             let (now, later) = rest.split_at(Change::fitting(rest));
-            self.is_equal = false;
-            if self.is_dry || self.change(now).await? {
-                now.iter().for_each(|change| self.done.count(change));
+            if !self.make(now).await? {
+                // A program has changed one of them meanwhile.
+                for change in now {
+                    self.make_alone(&change.key).await?;
+                }
             }
             rest = later;
         }
         Ok(())
     }
 
-    /// Makes changes; returns whether they were made. If not, a program has changed a key meanwhile, and the next round
-    /// looks at it again.
+    /// Counts what becomes of a key; returns the change that is to be made.
+    fn note(&mut self, key: &Bytes, way: Way) -> Option<Change> {
+        match way {
+            Way::Nothing => {}
+            Way::SetAlike => _ = self.known.insert(key.clone()),
+            Way::Left => self.done.left += 1,
+            Way::WithoutSource(key) => self.done.without_source.push(key),
+            Way::Changed => {
+                self.done.changed.push(shown(key));
+                self.known.insert(key.clone());
+            }
+            Way::Change(change) => return Some(change),
+        }
+        None
+    }
+
+    /// Makes changes and counts them; returns whether they were made.
+    async fn make(&mut self, changes: &[Change]) -> Result<bool, Stop> {
+        self.is_equal = false;
+        let are_made = self.is_dry || self.change(changes).await?;
+        if are_made {
+            for change in changes {
+                self.done.count(change);
+                match change.value {
+                    Some(_) => self.known.insert(change.key.clone()),
+                    None => self.known.remove(&change.key),
+                };
+            }
+        }
+        Ok(are_made)
+    }
+
+    /// Changes a key however fast a program changes it: after some looks it is as that program has it.
+    async fn make_alone(&mut self, key: &Bytes) -> Result<(), Stop> {
+        for _ in 0..TRIES {
+            let way = self.way(key).await?;
+            match self.note(key, way) {
+                Some(change) if !self.make(std::slice::from_ref(&change)).await? => {}
+                _ => return Ok(()),
+            }
+        }
+        self.note(key, Way::Changed);
+        Ok(())
+    }
+
+    /// Makes changes; returns whether they were made. If not, a program has changed a key meanwhile.
     async fn change(&mut self, changes: &[Change]) -> Result<bool, Stop> {
         let name = format!("{:016x}", fastrand::u64(..));
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
@@ -222,13 +310,29 @@ impl Back<'_, '_> {
             },
         };
         let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
+        let is_set = from > self.switched && !self.own.contains(&from);
         if before.map(|kv| kv.value.0) == value {
-            return Ok(Way::Nothing);
+            return Ok(if is_set { Way::SetAlike } else { Way::Nothing });
         }
-        Ok(match from > self.switched && !self.own.contains(&from) {
+        let is_changed = is_set || (from == 0 && self.was_there(key).await?);
+        Ok(match is_changed {
             true => Way::Changed,
             false => Way::Change(Change { key: key.clone(), value, from }),
         })
+    }
+
+    /// Whether etcd had a key after the round before, so that a program has deleted it since.
+    async fn was_there(&self, key: &Bytes) -> Result<bool, Stop> {
+        let Some(before) = self.before else { return Ok(false) };
+        if self.known.contains(key) {
+            return Ok(true);
+        }
+        match self.run.etcd.get(key, before).await {
+            Ok(found) => Ok(found.is_some()),
+            // It is not known: Consul has it, and is what counts.
+            Err(Refused::Compacted) => Ok(false),
+            Err(refused) => Err(refused.into()),
+        }
     }
 }
 

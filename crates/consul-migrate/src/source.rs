@@ -18,7 +18,7 @@ pub async fn check(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
 /// # Errors
 /// See [`Stop`].
 pub async fn check_cluster(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
-    let found = etcd.status().await?.cluster_id;
+    let found = etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?.cluster_id;
     match found == record.cluster_id {
         true => Ok(()),
         false => Err(Stop::Refused(format!(

@@ -1,14 +1,17 @@
 //! What a snapshot of etcd has, and which keys Consul does not take as they are. Writes nothing.
 
 use super::ahead::ahead;
-use super::etcd::{Etcd, KeyValue, Range, Sorted};
+use super::etcd::{Etcd, KeyValue, Range, Sorted, Status};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
+use super::spelling::Spelling;
+use super::tally::Tally;
+use super::target::Target;
 use super::{Pace, Report, Stop};
 use bytes::Bytes;
 use futures_util::future::try_join;
 use serde::Serialize;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The keys that are named for each problem.
 const NAMED: usize = 1000;
@@ -47,8 +50,16 @@ pub struct Survey {
     pub slashed: u64,
     /// The number of keys without a leading slash.
     pub bare: u64,
+    /// What a copy makes of these keys; not serialized.
+    #[serde(skip)]
+    pub tally: Tally,
+    /// The first key that goes on without a slash after a prefix that does not end with one.
+    pub beside: Option<String>,
     /// The keys that Consul does not take as they are, by problem; a key can have several.
     pub problems: BTreeMap<Problem, Affected>,
+    /// What in names the server refuses in a URL, of the names of these keys; not serialized.
+    #[serde(skip)]
+    pub refused_names: BTreeSet<Spelling>,
     /// The keys that were read, for a copy of the same snapshot; not serialized.
     #[serde(skip)]
     pub kept: Kept,
@@ -69,6 +80,12 @@ impl Survey {
         if self.bare > self.slashed { Form::Bare } else { Form::Slashed }
     }
 
+    /// The mapping with the form of most keys, unless it has one, and the names that the server refuses.
+    pub fn completed(&self, mapping: &Mapping) -> Mapping {
+        let (form, refused) = (mapping.form.or(Some(self.form())), self.refused_names.clone());
+        Mapping { form, refused, ..mapping.clone() }
+    }
+
     /// The problems for which the mapping refuses to copy.
     pub fn refused(&self, mapping: &Mapping) -> Vec<Problem> {
         let refuses = |problem: &&Problem| mapping.choice(**problem) == Choice::Refuse;
@@ -86,6 +103,12 @@ impl Survey {
     fn count(&mut self, kv: &KeyValue, mapping: &Mapping) {
         if mapping.place(kv) == Place::Sentinel {
             return;
+        }
+        self.tally.add(kv, mapping);
+        let rest = kv.key.0.strip_prefix(&mapping.etcd_prefix[..]).unwrap_or_default();
+        let is_whole = matches!(mapping.etcd_prefix.last(), None | Some(b'/'));
+        if !is_whole && self.beside.is_none() && !matches!(rest.first(), None | Some(b'/')) {
+            self.beside = Some(shown(&kv.key.0));
         }
         let size = kv.value.0.len() as u64;
         self.keys += 1;
@@ -114,22 +137,21 @@ pub fn shown(key: &[u8]) -> String {
     }
 }
 
-/// Reads all keys at the present revision.
+/// Reads all keys at the present revision, and asks Consul whether it takes their names.
 ///
 /// # Errors
-/// etcd's.
+/// Those of both.
 pub async fn survey(
     etcd: &Etcd,
+    target: &Target,
     mapping: &Mapping,
     pace: Pace,
     report: &dyn Report,
 ) -> Result<Survey, Stop> {
-    let status = etcd.status().await?;
     let all = Range::prefix(&mapping.etcd_prefix);
-    // The status is that of one server, which may be late.
-    let revision = etcd.revision(&all.start).await?;
+    let Status { cluster_id, revision } = etcd.status(&all.start).await?;
     let mut survey = Survey {
-        cluster_id: status.cluster_id,
+        cluster_id,
         revision,
         keys: 0,
         bytes: 0,
@@ -137,28 +159,39 @@ pub async fn survey(
         by_put: 0,
         slashed: 0,
         bare: 0,
+        tally: Tally { etcd: Some(0), ..Tally::default() },
+        beside: None,
         problems: BTreeMap::new(),
+        refused_names: mapping.refused.clone(),
         kept: Kept { revision, kvs: Vec::new() },
     };
+    let mut mapping = mapping.clone();
     let total = Cell::new(None);
     let count = async || {
         total.set(Some(etcd.count(&all, revision).await?.0));
         Ok(())
     };
+    // Of the two forms, and of both.
+    let (mut plain, mut collisions) = ([0; 2], 0);
     let mut entries = Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page);
     let next = async || Ok(entries.next().await?);
     let read = ahead(next, KeyValue::size, async |mut entries| {
         let mut room = Some(KEPT_BYTES);
-        let mut before: Option<Bytes> = None;
+        let mut before: Option<(Bytes, bool)> = None;
         while let Some(kv) = entries.next().await {
-            survey.count(&kv, mapping);
-            if let Some(before) = &before
+            mapping.refused.extend(target.refused_in(&mapping, &kv.key.0).await?);
+            survey.count(&kv, &mapping);
+            let is_plain = matches!(mapping.place(&kv), Place::Plain(_));
+            let form = form_of(&kv.key.0);
+            plain[usize::from(form == Form::Bare)] += u64::from(is_plain);
+            if let Some((before, was_plain)) = &before
                 && super::mapping::counterpart(before) == kv.key.0
-                && form_of(before) != form_of(&kv.key.0)
+                && form_of(before) != form
             {
                 survey.add(Problem::Collision, &kv.key.0);
+                collisions += u64::from(is_plain && *was_plain);
             }
-            before = Some(kv.key.0.clone());
+            before = Some((kv.key.0.clone(), is_plain));
             room = room.and_then(|room| room.checked_sub(kv.size()));
             match room {
                 Some(_) => survey.kept.kvs.push(kv),
@@ -172,5 +205,8 @@ pub async fn survey(
     });
     try_join(count(), read).await?;
     report.progress("read", survey.keys, total.get());
+    let rarer = plain[usize::from(survey.form() == Form::Slashed)];
+    survey.tally.collide(&mapping, rarer, collisions);
+    survey.refused_names = mapping.refused;
     Ok(survey)
 }

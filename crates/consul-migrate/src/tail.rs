@@ -3,13 +3,15 @@
 
 use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
-use super::load::{COMPACTED, load, restart};
+use super::lag::Lag;
+use super::load::{COMPACTED, load, refused, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::survey::{Kept, shown};
 use super::target::{Stored, Target};
 use super::{Run, Stop, source};
 use bytes::Bytes;
 use consul_api::error::Kind;
+use consul_process::clock::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use std::collections::{HashSet, VecDeque};
@@ -21,9 +23,9 @@ use twox_hash::XxHash3_64;
 const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
-/// After so long without an event the watch's server is asked whether it is cut off from the others, or sooner if no
-/// request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
-const SILENCE: Duration = Duration::from_secs(4);
+/// So often the watch's server is asked how far etcd is, and whether it is cut off from the others; without an event, or
+/// sooner if no request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -154,6 +156,8 @@ struct Tail<'r, 'a> {
     sets: u64,
     /// The watches in a row that were not etcd's.
     strange: usize,
+    lag: Lag,
+    looked: Instant,
 }
 
 impl<'r, 'a> Tail<'r, 'a> {
@@ -174,10 +178,13 @@ impl<'r, 'a> Tail<'r, 'a> {
             applied: 0,
             sets: 0,
             strange: 0,
+            lag: Lag::default(),
+            looked: run.etcd.clock().now(),
         })
     }
 
     async fn follow(&mut self) -> Result<u64, Stop> {
+        self.run.report.progress("followed", 0, None);
         loop {
             self.told = 0;
             match self.follow_watch().await? {
@@ -222,6 +229,9 @@ impl<'r, 'a> Tail<'r, 'a> {
             let ready = self.take_ready(&mut watch).await;
             while !self.waiting.is_empty() {
                 self.apply().await?;
+                if self.is_due() {
+                    self.look(false).await?;
+                }
             }
             let is_broken = ready?.is_none();
             if self.is_last {
@@ -231,16 +241,40 @@ impl<'r, 'a> Tail<'r, 'a> {
             if is_broken {
                 return Ok(Ended::Broken);
             }
-            let silence = etcd.clock().sleep(SILENCE.min(etcd.patience().max(PAUSE)));
-            match select(pin!(watch.next()), silence).await {
+            let silence = etcd.clock().sleep(LOOK_EVERY.min(etcd.patience().max(PAUSE)));
+            let is_silent = match select(pin!(watch.next()), silence).await {
                 Either::Left((changes, _)) => match self.unbroken(changes)? {
-                    Some(changes) => self.add(changes).await?,
+                    Some(changes) => {
+                        self.add(changes).await?;
+                        false
+                    }
                     None => return Ok(Ended::Broken),
                 },
-                Either::Right(_) if etcd.answers_on_this_server(&self.range).await? => {}
-                Either::Right(_) => return Ok(Ended::Silent),
+                Either::Right(_) => true,
+            };
+            if (is_silent || self.is_due()) && !self.look(is_silent).await? {
+                return Ok(Ended::Silent);
             }
         }
+    }
+
+    fn is_due(&self) -> bool {
+        self.run.etcd.clock().now() - self.looked >= LOOK_EVERY
+    }
+
+    /// Looks how far etcd is, and reports how far behind this is; returns whether the watch's server has answered.
+    async fn look(&mut self, is_silent: bool) -> Result<bool, Stop> {
+        let etcd = self.run.etcd;
+        let (revision, is_here) = etcd.revision_on_this_server(&self.range).await?;
+        let now = etcd.clock().now();
+        self.looked = now;
+        self.lag.look(now, revision);
+        let record = self.run.job.record();
+        // What a silent watch has not told are changes of other keys.
+        let applied = if is_silent && is_here { revision } else { record.revision - 1 };
+        let (revisions, time) = self.lag.behind(now, applied);
+        self.run.report.behind(revisions, time);
+        Ok(is_here)
     }
 
     /// Takes what has arrived already; `None` if the watch is broken.
@@ -261,6 +295,8 @@ impl<'r, 'a> Tail<'r, 'a> {
             return Ok(());
         }
         let last = events.last().map(|event| event.kv.mod_revision.0);
+        let puts = events.iter().filter(|event| event.kind == EventKind::Put);
+        self.run.job.learn(puts.map(|event| &event.kv.key.0)).await?;
         let record = self.run.job.record();
         self.check(&record, &events).await?;
         let mut is_whole = !is_part;
@@ -339,28 +375,19 @@ impl<'r, 'a> Tail<'r, 'a> {
             }
             match record.mapping.place(&event.kv) {
                 Place::Nowhere(problem) if record.mapping.choice(problem) == Choice::Refuse => {
-                    return Err(self.refused(problem, event));
+                    return Err(refused(problem, &event.kv));
                 }
                 Place::Plain(_) if collides => {
                     let other = Range::one(&counterpart(&event.kv.key.0));
                     let revision = event.kv.mod_revision.0;
                     if self.run.etcd.count(&other, revision).await?.0 > 0 {
-                        return Err(self.refused(Problem::Collision, event));
+                        return Err(refused(Problem::Collision, &event.kv));
                     }
                 }
                 _ => {}
             }
         }
         Ok(())
-    }
-
-    fn refused(&self, problem: Problem, event: &Event) -> Stop {
-        Stop::Refused(format!(
-            "a program has set the key {} in revision {}, and {} (--on {problem}=skip or {problem}=encode goes on)",
-            shown(&event.kv.key.0),
-            event.kv.mod_revision.0,
-            problem.meaning()
-        ))
     }
 
     /// Applies as many of the waiting events as one transaction takes.

@@ -1,20 +1,28 @@
 //! Consul's side: reads and writes that are repeated while no server answers.
 
-use super::mapping::{JOBS, Op};
+use super::Report;
+use super::mapping::{JOBS, Mapping, Op};
+use super::silence::Silence;
+use super::spelling::{Spelling, is_plain, simpler, spelling};
 use bytes::Bytes;
-use consul_api::api::{acl, kv, txn};
+use consul_api::api::{acl, agent, kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::{Answer, Meta};
+use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The pauses between attempts.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+
+/// The keys for which the rights of the token are asked in one request.
+const RIGHTS_AT_ONCE: usize = 64;
 
 /// The size of a transaction's body that servers take is 524,288 bytes.
 const MAX_BODY: usize = 500_000;
@@ -23,12 +31,14 @@ const MAX_BODY: usize = 500_000;
 #[derive(Debug)]
 pub struct Target {
     client: Arc<Client>,
-    /// For how long a request is repeated while no server answers.
-    patience: Duration,
+    silence: Silence,
     /// The operations of a transaction.
     pub max_ops: usize,
     /// The prefixes of which it is known that ACLs hide no keys.
     seen: Mutex<Vec<String>>,
+    /// Whether the server takes names with these spellings in a URL, as far as it was asked.
+    spellings: Mutex<HashMap<Spelling, bool>>,
+    has_token: bool,
 }
 
 /// A key as it is stored.
@@ -65,7 +75,32 @@ pub enum Check {
 impl Target {
     /// Repeats requests for up to `patience` while no server answers; a transaction has up to `max_ops` operations.
     pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
-        Target { client, patience, max_ops, seen: Mutex::default() }
+        let silence = Silence::new("Consul", Arc::clone(client.clock()), patience);
+        let (seen, spellings) = (Mutex::default(), Mutex::default());
+        Target { client, silence, max_ops, seen, spellings, has_token: true }
+    }
+
+    /// Says with a lack of rights that there is no token.
+    #[must_use]
+    pub fn without_token(self) -> Self {
+        Target { has_token: false, ..self }
+    }
+
+    /// Reports while no server answers.
+    #[must_use]
+    pub fn reporting(mut self, report: Arc<dyn Report>) -> Self {
+        self.silence.report_to(report);
+        self
+    }
+
+    /// From now on repeats requests until a server answers.
+    pub fn wait_without_end(&self) {
+        self.silence.wait_without_end();
+    }
+
+    /// Says something that an operator should know.
+    pub(super) fn note(&self, text: &str) {
+        self.silence.note(text);
     }
 
     /// The client's clock, which also times the pauses between attempts.
@@ -92,26 +127,41 @@ impl Target {
 
     /// Repeats a call that may be repeated.
     async fn patiently<R>(&self, call: impl AsyncFn() -> Result<R, Error>) -> Result<R, Error> {
-        let deadline = self.clock().now() + self.patience;
-        loop {
-            let error = match call().await {
-                Ok(result) => return Ok(result),
-                Err(error) => error,
-            };
-            if !self.may_repeat(&error, deadline) {
-                return Err(error);
+        let begun = self.clock().now();
+        let repeated = async {
+            loop {
+                let error = match call().await {
+                    Ok(result) => return Ok(result),
+                    Err(error) => error,
+                };
+                if !self.may_repeat(&error, begun) {
+                    return Err(error);
+                }
+                self.silence.failed(error.message());
+                self.clock().sleep(PAUSE).await;
             }
-            self.clock().sleep(PAUSE).await;
+        };
+        self.silence.tell(repeated).await.map_err(|error| self.without_right(error))
+    }
+
+    fn without_right(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::PermissionDenied if !self.has_token => {
+                let why = "no token is given (--token-file or CONSUL_HTTP_TOKEN)";
+                Error::new(Kind::PermissionDenied, format!("{}; {why}", error.message()))
+            }
+            _ => error,
         }
     }
 
-    fn may_repeat(&self, error: &Error, deadline: Instant) -> bool {
+    fn may_repeat(&self, error: &Error, begun: Instant) -> bool {
         let is_transient = error.is_transient()
             || matches!(
                 error.kind(),
                 Kind::Connect | Kind::Timeout | Kind::NoLeader | Kind::RateLimited
             );
-        is_transient && error.kind() != Kind::Config && self.clock().now() < deadline
+        let is_late = self.clock().now() - begun >= self.silence.patience();
+        is_transient && error.kind() != Kind::Config && !is_late
     }
 
     /// A linearizable read of a key.
@@ -119,8 +169,8 @@ impl Target {
     /// # Errors
     /// Consul's, when it has not answered for long.
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, Error> {
-        if !key.is_ascii() {
-            // Consul may not know a character as printable, and refuses such a URL.
+        if !is_plain(key) {
+            // The server may refuse it in a URL.
             return Ok(self.entries(&[key]).await?.pop().flatten());
         }
         let args = Args::new().arg(key).opt("consistent", true);
@@ -149,7 +199,7 @@ impl Target {
     ) -> Result<bool, Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
         let args = args.opt("flags", flags).opt("cas", index);
-        applied(self.client.call(&kv::PUT, &args).await)
+        applied(self.silence.tell(self.client.call(&kv::PUT, &args)).await)
     }
 
     /// Writes a key, whatever it has. Not repeated.
@@ -158,7 +208,7 @@ impl Target {
     /// Consul's.
     pub async fn put_any(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("flags", flags);
-        self.client.call(&kv::PUT, &args).await.map(|_| ())
+        self.silence.tell(self.client.call(&kv::PUT, &args)).await.map(|_| ())
     }
 
     /// Writes a key, whatever it has, until it is certain.
@@ -175,7 +225,64 @@ impl Target {
     /// Consul's.
     pub async fn delete(&self, key: &str, index: u64) -> Result<bool, Error> {
         let args = Args::new().arg(key).opt("cas", index);
-        applied(self.client.call(&kv::DELETE, &args).await)
+        applied(self.silence.tell(self.client.call(&kv::DELETE, &args)).await)
+    }
+
+    /// The answer to a request with a name in its URL; `None` if the server does not take that name there.
+    async fn named(
+        &self,
+        endpoint: &'static Endpoint,
+        args: &Args,
+    ) -> Result<Option<Answer>, Error> {
+        self.patiently(async || match self.client.call(endpoint, args).await {
+            Err(error) if is_of_name(&error) => Ok(None),
+            answer => answer.map(Some),
+        })
+        .await
+    }
+
+    /// Whether the server takes a name in a URL: asked once for each spelling.
+    ///
+    /// # Errors
+    /// Consul's, when it has not answered for long.
+    pub async fn takes(&self, name: &str) -> Result<bool, Error> {
+        let marks = spelling(name);
+        if let Some(takes) = marks.is_empty().then_some(true).or_else(|| self.known(&marks)) {
+            return Ok(takes);
+        }
+        let asked = self.named(&kv::GET, &Args::new().arg(name)).await;
+        let takes = match asked {
+            // It has looked at the name before.
+            Err(error) if error.kind() == Kind::PermissionDenied => true,
+            answer => answer?.is_some(),
+        };
+        lock(&self.spellings).insert(marks, takes);
+        Ok(takes)
+    }
+
+    fn known(&self, marks: &Spelling) -> Option<bool> {
+        lock(&self.spellings).get(marks).copied()
+    }
+
+    /// What the server refuses in the place of a key, if that is not known yet: the fewest marks for which it does.
+    ///
+    /// # Errors
+    /// Consul's, when it has not answered for long.
+    pub async fn refused_in(&self, mapping: &Mapping, key: &[u8]) -> Result<Vec<Spelling>, Error> {
+        let Some(name) = mapping.doubtful(key) else { return Ok(Vec::new()) };
+        if self.takes(&name).await? {
+            return Ok(Vec::new());
+        }
+        let mut refused = Vec::new();
+        for simpler in simpler(&name) {
+            if !self.takes(&simpler).await? {
+                refused.push(spelling(&simpler));
+            }
+        }
+        if refused.is_empty() {
+            refused.push(spelling(&name));
+        }
+        Ok(refused)
     }
 
     /// The keys that begin with a prefix, in bytewise order; with a separator only up to its next one.
@@ -187,17 +294,45 @@ impl Target {
         if let Some(separator) = separator {
             args = args.opt("separator", separator);
         }
-        let answer = self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?;
+        let answer = match is_plain(prefix) {
+            true => Some(self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?),
+            false => self.named(&kv::KEYS, &args).await?,
+        };
+        let Some(answer) = answer else { return self.keys_of_directory(prefix, separator).await };
         self.check_hidden(prefix, &answer.meta).await?;
         let names = answer.value.items().iter().filter_map(Value::as_str);
         Ok(names.map(str::to_owned).collect())
+    }
+
+    /// The same without the prefix in a URL, from the names of the directory around it.
+    async fn keys_of_directory(
+        &self,
+        prefix: &str,
+        separator: Option<&str>,
+    ) -> Result<Vec<String>, Error> {
+        let directory = prefix.rfind('/').map_or("", |at| match prefix.ends_with('/') {
+            true => prefix[..at].rfind('/').map_or("", |at| &prefix[..=at]),
+            false => &prefix[..=at],
+        });
+        let mut names = Box::pin(self.keys(directory, None)).await?;
+        names.retain(|name| name.starts_with(prefix));
+        if let Some(separator) = separator {
+            let end = |name: &str| Some(name[prefix.len()..].find(separator)? + separator.len());
+            for name in &mut names {
+                if let Some(end) = end(name) {
+                    name.truncate(prefix.len() + end);
+                }
+            }
+            names.dedup();
+        }
+        Ok(names)
     }
 
     /// Refuses a list of which ACLs may have hidden keys.
     async fn check_hidden(&self, prefix: &str, meta: &Meta) -> Result<(), Error> {
         let hidden = |why: &str| {
             let why = format!("ACLs {why} that begin with {prefix:?}");
-            Err(Error::new(Kind::PermissionDenied, why))
+            Err(self.without_right(Error::new(Kind::PermissionDenied, why)))
         };
         if meta.filtered_by_acl == Some(true) {
             return hidden("hide keys of Consul: the token lacks key:read on some");
@@ -215,35 +350,55 @@ impl Target {
         Ok(())
     }
 
-    /// Of these prefixes those below which the token may not write all keys.
+    /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells it is the only
+    /// one that no rule below the prefix restricts.
     ///
     /// # Errors
     /// Consul's.
-    pub async fn not_writable<'p>(&self, prefixes: &'p [String]) -> Result<Vec<&'p str>, Error> {
-        let mut found = Vec::new();
-        for prefix in prefixes {
-            if !self.may_write_all(prefix).await? {
-                found.push(prefix.as_str());
-            }
-        }
-        Ok(found)
+    pub async fn may_write_all(&self, prefix: &str) -> Result<bool, Error> {
+        Ok(self.may_write("write-prefix", &[prefix]).await?.is_none())
     }
 
-    /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells it is the only
-    /// one that no rule below the prefix restricts.
-    async fn may_write_all(&self, prefix: &str) -> Result<bool, Error> {
-        let members = [("Resource", "key"), ("Access", "write-prefix"), ("Segment", prefix)];
-        let members = members.map(|(name, text)| (name.to_owned(), text.into()));
-        let args = Args::new().arg(Value::List(vec![Value::Map(members.into())]));
+    /// The first of these keys that the token may not write.
+    ///
+    /// # Errors
+    /// Consul's.
+    pub async fn not_writable<'k>(&self, keys: &[&'k str]) -> Result<Option<&'k str>, Error> {
+        for keys in keys.chunks(RIGHTS_AT_ONCE) {
+            if let Some(place) = self.may_write("write", keys).await? {
+                return Ok(Some(keys[place]));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The place of the first of these keys or prefixes for which the token lacks this right.
+    async fn may_write(&self, access: &str, keys: &[&str]) -> Result<Option<usize>, Error> {
+        let asked = keys.iter().map(|key| {
+            let members = [("Resource", "key"), ("Access", access), ("Segment", key)];
+            Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
+        });
+        let args = Args::new().arg(Value::List(asked.collect()));
         match self.patiently(async || self.client.call(&acl::AUTHORIZE, &args).await).await {
             Ok(answer) => {
                 let allows = |answer: &Value| answer.get("Allow") == Some(&Value::Bool(true));
-                Ok(answer.value.items().first().is_some_and(allows))
+                let mut answers = answer.value.items().iter().map(allows);
+                Ok((0..keys.len()).find(|_| !answers.next().unwrap_or(false)))
             }
             // Without ACLs.
-            Err(error) if error.kind() == Kind::Unsupported => Ok(true),
+            Err(error) if error.kind() == Kind::Unsupported => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The version of Consul and its datacenter, if the token may ask for them.
+    pub async fn about(&self) -> [Option<String>; 2] {
+        let asked = self.silence.tell(self.client.call(&agent::SELF, &Args::new())).await;
+        let config = asked.ok().and_then(|answer| answer.value.get("Config").cloned());
+        ["Version", "Datacenter"].map(|name| {
+            let value = config.as_ref()?.get(name)?.as_str()?;
+            Some(value.to_owned())
+        })
     }
 
     /// Keys, read in transactions.
@@ -288,7 +443,7 @@ impl Target {
                 Err(error)
                     if matches!(
                         error.kind(),
-                        Kind::TxnFailed | Kind::PermissionDenied | Kind::TooLarge
+                        Kind::TxnFailed | Kind::PermissionDenied | Kind::TooLarge | Kind::Argument
                     ) => {}
                 Err(error) => return Err(error),
             }
@@ -323,10 +478,30 @@ impl Target {
                     let mut at = 0..;
                     asked.retain(|_| at.next().is_some_and(|at| !absent.contains(&at)));
                 }
+                // Some releases take fewer names in transactions, too.
+                Err(error) if error.kind() == Kind::Argument => {
+                    for place in asked {
+                        found[place] = self.entry_of_tree(keys[place]).await?;
+                    }
+                    return Ok(found);
+                }
                 Err(error) => return Err(error),
             }
         }
         Ok(found)
+    }
+
+    /// A key, read with all that begin as its name does, up to what a server may refuse.
+    async fn entry_of_tree(&self, key: &str) -> Result<Option<Stored>, Error> {
+        let mut prefix = key;
+        while !is_plain(prefix) {
+            prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
+        }
+        let args = Args::new().arg(prefix).opt("consistent", true);
+        let answer = self.patiently(async || self.client.call(&kv::LIST, &args).await).await?;
+        self.check_hidden(prefix, &answer.meta).await?;
+        let is_key = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
+        Ok(answer.value.items().iter().find(is_key).and_then(stored))
     }
 
     /// Applies all operations if the checks hold. Not repeated.
@@ -336,7 +511,8 @@ impl Target {
     pub async fn txn(&self, checks: &[Check], ops: &[Op]) -> Result<Outcome, Error> {
         let all = checks.iter().map(check).chain(ops.iter().map(change));
         let args = Args::new().arg(Value::List(all.collect()));
-        let success = match self.client.execute(&self.client.request(&txn::TXN, &args)?).await {
+        let request = self.client.request(&txn::TXN, &args)?;
+        let success = match self.silence.tell(self.client.execute(&request)).await {
             Ok(success) => success,
             Err(error) => return refused(error),
         };
@@ -409,6 +585,14 @@ impl Room {
     }
 }
 
+/// Whether an error of a request with a name in its URL is about that name.
+fn is_of_name(error: &Error) -> bool {
+    error.kind() == Kind::Argument
+        || error.status() == Some(400)
+        // 1.12.0 replaces escapes twice.
+        || error.message().contains("unescaping path param")
+}
+
 /// The limit in a refusal such as `Transaction contains too many operations (128 > 64)`.
 fn limit_in(text: &str) -> Option<usize> {
     let (_, limit) = text.split_once(" > ")?;
@@ -456,7 +640,8 @@ fn refused(error: Error) -> Result<Outcome, Error> {
         Some(_) if error.refused().len() > 1 => {
             let first = error.message().split("; operation ").next().unwrap_or_default();
             let message = format!("{first}; and {} more", error.refused().len() - 1);
-            Err(Error::new(error.kind(), message))
+            // As an error of its own it would leave open whether they were applied, and be repeated without end.
+            Err(Error::new(error.kind(), message).with_maybe_applied(error.maybe_applied()))
         }
         _ => Err(error),
     }
@@ -527,6 +712,39 @@ pub(super) mod tests {
         }
     }
 
+    /// A server that refuses each name in a URL so.
+    #[derive(Debug)]
+    struct Refusing(u16, &'static str);
+
+    impl Transport for Refusing {
+        fn send(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            let answer = Response::builder().status(self.0).body(self.1.into());
+            Box::pin(async { Ok(answer.unwrap()) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "refusing"
+        }
+    }
+
+    #[test]
+    fn each_refusal_of_a_name_is_told_from_other_errors() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for (status, text) in [
+            (500, "invalid key name, path traversal is not allowed"),
+            (500, "failure in unescaping path param \"a%b\": invalid URL escape \"%b\""),
+            (400, ""),
+        ] {
+            let target = target_of(Refusing(status, text));
+            assert!(!runtime.block_on(target.takes("a%b")).unwrap(), "{text}");
+            assert!(runtime.block_on(target.takes("a/b")).unwrap(), "it is asked");
+        }
+        let target = target_of(Refusing(403, "Permission denied: token lacks permission"));
+        assert!(runtime.block_on(target.takes("a%b")).unwrap());
+        let target = target_of(Refusing(500, "No cluster leader"));
+        assert_eq!(runtime.block_on(target.takes("a%b")).unwrap_err().kind(), Kind::NoLeader);
+    }
+
     #[test]
     fn an_answer_without_results_is_not_that_of_a_transaction() {
         let target = target_of(Proxy);
@@ -536,5 +754,36 @@ pub(super) mod tests {
         assert_eq!((written.kind(), written.maybe_applied()), (Kind::Decode, true), "{written}");
         let read = runtime.block_on(target.entries(&["a"])).unwrap_err();
         assert_eq!(read.kind(), Kind::PermissionDenied, "{read}");
+    }
+
+    /// A server that denies all operations of a transaction.
+    #[derive(Debug)]
+    struct Denies;
+
+    impl Transport for Denies {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            let asked: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+            let what = "Permission denied: token lacks permission 'key:write'";
+            let errors = (0..asked.as_array().unwrap().len())
+                .map(|place| serde_json::json!({ "OpIndex": place, "What": what }));
+            let errors: Vec<_> = errors.collect();
+            let said = serde_json::json!({ "Results": null, "Errors": errors }).to_string();
+            Box::pin(async { Ok(Response::builder().status(409).body(said.into()).unwrap()) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "denies"
+        }
+    }
+
+    #[test]
+    fn operations_that_are_denied_are_not_applied_however_many_they_are() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for count in [1, 2, 3, 64] {
+            let sets = vec![Op::set("a".to_owned(), "v".into()); count];
+            let error = runtime.block_on(target_of(Denies).txn(&[], &sets)).unwrap_err();
+            assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
+            assert!(!error.maybe_applied() && !error.is_transient(), "{count}: {error:?}");
+        }
     }
 }

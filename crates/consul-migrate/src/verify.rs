@@ -1,24 +1,26 @@
 //! Compares a snapshot of etcd with Consul: both are walked through in the order of Consul's names.
 
 use super::ahead::{Ahead, ahead};
+use super::digest::{self, Both, Digests};
 use super::etcd::{Etcd, Pages, Range, Sorted, by_form};
-use super::mapping::{JOBS, Mapping, Op, Place, part_of, parts};
+use super::mapping::{JOBS, Mapping, Op, Place, Problem, part_of, parts};
 use super::names::Names;
 use super::survey::shown;
+use super::tally::Tally;
 use super::target::Target;
 use super::trees::Trees;
 use super::{Pace, Stop};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::time::Duration;
 
 /// How Consul differs in a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
     /// etcd has it, Consul does not.
@@ -30,9 +32,9 @@ pub enum What {
 }
 
 /// A key that is not the same on both sides.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Difference {
-    /// The key in Consul.
+    /// The key in Consul; that of a part if it is encoded there, unless the parts are [`joined`].
     pub key: String,
     /// In what way the two sides differ.
     pub what: What,
@@ -47,9 +49,20 @@ struct Sides<'a> {
     revision: u64,
     pace: Pace,
     compares_values: bool,
+    /// Whether the server is asked if it takes the names of the keys in a URL.
+    asks_names: bool,
 }
 
-/// Compares all keys of a revision with Consul; returns how many of etcd's there are.
+/// What a whole comparison has read.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// The keys of both sides.
+    pub tally: Tally,
+    /// What tells whether two comparisons have read the same.
+    pub digests: Digests,
+}
+
+/// Compares all keys of a revision with Consul.
 ///
 /// # Errors
 /// See [`Stop`], and those of `found`.
@@ -59,18 +72,21 @@ pub async fn compare(
     mapping: &Mapping,
     revision: u64,
     pace: Pace,
-    found: impl AsyncFnMut(Difference, u64) -> Result<(), Stop>,
+    found: impl AsyncFnMut(Difference) -> Result<(), Stop>,
     progress: impl Fn(u64),
-) -> Result<u64, Stop> {
-    let sides = Sides { etcd, target, mapping, revision, pace, compares_values: true };
+) -> Result<Compared, Stop> {
+    let (compares_values, asks_names) = (true, false);
+    let sides = Sides { etcd, target, mapping, revision, pace, compares_values, asks_names };
     sides.compare(found, progress).await
 }
 
 /// What a comparison has found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The keys of etcd that were compared.
-    pub keys: u64,
+    /// The keys of both sides; not all unless the comparison is whole.
+    pub tally: Tally,
+    /// That of all keys; `None` unless the comparison is whole.
+    pub digests: Option<Digests>,
     /// The keys that are not the same, up to the limit of the comparison.
     pub differences: Vec<Difference>,
     /// Whether all keys were compared. If not there may be more differences.
@@ -80,7 +96,7 @@ pub struct Found {
 /// Compares the keys of a revision with Consul until there are `most` differences.
 ///
 /// # Errors
-/// See [`Stop`].
+/// See [`Stop`]; that programs cannot read a key in Consul, whose name the server does not take in a URL.
 pub async fn compare_up_to(
     most: usize,
     etcd: &Etcd,
@@ -90,16 +106,18 @@ pub async fn compare_up_to(
     pace: Pace,
     progress: impl Fn(u64),
 ) -> Result<Found, Stop> {
-    let mut found = Found { keys: 0, differences: Vec::new(), is_whole: true };
-    let add = async |difference, compared| {
-        found.keys = compared;
+    let (tally, digests) = (Tally::default(), None);
+    let mut found = Found { tally, digests, differences: Vec::new(), is_whole: true };
+    let add = async |difference| {
         found.differences.push(difference);
         found.is_whole = found.differences.len() < most;
         // The error ends the comparison.
         if found.is_whole { Ok(()) } else { Err(Stop::Refused(String::new())) }
     };
-    match compare(etcd, target, mapping, revision, pace, add, progress).await {
-        Ok(keys) => Ok(Found { keys, ..found }),
+    let (compares_values, asks_names) = (true, true);
+    let sides = Sides { etcd, target, mapping, revision, pace, compares_values, asks_names };
+    match sides.compare(add, progress).await {
+        Ok(Compared { tally, digests }) => Ok(Found { tally, digests: Some(digests), ..found }),
         Err(_) if !found.is_whole => Ok(found),
         Err(stop) => Err(stop),
     }
@@ -115,10 +133,30 @@ pub async fn extras(
     mapping: &Mapping,
     revision: u64,
     pace: Pace,
-    mut found: impl AsyncFnMut(Difference) -> Result<(), Stop>,
+    found: impl AsyncFnMut(Difference) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
-    let sides = Sides { etcd, target, mapping, revision, pace, compares_values: false };
-    sides.compare(async |difference, _| found(difference).await, |_| ()).await.map(|_| ())
+    let (compares_values, asks_names) = (false, false);
+    let sides = Sides { etcd, target, mapping, revision, pace, compares_values, asks_names };
+    sides.compare(found, |_| ()).await.map(|_| ())
+}
+
+/// The same differences by keys: those of the parts of one encoded key are one, whose name is what all parts begin with.
+pub fn joined(differences: Vec<Difference>, mapping: &Mapping) -> Vec<Difference> {
+    let mut joined: Vec<Difference> = Vec::new();
+    for Difference { key, what } in differences {
+        let is_part =
+            key.strip_prefix(&mapping.encoded_prefix()).is_some_and(|part| part_of(part).is_some());
+        let whole = match key.rfind('/') {
+            Some(at) if is_part => key[..=at].to_owned(),
+            _ => key,
+        };
+        match joined.last_mut().filter(|other| is_part && other.key == whole) {
+            Some(other) if other.what == what => {}
+            Some(other) => other.what = What::Different,
+            None => joined.push(Difference { key: whole, what }),
+        }
+    }
+    joined
 }
 
 /// The keys that are compared together, with the transactions' default of 64 operations.
@@ -193,21 +231,45 @@ async fn wanted(etcd: &Etcd, mapping: &Mapping, key: &str) -> Result<Option<Byte
 impl<'a> Sides<'a> {
     async fn compare(
         self,
-        mut found: impl AsyncFnMut(Difference, u64) -> Result<(), Stop>,
+        mut found: impl AsyncFnMut(Difference) -> Result<(), Stop>,
         progress: impl Fn(u64),
-    ) -> Result<u64, Stop> {
+    ) -> Result<Compared, Stop> {
         let mut compared = 0;
+        let (mut tally, mut both) =
+            (Tally { consul: Some(0), ..Tally::default() }, Both::default());
         for is_encoded in [false, true] {
             let (mut wanted, mut names) = (self.wanted(is_encoded), self.names(is_encoded).await?);
-            let next_wanted = async || wanted.next(self.mapping).await;
+            let next_wanted = async || {
+                let next = wanted.next(self.mapping, &mut tally).await?;
+                match &next {
+                    Some(Wanted { key, .. }) if self.asks_names && !is_encoded => {
+                        self.ask(key).await?;
+                    }
+                    _ => {}
+                }
+                Ok(next)
+            };
             let is_compared = |name: &str| match is_encoded {
                 true => self.mapping.is_own_part(name),
                 false => !self.mapping.is_own(name),
             };
+            let (mut count, mut last) = (0, String::new());
             let next_name = async || loop {
                 match names.next().await? {
                     Some(name) if !is_compared(&name) => {}
-                    name => break Ok(name),
+                    Some(name) => {
+                        // Of several parts each but the first has the beginning of the one before.
+                        let key = if is_encoded {
+                            name.rfind('/').unwrap_or(name.len())
+                        } else {
+                            name.len()
+                        };
+                        count += u64::from(!is_encoded || name[..key] != last);
+                        last.clear();
+                        last.push_str(&name[..key]);
+                        break Ok(Some(name));
+                    }
+                    None => break Ok(None),
                 }
             };
             let walks = async |wanted| {
@@ -217,33 +279,54 @@ impl<'a> Sides<'a> {
                         Some((Ok::<_, Stop>(walk.batch().await?), walk))
                     });
                     let checked = batches.map_ok(|batch| self.check(batch, is_encoded));
-                    let mut checked = pin!(checked.try_buffer_unordered(self.pace.in_flight));
-                    while let Some((keys, differences)) = checked.try_next().await? {
+                    // In their order, which is that of the digests.
+                    let mut checked = pin!(checked.try_buffered(self.pace.in_flight));
+                    while let Some(Checked { keys, differences, digested }) =
+                        checked.try_next().await?
+                    {
                         compared += keys;
                         progress(compared);
+                        both.add(&digested);
                         for difference in differences {
-                            found(difference, compared).await?;
+                            found(difference).await?;
                         }
                     }
                     Ok(())
                 })
                 .await
             };
-            ahead(next_wanted, |(key, value)| key.len() + value.len(), walks).await?;
+            ahead(next_wanted, Wanted::size, walks).await?;
+            tally.consul = tally.consul.map(|before| before + count);
         }
-        Ok(compared)
+        tally.etcd.get_or_insert(0);
+        Ok(Compared { tally, digests: both.end() })
+    }
+
+    /// Refuses a key that programs cannot read.
+    async fn ask(self, name: &str) -> Result<(), Stop> {
+        match self.target.takes(name).await? {
+            true => Ok(()),
+            false => Err(Stop::Refused(format!(
+                "programs cannot read the key {} of Consul: {}. If Consul was upgraded after the copy, `copy --again --on \
+                 {problem}=encode` or {problem}=skip goes on, or the agent's option disable_kv_key_validation; if `tail` is behind, \
+                 let it go on first",
+                shown(name.as_bytes()),
+                Problem::UrlKey.meaning(),
+                problem = Problem::UrlKey,
+            ))),
+        }
     }
 
     /// The plain keys that Consul is to have, or the encoded ones.
-    fn wanted(self, is_encoded: bool) -> Wanted<'a> {
+    fn wanted(self, is_encoded: bool) -> AllWanted<'a> {
         let Sides { etcd, mapping, revision, pace, .. } = self;
         match is_encoded {
-            false => Wanted::Plain(Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page)),
+            false => AllWanted::Plain(Sorted::new(etcd, &mapping.etcd_prefix, revision, pace.page)),
             true if mapping.may_encode() => {
                 let range = Range::prefix(&mapping.etcd_prefix);
-                Wanted::Encoded(Pages::new(etcd, range, revision, pace.page), VecDeque::new())
+                AllWanted::Encoded(Pages::new(etcd, range, revision, pace.page), VecDeque::new())
             }
-            true => Wanted::Nothing,
+            true => AllWanted::Nothing,
         }
     }
 
@@ -283,27 +366,45 @@ impl<'a> Sides<'a> {
         Ok(try_join_all(counts).await?.iter().map(|(count, _)| count).sum())
     }
 
-    async fn check(self, batch: Batch, is_encoded: bool) -> Result<(u64, Vec<Difference>), Stop> {
+    async fn check(self, batch: Batch, is_encoded: bool) -> Result<Checked, Stop> {
         if !self.compares_values {
-            return Ok((batch.keys, batch.differences));
+            let Batch { keys, differences, .. } = batch;
+            return Ok(Checked { keys, differences, digested: [Vec::new(), Vec::new()] });
         }
         // Between encoded keys there may be those of other jobs.
         let equal = if is_encoded { HashSet::new() } else { self.equal_in_trees(&batch).await? };
         let Batch { keys, names, mut differences, .. } = batch;
-        let pairs =
-            names.iter().filter_map(|(name, wanted)| Some((name.as_str(), wanted.as_ref()?)));
-        let pairs: Vec<_> = pairs.filter(|(name, _)| !equal.contains(*name)).collect();
-        let asked: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
-        let found = self.target.entries(&asked).await?;
-        for ((name, wanted), found) in pairs.into_iter().zip(found) {
-            let what = match found {
-                None => What::Missing,
-                Some(found) if found.value == *wanted => continue,
-                Some(_) => What::Different,
+        let is_asked = |name: &&Name| name.is_in_consul && !equal.contains(&name.key);
+        let asked: Vec<&str> =
+            names.iter().filter(is_asked).map(|name| name.key.as_str()).collect();
+        let mut found = self.target.entries(&asked).await?.into_iter();
+        let mut digested = [Vec::new(), Vec::new()];
+        for name in &names {
+            let of_etcd = name.wanted.as_ref().map(|wanted| digest::of(&name.key, wanted));
+            let of_consul = match is_asked(&name) {
+                true => match (found.next().flatten(), &name.wanted) {
+                    (Some(found), Some(wanted)) if found.value == *wanted => of_etcd,
+                    (Some(found), wanted) => {
+                        if wanted.is_some() {
+                            differences
+                                .push(Difference { key: name.key.clone(), what: What::Different });
+                        }
+                        Some(digest::of(&name.key, &found.value))
+                    }
+                    (None, Some(_)) => {
+                        differences.push(Difference { key: name.key.clone(), what: What::Missing });
+                        None
+                    }
+                    (None, None) => None,
+                },
+                false if name.is_in_consul => of_etcd,
+                false => None,
             };
-            differences.push(Difference { key: name.to_owned(), what });
+            for (side, one) in digested.iter_mut().zip([of_etcd, of_consul]) {
+                side.extend(one.into_iter().flatten());
+            }
         }
-        Ok((keys, differences))
+        Ok(Checked { keys, differences, digested })
     }
 
     /// The names of a batch whose values are found equal by few operations. Of the others nothing is known yet.
@@ -315,13 +416,14 @@ impl<'a> Sides<'a> {
             least: plain.len(),
             others: [JOBS, &encoded],
         };
-        let names: Vec<&str> = batch.names.iter().map(|(name, _)| name.as_str()).collect();
-        let found = self.target.trees(&trees.prefixes(&names)).await?;
-        let (mut equal, mut names) = (HashSet::new(), batch.names.iter().peekable());
+        let names: Vec<&Name> = batch.names.iter().filter(|name| name.is_in_consul).collect();
+        let asked: Vec<&str> = names.iter().map(|name| name.key.as_str()).collect();
+        let found = self.target.trees(&trees.prefixes(&asked)).await?;
+        let (mut equal, mut names) = (HashSet::new(), names.into_iter().peekable());
         for (key, value) in found {
-            while names.next_if(|(name, _)| *name < key).is_some() {}
+            while names.next_if(|name| name.key < key).is_some() {}
             if names
-                .next_if(|(name, wanted)| *name == key && wanted.as_ref() == Some(&value))
+                .next_if(|name| name.key == key && name.wanted.as_ref() == Some(&value))
                 .is_some()
             {
                 equal.insert(key);
@@ -331,51 +433,92 @@ impl<'a> Sides<'a> {
     }
 }
 
+/// What a batch was found to have.
+struct Checked {
+    /// Of etcd.
+    keys: u64,
+    differences: Vec<Difference>,
+    /// The digests of etcd's keys, and those of Consul's.
+    digested: [Vec<u8>; 2],
+}
+
 /// Keys that are compared together.
 #[derive(Default)]
 struct Batch {
-    /// Of etcd.
+    /// Of etcd, with those before them that are left out.
     keys: u64,
-    /// The names of Consul, which follow each other, with the values that etcd has for them.
-    names: Vec<(String, Option<Bytes>)>,
+    names: Vec<Name>,
     /// The names in Consul before and after these.
     before: Option<String>,
     after: Option<String>,
     differences: Vec<Difference>,
 }
 
+/// A name of Consul, at least on one side.
+struct Name {
+    key: String,
+    /// The value that etcd has for it.
+    wanted: Option<Bytes>,
+    is_in_consul: bool,
+}
+
+/// A name that Consul is to have.
+struct Wanted {
+    key: String,
+    value: Bytes,
+    /// How many keys of etcd are reached with it: those before it that are left out, and it, if it is not a further part.
+    keys: u64,
+}
+
+impl Wanted {
+    fn size(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
 /// The keys that Consul is to have, in bytewise order.
-enum Wanted<'a> {
+enum AllWanted<'a> {
     Plain(Sorted<'a>),
-    Encoded(Pages<'a>, VecDeque<(String, Bytes)>),
+    Encoded(Pages<'a>, VecDeque<Wanted>),
     Nothing,
 }
 
-impl Wanted<'_> {
-    async fn next(&mut self, mapping: &Mapping) -> Result<Option<(String, Bytes)>, Stop> {
+impl AllWanted<'_> {
+    /// The next one. Counts all keys of etcd, each once.
+    async fn next(&mut self, mapping: &Mapping, tally: &mut Tally) -> Result<Option<Wanted>, Stop> {
         match self {
-            Wanted::Nothing => Ok(None),
-            Wanted::Plain(entries) => {
+            AllWanted::Nothing => Ok(None),
+            AllWanted::Plain(entries) => {
+                let mut keys = 0;
                 while let Some(kv) = entries.next().await? {
-                    if let Place::Plain(key) = mapping.place(&kv) {
-                        return Ok(Some((key, kv.value.0)));
+                    match mapping.place(&kv) {
+                        // In the other walk.
+                        Place::Encoded(_) => continue,
+                        Place::Plain(key) => {
+                            tally.add(&kv, mapping);
+                            return Ok(Some(Wanted { key, value: kv.value.0, keys: keys + 1 }));
+                        }
+                        Place::Nowhere(_) => keys += 1,
+                        Place::Sentinel => {}
                     }
+                    tally.add(&kv, mapping);
                 }
                 Ok(None)
             }
-            Wanted::Encoded(pages, ready) => loop {
+            AllWanted::Encoded(pages, ready) => loop {
                 if let Some(first) = ready.pop_front() {
                     return Ok(Some(first));
                 }
                 let Some(page) = pages.next().await? else { return Ok(None) };
                 for kv in &page.kvs {
                     let Place::Encoded(prefix) = mapping.place(kv) else { continue };
-                    ready.extend(parts(&prefix, &kv.value.0, mapping.mark).filter_map(
-                        |op| match op {
-                            Op::Set { key, value, .. } => Some((key, value)),
-                            Op::Delete { .. } | Op::DeleteAt { .. } | Op::DeleteTree { .. } => None,
-                        },
-                    ));
+                    tally.add(kv, mapping);
+                    let mut keys = 1;
+                    for op in parts(&prefix, &kv.value.0, mapping.mark) {
+                        let Op::Set { key, value, .. } = op else { continue };
+                        ready.push_back(Wanted { key, value, keys });
+                        keys = 0;
+                    }
                 }
             },
         }
@@ -385,19 +528,15 @@ impl Wanted<'_> {
 /// Both sides, walked through together.
 struct Walk {
     max_ops: usize,
-    wanted: Ahead<(String, Bytes)>,
+    wanted: Ahead<Wanted>,
     names: Ahead<String>,
-    next_wanted: Option<(String, Bytes)>,
+    next_wanted: Option<Wanted>,
     next_name: Option<String>,
     last_name: Option<String>,
 }
 
 impl Walk {
-    async fn new(
-        max_ops: usize,
-        mut wanted: Ahead<(String, Bytes)>,
-        mut names: Ahead<String>,
-    ) -> Self {
+    async fn new(max_ops: usize, mut wanted: Ahead<Wanted>, mut names: Ahead<String>) -> Self {
         let (next_wanted, next_name) = (wanted.next().await, names.next().await);
         Walk { max_ops, wanted, names, next_wanted, next_name, last_name: None }
     }
@@ -414,7 +553,7 @@ impl Walk {
                 (None, None) => break,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some((wanted, _)), Some(name)) => wanted.cmp(name),
+                (Some(wanted), Some(name)) => wanted.key.cmp(name),
             };
             let wanted = match order.is_le() {
                 true => std::mem::replace(&mut self.next_wanted, self.wanted.next().await),
@@ -424,26 +563,32 @@ impl Walk {
                 true => std::mem::replace(&mut self.next_name, self.names.next().await),
                 false => None,
             };
-            batch.keys += u64::from(wanted.is_some());
-            match (wanted, name) {
-                (Some((key, value)), Some(_)) => {
-                    bytes += value.len();
-                    batch.names.push((key, Some(value)));
-                }
-                (Some((key, _)), None) => {
-                    batch.differences.push(Difference { key, what: What::Missing });
+            let is_in_consul = name.is_some();
+            let (key, wanted) = match (wanted, name) {
+                (Some(Wanted { key, value, keys }), name) => {
+                    batch.keys += keys;
+                    if name.is_none() {
+                        batch
+                            .differences
+                            .push(Difference { key: key.clone(), what: What::Missing });
+                    }
+                    (key, Some(value))
                 }
                 (None, Some(key)) => {
-                    batch.names.push((key.clone(), None));
-                    batch.differences.push(Difference { key, what: What::Extra });
+                    batch.differences.push(Difference { key: key.clone(), what: What::Extra });
+                    (key, None)
                 }
                 (None, None) => break,
+            };
+            if is_in_consul {
+                bytes += wanted.as_ref().map_or(0, Bytes::len);
+                self.last_name = Some(key.clone());
             }
+            batch.names.push(Name { key, wanted, is_in_consul });
         }
-        self.last_name = batch.names.last().map(|(name, _)| name.clone()).or(batch.before.clone());
+        self.last_name = self.last_name.take().or(batch.before.clone());
         batch.after = self.next_name.clone();
-        let is_empty = batch.names.is_empty() && batch.differences.is_empty();
-        (!is_empty).then_some(batch)
+        (!batch.names.is_empty()).then_some(batch)
     }
 }
 
@@ -455,5 +600,48 @@ impl std::fmt::Display for Difference {
             What::Different => "different",
         };
         write!(f, "{what}: {}", shown(self.key.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mapping::{Form, hex};
+    use super::*;
+
+    /// Whatever parts of a key differ, and how: it is one key.
+    #[test]
+    fn the_parts_of_a_key_are_one_difference() {
+        let mapping = Mapping {
+            etcd_prefix: Vec::new(),
+            consul_prefix: "x/".to_owned(),
+            on: [].into(),
+            form: Some(Form::Slashed),
+            mark: 0,
+            refused: Default::default(),
+        };
+        let part = |key: &str, part: &str| format!("x/_etcd/{}/{part}", hex::text(key.as_bytes()));
+        let of = |names: &[(String, What)]| {
+            let one = |(key, what): &(String, What)| Difference { key: key.clone(), what: *what };
+            let all = joined(names.iter().map(one).collect(), &mapping);
+            all.into_iter().map(|one| (one.key, one.what)).collect::<Vec<_>>()
+        };
+        let (missing, extra) = (What::Missing, What::Extra);
+        let names = [
+            ("x/a/b".to_owned(), missing),
+            ("x/a/c".to_owned(), missing),
+            (part("b", "0000-0002"), missing),
+            (part("b", "0001-0002"), missing),
+            (part("c", "0000-0001"), extra),
+            (part("c", "0000-0002"), missing),
+            ("x/_etcd/61/not-a-part".to_owned(), extra),
+        ];
+        let wanted = [
+            ("x/a/b".to_owned(), missing),
+            ("x/a/c".to_owned(), missing),
+            (part("b", ""), missing),
+            (part("c", ""), What::Different),
+            ("x/_etcd/61/not-a-part".to_owned(), extra),
+        ];
+        assert_eq!(of(&names), wanted);
     }
 }

@@ -20,6 +20,19 @@ describe("a transaction", function()
     assert.equal("\0\255", select(2, client:kv_get(key .. "/a")))
   end)
 
+  it("stores values as kv_put does, and refuses what it refuses", function()
+    for _, value in ipairs({ 2 ^ 53, 0.1 + 0.2, 3.0, -1, true, false, "", { a = { 1, 2 } }, {} }) do
+      assert(client:kv_put(key .. "/put", value))
+      assert(client:txn({ { KV = { Verb = "set", Key = key, Value = value } } }))
+      assert.equal(select(2, client:kv_get(key .. "/put")), select(2, client:kv_get(key)))
+    end
+    local success, message, err = client:txn({ { KV = { Verb = "set", Key = key, Value = 1 / 0 } } })
+    assert.equal("argument", support.kind(success, message, err))
+    assert.matches("operations.1.KV.Value is inf: it is not finite", message, 1, true)
+    support.raises("operations.1.KV.Value must be a string, number, boolean or table, got a function", client.txn,
+      client, { { KV = { Verb = "set", Key = key, Value = print } } })
+  end)
+
   it("that is refused names the failed operation and applies none", function()
     local success, message, err = client:txn({
       { KV = { Verb = "set", Key = key, Value = "1" } },

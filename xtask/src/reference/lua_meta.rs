@@ -162,9 +162,8 @@ fn lua_type(shape: &Shape, depth: usize) -> String {
         | Shape::TextOrEmpty
         | Shape::Key
         | Shape::KeyPrefix
-        | Shape::EncodedPath
-        | Shape::Base64 => "string".to_owned(),
-        Shape::Payload => "string|number|boolean|table".to_owned(),
+        | Shape::EncodedPath => "string".to_owned(),
+        Shape::Payload | Shape::Base64 => "string|number|boolean|table".to_owned(),
         Shape::Bool | Shape::Flag => "boolean".to_owned(),
         Shape::Uint | Shape::Port => "integer|string".to_owned(),
         Shape::Duration { .. } => "number|string".to_owned(),

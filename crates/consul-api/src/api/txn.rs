@@ -29,7 +29,7 @@ const KV_VERBS: &[&str] = &[
 const KV_OPERATION: &[Field] = &[
     field("Verb", Shape::OneOf(KV_VERBS), "what to do"),
     field("Key", Shape::KeyPrefix, "the key, or the prefix of a tree"),
-    field("Value", Shape::Base64, "the bytes to store"),
+    field("Value", Shape::Base64, "what to store, as `kv_put` does"),
     field("Flags", Shape::Uint, "the number stored with the value"),
     field("Index", Shape::Uint, "the modify index to compare with"),
     field("Session", Shape::TextOrEmpty, "the session that locks, unlocks or is checked"),

@@ -358,8 +358,8 @@ fn beginning(body: &[u8]) -> &[u8] {
     &body[..body.len().min(BEGINNING)]
 }
 
-/// The beginning of a body, in one line.
-fn excerpt(body: &[u8]) -> String {
+/// The beginning of a body, in one line, for messages.
+pub fn excerpt(body: &[u8]) -> String {
     const SHOWN_CHARS: usize = 300;
     let text = String::from_utf8_lossy(beginning(body));
     let line: Vec<&str> = text.split_whitespace().collect();

@@ -105,9 +105,9 @@ impl Shape {
         match self {
             Shape::Text | Shape::Name | Shape::Key => "a non-empty string".into(),
             Shape::Segment => "a non-empty string without a `/`".into(),
-            Shape::TextOrEmpty | Shape::KeyPrefix | Shape::Base64 => "a string".into(),
+            Shape::TextOrEmpty | Shape::KeyPrefix => "a string".into(),
             Shape::EncodedPath => "a path that begins with `/`".into(),
-            Shape::Payload => "a string, number, boolean or table".into(),
+            Shape::Payload | Shape::Base64 => "a string, number, boolean or table".into(),
             Shape::Bool | Shape::Flag => "true or false".into(),
             Shape::Uint => "an integer from 0 to 2^64-1 (a number or a decimal string)".into(),
             Shape::Port => "a port, an integer from 0 to 65535".into(),
@@ -312,10 +312,7 @@ impl Shape {
             Shape::Duration { .. } | Shape::Millis => {
                 duration::format(self.duration(value, at)?).into()
             }
-            Shape::Base64 => match value {
-                Value::Bytes(bytes) => BASE64.encode(bytes).into(),
-                _ => return Err(at.wrong_type(self, value)),
-            },
+            Shape::Base64 => BASE64.encode(payload(value, at)?).into(),
             Shape::TextList => self.texts(value, at)?.into(),
             Shape::TextMap => self.by_name(value, at, &Shape::TextOrEmpty)?,
             Shape::TextListMap => self.by_name(value, at, &Shape::TextList)?,

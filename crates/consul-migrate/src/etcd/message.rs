@@ -1,6 +1,7 @@
 //! The messages of etcd's JSON gateway: bytes are base64, 64-bit numbers are decimal strings, and what is
 //! zero, false or empty is left out.
 
+use super::roles::{Role, Roles, Users};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -100,7 +101,7 @@ macro_rules! answers {
     };
 }
 
-answers![RangeResponse, Changed, Compared, Alarms, StatusResponse];
+answers![RangeResponse, Changed, Compared, Alarms, Roles, Role, Users];
 
 /// A key at one revision. A deleted one has only `key` and `mod_revision`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -139,6 +140,8 @@ pub struct RangeRequest {
     pub limit: Int,
     pub revision: Int,
     pub count_only: bool,
+    pub min_mod_revision: Int,
+    pub keys_only: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,13 +232,6 @@ impl Refusal {
     }
 }
 
-#[derive(Debug, Deserialize)]
-pub struct StatusResponse {
-    pub header: Header,
-    #[serde(default)]
-    pub version: String,
-}
-
 /// The alarms that are on. etcd sends no header if there was none to lift.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -289,7 +285,6 @@ mod tests {
             assert!(decode::<RangeResponse>(text.as_bytes()).is_err(), "{text}");
             assert!(decode::<Changed>(text.as_bytes()).is_err(), "{text}");
             assert!(decode::<Compared>(text.as_bytes()).is_err(), "{text}");
-            assert!(decode::<StatusResponse>(text.as_bytes()).is_err(), "{text}");
         }
     }
 
@@ -329,15 +324,17 @@ mod tests {
                 r#""error":{"grpc_code":14,"http_code":503,"message":"x","http_status":"y"}"#,
             ),
             check::<Refusal>(r#""error":"x","message":"x","code":14,"grpc_code":14"#),
-            check::<StatusResponse>(&format!(
-                r#"{HEADER},"version":"3.4.23","dbSize":"1","leader":"1","raftIndex":"1""#
-            )),
             check::<Alarms>(&format!(
                 r#"{HEADER},"alarms":[{{"memberID":"1","alarm":"NOSPACE"}}]"#
             )),
             check::<TokenResponse>(&format!(r#"{HEADER},"token":"t""#)),
+            check::<Roles>(&format!(r#"{HEADER},"roles":["app","root"]"#)),
+            check::<Users>(&format!(r#"{HEADER},"users":["app","root"]"#)),
+            check::<Role>(&format!(
+                r#"{HEADER},"perm":[{{"permType":"READWRITE","key":"YQ==","range_end":"Yg=="}}]"#
+            )),
         ];
-        assert_eq!(found, [13, 4, 5, 17, 4, 4, 8, 7, 5]);
+        assert_eq!(found, [13, 4, 5, 17, 4, 4, 7, 5, 5, 5, 8]);
     }
 
     /// The places of what is left out if it is zero, those inside before those around them.
@@ -350,7 +347,9 @@ mod tests {
                 }
             }
             Value::Array(items) => {
-                for (at, item) in items.iter().enumerate() {
+                // A text of a list stays, also an empty one.
+                let objects = items.iter().enumerate().filter(|(_, item)| item.is_object());
+                for (at, item) in objects {
                     zeros(item, &format!("{place}/{at}"), places);
                 }
                 places.push(place.to_owned());

@@ -5,6 +5,7 @@ mod change;
 mod message;
 mod pages;
 mod protobuf;
+mod roles;
 mod sorted;
 #[cfg(test)]
 mod tests;
@@ -14,21 +15,22 @@ mod watch;
 pub use change::Change;
 pub use message::{Base64, Event, EventKind, KeyValue};
 pub use pages::{Page, Pages};
+pub use roles::Right;
 pub use sorted::{Sorted, by_form};
 pub use watch::{Changes, Watch};
 
+use crate::Report;
+use crate::silence::Silence;
 use crate::streaming::{Parts, Streaming};
 use bytes::{Bytes, BytesMut};
 use consul_api::error::{Error, Kind};
+use consul_api::response::excerpt;
 use consul_process::clock::Clock;
 use consul_process::sync::lock;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use http::{Request, Response};
-use message::{
-    Answer, Header, Int, RangeRequest, RangeResponse, Refusal, StatusResponse, TokenResponse,
-    decode,
-};
+use message::{Answer, Header, Int, RangeRequest, RangeResponse, Refusal, TokenResponse, decode};
 use serde::Deserialize;
 use serde_json::json;
 use std::fmt;
@@ -105,10 +107,11 @@ pub struct Etcd {
     servers: Vec<Arc<dyn Streaming>>,
     login: Option<Login>,
     clock: Arc<dyn Clock>,
-    /// For how long a request is repeated while no server answers.
-    patience: Duration,
+    silence: Silence,
     /// The time limit of one attempt.
     timeout: Duration,
+    /// The prefix of the keys, for messages.
+    keys: String,
     now: Mutex<Now>,
 }
 
@@ -131,14 +134,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a server says of itself.
+/// Which cluster it is, and how far.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// The version of this server, such as `3.4.23`; empty if the answer has none.
-    pub version: String,
     /// The ID of the cluster in decimal digits; `0` if a proxy has left it out.
     pub cluster_id: String,
-    /// The last revision that this server has, which may be behind that of the cluster.
+    /// The current revision of the cluster.
     pub revision: u64,
 }
 
@@ -186,7 +187,21 @@ impl Etcd {
         timeout: Duration,
         patience: Duration,
     ) -> Self {
-        Etcd { servers, login, clock, patience, timeout, now: Mutex::default() }
+        let silence = Silence::new("etcd", Arc::clone(&clock), patience);
+        let keys = String::new();
+        Etcd { servers, login, clock, silence, timeout, keys, now: Mutex::default() }
+    }
+
+    /// Reports while no server answers.
+    #[must_use]
+    pub fn reporting(mut self, report: Arc<dyn Report>) -> Self {
+        self.silence.report_to(report);
+        self
+    }
+
+    /// From now on repeats requests until a server answers.
+    pub fn wait_without_end(&self) {
+        self.silence.wait_without_end();
     }
 
     /// The clock of the time limits of requests and the pauses between attempts.
@@ -196,20 +211,23 @@ impl Etcd {
 
     /// For how long a request is repeated while no server answers.
     pub fn patience(&self) -> Duration {
-        self.patience
+        self.silence.patience()
     }
 
-    /// What the server says of itself.
+    /// Has messages about a missing right name the prefix of the keys; empty is all keys.
+    #[must_use]
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Etcd { keys: prefix.to_owned(), ..self }
+    }
+
+    /// The cluster, by a linearizable read of this key alone, which takes no other right: some versions tell their own
+    /// status to root alone.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn status(&self) -> Result<Status, Refused> {
-        let status: StatusResponse = self.ask("maintenance/status", &json!({})).await?;
-        Ok(Status {
-            version: status.version,
-            cluster_id: status.header.cluster_id.0.to_string(),
-            revision: status.header.revision.0,
-        })
+    pub async fn status(&self, key: &Bytes) -> Result<Status, Refused> {
+        let header = self.counted(&Range::one(key), 0).await?.header;
+        Ok(Status { cluster_id: header.cluster_id.0.to_string(), revision: header.revision.0 })
     }
 
     /// One answer of up to `limit` keys of a range at a revision; 0 is the current one.
@@ -219,17 +237,20 @@ impl Etcd {
         limit: u64,
         revision: u64,
     ) -> Result<RangeResponse, Refused> {
-        if let Some(answer) = self.range_by_grpc(range, limit, revision).await {
-            return Ok(answer);
-        }
-        let asked = RangeRequest {
-            key: Base64(range.start.clone()),
-            range_end: Base64(range.end.clone()),
-            limit: Int(limit),
-            revision: Int(revision),
-            ..RangeRequest::default()
+        let answer = async {
+            if let Some(answer) = self.range_by_grpc(range, limit, revision).await {
+                return Ok(answer);
+            }
+            let asked = RangeRequest {
+                key: Base64(range.start.clone()),
+                range_end: Base64(range.end.clone()),
+                limit: Int(limit),
+                revision: Int(revision),
+                ..RangeRequest::default()
+            };
+            self.ask_within(self.first_limit(range), "kv/range", &asked).await
         };
-        self.ask_within(self.first_limit(range), "kv/range", &asked).await
+        self.silence.tell(answer).await
     }
 
     /// Without the gateway, which takes etcd five times as much of its processor's time. `None` if it does not
@@ -268,11 +289,38 @@ impl Etcd {
         Ok(self.range(range, 1, 0).await?.kvs.into_iter().next())
     }
 
+    /// The first keys of a range that were set at a revision or since, up to `most`.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn set_since(
+        &self,
+        range: &Range,
+        revision: u64,
+        most: u64,
+    ) -> Result<Vec<Bytes>, Refused> {
+        let asked = RangeRequest {
+            key: Base64(range.start.clone()),
+            range_end: Base64(range.end.clone()),
+            limit: Int(most),
+            min_mod_revision: Int(revision),
+            keys_only: true,
+            ..RangeRequest::default()
+        };
+        let answer: RangeResponse = self.ask_within(self.timeout, "kv/range", &asked).await?;
+        Ok(answer.kvs.into_iter().map(|kv| kv.key.0).collect())
+    }
+
     /// The number of keys of a range, and the revision at which it was counted.
     ///
     /// # Errors
     /// See [`Refused`].
     pub async fn count(&self, range: &Range, revision: u64) -> Result<(u64, u64), Refused> {
+        let answer = self.counted(range, revision).await?;
+        Ok((answer.count.0, answer.header.revision.0))
+    }
+
+    async fn counted(&self, range: &Range, revision: u64) -> Result<RangeResponse, Refused> {
         let asked = RangeRequest {
             key: Base64(range.start.clone()),
             range_end: Base64(range.end.clone()),
@@ -292,7 +340,7 @@ impl Etcd {
                 ),
             )
             .into()),
-            revision => Ok((answer.count.0, revision)),
+            _ => Ok(answer),
         }
     }
 
@@ -318,12 +366,21 @@ impl Etcd {
         body: &impl serde::Serialize,
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
-        let deadline = self.clock.now() + self.patience;
+        self.silence.tell(self.ask_patiently(first, what, &body)).await
+    }
+
+    async fn ask_patiently<T: Answer>(
+        &self,
+        first: Duration,
+        what: &str,
+        body: &Bytes,
+    ) -> Result<T, Refused> {
+        let begun = self.clock.now();
         let mut attempt = 0;
         loop {
             let is_first = self.servers.len() > 1 && attempt < self.servers.len();
             let limit = if is_first { first.min(self.timeout) } else { self.timeout };
-            let answer = self.in_time(limit, what, self.answer(what, &body)).await;
+            let answer = self.in_time(limit, what, self.answer(what, body)).await;
             let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
                 Ok(answer) => {
                     self.check_cluster(answer.header())?;
@@ -332,9 +389,10 @@ impl Etcd {
                 Err(Refused::Failed(error)) if error.is_retryable() => error,
                 Err(refused) => return Err(refused),
             };
-            if self.clock.now() >= deadline {
+            if self.clock.now() - begun >= self.patience() {
                 return Err(error.into());
             }
+            self.silence.failed(error.message());
             self.next_server();
             self.clock.sleep(PAUSE).await;
             attempt += 1;
@@ -352,7 +410,9 @@ impl Etcd {
         answer: &[u8],
     ) -> Result<T, Refused> {
         decode(answer).map_err(|error| {
-            let message = format!("{}: {what}: the answer is not etcd's: {error}", self.endpoint());
+            let said = shown(answer);
+            let message =
+                format!("{}: {what}: the answer is not etcd's: {error}{said}", self.endpoint());
             self.others(Error::new(Kind::Decode, message)).into()
         })
     }
@@ -427,14 +487,15 @@ impl Etcd {
         self.server().endpoint()
     }
 
-    /// Whether the server of the last request answers a linearizable read; another one is used if not.
+    /// The current revision of the cluster, by a linearizable read, and whether the server of the last request has answered
+    /// it; another one is used if not.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn answers_on_this_server(&self, range: &Range) -> Result<bool, Refused> {
+    pub async fn revision_on_this_server(&self, range: &Range) -> Result<(u64, bool), Refused> {
         let before = lock(&self.now).failures;
-        self.revision(&range.start).await?;
-        Ok(lock(&self.now).failures == before)
+        let revision = self.revision(&range.start).await?;
+        Ok((revision, lock(&self.now).failures == before))
     }
 
     fn is_of_cluster(&self, header: &Header) -> bool {
@@ -469,6 +530,7 @@ impl Etcd {
         if let Some(prefix) = lock(&self.now).prefix {
             return Ok(prefix);
         }
+        let mut said = String::new();
         for prefix in PREFIXES {
             let path = format!("{prefix}/maintenance/status");
             let answer = self.send(&path, &Bytes::from_static(b"{}"), None).await?;
@@ -476,12 +538,13 @@ impl Etcd {
                 lock(&self.now).prefix = Some(prefix);
                 return Ok(prefix);
             }
+            said = excerpt(&whole(answer.into_body()).await?);
         }
-        Err(self.without_gateway().await.into())
+        Err(self.without_gateway(&said).await.into())
     }
 
-    /// Why a server has none of the gateway's paths.
-    async fn without_gateway(&self) -> Error {
+    /// Why a server has none of the gateway's paths, and what it said to the last of them.
+    async fn without_gateway(&self, said: &str) -> Error {
         let endpoint = self.endpoint();
         let version = match self.versions().await {
             Ok(versions) => versions,
@@ -494,9 +557,35 @@ impl Etcd {
             Some(version) => format!(
                 "{endpoint} is etcd {version}, whose JSON gateway is off: start it with --enable-grpc-gateway"
             ),
-            None => format!("{endpoint} is not an etcd server: it has neither /v3 nor /version"),
+            None => {
+                let neither = "it has neither /v3 nor /version";
+                match said {
+                    "" => format!("{endpoint} is not an etcd server: {neither}"),
+                    said => {
+                        format!("{endpoint} is not an etcd server: {neither}, and says {said:?}")
+                    }
+                }
+            }
         };
         Error::new(Kind::Unsupported, text)
+    }
+
+    /// The addresses of its servers.
+    pub fn addresses(&self) -> Vec<&str> {
+        self.servers.iter().map(|server| server.endpoint()).collect()
+    }
+
+    /// The ID of its cluster in decimal digits, once a server has told it.
+    pub fn cluster_id(&self) -> Option<String> {
+        lock(&self.now).cluster.map(|id| id.to_string())
+    }
+
+    /// The version of one server, which anyone may ask for; `None` without an answer.
+    pub async fn version(&self) -> Option<String> {
+        let versions = async { Ok(self.versions().await?) };
+        let versions = self.in_time(FIRST_TIMEOUT, "version", versions);
+        let versions = self.silence.tell(versions).await.ok()?;
+        Some(versions["etcdserver"].as_str()?.to_owned())
     }
 
     /// What `/version` says; null if that is not JSON.
@@ -529,6 +618,23 @@ impl Etcd {
         Ok(Some(token.token))
     }
 
+    /// What a user lacks whom etcd refuses a request.
+    fn lacks(&self, what: &str) -> String {
+        let right = match what {
+            "kv/range" | "watch" => "to read",
+            what if what.starts_with("kv/") => "to write",
+            what => return format!(": {what} is for users with the role root"),
+        };
+        match self.keys.as_str() {
+            "" => format!(
+                ": the user lacks the right {right} all keys; one whose role is for a prefix needs --etcd-prefix"
+            ),
+            prefix => {
+                format!(": the user lacks the right {right} all keys that begin with {prefix:?}")
+            }
+        }
+    }
+
     /// The error of an answer that is another program's: once etcd has answered, something is between for a while.
     fn others(&self, error: Error) -> Error {
         if lock(&self.now).cluster.is_some() { error.retryable() } else { error }
@@ -551,7 +657,7 @@ impl Etcd {
         } else if says("user name is empty") {
             ": it requires a user (--etcd-user)"
         } else if code == 7 || says("permission denied") {
-            ": the role of the user does not allow it; a role for a prefix needs --etcd-prefix"
+            &self.lacks(what)
         } else {
             ""
         };
@@ -559,12 +665,15 @@ impl Etcd {
             _ if !hint.is_empty() => Kind::PermissionDenied,
             (16, _) | (_, 401 | 403) => Kind::PermissionDenied,
             (8, _) => Kind::RateLimited,
-            (14, _) | (_, 502..=504) => Kind::NoLeader,
+            // 1 is what the gateway of a server says that stops: its own client of gRPC is closed.
+            (1 | 4 | 14, _) | (_, 408 | 499 | 502..=504) => Kind::NoLeader,
             _ => Kind::Http,
         };
         let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
         let error = Error::new(kind, message).with_status(status);
         let is_transient = matches!(kind, Kind::NoLeader | Kind::RateLimited)
+            // A member that is behind: another one may have it.
+            || says("future revision")
             || says("leader changed")
             || says("no leader")
             || says("request timed out");
@@ -587,6 +696,8 @@ fn is_old_token(status: u16, refusal: &Refusal) -> bool {
         || refusal.code() == 16
         || text.contains("invalid auth token")
         || text.contains("revision of auth store is old")
+        // Of older servers.
+        || text.contains("revision in header is old")
 }
 
 fn encoded(body: &impl serde::Serialize) -> Result<Bytes, Error> {
@@ -604,11 +715,23 @@ async fn refusal_of(answer: Response<Parts>) -> Result<OrRefusal, Refused> {
         return Ok(Ok(answer));
     }
     let body = whole(answer.into_body()).await?;
-    let refusal = serde_json::from_slice(&body).unwrap_or_else(|_| Refusal {
-        message: status.canonical_reason().unwrap_or("refused").to_owned(),
-        ..Refusal::default()
-    });
+    let mut refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+    if refusal.text().is_empty() {
+        // It is not etcd's JSON: etcd itself, or what is between, has said it in another form.
+        refusal.message = excerpt(&body);
+    }
+    if refusal.text().is_empty() {
+        refusal.message = status.canonical_reason().unwrap_or("refused").to_owned();
+    }
     Ok(Err((status.as_u16(), refusal)))
+}
+
+/// The beginning of what cannot be etcd's JSON, for messages; of an object nothing, since it can have values of keys.
+fn shown(answer: &[u8]) -> String {
+    match answer.trim_ascii_start() {
+        [] | [b'{', ..] => String::new(),
+        text => format!(": {:?}", excerpt(text)),
+    }
 }
 
 /// Reads a whole body.

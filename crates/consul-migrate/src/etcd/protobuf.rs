@@ -149,6 +149,34 @@ mod tests {
         assert_eq!((b.value.0.len(), b.lease.0), (0, i64::MAX as u64));
     }
 
+    /// What is zero is left out, also all of it.
+    #[test]
+    fn no_field_but_the_header_is_needed() {
+        let key_value: [&[u8]; 6] =
+            [b"\x0a\x01a", b"\x10\x02", b"\x18\x04", b"\x20\x02", b"\x2a\x01v", b"\x30\x07"];
+        let header: [&[u8]; 4] = [b"\x08\x07", b"\x10\x01", b"\x18\x06", b"\x20\x02"];
+        let rest: [&[u8]; 2] = [b"\x18\x01", b"\x20\x03"];
+        let without = |fields: &[&[u8]], left_out: usize| {
+            let left = fields.iter().enumerate().filter(|(at, _)| left_out >> at & 1 == 0);
+            left.flat_map(|(_, field)| field.to_vec()).collect::<Vec<u8>>()
+        };
+        let field = |number: u8, content: Vec<u8>| {
+            [&[(number << 3) | 2, content.len() as u8][..], &content].concat()
+        };
+        for left_out in 0..1 << 12 {
+            let message = [
+                field(1, without(&header, left_out)),
+                field(2, without(&key_value, left_out >> 4)),
+                without(&rest, left_out >> 10),
+            ];
+            let page = range_response(&message.concat().into()).unwrap();
+            assert_eq!(page.kvs.len(), 1, "{left_out}");
+            assert_eq!(page.kvs[0].key.0.is_empty(), left_out >> 4 & 1 == 1, "{left_out}");
+        }
+        assert!(range_response(&Bytes::from_static(b"\x0a\x00")).unwrap().kvs.is_empty());
+        assert!(range_response(&Bytes::from_static(b"\x20\x03")).is_none());
+    }
+
     #[test]
     fn a_request_for_one_key_has_no_end() {
         let key = Bytes::from_static(b"a");

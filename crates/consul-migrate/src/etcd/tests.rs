@@ -57,13 +57,17 @@ fn failed<R: fmt::Debug>(result: Result<R, Refused>) -> Error {
     }
 }
 
+async fn status(etcd: &Etcd) -> Result<Status, Refused> {
+    etcd.status(&Bytes::from_static(b"a")).await
+}
+
 #[test]
 fn a_gateway_of_3_3_is_found() {
     let answers: Answers = |path, _, _| match path {
-        "/v3beta/maintenance/status" => (200, HEADER.to_owned()),
+        "/v3beta/maintenance/status" | "/v3beta/kv/range" => (200, HEADER.to_owned()),
         _ => (404, "404 page not found".to_owned()),
     };
-    assert_eq!(run(etcd(answers, false).status()).unwrap().cluster_id, "7");
+    assert_eq!(run(status(&etcd(answers, false))).unwrap().cluster_id, "7");
 }
 
 #[test]
@@ -72,9 +76,37 @@ fn a_server_with_only_the_api_v2_is_named() {
         "/version" => (200, r#"{"etcdserver":"2.3.8","etcdcluster":"2.3.0"}"#.to_owned()),
         _ => (404, "404 page not found".to_owned()),
     };
-    let error = failed(run(etcd(answers, false).status()));
+    let error = failed(run(status(&etcd(answers, false))));
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.message().contains("etcd 2.3.8, which has only the API v2"), "{error}");
+}
+
+/// What a gateway of etcd 3.4 to 3.7, or a proxy, says while a server stops, starts, or has no leader.
+#[test]
+fn what_a_server_says_while_it_restarts_is_repeated() {
+    const SAID: [(u16, &str); 8] = [
+        (408, r#"{"error":"grpc: the client connection is closing","code":1}"#),
+        (499, r#"{"code":1,"message":"grpc: the client connection is closing"}"#),
+        (408, r#"{"error":"context canceled","code":1}"#),
+        (503, r#"{"error":"transport is closing","code":14}"#),
+        (503, r#"{"error":"etcdserver: server stopped","code":14}"#),
+        (504, r#"{"error":"context deadline exceeded","code":4}"#),
+        (503, r#"{"error":"etcdserver: leader changed","code":14}"#),
+        (502, "<html>Bad Gateway</html>"),
+    ];
+    thread_local!(static PLACE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+    for (place, (status, text)) in SAID.into_iter().enumerate() {
+        PLACE.set(place);
+        let answers: Answers = |_, _, _| {
+            let (status, text) = SAID[PLACE.get()];
+            (status, text.to_owned())
+        };
+        let error = failed(run(etcd(answers, false).revision(&Bytes::from_static(b"a"))));
+        assert!(
+            error.is_retryable() && error.kind().exit_status() == 3,
+            "{status} {text}: {error:?}"
+        );
+    }
 }
 
 #[test]
@@ -85,7 +117,7 @@ fn a_user_is_not_needed_where_etcd_has_none() {
         }
         _ => (200, format!("{}{}", HEADER, if token.is_some() { "token" } else { "" })),
     };
-    run(etcd(answers, true).status()).unwrap();
+    run(status(&etcd(answers, true))).unwrap();
 }
 
 /// `old` is a token that has ended.
@@ -116,6 +148,21 @@ fn with_tokens(path: &str, token: Option<&str>, _: &Value) -> (u16, String) {
 fn a_token_that_has_ended_is_renewed() {
     let (_, revision) = run(etcd(with_tokens, true).count(&Range::prefix(b""), 0)).unwrap();
     assert_eq!(revision, 3);
+}
+
+/// After each change of a role a JSON Web Token is old; releases say it otherwise.
+#[test]
+fn each_refusal_of_an_old_token_is_known() {
+    for (status, body) in [
+        (401, r#"{"message":"etcdserver: invalid auth token","code":16}"#),
+        (400, r#"{"message":"etcdserver: revision of auth store is old","code":3}"#),
+        (500, r#"{"error":"auth: revision in header is old","code":2}"#),
+    ] {
+        let refusal: Refusal = serde_json::from_str(body).unwrap();
+        assert!(is_old_token(status, &refusal), "{body}");
+    }
+    let denied = r#"{"message":"etcdserver: permission denied","code":7}"#;
+    assert!(!is_old_token(403, &serde_json::from_str(denied).unwrap()));
 }
 
 /// A watch with such a token is denied as one without the right.
@@ -196,6 +243,21 @@ fn a_watch_is_told_how_far_etcd_is_but_not_at_its_beginning() {
     }
 }
 
+/// A member that is behind the others: another one may have the revision.
+#[test]
+fn a_revision_that_a_member_does_not_have_yet_is_asked_again() {
+    let answers: Answers = |path, _, _| match path {
+        "/v3/kv/range" => (
+            400,
+            r#"{"message":"etcdserver: mvcc: required revision is a future revision","code":11}"#
+                .to_owned(),
+        ),
+        _ => (200, HEADER.to_owned()),
+    };
+    let error = failed(run(etcd(answers, false).count(&Range::prefix(b""), 3)));
+    assert!(error.is_retryable(), "{error}");
+}
+
 #[test]
 fn a_page_that_is_too_large_is_read_in_smaller_ones() {
     let answers: Answers = |path, _, asked| {
@@ -215,4 +277,86 @@ fn a_page_that_is_too_large_is_read_in_smaller_ones() {
     let mut pages = Pages::new(&etcd, Range::prefix(b""), 3, 5000);
     let page = run(pages.next()).unwrap().unwrap();
     assert_eq!(page.kvs.len(), 1);
+}
+
+thread_local!(static SAID: std::cell::RefCell<(u16, &'static str)> = const { std::cell::RefCell::new((200, "")) });
+
+/// The server is etcd until it says this to a path that ends so.
+fn says(path: &str, end: &str) -> (u16, String) {
+    match path.ends_with(end) {
+        true => SAID.with_borrow(|(status, text)| (*status, (*text).to_owned())),
+        false if path.ends_with("authenticate") => (200, r#"{"token":"t"}"#.to_owned()),
+        false => (200, HEADER.to_owned()),
+    }
+}
+
+/// Each request that is refused, by etcd in plain text or by what is between, shows what was said, in one line.
+#[test]
+fn what_is_not_etcds_json_is_shown_whatever_the_status() {
+    const TEXT: &str =
+        "\nCommonName of client sending a request against gateway will be ignored\nand more\n";
+    let words = "CommonName of client sending a request against gateway will be ignored";
+    let end_of: [(&str, bool, Answers); 4] = [
+        ("kv/range", false, |path, _, _| says(path, "kv/range")),
+        ("watch", false, |path, _, _| says(path, "watch")),
+        ("authenticate", true, |path, _, _| says(path, "authenticate")),
+        ("all", false, |path, _, _| says(path, "")),
+    ];
+    for (at, has_user, answers) in end_of {
+        for status in (200..600).filter(|status| *status != 204) {
+            for said in [
+                TEXT,
+                "<html>\n<body>CommonName of client sending a request against gateway will be ignored",
+                r#"{"detail":"CommonName of client sending a request against gateway will be ignored"}"#,
+            ] {
+                if status < 300 && said.starts_with('{') {
+                    continue;
+                }
+                SAID.set((status, said));
+                let etcd = etcd(answers, has_user);
+                let error = failed(run(async {
+                    match at {
+                        "watch" => {
+                            etcd.watch(&Range::prefix(b"a"), 4).await?.next().await.map(|_| ())
+                        }
+                        _ => etcd.revision(&Bytes::from_static(b"a")).await.map(|_| ()),
+                    }
+                }));
+                assert!(error.message().contains(words), "{at}, {status}: {error}");
+                assert!(!error.message().contains('\n'), "{at}, {status}: {error:?}");
+            }
+        }
+    }
+}
+
+/// An object can have values of keys.
+#[test]
+fn of_an_object_that_cannot_be_read_nothing_is_shown() {
+    for said in [r#"{"header":{},"kvs":[{"value":"c2VjcmV0"}"#, r#" {"kvs":"c2VjcmV0"}"#] {
+        SAID.set((200, said));
+        let error = failed(run(status(&etcd(|path, _, _| says(path, "kv/range"), false))));
+        assert!(!error.message().contains("c2VjcmV0"), "{error}");
+    }
+}
+
+/// The right that is missing, and none that was given already.
+#[test]
+fn a_refusal_names_the_right_and_the_prefix() {
+    const DENIED: &str = r#"{"message":"etcdserver: permission denied","code":7}"#;
+    SAID.set((403, DENIED));
+    for (prefix, words) in [
+        ("", "the right to read all keys; one whose role is for a prefix needs --etcd-prefix"),
+        ("/app/", "the right to read all keys that begin with \"/app/\" (HTTP 403)"),
+    ] {
+        let etcd = etcd(|path, _, _| says(path, "kv/range"), false).with_prefix(prefix);
+        let error = failed(run(status(&etcd)));
+        assert!(error.message().contains(words), "{error}");
+        assert_eq!(error.kind(), Kind::PermissionDenied);
+    }
+    let what = |what| etcd(|_, _, _| (403, DENIED.to_owned()), false).lacks(what);
+    assert!(what("kv/txn").contains("the right to write"));
+    assert!(what("watch").contains("the right to read"));
+    assert!(
+        what("maintenance/alarm").contains("maintenance/alarm is for users with the role root")
+    );
 }

@@ -1,9 +1,7 @@
 //! What the alarm does to the access control of a cluster.
 
-use super::message::Changed;
-use super::{Etcd, Refused, WITHOUT_USERS};
-use consul_api::error::{Error, Kind};
-use serde_json::json;
+use super::{Etcd, Refused};
+use consul_api::error::Error;
 use std::time::Duration;
 
 /// The first version that checks users while an alarm is on.
@@ -18,17 +16,13 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn opened_by_alarm(&self) -> Result<Option<String>, Refused> {
-        // Each version tells it to everybody so, also where only some users may ask for the status.
-        let nobody = json!({ "name": "", "password": "" });
-        let users = match self.ask::<Changed>("auth/authenticate", &nobody).await {
-            Err(Refused::Failed(error)) if error.message().contains(WITHOUT_USERS) => {
-                return Ok(None);
-            }
-            Err(Refused::Failed(error)) if error.is_retryable() => return Err(error.into()),
-            Err(Refused::Failed(error)) if error.kind() != Kind::PermissionDenied => {
+        let users = match self.has_users().await {
+            Ok(false) => return Ok(None),
+            Ok(true) => "etcd has users".to_owned(),
+            Err(Refused::Failed(error)) if !error.is_retryable() => {
                 format!("it cannot be learnt whether etcd has users ({})", error.message())
             }
-            _ => "etcd has users".to_owned(),
+            Err(refused) => return Err(refused),
         };
         Ok(match self.cluster_version().await {
             Ok(Ok(version)) if version >= CHECKS => None,
@@ -43,7 +37,8 @@ impl Etcd {
     /// That of its oldest server; else why it is not known.
     async fn cluster_version(&self) -> Result<Result<(u64, u64), String>, Error> {
         let versions = async { Ok(self.versions().await?) };
-        let versions = match self.in_time(VERSION_WITHIN, "version", versions).await {
+        let versions = self.in_time(VERSION_WITHIN, "version", versions);
+        let versions = match self.silence.tell(versions).await {
             Ok(versions) => versions,
             Err(refused) => return Err(refused.into_error()),
         };

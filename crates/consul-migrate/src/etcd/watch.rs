@@ -1,7 +1,7 @@
 //! The changes of a range from a revision on.
 
 use super::message::{Base64, Int, WatchLine, WatchResponse, decode};
-use super::{Etcd, Event, Range, Refused, encoded, is_compacted};
+use super::{Etcd, Event, Range, Refused, encoded, is_compacted, shown};
 use crate::streaming::Parts;
 use bytes::{Buf as _, BytesMut};
 use consul_api::error::{Error, Kind};
@@ -50,7 +50,8 @@ impl Etcd {
             "progress_notify": true,
         } });
         let asked = encoded(&asked)?;
-        let answer = self.in_time(self.timeout, "watch", self.open("watch", &asked)).await?;
+        let opened = self.in_time(self.timeout, "watch", self.open("watch", &asked));
+        let answer = self.silence.tell(opened).await?;
         let endpoint = self.endpoint().to_owned();
         let (parts, unread) = (answer.into_body(), BytesMut::new());
         Ok(Watch { etcd: self, parts, unread, searched: 0, endpoint })
@@ -109,7 +110,11 @@ impl Watch<'_> {
         let foreign = |why: &str| {
             self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {why}"))
         };
-        let line: WatchLine = decode(line).map_err(|error| foreign(&error.to_string()))?;
+        let line: WatchLine = decode(line).map_err(|error| {
+            // The answer of another program has more lines.
+            let whole = [line, b" ", &self.unread].concat();
+            foreign(&format!("{error}{}", shown(&whole)))
+        })?;
         if let Some(refusal) = line.error {
             return Err(match is_compacted(refusal.text()) {
                 true => Refused::Compacted,
@@ -140,7 +145,10 @@ impl Watch<'_> {
         }
         let (kind, why) =
             match why.contains("permission denied") || why.contains("auth") || why.is_empty() {
-                true => (Kind::PermissionDenied, format!("the watch is denied: {why}")),
+                true => {
+                    let lacks = self.etcd.lacks("watch");
+                    (Kind::PermissionDenied, format!("the watch is denied: {why}{lacks}"))
+                }
                 false => (Kind::Http, format!("etcd has ended the watch: {why}")),
             };
         Err(self.error(kind, &why).into())

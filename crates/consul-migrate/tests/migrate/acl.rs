@@ -38,12 +38,21 @@ pub fn run(version: &'static str) {
         let reads = limited(&servers, &consul.token, "reads", READS);
         let copy = ["--etcd-prefix", "/app/", "--consul-prefix", "x/", "--job", "x"];
         let reads = |verb: &str| run(&reads, &[&copy[..], &[verb]].concat());
-        let plan = reads("plan").ok();
-        assert!(
-            plan.contains("may not write all keys of Consul that begin with \"x/app/\""),
-            "{plan}"
+        let plan = reads("plan");
+        assert!(!plan.out.contains("_migrate/"), "{plan:?}");
+        plan.ends(1, &["may not write \"x/app/0\"", "a copy would be refused"]);
+        // A right for some keys is enough if these are all.
+        let rules = RULES.replace(
+            "key \"app/1\" { policy = \"deny\" }",
+            "key_prefix \"\" { policy = \"read\" }",
         );
-        assert!(!plan.contains("_migrate/"), "{plan}");
+        let below = limited(&servers, &consul.token, "below", &rules);
+        let of_all = run(&below, &["--job", "below", "--consul-prefix", "y/", "plan"]);
+        of_all.ends(1, &["may not write \"y/app/0\""]);
+        let rules = rules.replace("\"app/\"", "\"y/app/\"");
+        let below = limited(&servers, &consul.token, "below-y", &rules);
+        run(&below, &["--job", "below", "--consul-prefix", "y/", "plan"])
+            .ends(0, &["nothing is in the way of a copy"]);
         reads("copy").ends(5, &["ermission denied", "; and 2 more"]);
     }
 
@@ -62,6 +71,8 @@ pub fn run(version: &'static str) {
     few(&["rollback", "--yes"]).ends(5, &words);
     run("", &["verify", "--etcd-prefix", "/app/"]).ends(5, &["ermission denied"]);
     run("", &["export", "--consul-prefix", "app/"]).ends(5, &words);
+    run("", &["export", "--consul-prefix", "app/"])
+        .ends(5, &["no token is given", "CONSUL_HTTP_TOKEN"]);
     assert_eq!(super::cutover::value(&servers.etcd.gateway(), b"/app/1").unwrap(), "MQ==");
     all(&["rollback", "--yes"]).ok();
 }

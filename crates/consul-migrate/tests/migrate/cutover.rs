@@ -187,6 +187,25 @@ fn goes_back(servers: &Servers) {
     servers.wait_for_tail();
     drop(tail);
     assert_eq!(servers.stored("app/after").unwrap(), b"1");
+    is_finished(servers);
+}
+
+fn is_finished(servers: &Servers) {
+    let gateway = servers.etcd.gateway();
+    servers.run(&["finish", "--yes"]).ends(1, &["not cut over"]);
+    servers.run(&["cutover", "--yes", "--take-over", "--within", "300"]).ok();
+    servers.run(&["finish"]).ends(2, &["--yes"]);
+    servers
+        .run(&["finish", "--yes"])
+        .ends(0, &["finished: etcd takes writes again", "of the job, and"]);
+    assert_eq!((alarms(&gateway), try_put(&gateway, b"/app/late", b"v")), (0, 200));
+    let (_, keys) = servers.consul().send("GET", "/v1/kv/?recurse", "").unwrap();
+    let keys: Value = serde_json::from_slice(&keys).unwrap();
+    for key in keys.as_array().unwrap() {
+        let name = key["Key"].as_str().unwrap();
+        assert!(key["Flags"] == 0 && !name.starts_with("_migrate/"), "{key}");
+    }
+    servers.run(&["status"]).ends(1, &["there is no job"]);
 }
 
 /// The value of a key of etcd, in base64.

@@ -4,32 +4,65 @@ use super::program::PATIENCE;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use consul_client::transport::Options;
+use consul_client::transport::{Options, TlsOptions};
 use consul_migrate::streaming::{Streaming, StreamingHttp};
 use futures_util::StreamExt;
 use http::Request;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+/// The server of most tests: the one on PATH, or that of the version in the variable `ETCD`.
+fn program() -> Result<PathBuf, String> {
+    if let Ok(version) = std::env::var("ETCD") {
+        return binary(&version);
+    }
+    let found = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
+    match found {
+        Ok(_) => Ok("etcd".into()),
+        Err(error) => Err(format!("etcd: {error} (scripts/install-deps.sh installs it)")),
+    }
+}
+
+/// The server of this version (`3.4`, `3.5`, `3.6`), which is fetched if it is missing. `Err` says why it is not available
+/// here.
+pub fn binary(version: &str) -> Result<PathBuf, String> {
+    let script = Path::new(crate::support::root()).join("scripts/etcd.sh");
+    let output = Command::new(script).arg(version).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(format!("etcd {version}: {said}"));
+    }
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
 /// Why there is no etcd here; `None` if there is.
 pub fn missing() -> Option<String> {
-    let found = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
-    found.err().map(|error| format!("etcd: {error} (scripts/install-deps.sh installs it)"))
+    program().err()
 }
 
 /// A server with its cluster's other members, if there are any; they end when this is dropped.
 pub struct Etcd {
     process: Mutex<Child>,
     arguments: Vec<String>,
+    program: PathBuf,
     folder: PathBuf,
     /// Its URL.
     pub url: String,
     others: Vec<Etcd>,
+    access: Access,
+}
+
+/// How the test itself gets in.
+#[derive(Clone, Default)]
+pub struct Access {
+    pub tls: TlsOptions,
+    /// The user and the password.
+    pub login: Option<(&'static str, &'static str)>,
 }
 
 impl Etcd {
@@ -38,23 +71,38 @@ impl Etcd {
     }
 
     pub fn with(name: &str, options: &[&str]) -> Etcd {
-        let [etcd] = Etcd::members::<1>(name, options);
+        Etcd::of(program().unwrap(), name, options, Access::default())
+    }
+
+    /// With TLS if the access has files for it.
+    pub fn of(program: PathBuf, name: &str, options: &[&str], access: Access) -> Etcd {
+        let [etcd] = Etcd::members::<1>(&program, name, options, &access);
         etcd.wait();
         etcd
     }
 
     /// A cluster of three members.
     pub fn cluster(name: &str) -> Etcd {
-        let [mut etcd, second, third] = Etcd::members(name, &[]);
+        let [mut etcd, second, third] =
+            Etcd::members(&program().unwrap(), name, &[], &Access::default());
         etcd.others = vec![second, third];
         etcd.wait();
         etcd
     }
 
-    fn members<const N: usize>(name: &str, options: &[&str]) -> [Etcd; N] {
+    fn members<const N: usize>(
+        program: &Path,
+        name: &str,
+        options: &[&str],
+        access: &Access,
+    ) -> [Etcd; N] {
         let ports: Vec<_> = (0..2 * N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let urls: Vec<_> =
-            ports.iter().map(|port| format!("http://{}", port.local_addr().unwrap())).collect();
+        let has_tls = access.tls.has_files();
+        let url = |(place, port): (usize, &TcpListener)| {
+            let scheme = if has_tls && place < N { "https" } else { "http" };
+            format!("{scheme}://{}", port.local_addr().unwrap())
+        };
+        let urls: Vec<_> = ports.iter().enumerate().map(url).collect();
         drop(ports);
         let (clients, peers) = urls.split_at(N);
         let member = |place: usize| format!("{name}-{place}={}", peers[place]);
@@ -74,8 +122,16 @@ impl Etcd {
                 options,
             ];
             let arguments: Vec<_> = arguments.concat().iter().map(|it| (*it).to_owned()).collect();
-            let process = Mutex::new(spawn(&arguments));
-            Etcd { process, arguments, folder, url: url.clone(), others: Vec::new() }
+            let process = Mutex::new(spawn(program, &arguments));
+            Etcd {
+                process,
+                arguments,
+                program: program.to_owned(),
+                folder,
+                url: url.clone(),
+                others: Vec::new(),
+                access: access.clone(),
+            }
         })
     }
 
@@ -83,14 +139,14 @@ impl Etcd {
     pub fn lose_all(&self) {
         self.kill();
         std::fs::remove_dir_all(&self.folder).unwrap();
-        *self.process.lock().unwrap() = spawn(&self.arguments);
+        *self.process.lock().unwrap() = spawn(&self.program, &self.arguments);
         self.wait();
     }
 
     fn wait(&self) {
         let end = Instant::now() + PATIENCE;
         for member in self.all() {
-            let gateway = Gateway::new(&[&member.url]);
+            let gateway = Gateway::with(&[&member.url], &self.access);
             // Without the gateway there is still the version.
             while gateway.send("GET", "/version", Bytes::new()).is_none() {
                 assert!(Instant::now() < end, "etcd did not start");
@@ -110,7 +166,27 @@ impl Etcd {
 
     /// A connection of its own.
     pub fn gateway(&self) -> Gateway {
-        Gateway::new(&self.all().map(|member| member.url.as_str()).collect::<Vec<_>>())
+        let urls = self.all().map(|member| member.url.as_str()).collect::<Vec<_>>();
+        Gateway::with(&urls, &self.access)
+    }
+
+    /// Adds `root`, the one that the test itself is from now on, and users whose role has rights (`READ`, `WRITE`, `READWRITE`)
+    /// for the keys that begin with `/app/`, or none. All have this password.
+    pub fn require_users(&mut self, password: &'static str, users: &[(&str, Option<&str>)]) {
+        let gateway = self.gateway();
+        let post = |what: &str, body| _ = gateway.post(what, body);
+        for (name, right) in [("root", None)].iter().chain(users) {
+            post("auth/user/add", json!({ "name": name, "password": password }));
+            post("auth/role/add", json!({ "name": name }));
+            post("auth/user/grant", json!({ "user": name, "role": name }));
+            if let Some(right) = right {
+                let (key, end) = (text(b"/app/"), text(b"/app0"));
+                let perm = json!({ "permType": right, "key": key, "range_end": end });
+                post("auth/role/grant", json!({ "name": name, "perm": perm }));
+            }
+        }
+        post("auth/enable", json!({}));
+        self.access.login = Some(("root", password));
     }
 
     /// Kills the leader.
@@ -136,8 +212,8 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(arguments: &[String]) -> Child {
-    let mut command = Command::new("etcd");
+fn spawn(program: &Path, arguments: &[String]) -> Child {
+    let mut command = Command::new(program);
     let none = Stdio::null;
     command.args(arguments).stdin(none()).stdout(none()).stderr(none()).spawn().unwrap()
 }
@@ -148,18 +224,46 @@ pub struct Gateway {
     servers: Vec<StreamingHttp>,
     /// The server of the next request.
     next: Cell<usize>,
+    login: Option<(&'static str, &'static str)>,
 }
 
 impl Gateway {
     pub fn new(urls: &[&str]) -> Gateway {
+        Gateway::with(urls, &Access::default())
+    }
+
+    pub fn with(urls: &[&str], access: &Access) -> Gateway {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let server = |url: &&str| StreamingHttp::new(url, &Options::default()).unwrap();
-        Gateway { runtime, servers: urls.iter().map(server).collect(), next: Cell::new(0) }
+        let server = |url: &&str| {
+            let tls =
+                if url.starts_with("https") { access.tls.clone() } else { TlsOptions::default() };
+            StreamingHttp::new(url, &Options { tls, ..Options::default() }).unwrap()
+        };
+        let servers = urls.iter().map(server).collect();
+        Gateway { runtime, servers, next: Cell::new(0), login: access.login }
     }
 
     /// The status and the answer; `None` without one.
     pub fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Option<(u16, Vec<u8>)> {
-        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        let Some((name, password)) = self.login else { return self.ask(None, method, path, body) };
+        let asked = json!({ "name": name, "password": password }).to_string();
+        let (_, said) = self.ask(None, "POST", "/v3/auth/authenticate", asked)?;
+        let said: Value = serde_json::from_slice(&said).unwrap();
+        self.ask(said["token"].as_str(), method, path, body)
+    }
+
+    fn ask(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Option<(u16, Vec<u8>)> {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", token);
+        }
+        let request = request.body(body.into()).unwrap();
         let server = &self.servers[self.next.get()];
         self.runtime.block_on(async {
             let answer = server.open(request).await.ok()?;

@@ -1,5 +1,5 @@
-//! An etcd in memory at the HTTP level, with faults. What it says is as etcd says it: what is zero, false or empty is left
-//! out.
+//! An etcd in memory at the HTTP level, with faults. What it says is byte for byte as etcd says it, which
+//! `recorded.rs` sees to.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,10 +21,14 @@ pub struct Entry {
     pub value: Bytes,
     pub created: u64,
     pub changed: u64,
+    pub writes: u64,
     pub lease: u64,
 }
 
 type Keys = BTreeMap<Vec<u8>, Entry>;
+
+/// The kinds of permissions, each with its key and its end.
+type Permissions = BTreeMap<(Vec<u8>, Vec<u8>), String>;
 
 #[derive(Clone, Debug)]
 struct Event {
@@ -54,6 +58,9 @@ struct State {
     /// How many times all watches were cut.
     cuts: u64,
     has_users: bool,
+    /// The roles of each user, and the permissions of each role.
+    users: BTreeMap<String, BTreeSet<String>>,
+    roles: BTreeMap<String, Permissions>,
     /// The answer of another program to all requests.
     other: Option<(u16, &'static str)>,
     /// The same to all watches.
@@ -91,6 +98,8 @@ impl Fake {
             notifies: NOTIFIES,
             cuts: 0,
             has_users: false,
+            users: BTreeMap::new(),
+            roles: BTreeMap::new(),
             other: None,
             other_watch: None,
             version: "3.4.0",
@@ -149,6 +158,32 @@ impl Fake {
         (state.has_users, state.version) = (true, version);
     }
 
+    /// Is a cluster of this version.
+    pub fn be(&self, version: &'static str) {
+        self.state().version = version;
+    }
+
+    /// Gives a role a permission.
+    pub fn permit(&self, role: &str, kind: &str, key: &str, end: &str) {
+        let mut state = self.state();
+        let permissions = state.roles.entry(role.to_owned()).or_default();
+        permissions.insert((key.into(), end.into()), kind.to_owned());
+    }
+
+    /// The kinds of permissions that a role has.
+    pub fn permitted(&self, role: &str) -> Vec<String> {
+        self.state().roles[role].values().cloned().collect()
+    }
+
+    /// Applies changes as a program whose user has a role; returns whether they were taken.
+    pub fn write_as(&self, role: &str, changes: &[Change]) -> bool {
+        let may = |key: &[u8]| {
+            let state = self.state();
+            state.roles[role].iter().any(|(range, kind)| kind != "READ" && is_in(range, key))
+        };
+        changes.iter().all(|(key, _)| may(key)) && self.write(changes)
+    }
+
     /// Lets another program answer in its place, or not any more.
     pub fn answer_as(&self, other: Option<(u16, &'static str)>) {
         self.state().other = other;
@@ -194,7 +229,7 @@ impl Fake {
         let broken = || Error::new(Kind::Connect, "fake: connection reset").retryable();
         match fault {
             Some(0) => return Err(broken().not_sent()),
-            Some(1) => return Ok(whole(503, &json!({ "message": "unavailable", "code": 14 }))),
+            Some(1) => return Ok(self.state().refused(503, "unavailable", 14)),
             Some(2) => self.clock.sleep(Duration::from_millis(700)).await,
             _ => {}
         }
@@ -219,12 +254,13 @@ impl Fake {
             fake: self.clone(),
             range: range(asked),
             next: number(&asked["start_revision"]),
+            is_synced: false,
             unsent: VecDeque::new(),
             is_over: false,
             notified: now,
             cuts: state.cuts,
         };
-        follow.add(json!({ "header": state.header(), "created": true }));
+        follow.add(&state.line(json!({ "header": state.header(), "created": true })));
         drop(state);
         Box::pin(stream::unfold(follow, |mut follow| async move {
             let part = follow.part().await?;
@@ -371,11 +407,14 @@ impl State {
         self.revision += 1;
         for (key, value) in real {
             let revision = self.revision;
-            let created = self.keys.get(key).map_or(revision, |entry| entry.created);
+            let before = self.keys.get(key);
+            let created = before.map_or(revision, |entry| entry.created);
+            let writes = before.map_or(1, |entry| entry.writes + 1);
             let entry = value.clone().map(|(value, lease)| Entry {
                 value,
                 created,
                 changed: revision,
+                writes,
                 lease,
             });
             let event = Event { revision, key: key.clone(), entry };
@@ -397,39 +436,160 @@ impl State {
     fn request(&mut self, path: &str, asked: &Value) -> Response<Parts> {
         let header = self.header();
         match path {
-            "/v3/maintenance/status" => {
-                whole(200, &json!({ "header": header, "version": "3.4.0" }))
-            }
+            "/v3/maintenance/status" => self.status(),
             "/v3/kv/range" => self.range(asked, &header),
             "/v3/kv/txn" if !self.holds(&asked["compare"]) => {
-                whole(200, &json!({ "header": header }))
+                self.whole(&json!({ "header": header }))
             }
             "/v3/kv/txn" => {
-                let changes: Vec<Change> =
-                    asked["success"].as_array().unwrap().iter().map(change).collect();
+                let operations = asked["success"].as_array().unwrap();
+                let changes: Vec<Change> = operations.iter().map(change).collect();
                 if changes.iter().any(|(_, value)| value.is_some()) && !self.alarms.is_empty() {
-                    return refused("etcdserver: mvcc: database space exceeded", 8);
+                    return self.refused(429, "mvcc: database space exceeded", 8);
                 }
+                let has = |(key, _): &Change| self.keys.contains_key(key);
+                let had: Vec<bool> = changes.iter().map(has).collect();
                 self.apply(&changes);
-                whole(200, &json!({ "header": self.header(), "succeeded": true }))
+                let header = json!({ "revision": self.revision.to_string() });
+                let response = |((_, value), had): (&Change, bool)| match value {
+                    Some(_) => json!({ "response_put": { "header": header } }),
+                    None => {
+                        let deleted = u64::from(had).to_string();
+                        json!({ "response_delete_range": { "header": header, "deleted": deleted } })
+                    }
+                };
+                let responses: Vec<Value> = changes.iter().zip(had).map(response).collect();
+                self.whole(&json!({
+                    "header": self.header(), "succeeded": true, "responses": responses,
+                }))
             }
             "/v3/kv/deleterange" => {
                 let range = range(asked);
                 let keys = self.keys.keys().filter(|key| is_in(&range, key));
                 let changes: Vec<Change> = keys.map(|key| (key.clone(), None)).collect();
                 self.apply(&changes);
-                whole(200, &json!({ "header": header }))
+                let deleted = changes.len().to_string();
+                self.whole(&json!({ "header": self.header(), "deleted": deleted }))
+            }
+            "/v3/kv/compaction" => {
+                self.compacted = number(&asked["revision"]);
+                self.whole(&json!({ "header": header }))
             }
             "/v3/maintenance/alarm" => self.alarm(asked),
-            "/version" => {
-                whole(200, &json!({ "etcdserver": "3.9.9", "etcdcluster": self.version }))
+            "/version" => self.versions(),
+            path => self.auth(path.strip_prefix("/v3/auth/").unwrap(), asked),
+        }
+    }
+
+    fn is(&self, minor: u8) -> bool {
+        self.version.starts_with(&format!("3.{minor}."))
+    }
+
+    /// What a server of another version than that of the cluster says of itself.
+    fn versions(&self) -> Response<Parts> {
+        let storage = if self.is(6) { "3.6.0" } else { "" };
+        let versions = json!({
+            "etcdserver": self.own_version(), "etcdcluster": self.version, "storage": storage,
+        });
+        answer(200, text(&without_zeros(versions), self.is(4), ","))
+    }
+
+    /// That of the recordings.
+    fn own_version(&self) -> &'static str {
+        match self.version {
+            "3.4.0" => "3.4.23",
+            "3.5.0" => "3.5.35",
+            "3.6.0" => "3.6.8",
+            _ => "3.9.9",
+        }
+    }
+
+    fn status(&self) -> Response<Parts> {
+        let mut status = json!({
+            "header": self.header(), "version": self.own_version(), "dbSize": "8", "leader": "1", "raftIndex": "4",
+            "raftTerm": "2", "raftAppliedIndex": "4", "dbSizeInUse": "8",
+        });
+        if self.is(6) {
+            status["storageVersion"] = "3.6.0".into();
+            status["dbSizeQuota"] = "2147483648".into();
+            status["downgradeInfo"] = json!({});
+        }
+        self.whole(&status)
+    }
+
+    /// Users and roles. The requests of the program are those of a user with the role root.
+    fn auth(&mut self, what: &str, asked: &Value) -> Response<Parts> {
+        let name = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
+        let permission = |of: &Value| (bytes(&of["key"]), bytes(&of["range_end"]));
+        let mut said = json!({});
+        match what {
+            "authenticate" if !self.has_users => {
+                return self.refused(self.precondition(), "authentication is not enabled", 9);
             }
-            "/v3/auth/authenticate" if self.has_users => {
-                refused("etcdserver: authentication failed, invalid user ID or password", 3)
+            "authenticate" if name("password") == "pw" => said["token"] = "t".into(),
+            "authenticate" => {
+                return self.refused(400, "authentication failed, invalid user ID or password", 3);
             }
-            "/v3/auth/authenticate" => refused("etcdserver: authentication is not enabled", 9),
+            "enable" => self.has_users = true,
+            "user/add" => _ = self.users.entry(name("name")).or_default(),
+            "user/grant" => _ = self.users.entry(name("user")).or_default().insert(name("role")),
+            "user/list" => said["users"] = self.users.keys().cloned().collect(),
+            "user/get" => {
+                said["roles"] = self.users[&name("name")].iter().cloned().collect::<Value>();
+            }
+            "role/add" => _ = self.roles.entry(name("name")).or_default(),
+            "role/list" => said["roles"] = self.roles.keys().cloned().collect(),
+            "role/grant" => {
+                let (kind, range) = (&asked["perm"]["permType"], permission(&asked["perm"]));
+                let role = self.roles.get_mut(&name("name")).unwrap();
+                role.insert(range, kind.as_str().unwrap_or("READ").to_owned());
+            }
+            "role/get" | "role/revoke" => {
+                let role = name("role");
+                let Some(permissions) = self.roles.get_mut(&role) else {
+                    return self.refused(self.precondition(), "role name not found", 9);
+                };
+                if what == "role/get" {
+                    let shown = |((key, end), kind): (&(Vec<u8>, Vec<u8>), &String)| {
+                        let kind = if kind == "READ" { "" } else { kind };
+                        let (key, end) = (BASE64.encode(key), BASE64.encode(end));
+                        json!({ "permType": kind, "key": key, "range_end": end })
+                    };
+                    said["perm"] = permissions.iter().map(shown).collect();
+                } else if permissions.remove(&permission(asked)).is_none() {
+                    let why = "permission is not granted to the role";
+                    return self.refused(self.precondition(), why, 9);
+                }
+            }
             other => panic!("{other}"),
         }
+        said["header"] = self.header();
+        self.whole(&said)
+    }
+
+    /// The status of what the state does not allow.
+    fn precondition(&self) -> u16 {
+        if self.is(4) { 412 } else { 400 }
+    }
+
+    fn refused(&self, status: u16, message: &str, code: u16) -> Response<Parts> {
+        let message = format!("etcdserver: {message}");
+        let error = if self.is(6) { "" } else { &message };
+        let said = without_zeros(json!({ "error": error, "message": message, "code": code }));
+        answer(status, self.text(&said))
+    }
+
+    fn whole(&self, said: &Value) -> Response<Parts> {
+        answer(200, self.text(&without_zeros(said.clone())))
+    }
+
+    /// A line of a watch.
+    fn line(&self, said: Value) -> String {
+        text(&without_zeros(json!({ "result": said })), self.is(4), ",")
+    }
+
+    fn text(&self, said: &Value) -> String {
+        text(said, self.is(4), if self.is(6) { ", " } else { "," })
     }
 
     /// Whether the keys were changed last in the revisions that a transaction says.
@@ -447,37 +607,49 @@ impl State {
             given => given,
         };
         if revision < self.compacted {
-            return refused("etcdserver: mvcc: required revision has been compacted", 11);
+            return self.refused(400, "mvcc: required revision has been compacted", 11);
+        }
+        if revision > self.revision {
+            return self.refused(400, "mvcc: required revision is a future revision", 11);
         }
         let range = range(asked);
         let mut found: Vec<_> =
             self.at(revision).iter().filter(|(key, _)| is_in(&range, key)).collect();
         let count = found.len();
+        let since = number(&asked["min_mod_revision"]);
+        found.retain(|(_, entry)| entry.changed >= since);
         match number(&asked["limit"]) as usize {
             _ if asked["count_only"] == true => found.clear(),
             0 => {}
             limit => found.truncate(limit),
         }
-        let more = found.len() < count;
-        let kvs: Vec<Value> = found.iter().map(|(key, entry)| shown(key, Some(entry), 0)).collect();
-        whole(
-            200,
-            &json!({ "header": header, "kvs": kvs, "more": more, "count": count.to_string() }),
-        )
+        let more = asked["count_only"] != true && since == 0 && found.len() < count;
+        let mut kvs: Vec<Value> =
+            found.iter().map(|(key, entry)| shown(key, Some(entry), 0)).collect();
+        if asked["keys_only"] == true {
+            kvs.iter_mut().for_each(|kv| kv["value"] = "".into());
+        }
+        let said =
+            json!({ "header": header, "kvs": kvs, "more": more, "count": count.to_string() });
+        self.whole(&said)
     }
 
     fn alarm(&mut self, asked: &Value) -> Response<Parts> {
         let member = number(&asked["memberID"]);
-        match asked["action"].as_str().unwrap() {
-            "ACTIVATE" => _ = self.alarms.insert(member),
-            "DEACTIVATE" => _ = self.alarms.remove(&member),
-            _ => {}
+        let told: Vec<u64> = match asked["action"].as_str().unwrap() {
+            "ACTIVATE" => {
+                self.alarms.insert(member);
+                vec![member]
+            }
+            "DEACTIVATE" => self.alarms.take(&member).into_iter().collect(),
+            _ => self.alarms.iter().copied().collect(),
+        };
+        let told = told.iter().map(|it| json!({ "memberID": it.to_string(), "alarm": "NOSPACE" }));
+        let mut said = json!({ "alarms": told.collect::<Vec<_>>() });
+        if !self.is(4) {
+            said["header"] = self.header();
         }
-        let on = self
-            .alarms
-            .iter()
-            .map(|member| json!({ "memberID": member.to_string(), "alarm": "NOSPACE" }));
-        whole(200, &json!({ "header": self.header(), "alarms": on.collect::<Vec<_>>() }))
+        self.whole(&said)
     }
 }
 
@@ -495,6 +667,8 @@ struct Follow {
     fake: Fake,
     range: (Vec<u8>, Vec<u8>),
     next: u64,
+    /// Whether it has told all up to the present revision: from then on it is told each change before a compaction.
+    is_synced: bool,
     unsent: VecDeque<u8>,
     is_over: bool,
     /// When it was told something last.
@@ -529,8 +703,8 @@ impl Follow {
         Some(Ok(self.unsent.drain(..count).collect::<Vec<u8>>().into()))
     }
 
-    fn add(&mut self, line: Value) {
-        self.unsent.extend(without_zeros(json!({ "result": line })).to_string().bytes());
+    fn add(&mut self, line: &str) {
+        self.unsent.extend(line.bytes());
         self.unsent.push_back(b'\n');
         self.notified = self.fake.clock.now();
     }
@@ -541,12 +715,15 @@ impl Follow {
         if self.next < state.compacted {
             self.is_over = true;
             // The revision in its header is 0.
-            return self.add(json!({
-                "header": state.header_of(0), "canceled": true, "compact_revision": state.compacted.to_string(),
-            }));
+            let compacted = state.compacted.to_string();
+            return self.add(&state.line(json!({
+                "header": state.header_of(0), "canceled": true, "compact_revision": compacted,
+            })));
         }
         // A compaction removes the deletions of its own revision, too, from which etcd takes a watch.
-        let is_gone = |event: &Event| event.entry.is_none() && event.revision <= state.compacted;
+        let is_gone = |event: &Event| {
+            !self.is_synced && event.entry.is_none() && event.revision <= state.compacted
+        };
         let is_new = |event: &&Event| {
             event.revision >= self.next && is_in(&self.range, &event.key) && !is_gone(event)
         };
@@ -559,13 +736,14 @@ impl Follow {
                 .first()
                 .is_some_and(|next| Some(next.revision) == now.last().map(|it| it.revision));
             let told: Vec<Value> = now.iter().map(told).collect();
-            self.add(json!({ "header": state.header(), "events": told, "fragment": is_part }));
+            let line = json!({ "header": state.header(), "events": told, "fragment": is_part });
+            self.add(&state.line(line));
             rest = later;
         }
-        self.next = state.revision + 1;
+        (self.next, self.is_synced) = (state.revision + 1, true);
         let is_due = fake.clock.now() >= self.notified + state.notifies;
         if events.is_empty() && (is_due || state.cuts > self.cuts) {
-            self.add(json!({ "header": state.header() }));
+            self.add(&state.line(json!({ "header": state.header() })));
         }
     }
 }
@@ -582,7 +760,7 @@ fn shown(key: &[u8], entry: Option<&Entry>, deleted: u64) -> Value {
     match entry {
         None => json!({ "key": BASE64.encode(key), "mod_revision": deleted.to_string() }),
         Some(entry) => json!({
-            "key": BASE64.encode(key), "value": BASE64.encode(&entry.value), "version": "1",
+            "key": BASE64.encode(key), "value": BASE64.encode(&entry.value), "version": entry.writes.to_string(),
             "create_revision": entry.created.to_string(), "mod_revision": entry.changed.to_string(),
             "lease": entry.lease.to_string(),
         }),
@@ -591,7 +769,9 @@ fn shown(key: &[u8], entry: Option<&Entry>, deleted: u64) -> Value {
 
 fn change(operation: &Value) -> Change {
     match operation.get("requestPut") {
-        Some(put) => (bytes(&put["key"]), Some((bytes(&put["value"]).into(), 0))),
+        Some(put) => {
+            (bytes(&put["key"]), Some((bytes(&put["value"]).into(), number(&put["lease"]))))
+        }
         None => (bytes(&operation["requestDeleteRange"]["key"]), None),
     }
 }
@@ -636,13 +816,85 @@ fn without_zeros(mut value: Value) -> Value {
     value
 }
 
-fn whole(status: u16, body: &Value) -> Response<Parts> {
-    let body = Bytes::from(without_zeros(body.clone()).to_string());
-    let parts: Parts = Box::pin(stream::iter([Ok(body)]));
+fn answer(status: u16, said: String) -> Response<Parts> {
+    let parts: Parts = Box::pin(stream::iter([Ok(Bytes::from(said))]));
     Response::builder().status(status).body(parts).unwrap()
 }
 
-fn refused(message: &str, code: u16) -> Response<Parts> {
-    let status = if code == 8 { 429 } else { 400 };
-    whole(status, &json!({ "message": message, "error": message, "code": code }))
+/// The fields in the order of etcd's messages.
+const ORDER: &[&str] = &[
+    "header",
+    "result",
+    "cluster_id",
+    "member_id",
+    "revision",
+    "raft_term",
+    "succeeded",
+    "responses",
+    "deleted",
+    "created",
+    "canceled",
+    "compact_revision",
+    "fragment",
+    "events",
+    "type",
+    "kv",
+    "kvs",
+    "more",
+    "count",
+    "permType",
+    "key",
+    "create_revision",
+    "mod_revision",
+    "version",
+    "value",
+    "lease",
+    "range_end",
+    "dbSize",
+    "leader",
+    "raftIndex",
+    "raftTerm",
+    "raftAppliedIndex",
+    "dbSizeInUse",
+    "storageVersion",
+    "dbSizeQuota",
+    "downgradeInfo",
+    "memberID",
+    "alarm",
+    "alarms",
+    "roles",
+    "users",
+    "perm",
+    "token",
+    "etcdserver",
+    "etcdcluster",
+    "storage",
+    "response_put",
+    "response_delete_range",
+    "error",
+    "code",
+    "message",
+];
+
+/// The text of a message; in that of an error of 3.4 the code is last.
+fn text(said: &Value, code_is_last: bool, comma: &str) -> String {
+    match said {
+        Value::Object(members) => {
+            let place = |name: &str| match name {
+                "code" if code_is_last => ORDER.len(),
+                name => ORDER.iter().position(|it| *it == name).unwrap_or_else(|| panic!("{name}")),
+            };
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| place(name));
+            let member = |(name, value): (&String, &Value)| {
+                format!("\"{name}\":{}", text(value, code_is_last, comma))
+            };
+            format!("{{{}}}", members.into_iter().map(member).collect::<Vec<_>>().join(comma))
+        }
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(|it| text(it, code_is_last, comma)).collect();
+            format!("[{}]", items.join(comma))
+        }
+        other => other.to_string(),
+    }
 }

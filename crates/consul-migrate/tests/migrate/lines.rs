@@ -43,14 +43,14 @@ pub fn run(version: &'static str) {
     writeln!(lines, "{}", json!({ "lines": 11 })).unwrap();
     std::fs::write(&given, &lines).unwrap();
 
-    servers.run(&["import", &given]).ends(0, &["imported 11 keys"]);
+    servers.run(&["import", &given]).ends(0, &["imported 11 keys (1 encoded)"]);
     servers.consul().send("PUT", "/v1/kv/_migrate/job", "not a key of the programs").unwrap();
     let before = all(&servers);
     assert_eq!(before.len(), 11 + 2, "the large value is three parts");
     let flags_of_parts = before.iter().filter(|(key, ..)| is_part(key)).map(|(.., flags)| flags);
     assert_eq!(flags_of_parts.collect::<Vec<_>>(), vec![&json!(1_u64 << 47); 3]);
     servers.run(&["import", &given]).ends(1, &["Consul has keys already", "--merge"]);
-    servers.run(&["export", &first]).ends(0, &["exported 11 keys"]);
+    servers.run(&["export", &first]).ends(0, &["exported 11 keys (1 encoded)"]);
     servers.run(&["export", &first]).ends(2, &["exists"]);
     let (other, part) = (file("other"), file("other.part"));
     std::fs::write(&part, "of an export that runs").unwrap();
@@ -174,7 +174,8 @@ fn reports(servers: &Servers, report: &str) {
     assert_eq!(servers.stored("of-report"), None);
     std::fs::write(report, "of a longer run before\n".repeat(50)).unwrap();
     import(report, &given).ok();
-    assert_eq!(read(), json!({ "verb": "import", "keys": 1 }));
+    assert_eq!((&read()["verb"], &read()["keys"]["consul"]), (&json!("import"), &json!(1)));
+    assert_eq!(read()["consul"]["addresses"], json!([format!("http://{}", servers.consul[0])]));
     import(report, "/no/file").ends(2, &["/no/file"]);
     assert_eq!(read()["error"]["kind"], "usage", "{}", read());
     import("/dev/full", &given).ends(1, &["imported 1 key", "/dev/full", "cannot be written"]);

@@ -17,9 +17,13 @@ mod odd_keys;
 mod operator;
 mod program;
 mod random;
+mod recorded;
 mod refusals;
+mod reports;
+mod rights;
 mod storm;
 mod terminal;
+mod versions;
 
 use support::consul;
 use support::trials::{self, Trials};
@@ -42,8 +46,17 @@ fn trials() -> Trials {
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
+    let names = random::url_names::run;
+    trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
+    let recorded = recorded::by_the_one_in_memory;
+    trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
+    trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
+    trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
     trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
+    trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
+    trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
+    trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
@@ -54,10 +67,12 @@ fn trials() -> Trials {
     if consul::is_quick() {
         return trials;
     }
+    on_versions(&mut trials);
     if let Some(why) = etcd::missing() {
         consul::say_skipped("consul-migrate", &why);
         return trials;
     }
+    trials.add("the_recordings_are_those_of_etcd [etcd]", recorded::by_a_real_one);
     for version in ["1.21", "1.8"] {
         let is_missing = consul::is_missing(version, "consul-migrate");
         let mut add = |name: &str, run: fn(&'static str)| {
@@ -87,6 +102,8 @@ fn trials() -> Trials {
     trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
     let name = "consent_and_progress_are_on_a_terminal [1.21]";
     trials.add_unless(is_missing, name, || terminal::run("1.21"));
+    let name = "the_report_of_a_cut_over_is_as_its_schema_says [1.21]";
+    trials.add_unless(is_missing, name, || reports::run("1.21"));
     // Three servers of each have much to do: once in a long run.
     if std::env::var_os("LONG").is_some() {
         trials.add_unless(is_missing, "both_leaders_are_killed_in_a_storm [1.21]", || {
@@ -100,6 +117,24 @@ fn trials() -> Trials {
     }
     trials.add_unless(is_missing, "each_refusal_of_etcd_is_clear [1.21]", || refusals::run("1.21"));
     trials
+}
+
+/// Those that choose their own version of etcd.
+fn on_versions(trials: &mut Trials) {
+    let has_no_consul = consul::is_missing("1.21", "consul-migrate");
+    for version in versions::versions() {
+        let why = etcd::binary(version).err();
+        if let Some(why) = &why {
+            consul::say_skipped("consul-migrate", why);
+        }
+        let is_missing = has_no_consul || why.is_some();
+        for login in versions::Login::ALL {
+            let name = format!("each_verb_is_for_{}_on_etcd_{version} [1.21]", login.name());
+            trials.add_unless(is_missing, name, move || versions::run(version, login));
+        }
+        let name = format!("the_page_has_the_rights_of_each_verb_on_etcd_{version} [1.21]");
+        trials.add_unless(is_missing, name, move || rights::run(version));
+    }
 }
 
 fn main() {

@@ -10,6 +10,7 @@ const KINDS: &[(&str, &[u8])] = &[
     ("collision", b"both"),
     ("control-key", b"/with\0nul"),
     ("path-key", b"/a//b/../c"),
+    ("url-key", NEWER.as_bytes()),
     ("not-utf8", b"/\xff\xfe"),
     ("reserved-key", b"/_etcd/x"),
     ("large-value", b"/large"),
@@ -18,7 +19,7 @@ const KINDS: &[(&str, &[u8])] = &[
 /// Further keys with characters that are not printable.
 const UNPRINTABLE: [&str; 3] = ["/zero\u{200b}width", "/no\u{a0}break", "/private\u{e000}"];
 
-/// A key with a character that is newer than the servers.
+/// A key with a character that is newer than the servers, which refuse it in a URL as one that is not printable.
 const NEWER: &str = "/newer\u{1faea}";
 
 pub fn run(version: &'static str) {
@@ -29,7 +30,7 @@ pub fn run(version: &'static str) {
         let value = if *kind == "large-value" { &large[..] } else { b"odd" };
         gateway.put(key, value);
     }
-    for key in UNPRINTABLE.iter().chain([&NEWER]) {
+    for key in UNPRINTABLE {
         gateway.put(key.as_bytes(), b"odd");
     }
     gateway.put(b"/both", b"with a slash");
@@ -90,7 +91,7 @@ fn skipped(servers: &Servers) {
     arguments.extend(choices.iter().map(String::as_str));
     servers.run(&[&arguments[..], &["copy"]].concat()).ok();
     let said = servers.run(&[&arguments[..], &["verify"]].concat()).ok();
-    assert!(said.contains("compared 5 keys"), "{said}");
+    assert!(said.contains("compared 4 keys"), "{said}");
 }
 
 fn encoded(servers: &Servers, large: &[u8]) {

@@ -14,6 +14,8 @@ pub struct Servers {
     pub etcd: Etcd,
     /// The addresses of Consul's servers.
     pub consul: Vec<String>,
+    /// The variables of the program.
+    pub environment: Vec<(&'static str, String)>,
     /// The server that ends with this test; others start theirs.
     _consul: Option<RealConsul>,
 }
@@ -29,13 +31,18 @@ pub struct Run {
 impl Servers {
     pub fn start(name: &str, version: &str) -> Servers {
         let etcd = Etcd::start(&format!("{name}-{version}"));
-        let consul = RealConsul::start(version).unwrap();
-        Servers { etcd, consul: vec![consul.address.clone()], _consul: Some(consul) }
+        Servers::beside(etcd, RealConsul::start(version).unwrap())
+    }
+
+    pub fn beside(etcd: Etcd, consul: RealConsul) -> Servers {
+        let mut servers = Servers::of(etcd, vec![consul.address.clone()]);
+        servers._consul = Some(consul);
+        servers
     }
 
     /// Servers that are there already.
     pub fn of(etcd: Etcd, consul: Vec<String>) -> Servers {
-        Servers { etcd, consul, _consul: None }
+        Servers { etcd, consul, environment: Vec::new(), _consul: None }
     }
 
     /// The program, with nothing of the environment of the test.
@@ -46,6 +53,7 @@ impl Servers {
                 command.env_remove(name);
             }
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["--etcd", &self.etcd.urls()]);
         command.args(self.consul.iter().map(|address| format!("--http-addr={address}")));
         command.args(arguments).stdin(Stdio::null());

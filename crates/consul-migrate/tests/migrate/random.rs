@@ -4,18 +4,24 @@
 //!     SEED=17 cargo test … --test migrate random      one seed
 //!     FROM=200 SEEDS=300 cargo test …                 those from 200 to 299
 
+pub mod beside;
 pub mod between;
 pub mod compacted;
+pub mod finished;
 pub mod frozen;
 pub mod holder;
 pub mod kept;
 pub mod late;
+pub mod numbers;
 pub mod overtaken;
 pub mod refused;
 pub mod replaced;
 pub mod resumed;
+pub mod roles;
 pub mod silent;
 pub mod switched;
+pub mod url_names;
+pub mod waits;
 
 use super::fake::{Change, Fake};
 use bytes::Bytes;
@@ -32,7 +38,7 @@ use consul_migrate::{
     CutOver, Freeze, Frozen, Pace, Report, Run, Stop, Until, cut_over, load, roll_back, tail,
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
-use consul_sim::{Agent, Options, SimTransport};
+use consul_sim::{Agent, KeyNames, Options, SimTransport};
 use futures_util::future::{Either, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
@@ -124,6 +130,10 @@ struct World {
     mapping: Mapping,
     is_over: Arc<AtomicBool>,
     is_late: Arc<AtomicBool>,
+    /// Consul.
+    agent: Arc<Agent>,
+    /// Another server, which is asked about names in its place.
+    judge: Arc<Mutex<Option<Arc<SimTransport>>>>,
 }
 
 /// A transport to the simulated agent, with faults.
@@ -135,6 +145,8 @@ struct Faulty {
     rng: Mutex<fastrand::Rng>,
     clock: ManualClock,
     faults: u8,
+    /// An agent of a newer release, which refuses names in its place.
+    judge: Arc<Mutex<Option<Arc<SimTransport>>>>,
 }
 
 impl Transport for Faulty {
@@ -159,6 +171,13 @@ impl Transport for Faulty {
                 Some(1) => self.clock.sleep(Duration::from_millis(900)).await,
                 _ => {}
             }
+            let judge = self.judge.lock().unwrap().clone();
+            if let Some(judge) = judge {
+                let judged = judge.send(copied(&request)).await?;
+                if judged.body().windows(11).any(|it| it == b"invalid key") {
+                    return Ok(judged);
+                }
+            }
             let answer = self.works.send(request).await;
             if fault == Some(2) { Err(broken()) } else { answer }
         })
@@ -167,6 +186,14 @@ impl Transport for Faulty {
     fn endpoint(&self) -> &str {
         "simulated"
     }
+}
+
+/// The same request.
+fn copied(request: &Request<Bytes>) -> Request<Bytes> {
+    let mut copied = Request::new(request.body().clone());
+    *copied.method_mut() = request.method().clone();
+    *copied.uri_mut() = request.uri().clone();
+    copied
 }
 
 struct Silent;
@@ -213,7 +240,9 @@ impl World {
             rng: random,
             clock: clock.clone(),
             faults,
+            judge: Arc::default(),
         };
+        let judge = Arc::clone(&faulty.judge);
         let servers = vec![Arc::new(fake.clone()) as _];
         World {
             etcd: Etcd::new(servers, None, Arc::clone(&shared), Duration::from_secs(5), PATIENCE),
@@ -222,6 +251,8 @@ impl World {
             mapping: mapping(rng),
             is_over: Arc::default(),
             is_late,
+            agent,
+            judge,
             fake,
             clock,
         }
@@ -237,6 +268,32 @@ impl World {
             ..world.mapping.clone()
         };
         World { mapping, ..world }
+    }
+
+    /// From now on the server refuses the names that this release refuses.
+    fn upgrade(&self, release: KeyNames) {
+        let settings = consul_sim::settings::Settings { key_names: release, ..Default::default() };
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let agent = Agent::new(Options { settings, clock, ..Options::default() });
+        *self.judge.lock().unwrap() = Some(Arc::new(SimTransport::new(Arc::new(agent), "judge")));
+    }
+
+    /// The same world for another process.
+    fn again(self) -> World {
+        let (clock, works) =
+            (self.clock.clone(), Arc::new(SimTransport::new(self.agent.clone(), "simulated")));
+        let (rng, judge) = (Mutex::new(fastrand::Rng::with_seed(1)), Arc::clone(&self.judge));
+        let is_late = Arc::clone(&self.is_late);
+        let faulty = Faulty { works, is_late, rng, clock, faults: 0, judge };
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 2,
+            defaults: Defaults::default(),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let client =
+            Client::new(vec![Arc::new(faulty)], settings, clock, fastrand::Rng::with_seed(1));
+        World { target: Target::new(Arc::new(client), PATIENCE, 64), ..self }
     }
 
     /// Works in the time of this world.
@@ -293,8 +350,8 @@ impl World {
     }
 
     async fn hold(&self, number: u64) -> Result<(Run<'_>, Kept), Stop> {
-        let found = survey(&self.etcd, &self.mapping, PACE, &Silent).await?;
-        let mapping = Mapping { form: Some(found.form()), ..self.mapping.clone() };
+        let found = survey(&self.etcd, &self.target, &self.mapping, PACE, &Silent).await?;
+        let mapping = found.completed(&self.mapping);
         let new = Record::new(found.cluster_id, mapping, found.revision, false);
         let me = instance(number);
         let job = Job::hold(&self.target, "job", me, &|_| true, true, Some(new)).await?;
@@ -336,12 +393,15 @@ fn instance(number: u64) -> Instance {
 
 fn mapping(rng: &mut fastrand::Rng) -> Mapping {
     let choice = |rng: &mut fastrand::Rng| rng.choice([Choice::Skip, Choice::Encode]).unwrap();
+    // The server takes all names in URLs: so the seeds are as they were before there was that kind.
+    let problems = Problem::ALL.iter().filter(|problem| **problem != Problem::UrlKey);
     Mapping {
         etcd_prefix: rng.choice([&b""[..], b"/", b"/d"]).unwrap().to_vec(),
         consul_prefix: rng.choice(["", "copy/"]).unwrap().to_owned(),
-        on: Problem::ALL.iter().map(|problem| (*problem, choice(rng))).collect(),
+        on: problems.map(|problem| (*problem, choice(rng))).collect(),
         form: None,
         mark: rng.u64(1..1 << 48),
+        refused: BTreeSet::new(),
     }
 }
 

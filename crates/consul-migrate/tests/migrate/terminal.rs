@@ -216,7 +216,7 @@ fn shows_a_bar(servers: &Servers) {
     assert!(!said.contains([ESCAPE, '\r']), "{said:?}");
 
     let quiet = [&slow[..], &["--json"]].concat();
-    let shown = Terminal::run(servers.program(&quiet), None, None).ends(0, &["\"keys\":603"]);
+    let shown = Terminal::run(servers.program(&quiet), None, None).ends(0, &["\"moved\":603"]);
     assert!(!shown.contains(ESCAPE), "{shown:?}");
     std::fs::remove_file(&file).unwrap();
 }

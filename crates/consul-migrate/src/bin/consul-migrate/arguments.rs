@@ -15,12 +15,14 @@ A move, while the programs go on writing to etcd:
   consul-migrate --etcd 10.0.0.1:2379 cutover   stops etcd's writers, applies what is left, compares: start the
                                                 programs with Consul's address then
   consul-migrate --etcd 10.0.0.1:2379 rollback  if need be: what programs have changed in Consul back to etcd
+  consul-migrate --etcd 10.0.0.1:2379 finish    at last: etcd takes writes again, the job and its marks go
 
 Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|refuse:
   empty-key     the key is `/`
   collision     `/a` beside `a`; skip or encode applies to all keys of the rarer form
   control-key   NUL or another character in the key that is not printable: no URL of Consul reads it
   path-key      `//`, `.` or `..` between slashes: no URL of Consul reads it
+  url-key       this Consul refuses the key in a URL, as those from 1.21.5 on do with some
   not-utf8      the key is not UTF-8
   reserved-key  the key begins with _etcd/ or _migrate/, or would in Consul
   large-value   more than 524,288 bytes
@@ -59,7 +61,7 @@ pub struct CommandLine {
 #[derive(Args)]
 #[command(next_help_heading = "etcd")]
 pub struct Etcd {
-    /// A server's address, `host:port` or a URL; may be repeated.
+    /// A server's address, `host:port` or a URL; may be repeated. A host alone has etcd's port 2379.
     #[arg(
         long = "etcd",
         global = true,
@@ -102,6 +104,15 @@ pub struct Etcd {
         value_name = "FILE"
     )]
     pub etcd_client_key: Option<String>,
+    /// Take any certificate of the servers, which proves nothing; for tests.
+    #[arg(
+        long = "etcd-skip-verify",
+        global = true,
+        env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        action = clap::ArgAction::SetTrue
+    )]
+    pub skip_verify: bool,
     /// The name in the servers' certificates.
     #[arg(long = "etcd-server-name", global = true, value_name = "NAME")]
     pub server_name: Option<String>,
@@ -135,10 +146,11 @@ pub struct Job {
     #[arg(long, global = true, default_value_t = 8, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=64))]
     pub in_flight: u16,
-    /// For how long requests are repeated while etcd or Consul does not answer, in seconds.
-    #[arg(long, global = true, default_value_t = 60, value_name = "SECONDS",
+    /// For how long requests are repeated while etcd or Consul does not answer, in seconds: 60 by default, and once a tail
+    /// has begun until it is stopped.
+    #[arg(long, global = true, value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(..=86_400))]
-    pub patience: u64,
+    pub patience: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -157,12 +169,19 @@ pub enum Verb {
     Cutover(Cutover),
     /// Make etcd as Consul is now, after a cut-over; etcd takes writes again.
     Rollback(Rollback),
+    /// End a move that is cut over: etcd takes writes again, the job and its marks are removed. No rollback can follow.
+    Finish(Finish),
     /// Write all keys of Consul as lines of JSON; needs no etcd.
     Export(Export),
     /// Set the keys of an export in Consul; needs no etcd.
     Import(Import),
     /// Show how far the job is and which instance holds it; lift the freeze of a cut-over that was killed.
     Status,
+    /// Print the report of a run for people; asks neither side.
+    Report {
+        /// The file that --report has written, or the output of --json; `-` is standard input.
+        file: String,
+    },
     /// Print the completion for a shell.
     Completion {
         #[arg(value_enum)]
@@ -194,9 +213,9 @@ pub struct Hold {
 pub struct Cutover {
     #[command(flatten)]
     pub hold: Hold,
-    /// How the writers are stopped: `alarm` makes the whole etcd cluster refuse writes (NOSPACE), `operator`
-    /// leaves it to you, such as by a read-only role, before you agree. `alarm` is refused if etcd has users and
-    /// is not 3.6 or later.
+    /// How the writers are stopped: `alarm` makes the whole etcd cluster refuse writes (NOSPACE), and is refused
+    /// if etcd has users and is not 3.6 or later; `roles` takes the right to write from the roles of etcd, and
+    /// gives it back; `operator` leaves it to you, before you agree.
     #[arg(long, value_enum, default_value = "alarm")]
     pub freeze: Freeze,
     /// Raise the alarm also where etcd checks nobody's rights while it is on: anyone who reaches etcd can delete
@@ -218,6 +237,7 @@ pub struct Cutover {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Freeze {
     Alarm,
+    Roles,
     Operator,
 }
 
@@ -234,15 +254,36 @@ pub struct Rollback {
 }
 
 #[derive(Args)]
+pub struct Finish {
+    #[command(flatten)]
+    pub hold: Hold,
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Args)]
 pub struct Export {
-    /// The file; it must not exist, and does once it is whole. Standard output by default.
+    /// The file; it must not exist, and does once it is whole. Standard output by default, and for `-`.
     pub file: Option<String>,
+    /// `consul-kv` writes the list of `consul kv export`, in which an encoded key is its parts.
+    #[arg(long, value_enum, default_value = "lines")]
+    pub format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Lines,
+    ConsulKv,
 }
 
 #[derive(Args)]
 pub struct Import {
-    /// The file; standard input by default.
+    /// The file; standard input by default, and for `-`.
     pub file: Option<String>,
+    /// `consul-kv` reads the list of `consul kv export`, which is in memory then.
+    #[arg(long, value_enum, default_value = "lines")]
+    pub format: Format,
     /// Begin although Consul has keys: those of the file are replaced, others stay.
     #[arg(long)]
     pub merge: bool,

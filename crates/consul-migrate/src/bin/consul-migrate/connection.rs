@@ -3,9 +3,11 @@
 use super::arguments::{CommandLine, Etcd as Given};
 use super::failure::Failure;
 use super::progress::Progress;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_cli::secret;
+use consul_cli::words::{self, Words};
 use consul_client::transport::{Options, TlsOptions};
+use consul_config::NotAnAddress;
 use consul_config::connect::connect;
 use consul_migrate::etcd::{Etcd, Login};
 use consul_migrate::job::Instance;
@@ -23,6 +25,25 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(20);
 const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// That of etcd, for an address without a scheme and a port.
+const PORT: u16 = 2379;
+
+/// The options of the connections to etcd.
+const ETCDS: Words = Words {
+    flags: &[
+        ("tls_ca_file", "--etcd-ca-file"),
+        ("tls_cert_file", "--etcd-client-cert"),
+        ("tls_key_file", "--etcd-client-key"),
+        ("tls_server_name", "--etcd-server-name"),
+        ("tls_verify", "--etcd-skip-verify"),
+    ],
+    first: &[],
+    phrases: &[],
+};
+
+/// For how long requests are repeated by default.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The operations in a transaction that each server takes.
 const EACH_TAKES: u16 = 64;
 
@@ -34,21 +55,30 @@ pub struct Session {
     pub me: Instance,
     pub progress: Arc<Progress>,
     pub frozen: Frozen,
+    /// Whether a tail waits until both sides answer.
+    pub is_patient: bool,
+    /// Consul's addresses.
+    pub consul: Vec<String>,
 }
 
 impl Session {
     pub async fn new(line: &CommandLine) -> Result<Self, Failure> {
-        let config = line.consul.config()?;
+        let config = line.consul.config().map_err(of_flags)?;
         logs::set(Wanted { level: config.log_level, json: config.log_json });
-        let patience = Duration::from_secs(line.job.patience);
-        let client = Arc::new(connect(&config)?);
+        let patience = line.job.patience.map_or(PATIENCE, Duration::from_secs);
+        let etcd = etcd(&line.etcd, patience)?;
+        let client = Arc::new(connect(&config).map_err(of_flags)?);
         let job = &line.job;
-        let mut target = Target::new(client, patience, job.txn.into());
+        let progress = Arc::new(Progress::new(line.json));
+        let mut target = Target::new(client, patience, job.txn.into()).reporting(progress.clone());
+        if config.defaults.token.is_none() && config.token_file.is_none() {
+            target = target.without_token();
+        }
         if job.txn > EACH_TAKES {
             target.learn_max_ops().await?;
         }
         Ok(Session {
-            etcd: etcd(&line.etcd, patience)?,
+            etcd: etcd.reporting(progress.clone()),
             target,
             mapping: Mapping {
                 etcd_prefix: line.etcd.prefix.clone().into_bytes(),
@@ -56,11 +86,14 @@ impl Session {
                 on: job.on.iter().copied().collect(),
                 form: None,
                 mark: 0,
+                refused: Default::default(),
             },
             pace: Pace { page: job.page, in_flight: job.in_flight.into() },
             me: instance(line.verb.name()),
-            progress: Arc::new(Progress::new(line.json)),
+            progress,
             frozen: Frozen::default(),
+            is_patient: line.job.patience.is_none(),
+            consul: config.endpoints,
         })
     }
 }
@@ -71,41 +104,87 @@ fn etcd(given: &Given, patience: Duration) -> Result<Etcd, Failure> {
         cert_file: given.etcd_client_cert.as_ref().map(Into::into),
         key_file: given.etcd_client_key.as_ref().map(Into::into),
         server_name: given.server_name.clone(),
+        verify: !given.skip_verify,
         ..TlsOptions::default()
     };
     let is_tls = tls.ca_file.is_some() || tls.cert_file.is_some();
     let options = Options { tls, ..Options::default() };
-    let server = |address: &String| -> Result<Arc<dyn Streaming>, Error> {
-        Ok(Arc::new(StreamingHttp::new(&url(address, is_tls), &options)?))
+    let server = |address: &String| -> Result<Arc<dyn Streaming>, Failure> {
+        let url = url(address, is_tls).map_err(Failure::Usage)?;
+        let server = StreamingHttp::new(&url, &options).map_err(|error| match error.kind() {
+            Kind::Config => Failure::Usage(of_etcds_flags(error.message())),
+            _ => error.into(),
+        })?;
+        Ok(Arc::new(server))
     };
     let servers = given.addresses.iter().map(server).collect::<Result<Vec<_>, _>>()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let timeout = patience.clamp(LEAST_TIMEOUT, TIMEOUT);
-    Ok(Etcd::new(servers, login(given)?, clock, timeout, patience))
+    let etcd = Etcd::new(servers, login(given)?, clock, timeout, patience);
+    Ok(etcd.with_prefix(&given.prefix))
 }
 
-fn url(address: &str, is_tls: bool) -> String {
-    let address = address.trim_end_matches('/');
-    match (address.contains("://"), is_tls) {
-        (true, _) => address.to_owned(),
-        (false, true) => format!("https://{address}"),
-        (false, false) => format!("http://{address}"),
+/// An error about Consul's options in the words of flags.
+fn of_flags(error: Error) -> Failure {
+    match error.kind() {
+        Kind::Config => Failure::Usage(words::of_flags(error.message(), &[&words::CONSUL])),
+        _ => error.into(),
     }
+}
+
+/// The same about etcd's.
+fn of_etcds_flags(message: &str) -> String {
+    words::of_flags(message, &[&ETCDS])
+}
+
+/// The URL of a server of etcd, whose addresses are those of Consul's agents but for the port.
+fn url(address: &str, is_tls: bool) -> Result<String, String> {
+    let address = address.trim();
+    let given = match address.contains("://") {
+        true => address.to_owned(),
+        false => format!("{}://{address}", if is_tls { "https" } else { "http" }),
+    };
+    let refused = |why: &str| format!("--etcd {address:?}: {why}");
+    const SCHEME: &str = "the scheme must be http or https";
+    let is_http = |url: &str| url.to_ascii_lowercase().starts_with("http");
+    let url = consul_config::url(&given).map_err(|why| match why {
+        NotAnAddress::Credentials => {
+            "--etcd must be a URL without credentials: --etcd-user and --etcd-password-file take \
+                                      them, or ETCDCTL_USER and ETCDCTL_PASSWORD"
+                .to_owned()
+        }
+        NotAnAddress::Because(_) if !is_http(&given) => refused(SCHEME),
+        NotAnAddress::Because(why) => refused(why),
+    })?;
+    let Some((scheme @ ("http" | "https"), authority)) = url.split_once("://") else {
+        return Err(refused(SCHEME));
+    };
+    match authority.contains('/') {
+        true => Err(refused("it must not have a path")),
+        false if !address.contains("://") && !has_port(authority) => {
+            Ok(format!("{scheme}://{authority}:{PORT}"))
+        }
+        false => Ok(url),
+    }
+}
+
+fn has_port(authority: &str) -> bool {
+    authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
 }
 
 fn login(given: &Given) -> Result<Option<Login>, Failure> {
     let Some(user) = &given.user else { return Ok(None) };
-    let (name, in_user) = match user.split_once(':') {
-        Some((name, password)) => (name, Some(password.to_owned())),
-        None => (user.as_str(), None),
-    };
-    let of_environment = || std::env::var("ETCDCTL_PASSWORD").ok();
-    let password = match &given.password_file {
+    let elsewhere = match &given.password_file {
         Some(file) => {
             let text = secret("--etcd-password-file", file).map_err(Failure::Usage)?;
             Some(text.trim_end_matches(['\r', '\n']).to_owned())
         }
-        None => in_user.or_else(of_environment),
+        None => std::env::var("ETCDCTL_PASSWORD").ok().filter(|password| !password.is_empty()),
+    };
+    // As etcdctl: a name can have a colon if the password is not behind it.
+    let (name, password) = match (elsewhere, user.split_once(':')) {
+        (None, Some((name, password))) => (name, Some(password.to_owned())),
+        (elsewhere, _) => (user.as_str(), elsewhere),
     };
     let missing = || {
         let why =
@@ -137,9 +216,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_without_a_scheme_has_tls_if_there_are_files_for_it() {
-        assert_eq!(url("a:2379", true), "https://a:2379");
-        assert_eq!(url("a:2379/", false), "http://a:2379");
-        assert_eq!(url("http://a:2379", true), "http://a:2379");
+    fn an_address_has_tls_if_there_are_files_for_it_and_etcds_port_if_it_is_a_host() {
+        for (address, is_tls, wanted) in [
+            ("a:2379", true, "https://a:2379"),
+            ("a:2379/", false, "http://a:2379"),
+            ("http://a:2379", true, "http://a:2379"),
+            ("127.0.0.1", false, "http://127.0.0.1:2379"),
+            (" etcd.example ", true, "https://etcd.example:2379"),
+            ("[::1]", false, "http://[::1]:2379"),
+            ("[::1]:1", false, "http://[::1]:1"),
+            ("HTTPS://etcd.example", false, "https://etcd.example"),
+        ] {
+            assert_eq!(url(address, is_tls).as_deref(), Ok(wanted), "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused_and_a_password_is_not_shown() {
+        for (address, why) in [
+            ("", "it is not a URL"),
+            ("http://", "not a URL"),
+            ("a:0", "the port must be from 1 to 65535"),
+            ("a:70000", "the port must be from 1 to 65535"),
+            ("a:b", "--etcd \"a:b\": "),
+            ("ftp://a:1", "the scheme must be http or https"),
+            ("unix:///run/etcd.sock", "the scheme must be http or https"),
+            ("http://a:1/v3", "it must not have a path"),
+            ("http://a:1?x=1", "it must not have a query"),
+            ("http://user:s3cret@a:2379", "--etcd-user"),
+            ("user:s3cret@a:2379", "--etcd-user"),
+            ("ftp://user:s3cret@a", "--etcd-user"),
+        ] {
+            let said = url(address, false).expect_err(address);
+            assert!(said.contains(why), "{address}: {said}");
+            assert!(!said.contains("s3cret") && !said.contains("unix or"), "{said}");
+        }
     }
 }

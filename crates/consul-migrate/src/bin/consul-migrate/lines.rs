@@ -1,34 +1,46 @@
 //! Export and import.
 
-use super::arguments::{Export, Import};
+use super::arguments::{Export, Format, Import};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::{Done, existing};
-use consul_cli::print::{counted, say};
-use consul_migrate::{self as migrate, CUT, Stop};
+use consul_cli::print::say;
+use consul_migrate::{self as migrate, CUT, Form, Stop};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write};
 
 pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> {
     let (target, mapping, report) = (&session.target, &session.mapping, &*session.progress);
-    let Some(name) = &asked.file else {
+    let form = form(asked.format);
+    let done = |text: String, keys| {
+        let json = json!({ "verb": "export", "keys": keys });
+        Done { text, json, is_well: true }
+    };
+    let Some(name) = named(asked.file.as_ref()) else {
         let mut out = BufWriter::new(io::stdout());
-        let count = migrate::export(target, mapping, &mut out, report).await?;
+        let keys = migrate::export(target, mapping, form, &mut out, report).await?;
         session.progress.end();
-        say(&exported(count));
-        return Ok(Done { text: String::new(), json: json!(null), is_well: true });
+        say(&format!("exported {keys}"));
+        return Ok(done(String::new(), keys));
     };
     let unusable = || unusable(name);
     let mut file = Unfinished::create(name).map_err(unusable())?;
-    let count = migrate::export(target, mapping, &mut file.out, report).await?;
+    let keys = migrate::export(target, mapping, form, &mut file.out, report).await?;
     file.finish().map_err(unusable())?;
-    let text = exported(count);
-    Ok(Done { text, json: json!({ "verb": "export", "keys": count }), is_well: true })
+    Ok(done(format!("exported {keys}"), keys))
 }
 
-fn exported(count: u64) -> String {
-    format!("exported {}", counted(count as usize, "key"))
+fn form(format: Format) -> Form {
+    match format {
+        Format::Lines => Form::Lines,
+        Format::ConsulKv => Form::ConsulKv,
+    }
+}
+
+/// The name of a file; a dash is standard output or input.
+fn named(file: Option<&String>) -> Option<&String> {
+    file.filter(|name| *name != "-")
 }
 
 /// A file that has another name until it is whole; if it is dropped before, it is removed.
@@ -74,11 +86,15 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
         );
         return Err(Stop::Refused(why).into());
     }
-    let mut from: Box<dyn BufRead> = match &asked.file {
+    let form = form(asked.format);
+    let mut from: Box<dyn BufRead> = match named(asked.file.as_ref()) {
         Some(name) => {
             let mut file = File::open(name).map_err(unusable(name))?;
             let is_file = file.metadata().map_err(unusable(name))?.is_file();
-            let is_cut = is_file && !migrate::is_whole(&mut file).map_err(unusable(name))?;
+            let is_cut = form == Form::Lines
+                && is_file
+                && !is_list(&mut file).map_err(unusable(name))?
+                && !migrate::is_whole(&mut file).map_err(unusable(name))?;
             if is_cut && !asked.partial {
                 return Err(Stop::Refused(format!("nothing was written: {name:?}: {CUT}")).into());
             }
@@ -88,9 +104,17 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
     };
     let report = &*session.progress;
     let (target, mapping) = (&session.target, &session.mapping);
-    let count = migrate::import(target, mapping, &mut *from, asked.partial, report).await?;
-    let text = format!("imported {}", counted(count as usize, "key"));
-    Ok(Done { text, json: json!({ "verb": "import", "keys": count }), is_well: true })
+    let keys = migrate::import(target, mapping, form, &mut *from, asked.partial, report).await?;
+    let text = format!("imported {keys}");
+    Ok(Done { text, json: json!({ "verb": "import", "keys": keys }), is_well: true })
+}
+
+/// Whether a file begins as one of `consul kv export`. Its position is its start again then.
+fn is_list(file: &mut File) -> io::Result<bool> {
+    let mut first = [0];
+    let read = file.read(&mut first)?;
+    file.rewind()?;
+    Ok(read == 1 && first == *b"[")
 }
 
 fn unusable(name: &str) -> impl FnOnce(io::Error) -> Failure {

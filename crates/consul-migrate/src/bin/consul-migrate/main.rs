@@ -10,6 +10,8 @@
 
 mod arguments;
 mod connection;
+mod document;
+mod end;
 mod failure;
 mod lines;
 mod progress;
@@ -33,6 +35,12 @@ fn main() -> ExitCode {
         completion::<CommandLine>(shell);
         return ExitCode::SUCCESS;
     }
+    if let Verb::Report { file } = &line.verb {
+        return print::status(match document::show(file, line.json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => failed_with(&line, &failure),
+        });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(run(&line)),
@@ -40,17 +48,20 @@ fn main() -> ExitCode {
     };
     print::status(match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let text = failure.to_string();
-            if line.json && !text.is_empty() {
-                print_json(&failed(failure.kind(), &text));
-            }
-            if !text.is_empty() {
-                say(&format!("{PROGRAM}: {text}"));
-            }
-            failure.status()
-        }
+        Err(failure) => failed_with(&line, &failure),
     })
+}
+
+/// Prints why a run has failed, and returns its exit status.
+fn failed_with(line: &CommandLine, failure: &Failure) -> ExitCode {
+    let text = failure.to_string();
+    if line.json && !text.is_empty() {
+        print_json(&failed(failure.kind(), &text));
+    }
+    if !text.is_empty() {
+        say(&format!("{PROGRAM}: {text}"));
+    }
+    failure.status()
 }
 
 async fn run(line: &CommandLine) -> Result<(), Failure> {
@@ -74,7 +85,8 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
     if let Err(failure) = &done
         && let text = failure.to_string()
         && !text.is_empty()
-        && let Err(why) = report.write(&failed(failure.kind(), &text))
+        && let Err(why) =
+            report.write(&document::of_failure(&session, line, failed(failure.kind(), &text)))
     {
         say(&format!("{PROGRAM}: {why}"));
     }

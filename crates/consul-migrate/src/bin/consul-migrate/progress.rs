@@ -2,7 +2,8 @@
 
 use consul_cli::print::{PROGRAM, say};
 use consul_migrate::Report;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -18,15 +19,23 @@ pub struct Progress {
 struct Shown {
     phase: &'static str,
     bar: Option<ProgressBar>,
-    begun: Instant,
-    first: u64,
+    rate: Rate,
+    behind: Option<(u64, Duration)>,
     said: Instant,
+    /// What the last line has said.
+    line: String,
 }
 
 impl Progress {
     pub fn new(is_quiet: bool) -> Self {
-        let now = Instant::now();
-        let shown = Shown { phase: "", bar: None, begun: now, first: 0, said: now };
+        let shown = Shown {
+            phase: "",
+            bar: None,
+            rate: Rate::default(),
+            behind: None,
+            said: Instant::now(),
+            line: String::new(),
+        };
         Progress { is_quiet, shown: Mutex::new(shown) }
     }
 
@@ -45,29 +54,57 @@ impl Shown {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let now = Instant::now();
-        (self.phase, self.begun, self.said, self.first) = (phase, now, now, done);
+        if self.phase != phase {
+            (self.rate, self.behind) = (Rate::default(), None);
+        }
+        (self.phase, self.said) = (phase, Instant::now());
         if io::stderr().is_terminal() {
             let template = match of {
-                Some(_) => "{msg} [{bar:40}] {human_pos}/{human_len} keys, {per_sec}, {eta} left",
-                None => "{msg} {human_pos} keys, {per_sec}",
+                Some(_) => "{msg} [{bar:40}] {human_pos}/{human_len} keys{prefix}",
+                None => "{msg} {human_pos} keys{prefix}",
             };
             let style = ProgressStyle::with_template(template);
             let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = of.map_or_else(ProgressBar::no_length, ProgressBar::new);
-            self.bar = Some(bar.with_style(style).with_message(phase));
+            self.bar = Some(bar.with_style(style).with_message(phase).with_position(done));
         }
     }
 
-    fn say(&mut self, done: u64, of: Option<u64>) {
-        self.said = Instant::now();
-        let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
-        let rate = (done - self.first.min(done)) as f64 / seconds;
-        let of_all = of.map_or(String::new(), |of| {
-            let left = of.saturating_sub(done) as f64 / rate.max(1.0);
-            format!(" of {of}, {left:.0} s left")
-        });
-        say(&format!("{PROGRAM}: {} {done}{of_all}, {rate:.0} a second", self.phase));
+    /// The rate, the time that is left, and how far Consul is behind, as far as they are known.
+    fn rest(&self, done: u64, of: Option<u64>) -> String {
+        let mut rest = String::new();
+        if let Some(rate) = self.rate.each_second().filter(|rate| *rate >= 1.0) {
+            rest += &format!(", {}/s", HumanCount(rate as u64));
+            if let Some(of) = of {
+                rest += &format!(", {:.0} s left", of.saturating_sub(done) as f64 / rate);
+            }
+        }
+        if let Some((revisions, time)) = self.behind {
+            let seconds = time.as_secs_f64();
+            rest += &format!(", {} revisions ({seconds:.1} s) behind", HumanCount(revisions));
+        }
+        rest
+    }
+
+    fn show(&mut self, done: u64, of: Option<u64>) {
+        let rest = self.rest(done, of);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_prefix(rest);
+                bar.set_position(done);
+            }
+            None if self.said.elapsed() >= LINE_EVERY => {
+                self.said = Instant::now();
+                let of_all = of.map_or(String::new(), |of| format!(" of {of}"));
+                let line = format!("{} {done}{of_all} keys{rest}", self.phase);
+                // A tail at rest says so once.
+                if line != self.line {
+                    say(&format!("{PROGRAM}: {line}"));
+                    self.line = line;
+                }
+            }
+            None => {}
+        }
     }
 }
 
@@ -77,18 +114,116 @@ impl Report for Progress {
         if self.is_quiet {
             return;
         }
-        if shown.phase != phase {
+        if shown.phase != phase || (shown.bar.is_none() && io::stderr().is_terminal()) {
             shown.begin(phase, done, of);
         }
-        match &shown.bar {
-            Some(bar) => bar.set_position(done),
-            None if shown.said.elapsed() >= LINE_EVERY => shown.say(done, of),
-            None => {}
+        shown.rate.add(Instant::now(), done);
+        shown.show(done, of);
+    }
+
+    fn behind(&self, revisions: u64, time: Duration) {
+        let Ok(mut shown) = self.shown.lock() else { return };
+        if self.is_quiet || shown.phase.is_empty() {
+            return;
         }
+        shown.behind = Some((revisions, time));
+        let done = shown.rate.last();
+        shown.rate.add(Instant::now(), done);
+        shown.show(done, None);
     }
 
     fn note(&self, text: &str) {
         self.end();
         say(&format!("{PROGRAM}: {text}"));
+    }
+}
+
+/// How fast the work of this run is: over the last seconds, and nothing of what was done before it.
+#[derive(Default)]
+struct Rate(VecDeque<(Instant, u64)>);
+
+/// The time over which a rate is taken, and the least of it.
+const OVER: Duration = Duration::from_secs(10);
+const LEAST: Duration = Duration::from_millis(50);
+
+/// A look that is sooner after the one before takes its place.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+impl Rate {
+    fn add(&mut self, now: Instant, done: u64) {
+        // A phase that begins again, as a rollback's rounds do.
+        if self.last() > done {
+            self.0.clear();
+        }
+        let before = self.0.len().checked_sub(2).and_then(|place| self.0.get(place));
+        if before.is_some_and(|(at, _)| now - *at < LOOK_EVERY) {
+            self.0.pop_back();
+        }
+        self.0.push_back((now, done));
+        while self.0.get(1).is_some_and(|(at, _)| now - *at >= OVER) {
+            self.0.pop_front();
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.0.back().map_or(0, |(_, done)| *done)
+    }
+
+    fn each_second(&self) -> Option<f64> {
+        let ((begun, first), (now, last)) = (self.0.front()?, self.0.back()?);
+        let time = *now - *begun;
+        (time >= LEAST).then(|| (last - first) as f64 / time.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks at 1000 a second for 30 s, after what was done before, then at 50 a second.
+    #[test]
+    fn a_rate_is_that_of_this_run_and_of_now() {
+        let begun = Instant::now();
+        let mut rate = Rate::default();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        rate.add(at(0), 1_000_000);
+        assert_eq!(rate.each_second(), None);
+        rate.add(at(20), 1_000_020);
+        assert_eq!(rate.each_second(), None, "it is not known so soon");
+        for ms in (40..30_000).step_by(20) {
+            rate.add(at(ms), 1_000_000 + ms);
+        }
+        let about = |rate: &Rate, wanted: f64| {
+            let found = rate.each_second().unwrap();
+            assert!((found / wanted - 1.0).abs() < 0.05, "{found} instead of {wanted}");
+        };
+        about(&rate, 1000.0);
+        for ms in (30_000..45_000).step_by(20) {
+            rate.add(at(ms), 1_030_000 + (ms - 30_000) / 20);
+        }
+        about(&rate, 50.0);
+        rate.add(at(46_000), 7);
+        assert_eq!((rate.each_second(), rate.last()), (None, 7));
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown() {
+        let mut shown = Shown {
+            phase: "copied",
+            bar: None,
+            rate: Rate::default(),
+            behind: None,
+            said: Instant::now(),
+            line: String::new(),
+        };
+        let begun = Instant::now();
+        shown.rate.add(begun, 256);
+        assert_eq!(shown.rest(256, Some(49_772)), "");
+        shown.rate.add(begun + Duration::from_secs(2), 256);
+        assert_eq!(shown.rest(256, Some(49_772)), "");
+        shown.rate.add(begun + Duration::from_secs(4), 30_256);
+        assert_eq!(shown.rest(30_256, Some(49_772)), ", 7,500/s, 3 s left");
+        shown.behind = Some((1234, Duration::from_millis(2560)));
+        assert_eq!(shown.rest(30_256, None), ", 7,500/s, 1,234 revisions (2.6 s) behind");
     }
 }

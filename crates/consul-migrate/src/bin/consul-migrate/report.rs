@@ -12,6 +12,10 @@ impl<'a> ReportFile<'a> {
     /// Opens it before anything is done. What it has stays until the end.
     pub fn open(name: Option<&'a str>) -> Result<Self, Failure> {
         let Some(name) = name else { return Ok(ReportFile(None)) };
+        if name == "-" {
+            let why = "--report - is not a file: --json prints it on standard output";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         let file = File::options().write(true).create(true).truncate(false).open(name);
         let file = file.map_err(|error| Failure::Usage(unwritten(name, &error)))?;
         Ok(ReportFile(Some((name, file))))

@@ -3,12 +3,13 @@
 use super::arguments::{Cutover, Freeze as Given, Rollback};
 use super::connection::{Session, is_dead};
 use super::failure::Failure;
-use super::verbs::{Done, SHOWN, held, of, open, without};
+use super::verbs::{Done, by_kind, held, listed, of, open, without};
 use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back, tail,
+    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
+    rollback_has_begun, tail,
 };
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -28,15 +29,19 @@ const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
 
 const KEEP_STOPPED: &str = "leave etcd's writers stopped";
 
+const ROLES: &str = "Now the roles of etcd that may write keys of this job lose that right, for other keys of the same permission \
+                     too, until programs use Consul or rollback gives it back.";
+
 const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
 
 pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<Done, Failure> {
     let (freeze, warning) = match (asked.freeze, asked.accept_open_deletes) {
         (Given::Alarm, false) => (Freeze::Alarm, ALARM.to_owned()),
         (Given::Alarm, true) => (Freeze::AlarmThatOpens, format!("{ALARM} {OPENS}")),
+        (Given::Roles, false) => (Freeze::Roles, ROLES.to_owned()),
         (Given::Operator, false) => (Freeze::Operator, OPERATOR.to_owned()),
-        (Given::Operator, true) => {
-            let why = "--accept-open-deletes is for --freeze alarm, and --freeze operator is given";
+        (Given::Roles | Given::Operator, true) => {
+            let why = "--accept-open-deletes is for --freeze alarm, and another --freeze is given";
             return Err(Failure::Usage(why.to_owned()));
         }
     };
@@ -45,6 +50,13 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
     let run = of(session, job);
     let consent = async |lag: Duration| {
         let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
+        let mut warning = warning;
+        if freeze == Freeze::Roles {
+            let users = session.etcd.root_users().await?.join(", ");
+            warning += &format!(
+                " Users with the role root still can write, so stop their programs: {users}."
+            );
+        }
         agree(session, &format!("{text} {warning}"), asked.yes).await
     };
     let limit = Duration::from_secs(asked.within);
@@ -57,10 +69,11 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
         Ok(done)
     });
     let done = done.await?;
+    let [missing, extra, different] = by_kind(&done.differences);
     let json = json!({
-        "verb": "cutover", "keys": done.keys, "revision": done.revision,
-        "stopped_seconds": done.stopped.as_secs_f64(), "differences": done.differences,
-        "whole": done.is_whole,
+        "verb": "cutover", "keys": done.is_whole.then_some(&done.tally), "revision": done.revision,
+        "stopped_seconds": done.stopped.as_secs_f64(), "missing": missing, "extra": extra, "different": different,
+        "differences": done.differences, "whole": done.is_whole, "digests": done.digests,
     });
     let is_well = done.differences.is_empty();
     Ok(Done { text: told(&done, asked.freeze), json, is_well })
@@ -69,25 +82,28 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
 /// How a cut-over came to its end.
 fn told(done: &CutOver, freeze: Given) -> String {
     let seconds = done.stopped.as_secs_f64();
-    let keys = counted(done.keys as usize, "key");
+    let keys = counted(done.tally.moved as usize, "key");
     if !done.differences.is_empty() {
         let count = done.differences.len();
         let mut text = match done.is_whole {
             true => format!("not cut over: of {keys} of etcd and those of Consul {count} differ\n"),
             false => format!("not cut over: at least {count} keys differ\n"),
         };
-        for difference in done.differences.iter().take(SHOWN) {
-            text += &format!("  {difference}\n");
+        text += &listed(&done.differences, count, "--json names all");
+        if done.is_whole {
+            text += &format!("{}\n", done.tally);
         }
         return text;
     }
     let state = match freeze {
         Given::Alarm => "etcd refuses writes, and `rollback` undoes that",
+        Given::Roles => "the roles of etcd may not write, and `rollback` undoes that",
         Given::Operator => KEEP_STOPPED,
     };
     format!(
-        "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n\
-         start the programs with Consul's address: {state}"
+        "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n{}\n\
+         start the programs with Consul's address: {state}",
+        done.tally
     )
 }
 
@@ -120,6 +136,8 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
     }
     match frozen.lift(&session.etcd).await {
         Ok(()) => {
+            // Else the next run of the job does.
+            let _ = timeout(LAST_LOOK, job::forget_taken(&session.target, &Keys::new(name))).await;
             let state = if is_on { "etcd takes writes again" } else { "its writers may go on" };
             say(&format!("{PROGRAM}: not cut over: {state}"));
             Ok(())
@@ -147,6 +165,9 @@ pub async fn freeze_left(
     keys: &Keys,
     record: &Record,
 ) -> Result<&'static str, Failure> {
+    if !record.taken.is_empty() {
+        return rights_left(session, keys, record).await;
+    }
     let on = match session.etcd.alarms().await {
         // A user of etcd may not ask.
         Err(_) if record.alarms.is_empty() => return Ok(UNFROZEN),
@@ -178,6 +199,57 @@ pub async fn freeze_left(
     })
 }
 
+/// The same where roles have lost their right to write.
+async fn rights_left(
+    session: &Session,
+    keys: &Keys,
+    record: &Record,
+) -> Result<&'static str, Failure> {
+    let is_on = !session.etcd.taken(&record.taken).await?.is_empty();
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    match (record.phase, is_on) {
+        (Phase::Switched, true) => return Ok("the roles of etcd may not write since the cut-over"),
+        (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
+        _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
+        _ => return Ok("etcd refuses writes during a cut-over"),
+    }
+    // The instance may have come to its end since: from now on it changes nothing any more.
+    let Some((now, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
+    let was_on = lift_left(&session.etcd, &now).await?;
+    if now.phase != Phase::Switched {
+        job::forget_taken(&session.target, keys).await?;
+    }
+    Ok(match was_on {
+        true => "the roles of etcd could not write since a cut-over was killed; now they can again",
+        false if now.phase == Phase::Switched => {
+            "the roles of etcd may not write since the cut-over"
+        }
+        false => UNFROZEN,
+    })
+}
+
+/// Which side is the truth, as a word and in a line.
+pub async fn truth(
+    session: &Session,
+    keys: &Keys,
+    record: &Record,
+) -> Result<(&'static str, String), Failure> {
+    if record.phase != Phase::Switched {
+        let line = "etcd is the truth: programs write there, and Consul follows";
+        return Ok(("etcd", line.to_owned()));
+    }
+    let is_going_back = rollback_has_begun(&session.etcd, record, keys).await?;
+    let line = match is_going_back {
+        true => {
+            "Consul is the truth, but a rollback has begun and has not ended: run it again; etcd is the truth after it"
+        }
+        false => {
+            "Consul is the truth: what programs set in etcd does not come to it; `rollback` makes etcd the truth"
+        }
+    };
+    Ok(("consul", line.to_owned()))
+}
+
 pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result<Done, Failure> {
     require_consent(asked.yes || asked.dry_run)?;
     let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
@@ -204,8 +276,8 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
             format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
         }
     };
-    for key in done.keys.iter().take(if is_dry { SHOWN } else { 0 }) {
-        text += &format!("  {key}\n");
+    if is_dry {
+        text += &listed(&done.keys, (done.set + done.deleted) as usize, "--json names 1000");
     }
     if done.left > 0 {
         text += &format!(
@@ -214,21 +286,19 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
         );
     }
     if !done.changed.is_empty() {
-        text += "programs have set these keys of etcd since the cut-over; they stay, and `tail` takes them to Consul:\n";
-        for key in done.changed.iter().take(SHOWN) {
-            text += &format!("  {key}\n");
-        }
+        text += "programs have set these keys of etcd since the cut-over, or have deleted them now; they stay, and `tail` takes \
+                 that to Consul:\n";
+        text += &listed(&done.changed, done.changed.len(), "--json names all");
     }
     if !done.without_source.is_empty() {
         text += "these keys of Consul have no place in etcd:\n";
-        for key in done.without_source.iter().take(SHOWN) {
-            text += &format!("  {key:?}\n");
-        }
+        let keys = done.without_source.iter().map(|key| format!("{key:?}"));
+        text += &listed(keys, done.without_source.len(), "--json names all");
     }
     text
 }
 
-fn require_consent(is_given: bool) -> Result<(), Failure> {
+pub fn require_consent(is_given: bool) -> Result<(), Failure> {
     match is_given || io::stdin().is_terminal() {
         true => Ok(()),
         false => Err(Failure::Usage("there is no terminal to agree on: use --yes".to_owned())),
@@ -236,7 +306,7 @@ fn require_consent(is_given: bool) -> Result<(), Failure> {
 }
 
 /// Asks on the terminal.
-async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), Stop> {
+pub async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), Stop> {
     session.progress.end();
     say(&format!("{PROGRAM}: {text}"));
     if is_given {

@@ -2,21 +2,23 @@
 
 use super::arguments::{CommandLine, Copy, Hold, Verb};
 use super::connection::{Session, is_dead};
+use super::document::document;
 use super::failure::Failure;
 use super::report::ReportFile;
-use super::{lines, switch};
+use super::{end, lines, switch};
 use consul_cli::print::{PROGRAM, counted, inert, print, print_json, say, table};
 use consul_migrate::etcd::Range;
 use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record};
-use consul_migrate::mapping::Mapping;
+use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left, load, nothing, restart, source, tail,
-    verify,
+    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left_of, load, nothing, restart, source,
+    tail, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,9 +42,11 @@ impl Verb {
             Verb::Verify => "verify",
             Verb::Cutover(_) => "cutover",
             Verb::Rollback(_) => "rollback",
+            Verb::Finish(_) => "finish",
             Verb::Export(_) => "export",
             Verb::Import(_) => "import",
             Verb::Status => "status",
+            Verb::Report { .. } => "report",
             Verb::Completion { .. } => "completion",
         }
     }
@@ -68,33 +72,54 @@ pub async fn run(
         Verb::Verify => compare(session, &line.job.name).await?,
         Verb::Cutover(it) => switch::cutover(session, &line.job.name, it).await?,
         Verb::Rollback(it) => switch::rollback(session, &line.job.name, it).await?,
+        Verb::Finish(it) => end::finish(session, &line.job.name, it).await?,
         Verb::Export(it) => lines::export(session, it).await?,
         Verb::Import(it) => lines::import(session, it).await?,
         Verb::Status => status(session, &line.job.name).await?,
-        Verb::Completion { .. } => return Ok(()),
+        Verb::Report { .. } | Verb::Completion { .. } => return Ok(()),
     };
     session.progress.end();
+    let Done { text, json, is_well } = done;
+    let json = match line.json || line.report.is_some() {
+        true => document(session, line, json).await,
+        false => json,
+    };
     match line.json {
-        _ if done.text.is_empty() => {}
-        true => print_json(&done.json),
-        false => print(&inert(done.text.trim_end())),
+        _ if text.is_empty() => {}
+        true => print_json(&json),
+        false => print(&inert(text.trim_end())),
     }
-    let written = report.write(&done.json);
+    let written = report.write(&json);
     if let Err(why) = &written {
         say(&format!("{PROGRAM}: {why}; the verb has done what it says above"));
     }
-    if done.is_well && written.is_ok() { Ok(()) } else { Err(Failure::NotWell) }
+    if is_well && written.is_ok() { Ok(()) } else { Err(Failure::NotWell) }
+}
+
+/// Some lines of a list, and how many more there are.
+pub fn listed<L: Display>(
+    lines: impl IntoIterator<Item = L>,
+    count: usize,
+    where_all: &str,
+) -> String {
+    let mut text = String::new();
+    lines.into_iter().take(SHOWN).for_each(|line| text += &format!("  {line}\n"));
+    match count.checked_sub(SHOWN) {
+        None | Some(0) => text,
+        Some(more) => text + &format!("  and {more} more ({where_all})\n"),
+    }
 }
 
 async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let begun = Instant::now();
-    let found = look(session).await?;
-    let mapping = Mapping { form: Some(found.form()), ..session.mapping.clone() };
+    let record = job::record(&session.target, &Keys::new(name)).await?.map(|(record, _)| record);
+    let asked = planned(&session.mapping, record.as_ref());
+    let found = look(session, &asked).await?;
+    let mapping = found.completed(&asked);
     let refused = found.refused(&mapping);
     let existing = existing(session, &mapping).await?;
-    let record = job::record(&session.target, &Keys::new(name)).await?;
     let other = match &record {
-        Some((record, _)) => match check_plan(session, name, record).await {
+        Some(record) => match check_plan(session, name, record).await {
             Ok(()) => None,
             Err(Stop::Refused(why)) => Some(why),
             Err(stop) => return Err(stop.into()),
@@ -102,16 +127,23 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
         None => None,
     };
     let mut text = format!(
-        "{} of {} in etcd at revision {}, the largest value {} bytes\n",
+        "{} of {} in etcd at revision {}, the largest value {} bytes\n{}\n",
         counted(found.keys as usize, "key"),
         bytes(found.bytes),
         found.revision,
-        found.largest_value
+        found.largest_value,
+        found.tally
     );
     if found.by_put > 0 {
         text += &format!(
             "{} above 380,000 bytes, which take a PUT each\n",
             counted(found.by_put as usize, "value")
+        );
+    }
+    if let Some(key) = &found.beside {
+        let prefix = String::from_utf8_lossy(&mapping.etcd_prefix);
+        text += &format!(
+            "--etcd-prefix {prefix:?} does not end with a slash, and has other keys too, such as {key}\n"
         );
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -126,26 +158,18 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
             "Consul has keys in their place already, such as {key:?}: --replace deletes those that etcd does not have\n"
         );
     }
-    if let Some(why) = &other {
-        text += &format!("{why}\n");
-    }
-    let prefixes = [Keys::new(name).record, mapping.plain_prefix()];
-    let not_writable = session.target.not_writable(&prefixes).await?;
-    for prefix in &not_writable {
-        text += &format!(
-            "the token may not write all keys of Consul that begin with {prefix:?}: a copy ends with status 5 at one of them\n"
-        );
-    }
+    let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
     let alarm = alarm_opens(&session.etcd).await?;
-    for why in [&nothing, &alarm].into_iter().flatten() {
+    for why in [&other, &not_writable, &nothing, &alarm].into_iter().flatten() {
         text += &format!("{why}\n");
     }
     let is_well = refused.is_empty()
         && nothing.is_none()
+        && not_writable.is_none()
         && (existing.is_none() || record.is_some())
         && other.is_none();
-    let is_copied = record.is_some_and(|(record, _)| is_copied(&record));
+    let is_copied = record.is_some_and(|record| is_copied(&record));
     text += match is_well {
         true if is_copied => "the snapshot is copied already: go on with tail",
         true => "nothing is in the way of a copy",
@@ -153,10 +177,53 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
         false => "a copy would be refused",
     };
     let json = json!({
-        "verb": "plan", "survey": found, "refused": refused, "existing": existing, "other": other, "nothing": nothing,
-        "alarm_refused": alarm, "not_writable": not_writable, "seconds": seconds, "ready": is_well,
+        "verb": "plan", "keys": found.tally, "revision": found.revision, "survey": found, "refused": refused,
+        "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "not_writable": not_writable,
+        "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
+}
+
+/// The mapping of a job that has begun, with the choices that are given now.
+fn planned(asked: &Mapping, record: Option<&Record>) -> Mapping {
+    let is_same = |record: &&Record| {
+        let begun = &record.mapping;
+        asked.etcd_prefix == begun.etcd_prefix && asked.consul_prefix == begun.consul_prefix
+    };
+    let Some(record) = record.filter(is_same) else { return asked.clone() };
+    let mut mapping = record.mapping.clone();
+    mapping.on.extend(&asked.on);
+    mapping
+}
+
+/// Which key the token may not write.
+async fn not_writable(
+    session: &Session,
+    job: &str,
+    mapping: &Mapping,
+    found: &Survey,
+) -> Result<Option<String>, Failure> {
+    let (target, place) = (&session.target, mapping.plain_prefix());
+    let record = Keys::new(job).record;
+    let of_key =
+        |key: &str| format!("the token may not write {key:?} in Consul: a copy ends with status 5");
+    if !target.may_write_all(&record).await? {
+        return Ok(Some(of_key(&record)));
+    }
+    if found.tally.moved == 0 || target.may_write_all(&place).await? {
+        return Ok(None);
+    }
+    // A right for some keys, or for what begins with more than the prefix, is enough if it is for all that are moved.
+    let ops = found.kept.kvs.iter().flat_map(|kv| mapping.load(kv)).collect::<Vec<_>>();
+    let keys: Vec<&str> = ops.iter().map(Op::key).collect();
+    match target.not_writable(&keys).await? {
+        Some(key) => Ok(Some(of_key(key))),
+        None if !keys.is_empty() => Ok(None),
+        None => Ok(Some(format!(
+            "the token may not write all keys of Consul that begin with {place:?}, and these are too many to ask for each: a \
+             copy may end with status 5"
+        ))),
+    }
 }
 
 /// Refuses what a copy would refuse of a job.
@@ -169,8 +236,9 @@ fn is_copied(record: &Record) -> bool {
     matches!(record.phase, Phase::Tail | Phase::Switched)
 }
 
-async fn look(session: &Session) -> Result<Survey, Failure> {
-    Ok(survey(&session.etcd, &session.mapping, session.pace, &*session.progress).await?)
+async fn look(session: &Session, mapping: &Mapping) -> Result<Survey, Failure> {
+    let Session { etcd, target, pace, progress, .. } = session;
+    Ok(survey(etcd, target, mapping, *pace, &**progress).await?)
 }
 
 /// A key that Consul has in the place of the copy.
@@ -203,12 +271,7 @@ fn problems(found: &Survey, mapping: &Mapping) -> String {
     let mut text = format!("\n{}\n", table(&["KIND", "KEYS", "CHOICE", "MEANING"], &[1], rows));
     for (problem, affected) in &found.problems {
         text += &format!("\n{problem}:\n");
-        for key in affected.keys.iter().take(SHOWN) {
-            text += &format!("  {key}\n");
-        }
-        if affected.count > SHOWN as u64 {
-            text += &format!("  and {} more (--json names 1000)\n", affected.count - SHOWN as u64);
-        }
+        text += &listed(&affected.keys, affected.count as usize, "--json names 1000");
     }
     text + "\n"
 }
@@ -237,7 +300,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         )
         .into());
     }
-    let total = held(&run, async || {
+    held(&run, async || {
         if asked.again && asked.replace {
             run.job.replace_all().await?;
         }
@@ -248,15 +311,11 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     })
     .await?;
     let record = run.job.record();
-    let range = Range::prefix(&record.mapping.etcd_prefix);
-    let keys = match total {
-        Some(keys) => keys,
-        None => session.etcd.count(&range, record.snapshot).await.unwrap_or_default().0,
-    };
+    let keys = record.tally.unwrap_or_default();
     let seconds = begun.elapsed().as_secs_f64();
     let mut text = format!(
-        "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since",
-        counted(keys as usize, "key"),
+        "copied {} of revision {} in {seconds:.1} s; `tail` applies what has changed since\n{keys}",
+        counted(keys.moved as usize, "key"),
         record.snapshot
     );
     if let Some(why) = nothing(&session.etcd, &record.mapping).await? {
@@ -269,12 +328,8 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
 
 /// The record of a new job, if nothing is in its way, and what was kept of its snapshot.
 async fn begin(session: &Session, asked: &Copy) -> Result<(Record, Kept), Failure> {
-    let found = look(session).await?;
-    let mapping = Mapping {
-        form: Some(found.form()),
-        mark: fastrand::u64(1..MARKS),
-        ..session.mapping.clone()
-    };
+    let found = look(session, &session.mapping).await?;
+    let mapping = Mapping { mark: fastrand::u64(1..MARKS), ..found.completed(&session.mapping) };
     let refused = found.refused(&mapping);
     if let Some(problem) = refused.first() {
         let affected = &found.problems[problem];
@@ -301,6 +356,10 @@ async fn begin(session: &Session, asked: &Copy) -> Result<(Record, Kept), Failur
 async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Failure> {
     let Some(job) = open(session, name, asked).await? else { return Err(without(name)) };
     let run = of(session, job);
+    if session.is_patient {
+        session.etcd.wait_without_end();
+        session.target.wait_without_end();
+    }
     let until = Until::Dropped;
     held(&run, async || tail(&run, &until).await).await?;
     let json = json!({ "verb": "tail", "revision": run.job.record().revision });
@@ -322,7 +381,7 @@ pub async fn open<'s>(
     };
     check_begun(session, name, &record).await?;
     let job = create(session, name, hold, None).await?;
-    if lift_left(&session.etcd, &job.record()).await? {
+    if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
     }
     Ok(Some(job))
@@ -398,11 +457,12 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let (most, pace) = (MAX_DIFFERENCES, session.pace);
     let found =
         verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
-    let Found { keys: compared, differences: mut suspects, is_whole } = found;
+    let Found { tally, digests, differences: mut suspects, is_whole } = found;
     if !is_whole {
         suspects.truncate(LOOKED_AT);
     }
     let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
+    let differences = verify::joined(differences, mapping);
     if !is_whole && differences.is_empty() {
         return Err(Stop::Refused(format!(
             "more than {MAX_DIFFERENCES} keys differed, and the first no longer do: `status` says how far the job is; \
@@ -411,28 +471,30 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
         .into());
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let count = |what| differences.iter().filter(|it| it.what == what).count();
-    let [missing, extra, different] =
-        [verify::What::Missing, verify::What::Extra, verify::What::Different].map(count);
+    let [missing, extra, different] = by_kind(&differences);
     let ended = if is_whole { "" } else { ", and ended there, at least" };
     let mut text = format!(
         "compared {} in {seconds:.1} s{ended}: {missing} missing, {extra} extra, {different} different\n",
-        counted(compared as usize, "key")
+        counted(tally.moved as usize, "key")
     );
-    for difference in differences.iter().take(SHOWN) {
-        text += &format!("  {difference}\n");
-    }
-    if differences.len() > SHOWN {
-        text += &format!("  and {} more (--json names all)\n", differences.len() - SHOWN);
+    text += &listed(&differences, differences.len(), "--json names all");
+    if is_whole {
+        text += &format!("{tally}\n");
     }
     if let Some(why) = nothing(etcd, mapping).await? {
         text += &format!("{why}\n");
     }
     let json = json!({
-        "verb": "verify", "keys": compared, "revision": revision, "seconds": seconds, "missing": missing,
-        "extra": extra, "different": different, "differences": differences, "whole": is_whole,
+        "verb": "verify", "keys": is_whole.then_some(tally), "revision": revision, "seconds": seconds, "missing": missing,
+        "extra": extra, "different": different, "differences": differences, "whole": is_whole, "digests": digests,
     });
     Ok(Done { text, json, is_well: differences.is_empty() })
+}
+
+/// How many keys are missing, extra and different.
+pub fn by_kind(differences: &[verify::Difference]) -> [usize; 3] {
+    [verify::What::Missing, verify::What::Extra, verify::What::Different]
+        .map(|what| differences.iter().filter(|it| it.what == what).count())
 }
 
 async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
@@ -442,17 +504,39 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     };
     let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
     source::check_cluster(&session.etcd, &record).await?;
-    let etcd = session.etcd.status().await?;
+    let etcd = session.etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+    let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
+    let truth = switch::truth(session, &keys, &record).await?;
     source::check_revision(&session.etcd, &record).await?;
+    let applied = record.revision - u64::from(record.offset == 0);
+    let behind = match record.phase {
+        Phase::Tail => etcd.revision.saturating_sub(applied),
+        _ => 0,
+    };
     let state = match record.phase {
-        Phase::Load => format!("the snapshot of revision {} is being copied", record.snapshot),
+        Phase::Load => {
+            let range = Range::prefix(&record.mapping.etcd_prefix);
+            let total = session.etcd.count(&range, record.snapshot).await;
+            let of = total.map_or(String::new(), |(total, _)| format!(", of {total} keys"));
+            format!("the snapshot of revision {}{of} is being copied", record.snapshot)
+        }
         Phase::Sweep => format!(
             "the snapshot of revision {} is copied, extra keys are being deleted",
             record.snapshot
         ),
-        Phase::Tail => format!("all changes before revision {} are applied", record.revision),
+        Phase::Tail => format!("all changes before revision {} are applied", applied + 1),
         Phase::Switched => "cut over: programs use Consul".to_owned(),
+    };
+    let seen = match (&record.tally, record.phase) {
+        (None, _) => String::new(),
+        (Some(tally), Phase::Load) => format!("so far {tally}\n"),
+        (Some(tally), Phase::Switched) => format!("at the cut-over: {tally}\n"),
+        (Some(tally), _) => format!("at revision {}: {tally}\n", record.snapshot),
+    };
+    let lag = match record.phase {
+        Phase::Tail => format!(", {} ahead", counted(behind as usize, "revision")),
+        _ => String::new(),
     };
     let held = match &holder {
         Some(instance) if is_dead(instance, &session.me) => {
@@ -462,12 +546,15 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         None => "no instance holds it".to_owned(),
     };
     let text = format!(
-        "job {name}: {state}\netcd {} is at revision {}\n{held}\n{freeze}",
-        etcd.version, etcd.revision
+        "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{}",
+        version.as_deref().unwrap_or("of an unknown version"),
+        etcd.revision,
+        truth.1
     );
     let json = json!({
-        "verb": "status", "record": record, "holder": holder, "freeze": freeze,
-        "etcd": { "version": etcd.version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
+        "verb": "status", "keys": record.tally, "revision": applied, "behind": behind, "record": record, "holder": holder,
+        "freeze": freeze, "truth": truth.0,
+        "etcd": { "version": version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
     });
     Ok(Done { text, json, is_well: true })
 }

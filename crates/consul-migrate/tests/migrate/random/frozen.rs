@@ -65,7 +65,7 @@ const CASES: &[Case] = &[
 ];
 
 pub fn for_no_keys() {
-    let freezes = [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Operator];
+    let freezes = [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Roles, Freeze::Operator];
     for (keys, prefix, words) in CASES {
         for (freeze, is_left) in freezes.into_iter().flat_map(|it| [(it, false), (it, true)]) {
             let world = with(prefix);
@@ -140,7 +140,8 @@ pub fn that_opens() {
                     return;
                 }
                 let why = why(done);
-                for words in ["etcd has users", "--freeze operator", "--accept-open-deletes"] {
+                let alternatives = ["--freeze roles", "--freeze operator", "--accept-open-deletes"];
+                for words in ["etcd has users"].into_iter().chain(alternatives) {
                     assert!(why.contains(words), "{version}: {words}: {why}");
                 }
                 let is_known = version.starts_with(|c: char| c.is_ascii_digit());

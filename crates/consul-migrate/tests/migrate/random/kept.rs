@@ -46,7 +46,8 @@ pub fn count() {
         put(key, size, lease);
     }
     world.works(async {
-        let survey = async || survey(&world.etcd, &world.mapping, PACE, &Silent).await.unwrap();
+        let World { etcd, target, mapping, .. } = &world;
+        let survey = async || survey(etcd, target, mapping, PACE, &Silent).await.unwrap();
         let found = survey().await;
         assert_eq!((found.keys, found.slashed, found.bare), (6, 4, 2));
         assert_eq!((found.bytes, found.largest_value, found.by_put), (400_038, 400_000, 1));

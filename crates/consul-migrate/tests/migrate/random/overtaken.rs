@@ -102,7 +102,7 @@ fn a_cut_over_without_its_alarm_has_no_end(ms: u64, by_other: bool) {
         let (done, ()) = join(cut(&run), other).await;
         match done {
             // It was over before.
-            Ok(done) => assert!(done.differences.is_empty() && (ms > 5 || done.keys == 1)),
+            Ok(done) => assert!(done.differences.is_empty() && (ms > 5 || done.tally.moved == 1)),
             Err(Stop::Held(_)) if by_other => return,
             Err(Stop::Refused(why)) if !by_other => {
                 assert!(why.contains("another program has lifted the alarm"), "{why}");

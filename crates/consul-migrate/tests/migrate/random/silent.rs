@@ -189,5 +189,5 @@ fn the_only_one_may_be_slow() {
         TIMEOUT,
         Duration::ZERO,
     );
-    world.works(async { etcd.status().await.unwrap() });
+    world.works(async { etcd.status(&Bytes::from_static(b"a")).await.unwrap() });
 }

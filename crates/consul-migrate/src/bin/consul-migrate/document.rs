@@ -1,0 +1,192 @@
+//! The document of a run, for `--json` and `--report`: what all verbs have in it, and how people read it.
+
+use super::arguments::CommandLine;
+use super::connection::Session;
+use super::failure::Failure;
+use super::verbs::listed;
+use consul_cli::print::{inert, print, print_json};
+use consul_migrate::digest::Digests;
+use consul_migrate::tally::Tally;
+use consul_migrate::verify::Difference;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io::{self, Read};
+use std::time::SystemTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// What a verb has found or done, with where, when and for which job.
+pub async fn document(session: &Session, line: &CommandLine, mut done: Value) -> Value {
+    let (version, cluster) = match has_etcd(line) {
+        true => (session.etcd.version().await, session.etcd.cluster_id()),
+        false => (None, None),
+    };
+    let [consul, datacenter] = session.target.about().await;
+    let mut head = head(session, line);
+    add(
+        &mut head,
+        json!({
+            "etcd": { "version": version, "cluster_id": cluster },
+            "consul": { "version": consul, "datacenter": datacenter },
+        }),
+    );
+    std::mem::swap(&mut head, &mut done);
+    add(&mut done, head);
+    done
+}
+
+/// The same of a run that has failed, without asking either side again.
+pub fn of_failure(session: &Session, line: &CommandLine, failed: Value) -> Value {
+    let mut document = head(session, line);
+    add(
+        &mut document,
+        json!({
+            "etcd": { "version": null, "cluster_id": session.etcd.cluster_id() },
+            "consul": { "version": null, "datacenter": null },
+        }),
+    );
+    add(&mut document, failed);
+    document
+}
+
+fn has_etcd(line: &CommandLine) -> bool {
+    !["export", "import"].contains(&line.verb.name())
+}
+
+fn head(session: &Session, line: &CommandLine) -> Value {
+    let time = OffsetDateTime::from(SystemTime::now()).replace_nanosecond(0);
+    let time = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+    let addresses = if has_etcd(line) { session.etcd.addresses() } else { Vec::new() };
+    json!({
+        "verb": line.verb.name(), "time": time, "job": line.job.name, "version": env!("CARGO_PKG_VERSION"),
+        "etcd": { "addresses": addresses, "prefix": String::from_utf8_lossy(&session.mapping.etcd_prefix) },
+        "consul": { "addresses": session.consul, "prefix": session.mapping.consul_prefix },
+    })
+}
+
+/// Adds members, those of objects within too.
+fn add(to: &mut Value, members: Value) {
+    match (to, members) {
+        (Value::Object(to), Value::Object(members)) => {
+            for (name, value) in members {
+                add(to.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (to, value) => *to = value,
+    }
+}
+
+/// What people read of a document, whatever the verb.
+#[derive(Deserialize)]
+struct Shown {
+    verb: String,
+    time: String,
+    job: String,
+    version: String,
+    etcd: Etcd,
+    consul: Consul,
+    keys: Option<Tally>,
+    revision: Option<u64>,
+    stopped_seconds: Option<f64>,
+    missing: Option<u64>,
+    extra: Option<u64>,
+    different: Option<u64>,
+    #[serde(default)]
+    differences: Vec<Difference>,
+    whole: Option<bool>,
+    digests: Option<Digests>,
+    error: Option<Failed>,
+}
+
+#[derive(Deserialize)]
+struct Etcd {
+    addresses: Vec<String>,
+    prefix: String,
+    version: Option<String>,
+    cluster_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Consul {
+    addresses: Vec<String>,
+    prefix: String,
+    version: Option<String>,
+    datacenter: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    kind: String,
+    message: String,
+}
+
+/// Prints the document in a file.
+pub fn show(file: &str, is_json: bool) -> Result<(), Failure> {
+    let unusable = |why: String| Failure::Usage(format!("{file:?}: {why}"));
+    let text = match file {
+        "-" => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).map(|_| text)
+        }
+        file => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(|error| unusable(error.to_string()))?;
+    let not_one = |error: serde_json::Error| unusable(format!("it is not a report: {error}"));
+    let document: Value = serde_json::from_str(&text).map_err(not_one)?;
+    let shown = Shown::deserialize(&document).map_err(not_one)?;
+    match is_json {
+        true => print_json(&document),
+        false => print(&inert(shown.text().trim_end())),
+    }
+    Ok(())
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let known = |name: &str, value: &Option<String>| {
+            value.as_ref().map_or(String::new(), |value| format!(", {name} {value}"))
+        };
+        let mut text = format!(
+            "{} of the job {:?} at {}, by consul-migrate {}\n",
+            self.verb, self.job, self.time, self.version
+        );
+        if !self.etcd.addresses.is_empty() {
+            text += &format!(
+                "etcd: {}, keys that begin with {:?}{}{}{}\n",
+                self.etcd.addresses.join(", "),
+                self.etcd.prefix,
+                known("version", &self.etcd.version),
+                known("cluster", &self.etcd.cluster_id),
+                self.revision.map_or(String::new(), |revision| format!(", revision {revision}"))
+            );
+        }
+        text += &format!(
+            "Consul: {}, keys that begin with {:?}{}{}\n",
+            self.consul.addresses.join(", "),
+            self.consul.prefix,
+            known("version", &self.consul.version),
+            known("datacenter", &self.consul.datacenter)
+        );
+        if let Some(keys) = &self.keys {
+            text += &format!("{keys}\n");
+        }
+        if let (Some(missing), Some(extra), Some(different)) =
+            (self.missing, self.extra, self.different)
+        {
+            let least = if self.whole == Some(false) { "at least " } else { "" };
+            text += &format!("{least}{missing} missing, {extra} extra, {different} different\n");
+            text += &listed(&self.differences, self.differences.len(), "the report names all");
+        }
+        if let Some(seconds) = self.stopped_seconds {
+            text += &format!("writers were stopped for {seconds:.2} s\n");
+        }
+        if let Some(Digests { etcd, consul }) = &self.digests {
+            let same = if etcd == consul { "the same on both sides" } else { "NOT the same" };
+            text += &format!("digests, {same}:\n  etcd    {etcd}\n  Consul  {consul}\n");
+        }
+        if let Some(Failed { kind, message }) = &self.error {
+            text += &format!("it has failed ({kind}): {message}\n");
+        }
+        text
+    }
+}

@@ -1,0 +1,57 @@
+//! The end of a move.
+
+use super::arguments::Finish;
+use super::connection::Session;
+use super::failure::Failure;
+use super::switch::{agree, require_consent};
+use super::verbs::{Done, held, listed, of, open, without};
+use consul_cli::print::counted;
+use consul_migrate::job::Keys;
+use consul_migrate::mapping::Op;
+use consul_migrate::{Finished, finish as end};
+use serde_json::json;
+
+const TEXT: &str = "etcd takes writes again, and the job is forgotten: no rollback can follow. Stop the programs that still use etcd.";
+
+pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Done, Failure> {
+    require_consent(asked.yes)?;
+    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let run = of(session, job);
+    let done = held(&run, async || {
+        agree(session, TEXT, asked.yes).await?;
+        end(&run).await
+    });
+    let done = done.await?;
+    // The last beat may have come after the keys of the job were deleted.
+    let beat = Op::Delete { key: Keys::new(name).beat };
+    session.target.txn_surely(&[], &[beat]).await?;
+    let json = json!({ "verb": "finish", "keys": done.keys, "done": done });
+    Ok(Done { text: told(&done), json, is_well: true })
+}
+
+fn told(done: &Finished) -> String {
+    let lifted = match done.lifted {
+        true => "etcd takes writes again",
+        false => "etcd took writes already",
+    };
+    let unmarked = counted(done.unmarked as usize, "key");
+    let mut text =
+        done.keys.as_ref().map_or(String::new(), |keys| format!("at the cut-over: {keys}\n"));
+    text += &format!(
+        "finished: {lifted}; {unmarked} of Consul lost the mark of the job, and its own keys are removed\n\
+         etcd still has {} of the job",
+        counted(done.left as usize, "key")
+    );
+    if let Some(all) = done.all {
+        text += &format!(", and {} in all", counted(all as usize, "key"));
+    }
+    text += "; it can go when no program uses it\n";
+    if !done.set_since.is_empty() {
+        text += "programs have set these keys of etcd since the cut-over, which Consul does not have so:\n";
+        text += &listed(&done.set_since, done.set_since.len(), "--json names up to 1000");
+    }
+    if !done.jobs.is_empty() {
+        text += &format!("other jobs of this Consul: {}\n", done.jobs.join(", "));
+    }
+    text
+}

@@ -1,0 +1,171 @@
+//! The end of a move: what a cut-over has stopped may go on, and what the job has put on both sides is removed.
+
+use super::cutover::{lift, sentinels};
+use super::etcd::{Range, Refused};
+use super::job::{Phase, Record};
+use super::mapping::{JOBS, Mapping, Op, part_of};
+use super::names::Names;
+use super::survey::shown;
+use super::tally::Tally;
+use super::target::{Check, Outcome, Stored};
+use super::{Run, Stop};
+use consul_api::error::{Error, Kind};
+use serde::Serialize;
+
+/// The keys of etcd that are named.
+const NAMED: u64 = 1000;
+
+/// What has been done, and what etcd still has.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Finished {
+    /// The keys of both sides at the cut-over; `None` if a version has cut over that did not note it. Not serialized.
+    #[serde(skip)]
+    pub keys: Option<Tally>,
+    /// Whether an alarm was lifted, or a right given back to roles.
+    pub lifted: bool,
+    /// The number of keys of Consul that have lost their mark, whatever number of parts they have.
+    pub unmarked: u64,
+    /// The number of keys that etcd still has with the prefix of the job.
+    pub left: u64,
+    /// The number of keys that etcd has in all; `None` if its user may not read them.
+    pub all: Option<u64>,
+    /// The first keys, as text, that programs have set in etcd since the cut-over.
+    pub set_since: Vec<String>,
+    /// The other jobs that are in Consul.
+    pub jobs: Vec<String>,
+}
+
+/// Ends a job that is cut over, and forgets it: the last thing that goes is its record, so that it can be killed and run
+/// again.
+///
+/// # Errors
+/// See [`Stop`]; that the job is not cut over.
+pub async fn finish(run: &Run<'_>) -> Result<Finished, Stop> {
+    let record = run.job.record();
+    if record.phase != Phase::Switched {
+        return Err(Stop::Refused(format!(
+            "the job is not cut over: `cutover` comes before. To give it up, stop its tail and delete its keys in Consul, those \
+             that begin with {}",
+            run.job.keys.record
+        )));
+    }
+    let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
+    let range = Range::prefix(&record.mapping.etcd_prefix);
+    let since = record.switched_revision.unwrap_or(u64::MAX - 1) + 1;
+    let own = sentinels(&record.mapping, &run.job.keys);
+    let sentinel = |key: &[u8]| key.starts_with(&own);
+    let set = run.etcd.set_since(&range, since, NAMED).await?;
+    done.set_since.extend(set.iter().filter(|key| !sentinel(key)).map(|key| shown(key)));
+    done.lifted = lift(run.etcd, &record.alarms, &record.taken).await?;
+    run.etcd.delete(&Range::prefix(&own)).await?;
+    done.left = run.etcd.count(&range, 0).await?.0;
+    done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
+        Ok((all, _)) => Some(all),
+        // A role that has this prefix alone.
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => None,
+        Err(refused) => return Err(refused.into()),
+    };
+    done.unmarked = unmark(run, &record).await?;
+    let others = super::job::others(run.job.target, &run.job.keys).await?;
+    done.jobs = others.into_iter().map(|(name, _)| name).collect();
+    let keys = &run.job.keys;
+    let all = [&keys.beat, &keys.holder, &keys.record];
+    let deletions = all.map(|key| Op::Delete { key: key.clone() });
+    run.job.apply(&deletions).await?;
+    Ok(done)
+}
+
+/// Takes the mark from the keys that are as the job wrote them; returns how many they are.
+async fn unmark(run: &Run<'_>, record: &Record) -> Result<u64, Stop> {
+    if record.mapping.mark == 0 {
+        return Ok(0);
+    }
+    let target = run.job.target;
+    let mut unmarked = 0;
+    let mut prefixes = vec![record.mapping.plain_prefix(), record.mapping.encoded_prefix()];
+    if prefixes[1].starts_with(&prefixes[0]) {
+        prefixes.truncate(1);
+    }
+    for prefix in prefixes {
+        let mut names = Names::new(target, &prefix, async |_| Ok(0)).await?;
+        let (mut waiting, mut is_over) = (Vec::new(), false);
+        while !is_over {
+            match names.next().await? {
+                Some(name) if name.starts_with(JOBS) => continue,
+                Some(name) => waiting.push(name),
+                None => is_over = true,
+            }
+            if waiting.len() >= target.max_ops || is_over {
+                unmarked += unmark_some(run, record, std::mem::take(&mut waiting)).await?;
+                run.report.progress("unmarked", unmarked, None);
+            }
+        }
+    }
+    Ok(unmarked)
+}
+
+async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Result<u64, Stop> {
+    let (target, mapping) = (run.job.target, &record.mapping);
+    let mut unmarked = 0;
+    let mut rest = names;
+    while !rest.is_empty() {
+        let asked: Vec<&str> = rest.iter().map(String::as_str).collect();
+        let found = target.entries(&asked).await?;
+        let is_marked = |(name, stored): (&String, Option<Stored>)| {
+            stored
+                .filter(|stored| stored.flags == mapping.mark)
+                .map(|stored| (name.clone(), stored))
+        };
+        let marked: Vec<_> = rest.iter().zip(found).filter_map(is_marked).collect();
+        let mut later = Vec::new();
+        let mut now = &marked[..];
+        while let [first, others @ ..] = now {
+            let ops = now.iter().map(|(key, stored)| Op::set(key.clone(), stored.value.clone()));
+            let ops: Vec<Op> = ops.collect();
+            let fitting = target.fitting(&ops, 1);
+            if fitting == 0 {
+                let (key, stored) = first;
+                match target.put(key, &stored.value, 0, stored.index).await {
+                    Ok(true) => unmarked += u64::from(is_counted(mapping, key)),
+                    Err(error) if !may_be_repeated(&error) => return Err(error.into()),
+                    // It is looked at again.
+                    _ => later.push(key.clone()),
+                }
+                now = others;
+                continue;
+            }
+            let (some, after) = now.split_at(fitting);
+            let swap = |(key, stored): &(String, Stored)| {
+                Check::Swap(key.clone(), stored.index, stored.value.to_vec())
+            };
+            let checks: Vec<Check> =
+                std::iter::once(run.job.fence()).chain(some.iter().map(swap)).collect();
+            match target.txn(&checks, &[]).await {
+                Ok(Outcome::Applied(_)) => {
+                    let counted = some.iter().filter(|(key, _)| is_counted(mapping, key));
+                    unmarked += counted.count() as u64;
+                }
+                Ok(Outcome::Refused(0, _)) => return run.job.apply(&[]).await.map(|()| unmarked),
+                Err(error) if !may_be_repeated(&error) => return Err(error.into()),
+                // A program has changed one meanwhile, or the answer was lost.
+                _ => {
+                    target.clock().sleep(super::target::PAUSE).await;
+                    later.extend(some.iter().map(|(key, _)| key.clone()));
+                }
+            }
+            now = after;
+        }
+        rest = later;
+    }
+    Ok(unmarked)
+}
+
+/// Whether it is a whole key of Consul, or the first part of one.
+fn is_counted(mapping: &Mapping, key: &str) -> bool {
+    let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+    part.is_none_or(|(_, place, _)| place == 0)
+}
+
+fn may_be_repeated(error: &Error) -> bool {
+    error.is_transient() || error.maybe_applied()
+}

@@ -1,0 +1,159 @@
+//! A way back beside programs that write to etcd, or to Consul, at any rate.
+
+use super::{World, instance};
+use bytes::Bytes;
+use consul_migrate::job::{Job, Phase};
+use consul_migrate::{
+    Freeze, Frozen, RolledBack, Run, Stop, cut_over, load, roll_back, rollback_has_begun,
+};
+use consul_process::clock::Clock as _;
+use futures_util::future::{Either, join, select};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+const KEYS: u64 = 100;
+
+pub fn run() {
+    for (seed, every) in [0, 3, 200].into_iter().enumerate() {
+        for deletes in [0, 30, 100] {
+            it_ends(seed as u64, Duration::from_millis(every), deletes);
+        }
+    }
+    let seen = (0..12).filter(|seed| a_deletion_meanwhile_stays_and_one_before_comes_back(*seed));
+    assert!(seen.count() > 0, "no round has seen the deletions");
+    one_beside_writers_of_consul_says_what_both_sides_are();
+}
+
+/// The job that is cut over.
+async fn moved(world: &World) -> Run<'_> {
+    let (run, kept) = world.hold(1).await.unwrap();
+    load(&run, kept).await.unwrap();
+    let limit = Duration::from_secs(60);
+    cut_over(&run, Freeze::Alarm, &Frozen::default(), limit, async |_| Ok(())).await.unwrap();
+    run
+}
+
+fn filled(seed: u64) -> World {
+    let world = World::plain(seed, &[]);
+    for place in 0..KEYS {
+        world.put(&format!("/app/{place:03}"), Some("before"));
+    }
+    world
+}
+
+/// Programs set keys and delete them: `deletes` of a hundred times.
+async fn write(world: &World, seed: u64, every: Duration, deletes: u8) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    loop {
+        let key = format!("/app/{:03}", rng.u64(..KEYS)).into_bytes();
+        let value = (rng.u8(..100) >= deletes).then(|| (Bytes::from(rng.u64(..).to_string()), 0));
+        world.fake.write(&[(key, value)]);
+        match every.is_zero() {
+            // As often as anything happens.
+            true => world.clock.sleep(Duration::from_micros(100)).await,
+            false => world.clock.sleep(every).await,
+        }
+    }
+}
+
+fn it_ends(seed: u64, every: Duration, deletes: u8) {
+    let world = filled(seed);
+    world.works(async {
+        let run = moved(&world).await;
+        for place in (0..KEYS).step_by(3) {
+            let key = format!("app/{place:03}");
+            world.direct.put_any(&key, b"of Consul", 0).await.unwrap();
+        }
+        let writer = write(&world, seed, every, deletes);
+        let limit = world.clock.sleep(Duration::from_secs(300));
+        let (back, writer) = (pin!(roll_back(&run, false)), pin!(writer));
+        let done = match select(select(back, writer), limit).await {
+            Either::Left((Either::Left((done, _)), _)) => done,
+            _ => panic!("it goes on: {every:?}, {deletes} % deletions"),
+        };
+        let done = done.unwrap();
+        assert!(world.fake.alarms().is_empty());
+        let record = run.job.record();
+        assert_eq!(record.phase, Phase::Tail);
+        assert!(!rollback_has_begun(&world.etcd, &record, &run.job.keys).await.unwrap());
+        // Each key is as Consul, or as a program has made it: that is told by its value, or that it is gone.
+        for (key, entry) in world.fake.at(world.fake.revision()) {
+            let Ok(key) = String::from_utf8(key) else { continue };
+            let Some(name) = key.strip_prefix('/') else { continue };
+            let of_program = entry.value.first().is_some_and(u8::is_ascii_digit);
+            let of_consul = world.stored(name).await;
+            assert!(
+                of_program || of_consul.as_deref().map(str::as_bytes) == Some(&entry.value[..]),
+                "{key}: {done:?}"
+            );
+        }
+    });
+}
+
+/// Returns whether the way back has seen the deletions; those after its last look are for the next tail alone.
+fn a_deletion_meanwhile_stays_and_one_before_comes_back(seed: u64) -> bool {
+    let world = filled(seed);
+    world.works(async {
+        let run = moved(&world).await;
+        world.put("/app/001", None);
+        world.direct.put_any("app/002", b"of Consul", 0).await.unwrap();
+        let deletes = async {
+            // The way back has changed what differs, and not yet looked again.
+            let has_begun = async |key: &str| {
+                let value = world.fake.at(world.fake.revision()).get(key.as_bytes()).cloned();
+                value.is_some_and(|entry| entry.value != "before")
+            };
+            while !has_begun("/app/002").await {
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+            world.put("/app/001", None);
+            world.put("/app/003", None);
+        };
+        let (done, ()) = join(roll_back(&run, false), deletes).await;
+        let RolledBack { set, changed, .. } = done.unwrap();
+        let has = |key: &str| world.fake.at(world.fake.revision()).contains_key(key.as_bytes());
+        assert_eq!((set, has("/app/001"), has("/app/003")), (2, false, false));
+        assert!(changed.is_empty() || changed == ["/app/001", "/app/003"], "{changed:?}");
+        drop(run);
+        // The next cut-over takes both to Consul.
+        let done = world.instance(2, true).await.unwrap().unwrap();
+        assert!(done.differences.is_empty(), "{:?}", done.differences);
+        assert_eq!((world.stored("app/001").await, world.stored("app/003").await), (None, None));
+        assert_eq!(world.stored("app/002").await.as_deref(), Some("of Consul"));
+        !changed.is_empty()
+    })
+}
+
+fn one_beside_writers_of_consul_says_what_both_sides_are() {
+    let world = filled(2);
+    world.works(async {
+        let run = moved(&world).await;
+        let writes = async {
+            for number in 0_u64.. {
+                let key = format!("app/{:03}", number % KEYS);
+                world.direct.put_any(&key, number.to_string().as_bytes(), 0).await.unwrap();
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let Either::Left((done, _)) = select(pin!(roll_back(&run, false)), pin!(writes)).await
+        else {
+            unreachable!("it has no end")
+        };
+        let Err(Stop::Refused(why)) = done else { panic!("{done:?}") };
+        for words in
+            ["write to Consul", "Consul is the truth", "takes writes", "run rollback again"]
+        {
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        let record = run.job.record();
+        assert_eq!(record.phase, Phase::Switched);
+        assert!(rollback_has_begun(&world.etcd, &record, &run.job.keys).await.unwrap());
+        drop(run);
+        let job =
+            Job::hold(&world.target, "job", instance(3), &|_| true, true, None).await.unwrap();
+        let report = Arc::new(super::Silent);
+        let run = Run { etcd: &world.etcd, job, pace: super::PACE, report };
+        assert!(roll_back(&run, false).await.unwrap().changed.is_empty());
+    });
+}

@@ -1,0 +1,133 @@
+//! The same numbers in the plan, the copy, the comparison and the cut-over, whatever the keys and the choices are.
+
+use super::{PACE, Silent, World, changes};
+use consul_migrate::mapping::{Choice, Mapping, Problem};
+use consul_migrate::survey::survey;
+use consul_migrate::tally::Tally;
+use consul_migrate::{Freeze, Frozen, cut_over, load, verify};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub fn run() {
+    let seen: BTreeSet<&str> = (0..8).flat_map(add_up).collect();
+    // Else the histories would show nothing.
+    for kind in ["moved", "encoded", "leased", "skipped", "several parts"] {
+        assert!(seen.contains(kind), "{kind}: {seen:?}");
+    }
+    refused_keys_are_counted();
+}
+
+/// Returns which numbers were not zero.
+fn add_up(seed: u64) -> Vec<&'static str> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::with_faults(0, seed, &mut rng);
+    world.put("/d/kept", Some("1"));
+    world.put("/d/large", Some(&"x".repeat(800_000)));
+    for _ in 0..60 {
+        world.fake.write(&changes(&mut rng));
+    }
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        let mapping = run.job.record().mapping;
+        let planned =
+            survey(&world.etcd, &world.target, &world.mapping, PACE, &Silent).await.unwrap().tally;
+        // The form of most keys is known to a job that has begun.
+        let again =
+            survey(&world.etcd, &world.target, &mapping, PACE, &Silent).await.unwrap().tally;
+        assert_eq!(planned, again, "SEED={seed}");
+        add_up_alone(&planned);
+        load(&run, kept).await.unwrap();
+        drop(run);
+        let copied = world.record().await.unwrap().tally.unwrap();
+        assert_eq!(copied, planned, "SEED={seed}");
+        let revision = world.fake.revision();
+        let found =
+            verify::compare_up_to(99, &world.etcd, &world.target, &mapping, revision, PACE, |_| ());
+        let found = found.await.unwrap();
+        assert!(found.differences.is_empty(), "SEED={seed}: {:?}", found.differences);
+        assert_eq!(
+            found.tally,
+            Tally { consul: Some(planned.moved), ..planned.clone() },
+            "SEED={seed}"
+        );
+        let digests = found.digests.unwrap();
+        assert_eq!(digests.etcd, digests.consul);
+        assert_eq!(digests.etcd.len(), 64);
+        changes_the_digest_of_its_side(&world, &mapping, &digests.etcd).await;
+        let (run, _) = world.hold(99).await.unwrap();
+        let (limit, frozen) = (Duration::from_secs(60), Frozen::default());
+        let done = cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await.unwrap();
+        assert_eq!((done.tally, done.digests), (found.tally, Some(digests)), "SEED={seed}");
+        let names = world.found().await.len() as u64;
+        let skipped: u64 = planned.skipped.values().sum();
+        let seen = [
+            ("moved", planned.moved > 0),
+            ("encoded", planned.encoded > 0),
+            ("leased", planned.leased > 0),
+            ("skipped", skipped > 0),
+            ("several parts", names > planned.moved),
+        ];
+        seen.into_iter().filter(|(_, is_seen)| *is_seen).map(|(kind, _)| kind).collect()
+    })
+}
+
+fn add_up_alone(tally: &Tally) {
+    let left: u64 = tally.skipped.values().chain(tally.refused.values()).sum();
+    assert_eq!(tally.etcd, Some(tally.moved + tally.leased + left), "{tally}");
+}
+
+/// A value that differs changes the digest of Consul alone, and so do a key more and a key less.
+async fn changes_the_digest_of_its_side(world: &World, mapping: &Mapping, etcd: &str) {
+    let names = world.found().await.into_keys();
+    let Some(key) = names.into_iter().find(|name| !mapping.is_own(name)) else { return };
+    let before = world.direct.get(&key).await.unwrap().unwrap().value;
+    let extra = format!("{}zz", mapping.plain_prefix());
+    let mut all = BTreeSet::from([etcd.to_owned()]);
+    for (key, value) in [(&key, Some("2")), (&key, None), (&extra, Some("3"))] {
+        match value {
+            Some(value) => world.direct.put_any(key, value.as_bytes(), 0).await.unwrap(),
+            None => delete(world, key).await,
+        }
+        let found = verify::compare_up_to(
+            99,
+            &world.etcd,
+            &world.target,
+            mapping,
+            world.fake.revision(),
+            PACE,
+            |_| (),
+        );
+        let found = found.await.unwrap();
+        assert!(!found.differences.is_empty());
+        let digests = found.digests.unwrap();
+        assert_eq!(digests.etcd, etcd);
+        assert!(all.insert(digests.consul), "{key} {value:?}");
+    }
+    delete(world, &extra).await;
+    world.direct.put_any(&key, &before, mapping.mark).await.unwrap();
+}
+
+async fn delete(world: &World, key: &str) {
+    let index = world.direct.get(key).await.unwrap().unwrap().index;
+    assert!(world.direct.delete(key, index).await.unwrap());
+}
+
+/// What a copy refuses is neither moved nor skipped.
+fn refused_keys_are_counted() {
+    let world = World::plain(1, &[(Problem::NotUtf8, Choice::Skip)]);
+    for key in ["/a", "a", "/b", "/c//d", "/"] {
+        world.put(key, Some("1"));
+    }
+    world.fake.write(&[
+        (b"/\xff".to_vec(), Some(("1".into(), 0))),
+        (b"/l".to_vec(), Some(("1".into(), 7))),
+    ]);
+    world.works(async {
+        let tally = survey(&world.etcd, &world.target, &world.mapping, PACE, &Silent).await.unwrap().tally;
+        assert_eq!(
+            tally.to_string(),
+            "7 keys in etcd: 2 moved, 1 leased, 1 skipped (not-utf8 1), 3 refused (empty-key 1, collision 1, path-key 1)"
+        );
+        add_up_alone(&tally);
+    });
+}

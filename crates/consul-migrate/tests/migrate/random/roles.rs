@@ -1,0 +1,192 @@
+//! A cut-over that takes the right to write from the roles of etcd, and what gives it back.
+
+use super::{World, instance};
+use bytes::Bytes;
+use consul_migrate::job::{self, Job, Keys, Phase};
+use consul_migrate::mapping::Mapping;
+use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, lift_left_of, load, roll_back};
+use consul_process::clock::Clock as _;
+use futures_util::future::select;
+use std::pin::pin;
+use std::time::Duration;
+
+const VERSIONS: [&str; 3] = ["3.4.0", "3.5.0", "3.6.0"];
+
+/// The permissions of the role of the programs: their kind, the key and the end.
+type Permissions = &'static [(&'static str, &'static str, &'static str)];
+
+const ROLES: &[Permissions] = &[
+    &[("READWRITE", "/", "0")],
+    &[("READWRITE", "\0", "\0")],
+    &[("READ", "/", "0"), ("WRITE", "/app/", "/app0")],
+    &[("READWRITE", "/app/a", ""), ("READWRITE", "/app/b", "/app/c")],
+];
+
+fn with(version: &'static str, permissions: Permissions) -> World {
+    let world = World::plain(1, &[]);
+    world.put("/app/a", Some("1"));
+    world.put("/app/b", Some("1"));
+    world.fake.have_users(version);
+    world.fake.permit("root", "READ", "none", "");
+    for (kind, key, end) in permissions {
+        world.fake.permit("app", kind, key, end);
+    }
+    world
+}
+
+fn write(world: &World, value: &'static str) -> bool {
+    let changes = [(b"/app/a".to_vec(), Some((Bytes::from_static(value.as_bytes()), 0)))];
+    world.fake.write_as("app", &changes)
+}
+
+async fn cut(run: &Run<'_>, frozen: &Frozen, meanwhile: impl FnOnce()) -> Result<CutOver, Stop> {
+    let consent = async |_| {
+        meanwhile();
+        Ok(())
+    };
+    cut_over(run, Freeze::Roles, frozen, Duration::from_secs(60), consent).await
+}
+
+fn why<T: std::fmt::Debug>(done: Result<T, Stop>) -> String {
+    match done {
+        Err(Stop::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn run() {
+    for version in VERSIONS {
+        for permissions in ROLES {
+            stop_the_writers_until_the_way_back(version, permissions);
+            are_given_back(version, permissions);
+        }
+        are_given_back_after_a_kill(version);
+        do_not_stop_root(version);
+    }
+    are_needed();
+}
+
+fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permissions) {
+    let world = with(version, permissions);
+    let kinds = world.fake.permitted("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let frozen = Frozen::default();
+        let done = cut(&run, &frozen, || assert!(write(&world, "2"))).await.unwrap();
+        assert!(done.differences.is_empty(), "{done:?}");
+        assert_eq!(run.job.record().phase, Phase::Switched);
+        assert_eq!(world.stored("app/a").await.as_deref(), Some("2"));
+        // Reads go on.
+        let left = world.fake.permitted("app");
+        assert!(!write(&world, "3") && left.iter().all(|kind| kind == "READ"), "{left:?}");
+        let reads = kinds.iter().filter(|kind| kind.starts_with("READ")).count();
+        assert_eq!(left.len(), reads, "{permissions:?}");
+        assert!(!frozen.may_be_on());
+        roll_back(&run, false).await.unwrap();
+        assert_eq!(world.fake.permitted("app"), kinds);
+        assert!(write(&world, "4") && run.job.record().taken.is_empty());
+    });
+}
+
+/// A cut-over that finds a difference, or in which another program gives a right back.
+fn are_given_back(version: &'static str, permissions: Permissions) {
+    let world = with(version, permissions);
+    let kinds = world.fake.permitted("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let extra = consul_migrate::mapping::Op::set("app/extra".to_owned(), Bytes::new());
+        world.direct.txn_surely(&[], &[extra]).await.unwrap();
+        let frozen = Frozen::default();
+        let done = cut(&run, &frozen, || {}).await.unwrap();
+        assert_eq!(done.differences.len(), 1, "{done:?}");
+        assert!(frozen.may_be_on() && !write(&world, "2"));
+        frozen.lift(&world.etcd).await.unwrap();
+        job::forget_taken(&world.target, &Keys::new("job")).await.unwrap();
+        assert_eq!(world.fake.permitted("app"), kinds);
+        // What an operator takes afterwards stays taken.
+        let taken = world.record().await.unwrap().taken;
+        assert!(taken.is_empty(), "{taken:?}");
+    });
+}
+
+fn are_given_back_after_a_kill(version: &'static str) {
+    for life in [0, 5, 20, 60, 150, 400] {
+        let world = with(version, ROLES[2]);
+        let kinds = world.fake.permitted("app");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let (frozen, begun) = (Frozen::default(), world.fake.permitted("app"));
+            assert_eq!(begun, kinds);
+            let limit = Duration::from_secs(60);
+            {
+                // Killed some time after the first right was taken.
+                let stopped = async {
+                    while world.fake.permitted("app") == kinds {
+                        world.clock.sleep(Duration::from_millis(1)).await;
+                    }
+                    world.clock.sleep(Duration::from_millis(life)).await;
+                };
+                let cut = cut_over(&run, Freeze::Roles, &frozen, limit, async |_| Ok(()));
+                let _ = select(pin!(cut), pin!(stopped)).await;
+            }
+            let me = instance(2);
+            let job = Job::hold(&world.target, "job", me, &|_| true, true, None).await.unwrap();
+            if job.record().phase == Phase::Switched {
+                assert!(!write(&world, "2"));
+                return;
+            }
+            assert!(lift_left_of(&world.etcd, &job).await.unwrap(), "{life}");
+            assert_eq!(world.fake.permitted("app"), kinds, "{life}");
+            assert!(write(&world, "2") && job.record().taken.is_empty());
+            // The operator stops the writers: nobody gives that back.
+            world.fake.permit("app", "READ", "/app/", "/app0");
+            assert!(!lift_left_of(&world.etcd, &job).await.unwrap());
+            assert!(!write(&world, "3"));
+        });
+    }
+}
+
+/// A program with the role root writes on.
+fn do_not_stop_root(version: &'static str) {
+    let world = with(version, ROLES[0]);
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let (fake, clock) = (world.fake.clone(), world.clock.clone());
+        world.clock.spawn(async move {
+            for _ in 0..10_000 {
+                clock.sleep(Duration::from_millis(50)).await;
+                fake.write(&[(b"/app/b".to_vec(), Some((Bytes::from_static(b"root"), 0)))]);
+            }
+        });
+        let frozen = Frozen::default();
+        let why = why(cut(&run, &frozen, || {}).await);
+        assert!(why.contains("programs still write to etcd"), "{why}");
+        frozen.lift(&world.etcd).await.unwrap();
+        assert!(write(&world, "2"));
+    });
+}
+
+fn are_needed() {
+    let world = World::plain(1, &[]);
+    let mapping = Mapping { etcd_prefix: b"/app/".into(), ..world.mapping.clone() };
+    let world = World { mapping, ..world };
+    world.put("/app/a", Some("1"));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let asks = || panic!("it asks");
+        let said = why(cut(&run, &Frozen::default(), asks).await);
+        assert!(said.contains("etcd has no users"), "{said}");
+        world.fake.have_users("3.5.0");
+        world.fake.permit("root", "READWRITE", "\0", "\0");
+        world.fake.permit("other", "READWRITE", "/b", "\0");
+        world.fake.permit("reader", "READ", "\0", "\0");
+        world.fake.permit("before", "WRITE", "/a", "/app/");
+        let said = why(cut(&run, &Frozen::default(), asks).await);
+        assert!(said.contains("no role of etcd but root"), "{said}");
+    });
+}
