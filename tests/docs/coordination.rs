@@ -23,14 +23,14 @@ fn sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// The names of tests in a page: in backticks after "Shown by", up to the full stop.
+/// The names of tests in a page: in backticks after "Shown by", up to the full stop or the end of a cell.
 fn claimed(page: &str) -> Vec<String> {
     let mut names = Vec::new();
     for claim in page.split("*Shown by*").skip(1) {
         let parts: Vec<_> = claim.split('`').collect();
         for pair in parts.chunks_exact(2) {
             // Between two names there is a comma.
-            if pair[0].contains('.') {
+            if pair[0].contains(['.', '|']) {
                 break;
             }
             names.push(pair[1].split_whitespace().collect::<Vec<_>>().join(" "));
