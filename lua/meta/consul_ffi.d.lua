@@ -826,7 +826,7 @@ function ConsulHACluster:run() end
 ---The state of a node.
 ---@class consul_ffi.ClusterStatus
 ---@field state "stopped"|"joining"|"follower"|"candidate"|"leader"|"suspended"|"draining"|"maintenance"|"observer"
----@field ready? boolean whether the node serves, as `/ready` of the status server says; false if it has not joined, its check does not pass, it is in maintenance, the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
+---@field ready? boolean false if the program has handlers and does not poll often enough, or a store of the node does not serve: it cannot be used, its storage is not open or fails, or a replica that the map gives to the node is missing
 ---@field not_ready_because? string the reason if it is not ready
 ---@field polled? boolean false if the program has handlers and does not poll often enough: requests of other nodes are refused
 ---@field in_touch boolean whether Consul answers

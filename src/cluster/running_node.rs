@@ -176,7 +176,7 @@ impl RunningNode {
         self.data_plane.is_ready()
     }
 
-    /// Whether its program polls for requests, and the node serves as `/ready` of the status server says.
+    /// Whether its program polls for requests, and each of its stores does what it has to.
     ///
     /// # Errors
     /// The reason why not.
@@ -184,7 +184,7 @@ impl RunningNode {
         if !self.is_polled() {
             return Err("the program does not poll often enough".to_owned());
         }
-        self.overviews.ready()
+        self.overviews.stores_serve()
     }
 
     /// Ends the stores, and flushes their storages: a restart of the machine takes nothing from them then. Serves the

@@ -221,7 +221,12 @@ fn what_nodes_told_before_they_went_down_is_not_shown() {
     let world = World::new();
     let (_nodes, (_observer, asking)) = cluster(&world);
     assert_eq!(look(&world, &asking).endpoints.len(), 4);
-    world.simulated.send("PUT", "/v1/agent/maintenance?enable=true", "");
+    for id in ["n1", "n2", "n3"] {
+        let check = json!({
+            "Name": id, "ServiceID": format!("tsdb-cluster-nodes-{id}"), "TTL": "1h", "Status": "critical",
+        });
+        world.simulated.send("PUT", "/v1/agent/check/register", &check.to_string());
+    }
     world.settle();
     std::thread::sleep(Duration::from_secs(1));
     let overview = look(&world, &asking);

@@ -200,10 +200,12 @@ fn a_node_that_does_not_serve_is_not_ready() {
     assert_eq!(two.get("/ready"), (503, why));
     sleeps.plane.set_handler("echo", false);
     assert_eq!(two.get("/ready").0, 200);
-    world.simulated.send("PUT", "/v1/agent/maintenance?enable=true", "");
+    let check =
+        r#"{"Name":"down","ServiceID":"tsdb-cluster-nodes-n1","TTL":"1h","Status":"critical"}"#;
+    world.simulated.send("PUT", "/v1/agent/check/register", check);
     world.settle();
     assert_eq!(one.get("/ready"), (503, "n1: its check does not pass\n".to_owned()));
-    world.simulated.send("PUT", "/v1/agent/maintenance?enable=false", "");
+    world.simulated.send("PUT", "/v1/agent/check/deregister/down", "");
     world.settle();
     assert_eq!(one.get("/ready").0, 200);
     let key = "/v1/kv/tsdb/cluster/nodes/n1";
