@@ -67,6 +67,7 @@ const TESTS: &[(&str, Test)] = &[
         "short_attempts_get_what_an_operator_has_overwritten",
         operators::short_attempts_after_an_operator,
     ),
+    ("the_end_of_a_wait_says_what_was_in_its_way", operators::end_of_a_wait),
     ("another_limit_of_a_semaphore_counts_when_nobody_holds_a_permit", operators::another_limit),
     ("a_proof_counts_from_its_start", failures::slow_proofs),
     ("a_waiting_program_sends_little", failures::waiting_sends_little),

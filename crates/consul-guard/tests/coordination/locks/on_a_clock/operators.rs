@@ -215,6 +215,34 @@ pub(super) fn short_attempts_after_an_operator(_: &Simulated) {
     }
 }
 
+pub(super) fn end_of_a_wait(_: &Simulated) {
+    let wait = Wait::For(Duration::from_millis(1500));
+    let says = |world: &Simulated, process: &Arc<Presence>, wanted: &[&str]| {
+        let error = world.run(acquire(process, wait)).expect_err("it is not free").to_string();
+        assert!(wanted.iter().all(|words| error.contains(words)), "{wanted:?}: {error}");
+    };
+    // The first process is the one that is cut off.
+    let world = Simulated::new();
+    let process = world.process();
+    world.cut_off("0");
+    says(&world, &process, &["this process is not registered"]);
+    let world = Simulated::new();
+    let (process, other) = (world.process(), world.process());
+    world.clock.advance(Duration::from_secs(1));
+    world.cut_off("0");
+    says(&world, &process, &["Consul has not answered"]);
+    world.agent.clear_faults();
+    let lease = world.run(acquire(&other, Wait::Forever)).expect("it is free");
+    says(&world, &process, &["holds it"]);
+    world.destroy_session(&process, lease.session());
+    says(&world, &process, &["the lock delay is not over"]);
+    world.agent.clear_faults();
+    let status = http::StatusCode::from_u16(500).ok();
+    let fault = simulate::Fault { status, status_chance: 1.0, ..simulate::Fault::default() };
+    world.agent.add_fault(fault);
+    says(&world, &process, &["last: ", "500"]);
+}
+
 pub(super) fn another_limit(world: &Simulated) {
     let (one, two) = (world.process(), world.process());
     let held = world.run(permit(&one, 2, Wait::Forever)).expect("a permit is free");
