@@ -364,7 +364,7 @@ function fits(tree, value)
   local name = tree.name
   if name == "any" or name == "self" then
     return nil
-  elseif name == "integer" and type(value) == "cdata" then
+  elseif (name == "integer" or name == "number") and type(value) == "cdata" then
     return nil
   elseif name == "integer" then
     return (type(value) ~= "number" or value % 1 ~= 0) and "got " .. described(value) or nil
