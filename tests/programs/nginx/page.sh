@@ -10,13 +10,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
-if [ "${1:-}" != inside ]; then
-    if ! unshare --mount --net --pid --fork --kill-child --mount-proc ip link set lo up; then
-        echo "no namespaces can be had here" >&2
-        exit 3
-    fi
-    exec unshare --mount --net --pid --fork --kill-child --mount-proc "$0" inside "$@"
-fi
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
+[ "${1:-}" = inside ] || enter_namespaces "$@"
 
 kind=$2 what=$3
 ip link set lo up

@@ -269,14 +269,23 @@ impl<'a> Contender<'a> {
         self.session.as_ref().map(|(_, own)| own.id())
     }
 
-    /// Completes when Consul refuses to register this process, which then gets no session; never if it has one.
-    pub fn refused(&self) -> impl Future<Output = Error> + use<> {
+    /// The end of an attempt, or why Consul refuses meanwhile to register this process, which then gets no session. One
+    /// that has a session needs no registration.
+    pub async fn unless_refused<'c, T>(
+        &'c mut self,
+        attempt: impl AsyncFnOnce(&'c mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let presence = self.session.is_none().then(|| Arc::clone(self.presence));
-        async move {
-            match presence {
+        let refused = async {
+            match &presence {
                 Some(presence) => presence.refused().await,
                 None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            biased;
+            attempted = attempt(self) => attempted,
+            error = refused => Err(error),
         }
     }
 

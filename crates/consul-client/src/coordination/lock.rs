@@ -144,13 +144,9 @@ async fn attempt_repeatedly(
     let mut memory = Memory::default();
     loop {
         let (begun, waited) = (contender.now(), memory.waits_for.is_some());
-        let refused = contender.refused();
-        let attempted = tokio::select! {
-            biased;
-            attempted = attempt(contender, options, &mut memory) => attempted,
-            error = refused => Err(error),
-        };
-        match attempted {
+        let attempt =
+            async |contender: &mut Contender<'_>| attempt(contender, options, &mut memory).await;
+        match contender.unless_refused(attempt).await {
             Ok(Some(grant)) => return Ok(grant),
             Ok(None) => contender.pause_after(begun, !waited && memory.waits_for.is_some()).await,
             Err(error) => contender.tolerate(error).await?,

@@ -14,6 +14,7 @@ mod wire;
 
 pub use auth::{ClusterKey, MIN_SECRET_BYTES};
 pub use incoming::{Request, Service};
+pub(crate) use strangers::Busiest;
 pub use tls::DataTls;
 pub use wire::Body;
 pub(crate) use wire::MAX_NAME_BYTES;

@@ -59,27 +59,38 @@ impl Connections {
 
 impl Unproved {
     fn evict(&mut self) {
-        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-        for (address, _) in self.connections.values() {
-            *counts.entry(*address).or_default() += 1;
-        }
-        let Some((busiest, count)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
-            return;
-        };
+        let connections = self.connections.iter().map(|(number, (address, _))| (*number, *address));
+        let Some(Busiest { address, count, oldest }) = Busiest::of(connections) else { return };
         if count <= MAX_UNPROVED_OF_ADDRESS && self.connections.len() <= MAX_UNPROVED {
             return;
         }
-        let oldest = self.connections.iter().find(|(_, (address, _))| *address == busiest);
-        if let Some((_, evicted)) =
-            oldest.map(|(number, _)| *number).and_then(|it| self.connections.remove(&it))
-        {
+        if let Some((_, evicted)) = self.connections.remove(&oldest) {
             evicted.notify_one();
             numbers().calls.strangers.refuse(Stranger::Crowd);
             tracing::warn!(
-                address = %busiest,
+                %address,
                 "too many connections without a valid request: the oldest one is closed"
             );
         }
+    }
+}
+
+/// The address with the most connections, which has to make room: so no client keeps the others out.
+pub(crate) struct Busiest {
+    pub address: IpAddr,
+    pub count: usize,
+    /// The number of its oldest connection.
+    pub oldest: u64,
+}
+
+impl Busiest {
+    /// Of connections by their numbers, in the order in which they came.
+    pub fn of(connections: impl Iterator<Item = (u64, IpAddr)>) -> Option<Self> {
+        let mut addresses: HashMap<IpAddr, Busiest> = HashMap::new();
+        for (oldest, address) in connections {
+            addresses.entry(address).or_insert(Busiest { address, count: 0, oldest }).count += 1;
+        }
+        addresses.into_values().max_by_key(|it| it.count)
     }
 }
 

@@ -45,13 +45,11 @@ pub(crate) async fn run(cluster: &Cluster, lease: &Lease) -> Infallible {
     loop {
         let snapshot = Arc::clone(&changes.borrow_and_update());
         let begun = cluster.now();
+        let failed = duty.reconcile(&snapshot).await.err();
         let mut due = duty.next_deadline(&snapshot, begun);
-        match duty.reconcile(&snapshot).await {
-            Ok(()) => due = duty.next_deadline(&snapshot, begun),
-            Err(error) => {
-                tracing::info!(%error, "the leader's work failed; it is retried");
-                due = due.min(begun + REFUSED_PAUSE);
-            }
+        if let Some(error) = failed {
+            tracing::info!(%error, "the leader's work failed; it is retried");
+            due = due.min(begun + REFUSED_PAUSE);
         }
         cluster.sleep_until(begun + MIN_MAP_INTERVAL).await;
         tokio::select! {

@@ -9,6 +9,17 @@ use std::time::{Duration, Instant};
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The verbs that need both servers.
+pub const VERBS: [&[&str]; 7] = [
+    &["plan"],
+    &["copy"],
+    &["tail"],
+    &["verify"],
+    &["cutover", "--yes"],
+    &["rollback", "--yes"],
+    &["status"],
+];
+
 /// Both servers, for one test.
 pub struct Servers {
     pub etcd: Etcd,

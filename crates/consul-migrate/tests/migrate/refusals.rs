@@ -1,7 +1,7 @@
 //! What etcd refuses: a clear error and its exit status.
 
 use super::etcd::{Etcd, text};
-use super::program::{PATIENCE, Servers};
+use super::program::{PATIENCE, Servers, VERBS};
 use crate::support::proxy::{Network, Proxy};
 use serde_json::json;
 use std::io::{Read as _, Write as _};
@@ -26,15 +26,7 @@ pub fn run(version: &'static str) {
 
     // Another cluster than the job began with.
     let first = std::mem::replace(&mut servers.etcd, Etcd::start("another"));
-    for verb in [
-        &["plan"][..],
-        &["copy"],
-        &["tail"],
-        &["verify"],
-        &["cutover", "--yes"],
-        &["rollback", "--yes"],
-        &["status"],
-    ] {
+    for verb in VERBS {
         servers.run(verb).ends(1, &["began with the etcd cluster", "--replace"]);
     }
     servers.etcd = first;

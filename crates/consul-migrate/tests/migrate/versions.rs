@@ -1,7 +1,7 @@
 //! Each verb, shortly, on each version of etcd with each way to log in.
 
 use super::etcd::{Access, Etcd, binary};
-use super::program::{Run, Servers};
+use super::program::{Run, Servers, VERBS};
 use crate::support::authority::{Authority, Folder, Identity};
 use crate::support::consul::RealConsul;
 use consul_client::transport::TlsOptions;
@@ -179,15 +179,7 @@ fn by_common_name(servers: &mut Servers, folder: &Folder) {
     servers.environment.push(("ETCDCTL_CERT", file("common-name.pem")));
     servers.environment.push(("ETCDCTL_KEY", file("common-name.key")));
     let words = "CommonName of client sending a request against gateway will be ignored";
-    for verb in [
-        &["plan"][..],
-        &["copy"],
-        &["tail"],
-        &["verify"],
-        &["cutover", "--yes"],
-        &["rollback", "--yes"],
-        &["status"],
-    ] {
+    for verb in VERBS {
         servers
             .run(&[&["--job", "alarm-0", "--consul-prefix", "alarm-0/"], verb].concat())
             .ends(1, &[words]);

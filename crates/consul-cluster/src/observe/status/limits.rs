@@ -1,7 +1,8 @@
 //! Limits of what clients can hold: places for connections, and the time of a write.
 
+use crate::data_plane::Busiest;
 use consul_process::sync::lock;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future as _;
 use std::io;
 use std::net::IpAddr;
@@ -86,15 +87,10 @@ impl Connections {
 
 impl Open {
     fn evict(&mut self) -> Option<()> {
-        let waits = |seat: &Seat| seat.answers.load(Ordering::Relaxed) == 0;
-        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-        for seat in self.seats.values().filter(|seat| waits(seat)) {
-            *counts.entry(seat.address).or_default() += 1;
-        }
-        let (busiest, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-        let is_its = |(_, seat): &(&u64, &Arc<Seat>)| waits(seat) && seat.address == busiest;
-        let number = *self.seats.iter().find(is_its)?.0;
-        self.seats.remove(&number)?.evicted.notify_one();
+        let waiting =
+            self.seats.iter().filter(|(_, seat)| seat.answers.load(Ordering::Relaxed) == 0);
+        let busiest = Busiest::of(waiting.map(|(number, seat)| (*number, seat.address)))?;
+        self.seats.remove(&busiest.oldest)?.evicted.notify_one();
         Some(())
     }
 }
