@@ -267,7 +267,8 @@ impl Presence {
     /// Waits for a registration.
     ///
     /// # Errors
-    /// As [`Presence::refused`].
+    /// One that is not transient, such as a missing permission; the reason when Consul has refused each beat for the TTL of the
+    /// check.
     pub async fn registered(&self) -> Result<Registration, Error> {
         let mut registration = self.registration.subscribe();
         // The sender lives as long as `self`.
