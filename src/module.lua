@@ -75,6 +75,12 @@ local module = {
   _VERSION = native._VERSION,
 }
 
+-- Prints the reference of a name. Its file is loaded when somebody asks.
+function module.help(name)
+  local help = require("consul_ffi.help")
+  help(name)
+end
+
 -- Lets programs create objects of a class with a colon, a dot or a call: all are in use.
 local function constructed(class, create)
   class.new = wrap(function(this, argument)

@@ -16,6 +16,12 @@ function consul_ffi.new(config) end
 ---@return consul_ffi.Simulator sim
 function consul_ffi.simulator(name, options) end
 
+---Prints the reference of a function, for a REPL: of `"kv_put"` each function of this name, of `"lock:acquire"` the one
+---of an object, of `"lock"` the functions of an object. Without a name it prints how to ask. An unknown name raises an
+---error with the nearest one.
+---@param name? string
+function consul_ffi.help(name) end
+
 ---@class consul_ffi.simulator.options
 ---@field clock? "real"|"manual" manual: its time stands still until `advance`; set it before the first client uses the name. Default real
 ---@field key_names? "1.21.0"|"1.21.5"|"1.22" the release whose rules for the names of keys hold: newer servers [refuse some](testing-your-program.md#names-of-keys-that-newer-servers-refuse). Set it before the first client uses the name. Default 1.21.0
