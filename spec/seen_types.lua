@@ -6,7 +6,7 @@
 --
 -- spec/annotations_spec.lua runs it.
 local FILES = {
-  consul_ffi = "lua/meta/consul_ffi.d.lua",
+  consul_ffi = "lua/meta/library/consul_ffi.d.lua",
   ["consul_ffi.balancer"] = "lua/consul_ffi/balancer.lua",
   consul_ha_cluster = "lua/consul_ha_cluster.lua",
   consul_production_config = "lua/consul_production_config.lua",
@@ -18,7 +18,7 @@ local FILES = {
 }
 
 -- Sources with classes of these modules.
-local MORE = { "lua/consul_production/manager.lua", "lua/meta/consul_production.d.lua" }
+local MORE = { "lua/consul_production/manager.lua", "lua/meta/library/consul_production.d.lua" }
 
 local busted = require("busted")
 

@@ -2,7 +2,7 @@
 -- rows of the endpoints, and prints what they say of a name.
 
 -- Where the file of annotations is: as a module of the rock, and in a checkout.
-local PLACES = { "consul_ffi/meta", "meta/consul_ffi.d" }
+local PLACES = { "consul_ffi/meta", "meta/library/consul_ffi.d" }
 
 -- The names that the examples give to objects.
 local VARIABLES = {
@@ -31,7 +31,7 @@ local function annotations()
       end
     end
   end
-  error("consul_ffi.help: the annotations are not on package.path: lua/meta/consul_ffi.d.lua of the sources", 0)
+  error("consul_ffi.help: the annotations are not on package.path: lua/meta/library/consul_ffi.d.lua of the sources", 0)
 end
 
 -- A type ends at the first space that is outside of brackets and not behind a comma or a colon, as in

@@ -7,7 +7,7 @@ local SEED = tonumber(os.getenv("SEED")) or os.time()
 local CALLS = tonumber(os.getenv("CALLS")) or 100000
 
 local KINDS = {}
-local annotations = assert(io.open("lua/meta/consul_ffi.d.lua"))
+local annotations = assert(io.open("lua/meta/library/consul_ffi.d.lua"))
 local alias = annotations:read("*a"):match("@alias consul_ffi.ErrorKind\n(.-)\n\n")
 annotations:close()
 for kind in alias:gmatch('| "([%l_]+)"') do

@@ -4,7 +4,7 @@ local managers = require("spec.consul_production.support")
 local options = require("consul_production.options")
 local sources = require("consul_production.sources")
 
-local PAGE, ANNOTATIONS = "docs/production.md", "lua/meta/consul_production.d.lua"
+local PAGE, ANNOTATIONS = "docs/production.md", "lua/meta/library/consul_production.d.lua"
 
 local function shown(value)
   if type(value) == "table" then

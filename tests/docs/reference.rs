@@ -143,7 +143,7 @@ fn no_function_has_two_arguments_of_one_name() {
 #[test]
 fn the_comparison_with_other_clients_names_what_exists() {
     let page = read("docs/comparison.md");
-    let meta = read("lua/meta/consul_ffi.d.lua");
+    let meta = read("lua/meta/library/consul_ffi.d.lua");
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words: BTreeSet<_> = meta.split(|c| !is_name(c)).collect();
     let mut named = 0;
@@ -157,4 +157,20 @@ fn the_comparison_with_other_clients_names_what_exists() {
         }
     }
     assert!(named > 10, "{named} names");
+}
+
+/// As the Lua language server reads it: `words` are the patterns by which it offers the addon for a file.
+#[test]
+fn the_annotations_are_an_addon_for_each_module() {
+    let config: serde_json::Value =
+        serde_json::from_str(&read("lua/meta/config.json")).expect("JSON");
+    assert_eq!(config["name"], "consul_ffi");
+    let words = config["words"].as_array().expect("a list");
+    for file in fs::read_dir("lua/meta/library").expect("a folder") {
+        let file = file.expect("an entry").file_name().into_string().expect("a name");
+        let module = file.trim_end_matches(".d.lua");
+        let is_offered =
+            |word: &serde_json::Value| word.as_str().is_some_and(|it| it.ends_with(module));
+        assert!(words.iter().any(is_offered), "{file}");
+    }
 }

@@ -83,8 +83,8 @@ fn the_rockspecs_and_the_changelog_are_those_of_the_version() {
 fn the_rock_has_every_lua_file_and_the_annotations() {
     let rockspec = read(concat!("rockspec/consul_ffi-", env!("CARGO_PKG_VERSION"), "-1.rockspec"));
     let lua = root().join("lua");
-    let files = files().into_iter().filter(|path| path.starts_with(&lua));
-    for path in files {
+    let is_lua = |path: &PathBuf| path.extension().is_some_and(|it| it == "lua");
+    for path in files().into_iter().filter(|path| path.starts_with(&lua) && is_lua(path)) {
         let name = path.strip_prefix(root()).expect("a path in the checkout").display().to_string();
         assert!(rockspec.contains(&format!("\"{name}\"")), "the rockspec does not install {name}");
     }

@@ -1,4 +1,4 @@
-//! `lua/meta/consul_ffi.d.lua`: annotations for the Lua language server.
+//! `lua/meta/library/consul_ffi.d.lua`: annotations for the Lua language server.
 
 use super::endpoints::{GROUPS, split_options, value};
 use super::{objects, options};

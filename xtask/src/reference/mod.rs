@@ -25,6 +25,6 @@ pub fn files() -> [(&'static str, String); 10] {
         ("docs/monitoring.md", monitoring::markdown()),
         ("docs/zh/monitoring.md", monitoring::chinese()),
         ("docs/configuration.md", options::markdown()),
-        ("lua/meta/consul_ffi.d.lua", lua_meta::text()),
+        ("lua/meta/library/consul_ffi.d.lua", lua_meta::text()),
     ]
 }
