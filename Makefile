@@ -244,6 +244,11 @@ golden:
 	}
 	WRITE_GOLDEN=1 cargo test --quiet --package consul-cluster --test cluster of_each_release
 
+.PHONY: wheel npm
+## wheel|npm: packs consul-sim for Python or for Node into target/packages
+wheel npm:
+	@scripts/packages.sh $@
+
 .PHONY: rocks install
 ## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed
 rocks:

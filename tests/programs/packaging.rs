@@ -86,6 +86,16 @@ pub fn trials() -> Trials {
     add!(trials, a_build_that_fails_leaves_the_installed_module);
     add!(trials, a_rust_that_is_too_old_is_refused_with_the_one_that_is_needed);
     add!(trials, a_rock_of_one_user_is_found_after_the_command_of_the_page);
+    for what in ["wheel", "npm"] {
+        let missing = packages(&format!("check-{what}")).err();
+        if let Some(why) = &missing {
+            consul::say_skipped(&format!("consul-sim as a package ({what})"), why.trim());
+        }
+        let name = format!("consul_sim_is_installed_and_tested_as_a_package [{what}]");
+        trials.add_unless(missing.is_some(), name, move || {
+            packages(&format!("test-{what}")).unwrap_or_else(|said| panic!("{said}"));
+        });
+    }
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
@@ -93,6 +103,12 @@ pub fn trials() -> Trials {
         rocks_need_no_rust_no_compiler_and_no_network,
     );
     trials
+}
+
+/// Runs the script for these packages; its output.
+fn packages(verb: &str) -> Result<String, String> {
+    let mut script = Command::new(root().join("scripts/packages.sh"));
+    run(outside_cargo(script.args([verb, "dev"])).current_dir(root()))
 }
 
 fn the_rock_is_made_packed_and_installed_for_each_engine() {

@@ -34,6 +34,12 @@ const USAGE: &str =
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
+        Some((command, flags))
+            if asks_for_help(command) || flags.first().is_some_and(|flag| asks_for_help(flag)) =>
+        {
+            help();
+            Ok(())
+        }
         Some((command, flags)) if command == "agent" => agent(flags),
         Some((command, flags)) if command == "version" => version(flags),
         _ => Err(USAGE.to_owned()),
@@ -45,6 +51,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn asks_for_help(argument: &str) -> bool {
+    ["-h", "-help", "--help", "help"].contains(&argument)
+}
+
+fn help() {
+    let text = format!(
+        "{USAGE}\n\nA simulated Consul agent for tests. It answers as Consul {VERSION} and keeps everything in memory. \
+         Keys of the configuration\nthat have no effect here are named in a warning at the start.\n\n{}",
+        CommandLine::help()
+    );
+    print_line(&mut std::io::stdout(), &text);
 }
 
 /// Prints a line; a closed pipe does not end the program.

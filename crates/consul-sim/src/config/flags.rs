@@ -90,6 +90,31 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("ui-dir", Text, "ui_config.dir"),
 ];
 
+/// What the flags do that do not set one key.
+const MEANINGS: &[(&str, &str)] = &[
+    ("config-dir", "reads each file of this folder that ends in .hcl or .json"),
+    ("config-file", "reads this file; may be repeated"),
+    ("config-format", "the format of files with other names: hcl or json"),
+    ("dev", "starts with the settings of Consul's dev mode"),
+    ("hcl", "settings in HCL, as in a file"),
+    ("sim-address", "the address of the control endpoints; default 127.0.0.1"),
+    (
+        "sim-clock",
+        "real, the default: the time passes and can be advanced; manual: it stands still until it is advanced",
+    ),
+    ("sim-host", "a further name under which the control endpoints answer; may be repeated"),
+    (
+        "sim-key-names",
+        "the names of keys that a server of 1.21.0 (the default), 1.21.5 or 1.22 takes",
+    ),
+    (
+        "sim-port",
+        "the port of the control endpoints, which a test uses; 0: a free one; without it there are none",
+    ),
+    ("sim-ready-file", "a file that appears when the agent answers, with its URLs"),
+    ("sim-seed", "the seed of ids and faults; default: a random one"),
+];
+
 /// A command line.
 #[derive(Clone, Debug)]
 pub struct CommandLine {
@@ -115,6 +140,22 @@ pub(super) enum Given {
 }
 
 impl CommandLine {
+    /// Each flag with its meaning, a line each.
+    pub fn help() -> String {
+        let line = |(name, kind, key): &(&str, Kind, &str)| {
+            let value = match kind {
+                Switch => "",
+                Text => "=TEXT",
+                Int => "=N",
+            };
+            let meaning = MEANINGS.iter().find(|(known, _)| known == name);
+            let meaning =
+                meaning.map_or_else(|| format!("sets the key {key}"), |it| it.1.to_owned());
+            format!("  {:<32} {meaning}", format!("-{name}{value}"))
+        };
+        FLAGS.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// Reads the arguments of `consul agent`.
     ///
     /// # Errors
@@ -189,5 +230,26 @@ fn value(name: &str, kind: Kind, text: String) -> Result<Given, String> {
             let text = quoted(&text);
             format!("invalid value {text} for flag -{name}: strconv.Atoi: parsing {text}: invalid syntax")
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_explains_each_flag() {
+        let help = CommandLine::help();
+        for (name, _, key) in FLAGS {
+            let line = help.lines().find(|line| {
+                let flag = line.trim_start().split([' ', '=']).next();
+                flag.and_then(|it| it.strip_prefix('-')) == Some(name)
+            });
+            let line = line.unwrap_or_else(|| panic!("-{name} is missing"));
+            let has_meaning =
+                MEANINGS.iter().any(|(known, text)| known == name && line.ends_with(text));
+            assert!(has_meaning != (!key.is_empty() && line.ends_with(key)), "{line}");
+        }
+        assert_eq!(help.lines().count(), FLAGS.len());
     }
 }
