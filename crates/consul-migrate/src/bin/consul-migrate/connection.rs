@@ -182,10 +182,18 @@ fn login(given: &Given) -> Result<Option<Login>, Failure> {
         None => std::env::var("ETCDCTL_PASSWORD").ok().filter(|password| !password.is_empty()),
     };
     // As etcdctl: a name can have a colon if the password is not behind it.
-    let (name, password) = match (elsewhere, user.split_once(':')) {
+    let (name, password) = match (&elsewhere, user.split_once(':')) {
         (None, Some((name, password))) => (name, Some(password.to_owned())),
-        (elsewhere, _) => (user.as_str(), elsewhere),
+        (elsewhere, _) => (user.as_str(), elsewhere.clone()),
     };
+    if elsewhere.is_none()
+        && password.is_some()
+        && std::env::var("ETCDCTL_USER").ok().as_ref() != Some(user)
+    {
+        let why = "a password is never an argument, which each user of this machine can read: --etcd-password-file or \
+                   ETCDCTL_PASSWORD takes it, or ETCDCTL_USER with the name";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let missing = || {
         let why =
             "the password of etcd's user is missing: --etcd-password-file or ETCDCTL_PASSWORD";

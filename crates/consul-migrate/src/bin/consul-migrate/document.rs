@@ -1,6 +1,6 @@
 //! The document of a run, for `--json` and `--report`: what all verbs have in it, and how people read it.
 
-use super::arguments::CommandLine;
+use super::arguments::{CommandLine, Verb};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::listed;
@@ -50,7 +50,11 @@ pub fn of_failure(session: &Session, line: &CommandLine, failed: Value) -> Value
 }
 
 fn has_etcd(line: &CommandLine) -> bool {
-    !["export", "import"].contains(&line.verb.name())
+    match &line.verb {
+        Verb::Export(_) | Verb::Import(_) => false,
+        Verb::Finish(it) => !it.without_etcd,
+        _ => true,
+    }
 }
 
 fn head(session: &Session, line: &CommandLine) -> Value {
