@@ -69,6 +69,8 @@ pub struct CutOver {
     pub revision: u64,
     /// For how long writes were refused until programs could use Consul.
     pub stopped: Duration,
+    /// The rights that were taken from roles, which only the job's record in Consul knows otherwise.
+    pub taken: Vec<Right>,
     /// If there are any, the job is not switched, and the alarm is to be lifted.
     pub differences: Vec<Difference>,
     /// Whether these are all.
@@ -422,7 +424,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let revision = run.job.record().revision - 1;
     let differences = verify::joined(differences, &run.job.record().mapping);
     let stopped = clock.now() - begun;
-    Ok(CutOver { tally, digests, revision, stopped, differences, is_whole })
+    let taken = run.job.record().taken;
+    Ok(CutOver { tally, digests, revision, stopped, taken, differences, is_whole })
 }
 
 /// Refuses writers that have set keys since the last look, until this moment at least.

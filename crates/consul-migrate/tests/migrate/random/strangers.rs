@@ -128,40 +128,40 @@ pub fn jobs() {
         let world = with();
         world.works(async {
             let (run, kept) = world.hold(1).await.unwrap();
-            load(&run, kept).await.unwrap();
-            let (other, kept) = hold(&world, "other", &world.mapping).await.unwrap();
-            load(&other, kept).await.unwrap();
+            Box::pin(load(&run, kept)).await.unwrap();
+            let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+            Box::pin(load(&other, kept)).await.unwrap();
             other.job.save(Record { phase, ..other.job.record() }, &[]).await.unwrap();
             other.job.release().await;
-            cut(&run, Freeze::Operator, &Frozen::default()).await.unwrap();
+            Box::pin(cut(&run, Freeze::Operator, &Frozen::default())).await.unwrap();
             let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
             world.direct.txn_surely(&[], &[of_program]).await.unwrap();
             world.put("/app/a", None);
             let before = world.found().await;
 
-            let (other, kept) = hold(&world, "other", &world.mapping).await.unwrap();
+            let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
             let frozen = Frozen::default();
             for said in [
-                why(load(&other, kept).await),
-                why(follow(&world, &other).await),
-                why(restart(&other, "--again").await),
-                why(cut(&other, Freeze::Operator, &frozen).await),
+                why(Box::pin(load(&other, kept)).await),
+                why(Box::pin(follow(&world, &other)).await),
+                why(Box::pin(restart(&other, "--again")).await),
+                why(Box::pin(cut(&other, Freeze::Operator, &frozen)).await),
             ] {
                 assert!(said.contains("since the cut-over of the job \"job\""), "{said}");
             }
             // A new one, whose keys are some of these.
             let mapping = Mapping { etcd_prefix: b"/app/a".into(), ..world.mapping.clone() };
-            let (new, kept) = hold(&world, "new", &mapping).await.unwrap();
-            why(load(&new, kept).await);
+            let (new, kept) = Box::pin(hold(&world, "new", &mapping)).await.unwrap();
+            why(Box::pin(load(&new, kept)).await);
             assert!(world.found().await == before, "{phase:?}");
             // Other places.
             let mapping = Mapping { consul_prefix: "else/".to_owned(), ..world.mapping.clone() };
-            let (new, kept) = hold(&world, "else", &mapping).await.unwrap();
+            let (new, kept) = Box::pin(hold(&world, "else", &mapping)).await.unwrap();
             let is_below = mapping.shares_keys(&world.mapping);
-            assert_eq!(load(&new, kept).await.is_err(), is_below);
+            assert_eq!(Box::pin(load(&new, kept)).await.is_err(), is_below);
             // etcd is the truth again.
-            let _ = roll_back(&run, false).await.unwrap();
-            assert!(load(&other, Kept::default()).await.is_ok(), "{phase:?}");
+            let _ = Box::pin(roll_back(&run, false)).await.unwrap();
+            assert!(Box::pin(load(&other, Kept::default())).await.is_ok(), "{phase:?}");
         });
     }
 }
@@ -225,6 +225,7 @@ pub fn records() {
 #[derive(Debug)]
 struct Last {
     works: SimTransport,
+    clock: ManualClock,
     answer: Option<u16>,
 }
 
@@ -234,6 +235,7 @@ impl Transport for Last {
             .iter()
             .any(|text| request.body().windows(text.len()).any(|it| it == text.as_bytes()));
         Box::pin(async move {
+            self.clock.sleep(Duration::from_millis(2)).await;
             match self.answer {
                 Some(status) if is_last => {
                     let mut answer = Response::new(Bytes::from_static(b"Permission denied"));
@@ -253,9 +255,7 @@ impl Transport for Last {
 
 /// If Consul refuses to switch the job, writers need not stay stopped until it is known whether it is switched.
 pub fn last_requests() {
-    for (answer, is_open) in
-        [(Some(403), false), (Some(400), false), (Some(413), false), (None, true)]
-    {
+    for (answer, is_open) in [(Some(403), false), (None, true)] {
         let world = with();
         let works = SimTransport::new(Arc::clone(&world.agent), "simulated");
         let settings = Settings {
@@ -265,7 +265,12 @@ pub fn last_requests() {
         };
         let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
         let rng = fastrand::Rng::with_seed(1);
-        let client = Client::new(vec![Arc::new(Last { works, answer })], settings, clock, rng);
+        let client = Client::new(
+            vec![Arc::new(Last { works, clock: world.clock.clone(), answer })],
+            settings,
+            clock,
+            rng,
+        );
         let world =
             World { target: Target::new(Arc::new(client), Duration::from_secs(2), 64), ..world };
         world.works(async {
