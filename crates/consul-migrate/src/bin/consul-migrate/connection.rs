@@ -240,6 +240,17 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_no_argument() {
+        use clap::Parser as _;
+        for user in ["app:s3cret", "app:", "app", ":s3cret"] {
+            let line = CommandLine::try_parse_from(["it", "--etcd-user", user, "plan"]);
+            let line = line.expect("a command line");
+            let Err(Failure::Usage(said)) = login(&line.etcd) else { panic!("{user}") };
+            assert!(said.contains("--etcd-password-file") && !said.contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
     fn what_is_not_an_address_is_refused_and_a_password_is_not_shown() {
         for (address, why) in [
             ("", "it is not a URL"),
