@@ -69,6 +69,8 @@ pub struct CutOver {
     pub revision: u64,
     /// For how long writes were refused until programs could use Consul.
     pub stopped: Duration,
+    /// The rights that were taken from roles, which only the job's record in Consul knows otherwise.
+    pub taken: Vec<Right>,
     /// If there are any, the job is not switched, and the alarm is to be lifted.
     pub differences: Vec<Difference>,
     /// Whether these are all.
@@ -238,11 +240,9 @@ pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
 /// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
 /// would delete what programs have set in Consul.
 async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
-    let place = run.job.record().mapping.plain_prefix();
+    let mapping = run.job.record().mapping;
     for (name, other) in job::others(run.job.target, &run.job.keys).await? {
-        let its = other.mapping.plain_prefix();
-        let is_same = its.starts_with(&place) || place.starts_with(&its);
-        if is_same
+        if mapping.shares_keys(&other.mapping)
             && other.phase != Phase::Switched
             && let Some(instance) = job::living(run.job.target, &job::Keys::new(&name)).await?
         {
@@ -405,8 +405,17 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             tally: Some(tally.clone()),
             ..record
         };
+        // One may have begun since the first look.
+        refuse_other_tails(run).await?;
         lock(&frozen.0).may_be_switched = true;
-        run.job.save(switched, &[]).await?;
+        let saved = run.job.save(switched, &[]).await;
+        if let Err(Stop::Failed(error)) = &saved
+            && !error.maybe_applied()
+        {
+            // Consul has refused it: writers need not wait until it is known.
+            lock(&frozen.0).may_be_switched = false;
+        }
+        saved?;
         frozen.forget();
     } else {
         // Another instance that has taken over meanwhile applies changes; these are not differences.
@@ -415,7 +424,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let revision = run.job.record().revision - 1;
     let differences = verify::joined(differences, &run.job.record().mapping);
     let stopped = clock.now() - begun;
-    Ok(CutOver { tally, digests, revision, stopped, differences, is_whole })
+    let taken = run.job.record().taken;
+    Ok(CutOver { tally, digests, revision, stopped, taken, differences, is_whole })
 }
 
 /// Refuses writers that have set keys since the last look, until this moment at least.

@@ -18,6 +18,10 @@ const NAMED: u64 = 1000;
 /// What has been done, and what etcd still has.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Finished {
+    /// Whether etcd was left alone, so that nothing is known of what it has.
+    pub without_etcd: bool,
+    /// Without etcd: what it still refuses if it comes back, and what undoes that.
+    pub not_lifted: Vec<String>,
     /// The keys of both sides at the cut-over; `None` if a version has cut over that did not note it. Not serialized.
     #[serde(skip)]
     pub keys: Option<Tally>,
@@ -25,8 +29,8 @@ pub struct Finished {
     pub lifted: bool,
     /// The number of keys of Consul that have lost their mark, whatever number of parts they have.
     pub unmarked: u64,
-    /// The number of keys that etcd still has with the prefix of the job.
-    pub left: u64,
+    /// The number of keys that etcd still has with the prefix of the job; `None` without etcd.
+    pub left: Option<u64>,
     /// The number of keys that etcd has in all; `None` if its user may not read them.
     pub all: Option<u64>,
     /// The first keys, as text, that programs have set in etcd since the cut-over.
@@ -50,6 +54,28 @@ pub async fn finish(run: &Run<'_>) -> Result<Finished, Stop> {
         )));
     }
     let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
+    end_in_etcd(run, &record, &mut done).await?;
+    end_in_consul(run, &record, &mut done).await?;
+    Ok(done)
+}
+
+/// The same of a job whose etcd is gone, however far the job is: only what is in Consul is removed.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn finish_without_etcd(run: &Run<'_>) -> Result<Finished, Stop> {
+    let record = run.job.record();
+    let keys = record.tally.clone().filter(|_| record.phase == Phase::Switched);
+    let mut done = Finished { without_etcd: true, keys, ..Finished::default() };
+    if !record.alarms.is_empty() {
+        done.not_lifted.push("all writes, by an alarm: `etcdctl alarm disarm`".to_owned());
+    }
+    done.not_lifted.extend(record.taken.iter().map(|right| format!("writes: {right}")));
+    end_in_consul(run, &record, &mut done).await?;
+    Ok(done)
+}
+
+async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
     let range = Range::prefix(&record.mapping.etcd_prefix);
     let since = record.switched_revision.unwrap_or(u64::MAX - 1) + 1;
     let own = sentinels(&record.mapping, &run.job.keys);
@@ -58,21 +84,24 @@ pub async fn finish(run: &Run<'_>) -> Result<Finished, Stop> {
     done.set_since.extend(set.iter().filter(|key| !sentinel(key)).map(|key| shown(key)));
     done.lifted = lift(run.etcd, &record.alarms, &record.taken).await?;
     run.etcd.delete(&Range::prefix(&own)).await?;
-    done.left = run.etcd.count(&range, 0).await?.0;
+    done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
         Ok((all, _)) => Some(all),
         // A role that has this prefix alone.
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => None,
         Err(refused) => return Err(refused.into()),
     };
-    done.unmarked = unmark(run, &record).await?;
+    Ok(())
+}
+
+async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
+    done.unmarked = unmark(run, record).await?;
     let others = super::job::others(run.job.target, &run.job.keys).await?;
     done.jobs = others.into_iter().map(|(name, _)| name).collect();
     let keys = &run.job.keys;
     let all = [&keys.beat, &keys.holder, &keys.record];
     let deletions = all.map(|key| Op::Delete { key: key.clone() });
-    run.job.apply(&deletions).await?;
-    Ok(done)
+    run.job.apply(&deletions).await
 }
 
 /// Takes the mark from the keys that are as the job wrote them; returns how many they are.

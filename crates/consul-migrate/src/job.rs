@@ -36,8 +36,12 @@ pub enum Phase {
     Switched,
 }
 
-/// What is done, as it stands in Consul.
+/// The largest revision and count that etcd and a record can have, so that one more is a number, too.
+const MAX_NUMBER: u64 = 1 << 62;
+
+/// What is done, as it stands in Consul. What a later version has added must not be lost by a change of this one.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     /// The ID of the etcd cluster with which the job began, in decimal digits.
     pub cluster_id: String,
@@ -114,10 +118,30 @@ impl Record {
         }
     }
 
-    fn decode(stored: &Stored) -> Result<Record, Error> {
-        serde_json::from_slice(&stored.value).map_err(|error| {
-            Error::new(Kind::Decode, format!("the job's record in Consul is not one: {error}"))
-        })
+    fn decode(key: &str, stored: &Stored) -> Result<Record, Error> {
+        let refused = |why: String| {
+            let text = format!(
+                "the job's record in Consul, {key}, is not one that this version knows: {why}. It is damaged, or of another \
+                 version of consul-migrate: use that one"
+            );
+            Error::new(Kind::Decode, text)
+        };
+        let record: Record = serde_json::from_slice(&stored.value).map_err(|error| {
+            let why = error.to_string();
+            refused(why.split(", expected").next().unwrap_or_default().to_owned())
+        })?;
+        let numbers = [record.snapshot, record.revision, record.offset, record.step];
+        let numbers = numbers.into_iter().chain(record.switched_revision);
+        match record.revision > 0 && numbers.max().is_some_and(|number| number <= MAX_NUMBER) {
+            true => Ok(record),
+            false => Err(refused("no etcd has such a revision".to_owned())),
+        }
+    }
+
+    /// Whether a value is the record of some version, which may not be this one.
+    fn is_of_some_version(value: &[u8]) -> bool {
+        let found: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
+        ["cluster_id", "mapping", "phase"].iter().all(|name| found.get(name).is_some())
     }
 }
 
@@ -189,7 +213,7 @@ pub struct Job<'a> {
 /// Consul's; a record that is not one.
 pub async fn record(target: &Target, keys: &Keys) -> Result<Option<(Record, u64)>, Error> {
     let Some(stored) = target.get(&keys.record).await? else { return Ok(None) };
-    Ok(Some((Record::decode(&stored)?, stored.index)))
+    Ok(Some((Record::decode(&keys.record, &stored)?, stored.index)))
 }
 
 /// Reads the names and records of the other jobs.
@@ -203,14 +227,31 @@ pub async fn others(target: &Target, keys: &Keys) -> Result<Vec<(String, Record)
         if key == keys.record || name.is_empty() || name.ends_with('/') {
             continue;
         }
-        match record(target, &Keys::new(name)).await {
-            Ok(found) => others.extend(found.map(|(record, _)| (name.to_owned(), record))),
+        let Some(stored) = target.get(&key).await? else { continue };
+        match Record::decode(&key, &stored) {
+            Ok(record) => others.push((name.to_owned(), record)),
+            Err(error) if Record::is_of_some_version(&stored.value) => return Err(error),
             // A key of something else.
-            Err(error) if error.kind() == Kind::Decode => {}
-            Err(error) => return Err(error),
+            Err(_) => {}
         }
     }
     Ok(others)
+}
+
+/// Refuses to change keys of Consul that another job has handed over to programs: what etcd has is not the truth there.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn refuse_switched(target: &Target, keys: &Keys, mapping: &Mapping) -> Result<(), Stop> {
+    for (name, other) in others(target, keys).await? {
+        if other.phase == Phase::Switched && mapping.shares_keys(&other.mapping) {
+            return Err(Stop::Refused(format!(
+                "programs use these keys of Consul since the cut-over of the job {name:?}: what etcd has would replace or delete \
+                 what they have written. `--job {name} finish` ends that job, `--job {name} rollback` makes etcd the truth"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Reads which instance holds a job.
@@ -436,7 +477,8 @@ impl<'a> Job<'a> {
             is_open |= error.maybe_applied();
             // A read that repeats itself waits until a server answers again.
             if !(error.is_transient() || error.maybe_applied()) {
-                return Err(error.into());
+                // An attempt before this one may have been applied.
+                return Err(error.with_maybe_applied(is_open).into());
             }
             self.target.get(&self.keys.record).await?;
         }

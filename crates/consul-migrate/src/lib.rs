@@ -69,7 +69,7 @@ pub mod verify;
 pub use cutover::{
     CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left, lift_left_of,
 };
-pub use finish::{Finished, finish};
+pub use finish::{Finished, finish, finish_without_etcd};
 pub use lines::{CUT, Form, export, import, is_whole};
 pub use load::{load, restart};
 pub use nothing::nothing;

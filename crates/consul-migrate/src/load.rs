@@ -3,7 +3,7 @@
 
 use super::ahead::ahead;
 use super::etcd::{KeyValue, Page, Pages, Range};
-use super::job::{Phase, Record};
+use super::job::{self, Phase, Record};
 use super::mapping::{Choice, Op, Place, Problem, hex};
 use super::survey::{Kept, shown};
 use super::tally::Tally;
@@ -30,6 +30,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// See [`Stop`].
 pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
     source::check(run.etcd, &run.job.record()).await?;
+    refuse_switched(run).await?;
     loop {
         let done = match run.job.record().phase {
             Phase::Load => write(run, std::mem::take(&mut kept)).await,
@@ -40,6 +41,15 @@ pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
             Err(Stop::Compacted) => restart(run, COMPACTED).await?,
             done => done?,
         }
+    }
+}
+
+/// Refuses to follow etcd where programs use Consul since the cut-over of another job.
+async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
+    let record = run.job.record();
+    match record.phase {
+        Phase::Switched => Ok(()),
+        _ => job::refuse_switched(run.job.target, &run.job.keys, &record.mapping).await,
     }
 }
 
@@ -57,6 +67,7 @@ pub async fn restart(run: &Run<'_>, why: &str) -> Result<(), Stop> {
             "after the cut-over nothing is copied again ({why}): programs may have changed Consul"
         )));
     }
+    refuse_switched(run).await?;
     let all = Range::prefix(&record.mapping.etcd_prefix);
     let revision = run.etcd.revision(&all.start).await?;
     run.report.note(&format!(

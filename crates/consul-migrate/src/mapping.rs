@@ -154,6 +154,7 @@ pub enum Form {
 
 /// Which keys of etcd become which keys of Consul. A job keeps it to its end.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// Only the keys of etcd that begin with this.
     #[serde(with = "hex")]
@@ -377,6 +378,12 @@ impl Mapping {
             std::str::from_utf8(&below[..error.valid_up_to()]).unwrap_or_default()
         });
         format!("{}{text}", self.consul_prefix)
+    }
+
+    /// Whether two jobs can have the same keys of Consul.
+    pub fn shares_keys(&self, other: &Mapping) -> bool {
+        let (one, other) = (self.plain_prefix(), other.plain_prefix());
+        one.starts_with(&other) || other.starts_with(&one)
     }
 
     /// Whether a key of Consul is one of the tool's own and not a plain copy.

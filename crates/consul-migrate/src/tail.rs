@@ -425,7 +425,7 @@ impl<'r, 'a> Tail<'r, 'a> {
                 ));
                 Vec::new()
             }
-            None => deletions(job.target, &first.ops, index).await?,
+            None => deletions(job.target, &first.ops, index, job.record().mapping.mark).await?,
         };
         let fitting = job.target.fitting(&ops, 2);
         let (now, is_all) = (&ops[..fitting], fitting == ops.len());
@@ -468,8 +468,9 @@ impl<'r, 'a> Tail<'r, 'a> {
     }
 }
 
-/// The deletions of keys that nothing has written since this index of Consul.
-async fn deletions(target: &Target, ops: &[Op], index: u64) -> Result<Vec<Op>, Stop> {
+/// The deletions of keys that nothing has written since this index of Consul. A Consul whose keys were taken to another one
+/// counts from the beginning again: there the mark tells what the job has written.
+async fn deletions(target: &Target, ops: &[Op], index: u64, mark: u64) -> Result<Vec<Op>, Stop> {
     let mut keys = Vec::new();
     for op in ops {
         match op {
@@ -481,7 +482,8 @@ async fn deletions(target: &Target, ops: &[Op], index: u64) -> Result<Vec<Op>, S
     let names: Vec<&str> = keys.iter().map(String::as_str).collect();
     let found = target.entries(&names).await?;
     let deletion = |(key, stored): (String, Option<Stored>)| {
-        let index = stored.filter(|stored| stored.index <= index)?.index;
+        let is_own = |stored: &Stored| stored.index <= index && (mark == 0 || stored.flags == mark);
+        let index = stored.filter(is_own)?.index;
         Some(Op::DeleteAt { key, index })
     };
     Ok(keys.into_iter().zip(found).filter_map(deletion).collect())

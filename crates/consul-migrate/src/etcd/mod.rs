@@ -33,6 +33,7 @@ use http::{Request, Response};
 use message::{Answer, Header, Int, RangeRequest, RangeResponse, Refusal, TokenResponse, decode};
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -122,6 +123,8 @@ struct Now {
     failures: u64,
     /// The id in the first answer.
     cluster: Option<u64>,
+    /// The servers that have told that they are of this cluster, since they were last left.
+    known: BTreeSet<usize>,
     prefix: Option<&'static str>,
     token: Option<Token>,
 }
@@ -445,7 +448,11 @@ impl Etcd {
     async fn open(&self, what: &str, body: &Bytes) -> Result<Response<Parts>, Refused> {
         let prefix = self.prefix().await?;
         let path = format!("{prefix}/{what}");
-        let token = self.token(prefix).await?;
+        let mut token = self.token(prefix).await?;
+        if changes(what) && !self.is_known() {
+            self.ask_for_cluster(prefix, token.as_deref()).await?;
+            token = self.token(prefix).await?;
+        }
         let answer = self.send(&path, body, token.as_deref()).await?;
         let (status, refusal) = match refusal_of(answer).await? {
             Ok(answer) => return Ok(answer),
@@ -461,6 +468,36 @@ impl Etcd {
             Ok(answer) => Ok(answer),
             Err((status, refusal)) => Err(self.refused(what, status, &refusal)),
         }
+    }
+
+    /// Whether the server of the next request is one of the cluster: what would change another cluster is not sent.
+    fn is_known(&self) -> bool {
+        self.servers.len() == 1 || {
+            let now = lock(&self.now);
+            now.known.contains(&now.server)
+        }
+    }
+
+    /// Asks the server of the next request of which cluster it is, by a read that takes no other right.
+    async fn ask_for_cluster(&self, prefix: &str, token: Option<&str>) -> Result<(), Refused> {
+        let at = lock(&self.now).server;
+        let key = Base64(Range::prefix(self.keys.as_bytes()).start);
+        let asked = RangeRequest { key, count_only: true, ..RangeRequest::default() };
+        let answer = self.send(&format!("{prefix}/kv/range"), &encoded(&asked)?, token).await?;
+        let answer = match refusal_of(answer).await? {
+            Ok(answer) => whole(answer.into_body()).await?,
+            Err((status, refusal)) if is_old_token(status, &refusal) && token.is_some() => {
+                // The next attempt has another one.
+                lock(&self.now).token = None;
+                let error = self.refused("kv/range", status, &refusal).into_error();
+                return Err(error.retryable().into());
+            }
+            Err((status, refusal)) => return Err(self.refused("kv/range", status, &refusal)),
+        };
+        let answer: RangeResponse = self.decoded("kv/range", &answer)?;
+        self.check_cluster(&answer.header)?;
+        lock(&self.now).known.insert(at);
+        Ok(())
     }
 
     async fn send(
@@ -521,7 +558,9 @@ impl Etcd {
 
     fn next_server(&self) {
         let mut now = lock(&self.now);
-        now.server = (now.server + 1) % self.servers.len();
+        let left = now.server;
+        now.known.remove(&left);
+        now.server = (left + 1) % self.servers.len();
         now.failures += 1;
     }
 
@@ -684,6 +723,20 @@ impl Etcd {
             false => error,
         })
     }
+}
+
+/// Whether a request can change something.
+fn changes(what: &str) -> bool {
+    ![
+        "kv/range",
+        "watch",
+        "auth/authenticate",
+        "auth/role/list",
+        "auth/role/get",
+        "auth/user/list",
+        "auth/user/get",
+    ]
+    .contains(&what)
 }
 
 fn is_compacted(text: &str) -> bool {

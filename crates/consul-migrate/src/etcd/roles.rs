@@ -3,9 +3,11 @@
 use super::message::{Base64, Changed, Header};
 use super::{Etcd, Range, Refused, WITHOUT_USERS};
 use crate::mapping::hex;
+use crate::survey::shown;
 use consul_api::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::fmt;
 
 /// The role whose users may do anything, whatever its permissions.
 const ROOT: &str = "root";
@@ -63,6 +65,20 @@ pub struct Users {
     pub header: Header,
     #[serde(default)]
     pub users: Vec<String>,
+}
+
+/// How an operator gives it back.
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.reads { "readwrite" } else { "write" };
+        write!(f, "`etcdctl role grant-permission {} {kind}` for ", self.role)?;
+        let start = shown(&self.key);
+        match &self.end[..] {
+            [] => write!(f, "the key {start}"),
+            [0] => write!(f, "all keys from {start} on (--from-key)"),
+            end => write!(f, "the keys from {start} up to {}", shown(end)),
+        }
+    }
 }
 
 impl Right {

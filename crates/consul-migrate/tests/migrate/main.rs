@@ -52,6 +52,17 @@ fn trials() -> Trials {
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    let servers = random::strangers::servers;
+    trials.add("nothing_is_changed_in_another_cluster_of_etcd", servers);
+    let jobs = random::strangers::jobs;
+    trials.add("another_job_changes_nothing_that_programs_use_since_a_cut_over", jobs);
+    let records = random::strangers::records;
+    trials.add("a_record_of_another_version_is_refused_and_kept", records);
+    let last = random::strangers::last_requests;
+    trials.add("a_cut_over_that_consul_refuses_does_not_keep_writers_stopped", last);
+    let indexes = random::strangers::indexes;
+    trials.add("a_deletion_after_the_cut_over_spares_what_programs_wrote", indexes);
+    trials.add("a_job_whose_etcd_is_gone_is_finished", random::strangers::gone);
     trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);

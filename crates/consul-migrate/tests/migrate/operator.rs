@@ -231,7 +231,7 @@ fn is_left_alone(servers: &mut Servers) {
 }
 
 /// What base64 of any text that has this one inside has, whatever is before it.
-fn in_base64(words: &str) -> Vec<String> {
+pub fn in_base64(words: &str) -> Vec<String> {
     let whole = |bytes: &[u8]| text(&bytes[..bytes.len() / 3 * 3]);
     (0..3).map(|skipped| whole(&words.as_bytes()[skipped..])).collect()
 }

@@ -19,6 +19,7 @@ pub mod replaced;
 pub mod resumed;
 pub mod roles;
 pub mod silent;
+pub mod strangers;
 pub mod switched;
 pub mod url_names;
 pub mod waits;

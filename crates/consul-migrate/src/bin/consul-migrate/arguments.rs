@@ -257,6 +257,9 @@ pub struct Rollback {
 pub struct Finish {
     #[command(flatten)]
     pub hold: Hold,
+    /// Remove only what is in Consul, because etcd is gone; also of a job that is not cut over.
+    #[arg(long)]
+    pub without_etcd: bool,
     /// Agree in advance; necessary without a terminal.
     #[arg(long)]
     pub yes: bool,

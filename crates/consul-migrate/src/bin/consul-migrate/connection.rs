@@ -182,10 +182,18 @@ fn login(given: &Given) -> Result<Option<Login>, Failure> {
         None => std::env::var("ETCDCTL_PASSWORD").ok().filter(|password| !password.is_empty()),
     };
     // As etcdctl: a name can have a colon if the password is not behind it.
-    let (name, password) = match (elsewhere, user.split_once(':')) {
+    let (name, password) = match (&elsewhere, user.split_once(':')) {
         (None, Some((name, password))) => (name, Some(password.to_owned())),
-        (elsewhere, _) => (user.as_str(), elsewhere),
+        (elsewhere, _) => (user.as_str(), elsewhere.clone()),
     };
+    if elsewhere.is_none()
+        && password.is_some()
+        && std::env::var("ETCDCTL_USER").ok().as_ref() != Some(user)
+    {
+        let why = "a password is never an argument, which each user of this machine can read: --etcd-password-file or \
+                   ETCDCTL_PASSWORD takes it, or ETCDCTL_USER with the name";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let missing = || {
         let why =
             "the password of etcd's user is missing: --etcd-password-file or ETCDCTL_PASSWORD";
@@ -228,6 +236,17 @@ mod tests {
             ("HTTPS://etcd.example", false, "https://etcd.example"),
         ] {
             assert_eq!(url(address, is_tls).as_deref(), Ok(wanted), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_no_argument() {
+        use clap::Parser as _;
+        for user in ["app:s3cret", "app:", "app", ":s3cret"] {
+            let line = CommandLine::try_parse_from(["it", "--etcd-user", user, "plan"]);
+            let line = line.expect("a command line");
+            let Err(Failure::Usage(said)) = login(&line.etcd) else { panic!("{user}") };
+            assert!(said.contains("--etcd-password-file") && !said.contains("s3cret"), "{said}");
         }
     }
 

@@ -1,11 +1,12 @@
 //! The document of a run, for `--json` and `--report`: what all verbs have in it, and how people read it.
 
-use super::arguments::CommandLine;
+use super::arguments::{CommandLine, Verb};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::listed;
 use consul_cli::print::{inert, print, print_json};
 use consul_migrate::digest::Digests;
+use consul_migrate::etcd::Right;
 use consul_migrate::tally::Tally;
 use consul_migrate::verify::Difference;
 use serde::Deserialize;
@@ -50,7 +51,11 @@ pub fn of_failure(session: &Session, line: &CommandLine, failed: Value) -> Value
 }
 
 fn has_etcd(line: &CommandLine) -> bool {
-    !["export", "import"].contains(&line.verb.name())
+    match &line.verb {
+        Verb::Export(_) | Verb::Import(_) => false,
+        Verb::Finish(it) => !it.without_etcd,
+        _ => true,
+    }
 }
 
 fn head(session: &Session, line: &CommandLine) -> Value {
@@ -95,6 +100,8 @@ struct Shown {
     differences: Vec<Difference>,
     whole: Option<bool>,
     digests: Option<Digests>,
+    #[serde(default)]
+    taken: Vec<Right>,
     error: Option<Failed>,
 }
 
@@ -183,6 +190,10 @@ impl Shown {
         if let Some(Digests { etcd, consul }) = &self.digests {
             let same = if etcd == consul { "the same on both sides" } else { "NOT the same" };
             text += &format!("digests, {same}:\n  etcd    {etcd}\n  Consul  {consul}\n");
+        }
+        if !self.taken.is_empty() {
+            text += "taken from roles of etcd until `finish` or `rollback`; without the job, by:\n";
+            text += &listed(&self.taken, self.taken.len(), "the report names all");
         }
         if let Some(Failed { kind, message }) = &self.error {
             text += &format!("it has failed ({kind}): {message}\n");

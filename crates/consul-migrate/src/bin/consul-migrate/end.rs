@@ -4,20 +4,42 @@ use super::arguments::Finish;
 use super::connection::Session;
 use super::failure::Failure;
 use super::switch::{agree, require_consent};
-use super::verbs::{Done, held, listed, of, open, without};
-use consul_cli::print::counted;
+use super::verbs::{Done, held, listed, of, open, open_without_etcd, without};
+use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::Keys;
+use consul_migrate::job::Phase;
 use consul_migrate::mapping::Op;
-use consul_migrate::{Finished, finish as end};
+use consul_migrate::{Finished, Stop, finish as end, finish_without_etcd};
 use serde_json::json;
 
 const TEXT: &str = "etcd takes writes again, and the job is forgotten: no rollback can follow. Stop the programs that still use etcd.";
 
+const WITHOUT: &str = "nothing is done in etcd, and the job is forgotten: no rollback can follow.";
+
+const GONE: &str =
+    "if etcd is gone for good, `finish --without-etcd` removes what the job has left in Consul";
+
+const NOT_CUT_OVER: &str = " The job is not cut over: what programs have written to etcd since its last change is not in Consul.";
+
 pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Done, Failure> {
     require_consent(asked.yes)?;
-    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let opened = match asked.without_etcd {
+        true => open_without_etcd(session, name, &asked.hold).await?,
+        false => open(session, name, &asked.hold).await.inspect_err(|failure| {
+            if matches!(failure, Failure::Stopped(Stop::Failed(error)) if error.is_retryable()) {
+                say(&format!("{PROGRAM}: {GONE}"));
+            }
+        })?,
+    };
+    let Some(job) = opened else { return Err(without(name)) };
     let run = of(session, job);
     let done = held(&run, async || {
+        if asked.without_etcd {
+            let is_late = run.job.record().phase == Phase::Switched;
+            let text = format!("{WITHOUT}{}", if is_late { "" } else { NOT_CUT_OVER });
+            agree(session, &text, asked.yes).await?;
+            return finish_without_etcd(&run).await;
+        }
         agree(session, TEXT, asked.yes).await?;
         end(&run).await
     });
@@ -31,6 +53,7 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
 
 fn told(done: &Finished) -> String {
     let lifted = match done.lifted {
+        _ if done.without_etcd => "etcd was left alone",
         true => "etcd takes writes again",
         false => "etcd took writes already",
     };
@@ -38,14 +61,19 @@ fn told(done: &Finished) -> String {
     let mut text =
         done.keys.as_ref().map_or(String::new(), |keys| format!("at the cut-over: {keys}\n"));
     text += &format!(
-        "finished: {lifted}; {unmarked} of Consul lost the mark of the job, and its own keys are removed\n\
-         etcd still has {} of the job",
-        counted(done.left as usize, "key")
+        "finished: {lifted}; {unmarked} of Consul lost the mark of the job, and its own keys are removed\n"
     );
-    if let Some(all) = done.all {
-        text += &format!(", and {} in all", counted(all as usize, "key"));
+    if let Some(left) = done.left {
+        text += &format!("etcd still has {} of the job", counted(left as usize, "key"));
+        if let Some(all) = done.all {
+            text += &format!(", and {} in all", counted(all as usize, "key"));
+        }
+        text += "; it can go when no program uses it\n";
     }
-    text += "; it can go when no program uses it\n";
+    if !done.not_lifted.is_empty() {
+        text += "if that etcd comes back, it still refuses:\n";
+        text += &listed(&done.not_lifted, done.not_lifted.len(), "--json names all");
+    }
     if !done.set_since.is_empty() {
         text += "programs have set these keys of etcd since the cut-over, which Consul does not have so:\n";
         text += &listed(&done.set_since, done.set_since.len(), "--json names up to 1000");

@@ -73,7 +73,7 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
     let json = json!({
         "verb": "cutover", "keys": done.is_whole.then_some(&done.tally), "revision": done.revision,
         "stopped_seconds": done.stopped.as_secs_f64(), "missing": missing, "extra": extra, "different": different,
-        "differences": done.differences, "whole": done.is_whole, "digests": done.digests,
+        "differences": done.differences, "whole": done.is_whole, "digests": done.digests, "taken": done.taken,
     });
     let is_well = done.differences.is_empty();
     Ok(Done { text: told(&done, asked.freeze), json, is_well })
@@ -100,11 +100,16 @@ fn told(done: &CutOver, freeze: Given) -> String {
         Given::Roles => "the roles of etcd may not write, and `rollback` undoes that",
         Given::Operator => KEEP_STOPPED,
     };
-    format!(
+    let mut text = format!(
         "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n{}\n\
          start the programs with Consul's address: {state}",
         done.tally
-    )
+    );
+    if !done.taken.is_empty() {
+        text += "\nif the job in Consul is lost, give the rights back by:\n";
+        text += listed(&done.taken, done.taken.len(), "--json names all").trim_end();
+    }
+    text
 }
 
 /// Lifts the alarm of a cut-over that has not come to its end.

@@ -283,7 +283,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         Some(job) => job,
         None => {
             let new;
-            (new, kept) = begin(session, asked).await?;
+            (new, kept) = begin(session, name, asked).await?;
             create(session, name, &asked.hold, Some(new)).await?
         }
     };
@@ -327,7 +327,8 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
 }
 
 /// The record of a new job, if nothing is in its way, and what was kept of its snapshot.
-async fn begin(session: &Session, asked: &Copy) -> Result<(Record, Kept), Failure> {
+async fn begin(session: &Session, name: &str, asked: &Copy) -> Result<(Record, Kept), Failure> {
+    job::refuse_switched(&session.target, &Keys::new(name), &session.mapping).await?;
     let found = look(session, &session.mapping).await?;
     let mapping = Mapping { mark: fastrand::u64(1..MARKS), ..found.completed(&session.mapping) };
     let refused = found.refused(&mapping);
@@ -408,9 +409,28 @@ async fn create<'s>(
     Ok(job)
 }
 
+/// Holds a job that exists, whatever has become of its etcd.
+pub async fn open_without_etcd<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+) -> Result<Option<Job<'s>>, Failure> {
+    let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
+        return Ok(None);
+    };
+    check_prefixes(session, name, &record)?;
+    let dead = |instance: &Instance| is_dead(instance, &session.me);
+    let me = session.me.clone();
+    Ok(Some(Job::hold(&session.target, name, me, &dead, hold.take_over, None).await?))
+}
+
 /// Refuses a job that began with another cluster of etcd, or other prefixes.
 async fn check_begun(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
     source::check_cluster(&session.etcd, record).await?;
+    check_prefixes(session, name, record)
+}
+
+fn check_prefixes(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
     let (asked, begun) = (&session.mapping, &record.mapping);
     if asked.etcd_prefix == begun.etcd_prefix && asked.consul_prefix == begun.consul_prefix {
         return Ok(());

@@ -1,0 +1,362 @@
+//! What a run meets that is not its own: a server of another cluster, another job, a record of another version, a Consul that
+//! refuses the last request or counts from the beginning again, and an etcd that is gone.
+
+use super::{PACE, PATIENCE, Silent, World, instance};
+use crate::operator::in_base64;
+use bytes::Bytes;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Defaults;
+use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
+use consul_migrate::etcd::{Change, Etcd, Range, Refused, Right};
+use consul_migrate::job::{self, Job, Keys, Phase, Record};
+use consul_migrate::mapping::{Mapping, Op};
+use consul_migrate::survey::{Kept, survey};
+use consul_migrate::target::Target;
+use consul_migrate::{
+    Freeze, Frozen, Run, Stop, Until, cut_over, finish, finish_without_etcd, load, restart,
+    roll_back, tail,
+};
+use consul_process::clock::{BoxFuture, Clock, ManualClock};
+use consul_sim::SimTransport;
+use futures_util::future::select;
+use http::{Request, Response};
+use serde_json::{Value, json};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn with() -> World {
+    let world = World::plain(1, &[]);
+    for key in ["/app/a", "/app/b", "/app/c"] {
+        world.put(key, Some("1"));
+    }
+    world
+}
+
+fn why<T: std::fmt::Debug>(done: Result<T, Stop>) -> String {
+    match done {
+        Err(Stop::Refused(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn cut(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<(), Stop> {
+    let done = cut_over(run, freeze, frozen, LIMIT, async |_| Ok(())).await?;
+    assert!(done.differences.is_empty(), "{done:?}");
+    Ok(())
+}
+
+/// Holds a job of this name.
+async fn hold<'w>(
+    world: &'w World,
+    name: &str,
+    mapping: &Mapping,
+) -> Result<(Run<'w>, Kept), Stop> {
+    let found = survey(&world.etcd, &world.target, mapping, PACE, &Silent).await?;
+    let new = Record::new(found.cluster_id.clone(), found.completed(mapping), found.revision, true);
+    let me = instance(9);
+    let job = Job::hold(&world.target, name, me, &|_| true, true, Some(new)).await?;
+    Ok((Run { etcd: &world.etcd, job, pace: PACE, report: Arc::new(Silent) }, found.kept))
+}
+
+/// A tail that is ended after a while.
+async fn follow(world: &World, run: &Run<'_>) -> Result<(), Stop> {
+    let tail = async { tail(run, &Until::Dropped).await.map(|_| ()) };
+    let later = async {
+        world.clock.sleep(Duration::from_secs(3)).await;
+        Ok(())
+    };
+    match select(pin!(tail), pin!(later)).await {
+        futures_util::future::Either::Left((done, _))
+        | futures_util::future::Either::Right((done, _)) => done,
+    }
+}
+
+/// No request that changes something is sent to a server of another cluster.
+pub fn servers() {
+    let clock = ManualClock::new();
+    let [own, other] = [1, 2].map(|seed| crate::fake::Fake::new(&clock, seed, 0));
+    other.belong_to(8);
+    other.have_users("3.6.0");
+    other.permit("app", "READWRITE", "/", "0");
+    let servers = [&own, &other].map(|it| Arc::new(it.clone()) as _).to_vec();
+    let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+    let etcd = Etcd::new(servers, None, shared, Duration::from_secs(5), PATIENCE);
+    let key = Bytes::from_static(b"/app/a");
+    let right = Right { role: "app".to_owned(), key: b"/".into(), end: b"0".into(), reads: true };
+    let change = || [Change { key: key.clone(), value: Some(Bytes::new()), from: 0 }];
+    let (etcd, one) = (&etcd, Range::one(&key));
+    let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
+        ("touch", Box::pin(etcd.touch(&key))),
+        ("delete", Box::pin(etcd.delete(&one))),
+        ("change", Box::pin(async { etcd.change(&change(), &key).await.map(|_| ()) })),
+        ("raise", Box::pin(etcd.raise_alarm(5))),
+        ("lift", Box::pin(async { etcd.lift_alarms(&[6]).await.map(|_| ()) })),
+        ("take", Box::pin(etcd.take(&right))),
+        (
+            "give back",
+            Box::pin(async { etcd.give_back(std::slice::from_ref(&right)).await.map(|_| ()) }),
+        ),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(clock.drive(async {
+        other.raise(6);
+        let before = (other.revision(), other.alarms(), other.permitted("app"));
+        etcd.status(&key).await.unwrap();
+        for (name, write) in writes {
+            etcd.leave_server();
+            match write.await {
+                Err(Refused::Failed(error)) => {
+                    assert_eq!(error.kind(), Kind::Config, "{name}: {error:?}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+            let now = (other.revision(), other.alarms(), other.permitted("app"));
+            assert_eq!(now, before, "{name}");
+        }
+        // The other servers of the cluster are still good.
+        etcd.touch(&key).await.unwrap();
+    }));
+}
+
+/// What a job has handed over to programs is changed by no other job, whatever phase that is in.
+pub fn jobs() {
+    for phase in [Phase::Load, Phase::Sweep, Phase::Tail] {
+        let world = with();
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            Box::pin(load(&run, kept)).await.unwrap();
+            let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+            Box::pin(load(&other, kept)).await.unwrap();
+            other.job.save(Record { phase, ..other.job.record() }, &[]).await.unwrap();
+            other.job.release().await;
+            Box::pin(cut(&run, Freeze::Operator, &Frozen::default())).await.unwrap();
+            let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
+            world.direct.txn_surely(&[], &[of_program]).await.unwrap();
+            world.put("/app/a", None);
+            let before = world.found().await;
+
+            let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+            let frozen = Frozen::default();
+            for said in [
+                why(Box::pin(load(&other, kept)).await),
+                why(Box::pin(follow(&world, &other)).await),
+                why(Box::pin(restart(&other, "--again")).await),
+                why(Box::pin(cut(&other, Freeze::Operator, &frozen)).await),
+            ] {
+                assert!(said.contains("since the cut-over of the job \"job\""), "{said}");
+            }
+            // A new one, whose keys are some of these.
+            let mapping = Mapping { etcd_prefix: b"/app/a".into(), ..world.mapping.clone() };
+            let (new, kept) = Box::pin(hold(&world, "new", &mapping)).await.unwrap();
+            why(Box::pin(load(&new, kept)).await);
+            assert!(world.found().await == before, "{phase:?}");
+            // Other places.
+            let mapping = Mapping { consul_prefix: "else/".to_owned(), ..world.mapping.clone() };
+            let (new, kept) = Box::pin(hold(&world, "else", &mapping)).await.unwrap();
+            let is_below = mapping.shares_keys(&world.mapping);
+            assert_eq!(Box::pin(load(&new, kept)).await.is_err(), is_below);
+            // etcd is the truth again.
+            let _ = Box::pin(roll_back(&run, false)).await.unwrap();
+            assert!(Box::pin(load(&other, Kept::default())).await.is_ok(), "{phase:?}");
+        });
+    }
+}
+
+/// A record of another version, or a damaged one, is said to be one, and stays as it is.
+pub fn records() {
+    let world = with();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let good = serde_json::to_value(run.job.record()).unwrap();
+        let keys = Keys::new("job");
+        let mut bad = vec![Value::Null, json!(1), json!([]), json!({})];
+        let mut also = |change: &dyn Fn(&mut Value)| {
+            let mut changed = good.clone();
+            change(&mut changed);
+            bad.push(changed);
+        };
+        also(&|it| it["of a later version"] = json!(1));
+        also(&|it| it["mapping"]["of a later version"] = json!(1));
+        also(&|it| it["phase"] = json!("paused"));
+        also(&|it| it["revision"] = json!(0));
+        for name in good.as_object().unwrap().keys() {
+            for value in [json!(u64::MAX), json!(-1), json!("x"), json!({})] {
+                also(&|it| it[name] = value.clone());
+            }
+        }
+        for bad in bad {
+            let value: Bytes = serde_json::to_vec(&bad).unwrap().into();
+            let op = Op::Set { key: keys.record.clone(), value: value.clone(), flags: 0 };
+            world.direct.txn_surely(&[], &[op]).await.unwrap();
+            match job::record(&world.target, &keys).await {
+                // What any cluster, mark or index may be.
+                Ok(Some((record, _))) => assert!(
+                    bad["cluster_id"] == "x"
+                        || [record.replaces, record.switched_at.unwrap_or(0)].contains(&u64::MAX)
+                        || bad["loaded"] == "x",
+                    "{bad}"
+                ),
+                Ok(None) => panic!("{bad}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Decode);
+                    let said = error.message();
+                    assert!(
+                        said.contains("_migrate/job, is not one that this version knows"),
+                        "{said}"
+                    );
+                    let others = job::others(&world.target, &Keys::new("other")).await;
+                    let is_some =
+                        ["cluster_id", "mapping", "phase"].iter().all(|it| bad.get(it).is_some());
+                    assert_eq!(others.is_err(), is_some, "{bad}");
+                }
+            }
+            let stored = world.direct.entries(&[&keys.record]).await.unwrap().pop().flatten();
+            assert_eq!(stored.unwrap().value, value);
+        }
+    });
+}
+
+/// Answers the request that switches the job in the place of Consul.
+#[derive(Debug)]
+struct Last {
+    works: SimTransport,
+    clock: ManualClock,
+    answer: Option<u16>,
+}
+
+impl Transport for Last {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_last = in_base64("\"phase\":\"switched\"")
+            .iter()
+            .any(|text| request.body().windows(text.len()).any(|it| it == text.as_bytes()));
+        Box::pin(async move {
+            self.clock.sleep(Duration::from_millis(2)).await;
+            match self.answer {
+                Some(status) if is_last => {
+                    let mut answer = Response::new(Bytes::from_static(b"Permission denied"));
+                    *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
+                    Ok(answer)
+                }
+                None if is_last => Err(Error::new(Kind::Connect, "reset").with_maybe_applied(true)),
+                _ => self.works.send(request).await,
+            }
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "last"
+    }
+}
+
+/// If Consul refuses to switch the job, writers need not stay stopped until it is known whether it is switched.
+pub fn last_requests() {
+    for (answer, is_open) in [(Some(403), false), (None, true)] {
+        let world = with();
+        let works = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 0,
+            defaults: Defaults::default(),
+        };
+        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+        let rng = fastrand::Rng::with_seed(1);
+        let client = Client::new(
+            vec![Arc::new(Last { works, clock: world.clock.clone(), answer })],
+            settings,
+            clock,
+            rng,
+        );
+        let world =
+            World { target: Target::new(Arc::new(client), Duration::from_secs(2), 64), ..world };
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let frozen = Frozen::default();
+            let done =
+                cut_over(&run, Freeze::Alarm, &frozen, Duration::from_secs(20), async |_| Ok(()))
+                    .await;
+            assert!(done.is_err(), "{answer:?}: {done:?}");
+            assert!(frozen.may_be_on());
+            assert_eq!(frozen.may_be_switched(), is_open, "{answer:?}");
+        });
+    }
+}
+
+/// A deletion that follows the cut-over deletes nothing that a program has written, also if the keys were taken to a Consul
+/// that counts from the beginning again.
+pub fn indexes() {
+    let world = with();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        cut(&run, Freeze::Operator, &Frozen::default()).await.unwrap();
+        let record = run.job.record();
+        run.job.save(Record { switched_at: Some(1 << 40), ..record }, &[]).await.unwrap();
+        let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
+        world.direct.txn_surely(&[], &[of_program]).await.unwrap();
+        world.put("/app/a", None);
+        world.put("/app/b", None);
+        follow(&world, &run).await.unwrap();
+        assert_eq!(world.stored("app/a").await.as_deref(), Some("2"));
+        assert_eq!(world.stored("app/b").await, None);
+    });
+}
+
+/// How the job is when its etcd goes.
+const PHASES: [Phase; 4] = [Phase::Load, Phase::Sweep, Phase::Tail, Phase::Switched];
+
+/// Without etcd nothing of the job is left in Consul, and nothing is changed in etcd.
+pub fn gone() {
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        for phase in PHASES {
+            is_finished(freeze, phase);
+        }
+    }
+}
+
+fn is_finished(freeze: Freeze, phase: Phase) {
+    let world = with();
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.5.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        if phase == Phase::Switched {
+            cut(&run, freeze, &Frozen::default()).await.unwrap();
+        } else {
+            run.job.save(Record { phase, ..run.job.record() }, &[]).await.unwrap();
+        }
+        let (revision, alarms, before) =
+            (world.fake.revision(), world.fake.alarms(), world.found().await);
+        world.fake.answer_as(Some((503, "gone")));
+        let done = finish_without_etcd(&run).await.unwrap();
+        assert_eq!((done.unmarked, done.left, done.all), (3, None, None), "{done:?}");
+        assert_eq!(done.keys.is_some(), phase == Phase::Switched);
+        let words = match freeze {
+            Freeze::Roles => "role grant-permission app readwrite",
+            _ => "etcdctl alarm disarm",
+        };
+        let is_stopped = phase == Phase::Switched && freeze != Freeze::Operator;
+        assert_eq!(done.not_lifted.len(), usize::from(is_stopped), "{done:?}");
+        assert!(done.not_lifted.iter().all(|text| text.contains(words)), "{done:?}");
+        assert_eq!((world.fake.revision(), world.fake.alarms()), (revision, alarms));
+        assert!(world.found().await == before);
+        let names = world.direct.keys("", None).await.unwrap();
+        assert!(!names.iter().any(|name| name.starts_with("_migrate/")), "{names:?}");
+        for name in &names {
+            let stored = world.direct.entries(&[name]).await.unwrap().pop().flatten().unwrap();
+            assert_eq!(stored.flags, 0, "{name}");
+        }
+        world.fake.answer_as(None);
+        // With etcd only a job that is cut over is finished.
+        let (run, _) = world.hold(2).await.unwrap();
+        why(finish(&run).await);
+    });
+}
