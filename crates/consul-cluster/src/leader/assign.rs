@@ -4,6 +4,7 @@
 use super::refused;
 use crate::Cluster;
 use crate::cluster::REFUSED_PAUSE;
+use crate::nodes::kept_mode;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::settings;
 use crate::shard_map::publication::{self, Announcement, Content};
@@ -13,6 +14,7 @@ use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, delete_unchanged};
 use consul_process::clock::Instant;
 use std::convert::Infallible;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,7 +135,9 @@ impl Duty<'_> {
         for node in snapshot.nodes.values().filter(is_due) {
             let id = &node.record.id;
             let delete = delete_unchanged(&options.node_key(id), node.modify_index);
-            match refused::write(self.cluster, self.lease, [delete]).await {
+            let operations =
+                iter::once(delete).chain(kept_mode::keep(options, id, node.record.mode));
+            match refused::write(self.cluster, self.lease, operations).await {
                 Ok(_) => tracing::warn!(node = id, "removed: it was down for too long"),
                 // The node is back and has written its key.
                 Err(error) if error.kind() == Kind::TxnFailed => {}
