@@ -111,8 +111,11 @@ pub enum Verb {
     /// Let a node hand over its shards and stop. Its program sees the event `stopped`.
     Leave(Leave),
     /// Let a frozen shard map change again: its lost members count as lost.
-    #[command(visible_alias = "resume")]
     Thaw(Change),
+    /// Stop all automatic moves of shards until `resume`; leaders are elected as ever.
+    Pause(Pause),
+    /// End a pause.
+    Resume(Change),
     /// Remove a node that is down from the members, now instead of after forget_after_s.
     Forget(Forget),
     /// Let a shard of a store do without the replicas that are missing now. Acknowledged writes may be lost.
@@ -205,6 +208,18 @@ pub struct Forget {
     /// Also if it answers at its data address: then it lives, and only its way to Consul is broken.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Args)]
+pub struct Pause {
+    #[command(flatten)]
+    pub change: Change,
+    /// Why, for those who see the pause.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub why: String,
+    /// Who pauses; by default the user of this process and its machine.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
 }
 
 #[derive(Args)]

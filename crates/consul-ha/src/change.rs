@@ -1,9 +1,9 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
 use super::arguments::{
-    AcceptLoss, Change, Drain, Forget, HandOver, Leave, Maintenance, OfNode, StoreSet,
+    AcceptLoss, Change, Drain, Forget, HandOver, Leave, Maintenance, OfNode, Pause, StoreSet,
 };
-use super::connection::{Session, check_node};
+use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::signals::Signals;
@@ -41,7 +41,10 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     let (node, mode) = (&drain.of.node, if drain.off { Mode::Active } else { Mode::Draining });
     let (cluster, condition) = looked(session, &drain.of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, node)?;
+    let is_there = check_node_or_kept(&snapshot, node)?;
+    if drain.wait && !is_there {
+        return Err(Failure::Refused(format!("{node} is stopped: a wait for it would not end")));
+    }
     match (drain.off, mode_of(&snapshot, node)) {
         (true, Mode::Maintenance) => {
             let why = format!("{node} does not drain, it is in maintenance");
@@ -52,7 +55,9 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
             if was == Mode::Maintenance {
                 say(&format!("consul-ha: {node} is in maintenance, which the drain ends"));
             }
-            warn_of_obstacles(&cluster, node, drain.wait).await?;
+            if is_there {
+                warn_of_obstacles(&cluster, node, drain.wait).await?;
+            }
         }
     }
     let is_dry = drain.of.change.dry_run;
@@ -67,12 +72,19 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
         (false, true) => format!("{node} has no shard"),
         (false, false) => format!("{node} drains"),
     };
+    let text = text + when(is_there);
     output.done(&text, json!({ "node": node, "mode": mode.name() }), is_dry);
     Ok(())
 }
 
+/// When a change of a node's mode takes effect.
+fn when(is_there: bool) -> &'static str {
+    if is_there { "" } else { ", when it starts" }
+}
+
 fn mode_of(snapshot: &Snapshot, node: &str) -> Mode {
-    snapshot.nodes.get(node).map_or(Mode::Active, |node| node.record.mode)
+    let kept = || snapshot.kept_modes.get(node).copied().unwrap_or_default();
+    snapshot.nodes.get(node).map_or_else(kept, |node| node.record.mode)
 }
 
 /// The refusal to end one mode of a node with the verb of another.
@@ -121,6 +133,9 @@ async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result
         let lost = snapshot.frozen.join(", ");
         obstacles.push(format!("the shard map is frozen since {lost} vanished: see `thaw`"));
     }
+    if let Some(pause) = &snapshot.paused {
+        obstacles.push(format!("moves are paused by {}: `consul-ha resume` ends that", pause.by));
+    }
     if snapshot.leader.is_none() {
         obstacles.push("there is no leader, which would move shards".to_owned());
     }
@@ -154,7 +169,7 @@ pub async fn maintenance(
     let mode = if *off { Mode::Active } else { Mode::Maintenance };
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, &of.node)?;
+    let is_there = check_node_or_kept(&snapshot, &of.node)?;
     if mode_of(&snapshot, &of.node) == Mode::Draining {
         return Err(ends_otherwise(&format!("{} drains", of.node), "drain", &of.node));
     }
@@ -164,7 +179,8 @@ pub async fn maintenance(
     set_mode(&cluster, condition.as_ref(), of, mode).await?;
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
-    output.done(&format!("{} {state}", of.node), json, of.change.dry_run);
+    let text = format!("{} {state}{}", of.node, when(is_there));
+    output.done(&text, json, of.change.dry_run);
     Ok(())
 }
 
@@ -383,13 +399,59 @@ pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<
     Ok(())
 }
 
+/// `pause`
+pub async fn pause(session: &Session, given: &Pause, output: Output) -> Result<(), Failure> {
+    let Pause { change, why, by } = given;
+    let (cluster, condition) = looked(session, change).await?;
+    let by = by.clone().unwrap_or_else(operator);
+    let before = match change.dry_run {
+        true => cluster.snapshot().paused.clone(),
+        false => cluster.pause_moves(condition.as_ref(), &by, why).await?,
+    };
+    let text = match &before {
+        None => "all automatic moves of shards are paused, until `consul-ha resume`".to_owned(),
+        Some(before) => format!("they were paused already, by {}", before.by),
+    };
+    output.done(&text, json!({ "was_paused": before, "by": by, "why": why }), change.dry_run);
+    Ok(())
+}
+
+/// The user of this process, at its machine.
+fn operator() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
+    let user = names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = machine.trim();
+    let user = user.unwrap_or_else(|| "an operator".to_owned());
+    if machine.is_empty() { user } else { format!("{user}@{machine}") }
+}
+
+/// `resume`
+pub async fn resume(session: &Session, change: &Change, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, change).await?;
+    let before = match change.dry_run {
+        true => cluster.snapshot().paused.clone(),
+        false => cluster.resume_moves(condition.as_ref()).await?,
+    };
+    let snapshot = cluster.snapshot();
+    if !snapshot.frozen.is_empty() {
+        say("consul-ha: the shard map is frozen: see `consul-ha why`, and `thaw`");
+    }
+    let text = match &before {
+        None => "moves of shards were not paused".to_owned(),
+        Some(before) => format!("shards move again; they were paused by {}", before.by),
+    };
+    output.done(&text, json!({ "was_paused": before }), change.dry_run);
+    Ok(())
+}
+
 /// `forget`
 pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result<(), Failure> {
     let Forget { of, force } = given;
     let node = &of.node;
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, node)?;
+    check_node_or_kept(&snapshot, node)?;
     let live = || {
         let leave = format!("`consul-ha leave {}`", operand(node, ""));
         Failure::Refused(format!("{node} is live: stop it, or {leave}"))

@@ -86,7 +86,9 @@ impl Duty<'_> {
         if self.freeze(snapshot, now).await? {
             return Ok(());
         }
-        self.forget(snapshot, now).await?;
+        if snapshot.paused.is_none() {
+            self.forget(snapshot, now).await?;
+        }
         let is_due = now >= self.audited + AUDIT_INTERVAL;
         if is_due || self.needs_change(snapshot) {
             self.publish(snapshot).await?;
@@ -154,7 +156,11 @@ impl Duty<'_> {
         let newest = snapshot.live().map(|node| node.record.map_epoch).max().unwrap_or(0);
         let known = snapshot.map.as_ref().map_or(0, |map| map.epoch());
         // A live node with a newer map than this one is about to restore it.
-        live >= self.cluster.options().min_nodes && snapshot.frozen.is_empty() && newest <= known
+        let is_paused = snapshot.paused.is_some() && snapshot.map.is_some();
+        live >= self.cluster.options().min_nodes
+            && snapshot.frozen.is_empty()
+            && !is_paused
+            && newest <= known
     }
 
     fn needs_change(&self, snapshot: &Snapshot) -> bool {

@@ -5,6 +5,7 @@
 //! two keys has the mode at any time. After a loss of Consul's data the leader puts these keys back.
 
 use super::node::{Mode, Record};
+use super::pause::Pause;
 use super::registered::Records;
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::keys;
@@ -37,19 +38,22 @@ struct Document {
 /// The modes of nodes that are not there.
 pub type Modes = BTreeMap<String, Mode>;
 
-/// The modes that Consul has lost, and until when they are put back.
+/// The modes and the pause that Consul has lost, and until when they are put back.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
     modes: Modes,
+    pause: Option<Pause>,
     until: Instant,
 }
 
 impl Lost {
     /// Forgets those of nodes that Consul has again.
-    pub(super) fn found(&mut self, listed: &Records, kept: &Modes) -> bool {
-        let known = self.modes.len();
+    pub(super) fn found(&mut self, listed: &Records, kept: &Modes) {
         self.modes.retain(|id, _| !kept.contains_key(id) && !listed.contains_key(id));
-        self.modes.len() != known
+    }
+
+    fn is_none(&self) -> bool {
+        self.modes.is_empty() && self.pause.is_none()
     }
 }
 
@@ -123,8 +127,14 @@ pub(super) fn taken(options: &Options, record: &Record, before: u64, kept: u64) 
 
 impl Cluster {
     /// Notes the modes that a loss of Consul's data takes with it: those which were kept, and those of nodes that are down.
-    pub(super) fn note_lost_modes(&self, state: &State, listed: &Records, kept: &Modes) {
+    pub(super) fn note_lost_modes(
+        &self,
+        state: &State,
+        listed: &Records,
+        (kept, pause): (&Modes, Option<&Pause>),
+    ) {
         let before = self.snapshot();
+        let pause = before.paused.clone().filter(|_| pause.is_none());
         let of_down = before.nodes.iter().filter(|(id, node)| {
             !node.is_live && node.record.mode != Mode::Active && !listed.contains_key(*id)
         });
@@ -132,10 +142,11 @@ impl Cluster {
         let known = before.kept_modes.iter().map(|(id, mode)| (id.clone(), *mode)).chain(of_down);
         let lost: Modes = known.filter(|(id, _)| !kept.contains_key(id)).collect();
         let is_told = state.answer.meta.filtered_by_acl != Some(true);
-        if !lost.is_empty() && is_told {
+        if (!lost.is_empty() || pause.is_some()) && is_told {
             let until = self.now() + RESTORED_WITHIN;
             self.lost_modes.send_modify(|all| {
                 all.modes.extend(lost);
+                all.pause = pause.or(all.pause.take());
                 all.until = until;
             });
         }
@@ -166,26 +177,44 @@ pub(super) async fn restore(cluster: &Cluster) -> Infallible {
     let mut changes = cluster.lost_modes.subscribe();
     loop {
         // The sender lives as long as `cluster`.
-        let _ = changes.wait_for(|lost| !lost.modes.is_empty()).await;
+        let _ = changes.wait_for(|lost| !lost.is_none()).await;
         cluster.client.clock().sleep(PAUSE).await;
         let now = cluster.now();
         if now >= cluster.lost_modes.borrow().until {
-            cluster.lost_modes.send_modify(|lost| lost.modes.clear());
+            cluster.lost_modes.send_modify(|lost| *lost = Lost::default());
         }
         let lease = cluster.lease().filter(|lease| lease.is_held());
         let Some(lease) = lease.filter(|_| now >= cluster.hold_off_until()) else { continue };
-        let lost = cluster.lost_modes.borrow().modes.clone();
-        for (id, mode) in lost {
-            match put_back(cluster, &lease, &id, mode).await {
-                Ok(()) => cluster.lost_modes.send_modify(|lost| drop(lost.modes.remove(&id))),
-                Err(error) => {
-                    tracing::info!(%error, "the mode of a stopped node was not put back");
-                    cluster.client.clock().sleep(REFUSED_PAUSE).await;
-                    break;
-                }
-            }
+        if let Err(error) = put_all_back(cluster, &lease).await {
+            tracing::info!(%error, "what an operator has ordered was not put back");
+            cluster.client.clock().sleep(REFUSED_PAUSE).await;
         }
     }
+}
+
+async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
+    let (modes, pause) = {
+        let lost = cluster.lost_modes.borrow();
+        (lost.modes.clone(), lost.pause.clone())
+    };
+    for (id, mode) in modes {
+        put_back(cluster, lease, &id, mode).await?;
+        cluster.lost_modes.send_modify(|lost| {
+            lost.modes.remove(&id);
+        });
+    }
+    if let Some(pause) = pause {
+        let key = cluster.options.pause_key();
+        let operations = [unchanged(&key, 0), set(&key, pause.encode())];
+        match refused::write(cluster, lease, operations).await {
+            Ok(_) => tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back"),
+            // It is there.
+            Err(error) if error.kind() == Kind::TxnFailed => {}
+            Err(error) => return Err(error),
+        }
+        cluster.lost_modes.send_modify(|lost| lost.pause = None);
+    }
+    Ok(())
 }
 
 /// Puts back the kept mode of a node, unless the node or the mode is there.

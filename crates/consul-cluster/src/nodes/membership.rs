@@ -7,7 +7,7 @@ use super::node::{Complaint, Mode, Node, Record};
 use super::registered::{
     self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
 };
-use super::{kept_mode, request, settings, start};
+use super::{kept_mode, pause, request, settings, start};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
 use crate::keys;
@@ -520,6 +520,7 @@ impl Cluster {
         self.keep_nodes_after_loss(state);
         let mut records = records(&self.options, &state.answer.value);
         let mut kept = kept_mode::listed(&self.options, &state.answer.value);
+        let mut paused = pause::listed(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
@@ -536,14 +537,18 @@ impl Cluster {
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
         if (is_lacking || state.is_resynchronised) && !self.options.observer {
-            self.note_lost_modes(state, &records, &kept);
+            self.note_lost_modes(state, &records, (&kept, paused.as_ref()));
         } else {
-            self.lost_modes.send_if_modified(|lost| lost.found(&records, &kept));
+            self.lost_modes.send_if_modified(|lost| {
+                lost.found(&records, &kept);
+                false
+            });
         }
         let verdict = reported.of_records.judge(is_lacking, self.now());
         let pause = reported.of_records.pause(hides);
         if hides {
             kept.extend(self.snapshot().kept_modes.clone());
+            paused = paused.or(self.snapshot().paused.clone());
         }
         kept.retain(|id, _| !records.contains_key(id));
         if verdict == Verdict::Apply {
@@ -552,8 +557,9 @@ impl Cluster {
         drop(reported);
         match verdict {
             Verdict::Apply => {
-                if self.snapshot().kept_modes != kept {
-                    self.update(|snapshot| snapshot.kept_modes = kept);
+                let before = self.snapshot();
+                if before.kept_modes != kept || before.paused != paused {
+                    self.update(|snapshot| (snapshot.kept_modes, snapshot.paused) = (kept, paused));
                 }
                 self.apply_members();
             }

@@ -4,6 +4,7 @@ pub mod kept_mode;
 pub(crate) mod membership;
 pub(crate) mod node;
 pub mod operate;
+pub mod pause;
 pub(crate) mod registered;
 pub(crate) mod request;
 pub mod rights;

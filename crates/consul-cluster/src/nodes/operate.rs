@@ -284,7 +284,8 @@ impl Cluster {
         }
     }
 
-    /// Removes a node that is down from the members at once, instead of after `forget_after`.
+    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of one that is
+    /// stopped.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
@@ -298,8 +299,10 @@ impl Cluster {
         let health = self.whole(&health::SERVICE, &service, Reads::Linearizable).await?;
         self.check_sees_all(&health).await?;
         let mut forgotten = Forgotten::Removed(Vec::new());
+        let mut has_key = true;
         self.update_while(condition, &self.options.node_key(node_id), |found| {
-            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            has_key = found.is_some();
+            let Some(bytes) = found else { return Ok(Update::Keep) };
             let record = registered::parse(&self.options, node_id, bytes)?;
             if registered::is_listed_live(&health.answer.value, &record.incarnation) {
                 forgotten = Forgotten::Live;
@@ -308,6 +311,14 @@ impl Cluster {
             let left = registered::registered(&health.answer.value, &record.incarnation);
             forgotten = Forgotten::Removed(left);
             Ok(Update::Delete)
+        })
+        .await?;
+        if has_key {
+            return Ok(forgotten);
+        }
+        self.update_while(condition, &self.options.mode_key(node_id), |found| match found {
+            Some(_) => Ok(Update::Delete),
+            None => Err(no_such_node(node_id)),
         })
         .await?;
         Ok(forgotten)

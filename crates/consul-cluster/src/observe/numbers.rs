@@ -39,6 +39,7 @@ impl Source for Cluster {
             (&table::CLUSTER_HAS_LEADER, f64::from(snapshot.leader.is_some())),
             (&table::CLUSTER_MAP_EPOCH, self.epoch() as f64),
             (&table::CLUSTER_FROZEN, f64::from(!snapshot.frozen.is_empty())),
+            (&table::CLUSTER_PAUSED, f64::from(snapshot.paused.is_some())),
             (&table::CLUSTER_HIDDEN, f64::from(snapshot.is_hidden())),
         ] {
             page.level(metric, &labels, level);

@@ -2,6 +2,7 @@
 
 use super::{EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
+use crate::nodes::pause::Pause;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,6 +172,29 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores \
                     make new replicas";
         found.push(error("frozen", "", text, cure.to_owned()));
+    }
+    if let Some(pause) = &overview.paused {
+        let Pause { by, since_ms, why } = pause;
+        let minutes = overview.at_ms.saturating_sub(*since_ms) / 60_000;
+        let mut text = format!("all moves of shards are paused for {minutes} min, by {by}");
+        if !why.is_empty() {
+            text.push_str(&format!(": {why}"));
+        }
+        let cure = "`consul-ha resume` when the work is done: until then nothing takes the place of a replica that is lost";
+        found.push(note("paused", "", text, cure.to_owned()));
+    }
+    for (id, mode) in &overview.kept_modes {
+        let (verb, does) = match mode {
+            Mode::Maintenance => ("maintenance", "is in maintenance"),
+            _ => ("drain", "drains"),
+        };
+        let text = format!("{id} is stopped, and {does} when it starts");
+        let cure = format!(
+            "`consul-ha {verb} {}` when the work is done; if it does not come back, `consul-ha forget {}`",
+            operand(id, "--off"),
+            operand(id, "")
+        );
+        found.push(note("mode_kept", id, text, cure));
     }
     if overview.restored {
         let text = "Consul had lost the shard map; a node has put it back".to_owned();

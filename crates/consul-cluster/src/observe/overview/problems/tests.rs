@@ -77,6 +77,8 @@ fn well() -> Overview {
         prefix: "ha/".to_owned(),
         leader: Some(leader),
         frozen: Vec::new(),
+        paused: None,
+        kept_modes: Default::default(),
         restored: false,
         hidden: Vec::new(),
         may_hide: None,
