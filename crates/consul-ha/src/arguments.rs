@@ -122,6 +122,8 @@ pub enum Verb {
     AcceptLoss(AcceptLoss),
     /// Give a store other numbers of replicas, on a living cluster: the leader gets there in safe steps.
     StoreSet(StoreSet),
+    /// Remove a store that nobody uses any more from Consul. Its records stay on disks, which no node opens then.
+    ForgetStore(ForgetStore),
     /// Print the completion for a shell.
     Completion {
         #[arg(value_enum)]
@@ -334,6 +336,22 @@ pub struct AcceptLoss {
     /// Refuse unless the store's map still has this version, which `shards` prints.
     #[arg(long, value_name = "N")]
     pub expect_epoch: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct ForgetStore {
+    /// The store's name.
+    pub store: String,
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the leader, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
+    pub limit: u64,
 }
 
 #[derive(Args)]

@@ -1,19 +1,23 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
 use super::arguments::{
-    AcceptLoss, Change, Drain, Forget, HandOver, Leave, Maintenance, OfNode, Pause, StoreSet,
+    AcceptLoss, Change, Drain, Forget, ForgetStore, HandOver, Leave, Maintenance, OfNode, Pause,
+    StoreSet,
 };
 use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
+use consul_api::value::shape::unknown;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -510,6 +514,91 @@ pub async fn accept_loss(
     let text = format!("accepted: {text}");
     output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
     Ok(())
+}
+
+/// `forget-store`
+pub async fn forget_store(
+    session: &Session,
+    given: &ForgetStore,
+    output: Output,
+) -> Result<(), Failure> {
+    let ForgetStore { store, yes, dry_run, limit } = given;
+    let cluster = session.look().await?;
+    let Some(found) = stores::forget::find(&cluster, store).await? else {
+        let known = stores::outside::names(&cluster).await?;
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        return Err(Failure::Refused(unknown("store", store, &known)));
+    };
+    let in_use = |users: &BTreeSet<String>| {
+        let users = Vec::from_iter(users.iter().map(String::as_str)).join(", ");
+        Failure::Refused(format!(
+            "{users} have store {store} open: stop them, or start them without it"
+        ))
+    };
+    if !found.users.is_empty() {
+        return Err(in_use(&found.users));
+    }
+    if cluster.snapshot().leader.is_none() {
+        return Err(Failure::Refused("there is no leader, which would remove it".to_owned()));
+    }
+    let disks = Vec::from_iter(&found.disks);
+    let stays = match disks.is_empty() {
+        true => "no disk is known to have records of it".to_owned(),
+        false => {
+            let disks: Vec<&str> = disks.iter().map(|it| it.as_str()).collect();
+            format!(
+                "its records stay on the disks of {}, which no node opens then",
+                disks.join(", ")
+            )
+        }
+    };
+    let json = json!({ "store": store, "disks": disks });
+    let text = format!("store {store} is forgotten; {stays}");
+    if *dry_run {
+        output.done(&text, json, true);
+        return Ok(());
+    }
+    if !yes && !agreed(&format!("store {store} is forgotten; {stays}"))? {
+        return Err(Failure::Refused("nothing was changed".to_owned()));
+    }
+    stores::forget::ask(&cluster, store, &operator()).await?;
+    let end = Instant::now() + Duration::from_secs(*limit);
+    loop {
+        tokio::time::sleep(SHORT_PAUSE).await;
+        let seen = async {
+            let cluster = session.look().await?;
+            stores::forget::find(&cluster, store).await.map_err(Failure::from)
+        };
+        match during_wait(seen.await)? {
+            Some(None) => break,
+            Some(Some(now)) if !now.is_asked && !now.users.is_empty() => {
+                return Err(in_use(&now.users));
+            }
+            _ if Instant::now() < end => {}
+            _ => {
+                stores::forget::withdraw(&cluster, store).await?;
+                return Err(Failure::Limit(format!(
+                    "the leader has not acted within {limit} s: it hangs, or its release does not know the request; \
+                     the request is withdrawn"
+                )));
+            }
+        }
+    }
+    output.done(&text, json, false);
+    Ok(())
+}
+
+/// Asks on the terminal.
+fn agreed(question: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("without a terminal it needs --yes".to_owned()));
+    }
+    say(&format!("consul-ha: {question}. Type yes to go on:"));
+    let mut answer = String::new();
+    match std::io::stdin().read_line(&mut answer) {
+        Ok(_) => Ok(answer.trim() == "yes"),
+        Err(error) => Err(Failure::Usage(format!("no answer: {error}"))),
+    }
 }
 
 /// `store-set`

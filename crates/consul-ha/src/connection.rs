@@ -162,6 +162,7 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
         Verb::Thaw(_) => vec![write(&options.epoch_key())],
         Verb::AcceptLoss(it) => stores::outside::to_accept(options, &it.store, it.shard).into(),
+        Verb::ForgetStore(it) => stores::forget::to_forget(options, &it.store).into(),
         Verb::StoreSet(it) => stores::outside::to_set_numbers(options, &it.store).into(),
         _ => Vec::new(),
     };

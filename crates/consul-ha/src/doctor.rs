@@ -274,7 +274,9 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
 fn is_of_shards(rest: &str) -> bool {
     let folder = rest.split('/').next().unwrap_or_default();
     let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
-    of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members" | "waiting"))
+    of_map
+        || (rest.len() > folder.len()
+            && matches!(folder, "maps" | "members" | "waiting" | "forgotten"))
 }
 
 /// Instances of the nodes' service that belong to no node and do not live.

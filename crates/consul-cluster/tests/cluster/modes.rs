@@ -15,10 +15,14 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+fn options(id: &str) -> Options {
+    Options { replace_after: secs(20), forget_after: secs(30), ..node(id) }
+}
+
 fn three() -> (World, Vec<Process>) {
     let world = World::new();
-    let nodes = world.nodes(3);
-    world.wait(secs(5));
+    let nodes = ["n1", "n2", "n3"].map(|id| world.start(options(id))).into();
+    world.wait(secs(10));
     (world, nodes)
 }
 
@@ -47,7 +51,7 @@ impl End {
         }
         match self {
             End::Stopped | End::Killed => world.wait(secs(15)),
-            End::Forgotten => world.wait(secs(3700)),
+            End::Forgotten => world.wait(secs(60)),
             End::StoppedThenWiped | End::KilledThenWiped => {
                 world.wait(secs(15));
                 world.agent.restart(Retained::Nothing);
@@ -74,7 +78,7 @@ fn a_mode_outlives_each_end_of_the_node_until_it_is_undone() {
                 assert!(!observed.nodes.contains_key("n3"), "{what}: a mode is no node");
                 assert_eq!(nodes[0].cluster.snapshot().kept_modes, observed.kept_modes, "{what}");
             }
-            let again = world.node("n3");
+            let again = world.start(options("n3"));
             world.run(again.cluster.started()).expect("nothing is refused");
             world.wait(secs(5));
             assert_eq!(again.cluster.state(), state, "{what}");
@@ -113,7 +117,7 @@ fn a_mode_is_undone_changed_or_forgotten_while_the_node_is_stopped() {
                     }
                 }
                 world.wait(secs(70));
-                let again = world.node("n3");
+                let again = world.start(options("n3"));
                 world.run(again.cluster.started()).expect("nothing is refused");
                 world.wait(secs(5));
                 let expected = change.unwrap_or(Mode::Active);
@@ -136,7 +140,7 @@ fn a_node_that_was_asked_to_leave_comes_back_as_it_was_before() {
         world.run(look(&world).ask_leave(None, "n3")).expect("a node");
         world.wait(secs(30));
         assert!(nodes[2].why().is_some(), "{before:?}: it has left");
-        let again = world.node("n3");
+        let again = world.start(options("n3"));
         world.run(again.cluster.started()).expect("nothing is refused");
         world.wait(secs(5));
         assert_eq!(again.cluster.mode(), before);
@@ -152,7 +156,7 @@ fn keys_that_are_no_modes_are_ignored() {
         world.wait(secs(2));
         assert!(nodes[0].cluster.snapshot().kept_modes.is_empty(), "{value}");
     }
-    let again = world.node("n3");
+    let again = world.start(options("n3"));
     world.run(again.cluster.started()).expect("nothing is refused");
     assert_eq!(again.cluster.mode(), Mode::Active);
 }
@@ -160,7 +164,6 @@ fn keys_that_are_no_modes_are_ignored() {
 #[test]
 fn no_shard_moves_during_a_pause_and_leaders_are_elected() {
     let world = World::new();
-    let options = |id: &str| Options { replace_after: secs(20), ..node(id) };
     let mut nodes: Vec<_> = ["n1", "n2", "n3"].map(|id| world.start(options(id))).into();
     world.wait(secs(10));
     let operator = look(&world);
@@ -177,7 +180,7 @@ fn no_shard_moves_during_a_pause_and_leaders_are_elected() {
     let dead = nodes.remove(place);
     world.kill(&dead);
     nodes.push(world.start(options("n4")));
-    world.wait(secs(4000));
+    world.wait(secs(100));
     assert_eq!(leaders(&nodes).len(), 1, "another node leads");
     let snapshot = nodes[0].cluster.snapshot();
     assert_eq!(snapshot.paused.as_ref().expect("a pause").by, "ada");

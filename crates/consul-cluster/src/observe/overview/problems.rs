@@ -721,9 +721,11 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
 
 fn of_waiting((store, why): (&String, &String)) -> Problem {
     let text = format!("store {store} has no map yet: the first one waits: {why}");
-    let cure = "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: \
-                mend that, or stop it"
-        .to_owned();
+    let cure = format!(
+        "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: mend that, or \
+         stop it. If nobody uses the store any more: `consul-ha forget-store {}`",
+        operand(store, "")
+    );
     warning("store_waits", store, text, cure)
 }
 
