@@ -340,6 +340,7 @@ mod tests {
             zone: "z".to_owned(),
             weight: 1.0,
             mode: Mode::Active,
+            version: String::new(),
             unknown_mode: None,
             state,
             down_for_ms: None,

@@ -1,5 +1,6 @@
 //! The numbers of a node, and of its cluster as it sees it.
 
+use crate::nodes::node::VERSION;
 use crate::shard_map::ReplicaState;
 use crate::{Cluster, Snapshot};
 use consul_process::metrics::{Page, Source, table};
@@ -44,6 +45,7 @@ impl Source for Cluster {
         ] {
             page.level(metric, &labels, level);
         }
+        page.level(&table::BUILD_INFO, &[cluster, node, VERSION], 1.0);
         write_shards(page, labels, &snapshot, self.options.member_id());
     }
 }

@@ -122,6 +122,8 @@ pub struct NodeOverview {
     pub zone: String,
     /// Its share of the shards.
     pub weight: f64,
+    /// The version of its release; empty: it does not tell.
+    pub version: String,
     /// How it takes part.
     pub mode: Mode,
     /// The mode in its key, if there is no such mode.
@@ -419,6 +421,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             zone: record.zone.clone(),
             weight: record.weight,
             mode: record.mode,
+            version: record.version.clone(),
             unknown_mode: record.unknown_mode.clone(),
             state: match node.is_live {
                 true if node.complaint.is_warning => NodeState::Unavailable,

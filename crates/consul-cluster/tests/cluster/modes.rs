@@ -116,7 +116,8 @@ fn a_mode_is_undone_changed_or_forgotten_while_the_node_is_stopped() {
                         assert_eq!(again.kind(), Kind::NotFound, "{what}");
                     }
                 }
-                world.wait(secs(70));
+                // What Consul has lost is put back for a minute.
+                world.wait(secs(if change.is_none() { 70 } else { 5 }));
                 let again = world.start(options("n3"));
                 world.run(again.cluster.started()).expect("nothing is refused");
                 world.wait(secs(5));

@@ -51,6 +51,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
+    found.extend(of_versions(overview));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, overview)));
@@ -435,6 +436,25 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         }
     }
     found
+}
+
+/// Nodes of different releases, as there are in the middle of an upgrade.
+fn of_versions(overview: &Overview) -> Option<Problem> {
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in overview.nodes.iter().filter(|node| node.state != NodeState::Down) {
+        versions.entry(&node.version).or_default().push(&node.id);
+    }
+    if versions.len() < 2 {
+        return None;
+    }
+    let of = |(version, nodes): (&&str, &Vec<&str>)| {
+        let version = if version.is_empty() { "a release that does not tell" } else { version };
+        format!("{version} ({})", listed(nodes.iter()))
+    };
+    let all: Vec<String> = versions.iter().map(of).collect();
+    let text = format!("the nodes have different versions: {}", all.join(", "));
+    let cure = "finish the upgrade: \"Upgrading\" in docs/operating.md".to_owned();
+    Some(note("versions_differ", "", text, cure))
 }
 
 /// The problem of a certificate that ends soon.
