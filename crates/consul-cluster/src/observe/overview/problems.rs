@@ -441,16 +441,16 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
 /// Nodes of different releases, as there are in the middle of an upgrade.
 fn of_versions(overview: &Overview) -> Option<Problem> {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for node in overview.nodes.iter().filter(|node| node.state != NodeState::Down) {
+    // What a node does not tell is not known.
+    let tells = |it: &&NodeOverview| it.state != NodeState::Down && !it.version.is_empty();
+    for node in overview.nodes.iter().filter(tells) {
         versions.entry(&node.version).or_default().push(&node.id);
     }
     if versions.len() < 2 {
         return None;
     }
-    let of = |(version, nodes): (&&str, &Vec<&str>)| {
-        let version = if version.is_empty() { "a release that does not tell" } else { version };
-        format!("{version} ({})", listed(nodes.iter()))
-    };
+    let of =
+        |(version, nodes): (&&str, &Vec<&str>)| format!("{version} ({})", listed(nodes.iter()));
     let all: Vec<String> = versions.iter().map(of).collect();
     let text = format!("the nodes have different versions: {}", all.join(", "));
     let cure = "finish the upgrade: \"Upgrading\" in docs/operating.md".to_owned();
