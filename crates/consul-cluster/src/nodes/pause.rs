@@ -19,7 +19,7 @@ pub struct Pause {
     pub by: String,
     /// When, in Unix milliseconds by the clock of that process.
     pub since_ms: u64,
-    /// Why; empty: it was not said.
+    /// Why; empty: there is none.
     #[serde(default)]
     pub why: String,
 }

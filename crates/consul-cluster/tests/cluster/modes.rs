@@ -75,7 +75,7 @@ fn a_mode_outlives_each_end_of_the_node_until_it_is_undone() {
                 assert!(world.read(KEPT).is_none(), "{what}: its own key has it");
             } else {
                 assert_eq!(observed.kept_modes.get("n3"), Some(&mode), "{what}");
-                assert!(!observed.nodes.contains_key("n3"), "{what}: a mode is no node");
+                assert!(!observed.nodes.contains_key("n3"), "{what}: a mode is not a node");
                 assert_eq!(nodes[0].cluster.snapshot().kept_modes, observed.kept_modes, "{what}");
             }
             let again = world.start(options("n3"));
@@ -149,7 +149,7 @@ fn a_node_that_was_asked_to_leave_comes_back_as_it_was_before() {
 }
 
 #[test]
-fn keys_that_are_no_modes_are_ignored() {
+fn keys_without_a_mode_are_ignored() {
     let (world, nodes) = three();
     world.stop(&nodes[2]);
     for value in ["", "draining", r#"{"mode":"gone"}"#, r#"{"mode":"active"}"#] {

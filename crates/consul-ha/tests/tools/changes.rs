@@ -150,7 +150,7 @@ fn maintenance(system: &System) {
     assert!(sessions.iter().all(|id| before[2].contains(id)), "{sessions:?}, and {before:?}");
 }
 
-/// The mode of a node that is stopped, in a key which is no node's.
+/// The mode of a node that is stopped, in a key beside those of nodes.
 fn stopped(system: &System) {
     let keep = |mode: &str| system.put("ha/nodes/n9/mode", &json!({ "mode": mode }).to_string());
     keep("draining");
