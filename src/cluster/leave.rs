@@ -147,7 +147,7 @@ async fn drain(
 ) -> Result<(), Error> {
     check_targets(cluster, stores).await?;
     let (id, before) = (cluster.options().node_id.as_str(), cluster.mode());
-    cluster.set_mode(id, Mode::Draining).await?;
+    cluster.drain_to_leave().await?;
     // Of nodes that leave at once, the one whose change is the last for Consul sees those of all others.
     let is_seen = || cluster.snapshot().nodes.get(id).is_some_and(|node| drains(&node.record));
     while client.clock().now() < end && !is_seen() {

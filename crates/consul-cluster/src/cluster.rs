@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Events, PastEvent};
 use crate::leader::refused::Refused;
+use crate::nodes::kept_mode::Lost;
 use crate::nodes::node::{Mode, Record};
 use crate::nodes::registered::{self, Reported};
 use crate::options::Options;
@@ -68,6 +69,10 @@ pub struct Cluster {
     pub(crate) hold_off_until: Mutex<Instant>,
     /// Changes with each requested hand-over of the leadership, to the successor if one is named.
     pub(crate) hand_overs: watch::Sender<Option<String>>,
+    /// The mode from which this node leaves, which its next start takes.
+    pub(crate) left_from: Mutex<Option<Mode>>,
+    /// The modes of stopped nodes that Consul has lost.
+    pub(crate) lost_modes: watch::Sender<Lost>,
     /// Whether an operator has asked this node to leave.
     pub(crate) leaves: watch::Sender<bool>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
@@ -126,6 +131,8 @@ impl Cluster {
             newest_leadership: Mutex::default(),
             hold_off_until: Mutex::default(),
             hand_overs: watch::Sender::default(),
+            left_from: Mutex::default(),
+            lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
             refusing: Mutex::default(),
             refused: Mutex::default(),

@@ -1,6 +1,8 @@
 //! A node's knowledge of its cluster at one moment, and the routing of keys by it.
 
+use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::Node;
+use crate::nodes::pause::Pause;
 use crate::shard_map::{ReplicaState, ShardMap};
 use consul_api::ring::Ring;
 use std::collections::BTreeMap;
@@ -40,6 +42,10 @@ pub(crate) enum Sight {
 pub struct Snapshot {
     /// All members by name, including those that are down.
     pub nodes: BTreeMap<String, Node>,
+    /// The modes that operators have given to nodes which are not there: their next start takes them.
+    pub kept_modes: Modes,
+    /// The pause of all automatic moves of shards, if an operator has ordered one.
+    pub paused: Option<Pause>,
     /// The leader; `None` also while Consul is unreachable.
     pub leader: Option<Leader>,
     /// The shard map; `None` until the first one is known.
@@ -73,6 +79,8 @@ impl Snapshot {
     pub(crate) fn with(&self, change: impl FnOnce(&mut Snapshot)) -> Self {
         let mut next = Snapshot {
             nodes: self.nodes.clone(),
+            kept_modes: self.kept_modes.clone(),
+            paused: self.paused.clone(),
             leader: self.leader.clone(),
             map: self.map.clone(),
             frozen: self.frozen.clone(),

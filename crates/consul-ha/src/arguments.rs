@@ -111,14 +111,19 @@ pub enum Verb {
     /// Let a node hand over its shards and stop. Its program sees the event `stopped`.
     Leave(Leave),
     /// Let a frozen shard map change again: its lost members count as lost.
-    #[command(visible_alias = "resume")]
     Thaw(Change),
+    /// Stop all automatic moves of shards until `resume`; leaders are elected as ever.
+    Pause(Pause),
+    /// End a pause.
+    Resume(Change),
     /// Remove a node that is down from the members, now instead of after forget_after_s.
     Forget(Forget),
     /// Let a shard of a store do without the replicas that are missing now. Acknowledged writes may be lost.
     AcceptLoss(AcceptLoss),
     /// Give a store other numbers of replicas, on a living cluster: the leader gets there in safe steps.
     StoreSet(StoreSet),
+    /// Remove a store that nobody uses any more from Consul. Its records stay on disks, which no node opens then.
+    ForgetStore(ForgetStore),
     /// Print the completion for a shell.
     Completion {
         #[arg(value_enum)]
@@ -205,6 +210,18 @@ pub struct Forget {
     /// Also if it answers at its data address: then it lives, and only its way to Consul is broken.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Args)]
+pub struct Pause {
+    #[command(flatten)]
+    pub change: Change,
+    /// Why, for those who see the pause.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub why: String,
+    /// Who pauses; by default the user of this process and its machine.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
 }
 
 #[derive(Args)]
@@ -319,6 +336,22 @@ pub struct AcceptLoss {
     /// Refuse unless the store's map still has this version, which `shards` prints.
     #[arg(long, value_name = "N")]
     pub expect_epoch: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct ForgetStore {
+    /// The store's name.
+    pub store: String,
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the leader, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
+    pub limit: u64,
 }
 
 #[derive(Args)]

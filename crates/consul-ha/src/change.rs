@@ -1,19 +1,23 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
 use super::arguments::{
-    AcceptLoss, Change, Drain, Forget, HandOver, Leave, Maintenance, OfNode, StoreSet,
+    AcceptLoss, Change, Drain, Forget, ForgetStore, HandOver, Leave, Maintenance, OfNode, Pause,
+    StoreSet,
 };
-use super::connection::{Session, check_node};
+use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
+use consul_api::value::shape::unknown;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +45,10 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     let (node, mode) = (&drain.of.node, if drain.off { Mode::Active } else { Mode::Draining });
     let (cluster, condition) = looked(session, &drain.of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, node)?;
+    let is_there = check_node_or_kept(&snapshot, node)?;
+    if drain.wait && !is_there {
+        return Err(Failure::Refused(format!("{node} is stopped: a wait for it would not end")));
+    }
     match (drain.off, mode_of(&snapshot, node)) {
         (true, Mode::Maintenance) => {
             let why = format!("{node} does not drain, it is in maintenance");
@@ -52,7 +59,9 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
             if was == Mode::Maintenance {
                 say(&format!("consul-ha: {node} is in maintenance, which the drain ends"));
             }
-            warn_of_obstacles(&cluster, node, drain.wait).await?;
+            if is_there {
+                warn_of_obstacles(&cluster, node, drain.wait).await?;
+            }
         }
     }
     let is_dry = drain.of.change.dry_run;
@@ -67,12 +76,19 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
         (false, true) => format!("{node} has no shard"),
         (false, false) => format!("{node} drains"),
     };
+    let text = text + when(is_there);
     output.done(&text, json!({ "node": node, "mode": mode.name() }), is_dry);
     Ok(())
 }
 
+/// When a change of a node's mode takes effect.
+fn when(is_there: bool) -> &'static str {
+    if is_there { "" } else { ", when it starts" }
+}
+
 fn mode_of(snapshot: &Snapshot, node: &str) -> Mode {
-    snapshot.nodes.get(node).map_or(Mode::Active, |node| node.record.mode)
+    let kept = || snapshot.kept_modes.get(node).copied().unwrap_or_default();
+    snapshot.nodes.get(node).map_or_else(kept, |node| node.record.mode)
 }
 
 /// The refusal to end one mode of a node with the verb of another.
@@ -121,6 +137,9 @@ async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result
         let lost = snapshot.frozen.join(", ");
         obstacles.push(format!("the shard map is frozen since {lost} vanished: see `thaw`"));
     }
+    if let Some(pause) = &snapshot.paused {
+        obstacles.push(format!("moves are paused by {}: `consul-ha resume` ends that", pause.by));
+    }
     if snapshot.leader.is_none() {
         obstacles.push("there is no leader, which would move shards".to_owned());
     }
@@ -154,7 +173,7 @@ pub async fn maintenance(
     let mode = if *off { Mode::Active } else { Mode::Maintenance };
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, &of.node)?;
+    let is_there = check_node_or_kept(&snapshot, &of.node)?;
     if mode_of(&snapshot, &of.node) == Mode::Draining {
         return Err(ends_otherwise(&format!("{} drains", of.node), "drain", &of.node));
     }
@@ -164,7 +183,8 @@ pub async fn maintenance(
     set_mode(&cluster, condition.as_ref(), of, mode).await?;
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
-    output.done(&format!("{} {state}", of.node), json, of.change.dry_run);
+    let text = format!("{} {state}{}", of.node, when(is_there));
+    output.done(&text, json, of.change.dry_run);
     Ok(())
 }
 
@@ -383,13 +403,59 @@ pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<
     Ok(())
 }
 
+/// `pause`
+pub async fn pause(session: &Session, given: &Pause, output: Output) -> Result<(), Failure> {
+    let Pause { change, why, by } = given;
+    let (cluster, condition) = looked(session, change).await?;
+    let by = by.clone().unwrap_or_else(operator);
+    let before = match change.dry_run {
+        true => cluster.snapshot().paused.clone(),
+        false => cluster.pause_moves(condition.as_ref(), &by, why).await?,
+    };
+    let text = match &before {
+        None => "all automatic moves of shards are paused, until `consul-ha resume`".to_owned(),
+        Some(before) => format!("they were paused already, by {}", before.by),
+    };
+    output.done(&text, json!({ "was_paused": before, "by": by, "why": why }), change.dry_run);
+    Ok(())
+}
+
+/// The user of this process, at its machine.
+fn operator() -> String {
+    let names = ["SUDO_USER", "USER", "LOGNAME"].into_iter();
+    let user = names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = machine.trim();
+    let user = user.unwrap_or_else(|| "an operator".to_owned());
+    if machine.is_empty() { user } else { format!("{user}@{machine}") }
+}
+
+/// `resume`
+pub async fn resume(session: &Session, change: &Change, output: Output) -> Result<(), Failure> {
+    let (cluster, condition) = looked(session, change).await?;
+    let before = match change.dry_run {
+        true => cluster.snapshot().paused.clone(),
+        false => cluster.resume_moves(condition.as_ref()).await?,
+    };
+    let snapshot = cluster.snapshot();
+    if !snapshot.frozen.is_empty() {
+        say("consul-ha: the shard map is frozen: see `consul-ha why`, and `thaw`");
+    }
+    let text = match &before {
+        None => "moves of shards were not paused".to_owned(),
+        Some(before) => format!("shards move again; they were paused by {}", before.by),
+    };
+    output.done(&text, json!({ "was_paused": before }), change.dry_run);
+    Ok(())
+}
+
 /// `forget`
 pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result<(), Failure> {
     let Forget { of, force } = given;
     let node = &of.node;
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node(&snapshot, node)?;
+    check_node_or_kept(&snapshot, node)?;
     let live = || {
         let leave = format!("`consul-ha leave {}`", operand(node, ""));
         Failure::Refused(format!("{node} is live: stop it, or {leave}"))
@@ -448,6 +514,91 @@ pub async fn accept_loss(
     let text = format!("accepted: {text}");
     output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
     Ok(())
+}
+
+/// `forget-store`
+pub async fn forget_store(
+    session: &Session,
+    given: &ForgetStore,
+    output: Output,
+) -> Result<(), Failure> {
+    let ForgetStore { store, yes, dry_run, limit } = given;
+    let cluster = session.look().await?;
+    let Some(found) = stores::forget::find(&cluster, store).await? else {
+        let known = stores::outside::names(&cluster).await?;
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        return Err(Failure::Refused(unknown("store", store, &known)));
+    };
+    let in_use = |users: &BTreeSet<String>| {
+        let users = Vec::from_iter(users.iter().map(String::as_str)).join(", ");
+        Failure::Refused(format!(
+            "{users} have store {store} open: stop them, or start them without it"
+        ))
+    };
+    if !found.users.is_empty() {
+        return Err(in_use(&found.users));
+    }
+    if cluster.snapshot().leader.is_none() {
+        return Err(Failure::Refused("there is no leader, which would remove it".to_owned()));
+    }
+    let disks = Vec::from_iter(&found.disks);
+    let stays = match disks.is_empty() {
+        true => "no disk is known to have records of it".to_owned(),
+        false => {
+            let disks: Vec<&str> = disks.iter().map(|it| it.as_str()).collect();
+            format!(
+                "its records stay on the disks of {}, which no node opens then",
+                disks.join(", ")
+            )
+        }
+    };
+    let json = json!({ "store": store, "disks": disks });
+    let text = format!("store {store} is forgotten; {stays}");
+    if *dry_run {
+        output.done(&text, json, true);
+        return Ok(());
+    }
+    if !yes && !agreed(&format!("store {store} is forgotten; {stays}"))? {
+        return Err(Failure::Refused("nothing was changed".to_owned()));
+    }
+    stores::forget::ask(&cluster, store, &operator()).await?;
+    let end = Instant::now() + Duration::from_secs(*limit);
+    loop {
+        tokio::time::sleep(SHORT_PAUSE).await;
+        let seen = async {
+            let cluster = session.look().await?;
+            stores::forget::find(&cluster, store).await.map_err(Failure::from)
+        };
+        match during_wait(seen.await)? {
+            Some(None) => break,
+            Some(Some(now)) if !now.is_asked && !now.users.is_empty() => {
+                return Err(in_use(&now.users));
+            }
+            _ if Instant::now() < end => {}
+            _ => {
+                stores::forget::withdraw(&cluster, store).await?;
+                return Err(Failure::Limit(format!(
+                    "the leader has not acted within {limit} s: it hangs, or its release does not know the request; \
+                     the request is withdrawn"
+                )));
+            }
+        }
+    }
+    output.done(&text, json, false);
+    Ok(())
+}
+
+/// Asks on the terminal.
+fn agreed(question: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("without a terminal it needs --yes".to_owned()));
+    }
+    say(&format!("consul-ha: {question}. Type yes to go on:"));
+    let mut answer = String::new();
+    match std::io::stdin().read_line(&mut answer) {
+        Ok(_) => Ok(answer.trim() == "yes"),
+        Err(error) => Err(Failure::Usage(format!("no answer: {error}"))),
+    }
 }
 
 /// `store-set`

@@ -131,8 +131,19 @@ pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
     if snapshot.nodes.contains_key(id) {
         return Ok(());
     }
+    if snapshot.kept_modes.contains_key(id) {
+        return Err(Failure::Refused(format!("{id} is stopped")));
+    }
     let known: Vec<&str> = snapshot.nodes.keys().map(String::as_str).collect();
     Err(Failure::Refused(unknown("node", id, &known)))
+}
+
+/// As [`check_node`], also for a node that is stopped and has a mode for its next start. Whether it is there.
+pub fn check_node_or_kept(snapshot: &Snapshot, id: &str) -> Result<bool, Failure> {
+    match snapshot.kept_modes.contains_key(id) {
+        true => Ok(false),
+        false => check_node(snapshot, id).map(|()| true),
+    }
 }
 
 /// The rights that a verb needs.
@@ -146,10 +157,12 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         | Verb::Maintenance(Maintenance { of, .. })
         | Verb::Leave(Leave { of, .. })
         | Verb::Forget(Forget { of, .. }) => vec![write(&options.node_key(&of.node))],
+        Verb::Pause(_) | Verb::Resume(_) => vec![write(&options.pause_key())],
         // Which node leads is not known yet.
         Verb::HandOver(_) => vec![Right::write_all("key", &options.nodes_prefix)],
         Verb::Thaw(_) => vec![write(&options.epoch_key())],
         Verb::AcceptLoss(it) => stores::outside::to_accept(options, &it.store, it.shard).into(),
+        Verb::ForgetStore(it) => stores::forget::to_forget(options, &it.store).into(),
         Verb::StoreSet(it) => stores::outside::to_set_numbers(options, &it.store).into(),
         _ => Vec::new(),
     };

@@ -9,6 +9,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_cluster::nodes::rights::{Right, lacking};
+use consul_cluster::nodes::{kept_mode, pause};
 use consul_cluster::observe::overview::Level;
 use consul_cluster::{Options, is_live_instance};
 use serde::Serialize;
@@ -252,7 +253,11 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     let is_ours = |key: &str| {
         key == leader_key
             || key == config_key
-            || key.strip_prefix(nodes_prefix).is_some_and(|id| snapshot.nodes.contains_key(id))
+            || key.strip_prefix(nodes_prefix).is_some_and(|id| {
+                snapshot.nodes.contains_key(id)
+                    || kept_mode::id_of(id).is_some()
+                    || pause::is_key(id)
+            })
             || key.strip_prefix(shards_prefix).is_some_and(is_of_shards)
     };
     foreign.retain(|key| !is_ours(key));
@@ -269,7 +274,9 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
 fn is_of_shards(rest: &str) -> bool {
     let folder = rest.split('/').next().unwrap_or_default();
     let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
-    of_map || (rest.len() > folder.len() && matches!(folder, "maps" | "members" | "waiting"))
+    of_map
+        || (rest.len() > folder.len()
+            && matches!(folder, "maps" | "members" | "waiting" | "forgotten"))
 }
 
 /// Instances of the nodes' service that belong to no node and do not live.

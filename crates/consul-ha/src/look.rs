@@ -31,8 +31,15 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     } else if !overview.frozen.is_empty() {
         text.push_str(&format!("\nfrozen: {} vanished", line(&overview.frozen.join(", "))));
     }
+    if let Some(pause) = &overview.paused {
+        text.push_str(&format!("\npaused by {}: no shard moves", line(&pause.by)));
+    }
+    for (id, mode) in &overview.kept_modes {
+        text.push_str(&format!("\nstopped: {}, {} when it starts", line(id), mode.name()));
+    }
     let json = json!({
         "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
+        "paused": overview.paused, "kept_modes": overview.kept_modes,
     });
     Ok(Shown::well(text, json))
 }
@@ -333,6 +340,7 @@ mod tests {
             zone: "z".to_owned(),
             weight: 1.0,
             mode: Mode::Active,
+            version: String::new(),
             unknown_mode: None,
             state,
             down_for_ms: None,

@@ -80,8 +80,11 @@ async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Resu
         Verb::Drain(drain) => change::drain(session, drain, output).await,
         Verb::Maintenance(it) => change::maintenance(session, it, output).await,
         Verb::Thaw(change) => change::thaw(session, change, output).await,
+        Verb::Pause(it) => change::pause(session, it, output).await,
+        Verb::Resume(change) => change::resume(session, change, output).await,
         Verb::Forget(it) => change::forget(session, it, output).await,
         Verb::AcceptLoss(it) => change::accept_loss(session, it, output).await,
+        Verb::ForgetStore(it) => change::forget_store(session, it, output).await,
         Verb::StoreSet(it) => change::store_set(session, it, output).await,
         Verb::Completion { .. } => Ok(()),
     }

@@ -4,6 +4,7 @@
 use super::refused;
 use crate::Cluster;
 use crate::cluster::REFUSED_PAUSE;
+use crate::nodes::kept_mode;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::settings;
 use crate::shard_map::publication::{self, Announcement, Content};
@@ -13,6 +14,7 @@ use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, delete_unchanged};
 use consul_process::clock::Instant;
 use std::convert::Infallible;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,7 +86,9 @@ impl Duty<'_> {
         if self.freeze(snapshot, now).await? {
             return Ok(());
         }
-        self.forget(snapshot, now).await?;
+        if snapshot.paused.is_none() {
+            self.forget(snapshot, now).await?;
+        }
         let is_due = now >= self.audited + AUDIT_INTERVAL;
         if is_due || self.needs_change(snapshot) {
             self.publish(snapshot).await?;
@@ -133,7 +137,9 @@ impl Duty<'_> {
         for node in snapshot.nodes.values().filter(is_due) {
             let id = &node.record.id;
             let delete = delete_unchanged(&options.node_key(id), node.modify_index);
-            match refused::write(self.cluster, self.lease, [delete]).await {
+            let operations =
+                iter::once(delete).chain(kept_mode::keep(options, id, node.record.mode));
+            match refused::write(self.cluster, self.lease, operations).await {
                 Ok(_) => tracing::warn!(node = id, "removed: it was down for too long"),
                 // The node is back and has written its key.
                 Err(error) if error.kind() == Kind::TxnFailed => {}
@@ -150,7 +156,11 @@ impl Duty<'_> {
         let newest = snapshot.live().map(|node| node.record.map_epoch).max().unwrap_or(0);
         let known = snapshot.map.as_ref().map_or(0, |map| map.epoch());
         // A live node with a newer map than this one is about to restore it.
-        live >= self.cluster.options().min_nodes && snapshot.frozen.is_empty() && newest <= known
+        let is_paused = snapshot.paused.is_some() && snapshot.map.is_some();
+        live >= self.cluster.options().min_nodes
+            && snapshot.frozen.is_empty()
+            && !is_paused
+            && newest <= known
     }
 
     fn needs_change(&self, snapshot: &Snapshot) -> bool {

@@ -7,10 +7,10 @@ use super::node::{Complaint, Mode, Node, Record};
 use super::registered::{
     self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
 };
-use super::{request, settings, start};
+use super::{kept_mode, pause, request, settings, start};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
-use crate::keys::{self, Update};
+use crate::keys;
 use crate::leader::{election, refused};
 use crate::options::Options;
 use crate::shard_map::publication;
@@ -19,6 +19,7 @@ use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::table::Endpoint;
+use consul_client::coordination::{delete_unchanged, transact};
 use consul_client::watch::{State, WatchOptions, states};
 use consul_process::metrics;
 use consul_process::sync::lock;
@@ -212,6 +213,7 @@ impl Cluster {
             never = self.drop_lost_nodes() => match never {},
             never = start::note_hidden(self) => match never {},
             never = refused::forget_outdated(self), if is_member => match never {},
+            never = kept_mode::restore(self), if is_member => match never {},
             why = self.maintain_record(), if is_member => why,
             why = request::asked_to_leave(self), if is_member => why,
             why = settings::is_misfit(self), if is_member => why,
@@ -446,6 +448,9 @@ impl Cluster {
                     asked = Some(request);
                 }
                 lock(&self.record).mode = record.mode;
+                if record.mode != Mode::Draining {
+                    *lock(&self.left_from) = None;
+                }
                 let mine = Record { mode: record.mode, ..mine.clone() };
                 if record == mine {
                     return Ok(());
@@ -475,19 +480,34 @@ impl Cluster {
         }
     }
 
-    /// Removes this node's key; false if the key belongs to another node. Another program's value stays: a node that was
-    /// refused has never had the key.
+    /// Removes this node's key, and leaves its mode in the key beside it; false if the key belongs to another node. Another
+    /// program's value stays: a node that was refused has never had the key.
     async fn remove_record(&self) -> Result<bool, Error> {
-        let id = &self.options.node_id;
-        let mut is_ours = true;
-        keys::update(&self.client, &self.options.node_key(id), |found| {
-            let Some(bytes) = found else { return Ok(Update::Keep) };
-            let record = Record::parse(id, bytes);
-            is_ours = record.as_ref().is_none_or(|it| self.is_me(it));
-            Ok(if record.is_some() && is_ours { Update::Delete } else { Update::Keep })
-        })
-        .await?;
-        Ok(is_ours)
+        let (id, key) = (&self.options.node_id, self.options.node_key(&self.options.node_id));
+        let mut may_keep = true;
+        loop {
+            let Some((bytes, index)) = keys::read(&self.client, &key).await? else {
+                return Ok(true);
+            };
+            let Some(record) = Record::parse(id, &bytes) else { return Ok(true) };
+            if !self.is_me(&record) {
+                return Ok(false);
+            }
+            let kept = kept_mode::keep(&self.options, id, self.mode_to_keep(&record));
+            let operations = [delete_unchanged(&key, index)].into_iter();
+            let operations = operations.chain(kept.filter(|_| may_keep));
+            match transact(&self.client, operations, None).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == Kind::PermissionDenied && may_keep => {
+                    tracing::info!(node = id, %error, "the node's mode ends with this stop");
+                    may_keep = false;
+                }
+                Err(error) if error.kind() == Kind::TxnFailed || error.maybe_applied() => {
+                    self.client.pause(keys::CONFLICT_PAUSE_MS).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Applies a new list of the nodes' keys, unless it is not believed yet; a linearizable one is. Returns the pause before
@@ -499,6 +519,8 @@ impl Cluster {
         }
         self.keep_nodes_after_loss(state);
         let mut records = records(&self.options, &state.answer.value);
+        let mut kept = kept_mode::listed(&self.options, &state.answer.value);
+        let mut paused = pause::listed(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
@@ -514,14 +536,33 @@ impl Cluster {
             true => reported.records.keys().any(|id| records.contains_key(id)),
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
+        if (is_lacking || state.is_resynchronised) && !self.options.observer {
+            self.note_lost_modes(state, &records, (&kept, paused.as_ref()));
+        } else {
+            self.lost_modes.send_if_modified(|lost| {
+                lost.found(&records, &kept);
+                false
+            });
+        }
         let verdict = reported.of_records.judge(is_lacking, self.now());
         let pause = reported.of_records.pause(hides);
+        if hides {
+            kept.extend(self.snapshot().kept_modes.clone());
+            paused = paused.or(self.snapshot().paused.clone());
+        }
+        kept.retain(|id, _| !records.contains_key(id));
         if verdict == Verdict::Apply {
             reported.records = records;
         }
         drop(reported);
         match verdict {
-            Verdict::Apply => self.apply_members(),
+            Verdict::Apply => {
+                let before = self.snapshot();
+                if before.kept_modes != kept || before.paused != paused {
+                    self.update(|snapshot| (snapshot.kept_modes, snapshot.paused) = (kept, paused));
+                }
+                self.apply_members();
+            }
             Verdict::Doubt => self.say_doubt("keys"),
             Verdict::StillDoubt => {}
         }

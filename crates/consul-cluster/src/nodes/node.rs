@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The version of this release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The document of a node's key, which only that node writes, apart from its mode and what an operator
 /// asks of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Record {
     /// The mode in the key, if there is no such mode: `mode` is then active.
     #[serde(skip)]
     pub unknown_mode: Option<String>,
+    /// The version of its release; empty: it is of a release that does not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// The time of its start in Unix milliseconds, by its own clock.
     pub started_ms: u64,
     /// A random id of this start of the node.
@@ -133,6 +139,7 @@ impl Record {
             meta: options.meta.clone(),
             mode: Mode::Active,
             unknown_mode: None,
+            version: VERSION.to_owned(),
             started_ms: options.wall_clock.unix_ms(now),
             incarnation: incarnation.to_owned(),
             map_epoch: 0,

@@ -1,5 +1,6 @@
 //! What an operator reads and changes from outside, by an observer that does not run.
 
+use super::kept_mode;
 use super::node::{Mode, Node, Record};
 use super::registered;
 use super::request::{Asked, HandOver, Leave, Request};
@@ -244,7 +245,7 @@ impl Cluster {
     }
 
     /// Sets the mode of a node, this one or another, while another key is unchanged. To make it active cancels
-    /// a request to leave.
+    /// a request to leave. The kept mode of a node that is stopped can be changed too.
     ///
     /// # Errors
     /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key has changed.
@@ -261,10 +262,30 @@ impl Cluster {
             }
             Ok(())
         };
-        self.change_record(condition, node_id, set).await
+        match self.change_record(condition, node_id, set).await {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            changed => return changed,
+        }
+        let mut is_kept = false;
+        let kept_key = self.options.mode_key(node_id);
+        let change = |found: Option<&[u8]>| {
+            is_kept = found.is_some();
+            Ok(match (found, mode) {
+                (None, _) => Update::Keep,
+                (Some(_), Mode::Active) => Update::Delete,
+                (Some(_), mode) => Update::Put(kept_mode::encode(mode)),
+            })
+        };
+        self.update_while(condition, &kept_key, change).await?;
+        match is_kept {
+            true => Ok(()),
+            // It has started meanwhile, and has taken its mode, or there is no such node.
+            false => self.change_record(condition, node_id, set).await,
+        }
     }
 
-    /// Removes a node that is down from the members at once, instead of after `forget_after`.
+    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of one that is
+    /// stopped.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
@@ -278,8 +299,10 @@ impl Cluster {
         let health = self.whole(&health::SERVICE, &service, Reads::Linearizable).await?;
         self.check_sees_all(&health).await?;
         let mut forgotten = Forgotten::Removed(Vec::new());
+        let mut has_key = true;
         self.update_while(condition, &self.options.node_key(node_id), |found| {
-            let Some(bytes) = found else { return Err(no_such_node(node_id)) };
+            has_key = found.is_some();
+            let Some(bytes) = found else { return Ok(Update::Keep) };
             let record = registered::parse(&self.options, node_id, bytes)?;
             if registered::is_listed_live(&health.answer.value, &record.incarnation) {
                 forgotten = Forgotten::Live;
@@ -288,6 +311,14 @@ impl Cluster {
             let left = registered::registered(&health.answer.value, &record.incarnation);
             forgotten = Forgotten::Removed(left);
             Ok(Update::Delete)
+        })
+        .await?;
+        if has_key {
+            return Ok(forgotten);
+        }
+        self.update_while(condition, &self.options.mode_key(node_id), |found| match found {
+            Some(_) => Ok(Update::Delete),
+            None => Err(no_such_node(node_id)),
         })
         .await?;
         Ok(forgotten)

@@ -1,6 +1,7 @@
 //! What Consul has of the nodes: their keys, and their services with the checks.
 
 use super::node::{Complaint, Mode, Record};
+use super::{kept_mode, pause};
 use crate::keys::{self, CERTAIN_AFTER};
 use crate::options::Options;
 use consul_api::api::health;
@@ -8,7 +9,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_client::coordination::Service;
+use consul_client::coordination::{Service, transact};
 use consul_process::clock::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -159,6 +160,9 @@ pub(super) fn records(options: &Options, entries: &Value) -> Records {
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
+        if kept_mode::id_of(id).is_some() || pause::is_key(id) {
+            continue;
+        }
         let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
         let record = match entry.get("Value") {
             Some(Value::Bytes(bytes)) => Record::parse(id, bytes),
@@ -265,7 +269,7 @@ pub(super) async fn write(
 
 /// Claims the node's name unless another live node has it. A node that has died is live for Consul
 /// until its check expires, so this waits for that long. Returns the mode of the node: the one that an operator has given to
-/// a start before that was not ended by a stop.
+/// an earlier start, or to the node while it was stopped.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
@@ -278,8 +282,9 @@ pub(crate) async fn claim_name(
     let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
     loop {
         let found = read(client, options, &record.id).await?;
+        let (kept, kept_index) = kept_mode::read(client, options, &record.id).await?;
         // The answer to an earlier write was lost.
-        let mode = found.as_ref().map_or(record.mode, |(found, _)| found.mode);
+        let mode = found.as_ref().map_or(kept.unwrap_or(record.mode), |(found, _)| found.mode);
         let record = Record { mode, ..record.clone() };
         if found.as_ref().is_some_and(|(found, _)| *found == record) {
             return Ok(mode);
@@ -294,8 +299,15 @@ pub(crate) async fn claim_name(
             clock.sleep(options.profile.beat).await;
             continue;
         }
-        match write(client, options, &record, before).await {
-            Err(error) if error.kind() == Kind::Conflict => {
+        let written = match kept_index {
+            0 => write(client, options, &record, before).await,
+            kept => {
+                let taken = kept_mode::taken(options, &record, before, kept);
+                transact(client, taken, None).await.map(|_| ())
+            }
+        };
+        match written {
+            Err(error) if matches!(error.kind(), Kind::Conflict | Kind::TxnFailed) => {
                 client.pause(keys::CONFLICT_PAUSE_MS).await;
             }
             written => return written.map(|()| mode),

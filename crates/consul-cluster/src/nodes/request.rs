@@ -115,6 +115,7 @@ pub struct Asked {
 pub(crate) fn prepare(cluster: &Cluster, request: &Request, record: &mut Record) {
     let leaves = |leave: &Leave| leave.incarnation == cluster.incarnation;
     if request.leave.as_ref().is_some_and(leaves) {
+        cluster.note_leaving(record.mode);
         record.mode = Mode::Draining;
     }
 }

@@ -1,5 +1,6 @@
 //! The numbers of a node, and of its cluster as it sees it.
 
+use crate::nodes::node::VERSION;
 use crate::shard_map::ReplicaState;
 use crate::{Cluster, Snapshot};
 use consul_process::metrics::{Page, Source, table};
@@ -39,10 +40,12 @@ impl Source for Cluster {
             (&table::CLUSTER_HAS_LEADER, f64::from(snapshot.leader.is_some())),
             (&table::CLUSTER_MAP_EPOCH, self.epoch() as f64),
             (&table::CLUSTER_FROZEN, f64::from(!snapshot.frozen.is_empty())),
+            (&table::CLUSTER_PAUSED, f64::from(snapshot.paused.is_some())),
             (&table::CLUSTER_HIDDEN, f64::from(snapshot.is_hidden())),
         ] {
             page.level(metric, &labels, level);
         }
+        page.level(&table::BUILD_INFO, &[cluster, node, VERSION], 1.0);
         write_shards(page, labels, &snapshot, self.options.member_id());
     }
 }

@@ -8,7 +8,9 @@ mod problems;
 mod tests;
 
 use super::report::{Known, Told};
+use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
+use crate::nodes::pause::Pause;
 use crate::nodes::request::Request;
 use crate::options::Options;
 use crate::shard_map::{Replica, ReplicaState, ShardMap};
@@ -57,6 +59,10 @@ pub struct Overview {
     pub leader: Option<LeaderOverview>,
     /// The members whose loss has frozen the map; empty: it is not frozen.
     pub frozen: Vec<String>,
+    /// The pause of all automatic moves of shards, if an operator has ordered one.
+    pub paused: Option<Pause>,
+    /// The modes that operators have given to nodes which are not there: their next start takes them.
+    pub kept_modes: Modes,
     /// Whether the map was put back after Consul had lost it, and no leader has made another one since.
     pub restored: bool,
     /// What ACLs hide from this process.
@@ -116,6 +122,8 @@ pub struct NodeOverview {
     pub zone: String,
     /// Its share of the shards.
     pub weight: f64,
+    /// The version of its release; empty: it does not tell.
+    pub version: String,
     /// How it takes part.
     pub mode: Mode,
     /// The mode in its key, if there is no such mode.
@@ -281,6 +289,8 @@ impl Overview {
             prefix: prefix(options),
             leader: leader(&snapshot, &known.told),
             frozen: snapshot.frozen.clone(),
+            paused: snapshot.paused.clone(),
+            kept_modes: snapshot.kept_modes.clone(),
             restored: snapshot.is_restored,
             hidden: hidden(&snapshot),
             may_hide: snapshot.may_hide().map(str::to_owned),
@@ -411,6 +421,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             zone: record.zone.clone(),
             weight: record.weight,
             mode: record.mode,
+            version: record.version.clone(),
             unknown_mode: record.unknown_mode.clone(),
             state: match node.is_live {
                 true if node.complaint.is_warning => NodeState::Unavailable,

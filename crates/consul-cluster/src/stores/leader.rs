@@ -85,7 +85,11 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, history: &Pr
         loop {
             let all = lock(&reports).clone();
             for (store, reports) in all.iter().flatten() {
-                if let Err(error) = duty.reconcile(store, reports).await {
+                let done = match &reports.forget {
+                    Some((request, index)) => duty.forget(store, reports, (request, *index)).await,
+                    None => duty.reconcile(store, reports).await,
+                };
+                if let Err(error) = done {
                     duty.stores.remove(store);
                     tracing::warn!(store, %error, "the leader's work for a store is tried again");
                 }

@@ -159,6 +159,7 @@ impl Member {
         }
         let id = mark.as_ref().and_then(|mark| mark.id);
         store.check_disk(id)?;
+        store.check_not_forgotten(id).await?;
         // Reading what was kept of the shards may take long: the others learn before that what this disk knows.
         let mut known = BTreeMap::new();
         if let Some(map) = storage.kept(MAP).await? {

@@ -9,6 +9,7 @@ mod document;
 mod eligible_nodes;
 mod faults;
 mod first_map;
+pub mod forget;
 mod identity;
 pub mod leader;
 pub mod leave;
@@ -270,6 +271,9 @@ impl Store {
         tracing::error!(%why, "a store cannot be used");
         // It answers no requests of others either.
         *lock(&self.member) = None;
+        if why.kind() == Kind::Conflict {
+            self.end_reports_if_forgotten().await;
+        }
         *lock(&self.failure) = Some(why.clone());
         // Wakes those that wait for a map.
         self.map.send_modify(|_| ());
@@ -373,6 +377,11 @@ impl Store {
             let Some(current) = current.filter(|_| adopted == Adopted::Older) else {
                 return Ok(());
             };
+            match self.check_not_forgotten(current.id).await {
+                Err(why) if why.kind() == Kind::Conflict => return Err(why),
+                Err(error) => tracing::debug!(%error, "it is not known which stores are forgotten"),
+                Ok(()) => {}
+            }
             found = match self.put_back(&current).await {
                 Ok(now) => Some(now),
                 Err(error) => {

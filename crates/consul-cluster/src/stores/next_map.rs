@@ -198,7 +198,7 @@ impl Duty<'_> {
         let is_outvoted = self.is_outvoted(view.snapshot);
         let unix_ms = self.unix_ms();
         let state = self.stores.get_mut(store)?;
-        let may_plan = view.snapshot.frozen.is_empty()
+        let may_plan = !view.snapshot.moves_nothing()
             && !is_outvoted
             && view.snapshot.live().count() >= options.min_nodes
             && view.now >= state.planned_at + PLAN_PAUSE;

@@ -206,6 +206,22 @@ pub(super) async fn accept(
     Ok(lost.as_ref().map(nodes))
 }
 
+/// The names of all stores of which Consul has a map or a report.
+///
+/// # Errors
+/// Those of the calls.
+pub async fn names(cluster: &Cluster) -> Result<BTreeSet<String>, Error> {
+    let mut names = BTreeSet::from_iter(maps(cluster).await?.into_keys());
+    let prefix = members_prefix(cluster.options());
+    let args = Args::new().arg(prefix.as_str()).opt("separator", "/");
+    let found = cluster.client().call(&kv::KEYS, &args).await?;
+    let folders = found.value.items().iter().filter_map(Value::as_str);
+    names.extend(
+        folders.filter_map(|it| Some(it.strip_prefix(&prefix)?.strip_suffix('/')?.to_owned())),
+    );
+    Ok(names)
+}
+
 /// N, W and R of a store as they are wanted, and as an operator wants them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {

@@ -3,8 +3,8 @@
 //! An operator who runs `accept_loss` accepts the loss of the replicas that are known to be missing then. The acceptance
 //! ends with the last of them that is back or replaced, so it has no effect on what is lost later.
 
-use super::Shared;
 use super::document::{Announcement, FORMAT, MemberRecord, StoreMap, read};
+use super::{Shared, forget};
 use consul_api::value::Value;
 use consul_client::coordination::{Operation, delete_unchanged, set, unchanged};
 use consul_client::watch::State;
@@ -90,6 +90,8 @@ pub(super) struct StoreReports {
     pub acceptances: BTreeMap<u32, LossAcceptance>,
     /// N, W and R that an operator wants, with the modify index of the key; the leader deletes it when the map has them.
     pub wanted: Option<(Wanted, u64)>,
+    /// That an operator wants the store to be removed, with the modify index of the key.
+    pub forget: Option<(forget::Request, u64)>,
 }
 
 /// N, W and R that an operator wants, as the key has them.
@@ -215,6 +217,10 @@ pub(super) fn parse(prefix: &str, state: &State) -> AllReports {
             "wanted" => match read(bytes) {
                 Ok(wanted) => reports.wanted = Some((wanted, index)),
                 Err(error) => tracing::warn!(key, %error, "not what an operator wants of a store"),
+            },
+            "forget" => match read(bytes) {
+                Ok(request) => reports.forget = Some((request, index)),
+                Err(error) => tracing::warn!(key, %error, "not a request to forget a store"),
             },
             "accepted" => {
                 let acceptance = |shard| (shard, LossAcceptance::decode(bytes, index));

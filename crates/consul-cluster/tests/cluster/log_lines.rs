@@ -127,6 +127,17 @@ const NOT_HERE: &[(&str, &str)] = &[
         "once at the start, and once for each change by an operator",
     ),
     ("not what an operator wants of a store", "an operator"),
+    ("not a request to forget a store", "an operator"),
+    ("a store that nodes have open is not forgotten", "an operator"),
+    ("a store is forgotten", "an operator"),
+    ("not the mode of a node that is stopped; it is ignored", "an operator; modes"),
+    ("the node's mode ends with this stop", "once, at the end of a node"),
+    ("what an operator has ordered was not put back", "once in five seconds at most"),
+    ("Consul has lost the pause; it is put back", "once for each loss"),
+    (
+        "Consul has lost the mode of a node that is stopped; it is put back",
+        "once for each loss and node",
+    ),
     (
         "the node goes on in the mode in which an operator has put it",
         "once, at the start of a node",

@@ -7,6 +7,7 @@ mod log_lines;
 mod losses;
 mod metrics;
 mod mixed_answers;
+mod modes;
 mod nodes;
 mod observer;
 mod older_answers;

@@ -19,6 +19,9 @@ pub fn run(system: &System) {
     drain(system);
     obstacles(system);
     maintenance(system);
+    stopped(system);
+    pause(system);
+    forget_store(system);
     hand_over(system);
     hand_over_through_an_outage(system);
     leave(system);
@@ -145,6 +148,71 @@ fn maintenance(system: &System) {
     let [keys, checks, sessions] = system.traces();
     assert_eq!([&keys, &checks], [&before[0], &before[1]], "the program is not a member");
     assert!(sessions.iter().all(|id| before[2].contains(id)), "{sessions:?}, and {before:?}");
+}
+
+/// The mode of a node that is stopped, in a key beside those of nodes.
+fn stopped(system: &System) {
+    let keep = |mode: &str| system.put("ha/nodes/n9/mode", &json!({ "mode": mode }).to_string());
+    keep("draining");
+    let nodes = system.run(&["nodes"]).ok();
+    assert!(nodes.contains("\nstopped: n9, draining when it starts"), "{nodes}");
+    assert!(!nodes.contains("\nn9 "), "{nodes}");
+    assert_eq!(system.run(&["nodes", "--json"]).json()["kept_modes"], json!({ "n9": "draining" }));
+    let why = system.run(&["why"]).out;
+    assert!(why.contains("n9 is stopped, and drains when it starts"), "{why}");
+    system.run(&["maintenance", "n9"]).refused(1, &["n9 drains"]);
+    system.run(&["drain", "n9", "--wait"]).refused(1, &["n9 is stopped"]);
+    system.run(&["leave", "n9"]).refused(1, &["n9 is stopped"]);
+    let dry = system.run(&["drain", "n9", "--off", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n9 gets shards again, when it starts\n");
+    let ended = system.run(&["drain", "n9", "--off"]).ok();
+    assert_eq!(ended, "n9 gets shards again, when it starts\n");
+    system.run(&["drain", "n9", "--off"]).refused(1, &["unknown node \"n9\""]);
+    keep("maintenance");
+    assert_eq!(system.run(&["forget", "n9"]).ok(), "n9 is not a member any more\n");
+    system.run(&["forget", "n9"]).refused(1, &["unknown node \"n9\""]);
+}
+
+fn pause(system: &System) {
+    assert_eq!(system.run(&["resume"]).ok(), "moves of shards were not paused\n");
+    let dry = system.run(&["pause", "--dry-run", "--json"]).json();
+    assert!(dry["was_paused"].is_null() && dry["dry_run"] == true, "{dry}");
+    let paused = system.run(&["pause", "--by", "ada", "--why", "new racks"]).ok();
+    assert!(paused.starts_with("all automatic moves of shards are paused"), "{paused}");
+    let again = system.run(&["pause", "--by", "bob"]).ok();
+    assert_eq!(again, "they were paused already, by ada\n");
+    let why = system.run(&["why"]).out;
+    assert!(why.contains("paused for 0 min, by ada: new racks"), "{why}");
+    assert!(why.contains("`consul-ha resume`"), "{why}");
+    let nodes = system.run(&["nodes"]).ok();
+    assert!(nodes.contains("\npaused by ada: no shard moves"), "{nodes}");
+    assert_eq!(system.run(&["nodes", "--json"]).json()["paused"]["why"], "new racks");
+    system.run(&["drain", "n2", "--wait"]).refused(1, &["moves are paused by ada"]);
+    let resumed = system.run(&["resume"]).ok();
+    assert_eq!(resumed, "shards move again; they were paused by ada\n");
+    assert!(!system.run(&["why"]).out.contains("paused"));
+}
+
+/// A store that a program had by mistake.
+fn forget_store(system: &System) {
+    system.run(&["forget-store", "point", "--yes"]).refused(1, &["did you mean \"points\"?"]);
+    system.run(&["forget-store", "points", "--yes"]).refused(1, &["have store points open"]);
+    let keys = || {
+        let all = system.traces()[0].clone();
+        all.into_iter().filter(|key| key.contains("/other")).collect::<Vec<_>>()
+    };
+    system.put("ha/shards/waiting/other", "n8 opens its storage");
+    system.put("ha/shards/members/other/nodes/n8", "{}");
+    let why = system.run(&["why"]);
+    assert!(why.out.contains("`consul-ha forget-store other`"), "{why:?}");
+    let dry = system.run(&["forget-store", "other", "--dry-run"]).ok();
+    assert!(dry.contains("stay on the disks of n8"), "{dry}");
+    system.run(&["forget-store", "other"]).refused(2, &["--yes"]);
+    assert_eq!(keys().len(), 2, "nothing was changed");
+    let forgotten = system.run(&["forget-store", "other", "--yes", "--json"]).json();
+    assert_eq!(forgotten["disks"], json!(["n8"]));
+    assert_eq!(keys(), ["ha/shards/forgotten/other"]);
+    system.run(&["forget-store", "other", "--yes"]).refused(1, &["unknown store \"other\""]);
 }
 
 fn leader(system: &System) -> String {

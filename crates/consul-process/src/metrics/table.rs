@@ -124,6 +124,12 @@ macro_rules! rows {
                 CLUSTER_FROZEN Gauge "cluster_frozen" ["cluster", "node"] ()
                     "1 while the shard map is frozen because many members vanished at once, otherwise 0."
                     "因许多成员同时消失而冻结分片映射期间为 1，否则为 0。"
+                CLUSTER_PAUSED Gauge "cluster_paused" ["cluster", "node"] ()
+                    "1 while an operator has paused all automatic moves of shards, otherwise 0."
+                    "运维人员暂停分片的所有自动迁移期间为 1，否则为 0。"
+                BUILD_INFO Gauge "build_info" ["cluster", "node", "version"] ()
+                    "1, with the version of the node's release."
+                    "恒为 1，带有节点发行版的版本。"
                 CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"] ()
                     "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
                     "因缺少权限，ACL 使（或可能使）本节点看不到其他节点期间为 1，否则为 0。"

@@ -2,6 +2,7 @@
 
 use super::{EndpointState, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
+use crate::nodes::pause::Pause;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
+    found.extend(of_versions(overview));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
     found.extend(overview.stores.iter().flat_map(|store| of_store(store, overview)));
@@ -171,6 +173,29 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores \
                     make new replicas";
         found.push(error("frozen", "", text, cure.to_owned()));
+    }
+    if let Some(pause) = &overview.paused {
+        let Pause { by, since_ms, why } = pause;
+        let minutes = overview.at_ms.saturating_sub(*since_ms) / 60_000;
+        let mut text = format!("all moves of shards are paused for {minutes} min, by {by}");
+        if !why.is_empty() {
+            text.push_str(&format!(": {why}"));
+        }
+        let cure = "`consul-ha resume` when the work is done: until then nothing takes the place of a replica that is lost";
+        found.push(note("paused", "", text, cure.to_owned()));
+    }
+    for (id, mode) in &overview.kept_modes {
+        let (verb, does) = match mode {
+            Mode::Maintenance => ("maintenance", "is in maintenance"),
+            _ => ("drain", "drains"),
+        };
+        let text = format!("{id} is stopped, and {does} when it starts");
+        let cure = format!(
+            "`consul-ha {verb} {}` when the work is done; if it does not come back, `consul-ha forget {}`",
+            operand(id, "--off"),
+            operand(id, "")
+        );
+        found.push(note("mode_kept", id, text, cure));
     }
     if overview.restored {
         let text = "Consul had lost the shard map; a node has put it back".to_owned();
@@ -411,6 +436,25 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         }
     }
     found
+}
+
+/// Nodes of different releases, as there are in the middle of an upgrade.
+fn of_versions(overview: &Overview) -> Option<Problem> {
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    // What a node does not tell is not known.
+    let tells = |it: &&NodeOverview| it.state != NodeState::Down && !it.version.is_empty();
+    for node in overview.nodes.iter().filter(tells) {
+        versions.entry(&node.version).or_default().push(&node.id);
+    }
+    if versions.len() < 2 {
+        return None;
+    }
+    let of =
+        |(version, nodes): (&&str, &Vec<&str>)| format!("{version} ({})", listed(nodes.iter()));
+    let all: Vec<String> = versions.iter().map(of).collect();
+    let text = format!("the nodes have different versions: {}", all.join(", "));
+    let cure = "finish the upgrade: \"Upgrading\" in docs/operating.md".to_owned();
+    Some(note("versions_differ", "", text, cure))
 }
 
 /// The problem of a certificate that ends soon.
@@ -697,9 +741,11 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
 
 fn of_waiting((store, why): (&String, &String)) -> Problem {
     let text = format!("store {store} has no map yet: the first one waits: {why}");
-    let cure = "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: \
-                mend that, or stop it"
-        .to_owned();
+    let cure = format!(
+        "wait, or start the nodes that are missing; one whose storage cannot be opened says why in its log: mend that, or \
+         stop it. If nobody uses the store any more: `consul-ha forget-store {}`",
+        operand(store, "")
+    );
     warning("store_waits", store, text, cure)
 }
 

@@ -4,6 +4,7 @@ mod clocks;
 mod disks;
 mod faults;
 mod foreign_keys;
+mod forget;
 mod golden;
 mod identity;
 mod leadership;

@@ -10,6 +10,7 @@ fn node(id: &str) -> NodeOverview {
         zone: String::new(),
         weight: 1.0,
         mode: Mode::Active,
+        version: "1.0.0".to_owned(),
         unknown_mode: None,
         state: NodeState::Live,
         down_for_ms: None,
@@ -77,6 +78,8 @@ fn well() -> Overview {
         prefix: "ha/".to_owned(),
         leader: Some(leader),
         frozen: Vec::new(),
+        paused: None,
+        kept_modes: Default::default(),
         restored: false,
         hidden: Vec::new(),
         may_hide: None,
@@ -100,7 +103,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 31] = [
+    let cases: [Case; 34] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -229,6 +232,27 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "shard_at_risk",
             Level::Error,
             "too few replicas of shard 3",
+        ),
+        (
+            |it| it.nodes[1].version = "0.9.0".to_owned(),
+            "versions_differ",
+            Level::Note,
+            "0.9.0 (n2), 1.0.0 (n1",
+        ),
+        (
+            |it| {
+                let (by, why) = ("ada".to_owned(), "new racks".to_owned());
+                it.paused = Some(Pause { by, since_ms: 0, why });
+            },
+            "paused",
+            Level::Note,
+            "paused for 0 min, by ada: new racks",
+        ),
+        (
+            |it| _ = it.kept_modes.insert("n9".to_owned(), Mode::Maintenance),
+            "mode_kept",
+            Level::Note,
+            "n9 is stopped, and is in maintenance when it starts",
         ),
         (|it| it.nodes[1].mode = Mode::Maintenance, "node_maintenance", Level::Note, "n2 is in"),
         (

@@ -571,6 +571,7 @@ function mapFacts() {
   const facts = ["a cell is a shard, its colour the primary"];
   const frozen = list(cluster.frozen).map(text);
   if (frozen.length) facts.unshift(`frozen by the loss of ${frozen.join(", ")}`);
+  if (cluster.paused) facts.unshift(`paused by ${text(cluster.paused.by)}`);
   if (cluster.restored) facts.unshift("restored from a snapshot");
   return facts.join(" · ");
 }

@@ -1,0 +1,202 @@
+//! What operators have ordered outlives stops, crashes, wipes of Consul and changes of the leader.
+
+use crate::nodes::{Process, leaders, node, owners};
+use crate::requests::look;
+use crate::support::world::World;
+use consul_api::error::Kind;
+use consul_cluster::{Forgotten, Mode, Options};
+use consul_sim::Retained;
+use std::time::Duration;
+
+const KEPT: &str = "tsdb/cluster/nodes/n3/mode";
+const PAUSE: &str = "tsdb/cluster/nodes/all/paused";
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn options(id: &str) -> Options {
+    Options { replace_after: secs(20), forget_after: secs(30), ..node(id) }
+}
+
+fn three() -> (World, Vec<Process>) {
+    let world = World::new();
+    let nodes = ["n1", "n2", "n3"].map(|id| world.start(options(id))).into();
+    world.wait(secs(10));
+    (world, nodes)
+}
+
+/// How a node ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Killed,
+    /// It is down for so long that the leader takes its key away.
+    Forgotten,
+    /// Consul loses its data while it is stopped.
+    StoppedThenWiped,
+    KilledThenWiped,
+}
+
+const ENDS: [End; 5] =
+    [End::Stopped, End::Killed, End::Forgotten, End::StoppedThenWiped, End::KilledThenWiped];
+
+const MODES: [(Mode, &str); 2] = [(Mode::Draining, "draining"), (Mode::Maintenance, "maintenance")];
+
+impl End {
+    fn of(self, world: &World, process: &Process) {
+        match self {
+            End::Stopped | End::StoppedThenWiped => world.stop(process),
+            End::Killed | End::Forgotten | End::KilledThenWiped => world.kill(process),
+        }
+        match self {
+            End::Stopped | End::Killed => world.wait(secs(15)),
+            End::Forgotten => world.wait(secs(60)),
+            End::StoppedThenWiped | End::KilledThenWiped => {
+                world.wait(secs(15));
+                world.agent.restart(Retained::Nothing);
+                world.wait(secs(40));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mode_outlives_each_end_of_the_node_until_it_is_undone() {
+    for (mode, state) in MODES {
+        for end in ENDS {
+            let what = format!("{state}, {end:?}");
+            let (world, mut nodes) = three();
+            world.run(nodes[0].cluster.set_mode("n3", mode)).expect("an order");
+            world.wait(secs(5));
+            end.of(&world, &nodes.pop().expect("n3"));
+            let observed = look(&world).snapshot();
+            if end == End::Killed {
+                assert!(world.read(KEPT).is_none(), "{what}: its own key has it");
+            } else {
+                assert_eq!(observed.kept_modes.get("n3"), Some(&mode), "{what}");
+                assert!(!observed.nodes.contains_key("n3"), "{what}: a mode is not a node");
+                assert_eq!(nodes[0].cluster.snapshot().kept_modes, observed.kept_modes, "{what}");
+            }
+            let again = world.start(options("n3"));
+            world.run(again.cluster.started()).expect("nothing is refused");
+            world.wait(secs(5));
+            assert_eq!(again.cluster.state(), state, "{what}");
+            assert_eq!(world.read(KEPT), None, "{what}: its own key has it again");
+            assert_eq!(owners(&nodes[0]).contains("n3"), mode == Mode::Maintenance, "{what}");
+            world.run(nodes[0].cluster.set_mode("n3", Mode::Active)).expect("an order");
+            world.wait(secs(5));
+            assert_eq!(again.cluster.state(), "follower", "{what}");
+            world.stop(&again);
+            assert_eq!(world.read(KEPT), None, "{what}: an active node keeps nothing");
+        }
+    }
+}
+
+#[test]
+fn a_mode_is_undone_changed_or_forgotten_while_the_node_is_stopped() {
+    for (mode, _) in MODES {
+        for end in ENDS {
+            for change in [None, Some(Mode::Active), Some(Mode::Draining), Some(Mode::Maintenance)]
+            {
+                let what = format!("{mode:?}, {end:?}, then {change:?}");
+                let (world, mut nodes) = three();
+                world.run(nodes[0].cluster.set_mode("n3", mode)).expect("an order");
+                world.wait(secs(5));
+                end.of(&world, &nodes.pop().expect("n3"));
+                let operator = look(&world);
+                match change {
+                    Some(change) => {
+                        world.run(operator.set_mode("n3", change)).expect("an order");
+                    }
+                    None => {
+                        let forgotten = world.run(operator.forget(None, "n3")).expect("an answer");
+                        assert!(matches!(forgotten, Forgotten::Removed(_)), "{what}");
+                        let again = world.run(operator.forget(None, "n3")).expect_err("it is gone");
+                        assert_eq!(again.kind(), Kind::NotFound, "{what}");
+                    }
+                }
+                // What Consul has lost is put back for a minute.
+                world.wait(secs(if change.is_none() { 70 } else { 5 }));
+                let again = world.start(options("n3"));
+                world.run(again.cluster.started()).expect("nothing is refused");
+                world.wait(secs(5));
+                let expected = change.unwrap_or(Mode::Active);
+                assert_eq!(again.cluster.mode(), expected, "{what}");
+                assert_eq!(world.read(KEPT), None, "{what}");
+            }
+        }
+    }
+    let (world, _nodes) = three();
+    let unknown = world.run(look(&world).set_mode("n9", Mode::Active)).expect_err("no such node");
+    assert_eq!(unknown.kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_node_that_was_asked_to_leave_comes_back_as_it_was_before() {
+    for before in Mode::ALL {
+        let (world, nodes) = three();
+        world.run(nodes[0].cluster.set_mode("n3", before)).expect("an order");
+        world.wait(secs(5));
+        world.run(look(&world).ask_leave(None, "n3")).expect("a node");
+        world.wait(secs(30));
+        assert!(nodes[2].why().is_some(), "{before:?}: it has left");
+        let again = world.start(options("n3"));
+        world.run(again.cluster.started()).expect("nothing is refused");
+        world.wait(secs(5));
+        assert_eq!(again.cluster.mode(), before);
+    }
+}
+
+#[test]
+fn keys_without_a_mode_are_ignored() {
+    let (world, nodes) = three();
+    world.stop(&nodes[2]);
+    for value in ["", "draining", r#"{"mode":"gone"}"#, r#"{"mode":"active"}"#] {
+        world.write(KEPT, value);
+        world.wait(secs(2));
+        assert!(nodes[0].cluster.snapshot().kept_modes.is_empty(), "{value}");
+    }
+    let again = world.start(options("n3"));
+    world.run(again.cluster.started()).expect("nothing is refused");
+    assert_eq!(again.cluster.mode(), Mode::Active);
+}
+
+#[test]
+fn no_shard_moves_during_a_pause_and_leaders_are_elected() {
+    let world = World::new();
+    let mut nodes: Vec<_> = ["n1", "n2", "n3"].map(|id| world.start(options(id))).into();
+    world.wait(secs(10));
+    let operator = look(&world);
+    assert_eq!(
+        world.run(operator.pause_moves(None, "ada", "a move of racks")).expect("done"),
+        None
+    );
+    let second =
+        world.run(operator.pause_moves(None, "bob", "")).expect("done").expect("the first");
+    assert_eq!((second.by.as_str(), second.why.as_str()), ("ada", "a move of racks"));
+    world.wait(secs(2));
+    let epoch = nodes[0].epoch();
+    let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    let dead = nodes.remove(place);
+    world.kill(&dead);
+    nodes.push(world.start(options("n4")));
+    world.wait(secs(100));
+    assert_eq!(leaders(&nodes).len(), 1, "another node leads");
+    let snapshot = nodes[0].cluster.snapshot();
+    assert_eq!(snapshot.paused.as_ref().expect("a pause").by, "ada");
+    assert_eq!(nodes[0].epoch(), epoch, "no shard has moved");
+    let id = &dead.cluster.options().node_id;
+    assert!(snapshot.nodes.contains_key(id), "no node is forgotten");
+    world.agent.restart(Retained::Nothing);
+    world.wait(secs(40));
+    assert!(world.read(PAUSE).is_some(), "it is put back");
+    let ended = world.run(look(&world).resume_moves(None)).expect("done").expect("the pause");
+    assert_eq!(ended.by, "ada");
+    assert_eq!(world.run(look(&world).resume_moves(None)).expect("done"), None);
+    world.wait(secs(30));
+    assert!(owners(&nodes[0]).contains("n4") && !owners(&nodes[0]).contains(id));
+    world.write(PAUSE, "not a document");
+    world.wait(secs(2));
+    assert!(nodes[0].cluster.snapshot().paused.is_some(), "what cannot be read pauses too");
+}
