@@ -78,7 +78,7 @@ impl<'a> View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Roles],
+    topics: |_, _| vec![Topic::Roles],
     index: |state, _| ResultIndex::new(state.acl.roles_newest),
     answer: list,
     headers: Headers::Deferred,

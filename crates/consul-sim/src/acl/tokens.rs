@@ -34,7 +34,7 @@ pub(super) fn not_found() -> Refusal {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Tokens],
+    topics: |_, _| vec![Topic::Tokens],
     index: |state, _| ResultIndex::new(state.acl.tokens_newest),
     answer: list,
     headers: Headers::Deferred,

@@ -64,7 +64,7 @@ impl<'a> From<&'a Rule> for View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::BindingRules],
+    topics: |_, _| vec![Topic::BindingRules],
     index: |state, _| ResultIndex::new(state.acl.logins.rules_newest),
     answer: list,
     headers: Headers::Deferred,
