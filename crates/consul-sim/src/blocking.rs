@@ -125,12 +125,14 @@ pub(super) struct ResultIndex {
     /// Whether the requested entry does not exist. Its index is then that of its table, whose other
     /// changes do not wake the query.
     pub missing: bool,
+    /// The index at which the result itself last changed, where other changes of its table do not end a wait.
+    pub changed: u64,
 }
 
 impl ResultIndex {
     /// The index of an entry that exists, or of a list.
     pub fn new(value: u64) -> Self {
-        Self { value, missing: false }
+        Self { value, missing: false, changed: value }
     }
 }
 
@@ -140,7 +142,7 @@ pub(super) struct Read {
     /// Refuses a request that the agent refuses before it asks a server.
     pub check: fn(&Call) -> Result<(), Refusal>,
     /// The topics whose changes wake a waiting query.
-    pub topics: fn(&Call) -> Vec<Topic>,
+    pub topics: fn(&State, &Call) -> Vec<Topic>,
     pub index: fn(&State, &Call) -> ResultIndex,
     pub answer: fn(&State, &Call) -> Result<Reply, Refusal>,
     pub headers: Headers,
@@ -164,7 +166,7 @@ pub(super) struct Once {
 pub(super) struct HashedRead {
     /// The parameter with the caller's hash.
     pub parameter: &'static str,
-    pub topics: fn(&Call) -> Vec<Topic>,
+    pub topics: fn(&State, &Call) -> Vec<Topic>,
     /// The current hash; `None` if there is nothing to wait for.
     pub hash: fn(&State, &Call) -> Option<String>,
     pub answer: fn(&State, &Call) -> Result<Reply, Refusal>,
@@ -209,6 +211,7 @@ impl Agent {
         let jitter = if streams { Duration::ZERO } else { options.wait / JITTER_PART };
         let mut seen = options.index;
         let mut was_missing = false;
+        let mut started = None;
         let mut index = ResultIndex::new(0);
         // As the token had rights at the last change.
         let mut last = None;
@@ -220,7 +223,8 @@ impl Agent {
                 }
             }
             index = (read.index)(state, call);
-            if was_missing && index.missing {
+            let started = *started.get_or_insert(index.value);
+            if was_missing && index.missing || index.changed <= started && index.value > started {
                 seen = index.value;
             }
             was_missing = index.missing;
@@ -229,7 +233,7 @@ impl Agent {
         };
         // A stream ends with its token.
         let token = streams.then_some(Topic::Tokens);
-        let topics = || (read.topics)(call).into_iter().chain(token).collect();
+        let topics = |state: &State| (read.topics)(state, call).into_iter().chain(token).collect();
         let reply = match self.wait_for(topics, options.wait, jitter, news).await {
             Some(reply) => reply,
             None => last.unwrap_or_else(|| self.with(|state| read.reply(state, call))),
@@ -280,7 +284,7 @@ impl Agent {
             is_news.then(|| (read.answer)(state, call))
         };
         let jitter = options.wait / JITTER_PART;
-        let topics = || (read.topics)(call);
+        let topics = |state: &State| (read.topics)(state, call);
         match self.wait_for(topics, options.wait, jitter, news).await {
             Some(reply) => reply,
             None => self.with(|state| (read.answer)(state, call)),
@@ -291,7 +295,7 @@ impl Agent {
     /// topics. `None` if `wait`, plus up to `jitter`, is over first.
     async fn wait_for<R>(
         &self,
-        topics: impl FnOnce() -> Vec<Topic>,
+        topics: impl FnOnce(&State) -> Vec<Topic>,
         wait: Duration,
         jitter: Duration,
         mut news: impl FnMut(&mut State) -> Option<R>,
@@ -299,7 +303,7 @@ impl Agent {
         let begun = self.with(|state| match news(state) {
             Some(reply) => Err(reply),
             None => {
-                let (topics, waiter) = (topics(), Arc::new(Notify::new()));
+                let (topics, waiter) = (topics(state), Arc::new(Notify::new()));
                 let deadline = state.now + wait + jitter.mul_f64(state.rng.f64());
                 let id = state.watches.add(&topics, &waiter);
                 Ok((deadline, waiter, state.restores, Subscription { agent: self, topics, id }))

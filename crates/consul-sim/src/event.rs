@@ -115,7 +115,7 @@ fn index(state: &State, call: &Call) -> String {
 /// The index is a hash: a read waits for any other than the caller's, not for a greater one.
 static LIST: HashedRead = HashedRead {
     parameter: "index",
-    topics: |_| vec![Topic::Events],
+    topics: |_, _| vec![Topic::Events],
     hash: |state, call| Some(index(state, call)),
     answer: |state, call| {
         let authority = state.authority(call);

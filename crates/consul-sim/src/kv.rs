@@ -35,14 +35,18 @@ static READ: Read = Read {
         Mode::Key => check_key(call),
         Mode::Entries | Mode::Keys => Ok(()),
     },
-    topics: |call| {
-        let key = call.rest.clone().into();
-        vec![if mode(call) == Mode::Key { Topic::Key(key) } else { Topic::Prefix(key) }]
+    topics: |state, call| {
+        let key: Box<[u8]> = call.rest.clone().into();
+        if mode(call) == Mode::Key {
+            return vec![Topic::Key(key)];
+        }
+        let near = state.kv.near(&key).map(Topic::Near);
+        [Topic::Prefix(key)].into_iter().chain(near).collect()
     },
     index: |state, call| match mode(call) {
         Mode::Key => match state.kv.get(&call.rest) {
             Some(entry) => ResultIndex::new(entry.modify_index),
-            None => ResultIndex { value: state.kv.newest(), missing: true },
+            None => ResultIndex { missing: true, ..ResultIndex::new(state.kv.newest()) },
         },
         Mode::Entries | Mode::Keys => ResultIndex::new(state.kv.newest_under(&call.rest)),
     },

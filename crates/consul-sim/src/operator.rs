@@ -100,7 +100,7 @@ fn usage_index(state: &State) -> u64 {
 
 static USAGE: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Services, Topic::Nodes],
+    topics: |_, _| vec![Topic::Services, Topic::Nodes],
     index: |state, _| ResultIndex::new(usage_index(state)),
     answer: |state, call| {
         permit(state, call, Access::Read)?;

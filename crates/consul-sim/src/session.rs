@@ -36,10 +36,10 @@ const SESSION: GoType =
 
 static INFO: Read = Read {
     check: |call| call.required_rest("Missing session").map(|_| ()),
-    topics: |call| vec![Topic::Session(call.rest_text().into())],
+    topics: |_, call| vec![Topic::Session(call.rest_text().into())],
     index: |state, call| ResultIndex {
         missing: state.sessions.get(&call.rest_text()).is_none(),
-        value: state.sessions.newest(),
+        ..ResultIndex::new(state.sessions.newest())
     },
     answer: |state, call| views(state, call, state.sessions.get(&call.rest_text()).into_iter()),
     headers: Headers::Deferred,
@@ -47,7 +47,7 @@ static INFO: Read = Read {
 
 static NODE: Read = Read {
     check: |call| call.required_rest("Missing node name").map(|_| ()),
-    topics: |call| vec![Topic::NodeSessions(call.rest_text().to_lowercase())],
+    topics: |_, call| vec![Topic::NodeSessions(call.rest_text().to_lowercase())],
     index: |state, _| ResultIndex::new(state.sessions.newest()),
     answer: |state, call| views(state, call, state.sessions.of_node(&call.rest_text())),
     headers: Headers::Deferred,
@@ -55,7 +55,7 @@ static NODE: Read = Read {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Sessions],
+    topics: |_, _| vec![Topic::Sessions],
     index: |state, _| ResultIndex::new(state.sessions.newest()),
     answer: |state, call| views(state, call, state.sessions.all()),
     headers: Headers::Deferred,

@@ -106,6 +106,7 @@ fn new_token(state: &State, secret: Secret, description: &str, index: u64) -> To
         roles: Vec::new(),
         services: Vec::new(),
         nodes: Vec::new(),
+        templates: Vec::new(),
         local: false,
         method: None,
         created: state.date(Duration::ZERO),

@@ -8,6 +8,7 @@ mod policies;
 mod policy;
 mod roles;
 pub(super) mod table;
+mod templates;
 mod token_body;
 mod token_view;
 mod tokens;
@@ -28,12 +29,14 @@ use http::StatusCode;
 use policy::{Level, Rules};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use table::{AclTable, NodeIdentity, Policy, Role, ServiceIdentity, Token};
+use templates::Templated;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
     policies::ROUTES
         .iter()
         .chain(roles::ROUTES)
         .chain(tokens::ROUTES)
+        .chain(templates::ROUTES)
         .chain(bootstrap::ROUTES)
         .chain(own_access::ROUTES)
         .chain(login::routes())
@@ -124,13 +127,14 @@ pub(super) fn content_hash<'a>(texts: impl Iterator<Item = &'a str>) -> String {
 fn identity_texts<'a>(
     services: &'a [ServiceIdentity],
     nodes: &'a [NodeIdentity],
+    templates: &'a [Templated],
 ) -> impl Iterator<Item = &'a str> {
     let of_service = |service: &'a ServiceIdentity| {
         std::iter::once(&service.name).chain(service.datacenters.iter().flatten())
     };
     let of_node = |node: &'a NodeIdentity| [&node.name, &node.datacenter];
     let texts = services.iter().flat_map(of_service).chain(nodes.iter().flat_map(of_node));
-    texts.map(String::as_str)
+    texts.map(String::as_str).chain(templates.iter().flat_map(Templated::texts))
 }
 
 pub(super) fn is_uuid(text: &str) -> bool {

@@ -103,7 +103,7 @@ impl<'a> From<&'a Policy> for View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Policies],
+    topics: |_, _| vec![Topic::Policies],
     index: |state, _| ResultIndex::new(state.acl.policies_newest),
     answer: list,
     headers: Headers::Deferred,

@@ -1,5 +1,6 @@
 //! Roles: `/v1/acl/role`.
 
+use super::templates::{self, Templated};
 use super::token_body::{self, Link};
 use super::token_view::{self, NodeView, ServiceView};
 use super::{
@@ -45,6 +46,8 @@ pub(super) struct View<'a> {
     service_identities: Vec<ServiceView<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     node_identities: Vec<NodeView<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    templated_policies: Vec<templates::View<'a>>,
     hash: String,
     create_index: u64,
     modify_index: u64,
@@ -59,12 +62,13 @@ impl<'a> View<'a> {
             policies: token_view::policy_links(state, &role.policies),
             service_identities: role.services.iter().map(ServiceView::from).collect(),
             node_identities: role.nodes.iter().map(NodeView::from).collect(),
+            templated_policies: role.templates.iter().map(templates::View::from).collect(),
             hash: content_hash(
                 [&role.name, &role.description]
                     .into_iter()
                     .chain(&role.policies)
                     .map(String::as_str)
-                    .chain(identity_texts(&role.services, &role.nodes)),
+                    .chain(identity_texts(&role.services, &role.nodes, &role.templates)),
             ),
             create_index: role.create_index,
             modify_index: role.modify_index,
@@ -74,7 +78,7 @@ impl<'a> View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Roles],
+    topics: |_, _| vec![Topic::Roles],
     index: |state, _| ResultIndex::new(state.acl.roles_newest),
     answer: list,
     headers: Headers::Deferred,
@@ -129,7 +133,7 @@ struct Given {
     policies: Vec<Link>,
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
-    has_templates: bool,
+    templates: Vec<Templated>,
 }
 
 fn decode(call: &Call) -> Result<Given, Refusal> {
@@ -155,7 +159,7 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             policies: token_body::links(&given, "Policies", "structs.ACLRolePolicyLink")?,
             services: token_body::services(&given)?,
             nodes: token_body::nodes(&given)?,
-            has_templates: token_body::has_templates(&given)?,
+            templates: Templated::read_all(&given)?,
         })
     };
     read().map_err(|why| Refusal::bad(format!("Role decoding failed: {}", with_hint(why))))
@@ -233,9 +237,7 @@ fn write(
         named_policy(state, name)?;
     }
     token_body::check_identities(&given.services, &given.nodes, "role", false)?;
-    if given.has_templates {
-        return Err(Refusal::server("templated policies are not supported by the simulated agent"));
-    }
+    let templates = templates::checked(given.templates, "role")?;
     let policies = policies(state, &given.policies)?;
     let index = state.next_index();
     let role = Role {
@@ -245,6 +247,7 @@ fn write(
         policies,
         services: given.services,
         nodes: given.nodes,
+        templates,
         create_index: created.unwrap_or(index),
         modify_index: index,
     };

@@ -2,6 +2,7 @@
 
 use super::login::table as logins;
 use super::policy::{Level, Resource, Rules};
+use super::templates::Templated;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub(super) struct Role {
     pub policies: Vec<String>,
     pub services: Vec<ServiceIdentity>,
     pub nodes: Vec<NodeIdentity>,
+    #[serde(default)]
+    pub templates: Vec<Templated>,
     pub create_index: u64,
     pub modify_index: u64,
 }
@@ -94,6 +97,8 @@ pub(super) struct Token {
     pub roles: Vec<String>,
     pub services: Vec<ServiceIdentity>,
     pub nodes: Vec<NodeIdentity>,
+    #[serde(default)]
+    pub templates: Vec<Templated>,
     pub local: bool,
     /// The auth method of the login that created it.
     pub method: Option<String>,
@@ -226,6 +231,13 @@ impl AclTable {
         for node in token.nodes.iter().chain(nodes).filter(|node| node.datacenter == datacenter) {
             rules.add(Resource::Node, false, &node.name, Level::Write);
             rules.add_service(true, "", Level::Read, None);
+        }
+        let templates = self.roles_of(token).flat_map(|role| &role.templates);
+        for template in token.templates.iter().chain(templates) {
+            let names = &template.datacenters;
+            if names.is_empty() || names.iter().any(|name| name == datacenter) {
+                rules.add_all(&template.rules());
+            }
         }
         rules
     }

@@ -1,5 +1,6 @@
 //! Reads tokens from request bodies.
 
+use super::templates::Templated;
 use super::{NodeIdentity, ServiceIdentity};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, with_hint};
@@ -24,7 +25,7 @@ pub(super) struct Given {
     pub roles: Vec<Link>,
     pub services: Vec<ServiceIdentity>,
     pub nodes: Vec<NodeIdentity>,
-    pub has_templates: bool,
+    pub templates: Vec<Templated>,
     pub local: bool,
     pub method: String,
     /// Since 1970.
@@ -63,7 +64,7 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             roles: links(&given, "Roles", "structs.ACLTokenRoleLink")?,
             services: services(&given)?,
             nodes: nodes(&given)?,
-            has_templates: has_templates(&given)?,
+            templates: Templated::read_all(&given)?,
             local: given.flag("Local")?,
             method: given.text("AuthMethod")?,
             expires: expires(&given)?,
@@ -89,11 +90,6 @@ fn ttl(given: &Object<'_>) -> Result<i64, String> {
         }
         _ => Ok(0),
     }
-}
-
-pub(super) fn has_templates(given: &Object<'_>) -> Result<bool, String> {
-    let templates = given.list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?;
-    Ok(templates.is_some_and(|templates| !templates.is_empty()))
 }
 
 pub(super) fn links(given: &Object<'_>, name: &str, go_type: &str) -> Result<Vec<Link>, String> {
@@ -197,7 +193,7 @@ pub(super) fn check_identities(
     Ok(())
 }
 
-fn is_identity(name: &str) -> bool {
+pub(super) fn is_identity(name: &str) -> bool {
     const MAX: usize = 256;
     let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.len() <= MAX

@@ -2,7 +2,7 @@
 
 use super::{
     Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
-    identity_texts, policies, roles,
+    identity_texts, policies, roles, templates,
 };
 use crate::go;
 use crate::store::State;
@@ -27,6 +27,8 @@ pub(super) struct View<'a> {
     service_identities: Vec<ServiceView<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     node_identities: Vec<NodeView<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    templated_policies: Vec<templates::View<'a>>,
     local: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     auth_method: Option<&'a str>,
@@ -91,6 +93,7 @@ impl<'a> View<'a> {
             roles: roles.map(|role| Link { id: &role.id, name: &role.name }).collect(),
             service_identities: token.services.iter().map(ServiceView::from).collect(),
             node_identities: token.nodes.iter().map(NodeView::from).collect(),
+            templated_policies: token.templates.iter().map(templates::View::from).collect(),
             local: token.local,
             auth_method: token.method.as_deref(),
             expiration_time: token.expires.map(go::date_text),
@@ -99,7 +102,7 @@ impl<'a> View<'a> {
                 [token.description.as_str(), if token.local { "local" } else { "global" }]
                     .into_iter()
                     .chain(token.policies.iter().chain(&token.roles).map(String::as_str))
-                    .chain(identity_texts(&token.services, &token.nodes)),
+                    .chain(identity_texts(&token.services, &token.nodes, &token.templates)),
             ),
             create_index: token.create_index,
             modify_index: token.modify_index,

@@ -1,5 +1,6 @@
 //! Tokens: `/v1/acl/token`.
 
+use super::templates;
 use super::token_body::{self, Given, Link, decode};
 use super::token_view::{Expanded, View};
 use super::{ANONYMOUS, Access, RESERVED, Resource, Secret, Token, check_lookup, is_uuid};
@@ -33,7 +34,7 @@ pub(super) fn not_found() -> Refusal {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Tokens],
+    topics: |_, _| vec![Topic::Tokens],
     index: |state, _| ResultIndex::new(state.acl.tokens_newest),
     answer: list,
     headers: Headers::Deferred,
@@ -241,9 +242,7 @@ fn write(
     let roles = roles(state, &given)?;
     let policies = resolve(state, &given)?;
     token_body::check_identities(&given.services, &given.nodes, "token", given.local)?;
-    if given.has_templates {
-        return Err(Refusal::server("templated policies are not supported by the simulated agent"));
-    }
+    let templates = templates::checked(given.templates, "token")?;
     let index = state.next_index();
     let id_or_new = |state: &mut State, id: String| match id {
         none if none.is_empty() => state.new_id(),
@@ -256,6 +255,7 @@ fn write(
             roles,
             services: given.services,
             nodes: given.nodes,
+            templates,
             modify_index: index,
             ..present.clone()
         },
@@ -267,6 +267,7 @@ fn write(
             roles,
             services: given.services,
             nodes: given.nodes,
+            templates,
             local: given.local,
             method: None,
             created: state.date(Duration::ZERO),

@@ -60,7 +60,7 @@ struct RootView<'a> {
 
 static ROOTS: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Authority],
+    topics: |_, _| vec![Topic::Authority],
     index: |state, _| ResultIndex::new(state.authority_config.modify_index),
     answer: roots,
     headers: Headers::Deferred,
@@ -127,7 +127,7 @@ pub(super) fn authority(state: &State) -> Result<&Authority, Refusal> {
 
 static LEAF: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Authority],
+    topics: |_, _| vec![Topic::Authority],
     index: |state, call| {
         let leaf = leaf(state, &call.rest_text());
         ResultIndex::new(leaf.map_or(INDEX, |leaf| leaf.modify_index))

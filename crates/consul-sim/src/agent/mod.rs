@@ -93,7 +93,7 @@ fn checks(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 static SERVICE: HashedRead = HashedRead {
     parameter: "hash",
-    topics: |call| vec![Topic::LocalService(call.rest_text())],
+    topics: |_, call| vec![Topic::LocalService(call.rest_text())],
     hash: |state, call| state.local.services.get(&call.rest_text()).map(content_hash),
     answer: |state, call| {
         let authority = state.authority(call);

@@ -52,7 +52,7 @@ fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 
 static NODES: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Coordinates],
+    topics: |_, _| vec![Topic::Coordinates],
     index: |state, _| ResultIndex::new(state.coordinates.newest()),
     answer: |state, call| {
         let authority = state.authority(call);
@@ -64,7 +64,7 @@ static NODES: Read = Read {
 
 static NODE: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Coordinates],
+    topics: |_, _| vec![Topic::Coordinates],
     index: |state, _| ResultIndex::new(state.coordinates.newest()),
     answer: |state, call| {
         let name = call.rest_text();

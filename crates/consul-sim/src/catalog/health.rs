@@ -26,9 +26,12 @@ const HEADERS: Headers = Headers::Catalog { cache: false };
 
 static SERVICE: Read = Read {
     check: check_service,
-    topics: |call| {
+    topics: |state, call| {
         let name = call.rest_text().to_lowercase();
-        vec![Topic::Health(name.clone()), Topic::Instances(name)]
+        // The streaming backend does not tell of other services.
+        let unknown = !may_stream(call) && state.catalog.is_unknown(&name);
+        let others = unknown.then_some(Topic::Services);
+        [Topic::Health(name.clone()), Topic::Instances(name)].into_iter().chain(others).collect()
     },
     index: |state, call| {
         let newest = service_index(state, call);
@@ -46,7 +49,11 @@ static SERVICE: Read = Read {
 
 static CONNECT: Read = Read {
     check: check_service,
-    topics: |_| vec![Topic::Services, Topic::Nodes, Topic::Checks],
+    topics: |state, call| match state.catalog.connect_instances(&call.rest_text()).next() {
+        Some(_) => vec![Topic::Mesh, Topic::Nodes, Topic::Checks],
+        None if may_stream(call) => vec![Topic::MeshOf(call.rest_text().to_lowercase())],
+        None => vec![Topic::Mesh],
+    },
     index: connect_index,
     answer: |state, call| {
         let name = call.rest_text();
@@ -151,7 +158,7 @@ fn passing(call: &Call) -> Result<bool, Refusal> {
 
 static NODE: Read = Read {
     check: |call| call.required_rest("Missing node name").map(|_| ()),
-    topics: |call| vec![Topic::NodeChecks(call.rest_text().to_lowercase())],
+    topics: |_, call| vec![Topic::NodeChecks(call.rest_text().to_lowercase())],
     index: |state, _| ResultIndex::new(state.catalog.checks_newest),
     answer: |state, call| {
         let record = state.catalog.node(&call.rest_text());
@@ -166,7 +173,7 @@ static NODE: Read = Read {
 
 static CHECKS: Read = Read {
     check: |call| call.required_rest("Missing service name").map(|_| ()),
-    topics: |call| vec![Topic::ServiceChecks(call.rest_text().to_lowercase())],
+    topics: |_, call| vec![Topic::ServiceChecks(call.rest_text().to_lowercase())],
     index: |state, call| {
         // With a filter of nodes, the index is the service's.
         let filtered = call.query.has("node-meta");
@@ -185,7 +192,7 @@ static CHECKS: Read = Read {
 
 static STATE: Read = Read {
     check: |call| call.required_rest("Missing check state").map(|_| ()),
-    topics: |call| match call.rest_text().as_str() {
+    topics: |_, call| match call.rest_text().as_str() {
         "any" => vec![Topic::Checks],
         state => vec![Topic::ChecksInState(state.to_lowercase())],
     },

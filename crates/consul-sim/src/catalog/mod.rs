@@ -65,7 +65,7 @@ fn has_tags(wanted: &[String], service: &Service) -> bool {
 
 static NODES: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Nodes],
+    topics: |_, _| vec![Topic::Nodes],
     index: |state, _| ResultIndex::new(state.catalog.nodes_newest),
     answer: |state, call| {
         let authority = state.authority(call);
@@ -80,7 +80,7 @@ static NODES: Read = Read {
 
 static SERVICES: Read = Read {
     check: |_| Ok(()),
-    topics: |call| match call.query.has("node-meta") {
+    topics: |_, call| match call.query.has("node-meta") {
         true => vec![Topic::Services, Topic::Nodes],
         false => vec![Topic::Services],
     },
@@ -110,7 +110,11 @@ static SERVICES: Read = Read {
 
 static SERVICE: Read = Read {
     check: |call| call.required_rest("Missing service name").map(|_| ()),
-    topics: |call| vec![Topic::Instances(call.rest_text().to_lowercase())],
+    topics: |state, call| {
+        let name = call.rest_text().to_lowercase();
+        let unknown = state.catalog.is_unknown(&name).then_some(Topic::Services);
+        [Topic::Instances(name)].into_iter().chain(unknown).collect()
+    },
     index: |state, call| ResultIndex::new(state.catalog.service_newest(&call.rest_text())),
     answer: |state, call| {
         let name = call.rest_text();
@@ -121,7 +125,10 @@ static SERVICE: Read = Read {
 
 static CONNECT: Read = Read {
     check: |call| call.required_rest("Missing service name").map(|_| ()),
-    topics: |_| vec![Topic::Services, Topic::Nodes],
+    topics: |state, call| match state.catalog.connect_instances(&call.rest_text()).next() {
+        Some(_) => vec![Topic::Mesh, Topic::Nodes],
+        None => vec![Topic::Mesh],
+    },
     index: connect_index,
     answer: |state, call| {
         let name = call.rest_text();
@@ -195,6 +202,13 @@ fn visible_services<'a>(
 /// Shorter names are not looked up as UUIDs either, and have no index.
 const MIN_LOOKUP_LENGTH: usize = 2;
 
+/// A node that does not exist is waited for among those that go, too.
+fn node_topics(state: &State, call: &Call) -> Vec<Topic> {
+    let unknown = find_node(state, call).is_none().then_some(Topic::Nodes);
+    let node = Topic::Node(call.rest_text().to_lowercase());
+    [node].into_iter().chain(unknown).collect()
+}
+
 fn node_index(state: &State, call: &Call) -> ResultIndex {
     ResultIndex::new(match find_node(state, call) {
         Some(record) => record.newest,
@@ -212,7 +226,7 @@ struct NodeView<'a, S> {
 
 static NODE: Read = Read {
     check: |call| call.required_rest("Missing node name").map(|_| ()),
-    topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
+    topics: node_topics,
     index: node_index,
     answer: |state, call| {
         let authority = state.authority(call);
@@ -230,7 +244,7 @@ static NODE: Read = Read {
 
 static NODE_SERVICES: Read = Read {
     check: |call| call.required_rest("Missing node name").map(|_| ()),
-    topics: |call| vec![Topic::Node(call.rest_text().to_lowercase())],
+    topics: node_topics,
     index: node_index,
     answer: |state, call| {
         let authority = state.authority(call);

@@ -156,7 +156,7 @@ fn all(state: &State) -> Vec<Intention<'_>> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Entries],
+    topics: |_, _| vec![Topic::Entries],
     index: |state, _| ResultIndex::new(state.entries.newest()),
     answer: |state, call| {
         let authority = state.authority(call);
@@ -184,6 +184,19 @@ fn not_set(name: &str) -> Refusal {
 }
 
 static MATCH: Read = Read {
+    index: |state, call| {
+        let value = state.entries.newest();
+        let of = |path: &str| state.entries.changed(&format!("service-intentions{path}"));
+        let changed = match call.query.get("by") {
+            "source" => of(""),
+            _ => {
+                let names = call.query.all("name");
+                let own = names.map(|name| of(&format!("/{}", name.to_lowercase()))).max();
+                of("/*").max(own.unwrap_or(value))
+            }
+        };
+        ResultIndex { changed, ..ResultIndex::new(value) }
+    },
     check: |call| {
         match required(call, "by")? {
             "source" | "destination" => {}

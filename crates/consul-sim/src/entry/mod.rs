@@ -78,8 +78,15 @@ fn of(resource: Resource, name: &str) -> &str {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Entries],
-    index: |state, _| ResultIndex::new(state.entries.newest()),
+    topics: |_, _| vec![Topic::Entries],
+    index: |state, call| {
+        let value = state.entries.newest();
+        let changed = match call.rest_text().as_str() {
+            "" => value,
+            kind => state.entries.changed(kind),
+        };
+        ResultIndex { changed, ..ResultIndex::new(value) }
+    },
     answer: |state, call| {
         let authority = state.authority(call);
         authority.known()?;
@@ -107,10 +114,18 @@ static LIST: Read = Read {
 };
 
 static READ: Read = Read {
+    // One that does not exist is waited for among those of its kind.
+    topics: |state, call| {
+        let (kind, name) = address(call);
+        vec![Topic::Entry(match state.entries.get(&kind, &name) {
+            Some(_) => format!("{kind}/{}", name.to_lowercase()),
+            None => kind,
+        })]
+    },
     index: |state, call| {
         let (kind, name) = address(call);
         let missing = state.entries.get(&kind, &name).is_none();
-        ResultIndex { value: state.entries.newest(), missing }
+        ResultIndex { missing, ..ResultIndex::new(state.entries.newest()) }
     },
     answer: |state, call| {
         let kind = kind_of(call)?;
@@ -383,6 +398,9 @@ impl State {
         chain::check(&changed).map_err(Refusal::server)?;
         self.entries = changed;
         self.touch(Topic::Entries);
+        for path in self.entries.last_changes().cloned().collect::<Vec<_>>() {
+            self.touch(Topic::Entry(path));
+        }
         Ok(())
     }
 }

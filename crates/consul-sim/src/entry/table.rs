@@ -35,12 +35,32 @@ impl Entry {
 pub(crate) struct EntryTable {
     entries: BTreeMap<String, BTreeMap<String, Entry>>,
     newest: u64,
+    /// The index of the last change of each kind, and of each `kind/name`.
+    #[serde(default)]
+    changes: BTreeMap<String, u64>,
 }
 
 impl EntryTable {
     /// The index of the last change.
     pub fn newest(&self) -> u64 {
         self.newest
+    }
+
+    /// The index of the last change of a kind or of a `kind/name`; 0 if there was none.
+    pub(super) fn changed(&self, path: &str) -> u64 {
+        self.changes.get(path).copied().unwrap_or(0)
+    }
+
+    /// What the last change was of.
+    pub(super) fn last_changes(&self) -> impl Iterator<Item = &String> {
+        self.changes.iter().filter(|(_, index)| **index == self.newest).map(|(path, _)| path)
+    }
+
+    fn change(&mut self, kind: &str, name: &str, index: u64) {
+        self.newest = index;
+        for path in [kind.to_owned(), format!("{kind}/{name}")] {
+            self.changes.insert(path, index);
+        }
     }
 
     pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
@@ -57,15 +77,15 @@ impl EntryTable {
         let entries = self.entries.entry(kind.to_owned()).or_default();
         let name = name.to_lowercase();
         let create_index = entries.get(&name).map_or(index, |present| present.create_index);
-        entries.insert(name, Entry { body, create_index, modify_index: index });
-        self.newest = index;
+        entries.insert(name.clone(), Entry { body, create_index, modify_index: index });
+        self.change(kind, &name, index);
     }
 
     pub(super) fn remove(&mut self, kind: &str, name: &str, index: u64) {
         let removed =
             self.entries.get_mut(kind).and_then(|entries| entries.remove(&name.to_lowercase()));
         if removed.is_some() {
-            self.newest = index;
+            self.change(kind, &name.to_lowercase(), index);
         }
     }
 }

@@ -238,7 +238,7 @@ fn check_definition(query: &Query) -> Result<(), String> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Queries],
+    topics: |_, _| vec![Topic::Queries],
     index: |state, _| ResultIndex::new(state.queries.newest()),
     answer: |state, call| {
         let authority = state.authority(call);
@@ -315,7 +315,7 @@ fn not_found() -> Refusal {
 
 static READ: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::Queries],
+    topics: |_, _| vec![Topic::Queries],
     index: |state, _| ResultIndex::new(state.queries.newest()),
     answer: |state, call| {
         let id = call.rest_text();

@@ -300,6 +300,11 @@ impl CatalogTable {
         }
     }
 
+    /// Whether a service has no instances.
+    pub fn is_unknown(&self, name: &str) -> bool {
+        self.groups.get(&name.to_lowercase()).is_none_or(|group| group.instances.is_empty())
+    }
+
     /// The index at which an instance of a service last got another name, of which only the streaming
     /// backend tells; 0 if never.
     pub fn renamed_index(&self, name: &str) -> u64 {
@@ -402,7 +407,9 @@ impl CatalogTable {
         service.modify_index = index;
         service.create_index = record.services.get(&id).map_or(index, |before| before.create_index);
         record.newest = index;
+        touch_mesh(&service, touched);
         let before = record.services.insert(id.clone(), service);
+        before.iter().for_each(|before| touch_mesh(before, touched));
         self.services_newest = index;
         self.nodes_newest = index;
         let place = (node.clone(), id);
@@ -426,6 +433,7 @@ impl CatalogTable {
         let (node, id) = (node.to_lowercase(), id.to_lowercase());
         let Some(record) = self.nodes.get_mut(&node) else { return };
         let Some(service) = record.services.remove(&id) else { return };
+        touch_mesh(&service, touched);
         record.newest = index;
         self.services_newest = index;
         self.nodes_newest = index;
@@ -512,6 +520,13 @@ impl CatalogTable {
             self.virtual_addresses.remove(name);
         }
         last
+    }
+}
+
+fn touch_mesh(service: &Service, touched: &mut Vec<Topic>) {
+    let native = service.is_connect_native().then_some(service.name.as_str());
+    if let Some(name) = service.proxy_destination().or(native) {
+        touched.extend([Topic::Mesh, Topic::MeshOf(name.to_lowercase())]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::session::SessionId;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Included, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 /// An entry without its key.
 #[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
@@ -73,6 +73,44 @@ impl KvTable {
         let entries = self.under(prefix).map(|(_, entry)| entry.modify_index);
         let tombstones = from_prefix(&self.tombstones, prefix).map(|(_, index)| *index);
         entries.chain(tombstones).max().unwrap_or(self.newest)
+    }
+
+    /// Where the server waits for keys under a prefix that has none, nor a tombstone: at the node of its tree
+    /// of keys where the way of the prefix ends.
+    pub fn near(&self, prefix: &[u8]) -> Option<Near> {
+        let has_none = self.under(prefix).next().is_none()
+            && from_prefix(&self.tombstones, prefix).next().is_none();
+        let is_waiting = has_none && !prefix.is_empty();
+        is_waiting.then(|| self.place(prefix))
+    }
+
+    fn place(&self, prefix: &[u8]) -> Near {
+        let before =
+            |key: &[u8]| self.entries.range::<[u8], _>((Unbounded, Excluded(key))).next_back();
+        let after = |key: &[u8]| self.entries.range::<[u8], _>((Included(key), Unbounded)).next();
+        let common = |found: Option<(&Box<[u8]>, _)>, with: &[u8]| {
+            found.map_or(0, |(key, _): (_, &Entry)| in_common(key, with))
+        };
+        let shared = common(before(prefix), prefix).max(common(after(prefix), prefix));
+        let mut near = Near { prefix: prefix.into(), path: Vec::new(), depth: 0 };
+        if shared == 0 {
+            return near;
+        }
+        let mut around = self.under(&prefix[..shared]).map(|(key, _)| key);
+        let Some(first) = around.next() else { return near };
+        let last = around.last().unwrap_or(first);
+        near.path = ended(first).take(in_common(last, &Vec::from_iter(ended(first)))).collect();
+        // Keys beyond it end where they differ from it.
+        let beyond = self.entries.range::<[u8], _>((Excluded(last), Unbounded)).next();
+        near.depth = 1 + common(before(first), &near.path).max(common(beyond, &near.path));
+        near
+    }
+
+    /// Whether the server wakes those who wait there, after a change of this key.
+    pub fn wakes(&self, key: &[u8], near: &Near) -> bool {
+        in_common(key, &near.path) >= near.depth
+            // A node that is left alone becomes one with its child.
+            || self.get(key).is_none() && self.place(&near.prefix) != *near
     }
 
     /// Writes an entry and sets its indexes; false if it is the same as the present one.
@@ -192,6 +230,26 @@ impl KvTable {
             self.locked.entry(session).or_default().insert(key.into());
         }
     }
+}
+
+/// A place in the server's tree of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Near {
+    prefix: Box<[u8]>,
+    /// What the keys from there on have in common.
+    path: Vec<u8>,
+    /// A key that has so many bytes of the path changes the place.
+    depth: usize,
+}
+
+/// A key with the byte that ends it in the tree.
+fn ended(key: &[u8]) -> impl Iterator<Item = u8> {
+    key.iter().copied().chain([0])
+}
+
+/// The number of bytes that a key and a path begin with.
+fn in_common(key: &[u8], path: &[u8]) -> usize {
+    ended(key).zip(path).take_while(|(one, other)| one == *other).count()
 }
 
 fn from_prefix<'a, V>(

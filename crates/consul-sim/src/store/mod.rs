@@ -207,7 +207,7 @@ impl State {
     /// Wakes the queries that wait for the changed topics.
     pub fn publish(&mut self) {
         for topic in self.touched.drain(..) {
-            self.watches.publish(&topic);
+            self.watches.publish(&topic, &self.kv);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Waiting queries by topic, so that a change wakes only the queries that it affects.
 
+use super::kv::{KvTable, Near};
 use super::session::SessionId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ pub(crate) enum Topic {
     Key(Box<[u8]>),
     /// The keys that begin with this; queries wait for it, changes publish keys.
     Prefix(Box<[u8]>),
+    /// The keys near a prefix without keys; as of `Prefix`.
+    Near(Near),
     /// The list of sessions.
     Sessions,
     /// One session.
@@ -28,6 +31,10 @@ pub(crate) enum Topic {
     Instances(String),
     /// The instances of a service and their checks.
     Health(String),
+    /// The instances in the mesh.
+    Mesh,
+    /// The instances in the mesh of a service.
+    MeshOf(String),
     /// The list of checks.
     Checks,
     /// The checks of a node.
@@ -54,6 +61,8 @@ pub(crate) enum Topic {
     Queries,
     /// The configuration entries.
     Entries,
+    /// Those of a kind, or that of a `kind/name`.
+    Entry(String),
     /// The mesh's certificate authority.
     Authority,
     /// The events that the agent received.
@@ -70,6 +79,7 @@ pub(crate) struct Watches {
     prefixes: HashMap<Box<[u8]>, Waiters>,
     /// The number of prefixes of each length: a written key is looked up at these lengths only.
     prefix_lengths: BTreeMap<usize, usize>,
+    near: BTreeMap<u64, (Near, Arc<Notify>)>,
     others: HashMap<Topic, Waiters>,
 }
 
@@ -80,6 +90,10 @@ impl Watches {
         let id = self.next_id;
         for topic in topics {
             let waiters = match topic {
+                Topic::Near(near) => {
+                    self.near.insert(id, (near.clone(), Arc::clone(waiter)));
+                    continue;
+                }
                 Topic::Key(key) => self.keys.entry(key.clone()).or_default(),
                 Topic::Prefix(prefix) => {
                     let waiters = self.prefixes.entry(prefix.clone()).or_default();
@@ -106,6 +120,7 @@ impl Watches {
                         self.forget_length(prefix.len());
                     }
                 }
+                Topic::Near(_) => drop(self.near.remove(&id)),
                 other => {
                     forget(&mut self.others, other, id);
                 }
@@ -123,9 +138,11 @@ impl Watches {
     }
 
     /// Notifies the waiters of a topic.
-    pub fn publish(&self, topic: &Topic) {
+    pub fn publish(&self, topic: &Topic, kv: &KvTable) {
         match topic {
             Topic::Key(key) => {
+                let near = self.near.values().filter(|(near, _)| kv.wakes(key, near));
+                near.for_each(|(_, waiter)| waiter.notify_one());
                 wake(self.keys.get(key));
                 for length in self.prefix_lengths.range(..=key.len()).map(|(length, _)| *length) {
                     wake(self.prefixes.get(&key[..length]));
@@ -153,7 +170,11 @@ impl Watches {
     /// The number of topics with waiters.
     #[cfg(test)]
     pub fn topics(&self) -> usize {
-        self.keys.len() + self.prefixes.len() + self.others.len() + self.prefix_lengths.len()
+        self.keys.len()
+            + self.prefixes.len()
+            + self.near.len()
+            + self.others.len()
+            + self.prefix_lengths.len()
     }
 }
 
@@ -215,7 +236,7 @@ mod tests {
             watches.add(&[topic], &waiter);
             waiter
         });
-        watches.publish(&topics[0]);
+        watches.publish(&topics[0], &KvTable::default());
         assert_eq!(waiters.map(|waiter| woken(&waiter)), [true, false, true, true, false]);
     }
 

@@ -28,6 +28,7 @@ mod status;
 mod target;
 mod txn;
 mod unsimulated;
+mod wake;
 
 use consul_test_support as support;
 
@@ -61,12 +62,14 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("config_entry", config_entry::BEHAVIOURS),
     ("intention", intention::BEHAVIOURS),
     ("snapshot", snapshot::BEHAVIOURS),
+    ("wake", wake::BEHAVIOURS),
     ("unsimulated", unsimulated::BEHAVIOURS),
     ("acl", acl::BEHAVIOURS),
     ("permissions", acl::permissions::BEHAVIOURS),
     ("registrations", acl::registrations::BEHAVIOURS),
     ("logins", acl::logins::BEHAVIOURS),
     ("roles", acl::roles::BEHAVIOURS),
+    ("templates", acl::templates::BEHAVIOURS),
     ("observer", observer::BEHAVIOURS),
     ("odd", odd::BEHAVIOURS),
 ];
@@ -93,6 +96,7 @@ const ALONE: &[&str] = &[
     "the_health_of_an_instance_is_a_status",
     "the_health_of_a_service_is_its_worst_instances",
     "a_service_in_maintenance_is_critical",
+    "a_write_wakes_the_queries_that_it_wakes_on_consul",
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.

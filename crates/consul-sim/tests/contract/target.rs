@@ -167,6 +167,8 @@ pub struct T {
     dns: Option<String>,
     behaviour: &'static str,
     unique: String,
+    /// The token of the client; empty without one.
+    token: String,
 }
 
 impl T {
@@ -175,16 +177,17 @@ impl T {
         let (transport, dns) = (server.transport(), server.dns().map(str::to_owned));
         let client = client(&transport, Defaults::default());
         let unique = format!("{behaviour}-{}", RUNS.fetch_add(1, Ordering::Relaxed));
-        T { target, transport, client, dns, behaviour, unique }
+        T { target, transport, client, dns, behaviour, unique, token: String::new() }
     }
 
     /// The same on a server of the target that has ACLs, with its management token.
     pub fn with_acls(self, policy: DefaultPolicy) -> T {
         let server = self.target.with_acls(policy);
         let (transport, dns) = (server.transport(), server.dns().map(str::to_owned));
-        let token = Some(server.management().to_owned());
-        let client = client(&transport, Defaults { token, ..Defaults::default() });
-        T { transport, client, dns, ..self }
+        let token = server.management().to_owned();
+        let client =
+            client(&transport, Defaults { token: Some(token.clone()), ..Defaults::default() });
+        T { transport, client, dns, token, ..self }
     }
 
     /// The same without any token.
@@ -192,13 +195,17 @@ impl T {
         let (target, transport) = (Arc::clone(&self.target), Arc::clone(&self.transport));
         let client = client(&transport, Defaults::default());
         let (behaviour, unique, dns) = (self.behaviour, self.unique.clone(), self.dns.clone());
-        T { target, transport, client, dns, behaviour, unique }
+        T { target, transport, client, dns, behaviour, unique, token: String::new() }
     }
 
     /// The same with another token.
     pub fn with_token(&self, secret: &str) -> T {
         let defaults = Defaults { token: Some(secret.to_owned()), ..Defaults::default() };
-        T { client: client(&self.transport, defaults), ..self.anonymous() }
+        T {
+            client: client(&self.transport, defaults),
+            token: secret.to_owned(),
+            ..self.anonymous()
+        }
     }
 
     /// The client that makes the calls.
@@ -285,6 +292,12 @@ impl T {
     pub async fn raw(&self, method: &str, target: &str, body: &str) -> Raw {
         let request = ::http::Request::builder().method(method).uri(target);
         self.send(request, body).await
+    }
+
+    /// As [`Self::raw`], with the token of the client.
+    pub async fn raw_own(&self, method: &str, target: &str, body: &str) -> Raw {
+        let request = ::http::Request::builder().method(method).uri(target);
+        self.send(request.header("x-consul-token", &self.token), body).await
     }
 
     /// As [`Self::raw`] without a body, with these bytes as the token.

@@ -2,12 +2,10 @@
 
 use crate::target::{T, args, behaviours, list, table, text};
 use consul_api::error::Kind;
-use consul_sim::acl::DefaultPolicy::Deny;
 
 behaviours![
     nothing_is_exported_at_first,
     enterprise_endpoints_are_unsupported,
-    templates_of_policies_are_known,
     other_clusters_and_the_keys_of_gossip_are_unknown,
     the_configuration_of_autopilot_is_unknown,
     what_proxies_and_gateways_ask_for_is_unknown,
@@ -39,24 +37,6 @@ async fn enterprise_endpoints_are_unsupported(t: T) {
         t.fails(method, args![], Kind::Unsupported).await;
     }
     t.fails("namespace_read", args!["default"], Kind::Unsupported).await;
-}
-
-async fn templates_of_policies_are_known(t: T) {
-    let t = t.with_acls(Deny);
-    if is_unknown(&t, "acl_templated_policy_list", args![]).await {
-        return;
-    }
-    if t.is_1_8("there are no templates of policies (before 1.17)") {
-        t.fails("acl_templated_policy_list", args![], Kind::Unsupported).await;
-        return;
-    }
-    let templates = t.value("acl_templated_policy_list", args![]).await;
-    assert!(templates.get("builtin/service").is_some());
-    let one = t.value("acl_templated_policy_read", args!["builtin/service"]).await;
-    assert_eq!(text(&one, "TemplateName"), "builtin/service");
-    let preview = args!["builtin/service", table! {"Name" = "api"}];
-    let policy = t.value("acl_templated_policy_preview", preview).await;
-    assert!(text(&policy, "Rules").contains("api"));
 }
 
 async fn other_clusters_and_the_keys_of_gossip_are_unknown(t: T) {

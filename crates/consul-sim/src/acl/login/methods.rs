@@ -74,7 +74,7 @@ impl<'a> View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::AuthMethods],
+    topics: |_, _| vec![Topic::AuthMethods],
     index: |state, _| ResultIndex::new(state.acl.logins.methods_newest),
     answer: list,
     headers: Headers::Deferred,

@@ -9,6 +9,7 @@ mod rules;
 pub(super) mod table;
 mod template;
 
+use super::templates::Templated;
 use super::{ANONYMOUS_SECRET, NodeIdentity, Secret, ServiceIdentity, Token, token_view, tokens};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object};
@@ -40,6 +41,7 @@ struct Bound {
     roles: Vec<String>,
     services: Vec<ServiceIdentity>,
     nodes: Vec<NodeIdentity>,
+    templates: Vec<Templated>,
 }
 
 impl Bound {
@@ -48,6 +50,7 @@ impl Bound {
             && self.roles.is_empty()
             && self.services.is_empty()
             && self.nodes.is_empty()
+            && self.templates.is_empty()
     }
 }
 
@@ -98,6 +101,7 @@ fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         roles: bound.roles,
         services: bound.services,
         nodes: bound.nodes,
+        templates: bound.templates,
         local: is_local,
         method: Some(name),
         created: state.date(Duration::ZERO),
@@ -131,8 +135,12 @@ fn bound(state: &State, method: &str, identity: &Identity) -> Result<Bound, Refu
         if !rule.applies_to(identity) {
             continue;
         }
-        let name = rule.bind.name(&rule.bind_name, &identity.values).map_err(Refusal::server)?;
+        let name = rule.name(&identity.values).map_err(Refusal::server)?;
         match rule.bind {
+            Bind::TemplatedPolicy => {
+                let one = rule.templated(&identity.values).map_err(Refusal::server)?;
+                bound.templates.push(one);
+            }
             Bind::Service => {
                 if bound.services.iter().all(|known| known.name != name) {
                     bound.services.push(ServiceIdentity { name, datacenters: None });

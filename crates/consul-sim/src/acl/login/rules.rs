@@ -1,6 +1,7 @@
 //! Binding rules: `/v1/acl/binding-rule`.
 
 use super::table::{Bind, Rule, filter};
+use crate::acl::templates;
 use crate::acl::{Access, Resource, check_lookup, is_uuid};
 use crate::blocking::{Headers, Read, ResultIndex};
 use crate::go;
@@ -39,6 +40,8 @@ struct View<'a> {
     selector: &'a str,
     bind_type: Bind,
     bind_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bind_vars: Option<templates::Variables<'a>>,
     create_index: u64,
     modify_index: u64,
 }
@@ -52,6 +55,7 @@ impl<'a> From<&'a Rule> for View<'a> {
             selector: &rule.selector,
             bind_type: rule.bind,
             bind_name: &rule.bind_name,
+            bind_vars: rule.variable.as_deref().map(|name| templates::Variables { name }),
             create_index: rule.create_index,
             modify_index: rule.modify_index,
         }
@@ -60,7 +64,7 @@ impl<'a> From<&'a Rule> for View<'a> {
 
 static LIST: Read = Read {
     check: |_| Ok(()),
-    topics: |_| vec![Topic::BindingRules],
+    topics: |_, _| vec![Topic::BindingRules],
     index: |state, _| ResultIndex::new(state.acl.logins.rules_newest),
     answer: list,
     headers: Headers::Deferred,
@@ -95,7 +99,7 @@ struct Given {
     selector: String,
     bind_type: String,
     bind_name: String,
-    has_variables: bool,
+    variable: Option<String>,
 }
 
 fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
@@ -120,7 +124,7 @@ fn decode(call: &Call, id: &str) -> Result<Given, Refusal> {
             selector: given.text("Selector")?,
             bind_type: given.text("BindType")?,
             bind_name: given.text("BindName")?,
-            has_variables: given.get("BindVars").is_some(),
+            variable: templates::variable(&given, "BindVars")?,
         })
     };
     let given = read()
@@ -189,22 +193,15 @@ fn write(
     let wrong = |why: &str| invalid(&format!("invalid BindName or BindVars: {why}"));
     let kind = go::quoted(&given.bind_type);
     let Some(bind) = Bind::new(&given.bind_type) else {
-        return Err(wrong(&match given.bind_type.as_str() {
-            "templated-policy" => {
-                "templated policies are not supported by the simulated agent".to_owned()
-            }
-            _ => format!("invalid Binding Rule: unknown BindType {kind}"),
-        }));
+        return Err(wrong(&format!("invalid Binding Rule: unknown BindType {kind}")));
     };
-    if given.has_variables {
+    if given.variable.is_some() && bind != Bind::TemplatedPolicy {
         return Err(Refusal::server(
             "invalid Binding Rule: BindVars cannot be set when bind type is not templated-policy.",
         ));
     }
-    bind.name(&given.bind_name, &method.kind.variables())
-        .map_err(|why| wrong(&format!("failed to validate bindType {kind}: {why}")))?;
-    let index = state.next_index();
-    let rule = Rule {
+    let variables = method.kind.variables();
+    let mut rule = Rule {
         id: given.id,
         description: given.description,
         method: given.method,
@@ -212,9 +209,17 @@ fn write(
         filter,
         bind,
         bind_name: given.bind_name,
-        create_index: created.unwrap_or(index),
-        modify_index: index,
+        variable: given.variable,
+        create_index: 0,
+        modify_index: 0,
     };
+    let checked = match bind {
+        Bind::TemplatedPolicy => rule.templated(&variables).map(drop),
+        _ => rule.name(&variables).map(drop),
+    };
+    checked.map_err(|why| wrong(&format!("failed to validate bindType {kind}: {why}")))?;
+    let index = state.next_index();
+    (rule.create_index, rule.modify_index) = (created.unwrap_or(index), index);
     let reply = Reply::json(call.style, &View::from(&rule));
     state.acl.logins.rules_newest = index;
     state.acl.logins.rules.insert(rule.id.clone(), rule);

@@ -2,6 +2,7 @@
 
 use super::jwt::{Identity, Jwt};
 use super::{kubernetes, template};
+use crate::acl::templates::Templated;
 use crate::filter::Filter;
 use crate::filter::schema::{self, Schema};
 use crate::go;
@@ -131,18 +132,22 @@ pub(super) struct Rule {
     pub filter: Option<Arc<Filter>>,
     pub bind: Bind,
     pub bind_name: String,
+    /// The variable of a templated policy, which is a template itself.
+    #[serde(default)]
+    pub variable: Option<String>,
     pub create_index: u64,
     pub modify_index: u64,
 }
 
 /// The kind of what a token gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Bind {
     Service,
     Role,
     Node,
     Policy,
+    TemplatedPolicy,
 }
 
 impl Bind {
@@ -152,6 +157,7 @@ impl Bind {
             "role" => Bind::Role,
             "node" => Bind::Node,
             "policy" => Bind::Policy,
+            "templated-policy" => Bind::TemplatedPolicy,
             _ => return None,
         })
     }
@@ -186,6 +192,24 @@ impl Rule {
     pub fn complete(&mut self, identities: &'static Schema) -> Result<(), String> {
         self.filter = filter(&self.selector, identities)?;
         Ok(())
+    }
+
+    /// The name that it gives with these variables.
+    pub fn name(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+        match self.bind {
+            Bind::TemplatedPolicy => Ok(self.bind_name.clone()),
+            bind => bind.name(&self.bind_name, values),
+        }
+    }
+
+    /// The templated policy that it gives with these variables.
+    pub fn templated(&self, values: &BTreeMap<String, String>) -> Result<Templated, String> {
+        let lower = values.iter().map(|(name, value)| (name.clone(), value.to_lowercase()));
+        let (values, variable) = (lower.collect(), self.variable.as_deref());
+        let filled = variable.map(|text| template::filled(text, &values)).transpose();
+        let filled = filled
+            .map_err(|why| format!("failed to interpret templated policy variables: {why}"))?;
+        Templated::bound(&self.bind_name, filled)
     }
 
     pub fn applies_to(&self, identity: &Identity) -> bool {

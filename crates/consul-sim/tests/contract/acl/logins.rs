@@ -107,7 +107,7 @@ fn config(issuer: &Issuer) -> Value {
 }
 
 /// A new auth method of an issuer; returns its name.
-async fn method(t: &T, name: &str, issuer: &Issuer) -> String {
+pub async fn method(t: &T, name: &str, issuer: &Issuer) -> String {
     let name = t.name(name);
     let method = table! {"Name" = name.as_str(), "Type" = "jwt", "Config" = config(issuer)};
     t.ok("acl_auth_method_create", args![method]).await;
@@ -121,7 +121,7 @@ async fn bind(t: &T, method: &str, kind: &str, name: &str, selector: &str) -> Va
     t.value("acl_binding_rule_create", args![rule]).await
 }
 
-async fn login(t: &T, method: &str, token: &str) -> Value {
+pub async fn login(t: &T, method: &str, token: &str) -> Value {
     let login = table! {"AuthMethod" = method, "BearerToken" = token};
     t.anonymous().value("acl_login", args![login]).await
 }

@@ -4,6 +4,7 @@ pub mod logins;
 pub mod permissions;
 pub mod registrations;
 pub mod roles;
+pub mod templates;
 
 use crate::target::{T, args, behaviours, list, pause, table, text, texts};
 use consul_api as wire;
