@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# phrase (extended regular expression, matched as whole words) = what to write
+# phrase (extended regular expression, matched as whole words) = what to write; "page: " before it: in Markdown pages only
 phrases='
 (is|are|was|were) no = is not a, invalid; there is no
 (be|been|being) no = not be a
@@ -27,10 +27,14 @@ in vain = without success, failed
 (hears?|heard) of = learns of, sees
 (has|have|had) it that = says that
 for want of = without
+page: one that = the noun: a node that
+page: of which = two sentences; whose
+page: said = reported, recorded, configured
+page: those of = the noun
 '
 
 phrases=$(sed '/^$/d' <<<"$phrases")
-any=$(awk -F ' = ' '{ print $1 }' <<<"$phrases" | paste -sd '|')
+any=$(awk -F ' = ' '{ sub(/^page: /, ""); print $1 }' <<<"$phrases" | paste -sd '|')
 
 # -w: whole words. A search without a match is not an error. An unpacked archive has no index of tracked files, and the
 # repository that it may be in ignores its files or does not track them.
@@ -61,6 +65,7 @@ awk -v allow=scripts/lint-words.allow -v list="$phrases" '
             if (part[1] ~ "^(" path[i] ")$") gsub(except[i], "", text)
         for (i = 1; i <= n; i++) {
             split(phrases[i], phrase, " = ")
+            if (sub(/^page: /, "", phrase[1]) && part[1] !~ /\.md$/) continue
             if (match(text, "(^|[^a-z0-9_])(" phrase[1] ")([^a-z0-9_]|$)")) {
                 odd = substr(text, RSTART, RLENGTH)
                 text = substr(text, 1, RSTART) "|" substr(text, RSTART + RLENGTH - 1)

@@ -177,7 +177,7 @@ pub const OPTIONS: &[Setting] = &[
             "tls_verify",
             Takes::Flag(|config, flag| config.http.tls.verify = flag),
             "true",
-            "False: a server's certificate may be of any authority, for any name, and expired, so an attacker on the network can read and change everything. Its key must still be [one that TLS can use](#tls-connections).",
+            "False: a server's certificate may be of any authority, for any name, and expired, so an attacker on the network can read and change everything. Its key must still be [usable for TLS](#tls-connections).",
         )
     },
     Setting {

@@ -104,7 +104,7 @@ impl LogFile {
     }
 
     /// Writes a line, which includes its line break; others in it are escaped. A pipe takes a line of up to 4096 bytes
-    /// as a whole, or not at all: then the line is counted, and the next one that it takes ends with the count.
+    /// as a whole, or not at all: then the line is counted, and the next line that it takes ends with the count.
     ///
     /// # Errors
     /// When the line cannot be written for another reason.

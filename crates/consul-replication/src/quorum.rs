@@ -82,7 +82,7 @@ impl Router {
     /// # Errors
     /// [`Kind::NotReady`] or [`Kind::Timeout`] if there is no quorum until the deadline; the records may
     /// be stored nevertheless, unless no quorum was there when it began. [`Kind::Conflict`] if this process's
-    /// clock is so far ahead of those of the replicas that fewer than W take the records, none of which is
+    /// clock is so far ahead of the replicas' clocks that fewer than W take the records, none of which is
     /// stored. [`Kind::TooLarge`] if the records do not fit into a request.
     pub async fn write(
         &self,

@@ -23,8 +23,8 @@ function ConsulClient:close() end
 ---@return true
 function ConsulClient:destroy() end
 
----The services and checks that this client has registered, by whatever method, and not deregistered: those of this
----program among all of the agent's. They count from the request on, whatever its outcome.
+---The services and checks that this client has registered, by whatever method, and not deregistered: this
+---program's own among all of the agent's. They count from the request on, whatever its outcome.
 ---@return { services: string[], checks: string[] } registered their ids
 function ConsulClient:registered() end
 
@@ -234,7 +234,7 @@ function Watch:close() end
 ---@return consul_ffi.ServiceView view
 function ConsulClient:service_view(service, options) end
 
----The options of `health_service`, except those of a blocking query, and:
+---The options of `health_service`, except the options of a blocking query, and:
 ---@class consul_ffi.service_view.options: consul_ffi.health_service.options
 ---@field empty_hold_s? number|string how long after an outage an empty answer must stay empty to be accepted, in seconds; default 30
 
@@ -317,7 +317,7 @@ function ServiceViews:ready(timeout_ms) end
 ---@return consul_ffi.Error? err
 function ServiceViews:next(timeout_ms) end
 
----The names of the services, in order. Of those that a function chose, one that Consul lists no more is left out.
+---The names of the services, in order. If a function chose them, a name that Consul no longer lists is left out.
 ---@return string[]|false names
 ---@return string? message
 ---@return consul_ffi.Error? err
@@ -537,7 +537,7 @@ function ConsistentHashRing:get_replica_nodes(key, n) end
 local ConsulHACluster = {}
 
 ---Makes a node. Nothing is sent before `start`. Raises an error for an invalid configuration.
----@param config consul_ffi.ClusterConfig the options of a client and [those of a node](configuration.md#options-of-a-clusters-node)
+---@param config consul_ffi.ClusterConfig the options of a client and [of a node](configuration.md#options-of-a-clusters-node)
 ---@return consul_ffi.ConsulHACluster cluster
 function ConsulHACluster:new(config) end
 
@@ -868,7 +868,7 @@ local ReplicatedStore = {}
 ---@return consul_ffi.Error? err
 function ReplicatedStore:write(key, records, options) end
 
----Writes records of many keys, those of each shard at once.
+---Writes records of many keys, for each shard at once.
 ---@param writes any[][] a list of `{ key, records }`
 ---@param options? consul_ffi.StoreCallOptions
 ---@return boolean success
@@ -888,7 +888,7 @@ function ReplicatedStore:delete(key, ids, options) end
 ---@class consul_ffi.StoreCallOptions
 ---@field timeout_ms? number the time limit of the call, retries included, in milliseconds; default 5000
 
----For a loop over the records of a range in the order of their ids, one page of which is in memory: `for record, message, err in
+---For a loop over the records of a range in the order of their ids, with one page of them in memory: `for record, message, err in
 ---store:read(key) do`. If a page cannot be read, the last turn of the loop has `false, message, err`: what was read is incomplete.
 ---@param key string chooses the shard
 ---@param options? consul_ffi.StoreReadOptions
@@ -938,8 +938,8 @@ function ReplicatedStore:start(method, ...) end
 ---@field shard integer counted from 0
 ---@field epoch integer the version of its places
 ---@field holders string[] the nodes whose replicas count
----@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: one that moves, or one whose node or disk is gone
----@field unrecovered boolean whether Consul went back and too few of its nodes have said since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
+---@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: a replica that moves, or a replica whose node or disk is gone
+---@field unrecovered boolean whether Consul went back and too few of its nodes have reported since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
 ---@field repaired_s? integer how long ago a repair began that found all replicas equal, in seconds; nil if this node has no replica, or knows of no such repair
 ---@field at_risk boolean whether so few of the holders live that a lost one cannot be replaced before another comes back
 
@@ -1339,7 +1339,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field consistency? "default"|"stale"|"consistent" The consistency of reads that do not set it. Default: default.
 ---@field tls? boolean True: TLS on every endpoint, also on a unix socket, without a scheme or with `http://`. Default: by the endpoint's scheme.
 ---@field tls_enabled? boolean Another name of `tls`.
----@field tls_verify? boolean False: a server's certificate may be of any authority, for any name, and expired, so an attacker on the network can read and change everything. Its key must still be [one that TLS can use](#tls-connections). Default: true.
+---@field tls_verify? boolean False: a server's certificate may be of any authority, for any name, and expired, so an attacker on the network can read and change everything. Its key must still be [usable for TLS](#tls-connections). Default: true.
 ---@field tls_ca_file? string A PEM file with the only authorities that are trusted to sign certificates of servers. Default: the system's store.
 ---@field tls_ca_path? string A directory of such files; with `tls_ca_file` both are trusted. Default: the system's store.
 ---@field tls_cert_file? string A PEM file with the client's certificate, followed by those that signed it. Default: none.
@@ -2789,7 +2789,7 @@ function ConsulClient:connect_intention_check(source, destination, options) end
 ---@class consul_ffi.connect_intention_match.options: consul_ffi.Options, consul_ffi.Scope
 
 ---Lists the intentions that match services, by source or destination.
----@param by "source"|"destination" Whether the names are those of sources or of destinations.
+---@param by "source"|"destination" Whether the names are of sources or of destinations.
 ---@param names string|string[] The services' names.
 ---@param options? consul_ffi.connect_intention_match.options
 ---@return boolean success
@@ -3230,7 +3230,7 @@ function consul_ffi.json_decode(text) end
 function consul_ffi.json_encode(value) end
 
 ---Marks a list, so that it is sent as one to Consul also while it is empty, where `{}` could be either: in bodies
----that are sent as given, such as those of `http_request`. The methods know the lists of Consul's objects, and lists
+---that are sent as given, such as `http_request`'s. The methods know the lists of Consul's objects, and lists
 ---that `json_decode` and answers return are marked.
 ---@generic T
 ---@param list? T[] default: a new one

@@ -133,7 +133,7 @@ pub static INTENTION_MATCH: Endpoint = Endpoint {
             "by",
             Shape::OneOf(&["source", "destination"]),
             Location::Query("by"),
-            "Whether the names are those of sources or of destinations.",
+            "Whether the names are of sources or of destinations.",
         ),
         Param::new("names", Shape::TextList, Location::Query("name"), "The services' names."),
     ],

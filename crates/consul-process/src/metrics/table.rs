@@ -56,10 +56,10 @@ macro_rules! rows {
                     "How long a call took with its retries, without calls that wait for a change."
                     "一次调用（包括重试）的时长，不含等待变化的调用。"
                 CLIENT_CONNECTIONS Gauge "client_connections" [] (Numbers.connections: Gauge)
-                    "Connections to agents that are open, without those of TLS."
+                    "Connections to agents that are open, without connections with TLS."
                     "到 agent 的已打开的连接，不含 TLS 连接。"
                 CLIENT_CONNECTIONS_OPENED Counter "client_connections_opened" [] (Numbers.connections_opened: Counter)
-                    "Connections to agents that were opened, without those of TLS."
+                    "Connections to agents that were opened, without connections with TLS."
                     "打开过的到 agent 的连接，不含 TLS 连接。"
                 CLIENT_BENCHED Gauge "client_benched_endpoints" [] (Numbers.benched: Gauge)
                     "Endpoints that calls avoid since they have failed, over all clients."
@@ -70,7 +70,7 @@ macro_rules! rows {
             }
             "Watches and views" "监视与视图" {
                 WATCHES Gauge "watches" ["endpoint"] (EndpointNumbers.watches: Gauge, if was_watched)
-                    "Watches that run, those of views and nodes included."
+                    "Watches that run, also for views and nodes."
                     "运行中的监视，包括视图和节点的监视。"
                 WATCHES_FAILING Gauge "watches_failing" ["endpoint"] (EndpointNumbers.watches_failing: Gauge, if was_watched)
                     "Watches that get no answer at the moment."
@@ -195,7 +195,7 @@ macro_rules! rows {
                     "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
                     "本进程打开的、可能缺少数据的磁盘：其机器重启过，或数据是旧的。"
                 STORE_UNITED Counter "store_united_shards" ["store"] (StoreNumbers.united: Counter)
-                    "Shards of which too few replicas were whole, so that this process, as the leader, had all that is left brought together."
+                    "Shards with too few whole replicas, so that this process, as the leader, had all that is left brought together."
                     "完整副本过少、因而由本进程作为 leader 把剩余数据合并起来的分片。"
                 STORE_REPAIRS Counter "store_repairs" ["store"] (StoreNumbers.repairs: Counter)
                     "Comparisons of two replicas that have ended."
@@ -204,7 +204,7 @@ macro_rules! rows {
                     "Records that one of the compared replicas lacked and has now."
                     "被比较的副本之一原来缺少、现在已有的记录。"
                 STORE_UNREPAIRED Gauge "store_shards_unrepaired" ["store"] ()
-                    "Shards of this process of which no repair has found all replicas equal for three times repair_s."
+                    "Shards of this process in which no repair has found all replicas equal for three times repair_s."
                     "本进程持有的、已有三倍 repair_s 没有任何修复发现全部副本一致的分片。"
                 STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."

@@ -23,8 +23,8 @@ function ConsulClient:close() end
 ---@return true
 function ConsulClient:destroy() end
 
----The services and checks that this client has registered, by whatever method, and not deregistered: those of this
----program among all of the agent's. They count from the request on, whatever its outcome.
+---The services and checks that this client has registered, by whatever method, and not deregistered: this
+---program's own among all of the agent's. They count from the request on, whatever its outcome.
 ---@return { services: string[], checks: string[] } registered their ids
 function ConsulClient:registered() end
 

@@ -9,7 +9,7 @@
 local ConsulHACluster = {}
 
 ---Makes a node. Nothing is sent before `start`. Raises an error for an invalid configuration.
----@param config consul_ffi.ClusterConfig the options of a client and [those of a node](configuration.md#options-of-a-clusters-node)
+---@param config consul_ffi.ClusterConfig the options of a client and [of a node](configuration.md#options-of-a-clusters-node)
 ---@return consul_ffi.ConsulHACluster cluster
 function ConsulHACluster:new(config) end
 

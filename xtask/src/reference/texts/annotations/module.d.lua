@@ -42,7 +42,7 @@ function consul_ffi.json_decode(text) end
 function consul_ffi.json_encode(value) end
 
 ---Marks a list, so that it is sent as one to Consul also while it is empty, where `{}` could be either: in bodies
----that are sent as given, such as those of `http_request`. The methods know the lists of Consul's objects, and lists
+---that are sent as given, such as `http_request`'s. The methods know the lists of Consul's objects, and lists
 ---that `json_decode` and answers return are marked.
 ---@generic T
 ---@param list? T[] default: a new one

@@ -31,7 +31,7 @@ local ReplicatedStore = {}
 ---@return consul_ffi.Error? err
 function ReplicatedStore:write(key, records, options) end
 
----Writes records of many keys, those of each shard at once.
+---Writes records of many keys, for each shard at once.
 ---@param writes any[][] a list of `{ key, records }`
 ---@param options? consul_ffi.StoreCallOptions
 ---@return boolean success
@@ -51,7 +51,7 @@ function ReplicatedStore:delete(key, ids, options) end
 ---@class consul_ffi.StoreCallOptions
 ---@field timeout_ms? number the time limit of the call, retries included, in milliseconds; default 5000
 
----For a loop over the records of a range in the order of their ids, one page of which is in memory: `for record, message, err in
+---For a loop over the records of a range in the order of their ids, with one page of them in memory: `for record, message, err in
 ---store:read(key) do`. If a page cannot be read, the last turn of the loop has `false, message, err`: what was read is incomplete.
 ---@param key string chooses the shard
 ---@param options? consul_ffi.StoreReadOptions
@@ -101,8 +101,8 @@ function ReplicatedStore:start(method, ...) end
 ---@field shard integer counted from 0
 ---@field epoch integer the version of its places
 ---@field holders string[] the nodes whose replicas count
----@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: one that moves, or one whose node or disk is gone
----@field unrecovered boolean whether Consul went back and too few of its nodes have said since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
+---@field targets table<string, "move"|"failover"> the nodes that copy a replica, by id: a replica that moves, or a replica whose node or disk is gone
+---@field unrecovered boolean whether Consul went back and too few of its nodes have reported since who has it: until then none is replaced, and nodes that have answered may refuse its reads and writes; `accept_loss` goes on without those that are down
 ---@field repaired_s? integer how long ago a repair began that found all replicas equal, in seconds; nil if this node has no replica, or knows of no such repair
 ---@field at_risk boolean whether so few of the holders live that a lost one cannot be replaced before another comes back
 

@@ -66,7 +66,7 @@ function Watch:close() end
 ---@return consul_ffi.ServiceView view
 function ConsulClient:service_view(service, options) end
 
----The options of `health_service`, except those of a blocking query, and:
+---The options of `health_service`, except the options of a blocking query, and:
 ---@class consul_ffi.service_view.options: consul_ffi.health_service.options
 ---@field empty_hold_s? number|string how long after an outage an empty answer must stay empty to be accepted, in seconds; default 30
 
@@ -149,7 +149,7 @@ function ServiceViews:ready(timeout_ms) end
 ---@return consul_ffi.Error? err
 function ServiceViews:next(timeout_ms) end
 
----The names of the services, in order. Of those that a function chose, one that Consul lists no more is left out.
+---The names of the services, in order. If a function chose them, a name that Consul no longer lists is left out.
 ---@return string[]|false names
 ---@return string? message
 ---@return consul_ffi.Error? err
