@@ -345,6 +345,13 @@ impl Presence {
         outcome.map(|_| ())
     }
 
+    /// Closes the connections of a presence that has ended, once they carry no request.
+    pub fn close_connections(&self) {
+        // Those of the single agents are the client's.
+        self.client.close_connections();
+        self.blocking_client.close_connections();
+    }
+
     fn deregister_args(&self) -> Args {
         Args::new().arg(self.service.id.as_str())
     }

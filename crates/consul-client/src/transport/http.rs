@@ -106,6 +106,13 @@ impl Transport for HttpTransport {
         }
     }
 
+    fn close(&self) {
+        match &self.channel {
+            Channel::Plain(plain) => plain.close(),
+            Channel::Https(https) => https.close(),
+        }
+    }
+
     fn endpoint(&self) -> &str {
         &self.endpoint
     }
