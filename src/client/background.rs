@@ -81,6 +81,8 @@ impl Background {
         if !ends.is_empty() {
             self.executor.shut_down(async move { drop(join_all(ends).await) });
         }
+        // Handles, watches and views have the client until they are collected.
+        self.shared.client.close_connections();
     }
 
     /// The worker that keeps this client's locks with this profile.

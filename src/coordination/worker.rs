@@ -66,6 +66,8 @@ impl CoordinationWorker {
             if let Err(error) = presence.deregister().await {
                 tracing::info!(%error, "the service was not deregistered and stays until its check fails");
             }
+            // Handles have the presence until they are collected.
+            presence.close_connections();
         })
     }
 }

@@ -127,6 +127,12 @@ impl Client {
         self.transports.iter().map(only).collect()
     }
 
+    /// Closes its connections that carry no request, and from now on each one after its answer. Calls that run end as before,
+    /// and further ones can be made.
+    pub fn close_connections(&self) {
+        self.transports.iter().for_each(|transport| transport.close());
+    }
+
     /// How often the token of its token file has changed; `None` if it has no such file.
     pub fn token_changes(&self) -> Option<u64> {
         self.transports.first()?.token_changes()

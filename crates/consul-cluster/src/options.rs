@@ -191,7 +191,12 @@ impl Options {
 
     /// The id of this node's instance of it.
     pub fn service_id(&self) -> String {
-        format!("{}-{}", self.service(), self.node_id)
+        self.service_id_of(&self.node_id)
+    }
+
+    /// The id of a node's instance of it.
+    pub fn service_id_of(&self, node_id: &str) -> String {
+        format!("{}-{node_id}", self.service())
     }
 
     /// The node's name if it is a member: an observer may have the name of one.

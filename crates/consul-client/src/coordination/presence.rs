@@ -345,6 +345,13 @@ impl Presence {
         outcome.map(|_| ())
     }
 
+    /// Closes the connections of a presence that has ended, once they carry no request.
+    pub fn close_connections(&self) {
+        // Those of the single agents are the client's.
+        self.client.close_connections();
+        self.blocking_client.close_connections();
+    }
+
     fn deregister_args(&self) -> Args {
         Args::new().arg(self.service.id.as_str())
     }
@@ -381,17 +388,19 @@ impl Presence {
             ("Behavior", behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
         ];
-        if !self.profile.node_checks {
-            definition.push(("NodeChecks", Value::List(Vec::new())));
+        let without_node_checks = ("NodeChecks", Value::List(Vec::new()));
+        let mut has_node_checks = self.profile.node_checks;
+        if !has_node_checks {
+            definition.push(without_node_checks.clone());
         }
-        let definition = map(definition);
         if let Some(guard) = self.client.guard() {
             guard.start().await?;
         }
-        let give_up = self.now() + CATALOG_LAG;
+        let (begun, mut has_registered) = (self.now(), false);
+        let give_up = begun + CATALOG_LAG;
         let mut pause = FIRST_CATALOG_PAUSE;
         loop {
-            let args = Args::new().arg(definition.clone());
+            let args = Args::new().arg(map(definition.clone()));
             let turn = self.turn().await;
             match self.agents[registration.agent].call_again(&session::CREATE, args).await {
                 Ok(answer) => {
@@ -402,11 +411,26 @@ impl Presence {
                     return Ok(Session { id, presence, deferred, held: None });
                 }
                 Err(error) if is_unknown_check(&error) => {
+                    if self.now() >= give_up && lacks_serf_health(&error) && has_node_checks {
+                        // Its TTL ends it when its machine dies.
+                        tracing::info!(
+                            %error,
+                            "somebody deregistered the agent's node: a session goes without the check of its machine"
+                        );
+                        definition.push(without_node_checks.clone());
+                        has_node_checks = false;
+                        continue;
+                    }
                     if self.now() >= give_up {
                         self.register_again();
                         return Err(error);
                     }
                     drop(turn);
+                    if self.now() >= begun + CATALOG_LAG / 4 && !has_registered {
+                        // Beats are answered although the catalog lacks the service.
+                        self.register_again();
+                        has_registered = true;
+                    }
                     self.client.clock().sleep(pause).await;
                     pause *= 2;
                 }
@@ -728,8 +752,16 @@ fn destroy_args(session: &str) -> Args {
     Args::new().arg(session)
 }
 
+/// Whether the catalog lacks the check of a session or its node.
 fn is_unknown_check(error: &Error) -> bool {
-    error.kind() == Kind::Http && error.message().contains("Missing check")
+    let lacks = |what| error.message().contains(what);
+    error.kind() == Kind::Http && (lacks("Missing check") || lacks("Missing node registration"))
+}
+
+/// Whether what is unknown is the check of the agent's machine. After the node was deregistered, the servers make it again
+/// when they compare their members with the catalog, once a minute.
+fn lacks_serf_health(error: &Error) -> bool {
+    error.message().contains("'serfHealth'")
 }
 
 /// Whether Consul's ACLs refuse the token; a proxy that demands credentials has status 401.

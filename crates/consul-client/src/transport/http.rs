@@ -9,6 +9,7 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::BoxFuture;
+use consul_process::os;
 use std::error::Error as StdError;
 use std::fmt;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -77,6 +78,11 @@ pub fn error(endpoint: &str, Failure { cause, sent }: Failure) -> Error {
         None => (Kind::Connect, sent, reasons(&*cause)),
     };
     let error = Error::new(kind, format!("{endpoint}: {why}")).with_endpoint(endpoint);
+    let mut causes = chain(&*cause).filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let error = match causes.find_map(os::cure_of) {
+        Some(cure) => error.with_note(cure),
+        None => error,
+    };
     let error = if kind == Kind::Connect { error.retryable() } else { error };
     if sent { error } else { error.not_sent() }
 }
@@ -103,6 +109,13 @@ impl Transport for HttpTransport {
         match &self.channel {
             Channel::Plain(plain) => plain.close_idle(),
             Channel::Https(https) => https.close_idle(),
+        }
+    }
+
+    fn close(&self) {
+        match &self.channel {
+            Channel::Plain(plain) => plain.close(),
+            Channel::Https(https) => https.close(),
         }
     }
 

@@ -14,6 +14,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How the endpoint of a unix socket with TLS begins.
 pub const OVER_SOCKET: &str = "https+unix://";
@@ -25,6 +26,8 @@ const LOCALHOST: &str = "https://localhost";
 /// changes.
 pub struct Https {
     client: TlsConfig<reqwest::Client>,
+    /// How many idle connections a pool keeps that is made now.
+    max_idle: Arc<AtomicUsize>,
     /// The URL before the path of a request.
     base: String,
 }
@@ -58,13 +61,15 @@ impl Https {
             }
         }
         let (endpoint, of_pool) = (endpoint.to_owned(), options.clone());
+        let max_idle = Arc::new(AtomicUsize::new(options.max_idle_connections));
+        let kept = Arc::clone(&max_idle);
         let pool = move |tls| {
             let mut builder = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 // An agent is local or on the same network.
                 .no_proxy()
                 .connect_timeout(of_pool.connect_timeout)
-                .pool_max_idle_per_host(of_pool.max_idle_connections)
+                .pool_max_idle_per_host(kept.load(Ordering::Relaxed))
                 .pool_idle_timeout(of_pool.idle_timeout)
                 .tcp_nodelay(true)
                 .tls_backend_preconfigured(tls)
@@ -81,12 +86,18 @@ impl Https {
             })
         };
         let client = tls::config(&options.tls, Arc::new(SystemClock::new()), pool)?;
-        Ok(Https { client, base })
+        Ok(Https { client, max_idle, base })
     }
 
     /// Closes the connections that carry no request.
     pub fn close_idle(&self) {
         self.client.renew();
+    }
+
+    /// Closes them, and keeps none from now on.
+    pub fn close(&self) {
+        self.max_idle.store(0, Ordering::Relaxed);
+        self.close_idle();
     }
 
     /// Sends a request and reads the whole answer.

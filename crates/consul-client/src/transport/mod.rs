@@ -43,6 +43,10 @@ pub trait Transport: fmt::Debug + Send + Sync {
     /// the answer to its request: more such answers may be on the connection that it came from.
     fn close_idle(&self) {}
 
+    /// Closes the connections that carry no request, and from now on each one after its answer, because its client was closed
+    /// and may exist for long.
+    fn close(&self) {}
+
     /// The endpoint's name for messages, without credentials: `http://127.0.0.1:8500`.
     fn endpoint(&self) -> &str;
 

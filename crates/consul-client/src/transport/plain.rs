@@ -15,7 +15,7 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Plain {
         };
         let idle = Arc::new(Idle {
             connections: Mutex::new(Vec::new()),
-            max: options.max_idle_connections,
+            max: AtomicUsize::new(options.max_idle_connections),
             timeout: options.idle_timeout,
             is_watched: AtomicBool::new(false),
         });
@@ -126,6 +126,12 @@ impl Plain {
     /// Closes the connections that carry no request.
     pub(super) fn close_idle(&self) {
         lock(&self.idle.connections).clear();
+    }
+
+    /// Closes them, and keeps none from now on.
+    pub(super) fn close(&self) {
+        self.idle.max.store(0, Ordering::Relaxed);
+        self.close_idle();
     }
 
     async fn connect(&self) -> Result<Connection, Cause> {
@@ -338,7 +344,7 @@ fn is_temporary(error: &io::Error) -> bool {
 struct Idle {
     /// In the order of their last use.
     connections: Mutex<Vec<(Connection, Instant)>>,
-    max: usize,
+    max: AtomicUsize,
     timeout: Duration,
     /// Whether a task closes those that were idle for too long.
     is_watched: AtomicBool,
@@ -359,7 +365,7 @@ impl Idle {
     /// Keeps a connection for later requests.
     fn keep(self: &Arc<Self>, connection: Connection) {
         let mut connections = lock(&self.connections);
-        if connections.len() < self.max {
+        if connections.len() < self.max.load(Ordering::Relaxed) {
             connections.push((connection, Instant::now()));
             drop(connections);
             if !self.is_watched.swap(true, Ordering::Relaxed) {

@@ -121,6 +121,10 @@ impl Transport for WithTokenFile {
         self.transport.close_idle();
     }
 
+    fn close(&self) {
+        self.transport.close();
+    }
+
     fn endpoint(&self) -> &str {
         self.transport.endpoint()
     }

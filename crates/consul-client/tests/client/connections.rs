@@ -109,6 +109,29 @@ fn no_more_connections_are_kept_than_the_configuration_says() {
 }
 
 #[test]
+fn a_closed_client_keeps_no_connection_and_its_running_calls_end() {
+    let (quick, slow) = (Server::plain(), Server::slow(Duration::from_millis(500)));
+    for server in [&quick, &slow] {
+        let clients: Vec<_> = (0..20).map(|_| client(server, &[])).collect();
+        run(async {
+            join_all(clients.iter().map(get)).await;
+            wait_for_open(server, 20);
+            let running = join_all(clients.iter().map(get));
+            let close = async {
+                // The calls have begun.
+                tokio::task::yield_now().await;
+                clients.iter().for_each(Client::close_connections);
+            };
+            join(running, close).await;
+            wait_for_open(server, 0);
+            // Whatever a closed client still has to send is sent.
+            get(&clients[0]).await;
+            wait_for_open(server, 0);
+        });
+    }
+}
+
+#[test]
 fn no_more_requests_are_under_way_than_the_configuration_says() {
     let server = Server::slow(Duration::from_millis(150));
     let client = client(&server, &[("max_connections", 3)]);

@@ -9,7 +9,7 @@ use super::{ClusterKey, DataPlane, MAX_CALL_TIME, auth, refusal};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::metrics::{Stranger, numbers};
-use consul_process::os::Stream;
+use consul_process::os::{self, Stream};
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -37,10 +37,13 @@ pub(super) const DEMANDS_TLS: &str = "it accepts only connections with TLS: set 
 /// The pause after a failed accept, for example without a free file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often it is logged that connections cannot be accepted.
+const REMINDER: Duration = Duration::from_secs(60);
+
 /// Accepts connections and answers their requests. Dropping this future closes them.
 pub(super) async fn serve(plane: Arc<DataPlane>, listener: TcpListener) -> Infallible {
     let connections = Arc::<Connections>::default();
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut said) = (JoinSet::new(), None);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -52,7 +55,11 @@ pub(super) async fn serve(plane: Arc<DataPlane>, listener: TcpListener) -> Infal
                 tasks.spawn(connection(Arc::clone(&plane), stream, proof));
             }
             Err(error) => {
-                tracing::info!(%error, "a connection from another node could not be accepted");
+                if said.is_none_or(|at: Instant| at.elapsed() >= REMINDER) {
+                    said = Some(Instant::now());
+                    let cure = os::cure_of(&error).unwrap_or_default();
+                    tracing::warn!(%error, cure, "a connection from another node could not be accepted");
+                }
                 sleep(PAUSE).await;
             }
         }

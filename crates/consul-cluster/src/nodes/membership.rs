@@ -669,7 +669,10 @@ impl Cluster {
             }
         }
         let as_seen = |(id, (record, modify_index)): (String, (Arc<Record>, u64))| {
-            let (is_live, complaint) = match instances.get(&record.incarnation) {
+            // The record of another node, copied to this name, has that one's incarnation.
+            let service_id = self.options.service_id_of(&id);
+            let instance = instances.get(&record.incarnation).filter(|it| it.id == service_id);
+            let (is_live, complaint) = match instance {
                 Some(instance) => (instance.is_live, instance.complaint.clone()),
                 None => {
                     let kept = kept.get(&id);

@@ -104,6 +104,8 @@ impl Doubt {
 /// What Consul lists of a registered incarnation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
+    /// The id of the service.
+    pub(super) id: String,
     /// Whether no check about its process is critical.
     pub(super) is_live: bool,
     pub(super) complaint: Complaint,
@@ -133,7 +135,8 @@ impl Instance {
             },
         };
         let is_warning = critical.is_none() && warning.is_some();
-        Instance { is_live: critical.is_none(), complaint: Complaint { is_warning, output } }
+        let id = entry.get("Service").map_or("", |service| text(service, "ID")).to_owned();
+        Instance { id, is_live: critical.is_none(), complaint: Complaint { is_warning, output } }
     }
 }
 

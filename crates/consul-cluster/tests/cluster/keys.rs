@@ -119,3 +119,40 @@ fn an_unknown_mode_is_read_as_active_and_named_in_the_log() {
     let written = world.read("tsdb/cluster/nodes/n1").expect("a document");
     assert!(written.contains(r#""mode":"active""#));
 }
+
+/// An operator copies a node's key to another name, as it is or with that name in the record too: that is not a node.
+#[test]
+fn a_copy_of_a_nodes_key_is_not_a_live_node() {
+    for of in ["leader", "follower", "dead"] {
+        for is_renamed in [false, true] {
+            for flags in ["", "?flags=3304740253564472344"] {
+                let what = format!("{of}, renamed: {is_renamed}, flags: {flags:?}");
+                let world = World::new();
+                let nodes = world.nodes(3);
+                world.wait(Duration::from_secs(5));
+                let is_wanted = |node: &&Process| node.cluster.is_leader() == (of == "leader");
+                let copied = nodes.iter().find(is_wanted).expect("a node");
+                let id = copied.cluster.options().node_id.clone();
+                if of == "dead" {
+                    world.kill(copied);
+                    world.wait(Duration::from_secs(10));
+                }
+                let document = world.read(&format!("tsdb/cluster/nodes/{id}")).expect("a record");
+                let named = |id: &str| format!("\"id\":\"{id}\"");
+                let document = match is_renamed {
+                    true => document.replace(&named(&id), &named("x")),
+                    false => document,
+                };
+                assert_eq!(document.contains(&named("x")), is_renamed, "{what}");
+                world.send("PUT", &format!("/v1/kv/tsdb/cluster/nodes/x{flags}"), &document);
+                world.wait(Duration::from_secs(30));
+                let left = nodes.iter().filter(|node| of != "dead" || !std::ptr::eq(*node, copied));
+                for node in left {
+                    let snapshot = node.cluster.snapshot();
+                    assert!(snapshot.live().all(|node| node.record.id != "x"), "{what}");
+                    assert!(!owners(node).contains("x"), "{what}");
+                }
+            }
+        }
+    }
+}

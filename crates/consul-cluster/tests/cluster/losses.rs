@@ -123,3 +123,26 @@ fn a_node_alone_routes_to_itself_throughout_a_wipe() {
     world.agent.restart(Retained::Nothing);
     all_see(&world, &nodes, &["n1"], Duration::from_secs(30));
 }
+
+/// An operator deregisters nodes from the catalog, or the agent's node, and the agent still has them.
+#[test]
+fn nodes_that_were_deregistered_from_the_catalog_are_back_at_once() {
+    for what in ["node", "service", "check"] {
+        let world = World::new();
+        let nodes = started(&world, 3);
+        let instances = world.get("/v1/health/service/tsdb-cluster-nodes").expect("instances");
+        let name = instances.split("\"Node\":\"").nth(1).and_then(|it| it.split('"').next());
+        let name = name.expect("the agent's node");
+        let rest = match what {
+            "service" => r#","ServiceID":"tsdb-cluster-nodes-n1""#,
+            "check" => r#","CheckID":"service:tsdb-cluster-nodes-n1""#,
+            _ => "",
+        };
+        let gone = format!("{{\"Node\":\"{name}\"{rest}}}");
+        world.send("PUT", "/v1/catalog/deregister", &gone);
+        world.wait(Duration::from_secs(8));
+        assert_eq!(registered(&world), 3, "{what}");
+        assert_eq!(leaders(&nodes).len(), 1, "{what}");
+        assert!(nodes.iter().all(|node| owners(node).len() == 3), "{what}");
+    }
+}

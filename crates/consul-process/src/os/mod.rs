@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 mod clock;
+mod descriptors;
 mod event_fd;
 mod file;
 mod fork;
@@ -18,6 +19,7 @@ mod signals;
 mod socket;
 
 pub use clock::{boot_id, uptime};
+pub use descriptors::cure_of;
 pub use event_fd::EventFd;
 pub use file::{open_to_append, read_file, without_waiting};
 pub use fork::{CloseOnFork, fork_generation, watch_forks};

@@ -11,6 +11,7 @@ behaviours![
     lock_delay_zero_is_really_zero,
     a_lost_lock_cannot_be_acquired_within_the_lock_delay,
     the_lock_delay_is_not_applied_to_puts,
+    the_lock_delay_is_for_the_names_that_a_session_held_when_it_ended,
     a_ttl_out_of_range_is_refused_before_any_request,
     a_lock_delay_above_the_cap_is_refused_before_any_request,
     an_unknown_session_is_absent_and_not_an_error,
@@ -91,6 +92,69 @@ async fn the_lock_delay_is_not_applied_to_puts(t: T) {
     t.ok("session_destroy", args![session]).await;
     t.ok("kv_put", args![t.name("k"), "2"]).await;
     t.ok("kv_delete", args![t.name("k")]).await;
+}
+
+/// What a client does to a key that a session has locked, or that it had locked.
+const CHANGES: [&[&str]; 4] = [&[], &["put"], &["delete"], &["delete", "put"]];
+
+async fn change(t: &T, key: &str, changes: &[&str]) {
+    for change in changes {
+        match *change {
+            "put" => t.ok("kv_put", args![key, "other"]).await,
+            _ => t.ok("kv_delete", args![key]).await,
+        };
+    }
+}
+
+async fn the_lock_delay_is_for_the_names_that_a_session_held_when_it_ended(t: T) {
+    let node = t.name("n");
+    let register = table! {
+        "Node" = node.as_str(), "Address" = "127.0.0.1",
+        "Check" = table! { "CheckID" = t.name("c"), "Name" = "c", "Status" = "passing" },
+    };
+    for end in ["destroy", "ttl", "check", "node"] {
+        t.ok("catalog_register", args![register.clone()]).await;
+        let definition = table! {
+            "Node" = node.as_str(), "NodeChecks" = list![t.name("c")], "LockDelay" = "60s",
+            "TTL" = "10s",
+        };
+        let session = t.session(definition).await;
+        let key = |at: &str, n: usize| t.name(&format!("{end}-{at}-{n}"));
+        for (n, changes) in CHANGES.iter().enumerate() {
+            for at in ["before", "after"] {
+                t.ok("kv_put", args![key(at, n), "1"; "acquire" = session.as_str()]).await;
+            }
+            change(&t, &key("before", n), changes).await;
+        }
+        match end {
+            "destroy" => drop(t.ok("session_destroy", args![session.as_str()]).await),
+            "check" => {
+                let critical = table! {
+                    "Node" = node.as_str(), "SkipNodeUpdate" = true,
+                    "Check" = table! { "CheckID" = t.name("c"), "Name" = "c", "Status" = "critical" },
+                };
+                t.ok("catalog_register", args![critical]).await;
+            }
+            "node" => {
+                drop(t.ok("catalog_deregister", args![table! { "Node" = node.as_str() }]).await)
+            }
+            _ => {}
+        }
+        t.until("the session is gone", || is_gone(&t, &session)).await;
+        let next = t.session(table! {}).await;
+        for (n, changes) in CHANGES.iter().enumerate() {
+            change(&t, &key("after", n), changes).await;
+            let is_held_back = async |at| {
+                let acquire = args![key(at, n), "2"; "acquire" = next.as_str()];
+                t.call("kv_put", acquire).await.is_err()
+            };
+            // A put leaves the session on the key, and a deletion takes it away.
+            let had_session = !changes.contains(&"delete");
+            assert_eq!(is_held_back("before").await, had_session, "{end}: {changes:?} before");
+            assert!(is_held_back("after").await, "{end}: {changes:?} after");
+        }
+    }
+    t.ok("catalog_deregister", args![table! { "Node" = node }]).await;
 }
 
 async fn a_ttl_out_of_range_is_refused_before_any_request(t: T) {

@@ -21,6 +21,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 type Options<'a> = &'a [(&'a str, Value)];
 
@@ -64,6 +65,35 @@ fn after_an_answer_to_another_call_no_connection_is_used_again() {
         let error = get("other").await.expect_err("the entry of another key");
         assert_eq!(error.kind(), Kind::Decode, "{error}");
         get("k").await.expect("an answer");
+        assert_eq!(world.server.connections(), 2);
+    });
+}
+
+#[test]
+fn a_closed_client_keeps_no_connection() {
+    let world = World::new();
+    let client =
+        client(&[("endpoint", world.url()), ("tls_ca_file", world.ca_file.as_str().into())]);
+    let endpoint = wire::endpoint("kv_get").expect("a method");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let args = Args::new().arg("k");
+        let get = async || client.call(endpoint, &args).await.expect("an answer").value;
+        let all_closed = async || {
+            let limit = Instant::now() + Duration::from_secs(20);
+            while world.server.open() > 0 {
+                assert!(Instant::now() < limit, "{} are open", world.server.open());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        for _ in 0..2 {
+            assert_eq!(get().await, "v".into());
+        }
+        assert_eq!(world.server.connections(), 1);
+        client.close_connections();
+        all_closed().await;
+        assert_eq!(get().await, "v".into());
+        all_closed().await;
         assert_eq!(world.server.connections(), 2);
     });
 }

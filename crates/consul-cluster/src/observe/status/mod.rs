@@ -12,7 +12,7 @@ mod stream;
 use crate::observe::report::Overviews;
 use consul_api::error::{Error, Kind};
 use consul_process::hosts::Hosts;
-use consul_process::os::CloseOnFork;
+use consul_process::os::{self, CloseOnFork};
 use consul_process::sync::lock;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,7 +23,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -49,6 +49,9 @@ const MAX_HEAD: usize = 8 << 10;
 
 /// The pause after a failed accept, for example without a free file descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is logged that connections cannot be accepted.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// The answer to a client for which there is no place, since all others are being answered.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\n\
@@ -129,7 +132,7 @@ impl StatusServer {
     /// Answers requests until this future is dropped, which closes all connections.
     pub async fn serve(self) -> Infallible {
         let places = Connections::new(MAX_CONNECTIONS);
-        let mut connections = JoinSet::new();
+        let (mut connections, mut said) = (JoinSet::new(), None);
         loop {
             let Some(listener) = self.listener.get() else { return std::future::pending().await };
             let accepted = tokio::select! {
@@ -139,7 +142,11 @@ impl StatusServer {
             let (mut stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::info!(%error, "a connection to the status server could not be accepted");
+                    if said.is_none_or(|at: Instant| at.elapsed() >= REMINDER) {
+                        said = Some(Instant::now());
+                        let cure = os::cure_of(&error).unwrap_or_default();
+                        tracing::warn!(%error, cure, "a connection to the status server could not be accepted");
+                    }
                     sleep(PAUSE).await;
                     continue;
                 }

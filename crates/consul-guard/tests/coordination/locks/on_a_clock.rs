@@ -63,6 +63,7 @@ const TESTS: &[(&str, Test)] = &[
         "a_permit_is_released_although_its_document_was_overwritten",
         operators::document_at_a_release,
     ),
+    ("what_is_deregistered_from_the_catalog_is_back_in_time", operators::deregistered),
     (
         "short_attempts_get_what_an_operator_has_overwritten",
         operators::short_attempts_after_an_operator,

@@ -270,3 +270,48 @@ pub(super) fn other_flags(world: &Simulated) {
     world.run(call(process.client(), "kv_put", put.opt("flags", LOCK_FLAGS)));
     world.run(acquire(&process, Wait::Once)).expect("it is one now");
 }
+
+/// An operator deregisters what a session depends on from the catalog, not from the agent, which compares the two once a
+/// minute: the holder is lost, and the next one has the lock or the permit no later than after the death of a process.
+pub(super) fn deregistered(world: &Simulated) {
+    let operator = world.process();
+    for what in ["node", "service", "check"] {
+        for is_permit in [false, true] {
+            let (one, two) = (world.process(), world.process());
+            let acquire = async |process: &Arc<Presence>, wait| match is_permit {
+                true => permit(process, 1, wait).await,
+                false => acquire(process, wait).await,
+            };
+            let lease = world.run(acquire(&one, Wait::Forever)).expect("it is free");
+            world.keep(&lease);
+            let begun = world.clock.now();
+            world.run(async {
+                let info = Args::new().arg(lease.session());
+                let session = call(operator.client(), "session_info", info).await;
+                let node = session.get("Node").expect("a session").clone();
+                let mut gone = vec![("Node".to_owned(), node)];
+                let checks = session.get("ServiceChecks").expect("a session").items();
+                let check = checks[0].get("ID").and_then(Value::as_str).expect("a check");
+                let service = check.trim_start_matches("service:");
+                match what {
+                    "service" => gone.push(("ServiceID".to_owned(), service.into())),
+                    "check" => gone.push(("CheckID".to_owned(), check.into())),
+                    _ => {}
+                }
+                let gone = Args::new().arg(Value::Map(gone));
+                call(operator.client(), "catalog_deregister", gone).await;
+            });
+            for process in [&two, &one] {
+                let wait = Wait::For(process.profile().takeover());
+                let next = world.run(acquire(process, wait));
+                let next = next.unwrap_or_else(|error| panic!("{what}, {is_permit}: {error}"));
+                assert!(!lease.is_held(), "{what}, {is_permit}: two hold it");
+                world.run(next.release()).expect("it is held");
+            }
+            let took = world.clock.now() - begun;
+            assert!(took <= one.profile().takeover() * 2, "{what}, {is_permit}: {took:?}");
+        }
+        // The servers make the node's own check again.
+        world.clock.advance(Duration::from_secs(120));
+    }
+}
