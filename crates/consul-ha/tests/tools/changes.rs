@@ -360,7 +360,7 @@ fn frozen_and_forgotten(system: &System) {
     assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
     let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
     assert!(!lost["lost"].as_array().unwrap().is_empty());
-    let dry = system.run(&["resume", "--dry-run"]).ok();
+    let dry = system.run(&["thaw", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
     let other = (epoch(system) + 1).to_string();
     system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
