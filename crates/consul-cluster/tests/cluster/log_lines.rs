@@ -33,6 +33,10 @@ const NOT_HERE: &[(&str, &str)] = &[
         "the shard map's announcement is written again",
         "once for each time that it is deleted; settings",
     ),
+    (
+        "somebody deregistered the agent's node",
+        "once for each session that is made within a minute after that; coordination",
+    ),
     ("registering again with the new token", "once for each token in a file; coordination"),
     ("the service was not deregistered and stays", "once, at the end of a client"),
     ("the lock is not released yet", "once, at the end of a client"),
