@@ -28,7 +28,7 @@ static SERVICE: Read = Read {
     check: check_service,
     topics: |state, call| {
         let name = call.rest_text().to_lowercase();
-        // The streaming backend does not tell of other services.
+        // The streaming backend does not report other services.
         let unknown = !may_stream(call) && state.catalog.is_unknown(&name);
         let others = unknown.then_some(Topic::Services);
         [Topic::Health(name.clone()), Topic::Instances(name)].into_iter().chain(others).collect()

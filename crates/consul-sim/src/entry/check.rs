@@ -196,14 +196,19 @@ fn service_splitter(name: &str, entry: &Json) -> Result<(), String> {
         let service = Some(split.at("Service").as_text()).filter(|service| !service.is_empty());
         let service = service.unwrap_or(name);
         let subset = split.at("ServiceSubset").as_text();
-        if seen.contains(&(service, subset)) {
+        // One that changes headers is never a repetition.
+        let changes = ["RequestHeaders", "ResponseHeaders"];
+        let is_plain = changes.iter().all(|name| *split.at(name) == Json::Null);
+        if is_plain && seen.contains(&(service, subset)) {
             return Err(format!(
                 "split destination occurs more than once: service={}, subset={}, namespace=\"\", partition=\"\"",
                 go::quoted(service),
                 go::quoted(subset)
             ));
         }
-        seen.push((service, subset));
+        if is_plain {
+            seen.push((service, subset));
+        }
         sum += hundredths(split.at("Weight"));
     }
     match sum == 10_000.0 {

@@ -135,11 +135,11 @@ static UPSTREAM: Shape = Shape(&[
     M::object(
         "PassiveHealthCheck",
         &Shape(&[
-            M::time("Interval"),
+            M::nanos("Interval"),
             M::count("MaxFailures"),
             M::count("EnforcingConsecutive5xx"),
             M::count("MaxEjectionPercent"),
-            M::time("BaseEjectionTime"),
+            M::nanos("BaseEjectionTime"),
         ]),
     ),
     M::object("MeshGateway", &MODE).always(),

@@ -238,7 +238,7 @@ pub(crate) struct Near {
     prefix: Box<[u8]>,
     /// What the keys from there on have in common.
     path: Vec<u8>,
-    /// A key that has so many bytes of the path changes the place.
+    /// A key that begins with this number of bytes of the path changes the place.
     depth: usize,
 }
 
