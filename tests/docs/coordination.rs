@@ -39,15 +39,43 @@ fn claimed(page: &str) -> Vec<String> {
     names
 }
 
-/// The names of tests in the last cells of the tables about locks.
-fn in_tables() -> Vec<String> {
+/// The names of tests in the last cells of a text's tables.
+fn in_tables(text: &str) -> Vec<String> {
     let mut names = Vec::new();
-    for row in LOCKS.lines().filter(|line| line.starts_with('|')) {
+    for row in text.lines().filter(|line| line.starts_with('|')) {
         let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
         let in_ticks = cell.split('`').skip(1).step_by(2);
         names.extend(in_ticks.filter(|name| !name.contains('/')).map(str::to_owned));
     }
     names
+}
+
+/// The tests of a page that lists them at its end.
+fn tests_section(page: &str) -> Option<&str> {
+    let (_, section) = page.split_once("\n## Tests\n")?;
+    Some(section.split("\n## ").next().unwrap_or_default())
+}
+
+/// The names of pages of docs, with their texts.
+fn pages() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let paths = fs::read_dir(folder).expect("docs").map(|entry| entry.expect("an entry").path());
+    let pages = paths.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    pages
+        .map(|path| (path.display().to_string(), fs::read_to_string(&path).expect("a page")))
+        .collect()
+}
+
+#[test]
+fn a_page_with_a_table_of_tests_names_none_in_its_prose() {
+    let pages = pages();
+    let with_table: Vec<_> =
+        pages.iter().filter(|(_, page)| tests_section(page).is_some()).collect();
+    assert!(with_table.len() >= 3, "{} pages have tables of tests", with_table.len());
+    for (name, page) in with_table {
+        let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!words.contains("*Shown by*"), "{name} has tests in its prose");
+    }
 }
 
 #[test]
@@ -56,8 +84,15 @@ fn every_claim_is_shown_by_a_test_that_exists() {
     for folder in ["src", "crates", "spec", "tests"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut text);
     }
-    let names = [claimed(LOCKS), in_tables(), claimed(CLUSTER), claimed(DATA), claimed(COMPARISON)];
+    let of_page = |page: &str| {
+        let mut names = claimed(page);
+        names.extend(tests_section(page).map(in_tables).unwrap_or_default());
+        names
+    };
+    let mut names: Vec<_> = [LOCKS, CLUSTER, DATA, COMPARISON].map(of_page).to_vec();
+    names.push(in_tables(LOCKS));
     assert!(names.iter().all(|names| names.len() > 5), "{names:?}");
+    names.extend(pages().iter().filter_map(|(_, page)| tests_section(page).map(in_tables)));
     let names = names.concat();
     let is_a_test = |name: &String| {
         let forms =

@@ -8,6 +8,8 @@ use std::fmt::Write;
 const INTRODUCTION: &str = include_str!("texts/prose/configuration.md");
 /// Sections, of which the last one is that of a node's options.
 const RULES: &str = include_str!("texts/prose/configuration_rules.md");
+/// The tests that show what the page claims.
+const TESTS: &str = include_str!("texts/prose/configuration_tests.md");
 
 /// The page in Markdown.
 pub(super) fn markdown() -> String {
@@ -25,6 +27,8 @@ pub(super) fn markdown() -> String {
     page.section("Options of replicated shards");
     page.add("The third argument of `cluster:replicate(name, storage, options)`.");
     page.add(&documented(STORE_OPTIONS));
+    page.section("Tests");
+    page.add(TESTS.trim());
     page.finish()
 }
 

@@ -175,9 +175,9 @@ fn messages(folder: &Path) -> Vec<String> {
             let code = text.split("#[cfg(test)]").next().unwrap_or_default();
             for level in ["error", "warn", "info"] {
                 for call in code.split(&format!("tracing::{level}!(")).skip(1) {
-                    let call = call.split(");\n").next().unwrap_or_default();
-                    let call = call.split("),\n").next().unwrap_or_default();
-                    let message = call.rsplit('"').nth(1).expect("a message");
+                    let call = until_its_end(call);
+                    let message = call.rsplit('"').nth(1);
+                    let message = message.unwrap_or_else(|| panic!("no message: {call}"));
                     // The longest part between insertions.
                     let parts = message.split(['{', '}']).step_by(2);
                     let part = parts.max_by_key(|part| part.len()).unwrap_or_default();
@@ -187,6 +187,23 @@ fn messages(folder: &Path) -> Vec<String> {
         }
     }
     messages
+}
+
+/// The arguments of a call, whose opening parenthesis is before the text.
+fn until_its_end(text: &str) -> &str {
+    let (mut depth, mut is_text, mut is_escaped) = (1, false, false);
+    let end = text.find(|c| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_text => is_escaped = true,
+            '"' => is_text = !is_text,
+            '(' if !is_text => depth += 1,
+            ')' if !is_text => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    &text[..end.unwrap_or(text.len())]
 }
 
 fn messages_of_folder(path: &Path) -> Vec<String> {

@@ -102,7 +102,7 @@ impl World {
             Value::Map(members.into_iter().map(|(name, it)| (name.to_owned(), it)).collect())
         };
         let service = map(vec![
-            ("ID", text(&format!("member-{id}"))),
+            ("ID", text(&format!("tsdb-cluster-nodes-{id}"))),
             ("Name", text("tsdb-cluster-nodes")),
             ("Meta", map(vec![("incarnation", text(&format!("{start} of {id}")))])),
             ("Check", map(vec![("TTL", text("1h")), ("Status", text("passing"))])),
