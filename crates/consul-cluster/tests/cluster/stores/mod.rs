@@ -1,6 +1,7 @@
 //! Replicated stores on a cluster's nodes, which call each other in memory.
 
 mod clocks;
+mod copies;
 mod disks;
 mod faults;
 mod foreign_keys;
