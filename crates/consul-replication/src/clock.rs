@@ -21,6 +21,8 @@ pub struct VersionClock {
     given: Mutex<Given>,
     /// The time of each node at its last answer, and when that came.
     heard: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
+    /// How many milliseconds the clock of each node was ahead of this machine's when it was compared last.
+    ahead_ms: Mutex<BTreeMap<NodeId, i64>>,
 }
 
 /// What later versions must differ from.
@@ -44,7 +46,8 @@ impl VersionClock {
         writer: u64,
     ) -> Self {
         let given = Mutex::new(Given { last: HybridTime::default(), writer });
-        VersionClock { unix_ms: Arc::new(unix_ms), max_skew, given, heard: Mutex::default() }
+        let (unix_ms, heard, ahead_ms) = (Arc::new(unix_ms), Mutex::default(), Mutex::default());
+        VersionClock { unix_ms, max_skew, given, heard, ahead_ms }
     }
 
     /// The next version.
@@ -134,7 +137,31 @@ impl VersionClock {
 
     /// Notes the time of a node in an answer that has come now.
     pub(super) fn hear(&self, node: &NodeId, time: HybridTime, now: Instant) {
+        self.compare(node, time);
         lock(&self.heard).insert(node.clone(), (time.ms(), now));
+    }
+
+    /// Compares the time of a node in an answer that has come now with this machine's.
+    pub(super) fn compare(&self, node: &NodeId, time: HybridTime) {
+        let ahead_ms = time.ms() as i64 - (self.unix_ms)() as i64;
+        lock(&self.ahead_ms).insert(node.clone(), ahead_ms);
+    }
+
+    /// Whether a version is too far ahead of this machine's clock, or of most of the clocks of these nodes and this one, as
+    /// they were compared last: this one may be the one that is ahead.
+    pub(super) fn is_unbelieved<'a>(
+        &self,
+        version: Version,
+        others: impl Iterator<Item = &'a NodeId>,
+    ) -> bool {
+        let now = (self.unix_ms)();
+        let compared = lock(&self.ahead_ms);
+        let others = others.filter_map(|node| compared.get(node));
+        let mut times: Vec<u64> = others.map(|ms| now.saturating_add_signed(*ms)).collect();
+        times.push(now);
+        times.sort_unstable();
+        let middle = times[times.len() / 2];
+        version.time().ms() > self.allowed(middle.min(now))
     }
 
     /// The time of a node now, and when it was heard.

@@ -439,8 +439,15 @@ impl Holder {
         Ok(Outcome::Stored { overtaken })
     }
 
+    /// Whether this node does not take a version by a repair: it is too far ahead of its clock, or of most of the
+    /// replicas'.
+    pub(super) fn disbelieves(&self, entry: &Entry, version: Version) -> bool {
+        let others = entry.counting().map(|(_, place)| &place.node);
+        self.clock.is_unbelieved(version, others.filter(|node| **node != self.node))
+    }
+
     /// Stores records that another replica has and this one lacks, but for those that are too far ahead of this
-    /// node's clock.
+    /// node's clock, or of most of the others'.
     async fn repair(
         &self,
         shard: u32,
@@ -452,7 +459,8 @@ impl Holder {
         if let Some(refused) = self.refused(&state, entry) {
             return Ok(refused);
         }
-        let believed = records.into_iter().filter(|it| !self.clock.is_ahead(it.version)).collect();
+        let believed = records.into_iter().filter(|it| !self.disbelieves(entry, it.version));
+        let believed = believed.collect();
         // What comes back after an accepted loss was not deleted.
         self.store_above(shard, state.horizon, entry.unproven, believed).await
     }

@@ -103,6 +103,7 @@ impl Transfer {
         let store = self.holder.store();
         let request = Request { store, shard, entry: entry.clone(), action };
         let reply = self.peers.ask(node, request).await?;
+        self.holder.clock().compare(node, reply.time);
         _ = self.holder.clock().observe(reply.time);
         match reply.outcome {
             Outcome::Stale(newer) => {
@@ -635,8 +636,9 @@ impl Transfer {
             let mut ids = &difference.theirs[..];
             while !ids.is_empty() {
                 let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
-                let (own, clock) = (self.holder.node(), self.holder.clock());
-                let unbelieved = records.iter().filter(|it| clock.is_ahead(it.version));
+                let own = self.holder.node();
+                let unbelieved =
+                    records.iter().filter(|it| self.holder.disbelieves(entry, it.version));
                 compared.unbelieved += unbelieved.count();
                 self.ask(shard, entry, own, Action::Repair(records)).await?;
             }

@@ -4,6 +4,9 @@
 //! its copy, as a holder it lacks every write. Keys stay as they are while a process runs, so the key of each start of a
 //! node is checked until it has accepted this process's signature once.
 //!
+//! One that the leader cannot reach stays among them, since its replicas are not given up sooner for it, and gets no new ones:
+//! it would not get its copy either, or nobody could read it.
+//!
 //! The leader's own key may be the other one. So it leaves nodes out only while, with it, more of the live nodes accept its
 //! key than refuse it; otherwise it counts on all of them, and plans nothing.
 
@@ -21,10 +24,21 @@ use std::time::Duration;
 /// The pause before the key of a node that has not accepted the signature is checked again.
 const CHECK_KEY_AGAIN: Duration = Duration::from_secs(10);
 
+/// The pause before a node that has answered is asked again whether it can be reached.
+const REACH_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a check may take: the leader's other work waits for it.
+const CHECK_TIME: Duration = Duration::from_secs(2);
+
+/// How many checks in a row a node has to answer after one that it did not.
+const ANSWERS: usize = 2;
+
 /// The last check of the `cluster_key` of one start of a node.
 struct KeyCheck {
     incarnation: String,
     at: Instant,
+    /// How many checks it has to answer before it counts as one that can be reached.
+    owes: usize,
     /// Whether the node accepted the leader's signature; `None`: it did not answer.
     accepted: Option<bool>,
 }
@@ -42,11 +56,23 @@ impl KeyChecks {
     /// Notes the answer of a node.
     fn note(&mut self, node: NodeId, incarnation: String, at: Instant, answer: Result<(), Error>) {
         let before = self.0.get(&node).and_then(|check| check.accepted);
-        let accepted = match &answer {
-            Ok(()) => Some(true),
-            Err(error) if error.kind() == Kind::PermissionDenied => Some(false),
-            Err(_) => None,
+        let known = self.of(&node, &incarnation);
+        let (known, owed) = (known.and_then(|it| it.accepted), known.map_or(0, |it| it.owes));
+        let (accepted, owes) = match &answer {
+            Ok(()) => (Some(true), owed.saturating_sub(1)),
+            Err(error) if error.kind() == Kind::PermissionDenied => (Some(false), owed),
+            // Whose key it has is known already.
+            Err(_) => (known, ANSWERS),
         };
+        match &answer {
+            Err(error) if owes > 0 && owed == 0 => {
+                tracing::warn!(%node, %error, "the leader cannot reach a node: it gets no new replicas");
+            }
+            Ok(()) if owes == 0 && owed > 0 => {
+                tracing::info!(%node, "the leader reaches a node again");
+            }
+            _ => {}
+        }
         match answer {
             Err(error) if accepted == Some(false) && before != accepted => {
                 tracing::warn!(
@@ -59,7 +85,7 @@ impl KeyChecks {
             }
             _ => {}
         }
-        self.0.insert(node, KeyCheck { incarnation, at, accepted });
+        self.0.insert(node, KeyCheck { incarnation, at, owes, accepted });
     }
 
     /// The live nodes that accept the leader's `cluster_key`.
@@ -70,6 +96,13 @@ impl KeyChecks {
     /// The live nodes that refuse the leader's `cluster_key`, or whose key the leader refuses.
     fn refusing(&self, snapshot: &Snapshot) -> BTreeSet<NodeId> {
         self.answered(false, snapshot)
+    }
+
+    /// Whether a node has not answered lately, although it is live: it gets no new replicas.
+    pub(super) fn is_unreached(&self, node: &NodeId, snapshot: &Snapshot) -> bool {
+        let live = snapshot.nodes.get(&**node).filter(|it| it.is_live);
+        let check = live.and_then(|it| self.of(node, &it.record.incarnation));
+        check.is_some_and(|check| check.owes > 0)
     }
 
     fn answered(&self, accepted: bool, snapshot: &Snapshot) -> BTreeSet<NodeId> {
@@ -84,7 +117,8 @@ impl KeyChecks {
 }
 
 impl Duty<'_> {
-    /// Checks the `cluster_key` of the live nodes with records that have not accepted this process's signature.
+    /// Checks the `cluster_key` of the live nodes with records that have not accepted this process's signature, and of all
+    /// now and then whether they can be reached.
     pub(super) async fn check_keys(
         &mut self,
         store: &str,
@@ -98,7 +132,11 @@ impl Duty<'_> {
             let Some(live) = snapshot.nodes.get(&**node).filter(|it| it.is_live) else { continue };
             let incarnation = live.record.incarnation.clone();
             let check = self.key_checks.of(node, &incarnation);
-            if check.is_none_or(|it| it.accepted != Some(true) && now >= it.at + CHECK_KEY_AGAIN) {
+            let pause = |it: &KeyCheck| match it.accepted == Some(true) && it.owes == 0 {
+                true => REACH_AGAIN,
+                false => CHECK_KEY_AGAIN,
+            };
+            if check.is_none_or(|it| now >= it.at + pause(it)) {
                 due.push((node.clone(), incarnation));
             }
         }
@@ -107,8 +145,18 @@ impl Duty<'_> {
         }
         let peers = (self.reach)(store);
         let checks = due.into_iter().map(|(node, incarnation)| {
-            let answer = peers.check_key(&node);
-            async move { (node, incarnation, answer.await) }
+            let (answer, clock) = (peers.check_key(&node), self.cluster.client().clock());
+            async move {
+                let answer = tokio::select! {
+                    biased;
+                    answer = answer => answer,
+                    () = clock.sleep(CHECK_TIME) => {
+                        let why = format!("it has not answered for {} s", CHECK_TIME.as_secs());
+                        Err(Error::new(Kind::Timeout, why))
+                    }
+                };
+                (node, incarnation, answer)
+            }
         });
         for (node, incarnation, answer) in join_all(checks).await {
             self.key_checks.note(node, incarnation, now, answer);

@@ -41,7 +41,12 @@ impl Duty<'_> {
             return self.show_wait(store, why).await;
         }
         let (down, unrecovered, openings) = Default::default();
-        let live = reports.agreeing(live, shared, true);
+        let mut live = reports.agreeing(live, shared, true);
+        let is_reached = |node: &&NodeId| !self.key_checks.is_unreached(node, snapshot);
+        let reached = BTreeSet::from_iter(live.iter().filter(is_reached).cloned());
+        if reached.len() >= needed.max(shared.replicas) {
+            live = reached;
+        }
         let view = View { shared, reports, live: &live, snapshot, now: self.cluster.now() };
         let members = self.members(&view, None, &BTreeSet::new());
         let (stuck, accepted) = Default::default();

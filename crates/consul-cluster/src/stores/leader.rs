@@ -155,6 +155,8 @@ pub(super) struct StoreState {
     pub(super) asked_at: Option<Instant>,
     /// What the first map waits for, as it was shown last.
     pub(super) waits_for: Option<String>,
+    /// The nodes whose disks are copies that have lived on elsewhere, with those that contradict each.
+    copies: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// The reports and the snapshot that led to no change, when nothing was planned.
     idle_with: Option<(Arc<StoreReports>, Arc<Snapshot>)>,
     /// The progress of each change, and when it was first seen or last grew.
@@ -170,7 +172,7 @@ impl Duty<'_> {
         }
         let snapshot = self.cluster.snapshot();
         self.check_keys(store, reports, &snapshot, now).await;
-        let Some(live) = self.eligible(store, reports, &snapshot, now) else { return Ok(()) };
+        let Some(mut live) = self.eligible(store, reports, &snapshot, now) else { return Ok(()) };
         self.read(store, now).await?;
         let Some(state) = self.stores.get_mut(store) else { return Ok(()) };
         let version = state.stored.as_ref().map_or(0, |it| it.map.version);
@@ -183,7 +185,22 @@ impl Duty<'_> {
                 None => Ok(()),
             };
         }
-        let reports = &reports.of(state.stored.as_ref().and_then(|stored| stored.id));
+        let reports = reports.of(state.stored.as_ref().and_then(|stored| stored.id));
+        let copies = state.stored.as_ref().map(|stored| reports.copies(stored, &live));
+        let copies = copies.unwrap_or_default();
+        if state.copies != copies {
+            for (node, others) in &copies {
+                tracing::warn!(
+                    store,
+                    %node,
+                    ?others,
+                    "a node's disk is a copy that has lived on elsewhere: it is left out"
+                );
+            }
+        }
+        live.retain(|node| !copies.contains_key(node));
+        let reports = &reports.without(&copies);
+        state.copies = copies;
         let of_live = reports.members.iter().filter(|(node, _)| live.contains(*node));
         let seen = match state.stored {
             // A node that is down may know a map too.
@@ -254,6 +271,7 @@ impl Duty<'_> {
             asked_at: None,
             waits_for: None,
             idle_with: None,
+            copies: BTreeMap::new(),
             progress: BTreeMap::new(),
         });
         let version = |map: &Option<StoreMap>| map.as_ref().map_or(0, |map| map.map.version);

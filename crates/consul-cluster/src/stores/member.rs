@@ -166,7 +166,8 @@ impl Member {
             let map = StoreMap::decode(&map)?;
             store.check_disk(map.id)?;
             known = map.openings.clone();
-            store.adopt(map, None)?;
+            store.check_branch(&known).await?;
+            store.adopt_kept(map)?;
             store.restore().await;
         }
         let is_whole = |mark: &&DiskMark| {
@@ -247,6 +248,11 @@ impl Member {
         }
         let mark = DiskMark { boot: None, ..mark };
         holder.storage().keep(DISK, mark.encode().into()).await
+    }
+
+    /// The openings in the map that the disk had kept.
+    pub fn known(&self) -> &BTreeMap<Disk, Opening> {
+        &self.known
     }
 
     /// Whether the replicas of the disk may be used.

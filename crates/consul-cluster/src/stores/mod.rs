@@ -4,6 +4,7 @@
 //! A store has a map in Consul, which only the leader changes ([`leader`]). Each node that keeps records
 //! of the store writes a record of its own, from which the leader learns which copies are done.
 
+mod branch;
 mod disk;
 mod document;
 mod eligible_nodes;
@@ -143,6 +144,8 @@ pub struct Store {
     waits_for: Mutex<Option<String>>,
     /// Whether Consul has said that there is no map.
     is_without_map: AtomicBool,
+    /// Whether the current map is that of the disk, and Consul has not shown one yet.
+    is_map_of_disk: AtomicBool,
     /// Why it cannot be used.
     failure: Mutex<Option<Error>>,
 }
@@ -247,6 +250,7 @@ impl Store {
                 id: Mutex::default(),
                 waits_for: Mutex::default(),
                 is_without_map: AtomicBool::default(),
+                is_map_of_disk: AtomicBool::default(),
                 failure: Mutex::default(),
             }
         }))
@@ -325,6 +329,7 @@ impl Store {
             why = map => why,
             why = work => why,
             why = self.verify_map() => why,
+            why = self.watch_branch() => why,
             () = async { self.learn_why_it_waits().await; pending().await } => Error::misuse("no reason"),
         }
     }
@@ -369,6 +374,9 @@ impl Store {
                 Some(found) => self.adopt(found, None)?,
                 None => Adopted::Older,
             };
+            if adopted == Adopted::Current {
+                self.is_map_of_disk.store(false, Ordering::Release);
+            }
             if adopted == Adopted::Unverified {
                 self.router.entries.suspect();
             }
@@ -384,6 +392,9 @@ impl Store {
             }
             found = match self.put_back(&current).await {
                 Ok(now) => Some(now),
+                Err(why) if why.kind() == Kind::Conflict && self.has_map_of_disk() => {
+                    return Err(why);
+                }
                 Err(error) => {
                     let store = &self.options.name;
                     tracing::info!(store, %error, "the map was not put back; it is tried again");
@@ -475,6 +486,11 @@ impl Store {
 
     /// Writes this process's map again, which Consul has lost; returns what is stored then.
     async fn put_back(&self, current: &StoreMap) -> Result<StoreMap, Error> {
+        if self.has_map_of_disk() {
+            // Nodes that have lived on here come first with theirs.
+            self.sleep(branch::LIVING_FIRST).await;
+            self.check_branch(&current.openings).await?;
+        }
         let client = self.cluster.client();
         // Not all nodes at once.
         self.sleep(PAUSE.mul_f64(client.random_fraction())).await;

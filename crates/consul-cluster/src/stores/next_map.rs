@@ -304,7 +304,8 @@ impl Duty<'_> {
                 weight,
                 disk: record.map_or(Disk(0), |record| record.disk),
                 presence: presence(id),
-                is_failing: record.is_some_and(|record| record.is_failing),
+                is_failing: record.is_some_and(|record| record.is_failing)
+                    || self.key_checks.is_unreached(id, view.snapshot),
                 report: match (record, map) {
                     (Some(record), Some(map)) => record.report(id, map),
                     (record, _) => record.map(|it| it.report.clone()).unwrap_or_default(),

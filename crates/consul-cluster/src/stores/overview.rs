@@ -243,7 +243,10 @@ impl StoreMaps {
 ///
 /// # Errors
 /// As [`StoreMaps::read`].
-async fn listed(cluster: &Cluster, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+pub(super) async fn listed(
+    cluster: &Cluster,
+    prefix: &str,
+) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let args = Args::new().arg(prefix).opt("stale", true);
     let answer = cluster.client().call(&kv::LIST, &args).await?;
     check_whole(cluster, &answer, prefix).await?;

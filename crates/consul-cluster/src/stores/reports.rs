@@ -3,6 +3,7 @@
 //! An operator who runs `accept_loss` accepts the loss of the replicas that are known to be missing then. The acceptance
 //! ends with the last of them that is back or replaced, so it has no effect on what is lost later.
 
+use super::branch::contradicting;
 use super::document::{Announcement, FORMAT, MemberRecord, StoreMap, read};
 use super::{Shared, forget};
 use consul_api::value::Value;
@@ -136,6 +137,35 @@ impl StoreReports {
         }
         let mut reports = StoreReports::clone(self);
         reports.members.retain(|_, (record, _)| !is_other(record));
+        Arc::new(reports)
+    }
+
+    /// The nodes among the live ones whose disks are copies that have lived on elsewhere, with those that contradict each.
+    pub fn copies(
+        &self,
+        stored: &StoreMap,
+        live: &BTreeSet<NodeId>,
+    ) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        let of_live = || self.members.iter().filter(|(node, _)| live.contains(*node));
+        if of_live().all(|(_, (record, _))| record.known.len() < 2) {
+            return BTreeMap::new();
+        }
+        let records = of_live().map(|(node, (record, _))| (node.clone(), record.clone()));
+        let records = BTreeMap::from_iter(records);
+        let contradicted = |(node, record): (&NodeId, &MemberRecord)| {
+            let others = contradicting(node, &record.known, stored, &records);
+            (!others.is_empty()).then(|| (node.clone(), others))
+        };
+        records.iter().filter_map(contradicted).collect()
+    }
+
+    /// The same reports without these nodes'.
+    pub fn without<T>(self: Arc<Self>, nodes: &BTreeMap<NodeId, T>) -> Arc<Self> {
+        if nodes.is_empty() {
+            return self;
+        }
+        let mut reports = StoreReports::clone(&self);
+        reports.members.retain(|node, _| !nodes.contains_key(node));
         Arc::new(reports)
     }
 

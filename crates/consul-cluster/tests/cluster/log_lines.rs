@@ -38,6 +38,15 @@ const NOT_HERE: &[(&str, &str)] = &[
         "once for each session that is made within a minute after that; coordination",
     ),
     ("registering again with the new token", "once for each token in a file; coordination"),
+    (
+        "a node's disk is a copy that has lived on elsewhere: it is left out",
+        "once for each such node and leadership; stores",
+    ),
+    (
+        "the leader cannot reach a node: it gets no new replicas",
+        "once until it answers twice; stores",
+    ),
+    ("the leader reaches a node again", "after two answers, at most every 10 s; stores"),
     ("the service was not deregistered and stays", "once, at the end of a client"),
     ("the lock is not released yet", "once, at the end of a client"),
     ("acquire failed, retrying", "once while a wait fails; coordination"),

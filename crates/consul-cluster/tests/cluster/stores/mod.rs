@@ -1,6 +1,7 @@
 //! Replicated stores on a cluster's nodes, which call each other in memory.
 
 mod clocks;
+mod copies;
 mod disks;
 mod faults;
 mod foreign_keys;
@@ -14,6 +15,7 @@ mod repairs;
 mod replicas;
 mod restarts;
 mod set_back;
+mod unreached;
 
 use crate::nodes::node;
 use crate::support::disk::Disk;
@@ -44,10 +46,31 @@ struct Network {
     own: NodeId,
     /// The keys of the nodes that do not have the cluster's one.
     keys: Arc<Mutex<BTreeMap<NodeId, &'static [&'static str]>>>,
+    /// The nodes whose data addresses cannot be reached by some callers.
+    cut: Arc<Mutex<BTreeMap<NodeId, Callers>>>,
+}
+
+/// Who cannot reach a node, although it lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Callers {
+    All,
+    One(NodeId),
 }
 
 impl Network {
+    fn is_cut(&self, node: &NodeId) -> bool {
+        let cut = self.cut.lock().expect("no panic elsewhere");
+        let is_meant = |callers: &Callers| match callers {
+            Callers::All => self.own != *node,
+            Callers::One(caller) => self.own == *caller,
+        };
+        cut.get(node).is_some_and(is_meant)
+    }
+
     fn holder(&self, node: &NodeId) -> Option<Arc<Holder>> {
+        if self.is_cut(node) {
+            return None;
+        }
         self.stores.lock().expect("no panic elsewhere").get(node)?.holder()
     }
 
@@ -79,7 +102,8 @@ impl Peers for Network {
     }
 
     fn check_key(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
-        let is_there = self.stores.lock().expect("no panic elsewhere").contains_key(node);
+        let is_there = !self.is_cut(node)
+            && self.stores.lock().expect("no panic elsewhere").contains_key(node);
         let checked = match is_there {
             true => self.check_key(node),
             false => Err(Error::new(Kind::Connect, "it is down")),
@@ -118,7 +142,8 @@ impl Cases {
     fn new() -> Self {
         let world = World::new();
         let (clock, own) = (world.clock.clone(), "".into());
-        let network = Network { clock, stores: Arc::default(), own, keys: Arc::default() };
+        let (stores, keys, cut) = Default::default();
+        let network = Network { clock, stores, own, keys, cut };
         Cases { world, network }
     }
 
