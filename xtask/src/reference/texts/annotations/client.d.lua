@@ -14,7 +14,8 @@ local ConsulClient = {}
 ---@return consul_ffi.ConsulClient client
 function ConsulClient:new(config) end
 
----Closes the client: its handles, watches and views end, its locks are released, and later calls fail with `closed`.
+---Closes the client: its handles, watches and views end, its locks are released, its connections are closed, and later
+---calls fail with `closed`.
 ---It may be called again. Garbage collection closes a client too, but leaves the calls of its handles running.
 ---@return true
 function ConsulClient:close() end
