@@ -101,8 +101,8 @@ options.list = {
     doc = "Whether response times and errors are measured, which the health needs to report `slow` and `error_rate`." },
   { "monitoring.metrics_interval", "seconds", 60, needs = METRICS, doc = "The period over which they are measured." },
   { "monitoring.all_checks", "flag", false,
-    doc = "Whether the health counts every critical check of the agent, also those of other programs, and not only "
-      .. "those of the node and of what the program has registered by the manager's client." },
+    doc = "Whether the health counts every critical check of the agent, also of other programs, and not only "
+      .. "the checks of the node and of what the program has registered by the manager's client." },
   { "monitoring.log_level", "level", "WARN", client = "log_level", doc = "The least severe level that is logged." },
   { "monitoring.log", "callback", nil, from = "Lua", client = "log",
     doc = "The program's function for lines of the log, `log(level, message, fields)`, instead of standard error." },
