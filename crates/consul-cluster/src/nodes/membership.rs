@@ -582,7 +582,8 @@ impl Cluster {
         }
         self.keep_nodes_after_loss(state);
         let mut instances = instances(&state.answer.value);
-        let is_listed = |instances: &Instances| instances.contains_key(&self.incarnation);
+        let own = (self.incarnation.clone(), self.options.service_id());
+        let is_listed = |instances: &Instances| instances.contains_key(&own);
         let is_lost = !is_listed(&instances);
         let mut reported = lock(&self.reported);
         let known = reported.instances.take().unwrap_or_default();
@@ -670,8 +671,8 @@ impl Cluster {
         }
         let as_seen = |(id, (record, modify_index)): (String, (Arc<Record>, u64))| {
             // The record of another node, copied to this name, has that one's incarnation.
-            let service_id = self.options.service_id_of(&id);
-            let instance = instances.get(&record.incarnation).filter(|it| it.id == service_id);
+            let name = (record.incarnation.clone(), self.options.service_id_of(&id));
+            let instance = instances.get(&name);
             let (is_live, complaint) = match instance {
                 Some(instance) => (instance.is_live, instance.complaint.clone()),
                 None => {

@@ -104,14 +104,12 @@ impl Doubt {
 /// What Consul lists of a registered incarnation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
-    /// The id of the service.
-    pub(super) id: String,
     /// Whether no check about its process is critical.
     pub(super) is_live: bool,
     pub(super) complaint: Complaint,
 }
 
-pub(super) type Instances = BTreeMap<String, Instance>;
+pub(super) type Instances = BTreeMap<(String, String), Instance>;
 
 impl Instance {
     fn of(entry: &Value) -> Self {
@@ -135,8 +133,7 @@ impl Instance {
             },
         };
         let is_warning = critical.is_none() && warning.is_some();
-        let id = entry.get("Service").map_or("", |service| text(service, "ID")).to_owned();
-        Instance { id, is_live: critical.is_none(), complaint: Complaint { is_warning, output } }
+        Instance { is_live: critical.is_none(), complaint: Complaint { is_warning, output } }
     }
 }
 
@@ -154,7 +151,7 @@ fn is_about_the_process(check: &Value) -> bool {
 }
 
 pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
-    instances.get(incarnation).is_some_and(|instance| instance.is_live)
+    of_incarnation(instances, incarnation).any(|instance| instance.is_live)
 }
 
 /// The records under the nodes' prefix. Keys of other programs are ignored.
@@ -189,18 +186,29 @@ pub(super) fn records(options: &Options, entries: &Value) -> Records {
     records
 }
 
-/// The instances by incarnation. Of one that is registered twice, after it went to another agent, the live
+/// The instances by incarnation and id. Of one that is registered twice, after it went to another agent, the live
 /// one counts.
 pub(super) fn instances(entries: &Value) -> Instances {
     let mut instances = Instances::new();
     for entry in entries.items() {
-        if let Some(incarnation) = incarnation(entry)
-            && !is_live(&instances, incarnation)
-        {
-            instances.insert(incarnation.to_owned(), Instance::of(entry));
+        let Some(incarnation) = incarnation(entry) else { continue };
+        let id = entry.get("Service").and_then(|it| it.get("ID")).and_then(Value::as_str);
+        let name = (incarnation.to_owned(), id.unwrap_or_default().to_owned());
+        if instances.get(&name).is_none_or(|known| !known.is_live) {
+            instances.insert(name, Instance::of(entry));
         }
     }
     instances
+}
+
+/// The instances of an incarnation, which has one unless another program has copied it.
+pub(super) fn of_incarnation<'a>(
+    instances: &'a Instances,
+    incarnation: &'a str,
+) -> impl Iterator<Item = &'a Instance> {
+    let first = (incarnation.to_owned(), String::new());
+    let later = instances.range(first..);
+    later.take_while(move |((of, _), _)| of == incarnation).map(|(_, instance)| instance)
 }
 
 /// Whether an instance, as Consul lists it, lives: no check of its process or of its agent's life is critical.
@@ -215,7 +223,7 @@ pub(crate) fn is_listed_live(entries: &Value, incarnation: &str) -> bool {
 
 /// Whether this list of instances has this incarnation, live or not.
 pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
-    instances(entries).contains_key(incarnation)
+    of_incarnation(&instances(entries), incarnation).next().is_some()
 }
 
 /// The names of the nodes of which instances are registered.
