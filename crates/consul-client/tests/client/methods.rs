@@ -17,7 +17,6 @@ const NOT_SIMULATED: &[(&str, &str)] = &[
     ("exported_services", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
-    ("acl_templated_policy_", "tokens name their policies directly"),
     ("peering_", "there is one cluster"),
     ("operator_keyring_", "there is no gossip"),
     ("operator_raft_transfer_leader", "there is one server"),
