@@ -1,5 +1,5 @@
 -- A server that repeats in the headers of its answer what a request said, for consul_spec.lua. It writes its port to
--- the file that is its argument, and ends when it has no request for a minute.
+-- the file that is its argument, and ends when it has no request for ten minutes.
 --
 --   PUT /answer?TYPE   the body of this request is the body of all answers from now on, of this content type; an
 --                      empty body: each answer repeats the body of its request
@@ -64,11 +64,8 @@ local function answer(request)
   return table.concat(lines, "\r\n") .. "\r\n\r\n" .. text
 end
 
-while true do
-  local connection = server:accept()
-  if not connection then
-    return
-  end
+-- Serves a request; true if it was the last one.
+local function serve(connection)
   connection:settimeout(10)
   local request = read(connection)
   if request and request.path:find("^/v1/silent") then
@@ -87,11 +84,17 @@ while true do
       connection:send(answer(request))
     end
     connection:close()
-    if request and request.path == "/quit" then
-      for _, open in ipairs(silent) do
-        open:close()
-      end
-      return
-    end
+    return request and request.path == "/quit"
   end
+end
+
+-- How many times it has waited for a minute; a machine that stood still has one such minute.
+local idle_minutes, is_over = 0, false
+while idle_minutes < 10 and not is_over do
+  local connection = server:accept()
+  idle_minutes = connection and 0 or idle_minutes + 1
+  is_over = connection and serve(connection)
+end
+for _, open in ipairs(silent) do
+  open:close()
 end
