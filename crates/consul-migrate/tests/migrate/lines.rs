@@ -43,14 +43,18 @@ pub fn run(version: &'static str) {
     writeln!(lines, "{}", json!({ "lines": 11 })).unwrap();
     std::fs::write(&given, &lines).unwrap();
 
-    servers.run(&["import", &given]).ends(0, &["imported 11 keys (1 encoded)"]);
+    servers
+        .run(&["import", "--patience", "600", &given])
+        .ends(0, &["imported 11 keys (1 encoded)"]);
     servers.consul().send("PUT", "/v1/kv/_migrate/job", "not a key of the programs").unwrap();
     let before = all(&servers);
     assert_eq!(before.len(), 11 + 2, "the large value is three parts");
     let flags_of_parts = before.iter().filter(|(key, ..)| is_part(key)).map(|(.., flags)| flags);
     assert_eq!(flags_of_parts.collect::<Vec<_>>(), vec![&json!(1_u64 << 47); 3]);
     servers.run(&["import", &given]).ends(1, &["Consul has keys already", "--merge"]);
-    servers.run(&["export", &first]).ends(0, &["exported 11 keys (1 encoded)"]);
+    servers
+        .run(&["export", "--patience", "600", &first])
+        .ends(0, &["exported 11 keys (1 encoded)"]);
     servers.run(&["export", &first]).ends(2, &["exists"]);
     let (other, part) = (file("other"), file("other.part"));
     std::fs::write(&part, "of an export that runs").unwrap();
