@@ -47,7 +47,7 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    /// Forgets those of nodes that Consul has again.
+    /// Forgets the modes of nodes that Consul has again.
     pub(super) fn found(&mut self, listed: &Records, kept: &Modes) {
         self.modes.retain(|id, _| !kept.contains_key(id) && !listed.contains_key(id));
     }
@@ -197,41 +197,43 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
         let lost = cluster.lost_modes.borrow();
         (lost.modes.clone(), lost.pause.clone())
     };
+    let options = &cluster.options;
     for (id, mode) in modes {
-        put_back(cluster, lease, &id, mode).await?;
+        let key = options.mode_key(&id);
+        // The node may be back.
+        let operations =
+            [unchanged(&options.node_key(&id), 0), unchanged(&key, 0), set(&key, encode(mode))];
+        if is_written(cluster, lease, operations).await? {
+            tracing::warn!(
+                node = id,
+                mode = mode.name(),
+                "Consul has lost the mode of a node that is stopped; it is put back"
+            );
+        }
         cluster.lost_modes.send_modify(|lost| {
             lost.modes.remove(&id);
         });
     }
     if let Some(pause) = pause {
-        let key = cluster.options.pause_key();
+        let key = options.pause_key();
         let operations = [unchanged(&key, 0), set(&key, pause.encode())];
-        match refused::write(cluster, lease, operations).await {
-            Ok(_) => tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back"),
-            // It is there.
-            Err(error) if error.kind() == Kind::TxnFailed => {}
-            Err(error) => return Err(error),
+        if is_written(cluster, lease, operations).await? {
+            tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back");
         }
         cluster.lost_modes.send_modify(|lost| lost.pause = None);
     }
     Ok(())
 }
 
-/// Puts back the kept mode of a node, unless the node or the mode is there.
-async fn put_back(cluster: &Cluster, lease: &Lease, id: &str, mode: Mode) -> Result<(), Error> {
-    let (options, key) = (&cluster.options, cluster.options.mode_key(id));
-    let operations =
-        [unchanged(&options.node_key(id), 0), unchanged(&key, 0), set(&key, encode(mode))];
+/// Writes what is lost; false: a key is there again.
+async fn is_written(
+    cluster: &Cluster,
+    lease: &Lease,
+    operations: impl IntoIterator<Item = Operation>,
+) -> Result<bool, Error> {
     match refused::write(cluster, lease, operations).await {
-        Ok(_) => {
-            tracing::warn!(
-                node = id,
-                mode = mode.name(),
-                "Consul has lost the mode of a node that is stopped; it is put back"
-            );
-            Ok(())
-        }
-        Err(error) if error.kind() == Kind::TxnFailed => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == Kind::TxnFailed => Ok(false),
         Err(error) => Err(error),
     }
 }

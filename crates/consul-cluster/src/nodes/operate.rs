@@ -279,7 +279,7 @@ impl Cluster {
         self.update_while(condition, &kept_key, change).await?;
         match is_kept {
             true => Ok(()),
-            // It has started meanwhile, and has taken its mode, or there is no such node.
+            // The node has started meanwhile and has taken its mode, or there is no such node.
             false => self.change_record(condition, node_id, set).await,
         }
     }

@@ -31,7 +31,7 @@ fn three() -> (World, Vec<Process>) {
 enum End {
     Stopped,
     Killed,
-    /// It is down for so long that the leader takes its key away.
+    /// The node is down for so long that the leader removes its key.
     Forgotten,
     /// Consul loses its data while it is stopped.
     StoppedThenWiped,
