@@ -31,7 +31,7 @@ function ConsulClient:registered() end
 
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
 ---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
----neither 429 nor 500 is retried. What another program answers at a path of Consul's API is `decode`, as for its method: with
+---neither 429 nor 500 is retried. The answer of another program at a path of Consul's API is `decode`, as for its method: with
 ---`full_response` errors, and lists and tables of nothing; without it also a success of another form. Paths that no method
 ---has, and the parameters `raw`, `format` and `pem`, have answers of any form.
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
@@ -54,7 +54,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@field headers table<string, string> by name in lower case; the values of a repeated header are joined by `, `
 ---@field body string the bytes of the body
 
----What an answer says about itself.
+---An answer's facts about itself.
 ---@class consul_ffi.Meta
 ---@field index? integer|string the index of the state, which a blocking query takes as `index`
 ---@field known_leader? boolean whether the servers have a Raft leader; false in streamed answers too
@@ -719,7 +719,7 @@ function ConsulHACluster:unix_socket() end
 ---@return true
 function ConsulHACluster:handle(name, fn) end
 
----A request of another node, as its handler gets it. What the handler returns is the reply, unless it calls `defer`: then
+---A request of another node, as its handler gets it. The result of the handler is the reply, unless it calls `defer`: then
 ---the request waits for `reply` or `fail`, which the program may call at any time, also in a coroutine. A request that the
 ---program drops without an answer fails, so keep it. An answer for a caller that no longer waits, or after the end of the
 ---node, is returned as an error and does no harm.
@@ -732,7 +732,7 @@ function ConsulHACluster:handle(name, fn) end
 ---@field idempotency_key string the same for each retry of a call
 local ClusterRequest = {}
 
----Lets the request wait for `reply` or `fail`. What the handler returns is ignored then; an error that it raises still
+---Lets the request wait for `reply` or `fail`. The result of the handler is ignored then; an error that it raises still
 ---fails the request. Raises an error if the handler has returned.
 ---@return consul_ffi.ClusterRequest request the same
 function ClusterRequest:defer() end

@@ -31,7 +31,7 @@ function ConsulClient:registered() end
 
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
 ---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
----neither 429 nor 500 is retried. What another program answers at a path of Consul's API is `decode`, as for its method: with
+---neither 429 nor 500 is retried. The answer of another program at a path of Consul's API is `decode`, as for its method: with
 ---`full_response` errors, and lists and tables of nothing; without it also a success of another form. Paths that no method
 ---has, and the parameters `raw`, `format` and `pem`, have answers of any form.
 ---@param method "GET"|"PUT"|"POST"|"DELETE"
@@ -54,7 +54,7 @@ function ConsulClient:http_request(method, path, body, params, options) end
 ---@field headers table<string, string> by name in lower case; the values of a repeated header are joined by `, `
 ---@field body string the bytes of the body
 
----What an answer says about itself.
+---An answer's facts about itself.
 ---@class consul_ffi.Meta
 ---@field index? integer|string the index of the state, which a blocking query takes as `index`
 ---@field known_leader? boolean whether the servers have a Raft leader; false in streamed answers too

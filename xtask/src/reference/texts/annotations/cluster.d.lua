@@ -190,7 +190,7 @@ function ConsulHACluster:unix_socket() end
 ---@return true
 function ConsulHACluster:handle(name, fn) end
 
----A request of another node, as its handler gets it. What the handler returns is the reply, unless it calls `defer`: then
+---A request of another node, as its handler gets it. The result of the handler is the reply, unless it calls `defer`: then
 ---the request waits for `reply` or `fail`, which the program may call at any time, also in a coroutine. A request that the
 ---program drops without an answer fails, so keep it. An answer for a caller that no longer waits, or after the end of the
 ---node, is returned as an error and does no harm.
@@ -203,7 +203,7 @@ function ConsulHACluster:handle(name, fn) end
 ---@field idempotency_key string the same for each retry of a call
 local ClusterRequest = {}
 
----Lets the request wait for `reply` or `fail`. What the handler returns is ignored then; an error that it raises still
+---Lets the request wait for `reply` or `fail`. The result of the handler is ignored then; an error that it raises still
 ---fails the request. Raises an error if the handler has returned.
 ---@return consul_ffi.ClusterRequest request the same
 function ClusterRequest:defer() end
