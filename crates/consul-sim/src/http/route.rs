@@ -11,8 +11,9 @@ use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use bytes::Bytes;
-use consul_api::table::{Endpoint, Enterprise, Location};
+use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
+use consul_process::sync::lock;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
@@ -58,7 +59,7 @@ type Fitting = Vec<&'static Route>;
 static MUX: LazyLock<Mux> = LazyLock::new(|| {
     let mut paths: HashMap<&str, Routes> = HashMap::new();
     for route in routes() {
-        let (fixed, tail) = parts(route);
+        let (fixed, tail) = parts_of(route);
         let known = paths.entry(fixed).or_default();
         let is_same =
             |other: &(&Route, &str)| (other.0.0.method, other.1) == (route.0.method, tail);
@@ -71,7 +72,7 @@ static MUX: LazyLock<Mux> = LazyLock::new(|| {
 });
 
 /// The path of a route before its first parameter, and after it.
-fn parts(route: &Route) -> (&'static str, &'static str) {
+fn parts_of(route: &Route) -> (&'static str, &'static str) {
     let path = route.0.path;
     let fixed = path.find('{').map_or(path, |parameter| &path[..parameter]);
     (fixed, path.find('}').map_or("", |end| &path[end + 1..]))
@@ -212,7 +213,17 @@ async fn routed(
     let cut = parts.extensions.get::<Cut>().copied();
     let headers = parts.headers;
     let mut call = Call { endpoint: route.0, rest, query, headers, body, cut, style, filter: None };
-    dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from)
+    let method = match route.0.method {
+        Verb::Get => "GET",
+        Verb::Put => "PUT",
+        Verb::Post => "POST",
+        Verb::Delete => "DELETE",
+    };
+    let begun = agent.clock.now();
+    let reply = dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from);
+    let ended = agent.clock.now();
+    lock(&agent.samples).add(method, parts_of(route).0, ended - begun, ended);
+    reply
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
