@@ -187,7 +187,8 @@ async fn run(config: &Config) -> Result<End, String> {
         write_whole(file, &ready)?;
     }
     print_line(&mut std::io::stdout(), &line);
-    let by_signal = |is_interrupt| Ok(if config.leaves(is_interrupt) { End::Done } else { End::Killed });
+    let by_signal =
+        |is_interrupt| Ok(if config.leaves(is_interrupt) { End::Done } else { End::Killed });
     let ended = tokio::select! {
         ended = serve(Arc::clone(&agent), listeners, most) => match ended {
             Ok(never) => match never {},

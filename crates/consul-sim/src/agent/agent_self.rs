@@ -90,9 +90,8 @@ pub(crate) fn about(state: &State) -> About {
 }
 
 /// What Consul 1.21.0 shows of a configuration that sets nothing.
-static STANDARD: LazyLock<Map<String, Value>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("debug_config.json")).unwrap_or_default()
-});
+static STANDARD: LazyLock<Map<String, Value>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("debug_config.json")).unwrap_or_default());
 
 /// The configuration with every member that Consul shows.
 fn debug_config(state: &State, id: &str) -> Map<String, Value> {

@@ -69,7 +69,7 @@ fn metrics(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             return Ok(reply.with_text("x-consul-reason", why));
         }
         const TEXT: HeaderValue =
-            HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=values");
+            HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         return Ok(Reply::text(StatusCode::OK, for_prometheus(state)).with(CONTENT_TYPE, TEXT));
     }
     let gauges: Vec<Value> = gauges(state)

@@ -35,7 +35,9 @@ impl Sample {
         let count = self.count as f64;
         match self.count {
             0 | 1 => 0.0,
-            _ => ((count * self.squares - self.sum * self.sum) / (count * (count - 1.0))).max(0.0).sqrt(),
+            _ => ((count * self.squares - self.sum * self.sum) / (count * (count - 1.0)))
+                .max(0.0)
+                .sqrt(),
         }
     }
 

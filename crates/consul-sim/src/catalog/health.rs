@@ -166,7 +166,10 @@ fn of_checks(state: &State, call: &Call, member: fn(&Check) -> &String) -> Resul
     let checks = state.catalog.nodes().flat_map(|record| record.checks.values());
     let entries = checks.filter(|check| !member(check).is_empty()).map(|check| {
         let parts = [member(check), &check.node, &check.check_id];
-        (tree::key(&parts.map(|part| part.to_lowercase()).each_ref().map(String::as_str)), check.modify_index)
+        (
+            tree::key(&parts.map(|part| part.to_lowercase()).each_ref().map(String::as_str)),
+            check.modify_index,
+        )
     });
     let mark = tree::mark(entries, &tree::key(&[&call.rest_text().to_lowercase()]));
     ResultIndex { mark, ..newest }

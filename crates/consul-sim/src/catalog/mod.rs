@@ -118,13 +118,17 @@ fn mark_of_meta(state: &State, call: &Call, pair: &str) -> u64 {
     let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
     let nodes = state.catalog.nodes().flat_map(|record| {
         let node = &record.node;
-        let key = |(name, value): (&String, &String)| tree::key(&[name, value, &node.node.to_lowercase()]);
+        let key = |(name, value): (&String, &String)| {
+            tree::key(&[name, value, &node.node.to_lowercase()])
+        };
         let keys: Vec<_> = node.meta.iter().flatten().map(key).collect();
         keys.into_iter().map(|key| (key, node.modify_index))
     });
     let records = state.catalog.nodes().filter(|record| has_meta(call, record));
     let services = records.flat_map(|record| {
-        let own = |service: &Service| (tree::key(&[&record.node.node, &service.id]), service.modify_index);
+        let own = |service: &Service| {
+            (tree::key(&[&record.node.node, &service.id]), service.modify_index)
+        };
         record.services.values().map(own).collect::<Vec<_>>()
     });
     let marks = [tree::mark(nodes, &tree::key(&[name, value])), tree::mark(services, &[])];

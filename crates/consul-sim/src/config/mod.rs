@@ -473,13 +473,15 @@ impl Config {
             match self.get(&key).and_then(Value::as_i64) {
                 None => Ok(otherwise),
                 Some(..=0) => Ok(None),
-                Some(port) => {
-                    u16::try_from(port).map(Some).map_err(|_| format!("{key}: invalid port: {port}"))
-                }
+                Some(port) => u16::try_from(port)
+                    .map(Some)
+                    .map_err(|_| format!("{key}: invalid port: {port}")),
             }
         };
         let of_sidecars = |name, otherwise: &i64| {
-            self.get(&format!("ports.sidecar_{name}_port")).and_then(Value::as_i64).unwrap_or(*otherwise)
+            self.get(&format!("ports.sidecar_{name}_port"))
+                .and_then(Value::as_i64)
+                .unwrap_or(*otherwise)
         };
         let sidecars = standard.sidecars;
         Ok(Ports {

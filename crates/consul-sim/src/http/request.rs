@@ -135,8 +135,7 @@ impl Query {
 /// Go's text for a `%` that is not followed by two hexadecimal digits.
 pub(crate) fn query_unescape(text: &str) -> Result<String, String> {
     parameter(text).ok_or_else(|| {
-        let is_wrong =
-            |rest: &&str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() < 2;
+        let is_wrong = |rest: &&str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() < 2;
         let mut rests = text.match_indices('%').map(|(place, _)| &text[place + 1..]);
         let rest = rests.find(is_wrong).unwrap_or_default();
         let shown: String = rest.chars().take(2).collect();

@@ -115,7 +115,8 @@ impl KvTable {
         let around = &prefix[..shared];
         let Some(first) = self.under(around).map(|(key, _)| key).next() else { return near };
         let end = behind(around).map_or(Unbounded, Excluded);
-        let last = self.entries.range::<[u8], _>((Included(around), end.as_ref().map(|end| &**end)));
+        let last =
+            self.entries.range::<[u8], _>((Included(around), end.as_ref().map(|end| &**end)));
         let last = last.map(|(key, _)| &**key).next_back().unwrap_or(first);
         near.path = ended(first).take(in_common(last, &Vec::from_iter(ended(first)))).collect();
         // Keys beyond it end where they differ from it.

@@ -12,6 +12,7 @@ pub(super) mod timer;
 pub(super) mod tree;
 pub(super) mod watch;
 
+use super::Options;
 use super::acl::table::AclTable;
 use super::agent::authority::{Authority, AuthorityConfig};
 use super::agent::checks::DueCheck;
@@ -22,7 +23,6 @@ use super::go;
 use super::log::Log;
 use super::query::table::QueryTable;
 use super::settings::Settings;
-use super::Options;
 use catalog::{CatalogTable, Check, Node, Service};
 use consul_process::clock::Instant;
 use coordinate::{Coordinate, CoordinateTable};

@@ -1,6 +1,4 @@
-//! Which waiting queries a write wakes: each kind of write beside each kind of waiting query. Not in the table are
-//! lists of checks without members and services by metadata that no node has, which Consul wakes by the places of
-//! their neighbours in its tree.
+//! Which waiting queries a write wakes: each kind of write beside each kind of waiting query.
 
 use crate::target::{T, behaviours};
 use futures_util::future::join_all;
@@ -29,7 +27,7 @@ const BEFORE: &[(&str, &str)] = &[
             "Port":1,"Proxy":{"DestinationServiceName":"%-other"}}}"#,
     ),
     ("config", r#"{"Kind":"service-defaults","Name":"%-web","Protocol":"http"}"#),
-    ("catalog/register", r#"{"Node":"%-far","Address":"10.0.0.8"}"#),
+    ("catalog/register", r#"{"Node":"%-far","Address":"10.0.0.8","NodeMeta":{"%":"a"}}"#),
     // A service that went: from then on reads of unknown services have its index.
     (
         "catalog/register",
@@ -45,6 +43,8 @@ const OTHER_SESSION: &str = r#"{"Node":"%-two","NodeChecks":[],"Checks":[]}"#;
 /// The waiting queries, by the names that the table below has.
 const QUERIES: &[(&str, &str)] = &[
     ("key", "kv/%/app/data?"),
+    ("key-none", "kv/%/app/dat?"),
+    ("key-far", "kv/%/zzz?"),
     ("tree", "kv/%/app/?recurse&"),
     ("tree-none", "kv/%/app,default/?recurse&"),
     ("keys-none", "kv/%/app,default/?keys&"),
@@ -52,6 +52,8 @@ const QUERIES: &[(&str, &str)] = &[
     ("deep-none", "kv/%/deep/a/c/?recurse&"),
     ("nodes", "catalog/nodes?"),
     ("services", "catalog/services?"),
+    ("meta", "catalog/services?node-meta=%:a&"),
+    ("meta-none", "catalog/services?node-meta=%:c&"),
     ("service", "catalog/service/%-web?"),
     ("service-none", "catalog/service/%-none?"),
     ("connect", "catalog/connect/%-other?"),
@@ -61,6 +63,12 @@ const QUERIES: &[(&str, &str)] = &[
     ("node-services", "catalog/node-services/%?"),
     ("any", "health/state/any?"),
     ("critical", "health/state/critical?"),
+    ("warning", "health/state/warning?"),
+    ("h-node", "health/node/%?"),
+    ("h-node-two", "health/node/%-two?"),
+    ("h-node-none", "health/node/%-none?"),
+    ("checks", "health/checks/%-web?"),
+    ("checks-none", "health/checks/%-none?"),
     ("health", "health/service/%-web?"),
     ("health-near", "health/service/%-web?near=_agent&"),
     ("health-none", "health/service/%-none?"),
@@ -254,6 +262,25 @@ const WRITES: &[(&str, &str, &str, &str)] = &[
         r#"{"Action":"deny"}"#,
         "(entries) intentions (match)",
     ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-far","Address":"10.0.0.8","NodeMeta":{"%":"a"},"Service":{"Service":"%-new"}}"#,
+        "services",
+    ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-new","Address":"10.0.0.8","NodeMeta":{"%":"b"}}"#,
+        "nodes",
+    ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-three","Address":"10.0.0.8","Check":{"CheckID":"c","Name":"c","Status":"passing"}}"#,
+        "nodes",
+    ),
+    ("PUT", "kv/%/app/dax", "1", "tree"),
     ("PUT", "event/fire/%", "", ""),
 ];
 
