@@ -124,15 +124,21 @@ fn mark_of_meta(state: &State, call: &Call, pair: &str) -> u64 {
         let keys: Vec<_> = node.meta.iter().flatten().map(key).collect();
         keys.into_iter().map(|key| (key, node.modify_index))
     });
+    let found = tree::mark(nodes, &tree::key(&[name, value]));
+    let services = || {
+        let all = state.catalog.nodes().flat_map(|record| {
+            record.services.values().map(move |service| (&record.node.node, service))
+        });
+        all.map(|(node, service)| {
+            let node = node.to_lowercase();
+            (tree::key(&[&node, &node, &service.id]), service.modify_index)
+        })
+    };
     let records = state.catalog.nodes().filter(|record| has_meta(call, record));
-    let services = records.flat_map(|record| {
-        let own = |service: &Service| {
-            (tree::key(&[&record.node.node, &service.id]), service.modify_index)
-        };
-        record.services.values().map(own).collect::<Vec<_>>()
-    });
-    let marks = [tree::mark(nodes, &tree::key(&[name, value])), tree::mark(services, &[])];
-    marks[0] ^ marks[1].rotate_left(1)
+    records.fold(found, |mark, record| {
+        let own = tree::mark(services(), &tree::key(&[&record.node.node.to_lowercase()]));
+        mark.rotate_left(1) ^ own
+    })
 }
 
 static SERVICE: Read = Read {

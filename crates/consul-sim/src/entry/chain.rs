@@ -7,6 +7,11 @@ use crate::http::decode::Json;
 
 /// Refuses a table in which routes, splits, redirects and intentions do not fit the services.
 pub(super) fn check(entries: &EntryTable) -> Result<(), String> {
+    for (service, entry) in entries.of_kind("service-defaults") {
+        if !entry.body.at("ExternalSNI").as_text().is_empty() {
+            is_external(entries, service)?;
+        }
+    }
     for (service, entry) in entries.of_kind("service-router") {
         is_advanced(entries, service)?;
         for route in entry.body.at("Routes").items() {
@@ -23,11 +28,6 @@ pub(super) fn check(entries: &EntryTable) -> Result<(), String> {
         refers(entries, service, entry.body.at("Redirect"))?;
         for (_, failover) in entry.body.at("Failover").members() {
             refers(entries, service, failover)?;
-        }
-    }
-    for (service, entry) in entries.of_kind("service-defaults") {
-        if !entry.body.at("ExternalSNI").as_text().is_empty() {
-            is_external(entries, service)?;
         }
     }
     for (service, entry) in entries.of_kind(INTENTIONS) {

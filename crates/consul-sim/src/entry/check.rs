@@ -320,9 +320,6 @@ fn exported_services(entry: &Json) -> Result<(), String> {
     for (place, service) in services() {
         for (number, consumer) in service.at("Consumers").items().iter().enumerate() {
             let at = format!("Services[{place}].Consumers[{number}]");
-            if !["", "default"].contains(&consumer.at("Partition").as_text()) {
-                return Err(format!("{at}: partitions are an enterprise-only feature"));
-            }
             if is_given(consumer, "SamenessGroup") {
                 return Err(format!("{at}: sameness-groups are an enterprise-only feature"));
             }
@@ -345,6 +342,11 @@ fn exported_services(entry: &Json) -> Result<(), String> {
             if is_given(consumer, "Peer") && is_given(consumer, "Partition") {
                 return Err(format!(
                     "{at}: must define at most one of Peer, Partition, or SamenessGroup"
+                ));
+            }
+            if consumer.at("Partition").as_text() == "*" {
+                return Err(format!(
+                    "{at}: exporting to all partitions (wildcard) is not supported"
                 ));
             }
             if consumer.at("Peer").as_text() == "*" {

@@ -91,6 +91,10 @@ impl KvTable {
 
     /// The index of the last change there, of what is known; 0 if nothing is.
     pub fn newest_near(&self, near: &Near) -> u64 {
+        // The place itself has moved.
+        if self.place(&near.prefix) != *near {
+            return self.newest;
+        }
         let within = near.path.get(..near.depth).unwrap_or_default();
         let is_there = |key: &[u8]| in_common(key, &near.path) >= near.depth;
         let prefix = within.strip_suffix(&[0]).unwrap_or(within);

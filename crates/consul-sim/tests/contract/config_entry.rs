@@ -626,7 +626,7 @@ async fn entries_need_permissions_of_their_service(t: T) {
     t.ok("config_delete", read()).await;
 }
 
-/// Writes an entry; its status and what is said.
+/// Writes an entry; the status and text of the answer.
 async fn put(t: &T, body: &str) -> (u16, String) {
     let answer = t.raw("PUT", "/v1/config", &body.replace('%', &t.name("web"))).await;
     (answer.status, answer.body)
@@ -663,8 +663,12 @@ async fn services_are_exported_to_peers(t: T) {
             "Services[0].Consumers[0]: exporting to all peers (wildcard) is not supported",
         ),
         (
-            r#"{"Name":"a","Consumers":[{"Partition":"p"}]}"#,
-            "Services[0].Consumers[0]: partitions are an enterprise-only feature",
+            r#"{"Name":"a","Consumers":[{"Partition":"*"}]}"#,
+            "Services[0].Consumers[0]: exporting to all partitions (wildcard) is not supported",
+        ),
+        (
+            r#"{"Name":"a","Consumers":[{"Partition":"p","Peer":"q"}]}"#,
+            "Services[0].Consumers[0]: must define at most one of Peer, Partition, or SamenessGroup",
         ),
         (
             r#"{"Name":"a","Consumers":[{"SamenessGroup":"p"}]}"#,

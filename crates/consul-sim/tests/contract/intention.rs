@@ -466,7 +466,7 @@ async fn an_intention_decides_about_a_connection(t: T) {
     };
     assert_eq!(ask().await, (true, "Default behavior configured by ACLs".to_owned()));
     for (action, allowed) in [("deny", false), ("allow", true)] {
-        upsert(&t, &from, &to, action).await;
+        upsert(&t, &from, "to", action).await;
         let shown = action.to_uppercase();
         let reason = format!(
             "Matched L4 intention: default/{from} => default/{to} (Precedence: 9, Action: {shown})"
