@@ -1,12 +1,13 @@
 //! Requests that few clients send, with their answers on a real Consul 1.21.
 
-use crate::served::{Outcome, ask, shown, talk};
+use crate::served::{Outcome, PATIENCE, ask, shown};
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
@@ -167,9 +168,14 @@ fn metrics_for_prometheus_have_consuls_names() -> Outcome {
         for _ in 0..3 {
             ask(&agent.address, "GET", "/v1/catalog/nodes", "")?;
         }
-        // An answer to HTTP/1.0 is not in chunks.
-        let request = b"GET /v1/agent/metrics?format=prometheus HTTP/1.0\r\n\r\n";
-        let text = talk(agent.address.parse()?, request)?.text;
+        let read = || ask(&agent.address, "GET", "/v1/agent/metrics?format=prometheus", "");
+        let end = Instant::now() + PATIENCE;
+        let mut text = read()?.text;
+        // Consul measures its memory at intervals.
+        while !text.contains("consul_runtime_alloc_bytes") && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
+            text = read()?.text;
+        }
         let lines = text.lines().filter(|line| line.starts_with("# TYPE "));
         let of_nodes = r#"consul_api_http_count{method="GET",path="v1_catalog_nodes"} "#;
         let count = text.lines().find_map(|line| line.strip_prefix(of_nodes)?.trim().parse().ok());
