@@ -11,6 +11,8 @@ use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use bytes::Bytes;
+use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
+use consul_api::api::operator as operator_rows;
 use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
 use consul_process::sync::lock;
@@ -278,8 +280,11 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let Endpoint { enterprise, .. } = call.endpoint;
-    let namespace = || *enterprise != Enterprise::OfNodes && takes(call.endpoint, "ns");
-    let partition = || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
+    let is_usage = call.endpoint.path == operator_rows::USAGE.path;
+    let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
+    let namespace = || is_usage || !has_none && takes(call.endpoint, "ns");
+    let partition =
+        || is_usage || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
         ("ns", &NAMESPACE, "Namespace", &namespace),
         ("partition", &PARTITION, "Partition", &partition),
@@ -306,7 +311,9 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
     let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
-    if dc != settings.datacenter && takes(call.endpoint, "dc") {
+    // Two reads are of the agent's datacenter, whatever the parameter says.
+    let is_here = [operator_rows::USAGE.path, EXPORTED.path].contains(&call.endpoint.path);
+    if dc != settings.datacenter && takes(call.endpoint, "dc") && !is_here {
         return Err(Refusal::server("No path to datacenter"));
     }
     let expression = call.query.get("filter");
