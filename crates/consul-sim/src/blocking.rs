@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_within_a_sixteenth_more_with_the_index_of_its_start() {
+    fn a_wait_ends_within_a_sixteenth_more_with_the_newest_index_near_its_key() {
         let world = World::new();
         world.put("kv/other", "1");
         let index = world.get("kv/none").index();
@@ -509,7 +509,7 @@ mod tests {
         assert!(watch.waits());
         world.advance(SECOND + MILLISECOND);
         let answer = watch.answer().expect("the time is over");
-        assert_eq!((answer.status(), answer.index()), (404, index));
+        assert_eq!((answer.status(), answer.index()), (404, index + 1));
         assert_eq!(world.get("kv/none").index(), index + 1);
     }
 
