@@ -6,6 +6,7 @@ use super::http::reply::{Refusal, Reply};
 use super::http::request::{Call, Query};
 use super::settings::Settings;
 use super::store::State;
+use super::store::kv::Near;
 use super::store::watch::Topic;
 use consul_process::clock::Instant;
 use futures_util::future::{Either, select};
@@ -118,7 +119,7 @@ fn check_cache_control(header: &str) -> Result<(), Refusal> {
 }
 
 /// The index of a result, against which a blocking query compares the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResultIndex {
     /// `X-Consul-Index` of the reply.
     pub value: u64,
@@ -127,12 +128,18 @@ pub(super) struct ResultIndex {
     pub missing: bool,
     /// The index at which the result itself last changed, where other changes of its table do not end a wait.
     pub changed: u64,
+    /// What the server's tree shows where the query waits, by [`tree::mark`]: nothing else wakes it. 0: its topics alone do.
+    ///
+    /// [`tree::mark`]: crate::store::tree::mark
+    pub mark: u64,
+    /// Where the server waits for a missing key, whose answer at the end of the wait has the index of the last change there.
+    pub near: Option<Near>,
 }
 
 impl ResultIndex {
     /// The index of an entry that exists, or of a list.
     pub fn new(value: u64) -> Self {
-        Self { value, missing: false, changed: value }
+        Self { value, missing: false, changed: value, mark: 0, near: None }
     }
 }
 
@@ -222,7 +229,12 @@ impl Agent {
                     ControlFlow::Break(refusal) => return Some(refusal),
                 }
             }
-            index = (read.index)(state, call);
+            let now = (read.index)(state, call);
+            // What has changed is not where the query waits.
+            if now.mark != 0 && now.mark == index.mark {
+                return None;
+            }
+            index = now;
             let started = *started.get_or_insert(index.value);
             if was_missing && index.missing || index.changed <= started && index.value > started {
                 seen = index.value;
@@ -236,7 +248,12 @@ impl Agent {
         let topics = |state: &State| (read.topics)(state, call).into_iter().chain(token).collect();
         let reply = match self.wait_for(topics, options.wait, jitter, news).await {
             Some(reply) => reply,
-            None => last.unwrap_or_else(|| self.with(|state| read.reply(state, call))),
+            None => self.with(|state| {
+                if let Some(near) = &index.near {
+                    index.value = index.value.max(state.kv.newest_near(near));
+                }
+                last.unwrap_or_else(|| read.reply(state, call))
+            }),
         };
         if is_error(&reply) && !is_missing_entry(read.headers, &reply) {
             return failed(read.headers, reply);
@@ -482,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_within_a_sixteenth_more_with_the_index_of_its_start() {
+    fn a_wait_ends_within_a_sixteenth_more_with_the_newest_index_near_its_key() {
         let world = World::new();
         world.put("kv/other", "1");
         let index = world.get("kv/none").index();
@@ -492,7 +509,7 @@ mod tests {
         assert!(watch.waits());
         world.advance(SECOND + MILLISECOND);
         let answer = watch.answer().expect("the time is over");
-        assert_eq!((answer.status(), answer.index()), (404, index));
+        assert_eq!((answer.status(), answer.index()), (404, index + 1));
         assert_eq!(world.get("kv/none").index(), index + 1);
     }
 

@@ -46,7 +46,10 @@ static READ: Read = Read {
     index: |state, call| match mode(call) {
         Mode::Key => match state.kv.get(&call.rest) {
             Some(entry) => ResultIndex::new(entry.modify_index),
-            None => ResultIndex { missing: true, ..ResultIndex::new(state.kv.newest()) },
+            None => {
+                let near = call.query.has("index").then(|| state.kv.near_key(&call.rest));
+                ResultIndex { missing: true, near, ..ResultIndex::new(state.kv.newest()) }
+            }
         },
         Mode::Entries | Mode::Keys => ResultIndex::new(state.kv.newest_under(&call.rest)),
     },

@@ -67,6 +67,7 @@ use ::http::{Request, Response};
 use acl::{Acl, DefaultPolicy};
 use agent::checks::Prober;
 use agent::probe::MachineProber;
+use agent::samples::Samples;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_client::transport::Transport;
@@ -95,9 +96,6 @@ pub use key_names::KeyNames;
 
 /// The version that the agent reports.
 pub const VERSION: &str = "1.21.0";
-
-/// The port of the agent's server for other servers.
-const SERVER_PORT: u16 = 8300;
 
 /// The id of the check that shows whether a node's agent is alive.
 const SERF_HEALTH: &str = "serfHealth";
@@ -157,6 +155,7 @@ pub struct Agent {
     default_policy: &'static str,
     state: Mutex<State>,
     log: Log,
+    samples: Arc<Mutex<Samples>>,
     faults: Mutex<Vec<control::fault::ActiveFault>>,
     requests: AtomicU64,
     /// Notifies waiting requests that their connection is closed.
@@ -178,6 +177,7 @@ impl Agent {
         let state = State::new(options.clock.now(), &options);
         Self {
             log: state.log.clone(),
+            samples: Arc::clone(&state.samples),
             default_policy: match state.acl.default_policy() {
                 DefaultPolicy::Allow => "allow",
                 DefaultPolicy::Deny => "deny",

@@ -31,6 +31,13 @@ const USAGE: &str =
                         [-sim-key-names=1.21.0|1.21.5|1.22]
        consul-sim version [-format=json]";
 
+/// How the program ended.
+enum End {
+    Done,
+    /// By a signal, without leaving first.
+    Killed,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
@@ -38,14 +45,15 @@ fn main() -> ExitCode {
             if asks_for_help(command) || flags.first().is_some_and(|flag| asks_for_help(flag)) =>
         {
             help();
-            Ok(())
+            Ok(End::Done)
         }
         Some((command, flags)) if command == "agent" => agent(flags),
         Some((command, flags)) if command == "version" => version(flags),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Killed) => ExitCode::FAILURE,
         Err(why) => {
             print_line(&mut std::io::stderr(), &why);
             ExitCode::FAILURE
@@ -71,7 +79,7 @@ fn print_line(to: &mut impl Write, line: &str) {
     let _ = writeln!(to, "{line}");
 }
 
-fn version(flags: &[String]) -> Result<(), String> {
+fn version(flags: &[String]) -> Result<End, String> {
     let as_json = flags.join("=").trim_start_matches('-') == "format=json";
     let text = if as_json {
         let version = serde_json::json!({
@@ -83,10 +91,10 @@ fn version(flags: &[String]) -> Result<(), String> {
         format!("Consul v{VERSION}\n(consul-sim {}, a simulated agent)", env!("CARGO_PKG_VERSION"))
     };
     print_line(&mut std::io::stdout(), &text);
-    Ok(())
+    Ok(End::Done)
 }
 
-fn agent(flags: &[String]) -> Result<(), String> {
+fn agent(flags: &[String]) -> Result<End, String> {
     let line = CommandLine::parse(flags).map_err(|why| format!("{why}\n{USAGE}"))?;
     let config = Config::read(&line).map_err(starting)?;
     let unused = config.unused_keys();
@@ -110,10 +118,17 @@ fn starting(why: String) -> String {
     format!("==> {why}")
 }
 
-async fn run(config: &Config) -> Result<(), String> {
+async fn run(config: &Config) -> Result<End, String> {
     let failed = |error: std::io::Error| error.to_string();
     if let Some(file) = config.ready_file() {
         remove(file)?;
+    }
+    if let Some(file) = config.pid_file() {
+        let pid = std::process::id().to_string();
+        let written = std::fs::write(file, pid);
+        written.map_err(|error| {
+            starting(format!("Could not open pid file: {}: {error}", file.display()))
+        })?;
     }
     let control = config.control().await.map_err(starting)?;
     let steered = config.clock().map_err(starting)?;
@@ -172,6 +187,8 @@ async fn run(config: &Config) -> Result<(), String> {
         write_whole(file, &ready)?;
     }
     print_line(&mut std::io::stdout(), &line);
+    let by_signal =
+        |is_interrupt| Ok(if config.leaves(is_interrupt) { End::Done } else { End::Killed });
     let ended = tokio::select! {
         ended = serve(Arc::clone(&agent), listeners, most) => match ended {
             Ok(never) => match never {},
@@ -183,13 +200,16 @@ async fn run(config: &Config) -> Result<(), String> {
         },
         never = reloads => never,
         never = dns.serve() => match never {},
-        () = agent.left() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+        () = agent.left() => Ok(End::Done),
+        _ = interrupt.recv() => by_signal(true),
+        _ = terminate.recv() => by_signal(false),
     };
     // Another process may have replaced it.
     let is_own = |file: &&Path| std::fs::read(file).is_ok_and(|text| text == ready.as_bytes());
     if let Some(file) = config.ready_file().filter(is_own) {
+        remove(file)?;
+    }
+    if let Some(file) = config.pid_file() {
         remove(file)?;
     }
     ended

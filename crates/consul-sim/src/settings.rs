@@ -4,6 +4,7 @@ use crate::KeyNames;
 use ::http::{HeaderName, HeaderValue};
 use consul_api::api::{kv, session};
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The settings of an agent and its server. Each has the default of Consul 1.21.0; source: the reference of the agent's configuration
@@ -14,6 +15,12 @@ pub struct Settings {
     pub datacenter: String,
     /// `advertise_addr`: the address of the agent's node, and of its server for other servers.
     pub address: IpAddr,
+    /// `ports`
+    pub ports: Ports,
+    /// What `agent/self` shows of the configuration beside what it always does, by the names in its `DebugConfig`.
+    pub shown: serde_json::Map<String, serde_json::Value>,
+    /// `telemetry`
+    pub telemetry: Telemetry,
     /// `connect.ca_config.cluster_id`: the trust domain, without its suffix.
     pub cluster_id: String,
     /// `session_ttl_min`: the shortest TTL of a session.
@@ -45,6 +52,9 @@ impl Default for Settings {
         Self {
             datacenter: "dc1".to_owned(),
             address: Ipv4Addr::LOCALHOST.into(),
+            ports: Ports::default(),
+            shown: serde_json::Map::new(),
+            telemetry: Telemetry::default(),
             cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),
             key_names: KeyNames::default(),
@@ -65,6 +75,61 @@ impl Settings {
     /// Whether requests for a path are refused.
     pub(super) fn blocks(&self, path: &str) -> bool {
         self.block_endpoints.iter().any(|prefix| path.starts_with(prefix))
+    }
+}
+
+/// The ports that the agent tells others. Only what speaks HTTP and DNS listens.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// `server`
+    pub server: u16,
+    /// `serf_lan`
+    pub serf_lan: u16,
+    /// `serf_wan`; `None`: the server is not in the pool of all datacenters.
+    pub serf_wan: Option<u16>,
+    /// `grpc`
+    pub grpc: Option<u16>,
+    /// `grpc_tls`
+    pub grpc_tls: Option<u16>,
+    /// `sidecar_min_port` and `sidecar_max_port`
+    pub sidecars: RangeInclusive<i64>,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            server: 8300,
+            serf_lan: 8301,
+            serf_wan: Some(8302),
+            grpc: None,
+            grpc_tls: None,
+            sidecars: 21000..=21255,
+        }
+    }
+}
+
+impl Ports {
+    /// Those of gRPC, by the names that members and services have for them.
+    pub(super) fn of_grpc(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let all = [("grpc_port", self.grpc), ("grpc_tls_port", self.grpc_tls)];
+        all.into_iter().filter_map(|(name, port)| Some((name, port?.to_string())))
+    }
+}
+
+/// `telemetry`, as far as it concerns the agent's own metrics.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// `metrics_prefix`
+    pub prefix: String,
+    /// `disable_hostname`: whether the names of gauges leave out the machine's.
+    pub without_host: bool,
+    /// `prometheus_retention_time`: whether there are metrics for Prometheus.
+    pub has_prometheus: bool,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { prefix: "consul".to_owned(), without_host: false, has_prometheus: false }
     }
 }
 

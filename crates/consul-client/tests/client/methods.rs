@@ -14,7 +14,6 @@ use std::time::Duration;
 
 /// The methods that the simulated agent answers as unknown endpoints, and the reasons.
 const NOT_SIMULATED: &[(&str, &str)] = &[
-    ("exported_services", "there is one cluster"),
     ("partition_", "Consul Enterprise"),
     ("namespace_", "Consul Enterprise"),
     ("peering_", "there is one cluster"),

@@ -8,7 +8,7 @@ use crate::blocking::{Headers, Read, ResultIndex};
 use crate::http::decode::{GoType, Json, Object, with_hint};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
-use crate::http::request::Call;
+use crate::http::request::{Call, query_unescape};
 use crate::store::State;
 use crate::store::watch::Topic;
 use consul_api::api::acl as wire;
@@ -123,7 +123,11 @@ static BY_ID: Read = Read {
 };
 
 static BY_NAME: Read = Read {
-    check: |call| call.required_rest("Missing policy Name").map(|_| ()),
+    // Consul's clients encode the name twice. Source: `ACLPolicyRead` in Consul's agent/acl_endpoint.go.
+    check: |call| {
+        let name = call.required_rest("Missing policy Name")?;
+        query_unescape(&name).map(|_| ()).map_err(Refusal::server)
+    },
     answer: |state, call| read(state, call, false),
     ..LIST
 };
@@ -135,7 +139,7 @@ fn read(state: &State, call: &Call, by_id: bool) -> Result<Reply, Refusal> {
         check_lookup("policy", &wanted)?;
         state.acl.policies.get(&wanted)
     } else {
-        state.acl.policy_named(&wanted)
+        state.acl.policy_named(&query_unescape(&wanted).map_err(Refusal::server)?)
     };
     match policy {
         Some(policy) => Ok(Reply::json(call.style, &View::from(policy))),

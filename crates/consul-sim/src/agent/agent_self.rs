@@ -1,28 +1,27 @@
 //! `/v1/agent/self`: the agent's configuration, member and figures.
 
+use crate::acl::DefaultPolicy;
+use crate::settings::Ports;
 use crate::store::State;
 use crate::store::catalog::TextMap;
-use crate::{SERVER_PORT, VERSION};
+use crate::{VERSION, operator};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-
-/// The gossip port of the members of a datacenter.
-pub(super) const SERF_PORT: u16 = 8301;
-
-/// The gossip port of the servers of all datacenters.
-pub(super) const SERF_WAN_PORT: u16 = 8302;
+use std::sync::LazyLock;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct About {
     config: Config,
-    debug_config: Value,
+    debug_config: Map<String, Value>,
     coord: Coord,
     member: Member,
     stats: BTreeMap<&'static str, BTreeMap<&'static str, String>>,
     meta: TextMap,
+    #[serde(rename = "xDS", skip_serializing_if = "Option::is_none")]
+    xds: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -81,52 +80,115 @@ pub(crate) fn about(state: &State) -> About {
             version: VERSION,
             build_date: "1970-01-01T00:00:01Z",
         },
-        debug_config: json!({
-            "ACLsEnabled": state.acl.is_enabled(),
-            "Datacenter": datacenter,
-            "NodeID": id,
-            "NodeName": name,
-            "PrimaryDatacenter": datacenter,
-            "SerfAdvertiseAddrLAN": serf_address(state, SERF_PORT),
-            "SerfAdvertiseAddrWAN": serf_address(state, SERF_WAN_PORT),
-            "ServerMode": true,
-            "Version": VERSION,
-        }),
+        debug_config: debug_config(state, &id),
         coord: Coord { vec: [0; 8], error: 1.5, adjustment: 0, height: 0.000_01 },
         member: member(state),
         stats: stats(state),
         meta: node.and_then(|node| node.meta.clone()).unwrap_or_default(),
+        xds: xds(&state.settings.ports),
     }
 }
 
-fn serf_address(state: &State, port: u16) -> String {
-    format!("tcp://{}", SocketAddr::new(state.settings.address, port))
+/// What Consul 1.21.0 shows of a configuration that sets nothing.
+static STANDARD: LazyLock<Map<String, Value>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("debug_config.json")).unwrap_or_default());
+
+/// The configuration with every member that Consul shows.
+fn debug_config(state: &State, id: &str) -> Map<String, Value> {
+    let (settings, name) = (&state.settings, state.node_name.as_str());
+    let (datacenter, ports) = (settings.datacenter.as_str(), &settings.ports);
+    let number = |port: Option<u16>| port.map_or(-1, i32::from);
+    let url = |port: u16| format!("tcp://{}", SocketAddr::new(settings.address, port));
+    let urls = |port: Option<u16>| port.map(url).into_iter().collect::<Vec<_>>();
+    let tagged = state.local.node().and_then(|node| node.tagged_addresses.clone());
+    let acls = state.acl.is_enabled();
+    let policy = match state.acl.default_policy() {
+        DefaultPolicy::Allow => "allow",
+        DefaultPolicy::Deny => "deny",
+    };
+    let own = json!({
+        "ACLsEnabled": acls,
+        "AdvertiseAddrLAN": settings.address,
+        "AdvertiseAddrWAN": settings.address,
+        "ConnectEnabled": state.connect,
+        "ConnectSidecarMaxPort": ports.sidecars.end(),
+        "ConnectSidecarMinPort": ports.sidecars.start(),
+        "Datacenter": datacenter,
+        "GRPCAddrs": urls(ports.grpc),
+        "GRPCPort": number(ports.grpc),
+        "GRPCTLSAddrs": urls(ports.grpc_tls),
+        "GRPCTLSPort": number(ports.grpc_tls),
+        "NodeID": id,
+        "NodeName": name,
+        "PrimaryDatacenter": datacenter,
+        "RPCAdvertiseAddr": url(ports.server),
+        "RPCBindAddr": url(ports.server),
+        "SerfAdvertiseAddrLAN": url(ports.serf_lan),
+        "SerfAdvertiseAddrWAN": ports.serf_wan.map(url).unwrap_or_default(),
+        "SerfBindAddrLAN": url(ports.serf_lan),
+        "SerfBindAddrWAN": ports.serf_wan.map(url).unwrap_or_default(),
+        "SerfPortLAN": ports.serf_lan,
+        "SerfPortWAN": number(ports.serf_wan),
+        "ServerPort": ports.server,
+        "TaggedAddresses": tagged,
+    });
+    let mut all = STANDARD.clone();
+    all.extend(settings.shown.clone());
+    if let Value::Object(own) = own {
+        all.extend(own);
+    }
+    for (member, inner) in [
+        ("ACLResolverSettings", json!({"ACLDefaultPolicy": policy, "ACLsEnabled": acls})),
+        ("ACLResolverSettings", json!({"Datacenter": datacenter, "NodeName": name})),
+        ("Cloud", json!({ "NodeName": name })),
+        ("TLS", json!({ "NodeName": name })),
+        ("Telemetry", json!({"DisableHostname": settings.telemetry.without_host})),
+        ("Telemetry", json!({"MetricsPrefix": settings.telemetry.prefix})),
+    ] {
+        if let (Some(Value::Object(members)), Value::Object(inner)) = (all.get_mut(member), inner) {
+            members.extend(inner);
+        }
+    }
+    all
+}
+
+/// What proxies of the mesh would ask, if the agent has a port for them.
+fn xds(ports: &Ports) -> Option<Value> {
+    let port = ports.grpc_tls.or(ports.grpc)?;
+    let number = |port: Option<u16>| port.map_or(-1, i32::from);
+    Some(json!({
+        "SupportedProxies": {"envoy": ["1.29.7", "1.28.5", "1.27.7", "1.26.8"]},
+        "Port": port,
+        "Ports": {"Plaintext": number(ports.grpc), "TLS": number(ports.grpc_tls)},
+    }))
 }
 
 /// The agent as a member of its datacenter.
 pub(crate) fn member(state: &State) -> Member {
     let id = state.local.node().map(|node| node.id.clone()).unwrap_or_default();
-    let tags = [
+    let ports = &state.settings.ports;
+    let mut tags = texts(&[
         ("acls", if state.acl.is_enabled() { "1" } else { "0" }),
         ("build", "1.21.0:"),
         ("dc", &state.settings.datacenter),
         ("ft_fs", "1"),
         ("ft_si", "1"),
         ("id", &id),
-        ("port", &SERVER_PORT.to_string()),
+        ("port", &ports.server.to_string()),
         ("raft_vsn", "3"),
         ("role", "consul"),
         ("segment", ""),
         ("vsn", "2"),
         ("vsn_max", "3"),
         ("vsn_min", "2"),
-        ("wan_join_port", &SERF_WAN_PORT.to_string()),
-    ];
+    ]);
+    tags.extend(ports.of_grpc());
+    tags.extend(ports.serf_wan.map(|port| ("wan_join_port", port.to_string())));
     Member {
         name: state.node_name.clone(),
         addr: state.settings.address,
-        port: SERF_PORT,
-        tags: texts(&tags),
+        port: ports.serf_lan,
+        tags,
         status: 1,
         protocol_min: 1,
         protocol_max: 5,
@@ -137,21 +199,59 @@ pub(crate) fn member(state: &State) -> Member {
     }
 }
 
-/// The agent as a member of the pool of servers of all datacenters.
-pub(super) fn wan_member(state: &State) -> Member {
-    let mut own = member(state);
-    own.name = state.wan_name();
-    own.port = SERF_WAN_PORT;
+/// The agent as a member of the pool of servers of all datacenters, if it is one.
+pub(super) fn wan_member(state: &State) -> Option<Member> {
+    let port = state.settings.ports.serf_wan?;
+    let mut own = Member { name: state.wan_name(), port, ..member(state) };
     own.tags.remove("wan_join_port");
-    own
+    Some(own)
 }
+
+/// What the only member of a pool says of it.
+const POOL: &[(&str, &str)] = &[
+    ("coordinate_resets", "0"),
+    ("encrypted", "false"),
+    ("event_queue", "0"),
+    ("event_time", "1"),
+    ("failed", "0"),
+    ("health_score", "0"),
+    ("intent_queue", "0"),
+    ("left", "0"),
+    ("member_time", "1"),
+    ("members", "1"),
+    ("query_queue", "0"),
+    ("query_time", "1"),
+];
 
 fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>> {
     let (services, checks) = (state.local.services.len(), state.local.checks.len());
     let index = state.index().to_string();
+    let ttls = state.local.checks.values().filter(|check| check.ttl.is_some()).count();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    let configuration = format!(
+        "[{{Suffrage:Voter ID:{} Address:{}}}]",
+        operator::server_id(state),
+        state.server_address()
+    );
     BTreeMap::from([
-        ("agent", texts(&[("checks", &checks.to_string()), ("services", &services.to_string())])),
-        ("build", texts(&[("prerelease", ""), ("revision", ""), ("version", VERSION)])),
+        (
+            "agent",
+            texts(&[
+                ("check_monitors", "0"),
+                ("check_ttls", &ttls.to_string()),
+                ("checks", &checks.to_string()),
+                ("services", &services.to_string()),
+            ]),
+        ),
+        (
+            "build",
+            texts(&[
+                ("prerelease", ""),
+                ("revision", ""),
+                ("version", VERSION),
+                ("version_metadata", ""),
+            ]),
+        ),
         (
             "consul",
             texts(&[
@@ -168,13 +268,37 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
             texts(&[
                 ("applied_index", &index),
                 ("commit_index", &index),
+                ("fsm_pending", "0"),
+                ("last_contact", "0"),
                 ("last_log_index", &index),
+                ("last_log_term", "2"),
+                ("last_snapshot_index", "0"),
+                ("last_snapshot_term", "0"),
+                ("latest_configuration", &configuration),
+                ("latest_configuration_index", "0"),
                 ("num_peers", "0"),
+                ("protocol_version", "3"),
+                ("protocol_version_max", "3"),
+                ("protocol_version_min", "0"),
+                ("snapshot_version_max", "1"),
+                ("snapshot_version_min", "0"),
                 ("state", "Leader"),
+                ("term", "2"),
             ]),
         ),
-        ("serf_lan", texts(&[("failed", "0"), ("left", "0"), ("members", "1")])),
-        ("serf_wan", texts(&[("failed", "0"), ("left", "0"), ("members", "1")])),
+        (
+            "runtime",
+            texts(&[
+                ("arch", if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }),
+                ("cpu_count", &processors),
+                ("goroutines", "1"),
+                ("max_procs", &processors),
+                ("os", std::env::consts::OS),
+                ("version", "simulated"),
+            ]),
+        ),
+        ("serf_lan", texts(POOL)),
+        ("serf_wan", texts(POOL)),
     ])
 }
 

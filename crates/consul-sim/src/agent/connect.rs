@@ -5,6 +5,7 @@ use super::authority::{Authority, INDEX, Leaf, Root};
 use super::authority_config;
 use crate::acl::{Access, DefaultPolicy, Resource};
 use crate::blocking::{Headers, Read, ResultIndex, cache_headers};
+use crate::entry::intentions;
 use crate::go;
 use crate::http::decode::{GoType, Object, body, decode_error};
 use crate::http::handler::{Handler, Route};
@@ -134,6 +135,9 @@ static LEAF: Read = Read {
     },
     answer: |state, call| {
         let name = call.rest_text();
+        if name.is_empty() {
+            return Err(Refusal::server("URI must be either service, agent, server, or kind"));
+        }
         state.authority(call).check(Resource::Service, &name, Access::Write)?;
         if !state.connect {
             return Err(disabled());
@@ -164,10 +168,10 @@ fn leaf(state: &State, service: &str) -> Result<Arc<Leaf>, Refusal> {
 #[serde(rename_all = "PascalCase")]
 struct Authorization {
     authorized: bool,
-    reason: &'static str,
+    reason: String,
 }
 
-/// There are no intentions, so the default policy decides.
+/// The first intention for both services decides, else the default policy.
 fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     const REQUEST: GoType =
         GoType { value: "structs.ConnectAuthorizeRequest", fields: "ConnectAuthorizeRequest." };
@@ -178,21 +182,27 @@ fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::bad("Target service must be specified"));
     }
     let uri = given.text("ClientCertURI").map_err(decode_error)?;
-    if !is_service(&uri) {
+    let Some(source) = service_of(&uri) else {
         return Err(Refusal::bad("ClientCertURI not a valid Connect identifier"));
-    }
+    };
     state.authority(call).check(Resource::Service, &target, Access::Write)?;
-    let reason = "Default behavior configured by ACLs";
-    let authorized = state.acl.default_policy() == DefaultPolicy::Allow;
+    let by_default = || {
+        let allowed = state.acl.default_policy() == DefaultPolicy::Allow;
+        (allowed, "Default behavior configured by ACLs".to_owned())
+    };
+    let verdict = intentions::verdict(state, source, &target);
+    let (authorized, reason) = verdict.unwrap_or_else(by_default);
     let reply = Reply::json(call.style, &Authorization { authorized, reason });
     Ok(cache_headers(reply, state, call, true))
 }
 
-/// Whether a certificate's URI is a service's: `spiffe://HOST/ns/NAMESPACE/dc/DC/svc/NAME`.
-fn is_service(uri: &str) -> bool {
-    let Some(rest) = uri.strip_prefix("spiffe://") else { return false };
-    let parts: Vec<&str> = rest.split('/').collect();
-    matches!(parts[..], [_, "ns", _, "dc", _, "svc", name] if !name.is_empty())
+/// The service of a certificate's URI: `spiffe://HOST/ns/NAMESPACE/dc/DC/svc/NAME`.
+fn service_of(uri: &str) -> Option<&str> {
+    let parts: Vec<&str> = uri.strip_prefix("spiffe://")?.split('/').collect();
+    match parts[..] {
+        [_, "ns", _, "dc", _, "svc", name] if !name.is_empty() => Some(name),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use crate::settings::Settings;
 use crate::store::State;
 use crate::store::catalog::{Address, Check, Service};
 use consul_api::api::agent::STATUSES;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +128,7 @@ pub(crate) fn services(
     check_address(&service.address).map_err(Refusal::bad)?;
     check_weights(service.weights)
         .map_err(|why| Refusal::bad(format!("Invalid Weights: {why}")))?;
-    check_meta(service.meta.as_ref())
+    check_meta(&service.kind, service.meta.as_ref())
         .map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
     proxy::check(&service, sidecar.as_ref().map(|it| it.mistakes.as_slice()))
         .map_err(|why| Refusal::bad(format!("Validation failed: {why}")))?;
@@ -143,7 +142,8 @@ pub(crate) fn services(
     [Some((service, checks)), sidecar]
         .into_iter()
         .flatten()
-        .map(|(service, checks)| {
+        .map(|(mut service, checks)| {
+            add_own_addresses(&mut service);
             let checks = finish_checks(checks, &service, state, origin)?;
             Ok((service, checks))
         })
@@ -157,7 +157,7 @@ fn beside(
     state: &State,
 ) -> Result<(Service, Vec<GivenCheck>), Refusal> {
     let (mut sidecar, mut checks) = given.beside(service);
-    check_meta(sidecar.meta.as_ref())
+    check_meta(&sidecar.kind, sidecar.meta.as_ref())
         .map_err(|why| Refusal::bad(format!("Invalid SidecarService: {why}")))?;
     for check in &checks {
         let refused = |why| Refusal::bad(format!("Invalid check in sidecar_service: {why}"));
@@ -167,12 +167,9 @@ fn beside(
         .map_err(|why| Refusal::bad(format!("Failed Validation: {why}")))?;
     if sidecar.port < 1 {
         sidecar.port = sidecar::port(state, &sidecar.id).map_err(Refusal::server)?;
-        // Those of its own address have no port yet.
-        sidecar.tagged_addresses.retain(|_, address| address.port != 0);
-        add_own_addresses(&mut sidecar.tagged_addresses, &sidecar.address, sidecar.port);
     }
     if checks.is_empty() {
-        checks = sidecar::default_checks(sidecar.port, &service.id);
+        checks = sidecar::default_checks(&sidecar, &service.id);
     }
     Ok((sidecar, checks))
 }
@@ -255,7 +252,6 @@ pub(super) fn read_service(
     let mut tagged_addresses = addresses(given, "TaggedAddresses", ADDRESS)?;
     tagged_addresses.append(&mut addresses(given, "tagged_addresses", ADDRESS)?);
     given.text("Token")?;
-    add_own_addresses(&mut tagged_addresses, &address, port);
     let (connect, sidecar) = sidecar::read(given)?;
     let service = Service {
         kind: given.text_of("Kind", "structs.ServiceKind")?,
@@ -290,12 +286,12 @@ pub(super) fn read_service(
 }
 
 /// An IP address is also a tagged address, by its version.
-fn add_own_addresses(tagged: &mut BTreeMap<String, Address>, address: &str, port: i64) {
-    let Ok(ip) = address.parse::<IpAddr>() else { return };
+fn add_own_addresses(service: &mut Service) {
+    let Ok(ip) = service.address.parse::<IpAddr>() else { return };
     let version = if ip.to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
     for side in ["lan", "wan"] {
-        let own = Address { address: address.to_owned(), port };
-        tagged.entry(format!("{side}_{version}")).or_insert(own);
+        let own = Address { address: service.address.clone(), port: service.port };
+        service.tagged_addresses.entry(format!("{side}_{version}")).or_insert(own);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The members of a cluster of one: `agent/members`, `join`, `leave`, and the commands of an
 //! operator.
 
-use super::agent_self::{self, SERF_PORT, SERF_WAN_PORT};
+use super::agent_self;
 use crate::acl::{Access, Resource};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
@@ -51,10 +51,13 @@ fn members(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             ));
         }
     }
-    let own = if is_wan(call) { agent_self::wan_member(state) } else { agent_self::member(state) };
+    let own = match is_wan(call) {
+        true => agent_self::wan_member(state),
+        false => Some(agent_self::member(state)),
+    };
     let authority = state.authority(call);
     authority.known()?;
-    let seen = authority.sees(Resource::Node, &state.node_name).then_some(own);
+    let seen = own.filter(|_| authority.sees(Resource::Node, &state.node_name));
     let members = call.select(seen.into_iter())?;
     Ok(authority.mark(Reply::json(call.style, &members)))
 }
@@ -63,7 +66,8 @@ fn members(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 fn join(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     let address = call.rest_text();
-    let port = if is_wan(call) { SERF_WAN_PORT } else { SERF_PORT };
+    let ports = &state.settings.ports;
+    let port = if is_wan(call) { ports.serf_wan.unwrap_or(0) } else { ports.serf_lan };
     let failed = |why: String| Err(Refusal::server(format!("1 error occurred:\n\t* {why}\n\n")));
     let own = SocketAddr::from(([127, 0, 0, 1], port));
     let found = match (address.parse(), address.parse::<IpAddr>()) {

@@ -15,6 +15,7 @@ mod members;
 mod metrics;
 mod monitor;
 pub(super) mod probe;
+pub(super) mod samples;
 mod sidecar;
 
 use super::acl::{Access, Resource};

@@ -9,14 +9,10 @@ use crate::store::State;
 use crate::store::catalog::{CONNECT_PROXY, Service};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const SIDECAR: &str = "struct { EnableTagOverrideSnake bool }";
-
-/// The ports that the agent gives to sidecars. Source: `sidecar_min_port` and `sidecar_max_port` in Consul's agent
-/// configuration reference.
-const PORTS: RangeInclusive<i64> = 21000..=21255;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -63,6 +59,9 @@ impl Sidecar {
         if own.name.is_empty() {
             own.name = id_of(&service.name);
         }
+        if own.address.is_empty() {
+            own.address.clone_from(&service.address);
+        }
         if own.tags.as_ref().is_none_or(Vec::is_empty) {
             own.tags.clone_from(&service.tags);
         }
@@ -103,26 +102,40 @@ fn proxy(given: Option<Value>, service: &Service) -> Map<String, Value> {
 /// The port of a sidecar to which none was given: the one that it has, else the first free one.
 pub(super) fn port(state: &State, id: &str) -> Result<i64, String> {
     let services = &state.local.services;
+    let range = &state.settings.ports.sidecars;
+    if *range.start() < 1 || *range.end() < 1 {
+        let why = "no port provided for sidecar_service and auto-assignment disabled in config";
+        return Err(why.to_owned());
+    }
     let before = services.get(id).filter(|it| it.is_sidecar).map(|it| it.port);
-    if let Some(port) = before.filter(|port| PORTS.contains(port)) {
+    if let Some(port) = before.filter(|port| range.contains(port)) {
         return Ok(port);
     }
     let taken: BTreeSet<i64> = services.values().map(|service| service.port).collect();
-    let mut ports = PORTS;
+    let mut ports = range.clone();
     ports.find(|port| !taken.contains(port)).ok_or_else(|| {
         format!(
             "no port provided for sidecar_service and none left in the configured range [{}, {}]",
-            PORTS.start(),
-            PORTS.end()
+            range.start(),
+            range.end()
         )
     })
 }
 
 /// The checks of a sidecar to which none were given: its port, and the health of its service.
-pub(super) fn default_checks(port: i64, service: &str) -> Vec<GivenCheck> {
+pub(super) fn default_checks(sidecar: &Service, service: &str) -> Vec<GivenCheck> {
+    let local = sidecar.proxy.as_ref().and_then(|proxy| proxy.get("LocalServiceAddress"));
+    let host = match sidecar.address.as_str() {
+        "" => local.and_then(Value::as_str).unwrap_or_default(),
+        own => own,
+    };
+    let address = match host.parse() {
+        Ok(ip) => SocketAddr::new(ip, u16::try_from(sidecar.port).unwrap_or(0)).to_string(),
+        Err(_) => format!("{host}:{}", sidecar.port),
+    };
     let interval = i64::try_from(CHECK_INTERVAL.as_nanos()).unwrap_or(i64::MAX);
     vec![
-        GivenCheck::tcp("Connect Sidecar Listening", format!("127.0.0.1:{port}"), interval),
+        GivenCheck::tcp("Connect Sidecar Listening", address, interval),
         GivenCheck::alias(format!("Connect Sidecar Aliasing {service}"), service),
     ]
 }

@@ -251,8 +251,11 @@ pub(super) fn kept_weights(given: Weights) -> Weights {
     check_weights(given).map_or_else(|_| Weights::default(), |()| given)
 }
 
-/// Validates a service's metadata.
-pub(crate) fn check_meta(meta: Option<&TextMap>) -> Result<(), String> {
+/// Validates the metadata of a service of this kind, or with an empty one of a node.
+pub(crate) fn check_meta(kind: &str, meta: Option<&TextMap>) -> Result<(), String> {
+    let is_reserved = |key: &str| {
+        key.starts_with("consul-") && (kind, key) != ("mesh-gateway", "consul-wan-federation")
+    };
     let pairs = meta.into_iter().flatten();
     if pairs.clone().count() > META_MAX_PAIRS {
         return Err(format!(
@@ -269,7 +272,7 @@ pub(crate) fn check_meta(meta: Option<&TextMap>) -> Result<(), String> {
             "Key contains invalid characters".to_owned()
         } else if key.len() > META_MAX_KEY {
             format!("Key is too long (limit: {META_MAX_KEY} characters)")
-        } else if key.starts_with("consul-") {
+        } else if is_reserved(key) {
             "Key prefix 'consul-' is reserved for internal use".to_owned()
         } else if value.len() > META_MAX_VALUE {
             format!("Value is too long (limit: {META_MAX_VALUE} characters)")

@@ -10,6 +10,7 @@ use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
 use crate::store::State;
 use crate::store::catalog::{Check, Record, Service};
+use crate::store::tree;
 use crate::store::watch::Topic;
 use consul_api::api::health as wire;
 use http::StatusCode;
@@ -156,10 +157,28 @@ fn passing(call: &Call) -> Result<bool, Refusal> {
     }
 }
 
+/// The index of a list of checks by a member: that of all checks, after changes where the list is in Consul's index of this member.
+fn of_checks(state: &State, call: &Call, member: fn(&Check) -> &String) -> ResultIndex {
+    let newest = ResultIndex::new(state.catalog.checks_newest);
+    if !call.query.has("index") {
+        return newest;
+    }
+    let checks = state.catalog.nodes().flat_map(|record| record.checks.values());
+    let entries = checks.filter(|check| !member(check).is_empty()).map(|check| {
+        let parts = [member(check), &check.node, &check.check_id];
+        (
+            tree::key(&parts.map(|part| part.to_lowercase()).each_ref().map(String::as_str)),
+            check.modify_index,
+        )
+    });
+    let mark = tree::mark(entries, &tree::key(&[&call.rest_text().to_lowercase()]));
+    ResultIndex { mark, ..newest }
+}
+
 static NODE: Read = Read {
     check: |call| call.required_rest("Missing node name").map(|_| ()),
-    topics: |_, call| vec![Topic::NodeChecks(call.rest_text().to_lowercase())],
-    index: |state, _| ResultIndex::new(state.catalog.checks_newest),
+    topics: |_, _| vec![Topic::Checks],
+    index: |state, call| of_checks(state, call, |check| &check.node),
     answer: |state, call| {
         let record = state.catalog.node(&call.rest_text());
         let checks = record.into_iter().flat_map(|record| record.checks.values());
@@ -173,14 +192,17 @@ static NODE: Read = Read {
 
 static CHECKS: Read = Read {
     check: |call| call.required_rest("Missing service name").map(|_| ()),
-    topics: |_, call| vec![Topic::ServiceChecks(call.rest_text().to_lowercase())],
+    topics: |_, call| match call.query.has("node-meta") {
+        true => vec![Topic::ServiceChecks(call.rest_text().to_lowercase())],
+        false => vec![Topic::Checks],
+    },
     index: |state, call| {
+        let name = call.rest_text();
         // With a filter of nodes, the index is the service's.
-        let filtered = call.query.has("node-meta");
-        ResultIndex::new(match filtered {
-            true => state.catalog.known_service_newest(&call.rest_text()),
-            false => state.catalog.checks_newest,
-        })
+        match call.query.has("node-meta") {
+            true => ResultIndex::new(state.catalog.known_service_newest(&name)),
+            false => of_checks(state, call, |check| &check.service_name),
+        }
     },
     answer: |state, call| {
         let name = call.rest_text().to_lowercase();
@@ -192,11 +214,11 @@ static CHECKS: Read = Read {
 
 static STATE: Read = Read {
     check: |call| call.required_rest("Missing check state").map(|_| ()),
-    topics: |_, call| match call.rest_text().as_str() {
-        "any" => vec![Topic::Checks],
-        state => vec![Topic::ChecksInState(state.to_lowercase())],
+    topics: |_, _| vec![Topic::Checks],
+    index: |state, call| match call.rest_text().as_str() {
+        "any" => ResultIndex::new(state.catalog.checks_newest),
+        _ => of_checks(state, call, |check| &check.status),
     },
-    index: |state, _| ResultIndex::new(state.catalog.checks_newest),
     answer: |state, call| {
         let wanted = call.rest_text();
         let in_state =
@@ -355,14 +377,17 @@ mod tests {
     }
 
     #[test]
-    fn a_state_wakes_for_the_checks_that_enter_and_leave_it_only() {
+    fn a_state_wakes_for_the_checks_that_enter_and_leave_it() {
         let world = World::new();
         with_check(&world, "w", "a", "passing");
         let index = world.get("health/state/warning").index();
         let mut warning = world.watch(&format!("health/state/warning?index={index}"));
         let mut passing = world.watch(&format!("health/state/passing?index={index}"));
         with_check(&world, "w", "a", "critical");
-        assert!(warning.waits() && !passing.waits());
+        // No check has the other state, so each change wakes who waits for it.
+        assert!(!warning.waits() && !passing.waits());
+        let index = world.get("health/state/warning").index();
+        let mut warning = world.watch(&format!("health/state/warning?index={index}"));
         with_check(&world, "w", "a", "warning");
         assert!(!warning.waits());
     }

@@ -16,6 +16,7 @@ use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Node, Record, Service};
+use super::store::tree;
 use super::store::watch::Topic;
 use consul_api::api::catalog as wire;
 use serde::Serialize;
@@ -86,10 +87,13 @@ static SERVICES: Read = Read {
     },
     index: |state, call| {
         let services = state.catalog.services_newest;
-        ResultIndex::new(match call.query.has("node-meta") {
-            true => services.max(state.catalog.nodes_newest),
-            false => services,
-        })
+        match call.query.all("node-meta").next() {
+            Some(pair) => ResultIndex {
+                mark: if call.query.has("index") { mark_of_meta(state, call, pair) } else { 0 },
+                ..ResultIndex::new(services.max(state.catalog.nodes_newest))
+            },
+            None => ResultIndex::new(services),
+        }
     },
     answer: |state, call| {
         let authority = state.authority(call);
@@ -107,6 +111,35 @@ static SERVICES: Read = Read {
     },
     headers: CACHED,
 };
+
+/// What wakes a query for the services of nodes with this metadata: changes where the nodes are in Consul's index of
+/// metadata, and of their services.
+fn mark_of_meta(state: &State, call: &Call, pair: &str) -> u64 {
+    let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
+    let nodes = state.catalog.nodes().flat_map(|record| {
+        let node = &record.node;
+        let key = |(name, value): (&String, &String)| {
+            tree::key(&[name, value, &node.node.to_lowercase()])
+        };
+        let keys: Vec<_> = node.meta.iter().flatten().map(key).collect();
+        keys.into_iter().map(|key| (key, node.modify_index))
+    });
+    let found = tree::mark(nodes, &tree::key(&[name, value]));
+    let services = || {
+        let all = state.catalog.nodes().flat_map(|record| {
+            record.services.values().map(move |service| (&record.node.node, service))
+        });
+        all.map(|(node, service)| {
+            let node = node.to_lowercase();
+            (tree::key(&[&node, &node, &service.id]), service.modify_index)
+        })
+    };
+    let records = state.catalog.nodes().filter(|record| has_meta(call, record));
+    records.fold(found, |mark, record| {
+        let own = tree::mark(services(), &tree::key(&[&record.node.node.to_lowercase()]));
+        mark.rotate_left(1) ^ own
+    })
+}
 
 static SERVICE: Read = Read {
     check: |call| call.required_rest("Missing service name").map(|_| ()),

@@ -321,7 +321,7 @@ fn check_applicable(state: &State, registration: &Registration) -> Result<(), St
     let Registration { node, service, checks, .. } = registration;
     check_node_name(state, node).map_err(|why| format!("failed inserting node: {why}"))?;
     if let Some(service) = service {
-        check_meta(service.meta.as_ref()).map_err(|why| {
+        check_meta(&service.kind, service.meta.as_ref()).map_err(|why| {
             let (node, id) = (&node.node, &service.id);
             format!(
                 "failed inserting service: Invalid Service Meta for node {node} and serviceID \

@@ -211,7 +211,7 @@ impl Operation {
                 return Err(format!("failed to set {}, index is stale", place()));
             }
             "set" | "cas" => {
-                check_meta(service.meta.as_ref()).map_err(|why| {
+                check_meta(&service.kind, service.meta.as_ref()).map_err(|why| {
                     let id = &service.id;
                     format!("Invalid Service Meta for node {node} and serviceID {id}: {why}")
                 })?;

@@ -59,7 +59,8 @@ impl Config {
     pub(super) fn unreadable_definitions(&self) -> Vec<String> {
         let mut errors: Vec<_> = self.checks().flat_map(unreadable_durations).collect();
         for service in self.services() {
-            let name = service.get("name").and_then(Value::as_str).unwrap_or_default();
+            let text = |key: &str| service.get(key).and_then(Value::as_str).unwrap_or_default();
+            let name = text("name");
             let own = service.get("checks").and_then(Value::as_array).into_iter().flatten();
             let own = own.chain(service.get("check").map(in_block));
             errors.extend(own.flat_map(unreadable_durations));
@@ -68,7 +69,7 @@ impl Config {
                 .into_iter()
                 .flatten()
                 .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-            if let Err(why) = check_meta(Some(&meta.collect())) {
+            if let Err(why) = check_meta(text("kind"), Some(&meta.collect())) {
                 errors.push(format!("invalid meta for service {name}: {why}"));
             }
             let weights = service.get("weights").map(in_block);

@@ -12,7 +12,7 @@ use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
 use super::control::clock::SteeredClock;
 use super::http::decode;
 use super::http::listen::{Listener, SharedTls, TlsFiles, self_signed};
-use super::settings::{DnsSettings, Settings};
+use super::settings::{DnsSettings, Ports, Settings, Telemetry};
 use super::store::{Reload, State};
 use super::{Agent, KeyNames, Options, entry, go, hcl};
 use ::http::{HeaderName, HeaderValue};
@@ -33,6 +33,33 @@ use tokio_rustls::TlsAcceptor;
 
 /// The largest configuration file.
 const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// Keys that `agent/self` shows, with its names for them.
+const SHOWN: &[(&str, &str)] = &[
+    ("acl.enable_key_list_policy", "ACLEnableKeyListPolicy"),
+    ("bootstrap", "Bootstrap"),
+    ("bootstrap_expect", "BootstrapExpect"),
+    ("check_output_max_size", "CheckOutputMaxSize"),
+    ("data_dir", "DataDir"),
+    ("default_query_time", "DefaultQueryTime"),
+    ("disable_host_node_id", "DisableHostNodeID"),
+    ("domain", "DNSDomain"),
+    ("alt_domain", "DNSAltDomain"),
+    ("enable_debug", "EnableDebug"),
+    ("enable_local_script_checks", "EnableLocalScriptChecks"),
+    ("enable_script_checks", "EnableRemoteScriptChecks"),
+    ("leave_on_terminate", "LeaveOnTerm"),
+    ("limits.http_max_conns_per_client", "HTTPMaxConnsPerClient"),
+    ("limits.kv_max_value_size", "KVMaxValueSize"),
+    ("limits.txn_max_req_len", "TxnMaxReqLen"),
+    ("max_query_time", "MaxQueryTime"),
+    ("pid_file", "PidFile"),
+    ("ports.dns", "DNSPort"),
+    ("ports.http", "HTTPPort"),
+    ("ports.https", "HTTPSPort"),
+    ("session_ttl_min", "SessionTTLMin"),
+    ("skip_leave_on_interrupt", "SkipLeaveOnInt"),
+];
 
 /// A configuration: the values of all files and flags, the last one of several.
 #[derive(Debug)]
@@ -405,6 +432,9 @@ impl Config {
         if let Some(address) = self.text("advertise_addr").and_then(|text| text.parse().ok()) {
             settings.address = address;
         }
+        settings.ports = self.ports()?;
+        settings.shown = self.shown();
+        settings.telemetry = self.telemetry();
         let durations = [
             ("default_query_time", &mut settings.default_query_time),
             ("max_query_time", &mut settings.max_query_time),
@@ -433,6 +463,69 @@ impl Config {
         let blocked = self.items("http_config.block_endpoints").iter();
         settings.block_endpoints = blocked.filter_map(Value::as_str).map(str::to_owned).collect();
         Ok(settings)
+    }
+
+    /// The ports that the agent tells others.
+    fn ports(&self) -> Result<Ports, String> {
+        let standard = Ports::default();
+        let port = |name: &str, otherwise: Option<u16>| {
+            let key = format!("ports.{name}");
+            match self.get(&key).and_then(Value::as_i64) {
+                None => Ok(otherwise),
+                Some(..=0) => Ok(None),
+                Some(port) => u16::try_from(port)
+                    .map(Some)
+                    .map_err(|_| format!("{key}: invalid port: {port}")),
+            }
+        };
+        let of_sidecars = |name, otherwise: &i64| {
+            self.get(&format!("ports.sidecar_{name}_port"))
+                .and_then(Value::as_i64)
+                .unwrap_or(*otherwise)
+        };
+        let sidecars = standard.sidecars;
+        Ok(Ports {
+            server: port("server", None)?.unwrap_or(standard.server),
+            serf_lan: port("serf_lan", None)?.unwrap_or(standard.serf_lan),
+            serf_wan: port("serf_wan", standard.serf_wan)?,
+            grpc: port("grpc", self.is_dev.then_some(8502))?,
+            grpc_tls: port("grpc_tls", Some(8503))?,
+            sidecars: of_sidecars("min", sidecars.start())..=of_sidecars("max", sidecars.end()),
+        })
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let retention = self.text("telemetry.prometheus_retention_time").unwrap_or_default();
+        let prefix = self.text("telemetry.metrics_prefix").filter(|prefix| !prefix.is_empty());
+        Telemetry {
+            prefix: prefix.unwrap_or("consul").to_owned(),
+            without_host: self.is_on("telemetry.disable_hostname", false),
+            has_prometheus: go::duration(retention).is_ok_and(|nanos| nanos > 0),
+        }
+    }
+
+    /// The configuration as `agent/self` shows it.
+    fn shown(&self) -> Map<String, Value> {
+        let given = SHOWN.iter().filter_map(|(key, name)| {
+            let value = self.get(key)?;
+            Some(((*name).to_owned(), value.clone()))
+        });
+        let mut shown: Map<_, _> = given.collect();
+        shown.insert("DevMode".to_owned(), self.is_dev.into());
+        shown
+    }
+
+    /// `pid_file`: the file with the process' number.
+    pub fn pid_file(&self) -> Option<&Path> {
+        self.text("pid_file").filter(|path| !path.is_empty()).map(Path::new)
+    }
+
+    /// Whether the agent leaves, and so ends as a success, when it is interrupted or terminated.
+    pub fn leaves(&self, is_interrupt: bool) -> bool {
+        match is_interrupt {
+            true => !self.is_on("skip_leave_on_interrupt", true),
+            false => self.is_on("leave_on_terminate", false),
+        }
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, String> {

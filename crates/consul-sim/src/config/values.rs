@@ -40,7 +40,7 @@ impl Config {
         if let Some(why) = self.not_allowed() {
             return Err(why);
         }
-        check_meta(Some(&self.node_meta())).map_err(|why| format!("node_meta invalid: {why}"))
+        check_meta("", Some(&self.node_meta())).map_err(|why| format!("node_meta invalid: {why}"))
     }
 
     /// The first value that can be read and is not allowed.

@@ -7,6 +7,11 @@ use crate::http::decode::Json;
 
 /// Refuses a table in which routes, splits, redirects and intentions do not fit the services.
 pub(super) fn check(entries: &EntryTable) -> Result<(), String> {
+    for (service, entry) in entries.of_kind("service-defaults") {
+        if !entry.body.at("ExternalSNI").as_text().is_empty() {
+            is_external(entries, service)?;
+        }
+    }
     for (service, entry) in entries.of_kind("service-router") {
         is_advanced(entries, service)?;
         for route in entry.body.at("Routes").items() {
@@ -57,6 +62,19 @@ fn is_advanced(entries: &EntryTable, service: &str) -> Result<(), String> {
             go::quoted(service)
         )),
         _ => Ok(()),
+    }
+}
+
+/// Refuses a resolver that sends requests for an external service elsewhere.
+fn is_external(entries: &EntryTable, service: &str) -> Result<(), String> {
+    let Some(resolver) = entries.get("service-resolver", service) else { return Ok(()) };
+    let parts = [("Redirect", "redirects"), ("Subsets", "subsets"), ("Failover", "failover")];
+    match parts.iter().find(|(name, _)| !resolver.body.at(name).members().is_empty()) {
+        None => Ok(()),
+        Some((_, what)) => Err(format!(
+            "service {} has an external SNI set; cannot define {what} for external services",
+            go::quoted(service)
+        )),
     }
 }
 

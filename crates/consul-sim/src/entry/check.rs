@@ -1,7 +1,7 @@
 //! What an entry of each kind must say.
 
 use super::defaults;
-use super::kinds::{INTENTIONS, Kind};
+use super::kinds::{EXPORTED, INTENTIONS, Kind};
 use super::shape::one_error;
 use crate::filter::{Filter, schema};
 use crate::go;
@@ -37,6 +37,7 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),
         INTENTIONS => service_intentions(name, entry),
+        EXPORTED => exported_services(entry),
         "sameness-group" => Err("sameness-groups are an enterprise-only feature".to_owned()),
         _ => Ok(()),
     }
@@ -309,6 +310,49 @@ fn service_intentions(name: &str, entry: &Json) -> Result<(), String> {
             return Err(format!("{at} defines {} more than once", go::quoted(source_name)));
         }
         seen.push(of_peer);
+    }
+    Ok(())
+}
+
+fn exported_services(entry: &Json) -> Result<(), String> {
+    let services = || entry.at("Services").items().iter().enumerate();
+    let is_given = |consumer: &Json, name: &str| !consumer.at(name).as_text().is_empty();
+    for (place, service) in services() {
+        for (number, consumer) in service.at("Consumers").items().iter().enumerate() {
+            let at = format!("Services[{place}].Consumers[{number}]");
+            if is_given(consumer, "SamenessGroup") {
+                return Err(format!("{at}: sameness-groups are an enterprise-only feature"));
+            }
+        }
+    }
+    for (place, service) in services() {
+        let at = format!("Services[{place}]");
+        let name = service.at("Name").as_text();
+        if name.is_empty() {
+            return Err(format!("{at}: service name cannot be empty"));
+        }
+        if service.at("Namespace").as_text() == "*" && name != "*" {
+            return Err(format!("{at}: service name must be wildcard if namespace is wildcard"));
+        }
+        if service.at("Consumers").items().is_empty() {
+            return Err(format!("{at}: must have at least one consumer"));
+        }
+        for (number, consumer) in service.at("Consumers").items().iter().enumerate() {
+            let at = format!("{at}.Consumers[{number}]");
+            if is_given(consumer, "Peer") && is_given(consumer, "Partition") {
+                return Err(format!(
+                    "{at}: must define at most one of Peer, Partition, or SamenessGroup"
+                ));
+            }
+            if consumer.at("Partition").as_text() == "*" {
+                return Err(format!(
+                    "{at}: exporting to all partitions (wildcard) is not supported"
+                ));
+            }
+            if consumer.at("Peer").as_text() == "*" {
+                return Err(format!("{at}: exporting to all peers (wildcard) is not supported"));
+            }
+        }
     }
     Ok(())
 }

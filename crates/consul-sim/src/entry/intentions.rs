@@ -84,6 +84,7 @@ fn without_legacy(source: &Json) -> Json {
 /// One intention, as a source of its entry.
 struct Intention<'a> {
     destination: &'a str,
+    entry: &'a Json,
     source: &'a Json,
     create_index: u64,
     modify_index: u64,
@@ -92,6 +93,11 @@ struct Intention<'a> {
 impl Intention<'_> {
     fn source_name(&self) -> &str {
         self.source.at("Name").as_text()
+    }
+
+    /// One with permissions for requests alone has no action.
+    fn allows(&self) -> bool {
+        self.source.at("Action").as_text() == "allow"
     }
 
     fn view(&self) -> Json {
@@ -105,10 +111,12 @@ impl Intention<'_> {
             ("SourceName", self.source.at("Name").clone()),
             ("DestinationNS", text("default")),
             ("DestinationName", text(self.destination)),
+            ("SourcePeer", self.source.at("Peer").clone()),
             ("SourceType", self.source.at("Type").clone()),
             ("Action", self.source.at("Action").clone()),
             ("Permissions", self.source.at("Permissions").clone()),
-            ("Meta", self.source.at("LegacyMeta").clone()),
+            ("JWT", self.entry.at("JWT").clone()),
+            ("Meta", self.meta().clone()),
             ("Precedence", self.source.at("Precedence").clone()),
             ("Hash", self.hash()),
             ("CreateIndex", Json::Number(self.create_index.into())),
@@ -116,6 +124,14 @@ impl Intention<'_> {
         ];
         let present = all.into_iter().filter(|(_, value)| *value != Json::Null);
         Json::Object(present.map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// That of an intention with an id is its own.
+    fn meta(&self) -> &Json {
+        match self.source.at("LegacyID") {
+            Json::Null => self.entry.at("Meta"),
+            _ => self.source.at("LegacyMeta"),
+        }
     }
 
     /// Of an intention with an id: what only says whether it changes.
@@ -142,7 +158,8 @@ fn all(state: &State) -> Vec<Intention<'_>> {
     for (destination, entry) in state.entries.of_kind(INTENTIONS) {
         for source in entry.body.at("Sources").items() {
             let (create_index, modify_index) = (entry.create_index, entry.modify_index);
-            all.push(Intention { destination, source, create_index, modify_index });
+            let entry = &entry.body;
+            all.push(Intention { destination, entry, source, create_index, modify_index });
         }
     }
     all.sort_by(|one, other| {
@@ -330,6 +347,39 @@ fn read_by_id(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     shown(state, call, all.iter().find(|found| found.source.at("LegacyID").as_text() == id))
 }
 
+/// The first intention for a source of this cluster and a destination.
+fn deciding<'a>(state: &'a State, source: &str, destination: &str) -> Option<Intention<'a>> {
+    let is = |end: &str, name: &str| end == name || end == "*";
+    all(state).into_iter().find(|intention| {
+        let is_here = *intention.source.at("Peer") == Json::Null;
+        is_here && is(intention.source_name(), source) && is(intention.destination, destination)
+    })
+}
+
+/// Whether the first intention for a source and a destination allows them to connect, and which it is.
+pub(crate) fn verdict(state: &State, source: &str, destination: &str) -> Option<(bool, String)> {
+    let intention = deciding(state, source, destination)?;
+    let permissions = intention.source.at("Permissions").items().len();
+    let (layer, detail) = match permissions {
+        0 => {
+            let action = intention.source.at("Action").as_text().to_uppercase();
+            ("L4", format!("Action: {action}"))
+        }
+        count => ("L7", format!("Permissions: {count}")),
+    };
+    let id = match intention.source.at("LegacyID").as_text() {
+        "" => String::new(),
+        id => format!("ID: {id}, "),
+    };
+    let reason = format!(
+        "Matched {layer} intention: default/{} => default/{} ({id}Precedence: {}, {detail})",
+        intention.source_name(),
+        intention.destination,
+        intention.source.at("Precedence").as_int(),
+    );
+    Some((intention.allows(), reason))
+}
+
 /// Whether the source may call the destination: what the first intention for both says, else the default policy.
 fn allowed(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (source, destination) = own_ends(call, ["source namespace", "destination namespace"])?;
@@ -339,13 +389,8 @@ fn allowed(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::server(format!("unsupported SourceType: {kind}")));
     }
     state.authority(call).check(Resource::Service, destination, Access::Read)?;
-    let is = |end: &str, name: &str| end == name || end == "*";
-    let all = all(state);
-    let found = all.iter().find(|intention| {
-        is(intention.source_name(), source) && is(intention.destination, destination)
-    });
-    let allowed = match found {
-        Some(intention) => intention.source.at("Action").as_text() == "allow",
+    let allowed = match deciding(state, source, destination) {
+        Some(intention) => intention.allows(),
         None => state.acl.default_policy() == DefaultPolicy::Allow,
     };
     let answer = Json::Object(vec![("Allowed".to_owned(), Json::Bool(allowed))]);

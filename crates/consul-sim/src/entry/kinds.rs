@@ -41,13 +41,15 @@ pub(super) const OF_THE_MESH: &[&str] =
 
 pub(super) const INTENTIONS: &str = "service-intentions";
 
+pub(super) const EXPORTED: &str = "exported-services";
+
 /// By name, as a list of all entries has them.
 static KINDS: &[Kind] = &[
     Kind::stored("api-gateway"),
     Kind {
         only_name: Some("default"),
-        reads: Some(Resource::Mesh),
-        ..Kind::stored("exported-services")
+        shape: Some(&EXPORTED_SERVICES),
+        ..Kind::of_the_mesh(EXPORTED)
     },
     Kind::of_the_mesh("file-system-certificate"),
     Kind::of_the_mesh("http-route"),
@@ -96,6 +98,23 @@ static MESH: Shape = Shape(&[
     M::free("HTTP"),
     M::free("Peering"),
     M::flag("ValidateClusters"),
+    M::config("Meta"),
+]);
+
+static EXPORTED_SERVICES: Shape = Shape(&[
+    M::text("Kind"),
+    M::text("Name"),
+    M::list(
+        "Services",
+        &Shape(&[
+            M::text("Name").always(),
+            M::text("Namespace"),
+            M::list(
+                "Consumers",
+                &Shape(&[M::text("Partition"), M::text("Peer"), M::text("SamenessGroup")]),
+            ),
+        ]),
+    ),
     M::config("Meta"),
 ]);
 
@@ -166,8 +185,16 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
     M::count("LocalRequestTimeoutMs"),
     M::text("BalanceInboundConnections"),
     M::free("RateLimits"),
-    M::free("EnvoyExtensions"),
+    M::list("EnvoyExtensions", &EXTENSION),
     M::config("Meta"),
+]);
+
+static EXTENSION: Shape = Shape(&[
+    M::text("Name").always(),
+    M::flag("Required").always(),
+    M::config("Arguments").always(),
+    M::text("ConsulVersion").always(),
+    M::text("EnvoyVersion").always(),
 ]);
 
 static PROXY_DEFAULTS: Shape = Shape(&[
@@ -191,7 +218,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::free("EnvoyExtensions"),
+    M::list("EnvoyExtensions", &EXTENSION),
     M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
     M::free("PrioritizeByLocality"),
     M::config("Meta"),

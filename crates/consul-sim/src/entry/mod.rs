@@ -3,7 +3,8 @@
 mod chain;
 mod check;
 mod defaults;
-mod intentions;
+mod exported;
+pub(super) mod intentions;
 mod kinds;
 mod shape;
 pub(super) mod table;
@@ -24,7 +25,7 @@ use shape::{OF_THE_STORE, member};
 use table::EntryTable;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().chain(intentions::ROUTES)
+    ROUTES.iter().chain(intentions::ROUTES).chain(exported::ROUTES)
 }
 
 static ROUTES: &[Route] = &[

@@ -2,7 +2,7 @@
 
 use super::reply::{Refusal, Style};
 use crate::filter::Filter;
-use crate::go::lossy;
+use crate::go::{self, lossy};
 use bytes::Bytes;
 use consul_api::table::Endpoint;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -127,6 +127,20 @@ impl Query {
             .collect();
         written.join("&")
     }
+}
+
+/// A text without the escapes of a query, as Go's `url.QueryUnescape` reads it.
+///
+/// # Errors
+/// Go's text for a `%` that is not followed by two hexadecimal digits.
+pub(crate) fn query_unescape(text: &str) -> Result<String, String> {
+    parameter(text).ok_or_else(|| {
+        let is_wrong = |rest: &&str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() < 2;
+        let mut rests = text.match_indices('%').map(|(place, _)| &text[place + 1..]);
+        let rest = rests.find(is_wrong).unwrap_or_default();
+        let shown: String = rest.chars().take(2).collect();
+        format!("invalid URL escape {}", go::quoted(format!("%{shown}")))
+    })
 }
 
 fn parameter(text: &str) -> Option<String> {

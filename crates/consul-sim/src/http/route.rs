@@ -11,8 +11,11 @@ use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use bytes::Bytes;
-use consul_api::table::{Endpoint, Enterprise, Location};
+use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
+use consul_api::api::operator as operator_rows;
+use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
+use consul_process::sync::lock;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
@@ -58,7 +61,7 @@ type Fitting = Vec<&'static Route>;
 static MUX: LazyLock<Mux> = LazyLock::new(|| {
     let mut paths: HashMap<&str, Routes> = HashMap::new();
     for route in routes() {
-        let (fixed, tail) = parts(route);
+        let (fixed, tail) = parts_of(route);
         let known = paths.entry(fixed).or_default();
         let is_same =
             |other: &(&Route, &str)| (other.0.0.method, other.1) == (route.0.method, tail);
@@ -71,7 +74,7 @@ static MUX: LazyLock<Mux> = LazyLock::new(|| {
 });
 
 /// The path of a route before its first parameter, and after it.
-fn parts(route: &Route) -> (&'static str, &'static str) {
+fn parts_of(route: &Route) -> (&'static str, &'static str) {
     let path = route.0.path;
     let fixed = path.find('{').map_or(path, |parameter| &path[..parameter]);
     (fixed, path.find('}').map_or("", |end| &path[end + 1..]))
@@ -212,7 +215,17 @@ async fn routed(
     let cut = parts.extensions.get::<Cut>().copied();
     let headers = parts.headers;
     let mut call = Call { endpoint: route.0, rest, query, headers, body, cut, style, filter: None };
-    dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from)
+    let method = match route.0.method {
+        Verb::Get => "GET",
+        Verb::Put => "PUT",
+        Verb::Post => "POST",
+        Verb::Delete => "DELETE",
+    };
+    let begun = agent.clock.now();
+    let reply = dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from);
+    let ended = agent.clock.now();
+    lock(&agent.samples).add(method, parts_of(route).0, ended - begun, ended);
+    reply
 }
 
 async fn dispatch(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Reply, Refusal> {
@@ -267,8 +280,11 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let Endpoint { enterprise, .. } = call.endpoint;
-    let namespace = || *enterprise != Enterprise::OfNodes && takes(call.endpoint, "ns");
-    let partition = || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
+    let is_usage = call.endpoint.path == operator_rows::USAGE.path;
+    let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
+    let namespace = || is_usage || !has_none && takes(call.endpoint, "ns");
+    let partition =
+        || is_usage || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
         ("ns", &NAMESPACE, "Namespace", &namespace),
         ("partition", &PARTITION, "Partition", &partition),
@@ -295,7 +311,9 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     let asked = [call.query.get("datacenter"), call.query.get("dc")];
     let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
-    if dc != settings.datacenter && takes(call.endpoint, "dc") {
+    // Two reads are of the agent's datacenter, whatever the parameter says.
+    let is_here = [operator_rows::USAGE.path, EXPORTED.path].contains(&call.endpoint.path);
+    if dc != settings.datacenter && takes(call.endpoint, "dc") && !is_here {
         return Err(Refusal::server("No path to datacenter"));
     }
     let expression = call.query.get("filter");

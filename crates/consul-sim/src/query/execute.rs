@@ -10,6 +10,7 @@ use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
 use crate::store::State;
 use crate::store::catalog::{Record, Service, TextMap};
+use http::StatusCode;
 use serde::Serialize;
 
 pub(super) static EXECUTE: Once = Once {
@@ -17,7 +18,13 @@ pub(super) static EXECUTE: Once = Once {
         limit(call)?;
         connect(call).map(|_| ())
     },
-    answer: execute,
+    // The agent's cache knows no status of an error.
+    answer: |state, call| {
+        execute(state, call).map_err(|refusal| match refusal.status {
+            StatusCode::NOT_FOUND if call.query.has("cached") => Refusal::server(refusal.text),
+            _ => refusal,
+        })
+    },
     headers: Headers::Query { cache: true },
 };
 

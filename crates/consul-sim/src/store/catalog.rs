@@ -453,11 +453,9 @@ impl CatalogTable {
         let Some(record) = self.nodes.get_mut(&node) else { return };
         check.modify_index = index;
         check.create_index = record.checks.get(&id).map_or(index, |before| before.create_index);
-        touch_check(&node, &check, touched);
+        touch_check(&check, touched);
         let service = check.service_name.to_lowercase();
-        if let Some(before) = record.checks.insert(id, check) {
-            touched.push(Topic::ChecksInState(before.status.to_lowercase()));
-        }
+        record.checks.insert(id, check);
         self.checks_newest = index;
         self.touch_health(&node, &service, index, touched);
     }
@@ -466,7 +464,7 @@ impl CatalogTable {
         let node = node.to_lowercase();
         let Some(record) = self.nodes.get_mut(&node) else { return };
         let Some(check) = record.checks.remove(&id.to_lowercase()) else { return };
-        touch_check(&node, &check, touched);
+        touch_check(&check, touched);
         self.checks_newest = index;
         if check.service_id.is_empty() {
             self.services_newest = index;
@@ -530,12 +528,8 @@ fn touch_mesh(service: &Service, touched: &mut Vec<Topic>) {
     }
 }
 
-fn touch_check(node: &str, check: &Check, touched: &mut Vec<Topic>) {
-    touched.extend([
-        Topic::Checks,
-        Topic::NodeChecks(node.to_owned()),
-        Topic::ChecksInState(check.status.to_lowercase()),
-    ]);
+fn touch_check(check: &Check, touched: &mut Vec<Topic>) {
+    touched.push(Topic::Checks);
     if !check.service_name.is_empty() {
         touched.push(Topic::ServiceChecks(check.service_name.to_lowercase()));
     }

@@ -84,6 +84,26 @@ impl KvTable {
         is_waiting.then(|| self.place(prefix))
     }
 
+    /// Where the server waits for a key that does not exist.
+    pub fn near_key(&self, key: &[u8]) -> Near {
+        self.place(&Vec::from_iter(ended(key)))
+    }
+
+    /// The index of the last change there, of what is known; 0 if nothing is.
+    pub fn newest_near(&self, near: &Near) -> u64 {
+        // The place itself has moved.
+        if self.place(&near.prefix) != *near {
+            return self.newest;
+        }
+        let within = near.path.get(..near.depth).unwrap_or_default();
+        let is_there = |key: &[u8]| in_common(key, &near.path) >= near.depth;
+        let prefix = within.strip_suffix(&[0]).unwrap_or(within);
+        let entries = self.under(prefix).filter(|(key, _)| is_there(key));
+        let tombstones = from_prefix(&self.tombstones, prefix).filter(|(key, _)| is_there(key));
+        let indexes = entries.map(|(_, entry)| entry.modify_index);
+        indexes.chain(tombstones.map(|(_, index)| *index)).max().unwrap_or(0)
+    }
+
     fn place(&self, prefix: &[u8]) -> Near {
         let before =
             |key: &[u8]| self.entries.range::<[u8], _>((Unbounded, Excluded(key))).next_back();
@@ -96,9 +116,12 @@ impl KvTable {
         if shared == 0 {
             return near;
         }
-        let mut around = self.under(&prefix[..shared]).map(|(key, _)| key);
-        let Some(first) = around.next() else { return near };
-        let last = around.last().unwrap_or(first);
+        let around = &prefix[..shared];
+        let Some(first) = self.under(around).map(|(key, _)| key).next() else { return near };
+        let end = behind(around).map_or(Unbounded, Excluded);
+        let last =
+            self.entries.range::<[u8], _>((Included(around), end.as_ref().map(|end| &**end)));
+        let last = last.map(|(key, _)| &**key).next_back().unwrap_or(first);
         near.path = ended(first).take(in_common(last, &Vec::from_iter(ended(first)))).collect();
         // Keys beyond it end where they differ from it.
         let beyond = self.entries.range::<[u8], _>((Excluded(last), Unbounded)).next();
@@ -240,6 +263,14 @@ pub(crate) struct Near {
     path: Vec<u8>,
     /// A key that begins with this number of bytes of the path changes the place.
     depth: usize,
+}
+
+/// The first key behind all that begin with `prefix`; `None` if there can be none.
+fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
+    let place = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut key = prefix[..=place].to_vec();
+    key[place] += 1;
+    Some(key)
 }
 
 /// A key with the byte that ends it in the tree.

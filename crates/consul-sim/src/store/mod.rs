@@ -9,18 +9,20 @@ mod rollback;
 pub(super) mod server;
 pub(super) mod session;
 pub(super) mod timer;
+pub(super) mod tree;
 pub(super) mod watch;
 
+use super::Options;
 use super::acl::table::AclTable;
 use super::agent::authority::{Authority, AuthorityConfig};
 use super::agent::checks::DueCheck;
 use super::agent::local::Local;
+use super::agent::samples::Samples;
 use super::entry::table::EntryTable;
 use super::go;
 use super::log::Log;
 use super::query::table::QueryTable;
 use super::settings::Settings;
-use super::{Options, SERVER_PORT};
 use catalog::{CatalogTable, Check, Node, Service};
 use consul_process::clock::Instant;
 use coordinate::{Coordinate, CoordinateTable};
@@ -31,7 +33,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use timer::{Timer, Timers};
 use watch::{Topic, Watches};
@@ -74,6 +76,8 @@ pub(super) struct State {
     pub log: Log,
     /// Notified when the agent is told to leave.
     pub left: Arc<tokio::sync::Notify>,
+    /// How long requests took.
+    pub samples: Arc<Mutex<Samples>>,
     /// The configuration of DNS.
     pub dns: Option<Arc<super::settings::DnsSettings>>,
     pub rng: fastrand::Rng,
@@ -121,6 +125,7 @@ impl State {
             reload: None,
             log: Log::default(),
             left: Arc::default(),
+            samples: Arc::default(),
             dns: None,
             rng: fastrand::Rng::with_seed(options.seed),
             kv: KvTable::default(),
@@ -156,7 +161,7 @@ impl State {
 
     /// The address of the server for other servers.
     pub fn server_address(&self) -> String {
-        SocketAddr::new(self.settings.address, SERVER_PORT).to_string()
+        SocketAddr::new(self.settings.address, self.settings.ports.server).to_string()
     }
 
     /// The name of the server among those of all datacenters.

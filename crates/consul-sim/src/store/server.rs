@@ -3,7 +3,7 @@
 use super::State;
 use super::catalog::{Check, Node, Service, TextMap};
 use crate::settings::Settings;
-use crate::{SERF_HEALTH, SERVER_PORT, VERSION};
+use crate::{SERF_HEALTH, VERSION};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ pub(crate) fn restore(state: &mut State, index: u64) {
     let node = state.node_name.clone();
     // Neither can be refused, since the node exists.
     if state.catalog.service(&node, "consul").is_none() {
-        let _ = state.ensure_service(&node, own_service(), index);
+        let own = own_service(&state.settings);
+        let _ = state.ensure_service(&node, own, index);
     }
     if state.catalog.check(&node, SERF_HEALTH).is_none() {
         let _ = state.ensure_check(serf_health(node), index);
@@ -56,21 +57,24 @@ fn own_node(id: String, name: &str, settings: &Settings) -> Node {
     }
 }
 
-fn own_service() -> Service {
+fn own_service(settings: &Settings) -> Service {
+    let ports = &settings.ports;
+    let mut meta = text_map(&[
+        ("non_voter", "false"),
+        ("raft_version", "3"),
+        ("read_replica", "false"),
+        ("serf_protocol_current", "2"),
+        ("serf_protocol_max", "5"),
+        ("serf_protocol_min", "1"),
+        ("version", VERSION),
+    ]);
+    meta.extend(ports.of_grpc().map(|(name, port)| (name.to_owned(), port)));
     Service {
         id: "consul".to_owned(),
         name: "consul".to_owned(),
         tags: Some(Vec::new()),
-        meta: Some(text_map(&[
-            ("non_voter", "false"),
-            ("raft_version", "3"),
-            ("read_replica", "false"),
-            ("serf_protocol_current", "2"),
-            ("serf_protocol_max", "5"),
-            ("serf_protocol_min", "1"),
-            ("version", VERSION),
-        ])),
-        port: SERVER_PORT.into(),
+        meta: Some(meta),
+        port: ports.server.into(),
         ..Service::default()
     }
 }

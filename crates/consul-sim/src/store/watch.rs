@@ -37,12 +37,8 @@ pub(crate) enum Topic {
     MeshOf(String),
     /// The list of checks.
     Checks,
-    /// The checks of a node.
-    NodeChecks(String),
     /// The checks of a service's instances.
     ServiceChecks(String),
-    /// The checks with a status.
-    ChecksInState(String),
     /// A service of the agent.
     LocalService(String),
     /// The ACL tokens.

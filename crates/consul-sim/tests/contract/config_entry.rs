@@ -33,6 +33,11 @@ behaviours![
     the_sources_of_intentions_are_sorted_by_precedence,
     a_read_of_an_entry_waits_for_its_change,
     entries_need_permissions_of_their_service,
+    services_are_exported_to_peers,
+    external_services_have_no_subsets,
+    extensions_have_all_their_members,
+    durations_of_passive_checks_are_numbers,
+    splits_that_change_headers_may_repeat,
 ];
 
 fn entry(t: &T, protocol: &str) -> Value {
@@ -619,4 +624,164 @@ async fn entries_need_permissions_of_their_service(t: T) {
     reader.fails("config_write", args![entry(&t, "grpc")], Kind::PermissionDenied).await;
     reader.fails("config_delete", read(), Kind::PermissionDenied).await;
     t.ok("config_delete", read()).await;
+}
+
+/// Writes an entry; the status and text of the answer.
+async fn put(t: &T, body: &str) -> (u16, String) {
+    let answer = t.raw("PUT", "/v1/config", &body.replace('%', &t.name("web"))).await;
+    (answer.status, answer.body)
+}
+
+fn done() -> (u16, String) {
+    (200, "true".to_owned())
+}
+
+async fn written(t: &T, kind: &str) -> serde_json::Value {
+    let path = format!("/v1/config/{kind}/{}", t.name("web"));
+    serde_json::from_str(&t.raw("GET", &path, "").await.body).unwrap()
+}
+
+async fn forget(t: &T, kinds: &[&str]) {
+    for kind in kinds {
+        t.raw("DELETE", &format!("/v1/config/{kind}/{}", t.name("web")), "").await;
+    }
+}
+
+async fn services_are_exported_to_peers(t: T) {
+    if t.is_1_8("there are no exported services (before 1.17.3)") {
+        t.fails("exported_services", args![], Kind::Unsupported).await;
+        return;
+    }
+    let exported = async || t.raw("GET", "/v1/exported-services", "").await.body;
+    let empty = exported().await;
+    assert_eq!(empty, "[]");
+    for (services, why) in [
+        ("{}", "Services[0]: service name cannot be empty"),
+        (r#"{"Name":"a"}"#, "Services[0]: must have at least one consumer"),
+        (
+            r#"{"Name":"a","Consumers":[{"Peer":"*"}]}"#,
+            "Services[0].Consumers[0]: exporting to all peers (wildcard) is not supported",
+        ),
+        (
+            r#"{"Name":"a","Consumers":[{"Partition":"*"}]}"#,
+            "Services[0].Consumers[0]: exporting to all partitions (wildcard) is not supported",
+        ),
+        (
+            r#"{"Name":"a","Consumers":[{"Partition":"p","Peer":"q"}]}"#,
+            "Services[0].Consumers[0]: must define at most one of Peer, Partition, or SamenessGroup",
+        ),
+        (
+            r#"{"Name":"a","Consumers":[{"SamenessGroup":"p"}]}"#,
+            "Services[0].Consumers[0]: sameness-groups are an enterprise-only feature",
+        ),
+    ] {
+        let body =
+            format!(r#"{{"Kind":"exported-services","Name":"default","Services":[{services}]}}"#);
+        assert_eq!(put(&t, &body).await, (500, why.to_owned()), "{services}");
+    }
+    let body = r#"{"Kind":"exported-services","Name":"default","Services":[
+        {"Name":"%","Consumers":[{"Peer":"q"},{"Peer":"p"}]},
+        {"Name":"%","Consumers":[{"Peer":"r"}]},
+        {"Name":"a","Consumers":[{"Peer":"p"}]},
+        {"Name":"consul","Consumers":[{"Peer":"p"}]}]}"#;
+    assert_eq!(put(&t, body).await, done());
+    let found: serde_json::Value = serde_json::from_str(&exported().await).unwrap();
+    let expected = serde_json::json!([
+        {"Service": "a", "Consumers": {"Peers": ["p"]}},
+        {"Service": t.name("web"), "Consumers": {"Peers": ["p", "q", "r"]}},
+    ]);
+    assert_eq!(found, expected);
+    let node = table! {
+        "Node" = t.name("n"), "Address" = "10.0.0.1", "Service" = table! {"Service" = t.name("s")},
+    };
+    t.ok("catalog_register", args![node]).await;
+    let all = r#"{"Kind":"exported-services","Name":"default","Services":[
+        {"Name":"*","Consumers":[{"Peer":"p"}]}]}"#;
+    assert_eq!(put(&t, all).await, done());
+    let found = exported().await;
+    assert!(found.contains(&t.name("s")) && !found.contains("\"consul\""), "{found}");
+    t.ok("config_delete", args!["exported-services", "default"]).await;
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+}
+
+async fn external_services_have_no_subsets(t: T) {
+    let defaults =
+        r#"{"Kind":"service-defaults","Name":"%","Protocol":"http","ExternalSNI":"x.example"}"#;
+    for (members, what) in [
+        (r#""Subsets":{"v1":{}}"#, "subsets"),
+        (r#""Failover":{"*":{"Service":"other"}}"#, "failover"),
+        (r#""Redirect":{"Service":"other"}"#, "redirects"),
+    ] {
+        let resolver = format!(r#"{{"Kind":"service-resolver","Name":"%",{members}}}"#);
+        let why = format!(
+            "service \"{}\" has an external SNI set; cannot define {what} for external services",
+            t.name("web")
+        );
+        for (first, second) in [(defaults, resolver.as_str()), (&resolver, defaults)] {
+            assert_eq!(put(&t, first).await, done(), "{members}");
+            let (status, said) = put(&t, second).await;
+            // A chain begins behind a redirect.
+            if what != "redirects" {
+                assert_eq!((status, said.as_str()), (500, why.as_str()), "{members}");
+            }
+            forget(&t, &["service-resolver", "service-defaults"]).await;
+        }
+    }
+}
+
+async fn extensions_have_all_their_members(t: T) {
+    if t.is_1_8("there are no extensions") {
+        return;
+    }
+    let body = r#"{"Kind":"service-defaults","Name":"%","EnvoyExtensions":[
+        {"Name":"builtin/lua","Arguments":{"ProxyType":"connect-proxy","Listener":"inbound","Script":"x"}}]}"#;
+    assert_eq!(put(&t, body).await, done());
+    let found = written(&t, "service-defaults").await["EnvoyExtensions"][0].clone();
+    let expected = serde_json::json!({
+        "Name": "builtin/lua", "Required": false, "ConsulVersion": "", "EnvoyVersion": "",
+        "Arguments": {"ProxyType": "connect-proxy", "Listener": "inbound", "Script": "x"},
+    });
+    assert_eq!(found, expected);
+    forget(&t, &["service-defaults"]).await;
+}
+
+async fn durations_of_passive_checks_are_numbers(t: T) {
+    if t.is_1_8("they are texts in an older form") {
+        return;
+    }
+    let check =
+        r#"{"PassiveHealthCheck":{"Interval":"10s","MaxFailures":3,"BaseEjectionTime":"5s"}}"#;
+    let named = check.replacen('{', r#"{"Name":"db","#, 1);
+    let body = format!(
+        r#"{{"Kind":"service-defaults","Name":"%","UpstreamConfig":{{"Defaults":{check},"Overrides":[{named}]}}}}"#
+    );
+    assert_eq!(put(&t, &body).await, done());
+    let found = written(&t, "service-defaults").await["UpstreamConfig"].clone();
+    for upstream in [&found["Defaults"], &found["Overrides"][0]] {
+        let check = &upstream["PassiveHealthCheck"];
+        assert_eq!(check["Interval"], 10_000_000_000_u64, "{found}");
+        assert_eq!(check["BaseEjectionTime"], 5_000_000_000_u64, "{found}");
+    }
+    forget(&t, &["service-defaults"]).await;
+}
+
+async fn splits_that_change_headers_may_repeat(t: T) {
+    if t.is_1_8("splits change no headers") {
+        return;
+    }
+    put(&t, r#"{"Kind":"service-defaults","Name":"%","Protocol":"http"}"#).await;
+    put(&t, r#"{"Kind":"service-resolver","Name":"%","Subsets":{"v1":{},"v2":{}}}"#).await;
+    for (member, allowed) in [
+        (r#","RequestHeaders":{"Set":{"a":"b"}}"#, true),
+        (r#","ResponseHeaders":{}"#, true),
+        ("", false),
+    ] {
+        let body = format!(
+            r#"{{"Kind":"service-splitter","Name":"%","Splits":[
+                {{"Weight":50,"ServiceSubset":"v2"{member}}},{{"Weight":50,"ServiceSubset":"v2"}}]}}"#
+        );
+        let (status, said) = put(&t, &body).await;
+        assert_eq!(status == 200, allowed, "{member}: {said}");
+    }
+    forget(&t, &["service-splitter", "service-resolver", "service-defaults"]).await;
 }

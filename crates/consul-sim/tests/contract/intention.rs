@@ -7,6 +7,8 @@ use consul_api::value::Value;
 use consul_sim::acl::DefaultPolicy::Deny;
 
 behaviours![
+    an_intention_has_the_metadata_and_the_peer_of_its_entry,
+    an_intention_decides_about_a_connection,
     an_intention_allows_or_denies,
     the_most_exact_intention_counts,
     an_intention_is_created_and_deleted_by_id,
@@ -418,4 +420,59 @@ async fn either_end_is_enough_to_read_an_intention(t: T) {
         assert_eq!(reader.raw("GET", &path, "").await.status, status, "{end}");
     }
     t.ok("connect_intention_delete", ends()).await;
+}
+
+/// The intentions for a destination, as a list and matched by it.
+async fn of_destination(t: &T, name: &str) -> [serde_json::Value; 2] {
+    let list = t.raw("GET", "/v1/connect/intentions", "").await.body;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let found = list.as_array().unwrap().iter().find(|one| one["DestinationName"] == name);
+    let path = format!("/v1/connect/intentions/match?by=destination&name={name}");
+    let matched: serde_json::Value =
+        serde_json::from_str(&t.raw("GET", &path, "").await.body).unwrap();
+    [found.unwrap().clone(), matched[name][0].clone()]
+}
+
+async fn an_intention_has_the_metadata_and_the_peer_of_its_entry(t: T) {
+    if t.is_1_8("intentions have no entries") {
+        return;
+    }
+    let name = t.name("web");
+    let body = format!(
+        r#"{{"Kind":"service-intentions","Name":"{name}","Meta":{{"a":"b"}},
+            "Sources":[{{"Name":"p","Peer":"pe","Action":"deny"}}]}}"#
+    );
+    assert_eq!(t.raw("PUT", "/v1/config", &body).await.body, "true");
+    for found in of_destination(&t, &name).await {
+        assert_eq!((&found["SourcePeer"], &found["Meta"]["a"]), (&"pe".into(), &"b".into()));
+    }
+    // That of a peer is not one of a service of the same name here.
+    let path = format!("/v1/connect/intentions/check?source=p&destination={name}");
+    assert!(t.raw("GET", &path, "").await.body.contains("true"));
+    t.ok("config_delete", args!["service-intentions", name]).await;
+}
+
+async fn an_intention_decides_about_a_connection(t: T) {
+    if t.is_1_8("the reason has another text") {
+        return;
+    }
+    let (from, to) = (t.name("from"), t.name("to"));
+    let ask = async || {
+        let uri = format!("spiffe://x.consul/ns/default/dc/dc1/svc/{from}");
+        let body = format!(r#"{{"Target":"{to}","ClientCertURI":"{uri}"}}"#);
+        let said = t.raw("POST", "/v1/agent/connect/authorize", &body).await.body;
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (said["Authorized"] == true, said["Reason"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(ask().await, (true, "Default behavior configured by ACLs".to_owned()));
+    for (action, allowed) in [("deny", false), ("allow", true)] {
+        upsert(&t, &from, "to", action).await;
+        let shown = action.to_uppercase();
+        let reason = format!(
+            "Matched L4 intention: default/{from} => default/{to} (Precedence: 9, Action: {shown})"
+        );
+        // The agent learns of it a moment later.
+        t.until(&reason, || async { ask().await == (allowed, reason.clone()) }).await;
+    }
+    t.ok("config_delete", args!["service-intentions", to]).await;
 }

@@ -97,6 +97,7 @@ const ALONE: &[&str] = &[
     "the_health_of_a_service_is_its_worst_instances",
     "a_service_in_maintenance_is_critical",
     "a_write_wakes_the_queries_that_it_wakes_on_consul",
+    "services_are_exported_to_peers",
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.

@@ -4,7 +4,6 @@ use crate::target::{T, args, behaviours, list, table, text};
 use consul_api::error::Kind;
 
 behaviours![
-    nothing_is_exported_at_first,
     enterprise_endpoints_are_unsupported,
     other_clusters_and_the_keys_of_gossip_are_unknown,
     the_configuration_of_autopilot_is_unknown,
@@ -19,17 +18,6 @@ async fn is_unknown(t: &T, method: &str, args: consul_api::request::Args) -> boo
         t.fails(method, args, Kind::Unsupported).await;
     }
     simulated
-}
-
-async fn nothing_is_exported_at_first(t: T) {
-    if is_unknown(&t, "exported_services", args![]).await {
-        return;
-    }
-    if t.is_1_8("there are no exported services (before 1.17.3)") {
-        t.fails("exported_services", args![], Kind::Unsupported).await;
-    } else {
-        assert_eq!(t.value("exported_services", args![]).await, list![]);
-    }
 }
 
 async fn enterprise_endpoints_are_unsupported(t: T) {

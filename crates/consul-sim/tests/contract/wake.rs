@@ -1,6 +1,4 @@
-//! Which waiting queries a write wakes: each kind of write beside each kind of waiting query. Not in the table are
-//! lists of checks without members and services by metadata that no node has, which Consul wakes by the places of
-//! their neighbours in its tree.
+//! Which waiting queries a write wakes: each kind of write beside each kind of waiting query.
 
 use crate::target::{T, behaviours};
 use futures_util::future::join_all;
@@ -29,7 +27,7 @@ const BEFORE: &[(&str, &str)] = &[
             "Port":1,"Proxy":{"DestinationServiceName":"%-other"}}}"#,
     ),
     ("config", r#"{"Kind":"service-defaults","Name":"%-web","Protocol":"http"}"#),
-    ("catalog/register", r#"{"Node":"%-far","Address":"10.0.0.8"}"#),
+    ("catalog/register", r#"{"Node":"%-far","Address":"10.0.0.8","NodeMeta":{"%":"a"}}"#),
     // A service that went: from then on reads of unknown services have its index.
     (
         "catalog/register",
@@ -45,6 +43,8 @@ const OTHER_SESSION: &str = r#"{"Node":"%-two","NodeChecks":[],"Checks":[]}"#;
 /// The waiting queries, by the names that the table below has.
 const QUERIES: &[(&str, &str)] = &[
     ("key", "kv/%/app/data?"),
+    ("key-none", "kv/%/app/dat?"),
+    ("key-far", "kv/%/zzz?"),
     ("tree", "kv/%/app/?recurse&"),
     ("tree-none", "kv/%/app,default/?recurse&"),
     ("keys-none", "kv/%/app,default/?keys&"),
@@ -52,6 +52,8 @@ const QUERIES: &[(&str, &str)] = &[
     ("deep-none", "kv/%/deep/a/c/?recurse&"),
     ("nodes", "catalog/nodes?"),
     ("services", "catalog/services?"),
+    ("meta", "catalog/services?node-meta=%:a&"),
+    ("meta-none", "catalog/services?node-meta=%:c&"),
     ("service", "catalog/service/%-web?"),
     ("service-none", "catalog/service/%-none?"),
     ("connect", "catalog/connect/%-other?"),
@@ -61,6 +63,12 @@ const QUERIES: &[(&str, &str)] = &[
     ("node-services", "catalog/node-services/%?"),
     ("any", "health/state/any?"),
     ("critical", "health/state/critical?"),
+    ("warning", "health/state/warning?"),
+    ("h-node", "health/node/%?"),
+    ("h-node-two", "health/node/%-two?"),
+    ("h-node-none", "health/node/%-none?"),
+    ("checks", "health/checks/%-web?"),
+    ("checks-none", "health/checks/%-none?"),
     ("health", "health/service/%-web?"),
     ("health-near", "health/service/%-web?near=_agent&"),
     ("health-none", "health/service/%-none?"),
@@ -84,23 +92,43 @@ const QUERIES: &[(&str, &str)] = &[
 /// Each kind of write, and the queries that it wakes; one in parentheses has a newer index at the end of
 /// its wait only. A status that is not 200 follows the name.
 const WRITES: &[(&str, &str, &str, &str)] = &[
-    ("PUT", "kv/%/app/data", "2", "key tree tree-none404 keys-none404 far-none404"),
-    ("PUT", "kv/%/app/other", "2", "tree tree-none404 keys-none404 far-none404"),
+    (
+        "PUT",
+        "kv/%/app/data",
+        "2",
+        "key (key-none404) (key-far404) tree tree-none404 keys-none404 far-none404",
+    ),
+    (
+        "PUT",
+        "kv/%/app/other",
+        "2",
+        "(key-none404) (key-far404) tree tree-none404 keys-none404 far-none404",
+    ),
     ("PUT", "kv/%/app/data", "1", ""),
-    ("PUT", "kv/%/apps", "2", "tree-none404 keys-none404 far-none404"),
-    ("PUT", "kv/%/a", "2", "tree-none404 keys-none404 far-none404"),
-    ("PUT", "kv/%/zzy", "2", "far-none404"),
-    ("PUT", "kv/%", "2", "far-none404"),
-    ("PUT", "kv/%/app,default/x", "2", "tree-none keys-none far-none404"),
-    ("PUT", "kv/%/deep/a/b/c", "2", "far-none404 deep-none404"),
+    ("PUT", "kv/%/apps", "2", "(key-none404) (key-far404) tree-none404 keys-none404 far-none404"),
+    ("PUT", "kv/%/a", "2", "(key-none404) (key-far404) tree-none404 keys-none404 far-none404"),
+    ("PUT", "kv/%/zzy", "2", "(key-far404) far-none404"),
+    ("PUT", "kv/%", "2", "(key-far404) far-none404"),
+    (
+        "PUT",
+        "kv/%/app,default/x",
+        "2",
+        "(key-none404) (key-far404) tree-none keys-none far-none404",
+    ),
+    ("PUT", "kv/%/deep/a/b/c", "2", "(key-far404) far-none404 deep-none404"),
     (
         "DELETE",
         "kv/%/app/data",
         "",
-        "key404 tree404 tree-none404 keys-none404 far-none404 deep-none404",
+        "key404 (key-none404) (key-far404) tree404 tree-none404 keys-none404 far-none404 deep-none404",
     ),
     ("DELETE", "kv/%/none", "", ""),
-    ("DELETE", "kv/%/deep?recurse", "", "tree-none404 keys-none404 far-none404 deep-none404"),
+    (
+        "DELETE",
+        "kv/%/deep?recurse",
+        "",
+        "(key-none404) (key-far404) tree-none404 keys-none404 far-none404 deep-none404",
+    ),
     ("PUT", "catalog/register", r#"{"Node":"%-new","Address":"10.0.0.3"}"#, "nodes"),
     (
         "PUT",
@@ -119,19 +147,19 @@ const WRITES: &[(&str, &str, &str, &str)] = &[
         "PUT",
         "catalog/register",
         r#"{"Node":"%-two","Address":"10.0.0.2","Service":{"Service":"%-new"}}"#,
-        "services",
+        "services meta",
     ),
     (
         "PUT",
         "catalog/register",
         r#"{"Node":"%-two","Address":"10.0.0.2","Service":{"Service":"%-none"}}"#,
-        "services service-none health-none near-none",
+        "services meta service-none health-none near-none",
     ),
     (
         "PUT",
         "catalog/register",
         r#"{"Node":"%-two","Address":"10.0.0.2","Service":{"ID":"%2","Service":"%-web"}}"#,
-        "services service health health-near",
+        "services meta service health health-near",
     ),
     (
         "PUT",
@@ -156,57 +184,67 @@ const WRITES: &[(&str, &str, &str, &str)] = &[
         "PUT",
         "catalog/register",
         r#"{"Node":"%","Address":"10.0.0.1","Check":{"CheckID":"%-w","Name":"w","ServiceID":"%1","Status":"critical"}}"#,
-        "any critical health health-near",
+        "any critical warning h-node checks checks-none health health-near",
     ),
     (
         "PUT",
         "catalog/register",
         r#"{"Node":"%","Address":"10.0.0.1","Check":{"CheckID":"%-n","Name":"n","Status":"warning"}}"#,
-        "any health health-near",
+        "any warning h-node health health-near",
     ),
     (
         "PUT",
         "catalog/register",
         r#"{"Node":"%-two","Address":"10.0.0.2","Check":{"CheckID":"%-o","Name":"o","ServiceID":"%-other","Status":"passing"}}"#,
-        "any critical",
+        "any critical h-node-two h-node-none checks-none",
     ),
     (
         "PUT",
         "catalog/register",
         r#"{"Node":"%-two","Address":"10.0.0.2","Check":{"CheckID":"%-p","Name":"p","ServiceID":"%-other-proxy","Status":"passing"}}"#,
-        "any h-connect h-connect-near",
+        "any h-node-two h-node-none checks-none h-connect h-connect-near",
     ),
-    ("PUT", "catalog/deregister", r#"{"Node":"%","CheckID":"%-w"}"#, "any health health-near"),
-    ("PUT", "catalog/deregister", r#"{"Node":"%","CheckID":"%-n"}"#, "any health health-near"),
+    (
+        "PUT",
+        "catalog/deregister",
+        r#"{"Node":"%","CheckID":"%-w"}"#,
+        "any h-node checks checks-none health health-near",
+    ),
+    (
+        "PUT",
+        "catalog/deregister",
+        r#"{"Node":"%","CheckID":"%-n"}"#,
+        "any h-node health health-near",
+    ),
     (
         "PUT",
         "catalog/deregister",
         r#"{"Node":"%","ServiceID":"%1"}"#,
-        "services service service-none node node-services any health health-near near-none",
+        "services meta service service-none node node-services any h-node checks checks-none health health-near near-none",
     ),
     (
         "PUT",
         "catalog/deregister",
         r#"{"Node":"%-two","ServiceID":"%-other"}"#,
-        "services service-none any critical near-none",
+        "services meta service-none any critical h-node h-node-two h-node-none checks checks-none near-none",
     ),
     (
         "PUT",
         "catalog/deregister",
         r#"{"Node":"%-two","ServiceID":"%-other-proxy"}"#,
-        "services service-none connect connect-none near-none h-connect h-connect-near c-near-none",
+        "services meta service-none connect connect-none near-none h-connect h-connect-near c-near-none",
     ),
     (
         "PUT",
         "catalog/deregister",
         r#"{"Node":"%"}"#,
-        "nodes services service service-none node node-none node-services any health health-near near-none sessions s-node session",
+        "nodes services meta service service-none node node-none node-services any h-node h-node-two h-node-none checks checks-none health health-near near-none sessions s-node session",
     ),
     (
         "PUT",
         "catalog/deregister",
         r#"{"Node":"%-two"}"#,
-        "nodes services service-none connect connect-none node-none any critical near-none h-connect h-connect-near c-near-none sessions",
+        "nodes services meta service-none connect connect-none node-none any critical h-node h-node-two h-node-none checks checks-none near-none h-connect h-connect-near c-near-none sessions",
     ),
     ("PUT", "session/create", SESSION, "sessions s-node"),
     ("PUT", "session/create", OTHER_SESSION, "sessions"),
@@ -253,6 +291,30 @@ const WRITES: &[(&str, &str, &str, &str)] = &[
         "connect/intentions/exact?source=%-a&destination=%-new",
         r#"{"Action":"deny"}"#,
         "(entries) intentions (match)",
+    ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-far","Address":"10.0.0.8","NodeMeta":{"%":"a"},"Service":{"Service":"%-new"}}"#,
+        "services meta",
+    ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-new","Address":"10.0.0.8","NodeMeta":{"%":"b"}}"#,
+        "nodes meta meta-none",
+    ),
+    (
+        "PUT",
+        "catalog/register",
+        r#"{"Node":"%-three","Address":"10.0.0.8","Check":{"CheckID":"c","Name":"c","Status":"passing"}}"#,
+        "nodes any h-node-two h-node-none",
+    ),
+    (
+        "PUT",
+        "kv/%/app/dax",
+        "1",
+        "(key-none404) (key-far404) tree tree-none404 keys-none404 far-none404",
     ),
     ("PUT", "event/fire/%", "", ""),
 ];

@@ -11,6 +11,7 @@ mod fuzz;
 mod interop;
 mod languages;
 mod monitor;
+mod parameters;
 mod random;
 mod seldom;
 mod served;
@@ -28,6 +29,7 @@ fn main() {
             served::trials,
             config::trials,
             seldom::trials,
+            parameters::trials,
             checks::trials,
             controlled::trials,
             dns::trials,

@@ -1,10 +1,13 @@
 //! Requests that few clients send, with their answers on a real Consul 1.21.
 
-use crate::served::{Outcome, ask, shown};
+use crate::served::{Outcome, PATIENCE, ask, shown};
+use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
@@ -12,6 +15,8 @@ pub fn trials() -> Trials {
     let missing = consul::is_missing(consul::SIM, what) || consul::is_missing("1.21", what);
     trials.add_unless(missing, "they_get_the_same_answers [1.21]", they_get_the_same_answers);
     trials.add_unless(missing, "before_the_bootstrap_too [1.21]", before_the_bootstrap_too);
+    let name = "metrics_for_prometheus_have_consuls_names [1.21]";
+    trials.add_unless(missing, name, metrics_for_prometheus_have_consuls_names);
     let name = "they_say_the_same_of_themselves [1.21]";
     trials.add_unless(missing, name, they_say_the_same_of_themselves);
     trials
@@ -121,19 +126,71 @@ const NOT_BOOTSTRAPPED: &[(&str, &str, &str)] = &[
     ("PUT", "/v1/acl/bootstrap", "x"),
 ];
 
-/// Neither has a port for gRPC, so neither has `xDS`.
+/// The names of all members, down to the last, with the type of each. Neither has a port for gRPC, so neither has `xDS`.
 fn they_say_the_same_of_themselves() -> Outcome {
-    let mut members = Vec::new();
-    for version in [consul::SIM, "1.21"] {
-        let own = of_itself(&RealConsul::start(version)?)?;
-        let mut names: Vec<String> =
-            own.as_object().into_iter().flat_map(|own| own.keys().cloned()).collect();
-        names.sort_unstable();
-        members.push(names);
-    }
-    match members[0] == members[1] {
+    let [ours, real] = [consul::SIM, "1.21"].map(|version| {
+        let mut members = BTreeSet::new();
+        add_types("", &of_itself(&RealConsul::start(version)?)?, &mut members);
+        Ok::<_, Failed>(members)
+    });
+    let (ours, real) = (ours?, real?);
+    let different: Vec<_> = ours.symmetric_difference(&real).collect();
+    match different.is_empty() {
         true => Ok(()),
-        false => Err(format!("{members:?}").into()),
+        false => Err(format!("{different:#?}").into()),
+    }
+}
+
+fn add_types(path: &str, value: &Value, members: &mut BTreeSet<String>) {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(inner) => {
+            for (name, value) in inner {
+                add_types(&format!("{path}/{name}"), value, members);
+            }
+            "object"
+        }
+    };
+    members.insert(format!("{path} {kind}"));
+}
+
+/// Those here are a part of Consul's, of the same types.
+fn metrics_for_prometheus_have_consuls_names() -> Outcome {
+    let folder = Folder::new();
+    let config = "telemetry { prometheus_retention_time = \"30s\" disable_hostname = true }";
+    let file = folder.file("telemetry.hcl", config);
+    let types = |version| {
+        let agent = RealConsul::start_with_config(version, &file)?;
+        for _ in 0..3 {
+            ask(&agent.address, "GET", "/v1/catalog/nodes", "")?;
+        }
+        let read = || ask(&agent.address, "GET", "/v1/agent/metrics?format=prometheus", "");
+        let end = Instant::now() + PATIENCE;
+        let mut text = read()?.text;
+        // Consul measures its memory at intervals.
+        while !text.contains("consul_runtime_alloc_bytes") && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
+            text = read()?.text;
+        }
+        let lines = text.lines().filter(|line| line.starts_with("# TYPE "));
+        let of_nodes = r#"consul_api_http_count{method="GET",path="v1_catalog_nodes"} "#;
+        let count = text.lines().find_map(|line| line.strip_prefix(of_nodes)?.trim().parse().ok());
+        let is_counted = count >= Some(3);
+        let is_text = text.contains("text/plain; version=0.0.4");
+        Ok::<_, Failed>((lines.map(str::to_owned).collect::<BTreeSet<_>>(), is_counted, is_text))
+    };
+    let (ours, real) = (types(consul::SIM)?, types("1.21")?);
+    let own: Vec<_> = ours.0.difference(&real.0).collect();
+    match own.is_empty()
+        && ours.0.len() > 10
+        && (ours.1, ours.2, real.1, real.2) == (true, true, true, true)
+    {
+        true => Ok(()),
+        false => Err(format!("{own:?} {ours:?} {:?}", (real.1, real.2)).into()),
     }
 }
 

@@ -24,7 +24,7 @@ pub type Named = (&'static str, fn() -> Outcome);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    let alone: [Named; 10] = [
+    let alone: [Named; 13] = [
         ("command_line_and_files_configure_it", command_line_and_files_configure_it),
         (
             "a_configuration_that_is_not_a_file_is_refused",
@@ -36,8 +36,15 @@ pub fn trials() -> Trials {
         ("a_client_that_disconnects_in_mid_request_does_not_affect_others", leaving_in_the_middle),
         ("half_open_connections_leave_room_for_others", half_open_connections_leave_room),
         ("leaving_ends_it_after_the_answer", leaving_ends_it),
-        ("sigint_ends_it_promptly", || ends_promptly("INT")),
-        ("sigterm_ends_it_promptly", || ends_promptly("TERM")),
+        ("a_pid_file_is_written_and_removed", a_pid_file_is_written_and_removed),
+        ("sigint_ends_it_promptly", || ends_promptly("INT", &[], 1)),
+        ("sigterm_ends_it_promptly", || ends_promptly("TERM", &[], 1)),
+        ("sigterm_makes_it_leave_where_it_is_told_to", || {
+            ends_promptly("TERM", &["-hcl", "leave_on_terminate = true"], 0)
+        }),
+        ("sigint_makes_it_leave_where_it_is_told_to", || {
+            ends_promptly("INT", &["-hcl", "skip_leave_on_interrupt = false"], 0)
+        }),
     ];
     let missing = consul::is_missing(consul::SIM, "consul-sim on its socket");
     for (name, run) in alone {
@@ -652,11 +659,12 @@ fn leaving_ends_it() -> Outcome {
     let served = Served::start()?;
     let said = talk(served.address, &request("PUT", "/v1/agent/leave", "", ""))?;
     assert_eq!(said.statuses, [200]);
-    ends(served)
+    ends(served, 0)
 }
 
-fn ends_promptly(signal: &str) -> Outcome {
-    let served = Served::start()?;
+/// As Consul's server, which does not leave: it fails.
+fn ends_promptly(signal: &str, flags: &[&str], status: i32) -> Outcome {
+    let served = Served::start_with(flags)?;
     let mut open = Vec::new();
     for part in [
         &b"GET /v1/kv/a?index=1000&wait=5m HTTP/1.1\r\nHost: a\r\n\r\n"[..],
@@ -670,15 +678,34 @@ fn ends_promptly(signal: &str) -> Outcome {
     }
     served.answers()?;
     Command::new("kill").args([&format!("-{signal}"), &served.child.id().to_string()]).status()?;
-    ends(served)
+    ends(served, status)
 }
 
-/// It ends as a success, within 3 s.
-fn ends(mut served: Served) -> Outcome {
+/// The file with the process' number is there while it runs.
+fn a_pid_file_is_written_and_removed() -> Outcome {
+    let folder = Folder::new();
+    let file = folder.path("pid");
+    let path = file.to_str().ok_or("a path that is text")?;
+    let mut served = Served::start_with(&["-pid-file", path])?;
+    let id = served.child.id().to_string();
+    assert_eq!(std::fs::read_to_string(&file)?, id);
+    Command::new("kill").args(["-TERM", &id]).status()?;
+    served.child.wait()?;
+    assert!(!file.exists());
+    let refused = Command::new(consul::binary(consul::SIM)?)
+        .args(["agent", "-dev", "-http-port=0", "-pid-file=/nowhere/pid"])
+        .output()?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("Could not open pid file"), "{said}");
+    Ok(())
+}
+
+/// It ends with this status, within 3 s.
+fn ends(mut served: Served, expected: i32) -> Outcome {
     let sent = Instant::now();
     while sent.elapsed() < Duration::from_secs(3) {
         match served.child.try_wait()? {
-            Some(status) if status.code() == Some(0) => return Ok(()),
+            Some(status) if status.code() == Some(expected) => return Ok(()),
             Some(status) => return Err(format!("it ended with {status}").into()),
             None => std::thread::sleep(Duration::from_millis(10)),
         }

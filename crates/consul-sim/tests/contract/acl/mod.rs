@@ -27,6 +27,8 @@ behaviours![
     unknown_tokens_and_policies_are_not_found,
     deleting_an_unknown_token_or_policy_succeeds,
     a_token_that_is_not_ascii_is_unknown,
+    a_policys_name_is_also_read_when_it_is_encoded_twice,
+    queries_of_a_deleted_token_end_as_on_consul,
     policies_with_invalid_rules_are_refused,
     builtin_policies_and_tokens_cannot_be_deleted,
     bootstrap_works_only_once,
@@ -377,4 +379,86 @@ async fn replication_is_off_in_the_first_datacenter(t: T) {
     assert_eq!(replication.get("Enabled"), Some(&false.into()));
     assert_eq!(replication.get("Running"), Some(&false.into()));
     assert_eq!(text(&replication, "LastSuccess"), "0001-01-01T00:00:00Z");
+}
+
+/// As Consul's own client encodes it.
+async fn a_policys_name_is_also_read_when_it_is_encoded_twice(t: T) {
+    let t = t.with_acls(Deny);
+    if t.is_1_8("a name has no slash") {
+        return;
+    }
+    let name = t.name("team/read");
+    t.ok("acl_policy_create", args![table! {"Name" = name.as_str()}]).await;
+    for (slash, status) in [("/", 200), ("%2F", 200), ("%252F", 200), ("%25252F", 404)] {
+        let path = format!("/v1/acl/policy/name/{}", name.replace('/', slash));
+        let answer = t.raw_own("GET", &path, "").await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+    }
+    let answer = t.raw_own("GET", "/v1/acl/policy/name/a%25zzb", "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "invalid URL escape \"%zz\""));
+}
+
+/// The waiting queries that end at once, with a refusal, when their token is deleted.
+async fn queries_of_a_deleted_token_end_as_on_consul(t: T) {
+    let t = t.with_acls(Deny);
+    if t.is_1_8("there are no streams") {
+        return;
+    }
+    const QUERIES: &[(&str, bool)] = &[
+        ("kv/%?", false),
+        ("kv/%/?recurse&", false),
+        ("catalog/nodes?", false),
+        ("catalog/services?", false),
+        ("catalog/service/consul?", false),
+        ("catalog/service/%?", false),
+        ("catalog/node/%?", false),
+        ("health/service/consul?", true),
+        ("health/service/%?", true),
+        ("health/connect/%?", true),
+        ("health/service/consul?near=_agent&", false),
+        ("health/service/consul?cached&", true),
+        ("health/node/%?", false),
+        ("health/checks/consul?", false),
+        ("health/state/any?", false),
+        ("session/list?", false),
+        ("query?", false),
+        ("config/service-defaults?", false),
+        ("connect/intentions?", false),
+        ("coordinate/nodes?", false),
+    ];
+    let rules = "node_prefix \"\" { policy = \"read\" } service_prefix \"\" { policy = \"read\" }
+        key_prefix \"\" { policy = \"read\" } session_prefix \"\" { policy = \"read\" }";
+    let token = token_with(&t, &[&policy(&t, "p", rules).await]).await;
+    let own = t.with_token(text(&token, "SecretID"));
+    let paths: Vec<_> = QUERIES
+        .iter()
+        .map(|(path, _)| format!("/v1/{}", path.replace('%', &t.name("none"))))
+        .collect();
+    t.until("the agent has written its node", || async {
+        t.raw_own("GET", "/v1/catalog/nodes", "").await.body.contains("lan_ipv4")
+    })
+    .await;
+    let wait = Duration::from_secs(2);
+    let waits = paths.iter().map(|path| {
+        let own = &own;
+        async move {
+            let before = own.raw_own("GET", path, "").await;
+            let index = before.header("x-consul-index").unwrap_or("1").to_owned();
+            let begun = std::time::Instant::now();
+            let after = own.raw_own("GET", &format!("{path}index={index}&wait=2s"), "").await;
+            (before.status, after.status, begun.elapsed() < wait)
+        }
+    });
+    let delete = async {
+        pause(wait / 4).await;
+        t.ok("acl_token_delete", args![text(&token, "AccessorID")]).await;
+    };
+    let (ended, ()) = tokio::join!(futures_util::future::join_all(waits), delete);
+    let wrong: Vec<_> = QUERIES
+        .iter()
+        .zip(&ended)
+        // Another write of the server may end one early, too.
+        .filter(|((_, ends), (_, after, early))| (*after == 403) != *ends || *ends && !early)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

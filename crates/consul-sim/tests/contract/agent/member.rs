@@ -11,6 +11,9 @@ behaviours![
     agent_tokens_need_acls,
     the_agent_has_metrics_and_a_host,
     the_mesh_has_an_active_root,
+    a_certificate_needs_the_name_of_a_service,
+    the_agent_describes_its_ports_in_one_way,
+    requests_are_in_the_metrics,
 ];
 
 async fn the_agent_is_a_member_of_its_cluster(t: T) {
@@ -70,4 +73,50 @@ async fn the_mesh_has_an_active_root(t: T) {
         let certificate = text(now[0], "RootCert");
         assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{certificate}");
     }
+}
+
+async fn a_certificate_needs_the_name_of_a_service(t: T) {
+    if t.is_1_8("there is a certificate without a name") {
+        return;
+    }
+    let answer = t.raw("GET", "/v1/agent/connect/ca/leaf/", "").await;
+    let why = "URI must be either service, agent, server, or kind";
+    assert_eq!((answer.status, answer.body.as_str()), (500, why));
+}
+
+/// Which harnesses choose at random.
+async fn the_agent_describes_its_ports_in_one_way(t: T) {
+    let about = t.value("agent_self", args![]).await;
+    let (config, member) = (about.get("DebugConfig").unwrap(), about.get("Member").unwrap());
+    let port = |name: &str| config.get(name).unwrap().as_u64().unwrap();
+    let server = port("ServerPort");
+    assert_eq!(member.get("Port").unwrap().as_u64(), Some(port("SerfPortLAN")));
+    let tags = member.get("Tags").unwrap();
+    assert_eq!(text(tags, "port"), server.to_string());
+    assert_eq!(text(tags, "wan_join_port"), port("SerfPortWAN").to_string());
+    let leader = t.value("status_leader", args![]).await;
+    assert!(leader.as_str().unwrap().ends_with(&format!(":{server}")), "{leader:?}");
+    let own = t.value("catalog_service", args!["consul"]).await;
+    assert_eq!(own.items()[0].get("ServicePort").unwrap().as_u64(), Some(server));
+    let wan = t.value("agent_members", args![; "wan" = true]).await;
+    assert_eq!(wan.items()[0].get("Port").unwrap().as_u64(), Some(port("SerfPortWAN")));
+    let raft = t.value("operator_raft_configuration", args![]).await;
+    let address = text(&raft.get("Servers").unwrap().items()[0], "Address").to_owned();
+    assert_eq!(address, leader.as_str().unwrap());
+}
+
+async fn requests_are_in_the_metrics(t: T) {
+    t.until("a whole interval has requests", || async {
+        t.value("catalog_datacenters", args![]).await;
+        let metrics = t.value("agent_metrics", args![]).await;
+        let time = text(&metrics, "Timestamp").to_owned();
+        assert!(time.starts_with("20") && time.ends_with(" +0000 UTC"), "{time}");
+        let samples = metrics.get("Samples").unwrap().items().to_vec();
+        samples.iter().any(|sample| {
+            let path = sample.get("Labels").and_then(|labels| labels.get("path"));
+            let is_own = path.is_some_and(|path| path.as_str() == Some("v1_catalog_datacenters"));
+            is_own && sample.get("Count").unwrap().as_u64() >= Some(1)
+        }) || t.is_1_8("samples of requests have no labels")
+    })
+    .await;
 }

@@ -6,6 +6,8 @@ use consul_api::value::Value;
 behaviours![
     a_sidecar_is_registered_with_its_service,
     a_sidecar_has_what_its_definition_says,
+    a_sidecar_has_the_address_of_its_service_and_checks_it_there,
+    only_mesh_gateways_have_metadata_of_the_mesh,
     a_sidecar_checks_its_port_and_its_service,
     sidecars_have_ports_of_their_own_and_keep_them,
     a_sidecar_may_be_named_in_snake_case,
@@ -95,6 +97,65 @@ async fn a_sidecar_has_what_its_definition_says(t: T) {
     assert_eq!(texts(upstreams, "DestinationName"), ["db"]);
     assert_eq!(texts(upstreams, "DestinationType"), ["service"]);
     deregister(&t).await;
+}
+
+async fn a_sidecar_has_the_address_of_its_service_and_checks_it_there(t: T) {
+    if t.is_1_8("a sidecar has no address by default") {
+        return;
+    }
+    for (given, own, checked) in [
+        (r#""Address":"127.0.0.5","Connect":{"SidecarService":{}}"#, "127.0.0.5", "127.0.0.5"),
+        (r#""Connect":{"SidecarService":{"Address":"127.0.0.6"}}"#, "127.0.0.6", "127.0.0.6"),
+        (
+            r#""Connect":{"SidecarService":{"Proxy":{"LocalServiceAddress":"127.0.0.7"}}}"#,
+            "",
+            "127.0.0.7",
+        ),
+        (
+            r#""Address":"127.0.0.5","Connect":{"SidecarService":{"Port":20999}}"#,
+            "127.0.0.5",
+            "127.0.0.5",
+        ),
+    ] {
+        register(&t, &format!(",{given}")).await;
+        let sidecar = sidecar(&t).await;
+        assert_eq!(text(&sidecar, "Address"), own, "{given}");
+        for side in ["lan_ipv4", "wan_ipv4"] {
+            let tagged = sidecar.get("TaggedAddresses").and_then(|all| all.get(side));
+            let tagged = tagged.map(|tagged| (text(tagged, "Address"), port(tagged)));
+            let expected = Some((own, port(&sidecar))).filter(|(own, _)| !own.is_empty());
+            assert_eq!(tagged, expected, "{given}: {side}");
+        }
+        let dialed = format!("dial tcp {checked}:{}", port(&sidecar));
+        t.until(&dialed, || async {
+            let checks = t.value("agent_checks", args![]).await;
+            let check = checks.get(&format!("service:{}:1", sidecar_id(&t))).unwrap();
+            text(check, "Output").starts_with(&dialed)
+        })
+        .await;
+        deregister(&t).await;
+    }
+}
+
+async fn only_mesh_gateways_have_metadata_of_the_mesh(t: T) {
+    if t.is_1_8("a place has no metadata of the mesh") {
+        return;
+    }
+    for (kind, status) in [("mesh-gateway", 200), ("ingress-gateway", 400), ("", 400)] {
+        let service = format!(r#""Kind":"{kind}","Port":1,"Meta":{{"consul-wan-federation":"1"}}"#);
+        let name = t.name("g");
+        let body = format!(r#"{{"Name":"{name}",{service}}}"#);
+        let answer = t.raw("PUT", "/v1/agent/service/register", &body).await;
+        assert_eq!(answer.status, status, "{kind}: {}", answer.body);
+        let node = t.name("n");
+        let body = format!(
+            r#"{{"Node":"{node}","Address":"10.0.0.1","Service":{{"Service":"{name}",{service}}}}}"#
+        );
+        let answer = t.raw("PUT", "/v1/catalog/register", &body).await;
+        assert_eq!(answer.status == 200, status == 200, "{kind}: {}", answer.body);
+    }
+    t.ok("agent_service_deregister", args![t.name("g")]).await;
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
 }
 
 async fn a_sidecar_checks_its_port_and_its_service(t: T) {
