@@ -107,19 +107,17 @@ fn linked(package: &str, features: &str, target: &str) -> io::Result<Vec<Crate>>
     )))
 }
 
-/// The sums of the crates' archives in Cargo.lock.
+/// The sums of the crates' archives in Cargo.lock, which cargo writes.
 fn sums(root: &Path) -> io::Result<BTreeMap<(String, String), String>> {
-    let lock: toml::Table =
-        fs::read_to_string(root.join("Cargo.lock"))?.parse().map_err(io::Error::other)?;
-    let packages = lock.get("package").and_then(toml::Value::as_array);
-    Ok(packages
-        .into_iter()
-        .flatten()
-        .filter_map(|package| {
-            let text = |field: &str| Some(package.get(field)?.as_str()?.to_owned());
-            Some(((text("name")?, text("version")?), text("checksum")?))
-        })
-        .collect())
+    let lock = fs::read_to_string(root.join("Cargo.lock"))?;
+    let sum = |package: &str| {
+        let field = |name: &str| {
+            let value = package.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(value.strip_prefix(" = \"")?.strip_suffix('"')?.to_owned())
+        };
+        Some(((field("name")?, field("version")?), field("checksum")?))
+    };
+    Ok(lock.split("[[package]]").filter_map(sum).collect())
 }
 
 /// The files with licences in the folder of a crate.
