@@ -244,6 +244,20 @@ golden:
 	}
 	WRITE_GOLDEN=1 cargo test --quiet --package consul-cluster --test cluster of_each_release
 
+.PHONY: dist dist-try
+## dist [TARGETS=x86_64-unknown-linux-musl] [ONLY="luajit consul-sim"] [QUICK=1]: makes the files for download into target/dist, for other machines, too (an hour)
+dist:
+	@scripts/dist.sh $(TARGETS)
+
+## dist-try: runs what `make dist` has made, also in a Debian 11 and by qemu
+dist-try:
+	@scripts/dist-try.sh
+
+.PHONY: macos-check
+## macos-check: compiles everything for macOS, without linking it
+macos-check:
+	@scripts/dist.sh macos-check
+
 .PHONY: wheel npm
 ## wheel|npm: packs consul-sim for Python or for Node into target/packages
 wheel npm:

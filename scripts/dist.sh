@@ -2,6 +2,7 @@
 # Makes the files that a release offers for download, for other machines than this one, into target/dist.
 #
 #   scripts/dist.sh [TARGET…]     by default all targets below
+#   scripts/dist.sh macos-check   makes nothing: compiles everything for macOS, without linking it
 #
 # For each target: consul_ffi-VERSION-ENGINE-PLATFORM.tar.gz with the module, the guard's program and the Lua files, for
 # each engine; where the C library is musl also consul-sim, consul-ha and consul-migrate as static programs, which run with
@@ -25,7 +26,7 @@ all_targets=(
 )
 engines=(luajit 5.1 5.3 5.4)
 programs=(consul-sim consul-ha consul-migrate)
-read -ra only <<<"${ONLY:-${engines[*]} ${programs[*]}}"
+read -ra only <<<"${ONLY-${engines[*]} ${programs[*]}}"
 profile=release guard_profile=guard
 [ -z "${QUICK:-}" ] || profile=quick guard_profile=quick
 
@@ -40,7 +41,9 @@ wanted() {
 }
 
 [ $# -gt 0 ] || set -- "${all_targets[@]}"
+[ "$*" != macos-check ] || set -- aarch64-apple-darwin x86_64-apple-darwin
 for target; do
+    [[ $target != *-apple-darwin ]] || continue
     [[ " ${all_targets[*]} " == *" $target "* ]] || fail "there is no target $target: the targets are ${all_targets[*]}"
 done
 for name in "${only[@]}"; do
@@ -63,6 +66,7 @@ install_zig() {
         --require-hashes --requirement scripts/dist-zig.txt --target "$1" >&2 || cannot "pip does not get zig from PyPI"
 }
 cache_once "zig-$(sha256sum <scripts/dist-zig.txt | cut -c 1-16)" bin/cargo-zigbuild install_zig
+# shellcheck disable=SC2154 # cache_once sets it
 zig=$cached
 export CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig CARGO_ZIGBUILD_CACHE_DIR=$builds/zigbuild
 
@@ -78,20 +82,27 @@ stand_in() {
 
 # build TARGET FOLDER FLAGS OPTION…: cargo build with these; prints cargo's messages. FLAGS are in TOML, for rustc.
 build() {
+    # shellcheck disable=SC2154 # rockspec/lib.sh sets them
     CARGO_TARGET_DIR=$builds/$2 "$zig/bin/cargo-zigbuild" zigbuild "${without_home[@]}" --config "target.'cfg(unix)'.rustflags=[$3]" \
         --locked "$as_messages" --target "$1" "${@:4}"
 }
 
 # pack NAME PACKAGE FEATURES TARGET FILE…: an archive of the files, with the notices of the package. A FILE is PATH=NAME.
 pack() {
-    local name=$1 file folder=$builds/pack/$1
+    local name=$1 file folder=$builds/pack/$1 libraries=$zig/ziglang/lib others
     rm -rf "$folder"
     mkdir -p "$folder"
     for file in "${@:5}"; do
         install -D -m 755 "${file%=*}" "$folder/${file##*=}"
     done
+    [ "$2" != consul_ffi ] || cp -r lua "$folder"
     cp LICENSE-APACHE LICENSE-MIT "$folder"
-    cargo run --quiet --locked --package xtask -- notices "$2" "$3" "${4%.2.*}" "$folder"
+    others=("rust-std@$(rustc --version | cut -d ' ' -f 2)@MIT OR Apache-2.0@")
+    [[ $4 != *-musl ]] || [ "$2" = consul_ffi ] || others+=(
+        "musl@of $(sed -n 's/^ziglang==\([^ ]*\).*/zig \1/p' scripts/dist-zig.txt)@MIT@$libraries/libc/musl/COPYRIGHT"
+        "libunwind@of LLVM@Apache-2.0 WITH LLVM-exception@$libraries/libunwind/LICENSE.TXT"
+    )
+    cargo run --quiet --locked --package xtask -- notices "$2" "$3" "${4%.2.*}" "$folder" "${others[@]}"
     (cd "$builds/pack" && tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=u=rwX,go=rX -cf - "$name") | gzip -9n >"$out/$name.tar.gz"
     (cd "$out" && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
@@ -131,6 +142,11 @@ for target; do
     rustup target add "$triple" >&2 || cannot "rustup does not get the standard library for $triple"
     platform=linux-${target%%-*}
     case $target in
+        *-apple-darwin)
+            CARGO_TARGET_DIR=$builds/check "$zig/bin/cargo-zigbuild" check --quiet --locked --workspace --all-targets \
+                --no-default-features --features consul_ffi/luajit --target "$target"
+            echo "$target: everything compiles"
+            ;;
         *-musl)
             make_programs "$target" "$platform"
             make_modules "$target" "$platform-musl"

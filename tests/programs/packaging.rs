@@ -97,6 +97,15 @@ pub fn trials() -> Trials {
             packages(&format!("test-{what}")).unwrap_or_else(|said| panic!("{said}"));
         });
     }
+    let missing = dist("").err();
+    if let Some(why) = &missing {
+        consul::say_skipped("files for other machines", why.trim());
+    }
+    trials.add_unless(
+        missing.is_some(),
+        "a_program_for_download_is_static_and_has_its_licences",
+        a_program_for_download_is_static_and_has_its_licences,
+    );
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
@@ -110,6 +119,62 @@ pub fn trials() -> Trials {
 fn packages(verb: &str) -> Result<String, String> {
     let mut script = Command::new(root().join("scripts/packages.sh"));
     run(outside_cargo(script.args([verb, "dev"])).current_dir(root()))
+}
+
+/// Makes what `make dist` makes of these, not optimised, with a program that runs on each Linux of this architecture; for
+/// nothing it looks whether zig and the standard library can be had.
+fn dist(only: &str) -> Result<String, String> {
+    let mut script = Command::new(root().join("scripts/dist.sh"));
+    script.arg(format!("{}-unknown-linux-musl", std::env::consts::ARCH));
+    let script = outside_cargo(&mut script).env("SOURCE_DATE_EPOCH", "1700000000");
+    run(script.envs([("ONLY", only), ("QUICK", "1")]).current_dir(root()))
+}
+
+fn a_program_for_download_is_static_and_has_its_licences() {
+    let name = format!("consul-ha-{}-linux-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let [archive, again] = [(); 2].map(|()| {
+        dist("consul-ha").unwrap_or_else(|said| panic!("{said}"));
+        fs::read(root().join(format!("target/dist/{name}.tar.gz"))).expect("an archive")
+    });
+    assert!(archive == again, "the bytes differ");
+    let mut sums = Command::new("sha256sum");
+    sums.args(["--strict", "-c", &format!("{name}.tar.gz.sha256")]);
+    run(sums.current_dir(root().join("target/dist"))).expect("its sum");
+
+    let folder = fresh("dist");
+    let mut tar = Command::new("tar");
+    run(tar
+        .arg("-xzf")
+        .arg(root().join(format!("target/dist/{name}.tar.gz")))
+        .arg("-C")
+        .arg(&folder))
+    .expect("an archive");
+    let folder = folder.join(name);
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .expect("a folder")
+        .map(|it| it.expect("a file").file_name().into_string().expect("a name"))
+        .collect();
+    files.sort();
+    let wanted = [
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "THIRD-PARTY-LICENSES.txt",
+        "consul-ha",
+        "sbom.spdx.json",
+    ];
+    assert_eq!(files, wanted);
+    let program = folder.join("consul-ha");
+    let said = run(Command::new(&program).arg("--version")).expect("it runs");
+    assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    let headers = run(Command::new("objdump").arg("-p").arg(&program)).expect("a program");
+    assert!(!headers.contains("NEEDED"), "{headers}");
+    shows_no_folder_of_the_user(&program);
+    let licences = fs::read_to_string(folder.join("THIRD-PARTY-LICENSES.txt")).expect("licences");
+    let sbom = fs::read_to_string(folder.join("sbom.spdx.json")).expect("an SBOM");
+    let packages = sbom.matches("\"versionInfo\"").count();
+    assert!(sbom.contains("pkg:cargo/rustls@") && sbom.contains("\"musl\""), "{sbom}");
+    let (list, _) = licences.split_once("\n\n").expect("a list");
+    assert_eq!(list.lines().count(), packages);
 }
 
 fn the_rock_is_made_packed_and_installed_for_each_engine() {

@@ -11,11 +11,11 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["reference"] => write_reference(),
-        ["notices", package, features, target, folder] => {
-            notices::write(package, features, target, Path::new(folder))
+        ["notices", package, features, target, folder, ref others @ ..] => {
+            notices::write([package, features, target], Path::new(folder), others)
         }
         _ => Err(io::Error::other(
-            "usage: cargo xtask reference | notices PACKAGE FEATURES TARGET FOLDER",
+            "usage: cargo xtask reference | notices PACKAGE FEATURES TARGET FOLDER [OTHER…]",
         )),
     };
     match done {

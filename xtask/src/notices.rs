@@ -24,11 +24,24 @@ struct Crate {
 }
 
 /// Writes `sbom.spdx.json` and `THIRD-PARTY-LICENSES.txt` into a folder, for a package with these features on one target.
+/// What else is linked is in `others`, each as `NAME@VERSION@LICENCE@FILE`, where the file with the text may be empty.
 ///
 /// # Errors
 /// cargo fails, a crate has no licence, or a file cannot be read or written.
-pub fn write(package: &str, features: &str, target: &str, folder: &Path) -> io::Result<()> {
-    let crates = linked(package, features, target)?;
+pub fn write(
+    [package, features, target]: [&str; 3],
+    folder: &Path,
+    others: &[&str],
+) -> io::Result<()> {
+    let mut crates = linked(package, features, target)?;
+    for other in others {
+        let [name, version, licence, file] = other.split('@').collect::<Vec<_>>()[..] else {
+            return Err(io::Error::other(format!("not NAME@VERSION@LICENCE@FILE: {other}")));
+        };
+        let texts = if file.is_empty() { Vec::new() } else { vec![fs::read_to_string(file)?] };
+        let [name, version, licence] = [name, version, licence].map(str::to_owned);
+        crates.push(Crate { name, version, licence, repository: None, sha256: None, texts });
+    }
     let name =
         format!("{package}-{}-{target}{}{features}", env!("CARGO_PKG_VERSION"), dash(features));
     let sbom = serde_json::to_string_pretty(&sbom(package, &name, &crates)?)?;
