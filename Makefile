@@ -264,7 +264,7 @@ wheel npm:
 	@scripts/packages.sh $@
 
 .PHONY: rocks install
-## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed
+## rocks: packs a rock of the module for each version of Lua into target/rocks, which needs no Rust where it is installed
 rocks:
 	@scripts/rocks.sh
 
@@ -276,7 +276,8 @@ install:
 
 place = --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS)
 version = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
-rock = target/rocks/consul_ffi-$(version).$(feature-$(flavour))-1.*.rock
+revision = $(subst .,,$(patsubst luajit,5.1,$(flavour)))
+rock = target/rocks/consul_ffi-$(version)-$(revision).linux-*.rock
 
 .PHONY: release release-check release-dry
 ## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh

@@ -6,8 +6,8 @@
 #
 # For each target: consul_ffi-VERSION-ENGINE-PLATFORM.tar.gz with the module, the guard's program and the Lua files, for
 # each engine; where the C library is musl also consul-sim, consul-ha and consul-migrate as static programs, which run with
-# any C library. Each has an SBOM and the licences of its crates, and its .sha256 beside it. ONLY="luajit consul-sim" makes
-# these alone, and QUICK=1 does not optimise them.
+# any C library. Each has an SBOM and the licences of its crates, and its .sha256 beside it. The rocks of the same modules
+# are in target/rocks (scripts/rocks.sh). ONLY="luajit consul-sim" makes these alone, and QUICK=1 does not optimise them.
 #
 # zig, from PyPI, compiles C and links; rustup installs the standard libraries. Status 3, with SKIPPED and why: one of them
 # cannot be had here.
@@ -89,7 +89,7 @@ build() {
 
 # pack NAME PACKAGE FEATURES TARGET FILE…: an archive of the files, with the notices of the package. A FILE is PATH=NAME.
 pack() {
-    local name=$1 file folder=$builds/pack/$1 libraries=$zig/ziglang/lib others
+    local name=$1 file folder=$builds/pack/$1 libraries=$zig/ziglang/lib zig_version others
     rm -rf "$folder"
     mkdir -p "$folder"
     for file in "${@:5}"; do
@@ -98,9 +98,10 @@ pack() {
     [ "$2" != consul_ffi ] || cp -r lua "$folder"
     cp LICENSE-APACHE LICENSE-MIT "$folder"
     others=("rust-std@$(rustc --version | cut -d ' ' -f 2)@MIT OR Apache-2.0@")
+    zig_version=$(sed -n 's/^ziglang==\([^ ]*\) .*/of-zig-\1/p' scripts/dist-zig.txt)
     [[ $4 != *-musl ]] || [ "$2" = consul_ffi ] || others+=(
-        "musl@of $(sed -n 's/^ziglang==\([^ ]*\).*/zig \1/p' scripts/dist-zig.txt)@MIT@$libraries/libc/musl/COPYRIGHT"
-        "libunwind@of LLVM@Apache-2.0 WITH LLVM-exception@$libraries/libunwind/LICENSE.TXT"
+        "musl@$zig_version@MIT@$libraries/libc/musl/COPYRIGHT"
+        "libunwind@$zig_version@Apache-2.0 WITH LLVM-exception@$libraries/libunwind/LICENSE.TXT"
     )
     cargo run --quiet --locked --package xtask -- notices "$2" "$3" "${4%.2.*}" "$folder" "${others[@]}"
     (cd "$builds/pack" && tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
@@ -112,7 +113,7 @@ pack() {
 
 # make_modules TARGET PLATFORM: the module for each engine, with the guard.
 make_modules() {
-    local engine feature flags messages module guard
+    local engine feature flags messages module guard made=()
     flags="\"-Clink-arg=$(stand_in "$1")\""
     [[ $1 != *-musl ]] || flags+=',"-Ctarget-feature=-crt-static"'
     for engine in "${engines[@]}"; do
@@ -124,7 +125,11 @@ make_modules() {
         messages=$(build "$1" modules "$flags" --profile "$guard_profile" --package consul-guard --bin consul-guard)
         guard=$(built consul-guard "$messages")
         pack "consul_ffi-$version-$engine-$2" consul_ffi "$feature" "$1" "$module=consul_ffi.so" "$guard=consul-guard"
+        install -D -m 755 "$module" "target/rock/$2/$engine/consul_ffi.so"
+        install -m 755 "$guard" "target/rock/$2/$engine/consul-guard"
+        made+=("$engine")
     done
+    [ ${#made[@]} -eq 0 ] || BUILT=target/rock/$2 PLATFORM=$2 scripts/rocks.sh "${made[@]}"
 }
 
 # make_programs TARGET PLATFORM: the programs.

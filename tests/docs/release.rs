@@ -92,7 +92,7 @@ fn the_rock_has_every_lua_file_and_the_annotations() {
 
 #[test]
 fn the_pages_name_the_rocks_of_the_version() {
-    let own = concat!(env!("CARGO_PKG_VERSION"), ".");
+    let own = concat!(env!("CARGO_PKG_VERSION"), "-5");
     let mut named = 0;
     for page in ["docs/installing.md", "docs/zh/installing.md", "docs/openresty.md"] {
         let text = read(page).replace('\n', " ");

@@ -151,7 +151,8 @@ fn texts(folder: &Path) -> io::Result<Vec<String>> {
 
 fn sbom(package: &str, name: &str, crates: &[Crate]) -> io::Result<Value> {
     let id = |it: &Crate| {
-        format!("SPDXRef-{}-{}", it.name.replace('_', "-"), it.version.replace('+', "-"))
+        let id = format!("SPDXRef-{}-{}", it.name, it.version);
+        id.replace(|it: char| !it.is_ascii_alphanumeric() && it != '.', "-")
     };
     let root = crates.iter().find(|it| it.name == package);
     let root = id(root.ok_or_else(|| io::Error::other(format!("there is no {package}")))?);
