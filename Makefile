@@ -253,6 +253,16 @@ dist:
 dist-try:
 	@scripts/dist-try.sh
 
+.PHONY: publish
+# Of the workflow alone: attaches what is made to the release of the tag, and uploads the rocks if there is a key.
+publish:
+	cd target/dist && sha256sum -- *.tar.gz >SHA256SUMS
+	gh release create "v$(version)" --verify-tag --title "v$(version)" --notes-file CHANGELOG.md \
+		target/dist/* target/rocks/*.rock target/rocks/*.rockspec
+	@[ -z "$$LUAROCKS_KEY" ] || for rockspec in target/rocks/*.rockspec; do \
+		luarocks upload --api-key="$$LUAROCKS_KEY" "$$rockspec" || exit; \
+	done
+
 .PHONY: macos-check
 ## macos-check: compiles everything for macOS, without linking it
 macos-check:
