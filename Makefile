@@ -259,8 +259,8 @@ publish:
 	cd target/dist && sha256sum -- *.tar.gz >SHA256SUMS
 	gh release create "v$(version)" --verify-tag --title "v$(version)" --notes-file CHANGELOG.md \
 		target/dist/* target/rocks/*.rock target/rocks/*.rockspec
-	@[ -z "$$LUAROCKS_KEY" ] || for rockspec in target/rocks/*.rockspec; do \
-		luarocks upload --api-key="$$LUAROCKS_KEY" "$$rockspec" || exit; \
+	@[ -z "$$LUAROCKS_KEY" ] || for rock in target/rocks/*.rock; do \
+		luarocks upload --force --api-key="$$LUAROCKS_KEY" "$${rock%.linux-*}.rockspec" "$$rock" || exit; \
 	done
 
 .PHONY: macos-check

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each engine with its luarocks version, its folder in `target/lua`, and its name.
-const ENGINES: &[(&str, &str, &str, &str)] = &[
+const ENGINES: &[(&str, &str, &str, &str); 4] = &[
     ("luajit", "5.1", "luajit", "LuaJIT"),
     ("lua5.1", "5.1", "5.1", "Lua 5.1"),
     ("lua5.4", "5.4", "5.4", "Lua 5.4"),
@@ -273,17 +273,28 @@ fn each_build_for_another_engine_is_refused() {
     }
 }
 
-/// Packs the rock of an engine, as `make rocks` does, and returns its path. Of Lua 5.3 `make test-all` has a build that is not
-/// optimised.
-fn rock(flavour: &str) -> PathBuf {
-    let mut script = Command::new("scripts/rocks.sh");
-    outside_cargo(script.arg(flavour)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
-    if !built_engines().iter().any(|engine| engine.2 == flavour) {
-        script.env("QUICK", "1");
+/// Packs the rocks of these engines, as `make rocks` does, and returns their paths. Of Lua 5.3 `make test-all` has a build that
+/// is not optimised.
+fn rocks(flavours: &[&str]) -> Vec<PathBuf> {
+    let (built, not_built): (Vec<_>, Vec<_>) = flavours
+        .iter()
+        .partition(|flavour| built_engines().iter().any(|engine| engine.2 == **flavour));
+    let mut all = Vec::new();
+    for (flavours, quick) in [(built, None), (not_built, Some("1"))] {
+        if flavours.is_empty() {
+            continue;
+        }
+        let mut script = Command::new("scripts/rocks.sh");
+        outside_cargo(script.args(&flavours)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
+        let said = run(script.envs(quick.map(|it| ("QUICK", it)))).expect("rocks");
+        let lines = said.lines().filter(|line| line.contains(", needs GLIBC_2."));
+        all.extend(lines.filter_map(|line| Some(root().join(line.split_once(": ")?.0))));
     }
-    let said = run(&mut script).expect(flavour);
-    let line = said.lines().find(|line| line.contains(", needs GLIBC_2.")).expect(&said);
-    root().join(line.split_once(": ").expect("a path and its size").0)
+    all
+}
+
+fn rock(flavour: &str) -> PathBuf {
+    rocks(&[flavour]).pop().expect("a rock")
 }
 
 fn a_rock_of_one_user_is_found_after_the_command_of_the_page() {
@@ -328,12 +339,25 @@ fn bare(command: &Command) -> Result<String, String> {
     run(&mut bare)
 }
 
-/// Also: the rocks of two engines in one tree are apart, so that removing one leaves the other whole.
+/// From a folder as a server, by the name alone: luarocks chooses by the version of Lua, and the rock of 5.1 by the engine. The
+/// rocks of two versions in one tree are apart, so that removing one leaves the other whole.
 fn rocks_need_no_rust_no_compiler_and_no_network() {
-    let tree = fresh("bare");
-    for (engine, version, flavour, _) in ENGINES.iter().filter(|engine| engine.2 != "5.1") {
-        let rock = rock(flavour);
-        bare(luarocks(version, &tree, Path::new("/")).arg("install").arg(rock)).expect(engine);
+    let (tree, server) = (fresh("bare"), fresh("server"));
+    let flavours = ENGINES.map(|engine| engine.2);
+    for rock in rocks(&flavours) {
+        let rockspec = rock.with_extension("").with_extension("rockspec");
+        for file in [&rock, &rockspec] {
+            fs::copy(file, server.join(file.file_name().expect("a name"))).expect("it is copied");
+        }
+    }
+    run(outside_cargo(Command::new("luarocks-admin").arg("make-manifest").arg(&server)))
+        .expect("a server");
+    for (engine, version, ..) in ENGINES {
+        let mut install = luarocks(version, &tree, Path::new("/"));
+        install.arg(format!("--only-server={}", server.display()));
+        bare(install.args(["install", "consul_ffi"])).expect(engine);
+    }
+    for (engine, version, ..) in ENGINES {
         let mut shown = Command::new(engine);
         shown.arg(root().join("examples/demo.lua"));
         let said = bare(with_tree(&mut shown, &tree, version)).expect(engine);
