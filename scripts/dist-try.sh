@@ -83,8 +83,6 @@ assert(lock:release())
 lock:close()
 local secure = consul_ffi.new({ endpoint = os.getenv("SECURE"), tls_ca_file = os.getenv("CA") })
 assert(select(2, assert(secure:kv_get("dist"))) == "plain")
-local refused, _, err = consul_ffi.new({ endpoint = os.getenv("SECURE"), retry_count = 0 }):kv_get("dist")
-assert(not refused and err.kind == "tls", err and err.kind)
 assert(consul_ffi.new({ endpoint = os.getenv("PLAIN"), guard = true }))
 print("tried " .. consul_ffi._VERSION)
 LUA
