@@ -276,9 +276,10 @@ fn each_build_for_another_engine_is_refused() {
 /// Packs the rocks of these engines, as `make rocks` does, and returns their paths. Of Lua 5.3 `make test-all` has a build that
 /// is not optimised.
 fn rocks(flavours: &[&str]) -> Vec<PathBuf> {
-    let (built, not_built): (Vec<_>, Vec<_>) = flavours
+    let (built, not_built): (Vec<&str>, Vec<&str>) = flavours
         .iter()
-        .partition(|flavour| built_engines().iter().any(|engine| engine.2 == **flavour));
+        .copied()
+        .partition(|flavour| built_engines().iter().any(|engine| engine.2 == *flavour));
     let mut all = Vec::new();
     for (flavours, quick) in [(built, None), (not_built, Some("1"))] {
         if flavours.is_empty() {
