@@ -56,6 +56,10 @@ async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
 /// Why a run needs a new snapshot.
 pub const COMPACTED: &str = "etcd has compacted what the job was to read next";
 
+/// The same, of changes that etcd tells together in more bytes than are kept in memory.
+pub(super) const TOO_LARGE: &str =
+    "etcd tells the next changes in one line of more than 64 MB, which is not read";
+
 /// Begins again with a snapshot of now, and says why.
 ///
 /// # Errors

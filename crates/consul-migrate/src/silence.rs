@@ -9,10 +9,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How soon a line says that there is no answer, and how often further ones do, less often when it takes long.
-const AFTER: Duration = Duration::from_millis(1500);
-const EVERY: Duration = Duration::from_millis(2500);
-const SELDOM: u32 = 20;
+/// How soon a line says that there is no answer, and how often further ones do.
+pub(super) const AFTER: Duration = Duration::from_millis(1500);
+pub(super) const EVERY: Duration = Duration::from_millis(2500);
 
 /// What is repeated for so long has no end, but that of the run.
 pub(super) const WITHOUT_END: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -87,20 +86,19 @@ impl Silence {
                 }
                 Either::Right(_) => {
                     let now = self.clock.now();
-                    let every = EVERY.max((now - begun) / SELDOM);
-                    let (text, said) = self.text(now, begun, every);
+                    let (text, said) = self.text(now, begun);
                     text.iter().for_each(|text| report.note(text));
-                    next = said + every;
+                    next = said + EVERY;
                 }
             }
         }
     }
 
     /// What is to be said now, unless another request has said it, and when it was said.
-    fn text(&self, now: Instant, begun: Instant, every: Duration) -> (Option<String>, Instant) {
+    fn text(&self, now: Instant, begun: Instant) -> (Option<String>, Instant) {
         let mut state = lock(&self.state);
         if let Some(said) = state.said
-            && now - said < every
+            && now - said < EVERY
         {
             return (None, said);
         }

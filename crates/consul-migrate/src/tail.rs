@@ -4,13 +4,14 @@
 use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
 use super::lag::Lag;
-use super::load::{COMPACTED, load, refused, restart};
+use super::load::{COMPACTED, TOO_LARGE, load, refused, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
+use super::silence::{AFTER, EVERY};
 use super::survey::{Kept, shown};
 use super::target::{Stored, Target};
 use super::{Run, Stop, source};
 use bytes::Bytes;
-use consul_api::error::Kind;
+use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
@@ -28,6 +29,14 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// A watch that has told nothing for so long although etcd goes on may be stuck: it is looked whether keys have changed. Of a
+/// tail that waits for a change this is sooner.
+const QUIET: Duration = Duration::from_secs(60);
+const QUIET_AT_END: Duration = Duration::from_secs(5);
+
+/// A look that took long is not repeated before this many times as long.
+const SELDOM: u32 = 50;
 
 /// How many watches in a row may have a line that is not etcd's.
 const MAX_STRANGE: usize = 3;
@@ -56,13 +65,17 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
                 && run.etcd.get(key, run.job.record().snapshot).await?.is_none()
             {
                 // The new snapshot has the deletion.
-                return Ok(0);
+                return Ok(Some(0));
             }
-            Tail::new(run, until).await?.follow().await
+            // It is large, and a cut-over has several.
+            let mut tail = Tail::new(run, until).await?;
+            Box::pin(tail.follow()).await
         };
         match followed.await {
             Err(Stop::Compacted) => restart(run, COMPACTED).await?,
-            done => return done,
+            Ok(None) => restart(run, TOO_LARGE).await?,
+            Ok(Some(sets)) => return Ok(sets),
+            Err(stop) => return Err(stop),
         }
     }
 }
@@ -81,8 +94,16 @@ enum Ended {
     Done,
     /// Another server is to be asked.
     Silent,
-    /// Its connection has ended.
-    Broken,
+    /// Its connection has ended, or it did not begin.
+    Broken(Error),
+    /// What it tells next is too large.
+    TooLarge,
+}
+
+/// Since when no watch has lasted, and when that was said.
+struct Broken {
+    since: Instant,
+    said: Option<Instant>,
 }
 
 /// The keys of the rarer form, with which others may collide: hashes of them, as of the present event.
@@ -158,12 +179,20 @@ struct Tail<'r, 'a> {
     strange: usize,
     lag: Lag,
     looked: Instant,
+    broken: Option<Broken>,
+    /// When the watch has told something last, and when next it is looked whether it is stuck.
+    told_at: Instant,
+    next_look: Instant,
+    received: u64,
+    /// The watches in a row that were stuck: each has twice the time of the one before, since etcd may need it for a large line.
+    stuck: u32,
 }
 
 impl<'r, 'a> Tail<'r, 'a> {
     async fn new(run: &'r Run<'a>, until: &'r Until) -> Result<Self, Stop> {
         let record = run.job.record();
         let rare = Rare::read(run, &record).await?;
+        let now = run.etcd.clock().now();
         Ok(Tail {
             run,
             until,
@@ -179,36 +208,99 @@ impl<'r, 'a> Tail<'r, 'a> {
             sets: 0,
             strange: 0,
             lag: Lag::default(),
-            looked: run.etcd.clock().now(),
+            looked: now,
+            broken: None,
+            told_at: now,
+            next_look: now,
+            received: 0,
+            stuck: 0,
         })
     }
 
-    async fn follow(&mut self) -> Result<u64, Stop> {
+    /// Returns how many changes have set keys; `None` if what comes next is too large.
+    async fn follow(&mut self) -> Result<Option<u64>, Stop> {
         self.run.report.progress("followed", 0, None);
         loop {
             self.told = 0;
-            match self.follow_watch().await? {
-                Ended::Done => return Ok(self.sets),
+            match Box::pin(self.follow_watch()).await? {
+                Ended::Done => return Ok(Some(self.sets)),
+                Ended::TooLarge => return Ok(None),
                 Ended::Silent => {}
-                Ended::Broken => self.wait_for_etcd().await?,
+                Ended::Broken(why) => {
+                    self.say_broken(why)?;
+                    self.wait_for_etcd().await?;
+                }
             }
         }
     }
 
-    /// What a watch has told; `None` if its connection has ended, or another program has answered. Other requests have
-    /// been repeated for long.
-    fn unbroken<T>(&mut self, told: Result<T, Refused>) -> Result<Option<T>, Stop> {
+    /// What a watch has told, or why it tells nothing: its connection has ended, or another program has answered. Other requests
+    /// have been repeated for long.
+    fn unbroken<T>(&mut self, told: Result<T, Refused>) -> Result<Result<T, Ended>, Stop> {
         match told {
-            Err(Refused::Failed(error)) if error.is_retryable() => Ok(None),
+            Err(Refused::TooLarge) => Ok(Err(Ended::TooLarge)),
+            Err(Refused::Failed(error)) if error.is_retryable() => Ok(Err(Ended::Broken(error))),
             // What etcd itself sends would come again.
             Err(Refused::Failed(error))
                 if error.kind() == Kind::Decode && self.strange < MAX_STRANGE =>
             {
                 self.strange += 1;
-                Ok(None)
+                Ok(Err(Ended::Broken(error)))
             }
-            told => Ok(Some(told?)),
+            told => Ok(Ok(told?)),
         }
+    }
+
+    /// Says now and then that no watch lasts, although etcd answers; after its patience that is an error.
+    fn say_broken(&mut self, why: Error) -> Result<(), Stop> {
+        let etcd = self.run.etcd;
+        let now = etcd.clock().now();
+        let broken = self.broken.get_or_insert(Broken { since: now, said: None });
+        let time = now - broken.since;
+        if time >= etcd.patience() {
+            return Err(why.into());
+        }
+        if time >= AFTER && broken.said.is_none_or(|said| now - said >= EVERY) {
+            broken.said = Some(now);
+            let seconds = time.as_secs();
+            let message = why.message();
+            self.run
+                .report
+                .note(&format!("no watch of etcd has lasted for {seconds} s: {message}"));
+        }
+        Ok(())
+    }
+
+    /// The watch has told something, or has lasted.
+    fn lasts(&mut self) {
+        if self.broken.take().is_some_and(|broken| broken.said.is_some()) {
+            self.run.report.note("a watch of etcd lasts again");
+        }
+    }
+
+    /// Whether the watch has told nothing for long, and keys have changed: then something between lets nothing through.
+    async fn is_stuck(&mut self, received: u64) -> Result<bool, Stop> {
+        let (etcd, clock) = (self.run.etcd, self.run.etcd.clock());
+        let quiet = if matches!(self.until, Until::Dropped) { QUIET } else { QUIET_AT_END };
+        let quiet = quiet * (1 << self.stuck.min(5));
+        let begun = clock.now();
+        if received != self.received {
+            (self.received, self.told_at) = (received, begun);
+        }
+        if begun - self.told_at < quiet || begun < self.next_look {
+            return Ok(false);
+        }
+        // A change of this moment may be on its way.
+        let (count, revision) = etcd.count(&self.range, 0).await?;
+        let has_changed = match revision < self.revision {
+            true => false,
+            false if etcd.count(&self.range, self.revision - 1).await?.0 != count => true,
+            false => !etcd.set_since(&self.range, self.revision, 1).await?.is_empty(),
+        };
+        let now = clock.now();
+        self.next_look = now + quiet.max((now - begun) * SELDOM);
+        self.stuck += u32::from(has_changed);
+        Ok(has_changed)
     }
 
     /// Waits until etcd answers, on another server if there are several. It may have been restored meanwhile.
@@ -224,7 +316,11 @@ impl<'r, 'a> Tail<'r, 'a> {
         // etcd takes a watch from the revision of a compaction, although that has removed its deletions: from the last
         // revision that is applied, it is refused.
         let opened = etcd.watch(&self.range, self.revision.saturating_sub(1).max(1)).await;
-        let Some(mut watch) = self.unbroken(opened)? else { return Ok(Ended::Broken) };
+        let mut watch = match self.unbroken(opened)? {
+            Ok(watch) => watch,
+            Err(ended) => return Ok(ended),
+        };
+        self.told_at = etcd.clock().now();
         loop {
             let ready = self.take_ready(&mut watch).await;
             while !self.waiting.is_empty() {
@@ -233,26 +329,36 @@ impl<'r, 'a> Tail<'r, 'a> {
                     self.look(false).await?;
                 }
             }
-            let is_broken = ready?.is_none();
+            let ready = ready?;
             if self.is_last {
                 return Ok(Ended::Done);
             }
             self.save_position().await?;
-            if is_broken {
-                return Ok(Ended::Broken);
+            if let Err(ended) = ready {
+                return Ok(ended);
             }
             let silence = etcd.clock().sleep(LOOK_EVERY.min(etcd.patience().max(PAUSE)));
             let is_silent = match select(pin!(watch.next()), silence).await {
                 Either::Left((changes, _)) => match self.unbroken(changes)? {
-                    Some(changes) => {
+                    Ok(changes) => {
                         self.add(changes).await?;
                         false
                     }
-                    None => return Ok(Ended::Broken),
+                    Err(ended) => return Ok(ended),
                 },
                 Either::Right(_) => true,
             };
+            if is_silent {
+                self.lasts();
+            }
             if (is_silent || self.is_due()) && !self.look(is_silent).await? {
+                return Ok(Ended::Silent);
+            }
+            if is_silent && Box::pin(self.is_stuck(watch.received())).await? {
+                self.run.report.note(
+                    "the watch of etcd has not reported changes that etcd has: something between holds it up; another one is opened",
+                );
+                etcd.leave_server();
                 return Ok(Ended::Silent);
             }
         }
@@ -277,19 +383,23 @@ impl<'r, 'a> Tail<'r, 'a> {
         Ok(is_here)
     }
 
-    /// Takes what has arrived already; `None` if the watch is broken.
-    async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Option<()>, Stop> {
+    /// Takes what has arrived already, or returns why the watch has ended.
+    async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Result<(), Ended>, Stop> {
         while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
             let Some(changes) = watch.next().now_or_never() else { break };
-            let Some(changes) = self.unbroken(changes)? else { return Ok(None) };
-            self.add(changes).await?;
+            match self.unbroken(changes)? {
+                Ok(changes) => self.add(changes).await?,
+                Err(ended) => return Ok(Err(ended)),
+            }
         }
-        Ok(Some(()))
+        Ok(Ok(()))
     }
 
     async fn add(&mut self, changes: Changes) -> Result<(), Stop> {
         let Changes { events, is_part, told_up_to } = changes;
-        self.strange = 0;
+        (self.strange, self.stuck) = (0, 0);
+        self.told_at = self.run.etcd.clock().now();
+        self.lasts();
         if events.is_empty() {
             self.reach(told_up_to);
             return Ok(());

@@ -45,6 +45,9 @@ const PREFIXES: &[&str] = &["/v3", "/v3beta", "/v3alpha"];
 /// The largest answer; a page above it is read again in smaller ones.
 const MAX_ANSWER: usize = 24 << 20;
 
+/// The same of an answer that has one key, whose value no smaller page divides.
+const MAX_OF_ONE: usize = 512 << 20;
+
 /// What a cluster without access control answers to a user.
 const WITHOUT_USERS: &str = "authentication is not enabled";
 
@@ -111,6 +114,7 @@ pub struct Etcd {
     silence: Silence,
     /// The time limit of one attempt.
     timeout: Duration,
+    longest_line: usize,
     /// The prefix of the keys, for messages.
     keys: String,
     now: Mutex<Now>,
@@ -192,7 +196,14 @@ impl Etcd {
     ) -> Self {
         let silence = Silence::new("etcd", Arc::clone(&clock), patience);
         let keys = String::new();
-        Etcd { servers, login, clock, silence, timeout, keys, now: Mutex::default() }
+        let longest_line = watch::MAX_LINE;
+        Etcd { servers, login, clock, silence, timeout, longest_line, keys, now: Mutex::default() }
+    }
+
+    /// The longest line of a watch that is read, in bytes; by default 64 MiB.
+    #[must_use]
+    pub fn reading_lines_up_to(self, bytes: usize) -> Self {
+        Etcd { longest_line: bytes, ..self }
     }
 
     /// Reports while no server answers.
@@ -251,7 +262,8 @@ impl Etcd {
                 revision: Int(revision),
                 ..RangeRequest::default()
             };
-            self.ask_within(self.first_limit(range), "kv/range", &asked).await
+            let most = if limit == 1 || range.end.is_empty() { MAX_OF_ONE } else { MAX_ANSWER };
+            self.ask_within(self.first_limit(range), most, "kv/range", &asked).await
         };
         self.silence.tell(answer).await
     }
@@ -310,7 +322,8 @@ impl Etcd {
             keys_only: true,
             ..RangeRequest::default()
         };
-        let answer: RangeResponse = self.ask_within(self.timeout, "kv/range", &asked).await?;
+        let answer: RangeResponse =
+            self.ask_within(self.timeout, MAX_ANSWER, "kv/range", &asked).await?;
         Ok(answer.kvs.into_iter().map(|kv| kv.key.0).collect())
     }
 
@@ -332,7 +345,7 @@ impl Etcd {
             ..RangeRequest::default()
         };
         let limit = self.first_limit(range);
-        let answer: RangeResponse = self.ask_within(limit, "kv/range", &asked).await?;
+        let answer: RangeResponse = self.ask_within(limit, MAX_ANSWER, "kv/range", &asked).await?;
         match answer.header.revision.0 {
             // The first one is 1; with 0 a later read would be one of another moment.
             0 => Err(Error::new(
@@ -358,23 +371,24 @@ impl Etcd {
 
     /// Sends a request that may be repeated, and decodes the answer.
     async fn ask<T: Answer>(&self, what: &str, body: &impl serde::Serialize) -> Result<T, Refused> {
-        self.ask_within(FIRST_TIMEOUT, what, body).await
+        self.ask_within(FIRST_TIMEOUT, MAX_ANSWER, what, body).await
     }
 
-    /// The same with another time limit of the first attempts.
+    /// The same with other limits: the time of the first attempts, and the size of the answer.
     async fn ask_within<T: Answer>(
         &self,
         first: Duration,
+        most: usize,
         what: &str,
         body: &impl serde::Serialize,
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
-        self.silence.tell(self.ask_patiently(first, what, &body)).await
+        self.silence.tell(self.ask_patiently((first, most), what, &body)).await
     }
 
     async fn ask_patiently<T: Answer>(
         &self,
-        first: Duration,
+        (first, most): (Duration, usize),
         what: &str,
         body: &Bytes,
     ) -> Result<T, Refused> {
@@ -383,7 +397,7 @@ impl Etcd {
         loop {
             let is_first = self.servers.len() > 1 && attempt < self.servers.len();
             let limit = if is_first { first.min(self.timeout) } else { self.timeout };
-            let answer = self.in_time(limit, what, self.answer(what, body)).await;
+            let answer = self.in_time(limit, what, self.answer(what, body, most)).await;
             let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
                 Ok(answer) => {
                     self.check_cluster(answer.header())?;
@@ -438,9 +452,9 @@ impl Etcd {
     }
 
     /// The whole answer to a request.
-    async fn answer(&self, what: &str, body: &Bytes) -> Result<Bytes, Refused> {
+    async fn answer(&self, what: &str, body: &Bytes, most: usize) -> Result<Bytes, Refused> {
         let answer = self.open(what, body).await?;
-        whole(answer.into_body()).await
+        whole_up_to(most, answer.into_body()).await
     }
 
     /// Sends a request; an answer that is not a success is an error. With a token that etcd does not accept
@@ -466,6 +480,12 @@ impl Etcd {
         let answer = self.send(&path, body, token.as_deref()).await?;
         match refusal_of(answer).await? {
             Ok(answer) => Ok(answer),
+            // Users or roles have changed once more meanwhile.
+            Err((status, refusal)) if has_old_token(&refusal) => {
+                lock(&self.now).token = None;
+                let error = self.refused(what, status, &refusal).into_error();
+                Err(error.retryable().into())
+            }
             Err((status, refusal)) => Err(self.refused(what, status, &refusal)),
         }
     }
@@ -744,9 +764,13 @@ fn is_compacted(text: &str) -> bool {
 }
 
 fn is_old_token(status: u16, refusal: &Refusal) -> bool {
+    status == 401 || has_old_token(refusal)
+}
+
+/// The same by etcd's own words.
+fn has_old_token(refusal: &Refusal) -> bool {
     let text = refusal.text();
-    status == 401
-        || refusal.code() == 16
+    refusal.code() == 16
         || text.contains("invalid auth token")
         || text.contains("revision of auth store is old")
         // Of older servers.
@@ -788,11 +812,15 @@ fn shown(answer: &[u8]) -> String {
 }
 
 /// Reads a whole body.
-async fn whole(mut parts: Parts) -> Result<Bytes, Refused> {
+async fn whole(parts: Parts) -> Result<Bytes, Refused> {
+    whole_up_to(MAX_ANSWER, parts).await
+}
+
+async fn whole_up_to(most: usize, mut parts: Parts) -> Result<Bytes, Refused> {
     let mut whole = BytesMut::new();
     while let Some(part) = parts.next().await {
         let part = part?;
-        if whole.len() + part.len() > MAX_ANSWER {
+        if whole.len() + part.len() > most {
             return Err(Refused::TooLarge);
         }
         whole.extend_from_slice(&part);

@@ -165,6 +165,22 @@ fn each_refusal_of_an_old_token_is_known() {
     assert!(!is_old_token(403, &serde_json::from_str(denied).unwrap()));
 }
 
+/// Users change while a program logs in again, so that also the new token is old.
+#[test]
+fn a_new_token_that_is_old_already_is_asked_for_again() {
+    const OLD: [(u16, &str); 3] = [
+        (401, r#"{"message":"etcdserver: invalid auth token","code":16}"#),
+        (400, r#"{"message":"etcdserver: revision of auth store is old","code":3}"#),
+        (500, r#"{"error":"auth: revision in header is old","code":2}"#),
+    ];
+    for (status, body) in OLD {
+        SAID.set((status, body));
+        let answers: Answers = |path, _, _| says(path, "kv/range");
+        let error = failed(run(etcd(answers, true).count(&Range::prefix(b""), 0)));
+        assert!(error.is_retryable(), "{error}");
+    }
+}
+
 /// A watch with such a token is denied as one without the right.
 #[test]
 fn a_token_is_renewed_before_a_watch() {

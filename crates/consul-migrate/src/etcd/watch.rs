@@ -6,10 +6,15 @@ use crate::streaming::Parts;
 use bytes::{Buf as _, BytesMut};
 use consul_api::error::{Error, Kind};
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use serde_json::json;
+use std::time::Duration;
 
 /// The longest line; etcd divides what is larger than a request may be.
-const MAX_LINE: usize = 64 << 20;
+pub(super) const MAX_LINE: usize = 64 << 20;
+
+/// Within this time etcd says that a watch has begun.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What one line of a watch tells.
 #[derive(Debug)]
@@ -29,11 +34,15 @@ pub struct Watch<'a> {
     unread: BytesMut,
     /// How much of `unread` has no newline.
     searched: usize,
+    /// What a line has told that was read while it began.
+    first: Option<Changes>,
+    received: u64,
     endpoint: String,
 }
 
 impl Etcd {
-    /// Watches a range from a revision on.
+    /// Watches a range from a revision on, and waits until etcd says that this has begun: something between that holds answers
+    /// back would let no change through either.
     ///
     /// # Errors
     /// See [`Refused`]. That the revision is compacted is known only from the first changes.
@@ -50,11 +59,38 @@ impl Etcd {
             "progress_notify": true,
         } });
         let asked = encoded(&asked)?;
-        let opened = self.in_time(self.timeout, "watch", self.open("watch", &asked));
-        let answer = self.silence.tell(opened).await?;
-        let endpoint = self.endpoint().to_owned();
-        let (parts, unread) = (answer.into_body(), BytesMut::new());
-        Ok(Watch { etcd: self, parts, unread, searched: 0, endpoint })
+        let begins = async {
+            let answer = self.open("watch", &asked).await?;
+            let endpoint = self.endpoint().to_owned();
+            let (parts, unread) = (answer.into_body(), BytesMut::new());
+            let (searched, first, received) = (0, None, 0);
+            let mut watch =
+                Watch { etcd: self, parts, unread, searched, first, received, endpoint };
+            watch.begin().await?;
+            Ok(watch)
+        };
+        let begun = async {
+            // It is large, and within others.
+            match select(Box::pin(begins), self.clock.sleep(BEGINS_WITHIN)).await {
+                Either::Left((begun, _)) => begun,
+                Either::Right(_) => {
+                    let error = self.held_back();
+                    self.silence.failed(error.message());
+                    Err(error.into())
+                }
+            }
+        };
+        self.silence.tell(begun).await
+    }
+
+    fn held_back(&self) -> Error {
+        let seconds = BEGINS_WITHIN.as_secs();
+        let message = format!(
+            "{}: watch: nothing for {seconds} s, not even that it has begun: a proxy that holds answers back, as nginx does \
+             without `proxy_buffering off`, lets no change through",
+            self.endpoint()
+        );
+        Error::new(Kind::Timeout, message).retryable()
     }
 
     /// Lets the next request go to another server.
@@ -70,14 +106,41 @@ impl Watch<'_> {
     /// [`Refused::Compacted`]; a retryable error if the connection has ended; another one if etcd has ended
     /// the watch.
     pub async fn next(&mut self) -> Result<Changes, Refused> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        loop {
+            if let Some(changes) = self.told().await? {
+                return Ok(changes);
+            }
+        }
+    }
+
+    /// How many bytes have come, also those of a line that is not whole.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Reads the first line.
+    async fn begin(&mut self) -> Result<(), Refused> {
+        self.first = self.told().await?;
+        Ok(())
+    }
+
+    /// What the next line tells; `None` if that is only that the watch has begun.
+    async fn told(&mut self) -> Result<Option<Changes>, Refused> {
         loop {
             while let Some(line) = self.line() {
-                if let Some(changes) = self.changes(&line)? {
-                    return Ok(changes);
+                if !line.trim_ascii().is_empty() {
+                    return self.changes(&line);
                 }
             }
             match self.parts.next().await {
-                Some(part) => self.unread.extend_from_slice(&part?),
+                Some(part) => {
+                    let part = part?;
+                    self.received += part.len() as u64;
+                    self.unread.extend_from_slice(&part);
+                }
                 None => {
                     return Err(self
                         .error(Kind::Connect, "the watch has ended")
@@ -85,8 +148,8 @@ impl Watch<'_> {
                         .into());
                 }
             }
-            if self.unread.len() > MAX_LINE {
-                return Err(self.error(Kind::TooLarge, "a line of the watch is too large").into());
+            if self.unread.len() > self.etcd.longest_line {
+                return Err(Refused::TooLarge);
             }
         }
     }
@@ -104,9 +167,6 @@ impl Watch<'_> {
     }
 
     fn changes(&self, line: &[u8]) -> Result<Option<Changes>, Refused> {
-        if line.trim_ascii().is_empty() {
-            return Ok(None);
-        }
         let foreign = |why: &str| {
             self.error(Kind::Decode, &format!("a line of the watch is not etcd's: {why}"))
         };

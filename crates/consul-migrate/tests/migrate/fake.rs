@@ -57,6 +57,9 @@ struct State {
     notifies: Duration,
     /// How many times all watches were cut.
     cuts: u64,
+    /// How many watches there were, and up to which of them something between lets nothing through.
+    watches: u64,
+    held_up: u64,
     has_users: bool,
     /// The roles of each user, and the permissions of each role.
     users: BTreeMap<String, BTreeSet<String>>,
@@ -97,6 +100,8 @@ impl Fake {
             has_grpc: false,
             notifies: NOTIFIES,
             cuts: 0,
+            watches: 0,
+            held_up: 0,
             has_users: false,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
@@ -150,6 +155,17 @@ impl Fake {
     /// Cuts the connections of all watches.
     pub fn cut_watches(&self) {
         self.state().cuts += 1;
+    }
+
+    /// Lets nothing of the present watches through any more, or also nothing of those to come, while all else is answered.
+    pub fn hold_watches_up(&self, has_later: bool) {
+        let mut state = self.state();
+        state.held_up = if has_later { u64::MAX } else { state.watches };
+    }
+
+    /// Lets all through again.
+    pub fn let_watches_through(&self) {
+        self.state().held_up = 0;
     }
 
     /// Has access control, which lets each request through: those of the test are from a user.
@@ -249,7 +265,8 @@ impl Fake {
 
     fn watch(&self, asked: &Value) -> Parts {
         assert_eq!(asked["progress_notify"], true);
-        let (now, state) = (self.clock.now(), self.state());
+        let (now, mut state) = (self.clock.now(), self.state());
+        state.watches += 1;
         let mut follow = Follow {
             fake: self.clone(),
             range: range(asked),
@@ -259,6 +276,7 @@ impl Fake {
             is_over: false,
             notified: now,
             cuts: state.cuts,
+            number: state.watches,
         };
         follow.add(&state.line(json!({ "header": state.header(), "created": true })));
         drop(state);
@@ -675,17 +693,18 @@ struct Follow {
     notified: Instant,
     /// How many times watches were cut before.
     cuts: u64,
+    number: u64,
 }
 
 impl Follow {
     /// Some bytes, which need not end with a line.
     async fn part(&mut self) -> Option<Result<Bytes, Error>> {
-        while self.unsent.is_empty() {
+        while self.unsent.is_empty() || self.is_held_up() {
             if self.is_over {
                 return None;
             }
             self.take_lines();
-            if self.unsent.is_empty() {
+            if self.unsent.is_empty() || self.is_held_up() {
                 self.fake.clock.sleep(Duration::from_millis(20)).await;
             }
         }
@@ -701,6 +720,11 @@ impl Follow {
         }
         let count = count.min(self.unsent.len());
         Some(Ok(self.unsent.drain(..count).collect::<Vec<u8>>().into()))
+    }
+
+    fn is_held_up(&self) -> bool {
+        let state = self.fake.state();
+        self.number <= state.held_up && self.cuts == state.cuts
     }
 
     fn add(&mut self, line: &str) {

@@ -68,6 +68,9 @@ fn trials() -> Trials {
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
+    trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
+    let large = random::held_up::a_line_is_too_large;
+    trials.add("a_line_of_a_watch_that_is_too_large_ends_in_a_new_snapshot", large);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);

@@ -9,6 +9,7 @@ pub mod between;
 pub mod compacted;
 pub mod finished;
 pub mod frozen;
+pub mod held_up;
 pub mod holder;
 pub mod kept;
 pub mod late;

@@ -207,10 +207,17 @@ fn instance(verb: &str) -> Instance {
     Instance {
         id: format!("{:016x}", fastrand::u64(..)),
         host: host.trim().to_owned(),
-        boot: os::boot_id().unwrap_or_default(),
+        boot: os::boot_id().map(|boot| boot + &namespace()).unwrap_or_default(),
         process: std::process::id(),
         verb: verb.to_owned(),
     }
+}
+
+/// That of the numbers of processes: two containers of one machine may have its name, and number their processes alike.
+fn namespace() -> String {
+    std::fs::read_link("/proc/self/ns/pid")
+        .map(|name| format!(" {}", name.display()))
+        .unwrap_or_default()
 }
 
 /// Whether an instance was a process of this machine that has ended.
@@ -237,6 +244,19 @@ mod tests {
         ] {
             assert_eq!(url(address, is_tls).as_deref(), Ok(wanted), "{address}");
         }
+    }
+
+    /// The number of its process says nothing elsewhere.
+    #[test]
+    fn an_instance_in_another_container_of_this_machine_is_not_dead() {
+        let me = instance("tail");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let dead = Instance { process: child.id(), ..me.clone() };
+        assert!(is_dead(&dead, &me) && !is_dead(&me, &me));
+        let boot = os::boot_id().unwrap() + " pid:[1]";
+        let elsewhere = Instance { boot, ..dead };
+        assert!(!is_dead(&elsewhere, &me), "{elsewhere:?}");
     }
 
     #[test]

@@ -30,10 +30,16 @@ const OUTAGE: Duration = Duration::from_secs(30);
 
 /// What was said, and when.
 #[derive(Debug)]
-struct Said {
+pub struct Said {
     clock: ManualClock,
-    notes: Mutex<Vec<(Instant, String)>>,
+    pub notes: Mutex<Vec<(Instant, String)>>,
     behind: Mutex<Vec<(Instant, u64, Duration)>>,
+}
+
+impl Said {
+    pub fn new(clock: &ManualClock) -> Said {
+        Said { clock: clock.clone(), notes: Mutex::default(), behind: Mutex::default() }
+    }
 }
 
 impl Report for Said {
@@ -120,8 +126,7 @@ impl Outage {
         }
         let (etcd, consul) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let clock = world.clock.clone();
-        let (notes, behind) = (Mutex::default(), Mutex::default());
-        let said = Arc::new(Said { clock: clock.clone(), notes, behind });
+        let said = Arc::new(Said::new(&clock));
         let works = world.fake.clone();
         let slow = Slow { works, clock: clock.clone(), takes: Arc::clone(&etcd), refuses };
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
@@ -281,6 +286,14 @@ fn a_tail_waits(refuses: bool, side: &str) {
                 Either::Right(_) => assert!(is_patient, "{side}, refused: {refuses}: it goes on"),
             }
         });
+        if is_patient {
+            let notes = outage.said.notes.lock().unwrap();
+            let is_line = |text: &str| text.starts_with(side) && text.contains("has not answered");
+            let said: Vec<_> = notes.iter().filter(|(_, text)| is_line(text)).collect();
+            let longest = said.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap();
+            assert!(longest <= LONGEST, "{side}, refused: {refuses}: {longest:?} of silence");
+            assert!(said.len() > 1200, "{side}: {}", said.len());
+        }
     }
 }
 
