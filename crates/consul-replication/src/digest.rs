@@ -1,7 +1,7 @@
 //! The comparison of two replicas, a part of the shard after the other: sums of their records by buckets of ids, so that
 //! only what differs is sent.
 
-use super::record::{OVERHEAD, Range, Version};
+use super::record::{OVERHEAD, Range, Record, Version};
 use super::storage::{Message, Reader, behind};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -45,7 +45,10 @@ impl Part {
         let range = Range { after, to: through.as_ref().map(behind), ..Range::all() };
         let (page, is_last) = reader.page(shard, range, limit).await?;
         let last = page.last().map(|record| record.id.clone());
-        let records = page.into_iter().map(|it| (it.id, it.version, it.data.is_none())).collect();
+        // A damaged one is older than all others, and not deleted.
+        let version = |it: &Record| if it.is_damaged() { Version::default() } else { it.version };
+        let records = page.into_iter().map(|it| (it.id.clone(), version(&it), it.data.is_none()));
+        let records = records.collect();
         Ok(Part { records, through: if is_last { through } else { last } })
     }
 

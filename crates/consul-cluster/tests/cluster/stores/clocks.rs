@@ -494,3 +494,70 @@ fn a_clock_that_is_set_forward_while_a_node_is_down_replaces_it_no_earlier() {
     assert!(nodes[0].holders().contains("n4") && nodes[0].is_settled(3));
     cases.wait_until(90, || !nodes[0].holders().contains("n4"));
 }
+
+/// Which clocks are ahead, where the version is, and how it could spread.
+#[test]
+fn a_version_of_the_future_spreads_only_if_most_of_the_clocks_believe_it() {
+    use consul_cluster::Mode;
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Way {
+        Repair,
+        Move { is_ahead: bool },
+        Failover { is_ahead: bool },
+    }
+    let others = [false, true];
+    let ways = others.map(|is_ahead| Way::Move { is_ahead }).into_iter();
+    let ways = ways.chain(others.map(|is_ahead| Way::Failover { is_ahead }));
+    let ways: Vec<Way> = std::iter::once(Way::Repair).chain(ways).collect();
+    for (subset, place, way) in (0_u32..8)
+        .flat_map(|it| (0..3).map(move |place| (it, place)))
+        .flat_map(|(it, place)| ways.iter().map(move |way| (it, place, *way)))
+    {
+        let cases = Cases::new();
+        let machines: [Machine; 4] = std::array::from_fn(|_| Machine::ahead(0));
+        let start = |index, disk: &Arc<Disk>| {
+            start_on(&cases, &machines, Quorums::majorities(3), index, disk)
+        };
+        let mut nodes: Vec<Process> = (0..3).map(|index| start(index, &Disk::new())).collect();
+        cases.world.run(nodes[0].store.ready()).expect("a map");
+        cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+        cases.write(&nodes[0], "key", "first").expect("a quorum");
+        cases.world.wait(Duration::from_secs(5));
+        let set = |index: usize, is_ahead: bool| {
+            machines[index].0.store(if is_ahead { 2 * HOUR_S } else { 0 }, Ordering::Relaxed);
+        };
+        (0..3).for_each(|index| set(index, subset & (1 << index) != 0));
+        cases.plant(&nodes[place], &cases.ahead(HOUR_S, "key"));
+        let planted = nodes[place].cluster.options().node_id.clone();
+        match way {
+            Way::Repair => cases.world.wait(Duration::from_secs(120)),
+            Way::Move { is_ahead } => {
+                set(3, is_ahead);
+                nodes.push(start(3, &Disk::new()));
+                let by = &nodes[(place + 1) % 3];
+                let mode = cases.world.run(by.cluster.set_mode(&planted, Mode::Draining));
+                mode.expect("the right to do so");
+                cases.world.wait(Duration::from_secs(120));
+            }
+            Way::Failover { is_ahead } => {
+                let lost = (place + 1) % 3;
+                cases.kill(&nodes[lost]);
+                set(lost, is_ahead);
+                let id = nodes[lost].cluster.options().node_id.clone();
+                nodes[lost] = start(lost, &Disk::new());
+                assert_eq!(*nodes[lost].cluster.options().node_id, *id);
+                cases.world.wait(Duration::from_secs(120));
+            }
+        }
+        let ahead = (0..3).filter(|it| machines[*it].0.load(Ordering::Relaxed) > 0).count();
+        let spread = nodes.iter().filter(|it| *it.cluster.options().node_id != *planted);
+        let spread = spread.filter(|node| node.has_on_disk("refused")).count();
+        if ahead < 2 && subset.count_ones() < 2 {
+            assert_eq!(spread, 0, "ahead: {subset:03b}, at {place}, {way:?}");
+            for node in &nodes {
+                let read = cases.read(node, "key");
+                assert_eq!(read.as_deref(), Some("first"), "{subset:03b}, {place}, {way:?}");
+            }
+        }
+    }
+}
