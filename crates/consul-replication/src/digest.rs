@@ -20,6 +20,15 @@ const RECORDS_PER_BUCKET: usize = 16;
 /// The most bits of a bucket's number.
 const MAX_BITS: u32 = 10;
 
+/// Whose sums they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Side {
+    /// Those of the replica that compares.
+    Own = 1,
+    /// Those of the other one.
+    Other = 1 << 32,
+}
+
 /// A part of a shard: the records that are read in one step, so that a comparison of a large shard, or by a slow storage,
 /// is a matter of many short requests.
 #[derive(Clone, Debug, Default)]
@@ -79,12 +88,14 @@ impl Part {
         buckets.next_power_of_two().ilog2().min(MAX_BITS)
     }
 
-    /// The sum of each of 2^bits buckets, of which there are up to 2^10.
-    pub fn sums(&self, bits: u32, horizon: Version) -> Vec<u64> {
+    /// The sum of each of 2^bits buckets, of which there are up to 2^10. Of a damaged record it is one that the other side
+    /// does not have either.
+    pub fn sums(&self, bits: u32, horizon: Version, side: Side) -> Vec<u64> {
         let mut sums = vec![0_u64; 1 << bits.min(MAX_BITS)];
         for record in self.compared(horizon) {
             let place = &mut sums[bucket(&record.0, bits) as usize];
-            *place = place.wrapping_add(sum(record));
+            let is_damaged = record.1.is_lowest() && !record.2;
+            *place = place.wrapping_add(if is_damaged { side as u64 } else { sum(record) });
         }
         sums
     }

@@ -7,7 +7,7 @@
 mod report;
 
 use super::clock::VersionClock;
-use super::digest::{self, Part};
+use super::digest::{self, Part, Side};
 use super::map::{Disk, Entry, NodeId, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::progress::Progress;
@@ -528,7 +528,11 @@ impl Holder {
                 if part.through.is_none() {
                     lock(&self.compared).insert(shard);
                 }
-                Outcome::Sums { sums: part.sums(bits, horizon), horizon, through: part.through }
+                Outcome::Sums {
+                    sums: part.sums(bits, horizon, Side::Other),
+                    horizon,
+                    through: part.through,
+                }
             }
             Action::Versions { bits, buckets, horizon, after, through } => {
                 let of = (bits, &buckets[..]);

@@ -1,6 +1,6 @@
 //! The target's side of a change: copies a replica, or the union of several, and marks it as whole.
 
-use super::digest::{self, Part};
+use super::digest::{self, Part, Side};
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Sizes, Slot};
 use super::message::{Action, NotReady, Outcome, Request, other_store};
@@ -566,7 +566,7 @@ impl Transfer {
         };
         let progress = self.holder.progress();
         progress.counted(shard, after.clone(), ours.count(horizon), ours.through.clone());
-        let own_sums = ours.sums(bits, horizon);
+        let own_sums = ours.sums(bits, horizon, Side::Own);
         if own_sums.len() != sums.len() {
             return Err(no_sums());
         }
