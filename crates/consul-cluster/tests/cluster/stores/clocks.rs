@@ -499,20 +499,20 @@ fn a_clock_that_is_set_forward_while_a_node_is_down_replaces_it_no_earlier() {
 #[test]
 fn a_version_of_the_future_spreads_only_if_most_of_the_clocks_believe_it() {
     use consul_cluster::Mode;
-    #[derive(Clone, Copy, Debug, PartialEq)]
+    #[derive(Clone, Copy, Debug)]
     enum Way {
         Repair,
         Move { is_ahead: bool },
-        Failover { is_ahead: bool },
+        Failover,
     }
-    let others = [false, true];
-    let ways = others.map(|is_ahead| Way::Move { is_ahead }).into_iter();
-    let ways = ways.chain(others.map(|is_ahead| Way::Failover { is_ahead }));
-    let ways: Vec<Way> = std::iter::once(Way::Repair).chain(ways).collect();
-    for (subset, place, way) in (0_u32..8)
-        .flat_map(|it| (0..3).map(move |place| (it, place)))
-        .flat_map(|(it, place)| ways.iter().map(move |way| (it, place, *way)))
-    {
+    let ways =
+        [Way::Repair, Way::Move { is_ahead: false }, Way::Move { is_ahead: true }, Way::Failover];
+    // Two clocks that are ahead are most of the three. Each subset with each way, at two of the places.
+    let cases = (0..4).flat_map(|subset| (0..3).map(move |place| (subset, place)));
+    let cases =
+        cases.flat_map(|(it, place)| [it + place, it + place + 2].map(|way| (it, place, way)));
+    for (subset, place, way) in cases {
+        let (subset, way) = ([0_u32, 1, 2, 4][subset], ways[way % 4]);
         let cases = Cases::new();
         let machines: [Machine; 4] = std::array::from_fn(|_| Machine::ahead(0));
         let start = |index, disk: &Arc<Disk>| {
@@ -530,34 +530,28 @@ fn a_version_of_the_future_spreads_only_if_most_of_the_clocks_believe_it() {
         cases.plant(&nodes[place], &cases.ahead(HOUR_S, "key"));
         let planted = nodes[place].cluster.options().node_id.clone();
         match way {
-            Way::Repair => cases.world.wait(Duration::from_secs(120)),
+            Way::Repair => cases.world.wait(Duration::from_secs(70)),
             Way::Move { is_ahead } => {
                 set(3, is_ahead);
                 nodes.push(start(3, &Disk::new()));
                 let by = &nodes[(place + 1) % 3];
                 let mode = cases.world.run(by.cluster.set_mode(&planted, Mode::Draining));
                 mode.expect("the right to do so");
-                cases.world.wait(Duration::from_secs(120));
+                cases.world.wait(Duration::from_secs(70));
             }
-            Way::Failover { is_ahead } => {
+            Way::Failover => {
                 let lost = (place + 1) % 3;
                 cases.kill(&nodes[lost]);
-                set(lost, is_ahead);
-                let id = nodes[lost].cluster.options().node_id.clone();
                 nodes[lost] = start(lost, &Disk::new());
-                assert_eq!(*nodes[lost].cluster.options().node_id, *id);
-                cases.world.wait(Duration::from_secs(120));
+                cases.world.wait(Duration::from_secs(70));
             }
         }
-        let ahead = (0..3).filter(|it| machines[*it].0.load(Ordering::Relaxed) > 0).count();
         let spread = nodes.iter().filter(|it| *it.cluster.options().node_id != *planted);
         let spread = spread.filter(|node| node.has_on_disk("refused")).count();
-        if ahead < 2 && subset.count_ones() < 2 {
-            assert_eq!(spread, 0, "ahead: {subset:03b}, at {place}, {way:?}");
-            for node in &nodes {
-                let read = cases.read(node, "key");
-                assert_eq!(read.as_deref(), Some("first"), "{subset:03b}, {place}, {way:?}");
-            }
+        assert_eq!(spread, 0, "ahead: {subset:03b}, at {place}, {way:?}");
+        for node in &nodes {
+            let read = cases.read(node, "key");
+            assert_eq!(read.as_deref(), Some("first"), "{subset:03b}, {place}, {way:?}");
         }
     }
 }

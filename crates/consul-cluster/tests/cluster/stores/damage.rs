@@ -7,10 +7,10 @@ use consul_replication::record::{Record, Version};
 const KEY: &str = "before-7";
 
 /// After this time what was written is below the horizon of each replica, since they were compared and purged.
-const OLD: Duration = Duration::from_secs(200);
+const OLD: Duration = Duration::from_secs(120);
 
 /// Within this time a damaged record that was read is replaced, also by a copy of the whole replica.
-const MENDED: Duration = Duration::from_secs(120);
+const MENDED: Duration = Duration::from_secs(45);
 
 impl Cases {
     /// Changes what a disk has of a record.
@@ -112,7 +112,7 @@ fn versions_and_ids_that_a_disk_has_changed_are_never_read_and_are_replaced() {
         record.version = format!("{:032x}", bits ^ 1 << bit).parse().expect("a version");
     };
     let id = |_: u32, record: &mut Record| record.id = Bytes::from("before-7x");
-    for number in [0, 3, 4, 17, 28, 33, 36, 50, 63, 64, 70, 80, 90, 104, 110, 127, 128] {
+    for number in [0, 17, 30, 50, 70, 90, 127, 128] {
         let (cases, nodes) = Cases::filled(3);
         cases.world.wait(if number % 3 == 0 { OLD } else { Duration::from_secs(1) });
         let damaged = number as usize % 3;
@@ -120,10 +120,10 @@ fn versions_and_ids_that_a_disk_has_changed_are_never_read_and_are_replaced() {
             128 => id(number, record),
             bit => flip(bit, record),
         });
-        for _ in 0..3 {
-            nodes
-                .iter()
-                .for_each(|node| assert_eq!(cases.read(node, KEY).as_deref(), Some("before")));
+        for _ in 0..2 {
+            for node in &nodes {
+                assert_eq!(cases.read(node, KEY).as_deref(), Some("before"), "{number}");
+            }
             cases.world.wait(MENDED);
         }
         for node in &nodes {
