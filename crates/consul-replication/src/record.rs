@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use twox_hash::XxHash3_64;
 
-/// The version of a record: a hybrid logical time, and the writer's random number or what is said of the record's bytes
+/// The version of a record: a hybrid logical time, and the writer's random number or a sum of the record's bytes
 /// ([`Record::summed`]). Versions of different writes differ, and on every node the record of the higher version wins.
 ///
 /// Source of the logical time: Kulkarni and others, "Logical Physical Clocks" (2014).
