@@ -26,7 +26,7 @@ pub enum Side {
     /// Those of the replica that compares.
     Own = 1,
     /// Those of the other one.
-    Other = 1 << 32,
+    Other = 1 << 16,
 }
 
 /// A part of a shard: the records that are read in one step, so that a comparison of a large shard, or by a slow storage,
