@@ -98,7 +98,7 @@ impl Router {
                 break version;
             }
         };
-        let record = |(id, data)| Record { id, version, data };
+        let record = |(id, data)| Record { id, version, data }.summed();
         let mut records: Vec<Record> = records.into_iter().map(record).collect();
         let mut highest = version;
         loop {
@@ -116,7 +116,7 @@ impl Router {
                 let above = self.clock.above(*newer);
                 let version = above.map_err(|error| error.with_maybe_applied(true))?;
                 highest = highest.max(version);
-                again.push(Record { version, ..record });
+                again.push(Record { version, ..record }.summed());
             }
             records = again;
         }
@@ -227,7 +227,9 @@ impl Router {
         loop {
             if !self.rules.has(Rule::OneVersion) {
                 let version = self.clock.next();
-                records.iter_mut().for_each(|record| record.version = version);
+                for record in records.iter_mut() {
+                    *record = Record { version, ..record.clone() }.summed();
+                }
             }
             match self.try_write(shard, records, deadline).await {
                 Ok(overtaken) => return Ok(overtaken),
@@ -700,6 +702,9 @@ impl Asking<'_> {
                         other_store(id)
                     }
                     Outcome::NotReady(why) => why.to_string(),
+                    Outcome::Page { ref records, .. } if records.iter().any(Record::is_damaged) => {
+                        "it has sent a damaged record".to_owned()
+                    }
                     Outcome::Failed(why) => {
                         self.maybe_executed = true;
                         why

@@ -494,3 +494,65 @@ fn a_clock_that_is_set_forward_while_a_node_is_down_replaces_it_no_earlier() {
     assert!(nodes[0].holders().contains("n4") && nodes[0].is_settled(3));
     cases.wait_until(90, || !nodes[0].holders().contains("n4"));
 }
+
+/// Which clocks are ahead, where the version is, and how it could spread.
+#[test]
+fn a_version_of_the_future_spreads_only_if_most_of_the_clocks_believe_it() {
+    use consul_cluster::Mode;
+    #[derive(Clone, Copy, Debug)]
+    enum Way {
+        Repair,
+        Move { is_ahead: bool },
+        Failover,
+    }
+    let ways =
+        [Way::Repair, Way::Move { is_ahead: false }, Way::Move { is_ahead: true }, Way::Failover];
+    // Two clocks that are ahead are most of the three. Each subset with each way, at two of the places.
+    let cases = (0..4).flat_map(|subset| (0..3).map(move |place| (subset, place)));
+    let cases =
+        cases.flat_map(|(it, place)| [it + place, it + place + 2].map(|way| (it, place, way)));
+    for (subset, place, way) in cases {
+        let (subset, way) = ([0_u32, 1, 2, 4][subset], ways[way % 4]);
+        let cases = Cases::new();
+        let machines: [Machine; 4] = std::array::from_fn(|_| Machine::ahead(0));
+        let start = |index, disk: &Arc<Disk>| {
+            start_on(&cases, &machines, Quorums::majorities(3), index, disk)
+        };
+        let mut nodes: Vec<Process> = (0..3).map(|index| start(index, &Disk::new())).collect();
+        cases.world.run(nodes[0].store.ready()).expect("a map");
+        cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
+        cases.write(&nodes[0], "key", "first").expect("a quorum");
+        cases.world.wait(Duration::from_secs(5));
+        let set = |index: usize, is_ahead: bool| {
+            machines[index].0.store(if is_ahead { 2 * HOUR_S } else { 0 }, Ordering::Relaxed);
+        };
+        (0..3).for_each(|index| set(index, subset & (1 << index) != 0));
+        cases.plant(&nodes[place], &cases.ahead(HOUR_S, "key"));
+        let planted = nodes[place].cluster.options().node_id.clone();
+        match way {
+            Way::Repair => cases.world.wait(Duration::from_secs(70)),
+            Way::Move { is_ahead } => {
+                // Two that are ahead can be most of those that have the shard later.
+                set(3, is_ahead && subset == 0);
+                nodes.push(start(3, &Disk::new()));
+                let by = &nodes[(place + 1) % 3];
+                let mode = cases.world.run(by.cluster.set_mode(&planted, Mode::Draining));
+                mode.expect("the right to do so");
+                cases.world.wait(Duration::from_secs(70));
+            }
+            Way::Failover => {
+                let lost = (place + 1) % 3;
+                cases.kill(&nodes[lost]);
+                nodes[lost] = start(lost, &Disk::new());
+                cases.world.wait(Duration::from_secs(70));
+            }
+        }
+        let spread = nodes.iter().filter(|it| *it.cluster.options().node_id != *planted);
+        let spread = spread.filter(|node| node.has_on_disk("refused")).count();
+        assert_eq!(spread, 0, "ahead: {subset:03b}, at {place}, {way:?}");
+        for node in &nodes {
+            let read = cases.read(node, "key");
+            assert_eq!(read.as_deref(), Some("first"), "{subset:03b}, {place}, {way:?}");
+        }
+    }
+}

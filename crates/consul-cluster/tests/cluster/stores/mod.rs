@@ -2,6 +2,7 @@
 
 mod clocks;
 mod copies;
+mod damage;
 mod disks;
 mod faults;
 mod foreign_keys;
