@@ -12,7 +12,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Answer;
 use consul_api::table::Endpoint;
-use consul_api::value::{Value, duration};
+use consul_api::value::Value;
 use consul_process::clock::{BoxFuture, Instant};
 use std::ops::Range;
 use std::pin::pin;
@@ -259,35 +259,20 @@ impl<'a> Contender<'a> {
         let Some(index) = index else {
             let _turn = self.presence.turn().await;
             let client = self.presence.client();
-            let read = async |limit| {
-                let args = args.clone().opt("timeout_ms", limit);
-                client.read_past_caches(endpoint, &args).await
+            let timeout = client.settings().timeout;
+            let patience = self.presence.end_timeout().min(timeout);
+            let first = args.clone().opt("timeout_ms", patience.as_millis() as u64);
+            let left = (timeout - patience).as_millis() as u64;
+            return match client.read_past_caches(endpoint, &first).await {
+                // An answer that was lost without a sign delays no takeover for the client's whole time limit.
+                Err(error) if error.kind() == Kind::Timeout && left > 0 => {
+                    client.read_past_caches(endpoint, &args.opt("timeout_ms", left)).await
+                }
+                answered => answered,
             };
-            return self.again_after_silence(read).await;
         };
         let args = self.presence.waiting(args, index);
         self.presence.blocking_client().read_past_caches(endpoint, &args).await
-    }
-
-    /// Makes a request with a time limit in ms, and once more with what is left of the client's if it was not answered within
-    /// that of the profile: an answer that is lost delays no takeover for the client's whole limit.
-    pub async fn again_after_silence<T>(
-        &self,
-        request: impl AsyncFn(u64) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let timeout = self.presence.client().settings().timeout;
-        let patience = self.presence.end_timeout().min(timeout);
-        match request(patience.as_millis() as u64).await {
-            Err(error) if error.kind() == Kind::Timeout && patience < timeout => {
-                let again = request((timeout - patience).as_millis() as u64).await;
-                let maybe_applied = error.maybe_applied();
-                again.map_err(|error| {
-                    let is_unknown = maybe_applied || error.maybe_applied();
-                    error.with_maybe_applied(is_unknown)
-                })
-            }
-            answered => answered,
-        }
     }
 
     /// The id of its session, if it has one.

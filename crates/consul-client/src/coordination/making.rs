@@ -53,7 +53,9 @@ impl Presence {
         let presence = Arc::clone(self);
         lock(&self.wanted.orders).push(Order { presence, registration, name, behavior, made });
         self.wanted.added.notify_one();
-        session.await.unwrap_or_else(|_| Err(Error::new(Kind::Closed, "the client is closed").not_sent()))
+        session
+            .await
+            .unwrap_or_else(|_| Err(Error::new(Kind::Closed, "the client is closed").not_sent()))
     }
 
     /// Makes the sessions that contenders want, forever.
@@ -78,17 +80,17 @@ impl Presence {
         let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
         let mut definition = vec![
             ("Name", order.name.as_str().into()),
-            ("TTL", duration::format(self.profile.session_ttl).into()),
-            ("LockDelay", duration::format(self.profile.lock_delay).into()),
+            ("TTL", duration::format(self.profile().session_ttl).into()),
+            ("LockDelay", duration::format(self.profile().lock_delay).into()),
             ("Behavior", order.behavior.name().into()),
             ("ServiceChecks", Value::List(vec![check])),
         ];
         let without_node_checks = ("NodeChecks", Value::List(Vec::new()));
-        let mut has_node_checks = self.profile.node_checks;
+        let mut has_node_checks = self.profile().node_checks;
         if !has_node_checks {
             definition.push(without_node_checks.clone());
         }
-        if let Some(guard) = self.client.guard() {
+        if let Some(guard) = self.client().guard() {
             guard.start().await?;
         }
         let (begun, mut has_registered) = (self.now(), false);
@@ -98,7 +100,9 @@ impl Presence {
             let args = Args::new().arg(map(definition.clone()));
             let turn = self.turn().await;
             if order.made.is_closed() {
-                return Err(Error::new(Kind::Closed, "nobody wants the session any more").not_sent());
+                return Err(
+                    Error::new(Kind::Closed, "nobody wants the session any more").not_sent()
+                );
             }
             let agent = &self.agents[order.registration.agent];
             match agent.call_again(&session::CREATE, args, Some(self.end_timeout())).await {
@@ -130,7 +134,7 @@ impl Presence {
                         self.register_again();
                         has_registered = true;
                     }
-                    self.client.clock().sleep(pause).await;
+                    self.client().clock().sleep(pause).await;
                     pause *= 2;
                 }
                 Err(error) => return Err(error),

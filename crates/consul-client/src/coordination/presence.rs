@@ -86,7 +86,7 @@ pub struct Registration {
     /// more.
     pub generation: u64,
     /// The index of the agent's endpoint.
-    agent: usize,
+    pub(super) agent: usize,
 }
 
 /// The presence of this process, which lasts as long as [`Presence::run`] runs.
@@ -562,11 +562,11 @@ impl Presence {
         self.profile.check_ttl / 2
     }
 
-    fn check_id(&self) -> String {
+    pub(super) fn check_id(&self) -> String {
         format!("service:{}", self.service.id)
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.client.clock().now()
     }
 }

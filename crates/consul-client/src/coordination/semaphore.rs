@@ -516,9 +516,8 @@ async fn create_contender_key(
         .arg(value.to_vec())
         .opt("flags", SEMAPHORE_FLAGS)
         .opt("acquire", session);
-    let client = contender.presence.client();
-    let put = async |limit| client.call(&kv::PUT, &args.clone().opt("timeout_ms", limit)).await;
-    contender.again_after_silence(put).await.map(|_| ())
+    let presence = contender.presence;
+    presence.client().call_again(&kv::PUT, args, Some(presence.end_timeout())).await.map(|_| ())
 }
 
 fn tree(prefix: &str) -> Args {

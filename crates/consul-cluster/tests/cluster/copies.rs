@@ -93,6 +93,39 @@ fn first(world: &World) -> Vec<Process> {
     nodes
 }
 
+/// The records of other starts of the nodes, as of a cluster with the same names in another Consul: older and newer ones, of
+/// one node and of all.
+#[test]
+fn records_of_other_starts_end_no_node_that_lives() {
+    for is_newer in [false, true] {
+        for ids in [&["n1"][..], &["n2"], &["n1", "n2", "n3"]] {
+            for times in [1, 3] {
+                let what = format!("newer: {is_newer}, {ids:?}, {times} times");
+                let world = World::new();
+                let nodes = world.nodes(3);
+                world.wait(Duration::from_secs(8));
+                for time in 0..times {
+                    for id in ids {
+                        let key = format!("tsdb/cluster/nodes/{id}");
+                        let record = world.read(&key).expect("a record");
+                        let mut record: serde_json::Value =
+                            serde_json::from_str(&record).expect("JSON");
+                        record["incarnation"] = format!("of another cluster {time}").into();
+                        let started = record["started_ms"].as_u64().expect("a time");
+                        let other = if is_newer { started + 9000 } else { started - 1 };
+                        record["started_ms"] = other.into();
+                        world.write(&key, &record.to_string());
+                    }
+                    world.wait(Duration::from_secs(20));
+                }
+                check(&nodes, &["n1", "n2", "n3"], 1024, &what);
+                let restarted = world.read("tsdb/cluster/nodes/n1").expect("a record");
+                assert!(!restarted.contains("of another cluster"), "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_key_that_is_copied_to_another_cluster_changes_neither() {
     const NAMES: [&str; 3] = ["n1", "n2", "n3"];

@@ -8,9 +8,9 @@ use crate::support::trials::{Trials, add};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_client::{Client, Settings};
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
 use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::SimTransport;
 use http::{Request, Response};
@@ -485,7 +485,8 @@ fn an_attempt_that_ends_while_its_session_is_made_leaves_none() {
                     let world = Simulated::new();
                     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
                     let clock = world.clock.clone();
-                    let process = started(&world, Arc::new(LateSessions { transport, clock, late }));
+                    let process =
+                        started(&world, Arc::new(LateSessions { transport, clock, late }));
                     let lease = match is_dropped {
                         true => world.run(async {
                             tokio::select! {
