@@ -102,6 +102,7 @@ fn records_of_other_starts_end_no_node_that_lives() {
             for times in [1, 3] {
                 let what = format!("newer: {is_newer}, {ids:?}, {times} times");
                 let world = World::new();
+                world.wait(Duration::from_secs(1));
                 let nodes = world.nodes(3);
                 world.wait(Duration::from_secs(8));
                 for time in 0..times {
