@@ -400,7 +400,7 @@ impl Cluster {
     }
 
     /// Whether the node's key stays that of another holder, and that one lives; `None`: it has changed. What an operator has
-    /// copied there, as by an import of another cluster's keys, is no node.
+    /// copied there, as by an import of another cluster's keys, is not a node.
     async fn is_taken_by(&self, other: &[u8]) -> Result<Option<bool>, Error> {
         let (id, client) = (&self.options.node_id, &self.client);
         let is_other = |found: &[u8]| holder(id, found) == other;

@@ -207,7 +207,7 @@ fn a_config_key_that_differs_from_the_map_keeps_no_node_of_the_cluster_away() {
     assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored));
 }
 
-/// What is no settings at all, while no node runs: the map has them, else the message has the command.
+/// Anything but settings, while no node runs: the map has them, else the message has the command.
 #[test]
 fn a_config_key_without_settings_keeps_no_node_away_for_which_there_is_a_map() {
     for content in ["", "{}", "x", "null", "[]"] {

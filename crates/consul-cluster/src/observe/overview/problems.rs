@@ -107,7 +107,7 @@ fn listed_shards<T: ToString>(shards: impl ExactSizeIterator<Item = T>) -> Strin
     format!("{noun} {}", listed(shards))
 }
 
-/// How an operator ends the leadership of whoever holds the leader's key.
+/// How an operator ends the leadership of the holder of the leader's key.
 fn ends(leader: &LeaderOverview) -> String {
     format!("`curl -X PUT …/v1/session/destroy/{}` makes room for another leader", leader.session)
 }
@@ -148,7 +148,7 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
         let id = &leader.node_id;
         let text =
-            format!("the leader's key names {id}, which is no node of the cluster: no node leads");
+            format!("the leader's key names {id}, which is not a node of the cluster: no node leads");
         let cure = format!("find out which program has made the session; {}", ends(leader));
         found.push(error("leader_unknown", id, text, cure));
     } else if overview.leader.is_none() {

@@ -123,7 +123,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             |it| it.leader.as_mut().expect("one").node_id = "ghost".to_owned(),
             "leader_unknown",
             Level::Error,
-            "the leader's key names ghost, which is no node of the cluster",
+            "the leader's key names ghost, which is not a node of the cluster",
         ),
         (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
         (

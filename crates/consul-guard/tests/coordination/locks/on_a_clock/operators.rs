@@ -336,7 +336,7 @@ pub(super) fn crowds_of_dead_holders(world: &Simulated) {
     }
 }
 
-/// What another client has written into a document as a holder and is no session: its key is not touched.
+/// What another client has written into a document as a holder and is not a session: its key is not touched.
 pub(super) fn holders_that_are_no_sessions(world: &Simulated) {
     for name in [".lock", "../z", "data", "a/b", "", "00000000-0000-0000-0000-00000000000g"] {
         let process = world.process();
