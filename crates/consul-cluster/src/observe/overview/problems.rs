@@ -147,8 +147,9 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         found.push(error("leader_does_not_lead", id, text, cure));
     } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
         let id = &leader.node_id;
-        let text =
-            format!("the leader's key names {id}, which is not a node of the cluster: no node leads");
+        let text = format!(
+            "the leader's key names {id}, which is not a node of the cluster: no node leads"
+        );
         let cure = format!("find out which program has made the session; {}", ends(leader));
         found.push(error("leader_unknown", id, text, cure));
     } else if overview.leader.is_none() {
