@@ -211,7 +211,8 @@ impl Client {
         request
     }
 
-    /// Makes a call that is not repeated by itself, and once more within its time limit if its answer was lost. The first may
+    /// Makes a call that is not repeated by itself, and once more within the time limit if its answer was lost: also if it has
+    /// not come within `patience`, since another connection may work. The first may
     /// have taken effect then: so a check-and-set is refused, and the key shows why. Of two servers behind one address, to which
     /// requests go in turn, one that does not work would get each write, and the other each read before it.
     ///
@@ -221,9 +222,14 @@ impl Client {
         &self,
         endpoint: &'static Endpoint,
         args: Args,
+        patience: Option<Duration>,
     ) -> Result<Answer, Error> {
         let begun = self.clock.now();
-        let lost = match self.call(endpoint, &args).await {
+        let first = match patience.filter(|it| *it < self.settings.timeout) {
+            Some(patience) => &args.clone().opt("timeout_ms", patience.as_millis() as u64),
+            None => &args,
+        };
+        let lost = match self.call(endpoint, first).await {
             Err(error) if error.maybe_applied() => error,
             answered => return answered,
         };

@@ -331,7 +331,9 @@ async fn left_over_sessions(
     }
     let sessions = answer.value;
     let snapshot = view.cluster.snapshot();
-    let leader = snapshot.leader.as_ref().map(|leader| leader.session_id.as_str());
+    let leader = snapshot.leader.as_ref();
+    let leader = leader.filter(|leader| snapshot.nodes.contains_key(&leader.node_id));
+    let leader = leader.map(|leader| leader.session_id.as_str());
     let name = format!("lock {}", session.options.leader_key);
     let holders = holders(session).await?;
     let service = session.options.service();
@@ -349,7 +351,7 @@ async fn left_over_sessions(
         (is_suspect && !is_of_node(it)).then(|| id.to_owned())
     };
     let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();
-    let text = format!("sessions of processes that are gone: {}", listed(&left));
+    let text = format!("sessions that are of no live node: {}", listed(&left));
     let cure =
         "`curl -X PUT …/v1/session/destroy/ID`; they block the leadership, or keep keys locked";
     Ok((!left.is_empty()).then(|| finding("left_over_session", text, cure)))

@@ -5,14 +5,14 @@ use super::ending::Holding;
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
-use super::waits::{ERROR_PAUSE_MS, QUERY_WAIT, Turn};
+use super::waits::{ERROR_PAUSE_MS, Turn};
 use super::{Grant, Lease, Operation, transaction};
 use consul_api::api::txn;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Answer;
 use consul_api::table::Endpoint;
-use consul_api::value::{Value, duration};
+use consul_api::value::Value;
 use consul_process::clock::{BoxFuture, Instant};
 use std::ops::Range;
 use std::pin::pin;
@@ -193,7 +193,8 @@ impl<'a> Contender<'a> {
         let before = self.note_held(claim, deferred);
         let args = transaction(operations);
         let turn = self.presence.turn().await;
-        let taken = self.presence.client().call_again(&txn::TXN, args).await;
+        let patience = Some(self.presence.end_timeout());
+        let taken = self.presence.client().call_again(&txn::TXN, args, patience).await;
         drop(turn);
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
@@ -237,7 +238,7 @@ impl<'a> Contender<'a> {
                     tokio::select! {
                         biased;
                         () = &mut changed => break,
-                        () = self.presence.client().clock().sleep(QUERY_WAIT) => self.renew_session().await,
+                        () = self.presence.client().clock().sleep(self.presence.query_wait()) => self.renew_session().await,
                     }
                 }
                 None
@@ -248,19 +249,29 @@ impl<'a> Contender<'a> {
         Ok(changed)
     }
 
-    /// Reads the lock or semaphore; with an index, after a change or [`QUERY_WAIT`].
+    /// Reads the lock or semaphore; with an index, after a change or [`Presence::query_wait`].
     pub async fn read(
         &self,
         endpoint: &'static Endpoint,
         args: Args,
         index: Option<u64>,
     ) -> Result<Answer, Error> {
-        let client = self.presence.client();
         let Some(index) = index else {
             let _turn = self.presence.turn().await;
-            return client.read_past_caches(endpoint, &args).await;
+            let client = self.presence.client();
+            let timeout = client.settings().timeout;
+            let patience = self.presence.end_timeout().min(timeout);
+            let first = args.clone().opt("timeout_ms", patience.as_millis() as u64);
+            let left = (timeout - patience).as_millis() as u64;
+            return match client.read_past_caches(endpoint, &first).await {
+                // An answer that was lost without a sign delays no takeover for the client's whole time limit.
+                Err(error) if error.kind() == Kind::Timeout && left > 0 => {
+                    client.read_past_caches(endpoint, &args.opt("timeout_ms", left)).await
+                }
+                answered => answered,
+            };
         };
-        let args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
+        let args = self.presence.waiting(args, index);
         self.presence.blocking_client().read_past_caches(endpoint, &args).await
     }
 
@@ -293,13 +304,13 @@ impl<'a> Contender<'a> {
         self.session = None;
     }
 
-    /// Keeps the session of a failed attempt alive for the next one, which may wait for [`QUERY_WAIT`]: it is renewed when
+    /// Keeps the session of a failed attempt alive for the next one, which may wait for [`Presence::query_wait`]: it is renewed when
     /// that is due before the end of such a wait, however soon the waits end.
     pub async fn renew_session(&mut self) {
         let Some((_, session)) = &self.session else { return };
         let profile = self.presence.profile();
         let (usual, begun) = (profile.renew_interval(), self.now());
-        if begun + QUERY_WAIT.min(usual / 2) < self.renewal {
+        if begun + self.presence.query_wait().min(usual / 2) < self.renewal {
             return;
         }
         match self.presence.renew(session.id()).await {

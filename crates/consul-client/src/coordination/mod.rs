@@ -35,6 +35,7 @@ mod ending;
 mod guard;
 mod lease;
 pub mod lock;
+mod making;
 mod presence;
 mod profile;
 mod proofs;

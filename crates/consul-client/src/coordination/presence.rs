@@ -6,6 +6,7 @@
 
 use super::ending::{Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
+use super::making::Wanted;
 use super::profile::Profile;
 use super::proofs::Proofs;
 use super::waits::Waits;
@@ -31,11 +32,6 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 ///
 /// Source: `DeregisterCriticalServiceAfter` in "Register Check" of Consul's HTTP API reference.
 const DEREGISTER_AFTER: &str = "1m";
-
-/// A session can be created only when its check is in the catalog, where the agent puts it a moment
-/// after the registration: how long to try, and the first pause, which doubles.
-const CATALOG_LAG: Duration = Duration::from_secs(2);
-const FIRST_CATALOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long it is remembered when the key of a lock was found to be changed by another client.
 const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
@@ -67,7 +63,7 @@ pub enum Behavior {
 }
 
 impl Behavior {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Behavior::Release => "release",
             Behavior::Delete => "delete",
@@ -90,7 +86,7 @@ pub struct Registration {
     /// more.
     pub generation: u64,
     /// The index of the agent's endpoint.
-    agent: usize,
+    pub(super) agent: usize,
 }
 
 /// The presence of this process, which lasts as long as [`Presence::run`] runs.
@@ -99,7 +95,7 @@ pub struct Presence {
     client: Arc<Client>,
     blocking_client: Arc<Client>,
     /// A client for each endpoint: service, beats and new sessions stay with one agent.
-    agents: Vec<Client>,
+    pub(super) agents: Vec<Client>,
     profile: Profile,
     service: Service,
     registration: watch::Sender<Option<Registration>>,
@@ -112,6 +108,8 @@ pub struct Presence {
     endings: AtomicU64,
     /// The output of the check, which then has the status `warning`.
     warning: Mutex<Option<String>>,
+    /// The sessions that contenders want.
+    pub(super) wanted: Wanted,
     /// How often the service had to be registered again although the agent has it.
     registered_again: AtomicU64,
     register_again: Notify,
@@ -150,6 +148,7 @@ impl Presence {
             given_up: watch::Sender::default(),
             endings: AtomicU64::new(0),
             warning: Mutex::default(),
+            wanted: Wanted::default(),
             registered_again: AtomicU64::new(0),
             register_again: Notify::new(),
             in_use: Mutex::default(),
@@ -257,6 +256,7 @@ impl Presence {
             biased;
             never = self.stay_registered() => never,
             never = self.end_given_up() => never,
+            never = self.make_sessions() => never,
             never = self.prove_leases() => never,
             never = self.watch_for_waiters() => never,
             never = self.replace_dead_guard() => never,
@@ -367,76 +367,6 @@ impl Presence {
         let request = self.client.request(endpoint, args)?;
         let agent = self.registration.borrow().map_or(0, |registration| registration.agent);
         Ok(Some(Deferred::new(guard, step, agent, &request.http)))
-    }
-
-    /// Creates a session that ends with the check of this process, with its agent or, at the
-    /// latest, with its own TTL.
-    ///
-    /// # Errors
-    /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
-    pub async fn session(
-        self: &Arc<Self>,
-        registration: Registration,
-        name: String,
-        behavior: Behavior,
-    ) -> Result<Session, Error> {
-        let check = Value::Map(vec![("ID".to_owned(), self.check_id().into())]);
-        let mut definition = vec![
-            ("Name", name.into()),
-            ("TTL", duration::format(self.profile.session_ttl).into()),
-            ("LockDelay", duration::format(self.profile.lock_delay).into()),
-            ("Behavior", behavior.name().into()),
-            ("ServiceChecks", Value::List(vec![check])),
-        ];
-        let without_node_checks = ("NodeChecks", Value::List(Vec::new()));
-        let mut has_node_checks = self.profile.node_checks;
-        if !has_node_checks {
-            definition.push(without_node_checks.clone());
-        }
-        if let Some(guard) = self.client.guard() {
-            guard.start().await?;
-        }
-        let (begun, mut has_registered) = (self.now(), false);
-        let give_up = begun + CATALOG_LAG;
-        let mut pause = FIRST_CATALOG_PAUSE;
-        loop {
-            let args = Args::new().arg(map(definition.clone()));
-            let turn = self.turn().await;
-            match self.agents[registration.agent].call_again(&session::CREATE, args).await {
-                Ok(answer) => {
-                    let id = answer.value.as_str().unwrap_or_default().to_owned();
-                    let deferred =
-                        self.defer(ReleaseStep::EndSession, &session::DESTROY, &destroy_args(&id))?;
-                    let presence = Arc::clone(self);
-                    return Ok(Session { id, presence, deferred, held: None });
-                }
-                Err(error) if is_unknown_check(&error) => {
-                    if self.now() >= give_up && lacks_serf_health(&error) && has_node_checks {
-                        // Its TTL ends it when its machine dies.
-                        tracing::info!(
-                            %error,
-                            "somebody deregistered the agent's node: a session goes without the check of its machine"
-                        );
-                        definition.push(without_node_checks.clone());
-                        has_node_checks = false;
-                        continue;
-                    }
-                    if self.now() >= give_up {
-                        self.register_again();
-                        return Err(error);
-                    }
-                    drop(turn);
-                    if self.now() >= begun + CATALOG_LAG / 4 && !has_registered {
-                        // Beats are answered although the catalog lacks the service.
-                        self.register_again();
-                        has_registered = true;
-                    }
-                    self.client.clock().sleep(pause).await;
-                    pause *= 2;
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     async fn stay_registered(&self) -> Infallible {
@@ -632,11 +562,11 @@ impl Presence {
         self.profile.check_ttl / 2
     }
 
-    fn check_id(&self) -> String {
+    pub(super) fn check_id(&self) -> String {
         format!("service:{}", self.service.id)
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.client.clock().now()
     }
 }
@@ -653,9 +583,9 @@ struct Failing {
 /// A session of this process, which is given up when it is dropped.
 #[derive(Debug)]
 pub struct Session {
-    id: String,
-    presence: Arc<Presence>,
-    deferred: Option<Deferred>,
+    pub(super) id: String,
+    pub(super) presence: Arc<Presence>,
+    pub(super) deferred: Option<Deferred>,
     /// What it may hold that no holder acts under.
     pub(super) held: Option<Holding>,
 }
@@ -748,20 +678,8 @@ impl Rules {
     }
 }
 
-fn destroy_args(session: &str) -> Args {
+pub(super) fn destroy_args(session: &str) -> Args {
     Args::new().arg(session)
-}
-
-/// Whether the catalog lacks the check of a session or its node.
-fn is_unknown_check(error: &Error) -> bool {
-    let lacks = |what| error.message().contains(what);
-    error.kind() == Kind::Http && (lacks("Missing check") || lacks("Missing node registration"))
-}
-
-/// Whether what is unknown is the check of the agent's machine. After the node was deregistered, the servers make it again
-/// when they compare their members with the catalog, once a minute.
-fn lacks_serf_health(error: &Error) -> bool {
-    error.message().contains("'serfHealth'")
 }
 
 /// Whether Consul's ACLs refuse the token; a proxy that demands credentials has status 401.

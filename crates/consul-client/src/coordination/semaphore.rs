@@ -336,7 +336,7 @@ async fn attempt(
     }
     let new = |index| (Document { limit: options.limit, holders: BTreeMap::new() }, index);
     let others_hold = seen.made_holders.iter().any(|holder| *holder != session);
-    let (document, document_index) = match (seen.lost(contender.key), seen.document) {
+    let (mut document, document_index) = match (seen.lost(contender.key), seen.document) {
         (_, Some(document)) => document,
         (Some(Lost { index: 0, .. }), _) if !others_hold => new(0),
         (Some(lost), _) => {
@@ -363,26 +363,34 @@ async fn attempt(
         }
         (None, None) => new(0),
     };
+    document.holders.retain(|holder, _| is_session(holder));
     let is_other_limit = document.limit != options.limit;
     let others = BTreeSet::from_iter(document.holders.keys().chain(&seen.released_by_guard));
-    let ended = others.into_iter().filter(|other| !seen.live.contains(*other));
-    let mut ended: Vec<_> = ended.take(MAX_REMOVED).collect();
+    let mut ended: Vec<_> =
+        others.into_iter().filter(|other| !seen.live.contains(*other)).collect();
+    let are_too_many = ended.len() > MAX_REMOVED;
+    ended.truncate(MAX_REMOVED);
     loop {
-        let mut next_document = document.clone();
-        next_document.holders.retain(|holder, _| !ended.contains(&holder));
-        if is_other_limit && !next_document.holders.is_empty() {
+        let mut others_only = document.clone();
+        others_only.holders.retain(|holder, _| !ended.contains(&holder));
+        let mut with_own = others_only.clone();
+        with_own.limit = options.limit;
+        with_own.holders.insert(session.clone(), true);
+        let may_count = !is_other_limit || others_only.holders.is_empty();
+        let outcome = if may_count && with_own.holders.len() as u64 <= options.limit {
+            let own = (session.as_str(), options.value.as_slice());
+            take_permit(contender, own, &ended, (&with_own, document_index)).await.map(Some)
+        } else if are_too_many && !ended.is_empty() {
+            // More have to go than a transaction has room for.
+            let next = (&others_only, document_index);
+            remove(contender, &session, &ended, next).await.map(|()| None)
+        } else {
             break;
-        }
-        next_document.limit = options.limit;
-        next_document.holders.insert(session.clone(), true);
-        if next_document.holders.len() as u64 > options.limit {
-            break;
-        }
-        let own = (session.as_str(), options.value.as_slice());
-        match take_permit(contender, own, &ended, (&next_document, document_index)).await {
+        };
+        match outcome {
             // Taken again, it has a lease that is not over.
-            Ok(grant) if contender.is_late(grant.begun) => return Ok(None),
-            Ok(grant) => return Ok(Some(grant)),
+            Ok(Some(grant)) if contender.is_late(grant.begun) => return Ok(None),
+            Ok(outcome) => return Ok(outcome),
             Err(error) if error.kind() == Kind::TxnFailed => {
                 let removable = removable(&ended, &error);
                 if removable.len() == ended.len() {
@@ -432,17 +440,7 @@ async fn take_permit(
     let deferred =
         contender.presence.defer(ReleaseStep::Unlock, &txn::TXN, &transaction([unlock]))?;
     let begun = contender.now();
-    let mut operations = Vec::new();
-    if contender.presence.rules().removal_needs_lock {
-        for other in ended {
-            let lock = vec![
-                ("Verb", "lock".into()),
-                ("Key", contender_key(contender.key, other).into()),
-                ("Session", session.into()),
-            ];
-            operations.extend([lock, delete(contender.key, other)]);
-        }
-    }
+    let mut operations = removals(contender, session, ended);
     operations.push(holds(&own_key, session));
     operations.push(vec![
         ("Verb", "lock".into()),
@@ -456,6 +454,46 @@ async fn take_permit(
     let results = contender.take(claim, deferred, operations).await?;
     let token = modify_index(&results).unwrap_or(index);
     Ok(Grant { token, begun })
+}
+
+/// Writes the document without ended contenders, unless one of them may still act.
+async fn remove(
+    contender: &Contender<'_>,
+    session: &str,
+    ended: &[&String],
+    (document, index): (&Document, u64),
+) -> Result<(), Error> {
+    let mut operations = removals(contender, session, ended);
+    operations.push(holds(&contender_key(contender.key, session), session));
+    operations.push(write(contender.key, document, index)?);
+    let presence = contender.presence;
+    let _turn = presence.turn().await;
+    transact(presence.client(), operations, Some(presence.end_timeout())).await.map(|_| ())
+}
+
+/// The operations that delete the keys of ended contenders, which Consul refuses while one of them may still act.
+fn removals(contender: &Contender<'_>, session: &str, ended: &[&String]) -> Vec<Operation> {
+    if !contender.presence.rules().removal_needs_lock {
+        return Vec::new();
+    }
+    let removal = |other: &&String| {
+        let lock = vec![
+            ("Verb", "lock".into()),
+            ("Key", contender_key(contender.key, other).into()),
+            ("Session", session.into()),
+        ];
+        [lock, delete(contender.key, other)]
+    };
+    ended.iter().flat_map(removal).collect()
+}
+
+/// Whether a name in a document can be a session's; the key of another one may be a program's own.
+fn is_session(name: &str) -> bool {
+    let is_part = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    name.len() == 36 && name.bytes().enumerate().all(is_part)
 }
 
 /// Those of the ended contenders whose removal was not refused because of their lock delay.
@@ -478,7 +516,8 @@ async fn create_contender_key(
         .arg(value.to_vec())
         .opt("flags", SEMAPHORE_FLAGS)
         .opt("acquire", session);
-    contender.presence.client().call(&kv::PUT, &args).await.map(|_| ())
+    let presence = contender.presence;
+    presence.client().call_again(&kv::PUT, args, Some(presence.end_timeout())).await.map(|_| ())
 }
 
 fn tree(prefix: &str) -> Args {

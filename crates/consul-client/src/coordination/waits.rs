@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// How long one blocking query of a waiter lasts. The waiter renews its session before each, so
+/// How long one blocking query of a waiter lasts at least and at most. The waiter renews its session before each, so
 /// this must be well below the shortest TTL of a session.
-pub(super) const QUERY_WAIT: Duration = Duration::from_secs(5);
+const QUERY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// How many of the blocking queries are of one waiter each, before others share.
 const MAX_OWN: usize = 16;
@@ -37,9 +37,6 @@ pub(super) const ERROR_PAUSE_MS: Range<f64> = 100.0..300.0;
 
 /// After an error each waiter looks at its key, so for more of them than this the pause is longer in proportion.
 const USUAL_WAITERS: f64 = 20.0;
-
-/// How much longer than it waits a query may take, and the time limit of a transaction.
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The blocking queries of a presence's waiters.
 #[derive(Debug)]
@@ -273,15 +270,28 @@ impl Presence {
         self.client().clock().sleep(PAUSE).await;
     }
 
+    /// How long one blocking query of a waiter lasts: an answer that is lost without a sign is missed no longer than until the
+    /// limit of the query.
+    pub(super) fn query_wait(&self) -> Duration {
+        self.profile().check_ttl.clamp(QUERY_WAIT.0, QUERY_WAIT.1)
+    }
+
+    /// The arguments of a query that waits for a change since this index.
+    pub(super) fn waiting(&self, args: Args, index: u64) -> Args {
+        let wait = self.query_wait();
+        // A server adds up to a sixteenth.
+        let limit = wait + wait / 16 + self.end_timeout();
+        let args = args.opt("index", index).opt("wait", duration::format(wait));
+        args.opt("timeout_ms", limit.as_millis() as u64)
+    }
+
     /// Waits for a change of any key below a directory.
     async fn wait_below(&self, directory: &str, index: Option<u64>) -> Result<Answer, Error> {
-        let mut args = Args::new().arg(directory.trim_end_matches('/')).opt("separator", "/");
-        let mut timeout = TIMEOUT;
-        if let Some(index) = index {
-            args = args.opt("index", index).opt("wait", duration::format(QUERY_WAIT));
-            timeout += QUERY_WAIT + QUERY_WAIT / 16;
-        }
-        let args = args.opt("timeout_ms", timeout.as_millis() as u64);
+        let args = Args::new().arg(directory.trim_end_matches('/')).opt("separator", "/");
+        let args = match index {
+            Some(index) => self.waiting(args, index),
+            None => args.opt("timeout_ms", self.end_timeout().as_millis() as u64),
+        };
         self.blocking_client().read_past_caches(&kv::KEYS, &args).await
     }
 
@@ -305,7 +315,7 @@ impl Presence {
 
     async fn look_at_part(&self, group: &Group, part: &[(String, u64)]) -> Result<(), Error> {
         let operations = part.iter().map(|(key, index)| unchanged(key, *index));
-        let args = transaction(operations).opt("timeout_ms", TIMEOUT.as_millis() as u64);
+        let args = transaction(operations).opt("timeout_ms", self.end_timeout().as_millis() as u64);
         // On the connections of the others, as the queries may take all of theirs.
         let turn = self.turn().await;
         let answer = self.client().call_past_caches(&txn::TXN, args).await;

@@ -50,8 +50,8 @@ const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the node's key is not its record.
 enum Differs {
-    /// It shows the node of this incarnation.
-    Taken(Vec<u8>, Error),
+    /// It shows the node of this incarnation, at this modify index.
+    Taken(Vec<u8>, u64, Error),
     /// It could not be read or written.
     Failed(Error),
 }
@@ -64,7 +64,7 @@ impl From<Error> for Differs {
 
 impl Differs {
     fn error(self) -> Error {
-        let (Differs::Taken(_, error) | Differs::Failed(error)) = self;
+        let (Differs::Taken(_, _, error) | Differs::Failed(error)) = self;
         error
     }
 }
@@ -353,16 +353,17 @@ impl Cluster {
             let checked = self.now();
             match self.reconcile_record().await {
                 Ok(()) => is_doubted = false,
-                Err(Differs::Taken(other, why)) => {
+                Err(Differs::Taken(other, index, why)) => {
                     if !std::mem::replace(&mut is_doubted, true) {
                         tracing::warn!(%why, "an answer is not believed yet; it is asked again");
                     }
                     match self.is_taken_by(&other).await {
-                        Ok(true) => {
+                        Ok(Some(true)) => {
                             self.show_taken().await;
                             return why;
                         }
-                        Ok(false) => {}
+                        Ok(Some(false)) => self.take_back(index).await,
+                        Ok(None) => {}
                         Err(error) => tracing::info!(%error, "it is not known who has the key"),
                     }
                     self.sleep_until(checked + PAUSE).await;
@@ -398,11 +399,29 @@ impl Cluster {
         }
     }
 
-    /// Whether the node's key stays that of another holder.
-    async fn is_taken_by(&self, other: &[u8]) -> Result<bool, Error> {
-        let id = &self.options.node_id;
-        keys::stays(&self.client, &self.options.node_key(id), |found| holder(id, found) == other)
-            .await
+    /// Whether the node's key stays that of another holder, and that one lives; `None`: it has changed. What an operator has
+    /// copied there, as by an import of another cluster's keys, is not a node.
+    async fn is_taken_by(&self, other: &[u8]) -> Result<Option<bool>, Error> {
+        let (id, client) = (&self.options.node_id, &self.client);
+        let is_other = |found: &[u8]| holder(id, found) == other;
+        if !keys::stays(client, &self.options.node_key(id), is_other).await? {
+            return Ok(None);
+        }
+        let other = String::from_utf8_lossy(other);
+        registered::is_replaced(client, &self.options, (&self.incarnation, &other)).await.map(Some)
+    }
+
+    /// Writes the node's key again, which shows a node that does not live, if that is still so.
+    async fn take_back(&self, index: u64) {
+        let (id, mine) = (&self.options.node_id, lock(&self.record).clone());
+        tracing::warn!(
+            node = id,
+            "the node's key shows another start of it, which does not live; it is written again"
+        );
+        self.hold_off();
+        if let Err(error) = write(&self.client, &self.options, &mine, index).await {
+            tracing::info!(%error, "the node's key could not be written");
+        }
     }
 
     /// Registers the service again if Consul does not report this node as live: an agent or servers that
@@ -437,9 +456,9 @@ impl Cluster {
                 self.hold_off();
                 index
             }
-            Some((Some(other), _)) if !self.is_me(&other) => {
+            Some((Some(other), index)) if !self.is_me(&other) => {
                 let why = name_taken(&self.client, &self.options, &other);
-                return Err(Differs::Taken(other.incarnation.into_bytes(), why));
+                return Err(Differs::Taken(other.incarnation.into_bytes(), index, why));
             }
             Some((Some(mut record), index)) => {
                 // Others may change only the mode, and ask something.

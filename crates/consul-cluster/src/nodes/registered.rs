@@ -336,6 +336,17 @@ pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Resul
     lists_live(client, options, is_other).await
 }
 
+/// Whether the other start of a node lives rather than this one. If Consul shows neither, as when ACLs hide them, it may.
+pub(super) async fn is_replaced(
+    client: &Client,
+    options: &Options,
+    (own, other): (&str, &str),
+) -> Result<bool, Error> {
+    let is_own = |entry: &Value| incarnation(entry) == Some(own);
+    let is_other = |entry: &Value| incarnation(entry) == Some(other);
+    Ok(lists_live(client, options, is_other).await? || !lists_live(client, options, is_own).await?)
+}
+
 /// Whether Consul lists a live instance of this kind, in one of two answers: a single one may be older.
 async fn lists_live(
     client: &Client,

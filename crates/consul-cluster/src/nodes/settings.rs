@@ -70,8 +70,13 @@ pub(crate) async fn check(cluster: &Cluster) -> Result<(), Error> {
     keys::update(&cluster.client, config_key, |found| {
         let theirs = match found.map(serde_json::from_slice::<Settings>) {
             Some(Ok(theirs)) => Some(theirs),
+            // The map shows that the key is this cluster's.
+            Some(Err(_)) if map.is_some() => None,
             Some(Err(_)) => {
-                let why = format!("the key {config_key} holds another program's data");
+                let why = format!(
+                    "the key {config_key} holds another program's data: if no program needs it, \
+                     `consul kv delete {config_key}` makes room"
+                );
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             }
             None => None,

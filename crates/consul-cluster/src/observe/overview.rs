@@ -101,6 +101,8 @@ pub struct LeaderOverview {
     pub address: String,
     /// When it tried to become the leader, in Unix milliseconds by its own clock.
     pub elected_at_ms: u64,
+    /// The session that holds the leader's key.
+    pub session: String,
     /// The fencing token.
     pub token: u64,
     /// How long it may act without a further proof, in milliseconds; `None`: it has not told.
@@ -350,6 +352,7 @@ fn leader(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> Option<LeaderOv
         node_id: leader.node_id.clone(),
         address: leader.address.clone(),
         elected_at_ms: leader.elected_at_ms,
+        session: leader.session_id.clone(),
         token: leader.token,
         lease_ms: lease.filter(|lease| lease.token == leader.token).map(|lease| lease.left_ms),
         leads: told.and_then(|told| told.leads(leader.token, leader.elected_at_ms)),

@@ -94,6 +94,11 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("another process connected to the unix socket", "a process of this machine"),
     ("a service is left out", "a name in the catalog that no request can have"),
     ("an answer is not believed", "once for such answers in a row; nodes, and coordination"),
+    (
+        "the node's key shows another start of it",
+        "once for each time that an operator writes it; copies",
+    ),
+    ("the node's key could not be written", "once after each of those lines; copies"),
     ("it is not known who has the key", "an answer that is not believed, once in 3 s; nodes"),
     ("; it is asked again before it is believed", "once for such lists in a row; nodes"),
     ("a leader's write is refused", "once for each loss of a right; refused"),

@@ -1,5 +1,6 @@
 //! A cluster's nodes on a simulated agent whose clock the tests move.
 
+mod copies;
 mod data_plane;
 mod election;
 mod keys;

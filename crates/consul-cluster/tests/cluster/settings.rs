@@ -207,6 +207,35 @@ fn a_config_key_that_differs_from_the_map_keeps_no_node_of_the_cluster_away() {
     assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored));
 }
 
+/// Anything but settings, while no node runs: the map has them, else the message has the command.
+#[test]
+fn a_config_key_without_settings_keeps_no_node_away_for_which_there_is_a_map() {
+    for content in ["", "{}", "x", "null", "[]"] {
+        for has_map in [true, false] {
+            let world = World::new();
+            let nodes = world.nodes(2);
+            world.wait(Duration::from_secs(8));
+            let stored = world.read(CONFIG).expect("the settings");
+            nodes.iter().for_each(|node| world.stop(node));
+            if !has_map {
+                world.send("DELETE", "/v1/kv/tsdb/cluster/shards/?recurse", "");
+            }
+            world.write(CONFIG, content);
+            let first = world.node("n1");
+            if has_map {
+                let started = world.run(first.cluster.started());
+                started.unwrap_or_else(|error| panic!("{content:?}: {error}"));
+                assert_eq!(world.read(CONFIG).as_deref(), Some(&*stored), "{content:?}");
+            } else {
+                world.wait(Duration::from_secs(1));
+                let why = first.why().expect("it is not known whose key it is");
+                let cure = format!("consul kv delete {CONFIG}");
+                assert!(why.message().contains(&cure), "{content:?}: {why}");
+            }
+        }
+    }
+}
+
 /// Somebody changes the key once more whenever a node is about to put it back, so often.
 #[derive(Debug)]
 struct Quicker {

@@ -1,6 +1,6 @@
 //! All that is not well in a cluster, with its cure.
 
-use super::{EndpointState, NodeOverview, NodeState, Overview, Placed};
+use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
@@ -107,6 +107,19 @@ fn listed_shards<T: ToString>(shards: impl ExactSizeIterator<Item = T>) -> Strin
     format!("{noun} {}", listed(shards))
 }
 
+/// How an operator ends the leadership of the holder of the leader's key.
+fn ends(leader: &LeaderOverview) -> String {
+    format!("`curl -X PUT …/v1/session/destroy/{}` makes room for another leader", leader.session)
+}
+
+/// Whether the leader's key names none of the nodes, while all of them are seen.
+fn is_unknown(leader: &LeaderOverview, overview: &Overview) -> bool {
+    let sees_all = overview.hidden.is_empty() && overview.may_hide.is_none();
+    sees_all
+        && !overview.nodes.is_empty()
+        && overview.nodes.iter().all(|node| node.id != leader.node_id)
+}
+
 fn of_cluster(overview: &Overview) -> Vec<Problem> {
     let mut found = Vec::new();
     if let Some(age_ms) = overview.age_ms {
@@ -126,9 +139,19 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let id = &leader.node_id;
         let text =
             format!("{id} has the leader's key and does not lead: it has no proof that it may");
-        let cure = "wait: when the session of the key has ended, another node leads. After a snapshot of Consul was \
-                    restored that takes up to 30 s; if none leads then, `consul-ha doctor` checks the nodes' rights";
-        found.push(error("leader_does_not_lead", id, text, cure.to_owned()));
+        let cure = format!(
+            "wait: when the session of the key has ended, another node leads. After a snapshot of Consul was \
+             restored that takes up to 30 s; if none leads then, {}. `consul-ha doctor` checks the nodes' rights",
+            ends(leader)
+        );
+        found.push(error("leader_does_not_lead", id, text, cure));
+    } else if let Some(leader) = overview.leader.as_ref().filter(|it| is_unknown(it, overview)) {
+        let id = &leader.node_id;
+        let text = format!(
+            "the leader's key names {id}, which is not a node of the cluster: no node leads"
+        );
+        let cure = format!("find out which program has made the session; {}", ends(leader));
+        found.push(error("leader_unknown", id, text, cure));
     } else if overview.leader.is_none() {
         let text = "the cluster has no leader: no shards are assigned".to_owned();
         let cure = if overview.nodes.iter().any(may_lead) {

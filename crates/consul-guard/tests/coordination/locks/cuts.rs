@@ -8,9 +8,9 @@ use crate::support::trials::{Trials, add};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
-use consul_client::Client;
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
 use consul_client::transport::Transport;
+use consul_client::{Client, Settings};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::SimTransport;
 use http::{Request, Response};
@@ -21,10 +21,13 @@ use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
     add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
+    add!(trials, a_release_does_not_wait_for_the_end_of_its_session);
     add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
     add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
+    add!(trials, an_attempt_that_ends_while_its_session_is_made_leaves_none);
+    add!(trials, an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter);
     add!(trials, a_stop_without_answers_ends_in_time);
     add!(trials, no_call_blocks_longer_than_its_timeout);
 }
@@ -177,17 +180,36 @@ enum End {
     Stop,
 }
 
+/// A process that runs on this transport.
+fn started(world: &Simulated, transport: Arc<dyn Transport>) -> Arc<Presence> {
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+    let client = Client::new(vec![transport], settings(None), clock, rng);
+    let process = present(client, Profile::standard());
+    let running = Arc::clone(&process);
+    world.clock.spawn(async move { match running.run().await {} });
+    world.clock.advance(Duration::from_secs(1));
+    process
+}
+
 /// A process on a connection that can break, with the task that runs its presence.
 fn program(
     world: &Simulated,
     profile: Profile,
+) -> (Arc<Presence>, Arc<Breaking>, consul_process::clock::TaskId) {
+    program_with(world, profile, settings(None))
+}
+
+fn program_with(
+    world: &Simulated,
+    profile: Profile,
+    settings: Settings,
 ) -> (Arc<Presence>, Arc<Breaking>, consul_process::clock::TaskId) {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let clock = world.clock.clone();
     let breaking = Arc::new(Breaking { transport, clock, state: Mutex::default() });
     let rng = fastrand::Rng::with_seed(1);
     let clock = Arc::new(world.clock.clone());
-    let client = Client::new(vec![Arc::clone(&breaking) as _], settings(None), clock, rng);
+    let client = Client::new(vec![Arc::clone(&breaking) as _], settings, clock, rng);
     let process = present(client, profile);
     let running = Arc::clone(&process);
     let task = world.clock.spawn(async move { match running.run().await {} });
@@ -300,6 +322,31 @@ fn plays(claim: Claim, end: End, profile: &Profile, cut: Cut) -> bool {
     true
 }
 
+/// What ends the session is not answered; the lock is free all the same, and the session ends later.
+fn a_release_does_not_wait_for_the_end_of_its_session() {
+    for claim in [Claim::Lock, Claim::Permit] {
+        for how in REFUSALS.into_iter().chain([Break::Cut, Break::Silent]) {
+            let what = format!("{claim:?} {how:?}");
+            let world = Simulated::new();
+            let (process, breaking, _) = program(&world, Profile::standard());
+            let other = world.process();
+            let lease = world.run(claim.acquire(&process, Wait::Forever)).expect("it is free");
+            world.keep(&lease);
+            world.clock.advance(Duration::from_secs(1));
+            let (paths, lasts) = ("/v1/session/destroy", Duration::from_secs(4));
+            breaking.arm(Cut { nth: 0, is_applied: false, how, paths, lasts });
+            let begun = world.clock.now();
+            world.run(lease.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(world.clock.now() - begun, Duration::ZERO, "{what}");
+            let granted = world.run(claim.acquire(&other, Wait::Once));
+            world.keep(&granted.unwrap_or_else(|error| panic!("{what}: {error}")));
+            assert!(breaking.until().is_some(), "{what}: the end of the session was refused");
+            world.clock.advance(lasts + Duration::from_secs(2));
+            assert_eq!(world.agent.stats().sessions, 1, "{what}: that of the next holder");
+        }
+    }
+}
+
 fn a_release_with_an_unknown_outcome_can_be_made_again() {
     for claim in [Claim::Lock, Claim::Permit] {
         for how in REFUSALS.into_iter().chain([Break::Cut]) {
@@ -399,6 +446,125 @@ fn an_attempt_that_is_refused_changes_nothing_and_leaves_nothing() {
             assert_eq!(world.agent.stats().sessions, 0, "{claim:?} {body}");
         }
     }
+}
+
+/// An agent whose answers to requests for sessions are late.
+#[derive(Debug)]
+struct LateSessions {
+    transport: SimTransport,
+    clock: ManualClock,
+    /// How long before and after the request reaches it.
+    late: (Duration, Duration),
+}
+
+impl Transport for LateSessions {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        Box::pin(async move {
+            if request.uri().path() != "/v1/session/create" {
+                return self.transport.send(request).await;
+            }
+            self.clock.sleep(self.late.0).await;
+            let answer = self.transport.send(request).await;
+            self.clock.sleep(self.late.1).await;
+            answer
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        self.transport.endpoint()
+    }
+}
+
+fn an_attempt_that_ends_while_its_session_is_made_leaves_none() {
+    let ms = Duration::from_millis;
+    for claim in [Claim::Lock, Claim::Permit] {
+        for late in [(ms(600), ms(0)), (ms(0), ms(600)), (ms(300), ms(300))] {
+            for after in [0, 100, 300, 500, 599, 600, 700].map(ms) {
+                for is_dropped in [false, true] {
+                    let what = format!("{claim:?} {late:?} {after:?}, dropped: {is_dropped}");
+                    let world = Simulated::new();
+                    let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
+                    let clock = world.clock.clone();
+                    let process =
+                        started(&world, Arc::new(LateSessions { transport, clock, late }));
+                    let lease = match is_dropped {
+                        true => world.run(async {
+                            tokio::select! {
+                                biased;
+                                lease = claim.acquire(&process, Wait::Forever) => lease.ok(),
+                                () = world.clock.sleep(after) => None,
+                            }
+                        }),
+                        false => world.run(claim.acquire(&process, Wait::For(after))).ok(),
+                    };
+                    if let Some(lease) = lease {
+                        world.run(lease.release()).expect("an answer");
+                    }
+                    world.clock.advance(Duration::from_secs(2));
+                    assert_eq!(world.agent.stats().sessions, 0, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Each answer to a waiter in turn is lost without a sign, while the time limit of its client is long.
+fn an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter() {
+    let (mut played, mut worst) = (0, Duration::ZERO);
+    for claim in [Claim::Lock, Claim::Permit] {
+        for profile in [Profile::standard(), Profile::fast(), Profile::wan()] {
+            for dies in [false, true] {
+                for is_applied in [false, true] {
+                    for nth in 0.. {
+                        let cut = Cut {
+                            nth,
+                            is_applied,
+                            how: Break::Silent,
+                            paths: "",
+                            lasts: Duration::ZERO,
+                        };
+                        let Some(late) = is_free_after(claim, &profile, dies, cut) else { break };
+                        let most = profile.check_ttl * 2;
+                        let what = format!("{claim:?} {} dies: {dies} {cut:?}", profile.name);
+                        assert!(late <= most, "{what}: {late:?} late");
+                        (played, worst) = (played + 1, worst.max(late));
+                    }
+                }
+            }
+        }
+    }
+    assert!(played > 50, "{played} answers; at the most {worst:?} late");
+}
+
+/// How long after its usual time the waiter has the lock, if an answer was lost.
+fn is_free_after(claim: Claim, profile: &Profile, dies: bool, cut: Cut) -> Option<Duration> {
+    let world = Simulated::new();
+    let timers = Arc::clone(&world.agent);
+    world.clock.spawn(async move { match timers.run_timers().await {} });
+    let timeout = Duration::from_secs(30);
+    let (holder, _, beats) = program(&world, profile.clone());
+    let patient = Settings { timeout, ..settings(None) };
+    let (waiter, breaking, _) = program_with(&world, profile.clone(), patient);
+    let lease = world.run(claim.acquire(&holder, Wait::Forever)).expect("it is free");
+    world.keep(&lease);
+    world.clock.advance(Duration::from_secs(1));
+    breaking.arm(cut);
+    let freed = async {
+        world.clock.sleep(Duration::from_millis(6100)).await;
+        if dies {
+            world.clock.cancel(beats);
+            return world.clock.now() + profile.takeover();
+        }
+        lease.release().await.expect("an answer");
+        world.clock.now()
+    };
+    let takes = async {
+        let granted = claim.acquire(&waiter, Wait::Forever).await.expect("it becomes free");
+        (world.clock.now(), granted)
+    };
+    let (usual, (at, _granted)) = world.run(async { tokio::join!(freed, takes) });
+    breaking.until()?;
+    Some(if at > usual { at - usual } else { Duration::ZERO })
 }
 
 fn a_stop_without_answers_ends_in_time() {

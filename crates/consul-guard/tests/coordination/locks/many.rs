@@ -350,8 +350,8 @@ fn waiters_with_a_common_directory_share_a_query() {
         waiting.counting.take();
         waiting.world.clock.advance(SECOND * 20);
         let sent: usize = waiting.counting.take().values().sum();
-        // Each 5 s a query of 16 waiters and one or two for the others, and 7 transactions; 2 beats a second.
-        assert!(sent <= 4 * (16 + 2 + 8) + 2 * 21, "{sent} for {}", keys[0]);
+        // Each 3 s a query of 16 waiters and one or two for the others, and 7 transactions; 2 beats a second.
+        assert!(sent <= 7 * (16 + 2 + 8) + 2 * 21, "{sent} for {}", keys[0]);
         assert!(waiting.counting.most_waiting() <= 18, "{}", waiting.counting.most_waiting());
         for number in [keys.len() - 1, 3, 20, 50, 70] {
             let released = waiting.release(number);

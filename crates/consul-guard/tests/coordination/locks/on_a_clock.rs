@@ -70,6 +70,14 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("the_end_of_a_wait_says_what_was_in_its_way", operators::end_of_a_wait),
     ("another_limit_of_a_semaphore_counts_when_nobody_holds_a_permit", operators::another_limit),
+    (
+        "whatever_number_of_dead_holders_a_semaphore_has_there_is_a_next_one",
+        operators::crowds_of_dead_holders,
+    ),
+    (
+        "what_is_no_session_holds_no_permit_and_its_key_is_left_alone",
+        operators::holders_that_are_no_sessions,
+    ),
     ("a_proof_counts_from_its_start", failures::slow_proofs),
     ("a_waiting_program_sends_little", failures::waiting_sends_little),
     ("a_waiter_pauses_although_its_queries_do_not_block", failures::unblocked_waiter),

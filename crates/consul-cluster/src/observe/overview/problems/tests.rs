@@ -46,6 +46,7 @@ fn well() -> Overview {
         node_id: "n1".to_owned(),
         address: "a:1".to_owned(),
         elected_at_ms: 1,
+        session: "5".to_owned(),
         token: 17,
         lease_ms: None,
         leads: None,
@@ -103,7 +104,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 34] = [
+    let cases: [Case; 35] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -117,6 +118,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "leader_does_not_lead",
             Level::Error,
             "n1 has the leader's key and does not lead",
+        ),
+        (
+            |it| it.leader.as_mut().expect("one").node_id = "ghost".to_owned(),
+            "leader_unknown",
+            Level::Error,
+            "the leader's key names ghost, which is not a node of the cluster",
         ),
         (|it| it.hidden = vec!["keys of nodes"], "hidden_by_acl", Level::Error, "keys of nodes"),
         (

@@ -315,3 +315,44 @@ pub(super) fn deregistered(world: &Simulated) {
         world.clock.advance(Duration::from_secs(120));
     }
 }
+
+/// Dead holders by hundreds, of a document with the wanted limit, with another one, or with more holders than its limit.
+pub(super) fn crowds_of_dead_holders(world: &Simulated) {
+    let ids = |count| (0..count).map(|it| format!("{it:08x}-0000-0000-0000-000000000000"));
+    for dead in [1, 29, 30, 31, 61, 150] {
+        for (written, wanted) in [(dead, dead), (dead, dead + 1), (dead + 1, 1), (1, 1), (1, 2)] {
+            let what = format!("{dead} dead, {written} written, {wanted} wanted");
+            let process = world.process();
+            let holders: Vec<String> = ids(dead).map(|id| format!("\"{id}\":true")).collect();
+            let document = format!(r#"{{"Limit":{written},"Holders":{{{}}}}}"#, holders.join(","));
+            let put = Args::new().arg("permits/.lock").arg(document);
+            world.run(call(process.client(), "kv_put", put.opt("flags", SEMAPHORE_FLAGS)));
+            let limit = Wait::For(Duration::from_secs(5));
+            let lease = world.run(permit(&process, wanted, limit));
+            let lease = lease.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(lease.is_held(), "{what}");
+            world.run(lease.release()).expect("an answer");
+        }
+    }
+}
+
+/// What another client has written into a document as a holder and is not a session: its key is not touched.
+pub(super) fn holders_that_are_no_sessions(world: &Simulated) {
+    for name in [".lock", "../z", "data", "a/b", "", "00000000-0000-0000-0000-00000000000g"] {
+        let process = world.process();
+        let own = format!("permits/{name}");
+        if matches!(name, "data" | "a/b") {
+            world.run(call(process.client(), "kv_put", Args::new().arg(own.as_str()).arg("own")));
+        }
+        let document = format!(r#"{{"Limit":1,"Holders":{{"{name}":true}}}}"#);
+        let put = Args::new().arg("permits/.lock").arg(document);
+        world.run(call(process.client(), "kv_put", put.opt("flags", SEMAPHORE_FLAGS)));
+        let lease = world.run(permit(&process, 1, Wait::For(Duration::from_secs(5))));
+        let lease = lease.unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        if matches!(name, "data" | "a/b") {
+            let kept = world.run(call(process.client(), "kv_get", Args::new().arg(own)));
+            assert_eq!(kept, "own".into(), "{name:?}");
+        }
+        world.run(lease.release()).expect("an answer");
+    }
+}
