@@ -3,7 +3,7 @@
 
 use super::ShardMap;
 use crate::Event;
-use crate::cluster::{Cluster, PAUSE};
+use crate::cluster::{Cluster, MAP_HOLD_OFF, PAUSE};
 use crate::keys::{self, Reads};
 use crate::nodes::settings;
 use crate::options::Options;
@@ -161,11 +161,14 @@ pub(crate) async fn apply_announcement(cluster: &Cluster, state: State) {
                     cluster.presence.rules().is_outdated(it.epoch, held.epoch())
                 }) =>
             {
-                if cluster.options.observer {
-                    // The nodes put it back.
-                    return;
+                match cluster.options.observer {
+                    true => match take_earlier(cluster, held).await {
+                        // The nodes put it back, which the watch reports.
+                        Ok(None) => return,
+                        taken => taken,
+                    },
+                    false => restore_map(cluster, held).await,
                 }
-                restore_map(cluster, held).await
             }
             (announced, _) => fetch_map(cluster, announced).await,
         };
@@ -177,6 +180,32 @@ pub(crate) async fn apply_announcement(cluster: &Cluster, state: State) {
             }
         }
     }
+}
+
+/// Lets an observer take a map with a lower epoch than its own. The nodes put a map back that Consul has lost; if Consul's map
+/// stays and no live node has a later one, the cluster has begun again, as after an operator has deleted its keys.
+async fn take_earlier(cluster: &Cluster, held: &ShardMap) -> Result<Option<Announcement>, Error> {
+    cluster.client.clock().sleep(MAP_HOLD_OFF).await;
+    let stored = read(&cluster.client, &cluster.options).await?;
+    let Content::Map(map) = stored.map else { return Ok(None) };
+    confirm(cluster, stored.index).await?;
+    let snapshot = cluster.snapshot();
+    let mut live = snapshot.live().peekable();
+    let has_begun_again = live.peek().is_some()
+        && live.all(|node| node.record.map_epoch <= map.epoch())
+        && map.epoch() < held.epoch();
+    if !has_begun_again {
+        return Ok(None);
+    }
+    tracing::warn!(
+        epoch = map.epoch(),
+        held = held.epoch(),
+        "the cluster's shard maps have begun again; the earlier one is used no more"
+    );
+    let announcement = Announcement::of(&map, &[]);
+    cluster.update(|snapshot| snapshot.map = None);
+    adopt(cluster, map);
+    Ok(Some(announcement))
 }
 
 /// Reads the stored map and adopts it if it is newer; returns the announcement of that map.

@@ -100,6 +100,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
     ("the node's key could not be written", "once after each of those lines; copies"),
     ("it is not known who has the key", "an answer that is not believed, once in 3 s; nodes"),
+    (
+        "the cluster's shard maps have begun again",
+        "once for each time that an operator deletes its keys; observer",
+    ),
     ("; it is asked again before it is believed", "once for such lists in a row; nodes"),
     ("a leader's write is refused", "once for each loss of a right; refused"),
     ("what a leader writes is not refused any more", "once after the line above"),

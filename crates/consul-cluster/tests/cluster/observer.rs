@@ -1,6 +1,7 @@
 //! An observer, which routes and calls and is not a member, on a clock that the test moves. Its permissions
 //! and traces in Consul are in crates/consul-sim/tests/contract.
 
+use crate::nodes::node;
 use crate::support::world::World;
 use consul_api::api::kv;
 use consul_api::request::Args;
@@ -52,6 +53,31 @@ fn an_observer_leaves_it_to_the_nodes_to_put_a_lost_map_back() {
     assert!(keys(&reader) > 0);
     assert_eq!(epoch(), node.snapshot().map.as_ref().expect("a map").epoch());
     assert!(epoch() > before);
+}
+
+/// As docs/cluster.md tells an operator who changes the number of shards.
+#[test]
+fn an_observer_follows_a_cluster_that_has_begun_again() {
+    for is_wiped in [false, true] {
+        let world = World::new();
+        let nodes = world.nodes(3);
+        let observer = started(&world, Options::observer("gateway"));
+        let epoch = observer.snapshot().map.as_ref().expect("a map").epoch();
+        nodes.iter().for_each(|node| world.stop(node));
+        world.wait(Duration::from_secs(30));
+        match is_wiped {
+            true => world.agent.restart(Retained::Nothing),
+            false => ["config", "shards/map", "shards/epoch"]
+                .iter()
+                .for_each(|key| world.send("DELETE", &format!("/v1/kv/tsdb/cluster/{key}"), "")),
+        }
+        world.wait(Duration::from_secs(10));
+        let again = ["n1", "n2", "n3"].map(|id| world.start(Options { shards: 64, ..node(id) }));
+        world.wait(Duration::from_secs(60));
+        let map = |cluster: &Cluster| cluster.snapshot().map.clone().expect("a map");
+        assert!(map(&again[0].cluster).epoch() < epoch, "wiped: {is_wiped}");
+        assert_eq!(map(&observer), map(&again[0].cluster), "wiped: {is_wiped}");
+    }
 }
 
 /// The number of keys in Consul.
