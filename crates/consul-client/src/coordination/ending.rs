@@ -124,31 +124,13 @@ impl Presence {
         }
     }
 
-    /// Frees what a session that is given up holds, and waits for that until `limit`; [`Presence::run`] ends the
-    /// session after that.
-    pub(super) async fn free_until(&self, ending: &Ending, limit: Instant) {
-        let mut progress = ending.progress.subscribe();
-        tokio::select! {
-            biased;
-            () = self.end_while(ending, || ending.freed().is_none()) => {}
-            // The sender lives as long as `ending`.
-            _ = progress.wait_for(|it| it.freed.is_some()) => {}
-            () = self.client().clock().sleep_until(limit) => {}
-        }
-    }
-
-    async fn end(&self, ending: &Ending) {
-        self.end_while(ending, || true).await;
-    }
-
     /// Sends the requests that end a session until they are answered. The time limit of one and a pause
     /// together are shorter than the TTL of the check, so that others wait no longer than after the death of
     /// this process.
-    async fn end_while(&self, ending: &Ending, goes_on: impl Fn() -> bool) {
+    async fn end(&self, ending: &Ending) {
         let _turn = ending.turn.lock().await;
-        while !ending.is_over() && goes_on() {
+        while !ending.is_over() {
             match self.try_to_end(ending).await {
-                Ok(false) => continue,
                 Err(error)
                     if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
                 {
@@ -165,7 +147,7 @@ impl Presence {
                         it.freed.get_or_insert(Err(error));
                     });
                 }
-                Ok(true) => {}
+                Ok(()) => {}
             }
             *locked(&ending.deferred) = [None, None];
             ending.progress.send_modify(|it| it.is_over = true);
@@ -182,8 +164,7 @@ impl Presence {
             >= ending.begun + self.profile().session_ttl * SESSION_TTL_MULTIPLIER
     }
 
-    /// Frees what the session holds, or ends the session when that is done; returns whether that is over.
-    async fn try_to_end(&self, ending: &Ending) -> Result<bool, Error> {
+    async fn try_to_end(&self, ending: &Ending) -> Result<(), Error> {
         let note = |freed| ending.progress.send_modify(|it| it.freed = Some(freed));
         let mut refused = None;
         if let Some(held) = ending.held.as_ref().filter(|_| ending.freed().is_none()) {
@@ -205,15 +186,12 @@ impl Presence {
                     }
                 }
             }
-            if refused.is_none() {
-                return Ok(false);
-            }
         }
         self.destroy(&ending.session).await?;
         if let Some(error) = refused {
             note(Err(error));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether the end of the session shall free what it holds: for others that takes no longer than the death of

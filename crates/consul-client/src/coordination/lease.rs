@@ -219,8 +219,7 @@ impl Lease {
         self.lose(why)
     }
 
-    /// Releases it, so that a waiter can have it at once. [`Presence::run`] or [`Presence::deregister`] ends the session after
-    /// that.
+    /// Releases it, so that a waiter can have it at once.
     ///
     /// # Errors
     /// [`Kind::Conflict`] when it is not held any more, and nothing was changed; otherwise Consul's
@@ -238,7 +237,7 @@ impl Lease {
     pub async fn release_leaving(&self, left: Option<&[u8]>) -> Result<(), Error> {
         let ending = self.begin_release(left)?;
         let timeout = self.presence.client().settings().timeout;
-        self.presence.free_until(&ending, self.now() + timeout).await;
+        self.presence.end_until(&ending, self.now() + timeout).await;
         drop(lock(&self.in_use).take());
         let Some(freed) = ending.freed() else {
             let error = ending.failure().unwrap_or_else(|| {

@@ -62,9 +62,9 @@ fn an_observer_follows_a_cluster_that_has_begun_again() {
         let world = World::new();
         let nodes = world.nodes(3);
         let observer = started(&world, Options::observer("gateway"));
-        let epoch = observer.snapshot().map.as_ref().expect("a map").epoch();
         nodes.iter().for_each(|node| world.stop(node));
         world.wait(Duration::from_secs(30));
+        let epoch = observer.snapshot().map.as_ref().expect("a map").epoch();
         match is_wiped {
             true => world.agent.restart(Retained::Nothing),
             false => ["config", "shards/map", "shards/epoch"]

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
     add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
-    add!(trials, a_release_does_not_wait_for_the_end_of_its_session);
     add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
@@ -320,31 +319,6 @@ fn plays(claim: Claim, end: End, profile: &Profile, cut: Cut) -> bool {
     let unknown = usize::from(breaking.has_lost("/v1/session/create"));
     assert_eq!(world.agent.stats().sessions, 1 + unknown, "{what}");
     true
-}
-
-/// What ends the session is not answered; the lock is free all the same, and the session ends later.
-fn a_release_does_not_wait_for_the_end_of_its_session() {
-    for claim in [Claim::Lock, Claim::Permit] {
-        for how in REFUSALS.into_iter().chain([Break::Cut, Break::Silent]) {
-            let what = format!("{claim:?} {how:?}");
-            let world = Simulated::new();
-            let (process, breaking, _) = program(&world, Profile::standard());
-            let other = world.process();
-            let lease = world.run(claim.acquire(&process, Wait::Forever)).expect("it is free");
-            world.keep(&lease);
-            world.clock.advance(Duration::from_secs(1));
-            let (paths, lasts) = ("/v1/session/destroy", Duration::from_secs(4));
-            breaking.arm(Cut { nth: 0, is_applied: false, how, paths, lasts });
-            let begun = world.clock.now();
-            world.run(lease.release()).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert_eq!(world.clock.now() - begun, Duration::ZERO, "{what}");
-            let granted = world.run(claim.acquire(&other, Wait::Once));
-            world.keep(&granted.unwrap_or_else(|error| panic!("{what}: {error}")));
-            assert!(breaking.until().is_some(), "{what}: the end of the session was refused");
-            world.clock.advance(lasts + Duration::from_secs(2));
-            assert_eq!(world.agent.stats().sessions, 1, "{what}: that of the next holder");
-        }
-    }
 }
 
 fn a_release_with_an_unknown_outcome_can_be_made_again() {
