@@ -147,24 +147,21 @@ impl VersionClock {
         lock(&self.ahead_ms).insert(node.clone(), ahead_ms);
     }
 
-    /// Whether a version is too far ahead of most of the clocks of these nodes, as they were compared last. `own` is the one
-    /// on this machine.
-    pub(super) fn is_ahead_of_most<'a>(
+    /// Whether a version is too far ahead of this machine's clock, or of most of the clocks of these nodes and this one, as
+    /// they were compared last: this one may be the one that is ahead.
+    pub(super) fn is_unbelieved<'a>(
         &self,
         version: Version,
-        own: &NodeId,
-        nodes: impl Iterator<Item = &'a NodeId>,
+        others: impl Iterator<Item = &'a NodeId>,
     ) -> bool {
         let now = (self.unix_ms)();
         let compared = lock(&self.ahead_ms);
-        let time = |node: &NodeId| match node == own {
-            true => Some(now),
-            false => compared.get(node).map(|ms| now.saturating_add_signed(*ms)),
-        };
-        let mut times: Vec<u64> = nodes.filter_map(time).collect();
+        let others = others.filter_map(|node| compared.get(node));
+        let mut times: Vec<u64> = others.map(|ms| now.saturating_add_signed(*ms)).collect();
+        times.push(now);
         times.sort_unstable();
-        let middle = times.len().saturating_sub(1) / 2;
-        times.get(middle).is_some_and(|ms| version.time().ms() > self.allowed(*ms))
+        let middle = times[times.len() / 2];
+        version.time().ms() > self.allowed(middle.min(now))
     }
 
     /// The time of a node now, and when it was heard.

@@ -1,7 +1,7 @@
 //! The comparison of two replicas, a part of the shard after the other: sums of their records by buckets of ids, so that
 //! only what differs is sent.
 
-use super::record::{OVERHEAD, Range, Record, Version};
+use super::record::{OVERHEAD, Range, Version};
 use super::storage::{Message, Reader, behind};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -19,15 +19,6 @@ const RECORDS_PER_BUCKET: usize = 16;
 
 /// The most bits of a bucket's number.
 const MAX_BITS: u32 = 10;
-
-/// Whose sums they are.
-#[derive(Clone, Copy, Debug)]
-pub enum Side {
-    /// Those of the replica that compares.
-    Own = 1,
-    /// Those of the other one.
-    Other = 1 << 16,
-}
 
 /// A part of a shard: the records that are read in one step, so that a comparison of a large shard, or by a slow storage,
 /// is a matter of many short requests.
@@ -54,10 +45,7 @@ impl Part {
         let range = Range { after, to: through.as_ref().map(behind), ..Range::all() };
         let (page, is_last) = reader.page(shard, range, limit).await?;
         let last = page.last().map(|record| record.id.clone());
-        // A damaged one is older than all others, and not deleted.
-        let version = |it: &Record| if it.is_damaged() { Version::default() } else { it.version };
-        let records = page.into_iter().map(|it| (it.id.clone(), version(&it), it.data.is_none()));
-        let records = records.collect();
+        let records = page.into_iter().map(|it| (it.id, it.version, it.data.is_none())).collect();
         Ok(Part { records, through: if is_last { through } else { last } })
     }
 
@@ -88,14 +76,12 @@ impl Part {
         buckets.next_power_of_two().ilog2().min(MAX_BITS)
     }
 
-    /// The sum of each of 2^bits buckets, of which there are up to 2^10. Of a damaged record it is one that the other side
-    /// does not have either.
-    pub fn sums(&self, bits: u32, horizon: Version, side: Side) -> Vec<u64> {
+    /// The sum of each of 2^bits buckets, of which there are up to 2^10.
+    pub fn sums(&self, bits: u32, horizon: Version) -> Vec<u64> {
         let mut sums = vec![0_u64; 1 << bits.min(MAX_BITS)];
         for record in self.compared(horizon) {
             let place = &mut sums[bucket(&record.0, bits) as usize];
-            let is_damaged = record.1.is_lowest() && !record.2;
-            *place = place.wrapping_add(if is_damaged { side as u64 } else { sum(record) });
+            *place = place.wrapping_add(sum(record));
         }
         sums
     }

@@ -7,14 +7,14 @@
 mod report;
 
 use super::clock::VersionClock;
-use super::digest::{self, Part, Side};
+use super::digest::{self, Part};
 use super::map::{Disk, Entry, NodeId, StoreId};
 use super::message::{Action, NotReady, Outcome, Reply, Request};
 use super::progress::Progress;
 use super::record::{Range, Record, Version};
 use super::rules::{Rule, Rules};
 use super::state::{Doubt, State, Work};
-use super::storage::{self, Damage, Reader, Storage};
+use super::storage::{Reader, Storage};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -46,7 +46,6 @@ pub struct Holder {
     compared: Mutex<BTreeSet<u32>>,
     /// The horizons of the shards.
     horizons: Mutex<BTreeMap<u32, Version>>,
-    damage: Damage,
     rules: Rules,
     step_time: Duration,
 }
@@ -67,7 +66,7 @@ impl Holder {
         rules: Rules,
     ) -> Self {
         let (store, shards, taken, is_closed) = Default::default();
-        let (progress, compared, horizons, damage) = Default::default();
+        let (progress, compared, horizons) = Default::default();
         Holder {
             node,
             disk,
@@ -80,7 +79,6 @@ impl Holder {
             progress,
             compared,
             horizons,
-            damage,
             rules,
             step_time: STEP_TIME,
         }
@@ -118,12 +116,7 @@ impl Holder {
 
     /// Reads its storage in steps.
     pub fn reader(&self) -> Reader<'_> {
-        Reader::new(self.storage(), &self.clock, &self.damage, self.step_time)
-    }
-
-    /// The records that its disk has changed, as far as they were read.
-    pub fn damage(&self) -> &Damage {
-        &self.damage
+        Reader::new(self.storage(), &self.clock, self.step_time)
     }
 
     /// The rules in force.
@@ -312,7 +305,6 @@ impl Holder {
             // What is left of an earlier copy would come back to life.
             if self.rules.has(Rule::TargetBeginsEmpty) && !is_kept {
                 self.storage.drop_shard(shard).await?;
-                self.damage.forget(shard);
             }
         }
         let is_first = entry.counting_at(&self.node).is_some_and(|place| place.is_first);
@@ -440,35 +432,18 @@ impl Holder {
         let (places, records): (Vec<usize>, Vec<Record>) =
             records.into_iter().enumerate().filter(|(_, it)| !is_old(it)).unzip();
         let count = records.len() as u64;
-        let damaged = self.damage.of(shard, &records);
         let kept = self.storage.apply(shard, records).await?;
-        self.look_again(shard, damaged).await?;
         self.progress.wrote(shard, count);
         let newer = kept.into_iter().filter_map(|(at, version)| Some((*places.get(at)?, version)));
         overtaken.extend(newer);
         Ok(Outcome::Stored { overtaken })
     }
 
-    /// Reads damaged records again, after these were stored.
-    async fn look_again(&self, shard: u32, damaged: Vec<(Record, Version)>) -> Result<(), Error> {
-        let ids: Vec<Bytes> = damaged.into_iter().map(|(record, _)| record.id).collect();
-        let mut rest = &ids[..];
-        while !rest.is_empty() {
-            rest = &rest[self.reader().records(shard, rest).await?.1.max(1)..];
-        }
-        Ok(())
-    }
-
     /// Whether this node does not take a version by a repair: it is too far ahead of its clock, or of most of the
     /// replicas'.
     pub(super) fn disbelieves(&self, entry: &Entry, version: Version) -> bool {
-        self.clock.is_ahead(version) || self.most_disbelieve(entry, version)
-    }
-
-    /// Whether a version is too far ahead of most of the replicas' clocks.
-    pub(super) fn most_disbelieve(&self, entry: &Entry, version: Version) -> bool {
-        let nodes = entry.counting().map(|(_, place)| &place.node);
-        self.clock.is_ahead_of_most(version, &self.node, nodes)
+        let others = entry.counting().map(|(_, place)| &place.node);
+        self.clock.is_unbelieved(version, others.filter(|node| **node != self.node))
     }
 
     /// Stores records that another replica has and this one lacks, but for those that are too far ahead of this
@@ -484,17 +459,8 @@ impl Holder {
         if let Some(refused) = self.refused(&state, entry) {
             return Ok(refused);
         }
-        let is_believed = |it: &Record| !it.is_damaged() && !self.disbelieves(entry, it.version);
-        let mut believed: Vec<Record> = records.into_iter().filter(is_believed).collect();
-        let damaged = self.damage.of(shard, &believed);
-        if !damaged.is_empty() {
-            // No storage replaces data by others of the same version; a horizon is not asked about what is here already.
-            let copies = damaged.iter().filter_map(|(good, seems)| good.instead_of(*seems));
-            let copies: Vec<Record> = copies.collect();
-            believed.retain(|it| copies.iter().all(|copy| copy.id != it.id));
-            self.storage.apply(shard, copies).await?;
-            self.look_again(shard, damaged).await?;
-        }
+        let believed = records.into_iter().filter(|it| !self.disbelieves(entry, it.version));
+        let believed = believed.collect();
         // What comes back after an accepted loss was not deleted.
         self.store_above(shard, state.horizon, entry.unproven, believed).await
     }
@@ -528,11 +494,7 @@ impl Holder {
                 if part.through.is_none() {
                     lock(&self.compared).insert(shard);
                 }
-                Outcome::Sums {
-                    sums: part.sums(bits, horizon, Side::Other),
-                    horizon,
-                    through: part.through,
-                }
+                Outcome::Sums { sums: part.sums(bits, horizon), horizon, through: part.through }
             }
             Action::Versions { bits, buckets, horizon, after, through } => {
                 let of = (bits, &buckets[..]);
@@ -542,7 +504,6 @@ impl Holder {
             }
             Action::Fetch(ids) => {
                 let (records, count) = self.reader().records(shard, &ids).await?;
-                let records = storage::check(records)?;
                 Outcome::Page { records, is_last: count == ids.len(), horizon }
             }
             _ => Outcome::Done,
@@ -557,7 +518,7 @@ impl Holder {
         horizon: Version,
     ) -> Result<Outcome, Error> {
         let (records, is_last) = self.reader().page(shard, range, limit.max(1)).await?;
-        Ok(Outcome::Page { records: storage::check(records)?, is_last, horizon })
+        Ok(Outcome::Page { records, is_last, horizon })
     }
 
     /// The record of an id.
@@ -764,21 +725,6 @@ impl Holder {
         .await
     }
 
-    /// Has a replica made again by the others, since its disk has changed records that these cannot replace, and they have
-    /// all of the rest.
-    ///
-    /// # Errors
-    /// Those of the storage.
-    pub(super) async fn give_up(&self, shard: u32) -> Result<(), Error> {
-        let cell = self.shard(shard);
-        let mut state = cell.write().await;
-        if !state.is_whole || !self.damage.is_in(shard) {
-            return Ok(());
-        }
-        tracing::warn!(shard, "a replica with damaged records is made again by the others");
-        self.change(shard, &mut state, |state| state.is_whole = false).await
-    }
-
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.
     ///
     /// # Errors
@@ -800,7 +746,6 @@ impl Holder {
         })
         .await?;
         self.storage.drop_shard(shard).await?;
-        self.damage.forget(shard);
         Ok(true)
     }
 }

@@ -98,7 +98,7 @@ impl Router {
                 break version;
             }
         };
-        let record = |(id, data)| Record { id, version, data }.summed();
+        let record = |(id, data)| Record { id, version, data };
         let mut records: Vec<Record> = records.into_iter().map(record).collect();
         let mut highest = version;
         loop {
@@ -116,7 +116,7 @@ impl Router {
                 let above = self.clock.above(*newer);
                 let version = above.map_err(|error| error.with_maybe_applied(true))?;
                 highest = highest.max(version);
-                again.push(Record { version, ..record }.summed());
+                again.push(Record { version, ..record });
             }
             records = again;
         }
@@ -227,9 +227,7 @@ impl Router {
         loop {
             if !self.rules.has(Rule::OneVersion) {
                 let version = self.clock.next();
-                for record in records.iter_mut() {
-                    *record = Record { version, ..record.clone() }.summed();
-                }
+                records.iter_mut().for_each(|record| record.version = version);
             }
             match self.try_write(shard, records, deadline).await {
                 Ok(overtaken) => return Ok(overtaken),
@@ -702,9 +700,6 @@ impl Asking<'_> {
                         other_store(id)
                     }
                     Outcome::NotReady(why) => why.to_string(),
-                    Outcome::Page { ref records, .. } if records.iter().any(Record::is_damaged) => {
-                        "it has sent a damaged record".to_owned()
-                    }
                     Outcome::Failed(why) => {
                         self.maybe_executed = true;
                         why

@@ -4,10 +4,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
-use twox_hash::XxHash3_64;
 
-/// The version of a record: a hybrid logical time, and the writer's random number or a sum of the record's bytes
-/// ([`Record::summed`]). Versions of different writes differ, and on every node the record of the higher version wins.
+/// The version of a record: a hybrid logical time and the writer's random number. Versions of different
+/// writes differ, and on every node the record of the higher version wins.
 ///
 /// Source of the logical time: Kulkarni and others, "Logical Physical Clocks" (2014).
 #[derive(
@@ -40,11 +39,6 @@ impl Version {
     /// The version with these bits.
     pub(super) const fn from_bits(bits: u128) -> Self {
         Version(bits)
-    }
-
-    /// The same for all copies of a record: all but how many times its bytes were replaced.
-    const fn of_all_copies(self) -> u128 {
-        self.0 >> COPY_BITS
     }
 
     /// The next version.
@@ -108,14 +102,6 @@ impl HybridTime {
     }
 }
 
-/// The lower half of the version of a record with data, from its highest bit on: by this constant it is known, then come the
-/// last bits of the writer's number, the sum of the record, and how many times damaged bytes were replaced by those of
-/// another replica. A writer's number of an earlier release is the same constant once in 2^28 starts.
-const SUMMED: u64 = 0xb5c_39e7;
-const WRITER_BITS: u32 = 8;
-const SUM_BITS: u32 = 24;
-const COPY_BITS: u32 = 4;
-
 /// About the bytes of a record in a message, without id and data: its version and lengths.
 pub(super) const OVERHEAD: usize = 48;
 
@@ -134,47 +120,6 @@ impl Record {
     /// About the bytes that it takes in a message, not less.
     pub fn size(&self) -> usize {
         OVERHEAD + self.id.len() + self.data.as_ref().map_or(0, Bytes::len)
-    }
-
-    /// The record with a sum of its id, time and data in its version, so that a disk that changes them is noticed: storages
-    /// keep the version as it is. A deletion stays as it is.
-    #[must_use]
-    pub fn summed(mut self) -> Self {
-        let writer = self.version.0 as u64 & ((1 << WRITER_BITS) - 1);
-        if let Some(sum) = self.sum(writer) {
-            let lower = (SUMMED << WRITER_BITS | writer) << SUM_BITS | sum;
-            self.version = Version::new(self.version.time(), lower << COPY_BITS);
-        }
-        self
-    }
-
-    fn sum(&self, writer: u64) -> Option<u64> {
-        let data = self.data.as_ref()?;
-        let mut head = Vec::with_capacity(16 + self.id.len());
-        head.extend_from_slice(&self.version.time().0.to_le_bytes());
-        head.extend_from_slice(&writer.to_le_bytes());
-        head.extend_from_slice(&self.id);
-        let sum = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&head), data);
-        Some(sum >> (u64::BITS - SUM_BITS))
-    }
-
-    /// Whether it is not what was written: its version has another sum. A deletion has none.
-    pub fn is_damaged(&self) -> bool {
-        let lower = self.version.0 as u64 >> COPY_BITS;
-        let (writer, sum) = (lower >> SUM_BITS, lower & ((1 << SUM_BITS) - 1));
-        let is_summed = writer >> WRITER_BITS == SUMMED;
-        is_summed
-            && self.sum(writer & ((1 << WRITER_BITS) - 1)).is_some_and(|expected| expected != sum)
-    }
-
-    /// The same record as the next copy after a damaged one that seems to have a version: storages replace that by it, and
-    /// no other write has a version between the two. `None`: it is not a copy of that one, or there were too many.
-    pub(super) fn instead_of(&self, damaged: Version) -> Option<Record> {
-        let next = self.version.max(damaged).next();
-        let copies = [self.version, damaged, next].map(Version::of_all_copies);
-        let is_copy = copies.iter().all(|it| *it == copies[0]) && self.data.is_some();
-        let next = Record { version: next, ..self.clone() };
-        (is_copy && !next.is_damaged()).then_some(next)
     }
 
     /// Whether it replaces another record with its id. Of two writes with equal versions, which only

@@ -3,7 +3,7 @@
 use super::clock::VersionClock;
 use super::record::{Range, Record, Version};
 use bytes::Bytes;
-use consul_api::error::{Error, Kind};
+use consul_api::error::Error;
 use consul_process::clock::BoxFuture;
 use consul_process::sync::lock;
 use std::collections::BTreeMap;
@@ -78,103 +78,19 @@ impl Message {
     }
 }
 
-/// The records that are not what was written, as far as they were read since the node's start: the version that each seems
-/// to have, by shard and id.
-#[derive(Debug, Default)]
-pub struct Damage(Mutex<BTreeMap<u32, BTreeMap<Bytes, Version>>>);
-
-impl Damage {
-    /// Notes what was read.
-    fn note(&self, shard: u32, read: &[Record]) {
-        let mut all = lock(&self.0);
-        for record in read {
-            if record.is_damaged() {
-                let known = all.entry(shard).or_default();
-                if known.insert(record.id.clone(), record.version).is_none() {
-                    let id = String::from_utf8_lossy(&record.id);
-                    tracing::error!(shard, %id, "the disk has changed a record: other replicas are asked for it");
-                }
-            } else if let Some(known) = all.get_mut(&shard) {
-                known.remove(&record.id);
-            }
-        }
-        all.retain(|_, known| !known.is_empty());
-    }
-
-    /// Forgets all of a shard, which was dropped.
-    pub(super) fn forget(&self, shard: u32) {
-        lock(&self.0).remove(&shard);
-    }
-
-    /// Whether there are some in a shard.
-    pub(super) fn is_in(&self, shard: u32) -> bool {
-        lock(&self.0).contains_key(&shard)
-    }
-
-    /// The damaged ones among these records of a shard, with the versions that they seem to have.
-    pub(super) fn of(&self, shard: u32, records: &[Record]) -> Vec<(Record, Version)> {
-        let all = lock(&self.0);
-        let Some(known) = all.get(&shard) else { return Vec::new() };
-        let found = records.iter().filter_map(|it| Some((it.clone(), *known.get(&it.id)?)));
-        found.collect()
-    }
-
-    /// The number of those of each shard.
-    pub fn counts(&self) -> BTreeMap<u32, usize> {
-        lock(&self.0).iter().map(|(shard, known)| (*shard, known.len())).collect()
-    }
-
-    /// A sentence about them; `None`: there are none.
-    pub fn why(&self) -> Option<String> {
-        let all = lock(&self.0);
-        let count: usize = all.values().map(BTreeMap::len).sum();
-        let (shard, known) = all.first_key_value()?;
-        let id = String::from_utf8_lossy(known.first_key_value()?.0).into_owned();
-        let others = match count - 1 {
-            0 => String::new(),
-            others => format!(", and {others} others"),
-        };
-        Some(format!("the disk has changed record {id:?} of shard {shard}{others}"))
-    }
-}
-
-/// The refusal of a page with a damaged record.
-pub(super) fn check(records: Vec<Record>) -> Result<Vec<Record>, Error> {
-    match records.iter().find(|record| record.is_damaged()) {
-        None => Ok(records),
-        Some(Record { id, .. }) => {
-            let id = String::from_utf8_lossy(id);
-            let why = format!("its disk has changed record {id:?}");
-            Err(Error::new(Kind::Decode, why))
-        }
-    }
-}
-
 /// Reads a storage in steps of which none is long: a request that is answered by one has a time limit.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     storage: &'a dyn Storage,
     clock: &'a VersionClock,
-    damage: &'a Damage,
     /// About how long a step takes at most.
     time: Duration,
 }
 
 impl<'a> Reader<'a> {
     /// One whose steps take about this long at most. A step is at least one scan, of a few records.
-    pub fn new(
-        storage: &'a dyn Storage,
-        clock: &'a VersionClock,
-        damage: &'a Damage,
-        time: Duration,
-    ) -> Self {
-        Reader { storage, clock, damage, time }
-    }
-
-    async fn scan(self, shard: u32, range: Range, limit: usize) -> Result<Vec<Record>, Error> {
-        let found = self.storage.scan(shard, range, limit).await?;
-        self.damage.note(shard, &found);
-        Ok(found)
+    pub fn new(storage: &'a dyn Storage, clock: &'a VersionClock, time: Duration) -> Self {
+        Reader { storage, clock, time }
     }
 
     /// How many more records fit into the time of a step that begins now, when this many were scanned.
@@ -212,7 +128,7 @@ impl<'a> Reader<'a> {
             if count == 0 {
                 break;
             }
-            let found = self.scan(shard, range.clone(), count).await?;
+            let found = self.storage.scan(shard, range.clone(), count).await?;
             let is_last = found.len() < count;
             for record in found {
                 if !message.takes(record.size()) {
@@ -249,7 +165,7 @@ impl<'a> Reader<'a> {
             }
             let to = behind(if count == 1 { first } else { last });
             let range = Range { from: first.clone(), to: Some(to), after: None };
-            let found = self.scan(shard, range, count).await?;
+            let found = self.storage.scan(shard, range, count).await?;
             // What the scan says about ids ends with its last record, if it was full.
             let end = found.last().filter(|_| found.len() == count).map(|it| it.id.clone());
             let end = if count == 1 { Some(first.clone()) } else { end };

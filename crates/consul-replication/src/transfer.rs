@@ -1,6 +1,6 @@
 //! The target's side of a change: copies a replica, or the union of several, and marks it as whole.
 
-use super::digest::{self, Part, Side};
+use super::digest::{self, Part};
 use super::holder::Holder;
 use super::map::{Change, ChangeKind, Entry, NodeId, Place, Sizes, Slot};
 use super::message::{Action, NotReady, Outcome, Request, other_store};
@@ -41,8 +41,6 @@ pub struct Compared {
     pub comparisons: usize,
     /// The records that were too far ahead of the clock of the node that lacks them, which has not stored them.
     pub unbelieved: usize,
-    /// The records that the other disks have changed.
-    pub damaged: usize,
 }
 
 impl Compared {
@@ -52,7 +50,6 @@ impl Compared {
         self.deleted += other.deleted;
         self.comparisons += other.comparisons;
         self.unbelieved += other.unbelieved;
-        self.damaged += other.damaged;
     }
 }
 
@@ -115,9 +112,6 @@ impl Transfer {
             }
             Outcome::Failed(why) => Err(unfinished(shard, node, &why)),
             Outcome::OtherStore(id) => Err(unfinished(shard, node, &other_store(id))),
-            Outcome::Page { records, .. } if records.iter().any(Record::is_damaged) => {
-                Err(unfinished(shard, node, "it has sent a damaged record"))
-            }
             outcome => Ok((reply.time, outcome)),
         }
     }
@@ -265,20 +259,10 @@ impl Transfer {
         let unites = entry.unites() || self.holder.state(shard).await.doubt.is_some();
         match (is_copied, is_whole) {
             (false, _) => {}
+            (true, true) if !unites => self.copy(shard, entry, node, work.since).await?,
             (true, true) => {
-                let copied = match unites {
-                    true => Ok(false),
-                    false => self.copy(shard, entry, node, work.since).await.map(|()| true),
-                };
-                // A damaged record ends a copy, unless it may lack something.
-                let is_copied = match copied {
-                    Err(_) if self.takes_what_is_left(entry) => false,
-                    copied => copied?,
-                };
-                if !is_copied {
-                    self.unite(shard, entry, node, work.since, true).await?;
-                    note(|work| &mut work.copied).await?;
-                }
+                self.unite(shard, entry, node, work.since, true).await?;
+                note(|work| &mut work.copied).await?;
             }
             (true, false) if work.doubted.contains(node) => {}
             (true, false) => {
@@ -287,12 +271,6 @@ impl Transfer {
             }
         }
         Ok(())
-    }
-
-    /// Whether an operator has accepted that the copy may lack something.
-    fn takes_what_is_left(&self, entry: &Entry) -> bool {
-        let change = entry.change_to(self.holder.node());
-        entry.unites() || change.is_some_and(|(_, change)| change.takes_what_is_left())
     }
 
     async fn work(&self, shard: u32) -> Option<Work> {
@@ -389,10 +367,7 @@ impl Transfer {
         let (mut removes, mut replaced) = (false, Vec::new());
         let mut parts = self.compare(shard, entry, source).await;
         while let Some(difference) = self.next_difference(&mut parts).await? {
-            let Difference { mut theirs, ours, older, compared, damaged, .. } = difference;
-            if self.takes_what_is_left(entry) {
-                theirs.retain(|id| !damaged.contains(id));
-            }
+            let Difference { theirs, ours, older, compared, .. } = difference;
             let horizon = parts.horizon;
             self.holder.compared_for_copy(compared);
             let mut ids = &theirs[..];
@@ -453,9 +428,9 @@ impl Transfer {
         Ok((time, records))
     }
 
-    /// The records of a copy. Of one that is too far ahead of this node's clock or of most of the replicas' the others are
-    /// asked, as this node's clock may be the wrong one: if it is ahead of most, and fewer than W have it, it was never
-    /// acknowledged, and what they have comes in its place.
+    /// The records of a copy. Of one that is too far ahead of this node's clock the other replicas are asked, as
+    /// that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
+    /// was never acknowledged, and what they have comes in its place.
     async fn believed(
         &self,
         shard: u32,
@@ -463,20 +438,21 @@ impl Transfer {
         source: &NodeId,
         mut records: Vec<Record>,
     ) -> Result<Vec<Record>, Error> {
+        let clock = self.holder.clock();
         let write = entry.lasting().write;
         let doubted: Vec<Bytes> = records
             .iter()
-            .filter(|it| write > 1 && self.holder.disbelieves(entry, it.version))
+            .filter(|it| write > 1 && clock.is_ahead(it.version))
             .map(|it| it.id.clone())
             .collect();
         if doubted.is_empty() {
             return Ok(records);
         }
-        let mut others: Vec<BTreeMap<Bytes, Record>> = Vec::new();
+        let mut others: Vec<(HybridTime, BTreeMap<Bytes, Record>)> = Vec::new();
         let mut why = unfinished(shard, source, "no other replica says whether it has a record");
         for (_, place) in entry.counting().filter(|(_, place)| place.node != *source) {
             match self.fetch_all(shard, entry, &place.node, &doubted).await {
-                Ok((_, found)) => others.push(found),
+                Ok(found) => others.push(found),
                 Err(error) => why = error,
             }
         }
@@ -484,21 +460,23 @@ impl Transfer {
             return Err(why);
         }
         let all = std::mem::take(&mut records);
-        let doubted = BTreeSet::from_iter(doubted);
         for record in all {
-            if !doubted.contains(&record.id) {
+            if !clock.is_ahead(record.version) {
                 records.push(record);
                 continue;
             }
             let has = |found: &BTreeMap<Bytes, Record>| {
                 found.get(&record.id).is_some_and(|it| it.version >= record.version)
             };
-            let (having, lacking): (Vec<_>, Vec<_>) = others.iter().partition(|it| has(it));
+            let (having, lacking): (Vec<_>, Vec<_>) =
+                others.iter().partition(|(_, found)| has(found));
+            let would_refuse =
+                |time: HybridTime| record.version.time().ms() > clock.allowed(time.ms());
             let is_refused = having.len() + 1 < write
                 && !lacking.is_empty()
-                && self.holder.most_disbelieve(entry, record.version);
+                && lacking.iter().all(|(time, _)| would_refuse(*time));
             if is_refused {
-                let theirs = lacking.iter().filter_map(|found| found.get(&record.id));
+                let theirs = lacking.iter().filter_map(|(_, found)| found.get(&record.id));
                 records.extend(theirs.max_by_key(|it| it.version).cloned());
             } else {
                 records.push(record);
@@ -566,7 +544,7 @@ impl Transfer {
         };
         let progress = self.holder.progress();
         progress.counted(shard, after.clone(), ours.count(horizon), ours.through.clone());
-        let own_sums = ours.sums(bits, horizon, Side::Own);
+        let own_sums = ours.sums(bits, horizon);
         if own_sums.len() != sums.len() {
             return Err(no_sums());
         }
@@ -578,8 +556,6 @@ impl Transfer {
                 self.versions(comparison, bits, &buckets, horizon, (&after, &ours)).await?;
             let ours = ours.versions(bits, &buckets, horizon);
             difference.theirs.extend(newer(&theirs, &ours));
-            let damaged = theirs.iter().filter(|(_, version)| version.is_lowest());
-            difference.damaged.extend(damaged.map(|(id, _)| id.clone()));
             difference.ours.extend(newer(&ours, &theirs));
             let older = difference.ours.iter().filter(|id| theirs.contains_key(*id));
             difference.older = older.cloned().collect();
@@ -657,9 +633,6 @@ impl Transfer {
         let mut parts = self.compare(shard, entry, node).await;
         while let Some(mut difference) = self.next_difference(&mut parts).await? {
             compared.deleted += self.delete(shard, entry, node, &mut difference).await?;
-            let Difference { theirs, damaged, .. } = &mut difference;
-            theirs.retain(|id| !damaged.contains(id));
-            compared.damaged += damaged.len();
             let mut ids = &difference.theirs[..];
             while !ids.is_empty() {
                 let (_, records) = self.fetch(shard, entry, node, &mut ids).await?;
@@ -733,12 +706,8 @@ impl Transfer {
             let (mut records, count) =
                 self.holder.reader().records(shard, &rest[..rest.len().min(IDS)]).await?;
             rest = &rest[count..];
-            records.retain(|record| record.version >= least && !record.is_damaged());
+            records.retain(|record| record.version >= least);
             let version = |record: &Record| (record.id.clone(), record.version);
-            // The other one may know no clock but its own.
-            let is_believed = |record: &Record| !self.holder.most_disbelieve(entry, record.version);
-            late.extend(records.iter().filter(|it| !is_believed(it)).map(version));
-            records.retain(is_believed);
             let given: Vec<(Bytes, Version)> = records.iter().map(version).collect();
             let (time, outcome) = self.answer(shard, entry, node, Action::Repair(records)).await?;
             if let Outcome::NotReady(why) = outcome {
@@ -769,7 +738,7 @@ impl Transfer {
     /// whether they are all.
     ///
     /// # Errors
-    /// That of a purge, and those of the storage.
+    /// That of a purge.
     pub async fn repair(&self, shard: u32, below: Version) -> Result<(Compared, bool), Error> {
         let Some(entry) = self.holder.state(shard).await.entry else {
             return Ok((Compared::default(), false));
@@ -794,10 +763,6 @@ impl Transfer {
         let (compared, left_out) = self.compare_all(shard, &entry, &others, (rounds, false)).await;
         if !left_out.is_empty() {
             (is_whole, purges) = (false, false);
-        }
-        let needed = entry.copied().max(entry.fenced());
-        if left_out.is_empty() && compared.damaged == 0 && others.len() >= needed {
-            self.holder.give_up(shard).await?;
         }
         if purges {
             let mut purged = Ok(());
@@ -914,8 +879,6 @@ struct Difference {
     older: BTreeSet<Bytes>,
     /// Those that the replica of the higher horizon lacks, below which it had everything.
     deleted: BTreeSet<Bytes>,
-    /// Those that the disk of the other one has changed.
-    damaged: BTreeSet<Bytes>,
     /// The higher of the two horizons.
     horizon: Version,
     /// The number of own records in the part.

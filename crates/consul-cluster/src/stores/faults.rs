@@ -228,11 +228,7 @@ impl Store {
     pub fn fault(&self) -> Option<StoreFault> {
         let (functions, why) = match self.checked() {
             Err(error) => (Vec::new(), error.message().to_owned()),
-            Ok(()) => {
-                let changed = || self.holder()?.damage().why();
-                let changed = || changed().map(|why| (vec!["scan".to_owned()], why));
-                self.storage.as_ref()?.fault().or_else(changed)?
-            }
+            Ok(()) => self.storage.as_ref()?.fault()?,
         };
         Some(StoreFault { store: self.options.name.clone(), functions, why })
     }

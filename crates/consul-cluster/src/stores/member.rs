@@ -42,9 +42,6 @@ const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// The shortest time between two times that the map is kept.
 const KEEP_PAUSE: Duration = Duration::from_secs(5);
 
-/// How many times as often a shard is repaired while its disk has changed records that no other replica has replaced yet.
-const DAMAGED_SOONER: u32 = 10;
-
 /// The pause before a node that could not get what it has missed tries again.
 const CATCH_UP_PAUSE: Duration = Duration::from_secs(5);
 
@@ -585,12 +582,10 @@ impl Member {
         let mut due: BTreeMap<u32, Instant> = BTreeMap::new();
         let start = store.cluster.now();
         let mut catches_up: Vec<Option<Instant>> = vec![Some(start); store.options.shards as usize];
-        let mut damaged: BTreeMap<u32, usize> = BTreeMap::new();
         loop {
             store.sleep(INTERVAL / 4).await;
             let every = store.options.repair_every;
             let map = store.map.borrow().clone();
-            let before = std::mem::replace(&mut damaged, self.holder().damage().counts());
             for (shard, entry) in map.iter().flat_map(|map| map.entries()) {
                 if entry.counting_at(&own).is_none() {
                     continue;
@@ -600,12 +595,6 @@ impl Member {
                     let fraction = store.cluster.client().random_fraction();
                     now + every.mul_f64(0.5 + fraction / 2.0)
                 });
-                let [found, known] = [&damaged, &before].map(|it| it.get(&shard).copied());
-                match found {
-                    Some(_) if found > known => *at = now,
-                    Some(_) => *at = (*at).min(now + every / DAMAGED_SOONER),
-                    None => {}
-                }
                 let catches_up = &mut catches_up[shard as usize];
                 let outcome = if catches_up.is_some_and(|at| now >= at) {
                     let outcome = self.catch_up(shard, entry).await;
@@ -614,7 +603,7 @@ impl Member {
                 } else if now >= *at {
                     *at = now + every;
                     let is_first = entry.counting().next().is_some_and(|(_, it)| it.node == own);
-                    if self.holder().take_compared(shard) && !is_first && found.is_none() {
+                    if self.holder().take_compared(shard) && !is_first {
                         continue;
                     }
                     let age_ms = PURGE_AGE.as_millis() as u64;

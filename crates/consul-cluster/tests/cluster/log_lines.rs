@@ -166,14 +166,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
     ("the last report was not read; it is tried again", "twice a second at most"),
     ("the storage was not opened; it is tried again", "a storage of this process"),
-    (
-        "the disk has changed a record: other replicas are asked for it",
-        "once for each record and start",
-    ),
-    (
-        "a replica with damaged records is made again by the others",
-        "once for each copy of a replica",
-    ),
     ("a store cannot be used", "once, at the end of a store"),
     (": it may lack records, does not count before it has", "once, at the start of a store"),
     ("how old the disk is cannot be compared with the map", "once, at the start of a store"),

@@ -527,9 +527,8 @@ fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
     }
     let functions = functions.join(", ");
     let text = format!("{id} does not keep store {store}: its storage fails in {functions}: {why}");
-    let cure = "make room on its disk, mend the storage, or see what it waits for; what the disk has changed comes from \
-                other replicas by itself (if it changes more, replace the disk); stop no other node before: its replicas are \
-                missing until the storage works again, which ends this by itself";
+    let cure = "make room on its disk, mend the storage, or see what it waits for; stop no other node before: its \
+                replicas are missing until the storage works again, which ends this by itself";
     error("storage_fails", id, text, cure.to_owned())
 }
 

@@ -2,7 +2,6 @@
 
 mod clocks;
 mod copies;
-mod damage;
 mod disks;
 mod faults;
 mod foreign_keys;
