@@ -68,10 +68,10 @@ pub(crate) async fn check(cluster: &Cluster) -> Result<(), Error> {
         return Err(Error::new(Kind::NotFound, why).not_sent().retryable());
     }
     keys::update(&cluster.client, config_key, |found| {
-        let theirs = match found.map(serde_json::from_slice::<Settings>) {
+        // An emptied key is nobody's data.
+        let written = found.filter(|found| !found.is_empty());
+        let theirs = match written.map(serde_json::from_slice::<Settings>) {
             Some(Ok(theirs)) => Some(theirs),
-            // The map shows that the key is this cluster's.
-            Some(Err(_)) if map.is_some() => None,
             Some(Err(_)) => {
                 let why = format!(
                     "the key {config_key} holds another program's data: if no program needs it, \

@@ -208,6 +208,10 @@ fn a_node_that_does_not_serve_is_not_ready() {
     world.simulated.send("PUT", "/v1/agent/check/deregister/down", "");
     world.settle();
     assert_eq!(one.get("/ready").0, 200);
+    // Another start of the node, which lives.
+    let service =
+        r#"{"Name":"tsdb-cluster-nodes","ID":"another","Meta":{"incarnation":"another"}}"#;
+    world.simulated.send("PUT", "/v1/agent/service/register", service);
     let key = "/v1/kv/tsdb/cluster/nodes/n1";
     let record = world.simulated.value(key).expect("a record");
     let mut record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
