@@ -1,4 +1,3 @@
-//! Generators of what is derived from the code and its crates.
+//! Generators of what is derived from the code.
 
-pub mod notices;
 pub mod reference;
