@@ -195,18 +195,20 @@ fn program(
     world: &Simulated,
     profile: Profile,
 ) -> (Arc<Presence>, Arc<Breaking>, consul_process::clock::TaskId) {
-    program_with(world, profile, settings(None))
+    program_with(world, profile, settings(None), 1)
 }
 
+/// Of two programs with one seed both would have the same service and check.
 fn program_with(
     world: &Simulated,
     profile: Profile,
     settings: Settings,
+    seed: u64,
 ) -> (Arc<Presence>, Arc<Breaking>, consul_process::clock::TaskId) {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let clock = world.clock.clone();
     let breaking = Arc::new(Breaking { transport, clock, state: Mutex::default() });
-    let rng = fastrand::Rng::with_seed(1);
+    let rng = fastrand::Rng::with_seed(seed);
     let clock = Arc::new(world.clock.clone());
     let client = Client::new(vec![Arc::clone(&breaking) as _], settings, clock, rng);
     let process = present(client, profile);
@@ -487,12 +489,12 @@ fn an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter() {
     let (mut played, mut worst) = (0, Duration::ZERO);
     for claim in [Claim::Lock, Claim::Permit] {
         for profile in [Profile::standard(), Profile::fast(), Profile::wan()] {
-            for is_applied in [false, true] {
+            for (dies, is_applied) in [(false, false), (false, true), (true, false), (true, true)] {
                 for nth in 0..12 {
                     let (how, paths, lasts) = (Break::Silent, "", Duration::ZERO);
                     let cut = Cut { nth, is_applied, how, paths, lasts };
-                    let Some(late) = is_free_after(claim, &profile, cut) else { break };
-                    let what = format!("{claim:?} {} {cut:?}", profile.name);
+                    let Some(late) = is_free_after(claim, &profile, dies, cut) else { break };
+                    let what = format!("{claim:?} {} dies: {dies} {cut:?}", profile.name);
                     assert!(late <= profile.check_ttl * 2, "{what}: {late:?} late");
                     (played, worst) = (played + 1, worst.max(late));
                 }
@@ -502,19 +504,25 @@ fn an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter() {
     assert!(played > 50, "{played} answers; at the most {worst:?} late");
 }
 
-/// How long after a release the waiter has the lock, if an answer was lost.
-fn is_free_after(claim: Claim, profile: &Profile, cut: Cut) -> Option<Duration> {
+/// How long after a release, or after the time of a takeover, the waiter has the lock, if an answer was lost.
+fn is_free_after(claim: Claim, profile: &Profile, dies: bool, cut: Cut) -> Option<Duration> {
     let world = Simulated::new();
+    let timers = Arc::clone(&world.agent);
+    world.clock.spawn(async move { match timers.run_timers().await {} });
     let timeout = Duration::from_secs(30);
-    let (holder, _, _) = program(&world, profile.clone());
+    let (holder, _, beats) = program(&world, profile.clone());
     let patient = Settings { timeout, ..settings(None) };
-    let (waiter, breaking, _) = program_with(&world, profile.clone(), patient);
+    let (waiter, breaking, _) = program_with(&world, profile.clone(), patient, 2);
     let lease = world.run(claim.acquire(&holder, Wait::Forever)).expect("it is free");
     world.keep(&lease);
     world.clock.advance(Duration::from_secs(1));
     breaking.arm(cut);
     let freed = async {
         world.clock.sleep(Duration::from_millis(6100)).await;
+        if dies {
+            world.clock.cancel(beats);
+            return world.clock.now() + profile.takeover();
+        }
         lease.release().await.expect("an answer");
         world.clock.now()
     };
