@@ -30,7 +30,6 @@ pub(super) struct Wanted {
 /// A session that a contender wants.
 #[derive(Debug)]
 struct Order {
-    presence: Arc<Presence>,
     registration: Registration,
     name: String,
     behavior: Behavior,
@@ -44,14 +43,13 @@ impl Presence {
     /// # Errors
     /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
     pub(super) async fn session(
-        self: &Arc<Self>,
+        &self,
         registration: Registration,
         name: String,
         behavior: Behavior,
     ) -> Result<Session, Error> {
         let (made, session) = oneshot::channel();
-        let presence = Arc::clone(self);
-        lock(&self.wanted.orders).push(Order { presence, registration, name, behavior, made });
+        lock(&self.wanted.orders).push(Order { registration, name, behavior, made });
         self.wanted.added.notify_one();
         session
             .await
@@ -59,12 +57,12 @@ impl Presence {
     }
 
     /// Makes the sessions that contenders want, forever.
-    pub(super) async fn make_sessions(&self) -> Infallible {
+    pub(super) async fn make_sessions(self: &Arc<Self>) -> Infallible {
         let mut making = FuturesUnordered::new();
         loop {
             let orders = std::mem::take(&mut *lock(&self.wanted.orders));
             making.extend(orders.into_iter().map(|order| async move {
-                let session = order.presence.make_session(&order).await;
+                let session = self.make_session(&order).await;
                 // Without a receiver the session is dropped, which gives it up.
                 drop(order.made.send(session));
             }));

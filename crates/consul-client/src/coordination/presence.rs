@@ -248,10 +248,10 @@ impl Presence {
         &self.profile
     }
 
-    /// Registers the service, keeps its check passing and proves its leases, forever. When its agent has not answered
+    /// Registers the service, keeps its check passing, makes the sessions that contenders want and proves its leases, forever. When its agent has not answered
     /// for as long as the TTL of the check, the process registers with the agent of the next
     /// endpoint.
-    pub async fn run(&self) -> Infallible {
+    pub async fn run(self: &Arc<Self>) -> Infallible {
         tokio::select! {
             biased;
             never = self.stay_registered() => never,
