@@ -18,6 +18,18 @@ pub enum Verb {
     Delete,
 }
 
+impl Verb {
+    /// Its name in a request.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "GET",
+            Verb::Put => "PUT",
+            Verb::Post => "POST",
+            Verb::Delete => "DELETE",
+        }
+    }
+}
+
 impl From<Verb> for Method {
     fn from(verb: Verb) -> Method {
         match verb {

@@ -13,7 +13,7 @@ use crate::{
 use bytes::Bytes;
 use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
 use consul_api::api::operator as operator_rows;
-use consul_api::table::{Endpoint, Enterprise, Location, Verb};
+use consul_api::table::{Endpoint, Enterprise, Location};
 use consul_api::value::shape::is_printable;
 use consul_process::sync::lock;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
@@ -215,16 +215,10 @@ async fn routed(
     let cut = parts.extensions.get::<Cut>().copied();
     let headers = parts.headers;
     let mut call = Call { endpoint: route.0, rest, query, headers, body, cut, style, filter: None };
-    let method = match route.0.method {
-        Verb::Get => "GET",
-        Verb::Put => "PUT",
-        Verb::Post => "POST",
-        Verb::Delete => "DELETE",
-    };
     let begun = agent.clock.now();
     let reply = dispatch(agent, &route.1, &mut call).await.unwrap_or_else(Reply::from);
     let ended = agent.clock.now();
-    lock(&agent.samples).add(method, parts_of(route).0, ended - begun, ended);
+    lock(&agent.samples).add(route.0.method.name(), parts_of(route).0, ended - begun, ended);
     reply
 }
 
