@@ -18,8 +18,12 @@ describe("the annotations", function()
   (is_compared and it or pending)("have the types of arguments and results that a run of the specs sees", function()
     local command = "busted --lua=%s --output=TAP --helper=spec/seen_types.lua %s 2>&1"
     local run = assert(io.popen(command:format(support.interpreter, table.concat(RUNS, " "))))
-    local differences, called = {}, nil
+    local differences, called, last = {}, nil, {}
     for line in run:lines() do
+      table.insert(last, line)
+      if #last > 20 then
+        table.remove(last, 1)
+      end
       local difference = line:match("^TYPES (.*)")
       called = called or line:match("^TYPES (%d+) of %d+ functions were called")
       if difference and not difference:find("^NOT CALLED") and not difference:find("^%d+ of ") then
@@ -28,6 +32,7 @@ describe("the annotations", function()
     end
     run:close()
     assert.same({}, differences)
+    assert.is_string(called, "the run ended early, after: " .. table.concat(last, "\n"))
     assert.is_true(tonumber(called) >= LEAST_CALLED, tostring(called) .. " functions were called")
   end)
 end)
