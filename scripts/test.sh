@@ -11,8 +11,10 @@
 # `make test`, which download no server:
 #
 #   build-quick         the module for LuaJIT, not optimised
-#   compile             the tests of the next three steps
+#   compile             the tests of the next steps
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
+#   contract, coordination, migrate, tools
+#                       of these, the ones that wait most of the time, beside the others
 #   cluster             those of clusters, but for a few long ones
 #   histories           two histories of locks and clusters under faults, of each kind
 #   busted-quick        the Lua specs in the folders of spec/ on LuaJIT, simulated
@@ -48,7 +50,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-quick_steps=(build-quick compile rust cluster histories busted-quick busted-files-quick lint)
+waiting=(tools contract coordination migrate)
+quick_steps=(build-quick compile rust cluster "${waiting[@]}" histories busted-quick busted-files-quick lint)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -186,11 +189,16 @@ rust_targets() {
     printf '%s\n' --lib --bins
     for main in tests/*/main.rs crates/*/tests/*/main.rs; do
         main=$(basename "$(dirname "$main")")
-        case $main in
-            programs | simulation | model | cluster) ;;
+        case " programs simulation model cluster ${waiting[*]} " in
+            *" $main "*) ;;
             *) printf '%s\n' --test "$main" ;;
         esac
     done
+}
+
+# step_waiting BINARY
+step_waiting() {
+    PART=quick run_cargo_test "${rust_tests[@]}" --test "$1"
 }
 
 step_rust() {
@@ -238,7 +246,7 @@ step_simulation() {
 step_compile() {
     local targets
     mapfile -t targets < <(rust_targets)
-    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" --test cluster --test simulation
+    add_command run "${rust_tests[@]}" --no-run "${targets[@]}" "${waiting[@]/#/--test=}" --test=cluster --test=simulation
 }
 
 step_compile-all() {
@@ -317,6 +325,7 @@ run_one() {
         *-quick) run_step "$1" "step_$1" ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
+        tools | contract | coordination | migrate) run_step "$1" step_waiting "$1" ;;
         *) run_step "$1" "step_$1" ;;
     esac
 }
