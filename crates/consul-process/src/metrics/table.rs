@@ -26,7 +26,7 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// Its name, as queries use it; those of a histogram add `_bucket`, `_sum` and `_count`.
+    /// Its name, as queries use it; a histogram's names add `_bucket`, `_sum` and `_count`.
     pub fn name(&self) -> String {
         let suffix = if self.kind == Type::Counter { "_total" } else { "" };
         format!("{}{suffix}", self.base)
