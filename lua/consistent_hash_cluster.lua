@@ -539,7 +539,7 @@ end
 function HighAvailabilityCluster:handle(name, ...)
   local fn = ...
   if select("#", ...) == 0 or type(fn) ~= "function" then
-    -- Refuses what is not a function, and removes the handler for nil.
+    -- Refuses a value that is not a function, and removes the handler for nil.
     self.node:handle(name, ...)
     self.handled[name] = nil
     return true

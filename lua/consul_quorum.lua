@@ -12,11 +12,11 @@ local quorum = {}
 
 ---@class consul_quorum.Acknowledged
 ---@field acknowledged string[] the ids of the nodes that answered
----@field missing string[] those of the others
+---@field missing string[] the ids of the others
 
 ---@class consul_quorum.Answered
 ---@field answered string[] the ids of the nodes that answered
----@field missing string[] those of the others
+---@field missing string[] the ids of the others
 ---@field complete boolean whether all have answered
 
 -- Asks all nodes at once. Returns the ids with and without an answer, both in the order of `node_ids`,

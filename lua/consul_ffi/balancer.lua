@@ -79,7 +79,7 @@ function balancer.new(source, options)
   }, Balancer)
 end
 
--- Does what is due when the clock has moved; a clock that is set back does not take time back.
+-- Does the work that is due when the clock has moved; a clock that is set back does not take time back.
 local function tick(self, read_at)
   if read_at < self.read_at then
     self.offset = self.offset + self.read_at - read_at
@@ -88,7 +88,7 @@ local function tick(self, read_at)
   pool.tick(self.pool, read_at + self.offset)
 end
 
--- Returns an instance without the mark `stamp`: the policy's choice, or one that is in use, or any.
+-- Returns an instance without the mark `stamp`: the policy's choice, or an instance in use, or any.
 local function another(self, key, stamp)
   local pooled = self.pool
   for _ = 1, pooled.count do

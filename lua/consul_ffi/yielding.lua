@@ -70,7 +70,7 @@ end
 -- cluster is ready, or up to a limit in milliseconds, or for a shorter time; it returns false, a message and an error
 -- if nothing more can come. `now_s()` is a clock in seconds. `check(level)` raises an error at that level if the caller
 -- cannot wait; what is begun without a check has its effect although the caller gets an error. `over()`, if there is
--- one, returns false, a message and an error when a loop of waits is to end, also one that always finds something.
+-- one, returns false, a message and an error when a loop of waits is to end, also a loop that always finds something.
 -- `carry(call)`, if there is one, sends and receives what a call of the native module asks for, on sockets of the loop,
 -- and returns the call's results.
 return function(wait, now_s, check, over, carry)
@@ -217,7 +217,7 @@ return function(wait, now_s, check, over, carry)
     end
   end
 
-  -- As the native method, without its options: the calls run as those of handles do.
+  -- As the native method, without its options: the calls run like calls of handles.
   function Client.batch(this, calls)
     if type(calls) ~= "table" then
       error(("batch: calls must be a list of calls, got %s"):format(type(calls)), 2)

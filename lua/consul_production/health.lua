@@ -1,4 +1,4 @@
--- A manager's health: what is wrong, by reason, and the alerts that report when a reason begins and ends.
+-- A manager's health: the problems by reason, and the alerts that report when a reason begins and ends.
 local health = {}
 health.__index = health
 
@@ -93,7 +93,7 @@ function health.observe(session)
   }
 end
 
--- Returns what is wrong, messages by reason, from what `observe` returned.
+-- Returns the problems, messages by reason, from the result of `observe`.
 function health.reasons(values, seen)
   local reasons = {}
   local threshold = "monitoring.alert_threshold."

@@ -36,7 +36,7 @@ local function unpacked(text)
     bytes = flags ~= "deleted" and text:sub(from) or nil }
 end
 
--- The most keys of which a process remembers that their copies are those of Consul.
+-- The most keys whose copies a process remembers as equal to Consul's.
 local MAX_KNOWN = 10000
 
 -- How long copies are not compared with Consul after that has failed, in seconds.
@@ -75,7 +75,7 @@ function replicas.open(client, node, values)
     known = {}, count = 0, failed_at = -PAUSE_S }, replicas)
 end
 
--- Lets shards that have lost too many replicas go on with what is left, because the values are in Consul.
+-- Lets shards that have lost too many replicas go on with the remaining ones, because the values are in Consul.
 function replicas:_go_on()
   local success, shards = self.store:status()
   for _, shard in ipairs(success and shards or {}) do

@@ -1,4 +1,4 @@
-//! From the arguments of a Lua call to those of an endpoint.
+//! From the arguments of a Lua call to the arguments of an endpoint.
 
 use crate::runtime::value;
 use consul_api as wire;

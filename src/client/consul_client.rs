@@ -27,7 +27,7 @@ pub struct ConsulClient {
     registered: RefCell<Registered>,
 }
 
-/// What a client has until it is closed.
+/// The parts of a client until it is closed.
 struct Open {
     foreground: Foreground,
     /// Created for the first handle, watch, view or lock.
@@ -148,7 +148,7 @@ impl ConsulClient {
     pub fn in_loop(&self, request: &Request) -> Option<Rc<InLoop>> {
         let open = self.opened(&request.label).ok()?;
         if open.in_loop.get().is_none() {
-            // What is missing now, such as a token file, is an error of the background, and may come later.
+            // A file that is missing now, such as a token file, is an error of the background, and may come later.
             let in_loop = InLoop::new(&self.config).ok()?.map(Rc::new);
             open.in_loop.get_or_init(|| in_loop);
         }

@@ -78,7 +78,7 @@ impl Foreground {
         })
     }
 
-    /// Without descriptors for it, those of the clients that the program has dropped are collected first.
+    /// Without free descriptors, the clients that the program has dropped are collected first.
     fn driver(&self, lua: &Lua) -> Result<&Driver, Error> {
         if let Some(driver) = self.driver.get() {
             return Ok(driver);
@@ -131,8 +131,8 @@ impl Foreground {
     /// Runs `work` to completion on the calling thread, with pauses in which hooks run.
     ///
     /// # Errors
-    /// What a hook raised; then the work is dropped. [`Kind::Config`] if the descriptors of the runtime cannot be
-    /// created.
+    /// The error that a hook raised; then the work is dropped. [`Kind::Config`] if the descriptors of the runtime cannot
+    /// be created.
     pub fn run<T>(&self, lua: &Lua, work: impl Future<Output = T>) -> Result<T, Failure> {
         let Driver { runtime, tick } = self.driver(lua)?;
         let mut work = Box::pin(async {

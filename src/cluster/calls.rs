@@ -135,7 +135,7 @@ enum To {
 }
 
 impl Calls {
-    /// The arguments of `call`, of which the first has this place.
+    /// The arguments of `call`; the first has this place.
     fn to_node(call: &Call<ClusterNode>, first: usize) -> Result<Self, Error> {
         let (id, name) = (text(call, first, "node_id")?, text(call, first + 1, "name")?);
         let body = body(call, first + 2)?;
@@ -156,7 +156,7 @@ impl Calls {
         Ok(Calls { to: To::Node(id), name, body, options })
     }
 
-    /// The arguments of `broadcast`, of which the first has this place.
+    /// The arguments of `broadcast`; the first has this place.
     fn to_nodes(call: &Call<ClusterNode>, first: usize) -> Result<Self, Error> {
         let name = text(call, first, "name")?;
         let body = body(call, first + 1)?;

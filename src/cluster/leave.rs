@@ -17,14 +17,14 @@ use std::time::Duration;
 /// How long the replicas may take by default.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The pause between two looks at what is left.
+/// The pause between two looks at the remaining shards.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a leave is tried when others that leave too may be refused, and the longest pause between.
 const ATTEMPTS: u32 = 5;
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a node does whose leave has failed after its shards had moved.
+/// The action of a node whose leave has failed after its shards had moved.
 const STAYS: &str = "it stays, and drains";
 
 /// `cluster:leave(options)`
@@ -164,7 +164,7 @@ async fn drain(
 /// Whether other nodes can take the shards of this one, also when all nodes that drain are gone.
 async fn check_targets(cluster: &Cluster, stores: &[Arc<Store>]) -> Result<(), Error> {
     let id = cluster.options().node_id.as_str();
-    // First the nodes: one that is not among them any more has changed the maps before.
+    // First the nodes: a node that has gone from the list has changed the maps before.
     let snapshot = cluster.snapshot();
     for store in stores {
         let learned = store.refresh().await;

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 /// The functions of a storage.
 pub const FUNCTIONS: [&str; 6] = ["apply", "scan", "drop", "purge", "keep", "kept"];
 
-/// The one that a storage may have besides.
+/// The optional function of a storage.
 const FLUSH: &str = "flush";
 
 /// The most calls of one storage that wait for the program.
@@ -183,7 +183,7 @@ fn to_lua(lua: &Lua, records: Vec<Record>) -> mlua::Result<LuaValue> {
     value::to_lua(lua, &Value::List(records.into_iter().map(record).collect()))
 }
 
-/// What `apply` returned for this many records: those of which it kept others.
+/// The result of `apply` for this many records: the records that lost against kept ones.
 fn kept_instead(
     lua: &Lua,
     first: &LuaValue,
@@ -225,7 +225,7 @@ fn page(first: &LuaValue, range: &Range, limit: usize) -> Result<Vec<Record>, St
         return Err(format!("it returned {}: it must be a list of records", shown(first)));
     };
     let mut records: Vec<Record> = Vec::new();
-    // What is behind a hole would be lost.
+    // Items behind a hole would be lost.
     let mut last = 0;
     let key = |key: LuaValue, _: LuaValue| {
         if key.is_number() || key.is_integer() {

@@ -176,7 +176,7 @@ pub fn stop(call: &Call<ClusterNode>) -> native::Result {
     if let Some(running) = node.take_running() {
         let (clock, timeout) = (running.clock(), node.config.timeout);
         let end = clock.now() + timeout;
-        // What a storage that does not answer leaves is for Consul.
+        // The rest of the time is for Consul if a storage does not answer.
         running.close_stores(call.lua, timeout * 3 / 4)?;
         let job = Job::start(&running.executor, stream::once(running.end()))?;
         wait::for_job(call.lua, &job, Some(end - clock.now()))?;

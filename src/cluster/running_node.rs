@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-/// What a node has from start to stop.
+/// The parts of a node from start to stop.
 pub struct RunningNode {
     /// The node itself.
     pub cluster: Arc<Cluster>,

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// How deep handlers may nest: one that makes a call serves other requests meanwhile.
+/// How deep handlers may nest: a handler that makes a call serves other requests meanwhile.
 const MAX_DEPTH: usize = 8;
 
 /// The registry's name for the nodes of a state by number, with weak references.
@@ -30,7 +30,7 @@ const HANDLERS: usize = 2;
 /// The user value of a node with the tables of its storages by the name of the store.
 const STORAGES: usize = 3;
 
-/// What a Lua state has to serve requests.
+/// The parts of a Lua state for serving requests.
 #[derive(Clone, Default)]
 pub struct Serving {
     /// The queue of requests.
@@ -154,7 +154,7 @@ pub fn serve(
 /// How long a pause waits for the next call of a storage, which often follows the one before at once.
 const NEXT_CALL: Duration = Duration::from_millis(5);
 
-/// Serves what is queued, in a pause of a call that waits for something else.
+/// Serves queued requests, in a pause of a call that waits for something else.
 ///
 /// # Errors
 /// Errors of Lua outside of handlers.
@@ -239,7 +239,7 @@ fn answer(
         (true, reply, _) => from_lua(lua, reply).map_err(|error| format!("the reply: {error}")),
     };
     let request = running.and_then(|it| match it.deferred {
-        // What a handler returns after that is not a reply.
+        // Later results of the handler are not a reply.
         Some(deferred) if !ran => serving.inbox.take_deferred(deferred),
         _ => it.request,
     });

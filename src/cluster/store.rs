@@ -147,7 +147,7 @@ impl Work {
         make(store, now + timeout).await.map_err(|error| error.context(&format!("{of}: {label}")))
     }
 
-    /// A call with this label, a key and options, of which the first is `timeout_ms`.
+    /// A call with this label, a key and options; the first option is `timeout_ms`.
     fn new<F: Future<Output = CallResult> + Send + 'static>(
         label: String,
         timeout: Duration,
@@ -188,7 +188,7 @@ fn start(call: &Call<ReplicatedStore>) -> native::Result {
     Handle::of(call.lua, label, job)
 }
 
-/// The arguments of a method, of which the first has this place.
+/// The arguments of a method; the first has this place.
 fn work(call: &Call<ReplicatedStore>, method: &str, first: usize) -> Result<Work, Error> {
     match method {
         "write" => write(call, first),
@@ -430,7 +430,7 @@ fn records(given: Value, at: &ValuePath) -> Result<Vec<Write>, Error> {
     given.into_iter().enumerate().map(record).collect()
 }
 
-/// The options of a write, of which there is one.
+/// The options of a write; there is one.
 fn timeout(call: &Call<ReplicatedStore>, place: usize) -> Result<Duration, Error> {
     let mut timeout = TIMEOUT;
     for (name, value) in call.named_options(place)? {

@@ -38,7 +38,7 @@ pub struct Lock {
     generation: u32,
 }
 
-/// What a lock has until it is closed.
+/// The parts of a lock until it is closed.
 struct Open {
     /// Keeps the worker of the handle.
     background: Arc<Background>,
@@ -370,7 +370,7 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
     }
 }
 
-/// The arguments of `fenced_put`, of which the first has this number.
+/// The arguments of `fenced_put`; the first has this number.
 pub fn key_and_value<T>(call: &Call<T>, first: usize) -> Result<(String, Vec<u8>), Error> {
     let key = Shape::Key.text(&call.arg(first)?, &ValuePath::top("key"))?;
     let at = ValuePath::top("value");

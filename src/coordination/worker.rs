@@ -80,7 +80,7 @@ impl Drop for CoordinationWorker {
     }
 }
 
-/// What a handle acquires.
+/// The lock or permit that a handle acquires.
 #[derive(Clone, Debug)]
 pub enum LockSpec {
     /// The lock on a key.

@@ -15,13 +15,13 @@ use std::time::Instant;
 /// The registry's name for the function.
 const FUNCTION: &str = "consul_ffi.log";
 
-/// What a Lua state with a log function has.
+/// The parts of a Lua state with a log function.
 struct OfState {
     receiver: RefCell<Receiver>,
     has_failed: Cell<bool>,
 }
 
-/// Puts the options of the log in force, which are those of `config`, from the program's table.
+/// Puts the options of the log in `config` in force, from the program's table.
 pub fn choose(lua: &Lua, table: &LuaValue, config: &Config) -> mlua::Result<()> {
     match (config.log, table.as_table()) {
         (Some(Given::Function), Some(table)) => set_function(lua, table.raw_get("log")?)?,

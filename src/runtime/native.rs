@@ -13,7 +13,7 @@ use mlua::{
 };
 use std::ops::Deref;
 
-/// What a native function returns. `module.lua` gets it as a kind and two values.
+/// The result of a native function. `module.lua` gets it as a kind and two values.
 #[derive(Debug)]
 pub enum Returned {
     /// One value, which may be nil.
@@ -31,7 +31,7 @@ pub enum Returned {
 }
 
 impl Returned {
-    /// What a function without a value of its own returns: true.
+    /// The result of a function without a value: true.
     pub fn done() -> Self {
         Self::Value(Value::Boolean(true))
     }
@@ -55,7 +55,7 @@ impl Returned {
     }
 }
 
-/// The kind of what is returned, and its values.
+/// The kind of the result, and its values.
 type Values = (i32, Value, Value);
 
 const SUCCESS: i32 = 1;

@@ -234,7 +234,7 @@ pub fn success(lua: &Lua, success: Success) -> Result<Outcome, Failure> {
     Ok(Outcome::Success(response, meta))
 }
 
-/// The outcome of a call, also of one that failed.
+/// The outcome of a call, also of a failed one.
 ///
 /// # Errors
 /// Those of Lua.

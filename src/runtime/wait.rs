@@ -38,7 +38,7 @@ pub fn pause(lua: &Lua) -> Result<(), Failure> {
 /// such a hook, which raises "interrupted!". Before that, the program gets its lines of the log.
 ///
 /// # Errors
-/// What a hook raised.
+/// The error that a hook raised.
 pub fn run_hooks(lua: &Lua) -> Result<(), Failure> {
     log::deliver(lua);
     Ok(lua.load("").set_name("=consul_ffi").exec()?)

@@ -31,7 +31,7 @@ const MAX_LINE: u64 = 63;
 /// The pause after a failed accept, for example without a free descriptor.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a client can wait for.
+/// The objects that a client can wait for.
 pub trait Waited: Send + Sync {
     /// Waits until it is ready or has ended.
     fn ready(self: Arc<Self>) -> BoxFuture<'static, ()>;
@@ -42,7 +42,7 @@ pub trait Waited: Send + Sync {
 pub struct Ticket(u64);
 
 impl Ticket {
-    /// What a client writes to wait.
+    /// The line that a client writes to wait.
     fn line(&self, number: u64) -> String {
         format!("{} {number}\n", self.0)
     }
@@ -135,7 +135,7 @@ fn is_ours(stream: &UnixStream) -> bool {
     pid.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id())
 }
 
-/// What a client waits for, also when it is ready: the client may go away before it reads that.
+/// The object that a client waits for, also when it is ready: the client may go away before it reads that.
 type Wait = Option<(Cancel, u64)>;
 
 async fn answer(stream: UnixStream) -> io::Result<()> {
@@ -182,7 +182,7 @@ async fn over(limit: Option<Duration>) {
 /// The numbers of a ticket and an attempt, and the limit.
 type Numbers = (u64, u64, Option<Duration>);
 
-/// What is in the next line; within it `None` for a line without numbers, and outside of it for the end.
+/// The content of the next line; within it `None` for a line without numbers, and outside of it for the end.
 async fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Option<Numbers>>> {
     let mut line = String::new();
     if stream.take(MAX_LINE).read_line(&mut line).await? == 0 {

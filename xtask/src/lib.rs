@@ -1,3 +1,3 @@
-//! Generators of what is derived from the code.
+//! Generators of pages and annotations from the code.
 
 pub mod reference;

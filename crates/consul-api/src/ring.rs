@@ -44,7 +44,7 @@ pub struct Ring {
     owners: Vec<u32>,
     /// The index of each bucket's first point. The bucket of a point is its topmost bits.
     buckets: Vec<u32>,
-    /// The number of a point's bits below those of its bucket.
+    /// The number of a point's bits below the bits of its bucket.
     shift: u32,
     /// The number of nodes, including those without points.
     nodes: usize,

@@ -131,9 +131,9 @@ pub enum Repeat {
 pub enum Reply {
     /// The JSON body, with Consul's field names.
     Json,
-    /// A JSON object, of which the string in this member is the value.
+    /// A JSON object; its value is the string in this member.
     Member(&'static str),
-    /// A JSON list, of which the first item is the value; an empty list means that it does not exist.
+    /// A JSON list; its first item is the value, and an empty list means that it does not exist.
     FirstItem,
     /// A list with one KV entry, whose `Value` is the value as bytes; the other members are metadata.
     KvValue,
@@ -314,7 +314,7 @@ pub enum Location {
 pub enum Shape {
     /// A non-empty UTF-8 string.
     Text,
-    /// The same, by which a path finds what is registered.
+    /// The same; a path finds the registered object by it.
     Name,
     /// The same without a `/`: an id, or what another parameter follows in the path. Consul reads `%2F` as a `/`.
     Segment,
@@ -369,7 +369,7 @@ pub enum Shape {
     NotSent,
 }
 
-/// What is known of the fields of a body that are not declared, by their names at any depth.
+/// The types of fields of a body that are not declared, by their names at any depth.
 #[derive(Debug)]
 pub struct FreeForm {
     /// Durations: a number is in seconds.
@@ -383,7 +383,7 @@ pub struct FreeForm {
     /// Lists, as which an empty table is sent. `HTTP.Header` is one of this name in a table `HTTP` alone, `Header.*` each
     /// member of `Header`.
     pub lists: &'static [&'static str],
-    /// Names by which a path finds what is created, each with its table: `entry.Name`.
+    /// Names by which a path finds the created object, each with its table: `entry.Name`.
     pub names: &'static [&'static str],
     /// Tables by names of the program, of tables with Consul's fields.
     pub by_name: &'static [&'static str],
@@ -649,7 +649,7 @@ impl Endpoint {
         crate::endpoints().filter(|other| other.path != self.path).find(takes)
     }
 
-    /// What is before and after the parameters of its path, if it has any.
+    /// The texts before and after the parameters of its path, if it has any.
     fn around_parameters(&self) -> Option<(&'static str, &'static str)> {
         let (begins, rest) = self.path.split_once('{')?;
         Some((begins, rest.rsplit_once('}').map_or("", |(_, ends)| ends)))

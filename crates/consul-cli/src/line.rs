@@ -4,7 +4,7 @@ use super::print::{PROGRAM, failed, print, print_json};
 use clap::{CommandFactory, Parser};
 use clap_complete::{Shell, generate};
 
-/// The command line of this process; one that is invalid ends it.
+/// The command line of this process; an invalid one ends it.
 pub fn parsed<L: Parser + CommandFactory>() -> L {
     PROGRAM.set(L::command().get_name());
     L::try_parse().unwrap_or_else(|error| {

@@ -92,7 +92,7 @@ pub fn line(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// A text of several lines, each of which is inert.
+/// A text of several inert lines.
 pub fn inert(text: &str) -> String {
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }

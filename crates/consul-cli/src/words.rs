@@ -7,7 +7,7 @@ pub struct Words {
     pub flags: &'static [(&'static str, &'static str)],
     /// Options whose names are words: they are an option's name at the beginning of a message alone.
     pub first: &'static [(&'static str, &'static str)],
-    /// What a program sets in its options, and the reader of a command line elsewhere.
+    /// A setting that programs have in their options, and a reader of a command line elsewhere.
     pub phrases: &'static [(&'static str, &'static str)],
 }
 

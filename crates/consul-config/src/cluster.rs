@@ -1,4 +1,4 @@
-//! Every option of a node, declared once. The other options of a node are those of its client.
+//! Every option of a node, declared once. A node also has the options of its client.
 
 use super::options::{OPTIONS, Setting};
 use super::sources::{names_of, only_once, unknown_option};
@@ -214,7 +214,7 @@ fn with_slash(prefix: String) -> String {
     format!("{}/", prefix.trim_end_matches('/'))
 }
 
-/// Splits the given options into those of the node and those of its client.
+/// Splits the given options into options of the node and options of its client.
 ///
 /// # Errors
 /// [`Kind::Config`], naming the option, what was given and what is allowed.

@@ -49,7 +49,7 @@ pub struct Config {
     pub endpoints: Vec<String>,
     /// Where the endpoints come from, and what else a program can do, for errors of connections.
     pub endpoints_from: String,
-    /// What is likely not meant as it was written, one sentence each.
+    /// Warnings about probable mistakes, one sentence each.
     pub warnings: Vec<String>,
     /// The whole time that one call may take.
     pub timeout: Duration,

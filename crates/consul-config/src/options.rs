@@ -27,7 +27,7 @@ pub struct Setting<C: 'static = Config> {
 const LOG_FORMATS: &[&str] = &["text", "json"];
 const CONSISTENCIES: &[&str] = &["default", "stale", "consistent"];
 
-/// What a program gives where a function may stand, which only the binding can hold.
+/// A program's value where a function may stand, which only the binding can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Given {
     /// False.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// The longest path of a unix socket in bytes.
 ///
-/// Source: unix(7): `sun_path` has 108 bytes, of which the last one ends the string.
+/// Source: unix(7): `sun_path` has 108 bytes; the last one ends the string.
 const LONGEST_SOCKET_PATH: usize = 107;
 
 /// An address to which others can connect.

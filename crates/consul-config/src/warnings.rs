@@ -1,4 +1,4 @@
-//! What a configuration allows and its author has probably not meant, and where its endpoints come from.
+//! Warnings about valid but improbable configurations, with the source of the endpoints.
 
 use super::sources::Sources;
 use super::{Config, Simulate};
@@ -34,7 +34,7 @@ impl Config {
     }
 }
 
-/// The warning about an endpoint that is valid and hardly the one that was meant.
+/// The warning about an endpoint that is valid and probably a mistake.
 fn unlikely_endpoint(endpoint: &str) -> Option<String> {
     if let Some(base) = endpoint.strip_suffix("/v1") {
         return Some(format!(

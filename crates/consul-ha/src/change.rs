@@ -123,7 +123,7 @@ async fn kept_stores(cluster: &Cluster, node: &str) -> Vec<String> {
     needed.into_iter().filter(|(_, replicas)| others < *replicas).map(kept).collect()
 }
 
-/// Says why a drain may not end, and refuses to wait for one that cannot.
+/// Says why a drain may not end, and refuses to wait for a drain that cannot end.
 async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result<(), Failure> {
     let snapshot = cluster.snapshot();
     let mut others = snapshot.live().map(|node| &node.record);
@@ -647,7 +647,7 @@ mod tests {
     use consul_cluster::shard_map::ShardMap;
     use consul_cluster::{Complaint, Leader, Node, Record};
 
-    /// Two live nodes, of which n1 leads and has the only shard.
+    /// Two live nodes; n1 leads and has the only shard.
     fn snapshot(of_n1: Mode, of_n2: Mode) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for (id, mode) in [("n1", of_n1), ("n2", of_n2)] {

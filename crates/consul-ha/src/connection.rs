@@ -44,7 +44,7 @@ pub struct View {
 }
 
 impl View {
-    /// Looks again; the nodes tell what is new.
+    /// Looks again; the nodes report changes.
     pub async fn again(&self) -> Result<Arc<Overview>, Error> {
         self.cluster.look_also_back().await?;
         Ok(self.overviews.overview().await)
@@ -126,7 +126,7 @@ impl Session {
     }
 }
 
-/// Refuses a name that no node of the cluster has, with the nearest one that there is.
+/// Refuses a name that no node of the cluster has, with the nearest name.
 pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
     if snapshot.nodes.contains_key(id) {
         return Ok(());

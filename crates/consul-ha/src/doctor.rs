@@ -37,7 +37,7 @@ fn finding(name: &str, text: String, cure: &str) -> Finding {
     Finding { finding: name.to_owned(), text, cure: cure.to_owned() }
 }
 
-/// What is known of Consul.
+/// The known state of Consul.
 #[derive(Debug, Default, Serialize)]
 struct Facts {
     version: Option<String>,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The events of which it is remembered that they were printed: more than all nodes tell at a time.
+/// The number of printed events that are remembered: more than all nodes report at a time.
 const MAX_SEEN: usize = 65_536;
 
 /// `why`

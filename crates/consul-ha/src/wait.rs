@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The pause between two looks of a wait.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What a wait reads; nothing while Consul has a short failure, which is said.
+/// The input of a wait; nothing while Consul has a short failure, which is printed.
 pub fn during_wait<T, E: Into<Failure>>(read: Result<T, E>) -> Result<Option<T>, Failure> {
     match read.map_err(Into::into) {
         Ok(read) => Ok(Some(read)),
@@ -103,7 +103,7 @@ impl Seen {
         self.lost.as_deref()
     }
 
-    /// Notes what there is now, or that Consul has lost what there was, which is said once. Whether it is whole.
+    /// Notes the present state, or that Consul has lost data, which is printed once. Whether it is whole.
     fn note(&mut self, now: &Now) -> bool {
         let lost = self.missing(now);
         if let Some(what) = lost.as_ref().filter(|_| self.lost.is_none()) {
@@ -278,7 +278,7 @@ mod tests {
         Now { snapshot: Arc::default(), stores }
     }
 
-    /// What is lost now, after this was seen.
+    /// The data that is lost now, after this was seen.
     fn lost(now: &Now) -> Option<String> {
         let mut seen = Seen::default();
         assert!(seen.note(&self::now(8, 7)));

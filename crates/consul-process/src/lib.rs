@@ -1,4 +1,4 @@
-//! What a process has of its own: its clock, files that change, log, metrics, forks and sockets.
+//! The parts of a process: its clock, files that change, log, metrics, forks and sockets.
 //!
 //! ```
 //! use consul_process::clock::{Clock, ManualClock};

@@ -36,7 +36,7 @@ pub struct LogFile {
     identity: Option<(u64, u64)>,
     /// Whether the path names another file, which cannot be opened.
     is_away: bool,
-    /// The number of lines that the pipe did not take since the last one that it took.
+    /// The number of lines that the pipe has refused since it last took one.
     left_out: u64,
     /// Whether the last line was written in part.
     is_torn: bool,

@@ -63,7 +63,7 @@ impl VersionClock {
         given.last.max(now)
     }
 
-    /// What was given, without that which is too far ahead of the machine's clock, and its time.
+    /// The highest given version that is not too far ahead of the machine's clock, and its time.
     fn read(&self) -> (MutexGuard<'_, Given>, HybridTime) {
         let mut given = lock(&self.given);
         let now = (self.unix_ms)();
@@ -148,7 +148,7 @@ impl VersionClock {
     }
 
     /// Whether a version is too far ahead of this machine's clock, or of most of the clocks of these nodes and this one, as
-    /// they were compared last: this one may be the one that is ahead.
+    /// they were compared last: this clock may be the one ahead.
     pub(super) fn is_unbelieved<'a>(
         &self,
         version: Version,

@@ -76,7 +76,7 @@ impl Part {
         buckets.next_power_of_two().ilog2().min(MAX_BITS)
     }
 
-    /// The sum of each of 2^bits buckets, of which there are up to 2^10.
+    /// The sum of each of 2^bits buckets, up to 2^10.
     pub fn sums(&self, bits: u32, horizon: Version) -> Vec<u64> {
         let mut sums = vec![0_u64; 1 << bits.min(MAX_BITS)];
         for record in self.compared(horizon) {

@@ -42,7 +42,7 @@ pub struct Holder {
     taken: AtomicU64,
     is_closed: AtomicBool,
     progress: Progress,
-    /// The shards of which others have compared their replicas with the own one.
+    /// The shards that other nodes have compared with their own replicas.
     compared: Mutex<BTreeSet<u32>>,
     /// The horizons of the shards.
     horizons: Mutex<BTreeMap<u32, Version>>,
@@ -302,7 +302,7 @@ impl Holder {
                 state.work = None;
             })
             .await?;
-            // What is left of an earlier copy would come back to life.
+            // The rest of an earlier copy would come back to life.
             if self.rules.has(Rule::TargetBeginsEmpty) && !is_kept {
                 self.storage.drop_shard(shard).await?;
             }
@@ -595,7 +595,7 @@ impl Holder {
             state.horizon = state.horizon.max(below);
         })
         .await?;
-        // It may take long in a large shard, and what is purged concerns no request.
+        // It may take long in a large shard, and no request needs the purged records.
         let _unchanged = state.downgrade();
         self.storage.purge(shard, below).await?;
         Ok(Outcome::Done)

@@ -1,13 +1,13 @@
 //! Replicated shards: how records survive while shards move and nodes and disks fail.
 //!
-//! **The promise.** With a write quorum W and a read quorum R of N replicas, W + R > N: a write that was
-//! acknowledged is, or a newer version of the same record is, in every later read that says it is
-//! complete, as long as no more than W - 1 of the shard's N disks are lost between two repairs.
+//! **The promise.** With a write quorum W and a read quorum R of N replicas, W + R > N: every later
+//! complete read has each acknowledged write, or a newer version of its record,
+//! as long as no more than W - 1 of the shard's N disks are lost between two repairs.
 //!
 //! **The invariant**, for each shard: each acknowledged write is on the counting disks of at least W of
 //! its N slots. A holder counts if a mark on its own disk says that it is whole, the map's entry names
-//! this disk, it is not sealed, and its epoch of the shard is the request's. While N, W and R change, W is the smaller
-//! one of before and after ([`numbers`]).
+//! this disk, it is not sealed, and its epoch of the shard is the request's. While N, W and R change, W is the smaller W
+//! of before and after ([`numbers`]).
 //!
 //! Nothing here does I/O of its own: nodes are reached through [`peers::Peers`], records are kept in a
 //! [`storage::Storage`], time and tasks come from a [`peers::Runtime`].

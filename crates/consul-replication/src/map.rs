@@ -147,7 +147,7 @@ impl Change {
         Change { kind, to, since, lost: Vec::new(), unites: false }
     }
 
-    /// Whether a failover ends without a quorum of whole replicas, as soon as it has what is left.
+    /// Whether a failover ends without a quorum of whole replicas, as soon as it has the remaining records.
     pub fn takes_what_is_left(&self) -> bool {
         self.unites || !self.lost.is_empty()
     }
@@ -183,7 +183,7 @@ impl Slot {
 }
 
 impl Entry {
-    /// An entry of which no loss was accepted, with majorities for writes and reads.
+    /// An entry without accepted losses, with majorities for writes and reads.
     pub fn new(epoch: u64, slots: Vec<Slot>) -> Self {
         let quorums = Sizes::majorities(slots.len());
         Entry { epoch, slots, quorums, changing: None, unproven: Version::default() }
@@ -232,7 +232,7 @@ impl Entry {
         slots.find(|(_, change)| &*change.to == node)
     }
 
-    /// Whether a node is a holder, one that is being replaced, or a target.
+    /// Whether a node is a holder, also a holder that is being replaced, or a target.
     pub fn names(&self, node: &str) -> bool {
         self.slots.iter().any(|slot| slot.names(node))
     }

@@ -15,11 +15,11 @@ pub struct Request {
     pub shard: u32,
     /// The caller's entry.
     pub entry: Entry,
-    /// What is to be done.
+    /// The action.
     pub action: Action,
 }
 
-/// What is to be done.
+/// The actions of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Store records, as one of the replicas that count.

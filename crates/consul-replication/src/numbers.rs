@@ -9,7 +9,7 @@
 //!
 //! The steps of a shard, each when the replicas are equal in the one before:
 //! - It is marked as changing, and W and R grow where they have to. From here on no entry is put back after Consul went back
-//!   unless all of its nodes have answered: one that is silent may know smaller quorums.
+//!   unless all of its nodes have answered: a silent node may know smaller quorums.
 //! - A replica is added: a slot that has none, which a failover fills by a copy. With the end of the copy W and R grow so far
 //!   that they meet the older ones among one replica more.
 //! - A replica is removed. It may have been one of those that stored a write or answer an older read, so W' and R' are
@@ -58,7 +58,7 @@ impl Entry {
         let two = 2.min(count);
         let needed = quorums.max(match order {
             Ordering::Equal => wanted.sizes(),
-            // So that a quorum is left without the one that is removed, and few are needed with the one that is added.
+            // So a quorum is left without the removed replica, and few are needed with the added one.
             _ => Sizes { write: two, read: two },
         });
         if needed != quorums || self.changing.is_none() {

@@ -34,7 +34,7 @@ pub trait Runtime: Send + Sync {
     fn fraction(&self) -> f64;
 }
 
-/// An entry of a shard, and the store of which it is.
+/// An entry of a shard, and its store.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The store.
@@ -82,7 +82,7 @@ impl fmt::Debug for Entries {
 }
 
 impl Entries {
-    /// What is known of a shard.
+    /// The known state of a shard.
     pub fn get(&self, shard: u32) -> Option<Known> {
         let all = lock(&self.all);
         let entry = all.shards.get(&shard).cloned()?;

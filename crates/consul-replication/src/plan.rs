@@ -71,7 +71,7 @@ pub enum Presence {
     Gone,
 }
 
-/// What a plan is made of.
+/// The input of a plan.
 #[derive(Debug)]
 pub struct Planner<'a> {
     /// The nodes.
@@ -480,7 +480,7 @@ impl<'a> Plan<'a> {
                 .filter(|(_, place)| self.presence(&place.node) != Presence::Live)
                 .map(|(_, place)| place.node.clone())
                 .collect();
-            // The one that is away is removed rather than one that is there, and none beside one that is away.
+            // A replica that is away is removed first, and none beside another one that is away.
             let stays = |node: &NodeId| match away.is_empty() {
                 true => is_placed(node),
                 false => !away.contains(node),

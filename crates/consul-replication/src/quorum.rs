@@ -140,7 +140,7 @@ impl Router {
         let (begun, own_ms) = (self.runtime.clock().now(), self.clock.now().ms());
         let mut places = self.places(&known.entry);
         let mut slots = BTreeSet::new();
-        // How far this process's clock is ahead of those of the replicas that refuse its versions.
+        // How far this process's clock is ahead of the clocks of replicas that refuse its versions.
         let mut ahead: BTreeMap<NodeId, u64> = BTreeMap::new();
         let mut meets = |slot: usize, node: &NodeId, ms: u64| {
             if own_ms <= self.clock.allowed(ms) {
@@ -575,7 +575,7 @@ impl Router {
     }
 }
 
-/// What a replica has of a range: its node, the records, and whether there are none after them.
+/// A replica's part of a range: its node, the records, and whether they are the last ones.
 type PageOf = (NodeId, Vec<Record>, bool);
 
 /// The id up to which all pages have what their replicas have; `None`: all that there is.
@@ -625,7 +625,7 @@ struct Asking<'a> {
     maybe_executed: bool,
 }
 
-/// What a replica has answered.
+/// The answer of a replica.
 struct Answered {
     slot: usize,
     node: NodeId,

@@ -25,7 +25,7 @@ const LEAST_LATE: Duration = Duration::from_millis(250);
 /// The part of an answer's time in the estimate of its node.
 const WEIGHT: f64 = 0.2;
 
-/// What is left of an estimate with each read that does not ask the node, so that it is asked again.
+/// The factor by which an estimate shrinks with each read that skips the node, so that it is asked again.
 const FADING: f64 = 0.98;
 
 /// The times of recent reads.

@@ -33,7 +33,7 @@ pub struct Inquiry<'a> {
     pub shard: u32,
     /// Whether a node has said that it has this disk, and not that the replica is missing.
     pub has: &'a (dyn Fn(&Place) -> bool + Sync),
-    /// The nodes that have said that they know a newer entry.
+    /// The nodes that have reported a newer entry.
     pub knowing: &'a BTreeSet<NodeId>,
     /// By the word of an operator: whether silent nodes are left out, however many they are.
     pub skips_silent: bool,
@@ -172,12 +172,12 @@ impl Inquiry<'_> {
         count >= newest.fenced().max(newest.quorums.least())
     }
 
-    /// Whether a replica is still on the disk that knew what its node has said: a new one has forgotten that.
+    /// Whether a replica is still on the disk of its node's promise: a new disk has forgotten that.
     async fn is_whole(&self, place: &Place, entry: &Entry) -> bool {
         if !(self.has)(place) {
             return false;
         }
-        // Of the requests that only a whole replica answers, this is one that a promise does not refuse.
+        // Only a whole replica answers this request, and a promise does not refuse it.
         let action = Action::Fetch(Vec::new());
         let (store, shard) = (self.store, self.shard);
         let request = Request { store, shard, entry: entry.clone(), action };

@@ -5,7 +5,7 @@
 pub enum Rule {
     /// A holder executes a request only in the epoch that it knows.
     RefuseOtherEpochs,
-    /// A holder refuses what is about another store of the same name.
+    /// A holder refuses requests about another store of the same name.
     RefuseOtherStores,
     /// A source refuses requests before its target copies it for the last time.
     Seal,
@@ -21,7 +21,7 @@ pub enum Rule {
     TargetCountsLate,
     /// A target begins without what it has of the shard.
     TargetBeginsEmpty,
-    /// What a replica that may lack something has is kept, and brought together with what others have.
+    /// The records of a replica in doubt are kept, and brought together with the records of others.
     KeepDoubted,
     /// Of two replicas the one of the higher horizon says what was deleted below it.
     HorizonDecides,

@@ -1,13 +1,13 @@
-//! What a node keeps of each shard on the disk of its records, and what it tells the leader.
+//! A node's state of each shard on the disk of its records, and its report to the leader.
 
 use super::map::{Entry, NodeId};
 use super::record::Version;
 use serde::{Deserialize, Serialize};
 
-/// The version of the format. What a later release has written is not read.
+/// The version of the format. Documents of a later format are not read.
 const FORMAT: u32 = 1;
 
-/// What a node knows and has promised of one shard. It is kept on the disk of the records.
+/// A node's knowledge and promises of one shard, kept on the disk of the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The version of this format.
@@ -45,7 +45,7 @@ pub struct State {
 pub enum Doubt {
     /// The machine was restarted, and the storage does not survive that: what came last may be missing.
     Restarted,
-    /// The disk is older than another one that the node had since.
+    /// The disk is older than a later disk of the node.
     Old,
     /// It was being copied, and was never whole.
     Partial,
@@ -69,12 +69,12 @@ pub struct Work {
     pub position: Option<(NodeId, Vec<u8>)>,
 }
 
-/// What a node tells the leader about its shards.
+/// A node's report to the leader about its shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// The changes that it is the target for and has finished: the shard and the epoch that planned it.
     pub finished: Vec<(u32, u64)>,
-    /// The shards of which it should have a replica and has none.
+    /// The shards whose replica is missing here.
     pub missing: Vec<u32>,
     /// The failovers that are not needed, since it is back with its replica: the shard and the epoch that
     /// planned it.

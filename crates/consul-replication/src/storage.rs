@@ -11,7 +11,7 @@ use std::ops::Bound;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// What a node needs of an engine to keep the records of its shards.
+/// The functions of an engine that keeps the records of a node's shards.
 ///
 /// What [`Storage::keep`] stores must be on the same disk as the records, and as durable: a promise that
 /// outlives the records, or records that outlive a promise, lose writes.
@@ -78,7 +78,7 @@ impl Message {
     }
 }
 
-/// Reads a storage in steps of which none is long: a request that is answered by one has a time limit.
+/// Reads a storage in short steps: a request that is answered by a step has a time limit.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     storage: &'a dyn Storage,

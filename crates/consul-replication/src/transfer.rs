@@ -57,7 +57,7 @@ impl Transfer {
     /// Does the work of a change of this node's, up to its end. Returns whether there was one.
     ///
     /// # Errors
-    /// Whatever stops it for now: it is to be called again after a pause, and goes on where it was.
+    /// The reason why it stopped: call it again after a pause, and it goes on where it was.
     pub async fn pursue(&self, shard: u32) -> Result<bool, Error> {
         let state = self.holder.state(shard).await;
         let Some((entry, work)) = state.entry.as_ref().zip(state.work.as_ref()) else {
@@ -306,7 +306,7 @@ impl Transfer {
                 }
             };
             let records = self.believed(shard, entry, source, records).await?;
-            // It says what was deleted to one that has the rest.
+            // It reports deletions to a replica that has the rest.
             let horizon = if is_last { horizon } else { Version::default() };
             self.holder.take(shard, since, records, progress, horizon).await?;
             if is_last {
@@ -363,7 +363,7 @@ impl Transfer {
         let decides = self.holder.rules().has(Rule::HorizonDecides);
         let state = self.holder.state(shard).await;
         let (own, from) = (state.horizon, state.unproven(entry));
-        // Of the records that are removed those of which the source has an older version.
+        // The removed records whose version at the source is older.
         let (mut removes, mut replaced) = (false, Vec::new());
         let mut parts = self.compare(shard, entry, source).await;
         while let Some(difference) = self.next_difference(&mut parts).await? {
@@ -611,7 +611,7 @@ impl Transfer {
     /// Makes the replica of a node and the own one equal.
     ///
     /// # Errors
-    /// Whatever stops it.
+    /// The reason why it stopped.
     pub async fn reconcile(
         &self,
         shard: u32,
@@ -748,7 +748,7 @@ impl Transfer {
         let mut is_whole = places.len() == entry.slots.len()
             && entry.slots.iter().all(|slot| slot.change.is_none());
         let needs_all = self.holder.rules().has(Rule::PurgeAfterRepair);
-        // This node last: its own clock may be the one that is wrong.
+        // This node last: its own clock may be wrong.
         let others: Vec<&NodeId> = places.iter().filter(|node| *node != own).collect();
         let mut purges = is_whole || !needs_all;
         for node in others.iter().copied().chain([own]) {
@@ -830,7 +830,7 @@ impl Transfer {
     /// it has. Returns whether there is nothing left to drop.
     ///
     /// # Errors
-    /// Whatever stops it; also if one of the replicas does not answer.
+    /// The reason why it stopped; also if one of the replicas does not answer.
     pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
         let state = self.holder.state(shard).await;
         let may_be_last = state.is_whole || state.doubt.is_some();
@@ -875,7 +875,7 @@ struct Comparison<'a> {
 struct Difference {
     theirs: Vec<Bytes>,
     ours: Vec<Bytes>,
-    /// Those of `ours` of which the other one has an older version.
+    /// The records of `ours` whose version at the other replica is older.
     older: BTreeSet<Bytes>,
     /// Those that the replica of the higher horizon lacks, below which it had everything.
     deleted: BTreeSet<Bytes>,

@@ -68,7 +68,7 @@ impl ReadOptions {
         Self { index: 0, wait, consistency, cached: false }
     }
 
-    /// Only how long to wait, as the agent reads it for what is its own.
+    /// Only the time to wait, as the agent reads it for its own data.
     pub fn waiting(call: &Call, settings: &Settings) -> Result<Self, Refusal> {
         let wait = match call.query.get("wait") {
             "" => 0,
@@ -161,7 +161,7 @@ impl Read {
     }
 }
 
-/// A read that never waits, and may change what is not in the Raft log. Its index is always 1.
+/// A read that never waits, and may change state outside of the Raft log. Its index is always 1.
 pub(super) struct Once {
     /// As of [`Read`].
     pub check: fn(&Call) -> Result<(), Refusal>,
@@ -196,7 +196,7 @@ pub(super) enum Headers {
         /// Whether the agent's cache can answer.
         cache: bool,
     },
-    /// Instances with their health: as those of the catalog, and an error has none.
+    /// Instances with their health: as in the catalog, and an error has no index.
     Instances {
         /// Whether blocking and cached reads are answered by the streaming backend.
         streams: bool,

@@ -1,6 +1,6 @@
 //! An in-memory Consul agent.
 //!
-//! It implements Consul's HTTP semantics, not those of a client: statuses, headers, texts, indexes,
+//! It implements the server side of Consul's HTTP API: statuses, headers, texts, indexes,
 //! blocking queries, sessions and their locks, checks that expire, as Consul 1.21 answers. It
 //! starts as a fresh server does, with its own node and the service `consul`, and nothing else.
 //! Time and randomness come from outside, so that the same requests get the same answers.
@@ -119,7 +119,7 @@ pub struct Options {
     pub connect: bool,
     /// Access control.
     pub acl: Acl,
-    /// What a configuration file can set.
+    /// The settings that a configuration file can change.
     pub settings: Settings,
     /// The date of the clock's origin, as the time since 1970.
     pub epoch: Duration,

@@ -7,7 +7,7 @@
 //! consul-sim version -format=json
 //! ```
 //!
-//! The flags `-sim-…` are those of tests: docs/consul-sim.md.
+//! The flags `-sim-…` are for tests: docs/consul-sim.md.
 //!
 //! Flags and keys that Consul knows and that have no effect on a simulated agent are named in one warning; those that Consul
 //! does not know are refused, as Consul does.

@@ -1,4 +1,4 @@
-//! What a configuration file can set, and what holds without one.
+//! The settings of a configuration file, and their defaults.
 
 use crate::KeyNames;
 use ::http::{HeaderName, HeaderValue};

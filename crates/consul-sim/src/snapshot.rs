@@ -166,7 +166,7 @@ fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
     // The end of the compressed data has its sum.
     let mut rest = Vec::new();
     tar.into_inner().read_to_end(&mut rest).map_err(|why| go(&why))?;
-    // The archive ends with two empty blocks, of which its reader takes one.
+    // The archive ends with two empty blocks; its reader takes one of them.
     let rest = rest.strip_prefix(&[0; 512]).unwrap_or(&rest);
     match rest.len() {
         0 => Ok(files.remove(STATE).unwrap_or_default()),

@@ -9,7 +9,7 @@ end
 
 -- Returns a function that returns random numbers from 0 up to 1. nginx workers are forks, in which `math.random` of
 -- LuaJIT has the same state; seeding it here would change the program's own random numbers. The generator is
--- Marsaglia's congruential one with the factor 69069, of which only the upper bits matter here.
+-- Marsaglia's congruential one with the factor 69069, whose upper bits alone matter here.
 function clock.random_numbers(now)
   local ngx = rawget(_G, "ngx")
   local seed = math.floor(now * 1000) + (ngx and ngx.worker and ngx.worker.pid() or 0) * 7919

@@ -12,7 +12,7 @@ local exp, floor = math.exp, math.floor
 -- The mean lifetime of an observation, in seconds; Finagle's default.
 local DECAY_S = 10
 
--- What is added to each average: half of nginx's resolution, in which a fast answer takes 0 ms.
+-- The offset of each average: half of nginx's resolution, in which a fast answer takes 0 ms.
 local LEAST_MS = 0.5
 
 -- The cost of an instance without an answer that has a request in flight: it gets one request at a time until it
@@ -39,7 +39,7 @@ function least_time.prepare(pool)
       small[#small + 1] = table.remove(large)
     end
   end
-  -- What is left differs from 1 by rounding only.
+  -- The rest differs from 1 by rounding only.
   for _, list in ipairs({ small, large }) do
     for _, i in ipairs(list) do
       chances[i] = 1

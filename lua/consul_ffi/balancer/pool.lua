@@ -103,7 +103,7 @@ local function forget_overdue(self)
   end
 end
 
--- Called when the clock has moved; does what is due.
+-- Called when the clock has moved; does the work that is due.
 function pool.tick(self, time)
   self.time = time
   if time >= self.look_at then

@@ -52,7 +52,7 @@ function Lease:is_held()
     return true
   end
   local terms = dict:get(TERMS)
-  -- Of workers that see its end at once mostly one counts the next term. When two do, the one that wrote last has it.
+  -- Mostly one of the workers that see its end counts the next term. When two do, the last writer has it.
   if now - dict:get(RENEWED) < VALID_S or dict:incr(TERMS, 1) ~= terms + 1 then
     return false
   end

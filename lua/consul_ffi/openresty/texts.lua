@@ -46,7 +46,7 @@ local function text_of(dict, version)
   return #parts[#parts] < PART and table.concat(parts) or nil
 end
 
--- Removes a version. Of one that is not whole some parts may stay, until `sweep`.
+-- Removes a version. Parts of an incomplete version may stay, until `sweep`.
 local function remove_version(dict, version)
   local number = 1
   repeat

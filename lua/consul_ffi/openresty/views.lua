@@ -41,7 +41,7 @@ local NAMES, LIST, CONFIRMED = "names", "s:", "c:"
 -- A text that keeps room for the names, which the lists would take.
 local ROOM = "room"
 
--- The filter by which Consul said that these are all names; none while they are only those of the dump file.
+-- The filter for which Consul has confirmed all names; none while they come from the dump file only.
 local FILTER = "filter"
 
 -- The part of Consul that the lists are of; a version before noted none, and its lists are of the same one.
@@ -56,7 +56,7 @@ local WRITING = "writing"
 -- A size that is larger by this factor is told again.
 local LARGER = 1.5
 
--- By which factor lists may be longer in a dict of the size that the log names, and what is added for gaps.
+-- The factor by which lists may grow in a dict of the size in the log, and the room for gaps.
 local GROWTH, GAPS = 1.5, 1.25
 
 ---@class consul_ffi.openresty.views.options
@@ -300,7 +300,7 @@ local function load(self)
     self.dump_file, #names, select(2, oldest(self.dict))))
 end
 
--- Writes the dump file if it is due: as another one that is then renamed, so that no reader finds half of it.
+-- Writes the dump file if it is due: as another file that is then renamed, so that no reader finds half of it.
 local function write_dump(self)
   local dict = self.dict
   local is_due = self.dump_file and self.dump_at <= now_s()
@@ -575,7 +575,7 @@ local function watch(self, all)
   end
 end
 
--- The filter, but one that raises an error chooses nothing.
+-- The filter; if it raises an error, it chooses nothing.
 local function filter_of(self)
   if type(self.filter) == "table" then
     return self.filter
@@ -767,7 +767,7 @@ function View:all()
   return self.list
 end
 
--- The ring of a list, and its instances by the ids in the ring, which are those of a service view.
+-- The ring of a list, and its instances by the ids in the ring, as in a service view.
 local function ring_of(list)
   local greatest = 0
   for _, instance in ipairs(list) do

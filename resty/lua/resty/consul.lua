@@ -7,7 +7,7 @@ local consul_ffi = require("consul_ffi")
 local ngx = rawget(_G, "ngx")
 local openresty = ngx and require("consul_ffi.openresty")
 
--- The time in seconds, for what is left of a time limit.
+-- The time in seconds, for the rest of a time limit.
 local now_s = ngx and require("consul_ffi.openresty.clock") or os.time
 
 ---@class resty.consul
@@ -161,7 +161,7 @@ local function refused(name, wanted, value)
   return ("%s must be %s, got %s"):format(name, wanted, given)
 end
 
--- A timeout in whole milliseconds, as cosockets take it: what is not a number, or less than 1, is the default. A
+-- A timeout in whole milliseconds, as cosockets take it: any other value, or less than 1, is the default. A
 -- negative one is nil and a message.
 local function milliseconds(name, value)
   local number = tonumber(value) or 0
@@ -210,7 +210,7 @@ end
 -- What a name or a value of a query's parameter cannot have.
 local ESCAPED = "[^%w_.~-]"
 
--- Adds an argument with several values to a path, false excluded; nil and a message for one that cannot be sent.
+-- Adds an argument with several values to a path, false excluded; nil and a message for a value that cannot be sent.
 local function with_values(path, name, values)
   for _, value in pairs(values) do
     local text, wanted = plain_text(value)

@@ -151,7 +151,7 @@ fn field_list(fields: &[Field], depth: usize) -> String {
     list
 }
 
-/// What a success returns, in one line.
+/// The results of a success, in one line.
 fn returns(endpoint: &Endpoint) -> String {
     let Some(value) = value(endpoint) else { return "Returns `true, true, meta`.".to_owned() };
     let nothing = match endpoint.absent {

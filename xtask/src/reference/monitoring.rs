@@ -20,7 +20,7 @@ pub(super) fn markdown() -> String {
     include_str!("texts/prose/monitoring.md").replace("{metrics}", tables.trim_end())
 }
 
-/// The Chinese page, of which only the tables are generated.
+/// The Chinese page; only its tables are generated.
 pub(super) fn chinese() -> String {
     let mut tables = String::new();
     for ((_, metrics), (title, helps)) in AREAS.iter().zip(CHINESE) {

@@ -167,7 +167,7 @@ fn shown(kind: &str) -> String {
     kind.replace("consul_ffi.", "").replace('|', "\\|")
 }
 
-/// What a success returns, in one line.
+/// The results of a success, in one line.
 fn returns(values: &[Value]) -> String {
     let Some(names) = returned(values) else { return "Returns nothing.".to_owned() };
     let mut docs = String::new();

@@ -6,7 +6,7 @@ use consul_config::{CLUSTER_OPTIONS, OPTIONS, STORE_OPTIONS, Setting};
 use std::fmt::Write;
 
 const INTRODUCTION: &str = include_str!("texts/prose/configuration.md");
-/// Sections, of which the last one is that of a node's options.
+/// Sections; the last one has a node's options.
 const RULES: &str = include_str!("texts/prose/configuration_rules.md");
 /// The tests that show what the page claims.
 const TESTS: &str = include_str!("texts/prose/configuration_tests.md");

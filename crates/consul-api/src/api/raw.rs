@@ -1,4 +1,4 @@
-//! Requests to any path, also those of endpoints without a row.
+//! Requests to any path, also to endpoints without a row.
 
 use crate::table::*;
 

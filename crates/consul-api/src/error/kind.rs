@@ -27,7 +27,7 @@ macro_rules! kinds {
                 match self { $(Kind::$kind => $cause,)+ }
             }
 
-            /// What a user can do about it.
+            /// The cure.
             pub const fn cure(self) -> &'static str {
                 match self { $(Kind::$kind => $cure,)+ }
             }

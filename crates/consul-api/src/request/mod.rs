@@ -50,7 +50,7 @@ pub struct Request {
 #[derive(Clone, Copy, Debug)]
 pub struct AllHeaders;
 
-/// What a write does to the lock on its key, with the session.
+/// The effect of a write on the lock of its key, with the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockStep {
     /// It acquires the lock.
@@ -72,7 +72,7 @@ impl fmt::Debug for Request {
 }
 
 impl Request {
-    /// Whether it waits for another state than the one that its query names, also one of any path.
+    /// Whether it waits for another state than its query names; also for requests to any path.
     pub fn waits_for_change(&self) -> bool {
         self.http.uri().query().unwrap_or_default().split('&').any(names_a_state)
     }

@@ -535,7 +535,7 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever is passed: a request, or an error that names the method; never a panic.
+    /// Any arguments give a request, or an error that names the method; never a panic.
     #[test]
     fn any_arguments_give_a_request_or_a_named_error(
         method in prop::sample::select(endpoints().collect::<Vec<_>>()),

@@ -275,7 +275,7 @@ impl Request {
         }
     }
 
-    /// The error of a transaction of which Consul applied only a part.
+    /// The error of a transaction that Consul applied only in part.
     fn left_out(&self, operations: &[usize]) -> Error {
         let why = "its check's node or service does not exist";
         let refused =

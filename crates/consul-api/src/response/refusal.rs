@@ -367,7 +367,7 @@ const HIDDEN: &str = "<hidden>";
 /// The least characters of a text that can be a secret, and whose removal leaves a message that can be read.
 const LEAST_SECRET: usize = 4;
 
-/// What is to be removed from a text.
+/// The parts that are removed from a text.
 #[derive(Default)]
 struct Hidden(BTreeSet<String>);
 

@@ -302,7 +302,7 @@ fn entry(key: &str) -> String {
     )
 }
 
-/// What a read of the key or prefix `a é` says about these entries.
+/// The result of a read of the key or prefix `a é` for these entries.
 fn read(method: &str, entries: &[&str]) -> Result<Answer, Error> {
     let args = Args::new().arg("a é");
     let request = endpoint(method).unwrap().request(&args, &Defaults::default()).unwrap();
@@ -386,7 +386,7 @@ fn large_integers_are_exact() {
     assert_eq!(answer.value.get("CPU"), Some(&Value::Int(9_007_199_254_740_993)));
 }
 
-/// What a name is instead of the one that was asked for.
+/// Other names than the requested one.
 type Other = fn(&str) -> String;
 
 /// A body of a form, whose names are those that were asked for. `other` changes one of them, by its place.

@@ -204,7 +204,7 @@ impl Fit<'_> {
         Some(Fitting { without_value, left_out })
     }
 
-    /// Where the results of the next operation are if those of this one, which gives no tree, are at `at`.
+    /// The place of the next operation's results if the results of this one, which gives no tree, are at `at`.
     fn step(
         &self,
         operation: &Operation,
@@ -376,7 +376,7 @@ mod tests {
         }
     }
 
-    /// Consul sends U+FFFD for what is not UTF-8, in the order of the bytes that it had.
+    /// Consul sends U+FFFD for bytes that are not UTF-8, in the order of the original bytes.
     #[test]
     fn keys_of_a_tree_that_are_not_utf8_are_in_any_order() {
         let operations = [("get-tree", "t/"), ("set", "t/a")];

@@ -71,7 +71,7 @@ struct Writer<'a> {
     given: &'a dyn Fn(&str) -> Vec<String>,
     /// What it is about instead.
     other: Option<String>,
-    /// Whether this is read in a list of which some items may have another form.
+    /// Whether this is an item of a list whose items may have another form.
     is_tolerant: bool,
     /// Whether the item of that list has another form.
     is_wrong: bool,
@@ -276,7 +276,7 @@ impl Seed<'_, '_, '_> {
     }
 }
 
-/// Whether a text can be the beginning of the id of a node, of which Consul takes two characters and more.
+/// Whether a text can be the beginning of a node's id; Consul takes two characters and more of it.
 fn is_of_id(text: &[u8]) -> bool {
     text.len() >= 2 && text.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-')
 }

@@ -123,7 +123,7 @@ impl FreeForm {
         }
     }
 
-    /// Whether the member of this name is one by which a path finds what is created.
+    /// Whether a path finds the created object by the member of this name.
     fn is_name(&self, name: &str, at: &ValuePath) -> bool {
         self.names.iter().any(|known| known.contains('.') && is_in_table(known, name, at))
     }

@@ -426,7 +426,7 @@ fn has_dots(path: &[u8]) -> bool {
 pub fn is_printable(text: &str) -> bool {
     let is_ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     let quotes = || text.chars().filter(|c| matches!(c, '"' | '\'' | '\\')).count();
-    // It escapes these, what is not printable, and a mark that is first.
+    // It escapes these, characters that are not printable, and a leading mark.
     is_ascii || format!("a{text}").escape_debug().count() == 1 + text.chars().count() + quotes()
 }
 

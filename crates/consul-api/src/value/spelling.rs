@@ -4,7 +4,7 @@ use super::Value;
 use super::shape::same_name;
 use crate::table::FreeForm;
 
-/// Names that a program writes in snake_case, and whose words are not those of camel case.
+/// Names in snake_case whose words differ from the words of camel case.
 ///
 /// Source: `CommonCAProviderConfig` and the providers' configurations in Consul's file agent/structs/connect_ca.go, the
 /// types `Config` in its folder agent/consul/authmethod, and `OIDCAuthMethodConfig` in its folder api.

@@ -163,7 +163,7 @@ impl PemFile {
         })
     }
 
-    /// What is wrong with the text. The parser's own errors show the line, which can be a whole private key.
+    /// The fault of the text. The parser's own errors show the line, which can be a whole private key.
     fn syntax(&self, error: &pem::Error) -> &'static str {
         match error {
             _ if self.is_escaped() => ESCAPED,
@@ -202,7 +202,7 @@ impl PemFile {
         Ok(CertifiedKey::new(certificates, loaded))
     }
 
-    /// Adds certificates of this file to those of trusted authorities.
+    /// Adds certificates of this file to the trusted authorities.
     pub fn add_to(
         &self,
         roots: &mut RootCertStore,

@@ -62,7 +62,7 @@ impl Warnings {
     }
 }
 
-/// What a program wants of the log of its process; what is `None` stays as it is.
+/// A program's settings for the log of its process; a `None` changes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// The lowest level that is written; at first WARN.
@@ -182,7 +182,7 @@ mod tests {
     use crate::clock::ManualClock;
     use tracing::Level;
 
-    /// Keeps what is written.
+    /// Keeps the written bytes.
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
 

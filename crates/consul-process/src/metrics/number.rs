@@ -84,7 +84,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Adds one that took this long.
+    /// Adds an observation of this duration.
     pub fn add(&self, duration: Duration) {
         let ns = duration.as_nanos() as u64;
         let bucket = BOUNDS_US.iter().position(|bound| ns <= bound * 1000);

@@ -26,7 +26,7 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// Its name, as queries use it; those of a histogram add `_bucket`, `_sum` and `_count`.
+    /// Its name, as queries use it; a histogram's names add `_bucket`, `_sum` and `_count`.
     pub fn name(&self) -> String {
         let suffix = if self.kind == Type::Counter { "_total" } else { "" };
         format!("{}{suffix}", self.base)
@@ -208,7 +208,7 @@ macro_rules! rows {
                     "本进程持有的、已有三倍 repair_s 没有任何修复发现全部副本一致的分片。"
                 STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
-                    "存活副本少于故障切换所需的分片：在有节点回来之前，其他节点不能代替它。"
+                    "存活副本少于故障转移所需的分片：在有节点回来之前，其他节点不能代替它。"
                 STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
                     "Replicas that are lost, or whose node is down or forgotten."
                     "已丢失的副本，或其节点已停止或已被移除的副本。"

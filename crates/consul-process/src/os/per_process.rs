@@ -1,4 +1,4 @@
-//! A value of which each process has its own, also a forked one.
+//! A value that each process has for itself, also a forked one.
 
 use super::fork_generation;
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! What a node says about its replicas.
+//! A node's report about its replicas.
 
 use super::Holder;
 use crate::state::Report;

@@ -45,7 +45,7 @@ struct Choice<'a> {
     /// The allowed number of primaries on each node.
     range: Vec<RangeInclusive<usize>>,
     primary: Vec<Option<usize>>,
-    /// The shards of which each node is the primary.
+    /// The shards whose primary each node is.
     primary_of: Vec<Vec<usize>>,
 }
 

@@ -44,7 +44,7 @@ pub fn rebalance(
 /// hundreds of nodes at once, in zones with too little room, come near it.
 const MAX_EFFORT: u64 = 20_000_000;
 
-/// The most steps of which the best is taken: enough for even pairs, and few for a thousand candidates.
+/// The most steps to choose the best from: enough for even pairs, and few for a thousand candidates.
 const CHOICES: usize = 16;
 
 /// How much more an uneven load counts than uneven pairs: a candidate that fell behind would get the last

@@ -1,4 +1,4 @@
-//! What the caller's own token allows: `/v1/internal/acl/authorize`; the replication of tokens, of which there is none.
+//! The rights of the caller's own token (`/v1/internal/acl/authorize`), and the replication of tokens, which is off.
 
 use super::{Access, Resource};
 use crate::go;

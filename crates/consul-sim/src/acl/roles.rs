@@ -226,7 +226,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Writes a role; `created` is the create index of the one that it replaces.
+/// Writes a role; `created` is the create index of the role that it replaces.
 fn write(
     state: &mut State,
     call: &Call,

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub struct Acl {
     /// Whether tokens are looked at.
     pub enabled: bool,
-    /// What a token may do that no rule of its policies speaks of.
+    /// The rights of a token where no rule of its policies applies.
     pub default_policy: DefaultPolicy,
     /// Whether reading keys by prefix requires the access `list` to the prefix.
     pub enable_key_list_policy: bool,
@@ -26,7 +26,7 @@ pub struct Acl {
     pub dns_token: Option<Secret>,
 }
 
-/// What a token may do that no rule of its policies speaks of.
+/// The rights of a token where no rule of its policies applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DefaultPolicy {
     /// Everything except reading and writing tokens and policies.
@@ -193,7 +193,7 @@ impl AclTable {
         token.roles.iter().filter_map(|id| self.roles.get(id))
     }
 
-    /// The policies of a token, those of its roles included.
+    /// The policies of a token and of its roles.
     pub(super) fn policies_of(&self, token: &Token) -> Vec<&Policy> {
         let ids = token.policies.iter().chain(self.roles_of(token).flat_map(|role| &role.policies));
         let mut seen: Vec<&Policy> = Vec::new();

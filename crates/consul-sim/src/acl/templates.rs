@@ -293,7 +293,7 @@ fn list(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &BTreeMap::from_iter(all)))
 }
 
-/// The template of a path; `unknown` is the text about one that does not exist.
+/// The template of a path; `unknown` is the error text for a missing template.
 fn wanted(
     state: &State,
     call: &Call,

@@ -13,7 +13,7 @@ const TOKEN: GoType = GoType {
     fields: ".Alias.",
 };
 
-/// The id and the name of a policy or role, of which one is given.
+/// The id and the name of a policy or role; one of them is given.
 pub(super) type Link = (String, String);
 
 /// A token of a request body.

@@ -232,7 +232,7 @@ fn clone(state: &mut State, call: &Call, accessor: &str) -> Result<Reply, Refusa
     Ok(put(state, call, token))
 }
 
-/// Writes a validated token; `present` is the one that it replaces.
+/// Writes a validated token; `present` is the token that it replaces.
 fn write(
     state: &mut State,
     call: &Call,

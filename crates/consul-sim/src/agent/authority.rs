@@ -132,7 +132,7 @@ pub(super) fn nanos(given: Option<&Value>, default: i64) -> Result<i64, String> 
     }
 }
 
-/// What an operator sets of a root; nothing for one that is generated.
+/// The parts of a root that an operator sets; empty for a generated root.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Given<'a> {
     pub private_key: Option<&'a str>,
@@ -180,7 +180,7 @@ impl Authority {
     /// present one.
     ///
     /// # Errors
-    /// What is given is not a root.
+    /// The given certificate is not a root.
     pub(super) fn rotated(
         &self,
         trust_domain: &str,

@@ -1,4 +1,4 @@
-//! The configuration of the mesh's certificate authority, of which the lifetime of certificates has an effect.
+//! The configuration of the mesh's certificate authority. Only the lifetime of certificates has an effect.
 //!
 //! Source: `ParseConsulCAConfig` of Consul's package `connect/ca`, and Consul 1.21.
 

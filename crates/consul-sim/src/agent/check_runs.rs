@@ -155,7 +155,7 @@ impl State {
         } else {
             let checks = record.into_iter().flat_map(|record| record.checks.values());
             let service = self.catalog.service(&alias.node, &alias.service);
-            // Of a node that does not exist Consul cannot tell, and takes it for one that has the service.
+            // Consul treats a node that does not exist as one with the service.
             (checks.collect(), record.is_none() || service.is_some())
         };
         let mut state = ("passing", "No checks found.".to_owned());
@@ -407,7 +407,7 @@ mod tests {
         world.put("agent/check/fail/service:w", "");
         assert_eq!(check(&world).0, "critical");
         world.put("agent/check/pass/service:w", "");
-        // Those of the node count too, and those of another service do not.
+        // Checks of the node count too, checks of another service do not.
         let own = r#"{"Name":"x","Check":{"TTL":"1h"}}"#;
         world.put("agent/service/register", own);
         assert_eq!(check(&world).0, "passing");

@@ -122,7 +122,7 @@ pub(crate) struct Schedule {
     pub failures_before_critical: i64,
     pub successes: i64,
     pub failures: i64,
-    /// Distinguishes the runs of one registration from those of an earlier one.
+    /// Distinguishes the runs of one registration from the runs of an earlier one.
     pub generation: u64,
     pub next: Option<TimerKey>,
 }

@@ -304,7 +304,7 @@ impl State {
         }
     }
 
-    /// Makes the catalog's entries of the agent's node those of the agent and its server.
+    /// Writes the entries of the agent and its server to the agent's node in the catalog.
     pub fn sync_all(&mut self) {
         self.local.syncing = false;
         let own = self.catalog.node(&self.node_name);

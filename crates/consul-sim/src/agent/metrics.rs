@@ -158,7 +158,7 @@ fn for_prometheus(state: &State) -> String {
     text += &head(&http, "summary");
     for ((method, path), sample) in &samples.all {
         let labels = format!("method=\"{method}\",path=\"{}\"", label(path));
-        // Of the last seconds, of which nothing is kept.
+        // Numbers of the last seconds, which are not kept.
         for quantile in ["0.5", "0.9", "0.99"] {
             text += &format!("{http}{{{labels},quantile=\"{quantile}\"}} NaN\n");
         }

@@ -50,7 +50,7 @@ impl Sample {
 /// By method, and path up to its first parameter.
 type All = BTreeMap<(&'static str, &'static str), Sample>;
 
-/// The samples of all requests, those of this interval and those of the one before it.
+/// The samples of all requests, in this interval and in the previous one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
     interval: u128,

@@ -16,7 +16,7 @@ const SIDECAR: &str = "struct { EnableTagOverrideSnake bool }";
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a definition says of its service's sidecar.
+/// The sidecar in a service's definition.
 pub(super) struct Sidecar {
     service: Service,
     checks: Vec<GivenCheck>,
@@ -99,7 +99,7 @@ fn proxy(given: Option<Value>, service: &Service) -> Map<String, Value> {
     proxy
 }
 
-/// The port of a sidecar to which none was given: the one that it has, else the first free one.
+/// The port of a sidecar without a given one: its present port, else the first free one.
 pub(super) fn port(state: &State, id: &str) -> Result<i64, String> {
     let services = &state.local.services;
     let range = &state.settings.ports.sidecars;

@@ -50,7 +50,7 @@ pub(super) const CHECK_FIELDS: &[&str] = &[
     "ModifyIndex",
 ];
 
-/// A node, whose metadata is the field `meta`; `types` are those of its id and its locality.
+/// A node, whose metadata is the field `meta`; `types` are the types of its id and its locality.
 pub(super) fn node(given: &Object<'_>, meta: &str, types: [&str; 2]) -> Result<Node, String> {
     let [id, place] = types;
     Ok(Node {
@@ -65,7 +65,7 @@ pub(super) fn node(given: &Object<'_>, meta: &str, types: [&str; 2]) -> Result<N
     })
 }
 
-/// Where a node or a service is, without what is empty.
+/// The locality of a node or a service, without empty fields.
 pub(crate) fn locality(given: &Object<'_>, go_type: &str) -> Result<Option<Value>, String> {
     let Some(given) = given.inner("Locality", go_type)? else { return Ok(None) };
     given.check_known(&["Region", "Zone"])?;
@@ -246,7 +246,7 @@ pub(crate) fn check_weights(weights: Weights) -> Result<(), &'static str> {
     }
 }
 
-/// The weights that the catalog keeps: those of a service that the agent would refuse are 1 and 1.
+/// The weights that the catalog keeps: 1 and 1 for a service that the agent would refuse.
 pub(super) fn kept_weights(given: Weights) -> Weights {
     check_weights(given).map_or_else(|_| Weights::default(), |()| given)
 }

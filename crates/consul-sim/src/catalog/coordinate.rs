@@ -122,7 +122,7 @@ fn float(json: &Json, name: &str) -> Result<f64, String> {
 }
 
 impl State {
-    /// Writes the collected updates; those of unknown nodes are dropped.
+    /// Writes the collected updates; updates of unknown nodes are dropped.
     pub fn apply_coordinates(&mut self) {
         let index = self.next_index();
         for (name, coordinate) in self.coordinates.take_pending() {

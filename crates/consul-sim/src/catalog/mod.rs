@@ -192,7 +192,7 @@ fn instances<'a>(
     Ok(authority.mark(distance::sorted(state, call, found, |instance| instance.node())))
 }
 
-/// Whether a read regards the parameter `tag`; those of instances in the mesh do not.
+/// Whether a read regards the parameter `tag`; reads of instances in the mesh do not.
 #[derive(Clone, Copy, PartialEq)]
 enum ByTag {
     Yes,

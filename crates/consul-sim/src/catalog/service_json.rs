@@ -213,7 +213,7 @@ pub(crate) struct AgentService<'a> {
     locality: Option<&'a Value>,
 }
 
-/// A locality as the agent shows it, also with what is empty.
+/// A locality as the agent shows it, with its empty fields.
 fn whole_locality<S: Serializer>(
     locality: &Option<&Value>,
     serializer: S,

@@ -1,6 +1,6 @@
 //! The command line of `consul agent`, in the form of Go's package `flag`: `-name=value`, `-name value`, `-switch`.
 
-/// What a flag's value is.
+/// The type of a flag's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Switch,

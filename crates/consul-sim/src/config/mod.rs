@@ -584,7 +584,7 @@ impl Config {
     /// Sets what DNS answers, writes the missing entries of the configuration, and registers its services and checks.
     fn register(&self, state: &mut State) -> Result<(), String> {
         let dns = self.dns_settings()?;
-        // The domains are those of the start.
+        // A reload does not change the domains.
         let domains =
             state.dns.take().map_or_else(|| dns.domains.clone(), |dns| dns.domains.clone());
         state.dns = Some(Arc::new(DnsSettings { domains, ..dns }));
@@ -653,7 +653,7 @@ fn value_from_json(value: decode::Json) -> Value {
     }
 }
 
-/// The values of HCL as those of JSON: a block is a list of objects, repeated blocks are one list.
+/// The values of HCL as values of JSON: a block is a list of objects, repeated blocks are one list.
 fn from_hcl(members: hcl::Object) -> Map<String, Value> {
     let mut values = Map::new();
     for (name, value) in members {

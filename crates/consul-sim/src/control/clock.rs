@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The machine's clock, or one that stands still, and the time by which it was advanced. Clones share the same time.
+/// The machine's clock or a stopped clock, and the time by which it was advanced. Clones share the same time.
 #[derive(Clone, Debug)]
 pub struct SteeredClock {
     /// None if it stands still.

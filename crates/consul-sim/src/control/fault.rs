@@ -254,7 +254,7 @@ impl Agent {
     }
 }
 
-/// What a fault says: Consul's text, where clients know its statuses by their texts.
+/// The text of a fault: Consul's, where clients know its statuses by their texts.
 fn said(status: StatusCode) -> &'static str {
     match status {
         StatusCode::UNAUTHORIZED => "ACL support disabled",

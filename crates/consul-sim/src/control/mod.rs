@@ -27,7 +27,7 @@ pub enum Retained {
 }
 
 impl Retained {
-    /// What a restart with these options retains.
+    /// The data that a restart with these options retains.
     ///
     /// # Errors
     /// [`Kind::Argument`](consul_api::error::Kind::Argument), naming the option, what was given and what is allowed.

@@ -1,4 +1,4 @@
-//! What a question finds.
+//! The records that a question finds.
 
 use super::question::{Asked, Locality};
 use super::record::{self, Unnameable, labels};
@@ -41,7 +41,7 @@ pub(super) enum Failure {
     NotFound,
     /// The name has no record of this type.
     NoData,
-    /// The token, or what is asked for, is refused.
+    /// The token or the question is refused.
     Refused,
     /// No message can hold the answer.
     Unnameable,
@@ -544,7 +544,7 @@ fn is_given(name: &str) -> Result<(), Failure> {
     if name.is_empty() { Err(Failure::Refused) } else { Ok(()) }
 }
 
-/// The EDNS of a reply: the size that the client said, and for which of its networks the answer holds.
+/// The EDNS of a reply: the client's size, and the network of the client for which the answer holds.
 fn own_edns(asked: &Edns, is_global: bool) -> Edns {
     let mut edns = Edns::new();
     edns.set_max_payload(asked.max_payload());

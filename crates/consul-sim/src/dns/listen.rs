@@ -32,7 +32,7 @@ pub(crate) struct Sockets {
     address: SocketAddr,
 }
 
-/// Takes requests at an address; port 0 is one that is free for both protocols.
+/// Takes requests at an address; port 0 is a port that is free for both protocols.
 ///
 /// # Errors
 /// The protocol that does not work there, and why.

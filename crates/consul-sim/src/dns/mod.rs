@@ -59,7 +59,7 @@ impl Dns {
         Self { agent }
     }
 
-    /// The answer to a request; none to what is not a request, or if no message can hold the answer.
+    /// The answer to a request; none if the bytes are not a request, or if no message can hold the answer.
     fn answer(&self, request: &[u8], over: Over) -> Option<Vec<u8>> {
         let Header { metadata, counts, .. } = Header::read(&mut BinDecoder::new(request)).ok()?;
         if metadata.message_type == MessageType::Response {

@@ -1,4 +1,4 @@
-//! What a name in a question asks for.
+//! The meaning of a name in a question.
 
 use super::answer::Failure;
 use super::record::{self, Unnameable, labels};
@@ -10,7 +10,7 @@ pub(super) struct Asked {
     pub kind: RecordType,
     /// Whether the client knows EDNS.
     pub edns: bool,
-    /// The labels before those of the domain, in lower case.
+    /// The labels before the domain, in lower case.
     pub labels: Vec<String>,
     /// The domain as the question spells it.
     pub domain: Name,

@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// Whether the caller may read an entry; one that it may not is recorded.
+    /// Whether the caller may read an entry; a hidden entry is recorded.
     fn is_seen(&self, authority: &Authority, name: &str) -> bool {
         self.reads.is_none_or(|resource| authority.sees(resource, of(resource, name)))
     }
@@ -115,7 +115,7 @@ static LIST: Read = Read {
 };
 
 static READ: Read = Read {
-    // One that does not exist is waited for among those of its kind.
+    // A query for a missing entry waits for the entries of its kind.
     topics: |state, call| {
         let (kind, name) = address(call);
         vec![Topic::Entry(match state.entries.get(&kind, &name) {

@@ -26,7 +26,7 @@ impl<M> Expression<M> {
         })
     }
 
-    /// The value of the expression, given those of its matches.
+    /// The value of the expression, given the values of its matches.
     pub fn holds(&self, test: &impl Fn(&M) -> bool) -> bool {
         match self {
             Self::Any(parts) => parts.iter().any(|part| part.holds(test)),

@@ -26,7 +26,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The text of what is neither a list nor an object.
+    /// The text of a value that is neither a list nor an object.
     pub fn literal(&self) -> Option<&str> {
         match self {
             Value::Text(text) | Value::Number(text) => Some(text),
@@ -125,7 +125,7 @@ impl Parser {
         self.token.place.error(what).map_err(E::from)
     }
 
-    /// Reads what is inside of a token.
+    /// Reads the inside of a token.
     fn inside<T, E: From<String>>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, E>,

@@ -57,7 +57,7 @@ pub(super) struct Token {
     pub place: Place,
     /// As it is written.
     pub text: String,
-    /// What a string or a heredoc stands for.
+    /// The value of a string or a heredoc.
     pub value: String,
 }
 
@@ -78,7 +78,7 @@ impl Scanner {
         Self { text, at: 0, line: 1, column: 0, last_line_length: 0, before: (1, 0), error: None }
     }
 
-    /// The last error, which outweighs those of the parser.
+    /// The last error, which outweighs the parser's errors.
     pub(super) fn error(&self) -> Option<String> {
         let (place, what) = self.error.as_ref()?;
         place.error::<()>(what).err()
@@ -342,7 +342,7 @@ impl Scanner {
         }
     }
 
-    /// The number of up to `count` digits, of which the first is read.
+    /// The number of up to `count` digits; the first digit is read already.
     fn code(&mut self, mut last: Option<char>, radix: u32, count: usize) -> u32 {
         let (mut code, mut left) = (0u32, count);
         while let Some(digit) = last.and_then(|c| c.to_digit(radix)).filter(|_| left > 0) {

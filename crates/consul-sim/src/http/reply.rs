@@ -11,10 +11,10 @@ use std::io;
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// The number of headers for which a reply has room at once: those of most reads.
+/// The number of headers for which a reply has room at once: enough for most reads.
 const MOST_HEADERS: usize = 12;
 
-/// The bytes for which JSON has room at once: those of a key with a short value.
+/// The bytes for which JSON has room at once: enough for a key with a short value.
 const MOST_OF_A_KEY: usize = 256;
 
 /// The first byte of the characters that separate lines, and of others.

@@ -493,7 +493,7 @@ mod tests {
             let answer = world.get(&format!("kv/{name}"));
             assert_eq!((answer.status(), answer.text()), (400, ""), "{name}");
         }
-        // Quotes, an umlaut, a combining mark, an emoji, what is not UTF-8.
+        // Quotes, an umlaut, a combining mark, an emoji, bytes that are not UTF-8.
         for name in ["%22'%5C", "%C3%BC", "%CC%88", "%F0%9F%98%80", "%FF"] {
             assert_eq!(world.get(&format!("kv/{name}")).status(), 404, "{name}");
         }

@@ -330,7 +330,7 @@ impl Joined {
         Joined { stream, heads, line: Line::Method, left: Vec::new() }
     }
 
-    /// Escapes what is read of the line of a request; `None` if there is nothing to escape.
+    /// Escapes the request line as far as it is read; `None` if there is nothing to escape.
     fn escaped(&mut self, read: &[u8]) -> Option<Vec<u8>> {
         let target = match self.line {
             Line::Ended => return None,
@@ -351,7 +351,7 @@ impl Joined {
     }
 }
 
-/// The largest answer that is joined, in bytes: those of keys with short values are smaller.
+/// The largest answer that is joined, in bytes: answers with keys of short values are smaller.
 const MOST_JOINED: usize = 1024;
 
 impl AsyncRead for Joined {

@@ -28,7 +28,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::EXPLAIN, Handler::Once(&EXPLAIN)),
 ];
 
-/// What a caller sees in the place of a token.
+/// The text that a caller sees in place of a token.
 const HIDDEN: &str = "<hidden>";
 
 const HEADERS: Headers = Headers::Query { cache: false };
@@ -186,7 +186,7 @@ fn write(state: &mut State, id: String, given: Json) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a server checks before it writes.
+/// The checks of a server before it writes.
 fn check_definition(query: &Query) -> Result<(), String> {
     let service = query.definition.at("Service");
     let failover = service.at("Failover");

@@ -197,7 +197,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The checks of the node, then those of one of its services.
+    /// The checks of the node, then the checks of one of its services.
     pub fn checks_of(&self, service: &Service) -> impl Iterator<Item = &Check> {
         let of_node = self.checks.values().filter(|check| check.service_id.is_empty());
         let own = self.checks.values().filter(|check| !check.service_id.is_empty());

@@ -89,7 +89,7 @@ impl KvTable {
         self.place(&Vec::from_iter(ended(key)))
     }
 
-    /// The index of the last change there, of what is known; 0 if nothing is.
+    /// The index of the last known change there; 0 if there is none.
     pub fn newest_near(&self, near: &Near) -> u64 {
         // The place itself has moved.
         if self.place(&near.prefix) != *near {

@@ -522,7 +522,7 @@ impl State {
         }
     }
 
-    /// Refuses to delete an instance of which a check spells the id in another way.
+    /// Refuses to delete an instance if a check spells its id in another way.
     pub fn check_deletable(&self, node: &str, id: &str) -> Result<(), String> {
         let record = self.catalog.node(node);
         let service = self.catalog.service(node, id);

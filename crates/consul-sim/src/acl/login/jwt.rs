@@ -71,7 +71,7 @@ enum Family {
     Ed,
 }
 
-/// What a valid token says.
+/// The claims of a valid token.
 #[derive(Debug)]
 pub(super) struct Identity {
     /// By variable, as templates name it: `value.user`. Each has a value, which may be empty.
@@ -165,7 +165,7 @@ impl Jwt {
         self.values.values().map(|name| (variable(name), "fake".to_owned())).collect()
     }
 
-    /// What a token says, if it is valid at this time, in seconds since 1970.
+    /// The claims of a token, if it is valid at this time, in seconds since 1970.
     ///
     /// # Errors
     /// Consul's text.

@@ -33,7 +33,7 @@ const MIN_TTL: Duration = Duration::from_secs(60);
 
 const MISSING: &str = "Missing auth method name";
 
-/// The types that Consul knows, of which the simulated agent has two.
+/// The types that Consul knows; the simulated agent has two of them.
 const TYPES: &[&str] = &["aws-iam", JWT, KUBERNETES];
 /// A method in replies; in lists without its configuration.
 #[derive(Serialize)]

@@ -61,7 +61,7 @@ impl Kind {
         }
     }
 
-    /// What a token says, if it is valid at this time, in seconds since 1970.
+    /// The claims of a token, if it is valid at this time, in seconds since 1970.
     ///
     /// # Errors
     /// Consul's text.

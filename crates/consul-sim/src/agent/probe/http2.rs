@@ -114,7 +114,7 @@ async fn ask(
     Ok(serving_status(&said))
 }
 
-/// Refuses what is not the status OK.
+/// Refuses any status but OK.
 fn check(headers: &HeaderMap) -> Result<(), String> {
     const CODES: [&str; 17] = [
         "OK",
