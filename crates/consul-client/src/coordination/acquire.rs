@@ -133,15 +133,15 @@ impl<'a> Contender<'a> {
                 Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
             }
             (outcome, session) => {
-                let mut error = match outcome {
+                // Whatever the last error was, an earlier request may have been applied; without one that could take it
+                // nothing was.
+                let maybe_taken = session.as_ref().is_some_and(|(_, own)| own.held.is_some());
+                let error = match outcome {
                     Some(Err(error)) => error,
                     _ => self.timed_out(),
                 };
+                let error = error.with_maybe_applied(maybe_taken);
                 if let Some((_, session)) = session {
-                    if session.held.is_some() {
-                        // Whatever the last error was, an earlier request may have been applied.
-                        error = error.with_maybe_applied(true);
-                    }
                     let timeout = self.presence.client().settings().timeout;
                     let limit = match self.time_limit() {
                         Some(limit) => self.begun + limit,
@@ -190,12 +190,13 @@ impl<'a> Contender<'a> {
         deferred: Option<Deferred>,
         operations: impl IntoIterator<Item = Operation>,
     ) -> Result<Value, Error> {
-        let before = self.note_held(claim, deferred);
-        let args = transaction(operations);
-        let turn = self.presence.turn().await;
-        let patience = Some(self.presence.end_timeout());
-        let taken = self.presence.client().call_again(&txn::TXN, args, patience).await;
-        drop(turn);
+        let (presence, args, mut before) = (self.presence, transaction(operations), None);
+        let begins = || {
+            before = self.note_held(claim, deferred);
+            Ok(())
+        };
+        let call = (&txn::TXN, args);
+        let taken = presence.call_in_turns(presence.client(), call, begins).await;
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
@@ -257,16 +258,20 @@ impl<'a> Contender<'a> {
         index: Option<u64>,
     ) -> Result<Answer, Error> {
         let Some(index) = index else {
-            let _turn = self.presence.turn().await;
+            let turn = self.presence.turn().await;
             let client = self.presence.client();
             let timeout = client.settings().timeout;
-            let patience = self.presence.end_timeout().min(timeout);
+            let patience = self.presence.patience().min(timeout);
             let first = args.clone().opt("timeout_ms", patience.as_millis() as u64);
-            let left = (timeout - patience).as_millis() as u64;
-            return match client.read_past_caches(endpoint, &first).await {
+            let left = (timeout - patience).min(self.presence.profile().check_ttl);
+            let answered = client.read_past_caches(endpoint, &first).await;
+            drop(turn);
+            return match answered {
                 // An answer that was lost without a sign delays no takeover for the client's whole time limit.
-                Err(error) if error.kind() == Kind::Timeout && left > 0 => {
-                    client.read_past_caches(endpoint, &args.opt("timeout_ms", left)).await
+                Err(error) if error.kind() == Kind::Timeout && !left.is_zero() => {
+                    let _turn = self.presence.turn_of_unanswered().await;
+                    let args = args.opt("timeout_ms", left.as_millis() as u64);
+                    client.read_past_caches(endpoint, &args).await
                 }
                 answered => answered,
             };
@@ -313,7 +318,7 @@ impl<'a> Contender<'a> {
         if begun + self.presence.query_wait().min(usual / 2) < self.renewal {
             return;
         }
-        match self.presence.renew(session.id()).await {
+        match self.presence.renew_waiting(session.id()).await {
             Ok(next) => self.renewal = begun + next,
             Err(error) if error.kind() == Kind::SessionInvalid => self.session = None,
             Err(_) => self.renewal = begun + usual,

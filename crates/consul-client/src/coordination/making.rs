@@ -96,14 +96,14 @@ impl Presence {
         let mut pause = FIRST_CATALOG_PAUSE;
         loop {
             let args = Args::new().arg(map(definition.clone()));
-            let turn = self.turn().await;
-            if order.made.is_closed() {
-                return Err(
-                    Error::new(Kind::Closed, "nobody wants the session any more").not_sent()
-                );
-            }
+            let is_wanted = || match order.made.is_closed() {
+                true => {
+                    Err(Error::new(Kind::Closed, "nobody wants the session any more").not_sent())
+                }
+                false => Ok(()),
+            };
             let agent = &self.agents[order.registration.agent];
-            match agent.call_again(&session::CREATE, args, Some(self.end_timeout())).await {
+            match self.call_in_turns(agent, (&session::CREATE, args), is_wanted).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
                     let deferred =
@@ -126,7 +126,6 @@ impl Presence {
                         self.register_again();
                         return Err(error);
                     }
-                    drop(turn);
                     if self.now() >= begun + CATALOG_LAG / 4 && !has_registered {
                         // Beats are answered although the catalog lacks the service.
                         self.register_again();
