@@ -14,9 +14,10 @@ use consul_api::response::Answer;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_process::clock::{BoxFuture, Instant};
+use consul_process::sync::lock;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a wait fails until the log says so at WARN: its reason may never end, as another datacenter's.
@@ -34,6 +35,19 @@ const DELAY_PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::
 /// to [`MAX_SESSION_INTERVAL`], until one has lasted that long.
 const MIN_SESSION_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_SESSION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a contender waits for while others of its client have the turns.
+pub(super) const IN_TURN: &str = "its request has to wait for those of other locks of this client";
+
+/// What a contender waits for, in the words of an error.
+#[derive(Debug, Default)]
+pub(super) struct Step(Mutex<&'static str>);
+
+impl Step {
+    pub fn set(&self, what: &'static str) {
+        *lock(&self.0) = what;
+    }
+}
 
 /// How long to wait for a lock or a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +83,8 @@ pub(super) struct Contender<'a> {
     /// How it waits for changes.
     turn: Option<Turn>,
     last_error: Option<Error>,
+    /// What it waits for.
+    step: Arc<Step>,
     /// While each attempt fails.
     fails_since: Option<Fails>,
 }
@@ -103,6 +119,7 @@ impl<'a> Contender<'a> {
             has_paused: false,
             turn: None,
             last_error: None,
+            step: Arc::default(),
             fails_since: None,
         })
     }
@@ -154,6 +171,11 @@ impl<'a> Contender<'a> {
         }
     }
 
+    /// Notes what it waits for from now on, which is the reason of a timeout if nothing else is.
+    pub fn note_step(&self, what: &'static str) {
+        self.step.set(what);
+    }
+
     pub fn tries_once(&self) -> bool {
         self.wait == Wait::Once
     }
@@ -174,7 +196,10 @@ impl<'a> Contender<'a> {
             self.presence.client().clock().sleep_until(made + last_interval).await;
         }
         let name = format!("{} {}", self.kind, self.key);
-        let session = self.presence.session(registration, name, self.behavior).await?;
+        let session = self
+            .presence
+            .session(registration, name, self.behavior, Arc::clone(&self.step))
+            .await?;
         self.session_made = Some((self.now(), interval));
         self.renewal = self.now() + self.presence.profile().renew_interval();
         let id = session.id().to_owned();
@@ -191,8 +216,10 @@ impl<'a> Contender<'a> {
         operations: impl IntoIterator<Item = Operation>,
     ) -> Result<Value, Error> {
         let (presence, args, mut before) = (self.presence, transaction(operations), None);
+        self.step.set(IN_TURN);
         let begins = || {
             before = self.note_held(claim, deferred);
+            self.step.set("Consul has not answered the transaction that takes it");
             Ok(())
         };
         let call = (&txn::TXN, args);
@@ -201,6 +228,7 @@ impl<'a> Contender<'a> {
             && !error.maybe_applied()
         {
             session.held = before;
+            self.step.set("Consul has refused each transaction that takes it");
         }
         taken.map(|answer| answer.value)
     }
@@ -258,7 +286,9 @@ impl<'a> Contender<'a> {
         index: Option<u64>,
     ) -> Result<Answer, Error> {
         let Some(index) = index else {
+            self.step.set(IN_TURN);
             let turn = self.presence.turn().await;
+            self.step.set("Consul has not answered a read");
             let client = self.presence.client();
             let timeout = client.settings().timeout;
             let patience = self.presence.patience().min(timeout);
@@ -422,7 +452,7 @@ impl<'a> Contender<'a> {
             whys.push(match (self.presence.registration(), self.presence.registration_error()) {
                 (None, Some(error)) => format!("this process is not registered: {error}"),
                 (None, None) => "this process is not registered yet".to_owned(),
-                (Some(_), _) => "Consul has not answered".to_owned(),
+                (Some(_), _) => (*lock(&self.step.0)).to_owned(),
             });
         }
         let ms = self.time_limit().unwrap_or_default().as_millis();

@@ -523,7 +523,11 @@ async fn create_contender_key(
         .opt("flags", SEMAPHORE_FLAGS)
         .opt("acquire", session);
     let presence = contender.presence;
-    presence.call_in_turns(presence.client(), (&kv::PUT, args), || Ok(())).await.map(|_| ())
+    let begins = || {
+        contender.note_step("Consul has not answered the request for its key");
+        Ok(())
+    };
+    presence.call_in_turns(presence.client(), (&kv::PUT, args), begins).await.map(|_| ())
 }
 
 fn tree(prefix: &str) -> Args {

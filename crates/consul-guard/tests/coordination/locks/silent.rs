@@ -14,6 +14,7 @@ use std::time::Duration;
 pub fn add_to(trials: &mut Trials) {
     add!(trials, contenders_without_answers_hold_up_no_other_lock);
     add!(trials, releases_without_answers_hold_up_no_other_lock);
+    add!(trials, a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option);
     add!(trials, an_attempt_that_has_sent_nothing_that_could_take_says_so);
 }
 
@@ -118,6 +119,15 @@ fn releases_without_answers_hold_up_no_other_lock() {
     }
 }
 
+/// What an error may say that an attempt has waited for, by the requests that have no answer.
+const WAITED: &[(&str, &str)] = &[
+    ("reads", "Consul has not answered a read"),
+    ("sessions", "Consul has not answered the request for a session"),
+    ("contenders' keys", "Consul has not answered the request for its key"),
+    ("takes", "Consul has not answered the transaction that takes it"),
+    ("takes", "Consul has not answered a read"),
+];
+
 fn an_attempt_that_has_sent_nothing_that_could_take_says_so() {
     for (name, rule) in OF_CONTENDERS {
         for is_permit in [false, true] {
@@ -138,6 +148,13 @@ fn an_attempt_that_has_sent_nothing_that_could_take_says_so() {
                     Err(error) => {
                         let is_taken = *name == "takes";
                         assert_eq!(error.maybe_applied(), is_taken, "{what}: {error}");
+                        let ends_wait = error.message().contains("not acquired within");
+                        if ends_wait && !error.message().contains("last: ") {
+                            let waited = WAITED
+                                .iter()
+                                .any(|(of, why)| of == name && error.message().contains(why));
+                            assert!(waited, "{what}: {error}");
+                        }
                     }
                 }
             }
@@ -149,4 +166,30 @@ fn an_attempt_that_has_sent_nothing_that_could_take_says_so() {
     let _held = hold(&world, &holder, &["slow/1".to_owned()]);
     let error = world.run(acquire(&process, "slow/1", Wait::For(SECOND * 2))).expect_err("held");
     assert_eq!((error.kind(), error.maybe_applied()), (Kind::Timeout, false), "{error}");
+}
+
+fn a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option() {
+    const REFUSALS: [Rule; 2] = [
+        |it| is(it, "PUT", "/v1/session/create").then(|| answer(400, TTL_REFUSED))?,
+        // Consul 1.8
+        |it| is(it, "PUT", "/v1/session/create").then(|| answer(500, TTL_REFUSED))?,
+    ];
+    const TTL_REFUSED: &str = "Invalid Session TTL '10000000000', must be between [30s=24h0m0s]";
+    for refusal in REFUSALS {
+        for wait in [Wait::Once, Wait::For(SECOND * 60), Wait::Forever] {
+            let world = Simulated::new();
+            let (process, counting) = process(&world);
+            counting.answer_by(Some(refusal));
+            let before = world.clock.now();
+            for refused in [
+                world.run(acquire(&process, "k", wait)),
+                world.run(permit(&process, "permits", wait)),
+            ] {
+                let error = refused.expect_err("there is no session");
+                assert_eq!((error.kind(), error.maybe_applied()), (Kind::Config, false), "{error}");
+                assert!(error.message().contains("session_ttl_s"), "{error}");
+            }
+            assert!(world.clock.now() - before < SECOND);
+        }
+    }
 }
