@@ -10,7 +10,7 @@ use consul_api::table::Shape;
 use consul_api::value::Value;
 use consul_api::value::shape::ValuePath;
 use consul_config::{CLUSTER_OPTIONS, OPTIONS, Setting, option_like};
-use consul_process::logs;
+use consul_process::{logs, os};
 use mlua::{IntoLua, Lua, MultiValue, Table, Value as LuaValue};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -86,8 +86,10 @@ fn node_id(lua: &Lua, args: MultiValue) -> native::Result {
         return Err(Error::misuse(why).into());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    // Forked processes have the same random generator.
-    native::text(lua, &format!("node_{now}_{:x}{:04x}", std::process::id(), fastrand::u16(..)))
+    native::text(
+        lua,
+        &format!("node_{now}_{:x}{:04x}", std::process::id(), os::generator().u16(..)),
+    )
 }
 
 /// `json(answer)` is the answer as Consul sent it, with the values of keys in base64.

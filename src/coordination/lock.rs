@@ -46,12 +46,33 @@ struct Open {
     handle: OnceCell<(Arc<LockHandle>, Rc<Job<AttemptEvent>>)>,
     /// The last attempt, and whether its last event was reported.
     attempt: Cell<(AttemptId, bool)>,
+    /// The last outcome that a call has taken, and of which attempt: another call may wait for it.
+    outcome: RefCell<(AttemptId, Result<u64, Error>)>,
+}
+
+impl Open {
+    /// Notes an outcome that is taken, which the program knows then.
+    fn note(&self, handle: &LockHandle, event: &AttemptEvent) {
+        let (attempt, outcome) = match event {
+            AttemptEvent::Acquired(attempt, token) => (*attempt, Ok(*token)),
+            AttemptEvent::Failed(attempt, error) => (*attempt, Err(error.clone())),
+            AttemptEvent::Lease(..) | AttemptEvent::Ended(_) => return,
+        };
+        handle.record_known(attempt);
+        *self.outcome.borrow_mut() = (attempt, outcome);
+    }
+
+    /// Whether the outcome of an attempt was taken, or that of a later one.
+    fn is_taken(&self, attempt: AttemptId) -> bool {
+        self.outcome.borrow().0 >= attempt
+    }
 }
 
 impl Lock {
     fn new(background: Arc<Background>, spec: LockSpec, profile: Profile) -> Self {
         let handle = OnceCell::new();
-        let open = Rc::new(Open { background, handle, attempt: Cell::new((0, true)) });
+        let outcome = RefCell::new((0, Ok(0)));
+        let open = Rc::new(Open { background, handle, attempt: Cell::new((0, true)), outcome });
         let generation = os::fork_generation();
         Lock {
             spec,
@@ -305,25 +326,32 @@ fn acquire(call: &Call<Lock>) -> native::Result {
     let open = lock.opened()?;
     let attempt = lock.start_attempt(&open, wait)?;
     let (handle, job) = lock.handle(&open)?;
-    loop {
-        if let Err(failure) = wait::for_job(lua, job, None) {
+    while !open.is_taken(attempt) {
+        // A hook may take the outcome.
+        if let Err(failure) = wait::for_job_unless(lua, job, None, || open.is_taken(attempt)) {
             handle.abandon(attempt);
             return Err(failure);
         }
         // A hook may have forked the process, or closed the lock.
         lock.opened()?;
+        if open.is_taken(attempt) {
+            break;
+        }
         match job.next()? {
-            Poll::Ready(Some(AttemptEvent::Acquired(id, token))) if id == attempt => {
-                handle.record_known(id);
-                return Ok(Returned::success(value::to_lua(lua, &token.into())?));
-            }
-            Poll::Ready(Some(AttemptEvent::Failed(id, error))) if id == attempt => {
-                handle.record_known(id);
-                return Err(error.into());
-            }
-            // An event of an earlier attempt that the program did not ask for.
-            Poll::Ready(Some(_)) | Poll::Pending => {}
+            // One that is not an outcome is of an earlier attempt, for which the program did not ask.
+            Poll::Ready(Some(event)) => open.note(handle, &event),
+            Poll::Pending => {}
             Poll::Ready(None) => return Err(lock.background_ended().into()),
+        }
+    }
+    match &*open.outcome.borrow() {
+        (of, outcome) if *of == attempt => {
+            let token = outcome.clone()?;
+            Ok(Returned::success(value::to_lua(lua, &token.into())?))
+        }
+        _ => {
+            let why = "the attempt was cancelled, and another one has begun";
+            Err(Error::new(Kind::Closed, format!("{}: {why}", lock.name())).into())
         }
     }
 }
@@ -336,27 +364,26 @@ fn next_event(call: &Call<Lock>, limit: Option<Duration>) -> native::Result {
     let Ok(open) = lock.opened() else { return none() };
     let Some((handle, job)) = open.handle.get() else { return none() };
     loop {
-        let (attempt, has_ended) = open.attempt.get();
-        if !has_ended || job.is_ready() {
-            wait::for_job(lua, job, limit)?;
+        if !open.attempt.get().1 || job.is_ready() {
+            // A hook may take the last event.
+            wait::for_job_unless(lua, job, limit, || open.attempt.get().1)?;
             if lock.opened().is_err() {
                 return none();
             }
         }
+        // A hook may have begun another one.
+        let (attempt, has_ended) = open.attempt.get();
         let Poll::Ready(Some(event)) = job.next()? else { return none() };
+        open.note(handle, &event);
         if handle.is_abandoned(event.attempt()) {
             open.attempt.set((attempt, has_ended || event.attempt() >= attempt));
             continue;
         }
         return match event {
-            AttemptEvent::Acquired(id, token) => {
-                handle.record_known(id);
+            AttemptEvent::Acquired(_, token) => {
                 named("acquired", value::to_lua(lua, &token.into())?)
             }
-            AttemptEvent::Failed(id, error) => {
-                handle.record_known(id);
-                named("failed", value::error(lua, &error)?)
-            }
+            AttemptEvent::Failed(_, error) => named("failed", value::error(lua, &error)?),
             AttemptEvent::Lease(_, Event::Suspended) => named("suspended", LuaValue::Nil),
             AttemptEvent::Lease(_, Event::Resumed) => named("resumed", LuaValue::Nil),
             AttemptEvent::Lease(_, Event::Lost(why)) => named("lost", why.into_lua(lua)?),

@@ -202,7 +202,7 @@ impl<T> Job<T> {
     }
 
     /// Waits until the job is ready or the limit is over; moves a manual clock meanwhile. Calls
-    /// `pause` after each `interval` of the machine's clock; an error of it ends the wait.
+    /// `pause` after each `interval` of the machine's clock; an error of it ends the wait, and so does true.
     ///
     /// # Errors
     /// Those of `pause`, and as [`Job::start`].
@@ -210,7 +210,7 @@ impl<T> Job<T> {
         &self,
         limit: Option<Duration>,
         interval: Duration,
-        pause: impl Fn() -> Result<(), E>,
+        pause: impl Fn() -> Result<bool, E>,
     ) -> Result<(), E> {
         if let Some(Task::Clock(clock, _)) = &self.task {
             return self.wait_on_clock(clock, limit, pause);
@@ -223,7 +223,9 @@ impl<T> Job<T> {
             if self.queue.wait(turn) || left == Some(turn) {
                 break;
             }
-            pause()?;
+            if pause()? {
+                break;
+            }
         }
         Ok(())
     }
@@ -232,7 +234,7 @@ impl<T> Job<T> {
         &self,
         clock: &ManualClock,
         limit: Option<Duration>,
-        pause: impl Fn() -> Result<(), E>,
+        pause: impl Fn() -> Result<bool, E>,
     ) -> Result<(), E> {
         let deadline = limit.map(|limit| clock.now() + limit);
         while !self.belongs_to_parent() {
@@ -245,7 +247,9 @@ impl<T> Job<T> {
             if self.is_ready() || deadline.is_some_and(|deadline| clock.now() >= deadline) {
                 break;
             }
-            pause()?;
+            if pause()? {
+                break;
+            }
         }
         Ok(())
     }

@@ -49,7 +49,20 @@ pub fn run_hooks(lua: &Lua) -> Result<(), Failure> {
 /// # Errors
 /// As [`pause`] and [`Job::wait`].
 pub fn for_job<T>(lua: &Lua, job: &Job<T>, limit: Option<Duration>) -> Result<(), Failure> {
-    job.wait(limit, INTERVAL, || pause(lua))
+    for_job_unless(lua, job, limit, || false)
+}
+
+/// Waits as [`for_job`]; ends too after a pause in which other code has made the wait needless, as by taking the result.
+///
+/// # Errors
+/// As [`for_job`].
+pub fn for_job_unless<T>(
+    lua: &Lua,
+    job: &Job<T>,
+    limit: Option<Duration>,
+    is_needless: impl Fn() -> bool,
+) -> Result<(), Failure> {
+    job.wait(limit, INTERVAL, || pause(lua).map(|()| is_needless()))
 }
 
 /// Runs work in the background and waits for its result; returns None in a child that was forked

@@ -86,6 +86,7 @@ fn trials() -> Trials {
     for engine in ENGINES {
         for (name, program) in [
             ("children_have_none_of_their_parents_locks", &["run", "fork/locks.lua"][..]),
+            ("children_have_services_of_their_own", &["run", "fork/services.lua"]),
             ("a_state_that_ends_gives_its_locks_up", &["states", "72", "locks.lua"]),
             ("children_have_none_of_their_parents_nodes", &["run", "fork/cluster.lua"]),
             ("a_state_that_ends_leaves_its_cluster", &["states", "10", "cluster.lua"]),

@@ -5,6 +5,7 @@
 //! # use std::{sync::Arc, time::Duration};
 //! use consul_client::{Client, Settings};
 //! use consul_process::clock::SystemClock;
+//! use consul_process::os;
 //! use consul_api::error::Kind;
 //! use consul_sim::{Agent, Options, SimTransport};
 //! use consul_api::api::kv;
@@ -20,7 +21,7 @@
 //!     defaults: Defaults { consistency: Some("consistent"), ..Defaults::default() },
 //! };
 //! let client =
-//!     Client::new(vec![transport], settings, Arc::new(SystemClock::new()), fastrand::Rng::new());
+//!     Client::new(vec![transport], settings, Arc::new(SystemClock::new()), os::generator());
 //! // Written only if the key does not exist.
 //! let create = Args::new().arg("config").arg("v1").opt("cas", 0);
 //! client.call(&kv::PUT, &create).await?;

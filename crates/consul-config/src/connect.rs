@@ -10,7 +10,7 @@ use consul_client::transport::token_file::{TokenFile, WithTokenFile};
 use consul_client::{Client, Settings};
 use consul_guard::{Connection as GuardedConnection, GuardProcess};
 use consul_process::clock::{Clock, SystemClock};
-use consul_process::logs;
+use consul_process::{logs, os};
 use consul_sim::{self as simulate, SimTransport};
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ pub fn connect_in_loop(config: &Config) -> Result<Option<Client>, Error> {
         transports.push(Arc::new(transport));
     }
     let clock = Arc::new(LoopClock::default());
-    client(config, (transports, clock, fastrand::Rng::new())).map(Some)
+    client(config, (transports, clock, os::generator())).map(Some)
 }
 
 fn client(config: &Config, connection: Connection) -> Result<Client, Error> {
@@ -94,7 +94,7 @@ fn real(config: &Config) -> Result<Connection, Error> {
         Ok(Arc::new(HttpTransport::new(endpoint, &config.http)?))
     };
     let transports = config.endpoints.iter().map(transport).collect::<Result<_, _>>()?;
-    Ok((transports, Arc::new(SystemClock::new()), fastrand::Rng::new()))
+    Ok((transports, Arc::new(SystemClock::new()), os::generator()))
 }
 
 /// A client of a simulated agent uses the clock of that agent and a seed from it, so that the same

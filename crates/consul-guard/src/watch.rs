@@ -124,9 +124,16 @@ fn send_all(groups: &[(Sender, Vec<DeferredRequest>)], process: &Process) {
 /// so that others have to wait for the lock delay.
 fn send_in_order(requests: &[DeferredRequest], sender: &Sender, is_dead: bool, deadline: Instant) {
     let mut pause = FIRST_PAUSE;
-    for request in requests.iter().filter(|request| is_dead || !request.step.requires_exit()) {
-        // A retry of a refused request would be refused again.
-        while sender.send(request, deadline) == Err(Failure::Transient) {
+    let is_step = |one: &DeferredRequest, other: &DeferredRequest| one.step == other.step;
+    for step in requests.chunk_by(is_step) {
+        let mut left: Vec<_> =
+            step.iter().filter(|request| is_dead || !request.step.requires_exit()).collect();
+        loop {
+            // A retry of a refused request would be refused again. Those of the other keys come before it.
+            left.retain(|request| sender.send(request, deadline) == Err(Failure::Transient));
+            if left.is_empty() {
+                break;
+            }
             if Instant::now() + pause >= deadline {
                 return;
             }

@@ -72,6 +72,7 @@ use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_client::transport::Transport;
 use consul_process::clock::{BoxFuture, Clock, SystemClock};
+use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -135,7 +136,7 @@ impl Default for Options {
             node_id: None,
             node_meta: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
-            seed: fastrand::u64(..),
+            seed: os::generator().u64(..),
             pretty: false,
             connect: true,
             acl: Acl::default(),

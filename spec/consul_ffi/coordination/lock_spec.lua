@@ -421,6 +421,79 @@ describe("a lock", function()
     raises("next_event: timeout_ms must be a number of milliseconds", lock.next_event, lock, "soon")
     raises("fenced_put: value must be a string, number, boolean or table", lock.fenced_put, lock, "k", nil)
   end)
+
+  -- Calls that wait for the outcome of an attempt, each with the kind of the error that it may return.
+  local WAITS = {
+    acquire = function(object)
+      return object:acquire({ wait_s = 0.3 })
+    end,
+    next_event = function(object)
+      assert(object:start({ wait_s = 0.3 }))
+      return object:next_event()
+    end,
+  }
+
+  -- What a hook does meanwhile with the same object.
+  local TAKES = {
+    ["the outcome"] = function(object)
+      object:next_event(5000)
+    end,
+    ["all events"] = function(object)
+      while object:next_event(5000) do
+      end
+    end,
+    ["those of another attempt too"] = function(object)
+      object:release()
+      assert(object:start({ wait_s = 0.1 }))
+      while object:next_event(5000) do
+      end
+    end,
+    ["the outcome of another attempt"] = function(object)
+      object:release()
+      assert.equal("timeout", support.kind(object:acquire({ wait_s = 0.1 })))
+    end,
+    ["nothing, and releases it"] = function(object)
+      object:release()
+    end,
+    ["nothing, and closes it"] = function(object)
+      object:close()
+    end,
+  }
+
+  for wait, waits in pairs(WAITS) do
+    for what, takes in pairs(TAKES) do
+      it(wait .. " returns although a hook takes " .. what, function()
+        held()
+        local permit = assert(client:semaphore(key .. "/permits", 1))
+        assert(permit:acquire())
+        opened[#opened + 1] = permit
+        for _, object in ipairs({ other:lock(key), other:semaphore(key .. "/permits", 1) }) do
+          opened[#opened + 1] = object
+          local ran, success, message, err = support.with_hook(function()
+            takes(object)
+          end, waits, object)
+          assert.is_true(ran, success)
+          if wait == "acquire" then
+            local kind = support.kind(success, message, err)
+            assert.is_true(kind == "timeout" or kind == "closed", message)
+          end
+        end
+      end)
+    end
+  end
+
+  it("acquire returns the token although a hook takes it", function()
+    local first = held()
+    local second = other:lock(key)
+    opened[#opened + 1] = second
+    local ran, success, token = support.with_hook(function()
+      assert(first:release())
+      assert.equal("acquired", (second:next_event(5000)))
+    end, second.acquire, second, { wait_s = 10 })
+    assert.is_true(ran and success)
+    assert.equal(second:token(), token)
+    assert.is_true(second:is_held())
+  end)
 end)
 
 -- On a manual clock there is no background thread: beats, proofs and renewals run while the program's

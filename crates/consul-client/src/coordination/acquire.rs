@@ -14,9 +14,10 @@ use consul_api::response::Answer;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_process::clock::{BoxFuture, Instant};
+use consul_process::sync::lock;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a wait fails until the log says so at WARN: its reason may never end, as another datacenter's.
@@ -34,6 +35,19 @@ const DELAY_PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::
 /// to [`MAX_SESSION_INTERVAL`], until one has lasted that long.
 const MIN_SESSION_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_SESSION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a contender waits for while others of its client have the turns.
+pub(super) const IN_TURN: &str = "its request has to wait for those of other locks of this client";
+
+/// What a contender waits for, in the words of an error.
+#[derive(Debug, Default)]
+pub(super) struct Step(Mutex<&'static str>);
+
+impl Step {
+    pub fn set(&self, what: &'static str) {
+        *lock(&self.0) = what;
+    }
+}
 
 /// How long to wait for a lock or a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +83,8 @@ pub(super) struct Contender<'a> {
     /// How it waits for changes.
     turn: Option<Turn>,
     last_error: Option<Error>,
+    /// What it waits for.
+    step: Arc<Step>,
     /// While each attempt fails.
     fails_since: Option<Fails>,
 }
@@ -103,6 +119,7 @@ impl<'a> Contender<'a> {
             has_paused: false,
             turn: None,
             last_error: None,
+            step: Arc::default(),
             fails_since: None,
         })
     }
@@ -133,15 +150,15 @@ impl<'a> Contender<'a> {
                 Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
             }
             (outcome, session) => {
-                let mut error = match outcome {
+                // Whatever the last error was, an earlier request may have been applied; without one that could take it
+                // nothing was.
+                let maybe_taken = session.as_ref().is_some_and(|(_, own)| own.held.is_some());
+                let error = match outcome {
                     Some(Err(error)) => error,
                     _ => self.timed_out(),
                 };
+                let error = error.with_maybe_applied(maybe_taken);
                 if let Some((_, session)) = session {
-                    if session.held.is_some() {
-                        // Whatever the last error was, an earlier request may have been applied.
-                        error = error.with_maybe_applied(true);
-                    }
                     let timeout = self.presence.client().settings().timeout;
                     let limit = match self.time_limit() {
                         Some(limit) => self.begun + limit,
@@ -152,6 +169,11 @@ impl<'a> Contender<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Notes what it waits for from now on, which is the reason of a timeout if nothing else is.
+    pub fn note_step(&self, what: &'static str) {
+        self.step.set(what);
     }
 
     pub fn tries_once(&self) -> bool {
@@ -174,7 +196,10 @@ impl<'a> Contender<'a> {
             self.presence.client().clock().sleep_until(made + last_interval).await;
         }
         let name = format!("{} {}", self.kind, self.key);
-        let session = self.presence.session(registration, name, self.behavior).await?;
+        let session = self
+            .presence
+            .session(registration, name, self.behavior, Arc::clone(&self.step))
+            .await?;
         self.session_made = Some((self.now(), interval));
         self.renewal = self.now() + self.presence.profile().renew_interval();
         let id = session.id().to_owned();
@@ -190,16 +215,20 @@ impl<'a> Contender<'a> {
         deferred: Option<Deferred>,
         operations: impl IntoIterator<Item = Operation>,
     ) -> Result<Value, Error> {
-        let before = self.note_held(claim, deferred);
-        let args = transaction(operations);
-        let turn = self.presence.turn().await;
-        let patience = Some(self.presence.end_timeout());
-        let taken = self.presence.client().call_again(&txn::TXN, args, patience).await;
-        drop(turn);
+        let (presence, args, mut before) = (self.presence, transaction(operations), None);
+        self.step.set(IN_TURN);
+        let begins = || {
+            before = self.note_held(claim, deferred);
+            self.step.set("Consul has not answered the transaction that takes it");
+            Ok(())
+        };
+        let call = (&txn::TXN, args);
+        let taken = presence.call_in_turns(presence.client(), call, begins).await;
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
             session.held = before;
+            self.step.set("Consul has refused each transaction that takes it");
         }
         taken.map(|answer| answer.value)
     }
@@ -257,16 +286,22 @@ impl<'a> Contender<'a> {
         index: Option<u64>,
     ) -> Result<Answer, Error> {
         let Some(index) = index else {
-            let _turn = self.presence.turn().await;
+            self.step.set(IN_TURN);
+            let turn = self.presence.turn().await;
+            self.step.set("Consul has not answered a read");
             let client = self.presence.client();
             let timeout = client.settings().timeout;
-            let patience = self.presence.end_timeout().min(timeout);
+            let patience = self.presence.patience().min(timeout);
             let first = args.clone().opt("timeout_ms", patience.as_millis() as u64);
-            let left = (timeout - patience).as_millis() as u64;
-            return match client.read_past_caches(endpoint, &first).await {
+            let left = (timeout - patience).min(self.presence.profile().check_ttl);
+            let answered = client.read_past_caches(endpoint, &first).await;
+            drop(turn);
+            return match answered {
                 // An answer that was lost without a sign delays no takeover for the client's whole time limit.
-                Err(error) if error.kind() == Kind::Timeout && left > 0 => {
-                    client.read_past_caches(endpoint, &args.opt("timeout_ms", left)).await
+                Err(error) if error.kind() == Kind::Timeout && !left.is_zero() => {
+                    let _turn = self.presence.turn_of_unanswered().await;
+                    let args = args.opt("timeout_ms", left.as_millis() as u64);
+                    client.read_past_caches(endpoint, &args).await
                 }
                 answered => answered,
             };
@@ -313,7 +348,7 @@ impl<'a> Contender<'a> {
         if begun + self.presence.query_wait().min(usual / 2) < self.renewal {
             return;
         }
-        match self.presence.renew(session.id()).await {
+        match self.presence.renew_waiting(session.id()).await {
             Ok(next) => self.renewal = begun + next,
             Err(error) if error.kind() == Kind::SessionInvalid => self.session = None,
             Err(_) => self.renewal = begun + usual,
@@ -417,7 +452,7 @@ impl<'a> Contender<'a> {
             whys.push(match (self.presence.registration(), self.presence.registration_error()) {
                 (None, Some(error)) => format!("this process is not registered: {error}"),
                 (None, None) => "this process is not registered yet".to_owned(),
-                (Some(_), _) => "Consul has not answered".to_owned(),
+                (Some(_), _) => (*lock(&self.step.0)).to_owned(),
             });
         }
         let ms = self.time_limit().unwrap_or_default().as_millis();

@@ -15,10 +15,27 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 
 /// How many sessions are ended at a time, so that the beats have their share of the connections.
-const MAX_AT_A_TIME: usize = 16;
+const MAX_AT_A_TIME: usize = 12;
+
+/// How many of those are that were not ended at the first time.
+const MAX_AGAIN: usize = 4;
+
+/// The turns of the ends of sessions, each for one time: what keeps silent for one key holds up no other.
+#[derive(Debug)]
+pub(super) struct EndTurns {
+    first: Semaphore,
+    again: Semaphore,
+}
+
+impl Default for EndTurns {
+    fn default() -> Self {
+        Self { first: Semaphore::new(MAX_AT_A_TIME), again: Semaphore::new(MAX_AGAIN) }
+    }
+}
 
 /// What a session holds, or may hold, whose holder does not act under it any more.
 #[derive(Debug)]
@@ -32,10 +49,10 @@ pub(super) struct Holding {
 
 impl Holding {
     /// Frees it, so that a waiter can have it at once.
-    async fn free(&self, presence: &Presence, session: &str) -> Result<(), Error> {
+    async fn free(&self, presence: &Presence, session: &str, limit: Duration) -> Result<(), Error> {
         match &self.claim {
-            Claim::Lock(value) => lock::release(presence, &self.key, session, value).await,
-            Claim::Permit { .. } => semaphore::release(presence, &self.key, session).await,
+            Claim::Lock(value) => lock::release(presence, &self.key, session, value, limit).await,
+            Claim::Permit { .. } => semaphore::release(presence, &self.key, session, limit).await,
         }
     }
 }
@@ -101,10 +118,10 @@ impl Presence {
         let (mut ending, mut next) = (FuturesUnordered::new(), 0);
         loop {
             let waiting = given_up.borrow_and_update().clone();
-            let (room, first) = (MAX_AT_A_TIME - ending.len(), next);
-            for it in waiting.into_iter().filter(|it| it.number >= first).take(room) {
+            let first = next;
+            for it in waiting.into_iter().filter(|it| it.number >= first) {
                 next = it.number + 1;
-                ending.push(async move { self.end(&it).await });
+                ending.push(async move { self.end_in_turns(&it).await });
             }
             tokio::select! {
                 biased;
@@ -129,30 +146,55 @@ impl Presence {
     /// this process.
     async fn end(&self, ending: &Ending) {
         let _turn = ending.turn.lock().await;
-        while !ending.is_over() {
-            match self.try_to_end(ending).await {
-                Err(error)
-                    if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
-                {
-                    tracing::info!(%error, "a session is not ended yet; it is tried again");
-                    ending.progress.send_modify(|it| {
-                        it.failure.get_or_insert(error);
-                    });
-                    self.client().clock().sleep(self.profile().beat).await;
-                    continue;
-                }
-                Err(error) => {
-                    tracing::info!(%error, "a session could not be ended; its TTL has ended it");
-                    ending.progress.send_modify(|it| {
-                        it.freed.get_or_insert(Err(error));
-                    });
-                }
-                Ok(()) => {}
-            }
-            *locked(&ending.deferred) = [None, None];
-            ending.progress.send_modify(|it| it.is_over = true);
-            self.given_up.send_modify(|all| all.retain(|it| it.number != ending.number));
+        while !ending.is_over() && !self.has_ended(ending, self.end_timeout()).await {
+            self.client().clock().sleep(self.profile().beat).await;
         }
+    }
+
+    /// The same in turns with others: a pause keeps none of them waiting, nor do requests that have had no answer before.
+    async fn end_in_turns(&self, ending: &Ending) {
+        let (mut turns, mut limit) = (&self.end_turns.first, self.profile().proof_timeout());
+        while !ending.is_over() {
+            let place = turns.acquire().await;
+            let Ok(turn) = ending.turn.try_lock() else {
+                // A release waits for it meanwhile.
+                drop(place);
+                drop(ending.turn.lock().await);
+                continue;
+            };
+            if ending.is_over() || self.has_ended(ending, limit).await {
+                return;
+            }
+            drop((turn, place));
+            self.client().clock().sleep(self.profile().beat).await;
+            (turns, limit) = (&self.end_turns.again, self.end_timeout());
+        }
+    }
+
+    /// Sends the requests that end a session once, each with this time limit. Returns whether it is over.
+    async fn has_ended(&self, ending: &Ending, limit: Duration) -> bool {
+        match self.try_to_end(ending, limit).await {
+            Err(error)
+                if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
+            {
+                tracing::info!(%error, "a session is not ended yet; it is tried again");
+                ending.progress.send_modify(|it| {
+                    it.failure.get_or_insert(error);
+                });
+                return false;
+            }
+            Err(error) => {
+                tracing::info!(%error, "a session could not be ended; its TTL has ended it");
+                ending.progress.send_modify(|it| {
+                    it.freed.get_or_insert(Err(error));
+                });
+            }
+            Ok(()) => {}
+        }
+        *locked(&ending.deferred) = [None, None];
+        ending.progress.send_modify(|it| it.is_over = true);
+        self.given_up.send_modify(|all| all.retain(|it| it.number != ending.number));
+        true
     }
 
     /// Whether the session has ended by itself, because nothing renews it. Consul ends it no later than two TTLs
@@ -164,12 +206,12 @@ impl Presence {
             >= ending.begun + self.profile().session_ttl * SESSION_TTL_MULTIPLIER
     }
 
-    async fn try_to_end(&self, ending: &Ending) -> Result<(), Error> {
+    async fn try_to_end(&self, ending: &Ending, limit: Duration) -> Result<(), Error> {
         let note = |freed| ending.progress.send_modify(|it| it.freed = Some(freed));
         let mut refused = None;
         if let Some(held) = ending.held.as_ref().filter(|_| ending.freed().is_none()) {
             let before = ending.maybe_freed.swap(true, Ordering::Relaxed);
-            match held.free(self, &ending.session).await {
+            match held.free(self, &ending.session, limit).await {
                 Ok(()) => note(Ok(())),
                 // It is not held: an earlier request has freed it.
                 Err(error) if error.kind() == Kind::TxnFailed && before => note(Ok(())),

@@ -562,7 +562,7 @@ impl Lease {
         loop {
             self.sleep_until(self.now() + interval).await;
             let begun = self.now();
-            interval = match self.presence.renew(&self.session_id).await {
+            interval = match self.presence.renew_held(&self.session_id).await {
                 Ok(next) => {
                     if !self.presence.rules().renewal_is_no_proof {
                         self.extend(begun);

@@ -14,6 +14,7 @@ use consul_api::request::Args;
 use consul_api::response::{Answer, EntryMeta};
 use consul_api::value::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The flags of a key that is a lock, by which all clients recognise it.
 ///
@@ -66,9 +67,9 @@ pub(super) async fn release(
     key: &str,
     session: &str,
     value: &[u8],
+    limit: Duration,
 ) -> Result<(), Error> {
-    let timeout = Some(presence.end_timeout());
-    transact(presence.client(), [unlock(key, session, value)], timeout).await.map(|_| ())
+    transact(presence.client(), [unlock(key, session, value)], Some(limit)).await.map(|_| ())
 }
 
 fn unlock(key: &str, session: &str, value: &[u8]) -> Operation {
@@ -377,7 +378,7 @@ async fn confirm(
     };
     if wanted.is_some_and(|wanted| *wanted != value) {
         // Another client has written the key since. Acquired again, it has the wanted value.
-        release(presence, key, session, &value).await?;
+        release(presence, key, session, &value, presence.end_timeout()).await?;
         return Ok(None);
     }
     let unlock = transaction([unlock(key, session, &value)]);

@@ -1,6 +1,7 @@
 //! Sessions, which are made by the presence: a contender that ends while its session is on its way leaves none, since what
 //! comes for nobody is given up at once.
 
+use super::acquire::{IN_TURN, Step};
 use super::guard::ReleaseStep;
 use super::map;
 use super::presence::{Behavior, Presence, Registration, Session, destroy_args};
@@ -33,6 +34,7 @@ struct Order {
     registration: Registration,
     name: String,
     behavior: Behavior,
+    step: Arc<Step>,
     made: oneshot::Sender<Result<Session, Error>>,
 }
 
@@ -47,9 +49,10 @@ impl Presence {
         registration: Registration,
         name: String,
         behavior: Behavior,
+        step: Arc<Step>,
     ) -> Result<Session, Error> {
         let (made, session) = oneshot::channel();
-        lock(&self.wanted.orders).push(Order { registration, name, behavior, made });
+        lock(&self.wanted.orders).push(Order { registration, name, behavior, step, made });
         self.wanted.added.notify_one();
         session
             .await
@@ -89,6 +92,7 @@ impl Presence {
             definition.push(without_node_checks.clone());
         }
         if let Some(guard) = self.client().guard() {
+            order.step.set("the guard process has not answered");
             guard.start().await?;
         }
         let (begun, mut has_registered) = (self.now(), false);
@@ -96,14 +100,17 @@ impl Presence {
         let mut pause = FIRST_CATALOG_PAUSE;
         loop {
             let args = Args::new().arg(map(definition.clone()));
-            let turn = self.turn().await;
-            if order.made.is_closed() {
-                return Err(
-                    Error::new(Kind::Closed, "nobody wants the session any more").not_sent()
-                );
-            }
+            let is_wanted = || {
+                if order.made.is_closed() {
+                    let why = "nobody wants the session any more";
+                    return Err(Error::new(Kind::Closed, why).not_sent());
+                }
+                order.step.set("Consul has not answered the request for a session");
+                Ok(())
+            };
+            order.step.set(IN_TURN);
             let agent = &self.agents[order.registration.agent];
-            match agent.call_again(&session::CREATE, args, Some(self.end_timeout())).await {
+            match self.call_in_turns(agent, (&session::CREATE, args), is_wanted).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
                     let deferred =
@@ -126,7 +133,6 @@ impl Presence {
                         self.register_again();
                         return Err(error);
                     }
-                    drop(turn);
                     if self.now() >= begun + CATALOG_LAG / 4 && !has_registered {
                         // Beats are answered although the catalog lacks the service.
                         self.register_again();
@@ -135,10 +141,22 @@ impl Presence {
                     self.client().clock().sleep(pause).await;
                     pause *= 2;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(refused_for_good(error)),
             }
         }
     }
+}
+
+/// What time does not change gets a kind that ends a wait, and the option that cures it.
+fn refused_for_good(error: Error) -> Error {
+    if !error.message().contains("Invalid Session TTL") {
+        return error;
+    }
+    let why = format!(
+        "the option session_ttl_s of the profile is below Consul's session_ttl_min, or above 24 hours: {}",
+        error.message()
+    );
+    Error::new(Kind::Config, why).with_maybe_applied(false)
 }
 
 /// Whether the catalog lacks the check of a session or its node.

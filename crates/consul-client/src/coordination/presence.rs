@@ -4,7 +4,7 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
 //! lives; it does not prove that a lock is held.
 
-use super::ending::{Ending, Holding};
+use super::ending::{EndTurns, Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::making::Wanted;
 use super::profile::Profile;
@@ -39,8 +39,15 @@ const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
 /// How often the token of the requests is compared with that of the registration.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many requests of contenders and renewals are on their way at a time, so that beats and proofs have connections.
+/// How many requests of contenders are on their way at a time, so that beats and proofs have connections.
 const MAX_IN_TURN: usize = 24;
+
+/// How many of those are on their way whose last request had no answer in time: what keeps silent for one key holds up
+/// no other.
+const MAX_UNANSWERED: usize = 4;
+
+/// How many renewals of held locks are on their way at a time.
+const MAX_RENEWALS: usize = 8;
 
 /// The service that represents a process.
 #[derive(Clone, Debug)]
@@ -121,8 +128,13 @@ pub struct Presence {
     pub(super) proofs: Proofs,
     /// Its waiters.
     pub(super) waits: Waits,
-    /// The turns of requests that can wait for those of others.
+    /// The turns of contenders' requests, and of those whose last one had no answer. Each is for one request.
     turns: Semaphore,
+    unanswered_turns: Semaphore,
+    /// Those of renewals of held locks, which wait for no contender.
+    renewal_turns: Semaphore,
+    /// Those of the ends of sessions.
+    pub(super) end_turns: EndTurns,
     rules: Rules,
 }
 
@@ -156,6 +168,9 @@ impl Presence {
             proofs: Proofs::default(),
             waits,
             turns: Semaphore::new(MAX_IN_TURN),
+            unanswered_turns: Semaphore::new(MAX_UNANSWERED),
+            renewal_turns: Semaphore::new(MAX_RENEWALS),
+            end_turns: EndTurns::default(),
             rules: Rules::ALL,
         })
     }
@@ -216,19 +231,66 @@ impl Presence {
         self.client.call_past_caches(endpoint, args).await.and_then(linearizable)
     }
 
-    /// Waits for the turn of a request of a contender, or of a renewal.
+    /// Waits for the turn of a contender's request.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }
 
-    /// Renews a session. Returns the time until the next renewal, by the TTL of the reply: a server
-    /// under load can ask for fewer renewals by a longer one.
+    /// Waits for the turn of the same request again, whose answer has not come in time.
+    pub(super) async fn turn_of_unanswered(&self) -> Option<SemaphorePermit<'_>> {
+        self.unanswered_turns.acquire().await.ok()
+    }
+
+    /// Makes a call for a contender in a turn; after an unknown outcome, as one whose answer was lost, it is made again in
+    /// another turn. `begins` is called when the first turn has come.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; of the second call they say too that it may have been applied.
+    pub(super) async fn call_in_turns(
+        &self,
+        client: &Client,
+        (endpoint, args): (&'static Endpoint, Args),
+        begins: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Answer, Error> {
+        let turn = self.turn().await;
+        begins()?;
+        let (begun, timeout) = (self.now(), self.client.settings().timeout);
+        let within = |limit: Duration| {
+            let limit = limit.min(timeout.saturating_sub(self.now() - begun));
+            args.clone().opt("timeout_ms", limit.as_millis() as u64)
+        };
+        let lost = match client.call(endpoint, &within(self.patience())).await {
+            Err(error) if error.maybe_applied() => error,
+            answered => return answered,
+        };
+        drop(turn);
+        let turn = self.turn_of_unanswered().await;
+        if self.now() - begun >= timeout {
+            return Err(lost);
+        }
+        let again = client.call(endpoint, &within(self.profile.check_ttl)).await;
+        drop(turn);
+        again.map_err(|error| error.with_maybe_applied(true))
+    }
+
+    /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal, by the TTL
+    /// of the reply: a server under load can ask for fewer renewals by a longer one.
     ///
     /// Source: "Renew Session" in Consul's HTTP API reference.
-    pub(super) async fn renew(&self, session: &str) -> Result<Duration, Error> {
-        let timeout_ms = self.profile.renew_interval().as_millis() as u64;
-        let args = Args::new().arg(session).opt("timeout_ms", timeout_ms);
+    pub(super) async fn renew_held(&self, session: &str) -> Result<Duration, Error> {
+        let _turn = self.renewal_turns.acquire().await;
+        self.renew(session).await
+    }
+
+    /// Renews the session of a contender, with the same result.
+    pub(super) async fn renew_waiting(&self, session: &str) -> Result<Duration, Error> {
         let _turn = self.turn().await;
+        self.renew(session).await
+    }
+
+    async fn renew(&self, session: &str) -> Result<Duration, Error> {
+        let args =
+            Args::new().arg(session).opt("timeout_ms", self.end_timeout().as_millis() as u64);
         let renewed = self.client.call(&session::RENEW, &args).await?.value;
         let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
         Ok(self.profile.renew_interval_after(ttl))
@@ -560,6 +622,11 @@ impl Presence {
     /// The time limit of a request that frees a key or ends a session. It is made again.
     pub(super) fn end_timeout(&self) -> Duration {
         self.profile.check_ttl / 2
+    }
+
+    /// The time limit of a contender's request before it is made again.
+    pub(super) fn patience(&self) -> Duration {
+        self.profile.check_ttl / 4
     }
 
     pub(super) fn check_id(&self) -> String {

@@ -22,6 +22,7 @@ use consul_api::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The flags of a semaphore's keys.
 ///
@@ -148,7 +149,12 @@ pub(super) fn lock_key(prefix: &str) -> String {
 }
 
 /// Removes the session from the holders, so that a waiter can have the permit at once.
-pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) -> Result<(), Error> {
+pub(super) async fn release(
+    presence: &Presence,
+    prefix: &str,
+    session: &str,
+    limit: Duration,
+) -> Result<(), Error> {
     loop {
         let seen = read_consistent(presence, prefix).await?;
         let lost = seen.lost(prefix).filter(|_| seen.live.contains(session));
@@ -178,7 +184,7 @@ pub(super) async fn release(presence: &Presence, prefix: &str, session: &str) ->
                 continue;
             }
         };
-        match transact(presence.client(), operations, Some(presence.end_timeout())).await {
+        match transact(presence.client(), operations, Some(limit)).await {
             Ok(_) => return Ok(()),
             // Another client wrote at the same time.
             Err(error) if error.kind() == Kind::TxnFailed => {
@@ -517,7 +523,11 @@ async fn create_contender_key(
         .opt("flags", SEMAPHORE_FLAGS)
         .opt("acquire", session);
     let presence = contender.presence;
-    presence.client().call_again(&kv::PUT, args, Some(presence.end_timeout())).await.map(|_| ())
+    let begins = || {
+        contender.note_step("Consul has not answered the request for its key");
+        Ok(())
+    };
+    presence.call_in_turns(presence.client(), (&kv::PUT, args), begins).await.map(|_| ())
 }
 
 fn tree(prefix: &str) -> Args {

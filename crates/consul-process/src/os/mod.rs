@@ -15,6 +15,7 @@ mod fork;
 mod per_process;
 mod private_socket;
 mod process;
+mod random;
 mod signals;
 mod socket;
 
@@ -26,5 +27,6 @@ pub use fork::{CloseOnFork, fork_generation, watch_forks};
 pub use per_process::PerProcess;
 pub use private_socket::listen as listen_privately;
 pub use process::{Process, daemonize, hide_memory, kill_group, module_path};
+pub use random::generator;
 pub use signals::{NoSigpipe, block_signals, spawn};
 pub use socket::{ReceiveMode, Stream, is_idle, receive, send, watch};

@@ -1,7 +1,7 @@
 //! A unix socket of this process, in a folder that only its user can read.
 
-use super::PerProcess;
 use super::signals::spawn;
+use super::{PerProcess, generator};
 use crate::sync::lock;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
@@ -28,7 +28,7 @@ const LEFT_OVER: Duration = Duration::from_secs(60);
 /// When the folder or the socket cannot be created.
 pub fn listen() -> io::Result<(UnixListener, PathBuf)> {
     let parent = std::env::temp_dir();
-    let folder = parent.join(format!("{FOLDER}{}.{:08x}", std::process::id(), fastrand::u32(..)));
+    let folder = parent.join(format!("{FOLDER}{}.{:08x}", std::process::id(), generator().u32(..)));
     let path = folder.join(SOCKET);
     let listener = listen_in(&folder, &path).inspect_err(|_| remove(&folder))?;
     // On a thread of its own: a process that does not accept would keep a connection waiting.

@@ -33,14 +33,14 @@ pub fn add_to(trials: &mut Trials) {
 
 /// What a transport does with a request; instead of an answer with the status [`CLOSED`] the connection ends, and one with
 /// [`SILENT`] never comes.
-type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
+pub type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
 
 const CLOSED: u16 = 998;
-const SILENT: u16 = 999;
+pub const SILENT: u16 = 999;
 
 /// Counts requests, and answers some of them itself.
 #[derive(Debug)]
-struct Counting {
+pub struct Counting {
     transport: SimTransport,
     counts: Mutex<Counts>,
     max_in_flight: usize,
@@ -66,7 +66,7 @@ impl Counting {
         std::mem::take(&mut self.counts.lock().expect("no panic").requests)
     }
 
-    fn answer_by(&self, rule: Option<Rule>) {
+    pub fn answer_by(&self, rule: Option<Rule>) {
         self.counts.lock().expect("no panic").rule = rule;
     }
 
@@ -131,7 +131,7 @@ impl Drop for Ends<'_> {
 }
 
 /// A process whose requests are counted.
-fn counted(world: &Simulated, profile: Profile, max: usize) -> (Arc<Presence>, Arc<Counting>) {
+pub fn counted(world: &Simulated, profile: Profile, max: usize) -> (Arc<Presence>, Arc<Counting>) {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let counts = Mutex::default();
     let counting = Arc::new(Counting { transport, counts, max_in_flight: max });
@@ -144,17 +144,21 @@ fn counted(world: &Simulated, profile: Profile, max: usize) -> (Arc<Presence>, A
     (process, counting)
 }
 
-async fn acquire(process: &Arc<Presence>, key: &str, wait: Wait) -> Result<Arc<Lease>, Error> {
+pub async fn acquire(process: &Arc<Presence>, key: &str, wait: Wait) -> Result<Arc<Lease>, Error> {
     lock::acquire(process, key, &LockOptions { value: None, wait, is_own: false }).await
 }
 
-async fn permit(process: &Arc<Presence>, prefix: &str, wait: Wait) -> Result<Arc<Lease>, Error> {
+pub async fn permit(
+    process: &Arc<Presence>,
+    prefix: &str,
+    wait: Wait,
+) -> Result<Arc<Lease>, Error> {
     let options = SemaphoreOptions { limit: 1, value: Vec::new(), wait };
     semaphore::acquire(process, prefix, &options).await
 }
 
 /// Locks of a process, which are kept.
-fn hold(world: &Simulated, process: &Arc<Presence>, keys: &[String]) -> Vec<Arc<Lease>> {
+pub fn hold(world: &Simulated, process: &Arc<Presence>, keys: &[String]) -> Vec<Arc<Lease>> {
     let leases = keys.iter().map(|key| acquire(process, key, Wait::Once));
     let leases = world.run(join_all(leases));
     let leases: Vec<_> = leases.into_iter().map(|lease| lease.expect("it is free")).collect();
@@ -166,7 +170,7 @@ fn keys(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("many/{number}")).collect()
 }
 
-fn events(lease: &Lease) -> Vec<Event> {
+pub fn events(lease: &Lease) -> Vec<Event> {
     std::iter::from_fn(|| lease.poll_event()).collect()
 }
 
@@ -238,7 +242,7 @@ fn has_seventh(request: &Request<Bytes>) -> bool {
         && String::from_utf8_lossy(request.body()).contains("\"many/7\"")
 }
 
-fn answer(status: u16, body: &'static str) -> Option<Response<Bytes>> {
+pub fn answer(status: u16, body: &'static str) -> Option<Response<Bytes>> {
     Some(Response::builder().status(status).body(body.into()).expect("a response"))
 }
 

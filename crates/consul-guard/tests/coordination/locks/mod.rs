@@ -7,6 +7,7 @@ mod many;
 mod on_a_clock;
 mod on_sockets;
 mod refused;
+mod silent;
 mod tokens;
 
 use crate::support::trials::Trials;
@@ -36,6 +37,7 @@ pub fn trials() -> Trials {
     on_a_clock::add_to(&mut trials);
     on_sockets::add_to(&mut trials);
     refused::add_to(&mut trials);
+    silent::add_to(&mut trials);
     tokens::add_to(&mut trials);
     trials
 }
