@@ -16,7 +16,7 @@ use consul_client::coordination::{Lease, Presence};
 use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -58,6 +58,10 @@ pub struct Cluster {
     pub(crate) kept_until: watch::Sender<Instant>,
     /// Signals that Consul's list of keys lacks this node's record.
     pub(crate) own_key_lost: Notify,
+    /// The modify index at which the node's key was last known to be its own; the key's is that, or higher.
+    pub(crate) own_index: AtomicU64,
+    /// Whether the node's key shows another start, and it is not known yet whether that one lives.
+    pub(crate) is_name_doubted: AtomicBool,
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
     /// The leader's document that an attempt of this node to become it writes, until the attempt has ended.
     pub(crate) candidacy: watch::Sender<Option<Vec<u8>>>,
@@ -125,6 +129,8 @@ impl Cluster {
             reported: Mutex::default(),
             kept_until: watch::Sender::default(),
             own_key_lost: Notify::new(),
+            own_index: AtomicU64::default(),
+            is_name_doubted: AtomicBool::default(),
             lease: Mutex::default(),
             candidacy: watch::Sender::default(),
             leader_key_gone: Mutex::default(),

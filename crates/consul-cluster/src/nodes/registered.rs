@@ -192,8 +192,7 @@ pub(super) fn instances(entries: &Value) -> Instances {
     let mut instances = Instances::new();
     for entry in entries.items() {
         let Some(incarnation) = incarnation(entry) else { continue };
-        let id = entry.get("Service").and_then(|it| it.get("ID")).and_then(Value::as_str);
-        let name = (incarnation.to_owned(), id.unwrap_or_default().to_owned());
+        let name = (incarnation.to_owned(), service_id(entry).unwrap_or_default().to_owned());
         if instances.get(&name).is_none_or(|known| !known.is_live) {
             instances.insert(name, Instance::of(entry));
         }
@@ -302,7 +301,7 @@ pub(crate) async fn claim_name(
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
-            && lists_live(client, options, |it| incarnation(it) == Some(&other.incarnation)).await?
+            && is_live_start(client, options, &other.incarnation).await?
         {
             if clock.now() >= deadline {
                 return Err(name_taken(client, options, &other));
@@ -329,22 +328,31 @@ pub(crate) async fn claim_name(
 /// Whether other nodes than this are live.
 pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
     let own = options.service_id();
-    let is_other = |entry: &Value| {
-        let id = entry.get("Service").and_then(|service| service.get("ID"));
-        id.and_then(Value::as_str) != Some(&own)
-    };
+    let is_other = |entry: &Value| service_id(entry) != Some(&own);
     lists_live(client, options, is_other).await
 }
 
-/// Whether the other start of a node lives rather than this one. If Consul shows neither, as when ACLs hide them, it may.
+/// Whether the other start of a node has its place: it lives. If Consul shows neither as live, that is known unless ACLs may
+/// hide them.
 pub(super) async fn is_replaced(
     client: &Client,
     options: &Options,
     (own, other): (&str, &str),
+    may_be_hidden: bool,
 ) -> Result<bool, Error> {
-    let is_own = |entry: &Value| incarnation(entry) == Some(own);
-    let is_other = |entry: &Value| incarnation(entry) == Some(other);
-    Ok(lists_live(client, options, is_other).await? || !lists_live(client, options, is_own).await?)
+    if is_live_start(client, options, other).await? {
+        return Ok(true);
+    }
+    Ok(may_be_hidden && !is_live_start(client, options, own).await?)
+}
+
+/// Whether a process that started with this node's name lives.
+async fn is_live_start(client: &Client, options: &Options, start: &str) -> Result<bool, Error> {
+    let id = options.service_id();
+    let is_its = |entry: &Value| {
+        incarnation(entry) == Some(start) && service_id(entry) == Some(id.as_str())
+    };
+    lists_live(client, options, is_its).await
 }
 
 /// Whether Consul lists a live instance of this kind, in one of two answers: a single one may be older.
@@ -367,6 +375,10 @@ async fn lists_live(
 /// The incarnation that an instance is registered for.
 fn incarnation(entry: &Value) -> Option<&str> {
     entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()
+}
+
+fn service_id(entry: &Value) -> Option<&str> {
+    entry.get("Service")?.get("ID")?.as_str()
 }
 
 /// The error for a name that another live node has.

@@ -21,6 +21,7 @@ mod replication;
 mod requests;
 mod settings;
 mod start;
+mod starts;
 mod status;
 mod storage;
 mod stores;
