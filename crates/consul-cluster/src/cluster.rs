@@ -40,6 +40,9 @@ pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// long a silently dead connection goes unnoticed.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
 
+/// How long after its time limit a call of several requests ends.
+const AFTER_LIMIT: Duration = Duration::from_millis(20);
+
 /// This process's node in a cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -365,6 +368,27 @@ impl Cluster {
 
     pub(crate) fn unix_ms(&self) -> u64 {
         self.options.wall_clock.unix_ms(self.now())
+    }
+
+    /// Makes the requests of one call, which have one time limit together: that of the client for a single one. The error of
+    /// the last one comes first, since it has that limit too.
+    ///
+    /// # Errors
+    /// Those of the requests; [`Kind::Timeout`] if they take longer.
+    pub(crate) async fn in_time<R>(
+        &self,
+        requests: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Error> {
+        let limit = self.client.settings().timeout;
+        let end = self.now() + limit + AFTER_LIMIT;
+        tokio::select! {
+            biased;
+            done = requests => done,
+            () = self.sleep_until(end) => {
+                let why = format!("no answer to all of its requests within {} ms", limit.as_millis());
+                Err(Error::new(Kind::Timeout, why).retryable())
+            }
+        }
     }
 
     pub(crate) async fn sleep_until(&self, deadline: Instant) {

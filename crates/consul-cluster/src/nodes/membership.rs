@@ -329,7 +329,7 @@ impl Cluster {
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.reconcile_record().await.map_err(Differs::error)
+        self.in_time(async { self.reconcile_record().await.map_err(Differs::error) }).await
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -612,6 +612,10 @@ impl Cluster {
         };
         if self.snapshot().sight != sight {
             self.update(|snapshot| snapshot.sight = sight);
+        }
+        let others = registered::other_clusters(&self.options, &state.answer.value);
+        if self.snapshot().other_clusters != others {
+            self.update(|snapshot| snapshot.other_clusters = others);
         }
         self.keep_nodes_after_loss(state);
         let mut instances = instances(&state.answer.value);
