@@ -63,7 +63,8 @@ fn poll(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let running = node.started()?;
     let is_over = || node.belongs_to_parent() || running.has_ended();
-    let served = serve(call.lua, limit, usize::try_from(max).unwrap_or(usize::MAX), is_over)?;
+    let (clock, max) = (running.data_plane.plane.manual_clock(), usize::try_from(max));
+    let served = serve(call.lua, clock, limit, max.unwrap_or(usize::MAX), is_over)?;
     Ok(Returned::Value(served.into_lua(call.lua)?))
 }
 
@@ -72,7 +73,8 @@ fn run(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let started = node.started()?;
     let is_still = |running: Rc<_>| Rc::ptr_eq(&running, &started) && !started.has_ended();
-    serve(call.lua, None, usize::MAX, || !node.running().is_some_and(is_still))?;
+    let clock = started.data_plane.plane.manual_clock();
+    serve(call.lua, clock, None, usize::MAX, || !node.running().is_some_and(is_still))?;
     Ok(Returned::done())
 }
 

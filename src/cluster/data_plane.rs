@@ -139,7 +139,8 @@ impl NodeDataPlane {
         });
         let result = stream::once(calls(Arc::clone(&self.plane)));
         let job = Job::start(&self.executor, result.chain(wake))?;
-        serve(lua, None, usize::MAX, || job.belongs_to_parent() || job.is_ready())?;
+        let clock = self.plane.manual_clock();
+        serve(lua, clock, None, usize::MAX, || job.belongs_to_parent() || job.is_ready())?;
         if job.belongs_to_parent() {
             return Ok(None);
         }

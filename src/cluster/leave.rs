@@ -3,6 +3,7 @@
 use super::methods::stop;
 use super::node::ClusterNode;
 use crate::runtime::native::{self, Call};
+use crate::runtime::wait;
 use consul_api::error::{Error, Kind};
 use consul_api::table::{DURATION, Shape};
 use consul_api::value::Value;
@@ -37,7 +38,8 @@ pub fn leave(call: &Call<ClusterNode>) -> native::Result {
         running.stores.borrow().values().map(|it| Arc::clone(&it.store)).collect();
     let (cluster, client) = (Arc::clone(&running.cluster), Arc::clone(&running.client));
     let closed = running.data_plane.closed();
-    let moved = |_| async move {
+    let is_manual = client.clock().as_manual().is_some();
+    let moved = async move {
         tokio::select! {
             moved = hand_over(&cluster, &client, &stores, limit) => moved,
             () = closed => {
@@ -47,7 +49,11 @@ pub fn leave(call: &Call<ClusterNode>) -> native::Result {
             }
         }
     };
-    let left = running.data_plane.run(call.lua, moved)?;
+    let left = match is_manual {
+        // It waits for the clock alone, which moves meanwhile.
+        true => wait::for_result(call.lua, &running.executor, moved)?,
+        false => running.data_plane.run(call.lua, |_| moved)?,
+    };
     let left = left.ok_or_else(|| node.background_ended())?;
     let left = left.map_err(|error| error.context(&node.name()))?;
     let stopped = stop(call)?;

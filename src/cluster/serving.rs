@@ -4,12 +4,14 @@
 use super::deferred;
 use super::inbox::{Inbox, NodeNumber, Waiting};
 use super::lua_storage::StorageCall;
+use crate::runtime::executor::in_runtime;
 use crate::runtime::native::{Failure, pcall, text_of};
 use crate::runtime::{log, stack, value, wait};
 use consul_api::error::{Error, Kind};
 use consul_api::tape::Tape;
 use consul_api::value::Value;
 use consul_cluster::data_plane::{Body, Request};
+use consul_process::clock::{Clock, ManualClock};
 use mlua::{AnyUserData, Lua, Table, Value as LuaValue};
 use regex_lite::Regex;
 use std::cell::{Cell, RefCell};
@@ -110,13 +112,18 @@ pub fn storages(node: &AnyUserData) -> mlua::Result<Table> {
     node.nth_user_value(STORAGES)
 }
 
+/// How long a wait gives sockets before it moves a manual clock.
+const FOR_SOCKETS: Duration = Duration::from_millis(5);
+
 /// Serves requests and storages of all nodes of this state until `is_over`, until `max` are served, or
-/// until none came within `limit`. Returns how many were served.
+/// until none came within `limit`. Returns how many were served. A wait moves a manual clock: at once to
+/// the end of `limit`, and without a limit as far as real time passes, by which calls between nodes have theirs.
 ///
 /// # Errors
 /// As [`Serving::check_depth`]; what a hook raised; errors of Lua outside of handlers.
 pub fn serve(
     lua: &Lua,
+    clock: Option<&ManualClock>,
     limit: Option<Duration>,
     max: usize,
     is_over: impl Fn() -> bool,
@@ -124,7 +131,12 @@ pub fn serve(
     let serving = Serving::of(lua);
     let inbox = &serving.inbox;
     serving.check_depth()?;
-    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let begun = Instant::now();
+    let began_at = clock.map(Clock::now);
+    let passed = || match (clock, began_at) {
+        (Some(clock), Some(began_at)) => clock.now() - began_at,
+        _ => begun.elapsed(),
+    };
     let mut served = 0;
     loop {
         inbox.poll();
@@ -140,12 +152,23 @@ pub fn serve(
             log::deliver(lua);
             continue;
         }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = limit.map(|limit| limit.saturating_sub(passed()));
         if left.is_some_and(|left| left.is_zero() || served > 0) {
             return Ok(served);
         }
         let turn = left.unwrap_or(wait::INTERVAL).min(wait::INTERVAL);
-        if !inbox.wait(turn, &is_over) {
+        let found = match clock {
+            None => inbox.wait(turn, &is_over),
+            Some(clock) => {
+                let found = inbox.wait(FOR_SOCKETS, &is_over);
+                if !found {
+                    let turn = if limit.is_some() { turn } else { FOR_SOCKETS };
+                    in_runtime(|_| clock.advance(turn))?;
+                }
+                found
+            }
+        };
+        if !found {
             wait::run_hooks(lua)?;
         }
     }
@@ -163,7 +186,7 @@ fn serve_in_pause(lua: &Lua) -> Result<(), Failure> {
     serving.inbox.poll();
     let end = Instant::now() + wait::INTERVAL;
     while serving.inbox.has_waiting() && serving.check_depth().is_ok() && Instant::now() < end {
-        serve(lua, Some(Duration::ZERO), usize::MAX, || false)?;
+        serve(lua, None, Some(Duration::ZERO), usize::MAX, || false)?;
         serving.inbox.wait(NEXT_CALL, || false);
     }
     Ok(())

@@ -16,7 +16,7 @@ use consul_client::coordination::{Lease, Presence};
 use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -40,6 +40,9 @@ pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// long a silently dead connection goes unnoticed.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
 
+/// How long after its time limit a call of several requests ends.
+const AFTER_LIMIT: Duration = Duration::from_millis(20);
+
 /// This process's node in a cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -58,6 +61,10 @@ pub struct Cluster {
     pub(crate) kept_until: watch::Sender<Instant>,
     /// Signals that Consul's list of keys lacks this node's record.
     pub(crate) own_key_lost: Notify,
+    /// The modify index at which the node's key was last known to be its own; the key's is that, or higher.
+    pub(crate) own_index: AtomicU64,
+    /// Whether the node's key shows another start, and it is not known yet whether that one lives.
+    pub(crate) is_name_doubted: AtomicBool,
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
     /// The leader's document that an attempt of this node to become it writes, until the attempt has ended.
     pub(crate) candidacy: watch::Sender<Option<Vec<u8>>>,
@@ -125,6 +132,8 @@ impl Cluster {
             reported: Mutex::default(),
             kept_until: watch::Sender::default(),
             own_key_lost: Notify::new(),
+            own_index: AtomicU64::default(),
+            is_name_doubted: AtomicBool::default(),
             lease: Mutex::default(),
             candidacy: watch::Sender::default(),
             leader_key_gone: Mutex::default(),
@@ -359,6 +368,27 @@ impl Cluster {
 
     pub(crate) fn unix_ms(&self) -> u64 {
         self.options.wall_clock.unix_ms(self.now())
+    }
+
+    /// Makes the requests of one call, which have one time limit together: that of the client for a single one. The error of
+    /// the last one comes first, since it has that limit too.
+    ///
+    /// # Errors
+    /// Those of the requests; [`Kind::Timeout`] if they take longer.
+    pub(crate) async fn in_time<R>(
+        &self,
+        requests: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Error> {
+        let limit = self.client.settings().timeout;
+        let end = self.now() + limit + AFTER_LIMIT;
+        tokio::select! {
+            biased;
+            done = requests => done,
+            () = self.sleep_until(end) => {
+                let why = format!("no answer to all of its requests within {} ms", limit.as_millis());
+                Err(Error::new(Kind::Timeout, why).retryable())
+            }
+        }
     }
 
     pub(crate) async fn sleep_until(&self, deadline: Instant) {

@@ -46,7 +46,7 @@ pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
 pub use nodes::node::{Complaint, Mode, Node, Record};
 pub use nodes::operate::{Forgotten, Unchanged};
-pub use nodes::registered::is_live_instance;
+pub use nodes::registered::{is_live_instance, is_of_other_cluster};
 pub use nodes::request::{Asked, HandOver, Leave, Request};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};

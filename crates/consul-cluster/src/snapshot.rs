@@ -5,7 +5,7 @@ use crate::nodes::node::Node;
 use crate::nodes::pause::Pause;
 use crate::shard_map::{ReplicaState, ShardMap};
 use consul_api::ring::Ring;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 /// The leader, from the document of the leader's key.
@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub(crate) sight: Sight,
     /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
     pub(crate) may_hide: Option<String>,
+    /// The nodes' prefixes of other clusters whose nodes are instances of the same service.
+    pub(crate) other_clusters: BTreeSet<String>,
     /// Why this node may not do a leader's work.
     pub cannot_lead: Option<String>,
     /// Why keys of the shard map cannot be read, as an operator has looked.
@@ -91,6 +93,7 @@ impl Snapshot {
             hides_keys: self.hides_keys,
             sight: self.sight,
             may_hide: self.may_hide.clone(),
+            other_clusters: self.other_clusters.clone(),
             cannot_lead: self.cannot_lead.clone(),
             unreadable: self.unreadable.clone(),
             ring: OnceLock::new(),
@@ -107,6 +110,11 @@ impl Snapshot {
     /// The rights that this process lacks to see all nodes, where Consul does not tell what it hides.
     pub(crate) fn may_hide(&self) -> Option<&str> {
         self.may_hide.as_deref().filter(|_| self.sight == Sight::Untold)
+    }
+
+    /// The nodes' prefixes of other clusters whose nodes are instances of the same service in Consul.
+    pub fn other_clusters(&self) -> impl Iterator<Item = &str> {
+        self.other_clusters.iter().map(String::as_str)
     }
 
     /// The live members.

@@ -11,7 +11,7 @@ use consul_api::value::Value;
 use consul_cluster::nodes::rights::{Right, lacking};
 use consul_cluster::nodes::{kept_mode, pause};
 use consul_cluster::observe::overview::Level;
-use consul_cluster::{Options, is_live_instance};
+use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -292,7 +292,8 @@ async fn left_over_services(session: &Session, view: &View) -> Result<Option<Fin
     let is_left = |it: &&Value| {
         let meta = it.get("Service").and_then(|service| service.get("Meta"));
         let is_live = has_own_check(it) && is_live_instance(it);
-        !known.contains(text(meta, "incarnation").as_str()) && !is_live
+        let is_known = known.contains(text(meta, "incarnation").as_str());
+        !is_known && !is_live && !is_of_other_cluster(&session.options, it)
     };
     let left = instances.items().iter().filter(is_left);
     let named = |it: &Value| {

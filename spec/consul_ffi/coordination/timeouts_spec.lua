@@ -106,8 +106,9 @@ for name, fault in pairs(SILENCES) do
       end)
     end)
 
-    it("hand_over and stop of a node", function()
-      for _, verb in ipairs({ "hand_over", "stop" }) do
+    it("hand_over, stop, leave and close of a node", function()
+      local limits = { hand_over = 0, stop = TIMEOUT_S, leave = 1 + TIMEOUT_S, close = 1 }
+      for verb, limit in pairs(limits) do
         begin()
         local node = support.node("nodes", "n1", {
           simulate = simulate,
@@ -118,11 +119,92 @@ for name, fault in pairs(SILENCES) do
         assert(node:start())
         sim:advance(3)
         assert.is_true(node:is_leader_node())
-        takes_at_most(({ hand_over = 0, stop = TIMEOUT_S })[verb], function()
-          node[verb](node)
+        takes_at_most(limit, function()
+          node[verb](node, verb == "leave" and { timeout_s = 1 } or nil)
         end)
         node:close()
       end
     end)
   end)
 end
+
+describe("what serves requests while it waits, on a manual clock,", function()
+  local sim, nodes
+
+  before_each(function()
+    local simulate = support.name("served")
+    sim = consul_ffi.simulator(simulate, { clock = "manual", seed = 1 })
+    nodes = {}
+    for _, id in ipairs({ "n1", "n2" }) do
+      nodes[id] = support.node("nodes", id, { simulate = simulate, timeout = TIMEOUT_S * 1000, log_level = "OFF" })
+      assert(nodes[id]:start())
+    end
+    sim:advance(5)
+  end)
+
+  after_each(function()
+    for _, node in pairs(nodes) do
+      node:close()
+    end
+  end)
+
+  -- What a call returns, and how long it took by the clock.
+  local function timed(call, ...)
+    local before = sim:now()
+    local ok, err = call(...)
+    return sim:now() - before, ok, err
+  end
+
+  it("leave returns, with the node stopped", function()
+    local took, left = timed(nodes.n2.leave, nodes.n2, { timeout_s = 3 })
+    assert.is_true(left)
+    assert.is_true(took <= 3 + TIMEOUT_S, took)
+    sim:advance(1)
+    assert.equal(1, nodes.n1:get_node_count())
+  end)
+
+  it("call and broadcast return what the handlers do", function()
+    for _, node in pairs(nodes) do
+      node:handle("echo", function(body)
+        return body
+      end)
+    end
+    local took, answered, reply = timed(nodes.n1.call, nodes.n1, "n2", "echo", "text")
+    assert.is_true(answered)
+    assert.equal("text", reply)
+    assert.is_true(took <= TIMEOUT_S, took)
+    took, answered = timed(nodes.n1.broadcast, nodes.n1, "echo", "text")
+    assert.is_true(answered)
+    assert.is_true(took <= TIMEOUT_S, took)
+  end)
+
+  it("a call that nobody answers ends when its time is over", function()
+    local held
+    nodes.n2:handle("never", function(_, request)
+      held = request:defer()
+    end)
+    local took, answered = timed(nodes.n1.call, nodes.n1, "n2", "never", "", { timeout_ms = 1000 })
+    assert.is_false(answered)
+    assert.is_not_nil(held)
+    assert.is_true(took >= 0.5 and took <= 3, took)
+  end)
+
+  it("poll and next_event move the clock as far as they wait", function()
+    while nodes.n1:next_event(0) do
+    end
+    assert.is_true(math.abs(timed(nodes.n1.poll, nodes.n1, 1500) - 1.5) < 0.001)
+    assert.equal(0, (timed(nodes.n1.poll, nodes.n1)))
+    local took = timed(nodes.n1.next_event, nodes.n1, 1500)
+    assert.is_true(took <= 1.501, took)
+  end)
+
+  it("run returns when the node has ended", function()
+    nodes.n2:handle("end", function()
+      nodes.n2:stop()
+      return true
+    end)
+    local handle = nodes.n1:start("call", "n2", "end", "")
+    nodes.n2:run()
+    assert.is_not_nil(handle)
+  end)
+end)

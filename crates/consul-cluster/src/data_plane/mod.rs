@@ -22,7 +22,7 @@ pub(crate) use wire::MAX_NAME_BYTES;
 use super::{Cluster, Node, Options};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use consul_process::clock::Instant as ClockInstant;
+use consul_process::clock::{Instant as ClockInstant, ManualClock};
 use consul_process::metrics::{self, Page, Source, numbers, table};
 use consul_process::sync::lock;
 use futures_util::future::join_all;
@@ -209,6 +209,11 @@ impl DataPlane {
             Some(service) => services.insert(name.to_owned(), (service, Arc::default())),
             None => services.remove(name),
         };
+    }
+
+    /// The node's clock, if a test moves it.
+    pub fn manual_clock(&self) -> Option<&ManualClock> {
+        self.cluster.client.clock().as_manual()
     }
 
     /// Records that the program polls for requests now.

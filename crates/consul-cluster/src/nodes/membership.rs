@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -328,7 +329,7 @@ impl Cluster {
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.reconcile_record().await.map_err(Differs::error)
+        self.in_time(async { self.reconcile_record().await.map_err(Differs::error) }).await
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -348,14 +349,15 @@ impl Cluster {
     /// show: its answer may be that of a cache, or of another cluster.
     async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
-        let mut is_doubted = false;
         loop {
             let checked = self.now();
             match self.reconcile_record().await {
-                Ok(()) => is_doubted = false,
+                Ok(()) => self.is_name_doubted.store(false, Ordering::Relaxed),
                 Err(Differs::Taken(other, index, why)) => {
-                    if !std::mem::replace(&mut is_doubted, true) {
+                    if !self.is_name_doubted.swap(true, Ordering::Relaxed) {
                         tracing::warn!(%why, "an answer is not believed yet; it is asked again");
+                        // Once: another process with this id at the same agent registers after that if it lives.
+                        self.check_service();
                     }
                     match self.is_taken_by(&other).await {
                         Ok(Some(true)) => {
@@ -408,7 +410,10 @@ impl Cluster {
             return Ok(None);
         }
         let other = String::from_utf8_lossy(other);
-        registered::is_replaced(client, &self.options, (&self.incarnation, &other)).await.map(Some)
+        let snapshot = self.snapshot();
+        let may_be_hidden = snapshot.sight == Sight::Part || snapshot.may_hide().is_some();
+        let starts = (&*self.incarnation, &*other);
+        registered::is_replaced(client, &self.options, starts, may_be_hidden).await.map(Some)
     }
 
     /// Writes the node's key again, which shows a node that does not live, if that is still so.
@@ -419,9 +424,15 @@ impl Cluster {
             "the node's key shows another start of it, which does not live; it is written again"
         );
         self.hold_off();
-        if let Err(error) = write(&self.client, &self.options, &mine, index).await {
-            tracing::info!(%error, "the node's key could not be written");
+        match write(&self.client, &self.options, &mine, index).await {
+            Ok(()) => self.note_own_index(index + 1),
+            Err(error) => tracing::info!(%error, "the node's key could not be written"),
         }
+    }
+
+    /// Notes that this node's key was its own at this modify index, or at a later one.
+    fn note_own_index(&self, index: u64) {
+        self.own_index.store(index, Ordering::Relaxed);
     }
 
     /// Registers the service again if Consul does not report this node as live: an agent or servers that
@@ -449,9 +460,10 @@ impl Cluster {
                 self.hold_off();
                 index
             }
-            // Of an earlier start: Consul was restored from a backup.
+            // Of an earlier start: Consul was restored from a backup. The times of day of two starts say nothing, since
+            // each is by another clock.
             Some((Some(other), index))
-                if !self.is_me(&other) && other.started_ms < mine.started_ms =>
+                if !self.is_me(&other) && index < self.own_index.load(Ordering::Relaxed) =>
             {
                 self.hold_off();
                 index
@@ -461,6 +473,7 @@ impl Cluster {
                 return Err(Differs::Taken(other.incarnation.into_bytes(), index, why));
             }
             Some((Some(mut record), index)) => {
+                self.note_own_index(index);
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
                     request::prepare(self, &request, &mut record);
@@ -492,6 +505,7 @@ impl Cluster {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             Ok(()) => {
+                self.note_own_index(index + 1);
                 asked.iter().for_each(|request| request::act_on(self, request));
                 Ok(())
             }
@@ -599,6 +613,10 @@ impl Cluster {
         if self.snapshot().sight != sight {
             self.update(|snapshot| snapshot.sight = sight);
         }
+        let others = registered::other_clusters(&self.options, &state.answer.value);
+        if self.snapshot().other_clusters != others {
+            self.update(|snapshot| snapshot.other_clusters = others);
+        }
         self.keep_nodes_after_loss(state);
         let mut instances = instances(&state.answer.value);
         let own = (self.incarnation.clone(), self.options.service_id());
@@ -621,7 +639,8 @@ impl Cluster {
         let is_first_loss = is_lost && is_listed(&known) && verdict != Verdict::StillDoubt;
         reported.instances = Some(if verdict == Verdict::Apply { instances } else { known });
         drop(reported);
-        if is_first_loss && sight != Sight::Part {
+        let is_doubted = self.is_name_doubted.load(Ordering::Relaxed);
+        if is_first_loss && sight != Sight::Part && !is_doubted {
             self.presence.register_again();
         }
         match verdict {
@@ -681,18 +700,21 @@ impl Cluster {
         if now < *self.kept_until.borrow() {
             kept.extend(before.nodes.iter().filter(|(_, node)| node.is_live));
         }
+        let instance_of = |id: &str, record: &Record| {
+            // The record of another node, copied to this name, has that one's incarnation.
+            instances.get(&(record.incarnation.clone(), self.options.service_id_of(id)))
+        };
         for (id, node) in &kept {
-            let is_newer =
-                |(record, _): &(Arc<Record>, u64)| record.started_ms >= node.record.started_ms;
-            if !records.get(*id).is_some_and(is_newer) {
+            let is_live = |(record, _): &(Arc<Record>, u64)| {
+                let is_same = record.incarnation == node.record.incarnation;
+                is_same || instance_of(id, record).is_some_and(|it| it.is_live)
+            };
+            if !records.get(*id).is_some_and(is_live) {
                 records.insert((*id).clone(), (Arc::clone(&node.record), node.modify_index));
             }
         }
         let as_seen = |(id, (record, modify_index)): (String, (Arc<Record>, u64))| {
-            // The record of another node, copied to this name, has that one's incarnation.
-            let name = (record.incarnation.clone(), self.options.service_id_of(&id));
-            let instance = instances.get(&name);
-            let (is_live, complaint) = match instance {
+            let (is_live, complaint) = match instance_of(&id, &record) {
                 Some(instance) => (instance.is_live, instance.complaint.clone()),
                 None => {
                     let kept = kept.get(&id);

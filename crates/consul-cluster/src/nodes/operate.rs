@@ -177,7 +177,7 @@ impl Cluster {
     /// shard map, the leader's key, an instance. ACLs may hide them, or they are deleted.
     pub(crate) fn rights_to_unseen(&self, instances: &Value) -> Vec<Right> {
         let snapshot = self.snapshot();
-        let mut named = registered::named(instances, &self.options.service());
+        let mut named = registered::named(instances, &self.options);
         named.extend(snapshot.leader.as_ref().map(|leader| leader.node_id.clone()));
         named.extend(snapshot.map.iter().flat_map(|map| map.node_ids()).cloned());
         named.retain(|id| !snapshot.nodes.contains_key(id));
@@ -255,6 +255,15 @@ impl Cluster {
         node_id: &str,
         mode: Mode,
     ) -> Result<(), Error> {
+        self.in_time(self.set_mode_if(condition, node_id, mode)).await
+    }
+
+    async fn set_mode_if(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        mode: Mode,
+    ) -> Result<(), Error> {
         let set = |record: &mut Record| {
             record.mode = mode;
             if mode == Mode::Active {
@@ -291,6 +300,14 @@ impl Cluster {
     /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
     /// [`Kind::PermissionDenied`] if it cannot be known whether the node lives; those of the calls.
     pub async fn forget(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+    ) -> Result<Forgotten, Error> {
+        self.in_time(self.forget_if(condition, node_id)).await
+    }
+
+    async fn forget_if(
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
@@ -361,7 +378,8 @@ impl Cluster {
     /// # Errors
     /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
     pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
-        self.update_while(condition, &self.options.epoch_key(), |found| {
+        let key = self.options.epoch_key();
+        let update = self.update_while(condition, &key, |found| {
             let announcement = found.and_then(Announcement::parse);
             Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
                 Some(announcement) => {
@@ -369,8 +387,8 @@ impl Cluster {
                 }
                 None => Update::Keep,
             })
-        })
-        .await
+        });
+        self.in_time(update).await
     }
 
     /// Asks the leader to hand over the leadership that this process knows, to a node or to any other one.
@@ -422,7 +440,7 @@ impl Cluster {
             record.request = Some(all);
             Ok(())
         };
-        self.change_record(condition, node_id, add).await?;
+        self.in_time(self.change_record(condition, node_id, add)).await?;
         Ok(Asked { node_id: node_id.to_owned(), request, is_new })
     }
 
@@ -441,7 +459,7 @@ impl Cluster {
             withdrawn = record.take_back(|all| all.remove(request));
             Ok(())
         };
-        self.change_record(condition, node_id, withdraw).await?;
+        self.in_time(self.change_record(condition, node_id, withdraw)).await?;
         Ok(withdrawn)
     }
 }

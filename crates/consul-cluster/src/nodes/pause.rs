@@ -83,12 +83,13 @@ impl Cluster {
     ) -> Result<Option<Pause>, Error> {
         let pause = Pause { by: by.to_owned(), since_ms: self.unix_ms(), why: why.to_owned() };
         let mut before = None;
-        self.update_while(condition, &self.options.pause_key(), |found| {
+        let key = self.options.pause_key();
+        let update = self.update_while(condition, &key, |found| {
             // An answer that was lost makes it find its own.
             before = found.map(Pause::decode).filter(|found| *found != pause);
             Ok(if found.is_some() { Update::Keep } else { Update::Put(pause.encode()) })
-        })
-        .await?;
+        });
+        self.in_time(update).await?;
         Ok(before)
     }
 
@@ -101,11 +102,12 @@ impl Cluster {
         condition: Option<&Unchanged>,
     ) -> Result<Option<Pause>, Error> {
         let mut before = None;
-        self.update_while(condition, &self.options.pause_key(), |found| {
+        let key = self.options.pause_key();
+        let update = self.update_while(condition, &key, |found| {
             before = found.map(Pause::decode).or(before.take());
             Ok(if found.is_some() { Update::Delete } else { Update::Keep })
-        })
-        .await?;
+        });
+        self.in_time(update).await?;
         Ok(before)
     }
 }

@@ -4,7 +4,7 @@ use super::node::{Complaint, Mode, Record};
 use super::{kept_mode, pause};
 use crate::keys::{self, CERTAIN_AFTER};
 use crate::options::Options;
-use consul_api::api::health;
+use consul_api::api::{agent, health};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
@@ -15,9 +15,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The member of an instance's `Meta` that has the nodes' prefix of its cluster: the name of a service has `-` for `/`, so that
+/// two clusters may have one. Those of earlier releases have no such member.
+const CLUSTER: &str = "nodes_prefix";
+
+/// The longest value in `Meta`, in bytes.
+///
+/// Source: "metaValueMaxLength" in Consul's `agent/structs/structs.go`.
+const MAX_META_BYTES: usize = 512;
+
+/// What instances of this cluster have in that member.
+fn cluster(options: &Options) -> &str {
+    let prefix = &options.nodes_prefix;
+    let mut end = prefix.len().min(MAX_META_BYTES);
+    while !prefix.is_char_boundary(end) {
+        end -= 1;
+    }
+    &prefix[..end]
+}
+
+/// The other cluster whose node an instance is, in a list of this cluster's instances, or of those of an agent.
+fn other_cluster<'a>(options: &Options, service: &'a Value) -> Option<&'a str> {
+    let theirs = service.get("Meta")?.get(CLUSTER)?.as_str()?;
+    (theirs != cluster(options)).then_some(theirs)
+}
+
+/// Whether an instance, as Consul lists it, is a node of another cluster.
+pub fn is_of_other_cluster(options: &Options, entry: &Value) -> bool {
+    entry.get("Service").is_some_and(|service| other_cluster(options, service).is_some())
+}
+
+/// The nodes' prefixes of the other clusters in a list of this cluster's instances.
+pub(super) fn other_clusters(options: &Options, entries: &Value) -> BTreeSet<String> {
+    let other = |entry: &Value| Some(other_cluster(options, entry.get("Service")?)?.to_owned());
+    entries.items().iter().filter_map(other).collect()
+}
+
 /// The service that registers a node in Consul.
 pub(crate) fn service(options: &Options, record: &Record) -> Service {
-    let meta = vec![("incarnation".to_owned(), record.incarnation.as_str().into())];
+    let meta = [("incarnation", record.incarnation.as_str()), (CLUSTER, cluster(options))];
+    let meta = meta.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
     let mut members = vec![("Meta".to_owned(), Value::Map(meta))];
     // Consul takes a host and a port; an address of another form is only in the record.
     if let Some((host, port)) = options.node_address.rsplit_once(':')
@@ -192,8 +229,7 @@ pub(super) fn instances(entries: &Value) -> Instances {
     let mut instances = Instances::new();
     for entry in entries.items() {
         let Some(incarnation) = incarnation(entry) else { continue };
-        let id = entry.get("Service").and_then(|it| it.get("ID")).and_then(Value::as_str);
-        let name = (incarnation.to_owned(), id.unwrap_or_default().to_owned());
+        let name = (incarnation.to_owned(), service_id(entry).unwrap_or_default().to_owned());
         if instances.get(&name).is_none_or(|known| !known.is_live) {
             instances.insert(name, Instance::of(entry));
         }
@@ -227,10 +263,11 @@ pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
 }
 
 /// The names of the nodes of which instances are registered.
-pub(crate) fn named(entries: &Value, service: &str) -> BTreeSet<String> {
+pub(crate) fn named(entries: &Value, options: &Options) -> BTreeSet<String> {
+    let service = options.service();
     let name = |entry: &Value| {
-        let id = entry.get("Service")?.get("ID")?.as_str()?;
-        Some(id.strip_prefix(service)?.strip_prefix('-')?.to_owned())
+        let id = service_id(entry).filter(|_| !is_of_other_cluster(options, entry))?;
+        Some(id.strip_prefix(&service)?.strip_prefix('-')?.to_owned())
     };
     entries.items().iter().filter_map(name).collect()
 }
@@ -292,6 +329,13 @@ pub(crate) async fn claim_name(
     let clock = client.clock();
     let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
     loop {
+        if let Some(why) = id_taken(client, options).await? {
+            if clock.now() >= deadline {
+                return Err(why);
+            }
+            clock.sleep(options.profile.beat).await;
+            continue;
+        }
         let found = read(client, options, &record.id).await?;
         let (kept, kept_index) = kept_mode::read(client, options, &record.id).await?;
         // The answer to an earlier write was lost.
@@ -302,7 +346,7 @@ pub(crate) async fn claim_name(
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
         if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
-            && lists_live(client, options, |it| incarnation(it) == Some(&other.incarnation)).await?
+            && is_live_start(client, options, &other.incarnation).await?
         {
             if clock.now() >= deadline {
                 return Err(name_taken(client, options, &other));
@@ -326,25 +370,68 @@ pub(crate) async fn claim_name(
     }
 }
 
+/// Why this node cannot have its instance's id: at its agent, a live node of another cluster has it. A process may not be
+/// allowed to know that.
+async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, Error> {
+    let id = options.service_id();
+    let found = match client.call(&agent::SERVICE, &Args::new().arg(id.as_str())).await {
+        Ok(found) => found.value,
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "it is not known whether the id of the instance is free");
+            return Ok(None);
+        }
+    };
+    let text = |name| found.get(name).and_then(Value::as_str);
+    let Some(service) = text("Service") else { return Ok(None) };
+    let whose = match other_cluster(options, &found) {
+        Some(theirs) => format!("the cluster with nodes_prefix {theirs:?}"),
+        // Of a release that does not tell.
+        None if service != options.service() => format!("the service {service:?}"),
+        None => return Ok(None),
+    };
+    let start = found.get("Meta").and_then(|meta| meta.get("incarnation")).and_then(Value::as_str);
+    let args = Args::new().arg(service).opt("consistent", true);
+    let entries = client.call_past_caches(&health::SERVICE, args).await?.value;
+    let is_it = |it: &Value| service_id(it) == Some(&id) && incarnation(it) == start;
+    if !entries.items().iter().any(|it| is_it(it) && is_live_instance(it)) {
+        return Ok(None);
+    }
+    let why = format!(
+        "node_id {:?}: at its agent, the id {id:?} of its instance is that of a live node of {whose}, since names of \
+         services have `-` for `/`: give one of the two another node_id, or another prefix (a cluster_name)",
+        options.node_id
+    );
+    Ok(Some(Error::new(Kind::Conflict, why).with_maybe_applied(false)))
+}
+
 /// Whether other nodes than this are live.
 pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Result<bool, Error> {
     let own = options.service_id();
-    let is_other = |entry: &Value| {
-        let id = entry.get("Service").and_then(|service| service.get("ID"));
-        id.and_then(Value::as_str) != Some(&own)
-    };
+    let is_other = |entry: &Value| service_id(entry) != Some(&own);
     lists_live(client, options, is_other).await
 }
 
-/// Whether the other start of a node lives rather than this one. If Consul shows neither, as when ACLs hide them, it may.
+/// Whether the other start of a node has its place: it lives. If Consul shows neither as live, that is known unless ACLs may
+/// hide them.
 pub(super) async fn is_replaced(
     client: &Client,
     options: &Options,
     (own, other): (&str, &str),
+    may_be_hidden: bool,
 ) -> Result<bool, Error> {
-    let is_own = |entry: &Value| incarnation(entry) == Some(own);
-    let is_other = |entry: &Value| incarnation(entry) == Some(other);
-    Ok(lists_live(client, options, is_other).await? || !lists_live(client, options, is_own).await?)
+    if is_live_start(client, options, other).await? {
+        return Ok(true);
+    }
+    Ok(may_be_hidden && !is_live_start(client, options, own).await?)
+}
+
+/// Whether a process that started with this node's name lives.
+async fn is_live_start(client: &Client, options: &Options, start: &str) -> Result<bool, Error> {
+    let id = options.service_id();
+    let is_its =
+        |entry: &Value| incarnation(entry) == Some(start) && service_id(entry) == Some(id.as_str());
+    lists_live(client, options, is_its).await
 }
 
 /// Whether Consul lists a live instance of this kind, in one of two answers: a single one may be older.
@@ -356,7 +443,9 @@ async fn lists_live(
     for _ in 0..2 {
         let args = Args::new().arg(options.service()).opt("consistent", true);
         let answer = client.call_past_caches(&health::SERVICE, args).await?;
-        let mut live = answer.value.items().iter().filter(|entry| is_live_instance(entry));
+        let is_live =
+            |entry: &&Value| is_live_instance(entry) && !is_of_other_cluster(options, entry);
+        let mut live = answer.value.items().iter().filter(is_live);
         if live.any(&is_wanted) {
             return Ok(true);
         }
@@ -367,6 +456,10 @@ async fn lists_live(
 /// The incarnation that an instance is registered for.
 fn incarnation(entry: &Value) -> Option<&str> {
     entry.get("Service")?.get("Meta")?.get("incarnation")?.as_str()
+}
+
+fn service_id(entry: &Value) -> Option<&str> {
+    entry.get("Service")?.get("ID")?.as_str()
 }
 
 /// The error for a name that another live node has.

@@ -85,6 +85,9 @@ pub struct Overview {
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
     pub unread_stores: Vec<String>,
+    /// The nodes' prefixes of other clusters whose nodes are instances of the same service.
+    #[serde(skip)]
+    pub other_clusters: BTreeSet<String>,
     /// Why this process cannot read keys of the shard map.
     #[serde(skip)]
     pub unread_map: Vec<String>,
@@ -303,6 +306,7 @@ impl Overview {
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
             unread_stores: known.maps.unread().to_vec(),
+            other_clusters: snapshot.other_clusters.clone(),
             unread_map: snapshot.unreadable.clone(),
             problems: Vec::new(),
         };

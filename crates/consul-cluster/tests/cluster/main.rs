@@ -20,10 +20,13 @@ mod refused;
 mod replication;
 mod requests;
 mod settings;
+mod shared_service;
 mod start;
+mod starts;
 mod status;
 mod storage;
 mod stores;
+mod time_limits;
 
 /// What tests share, and what this binary adds methods to.
 mod support {

@@ -184,6 +184,15 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         };
         found.push(error("stores_unknown", "", text, cure.to_owned()));
     }
+    if !overview.other_clusters.is_empty() {
+        let theirs = listed(overview.other_clusters.iter());
+        let text = format!(
+            "nodes of another cluster are instances of the same service in Consul: nodes_prefix {theirs}"
+        );
+        let cure = "give one of the clusters a prefix that differs in more than `/` and `-`: two nodes of one id cannot \
+                    have one agent, and who looks the service up finds both";
+        found.push(warning("service_shared", "", text, cure.to_owned()));
+    }
     for why in &overview.unread_map {
         let text = format!("the shard map in Consul cannot be read: {why}");
         let cure = "delete the key that ends in `epoch`: a node that runs writes both keys again, and keeps what \

@@ -91,6 +91,7 @@ fn well() -> Overview {
         endpoints: vec![endpoint],
         events: Vec::new(),
         unread_stores: Vec::new(),
+        other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
         problems: Vec::new(),
     }

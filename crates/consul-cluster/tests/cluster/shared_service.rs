@@ -1,0 +1,126 @@
+//! Two clusters that Consul has under one name, since names of services have `-` for `/`: each tells the other's nodes from
+//! its own, and says whose they are.
+
+use crate::nodes::{Process, leaders, node};
+use crate::support::world::World;
+use consul_api::error::Kind;
+use consul_cluster::Options;
+use std::time::Duration;
+
+fn of(prefix: &str, id: &str) -> Options {
+    let under = |name: &str| format!("{prefix}{name}");
+    Options {
+        leader_key: under("leader"),
+        nodes_prefix: under("nodes/"),
+        shards_prefix: under("shards/"),
+        config_key: under("config"),
+        ..node(id)
+    }
+}
+
+fn start(world: &World, prefix: &str, ids: &[&str]) -> Vec<Process> {
+    ids.iter().map(|id| world.start(of(prefix, id))).collect()
+}
+
+fn check(nodes: &[Process], ids: &[&str], what: &str) {
+    for node in nodes {
+        assert_eq!(node.why().map(|why| why.to_string()), None, "{what}");
+        let snapshot = node.cluster.snapshot();
+        let live: Vec<_> = snapshot.live().map(|node| node.record.id.as_str()).collect();
+        assert_eq!(live, ids, "{what}");
+    }
+    assert_eq!(leaders(nodes).len(), 1, "{what}");
+}
+
+const PAIRS: [[&str; 2]; 3] =
+    [["prod/eu/", "prod-eu/"], ["prod-eu/", "prod/eu/"], ["a/b/c/", "a-b/c/"]];
+
+#[test]
+fn two_clusters_of_one_service_name_work_side_by_side() {
+    for [one, other] in PAIRS {
+        let what = format!("{one} and {other}");
+        let world = World::new();
+        let first = start(&world, one, &["n1", "n2"]);
+        world.wait(Duration::from_secs(8));
+        let second = start(&world, other, &["m1", "m2"]);
+        world.wait(Duration::from_secs(10));
+        check(&first, &["n1", "n2"], &what);
+        check(&second, &["m1", "m2"], &what);
+        for (nodes, theirs) in [(&first, other), (&second, one)] {
+            let shown = &nodes[0].cluster.snapshot();
+            let shown: Vec<_> = shown.other_clusters().collect();
+            assert_eq!(shown, [format!("{theirs}nodes/")], "{what}");
+        }
+        // Of a cluster that ends, nothing is left in the other.
+        second.iter().for_each(|node| world.stop(node));
+        world.wait(Duration::from_secs(5));
+        assert_eq!(first[0].cluster.snapshot().other_clusters().count(), 0, "{what}");
+        check(&first, &["n1", "n2"], &what);
+    }
+}
+
+/// The same id of an instance at one agent, also when the names of the services differ.
+#[test]
+fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
+    let cases = PAIRS.map(|[one, other]| (of(one, "n1"), of(other, "n1")));
+    let nested = |prefix: &str, id| Options { nodes_prefix: prefix.to_owned(), ..of("z/", id) };
+    let own = |options: Options| Options {
+        leader_key: "y/leader".to_owned(),
+        shards_prefix: "y/shards/".to_owned(),
+        config_key: "y/config".to_owned(),
+        ..options
+    };
+    let nested = [
+        (nested("a/nodes/", "x-y"), own(nested("a/nodes/x/", "y"))),
+        (nested("a/nodes/x/", "y"), own(nested("a/nodes/", "x-y"))),
+    ];
+    for (first, second) in cases.into_iter().chain(nested) {
+        let what = format!("{} and {}", first.nodes_prefix, second.nodes_prefix);
+        assert_eq!(first.service_id(), second.service_id(), "{what}");
+        let world = World::new();
+        let (prefix, id) = (first.nodes_prefix.clone(), first.node_id.clone());
+        let lives = [world.start(first)];
+        world.wait(Duration::from_secs(8));
+        for _ in 0..2 {
+            let refused = world.start(second.clone());
+            world.wait(Duration::from_secs(10));
+            let why = refused.why().unwrap_or_else(|| panic!("{what}: it was let in"));
+            assert_eq!(why.kind(), Kind::Conflict, "{what}");
+            assert!(why.message().contains(&format!("nodes_prefix {prefix:?}")), "{what}: {why}");
+            check(&lives, &[&id], &what);
+        }
+        // The id is free once that node is gone, however it ended.
+        world.kill(&lives[0]);
+        world.wait(Duration::from_secs(10));
+        let id = second.node_id.clone();
+        let later = [world.start(second)];
+        world.wait(Duration::from_secs(10));
+        check(&later, &[&id], &what);
+    }
+}
+
+/// Instances of a release that does not mark them are nodes of the cluster, as before.
+#[test]
+fn a_cluster_goes_on_with_nodes_that_do_not_tell_their_cluster() {
+    let world = World::new();
+    let nodes = start(&world, "prod/eu/", &["n1", "n2", "n3"]);
+    world.wait(Duration::from_secs(8));
+    for id in ["n1", "n2"] {
+        let path = format!("/v1/agent/service/prod-eu-nodes-{id}");
+        let service = world.get(&path).expect("an instance");
+        let service: serde_json::Value = serde_json::from_str(&service).expect("JSON");
+        let incarnation = &service["Meta"]["incarnation"];
+        let body = serde_json::json!({
+            "ID": service["ID"], "Name": service["Service"], "Meta": { "incarnation": incarnation },
+        });
+        world.send("PUT", "/v1/agent/service/register", &body.to_string());
+    }
+    world.wait(Duration::from_secs(10));
+    check(&nodes, &["n1", "n2", "n3"], "without marks");
+    // One of them is upgraded.
+    world.stop(&nodes[0]);
+    let again = start(&world, "prod/eu/", &["n1"]);
+    world.wait(Duration::from_secs(10));
+    assert_eq!(again[0].why().map(|why| why.to_string()), None);
+    assert_eq!(again[0].cluster.snapshot().live().count(), 3);
+}

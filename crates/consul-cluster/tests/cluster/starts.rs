@@ -1,0 +1,173 @@
+//! Two starts of one node: which of them stays does not depend on the times of day that their machines show. One that lives
+//! alone goes on; of two that live the one ends whose name the other has taken, while it was down for all.
+
+use crate::nodes::{Process, node};
+use crate::support::world::World;
+use bytes::Bytes;
+use consul_cluster::Options;
+use consul_process::clock::WallClock;
+use consul_sim::{Fault, Retained};
+use futures_util::FutureExt;
+use http::{Request, StatusCode};
+use std::time::Duration;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How the clock of the other start differs from that of the one before.
+#[derive(Clone, Copy, Debug)]
+enum Clock {
+    Equal,
+    Ahead,
+    Behind,
+}
+
+const CLOCKS: [Clock; 3] = [Clock::Equal, Clock::Ahead, Clock::Behind];
+
+impl Clock {
+    /// `n1` with this clock.
+    fn n1(self, world: &World) -> Process {
+        let unix = match self {
+            Clock::Equal => DAY,
+            Clock::Ahead => DAY + HOUR,
+            Clock::Behind => DAY - HOUR,
+        };
+        world.start(Options { wall_clock: WallClock::from_origin(unix), ..node("n1") })
+    }
+}
+
+const N1: &str = "tsdb/cluster/nodes/n1";
+
+fn send(world: &World, method: &str, path: &str, body: Bytes) -> Bytes {
+    let request = Request::builder().method(method).uri(path).body(body).expect("a request");
+    let answer = world.agent.handle(request).now_or_never().expect("at once");
+    assert_eq!(answer.status(), StatusCode::OK, "{method} {path}");
+    answer.into_body()
+}
+
+/// The cluster has two live nodes, one of which leads, and none of these has ended.
+fn check(nodes: &[&Process], what: &str) {
+    for node in nodes {
+        assert_eq!(node.why().map(|why| why.to_string()), None, "{what}");
+        let snapshot = node.cluster.snapshot();
+        let live: Vec<_> = snapshot.live().map(|node| node.record.id.as_str()).collect();
+        assert_eq!(live, ["n1", "n2"], "{what}");
+        assert!(snapshot.leader.is_some(), "{what}");
+    }
+    assert_eq!(nodes.iter().filter(|node| node.cluster.is_leader()).count(), 1, "{what}");
+}
+
+/// The first start's record is put back while it lives: an operator writes it, or has changed its time.
+#[test]
+fn a_record_of_the_same_start_ends_nobody() {
+    for clock in CLOCKS {
+        let world = World::new();
+        let (first, other) = (clock.n1(&world), world.node("n2"));
+        world.wait(Duration::from_secs(5));
+        let record = world.read(N1).expect("a record");
+        for times in [record.clone(), record.replace("\"started_ms\":", "\"started_ms\":9")] {
+            world.write(N1, &times);
+            world.wait(Duration::from_secs(15));
+            check(&[&first, &other], &format!("{clock:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_restored_snapshot_of_an_earlier_start_ends_nobody() {
+    for clock in CLOCKS {
+        for is_killed in [false, true] {
+            for is_wiped in [false, true] {
+                let what = format!("{clock:?}, killed: {is_killed}, wiped: {is_wiped}");
+                let world = World::new();
+                let (first, other) = (clock.n1(&world), world.node("n2"));
+                world.wait(Duration::from_secs(8));
+                let snapshot = send(&world, "GET", "/v1/snapshot", Bytes::new());
+                match is_killed {
+                    true => world.kill(&first),
+                    false => world.stop(&first),
+                }
+                world.wait(Duration::from_secs(8));
+                let second = Clock::Equal.n1(&world);
+                world.wait(Duration::from_secs(10));
+                check(&[&second, &other], &what);
+                if is_wiped {
+                    world.agent.restart(Retained::Nothing);
+                    world.wait(Duration::from_secs(15));
+                }
+                // Some put it back twice.
+                for _ in 0..2 {
+                    send(&world, "PUT", "/v1/snapshot", snapshot.clone());
+                    world.wait(Duration::from_secs(45));
+                    check(&[&second, &other], &what);
+                }
+            }
+        }
+    }
+}
+
+/// The record of a node with this id in another Consul.
+#[test]
+fn an_imported_record_ends_nobody() {
+    for clock in CLOCKS {
+        for is_cut_off in [false, true] {
+            let what = format!("{clock:?}, cut off: {is_cut_off}");
+            let elsewhere = World::new();
+            let far = clock.n1(&elsewhere);
+            elsewhere.wait(Duration::from_secs(5));
+            let record = elsewhere.read(N1).expect("a record");
+            elsewhere.stop(&far);
+            let world = World::new();
+            let (first, other) = (Clock::Equal.n1(&world), world.node("n2"));
+            world.wait(Duration::from_secs(8));
+            // It may be down for Consul when that is imported.
+            if is_cut_off {
+                cut_off(&world);
+            }
+            let mut record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+            record["incarnation"] = "feedfeedfeedfeed".into();
+            world.write(N1, &record.to_string());
+            world.wait(Duration::from_secs(2));
+            world.agent.clear_faults();
+            world.wait(Duration::from_secs(30));
+            check(&[&first, &other], &what);
+        }
+    }
+}
+
+/// Cuts off the node that has started first for so long that it is down for all others.
+fn cut_off(world: &World) {
+    let fault = Fault { clients: vec!["0".to_owned()], partition: true, ..Fault::default() };
+    world.agent.add_fault(fault);
+    world.wait(Duration::from_secs(8));
+}
+
+#[test]
+fn of_two_processes_that_live_the_one_ends_that_was_down_for_all() {
+    for first_clock in CLOCKS {
+        for second_clock in CLOCKS {
+            for later_s in [0, 3, 30] {
+                let what = format!("{first_clock:?}, {second_clock:?}, {later_s} s later");
+                let world = World::new();
+                let (first, other) = (first_clock.n1(&world), world.node("n2"));
+                world.wait(Duration::from_secs(5));
+                cut_off(&world);
+                let second = second_clock.n1(&world);
+                world.run(second.cluster.started()).expect("nothing is refused");
+                world.wait(Duration::from_secs(later_s));
+                world.agent.clear_faults();
+                world.wait(Duration::from_secs(30));
+                let why = first.why().unwrap_or_else(|| panic!("{what}: it has not ended"));
+                assert!(why.message().contains("node_id \"n1\" is taken"), "{what}: {why}");
+                check(&[&second, &other], &what);
+                // A third one is refused, whatever it shows.
+                let third = first_clock.n1(&world);
+                world.wait(Duration::from_secs(10));
+                let why = third.why().unwrap_or_else(|| panic!("{what}: a third was let in"));
+                assert!(why.message().contains("node_id \"n1\" is taken"), "{what}: {why}");
+                world.wait(Duration::from_secs(10));
+                check(&[&second, &other], &what);
+            }
+        }
+    }
+}
