@@ -23,6 +23,8 @@ const AT_ONCE_S: u64 = 5;
 struct Failure {
     name: &'static str,
     lab: fn() -> Lab,
+    /// Whether it is the lab of the failure before.
+    is_same_lab: bool,
     provoke: fn(&mut Lab),
     mend: fn(&mut Lab),
     who: Who,
@@ -45,6 +47,7 @@ enum Who {
 const NOTHING: Failure = Failure {
     name: "",
     lab: Lab::new,
+    is_same_lab: false,
     provoke: |_| {},
     mend: |_| {},
     who: Who::All,
@@ -61,12 +64,14 @@ const FAILURES: &[Failure] = &[
     },
     Failure {
         name: "the storage of a node raises",
+        is_same_lab: true,
         provoke: |lab| *lab.disk("n3").broken.lock().expect("no panic") = Some("apply"),
         mend: |lab| *lab.disk("n3").broken.lock().expect("no panic") = None,
         ..NOTHING
     },
     Failure {
         name: "the storage of a node hangs",
+        is_same_lab: true,
         provoke: |lab| lab.disk("n3").hang(true),
         mend: |lab| lab.disk("n3").hang(false),
         ..NOTHING
@@ -148,6 +153,7 @@ const FAILURES: &[Failure] = &[
     },
     Failure {
         name: "an operator has another `cluster_key`",
+        is_same_lab: true,
         provoke: |lab| lab.operator.key = "of another cluster, and long enough",
         mend: |lab| lab.operator.key = lab::KEY,
         who: Who::Operator,
@@ -161,6 +167,7 @@ const FAILURES: &[Failure] = &[
     },
     Failure {
         name: "the clock of an operator is 5 s ahead",
+        is_same_lab: true,
         provoke: |lab| lab.operator.ahead_s.store(5, Relaxed),
         mend: |lab| lab.operator.ahead_s.store(0, Relaxed),
         who: Who::Operator,
@@ -175,7 +182,7 @@ const FAILURES: &[Failure] = &[
     },
     Failure {
         name: "the certificate of a node ends today",
-        lab: Lab::encrypted,
+        is_same_lab: true,
         provoke: |lab| lab.certify("n3", 6 * 3600),
         mend: |lab| lab.certify("n3", 90 * 86_400),
         ..NOTHING
@@ -217,9 +224,13 @@ fn tell() {
     let chosen = FAILURES.iter().filter(|it| it.name.contains(&wanted));
     let shown = fs::read_to_string(file()).unwrap_or_default();
     let (mut table, mut wrong) = (String::new(), Vec::new());
+    let mut last = None;
     for failure in chosen {
         let begun = std::time::Instant::now();
-        let seen = see(failure);
+        let lab = last.take().filter(|_| failure.is_same_lab);
+        let mut lab = lab.unwrap_or_else(|| (failure.lab)());
+        let seen = see(&mut lab, failure);
+        last = Some(lab);
         wrong.extend(seen.wrong.iter().map(|why| format!("{}: {why}", failure.name)));
         let line = seen.line(failure.name, alerts_of(&shown, failure.name));
         println!("{line}   ({:?})", begun.elapsed());
@@ -250,14 +261,14 @@ fn compare(table: &str) {
     assert!(shown == table, "WRITE=1 writes {TABLE}, and `make docs` what has it:\n{table}");
 }
 
-fn see(failure: &Failure) -> Seen {
-    let mut lab = (failure.lab)();
+fn see(lab: &mut Lab, failure: &Failure) -> Seen {
     let mut seen = Seen::default();
+    lab.begin_again();
     if lab.is_whole() {
-        lab.scrape_for(120);
-        seen.nobody_says_anything(&lab, "before");
+        lab.scrape_for(60);
+        seen.nobody_says_anything(lab, "before");
     }
-    (failure.provoke)(&mut lab);
+    (failure.provoke)(lab);
     lab.use_all();
     for _ in 0..AT_ONCE_S {
         lab.scrape_for(1);
@@ -269,10 +280,10 @@ fn see(failure: &Failure) -> Seen {
     seen.page = lab.pages();
     seen.numbers = lab.changed_numbers();
     seen.alerts = lab.alerts();
-    (failure.mend)(&mut lab);
+    (failure.mend)(lab);
     lab.use_all();
     lab.hold(15 * 60);
-    seen.nobody_says_anything(&lab, "after");
+    seen.nobody_says_anything(lab, "after");
     seen.check(failure);
     seen
 }
