@@ -365,6 +365,11 @@ impl Cluster {
         self.client.clock().sleep_until(deadline).await;
     }
 
+    /// Whether this process gets answers from Consul. A waiting query notices later than a beat that it gets none.
+    pub(crate) fn is_in_touch(&self) -> bool {
+        self.snapshot.borrow().is_connected && !self.presence.is_unanswered()
+    }
+
     /// Notes the nodes with which this leader cannot speak, since they have another `cluster_key`.
     pub(crate) fn note_refusing(&self, nodes: Vec<String>) {
         *lock(&self.refusing) = nodes;

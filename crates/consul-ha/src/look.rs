@@ -359,6 +359,7 @@ mod tests {
             certificate_expires_ms: None,
             clock_ahead_ms: None,
             asked: Default::default(),
+            lacking: None,
             faults: Vec::new(),
             cannot_lead: None,
             other_disks: Default::default(),

@@ -167,6 +167,9 @@ pub struct NodeOverview {
     /// Why it may not do a leader's work; the problems tell it.
     #[serde(skip)]
     pub cannot_lead: Option<String>,
+    /// What its process has lacked, and what helps; the problems tell it.
+    #[serde(skip)]
+    pub lacking: Option<String>,
     /// What it cannot do for stores; the problems tell it.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
@@ -284,7 +287,7 @@ impl Overview {
             version: VERSION,
             at_ms: cluster.unix_ms(),
             told_by: options.member_id().map(str::to_owned),
-            in_touch: snapshot.is_connected,
+            in_touch: cluster.is_in_touch(),
             age_ms: snapshot.age_ms,
             prefix: prefix(options),
             leader: leader(&snapshot, &known.told),
@@ -445,6 +448,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
+            lacking: told.and_then(Told::lacking).cloned(),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
             asked: record

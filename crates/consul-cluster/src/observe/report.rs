@@ -14,6 +14,7 @@ use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
+use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,9 @@ struct Report {
     /// What it cannot do for stores.
     #[serde(default)]
     faults: Vec<StoreFault>,
+    /// What its process has lacked within the last minute.
+    #[serde(default)]
+    lacking: Option<String>,
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
@@ -143,6 +147,11 @@ impl Told {
     /// How far it is with its copies for a store.
     pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
         self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    /// What its process has lacked within the last minute.
+    pub fn lacking(&self) -> Option<&String> {
+        self.report.as_ref()?.lacking.as_ref()
     }
 
     /// What it cannot do for stores.
@@ -451,6 +460,7 @@ impl Overviews {
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
+            lacking: os::lacking().map(str::to_owned),
             copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),
         }
     }

@@ -421,6 +421,10 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     if let Some(why) = &node.cannot_lead {
         found.push(cannot_lead(id, why, overview));
     }
+    if let Some(why) = &node.lacking {
+        let text = format!("{id} could not accept or open a connection within the last minute");
+        found.push(error("no_descriptors", id, text, why.clone()));
+    }
     found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
     found.extend(of_requests(node));
     match node.mode {

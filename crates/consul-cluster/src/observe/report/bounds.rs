@@ -43,6 +43,7 @@ impl Report {
         cut(&mut self.incarnation, MAX_NAME);
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
+        self.lacking = self.lacking.map(cut_message);
         self.copies.truncate(MAX_STORES);
         self.faults.truncate(MAX_STORES);
         for fault in &mut self.faults {

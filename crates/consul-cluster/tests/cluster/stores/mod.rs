@@ -15,6 +15,7 @@ mod repairs;
 mod replicas;
 mod restarts;
 mod set_back;
+mod told;
 mod unreached;
 
 use crate::nodes::node;
@@ -140,7 +141,10 @@ struct Cases {
 
 impl Cases {
     fn new() -> Self {
-        let world = World::new();
+        Cases::of(World::new())
+    }
+
+    fn of(world: World) -> Self {
         let (clock, own) = (world.clock.clone(), "".into());
         let (stores, keys, cut) = Default::default();
         let network = Network { clock, stores, own, keys, cut };
@@ -179,6 +183,11 @@ impl Cases {
         disk: &Arc<Disk>,
     ) -> Process {
         let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
+        self.run(cluster, store, disk)
+    }
+
+    /// Lets a node take part, with a store or without one.
+    fn run(&self, cluster: Arc<Cluster>, store: StoreOptions, disk: &Arc<Disk>) -> Process {
         let network = self.network.of(&cluster.options().node_id);
         let peers: Arc<dyn Peers> = Arc::new(network.clone());
         let runtime: Arc<dyn Runtime> = Arc::new(network.clone());

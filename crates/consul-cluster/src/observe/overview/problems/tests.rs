@@ -16,6 +16,7 @@ fn node(id: &str) -> NodeOverview {
         down_for_ms: None,
         map_epoch: Some(9),
         clock_ahead_ms: None,
+        lacking: None,
         faults: Vec::new(),
         cannot_lead: None,
         other_disks: Default::default(),
