@@ -77,6 +77,8 @@ pub struct Cluster {
     pub(crate) leaves: watch::Sender<bool>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
     pub(crate) refusing: Mutex<Vec<String>>,
+    /// The live nodes that this leader cannot reach.
+    pub(crate) unreached: Mutex<Vec<String>>,
     /// What it may not write as the leader.
     pub(crate) refused: Mutex<Refused>,
     /// The stores that the process has opened.
@@ -135,6 +137,7 @@ impl Cluster {
             lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
             refusing: Mutex::default(),
+            unreached: Mutex::default(),
             refused: Mutex::default(),
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
@@ -377,5 +380,14 @@ impl Cluster {
 
     pub(crate) fn refusing(&self) -> Vec<String> {
         lock(&self.refusing).clone()
+    }
+
+    /// Notes the live nodes that this leader cannot reach.
+    pub(crate) fn note_unreached(&self, nodes: Vec<String>) {
+        *lock(&self.unreached) = nodes;
+    }
+
+    pub(crate) fn unreached(&self) -> Vec<String> {
+        lock(&self.unreached).clone()
     }
 }

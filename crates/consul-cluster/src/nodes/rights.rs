@@ -84,6 +84,18 @@ pub fn to_look(options: &Options) -> Vec<Right> {
     rights
 }
 
+/// The rights that a node needs wherever its sessions are: to be a member, and to become the leader.
+pub(crate) fn to_take_part(options: &Options) -> Vec<Right> {
+    let own = options.node_key(&options.node_id);
+    let keys = [&own, &options.leader_key, &options.config_key];
+    let service = Right::write("service", &options.service());
+    to_look(options)
+        .into_iter()
+        .chain(keys.map(|key| Right::write("key", key)))
+        .chain([service])
+        .collect()
+}
+
 /// The rights in a sentence.
 pub fn listed(rights: &[Right]) -> String {
     rights.iter().map(Right::to_string).collect::<Vec<_>>().join(" and ")

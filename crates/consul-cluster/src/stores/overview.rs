@@ -36,6 +36,8 @@ pub struct StoreOverview {
     pub repairing: Vec<ShardRepairing>,
     /// The shards of which a replica is missing.
     pub at_risk: Vec<ShardAtRisk>,
+    /// How many replicas no node has or gets, since there are fewer nodes than the store has replicas.
+    pub vacant: usize,
     /// The number of shards of which it is not known who has them, since Consul went back.
     pub unrecovered: usize,
     /// The shards that have not N, W and R as they are wanted; `None`: all have them.
@@ -305,6 +307,7 @@ fn store_overview(
         moving: moving.collect(),
         repairing: repairing.collect(),
         at_risk: map.entries().filter_map(at_risk).collect(),
+        vacant: map.vacant(),
         unrecovered: map.unrecovered.len(),
         changing: changing(map, is_live),
     }

@@ -213,8 +213,8 @@ macro_rules! rows {
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
                     "存活副本少于故障切换所需的分片：在有节点回来之前，其他节点不能代替它。"
                 STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
-                    "Replicas that are lost, or whose node is down or forgotten."
-                    "已丢失的副本，或其节点已停止或已被移除的副本。"
+                    "Replicas that are lost, whose node is down or forgotten, or that no node is there for."
+                    "已丢失的副本、其节点已停止或已被移除的副本，以及没有节点可放置的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"

@@ -9,7 +9,7 @@ use consul_sim::Fault;
 use lab::{Lab, Seen};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -19,13 +19,12 @@ const TABLE: &str = "xtask/src/reference/texts/prose/told.md";
 /// What an operator knows after so long, in seconds.
 const AT_ONCE_S: u64 = 5;
 
-/// A failure, and the alerts that fire while it lasts.
+/// A failure.
 struct Failure {
     name: &'static str,
     lab: fn() -> Lab,
     provoke: fn(&mut Lab),
     mend: fn(&mut Lab),
-    alerts: &'static [&'static str],
     who: Who,
     /// Whether it is over before an alert could fire.
     is_short: bool,
@@ -46,7 +45,6 @@ const NOTHING: Failure = Failure {
     lab: Lab::new,
     provoke: |_| {},
     mend: |_| {},
-    alerts: &[],
     who: Who::All,
     is_short: false,
 };
@@ -56,35 +54,30 @@ const FAILURES: &[Failure] = &[
         name: "the disk of a node is full",
         provoke: |lab| lab.disk("n3").is_full.store(true, Relaxed),
         mend: |lab| lab.disk("n3").is_full.store(false, Relaxed),
-        alerts: &["StoreStorageFails"],
         ..NOTHING
     },
     Failure {
         name: "the storage of a node raises",
         provoke: |lab| *lab.disk("n3").broken.lock().expect("no panic") = Some("apply"),
         mend: |lab| *lab.disk("n3").broken.lock().expect("no panic") = None,
-        alerts: &["StoreStorageFails"],
         ..NOTHING
     },
     Failure {
         name: "the storage of a node hangs",
         provoke: |lab| lab.disk("n3").hang(true),
         mend: |lab| lab.disk("n3").hang(false),
-        alerts: &["StoreStorageFails"],
         ..NOTHING
     },
     Failure {
         name: "a node died",
         provoke: |lab| lab.kill("n3"),
         mend: |lab| lab.start("n3"),
-        alerts: &["ClusterNodeDown", "ClusterNodeNotScraped", "StoreReplicasMissing"],
         ..NOTHING
     },
     Failure {
         name: "a node was stopped",
         provoke: |lab| lab.stop("n3"),
         mend: |lab| lab.start("n3"),
-        alerts: &["ClusterNodeNotScraped", "StoreReplicasMissing"],
         ..NOTHING
     },
     Failure {
@@ -92,28 +85,24 @@ const FAILURES: &[Failure] = &[
         lab: || Lab::of(&["n1", "n2"]),
         provoke: |_| {},
         mend: |lab| lab.start("n3"),
-        alerts: &["StoreUnusable"],
         ..NOTHING
     },
     Failure {
         name: "a node is cut off from Consul alone",
         provoke: |lab| lab.cut_from_consul("n3"),
         mend: |lab| lab.cases.world.agent.clear_faults(),
-        alerts: &["ClusterNodesOutOfTouch"],
         ..NOTHING
     },
     Failure {
         name: "a node is cut off from its peers alone",
         provoke: |lab| lab.cut_from_peers("n3"),
         mend: |lab| lab.restart("n3"),
-        alerts: &[],
         ..NOTHING
     },
     Failure {
         name: "Consul has no Raft leader",
         provoke: |lab| lab.fault(Fault { no_leader: true, ..Fault::default() }),
         mend: |lab| lab.cases.world.agent.clear_faults(),
-        alerts: &["ClusterNodesOutOfTouch"],
         ..NOTHING
     },
     Failure {
@@ -151,7 +140,6 @@ const FAILURES: &[Failure] = &[
             lab.change("n3", |it| it.key = lab::KEY);
             lab.start("n3");
         },
-        alerts: &["CallsBetweenNodesFail"],
         ..NOTHING
     },
     Failure {
@@ -165,7 +153,6 @@ const FAILURES: &[Failure] = &[
         name: "the clock of a node is 5 s ahead",
         provoke: |lab| lab.change("n3", |it| it.ahead_s.store(5, Relaxed)),
         mend: |lab| lab.change("n3", |it| it.ahead_s.store(0, Relaxed)),
-        alerts: &["ClusterClockWrong"],
         ..NOTHING
     },
     Failure {
@@ -180,7 +167,6 @@ const FAILURES: &[Failure] = &[
         lab: Lab::encrypted,
         provoke: |lab| lab.certify("n3", 13 * 86_400 + 3600),
         mend: |lab| lab.certify("n3", 90 * 86_400),
-        alerts: &["CertificateExpires"],
         ..NOTHING
     },
     Failure {
@@ -188,7 +174,6 @@ const FAILURES: &[Failure] = &[
         lab: Lab::encrypted,
         provoke: |lab| lab.certify("n3", 6 * 3600),
         mend: |lab| lab.certify("n3", 90 * 86_400),
-        alerts: &["CertificateExpiresToday"],
         ..NOTHING
     },
     Failure {
@@ -225,12 +210,13 @@ fn each_failure_is_told_at_once_by_all_and_nothing_else_is() {
 fn tell() {
     let wanted = std::env::var("TOLD").unwrap_or_default();
     let chosen = FAILURES.iter().filter(|it| it.name.contains(&wanted));
+    let shown = fs::read_to_string(file()).unwrap_or_default();
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for failure in chosen {
         let begun = std::time::Instant::now();
         let seen = see(failure);
         wrong.extend(seen.wrong.iter().map(|why| format!("{}: {why}", failure.name)));
-        let line = seen.line(failure.name, failure.alerts);
+        let line = seen.line(failure.name, alerts_of(&shown, failure.name));
         println!("{line}   ({:?})", begun.elapsed());
         _ = writeln!(table, "{line}");
     }
@@ -240,12 +226,22 @@ fn tell() {
     }
 }
 
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(TABLE)
+}
+
+/// The alerts in the row of a failure.
+fn alerts_of<'a>(table: &'a str, name: &str) -> &'a str {
+    let row = table.lines().find(|row| row.starts_with(&format!("| {name} |")));
+    let cell = row.and_then(|row| row.trim_end_matches(" |").rsplit_once("| "));
+    cell.map_or("", |(_, alerts)| alerts)
+}
+
 fn compare(table: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(TABLE);
     if std::env::var_os("WRITE").is_some() {
-        fs::write(&file, table).expect("it can be written");
+        fs::write(file(), table).expect("it can be written");
     }
-    let shown = fs::read_to_string(&file).expect("the table");
+    let shown = fs::read_to_string(file()).expect("the table");
     assert!(shown == table, "WRITE=1 writes {TABLE}, and `make docs` what has it:\n{table}");
 }
 
@@ -267,13 +263,11 @@ fn see(failure: &Failure) -> Seen {
     seen.later = lab.why();
     seen.page = lab.pages();
     seen.numbers = lab.changed_numbers();
-    lab.alerts_now(failure.alerts);
+    seen.alerts = lab.alerts();
     (failure.mend)(&mut lab);
     lab.use_all();
     lab.hold(10 * 60);
     seen.nobody_says_anything(&lab, "after");
-    lab.alerts_now(&[]);
     seen.check(failure);
-    seen.wrong.extend(lab.promtool());
     seen
 }
