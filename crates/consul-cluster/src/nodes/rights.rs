@@ -88,12 +88,8 @@ pub fn to_look(options: &Options) -> Vec<Right> {
 pub(crate) fn to_take_part(options: &Options) -> Vec<Right> {
     let own = options.node_key(&options.node_id);
     let keys = [&own, &options.leader_key, &options.config_key];
-    let service = Right::write("service", &options.service());
-    to_look(options)
-        .into_iter()
-        .chain(keys.map(|key| Right::write("key", key)))
-        .chain([service])
-        .collect()
+    let keys = keys.map(|key| Right::write("key", key));
+    keys.into_iter().chain([Right::write("service", &options.service())]).collect()
 }
 
 /// The rights in a sentence.
