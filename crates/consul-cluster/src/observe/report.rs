@@ -16,6 +16,7 @@ use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
+use consul_process::clock::Instant as ClockInstant;
 use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::future::join_all;
@@ -302,7 +303,7 @@ pub struct Overviews {
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
     /// The rights that the node's token lacks, and when that was asked.
-    rights: tokio::sync::Mutex<(Option<Instant>, Option<String>)>,
+    rights: tokio::sync::Mutex<(Option<ClockInstant>, Option<String>)>,
 }
 
 impl fmt::Debug for Overviews {
@@ -468,11 +469,10 @@ impl Overviews {
 
     /// The rights that this node's token lacks. It may not need them for long: who has lost them is a follower as before.
     async fn no_rights(&self) -> Option<String> {
-        let mut known = self.rights.lock().await;
+        let (mut known, now) = (self.rights.lock().await, self.cluster.now());
         let (asked, lacks) = &mut *known;
-        if !asked.is_some_and(|at| at.elapsed() < RIGHTS_PAUSE) && !self.cluster.options().observer
-        {
-            *asked = Some(Instant::now());
+        if !asked.is_some_and(|at| now - at < RIGHTS_PAUSE) && !self.cluster.options().observer {
+            *asked = Some(now);
             let needed = rights::to_take_part(self.cluster.options());
             let answer =
                 timeout(OWN_PATIENCE, rights::lacking(self.cluster.client(), needed)).await;

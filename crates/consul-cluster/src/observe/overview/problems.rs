@@ -723,6 +723,12 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
                 "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
                 operand(name, "")
             ));
+            if !store.is_open {
+                let store = operand(name, "");
+                cure.push_str(&format!(
+                    "; if nobody uses the store any more: `consul-ha forget-store {store}`"
+                ));
+            }
         }
         found.push(error("shard_at_risk", name, text, cure));
     }

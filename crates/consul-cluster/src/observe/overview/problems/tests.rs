@@ -64,6 +64,7 @@ fn well() -> Overview {
         repairing: Vec::new(),
         at_risk: Vec::new(),
         vacant: 0,
+        is_open: true,
         unrecovered: 0,
         changing: None,
     };
