@@ -233,8 +233,8 @@ macro_rules! rows {
             }
             "Process" "进程" {
                 NO_DESCRIPTORS Counter "no_descriptors" [] (Numbers.no_descriptors: Counter)
-                    "How often this process could not accept or open a connection, since no file descriptor was left."
-                    "因没有剩余的文件描述符而无法接受或打开连接的次数。"
+                    "How often this process could not accept a connection, since no file descriptor was left."
+                    "因没有剩余的文件描述符而无法接受连接的次数。"
                 LOG_LEFT_OUT Counter "log_lines_left_out" [] (Numbers.lines_left_out: Counter)
                     "Log lines that were left out since there were too many of their kind."
                     "因同类日志行太多而省略的行数。"

@@ -461,7 +461,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         found.push(warning("token_lacks", id, text, cure));
     }
     if let Some(why) = &node.lacking {
-        let text = format!("{id} could not accept or open a connection within the last minute");
+        let text = format!("{id} could not accept a connection within the last minute");
         found.push(error("no_descriptors", id, text, why.clone()));
     }
     found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));

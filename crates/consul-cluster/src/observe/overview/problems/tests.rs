@@ -134,7 +134,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             |it| it.nodes[1].lacking = Some("raise `ulimit -n`".to_owned()),
             "no_descriptors",
             Level::Error,
-            "n2 could not accept or open a connection",
+            "n2 could not accept a connection",
         ),
         (
             |it| it.nodes[1].is_unreached_by_leader = true,

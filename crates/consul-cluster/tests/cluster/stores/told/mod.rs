@@ -9,6 +9,7 @@ use consul_sim::Fault;
 use lab::{Lab, Seen};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
@@ -215,7 +216,6 @@ fn each_failure_is_told_at_once_by_all_and_nothing_else_is() {
     let child = child.expect("it runs");
     let said = [child.stdout, child.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    print!("{said}");
     assert!(child.status.success(), "{said}");
 }
 
@@ -233,7 +233,7 @@ fn tell() {
         last = Some(lab);
         wrong.extend(seen.wrong.iter().map(|why| format!("{}: {why}", failure.name)));
         let line = seen.line(failure.name, alerts_of(&shown, failure.name));
-        println!("{line}   ({:?})", begun.elapsed());
+        _ = writeln!(std::io::stdout(), "{line}   ({:?})", begun.elapsed());
         _ = writeln!(table, "{line}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
