@@ -421,7 +421,7 @@ describe("consul_ha_cluster", function()
       assert.same({}, one.cluster_nodes)
       local service_id = prefix:gsub("/", "-") .. "-nodes-n1"
       assert.same({ state = "stopped", in_touch = false, frozen = {}, service_id = service_id }, one:status())
-      for _, name in ipairs({ "hand_over", "drain", "leave", "maintenance", "thaw", "resume", "fd" }) do
+      for _, name in ipairs({ "hand_over", "drain", "leave", "maintenance", "thaw", "resume", "resume_moves", "fd" }) do
         local success, message, err = one[name](one)
         assert.equal("closed", support.kind(success, message, err))
         assert.matches('cluster node "n1": it is not started', message, 1, true)
@@ -668,6 +668,28 @@ describe("consul_ha_cluster on a manual clock", function()
     sim:advance(30)
     assert.is_string(nodes[2]:get_leader_info().node_id)
     assert.equal(owner, (nodes[2]:get_node_for_key("key")))
+  end)
+
+  it("moves no shard from pause_moves to resume_moves", function()
+    local nodes = connected(3)
+    assert.is_true(nodes[2]:pause_moves("a rack is moved"))
+    sim:advance(5)
+    local before = #nodes[1]:get_shards("n3")
+    assert.is_true(nodes[1]:drain(true, "n3"))
+    sim:advance(30)
+    assert.equal(before, #nodes[1]:get_shards("n3"))
+    assert.is_true(nodes[2]:resume_moves())
+    assert.is_true(nodes[2]:resume_moves())
+    sim:advance(30)
+    assert.equal(0, #nodes[1]:get_shards("n3"))
+  end)
+
+  it("forgets no store that is not there", function()
+    local nodes = connected(1)
+    local kind, message = support.kind(nodes[1]:forget_store("points"))
+    assert.equal("not_found", kind)
+    assert.matches('there is no store "points"', message or select(2, nodes[1]:forget_store("points")), 1, true)
+    assert.has_error(function() nodes[1]:forget_store() end)
   end)
 
   -- `resume` is the name of `thaw` in older releases.

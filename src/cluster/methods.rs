@@ -14,6 +14,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::table::Shape;
 use consul_api::value::Value;
 use consul_api::value::shape::{ValuePath, unknown};
+use consul_cluster::stores::forget;
 use consul_cluster::{Event, Mode};
 use futures_util::stream;
 use mlua::{IntoLua, Lua, MultiValue, Value as LuaValue};
@@ -54,6 +55,14 @@ pub const METHODS: &[Method<ClusterNode>] = &[
     Method::new("thaw", thaw),
     // The name of older releases.
     Method::new("resume", thaw),
+    Method::new("pause_moves", pause_moves),
+    Method::new("resume_moves", |call| {
+        let running = call.object.started()?;
+        let cluster = Arc::clone(&running.cluster);
+        call.object.run(call.lua, &running, async move { cluster.resume_moves(None).await })?;
+        Ok(Returned::done())
+    }),
+    Method::new("forget_store", forget_store),
     Method::new("fenced_put", fenced_put),
     Method::new("shards_ready", shards_ready),
     Method::new("fd", |call| {
@@ -222,6 +231,41 @@ fn thaw(call: &Call<ClusterNode>) -> native::Result {
     let running = call.object.started()?;
     let cluster = Arc::clone(&running.cluster);
     call.object.run(call.lua, &running, async move { cluster.thaw().await })?;
+    Ok(Returned::done())
+}
+
+/// `cluster:pause_moves(why)`
+fn pause_moves(call: &Call<ClusterNode>) -> native::Result {
+    let why = match call.arg(1)? {
+        Value::Null => String::new(),
+        given => Shape::Text.text(&given, &ValuePath::top("why"))?.to_string(),
+    };
+    let running = call.object.started()?;
+    let (cluster, by) = (Arc::clone(&running.cluster), call.object.options.node_id.clone());
+    let paused = async move { cluster.pause_moves(None, &by, &why).await };
+    call.object.run(call.lua, &running, paused)?;
+    Ok(Returned::done())
+}
+
+/// `cluster:forget_store(store)`
+fn forget_store(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    let store = Shape::Text.text(&call.arg(1)?, &ValuePath::top("store"))?.to_string();
+    let running = node.started()?;
+    let (cluster, by) = (Arc::clone(&running.cluster), node.options.node_id.clone());
+    let asked = async move {
+        let Some(found) = forget::find(&cluster, &store).await? else {
+            let why = format!("there is no store {store:?}");
+            return Err(Error::new(Kind::NotFound, why).not_sent());
+        };
+        if !found.users.is_empty() {
+            let users = Vec::from_iter(found.users).join(", ");
+            let why = format!("store {store:?} is in use by {users}: it is not forgotten");
+            return Err(Error::new(Kind::Conflict, why).not_sent());
+        }
+        forget::ask(&cluster, &store, &by).await
+    };
+    node.run(call.lua, &running, asked)?;
     Ok(Returned::done())
 }
 

@@ -84,6 +84,8 @@ pub struct Cluster {
     pub(crate) leaves: watch::Sender<bool>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
     pub(crate) refusing: Mutex<Vec<String>>,
+    /// The live nodes that this leader cannot reach.
+    pub(crate) unreached: Mutex<Vec<String>>,
     /// What it may not write as the leader.
     pub(crate) refused: Mutex<Refused>,
     /// The stores that the process has opened.
@@ -144,6 +146,7 @@ impl Cluster {
             lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
             refusing: Mutex::default(),
+            unreached: Mutex::default(),
             refused: Mutex::default(),
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
@@ -395,6 +398,11 @@ impl Cluster {
         self.client.clock().sleep_until(deadline).await;
     }
 
+    /// Whether this process gets answers from Consul. A waiting query notices later than a beat that it gets none.
+    pub(crate) fn is_in_touch(&self) -> bool {
+        self.snapshot.borrow().is_connected && !self.presence.is_unanswered()
+    }
+
     /// Notes the nodes with which this leader cannot speak, since they have another `cluster_key`.
     pub(crate) fn note_refusing(&self, nodes: Vec<String>) {
         *lock(&self.refusing) = nodes;
@@ -402,5 +410,14 @@ impl Cluster {
 
     pub(crate) fn refusing(&self) -> Vec<String> {
         lock(&self.refusing).clone()
+    }
+
+    /// Notes the live nodes that this leader cannot reach.
+    pub(crate) fn note_unreached(&self, nodes: Vec<String>) {
+        *lock(&self.unreached) = nodes;
+    }
+
+    pub(crate) fn unreached(&self) -> Vec<String> {
+        lock(&self.unreached).clone()
     }
 }

@@ -119,10 +119,15 @@ impl World {
 
     /// Gives the first client of [`World::client_with_rules`] these rules instead of its own.
     pub fn change_rules(&self, management: &str, rules: &str) {
+        self.change_rules_of("rules-1", management, rules);
+    }
+
+    /// Gives a policy these rules.
+    pub fn change_rules_of(&self, name: &str, management: &str, rules: &str) {
         let path = |of: &str| format!("/v1/acl/policy/{of}?token={management}");
-        let policy = self.answer("GET", &path("name/rules-1"), "");
+        let policy = self.answer("GET", &path(&format!("name/{name}")), "");
         let policy: serde_json::Value = serde_json::from_slice(&policy).expect("a policy");
-        let body = serde_json::json!({"Name": "rules-1", "Rules": rules}).to_string();
+        let body = serde_json::json!({"Name": name, "Rules": rules}).to_string();
         self.send("PUT", &path(policy["ID"].as_str().expect("an id")), &body);
     }
 

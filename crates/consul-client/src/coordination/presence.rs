@@ -117,6 +117,8 @@ pub struct Presence {
     warning: Mutex<Option<String>>,
     /// The sessions that contenders want.
     pub(super) wanted: Wanted,
+    /// When the last beat began that an agent has answered, be it with a refusal.
+    answered: Mutex<Option<Instant>>,
     /// How often the service had to be registered again although the agent has it.
     registered_again: AtomicU64,
     register_again: Notify,
@@ -161,6 +163,7 @@ impl Presence {
             endings: AtomicU64::new(0),
             warning: Mutex::default(),
             wanted: Wanted::default(),
+            answered: Mutex::default(),
             registered_again: AtomicU64::new(0),
             register_again: Notify::new(),
             in_use: Mutex::default(),
@@ -502,6 +505,9 @@ impl Presence {
             if beat.is_ok() {
                 answered = begun;
             }
+            if beat.as_ref().err().is_none_or(|error| error.status().is_some()) {
+                *lock(&self.answered) = Some(begun);
+            }
             // The agent forgot the service, or deregistered it because it was critical for too long.
             must_register |= beat.as_ref().is_err_and(|error| error.kind() == Kind::NotFound);
             let failed = match must_register {
@@ -570,6 +576,12 @@ impl Presence {
             None => (&agent_api::CHECK_PASS, args),
         };
         self.agents[agent].call(endpoint, &args).await.map(|_| ())
+    }
+
+    /// Whether beats have been answered, and none since the TTL of the check: Consul takes this process for dead.
+    pub fn is_unanswered(&self) -> bool {
+        let answered = *lock(&self.answered);
+        answered.is_some_and(|at| self.now() - at > self.profile.check_ttl)
     }
 
     /// Makes the check warn from the next beat on, or pass again with `None`. The process lives

@@ -84,6 +84,14 @@ pub fn to_look(options: &Options) -> Vec<Right> {
     rights
 }
 
+/// The rights that a node needs wherever its sessions are: to be a member, and to become the leader.
+pub(crate) fn to_take_part(options: &Options) -> Vec<Right> {
+    let own = options.node_key(&options.node_id);
+    let keys = [&own, &options.leader_key, &options.config_key];
+    let keys = keys.map(|key| Right::write("key", key));
+    keys.into_iter().chain([Right::write("service", &options.service())]).collect()
+}
+
 /// The rights in a sentence.
 pub fn listed(rights: &[Right]) -> String {
     rights.iter().map(Right::to_string).collect::<Vec<_>>().join(" and ")

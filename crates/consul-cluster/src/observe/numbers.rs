@@ -36,8 +36,9 @@ impl Source for Cluster {
             page.level(&table::CLUSTER_NODES, &[cluster, node, name], level);
         }
         for (metric, level) in [
-            (&table::CLUSTER_IN_TOUCH, f64::from(snapshot.is_connected)),
+            (&table::CLUSTER_IN_TOUCH, f64::from(self.is_in_touch())),
             (&table::CLUSTER_HAS_LEADER, f64::from(snapshot.leader.is_some())),
+            (&table::CLUSTER_CLOCK, self.unix_ms() as f64 / 1e3),
             (&table::CLUSTER_MAP_EPOCH, self.epoch() as f64),
             (&table::CLUSTER_FROZEN, f64::from(!snapshot.frozen.is_empty())),
             (&table::CLUSTER_PAUSED, f64::from(snapshot.paused.is_some())),

@@ -82,6 +82,9 @@ pub struct Overview {
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
     pub events: Vec<EventOverview>,
+    /// Whether Consul's servers have said that they have no Raft leader; the problems tell it.
+    #[serde(skip)]
+    pub has_no_raft_leader: bool,
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
     pub unread_stores: Vec<String>,
@@ -161,6 +164,9 @@ pub struct NodeOverview {
     /// Whether it and the leader do, as the leader tells.
     #[serde(skip)]
     pub is_refused_by_leader: bool,
+    /// Whether the leader cannot reach it, as that tells.
+    #[serde(skip)]
+    pub is_unreached_by_leader: bool,
     /// Whether it answers this process although it is down in Consul.
     pub lost_consul: bool,
     /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
@@ -172,6 +178,12 @@ pub struct NodeOverview {
     /// Why it may not do a leader's work; the problems tell it.
     #[serde(skip)]
     pub cannot_lead: Option<String>,
+    /// The rights that its token lacks; the problems tell it.
+    #[serde(skip)]
+    pub no_rights: Option<String>,
+    /// What its process has lacked, and what helps; the problems tell it.
+    #[serde(skip)]
+    pub lacking: Option<String>,
     /// What it cannot do for stores; the problems tell it.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
@@ -289,7 +301,7 @@ impl Overview {
             version: VERSION,
             at_ms: cluster.unix_ms(),
             told_by: options.member_id().map(str::to_owned),
-            in_touch: snapshot.is_connected,
+            in_touch: cluster.is_in_touch(),
             age_ms: snapshot.age_ms,
             prefix: prefix(options),
             leader: leader(&snapshot, &known.told),
@@ -305,6 +317,7 @@ impl Overview {
             waiting: known.maps.waiting(),
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
+            has_no_raft_leader: known.has_no_raft_leader,
             unread_stores: known.maps.unread().to_vec(),
             other_clusters: snapshot.other_clusters.clone(),
             unread_map: snapshot.unreadable.clone(),
@@ -448,10 +461,14 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             refuses_key: is_refused_by_leader(id, node)
                 || node.is_live && told.is_some_and(|told| told.refuses_key),
             is_refused_by_leader: is_refused_by_leader(id, node),
+            is_unreached_by_leader: node.is_live
+                && leader.is_some_and(|leader| leader.cannot_reach(id)),
             lost_consul: !node.is_live && told.is_some_and(|told| told.answers),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),
+            no_rights: told.and_then(Told::no_rights).cloned(),
+            lacking: told.and_then(Told::lacking).cloned(),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
             asked: record

@@ -7,6 +7,8 @@ mod bounds;
 use super::overview::{EndpointOverview, MAP_TIME, MapOverview, NewestMaps, Overview};
 use crate::data_plane::{Body, CallOptions, DataPlane, Service};
 use crate::event::{MAX_KEPT, PastEvent};
+use crate::nodes::operate::has_no_raft_leader;
+use crate::nodes::rights;
 use crate::options::Options;
 use crate::shard_map::ShardMap;
 use crate::snapshot::Snapshot;
@@ -14,6 +16,8 @@ use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
+use consul_process::clock::Instant as ClockInstant;
+use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -34,6 +38,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a node waits for its own shards, which requests to them may hold.
 const OWN_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The shortest time between two times that a node asks which rights it has.
+const RIGHTS_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long an overview is given out again.
 const FRESH: Duration = Duration::from_millis(200);
@@ -61,6 +68,9 @@ struct Report {
     /// The nodes that refuse its `cluster_key`, or whose key it refuses, if it is the leader.
     #[serde(default)]
     refusing: Vec<String>,
+    /// The live nodes that it cannot reach, if it is the leader.
+    #[serde(default)]
+    unreached: Vec<String>,
     /// When its certificate for calls ends, in Unix milliseconds.
     #[serde(default)]
     certificate_expires_ms: Option<u64>,
@@ -71,6 +81,12 @@ struct Report {
     /// What it cannot do for stores.
     #[serde(default)]
     faults: Vec<StoreFault>,
+    /// What its process has lacked within the last minute.
+    #[serde(default)]
+    lacking: Option<String>,
+    /// The rights that its token lacks.
+    #[serde(default)]
+    no_rights: Option<String>,
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
@@ -136,6 +152,11 @@ impl Told {
         self.report.iter().flat_map(|report| &report.refusing).any(|id| id == node)
     }
 
+    /// Whether it has found, as the leader, that it cannot reach a node.
+    pub fn cannot_reach(&self, node: &str) -> bool {
+        self.report.iter().flat_map(|report| &report.unreached).any(|id| id == node)
+    }
+
     pub fn endpoints(&self) -> impl Iterator<Item = &EndpointOverview> {
         self.report.iter().flat_map(|report| &report.endpoints)
     }
@@ -143,6 +164,16 @@ impl Told {
     /// How far it is with its copies for a store.
     pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
         self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    /// The rights that its token lacks.
+    pub fn no_rights(&self) -> Option<&String> {
+        self.report.as_ref()?.no_rights.as_ref()
+    }
+
+    /// What its process has lacked within the last minute.
+    pub fn lacking(&self) -> Option<&String> {
+        self.report.as_ref()?.lacking.as_ref()
     }
 
     /// What it cannot do for stores.
@@ -224,6 +255,8 @@ pub(crate) struct Known {
     pub observer: Option<(String, Told)>,
     /// The maps of the replicated stores.
     pub maps: StoreMaps,
+    /// Whether Consul's servers have said that they have no Raft leader.
+    pub has_no_raft_leader: bool,
     /// The newest shard maps that this process or nodes have had.
     pub newest: NewestMaps,
     /// The shard map that was shown last, and its picture, which is the same until the map changes.
@@ -269,6 +302,8 @@ pub struct Overviews {
     plane: Option<Arc<DataPlane>>,
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
+    /// The rights that the node's token lacks, and when that was asked.
+    rights: tokio::sync::Mutex<(Option<ClockInstant>, Option<String>)>,
 }
 
 impl fmt::Debug for Overviews {
@@ -292,8 +327,9 @@ impl Overviews {
         plane: Option<Arc<DataPlane>>,
         consul_patience: Duration,
     ) -> Arc<Self> {
-        let (stores, state) = Default::default();
-        let overviews = Arc::new(Overviews { cluster, consul_patience, plane, stores, state });
+        let (stores, state, rights) = Default::default();
+        let overviews =
+            Arc::new(Overviews { cluster, consul_patience, plane, stores, state, rights });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
             plane.set_service(SERVICE, Some(served(Arc::downgrade(&overviews))));
@@ -402,8 +438,10 @@ impl Overviews {
         let answers = join_all(answers.collect::<Vec<_>>());
         let own_question = known.own(options, &snapshot).1.question();
         let maps = timeout(self.consul_patience, StoreMaps::read(&self.cluster));
-        let (answers, maps, own_report) =
-            futures_util::join!(answers, maps, self.report(&own_question));
+        let has_no_leader = timeout(PATIENCE, has_no_raft_leader(self.cluster.client()));
+        let (answers, maps, has_no_leader, own_report) =
+            futures_util::join!(answers, maps, has_no_leader, self.report(&own_question));
+        known.has_no_raft_leader = has_no_leader.unwrap_or_default();
         for (record, answer, answered_ms) in answers {
             let told = known.told.entry(record.id.clone()).or_default();
             let at_ms = answer.as_ref().ok().and_then(|report| report.at_ms);
@@ -429,6 +467,22 @@ impl Overviews {
         }
     }
 
+    /// The rights that this node's token lacks. It may not need them for long: who has lost them is a follower as before.
+    async fn no_rights(&self) -> Option<String> {
+        let (mut known, now) = (self.rights.lock().await, self.cluster.now());
+        let (asked, lacks) = &mut *known;
+        if !asked.is_some_and(|at| now - at < RIGHTS_PAUSE) && !self.cluster.options().observer {
+            *asked = Some(now);
+            let needed = rights::to_take_part(self.cluster.options());
+            let answer =
+                timeout(OWN_PATIENCE, rights::lacking(self.cluster.client(), needed)).await;
+            if let Ok(Ok(lacking)) = answer {
+                *lacks = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+            }
+        }
+        lacks.clone()
+    }
+
     /// What this process tells.
     async fn report(&self, question: &Question) -> Report {
         let cluster = &self.cluster;
@@ -447,10 +501,13 @@ impl Overviews {
                 left_ms: lease.remaining().as_millis() as u64,
             }),
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
+            unreached: if cluster.lease().is_some() { cluster.unreached() } else { Vec::new() },
             certificate_expires_ms: expires_s.map(|seconds| seconds * 1000),
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
+            lacking: os::lacking().map(str::to_owned),
+            no_rights: self.no_rights().await,
             copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),
         }
     }

@@ -197,6 +197,12 @@ impl StoreMap {
         Some(BTreeSet::from_iter(missing.filter_map(|slot| slot.holder.clone())))
     }
 
+    /// How many replicas no node has or gets: there are fewer nodes than the store has replicas.
+    pub fn vacant(&self) -> usize {
+        let slots = self.map.shards.iter().flat_map(|entry| &entry.slots);
+        slots.filter(|slot| slot.is_vacant() && slot.change.is_none()).count()
+    }
+
     /// Whether nothing is planned, and no node is down.
     pub fn is_quiet(&self) -> bool {
         let mut slots = self.map.shards.iter().flat_map(|entry| &entry.slots);

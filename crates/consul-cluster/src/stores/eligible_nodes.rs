@@ -164,6 +164,9 @@ impl Duty<'_> {
         self.key_checks.0.retain(|node, _| snapshot.nodes.contains_key(&**node));
         let refusing = self.key_checks.refusing(snapshot);
         self.cluster.note_refusing(refusing.iter().map(|node| node.to_string()).collect());
+        let checked = self.key_checks.0.keys();
+        let unreached = checked.filter(|node| self.key_checks.is_unreached(node, snapshot));
+        self.cluster.note_unreached(unreached.map(|node| node.to_string()).collect());
     }
 
     /// Whether the leader's own `cluster_key` is the other one, as far as it can know.

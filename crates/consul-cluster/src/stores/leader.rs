@@ -61,6 +61,7 @@ pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
 /// Leads until the lease has ended.
 async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, history: &ProcessHistory) {
     cluster.note_refusing(Vec::new());
+    cluster.note_unreached(Vec::new());
     let (reports, news) = (Mutex::new(None), Notify::new());
     let prefix = members_prefix(cluster.options());
     let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {

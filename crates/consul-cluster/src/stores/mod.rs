@@ -31,7 +31,7 @@ use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_process::clock::Instant;
-use consul_process::metrics::{self, StoreNumbers};
+use consul_process::metrics::{self, Registered, StoreNumbers};
 use consul_process::sync::lock;
 use consul_replication::clock::VersionClock;
 use consul_replication::holder::Holder;
@@ -148,6 +148,8 @@ pub struct Store {
     is_map_of_disk: AtomicBool,
     /// Why it cannot be used.
     failure: Mutex<Option<Error>>,
+    /// Has its numbers shown from its run on, as long as it exists.
+    shown: Mutex<Option<Registered>>,
 }
 
 impl fmt::Debug for Store {
@@ -252,6 +254,7 @@ impl Store {
                 is_without_map: AtomicBool::default(),
                 is_map_of_disk: AtomicBool::default(),
                 failure: Mutex::default(),
+                shown: Mutex::default(),
             }
         }))
     }
@@ -270,7 +273,8 @@ impl Store {
 
     /// Runs the store until a permanent error, which is returned; all calls fail with it from then on.
     pub async fn run(&self) -> Error {
-        let _shown = metrics::register(self.this.clone() as _);
+        // Also after a permanent error: it is not usable then.
+        *lock(&self.shown) = Some(metrics::register(self.this.clone() as _));
         let why = self.participate().await.context(&format!("store {:?}", self.options.name));
         tracing::error!(%why, "a store cannot be used");
         // It answers no requests of others either.

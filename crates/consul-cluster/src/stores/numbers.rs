@@ -56,7 +56,7 @@ impl Source for Store {
         let missing = map.as_deref().map_or(0, |map| {
             let of_shard = |shard| map.missing(shard, |node| is_live(&snapshot, node));
             let shards = map.entries().filter_map(|(shard, _)| of_shard(shard));
-            shards.map(|places| places.len()).sum::<usize>()
+            map.vacant() + shards.map(|places| places.len()).sum::<usize>()
         });
         // Several nodes of one process see the same map.
         for (metric, level) in [

@@ -36,6 +36,11 @@ pub struct StoreOverview {
     pub repairing: Vec<ShardRepairing>,
     /// The shards of which a replica is missing.
     pub at_risk: Vec<ShardAtRisk>,
+    /// How many replicas no node has or gets, since there are fewer nodes than the store has replicas.
+    pub vacant: usize,
+    /// Whether a node that has told has the store open; the problems tell it.
+    #[serde(skip)]
+    pub is_open: bool,
     /// The number of shards of which it is not known who has them, since Consul went back.
     pub unrecovered: usize,
     /// The shards that have not N, W and R as they are wanted; `None`: all have them.
@@ -305,6 +310,8 @@ fn store_overview(
         moving: moving.collect(),
         repairing: repairing.collect(),
         at_risk: map.entries().filter_map(at_risk).collect(),
+        vacant: map.vacant(),
+        is_open: told.values().any(|told| told.copies_of(name).is_some()),
         unrecovered: map.unrecovered.len(),
         changing: changing(map, is_live),
     }

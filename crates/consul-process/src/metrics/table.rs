@@ -115,6 +115,9 @@ macro_rules! rows {
                 CLUSTER_HAS_LEADER Gauge "cluster_has_leader" ["cluster", "node"] ()
                     "1 while this node knows a leader, otherwise 0."
                     "本节点知道 leader 时为 1，否则为 0。"
+                CLUSTER_CLOCK Gauge "cluster_clock_seconds" ["cluster", "node"] ()
+                    "The time of day by this node's clock, in Unix time: what it differs from the time of the scrape is an error of a clock."
+                    "本节点时钟的时间（Unix 时间）：它与抓取时刻之差就是时钟的误差。"
                 CLUSTER_NODES Gauge "cluster_nodes" ["cluster", "node", "state"] ()
                     "Members of the cluster by state, as this node sees them."
                     "本节点所见的各状态的集群成员数。"
@@ -210,8 +213,8 @@ macro_rules! rows {
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
                     "存活副本少于故障转移所需的分片：在有节点回来之前，其他节点不能代替它。"
                 STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
-                    "Replicas that are lost, or whose node is down or forgotten."
-                    "已丢失的副本，或其节点已停止或已被移除的副本。"
+                    "Replicas that are lost, whose node is down or forgotten, or that no node is there for."
+                    "已丢失的副本、其节点已停止或已被移除的副本，以及没有节点可放置的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"
@@ -228,7 +231,10 @@ macro_rules! rows {
                     "1 while a function of this process's storage fails, otherwise 0."
                     "本进程的存储有函数失败时为 1，否则为 0。"
             }
-            "Log" "日志" {
+            "Process" "进程" {
+                NO_DESCRIPTORS Counter "no_descriptors" [] (Numbers.no_descriptors: Counter)
+                    "How often this process could not accept a connection, since no file descriptor was left."
+                    "因没有剩余的文件描述符而无法接受连接的次数。"
                 LOG_LEFT_OUT Counter "log_lines_left_out" [] (Numbers.lines_left_out: Counter)
                     "Log lines that were left out since there were too many of their kind."
                     "因同类日志行太多而省略的行数。"

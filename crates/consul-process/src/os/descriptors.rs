@@ -1,17 +1,36 @@
 //! The lack of file descriptors.
 
+use crate::metrics::numbers;
+use crate::sync::lock;
 use std::io;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-/// What helps against an error of the operating system that a program can mend; `None` for other errors.
+/// For how long an operator sees a lack.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// The last lack, and when it was.
+static LAST: Mutex<Option<(Instant, &'static str)>> = Mutex::new(None);
+
+/// What helps against an error of the operating system that a program can mend, which is noted; `None` for other errors.
 pub fn cure_of(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error()? {
-        libc::EMFILE => Some(
+    let cure = match error.raw_os_error()? {
+        libc::EMFILE => {
             "this process has no file descriptors left: raise `ulimit -n` (LimitNOFILE in systemd), or close clients that are \
-             not used any more",
-        ),
-        libc::ENFILE => Some("this machine has no file descriptors left: raise fs.file-max"),
-        _ => None,
-    }
+             not used any more"
+        }
+        libc::ENFILE => "this machine has no file descriptors left: raise fs.file-max",
+        _ => return None,
+    };
+    numbers().no_descriptors.add_one();
+    *lock(&LAST) = Some((Instant::now(), cure));
+    Some(cure)
+}
+
+/// What this process has lacked within the last minute, and what helps.
+pub fn lacking() -> Option<&'static str> {
+    let last = *lock(&LAST);
+    last.filter(|(at, _)| at.elapsed() < RECENT).map(|(_, cure)| cure)
 }
 
 #[cfg(test)]
@@ -23,6 +42,7 @@ mod tests {
         let cure = |code| cure_of(&io::Error::from_raw_os_error(code));
         assert!(cure(libc::EMFILE).is_some_and(|cure| cure.contains("ulimit -n")));
         assert!(cure(libc::ENFILE).is_some_and(|cure| cure.contains("fs.file-max")));
+        assert!(lacking().is_some_and(|cure| cure.contains("fs.file-max")));
         assert_eq!(cure(libc::ECONNREFUSED), None);
         assert_eq!(cure_of(&io::Error::other("no code")), None);
     }

@@ -17,6 +17,11 @@ const USUAL_CLOCK_MS: u64 = 2000;
 const RENEWAL_MS: u64 = 14 * DAY_MS;
 const DAY_MS: u64 = 86_400_000;
 
+/// The cure of Consul's servers without a leader.
+const NO_RAFT_LEADER: &str = "start the servers that are missing; `consul operator raft list-peers -stale` names them. If they \
+                              are lost for good: \"A lost quorum\" in docs/operating.md. Nodes serve meanwhile with the map \
+                              that they have";
+
 /// Something that is not well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -127,9 +132,10 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
             "Consul's servers have no Raft leader: what is shown is {} s old, and nothing can be changed",
             age_ms / 1000
         );
-        let cure = "start the servers that are missing; `consul operator raft list-peers -stale` names them. If they are \
-                    lost for good: \"A lost quorum\" in docs/operating.md. Nodes serve meanwhile with the map that they have";
-        found.push(error("no_raft_leader", "", text, cure.to_owned()));
+        found.push(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()));
+    } else if overview.has_no_raft_leader {
+        let text = "Consul's servers have no Raft leader: nothing can be changed".to_owned();
+        found.push(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()));
     } else if !overview.in_touch {
         let text = "this process gets no answers from Consul: what is shown is what was known last";
         let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
@@ -427,6 +433,10 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
             node.data_address
         );
         found.push(error("node_silent", id, text, cure));
+    } else if node.is_unreached_by_leader && !is_said {
+        let text = format!("the leader does not reach {id}: it gets no new replicas");
+        let cure = format!("check that other machines reach {}", node.data_address);
+        found.push(error("node_silent", id, text, cure));
     }
     if let (Some(epoch), Some(lag @ 1..)) = (node.map_epoch, node.map_lag) {
         let newest = epoch + lag;
@@ -452,6 +462,16 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     }
     if let Some(why) = &node.cannot_lead {
         found.push(cannot_lead(id, why, overview));
+    }
+    if let Some(rights) = &node.no_rights {
+        let text =
+            format!("the token of {id} lacks {rights}: it may not lead, or not write its own key");
+        let cure = format!("add these rights to a policy of the token of {id}");
+        found.push(warning("token_lacks", id, text, cure));
+    }
+    if let Some(why) = &node.lacking {
+        let text = format!("{id} could not accept a connection within the last minute");
+        found.push(error("no_descriptors", id, text, why.clone()));
     }
     found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
     found.extend(of_requests(node));
@@ -735,6 +755,12 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
                 "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
                 operand(name, "")
             ));
+            if !store.is_open {
+                let store = operand(name, "");
+                cure.push_str(&format!(
+                    "; if nobody uses the store any more: `consul-ha forget-store {store}`"
+                ));
+            }
         }
         found.push(error("shard_at_risk", name, text, cure));
     }
@@ -743,6 +769,14 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         let text = format!("store {name}: replicas of {shards} are missing");
         let cure = format!("{}; {}", bring_back(&fewer, true), later(store, overview));
         found.push(warning("replicas_missing", name, text, cure));
+    }
+    if store.vacant > 0 && store.changing.is_none() {
+        let StoreOverview { vacant, replicas, .. } = store;
+        let text = format!("store {name}: no node is there for {vacant} of its replicas");
+        let cure = format!(
+            "start a node more: each shard has {replicas} replicas on as many nodes; the next loss may stop writes"
+        );
+        found.push(warning("replicas_vacant", name, text, cure));
     }
     if store.unrecovered > 0 {
         let count = store.unrecovered;

@@ -43,6 +43,8 @@ impl Report {
         cut(&mut self.incarnation, MAX_NAME);
         self.at_ms = self.at_ms.map(|at| at.min(LAST_MS));
         self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
+        self.lacking = self.lacking.map(cut_message);
+        self.no_rights = self.no_rights.map(cut_message);
         self.copies.truncate(MAX_STORES);
         self.faults.truncate(MAX_STORES);
         for fault in &mut self.faults {
@@ -54,6 +56,8 @@ impl Report {
         self.endpoints.truncate(MAX_ENDPOINTS);
         self.refusing.truncate(MAX_REFUSING);
         self.refusing.iter_mut().for_each(|node| cut(node, MAX_NAME));
+        self.unreached.truncate(MAX_REFUSING);
+        self.unreached.iter_mut().for_each(|node| cut(node, MAX_NAME));
         for endpoint in &mut self.endpoints {
             teller.clone_into(&mut endpoint.told_by);
             cut(&mut endpoint.address, MAX_TEXT);

@@ -15,6 +15,7 @@ mod repairs;
 mod replicas;
 mod restarts;
 mod set_back;
+mod told;
 mod unreached;
 
 use crate::nodes::node;
@@ -46,6 +47,8 @@ struct Network {
     own: NodeId,
     /// The keys of the nodes that do not have the cluster's one.
     keys: Arc<Mutex<BTreeMap<NodeId, &'static [&'static str]>>>,
+    /// The nodes without the store.
+    plain: Arc<Mutex<BTreeSet<NodeId>>>,
     /// The nodes whose data addresses cannot be reached by some callers.
     cut: Arc<Mutex<BTreeMap<NodeId, Callers>>>,
 }
@@ -102,8 +105,9 @@ impl Peers for Network {
     }
 
     fn check_key(&self, node: &NodeId) -> BoxFuture<'static, Result<(), Error>> {
-        let is_there = !self.is_cut(node)
-            && self.stores.lock().expect("no panic elsewhere").contains_key(node);
+        let is_open = self.stores.lock().expect("no panic elsewhere").contains_key(node);
+        let is_plain = self.plain.lock().expect("no panic elsewhere").contains(node);
+        let is_there = !self.is_cut(node) && (is_open || is_plain);
         let checked = match is_there {
             true => self.check_key(node),
             false => Err(Error::new(Kind::Connect, "it is down")),
@@ -140,10 +144,13 @@ struct Cases {
 
 impl Cases {
     fn new() -> Self {
-        let world = World::new();
+        Cases::of(World::new())
+    }
+
+    fn of(world: World) -> Self {
         let (clock, own) = (world.clock.clone(), "".into());
-        let (stores, keys, cut) = Default::default();
-        let network = Network { clock, stores, own, keys, cut };
+        let (stores, keys, plain, cut) = Default::default();
+        let network = Network { clock, stores, own, keys, plain, cut };
         Cases { world, network }
     }
 
@@ -179,6 +186,11 @@ impl Cases {
         disk: &Arc<Disk>,
     ) -> Process {
         let cluster = Cluster::new(Arc::clone(&client), client, options).expect("options");
+        self.run(cluster, store, disk)
+    }
+
+    /// Lets a node take part, with a store or without one.
+    fn run(&self, cluster: Arc<Cluster>, store: StoreOptions, disk: &Arc<Disk>) -> Process {
         let network = self.network.of(&cluster.options().node_id);
         let peers: Arc<dyn Peers> = Arc::new(network.clone());
         let runtime: Arc<dyn Runtime> = Arc::new(network.clone());

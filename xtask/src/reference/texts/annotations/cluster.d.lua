@@ -151,6 +151,28 @@ function ConsulHACluster:thaw() end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:resume() end
 
+---Stops all automatic moves of shards until `resume_moves`, also over restarts and changes of the leader. A pause that was ordered
+---before stays as it is.
+---@param why? string why, for those who see the pause
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:pause_moves(why) end
+
+---Ends a pause.
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:resume_moves() end
+
+---Asks the leader to remove a store that nobody uses any more from Consul. Fails with `conflict` while a live node has it open,
+---and with `not_found` if there is no such store.
+---@param store string the store's name
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:forget_store(store) end
+
 ---The next event, without waiting.
 ---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there is none
 ---@return any detail see the table of events

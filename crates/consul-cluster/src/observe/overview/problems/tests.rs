@@ -16,6 +16,9 @@ fn node(id: &str) -> NodeOverview {
         down_for_ms: None,
         map_epoch: Some(9),
         clock_ahead_ms: None,
+        no_rights: None,
+        lacking: None,
+        is_unreached_by_leader: false,
         faults: Vec::new(),
         cannot_lead: None,
         other_disks: Default::default(),
@@ -61,6 +64,8 @@ fn well() -> Overview {
         moving: Vec::new(),
         repairing: Vec::new(),
         at_risk: Vec::new(),
+        vacant: 0,
+        is_open: true,
         unrecovered: 0,
         changing: None,
     };
@@ -90,6 +95,7 @@ fn well() -> Overview {
         waiting: std::collections::BTreeMap::new(),
         endpoints: vec![endpoint],
         events: Vec::new(),
+        has_no_raft_leader: false,
         unread_stores: Vec::new(),
         other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
@@ -105,13 +111,43 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 35] = [
+    let cases: [Case; 40] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
             "no_raft_leader",
             Level::Error,
             "Consul's servers have no Raft leader: what is shown is 61 s old",
+        ),
+        (
+            |it| it.has_no_raft_leader = true,
+            "no_raft_leader",
+            Level::Error,
+            "Consul's servers have no Raft leader: nothing can be changed",
+        ),
+        (
+            |it| it.nodes[1].no_rights = Some("session:write on \"a\"".to_owned()),
+            "token_lacks",
+            Level::Warning,
+            "the token of n2 lacks session:write on \"a\"",
+        ),
+        (
+            |it| it.nodes[1].lacking = Some("raise `ulimit -n`".to_owned()),
+            "no_descriptors",
+            Level::Error,
+            "n2 could not accept a connection",
+        ),
+        (
+            |it| it.nodes[1].is_unreached_by_leader = true,
+            "node_silent",
+            Level::Error,
+            "the leader does not reach n2",
+        ),
+        (
+            |it| it.stores[0].vacant = 8,
+            "replicas_vacant",
+            Level::Warning,
+            "store points: no node is there for 8 of its replicas",
         ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
         (

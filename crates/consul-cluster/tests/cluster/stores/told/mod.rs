@@ -1,0 +1,289 @@
+//! What operators learn about each failure: by `why`, the page and `/cluster`, the numbers and the alerts. Three nodes on
+//! the simulated agent and a clock that the test moves call each other over loopback; the table of docs/monitoring.md is
+//! what was seen.
+
+mod lab;
+
+use super::*;
+use consul_sim::Fault;
+use lab::{Lab, Seen};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The table, which `make docs` puts into docs/monitoring.md and docs/zh/monitoring.md.
+const TABLE: &str = "xtask/src/reference/texts/prose/told.md";
+
+/// What an operator knows after so long, in seconds.
+const AT_ONCE_S: u64 = 5;
+
+/// A failure.
+struct Failure {
+    name: &'static str,
+    lab: fn() -> Lab,
+    /// Whether it is the lab of the failure before.
+    is_same_lab: bool,
+    provoke: fn(&mut Lab),
+    mend: fn(&mut Lab),
+    who: Who,
+    /// Whether it is over before an alert could fire.
+    is_short: bool,
+    /// Whether no number has it: nobody has to get up for it.
+    is_uncounted: bool,
+}
+
+/// Who tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    All,
+    /// It is the operator's own.
+    Operator,
+    /// Nothing is wrong.
+    Nobody,
+}
+
+const NOTHING: Failure = Failure {
+    name: "",
+    lab: Lab::new,
+    is_same_lab: false,
+    provoke: |_| {},
+    mend: |_| {},
+    who: Who::All,
+    is_short: false,
+    is_uncounted: false,
+};
+
+const FAILURES: &[Failure] = &[
+    Failure {
+        name: "the disk of a node is full",
+        provoke: |lab| lab.disk("n3").is_full.store(true, Relaxed),
+        mend: |lab| lab.disk("n3").is_full.store(false, Relaxed),
+        ..NOTHING
+    },
+    Failure {
+        name: "the storage of a node raises",
+        is_same_lab: true,
+        provoke: |lab| *lab.disk("n3").broken.lock().expect("no panic") = Some("apply"),
+        mend: |lab| *lab.disk("n3").broken.lock().expect("no panic") = None,
+        ..NOTHING
+    },
+    Failure {
+        name: "the storage of a node hangs",
+        is_same_lab: true,
+        provoke: |lab| lab.disk("n3").hang(true),
+        mend: |lab| lab.disk("n3").hang(false),
+        ..NOTHING
+    },
+    Failure {
+        name: "a node died",
+        provoke: |lab| lab.kill("n3"),
+        mend: |lab| lab.start("n3"),
+        ..NOTHING
+    },
+    Failure {
+        name: "a node was stopped",
+        provoke: |lab| lab.stop("n3"),
+        mend: |lab| lab.start("n3"),
+        ..NOTHING
+    },
+    Failure {
+        name: "a node was never started",
+        lab: || Lab::of(&["n1", "n2"]),
+        provoke: |_| {},
+        mend: |lab| lab.start("n3"),
+        ..NOTHING
+    },
+    Failure {
+        name: "a node is cut off from Consul alone",
+        provoke: |lab| lab.cut_from_consul("n3"),
+        mend: |lab| lab.cases.world.agent.clear_faults(),
+        ..NOTHING
+    },
+    Failure {
+        name: "a node is cut off from its peers alone",
+        provoke: |lab| lab.cut_from_peers("n3"),
+        mend: |lab| lab.restart("n3"),
+        ..NOTHING
+    },
+    Failure {
+        name: "Consul has no Raft leader",
+        provoke: |lab| lab.fault(Fault { no_leader: true, ..Fault::default() }),
+        mend: |lab| lab.cases.world.agent.clear_faults(),
+        ..NOTHING
+    },
+    Failure {
+        name: "Consul has lost all data",
+        provoke: |lab| lab.cases.world.agent.restart(Retained::Nothing),
+        is_short: true,
+        ..NOTHING
+    },
+    Failure {
+        name: "Consul was restored from a snapshot with another leader",
+        provoke: |lab| {
+            let snapshot = lab.cases.world.agent.back_up();
+            lab.hand_over();
+            lab.cases.world.agent.restore_snapshot(&snapshot);
+        },
+        is_short: true,
+        ..NOTHING
+    },
+    Failure {
+        name: "the token of a node has lost half its rights",
+        lab: Lab::with_acl,
+        provoke: |lab| lab.set_rules("n3", lab::HALF),
+        mend: |lab| lab.set_rules("n3", lab::ALL),
+        is_uncounted: true,
+        ..NOTHING
+    },
+    Failure {
+        name: "a node has another `cluster_key`",
+        provoke: |lab| {
+            lab.kill("n3");
+            lab.change("n3", |it| it.key = "of another cluster, and long enough");
+            lab.start("n3");
+        },
+        mend: |lab| {
+            lab.kill("n3");
+            lab.change("n3", |it| it.key = lab::KEY);
+            lab.start("n3");
+        },
+        ..NOTHING
+    },
+    Failure {
+        name: "an operator has another `cluster_key`",
+        is_same_lab: true,
+        provoke: |lab| lab.operator.key = "of another cluster, and long enough",
+        mend: |lab| lab.operator.key = lab::KEY,
+        who: Who::Operator,
+        ..NOTHING
+    },
+    Failure {
+        name: "the clock of a node is 5 s ahead",
+        provoke: |lab| lab.change("n3", |it| it.ahead_s.store(5, Relaxed)),
+        mend: |lab| lab.change("n3", |it| it.ahead_s.store(0, Relaxed)),
+        ..NOTHING
+    },
+    Failure {
+        name: "the clock of an operator is 5 s ahead",
+        is_same_lab: true,
+        provoke: |lab| lab.operator.ahead_s.store(5, Relaxed),
+        mend: |lab| lab.operator.ahead_s.store(0, Relaxed),
+        who: Who::Operator,
+        ..NOTHING
+    },
+    Failure {
+        name: "the certificate of a node ends in 13 days",
+        lab: Lab::encrypted,
+        provoke: |lab| lab.certify("n3", 13 * 86_400 + 3600),
+        mend: |lab| lab.certify("n3", 90 * 86_400),
+        ..NOTHING
+    },
+    Failure {
+        name: "the certificate of a node ends today",
+        is_same_lab: true,
+        provoke: |lab| lab.certify("n3", 6 * 3600),
+        mend: |lab| lab.certify("n3", 90 * 86_400),
+        ..NOTHING
+    },
+    Failure {
+        name: "nobody replicates a store any more",
+        provoke: |lab| lab.restart_without_store(),
+        mend: |lab| lab.forget_store(),
+        is_uncounted: true,
+        ..NOTHING
+    },
+    Failure {
+        name: "two healthy clusters have one name",
+        provoke: |lab| lab.add_twin(),
+        who: Who::Nobody,
+        ..NOTHING
+    },
+];
+
+/// The counters of a process are those of all its nodes: the failures have a process of their own.
+#[test]
+fn each_failure_is_told_at_once_by_all_and_nothing_else_is() {
+    const OWN: &str = "TOLD_IN_THIS_PROCESS";
+    if std::env::var_os(OWN).is_some() {
+        return tell();
+    }
+    let name = "stores::told::each_failure_is_told_at_once_by_all_and_nothing_else_is";
+    let own = std::env::current_exe().expect("this program");
+    let child = Command::new(own).args(["--exact", name, "--nocapture"]).env(OWN, "1").output();
+    let child = child.expect("it runs");
+    let said = [child.stdout, child.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(child.status.success(), "{said}");
+}
+
+fn tell() {
+    let wanted = std::env::var("TOLD").unwrap_or_default();
+    let chosen = FAILURES.iter().filter(|it| it.name.contains(&wanted));
+    let shown = fs::read_to_string(file()).unwrap_or_default();
+    let (mut table, mut wrong) = (String::new(), Vec::new());
+    let mut last = None;
+    for failure in chosen {
+        let begun = std::time::Instant::now();
+        let lab = last.take().filter(|_| failure.is_same_lab);
+        let mut lab = lab.unwrap_or_else(|| (failure.lab)());
+        let seen = see(&mut lab, failure);
+        last = Some(lab);
+        wrong.extend(seen.wrong.iter().map(|why| format!("{}: {why}", failure.name)));
+        let line = seen.line(failure.name, alerts_of(&shown, failure.name));
+        _ = writeln!(std::io::stdout(), "{line}   ({:?})", begun.elapsed());
+        _ = writeln!(table, "{line}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    if wanted.is_empty() {
+        compare(&table);
+    }
+}
+
+fn file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(TABLE)
+}
+
+/// The alerts in the row of a failure.
+fn alerts_of<'a>(table: &'a str, name: &str) -> &'a str {
+    let row = table.lines().find(|row| row.starts_with(&format!("| {name} |")));
+    let cell = row.and_then(|row| row.trim_end_matches(" |").rsplit_once("| "));
+    cell.map_or("", |(_, alerts)| alerts)
+}
+
+fn compare(table: &str) {
+    if std::env::var_os("WRITE").is_some() {
+        fs::write(file(), table).expect("it can be written");
+    }
+    let shown = fs::read_to_string(file()).expect("the table");
+    assert!(shown == table, "WRITE=1 writes {TABLE}, and `make docs` what has it:\n{table}");
+}
+
+fn see(lab: &mut Lab, failure: &Failure) -> Seen {
+    let mut seen = Seen::default();
+    lab.begin_again();
+    if lab.is_whole() {
+        lab.scrape_for(60);
+        seen.nobody_says_anything(lab, "before");
+    }
+    (failure.provoke)(lab);
+    lab.use_all();
+    for _ in 0..AT_ONCE_S {
+        lab.scrape_for(1);
+        seen.at_once.extend(lab.why());
+    }
+    seen.page_at_once = lab.pages();
+    lab.hold(16 * 60);
+    seen.later = lab.why();
+    seen.page = lab.pages();
+    seen.numbers = lab.changed_numbers();
+    seen.alerts = lab.alerts();
+    (failure.mend)(lab);
+    lab.use_all();
+    lab.hold(15 * 60);
+    seen.nobody_says_anything(lab, "after");
+    seen.check(failure);
+    seen
+}
