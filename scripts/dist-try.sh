@@ -3,10 +3,10 @@
 #
 #   scripts/dist-try.sh
 #
-# An archive has the sum beside it, a module needs no newer glibc than 2.17, and no symbol of the unwinder is its own. Each
-# module runs the demo, and gets a key, a lock and a key over TLS from consul-sim: on this machine and in a Debian 11 by
-# debootstrap, for aarch64 by qemu-user; that for LuaJIT also without memory at each 37th point (REFUSE_STRIDE). A line that
-# begins with SKIPPED says what was not run. CONSUL_SIM is another consul-sim than the one that was made.
+# An archive has the sum beside it. Each module runs the demo, and gets a key, a lock and a key over TLS from consul-sim: on this machine and in a Debian 11 by
+# debootstrap, for aarch64 by qemu-user; that for LuaJIT also without memory at each 37th point (REFUSE_STRIDE). consul-sim
+# keeps a key there. A line that begins with SKIPPED says what was not run. CONSUL_SIM is another consul-sim than the one
+# that was made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,8 +52,10 @@ use_debian() {
 start_server() {
     local program=${CONSUL_SIM:-} ports
     if [ -z "$program" ]; then
-        tar -xzf target/dist/consul-sim-*-linux-"$machine".tar.gz -C "$folder" || fail "there is no consul-sim for $machine: set CONSUL_SIM"
-        program=$(echo "$folder"/consul-sim-*/consul-sim)
+        program=$(echo target/dist/consul-sim-*-linux-"$machine"{,-musl}.tar.gz)
+        program=${program%% *}
+        tar -xzf "$program" -C "$folder" || fail "there is no consul-sim for $machine: set CONSUL_SIM"
+        program=$folder/$(basename "$program" .tar.gz)/consul-sim
     fi
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
         -keyout "$folder/key.pem" -out "$folder/ca.pem" 2>/dev/null
@@ -87,18 +89,58 @@ assert(consul_ffi.new({ endpoint = os.getenv("PLAIN"), guard = true }))
 print("tried " .. consul_ffi._VERSION)
 LUA
 
-# in_a USERLAND PROGRAM FILE: runs a file of `folder/it`, with the module there; the userland is `here` or the folder of a Debian.
-in_a() {
-    local run=("$2") at=$folder/it
-    if [ "$1" != here ] && [ "$architecture" = "$machine" ]; then
+# use_userland USERLAND: sets `run` to what runs a program there, `at` to the folder of the files, which are those of
+# `folder/it`, and `programs` to that of the userland's own. It is `here` or the folder of a Debian.
+use_userland() {
+    run=() at=$folder/it programs=
+    [ "$architecture" = "$machine" ] || run=("qemu-$architecture-static")
+    [ "$1" != here ] || return 0
+    if [ "$architecture" = "$machine" ]; then
         rm -rf "$1/it"
         cp -r "$folder/it" "$1/it"
-        run=(chroot "$1" "$2") at=/it
-    elif [ "$1" != here ]; then
-        run=("qemu-$architecture-static" -L "$1" "$1/usr/bin/$2")
+        run=(chroot "$1") at=/it
+    else
+        run+=(-L "$1") programs=$1/usr/bin/
     fi
+}
+
+# in_a USERLAND PROGRAM FILE: runs a Lua file with the module.
+in_a() {
+    use_userland "$1"
     env -i PATH="$PATH" LUA_PATH="$at/lua/?.lua;;" LUA_CPATH="$at/?.so;;" PLAIN="http://127.0.0.1:$http" \
-        SECURE="https://127.0.0.1:$https" CA="$at/ca.pem" "${run[@]}" "$at/$3"
+        SECURE="https://127.0.0.1:$https" CA="$at/ca.pem" "${run[@]}" "$programs$2" "$at/$3"
+}
+
+# try_program PROGRAM USERLAND NAME: consul-sim keeps a key, the others print their version and their help.
+try_program() {
+    local said server port value
+    use_userland "$2"
+    value=--version
+    [ "$1" != consul-sim ] || value=version
+    said=$("${run[@]}" "$at/$1" "$value" 2>&1) || fail "$3: $said"
+    said=${said%%$'\n'*}
+    case $1 in
+        consul-sim)
+            port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
+            "${run[@]}" "$at/$1" agent -dev -http-port "$port" -dns-port -1 >"$folder/said" 2>&1 &
+            server=$!
+            servers+=("$server")
+            until curl -sf "127.0.0.1:$port/v1/status/leader" >/dev/null; do
+                kill -0 "$server" 2>/dev/null || fail "$3: $(cat "$folder/said")"
+                sleep 0.1
+            done
+            curl -sf -X PUT -d kept "127.0.0.1:$port/v1/kv/dist" >/dev/null || fail "$3: a key is not written"
+            value=$(curl -sf "127.0.0.1:$port/v1/kv/dist?raw")
+            kill "$server"
+            wait "$server" || true
+            [ "$value" = kept ] || fail "$3: the key is '$value'"
+            echo "$3: $said keeps a key"
+            ;;
+        *)
+            "${run[@]}" "$at/$1" --help >"$folder/said" 2>&1 || fail "$3: $(cat "$folder/said")"
+            echo "$3: $said, $(wc -l <"$folder/said") lines of help"
+            ;;
+    esac
 }
 
 # try_module ENGINE USERLAND NAME: the demo, a lock, TLS.
@@ -116,15 +158,6 @@ without_memory() {
     (cd tests/host && LUA_PATH='./?.lua' LUA_CPATH="$folder/it/?.so" "$folder/host" refuse refuse.lua "${REFUSE_STRIDE:-37}") \
         >"$folder/said" 2>&1 || fail "$1: an engine without memory: $(tail -n 5 "$folder/said")"
     echo "$1: an engine without memory: $(tail -n 1 "$folder/said")"
-}
-
-# examine FILE NAME: what a file needs.
-examine() {
-    local newest
-    newest=$(readelf -VW "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
-    [ "$(printf '%s\n' GLIBC_2.17 "${newest:-GLIBC_2}" | sort -V | tail -n 1)" = GLIBC_2.17 ] || fail "$2 needs $newest"
-    ! readelf --dyn-syms -W "$1" | grep -v ' UND ' | grep -q _Unwind_ || fail "$2 has an unwinder of its own"
-    echo "$2: ${newest:-no glibc}, needs $(readelf -dW "$1" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | paste -sd ' ')"
 }
 
 start_server
@@ -145,8 +178,6 @@ for archive in target/dist/*.tar.gz; do
             engine=${name#consul_ffi-*-}
             engine=${engine%-linux-*}
             [ "$engine" = luajit ] || engine=lua$engine
-            examine "$folder/it/consul_ffi.so" "$name"
-            examine "$folder/it/consul-guard" "$name: consul-guard"
             if [[ $name == *-musl ]]; then
                 skipped "$name: there is no $engine for musl here"
                 continue
@@ -155,24 +186,19 @@ for archive in target/dist/*.tar.gz; do
                 try_module "$engine" here "$name"
                 [ "$engine" != luajit ] || without_memory "$name"
             fi
-            if [ "$architecture" != "$machine" ] && ! command -v "qemu-$architecture-static" >/dev/null; then
-                skipped "$name: qemu-$architecture-static is missing (package qemu-user-static)"
-            elif use_debian "$architecture"; then
-                try_module "$engine" "$root" "$name, in Debian 11"
-            else
-                skipped "$name in Debian 11: debootstrap does not make it here"
-            fi
+            try=(try_module "$engine")
             ;;
         *)
-            program=$folder/it/${name%%-[0-9]*}
-            examine "$program" "$name"
-            run=()
-            [ "$architecture" = "$machine" ] || run=("qemu-$architecture-static")
-            if [ ${#run[@]} -gt 0 ] && ! command -v "${run[0]}" >/dev/null; then
-                skipped "$name: ${run[0]} is missing (package qemu-user-static)"
-                continue
-            fi
-            echo "$name: $("${run[@]}" "$program" --version | head -n 1)"
+            program=${name%%-[0-9]*}
+            try=(try_program "$program")
+            [ "$architecture" != "$machine" ] || try_program "$program" here "$name"
             ;;
     esac
+    if [ "$architecture" != "$machine" ] && ! command -v "qemu-$architecture-static" >/dev/null; then
+        skipped "$name: qemu-$architecture-static is missing (package qemu-user-static)"
+    elif use_debian "$architecture"; then
+        "${try[@]}" "$root" "$name, in Debian 11"
+    else
+        skipped "$name in Debian 11: debootstrap does not make it here"
+    fi
 done

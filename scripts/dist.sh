@@ -5,9 +5,9 @@
 #   scripts/dist.sh macos-check   makes nothing: compiles everything for macOS, without linking it
 #
 # For each target: consul_ffi-VERSION-ENGINE-PLATFORM.tar.gz with the module, the guard's program and the Lua files, for
-# each engine; where the C library is musl also consul-sim, consul-ha and consul-migrate as static programs, which run with
-# any C library. Each has an SBOM and the licences of its crates, and its .sha256 beside it. The rocks of the same modules
-# are in target/rocks (scripts/rocks.sh). ONLY="luajit consul-sim" makes these alone, and QUICK=1 does not optimise them.
+# each engine; and consul-sim, consul-ha and consul-migrate, with musl as static programs, which run with any C library.
+# Each has an SBOM and the licences of its crates, and its .sha256 beside it. The rocks of the same modules are in
+# target/rocks (scripts/rocks.sh). ONLY="luajit consul-sim" makes these alone, and QUICK=1 does not optimise them.
 #
 # zig, from PyPI, compiles C and links; rustup installs the standard libraries. Status 3, with SKIPPED and why: one of them
 # cannot be had here.
@@ -80,26 +80,47 @@ stand_in() {
     echo "$folder/libgcc_s.so.1"
 }
 
-# build TARGET FOLDER FLAGS OPTION…: cargo build with these; prints cargo's messages. FLAGS are in TOML, for rustc.
+# build TARGET FLAGS OPTION…: cargo build with these; prints cargo's messages. FLAGS are in TOML, for rustc. All share one
+# folder, so that what runs while building is built once.
 build() {
     # shellcheck disable=SC2154 # rockspec/lib.sh sets them
-    CARGO_TARGET_DIR=$builds/$2 "$zig/bin/cargo-zigbuild" zigbuild "${without_home[@]}" --config "target.'cfg(unix)'.rustflags=[$3]" \
-        --locked "$as_messages" --target "$1" "${@:4}"
+    CARGO_TARGET_DIR=$builds/cargo "$zig/bin/cargo-zigbuild" zigbuild "${without_home[@]}" --config "target.'cfg(unix)'.rustflags=[$2]" \
+        --locked "$as_messages" --target "$1" "${@:3}"
+}
+
+# examine FILE LINKED: refuses a file that would not run everywhere. One that is static needs no library. Another needs no
+# newer glibc than 2.17, and has no unwinder: a module takes that of the process (scripts/dist-libgcc_s.map).
+examine() {
+    local newest needs unwinder
+    needs=$(readelf -dW "$1" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | paste -sd ' ')
+    newest=$(readelf -VW "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1) || newest=
+    [ "$(printf '%s\n' GLIBC_2.17 "${newest:-GLIBC_2}" | sort -V | tail -n 1)" = GLIBC_2.17 ] || fail "$1 needs $newest"
+    if [ "$2" = static ]; then
+        [ -z "$needs" ] || fail "$1 needs $needs"
+    else
+        unwinder=$(readelf --dyn-syms --syms -W "$1" | grep ' _Unwind_') || unwinder=
+        [[ $1 != *.so || $unwinder == *' UND _Unwind_RaiseException'* ]] || fail "$1 has an unwinder of its own"
+        ! grep -qv ' UND ' <<<"$unwinder" || [ -z "$unwinder" ] || fail "$1 has a second unwinder: $unwinder"
+        ! grep -q 'libunwind: ' "$1" || fail "$1 has the unwinder of LLVM"
+    fi
+    echo "$(basename "$1"): ${newest:-no glibc}, needs ${needs:-nothing}"
 }
 
 # pack NAME PACKAGE FEATURES TARGET FILE…: an archive of the files, with the notices of the package. A FILE is PATH=NAME.
 pack() {
-    local name=$1 file folder=$builds/pack/$1 libraries=$zig/ziglang/lib zig_version others
+    local name=$1 file linked=dynamic folder=$builds/pack/$1 libraries=$zig/ziglang/lib zig_version others
+    [[ $4 != *-musl ]] || [ "$2" = consul_ffi ] || linked=static
     rm -rf "$folder"
     mkdir -p "$folder"
     for file in "${@:5}"; do
+        examine "${file%=*}" "$linked"
         install -D -m 755 "${file%=*}" "$folder/${file##*=}"
     done
     [ "$2" != consul_ffi ] || cp -r lua "$folder"
     cp LICENSE-APACHE LICENSE-MIT "$folder"
     others=("rust-std@$(rustc --version | cut -d ' ' -f 2)@MIT OR Apache-2.0@")
     zig_version=$(sed -n 's/^ziglang==\([^ ]*\) .*/of-zig-\1/p' scripts/dist-zig.txt)
-    [[ $4 != *-musl ]] || [ "$2" = consul_ffi ] || others+=(
+    [ $linked = dynamic ] || others+=(
         "musl@$zig_version@MIT@$libraries/libc/musl/COPYRIGHT"
         "libunwind@$zig_version@Apache-2.0 WITH LLVM-exception@$libraries/libunwind/LICENSE.TXT"
     )
@@ -111,18 +132,16 @@ pack() {
     echo "target/dist/$name.tar.gz: $(($(stat -c %s "$out/$name.tar.gz") / 1000)) kB"
 }
 
-# make_modules TARGET PLATFORM: the module for each engine, with the guard.
+# make_modules TARGET PLATFORM FLAGS: the module for each engine, with the guard.
 make_modules() {
-    local engine feature flags messages module guard made=()
-    flags="\"-Clink-arg=$(stand_in "$1")\""
-    [[ $1 != *-musl ]] || flags+=',"-Ctarget-feature=-crt-static"'
+    local engine feature messages module guard made=()
     for engine in "${engines[@]}"; do
         wanted "$engine" || continue
         feature=lua${engine/./}
         [ "$engine" != luajit ] || feature=luajit
-        messages=$(build "$1" modules "$flags" --profile "$profile" --package consul_ffi --lib --no-default-features --features "$feature")
+        messages=$(build "$1" "$3" --profile "$profile" --package consul_ffi --lib --no-default-features --features "$feature")
         module=$(built libconsul_ffi.so "$messages")
-        messages=$(build "$1" modules "$flags" --profile "$guard_profile" --package consul-guard --bin consul-guard)
+        messages=$(build "$1" "$3" --profile "$guard_profile" --package consul-guard --bin consul-guard)
         guard=$(built consul-guard "$messages")
         pack "consul_ffi-$version-$engine-$2" consul_ffi "$feature" "$1" "$module=consul_ffi.so" "$guard=consul-guard"
         install -D -m 755 "$module" "target/rock/$2/$engine/consul_ffi.so"
@@ -132,13 +151,13 @@ make_modules() {
     [ ${#made[@]} -eq 0 ] || BUILT=target/rock/$2 PLATFORM=$2 scripts/rocks.sh "${made[@]}"
 }
 
-# make_programs TARGET PLATFORM: the programs.
+# make_programs TARGET PLATFORM FLAGS: the programs.
 make_programs() {
     local program messages
     for program in "${programs[@]}"; do
         wanted "$program" || continue
-        messages=$(build "$1" programs "" --profile "$profile" --package "$program" --bin "$program")
-        pack "$program-$version-${2%-musl}" "$program" "" "$1" "$(built "$program" "$messages")=$program"
+        messages=$(build "$1" "$3" --profile "$profile" --package "$program" --bin "$program")
+        pack "$program-$version-$2" "$program" "" "$1" "$(built "$program" "$messages")=$program"
     done
 }
 
@@ -148,14 +167,19 @@ for target; do
     platform=linux-${target%%-*}
     case $target in
         *-apple-darwin)
-            CARGO_TARGET_DIR=$builds/check "$zig/bin/cargo-zigbuild" check --quiet --locked --workspace --all-targets \
+            CARGO_TARGET_DIR=$builds/cargo "$zig/bin/cargo-zigbuild" check --quiet --locked --workspace --all-targets \
                 --no-default-features --features consul_ffi/luajit --target "$target"
             echo "$target: everything compiles"
             ;;
         *-musl)
-            make_programs "$target" "$platform"
-            make_modules "$target" "$platform-musl"
+            # A static program has no unwinder but its own.
+            make_programs "$target" "$platform-musl" ""
+            make_modules "$target" "$platform-musl" "\"-Clink-arg=$(stand_in "$target")\",\"-Ctarget-feature=-crt-static\""
             ;;
-        *) make_modules "$target" "$platform" ;;
+        *)
+            flags="\"-Clink-arg=$(stand_in "$target")\""
+            make_programs "$target" "$platform" "$flags"
+            make_modules "$target" "$platform" "$flags"
+            ;;
     esac
 done

@@ -131,9 +131,9 @@ fn dist(only: &str) -> Result<String, String> {
 }
 
 fn a_program_for_download_is_static_and_has_its_licences() {
-    let name = format!("consul-ha-{}-linux-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let name = format!("consul-sim-{}-linux-{}-musl", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     let [archive, again] = [(); 2].map(|()| {
-        dist("consul-ha").unwrap_or_else(|said| panic!("{said}"));
+        dist("consul-sim").unwrap_or_else(|said| panic!("{said}"));
         fs::read(root().join(format!("target/dist/{name}.tar.gz"))).expect("an archive")
     });
     assert!(archive == again, "the bytes differ");
@@ -159,12 +159,12 @@ fn a_program_for_download_is_static_and_has_its_licences() {
         "LICENSE-APACHE",
         "LICENSE-MIT",
         "THIRD-PARTY-LICENSES.txt",
-        "consul-ha",
+        "consul-sim",
         "sbom.spdx.json",
     ];
     assert_eq!(files, wanted);
-    let program = folder.join("consul-ha");
-    let said = run(Command::new(&program).arg("--version")).expect("it runs");
+    let program = folder.join("consul-sim");
+    let said = run(Command::new(&program).arg("version")).expect("it runs");
     assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
     let headers = run(Command::new("objdump").arg("-p").arg(&program)).expect("a program");
     assert!(!headers.contains("NEEDED"), "{headers}");
