@@ -131,7 +131,8 @@ fn dist(only: &str) -> Result<String, String> {
 }
 
 fn a_program_for_download_is_static_and_has_its_licences() {
-    let name = format!("consul-sim-{}-linux-{}-musl", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let name =
+        format!("consul-sim-{}-linux-{}-musl", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
     let [archive, again] = [(); 2].map(|()| {
         dist("consul-sim").unwrap_or_else(|said| panic!("{said}"));
         fs::read(root().join(format!("target/dist/{name}.tar.gz"))).expect("an archive")
