@@ -244,13 +244,37 @@ golden:
 	}
 	WRITE_GOLDEN=1 cargo test --quiet --package consul-cluster --test cluster of_each_release
 
+.PHONY: dist dist-try
+## dist [TARGETS=x86_64-unknown-linux-musl] [ONLY="luajit consul-sim"] [QUICK=1]: makes the files for download into target/dist, for other machines, too (an hour)
+dist:
+	@scripts/dist.sh $(TARGETS)
+
+## dist-try: runs what `make dist` has made, also in a Debian 11 and by qemu
+dist-try:
+	@scripts/dist-try.sh
+
+.PHONY: publish
+# Of the workflow alone: attaches what is made to the release of the tag, and uploads the rocks if there is a key.
+publish:
+	cd target/dist && sha256sum -- *.tar.gz >SHA256SUMS
+	gh release create "v$(version)" --verify-tag --title "v$(version)" --notes-file CHANGELOG.md \
+		target/dist/* target/rocks/*.rock target/rocks/*.rockspec
+	@[ -z "$$LUAROCKS_KEY" ] || for rock in target/rocks/*.rock; do \
+		luarocks upload --force --api-key="$$LUAROCKS_KEY" "$${rock%.linux-*}.rockspec" "$$rock" || exit; \
+	done
+
+.PHONY: macos-check
+## macos-check: compiles everything for macOS, without linking it
+macos-check:
+	@scripts/dist.sh macos-check
+
 .PHONY: wheel npm
 ## wheel|npm: packs consul-sim for Python or for Node into target/packages
 wheel npm:
 	@scripts/packages.sh $@
 
 .PHONY: rocks install
-## rocks: packs a rock of the module for each engine into target/rocks, which needs no Rust where it is installed
+## rocks: packs a rock of the module for each version of Lua into target/rocks, which needs no Rust where it is installed
 rocks:
 	@scripts/rocks.sh
 
@@ -262,7 +286,8 @@ install:
 
 place = --lua-version=$(patsubst luajit,5.1,$(flavour)) $(ARGS)
 version = $(shell sed -n '/^version/{s/.*"\(.*\)"/\1/p;q}' Cargo.toml)
-rock = target/rocks/consul_ffi-$(version).$(feature-$(flavour))-1.*.rock
+revision = $(subst .,,$(patsubst luajit,5.1,$(flavour)))
+rock = target/rocks/consul_ffi-$(version)-$(revision).linux-*.rock
 
 .PHONY: release release-check release-dry
 ## release: packs, tests and tags the version in Cargo.toml (an hour); see scripts/release.sh

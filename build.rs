@@ -14,6 +14,4 @@ fn main() {
     // A Lua state unloads its modules when it is closed, but our code may still be running in
     // threads and registered for forks.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // The engine that loads the module provides Lua's functions.
-    println!("cargo:rustc-cdylib-link-arg=-Wl,--unresolved-symbols=ignore-all");
 }

@@ -40,6 +40,7 @@
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   lowest    make lint with the lowest Rust of Cargo.toml, as the workflow runs it; rustup installs it
 #   release   make release, but for its tests, in a clone that is removed
+#   dist      make dist, and each file run where its users run it (an hour)
 #   archive   make test in the unpacked source archive, without .git (STEPS="lint rust": these steps of it alone)
 #   upgrade   nodes of each release in tests/golden whose tag is in this clone, beside ours in one cluster
 #   newcomer  README's demo and first program in a mount namespace with an empty home (some minutes)
@@ -52,7 +53,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release archive upgrade newcomer memory)
+all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -366,6 +367,12 @@ step_upgrade() {
 
 step_newcomer() {
     run scripts/newcomer.sh
+}
+
+step_dist() {
+    run scripts/dist.sh || return
+    run scripts/dist-try.sh || return
+    unless_skipped 'for musl here'
 }
 
 step_memory() {

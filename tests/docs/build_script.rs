@@ -121,7 +121,7 @@ fn a_rock_of_the_same_source_has_the_same_bytes() {
             let script = format!("umask {mask}; scripts/rocks.sh 5.4");
             package.run("bash", &["-c", &script], &[("TZ", zone)]);
             let architecture = std::env::consts::ARCH;
-            let rock = format!("target/rocks/consul_ffi-0.1.0.lua54-1.linux-{architecture}.rock");
+            let rock = format!("target/rocks/consul_ffi-0.1.0-54.linux-{architecture}.rock");
             fs::read(package.0.join(rock)).expect("a rock")
         });
     assert!(rocks[0] == rocks[1], "they differ");

@@ -92,7 +92,7 @@ fn the_rock_has_every_lua_file_and_the_annotations() {
 
 #[test]
 fn the_pages_name_the_rocks_of_the_version() {
-    let own = concat!(env!("CARGO_PKG_VERSION"), ".");
+    let own = concat!(env!("CARGO_PKG_VERSION"), "-5");
     let mut named = 0;
     for page in ["docs/installing.md", "docs/zh/installing.md", "docs/openresty.md"] {
         let text = read(page).replace('\n', " ");
@@ -172,7 +172,11 @@ fn the_workflows_call_make_with_the_lowest_rust() {
     let soak = soak.split("make soak").next().unwrap_or_default();
     assert!(soak.contains("fetch-depth: 0"), "make soak builds the releases of the clone's tags");
     assert!(workflow.contains("\npermissions:\n  contents: read\n"), "a job needs no more rights");
-    assert_eq!(workflow.matches("permissions:").count(), 1);
+    // But for the job that attaches files to a release.
+    let rights = "permissions: { contents: write, id-token: write, attestations: write }";
+    let release = workflow.split("\n  release:\n").nth(1).expect("a job");
+    assert!(release.contains(rights));
+    assert_eq!(workflow.matches("permissions:").count(), 2);
     // Another commit can get the name of a tag or a branch. The steps need no token after the checkout.
     for action in workflow.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")) {
         let (_, commit) = action.split_once('@').expect("a commit");
@@ -181,9 +185,17 @@ fn the_workflows_call_make_with_the_lowest_rust() {
         assert!(is_pinned && version.contains('.'), "{action}: not @COMMIT # vVERSION");
     }
     let checkouts = workflow.matches("uses: actions/checkout@").count();
-    assert_eq!(workflow.matches("uses:").count(), checkouts);
+    assert_eq!(workflow.matches("uses:").count(), checkouts + 1, "and the attestation");
     assert_eq!(workflow.matches("persist-credentials: false").count(), checkouts);
-    let release = workflow.split("\n  release:\n").nth(1).expect("a job");
+    for published in ["uses: actions/attest-build-provenance@", "make publish"] {
+        let (before, after) = release.split_once(published).expect("a step");
+        let step = before.rsplit("- ").next().unwrap_or_default().to_owned() + after;
+        let is_own = step
+            .split("\n      - ")
+            .next()
+            .is_some_and(|it| it.contains("!github.event.repository.fork"));
+        assert!(is_own, "a fork publishes nothing");
+    }
     assert!(
         release.contains("fetch-depth: 0"),
         "the golden files are compared with those of the tags"

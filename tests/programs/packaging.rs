@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each engine with its luarocks version, its folder in `target/lua`, and its name.
-const ENGINES: &[(&str, &str, &str, &str)] = &[
+const ENGINES: &[(&str, &str, &str, &str); 4] = &[
     ("luajit", "5.1", "luajit", "LuaJIT"),
     ("lua5.1", "5.1", "5.1", "Lua 5.1"),
     ("lua5.4", "5.4", "5.4", "Lua 5.4"),
@@ -97,6 +97,15 @@ pub fn trials() -> Trials {
             packages(&format!("test-{what}")).unwrap_or_else(|said| panic!("{said}"));
         });
     }
+    let missing = dist("").err();
+    if let Some(why) = &missing {
+        consul::say_skipped("files for other machines", why.trim());
+    }
+    trials.add_unless(
+        missing.is_some(),
+        "a_program_for_download_is_static_and_has_its_licences",
+        a_program_for_download_is_static_and_has_its_licences,
+    );
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
@@ -110,6 +119,63 @@ pub fn trials() -> Trials {
 fn packages(verb: &str) -> Result<String, String> {
     let mut script = Command::new(root().join("scripts/packages.sh"));
     run(outside_cargo(script.args([verb, "dev"])).current_dir(root()))
+}
+
+/// Makes what `make dist` makes of these, not optimised, with a program that runs on each Linux of this architecture; for
+/// nothing it looks whether zig and the standard library can be had.
+fn dist(only: &str) -> Result<String, String> {
+    let mut script = Command::new(root().join("scripts/dist.sh"));
+    script.arg(format!("{}-unknown-linux-musl", std::env::consts::ARCH));
+    let script = outside_cargo(&mut script).env("SOURCE_DATE_EPOCH", "1700000000");
+    run(script.envs([("ONLY", only), ("QUICK", "1")]).current_dir(root()))
+}
+
+fn a_program_for_download_is_static_and_has_its_licences() {
+    let name =
+        format!("consul-sim-{}-linux-{}-musl", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let [archive, again] = [(); 2].map(|()| {
+        dist("consul-sim").unwrap_or_else(|said| panic!("{said}"));
+        fs::read(root().join(format!("target/dist/{name}.tar.gz"))).expect("an archive")
+    });
+    assert!(archive == again, "the bytes differ");
+    let mut sums = Command::new("sha256sum");
+    sums.args(["--strict", "-c", &format!("{name}.tar.gz.sha256")]);
+    run(sums.current_dir(root().join("target/dist"))).expect("its sum");
+
+    let folder = fresh("dist");
+    let mut tar = Command::new("tar");
+    run(tar
+        .arg("-xzf")
+        .arg(root().join(format!("target/dist/{name}.tar.gz")))
+        .arg("-C")
+        .arg(&folder))
+    .expect("an archive");
+    let folder = folder.join(name);
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .expect("a folder")
+        .map(|it| it.expect("a file").file_name().into_string().expect("a name"))
+        .collect();
+    files.sort();
+    let wanted = [
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "THIRD-PARTY-LICENSES.txt",
+        "consul-sim",
+        "sbom.spdx.json",
+    ];
+    assert_eq!(files, wanted);
+    let program = folder.join("consul-sim");
+    let said = run(Command::new(&program).arg("version")).expect("it runs");
+    assert!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    let headers = run(Command::new("objdump").arg("-p").arg(&program)).expect("a program");
+    assert!(!headers.contains("NEEDED"), "{headers}");
+    shows_no_folder_of_the_user(&program);
+    let licences = fs::read_to_string(folder.join("THIRD-PARTY-LICENSES.txt")).expect("licences");
+    let sbom = fs::read_to_string(folder.join("sbom.spdx.json")).expect("an SBOM");
+    let packages = sbom.matches("\"versionInfo\"").count();
+    assert!(sbom.contains("pkg:cargo/rustls@") && sbom.contains("\"musl\""), "{sbom}");
+    let (list, _) = licences.split_once("\n\n").expect("a list");
+    assert_eq!(list.lines().count(), packages);
 }
 
 fn the_rock_is_made_packed_and_installed_for_each_engine() {
@@ -208,17 +274,29 @@ fn each_build_for_another_engine_is_refused() {
     }
 }
 
-/// Packs the rock of an engine, as `make rocks` does, and returns its path. Of Lua 5.3 `make test-all` has a build that is not
-/// optimised.
-fn rock(flavour: &str) -> PathBuf {
-    let mut script = Command::new("scripts/rocks.sh");
-    outside_cargo(script.arg(flavour)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
-    if !built_engines().iter().any(|engine| engine.2 == flavour) {
-        script.env("QUICK", "1");
+/// Packs the rocks of these engines, as `make rocks` does, and returns their paths. Of Lua 5.3 `make test-all` has a build that
+/// is not optimised.
+fn rocks(flavours: &[&str]) -> Vec<PathBuf> {
+    let (built, not_built): (Vec<&str>, Vec<&str>) = flavours
+        .iter()
+        .copied()
+        .partition(|flavour| built_engines().iter().any(|engine| engine.2 == *flavour));
+    let mut all = Vec::new();
+    for (flavours, quick) in [(built, None), (not_built, Some("1"))] {
+        if flavours.is_empty() {
+            continue;
+        }
+        let mut script = Command::new("scripts/rocks.sh");
+        outside_cargo(script.args(&flavours)).current_dir(root()).env("CARGO_NET_OFFLINE", "true");
+        let said = run(script.envs(quick.map(|it| ("QUICK", it)))).expect("rocks");
+        let lines = said.lines().filter(|line| line.contains(", needs GLIBC_2."));
+        all.extend(lines.filter_map(|line| Some(root().join(line.split_once(": ")?.0))));
     }
-    let said = run(&mut script).expect(flavour);
-    let line = said.lines().find(|line| line.contains(", needs GLIBC_2.")).expect(&said);
-    root().join(line.split_once(": ").expect("a path and its size").0)
+    all
+}
+
+fn rock(flavour: &str) -> PathBuf {
+    rocks(&[flavour]).pop().expect("a rock")
 }
 
 fn a_rock_of_one_user_is_found_after_the_command_of_the_page() {
@@ -263,12 +341,25 @@ fn bare(command: &Command) -> Result<String, String> {
     run(&mut bare)
 }
 
-/// Also: the rocks of two engines in one tree are apart, so that removing one leaves the other whole.
+/// From a folder as a server, by the name alone: luarocks chooses by the version of Lua, and the rock of 5.1 by the engine. The
+/// rocks of two versions in one tree are apart, so that removing one leaves the other whole.
 fn rocks_need_no_rust_no_compiler_and_no_network() {
-    let tree = fresh("bare");
-    for (engine, version, flavour, _) in ENGINES.iter().filter(|engine| engine.2 != "5.1") {
-        let rock = rock(flavour);
-        bare(luarocks(version, &tree, Path::new("/")).arg("install").arg(rock)).expect(engine);
+    let (tree, server) = (fresh("bare"), fresh("server"));
+    let flavours = ENGINES.map(|engine| engine.2);
+    for rock in rocks(&flavours) {
+        let rockspec = rock.with_extension("").with_extension("rockspec");
+        for file in [&rock, &rockspec] {
+            fs::copy(file, server.join(file.file_name().expect("a name"))).expect("it is copied");
+        }
+    }
+    run(outside_cargo(Command::new("luarocks-admin").arg("make-manifest").arg(&server)))
+        .expect("a server");
+    for (engine, version, ..) in ENGINES {
+        let mut install = luarocks(version, &tree, Path::new("/"));
+        install.arg(format!("--only-server={}", server.display()));
+        bare(install.args(["install", "consul_ffi"])).expect(engine);
+    }
+    for (engine, version, ..) in ENGINES {
         let mut shown = Command::new(engine);
         shown.arg(root().join("examples/demo.lua"));
         let said = bare(with_tree(&mut shown, &tree, version)).expect(engine);

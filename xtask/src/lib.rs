@@ -1,3 +1,4 @@
-//! Generators of pages and annotations from the code.
+//! Generators from the code and its crates: pages, annotations, licences.
 
+pub mod notices;
 pub mod reference;

@@ -1,16 +1,22 @@
-//! `cargo xtask reference`: writes docs/api.md and the other pages and annotations that are generated.
+//! `cargo xtask reference`: writes docs/api.md and the other pages and annotations that are generated. `cargo xtask notices`:
+//! writes the SBOM and the licences of a package.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use xtask::reference;
+use xtask::{notices, reference};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["reference"] => write_reference(),
-        _ => Err(io::Error::other("usage: cargo xtask reference")),
+        ["notices", package, features, target, folder, ref others @ ..] => {
+            notices::write([package, features, target], Path::new(folder), others)
+        }
+        _ => Err(io::Error::other(
+            "usage: cargo xtask reference | notices PACKAGE FEATURES TARGET FOLDER [OTHER…]",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
