@@ -291,7 +291,7 @@ impl Target {
     /// Consul's; that ACLs hide some, or may hide some.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
         if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= MAX_OPS {
-            return self.keys_of_tree(prefix).await;
+            return Box::pin(self.keys_of_tree(prefix)).await;
         }
         let mut args = Args::new().arg(prefix).opt("consistent", true);
         if let Some(separator) = separator {
@@ -302,7 +302,9 @@ impl Target {
             true => Some(self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?),
             false => self.named(&kv::KEYS, &args).await?,
         };
-        let Some(answer) = answer else { return self.keys_of_directory(prefix, separator).await };
+        let Some(answer) = answer else {
+            return Box::pin(self.keys_of_directory(prefix, separator)).await;
+        };
         self.check_hidden(prefix, &answer.meta).await?;
         let names = answer.value.items().iter().filter_map(Value::as_str);
         Ok(names.map(str::to_owned).collect())
@@ -500,7 +502,7 @@ impl Target {
                 // Some releases take fewer names in transactions, too, and of none it takes those that are this long.
                 Err(error) if matches!(error.kind(), Kind::Argument | Kind::TooLarge) => {
                     for place in asked {
-                        found[place] = self.entry_of_tree(keys[place]).await?;
+                        found[place] = Box::pin(self.entry_of_tree(keys[place])).await?;
                     }
                     return Ok(found);
                 }
