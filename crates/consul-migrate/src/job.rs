@@ -6,9 +6,10 @@
 
 use super::Stop;
 use super::etcd::Right;
-use super::mapping::{Choice, JOBS, Mapping, Op, Problem};
+use super::mapping::{Choice, JOBS, MAX_OPS, Mapping, Op, Problem};
+use super::survey::shown;
 use super::tally::Tally;
-use super::target::{Check, Outcome, Stored, Target};
+use super::target::{Check, Outcome, Room, Stored, Target};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -35,6 +36,9 @@ pub enum Phase {
     /// The programs go over to Consul: of etcd only deletions are still applied.
     Switched,
 }
+
+/// The largest record that a transaction takes.
+const MAX_RECORD: usize = MAX_OPS / 4 * 3;
 
 /// The largest revision and count that etcd and a record can have, so that one more is a number, too.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -435,6 +439,15 @@ impl<'a> Job<'a> {
         lock(&self.state).1
     }
 
+    /// The room for operations of a transaction that also changes the record.
+    ///
+    /// # Errors
+    /// None.
+    pub(super) fn room(&self) -> Result<Room, Error> {
+        let record = encoded(&lock(&self.state).0)?;
+        Ok(self.target.room(2).beside(record.len()))
+    }
+
     /// The check that this instance still holds the job.
     pub fn fence(&self) -> Check {
         Check::Index(self.keys.holder.clone(), *lock(&self.epoch))
@@ -448,7 +461,11 @@ impl<'a> Job<'a> {
         let (before, index) = lock(&self.state).clone();
         let mut next = Record { step: before.step + 1, ..next };
         next.mapping.refused.extend(before.mapping.refused);
-        let checks = [self.fence(), Check::Swap(self.keys.record.clone(), index, encoded(&next)?)];
+        let text = encoded(&next)?;
+        if ops.is_empty() && text.len() > MAX_RECORD {
+            return Err(too_large(&next, text.len()).into());
+        }
+        let checks = [self.fence(), Check::Swap(self.keys.record.clone(), index, text)];
         let mut is_open = false;
         loop {
             let error = match self.target.txn(&checks, ops).await {
@@ -645,8 +662,24 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Why a record is not sent.
+fn too_large(record: &Record, bytes: usize) -> Error {
+    let why = match record.taken.len() {
+        0 => "shorter prefixes make it smaller".to_owned(),
+        rights => format!(
+            "it names the {rights} rights that the cut-over is to take from roles of etcd: `--freeze operator` or `alarm` has none"
+        ),
+    };
+    Error::new(
+        Kind::TooLarge,
+        format!(
+            "the job's record in Consul would have {bytes} bytes, and Consul takes {MAX_RECORD}: {why}"
+        ),
+    )
+}
+
 pub(super) fn refused(op: &Op, why: &str) -> Stop {
-    let message = format!("Consul refuses {:?}: {why}", op.key());
+    let message = format!("Consul refuses \"{}\": {why}", shown(op.key().as_bytes()));
     let kind = match why.contains("Permission denied") {
         true => Kind::PermissionDenied,
         false => Kind::TxnFailed,

@@ -8,12 +8,12 @@
 //! a key that is encoded in Consul is its parts.
 
 use super::etcd::Base64;
-use super::mapping::{JOBS, Mapping, Op, part_of, parts};
+use super::mapping::{JOBS, Mapping, Op, fits_url, part_of, parts};
 use super::names::Names;
 use super::rollback::{Joined, joined};
 use super::survey::shown;
 use super::tally::Tally;
-use super::target::{Outcome, Stored, Target};
+use super::target::{Outcome, Room, Stored, Target};
 use super::{Report, Stop};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -366,7 +366,14 @@ fn op(mapping: &Mapping, key: &str, value: &Bytes, flags: u64) -> Result<Op, Str
         let why = "a key of Consul is not empty, has no leading slash, no `//`, and no `.` or `..` between slashes";
         return Err(format!("its key \"{shown}\" is not taken: {why}"));
     }
-    Ok(Op::Set { key: key.to_owned(), value: value.clone(), flags })
+    let op = Op::Set { key: key.to_owned(), value: value.clone(), flags };
+    match fits_url(key) || Room::whole().take(&op) {
+        true => Ok(op),
+        false => Err(format!(
+            "its key \"{}\" is too long for a URL, and with its value for a transaction",
+            shown(key.as_bytes())
+        )),
+    }
 }
 
 fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {

@@ -19,6 +19,9 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
+/// The record does not name longer keys: it would be too large for a transaction.
+const LONGEST_NAMED: usize = 4096;
+
 /// How often the record names how far it is.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -254,7 +257,7 @@ struct Batch {
 
 impl Batch {
     fn size(&self) -> usize {
-        self.ops.iter().map(Op::size).sum()
+        self.ops.iter().map(Op::bytes).sum()
     }
 }
 
@@ -314,8 +317,10 @@ fn batches(run: &Run<'_>, record: &Record, page: Page) -> Result<Vec<Batch>, Sto
 
 /// Why a key ends the run that a program has set.
 pub(super) fn refused(problem: Problem, kv: &KeyValue) -> Stop {
+    let encode =
+        if problem.has_other_form() { format!(" or {problem}=encode") } else { String::new() };
     Stop::Refused(format!(
-        "a program has set the key {} in revision {}, and {} (--on {problem}=skip or {problem}=encode goes on)",
+        "a program has set the key {} in revision {}, and {} (--on {problem}=skip{encode} goes on)",
         shown(&kv.key.0),
         kv.mod_revision.0,
         problem.meaning()
@@ -356,6 +361,7 @@ impl Progress<'_, '_> {
         let now = self.run.etcd.clock().now();
         if let Some(key) = reached
             && now - self.saved >= SAVE_EVERY
+            && key.len() <= LONGEST_NAMED
         {
             self.saved = now;
             let (loaded, tally) = (Some(hex::text(&key)), Some(self.before.clone()));

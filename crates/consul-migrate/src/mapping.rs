@@ -30,6 +30,18 @@ pub const MAX_VALUE: usize = 524_288;
 /// The size of the parts of a larger value.
 const PART: usize = 360_000;
 
+/// The bytes of a transaction's operations, of which servers take 524,288 with the checks.
+pub(super) const MAX_OPS: usize = 497_952;
+
+/// The longest name in a URL, with its escapes: clients take no URL of 65,535 bytes, and it has other members.
+const MAX_IN_URL: usize = 64_000;
+
+/// The longest name of an encoded key, so that a transaction has room for a part of its value.
+const MAX_ENCODED: usize = 400_000;
+
+/// The characters of a part's name after its prefix.
+const PART_NAME: usize = 9;
+
 /// Why Consul does not take a key as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -48,6 +60,10 @@ pub enum Problem {
     NotUtf8,
     /// In Consul the key would be below a prefix that this program uses, see [`RESERVED`].
     ReservedKey,
+    /// The name of the key is too long for a URL.
+    LongKey,
+    /// The name of the key is too long for any request, also for the form in which others are encoded.
+    HugeKey,
     /// The value has more than [`MAX_VALUE`] bytes.
     LargeValue,
     /// The key has a lease, and its owner sets it again.
@@ -56,7 +72,7 @@ pub enum Problem {
 
 impl Problem {
     /// In the order of the report.
-    pub const ALL: &[Problem] = &[
+    pub const ALL: [Problem; 11] = [
         Problem::EmptyKey,
         Problem::Collision,
         Problem::ControlKey,
@@ -64,6 +80,8 @@ impl Problem {
         Problem::UrlKey,
         Problem::NotUtf8,
         Problem::ReservedKey,
+        Problem::LongKey,
+        Problem::HugeKey,
         Problem::LargeValue,
         Problem::Leased,
     ];
@@ -78,9 +96,16 @@ impl Problem {
             Problem::UrlKey => "url-key",
             Problem::NotUtf8 => "not-utf8",
             Problem::ReservedKey => "reserved-key",
+            Problem::LongKey => "long-key",
+            Problem::HugeKey => "huge-key",
             Problem::LargeValue => "large-value",
             Problem::Leased => "leased",
         }
+    }
+
+    /// Whether keys that have it can get another form.
+    pub fn has_other_form(self) -> bool {
+        self != Problem::HugeKey
     }
 
     /// What it means, in a line.
@@ -100,6 +125,12 @@ impl Problem {
             Problem::NotUtf8 => "the key is not UTF-8",
             Problem::ReservedKey => {
                 "the key begins with _etcd/ or _migrate/ in Consul, which consul-migrate uses"
+            }
+            Problem::LongKey => {
+                "the name has more than 64,000 bytes in a URL, and our clients read no key with such a name"
+            }
+            Problem::HugeKey => {
+                "the name has more than some 199,900 bytes, and no request to Consul takes it, encoded or not"
             }
             Problem::LargeValue => "the value has more than 524,288 bytes",
             Problem::Leased => "the key has a lease: its owner sets it again",
@@ -238,6 +269,11 @@ impl Op {
         if let Op::Set { value, .. } = self { value.len() } else { 0 }
     }
 
+    /// The bytes of its key and its value.
+    pub fn bytes(&self) -> usize {
+        self.key().len() + self.size()
+    }
+
     /// Whether its value is too large for a transaction.
     pub fn needs_put(&self) -> bool {
         self.size() > MAX_IN_TXN
@@ -248,11 +284,19 @@ impl Mapping {
     /// What is done with keys that have this problem: by default leased ones are skipped and others refused.
     pub fn choice(&self, problem: Problem) -> Choice {
         let default = if problem == Problem::Leased { Choice::Skip } else { Choice::Refuse };
-        self.on.get(&problem).copied().unwrap_or(default)
+        match self.on.get(&problem).copied().unwrap_or(default) {
+            // They have no other form.
+            Choice::Encode if !problem.has_other_form() => Choice::Refuse,
+            choice => choice,
+        }
     }
 
     /// The problem of a key, whatever its value.
     pub fn problem_of_key(&self, key: &[u8]) -> Option<Problem> {
+        let encoded = self.consul_prefix.len() + ENCODED.len() + 2 * key.len() + 1 + PART_NAME;
+        if encoded > MAX_ENCODED {
+            return Some(Problem::HugeKey);
+        }
         let key = stripped(key);
         let Ok(key) = std::str::from_utf8(key) else { return Some(Problem::NotUtf8) };
         if key.is_empty() {
@@ -263,6 +307,8 @@ impl Mapping {
             Some(Problem::PathKey)
         } else if self.is_reserved(key) {
             Some(Problem::ReservedKey)
+        } else if in_url(&self.consul_prefix) + in_url(key) > MAX_IN_URL {
+            Some(Problem::LongKey)
         } else if self.is_refused(key) {
             Some(Problem::UrlKey)
         } else {
@@ -486,12 +532,44 @@ pub fn form_of(key: &[u8]) -> Form {
 
 /// A value under a prefix: `0-1` is all of it, `0-3`, `1-3` and `2-3` are its thirds.
 pub fn parts<'a>(prefix: &'a str, value: &'a Bytes, flags: u64) -> impl Iterator<Item = Op> + 'a {
-    let count = value.len().div_ceil(PART).max(1);
+    let size = size_of_parts(prefix);
+    let count = value.len().div_ceil(size).max(1);
     (0..count).map(move |place| {
-        let end = value.len().min((place + 1) * PART);
+        let end = value.len().min((place + 1) * size);
         let key = format!("{prefix}{place:04}-{count:04}");
-        Op::Set { key, value: value.slice(place * PART..end), flags }
+        Op::Set { key, value: value.slice(place * size..end), flags }
     })
+}
+
+/// The size of the parts below a prefix: what no PUT takes, because the name is too long for a URL, a transaction takes.
+fn size_of_parts(prefix: &str) -> usize {
+    match in_url(prefix) + PART_NAME <= MAX_IN_URL {
+        true => PART,
+        false => (MAX_OPS.saturating_sub(size_of(prefix) + PART_NAME) / 4 * 3).clamp(1, PART),
+    }
+}
+
+/// The size of an operation on a key in a transaction's body, without a value.
+pub(super) fn size_of(key: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        _ if byte.is_ascii_control() => 6,
+        _ => 1,
+    };
+    key.bytes().map(escaped).sum::<usize>() + 120
+}
+
+/// Whether a URL has room for a name.
+pub(super) fn fits_url(name: &str) -> bool {
+    in_url(name) <= MAX_IN_URL
+}
+
+/// The size of a name in a URL, or more if it is small.
+fn in_url(name: &str) -> usize {
+    let most = 3 * name.len();
+    let escaped =
+        |byte: u8| if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) { 1 } else { 3 };
+    if most <= MAX_IN_URL / 2 { most } else { name.bytes().map(escaped).sum() }
 }
 
 /// The key of etcd, the place and the count of an encoded part, from its key after the prefix of all.
@@ -677,6 +755,39 @@ mod tests {
         assert_eq!(place(b"/a"), Place::Plain("a".to_owned()));
         assert_eq!(place(b"a"), Place::Encoded("_etcd/61/".to_owned()));
         assert_eq!(mapping.unset(b"a"), [Op::DeleteTree { prefix: "_etcd/61/".to_owned() }]);
+    }
+
+    #[test]
+    fn each_operation_is_taken_by_a_transaction_or_a_put() {
+        let mapping = mapping(&Problem::ALL.map(|it| (it, Choice::Encode)));
+        let limits = [
+            1,
+            MAX_IN_URL / 6,
+            MAX_IN_URL / 3,
+            MAX_IN_URL / 2,
+            MAX_IN_URL,
+            MAX_ENCODED / 2,
+            MAX_OPS,
+        ];
+        for length in limits.into_iter().flat_map(|limit| limit.saturating_sub(20)..limit + 3) {
+            let sizes =
+                [0, 1, PART + 1, MAX_IN_TXN, MAX_IN_TXN + 1, MAX_VALUE, MAX_VALUE + 1, 2_000_000];
+            for (first, size) in
+                ["/", "a", "/\u{fc}", "/\0"].into_iter().zip(sizes.iter().cycle().skip(length % 8))
+            {
+                let kv = entry(format!("{first}{}", "n".repeat(length)).as_bytes(), *size);
+                let ops = mapping.set(&kv);
+                let is_huge = 2 * kv.key.0.len() + 16 > MAX_ENCODED;
+                assert_eq!(mapping.problem(&kv) == Some(Problem::HugeKey), is_huge, "{length}");
+                assert_eq!(ops.is_empty(), is_huge, "{length}");
+                for op in &ops {
+                    let in_body = size_of(op.key()) + op.size().div_ceil(3) * 4;
+                    let is_taken = in_body <= MAX_OPS && !op.needs_put()
+                        || fits_url(op.key()) && op.size() <= MAX_VALUE;
+                    assert!(is_taken && size_of(op.key()) <= MAX_OPS, "{first}{length}, {size}");
+                }
+            }
+        }
     }
 
     #[test]

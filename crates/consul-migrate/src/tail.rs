@@ -460,7 +460,7 @@ impl<'r, 'a> Tail<'r, 'a> {
 
     fn push(&mut self, record: &Record, event: &Event) {
         let ops = record.mapping.ops(event);
-        self.bytes += ops.iter().map(Op::size).sum::<usize>();
+        self.bytes += ops.iter().map(Op::bytes).sum::<usize>();
         self.is_last = match self.until {
             Until::Deleted(key) => event.kind == EventKind::Delete && event.kv.key.0 == *key,
             Until::Dropped => false,
@@ -504,7 +504,7 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn apply(&mut self) -> Result<(), Stop> {
         let job = &self.run.job;
         let (mut events, mut ops, mut position) = (0, Vec::new(), None);
-        let mut room = job.target.room(2);
+        let mut room = job.room()?;
         for waiting in &self.waiting {
             if !waiting.ops.iter().all(|op| room.take(op)) {
                 break;
@@ -537,7 +537,8 @@ impl<'r, 'a> Tail<'r, 'a> {
             }
             None => deletions(job.target, &first.ops, index, job.record().mapping.mark).await?,
         };
-        let fitting = job.target.fitting(&ops, 2);
+        let mut room = job.room()?;
+        let fitting = ops.iter().take_while(|op| room.take(op)).count().max(1).min(ops.len());
         let (now, is_all) = (&ops[..fitting], fitting == ops.len());
         let mut next = job.record();
         if is_all {
@@ -569,7 +570,7 @@ impl<'r, 'a> Tail<'r, 'a> {
 
     fn applied(&mut self, events: usize) {
         for waiting in self.waiting.drain(..events) {
-            self.bytes -= waiting.ops.iter().map(Op::size).sum::<usize>();
+            self.bytes -= waiting.ops.iter().map(Op::bytes).sum::<usize>();
             self.applied += 1;
             let sets = waiting.ops.iter().any(|op| matches!(op, Op::Set { .. }));
             self.sets += u64::from(sets);

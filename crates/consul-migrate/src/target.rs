@@ -1,7 +1,7 @@
 //! Consul's side: reads and writes that are repeated while no server answers.
 
 use super::Report;
-use super::mapping::{JOBS, Mapping, Op};
+use super::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of};
 use super::silence::Silence;
 use super::spelling::{Spelling, is_plain, simpler, spelling};
 use bytes::Bytes;
@@ -23,9 +23,6 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// The keys for which the rights of the token are asked in one request.
 const RIGHTS_AT_ONCE: usize = 64;
-
-/// The size of a transaction's body that servers take is 524,288 bytes.
-const MAX_BODY: usize = 500_000;
 
 /// Consul as the target of a job.
 #[derive(Debug)]
@@ -169,7 +166,7 @@ impl Target {
     /// # Errors
     /// Consul's, when it has not answered for long.
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, Error> {
-        if !is_plain(key) {
+        if !(is_plain(key) && fits_url(key)) {
             // The server may refuse it in a URL.
             return Ok(self.entries(&[key]).await?.pop().flatten());
         }
@@ -246,6 +243,9 @@ impl Target {
     /// # Errors
     /// Consul's, when it has not answered for long.
     pub async fn takes(&self, name: &str) -> Result<bool, Error> {
+        if !fits_url(name) {
+            return Ok(false);
+        }
         let marks = spelling(name);
         if let Some(takes) = marks.is_empty().then_some(true).or_else(|| self.known(&marks)) {
             return Ok(takes);
@@ -290,18 +290,39 @@ impl Target {
     /// # Errors
     /// Consul's; that ACLs hide some, or may hide some.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
+        if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= MAX_OPS {
+            return Box::pin(self.keys_of_tree(prefix)).await;
+        }
         let mut args = Args::new().arg(prefix).opt("consistent", true);
         if let Some(separator) = separator {
             args = args.opt("separator", separator);
         }
         let answer = match is_plain(prefix) {
+            _ if !fits_url(prefix) => None,
             true => Some(self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?),
             false => self.named(&kv::KEYS, &args).await?,
         };
-        let Some(answer) = answer else { return self.keys_of_directory(prefix, separator).await };
+        let Some(answer) = answer else {
+            return Box::pin(self.keys_of_directory(prefix, separator)).await;
+        };
         self.check_hidden(prefix, &answer.meta).await?;
         let names = answer.value.items().iter().filter_map(Value::as_str);
         Ok(names.map(str::to_owned).collect())
+    }
+
+    /// The same of a prefix for which a URL has no room: with their values.
+    async fn keys_of_tree(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let ops = Value::List(vec![operation("get-tree", prefix, [])]);
+        let args = Args::new().arg(ops).opt("consistent", true);
+        let answer = match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            // Older releases refuse a prefix without keys.
+            Err(error) if error.kind() == Kind::TxnFailed => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        // Such an answer does not tell whether it is whole.
+        self.check_hidden(prefix, &Meta::default()).await?;
+        let key = |result: &Value| Some(result.get("KV")?.get("Key")?.as_str()?.to_owned());
+        Ok(answer.value.items().iter().filter_map(key).collect())
     }
 
     /// The same without the prefix in a URL, from the names of the directory around it.
@@ -420,7 +441,7 @@ impl Target {
         let mut bytes = 0;
         let fits = |key: &&&str| {
             bytes += size_of(key);
-            bytes <= MAX_BODY
+            bytes <= MAX_OPS
         };
         keys.iter().take(self.max_ops).take_while(fits).count().max(1)
     }
@@ -478,10 +499,10 @@ impl Target {
                     let mut at = 0..;
                     asked.retain(|_| at.next().is_some_and(|at| !absent.contains(&at)));
                 }
-                // Some releases take fewer names in transactions, too.
-                Err(error) if error.kind() == Kind::Argument => {
+                // Some releases take fewer names in transactions, too, and of none it takes those that are this long.
+                Err(error) if matches!(error.kind(), Kind::Argument | Kind::TooLarge) => {
                     for place in asked {
-                        found[place] = self.entry_of_tree(keys[place]).await?;
+                        found[place] = Box::pin(self.entry_of_tree(keys[place])).await?;
                     }
                     return Ok(found);
                 }
@@ -491,10 +512,10 @@ impl Target {
         Ok(found)
     }
 
-    /// A key, read with all that begin as its name does, up to what a server may refuse.
+    /// A key, read with all that begin as its name does, up to what a server may refuse, or a URL has no room for.
     async fn entry_of_tree(&self, key: &str) -> Result<Option<Stored>, Error> {
         let mut prefix = key;
-        while !is_plain(prefix) {
+        while !(fits_url(prefix) && is_plain(prefix)) {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
         }
         let args = Args::new().arg(prefix).opt("consistent", true);
@@ -554,7 +575,7 @@ impl Target {
 
     /// The room of one transaction with this number of checks.
     pub fn room(&self, checks: usize) -> Room {
-        Room { bytes: MAX_BODY - 2048, ops: self.max_ops - checks }
+        Room { bytes: MAX_OPS, ops: self.max_ops - checks }
     }
 
     /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
@@ -573,6 +594,16 @@ pub struct Room {
 }
 
 impl Room {
+    /// That of a transaction that has nothing else.
+    pub(super) fn whole() -> Room {
+        Room { bytes: MAX_OPS, ops: 1 }
+    }
+
+    /// Less what a check takes beside the operations, with this many bytes of its own.
+    pub fn beside(self, bytes: usize) -> Room {
+        Room { bytes: self.bytes.saturating_sub(bytes.div_ceil(3) * 4), ..self }
+    }
+
     /// Takes the room of an operation. If there is not so much, there is none for those after it either.
     pub fn take(&mut self, op: &Op) -> bool {
         let size = op.size().div_ceil(3) * 4 + size_of(op.key());
@@ -597,16 +628,6 @@ fn is_of_name(error: &Error) -> bool {
 fn limit_in(text: &str) -> Option<usize> {
     let (_, limit) = text.split_once(" > ")?;
     limit.split_once(')')?.0.parse().ok()
-}
-
-/// The size of an operation on a key in a transaction's body, without a value.
-fn size_of(key: &str) -> usize {
-    let escaped = |byte: u8| match byte {
-        b'"' | b'\\' => 2,
-        _ if byte.is_ascii_control() => 6,
-        _ => 1,
-    };
-    key.bytes().map(escaped).sum::<usize>() + 120
 }
 
 /// The answer to a transaction that reads leaves out what the token may not read.

@@ -581,7 +581,7 @@ impl Walk {
                 (None, None) => break,
             };
             if is_in_consul {
-                bytes += wanted.as_ref().map_or(0, Bytes::len);
+                bytes += key.len() + wanted.as_ref().map_or(0, Bytes::len);
                 self.last_name = Some(key.clone());
             }
             batch.names.push(Name { key, wanted, is_in_consul });

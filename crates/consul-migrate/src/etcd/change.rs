@@ -43,8 +43,9 @@ impl Change {
         })
     }
 
+    /// The key is in the comparison, too.
     fn size(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+        2 * self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
     }
 
     /// How many of these changes one transaction takes, and one at least.

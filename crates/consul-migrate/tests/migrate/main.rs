@@ -48,6 +48,8 @@ fn trials() -> Trials {
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
+    let sizes = random::sizes::run;
+    trials.add("names_and_values_at_each_limit_are_found_moved_and_moved_back", sizes);
     let recorded = recorded::by_the_one_in_memory;
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);

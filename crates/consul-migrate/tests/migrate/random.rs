@@ -20,6 +20,7 @@ pub mod replaced;
 pub mod resumed;
 pub mod roles;
 pub mod silent;
+pub mod sizes;
 pub mod strangers;
 pub mod switched;
 pub mod url_names;
@@ -395,8 +396,9 @@ fn instance(number: u64) -> Instance {
 
 fn mapping(rng: &mut fastrand::Rng) -> Mapping {
     let choice = |rng: &mut fastrand::Rng| rng.choice([Choice::Skip, Choice::Encode]).unwrap();
-    // The server takes all names in URLs: so the seeds are as they were before there was that kind.
-    let problems = Problem::ALL.iter().filter(|problem| **problem != Problem::UrlKey);
+    // No key has these kinds: so the seeds are as they were before there were those.
+    let later = [Problem::UrlKey, Problem::LongKey, Problem::HugeKey];
+    let problems = Problem::ALL.iter().filter(|problem| !later.contains(problem));
     Mapping {
         etcd_prefix: rng.choice([&b""[..], b"/", b"/d"]).unwrap().to_vec(),
         consul_prefix: rng.choice(["", "copy/"]).unwrap().to_owned(),

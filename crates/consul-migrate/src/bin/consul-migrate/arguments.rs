@@ -25,6 +25,8 @@ Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|r
   url-key       this Consul refuses the key in a URL, as those from 1.21.5 on do with some
   not-utf8      the key is not UTF-8
   reserved-key  the key begins with _etcd/ or _migrate/, or would in Consul
+  long-key      the name has more than 64,000 bytes in a URL
+  huge-key      the name has more than some 199,900 bytes: no request takes it, and it cannot be encoded
   large-value   more than 524,288 bytes
   leased        the key has a lease; skip by default. encode makes it a plain key
 
@@ -319,6 +321,11 @@ fn choice(text: &str) -> Result<(Problem, Choice), String> {
     let problem = problem.ok_or_else(|| format!("unknown kind {kind:?}; there are {}", known()))?;
     let choice = match choice {
         "skip" => Choice::Skip,
+        "encode" if !problem.has_other_form() => {
+            return Err(
+                "keys of this kind have no other form: it must be skip or refuse".to_owned()
+            );
+        }
         "encode" => Choice::Encode,
         "refuse" => Choice::Refuse,
         _ => return Err(format!("{choice:?} must be skip, encode or refuse")),

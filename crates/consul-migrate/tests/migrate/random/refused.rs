@@ -63,7 +63,7 @@ fn followed(changes: &[Put], on: &[(Problem, Choice)]) -> (Option<String>, World
 
 /// Each choice may change as long as it is to refuse, as the message of the tail says.
 fn can_be_chosen_then() {
-    for problem in Problem::ALL {
+    for problem in &Problem::ALL {
         let world = World::plain(1, &[(*problem, Choice::Refuse)]);
         world.put("/a", Some("1"));
         world.works(async {

@@ -1,0 +1,172 @@
+//! Names and values around each size that something limits: a URL, a value, a transaction, the record of the job.
+
+use super::{PACE, Silent, World};
+use bytes::Bytes;
+use consul_migrate::mapping::{Choice, Problem};
+use consul_migrate::survey::survey;
+use consul_migrate::verify::compare_up_to;
+use consul_migrate::{Freeze, Frozen, Until, cut_over, load, restart, roll_back, tail};
+use consul_process::clock::Clock as _;
+use futures_util::future::{Either, select};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
+
+/// The bytes of keys in etcd and of their values: names around those that fit in a URL, that a PUT takes encoded, and that are
+/// encoded at all, and beyond a transaction; values around those that a transaction takes, and a key. All of them with each
+/// other are in the test of `mapping`.
+const SIZES: [(usize, usize); 11] = [
+    (20, 0),
+    (20, 524_288),
+    (31_992, 524_289),
+    (31_993, 524_289),
+    (64_001, 0),
+    (64_001, 524_288),
+    (64_002, 0),
+    (64_002, 300_000),
+    (199_992, 100_000),
+    (199_993, 0),
+    (520_000, 1),
+];
+
+/// The first kind that a key has.
+fn kind(name: usize, value: usize) -> Option<Problem> {
+    match (name, value) {
+        (199_993.., _) => Some(Problem::HugeKey),
+        (64_002.., _) => Some(Problem::LongKey),
+        (_, 524_289..) => Some(Problem::LargeValue),
+        _ => None,
+    }
+}
+
+/// A key of these sizes, which no other pair of sizes has.
+fn key(name: usize, value: usize) -> Vec<u8> {
+    let begins = format!("/{value:06}/{name:06}/");
+    format!("{begins}{}", "n".repeat(name - begins.len())).into_bytes()
+}
+
+fn all() -> impl Iterator<Item = (usize, usize)> {
+    SIZES.into_iter()
+}
+
+pub fn run() {
+    for choice in [Choice::Encode, Choice::Skip] {
+        are_moved_and_back(choice);
+    }
+    end_a_copy_and_a_tail();
+}
+
+fn are_moved_and_back(choice: Choice) {
+    let on = [
+        (Problem::LongKey, choice),
+        (Problem::LargeValue, choice),
+        (Problem::HugeKey, Choice::Skip),
+    ];
+    let world = World::plain(1, &on);
+    let put = |name, value, byte: u8| {
+        let value = Bytes::from(vec![byte; value]);
+        assert!(world.fake.write(&[(key(name, value.len()), Some((value, 0)))]));
+    };
+    all().for_each(|(name, value)| put(name, value, b'1'));
+    let mut counts = BTreeMap::<Problem, u64>::new();
+    for kind in all().filter_map(|(name, value)| kind(name, value)) {
+        *counts.entry(kind).or_default() += 1;
+    }
+    let count = |problem| counts.get(&problem).copied().unwrap_or(0);
+    world.works(async {
+        let (etcd, target) = (&world.etcd, &world.target);
+        let planned = survey(etcd, target, &world.mapping, PACE, &Silent).await.unwrap();
+        let named = planned.problems.iter().map(|(kind, it)| (*kind, it.count)).collect();
+        assert_eq!((&counts, planned.tally.refused.len()), (&named, 0), "{}", planned.tally);
+        let is_skipped = |problem| choice == Choice::Skip || problem == Problem::HugeKey;
+        let skipped =
+            counts.clone().into_iter().filter(|(problem, _)| is_skipped(*problem)).collect();
+        assert_eq!(planned.tally.skipped, skipped);
+        let encoded = count(Problem::LongKey) + count(Problem::LargeValue);
+        assert_eq!(planned.tally.encoded, if choice == Choice::Encode { encoded } else { 0 });
+        // No report has all of a long name.
+        assert!(serde_json::to_string(&planned).unwrap().len() < 200_000);
+
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let mapping = run.job.record().mapping;
+        assert_eq!(run.job.record().tally, Some(planned.tally));
+        assert!(world.found().await == world.wanted(&mapping, world.fake.revision()));
+
+        // Each key changes its value, and each becomes small and is itself again.
+        for (name, value) in all() {
+            world.fake.write(&[(key(name, value), Some(("small".into(), 0)))]);
+            put(name, value, b'2');
+        }
+        let gone = all()
+            .filter(|(_, value)| *value == 300_000)
+            .map(|(name, value)| (key(name, value), None));
+        world.fake.write(&gone.collect::<Vec<_>>());
+        follow(&world, &run).await;
+        let revision = world.fake.revision();
+        assert!(world.found().await == world.wanted(&mapping, revision));
+        let found =
+            compare_up_to(10, etcd, target, &mapping, revision, PACE, |_| ()).await.unwrap();
+        assert!(found.is_whole && found.differences.is_empty());
+
+        if choice == Choice::Skip {
+            return;
+        }
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let done = cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await.unwrap();
+        assert!(done.differences.is_empty());
+        let before = world.fake.at(done.revision);
+        // What programs have deleted in etcd meanwhile comes back.
+        let lost: Vec<_> = before.keys().map(|key| (key.clone(), None)).collect();
+        world.fake.write(&lost);
+        let done = roll_back(&run, false).await.unwrap();
+        assert_eq!((done.deleted, done.left, done.without_source.len()), (0, 0, 0));
+        let after = world.fake.at(world.fake.revision());
+        for (key, entry) in before {
+            let is_moved = !mapping.load(&of(&key, &entry.value)).is_empty();
+            let found = after.get(&key).map(|it| &it.value);
+            assert!(
+                found == is_moved.then_some(&entry.value),
+                "{} {}",
+                key.len(),
+                entry.value.len()
+            );
+        }
+    });
+}
+
+fn of(key: &[u8], value: &Bytes) -> consul_migrate::etcd::KeyValue {
+    let mut kv = consul_migrate::etcd::KeyValue::default();
+    (kv.key.0, kv.value.0) = (Bytes::copy_from_slice(key), value.clone());
+    kv
+}
+
+async fn follow(world: &World, run: &consul_migrate::Run<'_>) {
+    let looks = pin!(world.clock.sleep(Duration::from_secs(30)));
+    match select(pin!(tail(run, &Until::Dropped)), looks).await {
+        Either::Left((ended, _)) => panic!("{ended:?}"),
+        Either::Right(_) => {}
+    }
+}
+
+/// Without a choice a copy begins with none of them, and a tail ends at each; the message has not all of the name.
+fn end_a_copy_and_a_tail() {
+    for (name, value) in [(64_002, 0), (199_993, 0), (20, 524_289)] {
+        let world = World::plain(1, &[]);
+        world.put("/plain", Some("1"));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            world.fake.write(&[(key(name, value), Some((vec![0; value].into(), 0)))]);
+            let kind = kind(name, value).unwrap();
+            let ended = [tail(&run, &Until::Dropped).await.map(|_| ()), {
+                restart(&run, "--again").await.unwrap();
+                load(&run, Default::default()).await
+            }];
+            for said in ended.map(|ended| ended.unwrap_err().to_string()) {
+                assert!(said.contains(&format!("--on {kind}=skip")) && said.len() < 2000, "{said}");
+                assert_eq!(said.contains("=encode"), kind != Problem::HugeKey, "{said}");
+            }
+        });
+    }
+}
