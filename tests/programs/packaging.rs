@@ -97,15 +97,18 @@ pub fn trials() -> Trials {
             packages(&format!("test-{what}")).unwrap_or_else(|said| panic!("{said}"));
         });
     }
-    let missing = dist("").err();
-    if let Some(why) = &missing {
-        consul::say_skipped("files for other machines", why.trim());
+    // Ten minutes, so not of `make test-all`.
+    if std::env::var_os("LONG").is_some() {
+        let missing = dist("").err();
+        if let Some(why) = &missing {
+            consul::say_skipped("files for other machines", why.trim());
+        }
+        trials.add_unless(
+            missing.is_some(),
+            "a_program_for_download_is_static_and_has_its_licences",
+            a_program_for_download_is_static_and_has_its_licences,
+        );
     }
-    trials.add_unless(
-        missing.is_some(),
-        "a_program_for_download_is_static_and_has_its_licences",
-        a_program_for_download_is_static_and_has_its_licences,
-    );
     let missing = islands::are_missing();
     trials.add_unless(
         missing.inspect(|why| consul::say_skipped("the rocks in a namespace", why)).is_some(),
