@@ -370,6 +370,7 @@ step_newcomer() {
 }
 
 step_dist() {
+    LONG=1 run cargo test --no-default-features --test programs -- a_program_for_download || return
     run scripts/dist.sh || return
     run scripts/dist-try.sh || return
     unless_skipped 'for musl here'

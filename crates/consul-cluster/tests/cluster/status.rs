@@ -208,14 +208,13 @@ fn a_node_that_does_not_serve_is_not_ready() {
     world.simulated.send("PUT", "/v1/agent/check/deregister/down", "");
     world.settle();
     assert_eq!(one.get("/ready").0, 200);
-    // Another start of the node, which lives.
-    let service =
-        r#"{"Name":"tsdb-cluster-nodes","ID":"another","Meta":{"incarnation":"another"}}"#;
-    world.simulated.send("PUT", "/v1/agent/service/register", service);
+    // Another start of the node, which lives on another machine.
+    let instance = r#"{"Node":"other","Address":"10.0.0.9","Service":{"ID":"tsdb-cluster-nodes-n1",
+        "Service":"tsdb-cluster-nodes","Meta":{"incarnation":"another"}}}"#;
+    world.simulated.send("PUT", "/v1/catalog/register", instance);
     let key = "/v1/kv/tsdb/cluster/nodes/n1";
     let record = world.simulated.value(key).expect("a record");
     let mut record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
-    record["started_ms"] = (record["started_ms"].as_u64().expect("a time") + 1000).into();
     record["incarnation"] = "another".into();
     world.simulated.send("PUT", key, &record.to_string());
     // It has to stay so for 3 s.
