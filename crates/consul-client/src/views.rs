@@ -52,8 +52,8 @@ struct Known {
     views: BTreeMap<String, Arc<View>>,
     /// Services, with their tags, that the program has not decided about.
     offered: BTreeMap<String, Vec<String>>,
-    /// What the program has decided, until the work takes it.
-    choices: Vec<(String, bool)>,
+    /// What the program has decided, until the work has followed it.
+    choices: VecDeque<(String, bool)>,
     /// Whether both queries have been answered.
     is_answered: bool,
     /// The error of the current outage.
@@ -95,7 +95,7 @@ impl Views {
     pub fn choose(&self, name: String, is_wanted: bool) {
         let mut known = self.known();
         known.offered.remove(&name);
-        known.choices.push((name, is_wanted));
+        known.choices.push_back((name, is_wanted));
         self.chosen.notify_one();
     }
 
@@ -546,8 +546,8 @@ impl Work {
     }
 
     fn took_choices(&mut self) -> bool {
-        let choices = mem::take(&mut self.views.known().choices);
-        for (name, is_wanted) in choices {
+        let next = |views: &Views| views.known().choices.front().cloned();
+        while let Some((name, is_wanted)) = next(&self.views) {
             if !is_wanted {
                 self.refused.insert(name);
             } else if !self.services.contains_key(&name) {
@@ -556,6 +556,8 @@ impl Work {
                     tracing::warn!(%error, "a service is left out");
                 }
             }
+            // Not before there is a view: without both the views would look ready on another thread.
+            self.views.known().choices.pop_front();
         }
         true
     }

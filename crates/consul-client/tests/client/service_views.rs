@@ -303,6 +303,32 @@ fn services_that_are_chosen_in_an_outage_say_why_they_are_not_ready() {
     scene.views.are_ready().expect("both are answered");
 }
 
+/// A program looks on its own thread while the work goes on on another one.
+#[test]
+fn views_are_not_ready_before_there_is_one_for_each_chosen_service() {
+    for _ in 0..50 {
+        let world = World::new();
+        register(&world, "web", "w1", "10.0.0.1");
+        let (_, client) = connected(&world);
+        let (views, news) = views(client, Wanted::Chosen, EMPTY_HOLD).expect("views");
+        world.clock.spawn(news.for_each(|()| std::future::ready(())));
+        let program = std::thread::spawn(move || {
+            loop {
+                while let Some((name, _)) = views.next_offered() {
+                    views.choose(name, true);
+                }
+                if views.are_ready().is_ok() {
+                    return views.names();
+                }
+            }
+        });
+        while !program.is_finished() {
+            world.run(world.clock.sleep(SECOND / 10));
+        }
+        assert_eq!(program.join().expect("names"), ["consul", "web"]);
+    }
+}
+
 #[test]
 fn a_list_that_is_held_is_not_confirmed() {
     let scene = Scene::new(&["web", "api"]);
