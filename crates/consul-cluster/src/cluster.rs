@@ -63,6 +63,8 @@ pub struct Cluster {
     pub(crate) own_key_lost: Notify,
     /// The modify index at which the node's key was last known to be its own; the key's is that, or higher.
     pub(crate) own_index: AtomicU64,
+    /// Whether the node's key was missing since its start: Consul may have lost its data, and count indexes from 1.
+    pub(crate) has_lost_key: AtomicBool,
     /// Whether the node's key shows another start, and it is not known yet whether that one lives.
     pub(crate) is_name_doubted: AtomicBool,
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
@@ -135,6 +137,7 @@ impl Cluster {
             kept_until: watch::Sender::default(),
             own_key_lost: Notify::new(),
             own_index: AtomicU64::default(),
+            has_lost_key: AtomicBool::default(),
             is_name_doubted: AtomicBool::default(),
             lease: Mutex::default(),
             candidacy: watch::Sender::default(),

@@ -289,19 +289,15 @@ impl<'a> Contender<'a> {
             self.step.set(IN_TURN);
             let turn = self.presence.turn().await;
             self.step.set("Consul has not answered a read");
-            let client = self.presence.client();
-            let timeout = client.settings().timeout;
-            let patience = self.presence.patience().min(timeout);
-            let first = args.clone().opt("timeout_ms", patience.as_millis() as u64);
-            let left = (timeout - patience).min(self.presence.profile().check_ttl);
-            let answered = client.read_past_caches(endpoint, &first).await;
+            let (presence, client) = (self.presence, self.presence.client());
+            let first = args.clone().opt("timeout_ms", presence.patience().as_millis() as u64);
+            let answered = presence.timed(client.read_past_caches(endpoint, &first)).await;
             drop(turn);
             return match answered {
                 // An answer that was lost without a sign delays no takeover for the client's whole time limit.
-                Err(error) if error.kind() == Kind::Timeout && !left.is_zero() => {
-                    let _turn = self.presence.turn_of_unanswered().await;
-                    let args = args.opt("timeout_ms", left.as_millis() as u64);
-                    client.read_past_caches(endpoint, &args).await
+                Err(error) if error.kind() == Kind::Timeout => {
+                    let _turn = presence.turn_of_unanswered().await;
+                    presence.timed(client.read_past_caches(endpoint, &args)).await
                 }
                 answered => answered,
             };

@@ -44,10 +44,10 @@ const MAX_IN_TURN: usize = 24;
 
 /// How many of those are on their way whose last request had no answer in time: what keeps silent for one key holds up
 /// no other.
-const MAX_UNANSWERED: usize = 4;
+const MAX_UNANSWERED: usize = 16;
 
 /// How many renewals of held locks are on their way at a time.
-const MAX_RENEWALS: usize = 8;
+const MAX_RENEWALS: usize = 24;
 
 /// The service that represents a process.
 #[derive(Clone, Debug)]
@@ -133,6 +133,8 @@ pub struct Presence {
     /// The turns of contenders' requests, and of those whose last one had no answer. Each is for one request.
     turns: Semaphore,
     unanswered_turns: Semaphore,
+    /// How long Consul takes to answer a contender lately, at most.
+    slowest: Mutex<Duration>,
     /// Those of renewals of held locks, which wait for no contender.
     renewal_turns: Semaphore,
     /// Those of the ends of sessions.
@@ -172,6 +174,7 @@ impl Presence {
             waits,
             turns: Semaphore::new(MAX_IN_TURN),
             unanswered_turns: Semaphore::new(MAX_UNANSWERED),
+            slowest: Mutex::default(),
             renewal_turns: Semaphore::new(MAX_RENEWALS),
             end_turns: EndTurns::default(),
             rules: Rules::ALL,
@@ -257,23 +260,29 @@ impl Presence {
     ) -> Result<Answer, Error> {
         let turn = self.turn().await;
         begins()?;
-        let (begun, timeout) = (self.now(), self.client.settings().timeout);
-        let within = |limit: Duration| {
-            let limit = limit.min(timeout.saturating_sub(self.now() - begun));
-            args.clone().opt("timeout_ms", limit.as_millis() as u64)
-        };
-        let lost = match client.call(endpoint, &within(self.patience())).await {
-            Err(error) if error.maybe_applied() => error,
+        let within = |limit: Duration| args.clone().opt("timeout_ms", limit.as_millis() as u64);
+        match self.timed(client.call(endpoint, &within(self.patience()))).await {
+            Err(error) if error.maybe_applied() => {}
             answered => return answered,
-        };
-        drop(turn);
-        let turn = self.turn_of_unanswered().await;
-        if self.now() - begun >= timeout {
-            return Err(lost);
         }
-        let again = client.call(endpoint, &within(self.profile.check_ttl)).await;
         drop(turn);
+        let _turn = self.turn_of_unanswered().await;
+        let again = self.timed(client.call(endpoint, &args)).await;
         again.map_err(|error| error.with_maybe_applied(true))
+    }
+
+    /// Notes how long the answer to a contender takes: a server that is slow is not one that keeps silent.
+    pub(super) async fn timed<R>(
+        &self,
+        call: impl Future<Output = Result<R, Error>>,
+    ) -> Result<R, Error> {
+        let begun = self.now();
+        let answered = call.await;
+        if answered.is_ok() {
+            let mut slowest = lock(&self.slowest);
+            *slowest = (*slowest * 7 / 8).max(self.now() - begun);
+        }
+        answered
     }
 
     /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal, by the TTL
@@ -636,9 +645,10 @@ impl Presence {
         self.profile.check_ttl / 2
     }
 
-    /// The time limit of a contender's request before it is made again.
+    /// The time limit of a contender's request before it is made again: longer than Consul takes lately.
     pub(super) fn patience(&self) -> Duration {
-        self.profile.check_ttl / 4
+        let slow = *lock(&self.slowest) * 2;
+        slow.max(self.profile.check_ttl / 4).min(self.client.settings().timeout)
     }
 
     pub(super) fn check_id(&self) -> String {

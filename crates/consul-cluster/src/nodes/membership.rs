@@ -446,6 +446,13 @@ impl Cluster {
         }
     }
 
+    /// Whether the start with this record, whose key has this index, was before this one. The order of their writes tells, and
+    /// not two clocks, unless Consul may have begun to count again meanwhile.
+    fn is_earlier(&self, other: &Record, index: u64, mine: &Record) -> bool {
+        index < self.own_index.load(Ordering::Relaxed)
+            || self.has_lost_key.load(Ordering::Relaxed) && other.started_ms < mine.started_ms
+    }
+
     /// Reads the node's key, and writes it if it differs from the record.
     async fn reconcile_record(&self) -> Result<(), Differs> {
         let id = &self.options.node_id;
@@ -460,10 +467,9 @@ impl Cluster {
                 self.hold_off();
                 index
             }
-            // Of an earlier start: Consul was restored from a backup. The times of day of two starts say nothing, since
-            // each is by another clock.
+            // Of an earlier start: Consul was restored from a backup.
             Some((Some(other), index))
-                if !self.is_me(&other) && index < self.own_index.load(Ordering::Relaxed) =>
+                if !self.is_me(&other) && self.is_earlier(&other, index, &mine) =>
             {
                 self.hold_off();
                 index
@@ -491,6 +497,7 @@ impl Cluster {
             }
             None => {
                 tracing::warn!(node = id, "the node's key is gone; it is written again");
+                self.has_lost_key.store(true, Ordering::Relaxed);
                 self.hold_off();
                 0
             }

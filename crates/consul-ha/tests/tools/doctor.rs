@@ -129,8 +129,9 @@ fn rights(system: &System) {
     let (status, out) = texts(&with("write", "read"));
     assert!(status == 1 && out.contains("lacks session:write on "), "{out}");
     assert!(!out.contains("key:write"), "{out}");
-    let (status, out) = texts(&with("write", "write"));
-    assert!(status == 0, "{out}");
+    // A node of a busy machine may answer late.
+    let token = with("write", "write");
+    system.wait_for("the doctor finds nothing", || texts(&token).0 == 0);
 }
 
 /// A token that cannot see sessions finds none, and says so.

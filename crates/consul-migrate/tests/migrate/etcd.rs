@@ -143,6 +143,18 @@ impl Etcd {
         self.wait();
     }
 
+    /// Starts it again if it has ended by itself, and returns whether it had.
+    pub fn is_revived(&self) -> bool {
+        let mut process = self.process.lock().unwrap();
+        if !matches!(process.try_wait(), Ok(Some(_))) {
+            return false;
+        }
+        *process = spawn(&self.program, &self.arguments);
+        drop(process);
+        self.wait();
+        true
+    }
+
     fn wait(&self) {
         let end = Instant::now() + PATIENCE;
         for member in self.all() {

@@ -120,6 +120,13 @@ impl Bench {
         format!("| `{}` | {cells} |", verb.name)
     }
 
+    fn tried(&mut self, verb: &Verb, user: &str, token: &str) -> Run {
+        match verb.name {
+            "tail" => self.follows(user, token),
+            _ => self.run(user, token, verb.arguments),
+        }
+    }
+
     /// The first level with which the verb succeeds; with those before it ends with status 5.
     fn least<const N: usize>(
         &mut self,
@@ -131,10 +138,12 @@ impl Bench {
         for level in levels {
             let (user, rules) = given(level);
             let token = self.limited(rules);
-            let done = match verb.name {
-                "tail" => self.follows(user, &token),
-                _ => self.run(user, &token, verb.arguments),
-            };
+            let mut done = self.tried(verb, user, &token);
+            // Version 3.4 of etcd ended by itself in two runs on a busy machine, which says nothing of rights.
+            if done.status == 3 && self.servers.etcd.is_revived() {
+                self.begin(verb);
+                done = self.tried(verb, user, &token);
+            }
             match done.status {
                 0 => return level,
                 // It has found what a copy needs.

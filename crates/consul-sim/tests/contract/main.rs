@@ -114,25 +114,19 @@ fn main() {
     arguments.test_threads.get_or_insert(THREADS);
     let names = ["simulated", "consul-sim", "1.21", "1.8"].into_iter();
     let targets = names.filter(|name| support::trials::is_in_part(name)).map(Target::new);
-    let targets: Vec<_> = targets.map(Arc::new).collect();
-    for target in &targets {
+    let mut trials = Vec::new();
+    for target in targets {
         if let Some(why) = &target.missing {
             consul::say_skipped(&format!("the contract on Consul {}", target.name), why);
         }
         if !target.has_sockets() {
             consul::say_skipped("the contract of DNS on the simulated agent", "it has no sockets");
         }
-    }
-    // All targets wait at the same time, and those that run alone do not hold up the others.
-    let mut trials = Vec::new();
-    for is_alone in [false, true] {
+        let target = Arc::new(target);
         for (area, behaviours) in AREAS {
-            for behaviour in behaviours.iter().filter(|row| runs_alone(area, row) == is_alone) {
-                trials.extend(targets.iter().map(|target| trial(area, behaviour, target)));
-            }
+            trials.extend(behaviours.iter().map(|behaviour| trial(area, behaviour, &target)));
         }
     }
-    drop(targets);
     let conclusion = libtest_mimic::run(&arguments, trials);
     print_differences();
     // Not `exit`: the servers end when the trials, which hold the targets, are dropped.
@@ -154,17 +148,13 @@ fn print_differences() {
     }
 }
 
-fn runs_alone(area: &str, behaviour: &Behaviour) -> bool {
-    area == "snapshot" || ALONE.contains(&behaviour.name)
-}
-
 fn trial(area: &'static str, behaviour: &'static Behaviour, target: &Arc<Target>) -> Trial {
     let name = format!("{area}::{} [{}]", behaviour.name, target.name);
     let skip = target.missing.is_some() || area == "dns" && !target.has_sockets();
     let target = Arc::clone(target);
     Trial::test(name, move || {
         let held = Arc::clone(&target);
-        let alone = runs_alone(area, behaviour);
+        let alone = area == "snapshot" || ALONE.contains(&behaviour.name);
         let _alone = alone.then(|| held.turns.write().unwrap_or_else(PoisonError::into_inner));
         let _beside = (!alone).then(|| held.turns.read().unwrap_or_else(PoisonError::into_inner));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
