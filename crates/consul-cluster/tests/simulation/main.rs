@@ -58,7 +58,8 @@ const CLUSTER_BUG_SEEDS: [u64; 14] =
 const NUMBERS_BUG_SEEDS: [u64; 10] = [338, 442, 726, 759, 778, 936, 1009, 1102, 1441, 1509];
 
 /// Rules of locks that histories of clusters need too rarely to find a seed; those of locks show them to be needed.
-const RARE_IN_CLUSTERS: [OmittedRule; 2] = [OmittedRule::NoLockDelay, OmittedRule::RenewalAsProof];
+const RARE_IN_CLUSTERS: [OmittedRule; 3] =
+    [OmittedRule::LeaseFromTheReply, OmittedRule::NoLockDelay, OmittedRule::RenewalAsProof];
 
 /// The omission of a rule must cause a violation within this number of seeds.
 const MAX_SEEDS_TO_FIND: u64 = 500;
