@@ -287,20 +287,17 @@ impl<'a> Contender<'a> {
     ) -> Result<Answer, Error> {
         let Some(index) = index else {
             self.step.set(IN_TURN);
-            let turn = self.presence.turn().await;
-            self.step.set("Consul has not answered a read");
-            let (presence, client) = (self.presence, self.presence.client());
-            let first = args.clone().opt("timeout_ms", presence.patience().as_millis() as u64);
-            let answered = presence.timed(client.read_past_caches(endpoint, &first)).await;
-            drop(turn);
-            return match answered {
-                // An answer that was lost without a sign delays no takeover for the client's whole time limit.
-                Err(error) if error.kind() == Kind::Timeout => {
-                    let _turn = presence.turn_of_unanswered().await;
-                    presence.timed(client.read_past_caches(endpoint, &args)).await
-                }
-                answered => answered,
+            let begins = || {
+                self.step.set("Consul has not answered a read");
+                Ok(())
             };
+            // An answer that was lost without a sign delays no takeover for the client's whole time limit.
+            let is_lost = |error: &Error| error.kind() == Kind::Timeout;
+            let client = self.presence.client();
+            let call = self.presence.in_turns(args, begins, is_lost, |args| {
+                Box::pin(async move { client.read_past_caches(endpoint, &args).await })
+            });
+            return call.await;
         };
         let args = self.presence.waiting(args, index);
         self.presence.blocking_client().read_past_caches(endpoint, &args).await

@@ -21,10 +21,10 @@ use tokio::sync::{Semaphore, watch};
 /// How many sessions are ended at a time, so that the beats have their share of the connections.
 const MAX_AT_A_TIME: usize = 12;
 
-/// How many of those are that were not ended at the first time.
+/// How many more whose first try had no answer are tried again at a time.
 const MAX_AGAIN: usize = 4;
 
-/// The turns of the ends of sessions, each for one time: what keeps silent for one key holds up no other.
+/// The turns of the ends of sessions, each for one try: a key without answers holds up no other.
 #[derive(Debug)]
 pub(super) struct EndTurns {
     first: Semaphore,

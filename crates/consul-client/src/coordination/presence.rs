@@ -18,7 +18,7 @@ use consul_api::request::Args;
 use consul_api::response::{Answer, EntryMeta};
 use consul_api::table::Endpoint;
 use consul_api::value::{Value, duration};
-use consul_process::clock::Instant;
+use consul_process::clock::{BoxFuture, Instant};
 use consul_process::sync::lock;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -242,11 +242,6 @@ impl Presence {
         self.turns.acquire().await.ok()
     }
 
-    /// Waits for the turn of the same request again, whose answer has not come in time.
-    pub(super) async fn turn_of_unanswered(&self) -> Option<SemaphorePermit<'_>> {
-        self.unanswered_turns.acquire().await.ok()
-    }
-
     /// Makes a call for a contender in a turn; after an unknown outcome, as one whose answer was lost, it is made again in
     /// another turn. `begins` is called when the first turn has come.
     ///
@@ -258,24 +253,41 @@ impl Presence {
         (endpoint, args): (&'static Endpoint, Args),
         begins: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Answer, Error> {
+        self.in_turns(args, begins, Error::maybe_applied, |args| {
+            Box::pin(async move { client.call(endpoint, &args).await })
+        })
+        .await
+    }
+
+    /// The same with any request, which is made again after an error that `is_lost` tells.
+    ///
+    /// # Errors
+    /// Those of `begins` and of the requests.
+    pub(super) async fn in_turns<'r>(
+        &self,
+        args: Args,
+        begins: impl FnOnce() -> Result<(), Error>,
+        is_lost: fn(&Error) -> bool,
+        request: impl Fn(Args) -> BoxFuture<'r, Result<Answer, Error>>,
+    ) -> Result<Answer, Error> {
         let turn = self.turn().await;
         begins()?;
-        let within = |limit: Duration| args.clone().opt("timeout_ms", limit.as_millis() as u64);
-        match self.timed(client.call(endpoint, &within(self.patience()))).await {
-            Err(error) if error.maybe_applied() => {}
+        let first = args.clone().opt("timeout_ms", self.patience().as_millis() as u64);
+        let lost = match self.timed(request(first)).await {
+            Err(error) if is_lost(&error) => error,
             answered => return answered,
-        }
+        };
         drop(turn);
-        let _turn = self.turn_of_unanswered().await;
-        let again = self.timed(client.call(endpoint, &args)).await;
-        again.map_err(|error| error.with_maybe_applied(true))
+        let _turn = self.unanswered_turns.acquire().await;
+        let again = self.timed(request(args)).await;
+        again.map_err(|error| match lost.maybe_applied() {
+            true => error.with_maybe_applied(true),
+            false => error,
+        })
     }
 
     /// Notes how long the answer to a contender takes: a server that is slow is not one that keeps silent.
-    pub(super) async fn timed<R>(
-        &self,
-        call: impl Future<Output = Result<R, Error>>,
-    ) -> Result<R, Error> {
+    async fn timed<R>(&self, call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
         let begun = self.now();
         let answered = call.await;
         if answered.is_ok() {
@@ -285,8 +297,8 @@ impl Presence {
         answered
     }
 
-    /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal, by the TTL
-    /// of the reply: a server under load can ask for fewer renewals by a longer one.
+    /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal,
+    /// by the TTL of the reply: a server under load can ask for fewer renewals by a longer one.
     ///
     /// Source: "Renew Session" in Consul's HTTP API reference.
     pub(super) async fn renew_held(&self, session: &str) -> Result<Duration, Error> {
@@ -322,9 +334,9 @@ impl Presence {
         &self.profile
     }
 
-    /// Registers the service, keeps its check passing, makes the sessions that contenders want and proves its leases, forever. When its agent has not answered
-    /// for as long as the TTL of the check, the process registers with the agent of the next
-    /// endpoint.
+    /// Registers the service, keeps its check passing, makes the sessions that contenders want and proves its leases,
+    /// forever. When its agent has not answered for as long as the TTL of the check, the process registers with the
+    /// agent of the next endpoint.
     pub async fn run(self: &Arc<Self>) -> Infallible {
         tokio::select! {
             biased;
@@ -646,7 +658,7 @@ impl Presence {
     }
 
     /// The time limit of a contender's request before it is made again: longer than Consul takes lately.
-    pub(super) fn patience(&self) -> Duration {
+    fn patience(&self) -> Duration {
         let slow = *lock(&self.slowest) * 2;
         slow.max(self.profile.check_ttl / 4).min(self.client.settings().timeout)
     }
