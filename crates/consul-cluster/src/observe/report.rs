@@ -491,6 +491,9 @@ impl Overviews {
         let own = cluster.options().node_id.as_str();
         let stores = self.stores();
         let copies = join_all(stores.iter().map(|store| store.copy_report()));
+        // At the same time: who asks does not wait for both.
+        let copies = timeout(OWN_PATIENCE, copies);
+        let (no_rights, copies) = futures_util::join!(self.no_rights(), copies);
         let expires_s = self.plane.as_ref().and_then(|plane| plane.certificate_expires_s());
         Report {
             incarnation: cluster.incarnation.clone(),
@@ -507,8 +510,8 @@ impl Overviews {
             events: cluster.events_after(if is_same { question.seq } else { 0 }),
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
             lacking: os::lacking().map(str::to_owned),
-            no_rights: self.no_rights().await,
-            copies: timeout(OWN_PATIENCE, copies).await.unwrap_or_default(),
+            no_rights,
+            copies: copies.unwrap_or_default(),
         }
     }
 }
