@@ -442,7 +442,7 @@ impl<'a> Job<'a> {
     /// The room for operations of a transaction that also changes the record.
     ///
     /// # Errors
-    /// None.
+    /// The record cannot be encoded.
     pub(super) fn room(&self) -> Result<Room, Error> {
         let record = encoded(&lock(&self.state).0)?;
         Ok(self.target.room(2).beside(record.len()))

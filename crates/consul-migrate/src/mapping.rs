@@ -564,12 +564,27 @@ pub(super) fn fits_url(name: &str) -> bool {
     in_url(name) <= MAX_IN_URL
 }
 
+/// The beginning of a name for which a URL has room, found in one pass.
+pub(super) fn within_url(name: &str) -> &str {
+    if fits_url(name) {
+        return name;
+    }
+    let mut size = 0;
+    let end = name.char_indices().find(|(_, character)| {
+        size += character.encode_utf8(&mut [0; 4]).bytes().map(in_url_of).sum::<usize>();
+        size > MAX_IN_URL
+    });
+    &name[..end.map_or(name.len(), |(at, _)| at)]
+}
+
 /// The size of a name in a URL, or more if it is small.
 fn in_url(name: &str) -> usize {
     let most = 3 * name.len();
-    let escaped =
-        |byte: u8| if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) { 1 } else { 3 };
-    if most <= MAX_IN_URL / 2 { most } else { name.bytes().map(escaped).sum() }
+    if most <= MAX_IN_URL / 2 { most } else { name.bytes().map(in_url_of).sum() }
+}
+
+fn in_url_of(byte: u8) -> usize {
+    if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) { 1 } else { 3 }
 }
 
 /// The key of etcd, the place and the count of an encoded part, from its key after the prefix of all.
@@ -755,6 +770,22 @@ mod tests {
         assert_eq!(place(b"/a"), Place::Plain("a".to_owned()));
         assert_eq!(place(b"a"), Place::Encoded("_etcd/61/".to_owned()));
         assert_eq!(mapping.unset(b"a"), [Op::DeleteTree { prefix: "_etcd/61/".to_owned() }]);
+    }
+
+    #[test]
+    fn the_beginning_that_fits_a_url_is_the_longest() {
+        for of in ["n", "\u{fc}", " n\u{1f600}"] {
+            for count in [1, MAX_IN_URL / 12, MAX_IN_URL / 3, MAX_IN_URL, MAX_IN_URL * 3] {
+                let name = of.repeat(count);
+                let begins = within_url(&name);
+                assert!(name.starts_with(begins) && fits_url(begins), "{of} {count}");
+                let next = name[begins.len()..].chars().next();
+                assert!(
+                    next.is_none_or(|next| !fits_url(&format!("{begins}{next}"))),
+                    "{of} {count}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -537,8 +537,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             }
             None => deletions(job.target, &first.ops, index, job.record().mapping.mark).await?,
         };
-        let mut room = job.room()?;
-        let fitting = ops.iter().take_while(|op| room.take(op)).count().max(1).min(ops.len());
+        let fitting = job.room()?.fitting(&ops).max(1).min(ops.len());
         let (now, is_all) = (&ops[..fitting], fitting == ops.len());
         let mut next = job.record();
         if is_all {

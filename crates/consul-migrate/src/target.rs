@@ -1,7 +1,7 @@
 //! Consul's side: reads and writes that are repeated while no server answers.
 
 use super::Report;
-use super::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of};
+use super::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of, within_url};
 use super::silence::Silence;
 use super::spelling::{Spelling, is_plain, simpler, spelling};
 use bytes::Bytes;
@@ -514,8 +514,8 @@ impl Target {
 
     /// A key, read with all that begin as its name does, up to what a server may refuse, or a URL has no room for.
     async fn entry_of_tree(&self, key: &str) -> Result<Option<Stored>, Error> {
-        let mut prefix = key;
-        while !(fits_url(prefix) && is_plain(prefix)) {
+        let mut prefix = within_url(key);
+        while !is_plain(prefix) {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
         }
         let args = Args::new().arg(prefix).opt("consistent", true);
@@ -581,8 +581,7 @@ impl Target {
     /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
     /// large for any.
     pub fn fitting<'o>(&self, ops: impl IntoIterator<Item = &'o Op>, checks: usize) -> usize {
-        let mut room = self.room(checks);
-        ops.into_iter().take_while(|op| room.take(op)).count()
+        self.room(checks).fitting(ops)
     }
 }
 
@@ -602,6 +601,11 @@ impl Room {
     /// Less what a check takes beside the operations, with this many bytes of its own.
     pub fn beside(self, bytes: usize) -> Room {
         Room { bytes: self.bytes.saturating_sub(bytes.div_ceil(3) * 4), ..self }
+    }
+
+    /// How many of the operations, from the first on, it takes.
+    pub fn fitting<'o>(mut self, ops: impl IntoIterator<Item = &'o Op>) -> usize {
+        ops.into_iter().take_while(|op| self.take(op)).count()
     }
 
     /// Takes the room of an operation. If there is not so much, there is none for those after it either.
