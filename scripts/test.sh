@@ -325,8 +325,7 @@ run_one() {
         *-quick) run_step "$1" "step_$1" ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
-        tools | contract | coordination | migrate) run_step "$1" step_waiting "$1" ;;
-        *) run_step "$1" "step_$1" ;;
+        *) if [[ " ${waiting[*]} " == *" $1 "* ]]; then run_step "$1" step_waiting "$1"; else run_step "$1" "step_$1"; fi ;;
     esac
 }
 
