@@ -1,8 +1,8 @@
 //! Whether another start with a node's name lives, whose record is in the node's key: it is asked there, and a process that
 //! lives takes each request out of its own key.
 //!
-//! What Consul lists does not tell that: a restored snapshot has instances that pass and belong to nobody, and modify indexes can be
-//! compared only within one history of Consul. While one that is asked does not answer, the key stays as it is.
+//! What Consul lists does not tell that: a restored snapshot has instances that pass and belong to nobody, and modify
+//! indexes can be compared only within one history of Consul. While one that is asked does not answer, the key stays as it is.
 
 use super::node::Record;
 use super::registered;
