@@ -16,7 +16,7 @@ use consul_client::coordination::{Lease, Presence};
 use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -61,10 +61,8 @@ pub struct Cluster {
     pub(crate) kept_until: watch::Sender<Instant>,
     /// Signals that Consul's list of keys lacks this node's record.
     pub(crate) own_key_lost: Notify,
-    /// The modify index at which the node's key was last known to be its own; the key's is that, or higher.
-    pub(crate) own_index: AtomicU64,
-    /// Whether the node's key was missing since its start: Consul may have lost its data, and count indexes from 1.
-    pub(crate) has_lost_key: AtomicBool,
+    /// Signals that Consul's list of instances lacks this node's own.
+    pub(crate) own_instance_lost: Notify,
     /// Whether the node's key shows another start, and it is not known yet whether that one lives.
     pub(crate) is_name_doubted: AtomicBool,
     pub(crate) lease: Mutex<Option<Arc<Lease>>>,
@@ -136,8 +134,7 @@ impl Cluster {
             reported: Mutex::default(),
             kept_until: watch::Sender::default(),
             own_key_lost: Notify::new(),
-            own_index: AtomicU64::default(),
-            has_lost_key: AtomicBool::default(),
+            own_instance_lost: Notify::new(),
             is_name_doubted: AtomicBool::default(),
             lease: Mutex::default(),
             candidacy: watch::Sender::default(),
@@ -280,9 +277,15 @@ impl Cluster {
             }
         };
         // The senders live as long as `self`.
+        let ready = async {
+            let _ = changes.wait_for(is_ready).await;
+            if !self.options.observer {
+                self.has_name().await;
+            }
+        };
         tokio::select! {
             biased;
-            _ = changes.wait_for(is_ready) => Ok(()),
+            () = ready => Ok(()),
             refusal = refusals.wait_for(Option::is_some) => match refusal.map(|error| error.clone()) {
                 Ok(Some(error)) => Err(error),
                 _ => Ok(()),

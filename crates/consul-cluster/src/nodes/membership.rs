@@ -3,6 +3,7 @@
 //! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
 //! node's service, which costs no Raft write.
 
+use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Node, Record};
 use super::registered::{
     self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
@@ -43,6 +44,9 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// The longest wait of a blocking query for a list of all nodes.
 const LIST_WAIT: Duration = Duration::from_secs(20);
 
+/// A node whose instance another cluster's node replaces twice within this time has met one that lives.
+const ID_LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
+
 /// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
 /// node read a list of all, so that the work grows with the square of their number: nodes that were too busy with lists
 /// to renew their checks in time would fail and return, which are changes again, without an end.
@@ -51,8 +55,8 @@ const MAX_LIST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the node's key is not its record.
 enum Differs {
-    /// It shows the node of this incarnation, at this modify index.
-    Taken(Vec<u8>, u64, Error),
+    /// It shows the node of another start, at this modify index.
+    Taken(Box<Record>, u64),
     /// It could not be read or written.
     Failed(Error),
 }
@@ -61,18 +65,6 @@ impl From<Error> for Differs {
     fn from(error: Error) -> Self {
         Differs::Failed(error)
     }
-}
-
-impl Differs {
-    fn error(self) -> Error {
-        let (Differs::Taken(_, _, error) | Differs::Failed(error)) = self;
-        error
-    }
-}
-
-/// By what the value of a node's key is told from others: the incarnation of its record.
-fn holder(id: &str, bytes: &[u8]) -> Vec<u8> {
-    Record::parse(id, bytes).map_or_else(|| bytes.to_vec(), |it| it.incarnation.into_bytes())
 }
 
 impl Cluster {
@@ -218,6 +210,7 @@ impl Cluster {
             why = self.maintain_record(), if is_member => why,
             why = request::asked_to_leave(self), if is_member => why,
             why = settings::is_misfit(self), if is_member => why,
+            why = self.maintain_instance(), if is_member => why,
             why = nodes => why,
             why = health => why,
             why = leader => why,
@@ -329,7 +322,13 @@ impl Cluster {
             let is_ready = |it: &(usize, u64)| ready.contains(it) || shards.contains(&it.0);
             *ready = waiting.into_iter().filter(is_ready).collect();
         }
-        self.in_time(async { self.reconcile_record().await.map_err(Differs::error) }).await
+        let reconciled = async {
+            self.reconcile_record().await.map_err(|differs| match differs {
+                Differs::Taken(other, _) => name_taken(&self.client, &self.options, &other),
+                Differs::Failed(error) => error,
+            })
+        };
+        self.in_time(reconciled).await
     }
 
     fn initializing(&self, snapshot: &Snapshot) -> Vec<(usize, u64)> {
@@ -345,33 +344,40 @@ impl Cluster {
         }
     }
 
-    /// Keeps the node's key equal to its record. Returns when another node has taken the name, which one read does not
-    /// show: its answer may be that of a cache, or of another cluster.
+    /// Keeps the node's key equal to its record. Returns when another start has taken the name and lives.
     async fn maintain_record(&self) -> Error {
         let mut changes = self.changes();
+        let mut contest = Contest::of_member(&self.options);
         loop {
             let checked = self.now();
             match self.reconcile_record().await {
-                Ok(()) => self.is_name_doubted.store(false, Ordering::Relaxed),
-                Err(Differs::Taken(other, index, why)) => {
-                    if !self.is_name_doubted.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(%why, "an answer is not believed yet; it is asked again");
-                        // Once: another process with this id at the same agent registers after that if it lives.
+                Ok(()) => {
+                    if self.is_name_doubted.swap(false, Ordering::Relaxed) {
                         self.check_service();
                     }
-                    match self.is_taken_by(&other).await {
-                        Ok(Some(true)) => {
+                    contest = Contest::of_member(&self.options);
+                }
+                Err(Differs::Taken(other, index)) => {
+                    let why = name_taken(&self.client, &self.options, &other);
+                    if !self.is_name_doubted.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%why, "an answer is not believed yet; it is asked whether that one lives");
+                        self.hold_off();
+                    }
+                    let own = &self.incarnation;
+                    match contest.look(&self.client, &self.options, own, (&other, index)).await {
+                        Ok(Found::Lives) => {
                             self.show_taken().await;
                             return why;
                         }
-                        Ok(Some(false)) => self.take_back(index).await,
-                        Ok(None) => {}
+                        Ok(Found::Silent(index)) => self.take_back(index).await,
+                        Ok(_) => {}
                         Err(error) => tracing::info!(%error, "it is not known who has the key"),
                     }
                     self.sleep_until(checked + PAUSE).await;
                     continue;
                 }
                 Err(Differs::Failed(error)) => {
+                    contest.interrupted(self.now());
                     tracing::info!(%error, "the node's key could not be checked");
                 }
             }
@@ -401,21 +407,6 @@ impl Cluster {
         }
     }
 
-    /// Whether the node's key stays that of another holder, and that one lives; `None`: it has changed. What an operator has
-    /// copied there, as by an import of another cluster's keys, is not a node.
-    async fn is_taken_by(&self, other: &[u8]) -> Result<Option<bool>, Error> {
-        let (id, client) = (&self.options.node_id, &self.client);
-        let is_other = |found: &[u8]| holder(id, found) == other;
-        if !keys::stays(client, &self.options.node_key(id), is_other).await? {
-            return Ok(None);
-        }
-        let other = String::from_utf8_lossy(other);
-        let snapshot = self.snapshot();
-        let may_be_hidden = snapshot.sight == Sight::Part || snapshot.may_hide().is_some();
-        let starts = (&*self.incarnation, &*other);
-        registered::is_replaced(client, &self.options, starts, may_be_hidden).await.map(Some)
-    }
-
     /// Writes the node's key again, which shows a node that does not live, if that is still so.
     async fn take_back(&self, index: u64) {
         let (id, mine) = (&self.options.node_id, lock(&self.record).clone());
@@ -425,14 +416,10 @@ impl Cluster {
         );
         self.hold_off();
         match write(&self.client, &self.options, &mine, index).await {
-            Ok(()) => self.note_own_index(index + 1),
+            // What is listed of this node may be what a snapshot has brought back.
+            Ok(()) => self.own_instance_lost.notify_one(),
             Err(error) => tracing::info!(%error, "the node's key could not be written"),
         }
-    }
-
-    /// Notes that this node's key was its own at this modify index, or at a later one.
-    fn note_own_index(&self, index: u64) {
-        self.own_index.store(index, Ordering::Relaxed);
     }
 
     /// Registers the service again if Consul does not report this node as live: an agent or servers that
@@ -442,15 +429,54 @@ impl Cluster {
         let reported = lock(&self.reported);
         let is_lost = |instances: &Instances| !is_live(instances, &self.incarnation);
         if is_connected && reported.instances.as_ref().is_some_and(is_lost) {
+            self.own_instance_lost.notify_one();
+        }
+    }
+
+    /// Registers the service again whenever it is lost. Returns when another cluster's node, which lives, has the same id at
+    /// this agent and its cluster's nodes_prefix is the first in the order of texts: it follows the same rule, and stays.
+    async fn maintain_instance(&self) -> Error {
+        let mut lost_to = None;
+        loop {
+            self.own_instance_lost.notified().await;
+            match registered::id_holder(&self.client, &self.options).await {
+                Ok(Some(holder)) => {
+                    let now = self.now();
+                    // What is there was registered after this node: by a process that lives, unless its agent went back.
+                    let again = lost_to.replace((holder.start.clone(), now));
+                    let is_again =
+                        |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;
+                    if again.is_some_and(is_again) && holder.goes_first {
+                        return registered::id_is_taken(&self.options, &holder);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "it is not known who has the instance's id"),
+            }
             self.presence.register_again();
         }
     }
 
-    /// Whether the start with this record, whose key has this index, was before this one. The order of their writes tells, and
-    /// not two clocks, unless Consul may have begun to count again meanwhile.
-    fn is_earlier(&self, other: &Record, index: u64, mine: &Record) -> bool {
-        index < self.own_index.load(Ordering::Relaxed)
-            || self.has_lost_key.load(Ordering::Relaxed) && other.started_ms < mine.started_ms
+    /// Completes when the node's key and the id of its instance, read after the node is live for the others, are its own and
+    /// nobody asks in the key: of two processes that start at the same time, only one gets that far.
+    pub(crate) async fn has_name(&self) {
+        while !self.has_name_now().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "it is not known yet who has the node's name");
+            false
+        }) {
+            self.client.clock().sleep(PAUSE).await;
+        }
+    }
+
+    async fn has_name_now(&self) -> Result<bool, Error> {
+        let id = &self.options.node_id;
+        let found = keys::read(&self.client, &self.options.node_key(id)).await?;
+        let record = found.and_then(|(bytes, _)| Record::parse(id, &bytes));
+        let asks = |it: &Record| it.request.as_ref().is_some_and(|it| it.answer.is_some());
+        if !record.is_some_and(|it| self.is_me(&it) && !asks(&it)) {
+            return Ok(false);
+        }
+        Ok(registered::id_holder(&self.client, &self.options).await?.is_none())
     }
 
     /// Reads the node's key, and writes it if it differs from the record.
@@ -467,19 +493,10 @@ impl Cluster {
                 self.hold_off();
                 index
             }
-            // Of an earlier start: Consul was restored from a backup.
-            Some((Some(other), index))
-                if !self.is_me(&other) && self.is_earlier(&other, index, &mine) =>
-            {
-                self.hold_off();
-                index
-            }
             Some((Some(other), index)) if !self.is_me(&other) => {
-                let why = name_taken(&self.client, &self.options, &other);
-                return Err(Differs::Taken(other.incarnation.into_bytes(), index, why));
+                return Err(Differs::Taken(Box::new(other), index));
             }
             Some((Some(mut record), index)) => {
-                self.note_own_index(index);
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
                     request::prepare(self, &request, &mut record);
@@ -497,7 +514,6 @@ impl Cluster {
             }
             None => {
                 tracing::warn!(node = id, "the node's key is gone; it is written again");
-                self.has_lost_key.store(true, Ordering::Relaxed);
                 self.hold_off();
                 0
             }
@@ -512,7 +528,6 @@ impl Cluster {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             Ok(()) => {
-                self.note_own_index(index + 1);
                 asked.iter().for_each(|request| request::act_on(self, request));
                 Ok(())
             }
@@ -558,7 +573,10 @@ impl Cluster {
             self.update(|snapshot| snapshot.hides_keys = hides);
         }
         self.keep_nodes_after_loss(state);
-        let mut records = records(&self.options, &state.answer.value);
+        let mut records = {
+            let said = &mut lock(&self.reported).strangers;
+            records(&self.options, &state.answer.value, said)
+        };
         let mut kept = kept_mode::listed(&self.options, &state.answer.value);
         let mut paused = pause::listed(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
@@ -648,7 +666,7 @@ impl Cluster {
         drop(reported);
         let is_doubted = self.is_name_doubted.load(Ordering::Relaxed);
         if is_first_loss && sight != Sight::Part && !is_doubted {
-            self.presence.register_again();
+            self.own_instance_lost.notify_one();
         }
         match verdict {
             Verdict::Apply => self.apply_members(),

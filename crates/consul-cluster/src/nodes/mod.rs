@@ -1,5 +1,6 @@
 //! The nodes of a cluster: what each says of itself in its key, which of them are live, and what operators ask of them.
 
+mod contest;
 pub mod kept_mode;
 pub(crate) mod membership;
 pub(crate) mod node;

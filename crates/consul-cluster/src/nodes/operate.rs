@@ -406,7 +406,7 @@ impl Cluster {
             return Err(Error::new(Kind::Conflict, "there is no leader").not_sent());
         };
         let hand_over = HandOver { token: leader.token, to: to.map(str::to_owned) };
-        let request = Request { hand_over: Some(hand_over), leave: None };
+        let request = Request { hand_over: Some(hand_over), ..Request::default() };
         self.ask(condition, &leader.node_id, request).await
     }
 
@@ -423,7 +423,7 @@ impl Cluster {
         let snapshot = self.snapshot();
         let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
         let leave = Leave { incarnation: node.record.incarnation.clone() };
-        self.ask(condition, node_id, Request { hand_over: None, leave: Some(leave) }).await
+        self.ask(condition, node_id, Request { leave: Some(leave), ..Request::default() }).await
     }
 
     /// Adds a request to those that the node has not taken.

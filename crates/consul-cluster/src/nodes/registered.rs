@@ -1,5 +1,6 @@
 //! What Consul has of the nodes: their keys, and their services with the checks.
 
+use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Record};
 use super::{kept_mode, pause};
 use crate::keys::{self, CERTAIN_AFTER};
@@ -73,6 +74,8 @@ pub(super) type Records = BTreeMap<String, (Arc<Record>, u64)>;
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(super) records: Records,
+    /// The keys under the nodes' prefix in the last answer that are not those of nodes.
+    pub(super) strangers: BTreeSet<String>,
     /// Each registered incarnation; `None` before the first answer.
     pub(super) instances: Option<Instances>,
     pub(super) of_records: Doubt,
@@ -191,9 +194,9 @@ pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
     of_incarnation(instances, incarnation).any(|instance| instance.is_live)
 }
 
-/// The records under the nodes' prefix. Keys of other programs are ignored.
-pub(super) fn records(options: &Options, entries: &Value) -> Records {
-    let mut records = BTreeMap::new();
+/// The records under the nodes' prefix. Keys of other programs are ignored; those that `said` does not name are said once.
+pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<String>) -> Records {
+    let (mut records, mut strangers) = (BTreeMap::new(), BTreeSet::new());
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
@@ -217,9 +220,15 @@ pub(super) fn records(options: &Options, entries: &Value) -> Records {
                 }
                 records.insert(id.to_owned(), (Arc::new(record), index));
             }
-            None => tracing::warn!(key, "not a node's key"),
+            None => {
+                if !said.contains(key) {
+                    tracing::warn!(key, "not a node's key");
+                }
+                strangers.insert(key.to_owned());
+            }
         }
     }
+    *said = strangers;
     records
 }
 
@@ -315,9 +324,9 @@ pub(super) async fn write(
     keys::write(client, &options.node_key(&record.id), record.to_bytes(), before).await
 }
 
-/// Claims the node's name unless another live node has it. A node that has died is live for Consul
-/// until its check expires, so this waits for that long. Returns the mode of the node: the one that an operator has given to
-/// an earlier start, or to the node while it was stopped.
+/// Claims the node's name unless another live node has it. A node that has died is live for Consul until its check expires,
+/// so this waits for that long, and one that only a restored snapshot has does not answer. Returns the mode of the node: the
+/// one that an operator has given to an earlier start, or to the node while it was stopped.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
@@ -328,6 +337,7 @@ pub(crate) async fn claim_name(
 ) -> Result<Mode, Error> {
     let clock = client.clock();
     let deadline = clock.now() + options.profile.check_ttl + options.profile.beat * 2;
+    let mut contest = Contest::of_start(options);
     loop {
         if let Some(why) = id_taken(client, options).await? {
             if clock.now() >= deadline {
@@ -345,14 +355,25 @@ pub(crate) async fn claim_name(
             return Ok(mode);
         }
         let before = found.as_ref().map_or(0, |(_, index)| *index);
-        if let Some((other, _)) = found.filter(|(other, _)| other.incarnation != record.incarnation)
-            && is_live_start(client, options, &other.incarnation).await?
+        if let Some((other, index)) = &found
+            && other.incarnation != record.incarnation
         {
-            if clock.now() >= deadline {
-                return Err(name_taken(client, options, &other));
+            let is_free = match contest
+                .look(client, options, &record.incarnation, (other, *index))
+                .await?
+            {
+                Found::Asked => continue,
+                // Of two that start at the same time, the other one answers before it takes part. One that takes part is
+                // listed as live by now.
+                Found::Unanswered(_) => !is_live_start(client, options, &other.incarnation).await?,
+                Found::Answered => false,
+                Found::Lives => return Err(name_taken(client, options, other)),
+                Found::Silent(_) => true,
+            };
+            if !is_free {
+                clock.sleep(options.profile.beat).await;
+                continue;
             }
-            clock.sleep(options.profile.beat).await;
-            continue;
         }
         let written = match kept_index {
             0 => write(client, options, &record, before).await,
@@ -370,11 +391,22 @@ pub(crate) async fn claim_name(
     }
 }
 
-/// Why this node cannot have its instance's id: at its agent, a live node of another cluster has it. A process may not be
-/// allowed to know that.
-async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, Error> {
+/// Another cluster's node that has the id of this node's instance at its agent.
+pub(super) struct IdHolder {
+    whose: String,
+    service: String,
+    pub(super) start: Option<String>,
+    /// Whether it stays, if both live.
+    pub(super) goes_first: bool,
+}
+
+/// Another cluster's node that has this node's instance's id at its agent. A process may not be allowed to know that.
+pub(super) async fn id_holder(
+    client: &Client,
+    options: &Options,
+) -> Result<Option<IdHolder>, Error> {
     let id = options.service_id();
-    let found = match client.call(&agent::SERVICE, &Args::new().arg(id.as_str())).await {
+    let found = match client.call(&agent::SERVICE, &Args::new().arg(id)).await {
         Ok(found) => found.value,
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => {
@@ -384,25 +416,44 @@ async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, E
     };
     let text = |name| found.get(name).and_then(Value::as_str);
     let Some(service) = text("Service") else { return Ok(None) };
-    let whose = match other_cluster(options, &found) {
-        Some(theirs) => format!("the cluster with nodes_prefix {theirs:?}"),
+    let (whose, goes_first) = match other_cluster(options, &found) {
+        Some(theirs) => {
+            (format!("the cluster with nodes_prefix {theirs:?}"), theirs < cluster(options))
+        }
         // Of a release that does not tell.
-        None if service != options.service() => format!("the service {service:?}"),
+        None if service != options.service() => {
+            (format!("the service {service:?}"), service < options.service().as_str())
+        }
         None => return Ok(None),
     };
     let start = found.get("Meta").and_then(|meta| meta.get("incarnation")).and_then(Value::as_str);
-    let args = Args::new().arg(service).opt("consistent", true);
+    let (service, start) = (service.to_owned(), start.map(str::to_owned));
+    Ok(Some(IdHolder { whose, service, start, goes_first }))
+}
+
+/// Why this node cannot have its instance's id: at its agent, a live node of another cluster has it.
+async fn id_taken(client: &Client, options: &Options) -> Result<Option<Error>, Error> {
+    let Some(holder) = id_holder(client, options).await? else { return Ok(None) };
+    let id = options.service_id();
+    let args = Args::new().arg(holder.service.as_str()).opt("consistent", true);
     let entries = client.call_past_caches(&health::SERVICE, args).await?.value;
-    let is_it = |it: &Value| service_id(it) == Some(&id) && incarnation(it) == start;
+    let is_it =
+        |it: &Value| service_id(it) == Some(&id) && incarnation(it) == holder.start.as_deref();
     if !entries.items().iter().any(|it| is_it(it) && is_live_instance(it)) {
         return Ok(None);
     }
+    Ok(Some(id_is_taken(options, &holder)))
+}
+
+/// The error for an instance's id that a live node of another cluster has.
+pub(super) fn id_is_taken(options: &Options, IdHolder { whose, .. }: &IdHolder) -> Error {
     let why = format!(
-        "node_id {:?}: at its agent, the id {id:?} of its instance is that of a live node of {whose}, since names of \
+        "node_id {:?}: at its agent, the id {:?} of its instance is that of a live node of {whose}, since names of \
          services have `-` for `/`: give one of the two another node_id, or another prefix (a cluster_name)",
-        options.node_id
+        options.node_id,
+        options.service_id()
     );
-    Ok(Some(Error::new(Kind::Conflict, why).with_maybe_applied(false)))
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }
 
 /// Whether other nodes than this are live.
@@ -410,20 +461,6 @@ pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Resul
     let own = options.service_id();
     let is_other = |entry: &Value| service_id(entry) != Some(&own);
     lists_live(client, options, is_other).await
-}
-
-/// Whether the other start of a node has its place: it lives. If Consul shows neither as live, that is known unless ACLs may
-/// hide them.
-pub(super) async fn is_replaced(
-    client: &Client,
-    options: &Options,
-    (own, other): (&str, &str),
-    may_be_hidden: bool,
-) -> Result<bool, Error> {
-    if is_live_start(client, options, other).await? {
-        return Ok(true);
-    }
-    Ok(may_be_hidden && !is_live_start(client, options, own).await?)
 }
 
 /// Whether a process that started with this node's name lives.

@@ -20,6 +20,10 @@ pub struct Request {
     /// To hand over the shards, and then to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
+    /// To take this request out of the key: another start with the node's name asks whether this one lives. A release that
+    /// does not know it does so too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
 }
 
 /// To hand over the leadership.
@@ -73,7 +77,7 @@ impl Request {
     pub(crate) fn in_force(&self, incarnation: &str, token: Option<u64>) -> Request {
         let hand_over = self.hand_over.clone().filter(|it| Some(it.token) == token);
         let leave = self.leave.clone().filter(|it| it.incarnation == incarnation);
-        Request { hand_over, leave }
+        Request { hand_over, leave, answer: None }
     }
 
     /// Removes what another request asks. Whether something was removed.

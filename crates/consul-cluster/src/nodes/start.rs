@@ -62,6 +62,9 @@ pub async fn missing(cluster: &Cluster) -> String {
             Some(_) => ("the cluster has no shard map", None),
         },
         None => ("its key is not written", hidden_keys(cluster).await),
+        Some(node) if !cluster.is_me(&node.record) => {
+            ("its key is that of another start, which is asked whether it lives", None)
+        }
         Some(node) if !node.is_live => ("its check does not pass", hidden_instances(cluster).await),
         Some(_) => {
             let hidden = match hidden_keys(cluster).await {

@@ -1073,3 +1073,44 @@ fn checks_that_say_nothing_of_a_process_end_no_node() {
         world.run(fourth.cluster.started()).expect("a start beside a critical check");
     }
 }
+
+/// As the folders that Consul's own page makes.
+#[test]
+fn a_key_that_is_no_nodes_is_said_once_for_as_long_as_it_stays() {
+    let keys = ["tsdb/cluster/nodes/", "tsdb/cluster/nodes/n1/", "tsdb/cluster/nodes/x"];
+    let world = World::new();
+    let node = world.node("n1");
+    world.wait(Duration::from_secs(5));
+    let said = |during: &dyn Fn()| {
+        let mut text = String::new();
+        logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+            during();
+            text = lines.text();
+        });
+        text.matches("not a node's key").count()
+    };
+    let change = |world: &World| {
+        for _ in 0..10 {
+            world.run(node.cluster.set_mode("n1", Mode::Maintenance)).expect("a mode");
+            world.wait(Duration::from_secs(2));
+            world.run(node.cluster.set_mode("n1", Mode::Active)).expect("a mode");
+            world.wait(Duration::from_secs(2));
+        }
+    };
+    for key in keys {
+        let first = said(&|| {
+            world.write(key, "");
+            world.wait(Duration::from_secs(20));
+        });
+        assert_eq!(first, 1, "{key}");
+        assert_eq!(said(&|| change(&world)), 0, "{key}");
+    }
+    // Another one that comes back is said again.
+    world.send("DELETE", &format!("/v1/kv/{}", keys[0]), "");
+    world.wait(Duration::from_secs(20));
+    let again = said(&|| {
+        world.write(keys[0], "");
+        world.wait(Duration::from_secs(20));
+    });
+    assert_eq!(again, 1);
+}

@@ -59,9 +59,8 @@ fn two_clusters_of_one_service_name_work_side_by_side() {
     }
 }
 
-/// The same id of an instance at one agent, also when the names of the services differ.
-#[test]
-fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
+/// Pairs of nodes of two clusters whose instances have one id.
+fn pairs() -> Vec<(Options, Options)> {
     let cases = PAIRS.map(|[one, other]| (of(one, "n1"), of(other, "n1")));
     let nested = |prefix: &str, id| Options { nodes_prefix: prefix.to_owned(), ..of("z/", id) };
     let own = |options: Options| Options {
@@ -74,7 +73,13 @@ fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
         (nested("a/nodes/", "x-y"), own(nested("a/nodes/x/", "y"))),
         (nested("a/nodes/x/", "y"), own(nested("a/nodes/", "x-y"))),
     ];
-    for (first, second) in cases.into_iter().chain(nested) {
+    cases.into_iter().chain(nested).collect()
+}
+
+/// The same id of an instance at one agent, also when the names of the services differ.
+#[test]
+fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
+    for (first, second) in pairs() {
         let what = format!("{} and {}", first.nodes_prefix, second.nodes_prefix);
         assert_eq!(first.service_id(), second.service_id(), "{what}");
         let world = World::new();
@@ -96,6 +101,34 @@ fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
         let later = [world.start(second)];
         world.wait(Duration::from_secs(10));
         check(&later, &[&id], &what);
+    }
+}
+
+/// As when a machine boots: neither finds the other when it looks before it registers.
+#[test]
+fn of_two_clusters_that_start_at_the_same_moment_one_keeps_the_id() {
+    for (first, second) in pairs() {
+        for later_ms in [0, 1, 10, 100, 300, 1000] {
+            let what =
+                format!("{} and {}, {later_ms} ms later", first.nodes_prefix, second.nodes_prefix);
+            let world = World::new();
+            let one = world.start(first.clone());
+            world.wait(Duration::from_millis(later_ms));
+            let other = world.start(second.clone());
+            world.wait(Duration::from_secs(20));
+            let (ended, stays): (Vec<_>, Vec<_>) =
+                [one, other].into_iter().partition(|process| process.why().is_some());
+            assert_eq!((ended.len(), stays.len()), (1, 1), "{what}");
+            let why = ended[0].why().expect("it has ended");
+            assert_eq!(why.kind(), Kind::Conflict, "{what}");
+            let stay = stays[0].cluster.options();
+            assert!(why.message().contains(&format!("{:?}", stay.nodes_prefix)), "{what}: {why}");
+            let id = stay.node_id.clone();
+            check(&stays, &[&id], &what);
+            // It does so for good.
+            world.wait(Duration::from_secs(120));
+            check(&stays, &[&id], &what);
+        }
     }
 }
 

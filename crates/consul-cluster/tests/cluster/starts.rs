@@ -9,6 +9,8 @@ use consul_process::clock::WallClock;
 use consul_sim::{Fault, Retained};
 use futures_util::FutureExt;
 use http::{Request, StatusCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -73,12 +75,40 @@ fn a_record_of_the_same_start_ends_nobody() {
     }
 }
 
+/// What has happened to Consul's data before the snapshot is restored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Loss {
+    None,
+    /// The servers' data are lost: they count modify indexes from 1 again.
+    Wiped,
+    /// Somebody has deleted the cluster's keys.
+    Deleted,
+}
+
+impl Loss {
+    fn happen(self, world: &World) {
+        match self {
+            Loss::None => {}
+            Loss::Wiped => world.agent.restart(Retained::Nothing),
+            Loss::Deleted => drop(send(world, "DELETE", "/v1/kv/tsdb/?recurse", Bytes::new())),
+        }
+    }
+}
+
+const LOSSES: [Loss; 3] = [Loss::None, Loss::Wiped, Loss::Deleted];
+
 #[test]
 fn a_restored_snapshot_of_an_earlier_start_ends_nobody() {
     for clock in CLOCKS {
         for is_killed in [false, true] {
-            for is_wiped in [false, true] {
-                let what = format!("{clock:?}, killed: {is_killed}, wiped: {is_wiped}");
+            for (loss, later_s) in [
+                (Loss::None, 0),
+                (Loss::Wiped, 0),
+                (Loss::Wiped, 3),
+                (Loss::Wiped, 15),
+                (Loss::Deleted, 2),
+            ] {
+                let what = format!("{clock:?}, killed: {is_killed}, {loss:?} {later_s} s before");
                 let world = World::new();
                 let (first, other) = (clock.n1(&world), world.node("n2"));
                 world.wait(Duration::from_secs(8));
@@ -91,10 +121,8 @@ fn a_restored_snapshot_of_an_earlier_start_ends_nobody() {
                 let second = Clock::Equal.n1(&world);
                 world.wait(Duration::from_secs(10));
                 check(&[&second, &other], &what);
-                if is_wiped {
-                    world.agent.restart(Retained::Nothing);
-                    world.wait(Duration::from_secs(15));
-                }
+                loss.happen(&world);
+                world.wait(Duration::from_secs(later_s));
                 // Some put it back twice.
                 for _ in 0..2 {
                     send(&world, "PUT", "/v1/snapshot", snapshot.clone());
@@ -103,6 +131,50 @@ fn a_restored_snapshot_of_an_earlier_start_ends_nobody() {
                 }
             }
         }
+    }
+}
+
+/// Another start's record and instance, which passes forever: a snapshot has brought them back, at an agent that is gone.
+fn phantom(world: &World) {
+    let mut record: serde_json::Value =
+        serde_json::from_str(&world.read(N1).expect("a record")).expect("JSON");
+    record["incarnation"] = "feedfeedfeedfeed".into();
+    let service = serde_json::json!({
+        "ID": "tsdb-cluster-nodes-n1",
+        "Service": "tsdb-cluster-nodes",
+        "Meta": { "incarnation": "feedfeedfeedfeed", "nodes_prefix": "tsdb/cluster/nodes/" },
+    });
+    let check = serde_json::json!({
+        "Name": "beats", "CheckID": "service:tsdb-cluster-nodes-n1", "Status": "passing",
+        "ServiceID": "tsdb-cluster-nodes-n1",
+    });
+    let body = serde_json::json!({
+        "Node": "gone", "Address": "127.0.0.9", "Service": service, "Check": check,
+    });
+    send(world, "PUT", "/v1/catalog/register", Bytes::from(body.to_string()));
+    world.write(N1, &record.to_string());
+}
+
+#[test]
+fn an_instance_that_passes_and_answers_nothing_ends_and_refuses_nobody() {
+    for loss in LOSSES {
+        let world = World::new();
+        let (first, other) = (Clock::Equal.n1(&world), world.node("n2"));
+        world.wait(Duration::from_secs(8));
+        loss.happen(&world);
+        if loss != Loss::None {
+            world.wait(Duration::from_secs(2));
+        }
+        phantom(&world);
+        world.wait(Duration::from_secs(20));
+        check(&[&first, &other], &format!("{loss:?}, which goes on"));
+        // A start meets it too.
+        world.kill(&first);
+        world.wait(Duration::from_secs(8));
+        phantom(&world);
+        let again = Clock::Equal.n1(&world);
+        world.wait(Duration::from_secs(9));
+        check(&[&again, &other], &format!("{loss:?}, which starts"));
     }
 }
 
@@ -143,17 +215,64 @@ fn cut_off(world: &World) {
 }
 
 #[test]
+fn of_two_processes_that_start_at_the_same_time_only_the_one_that_stays_has_started() {
+    for later_ms in [0, 1, 3, 10, 30, 50, 100, 200, 300, 500, 1000] {
+        for has_run in [false, true] {
+            let what = format!("{later_ms} ms later, the key of an earlier start: {has_run}");
+            let world = World::new();
+            let other = world.node("n2");
+            if has_run {
+                let before = world.node("n1");
+                world.wait(Duration::from_secs(5));
+                world.kill(&before);
+            }
+            world.wait(Duration::from_secs(5));
+            let start = || {
+                let process = Clock::Equal.n1(&world);
+                let (cluster, said) =
+                    (Arc::clone(&process.cluster), Arc::new(AtomicBool::new(false)));
+                let started = Arc::clone(&said);
+                world.clock.spawn(async move {
+                    started.store(cluster.started().await.is_ok(), Ordering::Relaxed);
+                });
+                (process, said)
+            };
+            let first = start();
+            world.wait(Duration::from_millis(later_ms));
+            let second = start();
+            world.wait(Duration::from_secs(20));
+            let (ended, stays): (Vec<_>, Vec<_>) =
+                [first, second].into_iter().partition(|(process, _)| process.why().is_some());
+            assert_eq!((ended.len(), stays.len()), (1, 1), "{what}");
+            let why = ended[0].0.why().expect("it has ended");
+            assert!(why.message().contains("node_id \"n1\" is taken"), "{what}: {why}");
+            assert!(!ended[0].1.load(Ordering::Relaxed), "{what}: it had started");
+            assert!(stays[0].1.load(Ordering::Relaxed), "{what}: it has not started");
+            check(&[&stays[0].0, &other], &what);
+        }
+    }
+}
+
+#[test]
 fn of_two_processes_that_live_the_one_ends_that_was_down_for_all() {
     for first_clock in CLOCKS {
         for second_clock in CLOCKS {
-            for later_s in [0, 3, 30] {
-                let what = format!("{first_clock:?}, {second_clock:?}, {later_s} s later");
+            for (loss, later_s) in [
+                (Loss::None, 0),
+                (Loss::None, 3),
+                (Loss::None, 30),
+                (Loss::Wiped, 3),
+                (Loss::Deleted, 3),
+            ] {
+                let what =
+                    format!("{first_clock:?}, {second_clock:?}, {loss:?}, {later_s} s later");
                 let world = World::new();
                 let (first, other) = (first_clock.n1(&world), world.node("n2"));
                 world.wait(Duration::from_secs(5));
                 cut_off(&world);
                 let second = second_clock.n1(&world);
                 world.run(second.cluster.started()).expect("nothing is refused");
+                loss.happen(&world);
                 world.wait(Duration::from_secs(later_s));
                 world.agent.clear_faults();
                 world.wait(Duration::from_secs(30));

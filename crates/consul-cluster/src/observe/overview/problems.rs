@@ -214,8 +214,12 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     }
     if let Some(pause) = &overview.paused {
         let Pause { by, since_ms, why } = pause;
-        let minutes = overview.at_ms.saturating_sub(*since_ms) / 60_000;
-        let mut text = format!("all moves of shards are paused for {minutes} min, by {by}");
+        // Another program's value, or none.
+        let since = match since_ms {
+            0 => "since a time that its key does not tell".to_owned(),
+            _ => format!("for {} min", overview.at_ms.saturating_sub(*since_ms) / 60_000),
+        };
+        let mut text = format!("all moves of shards are paused {since}, by {by}");
         if !why.is_empty() {
             text.push_str(&format!(": {why}"));
         }

@@ -111,7 +111,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 40] = [
+    let cases: [Case; 41] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -286,11 +286,21 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         (
             |it| {
                 let (by, why) = ("ada".to_owned(), "new racks".to_owned());
+                it.at_ms += 180_000;
+                it.paused = Some(Pause { by, since_ms: it.at_ms - 120_000, why });
+            },
+            "paused",
+            Level::Note,
+            "paused for 2 min, by ada: new racks",
+        ),
+        (
+            |it| {
+                let (by, why) = ("nobody known".to_owned(), String::new());
                 it.paused = Some(Pause { by, since_ms: 0, why });
             },
             "paused",
             Level::Note,
-            "paused for 0 min, by ada: new racks",
+            "paused since a time that its key does not tell, by nobody known",
         ),
         (
             |it| _ = it.kept_modes.insert("n9".to_owned(), Mode::Maintenance),
