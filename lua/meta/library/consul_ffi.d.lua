@@ -173,7 +173,7 @@ function Handle:cancel() end
 ---@return true
 function Handle:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Handle:methods(prefix) end
@@ -234,7 +234,7 @@ function Watch:unix_socket() end
 ---@return true
 function Watch:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Watch:methods(prefix) end
@@ -309,7 +309,7 @@ function ServiceView:unix_socket() end
 ---@return true
 function ServiceView:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ServiceView:methods(prefix) end
@@ -372,7 +372,7 @@ function ServiceViews:unix_socket() end
 ---@return true
 function ServiceViews:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ServiceViews:methods(prefix) end
@@ -500,7 +500,7 @@ function Lock:profile() end
 ---@return true
 function Lock:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Lock:methods(prefix) end
@@ -552,7 +552,7 @@ function ConsistentHashRing:get_nodes(keys) end
 ---@return consul_ffi.Error? err
 function ConsistentHashRing:get_replica_nodes(key, n) end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ConsistentHashRing:methods(prefix) end
@@ -859,7 +859,7 @@ function ConsulHACluster:poll(timeout_ms, max) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:run() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ConsulHACluster:methods(prefix) end
@@ -991,7 +991,7 @@ function ReplicatedStore:accept_loss(shard, options) end
 ---@return consul_ffi.Handle handle
 function ReplicatedStore:start(method, ...) end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ReplicatedStore:methods(prefix) end
@@ -1069,7 +1069,7 @@ function Simulator:reset() end
 ---@return consul_ffi.SimulatorStats stats
 function Simulator:stats() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Simulator:methods(prefix) end
@@ -3362,7 +3362,7 @@ local StatusServer = {}
 ---@return true success
 function StatusServer:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function StatusServer:methods(prefix) end
@@ -3401,7 +3401,7 @@ function LogFile:write(line) end
 ---@return boolean success
 function LogFile:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function LogFile:methods(prefix) end

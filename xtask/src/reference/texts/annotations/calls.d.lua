@@ -69,7 +69,7 @@ function Handle:cancel() end
 ---@return true
 function Handle:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Handle:methods(prefix) end

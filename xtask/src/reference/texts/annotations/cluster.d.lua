@@ -294,7 +294,7 @@ function ConsulHACluster:poll(timeout_ms, max) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:run() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ConsulHACluster:methods(prefix) end

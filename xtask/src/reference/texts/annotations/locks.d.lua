@@ -109,7 +109,7 @@ function Lock:profile() end
 ---@return true
 function Lock:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Lock:methods(prefix) end

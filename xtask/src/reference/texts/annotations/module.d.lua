@@ -100,7 +100,7 @@ local StatusServer = {}
 ---@return true success
 function StatusServer:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function StatusServer:methods(prefix) end
@@ -139,7 +139,7 @@ function LogFile:write(line) end
 ---@return boolean success
 function LogFile:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function LogFile:methods(prefix) end

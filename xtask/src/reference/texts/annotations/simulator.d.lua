@@ -44,7 +44,7 @@ function Simulator:reset() end
 ---@return consul_ffi.SimulatorStats stats
 function Simulator:stats() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Simulator:methods(prefix) end

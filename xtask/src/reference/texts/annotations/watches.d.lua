@@ -54,7 +54,7 @@ function Watch:unix_socket() end
 ---@return true
 function Watch:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function Watch:methods(prefix) end
@@ -129,7 +129,7 @@ function ServiceView:unix_socket() end
 ---@return true
 function ServiceView:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ServiceView:methods(prefix) end
@@ -192,7 +192,7 @@ function ServiceViews:unix_socket() end
 ---@return true
 function ServiceViews:close() end
 
----The names of its methods, as [methods of a client](#clientmethodsprefix) has them.
+---The names of its methods, as `client:methods` of a client has them.
 ---@param prefix? string such as `"kv_"`
 ---@return string[] names in their order; as text one on each line
 function ServiceViews:methods(prefix) end
