@@ -31,7 +31,9 @@ fn unexplained(help: &str) -> Vec<&str> {
     let lines: Vec<_> = help.lines().filter(|line| !line.trim().is_empty()).collect();
     let is_name = |line: &str| {
         let text = line.trim_start();
-        indent(line) > 0 && (text.starts_with('-') || text.starts_with('<') && text.ends_with('>'))
+        // `- ` begins one of the possible values.
+        let is_flag = text.starts_with('-') && !text.starts_with("- ");
+        indent(line) > 0 && (is_flag || text.starts_with('<') && text.ends_with('>'))
     };
     let is_explained = |place: usize| {
         let has_words = |text: &str| text.chars().filter(|it| it.is_alphabetic()).count() > 2;
