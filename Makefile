@@ -254,23 +254,31 @@ dist-try:
 	@scripts/dist-try.sh
 
 .PHONY: publish
-# Of the workflow alone: attaches what is made to the release of the tag, and uploads the rocks if there is a key.
+# Of the workflow alone: attaches what is made to the release of the tag, and uploads rocks, wheel and npm packages, each if
+# there is a key.
 publish:
 	cd target/dist && sha256sum -- *.tar.gz >SHA256SUMS
 	gh release create "v$(version)" --verify-tag --title "v$(version)" --notes-file CHANGELOG.md \
-		target/dist/* target/rocks/*.rock target/rocks/*.rockspec
+		target/dist/* target/rocks/*.rock target/rocks/*.rockspec target/packages/*.whl target/packages/*.tgz
 	@[ -z "$$LUAROCKS_KEY" ] || for rock in target/rocks/*.rock; do \
 		luarocks upload --force --api-key="$$LUAROCKS_KEY" "$${rock%.linux-*}.rockspec" "$$rock" || exit; \
 	done
+	@[ -z "$$PYPI_TOKEN" ] || MATURIN_PYPI_TOKEN="$$PYPI_TOKEN" target/packages/python/bin/maturin upload --skip-existing \
+		target/packages/*.whl
+	@[ -z "$$NPM_TOKEN" ] || { npm config set "$$(npm config get registry | sed 's/^[a-z]*://'):_authToken=$$NPM_TOKEN" && \
+		for package in target/packages/*.tgz; do npm publish --access public "$$package" || exit; done; }
 
 .PHONY: macos-check
 ## macos-check: compiles everything for macOS, without linking it
 macos-check:
 	@scripts/dist.sh macos-check
 
-.PHONY: wheel npm
-## wheel|npm: packs consul-sim for Python or for Node into target/packages
-wheel npm:
+.PHONY: wheel npm image packages
+# Of the workflow alone.
+packages: wheel npm
+
+## wheel|npm|image: packs consul-sim for Python or for Node into target/packages, or for containers (after `make dist`)
+wheel npm image:
 	@scripts/packages.sh $@
 
 .PHONY: rocks install

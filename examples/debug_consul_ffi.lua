@@ -367,6 +367,8 @@ local function close()
   end
   assert(#client:registered().services == 0, "a service is registered still")
   missing.registered = nil
+  assert(#client:methods("kv_") > 3, "methods of keys are not listed")
+  missing.methods = nil
   local names = {}
   for method in pairs(missing) do
     names[#names + 1] = method

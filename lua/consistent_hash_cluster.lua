@@ -2,6 +2,7 @@
 -- other nodes. docs/data.md shows how an engine uses it.
 local consul_ffi = require("consul_native")
 local advise = require("consistent_hash_cluster.advice")
+local as_error = require("consul_ffi.failure")
 
 local older = consul_ffi._internal
 
@@ -254,7 +255,7 @@ end
 
 -- The results of a call that the node cannot make.
 local function not_ready(message)
-  return false, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+  return false, message, as_error({ kind = "not_ready", message = message, retryable = true, maybe_applied = false })
 end
 
 function fields.is_running(self)
@@ -347,7 +348,7 @@ end
 function HighAvailabilityCluster:start()
   if self.is_running then
     local message = "the node is running already"
-    return false, message, { kind = "conflict", message = message, retryable = false, maybe_applied = false }
+    return false, message, as_error({ kind = "conflict", message = message, retryable = false, maybe_applied = false })
   end
   self.serves = true
   return self:initialize()

@@ -128,7 +128,9 @@ function metatable.__index(self, name)
   elseif name == "cluster_nodes" then
     return all_as_before(self, self.node.cluster_nodes)
   end
-  return self.node[name]
+  -- Not a tail call, so that an unknown name is raised at the line of the caller.
+  local member = older.member(self.node, name)
+  return member
 end
 
 -- The options with the older defaults, without names that are not options; warns of both.

@@ -13,7 +13,7 @@ if not own then
 end
 
 -- What these Lua modules need of the native module; the same as in src/module.lua.
-local REVISION = 5
+local REVISION = 6
 
 if own.revision ~= REVISION then
   -- Lua 5.1 has no such function.

@@ -15,6 +15,10 @@ check_rust "the programs"
 [ "${CC:-}" != gcc ] || unset CC
 
 folder=${CARGO_TARGET_DIR:-target}/tools
+mkdir -p "$folder"
+room=2000
+[ ! -d "$folder/release" ] || room=100
+check_machine "the programs" "$folder" "$room"
 messages=$(CARGO_TARGET_DIR=$folder cargo "${without_home[@]}" build --release --locked --package consul-ha --package consul-migrate --bin consul-ha --bin consul-migrate \
     "$as_messages")
 ha=$(built consul-ha "$messages")

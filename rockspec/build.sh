@@ -52,6 +52,10 @@ if [ ! -e "$folder/$feature" ]; then
 fi
 mkdir -p "$folder"
 [ -w "$folder" ] || fail "$(id -un) cannot write to $folder, which $(stat -c %U "$folder") has made: set CARGO_TARGET_DIR, or remove it"
+# A build of the same kind adds little.
+room=1500
+[ ! -d "$folder/$feature/$profile" ] || room=100
+check_machine "the module" "$folder" "$room"
 
 # build FOLDER OPTION…: cargo build with these, by the lock file; prints cargo's messages.
 build() {

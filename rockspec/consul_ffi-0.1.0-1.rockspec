@@ -36,6 +36,7 @@ build = {
       ["consul_ffi.balancer.text_hash"] = "lua/consul_ffi/balancer/text_hash.lua",
       ["consul_ffi.balancer.weights"] = "lua/consul_ffi/balancer/weights.lua",
       ["consul_ffi.cqueues"] = "lua/consul_ffi/cqueues.lua",
+      ["consul_ffi.failure"] = "lua/consul_ffi/failure.lua",
       ["consul_ffi.help"] = "lua/consul_ffi/help.lua",
       ["consul_ffi.luasocket"] = "lua/consul_ffi/luasocket.lua",
       ["consul_ffi.luv"] = "lua/consul_ffi/luv.lua",

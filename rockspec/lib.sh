@@ -24,6 +24,17 @@ check_rust() {
         fail "this is Rust $found, and $1 needs $needed or newer: run \"rustup update\", or install it from https://rustup.rs"
 }
 
+# check_machine WHAT FOLDER MEGABYTES: ends the script before minutes of building, unless there is what compiles C and links
+# WHAT, and this much room in the file system of the folder.
+check_machine() {
+    local compiler=${CC:-cc} free
+    command -v "${compiler%% *}" >/dev/null ||
+        fail "$compiler is missing, which compiles C and links $1 (Debian's package gcc, Alpine's build-base)"
+    free=$(df -Pk "$2" | awk 'NR == 2 { print int($4 / 1024) }') || free=
+    [ -z "$free" ] || [ "$free" -ge "$3" ] ||
+        fail "$2 has $free MB of free disk space, and to build $1 takes $3 MB: make room, or set CARGO_TARGET_DIR to another folder"
+}
+
 # Arguments of cargo: published files must not show the folder of the user who built them.
 # shellcheck disable=SC2034 # the scripts that source this use it
 without_home=(--config "target.'cfg(unix)'.rustflags=[\"--remap-path-prefix=${CARGO_HOME:-${HOME:-}/.cargo}/registry/src=cargo\"]")

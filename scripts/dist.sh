@@ -56,6 +56,7 @@ out=$PWD/target/dist
 # Relative to this folder for what runs in another one, too.
 builds=${CARGO_TARGET_DIR:-$PWD/target}/dist-builds
 mkdir -p "$out" "$builds"
+check_machine "the files of a release" "$builds" 3000
 # The same source has the same bytes: the time of a commit, or that of an unpacked archive.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
 export SOURCE_DATE_EPOCH

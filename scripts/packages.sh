@@ -3,6 +3,7 @@
 #
 #   scripts/packages.sh wheel [dev]              a wheel, by maturin from PyPI
 #   scripts/packages.sh npm [dev]                two npm packages: the functions, and the program for this machine
+#   scripts/packages.sh image [BUILDER]          an image for containers, of the static program that `make dist` has made
 #   scripts/packages.sh test-wheel|test-npm [dev]  the same, and its tests with what was installed from the files
 #   scripts/packages.sh check-wheel|check-npm    whether what they need can be had
 #
@@ -95,15 +96,40 @@ test_npm() {
     )
 }
 
+# The first of those that can build an image; `docker` is often a client without its server.
+builder() {
+    local each
+    for each in "$@"; do
+        ! "$each" info >/dev/null 2>&1 || { echo "$each" && return; }
+    done
+    return 1
+}
+
+make_image() {
+    local version name chosen archive
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+    name=consul-sim-$version-linux-$(uname -m)-musl
+    archive=target/dist/$name.tar.gz
+    [ -f "$archive" ] || { echo "image: $archive is missing: make dist ONLY=consul-sim TARGETS=$(uname -m)-unknown-linux-musl" >&2 && exit 1; }
+    if [ "$profile" = release ]; then
+        chosen=$(builder podman buildah docker) || skip 'the image: none of podman, buildah and docker runs here'
+    else
+        chosen=$(builder "$profile") || skip "the image: $profile does not run here"
+    fi
+    tar -xzf "$archive" -C "$folder"
+    "$chosen" build --build-arg "VERSION=$version" --tag "consul-sim:$version" --file "$sources/Containerfile" "$folder/$name"
+}
+
 case $what in
     check-wheel) check_wheel ;;
     check-npm) check_npm ;;
     wheel) make_wheel ;;
     npm) make_npm ;;
+    image) make_image ;;
     test-wheel) make_wheel && test_wheel ;;
     test-npm) make_npm && test_npm ;;
     *)
-        sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
 esac

@@ -97,7 +97,10 @@ describe("consul_ha_cluster", function()
     }) do
       assert.equal('ConsulHACluster("n1", stopped)', tostring(made))
       assert.same({ "n1", "127.0.0.1:9000" }, { made.node_id, made.node_address })
-      assert.is_nil(made.anything_else)
+      local raised = support.raises("anything_else: a ConsulHACluster has no method or field of this name", function()
+        return made.anything_else
+      end)
+      assert.matches("^[^\n]*consul_ha_cluster_spec.lua:%d+: anything_else: ", raised)
     end
   end)
 

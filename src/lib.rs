@@ -90,6 +90,7 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     }
     lua.set_named_registry_value("consul_ffi.end", lua.create_any_userdata(EndOfState)?)?;
     runtime::native::register(lua)?;
+    runtime::nginx::register(lua);
     runtime::value::register(lua)?;
     runtime::stack::register(lua)?;
     let native = lua.create_table()?;
@@ -98,6 +99,13 @@ fn module(lua: &Lua) -> mlua::Result<Table> {
     for class in CLASSES {
         native.set(class.part, (class.register)(lua)?)?;
     }
+    for (name, metatable) in [
+        ("error_metatable", runtime::value::ERROR_METATABLE),
+        ("meta_metatable", runtime::value::META_METATABLE),
+    ] {
+        native.set(name, lua.named_registry_value::<Table>(metatable)?)?;
+    }
+    native.set("nearest", runtime::native::nearest(lua)?)?;
     native.set("set_node_metatable", node_table::register(lua)?)?;
     native.set("decode", decode::register(lua)?)?;
     native.set("metrics", metrics::register(lua)?)?;

@@ -48,25 +48,128 @@ local function wrap(call)
   end
 end
 
--- Returns a class with the methods of its native part, and gives its objects their metamethods, and the functions
--- in `mistaken` as fields that are not methods.
-local function class_of(part, mistaken)
-  local class = {}
-  local metamethods = { __index = class }
+-- Errors and metadata as text: in ngx.log, print and the messages of interpreters.
+local errors, metas = native.error_metatable, native.meta_metatable
+
+function errors.__tostring(err)
+  return tostring(err.message)
+end
+
+function errors.__concat(left, right)
+  return tostring(left) .. tostring(right)
+end
+
+function metas.__tostring(meta)
+  local members = {}
+  for name, value in next, meta do
+    members[#members + 1] = ("%s = %s"):format(tostring(name), tostring(value))
+  end
+  table.sort(members)
+  return "{ " .. table.concat(members, ", ") .. " }"
+end
+
+-- The names of a table that begin with a prefix, in their order.
+local function names_of(members, prefix, names)
+  names = names or {}
+  for name in next, members do
+    if name:sub(1, #prefix) == prefix then
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names)
+  return names
+end
+
+-- The metatable of lists of names, which print one on each line.
+local Names = {
+  __tostring = function(names)
+    return table.concat(names, "\n")
+  end,
+}
+
+-- Names of other libraries, for which the nearest names here are others.
+local mistaken = {
+  ConsulClient = {
+    get = "kv_get",
+    put = "kv_put",
+    set = "kv_put",
+    delete = "kv_delete",
+    kv_set = "kv_put",
+    kv_del = "kv_delete",
+    register = "agent_service_register",
+    lookup = "health_service",
+  },
+}
+
+local nearest = wrap(native.nearest)
+
+-- What an object without a member of a name returns for it: nothing for a name that is private by custom, which
+-- libraries look for. For other names it raises an error, `level` levels above this function.
+local function unknown(class_name, name, members, fields, level)
+  if type(name) == "string" and name:find("^_") then
+    return nil
+  end
+  local is_text = type(name) == "string"
+  local hint = mistaken[class_name] and mistaken[class_name][name]
+  if not hint and is_text then
+    local near = nearest(name, names_of(fields, "", names_of(members, "")))
+    hint = table.concat(near, ", "):gsub("(.*), ", "%1 or ")
+  end
+  hint = hint and hint ~= "" and ("; did you mean %s?"):format(hint) or ""
+  error(("%s: a %s has no method or field of this name%s; its methods() has them all"):format(
+    is_text and name or ("[%s]"):format(tostring(name)), class_name, hint), level + 1)
+end
+
+-- Returns a class with the methods of its native part, and gives its objects their metamethods.
+local function class_of(part)
+  local class, class_name, fields = {}, part.name, {}
+  local metamethods = {}
   for name, call in pairs(part.methods) do
     (name:find("^__") and metamethods or class)[name] = wrap(call)
   end
-  metamethods.__close = class.close
-  local field = part.field and wrap(part.field)
-  if field then
-    metamethods.__index = function(object, name)
-      local member = class[name] or mistaken and mistaken[name]
-      if member == nil then
-        return field(object, name)
-      end
-      return member
-    end
+  for name, call in pairs(part.fields or {}) do
+    fields[name] = wrap(call)
   end
+  metamethods.__close = class.close
+  function metamethods.__index(object, name)
+    local method = class[name]
+    if method ~= nil then
+      return method
+    end
+    local field = fields[name]
+    if field then
+      return field(object)
+    end
+    -- Not a tail call, which Lua 5.1 counts as a level of the stack.
+    local none = unknown(class_name, name, class, fields, 2)
+    return none
+  end
+
+  -- The names of its methods that begin with a prefix.
+  function class.methods(object, prefix)
+    if not part.is_object(object) then
+      error("methods: call it with a colon, as in object:methods(…)", 2)
+    elseif prefix ~= nil and type(prefix) ~= "string" then
+      error("methods: prefix must be a string, got a " .. type(prefix), 2)
+    end
+    return setmetatable(names_of(class, prefix or ""), Names)
+  end
+
+  -- Its methods, then its fields, by name.
+  function metamethods.__pairs(object)
+    local names, place = names_of(class, ""), 0
+    for _, name in ipairs(names_of(fields, "")) do
+      names[#names + 1] = name
+    end
+    return function()
+      place = place + 1
+      local name = names[place]
+      if name then
+        return name, object[name]
+      end
+    end, object, nil
+  end
+
   part.set_metamethods(metamethods)
   return class
 end
@@ -96,24 +199,7 @@ local function constructed(class, create)
   })
 end
 
--- Usual wrong names of a client's methods: they raise with the right one. Any other unknown field is nil.
-local mistaken = {}
-for wrong, right in pairs({
-  get = "kv_get",
-  put = "kv_put",
-  set = "kv_put",
-  delete = "kv_delete",
-  kv_set = "kv_put",
-  kv_del = "kv_delete",
-  register = "agent_service_register",
-  lookup = "health_service",
-}) do
-  mistaken[wrong] = function()
-    error(("%s: a client has no such method; did you mean client:%s?"):format(wrong, right), 2)
-  end
-end
-
-local ConsulClient = class_of(native.client, mistaken)
+local ConsulClient = class_of(native.client)
 ConsulClient.destroy = ConsulClient.close
 constructed(ConsulClient, native.client.new)
 
@@ -475,10 +561,22 @@ local function raise_at_caller(class, file, is_object)
   end
 end
 
+-- A member of an object as `object[name]`, but an unknown name is raised at the line of the function that looks for it
+-- in the caller's object.
+local function member(object, name)
+  local found, value = pcall(function()
+    return object[name]
+  end)
+  if not found then
+    error(type(value) == "string" and value:gsub("^consul_ffi:%d+: ", "") or value, 3)
+  end
+  return value
+end
+
 -- For our own Lua modules, not for programs.
 module._internal = {
   -- Differs when our Lua modules need another native module than before; the same as in consul_native.lua.
-  revision = 5,
+  revision = 6,
   in_loop = wrap(native.client.in_loop),
   log = wrap(native.older.log),
   call = wrap(native.older.call),
@@ -487,6 +585,8 @@ module._internal = {
   option_like = wrap(native.older.option_like),
   node_id = wrap(native.older.node_id),
   of_text = of_text,
+  member = member,
+  is_loop_call = native.loop_call.is_object,
   changes_of = changes_of,
   events_of = events_of,
   raise_at_caller = raise_at_caller,

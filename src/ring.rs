@@ -122,13 +122,20 @@ const METHODS: &[Method<ConsistentHashRing>] = &[
     Method::new("get_replica_nodes", get_replica_nodes),
 ];
 
+const FIELDS: &[Method<ConsistentHashRing>] = &[
+    Method::raising("nodes", |call| Ok(Returned::Value(call.userdata.nth_user_value(BY_ID)?))),
+    Method::raising("virtual_nodes", |call| {
+        Ok(Returned::Value(call.object.virtual_nodes.into_lua(call.lua)?))
+    }),
+];
+
 impl Class for ConsistentHashRing {
     const NAME: &'static str = "ConsistentHashRing";
 
     fn register(lua: &Lua) -> mlua::Result<Table> {
         let class = native::class(lua, METHODS)?;
         class.set("new", native::raising(lua, "ConsistentHashRing", new)?)?;
-        class.set("field", native::raising(lua, "ConsistentHashRing", field)?)?;
+        class.set("fields", native::functions(lua, FIELDS)?)?;
         Ok(class)
     }
 }
@@ -148,17 +155,6 @@ fn new(lua: &Lua, values: MultiValue) -> native::Result {
     let ring = native::object(lua, ring)?;
     ring.set_nth_user_value(BY_ID, lua.create_table()?)?;
     Ok(Returned::Value(LuaValue::UserData(ring)))
-}
-
-/// A field by its name; nil for an unknown name.
-fn field(lua: &Lua, values: MultiValue) -> native::Result {
-    let (userdata, ring) = native::called_on::<ConsistentHashRing>(&values, "ConsistentHashRing")?;
-    let name = values.get(1).and_then(LuaValue::as_string);
-    Ok(Returned::Value(match name.map(|name| name.as_bytes()).as_deref() {
-        Some(b"nodes") => userdata.nth_user_value(BY_ID)?,
-        Some(b"virtual_nodes") => ring.virtual_nodes.into_lua(lua)?,
-        _ => LuaValue::Nil,
-    }))
 }
 
 /// An argument that must be a string.

@@ -11,7 +11,7 @@ use consul_api::value::shape::{ValuePath, unknown};
 use consul_cluster::observe::status::{DEFAULT_ADDRESS, Nodes, StatusServer};
 use consul_process::os::PerProcess;
 use futures_util::stream;
-use mlua::{IntoLua, Lua, MultiValue, Table, Value as LuaValue};
+use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::mem;
@@ -108,26 +108,18 @@ const METHODS: &[Method<Status>] = &[
     }),
 ];
 
+const FIELDS: &[Method<Status>] =
+    &[Method::raising("address", |call| native::text(call.lua, &call.object.address))];
+
 impl Class for Status {
     const NAME: &'static str = "StatusServer";
 
     fn register(lua: &Lua) -> mlua::Result<Table> {
         let class = native::class(lua, METHODS)?;
         class.set("open", native::function(lua, "serve_status", |lua, args| open(lua, &args))?)?;
-        class.set("field", native::raising(lua, "StatusServer", field)?)?;
+        class.set("fields", native::functions(lua, FIELDS)?)?;
         Ok(class)
     }
-}
-
-/// `server.address`
-fn field(lua: &Lua, values: MultiValue) -> native::Result {
-    let (_, server) = native::called_on::<Status>(&values, "StatusServer")?;
-    Ok(Returned::Value(match values.get(1) {
-        Some(LuaValue::String(name)) if *name.as_bytes() == *b"address" => {
-            server.address.as_str().into_lua(lua)?
-        }
-        _ => LuaValue::Nil,
-    }))
 }
 
 /// `serve_status(address, options)`

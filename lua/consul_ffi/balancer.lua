@@ -6,6 +6,7 @@ local health = require("consul_ffi.balancer.health")
 local OPTIONS = require("consul_ffi.balancer.options")
 local option_types = require("consul_ffi.option_types")
 local pool = require("consul_ffi.balancer.pool")
+local as_error = require("consul_ffi.failure")
 
 local policies = {
   round_robin = require("consul_ffi.balancer.round_robin"),
@@ -125,7 +126,7 @@ local function nothing(self)
     return false, failure[1], failure[2]
   end
   local message = count == 0 and "there is no instance" or ("the request has tried all %d instances"):format(count)
-  return false, message, { kind = "not_found", message = message, retryable = true, maybe_applied = false }
+  return false, message, as_error({ kind = "not_found", message = message, retryable = true, maybe_applied = false })
 end
 
 ---Picks an instance; the tables are the source's. Fails with the view's error while it has no list, and with

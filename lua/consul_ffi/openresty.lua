@@ -3,6 +3,7 @@
 -- calls run in the background, and a cosocket to the worker's own unix socket waits for them.
 local yielding = require("consul_ffi.yielding")
 local now_s = require("consul_ffi.openresty.clock")
+local as_error = require("consul_ffi.failure")
 
 -- The phases of a request that can wait; the others have no cosockets.
 local YIELDS = {
@@ -52,7 +53,7 @@ end
 local function over()
   if ngx.get_phase() == "timer" and ngx.worker.exiting() then
     local message = "the worker is exiting"
-    return false, message, { kind = "closed", message = message }
+    return false, message, as_error({ kind = "closed", message = message })
   end
 end
 

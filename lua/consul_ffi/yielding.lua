@@ -8,7 +8,7 @@ local internal = consul_ffi._internal
 local LONGEST_MS = 2 ^ 31 - 1
 
 -- Methods of a client that ask Consul nothing.
-local LOCAL = { close = true, destroy = true, start = true, registered = true }
+local LOCAL = { close = true, destroy = true, start = true, registered = true, methods = true }
 
 local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
@@ -26,9 +26,12 @@ local function class_of(methods)
   return {
     __index = function(this, name)
       local method = methods[name]
-      local original = method == nil and this.object[name]
+      if method ~= nil then
+        return method
+      end
+      local original = internal.member(this.object, name)
       if type(original) ~= "function" then
-        return method or original
+        return original
       end
       method = function(self, ...)
         return raising(pcall(original, self.object, ...))
@@ -251,7 +254,7 @@ return function(wait, now_s, check, over, carry)
   -- All other methods are calls of Consul.
   setmetatable(Client, {
     __index = function(methods, name)
-      if LOCAL[name] or type(name) ~= "string" or type(consul_ffi.ConsulClient[name]) ~= "function" then
+      if LOCAL[name] or type(name) ~= "string" or type(rawget(consul_ffi.ConsulClient, name)) ~= "function" then
         return nil
       end
       local function call(this, ...)
@@ -263,7 +266,7 @@ return function(wait, now_s, check, over, carry)
           return finished(raising(pcall(this.object.start, this.object, name, ...)))
         end
         local begun = raising(pcall(internal.in_loop, this.object, name, ...))
-        return (begun.step and carry or finished)(begun)
+        return (internal.is_loop_call(begun) and carry or finished)(begun)
       end
       methods[name] = call
       return call

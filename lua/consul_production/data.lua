@@ -1,6 +1,7 @@
 -- Stores and reads values in Consul and, with replicas, on the cluster's nodes.
 local connection = require("consul_production.connection")
 local values = require("consul_production.values")
+local as_error = require("consul_ffi.failure")
 
 local data = {}
 
@@ -25,7 +26,7 @@ local function copy_to_nodes(session, full, done, timeout_ms)
     return false, err.message, err
   elseif bytes == nil and done == "stored" then
     message = "stored in Consul, but another client deleted the key before it was copied to the nodes"
-    return false, message, { kind = "not_found", message = message, retryable = false, maybe_applied = true }
+    return false, message, as_error({ kind = "not_found", message = message, retryable = false, maybe_applied = true })
   end
   return true, session.replicas:nodes(full), copy
 end
@@ -49,7 +50,7 @@ end
 -- Returns false, the message and an error table for an argument that is not allowed.
 local function refused(message, ...)
   message = message:format(...)
-  return false, message, { kind = "argument", message = message, retryable = false, maybe_applied = false }
+  return false, message, as_error({ kind = "argument", message = message, retryable = false, maybe_applied = false })
 end
 
 -- Returns why the replication_factor of a call has no effect, or nil.
@@ -127,7 +128,7 @@ end
 -- Returns that there is no such key.
 local function missing(full)
   local message = ("there is no key %q"):format(full)
-  return nil, message, { kind = "not_found", message = message, retryable = false }
+  return nil, message, as_error({ kind = "not_found", message = message, retryable = false })
 end
 
 -- Returns the value in Consul; nil, a message and an error table when there is no such key or the read fails.

@@ -8,6 +8,7 @@ local health = require("consul_production.health")
 local options = require("consul_production.options")
 local session = require("consul_production.session")
 local sources = require("consul_production.sources")
+local as_error = require("consul_ffi.failure")
 
 ---@class consul_production.Manager
 ---@field config consul_production.Config its options, which the program reads and assigns
@@ -115,7 +116,7 @@ local function opened_by_itself(self, method)
     local initialised, why = pcall(self.init, self)
     if not initialised then
       local message = ("%s: %s"):format(method, why)
-      return nil, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+      return nil, message, as_error({ kind = "not_ready", message = message, retryable = true, maybe_applied = false })
     end
   end
   return opened(self, method)
@@ -413,7 +414,7 @@ end
 function Manager:monitor_health()
   if not self.session then
     local message = "monitor_health: the manager is not initialised: call init() first"
-    return false, message, { kind = "not_ready", message = message, retryable = true, maybe_applied = false }
+    return false, message, as_error({ kind = "not_ready", message = message, retryable = true, maybe_applied = false })
   end
   local now = opened(self, "monitor_health")
   self:_refresh()

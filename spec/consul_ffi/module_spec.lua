@@ -116,7 +116,9 @@ describe("a client", function()
     assert.is_true(client.initialized)
     assert.equal("http://10.0.0.1:8500", client.consul_url)
     assert.is_true(client.simulate)
-    assert.is_nil(client.no_such_field)
+    support.raises("no_such_field: a ConsulClient has no method or field of this name", function()
+      return client.no_such_field
+    end)
   end)
 
   it("names the unix socket that it cannot connect to", function()

@@ -1133,6 +1133,24 @@ describe("views that one worker of nginx writes for all", function()
     os.remove(folder)
   end)
 
+  it("try the folder of the dump file at the start", function()
+    local folder = os.tmpname()
+    os.remove(folder)
+    dump_file = folder .. "/consul.json"
+    local worker = new_views()
+    logged = {}
+    _G.ngx.timer = { at = function() return true end, every = function() return true end }
+    worker:start()
+    assert.equal(1, #logged)
+    assert.matches("cannot write .*consul.json: .*No such file.*: the user of the workers needs its folder", logged[1])
+    dump_file = os.tmpname()
+    worker, logged = new_views(), {}
+    worker:start()
+    assert.same({}, logged)
+    assert.is_nil((io.open(dump_file .. ".1", "r")))
+    os.remove(dump_file)
+  end)
+
   it("leave nothing of a dump file that could not be written", function()
     dump_file = os.tmpname()
     os.remove(dump_file)

@@ -289,6 +289,7 @@ describe("random values", function()
     service_view = true,
     service_views = true,
     registered = true,
+    methods = true,
   }
   for name, call in pairs(consul_ffi.ConsulClient) do
     if not OTHERS[name] then

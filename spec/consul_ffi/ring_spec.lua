@@ -73,7 +73,9 @@ describe("a ring", function()
     end
     assert.equal(0, #ring)
     assert.is_nil(next(ring.nodes))
-    assert.is_nil(ring.anything_else)
+    support.raises("anything_else: a ConsistentHashRing has no method or field of this name", function()
+      return ring.anything_else
+    end)
   end)
 
   it("has nodes that convert to their ids as strings", function()

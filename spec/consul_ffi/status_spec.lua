@@ -44,7 +44,9 @@ describe("serve_status", function()
     status, page = get(server, "/")
     assert.equal(200, status)
     assert.matches("<!doctype html>", page, 1, true)
-    assert.is_nil(server.port)
+    support.raises("port: a StatusServer has no method or field of this name", function()
+      return server.port
+    end)
   end)
 
   it("shows the nodes that run, whichever was first", function()

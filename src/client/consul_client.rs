@@ -5,7 +5,6 @@ use super::foreground::Foreground;
 use super::loop_call::InLoop;
 use super::registered::Registered;
 use crate::runtime::native::Failure;
-use crate::runtime::value;
 use consul_api::error::{Error, Kind};
 use consul_api::request::{Args, Request};
 use consul_api::response::Success;
@@ -13,7 +12,7 @@ use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_config::{Config, Simulate};
-use mlua::{Lua, Value as LuaValue};
+use mlua::Lua;
 use std::cell::{OnceCell, RefCell};
 use std::mem;
 use std::rc::Rc;
@@ -21,7 +20,7 @@ use std::sync::Arc;
 
 /// A client until it is closed, and its configuration after that.
 pub struct ConsulClient {
-    config: Config,
+    pub(super) config: Config,
     /// None: it was closed.
     open: RefCell<Option<Rc<Open>>>,
     registered: RefCell<Registered>,
@@ -193,20 +192,13 @@ impl ConsulClient {
             Simulate::ForEndpoints => format!("simulate:{endpoints}"),
             Simulate::Named(name) => format!("simulate:{name}"),
         };
-        let state = if self.open.borrow().is_some() { "open" } else { "closed" };
+        let state = if self.is_open() { "open" } else { "closed" };
         format!("ConsulClient({endpoints}, {state})")
     }
 
-    /// A field for older programs; nil for an unknown name.
-    pub fn field(&self, lua: &Lua, name: &str) -> mlua::Result<LuaValue> {
-        let value = match name {
-            "initialized" => Value::Bool(self.open.borrow().is_some()),
-            "consul_url" => self.config.endpoints.first().map_or("", String::as_str).into(),
-            "timeout" => (self.config.timeout.as_millis() as u64).into(),
-            "simulate" => Value::Bool(self.config.simulate != Simulate::No),
-            _ => Value::Null,
-        };
-        value::to_lua(lua, &value)
+    /// Whether it has not been closed.
+    pub fn is_open(&self) -> bool {
+        self.open.borrow().is_some()
     }
 }
 

@@ -1,6 +1,7 @@
 //! A client's calls on the calling thread.
 
 use crate::runtime::native::Failure;
+use crate::runtime::nginx;
 use crate::runtime::wait;
 use consul_api::error::{Error, Kind};
 use consul_client::Client;
@@ -112,6 +113,7 @@ impl Foreground {
     /// # Errors
     /// As [`Foreground::run`].
     pub fn run_one<T>(&self, lua: &Lua, call: impl Future<Output = T>) -> Result<T, Failure> {
+        nginx::before_block(lua);
         let mut call = Box::pin(call);
         if self.client.clock().as_manual().is_none() && !self.is_runtime_due() {
             let _context = self.driver(lua)?.runtime.enter();
@@ -134,6 +136,7 @@ impl Foreground {
     /// The error that a hook raised; then the work is dropped. [`Kind::Config`] if the descriptors of the runtime cannot
     /// be created.
     pub fn run<T>(&self, lua: &Lua, work: impl Future<Output = T>) -> Result<T, Failure> {
+        nginx::before_block(lua);
         let Driver { runtime, tick } = self.driver(lua)?;
         let mut work = Box::pin(async {
             match self.client.clock().as_manual() {

@@ -23,7 +23,7 @@ use consul_api::request::Request;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::ConsulClient;
-use consul_config::{Config, OPTIONS};
+use consul_config::{Config, OPTIONS, Simulate};
 use loop_call::InLoop;
 use mlua::{Lua, MultiValue, Table, Value as LuaValue};
 use std::ffi::OsString;
@@ -48,6 +48,24 @@ const METHODS: &[Method<ConsulClient>] = &[
     Method::new("semaphore", lock::new_semaphore),
 ];
 
+/// The fields, for older programs.
+const FIELDS: &[Method<ConsulClient>] = &[
+    Method::raising("initialized", |call| {
+        Ok(Returned::Value(LuaValue::Boolean(call.object.is_open())))
+    }),
+    Method::raising("consul_url", |call| {
+        native::text(call.lua, call.object.config.endpoints.first().map_or("", String::as_str))
+    }),
+    Method::raising("timeout", |call| {
+        let ms = call.object.config.timeout.as_millis() as u64;
+        Ok(Returned::Value(value::to_lua(call.lua, &ms.into())?))
+    }),
+    Method::raising("simulate", |call| {
+        let is_simulated = call.object.config.simulate != Simulate::No;
+        Ok(Returned::Value(LuaValue::Boolean(is_simulated)))
+    }),
+];
+
 /// Rows under the names that they have in older programs, with which their errors begin.
 static OLDER: [Endpoint; 5] = [
     Endpoint { name: "register_service", ..agent::SERVICE_REGISTER },
@@ -70,7 +88,7 @@ impl Class for ConsulClient {
         }
         class.set("new", native::raising(lua, "ConsulClient", new)?)?;
         class.set("in_loop", native::function(lua, "start", loop_call::begin)?)?;
-        class.set("field", native::raising(lua, "ConsulClient", field)?)?;
+        class.set("fields", native::functions(lua, FIELDS)?)?;
         Ok(class)
     }
 }
@@ -114,13 +132,6 @@ fn begin<'a>(
         Err(error) => (endpoint.name.to_owned(), Err(error)),
     };
     Handle::of(lua, label, job)
-}
-
-/// A field for older programs, by its name.
-fn field(lua: &Lua, values: MultiValue) -> native::Result {
-    let (_, client) = native::called_on::<ConsulClient>(&values, "ConsulClient")?;
-    let name = values.get(1).and_then(LuaValue::as_string).map(|name| name.to_string_lossy());
-    Ok(Returned::Value(client.field(lua, &name.unwrap_or_default())?))
 }
 
 /// `ConsulClient.new(config)`

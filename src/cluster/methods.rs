@@ -17,7 +17,7 @@ use consul_api::value::shape::{ValuePath, unknown};
 use consul_cluster::stores::forget;
 use consul_cluster::{Event, Mode};
 use futures_util::stream;
-use mlua::{IntoLua, Lua, MultiValue, Value as LuaValue};
+use mlua::{IntoLua, Value as LuaValue};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -94,25 +94,24 @@ pub const METHODS: &[Method<ClusterNode>] = &[
     Method::raising("next_event", |call| next_event(call, wait::limit(&call.arg(1)?)?)),
 ];
 
-/// A field of a node, such as `cluster.node_id`; nil for an unknown name.
-pub fn field(lua: &Lua, values: MultiValue) -> native::Result {
-    let (userdata, node) = native::called_on::<ClusterNode>(&values, "ConsulHACluster")?;
-    let Some(LuaValue::String(name)) = values.get(1) else {
-        return Ok(Returned::Value(LuaValue::Nil));
-    };
-    Ok(Returned::Value(match &*name.as_bytes() {
-        b"node_id" => node.options.node_id.as_str().into_lua(lua)?,
-        b"node_address" => node.options.node_address.as_str().into_lua(lua)?,
-        b"cluster_nodes" => LuaValue::Table(node.tables(lua, userdata)?.1),
-        b"is_leader" => LuaValue::Boolean(node.is_leader()?),
-        b"profile" => {
-            let values = node.options.profile.values().into_iter();
-            let values = values.map(|(name, value)| (name.to_owned(), value)).collect();
-            value::to_lua(lua, &Value::Map(values))?
-        }
-        _ => LuaValue::Nil,
-    }))
-}
+/// The fields of a node.
+pub const FIELDS: &[Method<ClusterNode>] = &[
+    Method::raising("node_id", |call| native::text(call.lua, &call.object.options.node_id)),
+    Method::raising("node_address", |call| {
+        native::text(call.lua, &call.object.options.node_address)
+    }),
+    Method::raising("cluster_nodes", |call| {
+        Ok(Returned::Value(LuaValue::Table(call.object.tables(call.lua, call.userdata)?.1)))
+    }),
+    Method::raising("is_leader", |call| {
+        Ok(Returned::Value(LuaValue::Boolean(call.object.is_leader()?)))
+    }),
+    Method::raising("profile", |call| {
+        let values = call.object.options.profile.values().into_iter();
+        let values = values.map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(Returned::Value(value::to_lua(call.lua, &Value::Map(values))?))
+    }),
+];
 
 /// `cluster:start(options)`, and `cluster:start(method, …)` for a handle
 fn start(call: &Call<ClusterNode>) -> native::Result {

@@ -34,7 +34,7 @@ impl Class for ClusterNode {
         let methods = methods.chain(store::METHODS_OF_NODE);
         let class = native::class(lua, methods)?;
         class.set("new", native::raising(lua, "ConsulHACluster", new)?)?;
-        class.set("field", native::raising(lua, "ConsulHACluster", methods::field)?)?;
+        class.set("fields", native::functions(lua, methods::FIELDS)?)?;
         Ok(class)
     }
 }

@@ -6,6 +6,7 @@ pub(super) mod handle;
 pub(super) mod job;
 pub(super) mod log;
 pub(super) mod native;
+pub(super) mod nginx;
 pub(super) mod stack;
 pub(super) mod value;
 pub(super) mod wait;

@@ -5,8 +5,9 @@
 use super::log;
 use super::value::{self, Outcome};
 use consul_api::error::{Error, Kind, caught};
+use consul_api::table::Shape;
 use consul_api::value as wire;
-use consul_api::value::shape::ValuePath;
+use consul_api::value::shape::{self, ValuePath};
 use mlua::{
     AnyUserData, Function, IntoLua, Lua, MultiValue, Table, UserData, UserDataFields, UserDataRef,
     Value,
@@ -78,6 +79,45 @@ pub fn kinds(lua: &Lua) -> mlua::Result<Table> {
         ("pair", PAIR),
         ("misuse", MISUSE),
     ])
+}
+
+/// `nearest(name, known)`: the known names that a name may mean, the nearest first.
+pub fn nearest(lua: &Lua) -> mlua::Result<Function> {
+    raising(lua, "nearest", |lua, args| {
+        let texts = |place: usize, name| {
+            Shape::TextList.texts(&value::argument(lua, &args, place)?, &ValuePath::top(name))
+        };
+        let (name, known) = (texts(0, "name")?, texts(1, "known")?);
+        let known: Vec<_> = known.iter().map(String::as_str).collect();
+        let near = name.first().map(|name| nearest_names(name, &known)).unwrap_or_default();
+        Ok(Returned::Value(Value::Table(lua.create_sequence_from(near)?)))
+    })
+}
+
+/// The names that a mistaken one may mean: one of the same words in another order, then those that are like it; without
+/// such ones those that it is a part of.
+fn nearest_names<'k>(name: &str, known: &[&'k str]) -> Vec<&'k str> {
+    const MOST: usize = 3;
+    const NEAR_ENOUGH: f64 = 0.6;
+    const SHORTEST_PART: usize = 3;
+    let words = |name: &str| {
+        let mut words: Vec<_> = name.split('_').map(str::to_lowercase).collect();
+        words.sort_unstable();
+        words
+    };
+    let given = words(name);
+    let mut found: Vec<_> =
+        known.iter().copied().filter(|known| words(known) == given).take(MOST).collect();
+    let mut rest: Vec<_> = known.iter().copied().filter(|known| !found.contains(known)).collect();
+    while let Some(near) = shape::nearest(name, &rest, NEAR_ENOUGH).filter(|_| found.len() < MOST) {
+        found.push(near);
+        rest.retain(|known| *known != near);
+    }
+    if found.is_empty() && name.len() >= SHORTEST_PART {
+        let name = name.to_lowercase();
+        found.extend(known.iter().copied().filter(|known| known.contains(&name)).take(MOST));
+    }
+    found
 }
 
 /// Returns a text.
@@ -316,7 +356,7 @@ fn create_metatable<T: Class>(lua: &Lua) -> mlua::Result<()> {
 pub struct Object<T>(Option<T>);
 
 /// The metamethods that a class can have; see `class_of` in `module.lua`.
-const METAMETHODS: &[&str] = &["__index", "__tostring", "__len", "__close"];
+const METAMETHODS: &[&str] = &["__index", "__tostring", "__len", "__close", "__pairs"];
 
 /// The registry's name for the table of a class's metamethods.
 fn metamethods_of<T: Class>() -> String {
@@ -358,9 +398,8 @@ impl<T> Deref for Borrowed<T> {
     }
 }
 
-/// The native part of a class for `module.lua`: its methods by name, and `set_metamethods`, which takes
-/// the table of its metamethods.
-pub fn class<T: Class>(
+/// The functions of methods, or of fields, by name.
+pub fn functions<T: Class>(
     lua: &Lua,
     methods: impl IntoIterator<Item = &'static Method<T>>,
 ) -> mlua::Result<Table> {
@@ -370,8 +409,23 @@ pub fn class<T: Class>(
         let call = move |lua: &Lua, values: MultiValue| invoke(lua, name, body, &values);
         by_name.set(name, create(lua, name, errors, Box::new(call))?)?;
     }
+    Ok(by_name)
+}
+
+/// The native part of a class for `module.lua`: its name, its methods by name, `is_object`, and `set_metamethods`,
+/// which takes the table of its metamethods.
+pub fn class<T: Class>(
+    lua: &Lua,
+    methods: impl IntoIterator<Item = &'static Method<T>>,
+) -> mlua::Result<Table> {
+    let by_name = functions(lua, methods)?;
     let class = lua.create_table()?;
     class.set("methods", by_name)?;
+    class.set("name", T::NAME)?;
+    let is_object = |_: &Lua, value: Value| {
+        Ok(value.as_userdata().is_some_and(|userdata| Borrowed::<T>::of(userdata).is_some()))
+    };
+    class.set("is_object", lua.create_function(is_object)?)?;
     let set_metamethods = |lua: &Lua, metamethods: Table| {
         lua.set_named_registry_value(&metamethods_of::<T>(), metamethods)
     };

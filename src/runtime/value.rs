@@ -25,6 +25,10 @@ pub const MAX_EXACT: u64 = if HAS_INTEGERS { i64::MAX as u64 } else { EXACT_IN_D
 /// sent back.
 pub const LIST_METATABLE: &CStr = c"consul_ffi.list";
 
+/// The registry's names for the metatables of errors and of metadata, which make them text.
+pub const ERROR_METATABLE: &str = "consul_ffi.error";
+pub const META_METATABLE: &str = "consul_ffi.meta";
+
 /// The wire's value for a Lua value: [`Value::Foreign`] for functions, coroutines and userdata.
 ///
 /// # Errors
@@ -168,11 +172,13 @@ pub fn place(key: &LuaValue) -> usize {
     key.as_usize().filter(|place| *place > 0).unwrap_or(usize::MAX)
 }
 
-/// Creates the metatable of empty lists.
+/// Creates the metatables of empty lists, of errors and of metadata; `module.lua` fills the last two.
 pub fn register(lua: &Lua) -> mlua::Result<()> {
     let metatable = lua.create_table()?;
     metatable.set("__jsontype", "array")?;
-    lua.set_named_registry_value(&LIST_METATABLE.to_string_lossy(), metatable)
+    lua.set_named_registry_value(&LIST_METATABLE.to_string_lossy(), metatable)?;
+    lua.set_named_registry_value(ERROR_METATABLE, lua.create_table()?)?;
+    lua.set_named_registry_value(META_METATABLE, lua.create_table()?)
 }
 
 /// Has a table be a list also while it is empty, as those from Consul are.
@@ -212,6 +218,7 @@ pub fn error(lua: &Lua, error: &Error) -> mlua::Result<LuaValue> {
         }
         table.raw_set("operations", operations)?;
     }
+    table.set_metatable(Some(lua.named_registry_value(ERROR_METATABLE)?))?;
     Ok(LuaValue::Table(table))
 }
 

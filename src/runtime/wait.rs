@@ -4,6 +4,7 @@ use super::executor::Executor;
 use super::job::Job;
 use super::log;
 use super::native::Failure;
+use super::nginx;
 use consul_api::error::Error;
 use consul_api::value::Value;
 use consul_api::value::shape::ValuePath;
@@ -62,6 +63,9 @@ pub fn for_job_unless<T>(
     limit: Option<Duration>,
     is_needless: impl Fn() -> bool,
 ) -> Result<(), Failure> {
+    if limit != Some(Duration::ZERO) {
+        nginx::before_block(lua);
+    }
     job.wait(limit, INTERVAL, || pause(lua).map(|()| is_needless()))
 }
 

@@ -3,6 +3,7 @@
 
 use super::support::outside::outside_cargo;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +20,7 @@ lua54 = []
 [profile.guard]
 inherits = "release"
 [workspace]
-members = ["crates/*"]
+members = ["crates/consul-guard"]
 "#;
 
 const GUARD: &str = "[package]\nname = \"consul-guard\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
@@ -50,7 +51,14 @@ impl Package {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = fs::remove_dir_all(&folder);
         let package = Self(folder);
-        for script in ["rockspec/build.sh", "rockspec/lib.sh", "scripts/rocks.sh"] {
+        for script in [
+            "rockspec/build.sh",
+            "rockspec/build-tools.sh",
+            "rockspec/lib.sh",
+            "scripts/rocks.sh",
+            "scripts/packages.sh",
+            "crates/consul-sim/packages/Containerfile",
+        ] {
             package.write(script, "");
             let original = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
             fs::copy(original, package.0.join(script)).expect("it can be copied");
@@ -77,6 +85,7 @@ impl Package {
         );
     }
 
+    #[track_caller]
     fn run(&self, program: &str, arguments: &[&str], variables: &[(&str, &str)]) {
         let mut command = Command::new(program);
         outside_cargo(&mut command).args(arguments).current_dir(&self.0);
@@ -105,6 +114,136 @@ fn what_was_built_is_taken_also_where_a_target_is_configured() {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     package.run("rockspec/build.sh", &build, &[("CARGO_BUILD_TARGET", &host)]);
     package.has("later");
+}
+
+/// A folder with links to all programs of the `PATH` but one.
+fn path_without(program: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("without {program}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    for other in std::env::split_paths(&std::env::var_os("PATH").expect("a PATH")) {
+        for entry in fs::read_dir(other).into_iter().flatten().flatten() {
+            if entry.file_name() != program {
+                // The first of a name is the one that runs.
+                let _ = symlink(entry.path(), folder.join(entry.file_name()));
+            }
+        }
+    }
+    folder
+}
+
+impl Package {
+    /// Runs a script that ends with this error before it has built anything.
+    #[track_caller]
+    fn refuses(&self, script: &str, arguments: &[&str], variables: &[(&str, &str)], says: &str) {
+        let mut command = Command::new(self.0.join(script));
+        outside_cargo(&mut command).args(arguments).current_dir(&self.0);
+        command.env_remove("CARGO_TARGET_DIR").env("CARGO_NET_OFFLINE", "true").env_remove("CC");
+        let output = command.envs(variables.iter().copied()).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{script}: {said}");
+        assert!(said.contains(says), "{script}: {said}");
+        assert!(!said.contains("Compiling"), "{script}: {said}");
+    }
+}
+
+#[test]
+fn what_a_build_lacks_is_named_before_it() {
+    let package = Package::new("a machine that lacks something");
+    package.saying("never");
+    let build = ("rockspec/build.sh", ["lua54", "made/consul_ffi.so"].as_slice());
+    let tools = ("rockspec/build-tools.sh", ["made"].as_slice());
+    let rocks = ("scripts/rocks.sh", ["5.4"].as_slice());
+    for (lacks, of, (script, arguments)) in [
+        ("cc", "gcc", build),
+        ("cc", "gcc", tools),
+        ("luarocks", "luarocks", rocks),
+        ("zip", "zip", rocks),
+        ("unzip", "unzip", rocks),
+        ("objdump", "binutils", rocks),
+    ] {
+        let path = path_without(lacks);
+        let path = path.to_str().expect("a path");
+        package.refuses(script, arguments, &[("PATH", path)], &format!("{lacks} is missing"));
+        package.refuses(script, arguments, &[("PATH", path)], &format!("Debian's package {of}"));
+    }
+    let path = path_without("df");
+    let stub = path.join("df");
+    fs::write(&stub, "#!/bin/sh\necho Head\necho /dev/sda 9 9 40960 1% /\n").expect("a stub");
+    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).expect("it can be run");
+    for (script, arguments) in [build, tools] {
+        let path = [("PATH", path.to_str().expect("a path"))];
+        package.refuses(script, arguments, &path, "has 40 MB of free disk space");
+    }
+}
+
+/// With a builder that writes down what it gets.
+#[test]
+fn the_image_is_the_static_program_with_its_licences() {
+    let package = Package::new("an image");
+    let script = ("scripts/packages.sh", ["image", "podman"].as_slice());
+    package.refuses(script.0, script.1, &[], "make dist ONLY=consul-sim TARGETS=");
+    let name = format!("consul-sim-0.1.0-linux-{}-musl", std::env::consts::ARCH);
+    for file in ["consul-sim", "LICENSE-MIT"] {
+        package.write(&format!("target/dist/{name}/{file}"), "");
+    }
+    let archive = format!("{name}.tar.gz");
+    package.run(
+        "tar",
+        &["-czf", &format!("target/dist/{archive}"), "-C", "target/dist", &name],
+        &[],
+    );
+    package.write(
+        "bin/podman",
+        "#!/bin/sh\n[ $1 = info ] && exit\nfor it; do last=$it; done\n{ echo \"$@\"; ls \"$last\"; } >said\n",
+    );
+    package.run("chmod", &["+x", "bin/podman"], &[]);
+    let path =
+        format!("{}:{}", package.0.join("bin").display(), std::env::var("PATH").expect("a PATH"));
+    package.run("scripts/packages.sh", &["image", "podman"], &[("PATH", &path)]);
+    let said = fs::read_to_string(package.0.join("said")).expect("what the builder got");
+    assert!(said.starts_with("build --build-arg VERSION=0.1.0 --tag consul-sim:0.1.0 "), "{said}");
+    assert!(said.ends_with("\nLICENSE-MIT\nconsul-sim\n"), "{said}");
+    let file = said.split(' ').skip_while(|it| *it != "--file").nth(1).expect("a Containerfile");
+    let text = fs::read_to_string(package.0.join(file)).expect("the Containerfile");
+    assert!(text.contains("\nFROM scratch\n") && text.contains("[\"/consul-sim\"]"), "{text}");
+}
+
+/// With programs that write down how they are called.
+#[test]
+fn each_registry_gets_its_files_only_with_its_key() {
+    let package = Package::new("a published release");
+    let makefile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile");
+    fs::copy(makefile, package.0.join("Makefile")).expect("it can be copied");
+    for file in [
+        "dist/a.tar.gz",
+        "rocks/consul_ffi-0.1.0-51.linux-x86_64.rock",
+        "rocks/consul_ffi-0.1.0-51.rockspec",
+        "packages/consul_sim-0.1.0.whl",
+        "packages/consul-sim-0.1.0.tgz",
+    ] {
+        package.write(&format!("target/{file}"), "");
+    }
+    let stub = "#!/bin/sh\n[ \"$1 $2\" != 'config get' ] || { echo https://registry/; exit; }\n\
+        echo \"${0##*/} $1\" >>said\n";
+    for program in ["bin/gh", "bin/luarocks", "bin/npm", "target/packages/python/bin/maturin"] {
+        package.write(program, stub);
+        package.run("chmod", &["+x", program], &[]);
+    }
+    let path =
+        format!("{}:{}", package.0.join("bin").display(), std::env::var("PATH").expect("a PATH"));
+    let released = "gh release\n";
+    for (key, uploaded) in [
+        ("NO_KEY", ""),
+        ("LUAROCKS_KEY", "luarocks upload\n"),
+        ("PYPI_TOKEN", "maturin upload\n"),
+        ("NPM_TOKEN", "npm config\nnpm publish\n"),
+    ] {
+        package.write("said", "");
+        package.run("make", &["publish"], &[("PATH", &path), (key, "secret")]);
+        let said = fs::read_to_string(package.0.join("said")).expect("what was called");
+        assert_eq!(said, format!("{released}{uploaded}"), "{key}");
+    }
 }
 
 /// With other folders, times, zones and permissions.

@@ -5,6 +5,7 @@ mod classes;
 mod coordination;
 mod decisions;
 mod failures;
+mod help;
 mod links;
 mod monitoring;
 mod readme;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! consul-guard PID
-//! consul-guard version
+//! consul-guard version, consul-guard --help
 //! ```
 
 use consul_guard::{PROGRAM, watch};
@@ -16,14 +16,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match &arguments[..] {
-        [word] if word == "version" => {
+        [word] if ["version", "-V", "--version"].contains(&&**word) => {
             writeln!(io::stdout(), "{PROGRAM} {}", env!("CARGO_PKG_VERSION"))
         }
         [id] if id.parse::<u32>().is_ok() => guard(id.parse().unwrap_or_default()),
-        _ => {
-            let usage = format!("usage: {PROGRAM} PID (by the module); {PROGRAM} version");
-            Err(io::Error::other(usage))
+        [word] if ["help", "-h", "--help"].contains(&&**word) => {
+            writeln!(io::stdout(), "{}", help())
         }
+        _ => Err(io::Error::other(usage())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,6 +33,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> String {
+    format!("usage: {PROGRAM} PID (by the module); {PROGRAM} version; {PROGRAM} help")
+}
+
+fn help() -> String {
+    format!(
+        "{}\n\nReleases the locks of a process in Consul when that process has died. The module consul_ffi starts it, by \
+         the\noption guard, and sends it what is to be released.\n\n  PID      the process to watch; a socket to it \
+         is the standard input\n  version  prints the version, as --version\n  help     prints this, as --help",
+        usage()
+    )
 }
 
 fn guard(process_id: u32) -> io::Result<()> {

@@ -126,6 +126,7 @@ pub enum Verb {
     ForgetStore(ForgetStore),
     /// Print the completion for a shell.
     Completion {
+        /// The shell that reads it.
         #[arg(value_enum)]
         shell: Shell,
     },

@@ -29,7 +29,7 @@ const USAGE: &str =
     "usage: consul-sim agent [-dev] [-http-port=N] [-node=NAME] [-config-file=FILE] …
                         [-sim-port=N] [-sim-address=IP] [-sim-host=NAME] [-sim-seed=N] [-sim-clock=real|manual] [-sim-ready-file=FILE]
                         [-sim-key-names=1.21.0|1.21.5|1.22]
-       consul-sim version [-format=json]";
+       consul-sim version [-format=json], consul-sim --version";
 
 /// How the program ended.
 enum End {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             Ok(End::Done)
         }
         Some((command, flags)) if command == "agent" => agent(flags),
-        Some((command, flags)) if command == "version" => version(flags),
+        Some((command, flags)) if is_version(command) => version(flags),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {
@@ -65,11 +65,19 @@ fn asks_for_help(argument: &str) -> bool {
     ["-h", "-help", "--help", "help"].contains(&argument)
 }
 
+/// `consul` knows the last two as well.
+fn is_version(argument: &str) -> bool {
+    ["version", "-V", "-version", "--version"].contains(&argument)
+}
+
 fn help() {
     let text = format!(
         "{USAGE}\n\nA simulated Consul agent for tests. It answers as Consul {VERSION} and keeps everything in memory. \
-         Keys of the configuration\nthat have no effect here are named in a warning at the start.\n\n{}",
-        CommandLine::help()
+         Flags and keys of the\nconfiguration that have no effect here are named in a warning at the start. The other \
+         commands are those of consul itself, for\nexample: CONSUL_HTTP_ADDR=127.0.0.1:8500 consul members\n\n\
+         Flags of agent:\n{}\n\nFlags of version:\n  {:<32} prints JSON",
+        CommandLine::help(),
+        "-format=json"
     );
     print_line(&mut std::io::stdout(), &text);
 }

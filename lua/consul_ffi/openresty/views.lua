@@ -9,6 +9,7 @@ local option_types = require("consul_ffi.option_types")
 local scope = require("consul_ffi.openresty.scope")
 local texts = require("consul_ffi.openresty.texts")
 local now_s = require("consul_ffi.openresty.clock")
+local as_error = require("consul_ffi.failure")
 
 -- How often a changed list is written to the dump file at most, and when that is tried again after a failure, in
 -- seconds; and how often it is written although nothing has changed, for the ages in it.
@@ -643,8 +644,26 @@ function views.new(options)
   return self
 end
 
+-- Tries the folder of the dump file, while the operator looks: otherwise the next outage shows that it fails.
+local function try_dump(self)
+  local path = self.dump_file and ("%s.%d"):format(self.dump_file, ngx.worker.pid())
+  if not path then
+    return
+  end
+  local file, why = io.open(path, "a")
+  if file then
+    file:close()
+    os.remove(path)
+  else
+    self.dump_failed = true
+    local cure = ": the user of the workers needs its folder"
+    ngx.log(ngx.ERR, "consul_ffi: cannot write ", self.dump_file, ": ", why, cure)
+  end
+end
+
 ---Has this worker watch when no other does; in init_worker_by_lua.
 function Views:start()
+  try_dump(self)
   self.lease = lease.new(self.dict)
   assert(ngx.timer.at(0, tick, self))
   assert(ngx.timer.every(lease.RENEW_S, tick, self))
@@ -727,7 +746,7 @@ local function too_old(self)
     local message = ("service_view %q: Consul confirmed its list %.0f s ago, and age_max_s is %s"):format(
       self.service, age_s, most_s)
     return false, message,
-      { kind = "timeout", message = message, retryable = true, maybe_applied = false, expired = true }
+      as_error({ kind = "timeout", message = message, retryable = true, maybe_applied = false, expired = true })
   end
 end
 

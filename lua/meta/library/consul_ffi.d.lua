@@ -29,6 +29,12 @@ function ConsulClient:destroy() end
 ---@return { services: string[], checks: string[] } registered their ids
 function ConsulClient:registered() end
 
+---The names of its methods that begin with a prefix, of all without one. An unknown name raises an error with the nearest
+---ones. `pairs` goes over methods and fields, except in engines without `__pairs`: Lua 5.1, and LuaJIT as Debian builds it.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsulClient:methods(prefix) end
+
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
 ---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
 ---neither 429 nor 500 is retried. The answer of another program at a path of Consul's API is `decode`, as for its method: with
@@ -167,6 +173,11 @@ function Handle:cancel() end
 ---@return true
 function Handle:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Handle:methods(prefix) end
+
 ---Watches a method that supports blocking queries. The last argument is a table with options of the method and of the
 ---watch; `index`, `hash`, `timeout_ms` and `retry` are set by the watch itself. Misuse raises an error. Fails with
 ---`argument`, `closed`, and with `config` if the client has as many watches and views as connections.
@@ -222,6 +233,11 @@ function Watch:unix_socket() end
 ---same.
 ---@return true
 function Watch:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Watch:methods(prefix) end
 
 ---A change of what a watch reads.
 ---@class consul_ffi.Change
@@ -293,6 +309,11 @@ function ServiceView:unix_socket() end
 ---@return true
 function ServiceView:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ServiceView:methods(prefix) end
+
 ---Views of many services over two waiting queries, however many services there are. A change of a service's name, tags or
 ---checks is read at once; any other one (an address, a weight, metadata) within 5 s. Requires `service:read` and
 ---`node:read` of what it is to show. Fails as `watch`.
@@ -350,6 +371,11 @@ function ServiceViews:unix_socket() end
 ---same.
 ---@return true
 function ServiceViews:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ServiceViews:methods(prefix) end
 
 ---An instance of a service; read-only.
 ---@class consul_ffi.Instance
@@ -474,6 +500,11 @@ function Lock:profile() end
 ---@return true
 function Lock:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Lock:methods(prefix) end
+
 ---A consistent hash ring: assigns keys to nodes, without any request. When a node comes or goes, only keys that it gains or
 ---loses change their owner. The assignment is the same in each process, on each engine and in each release. `#ring` is the
 ---number of nodes.
@@ -520,6 +551,11 @@ function ConsistentHashRing:get_nodes(keys) end
 ---@return string? message
 ---@return consul_ffi.Error? err
 function ConsistentHashRing:get_replica_nodes(key, n) end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsistentHashRing:methods(prefix) end
 
 ---A node of a ring: its `info` and its id. As text it reads as the id.
 ---@class consul_ffi.RingNode
@@ -823,6 +859,11 @@ function ConsulHACluster:poll(timeout_ms, max) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:run() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsulHACluster:methods(prefix) end
+
 ---A node of a cluster; read-only. As text it reads as the id.
 ---@class consul_ffi.ClusterNode
 ---@field id string
@@ -950,6 +991,11 @@ function ReplicatedStore:accept_loss(shard, options) end
 ---@return consul_ffi.Handle handle
 function ReplicatedStore:start(method, ...) end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ReplicatedStore:methods(prefix) end
+
 ---A record of a store.
 ---@class consul_ffi.Record
 ---@field id string any bytes, unique in the shard
@@ -1022,6 +1068,11 @@ function Simulator:reset() end
 ---Counts requests and what the agent stores.
 ---@return consul_ffi.SimulatorStats stats
 function Simulator:stats() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Simulator:methods(prefix) end
 
 ---@class consul_ffi.SimulatorStats
 ---@field requests integer the requests that arrived
@@ -3311,6 +3362,11 @@ local StatusServer = {}
 ---@return true success
 function StatusServer:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function StatusServer:methods(prefix) end
+
 ---Reads a regular file of up to 1 MiB, such as a configuration. It never waits: pipes and devices are refused.
 ---@param path string
 ---@return string? text nil for a file that cannot be read
@@ -3344,5 +3400,10 @@ function LogFile:write(line) end
 ---Closes the file.
 ---@return boolean success
 function LogFile:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function LogFile:methods(prefix) end
 
 return consul_ffi

@@ -4,7 +4,7 @@
 
 mod load;
 
-use super::value::{HAS_INTEGERS, LIST_METATABLE, MAX_EXACT};
+use super::value::{HAS_INTEGERS, LIST_METATABLE, MAX_EXACT, META_METATABLE};
 use consul_api::error::Error;
 use consul_api::response::{EntryMeta, Meta};
 use consul_api::tape::{Item, Tape};
@@ -30,10 +30,12 @@ pub fn register(lua: &Lua) -> mlua::Result<()> {
     let template = names.map(|name| format!("{name} = false")).join(", ");
     let set = names.map(|name| format!("meta.{name} = {name}")).join("; ");
     let code = format!(
-        "return function({}) local meta = {{ {template} }}; {set}; return meta end",
+        "local setmetatable, metatable = setmetatable, ... \
+         return function({}) local meta = {{ {template} }}; {set}; return setmetatable(meta, metatable) end",
         names.join(", ")
     );
-    let new_meta: Function = lua.load(code).set_name("=consul_ffi").eval()?;
+    let metatable: Table = lua.named_registry_value(META_METATABLE)?;
+    let new_meta: Function = lua.load(code).set_name("=consul_ffi").call(metatable)?;
     // SAFETY: `state` is valid in the closure, with the function on top as the upvalue. Only `run`
     // calls the new function, with the argument that it expects.
     let push = unsafe { lua.exec_raw(new_meta, |state| ffi::lua_pushcclosure(state, push, 1)) }?;

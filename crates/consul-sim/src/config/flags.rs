@@ -1,5 +1,7 @@
 //! The command line of `consul agent`, in the form of Go's package `flag`: `-name=value`, `-name value`, `-switch`.
 
+use super::keys;
+
 /// The type of a flag's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -10,109 +12,174 @@ enum Kind {
 
 use Kind::{Int, Switch, Text};
 
-/// The flags of `consul agent` 1.21, and the key that each sets, and those of consul-sim, whose names begin with `sim-`. Those
-/// without a key are read by [`super::Config`].
-const FLAGS: &[(&str, Kind, &str)] = &[
-    ("advertise", Text, "advertise_addr"),
-    ("advertise-wan", Text, "advertise_addr_wan"),
-    ("allow-write-http-from", Text, "http_config.allow_write_http_from"),
-    ("alt-domain", Text, "alt_domain"),
-    ("auto-reload-config", Switch, "auto_reload_config"),
-    ("bind", Text, "bind_addr"),
-    ("bootstrap", Switch, "bootstrap"),
-    ("bootstrap-expect", Int, "bootstrap_expect"),
-    ("check_output_max_size", Int, "check_output_max_size"),
-    ("client", Text, "client_addr"),
-    ("config-dir", Text, ""),
-    ("config-file", Text, ""),
-    ("config-format", Text, ""),
-    ("data-dir", Text, "data_dir"),
-    ("datacenter", Text, "datacenter"),
-    ("default-query-time", Text, "default_query_time"),
-    ("dev", Switch, ""),
-    ("disable-host-node-id", Switch, "disable_host_node_id"),
-    ("disable-keyring-file", Switch, "disable_keyring_file"),
-    ("dns-port", Int, "ports.dns"),
-    ("domain", Text, "domain"),
-    ("enable-local-script-checks", Switch, "enable_local_script_checks"),
-    ("enable-script-checks", Switch, "enable_script_checks"),
-    ("encrypt", Text, "encrypt"),
-    ("grpc-port", Int, "ports.grpc"),
-    ("grpc-tls-port", Int, "ports.grpc_tls"),
-    ("hcl", Text, ""),
-    ("http-port", Int, "ports.http"),
-    ("https-port", Int, "ports.https"),
-    ("join", Text, "retry_join"),
-    ("join-wan", Text, "retry_join_wan"),
-    ("log-file", Text, "log_file"),
-    ("log-json", Switch, "log_json"),
-    ("log-level", Text, "log_level"),
-    ("log-rotate-bytes", Int, "log_rotate_bytes"),
-    ("log-rotate-duration", Text, "log_rotate_duration"),
-    ("log-rotate-max-files", Int, "log_rotate_max_files"),
-    ("max-query-time", Text, "max_query_time"),
-    ("node", Text, "node_name"),
-    ("node-id", Text, "node_id"),
-    ("node-meta", Text, "node_meta"),
-    ("non-voting-server", Switch, "non_voting_server"),
-    ("pid-file", Text, "pid_file"),
-    ("primary-gateway", Text, "primary_gateways"),
-    ("protocol", Int, "protocol"),
-    ("raft-protocol", Int, "raft_protocol"),
-    ("read-replica", Switch, "read_replica"),
-    ("recursor", Text, "recursors"),
-    ("rejoin", Switch, "rejoin_after_leave"),
-    ("retry-interval", Text, "retry_interval"),
-    ("retry-interval-wan", Text, "retry_interval_wan"),
-    ("retry-join", Text, "retry_join"),
-    ("retry-join-wan", Text, "retry_join_wan"),
-    ("retry-max", Int, "retry_max"),
-    ("retry-max-wan", Int, "retry_max_wan"),
-    ("segment", Text, "segment"),
-    ("serf-lan-allowed-cidrs", Text, "serf_lan_allowed_cidrs"),
-    ("serf-lan-bind", Text, "serf_lan"),
-    ("serf-lan-port", Int, "ports.serf_lan"),
-    ("serf-wan-allowed-cidrs", Text, "serf_wan_allowed_cidrs"),
-    ("serf-wan-bind", Text, "serf_wan"),
-    ("serf-wan-port", Int, "ports.serf_wan"),
-    ("server", Switch, "server"),
-    ("server-port", Int, "ports.server"),
-    ("sim-address", Text, ""),
-    ("sim-clock", Text, ""),
-    ("sim-host", Text, ""),
-    ("sim-key-names", Text, ""),
-    ("sim-port", Int, ""),
-    ("sim-ready-file", Text, ""),
-    ("sim-seed", Int, ""),
-    ("syslog", Switch, "enable_syslog"),
-    ("ui", Switch, "ui_config.enabled"),
-    ("ui-content-path", Text, "ui_config.content_path"),
-    ("ui-dir", Text, "ui_config.dir"),
-];
-
-/// What the flags do that do not set one key.
-const MEANINGS: &[(&str, &str)] = &[
-    ("config-dir", "reads each file of this folder that ends in .hcl or .json"),
-    ("config-file", "reads this file; may be repeated"),
-    ("config-format", "the format of files with other names: hcl or json"),
-    ("dev", "starts with the settings of Consul's dev mode"),
-    ("hcl", "settings in HCL, as in a file"),
-    ("sim-address", "the address of the control endpoints; default 127.0.0.1"),
+/// The flags of `consul agent` 1.21, the key that each sets and what it says, and those of consul-sim, whose names begin with
+/// `sim-`. Those without a key are read by [`super::Config`].
+const FLAGS: &[(&str, Kind, &str, &str)] = &[
+    ("advertise", Text, "advertise_addr", "the address that the catalog has for this agent"),
+    ("advertise-wan", Text, "advertise_addr_wan", "the address that other datacenters use"),
+    (
+        "allow-write-http-from",
+        Text,
+        "http_config.allow_write_http_from",
+        "the networks (CIDR) whose requests may write; may be repeated",
+    ),
+    ("alt-domain", Text, "alt_domain", "a second domain of the DNS names"),
+    (
+        "auto-reload-config",
+        Switch,
+        "auto_reload_config",
+        "reads changed configuration files again by itself",
+    ),
+    ("bind", Text, "bind_addr", "the address for the traffic between servers"),
+    ("bootstrap", Switch, "bootstrap", "lets this server elect itself"),
+    (
+        "bootstrap-expect",
+        Int,
+        "bootstrap_expect",
+        "the number of servers that a datacenter waits for",
+    ),
+    ("check_output_max_size", Int, "check_output_max_size", "the most bytes of a check's output"),
+    ("client", Text, "client_addr", "the addresses on which HTTP, DNS and gRPC answer"),
+    ("config-dir", Text, "", "reads each file of this folder that ends in .hcl or .json"),
+    ("config-file", Text, "", "reads this file; may be repeated"),
+    ("config-format", Text, "", "the format of files with other names: hcl or json"),
+    ("data-dir", Text, "data_dir", "the folder for data; it is only tested, all stays in memory"),
+    ("datacenter", Text, "datacenter", "the name of the datacenter"),
+    (
+        "default-query-time",
+        Text,
+        "default_query_time",
+        "how long a blocking query without ?wait waits",
+    ),
+    ("dev", Switch, "", "starts with the settings of Consul's dev mode"),
+    (
+        "disable-host-node-id",
+        Switch,
+        "disable_host_node_id",
+        "gives the node a random id, not one made from the machine's",
+    ),
+    ("disable-keyring-file", Switch, "disable_keyring_file", "keeps gossip keys out of files"),
+    ("dns-port", Int, "ports.dns", "the port of DNS, UDP and TCP; -1: none"),
+    ("domain", Text, "domain", "the domain of the DNS names; default consul."),
+    (
+        "enable-local-script-checks",
+        Switch,
+        "enable_local_script_checks",
+        "allows checks that run programs, if they come from files",
+    ),
+    (
+        "enable-script-checks",
+        Switch,
+        "enable_script_checks",
+        "allows checks that run programs, also by the API",
+    ),
+    ("encrypt", Text, "encrypt", "the gossip key"),
+    ("grpc-port", Int, "ports.grpc", "the port of gRPC"),
+    ("grpc-tls-port", Int, "ports.grpc_tls", "the port of gRPC over TLS"),
+    ("hcl", Text, "", "settings in HCL, as in a file"),
+    ("http-port", Int, "ports.http", "the port of HTTP; -1: none, 0: a free one"),
+    ("https-port", Int, "ports.https", "the port of HTTPS; -1: none"),
+    ("join", Text, "retry_join", "a server to join at the start; may be repeated"),
+    ("join-wan", Text, "retry_join_wan", "a server of another datacenter to join; may be repeated"),
+    ("log-file", Text, "log_file", "a file for the log too"),
+    ("log-json", Switch, "log_json", "writes the log as JSON"),
+    ("log-level", Text, "log_level", "trace, debug, info, warn or error"),
+    ("log-rotate-bytes", Int, "log_rotate_bytes", "the bytes after which another log file begins"),
+    (
+        "log-rotate-duration",
+        Text,
+        "log_rotate_duration",
+        "the time after which another log file begins",
+    ),
+    ("log-rotate-max-files", Int, "log_rotate_max_files", "how many earlier log files stay"),
+    ("max-query-time", Text, "max_query_time", "the longest ?wait of a blocking query"),
+    ("node", Text, "node_name", "the node's name; default: the machine's"),
+    ("node-id", Text, "node_id", "the node's id, a UUID"),
+    ("node-meta", Text, "node_meta", "a pair key:value of the node's metadata; may be repeated"),
+    ("non-voting-server", Switch, "non_voting_server", "an old name of -read-replica"),
+    ("pid-file", Text, "pid_file", "a file for the id of the process"),
+    (
+        "primary-gateway",
+        Text,
+        "primary_gateways",
+        "a mesh gateway of the primary datacenter; may be repeated",
+    ),
+    ("protocol", Int, "protocol", "the version of the gossip protocol"),
+    ("raft-protocol", Int, "raft_protocol", "the version of the Raft protocol"),
+    ("read-replica", Switch, "read_replica", "makes the server one that does not vote"),
+    ("recursor", Text, "recursors", "a DNS server for other domains; may be repeated"),
+    ("rejoin", Switch, "rejoin_after_leave", "joins again after a leave"),
+    ("retry-interval", Text, "retry_interval", "the pause between tries to join"),
+    (
+        "retry-interval-wan",
+        Text,
+        "retry_interval_wan",
+        "the pause between tries to join another datacenter",
+    ),
+    ("retry-join", Text, "retry_join", "a server to join, until it works; may be repeated"),
+    (
+        "retry-join-wan",
+        Text,
+        "retry_join_wan",
+        "a server of another datacenter to join, until it works; may be repeated",
+    ),
+    ("retry-max", Int, "retry_max", "how often joining is tried; 0: without end"),
+    (
+        "retry-max-wan",
+        Int,
+        "retry_max_wan",
+        "how often joining another datacenter is tried; 0: without end",
+    ),
+    ("segment", Text, "segment", "the network segment to join"),
+    (
+        "serf-lan-allowed-cidrs",
+        Text,
+        "serf_lan_allowed_cidrs",
+        "the networks (CIDR) of members; may be repeated",
+    ),
+    ("serf-lan-bind", Text, "serf_lan", "the address for gossip in the datacenter"),
+    ("serf-lan-port", Int, "ports.serf_lan", "the port for gossip in the datacenter"),
+    (
+        "serf-wan-allowed-cidrs",
+        Text,
+        "serf_wan_allowed_cidrs",
+        "the networks (CIDR) of members of other datacenters; may be repeated",
+    ),
+    ("serf-wan-bind", Text, "serf_wan", "the address for gossip between datacenters"),
+    ("serf-wan-port", Int, "ports.serf_wan", "the port for gossip between datacenters"),
+    ("server", Switch, "server", "runs as a server"),
+    ("server-port", Int, "ports.server", "the port for the traffic between servers"),
+    ("sim-address", Text, "", "the address of the control endpoints; default 127.0.0.1"),
     (
         "sim-clock",
+        Text,
+        "",
         "real, the default: the time passes and can be advanced; manual: it stands still until it is advanced",
     ),
-    ("sim-host", "a further name under which the control endpoints answer; may be repeated"),
+    (
+        "sim-host",
+        Text,
+        "",
+        "a further name under which the control endpoints answer; may be repeated",
+    ),
     (
         "sim-key-names",
+        Text,
+        "",
         "the names of keys that a server of 1.21.0 (the default), 1.21.5 or 1.22 takes",
     ),
     (
         "sim-port",
+        Int,
+        "",
         "the port of the control endpoints, which a test uses; 0: a free one; without it there are none",
     ),
-    ("sim-ready-file", "a file that appears when the agent answers, with its URLs"),
-    ("sim-seed", "the seed of ids and faults; default: a random one"),
+    ("sim-ready-file", Text, "", "a file that appears when the agent answers, with its URLs"),
+    ("sim-seed", Int, "", "the seed of ids and faults; default: a random one"),
+    ("syslog", Switch, "enable_syslog", "writes the log to syslog too"),
+    ("ui", Switch, "ui_config.enabled", "serves the web page"),
+    ("ui-content-path", Text, "ui_config.content_path", "the path of the web page"),
+    ("ui-dir", Text, "ui_config.dir", "a folder with files in place of the built-in web page"),
 ];
 
 /// A command line.
@@ -142,16 +209,14 @@ pub(super) enum Given {
 impl CommandLine {
     /// Each flag with its meaning, a line each.
     pub fn help() -> String {
-        let line = |(name, kind, key): &(&str, Kind, &str)| {
+        let line = |(name, kind, key, meaning): &(&str, Kind, &str, &str)| {
             let value = match kind {
                 Switch => "",
                 Text => "=TEXT",
                 Int => "=N",
             };
-            let meaning = MEANINGS.iter().find(|(known, _)| known == name);
-            let meaning =
-                meaning.map_or_else(|| format!("sets the key {key}"), |it| it.1.to_owned());
-            format!("  {:<32} {meaning}", format!("-{name}{value}"))
+            let effect = if keys::has_effect(key) { "" } else { "; has no effect here" };
+            format!("  {:<32} {meaning}{effect}", format!("-{name}{value}"))
         };
         FLAGS.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -177,7 +242,7 @@ impl CommandLine {
                 None => (flag, None),
             };
             let known = FLAGS.iter().find(|(known, ..)| *known == name);
-            let (name, kind, key) =
+            let (name, kind, key, _) =
                 known.ok_or_else(|| format!("flag provided but not defined: -{name}"))?;
             let text = match (given, kind) {
                 (Some(text), _) => text,
@@ -240,15 +305,15 @@ mod tests {
     #[test]
     fn the_help_explains_each_flag() {
         let help = CommandLine::help();
-        for (name, _, key) in FLAGS {
+        for (name, _, key, meaning) in FLAGS {
             let line = help.lines().find(|line| {
                 let flag = line.trim_start().split([' ', '=']).next();
                 flag.and_then(|it| it.strip_prefix('-')) == Some(name)
             });
             let line = line.unwrap_or_else(|| panic!("-{name} is missing"));
-            let has_meaning =
-                MEANINGS.iter().any(|(known, text)| known == name && line.ends_with(text));
-            assert!(has_meaning != (!key.is_empty() && line.ends_with(key)), "{line}");
+            assert!(meaning.len() > 5 && line.contains(meaning), "{line}");
+            let is_said = line.ends_with("; has no effect here");
+            assert_eq!(is_said, !keys::has_effect(key), "{line}");
         }
         assert_eq!(help.lines().count(), FLAGS.len());
     }

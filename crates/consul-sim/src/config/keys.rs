@@ -98,6 +98,11 @@ pub(super) fn unused(config: &Map<String, Value>) -> Vec<String> {
     found
 }
 
+/// Whether a key has an effect here; also one that is not a key.
+pub(super) fn has_effect(path: &str) -> bool {
+    KEYS.get(path).is_none_or(|key| key.is_used)
+}
+
 fn collect_unused(path: &str, members: &Map<String, Value>, found: &mut Vec<String>) {
     for (name, value) in members {
         let path = join(path, name);

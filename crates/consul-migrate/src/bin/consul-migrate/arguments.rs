@@ -186,6 +186,7 @@ pub enum Verb {
     },
     /// Print the completion for a shell.
     Completion {
+        /// The shell that reads it.
         #[arg(value_enum)]
         shell: Shell,
     },

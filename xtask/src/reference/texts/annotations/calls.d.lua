@@ -68,3 +68,8 @@ function Handle:cancel() end
 ---scope do the same.
 ---@return true
 function Handle:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Handle:methods(prefix) end

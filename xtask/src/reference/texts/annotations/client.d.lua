@@ -29,6 +29,12 @@ function ConsulClient:destroy() end
 ---@return { services: string[], checks: string[] } registered their ids
 function ConsulClient:registered() end
 
+---The names of its methods that begin with a prefix, of all without one. An unknown name raises an error with the nearest
+---ones. `pairs` goes over methods and fields, except in engines without `__pairs`: Lua 5.1, and LuaJIT as Debian builds it.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsulClient:methods(prefix) end
+
 ---Sends a request for which there is no method. A GET is retried like any read; other requests are sent again only if the
 ---server cannot have acted on them. With `full_response` any status of Consul is a success, so 404 is not an error, and
 ---neither 429 nor 500 is retried. The answer of another program at a path of Consul's API is `decode`, as for its method: with

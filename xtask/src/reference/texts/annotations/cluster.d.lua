@@ -294,6 +294,11 @@ function ConsulHACluster:poll(timeout_ms, max) end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:run() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsulHACluster:methods(prefix) end
+
 ---A node of a cluster; read-only. As text it reads as the id.
 ---@class consul_ffi.ClusterNode
 ---@field id string

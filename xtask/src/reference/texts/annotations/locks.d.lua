@@ -108,3 +108,8 @@ function Lock:profile() end
 ---The garbage collector releases it and waits for nothing; the end of the Lua state waits for up to a second for all.
 ---@return true
 function Lock:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Lock:methods(prefix) end

@@ -100,6 +100,11 @@ local StatusServer = {}
 ---@return true success
 function StatusServer:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function StatusServer:methods(prefix) end
+
 ---Reads a regular file of up to 1 MiB, such as a configuration. It never waits: pipes and devices are refused.
 ---@param path string
 ---@return string? text nil for a file that cannot be read
@@ -133,5 +138,10 @@ function LogFile:write(line) end
 ---Closes the file.
 ---@return boolean success
 function LogFile:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function LogFile:methods(prefix) end
 
 return consul_ffi

@@ -45,6 +45,11 @@ function ConsistentHashRing:get_nodes(keys) end
 ---@return consul_ffi.Error? err
 function ConsistentHashRing:get_replica_nodes(key, n) end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ConsistentHashRing:methods(prefix) end
+
 ---A node of a ring: its `info` and its id. As text it reads as the id.
 ---@class consul_ffi.RingNode
 ---@field id string

@@ -44,6 +44,11 @@ function Simulator:reset() end
 ---@return consul_ffi.SimulatorStats stats
 function Simulator:stats() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Simulator:methods(prefix) end
+
 ---@class consul_ffi.SimulatorStats
 ---@field requests integer the requests that arrived
 ---@field index integer the newest index

@@ -90,6 +90,11 @@ function ReplicatedStore:accept_loss(shard, options) end
 ---@return consul_ffi.Handle handle
 function ReplicatedStore:start(method, ...) end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ReplicatedStore:methods(prefix) end
+
 ---A record of a store.
 ---@class consul_ffi.Record
 ---@field id string any bytes, unique in the shard

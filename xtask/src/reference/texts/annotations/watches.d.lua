@@ -54,6 +54,11 @@ function Watch:unix_socket() end
 ---@return true
 function Watch:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function Watch:methods(prefix) end
+
 ---A change of what a watch reads.
 ---@class consul_ffi.Change
 ---@field type "initial"|"put"|"delete"|"resynchronised"
@@ -124,6 +129,11 @@ function ServiceView:unix_socket() end
 ---@return true
 function ServiceView:close() end
 
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ServiceView:methods(prefix) end
+
 ---Views of many services over two waiting queries, however many services there are. A change of a service's name, tags or
 ---checks is read at once; any other one (an address, a weight, metadata) within 5 s. Requires `service:read` and
 ---`node:read` of what it is to show. Fails as `watch`.
@@ -181,6 +191,11 @@ function ServiceViews:unix_socket() end
 ---same.
 ---@return true
 function ServiceViews:close() end
+
+---The names of its methods, as `client:methods` of a client has them.
+---@param prefix? string such as `"kv_"`
+---@return string[] names in their order; as text one on each line
+function ServiceViews:methods(prefix) end
 
 ---An instance of a service; read-only.
 ---@class consul_ffi.Instance
