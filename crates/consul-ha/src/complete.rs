@@ -17,7 +17,8 @@ pub fn script(shell: Shell) -> String {
         Shell::Zsh => {
             // The names go before the script, whose last lines call its function.
             let (head, rest) = script.split_once('\n').unwrap_or((&script, ""));
-            let rest = rest.replace("The node'\\''s id:_default", "The node'\\''s id:_consul-ha_nodes");
+            let rest =
+                rest.replace("The node'\\''s id:_default", "The node'\\''s id:_consul-ha_nodes");
             let rest = rest.replace("that is to lead:_default", "that is to lead:_consul-ha_nodes");
             format!("{head}\n{ZSH}{rest}")
         }
@@ -29,7 +30,7 @@ pub fn script(shell: Shell) -> String {
 /// The names are compared as texts: `compgen -W` would expand them.
 const BASH: &str = r#"
 _consul-ha_with_nodes() {
-    _consul-ha "$@"
+    _consul__ha "$@"
     local word name
     [[ $2 == -* ]] && return
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do

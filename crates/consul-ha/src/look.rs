@@ -10,11 +10,11 @@ use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
-use consul_cluster::{Snapshot, past_leaders};
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, operand, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
+use consul_cluster::{Snapshot, past_leaders};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -251,7 +251,9 @@ pub async fn history(session: &Session) -> Result<Shown, Failure> {
     });
     let header = ["ELECTED (UTC)", "NODE", "TOKEN", "VERSION", "UNTIL THE NEXT"];
     let text = match leaders.is_empty() {
-        true => "no leaders are known: this release keeps them from the next election on".to_owned(),
+        true => {
+            "no leaders are known: this release keeps them from the next election on".to_owned()
+        }
         false => table(&header, &[2, 4], rows),
     };
     Ok(Shown::well(text, json!({ "leaders": leaders })))

@@ -606,9 +606,7 @@ impl Cluster {
             Verdict::Apply => {
                 let before = self.snapshot();
                 let own = weights.get(&self.options.node_id).copied();
-                if before.kept_modes != kept
-                    || before.paused != paused
-                    || before.weights != weights
+                if before.kept_modes != kept || before.paused != paused || before.weights != weights
                 {
                     self.update(|snapshot| {
                         (snapshot.kept_modes, snapshot.paused) = (kept, paused);

@@ -9,10 +9,10 @@ mod tests;
 
 use super::report::{Known, Told};
 use crate::nodes::kept_mode::Modes;
-use crate::nodes::weights::Weights;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::pause::Pause;
 use crate::nodes::request::Request;
+use crate::nodes::weights::Weights;
 use crate::options::Options;
 use crate::shard_map::{Replica, ReplicaState, ShardMap};
 use crate::snapshot::{Sight, Snapshot};

@@ -203,16 +203,48 @@ const FAILURES: &[Failure] = &[
     },
 ];
 
-/// The counters of a process are those of all its nodes: the failures have a process of their own.
 #[test]
 fn each_failure_is_told_at_once_by_all_and_nothing_else_is() {
+    in_own_process("each_failure_is_told_at_once_by_all_and_nothing_else_is", tell);
+}
+
+#[test]
+fn a_process_without_descriptors_says_so_by_its_check() {
+    in_own_process("a_process_without_descriptors_says_so_by_its_check", || {
+        let mut lab = Lab::new();
+        let pid = std::process::id().to_string();
+        let limit = Command::new("prlimit").args(["--pid", &pid, "--nofile=300:300"]).status();
+        assert!(limit.expect("it runs").success());
+        let mut taken = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        // The one of the call to the first node, which then cannot accept it.
+        taken.pop();
+        let mut said = BTreeSet::new();
+        for _ in 0..AT_ONCE_S {
+            said.extend(lab.why());
+            lab.use_all();
+            lab.cases.world.wait(Duration::from_secs(1));
+        }
+        let now = lab.why();
+        drop(taken);
+        for id in ["n1", "n2", "n3"] {
+            assert!(now.contains(&format!("`no_descriptors` {id}")), "{now:?}, after {said:?}");
+            assert!(!now.contains(&format!("`node_silent` {id}")), "one cause: {now:?}");
+        }
+    });
+}
+
+/// The counters of a process are those of all its nodes: the failures have a process of their own.
+fn in_own_process(test: &str, tell: impl FnOnce()) {
     const OWN: &str = "TOLD_IN_THIS_PROCESS";
     if std::env::var_os(OWN).is_some() {
         return tell();
     }
-    let name = "stores::told::each_failure_is_told_at_once_by_all_and_nothing_else_is";
+    let name = format!("stores::told::{test}");
     let own = std::env::current_exe().expect("this program");
-    let child = Command::new(own).args(["--exact", name, "--nocapture"]).env(OWN, "1").output();
+    let child = Command::new(own).args(["--exact", &name, "--nocapture"]).env(OWN, "1").output();
     let child = child.expect("it runs");
     let said = [child.stdout, child.stderr].concat();
     let said = String::from_utf8_lossy(&said);
