@@ -26,7 +26,10 @@ pub fn completion<L: CommandFactory>(shell: Shell) {
 pub fn completion_script<L: CommandFactory>(shell: Shell) -> String {
     let mut script = Vec::new();
     generate(shell, &mut L::command(), PROGRAM.to_string(), &mut script);
-    String::from_utf8_lossy(&script).trim_end().to_owned()
+    let script = String::from_utf8_lossy(&script).trim_end().to_owned();
+    // clap_complete spells the program's name in two ways, so that no verb has flags: `a__b` and `a__subcmd__b`.
+    let name = PROGRAM.to_string();
+    script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__"))
 }
 
 /// The manual page, in the language of man(7), from the rows of `--help`.
