@@ -13,6 +13,9 @@ const RULES: &str = "docs/monitoring/alerts.yml";
 /// What each rule does, for promtool.
 const TESTS: &str = "tests/docs/monitoring/alerts.yml";
 
+/// A week with outages, for promtool.
+const WEEK: &str = "tests/docs/monitoring/week.yml";
+
 /// The labels that Prometheus, its configuration and Grafana add.
 const ADDED: [&str; 4] = ["job", "instance", "datacenter", "le"];
 
@@ -159,6 +162,15 @@ fn each_rule_fires_for_its_cause_alone_and_ends_with_it() {
     let untested = untested.filter(|name| !tests.contains(&format!("alertname=\"{name}\"")));
     assert_eq!(untested.collect::<Vec<_>>(), [""; 0]);
     test_rules(&path(TESTS));
+}
+
+#[test]
+fn in_a_week_each_outage_fires_its_alerts_once_and_none_stays() {
+    let week = read(WEEK);
+    let unknown: BTreeSet<&str> =
+        names(&week).map(|(name, _)| name).filter(|name| metric(name).is_none()).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    test_rules(&path(WEEK));
 }
 
 /// Two clusters of one name, in one Prometheus, are not taken for one.

@@ -44,6 +44,9 @@ pub mod stores;
 
 pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
+pub use leader::history::{
+    KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, leaders as past_leaders,
+};
 pub use nodes::node::{Complaint, Mode, Node, Record};
 pub use nodes::operate::{Forgotten, Unchanged};
 pub use nodes::registered::{is_live_instance, is_of_other_cluster};

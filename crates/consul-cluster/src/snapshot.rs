@@ -3,6 +3,7 @@
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::Node;
 use crate::nodes::pause::Pause;
+use crate::nodes::weights::Weights;
 use crate::shard_map::{ReplicaState, ShardMap};
 use consul_api::ring::Ring;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub kept_modes: Modes,
     /// The pause of all automatic moves of shards, if an operator has ordered one.
     pub paused: Option<Pause>,
+    /// The weights that operators have set, also of nodes that are not there.
+    pub weights: Weights,
     /// The leader; `None` also while Consul is unreachable.
     pub leader: Option<Leader>,
     /// The shard map; `None` until the first one is known.
@@ -83,6 +86,7 @@ impl Snapshot {
             nodes: self.nodes.clone(),
             kept_modes: self.kept_modes.clone(),
             paused: self.paused.clone(),
+            weights: self.weights.clone(),
             leader: self.leader.clone(),
             map: self.map.clone(),
             frozen: self.frozen.clone(),

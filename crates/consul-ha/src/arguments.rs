@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use consul_cli::consul::Consul;
+use consul_cluster::nodes::weights;
 
 const STATUSES: &str = "\
 Exit statuses:
@@ -124,12 +125,21 @@ pub enum Verb {
     StoreSet(StoreSet),
     /// Remove a store that nobody uses any more from Consul. Its records stay on disks, which no node opens then.
     ForgetStore(ForgetStore),
+    /// Give a node another weight: its share of the shards relative to the others. It lasts over restarts of the node.
+    SetWeight(SetWeight),
+    /// Show the last leaders, from Consul: also those before the nodes were restarted.
+    History(Watched),
     /// Print the completion for a shell.
     Completion {
         /// The shell that reads it.
         #[arg(value_enum)]
         shell: Shell,
     },
+    /// Print the manual page: `consul-ha man | man -l -`.
+    Man,
+    /// Print the names of the nodes, for the completion.
+    #[command(hide = true)]
+    Names,
 }
 
 #[derive(Args)]
@@ -246,6 +256,18 @@ pub struct Maintenance {
     #[command(flatten)]
     pub of: OfNode,
     /// End the maintenance.
+    #[arg(long)]
+    pub off: bool,
+}
+
+#[derive(Args)]
+pub struct SetWeight {
+    #[command(flatten)]
+    pub of: OfNode,
+    /// The weight, 0 or more; 0: no shards.
+    #[arg(value_name = "WEIGHT", value_parser = weight, required_unless_present = "off", conflicts_with = "off")]
+    pub weight: Option<f64>,
+    /// The weight of the node's configuration again.
     #[arg(long)]
     pub off: bool,
 }
@@ -374,6 +396,12 @@ pub struct StoreSet {
     /// Refuse unless the store's map still has this version, which `shards` prints.
     #[arg(long, value_name = "N")]
     pub expect_epoch: Option<u64>,
+}
+
+/// A weight of a node.
+fn weight(text: &str) -> Result<f64, String> {
+    let weight = text.parse().ok().filter(|weight| weights::is_valid(*weight));
+    weight.ok_or_else(|| "it must be a number from 0 on, such as 0.5".to_owned())
 }
 
 /// A name in requests, which has no port.

@@ -2,7 +2,7 @@
 
 use super::arguments::{
     AcceptLoss, Change, Drain, Forget, ForgetStore, HandOver, Leave, Maintenance, OfNode, Pause,
-    StoreSet,
+    SetWeight, StoreSet,
 };
 use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
@@ -14,7 +14,7 @@ use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
-use consul_cluster::{Asked, Cluster, Forgotten, Mode, Request, Snapshot, Unchanged, stores};
+use consul_cluster::{Asked, Cluster, Forgotten, Mode, Node, Request, Snapshot, Unchanged, stores};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -186,6 +186,60 @@ pub async fn maintenance(
     let text = format!("{} {state}{}", of.node, when(is_there));
     output.done(&text, json, of.change.dry_run);
     Ok(())
+}
+
+/// `set-weight`
+pub async fn set_weight(
+    session: &Session,
+    given: &SetWeight,
+    output: Output,
+) -> Result<(), Failure> {
+    let SetWeight { of: OfNode { node, change }, weight, .. } = given;
+    let (cluster, condition) = looked(session, change).await?;
+    let snapshot = cluster.snapshot();
+    let is_kept = snapshot.weights.contains_key(node) && !snapshot.nodes.contains_key(node);
+    let is_there = if is_kept { false } else { check_node_or_kept(&snapshot, node)? };
+    let of_node = snapshot.nodes.get(node);
+    let takes_nothing = |it: &Node| it.record.id == *node || it.record.weight == 0.0;
+    if *weight == Some(0.0) && snapshot.live().all(takes_nothing) {
+        say(&format!("consul-ha: no other live node has a weight: {node} keeps its shards"));
+    }
+    let before = match change.dry_run {
+        true => snapshot.weights.get(node).copied(),
+        false => cluster.set_weight(condition.as_ref(), node, *weight).await?,
+    };
+    let is_live = of_node.is_some_and(|node| node.is_live);
+    if is_live && !change.dry_run {
+        let end = Instant::now() + Duration::from_secs(TAKEN_WITHIN);
+        while !has_taken_weight(session, node, *weight).await? {
+            if Instant::now() >= end {
+                return Err(Failure::Limit(format!(
+                    "{node} has not taken the weight within {TAKEN_WITHIN} s: it hangs, it cannot write its key, or its \
+                     release does not know it; the weight stays set"
+                )));
+            }
+            tokio::time::sleep(SHORT_PAUSE).await;
+        }
+    }
+    let text = match weight {
+        Some(weight) => format!("{node} has weight {weight}"),
+        None => format!("{node} has the weight of its configuration"),
+    };
+    let text = text + when(is_there && is_live);
+    output.done(&text, json!({ "node": node, "weight": weight, "before": before }), change.dry_run);
+    Ok(())
+}
+
+/// Whether a node shows a weight, or has gone meanwhile.
+async fn has_taken_weight(
+    session: &Session,
+    node: &str,
+    weight: Option<f64>,
+) -> Result<bool, Failure> {
+    let Some(cluster) = during_wait(session.look().await)? else { return Ok(false) };
+    let snapshot = cluster.snapshot();
+    let is_live = snapshot.nodes.get(node).is_some_and(|node| node.is_live);
+    Ok(!is_live || snapshot.has_taken_weight(node, weight))
 }
 
 /// `hand-over`
@@ -645,7 +699,7 @@ pub async fn store_set(session: &Session, given: &StoreSet, output: Output) -> R
 mod tests {
     use super::*;
     use consul_cluster::shard_map::ShardMap;
-    use consul_cluster::{Complaint, Leader, Node, Record};
+    use consul_cluster::{Complaint, Leader, Record};
 
     /// Two live nodes; n1 leads and has the only shard.
     fn snapshot(of_n1: Mode, of_n2: Mode) -> Snapshot {

@@ -8,8 +8,9 @@ use consul_api::api::{agent, catalog, health, kv, session};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
+use consul_cluster::HISTORY;
 use consul_cluster::nodes::rights::{Right, lacking};
-use consul_cluster::nodes::{kept_mode, pause};
+use consul_cluster::nodes::{kept_mode, pause, weights};
 use consul_cluster::observe::overview::Level;
 use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
@@ -257,6 +258,7 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
                 snapshot.nodes.contains_key(id)
                     || kept_mode::id_of(id).is_some()
                     || pause::is_key(id)
+                    || weights::is_key(id)
             })
             || key.strip_prefix(shards_prefix).is_some_and(is_of_shards)
     };
@@ -273,7 +275,7 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
 /// Whether a key below the shards' prefix is of the map, or of a store.
 fn is_of_shards(rest: &str) -> bool {
     let folder = rest.split('/').next().unwrap_or_default();
-    let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.");
+    let of_map = rest == "epoch" || rest == "map" || rest.starts_with("map.") || rest == HISTORY;
     of_map
         || (rest.len() > folder.len()
             && matches!(folder, "maps" | "members" | "waiting" | "forgotten"))

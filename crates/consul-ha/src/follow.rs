@@ -111,7 +111,7 @@ fn tell(events: &[EventOverview], seen: &mut BTreeSet<(u64, String, u64)>, outpu
 }
 
 /// A moment as `2026-11-22 09:30:00`, in UTC.
-fn utc(at_ms: u64) -> String {
+pub fn utc(at_ms: u64) -> String {
     let (days, seconds) = (at_ms / 86_400_000, at_ms / 1000 % 86_400);
     // H. Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March.
     let shifted = days + 719_468;

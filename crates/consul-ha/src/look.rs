@@ -3,17 +3,18 @@
 use super::arguments::{Shards, Which};
 use super::connection::{Session, View, check_node};
 use super::failure::Failure;
+use super::follow::utc;
 use super::output::{Shown, ago, counted, line, say, table};
 use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
-use consul_cluster::Snapshot;
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, shell_word};
+use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, operand, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
+use consul_cluster::{Snapshot, past_leaders};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -34,12 +35,17 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     if let Some(pause) = &overview.paused {
         text.push_str(&format!("\npaused by {}: no shard moves", line(&pause.by)));
     }
+    for node in overview.nodes.iter().filter(|node| node.weight != 1.0) {
+        let by = if overview.weights.contains_key(&node.id) { ", set by an operator" } else { "" };
+        text.push_str(&format!("\nweight of {}: {}{by}", line(&node.id), node.weight));
+    }
     for (id, mode) in &overview.kept_modes {
         text.push_str(&format!("\nstopped: {}, {} when it starts", line(id), mode.name()));
     }
     let json = json!({
         "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
         "paused": overview.paused, "kept_modes": overview.kept_modes,
+        "weights": overview.weights,
     });
     Ok(Shown::well(text, json))
 }
@@ -227,6 +233,39 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         if is_well { "" } else { ": it has the leader's key and does not lead" },
     );
     Ok(Shown { text: line(&text), json: json!({ "leader": leader }), is_well })
+}
+
+/// `history`
+pub async fn history(session: &Session) -> Result<Shown, Failure> {
+    let leaders = past_leaders(&*session.observer()?).await?;
+    let rows = leaders.iter().enumerate().map(|(place, it)| {
+        let until = leaders.get(place + 1).map(|next| next.elected_at_ms);
+        let led = until.map(|until| until.saturating_sub(it.elected_at_ms) / 1000);
+        vec![
+            utc(it.elected_at_ms),
+            it.node_id.clone(),
+            it.token.to_string(),
+            it.version.clone(),
+            led.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")),
+        ]
+    });
+    let header = ["ELECTED (UTC)", "NODE", "TOKEN", "VERSION", "UNTIL THE NEXT"];
+    let text = match leaders.is_empty() {
+        true => {
+            "no leaders are known: this release keeps them from the next election on".to_owned()
+        }
+        false => table(&header, &[2, 4], rows),
+    };
+    Ok(Shown::well(text, json!({ "leaders": leaders })))
+}
+
+/// `names`: those that mean the same in every shell.
+pub async fn names(session: &Session) -> Result<Shown, Failure> {
+    let cluster = session.look().await?;
+    let snapshot = cluster.snapshot();
+    let all = snapshot.nodes.keys().chain(snapshot.kept_modes.keys());
+    let names: Vec<&str> = all.map(String::as_str).filter(|id| operand(id, "") == *id).collect();
+    Ok(Shown::well(names.join("\n"), json!({ "names": names })))
 }
 
 /// A lock or a contender of a semaphore, without its value.

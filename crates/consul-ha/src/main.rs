@@ -10,6 +10,7 @@
 
 mod arguments;
 mod change;
+mod complete;
 mod connection;
 mod doctor;
 mod failure;
@@ -23,7 +24,7 @@ mod words;
 
 use arguments::{CommandLine, Verb};
 use connection::Session;
-use consul_cli::line::{completion, parsed};
+use consul_cli::line::{man, parsed};
 use consul_cli::print;
 use failure::Failure;
 use output::Output;
@@ -32,9 +33,16 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let line: CommandLine = parsed();
     let output = Output { json: line.json };
-    if let Verb::Completion { shell } = line.verb {
-        completion::<CommandLine>(shell);
-        return ExitCode::SUCCESS;
+    match line.verb {
+        Verb::Completion { shell } => {
+            print::print(&complete::script(shell));
+            return print::status(ExitCode::SUCCESS);
+        }
+        Verb::Man => {
+            print::print(&man::<CommandLine>());
+            return print::status(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
@@ -86,6 +94,11 @@ async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Resu
         Verb::AcceptLoss(it) => change::accept_loss(session, it, output).await,
         Verb::ForgetStore(it) => change::forget_store(session, it, output).await,
         Verb::StoreSet(it) => change::store_set(session, it, output).await,
-        Verb::Completion { .. } => Ok(()),
+        Verb::SetWeight(it) => change::set_weight(session, it, output).await,
+        Verb::History(watched) => {
+            output.repeated(session, watched, || look::history(session)).await
+        }
+        Verb::Names => output.show(&look::names(session).await?),
+        Verb::Completion { .. } | Verb::Man => Ok(()),
     }
 }

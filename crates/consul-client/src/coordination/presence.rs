@@ -19,6 +19,7 @@ use consul_api::response::{Answer, EntryMeta};
 use consul_api::table::Endpoint;
 use consul_api::value::{Value, duration};
 use consul_process::clock::{BoxFuture, Instant};
+use consul_process::os;
 use consul_process::sync::lock;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -591,7 +592,8 @@ impl Presence {
         let args = Args::new()
             .arg(self.check_id())
             .opt("timeout_ms", self.profile.beat.as_millis() as u64);
-        let warning = lock(&self.warning).clone();
+        // A process that accepts no connections cannot tell anybody else.
+        let warning = lock(&self.warning).clone().or_else(|| os::lacking().map(str::to_owned));
         let (endpoint, args) = match warning {
             Some(why) => (&agent_api::CHECK_WARN, args.opt("note", why)),
             None => (&agent_api::CHECK_PASS, args),

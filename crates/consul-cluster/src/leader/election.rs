@@ -1,6 +1,6 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
-use super::{assign, refused};
+use super::{assign, history, refused};
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::event::Event;
 use crate::nodes::node::Mode;
@@ -190,6 +190,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
         biased;
         _ = lease.keep() => None,
         never = relay_events(cluster, lease) => match never {},
+        never = history::note(cluster, lease) => match never {},
         successor = asked_to_hand_over(cluster, &mut hand_overs) => Some(successor),
         () = refused::another_is_fit(cluster) => Some(None),
         // A leader that is suspended does not act, and its check fails too: its lock decides.

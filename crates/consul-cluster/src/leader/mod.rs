@@ -2,4 +2,5 @@
 
 mod assign;
 pub(crate) mod election;
+pub mod history;
 pub(crate) mod refused;

@@ -7,6 +7,7 @@
 use super::node::{Mode, Record};
 use super::pause::Pause;
 use super::registered::Records;
+use super::weights::{self, Weights};
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::keys;
 use crate::leader::refused;
@@ -38,11 +39,12 @@ struct Document {
 /// The modes of nodes that are not there.
 pub type Modes = BTreeMap<String, Mode>;
 
-/// The modes and the pause that Consul has lost, and until when they are put back.
+/// The modes, the pause and the weights that Consul has lost, and until when they are put back.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
     modes: Modes,
     pause: Option<Pause>,
+    weights: Weights,
     until: Instant,
 }
 
@@ -53,7 +55,7 @@ impl Lost {
     }
 
     fn is_none(&self) -> bool {
-        self.modes.is_empty() && self.pause.is_none()
+        self.modes.is_empty() && self.pause.is_none() && self.weights.is_empty()
     }
 }
 
@@ -131,10 +133,11 @@ impl Cluster {
         &self,
         state: &State,
         listed: &Records,
-        (kept, pause): (&Modes, Option<&Pause>),
+        (kept, pause, weights): (&Modes, Option<&Pause>, Option<&Weights>),
     ) {
         let before = self.snapshot();
         let pause = before.paused.clone().filter(|_| pause.is_none());
+        let weights = if weights.is_none() { before.weights.clone() } else { Weights::new() };
         let of_down = before.nodes.iter().filter(|(id, node)| {
             !node.is_live && node.record.mode != Mode::Active && !listed.contains_key(*id)
         });
@@ -142,14 +145,23 @@ impl Cluster {
         let known = before.kept_modes.iter().map(|(id, mode)| (id.clone(), *mode)).chain(of_down);
         let lost: Modes = known.filter(|(id, _)| !kept.contains_key(id)).collect();
         let is_told = state.answer.meta.filtered_by_acl != Some(true);
-        if (!lost.is_empty() || pause.is_some()) && is_told {
+        if (!lost.is_empty() || pause.is_some() || !weights.is_empty()) && is_told {
             let until = self.now() + RESTORED_WITHIN;
             self.lost_modes.send_modify(|all| {
                 all.modes.extend(lost);
                 all.pause = pause.or(all.pause.take());
+                if !weights.is_empty() {
+                    all.weights = weights;
+                }
                 all.until = until;
             });
         }
+    }
+
+    /// The weights that Consul has lost, and a leader puts back.
+    pub(super) fn lost_weights(&self) -> Weights {
+        let lost = self.lost_modes.borrow();
+        if self.now() < lost.until { lost.weights.clone() } else { Weights::new() }
     }
 
     /// The mode that this node leaves when it stops.
@@ -193,9 +205,9 @@ pub(super) async fn restore(cluster: &Cluster) -> Infallible {
 }
 
 async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
-    let (modes, pause) = {
+    let (modes, pause, lost_weights) = {
         let lost = cluster.lost_modes.borrow();
-        (lost.modes.clone(), lost.pause.clone())
+        (lost.modes.clone(), lost.pause.clone(), lost.weights.clone())
     };
     let options = &cluster.options;
     for (id, mode) in modes {
@@ -221,6 +233,14 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
             tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back");
         }
         cluster.lost_modes.send_modify(|lost| lost.pause = None);
+    }
+    if !lost_weights.is_empty() {
+        let key = options.weights_key();
+        let operations = [unchanged(&key, 0), set(&key, weights::encode(&lost_weights))];
+        if is_written(cluster, lease, operations).await? {
+            tracing::warn!("Consul has lost the weights of nodes; they are put back");
+        }
+        cluster.lost_modes.send_modify(|lost| lost.weights.clear());
     }
     Ok(())
 }

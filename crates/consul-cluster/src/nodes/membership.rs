@@ -8,7 +8,7 @@ use super::node::{Complaint, Mode, Node, Record};
 use super::registered::{
     self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
 };
-use super::{kept_mode, pause, request, settings, start};
+use super::{kept_mode, pause, request, settings, start, weights};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
 use crate::keys;
@@ -138,10 +138,14 @@ impl Cluster {
         let mut logged = None;
         loop {
             let joined = match settings::check(self).await {
-                Ok(()) => {
-                    let record = lock(&self.record).clone();
-                    registered::claim_name(&self.client, &self.options, &record).await
-                }
+                Ok(()) => match weights::read(&self.client, &self.options).await {
+                    Ok(weight) => {
+                        self.take_weight(weight);
+                        let record = lock(&self.record).clone();
+                        registered::claim_name(&self.client, &self.options, &record).await
+                    }
+                    Err(error) => Err(error),
+                },
                 Err(disagreed) => Err(disagreed),
             };
             match joined {
@@ -579,6 +583,7 @@ impl Cluster {
         };
         let mut kept = kept_mode::listed(&self.options, &state.answer.value);
         let mut paused = pause::listed(&self.options, &state.answer.value);
+        let mut weights = weights::listed(&self.options, &state.answer.value);
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
@@ -595,7 +600,7 @@ impl Cluster {
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
         if (is_lacking || state.is_resynchronised) && !self.options.observer {
-            self.note_lost_modes(state, &records, (&kept, paused.as_ref()));
+            self.note_lost_modes(state, &records, (&kept, paused.as_ref(), weights.as_ref()));
         } else {
             self.lost_modes.send_if_modified(|lost| {
                 lost.found(&records, &kept);
@@ -607,7 +612,9 @@ impl Cluster {
         if hides {
             kept.extend(self.snapshot().kept_modes.clone());
             paused = paused.or(self.snapshot().paused.clone());
+            weights = weights.or(Some(self.snapshot().weights.clone()));
         }
+        let weights = weights.unwrap_or_else(|| self.lost_weights());
         kept.retain(|id, _| !records.contains_key(id));
         if verdict == Verdict::Apply {
             reported.records = records;
@@ -616,8 +623,16 @@ impl Cluster {
         match verdict {
             Verdict::Apply => {
                 let before = self.snapshot();
-                if before.kept_modes != kept || before.paused != paused {
-                    self.update(|snapshot| (snapshot.kept_modes, snapshot.paused) = (kept, paused));
+                let own = weights.get(&self.options.node_id).copied();
+                if before.kept_modes != kept || before.paused != paused || before.weights != weights
+                {
+                    self.update(|snapshot| {
+                        (snapshot.kept_modes, snapshot.paused) = (kept, paused);
+                        snapshot.weights = weights;
+                    });
+                }
+                if !self.options.observer && self.take_weight(own) {
+                    self.own_key_lost.notify_one();
                 }
                 self.apply_members();
             }

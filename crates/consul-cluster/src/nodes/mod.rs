@@ -11,3 +11,4 @@ pub(crate) mod request;
 pub mod rights;
 pub(crate) mod settings;
 pub mod start;
+pub mod weights;

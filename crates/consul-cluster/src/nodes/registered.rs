@@ -2,7 +2,7 @@
 
 use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Record};
-use super::{kept_mode, pause};
+use super::{kept_mode, pause, weights};
 use crate::keys::{self, CERTAIN_AFTER};
 use crate::options::Options;
 use consul_api::api::{agent, health};
@@ -200,7 +200,7 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<St
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
-        if kept_mode::id_of(id).is_some() || pause::is_key(id) {
+        if kept_mode::id_of(id).is_some() || pause::is_key(id) || weights::is_key(id) {
             continue;
         }
         let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();

@@ -12,6 +12,7 @@ use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::pause::Pause;
 use crate::nodes::request::Request;
+use crate::nodes::weights::Weights;
 use crate::options::Options;
 use crate::shard_map::{Replica, ReplicaState, ShardMap};
 use crate::snapshot::{Sight, Snapshot};
@@ -63,6 +64,8 @@ pub struct Overview {
     pub paused: Option<Pause>,
     /// The modes that operators have given to nodes which are not there: their next start takes them.
     pub kept_modes: Modes,
+    /// The weights that operators have set in place of those of the configurations.
+    pub weights: Weights,
     /// Whether the map was put back after Consul had lost it, and no leader has made another one since.
     pub restored: bool,
     /// What ACLs hide from this process.
@@ -308,6 +311,7 @@ impl Overview {
             frozen: snapshot.frozen.clone(),
             paused: snapshot.paused.clone(),
             kept_modes: snapshot.kept_modes.clone(),
+            weights: snapshot.weights.clone(),
             restored: snapshot.is_restored,
             hidden: hidden(&snapshot),
             may_hide: snapshot.may_hide().map(str::to_owned),

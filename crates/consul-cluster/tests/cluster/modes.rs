@@ -4,7 +4,7 @@ use crate::nodes::{Process, leaders, node, owners};
 use crate::requests::look;
 use crate::support::world::World;
 use consul_api::error::Kind;
-use consul_cluster::{Forgotten, Mode, Options};
+use consul_cluster::{Forgotten, KEPT_LEADERS, Mode, Options, past_leaders};
 use consul_sim::Retained;
 use std::time::Duration;
 
@@ -199,4 +199,89 @@ fn no_shard_moves_during_a_pause_and_leaders_are_elected() {
     world.write(PAUSE, "not a document");
     world.wait(secs(2));
     assert!(nodes[0].cluster.snapshot().paused.is_some(), "what cannot be read pauses too");
+}
+
+/// The weight in the key of n3; `None`: there is no key.
+fn weight_of_n3(world: &World) -> Option<f64> {
+    look(world).snapshot().nodes.get("n3").map(|node| node.record.weight)
+}
+
+#[test]
+fn a_weight_that_is_set_outlives_each_end_of_the_node_until_it_is_undone() {
+    for end in ENDS {
+        let (world, mut nodes) = three();
+        let set =
+            |weight| world.run(look(&world).set_weight(None, "n3", weight)).expect("an order");
+        assert_eq!(set(Some(0.0)), None, "{end:?}");
+        world.wait(secs(5));
+        assert_eq!(weight_of_n3(&world), Some(0.0), "{end:?}: the node has taken it");
+        world.wait(secs(30));
+        assert!(!owners(&nodes[0]).contains("n3"), "{end:?}: no shards");
+        end.of(&world, &nodes.pop().expect("n3"));
+        let epoch = nodes[0].epoch();
+        let again = world.start(options("n3"));
+        world.run(again.cluster.started()).expect("nothing is refused");
+        assert_eq!(weight_of_n3(&world), Some(0.0), "{end:?}: it starts with it");
+        world.wait(secs(30));
+        assert!(!owners(&nodes[0]).contains("n3"), "{end:?}");
+        assert_eq!(nodes[0].epoch(), epoch, "{end:?}: nothing has moved");
+        assert_eq!(set(None), Some(0.0), "{end:?}");
+        world.wait(secs(30));
+        assert_eq!(weight_of_n3(&world), Some(1.0), "{end:?}: that of its configuration");
+        assert!(owners(&nodes[0]).contains("n3"), "{end:?}");
+    }
+}
+
+#[test]
+fn a_weight_that_cannot_be_is_refused_and_others_in_the_key_are_ignored() {
+    let (world, _nodes) = three();
+    for weight in [-1.0, f64::NAN, f64::INFINITY] {
+        let refused = world.run(look(&world).set_weight(None, "n3", Some(weight)));
+        assert_eq!(refused.expect_err("not a weight").kind(), Kind::Argument, "{weight}");
+    }
+    let unknown = world.run(look(&world).set_weight(None, "n9", Some(1.0)));
+    assert_eq!(unknown.expect_err("no such node").kind(), Kind::NotFound);
+    let key = "tsdb/cluster/nodes/all/weights";
+    for value in ["", "[]", "{\"n3\":-1}", "{\"n3\":\"2\"}", "{\"n3\":1e999}"] {
+        world.write(key, value);
+        world.wait(secs(5));
+        assert_eq!(weight_of_n3(&world), Some(1.0), "{value}");
+    }
+    world.write(key, "{\"n3\":2.5,\"n2\":-1}");
+    world.wait(secs(5));
+    assert_eq!(weight_of_n3(&world), Some(2.5), "one that is wrong leaves the others");
+}
+
+#[test]
+fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
+    const KEY: &str = "tsdb/cluster/shards/leaders";
+    let (world, mut nodes) = three();
+    let history = || world.run(past_leaders(&look(&world))).expect("an answer");
+    let leads = |nodes: &[Process]| leaders(nodes)[0].cluster.options().node_id.clone();
+    let first = leads(&nodes);
+    assert_eq!(history().iter().map(|it| &it.node_id).collect::<Vec<_>>(), [&first]);
+    let place = nodes.iter().position(|node| node.cluster.is_leader()).expect("a leader");
+    world.kill(&nodes.remove(place));
+    world.wait(secs(30));
+    let second = leads(&nodes);
+    assert_eq!(history().iter().map(|it| &it.node_id).collect::<Vec<_>>(), [&first, &second]);
+    nodes.iter().for_each(|node| world.stop(node));
+    let again = world.start(options("n1"));
+    world.wait(secs(30));
+    let all = history();
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert_eq!(all[2].node_id, "n1");
+    assert!(all.windows(2).all(|it| it[0].token < it[1].token), "{all:?}");
+    world.stop(&again);
+    let many: Vec<_> = std::iter::repeat_n(all[0].clone(), KEPT_LEADERS).collect();
+    world.write(KEY, &serde_json::to_string(&many).expect("documents"));
+    let again = world.start(options("n2"));
+    world.wait(secs(30));
+    assert_eq!(history().len(), KEPT_LEADERS);
+    assert_eq!(history().last().expect("one").node_id, "n2");
+    world.stop(&again);
+    world.write(KEY, "of another program");
+    let _again = world.start(options("n3"));
+    world.wait(secs(30));
+    assert_eq!(history().len(), 1);
 }

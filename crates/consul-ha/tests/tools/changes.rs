@@ -20,6 +20,7 @@ pub fn run(system: &System) {
     obstacles(system);
     maintenance(system);
     stopped(system);
+    set_weight(system);
     pause(system);
     forget_store(system);
     hand_over(system);
@@ -171,6 +172,28 @@ fn stopped(system: &System) {
     keep("maintenance");
     assert_eq!(system.run(&["forget", "n9"]).ok(), "n9 is not a member any more\n");
     system.run(&["forget", "n9"]).refused(1, &["unknown node \"n9\""]);
+}
+
+fn set_weight(system: &System) {
+    let dry = system.run(&["set-weight", "n2", "0.5", "--dry-run"]).ok();
+    assert_eq!(dry, "would be done: n2 has weight 0.5\n");
+    assert_eq!(system.node("n2")["weight"], 1.0);
+    assert_eq!(system.run(&["set-weight", "n2", "0.5"]).ok(), "n2 has weight 0.5\n");
+    assert_eq!(system.node("n2")["weight"], 0.5, "the node has taken it");
+    let nodes = system.run(&["nodes"]).ok();
+    assert!(nodes.contains("\nweight of n2: 0.5, set by an operator"), "{nodes}");
+    assert_eq!(system.run(&["nodes", "--json"]).json()["weights"], json!({ "n2": 0.5 }));
+    assert!(!system.run(&["doctor"]).out.contains("foreign_key"));
+    let ended = system.run(&["set-weight", "n2", "--off", "--json"]).json();
+    assert_eq!(ended, json!({ "node": "n2", "weight": null, "before": 0.5, "dry_run": false }));
+    system.wait_for("the configured weight is back", || system.node("n2")["weight"] == 1.0);
+    for weight in ["-1", "NaN", "inf", "much"] {
+        let line = ["set-weight", "n2", "--", weight];
+        system.run(&line).refused(2, &["a number from 0 on"]);
+    }
+    system.run(&["set-weight", "n2"]).refused(2, &["WEIGHT"]);
+    system.run(&["set-weight", "n22", "1"]).refused(1, &["did you mean \"n2\"?"]);
+    system.run(&["set-weight", "n2", "1", "--expect-epoch", "9999"]).refused(1, &["has epoch"]);
 }
 
 fn pause(system: &System) {

@@ -25,7 +25,9 @@ pub fn run(system: &System) {
     let event = system.run(&["events", "--json"]).ok();
     assert!(event.starts_with("{\"at_ms\":"), "{event}");
     serve(system);
-    completion();
+    completion(system);
+    manual();
+    history(system);
     unreachable();
     slow();
     bad_lines(system);
@@ -192,11 +194,68 @@ fn serve(system: &System) {
     server.stop();
 }
 
-fn completion() {
+fn completion(system: &System) {
     for (shell, part) in [("bash", "_consul__ha()"), ("zsh", "#compdef"), ("fish", "complete -c")] {
         let script = Run::of(&["completion", shell], &[]).ok();
         assert!(script.contains(part) && script.contains("hand-over"), "{shell}");
+        assert!(script.contains("consul-ha names"), "{shell}: it asks for the names of nodes");
     }
+    let complete = |words: &str, last: &str| {
+        let count = words.split(' ').count();
+        system.shell(&format!(
+            "source <(consul-ha completion bash); COMP_WORDS=({words} {last}); COMP_CWORD={count}; \
+             _consul-ha_with_nodes consul-ha '{last}' x; printf '%s ' \"${{COMPREPLY[@]}}\""
+        ))
+    };
+    for verb in ["drain", "maintenance", "leave", "forget", "hand-over", "set-weight"] {
+        assert_eq!(complete(&format!("consul-ha {verb}"), "n"), "n1 n2 n3 ", "{verb}");
+    }
+    assert_eq!(complete("consul-ha drain", "n2"), "n2 ");
+    assert_eq!(complete("consul-ha", "his"), "history ");
+    assert!(complete("consul-ha drain", "--wa").contains("--wait"));
+    system.put("ha/nodes/n$(touch${IFS}f)", &record("n$(touch${IFS}f)"));
+    assert_eq!(complete("consul-ha drain", "n"), "n1 n2 n3 ", "no name is a command");
+    system.run(&["forget", "n$(touch${IFS}f)"]).ok();
+}
+
+/// A record of a node that does not live.
+fn record(id: &str) -> String {
+    serde_json::json!({
+        "id": id, "address": "a:1", "weight": 1, "started_ms": 1, "incarnation": "none",
+    })
+    .to_string()
+}
+
+/// The manual page has the rows of `--help`.
+fn manual() {
+    let (page, help) = (Run::of(&["man"], &[]).ok(), Run::of(&["--help"], &[]).ok());
+    let page = page.replace("\\-", "-");
+    let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let verbs = verbs.take_while(|line| !line.is_empty());
+    let verbs: Vec<&str> = verbs.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.contains(&"set-weight") && !verbs.contains(&"names"), "{verbs:?}");
+    for verb in verbs.iter().filter(|verb| **verb != "help") {
+        assert!(page.contains(&format!("\n.SS \"consul-ha {verb}")), "{verb}: {page}");
+    }
+    let flags = help.split(|c: char| c.is_whitespace() || c == ',' || c == '`');
+    for flag in flags.filter(|it| it.starts_with("--") && !["--help", "--version"].contains(it)) {
+        assert!(page.contains(flag.trim_end_matches('.')), "{flag}: {page}");
+    }
+    assert!(
+        page.contains("\n.SH \"EXIT STATUSES\"") && page.contains("CONSUL_HA_PREFIX"),
+        "{page}"
+    );
+}
+
+/// The leaders, from Consul.
+fn history(system: &System) {
+    let leaders = system.run(&["history", "--json"]).json()["leaders"].clone();
+    let last = leaders.as_array().and_then(|it| it.last()).cloned().unwrap_or_default();
+    let leader = system.run(&["leader", "--json"]).json()["leader"].clone();
+    assert_eq!((&last["node_id"], &last["token"]), (&leader["node_id"], &leader["token"]));
+    assert_eq!(last["version"], env!("CARGO_PKG_VERSION"));
+    let table = system.run(&["history"]).ok();
+    assert!(table.starts_with("ELECTED (UTC)  "), "{table}");
 }
 
 /// Command lines that are refused.

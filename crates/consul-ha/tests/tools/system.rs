@@ -177,6 +177,17 @@ impl System {
         Run::into(out.into(), arguments, &self.environment(&self.consul.token))
     }
 
+    /// What a script of bash prints, for which the program is in the path.
+    pub fn shell(&self, script: &str) -> String {
+        let folder = std::path::Path::new(env!("CARGO_BIN_EXE_consul-ha")).parent().unwrap();
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", script]).envs(self.environment(&self.consul.token)).env("PATH", path);
+        let output = bash.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Starts `serve`.
     pub fn serve(&self) -> Server {
         Server::start(&self.environment(&self.consul.token))

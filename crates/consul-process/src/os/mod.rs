@@ -20,7 +20,7 @@ mod signals;
 mod socket;
 
 pub use clock::{boot_id, uptime};
-pub use descriptors::{cure_of, lacking};
+pub use descriptors::{cure_of, is_lack, lacking};
 pub use event_fd::EventFd;
 pub use file::{open_to_append, read_file, without_waiting};
 pub use fork::{CloseOnFork, fork_generation, watch_forks};

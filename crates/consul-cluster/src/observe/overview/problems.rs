@@ -4,6 +4,7 @@ use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Pl
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
+use consul_process::os;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -410,6 +411,8 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     let mut found = Vec::new();
     match node.state {
         NodeState::Down => found.push(is_down(node, overview)),
+        // Its check tells the same.
+        NodeState::Unavailable if lack(node).is_some() => {}
         NodeState::Unavailable => {
             let text = format!("{id} lives, and its check warns: {}", node.check_output);
             let cure =
@@ -430,10 +433,11 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     let is_said = strangers.are_said(node, overview);
     if node.refuses_key && (node.is_refused_by_leader || !is_said) {
         found.push(refuses_key(node, overview));
-    } else if let Some(why) = node.silent.as_ref().filter(|_| !is_said) {
-        let text = format!("{id} does not answer at its data address: {why}");
+    } else if let Some(why) = node.silent.as_ref().filter(|_| !is_said && lack(node).is_none()) {
+        let text = format!("{id} lives and does not answer at its data address: {why}");
         let cure = format!(
-            "check that other machines reach {}, and that cluster_key and data_tls are the same",
+            "check that other machines reach {}, that cluster_key and data_tls are the same, and that the log of {id} does \
+             not say that it lacks file descriptors",
             node.data_address
         );
         found.push(error("node_silent", id, text, cure));
@@ -473,9 +477,9 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         let cure = format!("add these rights to a policy of the token of {id}");
         found.push(warning("token_lacks", id, text, cure));
     }
-    if let Some(why) = &node.lacking {
-        let text = format!("{id} could not accept a connection within the last minute");
-        found.push(error("no_descriptors", id, text, why.clone()));
+    if let Some(why) = lack(node) {
+        let text = format!("{id} lives and could not accept a connection within the last minute");
+        found.push(error("no_descriptors", id, text, why.to_owned()));
     }
     found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
     found.extend(of_requests(node));
@@ -492,6 +496,12 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         }
     }
     found
+}
+
+/// What a live node lacks to accept connections, as it tells a caller or, if it can answer none, by its check.
+fn lack(node: &NodeOverview) -> Option<&str> {
+    let by_check = os::is_lack(&node.check_output).then_some(node.check_output.as_str());
+    node.lacking.as_deref().or(by_check.filter(|_| node.state != NodeState::Down))
 }
 
 /// Nodes of different releases, as there are in the middle of an upgrade.

@@ -86,6 +86,7 @@ fn well() -> Overview {
         frozen: Vec::new(),
         paused: None,
         kept_modes: Default::default(),
+        weights: Default::default(),
         restored: false,
         hidden: Vec::new(),
         may_hide: None,
@@ -135,7 +136,18 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             |it| it.nodes[1].lacking = Some("raise `ulimit -n`".to_owned()),
             "no_descriptors",
             Level::Error,
-            "n2 could not accept a connection",
+            "n2 lives and could not accept a connection",
+        ),
+        (
+            |it| {
+                let lack = std::io::Error::from_raw_os_error(24);
+                it.nodes[1].check_output = os::cure_of(&lack).expect("a cure").to_owned();
+                it.nodes[1].state = NodeState::Unavailable;
+                it.nodes[1].silent = Some("no answer within 500 ms".to_owned());
+            },
+            "no_descriptors",
+            Level::Error,
+            "n2 lives and could not accept a connection",
         ),
         (
             |it| it.nodes[1].is_unreached_by_leader = true,
@@ -191,7 +203,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             |it| it.nodes[1].silent = Some("no route".to_owned()),
             "node_silent",
             Level::Error,
-            "n2 does not answer at its data address: no route",
+            "n2 lives and does not answer at its data address: no route",
         ),
         (
             |it| {

@@ -203,16 +203,51 @@ const FAILURES: &[Failure] = &[
     },
 ];
 
-/// The counters of a process are those of all its nodes: the failures have a process of their own.
 #[test]
 fn each_failure_is_told_at_once_by_all_and_nothing_else_is() {
+    in_own_process("each_failure_is_told_at_once_by_all_and_nothing_else_is", tell);
+}
+
+#[test]
+fn a_process_without_descriptors_says_so_by_its_check() {
+    in_own_process("a_process_without_descriptors_says_so_by_its_check", || {
+        let lab = Lab::new();
+        let record = lab.cases.world.read("tsdb/cluster/nodes/n3").expect("its key");
+        let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+        let address = record["data_address"].as_str().expect("an address");
+        let pid = std::process::id().to_string();
+        let limit = Command::new("prlimit").args(["--pid", &pid, "--nofile=300:300"]).status();
+        assert!(limit.expect("it runs").success());
+        let mut taken = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        // One for this call, which n3 then cannot accept.
+        taken.pop();
+        let call = std::net::TcpStream::connect(address).expect("the machine takes it");
+        while consul_process::os::lacking().is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop((taken, call));
+        lab.cases.world.wait(Duration::from_secs(AT_ONCE_S));
+        let snapshot = crate::requests::look(&lab.cases.world).snapshot();
+        let complaint = &snapshot.nodes["n3"].complaint;
+        assert!(complaint.is_warning && complaint.output.contains("ulimit"), "{complaint:?}");
+        let said = lab.why();
+        assert!(said.contains("`no_descriptors` n3"), "{said:?}");
+        assert!(!said.iter().any(|it| it.contains("node_unavailable")), "one cause: {said:?}");
+    });
+}
+
+/// The counters of a process are those of all its nodes: the failures have a process of their own.
+fn in_own_process(test: &str, tell: impl FnOnce()) {
     const OWN: &str = "TOLD_IN_THIS_PROCESS";
     if std::env::var_os(OWN).is_some() {
         return tell();
     }
-    let name = "stores::told::each_failure_is_told_at_once_by_all_and_nothing_else_is";
+    let name = format!("stores::told::{test}");
     let own = std::env::current_exe().expect("this program");
-    let child = Command::new(own).args(["--exact", name, "--nocapture"]).env(OWN, "1").output();
+    let child = Command::new(own).args(["--exact", &name, "--nocapture"]).env(OWN, "1").output();
     let child = child.expect("it runs");
     let said = [child.stdout, child.stderr].concat();
     let said = String::from_utf8_lossy(&said);

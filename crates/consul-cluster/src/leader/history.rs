@@ -1,0 +1,89 @@
+//! The history of leaders, which outlives restarts: a key below the shard maps' prefix with the last ones, which each leader
+//! adds itself to when it begins.
+
+use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
+use crate::keys;
+use crate::options::Options;
+use consul_api::error::{Error, Kind};
+use consul_client::coordination::{Lease, set, unchanged};
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+
+/// The key, after the prefix of the shard maps.
+pub const NAME: &str = "leaders";
+
+/// How many leaders are kept.
+pub const KEPT: usize = 100;
+
+/// A leadership.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastLeader {
+    /// The node's name.
+    pub node_id: String,
+    /// The fencing token of its leadership.
+    pub token: u64,
+    /// When it became the leader, in Unix milliseconds by its own clock.
+    pub elected_at_ms: u64,
+    /// The version of its release.
+    #[serde(default)]
+    pub version: String,
+}
+
+impl Options {
+    /// The key of the history of leaders.
+    pub fn history_key(&self) -> String {
+        format!("{}{NAME}", self.shards_prefix)
+    }
+}
+
+/// Reads the key's value. Another program's value is a history without leaders.
+fn decode(bytes: &[u8]) -> Vec<PastLeader> {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// The leaders of a cluster, the newest at the end.
+///
+/// # Errors
+/// Those of the call.
+pub async fn leaders(cluster: &Cluster) -> Result<Vec<PastLeader>, Error> {
+    let found = keys::read(cluster.client(), &cluster.options().history_key()).await?;
+    Ok(found.map(|(bytes, _)| decode(&bytes)).unwrap_or_default())
+}
+
+/// Adds this leadership to the history.
+pub(super) async fn note(cluster: &Cluster, lease: &Lease) -> Infallible {
+    let this = PastLeader {
+        node_id: cluster.options.node_id.clone(),
+        token: lease.token(),
+        elected_at_ms: cluster.unix_ms(),
+        version: crate::nodes::node::VERSION.to_owned(),
+    };
+    loop {
+        match add(cluster, lease, &this).await {
+            Ok(()) => return std::future::pending().await,
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                cluster.client.clock().sleep(PAUSE).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the history of leaders was not written");
+                cluster.client.clock().sleep(REFUSED_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn add(cluster: &Cluster, lease: &Lease, this: &PastLeader) -> Result<(), Error> {
+    let key = cluster.options.history_key();
+    let found = keys::read(&cluster.client, &key).await?;
+    let (bytes, index) = found.unwrap_or_default();
+    let mut leaders = decode(&bytes);
+    if leaders.last() == Some(this) {
+        return Ok(());
+    }
+    leaders.push(this.clone());
+    leaders.drain(..leaders.len().saturating_sub(KEPT));
+    // Numbers and strings can always be encoded.
+    let value = serde_json::to_vec(&leaders).unwrap_or_default();
+    // A leader that may not write it leads all the same.
+    lease.fenced([unchanged(&key, index), set(&key, value)]).await.map(|_| ())
+}
