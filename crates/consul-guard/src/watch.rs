@@ -194,13 +194,13 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     /// Answers the requests without `silent` in their path, then the others.
-    fn serve(listener: &TcpListener, count: usize) -> usize {
+    fn serve(listener: &TcpListener, count: usize, silent_count: usize) {
         let (mut silent, mut answered) = (Vec::new(), 0);
         let reply = |mut stream: &TcpStream| {
             let text = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\ntrue";
             let _ = stream.write_all(text);
         };
-        while answered < count {
+        while answered < count || silent.len() < silent_count {
             let (mut stream, _) = listener.accept().expect("a connection");
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -219,7 +219,6 @@ mod tests {
             }
         }
         silent.iter().for_each(reply);
-        silent.len()
     }
 
     #[test]
@@ -227,7 +226,7 @@ mod tests {
         for (silent, healthy) in [(1, 19), (3, 17), (15, 40)] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let server = thread::spawn(move || serve(&listener, healthy));
+            let server = thread::spawn(move || serve(&listener, healthy, silent));
             let http = Options::default();
             let sender = Sender::new(Connection { endpoints: vec![url], token_file: None, http });
             let sender = sender.expect("a sender");
@@ -243,7 +242,7 @@ mod tests {
             let hour = Duration::from_secs(3600);
             let left = send_once(&requests, &sender, Instant::now() + hour, hour);
             assert!(left.is_empty(), "{silent}, {healthy}: {}", left.len());
-            assert_eq!(server.join().expect("no panic"), silent);
+            server.join().expect("no panic");
         }
     }
 }
