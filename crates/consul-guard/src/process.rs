@@ -19,8 +19,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, oneshot};
+
+/// How long a started program may take to detach the guard process, and how often that is looked at.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(3);
+const DETACH_PAUSE: Duration = Duration::from_millis(2);
 
 /// The time limit for an answer of the guard process.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -455,7 +460,16 @@ fn start(program: &Path) -> Result<Socket, String> {
         .map_err(text)?;
     // The started process ends once the guard process has detached from it. It may have been reaped
     // already, by a program that waits for all its children.
-    let _ = child.wait();
+    let begun = Instant::now();
+    while let Ok(None) = child.try_wait() {
+        if begun.elapsed() >= DETACH_TIMEOUT {
+            // Not a guard: nothing else would end it.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("it does not detach itself from this process".to_owned());
+        }
+        thread::sleep(DETACH_PAUSE);
+    }
     Ok(ours)
 }
 

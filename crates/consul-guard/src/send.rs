@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The time limit for a connection to one endpoint, then for each part of its answer; twice for the whole answer.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most bytes of an answer: Consul's to a release are shorter.
 const MAX_BODY: usize = 1024 * 1024;
@@ -78,11 +78,16 @@ impl Sender {
         Ok(Self { headers: http.headers(), token_file, endpoints })
     }
 
-    /// Sends a request to one endpoint after the other, until one answers.
+    /// Sends a request to one endpoint after the other, until one answers, each with a time limit.
     ///
     /// # Errors
     /// When none answers, or one refuses it.
-    pub fn send(&self, request: &DeferredRequest, deadline: Instant) -> Result<(), Failure> {
+    pub fn send(
+        &self,
+        request: &DeferredRequest,
+        limit: Duration,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let count = self.endpoints.len();
         for offset in 0..count {
             let endpoint = &self.endpoints[(request.endpoint + offset) % count];
@@ -90,7 +95,7 @@ impl Sender {
             if left.is_zero() {
                 break;
             }
-            let answer = endpoint.send(&self.encode(endpoint, request), left.min(TIMEOUT));
+            let answer = endpoint.send(&self.encode(endpoint, request), left.min(limit));
             match answer.map_err(|_| Failure::Transient).and_then(|it| request.judge(it)) {
                 Err(Failure::Transient) => {}
                 outcome => return outcome,
@@ -190,13 +195,13 @@ impl Endpoint {
     /// Sends a request; returns the answer.
     fn send(&self, request: &[u8], timeout: Duration) -> io::Result<Response<Bytes>> {
         match &self.address {
-            Address::Unix(path) => exchange(connect_to_socket(path, timeout)?, request),
+            Address::Unix(path) => exchange(connect_to_socket(path, timeout)?, request, timeout),
             Address::UnixTls(path, tls) => {
-                exchange_tls(tls, connect_to_socket(path, timeout)?, request)
+                exchange_tls(tls, connect_to_socket(path, timeout)?, request, timeout)
             }
-            Address::Tcp(host, port) => exchange(connect(host, *port, timeout)?, request),
+            Address::Tcp(host, port) => exchange(connect(host, *port, timeout)?, request, timeout),
             Address::Tls(host, port, tls) => {
-                exchange_tls(tls, connect(host, *port, timeout)?, request)
+                exchange_tls(tls, connect(host, *port, timeout)?, request, timeout)
             }
         }
     }
@@ -231,14 +236,19 @@ fn exchange_tls(
     (name, config): &Tls,
     stream: impl Read + Write,
     request: &[u8],
+    timeout: Duration,
 ) -> io::Result<Response<Bytes>> {
     let tls = ClientConnection::new(config.current(), name.clone()).map_err(io::Error::other)?;
-    exchange(StreamOwned::new(tls, stream), request)
+    exchange(StreamOwned::new(tls, stream), request, timeout)
 }
 
 /// Sends a request and reads the answer.
-fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Result<Response<Bytes>> {
-    let end = Instant::now() + TIMEOUT * 2;
+fn exchange(
+    mut stream: impl Read + Write,
+    request: &[u8],
+    timeout: Duration,
+) -> io::Result<Response<Bytes>> {
+    let end = Instant::now() + timeout * 2;
     stream.write_all(request)?;
     stream.flush()?;
     let (mut buffer, mut answer) = (ReceiveBuffer::default(), ResponseParser::new(MAX_BODY));

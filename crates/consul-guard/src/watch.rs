@@ -2,14 +2,17 @@
 //! requests.
 
 use super::message::{DeferredRequest, Message};
-use super::send::{Failure, Sender};
+use super::send::{Failure, Sender, TIMEOUT};
 use super::{GREETING, PONG, READY};
 use consul_process::os::Process;
+use consul_process::sync::lock;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::mem;
 use std::os::unix::net::UnixStream;
 use std::process;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,12 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 /// The first pause between two attempts; it doubles with each pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many requests of a client are on their way at a time.
+const AT_A_TIME: usize = 16;
+
+/// The shortest time limit of a request while many others wait.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(30);
 
 /// The longest time from the moment when the kernel closes a process's descriptors to its end.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -130,7 +139,7 @@ fn send_in_order(requests: &[DeferredRequest], sender: &Sender, is_dead: bool, d
             step.iter().filter(|request| is_dead || !request.step.requires_exit()).collect();
         loop {
             // A retry of a refused request would be refused again. Those of the other keys come before it.
-            left.retain(|request| sender.send(request, deadline) == Err(Failure::Transient));
+            left = send_once(&left, sender, deadline, TIMEOUT);
             if left.is_empty() {
                 break;
             }
@@ -139,6 +148,101 @@ fn send_in_order(requests: &[DeferredRequest], sender: &Sender, is_dead: bool, d
             }
             thread::sleep(pause);
             pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+}
+
+/// Sends each request once, several at a time, with a time limit that is shorter the more wait: however many get no answer,
+/// all are sent within few times `longest`. Returns those that a retry may help.
+fn send_once<'a>(
+    requests: &[&'a DeferredRequest],
+    sender: &Sender,
+    deadline: Instant,
+    longest: Duration,
+) -> Vec<&'a DeferredRequest> {
+    let (sent, again) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((request, after)) =
+            requests[sent.fetch_add(1, Ordering::Relaxed).min(requests.len())..].split_first()
+        {
+            let share = AT_A_TIME as f64 / (after.len() + 1) as f64;
+            let limit = (longest * 2).mul_f64(share).clamp(SHORTEST_LIMIT, longest);
+            if sender.send(request, limit, deadline) == Err(Failure::Transient) {
+                lock(&again).push(*request);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..AT_A_TIME.min(requests.len()) {
+            // Without another thread those that run send the rest.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    again.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Connection;
+    use bytes::Bytes;
+    use consul_client::coordination::ReleaseStep;
+    use consul_client::transport::Options;
+    use http::Request;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    /// Answers the requests without `silent` in their path, then the others.
+    fn serve(listener: &TcpListener, count: usize, silent_count: usize) {
+        let (mut silent, mut answered) = (Vec::new(), 0);
+        let reply = |mut stream: &TcpStream| {
+            let text = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\ntrue";
+            let _ = stream.write_all(text);
+        };
+        while answered < count || silent.len() < silent_count {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).expect("a request") == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            match String::from_utf8_lossy(&head).contains("silent") {
+                true => silent.push(stream),
+                false => {
+                    reply(&stream);
+                    answered += 1;
+                }
+            }
+        }
+        silent.iter().for_each(reply);
+    }
+
+    #[test]
+    fn requests_without_answers_delay_no_other() {
+        for (silent, healthy) in [(1, 19), (3, 17), (15, 40)] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            let server = thread::spawn(move || serve(&listener, healthy, silent));
+            let http = Options::default();
+            let sender = Sender::new(Connection { endpoints: vec![url], token_file: None, http });
+            let sender = sender.expect("a sender");
+            let requests: Vec<_> = (0..silent + healthy)
+                .map(|number| {
+                    let name = if number < silent { "silent" } else { "healthy" };
+                    let path = format!("/v1/session/destroy/{name}-{number}");
+                    let request = Request::put(path).body(Bytes::new()).expect("a request");
+                    DeferredRequest::new(ReleaseStep::Unlock, 0, &request)
+                })
+                .collect();
+            let requests: Vec<_> = requests.iter().collect();
+            let hour = Duration::from_secs(3600);
+            let left = send_once(&requests, &sender, Instant::now() + hour, hour);
+            assert!(left.is_empty(), "{silent}, {healthy}: {}", left.len());
+            server.join().expect("no panic");
         }
     }
 }
