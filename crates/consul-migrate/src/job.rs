@@ -208,7 +208,32 @@ pub struct Job<'a> {
     pub keys: Keys,
     me: Instance,
     epoch: Mutex<u64>,
-    state: Mutex<(Record, u64)>,
+    state: Mutex<State>,
+}
+
+/// What this instance knows of the record.
+#[derive(Debug)]
+struct State {
+    record: Record,
+    /// That of Consul at which it was last changed.
+    index: u64,
+    /// What a call has sent that has not come to its end: if it was dropped, Consul may have it, or get it yet.
+    sent: Option<Record>,
+}
+
+impl State {
+    fn of(record: Record, index: u64) -> State {
+        State { record, index, sent: None }
+    }
+}
+
+/// A change of the record.
+struct Attempt {
+    next: Record,
+    /// The index of the record that it replaces.
+    index: u64,
+    /// What an earlier call has sent in its place.
+    before: Option<Record>,
 }
 
 /// Reads the record of a job; `None` if there is no such job.
@@ -391,8 +416,13 @@ impl<'a> Job<'a> {
             }
             (None, None) => return Err(Stop::Refused(format!("there is no job {name:?}"))),
         };
-        let job =
-            Job { target, keys, me, epoch: epoch.into(), state: (first.clone(), index).into() };
+        let job = Job {
+            target,
+            keys,
+            me,
+            epoch: epoch.into(),
+            state: State::of(first.clone(), index).into(),
+        };
         // The record of one that has taken over meanwhile names an alarm on which that one relies.
         if holder(target, &job.keys).await?.is_none_or(|(_, index)| index != epoch) {
             return Err(job.fenced().await);
@@ -405,7 +435,7 @@ impl<'a> Job<'a> {
 
     /// A copy of the record as this instance last read or wrote it.
     pub fn record(&self) -> Record {
-        lock(&self.state).0.clone()
+        lock(&self.state).record.clone()
     }
 
     /// Learns whether the server takes the names of these keys in a URL. What it refuses is stored with the next change of the
@@ -419,7 +449,7 @@ impl<'a> Job<'a> {
             let refused = self.target.refused_in(&mapping, key).await?;
             if !refused.is_empty() {
                 mapping.refused.extend(refused);
-                lock(&self.state).0.mapping.refused.extend(mapping.refused.iter().cloned());
+                lock(&self.state).record.mapping.refused.extend(mapping.refused.iter().cloned());
             }
         }
         Ok(())
@@ -436,7 +466,7 @@ impl<'a> Job<'a> {
 
     /// The index of Consul at which the record was last changed.
     pub fn index(&self) -> u64 {
-        lock(&self.state).1
+        lock(&self.state).index
     }
 
     /// The room for operations of a transaction that also changes the record.
@@ -444,7 +474,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// The record cannot be encoded.
     pub(super) fn room(&self) -> Result<Room, Error> {
-        let record = encoded(&lock(&self.state).0)?;
+        let record = encoded(&lock(&self.state).record)?;
         Ok(self.target.room(2).beside(record.len()))
     }
 
@@ -458,33 +488,35 @@ impl<'a> Job<'a> {
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn save(&self, next: Record, ops: &[Op]) -> Result<(), Stop> {
-        let (before, index) = lock(&self.state).clone();
-        let mut next = Record { step: before.step + 1, ..next };
-        next.mapping.refused.extend(before.mapping.refused);
-        let text = encoded(&next)?;
-        if ops.is_empty() && text.len() > MAX_RECORD {
-            return Err(too_large(&next, text.len()).into());
-        }
-        let checks = [self.fence(), Check::Swap(self.keys.record.clone(), index, text)];
         let mut is_open = false;
+        let mut attempt = self.attempt(&next);
         loop {
+            let text = encoded(&attempt.next)?;
+            if ops.is_empty() && text.len() > MAX_RECORD {
+                return Err(too_large(&attempt.next, text.len()).into());
+            }
+            let checks = [self.fence(), Check::Swap(self.keys.record.clone(), attempt.index, text)];
+            lock(&self.state).sent = Some(attempt.next.clone());
             let error = match self.target.txn(&checks, ops).await {
                 Ok(Outcome::Applied(index)) => {
-                    self.saved(next, index);
+                    self.saved(attempt.next, index);
                     return Ok(());
                 }
-                Ok(Outcome::Refused(at, _)) if is_open && at < checks.len() => {
-                    // An attempt whose answer was lost may have been applied.
-                    return match record(self.target, &self.keys).await? {
-                        Some((found, index)) if found == next => {
-                            self.saved(next, index);
-                            Ok(())
-                        }
-                        _ => Err(self.fenced().await),
-                    };
-                }
                 Ok(Outcome::Refused(at, _)) if at < checks.len() => {
-                    return Err(self.fenced().await);
+                    match record(self.target, &self.keys).await? {
+                        // By an attempt whose answer was lost.
+                        Some((found, index)) if is_open && found == attempt.next => {
+                            self.saved(found, index);
+                            return Ok(());
+                        }
+                        // By a call that was dropped.
+                        Some((found, index)) if attempt.before.as_ref() == Some(&found) => {
+                            self.saved(found, index);
+                            attempt = self.attempt(&next);
+                            continue;
+                        }
+                        _ => return Err(self.fenced().await),
+                    }
                 }
                 Ok(Outcome::Refused(at, why)) => {
                     return Err(refused(&ops[at - checks.len()], &why));
@@ -501,8 +533,19 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn saved(&self, record: Record, index: u64) {
-        *lock(&self.state) = (record, index);
+    /// The record as it is to be stored, in the place of the one that this instance knows.
+    fn attempt(&self, next: &Record) -> Attempt {
+        let state = lock(&self.state);
+        let mut next = Record { step: state.record.step + 1, ..next.clone() };
+        next.mapping.refused.extend(state.record.mapping.refused.iter().cloned());
+        Attempt { next, index: state.index, before: state.sent.clone() }
+    }
+
+    /// Names that were found refused meanwhile are stored with the next change.
+    fn saved(&self, mut record: Record, index: u64) {
+        let mut state = lock(&self.state);
+        record.mapping.refused.extend(state.record.mapping.refused.iter().cloned());
+        *state = State::of(record, index);
     }
 
     /// Why a check of the job failed.

@@ -30,6 +30,9 @@ const IN_FLIGHT: usize = 8;
 /// The keys that are named.
 const NAMED: usize = 1000;
 
+/// The same in an error.
+const NAMED_IN_TEXT: usize = 10;
+
 /// While Consul changes, or etcd is compacted, further rounds are necessary.
 const ROUNDS: usize = 5;
 
@@ -67,6 +70,15 @@ enum Way {
     Changed,
 }
 
+/// What became of changes that belong together.
+enum Outcome {
+    Made,
+    /// A program has changed one of their keys meanwhile.
+    Overtaken,
+    /// etcd takes no transaction with as many of them.
+    Oversized,
+}
+
 /// Makes etcd as Consul, or tells with `is_dry` what that would change.
 ///
 /// # Errors
@@ -100,6 +112,8 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
         own: HashSet::new(),
         known: HashSet::new(),
         before: None,
+        most: AT_ONCE,
+        oversized: BTreeSet::new(),
         is_equal: true,
         done: RolledBack::default(),
     };
@@ -112,7 +126,10 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
             back.before = Some(revision);
             continue;
         }
-        let Back { marks, done, .. } = back;
+        let Back { marks, done, oversized, .. } = back;
+        if !oversized.is_empty() {
+            return Err(Stop::Refused(named_oversized(&oversized)));
+        }
         if !is_dry {
             end(run, &record, if done.changed.is_empty() { revision } else { switched }).await?;
             // The next cut-over deletes those that are left.
@@ -138,6 +155,21 @@ fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
 /// See [`Stop`].
 pub async fn rollback_has_begun(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<bool, Stop> {
     Ok(etcd.first(&Range::prefix(&marks(&record.mapping, keys))).await?.is_some())
+}
+
+/// The keys that etcd does not take, and what helps. Without them the job cannot go on with etcd: Consul would lose them.
+fn named_oversized(keys: &BTreeSet<Bytes>) -> String {
+    let first: Vec<String> = keys.iter().take(NAMED_IN_TEXT).map(|key| shown(key)).collect();
+    let more = match keys.len() - first.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "etcd takes no transaction as large as that of one key ({}{more}); all other keys are set. Set these by `etcdctl put`, whose \
+         requests are smaller, or start etcd with a larger --max-request-bytes, and run rollback again. Until then the job is cut \
+         over, Consul is the truth, and etcd takes writes",
+        first.join(", ")
+    )
 }
 
 /// The job goes on with the changes after this revision.
@@ -169,6 +201,10 @@ struct Back<'r, 'a> {
     known: HashSet<Bytes>,
     /// The revision that the round before has compared.
     before: Option<u64>,
+    /// How many changes etcd takes in one transaction, as far as it has refused more.
+    most: usize,
+    /// The keys whose change alone is too large for etcd.
+    oversized: BTreeSet<Bytes>,
     /// Whether the present round has found nothing to change.
     is_equal: bool,
     done: RolledBack,
@@ -217,11 +253,18 @@ impl Back<'_, '_> {
         }
         let mut rest = &changes[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(Change::fitting(rest));
-            if !self.make(now).await? {
-                // A program has changed one of them meanwhile.
-                for change in now {
-                    self.make_alone(&change.key).await?;
+            let (now, later) = rest.split_at(Change::fitting(rest).min(self.most));
+            match self.make(now).await? {
+                Outcome::Oversized if now.len() > 1 => {
+                    self.most = now.len() / 2;
+                    continue;
+                }
+                Outcome::Oversized => _ = self.oversized.insert(now[0].key.clone()),
+                Outcome::Made => {}
+                Outcome::Overtaken => {
+                    for change in now {
+                        self.make_alone(&change.key).await?;
+                    }
                 }
             }
             rest = later;
@@ -240,16 +283,17 @@ impl Back<'_, '_> {
                 self.done.changed.push(shown(key));
                 self.known.insert(key.clone());
             }
+            Way::Change(change) if self.oversized.contains(key) => drop(change),
             Way::Change(change) => return Some(change),
         }
         None
     }
 
-    /// Makes changes and counts them; returns whether they were made.
-    async fn make(&mut self, changes: &[Change]) -> Result<bool, Stop> {
+    /// Makes changes and counts those that were made.
+    async fn make(&mut self, changes: &[Change]) -> Result<Outcome, Stop> {
         self.is_equal = false;
-        let are_made = self.is_dry || self.change(changes).await?;
-        if are_made {
+        let outcome = if self.is_dry { Outcome::Made } else { self.change(changes).await? };
+        if let Outcome::Made = outcome {
             for change in changes {
                 self.done.count(change);
                 match change.value {
@@ -258,33 +302,42 @@ impl Back<'_, '_> {
                 };
             }
         }
-        Ok(are_made)
+        Ok(outcome)
     }
 
     /// Changes a key however fast a program changes it: after some looks it is as that program has it.
     async fn make_alone(&mut self, key: &Bytes) -> Result<(), Stop> {
         for _ in 0..TRIES {
             let way = self.way(key).await?;
-            match self.note(key, way) {
-                Some(change) if !self.make(std::slice::from_ref(&change)).await? => {}
-                _ => return Ok(()),
+            let Some(change) = self.note(key, way) else { return Ok(()) };
+            match self.make(std::slice::from_ref(&change)).await? {
+                Outcome::Overtaken => {}
+                Outcome::Made => return Ok(()),
+                Outcome::Oversized => {
+                    self.oversized.insert(key.clone());
+                    return Ok(());
+                }
             }
         }
         self.note(key, Way::Changed);
         Ok(())
     }
 
-    /// Makes changes; returns whether they were made. If not, a program has changed a key meanwhile.
-    async fn change(&mut self, changes: &[Change]) -> Result<bool, Stop> {
+    async fn change(&mut self, changes: &[Change]) -> Result<Outcome, Stop> {
         let name = format!("{:016x}", fastrand::u64(..));
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
-        let made = match write(self.run, async || etcd.change(changes, &mark).await).await? {
-            Some(revision) => Some(revision),
-            None => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
+        let attempt = async || match etcd.change(changes, &mark).await {
+            Err(Refused::Oversized(_)) => Ok(None),
+            answered => answered.map(Some),
+        };
+        let made = match write(self.run, attempt).await? {
+            None => return Ok(Outcome::Oversized),
+            Some(Some(revision)) => Some(revision),
+            Some(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
         };
         self.own.extend(made);
-        Ok(made.is_some())
+        Ok(if made.is_some() { Outcome::Made } else { Outcome::Overtaken })
     }
 
     /// What is to be changed so that a key of etcd is as Consul has it.

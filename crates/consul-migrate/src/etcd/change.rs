@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// The operations of a transaction and the bytes of its keys and values that etcd takes by default are 128
-/// and 1.5 MiB. One operation is for the mark.
+/// and 1.5 MiB. One operation is for the mark. An etcd with lower limits refuses more: [`Refused::Oversized`].
 const MAX_OPS: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
 

@@ -67,6 +67,8 @@ pub enum Refused {
     TooLarge,
     /// An alarm is on, while which etcd takes no writes.
     Alarm(Error),
+    /// The transaction has more operations or bytes than etcd takes; its operator chooses both limits.
+    Oversized(Error),
     /// Anything else.
     Failed(Error),
 }
@@ -81,7 +83,9 @@ impl Refused {
     /// The error of a request that none of the special cases can help.
     pub fn into_error(self) -> Error {
         let text = match self {
-            Refused::Alarm(error) | Refused::Failed(error) => return error,
+            Refused::Alarm(error) | Refused::Oversized(error) | Refused::Failed(error) => {
+                return error;
+            }
             Refused::Compacted => "etcd: the revision is compacted",
             Refused::TooLarge => "etcd: the answer is too large, also for one key",
         };
@@ -127,6 +131,8 @@ struct Now {
     failures: u64,
     /// The id in the first answer.
     cluster: Option<u64>,
+    /// The servers that cannot be used as they are, since one was last.
+    unusable: BTreeSet<usize>,
     /// The servers that have told that they are of this cluster, since they were last left.
     known: BTreeSet<usize>,
     prefix: Option<&'static str>,
@@ -400,6 +406,7 @@ impl Etcd {
             let answer = self.in_time(limit, what, self.answer(what, body, most)).await;
             let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
                 Ok(answer) => {
+                    lock(&self.now).unusable.clear();
                     self.check_cluster(answer.header())?;
                     return Ok(answer);
                 }
@@ -430,7 +437,7 @@ impl Etcd {
             let said = shown(answer);
             let message =
                 format!("{}: {what}: the answer is not etcd's: {error}{said}", self.endpoint());
-            self.others(Error::new(Kind::Decode, message)).into()
+            self.of_server(Error::new(Kind::Decode, message)).into()
         })
     }
 
@@ -533,7 +540,10 @@ impl Etcd {
         let request = request
             .body(body.clone())
             .map_err(|error| Error::argument(format!("etcd: {error}")))?;
-        self.server().open(request).await
+        self.server().open(request).await.map_err(|error| match error.kind() {
+            Kind::Tls => self.of_server(error),
+            _ => error,
+        })
     }
 
     fn server(&self) -> &Arc<dyn Streaming> {
@@ -599,7 +609,8 @@ impl Etcd {
             }
             said = excerpt(&whole(answer.into_body()).await?);
         }
-        Err(self.without_gateway(&said).await.into())
+        let error = self.without_gateway(&said).await;
+        Err(self.of_server(error).into())
     }
 
     /// Why a server has none of the gateway's paths, and what it said to the last of them.
@@ -694,9 +705,14 @@ impl Etcd {
         }
     }
 
-    /// The error of an answer that is another program's: once etcd has answered, something is between for a while.
-    fn others(&self, error: Error) -> Error {
-        if lock(&self.now).cluster.is_some() { error.retryable() } else { error }
+    /// The error of what is one server's own, as an answer of another program, or a certificate that is not trusted. Others
+    /// of the list are asked then, and once etcd has answered, also this one later: something is wrong for a while.
+    fn of_server(&self, error: Error) -> Error {
+        let mut now = lock(&self.now);
+        let server = now.server;
+        now.unusable.insert(server);
+        let is_last = now.cluster.is_none() && now.unusable.len() == self.servers.len();
+        if is_last { error } else { error.retryable() }
     }
 
     fn refused(&self, what: &str, status: u16, refusal: &Refusal) -> Refused {
@@ -730,6 +746,9 @@ impl Etcd {
         };
         let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
         let error = Error::new(kind, message).with_status(status);
+        if says("too many operations") || says("request is too large") {
+            return Refused::Oversized(error);
+        }
         let is_transient = matches!(kind, Kind::NoLeader | Kind::RateLimited)
             // A member that is behind: another one may have it.
             || says("future revision")
@@ -739,7 +758,7 @@ impl Etcd {
         Refused::Failed(match is_transient {
             true => error.retryable(),
             // etcd's own have a code.
-            false if code == 0 => self.others(error),
+            false if code == 0 => self.of_server(error),
             false => error,
         })
     }

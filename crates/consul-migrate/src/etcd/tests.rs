@@ -2,7 +2,7 @@
 //! are ended.
 
 use super::*;
-use consul_process::clock::{BoxFuture, SystemClock};
+use consul_process::clock::{BoxFuture, Instant, ManualClock, SystemClock};
 use futures_util::stream;
 use serde_json::Value;
 
@@ -375,4 +375,98 @@ fn a_refusal_names_the_right_and_the_prefix() {
     assert!(
         what("maintenance/alarm").contains("maintenance/alarm is for users with the role root")
     );
+}
+
+/// A server that is etcd but from one time to another, when it cannot be used as it is.
+#[derive(Debug)]
+struct Changing {
+    clock: ManualClock,
+    begun: Instant,
+    unusable: std::ops::Range<Duration>,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// Its certificate is not trusted.
+    Tls,
+    /// Another program, a proxy, or an etcd without the gateway answers this to all.
+    Says(u16, &'static str),
+}
+
+const UNUSABLE: [How; 7] = [
+    How::Tls,
+    How::Says(200, "<html>It works</html>"),
+    How::Says(200, "{}"),
+    How::Says(401, "who is there"),
+    How::Says(404, "404 page not found"),
+    How::Says(404, r#"{"etcdserver":"2.3.8"}"#),
+    How::Says(405, "<html>not allowed</html>"),
+];
+
+impl Streaming for Changing {
+    fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        let now = self.clock.now() - self.begun;
+        let answers: Result<(u16, String), Error> = match self.how {
+            _ if !self.unusable.contains(&now) => Ok((200, HEADER.to_owned())),
+            How::Tls => {
+                Err(Error::new(Kind::Tls, "changing: the server's certificate is not trusted"))
+            }
+            How::Says(404, version) if request.uri().path() == "/version" => {
+                Ok((200, version.to_owned()))
+            }
+            How::Says(status, text) => Ok((status, text.to_owned())),
+        };
+        Box::pin(async move {
+            let (status, said) = answers?;
+            let parts: Parts = Box::pin(stream::iter([Ok(said.into())]));
+            Ok(Response::builder().status(status).body(parts).unwrap())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        "changing"
+    }
+}
+
+/// The revision that servers tell, of which each cannot be used for some seconds, and once more after ten.
+fn twice(how: How, unusable: &[std::ops::Range<u64>]) -> (Result<u64, Error>, Result<u64, Error>) {
+    let clock = ManualClock::new();
+    let server = |seconds: &std::ops::Range<u64>| -> Arc<dyn Streaming> {
+        let unusable = Duration::from_secs(seconds.start)..Duration::from_secs(seconds.end);
+        Arc::new(Changing { clock: clock.clone(), begun: clock.now(), unusable, how })
+    };
+    let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+    let (limit, patience) = (Duration::from_secs(5), Duration::from_secs(30));
+    let etcd = Etcd::new(unusable.iter().map(server).collect(), None, shared, limit, patience);
+    let ask = async || etcd.revision(&Bytes::from_static(b"a")).await.map_err(Refused::into_error);
+    run(clock.drive(async {
+        let first = ask().await;
+        clock.sleep(Duration::from_secs(10)).await;
+        etcd.leave_server();
+        (first, ask().await)
+    }))
+}
+
+#[test]
+fn a_server_that_cannot_be_used_is_left_for_another_one() {
+    const NEVER: std::ops::Range<u64> = 0..0;
+    const ALWAYS: std::ops::Range<u64> = 0..3600;
+    for how in UNUSABLE {
+        for servers in [
+            &[ALWAYS, NEVER][..],
+            &[NEVER, ALWAYS],
+            &[ALWAYS, ALWAYS, NEVER],
+            // Once etcd has answered it is waited for.
+            &[10..13],
+            &[10..13, 10..20],
+        ] {
+            let (first, then) = twice(how, servers);
+            assert_eq!((first.ok(), then.ok()), (Some(3), Some(3)), "{how:?} {servers:?}");
+        }
+        for servers in [&[ALWAYS][..], &[ALWAYS, ALWAYS], &[0..1, 0..1]] {
+            let error = twice(how, servers).0.unwrap_err();
+            assert!(!error.is_retryable(), "{how:?} {servers:?}: {error}");
+        }
+    }
 }

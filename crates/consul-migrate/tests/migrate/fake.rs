@@ -70,6 +70,8 @@ struct State {
     other_watch: Option<(u16, &'static str)>,
     /// That of its oldest server.
     version: &'static str,
+    /// The operations of a transaction, and the bytes of a request, that it takes.
+    limits: (usize, usize),
 }
 
 /// That of etcd by default.
@@ -108,6 +110,7 @@ impl Fake {
             other: None,
             other_watch: None,
             version: "3.4.0",
+            limits: (128, 1536 << 10),
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
@@ -127,6 +130,11 @@ impl Fake {
 
     pub fn alarms(&self) -> BTreeSet<u64> {
         self.state().alarms.clone()
+    }
+
+    /// As `--max-txn-ops` and `--max-request-bytes` do.
+    pub fn limit(&self, operations: usize, bytes: usize) {
+        self.state().limits = (operations, bytes);
     }
 
     pub fn raise(&self, alarm: u64) {
@@ -451,8 +459,27 @@ impl State {
         })
     }
 
+    /// The limit that a transaction exceeds, in the words of etcd.
+    fn exceeded(&self, asked: &Value) -> Option<&'static str> {
+        let changes: Vec<Change> = asked["success"].as_array()?.iter().map(change).collect();
+        let size =
+            |(key, value): &Change| 2 * key.len() + value.as_ref().map_or(0, |it| it.0.len());
+        match changes.iter().map(size).sum::<usize>() {
+            _ if changes.len() > self.limits.0 => {
+                Some("etcdserver: too many operations in txn request")
+            }
+            bytes if bytes > self.limits.1 => Some("etcdserver: request is too large"),
+            _ => None,
+        }
+    }
+
     fn request(&mut self, path: &str, asked: &Value) -> Response<Parts> {
         let header = self.header();
+        if path == "/v3/kv/txn"
+            && let Some(limit) = self.exceeded(asked)
+        {
+            return self.refused(400, limit, 3);
+        }
         match path {
             "/v3/maintenance/status" => self.status(),
             "/v3/kv/range" => self.range(asked, &header),

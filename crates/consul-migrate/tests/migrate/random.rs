@@ -7,6 +7,7 @@
 pub mod beside;
 pub mod between;
 pub mod compacted;
+pub mod dropped;
 pub mod finished;
 pub mod frozen;
 pub mod held_up;
@@ -47,9 +48,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const SEEDS: u64 = 200;
 const LONG_SEEDS: u64 = 5000;
@@ -133,6 +135,8 @@ struct World {
     mapping: Mapping,
     is_over: Arc<AtomicBool>,
     is_late: Arc<AtomicBool>,
+    /// How long, in milliseconds, each request and each answer is on its way, also of a call that is dropped meanwhile.
+    way_ms: Arc<AtomicU64>,
     /// Consul.
     agent: Arc<Agent>,
     /// Another server, which is asked about names in its place.
@@ -145,6 +149,7 @@ struct Faulty {
     works: Arc<SimTransport>,
     /// Whether requests that were given up may still arrive, late.
     is_late: Arc<AtomicBool>,
+    way_ms: Arc<AtomicU64>,
     rng: Mutex<fastrand::Rng>,
     clock: ManualClock,
     faults: u8,
@@ -181,7 +186,20 @@ impl Transport for Faulty {
                     return Ok(judged);
                 }
             }
-            let answer = self.works.send(request).await;
+            let way = Duration::from_millis(self.way_ms.load(Ordering::Relaxed));
+            let (works, clock) = (Arc::clone(&self.works), self.clock.clone());
+            let (answered, answer) = oneshot::channel();
+            let goes = async move {
+                clock.sleep(way).await;
+                let answer = works.send(request).await;
+                clock.sleep(way).await;
+                let _ = answered.send(answer);
+            };
+            match way {
+                Duration::ZERO => goes.await,
+                _ => _ = self.clock.spawn(goes),
+            }
+            let answer = answer.await.unwrap();
             if fault == Some(2) { Err(broken()) } else { answer }
         })
     }
@@ -236,10 +254,11 @@ impl World {
         };
         let works = || SimTransport::new(Arc::clone(&agent), "simulated");
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
-        let is_late = Arc::<AtomicBool>::default();
+        let (is_late, way_ms) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
         let faulty = Faulty {
             works: Arc::new(works()),
             is_late: Arc::clone(&is_late),
+            way_ms: Arc::clone(&way_ms),
             rng: random,
             clock: clock.clone(),
             faults,
@@ -254,6 +273,7 @@ impl World {
             mapping: mapping(rng),
             is_over: Arc::default(),
             is_late,
+            way_ms,
             agent,
             judge,
             fake,
@@ -286,8 +306,8 @@ impl World {
         let (clock, works) =
             (self.clock.clone(), Arc::new(SimTransport::new(self.agent.clone(), "simulated")));
         let (rng, judge) = (Mutex::new(fastrand::Rng::with_seed(1)), Arc::clone(&self.judge));
-        let is_late = Arc::clone(&self.is_late);
-        let faulty = Faulty { works, is_late, rng, clock, faults: 0, judge };
+        let (is_late, way_ms) = (Arc::clone(&self.is_late), Arc::clone(&self.way_ms));
+        let faulty = Faulty { works, is_late, way_ms, rng, clock, faults: 0, judge };
         let settings = Settings {
             timeout: Duration::from_secs(5),
             retry_count: 2,

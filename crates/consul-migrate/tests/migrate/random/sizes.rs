@@ -5,7 +5,7 @@ use bytes::Bytes;
 use consul_migrate::mapping::{Choice, Problem};
 use consul_migrate::survey::survey;
 use consul_migrate::verify::compare_up_to;
-use consul_migrate::{Freeze, Frozen, Until, cut_over, load, restart, roll_back, tail};
+use consul_migrate::{Freeze, Frozen, Stop, Until, cut_over, load, restart, roll_back, tail};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ pub fn run() {
         are_moved_and_back(choice);
     }
     end_a_copy_and_a_tail();
+    go_back_to_an_etcd_with_any_limits();
 }
 
 fn are_moved_and_back(choice: Choice) {
@@ -167,6 +168,63 @@ fn end_a_copy_and_a_tail() {
                 assert!(said.contains(&format!("--on {kind}=skip")) && said.len() < 2000, "{said}");
                 assert_eq!(said.contains("=encode"), kind != Problem::HugeKey, "{said}");
             }
+        });
+    }
+}
+
+/// The limits of an etcd, and how many of the keys below it takes in a transaction alone.
+const LIMITS: [(usize, usize, usize); 7] = [
+    (128, 1536 << 10, 54),
+    (17, 1536 << 10, 54),
+    (2, 1536 << 10, 54),
+    (128, 200_500, 54),
+    (16, 100_500, 54),
+    (128, 90_000, 52),
+    (3, 40_000, 50),
+];
+
+fn go_back_to_an_etcd_with_any_limits() {
+    for (operations, bytes, fit) in LIMITS {
+        let world = World::plain(1, &[]);
+        let sizes = [45_000, 45_000, 100_000, 100_000];
+        let key = |at: usize| (format!("/app/{at:02}").into_bytes(), sizes.get(at).copied());
+        let all: Vec<_> = (0..54).map(key).collect();
+        for (key, size) in &all {
+            let value = Bytes::from(vec![b'1'; size.unwrap_or(1)]);
+            assert!(world.fake.write(&[(key.clone(), Some((value, 0)))]));
+        }
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+            cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await.unwrap();
+            let gone = all.iter().map(|(key, _)| (key.clone(), None));
+            world.fake.write(&gone.collect::<Vec<_>>());
+            world.fake.limit(operations, bytes);
+            let done = roll_back(&run, false).await;
+            let found = world.fake.at(world.fake.revision());
+            let is_there = |size: &Option<usize>| size.is_none_or(|size| size < bytes);
+            for (key, size) in &all {
+                assert_eq!(
+                    found.contains_key(key),
+                    is_there(size),
+                    "{operations} {bytes} {size:?}"
+                );
+            }
+            assert_eq!(all.iter().filter(|(_, size)| is_there(size)).count(), fit);
+            if fit < all.len() {
+                let Err(Stop::Refused(why)) = done else { panic!("{done:?}") };
+                for (key, size) in &all {
+                    let name = String::from_utf8_lossy(key);
+                    assert_eq!(why.contains(&*name), !is_there(size), "{name}: {why}");
+                }
+                // It is no end: the job is still cut over. With a larger limit the same command goes on.
+                world.fake.limit(128, 1536 << 10);
+                assert_eq!(roll_back(&run, false).await.unwrap().set, (54 - fit) as u64);
+            } else {
+                assert_eq!(done.unwrap().set, 54);
+            }
+            assert_eq!(world.fake.at(world.fake.revision()).len(), 54);
         });
     }
 }
