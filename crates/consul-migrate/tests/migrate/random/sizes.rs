@@ -218,7 +218,7 @@ fn go_back_to_an_etcd_with_any_limits() {
                     let name = String::from_utf8_lossy(key);
                     assert_eq!(why.contains(&*name), !is_there(size), "{name}: {why}");
                 }
-                // It is no end: the job is still cut over. With a larger limit the same command goes on.
+                // The job is still cut over. With a larger limit the same command goes on.
                 world.fake.limit(128, 1536 << 10);
                 assert_eq!(roll_back(&run, false).await.unwrap().set, (54 - fit) as u64);
             } else {
