@@ -27,7 +27,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const AT_A_TIME: usize = 16;
 
 /// The shortest time limit of a request while many others wait.
-const SHORTEST_LIMIT: Duration = Duration::from_millis(30);
+const SHORTEST_LIMIT: Duration = Duration::from_millis(250);
 
 /// The longest time from the moment when the kernel closes a process's descriptors to its end.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -152,8 +152,8 @@ fn send_in_order(requests: &[DeferredRequest], sender: &Sender, is_dead: bool, d
     }
 }
 
-/// Sends each request once, several at a time, with a time limit that is shorter the more wait: however many get no answer,
-/// all are sent within few times `longest`. Returns those that a retry may help.
+/// Sends each request once, several at a time, with a time limit that is shorter the more wait, so that those without an answer
+/// delay the others less. Returns those that a retry may help.
 fn send_once<'a>(
     requests: &[&'a DeferredRequest],
     sender: &Sender,

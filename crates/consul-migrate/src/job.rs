@@ -560,8 +560,8 @@ impl<'a> Job<'a> {
             }
             Ok(Some((instance, _))) => Stop::Held(instance.shown()),
             Ok(None) => Stop::Refused(
-                "the job's holder in Consul was deleted, such as by a snapshot of Consul that was restored: the same command \
-                 goes on if the job is still there"
+                "the job's holder in Consul was deleted: another instance has replaced this one and has ended, or a snapshot of \
+                 Consul was restored. The same command goes on if the job is still there"
                     .to_owned(),
             ),
             Err(error) => error.into(),
@@ -661,12 +661,15 @@ impl<'a> Job<'a> {
     /// Changes the beat until this instance no longer holds the job.
     pub async fn beat(&self) -> Stop {
         for count in 0_u64.. {
-            let text = format!("{} {count}", self.me.id);
-            let _ = self.target.put_any(&self.keys.beat, text.as_bytes(), 0).await;
-            match holder(self.target, &self.keys).await {
-                Ok(Some((instance, _))) if instance == self.me => {}
-                Ok(_) => return self.fenced().await,
-                Err(_) => {}
+            let beat = Op::set(self.keys.beat.clone(), format!("{} {count}", self.me.id).into());
+            let beaten = self.target.txn(&[self.fence()], &[beat]).await;
+            if !matches!(beaten, Ok(Outcome::Applied(_))) {
+                match holder(self.target, &self.keys).await {
+                    // It began another epoch meanwhile.
+                    Ok(Some((instance, _))) if instance == self.me => {}
+                    Ok(_) => return self.fenced().await,
+                    Err(_) => {}
+                }
             }
             self.target.clock().sleep(BEAT).await;
         }

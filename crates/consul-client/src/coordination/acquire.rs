@@ -293,8 +293,8 @@ impl<'a> Contender<'a> {
             };
             // An answer that was lost without a sign delays no takeover for the client's whole time limit.
             let is_lost = |error: &Error| error.kind() == Kind::Timeout;
-            let (client, least) = (self.presence.client(), self.presence.least_turn());
-            let call = self.presence.in_turns(args, begins, (is_lost, false, least), |args| {
+            let client = self.presence.client();
+            let call = self.presence.in_turns(args, begins, is_lost, |args| {
                 Box::pin(async move { client.read_past_caches(endpoint, &args).await })
             });
             return call.await;

@@ -16,10 +16,26 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How many sessions are ended at a time, so that the beats have their share of the connections.
-pub(super) const MAX_ENDING: usize = 16;
+const MAX_AT_A_TIME: usize = 12;
+
+/// How many more whose first try had no answer are tried again at a time.
+const MAX_AGAIN: usize = 4;
+
+/// The turns of the ends of sessions, each for one try: a key without answers holds up no other.
+#[derive(Debug)]
+pub(super) struct EndTurns {
+    first: Semaphore,
+    again: Semaphore,
+}
+
+impl Default for EndTurns {
+    fn default() -> Self {
+        Self { first: Semaphore::new(MAX_AT_A_TIME), again: Semaphore::new(MAX_AGAIN) }
+    }
+}
 
 /// What a session holds, or may hold, whose holder does not act under it any more.
 #[derive(Debug)]
@@ -125,47 +141,33 @@ impl Presence {
         }
     }
 
-    /// Sends the requests that end a session until they are answered. The time limit of the first one and a pause
+    /// Sends the requests that end a session until they are answered. The time limit of one and a pause
     /// together are shorter than the TTL of the check, so that others wait no longer than after the death of
     /// this process.
     async fn end(&self, ending: &Ending) {
         let _turn = ending.turn.lock().await;
-        let mut tries = 0;
-        while !ending.is_over() && !self.has_ended(ending, self.end_timeout_after(tries)).await {
+        while !ending.is_over() && !self.has_ended(ending, self.end_timeout()).await {
             self.client().clock().sleep(self.profile().beat).await;
-            tries += 1;
         }
     }
 
-    /// The same in turns with others. One that was never sent comes before all repetitions, and a request that has no answer
-    /// leaves its turn to it.
+    /// The same in turns with others: a pause keeps none of them waiting, nor do requests that have had no answer before.
     async fn end_in_turns(&self, ending: &Ending) {
-        let (mut tries, clock) = (0, &**self.client().clock());
+        let (mut turns, mut limit) = (&self.end_turns.first, self.profile().proof_timeout());
         while !ending.is_over() {
-            let place = self.end_turns.turn(tries).await;
+            let place = turns.acquire().await;
             let Ok(turn) = ending.turn.try_lock() else {
                 // A release waits for it meanwhile.
                 drop(place);
                 drop(ending.turn.lock().await);
-                tries += 1;
                 continue;
             };
-            if ending.is_over() {
+            if ending.is_over() || self.has_ended(ending, limit).await {
                 return;
             }
-            let has_left = tokio::select! {
-                biased;
-                has_ended = self.has_ended(ending, self.end_timeout_after(tries)) => match has_ended {
-                    true => return,
-                    false => false,
-                },
-                () = self.end_turns.is_over(clock, tries, self.client().clock().now(), self.end_turn()) => true,
-            };
             drop((turn, place));
-            tries += 1;
-            if !has_left {
-                self.client().clock().sleep(self.profile().beat).await;
-            }
+            self.client().clock().sleep(self.profile().beat).await;
+            (turns, limit) = (&self.end_turns.again, self.end_timeout());
         }
     }
 
@@ -209,7 +211,7 @@ impl Presence {
         let mut refused = None;
         if let Some(held) = ending.held.as_ref().filter(|_| ending.freed().is_none()) {
             let before = ending.maybe_freed.swap(true, Ordering::Relaxed);
-            match self.timed(held.free(self, &ending.session, limit)).await {
+            match held.free(self, &ending.session, limit).await {
                 Ok(()) => note(Ok(())),
                 // It is not held: an earlier request has freed it.
                 Err(error) if error.kind() == Kind::TxnFailed && before => note(Ok(())),
@@ -227,7 +229,7 @@ impl Presence {
                 }
             }
         }
-        self.timed(self.destroy(&ending.session, limit)).await?;
+        self.destroy(&ending.session).await?;
         if let Some(error) = refused {
             note(Err(error));
         }

@@ -40,7 +40,6 @@ mod presence;
 mod profile;
 mod proofs;
 pub mod semaphore;
-mod turns;
 mod waits;
 
 pub use acquire::Wait;

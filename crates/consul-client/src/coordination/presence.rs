@@ -4,12 +4,11 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
 //! lives; it does not prove that a lock is held.
 
-use super::ending::{Ending, Holding, MAX_ENDING};
+use super::ending::{EndTurns, Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::making::Wanted;
 use super::profile::Profile;
 use super::proofs::Proofs;
-use super::turns::{Turn, Turns};
 use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
@@ -27,7 +26,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 /// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
 /// accepts.
@@ -43,12 +42,6 @@ const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many requests of contenders are on their way at a time, so that beats and proofs have connections.
 const MAX_IN_TURN: usize = 24;
-
-/// How often such a request leaves its turn to others before it counts as one without an answer.
-const SHORT_TURNS: usize = 2;
-
-/// The shortest turn while others wait, as a part of the TTL of the check.
-const SHORTEST_TURN: u32 = 100;
 
 /// How many of those are on their way whose last request had no answer in time: what keeps silent for one key holds up
 /// no other.
@@ -115,8 +108,6 @@ pub struct Presence {
     service: Service,
     registration: watch::Sender<Option<Registration>>,
     deregistration: Mutex<Option<Deferred>>,
-    /// The agents that may have a registration whose answer has not come.
-    maybe_registered: Mutex<HashSet<usize>>,
     /// The error of the last attempt to register, if it failed.
     registration_error: watch::Sender<Option<Error>>,
     /// The sessions that are given up and have to be ended.
@@ -141,14 +132,14 @@ pub struct Presence {
     /// Its waiters.
     pub(super) waits: Waits,
     /// The turns of contenders' requests, and of those whose last one had no answer. Each is for one request.
-    turns: Arc<Turns>,
+    turns: Semaphore,
     unanswered_turns: Semaphore,
-    /// How long Consul takes to answer a contender or an end lately, at most.
+    /// How long Consul takes to answer a contender lately, at most.
     slowest: Mutex<Duration>,
     /// Those of renewals of held locks, which wait for no contender.
     renewal_turns: Semaphore,
     /// Those of the ends of sessions.
-    pub(super) end_turns: Arc<Turns>,
+    pub(super) end_turns: EndTurns,
     rules: Rules,
 }
 
@@ -170,7 +161,6 @@ impl Presence {
             service,
             registration: watch::Sender::new(None),
             deregistration: Mutex::default(),
-            maybe_registered: Mutex::default(),
             registration_error: watch::Sender::new(None),
             given_up: watch::Sender::default(),
             endings: AtomicU64::new(0),
@@ -183,11 +173,11 @@ impl Presence {
             changed: Mutex::default(),
             proofs: Proofs::default(),
             waits,
-            turns: Turns::new(MAX_IN_TURN),
+            turns: Semaphore::new(MAX_IN_TURN),
             unanswered_turns: Semaphore::new(MAX_UNANSWERED),
             slowest: Mutex::default(),
             renewal_turns: Semaphore::new(MAX_RENEWALS),
-            end_turns: Turns::new(MAX_ENDING),
+            end_turns: EndTurns::default(),
             rules: Rules::ALL,
         })
     }
@@ -249,8 +239,8 @@ impl Presence {
     }
 
     /// Waits for the turn of a contender's request.
-    pub(super) async fn turn(&self) -> Turn {
-        self.turns.turn(0).await
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
     }
 
     /// Makes a call for a contender in a turn; after an unknown outcome, as one whose answer was lost, it is made again in
@@ -264,24 +254,13 @@ impl Presence {
         (endpoint, args): (&'static Endpoint, Args),
         begins: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        // A session that is made for nobody costs more than a place.
-        let least = match std::ptr::eq(endpoint, &session::CREATE) {
-            true => self.client.settings().timeout,
-            false => self.least_turn(),
-        };
-        self.in_turns(args, begins, (Error::maybe_applied, true, least), |args| {
+        self.in_turns(args, begins, Error::maybe_applied, |args| {
             Box::pin(async move { client.call(endpoint, &args).await })
         })
         .await
     }
 
-    /// How long a contender's request keeps its turn at least while others wait: longer than Consul takes lately.
-    pub(super) fn least_turn(&self) -> Duration {
-        self.twice_slowest().max(self.profile.check_ttl / SHORTEST_TURN)
-    }
-
-    /// The same with any request, which is made again after an error that `is_lost` tells. While others wait it may have to
-    /// leave its turn to them after `least`, and is then made again in the next.
+    /// The same with any request, which is made again after an error that `is_lost` tells.
     ///
     /// # Errors
     /// Those of `begins` and of the requests.
@@ -289,43 +268,27 @@ impl Presence {
         &self,
         args: Args,
         begins: impl FnOnce() -> Result<(), Error>,
-        (is_lost, is_write, least): (fn(&Error) -> bool, bool, Duration),
+        is_lost: fn(&Error) -> bool,
         request: impl Fn(Args) -> BoxFuture<'r, Result<Answer, Error>>,
     ) -> Result<Answer, Error> {
-        let mut turn = Some(self.turns.turn(0).await);
+        let turn = self.turn().await;
         begins()?;
-        let mut maybe_applied = false;
-        for tries in 0..SHORT_TURNS {
-            let _turn = match turn.take() {
-                Some(turn) => turn,
-                None => self.turns.turn(tries).await,
-            };
-            let first = args.clone().opt("timeout_ms", self.patience().as_millis() as u64);
-            let (clock, begun) = (&**self.client.clock(), self.now());
-            tokio::select! {
-                biased;
-                answered = self.timed(request(first)) => match answered {
-                    Err(error) if is_lost(&error) => {
-                        maybe_applied |= error.maybe_applied();
-                        break;
-                    }
-                    answered => return answered.map_err(|error| noted(error, maybe_applied)),
-                },
-                () = self.turns.is_over(clock, tries, begun, (least, self.usual_patience())) => {
-                    maybe_applied |= is_write;
-                }
-            }
-        }
+        let first = args.clone().opt("timeout_ms", self.patience().as_millis() as u64);
+        let lost = match self.timed(request(first)).await {
+            Err(error) if is_lost(&error) => error,
+            answered => return answered,
+        };
+        drop(turn);
         let _turn = self.unanswered_turns.acquire().await;
         let again = self.timed(request(args)).await;
-        again.map_err(|error| noted(error, maybe_applied))
+        again.map_err(|error| match lost.maybe_applied() {
+            true => error.with_maybe_applied(true),
+            false => error,
+        })
     }
 
-    /// Notes how long an answer takes: a server that is slow is not one that keeps silent.
-    pub(super) async fn timed<R>(
-        &self,
-        call: impl Future<Output = Result<R, Error>>,
-    ) -> Result<R, Error> {
+    /// Notes how long the answer to a contender takes: a server that is slow is not one that keeps silent.
+    async fn timed<R>(&self, call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
         let begun = self.now();
         let answered = call.await;
         if answered.is_ok() {
@@ -459,35 +422,14 @@ impl Presence {
             never = self.end_given_up() => match never {},
             () = self.client.clock().sleep(self.profile.check_ttl.min(timeout * 3 / 4)) => {}
         }
-        let registered =
-            self.registration.send_replace(None).map(|registration| registration.agent);
-        let mut unknown = std::mem::take(&mut *lock(&self.maybe_registered));
-        let mut outcome = Ok(());
-        if let Some(agent) = registered {
-            outcome = self.deregister_at(agent, end).await;
-            if outcome.is_ok() {
-                unknown.remove(&agent);
-            }
-        }
+        let registration = *self.registration.borrow();
+        let Some(Registration { agent, .. }) = registration else { return Ok(()) };
+        self.registration.send_replace(None);
+        let left = (end - self.now()).as_millis() as u64;
+        let args = self.deregister_args().opt("timeout_ms", left.max(1));
+        let outcome = self.agents[agent].call(&agent_api::SERVICE_DEREGISTER, &args).await;
         lock(&self.deregistration).take();
-        // What is still on its way may come after the first request.
-        for again in [false, true] {
-            if again && !unknown.is_empty() {
-                self.client.clock().sleep_until(end.min(self.now() + self.profile.beat)).await;
-            }
-            for agent in unknown.clone() {
-                if self.deregister_at(agent, end).await.is_ok() {
-                    unknown.remove(&agent);
-                }
-            }
-        }
-        outcome
-    }
-
-    async fn deregister_at(&self, agent: usize, end: Instant) -> Result<(), Error> {
-        let left = ((end - self.now()).as_millis() as u64).max(1);
-        let args = self.deregister_args().opt("timeout_ms", left);
-        self.agents[agent].call(&agent_api::SERVICE_DEREGISTER, &args).await.map(|_| ())
+        outcome.map(|_| ())
     }
 
     /// Closes the connections of a presence that has ended, once they carry no request.
@@ -570,12 +512,7 @@ impl Presence {
         let args = Args::new()
             .arg(Value::Map(definition))
             .opt("timeout_ms", self.profile.check_ttl.as_millis() as u64);
-        lock(&self.maybe_registered).insert(agent);
-        let registered = self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await;
-        if registered.as_ref().err().is_none_or(|error| !error.maybe_applied()) {
-            lock(&self.maybe_registered).remove(&agent);
-        }
-        registered.map(|_| ())
+        self.agents[agent].call(&agent_api::SERVICE_REGISTER, &args).await.map(|_| ())
     }
 
     /// Beats until the agent has not answered for the TTL of the check, or forever when it is the
@@ -711,8 +648,9 @@ impl Presence {
         }
     }
 
-    pub(super) async fn destroy(&self, session: &str, limit: Duration) -> Result<(), Error> {
-        let args = destroy_args(session).opt("timeout_ms", limit.as_millis() as u64);
+    pub(super) async fn destroy(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.end_timeout().as_millis() as u64;
+        let args = destroy_args(session).opt("timeout_ms", timeout_ms);
         self.client.call(&session::DESTROY, &args).await.map(|_| ())
     }
 
@@ -721,33 +659,10 @@ impl Presence {
         self.profile.check_ttl / 2
     }
 
-    /// The same after a number of tries: longer, since a server that is slow is not one that keeps silent. What it misses after a
-    /// cut is less than a takeover.
-    pub(super) fn end_timeout_after(&self, tries: usize) -> Duration {
-        let grown = self.end_timeout() * (1 << tries.min(8));
-        let longest = self.profile.takeover() - self.profile.beat;
-        let timeout = self.client.settings().timeout.max(self.end_timeout());
-        grown.min(longest).max(self.twice_slowest()).min(timeout)
-    }
-
-    /// How long an end keeps its turn while others wait that have not been sent: at least, and at most.
-    pub(super) fn end_turn(&self) -> (Duration, Duration) {
-        let check_ttl = self.profile.check_ttl;
-        let least = self.twice_slowest().clamp(check_ttl / SHORTEST_TURN, check_ttl / 10);
-        (least, self.usual_patience())
-    }
-
-    fn usual_patience(&self) -> Duration {
-        self.profile.check_ttl / 4
-    }
-
-    fn twice_slowest(&self) -> Duration {
-        *lock(&self.slowest) * 2
-    }
-
     /// The time limit of a contender's request before it is made again: longer than Consul takes lately.
     fn patience(&self) -> Duration {
-        self.twice_slowest().max(self.usual_patience()).min(self.client.settings().timeout)
+        let slow = *lock(&self.slowest) * 2;
+        slow.max(self.profile.check_ttl / 4).min(self.client.settings().timeout)
     }
 
     pub(super) fn check_id(&self) -> String {
@@ -868,14 +783,6 @@ impl Rules {
 
 pub(super) fn destroy_args(session: &str) -> Args {
     Args::new().arg(session)
-}
-
-/// The error of a request that was made again.
-fn noted(error: Error, maybe_applied: bool) -> Error {
-    match maybe_applied {
-        true => error.with_maybe_applied(true),
-        false => error,
-    }
 }
 
 /// Whether Consul's ACLs refuse the token; a proxy that demands credentials has status 401.

@@ -2,7 +2,8 @@
 //! lives takes each request out of its own key.
 //!
 //! What Consul lists does not tell that: a restored snapshot has instances that pass and belong to nobody, and modify
-//! indexes can be compared only within one history of Consul. While one that is asked does not answer, the key stays as it is.
+//! indexes can be compared only within one history of Consul. Its answer names who has asked, since whatever writes the key
+//! again takes the request out of it. While one that is asked does not answer, the key stays as it is.
 
 use super::node::Record;
 use super::registered;
@@ -30,7 +31,7 @@ pub(super) enum Found {
     Answered,
     /// It lives.
     Lives,
-    /// It has not answered in time; the key has this modify index.
+    /// It has not answered in time, or what answers is not a node; the key has this modify index.
     Silent(u64),
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Contest {
     /// The question in its key: who asks, a modify index that every answer to it is above, and since when it is there.
     question: Option<(String, u64, Instant)>,
     answers: u32,
+    /// Whether one of them does not show who has asked: it is that of an earlier release, or another program's write.
+    is_unsigned: bool,
 }
 
 impl Contest {
@@ -83,8 +86,12 @@ impl Contest {
             let is_newer = index > *asked;
             if is_newer && asks.as_ref() != Some(asker) {
                 self.answers += 1;
+                self.is_unsigned |= record.answered.as_ref() != Some(asker);
                 if self.answers >= ENOUGH && *since - begun >= CERTAIN_AFTER {
-                    return Ok(Found::Lives);
+                    return match self.is_unsigned {
+                        false => Ok(Found::Lives),
+                        true => self.by_instance(client, options, index).await,
+                    };
                 }
                 self.question = None;
             }
@@ -93,7 +100,7 @@ impl Contest {
             if self.answers > 0 && now - begun < CERTAIN_AFTER {
                 return Ok(Found::Answered);
             }
-            let mut asked = record.clone();
+            let mut asked = Record { answered: None, ..record.clone() };
             asked.request = Some(Request {
                 answer: Some(own.to_owned()),
                 ..record.request.clone().unwrap_or_default()
@@ -105,6 +112,13 @@ impl Contest {
                 }
                 // It was changed in between, or the answer was that of a cache.
                 Err(error) if error.kind() == Kind::Conflict => Ok(Found::Answered),
+                // One that may not ask believes what it reads.
+                Err(error) if error.kind() == Kind::PermissionDenied => {
+                    match now - begun >= self.patience {
+                        true => self.by_instance(client, options, index).await,
+                        false => Ok(Found::Answered),
+                    }
+                }
                 Err(error) => Err(error),
             };
         };
@@ -117,6 +131,17 @@ impl Contest {
             true => Ok(Found::Silent(index)),
             false => Ok(Found::Unanswered(index)),
         }
+    }
+
+    /// It lives if Consul lists an instance of it that passes; otherwise its key is another program's doing.
+    async fn by_instance(
+        &self,
+        client: &Client,
+        options: &Options,
+        index: u64,
+    ) -> Result<Found, Error> {
+        let is_listed = registered::is_live_start(client, options, &self.other).await?;
+        Ok(if is_listed { Found::Lives } else { Found::Silent(index) })
     }
 
     /// The other start has as long again to answer, since Consul has not answered meanwhile.

@@ -504,6 +504,9 @@ impl Cluster {
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
                     request::prepare(self, &request, &mut record);
+                    if request.answer.is_some() {
+                        lock(&self.record).answered = request.answer.clone();
+                    }
                     asked = Some(request);
                 }
                 lock(&self.record).mode = record.mode;

@@ -52,6 +52,9 @@ pub struct Record {
     /// Why it may not do a leader's work, as it has found when it led; `None`: it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cannot_lead: Option<String>,
+    /// The start that it has answered last ([`Request::answer`]); `None`: none has asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
     /// What an operator asks of it and it has not taken yet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub request: Option<Request>,
@@ -145,6 +148,7 @@ impl Record {
             map_epoch: 0,
             ready: options.hand_off.then(Vec::new),
             cannot_lead: None,
+            answered: None,
             request: None,
         }
     }

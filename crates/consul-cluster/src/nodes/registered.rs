@@ -325,7 +325,7 @@ pub(super) async fn write(
 }
 
 /// Claims the node's name unless another live node has it. A node that has died is live for Consul until its check expires,
-/// so this waits for that long, and one that only a restored snapshot has does not answer. Returns the mode of the node: the
+/// so this waits for that long; one that only a restored snapshot has is, until its agent compares its services. Returns the mode of the node: the
 /// one that an operator has given to an earlier start, or to the node while it was stopped.
 ///
 /// # Errors
@@ -368,6 +368,10 @@ pub(crate) async fn claim_name(
                 Found::Unanswered(_) => !is_live_start(client, options, &other.incarnation).await?,
                 Found::Answered => false,
                 Found::Lives => return Err(name_taken(client, options, other)),
+                // It may be one that cannot write its key, such as without the right, while its agent reports its beats.
+                Found::Silent(_) if is_live_start(client, options, &other.incarnation).await? => {
+                    return Err(name_taken(client, options, other));
+                }
                 Found::Silent(_) => true,
             };
             if !is_free {
@@ -464,7 +468,11 @@ pub(crate) async fn others_are_live(client: &Client, options: &Options) -> Resul
 }
 
 /// Whether a process that started with this node's name lives.
-async fn is_live_start(client: &Client, options: &Options, start: &str) -> Result<bool, Error> {
+pub(super) async fn is_live_start(
+    client: &Client,
+    options: &Options,
+    start: &str,
+) -> Result<bool, Error> {
     let id = options.service_id();
     let is_its =
         |entry: &Value| incarnation(entry) == Some(start) && service_id(entry) == Some(id.as_str());

@@ -201,3 +201,23 @@ fn a_lone_node_hands_over_to_nobody() {
     world.wait(Duration::from_secs(5));
     assert!(other.cluster.is_leader());
 }
+
+/// The agent of a node whose token was narrowed reports its beats all the same.
+#[test]
+fn a_node_that_may_not_write_its_key_keeps_its_name() {
+    let scene = Scene::new(2);
+    let first = &scene.nodes[0];
+    scene.set_rules(first, &format!(r#"{ALL} key "tsdb/cluster/nodes/n1" {{ policy = "read" }}"#));
+    let client = scene.world.client_with_rules(scene.management, ALL);
+    let second = scene.world.start_with(client, Options { shards: 16, ..node("n1") });
+    scene.world.wait(Duration::from_secs(30));
+    let why = second.why().expect("it is refused").to_string();
+    assert!(why.contains("is taken"), "{why}");
+    scene.set_rules(first, ALL);
+    scene.world.wait(Duration::from_secs(15));
+    assert_eq!(leaders(&scene.nodes).len(), 1);
+    for node in &scene.nodes {
+        assert_eq!(node.why().map(|why| why.to_string()), None);
+        assert_eq!(node.cluster.snapshot().live().count(), 2);
+    }
+}

@@ -11,7 +11,7 @@ use consul_client::coordination::lock::{self, LOCK_FLAGS, LockOptions};
 use consul_client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
 use consul_client::transport::Transport;
-use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_process::clock::{BoxFuture, Clock, Instant};
 use consul_sim::{Fault, SimTransport};
 use futures_util::future::join_all;
 use http::{Request, Response};
@@ -32,18 +32,16 @@ pub fn add_to(trials: &mut Trials) {
 }
 
 /// What a transport does with a request; instead of an answer with the status [`CLOSED`] the connection ends, and one with
-/// [`SILENT`] never comes; with [`LATE`] Consul gets the request 2 s later.
+/// [`SILENT`] never comes.
 pub type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
 
 const CLOSED: u16 = 998;
 pub const SILENT: u16 = 999;
-pub const LATE: u16 = 997;
 
 /// Counts requests, and answers some of them itself.
 #[derive(Debug)]
 pub struct Counting {
     transport: SimTransport,
-    clock: ManualClock,
     counts: Mutex<Counts>,
     max_in_flight: usize,
 }
@@ -64,7 +62,7 @@ impl Counting {
         self.counts.lock().expect("no panic").hidden = key;
     }
 
-    pub fn take(&self) -> BTreeMap<String, usize> {
+    fn take(&self) -> BTreeMap<String, usize> {
         std::mem::take(&mut self.counts.lock().expect("no panic").requests)
     }
 
@@ -97,10 +95,6 @@ impl Transport for Counting {
                 Some(answer) if answer.status() == SILENT => std::future::pending().await,
                 Some(answer) if answer.status() == CLOSED => {
                     return Err(Error::new(Kind::Connect, "the connection was closed").retryable());
-                }
-                Some(answer) if answer.status() == LATE => {
-                    self.clock.sleep(SECOND * 2).await;
-                    self.transport.send(request).await?
                 }
                 Some(answer) => answer,
                 None => self.transport.send(request).await?,
@@ -140,8 +134,7 @@ impl Drop for Ends<'_> {
 pub fn counted(world: &Simulated, profile: Profile, max: usize) -> (Arc<Presence>, Arc<Counting>) {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let counts = Mutex::default();
-    let clock = world.clock.clone();
-    let counting = Arc::new(Counting { transport, clock, counts, max_in_flight: max });
+    let counting = Arc::new(Counting { transport, counts, max_in_flight: max });
     let rng = fastrand::Rng::with_seed(7);
     let clock = Arc::new(world.clock.clone());
     let client = Client::new(vec![Arc::clone(&counting) as _], settings(None), clock, rng);

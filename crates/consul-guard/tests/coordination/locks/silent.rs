@@ -1,21 +1,19 @@
 //! Requests for some keys, or of some kinds, get no answer: those for others go on as if there were none of these.
 
-use super::many::{Counting, LATE, Rule, SILENT, acquire, answer, counted, events, hold, permit};
+use super::many::{Counting, Rule, SILENT, acquire, answer, counted, events, hold, permit};
 use super::on_a_clock::Simulated;
 use crate::support::trials::{Trials, add};
 use bytes::Bytes;
 use consul_api::error::Kind;
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
 use consul_process::clock::Clock;
-use http::{Request, Response};
+use http::Request;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
     add!(trials, contenders_without_answers_hold_up_no_other_lock);
-    add!(trials, any_number_of_contenders_without_answers_holds_up_no_other_lock);
     add!(trials, releases_without_answers_hold_up_no_other_lock);
-    add!(trials, a_release_from_a_slow_consul_succeeds);
     add!(trials, a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option);
     add!(trials, an_attempt_that_has_sent_nothing_that_could_take_says_so);
 }
@@ -84,70 +82,8 @@ fn contenders_without_answers_hold_up_no_other_lock() {
     }
 }
 
-fn any_number_of_contenders_without_answers_holds_up_no_other_lock() {
-    // A session that is made again would be one of nobody, so requests for sessions keep their turns.
-    for (name, rule) in OF_CONTENDERS.iter().filter(|(name, _)| *name != "sessions") {
-        for (count, is_permit) in [(400, false), (400, true), (1000, false)] {
-            let world = Simulated::new();
-            let (process, counting) = process(&world);
-            let held = held(&world, &process);
-            counting.answer_by(Some(*rule));
-            (0..count).for_each(|number| slow(&process, &world, number, is_permit));
-            for number in 0..4 {
-                let free = world.run(acquire(&process, &format!("free/{number}"), Wait::Once));
-                let free = free.unwrap_or_else(|error| panic!("{name}, {count}: {error}"));
-                world.run(free.release()).expect("it is held");
-                world.clock.advance(SECOND);
-            }
-            for lease in &held {
-                assert!(lease.is_held() && events(lease).is_empty(), "{name}, {count}");
-            }
-        }
-    }
-}
-
-/// What a Consul does late whose writes are slow, by the moment when it began to be slow.
-fn a_release_from_a_slow_consul_succeeds() {
-    const SLOW: Rule = |it| {
-        let writes = ["lock\"", "set\"", "cas\"", "delete\""];
-        let is_write = is(it, "PUT", "/v1/txn") && writes.iter().any(|verb| has(it, verb))
-            || is(it, "PUT", "/v1/session/create")
-            || is(it, "PUT", "/v1/session/destroy");
-        is_write.then(late)
-    };
-    // With writes that take as long as a lease no permit is acquired.
-    for (is_permit, is_slow_before) in [(false, false), (false, true), (true, false)] {
-        let what = format!("{is_permit}, {is_slow_before}");
-        let world = Simulated::new();
-        let (process, counting) = process(&world);
-        counting.answer_by(is_slow_before.then_some(SLOW));
-        let wait = Wait::For(SECOND * 60);
-        let lease = world.run(async {
-            match is_permit {
-                true => permit(&process, "k", wait).await,
-                false => acquire(&process, "k", wait).await,
-            }
-        });
-        let lease = lease.unwrap_or_else(|error| panic!("{what}: {error}"));
-        counting.answer_by(Some(SLOW));
-        let released = world.run(lease.release());
-        assert!(released.is_ok(), "{what}: {released:?}");
-        // Its session too is ended for good.
-        world.clock.advance(SECOND * 5);
-        counting.take();
-        world.clock.advance(SECOND * 30);
-        let requests = counting.take();
-        assert!(!requests.contains_key("PUT /v1/session/destroy"), "{what}: {requests:?}");
-    }
-}
-
-fn late() -> Response<Bytes> {
-    answer(LATE, "").expect("an answer")
-}
-
 fn releases_without_answers_hold_up_no_other_lock() {
-    let many = [(20, true), (100, true), (100, false), (240, true), (240, false), (1000, true)];
-    for (count, is_dropped) in many {
+    for (count, is_dropped) in [(20, true), (100, true), (100, false)] {
         let world = Simulated::new();
         let (process, counting) = process(&world);
         let kept = held(&world, &process);

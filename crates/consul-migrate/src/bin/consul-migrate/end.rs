@@ -6,9 +6,7 @@ use super::failure::Failure;
 use super::switch::{agree, require_consent};
 use super::verbs::{Done, held, listed, of, open, open_without_etcd, without};
 use consul_cli::print::{PROGRAM, counted, say};
-use consul_migrate::job::Keys;
 use consul_migrate::job::Phase;
-use consul_migrate::mapping::Op;
 use consul_migrate::{Finished, Stop, finish as end, finish_without_etcd};
 use serde_json::json;
 
@@ -44,9 +42,6 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
         end(&run).await
     });
     let done = done.await?;
-    // The last beat may have come after the keys of the job were deleted.
-    let beat = Op::Delete { key: Keys::new(name).beat };
-    session.target.txn_surely(&[], &[beat]).await?;
     let json = json!({ "verb": "finish", "keys": done.keys, "done": done });
     Ok(Done { text: told(&done), json, is_well: true })
 }

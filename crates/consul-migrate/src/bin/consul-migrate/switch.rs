@@ -100,8 +100,9 @@ fn told(done: &CutOver, freeze: Given) -> String {
         Given::Roles => "the roles of etcd may not write, and `rollback` undoes that",
         Given::Operator => KEEP_STOPPED,
     };
+    let are = if done.tally.moved == 1 { "is" } else { "are" };
     let mut text = format!(
-        "cut over: {keys} are equal; writers were stopped for {seconds:.2} s\n{}\n\
+        "cut over: {keys} {are} equal; writers were stopped for {seconds:.2} s\n{}\n\
          start the programs with Consul's address: {state}",
         done.tally
     );

@@ -344,6 +344,10 @@ async fn begin(session: &Session, name: &str, asked: &Copy) -> Result<(Record, K
         .into());
     }
     if let (Some(key), false) = (existing(session, &mapping).await?, asked.replace) {
+        // They are those of an instance that has begun the job since this one has looked.
+        if let Some((instance, _)) = job::holder(&session.target, &Keys::new(name)).await? {
+            return Err(Stop::Held(instance.shown()).into());
+        }
         return Err(Stop::Refused(format!(
             "nothing was written: Consul has keys in their place already, such as {key:?}; use --consul-prefix, or \
              --replace, which deletes those that etcd does not have"

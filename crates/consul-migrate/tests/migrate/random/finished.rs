@@ -67,6 +67,9 @@ fn leaves_nothing(freeze: Freeze) {
         let keys = world.fake.at(world.fake.revision());
         assert!(!keys.keys().any(|key| key.starts_with(&world.mapping.sentinels())));
         assert!(world.found().await == before, "a value has changed");
+        // Nor does an instance leave anything that was stopped in between, and whose beat comes now.
+        let stop = run.job.beat().await;
+        assert!(stop.to_string().contains("holder in Consul was deleted"), "{stop}");
         let names = world.direct.keys("", None).await.unwrap();
         assert!(!names.iter().any(|name| name.starts_with("_migrate/")), "{names:?}");
         for name in &names {
