@@ -173,7 +173,9 @@ describe("an error as text", function()
     client:close()
   end)
 
-  it("is also what an interpreter prints for one that nobody catches", function()
+  -- The interpreter of Lua 5.1 prints no error that is not a string.
+  local it_prints = (rawget(_G, "jit") or _VERSION ~= "Lua 5.1") and it or pending
+  it_prints("is also what an interpreter prints for one that nobody catches", function()
     local file = assert(io.popen(support.interpreter .. [[ -e '
       local client = require("consul_ffi").new({ simulate = true })
       client:close()
