@@ -35,6 +35,15 @@ impl Reads {
     }
 }
 
+/// The value of a key in a list of entries, empty if it has none; `None`: the key is not there.
+pub(crate) fn listed<'e>(entries: &'e Value, key: &str) -> Option<&'e [u8]> {
+    let is_it = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
+    match entries.items().iter().find(is_it)?.get("Value") {
+        Some(Value::Bytes(bytes)) => Some(bytes),
+        _ => Some(b""),
+    }
+}
+
 /// A key's value and modify index; `None` if it does not exist.
 pub(crate) async fn read(client: &Client, key: &str) -> Result<Option<(Vec<u8>, u64)>, Error> {
     read_by(client, key, Reads::Linearizable).await

@@ -9,8 +9,8 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_cluster::HISTORY;
+use consul_cluster::nodes::is_of_operators;
 use consul_cluster::nodes::rights::{Right, lacking};
-use consul_cluster::nodes::{kept_mode, pause, weights};
 use consul_cluster::observe::overview::Level;
 use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
@@ -254,12 +254,9 @@ async fn foreign_keys(session: &Session, view: &View) -> Result<Option<Finding>,
     let is_ours = |key: &str| {
         key == leader_key
             || key == config_key
-            || key.strip_prefix(nodes_prefix).is_some_and(|id| {
-                snapshot.nodes.contains_key(id)
-                    || kept_mode::id_of(id).is_some()
-                    || pause::is_key(id)
-                    || weights::is_key(id)
-            })
+            || key
+                .strip_prefix(nodes_prefix)
+                .is_some_and(|id| snapshot.nodes.contains_key(id) || is_of_operators(id))
             || key.strip_prefix(shards_prefix).is_some_and(is_of_shards)
     };
     foreign.retain(|key| !is_ours(key));

@@ -25,8 +25,8 @@ const ENOUGH: u32 = 2;
 pub(super) enum Found {
     /// The question has just been written.
     Asked,
-    /// The question is in its key, at this modify index.
-    Unanswered(u64),
+    /// The question is in its key.
+    Unanswered,
     /// It has answered, and is asked again later.
     Answered,
     /// It lives.
@@ -129,7 +129,7 @@ impl Contest {
         self.question = Some((asker, index, since));
         match now - since >= self.patience {
             true => Ok(Found::Silent(index)),
-            false => Ok(Found::Unanswered(index)),
+            false => Ok(Found::Unanswered),
         }
     }
 

@@ -67,7 +67,7 @@ impl Options {
 }
 
 /// The name of the node whose kept mode is in this key, which is below the nodes' prefix.
-pub fn id_of(key: &str) -> Option<&str> {
+pub(super) fn id_of(key: &str) -> Option<&str> {
     key.strip_suffix(END).filter(|id| !id.is_empty() && !id.contains('/'))
 }
 

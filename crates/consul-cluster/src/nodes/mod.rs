@@ -12,3 +12,9 @@ pub mod rights;
 pub(crate) mod settings;
 pub mod start;
 pub mod weights;
+
+/// Whether a key below the nodes' prefix, after that prefix, is not a node's but has what operators have chosen: the mode of a
+/// stopped node, the pause, the weights.
+pub fn is_of_operators(name: &str) -> bool {
+    kept_mode::id_of(name).is_some() || pause::is_key(name) || weights::is_key(name)
+}

@@ -2,7 +2,7 @@
 //! list every process of the cluster reads, and has no session: it outlives restarts and changes of the leader.
 
 use crate::cluster::Cluster;
-use crate::keys::Update;
+use crate::keys::{self, Update};
 use crate::options::Options;
 use crate::{Snapshot, Unchanged};
 use consul_api::error::Error;
@@ -40,19 +40,13 @@ impl Pause {
 }
 
 /// Whether a key below the nodes' prefix is that of the pause.
-pub fn is_key(name: &str) -> bool {
+pub(super) fn is_key(name: &str) -> bool {
     name == NAME
 }
 
 /// The pause in a list of the keys below the nodes' prefix.
 pub(super) fn listed(options: &Options, entries: &Value) -> Option<Pause> {
-    let key = options.pause_key();
-    let is_it = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(&key);
-    let entry = entries.items().iter().find(is_it)?;
-    Some(match entry.get("Value") {
-        Some(Value::Bytes(bytes)) => Pause::decode(bytes),
-        _ => Pause::decode(b""),
-    })
+    keys::listed(entries, &options.pause_key()).map(Pause::decode)
 }
 
 impl Options {

@@ -2,7 +2,7 @@
 
 use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Record};
-use super::{kept_mode, pause, weights};
+use super::{is_of_operators, kept_mode};
 use crate::keys::{self, CERTAIN_AFTER};
 use crate::options::Options;
 use consul_api::api::{agent, health};
@@ -200,7 +200,7 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<St
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
-        if kept_mode::id_of(id).is_some() || pause::is_key(id) || weights::is_key(id) {
+        if is_of_operators(id) {
             continue;
         }
         let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
@@ -325,8 +325,8 @@ pub(super) async fn write(
 }
 
 /// Claims the node's name unless another live node has it. A node that has died is live for Consul until its check expires,
-/// so this waits for that long; one that only a restored snapshot has is, until its agent compares its services. Returns the mode of the node: the
-/// one that an operator has given to an earlier start, or to the node while it was stopped.
+/// so this waits for that long; one that only a restored snapshot has is, until its agent compares its services. Returns the
+/// mode of the node: the one that an operator has given to an earlier start, or to the node while it was stopped.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
@@ -365,7 +365,7 @@ pub(crate) async fn claim_name(
                 Found::Asked => continue,
                 // Of two that start at the same time, the other one answers before it takes part. One that takes part is
                 // listed as live by now.
-                Found::Unanswered(_) => !is_live_start(client, options, &other.incarnation).await?,
+                Found::Unanswered => !is_live_start(client, options, &other.incarnation).await?,
                 Found::Answered => false,
                 Found::Lives => return Err(name_taken(client, options, other)),
                 // It may be one that cannot write its key, such as without the right, while its agent reports its beats.

@@ -21,7 +21,7 @@ const NAME: &str = "all/weights";
 pub type Weights = BTreeMap<String, f64>;
 
 /// Whether a key below the nodes' prefix is that of the weights.
-pub fn is_key(name: &str) -> bool {
+pub(super) fn is_key(name: &str) -> bool {
     name == NAME
 }
 
@@ -49,11 +49,9 @@ fn decode(key: &str, bytes: &[u8]) -> Weights {
 /// The weights in a list of the keys below the nodes' prefix; `None`: the key is not there.
 pub(super) fn listed(options: &Options, entries: &Value) -> Option<Weights> {
     let key = options.weights_key();
-    let is_it = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(&key);
-    let entry = entries.items().iter().find(is_it)?;
-    Some(match entry.get("Value") {
-        Some(Value::Bytes(bytes)) => decode(&key, bytes),
-        _ => Weights::new(),
+    Some(match keys::listed(entries, &key)? {
+        b"" => Weights::new(),
+        bytes => decode(&key, bytes),
     })
 }
 
