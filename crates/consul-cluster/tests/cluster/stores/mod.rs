@@ -38,6 +38,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Nodes that have just been started answer once a leader has confirmed them.
+const LONGER_THAN_AN_ELECTION_S: u64 = 60;
+
 /// The nodes that can be called: those whose processes run and have a key that the caller has.
 #[derive(Clone)]
 struct Network {
@@ -272,14 +275,18 @@ impl Cases {
     }
 
     fn write(&self, at: &Process, key: &str, data: &str) -> Result<(), Error> {
+        self.write_within(10, at, key, data)
+    }
+
+    fn write_within(&self, limit_s: u64, at: &Process, key: &str, data: &str) -> Result<(), Error> {
         let record = (Bytes::from(key.to_owned()), Some(Bytes::from(data.to_owned())));
-        let deadline = self.deadline(10);
+        let deadline = self.deadline(limit_s);
         self.world.run(at.store.write(key.as_bytes(), vec![record], deadline)).map(|_| ())
     }
 
     fn read(&self, at: &Process, key: &str) -> Option<String> {
         let range = Range { from: Bytes::from(key.to_owned()), ..Range::all() };
-        let deadline = self.deadline(10);
+        let deadline = self.deadline(LONGER_THAN_AN_ELECTION_S);
         let page = self.world.run(at.store.read(key.as_bytes(), &range, 1, deadline));
         let record = page.expect("a complete read").records.into_iter().next();
         let record = record.filter(|record| record.id == key.as_bytes())?;
@@ -288,7 +295,8 @@ impl Cases {
 
     fn fill(&self, at: &Process, what: &str) {
         for number in 0..40 {
-            self.write(at, &format!("{what}-{number}"), what).expect("a quorum");
+            let key = format!("{what}-{number}");
+            self.write_within(LONGER_THAN_AN_ELECTION_S, at, &key, what).expect("a quorum");
         }
     }
 
