@@ -406,6 +406,7 @@ async fn write(target: &Target, ops: &[Op]) -> Result<(), Stop> {
         let (now, later) = rest.split_at(fitting.max(1));
         match target.txn_surely(&[], now).await? {
             Outcome::Applied(_) => rest = later,
+            Outcome::Oversized => {}
             Outcome::Refused(at, why) => return Err(super::job::refused(&now[at], &why)),
         }
     }

@@ -50,6 +50,8 @@ pub struct RolledBack {
     pub left: u64,
     /// The first keys that are changed, as text.
     pub keys: Vec<String>,
+    /// The first keys that etcd had with another value, or that Consul does not have.
+    pub overwritten: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
     /// The keys that programs have set in etcd since the cut-over, or deleted during the way back, and that are otherwise in
@@ -79,12 +81,53 @@ enum Outcome {
     Oversized,
 }
 
-/// Makes etcd as Consul, or tells with `is_dry` what that would change.
+/// What a way back may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayChange {
+    /// Nothing: it tells what it would change.
+    Nothing,
+    /// All but what programs have set in etcd since the cut-over. Of an etcd that was restored from a snapshot since that is
+    /// not known: there it changes nothing if it would overwrite or delete a key.
+    NoNewKeys,
+    /// The same, and all of an etcd that was restored.
+    Restored,
+}
+
+/// Makes etcd as Consul, or tells what that would change.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> {
+pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBack, Stop> {
     let record = run.job.record();
+    if may_change == MayChange::NoNewKeys {
+        refuse_restored(run, &record).await?;
+    }
+    make_as_consul(run, &record, may_change == MayChange::Nothing).await
+}
+
+/// Refuses to overwrite or delete keys of an etcd that has gone back: its revisions do not tell what programs have set since
+/// the cut-over. Keys that it lacks may be set.
+async fn refuse_restored(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
+    let Some(switched) = record.switched_revision else { return Ok(()) };
+    let found = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+    if found >= switched {
+        return Ok(());
+    }
+    let would = make_as_consul(run, record, true).await?;
+    if would.overwritten.is_empty() {
+        return Ok(());
+    }
+    let first: Vec<&str> =
+        would.overwritten.iter().take(NAMED_IN_TEXT).map(String::as_str).collect();
+    Err(Stop::Refused(format!(
+        "etcd is at revision {found}, and the job was cut over at revision {switched}: etcd was restored from a snapshot, and does not \
+         tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as {}. Nothing was \
+         changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
+        first.join(", ")
+    )))
+}
+
+async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<RolledBack, Stop> {
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(
             "the job is not cut over: etcd has what programs have written, and there is no way back to go"
@@ -103,7 +146,7 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
     let mapping = &record.mapping;
     // A version that did not note the revision has set none either that can be told.
     let switched = record.switched_revision.unwrap_or(u64::MAX);
-    let mut back = Back {
+    let mut back = WayBack {
         run,
         mapping,
         is_dry,
@@ -126,12 +169,12 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
             back.before = Some(revision);
             continue;
         }
-        let Back { marks, done, oversized, .. } = back;
+        let WayBack { marks, done, oversized, .. } = back;
         if !oversized.is_empty() {
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            end(run, &record, if done.changed.is_empty() { revision } else { switched }).await?;
+            end(run, record, if done.changed.is_empty() { revision } else { switched }).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
         }
@@ -187,7 +230,7 @@ async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> 
     run.job.save(back, &[]).await
 }
 
-struct Back<'r, 'a> {
+struct WayBack<'r, 'a> {
     run: &'r Run<'a>,
     mapping: &'r Mapping,
     is_dry: bool,
@@ -210,10 +253,10 @@ struct Back<'r, 'a> {
     done: RolledBack,
 }
 
-impl Back<'_, '_> {
+impl WayBack<'_, '_> {
     /// Compares both sides and changes what differs; returns the revision that it has compared.
     async fn round(&mut self) -> Result<u64, Stop> {
-        let Back { run, mapping, .. } = *self;
+        let WayBack { run, mapping, .. } = *self;
         self.is_equal = true;
         (self.done.left, self.done.without_source, self.done.changed) = (0, vec![], vec![]);
         let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
@@ -237,7 +280,7 @@ impl Back<'_, '_> {
     }
 
     async fn apply(&mut self, differences: Vec<Difference>) -> Result<(), Stop> {
-        let Back { run, mapping, .. } = *self;
+        let WayBack { run, mapping, .. } = *self;
         let mut sources = BTreeSet::new();
         for difference in differences {
             match source(run.etcd, mapping, &difference.key).await? {
@@ -397,6 +440,9 @@ impl RolledBack {
         }
         if self.keys.len() < NAMED {
             self.keys.push(shown(&change.key));
+        }
+        if change.from != 0 && self.overwritten.len() < NAMED {
+            self.overwritten.push(shown(&change.key));
         }
     }
 }

@@ -225,7 +225,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             match Box::pin(self.follow_watch()).await? {
                 Ended::Done => return Ok(Some(self.sets)),
                 Ended::TooLarge => return Ok(None),
-                Ended::Silent => {}
+                Ended::Silent => source::check(self.run.etcd, &self.run.job.record()).await?,
                 Ended::Broken(why) => {
                     self.say_broken(why)?;
                     self.wait_for_etcd().await?;
@@ -292,6 +292,7 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
         // A change of this moment may be on its way.
         let (count, revision) = etcd.count(&self.range, 0).await?;
+        source::check_read(&self.run.job.record(), revision)?;
         let has_changed = match revision < self.revision {
             true => false,
             false if etcd.count(&self.range, self.revision - 1).await?.0 != count => true,
@@ -372,10 +373,12 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn look(&mut self, is_silent: bool) -> Result<bool, Stop> {
         let etcd = self.run.etcd;
         let (revision, is_here) = etcd.revision_on_this_server(&self.range).await?;
+        let record = self.run.job.record();
+        // A watch waits for a revision that etcd has not any more.
+        source::check_read(&record, revision)?;
         let now = etcd.clock().now();
         self.looked = now;
         self.lag.look(now, revision);
-        let record = self.run.job.record();
         // What a silent watch has not told are changes of other keys.
         let applied = if is_silent && is_here { revision } else { record.revision - 1 };
         let (revisions, time) = self.lag.behind(now, applied);
@@ -517,8 +520,9 @@ impl<'r, 'a> Tail<'r, 'a> {
             return self.apply_switched(index).await;
         }
         let Some((revision, offset)) = position else { return self.apply_large().await };
-        job.save(Record { revision, offset, ..job.record() }, &ops).await?;
-        self.applied(events);
+        if job.try_save(Record { revision, offset, ..job.record() }, &ops).await? {
+            self.applied(events);
+        }
         Ok(())
     }
 
@@ -543,10 +547,11 @@ impl<'r, 'a> Tail<'r, 'a> {
         if is_all {
             (next.revision, next.offset) = (first.revision, first.offset);
         }
-        match job.save(next, now).await {
+        match job.try_save(next, now).await {
+            Ok(false) => Ok(()),
             // A program has changed a key meanwhile: they are looked at again.
             Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => Ok(()),
-            Ok(()) => {
+            Ok(true) => {
                 self.applied(usize::from(is_all));
                 Ok(())
             }

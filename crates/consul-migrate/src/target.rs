@@ -15,6 +15,7 @@ use consul_client::Client;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// The keys for which the rights of the token are asked in one request.
 const RIGHTS_AT_ONCE: usize = 64;
 
+/// The bytes of a transaction's body that servers take by default.
+const MAX_BODY: usize = 524_288;
+
+/// A transaction with fewer bytes of operations is not divided: it is mostly the checks.
+const MIN_BYTES: usize = 1024;
+
 /// Consul as the target of a job.
 #[derive(Debug)]
 pub struct Target {
@@ -31,6 +38,8 @@ pub struct Target {
     silence: Silence,
     /// The operations of a transaction.
     pub max_ops: usize,
+    /// The bytes of these operations, as far as a server, or what is before it, has refused more.
+    max_bytes: AtomicUsize,
     /// The prefixes of which it is known that ACLs hide no keys.
     seen: Mutex<Vec<String>>,
     /// Whether the server takes names with these spellings in a URL, as far as it was asked.
@@ -58,6 +67,8 @@ pub enum Outcome {
     Applied(u64),
     /// The operation of this number was refused, from 0, with Consul's reason.
     Refused(usize, String),
+    /// Nothing is applied: the server takes fewer bytes in one, as [`Target::room`] knows now.
+    Oversized,
 }
 
 /// A check that must hold for a transaction.
@@ -69,12 +80,23 @@ pub enum Check {
     Swap(String, u64, Vec<u8>),
 }
 
+impl Check {
+    /// The bytes of its value in the body of a transaction.
+    fn in_body(&self) -> usize {
+        match self {
+            Check::Index(..) => 0,
+            Check::Swap(_, _, value) => value.len().div_ceil(3) * 4,
+        }
+    }
+}
+
 impl Target {
     /// Repeats requests for up to `patience` while no server answers; a transaction has up to `max_ops` operations.
     pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
         let silence = Silence::new("Consul", Arc::clone(client.clock()), patience);
         let (seen, spellings) = (Mutex::default(), Mutex::default());
-        Target { client, silence, max_ops, seen, spellings, has_token: true }
+        let max_bytes = MAX_OPS.into();
+        Target { client, silence, max_ops, max_bytes, seen, spellings, has_token: true }
     }
 
     /// Says with a lack of rights that there is no token.
@@ -290,7 +312,7 @@ impl Target {
     /// # Errors
     /// Consul's; that ACLs hide some, or may hide some.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
-        if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= MAX_OPS {
+        if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= self.max_bytes() {
             return Box::pin(self.keys_of_tree(prefix)).await;
         }
         let mut args = Args::new().arg(prefix).opt("consistent", true);
@@ -441,7 +463,7 @@ impl Target {
         let mut bytes = 0;
         let fits = |key: &&&str| {
             bytes += size_of(key);
-            bytes <= MAX_OPS
+            bytes <= self.max_bytes()
         };
         keys.iter().take(self.max_ops).take_while(fits).count().max(1)
     }
@@ -535,7 +557,16 @@ impl Target {
         let request = self.client.request(&txn::TXN, &args)?;
         let success = match self.silence.tell(self.client.execute(&request)).await {
             Ok(success) => success,
-            Err(error) => return refused(error),
+            Err(error) => {
+                let size =
+                    checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
+                // A key can also be set by a PUT.
+                let may_do_with_less = ops.len() != 1 || matches!(ops, [Op::Set { .. }]);
+                return match self.learn_size(&error, size) && may_do_with_less {
+                    true => Ok(Outcome::Oversized),
+                    false => refused(error),
+                };
+            }
         };
         let results = success.answer().value;
         let index = results.items().iter().filter_map(|result| {
@@ -573,9 +604,25 @@ impl Target {
         Ok(divisible)
     }
 
+    fn max_bytes(&self) -> usize {
+        self.max_bytes.load(Relaxed)
+    }
+
+    /// Learns from the refusal of a transaction as large as this that there is less room than was known.
+    fn learn_size(&self, refusal: &Error, size: usize) -> bool {
+        if refusal.kind() != Kind::TooLarge || size <= MIN_BYTES {
+            return false;
+        }
+        let limit =
+            bytes_in(refusal.message()).and_then(|limit| limit.checked_sub(MAX_BODY - MAX_OPS));
+        let limit = limit.filter(|limit| (MIN_BYTES..size).contains(limit)).unwrap_or(size / 2);
+        self.max_bytes.fetch_min(limit, Relaxed);
+        true
+    }
+
     /// The room of one transaction with this number of checks.
     pub fn room(&self, checks: usize) -> Room {
-        Room { bytes: MAX_OPS, ops: self.max_ops - checks }
+        Room { bytes: self.max_bytes(), ops: self.max_ops - checks }
     }
 
     /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
@@ -610,7 +657,7 @@ impl Room {
 
     /// Takes the room of an operation. If there is not so much, there is none for those after it either.
     pub fn take(&mut self, op: &Op) -> bool {
-        let size = op.size().div_ceil(3) * 4 + size_of(op.key());
+        let size = op.in_body();
         let fits = self.ops > 0 && size <= self.bytes && !op.needs_put();
         *self = match fits {
             true => Room { bytes: self.bytes - size, ops: self.ops - 1 },
@@ -632,6 +679,12 @@ fn is_of_name(error: &Error) -> bool {
 fn limit_in(text: &str) -> Option<usize> {
     let (_, limit) = text.split_once(" > ")?;
     limit.split_once(')')?.0.parse().ok()
+}
+
+/// The limit in a refusal such as `Request body(492279 bytes) too large, max size: 150000 bytes. See https://…`.
+fn bytes_in(text: &str) -> Option<usize> {
+    let (_, limit) = text.split_once("max size: ")?;
+    limit.split_once(" bytes")?.0.parse().ok()
 }
 
 /// The answer to a transaction that reads leaves out what the token may not read.

@@ -46,6 +46,11 @@ fn trials() -> Trials {
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
+    trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
+    trials
+        .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    trials
+        .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);

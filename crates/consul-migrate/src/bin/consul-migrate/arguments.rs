@@ -248,6 +248,9 @@ pub enum Freeze {
 pub struct Rollback {
     #[command(flatten)]
     pub hold: Hold,
+    /// Overwrite and delete also what programs may have set in an etcd that was restored from a snapshot since the cut-over.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Only tell what it would change.
     #[arg(long)]
     pub dry_run: bool,

@@ -8,7 +8,7 @@ use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
+    CutOver, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
     rollback_has_begun, tail,
 };
 use serde_json::json;
@@ -260,12 +260,17 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
     require_consent(asked.yes || asked.dry_run)?;
     let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
     let run = of(session, job);
+    let may_change = match asked {
+        Rollback { dry_run: true, .. } => MayChange::Nothing,
+        Rollback { overwrite: true, .. } => MayChange::Restored,
+        _ => MayChange::NoNewKeys,
+    };
     let done = held(&run, async || {
         if !asked.dry_run {
             let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
             agree(session, text, asked.yes).await?;
         }
-        roll_back(&run, asked.dry_run).await
+        roll_back(&run, may_change).await
     });
     let done = done.await?;
     let is_well = done.without_source.is_empty() && done.changed.is_empty();

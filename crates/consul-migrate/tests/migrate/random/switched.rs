@@ -5,7 +5,8 @@ use bytes::Bytes;
 use consul_migrate::job::{Job, Phase, Record};
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, RolledBack, Run, Stop, Until, cut_over, load, roll_back, tail,
+    CutOver, Freeze, Frozen, MayChange, RolledBack, Run, Stop, Until, cut_over, load, roll_back,
+    tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
@@ -232,7 +233,7 @@ fn no_other_job_applies_changes_to_the_same_keys() {
 }
 
 async fn back(run: &Run<'_>) -> RolledBack {
-    roll_back(run, false).await.unwrap()
+    roll_back(run, MayChange::NoNewKeys).await.unwrap()
 }
 
 fn the_first_write_after_it_stays() {
