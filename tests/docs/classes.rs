@@ -1,4 +1,4 @@
-//! The classes of the module are those that it registers, and unsafe code is where its reasons are.
+//! What holds for all source files: classes, unsafe code, and the order of what runs on the virtual clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,4 +46,34 @@ fn unsafe_code_is_in_the_stack_of_lua_and_in_what_a_process_asks_of_its_system()
     allowed.sort_unstable();
     let wanted = ["crates/consul-process/src/os/mod.rs", "src/runtime/stack/mod.rs"];
     assert_eq!(allowed, wanted.map(|path| root.join(path)).iter().collect::<Vec<_>>());
+}
+
+/// With the random order of `select!` a history on the virtual clock cannot be played again. What waits for sockets is
+/// left out: its order is the system's.
+#[test]
+fn what_runs_on_the_virtual_clock_waits_in_a_fixed_order() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    let mut files = Vec::new();
+    for folder in ["consul-client/src", "consul-cluster/src", "consul-cluster/tests"] {
+        rust_files(&root.join(folder), &mut files);
+    }
+    let on_sockets = ["data_plane", "observe"].map(|it| root.join("consul-cluster/src").join(it));
+    files.retain(|path| !on_sockets.iter().any(|folder| path.starts_with(folder)));
+    let mut found = 0;
+    for path in files {
+        let text = fs::read_to_string(&path).expect("text");
+        for (_, block) in
+            text.match_indices("tokio::select! {").map(|(at, it)| text.split_at(at + it.len()))
+        {
+            let is_example =
+                block.lines().nth(1).is_some_and(|line| line.trim_start().starts_with("//"));
+            assert!(
+                is_example || block.trim_start().starts_with("biased;"),
+                "{}: not biased",
+                path.display()
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 40, "{found}");
 }

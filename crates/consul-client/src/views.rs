@@ -247,15 +247,16 @@ impl Work {
         let retry = self.retries.front().map(|(at, _)| *at);
         let retry = self.client.clock().sleep_until_any(retry);
         tokio::select! {
+            biased;
+            () = self.views.chosen.notified() => self.took_choices(),
+            () = refusal => false,
             Some(state) = self.catalog.next() => self.took_catalog(state),
             Some(state) = self.checks.next() => self.took_checks(state),
+            Some(name) = self.updates.next(), if !self.updates.is_empty() => self.tell(name),
             Some((name, answer)) = self.reads.next(), if !self.reads.is_empty() => {
                 self.took_answer(&name, answer);
                 false
             }
-            Some(name) = self.updates.next(), if !self.updates.is_empty() => self.tell(name),
-            () = self.views.chosen.notified() => self.took_choices(),
-            () = refusal => false,
             () = retry => {
                 if let Some((_, name)) = self.retries.pop_front() {
                     self.retry(&name);

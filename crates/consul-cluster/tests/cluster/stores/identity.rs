@@ -227,6 +227,7 @@ fn the_first_map_says_what_it_waits_for() {
     cases.world.clock.spawn(async move {
         let reach: leader::Reach = Arc::new(move |_| Arc::new(network.clone()));
         tokio::select! {
+            biased;
             _ = silent.run() => {}
             never = leader::run(&silent, &reach) => match never {},
         }

@@ -206,6 +206,7 @@ impl Cases {
         let task = self.world.clock.spawn(async move {
             let reach: leader::Reach = Arc::new(move |_| Arc::new(network.clone()));
             tokio::select! {
+                biased;
                 _ = running.run() => {}
                 never = leader::run(&running, &reach) => match never {},
                 () = async move { serving.run().await; std::future::pending().await } => {}
@@ -232,6 +233,7 @@ impl Cases {
         let serving = Arc::clone(&store);
         self.world.clock.spawn(async move {
             tokio::select! {
+                biased;
                 _ = cluster.run() => {}
                 () = async move { serving.run().await; std::future::pending().await } => {}
             }

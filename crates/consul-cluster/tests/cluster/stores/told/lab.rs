@@ -260,6 +260,7 @@ impl Lab {
         self.cases.world.clock.spawn(async move {
             let reach: leader::Reach = Arc::new(move |_| Arc::new(network.clone()));
             tokio::select! {
+                biased;
                 _ = cluster.run() => {}
                 never = leader::run(&cluster, &reach) => match never {},
             }
