@@ -73,7 +73,7 @@ impl ConsulClient {
     /// Makes a call on the calling thread.
     ///
     /// # Errors
-    /// Those of the call, and what a hook raised.
+    /// Errors of the call, and what a hook raised.
     pub fn call(
         &self,
         lua: &Lua,

@@ -172,7 +172,7 @@ impl ClusterNode {
     /// Runs work in the background, and waits for it.
     ///
     /// # Errors
-    /// Those of the work with the name of the node, and as [`wait::for_result`].
+    /// Errors of the work with the name of the node, and as [`wait::for_result`].
     pub fn run<R: Send + 'static>(
         &self,
         lua: &Lua,

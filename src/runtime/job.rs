@@ -205,7 +205,7 @@ impl<T> Job<T> {
     /// `pause` after each `interval` of the machine's clock; an error of it ends the wait, and so does true.
     ///
     /// # Errors
-    /// Those of `pause`, and as [`Job::start`].
+    /// Errors of `pause`, and as [`Job::start`].
     pub fn wait<E: From<Error>>(
         &self,
         limit: Option<Duration>,

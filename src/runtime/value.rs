@@ -244,7 +244,7 @@ pub fn success(lua: &Lua, success: Success) -> Result<Outcome, Failure> {
 /// The outcome of a call, also of a failed one.
 ///
 /// # Errors
-/// Those of Lua.
+/// Errors of Lua.
 pub fn outcome(lua: &Lua, done: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     match done {
         Err(Failure::Error(error)) => Ok(failure(lua, &error)?),

@@ -35,7 +35,7 @@ impl Client {
     /// Runs a request to its outcome; the body of the answer is not decoded yet.
     ///
     /// # Errors
-    /// Those of the transport or the server, after the retries that the endpoint allows.
+    /// Errors of the transport or the server, after the retries that the endpoint allows.
     pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
         self.execute_with(request, self.settings.retry_count).await
     }

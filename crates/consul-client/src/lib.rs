@@ -169,7 +169,7 @@ impl Client {
     /// Makes one call: builds its request, runs it ([`Client::execute`]) and decodes the answer.
     ///
     /// # Errors
-    /// An unacceptable argument, before anything is sent; then those of the transport or the
+    /// An unacceptable argument, before anything is sent; then errors of the transport or the
     /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
         Ok(self.execute(&self.request(endpoint, args)?).await?.answer())

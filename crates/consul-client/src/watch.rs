@@ -278,7 +278,7 @@ impl Watcher {
     /// another server or of a cache, or a late one to another request. What two in a row lack is gone.
     ///
     /// # Errors
-    /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader lacks something, or no two answers agree.
+    /// Errors of a query; [`Kind::NoLeader`] if a server that knows no leader lacks something, or no two answers agree.
     async fn ask_twice(&self) -> Result<Answer, Error> {
         let mut answer = self.ask(self.client.past_caches(self.request(&self.query())?)).await?;
         let mut look = self.look(&answer);

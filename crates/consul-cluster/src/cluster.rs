@@ -383,7 +383,7 @@ impl Cluster {
     /// the last one comes first, since it has that limit too.
     ///
     /// # Errors
-    /// Those of the requests; [`Kind::Timeout`] if they take longer.
+    /// Errors of the requests; [`Kind::Timeout`] if they take longer.
     pub(crate) async fn in_time<R>(
         &self,
         requests: impl Future<Output = Result<R, Error>>,

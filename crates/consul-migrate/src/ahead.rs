@@ -36,7 +36,7 @@ impl<T> Ahead<T> {
 /// Does `work` with the items that `read` returns one after the other, of which each has a size in bytes.
 ///
 /// # Errors
-/// Those of both.
+/// Errors of both.
 pub async fn ahead<T, R>(
     mut read: impl AsyncFnMut() -> Result<Option<T>, Stop>,
     size: impl Fn(&T) -> usize,

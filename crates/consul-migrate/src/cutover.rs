@@ -126,7 +126,7 @@ pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
 /// The same, of the job that this instance holds.
 ///
 /// # Errors
-/// Those of both sides.
+/// Errors of both sides.
 pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     let record = job.record();
     let was_stopped = lift_left(etcd, &record).await?;
@@ -150,7 +150,7 @@ pub(super) async fn lift(etcd: &Etcd, alarms: &[u64], taken: &[Right]) -> Result
 /// switched nevertheless.
 ///
 /// # Errors
-/// See [`Stop`], and those of `consent`.
+/// See [`Stop`], and errors of `consent`.
 pub async fn cut_over(
     run: &Run<'_>,
     freeze: Freeze,

@@ -153,7 +153,7 @@ pub fn shown(key: &[u8]) -> String {
 /// Reads all keys at the present revision, and asks Consul whether it takes their names.
 ///
 /// # Errors
-/// Those of both.
+/// Errors of both.
 pub async fn survey(
     etcd: &Etcd,
     target: &Target,

@@ -65,7 +65,7 @@ pub struct Compared {
 /// Compares all keys of a revision with Consul.
 ///
 /// # Errors
-/// See [`Stop`], and those of `found`.
+/// See [`Stop`], and errors of `found`.
 pub async fn compare(
     etcd: &Etcd,
     target: &Target,
@@ -126,7 +126,7 @@ pub async fn compare_up_to(
 /// The keys that Consul has and the revision does not.
 ///
 /// # Errors
-/// See [`Stop`], and those of `found`.
+/// See [`Stop`], and errors of `found`.
 pub async fn extras(
     etcd: &Etcd,
     target: &Target,

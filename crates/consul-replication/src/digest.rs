@@ -34,7 +34,7 @@ impl Part {
     /// The records after an id and up to another one, which is that of the last one of a page if there are more.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn read(
         reader: Reader<'_>,
         shard: u32,
@@ -117,7 +117,7 @@ fn sum((id, version, is_deleted): &(Bytes, Version, bool)) -> u64 {
 /// a message, and whether there are no more.
 ///
 /// # Errors
-/// Those of the storage.
+/// Errors of the storage.
 pub async fn versions(
     reader: Reader<'_>,
     shard: u32,

@@ -151,7 +151,7 @@ impl Holder {
     /// Reads what the disk has kept of a shard.
     ///
     /// # Errors
-    /// Those of the storage, and [`Kind::Decode`] if a later release has written it.
+    /// Errors of the storage, and [`Kind::Decode`] if a later release has written it.
     pub async fn load(&self, shard: u32) -> Result<(), Error> {
         let kept = self.storage.kept(&Self::name_of(shard)).await?;
         let Some(bytes) = kept else { return Ok(()) };
@@ -273,7 +273,7 @@ impl Holder {
     /// Learns the entry of a shard, unless it knows a newer one.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn learn(&self, shard: u32, entry: &Entry) -> Result<(), Error> {
         let cell = self.shard(shard);
         let is_known = |state: &State| {
@@ -536,7 +536,7 @@ impl Holder {
     /// Stores a record that the replica of a shard has, if it has one: nothing changes by it.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn store_again(&self, shard: u32) -> Result<(), Error> {
         let cell = self.shard(shard);
         let _unchanged = cell.read().await;
@@ -631,7 +631,7 @@ impl Holder {
     /// Stores records that were copied for a change, and how far the copy is.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn take(
         &self,
         shard: u32,
@@ -664,7 +664,7 @@ impl Holder {
     /// horizon; [`Holder::purge_removed`] removes what is left of them.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn remove(&self, shard: u32, since: u64, records: &[Record]) -> Result<(), Error> {
         let cell = self.shard(shard);
         let state = cell.write().await;
@@ -681,7 +681,7 @@ impl Holder {
     /// Removes what [`Holder::remove`] has deleted for good.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn purge_removed(
         &self,
         shard: u32,
@@ -709,7 +709,7 @@ impl Holder {
     /// Marks the replica as whole, since everything is copied.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn finish(&self, shard: u32, since: u64) -> Result<(), Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
@@ -728,7 +728,7 @@ impl Holder {
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;

@@ -77,7 +77,7 @@ impl Inquiry<'_> {
     /// least `epoch`.
     ///
     /// # Errors
-    /// [`Kind::NotReady`] or those of the call if too few nodes answer. If they were silent from the beginning,
+    /// [`Kind::NotReady`] or errors of the call if too few nodes answer. If they were silent from the beginning,
     /// no other node has promised anything, and all go on with the entry that they know.
     pub async fn newest(&self, stored: &Entry, epoch: u64) -> Result<Entry, Error> {
         let Heard { newest, highest, silent } =

@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
     /// A page of a range: up to `limit` (1 or more) records that fit into a message; whether there are no more.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn page(
         self,
         shard: u32,
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
     /// ids. While most of what a scan finds is wanted, the next one asks for more at once.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn records(self, shard: u32, ids: &[Bytes]) -> Result<(Vec<Record>, usize), Error> {
         let fit = self.fit();
         let mut records: Vec<Record> = Vec::new();

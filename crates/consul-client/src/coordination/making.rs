@@ -43,7 +43,7 @@ impl Presence {
     /// latest, with its own TTL.
     ///
     /// # Errors
-    /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
+    /// Errors of the call; [`Kind::Config`] when the guard process cannot be started.
     pub(super) async fn session(
         &self,
         registration: Registration,

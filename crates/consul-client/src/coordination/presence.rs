@@ -263,7 +263,7 @@ impl Presence {
     /// The same with any request, which is made again after an error that `is_lost` tells.
     ///
     /// # Errors
-    /// Those of `begins` and of the requests.
+    /// Errors of `begins` and of the requests.
     pub(super) async fn in_turns<'r>(
         &self,
         args: Args,
@@ -411,7 +411,7 @@ impl Presence {
     /// has no beats any more.
     ///
     /// # Errors
-    /// Those of the call.
+    /// Errors of the call.
     pub async fn deregister(&self) -> Result<(), Error> {
         let mut given_up = self.given_up.subscribe();
         let timeout = self.client.settings().timeout;

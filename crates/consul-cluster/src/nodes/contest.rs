@@ -67,7 +67,7 @@ impl Contest {
     /// Goes on with the record of another start that is in the node's key at this index; asks as `own`.
     ///
     /// # Errors
-    /// Those of the question.
+    /// Errors of the question.
     pub(super) async fn look(
         &mut self,
         client: &Client,

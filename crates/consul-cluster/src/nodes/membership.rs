@@ -99,7 +99,7 @@ impl Cluster {
     /// removes the node's key and service.
     ///
     /// # Errors
-    /// Those of the calls, of which every one is made even if another fails; [`Kind::Timeout`] if they take longer than the
+    /// Errors of the calls, of which every one is made even if another fails; [`Kind::Timeout`] if they take longer than the
     /// client's time limit for one.
     pub async fn leave(&self) -> Result<(), Error> {
         let end = self.now() + self.client.settings().timeout;
@@ -314,7 +314,7 @@ impl Cluster {
     /// map. Shards that are not initializing on it are ignored.
     ///
     /// # Errors
-    /// Those of the calls. The report is then repeated in the background.
+    /// Errors of the calls. The report is then repeated in the background.
     pub async fn shards_ready(&self, shards: &[usize]) -> Result<(), Error> {
         if self.options.observer {
             let why = "an observer has no shards";

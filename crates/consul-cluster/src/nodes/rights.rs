@@ -113,7 +113,7 @@ pub async fn named(client: &Client, error: Error, needed: Vec<Right>) -> Error {
 /// The rights that the token lacks to see all entries of these lists.
 ///
 /// # Errors
-/// Those of the call.
+/// Errors of the call.
 pub async fn to_see_lists<const N: usize>(
     client: &Client,
     lists: [(&Meta, Right); N],
@@ -135,7 +135,7 @@ pub async fn to_see_lists<const N: usize>(
 /// Those of the rights that the token lacks; none if Consul has no ACLs.
 ///
 /// # Errors
-/// Those of the call.
+/// Errors of the call.
 pub async fn lacking(client: &Client, rights: Vec<Right>) -> Result<Vec<Right>, Error> {
     let question = |right: &Right| {
         let segment = right.segment();

@@ -90,7 +90,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
-    /// finite; [`Kind::Conflict`] if the other key has changed; those of the calls.
+    /// finite; [`Kind::Conflict`] if the other key has changed; errors of the calls.
     pub async fn set_weight(
         &self,
         condition: Option<&Unchanged>,

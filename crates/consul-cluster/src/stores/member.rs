@@ -79,7 +79,7 @@ impl Store {
     /// machine.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn close(&self) -> Result<(), Error> {
         let member = lock(&self.member).clone();
         match member {
@@ -229,7 +229,7 @@ impl Member {
     /// the machine from then on.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     async fn close(&self) -> Result<(), Error> {
         self.is_confirmed.store(false, Ordering::Release);
         let mark = lock(&self.mark).clone();

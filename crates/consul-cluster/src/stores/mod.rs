@@ -470,7 +470,7 @@ impl Store {
     /// Learns the map that Consul has, if it has one.
     ///
     /// # Errors
-    /// The reason why the store cannot be used; otherwise those of the call.
+    /// The reason why the store cannot be used; otherwise errors of the call.
     pub async fn refresh(&self) -> Result<(), Error> {
         self.checked()?;
         let store = format!("store {:?}", self.options.name);
@@ -719,7 +719,7 @@ impl Store {
     /// acknowledged writes may be lost.
     ///
     /// # Errors
-    /// [`Kind::Argument`] for a shard that does not exist; those of the call.
+    /// [`Kind::Argument`] for a shard that does not exist; errors of the call.
     pub async fn accept_loss(&self, shard: u32) -> Result<(), Error> {
         let shard = self.check_shard(shard.into())?;
         let map = self.map.borrow().clone();

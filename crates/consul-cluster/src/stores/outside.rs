@@ -97,7 +97,7 @@ pub struct HeldShards {
 /// What the maps of all stores say about a node.
 ///
 /// # Errors
-/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
+/// Errors of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
 /// release.
 pub async fn held_shards(
     cluster: &Cluster,
@@ -130,7 +130,7 @@ pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<Stri
 /// # Errors
 /// [`Kind::NotFound`] if there is no such store; [`Kind::Argument`] for a shard that does not exist;
 /// [`Kind::Conflict`] if its map has another version, or if no replica is missing on one of the nodes;
-/// those of the calls.
+/// errors of the calls.
 pub async fn missing(
     cluster: &Cluster,
     store: &str,
@@ -209,7 +209,7 @@ pub(super) async fn accept(
 /// The names of all stores of which Consul has a map or a report.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn names(cluster: &Cluster) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::from_iter(maps(cluster).await?.into_keys());
     let prefix = members_prefix(cluster.options());
@@ -239,7 +239,7 @@ pub struct Numbers {
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is no such store; [`Kind::Config`] if the numbers do not fit together; [`Kind::Conflict`] if
-/// its map has another version than `at`; those of the calls.
+/// its map has another version than `at`; errors of the calls.
 pub async fn numbers(
     cluster: &Cluster,
     store: &str,

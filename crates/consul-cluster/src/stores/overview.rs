@@ -177,7 +177,7 @@ impl StoreMaps {
     /// Reads them; any server may answer.
     ///
     /// # Errors
-    /// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some.
+    /// Errors of the call; [`Kind::PermissionDenied`] if ACLs hide some.
     pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
         let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
         for (name, bytes) in listed(cluster, &map_key(cluster.options(), "")).await? {
