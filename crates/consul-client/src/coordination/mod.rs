@@ -109,7 +109,7 @@ pub async fn transact(
     client.call(&txn::TXN, &args).await.map(|answer| answer.value)
 }
 
-/// What a linearizable read shows of a lock or a permit.
+/// The result of a linearizable read of a lock or a permit.
 enum Proof {
     /// It is held.
     Held,
