@@ -1,4 +1,4 @@
-//! What an operator reads and changes from outside, by an observer that does not run.
+//! The reads and changes of an operator from outside, by an observer that does not run.
 
 use super::kept_mode;
 use super::node::{Mode, Node, Record};
@@ -28,7 +28,7 @@ pub struct Unchanged {
     pub(crate) index: u64,
 }
 
-/// What removing a node from the members found.
+/// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forgotten {
     /// The node's key is deleted. Its instances that are still registered: their ids, each with its agent.
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(State { answer, is_resynchronised: false, is_after_error: false })
     }
 
-    /// A list of nodes' keys or instances of which ACLs hide nothing.
+    /// A list of nodes' keys or instances from which ACLs hide nothing.
     async fn whole(
         &self,
         endpoint: &'static Endpoint,
@@ -293,8 +293,8 @@ impl Cluster {
         }
     }
 
-    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of one that is
-    /// stopped.
+    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of a stopped
+    /// node.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;

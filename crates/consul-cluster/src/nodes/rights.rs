@@ -21,7 +21,7 @@ const MAX_ASKED: usize = 64;
 /// A right in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Right {
-    /// What it is about: `key`, `service`, `node`, `session`.
+    /// Its subject: `key`, `service`, `node`, `session`.
     pub resource: &'static str,
     /// `read` or `write`.
     pub access: &'static str,
@@ -132,7 +132,7 @@ pub async fn to_see_lists<const N: usize>(
     Ok(hidden)
 }
 
-/// Those of the rights that the token lacks; none if Consul has no ACLs.
+/// The rights among these that the token lacks; none if Consul has no ACLs.
 ///
 /// # Errors
 /// Errors of the call.

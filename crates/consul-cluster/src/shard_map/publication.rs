@@ -73,7 +73,7 @@ pub(crate) enum Content {
     Corrupt(Vec<u8>, Error),
 }
 
-/// What the key has that announces the map.
+/// The value of the key that announces the map.
 pub(crate) enum Announced {
     Document(Announcement),
     /// Something else.

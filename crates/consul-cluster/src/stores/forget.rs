@@ -20,7 +20,7 @@ use consul_replication::map::StoreId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// What an operator asks for.
+/// The request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Request {
     format: u32,
@@ -161,10 +161,10 @@ impl Store {
     }
 }
 
-/// What Consul has of a store.
+/// The keys of a store in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The nodes of which disks may have its records.
+    /// The nodes whose disks may have its records.
     pub disks: BTreeSet<String>,
     /// The live nodes that have it open.
     pub users: BTreeSet<String>,
@@ -172,7 +172,7 @@ pub struct Found {
     pub is_asked: bool,
 }
 
-/// What Consul has of a store; `None`: nothing.
+/// The keys of a store in Consul; `None`: there are none.
 ///
 /// # Errors
 /// Errors of the calls.
