@@ -167,7 +167,7 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
     Ok(Value::List((1..=items).map(item).collect::<Result<_, _>>()?))
 }
 
-/// The place in a list that a number is the key of. One that cannot be a place is behind all.
+/// The place in a list that a number is the key of. A number that cannot be a place is behind all.
 pub fn place(key: &LuaValue) -> usize {
     key.as_usize().filter(|place| *place > 0).unwrap_or(usize::MAX)
 }

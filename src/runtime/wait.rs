@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The time between two pauses.
 pub const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What runs in a pause besides the hooks.
+/// The function that runs in a pause besides the hooks.
 type InPause = fn(&Lua) -> Result<(), Failure>;
 
 /// Sets what runs in each pause of this Lua state besides its hooks.

@@ -53,7 +53,7 @@ pub struct Survey {
     pub slashed: u64,
     /// The number of keys without a leading slash.
     pub bare: u64,
-    /// The numbers that a copy makes of these keys; not serialized.
+    /// The counts of a copy of these keys; not serialized.
     #[serde(skip)]
     pub tally: Tally,
     /// The first key that goes on without a slash after a prefix that does not end with one.

@@ -58,7 +58,7 @@ struct Sides<'a> {
 pub struct Compared {
     /// The keys of both sides.
     pub tally: Tally,
-    /// The digests by which two comparisons have read the same or not.
+    /// The digests, equal if two comparisons have read the same.
     pub digests: Digests,
 }
 

@@ -1,4 +1,4 @@
-//! A program of which one instance works at a time.
+//! A program; one of its instances works at a time.
 
 use consul_api::api::{kv, session};
 use consul_api::error::Error;

@@ -1374,7 +1374,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "fast" # for machines with little load where seconds count: tolerates 1 second.
 ---| "wan" # for distant servers or overloaded machines: tolerates 5 seconds.
 
----Times that differ from those of the profile `default`.
+---Times that differ from the profile `default`.
 ---@class consul_ffi.profile
 ---@field beat_ms? number how often this process updates its check, at least 10 and at most a third of check_ttl_ms
 ---@field check_ttl_ms? number how long after the last beat the check of this process turns critical
