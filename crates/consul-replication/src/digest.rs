@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 /// The records of a part of the replica that compares.
 pub const PAGE: usize = 2000;
 
-/// Those of the other one, which may have more between two ids.
+/// The records of the other one, which may have more between two ids.
 pub const OTHER_PAGE: usize = 2 * PAGE;
 
 /// The records of a bucket, about.

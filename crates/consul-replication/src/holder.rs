@@ -186,7 +186,7 @@ impl Holder {
             };
             (state.is_whole, state.sealed_for, state.work) = (false, None, work);
             if state.doubt == Some(Doubt::Partial) {
-                // What it says of deletions is that of a replica that it may not have copied to the end.
+                // Its knowledge of deletions is from a replica that it may not have copied to the end.
                 (state.floor, state.horizon) = Default::default();
             }
         })
@@ -287,7 +287,7 @@ impl Holder {
         if is_known(&state) {
             return Ok(());
         }
-        // One that is back with its replica says so, and keeps it.
+        // A node that is back with its replica says so, and keeps it.
         let has_returned = state.is_whole && entry.failover_from(&self.node, self.disk).is_some();
         let change = entry.change_to(&self.node).filter(|_| !has_returned);
         let work = change.map(|(_, change)| change.since);
@@ -400,7 +400,7 @@ impl Holder {
         for record in &records {
             let time = record.version.time();
             if let Err(error) = self.clock.observe(time) {
-                // One that had such a version already is not frozen until that time.
+                // A replica that had such a version already is not frozen until that time.
                 let kept = self.one(shard, record.id.clone()).await?;
                 if kept.is_none_or(|kept| kept.version.time().next() < time) {
                     return Err(error);
@@ -461,7 +461,7 @@ impl Holder {
         }
         let believed = records.into_iter().filter(|it| !self.disbelieves(entry, it.version));
         let believed = believed.collect();
-        // What comes back after an accepted loss was not deleted.
+        // A record that comes back after an accepted loss was not deleted.
         self.store_above(shard, state.horizon, entry.unproven, believed).await
     }
 
@@ -660,8 +660,8 @@ impl Holder {
         Ok(true)
     }
 
-    /// Deletes records of a replica that is being copied, of which another one says that they were deleted below its
-    /// horizon; [`Holder::purge_removed`] removes what is left of them.
+    /// Deletes records of a replica that is being copied, if another one says that they were deleted below its horizon;
+    /// [`Holder::purge_removed`] removes the rest of them.
     ///
     /// # Errors
     /// Errors of the storage.
