@@ -365,4 +365,20 @@ fn words_are_refused_in_an_unpacked_archive() {
     fs::write(folder.join("page.md"), concat!("It is ", "no page.\n")).expect("it can be written");
     let said = run(&folder, folder.join(lint[0]), &[]).expect_err("such a word");
     assert!(said.starts_with("page.md:1: "), "{said}");
+    fs::remove_file(folder.join("page.md")).expect("it can be removed");
+    for (name, line, is_refused) in [
+        ("a.rs", "/// What it is.", true),
+        ("a.rs", "/// It is. Whatever it is, it stays.", true),
+        ("a.rs", "// What is it?", false),
+        ("a.rs", concat!("fn a() {} // those ", "of others"), true),
+        ("a.rs", concat!("let a = \"those ", "of others\";"), false),
+        ("a.rs", "/// The argument `said`.", false),
+        ("a.lua", concat!("local a = 1 -- one ", "that stays"), true),
+        ("a.lua", "---What it is.", true),
+    ] {
+        fs::write(folder.join(name), format!("{line}\n")).expect("it can be written");
+        let found = run(&folder, folder.join(lint[0]), &[]);
+        assert_eq!(found.is_err(), is_refused, "{line}: {found:?}");
+        fs::remove_file(folder.join(name)).expect("it can be removed");
+    }
 }

@@ -1,4 +1,4 @@
-//! The faults of a storage: operators are told of each, and it ends by itself when the storage works again.
+//! The faults of a storage: operators see each, and it ends by itself when the storage works again.
 
 use super::member::Member;
 use super::{Store, Watched};
