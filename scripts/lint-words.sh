@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # phrase (extended regular expression, matched as whole words) = what to write; "text: " before it: in Markdown pages and in
-# comments of Rust and Lua, but for those of tests
+# comments of Rust and Lua
 phrases='
 (is|are|was|were) no = is not a, invalid; there is no
 (be|been|being) no = not be a
@@ -63,7 +63,7 @@ awk -v allow=scripts/lint-words.allow -v list="$phrases" '
     # The part of a line that the phrases of "text: " are searched in: a page, or a comment without the code in it.
     function prose(path, text) {
         if (path ~ /\.md$/) return text
-        if (path ~ /(^|\/)(tests|spec)\// || path !~ /\.(rs|lua)$/) return ""
+        if (path !~ /\.(rs|lua)$/) return ""
         gsub(/`[^`]*`/, "", text)
         mark = path ~ /rs$/ ? "//[/!]?" : "---?"
         return match(text, "(^|[ \t])" mark "[ \ta-z]") ? substr(text, RSTART) : ""
@@ -92,7 +92,7 @@ awk -v allow=scripts/lint-words.allow -v list="$phrases" '
 # A comment begins with a noun. A question may begin with "What".
 begins='^[[:space:]]*(//[/!]?|---?) ?([^`]*[.!?] )?(What|Whatever|That which) [^?]*$'
 found=$(git grep "${where[@]}" -nIE -e "$begins" -- "${@:-.}" || [ $? = 1 ])
-found=$(grep -E '^[^:]*\.(rs|lua):' <<<"$found" | grep -vE '^([^:]*/)?(tests|spec)/' || true)
+found=$(grep -E '^[^:]*\.(rs|lua):' <<<"$found" || true)
 if [ -n "$found" ]; then
     awk -F : '{ print $1 ":" $2 ": a sentence of a comment begins with \"What\"; write: a noun" }' <<<"$found"
     status=1
