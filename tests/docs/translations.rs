@@ -9,14 +9,14 @@ use std::mem::take;
 /// The index of docs/zh, with the glossary: it has no counterpart.
 const INDEX: &str = "README.md";
 
-/// What follows a heading, up to the next one.
+/// The text below a heading, up to the next one.
 #[derive(Default)]
 struct Section {
     heading: String,
     level: usize,
     /// Code blocks as they are, pictures without their labels, and tables as "rows x columns", in their order.
     parts: Vec<String>,
-    /// What is in backticks: identifiers, options, commands and names of tests.
+    /// The texts in backticks: identifiers, options, commands and names of tests.
     identifiers: BTreeSet<String>,
     /// The numbers in digits, sorted.
     numbers: Vec<String>,
@@ -105,7 +105,7 @@ fn surplus(some: &[String], others: &[String]) -> Vec<String> {
     left
 }
 
-/// What differs, up to the first section that has no counterpart.
+/// The differences, up to the first section that has no counterpart.
 fn differences(english: &str, chinese: &str) -> Vec<String> {
     let (english, chinese) = (sections(english), sections(chinese));
     let mut found = Vec::new();

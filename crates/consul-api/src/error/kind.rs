@@ -7,7 +7,7 @@ use std::fmt;
 macro_rules! kinds {
     ($($kind:ident $name:literal exit: $exit:literal cause: $cause:literal cure: $cure:literal
         zh: $cause_zh:literal $cure_zh:literal)+) => {
-        /// What kind of failure an [`Error`](super::Error) is. The names are part of the public interface.
+        /// The kind of failure of an [`Error`](super::Error). The names are part of the public interface.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $(#[doc = $cause] $kind,)+
