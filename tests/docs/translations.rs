@@ -313,7 +313,7 @@ fn the_index_lists_each_page_once_and_says_which_are_in_english_alone() {
     assert_eq!(linked(english_alone, "../"), pages);
 }
 
-/// What operators and those who install or move need is complete in Chinese.
+/// Pages for operators, for installing and for moving are complete in Chinese.
 #[test]
 fn pages_for_operators_first_steps_and_migrations_are_in_chinese() {
     let (index, names) = (read("docs/README.md"), names());
