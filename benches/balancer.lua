@@ -13,7 +13,7 @@ for i = 1, INSTANCES do
   list[i] = { id = "web-" .. i, address = "10.0.0." .. i, port = 80, weight = 1 + i % 5 }
 end
 
--- Keys of 11 bytes, as those of users or sessions.
+-- Keys of 11 bytes, as for users or sessions.
 local keys = {}
 for i = 1, BATCH do
   keys[i] = ("user-%06d"):format(i * 7919 % 1000000)

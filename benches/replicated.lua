@@ -236,7 +236,7 @@ local function ask_third(name, argument)
   return answer
 end
 
--- What is wrong with the third replica, how that begins, and how it ends.
+-- The fault of the third replica, how that begins, and how it ends.
 local pid
 local troubles = {
   { ("slower by %d ms"):format(SLOWNESS * 1e3), function()

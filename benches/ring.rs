@@ -19,7 +19,7 @@ const BOUND: f64 = 0.5;
 /// The number of keys looked up in a round.
 const KEYS: usize = 100_000;
 
-/// The number of rounds, in each of which all ways are measured.
+/// The number of rounds; each measures all ways.
 const ROUNDS: usize = 41;
 
 fn main() {

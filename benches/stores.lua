@@ -14,7 +14,7 @@ local ffi = require("ffi")
 
 local ROUNDS, FOLDER, SOCKET = tonumber(arg[1]), arg[2], arg[3]
 
--- What each store does in a round. The series of the many have a point per second, like the others.
+-- The work of each store in a round. The series of the many have a point per second, like the others.
 local SINGLES, BATCHES, BATCH, SERIES, LATEST = 100, 10, 1000, 100, 100
 
 -- The time of the first points, and the seconds before the last one in which the newest point is looked for.
@@ -85,7 +85,7 @@ local function sqlite()
 end
 
 -- A series is a sorted set by time, whose members are the text that the example stores. Unlike the example's points,
--- one that is written again with another value would be a second member.
+-- a point that is written again with another value would be a second member.
 local function redis()
   local unix = require("socket.unix")
   local socket = (type(unix) == "table" and unix.stream or unix)()

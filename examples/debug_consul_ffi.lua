@@ -1,4 +1,4 @@
--- Calls every method of the client once and prints the result. What it creates, it deletes in the end, also
+-- Calls every method of the client once and prints the result. It deletes in the end all that it creates, also
 -- after a failure; calls that would change the servers go to a simulated agent.
 --
 --   make debug-consul-ffi [CONSUL=1.21]

@@ -4,9 +4,9 @@
 --   luajit examples/old_placement.lua node1,node2,node3 [VIRTUAL_NODES] <keys >moved
 --
 -- The nodes stand in the order in which the older program added them; VIRTUAL_NODES is 160 by default. It needs
--- LuaJIT, Lua 5.3 or Lua 5.4. The node now is that of ConsistentHashRing; a program whose nodes are processes of a
--- cluster compares OldRing:get_node(key), of examples/old_ring.lua, with cluster:get_node_for_key(key) instead, and one
--- that stored shards OldRing.shard(key) with cluster:get_shard_for_key(key).
+-- LuaJIT, Lua 5.3 or Lua 5.4. The node now is ConsistentHashRing's; a program whose nodes are processes of a
+-- cluster compares OldRing:get_node(key), of examples/old_ring.lua, with cluster:get_node_for_key(key) instead, and a
+-- program that stored shards OldRing.shard(key) with cluster:get_shard_for_key(key).
 
 -- From any folder, with the modules of this checkout unless others are installed.
 local own_folder = arg[0]:match("^.*/") or "./"

@@ -93,8 +93,7 @@ function OldRing:get_node(key)
   return count > 0 and self.owners[self.points[(self:place(key) - 1) % count + 1]] or nil
 end
 
--- The ids of up to `count` nodes (default 2): the owner, and those of the points after it, which may be of the
--- same node.
+-- The ids of up to `count` nodes (default 2): the owner, and the next points' nodes, which may be the same node.
 function OldRing:get_replica_nodes(key, count)
   local owner, place = self:get_node(key), self:place(key)
   local found, seen = { owner }, {}

@@ -1,4 +1,4 @@
--- What the programs share: output, waiting, cleaning up. They run on the simulated agent, or on the Consul
+-- The common parts of the programs: output, waiting, cleaning up. They run on the simulated agent, or on the Consul
 -- at CONSUL_HTTP_ADDR.
 local consul_ffi = require("consul_ffi")
 

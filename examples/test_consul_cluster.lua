@@ -12,7 +12,7 @@ local support = require("examples.support")
 local with_processes = require("examples.node_process")
 
 local chapter, say = support.chapter, support.say
--- What a busy machine may add to the takeover time.
+-- The time that a busy machine may add to the takeover time.
 local slack_s = 5
 local names = { "node1", "node2", "node3" }
 local keys = { "stock:AAPL", "stock:GOOGL", "stock:MSFT", "metric:cpu", "metric:memory", "metric:disk" }

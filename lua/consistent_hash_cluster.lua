@@ -106,7 +106,7 @@ local function has_type(wanted)
   end
 end
 
--- What options that are used here must be; the others are checked where they are used.
+-- The types of the options that are used here; others are checked at their use.
 local KINDS = {
   capacity = { "a number", tonumber },
   cluster_name = { "a string", has_type("string") },
@@ -581,7 +581,7 @@ function HighAvailabilityCluster:call(node_id, name, data, options)
   return call(self, node_id, name, { data = data }, options)
 end
 
----Calls all live nodes at once, or those of `options.nodes`.
+---Calls all live nodes at once, or the nodes in `options.nodes`.
 ---@param name string
 ---@param data? any
 ---@param options? consul_ffi.BroadcastOptions

@@ -12,7 +12,7 @@ if not own then
     .. "consul_ha_cluster.lua, consul_production_config.lua and consistent_hash_cluster.lua if they are as old", 0)
 end
 
--- What these Lua modules need of the native module; the same as in src/module.lua.
+-- The revision of the native module that these Lua modules need; the same as in src/module.lua.
 local REVISION = 6
 
 if own.revision ~= REVISION then

@@ -9,7 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# phrase (extended regular expression, matched as whole words) = what to write; "page: " before it: in Markdown pages only
+# phrase (extended regular expression, matched as whole words) = what to write; "text: " before it: in Markdown pages and in
+# comments of Rust and Lua
 phrases='
 (is|are|was|were) no = is not a, invalid; there is no
 (be|been|being) no = not be a
@@ -27,14 +28,15 @@ in vain = without success, failed
 (hears?|heard) of = learns of, sees
 (has|have|had) it that = says that
 for want of = without
-page: one that = the noun: a node that
-page: of which = two sentences; whose
-page: said = reported, recorded, configured
-page: those of = the noun
+text: one that = the noun: a node that
+text: of which = two sentences; whose
+text: that which = the noun
+text: said = reported, recorded, configured
+text: those of = the noun
 '
 
 phrases=$(sed '/^$/d' <<<"$phrases")
-any=$(awk -F ' = ' '{ sub(/^page: /, ""); print $1 }' <<<"$phrases" | paste -sd '|')
+any=$(awk -F ' = ' '{ sub(/^text: /, ""); print $1 }' <<<"$phrases" | paste -sd '|')
 
 # -w: whole words. A search without a match is not an error. An unpacked archive has no index of tracked files, and the
 # repository that it may be in ignores its files or does not track them.
@@ -43,7 +45,7 @@ export GIT_CEILING_DIRECTORIES
 where=()
 git rev-parse --is-inside-work-tree >/dev/null 2>&1 || where=(--no-index --exclude-standard)
 found=$(git grep "${where[@]}" -nIwiE -e "$any" -- "${@:-.}" || [ $? = 1 ])
-[ -n "$found" ] || exit 0
+status=0
 
 awk -v allow=scripts/lint-words.allow -v list="$phrases" '
     BEGIN {
@@ -58,17 +60,26 @@ awk -v allow=scripts/lint-words.allow -v list="$phrases" '
             except[exceptions] = field[2]
         }
     }
-    {
+    # The part of a line that the phrases of "text: " are searched in: a page, or a comment without the code in it.
+    function prose(path, text) {
+        if (path ~ /\.md$/) return text
+        if (path !~ /\.(rs|lua)$/) return ""
+        gsub(/`[^`]*`/, "", text)
+        mark = path ~ /rs$/ ? "//[/!]?" : "---?"
+        return match(text, "(^|[ \t])" mark "[ \ta-z]") ? substr(text, RSTART) : ""
+    }
+    NF {
         split($0, part, ":")
         text = tolower(substr($0, length(part[1] part[2]) + 3))
         for (i = 1; i <= exceptions; i++)
             if (part[1] ~ "^(" path[i] ")$") gsub(except[i], "", text)
         for (i = 1; i <= n; i++) {
             split(phrases[i], phrase, " = ")
-            if (sub(/^page: /, "", phrase[1]) && part[1] !~ /\.md$/) continue
-            if (match(text, "(^|[^a-z0-9_])(" phrase[1] ")([^a-z0-9_]|$)")) {
-                odd = substr(text, RSTART, RLENGTH)
-                text = substr(text, 1, RSTART) "|" substr(text, RSTART + RLENGTH - 1)
+            searched = sub(/^text: /, "", phrase[1]) ? prose(part[1], text) : text
+            if (match(searched, "(^|[^a-z0-9_])(" phrase[1] ")([^a-z0-9_]|$)")) {
+                odd = substr(searched, RSTART, RLENGTH)
+                at = index(text, odd)
+                text = substr(text, 1, at) "|" substr(text, at + RLENGTH - 1)
                 gsub(/^[^a-z]+|[^a-z]+$/, "", odd)
                 print part[1] ":" part[2] ": \"" odd "\"; write: " phrase[2]
                 failed = 1
@@ -76,4 +87,14 @@ awk -v allow=scripts/lint-words.allow -v list="$phrases" '
         }
     }
     END { exit failed }
-' <<<"$found"
+' <<<"$found" || status=1
+
+# A comment begins with a noun. A question may begin with "What".
+begins='^[[:space:]]*(//[/!]?|---?) ?([^`]*[.!?] )?(What|Whatever|That which) [^?]*$'
+found=$(git grep "${where[@]}" -nIE -e "$begins" -- "${@:-.}" || [ $? = 1 ])
+found=$(grep -E '^[^:]*\.(rs|lua):' <<<"$found" || true)
+if [ -n "$found" ]; then
+    awk -F : '{ print $1 ":" $2 ": a sentence of a comment begins with \"What\"; write: a noun" }' <<<"$found"
+    status=1
+fi
+exit "$status"

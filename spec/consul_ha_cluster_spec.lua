@@ -595,7 +595,7 @@ describe("consul_ha_cluster", function()
   end)
 end)
 
--- What takes long, on a manual clock.
+-- The cases that take long, on a manual clock.
 describe("consul_ha_cluster on a manual clock", function()
   local sim, agent
 

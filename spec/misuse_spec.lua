@@ -8,7 +8,7 @@ local support = require("spec.support")
 
 local HighAvailabilityCluster = consistent_hash_cluster.HighAvailabilityCluster
 
--- What the tests have opened, and the prefix of their keys.
+-- The objects that the tests have opened, and the prefix of their keys.
 local opened, prefix
 
 local function keep(made)

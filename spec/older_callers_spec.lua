@@ -1,4 +1,4 @@
--- What callers of the older modules met with ours; each has its number in the list of findings.
+-- The findings of callers of the older modules with ours; each has its number in the list of findings.
 local consistent_hash_cluster = require("consistent_hash_cluster")
 local consul_ffi = require("consul_ffi")
 local consul_ha_cluster = require("consul_ha_cluster")
@@ -9,7 +9,7 @@ local support = require("spec.support")
 local HighAvailabilityCluster = consistent_hash_cluster.HighAvailabilityCluster
 local asks_metatables = _VERSION >= "Lua 5.3"
 
--- What the tests have opened, and the prefix of their keys.
+-- The objects that the tests have opened, and the prefix of their keys.
 local opened, prefix
 
 local function keep(made)
@@ -308,7 +308,7 @@ describe("a caller of the older modules", function()
     assert.same({ "1", 5 }, { one:match("%d"), one:len() })
     assert.is_true(one < two and one <= two and one ~= two)
     assert.is_true(one == ring:get_replica_nodes("key", 2)[1] or one == ring:get_replica_nodes("key", 2)[2])
-    -- What Lua does not allow, as the documentation says.
+    -- A comparison that Lua does not allow, as the documentation says.
     assert.is_false(one == "node1")
     assert.is_false((pcall(table.concat, replicas, ",")))
     if asks_metatables then

@@ -1,4 +1,4 @@
--- What the older module answered in a run on LuaJIT 2.1 and x86-64: the nodes and shards of 1,000 keys.
+-- The answers of the older module in a run on LuaJIT 2.1 and x86-64: the nodes and shards of 1,000 keys.
 local placements = { count = 1000 }
 
 function placements.key(i)

@@ -1,4 +1,4 @@
--- The plots in docs/benchmarks.md are those of its tables.
+-- The plots in docs/benchmarks.md are drawn from its tables.
 local support = require("spec.support")
 
 it("the plots of the benchmarks are drawn from the tables of their page", function()

@@ -25,7 +25,7 @@ local function sections()
   return found
 end
 
--- The messages in a heading, of which `…` stands for any text; none in one that is a question.
+-- The messages in a heading, where `…` stands for any text; none in a question.
 local function messages(heading)
   local found = {}
   for message in heading:sub(1, 1) == "`" and heading:gmatch("`(.-)`") or function() end do
@@ -112,7 +112,7 @@ describe("a heading of the questions", function()
     send(connection, "200 OK", headers, entry:format(value, index))
   end
 
-  -- What a call says to this answer.
+  -- The message of a call for this answer.
   local function said_to(status, headers, body)
     local listening, port = server()
     local handle = keep(consul_ffi.new({ endpoint = "127.0.0.1:" .. port, retry_count = 0 })):start("kv_get", "key")
@@ -128,7 +128,7 @@ describe("a heading of the questions", function()
     return tostring(select(2, pcall(called, ...)))
   end
 
-  -- What the module says after each mistake.
+  -- The message of the module after each mistake.
   local said = {
     ["connection refused"] = function()
       return message_of(unreachable():kv_get("key"))
@@ -213,7 +213,7 @@ describe("a heading of the questions", function()
     end,
   }
 
-  -- What happens to each status that the questions name as one of proxies.
+  -- The treatment of each status that the questions name as a proxy's.
   local function is_retried(status)
     return function()
       local listening, port = server()
@@ -261,7 +261,7 @@ describe("a heading of the questions", function()
     return table.concat(lines, "\n")
   end
 
-  -- What happens in the questions without a message.
+  -- The effects in the questions without a message.
   local shown = {
     ["Why is my lock, watch or instance nil?"] = function()
       local one = client()
@@ -361,7 +361,7 @@ describe("a heading of the questions", function()
       assert.equal("v", select(2, watch:next(60000)).value)
       for _, ended in ipairs({ "504 Gateway Timeout", "408 Request Timeout" }) do
         local connection, request = take(listening)
-        -- One that is sent again waits for what is left of the 50 s.
+        -- A query that is sent again waits for what is left of the 50 s.
         assert.matches("wait=50s", (request:gsub("wait=4%d%d%d%dms", "wait=50s")), 1, true)
         send(connection, ended, "Content-Type: text/html\r\n", "<html>")
         send_entry(take(listening), 7, "dg==")

@@ -328,7 +328,7 @@ describe("replicated shards", function()
     support.raises('did you mean "timeout_s"', nodes[1].leave, nodes[1], { timeout = 1 })
   end)
 
-  -- Two nodes with all shards, and a third one that can take none, since its storage does not open.
+  -- Two nodes with all shards, and a third, which can take none, since its storage does not open.
   local function without_a_target()
     local stores, nodes = started(2, { replicas = 2 })
     write(stores[1], "k", "a", "1")
@@ -514,7 +514,7 @@ describe("replicated shards", function()
     end
   end)
 
-  -- What a function of a storage does that does not do its work.
+  -- The faults of a storage's function that does not do its work.
   local wrongs = {
     ["raises an error"] = function()
       error("disk is full", 0)

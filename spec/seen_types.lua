@@ -393,7 +393,7 @@ end
 
 -- Watching.
 
--- What is not compared: older programs' forms, which a language server should mark, tables that are changed later, and
+-- The exceptions: older programs' forms, which a language server should mark, tables that are changed later, and
 -- functions with more than one form.
 local exempt = {}
 for _, name in ipairs({

@@ -1,4 +1,4 @@
--- What the specs share. They run on the simulated agent, or on the real Consul at CONSUL_HTTP_ADDR.
+-- The common parts of the specs. They run on the simulated agent, or on the real Consul at CONSUL_HTTP_ADDR.
 local busted = require("busted")
 local consul_ffi = require("consul_ffi")
 local system = require("system")

@@ -49,7 +49,7 @@ fn write(call: &Call<LogFile>) -> native::Result {
     }
 }
 
-/// What functions of Lua's own library return for a failure: nil and a message.
+/// A failure as Lua's own library returns it: nil and a message.
 fn failed(lua: &Lua, why: &dyn Display) -> native::Result {
     Ok(Returned::Pair(LuaValue::Nil, why.to_string().into_lua(lua)?))
 }

@@ -103,7 +103,7 @@ local mistaken = {
 
 local nearest = wrap(native.nearest)
 
--- What an object without a member of a name returns for it: nothing for a name that is private by custom, which
+-- The result of an object without a member of a name for it: nothing for a name that is private by custom, which
 -- libraries look for. For other names it raises an error, `level` levels above this function.
 local function unknown(class_name, name, members, fields, level)
   if type(name) == "string" and name:find("^_") then
@@ -321,7 +321,7 @@ local function as_it_is(...)
 end
 
 -- kv_get(key, true) and kv_get(key, { recurse = true }) are kv_list(key). In the old form, without a table of
--- options, `old` converts the results of `one`, and `old_tree` those of `tree`.
+-- options, `old` converts the results of `one`, and `old_tree` the results of `tree`.
 local function or_tree(one, old, tree, old_tree)
   return wrap(function(client, key, options, ...)
     if options == nil or options == false then
@@ -489,7 +489,7 @@ end)
 -- A request of another node, as its handler gets it.
 local Request = {}
 
--- The deferred requests. One that the program has dropped fails at its caller.
+-- The deferred requests. A request that the program has dropped fails at its caller.
 local deferred = setmetatable({}, { __mode = "k" })
 
 Request.defer = wrap(function(request)
@@ -538,9 +538,9 @@ module.new = ConsulClient.new
 -- Lua 5.1 counts a tail call as a level of the stack.
 local BEFORE_TAIL_CALL = _VERSION == "Lua 5.1" and not rawget(_G, "jit") and 3 or 2
 
--- Has the methods of a class of our Lua modules raise an error at the line of the caller, also one that a native
+-- Has the methods of a class of our Lua modules raise an error at the line of the caller, also an error that a native
 -- method has raised in `file`, the module's; none of them may call a function of the program. `is_object` recognises
--- what the methods are for.
+-- their objects.
 local function raise_at_caller(class, file, is_object)
   local place = "^[^\n]-" .. file .. "%.lua:%d+: "
   local function finished(ran, ...)

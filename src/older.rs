@@ -1,4 +1,4 @@
-//! What the modules with the names of older programs need: `lua/consul_ha_cluster.lua`,
+//! The support for the modules with the names of older programs: `lua/consul_ha_cluster.lua`,
 //! `lua/consistent_hash_cluster.lua` and the end of `module.lua`.
 
 use super::runtime::native::{self, Returned};

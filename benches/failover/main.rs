@@ -41,7 +41,7 @@ fn wait_random_time() {
 /// The time for writes that the old holder had begun, once it runs again.
 const LATE_WRITES: Duration = Duration::from_millis(700);
 
-/// What ends the holder's hold.
+/// The end of the holder's hold.
 #[derive(Clone, Copy, PartialEq)]
 enum Cause {
     /// It releases the lock.

@@ -1,4 +1,4 @@
-//! What the benches share: medians, and the comparison of figures with their bounds.
+//! The common parts of the benches: medians, and the comparison of figures with their bounds.
 
 #![allow(dead_code)] // no bench uses all of it
 

@@ -6,7 +6,7 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     let is_target = |name: &str, value: &str| env::var(name).is_ok_and(|target| target == value);
-    // The profile `guard` is the only one that optimises for size.
+    // Only the profile `guard` optimises for size.
     if is_target("OPT_LEVEL", "z") && is_target("CARGO_CFG_TARGET_OS", "linux") {
         discard_unwind_tables();
     }

@@ -43,7 +43,7 @@ local function mapped(by_etcd, etcd)
   return found
 end
 
----Converts an old program's options to those of consul_ffi; nil and a message without an address of Consul.
+---Converts an old program's options to consul_ffi's; nil and a message without an address of Consul.
 ---Never uses etcd's endpoints.
 ---@param options? table
 ---@return table? options

@@ -10,7 +10,7 @@ local SERVICE = os.getenv("SERVICE") or "web"
 -- How many other instances a request tries, and how long it waits for the first list.
 local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 
--- As many connections as `keepalive` in gateway.conf keeps, and how often those of gone instances are forgotten.
+-- As many connections as `keepalive` in gateway.conf keeps, and how often connections to gone instances are forgotten.
 local KEEPALIVE, FORGET_EACH_S = 256, 60
 
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
@@ -103,7 +103,7 @@ local function last_of(text)
   return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
 end
 
--- What a request without an answer says of its instance: nil, which is nothing, on a kept connection, since the
+-- The verdict of a request without an answer on its instance: nil, which is nothing, on a kept connection, since the
 -- instance may have closed that before the request came, and nginx itself counts no such try; otherwise false.
 local function without_answer(request, connect_times)
   local connect_s = last_of(connect_times)

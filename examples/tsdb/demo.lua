@@ -68,7 +68,7 @@ local function tell(...)
   say(...)
 end
 
--- What happens to the nodes, as a coroutine: pause() goes on with the load.
+-- The events of the nodes, as a coroutine: pause() goes on with the load.
 local function script(engine, nodes, pause)
   -- Looks now and then, so that the load goes on.
   local function wait_for(what, holds)

@@ -251,7 +251,7 @@ function Engine:get(kind_name, query)
   return true, rows
 end
 
--- What a point of downsample() is made of: fn(total, value, count) with the value before it, nil at first.
+-- The ways to make a point of downsample(): fn(total, value, count) with the value before it, nil at first.
 local WAYS = {
   sum = function(total, value)
     return (total or 0) + value
@@ -294,7 +294,7 @@ function Engine:downsample(query)
     return math.floor(timestamp / step_s) * step_s
   end
   local writes, by_tags, step = {}, {}, nil
-  -- Takes the points of the step, and writes those of all steps if they are enough.
+  -- Takes the points of the step, and writes the points of all steps if they are enough.
   local function finish(is_end)
     for _, one in pairs(by_tags) do
       writes[#writes + 1] = { metric_name = query.into, timestamp = step, value = one.value, tags = one.tags }
@@ -398,8 +398,8 @@ function Engine:expire_series(shard, series, before)
   return true, count
 end
 
--- Retention: deletes the points before a time of which this node has a replica. Each node is to call it from
--- time to time; what another one has deleted is skipped. Returns true and their number, or false and a message.
+-- Retention: deletes the points before a time if this node has a replica of them. Each node is to call it from
+-- time to time; points that another one has deleted are skipped. Returns true and their number, or false and a message.
 function Engine:expire(before)
   local count = 0
   if type(before) ~= "number" or before ~= before or before < 0 then

@@ -15,7 +15,7 @@ local function stat(pid)
   return line and line:match("%) (.*)")
 end
 
--- Whether a process runs; one that has ended and was not waited for does not.
+-- Whether a process runs; a process that has ended and was not waited for does not.
 function processes.is_alive(pid)
   local state = stat(pid)
   return state ~= nil and not state:find("^[ZX]")
@@ -54,7 +54,7 @@ function processes.new(folder, prefix, shards, around)
     support.sh(("kill -%s %s"):format(signal, pids[name]))
   end
 
-  -- Does nothing to one that has ended.
+  -- Does nothing to a process that has ended.
   function all.kill(name)
     support.sh(("kill -9 %s 2>/dev/null || true"):format(pids[name]))
   end
@@ -83,7 +83,7 @@ function processes.new(folder, prefix, shards, around)
     return folder .. "/" .. name .. ".sqlite"
   end
 
-  -- What the processes have printed, for errors.
+  -- The output of the processes, for errors.
   function all.output()
     local texts = {}
     for name in pairs(pids) do

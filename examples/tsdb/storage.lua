@@ -6,7 +6,7 @@ local luasql = require("luasql.sqlite3")
 local Storage = {}
 Storage.__index = Storage
 
--- What a commit survives: with FULL the end of the machine, with NORMAL that of the process
+-- A commit survives with FULL the end of the machine, with NORMAL the end of the process
 -- (https://www.sqlite.org/pragma.html#pragma_synchronous).
 local SYNCHRONOUS = { machine = "FULL", process = "NORMAL" }
 
@@ -113,7 +113,7 @@ function Storage:apply(shard, records)
       end
       changed = changed + self:run(PUT:format(table.concat(rows, ",")))
     end
-    -- What has not changed was there already, or in a newer version.
+    -- A record that has not changed was there already, or in a newer version.
     local newer = changed < #records and self:overtaken(shard, records) or {}
     return #newer == 0 or newer
   end)

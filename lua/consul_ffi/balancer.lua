@@ -1,6 +1,6 @@
 -- A balancer: picks an instance of a service for each request, and learns from the reports about them; see
 -- docs/balancer.md. It is plain Lua, because a call into C ends a trace of LuaJIT; no pick allocates memory or waits.
--- What a balancer knows belongs to its Lua state: each nginx worker has its own.
+-- A balancer's knowledge belongs to its Lua state: each nginx worker has its own.
 local clock = require("consul_ffi.balancer.clock")
 local health = require("consul_ffi.balancer.health")
 local OPTIONS = require("consul_ffi.balancer.options")
@@ -30,7 +30,7 @@ local balancer = {}
 ---@field now? fun(): number the time in seconds; default `ngx.now`, or `os.time` outside OpenResty
 ---@field random? fun(): number random numbers from 0 up to 1
 
----What a balancer reads of an instance: one of a view, or a table of the program.
+---The fields of an instance that a balancer reads: of a view's, or of a table of the program.
 ---@class consul_ffi.balancer.Instance
 ---@field id? string
 ---@field address string

@@ -1,5 +1,5 @@
 -- The errors of our Lua modules: tables with the fields of consul_ffi.Error, which print and concatenate as their
--- message, as those of the native module do.
+-- message, like the native module's.
 local Failure = {
   __tostring = function(err)
     return tostring(err.message)

@@ -2,7 +2,7 @@
 local socket = require("socket")
 local yielding = require("consul_ffi.yielding")
 
--- What a coroutine of a loop yields to wait: for socket.select, an object with a descriptor.
+-- A coroutine of a loop yields this to wait: for socket.select, an object with a descriptor.
 local Wait = {}
 Wait.__index = Wait
 

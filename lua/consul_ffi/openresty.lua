@@ -24,7 +24,7 @@ local IDLE_MS = 60000
 -- The most bytes of an answer that are taken at once.
 local MOST_BYTES = 65536
 
--- What nginx says without a free one of its `worker_connections`: the text of a connection that is being made.
+-- nginx's message without a free one of its `worker_connections`: the text of a connection that is being made.
 local NO_FREE_CONNECTION = "operation now in progress"
 
 -- A timer looks this often whether its worker is exiting, in milliseconds.

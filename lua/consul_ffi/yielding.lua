@@ -20,8 +20,8 @@ local function raising(ran, ...)
   return ...
 end
 
--- A metatable for objects that stand for one of the native module, in the field `object`: `methods`, and of all
--- others those of the object.
+-- A metatable for objects that stand for one of the native module, in the field `object`: `methods`, and the object's
+-- other methods.
 local function class_of(methods)
   return {
     __index = function(this, name)
@@ -53,7 +53,7 @@ local function made(class, object, ...)
   return setmetatable({ object = object }, class)
 end
 
--- The number of values in a call of a batch, some of which may be nil. Raises an error where the batch was called.
+-- The number of values in a call of a batch; some may be nil. Raises an error where the batch was called.
 local function count_of(i, call)
   if type(call) ~= "table" then
     error(([[batch: call #%d: a call must be a table such as { "kv_get", "key" }, got a %s]]):format(i, type(call)), 3)

@@ -1,5 +1,5 @@
--- A log file that is rotated by size, of which each line begins with its time in UTC; without a file, the log of the
--- process. Only one process may write a file.
+-- A log file that is rotated by size, with the time in UTC at the beginning of each line; without a file, the log of
+-- the process. Only one process may write a file.
 local consul_ffi = require("consul_native")
 
 local log = {}

@@ -18,9 +18,9 @@ local function host_name()
 end
 
 -- { path, type, default } and: `client`, `tls` or `cluster`, the option of consul_ffi that it sets, or its
--- `member`, multiplied by `factor` or with `suffix`; `idle`, why an option never has an effect; `needs`, options of
--- which one must be set for this one to have an effect; `replicas`, an option that needs replicas; `from`,
--- the only source that may set it; `shown`, the default in the documentation when it depends on the host.
+-- `member`, multiplied by `factor` or with `suffix`; `idle`, why an option never has an effect; `needs`, options;
+-- without any of them this one has no effect; `replicas`, an option that needs replicas; `from`, the only source that
+-- may set it; `shown`, the default in the documentation when it depends on the host.
 local LOGS, METRICS = { "monitoring.log_file", "security.audit_enabled" }, { "monitoring.metrics_enabled" }
 
 options.list = {

@@ -104,7 +104,7 @@ function replicas:origin()
   end
 end
 
--- Notes that the copy of a key is that of this index. One that was deleted has none: it may be there again and be
+-- Notes that the copy of a key is of this index. A deleted key has none: it may be there again and be
 -- deleted again without that this process reads it.
 function replicas:_note(copy)
   if self.count >= MAX_KNOWN then

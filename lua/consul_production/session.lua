@@ -1,4 +1,4 @@
--- What a manager holds between init and cleanup, made from one set of option values: client, node, logs
+-- The state of a manager between init and cleanup, made from one set of option values: client, node, logs
 -- and health.
 local older = require("consul_native")._internal
 local config = require("consul_production.config")

@@ -375,7 +375,7 @@ describe("a balancer", function()
       end
     end)
 
-    -- Fills and drains with keys of which few are most of the requests. Calls `check` with the load of the picked
+    -- Fills and drains with keys; few of them are most of the requests. Calls `check` with the load of the picked
     -- instance, with the new request, and the mean at that moment.
     local function load_with_hot_keys(factor, check)
       local web = new(equal(10), { policy = "hash", load_factor = factor })

@@ -63,7 +63,7 @@ describe("a body", function()
     list({ "a", "b" })[2 ^ 53] = "z"
     list({ "a" })[0.5] = "z"
     list({ "a", "b" })[math.huge] = "z"
-    -- The first item at 0, and one that was removed: as many keys as the length of it says.
+    -- The first item at 0, and a removed one: as many keys as the length of it says.
     local shifted = list({})
     for i, tag in ipairs({ "a", "b", "c", "d", "e" }) do
       shifted[i - 1] = tag

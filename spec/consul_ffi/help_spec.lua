@@ -17,7 +17,7 @@ describe("help", function()
     rawset(_G, "print", print_before)
   end)
 
-  -- What it prints for a name.
+  -- Its output for a name.
   local function help(name)
     printed = {}
     consul_ffi.help(name)

@@ -1,4 +1,4 @@
--- The program's log function. What goes to standard error is in tests/programs/logs.rs.
+-- The program's log function. Standard error is in tests/programs/logs.rs.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
 

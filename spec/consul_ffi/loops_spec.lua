@@ -560,7 +560,7 @@ describe("a unix socket", function()
     kept:close()
   end)
 
-  -- A lock that is held, of which the program knows nothing yet.
+  -- A held lock that the program does not know of yet.
   local function acquired()
     local lock = client:lock(key .. "/lock")
     assert(lock:start())
@@ -629,7 +629,7 @@ describe("a unix socket", function()
     connection:close()
   end)
 
-  -- What another process prints that runs this program.
+  -- The output of another process that runs this program.
   local function printed(program)
     local script = os.tmpname()
     local file = assert(io.open(script, "w"))

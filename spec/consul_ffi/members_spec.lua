@@ -1,4 +1,4 @@
--- What objects show of themselves: methods(), pairs, the error for a name that they do not have; errors and metadata as
+-- The members that objects show: methods(), pairs, the error for a name that they do not have; errors and metadata as
 -- text. Over all classes.
 local consul_ffi = require("consul_ffi")
 local support = require("spec.support")
@@ -116,7 +116,7 @@ describe("an object", function()
       for _, key in ipairs({ 1, true, ("x"):rep(1000), "\255" }) do
         assert.is_false(pcall(function() return object[key] end))
       end
-      -- What libraries look for in any value.
+      -- A name that libraries look for in any value.
       assert.is_nil(object._NAME)
       assert.is_nil(object.__call)
     end

@@ -1,10 +1,10 @@
--- What the module says in nginx. There a call that blocks the worker blocks all of its requests.
+-- The messages of the module in nginx. There a call that blocks the worker blocks all of its requests.
 local support = require("spec.support")
 
 describe("a call that blocks", function()
   local WARNING = "a call blocks this nginx worker"
 
-  -- What a program prints in a process with nginx's table `ngx`, in a phase.
+  -- The output of a program in a process with nginx's table `ngx`, in a phase.
   local function run(phase, program)
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))

@@ -12,7 +12,7 @@ local START = 1000
 local unpack = rawget(table, "unpack") or unpack
 
 describe("views that one worker of nginx writes for all", function()
-  -- The time in seconds; Consul's lists by service, where false is one that is not read yet; what is done instead of a
+  -- The time in seconds; Consul's lists by service, where false is not read yet; what is done instead of a
   -- wait for news; the log.
   local now, lists, on_next, logged
   -- Is called when the requests of the worker have their turn.
@@ -21,7 +21,7 @@ describe("views that one worker of nginx writes for all", function()
   local on_changed
   -- The age of Consul's lists, and the message when there is no more news.
   local age_s, ended_by
-  -- What the timer of the worker that watches does each second.
+  -- The work of the watching worker's timer each second.
   local run_again
   -- Whether Consul's answers are there, and how many views were closed.
   local is_ready, closed
@@ -105,7 +105,7 @@ describe("views that one worker of nginx writes for all", function()
     return all
   end
 
-  -- What client:service_views returns.
+  -- The result of client:service_views.
   local function service_views(_, filter)
     local all = {}
     chosen_by = filter
@@ -1364,7 +1364,7 @@ describe("views that one worker of nginx writes for all", function()
       assert.equal(3 * 4096 + 2048 + 128, texts.size_of("web", 3 * 4000 + 2048 - 96))
     end)
 
-    -- The length of a text that fills its parts, and of which none is larger.
+    -- The length of a text that fills its parts; none of them is larger.
     local PART = 4000
 
     it("are in parts that each have a page, and read back at any length", function()
@@ -1449,14 +1449,14 @@ describe("views that one worker of nginx writes for all", function()
           return true
         end)
         assert.equal("whole", (texts.read(dict, "web")))
-        -- The text, its version, and the last one that was given out.
+        -- The text, its version, and the last one given out.
         assert.equal(3, #dict:get_keys())
       end
       assert.is_true(points > 10, points .. " points")
     end)
   end)
 
-  -- A worker that comes to watch after one that saw instance 2 of web and 1 of api.
+  -- A worker that comes to watch after another that saw instance 2 of web and 1 of api.
   local function second_worker()
     lists.api = { instance(1) }
     watch(new_views(), 3)

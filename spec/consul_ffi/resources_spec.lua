@@ -79,7 +79,7 @@ describe("a process", function()
     get(1)
     local before = sockets()
     assert_no_leak(10000, get)
-    -- Those of earlier tests may be closed meanwhile.
+    -- Sockets of earlier tests may be closed meanwhile.
     for socket in pairs(sockets()) do
       assert.is_true(before[socket], socket .. " is another connection")
     end

@@ -1,4 +1,4 @@
--- What the agent of `simulate = true` answers in all its areas: it is that of consul-sim, which the contract compares
+-- The answers of the agent of `simulate = true` in all its areas: it is consul-sim's agent, which the contract compares
 -- with real Consuls.
 local support = require("spec.support")
 

@@ -142,7 +142,7 @@ describe("views of many services", function()
     register(api, 3, "passing", { Tags = { "public" } })
     become(api, "3")
     assert.same({ api, web }, views:names())
-    -- One that is gone has no view any more.
+    -- A service that is gone has no view any more.
     local node = ("%s-%s-%d"):format(key, api, 3)
     assert(client:catalog_deregister({ Node = node }))
     registered[node] = nil
@@ -151,7 +151,7 @@ describe("views of many services", function()
       return #views:names() == 1
     end)
     assert.equal(1, asked[web])
-    -- One that was refused is offered again only after it was gone.
+    -- A refused service is offered again only after it was gone.
     register(batch, 2, "passing", { Tags = { "public" } })
     register(api, 3, "passing", { Tags = { "public" } })
     become(api, "3")

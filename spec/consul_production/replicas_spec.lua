@@ -3,7 +3,7 @@ local consul_ffi = require("consul_ffi")
 local managers = require("spec.consul_production.support")
 local support = require("spec.support")
 
--- The options of manager i: three replicas, of which two must answer.
+-- The options of manager i: three replicas; two must answer.
 local function options_of(i, options)
   return support.merged({
     cluster = support.merged({
@@ -193,7 +193,7 @@ describe("replicas", function()
     sim:clear_faults()
   end)
 
-  -- What changes a key in Consul, and what it has then.
+  -- The changes of a key in Consul, and its value then.
   local changes = {
     ["delete_data of the same node"] = function(made, key)
       assert.equal("n1 n2 n3", sorted(select(2, assert(made[1]:delete_data(key))).nodes))
@@ -278,7 +278,7 @@ describe("replicas", function()
     for what, expected in pairs(all) do
       assert.equal(expected.wanted, (made[2]:read_data(what)), what)
     end
-    -- Its index is soon higher than those of the copies, and the nodes have not yet put back what they know.
+    -- Its index is soon higher than the copies' indexes, and the nodes have not yet put back what they know.
     sim:restart({ wipe = true })
     local client = made[1]:get_healthy_client()
     for i = 1, 500 do

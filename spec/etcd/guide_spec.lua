@@ -87,8 +87,8 @@ describe("the guide from etcd", function()
     local home = os.tmpname()
     os.remove(home)
     shell(("mkdir %s && cp -r etcd %s"):format(home, home))
-    -- A rock consul_ffi of all users, as `sudo luarocks make` installs it, but without the module: that is
-    -- the one that the spec runs with.
+    -- A rock consul_ffi of all users, as `sudo luarocks make` installs it, but without the module: the spec has its
+    -- own.
     shell(([[
       cd %s && mkdir rock && cat >rock/consul_ffi-scm-1.rockspec <<'END'
 package = "consul_ffi"
@@ -100,8 +100,8 @@ END
         "$PWD" "$PWD" >config.lua
       cd rock && LUAROCKS_CONFIG=../config.lua luarocks --lua-version=%s --tree=../system make
     ]]):format(home, version))
-    -- One shell, as a user has it, which finds the rock only where luarocks says. Between both commands are those of
-    -- consul-migrate.
+    -- One shell, as a user has it, which finds the rock only where luarocks says. Between both commands are
+    -- consul-migrate's.
     local printed = shell(table.concat({
       ("export HOME=%s LUAROCKS_CONFIG=%s/config.lua LUA=%s"):format(home, home, engine),
       "export CONSUL_HTTP_ADDR=127.0.0.1:8501 LUA_PATH=';;'; checkout=$PWD",

@@ -3,7 +3,7 @@ local SOURCES = { "ffi", "ngx.balancer", "resty.core.base", "consul_ffi.openrest
 
 describe("the gateway of the example", function()
   local gateway, list, chosen, logged, exited, said
-  -- What nginx says of the last attempt, and how many more it was told to make.
+  -- nginx's word about the last attempt, and how many more it was told to make.
   local last_failure, more_tries
   -- Whether there is an answer of Consul, and whether one comes.
   local age_s, is_ready
@@ -99,7 +99,7 @@ describe("the gateway of the example", function()
         end,
       },
       header = {},
-      -- Of an attempt without a connection, and of the one that begins.
+      -- Of an attempt without a connection, and of the beginning one.
       var = { upstream_connect_time = "- : " },
     }
     rawset(_G, "ngx", nginx)

@@ -1,4 +1,4 @@
--- What a storage of replicated shards must do (docs/data.md), for any storage.
+-- The duties of a storage of replicated shards (docs/data.md), for any storage.
 local busted = require("busted")
 local assert = require("luassert")
 

@@ -23,8 +23,8 @@ local function found_in(path, pattern)
   return found
 end
 
--- Starts the server of server.lua; returns its address, a function that sets what it answers, one that ends it, and one
--- that sets the answer of another program.
+-- Starts the server of server.lua; returns its address, a function that sets its answers, another that ends it, and a
+-- third that sets the answer of another program.
 local function start_server()
   local path = os.tmpname()
   os.remove(path)

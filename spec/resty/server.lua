@@ -1,4 +1,4 @@
--- A server that repeats in the headers of its answer what a request said, for consul_spec.lua. It writes its port to
+-- A server that repeats its requests in the headers of its answers, for consul_spec.lua. It writes its port to
 -- the file that is its argument, and ends when it has no request for ten minutes.
 --
 --   PUT /answer?TYPE   the body of this request is the body of all answers from now on, of this content type; an

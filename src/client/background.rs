@@ -39,7 +39,7 @@ pub struct Background {
     workers: Mutex<Vec<Arc<CoordinationWorker>>>,
 }
 
-/// What the jobs use.
+/// The parts that the jobs use.
 struct Shared {
     client: Arc<Client>,
     /// A permit for each call that may be in flight.

@@ -49,7 +49,7 @@ impl Open {
         Ok(Arc::clone(self.background.get_or_init(|| background)))
     }
 
-    /// Drops a reference; the last one closes the foreground. Those of the parent process are leaked,
+    /// Drops a reference; the last one closes the foreground. Objects of the parent process are leaked,
     /// because a drop would touch its connections.
     fn release(open: Rc<Self>) {
         if open.foreground.belongs_to_parent() {
@@ -73,7 +73,7 @@ impl ConsulClient {
     /// Makes a call on the calling thread.
     ///
     /// # Errors
-    /// Those of the call, and what a hook raised.
+    /// Errors of the call, and what a hook raised.
     pub fn call(
         &self,
         lua: &Lua,
@@ -143,7 +143,7 @@ impl ConsulClient {
         self.opened(label)?.background(&self.config)
     }
 
-    /// What runs this request in an event loop, if that can run it.
+    /// The driver of this request in an event loop, if that can run it.
     pub fn in_loop(&self, request: &Request) -> Option<Rc<InLoop>> {
         let open = self.opened(&request.label).ok()?;
         if open.in_loop.get().is_none() {
@@ -155,7 +155,7 @@ impl ConsulClient {
         in_loop.takes(request).then_some(in_loop)
     }
 
-    /// What an open client has; a forked child opens the client again.
+    /// The state of an open client; a forked child opens the client again.
     fn opened(&self, label: &str) -> Result<Rc<Open>, Error> {
         let mut open = self.open.borrow_mut();
         if open.as_ref().is_some_and(|open| open.foreground.belongs_to_parent()) {

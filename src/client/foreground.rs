@@ -34,7 +34,7 @@ pub struct Foreground {
     generation: u32,
 }
 
-/// What runs calls.
+/// The runtime of calls.
 struct Driver {
     runtime: Runtime,
     /// The next pause for hooks. It continues from call to call, because a timer for each call would
@@ -101,7 +101,7 @@ impl Foreground {
         &self.client
     }
 
-    /// Whether this process is a forked child of the one that created this: the runtime would hang
+    /// Whether this process is a forked child of this object's creator: the runtime would hang
     /// here, and the connections are the parent's.
     pub fn belongs_to_parent(&self) -> bool {
         self.generation != os::fork_generation()

@@ -21,7 +21,7 @@ pub struct DeferredRequest {
     inbox: Arc<Inbox>,
     /// Its number in the inbox.
     number: u64,
-    /// What messages call it.
+    /// Its name in messages.
     label: String,
     is_answered: Cell<bool>,
     generation: u32,

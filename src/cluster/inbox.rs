@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The number of a started node, unique in this process.
 pub type NodeNumber = u64;
 
-/// What waits for the program.
+/// An item that waits for the program.
 pub enum Waiting {
     /// A request for a handler.
     Request(Request),

@@ -154,7 +154,7 @@ async fn drain(
     check_targets(cluster, stores).await?;
     let (id, before) = (cluster.options().node_id.as_str(), cluster.mode());
     cluster.drain_to_leave().await?;
-    // Of nodes that leave at once, the one whose change is the last for Consul sees those of all others.
+    // Of nodes that leave at once, the last by Consul's order sees the changes of all others.
     let is_seen = || cluster.snapshot().nodes.get(id).is_some_and(|node| drains(&node.record));
     while client.clock().now() < end && !is_seen() {
         client.clock().sleep(PAUSE).await;

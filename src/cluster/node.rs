@@ -79,7 +79,7 @@ impl ClusterNode {
         if self.options.observer { Err(Error::misuse(why)) } else { Ok(()) }
     }
 
-    /// Whether this process is a forked child of the one that created the node.
+    /// Whether this process is a forked child of the node's creator.
     pub fn belongs_to_parent(&self) -> bool {
         self.generation != os::fork_generation()
     }
@@ -119,7 +119,7 @@ impl ClusterNode {
         running.ok_or_else(|| self.error(Kind::Closed, "it is not started"))
     }
 
-    /// What the node knows of its cluster; empty unless it is running.
+    /// The node's knowledge of its cluster; empty unless it is running.
     ///
     /// # Errors
     /// As [`RunningNode::snapshot`].
@@ -172,7 +172,7 @@ impl ClusterNode {
     /// Runs work in the background, and waits for it.
     ///
     /// # Errors
-    /// Those of the work with the name of the node, and as [`wait::for_result`].
+    /// Errors of the work with the name of the node, and as [`wait::for_result`].
     pub fn run<R: Send + 'static>(
         &self,
         lua: &Lua,

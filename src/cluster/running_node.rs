@@ -33,7 +33,7 @@ use std::time::Duration;
 pub struct RunningNode {
     /// The node itself.
     pub cluster: Arc<Cluster>,
-    /// What runs its background work.
+    /// The executor of its background work.
     pub executor: Executor,
     /// Its events for the program.
     pub events: Job<Event>,
@@ -43,7 +43,7 @@ pub struct RunningNode {
     pub stores: RefCell<BTreeMap<String, RunningStore>>,
     /// Its client.
     pub client: Arc<Client>,
-    /// What it tells operators and other nodes of its cluster.
+    /// Its reports to operators and to other nodes of its cluster.
     overviews: Arc<Overviews>,
     /// None: no stores can be here.
     leader: Option<Job<Infallible>>,
@@ -55,7 +55,7 @@ pub struct RunningNode {
     end: Job<Error>,
 }
 
-/// What the program learns of a start.
+/// The progress of a start, for the program.
 pub enum Progress {
     /// The node takes part.
     Started,
@@ -248,7 +248,7 @@ impl RunningNode {
         self.end.is_ready()
     }
 
-    /// What the node knows of its cluster.
+    /// The node's knowledge of its cluster.
     ///
     /// # Errors
     /// As [`Job::run_pending`].

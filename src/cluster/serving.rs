@@ -56,7 +56,7 @@ pub struct Running {
 }
 
 impl Serving {
-    /// What this state has.
+    /// The parts of this state.
     pub fn of(lua: &Lua) -> Self {
         lua.app_data_ref::<Serving>().map(|serving| serving.clone()).unwrap_or_default()
     }

@@ -414,7 +414,7 @@ fn records(given: Value, at: &ValuePath) -> Result<Vec<Write>, Error> {
             match name.as_str() {
                 "id" => id = value,
                 "data" => data = value,
-                // What a read has returned can be written again; its version is a new one.
+                // A record that a read has returned can be written again; its version is a new one.
                 "version" => {}
                 _ => {
                     return Err(Error::misuse(unknown(

@@ -46,7 +46,7 @@ struct Open {
     handle: OnceCell<(Arc<LockHandle>, Rc<Job<AttemptEvent>>)>,
     /// The last attempt, and whether its last event was reported.
     attempt: Cell<(AttemptId, bool)>,
-    /// The last outcome that a call has taken, and of which attempt: another call may wait for it.
+    /// The last outcome that a call has taken, with its attempt: another call may wait for it.
     outcome: RefCell<(AttemptId, Result<u64, Error>)>,
 }
 
@@ -91,7 +91,7 @@ impl Lock {
         }
     }
 
-    /// Whether this process is a forked child of the one that created the lock. Nothing of it may be
+    /// Whether this process is a forked child of the lock's creator. Nothing of it may be
     /// touched here.
     fn belongs_to_parent(&self) -> bool {
         self.generation != os::fork_generation()
@@ -338,7 +338,7 @@ fn acquire(call: &Call<Lock>) -> native::Result {
             break;
         }
         match job.next()? {
-            // One that is not an outcome is of an earlier attempt, for which the program did not ask.
+            // An event that is not an outcome is of an earlier attempt, for which the program did not ask.
             Poll::Ready(Some(event)) => open.note(handle, &event),
             Poll::Pending => {}
             Poll::Ready(None) => return Err(lock.background_ended().into()),

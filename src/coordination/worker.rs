@@ -104,7 +104,7 @@ pub enum LockSpec {
 /// The number of an attempt to acquire a lock; each handle counts from 1.
 pub type AttemptId = u64;
 
-/// What happens to an attempt, from its start to the end of the lease.
+/// The events of an attempt, from its start to the end of the lease.
 pub enum AttemptEvent {
     /// The lock was acquired, with this fencing token.
     Acquired(AttemptId, u64),
@@ -227,7 +227,7 @@ impl LockHandle {
         Ok(attempt)
     }
 
-    /// What runs the background work of this handle.
+    /// The executor of this handle's background work.
     pub fn executor(&self) -> &Executor {
         &self.executor
     }
@@ -252,7 +252,7 @@ impl LockHandle {
         attempt <= self.abandoned.load(Ordering::Relaxed)
     }
 
-    /// Ends an attempt whose caller has gone away while it waited, also one that got the lock meanwhile.
+    /// Ends an attempt whose caller has gone away while it waited, also if it got the lock meanwhile.
     pub fn abandon(&self, attempt: AttemptId) {
         if attempt == self.attempts.load(Ordering::Relaxed)
             && attempt > self.known.load(Ordering::Relaxed)

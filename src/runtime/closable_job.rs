@@ -14,7 +14,7 @@ use std::rc::Rc;
 pub struct ClosableJob<T> {
     /// The kind of object: `handle`.
     object: &'static str,
-    /// What the job does: `kv_get "key"`.
+    /// The name of the job's work: `kv_get "key"`.
     label: String,
     /// None: it was closed.
     job: RefCell<Option<Rc<Job<T>>>>,

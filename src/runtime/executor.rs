@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 /// state waits for that of all objects together.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What runs background work.
+/// The runner of background work.
 #[derive(Clone, Debug)]
 pub enum Executor {
     /// The background thread, one for each process.

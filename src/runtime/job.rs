@@ -145,7 +145,7 @@ impl<T: Send + 'static> Job<T> {
             .get_or_init(|| wake::ticket(Arc::clone(&self.queue) as Arc<dyn Waited>, cancel()))
     }
 
-    /// What ends the work of a job in the background.
+    /// Ends the work of a job in the background.
     pub fn canceller(&self) -> Option<Cancel> {
         match &self.task {
             Some(Task::Thread(abort)) => {
@@ -158,7 +158,7 @@ impl<T: Send + 'static> Job<T> {
 }
 
 impl<T> Job<T> {
-    /// Whether this process is a forked child of the one that started the job. The work does not
+    /// Whether this process is a forked child of the process with the job. The work does not
     /// continue here, and nothing of it may be touched.
     pub fn belongs_to_parent(&self) -> bool {
         self.generation != os::fork_generation()
@@ -205,7 +205,7 @@ impl<T> Job<T> {
     /// `pause` after each `interval` of the machine's clock; an error of it ends the wait, and so does true.
     ///
     /// # Errors
-    /// Those of `pause`, and as [`Job::start`].
+    /// Errors of `pause`, and as [`Job::start`].
     pub fn wait<E: From<Error>>(
         &self,
         limit: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What the objects of the module share: background jobs, waits, values, and native functions.
+//! The common parts of the module's objects: background jobs, waits, values, and native functions.
 
 pub(super) mod closable_job;
 pub(super) mod executor;

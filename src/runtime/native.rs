@@ -181,7 +181,7 @@ pub fn text_of(raised: &Value) -> String {
     }
 }
 
-/// What the body of a native function returns.
+/// The result of a native function's body.
 pub type Result = std::result::Result<Returned, Failure>;
 
 /// How the errors of a function, other than misuse, reach the program.

@@ -167,7 +167,7 @@ fn from_table(lua: &Lua, table: &Table, depth: usize) -> Result<Value, Error> {
     Ok(Value::List((1..=items).map(item).collect::<Result<_, _>>()?))
 }
 
-/// The place in a list that a number is the key of. One that cannot be a place is behind all.
+/// The place in a list that a number is the key of. A number that cannot be a place is behind all.
 pub fn place(key: &LuaValue) -> usize {
     key.as_usize().filter(|place| *place > 0).unwrap_or(usize::MAX)
 }
@@ -244,7 +244,7 @@ pub fn success(lua: &Lua, success: Success) -> Result<Outcome, Failure> {
 /// The outcome of a call, also of a failed one.
 ///
 /// # Errors
-/// Those of Lua.
+/// Errors of Lua.
 pub fn outcome(lua: &Lua, done: Result<Outcome, Failure>) -> Result<Outcome, Failure> {
     match done {
         Err(Failure::Error(error)) => Ok(failure(lua, &error)?),

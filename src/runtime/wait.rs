@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The time between two pauses.
 pub const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What runs in a pause besides the hooks.
+/// The function that runs in a pause besides the hooks.
 type InPause = fn(&Lua) -> Result<(), Failure>;
 
 /// Sets what runs in each pause of this Lua state besides its hooks.
@@ -28,7 +28,7 @@ pub fn set_in_pause(lua: &Lua, in_pause: InPause) {
 /// Runs the hooks, then what [`set_in_pause`] set.
 ///
 /// # Errors
-/// What either of them raised.
+/// An error that either of them raised.
 pub fn pause(lua: &Lua) -> Result<(), Failure> {
     run_hooks(lua)?;
     let in_pause = lua.app_data_ref::<InPause>().map(|in_pause| *in_pause);

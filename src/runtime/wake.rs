@@ -69,8 +69,8 @@ pub fn ticket(job: Arc<dyn Waited>, cancel: Option<Cancel>) -> Ticket {
     Ticket(number)
 }
 
-/// What the method `unix_socket` of an object returns: the path, and the line to write there to wait for a job. `number`
-/// is that of a lock's attempt. `cancel` is that of [`Job::ticket`].
+/// The results of the method `unix_socket` of an object: the path, and the line to write there to wait for a job.
+/// `number` is a lock's attempt, and `cancel` as for [`Job::ticket`].
 ///
 /// # Errors
 /// As [`path`].

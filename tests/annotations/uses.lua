@@ -1,4 +1,4 @@
--- Right uses of the module, none of which a language server may mark; `make lint-annotations`.
+-- Right uses of the module; a language server may mark none of them; `make lint-annotations`.
 local consul_ffi = require("consul_ffi")
 
 local client = consul_ffi.new({ endpoint = "127.0.0.1:8500", timeout = 1000 })

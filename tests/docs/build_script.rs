@@ -124,7 +124,7 @@ fn path_without(program: &str) -> PathBuf {
     for other in std::env::split_paths(&std::env::var_os("PATH").expect("a PATH")) {
         for entry in fs::read_dir(other).into_iter().flatten().flatten() {
             if entry.file_name() != program {
-                // The first of a name is the one that runs.
+                // The first of a name runs.
                 let _ = symlink(entry.path(), folder.join(entry.file_name()));
             }
         }

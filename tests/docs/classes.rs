@@ -1,4 +1,4 @@
-//! What holds for all source files: classes, unsafe code, and the order of what runs on the virtual clock.
+//! Rules for all source files: classes, unsafe code, and a fixed order on the virtual clock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn unsafe_code_is_in_the_stack_of_lua_and_in_what_a_process_asks_of_its_system()
     assert_eq!(allowed, wanted.map(|path| root.join(path)).iter().collect::<Vec<_>>());
 }
 
-/// With the random order of `select!` a history on the virtual clock cannot be played again. What waits for sockets is
+/// With the random order of `select!` a history on the virtual clock cannot be played again. Code that waits for sockets is
 /// left out: its order is the system's.
 #[test]
 fn what_runs_on_the_virtual_clock_waits_in_a_fixed_order() {

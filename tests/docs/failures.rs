@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// What cargo, the tests on several targets and busted print.
+/// The output of cargo, of the tests on several targets and of busted.
 const LOG: &str = "\
 test host::leaks [luajit]       ... FAILED
 test host::works                ... ok

@@ -11,7 +11,7 @@ const PROGRAMS: [(&str, &[&str]); 4] = [
     ("consul-guard", &[]),
 ];
 
-/// What a program prints; it succeeds, and has nothing to complain about.
+/// The output of a program; it succeeds, and has nothing to complain about.
 #[track_caller]
 fn said(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(built(program));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const DASHBOARD: &str = "docs/monitoring/dashboard.json";
 const RULES: &str = "docs/monitoring/alerts.yml";
 
-/// What each rule does, for promtool.
+/// The tests of each rule, for promtool.
 const TESTS: &str = "tests/docs/monitoring/alerts.yml";
 
 /// A week with outages, for promtool.
@@ -57,13 +57,13 @@ fn selected(text: &str) -> Vec<&str> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// The labels by which a query groups: those of `by (…)`.
+/// The labels by which a query groups, from `by (…)`.
 fn grouped(query: &str) -> Vec<&str> {
     let groups = query.split("by (").skip(1).filter_map(|rest| rest.split_once(')'));
     groups.flat_map(|(labels, _)| labels.split(',').map(str::trim)).collect()
 }
 
-/// What is wrong with the metrics and labels of a query.
+/// The mistakes in the metrics and labels of a query.
 fn mistakes(query: &str) -> Vec<String> {
     let mut mistakes = Vec::new();
     let mut known: BTreeSet<&str> = ADDED.into();

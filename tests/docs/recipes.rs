@@ -1,4 +1,4 @@
-//! Every task of an operator has a recipe, and every recipe is one that a test runs (crates/consul-ha/tests/tools/recipes).
+//! Every task of an operator has a recipe, and a test runs every recipe (crates/consul-ha/tests/tools/recipes).
 
 use crate::support::recipes::{RECIPES, recipes};
 

@@ -175,3 +175,22 @@ fn the_annotations_are_an_addon_for_each_module() {
         assert!(words.iter().any(is_offered), "{file}");
     }
 }
+
+#[test]
+fn each_picture_that_is_drawn_is_on_a_page_and_has_dark_colours() {
+    let pages = ["coordination", "data", "migrating-from-etcd", "openresty"];
+    let drawn: Vec<_> =
+        reference::files().into_iter().filter(|(name, _)| name.ends_with(".svg")).collect();
+    assert_eq!(drawn.len(), pages.len());
+    for ((name, text), page) in drawn.iter().zip(pages) {
+        let page = read(&format!("docs/{page}.md"));
+        let link = name.strip_prefix("docs/").expect("it is in docs");
+        assert!(page.contains(&format!("]({link})")), "{name} is not on its page");
+        assert!(text.contains("prefers-color-scheme:dark"), "{name}");
+        for line in
+            text.lines().filter(|line| line.starts_with("<text") || line.starts_with("<rect"))
+        {
+            assert!(line.contains("class=\""), "{name}: a colour of its own: {line}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What a release rests on: one version and one repository in all files, crates whose licences and lowest Rust
+//! The base of a release: one version and one repository in all files, crates whose licences and lowest Rust
 //! are allowed, workflows that call the same `make` targets.
 
 use super::support::outside::outside_cargo;

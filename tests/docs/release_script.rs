@@ -1,4 +1,4 @@
-//! What `scripts/release.sh` refuses and makes, and the words that are searched for in an unpacked archive.
+//! The refusals and results of `scripts/release.sh`, and the words that are searched for in an unpacked archive.
 
 use super::release::files;
 use super::support::outside::outside_cargo;
@@ -166,7 +166,7 @@ fn a_release_is_refused_if_its_files_do_not_agree() {
     refuses_before_it_builds(&checkout);
 }
 
-/// What a release refuses in addition.
+/// The other refusals of a release.
 fn refuses_before_it_builds(checkout: &Checkout) {
     let refusal = checkout.release(&[]).expect_err("it is dated 2001");
     assert!(refusal.contains("on 2001-02-03, and the last commit is of "), "{refusal}");
@@ -341,7 +341,7 @@ fn a_release_is_what_is_committed_and_tested() {
     let sums = fs::read_to_string(made.join("SHA256SUMS")).expect("sums");
     let page = read("docs/upgrading.md");
     let command = page.lines().find(|line| line.ends_with("| sha256sum")).expect("a command");
-    // Whatever git is configured to do.
+    // For any configuration of git.
     git(&["config", "tar.umask", "0077"]);
     let sum = run(&checkout.0, "sh", &["-c", command]).expect("the archive again");
     assert!(sums.contains(&format!("{}  {archive}\n", &sum[..64])), "{sum} is not in {sums}");
@@ -365,4 +365,20 @@ fn words_are_refused_in_an_unpacked_archive() {
     fs::write(folder.join("page.md"), concat!("It is ", "no page.\n")).expect("it can be written");
     let said = run(&folder, folder.join(lint[0]), &[]).expect_err("such a word");
     assert!(said.starts_with("page.md:1: "), "{said}");
+    fs::remove_file(folder.join("page.md")).expect("it can be removed");
+    for (name, line, is_refused) in [
+        ("a.rs", "/// What it is.", true),
+        ("a.rs", "/// It is. Whatever it is, it stays.", true),
+        ("a.rs", "// What is it?", false),
+        ("a.rs", concat!("fn a() {} // those ", "of others"), true),
+        ("a.rs", concat!("let a = \"those ", "of others\";"), false),
+        ("a.rs", "/// The argument `said`.", false),
+        ("a.lua", concat!("local a = 1 -- one ", "that stays"), true),
+        ("a.lua", "---What it is.", true),
+    ] {
+        fs::write(folder.join(name), format!("{line}\n")).expect("it can be written");
+        let found = run(&folder, folder.join(lint[0]), &[]);
+        assert_eq!(found.is_err(), is_refused, "{line}: {found:?}");
+        fs::remove_file(folder.join(name)).expect("it can be removed");
+    }
 }

@@ -55,7 +55,7 @@ fn file(name: &str) -> PathBuf {
 fn a_command_that_hangs_ends_with_all_below_it() {
     for (name, hangs) in [
         ("sleeps", "sleep 100000"),
-        // As one that asks a server again and again.
+        // Like a program that asks a server again and again.
         ("asks", "while sleep 1; do :; done"),
         ("ignores", "trap '' TERM; sleep 100000"),
         ("in its own session", "setsid bash -c 'echo $$ >>\"$0\"; sleep 100000' \"$0\""),
@@ -87,8 +87,8 @@ fn a_command_that_hangs_ends_with_all_below_it() {
     }
 }
 
-/// What `.ci/run` prints last, a line for each failure and the totals, and whether it succeeds, where the two parts print
-/// this and end with this status.
+/// The end of `.ci/run`'s output, a line for each failure and the totals, and whether it succeeds, where the two parts
+/// print this and end with this status.
 fn ci(first: (&str, u8), second: (&str, u8)) -> (String, bool) {
     let folder = file("ci");
     let _ = fs::remove_dir_all(&folder);

@@ -1,5 +1,5 @@
 //! The pages of docs/zh and README.zh.md say what the English ones do: the same sections, code, tables, identifiers and
-//! numbers.
+//! numbers, in sentences that are as short.
 
 use crate::support::pages::read;
 use std::collections::BTreeSet;
@@ -9,14 +9,14 @@ use std::mem::take;
 /// The index of docs/zh, with the glossary: it has no counterpart.
 const INDEX: &str = "README.md";
 
-/// What follows a heading, up to the next one.
+/// The text below a heading, up to the next one.
 #[derive(Default)]
 struct Section {
     heading: String,
     level: usize,
     /// Code blocks as they are, pictures without their labels, and tables as "rows x columns", in their order.
     parts: Vec<String>,
-    /// What is in backticks: identifiers, options, commands and names of tests.
+    /// The texts in backticks: identifiers, options, commands and names of tests.
     identifiers: BTreeSet<String>,
     /// The numbers in digits, sorted.
     numbers: Vec<String>,
@@ -105,7 +105,7 @@ fn surplus(some: &[String], others: &[String]) -> Vec<String> {
     left
 }
 
-/// What differs, up to the first section that has no counterpart.
+/// The differences, up to the first section that has no counterpart.
 fn differences(english: &str, chinese: &str) -> Vec<String> {
     let (english, chinese) = (sections(english), sections(chinese));
     let mut found = Vec::new();
@@ -195,6 +195,7 @@ fn bold_text_ends_before_its_punctuation() {
 
 /// The translations that the glossary rules out: its last column.
 fn ruled_out(glossary: &str) -> Vec<&str> {
+    let (_, glossary) = glossary.split_once("## 术语表").expect("the glossary");
     let rows = glossary.lines().filter(|line| line.starts_with('|')).skip(2);
     rows.map(|row| row.trim_matches(['|', ' ']).rsplit('|').next().unwrap_or_default().trim())
         .collect()
@@ -211,4 +212,122 @@ fn the_pages_use_the_words_of_the_glossary() {
         let found: Vec<_> = words.iter().filter(|word| text.contains(**word)).collect();
         assert!(found.is_empty(), "{page}: {found:?}; docs/zh/README.md has what to write");
     }
+}
+
+/// The longest sentence: punctuation counts, and an identifier, a number or a Latin word counts as one character.
+const LONGEST: usize = 60;
+
+/// The paragraphs, items and cells of a page, without code blocks, headings and the targets of links.
+fn passages(page: &str) -> Vec<String> {
+    let (mut passages, mut passage, mut in_code) = (Vec::new(), String::new(), false);
+    for line in page.lines().map(str::trim) {
+        let is_fence = line.starts_with("```");
+        in_code ^= is_fence;
+        if is_fence || in_code || line.is_empty() || line.starts_with(['#', '|', '-', '<', '!']) {
+            passages.push(take(&mut passage));
+        }
+        if line.starts_with('|') {
+            passages.extend(line.replace("\\|", "").split('|').map(str::to_owned));
+        } else if !(is_fence || in_code || line.starts_with(['#', '<', '!'])) {
+            passage += line.trim_start_matches("- ");
+        }
+    }
+    passages.push(passage);
+    passages.iter().map(|passage| without_targets(passage)).collect()
+}
+
+fn without_targets(passage: &str) -> String {
+    let mut parts = passage.split("](");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text += part.split_once(')').map_or(part, |(_, rest)| rest);
+    }
+    text
+}
+
+/// The sentences of a page with their lengths.
+fn sentences(page: &str) -> Vec<(usize, String)> {
+    let passages = passages(page);
+    let sentences = passages.iter().flat_map(|it| it.split_inclusive(['。', '！', '？', '；']));
+    sentences.map(|it| (length(it), it.to_owned())).collect()
+}
+
+fn length(sentence: &str) -> usize {
+    let (mut count, mut in_word) = (0, false);
+    for (place, part) in sentence.split('`').enumerate() {
+        if place % 2 == 1 {
+            count += usize::from(!in_word);
+            in_word = true;
+            continue;
+        }
+        for c in part.chars() {
+            let is_wide = matches!(c, '\u{3000}'..='\u{9fff}' | '\u{ff00}'..='\u{ffef}');
+            let is_word =
+                c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | ':' | '+' | '-');
+            count += usize::from(is_wide || (is_word && !in_word));
+            in_word = is_word;
+        }
+    }
+    count
+}
+
+#[test]
+fn no_sentence_of_the_chinese_pages_is_long() {
+    let mut found = Vec::new();
+    let pages = names().into_iter().chain([INDEX.to_owned()]);
+    let pages = pages.map(|name| format!("docs/zh/{name}"));
+    for page in pages.chain(["README.zh.md".to_owned()]) {
+        let long = sentences(&read(&page)).into_iter().filter(|(length, _)| *length > LONGEST);
+        found.extend(long.map(|(length, sentence)| format!("{page}: {length}: {sentence}")));
+    }
+    assert!(found.is_empty(), "longer than {LONGEST}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_sentence_is_measured_without_its_code_and_links() {
+    let page = "# 标题\n\n键 `a/b c` 在[这里](x.md#y)。下一句；\n再一句\n\n```lua\n代码。\n```\n\n| 甲乙 | 丙 |\n|---|---|\n- 丁 12.5 ms\n";
+    let lengths = sentences(page).into_iter().map(|(length, _)| length).filter(|it| *it > 1);
+    assert_eq!(lengths.collect::<Vec<_>>(), [6, 4, 3, 2, 3]);
+}
+
+/// The names of the pages that a text links to with this prefix.
+fn linked(text: &str, prefix: &str) -> BTreeSet<String> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let names = targets.filter_map(|target| target.strip_prefix(prefix));
+    names.filter(|name| name.ends_with(".md") && !name.contains('/')).map(str::to_owned).collect()
+}
+
+/// A page is in Chinese or listed as English alone: none is there by half.
+#[test]
+fn the_index_lists_each_page_once_and_says_which_are_in_english_alone() {
+    let index = read("docs/zh/README.md");
+    let (translated, rest) = index.split_once("## 只有英文的页面").expect("the heading");
+    let english_alone = rest.split("\n## ").next().unwrap_or_default();
+    assert_eq!(linked(translated, ""), names().into_iter().collect());
+    let entries =
+        fs::read_dir("docs").expect("docs").map(|entry| entry.expect("an entry").file_name());
+    let pages =
+        entries.filter_map(|name| name.into_string().ok()).filter(|name| name.ends_with(".md"));
+    let pages: BTreeSet<_> =
+        pages.filter(|name| name != INDEX && !names().contains(name)).collect();
+    assert_eq!(linked(english_alone, "../"), pages);
+}
+
+/// Pages for operators, for installing and for moving are complete in Chinese.
+#[test]
+fn pages_for_operators_first_steps_and_migrations_are_in_chinese() {
+    let (index, names) = (read("docs/README.md"), names());
+    let part = |title: &str| {
+        let (_, rest) = index.split_once(&format!("## {title}\n")).expect(title);
+        linked(rest.split("\n## ").next().unwrap_or_default(), "")
+    };
+    let all = linked(&index, "").into_iter();
+    let moves = all.filter(|name| {
+        name.contains("migrat") || ["operating.md", "consul-ha.md"].contains(&&**name)
+    });
+    let needed: Vec<_> =
+        part("First steps").into_iter().chain(part("Operations")).chain(moves).collect();
+    assert!(needed.len() > 12, "{needed:?}");
+    let missing: Vec<_> = needed.iter().filter(|name| !names.contains(name)).collect();
+    assert!(missing.is_empty(), "not in docs/zh: {missing:?}");
 }

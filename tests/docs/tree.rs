@@ -5,7 +5,7 @@ use crate::support::pages::{blocks, read};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The folders of which two levels are in the tree, here and in each crate.
+/// The folders with two levels in the tree, here and in each crate.
 const SHOWN: [&str; 8] = ["src", "lua", "tests", "scripts", "docs", "examples", "spec", "benches"];
 
 /// It has a folder for each release, which the tree need not name.

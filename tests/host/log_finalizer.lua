@@ -43,7 +43,7 @@ local function is(count, wanted)
   taken = {}
 end
 
--- What arises while the function runs does not wait for it: it goes to standard error.
+-- A line that arises while the function runs does not wait for it: it goes to standard error.
 finalized(finalizer)
 line("collects")
 is(1, "collects, called by a finalizer")

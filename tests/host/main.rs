@@ -354,7 +354,7 @@ fn succeeds_within(command: &mut Command, limit: Duration) -> Result<(), Failed>
     Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// The output of a program; one that hangs is ended and fails.
+/// The output of a program; a hanging one is ended and fails.
 fn output_within(mut child: Child, limit: Duration) -> Result<Output, Failed> {
     let begun = Instant::now();
     while child.try_wait()?.is_none() {

@@ -1,6 +1,6 @@
 //! The client on real sockets when the network or the servers fail: through proxies that inject
-//! faults, and on three real servers whose Raft leader dies. What is exact on a clock that a
-//! test moves (failover.rs) has slack here.
+//! faults, and on three real servers whose Raft leader dies. Times that are exact on a clock that a test moves
+//! (failover.rs) have slack here.
 
 use crate::support::agent::serve_agent;
 use crate::support::cluster::Cluster;

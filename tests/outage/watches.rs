@@ -1,5 +1,5 @@
-//! Watches and service views on real sockets when the network or the server fails. What is exact on
-//! a clock that a test moves (watch.rs, view.rs) has slack here.
+//! Watches and service views on real sockets when the network or the server fails. Times that are exact on a clock that
+//! a test moves (watch.rs, view.rs) have slack here.
 
 use crate::support::agent::serve_agent;
 use crate::support::cluster::Cluster;

@@ -70,7 +70,7 @@ fn answer(mut stream: TcpStream, rng: &mut Rng, expected: &mut String, has_integ
         } else if line.starts_with("GET ") {
             let (any, code) = document(rng, has_integers);
             *expected = format!("return {code}");
-            // What else an agent says of itself may be any JSON.
+            // Anything else in an agent's answer about itself may be any JSON.
             format!(r#"{{"Config":{{"NodeName":"n"}},"Member":{{"Name":"n"}},"Any":{any}}}"#)
         } else {
             continue;

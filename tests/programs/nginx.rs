@@ -513,7 +513,7 @@ fn start_consul() -> Result<(Child, SocketAddr), Failed> {
     consul_at(0)
 }
 
-/// A consul-sim that knows nothing, in the place of one that has ended.
+/// A consul-sim that knows nothing, in the place of an ended one.
 fn start_consul_at(address: SocketAddr) -> Result<Child, Failed> {
     Ok(consul_at(address.port())?.0)
 }

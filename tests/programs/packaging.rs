@@ -16,7 +16,7 @@ const ENGINES: &[(&str, &str, &str, &str); 4] = &[
     ("lua5.3", "5.3", "5.3", "Lua 5.3"),
 ];
 
-/// Those of which `make test-all` has an optimised build; with LONG all are built.
+/// The engines with an optimised build in `make test-all`; with LONG all are built.
 fn built_engines() -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
     if std::env::var_os("LONG").is_some() { ENGINES } else { &ENGINES[..3] }
 }

@@ -1,5 +1,5 @@
-//! The manager `consul_production_config` on servers that a spec cannot start: one that records the
-//! requests, and ones with ACLs.
+//! The manager `consul_production_config` on servers that a spec cannot start: a server that records the requests, and
+//! servers with ACLs.
 
 use crate::support::cluster::Cluster;
 use crate::support::consul::{self, RealConsul};

@@ -10,7 +10,7 @@ use crate::support::trials::Trials;
 use libtest_mimic::Failed;
 use std::process::{Command, Stdio};
 
-/// The one that needs nginx, and the others.
+/// The quick start that needs nginx, and the others.
 const GATEWAY: &str = "openresty";
 const OTHERS: [&str; 3] = ["operators", "tests", "tsdb"];
 

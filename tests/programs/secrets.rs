@@ -1,5 +1,5 @@
-//! Secrets that a program gives the library in every place that takes one, of which nothing that is shown to operators
-//! has any: no log line, page, number, document, event or audit line.
+//! Secrets that a program gives the library in every place that takes one, and nothing that is shown to operators has
+//! any: no log line, page, number, document, event or audit line.
 
 use crate::support::authority::{Authority, Folder, Identity};
 use crate::support::consul::{self, RealConsul, SIM};
@@ -49,7 +49,7 @@ fn nothing_that_is_shown_has_a_secret(form: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the program shows, by where it is, and its `secrets`.
+/// The output of the program, by where it is, and its `secrets`.
 fn run(
     form: &str,
     consul: &RealConsul,
@@ -94,7 +94,7 @@ fn run(
     let status = program.wait()?;
     let log = fs::read_to_string(folder.path("stderr"))?;
     assert!(status.success(), "{log}");
-    // What was searched is not empty.
+    // The searched texts are not empty.
     for (path, part) in
         [("/cluster", "\"points\""), ("/events", "\"points\""), ("/metrics", "store=\"points\"")]
     {

@@ -1,4 +1,5 @@
-//! What is in a program that is offered for download: its crates as an SBOM (SPDX 2.3, JSON), and the texts of their licences.
+//! The contents of a program that is offered for download: its crates as an SBOM (SPDX 2.3, JSON), and the texts of
+//! their licences.
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ struct Crate {
 }
 
 /// Writes `sbom.spdx.json` and `THIRD-PARTY-LICENSES.txt` into a folder, for a package with these features on one target.
-/// What else is linked is in `others`, each as `NAME@VERSION@LICENCE@FILE`, where the file with the text may be empty.
+/// Other linked libraries are in `others`, each as `NAME@VERSION@LICENCE@FILE`, where the file with the text may be empty.
 ///
 /// # Errors
 /// cargo fails, a crate has no licence, or a file cannot be read or written.
@@ -53,7 +54,7 @@ fn dash(features: &str) -> &'static str {
     if features.is_empty() { "" } else { "-" }
 }
 
-/// What a command of cargo prints, by the lock file.
+/// The output of a command of cargo, by the lock file.
 fn cargo(words: &[&str]) -> io::Result<String> {
     let output = Command::new(env!("CARGO")).args(words).arg("--locked").output()?;
     if !output.status.success() {

@@ -74,9 +74,9 @@ pub struct Endpoint {
     pub missing_header: Option<&'static str>,
     /// Further statuses of a success.
     pub also_success: &'static [u16],
-    /// What the value consists of, by which a watch tells changes apart.
+    /// The items of the value, by which a watch tells changes apart.
     pub items: Items,
-    /// What the option `filter` selects from; `None`: the endpoint has no such option.
+    /// The entries that the option `filter` selects from; `None`: the endpoint has no such option.
     pub filter: Option<Entries>,
     /// Whether a success can hold a secret (a token, a key), so that no message or log line may quote it.
     pub secret: bool,
@@ -374,8 +374,8 @@ pub enum Shape {
 pub struct FreeForm {
     /// Durations: a number is in seconds.
     pub durations: &'static [&'static str],
-    /// Those of [`Self::durations`] that Consul answers as nanoseconds: in an object that it has answered, a number can be in
-    /// these. `Check.Interval` is one of this name in a table `Check` alone.
+    /// The [`Self::durations`] that Consul answers as nanoseconds: in an object that it has answered, a number can be
+    /// in these. `Check.Interval` is one of this name in a table `Check` alone.
     pub answered_in_nanoseconds: &'static [&'static str],
     /// Durations that Consul reads from nanoseconds alone: a number is in seconds, and one below 0 is sent as it is. In an
     /// object that Consul has answered, it can be in nanoseconds.
@@ -395,7 +395,7 @@ pub struct FreeForm {
 }
 
 impl FreeForm {
-    /// Of which nothing is known.
+    /// A table about which nothing is known.
     pub const UNKNOWN: FreeForm = FreeForm {
         durations: &[],
         answered_in_nanoseconds: &[],
@@ -616,7 +616,7 @@ impl Endpoint {
         self.path.starts_with("/v1/") && self.since.is_none() && !is_enterprise
     }
 
-    /// What the last parameter of its path has in this path, as it was sent.
+    /// The value of its path's last parameter in this path, as it was sent.
     pub fn subject<'a>(&self, path: &'a str) -> &'a str {
         let Some((before, after)) = self.path.rsplit_once('{') else { return "" };
         let segments = path.splitn(before.matches('/').count() + 1, '/');

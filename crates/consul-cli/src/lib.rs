@@ -1,4 +1,4 @@
-//! What the operators' programs share.
+//! The common parts of the operators' programs.
 //!
 //! ```
 //! use consul_cli::print;

@@ -1,4 +1,4 @@
-//! What the programs print: lines and tables for people, JSON for programs.
+//! The output of the programs: lines and tables for people, JSON for programs.
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};

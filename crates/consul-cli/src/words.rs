@@ -11,7 +11,7 @@ pub struct Words {
     pub phrases: &'static [(&'static str, &'static str)],
 }
 
-/// Those of [`super::consul::Consul`].
+/// The words of [`super::consul::Consul`].
 pub const CONSUL: Words = Words {
     flags: &[
         ("token_file", "--token-file"),
@@ -31,7 +31,7 @@ pub const CONSUL: Words = Words {
     ],
 };
 
-/// A message about options as one about flags. What it quotes stays as it is.
+/// A message about options as one about flags. A quoted text stays as it is.
 pub fn of_flags(message: &str, words: &[&Words]) -> String {
     let mut message = message.to_owned();
     for (phrase, other) in words.iter().flat_map(|words| words.phrases) {

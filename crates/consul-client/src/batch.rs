@@ -1,4 +1,4 @@
-//! Many calls at once, of which a limited number are in flight.
+//! Many calls at once, with a limited number of them in flight.
 
 use super::Client;
 use consul_api::error::{Error, Kind};

@@ -35,7 +35,7 @@ impl Client {
     /// Runs a request to its outcome; the body of the answer is not decoded yet.
     ///
     /// # Errors
-    /// Those of the transport or the server, after the retries that the endpoint allows.
+    /// Errors of the transport or the server, after the retries that the endpoint allows.
     pub async fn execute(&self, request: &Request) -> Result<Success, Error> {
         self.execute_with(request, self.settings.retry_count).await
     }
@@ -279,9 +279,9 @@ impl<'a> Run<'a> {
     }
 
     /// The time limit of an attempt in which the server waits for `wait`. The remaining time is
-    /// divided among the endpoints that were not asked yet, so that one that never answers leaves
-    /// time for the others. A request that is not repeated after a timeout gets all of it, or half
-    /// when its outcome can be looked up.
+    /// divided among the endpoints that were not asked yet, so that an endpoint without an answer leaves time for the
+    /// others. A request that is not repeated after a timeout gets all of it, or half when its outcome can be looked
+    /// up.
     fn attempt_timeout(&self, now: Instant, wait: Duration) -> Duration {
         let left = self.stage_end - now;
         if self.request.repeat == Repeat::Once {
@@ -315,7 +315,7 @@ impl<'a> Run<'a> {
         }
         let has_unasked = (self.stage_attempts as usize) < self.client.transports.len();
         let fails_over = is_endpoint_failure(error) && has_unasked;
-        // Behind one address there can be several servers, of which one answers for Consul.
+        // Behind one address there can be several servers, and one of them answers for Consul.
         let may_succeed = error.is_retryable() || error.kind() == Kind::Decode || fails_over;
         if !may_succeed || self.stage_attempts >= self.max_attempts() {
             return None;

@@ -24,21 +24,21 @@ pub struct EndpointHealth {
     pub address: String,
     /// Whether calls skip it, because it failed.
     pub is_benched: bool,
-    /// The mean time of its recent answers, without those of blocking queries; `None`: no answer yet.
+    /// The mean time of its recent answers, without answers to blocking queries; `None`: no answer yet.
     pub latency: Option<Duration>,
 }
 
 /// The endpoints of a client, by their index in its list.
 ///
 /// A call asks the first endpoint in the list that is not benched, so a client stays with an
-/// endpoint while it works, and returns to an earlier one that has recovered. An endpoint that
+/// endpoint while it works, and returns to an earlier endpoint after its recovery. An endpoint that
 /// fails is benched. The first call after that is its probe; until the probe has its answer, other
 /// calls still skip the endpoint.
 #[derive(Debug)]
 pub struct Endpoints {
     benches: Vec<Option<Bench>>,
     latencies: Vec<Option<Duration>>,
-    /// When the log last said that something else answers in Consul's place.
+    /// When the log last reported that something else answers in Consul's place.
     warned: Vec<Option<Instant>>,
     /// Count the benched ones.
     held: Vec<Option<Held>>,
@@ -80,7 +80,7 @@ impl Endpoints {
         {
             bench.until = now + max_bench(bench.failures);
         }
-        // One that would be asked again is not avoided any more, also if no call comes to it.
+        // An endpoint that would be asked again is not avoided any more, also if no call comes to it.
         for (bench, held) in self.benches.iter().zip(&mut self.held) {
             match bench.is_some_and(|bench| bench.until > now) {
                 true => _ = held.get_or_insert_with(|| numbers().benched.hold()),

@@ -73,7 +73,7 @@ pub struct Settings {
     pub defaults: Defaults,
 }
 
-/// A client of one Consul datacenter through several agents, each of which can replace the others.
+/// A client of one Consul datacenter through several agents; each can replace the others.
 #[derive(Debug)]
 pub struct Client {
     transports: Vec<Arc<dyn Transport>>,
@@ -83,7 +83,7 @@ pub struct Client {
     endpoints: Mutex<Endpoints>,
     refusals: Mutex<Refusals>,
     guard: Option<Arc<dyn Guard>>,
-    /// What an error says of an endpoint to which there is no connection.
+    /// The words of an error about an endpoint to which there is no connection.
     endpoints_from: String,
 }
 
@@ -169,7 +169,7 @@ impl Client {
     /// Makes one call: builds its request, runs it ([`Client::execute`]) and decodes the answer.
     ///
     /// # Errors
-    /// An unacceptable argument, before anything is sent; then those of the transport or the
+    /// An unacceptable argument, before anything is sent; then errors of the transport or the
     /// server, after the retries that the endpoint allows; an answer that cannot be decoded.
     pub async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
         Ok(self.execute(&self.request(endpoint, args)?).await?.answer())
@@ -214,8 +214,8 @@ impl Client {
 
     /// Makes a call that is not repeated by itself, and once more within the time limit if its answer was lost: also if it has
     /// not come within `patience`, since another connection may work. The first may
-    /// have taken effect then: so a check-and-set is refused, and the key shows why. Of two servers behind one address, to which
-    /// requests go in turn, one that does not work would get each write, and the other each read before it.
+    /// have taken effect then: so a check-and-set is refused, and the key shows why. Of two servers behind one address,
+    /// to which requests go in turn, a broken one would get each write, and the other each read before it.
     ///
     /// # Errors
     /// As [`Client::call`]; of the second they say too that it may have been applied.

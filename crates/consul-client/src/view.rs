@@ -341,7 +341,7 @@ impl RoundRobin {
 }
 
 /// A view of a service, and the stream that keeps it up to date while it is polled, with an item
-/// for each answer of Consul and for a list that is emptied after its hold. `args` are those of `health_service`.
+/// for each answer of Consul and for a list that is emptied after its hold. `args` are as for `health_service`.
 ///
 /// An answer without instances right after an outage empties the list only if there are still none
 /// after `empty_hold`.
@@ -506,9 +506,9 @@ impl Updater {
     }
 }
 
-/// A state; one that lacks instances of the list, or of which ACLs may hide all, by a query that does not wait, until two
-/// answers agree. A stream does not say whether ACLs hide some, and one answer may be another's, of a server that is behind
-/// or of a cache.
+/// A state. If it lacks instances of the list, or ACLs may hide all of it, it comes from queries that do not wait,
+/// until two answers agree. A stream does not say whether ACLs hide some, and one answer may be another's, of a server
+/// that is behind or of a cache.
 async fn verified(view: &View, client: &Client, args: &Args, state: State) -> State {
     let meta = &state.answer.meta;
     let is_empty = state.answer.value.items().is_empty();

@@ -52,7 +52,7 @@ struct Known {
     views: BTreeMap<String, Arc<View>>,
     /// Services, with their tags, that the program has not decided about.
     offered: BTreeMap<String, Vec<String>>,
-    /// What the program has decided, until the work has followed it.
+    /// The program's decisions, until the work has followed them.
     choices: VecDeque<(String, bool)>,
     /// Whether both queries have been answered.
     is_answered: bool,
@@ -463,7 +463,7 @@ impl Work {
             .map(|(name, _)| name.clone())
             .chain(before.keys().filter(|name| !self.listed.contains_key(*name)).cloned())
             .collect();
-        // One answer can stand for several changes, of which some name no service.
+        // One answer can stand for several changes, and some of them name no service.
         let index = mem::replace(&mut self.catalog_index, state.answer.meta.index);
         if index != self.catalog_index && self.confirmed.0.is_some() {
             self.begin_turn();
@@ -527,7 +527,7 @@ impl Work {
         self.begin_turn();
     }
 
-    /// The views of which no change is known that was not read are right as of the older of the two answers. Returns whether
+    /// Views without a known change that was not read are right as of the older of the two answers. Returns whether
     /// both have an answer for the first time.
     fn confirm(&self) -> bool {
         let (Some(catalog), Some(checks)) = self.confirmed else { return false };

@@ -107,7 +107,7 @@ pub fn watch(
     }))
 }
 
-/// Like [`watch`], but with whole states, of which two in a row can be equal.
+/// Like [`watch`], but with whole states; two in a row can be equal.
 ///
 /// # Errors
 /// As [`watch`].
@@ -156,7 +156,7 @@ struct Watcher {
     failures: u32,
 }
 
-/// What an answer shows of the items that there were.
+/// The view of an answer on the items that there were.
 struct Look {
     /// Whether its server is behind what was reported.
     is_before: bool,
@@ -275,10 +275,10 @@ impl Watcher {
     }
 
     /// Sends the next query, and while an answer lacks some of what there was others that do not wait: it may be that of
-    /// another server or of a cache, or a late one to another request. What two in a row lack is gone.
+    /// another server or of a cache, or a late one to another request. An item that two in a row lack is gone.
     ///
     /// # Errors
-    /// Those of a query; [`Kind::NoLeader`] if a server that knows no leader lacks something, or no two answers agree.
+    /// Errors of a query; [`Kind::NoLeader`] if a server that knows no leader lacks something, or no two answers agree.
     async fn ask_twice(&self) -> Result<Answer, Error> {
         let mut answer = self.ask(self.client.past_caches(self.request(&self.query())?)).await?;
         let mut look = self.look(&answer);
@@ -303,7 +303,7 @@ impl Watcher {
         }
     }
 
-    /// What an answer shows of the items that there were. Old events give way to new ones.
+    /// The view of an answer on the items that there were. Old events give way to new ones.
     fn look(&self, answer: &Answer) -> Look {
         let mut lacks = BTreeSet::new();
         if self.endpoint.reply != Reply::Events && !self.items.is_empty() {
@@ -465,7 +465,7 @@ impl Known {
         self.parts.extend(old);
     }
 
-    /// Whether an item that another state lacks is one that the token may not read any more. While the answers before left
+    /// Whether the token may not read an item any more that another state lacks. While the answers before left
     /// out something too, only their index tells: a deletion raises it.
     fn hides(&self, id: &str, now: &Known) -> bool {
         // After the index went back, what there was before shows nothing.

@@ -86,7 +86,7 @@ pub struct Cluster {
     pub(crate) refusing: Mutex<Vec<String>>,
     /// The live nodes that this leader cannot reach.
     pub(crate) unreached: Mutex<Vec<String>>,
-    /// What it may not write as the leader.
+    /// The keys that it may not write as the leader.
     pub(crate) refused: Mutex<Refused>,
     /// The stores that the process has opened.
     pub(crate) stores: Mutex<Vec<Weak<stores::Store>>>,
@@ -228,8 +228,8 @@ impl Cluster {
         self.events.poll()
     }
 
-    /// Emits an event. What a process sees when it looks for the first time did not happen then, so
-    /// operators do not get it as an event.
+    /// Emits an event. A change that a process finds at its first look did not happen then, so operators do not get it
+    /// as an event.
     pub(crate) fn emit(&self, event: Event) {
         let own = self.options.member_id();
         let is_own = match &event {
@@ -383,7 +383,7 @@ impl Cluster {
     /// the last one comes first, since it has that limit too.
     ///
     /// # Errors
-    /// Those of the requests; [`Kind::Timeout`] if they take longer.
+    /// Errors of the requests; [`Kind::Timeout`] if they take longer.
     pub(crate) async fn in_time<R>(
         &self,
         requests: impl Future<Output = Result<R, Error>>,

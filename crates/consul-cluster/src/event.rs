@@ -55,7 +55,7 @@ impl Event {
         }
     }
 
-    /// What it is about, for people: a node, an epoch, a reason.
+    /// Its subject, for people: a node, an epoch, a reason.
     pub fn detail(&self) -> String {
         match self {
             Event::LeaderChanged(id) => id.clone().unwrap_or_default(),

@@ -73,7 +73,7 @@ pub(crate) async fn read_by(
 /// datacenter, sends it to where the writes go.
 ///
 /// # Errors
-/// Those of the transaction; then it is not known. Reads that fail show nothing.
+/// Errors of the transaction; then it is not known. Reads that fail show nothing.
 pub(crate) async fn stays(
     client: &Client,
     key: &str,
@@ -104,7 +104,7 @@ pub(crate) async fn stays(
 /// Writes a key if its modify index is still `before`; 0: if it does not exist.
 ///
 /// # Errors
-/// [`Kind::Conflict`] if the index has changed; otherwise those of the call.
+/// [`Kind::Conflict`] if the index has changed; otherwise errors of the call.
 pub(crate) async fn write(
     client: &Client,
     key: &str,
@@ -147,7 +147,7 @@ pub(crate) enum Update {
 /// the key is changed in between.
 ///
 /// # Errors
-/// The error of `decide`; otherwise those of the calls.
+/// The error of `decide`; otherwise errors of the calls.
 pub(crate) async fn update(
     client: &Client,
     key: &str,

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Whether this process only routes and calls: it is not a member, and has no key, check, session or
-    /// shards. Of the other options it uses those of keys and calls.
+    /// shards. Of the other options it uses only the options of keys and calls.
     pub observer: bool,
     /// The node's name in the cluster, which no other live node has. An observer gives it as the caller.
     pub node_id: String,

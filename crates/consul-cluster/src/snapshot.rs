@@ -24,7 +24,7 @@ pub struct Leader {
     pub elected_at_ms: u64,
 }
 
-/// What Consul's last list of nodes' instances is known to have.
+/// The known state of Consul's last list of nodes' instances.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sight {
     /// There was no list yet.
@@ -68,7 +68,7 @@ pub struct Snapshot {
     pub(crate) hides_keys: bool,
     /// Whether ACLs hide instances of nodes from this one.
     pub(crate) sight: Sight,
-    /// What this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
+    /// The right that this process lacks to see all nodes, while Consul's answers do not tell what ACLs hide.
     pub(crate) may_hide: Option<String>,
     /// The nodes' prefixes of other clusters whose nodes are instances of the same service.
     pub(crate) other_clusters: BTreeSet<String>,

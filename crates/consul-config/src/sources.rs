@@ -96,7 +96,7 @@ fn mistaken_for(name: &str) -> Option<&'static str> {
     find(CLUSTER_OPTIONS, name).or_else(|| find(OPTIONS, name))
 }
 
-/// What a name in the configuration of a program probably means: one of the program's own names, or the
+/// The probable meaning of a name in the configuration of a program: one of the program's own names, or the
 /// option of a client or of a node; and whether it is exactly that.
 pub fn option_like(name: &str, own: &[&str]) -> Option<(String, bool)> {
     /// Other words of a program's configuration are less like an option.

@@ -28,7 +28,7 @@ pub struct Connection {
     pub endpoints: Vec<String>,
     /// The file of the token of requests that have none.
     pub token_file: Option<PathBuf>,
-    /// Those of the client.
+    /// The client's HTTP options.
     pub http: Options,
 }
 

@@ -30,7 +30,7 @@ const MAX_BODY: usize = 1024 * 1024;
 
 /// Sends requests to the endpoints of a connection.
 pub struct Sender {
-    /// Those of every request.
+    /// The headers of every request.
     headers: HeaderMap,
     token_file: Option<PathBuf>,
     endpoints: Vec<Endpoint>,
@@ -129,7 +129,7 @@ impl Sender {
 }
 
 impl DeferredRequest {
-    /// Judges an answer as the client does: by the row of the request's path. What is not Consul's answers nothing.
+    /// Judges an answer as the client does: by the row of the request's path. An answer that is not Consul's answers nothing.
     fn judge(&self, answer: Response<Bytes>) -> Result<(), Failure> {
         let row = raw::endpoint(&self.method).ok_or(Failure::Refused)?;
         let asked = row.request(&Args::new().arg(self.target.as_str()), &Defaults::default());

@@ -138,7 +138,7 @@ fn send_in_order(requests: &[DeferredRequest], sender: &Sender, is_dead: bool, d
         let mut left: Vec<_> =
             step.iter().filter(|request| is_dead || !request.step.requires_exit()).collect();
         loop {
-            // A retry of a refused request would be refused again. Those of the other keys come before it.
+            // A retry of a refused request would be refused again. The requests of the other keys come before it.
             left = send_once(&left, sender, deadline, TIMEOUT);
             if left.is_empty() {
                 break;

@@ -350,7 +350,7 @@ async fn asked_wait<T>(
     Err(Failure::Interrupted(format!("interrupted; {state}")))
 }
 
-/// Takes a request back that a node has not taken. What has become of it.
+/// Takes a request back that a node has not taken. Returns the outcome.
 async fn taken_back(cluster: &Cluster, asked: &Asked) -> String {
     if !asked.is_new {
         let undo = match asked.request.leave {

@@ -90,7 +90,7 @@ impl Session {
         Cluster::new(client, waiting, self.options.clone())
     }
 
-    /// What observes a cluster, with calls to its nodes.
+    /// The observer of a cluster, with calls to its nodes.
     pub fn overviews(&self, cluster: &Arc<Cluster>) -> Result<Arc<Overviews>, Error> {
         let plane = DataPlane::new(Arc::clone(cluster), |_| ())?;
         Ok(Overviews::patient(Arc::clone(cluster), Some(plane), self.patience))

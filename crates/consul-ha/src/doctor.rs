@@ -48,7 +48,7 @@ struct Facts {
     http_max_conns_per_client: Option<u64>,
     raft_heartbeat: Option<String>,
     latency: Option<Latency>,
-    /// What could not be looked at, and why.
+    /// The parts that could not be looked at, and why.
     not_examined: Vec<String>,
 }
 
@@ -104,7 +104,7 @@ async fn examine(
     Ok(())
 }
 
-/// What was examined; without the right to examine it, that is a finding, and the rest is examined.
+/// The result of an examination; without the right to it, that is a finding, and the rest is examined.
 async fn permitted<T>(
     session: &Session,
     examined: Result<T, Error>,
@@ -141,7 +141,7 @@ async fn latency(session: &Session) -> Result<Latency, Error> {
     })
 }
 
-/// What the agent tells about itself; a token may not read that, and the simulated agent has no Raft.
+/// The agent's report about itself; a token may not read that, and the simulated agent has no Raft.
 async fn agent_of(
     session: &Session,
     facts: &mut Facts,
@@ -312,8 +312,8 @@ fn has_own_check(instance: &Value) -> bool {
     checks.iter().any(|check| service(check).is_some_and(|length| length > 0))
 }
 
-/// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Those of
-/// nodes, also of contenders for the leadership, end with the check of their node.
+/// Sessions that hold a key of the cluster, or are for its leadership, and belong to no live node. Sessions of nodes,
+/// also of contenders for the leadership, end with the check of their node.
 async fn left_over_sessions(
     session: &Session,
     view: &View,

@@ -10,7 +10,7 @@ pub enum Failure {
     Usage(String),
     /// The cluster is not as the operator expects it.
     Refused(String),
-    /// What was to be shown shows that something is not well; it is printed already.
+    /// The shown state has a problem; it is printed already.
     NotWell,
     /// A wait has reached its time limit.
     Limit(String),

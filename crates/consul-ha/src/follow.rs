@@ -1,4 +1,4 @@
-//! What the nodes tell, and the cluster as a whole: `why`, `events` and `serve`.
+//! The reports of the nodes, and the cluster as a whole: `why`, `events` and `serve`.
 
 use super::arguments::{Events, Serve};
 use super::connection::{Session, View};

@@ -1,4 +1,4 @@
-//! What the program prints: tables for people, JSON for programs.
+//! The output of the program: tables for people, JSON for programs.
 
 use super::arguments::Watched;
 use super::connection::Session;

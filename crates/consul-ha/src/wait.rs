@@ -91,14 +91,14 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What there is before the wait.
+    /// The state before the wait.
     pub async fn of(cluster: &Cluster, node: &str) -> Result<Seen, Failure> {
         let mut seen = Seen::default();
         seen.note(&Now::of(cluster, node).await?);
         Ok(seen)
     }
 
-    /// What Consul has lost, as of the last look.
+    /// The loss of Consul, as of the last look.
     pub fn lost(&self) -> Option<&str> {
         self.lost.as_deref()
     }
@@ -122,7 +122,7 @@ impl Seen {
         true
     }
 
-    /// What of all that was seen is gone or older now. A key that was written again has a later index.
+    /// The part of all that was seen that is gone or older now. A key that was written again has a later index.
     fn missing(&self, now: &Now) -> Option<String> {
         let went_back = |what: &str, from: u64, to: u64| {
             (to < from).then(|| match to {

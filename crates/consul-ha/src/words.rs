@@ -27,7 +27,7 @@ pub fn message(error: &Error) -> String {
     }
 }
 
-/// A message about options as one about flags. What it quotes stays as it is.
+/// A message about options as one about flags. A quoted text stays as it is.
 pub fn of_flags(message: &str) -> String {
     words::of_flags(message, &[&CONSUL, &CLUSTER])
 }

@@ -11,7 +11,7 @@ const PART_BYTES: usize = 256 << 10;
 /// The parts that wait: together about as much as a page of etcd.
 const PARTS: usize = 8;
 
-/// What an item takes besides its own bytes.
+/// The cost of an item besides its own bytes.
 const OVERHEAD: usize = 64;
 
 /// Items that are read ahead.
@@ -33,10 +33,10 @@ impl<T> Ahead<T> {
     }
 }
 
-/// Does `work` with the items that `read` returns one after the other, of which each has a size in bytes.
+/// Does `work` with the items that `read` returns one after the other, each with its size in bytes.
 ///
 /// # Errors
-/// Those of both.
+/// Errors of both.
 pub async fn ahead<T, R>(
     mut read: impl AsyncFnMut() -> Result<Option<T>, Stop>,
     size: impl Fn(&T) -> usize,

@@ -44,7 +44,7 @@ pub enum Freeze {
     Operator,
 }
 
-/// What this process leaves open if its cut-over does not come to its end.
+/// The changes that this process leaves if its cut-over does not come to its end.
 #[derive(Debug, Default)]
 pub struct Frozen(Mutex<Open>);
 
@@ -126,12 +126,12 @@ pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
 /// The same, of the job that this instance holds.
 ///
 /// # Errors
-/// Those of both sides.
+/// Errors of both sides.
 pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     let record = job.record();
     let was_stopped = lift_left(etcd, &record).await?;
     if record.phase != Phase::Switched && !record.taken.is_empty() {
-        // What an operator takes from the roles later stays so.
+        // A right that an operator takes from the roles later stays taken.
         job.save(Record { taken: Vec::new(), ..record }, &[]).await?;
     }
     Ok(was_stopped)
@@ -150,7 +150,7 @@ pub(super) async fn lift(etcd: &Etcd, alarms: &[u64], taken: &[Right]) -> Result
 /// switched nevertheless.
 ///
 /// # Errors
-/// See [`Stop`], and those of `consent`.
+/// See [`Stop`], and errors of `consent`.
 pub async fn cut_over(
     run: &Run<'_>,
     freeze: Freeze,
@@ -255,8 +255,8 @@ async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Deletes the sentinels that were there while this instance held the job, each by its name, and none of one that has taken
-/// over since.
+/// Deletes the sentinels that were there while this instance held the job, each by its name, and none of an instance
+/// that has taken over since.
 async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
     let mut pages = Pages::new(
         run.etcd,
@@ -277,8 +277,8 @@ async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Refuses alarms but those of this job, and says whose one is. While any is on, this instance must hold the job: one
-/// that has taken over may rely on it.
+/// Refuses alarms of others, and says whose an alarm is. While any is on, this instance must hold the job: another that
+/// has taken over may rely on it.
 pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     let mut on = run.etcd.alarms().await?;
     if on.is_empty() {
@@ -309,7 +309,7 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     }))
 }
 
-/// Writes to etcd. An alarm of this job that refuses it is one that a replaced instance has raised late: it is lifted, if it
+/// Writes to etcd. An alarm of this job that refuses it was raised late by a replaced instance: it is lifted, if it
 /// is on still, and the write repeated. Of another one the error says whose it is.
 pub(super) async fn write<R>(
     run: &Run<'_>,
@@ -479,7 +479,7 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     for right in &taken {
         run.etcd.take(right).await?;
     }
-    // One that was replaced meanwhile gives them back.
+    // An instance that was replaced meanwhile gives them back.
     run.job.next_epoch().await
 }
 

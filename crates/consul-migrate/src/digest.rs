@@ -1,4 +1,4 @@
-//! What tells whether two sides, or two looks at one side, have the same keys with the same values.
+//! Digests, which tell whether two sides, or two looks at one side, have the same keys with the same values.
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ pub struct Digests {
     pub consul: String,
 }
 
-/// What one key adds to a digest.
+/// The addition of one key to a digest.
 pub(super) fn of(key: &str, value: &[u8]) -> [u8; 2 * SHA256_OUTPUT_LEN] {
     let mut both = [0; 2 * SHA256_OUTPUT_LEN];
     let (of_key, of_value) = both.split_at_mut(SHA256_OUTPUT_LEN);

@@ -15,7 +15,7 @@ use serde::Serialize;
 /// The keys of etcd that are named.
 const NAMED: u64 = 1000;
 
-/// What has been done, and what etcd still has.
+/// The work that has been done, and the rest in etcd.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Finished {
     /// Whether etcd was left alone, so that nothing is known of what it has.

@@ -21,13 +21,13 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// The time limit of a call. What is slower can be asked by HTTP.
+/// The time limit of a call. A slower request can be made by HTTP.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The largest message that is read.
 const MAX_MESSAGE: usize = 24 << 20;
 
-/// What a server may send before it is read: about a message.
+/// How much a server may send before it is read: about a message.
 const WINDOW: u32 = 4 << 20;
 
 /// The compression and the length of a message.
@@ -68,7 +68,7 @@ impl Drop for Connection {
 enum Missing {
     /// The server has refused it, with this status.
     Refused(String),
-    /// The server has not answered as one that speaks gRPC.
+    /// The answer of the server was not gRPC.
     Failed(Cause),
 }
 

@@ -23,7 +23,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// For how long another instance looks for a beat before it takes over.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// What the job does.
+/// The work of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -43,7 +43,7 @@ const MAX_RECORD: usize = MAX_OPS / 4 * 3;
 /// The largest revision and count that etcd and a record can have, so that one more is a number, too.
 const MAX_NUMBER: u64 = 1 << 62;
 
-/// What is done, as it stands in Consul. What a later version has added must not be lost by a change of this one.
+/// The progress, as it stands in Consul. Additions of a later version must not be lost by a change of this one.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -76,7 +76,7 @@ pub struct Record {
     /// The rights with which a cut-over has stopped the writers of etcd: it takes them from their roles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<Right>,
-    /// Switched: the index of Consul up to which all writes were those of the job.
+    /// Switched: the index of Consul up to which all writes were the job's.
     #[serde(default)]
     pub switched_at: Option<u64>,
     /// Switched: the revision of etcd up to which Consul has all writes of programs.
@@ -211,13 +211,13 @@ pub struct Job<'a> {
     state: Mutex<State>,
 }
 
-/// What this instance knows of the record.
+/// This instance's knowledge of the record.
 #[derive(Debug)]
 struct State {
     record: Record,
     /// That of Consul at which it was last changed.
     index: u64,
-    /// What a call has sent that has not come to its end: if it was dropped, Consul may have it, or get it yet.
+    /// The record of a call that has not come to its end: if it was dropped, Consul may have it, or get it yet.
     sent: Option<Record>,
 }
 
@@ -232,7 +232,7 @@ struct Attempt {
     next: Record,
     /// The index of the record that it replaces.
     index: u64,
-    /// What an earlier call has sent in its place.
+    /// The record that an earlier call has sent in its place.
     before: Option<Record>,
 }
 
@@ -391,8 +391,8 @@ async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
 }
 
 impl<'a> Job<'a> {
-    /// Becomes the holder of a job; one that does not exist begins with the record `new`. `is_dead` tells
-    /// whether an instance has certainly ended; one that has no beat any more is replaced too, and with
+    /// Becomes the holder of a job; a new job begins with the record `new`. `is_dead` tells
+    /// whether an instance has certainly ended; an instance without a beat is replaced too, and with
     /// `takes_over` every one.
     ///
     /// # Errors
@@ -423,7 +423,7 @@ impl<'a> Job<'a> {
             epoch: epoch.into(),
             state: State::of(first.clone(), index).into(),
         };
-        // The record of one that has taken over meanwhile names an alarm on which that one relies.
+        // The record of an instance that has taken over meanwhile names an alarm on which that one relies.
         if holder(target, &job.keys).await?.is_none_or(|(_, index)| index != epoch) {
             return Err(job.fenced().await);
         }
@@ -438,8 +438,8 @@ impl<'a> Job<'a> {
         lock(&self.state).record.clone()
     }
 
-    /// Learns whether the server takes the names of these keys in a URL. What it refuses is stored with the next change of the
-    /// record.
+    /// Learns whether the server takes the names of these keys in a URL. Refused spellings are stored with the next
+    /// change of the record.
     ///
     /// # Errors
     /// Consul's.
@@ -455,7 +455,7 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// Lets sweeps delete the keys that Consul has now, also those of others.
+    /// Lets sweeps delete the keys that Consul has now, also other programs' keys.
     ///
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
@@ -549,7 +549,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The record as it is to be stored, in the place of the one that this instance knows.
+    /// The record as it is to be stored, in the place of the known one.
     fn attempt(&self, next: &Record) -> Attempt {
         let state = lock(&self.state);
         let mut next = Record { step: state.record.step + 1, ..next.clone() };

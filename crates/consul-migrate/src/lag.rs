@@ -7,10 +7,10 @@ use std::time::Duration;
 /// The looks that are remembered: with more, the time is a little too long.
 const LOOKS: usize = 1000;
 
-/// What is known of etcd's revisions and times.
+/// The known revisions and times of etcd.
 #[derive(Debug, Default)]
 pub struct Lag {
-    /// The times at which etcd had these revisions, of which the first may be applied.
+    /// The times at which etcd had these revisions; the first may be applied.
     looks: VecDeque<(Instant, u64)>,
 }
 

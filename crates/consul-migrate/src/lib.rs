@@ -153,7 +153,7 @@ pub trait Report: Send + Sync {
     fn note(&self, text: &str);
 }
 
-/// What all parts of a run use.
+/// The things that all parts of a run use.
 pub struct Run<'a> {
     /// The cluster whose keys are moved.
     pub etcd: &'a Etcd,
@@ -161,6 +161,6 @@ pub struct Run<'a> {
     pub job: Job<'a>,
     /// The size of pages and the number of transactions in flight.
     pub pace: Pace,
-    /// What is notified of progress and of what an operator should know.
+    /// The receiver of progress and of notices for an operator.
     pub report: Arc<dyn Report>,
 }

@@ -65,7 +65,7 @@ fn failed(doing: &str, error: &std::io::Error) -> Stop {
     Error::new(Kind::Config, format!("{doing}: {error}")).into()
 }
 
-/// What an export is written as, and an import read as.
+/// The form of an export, and of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A line of JSON for each key.
@@ -74,7 +74,7 @@ pub enum Form {
     ConsulKv,
 }
 
-/// Writes all keys that begin with the prefix of `mapping`, but those of jobs; returns how many they are.
+/// Writes all keys that begin with the prefix of `mapping`, but jobs' keys; returns how many they are.
 ///
 /// # Errors
 /// See [`Stop`]; that it cannot be written.
@@ -231,7 +231,7 @@ pub fn is_whole(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
     Ok(last.is_some_and(|last| serde_json::from_slice::<End>(last).is_ok()))
 }
 
-/// What a file is without the last line of an export.
+/// The fault of a file without the last line of an export.
 pub const CUT: &str = "the export was cut, or the file is not one of `export`: its last line is not \
                        {\"lines\": …} (--partial takes it)";
 
@@ -294,7 +294,7 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Sets the keys of a list, which is read as a whole first: one that was cut sets nothing.
+    /// Sets the keys of a list, which is read as a whole first: a list that was cut sets nothing.
     async fn list(mut self, mapping: &Mapping, from: &mut dyn BufRead) -> Result<Tally, Stop> {
         let mut text = Vec::new();
         from.read_to_end(&mut text).map_err(|error| failed("the import", &error))?;

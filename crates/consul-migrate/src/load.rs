@@ -172,7 +172,7 @@ async fn write(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
     advance(run, Record { phase, tally, ..run.job.record() }).await
 }
 
-/// Goes to the next phase; requests of this one that are still on their way change nothing any more.
+/// Goes to the next phase; requests of this phase that are still on their way change nothing any more.
 async fn advance(run: &Run<'_>, next: Record) -> Result<(), Stop> {
     run.job.next_epoch().await?;
     run.job.save(Record { loaded: None, ..next }, &[]).await

@@ -1,4 +1,4 @@
-//! What each key of etcd becomes in Consul. A pure function of the key, the size of its value and its lease:
+//! The form of each key of etcd in Consul. A pure function of the key, the size of its value and its lease:
 //! so the same event results in the same operations again after a restart.
 
 use super::etcd::{Event, EventKind, KeyValue};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// The keys of jobs, which are not those of the programs.
+/// The keys of jobs, which are not the programs' own.
 pub const JOBS: &str = "_migrate/";
 
 /// The keys of etcd that mark the end of the changes, after the prefix of the job's keys in etcd.
@@ -30,7 +30,7 @@ pub const MAX_VALUE: usize = 524_288;
 /// The size of the parts of a larger value.
 const PART: usize = 360_000;
 
-/// The bytes of a transaction's operations, of which servers take 524,288 with the checks.
+/// The most bytes of a transaction's operations; servers take 524,288 with the checks.
 pub(super) const MAX_OPS: usize = 497_952;
 
 /// The longest name in a URL, with its escapes: clients take no URL of 65,535 bytes, and it has other members.
@@ -108,7 +108,7 @@ impl Problem {
         self != Problem::HugeKey
     }
 
-    /// What it means, in a line.
+    /// Its meaning, in a line.
     pub const fn meaning(self) -> &'static str {
         match self {
             Problem::EmptyKey => "the key is `/`, which would be empty in Consul",
@@ -144,7 +144,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is done with the keys that have a problem.
+/// The treatment of keys that have a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Choice {
@@ -190,16 +190,16 @@ pub struct Mapping {
     /// Only the keys of etcd that begin with this.
     #[serde(with = "hex")]
     pub etcd_prefix: Vec<u8>,
-    /// What the keys in Consul begin with.
+    /// The beginning of the keys in Consul.
     pub consul_prefix: String,
-    /// What is done about each problem; for one that is left out the default of [`Mapping::choice`] applies.
+    /// The treatment of each problem; for an omitted one the default of [`Mapping::choice`] applies.
     pub on: BTreeMap<Problem, Choice>,
     /// The form that keys get on the way back; `None` until the keys were counted.
     pub form: Option<Form>,
     /// The flags of all keys that the job writes, by which it knows them again. 0: there is none.
     #[serde(default)]
     pub mark: u64,
-    /// What in names the server refuses in a URL, as far as it was asked.
+    /// The spellings in names that the server refuses in a URL, as far as it was asked.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub refused: BTreeSet<Spelling>,
 }
@@ -286,7 +286,7 @@ impl Op {
 }
 
 impl Mapping {
-    /// What is done with keys that have this problem: by default leased ones are skipped and others refused.
+    /// The treatment of keys that have this problem: by default leased ones are skipped and others refused.
     pub fn choice(&self, problem: Problem) -> Choice {
         let default = if problem == Problem::Leased { Choice::Skip } else { Choice::Refuse };
         match self.on.get(&problem).copied().unwrap_or(default) {
@@ -330,7 +330,7 @@ impl Mapping {
         self.refused.iter().any(|refused| refused.is_subset(&marks))
     }
 
-    /// The place of a key of which only the server knows whether it takes it in a URL; `None` if each one does, or the key is
+    /// The place of a key if only the server knows whether it takes it in a URL; `None` if each one does, or the key is
     /// not copied there.
     pub fn doubtful(&self, key: &[u8]) -> Option<String> {
         if self.is_sentinel(key) || self.problem_of_key(key).is_some() {

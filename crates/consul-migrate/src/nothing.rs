@@ -6,7 +6,7 @@ use super::mapping::{Mapping, Place};
 use super::survey::shown;
 use std::collections::BTreeSet;
 
-/// The keys of the first look, of which the first is one to move almost always.
+/// The keys of the first look; almost always the first of them is to be moved.
 const LOOKED_AT: u64 = 100;
 
 /// How many beginnings of keys are named.

@@ -1,12 +1,12 @@
 //! The way back: etcd gets the state that Consul has now, but for what programs have set in etcd since the cut-over, and
 //! for what they delete there during the way back.
 //!
-//! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel. So the revisions of
-//! the marks are those of the way back itself, also of a run before it that was killed; a later revision of any other
+//! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel. So the revisions
+//! of the marks belong to the way back itself, also of a run before it that was killed; a later revision of any other
 //! key is a program's.
 //!
-//! It ends, whatever programs do in etcd: the first round changes all that differs, and what differs in the next one is a
-//! program's doing, which stays. Only programs that write to Consul make further rounds necessary.
+//! It ends, whatever programs do in etcd: the first round changes all that differs, and a difference in the next round
+//! is a program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
 use super::cutover::{lift, refuse_alarms, sentinels, write};
 use super::etcd::{Change, Etcd, KeyValue, Pages, Range, Refused};
@@ -39,7 +39,7 @@ const ROUNDS: usize = 5;
 /// How often a key is looked at again that a program changes at the same moment.
 const TRIES: usize = 3;
 
-/// What has been changed in etcd, or would be.
+/// The changes in etcd, made or planned.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RolledBack {
     /// The number of keys of etcd that get the value of Consul.
@@ -59,7 +59,7 @@ pub struct RolledBack {
     pub changed: Vec<String>,
 }
 
-/// What becomes of a difference.
+/// The treatment of a difference.
 enum Way {
     /// etcd is as Consul already.
     Nothing,
@@ -72,7 +72,7 @@ enum Way {
     Changed,
 }
 
-/// What became of changes that belong together.
+/// The outcome of changes that belong together.
 enum Outcome {
     Made,
     /// A program has changed one of their keys meanwhile.
@@ -138,7 +138,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         refuse_alarms(run).await?;
         lift(run.etcd, &record.alarms, &record.taken).await?;
         if !record.taken.is_empty() {
-            // What an operator takes from the roles from now on stays so.
+            // A right that an operator takes from the roles from now on stays taken.
             run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
         }
     }
@@ -383,7 +383,7 @@ impl WayBack<'_, '_> {
         Ok(if made.is_some() { Outcome::Made } else { Outcome::Overtaken })
     }
 
-    /// What is to be changed so that a key of etcd is as Consul has it.
+    /// The change that makes a key of etcd equal to Consul's.
     async fn way(&self, key: &Bytes) -> Result<Way, Stop> {
         let (target, mapping) = (self.run.job.target, self.mapping);
         let before = self.run.etcd.get(key, 0).await?;
@@ -447,7 +447,7 @@ impl RolledBack {
     }
 }
 
-/// The key of etcd for a key of Consul: the one that etcd has, or the one of the form that most keys have.
+/// The key of etcd for a key of Consul: the key that etcd has, or the key of the form that most keys have.
 async fn source(etcd: &Etcd, mapping: &Mapping, key: &str) -> Result<Option<Bytes>, Stop> {
     if let Some(part) = key.strip_prefix(&mapping.encoded_prefix()) {
         return Ok(part_of(part).map(|(key, ..)| key.into()));
@@ -473,10 +473,10 @@ fn empty(key: &Bytes) -> KeyValue {
     kv
 }
 
-/// What is stored in parts.
+/// A value that is stored in parts.
 pub(super) struct Joined {
     pub value: Bytes,
-    /// Those of all parts; 0 if they differ.
+    /// The flags of all parts; 0 if they differ.
     pub flags: u64,
 }
 

@@ -13,10 +13,10 @@ use std::time::Duration;
 pub(super) const AFTER: Duration = Duration::from_millis(1500);
 pub(super) const EVERY: Duration = Duration::from_millis(2500);
 
-/// What is repeated for so long has no end, but that of the run.
+/// A request that is repeated for so long ends only with the run.
 pub(super) const WITHOUT_END: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// One side, of which several requests may wait at once.
+/// One side, with possibly several requests that wait at once.
 pub(super) struct Silence {
     side: &'static str,
     clock: Arc<dyn Clock>,
@@ -30,7 +30,7 @@ pub(super) struct Silence {
 struct State {
     /// Why the last attempt has failed.
     why: String,
-    /// When it was said last that the side does not answer, unless it has answered since.
+    /// When it was last reported that the side does not answer, unless it has answered since.
     said: Option<Instant>,
 }
 
@@ -94,7 +94,7 @@ impl Silence {
         }
     }
 
-    /// What is to be said now, unless another request has said it, and when it was said.
+    /// The report that is due now, unless another request has made it, and when it was made.
     fn text(&self, now: Instant, begun: Instant) -> (Option<String>, Instant) {
         let mut state = lock(&self.state);
         if let Some(said) = state.said

@@ -4,7 +4,7 @@ use super::Stop;
 use super::etcd::{Etcd, Range};
 use super::job::{Phase, Record};
 
-/// Refuses another cluster, and one that has gone back.
+/// Refuses another cluster, and a cluster that has gone back.
 ///
 /// # Errors
 /// See [`Stop`].

@@ -1,5 +1,5 @@
-//! What in the name of a key may make a server of Consul refuse it in a URL. Each release has a rule of its own, so the server
-//! at hand is asked, once for each spelling that names have.
+//! The spellings in the name of a key for which a server of Consul may refuse it in a URL. Each release has a rule of
+//! its own, so the server at hand is asked, once for each spelling that names have.
 
 use super::mapping::hex;
 use std::collections::BTreeSet;

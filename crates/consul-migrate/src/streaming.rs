@@ -22,7 +22,7 @@ pub trait Streaming: fmt::Debug + Send + Sync {
     /// Sends one request. A response of any status is `Ok`.
     fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>>;
 
-    /// What the server answers to a call of gRPC; `None` without a success, also if it does not speak it. Then it
+    /// The answer of the server to a call of gRPC; `None` without a success, also if it does not speak it. Then it
     /// can be asked by HTTP, which has the reason.
     fn call<'a>(
         &'a self,

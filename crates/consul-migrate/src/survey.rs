@@ -1,4 +1,4 @@
-//! What a snapshot of etcd has, and which keys Consul does not take as they are. Writes nothing.
+//! The content of a snapshot of etcd, and the keys that Consul does not take as they are. Writes nothing.
 
 use super::ahead::ahead;
 use super::etcd::{Etcd, KeyValue, Range, Sorted, Status};
@@ -34,7 +34,7 @@ pub struct Affected {
     pub keys: Vec<String>,
 }
 
-/// What a snapshot has.
+/// The content of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Survey {
     /// The ID of the etcd cluster, in decimal digits.
@@ -53,14 +53,14 @@ pub struct Survey {
     pub slashed: u64,
     /// The number of keys without a leading slash.
     pub bare: u64,
-    /// What a copy makes of these keys; not serialized.
+    /// The counts of a copy of these keys; not serialized.
     #[serde(skip)]
     pub tally: Tally,
     /// The first key that goes on without a slash after a prefix that does not end with one.
     pub beside: Option<String>,
     /// The keys that Consul does not take as they are, by problem; a key can have several.
     pub problems: BTreeMap<Problem, Affected>,
-    /// What in names the server refuses in a URL, of the names of these keys; not serialized.
+    /// The spellings in the names of these keys that the server refuses in a URL; not serialized.
     #[serde(skip)]
     pub refused_names: BTreeSet<Spelling>,
     /// The keys that were read, for a copy of the same snapshot; not serialized.
@@ -153,7 +153,7 @@ pub fn shown(key: &[u8]) -> String {
 /// Reads all keys at the present revision, and asks Consul whether it takes their names.
 ///
 /// # Errors
-/// Those of both.
+/// Errors of both.
 pub async fn survey(
     etcd: &Etcd,
     target: &Target,

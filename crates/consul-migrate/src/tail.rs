@@ -25,7 +25,7 @@ const MAX_WAITING: usize = 10_000;
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// So often the watch's server is asked how far etcd is, and whether it is cut off from the others; without an event, or
-/// sooner if no request is to be repeated for so long. One that is stuck is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
+/// sooner if no request is to be repeated for so long. A stuck server is left some 5 s later, see `etcd::FIRST_TIMEOUT`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -96,11 +96,11 @@ enum Ended {
     Silent,
     /// Its connection has ended, or it did not begin.
     Broken(Error),
-    /// What it tells next is too large.
+    /// The next message is too large.
     TooLarge,
 }
 
-/// Since when no watch has lasted, and when that was said.
+/// Since when no watch has lasted, and when that was reported.
 struct Broken {
     since: Instant,
     said: Option<Instant>,
@@ -234,13 +234,13 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
     }
 
-    /// What a watch has told, or why it tells nothing: its connection has ended, or another program has answered. Other requests
-    /// have been repeated for long.
+    /// The message of a watch, or why it has none: its connection has ended, or another program has answered. Other
+    /// requests have been repeated for long.
     fn unbroken<T>(&mut self, told: Result<T, Refused>) -> Result<Result<T, Ended>, Stop> {
         match told {
             Err(Refused::TooLarge) => Ok(Err(Ended::TooLarge)),
             Err(Refused::Failed(error)) if error.is_retryable() => Ok(Err(Ended::Broken(error))),
-            // What etcd itself sends would come again.
+            // An answer that etcd itself sends would come again.
             Err(Refused::Failed(error))
                 if error.kind() == Kind::Decode && self.strange < MAX_STRANGE =>
             {
@@ -379,7 +379,7 @@ impl<'r, 'a> Tail<'r, 'a> {
         let now = etcd.clock().now();
         self.looked = now;
         self.lag.look(now, revision);
-        // What a silent watch has not told are changes of other keys.
+        // The changes that a silent watch has not told are of other keys.
         let applied = if is_silent && is_here { revision } else { record.revision - 1 };
         let (revisions, time) = self.lag.behind(now, applied);
         self.run.report.behind(revisions, time);

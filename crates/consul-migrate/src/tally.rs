@@ -1,4 +1,4 @@
-//! What becomes of the keys of etcd: the one count that all verbs print, and have in their reports.
+//! The count of the keys of etcd by treatment: the one count that all verbs print, and have in their reports.
 
 use super::etcd::KeyValue;
 use super::mapping::{Choice, Mapping, Place, Problem};
@@ -16,7 +16,7 @@ pub struct Tally {
     pub etcd: Option<u64>,
     /// The keys that have a place in Consul.
     pub moved: u64,
-    /// Those of the moved keys that have another form there.
+    /// The moved keys that have another form there.
     pub encoded: u64,
     /// The keys that are left out because they have a lease.
     pub leased: u64,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the keys and the choices are, the numbers add up, and those of parts of a snapshot too.
+        /// For all keys and choices the numbers add up, also the numbers of parts of a snapshot.
         #[test]
         fn the_numbers_add_up(
             keys in prop::collection::vec(

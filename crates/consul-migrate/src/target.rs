@@ -40,7 +40,7 @@ pub struct Target {
     pub max_ops: usize,
     /// The bytes of these operations, as far as a server, or what is before it, has refused more.
     max_bytes: AtomicUsize,
-    /// The prefixes of which it is known that ACLs hide no keys.
+    /// The prefixes under which ACLs are known to hide no keys.
     seen: Mutex<Vec<String>>,
     /// Whether the server takes names with these spellings in a URL, as far as it was asked.
     spellings: Mutex<HashMap<Spelling, bool>>,
@@ -286,7 +286,8 @@ impl Target {
         lock(&self.spellings).get(marks).copied()
     }
 
-    /// What the server refuses in the place of a key, if that is not known yet: the fewest marks for which it does.
+    /// The spellings that the server refuses in the place of a key, if that is not known yet: the fewest marks for
+    /// which it does.
     ///
     /// # Errors
     /// Consul's, when it has not answered for long.
@@ -371,7 +372,7 @@ impl Target {
         Ok(names)
     }
 
-    /// Refuses a list of which ACLs may have hidden keys.
+    /// Refuses a list from which ACLs may have hidden keys.
     async fn check_hidden(&self, prefix: &str, meta: &Meta) -> Result<(), Error> {
         let hidden = |why: &str| {
             let why = format!("ACLs {why} that begin with {prefix:?}");
@@ -393,8 +394,8 @@ impl Target {
         Ok(())
     }
 
-    /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells it is the only
-    /// one that no rule below the prefix restricts.
+    /// Whether the token may write all keys that begin with a prefix: of the rights that Consul tells, it alone is
+    /// restricted by no rule below the prefix.
     ///
     /// # Errors
     /// Consul's.
@@ -468,7 +469,7 @@ impl Target {
         keys.iter().take(self.max_ops).take_while(fits).count().max(1)
     }
 
-    /// The keys that begin with these prefixes, with their values, in transactions. What cannot be read is left out.
+    /// The keys that begin with these prefixes, with their values, in transactions. Keys that cannot be read are left out.
     ///
     /// # Errors
     /// Consul's.
@@ -632,7 +633,7 @@ impl Target {
     }
 }
 
-/// What a transaction has room for.
+/// The room of a transaction.
 #[derive(Debug, Default)]
 pub struct Room {
     bytes: usize,

@@ -40,7 +40,7 @@ pub struct Difference {
     pub what: What,
 }
 
-/// What is compared.
+/// The subject of a comparison.
 #[derive(Clone, Copy)]
 struct Sides<'a> {
     etcd: &'a Etcd,
@@ -53,19 +53,19 @@ struct Sides<'a> {
     asks_names: bool,
 }
 
-/// What a whole comparison has read.
+/// The keys that a whole comparison has read.
 #[derive(Clone, Debug, Default)]
 pub struct Compared {
     /// The keys of both sides.
     pub tally: Tally,
-    /// What tells whether two comparisons have read the same.
+    /// The digests, equal if two comparisons have read the same.
     pub digests: Digests,
 }
 
 /// Compares all keys of a revision with Consul.
 ///
 /// # Errors
-/// See [`Stop`], and those of `found`.
+/// See [`Stop`], and errors of `found`.
 pub async fn compare(
     etcd: &Etcd,
     target: &Target,
@@ -80,7 +80,7 @@ pub async fn compare(
     sides.compare(found, progress).await
 }
 
-/// What a comparison has found.
+/// The result of a comparison.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The keys of both sides; not all unless the comparison is whole.
@@ -126,7 +126,7 @@ pub async fn compare_up_to(
 /// The keys that Consul has and the revision does not.
 ///
 /// # Errors
-/// See [`Stop`], and those of `found`.
+/// See [`Stop`], and errors of `found`.
 pub async fn extras(
     etcd: &Etcd,
     target: &Target,
@@ -140,7 +140,8 @@ pub async fn extras(
     sides.compare(found, |_| ()).await.map(|_| ())
 }
 
-/// The same differences by keys: those of the parts of one encoded key are one, whose name is what all parts begin with.
+/// The same differences by keys: the parts of one encoded key are one difference; its name is the common beginning of
+/// the parts.
 pub fn joined(differences: Vec<Difference>, mapping: &Mapping) -> Vec<Difference> {
     let mut joined: Vec<Difference> = Vec::new();
     for Difference { key, what } in differences {
@@ -371,7 +372,7 @@ impl<'a> Sides<'a> {
             let Batch { keys, differences, .. } = batch;
             return Ok(Checked { keys, differences, digested: [Vec::new(), Vec::new()] });
         }
-        // Between encoded keys there may be those of other jobs.
+        // Between encoded keys there may be other jobs' keys.
         let equal = if is_encoded { HashSet::new() } else { self.equal_in_trees(&batch).await? };
         let Batch { keys, names, mut differences, .. } = batch;
         let is_asked = |name: &&Name| name.is_in_consul && !equal.contains(&name.key);
@@ -433,12 +434,12 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// What a batch was found to have.
+/// The result of a batch.
 struct Checked {
     /// Of etcd.
     keys: u64,
     differences: Vec<Difference>,
-    /// The digests of etcd's keys, and those of Consul's.
+    /// The digests of etcd's keys, and of Consul's.
     digested: [Vec<u8>; 2],
 }
 
@@ -608,7 +609,7 @@ mod tests {
     use super::super::mapping::{Form, hex};
     use super::*;
 
-    /// Whatever parts of a key differ, and how: it is one key.
+    /// Any parts of a key that differ, in any way, are one key.
     #[test]
     fn the_parts_of_a_key_are_one_difference() {
         let mapping = Mapping {

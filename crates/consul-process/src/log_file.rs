@@ -75,7 +75,7 @@ impl LogFile {
     }
 
     /// Opens the file again if its path does not name it any more; returns the size of a regular file that is to be
-    /// rotated. One that cannot be opened again takes further lines.
+    /// rotated. A file that cannot be opened again takes further lines.
     fn follow(&mut self) -> Option<u64> {
         self.identity?;
         let size = self.size();
@@ -192,7 +192,7 @@ impl LogFile {
         self.open_again()
     }
 
-    /// Removes rotated files beyond `max_backups` and `max_age`. One that cannot be removed stays.
+    /// Removes rotated files beyond `max_backups` and `max_age`. A file that cannot be removed stays.
     fn remove_old(&self) {
         for (number, path) in self.backups().0.into_iter().enumerate() {
             let written = fs::metadata(&path).and_then(|found| found.modified());

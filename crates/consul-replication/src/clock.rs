@@ -25,7 +25,7 @@ pub struct VersionClock {
     ahead_ms: Mutex<BTreeMap<NodeId, i64>>,
 }
 
-/// What later versions must differ from.
+/// The versions that later ones must differ from.
 struct Given {
     last: HybridTime,
     writer: u64,
@@ -120,7 +120,7 @@ impl VersionClock {
         version.time().ms() > self.allowed((self.unix_ms)())
     }
 
-    /// A version above one that a replica has. If that is too far ahead of this machine's clock, later versions
+    /// A version above a replica's. If that is too far ahead of this machine's clock, later versions
     /// are none the higher.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use twox_hash::XxHash3_64;
 /// The records of a part of the replica that compares.
 pub const PAGE: usize = 2000;
 
-/// Those of the other one, which may have more between two ids.
+/// The records of the other one, which may have more between two ids.
 pub const OTHER_PAGE: usize = 2 * PAGE;
 
 /// The records of a bucket, about.
@@ -34,7 +34,7 @@ impl Part {
     /// The records after an id and up to another one, which is that of the last one of a page if there are more.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn read(
         reader: Reader<'_>,
         shard: u32,
@@ -117,7 +117,7 @@ fn sum((id, version, is_deleted): &(Bytes, Version, bool)) -> u64 {
 /// a message, and whether there are no more.
 ///
 /// # Errors
-/// Those of the storage.
+/// Errors of the storage.
 pub async fn versions(
     reader: Reader<'_>,
     shard: u32,

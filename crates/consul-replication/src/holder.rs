@@ -151,7 +151,7 @@ impl Holder {
     /// Reads what the disk has kept of a shard.
     ///
     /// # Errors
-    /// Those of the storage, and [`Kind::Decode`] if a later release has written it.
+    /// Errors of the storage, and [`Kind::Decode`] if a later release has written it.
     pub async fn load(&self, shard: u32) -> Result<(), Error> {
         let kept = self.storage.kept(&Self::name_of(shard)).await?;
         let Some(bytes) = kept else { return Ok(()) };
@@ -186,7 +186,7 @@ impl Holder {
             };
             (state.is_whole, state.sealed_for, state.work) = (false, None, work);
             if state.doubt == Some(Doubt::Partial) {
-                // What it says of deletions is that of a replica that it may not have copied to the end.
+                // Its knowledge of deletions is from a replica that it may not have copied to the end.
                 (state.floor, state.horizon) = Default::default();
             }
         })
@@ -273,7 +273,7 @@ impl Holder {
     /// Learns the entry of a shard, unless it knows a newer one.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn learn(&self, shard: u32, entry: &Entry) -> Result<(), Error> {
         let cell = self.shard(shard);
         let is_known = |state: &State| {
@@ -287,7 +287,7 @@ impl Holder {
         if is_known(&state) {
             return Ok(());
         }
-        // One that is back with its replica says so, and keeps it.
+        // A node that is back with its replica says so, and keeps it.
         let has_returned = state.is_whole && entry.failover_from(&self.node, self.disk).is_some();
         let change = entry.change_to(&self.node).filter(|_| !has_returned);
         let work = change.map(|(_, change)| change.since);
@@ -400,7 +400,7 @@ impl Holder {
         for record in &records {
             let time = record.version.time();
             if let Err(error) = self.clock.observe(time) {
-                // One that had such a version already is not frozen until that time.
+                // A replica that had such a version already is not frozen until that time.
                 let kept = self.one(shard, record.id.clone()).await?;
                 if kept.is_none_or(|kept| kept.version.time().next() < time) {
                     return Err(error);
@@ -461,7 +461,7 @@ impl Holder {
         }
         let believed = records.into_iter().filter(|it| !self.disbelieves(entry, it.version));
         let believed = believed.collect();
-        // What comes back after an accepted loss was not deleted.
+        // A record that comes back after an accepted loss was not deleted.
         self.store_above(shard, state.horizon, entry.unproven, believed).await
     }
 
@@ -536,7 +536,7 @@ impl Holder {
     /// Stores a record that the replica of a shard has, if it has one: nothing changes by it.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn store_again(&self, shard: u32) -> Result<(), Error> {
         let cell = self.shard(shard);
         let _unchanged = cell.read().await;
@@ -631,7 +631,7 @@ impl Holder {
     /// Stores records that were copied for a change, and how far the copy is.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn take(
         &self,
         shard: u32,
@@ -660,11 +660,11 @@ impl Holder {
         Ok(true)
     }
 
-    /// Deletes records of a replica that is being copied, of which another one says that they were deleted below its
-    /// horizon; [`Holder::purge_removed`] removes what is left of them.
+    /// Deletes records of a replica that is being copied, if another one says that they were deleted below its horizon;
+    /// [`Holder::purge_removed`] removes the rest of them.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn remove(&self, shard: u32, since: u64, records: &[Record]) -> Result<(), Error> {
         let cell = self.shard(shard);
         let state = cell.write().await;
@@ -681,7 +681,7 @@ impl Holder {
     /// Removes what [`Holder::remove`] has deleted for good.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn purge_removed(
         &self,
         shard: u32,
@@ -709,7 +709,7 @@ impl Holder {
     /// Marks the replica as whole, since everything is copied.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn finish(&self, shard: u32, since: u64) -> Result<(), Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;
@@ -728,7 +728,7 @@ impl Holder {
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn drop_unnamed(&self, shard: u32, newest: &Entry) -> Result<bool, Error> {
         let cell = self.shard(shard);
         let mut state = cell.write().await;

@@ -1,4 +1,4 @@
-//! What nodes ask each other about a shard.
+//! The questions of nodes to each other about a shard.
 
 use super::map::{Entry, StoreId};
 use super::record::{HybridTime, Range, Record, Version};

@@ -1,21 +1,21 @@
-//! How N, W and R of a shard change while it is read and written: in steps, each of which is an entry.
+//! How N, W and R of a shard change while it is read and written: in steps; each is an entry.
 //!
 //! Nodes and clients learn of entries at different moments, so that a write may be acknowledged and a read answered by an
-//! entry while others go on with one before. A node that knows an entry executes nothing by older ones. With K replicas, a
-//! write by quorums of W and a read by older ones of R' meet if W + R' > K, and a write by older ones of W' and a read by
-//! quorums of R if W' + R > K. [`Entry::changing`] has the smallest W' and R' that still count. They are forgotten when
-//! **all replicas were equal in this entry**: then all know it, so that nothing older is executed any more, and each
-//! acknowledged write is on all of them.
+//! entry while others go on with an earlier one. A node that knows an entry executes nothing by older ones. With K
+//! replicas, a write by quorums of W and a read by older ones of R' meet if W + R' > K, and a write by older ones of W'
+//! and a read by quorums of R if W' + R > K. [`Entry::changing`] has the smallest W' and R' that still count. They are
+//! forgotten when **all replicas were equal in this entry**: then all know it, so that nothing older is executed any
+//! more, and each acknowledged write is on all of them.
 //!
 //! The steps of a shard, each when the replicas are equal in the one before:
 //! - It is marked as changing, and W and R grow where they have to. From here on no entry is put back after Consul went back
 //!   unless all of its nodes have answered: a silent node may know smaller quorums.
 //! - A replica is added: a slot that has none, which a failover fills by a copy. With the end of the copy W and R grow so far
 //!   that they meet the older ones among one replica more.
-//! - A replica is removed. It may have been one of those that stored a write or answer an older read, so W' and R' are
-//!   one less. It may also be one that did not answer when the others were equal: it is the only one that goes on with
-//!   older entries, where one is not a quorum.
-//! - W and R become those that are wanted, and the shard is not changing any more.
+//! - A replica is removed. It may have stored a write or answer an older read, so W' and R' are
+//!   one less. It may also have been silent when the others were equal: it alone goes on with older entries, where one
+//! is not a quorum.
+//! - W and R become the wanted ones, and the shard is not changing any more.
 
 use super::map::{Entry, NodeId, Quorums, Sizes, Slot};
 use std::cmp::Ordering;
@@ -139,7 +139,7 @@ mod tests {
         Entry::new(1, slots).with_quorums(quorums.sizes())
     }
 
-    /// Whether quorums of this entry meet each other, and those of the entries before that still count.
+    /// Whether quorums of this entry meet each other, and the quorums of the entries before that still count.
     fn is_safe(entry: &Entry) -> bool {
         let (Sizes { write, read }, lasting) = (entry.quorums, entry.lasting());
         let count = entry.slots.len() - entry.vacant();
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(marked.toward(wanted, None, &|_| true), None);
         let [one, two] = ["n1", "n2"].map(NodeId::from);
         assert_eq!(marked.toward(wanted, Some(&[one.clone(), two]), &|_| true), None);
-        // The one that has not answered is removed, or else one that does not stay.
+        // The silent one is removed, or else a replica that does not stay.
         let names = |entry: Option<Entry>| -> Vec<NodeId> {
             entry.expect("a step").members().cloned().collect()
         };

@@ -89,7 +89,7 @@ impl Entries {
         Some(Known { store: all.store, entry })
     }
 
-    /// Learns the entries of a map. Those of another store are forgotten, since its epochs say nothing about
+    /// Learns the entries of a map. Entries of another store are forgotten, since its epochs say nothing about
     /// this one's.
     pub fn adopt<'a>(
         &self,

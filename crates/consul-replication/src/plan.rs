@@ -37,7 +37,7 @@ pub struct Member {
     pub presence: Presence,
     /// Whether its storage fails: it keeps the replicas that it has, and gets no others.
     pub is_failing: bool,
-    /// What it has told.
+    /// Its last report.
     pub report: Report,
 }
 
@@ -480,7 +480,7 @@ impl<'a> Plan<'a> {
                 .filter(|(_, place)| self.presence(&place.node) != Presence::Live)
                 .map(|(_, place)| place.node.clone())
                 .collect();
-            // A replica that is away is removed first, and none beside another one that is away.
+            // A replica that is away is removed first, and none beside another absent one.
             let stays = |node: &NodeId| match away.is_empty() {
                 true => is_placed(node),
                 false => !away.contains(node),
@@ -511,8 +511,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Whether replicas of a shard were equal in its entry: the nodes of the others. Of the holders that have found it each
-    /// is right, also one that did not reach another then; the one that reached the most says the most.
+    /// Whether replicas of a shard were equal in its entry: the nodes of the others. Each holder that has found it is
+    /// right, also a holder that did not reach another then; the holder that reached the most says the most.
     fn equal(&self, shard: u32, entry: &Entry) -> Option<&[NodeId]> {
         if !self.planner.rules.has(Rule::EqualBeforeNumbers) {
             return Some(&[]);

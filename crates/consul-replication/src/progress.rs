@@ -15,7 +15,7 @@ const COMPARISONS: usize = 16;
 
 #[derive(Clone, Debug, Default)]
 struct Counts {
-    /// The records at the last comparison, and those written since, of which some replace others.
+    /// The records at the last comparison, and the records written since; some of them replace others.
     records: Option<u64>,
     /// The records of comparisons that are being made, by the last id of the part before.
     compared: BTreeMap<Bytes, u64>,

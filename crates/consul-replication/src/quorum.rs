@@ -39,13 +39,13 @@ const REPAIR_WAIT: Duration = Duration::from_millis(500);
 /// Reads and writes of one process.
 #[derive(Clone)]
 pub struct Router {
-    /// What it knows of the map.
+    /// Its knowledge of the map.
     pub entries: Arc<Entries>,
     /// The way to the nodes.
     pub peers: Arc<dyn Peers>,
     /// Time, and tasks in the background.
     pub runtime: Arc<dyn Runtime>,
-    /// What gives writes their versions.
+    /// The clock that gives writes their versions.
     pub clock: Arc<VersionClock>,
     /// How fast the nodes are.
     pub times: Arc<ReadTimes>,
@@ -82,8 +82,8 @@ impl Router {
     /// # Errors
     /// [`Kind::NotReady`] or [`Kind::Timeout`] if there is no quorum until the deadline; the records may
     /// be stored nevertheless, unless no quorum was there when it began. [`Kind::Conflict`] if this process's
-    /// clock is so far ahead of the replicas' clocks that fewer than W take the records, none of which is
-    /// stored. [`Kind::TooLarge`] if the records do not fit into a request.
+    /// clock is so far ahead of the replicas' clocks that fewer than W take the records; none of them is stored.
+    /// [`Kind::TooLarge`] if the records do not fit into a request.
     pub async fn write(
         &self,
         shard: u32,
@@ -194,7 +194,7 @@ impl Router {
     }
 
     /// The versions above which each record has to be written again, of those that the replicas named for it;
-    /// `None`: too few have stored one of the records above all versions that are believed. One that is not
+    /// `None`: too few have stored one of the records above all versions that are believed. A version that is not
     /// believed is passed over if too few replicas have it for a read to show it.
     fn to_exceed(
         &self,
@@ -263,7 +263,7 @@ impl Router {
         places.chain(early).collect()
     }
 
-    /// A request to the replicas in these places, none of which is asked yet.
+    /// A request to the replicas in these places, which are not asked yet.
     fn request(
         &self,
         shard: u32,
@@ -463,7 +463,7 @@ impl Router {
                     pages.insert(slot, (node, records, is_last));
                 }
             }
-            // One that some of them lack is acknowledged if enough of those that have not answered have it too.
+            // A record that some of them lack is acknowledged if enough of those that have not answered have it too.
             let replicas = known.entry.slots.len();
             let least = (of_write + pages.len()).saturating_sub(replicas);
             if has(&pages, least..of_write.min(pages.len())) {
@@ -480,7 +480,7 @@ impl Router {
         Ok(page)
     }
 
-    /// Brings records to the replicas of which a read has shown that they lack them, and to those that were not asked, until
+    /// Brings records to the replicas that lack them, as a read has shown, and to those that were not asked, until
     /// enough of them have all: the next read then shows nothing older.
     async fn bring(
         &self,

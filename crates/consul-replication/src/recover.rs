@@ -1,4 +1,4 @@
-//! What the leader does before it changes an entry after Consul lost its data or went back in time. It learns that
+//! The leader's work before it changes an entry after Consul lost its data or went back in time. It learns that
 //! from a node that knows a newer map, or a newer entry of a shard: entries are on the disks before they are used, the
 //! map a few seconds later.
 //!
@@ -8,10 +8,10 @@
 //!
 //! Nodes that do not answer may know newer entries. They cannot have brought a quorum together in one of them,
 //! nor ended a change of another slot, if the others that promise leave neither a quorum nor what a failover
-//! fences. So these are enough: holders of slots without a change, whose disks are those that the
-//! entry names, as many as a failover fences and as the smaller quorum has. The silent holders must have slots
-//! without a change too: one that was being replaced may have dropped its replica since. With fewer the entry
-//! stays as it is until they answer, or an operator decides.
+//! fences. So these are enough: holders of slots without a change, with the disks that the entry names, as many as a
+//! failover fences and as the smaller quorum has. The silent holders must have slots without a change too: a holder
+//! that was being replaced may have dropped its replica since. With fewer the entry stays as it is until they answer,
+//! or an operator decides.
 
 use super::map::{Entry, NodeId, Place, StoreId};
 use super::message::{Action, Outcome, Request};
@@ -31,7 +31,7 @@ pub struct Inquiry<'a> {
     pub store: Option<StoreId>,
     /// The shard.
     pub shard: u32,
-    /// Whether a node has said that it has this disk, and not that the replica is missing.
+    /// Whether a node has reported that it has this disk, and not that the replica is missing.
     pub has: &'a (dyn Fn(&Place) -> bool + Sync),
     /// The nodes that have reported a newer entry.
     pub knowing: &'a BTreeSet<NodeId>,
@@ -39,7 +39,7 @@ pub struct Inquiry<'a> {
     pub skips_silent: bool,
 }
 
-/// What was heard.
+/// The answers.
 struct Heard {
     /// The newest entry, in the epoch that was promised; if none was, in its own.
     newest: Entry,
@@ -51,7 +51,7 @@ struct Heard {
 
 /// Whether no write can have been acknowledged in a newer entry of a shard that begins with the end of its changes,
 /// when none of the nodes that live knows one: such an entry is on the disks of a quorum of writes before it is used,
-/// and so few of its holders are away that each quorum has one that lives.
+/// and so few of its holders are away that each quorum has a living one.
 pub fn is_newest(
     entry: &Entry,
     has: impl Fn(&Place) -> bool,
@@ -73,11 +73,11 @@ pub fn is_newest(
 }
 
 impl Inquiry<'_> {
-    /// Finds the newest entry of the shard, of which Consul has `stored`, and returns it with a new epoch of at
+    /// Finds the newest entry of the shard, whose entry in Consul is `stored`, and returns it with a new epoch of at
     /// least `epoch`.
     ///
     /// # Errors
-    /// [`Kind::NotReady`] or those of the call if too few nodes answer. If they were silent from the beginning,
+    /// [`Kind::NotReady`] or errors of the call if too few nodes answer. If they were silent from the beginning,
     /// no other node has promised anything, and all go on with the entry that they know.
     pub async fn newest(&self, stored: &Entry, epoch: u64) -> Result<Entry, Error> {
         let Heard { newest, highest, silent } =
@@ -86,7 +86,7 @@ impl Inquiry<'_> {
         Ok(self.promising(newest, epoch, silent).await?.newest)
     }
 
-    /// Asks all nodes that the entry names or that a newer one names, each of which promises to execute
+    /// Asks all nodes that the entry names or that a newer one names; each promises to execute
     /// nothing below `epoch`, or below a higher one if others have promised that; with 0 they promise nothing.
     async fn promising(
         &self,

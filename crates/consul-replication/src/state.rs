@@ -32,8 +32,8 @@ pub struct State {
     /// Deleted records below are purged, and nothing below is accepted any more. A copy raises it when it has all of
     /// its source.
     pub horizon: Version,
-    /// What was [`Entry::unproven`] when the replica counted last: what it had then and others lack since was deleted, unless
-    /// a loss was accepted after that.
+    /// The [`Entry::unproven`] when the replica counted last: a record that it had then and others lack since was
+    /// deleted, unless a loss was accepted after that.
     #[serde(default, skip_serializing_if = "Version::is_lowest")]
     pub counted_under: Version,
 }
@@ -79,7 +79,7 @@ pub struct Report {
     /// The failovers that are not needed, since it is back with its replica: the shard and the epoch that
     /// planned it.
     pub returned: Vec<(u32, u64)>,
-    /// The shards of which it executes nothing before their entries have an epoch that is higher than
+    /// The shards for which it executes nothing before their entries have an epoch that is higher than
     /// this one.
     pub fenced: Vec<(u32, u64)>,
     /// The shards whose entries it knows in higher epochs than the map's, and these epochs: Consul went back.
@@ -115,8 +115,8 @@ impl State {
         }
     }
 
-    /// Below this version the replica had everything, so that what it lacks was deleted. One that was never whole proves
-    /// nothing.
+    /// Below this version the replica had everything, so that a record that it lacks was deleted. A replica that was
+    /// never whole proves nothing.
     pub(super) fn proved_horizon(&self) -> Version {
         match self.doubt {
             Some(Doubt::Partial) if !self.is_whole => Version::default(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The functions of an engine that keeps the records of a node's shards.
 ///
-/// What [`Storage::keep`] stores must be on the same disk as the records, and as durable: a promise that
+/// The values of [`Storage::keep`] must be on the same disk as the records, and as durable: a promise that
 /// outlives the records, or records that outlive a promise, lose writes.
 pub trait Storage: Send + Sync {
     /// Stores each record, unless there is one with its id that it does not replace
@@ -55,7 +55,7 @@ pub trait Storage: Send + Sync {
 pub const PAGE_BYTES: usize = 1 << 20;
 
 /// The records of a page's first scan, and how many times as many as are known a later one asks for. Their
-/// sizes tell how many more fit; those of few records tell little.
+/// sizes tell how many more fit; the sizes of few records tell little.
 const FIRST_SCAN: usize = 2;
 const GROWTH: usize = 4;
 
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
     /// A page of a range: up to `limit` (1 or more) records that fit into a message; whether there are no more.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn page(
         self,
         shard: u32,
@@ -148,7 +148,7 @@ impl<'a> Reader<'a> {
     /// ids. While most of what a scan finds is wanted, the next one asks for more at once.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn records(self, shard: u32, ids: &[Bytes]) -> Result<(Vec<Record>, usize), Error> {
         let fit = self.fit();
         let mut records: Vec<Record> = Vec::new();
@@ -166,7 +166,7 @@ impl<'a> Reader<'a> {
             let to = behind(if count == 1 { first } else { last });
             let range = Range { from: first.clone(), to: Some(to), after: None };
             let found = self.storage.scan(shard, range, count).await?;
-            // What the scan says about ids ends with its last record, if it was full.
+            // The scan's knowledge of ids ends with its last record, if it was full.
             let end = found.last().filter(|_| found.len() == count).map(|it| it.id.clone());
             let end = if count == 1 { Some(first.clone()) } else { end };
             let before = records.len();

@@ -28,7 +28,7 @@ pub struct Transfer {
     pub page: usize,
 }
 
-/// What comparisons of replicas have done.
+/// The work of comparisons of replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compared {
     /// The records that were stored here.
@@ -188,12 +188,12 @@ impl Transfer {
         let reachable: Vec<&NodeId> = asked.iter().filter(is_asked).copied().collect();
         let to_fence = if rules.has(Rule::FenceEnough) { entry.fenced() } else { 1 };
         let to_copy = if rules.has(Rule::CopyUnion) { entry.copied() } else { 1 };
-        // One that has handed its slot to another since does not count for it beside that one.
+        // A node that has handed its slot to another since does not count for it beside that one.
         let current = |nodes: &[NodeId]| nodes.iter().filter(|node| others.contains(node)).count();
         let is_enough = |work: &Work| {
             let has_quorum = current(&work.fenced) + vacant >= to_fence
                 && current(&work.copied) + vacant >= to_copy;
-            // What was lost after the operator's word is not among what it accepts.
+            // A loss after the operator's word is not among the accepted ones.
             let has_all = || {
                 if unites {
                     let has =
@@ -247,7 +247,7 @@ impl Transfer {
         };
         let mut is_whole = true;
         if !work.fenced.contains(node) {
-            // One that is not whole has learned the entry too, and executes nothing before it.
+            // A replica that is not whole has learned the entry too, and executes nothing before it.
             is_whole = match self.answer(shard, entry, node, Action::Fence).await?.1 {
                 Outcome::NotReady(NotReady::NotWhole) if entry.unites() => false,
                 Outcome::NotReady(why) => {
@@ -428,9 +428,9 @@ impl Transfer {
         Ok((time, records))
     }
 
-    /// The records of a copy. Of one that is too far ahead of this node's clock the other replicas are asked, as
-    /// that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
-    /// was never acknowledged, and what they have comes in its place.
+    /// The records of a copy. The other replicas are asked about a record that is too far ahead of this node's clock,
+    /// as that may be the clock that is wrong: if each that lacks it would refuse it too, and fewer than W have it, it
+    /// was never acknowledged, and their record comes in its place.
     async fn believed(
         &self,
         shard: u32,
@@ -795,7 +795,7 @@ impl Transfer {
         }
     }
 
-    /// Makes the own replica equal to those of other nodes, and these to each other. Returns the ones that have not answered.
+    /// Makes the own replica equal to other nodes' replicas, and these to each other. Returns the silent ones.
     async fn compare_all(
         &self,
         shard: u32,
@@ -805,7 +805,7 @@ impl Transfer {
     ) -> (Compared, Vec<NodeId>) {
         let mut compared = Compared::default();
         let mut left_out: Vec<NodeId> = Vec::new();
-        // What the first round brings here, the second one gives to the others.
+        // The second round gives to the others what the first one brings here.
         for round in 0..rounds {
             if round == 1 && compared.fetched + compared.deleted == 0 {
                 break;
@@ -842,7 +842,7 @@ impl Transfer {
             for node in &places {
                 let mut parts = self.compare(shard, newest, node).await;
                 while let Some(difference) = self.next_difference(&mut parts).await? {
-                    // What others do not lack by an accepted loss, they lack since it was deleted.
+                    // A record that others do not lack by an accepted loss, they lack since it was deleted.
                     let least = match state.unproven(newest).is_lowest() {
                         true => difference.horizon,
                         false => Version::default(),

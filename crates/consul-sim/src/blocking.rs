@@ -62,7 +62,7 @@ impl ReadOptions {
         Ok(Self { consistency, ..Self::waiting(call, settings)? })
     }
 
-    /// Those of a call without any.
+    /// The limits of a call without any.
     pub fn default_of(settings: &Settings) -> Self {
         let (wait, consistency) = (settings.default_query_time, Consistency::Leader);
         Self { index: 0, wait, consistency, cached: false }
@@ -128,7 +128,7 @@ pub(super) struct ResultIndex {
     pub missing: bool,
     /// The index at which the result itself last changed, where other changes of its table do not end a wait.
     pub changed: u64,
-    /// What the server's tree shows where the query waits, by [`tree::mark`]: nothing else wakes it. 0: its topics alone do.
+    /// The mark of the server's tree where the query waits, by [`tree::mark`]: nothing else wakes it. 0: its topics alone do.
     ///
     /// [`tree::mark`]: crate::store::tree::mark
     pub mark: u64,
@@ -203,7 +203,7 @@ pub(super) enum Headers {
     },
     /// Configuration entries: a missing one has the same headers, other errors have none.
     Entry,
-    /// Prepared queries: as those of the catalog, and a missing one has the index headers of an error.
+    /// Prepared queries: as queries of the catalog, and a missing one has the index headers of an error.
     Query {
         /// Whether the agent's cache can answer.
         cache: bool,
@@ -230,7 +230,7 @@ impl Agent {
                 }
             }
             let now = (read.index)(state, call);
-            // What has changed is not where the query waits.
+            // The change is not where the query waits.
             if now.mark != 0 && now.mark == index.mark {
                 return None;
             }

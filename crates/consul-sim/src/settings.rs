@@ -17,7 +17,7 @@ pub struct Settings {
     pub address: IpAddr,
     /// `ports`
     pub ports: Ports,
-    /// What `agent/self` shows of the configuration beside what it always does, by the names in its `DebugConfig`.
+    /// The part of the configuration that `agent/self` shows besides the usual one, by the names in its `DebugConfig`.
     pub shown: serde_json::Map<String, serde_json::Value>,
     /// `telemetry`
     pub telemetry: Telemetry,
@@ -109,7 +109,7 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// Those of gRPC, by the names that members and services have for them.
+    /// The ports of gRPC, by the names that members and services have for them.
     pub(super) fn of_grpc(&self) -> impl Iterator<Item = (&'static str, String)> {
         let all = [("grpc_port", self.grpc), ("grpc_tls_port", self.grpc_tls)];
         all.into_iter().filter_map(|(name, port)| Some((name, port?.to_string())))

@@ -111,7 +111,7 @@ fn archive(meta: &[u8], tables: &[u8], since_1970_s: u64) -> io::Result<Vec<u8>>
 fn unpacked(body: &[u8]) -> Result<Vec<u8>, String> {
     let go = |why: &io::Error| match why.kind() {
         io::ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),
-        // What follows the archive, or its sum.
+        // The bytes after the archive, or its sum.
         io::ErrorKind::InvalidInput if why.to_string().contains("header") => {
             "gzip: invalid header".to_owned()
         }

@@ -49,7 +49,7 @@ impl Authority {
         })
     }
 
-    /// One that this one has signed, with changed parameters.
+    /// An authority that this one has signed, with changed parameters.
     pub fn intermediate(&self, change: impl FnOnce(&mut CertificateParams)) -> Authority {
         let mut params = named("intermediate", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

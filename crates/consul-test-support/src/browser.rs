@@ -134,7 +134,7 @@ impl Browser {
         Ok(STANDARD.decode(encoded.as_str().ok_or("no picture")?)?)
     }
 
-    /// What the console said since the last call.
+    /// The console's lines since the last call.
     pub fn console(&self) -> Result<Vec<String>, Failed> {
         let lines = self.command("POST", "/se/log", &json!({ "type": "browser" }))?;
         Ok(lines.as_array().ok_or("no lines")?.iter().map(ToString::to_string).collect())

@@ -19,7 +19,7 @@ pub struct Disk {
     pub scanned: AtomicUsize,
     /// Whether it stores nothing.
     pub is_full: AtomicBool,
-    /// The function that fails, of which the others know nothing.
+    /// The function that fails, unknown to the others.
     pub broken: Mutex<Option<&'static str>>,
     /// Whether that function has done its work when it fails, and how many of its calls do not fail.
     pub fails_late: AtomicBool,

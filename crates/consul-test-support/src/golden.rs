@@ -1,4 +1,4 @@
-//! What each release wrote, which every later build must read and answer: `tests/golden/VERSION`.
+//! The data that each release wrote, which every later build must read and answer: `tests/golden/VERSION`.
 
 use std::fs;
 use std::path::Path;

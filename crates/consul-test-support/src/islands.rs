@@ -1,4 +1,4 @@
-//! Three real Consul servers on a separate network, any of which a test can cut off from the others
+//! Three real Consul servers on a separate network; a test can cut any of them off from the others
 //! while programs still reach it through its unix socket.
 //!
 //! Each server is in a network namespace, connected to a bridge in another one. The machine's own

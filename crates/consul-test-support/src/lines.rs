@@ -1,4 +1,4 @@
-//! What the library logs while a test runs.
+//! The lines that the library logs while a test runs.
 
 use consul_process::clock::Clock;
 use consul_process::logs;

@@ -48,7 +48,7 @@ pub fn make(target: &str) -> Command {
     make
 }
 
-/// The folder with the modules for the engines: those of `make test` are not optimised.
+/// The folder with the modules for the engines: the modules of `make test` are not optimised.
 pub fn modules() -> PathBuf {
     let folder = if is_quick() { "target/lua-quick" } else { "target/lua" };
     Path::new(crate::root()).join(folder)
@@ -87,8 +87,8 @@ pub fn tells(command: &mut Command, account: &[&str]) -> Result<(), Failed> {
 }
 
 /// Whether a shell command succeeds on a real Consul of this version and leaves nothing: no key below
-/// `prefix`, no service except Consul's own, no session. What a program that ends cannot end within its second, as on a busy
-/// machine, may be there until it expires.
+/// `prefix`, no service except Consul's own, no session. A thing that a program cannot end within its last second, as
+/// on a busy machine, may be there until it expires.
 pub fn leaves_nothing(version: &str, command: &str, prefix: &str) -> Result<(), Failed> {
     let left = format!(
         "local c = require('consul_ffi').new() \

@@ -8,12 +8,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use std::env;
 use std::fmt::Display;
 
-/// What the names of tests have of which `make test-all` adds to `make test`: those that need real servers, other clients
-/// or other engines.
+/// Parts of the names of the tests that `make test-all` adds to `make test`: they need real servers, other clients or
+/// other engines.
 const ADDED: [&str; 6] = ["1.21", "1.8", "[etcd]", "go_client", "lua5.1", "lua5.4"];
 
-/// Whether a test of this name runs: all do; with `PART=quick` in the environment those of `make test`, with `PART=added` those
-/// that `make test-all` adds.
+/// Whether a test of this name runs: all do; with `PART=quick` in the environment only `make test`'s, with `PART=added`
+/// only the tests that `make test-all` adds.
 pub fn is_in_part(name: &str) -> bool {
     let is_added = ADDED.iter().any(|word| name.contains(word));
     match env::var("PART").as_deref() {
@@ -30,7 +30,7 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// An empty list; the names of its tests begin with the module, as those of `#[test]` do. They run in the folder of
+    /// An empty list; the names of its tests begin with the module, as with `#[test]`. They run in the folder of
     /// the checkout; cargo starts them in that of their crate.
     pub fn of(module_path: &'static str) -> Trials {
         env::set_current_dir(crate::root()).expect("the checkout");

@@ -1,4 +1,4 @@
-//! A program of which one instance works at a time.
+//! A program; one of its instances works at a time.
 
 use consul_api::api::{kv, session};
 use consul_api::error::Error;
@@ -9,7 +9,7 @@ use consul_client::Client;
 /// Tries once to become the leader, for as long as a session of 10 s is not renewed.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn becomes_leader(client: &Client, instance: &str) -> Result<bool, Error> {
     let definition =
         Value::Map(vec![("ttl".to_owned(), "10s".into()), ("lock_delay".to_owned(), "0s".into())]);

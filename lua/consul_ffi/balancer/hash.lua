@@ -1,7 +1,7 @@
 -- Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, arXiv:1608.01350): a key belongs to the next
 -- instance on a ring that has room. An instance has room while its requests in flight, the new one included, are at
 -- most `load_factor` times its share of all, or at most the next integer above its share, since with a few requests
--- nothing lower is possible. All instances stay on the ring: the keys of one that is ejected, or full, go to the next
+-- nothing lower is possible. All instances stay on the ring: the keys of an ejected or full instance go to the next
 -- ones, and come back.
 local text_hash = require("consul_ffi.balancer.text_hash")
 

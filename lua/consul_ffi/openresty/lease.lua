@@ -1,4 +1,4 @@
--- Which worker of an nginx watches: the one that has the lease in a shared dict. The entries have no time limit, which
+-- Which worker of an nginx watches: the holder of the lease in a shared dict. The entries have no time limit, which
 -- nginx would count by a clock that can be set back.
 local now_s = require("consul_ffi.openresty.clock")
 

@@ -8,7 +8,7 @@ local texts = {}
 -- of a text is at the version, others at the version, a dot and their number.
 local CURRENT, TEXT, LAST = "v:", "t:", "versions"
 
--- What nginx needs for an entry besides key and value, the length of a key here, and the size of its pages, in bytes.
+-- The bytes that nginx needs for an entry besides key and value, the length of a key here, and the size of its pages.
 local NODE, KEY, PAGE = 80, 16, 4096
 
 -- The length of all parts of a text but the last one, which is shorter.

@@ -32,7 +32,7 @@ local LOOK_S = 0.02
 -- The greatest weight in the ring for keys, to which greater ones are scaled down.
 local MAX_RING_WEIGHT = 16
 
--- What nginx needs of a shared dict for itself, in KiB.
+-- The part of a shared dict that nginx needs for itself, in KiB.
 local OVERHEAD_K = 32
 
 -- The texts in the shared dict: the services' names as JSON, and of each service its instances as JSON. Beside them,
@@ -219,7 +219,7 @@ local function enough_k(self, jsons)
   -- page.
   local size_k = math.ceil(GAPS * (bytes + largest) / 1024) + OVERHEAD_K
   local has_k = self.dict.capacity and self.dict:capacity() / 1024 or 0
-  -- What has been too small is never enough.
+  -- A size that has been too small is never enough.
   return size_k > has_k and size_k or math.ceil(LARGER * has_k), #names
 end
 
@@ -305,7 +305,7 @@ end
 local function write_dump(self)
   local dict = self.dict
   local is_due = self.dump_file and self.dump_at <= now_s()
-  -- What came from the file alone is in it.
+  -- It includes names that came from the file alone.
   local names = is_due and (self.is_answered or dict:get(FILTER)) and names_of(dict)
   if not names or not is_own(self) or not self.lease:is_kept() then
     return
@@ -805,7 +805,7 @@ local function ring_of(list)
   return ring, instances
 end
 
----Picks an instance: round robin by weight, or the one that a key belongs to, as a service view does.
+---Picks an instance: round robin by weight, or the instance that a key belongs to, as a service view does.
 ---@param key? string
 ---@return consul_ffi.Instance|false instance
 ---@return string? message

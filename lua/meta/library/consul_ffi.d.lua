@@ -155,9 +155,9 @@ function Handle:wait(timeout_ms) end
 ---@return consul_ffi.Error? err
 function Handle:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
----answered at once. A connection that ends while it waits cancels the call.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once the call is done. An empty line written meanwhile is answered at once.
+---A connection that ends while it waits cancels the call.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
@@ -220,8 +220,8 @@ function Watch:changes() end
 ---@return consul_ffi.Error? err
 function Watch:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once `poll` has something to return. An empty line written meanwhile is
 ---answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
@@ -295,9 +295,9 @@ function ServiceView:age_s() end
 ---@return consul_ffi.Error? err
 function ServiceView:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
----answered at once.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once Consul has answered. An empty line written meanwhile is answered at
+---once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
@@ -358,9 +358,8 @@ function ServiceViews:view(service) end
 ---@return consul_ffi.Error? err
 function ServiceViews:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once there is news. An empty line written meanwhile is
----answered at once.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once there is news. An empty line written meanwhile is answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
@@ -481,10 +480,10 @@ function Lock:events() end
 ---@return consul_ffi.Error? err
 function Lock:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line
----written meanwhile is answered at once. The line is of the last attempt: call it after `start`. A connection that ends
----before `poll` has returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once `poll` has an event to return. An empty line written meanwhile is
+---answered at once. The line is of the last attempt: call it after `start`. A connection that ends before `poll` has
+---returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
@@ -760,8 +759,8 @@ function ConsulHACluster:events() end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once there is an event or a request. An empty line written meanwhile is
 ---answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
@@ -1374,7 +1373,7 @@ function ConsulClient:destroy_session(session, options) end
 ---| "fast" # for machines with little load where seconds count: tolerates 1 second.
 ---| "wan" # for distant servers or overloaded machines: tolerates 5 seconds.
 
----Times that differ from those of the profile `default`.
+---Times that differ from the profile `default`.
 ---@class consul_ffi.profile
 ---@field beat_ms? number how often this process updates its check, at least 10 and at most a third of check_ttl_ms
 ---@field check_ttl_ms? number how long after the last beat the check of this process turns critical

@@ -35,7 +35,7 @@ local DEFAULT_WAIT = 300000
 -- The names of `new` that are not options of consul_ffi.
 local OPTIONS = { "host", "port", "connect_timeout", "read_timeout", "default_args", "ssl", "ssl_verify", "sni_host" }
 
--- Those of them that a client is made with. A program may change these fields after `new`.
+-- The fields among them that a client is made with. A program may change these fields after `new`.
 local FIELDS = { "host", "port", "connect_timeout", "ssl", "ssl_verify", "sni_host" }
 
 -- How often clients of consul_ffi repeat a request by default.
@@ -207,7 +207,7 @@ local function escaped(text, pattern)
   end))
 end
 
--- What a name or a value of a query's parameter cannot have.
+-- The characters that a name or a value of a query's parameter cannot have.
 local ESCAPED = "[^%w_.~-]"
 
 -- Adds an argument with several values to a path, false excluded; nil and a message for a value that cannot be sent.
@@ -283,7 +283,7 @@ local function arguments(self, path, args)
   return path, params, { full_response = true, timeout_ms = math.ceil(timeout), token = token }
 end
 
--- What a message says if no connection was made within connect_timeout, which has no kind of its own: of HTTP, of the
+-- Parts of messages if no connection was made within connect_timeout, which has no kind of its own: of HTTP, of the
 -- system's connect within that, and of HTTPS.
 local UNCONNECTED = { "no connection within", "deadline has elapsed", "operation timed out" }
 
@@ -662,7 +662,7 @@ function clients_of(self)
   return self.made.clients, self.made.why
 end
 
----Creates an object. Options besides those of lua-resty-consul are those of consul_ffi; with one of these a wrong
+---Creates an object. Options besides lua-resty-consul's are consul_ffi's; with one of these a wrong
 ---option raises an error, else each call fails.
 ---@param given? table
 ---@return resty.consul consul

@@ -433,7 +433,7 @@ describe("a lock", function()
     end,
   }
 
-  -- What a hook does meanwhile with the same object.
+  -- The calls of a hook meanwhile with the same object.
   local TAKES = {
     ["the outcome"] = function(object)
       object:next_event(5000)

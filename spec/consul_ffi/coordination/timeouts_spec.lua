@@ -148,7 +148,7 @@ describe("what serves requests while it waits, on a manual clock,", function()
     end
   end)
 
-  -- What a call returns, and how long it took by the clock.
+  -- The results of a call, and how long it took by the clock.
   local function timed(call, ...)
     local before = sim:now()
     local ok, err = call(...)

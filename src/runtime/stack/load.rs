@@ -1,4 +1,4 @@
-//! What `require("consul_ffi")` calls. All that it raises is a plain string: an error that leaves mlua is
+//! The function that `require("consul_ffi")` calls. All that it raises is a plain string: an error that leaves mlua is
 //! a userdata, which the stand-alone interpreters print as "(error object is a userdata value)".
 //!
 //! An engine without memory leaves a function by a jump, which must not cross a frame of Rust that has

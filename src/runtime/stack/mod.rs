@@ -12,7 +12,7 @@ use mlua::{FromLuaMulti, Function, LightUserData, Lua, Table, Value, ffi};
 use std::io::Write as _;
 use std::os::raw::c_int;
 
-/// What to push onto the Lua stack.
+/// A value to push onto the Lua stack.
 enum Input<'a> {
     Value(&'a Tape),
     ValueAndMeta(&'a Tape, &'a Meta),

@@ -246,7 +246,7 @@ fn reply(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
 }
 
-/// What Consul answers, also when that takes minutes.
+/// Consul's answer, also when that takes minutes.
 fn forward(consul: SocketAddr, path: &str) -> Result<Answer, Failed> {
     let mut stream = TcpStream::connect(consul)?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;

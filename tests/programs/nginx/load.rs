@@ -25,7 +25,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// How often instances end a kept connection by its number of requests, and after how many idle seconds.
 const LIMITS: [(u32, u32); 3] = [(7, 60), (1_000_000, 1), (100, 60)];
 
-/// What happens in a round.
+/// The events in a round.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// An instance starts.
@@ -91,7 +91,7 @@ impl Drop for Instance {
     }
 }
 
-/// What the clients share.
+/// The state that the clients share.
 #[derive(Default)]
 struct Load {
     ends: AtomicBool,
@@ -103,7 +103,7 @@ struct Load {
 
 impl Load {
     fn kills(&self) -> [usize; 2] {
-        // In this order: a kill between the two looks is one that runs.
+        // In this order: a kill between the two looks counts as running.
         let over = self.kills[1].load(Ordering::SeqCst);
         [self.kills[0].load(Ordering::SeqCst), over]
     }
@@ -127,8 +127,8 @@ impl Load {
         }
     }
 
-    /// The status of a request. As every client does (RFC 9110, 9.2.2), it repeats one that got no answer when a kept
-    /// connection had ended. On a new one the gateway owes an answer, unless its worker was killed.
+    /// The status of a request. As every client does (RFC 9110, 9.2.2), it repeats a request that got no answer when a
+    /// kept connection had ended. On a new one the gateway owes an answer, unless its worker was killed.
     fn request(
         &self,
         gateway: SocketAddr,

@@ -22,7 +22,7 @@ const OUTAGE: Duration = Duration::from_secs(60);
 
 const MOST_CONNECTIONS: usize = 8;
 
-/// What the page says of changes that name no service, and what the issue says of the others: the median and the
+/// The page's times of changes that name no service, and the issue's of the others: the median and the
 /// slowest of a hundred, in seconds.
 const NAMED: (f64, f64) = (0.3, 1.0);
 const UNNAMED_WORST_S: f64 = 5.0;

@@ -12,7 +12,7 @@ const SERVICES: usize = 20;
 /// How soon a change is to be in every worker, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What every worker answers with for a service: its ports.
+/// The answer of every worker for a service: its ports.
 const BLOCKS: &str = r#"lua_shared_dict consul 10m;
     init_worker_by_lua_block {
         views = require("consul_ffi.openresty.views").new({
@@ -96,7 +96,7 @@ pub fn workers_share(unpacked: &Path) -> Outcome {
     for service in 1..=SERVICES {
         becomes(&nginx, service, &ports(service))?;
     }
-    // Of the worker that reads, and of one that did before, if it was too slow.
+    // Of the worker that reads, and of another that did before, if it was too slow.
     check(nginx.waiting()? < SERVICES, &format!("{} connections", nginx.waiting()?))?;
     let mut slowest = Duration::ZERO;
     for service in 1..=5 {
@@ -113,7 +113,7 @@ fn watcher(nginx: &Nginx) -> Result<String, Failed> {
     Ok(body.split('.').next().unwrap_or_default().trim().to_owned())
 }
 
-/// What an instance that is gone leaves, and Consul after it has lost everything.
+/// The rest of an instance that is gone, and Consul after it has lost everything.
 pub fn gone_and_lost(unpacked: &Path) -> Outcome {
     let mut nginx = start(unpacked)?;
     becomes(&nginx, 1, &ports(1))?;
@@ -223,7 +223,7 @@ pub fn a_slow_worker_starts_from_the_dump(unpacked: &Path) -> Outcome {
     check(age < 15.0, &format!("an age of {age} s"))
 }
 
-/// What a service has instead of ports when its list has no room in the dict.
+/// The text of a service instead of ports when its list has no room in the dict.
 const NO_ROOM: &str = "no room for its list";
 
 pub fn too_small(unpacked: &Path) -> Outcome {
@@ -277,7 +277,7 @@ pub fn too_small(unpacked: &Path) -> Outcome {
     check(said()?.is_empty(), "the dict is too small with the size that was told")
 }
 
-/// Writes to all lists of the dict, of which each changes by up to a half, and answers how many had no room.
+/// Writes to all lists of the dict; each changes by up to a half, and answers how many had no room.
 const WRITES: &str = r#"server {
         location = /listed {
             content_by_lua_block {
@@ -324,7 +324,8 @@ pub fn named_size(unpacked: &Path) -> Outcome {
         let answer = send(nginx.consul_address, "PUT", "/v1/agent/service/register", &body)?;
         check(answer.status == 200, &answer.body)?;
     }
-    // What the log names while there is more and more is too little at the end, and the same size is not named again.
+    // The size that the log names while there is more and more is too little at the end, and the same size is not named
+    // again.
     nginx.restart(unpacked)?;
     let log = nginx.folder.join("log");
     let path = nginx.folder.join("nginx.conf");

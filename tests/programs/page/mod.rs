@@ -74,7 +74,7 @@ pub fn trials() -> Trials {
     trials
 }
 
-/// What this program says about its tests where no program can be found.
+/// The output of this program about its tests where no program can be found.
 fn skipped_without_a_browser() -> Outcome {
     let output =
         Command::new(std::env::current_exe()?).arg("--list").env("PATH", "/nowhere").output()?;

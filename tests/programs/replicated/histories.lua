@@ -7,8 +7,8 @@
 -- SEED chooses the disturbances and operations, HISTORY_SECONDS is how long it goes on (300). FILE.events says when
 -- each disturbance begins and ends, by the clock of the history. With CUTS=1 this process and Consul are in a network
 -- namespace of their own (islands.lua), and nodes are cut off. Without cc no clock is wrong, no disk is full and no
--- machine loses power; without mount namespaces a machine that loses power has the same boot id after it. What is not
--- available is in a line that begins with SKIPPED. With FORGETFUL=writes storages drop some: then the check must find
+-- machine loses power; without mount namespaces a machine that loses power has the same boot id after it. Missing parts
+-- are in a line that begins with SKIPPED. With FORGETFUL=writes storages drop some: then the check must find
 -- violations. With FORGETFUL=power they do not sync: then it must, or shards wait in the end for disks that are gone.
 --
 -- All of it is within the promise of docs/data.md: disks keep what was synced, one disk at a time is lost and the next
@@ -136,7 +136,7 @@ function World.new(folder, output)
   return world
 end
 
--- What a node's command begins with.
+-- The beginning of a node's command.
 function World:around(name)
   local file = self.folder .. "/" .. name
   local parts = { self.network and self.network.around(name) or "" }
@@ -352,7 +352,7 @@ function World:cut_power(name)
   self:new_boot(name)
 end
 
--- Whether a node has said that it is ready; asks it in the background.
+-- Whether a node has reported that it is ready; asks it in the background.
 function World:is_ready(name)
   self.asked = self.asked or {}
   local handle = self.asked[name]
@@ -480,7 +480,7 @@ local IS_ALONE = { all_machines = true, lost_disk = true }
 -- Those that only one node has at once. Of two nodes that are far ahead, each would take the other's versions of the
 -- future; and two that are cut from their peers share what is cut (islands.lua).
 local IS_SINGLE = { clock_far_ahead = true, cut_from_peers = true }
--- How long the nodes may take after one, in seconds; one that takes longer is told at the end.
+-- How long the nodes may take after one, in seconds; a longer time is told at the end.
 local OVER_S = 60
 
 function World:choices()

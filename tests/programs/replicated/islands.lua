@@ -2,7 +2,7 @@
 -- is, too. A connection is cut by a wrong hardware address, so that packets get lost in silence.
 local support = require("examples.support")
 
--- The addresses of this process and of Consul, and the beginning of those of the nodes.
+-- The addresses of this process and of Consul, and the beginning of the nodes' addresses.
 local OWN, CONSUL, NODE = "10.78.0.253", "10.78.0.254", "10.78.0."
 local NOWHERE = "02:00:00:00:00:01"
 
@@ -35,7 +35,7 @@ function islands.new(count)
     return tonumber(name:match("%d+"))
   end
 
-  -- What the command of a node begins with.
+  -- The beginning of a node's command.
   function all.around(name)
     local i = number(name)
     return ("nsenter --net --target %s env TSDB_HOST=%s%d CONSUL_HTTP_ADDR=%s:%s"):format(
@@ -55,8 +55,8 @@ function islands.new(count)
 
   local deaf = {}
 
-  -- Cuts a node off from all other nodes and from this process, or connects it again. What the node sends is lost, and
-  -- at random also what other nodes send to it.
+  -- Cuts a node off from all other nodes and from this process, or connects it again. Bytes that the node sends are
+  -- lost, and at random also what other nodes send to it.
   function all.cut_from_peers(name, is_cut)
     local own = number(name)
     local is_deaf = deaf[own]

@@ -240,8 +240,8 @@ function World:lose_disk(name)
   end)
 end
 
--- Returns the number of acknowledged points that a read through a node does not have, or has in an older
--- version or one that was never written.
+-- Returns the number of acknowledged points that a read through a node does not have, or has in an older version or in
+-- one never written.
 function World:wrong_through(node)
   local missing, wrong = 0, 0
   for series = 1, SERIES do

@@ -1,4 +1,4 @@
--- What the shards of a node show about its disk.
+-- The shards of a node, as evidence about its disk.
 local shards = {}
 
 -- Returns the epochs of the shards of a node by their numbers.

@@ -47,7 +47,7 @@ local function consul(name, run)
   end)
 end
 
--- Calls with an object for the server that repeats what a request said.
+-- Calls with an object for the server that repeats a request.
 local function echo(name, run, options)
   call(name, function(make, env)
     local given = { port = env.echo_port }
@@ -611,7 +611,7 @@ local function both(name, options, run)
     for field, value in pairs(given) do
       c[field] = value
     end
-    -- What `new` makes of it.
+    -- The value that `new` makes of it.
     c.port = c.port ~= 0 and c.port or nil
     return run(c, env)
   end)

@@ -2,11 +2,10 @@
 --
 --   luajit compare.lua NGINX SUITE CONSUL
 --
--- NGINX is the folder that scripts/nginx.sh prints, SUITE that of scripts/lua-resty-consul.sh, CONSUL the name of
+-- NGINX is the folder that scripts/nginx.sh prints, SUITE the folder of scripts/lua-resty-consul.sh, CONSUL the name of
 -- the agent at
--- CONSUL_HTTP_ADDR: 1.21 or consul-sim. A difference that differences.lua does not have is a failure, and so is one
--- that it
--- has and that is not seen. SHOW=NAME prints what a call has returned.
+-- CONSUL_HTTP_ADDR: 1.21 or consul-sim. A difference that differences.lua does not have is a failure, and so is an
+-- entry of it that is not seen. SHOW=NAME prints what a call has returned.
 local cjson = require("cjson")
 local socket = require("socket")
 

@@ -22,7 +22,7 @@ local function each(name, endings)
   return names
 end
 
--- For a field that is set at `new` and one that is set later.
+-- For a field that is set at `new` and for a field that is set later.
 local function both(name)
   return each(name, { ", at new", ", after new" })
 end

@@ -5,7 +5,7 @@ local env = require("env")
 
 local M = {}
 
--- What resty.http 0.17 loads for a client's certificate alone, which lua-resty-consul does not pass.
+-- A module that resty.http 0.17 loads for a client's certificate alone, which lua-resty-consul does not pass.
 package.preload["resty.string"] = function()
   return { to_hex = function() error("not here") end }
 end

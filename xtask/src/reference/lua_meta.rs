@@ -79,7 +79,7 @@ pub(super) fn text() -> String {
     alias(&mut file, "ErrorKind", Kind::ALL.iter().map(|kind| (kind.name(), kind.cause())));
     let profiles = Profile::NAMED.iter().map(|named| (named.name, named.purpose));
     alias(&mut file, "ProfileName", profiles);
-    file.push_str("\n---Times that differ from those of the profile `default`.\n");
+    file.push_str("\n---Times that differ from the profile `default`.\n");
     file.push_str("---@class consul_ffi.profile\n");
     for (name, kind, doc) in Profile::MEMBERS {
         let _ = writeln!(file, "---@field {name}? {kind} {doc}");

@@ -1,5 +1,5 @@
 //! The reference, generated from the rows, the options and the annotations in `texts/`: pages for
-//! people, tables in pages that are otherwise written by hand, and annotations for the Lua language server.
+//! people, tables in pages that are otherwise written by hand, pictures, and annotations for the Lua language server.
 
 mod annotations;
 mod endpoints;
@@ -10,11 +10,13 @@ mod objects;
 mod options;
 mod page;
 mod part;
+mod pictures;
 mod quick;
 
 /// Every file with something generated: its path in the repository, and its text.
-pub fn files() -> [(&'static str, String); 10] {
+pub fn files() -> [(&'static str, String); 14] {
     let [errors, errors_zh] = kinds::pages();
+    let [lock, write, migration, gateway] = pictures::files();
     [
         errors,
         errors_zh,
@@ -26,5 +28,9 @@ pub fn files() -> [(&'static str, String); 10] {
         ("docs/zh/monitoring.md", monitoring::chinese()),
         ("docs/configuration.md", options::markdown()),
         ("lua/meta/library/consul_ffi.d.lua", lua_meta::text()),
+        lock,
+        write,
+        migration,
+        gateway,
     ]
 }

@@ -85,7 +85,7 @@ const MESH: FreeForm = FreeForm {
         "TTL",
         "Timeout",
     ],
-    // What the program itself wrote there, as Consul keeps it.
+    // The program's own value there, as Consul keeps it.
     answered_in_nanoseconds: PASSIVE_HEALTH_CHECK,
     nanoseconds: &[],
     lists: &[

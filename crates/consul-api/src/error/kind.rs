@@ -7,7 +7,7 @@ use std::fmt;
 macro_rules! kinds {
     ($($kind:ident $name:literal exit: $exit:literal cause: $cause:literal cure: $cure:literal
         zh: $cause_zh:literal $cure_zh:literal)+) => {
-        /// What kind of failure an [`Error`](super::Error) is. The names are part of the public interface.
+        /// The kind of failure of an [`Error`](super::Error). The names are part of the public interface.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $(#[doc = $cause] $kind,)+
@@ -105,7 +105,7 @@ kinds! {
     NotReady "not_ready" exit: 1
         cause: "A cluster node cannot serve yet: it has not joined, too few replicas answered, or its program has handlers and has not polled for twice its check's TTL."
         cure: "The message names the reason: start the missing nodes or Consul, or let the program call `poll`, `run` or any method that waits more often."
-        zh: "集群节点还不能提供服务：它尚未加入集群，应答的副本太少，或者它的程序注册了处理函数（handler），但超过其检查 TTL 的两倍时间没有 poll。"
+        zh: "集群节点还不能提供服务：它尚未加入集群，应答的副本太少，或者它的程序有处理函数（handler），但超过其检查 TTL 的两倍时间没有 poll。"
             "错误信息给出原因：启动缺少的节点或 Consul，或使程序更频繁地调用 `poll`、`run` 或任何等待的方法。"
     Conflict "conflict" exit: 1
         cause: "Consul answered `false`: a compare-and-set failed, or the lock is held by another session or within its lock delay. Or it left a check out of a transaction."

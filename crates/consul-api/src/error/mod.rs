@@ -31,7 +31,7 @@ struct Details {
     attempts: u32,
     retryable: bool,
     refused: Vec<RefusedOperation>,
-    /// What the request was about, as it was sent and in plain text.
+    /// The subject of the request, as it was sent and in plain text.
     subject: Option<(String, String)>,
 }
 
@@ -108,7 +108,7 @@ impl Error {
         self
     }
 
-    /// The same error, marked as one that a later call may not have.
+    /// The same error, marked as retryable: a later call may not have it.
     pub fn retryable(mut self) -> Self {
         self.0.retryable = true;
         self

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 /// program names.
 struct Body {
     rows: &'static [&'static str],
-    /// What the body describes; of an entry its kind.
+    /// The subject of the body; of an entry its kind.
     kind: &'static str,
     /// Durations that Consul reads as a text.
     durations: &'static str,
@@ -365,7 +365,7 @@ pub(super) fn request(row: &str, path: &str, value: Value) -> Result<Request, Er
     row.request(&args, &Defaults::default())
 }
 
-/// What the row sends at this path for a value there.
+/// The value that the row sends at this path for a value there.
 fn sent(row: &str, path: &str, value: Value) -> Json {
     let request = request(row, path, value).expect(path);
     let sent: Json = serde_json::from_slice(request.http.body()).expect("JSON");
@@ -403,7 +403,7 @@ fn each_duration_and_each_list_of_consul_is_one() {
 
 /// The durations that Consul answers with as numbers of nanoseconds, with their tables.
 ///
-/// Recorded on 1.8.7 and 1.21.0. Those of an upstream are kept as they were written.
+/// Recorded on 1.8.7 and 1.21.0. An upstream's are kept as they were written.
 const ANSWERED_IN_NANOSECONDS: &[&str] = &[
     "CookieConfig.TTL",
     "Definition.TTL",
@@ -421,7 +421,7 @@ const ANSWERED_IN_NANOSECONDS: &[&str] = &[
 fn in_what_was_read_a_number_is_in_nanoseconds_where_consul_answers_with_them() {
     let (mut used, mut wrong) = (BTreeSet::<&str>::new(), Vec::new());
     for body in BODIES {
-        // The tables of the others with durations are not free, or are not those of an answer.
+        // The tables of the others with durations are not free, or do not belong to an answer.
         let rows = body.rows.iter().filter(|row| {
             ["config_write", "catalog_register", "txn", "query_create"].contains(row)
         });

@@ -215,7 +215,7 @@ impl Builder {
         }
     }
 
-    /// Whether the query that the caller wrote by itself has a parameter, or another one that contradicts it.
+    /// Whether the query that the caller wrote by itself has a parameter, or another one in contradiction to it.
     fn is_given(&self, param: &Param) -> bool {
         if self.endpoint.reply != Reply::Body {
             return false;

@@ -38,11 +38,11 @@ pub struct Request {
     pub timeout: Option<Duration>,
     /// Whether any server may answer if the leader does not.
     pub stale_if_error: bool,
-    /// What it does to a lock, if its outcome may be looked up.
+    /// Its step on a lock, if its outcome may be looked up.
     pub lock_step: Option<LockStep>,
     /// Whether its answer can hold a secret, so that no message may quote it.
     pub secret: bool,
-    /// Whether an answer with any status is a success, of which status and headers are part of the value.
+    /// Whether an answer with any status is a success, with status and headers as part of the value.
     pub full_response: bool,
 }
 
@@ -107,7 +107,7 @@ impl Request {
         http
     }
 
-    /// What its path has in place of its row's parameters, as it is sent and in plain text.
+    /// The text of its path in place of its row's parameters, as it is sent and in plain text.
     pub fn subject(&self) -> Option<(String, String)> {
         let (before, _) = self.endpoint.path.split_once('{')?;
         let sent = self.http.uri().path().strip_prefix(before)?;

@@ -41,7 +41,7 @@ fn routed(plain: &str) -> BTreeSet<&'static str> {
     fitting.into_iter().filter(|it| Some(it.0) == most).map(|(_, template)| template).collect()
 }
 
-/// What follows in the templates of other rows where a parameter of this row is, with a text for their parameters.
+/// The rest of the templates of other rows where a parameter of this row is, with a text for their parameters.
 fn tails(row: &Endpoint, parameter: &str) -> BTreeSet<String> {
     let (begins, _) = row.path.split_once(&format!("{{{parameter}}}")).expect("in the path");
     let begins = begins.split('{').next().unwrap_or_default();

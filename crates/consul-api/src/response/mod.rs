@@ -197,8 +197,8 @@ impl Request {
         }
     }
 
-    /// The JSON of a body, which has the form that the row declares. What can be waited for has an index, and by it an
-    /// answer that there is nothing is told from that of another program.
+    /// The JSON of a body, which has the form that the row declares. An endpoint with blocking queries has an index,
+    /// and by it an answer that there is nothing is told from another program's.
     fn json(&self, body: &Bytes, meta: &Meta) -> Result<Tape, Error> {
         let path = self.endpoint.subject(self.http.uri().path());
         let subject: Cow<[u8]> = percent_decode_str(path).into();

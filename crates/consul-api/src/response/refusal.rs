@@ -361,7 +361,7 @@ fn names_one(begin: &str, rest: &str) -> bool {
 /// The header of the token, as a program that repeats a request writes it.
 const TOKEN: &str = "x-consul-token";
 
-/// What stands for a secret.
+/// The text in place of a secret.
 const HIDDEN: &str = "<hidden>";
 
 /// The least characters of a text that can be a secret, and whose removal leaves a message that can be read.
@@ -559,7 +559,7 @@ const NOT_FORWARDED: &str = "rpc error getting client";
 const UNAUTHORIZED: &[&str] =
     &["ACL support disabled", "Supplied token does not exist", "Coordinate support disabled"];
 
-/// What the texts of Consul's 403 have, in lower case.
+/// Words in the texts of Consul's 403, in lower case.
 const FORBIDDEN: &[&str] = &[
     "permission denied",
     "acl not found",

@@ -125,7 +125,7 @@ fn a_write_that_was_answered_with_false_was_not_applied() {
     }
 }
 
-/// With `cas` it is answered as one that may not be applied, without with an object, to any path too.
+/// With `cas` it is answered as a write that may not be applied, without with an object, to any path too.
 #[test]
 fn a_guarded_deletion_of_an_entry_is_answered_with_true_or_false() {
     for (is_guarded, body, kind) in [
@@ -541,7 +541,8 @@ fn an_index_that_is_none_proves_no_absence() {
     }
 }
 
-/// An agent writes its words before those of the server that it asked, and that one before those of another datacenter's.
+/// An agent writes its words before the words of the server that it asked, and that one before the words of another
+/// datacenter's.
 #[test]
 fn an_absence_is_one_through_any_number_of_agents() {
     for row in crate::endpoints() {
@@ -705,7 +706,7 @@ fn assert_hidden(secret: &str) {
     assert!(errors > 100, "{errors}");
 }
 
-/// What the body asks for or names is what the answer is about.
+/// The answer is about the subject that the body asks for or names.
 #[test]
 fn an_answer_about_what_the_body_does_not_name_is_refused() {
     let one = r#"{"Resource":"key","Segment":"a","Access":"write","Allow":true}"#;

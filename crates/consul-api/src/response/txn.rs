@@ -1,4 +1,4 @@
-//! The results of a transaction: whether they are those of its operations, and which of them have a value. Consul sends
+//! The results of a transaction: whether they belong to its operations, and which of them have a value. Consul sends
 //! null for an empty one, and for none.
 
 use crate::tape::Tape;
@@ -159,7 +159,7 @@ impl Places {
 }
 
 impl Fit<'_> {
-    /// What the results are, if all are results of the operations. From the last operation to the first, so that it
+    /// The kinds of the results, if all are results of the operations. From the last operation to the first, so that it
     /// takes time for each operation and result once, whatever the results are.
     fn find(&self, missing: Missing) -> Option<Fitting> {
         let count = self.found.len();

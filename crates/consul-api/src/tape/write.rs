@@ -69,7 +69,7 @@ struct Writer<'a> {
     subject: &'a [u8],
     /// The parameters of the request.
     given: &'a dyn Fn(&str) -> Vec<String>,
-    /// What it is about instead.
+    /// Its subject instead.
     other: Option<String>,
     /// Whether this is an item of a list whose items may have another form.
     is_tolerant: bool,

@@ -10,8 +10,8 @@ use serde_json::Value as Json;
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// What a number in an object that Consul has answered means: there Consul has nanoseconds, and the program may have set
-/// seconds since.
+/// The meaning of a number in an object that Consul has answered: there Consul has nanoseconds, and the program may
+/// have set seconds since.
 #[derive(PartialEq)]
 enum Unit {
     Seconds,
@@ -30,7 +30,7 @@ impl Unit {
     }
 }
 
-/// What the names in a table are.
+/// The nature of the names in a table.
 #[derive(Clone, Copy, PartialEq)]
 enum Names {
     /// Consul's fields.
@@ -210,7 +210,7 @@ fn checked_duration(value: &Value, at: &ValuePath) -> Result<Duration, Error> {
     })
 }
 
-/// Consul's spelling of a name in snake_case, but for capitals, of which it takes no notice. Any other name is as it was.
+/// Consul's spelling of a name in snake_case, but for capitals, since it ignores these. Any other name is as it was.
 fn in_camel_case(name: &str) -> String {
     if !name.contains('_') || name.starts_with('_') {
         return name.to_owned();

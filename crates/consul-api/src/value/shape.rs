@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use percent_encoding::{AsciiSet, percent_encode};
 use std::time::Duration;
 
-/// What Consul takes for itself in the target of a request, also `#`, and a URI cannot have; so is each byte that is not
-/// ASCII.
+/// The characters that Consul takes for itself in the target of a request, also `#`, and that a URI cannot have; so is
+/// each byte that is not ASCII.
 ///
 /// Source: `url.ParseRequestURI` of Go.
 pub const RAW_IN_TARGETS: &AsciiSet = &AsciiSet::EMPTY
@@ -398,7 +398,7 @@ pub(crate) fn same_name(field: &str, given: &str) -> bool {
     letters(field) == letters(given)
 }
 
-/// What Consul and [`same_name`] compare of a name.
+/// The letters of a name that Consul and [`same_name`] compare.
 pub(super) fn letters(name: &str) -> Vec<u8> {
     name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase()).collect()
 }

@@ -36,10 +36,10 @@ const DELAY_PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::
 const MIN_SESSION_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_SESSION_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a contender waits for while others of its client have the turns.
+/// The wait of a contender while others of its client have the turns.
 pub(super) const IN_TURN: &str = "its request has to wait for those of other locks of this client";
 
-/// What a contender waits for, in the words of an error.
+/// The aim of a contender's wait, in the words of an error.
 #[derive(Debug, Default)]
 pub(super) struct Step(Mutex<&'static str>);
 
@@ -83,7 +83,7 @@ pub(super) struct Contender<'a> {
     /// How it waits for changes.
     turn: Option<Turn>,
     last_error: Option<Error>,
-    /// What it waits for.
+    /// The aim of its wait.
     step: Arc<Step>,
     /// While each attempt fails.
     fails_since: Option<Fails>,
@@ -139,7 +139,7 @@ impl<'a> Contender<'a> {
     }
 
     /// Turns a grant into a lease. Without one, gives up the session and returns the error; `None` is a
-    /// timeout. What is left of the time limit is for the end of the session.
+    /// timeout. The rest of the time limit is for the end of the session.
     pub async fn finish(
         mut self,
         outcome: Option<Result<Grant, Error>>,
@@ -150,7 +150,7 @@ impl<'a> Contender<'a> {
                 Ok(Lease::new(self.presence, self.key, session, grant, self.in_use))
             }
             (outcome, session) => {
-                // Whatever the last error was, an earlier request may have been applied; without one that could take it
+                // An earlier request may have been applied, for any last error; without a request that could take it,
                 // nothing was.
                 let maybe_taken = session.as_ref().is_some_and(|(_, own)| own.held.is_some());
                 let error = match outcome {
@@ -308,8 +308,8 @@ impl<'a> Contender<'a> {
         self.session.as_ref().map(|(_, own)| own.id())
     }
 
-    /// The end of an attempt, or why Consul refuses meanwhile to register this process, which then gets no session. One
-    /// that has a session needs no registration.
+    /// The end of an attempt, or why Consul refuses meanwhile to register this process, which then gets no session. A
+    /// process with a session needs no registration.
     pub async fn unless_refused<'c, T>(
         &'c mut self,
         attempt: impl AsyncFnOnce(&'c mut Self) -> Result<T, Error>,
@@ -379,8 +379,8 @@ impl<'a> Contender<'a> {
         self.presence.client().pause(bounds_ms).await;
     }
 
-    /// Pauses after an attempt that a lock delay has refused. One that began when the wait did ends no later than one of its own
-    /// length, so attempts are the more frequent the nearer that is; a longer one is that of another profile.
+    /// Pauses after an attempt that a lock delay has refused. A delay that began when the wait did ends after its own
+    /// length at the latest, so attempts are the more frequent the nearer that is; a longer delay is another profile's.
     pub async fn pause_in_delay(&mut self) {
         if self.obstacle.is_empty() {
             "its last holder lost it, and the lock delay is not over"

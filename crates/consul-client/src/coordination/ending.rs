@@ -1,7 +1,7 @@
 //! The end of a session that is given up: by a release, a hand-over, an attempt or wait that ends without
 //! the lock, garbage, or a stop. Consul keeps what the session holds until it has answered, because the
-//! process lives and its check passes, so each end is made again until it is answered. What refuses a request
-//! may be something between, or last for a moment: a refused one is made again as long as the session can live.
+//! process lives and its check passes, so each end is made again until it is answered. A refusal may come from a
+//! program between, or last for a moment: a refused request is made again as long as the session can live.
 
 use super::guard::Deferred;
 use super::lease::Claim;
@@ -37,7 +37,7 @@ impl Default for EndTurns {
     }
 }
 
-/// What a session holds, or may hold, whose holder does not act under it any more.
+/// The possible hold of a session under which its holder does not act any more.
 #[derive(Debug)]
 pub(super) struct Holding {
     /// The key of the lock, or the prefix of the semaphore.

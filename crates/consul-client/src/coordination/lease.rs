@@ -475,7 +475,7 @@ impl Lease {
         }
     }
 
-    /// The pause after a failed read of its own: the longer the more leases there are, of which each may make them.
+    /// The pause after a failed read of its own: the longer the more leases there are, since each may make them.
     fn pause_alone(&self) -> Duration {
         let (profile, leases) = (self.presence.profile(), self.presence.proofs.count());
         let usual = profile.proof_interval();

@@ -44,8 +44,8 @@ pub struct LockOptions {
 /// # Errors
 /// [`Kind::Conflict`] when another session holds it and [`Wait::Once`] is set, when this process
 /// holds it or waits for it already, and when the key has data and never was a lock; [`Kind::Timeout`]
-/// at the end of the wait; otherwise Consul's error. After an error no session is left behind: one
-/// that Consul could not be told to end yet is ended by [`Presence::run`].
+/// at the end of the wait; otherwise Consul's error. After an error no session is left behind: a session that Consul
+/// could not be asked to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
     key: &str,
@@ -155,7 +155,7 @@ async fn attempt_repeatedly(
     }
 }
 
-/// What a contender remembers from one attempt to the next.
+/// The memory of a contender from one attempt to the next.
 #[derive(Default)]
 struct Memory {
     /// The index that the next read waits for a change of, and the modify index of the key.
@@ -164,7 +164,7 @@ struct Memory {
     delayed: Option<LockKey>,
 }
 
-/// What follows from the key as it was read.
+/// The conclusion from the key as it was read.
 #[derive(Debug, PartialEq, Eq)]
 enum Step<'a> {
     /// The key exists and is not a lock.
@@ -334,7 +334,7 @@ fn refusal(error: &Error) -> Refusal {
     }
 }
 
-/// What follows when the transaction has failed.
+/// The conclusion from a failed transaction.
 async fn not_locked(
     contender: &mut Contender<'_>,
     session: &str,

@@ -43,7 +43,7 @@ impl Presence {
     /// latest, with its own TTL.
     ///
     /// # Errors
-    /// Those of the call; [`Kind::Config`] when the guard process cannot be started.
+    /// Errors of the call; [`Kind::Config`] when the guard process cannot be started.
     pub(super) async fn session(
         &self,
         registration: Registration,
@@ -147,7 +147,7 @@ impl Presence {
     }
 }
 
-/// What time does not change gets a kind that ends a wait, and the option that cures it.
+/// Gives a lasting refusal a kind that ends a wait, and names the option that cures it.
 fn refused_for_good(error: Error) -> Error {
     if !error.message().contains("Invalid Session TTL") {
         return error;

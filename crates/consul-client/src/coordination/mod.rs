@@ -96,7 +96,7 @@ pub fn delete_unchanged(key: &str, index: u64) -> Operation {
 /// Applies operations on keys in one transaction, and returns their results.
 ///
 /// # Errors
-/// Those of the call; [`consul_api::error::Kind::TxnFailed`] names the operations that were refused.
+/// Errors of the call; [`consul_api::error::Kind::TxnFailed`] names the operations that were refused.
 pub async fn transact(
     client: &Client,
     operations: impl IntoIterator<Item = Operation>,
@@ -109,7 +109,7 @@ pub async fn transact(
     client.call(&txn::TXN, &args).await.map(|answer| answer.value)
 }
 
-/// What a linearizable read shows of a lock or a permit.
+/// The result of a linearizable read of a lock or a permit.
 enum Proof {
     /// It is held.
     Held,
@@ -161,7 +161,7 @@ pub fn linearizable(answer: Answer) -> Result<Answer, Error> {
 /// none, and what sends reads elsewhere sends it to where the writes go.
 ///
 /// # Errors
-/// Those of the transaction; then it is not known.
+/// Errors of the transaction; then it is not known.
 pub async fn are_refused(
     presence: &Presence,
     operations: impl IntoIterator<Item = Operation>,

@@ -61,7 +61,7 @@ pub struct Service {
     pub members: Vec<(String, Value)>,
 }
 
-/// What Consul does with the keys of a session that ends.
+/// The way in which Consul treats the keys of a session that ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behavior {
     /// It keeps them, unlocked.
@@ -136,9 +136,9 @@ pub struct Presence {
     unanswered_turns: Semaphore,
     /// How long Consul takes to answer a contender lately, at most.
     slowest: Mutex<Duration>,
-    /// Those of renewals of held locks, which wait for no contender.
+    /// The turns of renewals of held locks, which wait for no contender.
     renewal_turns: Semaphore,
-    /// Those of the ends of sessions.
+    /// The turns of the ends of sessions.
     pub(super) end_turns: EndTurns,
     rules: Rules,
 }
@@ -195,7 +195,7 @@ impl Presence {
         &self.rules
     }
 
-    /// Marks a lock or semaphore as one that this process holds or waits for.
+    /// Marks a lock or semaphore that this process holds or waits for.
     ///
     /// # Errors
     /// [`Kind::Conflict`] when it is marked already.
@@ -263,7 +263,7 @@ impl Presence {
     /// The same with any request, which is made again after an error that `is_lost` tells.
     ///
     /// # Errors
-    /// Those of `begins` and of the requests.
+    /// Errors of `begins` and of the requests.
     pub(super) async fn in_turns<'r>(
         &self,
         args: Args,
@@ -287,7 +287,7 @@ impl Presence {
         })
     }
 
-    /// Notes how long the answer to a contender takes: a server that is slow is not one that keeps silent.
+    /// Notes how long the answer to a contender takes: a slow server is not a silent one.
     async fn timed<R>(&self, call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
         let begun = self.now();
         let answered = call.await;
@@ -354,8 +354,8 @@ impl Presence {
     /// Waits for a registration.
     ///
     /// # Errors
-    /// One that is not transient, such as a missing permission; the reason when Consul has refused each beat for the TTL of the
-    /// check.
+    /// An error that is not transient, such as a missing permission; the reason when Consul has refused each beat for
+    /// the TTL of the check.
     pub async fn registered(&self) -> Result<Registration, Error> {
         let mut registration = self.registration.subscribe();
         // The sender lives as long as `self`.
@@ -411,7 +411,7 @@ impl Presence {
     /// has no beats any more.
     ///
     /// # Errors
-    /// Those of the call.
+    /// Errors of the call.
     pub async fn deregister(&self) -> Result<(), Error> {
         let mut given_up = self.given_up.subscribe();
         let timeout = self.client.settings().timeout;
@@ -434,7 +434,7 @@ impl Presence {
 
     /// Closes the connections of a presence that has ended, once they carry no request.
     pub fn close_connections(&self) {
-        // Those of the single agents are the client's.
+        // The connections to the single agents are the client's.
         self.client.close_connections();
         self.blocking_client.close_connections();
     }
@@ -689,7 +689,7 @@ pub struct Session {
     pub(super) id: String,
     pub(super) presence: Arc<Presence>,
     pub(super) deferred: Option<Deferred>,
-    /// What it may hold that no holder acts under.
+    /// Its possible hold under which no holder acts.
     pub(super) held: Option<Holding>,
 }
 
@@ -767,7 +767,7 @@ impl Rules {
         if self.lease_from_start { begun } else { answered }
     }
 
-    /// Whether the epoch of a map is older than the one that is known.
+    /// Whether the epoch of a map is older than the known one.
     pub fn is_outdated(&self, epoch: u64, known: u64) -> bool {
         self.epoch_only_grows && epoch < known
     }

@@ -49,7 +49,7 @@ const MIN_SESSION_TTL: Duration = Duration::from_secs(TTL_RANGE_S.0);
 pub struct NamedProfile {
     /// Its name.
     pub name: &'static str,
-    /// What it is for; docs/coordination.md and the annotations show the same words.
+    /// Its purpose; docs/coordination.md and the annotations show the same words.
     pub purpose: &'static str,
     /// Its times.
     pub profile: fn() -> Profile,
@@ -157,7 +157,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// What a program may choose: the names, the types, and what each is.
+    /// The choices of a program: the name, the type and the meaning of each.
     pub const MEMBERS: &'static [(&'static str, &'static str, &'static str)] = &[
         (
             "beat_ms",

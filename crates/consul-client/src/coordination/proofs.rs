@@ -1,5 +1,5 @@
-//! The proofs of all leases of a presence: transactions that only read, each for many keys. What one shows extends leases.
-//! A lease that it does not show is looked at alone (`lease.rs`), and it alone finds out whether it is lost.
+//! The proofs of all leases of a presence: transactions that only read, each for many keys. A proof extends the leases that
+//! it shows. A lease that it does not show is looked at alone (`lease.rs`), and it alone finds out whether it is lost.
 
 use super::lease::{Alone, Lease};
 use super::presence::Presence;
@@ -22,7 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 /// Source: "Transactions" in Consul's HTTP API reference: 64 before Consul 1.14.
 pub(super) const MAX_OPERATIONS: usize = 64;
 
-/// The most bytes of keys in a transaction, of which JSON makes up to six times as many; a body has up to 512 KiB.
+/// The most bytes of keys in a transaction; JSON makes up to six times as many of them, and a body has up to 512 KiB.
 const MAX_KEY_BYTES: usize = 48 * 1024;
 
 /// How many transactions, and how many proofs of single leases, are on their way at a time, so that beats have
@@ -54,7 +54,7 @@ impl Proofs {
         self.added.notify_one();
     }
 
-    /// One that was proven alone is proven with the others again.
+    /// A lease that was proven alone is proven with the others again.
     pub fn rejoin(&self) {
         self.added.notify_one();
     }
@@ -135,7 +135,7 @@ impl Presence {
     }
 }
 
-/// Extends the leases that the results show as held. Those of keys that the token may not read are left out.
+/// Extends the leases that the results show as held. The leases of keys that the token may not read are left out.
 fn extend(leases: &[Arc<Lease>], results: &[Value], begun: Instant) {
     let entries = results.iter().filter_map(|result| result.get("KV"));
     let entries: HashMap<_, _> =
@@ -166,7 +166,7 @@ fn refused(leases: &[Arc<Lease>], error: &Error) -> Vec<Arc<Lease>> {
     if named.is_empty() { leases.to_vec() } else { named }
 }
 
-/// Divides leases into those of one transaction each.
+/// Divides leases into parts, each for one transaction.
 fn parts(leases: Vec<Arc<Lease>>) -> Vec<Vec<Arc<Lease>>> {
     let mut parts: Vec<Vec<Arc<Lease>>> = Vec::new();
     let (mut operations, mut bytes) = (MAX_OPERATIONS, 0);

@@ -65,11 +65,11 @@ struct Document {
 /// The keys of a semaphore, as a read shows them.
 struct SemaphoreKeys {
     document: Option<(Document, u64)>,
-    /// What `.lock` is instead.
+    /// The state of a `.lock` that is not a document.
     unreadable: Option<Unreadable>,
     /// The contenders' sessions that have not ended.
     live: BTreeSet<String>,
-    /// Those of them that were made holders.
+    /// The contenders that were made holders.
     made_holders: BTreeSet<String>,
     /// The sessions whose permit a guard process has released, because their process is dead.
     released_by_guard: BTreeSet<String>,
@@ -99,7 +99,7 @@ pub(super) struct Lost {
 impl SemaphoreKeys {
     /// Why there is no document; `None`: there is one.
     fn lost(&self, prefix: &str) -> Option<Lost> {
-        // What ACLs hide may be there.
+        // ACLs may hide a document that is there.
         if self.document.is_some() || self.is_filtered && self.unreadable.is_none() {
             return None;
         }
@@ -119,7 +119,7 @@ impl SemaphoreKeys {
 /// # Errors
 /// [`Kind::Conflict`] when no permit is free or the holders have another limit and [`Wait::Once`] is set, when this process
 /// holds one or waits for one already, and when `.lock` is another program's; [`Kind::Timeout`] at the end of the wait; otherwise Consul's error. After an error
-/// no session is left behind: one that Consul could not be told to end yet is ended by [`Presence::run`].
+/// no session is left behind: a session that Consul could not be asked to end yet is ended by [`Presence::run`].
 pub async fn acquire(
     presence: &Arc<Presence>,
     prefix: &str,
@@ -235,7 +235,7 @@ pub(super) async fn prove(
     Ok(Proof::lost(why, index, token))
 }
 
-/// Writes the document again with the contenders that were made holders, of which this session is one.
+/// Writes the document again with the contenders that were made holders; this session is among them.
 pub(super) async fn write_again(
     presence: &Presence,
     prefix: &str,
@@ -279,7 +279,7 @@ pub(super) fn names_holder(entry: &Value, session: &str) -> bool {
     document.is_some_and(|document| document.holders.contains_key(session))
 }
 
-/// What a contender remembers from one attempt to the next.
+/// The memory of a contender from one attempt to the next.
 #[derive(Default)]
 struct Memory {
     /// The index that the next read waits for a change of.
@@ -502,7 +502,7 @@ fn is_session(name: &str) -> bool {
     name.len() == 36 && name.bytes().enumerate().all(is_part)
 }
 
-/// Those of the ended contenders whose removal was not refused because of their lock delay.
+/// The ended contenders whose removal was not refused because of their lock delay.
 fn removable<'a>(ended: &[&'a String], error: &Error) -> Vec<&'a String> {
     let delayed = error.refused().iter().filter(|it| it.what.contains("due to lock delay"));
     // Each removal has two operations.

@@ -1,6 +1,6 @@
-//! Waiters of one client that share a blocking query. It asks for the names below the directory that their keys have in common,
-//! of which there is one, the directory itself: so the answer is short, and comes when any key there has changed. A transaction
-//! of checks of their indexes then shows whose key that was.
+//! Waiters of one client that share a blocking query. It asks for the names below the directory that their keys have in
+//! common. There is one such name, the directory itself, so the answer is short, and comes when any key there has
+//! changed. A transaction of checks of their indexes then shows whose key that was.
 
 use super::presence::Presence;
 use super::proofs::MAX_OPERATIONS;

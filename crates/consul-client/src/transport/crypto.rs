@@ -16,7 +16,7 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-/// What TLS can use: for connections to Consul, and between nodes.
+/// The cryptography of TLS: for connections to Consul, and between nodes.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let own = rings::default_provider();
@@ -43,7 +43,7 @@ static P521: [&dyn SignatureVerificationAlgorithm; 3] = [
 
 type Algorithms = &'static [&'static dyn SignatureVerificationAlgorithm];
 
-/// These and those of P-521. TLS 1.3 takes the first one of a scheme. In TLS 1.2 a scheme of ECDSA says the hash alone, so
+/// These and P-521's. TLS 1.3 takes the first one of a scheme. In TLS 1.2 a scheme of ECDSA says the hash alone, so
 /// that its key can be of any curve.
 ///
 /// Source: RFC 8446, 4.2.3.
@@ -64,7 +64,7 @@ fn algorithms(own: WebPkiSupportedAlgorithms) -> WebPkiSupportedAlgorithms {
     WebPkiSupportedAlgorithms { all: with(own.all, &P521), mapping: Vec::leak(mapping) }
 }
 
-/// A hash as a number of as many bytes as those of the curve, as what verifies takes it.
+/// A hash as a number with as many bytes as the curve's, the form that is verified.
 fn hashed(hash: &'static digest::Algorithm, message: &[u8]) -> [u8; 66] {
     let (found, mut padded) = (digest(hash, message), [0; 66]);
     padded[66 - found.as_ref().len()..].copy_from_slice(found.as_ref());
@@ -99,7 +99,7 @@ impl fmt::Debug for Verification {
     }
 }
 
-/// Reads private keys: ring's, and those of P-521.
+/// Reads private keys: ring's, and P-521's.
 #[derive(Debug)]
 struct Keys;
 

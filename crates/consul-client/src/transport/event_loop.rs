@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// What a call needs from its event loop, which it gets from the transport and the clock between two polls.
+/// The needs of a call from its event loop; the transport and the clock add them between two polls.
 #[derive(Default)]
 struct Turn {
     received: Option<Received>,
@@ -40,7 +40,7 @@ pub struct Address {
     pub host: String,
     /// The port, unless it is a unix socket.
     pub port: Option<u16>,
-    /// The name of the pool of its connections. Those of another name are not to be used any more.
+    /// The name of the pool of its connections. Connections of another name are not to be used any more.
     pub pool: String,
     /// How many pools were given up before.
     given_up: u64,
@@ -61,7 +61,7 @@ pub struct Exchange {
     pub request: Vec<u8>,
 }
 
-/// What came of an exchange.
+/// The outcome of an exchange.
 pub enum Received {
     /// The next bytes.
     Bytes(Vec<u8>),
@@ -84,7 +84,7 @@ pub enum Step<T> {
     Waits(Need, Option<Instant>),
 }
 
-/// What a call waits for.
+/// The aim of a call's wait.
 pub enum Need {
     /// The answer to this exchange, in place of the one before.
     Exchange(Exchange),
@@ -98,7 +98,7 @@ pub enum Need {
 pub struct LoopCall<T>(BoxFuture<'static, T>);
 
 impl<T> LoopCall<T> {
-    /// A call by a client whose transports and clock are those of this module.
+    /// A call by a client with the transports and the clock of this module.
     pub fn new(call: impl Future<Output = T> + Send + 'static) -> Self {
         LoopCall(Box::pin(call))
     }
@@ -128,7 +128,7 @@ impl<T> fmt::Debug for LoopCall<T> {
     }
 }
 
-/// The machine's clock, whose timers are those of the event loop.
+/// The machine's clock, with the timers of the event loop.
 #[derive(Clone, Debug, Default)]
 pub struct LoopClock(SystemClock);
 
@@ -205,7 +205,7 @@ impl Transport for LoopTransport {
             TURN.with_borrow_mut(|turn| {
                 let turn = turn.get_or_insert_default();
                 if let Some(request) = unsent.take() {
-                    // What else came was for the exchange before.
+                    // Anything else that came was for the exchange before.
                     turn.received = None;
                     let address = Arc::clone(&lock(&self.address));
                     turn.exchange = Some(Exchange { address, request });

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How the endpoint of a unix socket with TLS begins.
 pub const OVER_SOCKET: &str = "https+unix://";
 
-/// What stands for a unix socket in a URL, and the name that its certificate must be for without `tls_server_name`.
+/// The place of a unix socket in a URL, and the name that its certificate needs without `tls_server_name`.
 const LOCALHOST: &str = "https://localhost";
 
 /// The pool of connections to one agent. A new one takes its place when a file of the TLS options

@@ -117,7 +117,7 @@ impl TlsFiles {
     fn named(&self, options: &TlsOptions) -> Result<Vec<Named>, Error> {
         let mut named = Vec::new();
         let mut add = |file: &PemFile, certificates: Vec<CertificateDer<'static>>| {
-            // What rustls cannot use is refused with the name of its file.
+            // A certificate that rustls cannot use is refused with the name of its file.
             file.add_to(&mut RootCertStore::empty(), certificates.clone())?;
             for certificate in certificates {
                 named.push(Named::new(certificate).map_err(|why| file.error(&why))?);

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::Level;
 
-/// What other programs send with 200 and with errors.
+/// Bodies that other programs send with 200 and with errors.
 const BODIES: &[&str] = &[
     // Login pages, routers and proxies.
     r#"{"error":"please log in"}"#,
@@ -68,7 +68,7 @@ const BODIES: &[&str] = &[
     "OK\n",
 ];
 
-/// JSON that is the right form of some rows: what it is, and the rows of which it is, by the beginnings of their names.
+/// JSON that is the right form of some rows: its kind, and its rows, by the beginnings of their names.
 const RIGHT_FOR_SOME: &[(&str, &[&str])] = &[
     // Of a service, of keys below a node and of kinds of entries there may be none; old releases send null for lists.
     ("null", &["catalog_node", "catalog_gateway_services"]),
@@ -280,7 +280,7 @@ fn the_errors_of_proxies_are_errors_of_every_row_that_may_be_tried_again() {
                 let error = outcome.expect_err(&case);
                 assert!(matches!(error.kind(), Kind::Http | Kind::RateLimited), "{case}: {error}");
                 assert!(error.is_retryable(), "{case}: {error}");
-                // What was not let through was not applied.
+                // A request that was not let through was not applied.
                 let is_refused = [425, 429].contains(&status);
                 assert_eq!(error.maybe_applied(), !is_refused, "{case}: {error}");
             }
@@ -319,7 +319,7 @@ fn a_request_to_the_path_of_a_row_takes_no_other_answer() {
         }
     }
     assert!(count > 3000, "{count}");
-    // What has another form is the caller's matter.
+    // Another form is the caller's matter.
     for path in [
         "/v1/kv/a?raw",
         "/v1/agent/metrics?format=prometheus",
@@ -602,7 +602,7 @@ fn the_proxy_of_a_service_has_another_name() {
     request.check(response(200, &[], proxy)).map(|success| success.answer()).expect("a proxy");
 }
 
-/// What a transaction says to an answer.
+/// The result of a transaction for an answer.
 fn transact(operations: &str, body: &str) -> Result<Value, Error> {
     transact_with(operations, 200, body)
 }
@@ -722,7 +722,7 @@ fn the_next_endpoint_is_asked_at_once_for_every_read_and_then_first() {
         world.run(async {
             for row in consul_api::endpoints().filter(|row| row.repeat == Repeat::Read) {
                 let own = request(row);
-                // What is its answer in a row or two.
+                // Its own answer in a row or two.
                 if own.check(answer(status, body)).is_ok() {
                     continue;
                 }

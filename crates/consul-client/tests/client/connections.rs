@@ -124,7 +124,7 @@ fn a_closed_client_keeps_no_connection_and_its_running_calls_end() {
             };
             join(running, close).await;
             wait_for_open(server, 0);
-            // Whatever a closed client still has to send is sent.
+            // Requests that a closed client still has to send are sent.
             get(&clients[0]).await;
             wait_for_open(server, 0);
         });

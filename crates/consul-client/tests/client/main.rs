@@ -15,7 +15,7 @@ mod own_world;
 mod secrets;
 mod service_views;
 
-/// What tests share, and what this binary adds methods to.
+/// The common parts of tests, to which this binary adds methods.
 mod support {
     pub(crate) use crate::own_world as world;
     pub use consul_test_support::*;

@@ -104,7 +104,7 @@ fn samples(endpoint: &Endpoint) -> Args {
     required.fold(Args::new(), |args, param| args.arg(sample(param)))
 }
 
-/// What a call leaves behind.
+/// The traces that a call leaves behind.
 struct Traces {
     /// Of a failed call, all texts about it, with the log.
     failure: Option<String>,

@@ -238,7 +238,7 @@ fn a_change_before_the_first_answer_of_either_query_is_noticed() {
     for wanted in [web, || Wanted::Chosen] {
         for late in ["/v1/catalog/services", "/v1/health/state/any"] {
             let scene = Scene::with_late(&["web"], wanted(), Some((late, 5 * SECOND)));
-            // Of the service and of its node, of which the catalog's index says nothing.
+            // Of the service and of its node: the catalog's index says nothing of them.
             scene.check("fail", "web", "w1");
             scene.pass(20 * SECOND);
             assert_eq!(scene.shown("web"), "", "{late}");
@@ -260,8 +260,8 @@ fn a_nodes_check_that_a_read_sees_first_is_that_of_all_services_on_the_node() {
     for recovers in [false, true] {
         let scene = Scene::new(&["web", "api", "other"]);
         scene.pass(10 * SECOND);
-        // The read of web comes after the check of the node, and the next query of the checks, which is a quarter of a
-        // second after the one that other ends, after both.
+        // The read of web comes after the check of the node, and the next query of the checks, a quarter of a second
+        // after the one before, after both.
         scene.network.state().late = Some(("/v1/health/service/web", SECOND / 10));
         scene.check("fail", "web", "w1");
         scene.pass(SECOND / 100);
@@ -575,7 +575,7 @@ fn a_view_that_waits_for_its_place_in_the_turn_is_not_confirmed() {
 #[test]
 fn a_service_that_comes_back_does_not_get_the_answer_of_a_read_before() {
     let scene = Scene::with(&["web"], Wanted::Chosen);
-    // The second read, and the one that looks again, begin while the service is away, and end when it is back.
+    // The second read, and the read that looks again, begin while the service is away, and end when it is back.
     scene.network.state().delays = [SECOND, 5 * SECOND, 5 * SECOND].into();
     scene.world.send("PUT", "/v1/agent/service/deregister/web-w1", "");
     scene.pass(2 * SECOND);

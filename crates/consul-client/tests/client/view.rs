@@ -251,7 +251,7 @@ fn a_last_instance_stays_until_its_end_is_verified() {
         assert_eq!(shown(&view), "w1:1", "{is_of_many}");
         assert!(view.age().expect("a list") > SECOND * 50, "{is_of_many}: {:?}", view.age());
         flaky.answers.store(usize::MAX, Relaxed);
-        // What follows an outage is held.
+        // The list after an outage is held.
         world.pass(SECOND * 120);
         assert_eq!(shown(&view), "", "{is_of_many}");
     }
@@ -828,7 +828,7 @@ fn one_answer_without_some_of_the_instances_removes_none() {
     }
 }
 
-/// Two answers in a row: the list is one of many, of which no query shows that something is missing.
+/// Two answers in a row: the list is one of many, and no query shows that something is missing.
 #[test]
 fn instances_that_two_answers_lack_by_mistake_are_back_soon() {
     for is_of_many in [false, true] {
@@ -849,7 +849,7 @@ fn instances_that_two_answers_lack_by_mistake_are_back_soon() {
     }
 }
 
-/// A part that a server without a leader lacks, as one that the others have left behind.
+/// A part that a server without a leader lacks, as a server that the others have left behind.
 #[test]
 fn a_server_without_a_leader_removes_no_instance() {
     for is_of_many in [false, true] {

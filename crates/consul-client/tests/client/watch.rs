@@ -286,7 +286,7 @@ fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
             let lost = changes.next().await.expect("a watch does not end").expect_err("a loss");
             assert_eq!(lost.kind(), Kind::PermissionDenied, "{lost}");
             assert!(lost.message().contains("the token may not read"), "{lost}");
-            // Nothing more is said while it lasts, whatever changes.
+            // Nothing more is reported while it lasts, whatever changes.
             let quiet = async {
                 put("p/c", "2");
                 world.clock.sleep(3 * MINUTE).await;
@@ -308,7 +308,7 @@ fn the_loss_of_a_permission_is_an_error_once_and_no_deletion() {
     }
 }
 
-/// A list of which a token can read some items: how they are made and removed, by their names, and the rule for one.
+/// A list with some items that a token can read: how they are made and removed, by their names, and the rule for one.
 struct Listed {
     method: &'static str,
     arg: Option<&'static str>,
@@ -363,7 +363,7 @@ const LISTED: &[Listed] = &[
     },
 ];
 
-/// Its token does not see the item `x` from the start, so that each answer is one that leaves something out.
+/// Its token does not see the item `x` from the start, so that each answer leaves something out.
 #[test]
 fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_deleted() {
     for (listed, is_cut_off) in LISTED.iter().flat_map(|listed| [(listed, false), (listed, true)]) {
@@ -399,7 +399,7 @@ fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_delet
         let args = listed.arg.map_or_else(Args::new, |arg| Args::new().arg(arg));
         let changes = watch(client, row, args, WatchOptions::default()).expect("a watch");
         let mut changes: Changes = changes.boxed();
-        // What it says in three minutes, which are longer than its queries wait.
+        // Its report in three minutes, which are longer than its queries wait.
         let mut said = || {
             let mut said = Vec::new();
             world.run(async {
@@ -762,7 +762,7 @@ impl World {
         (changes.boxed(), transport)
     }
 
-    /// What a watch reports within this time.
+    /// The reports of a watch within this time.
     fn said_within(&self, changes: &mut Changes, time: Duration) -> Vec<Change> {
         let mut said = Vec::new();
         self.run(async {
@@ -866,7 +866,7 @@ fn one_answer_without_a_part_of_a_list_deletes_nothing() {
         }
         response.map(|_| Bytes::from(body.to_string()))
     }
-    /// As many items, of which one is another.
+    /// As many items, and one of them is another.
     fn with_another(response: Response<Bytes>) -> Response<Bytes> {
         let text = String::from_utf8_lossy(response.body()).into_owned();
         let text = text.replace("a/3", "a/9").replace("\"web\"", "\"wob\"");
@@ -1124,7 +1124,7 @@ fn one_answer_with_other_items_deletes_none() {
     assert!(matches!(&said[..], [Change::Initial(_)]), "{said:?}");
 }
 
-/// Servers that contradict each other forever: neither is believed, which is said.
+/// Servers that contradict each other forever: neither is believed, which is reported.
 #[test]
 fn answers_that_contradict_each_other_are_an_outage() {
     let answers: Changed = |number, it| match number {
@@ -1142,7 +1142,7 @@ fn answers_that_contradict_each_other_are_an_outage() {
     });
 }
 
-/// As those of a server that the others have left behind, with stale reads.
+/// As answers of a server that the others have left behind, with stale reads.
 #[test]
 fn a_part_that_a_server_without_a_leader_lacks_is_not_deleted() {
     let answers: Changed = |number, mut it| {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 /// The reply to a request, or the error.
 pub(super) type Outcome = Result<Body, Error>;
 
-/// What serves the requests of a name in the background.
+/// Serves the requests of a name in the background.
 pub type Service = Arc<dyn Fn(Body) -> BoxFuture<'static, Result<Body, Error>> + Send + Sync>;
 
 /// A request that waits for its handler or is being answered.

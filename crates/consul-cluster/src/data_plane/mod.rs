@@ -201,8 +201,8 @@ impl DataPlane {
 
     /// Registers or removes the service of a name. Its requests do not reach the program, and need not wait
     /// until it polls. A request that was begun runs to its end, also after its caller has gone; up to
-    /// `max_waiting_requests` of a service run at a time, so that one that waits for a program which does not
-    /// poll does not stop the others.
+    /// `max_waiting_requests` of a service run at a time, so that the wait for a program which does not poll does not
+    /// stop the others.
     pub fn set_service(&self, name: &str, service: Option<Service>) {
         let mut services = lock(&self.services);
         match service {
@@ -396,7 +396,7 @@ impl DataPlane {
         Ok(outcome.map_err(|error| error.with_endpoint(&peer.address)))
     }
 
-    /// The connections to a node. To one that is down they are not kept, and its silence opens no circuit.
+    /// The connections to a node. To a node that is down they are not kept, and its silence opens no circuit.
     fn peer(&self, node_id: &str, is_down: bool) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
         let node: &Node = snapshot.nodes.get(node_id).ok_or_else(no_such_node)?;
@@ -503,7 +503,7 @@ impl Source for DataPlane {
     }
 }
 
-/// What errors call a call.
+/// The name of a call in errors.
 fn label(node_id: &str, name: &str) -> String {
     format!("node {node_id:?}: call {name:?}")
 }

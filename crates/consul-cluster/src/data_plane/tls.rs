@@ -49,7 +49,7 @@ pub struct DataTls {
     pub ca_file: PathBuf,
 }
 
-/// What a node needs for both ends of its connections, made again when the files change.
+/// The TLS configuration for both ends of a node's connections, made again when the files change.
 #[derive(Debug)]
 pub(super) struct Tls(FromFiles<[PemFile; 3], Arc<Ends>>);
 

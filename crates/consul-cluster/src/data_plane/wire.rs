@@ -94,7 +94,7 @@ pub(super) struct Head {
     pub deadline: Duration,
 }
 
-/// What a signature covers besides the message itself, so that it is valid nowhere else.
+/// The context that a signature covers besides the message, so that it is valid nowhere else.
 #[derive(Clone, Copy)]
 pub(super) enum Bound<'a> {
     /// Of a request: the nonce that its receiver made for the connection.
@@ -118,7 +118,7 @@ impl Head {
     /// Checks the lengths of the name and the idempotency key.
     ///
     /// # Errors
-    /// [`Kind::Argument`], naming the one that is empty or too long.
+    /// [`Kind::Argument`], naming the part that is empty or too long.
     pub fn check(&self) -> Result<(), Error> {
         for (what, text) in
             [("the name", &self.name), ("the idempotency key", &self.idempotency_key)]

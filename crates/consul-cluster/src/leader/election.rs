@@ -120,7 +120,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         let acquired = tokio::select! {
             biased;
             acquired = acquire(&cluster.presence, &cluster.options.leader_key, &options) => Some(acquired),
-            // One that goes on waiting would not leave the next leadership to a successor.
+            // A node that goes on waiting would not leave the next leadership to a successor.
             () = other_leads(cluster) => None,
         };
         if let Some(Ok(lease)) = &acquired {

@@ -44,7 +44,7 @@ fn decode(bytes: &[u8]) -> Vec<PastLeader> {
 /// The leaders of a cluster, the newest at the end.
 ///
 /// # Errors
-/// Those of the call.
+/// Errors of the call.
 pub async fn leaders(cluster: &Cluster) -> Result<Vec<PastLeader>, Error> {
     let found = keys::read(cluster.client(), &cluster.options().history_key()).await?;
     Ok(found.map(|(bytes, _)| decode(&bytes)).unwrap_or_default())

@@ -28,7 +28,7 @@ const COUNTS_FOR: Duration = Duration::from_secs(30);
 /// The longest reason in a node's key, in bytes.
 const MAX_REASON: usize = 300;
 
-/// What a leader may not write.
+/// The keys that a leader may not write.
 #[derive(Debug, Default)]
 pub(crate) struct Refused {
     /// By the keys.
@@ -72,7 +72,7 @@ pub(crate) async fn write(
     match &written {
         Ok(_) => note_written(cluster, keys.into_iter().map(|(key, _)| key)),
         Err(error) if is_refusal(error) => {
-            // The first operation of the transaction is that which shows the lock.
+            // The first operation of the transaction shows the lock.
             let is_refused = |place: usize| error.refused().iter().any(|it| it.index == place + 1);
             let all = keys.iter().enumerate().all(|(place, _)| !is_refused(place));
             let keys = keys

@@ -1,9 +1,9 @@
 //! Whether another start with a node's name lives, whose record is in the node's key: it is asked there, and a process that
 //! lives takes each request out of its own key.
 //!
-//! What Consul lists does not tell that: a restored snapshot has instances that pass and belong to nobody, and modify
-//! indexes can be compared only within one history of Consul. Its answer names who has asked, since whatever writes the key
-//! again takes the request out of it. While one that is asked does not answer, the key stays as it is.
+//! Consul's lists do not tell that: a restored snapshot has instances that pass and belong to nobody, and modify
+//! indexes can be compared only within one history of Consul. Its answer names who has asked, since each other write of
+//! the key takes the request out of it. While the asked process does not answer, the key stays as it is.
 
 use super::node::Record;
 use super::registered;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// be an operator's write, or it ends meanwhile.
 const ENOUGH: u32 = 2;
 
-/// What is known of the other start.
+/// The knowledge about the other start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The question has just been written.
@@ -67,7 +67,7 @@ impl Contest {
     /// Goes on with the record of another start that is in the node's key at this index; asks as `own`.
     ///
     /// # Errors
-    /// Those of the question.
+    /// Errors of the question.
     pub(super) async fn look(
         &mut self,
         client: &Client,
@@ -112,7 +112,7 @@ impl Contest {
                 }
                 // It was changed in between, or the answer was that of a cache.
                 Err(error) if error.kind() == Kind::Conflict => Ok(Found::Answered),
-                // One that may not ask believes what it reads.
+                // A node that may not ask believes the list.
                 Err(error) if error.kind() == Kind::PermissionDenied => {
                     match now - begun >= self.patience {
                         true => self.by_instance(client, options, index).await,

@@ -128,7 +128,7 @@ pub(super) fn taken(options: &Options, record: &Record, before: u64, kept: u64) 
 }
 
 impl Cluster {
-    /// Notes the modes that a loss of Consul's data takes with it: those which were kept, and those of nodes that are down.
+    /// Notes the modes that a loss of Consul's data takes with it: the kept modes, and the modes of nodes that are down.
     pub(super) fn note_lost_modes(
         &self,
         state: &State,

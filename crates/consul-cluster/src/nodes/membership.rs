@@ -44,7 +44,7 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// The longest wait of a blocking query for a list of all nodes.
 const LIST_WAIT: Duration = Duration::from_secs(20);
 
-/// A node whose instance another cluster's node replaces twice within this time has met one that lives.
+/// A node whose instance another cluster's node replaces twice within this time has met a living one.
 const ID_LOST_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 
 /// The pause before the next list of all nodes, for each node in the last one, and its bound. Every change makes each
@@ -99,7 +99,7 @@ impl Cluster {
     /// removes the node's key and service.
     ///
     /// # Errors
-    /// Those of the calls, of which every one is made even if another fails; [`Kind::Timeout`] if they take longer than the
+    /// Errors of the calls, which are all made even if one fails; [`Kind::Timeout`] if they take longer than the
     /// client's time limit for one.
     pub async fn leave(&self) -> Result<(), Error> {
         let end = self.now() + self.client.settings().timeout;
@@ -314,7 +314,7 @@ impl Cluster {
     /// map. Shards that are not initializing on it are ignored.
     ///
     /// # Errors
-    /// Those of the calls. The report is then repeated in the background.
+    /// Errors of the calls. The report is then repeated in the background.
     pub async fn shards_ready(&self, shards: &[usize]) -> Result<(), Error> {
         if self.options.observer {
             let why = "an observer has no shards";
@@ -402,7 +402,7 @@ impl Cluster {
         }
     }
 
-    /// Shows the node that has taken the name as the one that has it, for what looks at this process after its end.
+    /// Shows the node that has taken the name as its owner, to those that look at this process after its end.
     async fn show_taken(&self) {
         let id = &self.options.node_id;
         if let Ok(Some((record, index))) = registered::read(&self.client, &self.options, id).await {
@@ -420,7 +420,7 @@ impl Cluster {
         );
         self.hold_off();
         match write(&self.client, &self.options, &mine, index).await {
-            // What is listed of this node may be what a snapshot has brought back.
+            // The listed instance of this node may come from a restored snapshot.
             Ok(()) => self.own_instance_lost.notify_one(),
             Err(error) => tracing::info!(%error, "the node's key could not be written"),
         }
@@ -446,7 +446,8 @@ impl Cluster {
             match registered::id_holder(&self.client, &self.options).await {
                 Ok(Some(holder)) => {
                     let now = self.now();
-                    // What is there was registered after this node: by a process that lives, unless its agent went back.
+                    // The instance that is there was registered after this node: by a process that lives, unless its
+                    // agent went back.
                     let again = lost_to.replace((holder.start.clone(), now));
                     let is_again =
                         |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;

@@ -55,7 +55,7 @@ pub struct Record {
     /// The start that it has answered last ([`Request::answer`]); `None`: none has asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<String>,
-    /// What an operator asks of it and it has not taken yet.
+    /// An operator's request to it that it has not taken yet.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient")]
     pub request: Option<Request>,
 }
@@ -100,11 +100,11 @@ pub struct Node {
     pub down_since: Option<Instant>,
     /// When it was seen to go from live to down, unless an operator has accepted the loss since.
     pub vanished_at: Option<Instant>,
-    /// What is wrong with it by its checks.
+    /// Its faults by its checks.
     pub complaint: Complaint,
 }
 
-/// What the checks of a node and of its agent say that do not pass.
+/// The outputs of the checks of a node and of its agent that do not pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Complaint {
     /// Whether its own check warns and none is critical: the node is live, and does not answer requests.

@@ -1,4 +1,4 @@
-//! What an operator reads and changes from outside, by an observer that does not run.
+//! The reads and changes of an operator from outside, by an observer that does not run.
 
 use super::kept_mode;
 use super::node::{Mode, Node, Record};
@@ -28,7 +28,7 @@ pub struct Unchanged {
     pub(crate) index: u64,
 }
 
-/// What removing a node from the members found.
+/// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forgotten {
     /// The node's key is deleted. Its instances that are still registered: their ids, each with its agent.
@@ -41,7 +41,7 @@ impl Cluster {
     /// Reads the state of the cluster once, with linearizable reads of its keys. For observers that do not run.
     ///
     /// # Errors
-    /// Those of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
+    /// Errors of the calls; [`Kind::PermissionDenied`] if it cannot be known which nodes live.
     pub async fn look(&self) -> Result<(), Error> {
         self.look_by(Reads::Linearizable).await
     }
@@ -117,7 +117,7 @@ impl Cluster {
         Ok(State { answer, is_resynchronised: false, is_after_error: false })
     }
 
-    /// A list of nodes' keys or instances of which ACLs hide nothing.
+    /// A list of nodes' keys or instances from which ACLs hide nothing.
     async fn whole(
         &self,
         endpoint: &'static Endpoint,
@@ -191,7 +191,7 @@ impl Cluster {
     /// The condition that the shard map still has this epoch.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if it has another one; those of the call.
+    /// [`Kind::Conflict`] if it has another one; errors of the call.
     pub async fn at_epoch(&self, epoch: u64) -> Result<Unchanged, Error> {
         let (announced, index) =
             publication::read_announcement(&self.client, &self.options, Reads::Linearizable)
@@ -293,12 +293,12 @@ impl Cluster {
         }
     }
 
-    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of one that is
-    /// stopped.
+    /// Removes a node that is down from the members at once, instead of after `forget_after`, and the mode of a stopped
+    /// node.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; [`Kind::Conflict`] if the other key has changed;
-    /// [`Kind::PermissionDenied`] if it cannot be known whether the node lives; those of the calls.
+    /// [`Kind::PermissionDenied`] if it cannot be known whether the node lives; errors of the calls.
     pub async fn forget(
         &self,
         condition: Option<&Unchanged>,
@@ -344,7 +344,7 @@ impl Cluster {
     /// Sets the mode of a node, this one or another.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] if there is no such node; otherwise those of the calls.
+    /// [`Kind::NotFound`] if there is no such node; otherwise errors of the calls.
     pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
         self.set_mode_while(None, node_id, mode).await
     }
@@ -368,7 +368,7 @@ impl Cluster {
     /// Lets a frozen shard map change again: an operator accepts the loss of the members.
     ///
     /// # Errors
-    /// Those of the calls.
+    /// Errors of the calls.
     pub async fn thaw(&self) -> Result<(), Error> {
         self.thaw_while(None).await
     }
@@ -376,7 +376,7 @@ impl Cluster {
     /// As [`Cluster::thaw`], while another key is unchanged.
     ///
     /// # Errors
-    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
     pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
         let key = self.options.epoch_key();
         let update = self.update_while(condition, &key, |found| {
@@ -395,7 +395,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::Conflict`] if there is no leader, it is asked to hand over to another node already, or the other
-    /// key has changed; otherwise those of the calls.
+    /// key has changed; otherwise errors of the calls.
     pub async fn ask_hand_over(
         &self,
         condition: Option<&Unchanged>,
@@ -414,7 +414,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Conflict`] if the other key has
-    /// changed; otherwise those of the calls.
+    /// changed; otherwise errors of the calls.
     pub async fn ask_leave(
         &self,
         condition: Option<&Unchanged>,
@@ -447,7 +447,7 @@ impl Cluster {
     /// Takes back what a node was asked, and nothing else. Whether the node's key still had it.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if the other key has changed; otherwise those of the calls.
+    /// [`Kind::Conflict`] if the other key has changed; otherwise errors of the calls.
     pub async fn withdraw(
         &self,
         condition: Option<&Unchanged>,

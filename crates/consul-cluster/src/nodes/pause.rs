@@ -68,7 +68,7 @@ impl Cluster {
     /// that was ordered before, which stays; `None`: there was none.
     ///
     /// # Errors
-    /// Those of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
     pub async fn pause_moves(
         &self,
         condition: Option<&Unchanged>,

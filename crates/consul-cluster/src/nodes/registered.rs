@@ -1,4 +1,4 @@
-//! What Consul has of the nodes: their keys, and their services with the checks.
+//! The nodes in Consul: their keys, and their services with the checks.
 
 use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Record};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The member of an instance's `Meta` that has the nodes' prefix of its cluster: the name of a service has `-` for `/`, so that
-/// two clusters may have one. Those of earlier releases have no such member.
+/// two clusters may have one. Instances of earlier releases have no such member.
 const CLUSTER: &str = "nodes_prefix";
 
 /// The longest value in `Meta`, in bytes.
@@ -25,7 +25,7 @@ const CLUSTER: &str = "nodes_prefix";
 /// Source: "metaValueMaxLength" in Consul's `agent/structs/structs.go`.
 const MAX_META_BYTES: usize = 512;
 
-/// What instances of this cluster have in that member.
+/// The value of that member in instances of this cluster.
 fn cluster(options: &Options) -> &str {
     let prefix = &options.nodes_prefix;
     let mut end = prefix.len().min(MAX_META_BYTES);
@@ -35,7 +35,7 @@ fn cluster(options: &Options) -> &str {
     &prefix[..end]
 }
 
-/// The other cluster whose node an instance is, in a list of this cluster's instances, or of those of an agent.
+/// The other cluster whose node an instance is, in a list of this cluster's instances, or of an agent's.
 fn other_cluster<'a>(options: &Options, service: &'a Value) -> Option<&'a str> {
     let theirs = service.get("Meta")?.get(CLUSTER)?.as_str()?;
     (theirs != cluster(options)).then_some(theirs)
@@ -74,7 +74,7 @@ pub(super) type Records = BTreeMap<String, (Arc<Record>, u64)>;
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(super) records: Records,
-    /// The keys under the nodes' prefix in the last answer that are not those of nodes.
+    /// The keys under the nodes' prefix in the last answer that are not nodes' keys.
     pub(super) strangers: BTreeSet<String>,
     /// Each registered incarnation; `None` before the first answer.
     pub(super) instances: Option<Instances>,
@@ -92,7 +92,7 @@ const DOUBT_PAUSE: Duration = Duration::from_millis(500);
 const MAX_HIDDEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether the answers of one list are believed: answers that lack this node itself, which lives and keeps its key and its
-/// service there, may be about another cluster, or be those of a cache.
+/// service there, may be about another cluster, or come from a cache.
 #[derive(Debug, Default)]
 pub(crate) struct Doubt {
     /// Since when the answers lack this node.
@@ -101,7 +101,7 @@ pub(crate) struct Doubt {
     hidden: u32,
 }
 
-/// What is done with a list.
+/// The verdict on a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Apply,
@@ -112,7 +112,7 @@ pub(super) enum Verdict {
 }
 
 impl Doubt {
-    /// Judges a list: whether it lacks this node, or to an observer all nodes that it knows, although the one that was
+    /// Judges a list: whether it lacks this node, or to an observer all nodes that it knows, although the list that was
     /// applied last had it.
     pub(super) fn judge(&mut self, is_lacking: bool, now: Instant) -> Verdict {
         match (is_lacking, self.since) {
@@ -141,7 +141,7 @@ impl Doubt {
     }
 }
 
-/// What Consul lists of a registered incarnation.
+/// A registered incarnation in Consul's list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instance {
     /// Whether no check about its process is critical.
@@ -181,9 +181,9 @@ fn text<'a>(check: &'a Value, name: &str) -> &'a str {
     check.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a check tells if the process of an instance runs: those of the service, and that of Consul's gossip, which is
-/// critical when the agent's machine is gone. Others, as of the disk of the agent's machine, and those that stand for
-/// maintenance of the agent or the service, say what an operator should know.
+/// Whether a check tells if the process of an instance runs: the service's checks do, and the check of Consul's gossip,
+/// which is critical when the agent's machine is gone. Others, as of the disk of the agent's machine, and checks that
+/// stand for maintenance of the agent or the service, inform an operator.
 fn is_about_the_process(check: &Value) -> bool {
     let id = text(check, "CheckID");
     let is_of_service = !text(check, "ServiceID").is_empty();
@@ -194,7 +194,7 @@ pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
     of_incarnation(instances, incarnation).any(|instance| instance.is_live)
 }
 
-/// The records under the nodes' prefix. Keys of other programs are ignored; those that `said` does not name are said once.
+/// The records under the nodes' prefix. Keys of other programs are ignored; keys that `said` does not name are logged once.
 pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<String>) -> Records {
     let (mut records, mut strangers) = (BTreeMap::new(), BTreeSet::new());
     for entry in entries.items() {
@@ -232,8 +232,8 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<St
     records
 }
 
-/// The instances by incarnation and id. Of one that is registered twice, after it went to another agent, the live
-/// one counts.
+/// The instances by incarnation and id. Of an instance that is registered twice, after it went to another agent, the
+/// live one counts.
 pub(super) fn instances(entries: &Value) -> Instances {
     let mut instances = Instances::new();
     for entry in entries.items() {
@@ -271,7 +271,7 @@ pub(crate) fn is_listed(entries: &Value, incarnation: &str) -> bool {
     of_incarnation(&instances(entries), incarnation).next().is_some()
 }
 
-/// The names of the nodes of which instances are registered.
+/// The names of the nodes with registered instances.
 pub(crate) fn named(entries: &Value, options: &Options) -> BTreeSet<String> {
     let service = options.service();
     let name = |entry: &Value| {
@@ -325,8 +325,9 @@ pub(super) async fn write(
 }
 
 /// Claims the node's name unless another live node has it. A node that has died is live for Consul until its check expires,
-/// so this waits for that long; one that only a restored snapshot has is, until its agent compares its services. Returns the
-/// mode of the node: the one that an operator has given to an earlier start, or to the node while it was stopped.
+/// so this waits for that long; a node that only a restored snapshot has is live until its agent compares its services.
+/// Returns the mode of the node: the mode that an operator has given to an earlier start, or to the node while it was
+/// stopped.
 ///
 /// # Errors
 /// [`Kind::Conflict`], naming the address and the start of the node that has the name.
@@ -363,12 +364,12 @@ pub(crate) async fn claim_name(
                 .await?
             {
                 Found::Asked => continue,
-                // Of two that start at the same time, the other one answers before it takes part. One that takes part is
-                // listed as live by now.
+                // Of two that start at the same time, the other one answers before it takes part. A node that takes
+                // part is listed as live by now.
                 Found::Unanswered => !is_live_start(client, options, &other.incarnation).await?,
                 Found::Answered => false,
                 Found::Lives => return Err(name_taken(client, options, other)),
-                // It may be one that cannot write its key, such as without the right, while its agent reports its beats.
+                // It may be unable to write its key, such as without the right, while its agent reports its beats.
                 Found::Silent(_) if is_live_start(client, options, &other.incarnation).await? => {
                     return Err(name_taken(client, options, other));
                 }

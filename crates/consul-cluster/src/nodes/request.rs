@@ -1,4 +1,4 @@
-//! What an operator asks of a node from outside, in the node's key. The node takes a request out of its key
+//! A request of an operator to a node from outside, in the node's key. The node takes a request out of its key
 //! with the write that acknowledges it, and then acts on it.
 
 use super::node::{Mode, Record};
@@ -43,14 +43,14 @@ pub struct Leave {
     pub incarnation: String,
 }
 
-/// Reads a request; one that cannot be read is none, and does not make the record unreadable.
+/// Reads a request; an unreadable one is none, and does not make the record unreadable.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Request>, D::Error> {
     let found = Option::<serde_json::Value>::deserialize(from)?;
     Ok(found.and_then(|found| serde_json::from_slice(found.to_string().as_bytes()).ok()))
 }
 
 impl Request {
-    /// Adds what another request asks of a node. Whether it was not asked already. What is about an earlier
+    /// Adds what another request asks of a node. Whether it was not asked already. A request about an earlier
     /// leadership or an earlier start is replaced.
     pub(super) fn add(&mut self, node_id: &str, other: &Request) -> Result<bool, Error> {
         let before = self.clone();
@@ -73,7 +73,7 @@ impl Request {
         Ok(*self != before)
     }
 
-    /// What of it has an effect on a node with this start, and this leadership if it leads.
+    /// The part of it with an effect on a node with this start, and this leadership if it leads.
     pub(crate) fn in_force(&self, incarnation: &str, token: Option<u64>) -> Request {
         let hand_over = self.hand_over.clone().filter(|it| Some(it.token) == token);
         let leave = self.leave.clone().filter(|it| it.incarnation == incarnation);
@@ -104,18 +104,18 @@ impl Record {
     }
 }
 
-/// What this process has asked of a node.
+/// A request of this process to a node.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The node.
     pub node_id: String,
-    /// What it was asked.
+    /// The request itself.
     pub request: Request,
     /// Whether the node's key did not have it already, from another process.
     pub is_new: bool,
 }
 
-/// What a request changes in this node's record, before it is taken out of the key.
+/// Makes the changes of a request in this node's record, before it is taken out of the key.
 pub(crate) fn prepare(cluster: &Cluster, request: &Request, record: &mut Record) {
     let leaves = |leave: &Leave| leave.incarnation == cluster.incarnation;
     if request.leave.as_ref().is_some_and(leaves) {

@@ -21,7 +21,7 @@ const MAX_ASKED: usize = 64;
 /// A right in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Right {
-    /// What it is about: `key`, `service`, `node`, `session`.
+    /// Its subject: `key`, `service`, `node`, `session`.
     pub resource: &'static str,
     /// `read` or `write`.
     pub access: &'static str,
@@ -113,7 +113,7 @@ pub async fn named(client: &Client, error: Error, needed: Vec<Right>) -> Error {
 /// The rights that the token lacks to see all entries of these lists.
 ///
 /// # Errors
-/// Those of the call.
+/// Errors of the call.
 pub async fn to_see_lists<const N: usize>(
     client: &Client,
     lists: [(&Meta, Right); N],
@@ -132,10 +132,10 @@ pub async fn to_see_lists<const N: usize>(
     Ok(hidden)
 }
 
-/// Those of the rights that the token lacks; none if Consul has no ACLs.
+/// The rights among these that the token lacks; none if Consul has no ACLs.
 ///
 /// # Errors
-/// Those of the call.
+/// Errors of the call.
 pub async fn lacking(client: &Client, rights: Vec<Right>) -> Result<Vec<Right>, Error> {
     let question = |right: &Right| {
         let segment = right.segment();

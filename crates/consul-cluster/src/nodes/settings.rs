@@ -48,7 +48,7 @@ fn settings(cluster: &Cluster) -> Settings {
     Settings { shards: cluster.options.shards, replicas: cluster.options.replicas }
 }
 
-/// Compares the settings of this node with those of the cluster, and writes them if it is the first node.
+/// Compares the settings of this node with the cluster's, and writes them if it is the first node.
 pub(crate) async fn check(cluster: &Cluster) -> Result<(), Error> {
     let Options { config_key, shards_prefix, .. } = &cluster.options;
     let ours = settings(cluster);

@@ -102,7 +102,7 @@ async fn refused_key(cluster: &Cluster) -> Option<String> {
     let looks = keys.into_iter().map(|key| async move {
         let args = Args::new().arg(key.as_str()).opt("timeout_ms", TIMEOUT_MS);
         let error = cluster.client.call(&kv::GET, &args).await.err()?;
-        // What ACLs hide from an observer is found by the lists.
+        // The lists find keys and services that ACLs hide from an observer.
         let is_final = match options.observer {
             true => error.kind() == Kind::Argument,
             false => !error.is_transient(),
@@ -124,8 +124,8 @@ pub(crate) async fn hidden_instances(cluster: &Cluster) -> Option<String> {
     Some(format!("instances {why} (service:read and node:read)"))
 }
 
-/// Keeps the snapshot's word on what ACLs may hide, while Consul's answers do not tell that: those of
-/// 1.8, streamed ones, and those to a process without a token.
+/// Keeps the snapshot's word on what ACLs may hide, while Consul's answers do not tell that: answers of 1.8, streamed
+/// ones, and answers to a process without a token.
 pub(crate) async fn note_hidden(cluster: &Cluster) -> Infallible {
     let mut changes = cluster.changes();
     loop {
@@ -147,7 +147,7 @@ pub(crate) async fn note_hidden(cluster: &Cluster) -> Infallible {
     }
 }
 
-/// What this process lacks to see all nodes.
+/// The right that this process lacks to see all nodes.
 async fn may_hide(cluster: &Cluster) -> Result<Option<String>, Error> {
     let args = Args::new().arg(cluster.options.service()).opt("timeout_ms", TIMEOUT_MS);
     let Answer { value, meta } = cluster.client.call(&health::SERVICE, &args).await?;

@@ -34,7 +34,7 @@ pub(super) fn encode(weights: &Weights) -> Vec<u8> {
     serde_json::to_vec(weights).unwrap_or_default()
 }
 
-/// Reads the key's value. What is not a weight is ignored: the node has that of its configuration.
+/// Reads the key's value. A value that is not a weight is ignored: the node has its configuration's weight.
 fn decode(key: &str, bytes: &[u8]) -> Weights {
     let Ok(found) = serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(bytes) else {
         tracing::warn!(key, "not the weights of nodes; they are ignored");
@@ -90,7 +90,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
-    /// finite; [`Kind::Conflict`] if the other key has changed; those of the calls.
+    /// finite; [`Kind::Conflict`] if the other key has changed; errors of the calls.
     pub async fn set_weight(
         &self,
         condition: Option<&Unchanged>,

@@ -1,4 +1,4 @@
-//! What a process shows of its node and its cluster: to the other nodes, to operators, to Prometheus and to systemd.
+//! The view of a process on its node and its cluster, shown to the other nodes, to operators, to Prometheus and to systemd.
 
 mod numbers;
 pub mod overview;

@@ -1,4 +1,4 @@
-//! What a process knows of a whole cluster, as one document for operators: from its snapshot, the maps of
+//! A process's knowledge of a whole cluster, as one document for operators: from its snapshot, the maps of
 //! the replicated stores, and what the nodes tell ([`super::report`]).
 //!
 //! A document has no key, value or token of the program's data.
@@ -64,11 +64,11 @@ pub struct Overview {
     pub paused: Option<Pause>,
     /// The modes that operators have given to nodes which are not there: their next start takes them.
     pub kept_modes: Modes,
-    /// The weights that operators have set in place of those of the configurations.
+    /// The weights that operators have set in place of the configurations' weights.
     pub weights: Weights,
     /// Whether the map was put back after Consul had lost it, and no leader has made another one since.
     pub restored: bool,
-    /// What ACLs hide from this process.
+    /// The kinds of things that ACLs hide from this process.
     pub hidden: Vec<&'static str>,
     /// The rights without which ACLs may hide nodes from this process, while Consul does not tell whether
     /// they do.
@@ -85,7 +85,7 @@ pub struct Overview {
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
     pub events: Vec<EventOverview>,
-    /// Whether Consul's servers have said that they have no Raft leader; the problems tell it.
+    /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
     /// Why this process does not know all of the stores' maps.
@@ -147,9 +147,9 @@ pub struct NodeOverview {
     pub map_epoch: Option<u64>,
     /// The epochs from that to the newest map, if it has had the time to get a newer one; otherwise 0.
     pub map_lag: Option<u64>,
-    /// The shards of which it is the primary.
+    /// The number of shards whose primary it is.
     pub primaries: usize,
-    /// The shards of which it has another replica.
+    /// The number of shards with another replica on it.
     pub replicas: usize,
     /// The shards that it copies to itself.
     pub moving_in: usize,
@@ -184,16 +184,16 @@ pub struct NodeOverview {
     /// The rights that its token lacks; the problems tell it.
     #[serde(skip)]
     pub no_rights: Option<String>,
-    /// What its process has lacked, and what helps; the problems tell it.
+    /// The lack of its process, and the cure; the problems tell it.
     #[serde(skip)]
     pub lacking: Option<String>,
-    /// What it cannot do for stores; the problems tell it.
+    /// Its faults as a node of stores; the problems tell them.
     #[serde(skip)]
     pub faults: Vec<StoreFault>,
     /// The stores for which it has another disk than the map names.
     #[serde(skip)]
     pub other_disks: BTreeSet<String>,
-    /// What an operator has asked of it, and it has yet to take.
+    /// An operator's requests that it has yet to take.
     #[serde(skip)]
     pub asked: Request,
 }
@@ -269,7 +269,7 @@ pub struct EventOverview {
     pub node_id: String,
     /// Its name, such as `node_left`.
     pub event: String,
-    /// What it is about: a node, an epoch, a reason.
+    /// Its subject: a node, an epoch, a reason.
     pub detail: String,
 }
 
@@ -386,7 +386,7 @@ fn hidden(snapshot: &Snapshot) -> Vec<&'static str> {
     keys.into_iter().chain(instances).collect()
 }
 
-/// The epoch of the newest map: that of this process, or one that two nodes tell, since one may tell anything.
+/// The epoch of the newest map: this process's own, or an epoch that two nodes tell, since one may tell anything.
 fn newest_epoch(snapshot: &Snapshot, told: &BTreeMap<String, Told>) -> u64 {
     let mut epochs: Vec<u64> = told.values().filter_map(Told::map_epoch).collect();
     epochs.sort_unstable_by(|a, b| b.cmp(a));
@@ -550,7 +550,7 @@ fn picture(
     Arc::clone(picture)
 }
 
-/// The events of all nodes by time. What several nodes noticed is one event, of the first of them.
+/// The events of all nodes by time. An event that several nodes noticed is one event, of the first of them.
 fn events<'a>(tellers: impl Iterator<Item = (&'a str, &'a Told)>) -> Vec<EventOverview> {
     let of_node = |(id, told): (&str, &Told)| {
         let id = id.to_owned();

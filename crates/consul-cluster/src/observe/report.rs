@@ -1,4 +1,4 @@
-//! What nodes tell each other and observers that is not in Consul: their last events, their endpoints of
+//! The reports of nodes to each other and to observers, which are not in Consul: their last events, their endpoints of
 //! Consul, the leader's lease, and how far their copies are. It is asked for over the data plane when an
 //! overview is made, and only then.
 
@@ -45,7 +45,7 @@ const RIGHTS_PAUSE: Duration = Duration::from_secs(3);
 /// How long an overview is given out again.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// What a process asks a node.
+/// The question of a process to a node.
 #[derive(Serialize, Deserialize)]
 struct Question {
     /// The start of the node whose events it has, up to this number.
@@ -53,7 +53,7 @@ struct Question {
     seq: u64,
 }
 
-/// What a node answers. A later release may add to it.
+/// The answer of a node. A later release may add to it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Report {
     incarnation: String,
@@ -78,10 +78,10 @@ struct Report {
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
     copies: Vec<CopyReport>,
-    /// What it cannot do for stores.
+    /// Its faults as a node of stores.
     #[serde(default)]
     faults: Vec<StoreFault>,
-    /// What its process has lacked within the last minute.
+    /// The lack of its process within the last minute.
     #[serde(default)]
     lacking: Option<String>,
     /// The rights that its token lacks.
@@ -100,7 +100,7 @@ pub(crate) struct LeaseReport {
     pub left_ms: u64,
 }
 
-/// What a node has told this process.
+/// The last report of a node to this process.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     /// The start of the node that was asked.
@@ -171,12 +171,12 @@ impl Told {
         self.report.as_ref()?.no_rights.as_ref()
     }
 
-    /// What its process has lacked within the last minute.
+    /// The lack of its process within the last minute.
     pub fn lacking(&self) -> Option<&String> {
         self.report.as_ref()?.lacking.as_ref()
     }
 
-    /// What it cannot do for stores.
+    /// Its faults as a node of stores.
     pub fn faults(&self) -> impl Iterator<Item = &StoreFault> {
         self.report.iter().flat_map(|report| &report.faults)
     }
@@ -246,16 +246,16 @@ impl Told {
     }
 }
 
-/// What a process knows of its cluster beside the snapshot.
+/// The knowledge of a process about its cluster beside the snapshot.
 #[derive(Default)]
 pub(crate) struct Known {
-    /// What the nodes have told, of which this process may be one.
+    /// The reports of the nodes, this process's included if it is one.
     pub told: BTreeMap<String, Told>,
-    /// What this process knows, if it is an observer, and its name.
+    /// The report of this process itself, if it is an observer, and its name.
     pub observer: Option<(String, Told)>,
     /// The maps of the replicated stores.
     pub maps: StoreMaps,
-    /// Whether Consul's servers have said that they have no Raft leader.
+    /// Whether Consul's servers have answered that they have no Raft leader.
     pub has_no_raft_leader: bool,
     /// The newest shard maps that this process or nodes have had.
     pub newest: NewestMaps,
@@ -270,7 +270,7 @@ impl Known {
         nodes.chain(self.observer.as_ref().map(|(id, told)| (id.as_str(), told)))
     }
 
-    /// What this process itself has told.
+    /// The report of this process itself.
     fn own<'a>(&'a mut self, options: &'a Options, snapshot: &Snapshot) -> (&'a str, &'a mut Told) {
         let id = &options.node_id;
         if !options.observer {
@@ -294,7 +294,7 @@ struct State {
     made: Option<(Instant, Arc<Overview>)>,
 }
 
-/// Makes the overviews of a cluster in a process, and answers those of others.
+/// Makes the overviews of a cluster in a process, and answers the questions of others.
 pub struct Overviews {
     cluster: Arc<Cluster>,
     /// How long Consul is waited for.
@@ -423,7 +423,7 @@ impl Overviews {
         for told in known.told.values_mut() {
             (told.silent, told.refuses_key, told.answers) = (None, false, false);
         }
-        // One that is down may live without its way to Consul.
+        // A node that is down may live without its way to Consul.
         let others = snapshot.nodes.values();
         let others =
             others.filter(|it| !is_own(&it.record.id) && !it.record.data_address.is_empty());
@@ -483,7 +483,7 @@ impl Overviews {
         lacks.clone()
     }
 
-    /// What this process tells.
+    /// The answer of this process.
     async fn report(&self, question: &Question) -> Report {
         let cluster = &self.cluster;
         let is_same = question.incarnation == cluster.incarnation;

@@ -160,7 +160,7 @@ impl ShardMap {
         self.nodes.get(place).map(String::as_str)
     }
 
-    /// The shards of which a node has a replica in any state, in ascending order.
+    /// The shards with a replica in any state on a node, in ascending order.
     pub fn shards_of(&self, node: &str) -> Vec<usize> {
         let Some(node) = self.place(node) else { return Vec::new() };
         let has = |shard: &usize| self.shards[*shard].iter().any(|replica| replica.node == node);

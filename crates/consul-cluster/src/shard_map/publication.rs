@@ -73,7 +73,7 @@ pub(crate) enum Content {
     Corrupt(Vec<u8>, Error),
 }
 
-/// What the key has that announces the map.
+/// The value of the key that announces the map.
 pub(crate) enum Announced {
     Document(Announcement),
     /// Something else.
@@ -245,7 +245,7 @@ async fn fetch_map(
 /// A map of another Consul would be kept for good if its epoch is higher, and be written over the right one.
 ///
 /// # Errors
-/// [`Kind::NotReady`] if the key that was read has not this index; those of a transaction.
+/// [`Kind::NotReady`] if the key that was read has not this index; errors of a transaction.
 async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
     let key = cluster.options.map_key();
     match are_refused(&cluster.presence, [unchanged(&key, index)]).await? {

@@ -3,7 +3,7 @@
 //! A map knows the last opening of each disk, and each disk its own last ones. Where copies of the disks of several nodes
 //! were started elsewhere, their map has openings that the disks here never had. A node may know a later opening of another
 //! node's disk than that disk itself, if an old copy was put back there; but not of the disks of most nodes that live and
-//! count. Then it is the one that comes from elsewhere: it is refused before its map or its records enter anything.
+//! count. Then that node comes from elsewhere: it is refused before its map or its records enter anything.
 
 use super::disk::Opening;
 use super::document::{MemberRecord, StoreMap};
@@ -19,7 +19,7 @@ use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long the others have to contradict a map: the records of nodes that have just started may be those of before.
+/// How long the others have to contradict a map: the records of nodes that have just started may be from before.
 const CERTAIN_AFTER: Duration = Duration::from_secs(15);
 
 /// How long a node that has its map from its disk leaves it to others to put back theirs.
@@ -120,7 +120,7 @@ impl Store {
         }
         let own = cluster.options().node_id.as_str();
         let found = contradicting(own, known, &stored, &live);
-        // What Consul says of them may be from before it went back.
+        // Consul's records of them may be from before it went back.
         let asked = found.iter().map(|node| self.peers.check_key(node));
         let answers = join_all(asked).await;
         match answers.iter().all(Result::is_ok) {

@@ -1,4 +1,4 @@
-//! Which state of which disk a node has: the mark on the disk, its openings, and what the map knows of them.
+//! The identity of a node's disk and of its state: the mark on the disk, its openings, and what the map knows of them.
 
 use super::document::{FORMAT, MemberRecord, StoreMap, read};
 use consul_api::error::Error;
@@ -103,7 +103,7 @@ impl DiskMark {
         map.knows_as_last(&self.node, self.disk, &self.before, ids)
     }
 
-    /// What is kept.
+    /// The bytes that are kept.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
@@ -309,7 +309,7 @@ mod tests {
         histories(3000, Node::step);
     }
 
-    /// What an operator must decide about a disk is only what can be told apart.
+    /// An operator decides only about disks that can be told apart.
     #[test]
     fn a_disk_that_was_only_restarted_is_the_last() {
         histories(1000, |node, rng| {

@@ -43,7 +43,7 @@ impl StoreMap {
 /// A shard: the map's version less its epoch, the index of the place of each slot, and the changes.
 type ShardDocument = (u64, Vec<Option<usize>>, Vec<ChangeDocument>);
 
-/// A change: the slot, its kind (0: a move, 1: a failover, 2: one that unites), the index of the target among the
+/// A change: the slot, its kind (0: a move, 1: a failover, 2: a change that unites), the index of the target among the
 /// nodes, the map's version less the epoch that planned it, and the nodes that it does not wait for.
 type ChangeDocument = (usize, u8, usize, u64, Vec<usize>);
 
@@ -65,11 +65,11 @@ struct Document {
     down: BTreeMap<NodeId, u64>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     unrecovered: BTreeSet<u32>,
-    /// The shards of which a loss was accepted, by [`Entry::unproven`].
+    /// The shards with an accepted loss, by [`Entry::unproven`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unproven: Vec<(Version, Vec<u32>)>,
-    /// If a shard's W and R are not those of `shared`, or it changes: what occurs, and for each shard the character `0` for
-    /// the first of these, the next one for the second, and so on.
+    /// If a shard's W and R are not as in `shared`, or it changes: all pairs that occur, and for each shard the
+    /// character `0` for the first of these, the next one for the second, and so on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quorums: Option<(Vec<QuorumsDocument>, String)>,
     openings: BTreeMap<Disk, Opening>,
@@ -210,7 +210,7 @@ impl StoreMap {
         self.down.is_empty() && self.unrecovered.is_empty() && !is_planned
     }
 
-    /// What the document says of W and R.
+    /// The W and R of the document.
     fn quorums(&self) -> Option<(Vec<QuorumsDocument>, String)> {
         if self.map.shards.iter().all(|entry| self.is_usual(entry)) {
             return None;
@@ -269,7 +269,7 @@ impl Document {
     }
 }
 
-/// What a node tells the leader about its replicas of one store.
+/// The report of a node to the leader about its replicas of one store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MemberRecord {
     pub format: u32,
@@ -331,7 +331,7 @@ impl MemberRecord {
         map.openings.get(&self.disk) == Some(&self.opening)
     }
 
-    /// What it reports, as this map knows it: a disk that was an old copy before its machine was restarted is one still.
+    /// Its report, as this map knows it: a disk that was an old copy before its machine was restarted is one still.
     pub fn report(&self, node: &str, map: &StoreMap) -> Report {
         let mut report = self.report.clone();
         let ids = self.earlier_disks.iter().rev().copied();
@@ -366,7 +366,7 @@ impl Announcement {
     }
 }
 
-/// Reads a document, of which a later release may have written another format.
+/// Reads a document, which a later release may have written in another format.
 pub(super) fn read<D: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Result<D, Error> {
     #[derive(Deserialize)]
     struct Format {
@@ -393,7 +393,7 @@ mod tests {
     use consul_replication::plan::{MAX_CHANGES, Member, Planner, Presence};
     use std::str::FromStr as _;
 
-    /// What base64 leaves of the 512 KiB of a transaction, less what stands around it.
+    /// The room that base64 leaves of the 512 KiB of a transaction, less the text around it.
     const MOST: usize = 512 * 1024 / 4 * 3 - 1024;
 
     #[test]

@@ -4,8 +4,8 @@
 //! its copy, as a holder it lacks every write. Keys stay as they are while a process runs, so the key of each start of a
 //! node is checked until it has accepted this process's signature once.
 //!
-//! One that the leader cannot reach stays among them, since its replicas are not given up sooner for it, and gets no new ones:
-//! it would not get its copy either, or nobody could read it.
+//! A node that the leader cannot reach stays among them, since its replicas are not given up sooner for it, and gets no
+//! new ones: it would not get its copy either, or nobody could read it.
 //!
 //! The leader's own key may be the other one. So it leaves nodes out only while, with it, more of the live nodes accept its
 //! key than refuse it; otherwise it counts on all of them, and plans nothing.
@@ -30,14 +30,14 @@ const REACH_AGAIN: Duration = Duration::from_secs(30);
 /// How long a check may take: the leader's other work waits for it.
 const CHECK_TIME: Duration = Duration::from_secs(2);
 
-/// How many checks in a row a node has to answer after one that it did not.
+/// How many checks in a row a node has to answer after a missed one.
 const ANSWERS: usize = 2;
 
 /// The last check of the `cluster_key` of one start of a node.
 struct KeyCheck {
     incarnation: String,
     at: Instant,
-    /// How many checks it has to answer before it counts as one that can be reached.
+    /// How many checks it has to answer before it counts as reachable.
     owes: usize,
     /// Whether the node accepted the leader's signature; `None`: it did not answer.
     accepted: Option<bool>,

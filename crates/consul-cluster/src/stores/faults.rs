@@ -1,4 +1,4 @@
-//! What a storage does not do: it is told to operators, and ends by itself when the storage works again.
+//! The faults of a storage: operators see each, and it ends by itself when the storage works again.
 
 use super::member::Member;
 use super::{Store, Watched};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How often it is tried whether a storage that has failed works again.
 const PROBE_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long a storage may answer nothing before it counts as one that hangs: with the time until the nodes are asked
+/// How long a storage may answer nothing before it counts as hanging: with the time until the nodes are asked
 /// again, an operator knows within 5 s.
 const HANG: Duration = Duration::from_secs(4);
 
@@ -28,7 +28,7 @@ const PROBED: usize = 1000;
 /// The name under which it is tried.
 const PROBE: &str = "probe";
 
-/// What a node cannot do for a store.
+/// A fault of a node for a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreFault {
     /// The store.
@@ -39,15 +39,15 @@ pub struct StoreFault {
     pub why: String,
 }
 
-/// What a call of a storage is about.
+/// The subject of a call of a storage.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Of {
     Shard(u32),
-    /// What is kept under a name.
+    /// A value that is kept under a name.
     Name(String),
 }
 
-/// What has failed and did not work since.
+/// A function that has failed and did not work since.
 struct Failed {
     why: String,
     /// The bytes that were to be kept.
@@ -123,7 +123,7 @@ impl WatchedStorage {
         calls.unanswered = (calls.running > 0).then(|| (function, self.clock.now()));
     }
 
-    /// The function of which nothing has returned for [`HANG`].
+    /// The function whose calls have not returned for [`HANG`].
     fn hangs(&self) -> Option<(&'static str, Duration)> {
         let (function, since) = lock(&self.calls).unanswered?;
         let waited = self.clock.now() - since;
@@ -151,7 +151,7 @@ impl WatchedStorage {
         }
     }
 
-    /// The functions that fail, and why the last of them does; or the one that does not return.
+    /// The functions that fail, and why the last of them does; or the function that does not return.
     pub fn fault(&self) -> Option<(Vec<String>, String)> {
         if let Some((function, waited)) = self.hangs() {
             let why = format!("it has not returned for {} s", waited.as_secs());
@@ -224,7 +224,7 @@ impl Storage for WatchedStorage {
 }
 
 impl Store {
-    /// What this process cannot do for the store.
+    /// The fault of this process for the store.
     pub fn fault(&self) -> Option<StoreFault> {
         let (functions, why) = match self.checked() {
             Err(error) => (Vec::new(), error.message().to_owned()),
@@ -291,7 +291,7 @@ impl Member {
         size: usize,
     ) {
         let outcome = match (function, of) {
-            // As one that has no room, which may take what it has already.
+            // A storage without room may still take a record that it has already.
             ("apply", Of::Shard(shard)) => match storage.keep(PROBE, vec![0; 1].into()).await {
                 Ok(()) => self.transfer.holder.store_again(shard).await,
                 failed => failed,

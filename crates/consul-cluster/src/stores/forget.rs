@@ -20,7 +20,7 @@ use consul_replication::map::StoreId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// What an operator asks for.
+/// The request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Request {
     format: u32,
@@ -127,7 +127,7 @@ impl Store {
     /// Refuses to go on with a store that an operator has forgotten.
     ///
     /// # Errors
-    /// [`Kind::Conflict`] if this is such a store; those of the call.
+    /// [`Kind::Conflict`] if this is such a store; errors of the call.
     pub(super) async fn check_not_forgotten(&self, id: Option<StoreId>) -> Result<(), Error> {
         let Some(id) = id else { return Ok(()) };
         let (cluster, store) = (&self.cluster, &self.options.name);
@@ -161,10 +161,10 @@ impl Store {
     }
 }
 
-/// What Consul has of a store.
+/// The keys of a store in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The nodes of which disks may have its records.
+    /// The nodes whose disks may have its records.
     pub disks: BTreeSet<String>,
     /// The live nodes that have it open.
     pub users: BTreeSet<String>,
@@ -172,10 +172,10 @@ pub struct Found {
     pub is_asked: bool,
 }
 
-/// What Consul has of a store; `None`: nothing.
+/// The keys of a store in Consul; `None`: there are none.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn find(cluster: &Cluster, store: &str) -> Result<Option<Found>, Error> {
     let prefix = format!("{}{store}/", members_prefix(cluster.options()));
     let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
@@ -219,7 +219,7 @@ pub async fn find(cluster: &Cluster, store: &str) -> Result<Option<Found>, Error
 /// Asks the leader to remove a store, which it does unless a live node has it open.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn ask(cluster: &Cluster, store: &str, by: &str) -> Result<(), Error> {
     let request = Request { format: FORMAT, by: by.to_owned(), at_ms: cluster.unix_ms() };
     let bytes = serde_json::to_vec(&request).unwrap_or_default();
@@ -233,7 +233,7 @@ pub async fn ask(cluster: &Cluster, store: &str, by: &str) -> Result<(), Error> 
 /// Takes a request back that the leader has not acted on.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn withdraw(cluster: &Cluster, store: &str) -> Result<(), Error> {
     let key = request_key(cluster.options(), store);
     let delete =

@@ -1,6 +1,6 @@
 //! Which store of its name a process takes part in, and what it announces before it knows that.
 //!
-//! Two stores may have one name: those of two clusters whose disks are mixed up, and the new store of a cluster
+//! Two stores may have one name: the stores of two clusters whose disks are mixed up, and the new store of a cluster
 //! whose Consul lost everything while no node with an old disk was there. Each has the random id of its first
 //! map, which each disk keeps. A node never brings the records of two ids together.
 
@@ -160,7 +160,7 @@ impl Store {
         }
     }
 
-    /// What the first map waits for, if the leader has written it.
+    /// The reason why the first map waits, if the leader has written it.
     pub fn waits_for(&self) -> Option<String> {
         lock(&self.waits_for).clone()
     }

@@ -113,7 +113,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, history: &Pr
     }
 }
 
-/// What a process remembers over all its leaderships.
+/// The memory of a process over all its leaderships.
 pub(super) struct ProcessHistory {
     /// When it began to stand for leader.
     pub(super) started: Instant,
@@ -154,7 +154,7 @@ pub(super) struct StoreState {
     pub(super) planned_at: Instant,
     /// When the holders of shards whose entries may be old were asked last.
     pub(super) asked_at: Option<Instant>,
-    /// What the first map waits for, as it was shown last.
+    /// The reason why the first map waits, as it was shown last.
     pub(super) waits_for: Option<String>,
     /// The nodes whose disks are copies that have lived on elsewhere, with those that contradict each.
     copies: BTreeMap<NodeId, BTreeSet<NodeId>>,
@@ -312,7 +312,7 @@ impl Duty<'_> {
     }
 
     /// Reduces the losses that operators have accepted to the replicas that are still missing, and deletes the keys of
-    /// those of which none is. Returns whether a key has changed, and with it what is to be planned.
+    /// losses without any. Returns whether a key has changed, and with it the plan.
     async fn apply_acceptances(&self, store: &str, view: &View<'_>) -> Result<bool, Error> {
         let Some(state) = self.stores.get(store) else { return Ok(false) };
         // Before the holders have reported what they know, the entries may name other nodes.

@@ -43,7 +43,7 @@ impl Store {
     /// knows each entry by which it has a replica.
     async fn is_current(&self, stored: Option<&StoreMap>) -> bool {
         let Some(member) = lock(&self.member).clone() else {
-            // What cannot be used any more has no part in the map; the storage may be open soon.
+            // A store that cannot be used any more has no part in the map; the storage may be open soon.
             return stored.is_some() && lock(&self.failure).is_some();
         };
         let Some(stored) = stored else { return member.transfer.holder.shards().is_empty() };

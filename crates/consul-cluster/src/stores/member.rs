@@ -1,4 +1,4 @@
-//! What a node does for a store that it keeps records of: it learns the map, copies, repairs and drops
+//! The work of a node for a store whose records it keeps: it learns the map, copies, repairs and drops
 //! replicas, and reports.
 
 use super::disk::{DiskMark, Opening};
@@ -79,7 +79,7 @@ impl Store {
     /// machine.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     pub async fn close(&self) -> Result<(), Error> {
         let member = lock(&self.member).clone();
         match member {
@@ -107,7 +107,7 @@ fn taken() -> Error {
 
 pub(super) struct Member {
     pub transfer: Transfer,
-    /// What the disk has kept of itself. Its id is set by the first map.
+    /// The mark that the disk has kept. Its id is set by the first map.
     mark: Mutex<DiskMark>,
     /// The openings in the map that the disk had kept.
     known: BTreeMap<Disk, Opening>,
@@ -225,11 +225,11 @@ impl Member {
         Ok(Arc::new(Member { transfer, mark, known, is_new, is_confirmed, lacking, equal, news }))
     }
 
-    /// Ends the work with the disk, after which the process serves no requests. What the storage can flush survives
-    /// the machine from then on.
+    /// Ends the work with the disk, after which the process serves no requests. Records that the storage can flush
+    /// survive the machine from then on.
     ///
     /// # Errors
-    /// Those of the storage.
+    /// Errors of the storage.
     async fn close(&self) -> Result<(), Error> {
         self.is_confirmed.store(false, Ordering::Release);
         let mark = lock(&self.mark).clone();
@@ -448,7 +448,7 @@ impl Member {
         }
     }
 
-    /// Writes the record; one that was written before only if Consul does not have it.
+    /// Writes the record; a record that was written before only if Consul does not have it.
     async fn write(
         &self,
         store: &Store,
@@ -468,8 +468,8 @@ impl Member {
         client.call(&kv::PUT, &args).await.map(|_| ())
     }
 
-    /// What there is to report. The count of copied records alone is reported only after a page, and so
-    /// often that a slow copy does not look like one that makes no progress.
+    /// The record to report. The count of copied records alone is reported only after a page, and so
+    /// often that a slow copy does not look like a copy without progress.
     async fn record(&self, store: &Store, last: Option<&(MemberRecord, Instant)>) -> MemberRecord {
         let cluster = &store.cluster;
         let holder = self.holder();
@@ -525,7 +525,7 @@ impl Member {
         }
     }
 
-    /// Copies the replicas of which this node is the target.
+    /// Copies the replicas whose target this node is.
     async fn copy(&self, store: &Store) -> Infallible {
         let own = self.holder().node().clone();
         let mut maps = store.map.subscribe();
@@ -574,9 +574,9 @@ impl Member {
         }
     }
 
-    /// Compares the replicas of the shards of which this node is the first holder, and of others if nobody else has compared
-    /// them with its own meanwhile: the first one may be away. After its start it compares those of all its shards, since it
-    /// may have missed writes.
+    /// Compares the replicas of the shards whose first holder this node is, and of others if nobody else has compared
+    /// them with its own meanwhile: the first one may be away. After its start it compares the replicas of all its
+    /// shards, since it may have missed writes.
     async fn repair(&self, store: &Store) -> Infallible {
         let own = self.holder().node().clone();
         let mut due: BTreeMap<u32, Instant> = BTreeMap::new();
@@ -627,8 +627,8 @@ impl Member {
         }
     }
 
-    /// Makes the replicas of the shards equal whose numbers change, as each step of that needs: of those of which this node is
-    /// the first holder that is there.
+    /// Makes the replicas of the shards equal whose numbers change, as each step of that needs: of shards whose first
+    /// present holder this node is.
     async fn equalize(&self, store: &Store) -> Infallible {
         let own = self.holder().node().clone();
         let mut tried: BTreeMap<u32, Instant> = BTreeMap::new();

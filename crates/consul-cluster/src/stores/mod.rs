@@ -136,13 +136,13 @@ pub struct Store {
     map: watch::Sender<Option<Arc<StoreMap>>>,
     /// How many stores of this name the process has seen maps of; locked while the map and the entries are set.
     stores_seen: Mutex<u64>,
-    /// What it does as a node with records; `None` before the storage is open, and without one.
+    /// Its work as a node with records; `None` before the storage is open, and without one.
     member: Mutex<Option<Arc<Member>>>,
     /// Which store of this name it is: the id that this process has seen first, with a storage.
     id: Mutex<Option<StoreId>>,
-    /// What the first map waits for.
+    /// The reason why the first map waits.
     waits_for: Mutex<Option<String>>,
-    /// Whether Consul has said that there is no map.
+    /// Whether Consul has answered that there is no map.
     is_without_map: AtomicBool,
     /// Whether the current map is that of the disk, and Consul has not shown one yet.
     is_map_of_disk: AtomicBool,
@@ -161,7 +161,7 @@ impl fmt::Debug for Store {
 /// The id of a record, and its bytes; without bytes it is deleted.
 pub type Write = (Bytes, Option<Bytes>);
 
-/// What [`Store::adopt`] did with a map.
+/// The outcome of [`Store::adopt`] for a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Adopted {
     /// It is the current one.
@@ -185,7 +185,7 @@ pub struct ShardStatus {
     pub is_changing: bool,
     /// The nodes whose replicas count.
     pub holders: Vec<NodeId>,
-    /// The nodes that get a replica, each with whether it replaces one that is lost.
+    /// The nodes that get a replica, each with whether it replaces a lost one.
     pub targets: Vec<(NodeId, ChangeKind)>,
     /// Whether so few nodes with replicas that count are live that no failover can copy all acknowledged
     /// writes before one comes back.
@@ -470,7 +470,7 @@ impl Store {
     /// Learns the map that Consul has, if it has one.
     ///
     /// # Errors
-    /// The reason why the store cannot be used; otherwise those of the call.
+    /// The reason why the store cannot be used; otherwise errors of the call.
     pub async fn refresh(&self) -> Result<(), Error> {
         self.checked()?;
         let store = format!("store {:?}", self.options.name);
@@ -588,7 +588,7 @@ impl Store {
         outcome.map_err(|error| self.with_wait(error))
     }
 
-    /// Writes records of several keys, those of each shard at once.
+    /// Writes records of several keys, for each shard at once.
     ///
     /// # Errors
     /// As [`Store::write`], for the first shard that fails; the records of others may be stored.
@@ -687,7 +687,7 @@ impl Store {
     /// The number of a shard.
     ///
     /// # Errors
-    /// [`Kind::Argument`] for one that does not exist.
+    /// [`Kind::Argument`] for a shard that does not exist.
     pub fn check_shard(&self, shard: u64) -> Result<u32, Error> {
         let number = u32::try_from(shard).ok().filter(|shard| *shard < self.options.shards);
         number.ok_or_else(|| {
@@ -719,7 +719,7 @@ impl Store {
     /// acknowledged writes may be lost.
     ///
     /// # Errors
-    /// [`Kind::Argument`] for a shard that does not exist; those of the call.
+    /// [`Kind::Argument`] for a shard that does not exist; errors of the call.
     pub async fn accept_loss(&self, shard: u32) -> Result<(), Error> {
         let shard = self.check_shard(shard.into())?;
         let map = self.map.borrow().clone();

@@ -25,7 +25,7 @@ const RECOVER_PAUSE: Duration = Duration::from_secs(2);
 /// The shards whose holders are asked at the same time.
 const CONCURRENT_ASKS: usize = 32;
 
-/// What the leader sees of a store and its nodes at one moment.
+/// The leader's view of a store and its nodes at one moment.
 pub(super) struct View<'a> {
     /// The options that the nodes of the store agree on.
     pub shared: Shared,
@@ -39,7 +39,7 @@ pub(super) struct View<'a> {
 /// The answer for one shard whose entry may be old: its newest entry.
 type Recovered = (u32, Result<Entry, Error>);
 
-/// What limits the changes of a plan.
+/// The limits of the changes of a plan.
 struct Limits<'a> {
     /// Whether Consul may have gone back before this process had seen all nodes.
     is_young: bool,
@@ -82,7 +82,7 @@ fn with_down_times(
     map
 }
 
-/// The same map with the shards as unrecovered of which nodes know newer entries, and these nodes.
+/// The same map, with shards as unrecovered if nodes know newer entries, and these nodes.
 fn with_unrecovered(
     mut map: StoreMap,
     view: &View<'_>,
@@ -392,7 +392,7 @@ mod tests {
         names.map(NodeId::from).into()
     }
 
-    /// What `of` returns for the view of these reports and live nodes.
+    /// The result of `of` for the view of these reports and live nodes.
     fn viewed<T>(
         reports: &StoreReports,
         live: &BTreeSet<NodeId>,

@@ -19,10 +19,10 @@ pub(super) const MAX_REPLICAS: usize = 3 * MAX_SHARDS as usize;
 /// How durable the records of a storage are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Survives {
-    /// What was applied is there after a crash of the machine.
+    /// Applied records are there after a crash of the machine.
     #[default]
     Machine,
-    /// What was applied is there after a crash of the process, and not after one of the machine.
+    /// Applied records are there after a crash of the process, and not after a crash of the machine.
     Process,
     /// It ends with the process.
     Nothing,
@@ -35,7 +35,7 @@ pub struct StoreOptions {
     pub name: String,
     /// The number of shards, 1 to [`MAX_SHARDS`]; the same on all nodes.
     pub shards: u32,
-    /// N, W and R of the first map, the same on all nodes then. Later those of the map count, which an operator changes.
+    /// N, W and R of the first map, the same on all nodes then. Later the map's numbers count, which an operator changes.
     pub quorums: Quorums,
     /// How durable the records are.
     pub survives: Survives,
@@ -54,7 +54,7 @@ pub struct StoreOptions {
 /// The most replicas of a shard.
 pub(super) const MAX_OF_A_SHARD: usize = 16;
 
-/// What all nodes must agree on before the first map; after that the number of shards.
+/// The options that all nodes must agree on before the first map; after that the number of shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Shared {
     pub shards: u32,

@@ -83,7 +83,7 @@ async fn rights_to_unseen(cluster: &Cluster, listed: &Answer) -> Result<Vec<Righ
     Ok(keys.filter(|key| !is_listed(key)).map(|key| Right::read("key", &key)).collect())
 }
 
-/// What the map of a store says about a node.
+/// The part of a node in the map of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldShards {
     /// Which store it is; `None`: a release before ids has written the map.
@@ -94,10 +94,10 @@ pub struct HeldShards {
     pub shards: usize,
 }
 
-/// What the maps of all stores say about a node.
+/// The part of a node in the maps of all stores.
 ///
 /// # Errors
-/// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
+/// Errors of the call; [`Kind::PermissionDenied`] if ACLs hide some; [`Kind::Unsupported`] for a map of another
 /// release.
 pub async fn held_shards(
     cluster: &Cluster,
@@ -112,7 +112,7 @@ pub async fn held_shards(
     Ok(maps(cluster).await?.into_iter().map(|(store, map)| (store, of(map))).collect())
 }
 
-/// The stores of which a node has or may get replicas, each with the number of nodes that it needs.
+/// The stores whose replicas a node has or may get, each with the number of nodes that it needs.
 ///
 /// # Errors
 /// As [`held_shards`].
@@ -130,7 +130,7 @@ pub async fn needed_nodes(cluster: &Cluster, node: &str) -> Result<BTreeMap<Stri
 /// # Errors
 /// [`Kind::NotFound`] if there is no such store; [`Kind::Argument`] for a shard that does not exist;
 /// [`Kind::Conflict`] if its map has another version, or if no replica is missing on one of the nodes;
-/// those of the calls.
+/// errors of the calls.
 pub async fn missing(
     cluster: &Cluster,
     store: &str,
@@ -206,10 +206,10 @@ pub(super) async fn accept(
     Ok(lost.as_ref().map(nodes))
 }
 
-/// The names of all stores of which Consul has a map or a report.
+/// The names of all stores with a map or a report in Consul.
 ///
 /// # Errors
-/// Those of the calls.
+/// Errors of the calls.
 pub async fn names(cluster: &Cluster) -> Result<BTreeSet<String>, Error> {
     let mut names = BTreeSet::from_iter(maps(cluster).await?.into_keys());
     let prefix = members_prefix(cluster.options());
@@ -225,21 +225,21 @@ pub async fn names(cluster: &Cluster) -> Result<BTreeSet<String>, Error> {
 /// N, W and R of a store as they are wanted, and as an operator wants them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
-    /// Those of its map.
+    /// The numbers of its map.
     pub now: Quorums,
     /// Those that it is to have.
     pub wanted: Quorums,
-    /// The number of shards that have not those of the map yet: an earlier change goes on.
+    /// The number of shards that have not the map's numbers yet: an earlier change goes on.
     pub changing: usize,
     /// The live nodes that may get replicas.
     pub nodes: usize,
 }
 
-/// What [`set_numbers`] would change; what is `None` in a change stays as it is.
+/// The changes that [`set_numbers`] would make; a number that is `None` in a change stays as it is.
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is no such store; [`Kind::Config`] if the numbers do not fit together; [`Kind::Conflict`] if
-/// its map has another version than `at`; those of the calls.
+/// its map has another version than `at`; errors of the calls.
 pub async fn numbers(
     cluster: &Cluster,
     store: &str,

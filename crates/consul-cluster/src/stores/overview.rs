@@ -34,14 +34,14 @@ pub struct StoreOverview {
     pub moving: Vec<ShardMoving>,
     /// The new replicas in place of lost ones.
     pub repairing: Vec<ShardRepairing>,
-    /// The shards of which a replica is missing.
+    /// The shards with a missing replica.
     pub at_risk: Vec<ShardAtRisk>,
     /// How many replicas no node has or gets, since there are fewer nodes than the store has replicas.
     pub vacant: usize,
     /// Whether a node that has told has the store open; the problems tell it.
     #[serde(skip)]
     pub is_open: bool,
-    /// The number of shards of which it is not known who has them, since Consul went back.
+    /// The number of shards whose holders are not known, since Consul went back.
     pub unrecovered: usize,
     /// The shards that have not N, W and R as they are wanted; `None`: all have them.
     pub changing: Option<NumbersChanging>,
@@ -52,7 +52,7 @@ pub struct StoreOverview {
 pub struct NumbersChanging {
     /// How many shards have not the wanted numbers yet.
     pub shards: usize,
-    /// What the first of them waits for.
+    /// The reason why the first of them waits.
     pub waits_for: String,
 }
 
@@ -78,7 +78,7 @@ pub struct ShardRepairing {
     pub done: Option<f64>,
 }
 
-/// A shard of which a replica is missing.
+/// A shard with a missing replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ShardAtRisk {
     /// The shard.
@@ -98,9 +98,9 @@ pub struct CopyReport {
     pub store: String,
     /// The shards that it copies: the records that it has, and whether these are all.
     pub copies: BTreeMap<u32, (u64, bool)>,
-    /// About how many records the shards have that others copy and of which it has a replica.
+    /// About how many records its shards have that others copy.
     pub records: BTreeMap<u32, u64>,
-    /// The shards of which the map gives it a replica that does not count.
+    /// The shards whose replica on it does not count by the map.
     #[serde(default)]
     pub lacking: BTreeSet<u32>,
     /// Whether the map names another disk of it for one of these.
@@ -169,7 +169,7 @@ pub(crate) struct StoreMaps {
     /// Why some or all of them are not known.
     unread: Vec<String>,
     read: Option<Instant>,
-    /// What the leader says of first maps that wait.
+    /// The leader's reasons why first maps wait.
     waiting: BTreeMap<String, String>,
 }
 
@@ -177,7 +177,7 @@ impl StoreMaps {
     /// Reads them; any server may answer.
     ///
     /// # Errors
-    /// Those of the call; [`Kind::PermissionDenied`] if ACLs hide some.
+    /// Errors of the call; [`Kind::PermissionDenied`] if ACLs hide some.
     pub async fn read(cluster: &Cluster) -> Result<Self, Error> {
         let mut read = StoreMaps { read: Some(Instant::now()), ..StoreMaps::default() };
         for (name, bytes) in listed(cluster, &map_key(cluster.options(), "")).await? {

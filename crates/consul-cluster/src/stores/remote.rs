@@ -24,7 +24,7 @@ pub fn service_name(store: &str) -> String {
     format!("replication/{store}")
 }
 
-/// What serves the requests of a store with this number of shards by the node's replicas, for
+/// Serves the requests of a store with this number of shards by the node's replicas, for
 /// [`DataPlane::set_service`].
 pub fn service(holder: Arc<Holder>, shards: u32) -> Service {
     Arc::new(move |body| {

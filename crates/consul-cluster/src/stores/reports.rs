@@ -1,4 +1,4 @@
-//! What the nodes report about replicated stores in Consul, and the losses that operators have accepted.
+//! The reports of the nodes about replicated stores in Consul, and the losses that operators have accepted.
 //!
 //! An operator who runs `accept_loss` accepts the loss of the replicas that are known to be missing then. The acceptance
 //! ends with the last of them that is back or replaced, so it has no effect on what is lost later.
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The value of an acceptance that names no replicas: of one that is made while it is not known which nodes have the
-/// replicas, and of all that earlier releases have written. The leader fills in what is missing as soon as it knows.
+/// The value of an acceptance that names no replicas: of an acceptance while it is not known which nodes have the
+/// replicas, and of all that earlier releases have written. The leader fills in the replicas as soon as it knows them.
 const UNBOUND: &[u8] = b"accepted";
 
 /// The replicas of one shard whose loss an operator has accepted (`accept_loss`); one key per shard.
@@ -183,7 +183,7 @@ impl StoreReports {
         record.is_some_and(|it| it.disk == place.disk && !it.report.missing.contains(&shard))
     }
 
-    /// The shards of which live nodes know newer entries than the map has, with these nodes.
+    /// The shards whose newer entries live nodes know, and not the map, with these nodes.
     pub fn newer(&self, live: &BTreeSet<NodeId>, map: &Map) -> BTreeMap<u32, BTreeSet<NodeId>> {
         let mut newer: BTreeMap<u32, BTreeSet<NodeId>> = BTreeMap::new();
         for (node, (record, _)) in self.members.iter().filter(|(node, _)| live.contains(*node)) {

@@ -1,5 +1,5 @@
 //! Keys of a cluster that an operator copies to another cluster's names, as `consul kv import` with another prefix does: that
-//! cluster stays what it is, and so does the one that was copied.
+//! cluster stays what it is, and so does the copied one.
 
 use crate::nodes::{Process, leaders, node, owners};
 use crate::support::world::World;
@@ -15,7 +15,7 @@ const TO: &str = "other/cluster/";
 /// The other cluster.
 #[derive(Clone, Copy, Debug)]
 struct Other {
-    /// How its nodes are named: as those of the copied one, or not.
+    /// How its nodes are named: as in the copied one, or not.
     names: [&'static str; 3],
     shards: usize,
 }
@@ -80,7 +80,7 @@ fn check(nodes: &[Process], names: &[&str], shards: usize, what: &str) {
     assert_eq!(leaders(nodes).len(), 1, "{what}");
 }
 
-/// A cluster of which one node drains and another was stopped in maintenance, so that each kind of key is there.
+/// A cluster in which one node drains and another was stopped in maintenance, so that each kind of key is there.
 fn first(world: &World) -> Vec<Process> {
     let mut nodes = world.nodes(4);
     world.wait(Duration::from_secs(5));

@@ -154,7 +154,7 @@ fn a_node_is_not_named_leader_before_it_knows_that_it_is() {
     }
 }
 
-/// What an operator does to the leader's key: a command of Consul's, by the leader's session.
+/// An operator's change of the leader's key: a command of Consul's, by the leader's session.
 type Operation = fn(&World, &str);
 
 fn put_by_operator(world: &World, value: &str, query: &str) {

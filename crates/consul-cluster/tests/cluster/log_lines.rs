@@ -239,7 +239,7 @@ fn messages_of_folder(path: &Path) -> Vec<String> {
 struct Crowd {
     world: World,
     nodes: Vec<Process>,
-    /// Those of service views.
+    /// The clients of service views.
     clients: Vec<Arc<Client>>,
 }
 
@@ -256,7 +256,7 @@ impl Crowd {
         crowd
     }
 
-    /// A client with two endpoints, of which faults can affect the first.
+    /// A client with two endpoints; faults can affect the first.
     fn client(&self) -> Arc<Client> {
         let transport = |name: &str| {
             let agent = Arc::clone(&self.world.agent);

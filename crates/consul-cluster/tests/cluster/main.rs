@@ -28,7 +28,7 @@ mod storage;
 mod stores;
 mod time_limits;
 
-/// What tests share, and what this binary adds methods to.
+/// The common parts of tests, to which this binary adds methods.
 mod support {
     pub(crate) use crate::own_world as world;
     pub use consul_test_support::*;

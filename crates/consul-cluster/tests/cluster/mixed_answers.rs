@@ -1,5 +1,5 @@
-//! What stands between a node and Consul mixes answers: a cache that does not mark its own, and the map of another cluster
-//! with the same keys.
+//! A program between a node and Consul mixes answers: a cache that does not mark its own, and the map of another
+//! cluster with the same keys.
 
 use crate::nodes::{altered, behind, leaders, node, with_value};
 use crate::support::lines::logged;
@@ -167,7 +167,7 @@ impl Transport for OneBroken {
     }
 }
 
-/// Whatever the order of requests is, none of a start meets the broken one each time.
+/// For any order of requests, none of a start meets the broken one each time.
 #[test]
 fn a_node_starts_where_one_of_some_servers_does_not_work() {
     for breaks in [Breaks::BeforeItActs, Breaks::AfterIt] {
@@ -188,7 +188,7 @@ fn a_node_starts_where_one_of_some_servers_does_not_work() {
     }
 }
 
-/// Whatever the order of requests is, the check does not meet the broken one each time.
+/// For any order of requests, the check does not meet the broken one each time.
 #[test]
 fn a_node_stays_live_where_one_of_some_servers_does_not_work() {
     for each in 3..=6 {

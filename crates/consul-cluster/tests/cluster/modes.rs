@@ -1,4 +1,4 @@
-//! What operators have ordered outlives stops, crashes, wipes of Consul and changes of the leader.
+//! The orders of operators outlive stops, crashes, wipes of Consul and changes of the leader.
 
 use crate::nodes::{Process, leaders, node, owners};
 use crate::requests::look;
@@ -116,7 +116,7 @@ fn a_mode_is_undone_changed_or_forgotten_while_the_node_is_stopped() {
                         assert_eq!(again.kind(), Kind::NotFound, "{what}");
                     }
                 }
-                // What Consul has lost is put back for a minute.
+                // Lost keys of Consul are put back for a minute.
                 world.wait(secs(if change.is_none() { 70 } else { 5 }));
                 let again = world.start(options("n3"));
                 world.run(again.cluster.started()).expect("nothing is refused");

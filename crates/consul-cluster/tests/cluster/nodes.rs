@@ -436,7 +436,7 @@ fn of_later_start(record: &str) -> String {
     record.to_string()
 }
 
-/// Three nodes, of which the first is behind what can go wrong.
+/// Three nodes; the first is behind all that can go wrong.
 pub fn behind(world: &World) -> (Behind, Vec<Process>) {
     let between = Behind::new(world);
     let first = world.start_with(between.client(world, Defaults::default()), node("n1"));
@@ -546,7 +546,7 @@ fn reads_from_another_datacenter_for_seconds_end_no_node_and_take_none_away() {
     }
 }
 
-/// A list of the nodes' keys, or of their instances, without those of some nodes.
+/// A list of the nodes' keys, or of their instances, without the ones of some nodes.
 fn without(answer: &Response<Bytes>, ids: &[&str], index: u64) -> Response<Bytes> {
     let entries: Vec<serde_json::Value> = serde_json::from_slice(answer.body()).unwrap_or_default();
     let is_left = |entry: &serde_json::Value| {
@@ -889,7 +889,7 @@ fn a_map_that_consul_has_lost_is_put_back_and_its_epoch_only_grows() {
     assert_eq!(shards(&new), shards(&old));
     for node in &nodes {
         let snapshot = node.cluster.snapshot();
-        // Whatever else Consul has lost, the map is newer.
+        // For any other loss of Consul, the map is newer.
         assert!((epoch + 1001..=epoch + 2000).contains(&node.epoch()), "{}", node.epoch());
         assert_eq!(snapshot.map, nodes[0].cluster.snapshot().map);
         assert_eq!(snapshot.live().count(), 3);
@@ -1105,7 +1105,7 @@ fn a_key_that_is_no_nodes_is_said_once_for_as_long_as_it_stays() {
         assert_eq!(first, 1, "{key}");
         assert_eq!(said(&|| change(&world)), 0, "{key}");
     }
-    // Another one that comes back is said again.
+    // Another key that comes back is logged again.
     world.send("DELETE", &format!("/v1/kv/{}", keys[0]), "");
     world.wait(Duration::from_secs(20));
     let again = said(&|| {

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// The lists of all nodes: of their keys, and of their services.
 const LISTS: [&str; 2] = ["/v1/kv/tsdb/cluster/nodes/", "/v1/health/service/tsdb-cluster"];
 
-/// What the next answer about a path lacks: the items with this text, or all.
+/// The lack of the next answer about a path: the items with this text, or all.
 type Lacks = Arc<Mutex<Option<(&'static str, String)>>>;
 
 #[derive(Debug)]

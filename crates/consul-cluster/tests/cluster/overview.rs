@@ -1,4 +1,4 @@
-//! What a process tells an operator of its cluster, by its own knowledge and by what the nodes tell.
+//! The report of a process to an operator about its cluster, by its own knowledge and by what the nodes tell.
 
 use crate::data_plane::world::{Node, World, keyed};
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey};

@@ -13,7 +13,7 @@ const ALL: &str = r#"key_prefix "" { policy = "write" } session_prefix "" { poli
 
 const REFUSED: &str = "a leader's write is refused";
 
-/// What a leader has to write: the rule that refuses it, and what makes it due.
+/// A write that a leader has to make: the rule that refuses it, and what makes it due.
 struct Write {
     what: &'static str,
     refused: &'static str,
@@ -46,7 +46,7 @@ const WRITES: &[Write] = &[
     },
 ];
 
-/// Nodes of which each has a token of its own.
+/// Nodes, each with a token of its own.
 struct Scene {
     world: World,
     management: &'static str,

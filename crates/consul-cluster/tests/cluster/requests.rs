@@ -1,4 +1,4 @@
-//! What operators ask of nodes by their keys, on a clock that the test advances.
+//! The requests of operators to nodes by their keys, on a clock that the test advances.
 
 use crate::nodes::{Behind, Process, behind, owners};
 use crate::support::world::World;
@@ -12,7 +12,7 @@ use futures_util::future::join;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What an operator's program sees.
+/// The view of an operator's program.
 pub fn look(world: &World) -> Arc<Cluster> {
     look_with(world, world.client())
 }

@@ -1,4 +1,4 @@
-//! What a node says that cannot start, on the simulated agent and a clock that the test moves.
+//! The messages of a node that cannot start, on the simulated agent and a clock that the test moves.
 
 use crate::support::between::{INVALID_KEY_NAME, WithoutColons};
 use crate::support::world::World;
@@ -10,7 +10,7 @@ use consul_sim::Fault;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a node lacks after 5 s whose token has these rules.
+/// The lack of a node after 5 s whose token has these rules.
 fn missing(rules: &str) -> String {
     let (world, node) = started(rules);
     world.run(start::missing(&node))
@@ -84,7 +84,7 @@ fn a_start_ends_at_once_when_the_server_does_not_take_the_name_of_a_key() {
     }
 }
 
-/// Whether a node leads that runs with these rules beside one that sees everything, and the leader.
+/// Whether a node leads that runs with these rules beside another that sees everything, and the leader.
 fn leads(rules: &str) -> (&'static str, Option<String>) {
     let (world, management) = World::with_acl();
     let mut nodes = Vec::new();

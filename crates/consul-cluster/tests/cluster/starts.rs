@@ -1,5 +1,5 @@
-//! Two starts of one node: which of them stays does not depend on the times of day that their machines show. One that lives
-//! alone goes on; of two that live the one ends whose name the other has taken, while it was down for all.
+//! Two starts of one node: which of them stays does not depend on the times of day that their machines show. A start that
+//! lives alone goes on; of two that live, the start ends whose name the other has taken, while it was down for all.
 
 use crate::nodes::{Process, node};
 use crate::support::world::World;
@@ -47,7 +47,7 @@ fn send(world: &World, method: &str, path: &str, body: Bytes) -> Bytes {
     answer.into_body()
 }
 
-/// The cluster has two live nodes, one of which leads, and none of these has ended.
+/// The cluster has two live nodes; one leads, and none of these has ended.
 fn check(nodes: &[&Process], what: &str) {
     for node in nodes {
         assert_eq!(node.why().map(|why| why.to_string()), None, "{what}");
@@ -75,7 +75,7 @@ fn a_record_of_the_same_start_ends_nobody() {
     }
 }
 
-/// What has happened to Consul's data before the snapshot is restored.
+/// The change of Consul's data before the snapshot is restored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Loss {
     None,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Longer than an answer takes on a busy machine.
 const AMPLE: Duration = Duration::from_secs(20);
 
-/// The most bytes of the page with its files, of which the module has a copy.
+/// The most bytes of the page with its files; the module has a copy of them.
 const LARGEST_PAGE: usize = 64_000;
 
 /// A process with these nodes, and its server.

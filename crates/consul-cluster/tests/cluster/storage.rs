@@ -1,4 +1,4 @@
-//! What a storage of replicated shards must do, for the one in memory. `spec/examples/storage_contract.lua`
+//! The duties of a storage of replicated shards, for the one in memory. `spec/examples/storage_contract.lua`
 //! has the same sentences for storages of Lua programs.
 
 use bytes::Bytes;

@@ -189,8 +189,8 @@ impl Scenario {
             self.recovered.set(self.recovered.get().or(Some(self.world.now())));
         }
         let mut register = self.register.borrow_mut();
-        // Contenders can learn of the grants of a semaphore out of order, and of those of a lock if a
-        // third party's DELETE ended the older one before its holder knew of it.
+        // Contenders can learn of the grants of a semaphore out of order, and of a lock's if a third party's DELETE
+        // ended the older one before its holder knew of it.
         let is_ordered = self.permits.is_none() && self.world.now() > self.excused_until.get();
         if is_ordered && lease.is_held() && lease.token() <= register.granted {
             let (token, granted) = (lease.token(), register.granted);

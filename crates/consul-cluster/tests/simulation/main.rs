@@ -43,13 +43,13 @@ const SEEDS_PER_MIXTURE: u64 = 8;
 /// A history of replicated shards on a cluster costs as much as many others.
 const SEEDS_PER_WIRED: u64 = 10;
 
-/// What is not about a change of numbers is played by the other histories.
+/// The other histories play all that is not about a change of numbers.
 const SEEDS_PER_NUMBERS: u64 = 10;
 
 /// Histories of one disruption differ little from each other.
 const SEEDS_PER_DIRECTED: u64 = 10;
 
-/// Seeds beyond those of `make test-all` that have found a bug.
+/// Seeds beyond `make test-all`'s that have found a bug.
 const BUG_SEEDS: [u64; 3] = [552, 2266, 5301];
 const CLUSTER_BUG_SEEDS: [u64; 14] =
     [975, 1290, 2085, 2835, 3277, 4477, 6093, 7340, 8052, 10172, 13369, 14782, 16075, 17739];
@@ -57,7 +57,7 @@ const CLUSTER_BUG_SEEDS: [u64; 14] =
 /// Seeds of histories in which N, W and R change that have found a bug, in the protocol or in what they allowed to be lost.
 const NUMBERS_BUG_SEEDS: [u64; 10] = [338, 442, 726, 759, 778, 936, 1009, 1102, 1441, 1509];
 
-/// Rules of locks that histories of clusters need too rarely to find a seed; those of locks show them to be needed.
+/// Rules of locks that histories of clusters need too rarely to find a seed; histories of locks show them to be needed.
 const RARE_IN_CLUSTERS: [OmittedRule; 3] =
     [OmittedRule::LeaseFromTheReply, OmittedRule::NoLockDelay, OmittedRule::RenewalAsProof];
 

@@ -151,7 +151,7 @@ fn maintenance(system: &System) {
     assert!(sessions.iter().all(|id| before[2].contains(id)), "{sessions:?}, and {before:?}");
 }
 
-/// The mode of a node that is stopped, in a key beside those of nodes.
+/// The mode of a node that is stopped, in a key beside the nodes' keys.
 fn stopped(system: &System) {
     let keep = |mode: &str| system.put("ha/nodes/n9/mode", &json!({ "mode": mode }).to_string());
     keep("draining");

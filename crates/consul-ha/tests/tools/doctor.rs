@@ -1,4 +1,4 @@
-//! What the doctor finds, and nothing on a healthy system.
+//! The findings of the doctor, and none on a healthy system.
 
 use crate::program::Run;
 use crate::support::consul;
@@ -143,7 +143,7 @@ fn unseen_sessions(system: &System) {
     let out = system.run_as(&token, &["doctor", "--as", "operator"]).out;
     assert!(out.contains("not examined: sessions"), "{out}");
     assert!(out.contains("lacks session:read on "), "{out}");
-    // What it may not read is a finding, and the rest is examined.
+    // A key that it may not read is a finding, and the rest is examined.
     let token = system.token(r#"key_prefix "ha/nodes/" { policy = "read" }"#);
     let out = system.run_as(&token, &["doctor"]).out;
     assert!(out.contains("permission: ") && out.contains("right: the token lacks "), "{out}");
@@ -162,7 +162,7 @@ fn live_locks(system: &System) {
     system.call(&kv::DELETE, Args::new().arg("ha/leader-of-jobs"));
 }
 
-/// What an operator has set is told, and the doctor finds nothing.
+/// The settings of an operator are told, and the doctor finds nothing.
 fn wanted(system: &System) {
     let leader = system.run(&["leader", "--json"]).json()["leader"]["node_id"].clone();
     let node = if leader == "n1" { "n2" } else { "n1" };
@@ -175,7 +175,7 @@ fn wanted(system: &System) {
     system.run(&["maintenance", node, "--off"]).ok();
 }
 
-/// A node whose clock is 5 s ahead, and one that does not answer.
+/// A node whose clock is 5 s ahead, and a node that does not answer.
 fn nodes(system: &System) {
     let ahead = WallClock::new({
         let begun = Instant::now();

@@ -109,7 +109,7 @@ fn locks(system: &System) {
     assert_eq!(system.run(&["locks", "user/"]).ok(), "no locks\n");
 }
 
-/// What keeps permits and locks from their waiters is named, with the command against it.
+/// The cause that keeps permits and locks from their waiters is named, with the command against it.
 fn blocked_locks(system: &System) {
     let blocking = || system.run(&["locks", "user/", "--json"]).json()["blocking"].clone();
     for (value, flags) in [("{}", 0), ("another program's", SEMAPHORE_FLAGS), ("", SEMAPHORE_FLAGS)]
@@ -125,7 +125,7 @@ fn blocked_locks(system: &System) {
     assert_eq!(blocking(), serde_json::json!([]));
 }
 
-/// What a record says is shown in one line, and no cure runs a command of it.
+/// The text of a record is shown in one line, and no cure runs a command of it.
 fn hostile_record(system: &System) {
     let record = r#"{"id":"x$(touch f)","address":"a\u001b]0;t\u0007:1\nFORGED","zone":"z\u001b[2J\nFORGED\u202e",
         "weight":0,"started_ms":1,"incarnation":"none"}"#;
@@ -143,7 +143,7 @@ fn hostile_record(system: &System) {
     system.run(&["forget", "x$(touch f)"]).ok();
 }
 
-/// Stores of which the maps cannot be read are not well.
+/// Stores whose maps cannot be read are not well.
 fn unread_stores(system: &System) {
     let token = system.token(
         r#"key_prefix "ha/" { policy = "read" } key_prefix "ha/shards/maps/" { policy = "deny" }
@@ -296,7 +296,7 @@ fn unread(system: &System) {
     assert_eq!(status(&["doctor", "--nodes-prefix", "other/nodes"]), 1);
 }
 
-/// What is wrong is said in the words of the flags.
+/// A fault is told in the words of the flags.
 fn in_flags(system: &System) {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

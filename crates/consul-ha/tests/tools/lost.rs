@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
-/// Two live nodes, of which n2 leads and n1 has the only shard.
+/// Two live nodes: n2 leads, and n1 has the only shard.
 struct Pretended {
     consul: RealConsul,
     client: Arc<Client>,
@@ -248,7 +248,7 @@ pub fn requests_of_two(version: &str) {
     hands_over(&cluster);
 }
 
-/// Requests of which nobody waits for the effect any more.
+/// Requests whose effect nobody awaits any more.
 pub fn requests_of_nobody(version: &str) {
     let cluster = Pretended::start(version);
     cluster.set_up();

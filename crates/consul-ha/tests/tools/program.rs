@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Everything that the program has printed in this process, for the search for secrets.
 pub static PRINTED: Mutex<String> = Mutex::new(String::new());
 
-/// What a run has printed, and its exit status.
+/// The output of a run, and its exit status.
 #[derive(Debug)]
 pub struct Run {
     pub out: String,
@@ -102,7 +102,7 @@ impl Following {
         Following { process, lines }
     }
 
-    /// The lines that it has printed since the last one that was waited for.
+    /// The lines that it has printed since the last awaited one.
     pub fn lines(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }

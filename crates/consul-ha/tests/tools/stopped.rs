@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// The name by which the program calls nodes.
 const NAMESAKE: &str = "consul-ha";
 
-/// All that may be said of the node while it stands still.
+/// All that may be reported of the node while it stands still.
 const OF_STOPPED: [&str; 2] = ["node_silent", "node_down"];
 
 /// A process of node.lua. It ends when this is dropped.

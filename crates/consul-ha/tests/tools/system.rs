@@ -90,7 +90,7 @@ impl System {
             nodes_prefix: "ha/nodes/".to_owned(),
             shards_prefix: "ha/shards/".to_owned(),
             config_key: "ha/config".to_owned(),
-            // What happens to a node that hangs is tested before its check expires.
+            // The effects of a node that hangs are tested before its check expires.
             profile: if id == DEAF { Profile::standard() } else { Profile::fast() },
             shards: 16,
             zone: format!("zone-{id}"),
@@ -177,7 +177,7 @@ impl System {
         Run::into(out.into(), arguments, &self.environment(&self.consul.token))
     }
 
-    /// What a script of bash prints, for which the program is in the path.
+    /// The output of a script of bash, for which the program is in the path.
     pub fn shell(&self, script: &str) -> String {
         let folder = std::path::Path::new(env!("CARGO_BIN_EXE_consul-ha")).parent().unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());

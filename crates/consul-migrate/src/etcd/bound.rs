@@ -4,7 +4,7 @@
 //! for all pages the visits grow with the square of the number of keys, so a request names a range of some pages: its
 //! width is guessed from the keys that were read, and the count in the answer tells how good the guess was. Ranges
 //! without keys are followed by wider ones, by factors that grow up to the widths of gaps before: so a gap takes few
-//! requests, also one that begins below a long common prefix.
+//! requests, also a gap that begins below a long common prefix.
 
 use super::{KeyValue, Range, after};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -23,7 +23,7 @@ const MOST_GROWTH: u128 = 16;
 /// By which power of two a range is wider than the first one without keys before it.
 const GROWTH: u32 = 1;
 
-/// What is left of a range, and how much of it the next request names.
+/// The rest of a range, and the part of it that the next request names.
 #[derive(Debug)]
 pub struct Bound {
     range: Range,
@@ -64,7 +64,7 @@ impl Bound {
         (!self.is_over).then_some(&self.range)
     }
 
-    /// Goes on after a page, after which the range has `more` keys or none: `count` is their number with those of the page.
+    /// Goes on after a page, after which the range has `more` keys or none: `count` is their number with the page's keys.
     pub fn answered(&mut self, kvs: &[KeyValue], more: bool, count: u64, limit: u64) {
         self.add(kvs);
         if let Some(last) = kvs.last().filter(|_| more) {
@@ -119,7 +119,7 @@ impl Bound {
         let power = |depth, width: u128| i64::from(width.ilog2()) - 8 * depth as i64;
         let now = power(self.depth, self.width);
         let bits = self.width.ilog2() + self.growth;
-        // What is wider than all positions has them begin some bytes before.
+        // A width above all positions has them begin some bytes before.
         let bytes = (bits + 1).saturating_sub(8 * BYTES).div_ceil(8);
         let next = match self.depth.checked_sub(bytes as usize) {
             Some(depth) => (depth, 1 << (bits - 8 * bytes)),

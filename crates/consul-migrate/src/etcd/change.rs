@@ -1,4 +1,4 @@
-//! Writes to etcd, and the alarm with which it refuses those of all others.
+//! Writes to etcd, and the alarm with which it refuses all others' writes.
 
 use super::message::{Alarms, Base64, Changed, Compared, Int};
 use super::{Etcd, Range, Refused};
@@ -18,7 +18,7 @@ const ALARM: &str = "NOSPACE";
 pub struct Change {
     /// The key in etcd.
     pub key: Bytes,
-    /// What the key is set to; `None` deletes it.
+    /// The new value of the key; `None` deletes it.
     pub value: Option<Bytes>,
     /// The revision that has set the key as it is; 0: it does not exist.
     pub from: u64,

@@ -77,8 +77,8 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
-/// What each answer about keys has; one without it is not etcd's, whatever its status says. Its fields may be zero, and
-/// are left out then: the line that ends a watch at a compaction has no revision.
+/// The header of each answer about keys; an answer without it is not etcd's, whatever its status says. Its fields may
+/// be zero, and are left out then: the line that ends a watch at a compaction has no revision.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Header {
@@ -200,7 +200,7 @@ pub struct Event {
     pub kv: KeyValue,
 }
 
-/// What a change has done with its key.
+/// The effect of a change on its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum EventKind {
     /// The key was set, whether it existed or not.

@@ -48,7 +48,7 @@ const MAX_ANSWER: usize = 24 << 20;
 /// The same of an answer that has one key, whose value no smaller page divides.
 const MAX_OF_ONE: usize = 512 << 20;
 
-/// What a cluster without access control answers to a user.
+/// The answer of a cluster without access control to a user.
 const WITHOUT_USERS: &str = "authentication is not enabled";
 
 /// The pauses between attempts.
@@ -505,7 +505,7 @@ impl Etcd {
         }
     }
 
-    /// Asks the server of the next request of which cluster it is, by a read that takes no other right.
+    /// Asks the server of the next request for its cluster, by a read that takes no other right.
     async fn ask_for_cluster(&self, prefix: &str, token: Option<&str>) -> Result<(), Refused> {
         let at = lock(&self.now).server;
         let key = Base64(Range::prefix(self.keys.as_bytes()).start);
@@ -613,7 +613,7 @@ impl Etcd {
         Err(self.of_server(error).into())
     }
 
-    /// Why a server has none of the gateway's paths, and what it said to the last of them.
+    /// Why a server has none of the gateway's paths, and its answer to the last of them.
     async fn without_gateway(&self, said: &str) -> Error {
         let endpoint = self.endpoint();
         let version = match self.versions().await {
@@ -658,7 +658,7 @@ impl Etcd {
         Some(versions["etcdserver"].as_str()?.to_owned())
     }
 
-    /// What `/version` says; null if that is not JSON.
+    /// The answer of `/version`; null if that is not JSON.
     async fn versions(&self) -> Result<serde_json::Value, Error> {
         let request = Request::get("/version").body(Bytes::new()).unwrap_or_default();
         let answer = self.server().open(request).await?;
@@ -688,7 +688,7 @@ impl Etcd {
         Ok(Some(token.token))
     }
 
-    /// What a user lacks whom etcd refuses a request.
+    /// The lack of a user whose request etcd refuses.
     fn lacks(&self, what: &str) -> String {
         let right = match what {
             "kv/range" | "watch" => "to read",
@@ -813,7 +813,7 @@ async fn refusal_of(answer: Response<Parts>) -> Result<OrRefusal, Refused> {
     let body = whole(answer.into_body()).await?;
     let mut refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
     if refusal.text().is_empty() {
-        // It is not etcd's JSON: etcd itself, or what is between, has said it in another form.
+        // It is not etcd's JSON: etcd itself, or a program between, has answered in another form.
         refusal.message = excerpt(&body);
     }
     if refusal.text().is_empty() {

@@ -23,7 +23,7 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Pages<'a> {
     etcd: &'a Etcd,
-    /// What is left.
+    /// The rest of the range.
     bound: Box<Bound>,
     revision: u64,
     limit: u64,

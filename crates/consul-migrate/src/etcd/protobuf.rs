@@ -1,4 +1,4 @@
-//! The messages of etcd's gRPC that pages need. What is zero, false or empty is left out.
+//! The messages of etcd's gRPC that pages need. Values that are zero, false or empty are left out.
 //!
 //! Source: etcd's `api/etcdserverpb/rpc.proto` and `api/mvccpb/kv.proto`; "Protocol Buffers Encoding".
 
@@ -6,7 +6,7 @@ use super::Range;
 use super::message::{Header, Int, KeyValue, RangeResponse};
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-/// What a field has.
+/// The value of a field.
 enum Field {
     Number(u64),
     Bytes(Bytes),
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_page_is_decoded_as_etcd_has_encoded_it() {
-        // Of etcd 3.4.23: two keys of three, of which the second has an empty value and a lease.
+        // Of etcd 3.4.23: two keys of three; the second has an empty value and a lease.
         let text = b"\x0a\x19\x08\xeb\xc5\xfb\xd4\xd6\xb5\xdb\xbb\xad\x01\x10\xf3\xc9\xb1\x8d\xb7\xa7\xe3\xfc\x60\x18\x06\x20\x02\
             \x12\x0c\x0a\x01a\x10\x02\x18\x04\x20\x02\x2a\x01v\
             \x12\x13\x0a\x01b\x10\x03\x18\x06\x20\x02\x30\xff\xff\xff\xff\xff\xff\xff\xff\x7f\
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!((b.value.0.len(), b.lease.0), (0, i64::MAX as u64));
     }
 
-    /// What is zero is left out, also all of it.
+    /// Zeros are left out, also all of them.
     #[test]
     fn no_field_but_the_header_is_needed() {
         let key_value: [&[u8]; 6] =

@@ -27,7 +27,7 @@ pub struct Right {
     pub reads: bool,
 }
 
-/// What a permission allows. The first one is left out of messages.
+/// The kind of access that a permission allows. The first one is left out of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Allowed {
@@ -189,7 +189,7 @@ impl Etcd {
         Ok(taken)
     }
 
-    /// Gives those of these rights back that are taken; returns whether one was.
+    /// Gives the taken ones of these rights back; returns whether one was.
     ///
     /// # Errors
     /// See [`Refused`].

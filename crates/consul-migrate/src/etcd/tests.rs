@@ -1,4 +1,4 @@
-//! What servers answer that the tests have no program for: those of old versions, tokens that end, watches that
+//! Answers of servers for which the tests have no program: old versions, tokens that end, watches that
 //! are ended.
 
 use super::*;
@@ -81,7 +81,7 @@ fn a_server_with_only_the_api_v2_is_named() {
     assert!(error.message().contains("etcd 2.3.8, which has only the API v2"), "{error}");
 }
 
-/// What a gateway of etcd 3.4 to 3.7, or a proxy, says while a server stops, starts, or has no leader.
+/// The answers of a gateway of etcd 3.4 to 3.7, or of a proxy, while a server stops, starts, or has no leader.
 #[test]
 fn what_a_server_says_while_it_restarts_is_repeated() {
     const SAID: [(u16, &str); 8] = [
@@ -194,7 +194,7 @@ fn ended(line: &'static str) -> Error {
     failed(told(line))
 }
 
-/// What a watch with this line alone tells first.
+/// The first message of a watch with this line alone.
 fn told(line: &'static str) -> Result<Changes, Refused> {
     thread_local!(static LINE: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") });
     LINE.set(line);
@@ -306,7 +306,7 @@ fn says(path: &str, end: &str) -> (u16, String) {
     }
 }
 
-/// Each request that is refused, by etcd in plain text or by what is between, shows what was said, in one line.
+/// Each request that is refused, by etcd in plain text or by a program between, shows the answer in one line.
 #[test]
 fn what_is_not_etcds_json_is_shown_whatever_the_status() {
     const TEXT: &str =
@@ -429,7 +429,7 @@ impl Streaming for Changing {
     }
 }
 
-/// The revision that servers tell, of which each cannot be used for some seconds, and once more after ten.
+/// The revision that servers tell, each unusable for some seconds, and once more after ten.
 fn twice(how: How, unusable: &[std::ops::Range<u64>]) -> (Result<u64, Error>, Result<u64, Error>) {
     let clock = ManualClock::new();
     let server = |seconds: &std::ops::Range<u64>| -> Arc<dyn Streaming> {

@@ -1,4 +1,4 @@
-//! What the alarm does to the access control of a cluster.
+//! The effect of the alarm on the access control of a cluster.
 
 use super::{Etcd, Refused};
 use consul_api::error::Error;

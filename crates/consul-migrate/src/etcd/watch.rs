@@ -16,7 +16,7 @@ pub(super) const MAX_LINE: usize = 64 << 20;
 /// Within this time etcd says that a watch has begun.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
-/// What one line of a watch tells.
+/// The message of one line of a watch.
 #[derive(Debug)]
 pub struct Changes {
     /// In the order of their revisions.
@@ -34,7 +34,7 @@ pub struct Watch<'a> {
     unread: BytesMut,
     /// How much of `unread` has no newline.
     searched: usize,
-    /// What a line has told that was read while it began.
+    /// The message of a line that was read while it began.
     first: Option<Changes>,
     received: u64,
     endpoint: String,
@@ -116,7 +116,7 @@ impl Watch<'_> {
         }
     }
 
-    /// How many bytes have come, also those of a line that is not whole.
+    /// How many bytes have come, also of a line that is not whole.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -127,7 +127,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// What the next line tells; `None` if that is only that the watch has begun.
+    /// The message of the next line; `None` if that is only that the watch has begun.
     async fn told(&mut self) -> Result<Option<Changes>, Refused> {
         loop {
             while let Some(line) = self.line() {

@@ -182,8 +182,8 @@ impl Etcd {
         Gateway::with(&urls, &self.access)
     }
 
-    /// Adds `root`, the one that the test itself is from now on, and users whose role has rights (`READ`, `WRITE`, `READWRITE`)
-    /// for the keys that begin with `/app/`, or none. All have this password.
+    /// Adds `root`, the user of the test itself from now on, and users whose role has rights (`READ`, `WRITE`,
+    /// `READWRITE`) for the keys that begin with `/app/`, or none. All have this password.
     pub fn require_users(&mut self, password: &'static str, users: &[(&str, Option<&str>)]) {
         let gateway = self.gateway();
         let post = |what: &str, body| _ = gateway.post(what, body);

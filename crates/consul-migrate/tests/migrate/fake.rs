@@ -1,4 +1,4 @@
-//! An etcd in memory at the HTTP level, with faults. What it says is byte for byte as etcd says it, which
+//! An etcd in memory at the HTTP level, with faults. Its answers are byte for byte etcd's, which
 //! `recorded.rs` sees to.
 
 use base64::Engine as _;
@@ -176,7 +176,7 @@ impl Fake {
         self.state().held_up = 0;
     }
 
-    /// Has access control, which lets each request through: those of the test are from a user.
+    /// Has access control, which lets each request through: the test's requests are from a user.
     pub fn have_users(&self, version: &'static str) {
         let mut state = self.state();
         (state.has_users, state.version) = (true, version);
@@ -337,7 +337,7 @@ impl Streaming for Fake {
     }
 }
 
-/// The messages of gRPC that say the same as those of the gateway.
+/// The messages of gRPC that say the same as the gateway's.
 mod protobuf {
     use super::{BASE64, bytes, number};
     use base64::Engine as _;
@@ -541,7 +541,7 @@ impl State {
         self.version.starts_with(&format!("3.{minor}."))
     }
 
-    /// What a server of another version than that of the cluster says of itself.
+    /// The answer of a server of another version than the cluster's about itself.
     fn versions(&self) -> Response<Parts> {
         let storage = if self.is(6) { "3.6.0" } else { "" };
         let versions = json!({
@@ -573,7 +573,7 @@ impl State {
         self.whole(&status)
     }
 
-    /// Users and roles. The requests of the program are those of a user with the role root.
+    /// Users and roles. The requests of the program are from a user with the role root.
     fn auth(&mut self, what: &str, asked: &Value) -> Response<Parts> {
         let name = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
         let permission = |of: &Value| (bytes(&of["key"]), bytes(&of["range_end"]));

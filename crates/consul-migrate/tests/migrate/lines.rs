@@ -93,7 +93,7 @@ pub fn run(version: &'static str) {
     servers.run(&import).ends(1, &["line 2 is not of an export"]);
 }
 
-/// An export without its end is not taken for a whole one, and one that fails leaves no file.
+/// An export without its end is not taken for a whole one, and an export that fails leaves no file.
 fn is_cut(servers: &Servers, whole: &str, file: &str) {
     let lines: Vec<&str> = whole.lines().collect();
     let (last, others) = lines.split_last().unwrap();
@@ -126,7 +126,7 @@ fn is_cut(servers: &Servers, whole: &str, file: &str) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A smaller value leaves no part of a larger one, and one of which a part is missing is not exported.
+/// A smaller value leaves no part of a larger one, and a value with a missing part is not exported.
 fn has_all_parts(servers: &Servers, large: &str, file: &str) {
     let import = |value: &str| {
         let line = json!({ "etcd_key": BASE64.encode(b"/\xff\0"), "value": value });
@@ -186,7 +186,7 @@ fn reports(servers: &Servers, report: &str) {
     servers.consul().send("DELETE", "/v1/kv/of-report", "").unwrap();
 }
 
-/// The name, the value and the flags of all keys of Consul but those of jobs.
+/// The name, the value and the flags of all keys of Consul but jobs' keys.
 fn all(servers: &Servers) -> Vec<(Value, Value, Value)> {
     let (_, body) = servers.consul().send("GET", "/v1/kv/?recurse", "").unwrap();
     let entries: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();

@@ -19,7 +19,7 @@ const KINDS: &[(&str, &[u8])] = &[
 /// Further keys with characters that are not printable.
 const UNPRINTABLE: [&str; 3] = ["/zero\u{200b}width", "/no\u{a0}break", "/private\u{e000}"];
 
-/// A key with a character that is newer than the servers, which refuse it in a URL as one that is not printable.
+/// A key with a character that is newer than the servers, which refuse it in a URL as not printable.
 const NEWER: &str = "/newer\u{1faea}";
 
 pub fn run(version: &'static str) {

@@ -1,4 +1,4 @@
-//! A cut-over whose writers the operator stops, and one that goes on with deletions.
+//! A cut-over whose writers the operator stops, and another that goes on with deletions.
 
 use super::cutover::{alarms, try_put, value};
 use super::etcd::text;
@@ -230,7 +230,7 @@ fn is_left_alone(servers: &mut Servers) {
     servers.run(&["rollback", "--yes"]).ok();
 }
 
-/// What base64 of any text that has this one inside has, whatever is before it.
+/// The letters that base64 of any text with this one inside has, whatever is before it.
 pub fn in_base64(words: &str) -> Vec<String> {
     let whole = |bytes: &[u8]| text(&bytes[..bytes.len() / 3 * 3]);
     (0..3).map(|skipped| whole(&words.as_bytes()[skipped..])).collect()

@@ -31,7 +31,7 @@ pub struct Servers {
     _consul: Option<RealConsul>,
 }
 
-/// What a run has printed, and its exit status.
+/// The output of a run, and its exit status.
 #[derive(Debug)]
 pub struct Run {
     pub out: String,

@@ -355,7 +355,7 @@ impl World {
         Some(String::from_utf8(stored.value.to_vec()).unwrap())
     }
 
-    /// What Consul is to have for a revision of etcd.
+    /// The wanted content of Consul for a revision of etcd.
     fn wanted(&self, mapping: &Mapping, revision: u64) -> BTreeMap<String, Bytes> {
         let (mut wanted, mut keys) = (BTreeMap::new(), self.fake.at(revision));
         keys.retain(|key, _| key.starts_with(&mapping.etcd_prefix));
@@ -371,7 +371,7 @@ impl World {
         wanted
     }
 
-    /// What Consul has.
+    /// The content of Consul.
     async fn found(&self) -> BTreeMap<String, Bytes> {
         let mut names = self.direct.keys("", None).await.unwrap();
         names.retain(|name| !name.starts_with("_migrate/"));
@@ -546,7 +546,7 @@ async fn move_over(world: &World, rng: &mut fastrand::Rng) -> u64 {
                 assert!(done.differences.is_empty(), "{:?}", done.differences);
                 return done.revision;
             }
-            // Another one that was replaced may have held the job for a moment. A compaction while all keys
+            // Another instance, replaced since, may have held the job for a moment. A compaction while all keys
             // are counted, or compared, ends the run.
             Some(Err(Stop::Held(_) | Stop::Compacted)) => {}
             // Another one has taken the job back, and come to the end.
@@ -626,7 +626,7 @@ async fn go_back(world: &World, mapping: &Mapping, rng: &mut fastrand::Rng) {
     assert!(world.found().await == world.wanted(mapping, again.revision), "{done:?}");
 }
 
-/// A program of which nobody knows writes to etcd as soon as it takes writes again; returns what it has set.
+/// An unknown program writes to etcd as soon as it takes writes again; returns what it has set.
 async fn write_late(
     world: &World,
     mapping: &Mapping,

@@ -2,7 +2,7 @@
 //!
 //!     RECORD=3.5.0 PATH=FOLDER_OF_ETCD:$PATH cargo test … --test migrate recorded
 //!
-//! records those of the etcd on the path. A release of 3.6 may write its spaces otherwise than another one.
+//! records the answers of the etcd on the path. A release of 3.6 may write its spaces otherwise than another one.
 
 use super::etcd::{Etcd, text};
 use super::fake::Fake;
@@ -216,7 +216,7 @@ pub fn by_the_one_in_memory() {
     }
 }
 
-/// The recordings are those of the etcd on this machine, whatever its patch is.
+/// The recordings are as the etcd on this machine answers, whatever its patch is.
 pub fn by_a_real_one() {
     let to_record = std::env::var("RECORD").ok();
     let flag = NOTIFIES[usize::from(to_record.as_deref() == Some("3.6.0"))];

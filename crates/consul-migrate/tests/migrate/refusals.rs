@@ -1,4 +1,4 @@
-//! What etcd refuses: a clear error and its exit status.
+//! The refusals of etcd: a clear error and its exit status.
 
 use super::etcd::{Etcd, text};
 use super::program::{PATIENCE, Servers, VERBS};
@@ -76,7 +76,7 @@ fn is_of_another(servers: &mut Servers) {
     servers.consul().send("DELETE", "/v1/kv/first/?recurse", "").unwrap();
 }
 
-/// A prefix with a slash too few, and one of which all keys have a lease.
+/// A prefix with a slash too few, and a prefix whose keys all have a lease.
 fn moves_nothing(servers: &Servers) {
     let gateway = servers.etcd.gateway();
     let lease = gateway.post("lease/grant", json!({ "TTL": "600" }));
@@ -227,7 +227,7 @@ fn answers_in_plain(mut connection: TcpStream) {
     assert_ne!(connection.read(&mut [0; 16 << 10]).unwrap(), 0);
     connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
     connection.shutdown(Shutdown::Write).unwrap();
-    // What is not read when a socket is closed resets its connection.
+    // Bytes that are not read when a socket is closed reset its connection.
     std::io::copy(&mut connection, &mut std::io::sink()).unwrap();
 }
 

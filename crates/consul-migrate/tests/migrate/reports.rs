@@ -34,7 +34,7 @@ fn read(file: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
 }
 
-/// Keys of four kinds: one that is moved as it is, and one each that is encoded, leased and skipped.
+/// Keys of four kinds: one is moved as it is, and one each is encoded, leased and skipped.
 fn fill(servers: &Servers) {
     let gateway = servers.etcd.gateway();
     gateway.put(b"/cfg/a", b"1");
@@ -277,7 +277,7 @@ fn goes_to_consul_kv_and_back(servers: &Servers, version: &str, folder: &Folder)
     clear();
     kv(&["import", &format!("@{from_ours}")]);
     assert!(kv(&["export", ""]) == theirs);
-    // What is cut, or has a key that is not taken, sets nothing.
+    // A file that is cut, or has a key that is not taken, sets nothing.
     clear();
     let cut = &theirs[..theirs.len() / 2];
     piped(servers, &import, cut.as_bytes()).ends(1, &["nothing was written"]);

@@ -8,10 +8,10 @@ use crate::support::consul::RealConsul;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What an etcd user can be allowed, each more than the one before; also the names of users.
+/// The rights of an etcd user, each more than the one before; also the names of users.
 const ETCD: [&str; 4] = ["nothing", "read", "readwrite", "root"];
 
-/// What a policy can say of the keys.
+/// The words of a policy about the keys.
 const KEYS: [&str; 3] = ["deny", "read", "write"];
 
 /// The columns of the page for etcd's user.
@@ -178,7 +178,7 @@ impl Bench {
             assert_eq!(done.status, 0, "{arguments:?}: {done:?}");
         }
         if verb.name.starts_with("cutover") {
-            // What is left to apply.
+            // The rest to apply.
             gateway.put(b"/app/a", b"2");
             gateway.put(b"/app//odd", fastrand::u64(..).to_string().as_bytes());
         }

@@ -1,4 +1,4 @@
-//! What the program asks and shows on a terminal.
+//! The questions and the output of the program on a terminal.
 
 #![allow(unsafe_code)] // a terminal is made by calls of the system
 
@@ -39,7 +39,7 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    /// Runs a program, of which standard output or standard error may go into a file.
+    /// Runs a program; its standard output or standard error may go into a file.
     fn run(mut command: Command, out: Option<&Path>, err: Option<&Path>) -> Terminal {
         let (keyboard, screen) = pair();
         let to = |file: Option<&Path>| match file {

@@ -38,7 +38,7 @@ impl<C: PartialEq, V: Clone> FromFiles<C, V> {
     /// Reads the files for the first time, and makes the value of their content.
     ///
     /// # Errors
-    /// Those of `read` and `make`.
+    /// Errors of `read` and `make`.
     pub fn open(
         name: &'static str,
         clock: Arc<dyn Clock>,

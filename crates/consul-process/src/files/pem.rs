@@ -189,7 +189,7 @@ impl PemFile {
     /// `openssl x509 -req` makes without extensions, and what Go's crypto/tls and curl present.
     ///
     /// # Errors
-    /// [`Kind::Config`], naming the option and the file of the one that cannot be used.
+    /// [`Kind::Config`], naming the option and the file of the unusable one.
     pub fn with_key(&self, key: &PemFile, by: &CryptoProvider) -> Result<CertifiedKey, Error> {
         let (certificates, private) = (self.some_certificates()?, key.private_key()?);
         let loaded = by.key_provider.load_private_key(private);

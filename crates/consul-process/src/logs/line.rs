@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 pub struct Line {
     /// How severe it is.
     pub level: Level,
-    /// What happened.
+    /// The event.
     pub message: String,
     /// The values of what happened by name; `left_out`, if lines of its kind before this one were left out.
     pub fields: Map<String, Value>,

@@ -80,7 +80,7 @@ impl Receiver {
         Receiver { generation: os::fork_generation() }
     }
 
-    /// Whether this process is a forked child of the one that made it.
+    /// Whether this process is a forked child of its maker.
     pub fn belongs_to_parent(&self) -> bool {
         self.generation != os::fork_generation()
     }

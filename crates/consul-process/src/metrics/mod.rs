@@ -1,8 +1,8 @@
 //! The numbers of this process, in the text formats of Prometheus.
 //!
 //! Counters, gauges and histograms are atomics, which never block: a call adds to them on whichever thread
-//! it runs. What belongs to an object that exists now, such as the epoch of a node's map, is asked of the
-//! object when the text is made ([`Source`]), so it ends with the object.
+//! it runs. A number of an object that exists now, such as the epoch of a node's map, is asked of the object when the
+//! text is made ([`Source`]), so it ends with the object.
 
 mod number;
 mod numbers;

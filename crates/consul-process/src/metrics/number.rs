@@ -20,7 +20,7 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// What it has counted.
+    /// Its count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -52,7 +52,7 @@ impl Gauge {
     }
 }
 
-/// One that a [`Gauge`] counts.
+/// An object that a [`Gauge`] counts.
 #[must_use]
 pub struct Held(&'static Gauge);
 

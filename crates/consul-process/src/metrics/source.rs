@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, Weak};
 
-/// What an object says of itself whenever the text is made, on any thread.
+/// The numbers that an object gives whenever the text is made, on any thread.
 pub trait Source: Send + Sync {
     /// Adds its numbers.
     fn write(&self, page: &mut Page);

@@ -1,7 +1,7 @@
 //! Every metric, declared once: the numbers of a process, docs/monitoring.md and the table of docs/zh/monitoring.md are made
 //! from it, the dashboard and the rules are checked against it.
 
-/// What kind of number it is.
+/// The kind of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// It only grows; its name ends in `_total`.
@@ -17,11 +17,11 @@ pub enum Type {
 pub struct Metric {
     /// Its name, without the `_total` of counters.
     pub base: &'static str,
-    /// What kind of number it is.
+    /// Its kind of number.
     pub kind: Type,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it means, in one sentence.
+    /// Its meaning, in one sentence.
     pub help: &'static str,
 }
 

@@ -16,7 +16,7 @@ const OF_MACHINE: &str = "this machine has no file descriptors left: raise fs.fi
 /// The last lack, and when it was.
 static LAST: Mutex<Option<(Instant, &'static str)>> = Mutex::new(None);
 
-/// What helps against an error of the operating system that a program can mend, which is noted; `None` for other errors.
+/// The cure of an error of the operating system that a program can mend, which is noted; `None` for other errors.
 pub fn cure_of(error: &io::Error) -> Option<&'static str> {
     let cure = match error.raw_os_error()? {
         libc::EMFILE => OF_PROCESS,
@@ -28,7 +28,7 @@ pub fn cure_of(error: &io::Error) -> Option<&'static str> {
     Some(cure)
 }
 
-/// What this process has lacked within the last minute, and what helps.
+/// The lack of this process within the last minute, and the cure.
 pub fn lacking() -> Option<&'static str> {
     let last = *lock(&LAST);
     last.filter(|(at, _)| at.elapsed() < RECENT).map(|(_, cure)| cure)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// The number of forks between this process and the one that called [`watch_forks`] first.
+/// The number of forks between this process and the first caller of [`watch_forks`].
 ///
 /// Objects of another generation belong to the parent: a runtime would hang and a connection would
 /// be shared, so they must be forgotten, neither used nor dropped.

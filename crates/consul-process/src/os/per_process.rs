@@ -30,7 +30,7 @@ impl<T> PerProcess<T> {
     /// drops its own.
     ///
     /// # Errors
-    /// Those of `make`.
+    /// Errors of `make`.
     pub fn get_or_try_make<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
         let generation = fork_generation();
         let mut chain = self;

@@ -3,8 +3,8 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-/// A generator with a seed from the operating system. A generator that a thread keeps, as those of `fastrand` without
-/// one, would give a forked child and its siblings the numbers of their parent.
+/// A generator with a seed from the operating system. A generator that a thread keeps, like `fastrand`'s without one,
+/// would give a forked child and its siblings the numbers of their parent.
 pub fn generator() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed().unwrap_or_else(seed_without_system))
 }
@@ -25,7 +25,7 @@ fn seed() -> Option<u64> {
     (refused == 0).then(|| u64::from_ne_bytes(seed))
 }
 
-/// What differs between processes, for a sandbox that refuses random numbers.
+/// A number that differs between processes, for a sandbox that refuses random numbers.
 fn seed_without_system() -> u64 {
     let keys = RandomState::new();
     keys.hash_one((std::process::id(), super::uptime()))

@@ -4,7 +4,7 @@ use super::Holder;
 use crate::state::Report;
 
 impl Holder {
-    /// What the leader has to know.
+    /// The report for the leader.
     pub async fn report(&self, epoch: impl Fn(u32) -> u64) -> Report {
         let mut report = Report::default();
         for shard in self.shards() {

@@ -41,7 +41,7 @@ impl Pairs {
     }
 
     /// How much more uneven the pairs become if a shard of `others` moves to a candidate, from another or
-    /// new. It is 0 for a new one that has no shard in common with the others.
+    /// new. It is 0 for a new one without a shard in common with the others.
     pub fn unevenness(&self, others: &[usize], from: Option<usize>, to: usize) -> f64 {
         let fullness = |place: usize, other: usize| {
             let common = self.common[index(place, other)];

@@ -99,8 +99,8 @@ pub(crate) fn rounded(share: f64) -> RangeInclusive<usize> {
     (share + SLACK).floor() as usize..=(share - SLACK).ceil() as usize
 }
 
-/// Divides `total` by weight among parts with a weight and a cap. What exceeds the cap of a part goes to
-/// the other parts. The sum of the caps must be at least `total`.
+/// Divides `total` by weight among parts with a weight and a cap. The excess over the cap of a part goes to the other
+/// parts. The sum of the caps must be at least `total`.
 fn divided(total: f64, parts: &[(f64, f64)]) -> Vec<f64> {
     let mut shares = vec![None; parts.len()];
     loop {

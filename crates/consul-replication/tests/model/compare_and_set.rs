@@ -1,6 +1,6 @@
 //! Why a store has no compare-and-set of a record: with the messages that it has, two clients that write over the same
-//! version, searched to the end. A replica stores a write only if its version is still the expected one. One that fails is
-//! on a minority, has the higher version or not, and is found by later reads.
+//! version, searched to the end. A replica stores a write only if its version is still the expected one. A write that
+//! fails is on a minority, has the higher version or not, and is found by later reads.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ const READ_QUORUM: usize = 2;
 /// The clients write version 1 and version 2, both over version 0.
 const CLIENTS: usize = 2;
 
-/// What such a store may do in addition.
+/// The additional steps of such a store.
 #[derive(Clone, Copy, Default)]
 struct Attempt {
     /// How many replicas have to store a write; 2 is the quorum that meets each read.
@@ -60,7 +60,7 @@ impl State {
         all
     }
 
-    /// What is wrong with it: both were told that they have replaced version 0, or a read shows another value than the
+    /// Its fault: both were told that they have replaced version 0, or a read shows another value than the
     /// acknowledged one.
     fn violation(&self, attempt: Attempt) -> Option<String> {
         let is_done = |client: &usize| self.count(*client, true) >= attempt.write_quorum;
@@ -98,7 +98,7 @@ fn a_compare_and_set_by_quorums_shows_a_write_that_has_failed() {
     }
 }
 
-/// Only where each replica has to store it, so that one that is away stops all writes.
+/// Only where each replica has to store it, so that an absent one stops all writes.
 #[test]
 fn a_compare_and_set_on_all_replicas_is_safe() {
     for takes_back in [false, true] {

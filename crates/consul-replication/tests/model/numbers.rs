@@ -1,5 +1,5 @@
 //! Changes of N, W and R, searched to the end: one shard on four nodes, one write with any number of tries, reads at any time,
-//! and an operator who wants other numbers at any moment. The steps are those of [`Entry::toward`].
+//! and an operator who wants other numbers at any moment. The steps are the steps of [`Entry::toward`].
 //!
 //! Nodes and clients learn of entries late or never, and ask by any of them. Replicas are compared, one of them may be left
 //! out; a replica that is away is replaced by a failover; a disk is lost; Consul loses all entries and is told them by the
@@ -14,7 +14,7 @@ use std::hash::Hash;
 const NODES: usize = 4;
 const MOST_ENTRIES: usize = 12;
 
-/// What a search leaves out.
+/// The steps that a search leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     /// A step waits until the replicas were equal in the entry before.
@@ -182,7 +182,7 @@ impl State {
         next
     }
 
-    /// What the leader does with the last entry.
+    /// The leader's step with the last entry.
     fn lead(&self, search: &Search, table: &mut Table, next: &mut Vec<(String, State)>) {
         if usize::from(self.goal) + 1 < search.goals.len() {
             next.push(("another goal".into(), State { goal: self.goal + 1, ..*self }));
@@ -349,8 +349,8 @@ impl State {
         }
     }
 
-    /// Consul loses all entries. The newest one that nodes know which are not silent is put back, when enough have promised
-    /// to execute nothing older.
+    /// Consul loses all entries. The newest entry of the nodes that are not silent is put back, when enough have
+    /// promised to execute nothing older.
     fn lose_the_map(&self, search: &Search, table: &mut Table, next: &mut Vec<(String, State)>) {
         for silent in 0..1_u8 << NODES {
             let is_silent = |node: usize| silent >> node & 1 != 0;
@@ -446,7 +446,7 @@ impl State {
         (0..NODES).filter(|node| may(*node)).count() < entry.quorums.write
     }
 
-    /// What nothing depends on any more.
+    /// Forgets all on which nothing depends any more.
     fn forget(&mut self) {
         for node in &mut self.nodes {
             if self.is_acknowledged {

@@ -89,7 +89,7 @@ impl Rule {
     }
 }
 
-/// What a search runs: its limits, and the rule that it leaves out.
+/// The subject of a search: its limits, and the rule that it leaves out.
 #[derive(Clone, Copy)]
 pub struct Model {
     pub limits: Limits,

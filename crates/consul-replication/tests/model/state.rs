@@ -8,7 +8,7 @@ pub const WRITE_QUORUM: usize = 2;
 const READ_QUORUM: usize = 2;
 /// Replicas that a failover fences and copies, of the two others.
 pub const FENCED: usize = 2;
-/// The initial entry, four changes, and one that is put back after Consul went back.
+/// The initial entry, four changes, and an entry that is put back after Consul went back.
 pub const ENTRIES: usize = 7;
 
 /// A set of entries of the map, one bit each.
@@ -51,7 +51,7 @@ pub struct Node {
 #[derive(Clone, Copy, Default)]
 pub struct State {
     pub nodes: [Node; NODES],
-    /// The change that each entry belongs to: one that is put back belongs to its original's.
+    /// The change that each entry belongs to: an entry that is put back belongs to its original's.
     pub change: [u8; ENTRIES],
     pub len: u8,
     /// The entry in Consul.

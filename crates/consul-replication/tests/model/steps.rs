@@ -1,12 +1,12 @@
 //! The steps of the protocol and of what happens to it.
 //!
-//! What is modelled: entries of the shard map in Consul with an epoch each; moves, failovers, their
+//! Modelled: entries of the shard map in Consul with an epoch each; moves, failovers, their
 //! commits and cancels, one turned into another; nodes and clients that learn any entry late or
 //! never, and ask with it at any time; the seal of a source, fences, marks of wholeness, drops; a
-//! lost disk; Consul that goes back by one entry or loses all, and the leader that then asks the nodes, of
-//! which some may be silent.
+//! lost disk; Consul that goes back by one entry or loses all, and the leader that then asks the nodes;
+//! some may be silent.
 //!
-//! What is left out, and why no loss is missed by it:
+//! Left out, and why no loss is missed by it:
 //! - More copies of a record than a trace needs. A loss is a read that does not find a record, and
 //!   no step depends on a record's presence but the refusal of an older version. So a write reaches
 //!   only the replicas whose acknowledgements count, in one epoch; a target takes no writes and
@@ -16,7 +16,7 @@
 //! - A seal before the copy that it is for. Between the two the source only refuses, so a trace with
 //!   an earlier seal loses nothing that the same trace with a later one does not.
 //! - The steps between a Consul that goes back and the entry that is put back: a node that is asked,
-//!   and so fenced, early does less than one that is asked late.
+//!   and so fenced, early does less than a node that is asked late.
 //! - That a move seals its source only when the other replicas know of it: without it the protocol does more.
 //! - What needs deletes, clocks, time or more than one lost disk to go wrong: requests that still run
 //!   at a seal or a fence, versions, tombstones, that a target begins empty, that a replaced node
@@ -29,7 +29,7 @@ use crate::state::{
     Entries, FENCED, NODES, Node, REPLICAS, Settled, State, WRITE_QUORUM, bit, holds,
 };
 
-/// What a step leads to.
+/// The outcome of a step.
 pub enum Outcome {
     /// A state, and whether it used up a change.
     State(State, bool),
@@ -119,7 +119,7 @@ impl State {
         self.nodes.iter().position(of)
     }
 
-    /// What the leader may do with the entry in Consul: plan, commit, cancel, or turn one change
+    /// The leader's steps with the entry in Consul: plan, commit, cancel, or turn one change
     /// into another.
     fn change_the_map(&self, steps: &mut Steps<'_>) {
         let entry = self.consul;
@@ -198,7 +198,7 @@ impl State {
 
     /// Consul goes back by one entry. The leader notices, fences all holders and targets of the old
     /// entry and of the newer ones that they know, and puts the newest back in a new epoch. The
-    /// steps between are one: a node that is fenced early does less than one that is fenced late.
+    /// steps between are one: a node that is fenced early does less than a node that is fenced late.
     fn go_back(&self, steps: &mut Steps<'_>) {
         let mut state = *self;
         state.consul = self.previous - 1;
@@ -226,8 +226,8 @@ impl State {
         }
     }
 
-    /// The nodes that the leader asks when Consul has an old entry: its members, and those of each
-    /// newer entry that an asked node knows; and the newest of these entries.
+    /// The nodes that the leader asks when Consul has an old entry: its members, and the members of each newer entry
+    /// that an asked node knows; and the newest of these entries.
     fn asked(&self, old: u8) -> ([bool; NODES], u8) {
         let mut entries = bit(old);
         loop {
@@ -245,9 +245,9 @@ impl State {
         }
     }
 
-    /// Consul loses all entries. The nodes that are not silent put back the newest that they know, of which the
-    /// leader asks the members: each promises to execute nothing older. The entry is put back in a new epoch if all
-    /// could be asked, or else enough of its replicas.
+    /// Consul loses all entries. The nodes that are not silent put back the newest that they know, whose members the
+    /// leader asks: each promises to execute nothing older. The entry is put back in a new epoch if all could be asked,
+    /// or else enough of its replicas.
     fn lose_the_map(&self, steps: &mut Steps<'_>) {
         for silent in 0..1_u8 << NODES {
             let asked: [bool; NODES] = std::array::from_fn(|node| silent >> node & 1 == 0);
@@ -362,7 +362,7 @@ impl State {
         }
     }
 
-    /// A target copies: the one that leaves, which is sealed by then, or each of the others, which it
+    /// A target copies: the leaving one, which is sealed by then, or each of the others, which it
     /// fences.
     fn copy(&self, index: usize, steps: &mut Steps<'_>) {
         let node = &self.nodes[index];
@@ -418,8 +418,8 @@ impl State {
         }
     }
 
-    /// A node that the map no longer names drops its copy: a cancelled target at once, one that was
-    /// replaced when all replicas have what it has.
+    /// A node that the map no longer names drops its copy: a cancelled target at once, a replaced one when all replicas
+    /// have what it has.
     fn drop_replaced(&self, index: usize, steps: &mut Steps<'_>) {
         let node = &self.nodes[index];
         let Some(entry) = node.known.checked_sub(1) else { return };

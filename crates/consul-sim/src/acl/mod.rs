@@ -47,7 +47,7 @@ const GLOBAL_MANAGEMENT: &str = "00000000-0000-0000-0000-000000000001";
 const GLOBAL_READ_ONLY: &str = "00000000-0000-0000-0000-000000000002";
 const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
 
-/// The anonymous token's secret, the only one that is not a UUID.
+/// The anonymous token's secret, the only one without the form of a UUID.
 const ANONYMOUS_SECRET: &str = "anonymous";
 
 /// The prefix of ids that users must not choose.

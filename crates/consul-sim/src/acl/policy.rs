@@ -11,7 +11,7 @@ pub(crate) enum Resource {
     Acl,
     Agent,
     Event,
-    /// What the rules of a service say of its intentions.
+    /// The part of a service's rules for its intentions.
     Intention,
     Key,
     Keyring,

@@ -159,7 +159,7 @@ pub(super) struct Templated {
 }
 
 impl Templated {
-    /// Those of a body, as they are given.
+    /// The templated policies of a body, as they are given.
     pub fn read_all(given: &Object<'_>) -> Result<Vec<Templated>, String> {
         let items = given.list("TemplatedPolicies", "structs.ACLTemplatedPolicies")?;
         let read = |item: &Json| {

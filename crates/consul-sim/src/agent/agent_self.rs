@@ -89,7 +89,7 @@ pub(crate) fn about(state: &State) -> About {
     }
 }
 
-/// What Consul 1.21.0 shows of a configuration that sets nothing.
+/// The values that Consul 1.21.0 shows of a configuration that sets nothing.
 static STANDARD: LazyLock<Map<String, Value>> =
     LazyLock::new(|| serde_json::from_str(include_str!("debug_config.json")).unwrap_or_default());
 
@@ -152,7 +152,7 @@ fn debug_config(state: &State, id: &str) -> Map<String, Value> {
     all
 }
 
-/// What proxies of the mesh would ask, if the agent has a port for them.
+/// The port for proxies of the mesh, if the agent has one.
 fn xds(ports: &Ports) -> Option<Value> {
     let port = ports.grpc_tls.or(ports.grpc)?;
     let number = |port: Option<u16>| port.map_or(-1, i32::from);
@@ -207,7 +207,7 @@ pub(super) fn wan_member(state: &State) -> Option<Member> {
     Some(own)
 }
 
-/// What the only member of a pool says of it.
+/// The tags of the only member of a pool.
 const POOL: &[(&str, &str)] = &[
     ("coordinate_resets", "0"),
     ("encrypted", "false"),

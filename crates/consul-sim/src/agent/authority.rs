@@ -36,7 +36,7 @@ const CROSS_SIGNED_FOR: Duration = DAY.saturating_mul(7);
 /// A certificate is valid a little earlier, for clocks that are slow.
 const BEFORE: Duration = Duration::from_secs(60);
 
-/// The serial number of the first root, after which the leaves' come. Those of a fresh server.
+/// The serial number of the first root, after which the leaves' come. As on a fresh server.
 const ROOT_SERIAL: u64 = 7;
 
 /// The index at which a fresh server creates its certificate authority.
@@ -114,7 +114,7 @@ impl AuthorityConfig {
         )
     }
 
-    /// What an operator sets of the root; another value requires another root.
+    /// The operator's settings of the root; another value requires another root.
     pub(super) fn given(&self) -> Given<'_> {
         let text = |name| {
             self.config.get(name).and_then(Value::as_str).filter(|text| !text.trim().is_empty())

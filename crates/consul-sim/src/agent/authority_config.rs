@@ -22,7 +22,7 @@ fn duration_text(nanos: i64) -> String {
     format!("{sign}{}", go::duration_text(Duration::from_nanos(nanos.unsigned_abs())))
 }
 
-/// Refuses a configuration that Consul refuses, or one that requires another kind of key.
+/// Refuses a configuration that Consul refuses, or that requires another kind of key.
 fn check(config: &Value) -> Result<(), String> {
     let time = |name: &str, default: i64| {
         nanos(config.get(name), default * HOUR).map_err(|why| {

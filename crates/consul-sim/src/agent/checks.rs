@@ -89,10 +89,10 @@ pub enum ProbeResult {
     Exited {
         /// The exit status.
         code: Option<i32>,
-        /// What it printed.
+        /// Its output.
         output: Vec<u8>,
     },
-    /// What else a probe found.
+    /// Another result of a probe.
     Said {
         /// The status of the check.
         status: &'static str,

@@ -372,7 +372,7 @@ fn arguments(given: &Object<'_>) -> Result<Vec<String>, String> {
     Ok(Vec::new())
 }
 
-/// What the agent does for the check; `None` for kinds that only others change.
+/// The agent's work for the check; `None` for kinds that only others change.
 fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
     let headers = headers(given)?;
     let method = given.text("Method")?;

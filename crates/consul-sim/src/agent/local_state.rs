@@ -289,8 +289,7 @@ impl State {
         }
     }
 
-    /// A request changed the catalog's entries of a node. The agent corrects those of its own node
-    /// at its next comparison.
+    /// A request changed the catalog's entries of a node. The agent corrects its own node's at its next comparison.
     pub fn catalog_changed(&mut self, node: &str) {
         if node.eq_ignore_ascii_case(&self.node_name) {
             self.sync_later();

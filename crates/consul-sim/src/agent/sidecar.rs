@@ -20,7 +20,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Sidecar {
     service: Service,
     checks: Vec<GivenCheck>,
-    /// What no sidecar may have.
+    /// The mistakes that a sidecar may not have.
     pub mistakes: Vec<&'static str>,
 }
 

@@ -112,8 +112,8 @@ static SERVICES: Read = Read {
     headers: CACHED,
 };
 
-/// What wakes a query for the services of nodes with this metadata: changes where the nodes are in Consul's index of
-/// metadata, and of their services.
+/// The mark that wakes a query for the services of nodes with this metadata: changes where the nodes are in Consul's
+/// index of metadata, and of their services.
 fn mark_of_meta(state: &State, call: &Call, pair: &str) -> u64 {
     let (name, value) = pair.split_once(':').unwrap_or((pair, ""));
     let nodes = state.catalog.nodes().flat_map(|record| {

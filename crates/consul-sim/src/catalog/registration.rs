@@ -243,7 +243,7 @@ fn or(text: String, default: &str) -> String {
     if text.is_empty() { default.to_owned() } else { text }
 }
 
-/// The type of a check with this definition. One that runs has an interval.
+/// The type of a check with this definition. A check that runs has an interval.
 fn kind_of(definition: &Definition) -> &'static str {
     const RUNNING: &[(&str, &str)] = &[
         ("GRPC", "grpc"),

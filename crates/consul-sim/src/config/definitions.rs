@@ -55,7 +55,7 @@ impl Config {
         self.items("checks").iter()
     }
 
-    /// What no agent can read in the definitions.
+    /// The parts of the definitions that an agent cannot read.
     pub(super) fn unreadable_definitions(&self) -> Vec<String> {
         let mut errors: Vec<_> = self.checks().flat_map(unreadable_durations).collect();
         for service in self.services() {

@@ -12,8 +12,8 @@ enum Kind {
 
 use Kind::{Int, Switch, Text};
 
-/// The flags of `consul agent` 1.21, the key that each sets and what it says, and those of consul-sim, whose names begin with
-/// `sim-`. Those without a key are read by [`super::Config`].
+/// The flags of `consul agent` 1.21, the key that each sets and its help, and consul-sim's own flags, whose names begin
+/// with `sim-`. Those without a key are read by [`super::Config`].
 const FLAGS: &[(&str, Kind, &str, &str)] = &[
     ("advertise", Text, "advertise_addr", "the address that the catalog has for this agent"),
     ("advertise-wan", Text, "advertise_addr_wan", "the address that other datacenters use"),
@@ -186,7 +186,7 @@ const FLAGS: &[(&str, Kind, &str, &str)] = &[
 #[derive(Clone, Debug)]
 pub struct CommandLine {
     pub(super) flags: Vec<Flag>,
-    /// What follows the flags.
+    /// The arguments after the flags.
     pub(super) rest: Vec<String>,
 }
 

@@ -98,7 +98,7 @@ pub(super) fn unused(config: &Map<String, Value>) -> Vec<String> {
     found
 }
 
-/// Whether a key has an effect here; also one that is not a key.
+/// Whether a key has an effect here; also a name that is not a key.
 pub(super) fn has_effect(path: &str) -> bool {
     KEYS.get(path).is_none_or(|key| key.is_used)
 }

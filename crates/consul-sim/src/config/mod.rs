@@ -67,7 +67,7 @@ pub struct Config {
     line: CommandLine,
     values: Map<String, Value>,
     is_dev: bool,
-    /// What the port with TLS uses, which a reload replaces.
+    /// The configuration of the port with TLS, which a reload replaces.
     tls: SharedTls,
 }
 
@@ -268,7 +268,7 @@ impl Config {
         addresses.split_whitespace().map(place).collect()
     }
 
-    /// What answers on the port with TLS, with the files as they are now.
+    /// The acceptor of the port with TLS, with the files as they are now.
     fn acceptor(&self) -> Result<TlsAcceptor, String> {
         let acceptor = match self.tls()? {
             Some(files) => files.acceptor(),

@@ -204,7 +204,7 @@ impl Agent {
                 self.with(|state| std::array::from_fn(|_| state.rng.f64()));
             delay += fault.latency + fault.jitter.mul_f64(late);
             effect = match fault {
-                // What follows answers nothing.
+                // The following requests get no answer.
                 _ if matches!(effect, Effect::Unanswered) => effect,
                 Fault { partition: true, .. } => Effect::Unanswered,
                 Fault { no_leader: true, .. } => Effect::NoLeader,

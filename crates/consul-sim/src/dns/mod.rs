@@ -40,7 +40,7 @@ impl DnsSettings {
     }
 }
 
-/// What carries a request.
+/// The transport of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
     Udp,

@@ -1,4 +1,4 @@
-//! What entries of different kinds must agree on: the protocols of services, and the subsets of their instances.
+//! The points on which entries of different kinds must agree: the protocols of services, and the subsets of their instances.
 
 use super::kinds::INTENTIONS;
 use super::table::EntryTable;

@@ -1,4 +1,4 @@
-//! What an entry of each kind must say.
+//! The required members of an entry of each kind.
 
 use super::defaults;
 use super::kinds::{EXPORTED, INTENTIONS, Kind};
@@ -105,7 +105,7 @@ fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
     Ok(())
 }
 
-/// What no reference to a peer has.
+/// The members that a reference to a peer lacks.
 const BESIDE_NO_PEER: [&str; 2] = ["ServiceSubset", "Datacenter"];
 
 /// Refuses a subset of the resolver's own service that it does not define; `called` is how the error names the service.
@@ -197,7 +197,7 @@ fn service_splitter(name: &str, entry: &Json) -> Result<(), String> {
         let service = Some(split.at("Service").as_text()).filter(|service| !service.is_empty());
         let service = service.unwrap_or(name);
         let subset = split.at("ServiceSubset").as_text();
-        // One that changes headers is never a repetition.
+        // A route that changes headers is never a repetition.
         let changes = ["RequestHeaders", "ResponseHeaders"];
         let is_plain = changes.iter().all(|name| *split.at(name) == Json::Null);
         if is_plain && seen.contains(&(service, subset)) {
@@ -249,8 +249,8 @@ fn service_router(entry: &Json) -> Result<(), String> {
 const METHODS: &[&str] =
     &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 
-/// What routes and the permissions of intentions have in common; `at` ends with the separator, `ways` names the ways to match a
-/// header.
+/// The common part of routes and of the permissions of intentions; `at` ends with the separator, `ways` names the ways
+/// to match a header.
 fn check_match(http: &Json, at: &str, ways: &str) -> Result<(), String> {
     let paths = ["PathExact", "PathPrefix", "PathRegex"];
     if paths.iter().filter(|name| !http.at(name).as_text().is_empty()).count() > 1 {

@@ -1,4 +1,4 @@
-//! What the defaults of a service and of all proxies must say.
+//! The required members of the defaults of a service and of all proxies.
 
 use super::shape::errors;
 use crate::go;

@@ -91,7 +91,7 @@ impl Member {
         Self { always: true, ..self }
     }
 
-    /// What replies have in the place of an absent member.
+    /// The value in replies in the place of an absent member.
     fn empty(&self) -> Option<Json> {
         self.always.then(|| match self.kind {
             Kind::Text => Json::Text(String::new()),
@@ -129,7 +129,7 @@ pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
 /// A stored entry with its durations in nanoseconds, as replies have them.
 ///
 /// Source: `JWKSCluster`, `RemoteJWKS` and `RetryPolicyBackOff` (jwt-provider), `TimeoutFilter` (http-route) and
-/// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, of which JSON has a `time.Duration`.
+/// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, whose JSON has a `time.Duration`.
 pub(super) fn with_nanoseconds(given: Json) -> Json {
     match given {
         Json::List(items) => Json::List(items.into_iter().map(with_nanoseconds).collect()),
@@ -267,7 +267,7 @@ impl Kind {
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {
-                // One that is not in a list is a list of it, and an object without members an empty one.
+                // An item that is not in a list is a list of it, and an object without members an empty one.
                 let items = match given {
                     Json::List(items) => items.as_slice(),
                     Json::Object(members) if members.is_empty() => &[],

@@ -51,7 +51,7 @@ impl EntryTable {
         self.changes.get(path).copied().unwrap_or(0)
     }
 
-    /// What the last change was of.
+    /// The names that the last change was of.
     pub(super) fn last_changes(&self) -> impl Iterator<Item = &String> {
         self.changes.iter().filter(|(_, index)| **index == self.newest).map(|(path, _)| path)
     }

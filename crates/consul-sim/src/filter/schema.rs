@@ -82,7 +82,7 @@ pub(crate) static CHECKS: Schema = checked_early(&CHECK);
 /// `health/service`, `health/connect` and `health/ingress`.
 pub(crate) static INSTANCES: Schema = checked_early(&INSTANCE);
 
-/// `config`, of which only service defaults can be filtered.
+/// `config`: only its service defaults can be filtered.
 static CONFIG_ENTRIES: Schema = checked_early(&SERVICE_DEFAULTS);
 
 /// `connect/intentions`.

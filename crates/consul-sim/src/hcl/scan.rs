@@ -308,7 +308,7 @@ impl Scanner {
         String::from_utf8_lossy(&value).into_owned()
     }
 
-    /// What an escape stands for.
+    /// The bytes that an escape stands for.
     fn escaped(&mut self) -> Vec<u8> {
         let character = |code| char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
         let utf8 = |code| character(code).to_string().into_bytes();

@@ -220,7 +220,7 @@ impl<'a> Object<'a> {
     }
 
     /// The object in a field, or in an item or a member of it; null is an empty one. A Go type
-    /// without a name has a decoder of its own, in which its fields are those of an `Alias`.
+    /// without a name has a decoder of its own, in which its fields belong to an `Alias`.
     pub fn nested(&self, name: &str, json: &'a Json, go_type: &str) -> Result<Object<'a>, String> {
         let members = match json {
             Json::Object(members) => members.as_slice(),

@@ -22,7 +22,7 @@ pub(crate) struct Call {
     pub rest: Vec<u8>,
     pub query: Query,
     pub headers: HeaderMap,
-    /// What has come of the body.
+    /// The part of the body that has come.
     pub body: Bytes,
     pub cut: Option<Cut>,
     pub style: Style,

@@ -340,7 +340,7 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// What Go's `url.URL` encodes in a path.
+/// The characters that Go's `url.URL` encodes in a path.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')

@@ -66,7 +66,7 @@ const CLIENT: HeaderName = HeaderName::from_static("x-sim-client");
 /// The body of an answer: whole, or the lines of a log.
 type Body = EitherBody<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
 
-/// What answers the requests of sockets.
+/// Answers the requests of sockets.
 pub trait Answer: Send + Sync + 'static {
     /// Answers a request of the client of this name; after an error its connection is closed.
     fn answer(
@@ -312,7 +312,7 @@ struct Joined {
     stream: Box<dyn Stream>,
     heads: HeadTimer,
     line: Line,
-    /// What has been read, escaped, and had no room.
+    /// The bytes that were read and escaped, and had no room.
     left: Vec<u8>,
 }
 
@@ -520,12 +520,12 @@ async fn answer(
         // Its name in Go.
         response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
     }
-    // What comes from here on is of another request.
+    // The bytes from here on are of another request.
     heads.answered();
     Ok(response)
 }
 
-/// What comes of a body, and why it is not the whole one.
+/// The part of a body that comes, and why it is not the whole one.
 async fn received(
     body: Incoming,
 ) -> Result<(Bytes, Option<Cut>), Box<dyn std::error::Error + Send + Sync>> {

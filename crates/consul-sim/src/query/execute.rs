@@ -143,7 +143,7 @@ fn place<'a>(state: &'a State, query: &'a Query, is_empty: bool) -> Place<'a> {
     Place { datacenter, peer, failovers: peers.len() }
 }
 
-/// What DNS needs of an executed query.
+/// The part of an executed query that DNS needs.
 pub(crate) struct Executed<'a> {
     pub found: Vec<(&'a Record, &'a Service)>,
     pub service: String,

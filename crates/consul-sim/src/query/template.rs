@@ -45,7 +45,7 @@ fn remove_empty_tags(service: &mut Json) {
     }
 }
 
-/// What the variables and `match` mean.
+/// The values of the variables and of `match`.
 struct Names<'a> {
     full: &'a str,
     prefix: &'a str,

@@ -305,8 +305,8 @@ impl CatalogTable {
         self.groups.get(&name.to_lowercase()).is_none_or(|group| group.instances.is_empty())
     }
 
-    /// The index at which an instance of a service last got another name, of which only the streaming
-    /// backend tells; 0 if never.
+    /// The index at which an instance of a service last got another name, which only the streaming backend tells; 0 if
+    /// never.
     pub fn renamed_index(&self, name: &str) -> u64 {
         self.groups.get(&name.to_lowercase()).map_or(0, |group| group.renamed_index)
     }

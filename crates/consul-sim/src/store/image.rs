@@ -1,4 +1,4 @@
-//! What the server has on its disk, as a snapshot contains it.
+//! The server's data on its disk, as a snapshot contains them.
 
 use super::State;
 use super::catalog::CatalogTable;

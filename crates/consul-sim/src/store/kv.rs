@@ -259,7 +259,7 @@ impl KvTable {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Near {
     prefix: Box<[u8]>,
-    /// What the keys from there on have in common.
+    /// The common beginning of the keys from there on.
     path: Vec<u8>,
     /// A key that begins with this number of bytes of the path changes the place.
     depth: usize,

@@ -72,7 +72,7 @@ pub(super) struct State {
     pub settings: Arc<Settings>,
     /// Reads the configuration files again, if there are any.
     pub reload: Option<Reload>,
-    /// What monitors of the agent see.
+    /// The log that monitors of the agent see.
     pub log: Log,
     /// Notified when the agent is told to leave.
     pub left: Arc<tokio::sync::Notify>,
@@ -164,7 +164,7 @@ impl State {
         SocketAddr::new(self.settings.address, self.settings.ports.server).to_string()
     }
 
-    /// The name of the server among those of all datacenters.
+    /// The name of the server among the servers of all datacenters.
     pub fn wan_name(&self) -> String {
         format!("{}.{}", self.node_name, self.settings.datacenter)
     }

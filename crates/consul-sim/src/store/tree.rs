@@ -3,8 +3,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// What a query for the keys that begin with `prefix` sees of a tree: another number after each change that wakes it. The
-/// entries are keys with the index of their last change.
+/// The mark of a tree for a query for the keys that begin with `prefix`: another number after each change that wakes
+/// it. The entries are keys with the index of their last change.
 pub(crate) fn mark(entries: impl Iterator<Item = (Vec<u8>, u64)>, prefix: &[u8]) -> u64 {
     let mut all: Vec<_> = entries.collect();
     all.sort_unstable();

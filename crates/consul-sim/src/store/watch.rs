@@ -57,7 +57,7 @@ pub(crate) enum Topic {
     Queries,
     /// The configuration entries.
     Entries,
-    /// Those of a kind, or that of a `kind/name`.
+    /// The entries of a kind, or the entry of a `kind/name`.
     Entry(String),
     /// The mesh's certificate authority.
     Authority,

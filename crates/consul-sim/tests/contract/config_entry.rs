@@ -575,7 +575,7 @@ async fn the_sources_of_intentions_are_sorted_by_precedence(t: T) {
         let body = format!("{{\"Kind\":\"service-intentions\",\"Name\":\"{web}\",{sources}}}");
         refused(&t, 500, &body, why).await;
     }
-    // What only the endpoints by id write is dropped.
+    // A member that only the endpoints by id write is dropped.
     let legacy = table! {"Name" = "a", "Action" = "allow", "LegacyID" = "x"};
     t.ok("config_write", write(list![legacy])).await;
     let found = t.value("config_read", args!["service-intentions", t.name("web")]).await;

@@ -231,7 +231,7 @@ async fn the_domain_has_an_authority(t: T) {
     let [soa] = &soa[..] else { panic!("{reply}") };
     assert!(soa.starts_with("SOA ns.consul. hostmaster.consul. "), "{soa}");
     assert!(soa.ends_with(" 3600 600 86400 0"), "{soa}");
-    // A name with other characters than those of hosts is left out.
+    // A name with other characters than hosts' is left out.
     let is_host = node.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let servers = if is_host { vec![server] } else { vec![] };
     assert_eq!(section(&reply.authorities), servers);
@@ -420,7 +420,7 @@ async fn answers_over_udp_are_short(t: T) {
         let more =
             if t.is_1_8("an answer can be a few bytes longer than the limit") { 20 } else { 0 };
         assert!(size <= 700 + more, "{size}");
-        // What is left out is not told, unless dns_config.enable_truncate says so.
+        // Left out records are not told, unless dns_config.enable_truncate says so.
         assert!(!reply.metadata.truncation);
     }
     let nodes: Vec<_> = nodes.iter().map(String::as_str).collect();
@@ -534,7 +534,7 @@ async fn dns_has_a_token(t: T) {
     use_token(text(&nodes, "SecretID")).await;
     assert_eq!(code(&ask(&t, address, PTR).await), ResponseCode::NXDomain);
     assert_eq!(answers(&ask(&t, &names[1], A).await), ["A 10.0.0.1"]);
-    // One that sees services alone does not learn that of a node.
+    // A token that sees services alone does not learn a node's.
     let services = token(&t, "service_prefix \"\" { policy = \"read\" }").await;
     use_token(text(&services, "SecretID")).await;
     let reply = ask(&t, "1.0.0.10.in-addr.arpa.", PTR).await;

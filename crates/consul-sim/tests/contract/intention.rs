@@ -155,7 +155,7 @@ async fn intentions_are_matched_by_either_end(t: T) {
         assert!(texts(matched, "DestinationName").contains(&t.name("b").as_str()), "{found:?}");
     }
     let found = t.value("connect_intention_match", by("source", "b")).await;
-    // Those of all services match, too.
+    // Intentions of all services match, too.
     let matched = texts(found.get(&t.name("b")).unwrap(), "SourceName");
     assert!(matched.iter().all(|source| *source == "*"), "{found:?}");
     t.ok("connect_intention_delete_by_id", args![id]).await;

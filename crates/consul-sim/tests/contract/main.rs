@@ -74,9 +74,9 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("odd", odd::BEHAVIOURS),
 ];
 
-/// Behaviours that change or check the state of the whole agent: they run alone on their target, as those of snapshots do. A
-/// reload drops registrations over the API; a check of the node counts for each of its services; defaults of proxies count for all
-/// services.
+/// Behaviours that change or check the state of the whole agent: they run alone on their target, like the behaviours of
+/// snapshots. A reload drops registrations over the API; a check of the node counts for each of its services; defaults
+/// of proxies count for all services.
 const ALONE: &[&str] = &[
     "a_new_configuration_of_the_authority_is_stored",
     "new_certificates_have_the_configured_lifetime",

@@ -1,4 +1,4 @@
-//! What Consul says of members and parameters that no sound client sends.
+//! Consul's answers about members and parameters that no sound client sends.
 
 use crate::target::{T, args, behaviours, pause, text, texts};
 use consul_sim::acl::DefaultPolicy;

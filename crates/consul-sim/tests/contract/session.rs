@@ -94,7 +94,7 @@ async fn the_lock_delay_is_not_applied_to_puts(t: T) {
     t.ok("kv_delete", args![t.name("k")]).await;
 }
 
-/// What a client does to a key that a session has locked, or that it had locked.
+/// The changes of a client to a key that a session has locked, or that it had locked.
 const CHANGES: [&[&str]; 4] = [&[], &["put"], &["delete"], &["delete", "put"]];
 
 async fn change(t: &T, key: &str, changes: &[&str]) {

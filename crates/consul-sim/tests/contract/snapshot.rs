@@ -37,7 +37,7 @@ async fn restore(t: &T, snapshot: Value) {
     t.ok("kv_delete", args![probe]).await;
 }
 
-/// What this call returns, before a change and after the restore of a snapshot from before it.
+/// The result of this call, before a change and after the restore of a snapshot from before it.
 async fn comes_back(t: &T, method: &str, name: &str) -> impl AsyncFnOnce(&T) + use<> {
     let (method, name) = (method.to_owned(), name.to_owned());
     let before = t.value(&method, args![name.as_str()]).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 behaviours![a_write_wakes_the_queries_that_it_wakes_on_consul];
 
-/// What is there before each write. `%` is a name of its own, `$` the id of a session.
+/// The state before each write. `%` is a name of its own, `$` the id of a session.
 const BEFORE: &[(&str, &str)] = &[
     ("kv/%/app/data", "1"),
     ("kv/%/deep/a/b", "1"),

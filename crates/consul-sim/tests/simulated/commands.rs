@@ -56,7 +56,7 @@ fn the_command_line_prints_the_same() -> Result<(), Failed> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.into()) }
 }
 
-/// What each command prints on a fresh Consul of this version, and its exit status.
+/// The output of each command on a fresh Consul of this version, and its exit status.
 fn printed(version: &str, runs: &[Run<'_>]) -> Result<Vec<String>, Failed> {
     let folder = Folder::new();
     let config = folder.file("node.json", r#"{"node_name": "n1"}"#);

@@ -53,7 +53,7 @@ pub fn trials() -> Trials {
     trials
 }
 
-/// What an agent that does not start prints on standard error, without empty lines, its usage and consul-sim's warning of keys
+/// The standard error of an agent that does not start, without empty lines, its usage and consul-sim's warning of keys
 /// without effect.
 fn refusal(version: &str, flags: &[&str]) -> Result<String, Failed> {
     let output = Command::new("timeout")
@@ -344,7 +344,7 @@ fn a_file_means_the_same() -> Outcome {
 
 fn the_files_of_a_folder_are_read_in_order() -> Outcome {
     let folder = Folder::new();
-    // What a later file sets counts, and lists grow; other files are not read.
+    // The values of a later file count, and lists grow; other files are not read.
     folder.file("b.hcl", r#"node_name = "second" services = [{ name = "b" }]"#);
     folder.file("a.json", r#"{"node_name": "first", "services": [{"name": "a"}]}"#);
     folder.file("c.txt", "unknown = 1");

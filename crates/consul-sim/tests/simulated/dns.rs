@@ -84,7 +84,7 @@ const CONFIG: &str = r#"
     }
 "#;
 
-/// What an answer says, without its time and without what is there at random.
+/// The content of an answer, without its time and without its random parts.
 fn shown(reply: &Message) -> String {
     let no_time = |text: String| match text.strip_prefix("SOA ").map(|text| text.split(' ')) {
         None => text,

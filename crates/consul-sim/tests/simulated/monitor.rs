@@ -48,7 +48,7 @@ impl Monitor {
         Ok(line.trim_end().to_owned())
     }
 
-    /// The next line with this text; those of chunks and other lines are left out.
+    /// The next line with this text; chunks' lines and other lines are left out.
     fn line_with(&mut self, text: &str) -> Result<String, Failed> {
         loop {
             let line = self.line()?;

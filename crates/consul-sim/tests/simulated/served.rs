@@ -441,7 +441,7 @@ fn each_byte_of_a_line_on_both() -> Outcome {
     }
 }
 
-/// A handler gets what came of the body; one that needs all of it, or of which a value is cut, refuses it.
+/// A handler gets the part of the body that came; a handler that needs all of it, or whose value is cut, refuses it.
 fn cut_bodies_have_the_same_effect() -> Outcome {
     let real = RealConsul::start("1.21")?;
     let real: SocketAddr = real_address(&real)?;
@@ -483,7 +483,7 @@ fn cut_bodies_have_the_same_effect() -> Outcome {
     Err(format!("{ours:?}\non 1.21:\n{theirs:?}\n{stored:?}").into())
 }
 
-/// What Consul takes and `consul-sim` does not.
+/// The requests that Consul takes and `consul-sim` does not.
 fn the_limits_of_a_request_are_documented() -> Outcome {
     const SAID: &str = "Keys are up to 65,534 characters long in a request's path, and a request may have up to 256 headers.";
     let page = include_str!("../../../../docs/consul-sim.md");

@@ -31,7 +31,7 @@ local is_old = false
 -- with the last ones, which costs nothing for the same table.
 local nodes_by_list = setmetatable({}, { __mode = "k" })
 
--- What nodes() returns as the reason while there are no views.
+-- The reason that nodes() returns while there are no views.
 local missing = "discovery.consul_ffi is not in config.yaml"
 
 local discovery = { version = 0.1 }
@@ -130,7 +130,7 @@ local function shown()
   return copy
 end
 
----What `GET /v1/discovery/consul_ffi/dump` of APISIX's control API answers with.
+---The answer of APISIX's control API to `GET /v1/discovery/consul_ffi/dump`.
 ---@return table
 function discovery.dump_data()
   return { config = shown(), services = discovery.all_nodes(), ages_s = ages() }

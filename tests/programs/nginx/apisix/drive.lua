@@ -1,6 +1,6 @@
--- What the programs of this folder share: one of them runs in a timer of an nginx's first worker, has Consul change,
--- and waits until the workers see it. Nothing depends on how long something takes: each wait has a limit that only a
--- mistake reaches.
+-- The common parts of the programs of this folder: one of them runs in a timer of an nginx's first worker, has Consul
+-- change, and waits until the workers see it. Nothing depends on how long something takes: each wait has a limit that
+-- only a mistake reaches.
 local cjson = require("cjson")
 
 local drive = {}

@@ -8,7 +8,7 @@ local seen = ngx.shared.seen
 local DEFAULT = "10.0.0.99:9999*1"
 local MANY = 500
 
--- What a worker says of a service; its nodes must be the same table until they change.
+-- The answer of a worker about a service; its nodes must be the same table until they change.
 local function answer_of(service)
   local nodes, why = discovery.nodes(service)
   if nodes ~= discovery.nodes(service) then

@@ -7,7 +7,7 @@ use rustls::{AlertDescription, CertificateError, ExtendedKeyPurpose, PeerIncompa
 use x509_parser::asn1_rs::{FromDer as _, Oid};
 use x509_parser::time::ASN1Time;
 
-/// What the provider of cryptography supports, for messages; docs/configuration.md says it too.
+/// The algorithms of the provider of cryptography, for messages; docs/configuration.md lists them too.
 fn algorithms() -> String {
     format!("supported are TLS 1.2 and 1.3, and keys of {}", pem::KEYS)
 }
@@ -109,7 +109,7 @@ fn date(time: UnixTime) -> String {
     ASN1Time::from_timestamp(seconds).map_or_else(|_| seconds.to_string(), |date| date.to_string())
 }
 
-/// What is wrong with a certificate, as what follows "the certificate"; `ca_option` names the option that trusts
+/// The fault of a certificate, in words that follow "the certificate"; `ca_option` names the option that trusts
 /// authorities.
 pub fn certificate_problem(error: &CertificateError, ca_option: &str) -> String {
     match error {

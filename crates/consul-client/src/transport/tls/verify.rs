@@ -25,7 +25,7 @@ use x509_parser::x509::X509Version;
 #[derive(Debug)]
 pub struct Named {
     certificate: CertificateDer<'static>,
-    /// Whether it may sign others. What a server has in its own name may not.
+    /// Whether it may sign others. A certificate in a server's own name may not.
     is_authority: bool,
     /// The Unix seconds from and to which it is valid.
     valid: RangeInclusive<i64>,
@@ -88,7 +88,7 @@ impl From<Untrusted> for rustls::Error {
     }
 }
 
-/// The error of a signature. For rustls one that was made with a key of too few bits is a wrong one.
+/// The error of a signature. For rustls a signature by a key of too few bits is a wrong one.
 fn of_signature<'a>(
     error: rustls::Error,
     whose: &str,
@@ -123,7 +123,7 @@ fn usage_permits_to_sign(certificate: &X509Certificate<'_>) -> bool {
 }
 
 fn may_sign(certificate: &CertificateDer<'_>) -> bool {
-    // What this parser cannot read, webpki judges.
+    // A certificate that this parser cannot read is judged by webpki.
     parse_x509_certificate(certificate).map_or(true, |(_, it)| usage_permits_to_sign(&it))
 }
 
@@ -151,14 +151,14 @@ fn of_handshake(error: rustls::Error, certificate: &CertificateDer<'_>) -> rustl
     of_signature(error, "cannot be used: its key is", [certificate].into_iter())
 }
 
-/// Accepts a certificate that a trusted authority has signed, and one that the options name themselves, also if it is an
-/// authority's, as `openssl req -x509` makes it. webpki does not look at what an authority says of itself: whether it is one,
-/// and its dates.
+/// Accepts a certificate that a trusted authority has signed, and a certificate that the options name themselves, also
+/// if it is an authority's, as `openssl req -x509` makes it. webpki does not look at what an authority says of itself:
+/// whether it is one, and its dates.
 #[derive(Debug)]
 pub struct NamedOrSigned {
     /// With all authorities; `None`: there is none.
     signed: Option<Arc<WebPkiServerVerifier>>,
-    /// Those of the system.
+    /// The system's authorities.
     roots: RootCertStore,
     named: Vec<Named>,
     /// The address that certificates must be for, instead of the name that the connection is for.
@@ -308,7 +308,7 @@ impl ServerCertVerifier for NamedOrSigned {
 }
 
 /// Accepts every certificate, for `tls_verify = false`. The server still has to prove that it has
-/// the key of its certificate, which must be one that TLS can use.
+/// the key of its certificate, which must be usable for TLS.
 #[derive(Debug)]
 pub struct AnyCertificate(pub Arc<CryptoProvider>);
 

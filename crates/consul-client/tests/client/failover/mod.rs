@@ -411,7 +411,7 @@ fn a_bad_certificate_or_a_proxys_401_is_another_endpoints_chance_but_no_reason_t
     }
 }
 
-/// Behind one address there can be several servers, of which one does not answer for Consul.
+/// Behind one address there can be several servers; one of them does not answer for Consul.
 #[test]
 fn an_answer_that_is_not_consuls_is_asked_for_again_at_the_same_endpoint() {
     let world = World::new(vec![vec![Say(200, "<html>", None), Work]]);
@@ -578,7 +578,7 @@ fn watches_that_an_agent_refuses_leave_its_limits_to_the_calls() {
 
 #[test]
 fn watches_go_on_after_refusals_and_do_not_pause_while_an_endpoint_answers() {
-    // A first wave of refusals, of which each watch sees one.
+    // A first wave of refusals; each watch sees one.
     let (_, answers) =
         a_minute_of_watches(vec![[vec![Say(429, "", None); 20], vec![Work]].concat()]);
     assert_eq!(answers, 12);

@@ -272,7 +272,7 @@ fn by_handles_no_call_gets_anothers_value() {
     });
 }
 
-/// What can be left on a connection after a good answer, before the next request.
+/// The bytes that can be left on a connection after a good answer, before the next request.
 const LEFT_BEHIND: &[(&str, &str)] = &[
     ("an answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray"),
     ("an absent key", "HTTP/1.1 404 Not Found\r\nX-Consul-Index: 1\r\nContent-Length: 0\r\n\r\n"),

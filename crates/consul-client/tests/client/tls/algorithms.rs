@@ -16,7 +16,7 @@ const KEYS: [&str; 6] =
 
 const HASHES: [&str; 3] = ["sha256", "sha384", "sha512"];
 
-/// What ring has not.
+/// The algorithms that ring has not.
 const UNSUPPORTED: [(&str, &str); 2] = [("ec:prime256v1", "sha512"), ("ec:secp384r1", "sha512")];
 
 /// A folder in which `openssl` makes its files.

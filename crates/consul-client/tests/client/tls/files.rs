@@ -118,7 +118,7 @@ fn with_escaped_keys(identity: &Identity) -> [String; 4] {
     [format!("{certificate}{escaped}"), format!("{certificate}{line}"), escaped, line]
 }
 
-/// What a message would show of a key: its text, and its bytes as numbers.
+/// The parts of a key that a message would show: its text, and its bytes as numbers.
 fn shows_key(message: &str, identity: &Identity) -> bool {
     let body = identity.key.lines().nth(1).expect("a key");
     let numbers: Vec<_> = body.bytes().take(8).map(|byte| byte.to_string()).collect();
@@ -152,7 +152,7 @@ fn no_option_shows_the_key_in_its_file() {
                     _ => escaped.as_str().into(),
                 },
             ));
-            // An own certificate that is whole before a broken key is one that can be used.
+            // An own certificate that is whole before a broken key can be used.
             let Err(error) = client_with(&given, &[]) else { continue };
             assert!(!shows_key(&error.to_string(), &identity), "{name}: {error}");
             assert!(error.message().contains(r"the two characters \n"), "{name}: {error}");
@@ -181,7 +181,7 @@ fn no_line_of_the_log_shows_the_key_in_a_file_that_changed() {
     assert!(log.contains("TLS files") && !shows_key(&log, &identity), "{log}");
 }
 
-/// What is logged meanwhile.
+/// The lines that are logged meanwhile.
 fn logged(work: impl FnOnce()) -> String {
     // With a single subscriber, tracing takes lines whose places other tests' threads reach first for
     // unwanted.

@@ -278,7 +278,7 @@ fn a_server_name_is_indicated_and_checked_instead_of_the_host() {
     }
 }
 
-/// As for Go's client. The endpoint's host is still the one that is connected to.
+/// As for Go's client. The connection is still to the endpoint's host.
 #[test]
 fn an_address_is_a_server_name_that_is_checked_and_not_indicated() {
     for (subject, name, is_trusted) in [

@@ -89,7 +89,7 @@ fn only_an_authority_that_is_valid_now_makes_certificates() {
         })
     };
     let (root, folder) = (authority([1975, 4096]), Folder::new());
-    // A leaf that another authority has signed, and one that is self-signed.
+    // A leaf that another authority has signed, and a self-signed one.
     let of_root = Authority::of_leaf(Some(&root));
     let of_itself = Authority::of_leaf(None);
     let unsigned = "not signed by a trusted authority";
@@ -146,7 +146,7 @@ fn an_authority_that_has_expired_is_named_beside_one_that_is_valid() {
     }
 }
 
-/// Also one that an unknown authority has signed.
+/// Also a certificate that an unknown authority has signed.
 #[test]
 fn a_leaf_that_is_named_itself_is_trusted() {
     let (authority, folder) = (Authority::new("unknown"), Folder::new());

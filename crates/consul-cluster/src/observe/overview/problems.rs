@@ -30,11 +30,11 @@ pub struct Problem {
     pub problem: &'static str,
     /// How bad it is.
     pub level: Level,
-    /// What it is about: a node, a store, an endpoint; empty: the cluster.
+    /// Its subject: a node, a store, an endpoint; empty: the cluster.
     pub of: String,
-    /// What is wrong.
+    /// The description of the problem.
     pub text: String,
-    /// What an operator can do.
+    /// The remedy for an operator.
     pub cure: String,
 }
 
@@ -274,14 +274,14 @@ impl<'a> Strangers<'a> {
         Strangers { refusing, silent, others: others().count() }
     }
 
-    /// One that refuses a node may be wrong itself, but hardly two, or all that an observer has asked.
+    /// A node that refuses another may be wrong itself, but hardly two, or all that an observer has asked.
     fn are_most(&self, nodes: &[&NodeOverview], overview: &Overview) -> bool {
         let is_all_of_observer = overview.told_by.is_none() && nodes.len() == self.others;
         !nodes.is_empty()
             && (is_all_of_observer || nodes.len() >= 2 && nodes.len() * 2 > self.others)
     }
 
-    /// What is wrong with this process, instead of the same for each node.
+    /// The problem of this process, instead of the same for each node.
     fn problem(&self, overview: &Overview) -> Option<Problem> {
         let why = |nodes: &[&NodeOverview]| {
             let first = nodes.first().and_then(|node| node.silent.clone());
@@ -316,7 +316,7 @@ impl<'a> Strangers<'a> {
         None
     }
 
-    /// Whether it has been said of this process why a node does not talk to it.
+    /// Whether a problem of this process already tells why a node does not talk to it.
     fn are_said(&self, node: &NodeOverview, overview: &Overview) -> bool {
         let is_in = |nodes: &[&NodeOverview]| nodes.iter().any(|it| it.id == node.id);
         let said = |nodes: &[&NodeOverview]| is_in(nodes) && self.are_most(nodes, overview);
@@ -498,7 +498,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     found
 }
 
-/// What a live node lacks to accept connections, as it tells a caller or, if it can answer none, by its check.
+/// The lack that keeps a live node from accepting connections, as it tells a caller or, if it can answer none, by its check.
 fn lack(node: &NodeOverview) -> Option<&str> {
     let by_check = os::is_lack(&node.check_output).then_some(node.check_output.as_str());
     node.lacking.as_deref().or(by_check.filter(|_| node.state != NodeState::Down))
@@ -507,7 +507,7 @@ fn lack(node: &NodeOverview) -> Option<&str> {
 /// Nodes of different releases, as there are in the middle of an upgrade.
 fn of_versions(overview: &Overview) -> Option<Problem> {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    // What a node does not tell is not known.
+    // Untold numbers of a node are unknown.
     let tells = |it: &&NodeOverview| it.state != NodeState::Down && !it.version.is_empty();
     for node in overview.nodes.iter().filter(tells) {
         versions.entry(&node.version).or_default().push(&node.id);
@@ -559,7 +559,7 @@ fn cannot_lead(id: &str, why: &str, overview: &Overview) -> Problem {
     }
 }
 
-/// What a node cannot do for a store.
+/// A fault of a node for a store.
 fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
     let StoreFault { store, functions, why } = fault;
     let id = node.id.as_str();
@@ -575,7 +575,7 @@ fn of_fault(node: &NodeOverview, fault: &StoreFault) -> Problem {
     error("storage_fails", id, text, cure.to_owned())
 }
 
-/// What a node was asked and has yet to take, which takes a moment.
+/// The requests that a node has yet to take, which takes a moment.
 fn of_requests(node: &NodeOverview) -> Vec<Problem> {
     let id = node.id.as_str();
     let pending = |what: &str, cure: &str| {
@@ -682,7 +682,7 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     vec![error("shards_without_node", "", text, cure.to_owned())]
 }
 
-/// What to do about the nodes whose replicas of a store's shards are missing; whether new replicas can be made
+/// The remedy for nodes whose replicas of a store's shards are missing; whether new replicas can be made
 /// without these.
 fn bring_back(
     store: &str,

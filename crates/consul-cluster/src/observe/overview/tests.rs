@@ -23,7 +23,7 @@ fn node(id: &str, incarnation: &str) -> Node {
 /// When a silent node is looked at, since the beginning.
 const LOOKED_AT: Duration = Duration::from_millis(42_900);
 
-/// What a node with this start that shows `change` is shown as, if it did not answer.
+/// The overview of a node with this start that shows `change`, if it did not answer.
 fn silent_node(incarnation: &str, change: impl FnOnce(&mut Node)) -> NodeOverview {
     let mut node = node("n1", incarnation);
     change(&mut node);
@@ -92,7 +92,7 @@ fn a_node_refuses_the_key_if_the_leader_or_this_process_says_so() {
     assert_eq!(shown(&snapshot), [false, true, true]);
 }
 
-/// What a node with a map of this epoch lags behind, while this process learns of these newest maps (in
+/// The lag of a node with a map of this epoch, while this process learns of these newest maps (in
 /// milliseconds since the beginning, epoch), at the last of these times.
 fn lag(epoch: u64, newest: &[(u64, u64)]) -> Option<u64> {
     let members = [("n1".to_owned(), node("n1", ""))].into();

@@ -1,4 +1,4 @@
-//! What is taken of a report: a peer may send anything.
+//! The bounds of a report: a peer may send anything.
 
 use super::Report;
 use crate::event::MAX_KEPT;

@@ -87,7 +87,7 @@ impl fmt::Debug for StatusServer {
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 struct State {
     nodes: Arc<Nodes>,
     hosts: Hosts,

@@ -10,13 +10,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How often the overview is compared with the last one that was sent.
+/// How often the overview is compared with the last sent one.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// After this time without a change a comment is sent, by which both sides notice that the other is gone.
 const COMMENT_PAUSE: Duration = Duration::from_secs(15);
 
-/// What a stream has sent.
+/// The last items that a stream has sent.
 struct Sent {
     node: Weak<Overviews>,
     last: Option<Overview>,

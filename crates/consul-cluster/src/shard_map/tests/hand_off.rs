@@ -48,7 +48,7 @@ fn a_replica_is_initializing_until_its_node_has_the_data() {
 #[test]
 fn a_replica_with_the_data_is_the_source_and_is_not_dropped() {
     use ReplicaState::{Available, Initializing};
-    // A new replica copies from the one that stays.
+    // A new replica copies from the staying one.
     let copied = |source| Initializing { source, since: 2 };
     assert_eq!(next_of("[0]", &["a", "c"], &[]), [is("a", Available), is("c", copied(0))]);
     // The source is gone: another becomes the source.

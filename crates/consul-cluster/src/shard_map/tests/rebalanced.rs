@@ -258,7 +258,7 @@ fn each_of_many_changes_makes_as_few_moves_as_any_map_could() {
             member(rng.usize(..1000), rng.usize(..zones), [0.0, 0.5, 1.0, 1.0, 2.0][rng.usize(..5)])
         };
         let mut members: Vec<Member> = (0..rng.usize(1..12)).map(|_| any(&mut rng)).collect();
-        members.push(member(1000, 0, 1.0)); // one that can always have shards
+        members.push(member(1000, 0, 1.0)); // a member that can always have shards
         let mut map = ShardMap::first(rng.usize(1..60), replicas, &members, 1);
         for _ in 0..5 {
             for _ in 0..rng.usize(1..4) {

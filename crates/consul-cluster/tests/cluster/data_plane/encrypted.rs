@@ -247,7 +247,7 @@ fn a_certificate_that_is_not_valid_now_does_not_replace_one_that_is() {
     let warnings = || log.text().lines().filter(|line| line.contains(&path)).count();
     for years in [2000..=2001, 2900..=2901] {
         files[0].identity_for(&authority, years);
-        // The second time it is read again, and nothing is said.
+        // The second time it is read again, and nothing is logged.
         for _ in 0..2 {
             thread::sleep(READ_AGAIN);
             for (from, to) in [(0, "n2"), (1, "n1")] {

@@ -116,7 +116,7 @@ fn strangers_cost_the_members_nothing() {
     let most = if is_long { calm.max(NOISE) * 3 } else { AMPLE };
     assert!(flooded <= most, "p99 {flooded:?}, and {calm:?} without strangers");
     assert!(connections > enough, "{connections} connections");
-    // Ten in 10 s, and those of the tests beside it.
+    // Ten in 10 s, and the lines of the tests beside it.
     let most = 10 * (lasted.as_secs() as usize / 10 + 3);
     assert!((1..=most).contains(&lines), "{lines} lines in {lasted:?}");
     if is_long {

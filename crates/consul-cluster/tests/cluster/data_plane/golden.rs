@@ -61,7 +61,7 @@ fn call_all(address: &str) {
     }
 }
 
-/// What two nodes of this release say to each other, message by message.
+/// The conversation of two nodes of this release, message by message.
 fn conversation() -> String {
     let world = World::new();
     let (_node, address) = answering(&world);

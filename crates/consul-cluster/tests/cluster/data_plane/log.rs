@@ -1,4 +1,4 @@
-//! What the library logs in this process, by the tests of all threads.
+//! The lines that the library logs in this process, by the tests of all threads.
 
 use super::AMPLE;
 use consul_process::clock::SystemClock;

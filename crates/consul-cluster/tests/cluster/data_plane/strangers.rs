@@ -170,11 +170,11 @@ fn a_node_with_a_key_takes_no_request_without_it() {
 /// The bytes from one side to the other.
 type Heard = Arc<Mutex<Vec<u8>>>;
 
-/// What the proxy does with bytes in transit.
+/// The change that the proxy makes to bytes in transit.
 type Change = fn(usize, Vec<u8>) -> Vec<u8>;
 
 /// A proxy between two nodes, which records the bytes of both. It forwards them as `change` returns
-/// them: those of the first node (0), and the answers (1).
+/// them: the first node's (0), and the answers (1).
 fn in_between(to: String, change: Change) -> (String, [Heard; 2]) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();

@@ -17,14 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Nodes in memory, of which some do not answer.
+/// Nodes in memory; some do not answer.
 #[derive(Clone, Default)]
 pub struct Net {
     pub holders: Arc<Mutex<BTreeMap<NodeId, Arc<Holder>>>>,
     silent: Arc<Mutex<BTreeSet<NodeId>>>,
     /// How many more pages of copies some nodes answer.
     pages_left: Arc<Mutex<BTreeMap<NodeId, usize>>>,
-    /// What is written to a node before it is sealed.
+    /// The records that are written to a node before it is sealed.
     before_seal: Arc<Mutex<Vec<Record>>>,
 }
 
@@ -239,7 +239,7 @@ fn after_an_accepted_loss_a_survivor_that_fails_to_answer_once_is_copied() {
     assert_eq!(found, ["acknowledged"], "{first:?}, then {second:?}");
 }
 
-/// The word for one replica is not for another one that is lost later.
+/// The word for one replica is not for another replica that is lost later.
 #[test]
 fn after_an_accepted_loss_a_failover_waits_for_what_is_lost_later() {
     let (net, mut entry) = Net::of_three("acknowledged");
@@ -274,7 +274,7 @@ fn a_copy_that_breaks_off_does_not_shorten_that_of_the_next_replica() {
     assert_eq!(net.ids("x", &entry), ["and of c", "of all"]);
 }
 
-/// What the source acknowledges until it is sealed, its target has.
+/// The target has all that its source acknowledges until it is sealed.
 #[test]
 fn a_move_has_what_was_written_until_the_seal() {
     let (net, mut entry) = Net::of_three("before");

@@ -60,7 +60,7 @@ fn is_later(node: &str, disk: u64) -> Slot {
     Slot::of(Place { is_first: false, ..place(node, disk) })
 }
 
-/// Three replicas with equal records, of which those in `raised` have a horizon. The disk of a is lost, and after some
+/// Three replicas with equal records; the replicas in `raised` have a horizon. The disk of a is lost, and after some
 /// pages of b all machines are restarted.
 fn restarted_in_a_copy(raised: usize, pages: usize, order: [usize; 3]) {
     let case = format!("horizons {raised:03b}, {pages} pages, order {order:?}");
@@ -221,7 +221,7 @@ fn a_doubt_becomes_no_smaller() {
     }
 }
 
-/// What the storage has taken last may be gone, whatever it has kept about the copy.
+/// The last records of the storage may be gone, whatever it has kept about the copy.
 #[test]
 fn a_copy_during_which_the_machine_is_restarted_begins_again() {
     for doubt in [Doubt::Restarted, Doubt::Old] {
@@ -286,7 +286,7 @@ fn what_is_in_doubt_is_dropped_only_after_all_replicas_have_it() {
     }
 }
 
-/// What a node had when a loss was accepted may be the last of it; what it has had since then and others lack was deleted.
+/// A record of a node when a loss was accepted may be the last copy; a record since then that others lack was deleted.
 #[test]
 fn only_what_comes_back_after_an_accepted_loss_was_not_deleted() {
     for (counted_since, comes_back) in [(false, true), (true, false)] {

@@ -1,4 +1,4 @@
-//! What a page of a replica costs its storage.
+//! The cost of a page of a replica for its storage.
 
 use crate::support::disk::Disk;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What reading all records in pages costs.
+/// The cost of reading all records in pages.
 struct Cost {
     pages: usize,
     scans: usize,
@@ -99,7 +99,7 @@ fn record(number: usize, size: usize) -> Record {
     Record { id: format!("{number:08}").into(), version, data: Some(vec![0; size].into()) }
 }
 
-/// What a replica has of these ids, asked for until all are.
+/// The records of a replica with these ids, asked for until all are there.
 fn records_of(holder: &Holder, ids: &[Bytes]) -> Vec<Record> {
     let (mut found, mut rest) = (Vec::new(), ids);
     while !rest.is_empty() {

@@ -234,7 +234,7 @@ fn a_lost_disk_that_cannot_be_filled_again_is_replaced_on_another_node() {
     assert_eq!(changes(&moved)[0].to, NodeId::from("n4"));
 }
 
-/// n1 is back, and has not said yet that it has its replica.
+/// n1 is back, and has not reported yet that it has its replica.
 #[test]
 fn a_holder_that_is_being_replaced_gets_no_other_slot_of_its_shard() {
     let (map, mut members) = failing_over();
@@ -281,7 +281,7 @@ fn a_replica_that_did_not_reach_another_hides_nothing_of_one_that_did() {
 #[test]
 fn no_replica_is_removed_beside_another_one_that_is_away() {
     for away in [Presence::Down, Presence::Gone] {
-        // All were equal; then the node of one went away, which is the one that is removed.
+        // All were equal; then the node of one went away, and that one is removed.
         for number in 0..3 {
             let (marked, mut members) = shrinking(&[((number + 1) % 3, &[])]);
             members[number].presence = away;

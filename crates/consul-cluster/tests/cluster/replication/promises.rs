@@ -1,4 +1,4 @@
-//! What a replica promises and refuses, and what the leader believes after Consul went back.
+//! The promises and refusals of a replica, and the belief of the leader after Consul went back.
 
 use super::failover::{Net, change, now, place, record};
 use consul_api::error::Error;
@@ -94,7 +94,7 @@ fn inquiry(net: &Net) -> Inquiry<'_> {
 #[test]
 fn after_consul_went_back_the_newest_entry_counts() {
     let (net, first) = Net::of_three("acknowledged");
-    // One that a node knows and Consul has lost, and one that only Consul knows.
+    // An entry that a node knows and Consul has lost, and an entry that only Consul knows.
     let mut newer = Entry { epoch: 5, ..first.clone() };
     newer.slots[2].change = change(ChangeKind::Move, "d", 5);
     _ = net.start("d", 4);
@@ -127,7 +127,7 @@ fn one_of_three_may_be_silent_after_consul_went_back() {
     }
     net.set_silent("c", true);
     let found = now(inquiry(&net).newest(&entry, 100)).expect("two of three replicas");
-    // What only c has seen is far below.
+    // The entry that only c has seen is far below.
     assert_eq!(found, Entry { epoch: 1_000_100, ..entry.clone() });
     assert_eq!(net.ids("a", &found), ["acknowledged"]);
     let lost = Inquiry { has: &|place: &Place| &*place.node != "a", ..inquiry(&net) };
@@ -373,7 +373,7 @@ fn a_leader_goes_beyond_all_epochs_that_others_may_have_promised() {
     assert_eq!(found.epoch, 101, "another leader may have given 100");
 }
 
-/// Nodes of which c answers once.
+/// Nodes; c answers once.
 struct SilentThen(Net);
 
 impl Peers for SilentThen {

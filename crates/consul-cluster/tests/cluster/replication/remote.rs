@@ -124,7 +124,7 @@ fn records_of_600_kb_are_written_read_repaired_and_copied_in_parts() {
         range = range.after(next);
     }
     assert_eq!(read, [large(b'a'), large(b'b'), large(b'c')]);
-    // What the first node lacks, it fetches; what another one lacks, it sends.
+    // The first node fetches the records that it lacks, and sends the records that another one lacks.
     let first = &members[0];
     world.runtime.block_on(first.holder.learn(0, &entry)).expect("memory does not fail");
     let repair = || {

@@ -1,4 +1,4 @@
-//! What a repair of a large shard sends.
+//! The requests of a repair of a large shard.
 
 use crate::support::disk::Disk;
 use bytes::Bytes;
@@ -100,7 +100,7 @@ impl Pair {
         Request { store: None, shard: 0, entry: self.entry.clone(), action }
     }
 
-    /// What n1 does.
+    /// The transfer of n1.
     fn transfer(&self) -> Transfer {
         self.transfer_of("n1")
     }
@@ -206,8 +206,8 @@ fn a_repair_sends_little_more_than_what_differs() {
     assert!(sent * 50 <= whole, "{sent} of {whole} bytes");
 }
 
-/// Makes two replicas of this many records equal, of which 1,000 are newer on one, 1,000 are there alone and 1,000 are
-/// deleted; then moves one of them.
+/// Makes two replicas of this many records equal, if 1,000 of them are newer on one, 1,000 are there alone and 1,000
+/// are deleted; then moves one of them.
 fn repair_and_move(count: usize) {
     let clock = ManualClock::new();
     let disks = [Disk::new(), Disk::new()];

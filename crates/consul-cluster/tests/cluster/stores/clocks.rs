@@ -104,7 +104,7 @@ fn a_node_that_started_an_hour_ahead_writes_when_its_clock_is_right() {
     cases.has(&nodes[1], "right");
 }
 
-/// What was acknowledged with the wrong time is neither lost nor overwritten by an older version.
+/// A write that was acknowledged with the wrong time is neither lost nor overwritten by an older version.
 #[test]
 fn records_of_three_nodes_that_were_ahead_stay_readable() {
     let cases = Cases::new();
@@ -178,7 +178,7 @@ fn records_of_three_nodes_that_were_ahead_stay_readable_on_the_last_one() {
     cases.has(&nodes[2], "early");
 }
 
-/// What is believed is decided by most of the clocks.
+/// Most of the clocks decide which versions are believed.
 #[test]
 fn a_version_of_the_future_is_not_believed_because_one_clock_is_ahead() {
     for place in 0..3 {
@@ -281,7 +281,7 @@ fn a_write_by_a_clock_that_is_ahead_changes_nothing() {
     }
 }
 
-/// Its writes are older than those of others, which it learns from them; nothing of theirs is lost on it.
+/// Its writes are older than others' writes, which it learns from them; nothing of theirs is lost on it.
 #[test]
 fn a_node_whose_clock_is_an_hour_behind_hides_and_drops_nothing() {
     let cases = Cases::new();
@@ -372,7 +372,7 @@ fn a_version_of_the_future_on_one_disk_spreads_by_no_way_and_stops_no_write() {
                 let mode = |mode| cases.world.run(four[0].cluster.set_mode(own, mode));
                 mode(Mode::Draining).expect("the right to do so");
                 cases.wait_until(300, || node.store.holds_none() && four[0].is_settled(3));
-                // What it gave to others it drops; the refused one was not taken by them.
+                // It drops the records that it gave to others; the refused one was not taken by them.
                 cases.wait_until(300, || !node.has_on_disk("refused"));
                 mode(Mode::Active).expect("the right to do so");
                 check("after a move");
@@ -383,7 +383,7 @@ fn a_version_of_the_future_on_one_disk_spreads_by_no_way_and_stops_no_write() {
     }
 }
 
-/// A replica that is made again is the union of others, of which one has such a version.
+/// A replica that is made again is the union of others; one of them has such a version.
 #[test]
 fn a_failover_does_not_copy_a_version_of_the_future_that_one_disk_has() {
     let cases = Cases::new();
@@ -465,7 +465,7 @@ fn a_version_of_the_future_on_all_disks_can_be_written_and_deleted() {
     }
 }
 
-/// The clock of the writer is as far ahead as is allowed; the later write is made by one that is behind.
+/// The clock of the writer is as far ahead as is allowed; the later write is made by a node that is behind.
 #[test]
 fn a_write_without_a_quorum_does_not_beat_an_acknowledged_later_one() {
     let cases = Cases::new();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What the copies of the disks find elsewhere.
+/// The state that the copies of the disks find elsewhere.
 #[derive(Clone, Copy, Debug)]
 enum Elsewhere {
     /// A Consul of their own.
@@ -11,7 +11,7 @@ enum Elsewhere {
     CopiedConsul,
 }
 
-/// What has happened here when one of the copies comes.
+/// The events here before one of the copies comes.
 #[derive(Clone, Copy, Debug)]
 enum Here {
     /// Nothing, so that the map of the copies has the higher version.

@@ -239,7 +239,7 @@ fn a_process_without_the_name_of_its_node_does_not_touch_the_store() {
     cases.fill(&nodes[0], "after");
 }
 
-/// What survives the process only is lost with the machine.
+/// Records that survive the process only are lost with the machine.
 #[test]
 fn a_disk_that_does_not_survive_the_machine_counts_as_lost_after_its_restart() {
     let cases = Cases::new();
@@ -370,7 +370,7 @@ fn a_disk_that_another_process_has_opened_since_is_left_to_that_one() {
     cases.has(&second, "after");
 }
 
-/// What it has of shards that the node does not have any more, it gives to those that have them, and drops it then.
+/// It gives records of shards that the node does not have any more to the nodes that have them, and drops them then.
 #[test]
 fn an_old_disk_is_emptied_when_others_have_what_it_has() {
     let (cases, nodes) = Cases::filled(4);
@@ -389,7 +389,7 @@ fn an_old_disk_is_emptied_when_others_have_what_it_has() {
     cases.world.run(drain).expect("the right to do so");
     cases.wait_until(60, || again.store.holds_none());
     cases.kill(&again);
-    // What nobody else has, in a shard that this disk has.
+    // A record that nobody else has, in a shard that this disk has.
     let shard = (0..8).find(|shard| {
         let records = cases.world.run(nodes[3].disk.kept(&format!("shard/{shard}")));
         records.expect("memory").is_some()

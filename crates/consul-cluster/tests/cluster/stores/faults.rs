@@ -140,7 +140,7 @@ fn a_node_whose_storage_fails_gets_no_more_shards_until_it_works() {
 fn a_storage_that_hangs_is_told_within_5_s_until_it_answers_again() {
     let (cases, nodes) = Cases::filled(3);
     cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
-    // One that nobody has asked anything is well.
+    // A storage that nobody has asked anything is well.
     nodes[2].disk.hang(true);
     assert!(nodes[2].store.fault().is_none());
     cases.fill(&nodes[0], "meanwhile");
@@ -175,7 +175,7 @@ fn a_node_is_ready_when_all_that_the_map_gives_it_is_there() {
     let nodes: Vec<Process> = [first].into_iter().chain(rest).collect();
     cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
     cases.fill(&nodes[0], "before");
-    // One that is away is not missing on the others.
+    // A node that is away is not missing on the others.
     cases.kill(&nodes[2]);
     cases.world.wait(Duration::from_secs(10));
     assert!(nodes[..2].iter().all(|node| node.store.serves().is_ok()));

@@ -20,7 +20,7 @@ fn bytes(text: &Value) -> Bytes {
 }
 
 impl Cases {
-    /// What a disk has.
+    /// The content of a disk.
     fn content(&self, disk: &Disk) -> Value {
         let names = ["disk", "map"].map(str::to_owned).into_iter();
         let names = names.chain((0..SHARDS).map(|it| format!("shard/{it}")));
@@ -108,14 +108,14 @@ fn the_cluster_of_each_release_goes_on() {
         cases.kill(&nodes[3]);
         cases.fill(&nodes[1], "after");
         cases.has(&nodes[2], "before");
-        // What cannot be read is moved aside, to a key of this form.
+        // An unreadable value is moved aside, to a key of this form.
         let keys = cases.world.get("/v1/kv/?keys").expect("keys");
         assert!(!keys.contains("map."), "{keys}");
         keeps_its_members(&left, &cases, &nodes);
     }
 }
 
-/// What nodes of this build have written has all members that those of the release wrote, which read it after a way back.
+/// Documents of this build have all members that the release's nodes wrote, which read them after a way back.
 fn keeps_its_members(left: &Value, cases: &Cases, nodes: &[Process]) {
     let keys = cases.world.get("/v1/kv/?recurse").expect("keys");
     let keys: Value = serde_json::from_str(&keys).expect("JSON");

@@ -1,4 +1,4 @@
-//! What the leader does, and when it waits.
+//! The work of the leader, and its waits.
 
 use super::*;
 use crate::support::lines::logged;
@@ -14,7 +14,7 @@ use tracing::Level;
 const MEMBERS: &str = "/v1/kv/tsdb/cluster/shards/members/points/";
 
 impl Cases {
-    /// What a node or an operator has said.
+    /// The word of a node or of an operator.
     pub(super) fn said(&self, what: &str) -> Option<String> {
         self.world.value(&format!("{MEMBERS}{what}"))
     }
@@ -168,7 +168,7 @@ fn an_operator_who_accepts_a_loss_does_not_wait_for_the_time_of_a_replacement() 
     cases.has(&nodes[0], "before");
 }
 
-/// What is acknowledged by n2 and n3 only is not read as older when the loss of n3 was accepted, and then
+/// A record that only n2 and n3 have acknowledged is not read as older when the loss of n3 was accepted, and then
 /// n2 loses its disk.
 fn accept_the_loss_of_n3_and_lose_n2(is_n3_known: bool, change_word: impl Fn(&Cases, u32)) {
     let cases = Cases::new();
@@ -288,7 +288,7 @@ fn a_leader_changes_nothing_before_each_live_node_has_given_its_word() {
     cases.wait_until(20, || !nodes[0].is_settled(3));
 }
 
-/// What a node has said to the last leader is not its word to this one: Consul may have gone back in between.
+/// The word of a node to the last leader is not its word to this one: Consul may have gone back in between.
 #[test]
 fn a_new_leader_waits_for_the_word_of_a_node_that_has_given_it_to_the_last_one() {
     let (cases, nodes) = Cases::filled(4);
@@ -486,7 +486,7 @@ fn lines_about_records_that_cannot_be_read_are_limited() {
     });
 }
 
-/// What somebody writes by mistake stops nothing, and the map is there again when it is removed.
+/// A value that is written by mistake stops nothing, and the map is there again when it is removed.
 #[test]
 fn a_map_in_consul_that_cannot_be_read_is_ignored_until_it_is_removed() {
     let (cases, nodes) = Cases::filled(3);
@@ -533,7 +533,7 @@ fn a_refusal_of_consul_that_passes_does_not_end_a_store() {
     cases.write(&nodes[1], "after", "after").expect("the permission is back");
 }
 
-/// What an observer knows of a store that has ended must not make the new one unusable.
+/// An observer's knowledge of a store that has ended must not make the new one unusable.
 #[test]
 fn an_observer_of_an_earlier_store_does_not_disturb_a_new_one() {
     let cases = Cases::new();
@@ -585,7 +585,7 @@ fn the_largest_store_has_shards_moved_to_a_node_that_joins() {
     cases.wait_until(40, || joined.store.status().iter().any(|it| !it.targets.is_empty()));
 }
 
-/// After Consul lost its data an entry does not change before enough of its holders have said what they know.
+/// After Consul lost its data an entry does not change before enough of its holders have reported what they know.
 #[test]
 fn nodes_that_are_away_when_consul_is_wiped_keep_their_shards_until_they_can_be_asked() {
     let (cases, nodes) = Cases::filled(5);
@@ -613,7 +613,7 @@ fn nodes_that_are_away_when_consul_is_wiped_keep_their_shards_until_they_can_be_
     cases.has(&back[0], "before");
 }
 
-/// The word is about whatever does not answer, also about nodes of which the leader does not know what they had.
+/// The word is about whatever does not answer, also about nodes whose records the leader does not know.
 #[test]
 fn after_a_wipe_an_operator_ends_the_wait_for_nodes_that_never_come_back() {
     let (cases, nodes) = Cases::filled(5);

@@ -309,7 +309,7 @@ impl Cases {
         }
     }
 
-    /// What a disk has now, without its records.
+    /// The content of a disk now, without its records.
     fn copy_of(&self, disk: &Disk) -> Arc<Disk> {
         let names = ["disk", "map"].map(str::to_owned).into_iter();
         let names = names.chain((0..8).map(|it| format!("shard/{it}")));

@@ -97,7 +97,7 @@ fn the_time_since_a_repair_is_told_and_counted_when_it_is_overdue() {
     cases.wait_until(100, || unrepaired(&nodes[..1]) == "8");
     // It was killed up to 30 s after the last repair.
     assert!(cases.world.clock.now() - began >= Duration::from_secs(55));
-    // What is known outlives the process.
+    // The knowledge outlives the process.
     cases.kill(&nodes[0]);
     let again = start("n1", &nodes[0].disk);
     cases.world.run(again.store.ready()).expect("a map");

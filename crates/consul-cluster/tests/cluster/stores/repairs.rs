@@ -1,4 +1,4 @@
-//! What a node gets that it has missed, and what it purges and drops.
+//! The records that a node gets after it has missed them, and the ones that it purges and drops.
 
 use super::*;
 use consul_cluster::Mode;
@@ -81,7 +81,7 @@ fn a_replica_that_lacks_records_gets_them_by_the_next_repair() {
     cases.wait_until(60, || nodes[2].count() == 40);
 }
 
-/// Whichever replica is away, also the one that compares the others, and whichever of the others lacks something.
+/// For each replica that is away, also the comparing one, and for each other that lacks something.
 #[test]
 fn the_replicas_that_are_there_become_equal() {
     for away in 0..3 {
@@ -99,7 +99,7 @@ fn the_replicas_that_are_there_become_equal() {
                 (0..3).filter(|it| *it != away).map(|it| &nodes[it]).collect();
             let is_equal = || there[0].records() == there[1].records();
             cases.wait_until(70, || nodes[lacking].count() == 40 && is_equal());
-            // The one that is away knows nothing of the deletion.
+            // The absent one knows nothing of the deletion.
             cases.world.wait(Duration::from_secs(200));
             assert!(is_equal() && there[0].count() == 40);
             assert_eq!(there[0].records().iter().filter(|it| it.data.is_none()).count(), 1);
@@ -295,7 +295,7 @@ fn what_was_moved_away_is_dropped_later_and_given_to_the_others_before() {
     cases.drain_n4(&nodes);
     let left = nodes[3].disk.records(SHARDS);
     assert!(!left.is_empty());
-    // What only the one that is to drop it has.
+    // A record that only the node has that is to drop it.
     let version = Version::new(HybridTime::from_ms(left[0].version.time().ms() + 1), 1);
     let id = left[0].id.clone();
     let newer = Record { id: id.clone(), version, data: Some("newer".into()) };

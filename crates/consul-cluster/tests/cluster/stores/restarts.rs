@@ -224,7 +224,7 @@ fn a_restarted_machine_beside_a_lost_disk_keeps_what_it_has() {
         machines.kill_all();
         let restarted = machines.copy_but(&machines.disks[1], |_| false);
         let other = 2 - lost;
-        // What the other one has missed.
+        // The records that the other one has missed.
         machines.disks[other] = machines.copy_but(&machines.disks[other], |number| number % 2 == 0);
         (machines.disks[lost], machines.disks[1]) = (Disk::new(), restarted);
         machines.reboot(&machines.disks[1]);
@@ -234,7 +234,7 @@ fn a_restarted_machine_beside_a_lost_disk_keeps_what_it_has() {
     }
 }
 
-/// One that may come back has perhaps what the others have lost.
+/// A disk that may come back has perhaps the records that the others have lost.
 #[test]
 fn restarted_machines_wait_for_a_node_that_is_down() {
     let mut machines = Machines::filled(3, 3);
@@ -342,7 +342,7 @@ fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
             machines.kill_all();
             machines.start();
             machines.is_whole(&[0, 1, 2]);
-            // The last one is away while the others take more, unless it is the only one that is old.
+            // The last one is away while the others take more, unless it alone is old.
             let is_away = old.len() > 1;
             if is_away {
                 machines.cases.kill(&machines.nodes[2]);
@@ -460,7 +460,7 @@ fn a_storage_that_was_flushed_by_a_stop_survives_a_restart_of_the_machine() {
     }
 }
 
-/// What is being stored when a node stops is flushed with the rest.
+/// Records that are being stored when a node stops are flushed with the rest.
 #[test]
 fn a_stop_flushes_only_after_the_writes_that_run() {
     let machines = Machines::filled(3, 3);

@@ -20,7 +20,7 @@ impl Cases {
     }
 }
 
-/// The shards of which a node has a replica or gets one.
+/// The shards whose replica a node has or gets.
 fn shards(of: &str, by: &Process) -> BTreeSet<u32> {
     let has = |it: &&ShardStatus| {
         it.holders.iter().any(|node| &**node == of) || it.targets.iter().any(|it| &*it.0 == of)

@@ -1,4 +1,4 @@
-//! What a history must show: no read misses an acknowledged write.
+//! The condition on a history: no read misses an acknowledged write.
 
 use consul_replication::record::{HybridTime, Record, Version};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A write or a deletion of one record.
 #[derive(Clone, Debug)]
 struct Write {
-    /// The record's bytes; `None`: it is deleted. Bytes differ from those of any other write.
+    /// The record's bytes; `None`: it is deleted. Bytes differ from any other write's.
     data: Option<Vec<u8>>,
     begun: Duration,
     /// When it was acknowledged.
@@ -85,7 +85,7 @@ impl Checker {
         }
     }
 
-    /// A replica has stored a record in an epoch, as one that counts.
+    /// A replica that counts has stored a record in an epoch.
     pub fn stored(
         &mut self,
         place: &Place,

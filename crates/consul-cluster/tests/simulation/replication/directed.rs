@@ -17,7 +17,7 @@ use std::time::Duration;
 /// When they begin: after the moves that follow the first map.
 const BEGINS: Duration = Duration::from_secs(15);
 
-/// The client of which a history needs to know what it knows; the random ones have lower numbers.
+/// The client whose knowledge a history needs; the random ones have lower numbers.
 const CLIENT: Node = CLIENTS + 4;
 
 /// The id of a record that only this client writes.
@@ -26,7 +26,7 @@ const OWN_ID: u64 = 99;
 /// The store before, of the same name.
 const EARLIER: StoreId = StoreId(2);
 
-/// What happens in a history.
+/// An event in a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Story {
     /// A disk is lost while another replica lacks writes, and the third replica dies when the lost one is

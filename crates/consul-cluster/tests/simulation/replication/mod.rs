@@ -43,7 +43,7 @@ const CLIENTS_GO_ON: Duration = Duration::from_secs(30);
 /// The first number of a client; nodes have smaller ones.
 const CLIENTS: Node = 100;
 
-/// What the machines' clocks show at the start, in Unix milliseconds.
+/// The time of the machines' clocks at the start, in Unix milliseconds.
 const START_MS: u64 = 1_700_000_000_000;
 
 /// The store of all histories.
@@ -77,7 +77,7 @@ pub struct Scenario {
     cut_from_consul: RefCell<BTreeSet<Node>>,
     longest_delay_ms: Cell<u64>,
     lossy: Cell<bool>,
-    /// What nodes have found to be equal while numbers change.
+    /// The replicas that nodes have found to be equal while numbers change.
     equal: RefCell<numbers::AllEqual>,
     /// Disks that were lost since all shards were whole.
     losses: Cell<usize>,
@@ -92,7 +92,7 @@ pub struct Scenario {
     changes: RefCell<BTreeSet<(u32, u64, NodeId)>>,
 }
 
-/// What makes the map and brings it to the nodes, and what happens to them.
+/// The parts that make the map and bring it to the nodes, and the events of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A register with check-and-set, which says when it went back.

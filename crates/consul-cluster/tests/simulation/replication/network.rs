@@ -32,7 +32,7 @@ pub struct Disk {
     states: Mutex<BTreeMap<u32, (Option<Bytes>, State)>>,
 }
 
-/// What a disk has of a shard.
+/// The content of a shard on a disk.
 pub struct OnDisk {
     pub records: Vec<Record>,
     kept: Option<Bytes>,
@@ -60,7 +60,7 @@ impl Disk {
         *self.slowness_ms.lock().expect("no panic elsewhere") = self.usual_ms;
     }
 
-    /// What it has of a shard.
+    /// Its content of a shard.
     pub fn shard(&self, shard: u32) -> OnDisk {
         let records = self.memory.scan(shard, Range::all(), usize::MAX);
         OnDisk { records: at_once(records), kept: self.kept_of(shard) }
@@ -75,7 +75,7 @@ impl Disk {
         at_once(self.memory.kept(&format!("shard/{shard}")))
     }
 
-    /// What its node knows and has promised of a shard. It is looked at far more often than it changes.
+    /// The knowledge and the promises of its node about a shard. It is looked at far more often than it changes.
     fn with_state<R>(&self, shard: u32, look: impl FnOnce(&State) -> R) -> R {
         let kept = self.kept_of(shard);
         let mut states = self.states.lock().expect("no panic elsewhere");
@@ -164,7 +164,7 @@ impl Storage for Disk {
     }
 }
 
-/// What a process hands to the world.
+/// A message that a process hands to the world.
 pub enum Sent {
     Request { from: Node, to: NodeId, request: Box<Request>, reply: oneshot::Sender<Reply> },
     Task { owner: Node, task: BoxFuture<'static, ()> },

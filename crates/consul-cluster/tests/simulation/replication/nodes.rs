@@ -194,7 +194,7 @@ impl Scenario {
         }
     }
 
-    /// Repairs the shards of which the node has the first replica that counts, and half as often those that nobody else
+    /// Repairs the shards whose first counting replica the node has, and half as often the shards that nobody else
     /// compares with its own.
     async fn repair(&self, transfer: &Transfer) {
         let (world, holder) = (&self.world, &transfer.holder);
@@ -536,7 +536,7 @@ impl Scenario {
         }
     }
 
-    /// Consul goes back while all nodes are away. What nodes have said since then is lost too.
+    /// Consul goes back while all nodes are away. Reports of nodes since then are lost too.
     async fn go_back_untold(self: &Rc<Self>, lasts: Duration) {
         let nodes = self.processes.borrow().len();
         (0..nodes).for_each(|node| self.kill(node));

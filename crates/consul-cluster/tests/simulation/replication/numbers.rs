@@ -96,7 +96,7 @@ impl Scenario {
         losses == 0 || !is_removed && wanted.sizes().least() > losses
     }
 
-    /// Makes the replicas of the shards equal whose numbers change and of which the node has the first one.
+    /// Makes the replicas of the shards equal whose numbers change and whose first one the node has.
     pub async fn equalize(&self, node: Node, transfer: &Transfer) {
         let (world, own) = (&self.world, transfer.holder.node().clone());
         loop {
@@ -122,7 +122,7 @@ impl Scenario {
         }
     }
 
-    /// What a node has found to be equal since its start.
+    /// The replicas that a node has found to be equal since its start.
     pub fn found_equal(&self, node: Node) -> Vec<Equal> {
         let equal = self.equal.borrow();
         let own = equal.range((node, 0)..=(node, u32::MAX));
@@ -134,5 +134,5 @@ impl Scenario {
     }
 }
 
-/// What each node has found to be equal, by node and shard.
+/// The replicas that each node has found to be equal, by node and shard.
 pub type AllEqual = BTreeMap<(Node, u32), Equal>;

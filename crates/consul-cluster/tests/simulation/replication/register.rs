@@ -1,4 +1,4 @@
-//! What Consul stores: the map, written with check-and-set, and the nodes' reports.
+//! The data in Consul: the map, written with check-and-set, and the nodes' reports.
 
 use super::nodes::name;
 use crate::world::Node;
@@ -57,7 +57,7 @@ impl Register {
         self.is_first = true;
     }
 
-    /// The shards of which nodes know newer entries than the map has, with these nodes.
+    /// The shards whose newer entries nodes know, and not the map, with these nodes.
     pub fn newer(&self) -> BTreeMap<u32, BTreeSet<NodeId>> {
         let mut newer: BTreeMap<u32, BTreeSet<NodeId>> = BTreeMap::new();
         for (node, said) in &self.nodes {

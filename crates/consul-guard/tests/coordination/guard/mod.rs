@@ -345,7 +345,7 @@ fn replaced(world: &World) {
     assert!(took < AT_ONCE, "{took:?}");
 }
 
-/// A guard that does not answer is replaced, and one that does not read already when the socket is full.
+/// A guard that does not answer is replaced, and a guard that does not read already when the socket is full.
 fn stopped(world: &World) {
     let connection =
         Connection { endpoints: vec![world.url()], token_file: None, http: Options::default() };

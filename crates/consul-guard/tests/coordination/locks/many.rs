@@ -31,8 +31,8 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_lock_delay_costs_few_requests_and_is_over_on_time);
 }
 
-/// What a transport does with a request; instead of an answer with the status [`CLOSED`] the connection ends, and one with
-/// [`SILENT`] never comes.
+/// The treatment of a request by a transport; instead of an answer with the status [`CLOSED`] the connection ends, and
+/// an answer with [`SILENT`] never comes.
 pub type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
 
 const CLOSED: u16 = 998;
@@ -407,7 +407,7 @@ fn waiters_that_cannot_share_are_refused_beyond_the_connections() {
         assert_eq!((error.kind(), error.maybe_applied()), (Kind::Config, false), "{error}");
         assert!(error.message().contains("8 blocking queries"), "{error}");
     }
-    // One that waits no more leaves its place.
+    // A waiter that waits no more leaves its place.
     waiting.release(0);
     world.clock.advance(SECOND);
     let error = world.run(acquire(waiter, "flat", wait)).expect_err("it is held");
@@ -425,7 +425,7 @@ fn waiters_whose_shared_query_fails_get_their_locks() {
         |it| is_shared(it).then(|| answer(403, "Permission denied"))?,
         |it| is_shared(it).then(|| answer(500, "rpc error"))?,
         |it| is_shared(it).then(|| answer(200, "<html>"))?,
-        // Whatever is refused, each waiter looks for itself.
+        // After any refusal each waiter looks for itself.
         |it| (is_look(it) || is_shared(it)).then(|| answer(404, "404 page not found"))?,
         |it| is_look(it).then(|| answer(429, "Too many requests"))?,
         |it| is_look(it).then(|| answer(CLOSED, ""))?,

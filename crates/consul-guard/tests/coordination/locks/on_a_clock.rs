@@ -400,7 +400,7 @@ fn several_dead_holders(world: &Simulated) {
 }
 
 fn delay_of_the_holder(world: &Simulated) {
-    // The first process is the one that is cut off.
+    // The first process is cut off.
     let profiles = [Profile::wan(), Profile::fast()];
     let [one, two] = profiles.map(|profile| world.process_with(profile));
     let lease = world.run(permit(&one, 1, Wait::Forever)).expect("a permit is free");

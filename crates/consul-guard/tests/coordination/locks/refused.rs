@@ -226,7 +226,7 @@ async fn cluster(world: &World<'_>) {
     let node = Cluster::new(Arc::clone(&client), client, options).expect("good options");
     let running = Arc::clone(&node);
     tokio::spawn(async move { running.run().await });
-    // A start makes some 20 requests without any refusal. Those of the node after it are counted.
+    // A start makes some 20 requests without any refusal. The requests of the node after it are counted.
     let work = async || {
         let started = node.started().await;
         sent.store(0, Ordering::Relaxed);

@@ -119,7 +119,7 @@ fn releases_without_answers_hold_up_no_other_lock() {
     }
 }
 
-/// What an error may say that an attempt has waited for, by the requests that have no answer.
+/// The aims that an error may name for the wait of an attempt, by the requests that have no answer.
 const WAITED: &[(&str, &str)] = &[
     ("reads", "Consul has not answered a read"),
     ("sessions", "Consul has not answered the request for a session"),

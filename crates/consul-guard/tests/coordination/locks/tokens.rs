@@ -32,7 +32,7 @@ const RULES: &str = r#"
     session_prefix "" { policy = "write" }
 "#;
 
-/// What a waiter's pause between two attempts in a lock delay, and a beat that was just answered, add.
+/// The time that a waiter's pause between two attempts in a lock delay, and a beat that was just answered, add.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Within this time after the file has another token, everything has it.
@@ -101,7 +101,7 @@ impl Claim {
     }
 }
 
-/// What takes the rights of a token away.
+/// The ways to take the rights of a token away.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Deleted,
@@ -129,7 +129,7 @@ fn with_file(transport: Arc<dyn Transport>, file: &str, clock: Arc<dyn Clock>) -
     Client::new(vec![Arc::new(transport)], settings(None), clock, fastrand::Rng::with_seed(1))
 }
 
-/// A process whose token is in a file, which the agent's faults call `holder`, and one that nothing happens to.
+/// A process whose token is in a file, which the agent's faults call `holder`, and another to which nothing happens.
 struct World {
     simulated: Simulated,
     manager: Client,

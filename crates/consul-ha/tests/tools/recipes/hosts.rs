@@ -32,7 +32,7 @@ command=${command//\/var\//$ROOT/$HOST/var/}
 exec bash -eu -o pipefail -c "$command"
 "#;
 
-/// `scp [-q] FROM… TO`, of which some are `HOST:PATH`
+/// `scp [-q] FROM… TO`; some are `HOST:PATH`
 const SCP: &str = r#"#!/usr/bin/env bash
 set -eu
 files=()
@@ -74,7 +74,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Hosts with these units, none of which runs. `programs` are linked by their names into the shell's PATH.
+    /// Hosts with these units; none of them runs. `programs` are linked by their names into the shell's PATH.
     pub fn new(units: Vec<(&str, &str, Unit)>, programs: &[(&str, &Path)]) -> Hosts {
         let root = std::env::temp_dir().join(format!("consul_ffi-recipes-{}", unique()));
         let bin = root.join("bin");

@@ -101,7 +101,7 @@ impl World {
         world
     }
 
-    /// The hosts of nodes, gateway and operator, none of which runs anything yet.
+    /// The hosts of nodes, gateway and operator, none of them with a running program.
     fn new(
         units: Vec<(&str, &str, Unit)>,
         program: &Path,
@@ -172,7 +172,7 @@ impl World {
         commands.replace("10.0.0.11:8300", &self.rpc)
     }
 
-    /// What has happened when an operator needs the recipe.
+    /// The events before an operator needs the recipe.
     fn before(&self, recipe: &str) {
         match recipe {
             "Replacing a dead node" => {

@@ -123,17 +123,17 @@ pub struct Etcd {
     pub prefix: String,
 }
 
-/// What is copied, and how fast.
+/// The keys to copy, and the rate.
 #[derive(Args)]
 #[command(next_help_heading = "Job")]
 pub struct Job {
     /// The job's name: its state is in Consul below `_migrate/`, so that any machine can go on with it.
     #[arg(long = "job", global = true, default_value = "etcd", value_name = "NAME", value_parser = job_name)]
     pub name: String,
-    /// What the keys in Consul begin with, before etcd's key without its leading slash.
+    /// The beginning of the keys in Consul, before etcd's key without its leading slash.
     #[arg(long, global = true, default_value = "", value_name = "PREFIX", value_parser = consul_prefix)]
     pub consul_prefix: String,
-    /// What is done with the keys of a kind: skip, encode or refuse; may be repeated.
+    /// The treatment of the keys of a kind: skip, encode or refuse; may be repeated.
     #[arg(long, global = true, value_name = "KIND=CHOICE", value_parser = choice)]
     pub on: Vec<(Problem, Choice)>,
     /// The most keys of a page of etcd.
@@ -167,7 +167,7 @@ pub enum Verb {
     Verify,
     /// Stop the writers of etcd, apply what is left and compare both: then programs can start with Consul.
     ///
-    /// Whatever interrupts it, etcd takes writes again. After SIGKILL the next `tail`, `cutover` or `status` sees to it.
+    /// After any interruption etcd takes writes again. After SIGKILL the next `tail`, `cutover` or `status` sees to it.
     Cutover(Cutover),
     /// Make etcd as Consul is now, after a cut-over; etcd takes writes again.
     Rollback(Rollback),
@@ -293,10 +293,10 @@ pub struct Import {
     /// `consul-kv` reads the list of `consul kv export`, which is in memory then.
     #[arg(long, value_enum, default_value = "lines")]
     pub format: Format,
-    /// Begin although Consul has keys: those of the file are replaced, others stay.
+    /// Begin although Consul has keys: keys of the file are replaced, others stay.
     #[arg(long)]
     pub merge: bool,
-    /// Take a file without the last line of an export: one that you have made, or an export that was cut.
+    /// Take a file without the last line of an export: a file that you have made, or an export that was cut.
     #[arg(long)]
     pub partial: bool,
 }

@@ -137,7 +137,7 @@ fn of_etcds_flags(message: &str) -> String {
     words::of_flags(message, &[&ETCDS])
 }
 
-/// The URL of a server of etcd, whose addresses are those of Consul's agents but for the port.
+/// The URL of a server of etcd, with addresses in the form of Consul agents' addresses but for the port.
 fn url(address: &str, is_tls: bool) -> Result<String, String> {
     let address = address.trim();
     let given = match address.contains("://") {

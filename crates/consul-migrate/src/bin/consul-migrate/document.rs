@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// What a verb has found or done, with where, when and for which job.
+/// The result of a verb, with where, when and for which job.
 pub async fn document(session: &Session, line: &CommandLine, mut done: Value) -> Value {
     let (version, cluster) = match has_etcd(line) {
         true => (session.etcd.version().await, session.etcd.cluster_id()),
@@ -69,7 +69,7 @@ fn head(session: &Session, line: &CommandLine) -> Value {
     })
 }
 
-/// Adds members, those of objects within too.
+/// Adds members, also members of objects within.
 fn add(to: &mut Value, members: Value) {
     match (to, members) {
         (Value::Object(to), Value::Object(members)) => {
@@ -81,7 +81,7 @@ fn add(to: &mut Value, members: Value) {
     }
 }
 
-/// What people read of a document, whatever the verb.
+/// The part of a document that people read, for every verb.
 #[derive(Deserialize)]
 struct Shown {
     verb: String,

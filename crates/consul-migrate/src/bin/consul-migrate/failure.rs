@@ -9,7 +9,7 @@ use std::process::ExitCode;
 pub enum Failure {
     /// The command line or the configuration is wrong.
     Usage(String),
-    /// What was to be shown shows that something is not well; it is printed already.
+    /// The shown state has a problem; it is printed already.
     NotWell,
     /// A signal has ended the run.
     Interrupted,

@@ -22,7 +22,7 @@ struct Shown {
     rate: Rate,
     behind: Option<(u64, Duration)>,
     said: Instant,
-    /// What the last line has said.
+    /// The text of the last line.
     line: String,
 }
 

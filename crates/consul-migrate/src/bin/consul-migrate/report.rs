@@ -9,7 +9,7 @@ use std::io::{self, Write};
 pub struct ReportFile<'a>(Option<(&'a str, File)>);
 
 impl<'a> ReportFile<'a> {
-    /// Opens it before anything is done. What it has stays until the end.
+    /// Opens it before anything is done. The old content stays until the end.
     pub fn open(name: Option<&'a str>) -> Result<Self, Failure> {
         let Some(name) = name else { return Ok(ReportFile(None)) };
         if name == "-" {

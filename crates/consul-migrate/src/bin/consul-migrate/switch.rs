@@ -165,7 +165,7 @@ async fn is_switched(session: &Session, name: &str) -> Result<bool, Error> {
     Ok(record.is_some_and(|(record, _)| record.phase == Phase::Switched))
 }
 
-/// The state of the freeze, for `status`. It lifts one that was left.
+/// The state of the freeze, for `status`. It lifts a freeze that was left.
 pub async fn freeze_left(
     session: &Session,
     keys: &Keys,

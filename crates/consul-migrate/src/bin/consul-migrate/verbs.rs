@@ -1,4 +1,4 @@
-//! What each verb does.
+//! The work of each verb.
 
 use super::arguments::{CommandLine, Copy, Hold, Verb};
 use super::connection::{Session, is_dead};
@@ -52,7 +52,7 @@ impl Verb {
     }
 }
 
-/// What a verb has found or done: as text, as JSON, and whether it is well.
+/// The result of a verb: as text, as JSON, and whether it is well.
 pub struct Done {
     /// Empty if standard output has something else.
     pub text: String,
@@ -344,7 +344,7 @@ async fn begin(session: &Session, name: &str, asked: &Copy) -> Result<(Record, K
         .into());
     }
     if let (Some(key), false) = (existing(session, &mapping).await?, asked.replace) {
-        // They are those of an instance that has begun the job since this one has looked.
+        // They belong to an instance that has begun the job since the look of this one.
         if let Some((instance, _)) = job::holder(&session.target, &Keys::new(name)).await? {
             return Err(Stop::Held(instance.shown()).into());
         }

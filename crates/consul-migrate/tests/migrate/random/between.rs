@@ -77,7 +77,7 @@ const LINES: &[&str] = &[
     "{\"status\":\"ok\"}\n",
 ];
 
-/// What reads go to is etcd, and what watches go to is not.
+/// Reads go to etcd, and watches do not.
 pub fn for_watches_alone() {
     for line in LINES {
         let world = World::plain(1, &[]);

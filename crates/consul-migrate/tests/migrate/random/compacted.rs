@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What a run has noted.
+/// The notes of a run.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -69,13 +69,13 @@ async fn copied(world: &World) {
 /// The revision at which etcd compacts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
-    /// A deletion's, which is the next one that is to be read.
+    /// A deletion's, which is the next revision to be read.
     Deletion,
     /// A later one, of other keys.
     Others,
 }
 
-/// Changes of the job's keys, of which some are compacted at once.
+/// Changes of the job's keys; some are compacted at once.
 fn change(world: &World, at: At) {
     world.put("/app/gone", None);
     if at == At::Deletion {
@@ -166,7 +166,7 @@ fn is_cut_over(prefix: &str, collision: Choice, (moment, at): (Moment, At), noti
     });
 }
 
-/// The keys of other programs change, and are compacted: etcd has said meanwhile how far it is.
+/// The keys of other programs change, and are compacted: etcd has reported meanwhile how far it is.
 pub fn idle() {
     for collision in [Choice::Refuse, Choice::Skip] {
         let (world, notes) = (with("/app/", collision), Arc::<Notes>::default());
@@ -189,7 +189,7 @@ pub fn idle() {
                 world.fake.compact();
             }
             assert_eq!(notes.compactions(), 0);
-            // What comes after it is not lost.
+            // Later changes are not lost.
             world.put("/app/new", Some("2"));
             world.put("/app/gone", None);
             let run = again(&world, 5, &notes).await;

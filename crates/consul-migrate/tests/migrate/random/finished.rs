@@ -44,7 +44,7 @@ fn leaves_nothing(freeze: Freeze) {
         let of_program = Op::Set { key: "changed".to_owned(), value: "2".into(), flags: 9 };
         world.direct.txn_surely(&[], &[of_program]).await.unwrap();
         let before = world.found().await;
-        // A program of which nobody knows, where the operator has let it go on; and a killed way back.
+        // An unknown program, where the operator has let it go on; and a killed way back.
         let late = (b"/late".to_vec(), Some((Bytes::from_static(b"1"), 0)));
         let is_late = freeze != Freeze::Alarm && world.fake.write(&[late]);
         let sentinel = [&world.mapping.sentinels()[..], b"_migrate/job/rollback/1"].concat();

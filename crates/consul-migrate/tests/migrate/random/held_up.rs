@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 
 const OUTAGE: Duration = Duration::from_secs(40);
 
-/// What answers in the place of etcd; `None` is nothing at all.
+/// The answers in the place of etcd's; `None` is nothing at all.
 const ANSWERS: &[Option<(u16, &str)>] = &[
     None,
     Some((200, "")),
@@ -165,7 +165,7 @@ fn a_watch_that_is_stuck_is_left(change: &[(&str, Option<&str>)], is_told: bool)
     assert_eq!(told, is_told, "{change:?}: {notes:?}");
 }
 
-/// What etcd tells in one line is more than is read: a new snapshot has it, unless its key is refused.
+/// One line of etcd is longer than is read: a new snapshot has it, unless its key is refused.
 pub fn a_line_is_too_large() {
     const LARGE: usize = 600_000;
     for (choice, stays) in [(Choice::Skip, true), (Choice::Skip, false), (Choice::Refuse, true)] {

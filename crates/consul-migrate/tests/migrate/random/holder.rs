@@ -59,7 +59,7 @@ fn is_replaced_without_a_beat_alone() {
         let ended = run.job.beat().await;
         assert!(matches!(&ended, Stop::Refused(why) if why.contains("was deleted")), "{ended:?}");
 
-        // What has certainly ended is not waited for.
+        // An instance that has certainly ended is not waited for.
         let (_run, _) = world.hold(1).await.unwrap();
         let begun = world.clock.now();
         hold(true).await.unwrap();

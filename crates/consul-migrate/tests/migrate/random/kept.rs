@@ -1,4 +1,4 @@
-//! What is read before a copy: its counts, and a snapshot that was kept, which serves only a job of the same one.
+//! The reads before a copy: its counts, and a snapshot that was kept, which serves only a job of the same one.
 
 use super::{PACE, Silent, World, changes};
 use bytes::Bytes;

@@ -112,7 +112,7 @@ async fn delete(world: &World, key: &str) {
     assert!(world.direct.delete(key, index).await.unwrap());
 }
 
-/// What a copy refuses is neither moved nor skipped.
+/// A key that a copy refuses is neither moved nor skipped.
 fn refused_keys_are_counted() {
     let world = World::plain(1, &[(Problem::NotUtf8, Choice::Skip)]);
     for key in ["/a", "a", "/b", "/c//d", "/"] {

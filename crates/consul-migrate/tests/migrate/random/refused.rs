@@ -38,7 +38,7 @@ pub fn run() {
     can_be_chosen_then();
 }
 
-/// What a tail says that ends at one of these changes; `None` if it follows them all.
+/// The message of a tail that ends at one of these changes; `None` if it follows them all.
 fn followed(changes: &[Put], on: &[(Problem, Choice)]) -> (Option<String>, World) {
     let world = World::plain(1, on);
     BEFORE.iter().for_each(|(key, value)| world.put(key, *value));

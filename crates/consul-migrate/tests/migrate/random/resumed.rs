@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const KEYS: u64 = 150;
 
-/// What a run has reported.
+/// The reports of a run.
 #[derive(Default)]
 struct Reported(Mutex<Vec<(u64, Option<u64>)>>);
 
@@ -77,7 +77,7 @@ fn goes_on(seed: u64) -> u64 {
     })
 }
 
-/// How many keys are before the one that the record names, which all are written.
+/// How many keys are before the key that the record names, which all are written.
 async fn loaded(world: &World, loaded: &Option<String>) -> u64 {
     let Some(key) = loaded.as_deref().and_then(hex::bytes) else { return 0 };
     let record = world.record().await.unwrap();

@@ -107,7 +107,7 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         frozen.lift(&world.etcd).await.unwrap();
         job::forget_taken(&world.target, &Keys::new("job")).await.unwrap();
         assert_eq!(world.fake.permitted("app"), kinds);
-        // What an operator takes afterwards stays taken.
+        // A right that an operator takes afterwards stays taken.
         let taken = world.record().await.unwrap().taken;
         assert!(taken.is_empty(), "{taken:?}");
     });

@@ -115,7 +115,7 @@ fn a_tail_goes_on_with_another_server() {
         load(&run, kept).await.unwrap();
         let looks = async {
             assert!(arrival(&world, "first").await < Duration::from_secs(1));
-            // A watch without events is not one that is stuck.
+            // A watch without events is not a stuck one.
             world.clock.sleep(QUIET).await;
             assert_eq!([0, 1, 2].map(watches), [1, 0, 0]);
             servers[0].stick();

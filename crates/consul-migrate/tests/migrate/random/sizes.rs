@@ -119,7 +119,7 @@ fn are_moved_and_back(choice: Choice) {
         let done = cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await.unwrap();
         assert!(done.differences.is_empty());
         let before = world.fake.at(done.revision);
-        // What programs have deleted in etcd meanwhile comes back.
+        // Keys that programs have deleted in etcd meanwhile come back.
         let lost: Vec<_> = before.keys().map(|key| (key.clone(), None)).collect();
         world.fake.write(&lost);
         let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();

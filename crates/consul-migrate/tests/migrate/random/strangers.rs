@@ -1,4 +1,4 @@
-//! What a run meets that is not its own: a server of another cluster, another job, a record of another version, a Consul that
+//! The strangers that a run meets: a server of another cluster, another job, a record of another version, a Consul that
 //! refuses the last request or counts from the beginning again, and an etcd that is gone.
 
 use super::{PACE, PATIENCE, Silent, World, instance};
@@ -122,7 +122,7 @@ pub fn servers() {
     }));
 }
 
-/// What a job has handed over to programs is changed by no other job, whatever phase that is in.
+/// No other job changes the keys that a job has handed over to programs, whatever phase that is in.
 pub fn jobs() {
     for phase in [Phase::Load, Phase::Sweep, Phase::Tail] {
         let world = with();
@@ -166,7 +166,7 @@ pub fn jobs() {
     }
 }
 
-/// A record of another version, or a damaged one, is said to be one, and stays as it is.
+/// A record of another version, or a damaged one, is named as such, and stays as it is.
 pub fn records() {
     let world = with();
     world.works(async {
@@ -194,7 +194,7 @@ pub fn records() {
             let op = Op::Set { key: keys.record.clone(), value: value.clone(), flags: 0 };
             world.direct.txn_surely(&[], &[op]).await.unwrap();
             match job::record(&world.target, &keys).await {
-                // What any cluster, mark or index may be.
+                // Any value of a cluster, mark or index.
                 Ok(Some((record, _))) => assert!(
                     bad["cluster_id"] == "x"
                         || [record.replaces, record.switched_at.unwrap_or(0)].contains(&u64::MAX)

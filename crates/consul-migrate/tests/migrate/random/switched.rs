@@ -271,7 +271,7 @@ fn a_new_key_has_the_form_of_most() {
     }
 }
 
-/// A value of which programs have deleted a part does not come back as a shorter one.
+/// A value does not come back as a shorter one if programs have deleted a part of it.
 fn parts_that_are_missing_are_named() {
     let world = World::plain(1, &[(Problem::LargeValue, Choice::Encode)]);
     world.works(async {

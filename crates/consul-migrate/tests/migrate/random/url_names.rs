@@ -1,5 +1,5 @@
-//! Names that newer servers refuse in a URL, each release by its own rule: on such servers from the beginning, and on one
-//! that is upgraded after the copy.
+//! Names that newer servers refuse in a URL, each release by its own rule: on such servers from the beginning, and on a
+//! server that is upgraded after the copy.
 
 use super::{Silent, World, instance};
 use crate::random::PACE;

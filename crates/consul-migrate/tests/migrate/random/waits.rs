@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(3);
 /// For so long a side does not answer.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// What was said, and when.
+/// The reports, with their times.
 #[derive(Debug)]
 pub struct Said {
     clock: ManualClock,
@@ -110,7 +110,7 @@ impl<T: Transport> Transport for Slow<T> {
     }
 }
 
-/// Both sides, of which one does not answer from some moment on.
+/// Both sides; one does not answer from some moment on.
 struct Outage {
     world: World,
     said: Arc<Said>,
@@ -152,7 +152,7 @@ impl Outage {
         Ok(Run { report: self.said.clone(), ..run })
     }
 
-    /// What a verb does, on a job that is as far as the verb needs.
+    /// The work of a verb, on a job that is as far as the verb needs.
     async fn works(&self, verb: &str) -> Result<(), Stop> {
         let world = &self.world;
         if verb == "plan" {
@@ -256,7 +256,7 @@ fn is_not_silent(refuses: bool, side: &str, verb: &str, after: Duration) {
     assert!(of_it.iter().any(|(_, text)| text.contains("answers again")), "{what}: {of_it:?}");
 }
 
-/// A tail goes on after an outage that is longer than the patience of others; one that is told to does not.
+/// A tail goes on after an outage that is longer than the patience of others; a tail that is told to does not.
 fn a_tail_waits(refuses: bool, side: &str) {
     for is_patient in [true, false] {
         let outage = Outage::new(refuses);

@@ -76,7 +76,7 @@ enum Family {
 pub(super) struct Identity {
     /// By variable, as templates name it: `value.user`. Each has a value, which may be empty.
     pub values: BTreeMap<String, String>,
-    /// What selectors see.
+    /// The value that selectors see.
     pub selectable: Value,
 }
 

@@ -34,7 +34,7 @@ static OWN: &[Route] =
 
 const LOGIN: GoType = GoType { value: "structs.ACLLoginParams", fields: "ACLLoginParams." };
 
-/// What the binding rules give to a new token.
+/// The grants of the binding rules to a new token.
 #[derive(Default)]
 struct Bound {
     policies: Vec<String>,
@@ -128,7 +128,7 @@ fn description(meta: &BTreeMap<String, String>) -> String {
     format!("{TEXT}: {json}")
 }
 
-/// What the rules of an auth method give to this identity. Roles and policies that do not exist are left out.
+/// The grants of an auth method's rules to this identity. Roles and policies that do not exist are left out.
 fn bound(state: &State, method: &str, identity: &Identity) -> Result<Bound, Refusal> {
     let mut bound = Bound::default();
     for rule in state.acl.logins.rules.values().filter(|rule| rule.method == method) {

@@ -26,7 +26,7 @@ const RULE: GoType = GoType { value: "structs.ACLBindingRule", fields: "ACLBindi
 
 const MISSING: &str = "Missing binding rule ID";
 
-/// What Consul puts before the error of a filter, but not before that of a selector.
+/// Consul's words before the error of a filter, but not before a selector's.
 const OF_FILTERS: &str = "Failed to create boolean expression evaluator: ";
 
 /// A rule in replies.

@@ -80,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// What selectors see.
+    /// The fields that selectors see.
     pub fn identities(&self) -> &'static Schema {
         match self {
             Kind::Jwt(_) => &schema::IDENTITIES,
@@ -120,7 +120,7 @@ impl Method {
     }
 }
 
-/// What tokens get whose identity a selector fits.
+/// The grants to tokens whose identity a selector fits.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Rule {
     pub id: String,

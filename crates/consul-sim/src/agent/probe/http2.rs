@@ -50,7 +50,7 @@ fn failed(why: impl ToString) -> String {
     format!("HTTP2 ping failed: {}", why.to_string())
 }
 
-/// What the health service of a server says of a service: `host:port/service`.
+/// The answer of a server's health service about a service: `host:port/service`.
 ///
 /// Source: gRPC's "Health Checking Protocol" and "gRPC over HTTP2".
 pub(super) async fn grpc(target: &str, tls: Option<&CheckTls>) -> Result<ProbeResult, String> {

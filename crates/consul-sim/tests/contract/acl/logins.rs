@@ -390,7 +390,7 @@ async fn tokens_of_others_are_refused(t: T) {
     }
 }
 
-/// No claim of the wrong type is taken for one that is absent.
+/// No claim of the wrong type is taken for an absent one.
 async fn claims_of_another_type_are_refused(t: T) {
     let t = t.with_acls(Deny);
     let issuer = Issuer::new();
@@ -622,7 +622,7 @@ async fn a_deleted_auth_method_ends_its_rules_and_tokens(t: T) {
     assert!(!refused(&t, &method, &issuer.sign(&claims())).await.is_empty());
 }
 
-/// Those of another datacenter's method with the same name would be.
+/// Tokens of another datacenter's method with the same name would be.
 async fn local_tokens_outlive_a_method_that_became_global(t: T) {
     let t = t.with_acls(Deny);
     let issuer = Issuer::new();
@@ -741,7 +741,7 @@ async fn rules_of_kubernetes_know_the_account_of_a_service(t: T) {
         let error = t.fails("acl_binding_rule_create", args![rule], Kind::Http).await;
         assert!(error.message().contains(why), "{error}");
     }
-    // What is not a JWT is refused before Kubernetes is asked.
+    // A token that is not a JWT is refused before Kubernetes is asked.
     let why = refused(&t, &method, "x").await;
     assert!(why.contains("failed to parse and validate JWT: "), "{why}");
     t.ok("acl_auth_method_delete", args![method]).await;

@@ -12,7 +12,7 @@ behaviours![
     a_service_whose_token_is_gone_is_deregistered,
 ];
 
-/// What takes the rights of a registration away.
+/// The ways to take the rights of a registration away.
 #[derive(Clone, Copy, Debug)]
 enum End {
     Deleted,

@@ -225,7 +225,7 @@ async fn restore(t: &T) {
     configure(t, "72h").await;
 }
 
-/// The roots: the certificate of the active one, and those of the others.
+/// The roots: the certificate of the active one, and the others' certificates.
 async fn all_roots(t: &T) -> (String, Vec<String>) {
     let roots = t.value("connect_ca_roots", args![]).await;
     let (mut active, mut others) = (Vec::new(), Vec::new());

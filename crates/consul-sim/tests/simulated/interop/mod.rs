@@ -115,7 +115,7 @@ fn the_go_client_gets_the_same_answers(
     Err(format!("on consul-sim:\n{simulated}\non {version}:\n{real}").into())
 }
 
-/// What the program reports of a fresh Consul of this version.
+/// The report of the program on a fresh Consul of this version.
 fn account(program: &Path, version: &str, acl: bool) -> Result<String, String> {
     let mut script = consul::script(version, if acl { &["--acl", "deny"] } else { &[] })?;
     let output = script.arg(program).output().map_err(|error| error.to_string())?;

@@ -73,7 +73,7 @@ fn a_program_prints_the_same(program: &Program, client: &str) -> Result<(), Fail
     Err(format!("{differences}the last lines: {ends:?}").into())
 }
 
-/// What a program prints with a fresh Consul of this version.
+/// The output of a program with a fresh Consul of this version.
 fn printed(version: &str, program: &Program, client: &str) -> Result<String, Failed> {
     let folder = Folder::new();
     let config = folder.file("node.json", r#"{"node_name": "n1"}"#);

@@ -25,8 +25,8 @@ const STEPS: usize = 100;
 const SEQUENCES: u64 = 200;
 /// How many sequences with a difference are reported.
 const SHOWN: usize = 20;
-/// How often a sequence is played until its indexes have one order on both sides. What a request has changed of the
-/// agent's services and checks, the agent of Consul writes to the catalog in the random order of a map of Go.
+/// How often a sequence is played until its indexes have one order on both sides. Consul's agent writes the changes of
+/// a request to its services and checks to the catalog in the random order of a map of Go.
 const TRIES: usize = 100;
 
 pub fn trials() -> Trials {
@@ -168,7 +168,7 @@ impl Side {
         side
     }
 
-    /// What is read, as JSON.
+    /// The answer to a read, as JSON.
     async fn read(&self, target: &str) -> Value {
         let body = self.write("GET", target.to_owned(), "").await;
         serde_json::from_slice(&body).unwrap_or_default()

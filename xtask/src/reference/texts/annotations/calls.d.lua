@@ -51,9 +51,9 @@ function Handle:wait(timeout_ms) end
 ---@return consul_ffi.Error? err
 function Handle:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once the call is done. An empty line written meanwhile is
----answered at once. A connection that ends while it waits cancels the call.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once the call is done. An empty line written meanwhile is answered at once.
+---A connection that ends while it waits cancels the call.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message

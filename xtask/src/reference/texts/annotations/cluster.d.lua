@@ -195,8 +195,8 @@ function ConsulHACluster:events() end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once there is an event or a request. An empty line written meanwhile is
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once there is an event or a request. An empty line written meanwhile is
 ---answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path

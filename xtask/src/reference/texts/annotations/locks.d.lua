@@ -90,10 +90,10 @@ function Lock:events() end
 ---@return consul_ffi.Error? err
 function Lock:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once `poll` has an event to return. An empty line
----written meanwhile is answered at once. The line is of the last attempt: call it after `start`. A connection that ends
----before `poll` has returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once `poll` has an event to return. An empty line written meanwhile is
+---answered at once. The line is of the last attempt: call it after `start`. A connection that ends before `poll` has
+---returned the outcome of the attempt cancels that, and releases the lock if it was acquired.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message

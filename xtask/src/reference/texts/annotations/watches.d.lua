@@ -40,8 +40,8 @@ function Watch:changes() end
 ---@return consul_ffi.Error? err
 function Watch:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once `poll` has something to return. An empty line written meanwhile is
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once `poll` has something to return. An empty line written meanwhile is
 ---answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
@@ -115,9 +115,9 @@ function ServiceView:age_s() end
 ---@return consul_ffi.Error? err
 function ServiceView:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once Consul has answered. An empty line written meanwhile is
----answered at once.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once Consul has answered. An empty line written meanwhile is answered at
+---once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message
@@ -178,9 +178,8 @@ function ServiceViews:view(service) end
 ---@return consul_ffi.Error? err
 function ServiceViews:fd() end
 
----For event loops that wait for a socket of their own alone, as OpenResty: the path of a unix socket of this process,
----and a line to write there, to which an empty line is the answer once there is news. An empty line written meanwhile is
----answered at once.
+---A unix socket of this process and a line to write there, for event loops that wait only for their own sockets, as
+---OpenResty's. An empty line is the answer once there is news. An empty line written meanwhile is answered at once.
 ---A limit in milliseconds may follow the numbers in the line, after a space.
 ---@return string|false path
 ---@return string line_or_message

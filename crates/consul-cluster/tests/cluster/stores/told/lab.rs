@@ -52,7 +52,7 @@ struct Node {
     task: TaskId,
     plane: Arc<DataPlane>,
     overviews: Arc<Overviews>,
-    /// What answers its peers; without it they find nobody.
+    /// The server for its peers; without it they find nobody.
     sockets: Option<Tokio>,
     client: String,
 }
@@ -351,7 +351,7 @@ impl Lab {
         Ok(cluster)
     }
 
-    /// What `consul-ha why` tells.
+    /// The problems of `consul-ha why`.
     pub fn why(&self) -> BTreeSet<String> {
         let cluster = match self.looking() {
             Ok(cluster) => cluster,
@@ -376,7 +376,7 @@ impl Lab {
         told
     }
 
-    /// What the page and `/cluster` of each node that runs tell.
+    /// The problems on the page and in `/cluster` of each running node.
     pub fn pages(&self) -> BTreeMap<&'static str, BTreeSet<String>> {
         std::thread::sleep(ASKED_AGAIN);
         let page = |(id, node): (&&'static str, &Node)| (*id, self.told_by(&node.overviews));
@@ -621,7 +621,7 @@ fn of_failures(overview: &Overview) -> BTreeSet<String> {
     told.collect()
 }
 
-/// What was said about a failure.
+/// The reports about a failure.
 #[derive(Default)]
 pub struct Seen {
     pub at_once: BTreeSet<String>,
@@ -678,7 +678,7 @@ impl Seen {
         }
     }
 
-    /// The row of the table; `alerts` are those of the last time, if they cannot be known.
+    /// The row of the table; `alerts` are as the last time, if they cannot be known.
     pub fn line(&self, name: &str, alerts: &str) -> String {
         let list = |told: &BTreeSet<String>| match told.is_empty() {
             true => "-".to_owned(),

@@ -1,6 +1,6 @@
-//! What operators learn about each failure: by `why`, the page and `/cluster`, the numbers and the alerts. Three nodes on
-//! the simulated agent and a clock that the test moves call each other over loopback; the table of docs/monitoring.md is
-//! what was seen.
+//! The reports to operators about each failure: by `why`, the page and `/cluster`, the numbers and the alerts. Three
+//! nodes on the simulated agent and a clock that the test moves call each other over loopback; the table of
+//! docs/monitoring.md is what was seen.
 
 mod lab;
 
@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 /// The table, which `make docs` puts into docs/monitoring.md and docs/zh/monitoring.md.
 const TABLE: &str = "xtask/src/reference/texts/prose/told.md";
 
-/// What an operator knows after so long, in seconds.
+/// After so long an operator knows it, in seconds.
 const AT_ONCE_S: u64 = 5;
 
 /// A failure.
@@ -239,7 +239,7 @@ fn a_process_without_descriptors_says_so_by_its_check() {
     });
 }
 
-/// The counters of a process are those of all its nodes: the failures have a process of their own.
+/// The counters of a process are for all its nodes: the failures have a process of their own.
 fn in_own_process(test: &str, tell: impl FnOnce()) {
     const OWN: &str = "TOLD_IN_THIS_PROCESS";
     if std::env::var_os(OWN).is_some() {

@@ -1,4 +1,4 @@
-//! What a process does when agents and proxies refuse, lose or hurry: pauses, sessions and renewals.
+//! The behaviour of a process when agents and proxies refuse, lose or hurry: pauses, sessions and renewals.
 
 use super::*;
 
@@ -20,7 +20,7 @@ pub(super) fn refused_transaction(error: &str) -> Response<Bytes> {
     Response::builder().status(409).body(body.into()).expect("a valid answer")
 }
 
-/// What a transport counts while a lock, and then a semaphore, cannot be acquired.
+/// The counts of a transport while a lock, and then a semaphore, cannot be acquired.
 pub(super) fn counts_of_failures<T: Transport + 'static>(
     world: &Simulated,
     wait: Duration,
@@ -41,7 +41,7 @@ pub(super) fn counts_of_failures<T: Transport + 'static>(
     [of_lock, counter(&made).swap(0, Ordering::Relaxed)]
 }
 
-/// An agent, or a proxy before it, for which every transaction is one that came too late.
+/// An agent, or a proxy before it, for which every transaction came too late.
 #[derive(Debug)]
 pub(super) struct TooLate {
     transport: SimTransport,

@@ -1,8 +1,8 @@
-//! What an operator does to the key of a lock and to the document of a semaphore.
+//! The changes of an operator to the key of a lock and to the document of a semaphore.
 
 use super::*;
 
-/// What an operator does to the key of a lock: a command of Consul's, with the session that holds it.
+/// An operator's change to the key of a lock: a command of Consul's, with the session that holds it.
 pub(super) type Operation = fn(&Simulated, &Arc<Presence>, &str);
 
 pub(super) fn put_of_operator(world: &Simulated, process: &Arc<Presence>, value: &str) {
@@ -112,7 +112,7 @@ pub(super) fn operated_semaphore_of_others(world: &Simulated) {
     assert!(Some(world.clock.now() - begun) >= longest, "a holder may act until then");
 }
 
-/// What an operator does to the document of a semaphore; the flags of the key, and its value: `None` deletes it.
+/// The changes of an operator to the document of a semaphore; the flags of the key, and its value: `None` deletes it.
 const DOCUMENTS: &[(u64, Option<&str>)] = &[
     (0, Some("")),
     (0, Some("data")),
@@ -221,7 +221,7 @@ pub(super) fn end_of_a_wait(_: &Simulated) {
         let error = world.run(acquire(process, wait)).expect_err("it is not free").to_string();
         assert!(wanted.iter().all(|words| error.contains(words)), "{wanted:?}: {error}");
     };
-    // The first process is the one that is cut off.
+    // The first process is cut off.
     let world = Simulated::new();
     let process = world.process();
     world.cut_off("0");
@@ -336,7 +336,7 @@ pub(super) fn crowds_of_dead_holders(world: &Simulated) {
     }
 }
 
-/// What another client has written into a document as a holder and is not a session: its key is not touched.
+/// A holder that another client has written into a document and that is not a session: its key is not touched.
 pub(super) fn holders_that_are_no_sessions(world: &Simulated) {
     for name in [".lock", "../z", "data", "a/b", "", "00000000-0000-0000-0000-00000000000g"] {
         let process = world.process();

@@ -1,4 +1,4 @@
-//! Answers that are not those of Consul's leader now end no lock.
+//! Answers that are not from Consul's leader of now end no lock.
 
 use super::failures::refused_transaction;
 use super::*;
@@ -86,7 +86,7 @@ pub(super) fn other_program_and_waiter(_: &Simulated) {
     }
 }
 
-/// What an answer to a read becomes: by the path and query, the answer, and the fencing token of the holder.
+/// The change of an answer to a read: by the path and query, the answer, and the fencing token of the holder.
 pub(super) type Wrong = fn(&str, &Response<Bytes>, u64) -> Response<Bytes>;
 
 /// A transport whose answers to linearizable reads, to transactions that only read and to renewals are changed while
@@ -198,7 +198,7 @@ pub(super) fn of_another(answer: &Response<Bytes>) -> Response<Bytes> {
     answer
 }
 
-/// A transaction of which an operation was refused.
+/// A transaction with a refused operation.
 pub(super) fn refused_at(place: usize, what: &str) -> Response<Bytes> {
     refused_transaction(&serde_json::json!({ "OpIndex": place, "What": what }).to_string())
 }
@@ -300,7 +300,7 @@ pub(super) fn wrong_proofs(_: &Simulated) {
     }
 }
 
-/// What shows the loss may be wrong, and no transaction says so.
+/// The answer that shows the loss may be wrong, and no transaction says so.
 pub(super) fn unconfirmed_loss(world: &Simulated) {
     let (process, changes) = with_changes(world);
     let lock = world.run(acquire(&process, Wait::Once)).expect("it is free");

@@ -1,4 +1,4 @@
--- What APISIX's modules for Consul use of its core, in plain Lua.
+-- The parts of APISIX's core that its modules for Consul use, in plain Lua.
 local cjson = require("cjson.safe")
 
 local core = {
