@@ -81,7 +81,7 @@ enum Outcome {
     Oversized,
 }
 
-/// What a way back may change.
+/// The changes that a way back may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MayChange {
     /// Nothing: it tells what it would change.

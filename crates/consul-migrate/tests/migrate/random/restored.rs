@@ -57,7 +57,7 @@ async fn cut_over_with<'w>(world: &'w World) -> Run<'w> {
 
 pub fn a_way_back() {
     let all = [("/a", "1"), ("/b", "1"), ("/c", "1"), ("/d", "1")];
-    // What programs do in the restored etcd, and the keys that a rollback would overwrite or delete.
+    // Changes of programs in the restored etcd, and the keys that a rollback would overwrite or delete.
     let cases: [(&[(&str, Option<&str>)], &[&str]); 6] = [
         (&[], &[]),
         (&[("/new", Some("2"))], &["/new"]),
