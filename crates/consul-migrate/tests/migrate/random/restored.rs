@@ -55,10 +55,13 @@ async fn cut_over_with<'w>(world: &'w World) -> Run<'w> {
     run
 }
 
+/// A key, and its new value; `None` deletes it.
+type Write = (&'static str, Option<&'static str>);
+
 pub fn a_way_back() {
     let all = [("/a", "1"), ("/b", "1"), ("/c", "1"), ("/d", "1")];
     // Changes of programs in the restored etcd, and the keys that a rollback would overwrite or delete.
-    let cases: [(&[(&str, Option<&str>)], &[&str]); 6] = [
+    let cases: [(&[Write], &[&str]); 6] = [
         (&[], &[]),
         (&[("/new", Some("2"))], &["/new"]),
         (&[("/a", Some("2"))], &["/a"]),
