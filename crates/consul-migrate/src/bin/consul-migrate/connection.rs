@@ -38,7 +38,8 @@ const ETCDS: Words = Words {
         ("tls_verify", "--etcd-skip-verify"),
     ],
     first: &[],
-    phrases: &[],
+    // No flag takes a folder of authorities.
+    phrases: &[(" or tls_ca_path", "")],
 };
 
 /// For how long requests are repeated by default.
@@ -70,7 +71,9 @@ impl Session {
         let client = Arc::new(connect(&config).map_err(of_flags)?);
         let job = &line.job;
         let progress = Arc::new(Progress::new(line.json));
-        let mut target = Target::new(client, patience, job.txn.into()).reporting(progress.clone());
+        let mut target = Target::new(client, patience, job.txn.into())
+            .in_words(|error| words::in_flags(error, &[&words::CONSUL]))
+            .reporting(progress.clone());
         if config.defaults.token.is_none() && config.token_file.is_none() {
             target = target.without_token();
         }
@@ -121,6 +124,7 @@ fn etcd(given: &Given, patience: Duration) -> Result<Etcd, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let timeout = patience.clamp(LEAST_TIMEOUT, TIMEOUT);
     let etcd = Etcd::new(servers, login(given)?, clock, timeout, patience);
+    let etcd = etcd.in_words(|error| words::in_flags(error, &[&ETCDS]));
     Ok(etcd.with_prefix(&given.prefix))
 }
 
@@ -243,6 +247,19 @@ mod tests {
             ("HTTPS://etcd.example", false, "https://etcd.example"),
         ] {
             assert_eq!(url(address, is_tls).as_deref(), Ok(wanted), "{address}");
+        }
+    }
+
+    /// The hints of the client are in the words of the module's options.
+    #[test]
+    fn no_option_for_tls_is_named_as_the_module_names_it() {
+        let of_tls = |name: &&str| name.starts_with("tls_") && *name != "tls_ca_path";
+        for option in consul_config::OPTIONS.iter().map(|option| option.name).filter(of_tls) {
+            for side in [&words::CONSUL, &ETCDS] {
+                let hint = format!("it is that of {option} or tls_ca_path (set {option})");
+                let shown = words::in_flags(Error::new(Kind::Tls, hint), &[side]);
+                assert!(!shown.message().contains("tls_"), "{option}: {shown}");
+            }
         }
     }
 

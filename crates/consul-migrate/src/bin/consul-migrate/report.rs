@@ -18,7 +18,7 @@ impl<'a> ReportFile<'a> {
             return Err(Failure::Usage(why.to_owned()));
         }
         let file = File::options().write(true).create(true).truncate(false).open(name);
-        let file = file.map_err(|error| Failure::Usage(unwritten(name, &error)))?;
+        let file = file.map_err(|error| Failure::of_file(unwritten(name, &error), &error))?;
         Ok(ReportFile(Some((name, file))))
     }
 
