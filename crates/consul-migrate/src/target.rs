@@ -546,10 +546,11 @@ impl Target {
         let all = checks.iter().map(check).chain(ops.iter().map(change));
         let args = Args::new().arg(Value::List(all.collect()));
         let request = self.client.request(&txn::TXN, &args)?;
-        let success = match self.silence.tell(self.client.execute(&request)).await.map_err(self.words) {
-            Ok(success) => success,
-            Err(error) => return refused(error),
-        };
+        let success =
+            match self.silence.tell(self.client.execute(&request)).await.map_err(self.words) {
+                Ok(success) => success,
+                Err(error) => return refused(error),
+            };
         let results = success.answer().value;
         let index = results.items().iter().filter_map(|result| {
             let kv = result.get("KV")?;

@@ -46,6 +46,8 @@ fn trials() -> Trials {
     trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
+    let always = random::compacted::all_the_time;
+    trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
