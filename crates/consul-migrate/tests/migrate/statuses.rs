@@ -78,6 +78,23 @@ pub fn run() {
     for verb in VERBS.iter().chain(&of_consul) {
         ends(&program("127.0.0.1:1", "127.0.0.1:1", verb).output().unwrap(), 3, "no Consul");
     }
+    for wrong in [
+        "",
+        "::1",
+        "fe80::1%lo",
+        "[fe80::1%lo]:1",
+        "[a]:1",
+        "a..b",
+        "a!",
+        "a:0",
+        "a:1:2",
+        "http://a?x",
+        "x://a",
+    ] {
+        for (etcd, consul) in [(wrong, "127.0.0.1:1"), ("127.0.0.1:1", wrong)] {
+            ends(&program(etcd, consul, &["plan"]).output().unwrap(), 2, wrong);
+        }
+    }
     is_not_written(&consul.address);
 }
 
