@@ -65,7 +65,7 @@ async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
     }
 }
 
-/// So many snapshots in a row may be compacted before they are copied, and the changes since.
+/// The snapshots in a row that may be compacted before they are copied, and the changes since.
 pub(super) const ROUNDS: usize = 5;
 
 /// What helps if etcd compacts faster than a copy is made.
