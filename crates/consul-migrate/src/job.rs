@@ -575,6 +575,10 @@ impl<'a> Job<'a> {
                 )
             }
             Ok(Some((instance, _))) => Stop::Held(instance.shown()),
+            Ok(None) if self.has_beat_of_another().await => Stop::Refused(
+                "another instance has replaced this one, and has ended: the same command goes on if the job is still there"
+                    .to_owned(),
+            ),
             Ok(None) => Stop::Refused(
                 "the job's holder in Consul was deleted: another instance has replaced this one and has ended, or a snapshot of \
                  Consul was restored. The same command goes on if the job is still there"
@@ -582,6 +586,13 @@ impl<'a> Job<'a> {
             ),
             Err(error) => error.into(),
         }
+    }
+
+    /// Whether another instance has held the job after this one: the beat of an ended one stays.
+    async fn has_beat_of_another(&self) -> bool {
+        let Ok(Some(beat)) = self.target.get(&self.keys.beat).await else { return false };
+        let mine = format!("{} ", self.me.id);
+        beat.index > *lock(&self.epoch) && !beat.value.starts_with(mine.as_bytes())
     }
 
     /// Applies operations that may be repeated, while this instance holds the job. Returns whether the server has taken a

@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 
 /// The changes that are made together.
 const AT_ONCE: usize = 64;
@@ -32,6 +33,11 @@ const NAMED: usize = 1000;
 
 /// The same in an error.
 const NAMED_IN_TEXT: usize = 10;
+
+/// Why keys stay as they are.
+const HELD: &str = "a session holds it in Consul";
+const LEASED: &str = "it has a lease in etcd, and the same value";
+const LEASED_DIFFERENT: &str = "it has a lease in etcd, and another value in Consul";
 
 /// While Consul changes, or etcd is compacted, further rounds are necessary.
 const ROUNDS: usize = 5;
@@ -46,8 +52,12 @@ pub struct RolledBack {
     pub set: u64,
     /// The number of keys of etcd that are deleted because Consul does not have them.
     pub deleted: u64,
-    /// The keys of Consul that stay as they are: a session holds them, or etcd's key has a lease.
+    /// The number of keys that stay as they are: a session holds the key in Consul, or etcd's key has a lease.
     pub left: u64,
+    /// How many of them have a lease in etcd, and another value in Consul.
+    pub left_different: u64,
+    /// The first of them, those that differ before the others.
+    pub left_keys: Vec<LeftKey>,
     /// The first keys that are changed, as text.
     pub keys: Vec<String>,
     /// The first keys that etcd had with another value, or that Consul does not have.
@@ -59,6 +69,25 @@ pub struct RolledBack {
     pub changed: Vec<String>,
 }
 
+/// A key that stays as it is on both sides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftKey {
+    /// Whether no session holds it, and its values differ: it is not a lock of Consul, and what programs have written there
+    /// is not in etcd.
+    #[serde(skip)]
+    is_alike: bool,
+    /// The key of etcd, as text.
+    pub key: String,
+    /// Why it stays.
+    pub why: &'static str,
+}
+
+impl fmt::Display for LeftKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.why)
+    }
+}
+
 /// The treatment of a difference.
 enum Way {
     /// etcd is as Consul already.
@@ -66,7 +95,7 @@ enum Way {
     /// The same, by what a program has set since the cut-over.
     SetAlike,
     Change(Change),
-    Left,
+    Left(&'static str),
     WithoutSource(String),
     /// A program has set the key since the cut-over, or has deleted it since the round before.
     Changed,
@@ -258,7 +287,9 @@ impl WayBack<'_, '_> {
     async fn round(&mut self) -> Result<u64, Stop> {
         let WayBack { run, mapping, .. } = *self;
         self.is_equal = true;
-        (self.done.left, self.done.without_source, self.done.changed) = (0, vec![], vec![]);
+        let done = &mut self.done;
+        (done.left, done.left_different, done.left_keys) = (0, 0, vec![]);
+        (done.without_source, done.changed) = (vec![], vec![]);
         let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
         let mut pages = Pages::new(run.etcd, Range::prefix(&self.marks), revision, run.pace.page);
         while let Some(page) = pages.next().await? {
@@ -320,7 +351,7 @@ impl WayBack<'_, '_> {
         match way {
             Way::Nothing => {}
             Way::SetAlike => _ = self.known.insert(key.clone()),
-            Way::Left => self.done.left += 1,
+            Way::Left(why) => self.done.leave(key, why),
             Way::WithoutSource(key) => self.done.without_source.push(key),
             Way::Changed => {
                 self.done.changed.push(shown(key));
@@ -388,15 +419,12 @@ impl WayBack<'_, '_> {
         let (target, mapping) = (self.run.job.target, self.mapping);
         let before = self.run.etcd.get(key, 0).await?;
         let is_leased = before.as_ref().is_some_and(|kv| kv.lease.0 != 0);
-        if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
-            return Ok(Way::Left);
-        }
         let plain = match mapping.place(&empty(key)) {
             Place::Plain(place) => target.get(&place).await?,
             _ => None,
         };
         if plain.as_ref().is_some_and(|stored| stored.is_held) {
-            return Ok(Way::Left);
+            return Ok(Way::Left(HELD));
         }
         let value = match plain {
             Some(stored) => Some(stored.value),
@@ -405,6 +433,10 @@ impl WayBack<'_, '_> {
                 Err(part) => return Ok(Way::WithoutSource(part)),
             },
         };
+        if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
+            let is_alike = before.map(|kv| kv.value.0) == value;
+            return Ok(Way::Left(if is_alike { LEASED } else { LEASED_DIFFERENT }));
+        }
         let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
         let is_set = from > self.switched && !self.own.contains(&from);
         if before.map(|kv| kv.value.0) == value {
@@ -433,6 +465,16 @@ impl WayBack<'_, '_> {
 }
 
 impl RolledBack {
+    fn leave(&mut self, key: &Bytes, why: &'static str) {
+        let is_alike = why != LEASED_DIFFERENT;
+        self.left += 1;
+        self.left_different += u64::from(!is_alike);
+        let left = LeftKey { is_alike, key: shown(key), why };
+        let place = self.left_keys.partition_point(|other| *other < left);
+        self.left_keys.insert(place, left);
+        self.left_keys.truncate(NAMED);
+    }
+
     fn count(&mut self, change: &Change) {
         match change.value {
             Some(_) => self.set += 1,

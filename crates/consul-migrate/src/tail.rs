@@ -4,7 +4,7 @@
 use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
 use super::lag::Lag;
-use super::load::{COMPACTED, TOO_LARGE, load, refused, restart};
+use super::load::{Rounds, TOO_LARGE, load_in, refused, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::silence::{AFTER, EVERY};
 use super::survey::{Kept, shown};
@@ -57,8 +57,10 @@ pub enum Until {
 /// See [`Stop`].
 pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
     let snapshot = run.job.record().snapshot;
+    let mut rounds = Rounds::new(!matches!(until, Until::Dropped));
     loop {
-        load(run, Kept::default()).await?;
+        load_in(run, Kept::default(), &mut rounds).await?;
+        let copied = run.job.record().revision;
         let followed = async {
             if let Until::Deleted(key) = until
                 && run.job.record().snapshot != snapshot
@@ -71,8 +73,12 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
             let mut tail = Tail::new(run, until).await?;
             Box::pin(tail.follow()).await
         };
-        match followed.await {
-            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
+        let followed = followed.await;
+        if run.job.record().revision > copied {
+            rounds.forget();
+        }
+        match followed {
+            Err(Stop::Compacted) => rounds.restart(run).await?,
             Ok(None) => restart(run, TOO_LARGE).await?,
             Ok(Some(sets)) => return Ok(sets),
             Err(stop) => return Err(stop),

@@ -45,6 +45,8 @@ pub struct Target {
     /// Whether the server takes names with these spellings in a URL, as far as it was asked.
     spellings: Mutex<HashMap<Spelling, bool>>,
     has_token: bool,
+    /// Says of an error what the program calls the client's options.
+    words: fn(Error) -> Error,
 }
 
 /// A key as it is stored.
@@ -96,13 +98,20 @@ impl Target {
         let silence = Silence::new("Consul", Arc::clone(client.clock()), patience);
         let (seen, spellings) = (Mutex::default(), Mutex::default());
         let max_bytes = MAX_OPS.into();
-        Target { client, silence, max_ops, max_bytes, seen, spellings, has_token: true }
+        let words: fn(Error) -> Error = |error| error;
+        Target { client, silence, max_ops, max_bytes, seen, spellings, has_token: true, words }
     }
 
     /// Says with a lack of rights that there is no token.
     #[must_use]
     pub fn without_token(self) -> Self {
         Target { has_token: false, ..self }
+    }
+
+    /// Has errors of the client name its options as the program calls them.
+    #[must_use]
+    pub fn in_words(self, words: fn(Error) -> Error) -> Self {
+        Target { words, ..self }
     }
 
     /// Reports while no server answers.
@@ -134,7 +143,7 @@ impl Target {
     pub async fn learn_max_ops(&mut self) -> Result<(), Error> {
         let gets = (0..self.max_ops).map(|_| operation("get", JOBS, []));
         let args = Args::new().arg(Value::List(gets.collect()));
-        match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+        match self.patiently(async || self.call(&txn::TXN, &args).await).await {
             Err(error) if error.kind() == Kind::TooLarge => {
                 self.max_ops = limit_in(error.message()).ok_or(error)?;
                 Ok(())
@@ -142,6 +151,11 @@ impl Target {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
         }
+    }
+
+    async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+        // Many futures have it inside.
+        Box::pin(self.client.call(endpoint, args)).await.map_err(self.words)
     }
 
     /// Repeats a call that may be repeated.
@@ -193,7 +207,7 @@ impl Target {
             return Ok(self.entries(&[key]).await?.pop().flatten());
         }
         let args = Args::new().arg(key).opt("consistent", true);
-        let answer = self.patiently(async || self.client.call(&kv::GET, &args).await).await?;
+        let answer = self.patiently(async || self.call(&kv::GET, &args).await).await?;
         let Answer { value: Value::Bytes(value), meta } = answer else { return Ok(None) };
         let entry = meta.entry;
         Ok(Some(Stored {
@@ -218,7 +232,7 @@ impl Target {
     ) -> Result<bool, Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
         let args = args.opt("flags", flags).opt("cas", index);
-        applied(self.silence.tell(self.client.call(&kv::PUT, &args)).await)
+        applied(self.silence.tell(self.call(&kv::PUT, &args)).await)
     }
 
     /// Writes a key, whatever it has. Not repeated.
@@ -227,7 +241,7 @@ impl Target {
     /// Consul's.
     pub async fn put_any(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("flags", flags);
-        self.silence.tell(self.client.call(&kv::PUT, &args)).await.map(|_| ())
+        self.silence.tell(self.call(&kv::PUT, &args)).await.map(|_| ())
     }
 
     /// Writes a key, whatever it has, until it is certain.
@@ -244,7 +258,7 @@ impl Target {
     /// Consul's.
     pub async fn delete(&self, key: &str, index: u64) -> Result<bool, Error> {
         let args = Args::new().arg(key).opt("cas", index);
-        applied(self.silence.tell(self.client.call(&kv::DELETE, &args)).await)
+        applied(self.silence.tell(self.call(&kv::DELETE, &args)).await)
     }
 
     /// The answer to a request with a name in its URL; `None` if the server does not take that name there.
@@ -253,7 +267,7 @@ impl Target {
         endpoint: &'static Endpoint,
         args: &Args,
     ) -> Result<Option<Answer>, Error> {
-        self.patiently(async || match self.client.call(endpoint, args).await {
+        self.patiently(async || match self.call(endpoint, args).await {
             Err(error) if is_of_name(&error) => Ok(None),
             answer => answer.map(Some),
         })
@@ -322,7 +336,7 @@ impl Target {
         }
         let answer = match is_plain(prefix) {
             _ if !fits_url(prefix) => None,
-            true => Some(self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?),
+            true => Some(self.patiently(async || self.call(&kv::KEYS, &args).await).await?),
             false => self.named(&kv::KEYS, &args).await?,
         };
         let Some(answer) = answer else {
@@ -337,7 +351,7 @@ impl Target {
     async fn keys_of_tree(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let ops = Value::List(vec![operation("get-tree", prefix, [])]);
         let args = Args::new().arg(ops).opt("consistent", true);
-        let answer = match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+        let answer = match self.patiently(async || self.call(&txn::TXN, &args).await).await {
             // Older releases refuse a prefix without keys.
             Err(error) if error.kind() == Kind::TxnFailed => return Ok(Vec::new()),
             answer => answer?,
@@ -423,7 +437,7 @@ impl Target {
             Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
         });
         let args = Args::new().arg(Value::List(asked.collect()));
-        match self.patiently(async || self.client.call(&acl::AUTHORIZE, &args).await).await {
+        match self.patiently(async || self.call(&acl::AUTHORIZE, &args).await).await {
             Ok(answer) => {
                 let allows = |answer: &Value| answer.get("Allow") == Some(&Value::Bool(true));
                 let mut answers = answer.value.items().iter().map(allows);
@@ -437,7 +451,7 @@ impl Target {
 
     /// The version of Consul and its datacenter, if the token may ask for them.
     pub async fn about(&self) -> [Option<String>; 2] {
-        let asked = self.silence.tell(self.client.call(&agent::SELF, &Args::new())).await;
+        let asked = self.silence.tell(self.call(&agent::SELF, &Args::new())).await;
         let config = asked.ok().and_then(|answer| answer.value.get("Config").cloned());
         ["Version", "Datacenter"].map(|name| {
             let value = config.as_ref()?.get(name)?.as_str()?;
@@ -479,7 +493,7 @@ impl Target {
             let (now, later) = rest.split_at(self.readable(rest));
             let ops = now.iter().map(|prefix| operation("get-tree", prefix, []));
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
-            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            match self.patiently(async || self.call(&txn::TXN, &args).await).await {
                 Ok(answer) => found.extend(answer.value.items().iter().filter_map(|result| {
                     let kv = result.get("KV")?;
                     Some((kv.get("Key")?.as_str()?.to_owned(), stored(kv)?.value))
@@ -503,7 +517,7 @@ impl Target {
         while !asked.is_empty() {
             let ops = asked.iter().map(|place| operation("get", keys[*place], []));
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
-            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            match self.patiently(async || self.call(&txn::TXN, &args).await).await {
                 Ok(answer) => {
                     let mut results = answer.value.items().iter();
                     for place in asked {
@@ -542,7 +556,7 @@ impl Target {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
         }
         let args = Args::new().arg(prefix).opt("consistent", true);
-        let answer = self.patiently(async || self.client.call(&kv::LIST, &args).await).await?;
+        let answer = self.patiently(async || self.call(&kv::LIST, &args).await).await?;
         self.check_hidden(prefix, &answer.meta).await?;
         let is_key = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
         Ok(answer.value.items().iter().find(is_key).and_then(stored))
@@ -556,19 +570,20 @@ impl Target {
         let all = checks.iter().map(check).chain(ops.iter().map(change));
         let args = Args::new().arg(Value::List(all.collect()));
         let request = self.client.request(&txn::TXN, &args)?;
-        let success = match self.silence.tell(self.client.execute(&request)).await {
-            Ok(success) => success,
-            Err(error) => {
-                let size =
-                    checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
-                // A key can also be set by a PUT.
-                let may_do_with_less = ops.len() != 1 || matches!(ops, [Op::Set { .. }]);
-                return match self.learn_size(&error, size) && may_do_with_less {
-                    true => Ok(Outcome::Oversized),
-                    false => refused(error),
-                };
-            }
-        };
+        let success =
+            match self.silence.tell(self.client.execute(&request)).await.map_err(self.words) {
+                Ok(success) => success,
+                Err(error) => {
+                    let size =
+                        checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
+                    // A key can also be set by a PUT.
+                    let may_do_with_less = ops.len() != 1 || matches!(ops, [Op::Set { .. }]);
+                    return match self.learn_size(&error, size) && may_do_with_less {
+                        true => Ok(Outcome::Oversized),
+                        false => refused(error),
+                    };
+                }
+            };
         let results = success.answer().value;
         let index = results.items().iter().filter_map(|result| {
             let kv = result.get("KV")?;

@@ -273,7 +273,8 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
         roll_back(&run, may_change).await
     });
     let done = done.await?;
-    let is_well = done.without_source.is_empty() && done.changed.is_empty();
+    let is_well =
+        done.without_source.is_empty() && done.changed.is_empty() && done.left_different == 0;
     let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
     Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
 }
@@ -283,7 +284,8 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
     let mut text = match is_dry {
         true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
         false => {
-            let state = if done.changed.is_empty() { "is as Consul, and" } else { "now" };
+            let is_alike = done.changed.is_empty() && done.left_different == 0;
+            let state = if is_alike { "is as Consul, and" } else { "now" };
             format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
         }
     };
@@ -295,6 +297,7 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
             "left as they are, with a session or a lease: {}\n",
             counted(done.left as usize, "key")
         );
+        text += &listed(&done.left_keys, done.left as usize, "--json names 1000");
     }
     if !done.changed.is_empty() {
         text += "programs have set these keys of etcd since the cut-over, or have deleted them now; they stay, and `tail` takes \
