@@ -1,5 +1,7 @@
 //! Errors about the module's options in the words of a program's flags.
 
+use consul_api::error::{Error, Kind};
+
 /// Options and their flags.
 #[derive(Debug)]
 pub struct Words {
@@ -16,9 +18,11 @@ pub const CONSUL: Words = Words {
     flags: &[
         ("token_file", "--token-file"),
         ("tls_ca_file", "--ca-file"),
+        ("tls_ca_path", "CONSUL_CAPATH"),
         ("tls_cert_file", "--client-cert"),
         ("tls_key_file", "--client-key"),
         ("tls_server_name", "--tls-server-name"),
+        ("tls_verify", "CONSUL_HTTP_SSL_VERIFY"),
     ],
     first: &[
         ("endpoints", "--http-addr"),
@@ -49,6 +53,14 @@ pub fn of_flags(message: &str, words: &[&Words]) -> String {
         _ => part.to_owned(),
     });
     parts.collect::<Vec<_>>().join("\"")
+}
+
+/// An error whose message names options, now with flags; others quote servers and keys.
+pub fn in_flags(error: Error, words: &[&Words]) -> Error {
+    match error.kind() {
+        Kind::Config | Kind::Tls => error.map_message(|message| of_flags(message, words)),
+        _ => error,
+    }
 }
 
 fn is_of_word(c: char) -> bool {

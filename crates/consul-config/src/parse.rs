@@ -7,6 +7,7 @@ use consul_api::value::shape::ValuePath;
 use consul_client::transport::https::OVER_SOCKET;
 use http::HeaderValue;
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -72,6 +73,43 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     })
 }
 
+const BARE_IPV6: &str = "an IPv6 address is written in brackets, such as [::1] or [::1]:8500";
+
+/// Whether the host of a URL is an IPv6 address without the brackets, with a zone or without.
+fn is_bare_ipv6(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = rest.split(['/', '?', '%']).next().unwrap_or_default();
+    host.parse::<Ipv6Addr>().is_ok()
+}
+
+/// Why nothing can be connected to under this name.
+fn unusable(host: &str) -> Option<&'static str> {
+    if let Some(inside) = host.strip_prefix('[') {
+        let address = inside.strip_suffix(']').unwrap_or(inside);
+        return match address.split_once('%') {
+            Some((address, _)) if address.parse::<Ipv6Addr>().is_ok() => Some(
+                "an IPv6 address with a zone (%…) is not supported: use another address, or a name",
+            ),
+            _ if address.parse::<Ipv6Addr>().is_err() => {
+                Some("in brackets there must be an IPv6 address")
+            }
+            _ => None,
+        };
+    }
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name = host.strip_suffix('.').unwrap_or(host);
+    // Source: RFC 1035, 2.3.4.
+    match name.split('.').any(|label| label.is_empty() || label.len() > 63) || name.len() > 253 {
+        _ if !host.chars().all(is_of_name) => {
+            Some("the host must have letters, digits, `-`, `_` and `.` only")
+        }
+        true => {
+            Some("no host name has more than 253 characters, or between dots none or more than 63")
+        }
+        false => None,
+    }
+}
+
 /// The URL of a server, `host:port` or a URL already, with a scheme and without a trailing slash.
 ///
 /// # Errors
@@ -99,7 +137,9 @@ pub fn url(text: &str) -> Result<String, NotAnAddress> {
     if url.contains('@') {
         return Err(NotAnAddress::Credentials);
     }
-    let Ok(uri) = url.parse::<http::Uri>() else { return refuse("it is not a URL") };
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return refuse(if is_bare_ipv6(&url) { BARE_IPV6 } else { "it is not a URL" });
+    };
     let scheme = match uri.scheme_str() {
         Some(scheme @ ("http" | "https")) => scheme,
         _ => return refuse("the scheme must be http, https, unix or https+unix"),
@@ -108,6 +148,12 @@ pub fn url(text: &str) -> Result<String, NotAnAddress> {
         Some(authority) if !authority.host().is_empty() => authority,
         _ => return refuse("it has no host"),
     };
+    match unusable(authority.host()) {
+        // Also with a port: that can be a part of such an address.
+        _ if is_bare_ipv6(&url) => return refuse(BARE_IPV6),
+        Some(why) => return refuse(why),
+        None => {}
+    }
     let names_port = authority.as_str().len() > authority.host().len();
     if names_port && authority.port_u16().is_none_or(|port| port == 0) {
         return refuse("the port must be from 1 to 65535");

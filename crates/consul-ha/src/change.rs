@@ -9,6 +9,7 @@ use super::failure::Failure;
 use super::output::{Output, counted, say};
 use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
+use super::words;
 use consul_api::value::shape::unknown;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{operand, shell_word};
@@ -109,7 +110,12 @@ fn leaderless(snapshot: &Snapshot, node: &str) -> Option<String> {
 async fn kept_stores(cluster: &Cluster, node: &str) -> Vec<String> {
     let needed = match stores::outside::needed_nodes(cluster, node).await {
         Ok(needed) => needed,
-        Err(error) => return vec![format!("the maps of the stores cannot be read: {error}")],
+        Err(error) => {
+            return vec![format!(
+                "the maps of the stores cannot be read: {}",
+                words::message(&error)
+            )];
+        }
     };
     let snapshot = cluster.snapshot();
     let others = snapshot.live().map(|node| &node.record);
@@ -366,7 +372,10 @@ async fn taken_back(cluster: &Cluster, asked: &Asked) -> String {
         Ok(false) => {
             "the request is gone: it was taken at last, or somebody has withdrawn it".to_owned()
         }
-        Err(error) => format!("the request may still take effect, it was not withdrawn: {error}"),
+        Err(error) => format!(
+            "the request may still take effect, it was not withdrawn: {}",
+            words::message(&error)
+        ),
     }
 }
 

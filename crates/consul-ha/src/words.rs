@@ -22,7 +22,7 @@ const CLUSTER: Words = Words {
 /// The message of an error.
 pub fn message(error: &Error) -> String {
     match error.kind() {
-        Kind::Config => of_flags(error.message()),
+        Kind::Config | Kind::Tls => of_flags(error.message()),
         _ => error.message().to_owned(),
     }
 }
@@ -36,6 +36,17 @@ pub fn of_flags(message: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The hints of the client are in the words of the module's options.
+    #[test]
+    fn no_option_for_tls_is_named_as_the_module_names_it() {
+        let of_tls = |name: &&str| name.starts_with("tls_");
+        for option in consul_config::OPTIONS.iter().map(|option| option.name).filter(of_tls) {
+            let error =
+                Error::new(Kind::Tls, format!("the certificate is not trusted (set {option})"));
+            assert!(!message(&error).contains("tls_"), "{option}: {}", message(&error));
+        }
+    }
+
     #[test]
     fn options_become_flags_outside_of_what_is_quoted() {
         for (message, shown) in [
@@ -45,6 +56,7 @@ mod tests {
                 r#"--nodes-prefix is "leader_key/" and --leader-key is "x": they overlap"#,
             ),
             ("tls_ca_file has no effect", "--ca-file has no effect"),
+            ("that tls_ca_file or tls_ca_path names", "that --ca-file or CONSUL_CAPATH names"),
             (r#"endpoints is "": it is not a URL"#, r#"--http-addr is "": it is not a URL"#),
             ("endpoints[2] is wrong", "--http-addr[2] is wrong"),
             ("timeout is 0", "--timeout-ms is 0"),

@@ -101,7 +101,7 @@ async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
     let keys = &run.job.keys;
     let all = [&keys.beat, &keys.holder, &keys.record];
     let deletions = all.map(|key| Op::Delete { key: key.clone() });
-    run.job.apply(&deletions).await
+    run.job.apply_all(&deletions).await
 }
 
 /// Takes the mark from the keys that are as the job wrote them; returns how many they are.
@@ -174,7 +174,8 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                     let counted = some.iter().filter(|(key, _)| is_counted(mapping, key));
                     unmarked += counted.count() as u64;
                 }
-                Ok(Outcome::Refused(0, _)) => return run.job.apply(&[]).await.map(|()| unmarked),
+                Ok(Outcome::Oversized) => continue,
+                Ok(Outcome::Refused(0, _)) => return run.job.apply(&[]).await.map(|_| unmarked),
                 Err(error) if !may_be_repeated(&error) => return Err(error.into()),
                 // A program has changed one meanwhile, or the answer was lost.
                 _ => {

@@ -488,6 +488,21 @@ impl<'a> Job<'a> {
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn save(&self, next: Record, ops: &[Op]) -> Result<(), Stop> {
+        match self.try_save(next, ops).await? {
+            true => Ok(()),
+            false => Err(Stop::Refused(
+                "Consul takes no transaction as large as the job's record: raise the servers' limits.txn_max_req_len, or the limit \
+                 of what is before them"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The same; returns whether the server has taken a transaction as large as this. If it has not, nothing is changed.
+    ///
+    /// # Errors
+    /// See [`Self::save`].
+    pub(super) async fn try_save(&self, next: Record, ops: &[Op]) -> Result<bool, Stop> {
         let mut is_open = false;
         let mut attempt = self.attempt(&next);
         loop {
@@ -500,14 +515,14 @@ impl<'a> Job<'a> {
             let error = match self.target.txn(&checks, ops).await {
                 Ok(Outcome::Applied(index)) => {
                     self.saved(attempt.next, index);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Ok(Outcome::Refused(at, _)) if at < checks.len() => {
                     match record(self.target, &self.keys).await? {
                         // By an attempt whose answer was lost.
                         Some((found, index)) if is_open && found == attempt.next => {
                             self.saved(found, index);
-                            return Ok(());
+                            return Ok(true);
                         }
                         // By a call that was dropped.
                         Some((found, index)) if attempt.before.as_ref() == Some(&found) => {
@@ -518,6 +533,7 @@ impl<'a> Job<'a> {
                         _ => return Err(self.fenced().await),
                     }
                 }
+                Ok(Outcome::Oversized) => return Ok(false),
                 Ok(Outcome::Refused(at, why)) => {
                     return Err(refused(&ops[at - checks.len()], &why));
                 }
@@ -559,6 +575,10 @@ impl<'a> Job<'a> {
                 )
             }
             Ok(Some((instance, _))) => Stop::Held(instance.shown()),
+            Ok(None) if self.has_beat_of_another().await => Stop::Refused(
+                "another instance has replaced this one, and has ended: the same command goes on if the job is still there"
+                    .to_owned(),
+            ),
             Ok(None) => Stop::Refused(
                 "the job's holder in Consul was deleted: another instance has replaced this one and has ended, or a snapshot of \
                  Consul was restored. The same command goes on if the job is still there"
@@ -568,13 +588,22 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Applies operations that may be repeated, while this instance holds the job.
+    /// Whether another instance has held the job after this one: the beat of an ended one stays.
+    async fn has_beat_of_another(&self) -> bool {
+        let Ok(Some(beat)) = self.target.get(&self.keys.beat).await else { return false };
+        let mine = format!("{} ", self.me.id);
+        beat.index > *lock(&self.epoch) && !beat.value.starts_with(mine.as_bytes())
+    }
+
+    /// Applies operations that may be repeated, while this instance holds the job. Returns whether the server has taken a
+    /// transaction as large as this; if it has not, nothing is changed.
     ///
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
-    pub async fn apply(&self, ops: &[Op]) -> Result<(), Stop> {
+    pub async fn apply(&self, ops: &[Op]) -> Result<bool, Stop> {
         match self.target.txn_surely(&[self.fence()], ops).await? {
-            Outcome::Applied(_) => Ok(()),
+            Outcome::Applied(_) => Ok(true),
+            Outcome::Oversized => Ok(false),
             Outcome::Refused(0, _) => Err(self.fenced().await),
             Outcome::Refused(at, why) => Err(refused(&ops[at - 1], &why)),
         }
@@ -591,12 +620,23 @@ impl<'a> Job<'a> {
         let text = format!("consul-migrate {} sets this key", self.me.id);
         let ours = Op::Set { key: key.to_owned(), value: text.clone().into(), flags };
         loop {
-            self.apply(std::slice::from_ref(&ours)).await?;
+            if !self.apply(std::slice::from_ref(&ours)).await? {
+                return Err(not_taken(
+                    key,
+                    value,
+                    "a transaction with its name alone is too large",
+                ));
+            }
             let Some(stored) = self.target.get(key).await? else { continue };
             if stored.value != text {
                 continue;
             }
             let written = self.target.put(key, value, flags, stored.index).await;
+            if let Err(error) = &written
+                && error.kind() == Kind::TooLarge
+            {
+                return Err(not_taken(key, value, error.message()));
+            }
             if let Err(error) = &written
                 && !(error.is_transient() || error.maybe_applied())
             {
@@ -628,8 +668,9 @@ impl<'a> Job<'a> {
                 }
                 (fitting, _) => {
                     let (now, later) = rest.split_at(fitting.max(1));
-                    self.apply(now).await?;
-                    rest = later;
+                    if self.apply(now).await? {
+                        rest = later;
+                    }
                 }
             }
         }
@@ -709,6 +750,15 @@ impl<'a> Job<'a> {
 }
 
 /// Why a record is not sent.
+fn not_taken(key: &str, value: &[u8], why: &str) -> Stop {
+    Stop::Refused(format!(
+        "Consul takes no value as large as that of {}, {} bytes ({why}): raise the servers' limits.kv_max_value_size, or the limit of \
+         what is before them, until the job is finished; the same command goes on",
+        shown(key.as_bytes()),
+        value.len()
+    ))
+}
+
 fn too_large(record: &Record, bytes: usize) -> Error {
     let why = match record.taken.len() {
         0 => "shorter prefixes make it smaller".to_owned(),

@@ -73,7 +73,7 @@ pub use finish::{Finished, finish, finish_without_etcd};
 pub use lines::{CUT, Form, export, import, is_whole};
 pub use load::{load, restart};
 pub use nothing::nothing;
-pub use rollback::{RolledBack, roll_back, rollback_has_begun};
+pub use rollback::{LeftKey, MayChange, RolledBack, roll_back, rollback_has_begun};
 pub use tail::{Until, tail};
 
 use consul_api::error::Error;

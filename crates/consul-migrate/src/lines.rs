@@ -61,8 +61,12 @@ fn is_zero(flags: &u64) -> bool {
     *flags == 0
 }
 
-fn failed(doing: &str, error: &std::io::Error) -> Stop {
-    Error::new(Kind::Config, format!("{doing}: {error}")).into()
+fn unread(error: &std::io::Error) -> Stop {
+    Error::new(Kind::Config, format!("the import: {error}")).into()
+}
+
+fn unwritten(error: &std::io::Error) -> Stop {
+    Stop::Refused(format!("the export cannot be written: {error}"))
 }
 
 /// The form of an export, and of an import.
@@ -209,11 +213,11 @@ impl Export<'_> {
             (Form::ConsulKv, 0) => self.text("[]\n")?,
             (Form::ConsulKv, _) => self.text("\n]\n")?,
         }
-        self.out.flush().map_err(|error| failed("the export", &error))
+        self.out.flush().map_err(|error| unwritten(&error))
     }
 
     fn text(&mut self, text: &str) -> Result<(), Stop> {
-        self.out.write_all(text.as_bytes()).map_err(|error| failed("the export", &error))
+        self.out.write_all(text.as_bytes()).map_err(|error| unwritten(&error))
     }
 }
 
@@ -255,7 +259,7 @@ pub async fn import(
     }
     let mut end = None;
     for (at, line) in from.lines().enumerate() {
-        let line = line.map_err(|error| failed("the import", &error))?;
+        let line = line.map_err(|error| unread(&error))?;
         if line.trim().is_empty() {
             continue;
         }
@@ -297,7 +301,7 @@ impl Import<'_> {
     /// Sets the keys of a list, which is read as a whole first: a list that was cut sets nothing.
     async fn list(mut self, mapping: &Mapping, from: &mut dyn BufRead) -> Result<Tally, Stop> {
         let mut text = Vec::new();
-        from.read_to_end(&mut text).map_err(|error| failed("the import", &error))?;
+        from.read_to_end(&mut text).map_err(|error| unread(&error))?;
         let entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|error| {
             Stop::Refused(format!(
                 "nothing was written: it is not an export of `consul kv export`: {error}"
@@ -406,6 +410,7 @@ async fn write(target: &Target, ops: &[Op]) -> Result<(), Stop> {
         let (now, later) = rest.split_at(fitting.max(1));
         match target.txn_surely(&[], now).await? {
             Outcome::Applied(_) => rest = later,
+            Outcome::Oversized => {}
             Outcome::Refused(at, why) => return Err(super::job::refused(&now[at], &why)),
         }
     }

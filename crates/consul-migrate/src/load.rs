@@ -31,7 +31,16 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
+pub async fn load(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
+    load_in(run, kept, &mut Rounds::new(true)).await
+}
+
+/// The same, in a run that has met compactions before.
+pub(super) async fn load_in(
+    run: &Run<'_>,
+    mut kept: Kept,
+    rounds: &mut Rounds,
+) -> Result<(), Stop> {
     source::check(run.etcd, &run.job.record()).await?;
     refuse_switched(run).await?;
     loop {
@@ -41,7 +50,7 @@ pub async fn load(run: &Run<'_>, mut kept: Kept) -> Result<(), Stop> {
             Phase::Tail | Phase::Switched => return Ok(()),
         };
         match done {
-            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
+            Err(Stop::Compacted) => rounds.restart(run).await?,
             done => done?,
         }
     }
@@ -56,8 +65,48 @@ async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
     }
 }
 
+/// The snapshots in a row that may be compacted before they are copied, and the changes since.
+pub(super) const ROUNDS: usize = 5;
+
+/// The cure if etcd compacts faster than a copy is made.
+pub(super) fn too_fast() -> String {
+    format!(
+        "etcd has compacted {ROUNDS} snapshots in a row before all of one was read: let it keep its revisions for longer than a copy \
+         takes (a longer --auto-compaction-retention of etcd, and pause programs that compact it, such as the API server of \
+         Kubernetes), or copy less at once with --etcd-prefix, or faster with --in-flight"
+    )
+}
+
+/// The snapshots in a row that were compacted.
+pub(super) struct Rounds {
+    count: usize,
+    /// Whether the run ends after too many; a run that goes on names the cure each time.
+    ends: bool,
+}
+
+impl Rounds {
+    pub(super) fn new(ends: bool) -> Self {
+        Rounds { count: 0, ends }
+    }
+
+    /// The changes after a snapshot are followed.
+    pub(super) fn forget(&mut self) {
+        self.count = 0;
+    }
+
+    pub(super) async fn restart(&mut self, run: &Run<'_>) -> Result<(), Stop> {
+        self.count += 1;
+        match self.count >= ROUNDS {
+            true if self.ends => return Err(Stop::Refused(too_fast())),
+            true => run.report.note(&too_fast()),
+            false => {}
+        }
+        restart(run, COMPACTED).await
+    }
+}
+
 /// Why a run needs a new snapshot.
-pub const COMPACTED: &str = "etcd has compacted what the job was to read next";
+const COMPACTED: &str = "etcd has compacted what the job was to read next";
 
 /// The same, of changes that etcd tells together in more bytes than are kept in memory.
 pub(super) const TOO_LARGE: &str =

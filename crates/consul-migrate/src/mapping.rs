@@ -274,6 +274,11 @@ impl Op {
         self.key().len() + self.size()
     }
 
+    /// The bytes that it has in the body of a transaction.
+    pub fn in_body(&self) -> usize {
+        self.size().div_ceil(3) * 4 + size_of(self.key())
+    }
+
     /// Whether its value is too large for a transaction.
     pub fn needs_put(&self) -> bool {
         self.size() > MAX_IN_TXN

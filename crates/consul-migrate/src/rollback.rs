@@ -20,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 
 /// The changes that are made together.
 const AT_ONCE: usize = 64;
@@ -32,6 +33,11 @@ const NAMED: usize = 1000;
 
 /// The same in an error.
 const NAMED_IN_TEXT: usize = 10;
+
+/// Why keys stay as they are.
+const HELD: &str = "a session holds it in Consul";
+const LEASED: &str = "it has a lease in etcd, and the same value";
+const LEASED_DIFFERENT: &str = "it has a lease in etcd, and another value in Consul";
 
 /// While Consul changes, or etcd is compacted, further rounds are necessary.
 const ROUNDS: usize = 5;
@@ -46,15 +52,40 @@ pub struct RolledBack {
     pub set: u64,
     /// The number of keys of etcd that are deleted because Consul does not have them.
     pub deleted: u64,
-    /// The keys of Consul that stay as they are: a session holds them, or etcd's key has a lease.
+    /// The number of keys that stay as they are: a session holds the key in Consul, or etcd's key has a lease.
     pub left: u64,
+    /// How many of them have a lease in etcd, and another value in Consul.
+    pub left_different: u64,
+    /// The first of them, those that differ before the others.
+    pub left_keys: Vec<LeftKey>,
     /// The first keys that are changed, as text.
     pub keys: Vec<String>,
+    /// The first keys that etcd had with another value, or that Consul does not have.
+    pub overwritten: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
     /// The keys that programs have set in etcd since the cut-over, or deleted during the way back, and that are otherwise in
     /// Consul: they stay.
     pub changed: Vec<String>,
+}
+
+/// A key that stays as it is on both sides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftKey {
+    /// Whether no session holds it, and its values differ: it is not a lock of Consul, and what programs have written there
+    /// is not in etcd.
+    #[serde(skip)]
+    is_alike: bool,
+    /// The key of etcd, as text.
+    pub key: String,
+    /// Why it stays.
+    pub why: &'static str,
+}
+
+impl fmt::Display for LeftKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.why)
+    }
 }
 
 /// The treatment of a difference.
@@ -64,7 +95,7 @@ enum Way {
     /// The same, by what a program has set since the cut-over.
     SetAlike,
     Change(Change),
-    Left,
+    Left(&'static str),
     WithoutSource(String),
     /// A program has set the key since the cut-over, or has deleted it since the round before.
     Changed,
@@ -79,12 +110,53 @@ enum Outcome {
     Oversized,
 }
 
-/// Makes etcd as Consul, or tells with `is_dry` what that would change.
+/// The changes that a way back may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayChange {
+    /// Nothing: it tells what it would change.
+    Nothing,
+    /// All but what programs have set in etcd since the cut-over. Of an etcd that was restored from a snapshot since that is
+    /// not known: there it changes nothing if it would overwrite or delete a key.
+    NoNewKeys,
+    /// The same, and all of an etcd that was restored.
+    Restored,
+}
+
+/// Makes etcd as Consul, or tells what that would change.
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> {
+pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBack, Stop> {
     let record = run.job.record();
+    if may_change == MayChange::NoNewKeys {
+        refuse_restored(run, &record).await?;
+    }
+    make_as_consul(run, &record, may_change == MayChange::Nothing).await
+}
+
+/// Refuses to overwrite or delete keys of an etcd that has gone back: its revisions do not tell what programs have set since
+/// the cut-over. Keys that it lacks may be set.
+async fn refuse_restored(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
+    let Some(switched) = record.switched_revision else { return Ok(()) };
+    let found = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+    if found >= switched {
+        return Ok(());
+    }
+    let would = make_as_consul(run, record, true).await?;
+    if would.overwritten.is_empty() {
+        return Ok(());
+    }
+    let first: Vec<&str> =
+        would.overwritten.iter().take(NAMED_IN_TEXT).map(String::as_str).collect();
+    Err(Stop::Refused(format!(
+        "etcd is at revision {found}, and the job was cut over at revision {switched}: etcd was restored from a snapshot, and does not \
+         tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as {}. Nothing was \
+         changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
+        first.join(", ")
+    )))
+}
+
+async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<RolledBack, Stop> {
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(
             "the job is not cut over: etcd has what programs have written, and there is no way back to go"
@@ -103,7 +175,7 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
     let mapping = &record.mapping;
     // A version that did not note the revision has set none either that can be told.
     let switched = record.switched_revision.unwrap_or(u64::MAX);
-    let mut back = Back {
+    let mut back = WayBack {
         run,
         mapping,
         is_dry,
@@ -126,12 +198,12 @@ pub async fn roll_back(run: &Run<'_>, is_dry: bool) -> Result<RolledBack, Stop> 
             back.before = Some(revision);
             continue;
         }
-        let Back { marks, done, oversized, .. } = back;
+        let WayBack { marks, done, oversized, .. } = back;
         if !oversized.is_empty() {
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            end(run, &record, if done.changed.is_empty() { revision } else { switched }).await?;
+            end(run, record, if done.changed.is_empty() { revision } else { switched }).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
         }
@@ -187,7 +259,7 @@ async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> 
     run.job.save(back, &[]).await
 }
 
-struct Back<'r, 'a> {
+struct WayBack<'r, 'a> {
     run: &'r Run<'a>,
     mapping: &'r Mapping,
     is_dry: bool,
@@ -210,12 +282,14 @@ struct Back<'r, 'a> {
     done: RolledBack,
 }
 
-impl Back<'_, '_> {
+impl WayBack<'_, '_> {
     /// Compares both sides and changes what differs; returns the revision that it has compared.
     async fn round(&mut self) -> Result<u64, Stop> {
-        let Back { run, mapping, .. } = *self;
+        let WayBack { run, mapping, .. } = *self;
         self.is_equal = true;
-        (self.done.left, self.done.without_source, self.done.changed) = (0, vec![], vec![]);
+        let done = &mut self.done;
+        (done.left, done.left_different, done.left_keys) = (0, 0, vec![]);
+        (done.without_source, done.changed) = (vec![], vec![]);
         let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
         let mut pages = Pages::new(run.etcd, Range::prefix(&self.marks), revision, run.pace.page);
         while let Some(page) = pages.next().await? {
@@ -237,7 +311,7 @@ impl Back<'_, '_> {
     }
 
     async fn apply(&mut self, differences: Vec<Difference>) -> Result<(), Stop> {
-        let Back { run, mapping, .. } = *self;
+        let WayBack { run, mapping, .. } = *self;
         let mut sources = BTreeSet::new();
         for difference in differences {
             match source(run.etcd, mapping, &difference.key).await? {
@@ -277,7 +351,7 @@ impl Back<'_, '_> {
         match way {
             Way::Nothing => {}
             Way::SetAlike => _ = self.known.insert(key.clone()),
-            Way::Left => self.done.left += 1,
+            Way::Left(why) => self.done.leave(key, why),
             Way::WithoutSource(key) => self.done.without_source.push(key),
             Way::Changed => {
                 self.done.changed.push(shown(key));
@@ -345,15 +419,12 @@ impl Back<'_, '_> {
         let (target, mapping) = (self.run.job.target, self.mapping);
         let before = self.run.etcd.get(key, 0).await?;
         let is_leased = before.as_ref().is_some_and(|kv| kv.lease.0 != 0);
-        if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
-            return Ok(Way::Left);
-        }
         let plain = match mapping.place(&empty(key)) {
             Place::Plain(place) => target.get(&place).await?,
             _ => None,
         };
         if plain.as_ref().is_some_and(|stored| stored.is_held) {
-            return Ok(Way::Left);
+            return Ok(Way::Left(HELD));
         }
         let value = match plain {
             Some(stored) => Some(stored.value),
@@ -362,6 +433,10 @@ impl Back<'_, '_> {
                 Err(part) => return Ok(Way::WithoutSource(part)),
             },
         };
+        if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
+            let is_alike = before.map(|kv| kv.value.0) == value;
+            return Ok(Way::Left(if is_alike { LEASED } else { LEASED_DIFFERENT }));
+        }
         let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
         let is_set = from > self.switched && !self.own.contains(&from);
         if before.map(|kv| kv.value.0) == value {
@@ -390,6 +465,16 @@ impl Back<'_, '_> {
 }
 
 impl RolledBack {
+    fn leave(&mut self, key: &Bytes, why: &'static str) {
+        let is_alike = why != LEASED_DIFFERENT;
+        self.left += 1;
+        self.left_different += u64::from(!is_alike);
+        let left = LeftKey { is_alike, key: shown(key), why };
+        let place = self.left_keys.partition_point(|other| *other < left);
+        self.left_keys.insert(place, left);
+        self.left_keys.truncate(NAMED);
+    }
+
     fn count(&mut self, change: &Change) {
         match change.value {
             Some(_) => self.set += 1,
@@ -397,6 +482,9 @@ impl RolledBack {
         }
         if self.keys.len() < NAMED {
             self.keys.push(shown(&change.key));
+        }
+        if change.from != 0 && self.overwritten.len() < NAMED {
+            self.overwritten.push(shown(&change.key));
         }
     }
 }

@@ -34,8 +34,14 @@ pub async fn check_cluster(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
 /// # Errors
 /// See [`Stop`].
 pub async fn check_revision(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
-    // The status of a server may be late; a linearizable read is not.
-    let found = etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+    check_read(record, etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?)
+}
+
+/// The same with a revision that a linearizable read has found.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
     let applied = record.revision - u64::from(record.offset == 0);
     if found >= applied {
         return Ok(());

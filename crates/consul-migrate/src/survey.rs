@@ -2,6 +2,7 @@
 
 use super::ahead::ahead;
 use super::etcd::{Etcd, KeyValue, Range, Sorted, Status};
+use super::load::{ROUNDS, too_fast};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
 use super::spelling::Spelling;
 use super::tally::Tally;
@@ -150,11 +151,31 @@ pub fn shown(key: &[u8]) -> String {
     format!("{}… ({} bytes)", text(&begins[..end]), key.len())
 }
 
-/// Reads all keys at the present revision, and asks Consul whether it takes their names.
+/// Reads all keys at the present revision, and asks Consul whether it takes their names. Reads them again if etcd compacts
+/// that revision meanwhile.
 ///
 /// # Errors
-/// Errors of both.
+/// Errors of both; that etcd compacts each revision.
 pub async fn survey(
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    pace: Pace,
+    report: &dyn Report,
+) -> Result<Survey, Stop> {
+    for _ in 0..ROUNDS {
+        match survey_once(etcd, target, mapping, pace, report).await {
+            Err(Stop::Compacted) => {
+                report
+                    .note("etcd has compacted the revision that was read: the keys are read again");
+            }
+            surveyed => return surveyed,
+        }
+    }
+    Err(Stop::Refused(too_fast()))
+}
+
+async fn survey_once(
     etcd: &Etcd,
     target: &Target,
     mapping: &Mapping,

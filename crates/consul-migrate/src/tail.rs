@@ -4,7 +4,7 @@
 use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
 use super::job::Record;
 use super::lag::Lag;
-use super::load::{COMPACTED, TOO_LARGE, load, refused, restart};
+use super::load::{Rounds, TOO_LARGE, load_in, refused, restart};
 use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
 use super::silence::{AFTER, EVERY};
 use super::survey::{Kept, shown};
@@ -57,8 +57,10 @@ pub enum Until {
 /// See [`Stop`].
 pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
     let snapshot = run.job.record().snapshot;
+    let mut rounds = Rounds::new(!matches!(until, Until::Dropped));
     loop {
-        load(run, Kept::default()).await?;
+        load_in(run, Kept::default(), &mut rounds).await?;
+        let copied = run.job.record().revision;
         let followed = async {
             if let Until::Deleted(key) = until
                 && run.job.record().snapshot != snapshot
@@ -71,8 +73,12 @@ pub async fn tail(run: &Run<'_>, until: &Until) -> Result<u64, Stop> {
             let mut tail = Tail::new(run, until).await?;
             Box::pin(tail.follow()).await
         };
-        match followed.await {
-            Err(Stop::Compacted) => restart(run, COMPACTED).await?,
+        let followed = followed.await;
+        if run.job.record().revision > copied {
+            rounds.forget();
+        }
+        match followed {
+            Err(Stop::Compacted) => rounds.restart(run).await?,
             Ok(None) => restart(run, TOO_LARGE).await?,
             Ok(Some(sets)) => return Ok(sets),
             Err(stop) => return Err(stop),
@@ -225,7 +231,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             match Box::pin(self.follow_watch()).await? {
                 Ended::Done => return Ok(Some(self.sets)),
                 Ended::TooLarge => return Ok(None),
-                Ended::Silent => {}
+                Ended::Silent => source::check(self.run.etcd, &self.run.job.record()).await?,
                 Ended::Broken(why) => {
                     self.say_broken(why)?;
                     self.wait_for_etcd().await?;
@@ -292,6 +298,7 @@ impl<'r, 'a> Tail<'r, 'a> {
         }
         // A change of this moment may be on its way.
         let (count, revision) = etcd.count(&self.range, 0).await?;
+        source::check_read(&self.run.job.record(), revision)?;
         let has_changed = match revision < self.revision {
             true => false,
             false if etcd.count(&self.range, self.revision - 1).await?.0 != count => true,
@@ -372,10 +379,12 @@ impl<'r, 'a> Tail<'r, 'a> {
     async fn look(&mut self, is_silent: bool) -> Result<bool, Stop> {
         let etcd = self.run.etcd;
         let (revision, is_here) = etcd.revision_on_this_server(&self.range).await?;
+        let record = self.run.job.record();
+        // A watch waits for a revision that etcd has not any more.
+        source::check_read(&record, revision)?;
         let now = etcd.clock().now();
         self.looked = now;
         self.lag.look(now, revision);
-        let record = self.run.job.record();
         // The changes that a silent watch has not told are of other keys.
         let applied = if is_silent && is_here { revision } else { record.revision - 1 };
         let (revisions, time) = self.lag.behind(now, applied);
@@ -517,8 +526,9 @@ impl<'r, 'a> Tail<'r, 'a> {
             return self.apply_switched(index).await;
         }
         let Some((revision, offset)) = position else { return self.apply_large().await };
-        job.save(Record { revision, offset, ..job.record() }, &ops).await?;
-        self.applied(events);
+        if job.try_save(Record { revision, offset, ..job.record() }, &ops).await? {
+            self.applied(events);
+        }
         Ok(())
     }
 
@@ -543,10 +553,11 @@ impl<'r, 'a> Tail<'r, 'a> {
         if is_all {
             (next.revision, next.offset) = (first.revision, first.offset);
         }
-        match job.save(next, now).await {
+        match job.try_save(next, now).await {
+            Ok(false) => Ok(()),
             // A program has changed a key meanwhile: they are looked at again.
             Err(Stop::Failed(error)) if error.kind() == Kind::TxnFailed => Ok(()),
-            Ok(()) => {
+            Ok(true) => {
                 self.applied(usize::from(is_all));
                 Ok(())
             }

@@ -15,6 +15,7 @@ use consul_client::Client;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// The keys for which the rights of the token are asked in one request.
 const RIGHTS_AT_ONCE: usize = 64;
 
+/// The bytes of a transaction's body that servers take by default.
+const MAX_BODY: usize = 524_288;
+
+/// A transaction with fewer bytes of operations is not divided: it is mostly the checks.
+const MIN_BYTES: usize = 1024;
+
 /// Consul as the target of a job.
 #[derive(Debug)]
 pub struct Target {
@@ -31,11 +38,15 @@ pub struct Target {
     silence: Silence,
     /// The operations of a transaction.
     pub max_ops: usize,
+    /// The bytes of these operations, as far as a server, or what is before it, has refused more.
+    max_bytes: AtomicUsize,
     /// The prefixes under which ACLs are known to hide no keys.
     seen: Mutex<Vec<String>>,
     /// Whether the server takes names with these spellings in a URL, as far as it was asked.
     spellings: Mutex<HashMap<Spelling, bool>>,
     has_token: bool,
+    /// Says of an error what the program calls the client's options.
+    words: fn(Error) -> Error,
 }
 
 /// A key as it is stored.
@@ -58,6 +69,8 @@ pub enum Outcome {
     Applied(u64),
     /// The operation of this number was refused, from 0, with Consul's reason.
     Refused(usize, String),
+    /// Nothing is applied: the server takes fewer bytes in one, as [`Target::room`] knows now.
+    Oversized,
 }
 
 /// A check that must hold for a transaction.
@@ -69,18 +82,36 @@ pub enum Check {
     Swap(String, u64, Vec<u8>),
 }
 
+impl Check {
+    /// The bytes of its value in the body of a transaction.
+    fn in_body(&self) -> usize {
+        match self {
+            Check::Index(..) => 0,
+            Check::Swap(_, _, value) => value.len().div_ceil(3) * 4,
+        }
+    }
+}
+
 impl Target {
     /// Repeats requests for up to `patience` while no server answers; a transaction has up to `max_ops` operations.
     pub fn new(client: Arc<Client>, patience: Duration, max_ops: usize) -> Self {
         let silence = Silence::new("Consul", Arc::clone(client.clock()), patience);
         let (seen, spellings) = (Mutex::default(), Mutex::default());
-        Target { client, silence, max_ops, seen, spellings, has_token: true }
+        let max_bytes = MAX_OPS.into();
+        let words: fn(Error) -> Error = |error| error;
+        Target { client, silence, max_ops, max_bytes, seen, spellings, has_token: true, words }
     }
 
     /// Says with a lack of rights that there is no token.
     #[must_use]
     pub fn without_token(self) -> Self {
         Target { has_token: false, ..self }
+    }
+
+    /// Has errors of the client name its options as the program calls them.
+    #[must_use]
+    pub fn in_words(self, words: fn(Error) -> Error) -> Self {
+        Target { words, ..self }
     }
 
     /// Reports while no server answers.
@@ -112,7 +143,7 @@ impl Target {
     pub async fn learn_max_ops(&mut self) -> Result<(), Error> {
         let gets = (0..self.max_ops).map(|_| operation("get", JOBS, []));
         let args = Args::new().arg(Value::List(gets.collect()));
-        match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+        match self.patiently(async || self.call(&txn::TXN, &args).await).await {
             Err(error) if error.kind() == Kind::TooLarge => {
                 self.max_ops = limit_in(error.message()).ok_or(error)?;
                 Ok(())
@@ -120,6 +151,11 @@ impl Target {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
         }
+    }
+
+    async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
+        // Many futures have it inside.
+        Box::pin(self.client.call(endpoint, args)).await.map_err(self.words)
     }
 
     /// Repeats a call that may be repeated.
@@ -171,7 +207,7 @@ impl Target {
             return Ok(self.entries(&[key]).await?.pop().flatten());
         }
         let args = Args::new().arg(key).opt("consistent", true);
-        let answer = self.patiently(async || self.client.call(&kv::GET, &args).await).await?;
+        let answer = self.patiently(async || self.call(&kv::GET, &args).await).await?;
         let Answer { value: Value::Bytes(value), meta } = answer else { return Ok(None) };
         let entry = meta.entry;
         Ok(Some(Stored {
@@ -196,7 +232,7 @@ impl Target {
     ) -> Result<bool, Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec()));
         let args = args.opt("flags", flags).opt("cas", index);
-        applied(self.silence.tell(self.client.call(&kv::PUT, &args)).await)
+        applied(self.silence.tell(self.call(&kv::PUT, &args)).await)
     }
 
     /// Writes a key, whatever it has. Not repeated.
@@ -205,7 +241,7 @@ impl Target {
     /// Consul's.
     pub async fn put_any(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Error> {
         let args = Args::new().arg(key).arg(Value::Bytes(value.to_vec())).opt("flags", flags);
-        self.silence.tell(self.client.call(&kv::PUT, &args)).await.map(|_| ())
+        self.silence.tell(self.call(&kv::PUT, &args)).await.map(|_| ())
     }
 
     /// Writes a key, whatever it has, until it is certain.
@@ -222,7 +258,7 @@ impl Target {
     /// Consul's.
     pub async fn delete(&self, key: &str, index: u64) -> Result<bool, Error> {
         let args = Args::new().arg(key).opt("cas", index);
-        applied(self.silence.tell(self.client.call(&kv::DELETE, &args)).await)
+        applied(self.silence.tell(self.call(&kv::DELETE, &args)).await)
     }
 
     /// The answer to a request with a name in its URL; `None` if the server does not take that name there.
@@ -231,7 +267,7 @@ impl Target {
         endpoint: &'static Endpoint,
         args: &Args,
     ) -> Result<Option<Answer>, Error> {
-        self.patiently(async || match self.client.call(endpoint, args).await {
+        self.patiently(async || match self.call(endpoint, args).await {
             Err(error) if is_of_name(&error) => Ok(None),
             answer => answer.map(Some),
         })
@@ -291,7 +327,7 @@ impl Target {
     /// # Errors
     /// Consul's; that ACLs hide some, or may hide some.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
-        if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= MAX_OPS {
+        if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= self.max_bytes() {
             return Box::pin(self.keys_of_tree(prefix)).await;
         }
         let mut args = Args::new().arg(prefix).opt("consistent", true);
@@ -300,7 +336,7 @@ impl Target {
         }
         let answer = match is_plain(prefix) {
             _ if !fits_url(prefix) => None,
-            true => Some(self.patiently(async || self.client.call(&kv::KEYS, &args).await).await?),
+            true => Some(self.patiently(async || self.call(&kv::KEYS, &args).await).await?),
             false => self.named(&kv::KEYS, &args).await?,
         };
         let Some(answer) = answer else {
@@ -315,7 +351,7 @@ impl Target {
     async fn keys_of_tree(&self, prefix: &str) -> Result<Vec<String>, Error> {
         let ops = Value::List(vec![operation("get-tree", prefix, [])]);
         let args = Args::new().arg(ops).opt("consistent", true);
-        let answer = match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+        let answer = match self.patiently(async || self.call(&txn::TXN, &args).await).await {
             // Older releases refuse a prefix without keys.
             Err(error) if error.kind() == Kind::TxnFailed => return Ok(Vec::new()),
             answer => answer?,
@@ -401,7 +437,7 @@ impl Target {
             Value::Map(members.map(|(name, text)| (name.to_owned(), text.into())).into())
         });
         let args = Args::new().arg(Value::List(asked.collect()));
-        match self.patiently(async || self.client.call(&acl::AUTHORIZE, &args).await).await {
+        match self.patiently(async || self.call(&acl::AUTHORIZE, &args).await).await {
             Ok(answer) => {
                 let allows = |answer: &Value| answer.get("Allow") == Some(&Value::Bool(true));
                 let mut answers = answer.value.items().iter().map(allows);
@@ -415,7 +451,7 @@ impl Target {
 
     /// The version of Consul and its datacenter, if the token may ask for them.
     pub async fn about(&self) -> [Option<String>; 2] {
-        let asked = self.silence.tell(self.client.call(&agent::SELF, &Args::new())).await;
+        let asked = self.silence.tell(self.call(&agent::SELF, &Args::new())).await;
         let config = asked.ok().and_then(|answer| answer.value.get("Config").cloned());
         ["Version", "Datacenter"].map(|name| {
             let value = config.as_ref()?.get(name)?.as_str()?;
@@ -442,7 +478,7 @@ impl Target {
         let mut bytes = 0;
         let fits = |key: &&&str| {
             bytes += size_of(key);
-            bytes <= MAX_OPS
+            bytes <= self.max_bytes()
         };
         keys.iter().take(self.max_ops).take_while(fits).count().max(1)
     }
@@ -457,7 +493,7 @@ impl Target {
             let (now, later) = rest.split_at(self.readable(rest));
             let ops = now.iter().map(|prefix| operation("get-tree", prefix, []));
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
-            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            match self.patiently(async || self.call(&txn::TXN, &args).await).await {
                 Ok(answer) => found.extend(answer.value.items().iter().filter_map(|result| {
                     let kv = result.get("KV")?;
                     Some((kv.get("Key")?.as_str()?.to_owned(), stored(kv)?.value))
@@ -481,7 +517,7 @@ impl Target {
         while !asked.is_empty() {
             let ops = asked.iter().map(|place| operation("get", keys[*place], []));
             let args = Args::new().arg(Value::List(ops.collect())).opt("consistent", true);
-            match self.patiently(async || self.client.call(&txn::TXN, &args).await).await {
+            match self.patiently(async || self.call(&txn::TXN, &args).await).await {
                 Ok(answer) => {
                     let mut results = answer.value.items().iter();
                     for place in asked {
@@ -520,7 +556,7 @@ impl Target {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
         }
         let args = Args::new().arg(prefix).opt("consistent", true);
-        let answer = self.patiently(async || self.client.call(&kv::LIST, &args).await).await?;
+        let answer = self.patiently(async || self.call(&kv::LIST, &args).await).await?;
         self.check_hidden(prefix, &answer.meta).await?;
         let is_key = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
         Ok(answer.value.items().iter().find(is_key).and_then(stored))
@@ -534,10 +570,20 @@ impl Target {
         let all = checks.iter().map(check).chain(ops.iter().map(change));
         let args = Args::new().arg(Value::List(all.collect()));
         let request = self.client.request(&txn::TXN, &args)?;
-        let success = match self.silence.tell(self.client.execute(&request)).await {
-            Ok(success) => success,
-            Err(error) => return refused(error),
-        };
+        let success =
+            match self.silence.tell(self.client.execute(&request)).await.map_err(self.words) {
+                Ok(success) => success,
+                Err(error) => {
+                    let size =
+                        checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
+                    // A key can also be set by a PUT.
+                    let may_do_with_less = ops.len() != 1 || matches!(ops, [Op::Set { .. }]);
+                    return match self.learn_size(&error, size) && may_do_with_less {
+                        true => Ok(Outcome::Oversized),
+                        false => refused(error),
+                    };
+                }
+            };
         let results = success.answer().value;
         let index = results.items().iter().filter_map(|result| {
             let kv = result.get("KV")?;
@@ -574,9 +620,25 @@ impl Target {
         Ok(divisible)
     }
 
+    fn max_bytes(&self) -> usize {
+        self.max_bytes.load(Relaxed)
+    }
+
+    /// Learns from the refusal of a transaction as large as this that there is less room than was known.
+    fn learn_size(&self, refusal: &Error, size: usize) -> bool {
+        if refusal.kind() != Kind::TooLarge || size <= MIN_BYTES {
+            return false;
+        }
+        let limit =
+            bytes_in(refusal.message()).and_then(|limit| limit.checked_sub(MAX_BODY - MAX_OPS));
+        let limit = limit.filter(|limit| (MIN_BYTES..size).contains(limit)).unwrap_or(size / 2);
+        self.max_bytes.fetch_min(limit, Relaxed);
+        true
+    }
+
     /// The room of one transaction with this number of checks.
     pub fn room(&self, checks: usize) -> Room {
-        Room { bytes: MAX_OPS, ops: self.max_ops - checks }
+        Room { bytes: self.max_bytes(), ops: self.max_ops - checks }
     }
 
     /// How many of the operations fit in one transaction with this number of checks; 0 if the first is too
@@ -611,7 +673,7 @@ impl Room {
 
     /// Takes the room of an operation. If there is not so much, there is none for those after it either.
     pub fn take(&mut self, op: &Op) -> bool {
-        let size = op.size().div_ceil(3) * 4 + size_of(op.key());
+        let size = op.in_body();
         let fits = self.ops > 0 && size <= self.bytes && !op.needs_put();
         *self = match fits {
             true => Room { bytes: self.bytes - size, ops: self.ops - 1 },
@@ -633,6 +695,12 @@ fn is_of_name(error: &Error) -> bool {
 fn limit_in(text: &str) -> Option<usize> {
     let (_, limit) = text.split_once(" > ")?;
     limit.split_once(')')?.0.parse().ok()
+}
+
+/// The limit in a refusal such as `Request body(492279 bytes) too large, max size: 150000 bytes. See https://…`.
+fn bytes_in(text: &str) -> Option<usize> {
+    let (_, limit) = text.split_once("max size: ")?;
+    limit.split_once(" bytes")?.0.parse().ok()
 }
 
 /// The answer to a transaction that reads leaves out what the token may not read.

@@ -12,9 +12,8 @@
 //!   unless all of its nodes have answered: a silent node may know smaller quorums.
 //! - A replica is added: a slot that has none, which a failover fills by a copy. With the end of the copy W and R grow so far
 //!   that they meet the older ones among one replica more.
-//! - A replica is removed. It may have stored a write or answer an older read, so W' and R' are
-//!   one less. It may also have been silent when the others were equal: it alone goes on with older entries, where one
-//! is not a quorum.
+//! - A replica is removed. It may have stored a write or answer an older read, so W' and R' are one less. It may also have
+//!   been silent when the others were equal: it alone goes on with older entries, where one is not a quorum.
 //! - W and R become the wanted ones, and the shard is not changing any more.
 
 use super::map::{Entry, NodeId, Quorums, Sizes, Slot};

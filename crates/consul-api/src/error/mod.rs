@@ -126,6 +126,12 @@ impl Error {
         self
     }
 
+    /// The same error with another message.
+    pub fn map_message(mut self, map: impl FnOnce(&str) -> String) -> Self {
+        self.0.message = map(&self.0.message);
+        self
+    }
+
     /// The documented kind, for decisions of programs.
     pub fn kind(&self) -> Kind {
         self.0.kind

@@ -114,6 +114,8 @@ impl fmt::Debug for Login {
 pub struct Etcd {
     servers: Vec<Arc<dyn Streaming>>,
     login: Option<Login>,
+    /// Says of an error what the program calls the options of connections.
+    words: fn(Error) -> Error,
     clock: Arc<dyn Clock>,
     silence: Silence,
     /// The time limit of one attempt.
@@ -203,7 +205,14 @@ impl Etcd {
         let silence = Silence::new("etcd", Arc::clone(&clock), patience);
         let keys = String::new();
         let longest_line = watch::MAX_LINE;
-        Etcd { servers, login, clock, silence, timeout, longest_line, keys, now: Mutex::default() }
+        let (words, now): (fn(Error) -> Error, _) = (|error| error, Mutex::default());
+        Etcd { servers, login, words, clock, silence, timeout, longest_line, keys, now }
+    }
+
+    /// Has errors of the connections name their options as the program calls them.
+    #[must_use]
+    pub fn in_words(self, words: fn(Error) -> Error) -> Self {
+        Etcd { words, ..self }
     }
 
     /// The longest line of a watch that is read, in bytes; by default 64 MiB.
@@ -361,6 +370,7 @@ impl Etcd {
                     self.endpoint()
                 ),
             )
+            .with_endpoint(self.endpoint())
             .into()),
             _ => Ok(answer),
         }
@@ -437,8 +447,13 @@ impl Etcd {
             let said = shown(answer);
             let message =
                 format!("{}: {what}: the answer is not etcd's: {error}{said}", self.endpoint());
-            self.of_server(Error::new(Kind::Decode, message)).into()
+            self.foreign(message).into()
         })
+    }
+
+    /// The error of an answer that is not etcd's.
+    fn foreign(&self, message: String) -> Error {
+        self.of_server(Error::new(Kind::Decode, message).with_endpoint(self.endpoint()))
     }
 
     /// The result of an attempt within its time limit.
@@ -541,7 +556,7 @@ impl Etcd {
             .body(body.clone())
             .map_err(|error| Error::argument(format!("etcd: {error}")))?;
         self.server().open(request).await.map_err(|error| match error.kind() {
-            Kind::Tls => self.of_server(error),
+            Kind::Tls => self.of_server((self.words)(error)),
             _ => error,
         })
     }
@@ -628,13 +643,12 @@ impl Etcd {
                 "{endpoint} is etcd {version}, whose JSON gateway is off: start it with --enable-grpc-gateway"
             ),
             None => {
-                let neither = "it has neither /v3 nor /version";
-                match said {
-                    "" => format!("{endpoint} is not an etcd server: {neither}"),
-                    said => {
-                        format!("{endpoint} is not an etcd server: {neither}, and says {said:?}")
-                    }
-                }
+                let says =
+                    if said.is_empty() { String::new() } else { format!(", and says {said:?}") };
+                let text = format!(
+                    "{endpoint} is not an etcd server: it has neither /v3 nor /version{says}"
+                );
+                return Error::new(Kind::Decode, text).with_endpoint(endpoint);
             }
         };
         Error::new(Kind::Unsupported, text)
@@ -738,14 +752,16 @@ impl Etcd {
         };
         let kind = match (code, status) {
             _ if !hint.is_empty() => Kind::PermissionDenied,
-            (16, _) | (_, 401 | 403) => Kind::PermissionDenied,
+            (16, _) => Kind::PermissionDenied,
             (8, _) => Kind::RateLimited,
             // 1 is what the gateway of a server says that stops: its own client of gRPC is closed.
             (1 | 4 | 14, _) | (_, 408 | 499 | 502..=504) => Kind::NoLeader,
+            // etcd's own have a code, but for one of its gateway.
+            (0, _) if !says("CommonName of client") => Kind::Decode,
             _ => Kind::Http,
         };
         let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
-        let error = Error::new(kind, message).with_status(status);
+        let error = Error::new(kind, message).with_status(status).with_endpoint(self.endpoint());
         if says("too many operations") || says("request is too large") {
             return Refused::Oversized(error);
         }
@@ -757,7 +773,6 @@ impl Etcd {
             || says("request timed out");
         Refused::Failed(match is_transient {
             true => error.retryable(),
-            // etcd's own have a code.
             false if code == 0 => self.of_server(error),
             false => error,
         })

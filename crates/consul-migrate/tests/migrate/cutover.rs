@@ -169,7 +169,8 @@ fn goes_back(servers: &Servers) {
     servers.run(&["rollback"]).ends(2, &["--yes"]);
     let said = servers.run(&["rollback", "--yes"]).ok();
     assert!(said.contains("set 3 keys of etcd and deleted 1 key"), "{said}");
-    assert!(said.contains("left as they are, with a session or a lease: 1 key"), "{said}");
+    let left = "with a session or a lease: 1 key\n  /app/0010: a session holds it in Consul\n";
+    assert!(said.contains(left), "{said}");
     assert_eq!(value(&gateway, b"/app/0010"), in_etcd);
     consul.send("PUT", &format!("/v1/session/destroy/{session}"), "").unwrap();
     consul.send("PUT", "/v1/kv/app/0010", unheld).unwrap();

@@ -234,6 +234,17 @@ impl Fake {
         !is_refused
     }
 
+    /// Goes back to an earlier revision, as from a snapshot: without alarms, and without its present watches.
+    pub fn restore(&self, revision: u64) {
+        let mut state = self.state();
+        state.keys = state.at(revision).clone();
+        state.events.retain(|event| event.revision <= revision);
+        state.before = (0, Keys::new());
+        state.revision = revision;
+        state.alarms.clear();
+        state.cuts += 1;
+    }
+
     /// Forgets the history before the present revision.
     pub fn compact(&self) {
         let mut state = self.state();

@@ -21,6 +21,7 @@ mod recorded;
 mod refusals;
 mod reports;
 mod rights;
+mod statuses;
 mod storm;
 mod terminal;
 mod versions;
@@ -45,7 +46,14 @@ fn trials() -> Trials {
     trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
+    let always = random::compacted::all_the_time;
+    trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
+    trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
+    trials
+        .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    trials
+        .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
@@ -81,6 +89,8 @@ fn trials() -> Trials {
     trials.add("a_tail_whose_watches_stay_another_programs_ends", watches);
     let count = random::between::a_count_without_a_revision_is_none;
     trials.add("a_count_of_keys_without_a_revision_is_none", count);
+    let statuses = statuses::run;
+    trials.add("the_exit_status_says_what_has_failed_whatever_answers", statuses);
     if consul::is_quick() {
         return trials;
     }

@@ -18,6 +18,7 @@ pub mod numbers;
 pub mod overtaken;
 pub mod refused;
 pub mod replaced;
+pub mod restored;
 pub mod resumed;
 pub mod roles;
 pub mod silent;
@@ -39,7 +40,8 @@ use consul_migrate::mapping::{Choice, Mapping, Op, Problem, hex};
 use consul_migrate::survey::{Kept, survey};
 use consul_migrate::target::{Outcome, Target};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, Pace, Report, Run, Stop, Until, cut_over, load, roll_back, tail,
+    CutOver, Freeze, Frozen, MayChange, Pace, Report, Run, Stop, Until, cut_over, load, roll_back,
+    tail,
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::{Agent, KeyNames, Options, SimTransport};
@@ -299,6 +301,22 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let agent = Agent::new(Options { settings, clock, ..Options::default() });
         *self.judge.lock().unwrap() = Some(Arc::new(SimTransport::new(Arc::new(agent), "judge")));
+    }
+
+    /// The same with a Consul of these settings.
+    fn with(self, settings: consul_sim::settings::Settings) -> World {
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let options = Options { settings, clock: Arc::clone(&clock), ..Options::default() };
+        let agent = Arc::new(Agent::new(options));
+        let transport = Arc::new(SimTransport::new(Arc::clone(&agent), "direct"));
+        let settings = Settings {
+            timeout: Duration::from_secs(5),
+            retry_count: 2,
+            defaults: Defaults::default(),
+        };
+        let client = Client::new(vec![transport], settings, clock, fastrand::Rng::with_seed(1));
+        let direct = Target::new(Arc::new(client), PATIENCE, 64);
+        World { direct, agent, ..self }.again()
     }
 
     /// The same world for another process.
@@ -570,7 +588,9 @@ async fn go_back(world: &World, mapping: &Mapping, rng: &mut fastrand::Rng) {
             let life =
                 Duration::from_millis(if number < kills { rng.u64(..400) } else { 3_600_000 });
             let life = pin!(world.clock.sleep(life));
-            if let Either::Left((done, _)) = select(pin!(roll_back(&run, false)), life).await {
+            if let Either::Left((done, _)) =
+                select(pin!(roll_back(&run, MayChange::NoNewKeys)), life).await
+            {
                 return Some((done.unwrap(), before));
             }
         }

@@ -80,6 +80,10 @@ pub fn run(version: &'static str) {
     let failed = folder.file("failed.json");
     servers.run(&["cutover", "--yes", "--report", &failed]).ends(1, &["cut over already"]);
     is_of_schema(&schema, &read(&failed));
+    let keeps = ["has the report of the cut-over of 20", "and keeps it"];
+    servers.run(&cutover).ends(1, &keeps);
+    servers.run(&["status", "--report", &report]).ends(1, &keeps);
+    assert_eq!(read(&report), done);
     servers.run(&["report", &failed]).ends(0, &["it has failed (refused): the job is cut over"]);
     for verb in [&["verify"][..], &["status"], &["rollback", "--dry-run"], &["plan"]] {
         let said = servers.run(&[verb, &["--json"]].concat());

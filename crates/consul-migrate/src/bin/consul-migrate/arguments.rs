@@ -32,9 +32,9 @@ Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|r
 
 Exit statuses:
   0    done
-  1    refused, or the two sides differ: the output says what
+  1    refused, the two sides differ, or a file was not written to its end: the output says what
   2    the command line or the configuration is wrong
-  3    etcd or Consul does not answer
+  3    etcd or Consul does not answer, or another program answers in its place
   4    another instance holds the job
   5    etcd's user or Consul's token lacks a right
   130  interrupted; the same command goes on";
@@ -248,6 +248,9 @@ pub enum Freeze {
 pub struct Rollback {
     #[command(flatten)]
     pub hold: Hold,
+    /// Overwrite and delete also what programs may have set in an etcd that was restored from a snapshot since the cut-over.
+    #[arg(long)]
+    pub overwrite: bool,
     /// Only tell what it would change.
     #[arg(long)]
     pub dry_run: bool,

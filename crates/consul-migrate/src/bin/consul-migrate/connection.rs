@@ -38,7 +38,8 @@ const ETCDS: Words = Words {
         ("tls_verify", "--etcd-skip-verify"),
     ],
     first: &[],
-    phrases: &[],
+    // No flag takes a folder of authorities.
+    phrases: &[(" or tls_ca_path", "")],
 };
 
 /// For how long requests are repeated by default.
@@ -70,7 +71,9 @@ impl Session {
         let client = Arc::new(connect(&config).map_err(of_flags)?);
         let job = &line.job;
         let progress = Arc::new(Progress::new(line.json));
-        let mut target = Target::new(client, patience, job.txn.into()).reporting(progress.clone());
+        let mut target = Target::new(client, patience, job.txn.into())
+            .in_words(|error| words::in_flags(error, &[&words::CONSUL]))
+            .reporting(progress.clone());
         if config.defaults.token.is_none() && config.token_file.is_none() {
             target = target.without_token();
         }
@@ -121,6 +124,7 @@ fn etcd(given: &Given, patience: Duration) -> Result<Etcd, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let timeout = patience.clamp(LEAST_TIMEOUT, TIMEOUT);
     let etcd = Etcd::new(servers, login(given)?, clock, timeout, patience);
+    let etcd = etcd.in_words(|error| words::in_flags(error, &[&ETCDS]));
     Ok(etcd.with_prefix(&given.prefix))
 }
 
@@ -246,6 +250,19 @@ mod tests {
         }
     }
 
+    /// The hints of the client are in the words of the module's options.
+    #[test]
+    fn no_option_for_tls_is_named_as_the_module_names_it() {
+        let of_tls = |name: &&str| name.starts_with("tls_") && *name != "tls_ca_path";
+        for option in consul_config::OPTIONS.iter().map(|option| option.name).filter(of_tls) {
+            for side in [&words::CONSUL, &ETCDS] {
+                let hint = format!("it is that of {option} or tls_ca_path (set {option})");
+                let shown = words::in_flags(Error::new(Kind::Tls, hint), &[side]);
+                assert!(!shown.message().contains("tls_"), "{option}: {shown}");
+            }
+        }
+    }
+
     /// The number of its process says nothing elsewhere.
     #[test]
     fn an_instance_in_another_container_of_this_machine_is_not_dead() {
@@ -284,6 +301,29 @@ mod tests {
             ("http://a:1?x=1", "it must not have a query"),
             ("http://user:s3cret@a:2379", "--etcd-user"),
             ("user:s3cret@a:2379", "--etcd-user"),
+            ("::1", "in brackets"),
+            ("fe80::1", "in brackets"),
+            ("::1:2379", "in brackets"),
+            ("http://::1", "in brackets"),
+            ("fe80::1%lo", "in brackets"),
+            ("http://fe80::1%25lo", "in brackets"),
+            ("[fe80::1%lo]", "with a zone"),
+            ("[fe80::1%lo]:2379", "with a zone"),
+            ("http://[fe80::1%25lo]:2379", "with a zone"),
+            ("[127.0.0.1]:1", "in brackets there must be an IPv6 address"),
+            ("[a]", "in brackets there must be an IPv6 address"),
+            ("[]:1", "in brackets there must be an IPv6 address"),
+            ("[::1", "not a URL"),
+            ("::1]", "not a URL"),
+            ("[::1]x", "the port must be"),
+            ("[::1]2379", "the port must be"),
+            ("a:1:2", "not a URL"),
+            ("a..b", "no host name has"),
+            (".a", "no host name has"),
+            ("a b", "not a URL"),
+            ("a%20b", "not a URL"),
+            ("a!:1", "letters, digits"),
+            ("*", "letters, digits"),
             ("ftp://user:s3cret@a", "--etcd-user"),
         ] {
             let said = url(address, false).expect_err(address);

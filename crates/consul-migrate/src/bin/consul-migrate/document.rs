@@ -70,7 +70,7 @@ fn head(session: &Session, line: &CommandLine) -> Value {
 }
 
 /// Adds members, also members of objects within.
-fn add(to: &mut Value, members: Value) {
+pub fn add(to: &mut Value, members: Value) {
     match (to, members) {
         (Value::Object(to), Value::Object(members)) => {
             for (name, value) in members {

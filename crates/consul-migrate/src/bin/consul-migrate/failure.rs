@@ -1,9 +1,10 @@
 //! Why the program ends without success, and its exit status.
 
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_migrate::Stop;
 use consul_migrate::etcd::Refused;
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 pub enum Failure {
@@ -25,8 +26,16 @@ impl Failure {
             Failure::Interrupted => 130,
             Failure::Stopped(Stop::Refused(_) | Stop::Compacted) => 1,
             Failure::Stopped(Stop::Held(_)) => 4,
-            Failure::Stopped(Stop::Failed(error)) => error.kind().exit_status(),
+            Failure::Stopped(Stop::Failed(error)) => status_of(error),
         })
+    }
+
+    /// Of a file that cannot be opened or made. A full disk is not a mistake of the command line.
+    pub fn of_file(why: String, error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Refused(why).into(),
+            _ => Failure::Usage(why),
+        }
     }
 
     /// The name of its kind, for programs.
@@ -40,6 +49,14 @@ impl Failure {
             Failure::Stopped(Stop::Held(_)) => "held",
             Failure::Stopped(Stop::Failed(error)) => error.kind().name(),
         }
+    }
+}
+
+/// Another program that answers, or a server that fails, was asked for all of the patience: it has not answered either.
+fn status_of(error: &Error) -> u8 {
+    match error.kind() {
+        Kind::Decode | Kind::Http if error.is_transient() => Kind::Connect.exit_status(),
+        kind => kind.exit_status(),
     }
 }
 

@@ -24,10 +24,9 @@ pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> 
         say(&format!("exported {keys}"));
         return Ok(done(String::new(), keys));
     };
-    let unusable = || unusable(name);
-    let mut file = Unfinished::create(name).map_err(unusable())?;
+    let mut file = Unfinished::create(name).map_err(unusable(name))?;
     let keys = migrate::export(target, mapping, form, &mut file.out, report).await?;
-    file.finish().map_err(unusable())?;
+    file.finish().map_err(|error| Stop::Refused(format!("{name:?}: {error}")))?;
     Ok(done(format!("exported {keys}"), keys))
 }
 
@@ -119,5 +118,5 @@ fn is_list(file: &mut File) -> io::Result<bool> {
 
 fn unusable(name: &str) -> impl FnOnce(io::Error) -> Failure {
     let name = name.to_owned();
-    move |error| Failure::Usage(format!("{name:?}: {error}"))
+    move |error| Failure::of_file(format!("{name:?}: {error}"), &error)
 }

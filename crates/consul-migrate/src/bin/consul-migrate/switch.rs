@@ -8,7 +8,7 @@ use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, Freeze, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
+    CutOver, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
     rollback_has_begun, tail,
 };
 use serde_json::json;
@@ -260,15 +260,21 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
     require_consent(asked.yes || asked.dry_run)?;
     let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
     let run = of(session, job);
+    let may_change = match asked {
+        Rollback { dry_run: true, .. } => MayChange::Nothing,
+        Rollback { overwrite: true, .. } => MayChange::Restored,
+        _ => MayChange::NoNewKeys,
+    };
     let done = held(&run, async || {
         if !asked.dry_run {
             let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
             agree(session, text, asked.yes).await?;
         }
-        roll_back(&run, asked.dry_run).await
+        roll_back(&run, may_change).await
     });
     let done = done.await?;
-    let is_well = done.without_source.is_empty() && done.changed.is_empty();
+    let is_well =
+        done.without_source.is_empty() && done.changed.is_empty() && done.left_different == 0;
     let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
     Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
 }
@@ -278,7 +284,8 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
     let mut text = match is_dry {
         true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
         false => {
-            let state = if done.changed.is_empty() { "is as Consul, and" } else { "now" };
+            let is_alike = done.changed.is_empty() && done.left_different == 0;
+            let state = if is_alike { "is as Consul, and" } else { "now" };
             format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
         }
     };
@@ -290,6 +297,7 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
             "left as they are, with a session or a lease: {}\n",
             counted(done.left as usize, "key")
         );
+        text += &listed(&done.left_keys, done.left as usize, "--json names 1000");
     }
     if !done.changed.is_empty() {
         text += "programs have set these keys of etcd since the cut-over, or have deleted them now; they stay, and `tail` takes \

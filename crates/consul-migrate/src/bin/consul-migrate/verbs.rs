@@ -505,6 +505,11 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     if is_whole {
         text += &format!("{tally}\n");
     }
+    let is_all_placed = tally.refused.is_empty();
+    if !is_all_placed {
+        text += "some keys of etcd are in Consul neither as they are nor by a choice: `plan` lists them, and --on KIND=skip or \
+                 KIND=encode goes on\n";
+    }
     if let Some(why) = nothing(etcd, mapping).await? {
         text += &format!("{why}\n");
     }
@@ -512,7 +517,7 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
         "verb": "verify", "keys": is_whole.then_some(tally), "revision": revision, "seconds": seconds, "missing": missing,
         "extra": extra, "different": different, "differences": differences, "whole": is_whole, "digests": digests,
     });
-    Ok(Done { text, json, is_well: differences.is_empty() })
+    Ok(Done { text, json, is_well: differences.is_empty() && is_all_placed })
 }
 
 /// How many keys are missing, extra and different.

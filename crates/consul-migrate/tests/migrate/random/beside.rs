@@ -4,7 +4,7 @@ use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{Job, Phase};
 use consul_migrate::{
-    Freeze, Frozen, RolledBack, Run, Stop, cut_over, load, roll_back, rollback_has_begun,
+    Freeze, Frozen, MayChange, RolledBack, Run, Stop, cut_over, load, roll_back, rollback_has_begun,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
@@ -67,7 +67,7 @@ fn it_ends(seed: u64, every: Duration, deletes: u8) {
         }
         let writer = write(&world, seed, every, deletes);
         let limit = world.clock.sleep(Duration::from_secs(300));
-        let (back, writer) = (pin!(roll_back(&run, false)), pin!(writer));
+        let (back, writer) = (pin!(roll_back(&run, MayChange::NoNewKeys)), pin!(writer));
         let done = match select(select(back, writer), limit).await {
             Either::Left((Either::Left((done, _)), _)) => done,
             _ => panic!("it goes on: {every:?}, {deletes} % deletions"),
@@ -110,7 +110,7 @@ fn a_deletion_meanwhile_stays_and_one_before_comes_back(seed: u64) -> bool {
             world.put("/app/001", None);
             world.put("/app/003", None);
         };
-        let (done, ()) = join(roll_back(&run, false), deletes).await;
+        let (done, ()) = join(roll_back(&run, MayChange::NoNewKeys), deletes).await;
         let RolledBack { set, changed, .. } = done.unwrap();
         let has = |key: &str| world.fake.at(world.fake.revision()).contains_key(key.as_bytes());
         assert_eq!((set, has("/app/001"), has("/app/003")), (2, false, false));
@@ -136,7 +136,8 @@ fn one_beside_writers_of_consul_says_what_both_sides_are() {
                 world.clock.sleep(Duration::from_millis(1)).await;
             }
         };
-        let Either::Left((done, _)) = select(pin!(roll_back(&run, false)), pin!(writes)).await
+        let Either::Left((done, _)) =
+            select(pin!(roll_back(&run, MayChange::NoNewKeys)), pin!(writes)).await
         else {
             unreachable!("it has no end")
         };
@@ -154,6 +155,6 @@ fn one_beside_writers_of_consul_says_what_both_sides_are() {
             Job::hold(&world.target, "job", instance(3), &|_| true, true, None).await.unwrap();
         let report = Arc::new(super::Silent);
         let run = Run { etcd: &world.etcd, job, pace: super::PACE, report };
-        assert!(roll_back(&run, false).await.unwrap().changed.is_empty());
+        assert!(roll_back(&run, MayChange::NoNewKeys).await.unwrap().changed.is_empty());
     });
 }

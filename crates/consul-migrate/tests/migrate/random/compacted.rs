@@ -3,6 +3,7 @@
 use super::{PACE, World, instance};
 use consul_migrate::job::{Job, Phase};
 use consul_migrate::mapping::{Choice, Mapping, Problem};
+use consul_migrate::survey::survey;
 use consul_migrate::{Freeze, Frozen, Report, Run, Stop, Until, cut_over, load, tail};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -164,6 +165,62 @@ fn is_cut_over(prefix: &str, collision: Choice, (moment, at): (Moment, At), noti
         assert_eq!(run.job.record().phase, Phase::Switched);
         is_as_etcd(&world).await;
     });
+}
+
+/// etcd compacts all the time, faster than anything is read: each verb ends with what helps, and a tail goes on and says it.
+/// When it compacts no more, the same job ends equal.
+pub fn all_the_time() {
+    for verb in ["survey", "copy", "cutover", "tail"] {
+        let (world, notes) = (with("/app/", Choice::Refuse), Arc::<Notes>::default());
+        for place in 0..100 {
+            world.put(&format!("/app/{place:03}"), Some("1"));
+        }
+        world.works(async {
+            if ["cutover", "tail"].contains(&verb) {
+                copied(&world).await;
+            }
+            let (run, _) = world.hold(2).await.unwrap();
+            let run = Run { report: Arc::clone(&notes) as Arc<dyn Report>, ..run };
+            let compacts = async {
+                for number in 0..20_000 {
+                    world.put("/app/a", Some(&number.to_string()));
+                    world.fake.compact();
+                    world.clock.sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let works = async {
+                match verb {
+                    "survey" => {
+                        let (etcd, target) = (&world.etcd, &world.target);
+                        survey(etcd, target, &world.mapping, PACE, &*notes).await.map(|_| ())
+                    }
+                    "copy" => load(&run, Default::default()).await,
+                    "tail" => tail(&run, &Until::Dropped).await.map(|_| ()),
+                    _ => {
+                        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+                        let consent = async |_| Ok(());
+                        cut_over(&run, Freeze::Alarm, &frozen, limit, consent).await.map(|_| ())
+                    }
+                }
+            };
+            let said = match select(pin!(works), pin!(compacts)).await {
+                Either::Left((ended, _)) => ended.expect_err(verb).to_string(),
+                Either::Right(_) => notes.0.lock().unwrap().join("\n"),
+            };
+            assert!(
+                said.contains("5 snapshots in a row")
+                    && said.contains("--auto-compaction-retention"),
+                "{verb}: {said}"
+            );
+            assert!(world.fake.alarms().is_empty(), "{verb}");
+            drop(run);
+            let run = again(&world, 3, &notes).await;
+            load(&run, Default::default()).await.unwrap();
+            let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+            let done = cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(()));
+            assert!(done.await.unwrap().differences.is_empty(), "{verb}");
+        });
+    }
 }
 
 /// The keys of other programs change, and are compacted: etcd has reported meanwhile how far it is.

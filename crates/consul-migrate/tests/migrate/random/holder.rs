@@ -49,7 +49,14 @@ fn is_replaced_without_a_beat_alone() {
         run.job.release().await;
         let holder = job::holder(&world.direct, &keys).await.unwrap();
         assert_eq!(holder.unwrap().0, instance(2), "one that was replaced lets nothing go");
+        let beats = pin!(world.clock.sleep(Duration::from_secs(2)));
+        let _ = select(pin!(second.beat()), beats).await;
         second.release().await;
+        let ended = run.job.beat().await.to_string();
+        assert!(
+            ended.starts_with("another instance has replaced this one, and has ended"),
+            "{ended}"
+        );
         assert_eq!(job::holder(&world.direct, &keys).await.unwrap(), None);
 
         // A record that was deleted with its holder is noticed without a change of etcd.

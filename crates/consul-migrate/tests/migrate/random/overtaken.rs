@@ -34,7 +34,7 @@ fn what_was_replaced_writes_nothing() {
         let (holder, _) = world.hold(2).await.unwrap();
         let set = [Op::set("a".to_owned(), "1".into())];
         for done in [
-            replaced.job.apply(&set).await,
+            replaced.job.apply(&set).await.map(|_| ()),
             replaced.job.apply_all(&set).await,
             replaced.job.save(replaced.job.record(), &set).await,
             replaced.job.next_epoch().await,

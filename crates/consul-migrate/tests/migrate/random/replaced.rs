@@ -2,7 +2,7 @@
 
 use super::{World, changes};
 use consul_migrate::mapping::Op;
-use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, roll_back};
+use consul_migrate::{CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, roll_back};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
 use std::pin::pin;
@@ -53,7 +53,7 @@ async fn goes_back_in_spite_of_a_late_alarm(world: &World) {
         world.clock.sleep(Duration::from_millis(5)).await;
         world.fake.raise(*on.first().unwrap());
     };
-    let (done, ()) = join(roll_back(&run, false), late).await;
+    let (done, ()) = join(roll_back(&run, MayChange::NoNewKeys), late).await;
     assert_eq!(done.unwrap().set, 1);
     assert!(world.fake.alarms().is_empty(), "etcd takes no writes");
 }

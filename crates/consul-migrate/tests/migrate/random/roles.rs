@@ -4,7 +4,9 @@ use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{self, Job, Keys, Phase};
 use consul_migrate::mapping::Mapping;
-use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, lift_left_of, load, roll_back};
+use consul_migrate::{
+    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roll_back,
+};
 use consul_process::clock::Clock as _;
 use futures_util::future::select;
 use std::pin::pin;
@@ -83,7 +85,7 @@ fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permi
         let reads = kinds.iter().filter(|kind| kind.starts_with("READ")).count();
         assert_eq!(left.len(), reads, "{permissions:?}");
         assert!(!frozen.may_be_on());
-        roll_back(&run, false).await.unwrap();
+        roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert_eq!(world.fake.permitted("app"), kinds);
         assert!(write(&world, "4") && run.job.record().taken.is_empty());
     });

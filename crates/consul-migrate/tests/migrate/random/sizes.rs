@@ -5,7 +5,9 @@ use bytes::Bytes;
 use consul_migrate::mapping::{Choice, Problem};
 use consul_migrate::survey::survey;
 use consul_migrate::verify::compare_up_to;
-use consul_migrate::{Freeze, Frozen, Stop, Until, cut_over, load, restart, roll_back, tail};
+use consul_migrate::{
+    Freeze, Frozen, MayChange, Stop, Until, cut_over, load, restart, roll_back, tail,
+};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
 use std::collections::BTreeMap;
@@ -120,7 +122,7 @@ fn are_moved_and_back(choice: Choice) {
         // Keys that programs have deleted in etcd meanwhile come back.
         let lost: Vec<_> = before.keys().map(|key| (key.clone(), None)).collect();
         world.fake.write(&lost);
-        let done = roll_back(&run, false).await.unwrap();
+        let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert_eq!((done.deleted, done.left, done.without_source.len()), (0, 0, 0));
         let after = world.fake.at(world.fake.revision());
         for (key, entry) in before {
@@ -201,7 +203,7 @@ fn go_back_to_an_etcd_with_any_limits() {
             let gone = all.iter().map(|(key, _)| (key.clone(), None));
             world.fake.write(&gone.collect::<Vec<_>>());
             world.fake.limit(operations, bytes);
-            let done = roll_back(&run, false).await;
+            let done = roll_back(&run, MayChange::NoNewKeys).await;
             let found = world.fake.at(world.fake.revision());
             let is_there = |size: &Option<usize>| size.is_none_or(|size| size < bytes);
             for (key, size) in &all {
@@ -220,11 +222,41 @@ fn go_back_to_an_etcd_with_any_limits() {
                 }
                 // The job is still cut over. With a larger limit the same command goes on.
                 world.fake.limit(128, 1536 << 10);
-                assert_eq!(roll_back(&run, false).await.unwrap().set, (54 - fit) as u64);
+                assert_eq!(
+                    roll_back(&run, MayChange::NoNewKeys).await.unwrap().set,
+                    (54 - fit) as u64
+                );
             } else {
                 assert_eq!(done.unwrap().set, 54);
             }
             assert_eq!(world.fake.at(world.fake.revision()).len(), 54);
+        });
+    }
+}
+
+/// The limits of a transaction at Consul, from the smallest that its record needs.
+pub fn small_transactions() {
+    for most in [30_000, 60_000, 150_000, 400_000, 500_000, 524_288] {
+        let settings =
+            consul_sim::settings::Settings { txn_max_req_len: most, ..Default::default() };
+        let world = World::plain(1, &[(Problem::LargeValue, Choice::Encode)]).with(settings);
+        let value = |size: usize| Some((Bytes::from(vec![b'1'; size]), 0));
+        let fill = |name: &str| {
+            for at in 0..300 {
+                world.fake.write(&[(format!("/{name}/{at:03}").into_bytes(), value(4000))]);
+            }
+            for size in [10_000, 100_000, 250_000, 380_000, 380_001, 524_000] {
+                world.fake.write(&[(format!("/{name}/large-{size}").into_bytes(), value(size))]);
+            }
+        };
+        fill("copied");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            fill("followed");
+            follow(&world, &run).await;
+            let mapping = run.job.record().mapping;
+            assert!(world.found().await == world.wanted(&mapping, world.fake.revision()), "{most}");
         });
     }
 }

@@ -14,8 +14,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, survey};
 use consul_migrate::target::Target;
 use consul_migrate::{
-    Freeze, Frozen, Run, Stop, Until, cut_over, finish, finish_without_etcd, load, restart,
-    roll_back, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, finish_without_etcd, load,
+    restart, roll_back, tail,
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;
@@ -160,7 +160,7 @@ pub fn jobs() {
             let is_below = mapping.shares_keys(&world.mapping);
             assert_eq!(Box::pin(load(&new, kept)).await.is_err(), is_below);
             // etcd is the truth again.
-            let _ = Box::pin(roll_back(&run, false)).await.unwrap();
+            let _ = Box::pin(roll_back(&run, MayChange::NoNewKeys)).await.unwrap();
             assert!(Box::pin(load(&other, Kept::default())).await.is_ok(), "{phase:?}");
         });
     }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use consul_migrate::job::{Job, Phase, Record};
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, RolledBack, Run, Stop, Until, cut_over, load, roll_back, tail,
+    CutOver, Freeze, Frozen, MayChange, RolledBack, Run, Stop, Until, cut_over, load, roll_back,
+    tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
@@ -26,6 +27,7 @@ pub fn run() {
     without_consent_nothing_is_stopped();
     no_other_job_applies_changes_to_the_same_keys();
     the_first_write_after_it_stays();
+    keys_that_stay_are_named();
     a_new_key_has_the_form_of_most();
     parts_that_are_missing_are_named();
 }
@@ -232,7 +234,7 @@ fn no_other_job_applies_changes_to_the_same_keys() {
 }
 
 async fn back(run: &Run<'_>) -> RolledBack {
-    roll_back(run, false).await.unwrap()
+    roll_back(run, MayChange::NoNewKeys).await.unwrap()
 }
 
 fn the_first_write_after_it_stays() {
@@ -250,6 +252,29 @@ fn the_first_write_after_it_stays() {
         let value = |key: &[u8]| keys[key].value.clone();
         assert_eq!((value(b"/a"), value(b"/b")), ("of etcd".into(), "of Consul".into()));
         assert_eq!((done.left, keys[&b"/leased"[..]].lease), (1, 7));
+    });
+}
+
+/// Keys with a lease, whose values differ or not, beside a key that a session holds: each is named with its reason.
+fn keys_that_stay_are_named() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        let leased = |value: &'static str| Some((Bytes::from_static(value.as_bytes()), 7));
+        world.fake.write(&[(b"/alike".to_vec(), leased("1")), (b"/other".to_vec(), leased("1"))]);
+        let run = moved(&world, &[("/a", "1")], Freeze::Operator).await;
+        let ops = [("alike", "1"), ("other", "2")];
+        let ops = ops.map(|(key, value)| Op::set(key.to_owned(), value.into()));
+        world.direct.txn_surely(&[], &ops).await.unwrap();
+        let done = back(&run).await;
+        let left: Vec<_> = done.left_keys.iter().map(ToString::to_string).collect();
+        let wanted = [
+            "/other: it has a lease in etcd, and another value in Consul",
+            "/alike: it has a lease in etcd, and the same value",
+        ];
+        assert_eq!(
+            (&left[..], done.left, done.left_different),
+            (&wanted.map(str::to_owned)[..], 2, 1)
+        );
     });
 }
 

@@ -10,7 +10,7 @@ use consul_migrate::survey::survey;
 use consul_migrate::target::Outcome;
 use consul_migrate::verify::{Found, compare_up_to};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, Run, Stop, Until, cut_over, load, restart, roll_back, tail,
+    CutOver, Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, load, restart, roll_back, tail,
 };
 use consul_process::clock::Clock as _;
 use consul_sim::KeyNames;
@@ -183,7 +183,7 @@ fn are_moved_and_back(release: KeyNames, choice: Choice) {
             let applied = world.direct.txn_surely(&[], ops).await.unwrap();
             assert!(matches!(applied, Outcome::Applied(_)), "{applied:?}");
         }
-        let done = roll_back(&run, false).await.unwrap();
+        let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert!(done.without_source.is_empty() && done.left == 0, "{done:?}");
         let found = world.fake.at(world.fake.revision());
         for (name, ..) in NAMES.iter().chain([&("/plain/new", true, true)]) {
@@ -249,7 +249,7 @@ fn are_moved_back_after_an_upgrade(release: KeyNames) {
     let world = world.again();
     world.works(async {
         let (run, _) = world.hold(2).await.unwrap();
-        let done = roll_back(&run, false).await.unwrap();
+        let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert_eq!((done.set, done.deleted), (NAMES.len() as u64, 0), "{release:?}: {done:?}");
         let found = world.fake.at(world.fake.revision());
         assert!(NAMES.iter().all(|(name, ..)| found[name.as_bytes()].value == "of Consul"));

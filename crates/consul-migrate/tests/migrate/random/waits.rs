@@ -11,7 +11,7 @@ use consul_migrate::streaming::{Parts, Streaming};
 use consul_migrate::survey::survey;
 use consul_migrate::target::Target;
 use consul_migrate::{
-    Freeze, Frozen, Report, Run, Stop, Until, cut_over, load, roll_back, tail, verify,
+    Freeze, Frozen, MayChange, Report, Run, Stop, Until, cut_over, load, roll_back, tail, verify,
 };
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::SimTransport;
@@ -173,7 +173,7 @@ impl Outage {
                 "copy" => load(&run, Default::default()).await,
                 "tail" => tail(&run, &Until::Dropped).await.map(|_| ()),
                 "cutover" => cut(&run).await,
-                "rollback" => roll_back(&run, true).await.map(|_| ()),
+                "rollback" => roll_back(&run, MayChange::Nothing).await.map(|_| ()),
                 other => panic!("{other}"),
             }
         };
