@@ -334,6 +334,7 @@ async fn left_over_sessions(
     let leader = snapshot.leader.as_ref();
     let leader = leader.filter(|leader| snapshot.nodes.contains_key(&leader.node_id));
     let leader = leader.map(|leader| leader.session_id.as_str());
+    let blocked = snapshot.blocked.as_ref().and_then(|it| it.session.as_deref());
     let name = format!("lock {}", session.options.leader_key);
     let holders = holders(session).await?;
     let service = session.options.service();
@@ -347,7 +348,9 @@ async fn left_over_sessions(
     let left = |it: &Value| {
         let id = it.get("ID").and_then(Value::as_str)?;
         let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
-        let is_suspect = Some(id) != leader && (is_named || holders.contains(id));
+        // A problem of the cluster tells it, with the same cure.
+        let is_told = blocked == Some(id);
+        let is_suspect = Some(id) != leader && !is_told && (is_named || holders.contains(id));
         (is_suspect && !is_of_node(it)).then(|| id.to_owned())
     };
     let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();

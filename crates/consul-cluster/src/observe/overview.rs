@@ -8,6 +8,7 @@ mod problems;
 mod tests;
 
 use super::report::{Known, Told};
+use crate::leader::blocked::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::pause::Pause;
@@ -88,6 +89,9 @@ pub struct Overview {
     /// Whether Consul's servers have said that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
+    /// What keeps all nodes from the leader's key; the problems tell it.
+    #[serde(skip)]
+    pub blocked: Option<Blocked>,
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
     pub unread_stores: Vec<String>,
@@ -322,6 +326,7 @@ impl Overview {
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
             has_no_raft_leader: known.has_no_raft_leader,
+            blocked: snapshot.blocked.clone(),
             unread_stores: known.maps.unread().to_vec(),
             other_clusters: snapshot.other_clusters.clone(),
             unread_map: snapshot.unreadable.clone(),

@@ -159,6 +159,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         );
         let cure = format!("find out which program has made the session; {}", ends(leader));
         found.push(error("leader_unknown", id, text, cure));
+    } else if let Some(blocked) = &overview.blocked {
+        found.push(error("leader_key_blocked", "", blocked.text(), blocked.cure()));
     } else if overview.leader.is_none() {
         let text = "the cluster has no leader: no shards are assigned".to_owned();
         let cure = if overview.nodes.iter().any(may_lead) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::leader::blocked::Blocked;
 use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
 use std::sync::Arc;
 
@@ -97,6 +98,7 @@ fn well() -> Overview {
         endpoints: vec![endpoint],
         events: Vec::new(),
         has_no_raft_leader: false,
+        blocked: None,
         unread_stores: Vec::new(),
         other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
@@ -162,6 +164,15 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "store points: no node is there for 8 of its replicas",
         ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (
+            |it| {
+                it.leader = None;
+                it.blocked = Some(Blocked { key: "ha/leader".to_owned(), session: None });
+            },
+            "leader_key_blocked",
+            Level::Error,
+            "another program has written the leader's key ha/leader",
+        ),
         (
             |it| it.leader.as_mut().expect("one").leads = Some(false),
             "leader_does_not_lead",
