@@ -96,6 +96,13 @@ async fn examine(
     let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
     found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
     let foreign = permitted(session, foreign_keys(session, &view).await, found).await?;
+    let values = view.cluster.foreign_values().await;
+    let values = permitted(session, values, found).await?.unwrap_or_default();
+    let cure = "find the program that has written it; the cluster leaves it alone";
+    // A problem of the leader may tell the same.
+    let is_told = |it: &&Error| found.iter().any(|found| found.text.contains(it.message()));
+    let values: Vec<&Error> = values.iter().filter(|it| !is_told(it)).collect();
+    found.extend(values.iter().map(|it| finding("foreign_value", it.message().to_owned(), cure)));
     let services = left_over_services(session, &view).await;
     let services = permitted(session, services, found).await?;
     let sessions = left_over_sessions(session, &view, facts).await;

@@ -437,6 +437,8 @@ mod tests {
             refuses_key: false,
             is_refused_by_leader: false,
             lost_consul: false,
+            ended: None,
+            no_history: None,
             certificate_expires_ms: None,
             clock_ahead_ms: None,
             asked: Default::default(),

@@ -14,7 +14,7 @@ use consul_client::transport::Transport;
 use consul_cluster::nodes::start;
 use consul_cluster::observe::overview::Problem;
 use consul_cluster::observe::report::Overviews;
-use consul_cluster::{Cluster, Event, Options};
+use consul_cluster::{Cluster, Event, Options, past_leaders};
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::{Fault, SimTransport};
 use http::{Request, Response};
@@ -328,4 +328,78 @@ fn a_leaders_key_that_a_program_writes_again_and_again_is_named_once_with_its_cu
             });
         }
     }
+}
+
+const HISTORY: &str = "tsdb/cluster/shards/leaders";
+
+/// Another program's value stays, and a right can be missing: the leader leads, and says that it is not in the history.
+#[test]
+fn a_history_that_cannot_be_kept_is_told_and_foreign_values_stay() {
+    for content in ["my own notes", "{}", "[1]", "null", r#"[{"node_id":"n1"}]"#] {
+        let world = World::new();
+        world.write(HISTORY, content);
+        let clock = Arc::new(world.clock.clone());
+        logged(Level::WARN, clock, |lines| {
+            let nodes = world.nodes(2);
+            world.wait(Duration::from_secs(30));
+            let leader = leaders(&nodes)[0];
+            assert_eq!(world.read(HISTORY).as_deref(), Some(content));
+            let error = world.run(past_leaders(&look(&world))).expect_err("it is foreign");
+            assert!(error.message().contains(&format!("`consul kv delete {HISTORY}`")), "{error}");
+            let told = |problem| {
+                let overviews = Overviews::new(Arc::clone(&leader.cluster), None);
+                let problems = world.run(overviews.overview()).problems.clone();
+                problems.into_iter().filter(|it| it.problem == problem).collect::<Vec<_>>()
+            };
+            let problems = told("history_not_kept");
+            assert!(problems.len() == 1 && problems[0].text.contains(HISTORY), "{problems:?}");
+            assert_eq!(lines.count("the history of leaders is not kept"), 1, "{}", lines.text());
+            world.send("DELETE", &format!("/v1/kv/{HISTORY}"), "");
+            world.wait(Duration::from_secs(30));
+            assert_eq!(told("history_not_kept"), []);
+            let kept = world.run(past_leaders(&look(&world))).expect("a history");
+            assert_eq!(kept.len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_leader_that_may_not_write_the_history_says_so() {
+    let (world, management) = World::with_acl();
+    let rules = format!(
+        r#"key_prefix "" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}
+        service_prefix "" {{ policy = "write" }} node_prefix "" {{ policy = "write" }}
+        key "{HISTORY}" {{ policy = "read" }}"#
+    );
+    let client = world.client_with_rules(management, &rules);
+    let node = Cluster::new(Arc::clone(&client), client, Options::new("n1", "127.0.0.1:1"));
+    let node = node.expect("good options");
+    let running = Arc::clone(&node);
+    world.clock.spawn(async move { drop(running.run().await) });
+    world.wait(Duration::from_secs(20));
+    assert!(node.is_leader());
+    let problems = world.run(Overviews::new(node, None).overview()).problems.clone();
+    let told = problems.iter().find(|it| it.problem == "history_not_kept");
+    assert!(told.is_some_and(|it| it.text.contains(HISTORY)), "{problems:?}");
+}
+
+/// The weights that operators set share their key with nobody.
+#[test]
+fn a_foreign_value_in_the_key_of_the_weights_stays() {
+    const WEIGHTS: &str = "tsdb/cluster/nodes/all/weights";
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(6));
+    for content in ["my own notes", "[]", "1", "null"] {
+        world.write(WEIGHTS, content);
+        world.wait(Duration::from_secs(2));
+        let set = world.run(nodes[0].cluster.set_weight(None, "n1", Some(2.0)));
+        let error = set.expect_err("it is foreign");
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.message().contains(&format!("`consul kv delete {WEIGHTS}`")), "{error}");
+        assert_eq!(world.read(WEIGHTS).as_deref(), Some(content));
+    }
+    world.write(WEIGHTS, r#"{"n1":"much","n9":3.0}"#);
+    world.run(nodes[0].cluster.set_weight(None, "n2", Some(2.0))).expect("it is set");
+    assert_eq!(world.read(WEIGHTS).as_deref(), Some(r#"{"n1":"much","n2":2.0,"n9":3.0}"#));
 }

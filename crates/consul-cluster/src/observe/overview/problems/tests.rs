@@ -35,6 +35,8 @@ fn node(id: &str) -> NodeOverview {
         refuses_key: false,
         is_refused_by_leader: false,
         lost_consul: false,
+        ended: None,
+        no_history: None,
         certificate_expires_ms: None,
     }
 }
@@ -114,7 +116,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 42] = [
+    let cases: [Case; 46] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -164,6 +166,27 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "store points: no node is there for 8 of its replicas",
         ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (
+            |it| {
+                it.nodes[1].state = NodeState::Down;
+                it.nodes[1].ended = Some("node_id \"n2\" is taken".to_owned());
+            },
+            "node_down",
+            Level::Error,
+            "n2 has ended, and its process still runs: node_id \"n2\" is taken",
+        ),
+        (
+            |it| it.nodes[0].no_history = Some("ha/shards/leaders: denied".to_owned()),
+            "history_not_kept",
+            Level::Warning,
+            "n1 leads, and is not in the history of leaders: ha/shards/leaders: denied",
+        ),
+        (
+            |it| it.nodes.iter_mut().for_each(|node| node.weight = 0.0),
+            "few_weights",
+            Level::Warning,
+            "n1, n2 have weight 0: shards have fewer than 1 replicas, on 0 nodes",
+        ),
         (
             |it| {
                 it.leader = None;
