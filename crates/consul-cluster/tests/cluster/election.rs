@@ -302,7 +302,7 @@ fn a_leaders_key_that_a_program_writes_again_and_again_is_named_once_with_its_cu
                 let nodes = world.nodes(2);
                 let writes = || {
                     for number in 0..10 {
-                        // The same once more would be no change for Consul.
+                        // The same once more would not change the key for Consul.
                         let content = format!("{content}{number}");
                         world.send("PUT", &format!("{LEADER}?flags={flags}"), &content);
                         world.wait(Duration::from_secs(4));
