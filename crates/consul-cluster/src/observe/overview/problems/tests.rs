@@ -168,12 +168,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
         (
             |it| {
-                it.nodes[1].state = NodeState::Down;
-                it.nodes[1].ended = Some("node_id \"n2\" is taken".to_owned());
+                let ended = Some("node_id \"n3\" is taken".to_owned());
+                it.nodes.push(NodeOverview { state: NodeState::Down, ended, ..node("n3") });
             },
             "node_down",
             Level::Error,
-            "n2 has ended, and its process still runs: node_id \"n2\" is taken",
+            "n3 has ended, and its process still runs: node_id \"n3\" is taken",
         ),
         (
             |it| it.nodes[0].no_history = Some("ha/shards/leaders: denied".to_owned()),
