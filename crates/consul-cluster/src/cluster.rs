@@ -82,6 +82,8 @@ pub struct Cluster {
     pub(crate) lost_modes: watch::Sender<Lost>,
     /// Whether an operator has asked this node to leave.
     pub(crate) leaves: watch::Sender<bool>,
+    /// Why this leader is not in the history of leaders.
+    pub(crate) history_refused: Mutex<Option<String>>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
     pub(crate) refusing: Mutex<Vec<String>>,
     /// The live nodes that this leader cannot reach.
@@ -145,6 +147,7 @@ impl Cluster {
             left_from: Mutex::default(),
             lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
+            history_refused: Mutex::default(),
             refusing: Mutex::default(),
             unreached: Mutex::default(),
             refused: Mutex::default(),
@@ -257,6 +260,12 @@ impl Cluster {
     /// 256, the newest at the end.
     pub fn events_after(&self, seq: u64) -> Vec<PastEvent> {
         self.events.after(seq)
+    }
+
+    /// Why [`Cluster::run`] has ended.
+    pub(crate) fn ended(&self) -> Option<String> {
+        let last = self.events_after(0).pop();
+        last.filter(|it| it.event == "stopped").map(|it| it.detail)
     }
 
     /// Completes when this node is a live member and the cluster has a leader. An observer needs a live

@@ -1,6 +1,7 @@
 //! Linearizable reads and check-and-set updates of the cluster's keys.
 
 use crate::cluster::PAUSE;
+use crate::observe::overview::shell_word;
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -134,6 +135,15 @@ async fn change(
         }
         changed => changed.map(|_| ()),
     }
+}
+
+/// The refusal to change a key of the cluster in which another program's value is.
+pub(crate) fn foreign(key: &str) -> Error {
+    let why = format!(
+        "{key} has another program's value, which stays: if no program needs it, `consul kv delete {}` makes room",
+        shell_word(key)
+    );
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }
 
 /// The change that [`update`] makes to a key.

@@ -44,6 +44,7 @@ pub mod stores;
 
 pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
+pub use leader::blocked::Blocked;
 pub use leader::history::{
     KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, leaders as past_leaders,
 };

@@ -1,5 +1,6 @@
 //! A node's knowledge of its cluster at one moment, and the routing of keys by it.
 
+use crate::leader::blocked::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::Node;
 use crate::nodes::pause::Pause;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub weights: Weights,
     /// The leader; `None` also while Consul is unreachable.
     pub leader: Option<Leader>,
+    /// What keeps all nodes from the leader's key.
+    pub blocked: Option<Blocked>,
     /// The shard map; `None` until the first one is known.
     pub map: Option<Arc<ShardMap>>,
     /// The members whose loss has frozen the map; empty: it is not frozen.
@@ -88,6 +91,7 @@ impl Snapshot {
             paused: self.paused.clone(),
             weights: self.weights.clone(),
             leader: self.leader.clone(),
+            blocked: self.blocked.clone(),
             map: self.map.clone(),
             frozen: self.frozen.clone(),
             is_restored: self.is_restored,

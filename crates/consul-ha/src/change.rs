@@ -78,8 +78,7 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
         (false, false) => format!("{node} drains"),
     };
     let text = text + when(is_there);
-    output.done(&text, json!({ "node": node, "mode": mode.name() }), is_dry);
-    Ok(())
+    output.done(session, &text, json!({ "node": node, "mode": mode.name() }), is_dry).await
 }
 
 /// When a change of a node's mode takes effect.
@@ -190,8 +189,7 @@ pub async fn maintenance(
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
     let text = format!("{} {state}{}", of.node, when(is_there));
-    output.done(&text, json, of.change.dry_run);
-    Ok(())
+    output.done(session, &text, json, of.change.dry_run).await
 }
 
 /// `set-weight`
@@ -217,7 +215,18 @@ pub async fn set_weight(
     let is_live = of_node.is_some_and(|node| node.is_live);
     if is_live && !change.dry_run {
         let end = Instant::now() + Duration::from_secs(TAKEN_WITHIN);
-        while !has_taken_weight(session, node, *weight).await? {
+        loop {
+            match weight_of(session, node, *weight).await? {
+                Weighed::Taken => break,
+                Weighed::Replaced(other) => {
+                    let other =
+                        other.map_or("that of its configuration".to_owned(), |it| it.to_string());
+                    return Err(Failure::Refused(format!(
+                        "another operator has changed the weight of {node} meanwhile: it is to have {other}"
+                    )));
+                }
+                Weighed::Waits => {}
+            }
             if Instant::now() >= end {
                 return Err(Failure::Limit(format!(
                     "{node} has not taken the weight within {TAKEN_WITHIN} s: it hangs, it cannot write its key, or its \
@@ -232,20 +241,35 @@ pub async fn set_weight(
         None => format!("{node} has the weight of its configuration"),
     };
     let text = text + when(is_there && is_live);
-    output.done(&text, json!({ "node": node, "weight": weight, "before": before }), change.dry_run);
-    Ok(())
+    output
+        .done(
+            session,
+            &text,
+            json!({ "node": node, "weight": weight, "before": before }),
+            change.dry_run,
+        )
+        .await
 }
 
-/// Whether a node shows a weight, or has gone meanwhile.
-async fn has_taken_weight(
-    session: &Session,
-    node: &str,
-    weight: Option<f64>,
-) -> Result<bool, Failure> {
-    let Some(cluster) = during_wait(session.look().await)? else { return Ok(false) };
+/// How far a weight is that an operator has set.
+enum Weighed {
+    /// The node shows it, or has gone meanwhile.
+    Taken,
+    /// Somebody has set this one since, or has ended it.
+    Replaced(Option<f64>),
+    Waits,
+}
+
+async fn weight_of(session: &Session, node: &str, weight: Option<f64>) -> Result<Weighed, Failure> {
+    let Some(cluster) = during_wait(session.look().await)? else { return Ok(Weighed::Waits) };
     let snapshot = cluster.snapshot();
+    let set = snapshot.weights.get(node).copied();
     let is_live = snapshot.nodes.get(node).is_some_and(|node| node.is_live);
-    Ok(!is_live || snapshot.has_taken_weight(node, weight))
+    Ok(match set == weight {
+        false => Weighed::Replaced(set),
+        true if !is_live || snapshot.has_taken_weight(node, weight) => Weighed::Taken,
+        true => Weighed::Waits,
+    })
 }
 
 /// `hand-over`
@@ -258,13 +282,17 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         return Err(Failure::Refused("there is no leader".to_owned()));
     };
     let from = &leader.node_id;
+    if given.change.dry_run {
+        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
+    }
     if given.withdraw {
         let how = (condition.as_ref(), given.change.dry_run);
-        return withdraw_hand_over(&cluster, how, from, output).await;
+        return withdraw_hand_over(session, &cluster, how, (from, output)).await;
     }
     if to == Some(from) {
-        output.done(&format!("{from} is the leader"), json!({ "leader": from }), false);
-        return Ok(());
+        return output
+            .done(session, &format!("{from} is the leader"), json!({ "leader": from }), false)
+            .await;
     }
     let mut others = snapshot.live().map(|node| &node.record);
     let may_lead = |id: &str| id != from && to.is_none_or(|to| to == id);
@@ -275,8 +303,7 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
     }
     if given.change.dry_run {
         let text = format!("{from} hands over to {}", to.unwrap_or("another node"));
-        output.done(&text, json!({ "from": from, "to": to }), true);
-        return Ok(());
+        return output.done(session, &text, json!({ "from": from, "to": to }), true).await;
     }
     let mut signals = Signals::new()?;
     let asked = match cluster.ask_hand_over(condition.as_ref(), to).await {
@@ -294,8 +321,14 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         let why = format!("{next} has become the leader, not {}", to.unwrap_or_default());
         return Err(Failure::Refused(why));
     }
-    output.done(&format!("{next} is the leader"), json!({ "from": from, "leader": next }), false);
-    Ok(())
+    output
+        .done(
+            session,
+            &format!("{next} is the leader"),
+            json!({ "from": from, "leader": next }),
+            false,
+        )
+        .await
 }
 
 /// The leader after the one with this session; `None`: there is none within the limit.
@@ -318,10 +351,10 @@ async fn next_leader(
 
 /// `hand-over --withdraw`
 async fn withdraw_hand_over(
+    session: &Session,
     cluster: &Cluster,
     (condition, is_dry): (Option<&Unchanged>, bool),
-    from: &str,
-    output: Output,
+    (from, output): (&str, Output),
 ) -> Result<(), Failure> {
     let snapshot = cluster.snapshot();
     let asked = snapshot.nodes.get(from).and_then(|node| node.record.request.clone());
@@ -334,8 +367,7 @@ async fn withdraw_hand_over(
         true => format!("the request to {from} to hand over is withdrawn"),
         false => format!("{from} is not asked to hand over"),
     };
-    output.done(&text, json!({ "from": from, "was_asked": is_pending }), is_dry);
-    Ok(())
+    output.done(session, &text, json!({ "from": from, "was_asked": is_pending }), is_dry).await
 }
 
 /// A wait for what was asked, which is taken back if a signal ends the wait.
@@ -404,8 +436,9 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
     warn_of_obstacles(&cluster, node, true).await?;
     let json = json!({ "node": node });
     if given.of.change.dry_run {
-        output.done(&format!("{node} hands over its shards and stops"), json, true);
-        return Ok(());
+        return output
+            .done(session, &format!("{node} hands over its shards and stops"), json, true)
+            .await;
     }
     let mut seen = Seen::of(&cluster, node).await?;
     let mut signals = Signals::new()?;
@@ -419,8 +452,9 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
         });
     }
     if !given.wait {
-        output.done(&format!("{node} hands over its shards, then it stops"), json, false);
-        return Ok(());
+        return output
+            .done(session, &format!("{node} hands over its shards, then it stops"), json, false)
+            .await;
     }
     tokio::select! {
         gone = until_gone(session, node, seen, given.limit, output) => gone?,
@@ -430,8 +464,7 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
             return Err(Failure::Interrupted(why));
         }
     }
-    output.done(&format!("{node} has left"), json, false);
-    Ok(())
+    output.done(session, &format!("{node} has left"), json, false).await
 }
 
 /// Whether a node takes the request to leave within this time.
@@ -462,8 +495,7 @@ pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<
         true => "the shard map was not frozen".to_owned(),
         false => format!("the shard map is thawed; lost: {}", frozen.join(", ")),
     };
-    output.done(&text, json!({ "was_frozen_by": frozen }), change.dry_run);
-    Ok(())
+    output.done(session, &text, json!({ "was_frozen_by": frozen }), change.dry_run).await
 }
 
 /// `pause`
@@ -479,8 +511,9 @@ pub async fn pause(session: &Session, given: &Pause, output: Output) -> Result<(
         None => "all automatic moves of shards are paused, until `consul-ha resume`".to_owned(),
         Some(before) => format!("they were paused already, by {}", before.by),
     };
-    output.done(&text, json!({ "was_paused": before, "by": by, "why": why }), change.dry_run);
-    Ok(())
+    output
+        .done(session, &text, json!({ "was_paused": before, "by": by, "why": why }), change.dry_run)
+        .await
 }
 
 /// The user of this process, at its machine.
@@ -508,8 +541,7 @@ pub async fn resume(session: &Session, change: &Change, output: Output) -> Resul
         None => "moves of shards were not paused".to_owned(),
         Some(before) => format!("shards move again; they were paused by {}", before.by),
     };
-    output.done(&text, json!({ "was_paused": before }), change.dry_run);
-    Ok(())
+    output.done(session, &text, json!({ "was_paused": before }), change.dry_run).await
 }
 
 /// `forget`
@@ -549,8 +581,7 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
     }
     let ids: Vec<&String> = services.iter().map(|(service, _)| service).collect();
     let json = json!({ "node": node, "registered_services": ids });
-    output.done(&format!("{node} is not a member any more"), json, is_dry);
-    Ok(())
+    output.done(session, &format!("{node} is not a member any more"), json, is_dry).await
 }
 
 /// `accept-loss`
@@ -575,8 +606,9 @@ pub async fn accept_loss(
         Some(lost) => format!("the loss of the replicas of shard {shard} on {}", lost.join(", ")),
     };
     let text = format!("accepted: {text}");
-    output.done(&text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run);
-    Ok(())
+    output
+        .done(session, &text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run)
+        .await
 }
 
 /// `forget-store`
@@ -618,8 +650,7 @@ pub async fn forget_store(
     let json = json!({ "store": store, "disks": disks });
     let text = format!("store {store} is forgotten; {stays}");
     if *dry_run {
-        output.done(&text, json, true);
-        return Ok(());
+        return output.done(session, &text, json, true).await;
     }
     if !yes && !agreed(&format!("store {store} is forgotten; {stays}"))? {
         return Err(Failure::Refused("nothing was changed".to_owned()));
@@ -647,8 +678,7 @@ pub async fn forget_store(
             }
         }
     }
-    output.done(&text, json, false);
-    Ok(())
+    output.done(session, &text, json, false).await
 }
 
 /// Asks on the terminal.
@@ -700,8 +730,7 @@ pub async fn store_set(session: &Session, given: &StoreSet, output: Output) -> R
     };
     let json = |it: Quorums| json!({ "replicas": it.replicas, "write_quorum": it.write, "read_quorum": it.read });
     let json = json!({ "store": store, "before": json(now), "wanted": json(wanted) });
-    output.done(&text, json, *dry_run);
-    Ok(())
+    output.done(session, &text, json, *dry_run).await
 }
 
 #[cfg(test)]

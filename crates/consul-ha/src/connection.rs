@@ -34,6 +34,8 @@ pub struct Session {
     patience: Duration,
     /// The rights that the verb needs.
     needed: Vec<Right>,
+    /// Those of them without which it would change nothing, as far as they are known before it has looked.
+    pub changes: Vec<Right>,
 }
 
 /// The cluster as it is now, with what its nodes tell.
@@ -61,7 +63,11 @@ impl Session {
         let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
         let patience = Duration::from_millis(line.consul.timeout_ms.into());
         let needed = needed(&line.verb, &options);
-        Ok(Session { client, waiting, options, patience, needed })
+        // Which node leads is not known yet.
+        let is_known = !matches!(line.verb, Verb::HandOver(_));
+        let changes = needed.iter().filter(|right| is_known && right.is_to_write());
+        let changes = changes.cloned().collect();
+        Ok(Session { client, waiting, options, patience, needed, changes })
     }
 
     /// A failure; a refusal for lack of a right names it, also if Consul does not, and a silence of Consul that its servers
@@ -82,6 +88,16 @@ impl Session {
     /// As [`Session::explained`].
     pub async fn with_rights(&self, error: Error) -> Error {
         rights::named(&self.client, error, self.needed.clone()).await
+    }
+
+    /// Refuses a dry run of what the token may not do.
+    pub async fn check_rights(&self, needed: &[Right]) -> Result<(), Failure> {
+        let lacking = rights::lacking(&self.client, needed.to_vec()).await?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let why = format!("it would be refused: the token lacks {}", rights::listed(&lacking));
+        Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false).into())
     }
 
     /// An observer of the cluster, which has not read anything yet.

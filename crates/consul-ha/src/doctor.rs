@@ -96,6 +96,13 @@ async fn examine(
     let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
     found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
     let foreign = permitted(session, foreign_keys(session, &view).await, found).await?;
+    let values = view.cluster.foreign_values().await;
+    let values = permitted(session, values, found).await?.unwrap_or_default();
+    let cure = "find the program that has written it; the cluster leaves it alone";
+    // A problem of the leader may tell the same.
+    let is_told = |it: &&Error| found.iter().any(|found| found.text.contains(it.message()));
+    let values: Vec<&Error> = values.iter().filter(|it| !is_told(it)).collect();
+    found.extend(values.iter().map(|it| finding("foreign_value", it.message().to_owned(), cure)));
     let services = left_over_services(session, &view).await;
     let services = permitted(session, services, found).await?;
     let sessions = left_over_sessions(session, &view, facts).await;
@@ -334,6 +341,7 @@ async fn left_over_sessions(
     let leader = snapshot.leader.as_ref();
     let leader = leader.filter(|leader| snapshot.nodes.contains_key(&leader.node_id));
     let leader = leader.map(|leader| leader.session_id.as_str());
+    let blocked = snapshot.blocked.as_ref().and_then(|it| it.session.as_deref());
     let name = format!("lock {}", session.options.leader_key);
     let holders = holders(session).await?;
     let service = session.options.service();
@@ -347,7 +355,9 @@ async fn left_over_sessions(
     let left = |it: &Value| {
         let id = it.get("ID").and_then(Value::as_str)?;
         let is_named = it.get("Name").and_then(Value::as_str) == Some(&name);
-        let is_suspect = Some(id) != leader && (is_named || holders.contains(id));
+        // A problem of the cluster tells it, with the same cure.
+        let is_told = blocked == Some(id);
+        let is_suspect = Some(id) != leader && !is_told && (is_named || holders.contains(id));
         (is_suspect && !is_of_node(it)).then(|| id.to_owned())
     };
     let left: BTreeSet<String> = sessions.items().iter().filter_map(left).collect();

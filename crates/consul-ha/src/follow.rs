@@ -80,7 +80,7 @@ pub async fn serve(session: &Session, given: &Serve, output: Output) -> Result<(
     nodes.add(&overviews);
     let server = StatusServer::bind(&given.listen, &given.host, nodes)?;
     let url = format!("http://{}/", server.address());
-    output.done(&format!("serves {url}"), json!({ "url": url }), false);
+    output.done(session, &format!("serves {url}"), json!({ "url": url }), false).await?;
     tokio::select! {
         why = cluster.run() => Err(why.into()),
         never = server.serve() => match never {},

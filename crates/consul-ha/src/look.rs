@@ -14,9 +14,9 @@ use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview, operand, shell_word};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
-use consul_cluster::{Snapshot, past_leaders};
+use consul_cluster::{Blocked, Snapshot, past_leaders};
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `nodes`
 pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
@@ -293,8 +293,53 @@ impl Held {
     }
 }
 
+/// The keys that keep a lock, a permit or the leadership from those who wait for it, each with why, and the command against
+/// it. A value without a session is that only where the operator names its key.
+fn blocking(entries: &Value, leader_key: &str, asked: &str) -> BTreeMap<String, String> {
+    let documents = other_documents(entries);
+    let why = |entry: &Value| {
+        let key = entry.get("Key").and_then(Value::as_str)?;
+        let why = if key == leader_key {
+            let blocked = Blocked::of_entry(entry)?;
+            format!("{}: {}", blocked.text(), blocked.cure())
+        } else if documents.contains(key) {
+            format!(
+                "{key} is not the document of a semaphore: when nobody holds a permit, `consul kv delete {}` makes room",
+                shell_word(key)
+            )
+        } else {
+            not_a_lock(entry, key, asked)?
+        };
+        Some((key.to_owned(), why))
+    };
+    entries.items().iter().filter_map(why).collect()
+}
+
+/// Why nobody acquires a lock of this key, if that is so.
+fn not_a_lock(entry: &Value, key: &str, asked: &str) -> Option<String> {
+    let number = |name| entry.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let flags = number("Flags");
+    match entry.get("Session").and_then(Value::as_str).filter(|id| !id.is_empty()) {
+        _ if [LOCK_FLAGS, SEMAPHORE_FLAGS, HOLDER_FLAGS].contains(&flags) => None,
+        Some(session) => Some(format!(
+            "session {session} holds {key} without the flags of a lock: a lock of this name waits for it; if no program needs \
+             it, `curl -X PUT …/v1/session/destroy/{session}` makes room"
+        )),
+        // What was a lock, or is empty, is taken over.
+        None if key != asked || flags == 0 && (number("LockIndex") > 0 || is_empty(entry)) => None,
+        None => Some(format!(
+            "{key} exists and is not a lock: if no program needs it, `consul kv delete {}` makes room",
+            shell_word(key)
+        )),
+    }
+}
+
+fn is_empty(entry: &Value) -> bool {
+    !matches!(entry.get("Value"), Some(Value::Bytes(bytes)) if !bytes.is_empty())
+}
+
 /// The keys that have the place of a semaphore's document beside its contenders, and are none.
-fn blocking(entries: &Value) -> BTreeSet<String> {
+fn other_documents(entries: &Value) -> BTreeSet<String> {
     let key = |entry: &Value| entry.get("Key").and_then(Value::as_str).map(str::to_owned);
     let is_contender = |entry: &&Value| Held::of(entry).is_some_and(|it| it.kind == "semaphore");
     let contenders = entries.items().iter().filter(is_contender).filter_map(key);
@@ -321,7 +366,7 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         let found = sessions.items().iter().find(is);
         found.map_or_else(Default::default, |it| (text(it, "Name"), text(it, "Node")))
     };
-    let blocking = blocking(&entries);
+    let blocking = blocking(&entries, &session.options.leader_key, prefix);
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     for held in entries.items().iter().filter_map(Held::of) {
         // The document of a semaphore is not a contender.
@@ -350,19 +395,16 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         true => "no locks".to_owned(),
         false => table(&header, &[6], rows),
     };
-    for key in &blocking {
-        text.push_str(&format!(
-            "\n{} is not the document of a semaphore: when nobody holds a permit, `consul kv delete {}` makes room",
-            line(key),
-            shell_word(key)
-        ));
+    for why in blocking.values() {
+        text.push_str(&format!("\n{}", line(why)));
     }
     if !lacking.is_empty() {
         let rights = rights::listed(&lacking);
         text.push_str(&format!("\nACLs may hide some: the token lacks {}", line(&rights)));
     }
     let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
-    let json = json!({ "locks": list, "blocking": blocking, "token_lacks": lacks });
+    let keys: Vec<&String> = blocking.keys().collect();
+    let json = json!({ "locks": list, "blocking": keys, "cures": blocking, "token_lacks": lacks });
     Ok(Shown::well(text, json))
 }
 
@@ -395,6 +437,8 @@ mod tests {
             refuses_key: false,
             is_refused_by_leader: false,
             lost_consul: false,
+            ended: None,
+            no_history: None,
             certificate_expires_ms: None,
             clock_ahead_ms: None,
             asked: Default::default(),

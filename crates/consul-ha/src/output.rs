@@ -79,8 +79,17 @@ impl Output {
         }
     }
 
-    /// Says what was done, or would be.
-    pub fn done(self, text: &str, mut json: Value, is_dry: bool) {
+    /// Says what was done, or would be: what the token may not do would not.
+    pub async fn done(
+        self,
+        session: &Session,
+        text: &str,
+        mut json: Value,
+        is_dry: bool,
+    ) -> Result<(), Failure> {
+        if is_dry {
+            session.check_rights(&session.changes).await?;
+        }
         if self.json {
             json["dry_run"] = is_dry.into();
             print_json(&json);
@@ -89,6 +98,7 @@ impl Output {
         } else {
             print(&line(text));
         }
+        Ok(())
     }
 
     pub fn failure(self, failure: &Failure) {

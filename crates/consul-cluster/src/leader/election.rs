@@ -1,5 +1,6 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
+use super::blocked::Blocked;
 use super::{assign, history, refused};
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::event::Event;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 
 /// The document of the leader's key.
 #[derive(Serialize, Deserialize)]
-struct LeaderRecord {
+pub(super) struct LeaderRecord {
     node_id: String,
     address: String,
     #[serde(default)]
@@ -28,6 +29,12 @@ struct LeaderRecord {
     /// The node to which it handed the leadership over, in the key that it has released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     successor: Option<String>,
+}
+
+impl LeaderRecord {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
 }
 
 /// Waits while the key has the document of this node's candidacy: the program is not told that its node leads before the
@@ -50,10 +57,15 @@ pub(crate) async fn wait_for_own_candidacy(cluster: &Cluster, state: Option<&Sta
 pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
     let entry = state.and_then(|state| state.answer.meta.entry.as_ref());
     let held = entry.filter(|entry| entry.flags == LOCK_FLAGS);
-    let claim = match state.map(|state| &state.answer.value) {
-        Some(Value::Bytes(bytes)) => serde_json::from_slice::<LeaderRecord>(bytes).ok(),
-        _ => None,
+    let value = match state.map(|state| &state.answer.value) {
+        Some(Value::Bytes(bytes)) => bytes.as_slice(),
+        _ => b"",
     };
+    let claim = LeaderRecord::parse(value);
+    let blocked = entry.and_then(|entry| {
+        let key = &cluster.options.leader_key;
+        Blocked::of(key, entry.flags, entry.session.as_deref(), value)
+    });
     let successor = claim.as_ref().and_then(|claim| claim.successor.clone());
     let leader = held.and_then(|entry| Some((entry.session.clone()?, entry.modify_index)));
     let leader = leader.zip(claim).map(|((session_id, token), claim)| {
@@ -80,11 +92,12 @@ pub(crate) fn apply_leader(cluster: &Cluster, state: Option<&State>) {
     }
     let is_connected = state.is_some();
     let successor = successor.filter(|_| leader.is_none());
-    if (&before.leader, &before.successor) != (&leader, &successor)
+    if (&before.leader, &before.successor, &before.blocked) != (&leader, &successor, &blocked)
         || before.is_connected != is_connected
     {
         cluster.update(|snapshot| {
             (snapshot.leader, snapshot.successor) = (leader, successor);
+            snapshot.blocked = blocked;
             snapshot.is_connected = is_connected;
         });
         cluster.note_first_look();

@@ -6,6 +6,7 @@ use crate::keys;
 use crate::options::Options;
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, set, unchanged};
+use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
@@ -36,9 +37,12 @@ impl Options {
     }
 }
 
-/// Reads the key's value. Another program's value is a history without leaders.
-fn decode(bytes: &[u8]) -> Vec<PastLeader> {
-    serde_json::from_slice(bytes).unwrap_or_default()
+/// Reads the key's value. Another program's value is left alone.
+fn decode(key: &str, bytes: &[u8]) -> Result<Vec<PastLeader>, Error> {
+    match bytes {
+        b"" => Ok(Vec::new()),
+        _ => serde_json::from_slice(bytes).map_err(|_| keys::foreign(key)),
+    }
 }
 
 /// The leaders of a cluster, the newest at the end.
@@ -46,8 +50,11 @@ fn decode(bytes: &[u8]) -> Vec<PastLeader> {
 /// # Errors
 /// Errors of the call.
 pub async fn leaders(cluster: &Cluster) -> Result<Vec<PastLeader>, Error> {
-    let found = keys::read(cluster.client(), &cluster.options().history_key()).await?;
-    Ok(found.map(|(bytes, _)| decode(&bytes)).unwrap_or_default())
+    let key = cluster.options().history_key();
+    match keys::read(cluster.client(), &key).await? {
+        Some((bytes, _)) => decode(&key, &bytes),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Adds this leadership to the history.
@@ -58,14 +65,27 @@ pub(super) async fn note(cluster: &Cluster, lease: &Lease) -> Infallible {
         elected_at_ms: cluster.unix_ms(),
         version: crate::nodes::node::VERSION.to_owned(),
     };
+    let note_refused = |why: Option<String>| *lock(&cluster.history_refused) = why;
+    note_refused(None);
+    let mut is_said = false;
     loop {
         match add(cluster, lease, &this).await {
-            Ok(()) => return std::future::pending().await,
+            Ok(()) => {
+                note_refused(None);
+                return std::future::pending().await;
+            }
             Err(error) if error.kind() == Kind::TxnFailed => {
                 cluster.client.clock().sleep(PAUSE).await;
             }
             Err(error) => {
-                tracing::debug!(%error, "the history of leaders was not written");
+                if !error.is_transient() && !is_said {
+                    let node = &cluster.options.node_id;
+                    tracing::warn!(node, %error, "the history of leaders is not kept");
+                    is_said = true;
+                }
+                if !error.is_transient() {
+                    note_refused(Some(error.message().to_owned()));
+                }
                 cluster.client.clock().sleep(REFUSED_PAUSE).await;
             }
         }
@@ -76,7 +96,7 @@ async fn add(cluster: &Cluster, lease: &Lease, this: &PastLeader) -> Result<(), 
     let key = cluster.options.history_key();
     let found = keys::read(&cluster.client, &key).await?;
     let (bytes, index) = found.unwrap_or_default();
-    let mut leaders = decode(&bytes);
+    let mut leaders = decode(&key, &bytes)?;
     if leaders.last() == Some(this) {
         return Ok(());
     }

@@ -52,6 +52,11 @@ pub(super) struct Contest {
 }
 
 impl Contest {
+    /// Whether this start has been asked.
+    pub(super) fn has_asked(&self, other: &str) -> bool {
+        self.other == other && self.begun.is_some()
+    }
+
     /// That of a node that starts: the other one has as long as a node without beats counts as live.
     pub(super) fn of_start(options: &Options) -> Self {
         let patience = options.profile.check_ttl + options.profile.beat * 2;

@@ -12,7 +12,7 @@ use super::{kept_mode, pause, request, settings, start, weights};
 use crate::Event;
 use crate::cluster::{Cluster, PAUSE, WAIT};
 use crate::keys;
-use crate::leader::{election, refused};
+use crate::leader::{blocked, election, refused};
 use crate::options::Options;
 use crate::shard_map::publication;
 use crate::snapshot::{Sight, Snapshot};
@@ -210,6 +210,7 @@ impl Cluster {
             never = self.drop_lost_nodes() => match never {},
             never = start::note_hidden(self) => match never {},
             never = refused::forget_outdated(self), if is_member => match never {},
+            never = blocked::tell(self), if is_member => match never {},
             never = kept_mode::restore(self), if is_member => match never {},
             why = self.maintain_record(), if is_member => why,
             why = request::asked_to_leave(self), if is_member => why,

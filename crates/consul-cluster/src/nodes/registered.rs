@@ -359,10 +359,17 @@ pub(crate) async fn claim_name(
         if let Some((other, index)) = &found
             && other.incarnation != record.incarnation
         {
-            let is_free = match contest
-                .look(client, options, &record.incarnation, (other, *index))
-                .await?
-            {
+            // One that does not pass is asked nothing, which costs a write: another node may take the name of one that is down.
+            let is_down = !contest.has_asked(&other.incarnation)
+                && !is_live_start(client, options, &other.incarnation).await?;
+            let found = match is_down {
+                true => Found::Silent(*index),
+                false => {
+                    contest.look(client, options, &record.incarnation, (other, *index)).await?
+                }
+            };
+            let is_free = match found {
+                Found::Silent(_) if is_down => true,
                 Found::Asked => continue,
                 // Of two that start at the same time, the other one answers before it takes part. A node that takes
                 // part is listed as live by now.

@@ -52,6 +52,11 @@ impl Right {
         Right { access: "write", ..Right::read_all(resource, prefix) }
     }
 
+    /// Whether it is a right to write.
+    pub fn is_to_write(&self) -> bool {
+        self.access == "write"
+    }
+
     /// The name to ask Consul about. A rule may be about a prefix as a name, and not about the names below.
     fn segment(&self) -> String {
         let below = if self.is_of_all { BELOW } else { "" };

@@ -75,8 +75,12 @@ pub async fn missing(cluster: &Cluster) -> String {
         }
     };
     let mut missing = missing.to_owned();
+    let blocked = snapshot.blocked.as_ref().filter(|_| snapshot.leader.is_none());
     if let Some(why) = refused {
         return format!("{missing}: {why}");
+    }
+    if let Some(blocked) = blocked {
+        missing.push_str(&format!("; {}: {}", blocked.text(), blocked.cure()));
     }
     if let Some(hidden) = hidden {
         missing.push_str(&format!("; {hidden}"));

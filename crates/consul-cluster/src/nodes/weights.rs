@@ -6,6 +6,7 @@ use super::node::Record;
 use super::operate::no_such_node;
 use crate::cluster::Cluster;
 use crate::keys::{self, Update};
+use crate::leader::history;
 use crate::options::Options;
 use crate::{Snapshot, Unchanged};
 use consul_api::error::{Error, Kind};
@@ -34,32 +35,37 @@ pub(super) fn encode(weights: &Weights) -> Vec<u8> {
     serde_json::to_vec(weights).unwrap_or_default()
 }
 
+/// The key's members; `None`: another program has written it.
+fn members(bytes: &[u8]) -> Option<BTreeMap<String, serde_json::Value>> {
+    match bytes {
+        b"" => Some(BTreeMap::new()),
+        _ => serde_json::from_slice(bytes).ok(),
+    }
+}
+
 /// Reads the key's value. A value that is not a weight is ignored: the node has its configuration's weight.
-fn decode(key: &str, bytes: &[u8]) -> Weights {
-    let Ok(found) = serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(bytes) else {
-        tracing::warn!(key, "not the weights of nodes; they are ignored");
-        return Weights::new();
-    };
+fn decode(bytes: &[u8]) -> Weights {
     let weight = |(id, found): (String, serde_json::Value)| {
         Some((id, found.as_f64().filter(|weight| is_valid(*weight))?))
     };
-    found.into_iter().filter_map(weight).collect()
+    members(bytes).into_iter().flatten().filter_map(weight).collect()
 }
 
 /// The weights in a list of the keys below the nodes' prefix; `None`: the key is not there.
 pub(super) fn listed(options: &Options, entries: &Value) -> Option<Weights> {
     let key = options.weights_key();
-    Some(match keys::listed(entries, &key)? {
-        b"" => Weights::new(),
-        bytes => decode(&key, bytes),
-    })
+    let bytes = keys::listed(entries, &key)?;
+    if members(bytes).is_none() {
+        tracing::warn!(key, "not the weights of nodes; they are ignored");
+    }
+    Some(decode(bytes))
 }
 
 /// The weight that an operator has given to a node. A token may lack the right to read it.
 pub(super) async fn read(client: &Client, options: &Options) -> Result<Option<f64>, Error> {
     let key = options.weights_key();
     match keys::read(client, &key).await {
-        Ok(Some((bytes, _))) => Ok(decode(&key, &bytes).get(&options.node_id).copied()),
+        Ok(Some((bytes, _))) => Ok(decode(&bytes).get(&options.node_id).copied()),
         Ok(None) => Ok(None),
         Err(error) if error.kind() == Kind::PermissionDenied => {
             tracing::debug!(%error, "the weight that an operator has set is not known");
@@ -90,7 +96,8 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
-    /// finite; [`Kind::Conflict`] if the other key has changed; errors of the calls.
+    /// finite; [`Kind::Conflict`] if the other key has changed, or another program's value is in that of the weights; errors of
+    /// the calls.
     pub async fn set_weight(
         &self,
         condition: Option<&Unchanged>,
@@ -110,18 +117,36 @@ impl Cluster {
         }
         let (key, mut before) = (self.options.weights_key(), None);
         let update = self.update_while(condition, &key, |found| {
-            let mut weights = found.map(|bytes| decode(&key, bytes)).unwrap_or_default();
-            before = weights.get(node_id).copied();
+            let mut weights =
+                members(found.unwrap_or_default()).ok_or_else(|| keys::foreign(&key))?;
+            before = decode(found.unwrap_or_default()).get(node_id).copied();
             match weight {
-                Some(weight) => _ = weights.insert(node_id.to_owned(), weight),
+                Some(weight) => _ = weights.insert(node_id.to_owned(), weight.into()),
                 None => _ = weights.remove(node_id),
             }
-            let value = encode(&weights);
+            let value = serde_json::to_vec(&weights).unwrap_or_default();
             let is_same = found == Some(&*value) || found.is_none() && weights.is_empty();
             Ok(if is_same { Update::Keep } else { Update::Put(value) })
         });
         self.in_time(update).await?;
         Ok(before)
+    }
+
+    /// The keys of what operators set and of the history of leaders in which another program's value is: each error names one,
+    /// with its cure.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn foreign_values(&self) -> Result<Vec<Error>, Error> {
+        let key = self.options.weights_key();
+        let found = keys::read(&self.client, &key).await?;
+        let is_foreign = found.is_some_and(|(bytes, _)| members(&bytes).is_none());
+        let mut foreign = Vec::from_iter(is_foreign.then(|| keys::foreign(&key)));
+        match history::leaders(self).await {
+            Err(error) if error.kind() == Kind::Conflict => foreign.push(error),
+            known => _ = known?,
+        }
+        Ok(foreign)
     }
 
     /// Takes the weight of this node, which is that of its configuration unless an operator has set another one. Whether it

@@ -8,6 +8,7 @@ mod problems;
 mod tests;
 
 use super::report::{Known, Told};
+use crate::leader::blocked::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::pause::Pause;
@@ -88,6 +89,9 @@ pub struct Overview {
     /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
+    /// What keeps all nodes from the leader's key; the problems tell it.
+    #[serde(skip)]
+    pub blocked: Option<Blocked>,
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
     pub unread_stores: Vec<String>,
@@ -172,6 +176,12 @@ pub struct NodeOverview {
     pub is_unreached_by_leader: bool,
     /// Whether it answers this process although it is down in Consul.
     pub lost_consul: bool,
+    /// Why it takes part no more, although its process answers; the problems tell it.
+    #[serde(skip)]
+    pub ended: Option<String>,
+    /// Why it is not in the history of leaders, if it leads; the problems tell it.
+    #[serde(skip)]
+    pub no_history: Option<String>,
     /// How far its clock is ahead of this process's, in milliseconds, give or take the time of a call;
     /// `None`: it has not told.
     pub clock_ahead_ms: Option<i64>,
@@ -322,6 +332,7 @@ impl Overview {
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
             has_no_raft_leader: known.has_no_raft_leader,
+            blocked: snapshot.blocked.clone(),
             unread_stores: known.maps.unread().to_vec(),
             other_clusters: snapshot.other_clusters.clone(),
             unread_map: snapshot.unreadable.clone(),
@@ -467,7 +478,10 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             is_refused_by_leader: is_refused_by_leader(id, node),
             is_unreached_by_leader: node.is_live
                 && leader.is_some_and(|leader| leader.cannot_reach(id)),
-            lost_consul: !node.is_live && told.is_some_and(|told| told.answers),
+            lost_consul: !node.is_live
+                && told.is_some_and(|told| told.answers && told.ended.is_none()),
+            ended: told.and_then(|told| told.ended.clone()).filter(|_| !node.is_live),
+            no_history: told.and_then(Told::no_history).cloned(),
             clock_ahead_ms: told.and_then(|told| told.clock_ahead_ms),
             certificate_expires_ms: told.and_then(Told::certificate_expires_ms),
             cannot_lead: record.cannot_lead.clone().filter(|_| node.is_live),

@@ -87,6 +87,12 @@ struct Report {
     /// The rights that its token lacks.
     #[serde(default)]
     no_rights: Option<String>,
+    /// Why it is not in the history of leaders, if it is the leader.
+    #[serde(default)]
+    no_history: Option<String>,
+    /// Why it takes part no more, although its process runs.
+    #[serde(default)]
+    ended: Option<String>,
     /// The events that the process does not have yet.
     #[serde(default)]
     events: Vec<PastEvent>,
@@ -117,6 +123,8 @@ pub(crate) struct Told {
     pub refuses_key: bool,
     /// Whether it has answered, be it with a refusal.
     pub answers: bool,
+    /// Why it takes part no more, although its process runs.
+    pub ended: Option<String>,
     /// How far its clock is ahead of this process's.
     pub clock_ahead_ms: Option<i64>,
 }
@@ -169,6 +177,11 @@ impl Told {
     /// The rights that its token lacks.
     pub fn no_rights(&self) -> Option<&String> {
         self.report.as_ref()?.no_rights.as_ref()
+    }
+
+    /// Why it is not in the history of leaders, if it is the leader.
+    pub fn no_history(&self) -> Option<&String> {
+        self.report.as_ref()?.no_history.as_ref()
     }
 
     /// The lack of its process within the last minute.
@@ -235,6 +248,7 @@ impl Told {
                 let mut report = report.bounded(node);
                 self.events.extend(std::mem::take(&mut report.events));
                 self.events_of.clone_from(&report.incarnation);
+                self.ended = report.ended.take();
                 let skipped = self.events.len().saturating_sub(MAX_KEPT);
                 self.events.drain(..skipped);
                 (self.report, self.silent) = (Some(report), None);
@@ -422,6 +436,7 @@ impl Overviews {
         known.told.retain(|id, _| is_own(id) || snapshot.nodes.contains_key(id));
         for told in known.told.values_mut() {
             (told.silent, told.refuses_key, told.answers) = (None, false, false);
+            told.ended = None;
         }
         // A node that is down may live without its way to Consul.
         let others = snapshot.nodes.values();
@@ -511,6 +526,10 @@ impl Overviews {
             faults: stores.iter().filter_map(|store| store.fault()).collect(),
             lacking: os::lacking().map(str::to_owned),
             no_rights,
+            no_history: lock(&cluster.history_refused)
+                .clone()
+                .filter(|_| cluster.lease().is_some()),
+            ended: cluster.ended(),
             copies: copies.unwrap_or_default(),
         }
     }

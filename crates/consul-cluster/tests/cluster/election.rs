@@ -1,5 +1,8 @@
 //! The election of a leader, on the simulated agent and a clock that the test moves.
 
+use crate::nodes::leaders;
+use crate::requests::look;
+use crate::support::lines::logged;
 use crate::support::world::World;
 use bytes::Bytes;
 use consul_api::api::session;
@@ -8,13 +11,17 @@ use consul_api::request::Args;
 use consul_client::Client;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::transport::Transport;
-use consul_cluster::{Cluster, Event, Options};
+use consul_cluster::nodes::start;
+use consul_cluster::observe::overview::Problem;
+use consul_cluster::observe::report::Overviews;
+use consul_cluster::{Cluster, Event, Options, past_leaders};
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::{Fault, SimTransport};
 use http::{Request, Response};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tracing::Level;
 
 /// A leader's key that a session holds, with these flags; and a node that starts then.
 fn node_beside(world: &World, flags: u64) -> Arc<Cluster> {
@@ -204,4 +211,195 @@ fn whatever_is_done_to_the_leaders_key_there_is_a_leader_again() {
             assert_eq!((leading, both), (1, 1), "{name}, down: {is_down}");
         }
     }
+}
+
+const LEADER: &str = "/v1/kv/tsdb/cluster/leader";
+
+/// What may be in the leader's key that no leader has written.
+const CONTENTS: [&str; 3] = ["", "data", r#"{"node_id":"ghost","address":"127.0.0.1:2"}"#];
+
+/// What an operator sees of the leader's key: the problems with their cures, and why a node does not start.
+fn told(world: &World) -> (Vec<Problem>, String) {
+    let overviews = Overviews::new(look(world), None);
+    let mut problems = world.run(overviews.overview()).problems.clone();
+    problems.retain(|it| it.problem.contains("leader"));
+    let starting = world.node("n3");
+    world.wait(Duration::from_secs(2));
+    let why = match starting.cluster.snapshot().leader.is_some() {
+        true => String::new(),
+        false => world.run(start::missing(&starting.cluster)),
+    };
+    world.stop(&starting);
+    (problems, why)
+}
+
+/// Each holder and each content: it is named once with the command that cures it, and that helps; or there is a
+/// leader again.
+#[test]
+fn a_leaders_key_of_others_is_named_once_with_its_cure() {
+    for holder in ["nobody", "stranger", "node"] {
+        for flags in [0, 7, LOCK_FLAGS] {
+            for content in CONTENTS {
+                let what = format!("{holder}, flags {flags}, {content:?}");
+                let world = World::new();
+                let clock = Arc::new(world.clock.clone());
+                logged(Level::WARN, clock, |lines| {
+                    let nodes = world.nodes(2);
+                    world.wait(Duration::from_secs(6));
+                    let client = world.client();
+                    let id = world.run(client.call(&session::CREATE, &Args::new())).expect("one");
+                    let id = id.value.as_str().expect("an id").to_owned();
+                    let acquire =
+                        if holder == "stranger" { format!("&acquire={id}") } else { String::new() };
+                    if holder != "node" {
+                        world.send("DELETE", LEADER, "");
+                    }
+                    world.send("PUT", &format!("{LEADER}?flags={flags}{acquire}"), content);
+                    world.wait(Duration::from_secs(30));
+                    let (problems, why) = told(&world);
+                    let said = lines.count("the leader's key is blocked");
+                    if holder != "stranger" {
+                        assert_eq!((problems, why.as_str(), said), (Vec::new(), "", 0), "{what}");
+                        assert_eq!(leaders(&nodes).len(), 1, "{what}");
+                        return;
+                    }
+                    let command = format!("`curl -X PUT …/v1/session/destroy/{id}`");
+                    let [problem] = &problems[..] else { panic!("{what}: {problems:?}") };
+                    assert!(problem.cure.contains(&command), "{what}: {problem:?}");
+                    if flags == LOCK_FLAGS && content == CONTENTS[2] {
+                        assert_eq!(
+                            (problem.problem, why.as_str(), said),
+                            ("leader_unknown", "", 0)
+                        );
+                    } else {
+                        assert_eq!(problem.problem, "leader_key_blocked", "{what}");
+                        assert!(
+                            problem.text.contains("tsdb/cluster/leader"),
+                            "{what}: {problem:?}"
+                        );
+                        assert_eq!(why.matches(&command).count(), 1, "{what}: {why}");
+                        assert!(why.contains("tsdb/cluster/leader"), "{what}: {why}");
+                        assert_eq!(said, 2, "{what}: once by each node: {}", lines.text());
+                    }
+                    world.send("PUT", &format!("/v1/session/destroy/{id}"), "");
+                    world.wait(Duration::from_secs(30));
+                    assert_eq!(leaders(&nodes).len(), 1, "{what}: the cure");
+                    assert_eq!(told(&world).0, [], "{what}");
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_leaders_key_that_a_program_writes_again_and_again_is_named_once_with_its_cure() {
+    for flags in [0, 7] {
+        for content in CONTENTS {
+            let what = format!("flags {flags}, {content:?}");
+            let world = World::new();
+            let clock = Arc::new(world.clock.clone());
+            logged(Level::WARN, clock, |lines| {
+                let nodes = world.nodes(2);
+                let writes = || {
+                    for number in 0..10 {
+                        // The same once more would not change the key for Consul.
+                        let content = format!("{content}{number}");
+                        world.send("PUT", &format!("{LEADER}?flags={flags}"), &content);
+                        world.wait(Duration::from_secs(4));
+                    }
+                };
+                writes();
+                let (problems, why) = told(&world);
+                let [problem] = &problems[..] else { panic!("{what}: {problems:?}") };
+                assert_eq!(problem.problem, "leader_key_blocked", "{what}");
+                let command = "`consul kv delete tsdb/cluster/leader`";
+                assert!(problem.cure.contains(command), "{what}: {problem:?}");
+                assert!(why.matches(command).count() == 1, "{what}: {why}");
+                writes();
+                assert_eq!(
+                    lines.count("the leader's key is blocked"),
+                    2,
+                    "{what}: {}",
+                    lines.text()
+                );
+                world.send("DELETE", LEADER, "");
+                world.wait(Duration::from_secs(10));
+                assert_eq!(leaders(&nodes).len(), 1, "{what}: the cure");
+            });
+        }
+    }
+}
+
+const HISTORY: &str = "tsdb/cluster/shards/leaders";
+
+/// Another program's value stays, and a right can be missing: the leader leads, and says that it is not in the history.
+#[test]
+fn a_history_that_cannot_be_kept_is_told_and_foreign_values_stay() {
+    for content in ["my own notes", "{}", "[1]", "null", r#"[{"node_id":"n1"}]"#] {
+        let world = World::new();
+        world.write(HISTORY, content);
+        let clock = Arc::new(world.clock.clone());
+        logged(Level::WARN, clock, |lines| {
+            let nodes = world.nodes(2);
+            world.wait(Duration::from_secs(30));
+            let leader = leaders(&nodes)[0];
+            assert_eq!(world.read(HISTORY).as_deref(), Some(content));
+            let error = world.run(past_leaders(&look(&world))).expect_err("it is foreign");
+            assert!(error.message().contains(&format!("`consul kv delete {HISTORY}`")), "{error}");
+            let told = |problem| {
+                let overviews = Overviews::new(Arc::clone(&leader.cluster), None);
+                let problems = world.run(overviews.overview()).problems.clone();
+                problems.into_iter().filter(|it| it.problem == problem).collect::<Vec<_>>()
+            };
+            let problems = told("history_not_kept");
+            assert!(problems.len() == 1 && problems[0].text.contains(HISTORY), "{problems:?}");
+            assert_eq!(lines.count("the history of leaders is not kept"), 1, "{}", lines.text());
+            world.send("DELETE", &format!("/v1/kv/{HISTORY}"), "");
+            world.wait(Duration::from_secs(30));
+            assert_eq!(told("history_not_kept"), []);
+            let kept = world.run(past_leaders(&look(&world))).expect("a history");
+            assert_eq!(kept.len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_leader_that_may_not_write_the_history_says_so() {
+    let (world, management) = World::with_acl();
+    let rules = format!(
+        r#"key_prefix "" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}
+        service_prefix "" {{ policy = "write" }} node_prefix "" {{ policy = "write" }}
+        key "{HISTORY}" {{ policy = "read" }}"#
+    );
+    let client = world.client_with_rules(management, &rules);
+    let node = Cluster::new(Arc::clone(&client), client, Options::new("n1", "127.0.0.1:1"));
+    let node = node.expect("good options");
+    let running = Arc::clone(&node);
+    world.clock.spawn(async move { drop(running.run().await) });
+    world.wait(Duration::from_secs(20));
+    assert!(node.is_leader());
+    let problems = world.run(Overviews::new(node, None).overview()).problems.clone();
+    let told = problems.iter().find(|it| it.problem == "history_not_kept");
+    assert!(told.is_some_and(|it| it.text.contains(HISTORY)), "{problems:?}");
+}
+
+/// The weights that operators set share their key with nobody.
+#[test]
+fn a_foreign_value_in_the_key_of_the_weights_stays() {
+    const WEIGHTS: &str = "tsdb/cluster/nodes/all/weights";
+    let world = World::new();
+    let nodes = world.nodes(2);
+    world.wait(Duration::from_secs(6));
+    for content in ["my own notes", "[]", "1", "null"] {
+        world.write(WEIGHTS, content);
+        world.wait(Duration::from_secs(2));
+        let set = world.run(nodes[0].cluster.set_weight(None, "n1", Some(2.0)));
+        let error = set.expect_err("it is foreign");
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.message().contains(&format!("`consul kv delete {WEIGHTS}`")), "{error}");
+        assert_eq!(world.read(WEIGHTS).as_deref(), Some(content));
+    }
+    world.write(WEIGHTS, r#"{"n1":"much","n9":3.0}"#);
+    world.run(nodes[0].cluster.set_weight(None, "n2", Some(2.0))).expect("it is set");
+    assert_eq!(world.read(WEIGHTS).as_deref(), Some(r#"{"n1":"much","n2":2.0,"n9":3.0}"#));
 }

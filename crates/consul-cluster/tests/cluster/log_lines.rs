@@ -118,6 +118,8 @@ const NOT_HERE: &[(&str, &str)] = &[
         "the leader's lock was not released; it ends with its session",
         "once, at the end of a leadership",
     ),
+    ("the history of leaders is not kept", "once for each leadership; election"),
+    ("the leader's key is blocked", "once until there is a leader; election"),
     ("a semaphore's document", "once for each time that an operator changes it; coordination"),
     ("the leader's work failed; it is retried", "once a second at most"),
     ("too many connections without a valid request", "data_plane::flood"),

@@ -4,13 +4,15 @@
 use crate::nodes::{Process, node};
 use crate::support::world::World;
 use bytes::Bytes;
+use consul_api::error::Error;
+use consul_client::transport::Transport;
 use consul_cluster::Options;
-use consul_process::clock::WallClock;
-use consul_sim::{Fault, Retained};
+use consul_process::clock::{BoxFuture, WallClock};
+use consul_sim::{Fault, Retained, SimTransport};
 use futures_util::FutureExt;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -300,5 +302,42 @@ fn of_two_processes_that_live_the_one_ends_that_was_down_for_all() {
                 check(&[&second, &other], &what);
             }
         }
+    }
+}
+
+/// A transport that counts the writes of the name.
+#[derive(Debug)]
+struct Counting {
+    consul: SimTransport,
+    writes: AtomicUsize,
+}
+
+impl Transport for Counting {
+    fn endpoint(&self) -> &str {
+        "counting"
+    }
+
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let is_write = request.method() == "PUT" && request.uri().path().ends_with(N1);
+        self.writes.fetch_add(usize::from(is_write), Ordering::Relaxed);
+        self.consul.send(request)
+    }
+}
+
+/// A start whose earlier one is down for all costs one write until it has the name: with a slow Consul each takes its time.
+#[test]
+fn a_start_asks_only_one_that_is_listed_as_live() {
+    for (down_for, expected) in [(Duration::from_secs(20), 1), (Duration::from_millis(100), 2)] {
+        let world = World::new();
+        let first = world.node("n1");
+        world.run(first.cluster.started()).expect("nothing is refused");
+        world.kill(&first);
+        world.wait(down_for);
+        let consul = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let counting = Arc::new(Counting { consul, writes: AtomicUsize::new(0) });
+        let transport = Arc::clone(&counting);
+        let second = world.start_with(world.client_over(transport, 3), node("n1"));
+        world.run(second.cluster.started()).expect("nothing is refused");
+        assert_eq!(counting.writes.load(Ordering::Relaxed), expected, "{down_for:?}");
     }
 }

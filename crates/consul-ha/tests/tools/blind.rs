@@ -50,7 +50,8 @@ fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
         ),
     ] {
         run(&reader, verb).refused(5, &[lacks]);
-        run(&reader, &[verb, &["--dry-run"]].concat()).ok();
+        let dry = run(&reader, &[verb, &["--dry-run"]].concat());
+        dry.refused(5, &["the token lacks key:write on \"ha/nodes/n1\""]);
     }
     let denied = |key: &str| format!(r#"{KEYS} key "{key}" {{ policy = "deny" }} "#);
     for key in ["ha/shards/epoch", "ha/shards/map"] {

@@ -1,6 +1,7 @@
 //! The verbs that change something, and their effect on the cluster.
 
 use crate::permissions;
+use crate::program::Run;
 use crate::support::proxy::{Network, Proxy};
 use crate::system::{DEAF, System};
 use consul_api::api::kv;
@@ -21,6 +22,8 @@ pub fn run(system: &System) {
     maintenance(system);
     stopped(system);
     set_weight(system);
+    weights_of_many(system);
+    foreign_values(system);
     pause(system);
     forget_store(system);
     hand_over(system);
@@ -194,6 +197,51 @@ fn set_weight(system: &System) {
     system.run(&["set-weight", "n2"]).refused(2, &["WEIGHT"]);
     system.run(&["set-weight", "n22", "1"]).refused(1, &["did you mean \"n2\"?"]);
     system.run(&["set-weight", "n2", "1", "--expect-epoch", "9999"]).refused(1, &["has epoch"]);
+}
+
+/// Each sees its own weight taken, or that another operator has set one since.
+fn weights_of_many(system: &System) {
+    let set = |number: usize| {
+        let (node, weight) = (format!("n{}", number % 2 + 1), format!("{}", number + 1));
+        system.run(&["set-weight", &node, &weight])
+    };
+    let runs: Vec<Run> = std::thread::scope(|scope| {
+        let set = &set;
+        let runs: Vec<_> = (0..8).map(|number| scope.spawn(move || set(number))).collect();
+        runs.into_iter().map(|run| run.join().expect("a run")).collect()
+    });
+    assert!(runs.iter().any(|run| run.status == 0), "{runs:?}");
+    for run in runs {
+        let is_replaced =
+            run.status == 1 && run.err.contains("another operator has changed the weight of n");
+        assert!(run.status == 0 || is_replaced, "{run:?}");
+    }
+    for node in ["n1", "n2"] {
+        system.run(&["set-weight", node, "--off"]).ok();
+        system.wait_for("the configured weight is back", || system.node(node)["weight"] == 1.0);
+    }
+}
+
+/// Another program's values are left alone, and named with the command that makes room.
+fn foreign_values(system: &System) {
+    for (key, verb) in [
+        ("ha/nodes/all/weights", &["set-weight", "n1", "2"][..]),
+        ("ha/shards/leaders", &["history"]),
+    ] {
+        let before = system.call(&kv::GET, Args::new().arg(key));
+        system.put(key, "my own notes");
+        let words = format!("{key} has another program's value");
+        let command = format!("`consul kv delete {key}`");
+        system.run(verb).refused(1, &[&words, &command]);
+        let doctor = system.run(&["doctor"]);
+        assert_eq!(doctor.out.matches(&command).count(), 1, "{doctor:?}");
+        let stays = system.call(&kv::GET, Args::new().arg(key));
+        assert_eq!(stays, Value::Bytes(b"my own notes".to_vec()), "{key}");
+        match before {
+            Value::Bytes(before) => system.put(key, std::str::from_utf8(&before).unwrap()),
+            _ => _ = system.call(&kv::DELETE, Args::new().arg(key)),
+        }
+    }
 }
 
 fn pause(system: &System) {

@@ -1,8 +1,8 @@
 //! The verbs that only show, and what no verb leaves behind.
 
 use crate::program::Run;
-use crate::system::System;
-use consul_api::api::kv;
+use crate::system::{System, object};
+use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::SEMAPHORE_FLAGS;
@@ -13,11 +13,13 @@ pub fn run(system: &System) {
     hostile_record(system);
     unread_stores(system);
     junk_map(system);
+    leaders_key(system);
     let before = system.traces();
     nodes(system);
     shards(system);
     leader(system);
     locks(system);
+    other_keys(system);
     assert_eq!(system.run(&["why"]).ok(), "all is well\n");
     assert_eq!(system.run(&["why", "--wait"]).ok(), "all is well\n");
     let events = system.run(&["events"]).ok();
@@ -123,6 +125,65 @@ fn blocked_locks(system: &System) {
     let document = Args::new().arg("user/permits/.lock").opt("flags", SEMAPHORE_FLAGS);
     system.call(&kv::PUT, document.arg(r#"{"Limit":2,"Holders":{}}"#));
     assert_eq!(blocking(), serde_json::json!([]));
+}
+
+/// A leader's key that a stranger's session holds is named by each verb once, with the command that cures it.
+fn leaders_key(system: &System) {
+    let of_session = object(&[("LockDelay", "0s".into())]);
+    let stranger = system.call(&session::CREATE, Args::new().arg(of_session));
+    let stranger = stranger.as_str().expect("an id").to_owned();
+    system.call(&kv::DELETE, Args::new().arg("ha/leader"));
+    let command = format!("`curl -X PUT …/v1/session/destroy/{stranger}`");
+    for flags in [0, 7, LOCK_FLAGS] {
+        for content in ["", "data", r#"{"node_id":"ghost","address":"a:1"}"#] {
+            let acquire = Args::new().arg("ha/leader").arg(content).opt("flags", flags);
+            system.call(&kv::PUT, acquire.opt("acquire", stranger.as_str()));
+            let is_ghost = flags == LOCK_FLAGS && content.contains("ghost");
+            for verb in ["why", "doctor", "locks"] {
+                let run = system.run(&[verb]);
+                let named = run.out.matches(&command).count();
+                let expected = if is_ghost && verb == "locks" { 0 } else { 1 };
+                assert!(
+                    run.out.contains("ha/leader") || is_ghost,
+                    "{verb} {flags} {content}: {run:?}"
+                );
+                assert_eq!(named, expected, "{verb} {flags} {content}: {run:?}");
+            }
+        }
+    }
+    system.call(&session::DESTROY, Args::new().arg(stranger.as_str()));
+    system.wait_for("all is well", || system.run(&["why"]).status == 0);
+    system.wait_for("one session", || system.traces()[2].len() == 1);
+}
+
+/// A lock is kept from its waiters by data at its key, which an operator names, or by a stranger's session.
+fn other_keys(system: &System) {
+    let stranger = system.call(&session::CREATE, Args::new());
+    let stranger = stranger.as_str().expect("an id").to_owned();
+    for flags in [0, 7, LOCK_FLAGS] {
+        for content in ["", "data"] {
+            for is_held in [false, true] {
+                let what = format!("flags {flags}, {content:?}, held: {is_held}");
+                let put = Args::new().arg("user/lock").arg(content).opt("flags", flags);
+                let put = if is_held { put.opt("acquire", stranger.as_str()) } else { put };
+                system.call(&kv::PUT, put);
+                let command = match (flags, is_held) {
+                    (LOCK_FLAGS, _) => None,
+                    (_, true) => Some(format!("`curl -X PUT …/v1/session/destroy/{stranger}`")),
+                    (0, false) if content.is_empty() => None,
+                    (_, false) => Some("`consul kv delete user/lock`".to_owned()),
+                };
+                let out = system.run(&["locks", "user/lock"]).ok();
+                let named = command.as_ref().map_or(0, |command| out.matches(command).count());
+                assert_eq!(named, usize::from(command.is_some()), "{what}: {out}");
+                let json = system.run(&["locks", "user/lock", "--json"]).json();
+                let blocking = if command.is_some() { vec!["user/lock"] } else { vec![] };
+                assert_eq!(json["blocking"], serde_json::json!(blocking), "{what}");
+                system.call(&kv::DELETE, Args::new().arg("user/lock"));
+            }
+        }
+    }
+    system.call(&session::DESTROY, Args::new().arg(stranger.as_str()));
 }
 
 /// The text of a record is shown in one line, and no cure runs a command of it.

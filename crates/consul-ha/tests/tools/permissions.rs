@@ -26,16 +26,69 @@ pub fn run(system: &System) {
         let run = system.run_as(&reader, &verb);
         assert!(!run.err.contains(&reader), "{run:?}");
         run.refused(5, &["key:write", "ha/nodes/n1"]);
-        system.run_as(&reader, &[&verb[..], &["--dry-run"]].concat()).ok();
+        let dry = system.run_as(&reader, &[&verb[..], &["--dry-run"]].concat());
+        assert_eq!(dry.out, "", "{dry:?}");
+        dry.refused(5, &["it would be refused", "key:write", "ha/nodes/n1"]);
     }
     let leader = system.run(&["leader", "--json"]).json()["leader"]["node_id"].clone();
     let key = format!("ha/nodes/{}", leader.as_str().unwrap());
     system.run_as(&reader, &["hand-over"]).refused(5, &["key:write", &key]);
-    system.run_as(&reader, &["hand-over", "--dry-run"]).ok();
+    system.run_as(&reader, &["hand-over", "--dry-run"]).refused(5, &["key:write", &key]);
+    dry_runs(system, &reader);
     assert_eq!(system.node("n1")["mode"], "active");
     let blind = system.token(r#"service_prefix "" { policy = "read" }"#);
     system.run_as(&blind, &["nodes"]).refused(5, &["key:read", "ha/nodes/"]);
     system.run_as("not-a-token", &["nodes"]).refused(5, &["ACL not found"]);
+}
+
+/// Each verb that changes something, with the status of its dry run without the right to change anything: 1 where it has
+/// nothing to do as the cluster is. Every other verb of the help only shows.
+const CHANGES: [(&[&str], i32, &str); 12] = [
+    (&["drain", "n1"], 5, "ha/nodes/n1"),
+    (&["maintenance", "n1"], 5, "ha/nodes/n1"),
+    (&["hand-over"], 5, "ha/nodes/"),
+    (&["leave", "n1"], 5, "ha/nodes/n1"),
+    (&["thaw"], 5, "ha/shards/epoch"),
+    (&["pause"], 5, "ha/nodes/all/paused"),
+    (&["resume"], 5, "ha/nodes/all/paused"),
+    (&["forget", "n1"], 1, "n1 is live"),
+    (&["accept-loss", "points", "0"], 1, "no replica of shard 0 is missing"),
+    (&["store-set", "points", "--write-quorum", "1"], 5, "ha/shards/members/points/wanted"),
+    (&["forget-store", "points"], 1, "have store points open"),
+    (&["set-weight", "n1", "2"], 5, "ha/nodes/all/weights"),
+];
+
+const SHOWS: [&str; 13] = [
+    "nodes",
+    "shards",
+    "leader",
+    "why",
+    "events",
+    "serve",
+    "doctor",
+    "locks",
+    "history",
+    "completion",
+    "man",
+    "help",
+    "names",
+];
+
+/// A dry run knows the rights, and changes nothing.
+fn dry_runs(system: &System, reader: &str) {
+    let help = system.run(&["--help"]).ok();
+    let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let verbs = verbs.take_while(|line| !line.is_empty());
+    for verb in verbs.filter_map(|line| line.split_whitespace().next()) {
+        let changes = CHANGES.iter().any(|(line, ..)| line[0] == verb);
+        assert!(changes != SHOWS.contains(&verb), "{verb} is in one of the tables");
+    }
+    for (line, status, words) in CHANGES {
+        let dry = system.run_as(reader, &[line, &["--dry-run"]].concat());
+        assert_eq!(dry.out, "", "{line:?}: {dry:?}");
+        let words = if status == 5 { vec!["key:write", words] } else { vec![words] };
+        dry.refused(status, &words);
+    }
 }
 
 /// The verbs that have nothing to do until nodes are lost: n2 and n3 are, and have frozen the map.
@@ -48,6 +101,8 @@ pub fn frozen(system: &System) {
         (&["store-set", "points", "--write-quorum", "1"], "ha/shards/members/points/wanted"),
     ] {
         system.run_as(&reader, verb).refused(5, &["key:write", key]);
+        let dry = system.run_as(&reader, &[verb, &["--dry-run"]].concat());
+        dry.refused(5, &["it would be refused", "key:write", key]);
     }
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 2);
     assert!(!system.node("n3").is_null());

@@ -159,6 +159,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         );
         let cure = format!("find out which program has made the session; {}", ends(leader));
         found.push(error("leader_unknown", id, text, cure));
+    } else if let Some(blocked) = &overview.blocked {
+        found.push(error("leader_key_blocked", "", blocked.text(), blocked.cure()));
     } else if overview.leader.is_none() {
         let text = "the cluster has no leader: no shards are assigned".to_owned();
         let cure = if overview.nodes.iter().any(may_lead) {
@@ -394,6 +396,13 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
         let cure = "check its Consul agent and its way there; it goes on with the shard map that it has. Do not forget it";
         return error("node_lost_consul", id, text, cure.to_owned());
     }
+    if let Some(why) = &node.ended {
+        let text = format!("{id} has ended, and its process still runs: {why}");
+        let cure = format!(
+            "mend what it says, and start {id} again; its program sees the event `stopped`"
+        );
+        return error("node_down", id, text, cure);
+    }
     let seconds = node.down_for_ms.unwrap_or_default() / 1000;
     let text = match seconds {
         0 => format!("{id} is down"),
@@ -470,6 +479,13 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     }
     if let Some(why) = &node.cannot_lead {
         found.push(cannot_lead(id, why, overview));
+    }
+    if let Some(why) = &node.no_history {
+        let text = format!("{id} leads, and is not in the history of leaders: {why}");
+        let cure = format!(
+            "give the token of {id} key:write on the key, or make room there; the leadership does not suffer"
+        );
+        found.push(warning("history_not_kept", id, text, cure));
     }
     if let Some(rights) = &node.no_rights {
         let text =
@@ -657,13 +673,15 @@ fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
 }
 
 fn of_map(overview: &Overview) -> Vec<Problem> {
+    let mut found = Vec::from_iter(few_weights(overview));
     let Some(map) = &overview.map else {
         if !overview.in_touch || overview.leader.is_none() {
-            return Vec::new();
+            return found;
         }
         let text = "there is no shard map yet".to_owned();
         let cure = "wait for the leader's first map; it needs min_nodes live nodes".to_owned();
-        return vec![error("no_map", "", text, cure)];
+        found.push(error("no_map", "", text, cure));
+        return found;
     };
     let is_live = |id: &String| {
         let mut nodes = overview.nodes.iter();
@@ -675,11 +693,31 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
     let without: Vec<usize> =
         shards.filter(|(_, places)| !has_live(places)).map(|(shard, _)| shard).collect();
     if without.is_empty() {
-        return Vec::new();
+        return found;
     }
     let text = format!("no live node has {}", listed_shards(without.iter()));
     let cure = "start the nodes that are down; after replace_after_s others get their shards";
-    vec![error("shards_without_node", "", text, cure.to_owned())]
+    found.push(error("shards_without_node", "", text, cure.to_owned()));
+    found
+}
+
+/// Shards have fewer replicas than they should, because nodes have the weight 0 that could have them.
+fn few_weights(overview: &Overview) -> Option<Problem> {
+    let wanted = overview.map.as_ref()?.replicas;
+    let may_have =
+        |node: &&NodeOverview| node.state != NodeState::Down && node.mode != Mode::Draining;
+    let (without, with): (Vec<_>, Vec<_>) =
+        overview.nodes.iter().filter(may_have).partition(|node| node.weight == 0.0);
+    if without.is_empty() || with.len() >= wanted {
+        return None;
+    }
+    let text = format!(
+        "{} have weight 0: shards have fewer than {wanted} replicas, on {} nodes",
+        listed(without.iter().map(|node| &node.id)),
+        with.len()
+    );
+    let cure = "give them a weight: `consul-ha set-weight NODE 1`, or start other nodes".to_owned();
+    Some(warning("few_weights", "", text, cure))
 }
 
 /// The remedy for nodes whose replicas of a store's shards are missing; whether new replicas can be made

@@ -45,6 +45,8 @@ impl Report {
         self.certificate_expires_ms = self.certificate_expires_ms.map(|at| at.min(LAST_MS));
         self.lacking = self.lacking.map(cut_message);
         self.no_rights = self.no_rights.map(cut_message);
+        self.no_history = self.no_history.map(cut_message);
+        self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);
         self.faults.truncate(MAX_STORES);
         for fault in &mut self.faults {

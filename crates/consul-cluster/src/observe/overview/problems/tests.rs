@@ -1,4 +1,5 @@
 use super::*;
+use crate::leader::blocked::Blocked;
 use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ fn node(id: &str) -> NodeOverview {
         refuses_key: false,
         is_refused_by_leader: false,
         lost_consul: false,
+        ended: None,
+        no_history: None,
         certificate_expires_ms: None,
     }
 }
@@ -97,6 +100,7 @@ fn well() -> Overview {
         endpoints: vec![endpoint],
         events: Vec::new(),
         has_no_raft_leader: false,
+        blocked: None,
         unread_stores: Vec::new(),
         other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
@@ -112,7 +116,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 42] = [
+    let cases: [Case; 46] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -162,6 +166,36 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "store points: no node is there for 8 of its replicas",
         ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (
+            |it| {
+                let ended = Some("node_id \"n3\" is taken".to_owned());
+                it.nodes.push(NodeOverview { state: NodeState::Down, ended, ..node("n3") });
+            },
+            "node_down",
+            Level::Error,
+            "n3 has ended, and its process still runs: node_id \"n3\" is taken",
+        ),
+        (
+            |it| it.nodes[0].no_history = Some("ha/shards/leaders: denied".to_owned()),
+            "history_not_kept",
+            Level::Warning,
+            "n1 leads, and is not in the history of leaders: ha/shards/leaders: denied",
+        ),
+        (
+            |it| it.nodes.iter_mut().for_each(|node| node.weight = 0.0),
+            "few_weights",
+            Level::Warning,
+            "n1, n2 have weight 0: shards have fewer than 1 replicas, on 0 nodes",
+        ),
+        (
+            |it| {
+                it.leader = None;
+                it.blocked = Some(Blocked { key: "ha/leader".to_owned(), session: None });
+            },
+            "leader_key_blocked",
+            Level::Error,
+            "another program has written the leader's key ha/leader",
+        ),
         (
             |it| it.leader.as_mut().expect("one").leads = Some(false),
             "leader_does_not_lead",

@@ -1,0 +1,94 @@
+//! What keeps all nodes from the leader's key: a session that is not a leader's, or a value that another program has written.
+
+use super::election::LeaderRecord;
+use crate::cluster::Cluster;
+use crate::observe::overview::shell_word;
+use crate::snapshot::Snapshot;
+use consul_api::value::Value;
+use consul_client::coordination::lock::LOCK_FLAGS;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the key is blocked until the log says so. What an operator has done once ends sooner, also with the profile `wan`.
+const SAID_AFTER: Duration = Duration::from_secs(10);
+
+/// Why no node can have the leader's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The key.
+    pub key: String,
+    /// The session that holds it without the record of a leader; `None`: nobody holds it, and another program has written it.
+    pub session: Option<String>,
+}
+
+impl Blocked {
+    /// What blocks a key with these flags, session and value.
+    pub(super) fn of(key: &str, flags: u64, session: Option<&str>, value: &[u8]) -> Option<Self> {
+        let is_lock = flags == LOCK_FLAGS;
+        let is_blocked = match session {
+            Some(_) => !is_lock || LeaderRecord::parse(value).is_none(),
+            None => !is_lock,
+        };
+        is_blocked.then(|| Blocked { key: key.to_owned(), session: session.map(str::to_owned) })
+    }
+
+    /// As an entry of a list of keys shows it.
+    pub fn of_entry(entry: &Value) -> Option<Self> {
+        let text = |name| entry.get(name).and_then(Value::as_str);
+        let session = text("Session").filter(|id| !id.is_empty());
+        let flags = entry.get("Flags").and_then(Value::as_u64).unwrap_or_default();
+        let value = match entry.get("Value") {
+            Some(Value::Bytes(bytes)) => bytes.as_slice(),
+            _ => b"",
+        };
+        Self::of(text("Key")?, flags, session, value)
+    }
+
+    /// What is wrong.
+    pub fn text(&self) -> String {
+        let Blocked { key, session } = self;
+        match session {
+            Some(session) => format!(
+                "session {session} holds the leader's key {key} without the record of a node: no node leads while it lasts"
+            ),
+            None => format!(
+                "another program has written the leader's key {key}: no node leads until it has stayed as it is for the lock \
+                 delay"
+            ),
+        }
+    }
+
+    /// What an operator can do.
+    pub fn cure(&self) -> String {
+        match &self.session {
+            Some(session) => format!(
+                "find out which program has made the session; `curl -X PUT …/v1/session/destroy/{session}` makes room"
+            ),
+            None => format!(
+                "stop the program if it writes the key again and again; then `consul kv delete {}` makes room at once",
+                shell_word(&self.key)
+            ),
+        }
+    }
+}
+
+/// Says in the log that the leader's key is blocked, once until there is a leader.
+pub(crate) async fn tell(cluster: &Cluster) -> Infallible {
+    let mut changes = cluster.changes();
+    let blocked = |snapshot: &Arc<Snapshot>| snapshot.blocked.is_some();
+    loop {
+        // The sender lives as long as `cluster`.
+        let _ = changes.wait_for(blocked).await;
+        tokio::select! {
+            biased;
+            _ = changes.wait_for(|snapshot| !blocked(snapshot)) => continue,
+            () = cluster.client.clock().sleep(SAID_AFTER) => {}
+        }
+        if let Some(it) = &cluster.snapshot().blocked {
+            let (node, why, cure) = (&cluster.options.node_id, it.text(), it.cure());
+            tracing::warn!(node, %why, %cure, "the leader's key is blocked");
+        }
+        let _ = changes.wait_for(|snapshot| snapshot.leader.is_some()).await;
+    }
+}
