@@ -295,6 +295,9 @@ mod tests {
         answers_after: Option<Duration>,
     }
 
+    /// When a key begins to wait, or the request of a turn, which was begun then, ends.
+    type Happens = (Instant, usize, Option<(Ticket, Instant)>);
+
     fn key() -> impl Strategy<Value = Key> {
         let after = prop_oneof![
             4 => Just(None),
@@ -323,8 +326,7 @@ mod tests {
         let mut schedule = Schedule::new(CONNECTIONS);
         let mut states = vec![State::default(); keys.len()];
         let mut now = Instant::default();
-        // What happens when: a key begins to wait, or the request of a turn ends.
-        let mut events: BinaryHeap<Reverse<(Instant, usize, Option<(Ticket, Instant)>)>> =
+        let mut events: BinaryHeap<Reverse<Happens>> =
             (0..keys.len()).map(|key| Reverse((now, key, None))).collect();
         while let Some(Reverse((at, number, ended))) = events.pop() {
             now = at;

@@ -250,7 +250,7 @@ fn begin(
     acquired
 }
 
-/// Until so many are acquired; how long that takes.
+/// Until this number are acquired; how long that takes.
 fn time_until(world: &Simulated, acquired: &Mutex<Vec<Arc<Lease>>>, count: usize) -> Duration {
     let before = world.clock.now();
     while acquired.lock().expect("no panic").len() < count
