@@ -52,7 +52,7 @@ pub struct Snapshot {
     pub weights: Weights,
     /// The leader; `None` also while Consul is unreachable.
     pub leader: Option<Leader>,
-    /// What keeps all nodes from the leader's key.
+    /// The cause that keeps all nodes from the leader's key.
     pub blocked: Option<Blocked>,
     /// The shard map; `None` until the first one is known.
     pub map: Option<Arc<ShardMap>>,

@@ -34,7 +34,7 @@ pub struct Session {
     patience: Duration,
     /// The rights that the verb needs.
     needed: Vec<Right>,
-    /// Those of them without which it would change nothing, as far as they are known before it has looked.
+    /// The rights without which it would change nothing, as far as they are known before it has looked.
     pub changes: Vec<Right>,
 }
 

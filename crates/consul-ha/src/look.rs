@@ -325,7 +325,7 @@ fn not_a_lock(entry: &Value, key: &str, asked: &str) -> Option<String> {
             "session {session} holds {key} without the flags of a lock: a lock of this name waits for it; if no program needs \
              it, `curl -X PUT …/v1/session/destroy/{session}` makes room"
         )),
-        // What was a lock, or is empty, is taken over.
+        // A key that was a lock, or is empty, is taken over.
         None if key != asked || flags == 0 && (number("LockIndex") > 0 || is_empty(entry)) => None,
         None => Some(format!(
             "{key} exists and is not a lock: if no program needs it, `consul kv delete {}` makes room",

@@ -1,4 +1,4 @@
-//! What keeps all nodes from the leader's key: a session that is not a leader's, or a value that another program has written.
+//! The cause that keeps all nodes from the leader's key: a session that is not a leader's, or a value that another program has written.
 
 use super::election::LeaderRecord;
 use crate::cluster::Cluster;
@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the key is blocked until the log says so. What an operator has done once ends sooner, also with the profile `wan`.
+/// How long the key is blocked until the log says so. An operator's single change ends sooner, also with the profile `wan`.
 const SAID_AFTER: Duration = Duration::from_secs(10);
 
 /// Why no node can have the leader's key.
@@ -23,7 +23,7 @@ pub struct Blocked {
 }
 
 impl Blocked {
-    /// What blocks a key with these flags, session and value.
+    /// The block of a key with these flags, session and value.
     pub(super) fn of(key: &str, flags: u64, session: Option<&str>, value: &[u8]) -> Option<Self> {
         let is_lock = flags == LOCK_FLAGS;
         let is_blocked = match session {
@@ -45,7 +45,7 @@ impl Blocked {
         Self::of(text("Key")?, flags, session, value)
     }
 
-    /// What is wrong.
+    /// The problem, in words.
     pub fn text(&self) -> String {
         let Blocked { key, session } = self;
         match session {
@@ -59,7 +59,7 @@ impl Blocked {
         }
     }
 
-    /// What an operator can do.
+    /// The remedy for an operator.
     pub fn cure(&self) -> String {
         match &self.session {
             Some(session) => format!(

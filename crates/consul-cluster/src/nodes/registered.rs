@@ -359,7 +359,7 @@ pub(crate) async fn claim_name(
         if let Some((other, index)) = &found
             && other.incarnation != record.incarnation
         {
-            // One that does not pass is asked nothing, which costs a write: another node may take the name of one that is down.
+            // A node that does not pass is asked nothing, which costs a write: another node may take its name.
             let is_down = !contest.has_asked(&other.incarnation)
                 && !is_live_start(client, options, &other.incarnation).await?;
             let found = match is_down {

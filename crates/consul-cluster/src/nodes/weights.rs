@@ -136,7 +136,7 @@ impl Cluster {
     /// with its cure.
     ///
     /// # Errors
-    /// Those of the calls.
+    /// Errors of the calls.
     pub async fn foreign_values(&self) -> Result<Vec<Error>, Error> {
         let key = self.options.weights_key();
         let found = keys::read(&self.client, &key).await?;

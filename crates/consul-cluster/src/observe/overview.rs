@@ -89,7 +89,7 @@ pub struct Overview {
     /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
-    /// What keeps all nodes from the leader's key; the problems tell it.
+    /// The cause that keeps all nodes from the leader's key; the problems tell it.
     #[serde(skip)]
     pub blocked: Option<Blocked>,
     /// Why this process does not know all of the stores' maps.

@@ -215,10 +215,10 @@ fn whatever_is_done_to_the_leaders_key_there_is_a_leader_again() {
 
 const LEADER: &str = "/v1/kv/tsdb/cluster/leader";
 
-/// What may be in the leader's key that no leader has written.
+/// Possible values of the leader's key that no leader has written.
 const CONTENTS: [&str; 3] = ["", "data", r#"{"node_id":"ghost","address":"127.0.0.1:2"}"#];
 
-/// What an operator sees of the leader's key: the problems with their cures, and why a node does not start.
+/// An operator's view of the leader's key: the problems with their cures, and why a node does not start.
 fn told(world: &World) -> (Vec<Problem>, String) {
     let overviews = Overviews::new(look(world), None);
     let mut problems = world.run(overviews.overview()).problems.clone();
