@@ -24,12 +24,12 @@ local view, web
 -- more, nginx gives an instance's answer up for a try that has no instance.
 local more_tries = 0
 
--- Whether nginx takes an address: only those of IP.
+-- Whether nginx takes an address, which must be an IP address.
 local function is_ip(address)
   return address:find(":", 1, true) or address:find("^[%d.]+$")
 end
 
--- What the balancer picks from: the view, of which it reads the list when that has changed.
+-- The view as a source of the balancer, which reads the list when that has changed.
 local source = {}
 
 function source.version()

@@ -122,7 +122,7 @@ describe("the gateway of the example", function()
     gateway.balance()
   end
 
-  -- nginx's variables with these statuses and times of the request's attempts, the last of which are the gateway's.
+  -- nginx's variables with these statuses and times of the request's attempts, on the chosen instances from `first` on.
   local function attempted(statuses, header_times, connect_times, first)
     nginx.var = {
       upstream_status = statuses, upstream_header_time = header_times, upstream_connect_time = connect_times,
@@ -208,7 +208,7 @@ describe("the gateway of the example", function()
 
   it("ejects an instance after three answers with 502, 503 or 504, and after none of others", function()
     for _, status in ipairs({ "502", "503", "504", "500", "200", "403", "404", "429", "-" }) do
-      -- What the client got, as by a page of error_page, is not the instance's.
+      -- The client's status, as with a page of error_page, is not the instance's.
       for _, seen in ipairs({ 200, 499, 500, 502, 503 }) do
         nginx.status = seen
         start_with(2)
@@ -275,7 +275,7 @@ describe("the gateway of the example", function()
         end
         request()
         assert.equal(math.min(2, count - 1), more_tries, count .. " and " .. names)
-        -- Whatever the others have answered.
+        -- The same when all have failed.
         for _ = 1, 30 do
           answered("503", "0.100")
         end
