@@ -20,7 +20,8 @@ if own.revision ~= REVISION then
   local searchpath = rawget(package, "searchpath")
   local path = searchpath and searchpath("consul_ffi", package.cpath) or "consul_ffi.so"
   error(("the native module (%s) and consul_ha_cluster.lua, consul_production_config.lua and the others are of "
-    .. "different versions: install both from one build"):format(path), 0)
+    .. "different versions: install both from one build; if they are, start this process again, since a reload of "
+    .. "nginx keeps the module that it has loaded"):format(path), 0)
 end
 
 return consul_ffi

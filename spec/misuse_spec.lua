@@ -293,6 +293,7 @@ it("a native module of another version is named", function()
     assert.is_false(found)
     assert.matches("consul_ffi.so", message, 1, true)
     assert.matches("are of different versions: install both from one build", message, 1, true)
+    assert.matches("start this process again, since a reload of nginx keeps the module", message, 1, true)
   end
   -- Lua modules before revision 4 look here, for revision 3.
   assert.same({ revision = 6 }, loaded[1]._older)

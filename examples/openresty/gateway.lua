@@ -20,6 +20,32 @@ local gateway = {}
 
 local view, web
 
+-- How many other instances a request may try: as many as a request can be sent to, as an upstream of nginx has it. With
+-- more, nginx gives an instance's answer up for a try that has no instance.
+local more_tries = 0
+
+-- Whether nginx takes an address, which must be an IP address.
+local function is_ip(address)
+  return address:find(":", 1, true) or address:find("^[%d.]+$")
+end
+
+-- The view as a source of the balancer, which reads the list when that has changed.
+local source = {}
+
+function source.version()
+  return view:version()
+end
+
+function source.all()
+  local list, message, err = view:all()
+  local others = -1
+  for _, instance in ipairs(list or {}) do
+    others = is_ip(instance.address) and others + 1 or others
+  end
+  more_tries = list and math.max(0, math.min(MORE_TRIES, others)) or more_tries
+  return list, message, err
+end
+
 -- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
 -- request goes on one of them.
 local kept = {}
@@ -39,7 +65,7 @@ function gateway.start()
   local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = dump_file })
   all:start()
   view = all:view(SERVICE)
-  web = balancer.new(view, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
+  web = balancer.new(source, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
   ngx.timer.every(FORGET_EACH_S, forget_gone)
 end
 
@@ -89,24 +115,46 @@ local function keep(instance, more)
   return before
 end
 
--- Has nginx send the request to an instance. Returns nil and the reason if its address is not of IP.
-local function send_to(instance)
+-- The address of an instance as nginx has it.
+local function host_of(instance)
   local address = instance.address
   if address:find(":", 1, true) and address:sub(1, 1) ~= "[" then
     address = "[" .. address .. "]"
   end
-  return peer.set_current_peer(address, instance.port)
+  return address
 end
 
--- The last number of a variable with one for each attempt, such as "0.250, 0.001".
-local function last_of(text)
-  return tonumber(text) or text and tonumber(text:match("[%d.]+$"))
+-- The values of a variable of nginx that has one for each attempt, such as "0.250, 0.001 : 0.100".
+local function values_of(text)
+  local values = {}
+  for value in (text:gsub(" : ", ", ") .. ", "):gmatch("(.-), ") do
+    values[#values + 1] = value
+  end
+  return values
+end
+
+-- The number in such a variable for the last attempt on a request's instance; nil for "-". There may be later attempts,
+-- of another upstream to which error_page has led.
+local function number_of(request, variable)
+  local text = ngx.var[variable]
+  local number = tonumber(text)
+  if number or not text then
+    return number
+  end
+  local values, names = values_of(text), values_of(ngx.var.upstream_addr or "")
+  local name = ("%s:%d"):format(host_of(request.instance), request.instance.port):lower()
+  for place = #names, 1, -1 do
+    if names[place] == name then
+      number = tonumber(values[place])
+      return number
+    end
+  end
 end
 
 -- The verdict of a request without an answer on its instance: nil, which is nothing, on a kept connection, since the
 -- instance may have closed that before the request came, and nginx itself counts no such try; otherwise false.
-local function without_answer(request, connect_times)
-  local connect_s = last_of(connect_times)
+local function without_answer(request)
+  local connect_s = number_of(request, "upstream_connect_time")
   if not connect_s then
     -- It does not listen.
     keep(request.instance, -KEEPALIVE)
@@ -117,15 +165,26 @@ local function without_answer(request, connect_times)
   return false
 end
 
--- Takes the failure of a request's instance into account. `succeeded`: nil if it says nothing of the instance.
-local function failed(request, succeeded)
+-- Whether the last attempt on a request's instance succeeded, by its own status: the client's may be that of a page of
+-- error_page. nil if it says nothing, as when the client went away.
+local function verdict(request)
+  local status = number_of(request, "upstream_status")
+  if status == 502 and not number_of(request, "upstream_header_time") then
+    return without_answer(request)
+  end
+  return status and not FAILURES[status]
+end
+
+-- Reports a request's instance, which it tries no more.
+local function leave(request, succeeded)
   local instance, tried = request.instance, request.tried or {}
   web:report(instance, succeeded)
   tried[#tried + 1], request.tried = instance, tried
 end
 
 -- Has nginx send a request to an instance that it has not tried, or with `may_repeat` to the last one again if there is
--- no other. A loop here would keep LuaJIT from compiling all of `balance`.
+-- no other: nginx adds a try for a kept connection that has ended. A loop here would keep LuaJIT from compiling all of
+-- `balance`.
 local function attempt(request, may_repeat)
   local instance = web:pick(nil, request.tried)
   if not instance and may_repeat then
@@ -137,10 +196,10 @@ local function attempt(request, may_repeat)
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)
   end
-  local sent, why = send_to(instance)
+  local sent, why = peer.set_current_peer(host_of(instance), instance.port)
   if not sent then
     ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
-    failed(request, false)
+    leave(request, false)
     return attempt(request)
   end
   request.is_on_kept = keep(instance, -1) > 0
@@ -149,19 +208,16 @@ end
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
   local request = request_at(address_of_request())
-  local failure, status = peer.get_last_failure()
-  if not failure then
-    request.tried = nil
-    peer.set_more_tries(MORE_TRIES)
-    return attempt(request)
+  if request.instance then
+    -- It failed, or its answer has led here again, as X-Accel-Redirect does.
+    leave(request, verdict(request))
   end
-  local succeeded = false
-  if failure == "failed" and status ~= 504 then
-    -- The attempt that begins has no instance yet, for which nginx writes " : ".
-    succeeded = without_answer(request, ngx.var.upstream_connect_time:match("^(.*) : $"))
+  if peer.get_last_failure() then
+    return attempt(request, request.tried ~= nil)
   end
-  failed(request, succeeded)
-  return attempt(request, succeeded == nil)
+  request.tried = nil
+  attempt(request)
+  peer.set_more_tries(more_tries)
 end
 
 -- In log_by_lua: reports the last attempt. A subrequest, such as that of `mirror`, has no such phase: its location
@@ -173,26 +229,19 @@ function gateway.report()
     return
   end
   requests[address], unused[#unused + 1] = nil, request
-  local instance, status = request.instance, ngx.status
+  local instance = request.instance
   if not instance then
     return
   end
-  -- The client went away (499): the instance may be well or not.
-  local succeeded = nil
-  if status ~= 499 then
-    succeeded = not FAILURES[status]
-  end
+  local succeeded, seconds = verdict(request), nil
   if succeeded then
     keep(instance, 1)
-  elseif status == 502 and not last_of(ngx.var.upstream_header_time) then
-    -- A request that must not be sent twice, or the last attempt.
-    succeeded = without_answer(request, ngx.var.upstream_connect_time)
   end
-  local seconds = nil
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
   if web:needs_ms(instance, (ngx.now() - request.picked_at) * 1000) then
-    seconds = last_of(ngx.var.upstream_header_time)
+    seconds = number_of(request, "upstream_header_time")
   end
+  request.instance = nil
   web:report(instance, succeeded, seconds and seconds * 1000)
 end
 

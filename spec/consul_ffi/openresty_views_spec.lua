@@ -301,6 +301,42 @@ describe("views that one worker of nginx writes for all", function()
     assert.is_true(points > 10, points .. " points")
   end
 
+  it("watch in workers alone", function()
+    local PROCESS = "ngx.process"
+    local before = package.loaded[PROCESS]
+    dump_file = os.tmpname()
+    os.remove(dump_file)
+    for kind, timers in pairs({
+      worker = 2, single = 2, none = 2,
+      ["privileged agent"] = 0, helper = 0, master = 0, signaller = 0,
+    }) do
+      -- An older lua-resty-core may not know the kind.
+      package.loaded[PROCESS] = {
+        type = function()
+          return kind ~= "none" and kind or nil
+        end,
+      }
+      local started, tried = 0, 0
+      local function timer()
+        started = started + 1
+        return true
+      end
+      _G.ngx.timer = { at = timer, every = timer }
+      local worker = new_views()
+      local open = io.open
+      rawset(io, "open", function(...)
+        tried = tried + 1
+        return open(...)
+      end)
+      local ran, why = pcall(worker.start, worker)
+      rawset(io, "open", open)
+      package.loaded[PROCESS] = before
+      assert(ran, why)
+      assert.same({ kind, timers, timers / 2 }, { kind, started, tried })
+      assert.is_false(worker:view("web"):all())
+    end
+  end)
+
   it("start with the dump file", function()
     write_dump({ web = 1 })
     local worker = new_views()

@@ -54,6 +54,9 @@ describe("the gateway of the example", function()
               all = function()
                 return list
               end,
+              version = function()
+                return list
+              end,
               pick = function()
                 return list[1] or false
               end,
@@ -99,8 +102,8 @@ describe("the gateway of the example", function()
         end,
       },
       header = {},
-      -- Of an attempt without a connection, and of the beginning one.
-      var = { upstream_connect_time = "- : " },
+      -- As nginx has them while the first attempt begins.
+      var = { upstream_status = "-", upstream_addr = "" },
     }
     rawset(_G, "ngx", nginx)
     gateway = dofile("examples/openresty/gateway.lua")
@@ -115,6 +118,23 @@ describe("the gateway of the example", function()
 
   local function request()
     request_address = request_address + 1
+    last_failure = nil
+    gateway.balance()
+  end
+
+  -- nginx's variables with these statuses and times of the request's attempts, on the chosen instances from `first` on.
+  local function attempted(statuses, header_times, connect_times, first)
+    nginx.var = {
+      upstream_status = statuses, upstream_header_time = header_times, upstream_connect_time = connect_times,
+      upstream_addr = table.concat(chosen, ", ", first or #chosen),
+    }
+  end
+
+  -- The last attempt has failed with this status, and the next one begins.
+  local function failed(failure, status, header_time, connect_time)
+    last_failure = failure
+    attempted(status .. " : ", header_time .. " : ", connect_time .. " : ")
+    nginx.var.upstream_addr = nginx.var.upstream_addr .. " : "
     gateway.balance()
   end
 
@@ -158,7 +178,7 @@ describe("the gateway of the example", function()
   local function answered(status, times)
     request()
     now = now + 1
-    nginx.status, nginx.var.upstream_header_time = status, times
+    attempted(status, times)
     gateway.report()
   end
 
@@ -168,19 +188,126 @@ describe("the gateway of the example", function()
     return said
   end
 
+  local FAILS = { ["502"] = true, ["503"] = true, ["504"] = true }
+
+  local function start_with(count)
+    list = {}
+    for i = 1, count do
+      list[i] = { address = "10.0.0." .. i, port = 80 }
+    end
+    gateway = dofile("examples/openresty/gateway.lua")
+    gateway.start()
+  end
+
+  local function are_ejected(expected, why)
+    local states = table.concat(shown(), "\n")
+    assert.equal(expected, states:find("ejected", 1, true) ~= nil, why .. "\n" .. states)
+    assert.equal(not expected, select(2, states:gsub(" active ", "")) == #list, states)
+    assert.equal(#list, select(2, states:gsub(" 0 in flight", "")), states)
+  end
+
   it("ejects an instance after three answers with 502, 503 or 504, and after none of others", function()
-    for _, status in ipairs({ 502, 503, 504, 500, 200, 404, 499 }) do
-      list = { { address = "10.0.0.1", port = 80 }, { address = "10.0.0.2", port = 80 } }
+    for _, status in ipairs({ "502", "503", "504", "500", "200", "403", "404", "429", "-" }) do
+      -- The client's status, as with a page of error_page, is not the instance's.
+      for _, seen in ipairs({ 200, 499, 500, 502, 503 }) do
+        nginx.status = seen
+        start_with(2)
+        for _ = 1, 30 do
+          answered(status, "0.100")
+        end
+        are_ejected(FAILS[status] == true, status)
+      end
+    end
+  end)
+
+  it("ejects an instance whose answer is repeated on another one for 502, 503 and 504 alone", function()
+    for _, status in ipairs({ "502", "503", "504", "500", "403", "404", "429" }) do
+      start_with(2)
+      for _ = 1, 30 do
+        request()
+        failed((status == "403" or status == "404") and "next" or "failed", status, "0.100", "0.000")
+        attempted("200", "0.100", "0.000")
+        gateway.report()
+      end
+      are_ejected(FAILS[status] == true, status)
+    end
+  end)
+
+  it("knows its own attempt among those of other upstreams", function()
+    for _, case in ipairs({
+      { "503 : 200", "ADDRESS : 10.9.9.9:80", true }, { "200 : 503", "ADDRESS : 10.9.9.9:80", false },
+      { "502, 503 : 503, 200", "10.9.9.9:80, 10.9.9.8:80 : 10.9.9.9:80, ADDRESS", false },
+      { "500 : -, 503", "10.9.9.9:80 : , ADDRESS", true }, { "500 : 503", " : ADDRESS", true },
+      { "503 : 200", "10.9.9.9:80 : 10.9.9.8:80", false },
+    }) do
+      start_with(2)
+      for _ = 1, 30 do
+        request()
+        nginx.var = {
+          upstream_status = case[1], upstream_header_time = case[1],
+          upstream_addr = case[2]:gsub("ADDRESS", chosen[#chosen]),
+        }
+        gateway.report()
+      end
+      are_ejected(case[3], case[1] .. " of " .. case[2])
+    end
+  end)
+
+  it("knows its own attempt on an IPv6 address in each spelling", function()
+    for _, address in ipairs({ "fd00::a", "[fd00::a]", "FD00::A" }) do
+      list = { { address = address, port = 80 } }
       gateway = dofile("examples/openresty/gateway.lua")
       gateway.start()
-      for _ = 1, 30 do
-        answered(status)
-      end
-      local states = table.concat(shown(), "\n")
-      local is_ejected = states:find("ejected", 1, true) ~= nil
-      assert.equal(status >= 502, is_ejected, status)
-      assert.equal(status < 502, select(2, states:gsub(" active ", "")) == 2, states)
+      request()
+      nginx.var = { upstream_status = "503 : 200", upstream_addr = "[fd00::a]:80 : 10.9.9.9:80" }
+      gateway.report()
+      assert.matches(" doubtful ", shown()[1], 1, true)
     end
+  end)
+
+  it("makes as many tries as there are other instances, and not more than three", function()
+    for count = 1, 5 do
+      for names = 0, 2 do
+        more_tries = nil
+        start_with(count)
+        for i = 1, names do
+          table.insert(list, 1, { address = ("web%d.example"):format(i), port = 80 })
+        end
+        request()
+        assert.equal(math.min(2, count - 1), more_tries, count .. " and " .. names)
+        -- The same when all have failed.
+        for _ = 1, 30 do
+          answered("503", "0.100")
+        end
+        more_tries = nil
+        request()
+        assert.equal(math.min(2, count - 1), more_tries, count .. " and " .. names)
+      end
+    end
+  end)
+
+  it("reports the instance whose answer leads to the gateway again", function()
+    for status, state in pairs({ ["200"] = " active ", ["404"] = " active ", ["503"] = " doubtful " }) do
+      start_with(2)
+      request()
+      local first = chosen[#chosen]
+      nginx.var = { upstream_status = status .. " : -", upstream_addr = first .. " : " }
+      gateway.balance()
+      local states = table.concat(shown(), "\n")
+      assert.matches(first .. state, states, 1, true)
+      assert.equal(1, select(2, states:gsub(" 1 in flight", "")), states)
+      nginx.var = { upstream_status = status .. " : 200", upstream_addr = first .. " : " .. chosen[#chosen] }
+      gateway.report()
+      assert.equal(2, select(2, table.concat(shown(), "\n"):gsub(" 0 in flight", "")))
+    end
+  end)
+
+  it("reports the instance of a subrequest without a report when its request's memory is used again", function()
+    start_with(1)
+    for _ = 1, 20 do
+      gateway.balance()
+    end
+    assert.matches(" active 1.000 of the requests, 1 in flight", shown()[1], 1, true)
   end)
 
   it("tells the age of the list in whole seconds, if there is one", function()
@@ -196,20 +323,24 @@ describe("the gateway of the example", function()
   it("neither forgives nor blames an instance whose client went away, and does not wait for it", function()
     list = { { address = "10.0.0.1", port = 80 } }
     gateway.start()
-    answered(502)
-    answered(499)
+    answered("503")
+    answered("-")
     assert.matches("10.0.0.1:80 doubtful 1.000 of the requests, 0 in flight, 0.0 ms", shown()[1], 1, true)
   end)
 
   it("reports the response time of the last attempt", function()
     list = { { address = "10.0.0.1", port = 80 } }
     gateway.start()
-    answered(200, "0.250")
+    answered("200", "0.250")
     assert.matches(" 250.0 ms", shown()[1], 1, true)
-    answered(200, "0.001, 0.750")
+    request()
+    now = now + 1
+    chosen = { "10.0.0.9:80", "10.0.0.1:80" }
+    attempted("502, 200", "0.001, 0.750", "0.000, 0.000", 1)
+    gateway.report()
     assert.matches(" 750.0 ms", shown()[1], 1, true)
-    answered(200, "-")
-    answered(200, nil)
+    answered("200", "-")
+    answered("200", nil)
     assert.matches(" 750.0 ms", shown()[1], 1, true)
   end)
 
@@ -218,7 +349,10 @@ describe("the gateway of the example", function()
     list = { { address = "10.0.0.1", port = 80 } }
     gateway.start()
     nginx.var = setmetatable({}, {
-      __index = function()
+      __index = function(_, name)
+        if name == "upstream_status" then
+          return "200"
+        end
         reads = reads + 1
         return "0.100"
       end,
@@ -229,7 +363,7 @@ describe("the gateway of the example", function()
     now = now + 0.1
     request()
     request()
-    now, nginx.status = now + 0.1, 200
+    now = now + 0.1
     gateway.report()
     assert.equal(1, reads)
     request_address = first + 1
@@ -251,21 +385,21 @@ describe("the gateway of the example", function()
     end
     gateway.start()
     request()
-    last_failure = "failed"
-    gateway.balance()
-    gateway.balance()
+    failed("failed", "502", "-", "0.001")
+    failed("failed", "504", "-", "0.001")
     assert.equal(2, more_tries)
+    attempted("502, 504, 200", "-, -, 0.3", "0.001, 0.001, 0.001", 1)
     table.sort(chosen)
     assert.equal(3, #chosen)
     assert.is_true(chosen[1] ~= chosen[2] and chosen[2] ~= chosen[3])
-    nginx.status, nginx.var.upstream_header_time = 200, "0.1, 0.2, 0.3"
     gateway.report()
     local states = table.concat(shown(), "\n")
     assert.equal(2, select(2, states:gsub(" doubtful ", "")), states)
     assert.equal(5, select(2, states:gsub(" 0 in flight", "")), states)
     -- The next request at this address begins again.
-    last_failure, chosen = nil, {}
+    chosen = {}
     for _ = 1, 50 do
+      last_failure = nil
       gateway.balance()
       gateway.report()
     end
@@ -276,32 +410,31 @@ describe("the gateway of the example", function()
     list = { { address = "10.0.0.1", port = 80 } }
     gateway.start()
     for _, case in ipairs({
-      { "0.000 : ", 0, "active" },
-      -- A new connection; none at all; and a list that has been without the instance meanwhile.
-      { "0.001 : ", 1, "doubtful" },
-      { "- : ", 1, "doubtful" },
-      { "0.000 : ", 1, "doubtful", true },
+      { "0.000", "active" },
+      -- A new connection; none at all; an answer; and a list that has been without the instance meanwhile.
+      { "0.001", "doubtful" },
+      { "-", "doubtful" },
+      { "0.000", "doubtful", header_time = "0.001" },
+      { "0.000", "doubtful", is_gone = true },
     }) do
-      local times, failures, state, is_gone = case[1], case[2], case[3], case[4]
-      nginx.status, nginx.var.upstream_header_time, last_failure = 200, "0.1", nil
-      request()
-      gateway.report()
-      if is_gone then
-        local instances = list
-        list = {}
-        each_minute()
-        list = instances
+      for _, status in ipairs({ "502", case.header_time and "503" or "502" }) do
+        answered("200", "0.1")
+        if case.is_gone then
+          local instances = list
+          list = {}
+          each_minute()
+          list = instances
+        end
+        chosen, exited = {}, nil
+        request()
+        failed("failed", status, case.header_time or "-", case[1])
+        -- nginx asks for another attempt on the one instance only if it was on a kept connection.
+        assert.same({ "10.0.0.1:80", "10.0.0.1:80" }, chosen)
+        assert.is_nil(exited)
+        assert.matches(" " .. case[2] .. " ", shown()[1], 1, true)
+        attempted("200", "0.1")
+        gateway.report()
       end
-      chosen, exited = {}, nil
-      request()
-      nginx.var.upstream_connect_time, last_failure = times, "failed"
-      gateway.balance()
-      assert.equal(failures == 0 and 2 or 1, #chosen, times)
-      assert.equal(failures == 1 and 500 or nil, exited, times)
-      local line = shown()[1]
-      assert.matches(" " .. state .. " ", line, 1, true)
-      last_failure = nil
-      gateway.report()
     end
   end)
 
@@ -312,7 +445,7 @@ describe("the gateway of the example", function()
     for _ = 1, 10 do
       request()
     end
-    nginx.status = 200
+    nginx.var.upstream_status = "200"
     for address = first, request_address do
       request_address = address
       gateway.report()

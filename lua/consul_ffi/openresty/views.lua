@@ -661,8 +661,19 @@ local function try_dump(self)
   end
 end
 
----Has this worker watch when no other does; in init_worker_by_lua.
+-- Whether this process serves requests. The privileged agent does not, and its dump file would be root's, which no
+-- worker can read.
+local function is_worker()
+  local has, process = pcall(require, "ngx.process")
+  local kind = has and process.type() or "worker"
+  return kind == "worker" or kind == "single"
+end
+
+---Has this worker watch when no other does; in init_worker_by_lua. A process that is not a worker only reads.
 function Views:start()
+  if not is_worker() then
+    return
+  end
   try_dump(self)
   self.lease = lease.new(self.dict)
   assert(ngx.timer.at(0, tick, self))
