@@ -7,7 +7,6 @@ use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::Presence;
 use super::profile::SESSION_TTL_MULTIPLIER;
-use super::turns::{Silences, Verb};
 use super::{lock, semaphore};
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
@@ -17,11 +16,26 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-/// The part of the TTL of the check that the first request of an end may take before it is made again, so that hundreds of
-/// keys for which Consul keeps silent hold up no other.
-const FIRST_PART: u32 = 10;
+/// How many sessions are ended at a time, so that the beats have their share of the connections.
+const MAX_AT_A_TIME: usize = 12;
+
+/// How many more whose first try had no answer are tried again at a time.
+const MAX_AGAIN: usize = 4;
+
+/// The turns of the ends of sessions, each for one try: a key without answers holds up no other.
+#[derive(Debug)]
+pub(super) struct EndTurns {
+    first: Semaphore,
+    again: Semaphore,
+}
+
+impl Default for EndTurns {
+    fn default() -> Self {
+        Self { first: Semaphore::new(MAX_AT_A_TIME), again: Semaphore::new(MAX_AGAIN) }
+    }
+}
 
 /// The possible hold of a session under which its holder does not act any more.
 #[derive(Debug)]
@@ -139,38 +153,22 @@ impl Presence {
 
     /// The same in turns with others: a pause keeps none of them waiting, nor do requests that have had no answer before.
     async fn end_in_turns(&self, ending: &Ending) {
-        let silences = Silences::default();
+        let (mut turns, mut limit) = (&self.end_turns.first, self.profile().proof_timeout());
         while !ending.is_over() {
-            let place = self.turns.turn(Verb::End, silences.count(), ending.begun).await;
+            let place = turns.acquire().await;
             let Ok(turn) = ending.turn.try_lock() else {
                 // A release waits for it meanwhile.
                 drop(place);
                 drop(ending.turn.lock().await);
                 continue;
             };
-            let limit = match silences.count() {
-                0 => self.first_limit(),
-                _ => self.end_timeout(),
-            };
-            let begun = self.now();
             if ending.is_over() || self.has_ended(ending, limit).await {
-                self.turns.note_answer(Verb::End, self.now() - begun);
                 return;
             }
-            drop(turn);
-            silences.add_one();
-            match self.now() - begun < limit {
-                true => drop(place),
-                false => place.leave(begun),
-            }
+            drop((turn, place));
             self.client().clock().sleep(self.profile().beat).await;
+            (turns, limit) = (&self.end_turns.again, self.end_timeout());
         }
-    }
-
-    /// The time limit of the first request of an end: longer than Consul takes lately.
-    fn first_limit(&self) -> Duration {
-        let least = self.profile().check_ttl / FIRST_PART;
-        least.max(self.turns.slowest(Verb::End) * 2).min(self.end_timeout())
     }
 
     /// Sends the requests that end a session once, each with this time limit. Returns whether it is over.
@@ -231,7 +229,7 @@ impl Presence {
                 }
             }
         }
-        self.destroy(&ending.session, limit).await?;
+        self.destroy(&ending.session).await?;
         if let Some(error) = refused {
             note(Err(error));
         }

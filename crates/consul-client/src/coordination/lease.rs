@@ -5,7 +5,6 @@ use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
 use super::profile::SESSION_TTL_MULTIPLIER;
 use super::proofs::MAX_OPERATIONS;
-use super::turns::Silences;
 use super::{Grant, Operation, Proof, modify_index, semaphore, set, transact};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -559,13 +558,12 @@ impl Lease {
 
     async fn renew_repeatedly(&self) -> String {
         let usual = self.presence.profile().renew_interval();
-        let (mut interval, mut renewed, silences) = (usual, self.begun, Silences::default());
+        let mut interval = usual;
         loop {
             self.sleep_until(self.now() + interval).await;
             let begun = self.now();
-            interval = match self.presence.renew_held(&self.session_id, &silences, renewed).await {
+            interval = match self.presence.renew_held(&self.session_id).await {
                 Ok(next) => {
-                    renewed = begun;
                     if !self.presence.rules().renewal_is_no_proof {
                         self.extend(begun);
                     }
@@ -589,11 +587,7 @@ impl Lease {
                 },
                 Err(error) => {
                     tracing::info!(key = self.key, %error, "session not renewed");
-                    match error.kind() {
-                        // The next one has a longer time limit.
-                        Kind::Timeout => self.presence.profile().beat,
-                        _ => usual,
-                    }
+                    usual
                 }
             }
         }

@@ -4,12 +4,11 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
 //! lives; it does not prove that a lock is held.
 
-use super::ending::{Ending, Holding};
+use super::ending::{EndTurns, Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::making::Wanted;
 use super::profile::Profile;
 use super::proofs::Proofs;
-use super::turns::{Silences, Turns, Verb};
 use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
@@ -27,7 +26,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 /// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
 /// accepts.
@@ -41,12 +40,15 @@ const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
 /// How often the token of the requests is compared with that of the registration.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The part of the TTL of a session that its first renewal may take before it is made again, so that the sessions of 400
-/// held locks are renewed although Consul keeps silent for most of them.
-const RENEWAL_PART: u32 = 11;
+/// How many requests of contenders are on their way at a time, so that beats and proofs have connections.
+const MAX_IN_TURN: usize = 24;
 
-/// The time limit of a request for a key that has kept silent so often.
-type Limits<'a> = &'a (dyn Fn(u32) -> Duration + Sync);
+/// How many of those are on their way whose last request had no answer in time: what keeps silent for one key holds up
+/// no other.
+const MAX_UNANSWERED: usize = 16;
+
+/// How many renewals of held locks are on their way at a time.
+const MAX_RENEWALS: usize = 24;
 
 /// The service that represents a process.
 #[derive(Clone, Debug)]
@@ -129,8 +131,15 @@ pub struct Presence {
     pub(super) proofs: Proofs,
     /// Its waiters.
     pub(super) waits: Waits,
-    /// The turns of its requests.
-    pub(super) turns: Turns,
+    /// The turns of contenders' requests, and of those whose last one had no answer. Each is for one request.
+    turns: Semaphore,
+    unanswered_turns: Semaphore,
+    /// How long Consul takes to answer a contender lately, at most.
+    slowest: Mutex<Duration>,
+    /// The turns of renewals of held locks, which wait for no contender.
+    renewal_turns: Semaphore,
+    /// The turns of the ends of sessions.
+    pub(super) end_turns: EndTurns,
     rules: Rules,
 }
 
@@ -144,7 +153,6 @@ impl Presence {
         service: Service,
     ) -> Arc<Self> {
         let waits = Waits::new(blocking_client.max_in_flight());
-        let turns = Turns::new(Arc::clone(client.clock()), client.max_in_flight());
         Arc::new(Self {
             agents: client.each_endpoint(),
             client,
@@ -165,7 +173,11 @@ impl Presence {
             changed: Mutex::default(),
             proofs: Proofs::default(),
             waits,
-            turns,
+            turns: Semaphore::new(MAX_IN_TURN),
+            unanswered_turns: Semaphore::new(MAX_UNANSWERED),
+            slowest: Mutex::default(),
+            renewal_turns: Semaphore::new(MAX_RENEWALS),
+            end_turns: EndTurns::default(),
             rules: Rules::ALL,
         })
     }
@@ -226,132 +238,84 @@ impl Presence {
         self.client.call_past_caches(endpoint, args).await.and_then(linearizable)
     }
 
-    /// Makes a contender's call in turns, which is made again after an unknown outcome, as one whose answer was lost.
-    /// `begins` is called when the first turn has come.
+    /// Waits for the turn of a contender's request.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Makes a call for a contender in a turn; after an unknown outcome, as one whose answer was lost, it is made again in
+    /// another turn. `begins` is called when the first turn has come.
     ///
     /// # Errors
-    /// As [`Client::call`]; of further calls they say too that it may have been applied.
+    /// As [`Client::call`]; of the second call they say too that it may have been applied.
     pub(super) async fn call_in_turns(
         &self,
         client: &Client,
-        silences: &Silences,
         (endpoint, args): (&'static Endpoint, Args),
         begins: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        // Each further one may make a session or a key that nobody wants.
-        let limits = |_| self.client.settings().timeout;
-        self.in_turns(args, silences, begins, (Error::maybe_applied, &limits), |args| {
+        self.in_turns(args, begins, Error::maybe_applied, |args| {
             Box::pin(async move { client.call(endpoint, &args).await })
         })
         .await
     }
 
-    /// The same for a read, whose time limit grows with each that has no answer.
+    /// The same with any request, which is made again after an error that `is_lost` tells.
     ///
     /// # Errors
-    /// Errors of `begins` and of the read.
-    pub(super) async fn read_in_turns(
-        &self,
-        silences: &Silences,
-        (endpoint, args): (&'static Endpoint, Args),
-        begins: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<Answer, Error> {
-        // An answer that was lost without a sign delays no takeover for the client's whole time limit.
-        let is_lost = |error: &Error| error.kind() == Kind::Timeout;
-        let limits = |silences| match silences {
-            1 => (self.patience() * 2).min(self.client.settings().timeout),
-            _ => self.client.settings().timeout,
-        };
-        self.in_turns(args, silences, begins, (is_lost, &limits), |args| {
-            Box::pin(async move { self.client.read_past_caches(endpoint, &args).await })
-        })
-        .await
-    }
-
-    /// Makes a request until it is not lost, or has been so with the client's whole time limit. The limit of one for a key
-    /// that has kept silent depends on how often it did.
-    async fn in_turns<'r>(
+    /// Errors of `begins` and of the requests.
+    pub(super) async fn in_turns<'r>(
         &self,
         args: Args,
-        silences: &Silences,
         begins: impl FnOnce() -> Result<(), Error>,
-        (is_lost, limits): (fn(&Error) -> bool, Limits<'_>),
+        is_lost: fn(&Error) -> bool,
         request: impl Fn(Args) -> BoxFuture<'r, Result<Answer, Error>>,
     ) -> Result<Answer, Error> {
-        let (since, mut maybe_applied, mut before) = (self.now(), false, silences.count());
-        let mut turn = self.turns.turn(Verb::Contend, before, since).await;
+        let turn = self.turn().await;
         begins()?;
-        loop {
-            let limit = match before {
-                0 => self.patience(),
-                before => limits(before),
-            };
-            let args = args.clone().opt("timeout_ms", limit.as_millis() as u64);
-            let error = match self.turns.answer(turn, silences, request(args)).await {
-                Ok(answer) => {
-                    silences.forget();
-                    return Ok(answer);
-                }
-                Err(error) => error,
-            };
-            let is_lost = is_lost(&error);
-            if !is_lost || before > 0 && limit >= self.client.settings().timeout {
-                return Err(match maybe_applied {
-                    true => error.with_maybe_applied(true),
-                    false => error,
-                });
-            }
-            maybe_applied |= error.maybe_applied();
-            before = (before + 1).max(silences.count());
-            turn = self.turns.turn(Verb::Contend, before, since).await;
+        let first = args.clone().opt("timeout_ms", self.patience().as_millis() as u64);
+        let lost = match self.timed(request(first)).await {
+            Err(error) if is_lost(&error) => error,
+            answered => return answered,
+        };
+        drop(turn);
+        let _turn = self.unanswered_turns.acquire().await;
+        let again = self.timed(request(args)).await;
+        again.map_err(|error| match lost.maybe_applied() {
+            true => error.with_maybe_applied(true),
+            false => error,
+        })
+    }
+
+    /// Notes how long the answer to a contender takes: a slow server is not a silent one.
+    async fn timed<R>(&self, call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
+        let begun = self.now();
+        let answered = call.await;
+        if answered.is_ok() {
+            let mut slowest = lock(&self.slowest);
+            *slowest = (*slowest * 7 / 8).max(self.now() - begun);
         }
+        answered
     }
 
-    /// Makes one request of a contender in a turn.
-    pub(super) async fn in_turn<R>(
-        &self,
-        request: impl Future<Output = Result<R, Error>>,
-    ) -> Result<R, Error> {
-        let silences = Silences::default();
-        let turn = self.turns.turn(Verb::Contend, 0, self.now()).await;
-        self.turns.answer(turn, &silences, request).await
-    }
-
-    /// Renews the session of a held lock, which was renewed last at `renewed`. Returns the time until the next renewal, by
-    /// the TTL of the reply: a server under load can ask for fewer renewals by a longer one.
+    /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal,
+    /// by the TTL of the reply: a server under load can ask for fewer renewals by a longer one.
     ///
     /// Source: "Renew Session" in Consul's HTTP API reference.
-    pub(super) async fn renew_held(
-        &self,
-        session: &str,
-        silences: &Silences,
-        renewed: Instant,
-    ) -> Result<Duration, Error> {
-        let turn = self.turns.turn(Verb::Renew, silences.count(), renewed).await;
-        let first = self.profile.session_ttl / RENEWAL_PART;
-        let first = first.max(self.turns.slowest(Verb::Renew) * 2).min(self.end_timeout());
-        let limit = match silences.count() {
-            0 => first,
-            count => {
-                let grown = self.end_timeout().saturating_mul(count.saturating_mul(2) - 1);
-                grown.min(self.client.settings().timeout)
-            }
-        };
-        let begun = self.now();
-        let renewed = self.turns.answer(turn, silences, self.renew(session, limit)).await;
-        if renewed.is_ok() && self.now() - begun <= first {
-            silences.forget();
-        }
-        renewed
+    pub(super) async fn renew_held(&self, session: &str) -> Result<Duration, Error> {
+        let _turn = self.renewal_turns.acquire().await;
+        self.renew(session).await
     }
 
     /// Renews the session of a contender, with the same result.
     pub(super) async fn renew_waiting(&self, session: &str) -> Result<Duration, Error> {
-        self.in_turn(self.renew(session, self.end_timeout())).await
+        let _turn = self.turn().await;
+        self.renew(session).await
     }
 
-    async fn renew(&self, session: &str, limit: Duration) -> Result<Duration, Error> {
-        let args = Args::new().arg(session).opt("timeout_ms", limit.as_millis() as u64);
+    async fn renew(&self, session: &str) -> Result<Duration, Error> {
+        let args =
+            Args::new().arg(session).opt("timeout_ms", self.end_timeout().as_millis() as u64);
         let renewed = self.client.call(&session::RENEW, &args).await?.value;
         let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
         Ok(self.profile.renew_interval_after(ttl))
@@ -384,7 +348,6 @@ impl Presence {
             never = self.watch_for_waiters() => never,
             never = self.replace_dead_guard() => never,
             never = self.follow_token() => never,
-            never = self.turns.go_on_in_time() => never,
         }
     }
 
@@ -457,7 +420,6 @@ impl Presence {
             biased;
             _ = given_up.wait_for(Vec::is_empty) => {}
             never = self.end_given_up() => match never {},
-            never = self.turns.go_on_in_time() => match never {},
             () = self.client.clock().sleep(self.profile.check_ttl.min(timeout * 3 / 4)) => {}
         }
         let registration = *self.registration.borrow();
@@ -686,8 +648,8 @@ impl Presence {
         }
     }
 
-    pub(super) async fn destroy(&self, session: &str, limit: Duration) -> Result<(), Error> {
-        let timeout_ms = limit.as_millis() as u64;
+    pub(super) async fn destroy(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.end_timeout().as_millis() as u64;
         let args = destroy_args(session).opt("timeout_ms", timeout_ms);
         self.client.call(&session::DESTROY, &args).await.map(|_| ())
     }
@@ -699,7 +661,7 @@ impl Presence {
 
     /// The time limit of a contender's request before it is made again: longer than Consul takes lately.
     fn patience(&self) -> Duration {
-        let slow = self.turns.slowest(Verb::Contend) * 2;
+        let slow = *lock(&self.slowest) * 2;
         slow.max(self.profile.check_ttl / 4).min(self.client.settings().timeout)
     }
 

@@ -1,6 +1,6 @@
 //! Requests for some keys, or of some kinds, get no answer: those for others go on as if there were none of these.
 
-use super::many::{Counting, Delay, Rule, SILENT, acquire, answer, counted, events, hold, permit};
+use super::many::{Counting, Rule, SILENT, acquire, answer, counted, events, hold, permit};
 use super::on_a_clock::Simulated;
 use crate::support::trials::{Trials, add};
 use bytes::Bytes;
@@ -8,16 +8,12 @@ use consul_api::error::Kind;
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
 use consul_process::clock::Clock;
 use http::Request;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
     add!(trials, contenders_without_answers_hold_up_no_other_lock);
     add!(trials, releases_without_answers_hold_up_no_other_lock);
-    add!(trials, renewals_without_answers_lose_no_other_lock);
-    add!(trials, ends_without_answers_hold_up_no_other_lock);
-    add!(trials, slow_contenders_suspend_no_lock_and_hold_up_no_other);
-    add!(trials, a_stall_beside_contenders_without_answers_is_soon_over);
     add!(trials, a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option);
     add!(trials, an_attempt_that_has_sent_nothing_that_could_take_says_so);
 }
@@ -120,200 +116,6 @@ fn releases_without_answers_hold_up_no_other_lock() {
             let next = world.run(acquire(&waiter, &format!("slow/{key}"), Wait::Once));
             assert!(next.is_ok(), "{count}, {is_dropped}: {next:?}");
         }
-    }
-}
-
-/// How a server treats requests for some keys: it keeps silent, or takes so long.
-const SLOWNESS: [Option<Duration>; 3] =
-    [None, Some(Duration::from_millis(700)), Some(Duration::from_secs(3))];
-
-/// The numbers of locks, and of those whose requests are slow.
-const NUMBERS: [(usize, usize); 5] = [(1, 0), (3, 1), (24, 22), (240, 238), (400, 398)];
-
-fn numbered(name: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{name}/{number}")).collect()
-}
-
-/// Whether the path ends with one of the sessions, which have been sorted.
-fn is_of(request: &Request<Bytes>, sessions: &[String]) -> bool {
-    let session = request.uri().path().rsplit('/').next().unwrap_or_default();
-    sessions.binary_search_by(|it| it.as_str().cmp(session)).is_ok()
-}
-
-fn sessions(leases: &[Arc<Lease>]) -> Vec<String> {
-    let mut sessions: Vec<_> = leases.iter().map(|lease| lease.session().to_owned()).collect();
-    sessions.sort();
-    sessions
-}
-
-/// Holds locks. The healthy ones are the last, so that their turns come last.
-fn slow_and_healthy(
-    world: &Simulated,
-    process: &Arc<Presence>,
-    (count, slow): (usize, usize),
-) -> [Vec<Arc<Lease>>; 2] {
-    let slow = hold(world, process, &numbered("slow", slow));
-    let healthy = hold(world, process, &numbered("healthy", count - slow.len()));
-    [slow, healthy]
-}
-
-fn renewals_without_answers_lose_no_other_lock() {
-    for numbers in NUMBERS {
-        for slowness in SLOWNESS {
-            let what = format!("{numbers:?}, {slowness:?}");
-            let world = Simulated::new();
-            let (process, counting) = process(&world);
-            let [slow, healthy] = slow_and_healthy(&world, &process, numbers);
-            let of = sessions(&slow);
-            let delay: Delay = Arc::new(move |it| {
-                (is(it, "PUT", "/v1/session/renew") && is_of(it, &of)).then_some(slowness)
-            });
-            counting.delay_by(Some(delay));
-            world.clock.advance(SECOND * 45);
-            for lease in &healthy {
-                let events = events(lease);
-                assert!(
-                    lease.is_held() && events.is_empty(),
-                    "{what}, {}: {events:?}",
-                    lease.key()
-                );
-            }
-            let are_kept = slowness.is_some_and(|it| it < SECOND || numbers.1 < 50);
-            let kept = slow.iter().filter(|lease| lease.is_held()).count();
-            assert!(!are_kept || kept == numbers.1, "{what}: {kept}");
-            assert!(counting.most_held() < 160, "{what}: {}", counting.most_held());
-        }
-    }
-}
-
-fn ends_without_answers_hold_up_no_other_lock() {
-    for is_destroyed in [false, true] {
-        let numbers = NUMBERS.into_iter().filter(|(_, slow)| !is_destroyed || *slow == 398);
-        for numbers in numbers {
-            for slowness in SLOWNESS {
-                let what = format!("{is_destroyed}, {numbers:?}, {slowness:?}");
-                let world = Simulated::new();
-                let (process, counting) = process(&world);
-                let kept = held(&world, &process);
-                let [slow, healthy] = slow_and_healthy(&world, &process, numbers);
-                let of = sessions(&slow);
-                let delay: Delay = Arc::new(move |it| {
-                    let is_end = match is_destroyed {
-                        true => is(it, "PUT", "/v1/session/destroy") && is_of(it, &of),
-                        false => is(it, "PUT", "/v1/txn") && has(it, "unlock") && has(it, "slow/"),
-                    };
-                    is_end.then_some(slowness)
-                });
-                counting.delay_by(Some(delay));
-                let waiter = world.process();
-                world.run(waiter.registered()).expect("it is registered");
-                slow.iter().chain(&healthy).for_each(|lease| lease.give_up());
-                let before = world.clock.now();
-                let last = format!("healthy/{}", numbers.0 - numbers.1 - 1);
-                let next = world.run(acquire(&waiter, &last, Wait::For(SECOND * 60)));
-                let took = world.clock.now() - before;
-                let takes = slowness.filter(|it| *it < SECOND).unwrap_or(SECOND * 3 / 10);
-                let limit =
-                    (takes * numbers.1 as u32 / 16 + SECOND).max(process.profile().takeover());
-                assert!(next.is_ok() && took <= limit, "{what}: {took:?}");
-                assert!(counting.most_held() < 180, "{what}: {}", counting.most_held());
-                world.clock.advance(SECOND * 20);
-                for lease in &kept {
-                    let events = events(lease);
-                    assert!(lease.is_held() && events.is_empty(), "{what}: {events:?}");
-                }
-                counting.delay_by(None);
-                world.clock.advance(SECOND * 10);
-                if numbers.1 > 0 {
-                    let next = world.run(acquire(&waiter, "slow/0", Wait::Once));
-                    assert!(next.is_ok(), "{what}: {next:?}");
-                }
-            }
-        }
-    }
-}
-
-/// Begins to acquire locks; how many it has is the length of what this returns.
-fn begin(
-    world: &Simulated,
-    process: &Arc<Presence>,
-    keys: Vec<String>,
-) -> Arc<Mutex<Vec<Arc<Lease>>>> {
-    let acquired = Arc::<Mutex<Vec<_>>>::default();
-    for key in keys {
-        let (process, acquired) = (Arc::clone(process), Arc::clone(&acquired));
-        world.clock.spawn(async move {
-            let lease = acquire(&process, &key, Wait::Forever).await.expect("it is acquired");
-            acquired.lock().expect("no panic").push(lease);
-        });
-    }
-    acquired
-}
-
-/// Until this number are acquired; how long that takes.
-fn time_until(world: &Simulated, acquired: &Mutex<Vec<Arc<Lease>>>, count: usize) -> Duration {
-    let before = world.clock.now();
-    while acquired.lock().expect("no panic").len() < count
-        && world.clock.now() - before < SECOND * 100
-    {
-        world.clock.advance(SECOND / 10);
-    }
-    world.clock.now() - before
-}
-
-fn slow_contenders_suspend_no_lock_and_hold_up_no_other() {
-    for slowness in SLOWNESS {
-        for (count, latency) in [(100, 0), (400, 0), (400, 150)] {
-            let what = format!("{count}, {slowness:?}, {latency} ms");
-            let world = Simulated::new();
-            let (process, counting) = process(&world);
-            let kept = hold(&world, &process, &numbered("held", 20));
-            let latency = Duration::from_millis(latency);
-            let delay: Delay = Arc::new(move |it| match is(it, "GET", "/v1/kv/slow") {
-                true => Some(slowness),
-                false if it.uri().path().starts_with("/v1/agent") || has(it, "check-session") => {
-                    None
-                }
-                false => (!latency.is_zero() && !is(it, "PUT", "/v1/session/renew"))
-                    .then_some(Some(latency)),
-            });
-            counting.delay_by(Some(delay));
-            begin_slow(&world, &process, count);
-            let healthy = begin(&world, &process, numbered("healthy", 40));
-            let took = time_until(&world, &healthy, 40);
-            assert!(took < SECOND * 20, "{what}: {took:?}");
-            world.clock.advance(SECOND * 30);
-            assert!(counting.most_held() < 160, "{what}: {}", counting.most_held());
-            for lease in &kept {
-                let events = events(lease);
-                assert!(lease.is_held() && events.is_empty(), "{what}: {events:?}");
-            }
-        }
-    }
-}
-
-fn begin_slow(world: &Simulated, process: &Arc<Presence>, count: usize) {
-    (0..count).for_each(|number| slow(process, world, number, false));
-}
-
-fn a_stall_beside_contenders_without_answers_is_soon_over() {
-    for count in [100, 300] {
-        let world = Simulated::new();
-        let (process, counting) = process(&world);
-        let silent = |it: &Request<Bytes>| is(it, "GET", "/v1/kv/slow").then_some(None);
-        counting.delay_by(Some(Arc::new(silent)));
-        begin_slow(&world, &process, count);
-        world.clock.advance(SECOND * 8);
-        let (clock, stall) = (world.clock.clone(), SECOND * 3 / 2);
-        let end = clock.now() + stall;
-        counting.delay_by(Some(Arc::new(move |it| {
-            let left = end - clock.now();
-            let is_stalled = !left.is_zero() && !it.uri().path().starts_with("/v1/agent");
-            silent(it).or_else(|| is_stalled.then_some(Some(left)))
-        })));
-        let healthy = begin(&world, &process, numbered("healthy", 20));
-        let took = time_until(&world, &healthy, 20);
-        assert!(took < SECOND * 8, "{count}: {took:?}");
     }
 }
 
