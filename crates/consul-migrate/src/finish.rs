@@ -9,8 +9,10 @@ use super::survey::shown;
 use super::tally::Tally;
 use super::target::{Check, Outcome, Stored};
 use super::{Run, Stop};
+use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// The keys of etcd that are named.
 const NAMED: u64 = 1000;
@@ -101,7 +103,13 @@ async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
     let keys = &run.job.keys;
     let all = [&keys.beat, &keys.holder, &keys.record];
     let deletions = all.map(|key| Op::Delete { key: key.clone() });
-    run.job.apply_all(&deletions).await
+    match run.job.apply_all(&deletions).await {
+        // By a request whose answer was lost, or that a proxy has repeated.
+        Err(Stop::Refused(_)) if super::job::record(run.job.target, keys).await?.is_none() => {
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 /// Takes the mark from the keys that are as the job wrote them; returns how many they are.
@@ -137,6 +145,8 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
     let (target, mapping) = (run.job.target, &record.mapping);
     let mut unmarked = 0;
     let mut rest = names;
+    // The answer to the attempt with this value may have been lost, or that of a proxy which has repeated it.
+    let mut tried: HashMap<String, Bytes> = HashMap::new();
     while !rest.is_empty() {
         let asked: Vec<&str> = rest.iter().map(String::as_str).collect();
         let found = target.entries(&asked).await?;
@@ -145,6 +155,13 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                 .filter(|stored| stored.flags == mapping.mark)
                 .map(|stored| (name.clone(), stored))
         };
+        for (key, stored) in rest.iter().zip(&found) {
+            let before = tried.remove(key);
+            let is_done = stored
+                .as_ref()
+                .is_some_and(|it| it.flags == 0 && Some(&it.value) == before.as_ref());
+            unmarked += u64::from(is_done && is_counted(mapping, key));
+        }
         let marked: Vec<_> = rest.iter().zip(found).filter_map(is_marked).collect();
         let mut later = Vec::new();
         let mut now = &marked[..];
@@ -158,7 +175,10 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                     Ok(true) => unmarked += u64::from(is_counted(mapping, key)),
                     Err(error) if !may_be_repeated(&error) => return Err(error.into()),
                     // It is looked at again.
-                    _ => later.push(key.clone()),
+                    _ => {
+                        tried.insert(key.clone(), stored.value.clone());
+                        later.push(key.clone());
+                    }
                 }
                 now = others;
                 continue;
@@ -181,6 +201,9 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                 _ => {
                     target.clock().sleep(super::target::PAUSE).await;
                     later.extend(some.iter().map(|(key, _)| key.clone()));
+                    tried.extend(
+                        some.iter().map(|(key, stored)| (key.clone(), stored.value.clone())),
+                    );
                 }
             }
             now = after;

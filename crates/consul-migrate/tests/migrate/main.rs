@@ -49,6 +49,7 @@ fn trials() -> Trials {
     let always = random::compacted::all_the_time;
     trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
+    trials.add("writes_that_a_proxy_repeats_are_done_once", random::doubled::run);
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
