@@ -251,6 +251,26 @@ impl Etcd {
         Ok(!taken.is_empty())
     }
 
+    /// Which of these rights their roles do not have as they were, because somebody else has changed them.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn not_given_back<'r>(&self, rights: &'r [Right]) -> Result<Vec<&'r Right>, Refused> {
+        let mut missing = Vec::new();
+        if rights.is_empty() {
+            return Ok(missing);
+        }
+        let roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
+        // A role that was removed refuses nothing.
+        for right in rights.iter().filter(|right| roles.contains(&right.role)) {
+            let now = right.kinds(&self.permissions(&right.role).await?);
+            if now.iter().all(|kind| *kind == Allowed::Read) {
+                missing.push(right);
+            }
+        }
+        Ok(missing)
+    }
+
     /// Lets a role have this kind of permission alone for the keys of a right.
     async fn replace(
         &self,

@@ -64,6 +64,10 @@ fn trials() -> Trials {
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    let half = random::finished::after_half_a_rollback;
+    trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
+    let refuses = random::finished::while_etcd_refuses_writes;
+    trials.add("the_end_of_a_move_says_what_etcd_still_refuses", refuses);
     let servers = random::strangers::servers;
     trials.add("nothing_is_changed_in_another_cluster_of_etcd", servers);
     let jobs = random::strangers::jobs;

@@ -358,6 +358,6 @@ fn is_finished(freeze: Freeze, phase: Phase) {
         world.fake.answer_as(None);
         // With etcd only a job that is cut over is finished.
         let (run, _) = world.hold(2).await.unwrap();
-        why(finish(&run).await);
+        why(finish(&run, false).await);
     });
 }
