@@ -27,7 +27,7 @@ const IN_FLIGHT: usize = 8;
 pub struct Finished {
     /// Whether etcd was left alone, so that nothing is known of what it has.
     pub without_etcd: bool,
-    /// What etcd still refuses, or without it refuses if it comes back, and what undoes that.
+    /// The writes that etcd still refuses, or without it refuses if it comes back, and what undoes that.
     pub not_lifted: Vec<String>,
     /// Whether etcd's user may not ask for alarms, so that another one may be on.
     pub alarms_unknown: bool,
@@ -124,8 +124,8 @@ async fn still_refused(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
     Ok(())
 }
 
-/// The first keys that programs have set in etcd since a revision, and that Consul does not have so. What a way back has
-/// set is not a program's.
+/// The first keys that programs have set in etcd since a revision, and that Consul does not have so. Keys that a way
+/// back has set are not a program's.
 async fn set_since(
     run: &Run<'_>,
     record: &Record,

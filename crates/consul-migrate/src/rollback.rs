@@ -520,7 +520,7 @@ pub(super) struct InConsul {
     pub is_held: bool,
 }
 
-/// What Consul has in the place of a key of etcd; an error with a part of it if others are missing.
+/// The value of Consul in the place of a key of etcd; an error with a part of it if others are missing.
 pub(super) async fn value_in_consul(
     target: &Target,
     mapping: &Mapping,

@@ -122,7 +122,7 @@ impl Right {
         }
     }
 
-    /// What the role has of it when it is taken.
+    /// The permission that is left of it when it is taken.
     fn rest(&self) -> Option<Allowed> {
         self.before().iter().any(|it| *it != Allowed::Write).then_some(Allowed::Read)
     }
@@ -285,7 +285,7 @@ impl Etcd {
         // etcd replaces only the permission that its search for the first key finds, and adds one otherwise.
         let found = now.iter().find(|it| it.key.0[..] == right.key[..]);
         let is_replaced = kinds.len() == 1 && found.is_some_and(|it| right.is_of(it));
-        if !kinds.is_empty() && !(is_replaced && kind.is_some()) {
+        if !(kinds.is_empty() || is_replaced && kind.is_some()) {
             self.revoke(&right.role, &permission(right, Allowed::Read)).await?;
         }
         match kind {

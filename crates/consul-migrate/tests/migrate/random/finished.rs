@@ -87,7 +87,7 @@ fn is_refused_after_half_a_rollback(life: u64, abandons: bool) -> bool {
     })
 }
 
-/// What etcd refuses is of others: their alarms, and rights that somebody has changed.
+/// Others refuse writes: their alarms, and rights that somebody has changed.
 pub fn while_etcd_refuses_writes() {
     for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
         for has_alarm in [None, Some(false), Some(true)] {
