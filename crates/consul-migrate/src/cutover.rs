@@ -290,9 +290,14 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     if on.is_empty() {
         return Ok(());
     }
+    Err(Stop::Refused(whose(run, &on).await?))
+}
+
+/// Whose the alarms are that are on and not this job's, and what lifts them.
+pub(super) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
     let others = job::others(run.job.target, &run.job.keys).await?;
     let other = others.iter().find(|(_, other)| on.iter().any(|it| other.alarms.contains(it)));
-    Err(Stop::Refused(match other {
+    Ok(match other {
         None => {
             "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
              `etcdctl alarm disarm`"
@@ -306,7 +311,7 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
             "etcd refuses writes during a cut-over of the job {name:?}: wait for its end, or let --job {name} status lift what \
              it has left"
         ),
-    }))
+    })
 }
 
 /// Writes to etcd. An alarm of this job that refuses it was raised late by a replaced instance: it is lifted, if it

@@ -1,27 +1,36 @@
 //! The end of a move: what a cut-over has stopped may go on, and what the job has put on both sides is removed.
 
-use super::cutover::{lift, sentinels};
-use super::etcd::{Range, Refused};
+use super::cutover::{lift, sentinels, whose};
+use super::etcd::{KeyValue, Pages, Range, Refused};
 use super::job::{Phase, Record};
 use super::mapping::{JOBS, Mapping, Op, part_of};
 use super::names::Names;
+use super::rollback::{marks, rollback_has_begun, value_in_consul};
 use super::survey::shown;
 use super::tally::Tally;
 use super::target::{Check, Outcome, Stored};
 use super::{Run, Stop};
+use bytes::Bytes;
 use consul_api::error::{Error, Kind};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
+use std::collections::{HashMap, HashSet};
 
 /// The keys of etcd that are named.
 const NAMED: u64 = 1000;
+
+/// The keys that are compared at once.
+const IN_FLIGHT: usize = 8;
 
 /// The work that has been done, and the rest in etcd.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Finished {
     /// Whether etcd was left alone, so that nothing is known of what it has.
     pub without_etcd: bool,
-    /// Without etcd: what it still refuses if it comes back, and what undoes that.
+    /// The writes that etcd still refuses, or without it refuses if it comes back, and what undoes that.
     pub not_lifted: Vec<String>,
+    /// Whether etcd's user may not ask for alarms, so that another one may be on.
+    pub alarms_unknown: bool,
     /// The keys of both sides at the cut-over; `None` if a version has cut over that did not note it. Not serialized.
     #[serde(skip)]
     pub keys: Option<Tally>,
@@ -40,11 +49,11 @@ pub struct Finished {
 }
 
 /// Ends a job that is cut over, and forgets it: the last thing that goes is its record, so that it can be killed and run
-/// again.
+/// again. A way back that has begun and not ended is refused, unless this abandons it.
 ///
 /// # Errors
 /// See [`Stop`]; that the job is not cut over.
-pub async fn finish(run: &Run<'_>) -> Result<Finished, Stop> {
+pub async fn finish(run: &Run<'_>, abandons_rollback: bool) -> Result<Finished, Stop> {
     let record = run.job.record();
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(format!(
@@ -52,6 +61,13 @@ pub async fn finish(run: &Run<'_>) -> Result<Finished, Stop> {
              that begin with {}",
             run.job.keys.record
         )));
+    }
+    if !abandons_rollback && rollback_has_begun(run.etcd, &record, &run.job.keys).await? {
+        return Err(Stop::Refused(
+            "a rollback of the job has begun and has not ended, so that etcd has only a part of what Consul has: run rollback \
+             again; or finish --abandon-rollback, and etcd stays as it is now"
+                .to_owned(),
+        ));
     }
     let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
     end_in_etcd(run, &record, &mut done).await?;
@@ -79,10 +95,9 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     let range = Range::prefix(&record.mapping.etcd_prefix);
     let since = record.switched_revision.unwrap_or(u64::MAX - 1) + 1;
     let own = sentinels(&record.mapping, &run.job.keys);
-    let sentinel = |key: &[u8]| key.starts_with(&own);
-    let set = run.etcd.set_since(&range, since, NAMED).await?;
-    done.set_since.extend(set.iter().filter(|key| !sentinel(key)).map(|key| shown(key)));
+    done.set_since = set_since(run, record, since, &own).await?;
     done.lifted = lift(run.etcd, &record.alarms, &record.taken).await?;
+    still_refused(run, record, done).await?;
     run.etcd.delete(&Range::prefix(&own)).await?;
     done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
@@ -94,6 +109,67 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     Ok(())
 }
 
+/// Asks etcd what it still refuses: alarms of others, and rights that are not as they were.
+async fn still_refused(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
+    match run.etcd.alarms().await {
+        Ok(on) if on.is_empty() => {}
+        Ok(on) => done.not_lifted.push(whose(run, &on).await?),
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => {
+            done.alarms_unknown = true;
+        }
+        Err(refused) => return Err(refused.into()),
+    }
+    let missing = run.etcd.not_given_back(&record.taken).await?;
+    done.not_lifted.extend(missing.into_iter().map(|right| format!("writes: {right}")));
+    Ok(())
+}
+
+/// The first keys that programs have set in etcd since a revision, and that Consul does not have so. Keys that a way
+/// back has set are not a program's.
+async fn set_since(
+    run: &Run<'_>,
+    record: &Record,
+    since: u64,
+    sentinels: &[u8],
+) -> Result<Vec<String>, Stop> {
+    let marks = marks(&record.mapping, &run.job.keys);
+    let mut pages = Pages::new(run.etcd, Range::prefix(&marks), 0, run.pace.page);
+    let mut own = HashSet::new();
+    while let Some(page) = pages.next().await? {
+        own.extend(page.kvs.iter().map(|mark| mark.mod_revision.0));
+    }
+    let mut range = Range::prefix(&record.mapping.etcd_prefix);
+    let mut named = Vec::new();
+    let mut done = 0;
+    loop {
+        let set = run.etcd.set_since(&range, since, NAMED).await?;
+        let is_of_program =
+            |kv: &&KeyValue| !kv.key.0.starts_with(sentinels) && !own.contains(&kv.mod_revision.0);
+        let looks = set.iter().filter(is_of_program).map(|kv| differs(run, record, &kv.key.0));
+        let differing: Vec<Option<String>> =
+            stream::iter(looks.collect::<Vec<_>>()).buffered(IN_FLIGHT).try_collect().await?;
+        named.extend(differing.into_iter().flatten());
+        done += set.len() as u64;
+        run.report.progress("looked at", done, None);
+        match set.last() {
+            Some(last) if set.len() as u64 == NAMED && (named.len() as u64) < NAMED => {
+                range.start = [&last.key.0[..], b"\0"].concat().into();
+            }
+            _ => break,
+        }
+    }
+    named.truncate(NAMED as usize);
+    Ok(named)
+}
+
+/// A key of etcd as text, if Consul has another value or none.
+async fn differs(run: &Run<'_>, record: &Record, key: &Bytes) -> Result<Option<String>, Stop> {
+    let Some(kv) = run.etcd.get(key, 0).await? else { return Ok(None) };
+    let found = value_in_consul(run.job.target, &record.mapping, key).await?;
+    let is_alike = found.is_ok_and(|found| found.is_some_and(|it| it.value == kv.value.0));
+    Ok((!is_alike).then(|| shown(key)))
+}
+
 async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
     done.unmarked = unmark(run, record).await?;
     let others = super::job::others(run.job.target, &run.job.keys).await?;
@@ -101,7 +177,13 @@ async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
     let keys = &run.job.keys;
     let all = [&keys.beat, &keys.holder, &keys.record];
     let deletions = all.map(|key| Op::Delete { key: key.clone() });
-    run.job.apply_all(&deletions).await
+    match run.job.apply_all(&deletions).await {
+        // By a request whose answer was lost, or that a proxy has repeated.
+        Err(Stop::Refused(_)) if super::job::record(run.job.target, keys).await?.is_none() => {
+            Ok(())
+        }
+        ended => ended,
+    }
 }
 
 /// Takes the mark from the keys that are as the job wrote them; returns how many they are.
@@ -137,6 +219,8 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
     let (target, mapping) = (run.job.target, &record.mapping);
     let mut unmarked = 0;
     let mut rest = names;
+    // The answer to the attempt with this value may have been lost, or that of a proxy which has repeated it.
+    let mut tried: HashMap<String, Bytes> = HashMap::new();
     while !rest.is_empty() {
         let asked: Vec<&str> = rest.iter().map(String::as_str).collect();
         let found = target.entries(&asked).await?;
@@ -145,6 +229,13 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                 .filter(|stored| stored.flags == mapping.mark)
                 .map(|stored| (name.clone(), stored))
         };
+        for (key, stored) in rest.iter().zip(&found) {
+            let before = tried.remove(key);
+            let is_done = stored
+                .as_ref()
+                .is_some_and(|it| it.flags == 0 && Some(&it.value) == before.as_ref());
+            unmarked += u64::from(is_done && is_counted(mapping, key));
+        }
         let marked: Vec<_> = rest.iter().zip(found).filter_map(is_marked).collect();
         let mut later = Vec::new();
         let mut now = &marked[..];
@@ -158,7 +249,10 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                     Ok(true) => unmarked += u64::from(is_counted(mapping, key)),
                     Err(error) if !may_be_repeated(&error) => return Err(error.into()),
                     // It is looked at again.
-                    _ => later.push(key.clone()),
+                    _ => {
+                        tried.insert(key.clone(), stored.value.clone());
+                        later.push(key.clone());
+                    }
                 }
                 now = others;
                 continue;
@@ -181,6 +275,9 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                 _ => {
                     target.clock().sleep(super::target::PAUSE).await;
                     later.extend(some.iter().map(|(key, _)| key.clone()));
+                    tried.extend(
+                        some.iter().map(|(key, stored)| (key.clone(), stored.value.clone())),
+                    );
                 }
             }
             now = after;

@@ -519,8 +519,8 @@ impl<'a> Job<'a> {
                 }
                 Ok(Outcome::Refused(at, _)) if at < checks.len() => {
                     match record(self.target, &self.keys).await? {
-                        // By an attempt whose answer was lost.
-                        Some((found, index)) if is_open && found == attempt.next => {
+                        // By an attempt whose answer was lost; or by this one, which a proxy has repeated, if the fence held.
+                        Some((found, index)) if (is_open || at > 0) && found == attempt.next => {
                             self.saved(found, index);
                             return Ok(true);
                         }

@@ -217,7 +217,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
 }
 
 /// The prefix of the marks of a way back.
-fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
+pub(super) fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
     [&sentinels(mapping, keys)[..], b"rollback/"].concat()
 }
 
@@ -419,19 +419,10 @@ impl WayBack<'_, '_> {
         let (target, mapping) = (self.run.job.target, self.mapping);
         let before = self.run.etcd.get(key, 0).await?;
         let is_leased = before.as_ref().is_some_and(|kv| kv.lease.0 != 0);
-        let plain = match mapping.place(&empty(key)) {
-            Place::Plain(place) => target.get(&place).await?,
-            _ => None,
-        };
-        if plain.as_ref().is_some_and(|stored| stored.is_held) {
-            return Ok(Way::Left(HELD));
-        }
-        let value = match plain {
-            Some(stored) => Some(stored.value),
-            None => match joined(target, &mapping.encoded(key)).await? {
-                Ok(joined) => joined.map(|joined| joined.value),
-                Err(part) => return Ok(Way::WithoutSource(part)),
-            },
+        let value = match value_in_consul(target, mapping, key).await? {
+            Ok(Some(found)) if found.is_held => return Ok(Way::Left(HELD)),
+            Ok(found) => found.map(|found| found.value),
+            Err(part) => return Ok(Way::WithoutSource(part)),
         };
         if is_leased && mapping.choice(Problem::Leased) != Choice::Encode {
             let is_alike = before.map(|kv| kv.value.0) == value;
@@ -520,6 +511,28 @@ pub(super) struct Joined {
     pub value: Bytes,
     /// The flags of all parts; 0 if they differ.
     pub flags: u64,
+}
+
+/// A value of Consul in the place of a key of etcd.
+pub(super) struct InConsul {
+    pub value: Bytes,
+    /// Whether a session holds the key.
+    pub is_held: bool,
+}
+
+/// The value of Consul in the place of a key of etcd; an error with a part of it if others are missing.
+pub(super) async fn value_in_consul(
+    target: &Target,
+    mapping: &Mapping,
+    key: &Bytes,
+) -> Result<Result<Option<InConsul>, String>, Stop> {
+    if let Place::Plain(place) = mapping.place(&empty(key))
+        && let Some(Stored { value, is_held, .. }) = target.get(&place).await?
+    {
+        return Ok(Ok(Some(InConsul { value, is_held })));
+    }
+    let found = joined(target, &mapping.encoded(key)).await?;
+    Ok(found.map(|found| found.map(|it| InConsul { value: it.value, is_held: false })))
 }
 
 /// The parts that have this prefix, as they are at one moment, together; `None` without parts, an error with a part if

@@ -319,7 +319,7 @@ impl Etcd {
         Ok(self.range(range, 1, 0).await?.kvs.into_iter().next())
     }
 
-    /// The first keys of a range that were set at a revision or since, up to `most`.
+    /// The first keys of a range that were set at a revision or since, up to `most`, without their values.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -328,7 +328,7 @@ impl Etcd {
         range: &Range,
         revision: u64,
         most: u64,
-    ) -> Result<Vec<Bytes>, Refused> {
+    ) -> Result<Vec<KeyValue>, Refused> {
         let asked = RangeRequest {
             key: Base64(range.start.clone()),
             range_end: Base64(range.end.clone()),
@@ -339,7 +339,7 @@ impl Etcd {
         };
         let answer: RangeResponse =
             self.ask_within(self.timeout, MAX_ANSWER, "kv/range", &asked).await?;
-        Ok(answer.kvs.into_iter().map(|kv| kv.key.0).collect())
+        Ok(answer.kvs)
     }
 
     /// The number of keys of a range, and the revision at which it was counted.

@@ -27,8 +27,21 @@ pub struct Entry {
 
 type Keys = BTreeMap<Vec<u8>, Entry>;
 
-/// The kinds of permissions, each with its key and its end.
-type Permissions = BTreeMap<(Vec<u8>, Vec<u8>), String>;
+/// The permissions of a role, in the order of their keys: each with its key and its end, and its kind.
+pub type Permissions = Vec<((Vec<u8>, Vec<u8>), String)>;
+
+/// As etcd does: it looks for the key by a binary search, and replaces what that finds if it has the same end. Otherwise it
+/// adds a permission, also beside one of the same range.
+fn grant(permissions: &mut Permissions, range: (Vec<u8>, Vec<u8>), kind: &str) {
+    let place = permissions.partition_point(|(other, _)| other.0 < range.0);
+    match permissions.get_mut(place) {
+        Some((other, found)) if *other == range => kind.clone_into(found),
+        _ => {
+            permissions.push((range, kind.to_owned()));
+            permissions.sort_by(|(one, _), (other, _)| one.0.cmp(&other.0));
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Event {
@@ -191,12 +204,23 @@ impl Fake {
     pub fn permit(&self, role: &str, kind: &str, key: &str, end: &str) {
         let mut state = self.state();
         let permissions = state.roles.entry(role.to_owned()).or_default();
-        permissions.insert((key.into(), end.into()), kind.to_owned());
+        grant(permissions, (key.into(), end.into()), kind);
+    }
+
+    /// Takes all permissions of a range from a role.
+    pub fn forbid(&self, role: &str, key: &str, end: &str) {
+        let range = (key.into(), end.into());
+        self.state().roles.get_mut(role).unwrap().retain(|(other, _)| *other != range);
+    }
+
+    /// The permissions that a role has.
+    pub fn permissions(&self, role: &str) -> Permissions {
+        self.state().roles[role].clone()
     }
 
     /// The kinds of permissions that a role has.
     pub fn permitted(&self, role: &str) -> Vec<String> {
-        self.state().roles[role].values().cloned().collect()
+        self.permissions(role).into_iter().map(|(_, kind)| kind).collect()
     }
 
     /// Applies changes as a program whose user has a role; returns whether they were taken.
@@ -598,7 +622,7 @@ impl State {
             "role/grant" => {
                 let (kind, range) = (&asked["perm"]["permType"], permission(&asked["perm"]));
                 let role = self.roles.get_mut(&name("name")).unwrap();
-                role.insert(range, kind.as_str().unwrap_or("READ").to_owned());
+                grant(role, range, kind.as_str().unwrap_or("READ"));
             }
             "role/get" | "role/revoke" => {
                 let role = name("role");
@@ -606,15 +630,19 @@ impl State {
                     return self.refused(self.precondition(), "role name not found", 9);
                 };
                 if what == "role/get" {
-                    let shown = |((key, end), kind): (&(Vec<u8>, Vec<u8>), &String)| {
+                    let shown = |((key, end), kind): &((Vec<u8>, Vec<u8>), String)| {
                         let kind = if kind == "READ" { "" } else { kind };
                         let (key, end) = (BASE64.encode(key), BASE64.encode(end));
                         json!({ "permType": kind, "key": key, "range_end": end })
                     };
                     said["perm"] = permissions.iter().map(shown).collect();
-                } else if permissions.remove(&permission(asked)).is_none() {
-                    let why = "permission is not granted to the role";
-                    return self.refused(self.precondition(), why, 9);
+                } else {
+                    let (range, before) = (permission(asked), permissions.len());
+                    permissions.retain(|(other, _)| *other != range);
+                    if permissions.len() == before {
+                        let why = "permission is not granted to the role";
+                        return self.refused(self.precondition(), why, 9);
+                    }
                 }
             }
             other => panic!("{other}"),

@@ -49,6 +49,7 @@ fn trials() -> Trials {
     let always = random::compacted::all_the_time;
     trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
+    trials.add("writes_that_a_proxy_repeats_are_done_once", random::doubled::run);
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
@@ -63,6 +64,10 @@ fn trials() -> Trials {
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    let half = random::finished::after_half_a_rollback;
+    trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
+    let refuses = random::finished::while_etcd_refuses_writes;
+    trials.add("the_end_of_a_move_says_what_etcd_still_refuses", refuses);
     let servers = random::strangers::servers;
     trials.add("nothing_is_changed_in_another_cluster_of_etcd", servers);
     let jobs = random::strangers::jobs;

@@ -7,6 +7,7 @@
 pub mod beside;
 pub mod between;
 pub mod compacted;
+pub mod doubled;
 pub mod dropped;
 pub mod finished;
 pub mod frozen;
@@ -139,6 +140,8 @@ struct World {
     is_late: Arc<AtomicBool>,
     /// How long, in milliseconds, each request and each answer is on its way, also of a call that is dropped meanwhile.
     way_ms: Arc<AtomicU64>,
+    /// Whether a proxy before Consul sends each write twice, and answers with the second answer.
+    is_doubled: Arc<AtomicBool>,
     /// Consul.
     agent: Arc<Agent>,
     /// Another server, which is asked about names in its place.
@@ -152,6 +155,7 @@ struct Faulty {
     /// Whether requests that were given up may still arrive, late.
     is_late: Arc<AtomicBool>,
     way_ms: Arc<AtomicU64>,
+    is_doubled: Arc<AtomicBool>,
     rng: Mutex<fastrand::Rng>,
     clock: ManualClock,
     faults: u8,
@@ -187,6 +191,9 @@ impl Transport for Faulty {
                 if judged.body().windows(11).any(|it| it == b"invalid key") {
                     return Ok(judged);
                 }
+            }
+            if request.method() == "PUT" && self.is_doubled.load(Ordering::Relaxed) {
+                let _ = self.works.send(copied(&request)).await;
             }
             let way = Duration::from_millis(self.way_ms.load(Ordering::Relaxed));
             let (works, clock) = (Arc::clone(&self.works), self.clock.clone());
@@ -257,10 +264,12 @@ impl World {
         let works = || SimTransport::new(Arc::clone(&agent), "simulated");
         let random = Mutex::new(fastrand::Rng::with_seed(seed));
         let (is_late, way_ms) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
+        let is_doubled = Arc::<AtomicBool>::default();
         let faulty = Faulty {
             works: Arc::new(works()),
             is_late: Arc::clone(&is_late),
             way_ms: Arc::clone(&way_ms),
+            is_doubled: Arc::clone(&is_doubled),
             rng: random,
             clock: clock.clone(),
             faults,
@@ -276,6 +285,7 @@ impl World {
             is_over: Arc::default(),
             is_late,
             way_ms,
+            is_doubled,
             agent,
             judge,
             fake,
@@ -325,7 +335,8 @@ impl World {
             (self.clock.clone(), Arc::new(SimTransport::new(self.agent.clone(), "simulated")));
         let (rng, judge) = (Mutex::new(fastrand::Rng::with_seed(1)), Arc::clone(&self.judge));
         let (is_late, way_ms) = (Arc::clone(&self.is_late), Arc::clone(&self.way_ms));
-        let faulty = Faulty { works, is_late, way_ms, rng, clock, faults: 0, judge };
+        let is_doubled = Arc::clone(&self.is_doubled);
+        let faulty = Faulty { works, is_late, way_ms, is_doubled, rng, clock, faults: 0, judge };
         let settings = Settings {
             timeout: Duration::from_secs(5),
             retry_count: 2,

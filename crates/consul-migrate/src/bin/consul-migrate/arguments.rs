@@ -266,6 +266,9 @@ pub struct Finish {
     /// Remove only what is in Consul, because etcd is gone; also of a job that is not cut over.
     #[arg(long)]
     pub without_etcd: bool,
+    /// End the job although a rollback has begun and has not ended: etcd stays as it is then.
+    #[arg(long, conflicts_with = "without_etcd")]
+    pub abandon_rollback: bool,
     /// Agree in advance; necessary without a terminal.
     #[arg(long)]
     pub yes: bool,

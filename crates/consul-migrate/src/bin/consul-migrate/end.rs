@@ -10,7 +10,7 @@ use consul_migrate::job::Phase;
 use consul_migrate::{Finished, Stop, finish as end, finish_without_etcd};
 use serde_json::json;
 
-const TEXT: &str = "etcd takes writes again, and the job is forgotten: no rollback can follow. Stop the programs that still use etcd.";
+const TEXT: &str = "this job stops no writer of etcd any more, and the job is forgotten: no rollback can follow. Stop the programs that still use etcd.";
 
 const WITHOUT: &str = "nothing is done in etcd, and the job is forgotten: no rollback can follow.";
 
@@ -39,7 +39,7 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
             return finish_without_etcd(&run).await;
         }
         agree(session, TEXT, asked.yes).await?;
-        end(&run).await
+        end(&run, asked.abandon_rollback).await
     });
     let done = done.await?;
     let json = json!({ "verb": "finish", "keys": done.keys, "done": done });
@@ -49,7 +49,9 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
 fn told(done: &Finished) -> String {
     let lifted = match done.lifted {
         _ if done.without_etcd => "etcd was left alone",
+        _ if !done.not_lifted.is_empty() => "etcd STILL REFUSES WRITES",
         true => "etcd takes writes again",
+        false if done.alarms_unknown => "etcd's user may not ask whether an alarm is on",
         false => "etcd took writes already",
     };
     let unmarked = counted(done.unmarked as usize, "key");
@@ -66,7 +68,10 @@ fn told(done: &Finished) -> String {
         text += "; it can go when no program uses it\n";
     }
     if !done.not_lifted.is_empty() {
-        text += "if that etcd comes back, it still refuses:\n";
+        text += match done.without_etcd {
+            true => "if that etcd comes back, it still refuses:\n",
+            false => "what etcd still refuses, and what undoes that:\n",
+        };
         text += &listed(&done.not_lifted, done.not_lifted.len(), "--json names all");
     }
     if !done.set_since.is_empty() {

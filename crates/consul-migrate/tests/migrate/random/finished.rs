@@ -2,8 +2,15 @@
 
 use super::World;
 use bytes::Bytes;
+use consul_migrate::job::{Phase, Record};
 use consul_migrate::mapping::{Choice, Op, Problem};
-use consul_migrate::{Freeze, Frozen, Stop, cut_over, finish, load};
+use consul_migrate::{
+    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, load, restart, roll_back,
+    rollback_has_begun,
+};
+use consul_process::clock::Clock as _;
+use futures_util::future::select;
+use std::pin::pin;
 use std::time::Duration;
 
 pub fn run() {
@@ -11,6 +18,122 @@ pub fn run() {
         leaves_nothing(freeze);
     }
     comes_after_the_cut_over();
+}
+
+/// While the way back of a job is half done no other verb does its work.
+pub fn after_half_a_rollback() {
+    let mut begun = 0;
+    for life in (0..1600).step_by(100) {
+        for abandons in [false, true] {
+            begun += u64::from(is_refused_after_half_a_rollback(life, abandons));
+        }
+    }
+    assert!(begun > 3, "{begun}");
+}
+
+async fn refuses_for_a_rollback(run: &Run<'_>) {
+    match finish(run, false).await {
+        Err(Stop::Refused(why)) => assert!(why.contains("run rollback again"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn cut(world: &World, freeze: Freeze) -> Run<'_> {
+    let (run, kept) = world.hold(1).await.unwrap();
+    load(&run, kept).await.unwrap();
+    let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+    let done = cut_over(&run, freeze, &frozen, limit, async |_| Ok(())).await.unwrap();
+    assert!(done.differences.is_empty(), "{done:?}");
+    run
+}
+
+/// Returns whether the way back had begun, and not ended, after this time.
+fn is_refused_after_half_a_rollback(life: u64, abandons: bool) -> bool {
+    let world = World::plain(1, &[]);
+    (0..200).for_each(|at| world.put(&format!("/{at:03}"), Some("1")));
+    world.works(async {
+        let run = cut(&world, Freeze::Alarm).await;
+        (0..200).for_each(|at| world.put(&format!("/{at:03}"), None));
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(roll_back(&run, MayChange::NoNewKeys)), pin!(killed)).await;
+        }
+        let record = run.job.record();
+        let has_begun = rollback_has_begun(&world.etcd, &record, &run.job.keys).await.unwrap();
+        if !has_begun || record.phase != Phase::Switched {
+            return false;
+        }
+        let before = world.fake.at(world.fake.revision());
+        refuses_for_a_rollback(&run).await;
+        let asks = async |_| panic!("it asks");
+        let limit = Duration::from_secs(60);
+        let again = cut_over(&run, Freeze::Alarm, &Frozen::default(), limit, asks).await;
+        assert!(matches!(again, Err(Stop::Refused(_))), "{again:?}");
+        assert!(matches!(restart(&run, "a test").await, Err(Stop::Refused(_))));
+        assert_eq!(world.fake.at(world.fake.revision()), before);
+        assert_eq!(run.job.record(), record);
+        if abandons {
+            // Programs that set a key as Consul has it, and another one.
+            world.put("/000", Some("1"));
+            world.put("/late", Some("2"));
+            let done = finish(&run, true).await.unwrap();
+            assert_eq!(done.set_since, ["/late"]);
+        } else {
+            roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+            assert_eq!(world.fake.at(world.fake.revision()).len(), 200);
+            assert_eq!(run.job.record().phase, Phase::Tail);
+        }
+        true
+    })
+}
+
+/// Others refuse writes: their alarms, and rights that somebody has changed.
+pub fn while_etcd_refuses_writes() {
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        for has_alarm in [None, Some(false), Some(true)] {
+            for is_changed in [false, true] {
+                says_what_etcd_refuses(freeze, has_alarm, is_changed);
+            }
+        }
+    }
+}
+
+/// `alarm`: whether another job names the alarm that is on.
+fn says_what_etcd_refuses(freeze: Freeze, alarm: Option<bool>, is_changed: bool) {
+    let world = World::plain(1, &[]);
+    world.put("/app/a", Some("1"));
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.6.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    let is_changed = is_changed && freeze == Freeze::Roles;
+    world.works(async {
+        let run = cut(&world, freeze).await;
+        if let Some(is_named) = alarm {
+            world.fake.raise(99);
+            let other = Record { alarms: vec![99], ..run.job.record() };
+            let value = Bytes::from(serde_json::to_vec(&other).unwrap());
+            let record = Op::set("_migrate/other".to_owned(), value);
+            let ops = if is_named { vec![record] } else { vec![] };
+            world.direct.txn_surely(&[], &ops).await.unwrap();
+        }
+        if is_changed {
+            world.fake.forbid("app", "/", "0");
+        }
+        let done = finish(&run, false).await.unwrap();
+        let said = &done.not_lifted;
+        assert_eq!(said.len(), usize::from(alarm.is_some()) + usize::from(is_changed), "{said:?}");
+        let words = match alarm {
+            None => None,
+            Some(false) => Some("no job in Consul names"),
+            Some(true) => Some("of the job \"other\""),
+        };
+        assert!(words.is_none_or(|words| said[0].contains(words)), "{said:?}");
+        assert!(
+            !is_changed || said.iter().any(|it| it.contains("grant-permission app")),
+            "{said:?}"
+        );
+    });
 }
 
 fn with() -> World {
@@ -52,7 +175,11 @@ fn leaves_nothing(freeze: Freeze) {
             assert!(world.fake.write(&[(sentinel, Some((Bytes::new(), 0)))]));
         }
 
-        let done = finish(&run).await.unwrap();
+        if is_late {
+            refuses_for_a_rollback(&run).await;
+        }
+        let done = finish(&run, is_late).await.unwrap();
+        assert!(done.not_lifted.is_empty() && !done.alarms_unknown);
         assert_eq!(done.lifted, freeze != Freeze::Operator, "{freeze:?}");
         assert!(world.fake.alarms().is_empty());
         if freeze == Freeze::Roles {
@@ -85,7 +212,7 @@ fn comes_after_the_cut_over() {
     world.works(async {
         let (run, kept) = world.hold(1).await.unwrap();
         load(&run, kept).await.unwrap();
-        match finish(&run).await {
+        match finish(&run, false).await {
             Err(Stop::Refused(why)) => assert!(why.contains("not cut over"), "{why}"),
             other => panic!("{other:?}"),
         }

@@ -86,7 +86,8 @@ pub fn servers() {
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
     let etcd = Etcd::new(servers, None, shared, Duration::from_secs(5), PATIENCE);
     let key = Bytes::from_static(b"/app/a");
-    let right = Right { role: "app".to_owned(), key: b"/".into(), end: b"0".into(), reads: true };
+    let role = "app".to_owned();
+    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true, beside: vec![] };
     let change = || [Change { key: key.clone(), value: Some(Bytes::new()), from: 0 }];
     let (etcd, one) = (&etcd, Range::one(&key));
     let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
@@ -357,6 +358,6 @@ fn is_finished(freeze: Freeze, phase: Phase) {
         world.fake.answer_as(None);
         // With etcd only a job that is cut over is finished.
         let (run, _) = world.hold(2).await.unwrap();
-        why(finish(&run).await);
+        why(finish(&run, false).await);
     });
 }
