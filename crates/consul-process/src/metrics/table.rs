@@ -116,7 +116,7 @@ macro_rules! rows {
                     "1 while this node knows a leader, otherwise 0."
                     "本节点知道 leader 时为 1，否则为 0。"
                 CLUSTER_CLOCK Gauge "cluster_clock_seconds" ["cluster", "node"] ()
-                    "The time of day by this node's clock, in Unix time: what it differs from the time of the scrape is an error of a clock."
+                    "The time of day by this node's clock, in Unix time: a difference from the time of the scrape is an error of a clock."
                     "本节点时钟的时间（Unix 时间）：它与抓取时刻之差就是时钟的误差。"
                 CLUSTER_NODES Gauge "cluster_nodes" ["cluster", "node", "state"] ()
                     "Members of the cluster by state, as this node sees them."

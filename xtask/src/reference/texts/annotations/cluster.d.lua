@@ -14,7 +14,8 @@ local ConsulHACluster = {}
 function ConsulHACluster:new(config) end
 
 ---Joins the cluster, and waits until the other nodes can see this one and there is a leader. Fails after
----`start_timeout_ms`, with a message that says what is missing and whether ACLs hide it, and with `conflict` if another live node has the name, if the cluster has other `shards` or
+---`start_timeout_ms`, with a message that says what is missing and whether ACLs hide it. Fails with `conflict` if another live
+---node has the name, if the cluster has other `shards` or
 ---`replicas`, or if the node is started already. With `keep_joining` a node whose start has timed out goes on trying in the
 ---background: its `status().state` is `joining` until it is a member, or `stop`.
 ---

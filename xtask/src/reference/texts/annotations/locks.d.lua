@@ -20,7 +20,7 @@ function ConsulClient:semaphore(prefix, limit, options) end
 local Lock = {}
 
 ---Waits until it is held. Fails with `conflict` if others hold it and `try` is set, if this object holds it or waits for it
----already, and if the key has data and never was a lock's; with `timeout` at the end of `wait_s`; otherwise as `txn`.
+---already, and if the key has data and never was a lock's. Fails with `timeout` at the end of `wait_s`, otherwise as `txn`.
 ---@param options? consul_ffi.acquire.options
 ---@return boolean success
 ---@return number|string token the fencing token
