@@ -21,6 +21,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The changes that are made together.
 const AT_ONCE: usize = 64;
@@ -188,6 +190,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         oversized: BTreeSet::new(),
         is_equal: true,
         done: RolledBack::default(),
+        work: Arc::default(),
     };
     for _ in 0..ROUNDS {
         let revision = match back.round().await {
@@ -280,6 +283,22 @@ struct WayBack<'r, 'a> {
     /// Whether the present round has found nothing to change.
     is_equal: bool,
     done: RolledBack,
+    work: Arc<Work>,
+}
+
+/// The keys that the present round has compared, and those that are changed.
+#[derive(Default)]
+struct Work {
+    compared: AtomicU64,
+    changed: AtomicU64,
+}
+
+impl Work {
+    /// Of how many is not known: etcd's number has none of the keys that only Consul has.
+    fn report(&self, run: &Run<'_>) {
+        let done = self.compared.load(Relaxed) + self.changed.load(Relaxed);
+        run.report.progress("compared or changed", done, None);
+    }
 }
 
 impl WayBack<'_, '_> {
@@ -290,11 +309,13 @@ impl WayBack<'_, '_> {
         let done = &mut self.done;
         (done.left, done.left_different, done.left_keys) = (0, 0, vec![]);
         (done.without_source, done.changed) = (vec![], vec![]);
-        let (total, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
+        let (_, revision) = run.etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
         let mut pages = Pages::new(run.etcd, Range::prefix(&self.marks), revision, run.pace.page);
         while let Some(page) = pages.next().await? {
             self.own.extend(page.kvs.iter().map(|mark| mark.mod_revision.0));
         }
+        let work = Arc::clone(&self.work);
+        work.compared.store(0, Relaxed);
         let mut waiting = Vec::new();
         let found = async |difference| {
             waiting.push(difference);
@@ -303,7 +324,10 @@ impl WayBack<'_, '_> {
                 false => self.apply(std::mem::take(&mut waiting)).await,
             }
         };
-        let progress = |keys| run.report.progress("compared", keys, Some(total));
+        let progress = |keys| {
+            work.compared.store(keys, Relaxed);
+            work.report(run);
+        };
         let (etcd, target, pace) = (run.etcd, run.job.target, run.pace);
         verify::compare(etcd, target, mapping, revision, pace, found, progress).await?;
         self.apply(waiting).await?;
@@ -312,9 +336,11 @@ impl WayBack<'_, '_> {
 
     async fn apply(&mut self, differences: Vec<Difference>) -> Result<(), Stop> {
         let WayBack { run, mapping, .. } = *self;
+        let found = differences.iter().map(|it| source(run.etcd, mapping, &it.key));
+        let found: Vec<_> = stream::iter(found).buffered(IN_FLIGHT).try_collect().await?;
         let mut sources = BTreeSet::new();
-        for difference in differences {
-            match source(run.etcd, mapping, &difference.key).await? {
+        for (difference, source) in differences.into_iter().zip(found) {
+            match source {
                 Some(source) => _ = sources.insert(source),
                 None => self.done.without_source.push(difference.key),
             }
@@ -368,6 +394,8 @@ impl WayBack<'_, '_> {
         self.is_equal = false;
         let outcome = if self.is_dry { Outcome::Made } else { self.change(changes).await? };
         if let Outcome::Made = outcome {
+            self.work.changed.fetch_add(changes.len() as u64, Relaxed);
+            self.work.report(self.run);
             for change in changes {
                 self.done.count(change);
                 match change.value {

@@ -83,6 +83,7 @@ fn trials() -> Trials {
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
+    trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
     let large = random::held_up::a_line_is_too_large;

@@ -3,13 +3,15 @@
 use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{Job, Phase};
+use consul_migrate::mapping::Op;
 use consul_migrate::{
-    Freeze, Frozen, MayChange, RolledBack, Run, Stop, cut_over, load, roll_back, rollback_has_begun,
+    Freeze, Frozen, MayChange, Report, RolledBack, Run, Stop, cut_over, load, roll_back,
+    rollback_has_begun,
 };
-use consul_process::clock::Clock as _;
+use consul_process::clock::{Clock as _, Instant, ManualClock};
 use futures_util::future::{Either, join, select};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const KEYS: u64 = 100;
@@ -157,4 +159,47 @@ fn one_beside_writers_of_consul_says_what_both_sides_are() {
         let run = Run { etcd: &world.etcd, job, pace: super::PACE, report };
         assert!(roll_back(&run, MayChange::NoNewKeys).await.unwrap().changed.is_empty());
     });
+}
+
+/// The counts that were shown, and when.
+struct Counts(ManualClock, Mutex<Vec<(u64, Instant)>>);
+
+impl Report for Counts {
+    fn progress(&self, _: &'static str, done: u64, of: Option<u64>) {
+        assert!(of.is_none_or(|of| done <= of), "{done} of {of:?}");
+        self.1.lock().unwrap().push((done, self.0.now()));
+    }
+
+    fn note(&self, _: &str) {}
+}
+
+/// Many keys are set or deleted again: the count goes on all the time.
+pub fn is_counted() {
+    const MANY: u64 = 2000;
+    for is_deleted in [false, true] {
+        let world = World::plain(1, &[]);
+        let key = |at: u64| format!("/{at:04}");
+        (0..MANY).for_each(|at| world.put(&key(at), Some("1")));
+        world.works(async {
+            let run = moved(&world).await;
+            let keys: Vec<u64> = (0..MANY).collect();
+            for keys in keys.chunks(64) {
+                if is_deleted {
+                    keys.iter().for_each(|at| world.put(&key(*at), None));
+                } else {
+                    let name = |at: &u64| Op::Delete { key: format!("{at:04}") };
+                    let ops: Vec<Op> = keys.iter().map(name).collect();
+                    world.direct.txn(&[], &ops).await.unwrap();
+                }
+            }
+            let counts = Arc::new(Counts(world.clock.clone(), Mutex::default()));
+            let run = Run { report: counts.clone(), ..run };
+            let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+            assert_eq!(done.set + done.deleted, MANY);
+            let counts = counts.1.lock().unwrap();
+            assert!(counts.iter().any(|(done, _)| *done >= MANY), "{:?}", counts.last());
+            let gap = counts.windows(2).map(|it| it[1].1 - it[0].1).max().unwrap();
+            assert!(gap < Duration::from_secs(3), "{gap:?}");
+        });
+    }
 }
