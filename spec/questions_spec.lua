@@ -9,6 +9,7 @@ local ELSEWHERE = {
   ["HighAvailabilityCluster: the option endpoint has no effect here"] = true,
   ["this build of consul_ffi is for LuaJIT, but Lua 5.1 loads it"] = true,
   ["Why does nginx log `lua tcp socket read timed out`?"] = true,
+  ["Why does nginx log `connect() failed` several times for one call?"] = true,
 }
 
 -- The headings and their texts, in their order.

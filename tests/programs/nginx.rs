@@ -56,6 +56,7 @@ pub fn trials() -> Trials {
         ("subrequests_of_a_gateway_are_not_in_flight_for_ever", gateway::subrequests),
         ("a_gateway_takes_an_address_in_brackets", gateway::in_brackets),
         ("waits_that_end_in_time_are_no_errors_in_the_log", waits_in_the_log),
+        ("a_call_without_consul_writes_as_many_lines_as_the_questions_say", outage_in_the_log),
         ("a_gateway_serves_while_consul_misbehaves", hostile::misbehaves),
         ("a_worker_serves_others_while_20_calls_of_resty_consul_wait", resty_consul_yields),
         ("workers_share_the_views_of_one_of_them", views::workers_share),
@@ -291,6 +292,22 @@ fn waits_in_the_log(unpacked: &Path) -> Outcome {
     let log = fs::read_to_string(nginx.folder.join("log"))?;
     let errors: Vec<_> = log.lines().filter(|line| line.contains("[error]")).collect();
     check(errors.is_empty(), &format!("{errors:?}"))
+}
+
+fn outage_in_the_log(unpacked: &Path) -> Outcome {
+    for (directive, most) in [("", 5), ("lua_socket_log_errors off;", 0)] {
+        let location = format!("location /kv/ {{\n{directive}\n");
+        let edit = |text: String| text.replacen("location /kv/ {\n", &location, 1);
+        let mut nginx = Nginx::start_with(unpacked, 1, edit)?;
+        nginx.consul.kill()?;
+        nginx.consul.wait()?;
+        let status = get(nginx.address, "/kv/color")?.status;
+        check(status >= 500, &format!("the status {status}"))?;
+        let log = fs::read_to_string(nginx.folder.join("log"))?;
+        let lines = log.lines().filter(|line| line.contains("connect() failed")).count();
+        check(lines <= most && (lines > 0) == (most > 0), &format!("{lines} lines: {log}"))?;
+    }
+    Ok(())
 }
 
 fn a_phase_that_cannot_wait(unpacked: &Path) -> Outcome {
