@@ -12,7 +12,7 @@ const FAILURES: &[(&str, &str)] = &[
     ("the disk of a node is full", "节点的磁盘已满"),
     ("the storage of a node raises", "节点的存储抛出错误"),
     ("the storage of a node hangs", "节点的存储挂起"),
-    ("a node died", "节点已退出"),
+    ("a node died", "节点死亡"),
     ("a node was stopped", "节点被停止"),
     ("a node was never started", "节点从未启动"),
     ("a node is cut off from Consul alone", "节点仅与 Consul 隔断"),

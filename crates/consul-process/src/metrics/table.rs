@@ -132,7 +132,7 @@ macro_rules! rows {
                     "运维人员暂停分片的所有自动迁移期间为 1，否则为 0。"
                 BUILD_INFO Gauge "build_info" ["cluster", "node", "version"] ()
                     "1, with the version of the node's release."
-                    "恒为 1，带有节点发行版的版本。"
+                    "恒为 1，带有节点的版本。"
                 CLUSTER_HIDDEN Gauge "cluster_hidden" ["cluster", "node"] ()
                     "1 while ACLs hide, or may hide, nodes from this one for lack of a right, otherwise 0."
                     "因缺少权限，ACL 使（或可能使）本节点看不到其他节点期间为 1，否则为 0。"
@@ -214,7 +214,7 @@ macro_rules! rows {
                     "存活副本少于故障转移所需的分片：在有节点回来之前，其他节点不能代替它。"
                 STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
                     "Replicas that are lost, whose node is down or forgotten, or that no node is there for."
-                    "已丢失的副本、其节点已停止或已被移除的副本，以及没有节点可放置的副本。"
+                    "已丢失的副本、其节点失效或已被移除的副本，以及没有节点可放置的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"
