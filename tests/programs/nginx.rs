@@ -34,7 +34,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 34] = [
+    let all: [Named; 35] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
