@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Prints the path of an etcd server of that version; all other output goes to stderr.
 #
-#   scripts/etcd.sh 3.4|3.5|3.6
+#   scripts/etcd.sh 3.4|3.5|3.6|3.7
 #
 # Looks at `etcd` on PATH, then in the cache (${XDG_CACHE_HOME:-$HOME/.cache}/consul_ffi); else unpacks Debian's package
-# etcd-server (3.4), or builds 3.5 or 3.6 through the Go module proxy (a minute). Nothing is installed.
+# etcd-server (3.4), or builds a later one through the Go module proxy (a minute). Nothing is installed.
 # Exit status 3, and the reason in one line, when it is unavailable.
 set -euo pipefail
 
@@ -12,16 +12,17 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 usage() {
-    echo "usage: scripts/etcd.sh 3.4|3.5|3.6" >&2
+    echo "usage: scripts/etcd.sh 3.4|3.5|3.6|3.7" >&2
     exit 2
 }
 
 [ $# -eq 1 ] || usage
-wanted=$1
+wanted=$1 go=24
 case $wanted in
     3.4) full=3.4 ;; # that of the Debian release
     3.5) full=3.5.35 ;;
     3.6) full=3.6.8 ;; # only root may ask it for maintenance/status; later ones let each user
+    3.7) full=3.7.3 go=26 ;;
     *) usage ;;
 esac
 
@@ -40,7 +41,7 @@ fi
 # build_with_go FOLDER: builds the program `etcd` in it.
 build_with_go() {
     local module=go.etcd.io/etcd/server/v3 source
-    use_go 24 "etcd $full"
+    use_go "$go" "etcd $full"
     cd "$1"
     cat >main.go <<'GO'
 package main
@@ -55,7 +56,7 @@ func main() {
 	etcdmain.Main(os.Args)
 }
 GO
-    printf 'module etcd-server\n\ngo 1.24\n\nrequire %s v%s\n' "$module" "$full" >go.mod
+    printf 'module etcd-server\n\ngo 1.%s\n\nrequire %s v%s\n' "$go" "$module" "$full" >go.mod
     echo "building etcd $full with Go in $1 (a minute)…" >&2
     go mod download "$module" >&2 || cannot "Go could not download etcd $full"
     source=$(go list -m -f '{{.Dir}}' "$module") || cannot "Go could not find the downloaded etcd $full"

@@ -34,8 +34,8 @@
 #             of both compared, on Consul 1.21 and on consul-sim
 #   tools     consul-ha and consul-migrate, installed by cargo and by luarocks
 #   migrate   100,000 keys from etcd to Consul under writers and 20 kills; both leaders killed; 5,000 random histories; each verb
-#             with each way to log in, and the rights that it needs, on etcd 3.4, 3.5 and 3.6; then what has a real etcd on 3.5
-#             and 3.6 (Go module proxy)
+#             with each way to log in, on etcd 3.4 to 3.7, and the rights that it needs, on 3.4 to 3.6; then what has a real etcd on 3.5,
+#             3.6 and 3.7 (Go module proxy)
 #   engines   all Lua specs on Lua 5.3, of which `make test` runs the smoke test
 #   annotations  uses and mistakes in Lua, marked by emmylua_check, which cargo installs (ten minutes the first time)
 #   lowest    make lint with the lowest Rust of Cargo.toml, as the workflow runs it; rustup installs it
@@ -287,7 +287,7 @@ step_migrate() {
     local version
     LONG=1 run cargo test --package consul-migrate --test migrate || return
     unless_skipped || return
-    for version in 3.5 3.6; do
+    for version in 3.5 3.6 3.7; do
         ETCD=$version run cargo test --package consul-migrate --test migrate -- 1.21 --skip on_etcd_ || return
         unless_skipped || return
     done

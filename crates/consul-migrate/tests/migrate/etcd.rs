@@ -28,7 +28,7 @@ fn program() -> Result<PathBuf, String> {
     }
 }
 
-/// The server of this version (`3.4`, `3.5`, `3.6`), which is fetched if it is missing. `Err` says why it is not available
+/// The server of this version (`3.4` to `3.7`), which is fetched if it is missing. `Err` says why it is not available
 /// here.
 pub fn binary(version: &str) -> Result<PathBuf, String> {
     let script = Path::new(crate::support::root()).join("scripts/etcd.sh");

@@ -15,7 +15,7 @@ const ETCD: [&str; 4] = ["nothing", "read", "readwrite", "root"];
 const KEYS: [&str; 3] = ["deny", "read", "write"];
 
 /// The columns of the page for etcd's user.
-const VERSIONS: [&str; 3] = ["3.4", "3.5", "3.6"];
+const VERSIONS: [&str; 4] = ["3.4", "3.5", "3.6", "3.7"];
 
 const SESSIONS: [&str; 2] = ["deny", "write"];
 
@@ -78,8 +78,10 @@ pub fn run(etcd: &'static str) {
             let cells: Vec<_> = row.trim_matches(['|', ' ']).split(" | ").collect();
             let is_verb = VERBS.iter().any(|verb| cells[0] == format!("`{}`", verb.name));
             // Of the columns of etcd, that of this version.
-            is_verb
-                .then(|| [&cells[..1], &cells[column..=column], &cells[4..]].concat().join(" | "))
+            is_verb.then(|| {
+                let others = &cells[1 + VERSIONS.len()..];
+                [&cells[..1], &cells[column..=column], others].concat().join(" | ")
+            })
         });
         let found = rows.map(|row| format!("| {row} |")).collect::<Vec<_>>().join("\n");
         assert_eq!(found, made, "{page} has other rights; those of etcd {etcd} are:\n{made}\n");
