@@ -180,6 +180,10 @@ fn reports(servers: &Servers, report: &str) {
     import(report, &given).ok();
     assert_eq!((&read()["verb"], &read()["keys"]["consul"]), (&json!("import"), &json!(1)));
     assert_eq!(read()["consul"]["addresses"], json!([format!("http://{}", servers.consul[0])]));
+    // A failure replaces no report of a success.
+    import(report, "/no/file").ends(2, &["/no/file", report]);
+    assert_eq!((&read()["keys"]["consul"], read().get("error")), (&json!(1), None));
+    std::fs::remove_file(report).unwrap();
     import(report, "/no/file").ends(2, &["/no/file"]);
     assert_eq!(read()["error"]["kind"], "usage", "{}", read());
     import("/dev/full", &given).ends(1, &["imported 1 key", "/dev/full", "cannot be written"]);
