@@ -65,7 +65,7 @@ async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
     }
 }
 
-/// The snapshots in a row that may be compacted before they are copied, and the changes since.
+/// The snapshots in a row that may be compacted before all of one, and the changes after it, were read.
 pub(super) const ROUNDS: usize = 5;
 
 /// The cure if etcd compacts faster than a copy is made.

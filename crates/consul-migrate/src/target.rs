@@ -570,20 +570,12 @@ impl Target {
         let all = checks.iter().map(check).chain(ops.iter().map(change));
         let args = Args::new().arg(Value::List(all.collect()));
         let request = self.client.request(&txn::TXN, &args)?;
-        let success =
-            match self.silence.tell(self.client.execute(&request)).await.map_err(self.words) {
-                Ok(success) => success,
-                Err(error) => {
-                    let size =
-                        checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
-                    // A key can also be set by a PUT.
-                    let may_do_with_less = ops.len() != 1 || matches!(ops, [Op::Set { .. }]);
-                    return match self.learn_size(&error, size) && may_do_with_less {
-                        true => Ok(Outcome::Oversized),
-                        false => refused(error),
-                    };
-                }
-            };
+        let answered = self.silence.tell(self.client.execute(&request)).await;
+        let success = match answered.map_err(self.words) {
+            Ok(success) => success,
+            Err(error) if self.learn_room(&error, checks, ops) => return Ok(Outcome::Oversized),
+            Err(error) => return refused(error),
+        };
         let results = success.answer().value;
         let index = results.items().iter().filter_map(|result| {
             let kv = result.get("KV")?;
@@ -624,8 +616,9 @@ impl Target {
         self.max_bytes.load(Relaxed)
     }
 
-    /// Learns from the refusal of a transaction as large as this that there is less room than was known.
-    fn learn_size(&self, refusal: &Error, size: usize) -> bool {
+    /// Learns from the refusal of a transaction that there is less room than was known; whether a smaller one may be taken.
+    fn learn_room(&self, refusal: &Error, checks: &[Check], ops: &[Op]) -> bool {
+        let size = checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
         if refusal.kind() != Kind::TooLarge || size <= MIN_BYTES {
             return false;
         }
@@ -633,7 +626,8 @@ impl Target {
             bytes_in(refusal.message()).and_then(|limit| limit.checked_sub(MAX_BODY - MAX_OPS));
         let limit = limit.filter(|limit| (MIN_BYTES..size).contains(limit)).unwrap_or(size / 2);
         self.max_bytes.fetch_min(limit, Relaxed);
-        true
+        // A key can also be set by a PUT.
+        ops.len() != 1 || matches!(ops, [Op::Set { .. }])
     }
 
     /// The room of one transaction with this number of checks.

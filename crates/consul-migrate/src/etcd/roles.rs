@@ -213,17 +213,25 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn taken<'r>(&self, rights: &'r [Right]) -> Result<Vec<&'r Right>, Refused> {
-        let mut taken = Vec::new();
+        let mut found = self.with_permissions(rights).await?;
+        found.retain(|(right, now)| right.is_taken(now));
+        Ok(found.into_iter().map(|(right, _)| right).collect())
+    }
+
+    /// These rights with the permissions that their roles have now; a role that was removed refuses nothing.
+    async fn with_permissions<'r>(
+        &self,
+        rights: &'r [Right],
+    ) -> Result<Vec<(&'r Right, Vec<Permission>)>, Refused> {
+        let mut found = Vec::new();
         if rights.is_empty() {
-            return Ok(taken);
+            return Ok(found);
         }
         let roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
         for right in rights.iter().filter(|right| roles.contains(&right.role)) {
-            if right.is_taken(&self.permissions(&right.role).await?) {
-                taken.push(right);
-            }
+            found.push((right, self.permissions(&right.role).await?));
         }
-        Ok(taken)
+        Ok(found)
     }
 
     /// Gives the taken ones of these rights back; returns whether one was.
@@ -256,19 +264,12 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn not_given_back<'r>(&self, rights: &'r [Right]) -> Result<Vec<&'r Right>, Refused> {
-        let mut missing = Vec::new();
-        if rights.is_empty() {
-            return Ok(missing);
-        }
-        let roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
-        // A role that was removed refuses nothing.
-        for right in rights.iter().filter(|right| roles.contains(&right.role)) {
-            let now = right.kinds(&self.permissions(&right.role).await?);
-            if now.iter().all(|kind| *kind == Allowed::Read) {
-                missing.push(right);
-            }
-        }
-        Ok(missing)
+        let may_only_read = |now: &[Permission], right: &Right| {
+            right.kinds(now).iter().all(|it| *it == Allowed::Read)
+        };
+        let mut found = self.with_permissions(rights).await?;
+        found.retain(|(right, now)| may_only_read(now, right));
+        Ok(found.into_iter().map(|(right, _)| right).collect())
     }
 
     /// Lets a role have this kind of permission alone for the keys of a right.

@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 use std::pin::pin;
 use std::time::Duration;
 
-/// It is away for so long, from so long after the tail began on; and this is set in it at once when it is back.
+/// etcd is away for a time, at each moment of a tail; programs write as soon as it is back.
 pub fn a_tail() {
     for away_ms in [0, 100, 900, 2500] {
         for after_ms in (0..2200).step_by(100) {
