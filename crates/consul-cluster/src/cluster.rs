@@ -6,8 +6,8 @@ use crate::nodes::kept_mode::Lost;
 use crate::nodes::node::{Mode, Record};
 use crate::nodes::registered::{self, Reported};
 use crate::options::Options;
+use crate::pauses::MAP_HOLD_OFF;
 use crate::snapshot::Snapshot;
-use crate::stores;
 use consul_api::error::{Error, Kind};
 use consul_client::Client;
 #[cfg(feature = "sabotage")]
@@ -16,29 +16,15 @@ use consul_client::coordination::{Lease, Presence};
 use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
-/// How long the leader leaves the map unchanged after Consul has lost data or was unreachable, so that
-/// a node with a newer map can restore it. Longer than the pause of a watch after failures, and longer
-/// than a blocking query waits that was sent after the loss with an index from before it.
-pub(crate) const MAP_HOLD_OFF: Duration = Duration::from_secs(6);
-
 /// The least step of a map's version, and half of the largest, when Consul has or may have lost maps: more
 /// than the number of maps that can have been lost.
 const VERSION_GAP: u64 = 1000;
-
-/// The pause before an operation is retried after a transient failure.
-pub(crate) const PAUSE: Duration = Duration::from_millis(500);
-
-/// The pause before this node stands for leader again after a refusal.
-pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-
-/// The longest wait of a blocking query for a single key; Consul adds up to a sixteenth. It limits how
-/// long a silently dead connection goes unnoticed.
-pub(crate) const WAIT: Duration = Duration::from_secs(5);
 
 /// How long after its time limit a call of several requests ends.
 const AFTER_LIMIT: Duration = Duration::from_millis(20);
@@ -90,8 +76,8 @@ pub struct Cluster {
     pub(crate) unreached: Mutex<Vec<String>>,
     /// The keys that it may not write as the leader.
     pub(crate) refused: Mutex<Refused>,
-    /// The stores that the process has opened.
-    pub(crate) stores: Mutex<Vec<Weak<stores::Store>>>,
+    /// The stores that the process has opened. Their type, of a module above this one, is in `stores::leave`.
+    pub(crate) stores: Mutex<Vec<Weak<dyn Any + Send + Sync>>>,
     /// Whether the process has once seen the state of the cluster.
     pub(crate) has_looked: AtomicBool,
     /// The last refusal.

@@ -1,7 +1,7 @@
 //! Linearizable reads and check-and-set updates of the cluster's keys.
 
-use crate::cluster::PAUSE;
-use crate::observe::overview::shell_word;
+use crate::pauses::{CERTAIN_AFTER, PAUSE};
+use crate::shell::shell_word;
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -9,13 +9,9 @@ use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::{linearizable, transaction};
 use std::ops::Range;
-use std::time::Duration;
 
 /// The random pause before an update that lost a race is tried again.
 pub(crate) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
-
-/// How long a key has to show the same before something follows that cannot be undone: six reads.
-pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Which server answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +131,13 @@ async fn change(
         }
         changed => changed.map(|_| ()),
     }
+}
+
+/// A key of Consul that must not have changed since an operator looked at it.
+#[derive(Clone, Debug)]
+pub struct Unchanged {
+    pub(crate) key: String,
+    pub(crate) index: u64,
 }
 
 /// The refusal to change a key of the cluster in which another program's value is.

@@ -38,18 +38,21 @@ mod leader;
 pub mod nodes;
 pub mod observe;
 pub mod options;
+mod pauses;
 pub mod shard_map;
+pub mod shell;
 pub mod snapshot;
 pub mod stores;
 
 pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
-pub use leader::blocked::Blocked;
+pub use keys::Unchanged;
 pub use leader::history::{
     KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, leaders as past_leaders,
 };
+pub use leader::record::Blocked;
 pub use nodes::node::{Complaint, Mode, Node, Record};
-pub use nodes::operate::{Forgotten, Unchanged};
+pub use nodes::operate::Forgotten;
 pub use nodes::registered::{is_live_instance, is_of_other_cluster};
 pub use nodes::request::{Asked, HandOver, Leave, Request};
 pub use options::Options;

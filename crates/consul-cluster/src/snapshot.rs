@@ -1,6 +1,6 @@
 //! A node's knowledge of its cluster at one moment, and the routing of keys by it.
 
-use crate::leader::blocked::Blocked;
+use crate::leader::record::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::Node;
 use crate::nodes::pause::Pause;
@@ -128,6 +128,17 @@ impl Snapshot {
     /// The live members.
     pub fn live(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.is_live)
+    }
+
+    /// Whether shards that have a place keep it.
+    pub(crate) fn moves_nothing(&self) -> bool {
+        !self.frozen.is_empty() || self.paused.is_some()
+    }
+
+    /// Whether a live node shows the weight that an operator has given to it, or the lack of one.
+    pub fn has_taken_weight(&self, node_id: &str, weight: Option<f64>) -> bool {
+        let shown = self.nodes.get(node_id).map(|node| node.record.weight);
+        weight.is_none_or(|weight| shown == Some(weight))
     }
 
     /// The shard of a key; `None` without a map.

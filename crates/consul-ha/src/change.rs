@@ -12,7 +12,7 @@ use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_go
 use super::words;
 use consul_api::value::shape::unknown;
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{operand, shell_word};
+use consul_cluster::shell::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Node, Request, Snapshot, Unchanged, stores};

@@ -1,12 +1,12 @@
 //! The leader's work: assigns shards to nodes, removes nodes that are gone, and freezes the map when
 //! too many nodes vanish at once.
 
-use super::refused;
+use super::fitness;
 use crate::Cluster;
-use crate::cluster::REFUSED_PAUSE;
 use crate::nodes::kept_mode;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::settings;
+use crate::pauses::REFUSED_PAUSE;
 use crate::shard_map::publication::{self, Announcement, Content};
 use crate::shard_map::{Member, ShardMap};
 use crate::snapshot::Snapshot;
@@ -124,7 +124,7 @@ impl Duty<'_> {
         let announcement =
             Announcement { restored: snapshot.is_restored, ..Announcement::of(map, &frozen) };
         let operation = publication::announce(self.cluster.options(), &announcement);
-        refused::write(self.cluster, self.lease, [operation]).await?;
+        fitness::write(self.cluster, self.lease, [operation]).await?;
         publication::apply_frozen(self.cluster, frozen);
         Ok(true)
     }
@@ -139,7 +139,7 @@ impl Duty<'_> {
             let delete = delete_unchanged(&options.node_key(id), node.modify_index);
             let operations =
                 iter::once(delete).chain(kept_mode::keep(options, id, node.record.mode));
-            match refused::write(self.cluster, self.lease, operations).await {
+            match fitness::write(self.cluster, self.lease, operations).await {
                 Ok(_) => tracing::warn!(node = id, "removed: it was down for too long"),
                 // The node is back and has written its key.
                 Err(error) if error.kind() == Kind::TxnFailed => {}
@@ -268,7 +268,7 @@ impl Duty<'_> {
         let announcement = Announcement::of(&next, &snapshot.frozen);
         let operations = publication::replacement(options, &stored, &next, &announcement);
         self.may_be_behind = true;
-        refused::write(self.cluster, self.lease, operations).await?;
+        fitness::write(self.cluster, self.lease, operations).await?;
         self.may_be_behind = false;
         publication::apply_restored(self.cluster, false);
         publication::adopt(self.cluster, next);

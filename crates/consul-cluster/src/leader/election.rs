@@ -1,11 +1,12 @@
 //! Leader election: the holder of the lock on the leader's key is the leader.
 
-use super::blocked::Blocked;
-use super::{assign, history, refused};
-use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
+use super::record::{Blocked, LeaderRecord};
+use super::{assign, fitness, history};
+use crate::cluster::Cluster;
 use crate::event::Event;
 use crate::nodes::node::Mode;
-use crate::nodes::{request, settings, start};
+use crate::nodes::{settings, start};
+use crate::pauses::{PAUSE, REFUSED_PAUSE};
 use crate::snapshot::{Leader, Sight, Snapshot};
 use consul_api::error::Kind;
 use consul_api::value::Value;
@@ -14,28 +15,16 @@ use consul_client::coordination::{self, Lease, Wait};
 use consul_client::watch::State;
 use consul_process::metrics::numbers;
 use consul_process::sync::lock;
-use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
-/// The document of the leader's key.
-#[derive(Serialize, Deserialize)]
-pub(super) struct LeaderRecord {
-    node_id: String,
-    address: String,
-    #[serde(default)]
-    elected_at_ms: u64,
-    /// The node to which it handed the leadership over, in the key that it has released.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    successor: Option<String>,
-}
+/// How long the other nodes leave a leadership that was handed over to its successor.
+const HEAD_START: Duration = Duration::from_secs(2);
 
-impl LeaderRecord {
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
-    }
-}
+/// How long the key is blocked until the log says so. An operator's single change ends sooner, also with the profile `wan`.
+const SAID_AFTER: Duration = Duration::from_secs(10);
 
 /// Waits while the key has the document of this node's candidacy: the program is not told that its node leads before the
 /// node knows that it holds the lock. Returns whether the state is to be applied: not if the candidacy has ended without the
@@ -124,8 +113,8 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         if let Some(gone) = gone {
             cluster.client.clock().sleep_until(gone + cluster.options.profile.lock_delay).await;
         }
-        refused::yield_to_fit(cluster).await;
-        request::yield_to_successor(cluster).await;
+        fitness::yield_to_fit(cluster).await;
+        yield_to_successor(cluster).await;
         let value = Some(claim(cluster, None));
         let wait = Wait::For(cluster.options.profile.takeover());
         cluster.candidacy.send_replace(value.clone());
@@ -138,7 +127,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
         };
         if let Some(Ok(lease)) = &acquired {
             *lock(&cluster.lease) = Some(Arc::clone(lease));
-            refused::note_written(cluster, [cluster.options.leader_key.clone()]);
+            fitness::note_written(cluster, [cluster.options.leader_key.clone()]);
         }
         cluster.candidacy.send_replace(None);
         match acquired {
@@ -147,12 +136,28 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
             Some(Err(error)) if error.kind() == Kind::Timeout => {}
             Some(Err(error)) => {
                 tracing::warn!(node = cluster.options.node_id, %error, "cannot stand for leader");
-                refused::note_cannot_stand(cluster, &error).await;
+                fitness::note_cannot_stand(cluster, &error).await;
                 let is_refused = cluster.note_refusal(&error);
                 let pause = if is_refused { REFUSED_PAUSE } else { PAUSE };
                 cluster.client.clock().sleep(pause).await;
             }
         }
+    }
+}
+
+/// Leaves the leadership for a moment to the node to which the last leader handed it over.
+async fn yield_to_successor(cluster: &Cluster) {
+    let snapshot = cluster.snapshot();
+    let others = snapshot.successor.as_ref().filter(|id| **id != cluster.options.node_id);
+    if others.is_none() {
+        return;
+    }
+    let until = cluster.now() + HEAD_START;
+    let mut changes = cluster.changes();
+    tokio::select! {
+        biased;
+        _ = changes.wait_for(|snapshot| snapshot.leader.is_some()) => {}
+        () = cluster.sleep_until(until) => {}
     }
 }
 
@@ -205,7 +210,7 @@ async fn lead(cluster: &Cluster, lease: &Arc<Lease>) {
         never = relay_events(cluster, lease) => match never {},
         never = history::note(cluster, lease) => match never {},
         successor = asked_to_hand_over(cluster, &mut hand_overs) => Some(successor),
-        () = refused::another_is_fit(cluster) => Some(None),
+        () = fitness::another_is_fit(cluster) => Some(None),
         // A leader that is suspended does not act, and its check fails too: its lock decides.
         _ = changes.wait_for(|snapshot| {
             !may_go_on(cluster, snapshot) || lease.is_held() && !is_seen(cluster, snapshot)
@@ -242,7 +247,7 @@ async fn asked_to_hand_over(
     loop {
         // The sender lives as long as `cluster`.
         let _ = asked.changed().await;
-        if refused::has_other(cluster, &cluster.snapshot()) {
+        if fitness::has_other(cluster, &cluster.snapshot()) {
             return asked.borrow_and_update().clone();
         }
         tracing::warn!(
@@ -263,5 +268,25 @@ async fn relay_events(cluster: &Cluster, lease: &Lease) -> Infallible {
             Some(coordination::Event::Resumed) => cluster.emit(Event::Resumed),
             Some(coordination::Event::Lost(_)) | None => std::future::pending().await,
         }
+    }
+}
+
+/// Says in the log that the leader's key is blocked, once until there is a leader.
+pub(crate) async fn tell(cluster: &Cluster) -> Infallible {
+    let mut changes = cluster.changes();
+    let blocked = |snapshot: &Arc<Snapshot>| snapshot.blocked.is_some();
+    loop {
+        // The sender lives as long as `cluster`.
+        let _ = changes.wait_for(blocked).await;
+        tokio::select! {
+            biased;
+            _ = changes.wait_for(|snapshot| !blocked(snapshot)) => continue,
+            () = cluster.client.clock().sleep(SAID_AFTER) => {}
+        }
+        if let Some(it) = &cluster.snapshot().blocked {
+            let (node, why, cure) = (&cluster.options.node_id, it.text(), it.cure());
+            tracing::warn!(node, %why, %cure, "the leader's key is blocked");
+        }
+        let _ = changes.wait_for(|snapshot| snapshot.leader.is_some()).await;
     }
 }

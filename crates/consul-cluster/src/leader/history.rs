@@ -1,9 +1,10 @@
 //! The history of leaders, which outlives restarts: a key below the shard maps' prefix with the last ones, which each leader
 //! adds itself to when it begins.
 
-use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
+use crate::cluster::Cluster;
 use crate::keys;
 use crate::options::Options;
+use crate::pauses::{PAUSE, REFUSED_PAUSE};
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, set, unchanged};
 use consul_process::sync::lock;

@@ -1,7 +1,8 @@
 //! The leader of a cluster: how a node becomes it, and its work.
 
 mod assign;
-pub mod blocked;
 pub(crate) mod election;
+pub(crate) mod fitness;
 pub mod history;
+pub mod record;
 pub(crate) mod refused;

@@ -8,9 +8,9 @@
 use super::node::Record;
 use super::registered;
 use super::request::Request;
-use crate::cluster::WAIT;
-use crate::keys::CERTAIN_AFTER;
 use crate::options::Options;
+use crate::pauses::CERTAIN_AFTER;
+use crate::pauses::WAIT;
 use consul_api::error::{Error, Kind};
 use consul_client::Client;
 use consul_process::clock::Instant;

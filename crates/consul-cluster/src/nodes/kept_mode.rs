@@ -4,31 +4,21 @@
 //! in a key beside it, unless it is active; the node's next start takes that key away and goes on in the mode. So one of the
 //! two keys has the mode at any time. After a loss of Consul's data the leader puts these keys back.
 
-use super::node::{Mode, Record};
+use super::node::{Mode, Record, Records};
 use super::pause::Pause;
-use super::registered::Records;
-use super::weights::{self, Weights};
-use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
+use super::weights::Weights;
 use crate::keys;
-use crate::leader::refused;
 use crate::options::Options;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
-use consul_client::watch::State;
+use consul_client::coordination::{Operation, delete_unchanged, set, unchanged};
 use consul_process::clock::Instant;
-use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::time::Duration;
 
 /// The end of the key, after the node's own.
 const END: &str = "/mode";
-
-/// For how long after a loss of Consul's data the leader puts back what is lost. Longer than an election takes.
-const RESTORED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The document of the key.
 #[derive(Serialize, Deserialize)]
@@ -42,10 +32,10 @@ pub type Modes = BTreeMap<String, Mode>;
 /// The modes, the pause and the weights that Consul has lost, and until when they are put back.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
-    modes: Modes,
-    pause: Option<Pause>,
-    weights: Weights,
-    until: Instant,
+    pub(super) modes: Modes,
+    pub(super) pause: Option<Pause>,
+    pub(super) weights: Weights,
+    pub(super) until: Instant,
 }
 
 impl Lost {
@@ -54,7 +44,7 @@ impl Lost {
         self.modes.retain(|id, _| !kept.contains_key(id) && !listed.contains_key(id));
     }
 
-    fn is_none(&self) -> bool {
+    pub(super) fn is_none(&self) -> bool {
         self.modes.is_empty() && self.pause.is_none() && self.weights.is_empty()
     }
 }
@@ -125,135 +115,4 @@ pub(super) fn taken(options: &Options, record: &Record, before: u64, kept: u64) 
     let key = options.node_key(&record.id);
     let kept = delete_unchanged(&options.mode_key(&record.id), kept);
     [unchanged(&key, before), set(&key, record.to_bytes()), kept]
-}
-
-impl Cluster {
-    /// Notes the modes that a loss of Consul's data takes with it: the kept modes, and the modes of nodes that are down.
-    pub(super) fn note_lost_modes(
-        &self,
-        state: &State,
-        listed: &Records,
-        (kept, pause, weights): (&Modes, Option<&Pause>, Option<&Weights>),
-    ) {
-        let before = self.snapshot();
-        let pause = before.paused.clone().filter(|_| pause.is_none());
-        let weights = if weights.is_none() { before.weights.clone() } else { Weights::new() };
-        let of_down = before.nodes.iter().filter(|(id, node)| {
-            !node.is_live && node.record.mode != Mode::Active && !listed.contains_key(*id)
-        });
-        let of_down = of_down.map(|(id, node)| (id.clone(), node.record.mode));
-        let known = before.kept_modes.iter().map(|(id, mode)| (id.clone(), *mode)).chain(of_down);
-        let lost: Modes = known.filter(|(id, _)| !kept.contains_key(id)).collect();
-        let is_told = state.answer.meta.filtered_by_acl != Some(true);
-        if (!lost.is_empty() || pause.is_some() || !weights.is_empty()) && is_told {
-            let until = self.now() + RESTORED_WITHIN;
-            self.lost_modes.send_modify(|all| {
-                all.modes.extend(lost);
-                all.pause = pause.or(all.pause.take());
-                if !weights.is_empty() {
-                    all.weights = weights;
-                }
-                all.until = until;
-            });
-        }
-    }
-
-    /// The weights that Consul has lost, and a leader puts back.
-    pub(super) fn lost_weights(&self) -> Weights {
-        let lost = self.lost_modes.borrow();
-        if self.now() < lost.until { lost.weights.clone() } else { Weights::new() }
-    }
-
-    /// The mode that this node leaves when it stops.
-    pub(super) fn mode_to_keep(&self, record: &Record) -> Mode {
-        lock(&self.left_from).unwrap_or(record.mode)
-    }
-
-    /// Drains this node, to stop it then: the mode that it has now is the one of its next start.
-    ///
-    /// # Errors
-    /// As [`Cluster::set_mode`].
-    pub async fn drain_to_leave(&self) -> Result<(), Error> {
-        self.note_leaving(self.mode());
-        self.set_mode(&self.options.node_id, Mode::Draining).await
-    }
-
-    /// Notes from which mode this node leaves.
-    pub(super) fn note_leaving(&self, from: Mode) {
-        lock(&self.left_from).get_or_insert(from);
-    }
-}
-
-/// Puts back the kept modes that Consul has lost, while this node leads.
-pub(super) async fn restore(cluster: &Cluster) -> Infallible {
-    let mut changes = cluster.lost_modes.subscribe();
-    loop {
-        // The sender lives as long as `cluster`.
-        let _ = changes.wait_for(|lost| !lost.is_none()).await;
-        cluster.client.clock().sleep(PAUSE).await;
-        let now = cluster.now();
-        if now >= cluster.lost_modes.borrow().until {
-            cluster.lost_modes.send_modify(|lost| *lost = Lost::default());
-        }
-        let lease = cluster.lease().filter(|lease| lease.is_held());
-        let Some(lease) = lease.filter(|_| now >= cluster.hold_off_until()) else { continue };
-        if let Err(error) = put_all_back(cluster, &lease).await {
-            tracing::info!(%error, "what an operator has ordered was not put back");
-            cluster.client.clock().sleep(REFUSED_PAUSE).await;
-        }
-    }
-}
-
-async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
-    let (modes, pause, lost_weights) = {
-        let lost = cluster.lost_modes.borrow();
-        (lost.modes.clone(), lost.pause.clone(), lost.weights.clone())
-    };
-    let options = &cluster.options;
-    for (id, mode) in modes {
-        let key = options.mode_key(&id);
-        // The node may be back.
-        let operations =
-            [unchanged(&options.node_key(&id), 0), unchanged(&key, 0), set(&key, encode(mode))];
-        if is_written(cluster, lease, operations).await? {
-            tracing::warn!(
-                node = id,
-                mode = mode.name(),
-                "Consul has lost the mode of a node that is stopped; it is put back"
-            );
-        }
-        cluster.lost_modes.send_modify(|lost| {
-            lost.modes.remove(&id);
-        });
-    }
-    if let Some(pause) = pause {
-        let key = options.pause_key();
-        let operations = [unchanged(&key, 0), set(&key, pause.encode())];
-        if is_written(cluster, lease, operations).await? {
-            tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back");
-        }
-        cluster.lost_modes.send_modify(|lost| lost.pause = None);
-    }
-    if !lost_weights.is_empty() {
-        let key = options.weights_key();
-        let operations = [unchanged(&key, 0), set(&key, weights::encode(&lost_weights))];
-        if is_written(cluster, lease, operations).await? {
-            tracing::warn!("Consul has lost the weights of nodes; they are put back");
-        }
-        cluster.lost_modes.send_modify(|lost| lost.weights.clear());
-    }
-    Ok(())
-}
-
-/// Writes what is lost; false: a key is there again.
-async fn is_written(
-    cluster: &Cluster,
-    lease: &Lease,
-    operations: impl IntoIterator<Item = Operation>,
-) -> Result<bool, Error> {
-    match refused::write(cluster, lease, operations).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == Kind::TxnFailed => Ok(false),
-        Err(error) => Err(error),
-    }
 }

@@ -3,17 +3,17 @@
 //! A key is written when a node starts, stops or changes. Liveness comes from the TTL check of the
 //! node's service, which costs no Raft write.
 
+use super::claim::name_taken;
 use super::contest::{Contest, Found};
-use super::node::{Complaint, Mode, Node, Record};
-use super::registered::{
-    self, Instances, Records, Verdict, instances, is_live, name_taken, records, write,
-};
-use super::{kept_mode, pause, request, settings, start, weights};
+use super::node::{Complaint, Mode, Node, Record, Records};
+use super::registered::{self, Instances, Verdict, instances, is_live, records, write};
+use super::{claim, kept_mode, pause, requested, restore, settings, start, weights};
 use crate::Event;
-use crate::cluster::{Cluster, PAUSE, WAIT};
+use crate::cluster::Cluster;
 use crate::keys;
-use crate::leader::{blocked, election, refused};
+use crate::leader::{election, fitness};
 use crate::options::Options;
+use crate::pauses::{PAUSE, WAIT};
 use crate::shard_map::publication;
 use crate::snapshot::{Sight, Snapshot};
 use consul_api::api::{health, kv};
@@ -142,7 +142,7 @@ impl Cluster {
                     Ok(weight) => {
                         self.take_weight(weight);
                         let record = lock(&self.record).clone();
-                        registered::claim_name(&self.client, &self.options, &record).await
+                        claim::claim_name(&self.client, &self.options, &record).await
                     }
                     Err(error) => Err(error),
                 },
@@ -209,11 +209,11 @@ impl Cluster {
             never = self.presence.run(), if is_member => match never {},
             never = self.drop_lost_nodes() => match never {},
             never = start::note_hidden(self) => match never {},
-            never = refused::forget_outdated(self), if is_member => match never {},
-            never = blocked::tell(self), if is_member => match never {},
-            never = kept_mode::restore(self), if is_member => match never {},
+            never = fitness::forget_outdated(self), if is_member => match never {},
+            never = election::tell(self), if is_member => match never {},
+            never = restore::restore(self), if is_member => match never {},
             why = self.maintain_record(), if is_member => why,
-            why = request::asked_to_leave(self), if is_member => why,
+            why = requested::asked_to_leave(self), if is_member => why,
             why = settings::is_misfit(self), if is_member => why,
             why = self.maintain_instance(), if is_member => why,
             why = nodes => why,
@@ -444,7 +444,7 @@ impl Cluster {
         let mut lost_to = None;
         loop {
             self.own_instance_lost.notified().await;
-            match registered::id_holder(&self.client, &self.options).await {
+            match claim::id_holder(&self.client, &self.options).await {
                 Ok(Some(holder)) => {
                     let now = self.now();
                     // The instance that is there was registered after this node: by a process that lives, unless its
@@ -453,7 +453,7 @@ impl Cluster {
                     let is_again =
                         |(start, at)| start == holder.start && now - at < ID_LOST_AGAIN_WITHIN;
                     if again.is_some_and(is_again) && holder.goes_first {
-                        return registered::id_is_taken(&self.options, &holder);
+                        return claim::id_is_taken(&self.options, &holder);
                     }
                 }
                 Ok(None) => {}
@@ -482,7 +482,7 @@ impl Cluster {
         if !record.is_some_and(|it| self.is_me(&it) && !asks(&it)) {
             return Ok(false);
         }
-        Ok(registered::id_holder(&self.client, &self.options).await?.is_none())
+        Ok(claim::id_holder(&self.client, &self.options).await?.is_none())
     }
 
     /// Reads the node's key, and writes it if it differs from the record.
@@ -505,7 +505,7 @@ impl Cluster {
             Some((Some(mut record), index)) => {
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
-                    request::prepare(self, &request, &mut record);
+                    requested::prepare(self, &request, &mut record);
                     if request.answer.is_some() {
                         lock(&self.record).answered = request.answer.clone();
                     }
@@ -537,7 +537,7 @@ impl Cluster {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             Ok(()) => {
-                asked.iter().for_each(|request| request::act_on(self, request));
+                asked.iter().for_each(|request| requested::act_on(self, request));
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -605,7 +605,8 @@ impl Cluster {
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
         if (is_lacking || state.is_resynchronised) && !self.options.observer {
-            self.note_lost_modes(state, &records, (&kept, paused.as_ref(), weights.as_ref()));
+            let found = (&kept, paused.as_ref(), weights.as_ref());
+            restore::note_lost(self, state, &records, found);
         } else {
             self.lost_modes.send_if_modified(|lost| {
                 lost.found(&records, &kept);
@@ -619,7 +620,7 @@ impl Cluster {
             paused = paused.or(self.snapshot().paused.clone());
             weights = weights.or(Some(self.snapshot().weights.clone()));
         }
-        let weights = weights.unwrap_or_else(|| self.lost_weights());
+        let weights = weights.unwrap_or_else(|| restore::lost_weights(self));
         kept.retain(|id, _| !records.contains_key(id));
         if verdict == Verdict::Apply {
             reported.records = records;
@@ -702,6 +703,34 @@ impl Cluster {
             node = self.options.node_id,
             "Consul's list of the nodes' {what} lacks {lacks}; it is asked again before it is believed"
         );
+    }
+
+    /// Takes the weight of this node, which is that of its configuration unless an operator has set another one. Whether it
+    /// has changed.
+    fn take_weight(&self, of_operator: Option<f64>) -> bool {
+        let Record { weight, .. } = &mut *lock(&self.record);
+        let wanted = of_operator.unwrap_or(self.options.weight);
+        let is_new = *weight != wanted;
+        if is_new {
+            tracing::info!(
+                node = self.options.node_id,
+                weight = wanted,
+                before = *weight,
+                "the node takes another weight"
+            );
+            *weight = wanted;
+        }
+        is_new
+    }
+
+    /// The mode that this node leaves when it stops.
+    fn mode_to_keep(&self, record: &Record) -> Mode {
+        lock(&self.left_from).unwrap_or(record.mode)
+    }
+
+    /// Notes from which mode this node leaves.
+    pub(super) fn note_leaving(&self, from: Mode) {
+        lock(&self.left_from).get_or_insert(from);
     }
 
     /// Keeps the nodes that Consul has lost for [`LOSS_GRACE`]. Further losses do not extend that.

@@ -1,5 +1,6 @@
 //! The nodes of a cluster: what each says of itself in its key, which of them are live, and what operators ask of them.
 
+mod claim;
 mod contest;
 pub mod kept_mode;
 pub(crate) mod membership;
@@ -8,6 +9,8 @@ pub mod operate;
 pub mod pause;
 pub(crate) mod registered;
 pub(crate) mod request;
+pub(crate) mod requested;
+mod restore;
 pub mod rights;
 pub(crate) mod settings;
 pub mod start;

@@ -114,6 +114,9 @@ pub struct Complaint {
     pub output: String,
 }
 
+/// Records by node name, each with the modify index of its key.
+pub(crate) type Records = BTreeMap<String, (Arc<Record>, u64)>;
+
 impl Node {
     /// Whether requests are routed to it.
     pub fn is_available(&self) -> bool {
@@ -177,5 +180,18 @@ impl Record {
     /// The document of the key, as JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Removes a part of what the node was asked and has not taken. Whether there was one.
+    pub(super) fn take_back(&mut self, take: impl FnOnce(&mut Request) -> bool) -> bool {
+        let Some(mut all) = self.request.take() else { return false };
+        let taken = take(&mut all);
+        self.request = Some(all).filter(|all| *all != Request::default());
+        taken
+    }
+
+    /// Removes the request to leave.
+    pub(crate) fn cancel_leave(&mut self) {
+        self.take_back(|all| all.leave.take().is_some());
     }
 }

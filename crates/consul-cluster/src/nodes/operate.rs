@@ -1,13 +1,13 @@
 //! The reads and changes of an operator from outside, by an observer that does not run.
 
-use super::kept_mode;
 use super::node::{Mode, Node, Record};
-use super::registered;
+use super::pause::Pause;
 use super::request::{Asked, HandOver, Leave, Request};
 use super::rights::{self, Right, lacking};
+use super::{kept_mode, registered, weights};
 use crate::Cluster;
-use crate::keys::{self, Reads, Update};
-use crate::leader::election;
+use crate::keys::{self, Reads, Unchanged, Update};
+use crate::leader::{election, history};
 use crate::shard_map::publication::{self, Announced, Announcement, Content};
 use consul_api::api::{health, kv, status};
 use consul_api::error::{Error, Kind};
@@ -20,13 +20,6 @@ use consul_client::watch::State;
 
 /// The timeout of the question whether Consul has a Raft leader.
 const LEADER_TIMEOUT_MS: u64 = 1000;
-
-/// A key of Consul that must not have changed since an operator looked at it.
-#[derive(Clone, Debug)]
-pub struct Unchanged {
-    pub(crate) key: String,
-    pub(crate) index: u64,
-}
 
 /// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -349,6 +342,15 @@ impl Cluster {
         self.set_mode_while(None, node_id, mode).await
     }
 
+    /// Drains this node, to stop it then: the mode that it has now is the one of its next start.
+    ///
+    /// # Errors
+    /// As [`Cluster::set_mode`].
+    pub async fn drain_to_leave(&self) -> Result<(), Error> {
+        self.note_leaving(self.mode());
+        self.set_mode(&self.options.node_id, Mode::Draining).await
+    }
+
     /// Changes a node's key as an operator does, while another key is unchanged.
     pub(crate) async fn change_record(
         &self,
@@ -389,6 +391,105 @@ impl Cluster {
             })
         });
         self.in_time(update).await
+    }
+
+    /// Stops all automatic moves of shards until [`Cluster::resume_moves`], while another key is unchanged. Returns the pause
+    /// that was ordered before, which stays; `None`: there was none.
+    ///
+    /// # Errors
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    pub async fn pause_moves(
+        &self,
+        condition: Option<&Unchanged>,
+        by: &str,
+        why: &str,
+    ) -> Result<Option<Pause>, Error> {
+        let pause = Pause { by: by.to_owned(), since_ms: self.unix_ms(), why: why.to_owned() };
+        let mut before = None;
+        let key = self.options.pause_key();
+        let update = self.update_while(condition, &key, |found| {
+            // An answer that was lost makes it find its own.
+            before = found.map(Pause::decode).filter(|found| *found != pause);
+            Ok(if found.is_some() { Update::Keep } else { Update::Put(pause.encode()) })
+        });
+        self.in_time(update).await?;
+        Ok(before)
+    }
+
+    /// Ends a pause. Returns it; `None`: there was none.
+    ///
+    /// # Errors
+    /// As [`Cluster::pause_moves`].
+    pub async fn resume_moves(
+        &self,
+        condition: Option<&Unchanged>,
+    ) -> Result<Option<Pause>, Error> {
+        let mut before = None;
+        let key = self.options.pause_key();
+        let update = self.update_while(condition, &key, |found| {
+            before = found.map(Pause::decode).or(before.take());
+            Ok(if found.is_some() { Update::Delete } else { Update::Keep })
+        });
+        self.in_time(update).await?;
+        Ok(before)
+    }
+
+    /// Gives a node another weight than its configuration has, or with `None` that one again, while another key is unchanged.
+    /// It lasts over restarts. Returns the weight that an operator had set before.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
+    /// finite; [`Kind::Conflict`] if the other key has changed, or another program's value is in that of the weights; errors of
+    /// the calls.
+    pub async fn set_weight(
+        &self,
+        condition: Option<&Unchanged>,
+        node_id: &str,
+        weight: Option<f64>,
+    ) -> Result<Option<f64>, Error> {
+        if weight.is_some_and(|weight| !weights::is_valid(weight)) {
+            let why = "the weight of a node must be a number from 0 on";
+            return Err(Error::new(Kind::Argument, why).not_sent());
+        }
+        let snapshot = self.snapshot();
+        let is_known = snapshot.nodes.contains_key(node_id)
+            || snapshot.kept_modes.contains_key(node_id)
+            || snapshot.weights.contains_key(node_id);
+        if !is_known {
+            return Err(no_such_node(node_id));
+        }
+        let (key, mut before) = (self.options.weights_key(), None);
+        let update = self.update_while(condition, &key, |found| {
+            let mut all =
+                weights::members(found.unwrap_or_default()).ok_or_else(|| keys::foreign(&key))?;
+            before = weights::decode(found.unwrap_or_default()).get(node_id).copied();
+            match weight {
+                Some(weight) => _ = all.insert(node_id.to_owned(), weight.into()),
+                None => _ = all.remove(node_id),
+            }
+            let value = serde_json::to_vec(&all).unwrap_or_default();
+            let is_same = found == Some(&*value) || found.is_none() && all.is_empty();
+            Ok(if is_same { Update::Keep } else { Update::Put(value) })
+        });
+        self.in_time(update).await?;
+        Ok(before)
+    }
+
+    /// The keys of what operators set and of the history of leaders in which another program's value is: each error names one,
+    /// with its cure.
+    ///
+    /// # Errors
+    /// Errors of the calls.
+    pub async fn foreign_values(&self) -> Result<Vec<Error>, Error> {
+        let key = self.options.weights_key();
+        let found = keys::read(&self.client, &key).await?;
+        let is_foreign = found.is_some_and(|(bytes, _)| weights::members(&bytes).is_none());
+        let mut foreign = Vec::from_iter(is_foreign.then(|| keys::foreign(&key)));
+        match history::leaders(self).await {
+            Err(error) if error.kind() == Kind::Conflict => foreign.push(error),
+            known => _ = known?,
+        }
+        Ok(foreign)
     }
 
     /// Asks the leader to hand over the leadership that this process knows, to a node or to any other one.

@@ -2,10 +2,11 @@
 //! back, and in the shard map, which is what the living nodes use.
 
 use super::registered::others_are_live;
-use crate::cluster::{Cluster, MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
+use crate::cluster::Cluster;
 use crate::keys::{self, Update};
-use crate::leader::refused;
+use crate::leader::fitness;
 use crate::options::Options;
+use crate::pauses::{MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
 use crate::shard_map::ShardMap;
 use crate::shard_map::publication::{self, Content};
 use consul_api::api::kv;
@@ -110,7 +111,7 @@ pub(crate) async fn keep(cluster: &Cluster, lease: &Lease) -> Error {
                 "the cluster's settings are gone or were changed; they are written again"
             );
             while let Err(error) =
-                refused::write(cluster, lease, [unchanged(key, index), set(key, ours.clone())])
+                fitness::write(cluster, lease, [unchanged(key, index), set(key, ours.clone())])
                     .await
             {
                 // The key has changed since, which the watch reports.

@@ -1,7 +1,8 @@
 //! Why a node has not started, for the message of its start; and what ACLs may hide from it.
 
 use super::rights::{self, lacking};
-use crate::cluster::{Cluster, REFUSED_PAUSE};
+use crate::cluster::Cluster;
+use crate::pauses::REFUSED_PAUSE;
 use crate::snapshot::Sight;
 use consul_api::api::{health, kv, status};
 use consul_api::error::{Error, Kind};

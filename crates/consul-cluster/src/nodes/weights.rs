@@ -2,17 +2,11 @@
 //! and has no session: it outlives restarts. Each node takes its own weight from there into its own key, from which the others
 //! and a leader of an older release have it. The key is never deleted: without it Consul has lost data.
 
-use super::node::Record;
-use super::operate::no_such_node;
-use crate::cluster::Cluster;
-use crate::keys::{self, Update};
-use crate::leader::history;
+use crate::keys;
 use crate::options::Options;
-use crate::{Snapshot, Unchanged};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_client::Client;
-use consul_process::sync::lock;
 use std::collections::BTreeMap;
 
 /// The key, after the nodes' prefix. A node's name has no `/`.
@@ -36,7 +30,7 @@ pub(super) fn encode(weights: &Weights) -> Vec<u8> {
 }
 
 /// The key's members; `None`: another program has written it.
-fn members(bytes: &[u8]) -> Option<BTreeMap<String, serde_json::Value>> {
+pub(super) fn members(bytes: &[u8]) -> Option<BTreeMap<String, serde_json::Value>> {
     match bytes {
         b"" => Some(BTreeMap::new()),
         _ => serde_json::from_slice(bytes).ok(),
@@ -44,7 +38,7 @@ fn members(bytes: &[u8]) -> Option<BTreeMap<String, serde_json::Value>> {
 }
 
 /// Reads the key's value. A value that is not a weight is ignored: the node has its configuration's weight.
-fn decode(bytes: &[u8]) -> Weights {
+pub(super) fn decode(bytes: &[u8]) -> Weights {
     let weight = |(id, found): (String, serde_json::Value)| {
         Some((id, found.as_f64().filter(|weight| is_valid(*weight))?))
     };
@@ -79,91 +73,5 @@ impl Options {
     /// The key of the weights that operators have set.
     pub fn weights_key(&self) -> String {
         self.node_key(NAME)
-    }
-}
-
-impl Snapshot {
-    /// Whether a live node shows the weight that an operator has given to it, or the lack of one.
-    pub fn has_taken_weight(&self, node_id: &str, weight: Option<f64>) -> bool {
-        let shown = self.nodes.get(node_id).map(|node| node.record.weight);
-        weight.is_none_or(|weight| shown == Some(weight))
-    }
-}
-
-impl Cluster {
-    /// Gives a node another weight than its configuration has, or with `None` that one again, while another key is unchanged.
-    /// It lasts over restarts. Returns the weight that an operator had set before.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
-    /// finite; [`Kind::Conflict`] if the other key has changed, or another program's value is in that of the weights; errors of
-    /// the calls.
-    pub async fn set_weight(
-        &self,
-        condition: Option<&Unchanged>,
-        node_id: &str,
-        weight: Option<f64>,
-    ) -> Result<Option<f64>, Error> {
-        if weight.is_some_and(|weight| !is_valid(weight)) {
-            let why = "the weight of a node must be a number from 0 on";
-            return Err(Error::new(Kind::Argument, why).not_sent());
-        }
-        let snapshot = self.snapshot();
-        let is_known = snapshot.nodes.contains_key(node_id)
-            || snapshot.kept_modes.contains_key(node_id)
-            || snapshot.weights.contains_key(node_id);
-        if !is_known {
-            return Err(no_such_node(node_id));
-        }
-        let (key, mut before) = (self.options.weights_key(), None);
-        let update = self.update_while(condition, &key, |found| {
-            let mut weights =
-                members(found.unwrap_or_default()).ok_or_else(|| keys::foreign(&key))?;
-            before = decode(found.unwrap_or_default()).get(node_id).copied();
-            match weight {
-                Some(weight) => _ = weights.insert(node_id.to_owned(), weight.into()),
-                None => _ = weights.remove(node_id),
-            }
-            let value = serde_json::to_vec(&weights).unwrap_or_default();
-            let is_same = found == Some(&*value) || found.is_none() && weights.is_empty();
-            Ok(if is_same { Update::Keep } else { Update::Put(value) })
-        });
-        self.in_time(update).await?;
-        Ok(before)
-    }
-
-    /// The keys of what operators set and of the history of leaders in which another program's value is: each error names one,
-    /// with its cure.
-    ///
-    /// # Errors
-    /// Errors of the calls.
-    pub async fn foreign_values(&self) -> Result<Vec<Error>, Error> {
-        let key = self.options.weights_key();
-        let found = keys::read(&self.client, &key).await?;
-        let is_foreign = found.is_some_and(|(bytes, _)| members(&bytes).is_none());
-        let mut foreign = Vec::from_iter(is_foreign.then(|| keys::foreign(&key)));
-        match history::leaders(self).await {
-            Err(error) if error.kind() == Kind::Conflict => foreign.push(error),
-            known => _ = known?,
-        }
-        Ok(foreign)
-    }
-
-    /// Takes the weight of this node, which is that of its configuration unless an operator has set another one. Whether it
-    /// has changed.
-    pub(super) fn take_weight(&self, of_operator: Option<f64>) -> bool {
-        let Record { weight, .. } = &mut *lock(&self.record);
-        let wanted = of_operator.unwrap_or(self.options.weight);
-        let is_new = *weight != wanted;
-        if is_new {
-            tracing::info!(
-                node = self.options.node_id,
-                weight = wanted,
-                before = *weight,
-                "the node takes another weight"
-            );
-            *weight = wanted;
-        }
-        is_new
     }
 }

@@ -8,7 +8,7 @@ mod problems;
 mod tests;
 
 use super::report::{Known, Told};
-use crate::leader::blocked::Blocked;
+use crate::leader::record::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
 use crate::nodes::pause::Pause;
@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use problems::{Level, Problem, operand, problems, shell_word};
+pub use problems::{Level, Problem, problems};
 
 /// The version of the document. A later release may add fields without another version.
 pub const VERSION: u32 = 1;

@@ -3,10 +3,11 @@
 
 use super::ShardMap;
 use crate::Event;
-use crate::cluster::{Cluster, MAP_HOLD_OFF, PAUSE};
+use crate::cluster::Cluster;
 use crate::keys::{self, Reads};
 use crate::nodes::settings;
 use crate::options::Options;
+use crate::pauses::{MAP_HOLD_OFF, PAUSE};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
 use consul_client::Client;

@@ -7,9 +7,9 @@
 
 use super::disk::Opening;
 use super::document::{MemberRecord, StoreMap};
-use super::overview::listed;
+use super::lists::listed;
 use super::{Adopted, Store, members_prefix, read_map};
-use crate::cluster::PAUSE;
+use crate::pauses::PAUSE;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
 use consul_replication::map::{Disk, NodeId};

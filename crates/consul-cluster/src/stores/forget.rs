@@ -7,7 +7,7 @@ use super::leader::Duty;
 use super::reports::StoreReports;
 use super::{Store, map_key, member_key, members_prefix, read_map, waiting_key};
 use crate::keys::{self, Update};
-use crate::leader::refused;
+use crate::leader::fitness;
 use crate::nodes::rights::Right;
 use crate::{Cluster, Options, Snapshot};
 use consul_api::api::kv;
@@ -111,7 +111,7 @@ impl Duty<'_> {
             operation("delete", &map_key),
             operation("delete", &waiting_key(options, store)),
         ];
-        match refused::write(cluster, self.lease, operations).await {
+        match fitness::write(cluster, self.lease, operations).await {
             Ok(_) => tracing::warn!(store, by = request.by, "a store is forgotten"),
             // It is tried again with what has changed.
             Err(error) if error.kind() == Kind::TxnFailed => return Ok(()),
@@ -180,7 +180,7 @@ pub async fn find(cluster: &Cluster, store: &str) -> Result<Option<Found>, Error
     let prefix = format!("{}{store}/", members_prefix(cluster.options()));
     let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
     let listed = cluster.client().call(&kv::LIST, &args).await?;
-    super::outside::check_whole(cluster, &listed, &prefix).await?;
+    super::lists::check_whole(cluster, &listed, &prefix).await?;
     let (map, index) = read_map(cluster, store).await?;
     let waiting = keys::read(cluster.client(), &waiting_key(cluster.options(), store)).await?;
     let items = listed.value.items();

@@ -6,8 +6,8 @@
 
 use super::document::{Announcement, FORMAT};
 use super::{Store, announcement_key, read_map, waiting_key};
-use crate::cluster::PAUSE;
 use crate::keys;
+use crate::pauses::PAUSE;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;

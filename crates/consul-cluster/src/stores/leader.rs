@@ -6,8 +6,9 @@ use super::next_map::View;
 use super::reports::{StoreReports, log_acceptance, parse};
 use super::{accepted_key, map_key, members_prefix, read_map, wanted_key};
 use crate::Snapshot;
-use crate::cluster::{Cluster, WAIT};
-use crate::leader::refused;
+use crate::cluster::Cluster;
+use crate::leader::fitness;
+use crate::pauses::WAIT;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, Operation, delete_unchanged, set, unchanged};
@@ -299,7 +300,7 @@ impl Duty<'_> {
         state.has_written = true;
         // Read again whatever the outcome is.
         state.read_at = None;
-        let written = refused::write(self.cluster, self.lease, operations).await;
+        let written = fitness::write(self.cluster, self.lease, operations).await;
         tracing::debug!(store, version = map.map.version, ok = written.is_ok(), "a store's map");
         match written {
             Ok(_) => {
@@ -376,7 +377,7 @@ impl Duty<'_> {
 
     /// Changes keys, unless somebody else has changed one of them.
     pub(super) async fn change(&self, operations: Vec<Operation>) -> Result<(), Error> {
-        match refused::write(self.cluster, self.lease, operations).await {
+        match fitness::write(self.cluster, self.lease, operations).await {
             Err(error) if error.kind() != Kind::TxnFailed => Err(error),
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use super::document::StoreMap;
 use super::{Store, lock, outside};
 use crate::Cluster;
 use consul_api::error::Error;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 /// Whether Consul's map of no store names the node of this process, and none of these maps is older than what the
 /// process and its disks know: a Consul that lost its data names nobody.
@@ -16,8 +16,9 @@ pub async fn holds_none(cluster: &Cluster) -> Result<bool, Error> {
     if maps.values().any(|map| map.names(id)) {
         return Ok(false);
     }
-    let opened: Vec<Arc<Store>> = lock(&cluster.stores).iter().filter_map(Weak::upgrade).collect();
-    for store in opened.iter().filter(|store| store.storage.is_some()) {
+    let opened: Vec<_> = lock(&cluster.stores).iter().filter_map(Weak::upgrade).collect();
+    let opened = opened.into_iter().filter_map(|store| store.downcast::<Store>().ok());
+    for store in opened.filter(|store| store.storage.is_some()) {
         if !store.is_current(maps.get(&store.options.name)).await {
             return Ok(false);
         }

@@ -4,8 +4,8 @@
 use super::disk::{DiskMark, Opening};
 use super::document::{FORMAT, MemberRecord, StoreMap};
 use super::{Store, Survives, Watched, is_live, member_key};
-use crate::cluster::PAUSE;
 use crate::keys;
+use crate::pauses::PAUSE;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;

@@ -14,6 +14,7 @@ pub mod forget;
 mod identity;
 pub mod leader;
 pub mod leave;
+mod lists;
 mod member;
 mod next_map;
 mod numbers;
@@ -25,7 +26,8 @@ mod reports;
 
 use super::shard_map::shard_of;
 use super::{Event, Options, Snapshot, keys};
-use crate::cluster::{Cluster, PAUSE, WAIT};
+use crate::cluster::Cluster;
+use crate::pauses::{PAUSE, WAIT};
 use bytes::Bytes;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};

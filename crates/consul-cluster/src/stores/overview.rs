@@ -1,14 +1,11 @@
 //! The stores of a cluster for operators: from their maps in Consul, and from what the nodes tell.
 
 use super::document::StoreMap;
-use super::outside::check_whole;
+use super::lists::listed;
 use super::{Store, map_key, waiting_key};
 use crate::Cluster;
 use crate::observe::report::Told;
-use consul_api::api::kv;
 use consul_api::error::Error;
-use consul_api::request::Args;
-use consul_api::value::Value;
 use consul_process::sync::lock;
 use consul_replication::map::{ChangeKind, Entry, NodeId, Slot};
 use serde::{Deserialize, Serialize};
@@ -242,28 +239,6 @@ impl StoreMaps {
         };
         self.maps.iter().map(overview).collect()
     }
-}
-
-/// The keys below a prefix, without it, and their values; any server may answer.
-///
-/// # Errors
-/// As [`StoreMaps::read`].
-pub(super) async fn listed(
-    cluster: &Cluster,
-    prefix: &str,
-) -> Result<Vec<(String, Vec<u8>)>, Error> {
-    let args = Args::new().arg(prefix).opt("stale", true);
-    let answer = cluster.client().call(&kv::LIST, &args).await?;
-    check_whole(cluster, &answer, prefix).await?;
-    let entry = |entry: &Value| {
-        let name = entry.get("Key").and_then(Value::as_str)?.strip_prefix(prefix)?;
-        let bytes = match entry.get("Value") {
-            Some(Value::Bytes(bytes)) => bytes.clone(),
-            _ => Vec::new(),
-        };
-        Some((name.to_owned(), bytes))
-    };
-    Ok(answer.value.items().iter().filter_map(entry).collect())
 }
 
 fn store_overview(

@@ -3,6 +3,7 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
+use crate::shell::operand;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use consul_process::os;
 use serde::Serialize;
@@ -77,26 +78,6 @@ fn warning(problem: &'static str, of: &str, text: String, cure: String) -> Probl
 
 fn note(problem: &'static str, of: &str, text: String, cure: String) -> Problem {
     Problem { level: Level::Note, ..error(problem, of, text, cure) }
-}
-
-/// A name as a word of a shell's command.
-pub fn shell_word(name: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_.:@%+=,/-".contains(c);
-    match !name.is_empty() && name.chars().all(is_plain) {
-        true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', r"'\''")),
-    }
-}
-
-/// A name and the flags after a verb of `consul-ha`, as words of a shell's command. A name that begins with `-`
-/// is told from a flag.
-pub fn operand(name: &str, flags: &str) -> String {
-    let word = shell_word(name);
-    let words = match name.starts_with('-') {
-        true => [flags, "--", &word],
-        false => [&word, flags, ""],
-    };
-    words.join(" ").trim().to_owned()
 }
 
 /// Up to [`NAMED`] of a list, and the number of the rest.

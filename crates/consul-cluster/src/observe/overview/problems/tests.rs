@@ -1,6 +1,7 @@
 use super::*;
-use crate::leader::blocked::Blocked;
+use crate::leader::record::Blocked;
 use crate::observe::overview::{EndpointOverview, LeaderOverview, MapOverview};
+use crate::shell::shell_word;
 use std::sync::Arc;
 
 fn node(id: &str) -> NodeOverview {

@@ -1,17 +1,28 @@
-//! The cause that keeps all nodes from the leader's key: a session that is not a leader's, or a value that another program has written.
+//! The content of the leader's key: the record of the node that leads, or the cause that keeps all nodes from the key, which is a
+//! session that is not a leader's, or a value that another program has written.
 
-use super::election::LeaderRecord;
-use crate::cluster::Cluster;
-use crate::observe::overview::shell_word;
-use crate::snapshot::Snapshot;
+use crate::shell::shell_word;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
-use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
 
-/// How long the key is blocked until the log says so. An operator's single change ends sooner, also with the profile `wan`.
-const SAID_AFTER: Duration = Duration::from_secs(10);
+/// The document of the leader's key.
+#[derive(Serialize, Deserialize)]
+pub(super) struct LeaderRecord {
+    pub(super) node_id: String,
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) elected_at_ms: u64,
+    /// The node to which it handed the leadership over, in the key that it has released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) successor: Option<String>,
+}
+
+impl LeaderRecord {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
 
 /// Why no node can have the leader's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,25 +81,5 @@ impl Blocked {
                 shell_word(&self.key)
             ),
         }
-    }
-}
-
-/// Says in the log that the leader's key is blocked, once until there is a leader.
-pub(crate) async fn tell(cluster: &Cluster) -> Infallible {
-    let mut changes = cluster.changes();
-    let blocked = |snapshot: &Arc<Snapshot>| snapshot.blocked.is_some();
-    loop {
-        // The sender lives as long as `cluster`.
-        let _ = changes.wait_for(blocked).await;
-        tokio::select! {
-            biased;
-            _ = changes.wait_for(|snapshot| !blocked(snapshot)) => continue,
-            () = cluster.client.clock().sleep(SAID_AFTER) => {}
-        }
-        if let Some(it) = &cluster.snapshot().blocked {
-            let (node, why, cure) = (&cluster.options.node_id, it.text(), it.cure());
-            tracing::warn!(node, %why, %cure, "the leader's key is blocked");
-        }
-        let _ = changes.wait_for(|snapshot| snapshot.leader.is_some()).await;
     }
 }
