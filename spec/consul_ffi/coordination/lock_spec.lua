@@ -482,6 +482,30 @@ describe("a lock", function()
     end
   end
 
+  it("an acquire that a hook's error ends keeps nothing", function()
+    local permits = key .. "/permits"
+    for name, make in pairs({
+      lock = function(of)
+        return of:lock(key)
+      end,
+      semaphore = function(of)
+        return of:semaphore(permits, 1)
+      end,
+    }) do
+      local holder, ended = make(client), make(other)
+      opened[#opened + 1], opened[#opened + 2] = holder, ended
+      assert(holder:acquire())
+      local ran, message = support.with_hook(function()
+        error("of the hook")
+      end, ended.acquire, ended, { wait_s = 10 })
+      assert.is_false(ran)
+      assert.matches("of the hook", message)
+      assert(holder:release())
+      assert(holder:acquire({ wait_s = 10 }), name)
+      assert.is_false(ended:is_held())
+    end
+  end)
+
   it("acquire returns the token although a hook takes it", function()
     local first = held()
     local second = other:lock(key)

@@ -6,6 +6,7 @@ mod wrong_answers;
 
 use super::{KEY, acquire, call, permit, present, runtime, settings};
 use crate::support::between::{ANSWERS, Between};
+use crate::support::lines::logged;
 use crate::support::trials::Trials;
 use bytes::Bytes;
 use consul_api as wire;
@@ -25,6 +26,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tracing::Level;
 
 type Test = fn(&Simulated);
 
@@ -33,6 +35,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_fenced_put_is_written_only_by_the_holder", fenced_put),
     ("who_withdraws_is_no_service_and_has_no_session_any_more", withdrawn),
     ("a_missing_permission_ends_the_wait", missing_permission),
+    ("a_wait_that_goes_on_failing_says_so_once_after_three_seconds", failing_wait),
     ("a_semaphore_has_as_many_holders_as_permits", permits),
     ("a_dead_holders_permit_is_given_away_after_the_lock_delay", dead_holders_permit),
     ("attempts_shorter_than_the_lock_delay_get_a_dead_holders_permit", short_attempts),
@@ -306,6 +309,36 @@ fn missing_permission(_: &Simulated) {
     let error = world.run(acquire(&process, Wait::Forever)).expect_err("no permission");
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     assert!(world.clock.now().since_origin() < Duration::from_secs(1));
+}
+
+fn failing_wait(world: &Simulated) {
+    for (wait_s, lines_said) in [(2, 0), (5, 1), (30, 1)] {
+        for of_permit in [false, true] {
+            let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
+            // A datacenter that does not exist.
+            let mut settings = settings(None);
+            settings.defaults.dc = Some("mistyped".to_owned());
+            let clock = Arc::new(world.clock.clone());
+            let client = Client::new(
+                vec![Arc::new(transport)],
+                settings,
+                clock,
+                fastrand::Rng::with_seed(1),
+            );
+            let process = world.running(present(client, Profile::standard()));
+            logged(Level::WARN, Arc::new(world.clock.clone()), |lines| {
+                let wait = Wait::For(Duration::from_secs(wait_s));
+                let error = match of_permit {
+                    false => world.run(acquire(&process, wait)).expect_err("no such datacenter"),
+                    true => world.run(permit(&process, 1, wait)).expect_err("no such datacenter"),
+                };
+                assert_eq!(error.kind(), Kind::Timeout, "{error}");
+                let said = lines.count("still not acquired");
+                assert_eq!(said, lines_said, "{wait_s} s: {}", lines.text());
+                assert_eq!(lines.count("No path to datacenter"), lines_said, "{}", lines.text());
+            });
+        }
+    }
 }
 
 fn permits(world: &Simulated) {
