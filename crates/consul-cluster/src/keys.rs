@@ -5,6 +5,7 @@ use crate::observe::overview::shell_word;
 use consul_api::api::{kv, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
+use consul_api::response::Meta;
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::{linearizable, transaction};
@@ -19,7 +20,7 @@ pub(crate) const CERTAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// Which server answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reads {
+pub enum Reads {
     /// The leader: the answer is the newest.
     Linearizable,
     /// Any, also while there is no leader: what it has heard last.
@@ -33,6 +34,11 @@ impl Reads {
             Reads::Linearizable => "consistent",
             Reads::OfAnyServer => "stale",
         }
+    }
+
+    /// How long ago, in milliseconds, the server of an answer had contact with a Raft leader; `None`: it is the newest.
+    pub fn age_ms(self, meta: &Meta) -> Option<u64> {
+        (self == Reads::OfAnyServer).then(|| meta.last_contact_ms.unwrap_or_default())
     }
 }
 

@@ -46,7 +46,7 @@ pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
 pub use leader::blocked::Blocked;
 pub use leader::history::{
-    KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, leaders as past_leaders,
+    KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, PastLeaders, leaders as past_leaders,
 };
 pub use nodes::node::{Complaint, Mode, Node, Record};
 pub use nodes::operate::{Forgotten, Unchanged};

@@ -79,6 +79,12 @@ impl Output {
         }
     }
 
+    /// Says that there was nothing to do, for which no right is needed.
+    pub fn unchanged(self, text: &str, mut json: Value, is_dry: bool) -> Result<(), Failure> {
+        json["dry_run"] = is_dry.into();
+        self.show(&Shown::well(line(text), json))
+    }
+
     /// Says what was done, or would be: what the token may not do would not.
     pub async fn done(
         self,

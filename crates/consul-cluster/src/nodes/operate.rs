@@ -52,8 +52,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::look`].
     pub async fn look_also_back(&self) -> Result<(), Error> {
-        let has_none = has_no_raft_leader(&self.client).await;
-        self.look_by(if has_none { Reads::OfAnyServer } else { Reads::Linearizable }).await
+        self.look_by(reads(&self.client).await).await
     }
 
     async fn look_by(&self, reads: Reads) -> Result<(), Error> {
@@ -376,16 +375,22 @@ impl Cluster {
     /// As [`Cluster::thaw`], while another key is unchanged.
     ///
     /// # Errors
-    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, or the announcement of the map
+    /// cannot be read.
     pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
         let key = self.options.epoch_key();
         let update = self.update_while(condition, &key, |found| {
-            let announcement = found.and_then(Announcement::parse);
-            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
-                Some(announcement) => {
+            let Some(found) = found else { return Ok(Update::Keep) };
+            let Some(announcement) = Announcement::parse(found) else {
+                let why =
+                    format!("whether the map is frozen is not known: {}", self.not_announced());
+                return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+            };
+            Ok(match announcement.frozen.is_empty() {
+                true => Update::Keep,
+                false => {
                     Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
                 }
-                None => Update::Keep,
             })
         });
         self.in_time(update).await
@@ -461,6 +466,14 @@ impl Cluster {
         };
         self.in_time(self.change_record(condition, node_id, withdraw)).await?;
         Ok(withdrawn)
+    }
+}
+
+/// How an operator's reads are answered: while Consul's servers have no Raft leader, by any of them.
+pub async fn reads(client: &Client) -> Reads {
+    match has_no_raft_leader(client).await {
+        true => Reads::OfAnyServer,
+        false => Reads::Linearizable,
     }
 }
 

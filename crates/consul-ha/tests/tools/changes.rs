@@ -173,7 +173,7 @@ fn stopped(system: &System) {
     assert_eq!(ended, "n9 gets shards again, when it starts\n");
     system.run(&["drain", "n9", "--off"]).refused(1, &["unknown node \"n9\""]);
     keep("maintenance");
-    assert_eq!(system.run(&["forget", "n9"]).ok(), "n9 is not a member any more\n");
+    assert_eq!(system.run(&["forget", "n9", "--yes"]).ok(), "n9 is not a member any more\n");
     system.run(&["forget", "n9"]).refused(1, &["unknown node \"n9\""]);
 }
 
@@ -398,7 +398,10 @@ pub fn without_leader(system: &System) {
     hung(system);
     ["n1", "n5"].iter().for_each(|id| system.stop_node(id));
     system.wait_for("there is no leader", || system.run(&["leader"]).status == 1);
-    assert_eq!(system.run(&["leader", "--json"]).out, "{\"leader\":null}\n");
+    let json = json!({ "leader": null, "age_ms": null });
+    let shown: serde_json::Value =
+        serde_json::from_str(&system.run(&["leader", "--json"]).out).unwrap();
+    assert_eq!(shown, json);
     let doctor = system.run(&["doctor"]);
     assert!(doctor.out.contains("\nno_leader: the cluster has no leader"), "{doctor:?}");
     assert_eq!(doctor.status, 1);
@@ -429,20 +432,20 @@ fn frozen_and_forgotten(system: &System) {
     of_nodes(system);
     let accepted = |key: &String| key.contains("/accepted/");
     assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
-    let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
+    let lost = system.run(&["accept-loss", "points", "0", "--yes", "--json"]).json();
     assert!(!lost["lost"].as_array().unwrap().is_empty());
     let dry = system.run(&["thaw", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
     let other = (epoch(system) + 1).to_string();
     system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
     let epoch = epoch(system).to_string();
-    let thawed = system.run(&["thaw", "--expect-epoch", &epoch]).ok();
+    let thawed = system.run(&["thaw", "--yes", "--expect-epoch", &epoch]).ok();
     assert_eq!(thawed, "the shard map is thawed; lost: n2, n3\n", "the dry run did not thaw it");
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
     let dry = system.run(&["forget", "n3", "--dry-run", "--json"]).json();
     assert_eq!(dry, json!({ "node": "n3", "registered_services": [], "dry_run": true }));
     assert_eq!(system.node("n3")["state"], "down");
-    let forgotten = system.run(&["forget", "n3"]);
+    let forgotten = system.run(&["forget", "n3", "--yes"]);
     assert!(
         forgotten.err.contains("`consul services deregister -id=ha-nodes-n3`"),
         "{forgotten:?}"

@@ -201,7 +201,7 @@ fn hostile_record(system: &System) {
     assert!(nodes.contains(r"z\u{1b}[2J\nFORGED\u{202e}"), "{nodes}");
     let why = system.run(&["why"]).out;
     assert!(why.contains("`consul-ha forget 'x$(touch f)'`"), "{why}");
-    system.run(&["forget", "x$(touch f)"]).ok();
+    system.run(&["forget", "x$(touch f)", "--yes"]).ok();
 }
 
 /// Stores whose maps cannot be read are not well.
@@ -276,7 +276,7 @@ fn completion(system: &System) {
     assert!(complete("consul-ha drain", "--wa").contains("--wait"));
     system.put("ha/nodes/n$(touch${IFS}f)", &record("n$(touch${IFS}f)"));
     assert_eq!(complete("consul-ha drain", "n"), "n1 n2 n3 ", "no name is a command");
-    system.run(&["forget", "n$(touch${IFS}f)"]).ok();
+    system.run(&["forget", "n$(touch${IFS}f)", "--yes"]).ok();
 }
 
 /// A record of a node that does not live.

@@ -154,6 +154,22 @@ impl Run {
         Run::end_of(process)
     }
 
+    /// On a terminal on which this is typed; what it prints to both is its output.
+    pub fn on_terminal(arguments: &[&str], environment: &[(&str, &str)], typed: &str) -> Run {
+        let words: Vec<String> = arguments.iter().map(|it| format!("'{it}'")).collect();
+        let line = format!("'{}' {}", env!("CARGO_BIN_EXE_consul-ha"), words.join(" "));
+        let mut terminal = Command::new("script");
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
+            terminal.env_remove(name);
+        }
+        terminal.args(["-qec", &line, "/dev/null"]).envs(environment.iter().copied());
+        terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut terminal = terminal.spawn().unwrap();
+        // It may end before it reads that.
+        let _ = writeln!(terminal.stdin.as_mut().unwrap(), "{typed}");
+        Run::end_of(terminal)
+    }
+
     fn end_of(process: Child) -> Run {
         let output = process.wait_with_output().unwrap();
         let run = Run {
