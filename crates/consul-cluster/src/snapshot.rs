@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub(crate) other_clusters: BTreeSet<String>,
     /// Why this node may not do a leader's work.
     pub cannot_lead: Option<String>,
+    /// Whether another program's value is in the key of the weights that operators set.
+    pub has_foreign_weights: bool,
     /// Why keys of the shard map cannot be read, as an operator has looked.
     pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
@@ -90,6 +92,7 @@ impl Snapshot {
             kept_modes: self.kept_modes.clone(),
             paused: self.paused.clone(),
             weights: self.weights.clone(),
+            has_foreign_weights: self.has_foreign_weights,
             leader: self.leader.clone(),
             blocked: self.blocked.clone(),
             map: self.map.clone(),

@@ -6,7 +6,7 @@ use super::arguments::{
 };
 use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
-use super::output::{Output, counted, say};
+use super::output::{Output, counted, number, say};
 use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use super::words;
@@ -219,8 +219,7 @@ pub async fn set_weight(
             match weight_of(session, node, *weight).await? {
                 Weighed::Taken => break,
                 Weighed::Replaced(other) => {
-                    let other =
-                        other.map_or("that of its configuration".to_owned(), |it| it.to_string());
+                    let other = other.map_or("that of its configuration".to_owned(), number);
                     return Err(Failure::Refused(format!(
                         "another operator has changed the weight of {node} meanwhile: it is to have {other}"
                     )));
@@ -237,7 +236,7 @@ pub async fn set_weight(
         }
     }
     let text = match weight {
-        Some(weight) => format!("{node} has weight {weight}"),
+        Some(weight) => format!("{node} has weight {}", number(*weight)),
         None => format!("{node} has the weight of its configuration"),
     };
     let text = text + when(is_there && is_live);
@@ -511,7 +510,7 @@ pub async fn thaw(session: &Session, given: &Thaw, output: Output) -> Result<(),
     output.done(session, &text, json, change.dry_run).await
 }
 
-/// Refuses to give up nodes of which it is not known whether they live, or which answer although Consul does not see them.
+/// Refuses to give up nodes that may live: no node has a key, or one answers although Consul does not see it.
 async fn check_lost<'a>(
     session: &Session,
     cluster: &Arc<Cluster>,

@@ -4,7 +4,7 @@ use super::arguments::{Shards, Which};
 use super::connection::{Session, View, check_node};
 use super::failure::Failure;
 use super::follow::utc;
-use super::output::{Shown, ago, counted, line, say, table};
+use super::output::{Shown, ago, counted, line, number, say, table};
 use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
@@ -38,7 +38,7 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     }
     for node in overview.nodes.iter().filter(|node| node.weight != 1.0) {
         let by = if overview.weights.contains_key(&node.id) { ", set by an operator" } else { "" };
-        text.push_str(&format!("\nweight of {}: {}{by}", line(&node.id), node.weight));
+        text.push_str(&format!("\nweight of {}: {}{by}", line(&node.id), number(node.weight)));
     }
     for (id, mode) in &overview.kept_modes {
         text.push_str(&format!("\nstopped: {}, {} when it starts", line(id), mode.name()));
@@ -384,7 +384,16 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         let found = sessions.items().iter().find(is);
         found.map_or_else(Default::default, |it| (text(it, "Name"), text(it, "Node")))
     };
-    let blocking = blocking(&entries, &session.options.leader_key, prefix);
+    let leader_key = &session.options.leader_key;
+    let mut blocking = blocking(&entries, leader_key, prefix);
+    let is_leaders = |it: &Value| it.get("Key").and_then(Value::as_str) == Some(leader_key);
+    if entries.items().iter().any(is_leaders)
+        && !blocking.contains_key(leader_key)
+        && let Ok(View { overview, .. }) = session.view().await
+        && let Some(it) = overview.problems.iter().find(|it| it.problem == "leader_unknown")
+    {
+        blocking.insert(leader_key.clone(), format!("{leader_key}: {}: {}", it.text, it.cure));
+    }
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     for held in entries.items().iter().filter_map(Held::of) {
         // The document of a semaphore is not a contender.

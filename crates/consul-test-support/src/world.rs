@@ -1,6 +1,5 @@
 //! A simulated agent on a clock that the tests advance, and its clients.
 
-use crate::agent::{MANAGEMENT, with_acl};
 use bytes::Bytes;
 use consul_api::api::acl;
 use consul_api::request::{Args, Defaults};
@@ -8,6 +7,7 @@ use consul_api::value::Value;
 use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_process::clock::{Clock, ManualClock};
+use consul_sim::acl::{Acl, DefaultPolicy, Secret};
 use consul_sim::{Agent, Options, SimTransport};
 use futures_util::FutureExt;
 use http::Request;
@@ -31,7 +31,15 @@ impl World {
 
     /// A world whose agent denies by default, and the management token of that agent.
     pub fn with_acl() -> (Self, &'static str) {
-        (Self::with(ManualClock::new(), with_acl()), MANAGEMENT)
+        const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
+        let acl = Acl {
+            enabled: true,
+            default_policy: DefaultPolicy::Deny,
+            initial_management: Some(Secret::new(MANAGEMENT)),
+            ..Acl::default()
+        };
+        let options = Options { acl, ..Options::default() };
+        (Self::with(ManualClock::new(), options), MANAGEMENT)
     }
 
     fn with(clock: ManualClock, options: Options) -> Self {

@@ -58,7 +58,7 @@ pub struct PastLeaders {
     pub age_ms: Option<u64>,
 }
 
-/// The leaders of a cluster; while Consul's servers have no Raft leader, those of which one server has heard.
+/// The leaders of a cluster; while Consul's servers have no Raft leader, those that one server has heard last.
 ///
 /// # Errors
 /// Errors of the call; [`Kind::Conflict`] for another program's value.

@@ -6,7 +6,7 @@
 
 use super::node::{Mode, Record};
 use super::pause::Pause;
-use super::registered::Records;
+use super::registered::{Records, Said};
 use super::weights::{self, Weights};
 use crate::cluster::{Cluster, PAUSE, REFUSED_PAUSE};
 use crate::keys;
@@ -83,13 +83,13 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Mode> {
 }
 
 /// The kept modes in a list of the keys below the nodes' prefix.
-pub(super) fn listed(options: &Options, entries: &Value) -> Modes {
+pub(super) fn listed(options: &Options, entries: &Value, said: &mut Said) -> Modes {
     let mode = |entry: &Value| {
         let key = entry.get("Key").and_then(Value::as_str)?;
         let id = id_of(key.strip_prefix(&options.nodes_prefix)?)?;
         let Some(Value::Bytes(bytes)) = entry.get("Value") else { return None };
         let mode = decode(bytes);
-        if mode.is_none() {
+        if mode.is_none() && said.is_new(key) {
             tracing::warn!(key, "not the mode of a node that is stopped; it is ignored");
         }
         Some((id.to_owned(), mode?))

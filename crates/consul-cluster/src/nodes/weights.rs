@@ -4,6 +4,7 @@
 
 use super::node::Record;
 use super::operate::no_such_node;
+use super::registered::Said;
 use crate::cluster::Cluster;
 use crate::keys::{self, Update};
 use crate::leader::history;
@@ -51,14 +52,26 @@ fn decode(bytes: &[u8]) -> Weights {
     members(bytes).into_iter().flatten().filter_map(weight).collect()
 }
 
-/// The weights in a list of the keys below the nodes' prefix; `None`: the key is not there.
-pub(super) fn listed(options: &Options, entries: &Value) -> Option<Weights> {
+/// The weights in a list of the keys below the nodes' prefix.
+pub(super) enum Listed {
+    /// The key is not there.
+    Absent,
+    /// Another program has written it.
+    Foreign,
+    Weights(Weights),
+}
+
+/// As [`Listed`].
+pub(super) fn listed(options: &Options, entries: &Value, said: &mut Said) -> Listed {
     let key = options.weights_key();
-    let bytes = keys::listed(entries, &key)?;
-    if members(bytes).is_none() {
+    let Some(bytes) = keys::listed(entries, &key) else { return Listed::Absent };
+    if members(bytes).is_some() {
+        return Listed::Weights(decode(bytes));
+    }
+    if said.is_new(&key) {
         tracing::warn!(key, "not the weights of nodes; they are ignored");
     }
-    Some(decode(bytes))
+    Listed::Foreign
 }
 
 /// The weight that an operator has given to a node. A token may lack the right to read it.
@@ -83,10 +96,14 @@ impl Options {
 }
 
 impl Snapshot {
-    /// Whether a live node shows the weight that an operator has given to it, or the lack of one.
+    /// Whether a live node shows the weight that an operator has given to it, or the lack of one. A node of an earlier
+    /// release does not tell the latter.
     pub fn has_taken_weight(&self, node_id: &str, weight: Option<f64>) -> bool {
-        let shown = self.nodes.get(node_id).map(|node| node.record.weight);
-        weight.is_none_or(|weight| shown == Some(weight))
+        let Some(node) = self.nodes.get(node_id) else { return false };
+        match weight {
+            Some(weight) => node.record.weight == weight,
+            None => node.record.set_weight.is_none(),
+        }
     }
 }
 
@@ -152,10 +169,11 @@ impl Cluster {
     /// Takes the weight of this node, which is that of its configuration unless an operator has set another one. Whether it
     /// has changed.
     pub(super) fn take_weight(&self, of_operator: Option<f64>) -> bool {
-        let Record { weight, .. } = &mut *lock(&self.record);
+        let Record { weight, set_weight, .. } = &mut *lock(&self.record);
         let wanted = of_operator.unwrap_or(self.options.weight);
-        let is_new = *weight != wanted;
-        if is_new {
+        let is_new = *weight != wanted || *set_weight != of_operator;
+        *set_weight = of_operator;
+        if *weight != wanted {
             tracing::info!(
                 node = self.options.node_id,
                 weight = wanted,

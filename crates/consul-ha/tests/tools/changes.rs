@@ -24,6 +24,7 @@ pub fn run(system: &System) {
     set_weight(system);
     weights_of_many(system);
     foreign_values(system);
+    overwritten_weights(system);
     pause(system);
     forget_store(system);
     hand_over(system);
@@ -189,7 +190,9 @@ fn set_weight(system: &System) {
     assert!(!system.run(&["doctor"]).out.contains("foreign_key"));
     let ended = system.run(&["set-weight", "n2", "--off", "--json"]).json();
     assert_eq!(ended, json!({ "node": "n2", "weight": null, "before": 0.5, "dry_run": false }));
-    system.wait_for("the configured weight is back", || system.node("n2")["weight"] == 1.0);
+    assert_eq!(system.node("n2")["weight"], 1.0, "the node has taken it");
+    assert_eq!(system.run(&["set-weight", "n2", "1e-320"]).ok(), "n2 has weight 1e-320\n");
+    system.run(&["set-weight", "n2", "--off"]).ok();
     for weight in ["-1", "NaN", "inf", "much"] {
         let line = ["set-weight", "n2", "--", weight];
         system.run(&line).refused(2, &["a number from 0 on"]);
@@ -218,8 +221,22 @@ fn weights_of_many(system: &System) {
     }
     for node in ["n1", "n2"] {
         system.run(&["set-weight", node, "--off"]).ok();
-        system.wait_for("the configured weight is back", || system.node(node)["weight"] == 1.0);
+        assert_eq!(system.node(node)["weight"], 1.0, "the node has taken it");
     }
+}
+
+/// Weights over which another program writes count as before, and are written again when its value is gone.
+fn overwritten_weights(system: &System) {
+    system.run(&["set-weight", "n2", "0.5"]).ok();
+    system.put("ha/nodes/all/weights", "my own notes");
+    system.wait_for("it is named", || system.run(&["why"]).out.contains("all/weights"));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(system.node("n2")["weight"], 0.5);
+    system.call(&kv::DELETE, Args::new().arg("ha/nodes/all/weights"));
+    let weights = || system.run(&["nodes", "--json"]).json()["weights"].clone();
+    system.wait_for("the weights are back", || weights() == json!({ "n2": 0.5 }));
+    assert_eq!(system.node("n2")["weight"], 0.5);
+    system.run(&["set-weight", "n2", "--off"]).ok();
 }
 
 /// Another program's values are left alone, and named with the command that makes room.
@@ -235,6 +252,10 @@ fn foreign_values(system: &System) {
         system.run(verb).refused(1, &[&words, &command]);
         let doctor = system.run(&["doctor"]);
         assert_eq!(doctor.out.matches(&command).count(), 1, "{doctor:?}");
+        if verb[0] == "set-weight" {
+            let why = system.run(&["why"]);
+            assert_eq!(why.out.matches(&command).count(), 1, "{why:?}");
+        }
         let stays = system.call(&kv::GET, Args::new().arg(key));
         assert_eq!(stays, Value::Bytes(b"my own notes".to_vec()), "{key}");
         match before {
@@ -259,6 +280,8 @@ fn pause(system: &System) {
     assert!(nodes.contains("\npaused by ada: no shard moves"), "{nodes}");
     assert_eq!(system.run(&["nodes", "--json"]).json()["paused"]["why"], "new racks");
     system.run(&["drain", "n2", "--wait"]).refused(1, &["moves are paused by ada"]);
+    let dry = system.run(&["resume", "--dry-run", "--json"]).json();
+    assert_eq!((&dry["was_paused"]["by"], &dry["dry_run"]), (&"ada".into(), &true.into()));
     let resumed = system.run(&["resume"]).ok();
     assert_eq!(resumed, "shards move again; they were paused by ada\n");
     assert!(!system.run(&["why"]).out.contains("paused"));

@@ -35,6 +35,7 @@ fn trials() -> Trials {
             changes::run(&system);
             changes::without_leader(&system);
             system.says_no_secret();
+            states::have_schemas();
         });
     }
     for version in [SIM, "1.21"] {

@@ -1,6 +1,6 @@
 //! Each verb in each state of what it needs to know. Nodes are what Consul has of them.
 
-use crate::program::Run;
+use crate::program::{Run, are_of_schema};
 use crate::support::agent::{Agent, Fault, MANAGEMENT, served, with_acl};
 use crate::system::{client, object, token};
 use consul_api::api::{agent, kv, session};
@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 /// Where nobody listens.
 const NOBODY: &str = "127.0.0.1:1";
 
-/// What is typed to agree.
+/// The word that agrees.
 const YES: &str = "yes";
 
 /// The end of a question.
@@ -25,7 +25,7 @@ const QUESTION: &str = "Type yes to go on:";
 /// A verb that changes something.
 struct Change {
     line: &'static [&'static str],
-    /// What no other verb undoes, in the words of the question; empty: it does not ask.
+    /// The words of its question, if no other verb undoes it; empty: it does not ask.
     asks: &'static str,
     /// The exit status while the cluster has no leader, and why.
     leaderless: (i32, &'static str),
@@ -157,7 +157,7 @@ impl Cluster {
         self.call(&kv::DELETE_TREE, Args::new().arg(below));
     }
 
-    /// Two live nodes, of which n2 leads; n3 is lost, and has frozen the map.
+    /// Two live nodes, and n2 leads; n3 is lost, and has frozen the map.
     fn set_up(&self) {
         self.delete("ha/");
         for id in ["n1", "n2", "n3"] {
@@ -246,6 +246,14 @@ pub fn verbs() -> Vec<(String, String)> {
     names.map(|name| (name.to_owned(), help(name))).collect()
 }
 
+/// The JSON of each verb that has some is as its schema says.
+pub fn have_schemas() {
+    let verbs = verbs();
+    let without = ["completion", "man", "help"];
+    let verbs = verbs.iter().map(|(verb, _)| verb.as_str()).filter(|verb| !without.contains(verb));
+    are_of_schema(verbs);
+}
+
 /// The program's own table of verbs has a row here for each, and those that ask have `--yes`.
 fn tables_have_all_verbs() {
     for (verb, help) in verbs() {
@@ -289,7 +297,7 @@ pub fn are_told() {
     without_raft_leader(&cluster);
 }
 
-/// What cannot be undone asks on a terminal, and needs `--yes` without one; all else asks nothing.
+/// A verb that cannot be undone asks on a terminal, and needs `--yes` without one; all others ask nothing.
 fn all_is_known(cluster: &Cluster) {
     let environment = cluster.environment(MANAGEMENT);
     for Change { line, asks, .. } in &CHANGES {
