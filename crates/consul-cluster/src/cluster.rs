@@ -70,6 +70,8 @@ pub struct Cluster {
     pub(crate) leaves: watch::Sender<bool>,
     /// Why this leader is not in the history of leaders.
     pub(crate) history_refused: Mutex<Option<String>>,
+    /// The session of the last leadership of this node.
+    pub(crate) led_session: Mutex<Option<String>>,
     /// The nodes that refuse this leader's `cluster_key`, or whose key it refuses.
     pub(crate) refusing: Mutex<Vec<String>>,
     /// The live nodes that this leader cannot reach.
@@ -134,6 +136,7 @@ impl Cluster {
             lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
             history_refused: Mutex::default(),
+            led_session: Mutex::default(),
             refusing: Mutex::default(),
             unreached: Mutex::default(),
             refused: Mutex::default(),

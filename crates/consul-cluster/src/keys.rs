@@ -2,12 +2,14 @@
 
 use crate::pauses::{CERTAIN_AFTER, PAUSE};
 use crate::shell::shell_word;
-use consul_api::api::{kv, txn};
+use consul_api::api::{kv, status, txn};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
+use consul_api::response::Meta;
 use consul_api::value::Value;
 use consul_client::Client;
 use consul_client::coordination::{linearizable, transaction};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// The random pause before an update that lost a race is tried again.
@@ -15,7 +17,7 @@ pub(crate) const CONFLICT_PAUSE_MS: Range<f64> = 5.0..25.0;
 
 /// Which server answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reads {
+pub enum Reads {
     /// The leader: the answer is the newest.
     Linearizable,
     /// Any, also while there is no leader: what it has heard last.
@@ -29,6 +31,53 @@ impl Reads {
             Reads::Linearizable => "consistent",
             Reads::OfAnyServer => "stale",
         }
+    }
+
+    /// How long ago, in milliseconds, the server of an answer had contact with a Raft leader; `None`: it is the newest.
+    pub fn age_ms(self, meta: &Meta) -> Option<u64> {
+        (self == Reads::OfAnyServer).then(|| meta.last_contact_ms.unwrap_or_default())
+    }
+}
+
+/// The timeout of the question whether Consul has a Raft leader.
+const LEADER_TIMEOUT_MS: u64 = 1000;
+
+/// How an operator's reads are answered: while Consul's servers have no Raft leader, by any of them.
+pub async fn reads(client: &Client) -> Reads {
+    match has_no_raft_leader(client).await {
+        true => Reads::OfAnyServer,
+        false => Reads::Linearizable,
+    }
+}
+
+/// Whether a server of Consul says that there is no Raft leader.
+pub async fn has_no_raft_leader(client: &Client) -> bool {
+    let args = Args::new().opt("timeout_ms", LEADER_TIMEOUT_MS);
+    let leader = client.call(&status::LEADER, &args).await;
+    leader.is_ok_and(|answer| answer.value.as_str() == Some(""))
+}
+
+/// The keys that the log calls other programs': once, as long as they are so.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    before: BTreeSet<String>,
+    now: BTreeSet<String>,
+}
+
+impl Said {
+    /// After these.
+    pub fn after(before: BTreeSet<String>) -> Self {
+        Said { before, now: BTreeSet::new() }
+    }
+
+    /// Those that are so now.
+    pub fn now(self) -> BTreeSet<String> {
+        self.now
+    }
+
+    /// Whether the log has not called this key so yet.
+    pub fn is_new(&mut self, key: &str) -> bool {
+        self.now.insert(key.to_owned()) && !self.before.contains(key)
     }
 }
 

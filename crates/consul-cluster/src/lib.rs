@@ -46,9 +46,9 @@ pub mod stores;
 
 pub use cluster::Cluster;
 pub use event::{Event, PastEvent};
-pub use keys::Unchanged;
+pub use keys::{Reads, Unchanged, has_no_raft_leader, reads};
 pub use leader::history::{
-    KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, leaders as past_leaders,
+    KEPT as KEPT_LEADERS, NAME as HISTORY, PastLeader, PastLeaders, leaders as past_leaders,
 };
 pub use leader::record::Blocked;
 pub use nodes::node::{Complaint, Mode, Node, Record};

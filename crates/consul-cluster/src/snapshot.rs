@@ -77,6 +77,8 @@ pub struct Snapshot {
     pub(crate) other_clusters: BTreeSet<String>,
     /// Why this node may not do a leader's work.
     pub cannot_lead: Option<String>,
+    /// Whether another program's value is in the key of the weights that operators set.
+    pub has_foreign_weights: bool,
     /// Why keys of the shard map cannot be read, as an operator has looked.
     pub unreadable: Vec<String>,
     ring: OnceLock<(Vec<String>, Ring)>,
@@ -90,6 +92,7 @@ impl Snapshot {
             kept_modes: self.kept_modes.clone(),
             paused: self.paused.clone(),
             weights: self.weights.clone(),
+            has_foreign_weights: self.has_foreign_weights,
             leader: self.leader.clone(),
             blocked: self.blocked.clone(),
             map: self.map.clone(),
@@ -135,10 +138,14 @@ impl Snapshot {
         !self.frozen.is_empty() || self.paused.is_some()
     }
 
-    /// Whether a live node shows the weight that an operator has given to it, or the lack of one.
+    /// Whether a live node shows the weight that an operator has given to it, or the lack of one. A node of an earlier
+    /// release does not tell the latter.
     pub fn has_taken_weight(&self, node_id: &str, weight: Option<f64>) -> bool {
-        let shown = self.nodes.get(node_id).map(|node| node.record.weight);
-        weight.is_none_or(|weight| shown == Some(weight))
+        let Some(node) = self.nodes.get(node_id) else { return false };
+        match weight {
+            Some(weight) => node.record.weight == weight,
+            None => node.record.set_weight.is_none(),
+        }
     }
 
     /// The shard of a key; `None` without a map.

@@ -112,7 +112,7 @@ pub enum Verb {
     /// Let a node hand over its shards and stop. Its program sees the event `stopped`.
     Leave(Leave),
     /// Let a frozen shard map change again: its lost members count as lost.
-    Thaw(Change),
+    Thaw(Thaw),
     /// Stop all automatic moves of shards until `resume`; leaders are elected as ever.
     Pause(Pause),
     /// End a pause.
@@ -214,13 +214,38 @@ pub struct OfNode {
     pub change: Change,
 }
 
+/// The consent to what no other verb undoes.
+#[derive(Args)]
+pub struct Consent {
+    /// Agree in advance; necessary without a terminal.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// The consent to give up nodes that Consul does not see.
+#[derive(Args)]
+pub struct Loss {
+    #[command(flatten)]
+    pub consent: Consent,
+    /// Also if one answers at its data address: then it lives, and only its way to Consul is broken.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args)]
+pub struct Thaw {
+    #[command(flatten)]
+    pub change: Change,
+    #[command(flatten)]
+    pub loss: Loss,
+}
+
 #[derive(Args)]
 pub struct Forget {
     #[command(flatten)]
     pub of: OfNode,
-    /// Also if it answers at its data address: then it lives, and only its way to Consul is broken.
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub loss: Loss,
 }
 
 #[derive(Args)]
@@ -359,15 +384,16 @@ pub struct AcceptLoss {
     /// Refuse unless the store's map still has this version, which `shards` prints.
     #[arg(long, value_name = "N")]
     pub expect_epoch: Option<u64>,
+    #[command(flatten)]
+    pub loss: Loss,
 }
 
 #[derive(Args)]
 pub struct ForgetStore {
     /// The store's name.
     pub store: String,
-    /// Agree in advance; necessary without a terminal.
-    #[arg(long, short)]
-    pub yes: bool,
+    #[command(flatten)]
+    pub consent: Consent,
     /// Say what would be removed, and remove nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -1,12 +1,12 @@
 //! The verbs that change something. Each looks first, so that a refusal says how the cluster is.
 
 use super::arguments::{
-    AcceptLoss, Change, Drain, Forget, ForgetStore, HandOver, Leave, Maintenance, OfNode, Pause,
-    SetWeight, StoreSet,
+    AcceptLoss, Change, Consent, Drain, Forget, ForgetStore, HandOver, Leave, Loss, Maintenance,
+    OfNode, Pause, SetWeight, StoreSet, Thaw,
 };
 use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
-use super::output::{Output, counted, say};
+use super::output::{Output, counted, number, say};
 use super::signals::Signals;
 use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use super::words;
@@ -219,8 +219,7 @@ pub async fn set_weight(
             match weight_of(session, node, *weight).await? {
                 Weighed::Taken => break,
                 Weighed::Replaced(other) => {
-                    let other =
-                        other.map_or("that of its configuration".to_owned(), |it| it.to_string());
+                    let other = other.map_or("that of its configuration".to_owned(), number);
                     return Err(Failure::Refused(format!(
                         "another operator has changed the weight of {node} meanwhile: it is to have {other}"
                     )));
@@ -237,18 +236,15 @@ pub async fn set_weight(
         }
     }
     let text = match weight {
-        Some(weight) => format!("{node} has weight {weight}"),
+        Some(weight) => format!("{node} has weight {}", number(*weight)),
         None => format!("{node} has the weight of its configuration"),
     };
     let text = text + when(is_there && is_live);
-    output
-        .done(
-            session,
-            &text,
-            json!({ "node": node, "weight": weight, "before": before }),
-            change.dry_run,
-        )
-        .await
+    let json = json!({ "node": node, "weight": weight, "before": before });
+    match before == *weight && change.dry_run {
+        true => output.unchanged(&text, json, true),
+        false => output.done(session, &text, json, change.dry_run).await,
+    }
 }
 
 /// How far a weight is that an operator has set.
@@ -282,17 +278,14 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         return Err(Failure::Refused("there is no leader".to_owned()));
     };
     let from = &leader.node_id;
-    if given.change.dry_run {
-        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
-    }
     if given.withdraw {
         let how = (condition.as_ref(), given.change.dry_run);
         return withdraw_hand_over(session, &cluster, how, (from, output)).await;
     }
     if to == Some(from) {
-        return output
-            .done(session, &format!("{from} is the leader"), json!({ "leader": from }), false)
-            .await;
+        let (text, json) =
+            (format!("{from} is the leader"), json!({ "from": from, "leader": from }));
+        return output.unchanged(&text, json, given.change.dry_run);
     }
     let mut others = snapshot.live().map(|node| &node.record);
     let may_lead = |id: &str| id != from && to.is_none_or(|to| to == id);
@@ -302,6 +295,7 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         return Err(Failure::Refused(format!("{who} {why}: {from} stays the leader")));
     }
     if given.change.dry_run {
+        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
         let text = format!("{from} hands over to {}", to.unwrap_or("another node"));
         return output.done(session, &text, json!({ "from": from, "to": to }), true).await;
     }
@@ -363,11 +357,15 @@ async fn withdraw_hand_over(
     if is_pending && !is_dry {
         cluster.withdraw(condition, from, &request).await?;
     }
-    let text = match is_pending {
-        true => format!("the request to {from} to hand over is withdrawn"),
-        false => format!("{from} is not asked to hand over"),
-    };
-    output.done(session, &text, json!({ "from": from, "was_asked": is_pending }), is_dry).await
+    let json = json!({ "from": from, "was_asked": is_pending });
+    if !is_pending {
+        return output.unchanged(&format!("{from} is not asked to hand over"), json, is_dry);
+    }
+    if is_dry {
+        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
+    }
+    let text = format!("the request to {from} to hand over is withdrawn");
+    output.done(session, &text, json, is_dry).await
 }
 
 /// A wait for what was asked, which is taken back if a signal ends the wait.
@@ -485,17 +483,65 @@ async fn is_taken(
 }
 
 /// `thaw`
-pub async fn thaw(session: &Session, change: &Change, output: Output) -> Result<(), Failure> {
+pub async fn thaw(session: &Session, given: &Thaw, output: Output) -> Result<(), Failure> {
+    let Thaw { change, loss } = given;
     let (cluster, condition) = looked(session, change).await?;
-    let frozen = &cluster.snapshot().frozen;
-    if !frozen.is_empty() && !change.dry_run {
+    let snapshot = cluster.snapshot();
+    let (frozen, epoch_key) = (&snapshot.frozen, session.options.epoch_key());
+    let json = json!({ "was_frozen_by": frozen });
+    if frozen.is_empty() {
+        let unread = snapshot.unreadable.iter().find(|why| why.starts_with(&epoch_key));
+        return match unread {
+            Some(why) => Err(Failure::Refused(format!(
+                "it is not known whether the shard map is frozen: {why}"
+            ))),
+            None => output.unchanged("the shard map was not frozen", json, change.dry_run),
+        };
+    }
+    check_lost(session, &cluster, frozen.iter().map(String::as_str), loss).await?;
+    let lost = frozen.join(", ");
+    if !change.dry_run {
+        let question =
+            format!("the shard map is thawed: {lost} count as lost, and others get their shards");
+        consent(&loss.consent, &question)?;
         cluster.thaw_while(condition.as_ref()).await?;
     }
-    let text = match frozen.is_empty() {
-        true => "the shard map was not frozen".to_owned(),
-        false => format!("the shard map is thawed; lost: {}", frozen.join(", ")),
-    };
-    output.done(session, &text, json!({ "was_frozen_by": frozen }), change.dry_run).await
+    let text = format!("the shard map is thawed; lost: {lost}");
+    output.done(session, &text, json, change.dry_run).await
+}
+
+/// Refuses to give up nodes that may live: no node has a key, or one answers although Consul does not see it.
+async fn check_lost<'a>(
+    session: &Session,
+    cluster: &Arc<Cluster>,
+    mut lost: impl Iterator<Item = &'a str>,
+    loss: &Loss,
+) -> Result<(), Failure> {
+    if cluster.snapshot().nodes.is_empty() {
+        return Err(Failure::Refused(
+            "no node has a key in Consul: it is not known which nodes live".to_owned(),
+        ));
+    }
+    if loss.force {
+        return Ok(());
+    }
+    let overview = session.overviews(cluster)?.overview().await;
+    let answers = |id: &&str| overview.nodes.iter().any(|it| it.id == *id && it.lost_consul);
+    match lost.find(answers) {
+        Some(node) => Err(Failure::Refused(format!(
+            "{node} lives: it answers at its data address, and only Consul does not see it. Check its agent; --force gives \
+             it up all the same"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Requires consent to what no other verb undoes: in advance, or on a terminal.
+fn consent(given: &Consent, question: &str) -> Result<(), Failure> {
+    match given.yes || agreed(question)? {
+        true => Ok(()),
+        false => Err(Failure::Refused("nothing was changed".to_owned())),
+    }
 }
 
 /// `pause`
@@ -507,13 +553,13 @@ pub async fn pause(session: &Session, given: &Pause, output: Output) -> Result<(
         true => cluster.snapshot().paused.clone(),
         false => cluster.pause_moves(condition.as_ref(), &by, why).await?,
     };
-    let text = match &before {
-        None => "all automatic moves of shards are paused, until `consul-ha resume`".to_owned(),
-        Some(before) => format!("they were paused already, by {}", before.by),
-    };
-    output
-        .done(session, &text, json!({ "was_paused": before, "by": by, "why": why }), change.dry_run)
-        .await
+    let json = json!({ "was_paused": before, "by": by, "why": why });
+    if let Some(before) = &before {
+        let text = format!("they were paused already, by {}", before.by);
+        return output.unchanged(&text, json, change.dry_run);
+    }
+    let text = "all automatic moves of shards are paused, until `consul-ha resume`";
+    output.done(session, text, json, change.dry_run).await
 }
 
 /// The user of this process, at its machine.
@@ -537,16 +583,17 @@ pub async fn resume(session: &Session, change: &Change, output: Output) -> Resul
     if !snapshot.frozen.is_empty() {
         say("consul-ha: the shard map is frozen: see `consul-ha why`, and `thaw`");
     }
-    let text = match &before {
-        None => "moves of shards were not paused".to_owned(),
-        Some(before) => format!("shards move again; they were paused by {}", before.by),
+    let json = json!({ "was_paused": before });
+    let Some(before) = &before else {
+        return output.unchanged("moves of shards were not paused", json, change.dry_run);
     };
-    output.done(session, &text, json!({ "was_paused": before }), change.dry_run).await
+    let text = format!("shards move again; they were paused by {}", before.by);
+    output.done(session, &text, json, change.dry_run).await
 }
 
 /// `forget`
 pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result<(), Failure> {
-    let Forget { of, force } = given;
+    let Forget { of, loss } = given;
     let node = &of.node;
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
@@ -558,18 +605,13 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
     if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
         return Err(live());
     }
-    if !force {
-        let overview = session.overviews(&cluster)?.overview().await;
-        if overview.nodes.iter().any(|it| it.id == *node && it.lost_consul) {
-            return Err(Failure::Refused(format!(
-                "{node} lives: it answers at its data address, and only Consul does not see it. Check its agent; \
-                 --force forgets it all the same"
-            )));
-        }
+    if snapshot.nodes.contains_key(node) {
+        check_lost(session, &cluster, std::iter::once(node.as_str()), loss).await?;
     }
     let is_dry = of.change.dry_run;
     let mut services = Vec::new();
     if !is_dry {
+        consent(&loss.consent, &format!("{node} is not a member any more"))?;
         match cluster.forget(condition.as_ref(), node).await? {
             Forgotten::Live => return Err(live()),
             Forgotten::Removed(left) => services = left,
@@ -590,25 +632,34 @@ pub async fn accept_loss(
     given: &AcceptLoss,
     output: Output,
 ) -> Result<(), Failure> {
-    let AcceptLoss { store, shard, nodes, dry_run, expect_epoch } = given;
+    let AcceptLoss { store, shard, nodes, dry_run, expect_epoch, loss } = given;
     let cluster = session.look().await?;
-    let lost = if *dry_run {
-        stores::outside::missing(&cluster, store, *shard, nodes, *expect_epoch).await?
-    } else {
-        stores::outside::accept_loss(&cluster, store, *shard, nodes, *expect_epoch).await?
-    };
-    let lost: Option<Vec<&str>> = lost.as_ref().map(|it| it.iter().map(|node| &**node).collect());
-    let text = match &lost {
+    let found = stores::outside::missing(&cluster, store, *shard, nodes, *expect_epoch).await?;
+    let lost: Option<Vec<String>> = found.map(|it| it.iter().map(ToString::to_string).collect());
+    let what = match &lost {
+        None if cluster.snapshot().leader.is_none() => {
+            return Err(Failure::Refused(format!(
+                "it is not known which replicas of shard {shard} are missing, and there is no leader, which would find out"
+            )));
+        }
         None => format!("the loss of what is missing of shard {shard} when the leader knows it"),
         Some(lost) if lost.is_empty() => {
             return Err(Failure::Refused(format!("no replica of shard {shard} is missing")));
         }
         Some(lost) => format!("the loss of the replicas of shard {shard} on {}", lost.join(", ")),
     };
-    let text = format!("accepted: {text}");
-    output
-        .done(session, &text, json!({ "store": store, "shard": shard, "lost": lost }), *dry_run)
-        .await
+    let named = lost.iter().flatten();
+    check_lost(session, &cluster, named.map(String::as_str), loss).await?;
+    if !dry_run {
+        let question =
+            format!("acknowledged writes of store {store} may be lost: accepted is {what}");
+        consent(&loss.consent, &question)?;
+        // The loss that was shown, if more is missing by now.
+        let of = lost.as_deref().unwrap_or(nodes);
+        stores::outside::accept_loss(&cluster, store, *shard, of, *expect_epoch).await?;
+    }
+    let json = json!({ "store": store, "shard": shard, "lost": lost });
+    output.done(session, &format!("accepted: {what}"), json, *dry_run).await
 }
 
 /// `forget-store`
@@ -617,7 +668,7 @@ pub async fn forget_store(
     given: &ForgetStore,
     output: Output,
 ) -> Result<(), Failure> {
-    let ForgetStore { store, yes, dry_run, limit } = given;
+    let ForgetStore { store, consent: given, dry_run, limit } = given;
     let cluster = session.look().await?;
     let Some(found) = stores::forget::find(&cluster, store).await? else {
         let known = stores::outside::names(&cluster).await?;
@@ -652,9 +703,7 @@ pub async fn forget_store(
     if *dry_run {
         return output.done(session, &text, json, true).await;
     }
-    if !yes && !agreed(&format!("store {store} is forgotten; {stays}"))? {
-        return Err(Failure::Refused("nothing was changed".to_owned()));
-    }
+    consent(given, &text)?;
     stores::forget::ask(&cluster, store, &operator()).await?;
     let end = Instant::now() + Duration::from_secs(*limit);
     loop {

@@ -10,7 +10,7 @@ use consul_cli::consul::named;
 use consul_cli::secret;
 use consul_client::Client;
 use consul_cluster::data_plane::DataPlane;
-use consul_cluster::nodes::operate::has_no_raft_leader;
+use consul_cluster::has_no_raft_leader;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::observe::overview::{MAP_TIME, Overview};
 use consul_cluster::observe::report::Overviews;

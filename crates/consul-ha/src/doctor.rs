@@ -9,6 +9,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_cluster::HISTORY;
+use consul_cluster::has_no_raft_leader;
 use consul_cluster::nodes::is_of_operators;
 use consul_cluster::nodes::rights::{Right, lacking};
 use consul_cluster::observe::overview::Level;
@@ -84,6 +85,13 @@ async fn examine(
     facts: &mut Facts,
     found: &mut Vec<Finding>,
 ) -> Result<(), Error> {
+    if has_no_raft_leader(&session.client).await {
+        let view = session.view().await?;
+        found.extend(of_problems(&view));
+        let why = "Consul itself: its servers have no Raft leader; the problems of `why` are all that is known";
+        facts.not_examined.push(why.to_owned());
+        return Ok(());
+    }
     facts.latency = permitted(session, latency(session).await, found).await?;
     let examined = agent_of(session, facts, found).await;
     permitted(session, examined, found).await?;
@@ -93,8 +101,7 @@ async fn examine(
     let Some(view) = permitted(session, session.settled_view().await, found).await? else {
         return Ok(());
     };
-    let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
-    found.extend(worse.map(|it| finding(it.problem, it.text.clone(), &it.cure)));
+    found.extend(of_problems(&view));
     let foreign = permitted(session, foreign_keys(session, &view).await, found).await?;
     let values = view.cluster.foreign_values().await;
     let values = permitted(session, values, found).await?.unwrap_or_default();
@@ -109,6 +116,12 @@ async fn examine(
     let sessions = permitted(session, sessions, found).await?;
     found.extend([foreign, services, sessions].into_iter().flatten().flatten());
     Ok(())
+}
+
+/// The problems of `why` that are not what an operator wanted.
+fn of_problems(view: &View) -> impl Iterator<Item = Finding> {
+    let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
+    worse.map(|it| finding(it.problem, it.text.clone(), &it.cure))
 }
 
 /// The result of an examination; without the right to it, that is a finding, and the rest is examined.

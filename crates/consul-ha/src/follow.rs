@@ -3,6 +3,7 @@
 use super::arguments::{Events, Serve};
 use super::connection::{Session, View};
 use super::failure::Failure;
+use super::look::say_age;
 use super::output::{Output, Shown, is_unread, line, print, print_json, say};
 use consul_cluster::observe::overview::{EventOverview, Level};
 use consul_cluster::observe::status::{Nodes, StatusServer};
@@ -34,7 +35,8 @@ pub async fn why(session: &Session) -> Result<Shown, Failure> {
         false => lines.collect::<Vec<_>>().join("\n"),
     };
     let is_well = problems.iter().all(|problem| problem.level == Level::Note);
-    Ok(Shown { text, json: json!({ "problems": problems }), is_well })
+    let json = json!({ "problems": problems, "age_ms": overview.age_ms });
+    Ok(Shown { text, json, is_well })
 }
 
 /// `why --wait`
@@ -62,6 +64,7 @@ pub async fn wait_until_well(session: &Session, limit: u64, output: Output) -> R
 pub async fn events(session: &Session, given: &Events, output: Output) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
     let view = session.view().await?;
+    say_age(view.overview.age_ms);
     tell(&view.overview.events, &mut seen, output);
     while given.follow && !is_unread() {
         tokio::time::sleep(PAUSE).await;

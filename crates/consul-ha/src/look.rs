@@ -4,18 +4,18 @@ use super::arguments::{Shards, Which};
 use super::connection::{Session, View, check_node};
 use super::failure::Failure;
 use super::follow::utc;
-use super::output::{Shown, ago, counted, line, say, table};
+use super::output::{Shown, ago, counted, line, number, say, table};
 use consul_api::api::{kv, session};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use consul_client::coordination::semaphore::{HOLDER_FLAGS, SEMAPHORE_FLAGS, is_document};
 use consul_cluster::nodes::rights::{self, Right};
-use consul_cluster::observe::overview::{NodeOverview, NodeState, Overview};
+use consul_cluster::observe::overview::{NodeOverview, NodeState};
 use consul_cluster::shard_map::{ReplicaState, ShardMap};
 use consul_cluster::shell::{operand, shell_word};
 use consul_cluster::stores::{NumbersChanging, StoreOverview};
-use consul_cluster::{Blocked, Snapshot, past_leaders};
+use consul_cluster::{Blocked, PastLeaders, Snapshot, past_leaders};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
     let leader = overview.leader.as_ref().map(|leader| leader.node_id.as_str());
     let mut text = node_table(&overview.nodes, leader, !overview.stores.is_empty());
-    say_age(&overview);
+    say_age(overview.age_ms);
     if overview.nodes.is_empty() {
         text = format!(
             "no nodes below {}: --prefix names another cluster's keys",
@@ -38,7 +38,7 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     }
     for node in overview.nodes.iter().filter(|node| node.weight != 1.0) {
         let by = if overview.weights.contains_key(&node.id) { ", set by an operator" } else { "" };
-        text.push_str(&format!("\nweight of {}: {}{by}", line(&node.id), node.weight));
+        text.push_str(&format!("\nweight of {}: {}{by}", line(&node.id), number(node.weight)));
     }
     for (id, mode) in &overview.kept_modes {
         text.push_str(&format!("\nstopped: {}, {} when it starts", line(id), mode.name()));
@@ -46,14 +46,14 @@ pub async fn nodes(session: &Session) -> Result<Shown, Failure> {
     let json = json!({
         "nodes": overview.nodes, "leader": leader, "frozen": overview.frozen,
         "paused": overview.paused, "kept_modes": overview.kept_modes,
-        "weights": overview.weights,
+        "weights": overview.weights, "age_ms": overview.age_ms,
     });
     Ok(Shown::well(text, json))
 }
 
 /// Says that Consul has no leader, and how old what it shows is.
-fn say_age(overview: &Overview) {
-    if let Some(age_ms) = overview.age_ms {
+pub fn say_age(age_ms: Option<u64>) {
+    if let Some(age_ms) = age_ms {
         let age = age_ms / 1000;
         say(&format!("consul-ha: Consul's servers have no Raft leader: this is {age} s old"));
     }
@@ -102,7 +102,7 @@ fn node_table(nodes: &[NodeOverview], leader: Option<&str>, has_stores: bool) ->
 /// `shards`
 pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure> {
     let View { cluster, overview, .. } = session.view().await?;
-    say_age(&overview);
+    say_age(overview.age_ms);
     let snapshot = cluster.snapshot();
     let Some(map) = snapshot.map.as_deref() else {
         let why =
@@ -110,7 +110,9 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
         return Err(Failure::Refused(why.to_owned()));
     };
     if let Some(key) = &given.key {
-        return Ok(shard_of_key(&snapshot, map, key.as_bytes()));
+        let mut shown = shard_of_key(&snapshot, map, key.as_bytes());
+        shown.json["age_ms"] = overview.age_ms.into();
+        return Ok(shown);
     }
     if let Some(node) = &given.node {
         check_node(&snapshot, node)?;
@@ -142,7 +144,7 @@ pub async fn shards(session: &Session, given: &Shards) -> Result<Shown, Failure>
     }
     let json = json!({
         "map": overview.map, "listed": listed, "stores": overview.stores,
-        "unread_stores": overview.unread_stores,
+        "unread_stores": overview.unread_stores, "age_ms": overview.age_ms,
     });
     Ok(Shown::well(text, json))
 }
@@ -219,10 +221,11 @@ fn shard_of_key(snapshot: &Snapshot, map: &ShardMap, key: &[u8]) -> Shown {
 /// `leader`
 pub async fn leader(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.view().await?;
-    say_age(&overview);
+    say_age(overview.age_ms);
     let Some(leader) = &overview.leader else {
         let text = "there is no leader".to_owned();
-        return Ok(Shown { text, json: json!({ "leader": null }), is_well: false });
+        let json = json!({ "leader": null, "age_ms": overview.age_ms });
+        return Ok(Shown { text, json, is_well: false });
     };
     let is_well = leader.leads != Some(false);
     let text = format!(
@@ -233,12 +236,17 @@ pub async fn leader(session: &Session) -> Result<Shown, Failure> {
         leader.token,
         if is_well { "" } else { ": it has the leader's key and does not lead" },
     );
-    Ok(Shown { text: line(&text), json: json!({ "leader": leader }), is_well })
+    Ok(Shown {
+        text: line(&text),
+        json: json!({ "leader": leader, "age_ms": overview.age_ms }),
+        is_well,
+    })
 }
 
 /// `history`
 pub async fn history(session: &Session) -> Result<Shown, Failure> {
-    let leaders = past_leaders(&*session.observer()?).await?;
+    let PastLeaders { leaders, age_ms } = past_leaders(&*session.observer()?).await?;
+    say_age(age_ms);
     let rows = leaders.iter().enumerate().map(|(place, it)| {
         let until = leaders.get(place + 1).map(|next| next.elected_at_ms);
         let led = until.map(|until| until.saturating_sub(it.elected_at_ms) / 1000);
@@ -257,12 +265,13 @@ pub async fn history(session: &Session) -> Result<Shown, Failure> {
         }
         false => table(&header, &[2, 4], rows),
     };
-    Ok(Shown::well(text, json!({ "leaders": leaders })))
+    Ok(Shown::well(text, json!({ "leaders": leaders, "age_ms": age_ms })))
 }
 
 /// `names`: those that mean the same in every shell.
 pub async fn names(session: &Session) -> Result<Shown, Failure> {
-    let cluster = session.look().await?;
+    let cluster = session.observer()?;
+    cluster.look_also_back().await?;
     let snapshot = cluster.snapshot();
     let all = snapshot.nodes.keys().chain(snapshot.kept_modes.keys());
     let names: Vec<&str> = all.map(String::as_str).filter(|id| operand(id, "") == *id).collect();
@@ -352,14 +361,22 @@ fn other_documents(entries: &Value) -> BTreeSet<String> {
 
 /// `locks`
 pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
-    let args = Args::new().arg(prefix).opt("consistent", true);
+    let reads = consul_cluster::reads(&session.client).await;
+    let args = Args::new().arg(prefix).opt(reads.option(), true);
     let entries = session.client.call(&kv::LIST, &args).await?;
-    let sessions = session.client.call(&session::LIST, &Args::new()).await?;
+    let args = Args::new().opt(reads.option(), true);
+    let sessions = session.client.call(&session::LIST, &args).await?;
+    let age_ms = reads.age_ms(&entries.meta);
+    say_age(age_ms);
     let hidden = [
         (&entries.meta, Right::read_all("key", prefix)),
         (&sessions.meta, Right::read_all("session", "")),
     ];
-    let lacking = rights::to_see_lists(&session.client, hidden).await?;
+    // Without a leader Consul does not tell rights.
+    let lacking = match age_ms {
+        Some(_) => Vec::new(),
+        None => rights::to_see_lists(&session.client, hidden).await?,
+    };
     let (entries, sessions) = (entries.value, sessions.value);
     let of_session = |id: &str| {
         let is = |it: &&Value| it.get("ID").and_then(Value::as_str) == Some(id);
@@ -367,7 +384,16 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
         let found = sessions.items().iter().find(is);
         found.map_or_else(Default::default, |it| (text(it, "Name"), text(it, "Node")))
     };
-    let blocking = blocking(&entries, &session.options.leader_key, prefix);
+    let leader_key = &session.options.leader_key;
+    let mut blocking = blocking(&entries, leader_key, prefix);
+    let is_leaders = |it: &Value| it.get("Key").and_then(Value::as_str) == Some(leader_key);
+    if entries.items().iter().any(is_leaders)
+        && !blocking.contains_key(leader_key)
+        && let Ok(View { overview, .. }) = session.view().await
+        && let Some(it) = overview.problems.iter().find(|it| it.problem == "leader_unknown")
+    {
+        blocking.insert(leader_key.clone(), format!("{leader_key}: {}: {}", it.text, it.cure));
+    }
     let (mut rows, mut list) = (Vec::new(), Vec::new());
     for held in entries.items().iter().filter_map(Held::of) {
         // The document of a semaphore is not a contender.
@@ -405,7 +431,7 @@ pub async fn locks(session: &Session, prefix: &str) -> Result<Shown, Failure> {
     }
     let lacks: Vec<String> = lacking.iter().map(Right::to_string).collect();
     let keys: Vec<&String> = blocking.keys().collect();
-    let json = json!({ "locks": list, "blocking": keys, "cures": blocking, "token_lacks": lacks });
+    let json = json!({ "locks": list, "blocking": keys, "cures": blocking, "token_lacks": lacks, "age_ms": age_ms });
     Ok(Shown::well(text, json))
 }
 

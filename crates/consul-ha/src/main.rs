@@ -87,7 +87,7 @@ async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Resu
         Verb::Leave(it) => change::leave(session, it, output).await,
         Verb::Drain(drain) => change::drain(session, drain, output).await,
         Verb::Maintenance(it) => change::maintenance(session, it, output).await,
-        Verb::Thaw(change) => change::thaw(session, change, output).await,
+        Verb::Thaw(it) => change::thaw(session, it, output).await,
         Verb::Pause(it) => change::pause(session, it, output).await,
         Verb::Resume(change) => change::resume(session, change, output).await,
         Verb::Forget(it) => change::forget(session, it, output).await,

@@ -79,6 +79,12 @@ impl Output {
         }
     }
 
+    /// Says that there was nothing to do, for which no right is needed.
+    pub fn unchanged(self, text: &str, mut json: Value, is_dry: bool) -> Result<(), Failure> {
+        json["dry_run"] = is_dry.into();
+        self.show(&Shown::well(line(text), json))
+    }
+
     /// Says what was done, or would be: what the token may not do would not.
     pub async fn done(
         self,
@@ -113,6 +119,14 @@ impl Output {
     }
 }
 
+/// A number for people: not with hundreds of digits.
+pub fn number(number: f64) -> String {
+    match number == 0.0 || (1e-6..1e16).contains(&number.abs()) {
+        true => number.to_string(),
+        false => format!("{number:e}"),
+    }
+}
+
 /// How long ago this moment was, in words for people.
 pub fn ago(at_ms: u64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -129,6 +143,14 @@ pub fn ago(at_ms: u64) -> String {
 mod tests {
     use super::*;
     use std::time::{SystemTime, UNIX_EPOCH};
+
+    #[test]
+    fn no_number_has_hundreds_of_digits() {
+        let cases = [(0.0, "0"), (2.0, "2"), (0.5, "0.5"), (1e-320, "1e-320"), (1e300, "1e300")];
+        for (given, shown) in cases {
+            assert_eq!(number(given), shown);
+        }
+    }
 
     #[test]
     fn how_long_ago_it_was_has_a_unit_that_fits() {

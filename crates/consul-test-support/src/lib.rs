@@ -21,6 +21,7 @@ pub mod program;
 pub mod prometheus;
 pub mod proxy;
 pub mod recipes;
+pub mod schema;
 pub mod trials;
 pub mod world;
 

@@ -126,6 +126,7 @@ pub(crate) async fn campaign(cluster: &Cluster) -> Infallible {
             () = other_leads(cluster) => None,
         };
         if let Some(Ok(lease)) = &acquired {
+            *lock(&cluster.led_session) = Some(lease.session().to_owned());
             *lock(&cluster.lease) = Some(Arc::clone(lease));
             fitness::note_written(cluster, [cluster.options.leader_key.clone()]);
         }

@@ -5,7 +5,10 @@ use crate::cluster::Cluster;
 use crate::keys;
 use crate::options::Options;
 use crate::pauses::{PAUSE, REFUSED_PAUSE};
+use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::value::Value;
 use consul_client::coordination::{Lease, set, unchanged};
 use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
@@ -47,15 +50,28 @@ fn decode(key: &str, bytes: &[u8]) -> Result<Vec<PastLeader>, Error> {
 }
 
 /// The leaders of a cluster, the newest at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastLeaders {
+    /// The leaders.
+    pub leaders: Vec<PastLeader>,
+    /// How long ago, in milliseconds, the server that has told them had contact with a Raft leader; `None`: it is the newest.
+    pub age_ms: Option<u64>,
+}
+
+/// The leaders of a cluster; while Consul's servers have no Raft leader, those that one server has heard last.
 ///
 /// # Errors
-/// Errors of the call.
-pub async fn leaders(cluster: &Cluster) -> Result<Vec<PastLeader>, Error> {
-    let key = cluster.options().history_key();
-    match keys::read(cluster.client(), &key).await? {
-        Some((bytes, _)) => decode(&key, &bytes),
-        None => Ok(Vec::new()),
-    }
+/// Errors of the call; [`Kind::Conflict`] for another program's value.
+pub async fn leaders(cluster: &Cluster) -> Result<PastLeaders, Error> {
+    let (key, client) = (cluster.options().history_key(), cluster.client());
+    let reads = keys::reads(client).await;
+    let args = Args::new().arg(key.as_str()).opt(reads.option(), true);
+    let answer = client.call(&kv::GET, &args).await?;
+    let leaders = match &answer.value {
+        Value::Bytes(bytes) => decode(&key, bytes)?,
+        _ => Vec::new(),
+    };
+    Ok(PastLeaders { leaders, age_ms: reads.age_ms(&answer.meta) })
 }
 
 /// Adds this leadership to the history.

@@ -44,6 +44,13 @@ impl Blocked {
         is_blocked.then(|| Blocked { key: key.to_owned(), session: session.map(str::to_owned) })
     }
 
+    /// The block as a process sees it that knows the sessions with which nodes have led: a node that leads and whose record
+    /// another program has overwritten gives the key up at once.
+    pub(crate) fn seen_by(self, is_nodes: impl Fn(&str) -> bool) -> Self {
+        let session = self.session.filter(|id| !is_nodes(id));
+        Blocked { session, ..self }
+    }
+
     /// As an entry of a list of keys shows it.
     pub fn of_entry(entry: &Value) -> Option<Self> {
         let text = |name| entry.get(name).and_then(Value::as_str);

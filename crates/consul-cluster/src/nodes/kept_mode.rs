@@ -7,7 +7,7 @@
 use super::node::{Mode, Record, Records};
 use super::pause::Pause;
 use super::weights::Weights;
-use crate::keys;
+use crate::keys::{self, Said};
 use crate::options::Options;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -73,13 +73,13 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Mode> {
 }
 
 /// The kept modes in a list of the keys below the nodes' prefix.
-pub(super) fn listed(options: &Options, entries: &Value) -> Modes {
+pub(super) fn listed(options: &Options, entries: &Value, said: &mut Said) -> Modes {
     let mode = |entry: &Value| {
         let key = entry.get("Key").and_then(Value::as_str)?;
         let id = id_of(key.strip_prefix(&options.nodes_prefix)?)?;
         let Some(Value::Bytes(bytes)) = entry.get("Value") else { return None };
         let mode = decode(bytes);
-        if mode.is_none() {
+        if mode.is_none() && said.is_new(key) {
             tracing::warn!(key, "not the mode of a node that is stopped; it is ignored");
         }
         Some((id.to_owned(), mode?))

@@ -7,10 +7,11 @@ use super::claim::name_taken;
 use super::contest::{Contest, Found};
 use super::node::{Complaint, Mode, Node, Record, Records};
 use super::registered::{self, Instances, Verdict, instances, is_live, records, write};
+use super::weights::Listed;
 use super::{claim, kept_mode, pause, requested, restore, settings, start, weights};
 use crate::Event;
 use crate::cluster::Cluster;
-use crate::keys;
+use crate::keys::{self, Said};
 use crate::leader::{election, fitness};
 use crate::options::Options;
 use crate::pauses::{PAUSE, WAIT};
@@ -582,13 +583,23 @@ impl Cluster {
             self.update(|snapshot| snapshot.hides_keys = hides);
         }
         self.keep_nodes_after_loss(state);
-        let mut records = {
-            let said = &mut lock(&self.reported).strangers;
-            records(&self.options, &state.answer.value, said)
+        let (options, listed) = (&self.options, &state.answer.value);
+        let mut said = Said::after(std::mem::take(&mut lock(&self.reported).said));
+        let mut records = records(options, listed, &mut said);
+        let mut kept = kept_mode::listed(options, listed, &mut said);
+        let mut paused = pause::listed(options, listed);
+        let (mut weights, has_foreign_weights) = match weights::listed(options, listed, &mut said) {
+            Listed::Absent => (None, false),
+            // Until another program's value is gone, those known before count.
+            Listed::Foreign => (Some(self.snapshot().weights.clone()), true),
+            Listed::Weights(weights) => (Some(weights), false),
         };
-        let mut kept = kept_mode::listed(&self.options, &state.answer.value);
-        let mut paused = pause::listed(&self.options, &state.answer.value);
-        let mut weights = weights::listed(&self.options, &state.answer.value);
+        lock(&self.reported).said = said.now();
+        if self.snapshot().has_foreign_weights != has_foreign_weights {
+            self.update(|snapshot| snapshot.has_foreign_weights = has_foreign_weights);
+        }
+        // The key is never deleted: the leader writes it again.
+        let has_lost_weights = weights.is_none() && !self.snapshot().weights.is_empty();
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
@@ -604,7 +615,7 @@ impl Cluster {
             true => reported.records.keys().any(|id| records.contains_key(id)),
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
-        if (is_lacking || state.is_resynchronised) && !self.options.observer {
+        if (is_lacking || state.is_resynchronised || has_lost_weights) && !self.options.observer {
             let found = (&kept, paused.as_ref(), weights.as_ref());
             restore::note_lost(self, state, &records, found);
         } else {
@@ -708,10 +719,11 @@ impl Cluster {
     /// Takes the weight of this node, which is that of its configuration unless an operator has set another one. Whether it
     /// has changed.
     fn take_weight(&self, of_operator: Option<f64>) -> bool {
-        let Record { weight, .. } = &mut *lock(&self.record);
+        let Record { weight, set_weight, .. } = &mut *lock(&self.record);
         let wanted = of_operator.unwrap_or(self.options.weight);
-        let is_new = *weight != wanted;
-        if is_new {
+        let is_new = *weight != wanted || *set_weight != of_operator;
+        *set_weight = of_operator;
+        if *weight != wanted {
             tracing::info!(
                 node = self.options.node_id,
                 weight = wanted,

@@ -26,6 +26,9 @@ pub struct Record {
     pub zone: String,
     /// Its share of the shards relative to the other nodes; 0 or more.
     pub weight: f64,
+    /// The weight that an operator has given to it, if one has and it has taken that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_weight: Option<f64>,
     /// Application metadata.
     #[serde(default)]
     pub meta: BTreeMap<String, String>,
@@ -142,6 +145,7 @@ impl Record {
             data_address: String::new(),
             zone: options.zone.clone(),
             weight: options.weight,
+            set_weight: None,
             meta: options.meta.clone(),
             mode: Mode::Active,
             unknown_mode: None,

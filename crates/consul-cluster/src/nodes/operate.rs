@@ -9,17 +9,13 @@ use crate::Cluster;
 use crate::keys::{self, Reads, Unchanged, Update};
 use crate::leader::{election, history};
 use crate::shard_map::publication::{self, Announced, Announcement, Content};
-use consul_api::api::{health, kv, status};
+use consul_api::api::{health, kv};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
-use consul_client::Client;
 use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
 use consul_client::watch::State;
-
-/// The timeout of the question whether Consul has a Raft leader.
-const LEADER_TIMEOUT_MS: u64 = 1000;
 
 /// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +41,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::look`].
     pub async fn look_also_back(&self) -> Result<(), Error> {
-        let has_none = has_no_raft_leader(&self.client).await;
-        self.look_by(if has_none { Reads::OfAnyServer } else { Reads::Linearizable }).await
+        self.look_by(keys::reads(&self.client).await).await
     }
 
     async fn look_by(&self, reads: Reads) -> Result<(), Error> {
@@ -378,16 +373,22 @@ impl Cluster {
     /// As [`Cluster::thaw`], while another key is unchanged.
     ///
     /// # Errors
-    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed.
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, or the announcement of the map
+    /// cannot be read.
     pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
         let key = self.options.epoch_key();
         let update = self.update_while(condition, &key, |found| {
-            let announcement = found.and_then(Announcement::parse);
-            Ok(match announcement.filter(|announcement| !announcement.frozen.is_empty()) {
-                Some(announcement) => {
+            let Some(found) = found else { return Ok(Update::Keep) };
+            let Some(announcement) = Announcement::parse(found) else {
+                let why =
+                    format!("whether the map is frozen is not known: {}", self.not_announced());
+                return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+            };
+            Ok(match announcement.frozen.is_empty() {
+                true => Update::Keep,
+                false => {
                     Update::Put(Announcement { frozen: Vec::new(), ..announcement }.to_bytes())
                 }
-                None => Update::Keep,
             })
         });
         self.in_time(update).await
@@ -563,13 +564,6 @@ impl Cluster {
         self.in_time(self.change_record(condition, node_id, withdraw)).await?;
         Ok(withdrawn)
     }
-}
-
-/// Whether a server of Consul says that there is no Raft leader.
-pub async fn has_no_raft_leader(client: &Client) -> bool {
-    let args = Args::new().opt("timeout_ms", LEADER_TIMEOUT_MS);
-    let leader = client.call(&status::LEADER, &args).await;
-    leader.is_ok_and(|answer| answer.value.as_str() == Some(""))
 }
 
 /// The error for a name that no node has.

@@ -2,7 +2,7 @@
 
 use super::is_of_operators;
 use super::node::{Complaint, Mode, Record, Records};
-use crate::keys;
+use crate::keys::{self, Said};
 use crate::options::Options;
 use crate::pauses::CERTAIN_AFTER;
 use consul_api::api::health;
@@ -71,8 +71,8 @@ pub(crate) fn service(options: &Options, record: &Record) -> Service {
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(super) records: Records,
-    /// The keys under the nodes' prefix in the last answer that are not nodes' keys.
-    pub(super) strangers: BTreeSet<String>,
+    /// The keys under the nodes' prefix that the log has called other programs'.
+    pub(super) said: BTreeSet<String>,
     /// Each registered incarnation; `None` before the first answer.
     pub(super) instances: Option<Instances>,
     pub(super) of_records: Doubt,
@@ -191,9 +191,9 @@ pub(super) fn is_live(instances: &Instances, incarnation: &str) -> bool {
     of_incarnation(instances, incarnation).any(|instance| instance.is_live)
 }
 
-/// The records under the nodes' prefix. Keys of other programs are ignored; keys that `said` does not name are logged once.
-pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<String>) -> Records {
-    let (mut records, mut strangers) = (BTreeMap::new(), BTreeSet::new());
+/// The records under the nodes' prefix. Keys of other programs are ignored.
+pub(super) fn records(options: &Options, entries: &Value, said: &mut Said) -> Records {
+    let mut records = BTreeMap::new();
     for entry in entries.items() {
         let Some(key) = entry.get("Key").and_then(Value::as_str) else { continue };
         let Some(id) = key.strip_prefix(&options.nodes_prefix) else { continue };
@@ -207,7 +207,9 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<St
         };
         match record {
             Some(record) => {
-                if let Some(mode) = &record.unknown_mode {
+                if let Some(mode) = &record.unknown_mode
+                    && said.is_new(key)
+                {
                     let modes = Mode::ALL.map(Mode::name).join(", ");
                     tracing::warn!(
                         key,
@@ -217,15 +219,10 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut BTreeSet<St
                 }
                 records.insert(id.to_owned(), (Arc::new(record), index));
             }
-            None => {
-                if !said.contains(key) {
-                    tracing::warn!(key, "not a node's key");
-                }
-                strangers.insert(key.to_owned());
-            }
+            None if said.is_new(key) => tracing::warn!(key, "not a node's key"),
+            None => {}
         }
     }
-    *said = strangers;
     records
 }
 

@@ -2,7 +2,7 @@
 //! and has no session: it outlives restarts. Each node takes its own weight from there into its own key, from which the others
 //! and a leader of an older release have it. The key is never deleted: without it Consul has lost data.
 
-use crate::keys;
+use crate::keys::{self, Said};
 use crate::options::Options;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -45,14 +45,26 @@ pub(super) fn decode(bytes: &[u8]) -> Weights {
     members(bytes).into_iter().flatten().filter_map(weight).collect()
 }
 
-/// The weights in a list of the keys below the nodes' prefix; `None`: the key is not there.
-pub(super) fn listed(options: &Options, entries: &Value) -> Option<Weights> {
+/// The weights in a list of the keys below the nodes' prefix.
+pub(super) enum Listed {
+    /// The key is not there.
+    Absent,
+    /// Another program has written it.
+    Foreign,
+    Weights(Weights),
+}
+
+/// As [`Listed`].
+pub(super) fn listed(options: &Options, entries: &Value, said: &mut Said) -> Listed {
     let key = options.weights_key();
-    let bytes = keys::listed(entries, &key)?;
-    if members(bytes).is_none() {
+    let Some(bytes) = keys::listed(entries, &key) else { return Listed::Absent };
+    if members(bytes).is_some() {
+        return Listed::Weights(decode(bytes));
+    }
+    if said.is_new(&key) {
         tracing::warn!(key, "not the weights of nodes; they are ignored");
     }
-    Some(decode(bytes))
+    Listed::Foreign
 }
 
 /// The weight that an operator has given to a node. A token may lack the right to read it.

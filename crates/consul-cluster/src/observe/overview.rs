@@ -8,6 +8,7 @@ mod problems;
 mod tests;
 
 use super::report::{Known, Told};
+use crate::keys;
 use crate::leader::record::Blocked;
 use crate::nodes::kept_mode::Modes;
 use crate::nodes::node::{Mode, Node};
@@ -92,6 +93,9 @@ pub struct Overview {
     /// The cause that keeps all nodes from the leader's key; the problems tell it.
     #[serde(skip)]
     pub blocked: Option<Blocked>,
+    /// Why the weights that operators set cannot be read.
+    #[serde(skip)]
+    pub foreign_weights: Option<String>,
     /// Why this process does not know all of the stores' maps.
     #[serde(skip)]
     pub unread_stores: Vec<String>,
@@ -332,7 +336,13 @@ impl Overview {
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
             has_no_raft_leader: known.has_no_raft_leader,
-            blocked: snapshot.blocked.clone(),
+            blocked: snapshot.blocked.clone().map(|blocked| {
+                let is_nodes = |id: &str| known.told.values().any(|told| told.has_led_with(id));
+                blocked.seen_by(is_nodes)
+            }),
+            foreign_weights: snapshot
+                .has_foreign_weights
+                .then(|| keys::foreign(&options.weights_key()).message().to_owned()),
             unread_stores: known.maps.unread().to_vec(),
             other_clusters: snapshot.other_clusters.clone(),
             unread_map: snapshot.unreadable.clone(),

@@ -7,7 +7,7 @@ mod bounds;
 use super::overview::{EndpointOverview, MAP_TIME, MapOverview, NewestMaps, Overview};
 use crate::data_plane::{Body, CallOptions, DataPlane, Service};
 use crate::event::{MAX_KEPT, PastEvent};
-use crate::nodes::operate::has_no_raft_leader;
+use crate::keys::has_no_raft_leader;
 use crate::nodes::rights;
 use crate::options::Options;
 use crate::shard_map::ShardMap;
@@ -65,6 +65,9 @@ struct Report {
     map_epoch: u64,
     #[serde(default)]
     lease: Option<LeaseReport>,
+    /// The session of its last leadership.
+    #[serde(default)]
+    led_session: Option<String>,
     /// The nodes that refuse its `cluster_key`, or whose key it refuses, if it is the leader.
     #[serde(default)]
     refusing: Vec<String>,
@@ -145,6 +148,11 @@ impl Told {
 
     pub fn lease(&self) -> Option<LeaseReport> {
         self.report.as_ref()?.lease
+    }
+
+    /// Whether it has led with this session.
+    pub fn has_led_with(&self, session: &str) -> bool {
+        self.report.as_ref().is_some_and(|report| report.led_session.as_deref() == Some(session))
     }
 
     /// Whether it may act as the leader with this token, once it had the time to know that it is; `None`: it does not tell.
@@ -518,6 +526,7 @@ impl Overviews {
                 token: lease.token(),
                 left_ms: lease.remaining().as_millis() as u64,
             }),
+            led_session: lock(&cluster.led_session).clone(),
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
             unreached: if cluster.lease().is_some() { cluster.unreached() } else { Vec::new() },
             certificate_expires_ms: expires_s.map(|seconds| seconds * 1000),

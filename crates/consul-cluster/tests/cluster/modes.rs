@@ -253,10 +253,29 @@ fn a_weight_that_cannot_be_is_refused_and_others_in_the_key_are_ignored() {
 }
 
 #[test]
+fn weights_that_are_overwritten_or_deleted_count_as_before_and_are_written_again() {
+    let (world, nodes) = three();
+    let key = "tsdb/cluster/nodes/all/weights";
+    world.run(look(&world).set_weight(None, "n3", Some(0.5))).expect("it is set");
+    world.wait(secs(30));
+    let epoch = nodes[0].epoch();
+    for value in ["my own notes", "[]", "1", "null"] {
+        world.write(key, value);
+        world.wait(secs(30));
+        assert_eq!(weight_of_n3(&world), Some(0.5), "{value}");
+        assert_eq!(world.read(key).as_deref(), Some(value), "it stays");
+        world.send("DELETE", &format!("/v1/kv/{key}"), "");
+        world.wait(secs(30));
+        assert_eq!(world.read(key).as_deref(), Some(r#"{"n3":0.5}"#), "after {value}");
+        assert_eq!((weight_of_n3(&world), nodes[0].epoch()), (Some(0.5), epoch), "{value}");
+    }
+}
+
+#[test]
 fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
     const KEY: &str = "tsdb/cluster/shards/leaders";
     let (world, mut nodes) = three();
-    let history = || world.run(past_leaders(&look(&world))).expect("an answer");
+    let history = || world.run(past_leaders(&look(&world))).expect("an answer").leaders;
     let leads = |nodes: &[Process]| leaders(nodes)[0].cluster.options().node_id.clone();
     let first = leads(&nodes);
     assert_eq!(history().iter().map(|it| &it.node_id).collect::<Vec<_>>(), [&first]);

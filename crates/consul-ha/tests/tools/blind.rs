@@ -62,7 +62,8 @@ fn names_rights(run: &impl Fn(&[&str], &[&str]) -> Run) {
     }
     run(&[&denied("ha/shards/maps/points"), SERVICES, NODES], &["accept-loss", "points", "0"])
         .refused(5, &["the token lacks key:read on \"ha/shards/maps/points\""]);
-    run(&reader, &["thaw"]).refused(5, &["the token lacks key:write on \"ha/shards/epoch\""]);
+    run(&reader, &["thaw", "--yes"])
+        .refused(5, &["the token lacks key:write on \"ha/shards/epoch\""]);
     let deaf = [READS, SERVICES, NODES, r#"key "ha/leader" { policy = "deny" }"#];
     for verb in [&["leader"][..], &["drain", "n1"], &["hand-over"], &["accept-loss", "points", "0"]]
     {

@@ -24,6 +24,7 @@ pub fn run(system: &System) {
     set_weight(system);
     weights_of_many(system);
     foreign_values(system);
+    overwritten_weights(system);
     pause(system);
     forget_store(system);
     hand_over(system);
@@ -173,7 +174,7 @@ fn stopped(system: &System) {
     assert_eq!(ended, "n9 gets shards again, when it starts\n");
     system.run(&["drain", "n9", "--off"]).refused(1, &["unknown node \"n9\""]);
     keep("maintenance");
-    assert_eq!(system.run(&["forget", "n9"]).ok(), "n9 is not a member any more\n");
+    assert_eq!(system.run(&["forget", "n9", "--yes"]).ok(), "n9 is not a member any more\n");
     system.run(&["forget", "n9"]).refused(1, &["unknown node \"n9\""]);
 }
 
@@ -189,7 +190,9 @@ fn set_weight(system: &System) {
     assert!(!system.run(&["doctor"]).out.contains("foreign_key"));
     let ended = system.run(&["set-weight", "n2", "--off", "--json"]).json();
     assert_eq!(ended, json!({ "node": "n2", "weight": null, "before": 0.5, "dry_run": false }));
-    system.wait_for("the configured weight is back", || system.node("n2")["weight"] == 1.0);
+    assert_eq!(system.node("n2")["weight"], 1.0, "the node has taken it");
+    assert_eq!(system.run(&["set-weight", "n2", "1e-320"]).ok(), "n2 has weight 1e-320\n");
+    system.run(&["set-weight", "n2", "--off"]).ok();
     for weight in ["-1", "NaN", "inf", "much"] {
         let line = ["set-weight", "n2", "--", weight];
         system.run(&line).refused(2, &["a number from 0 on"]);
@@ -218,8 +221,22 @@ fn weights_of_many(system: &System) {
     }
     for node in ["n1", "n2"] {
         system.run(&["set-weight", node, "--off"]).ok();
-        system.wait_for("the configured weight is back", || system.node(node)["weight"] == 1.0);
+        assert_eq!(system.node(node)["weight"], 1.0, "the node has taken it");
     }
+}
+
+/// Weights over which another program writes count as before, and are written again when its value is gone.
+fn overwritten_weights(system: &System) {
+    system.run(&["set-weight", "n2", "0.5"]).ok();
+    system.put("ha/nodes/all/weights", "my own notes");
+    system.wait_for("it is named", || system.run(&["why"]).out.contains("all/weights"));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(system.node("n2")["weight"], 0.5);
+    system.call(&kv::DELETE, Args::new().arg("ha/nodes/all/weights"));
+    let weights = || system.run(&["nodes", "--json"]).json()["weights"].clone();
+    system.wait_for("the weights are back", || weights() == json!({ "n2": 0.5 }));
+    assert_eq!(system.node("n2")["weight"], 0.5);
+    system.run(&["set-weight", "n2", "--off"]).ok();
 }
 
 /// Another program's values are left alone, and named with the command that makes room.
@@ -235,6 +252,10 @@ fn foreign_values(system: &System) {
         system.run(verb).refused(1, &[&words, &command]);
         let doctor = system.run(&["doctor"]);
         assert_eq!(doctor.out.matches(&command).count(), 1, "{doctor:?}");
+        if verb[0] == "set-weight" {
+            let why = system.run(&["why"]);
+            assert_eq!(why.out.matches(&command).count(), 1, "{why:?}");
+        }
         let stays = system.call(&kv::GET, Args::new().arg(key));
         assert_eq!(stays, Value::Bytes(b"my own notes".to_vec()), "{key}");
         match before {
@@ -259,6 +280,8 @@ fn pause(system: &System) {
     assert!(nodes.contains("\npaused by ada: no shard moves"), "{nodes}");
     assert_eq!(system.run(&["nodes", "--json"]).json()["paused"]["why"], "new racks");
     system.run(&["drain", "n2", "--wait"]).refused(1, &["moves are paused by ada"]);
+    let dry = system.run(&["resume", "--dry-run", "--json"]).json();
+    assert_eq!((&dry["was_paused"]["by"], &dry["dry_run"]), (&"ada".into(), &true.into()));
     let resumed = system.run(&["resume"]).ok();
     assert_eq!(resumed, "shards move again; they were paused by ada\n");
     assert!(!system.run(&["why"]).out.contains("paused"));
@@ -398,7 +421,10 @@ pub fn without_leader(system: &System) {
     hung(system);
     ["n1", "n5"].iter().for_each(|id| system.stop_node(id));
     system.wait_for("there is no leader", || system.run(&["leader"]).status == 1);
-    assert_eq!(system.run(&["leader", "--json"]).out, "{\"leader\":null}\n");
+    let json = json!({ "leader": null, "age_ms": null });
+    let shown: serde_json::Value =
+        serde_json::from_str(&system.run(&["leader", "--json"]).out).unwrap();
+    assert_eq!(shown, json);
     let doctor = system.run(&["doctor"]);
     assert!(doctor.out.contains("\nno_leader: the cluster has no leader"), "{doctor:?}");
     assert_eq!(doctor.status, 1);
@@ -429,20 +455,20 @@ fn frozen_and_forgotten(system: &System) {
     of_nodes(system);
     let accepted = |key: &String| key.contains("/accepted/");
     assert!(!system.traces()[0].iter().any(accepted), "nothing was accepted");
-    let lost = system.run(&["accept-loss", "points", "0", "--json"]).json();
+    let lost = system.run(&["accept-loss", "points", "0", "--yes", "--json"]).json();
     assert!(!lost["lost"].as_array().unwrap().is_empty());
     let dry = system.run(&["thaw", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: the shard map is thawed; lost: n2, n3\n");
     let other = (epoch(system) + 1).to_string();
     system.run(&["thaw", "--expect-epoch", &other]).refused(1, &["the shard map has epoch"]);
     let epoch = epoch(system).to_string();
-    let thawed = system.run(&["thaw", "--expect-epoch", &epoch]).ok();
+    let thawed = system.run(&["thaw", "--yes", "--expect-epoch", &epoch]).ok();
     assert_eq!(thawed, "the shard map is thawed; lost: n2, n3\n", "the dry run did not thaw it");
     assert_eq!(system.run(&["nodes", "--json"]).json()["frozen"].as_array().unwrap().len(), 0);
     let dry = system.run(&["forget", "n3", "--dry-run", "--json"]).json();
     assert_eq!(dry, json!({ "node": "n3", "registered_services": [], "dry_run": true }));
     assert_eq!(system.node("n3")["state"], "down");
-    let forgotten = system.run(&["forget", "n3"]);
+    let forgotten = system.run(&["forget", "n3", "--yes"]);
     assert!(
         forgotten.err.contains("`consul services deregister -id=ha-nodes-n3`"),
         "{forgotten:?}"

@@ -180,7 +180,7 @@ pub fn losses_of_two(version: &str) {
         String::from_utf8(word).unwrap()
     };
     let accept = |of: &[&str]| {
-        cluster.run(&[&["accept-loss", "points", "0"], of].concat()).ok();
+        cluster.run(&[&["accept-loss", "points", "0", "--yes"], of].concat()).ok();
         accepted()
     };
     assert!(!accept(&["--node", "n3"]).contains("n4"));

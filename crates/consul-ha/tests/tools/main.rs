@@ -13,6 +13,7 @@ mod lost;
 mod permissions;
 mod program;
 mod recipes;
+mod states;
 mod stopped;
 mod system;
 
@@ -34,6 +35,7 @@ fn trials() -> Trials {
             changes::run(&system);
             changes::without_leader(&system);
             system.says_no_secret();
+            states::have_schemas();
         });
     }
     for version in [SIM, "1.21"] {
@@ -67,6 +69,7 @@ fn trials() -> Trials {
     let is_missing = consul::is_missing("1.8", "what ACLs hide");
     let name = "a_token_that_sees_no_instances_removes_no_live_node_on_1.8";
     trials.add_unless(is_missing, name, blind::removes_no_live_node);
+    trials.add("each_verb_in_each_state_of_what_it_needs", states::are_told);
     trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
     let name = "a_node_that_stands_still_is_down_until_it_continues";
     trials.add_unless(consul::is_missing(SIM, name), name, stopped::is_down_until_it_continues);

@@ -1,6 +1,8 @@
 //! A run of the program.
 
+use crate::support::schema;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -14,6 +16,31 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that the program has printed in this process, for the search for secrets.
 pub static PRINTED: Mutex<String> = Mutex::new(String::new());
+
+/// The verbs whose output has been as the schema says.
+static OF_SCHEMA: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Requires that a line of the JSON of a verb is as docs/consul-ha.schema.json says, or a failure.
+fn is_of_schema(arguments: &[&str], line: &str) {
+    let file = crate::support::root().join("docs/consul-ha.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let document: Value = serde_json::from_str(line).unwrap();
+    let fits = |name: &str| {
+        let of = schema.pointer(&format!("/$defs/{name}")).unwrap_or_else(|| panic!("{name}"));
+        schema::fits(&schema, of, &document)
+    };
+    let verb = arguments.iter().find(|it| !it.starts_with('-')).expect("a verb");
+    if !fits("failure") {
+        assert!(fits(verb), "{arguments:?}: {line}");
+        OF_SCHEMA.lock().unwrap().insert((*verb).to_owned());
+    }
+}
+
+/// Requires that JSON of each of these verbs was seen.
+pub fn are_of_schema<'v>(mut verbs: impl Iterator<Item = &'v str>) {
+    let seen = OF_SCHEMA.lock().unwrap();
+    assert_eq!(verbs.find(|verb| !seen.contains(*verb)), None, "its JSON is compared: {seen:?}");
+}
 
 /// The output of a run, and its exit status.
 #[derive(Debug)]
@@ -46,6 +73,7 @@ impl Server {
         let mut line = String::new();
         let stdout = process.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
+        is_of_schema(&["serve"], line.trim());
         let said: Value = serde_json::from_str(&line).unwrap();
         Server { process, url: said["url"].as_str().unwrap().to_owned() }
     }
@@ -137,7 +165,11 @@ impl Run {
     /// With this as its standard output.
     pub fn into(out: Stdio, arguments: &[&str], environment: &[(&str, &str)]) -> Run {
         let mut program = program(arguments, environment);
-        Run::end_of(program.stdout(out).stderr(Stdio::piped()).spawn().unwrap())
+        let run = Run::end_of(program.stdout(out).stderr(Stdio::piped()).spawn().unwrap());
+        if arguments.contains(&"--json") {
+            run.out.lines().for_each(|line| is_of_schema(arguments, line));
+        }
+        run
     }
 
     /// That Ctrl-C interrupts when `wait` has ended.
@@ -152,6 +184,25 @@ impl Run {
         let kill = Command::new("kill").args(["-INT", &process.id().to_string()]).status();
         assert!(kill.unwrap().success());
         Run::end_of(process)
+    }
+
+    /// On a terminal on which this is typed; what it prints to both is its output.
+    pub fn on_terminal(arguments: &[&str], environment: &[(&str, &str)], typed: &str) -> Run {
+        let words: Vec<String> = arguments.iter().map(|it| format!("'{it}'")).collect();
+        let line = format!("'{}' {}", env!("CARGO_BIN_EXE_consul-ha"), words.join(" "));
+        let mut terminal = Command::new("script");
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
+            terminal.env_remove(name);
+        }
+        terminal.args(["-qec", &line, "/dev/null"]).envs(environment.iter().copied());
+        terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut terminal = terminal.spawn().unwrap();
+        // It may end before it reads that. When its input ends, it waits.
+        let mut input = terminal.stdin.take().unwrap();
+        let _ = writeln!(input, "{typed}");
+        let run = Run::end_of(terminal);
+        drop(input);
+        run
     }
 
     fn end_of(process: Child) -> Run {

@@ -223,6 +223,11 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         );
         found.push(note("mode_kept", id, text, cure));
     }
+    if let Some(why) = &overview.foreign_weights {
+        let text = format!("{why}; the weights of nodes known before count until a node starts");
+        let cure = "find the program that has written it; when its value is gone, the leader writes the weights again";
+        found.push(warning("weights_unreadable", "", text, cure.to_owned()));
+    }
     if overview.restored {
         let text = "Consul had lost the shard map; a node has put it back".to_owned();
         let cure = "nothing: the next leader's map ends this".to_owned();

@@ -102,6 +102,7 @@ fn well() -> Overview {
         events: Vec::new(),
         has_no_raft_leader: false,
         blocked: None,
+        foreign_weights: None,
         unread_stores: Vec::new(),
         other_clusters: BTreeSet::new(),
         unread_map: Vec::new(),
@@ -117,7 +118,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 46] = [
+    let cases: [Case; 47] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -167,6 +168,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "store points: no node is there for 8 of its replicas",
         ),
         (|it| it.leader = None, "no_leader", Level::Error, "has no leader"),
+        (
+            |it| it.foreign_weights = Some("ha/nodes/all/weights has another's value".to_owned()),
+            "weights_unreadable",
+            Level::Warning,
+            "ha/nodes/all/weights has another's value; the weights of nodes known before count",
+        ),
         (
             |it| {
                 let ended = Some("node_id \"n3\" is taken".to_owned());

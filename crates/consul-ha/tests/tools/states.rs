@@ -1,0 +1,397 @@
+//! Each verb in each state of what it needs to know. Nodes are what Consul has of them.
+
+use crate::program::{Run, are_of_schema};
+use crate::support::agent::{Agent, Fault, MANAGEMENT, served, with_acl};
+use crate::system::{client, object, token};
+use consul_api::api::{agent, kv, session};
+use consul_api::request::Args;
+use consul_api::table::Endpoint;
+use consul_api::value::Value;
+use consul_client::Client;
+use consul_client::coordination::lock::LOCK_FLAGS;
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
+use tokio::runtime::{Builder, Runtime};
+
+/// Where nobody listens.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// The word that agrees.
+const YES: &str = "yes";
+
+/// The end of a question.
+const QUESTION: &str = "Type yes to go on:";
+
+/// A verb that changes something.
+struct Change {
+    line: &'static [&'static str],
+    /// The words of its question, if no other verb undoes it; empty: it does not ask.
+    asks: &'static str,
+    /// The exit status while the cluster has no leader, and why.
+    leaderless: (i32, &'static str),
+    /// The same while no node has a key.
+    without_members: (i32, &'static str),
+}
+
+const UNKNOWN_NODE: (i32, &str) = (1, "unknown node");
+const NO_LEADER: (i32, &str) = (1, "there is no leader");
+const NO_MEMBERS: (i32, &str) =
+    (1, "no node has a key in Consul: it is not known which nodes live");
+const DONE: (i32, &str) = (0, "");
+
+const CHANGES: [Change; 13] = [
+    Change { line: &["drain", "n1"], asks: "", leaderless: DONE, without_members: UNKNOWN_NODE },
+    Change {
+        line: &["maintenance", "n1"],
+        asks: "",
+        leaderless: DONE,
+        without_members: UNKNOWN_NODE,
+    },
+    Change { line: &["hand-over"], asks: "", leaderless: NO_LEADER, without_members: (1, "stays") },
+    Change {
+        line: &["leave", "n1"],
+        asks: "",
+        leaderless: NO_LEADER,
+        without_members: UNKNOWN_NODE,
+    },
+    Change {
+        line: &["thaw"],
+        asks: "n3 count as lost",
+        leaderless: DONE,
+        without_members: NO_MEMBERS,
+    },
+    Change { line: &["pause"], asks: "", leaderless: DONE, without_members: DONE },
+    Change { line: &["resume"], asks: "", leaderless: DONE, without_members: DONE },
+    Change {
+        line: &["forget", "n3"],
+        asks: "n3 is not a member any more",
+        leaderless: DONE,
+        without_members: UNKNOWN_NODE,
+    },
+    Change {
+        line: &["accept-loss", "points", "0"],
+        asks: "acknowledged writes of store points may be lost",
+        leaderless: DONE,
+        without_members: NO_MEMBERS,
+    },
+    Change {
+        line: &["accept-loss", "gone", "0"],
+        asks: "what is missing of shard 0 when the leader knows it",
+        leaderless: (1, "it is not known which replicas of shard 0 are missing"),
+        without_members: NO_MEMBERS,
+    },
+    Change {
+        line: &["store-set", "points", "--write-quorum", "3"],
+        asks: "",
+        leaderless: DONE,
+        without_members: DONE,
+    },
+    Change {
+        line: &["forget-store", "other"],
+        asks: "its records stay on the disks of n8",
+        leaderless: NO_LEADER,
+        without_members: DONE,
+    },
+    Change {
+        line: &["set-weight", "n1", "2"],
+        asks: "",
+        leaderless: DONE,
+        without_members: UNKNOWN_NODE,
+    },
+];
+
+/// The verbs that show something, with their exit statuses: while all is known, with a token that may not read keys, and
+/// without a Raft leader.
+const SHOWS: [(&[&str], [i32; 3]); 10] = [
+    (&["nodes"], [0, 5, 0]),
+    (&["shards"], [0, 5, 0]),
+    (&["shards", "KEY"], [0, 5, 0]),
+    (&["leader"], [0, 5, 0]),
+    (&["history"], [0, 5, 0]),
+    (&["why"], [1, 5, 1]),
+    (&["events"], [0, 5, 0]),
+    (&["doctor"], [1, 1, 1]),
+    (&["locks"], [0, 0, 0]),
+    (&["names"], [0, 5, 0]),
+];
+
+/// The verbs that do not end, or ask no cluster.
+const OTHERS: [&str; 4] = ["serve", "completion", "man", "help"];
+
+struct Cluster {
+    address: String,
+    agent: Arc<Agent>,
+    client: Arc<Client>,
+    runtime: Runtime,
+    session: String,
+}
+
+impl Cluster {
+    fn start() -> Cluster {
+        let (address, agent) = served(with_acl());
+        let client = client(&address, MANAGEMENT);
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let mut cluster = Cluster { address, agent, client, runtime, session: String::new() };
+        let id = cluster.call(&session::CREATE, Args::new());
+        cluster.session = id.as_str().expect("an id").to_owned();
+        for id in ["n1", "n2"] {
+            let service = object(&[
+                ("Name", "ha-nodes".into()),
+                ("ID", format!("ha-nodes-{id}").into()),
+                ("Meta", object(&[("incarnation", format!("i-{id}").into())])),
+            ]);
+            cluster.call(&agent::SERVICE_REGISTER, Args::new().arg(service));
+        }
+        cluster
+    }
+
+    fn call(&self, endpoint: &'static Endpoint, args: Args) -> Value {
+        self.runtime.block_on(self.client.call(endpoint, &args)).expect("an answer").value
+    }
+
+    fn put(&self, key: &str, value: &Json) {
+        self.call(&kv::PUT, Args::new().arg(key).arg(value.to_string().into_bytes()));
+    }
+
+    fn delete(&self, below: &str) {
+        self.call(&kv::DELETE_TREE, Args::new().arg(below));
+    }
+
+    /// Two live nodes, and n2 leads; n3 is lost, and has frozen the map.
+    fn set_up(&self) {
+        self.delete("ha/");
+        for id in ["n1", "n2", "n3"] {
+            let record = json!({
+                "id": id, "address": NOBODY, "weight": 1, "started_ms": 1, "incarnation": format!("i-{id}"),
+            });
+            self.put(&format!("ha/nodes/{id}"), &record);
+        }
+        self.put("ha/shards/epoch", &json!({ "epoch": 7, "digest": "0", "frozen": ["n3"] }));
+        let map = json!({
+            "format": 1, "epoch": 7, "token": 1, "replicas": 1, "nodes": ["n1"], "shards": [[0]],
+        });
+        self.put("ha/shards/map", &map);
+        let place = |node: &str| json!({ "node": node, "disk": 1 });
+        let mut store = json!({
+            "format": 1, "version": 3, "openings": {}, "nodes": [],
+            "shared": { "shards": 1, "replicas": 3, "write_quorum": 2, "read_quorum": 2 },
+            "places": [place("n1"), place("n3"), place("n4")], "shards": [[0, [0, 1, 2], []]],
+        });
+        self.put("ha/shards/maps/points", &store);
+        store["unrecovered"] = json!([0]);
+        self.put("ha/shards/maps/gone", &store);
+        self.put("ha/shards/waiting/other", &json!("n8 opens its storage"));
+        self.put("ha/shards/members/other/nodes/n8", &json!({}));
+        self.put(
+            "ha/shards/leaders",
+            &json!([{ "node_id": "n2", "token": 1, "elected_at_ms": 1 }]),
+        );
+        let leader = json!({ "node_id": "n2", "address": NOBODY, "elected_at_ms": 1 });
+        let acquire = Args::new().arg("ha/leader").arg(leader.to_string().into_bytes());
+        let acquire = acquire.opt("acquire", self.session.as_str());
+        self.call(&kv::PUT, acquire.opt("flags", LOCK_FLAGS));
+    }
+
+    /// All keys with their values.
+    fn keys(&self) -> Vec<(Value, Value)> {
+        let entries = self.call(&kv::LIST, Args::new().arg(""));
+        let of = |entry: &Value, name| entry.get(name).cloned().unwrap_or(Value::Null);
+        entries.items().iter().map(|it| (of(it, "Key"), of(it, "Value"))).collect()
+    }
+
+    fn environment<'a>(&'a self, token: &'a str) -> [(&'static str, &'a str); 3] {
+        [
+            ("CONSUL_HTTP_ADDR", self.address.as_str()),
+            ("CONSUL_HTTP_TOKEN", token),
+            ("CONSUL_HA_PREFIX", "ha/"),
+        ]
+    }
+
+    /// A change in each way in which it can be run, which is refused with this status, asks nothing, and changes nothing.
+    fn is_refused(
+        &self,
+        change: &Change,
+        environment: &[(&str, &str)],
+        (status, why): (i32, &str),
+    ) {
+        let line = change.line;
+        let before = self.keys();
+        let mut ways = vec![(false, line.to_vec()), (false, [line, &["--dry-run"]].concat())];
+        if !change.asks.is_empty() {
+            ways.extend([(true, line.to_vec()), (false, [line, &["--yes"]].concat())]);
+        }
+        for (on_terminal, line) in ways {
+            let run = match on_terminal {
+                true => Run::on_terminal(&line, environment, YES),
+                false => Run::of(&line, environment),
+            };
+            let said = format!("{}{}", run.out, run.err);
+            assert!(!said.contains(QUESTION), "{line:?}: {run:?}");
+            assert!(run.status == status && said.contains(why), "{line:?}: {run:?}");
+        }
+        assert_eq!(self.keys(), before, "{line:?}");
+    }
+}
+
+/// The verbs of the help, with the help of each.
+pub fn verbs() -> Vec<(String, String)> {
+    let help = Run::of(&["--help"], &[]).ok();
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.split_whitespace().next());
+    let help = |name: &str| match name {
+        "help" => String::new(),
+        _ => Run::of(&[name, "--help"], &[]).ok(),
+    };
+    names.map(|name| (name.to_owned(), help(name))).collect()
+}
+
+/// The JSON of each verb that has some is as its schema says.
+pub fn have_schemas() {
+    let verbs = verbs();
+    let without = ["completion", "man", "help"];
+    let verbs = verbs.iter().map(|(verb, _)| verb.as_str()).filter(|verb| !without.contains(verb));
+    are_of_schema(verbs);
+}
+
+/// The program's own table of verbs has a row here for each, and those that ask have `--yes`.
+fn tables_have_all_verbs() {
+    for (verb, help) in verbs() {
+        let rows: Vec<&Change> = CHANGES.iter().filter(|it| it.line[0] == verb).collect();
+        assert_eq!(help.contains("--dry-run"), !rows.is_empty(), "{verb} changes something");
+        for row in rows {
+            assert_eq!(help.contains("--yes"), !row.asks.is_empty(), "{verb} asks");
+        }
+        let shows = SHOWS.iter().any(|(line, _)| line[0] == verb) || OTHERS.contains(&&*verb);
+        assert_eq!(help.contains("--dry-run"), !shows, "{verb} shows something");
+    }
+}
+
+pub fn are_told() {
+    tables_have_all_verbs();
+    let cluster = Cluster::start();
+    all_is_known(&cluster);
+    let blind = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let blind = cluster.runtime.block_on(token(&cluster.client, blind));
+    let (whole, blind) = (cluster.environment(MANAGEMENT), cluster.environment(&blind));
+    let nobody = [("CONSUL_HTTP_ADDR", NOBODY), ("CONSUL_HA_PREFIX", "ha/")];
+    for change in &CHANGES {
+        cluster.set_up();
+        cluster.is_refused(change, &blind, (5, "key:read"));
+        cluster.is_refused(change, &nobody, (3, NOBODY));
+        without_leader(&cluster, change);
+        without_members(&cluster, change);
+    }
+    cluster.set_up();
+    cluster.put("ha/shards/epoch", &json!("junk"));
+    let thaw = CHANGES.iter().find(|it| it.line == ["thaw"]).expect("a row");
+    cluster.is_refused(thaw, &whole, (1, "it is not known whether the shard map is frozen"));
+    cluster.set_up();
+    for (line, [known, hidden, _]) in SHOWS {
+        for (environment, status) in [(&whole[..], known), (&blind, hidden), (&nobody, 3)] {
+            let run = Run::of(line, environment);
+            assert_eq!(run.status, status, "{line:?}: {run:?}");
+            assert!(!run.err.contains("no Raft leader"), "{line:?}: {run:?}");
+        }
+    }
+    without_raft_leader(&cluster);
+}
+
+/// A verb that cannot be undone asks on a terminal, and needs `--yes` without one; all others ask nothing.
+fn all_is_known(cluster: &Cluster) {
+    let environment = cluster.environment(MANAGEMENT);
+    for Change { line, asks, .. } in &CHANGES {
+        cluster.set_up();
+        let before = cluster.keys();
+        let dry = Run::on_terminal(&[*line, &["--dry-run"]].concat(), &environment, YES);
+        // A map that is frozen lets no node go.
+        let status = if line[0] == "leave" { 1 } else { 0 };
+        assert!(dry.status == status && !dry.out.contains(QUESTION), "{line:?}: {dry:?}");
+        if !asks.is_empty() {
+            for no in ["no", "", "YES", "y"] {
+                let run = Run::on_terminal(line, &environment, no);
+                let asked = run.out.contains(asks) && run.out.contains(QUESTION);
+                assert!(asked && run.out.contains("nothing was changed"), "{line:?}: {run:?}");
+                assert_eq!(run.status, 1, "{line:?}: {run:?}");
+            }
+            Run::of(line, &environment).refused(2, &["without a terminal it needs --yes"]);
+        }
+        assert_eq!(cluster.keys(), before, "{line:?}");
+        if asks.is_empty() {
+            continue;
+        }
+        // Nobody leads, so that the leader does not remove the store.
+        let (more, status) = match line[0] {
+            "forget-store" => (&["--limit", "0"][..], 4),
+            _ => (&[][..], 0),
+        };
+        let agreed = Run::on_terminal(&[*line, more].concat(), &environment, YES);
+        assert!(agreed.status == status && agreed.out.contains(QUESTION), "{line:?}: {agreed:?}");
+        assert!(status != 0 || cluster.keys() != before, "{line:?}: it is done");
+        cluster.set_up();
+        let agreed = Run::of(&[*line, more, &["--yes"]].concat(), &environment);
+        assert!(agreed.status == status && !agreed.err.contains(QUESTION), "{line:?}: {agreed:?}");
+        assert!(status != 0 || cluster.keys() != before, "{line:?}: it is done");
+    }
+}
+
+/// The cluster has no leader, whether it is asked for or not.
+fn without_leader(cluster: &Cluster, change: &Change) {
+    cluster.set_up();
+    cluster.delete("ha/leader");
+    let environment = cluster.environment(MANAGEMENT);
+    match change.leaderless {
+        DONE => {
+            Run::of(&[change.line, &["--dry-run"]].concat(), &environment).ok();
+        }
+        refused => cluster.is_refused(change, &environment, refused),
+    }
+}
+
+fn without_members(cluster: &Cluster, change: &Change) {
+    cluster.set_up();
+    cluster.delete("ha/nodes/");
+    let environment = cluster.environment(MANAGEMENT);
+    match change.without_members {
+        DONE => {
+            Run::of(&[change.line, &["--dry-run"]].concat(), &environment).ok();
+        }
+        refused => cluster.is_refused(change, &environment, refused),
+    }
+}
+
+/// Every verb that shows something shows the last state, with its age.
+fn without_raft_leader(cluster: &Cluster) {
+    let environment = cluster.environment(MANAGEMENT);
+    let known = |line: &[&str]| Run::of(line, &environment).out;
+    let lines = SHOWS.map(|(line, statuses)| (line, statuses, known(line)));
+    cluster.agent.add_fault(Fault { no_leader: true, ..Fault::default() });
+    for (line, [_, _, status], before) in lines {
+        let run = Run::of(line, &environment);
+        assert_eq!(run.status, status, "{line:?}: {run:?}");
+        if line == ["names"] {
+            assert_eq!(run.out, before, "{line:?}");
+            continue;
+        }
+        let said = format!("{}{}", run.out, run.err);
+        assert!(said.contains("Consul's servers have no Raft leader"), "{line:?}: {run:?}");
+        assert!(said.contains(" s old"), "{line:?}: {run:?}");
+        if !["why", "doctor", "leader"].contains(&line[0]) {
+            assert_eq!(run.out, before, "{line:?}");
+        }
+        if !["events", "doctor"].contains(&line[0]) {
+            let json: Json =
+                serde_json::from_str(&Run::of(&[line, &["--json"]].concat(), &environment).out)
+                    .unwrap();
+            assert!(json["age_ms"].is_number(), "{line:?}: {json}");
+        }
+    }
+    for change in &CHANGES {
+        let limit = ["--timeout-ms", "1000"];
+        let run = Run::of(&[change.line, &limit].concat(), &environment);
+        run.refused(3, &["Consul's servers have no Raft leader: `consul-ha why`"]);
+    }
+    let terminal = Run::on_terminal(&["thaw", "--timeout-ms", "1000"], &environment, YES);
+    assert!(terminal.status == 3 && !terminal.out.contains(QUESTION), "{terminal:?}");
+    cluster.agent.clear_faults();
+}
