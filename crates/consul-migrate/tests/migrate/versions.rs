@@ -126,6 +126,7 @@ pub fn run(etcd: &str, login: Login) {
     log_in(&mut servers, "root");
     moves(&servers, "alarm", &[]);
     if matches!(login, Login::Certificate) {
+        by_any_certificate(&mut servers);
         by_common_name(&mut servers, &folder);
     }
 }
@@ -173,6 +174,24 @@ fn moves(servers: &Servers, freeze: &str, prefix: &[&str]) {
 }
 
 /// etcd's gateway ignores the common name of a certificate, and says so in plain text.
+/// Without etcd's CA its certificate is refused, unless any is taken.
+fn by_any_certificate(servers: &mut Servers) {
+    const SKIP: &str = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY";
+    let known = servers.environment.clone();
+    servers.environment.retain(|(name, _)| *name != "ETCDCTL_CACERT");
+    let plan = ["plan", "--job", "any", "--patience", "1"];
+    let skips = [&plan[..], &["--etcd-skip-verify"]].concat();
+    servers.run(&skips).ends(1, &["keys in etcd"]);
+    for (value, is_taken) in [(None, false), (Some("false"), false), (Some("true"), true)] {
+        servers.environment.retain(|(name, _)| *name != SKIP);
+        servers.environment.extend(value.map(|value| (SKIP, value.to_owned())));
+        let run = servers.run(&plan);
+        assert_eq!(run.out.contains("keys in etcd"), is_taken, "{value:?}: {run:?}");
+        assert_eq!(run.err.contains("certificate"), !is_taken, "{value:?}: {run:?}");
+    }
+    servers.environment = known;
+}
+
 fn by_common_name(servers: &mut Servers, folder: &Folder) {
     servers.environment.retain(|(name, _)| *name == "ETCDCTL_CACERT");
     let file = |name: &str| folder.path(name).to_str().unwrap().to_owned();
