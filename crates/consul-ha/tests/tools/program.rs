@@ -22,7 +22,7 @@ static OF_SCHEMA: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Requires that a line of the JSON of a verb is as docs/consul-ha.schema.json says, or a failure.
 fn is_of_schema(arguments: &[&str], line: &str) {
-    let file = crate::support::root().join("docs/consul-ha.schema.json");
+    let file = format!("{}/docs/consul-ha.schema.json", crate::support::root());
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let document: Value = serde_json::from_str(line).unwrap();
     let fits = |name: &str| {
