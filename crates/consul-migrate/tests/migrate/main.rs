@@ -81,6 +81,7 @@ fn trials() -> Trials {
     trials.add("a_job_whose_etcd_is_gone_is_finished", random::strangers::gone);
     trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
+    trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
