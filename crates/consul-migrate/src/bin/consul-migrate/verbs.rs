@@ -481,12 +481,8 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let (most, pace) = (MAX_DIFFERENCES, session.pace);
     let found =
         verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
-    let Found { tally, digests, differences: mut suspects, is_whole } = found;
-    if !is_whole {
-        suspects.truncate(LOOKED_AT);
-    }
-    let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
-    let differences = verify::joined(differences, mapping);
+    let found = verify::lasting(LOOKED_AT, etcd, target, mapping, found).await?;
+    let Found { tally, digests, differences, is_whole } = found;
     if !is_whole && differences.is_empty() {
         return Err(Stop::Refused(format!(
             "more than {MAX_DIFFERENCES} keys differed, and the first no longer do: `status` says how far the job is; \
