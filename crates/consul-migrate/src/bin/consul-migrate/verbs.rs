@@ -533,7 +533,11 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
     let truth = switch::truth(session, &keys, &record).await?;
-    source::check_revision(&session.etcd, &record).await?;
+    let restored = match source::check_revision(&session.etcd, &record).await {
+        Ok(()) => None,
+        Err(Stop::Refused(why)) => Some(why),
+        Err(stop) => return Err(stop.into()),
+    };
     let applied = record.revision - u64::from(record.offset == 0);
     let behind = match record.phase {
         Phase::Tail => etcd.revision.saturating_sub(applied),
@@ -570,16 +574,17 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
+    let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
-        "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{}",
+        "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",
         version.as_deref().unwrap_or("of an unknown version"),
         etcd.revision,
         truth.1
     );
     let json = json!({
         "verb": "status", "keys": record.tally, "revision": applied, "behind": behind, "record": record, "holder": holder,
-        "freeze": freeze, "truth": truth.0,
+        "freeze": freeze, "truth": truth.0, "restored": restored,
         "etcd": { "version": version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
     });
-    Ok(Done { text, json, is_well: true })
+    Ok(Done { text, json, is_well: restored.is_none() })
 }
