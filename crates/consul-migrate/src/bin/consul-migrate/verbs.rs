@@ -13,7 +13,7 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left_of, load, nothing, restart, source,
+    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart, source,
     tail, verify,
 };
 use futures_util::future::{Either, select};
@@ -160,7 +160,7 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     }
     let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
-    let alarm = alarm_opens(&session.etcd).await?;
+    let alarm = alarm_refused(&session.etcd, false).await?.map(|stop| stop.to_string());
     for why in [&other, &not_writable, &nothing, &alarm].into_iter().flatten() {
         text += &format!("{why}\n");
     }
