@@ -35,7 +35,7 @@ pub const LIFTED: &str =
 /// An alarm of the job that its record does not name.
 pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
 
-/// What helps then.
+/// The cure.
 const FORGOTTEN_CURE: &str = "Stop the programs that use Consul, run `etcdctl alarm disarm`, and then `cutover` again: it \
                               names what programs have set in Consul since";
 

@@ -126,7 +126,7 @@ impl Silence {
         let since = state.waits(begun);
         let until = match self.patience() {
             WITHOUT_END => "it does".to_owned(),
-            // Those of this request, counted as the time before.
+            // The time of this request, counted as the one before.
             patience => format!("{} s are over", (begun + patience - since).as_secs()),
         };
         let why = if state.why.is_empty() { "no answer yet" } else { &state.why };

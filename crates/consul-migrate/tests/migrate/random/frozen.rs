@@ -154,7 +154,7 @@ pub fn that_opens() {
     }
 }
 
-/// etcd lets this user raise no alarm, from the beginning or since consent was asked for: it is said before.
+/// etcd lets this user raise no alarm, from the beginning or since consent was asked for: it is told before.
 pub fn without_the_right() {
     for freeze in [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Roles, Freeze::Operator] {
         for (version, opens) in

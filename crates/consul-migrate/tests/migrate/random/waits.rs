@@ -189,7 +189,7 @@ impl Outage {
             return done.map(|_| ());
         }
         if verb == "status" {
-            // What it asks of both sides.
+            // Its questions to both sides.
             let keys = Keys::new("job");
             let (record, _) = job::record(&world.target, &keys).await?.unwrap();
             source::check(&world.etcd, &record).await?;
@@ -268,7 +268,7 @@ fn is_not_silent(refuses: bool, side: &str, verb: &str, after: Duration) {
             (begun, answers)
         };
         let mut breaks = pin!(breaks);
-        // What breaks at once does so before the first request.
+        // An outage at once is before the first request.
         match select(&mut breaks, pin!(outage.works(verb))).await {
             // It was done before.
             Either::Right((done, _)) => {
