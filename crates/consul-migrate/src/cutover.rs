@@ -36,8 +36,8 @@ pub const LIFTED: &str =
 pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
 
 /// The cure.
-const FORGOTTEN_CURE: &str = "Stop the programs that use Consul, run `etcdctl alarm disarm`, and then `cutover` again: it \
-                              names what programs have set in Consul since";
+const FORGOTTEN_CURE: &str = "Stop the programs that use Consul, run `etcdctl alarm disarm`, and then `cutover` again: \
+                              Consul gets what etcd had then";
 
 /// How the writers of etcd are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

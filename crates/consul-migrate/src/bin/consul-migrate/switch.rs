@@ -248,7 +248,12 @@ pub async fn truth(
     session: &Session,
     keys: &Keys,
     record: &Record,
+    freeze: &str,
 ) -> Result<(&'static str, String), Failure> {
+    if record.phase != Phase::Switched && freeze == FORGOTTEN {
+        let line = "etcd is the truth up to that cut-over; what programs have set in Consul since is in Consul alone";
+        return Ok(("etcd", line.to_owned()));
+    }
     if record.phase != Phase::Switched {
         let line = "etcd is the truth: programs write there, and Consul follows";
         return Ok(("etcd", line.to_owned()));

@@ -532,7 +532,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let etcd = session.etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
-    let truth = switch::truth(session, &keys, &record).await?;
+    let truth = switch::truth(session, &keys, &record, freeze).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
         Ok(()) => None,
         Err(Stop::Refused(why)) => Some(why),
