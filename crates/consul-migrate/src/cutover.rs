@@ -8,6 +8,7 @@ use super::tally::Tally;
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, nothing, source, tail};
 use bytes::Bytes;
+use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::future::{Either, select, try_join};
@@ -30,6 +31,13 @@ const LATE_ALARMS: usize = 20;
 /// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
     "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
+
+/// An alarm of the job that its record does not name.
+pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
+
+/// The cure.
+const FORGOTTEN_CURE: &str = "Stop the programs that use Consul, run `etcdctl alarm disarm`, and then `cutover` again: \
+                              Consul gets what etcd had then";
 
 /// How the writers of etcd are stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,17 +210,17 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
         return Err(Stop::Refused(format!("not cut over, and no writer was stopped: {why}")));
     }
     match freeze {
-        Freeze::Alarm => match alarm_opens(run.etcd).await? {
-            Some(why) => Err(Stop::Refused(why)),
-            None => Ok(()),
-        },
+        Freeze::Alarm | Freeze::AlarmThatOpens => {
+            let refused = alarm_refused(run.etcd, freeze == Freeze::AlarmThatOpens).await?;
+            refused.map_or(Ok(()), Err)
+        }
         Freeze::Roles if !run.etcd.has_users().await? => Err(Stop::Refused(
             "etcd has no users, so that no role lets programs write: use --freeze alarm or --freeze operator".to_owned(),
         )),
         Freeze::Roles if rights(run).await?.is_empty() => Err(Stop::Refused(
             "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
         )),
-        Freeze::AlarmThatOpens | Freeze::Roles | Freeze::Operator => Ok(()),
+        Freeze::Roles | Freeze::Operator => Ok(()),
     }
 }
 
@@ -222,18 +230,25 @@ async fn rights(run: &Run<'_>) -> Result<Vec<Right>, Refused> {
     run.etcd.rights_to_write(&range).await
 }
 
-/// Why the alarm is refused, and what to do instead; `None` if it is not.
+/// Why the alarm is refused, and what to do instead; `None` if it is not. `may_open`: also where it opens the cluster to all.
 ///
 /// # Errors
 /// etcd's.
-pub async fn alarm_opens(etcd: &Etcd) -> Result<Option<String>, Refused> {
-    Ok(etcd.opened_by_alarm().await?.map(|why| {
-        format!(
+pub async fn alarm_refused(etcd: &Etcd, may_open: bool) -> Result<Option<Stop>, Refused> {
+    if !may_open && let Some(why) = etcd.opened_by_alarm().await? {
+        return Ok(Some(Stop::Refused(format!(
             "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone \
              who reaches it could delete keys, and switch its access control off. Use --freeze roles, which takes the right to write \
              from the roles of etcd and gives it back; or --freeze operator, and stop the writers yourself; or upgrade all \
              servers to 3.6 first; or accept it with --freeze alarm --accept-open-deletes"
-        )
+        ))));
+    }
+    Ok(etcd.may_not_alarm().await?.map(|error| {
+        let why = format!(
+            "--freeze alarm is refused: {}. Use a user who may (--etcd-user); or --freeze operator, and stop the writers yourself",
+            error.message()
+        );
+        Error::new(error.kind(), why).into()
     }))
 }
 
@@ -295,9 +310,16 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
 
 /// Whose the alarms are that are on and not this job's, and what lifts them.
 pub(super) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
+    let record = run.job.record();
+    if on.iter().any(|alarm| record.has_raised(&run.job.keys, *alarm)) {
+        return Ok(format!("{FORGOTTEN}. {FORGOTTEN_CURE}"));
+    }
     let others = job::others(run.job.target, &run.job.keys).await?;
-    let other = others.iter().find(|(_, other)| on.iter().any(|it| other.alarms.contains(it)));
-    Ok(match other {
+    let is_of = |(name, other): &&(String, Record)| {
+        let keys = job::Keys::new(name);
+        on.iter().any(|it| other.alarms.contains(it) || other.has_raised(&keys, *it))
+    };
+    Ok(match others.iter().find(is_of) {
         None => {
             "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
              `etcdctl alarm disarm`"
@@ -491,13 +513,15 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
 /// Raises an alarm with a number of its own, which the record names first, so that another run can lift it.
 /// An instance that was replaced can then lift no alarm that was raised after its own.
 async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
-    let (alarm, mut record) = (fastrand::u64(1..1 << 48), run.job.record());
+    let mut record = run.job.record();
+    let alarm = record.new_alarm(&run.job.keys);
     record.alarms.push(alarm);
     let alarms = record.alarms.clone();
     run.job.save(record, &[]).await?;
     lock(&frozen.0).alarms = alarms;
     run.etcd.raise_alarm(alarm).await?;
-    Ok(())
+    // Another job may have raised its own at this moment: the way back of each would end at the alarm of the other.
+    refuse_alarms(run).await
 }
 
 async fn compared(run: &Run<'_>, revision: u64) -> Result<Found, Stop> {

@@ -16,6 +16,7 @@ use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 use std::time::Duration;
+use twox_hash::XxHash3_64;
 
 /// How often a living instance changes its beat.
 const BEAT: Duration = Duration::from_secs(1);
@@ -36,6 +37,9 @@ pub enum Phase {
     /// The programs go over to Consul: of etcd only deletions are still applied.
     Switched,
 }
+
+/// The bits of an alarm's number that are random; those above tell its job.
+const ALARM_BITS: u32 = 28;
 
 /// The largest record that a transaction takes.
 const MAX_RECORD: usize = MAX_OPS / 4 * 3;
@@ -120,6 +124,23 @@ impl Record {
             offset: 0,
             ..self.clone()
         }
+    }
+
+    /// The number of a new alarm of this job, below 2^48.
+    pub(super) fn new_alarm(&self, keys: &Keys) -> u64 {
+        (self.alarm_form(keys) << ALARM_BITS) | fastrand::u64(1..1 << ALARM_BITS)
+    }
+
+    /// Whether an alarm is of this job and its record does not name it, because Consul was restored to a state before.
+    pub fn has_raised(&self, keys: &Keys, alarm: u64) -> bool {
+        let is_of_job = self.mapping.mark != 0 && alarm >> ALARM_BITS == self.alarm_form(keys);
+        is_of_job && !self.alarms.contains(&alarm)
+    }
+
+    /// The part of the numbers of its alarms that tells the job, by its mark, which no other job has.
+    fn alarm_form(&self, keys: &Keys) -> u64 {
+        let seed = self.mapping.mark;
+        XxHash3_64::oneshot_with_seed(seed, keys.record.as_bytes()) >> (16 + ALARM_BITS)
     }
 
     fn decode(key: &str, stored: &Stored) -> Result<Record, Error> {

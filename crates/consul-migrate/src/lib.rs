@@ -67,7 +67,7 @@ mod trees;
 pub mod verify;
 
 pub use cutover::{
-    CutOver, Freeze, Frozen, LIFTED, alarm_opens, cut_over, lift_left, lift_left_of,
+    CutOver, FORGOTTEN, Freeze, Frozen, LIFTED, alarm_refused, cut_over, lift_left, lift_left_of,
 };
 pub use finish::{Finished, finish, finish_without_etcd};
 pub use lines::{CUT, Form, export, import, is_whole};

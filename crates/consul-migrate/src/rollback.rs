@@ -166,12 +166,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         ));
     }
     if !is_dry {
-        refuse_alarms(run).await?;
-        lift(run.etcd, &record.alarms, &record.taken).await?;
-        if !record.taken.is_empty() {
-            // A right that an operator takes from the roles from now on stays taken.
-            run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
-        }
+        lift_own(run, record).await?;
     }
     let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
@@ -217,6 +212,23 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
          write to Consul, and run rollback again. Until then the job is cut over, Consul is the truth, and etcd, which takes \
          writes, is as Consul was {ROUNDS} times"
     )))
+}
+
+/// Lifts what the cut-over has left, also if another alarm is on, so that another job whose way back waits for it can go on.
+async fn lift_own(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
+    // An instance that was replaced lifts nothing any more on which another relies.
+    run.job.next_epoch().await?;
+    lift(run.etcd, &record.alarms, &record.taken).await?;
+    if !record.taken.is_empty() {
+        // A right that an operator takes from the roles from now on stays taken.
+        run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
+    }
+    refuse_alarms(run).await.map_err(|stop| match stop {
+        Stop::Refused(why) => Stop::Refused(format!(
+            "this job stops no writer of etcd any more, and can go back when the other alarm is off: {why}"
+        )),
+        stop => stop,
+    })
 }
 
 /// The prefix of the marks of a way back.

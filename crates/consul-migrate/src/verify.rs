@@ -167,7 +167,39 @@ const AT_ONCE: usize = 256;
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Of these differences those that last, while etcd's changes may still be applied.
+/// A comparison with the differences that last, while etcd's changes may still be applied; the parts of a key are one of
+/// them. Of a comparison that is not whole only the first `most` are looked at.
+///
+/// The numbers are of the revision that was compared, also if Consul was further then: a key that programs have set
+/// meanwhile is counted on neither side. Of two moments there are no digests.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn lasting(
+    most: usize,
+    etcd: &Etcd,
+    target: &Target,
+    mapping: &Mapping,
+    found: Found,
+) -> Result<Found, Stop> {
+    let Found { mut tally, mut digests, differences: mut suspects, is_whole } = found;
+    if !is_whole {
+        suspects.truncate(most);
+    }
+    let lasting = confirmed(etcd, target, mapping, suspects.clone()).await?;
+    let have_gone = lasting != suspects;
+    let differences = joined(lasting, mapping);
+    if have_gone {
+        let count =
+            |what| differences.iter().filter(|difference| difference.what == what).count() as u64;
+        let moved = tally.moved + count(What::Extra);
+        tally.consul = Some(moved.saturating_sub(count(What::Missing)));
+        digests = None;
+    }
+    Ok(Found { tally, digests, differences, is_whole })
+}
+
+/// Of these differences those that last.
 ///
 /// # Errors
 /// See [`Stop`].

@@ -3,6 +3,7 @@
 use super::message::{Alarms, Base64, Changed, Compared, Int};
 use super::{Etcd, Range, Refused};
 use bytes::Bytes;
+use consul_api::error::{Error, Kind};
 use serde_json::{Value, json};
 
 /// The operations of a transaction and the bytes of its keys and values that etcd takes by default are 128
@@ -102,6 +103,21 @@ impl Etcd {
     pub async fn alarms(&self) -> Result<Vec<u64>, Refused> {
         let found = self.alarm("GET", 0).await?;
         Ok(found.alarms.into_iter().map(|alarm| alarm.member.0).collect())
+    }
+
+    /// Why this user may not raise an alarm; `None` if it may. Lifting an alarm that is not on changes nothing, and takes the
+    /// same right.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn may_not_alarm(&self) -> Result<Option<Error>, Refused> {
+        match self.alarm("DEACTIVATE", fastrand::u64(1..1 << 48)).await {
+            Ok(_) => Ok(None),
+            Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => {
+                Ok(Some(error))
+            }
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Raises the alarm for a member, which need not exist: the whole cluster refuses writes while it is on

@@ -74,6 +74,8 @@ struct State {
     watches: u64,
     held_up: u64,
     has_users: bool,
+    /// Whether only root may raise and lift alarms, as on 3.7; the test's requests are then from another user.
+    alarms_are_roots: bool,
     /// The roles of each user, and the permissions of each role.
     users: BTreeMap<String, BTreeSet<String>>,
     roles: BTreeMap<String, Permissions>,
@@ -118,6 +120,7 @@ impl Fake {
             watches: 0,
             held_up: 0,
             has_users: false,
+            alarms_are_roots: false,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
             other: None,
@@ -193,6 +196,11 @@ impl Fake {
     pub fn have_users(&self, version: &'static str) {
         let mut state = self.state();
         (state.has_users, state.version) = (true, version);
+    }
+
+    /// Lets the user of the test's requests raise and lift no alarm any more.
+    pub fn keep_alarms_for_root(&self) {
+        self.state().alarms_are_roots = true;
     }
 
     /// Is a cluster of this version.
@@ -719,6 +727,9 @@ impl State {
     }
 
     fn alarm(&mut self, asked: &Value) -> Response<Parts> {
+        if self.alarms_are_roots && asked["action"] != "GET" {
+            return self.refused(403, "permission denied", 7);
+        }
         let member = number(&asked["memberID"]);
         let told: Vec<u64> = match asked["action"].as_str().unwrap() {
             "ACTIVATE" => {

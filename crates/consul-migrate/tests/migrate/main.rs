@@ -81,6 +81,13 @@ fn trials() -> Trials {
     trials.add("a_job_whose_etcd_is_gone_is_finished", random::strangers::gone);
     trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
+    let right = random::frozen::without_the_right;
+    trials.add("an_alarm_that_the_user_may_not_raise_is_refused_before", right);
+    trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
+    let forgotten = random::strangers::forgotten;
+    trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);
+    let at_once = random::strangers::at_once;
+    trials.add("two_cut_overs_at_once_leave_one_alarm_and_go_back", at_once);
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);

@@ -13,6 +13,7 @@ pub mod finished;
 pub mod frozen;
 pub mod held_up;
 pub mod holder;
+pub mod imports;
 pub mod kept;
 pub mod late;
 pub mod numbers;

@@ -194,6 +194,8 @@ fn goes_back(servers: &Servers) {
     servers.run(&["cutover", "--yes"]).ok();
     servers.etcd.lose_all();
     servers.run(&["verify"]).ends(1, &["`rollback` makes etcd as it is"]);
+    let words = ["was restored from a snapshot", "Consul is the truth", "at the cut-over: 1 key"];
+    servers.run(&["status"]).ends(1, &words);
     servers.run(&["rollback", "--yes"]).ends(0, &["set 1 key of etcd"]);
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);
 }

@@ -8,7 +8,8 @@ use consul_cli::print::say;
 use consul_migrate::{self as migrate, CUT, Form, Stop};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
 
 pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> {
     let (target, mapping, report) = (&session.target, &session.mapping, &*session.progress);
@@ -88,11 +89,16 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
     let form = form(asked.format);
     let mut from: Box<dyn BufRead> = match named(asked.file.as_ref()) {
         Some(name) => {
-            let mut file = File::open(name).map_err(unusable(name))?;
+            let mut file = File::open(name).map_err(|error| {
+                let of_consul = name.strip_prefix('@').filter(|other| Path::new(other).exists());
+                let hint = of_consul.map_or(String::new(), |name| {
+                    format!("; the file of an import is named without @: {name:?}")
+                });
+                Failure::of_file(format!("{name:?}: {error}{hint}"), &error)
+            })?;
             let is_file = file.metadata().map_err(unusable(name))?.is_file();
             let is_cut = form == Form::Lines
                 && is_file
-                && !is_list(&mut file).map_err(unusable(name))?
                 && !migrate::is_whole(&mut file).map_err(unusable(name))?;
             if is_cut && !asked.partial {
                 return Err(Stop::Refused(format!("nothing was written: {name:?}: {CUT}")).into());
@@ -106,14 +112,6 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
     let keys = migrate::import(target, mapping, form, &mut *from, asked.partial, report).await?;
     let text = format!("imported {keys}");
     Ok(Done { text, json: json!({ "verb": "import", "keys": keys }), is_well: true })
-}
-
-/// Whether a file begins as one of `consul kv export`. Its position is its start again then.
-fn is_list(file: &mut File) -> io::Result<bool> {
-    let mut first = [0];
-    let read = file.read(&mut first)?;
-    file.rewind()?;
-    Ok(read == 1 && first == *b"[")
 }
 
 fn unusable(name: &str) -> impl FnOnce(io::Error) -> Failure {

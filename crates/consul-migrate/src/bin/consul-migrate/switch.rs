@@ -8,8 +8,8 @@ use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left, roll_back,
-    rollback_has_begun, tail,
+    CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left,
+    roll_back, rollback_has_begun, tail,
 };
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -183,8 +183,17 @@ pub async fn freeze_left(
         return Ok(UNFROZEN);
     }
     let is_on = on.iter().any(|alarm| record.alarms.contains(alarm));
+    let has_others = on.iter().any(|alarm| !record.alarms.contains(alarm));
     let dead = |instance: &Instance| is_dead(instance, &session.me);
     match (record.phase, is_on) {
+        (_, false) if on.iter().any(|alarm| record.has_raised(keys, *alarm)) => {
+            return Ok(FORGOTTEN);
+        }
+        (Phase::Switched, true) if has_others => {
+            return Ok(
+                "etcd refuses writes since the cut-over, and by an alarm that is not this job's, too",
+            );
+        }
         (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over"),
         (_, false) if !on.is_empty() => {
             return Ok("etcd refuses writes by an alarm that is not this job's");
@@ -239,7 +248,12 @@ pub async fn truth(
     session: &Session,
     keys: &Keys,
     record: &Record,
+    freeze: &str,
 ) -> Result<(&'static str, String), Failure> {
+    if record.phase != Phase::Switched && freeze == FORGOTTEN {
+        let line = "etcd is the truth up to that cut-over; what programs have set in Consul since is in Consul alone";
+        return Ok(("etcd", line.to_owned()));
+    }
     if record.phase != Phase::Switched {
         let line = "etcd is the truth: programs write there, and Consul follows";
         return Ok(("etcd", line.to_owned()));

@@ -13,7 +13,7 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_opens, lift_left_of, load, nothing, restart, source,
+    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart, source,
     tail, verify,
 };
 use futures_util::future::{Either, select};
@@ -160,7 +160,7 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     }
     let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
-    let alarm = alarm_opens(&session.etcd).await?;
+    let alarm = alarm_refused(&session.etcd, false).await?.map(|stop| stop.to_string());
     for why in [&other, &not_writable, &nothing, &alarm].into_iter().flatten() {
         text += &format!("{why}\n");
     }
@@ -481,12 +481,8 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let (most, pace) = (MAX_DIFFERENCES, session.pace);
     let found =
         verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
-    let Found { tally, digests, differences: mut suspects, is_whole } = found;
-    if !is_whole {
-        suspects.truncate(LOOKED_AT);
-    }
-    let differences = verify::confirmed(etcd, target, mapping, suspects).await?;
-    let differences = verify::joined(differences, mapping);
+    let found = verify::lasting(LOOKED_AT, etcd, target, mapping, found).await?;
+    let Found { tally, digests, differences, is_whole } = found;
     if !is_whole && differences.is_empty() {
         return Err(Stop::Refused(format!(
             "more than {MAX_DIFFERENCES} keys differed, and the first no longer do: `status` says how far the job is; \
@@ -536,8 +532,12 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let etcd = session.etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
-    let truth = switch::truth(session, &keys, &record).await?;
-    source::check_revision(&session.etcd, &record).await?;
+    let truth = switch::truth(session, &keys, &record, freeze).await?;
+    let restored = match source::check_revision(&session.etcd, &record).await {
+        Ok(()) => None,
+        Err(Stop::Refused(why)) => Some(why),
+        Err(stop) => return Err(stop.into()),
+    };
     let applied = record.revision - u64::from(record.offset == 0);
     let behind = match record.phase {
         Phase::Tail => etcd.revision.saturating_sub(applied),
@@ -574,16 +574,17 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
+    let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
-        "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{}",
+        "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",
         version.as_deref().unwrap_or("of an unknown version"),
         etcd.revision,
         truth.1
     );
     let json = json!({
         "verb": "status", "keys": record.tally, "revision": applied, "behind": behind, "record": record, "holder": holder,
-        "freeze": freeze, "truth": truth.0,
+        "freeze": freeze, "truth": truth.0, "restored": restored,
         "etcd": { "version": version, "revision": etcd.revision, "cluster_id": etcd.cluster_id },
     });
-    Ok(Done { text, json, is_well: true })
+    Ok(Done { text, json, is_well: restored.is_none() })
 }

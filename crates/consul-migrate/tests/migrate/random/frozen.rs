@@ -2,9 +2,10 @@
 
 use super::World;
 use bytes::Bytes;
+use consul_api::error::Kind;
 use consul_migrate::job::Phase;
 use consul_migrate::mapping::{Choice, Mapping, Problem};
-use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, cut_over, load};
+use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, alarm_refused, cut_over, load};
 use std::time::Duration;
 
 /// A cut-over; `meanwhile` happens before consent is given.
@@ -151,4 +152,49 @@ pub fn that_opens() {
             });
         }
     }
+}
+
+/// etcd lets this user raise no alarm, from the beginning or since consent was asked for: it is told before.
+pub fn without_the_right() {
+    for freeze in [Freeze::Alarm, Freeze::AlarmThatOpens, Freeze::Roles, Freeze::Operator] {
+        for (version, opens) in
+            [("3.4.0", true), ("3.5.0", true), ("3.6.0", false), ("3.7.0", false)]
+        {
+            for is_late in [false, true] {
+                is_said_before(freeze, version, opens, is_late);
+            }
+        }
+    }
+}
+
+fn is_said_before(freeze: Freeze, version: &'static str, opens: bool, is_late: bool) {
+    let world = with("");
+    put(&world, "/a", 0);
+    world.fake.have_users(version);
+    world.fake.permit("app", "READWRITE", "/", "0");
+    if !is_late {
+        world.fake.keep_alarms_for_root();
+    }
+    let is_alarm = matches!(freeze, Freeze::Alarm | Freeze::AlarmThatOpens);
+    world.works(async {
+        let planned = alarm_refused(&world.etcd, false).await.unwrap();
+        assert_eq!(planned.is_some(), opens || !is_late, "{version}: {planned:?}");
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let meanwhile = || match is_late {
+            true => world.fake.keep_alarms_for_root(),
+            false => assert!(!is_alarm, "it asks"),
+        };
+        match cut(&world, &run, freeze, meanwhile).await {
+            Ok(_) => assert!(!is_alarm, "{version} {freeze:?}"),
+            Err(Stop::Refused(why)) => {
+                assert!(freeze == Freeze::Alarm && opens, "{why}");
+            }
+            Err(Stop::Failed(error)) => {
+                assert_eq!(error.kind(), Kind::PermissionDenied);
+                assert!(is_alarm && error.message().contains("--freeze operator"), "{error}");
+            }
+            Err(stop) => panic!("{stop}"),
+        }
+    });
 }

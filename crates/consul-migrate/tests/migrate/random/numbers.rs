@@ -4,8 +4,11 @@ use super::{PACE, Silent, World, changes};
 use consul_migrate::mapping::{Choice, Mapping, Problem};
 use consul_migrate::survey::survey;
 use consul_migrate::tally::Tally;
-use consul_migrate::{Freeze, Frozen, cut_over, load, verify};
+use consul_migrate::{Freeze, Frozen, Until, cut_over, load, tail, verify};
+use consul_process::clock::Clock as _;
+use futures_util::future::{Either, join, select};
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 pub fn run() {
@@ -15,6 +18,64 @@ pub fn run() {
         assert!(seen.contains(kind), "{kind}: {seen:?}");
     }
     refused_keys_are_counted();
+    let moments: u64 = (0..20).map(|seed| u64::from(add_up_beside_writers(seed))).sum();
+    assert!(moments > 5, "{moments}");
+}
+
+/// Programs write, and a tail follows; returns whether Consul was further at the first look.
+fn add_up_beside_writers(seed: u64) -> bool {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::with_faults(0, seed, &mut rng);
+    world.put("/d/kept", Some("1"));
+    (0..30).for_each(|_| _ = world.fake.write(&changes(&mut rng)));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        let mapping = run.job.record().mapping;
+        load(&run, kept).await.unwrap();
+        // It lasts.
+        let extra = format!("{}zzz", mapping.plain_prefix());
+        world.direct.put_any(&extra, b"1", 0).await.unwrap();
+        let writes = async {
+            for number in 0..80 {
+                world.clock.sleep(Duration::from_millis(rng.u64(1..12))).await;
+                let name = format!("/d/{}", rng.u8(..30));
+                world.put(&name, (rng.u8(..3) > 0).then_some("2"));
+                if number == 40 {
+                    world.fake.write(&changes(&mut rng));
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        let looks = async {
+            world.clock.sleep(Duration::from_millis(150)).await;
+            let (etcd, target, revision) = (&world.etcd, &world.target, world.fake.revision());
+            let found =
+                verify::compare_up_to(999, etcd, target, &mapping, revision, PACE, |_| ()).await;
+            let found = found.unwrap();
+            let first = found.differences.len();
+            (verify::lasting(9, etcd, target, &mapping, found).await.unwrap(), first)
+        };
+        let follows = async {
+            let _ = join(tail(&run, &Until::Dropped), writes).await;
+        };
+        let Either::Right(((found, first), _)) = select(pin!(follows), pin!(looks)).await else {
+            panic!("the tail has ended");
+        };
+        let count = |what| found.differences.iter().filter(|it| it.what == what).count() as u64;
+        let tally = &found.tally;
+        let (missing, extras) = (count(verify::What::Missing), count(verify::What::Extra));
+        assert_eq!(
+            tally.consul,
+            Some(tally.moved + extras - missing),
+            "SEED={seed}: {tally}: {:?}",
+            found.differences
+        );
+        add_up_alone(tally);
+        assert_eq!((missing, extras, found.differences.len()), (0, 1, 1), "SEED={seed}");
+        let have_gone = first > found.differences.len();
+        assert_eq!(found.digests.is_none(), have_gone, "SEED={seed}");
+        have_gone
+    })
 }
 
 /// Returns which numbers were not zero.

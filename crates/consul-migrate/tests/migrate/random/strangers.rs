@@ -19,7 +19,7 @@ use consul_migrate::{
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;
-use futures_util::future::select;
+use futures_util::future::{join, select};
 use http::{Request, Response};
 use serde_json::{Value, json};
 use std::pin::pin;
@@ -359,5 +359,143 @@ fn is_finished(freeze: Freeze, phase: Phase) {
         // With etcd only a job that is cut over is finished.
         let (run, _) = world.hold(2).await.unwrap();
         why(finish(&run, false).await);
+    });
+}
+
+/// The record of a job is as before its cut-over, because Consul was restored: its alarm is still told as its own.
+pub fn forgotten() {
+    for asks in ["job", "other"] {
+        for is_later in [false, true] {
+            is_told_as_its_own(asks, is_later);
+        }
+    }
+}
+
+/// `is_later`: whether the restored record has an earlier alarm, of a cut-over that was taken back.
+fn is_told_as_its_own(asks: &str, is_later: bool) {
+    let world = with();
+    world.put("/b/a", Some("1"));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        if is_later {
+            cut(&run, Freeze::Alarm, &Frozen::default()).await.unwrap();
+            roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+        }
+        let before = run.job.record();
+        let (own, other) = (Keys::new("job"), Keys::new("other"));
+        cut(&run, Freeze::Alarm, &Frozen::default()).await.unwrap();
+        let alarm = *world.fake.alarms().first().unwrap();
+        assert!(before.has_raised(&own, alarm) && alarm < 1 << 48);
+        assert!(!run.job.record().has_raised(&own, alarm), "its record names it");
+        assert!(!before.has_raised(&other, alarm) && !before.has_raised(&own, alarm ^ 1 << 40));
+        let value = Bytes::from(serde_json::to_vec(&before).unwrap());
+        let restored = Op::set(own.record.clone(), value);
+        world.direct.txn_surely(&[], &[restored]).await.unwrap();
+
+        let mark = world.mapping.mark + 1;
+        let mapping = Mapping { consul_prefix: "else/".to_owned(), mark, ..world.mapping.clone() };
+        let (run, words) = match asks {
+            "job" => (world.hold(3).await.unwrap().0, "Consul was restored"),
+            _ => (Box::pin(hold(&world, asks, &mapping)).await.unwrap().0, "of the job \"job\""),
+        };
+        let said = why(cut(&run, Freeze::Alarm, &Frozen::default()).await);
+        assert!(said.contains(words), "{said}");
+        assert_eq!(world.fake.alarms().len(), 1, "it is not lifted");
+        // As the message says.
+        world.fake.lift();
+        load(&run, Kept::default()).await.unwrap();
+        cut(&run, Freeze::Alarm, &Frozen::default()).await.unwrap();
+    });
+}
+
+/// Two jobs of one etcd are cut over at the same moment: the alarm of one of them at most is left, and each can go back.
+pub fn at_once() {
+    let mut both = 0;
+    for seed in 1..=4 {
+        for after_ms in (0..15).chain([40, 100]) {
+            both += u64::from(leave_one_alarm(seed, Duration::from_millis(after_ms)));
+        }
+    }
+    assert!(both > 0, "no alarm has met another one");
+    for order in [["job", "other"], ["other", "job"]] {
+        go_back_from_two_alarms(order);
+    }
+}
+
+fn with_two(seed: u64) -> World {
+    let world = World::plain(seed, &[]);
+    for key in ["/app/a", "/app/b", "/b/a"] {
+        world.put(key, Some("1"));
+    }
+    let mapping = Mapping { etcd_prefix: b"/app/".into(), ..world.mapping.clone() };
+    World { mapping, ..world }
+}
+
+async fn two(world: &World) -> [Run<'_>; 2] {
+    let (one, kept) = world.hold(1).await.unwrap();
+    load(&one, kept).await.unwrap();
+    let mark = world.mapping.mark + 1;
+    let mapping = Mapping { etcd_prefix: b"/b/".into(), mark, ..world.mapping.clone() };
+    let (other, kept) = Box::pin(hold(world, "other", &mapping)).await.unwrap();
+    load(&other, kept).await.unwrap();
+    [one, other]
+}
+
+/// Returns whether a cut-over was refused after it had raised its alarm.
+fn leave_one_alarm(seed: u64, after: Duration) -> bool {
+    let world = with_two(seed);
+    world.works(async {
+        let [one, other] = two(&world).await;
+        let frozen = [Frozen::default(), Frozen::default()];
+        let cut = async |run: &Run<'_>, frozen: &Frozen| {
+            let done = cut(run, Freeze::Alarm, frozen).await;
+            let had_raised = done.is_err() && frozen.may_be_on();
+            if done.is_err() {
+                frozen.lift(&world.etcd).await.unwrap();
+            }
+            (done, had_raised)
+        };
+        let later = async {
+            world.clock.sleep(after).await;
+            cut(&other, &frozen[1]).await
+        };
+        let (first, second) = join(cut(&one, &frozen[0]), later).await;
+        let mut refused = 0;
+        for (done, _) in [&first, &second] {
+            let Err(stop) = done else { continue };
+            assert!(stop.to_string().contains("of the job"), "{stop}");
+            refused += 1;
+        }
+        assert!(refused >= 1, "{after:?}: both are cut over");
+        assert_eq!(world.fake.alarms().len(), 2 - refused, "{after:?}");
+        for run in [&one, &other] {
+            if run.job.record().phase == Phase::Switched {
+                roll_back(run, MayChange::NoNewKeys).await.unwrap();
+            }
+        }
+        assert!(world.fake.alarms().is_empty());
+        first.1 || second.1
+    })
+}
+
+/// As a version has left them that did not look again.
+fn go_back_from_two_alarms(order: [&str; 2]) {
+    let world = with_two(1);
+    world.works(async {
+        let [one, other] = two(&world).await;
+        cut(&one, Freeze::Alarm, &Frozen::default()).await.unwrap();
+        let alarm = *world.fake.alarms().first().unwrap();
+        world.fake.lift();
+        cut(&other, Freeze::Alarm, &Frozen::default()).await.unwrap();
+        world.fake.raise(alarm);
+        let run = |name: &str| if name == "job" { &one } else { &other };
+        let said = why(roll_back(run(order[0]), MayChange::NoNewKeys).await);
+        assert!(said.contains(&format!("--job {} rollback", order[1])), "{said}");
+        for name in [order[1], order[0]] {
+            roll_back(run(name), MayChange::NoNewKeys).await.unwrap();
+            assert_eq!(run(name).job.record().phase, Phase::Tail);
+        }
+        assert!(world.fake.alarms().is_empty());
     });
 }

@@ -4,8 +4,12 @@
 //! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, its whole value and the flags of
 //! its parts. The last line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
 //!
+//! A text with a byte order mark, or in UTF-16, is read too.
+//!
 //! The other form is that of `consul kv export`: one list of `{"key": "app/a", "flags": 1, "value": "<base64>"}`, in which
 //! a key that is encoded in Consul is its parts.
+
+mod encoding;
 
 use super::etcd::Base64;
 use super::mapping::{JOBS, Mapping, Op, fits_url, part_of, parts};
@@ -18,9 +22,12 @@ use super::{Report, Stop};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::value::shape::check_key;
+use encoding::{Decoded, Encoding};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::{BufRead, Read, Seek, SeekFrom, Write};
+use twox_hash::XxHash3_64;
 
 /// The operations that are written together, and their bytes.
 const MAX_BYTES: usize = 300_000;
@@ -221,16 +228,25 @@ impl Export<'_> {
     }
 }
 
-/// Whether a file ends with the last line of an export. Its position is its start again then.
+/// Whether a file ends with the last line of an export, or begins a list of `consul kv export`, which is read as a whole. Its
+/// position is its start again then.
 ///
 /// # Errors
 /// That it cannot be read.
 pub fn is_whole(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
+    let mut begin = Vec::new();
+    (&mut *file).take(4).read_to_end(&mut begin)?;
+    let (encoding, mark) = Encoding::of(&begin);
     let size = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(size - size.min(END_SEARCHED)))?;
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
     file.rewind()?;
+    if encoding.decode(&begin[mark..]).starts_with(b"[") {
+        return Ok(true);
+    }
+    let mark = if size <= END_SEARCHED { mark } else { 0 };
+    let end = encoding.decode(&end[mark..]);
     let last = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
     Ok(last.is_some_and(|last| serde_json::from_slice::<End>(last).is_ok()))
 }
@@ -253,10 +269,13 @@ pub async fn import(
     report: &dyn Report,
 ) -> Result<Tally, Stop> {
     let tally = Tally { consul: Some(0), ..Tally::default() };
-    let mut import = Import { target, report, waiting: Vec::new(), tally };
+    let mut import =
+        Import { target, report, waiting: Vec::new(), tally, seen: HashSet::new(), again: 0 };
+    let mut from = Decoded::new(from).map_err(|error| unread(&error))?;
     if form == Form::ConsulKv {
-        return import.list(mapping, from).await;
+        return import.list(mapping, &mut from).await;
     }
+    let mut count = 0;
     let mut end = None;
     for (at, line) in from.lines().enumerate() {
         let line = line.map_err(|error| unread(&error))?;
@@ -270,22 +289,22 @@ pub async fn import(
         if end.is_some() {
             continue;
         }
-        if import.tally.moved == 0 && line.starts_with('[') {
+        if count == 0 && line.starts_with('[') {
             return Err(Stop::Refused(
                 "it is not an export of lines; if it is one of `consul kv export`, use --format consul-kv"
                     .to_owned(),
             ));
         }
         import.add(ops(mapping, &line, at + 1)?).await?;
+        count += 1;
     }
     import.flush().await?;
-    let count = import.tally.moved;
     match end {
-        Some(End { lines }) if lines == count => Ok(import.tally),
+        Some(End { lines }) if lines == count => Ok(import.end()),
         Some(End { lines }) => Err(Stop::Refused(format!(
             "the export is not whole: it has {count} lines of {lines}, which were set"
         ))),
-        None if is_partial => Ok(import.tally),
+        None if is_partial => Ok(import.end()),
         None => Err(Stop::Refused(format!("{CUT}: its {count} lines were set"))),
     }
 }
@@ -295,9 +314,31 @@ struct Import<'a> {
     report: &'a dyn Report,
     waiting: Vec<Op>,
     tally: Tally,
+    /// The hashes of all keys, and how many values replaced an earlier one of the same key.
+    seen: HashSet<u64>,
+    again: u64,
 }
 
 impl Import<'_> {
+    /// The numbers of keys, each counted once.
+    fn end(self) -> Tally {
+        if self.again > 0 {
+            let values = if self.again == 1 { "value" } else { "values" };
+            let count = self.again;
+            self.report.note(&format!(
+                "{count} {values} of the import replaced earlier ones of the same keys"
+            ));
+        }
+        self.tally
+    }
+
+    /// Whether a key is the first of this name.
+    fn is_new(&mut self, key: &str) -> bool {
+        let is_new = self.seen.insert(XxHash3_64::oneshot(key.as_bytes()));
+        self.again += u64::from(!is_new);
+        is_new
+    }
+
     /// Sets the keys of a list, which is read as a whole first: a list that was cut sets nothing.
     async fn list(mut self, mapping: &Mapping, from: &mut dyn BufRead) -> Result<Tally, Stop> {
         let mut text = Vec::new();
@@ -313,26 +354,29 @@ impl Import<'_> {
                 Stop::Refused(format!("nothing was written: key {} of the list: {why}", at + 1))
             })?;
         }
-        let mut last = None;
+        // The keys with parts, wherever these are.
+        let mut encoded = HashSet::new();
         for Entry { key, flags, value } in entries {
             let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
-            let is_further = part.is_some() && part.as_ref().map(|(key, ..)| key) == last.as_ref();
-            let is_encoded = part.is_some();
-            last = part.map(|(key, ..)| key);
+            let before = (self.tally.moved, self.tally.consul);
             self.add(vec![Op::Set { key, value: value.0, flags }]).await?;
-            self.tally.encoded += u64::from(is_encoded && !is_further);
-            self.tally.moved -= u64::from(is_further);
+            if let Some((key, ..)) = part {
+                match encoded.insert(key) {
+                    true => self.tally.encoded += 1,
+                    false => (self.tally.moved, self.tally.consul) = before,
+                }
+            }
         }
         self.flush().await?;
-        self.tally.consul = Some(self.tally.moved);
-        Ok(self.tally)
+        Ok(self.end())
     }
 
     /// Sets a key by these operations, soon.
     async fn add(&mut self, ops: Vec<Op>) -> Result<(), Stop> {
         let (target, mut now) = (self.target, ops);
         let fit = |ops: &[&Op]| target.fitting(ops.iter().copied(), 0) == ops.len();
-        self.tally.encoded += u64::from(now.len() > 1);
+        let is_new = now.first().is_none_or(|op| self.is_new(op.key()));
+        self.tally.encoded += u64::from(is_new && now.len() > 1);
         if now.len() > 1 && !fit(&self.waiting.iter().chain(&now).collect::<Vec<_>>()) {
             self.flush().await?;
             if !fit(&now.iter().collect::<Vec<_>>()) {
@@ -341,7 +385,7 @@ impl Import<'_> {
         }
         self.waiting.extend(now);
         let bytes: usize = self.waiting.iter().map(|op| op.size() + op.key().len()).sum();
-        self.tally.moved += 1;
+        self.tally.moved += u64::from(is_new);
         self.tally.consul = Some(self.tally.moved);
         if bytes > MAX_BYTES || self.waiting.len() >= target.max_ops {
             self.flush().await?;
