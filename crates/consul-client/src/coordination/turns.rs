@@ -458,8 +458,9 @@ impl Turn<'_> {
             Some(_) => {}
         }
         // A session lives as long after its last renewal, however often others are refused.
-        let renewed = if error.is_none() { self.begun } else { self.key.since };
-        *lock(&silences.0) = (self.purpose == Purpose::Renew).then(|| Key::new(renewed));
+        let since = if error.is_none() { self.begun } else { self.key.since };
+        let key = Key { begun: self.begun, ..Key::new(since) };
+        *lock(&silences.0) = (self.purpose == Purpose::Renew).then_some(key);
     }
 }
 
