@@ -106,7 +106,7 @@ impl Key {
     }
 }
 
-/// What is known of a key.
+/// The knowledge of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Answered,
@@ -115,7 +115,7 @@ enum Class {
     Silent,
 }
 
-/// The place of a request in the order of those of its class that wait: the one first whose last request is the oldest.
+/// The place of a request among the waiting ones of its class: the oldest last request first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ticket {
     class: Class,
@@ -234,7 +234,7 @@ impl<W> Schedule<W> {
         ticket
     }
 
-    /// Takes the next one that may begin now; the last value is whether it has a place for silent keys.
+    /// Takes the next request that may begin now; the last value is whether it has a place for silent keys.
     fn next(&mut self, now: Instant) -> Option<(Purpose, W, bool)> {
         // The more there is to lose, the earlier.
         [Purpose::Renew, Purpose::End, Purpose::Contend].into_iter().find_map(|purpose| {
@@ -302,7 +302,7 @@ impl<W> Schedule<W> {
     }
 }
 
-/// What is known of a key.
+/// The knowledge of a key.
 #[derive(Debug, Default)]
 pub(super) struct Silences(Mutex<Option<Key>>);
 

@@ -34,7 +34,7 @@ fn waits(request: &Request<Bytes>) -> bool {
     request.uri().query().is_some_and(|query| query.contains("index="))
 }
 
-/// The renewals of locks, each of which is answered after this long, but for those of silent ones.
+/// Held locks. Each renewal is answered after this long, but for the silent locks, which have no answer.
 struct Renewals {
     locks: usize,
     silent: usize,
