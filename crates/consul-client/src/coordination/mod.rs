@@ -40,6 +40,7 @@ mod presence;
 mod profile;
 mod proofs;
 pub mod semaphore;
+mod turns;
 mod waits;
 
 pub use acquire::Wait;
@@ -47,6 +48,7 @@ pub use guard::{Guard, ReleaseStep};
 pub use lease::{Event, Lease};
 pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
 pub use profile::{NamedProfile, Profile};
+pub use turns::{Places, Purpose};
 
 use crate::Client;
 use consul_api::api::txn;
