@@ -17,7 +17,7 @@ results() {
     put agent/service/register '{"Name": "web", "ID": "2", "Port": 82, "Address": "web.example", "Tags": ["green"]}'
     put catalog/register '{"Node": "six", "Address": "fd00::1", "NodeMeta": {"rfc1035-key": "v", "k": "w"},
         "Service": {"Service": "db", "Port": 5432}}'
-    put query '{"Name": "q", "Service": {"Service": "web", "Tags": ["blue"]}, "DNS": {"TTL": "9s"}}'
+    METHOD=POST put query '{"Name": "q", "Service": {"Service": "web", "Tags": ["blue"]}, "DNS": {"TTL": "9s"}}'
     for id in {10..60}; do
         put agent/service/register "{\"Name\": \"many\", \"ID\": \"m$id\", \"Port\": $id, \"Address\": \"10.1.0.$id\"}"
     done

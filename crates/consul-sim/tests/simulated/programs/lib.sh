@@ -29,9 +29,9 @@ python_packages() {
         || cannot "pip could not install ${*:2}"
 }
 
-# put PATH [BODY]: a PUT to Consul.
+# put PATH [BODY]: a PUT, or METHOD, to Consul.
 put() {
-    curl -sSf -X PUT -d "${2:-}" "http://$CONSUL_HTTP_ADDR/v1/$1" >&2
+    curl -sSf -o /dev/null -X "${METHOD:-PUT}" -d "${2:-}" "http://$CONSUL_HTTP_ADDR/v1/$1" >&2
 }
 
 # free_port: prints a port that nothing listens on.
@@ -41,9 +41,9 @@ free_port() {
     echo "$port"
 }
 
-# until_prints TEXT COMMAND…: waits until the command prints it, at most half a minute; prints what it has printed last.
+# until_prints TEXT COMMAND…: waits until the command prints it, at most half a minute, or `patience` seconds; prints what it has printed last.
 until_prints() {
-    local seen='' end=$((SECONDS + 30))
+    local seen='' end=$((SECONDS + ${patience:-30}))
     while seen=$("${@:2}" 2>/dev/null) || true; [ "$seen" != "$1" ] && [ $SECONDS -lt $end ]; do sleep 0.2; done
     echo "$seen"
 }

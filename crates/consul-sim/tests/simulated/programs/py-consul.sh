@@ -9,12 +9,12 @@ install() {
         || cannot "pip could not download the tests of py-consul"
     mkdir "$1/unpacked"
     tar -xzf "$1"/py_consul-*.tar.gz --strip-components=1 -C "$1/unpacked"
-    cp "$here/conftest.py" "$1/unpacked/conftest.py"
     mv "$1/unpacked" "$1/source"
 }
 
 results() {
     local root=$PWD
+    cp "$here/conftest.py" "$1/source/conftest.py"
     (cd "$1/source" && ROOT=$root PYTHONPATH=$1/packages python3 -m pytest -p no:cacheprovider -o addopts= -n 4 -rA -q tests 2>&1 || true) \
         | tee /dev/stderr | sed -nE 's/^(PASSED|FAILED|ERROR|SKIPPED) (tests[^ ]*).*/\2\t\1/p' \
         | sed -e 's/PASSED$/pass/' -e 's/\(FAILED\|ERROR\)$/fail/' -e 's/SKIPPED$/skip/'
