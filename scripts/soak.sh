@@ -7,7 +7,7 @@
 #
 #   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
 #   languages  programs in Python, Node.js and Java, on Consul 1.21 and on consul-sim
-#   commands  142 commands of Consul's command line, on Consul 1.21 and on consul-sim
+#   commands  515 commands of Consul's command line, on Consul 1.21 and on consul-sim
 #   programs  programs that others have written, with the verdicts of their own tests or with what they see, on Consul 1.21 and on
 #             consul-sim: consul-template, py-consul, HAProxy and others (PROGRAMS: their names; Go module proxy, pip, apt-get)
 #   random    5,000 sequences of random requests with sound bodies, simulated and on a real Consul (SEQUENCES)

@@ -9,6 +9,7 @@
 #   least       the number of results that are not "fail" on Consul 1.21: with fewer the comparison says nothing
 #   installed   a file of the installation
 #   install FOLDER          installs it there, once; `cannot REASON` when it cannot be had
+#   options     flags of scripts/with-consul.sh, if any
 #   results FOLDER          prints a line for each test or observation: its name, a tab, what was seen
 #
 # `results` runs with a fresh Consul in CONSUL_HTTP_ADDR and CONSUL_DNS_ADDR, and with `consul` in PATH, for tests that start one.
@@ -64,7 +65,8 @@ run() {
     mkdir -p "$own/bin"
     ln -s "$4" "$own/bin/consul"
     # `cannot` and `exit 1` of a program say that it has no results, and the log why.
-    CONSUL_BIN=$4 PATH=$own/bin:$PATH TMPDIR=$own scripts/with-consul.sh --config "$here/node.json" 1.21 "$0" results "$1" "$2" \
+    # shellcheck disable=SC2086 # flags
+    CONSUL_BIN=$4 PATH=$own/bin:$PATH TMPDIR=$own scripts/with-consul.sh $options --config "$here/node.json" 1.21 "$0" results "$1" "$2" \
         >"$folder/$1.$3.out" 2>"$folder/$1.$3.log" || status=$?
     LC_ALL=C sort -u "$folder/$1.$3.out" >"$folder/$1.$3"
     rm -rf "$own"
@@ -92,7 +94,7 @@ both() {
 
 # compare PROGRAM: its line, and what is wrong.
 compare() {
-    local at status=0 version least good
+    local at status=0 version least good options
     at=$("$0" installed "$1" 2>"$folder/why") || status=$?
     case $status in
         0) ;;
@@ -109,6 +111,8 @@ compare() {
     version=$(source "$here/$1.sh" && echo "$version")
     # shellcheck disable=SC1090
     least=$(source "$here/$1.sh" && echo "$least")
+    # shellcheck disable=SC1090
+    options=$(source "$here/$1.sh" && echo "${options:-}")
     both "$1" "$at" || return 1
     sed -n "s/^$1: \(.*\): [^:]*$/\1/p" "$here/differences.txt" | LC_ALL=C sort >"$folder/$1.listed"
     if ! cmp -s "$folder/$1.listed" "$folder/$1.differ"; then

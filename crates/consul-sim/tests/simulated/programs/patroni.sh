@@ -7,7 +7,7 @@ version=4.1.5 least=10 installed=patroni/__main__.py
 install() {
     postgresql=$(programs_of_postgresql)
     [ -n "$postgresql" ] || cannot "PostgreSQL is missing (package postgresql)"
-    as_nobody true || cannot "no namespace of users can be had here"
+    "${nobody[@]}" true || cannot "no namespace of users can be had here"
     python_packages "$1" "patroni[consul]==$version" psycopg2-binary
 }
 
@@ -18,13 +18,9 @@ programs_of_postgresql() {
     [ ! -x "$found" ] || dirname "$found"
 }
 
-as_nobody() {
-    if [ "$(id -u)" -eq 0 ]; then
-        unshare --user --map-user="$(id -u nobody)" --map-group="$(id -g nobody)" "$@"
-    else
-        "$@"
-    fi
-}
+# What runs a program as nobody.
+nobody=()
+[ "$(id -u)" -ne 0 ] || nobody=(unshare --user --map-user="$(id -u nobody)" --map-group="$(id -g nobody)")
 
 # member NAME: starts it.
 member() {
@@ -47,7 +43,7 @@ postgresql:
   pg_hba: ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"]
   parameters: {unix_socket_directories: $TMPDIR, fsync: "off", max_connections: 20, shared_buffers: 16MB}
 END
-    as_nobody env PYTHONPATH="$packages" setsid python3 -m patroni "$TMPDIR/$1.yml" >>"$TMPDIR/$1.log" 2>&1 &
+    "${nobody[@]}" env PYTHONPATH="$packages" setsid python3 -m patroni "$TMPDIR/$1.yml" >>"$TMPDIR/$1.log" 2>&1 &
     printf -v "process_of_$1" %s $!
 }
 
