@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ansible's modules for Consul (community.general), each with what changes something, again with what changes nothing, and with what is
 # wrong: whether a task is ok, has changed something or fails. The server has ACLs.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=10.7.0 least=40 installed=collections/ansible_collections/community/general/MANIFEST.json options="--acl deny"
 
 install() {

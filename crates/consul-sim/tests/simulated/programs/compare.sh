@@ -13,8 +13,8 @@
 #   results FOLDER          prints a line for each test or observation: its name, a tab, what was seen
 #
 # `results` runs with a fresh Consul in CONSUL_HTTP_ADDR and CONSUL_DNS_ADDR, and with `consul` in PATH, for tests that start one.
-# differences.txt has the results that may differ, with the reasons. What differs and is not in it is run again, since a busy
-# machine is slow, and has to differ both times. One in it that is the same on both is an error, too.
+# differences.txt has the results that may differ, with the reasons. If others differ, the program is run again, since a busy machine
+# is slow: a result differs if no run on one had it as a run on the other. One in the list that is the same is an error, too.
 # The last line of a program is "NAME VERSION: N same, N differ (which)". The folder in KEEP gets all results.
 # Exit status: 0 when nothing else differs, 3 when some program was skipped.
 set -euo pipefail
@@ -60,16 +60,18 @@ trap 'exit 143' TERM HUP
 
 # run PROGRAM FOLDER NAME CONSUL: its results on this Consul in PROGRAM.NAME, sorted, and what it has said besides in PROGRAM.NAME.log.
 run() {
-    local own=$folder/$1.$3.tmp status=0
-    rm -rf "$own"
-    mkdir -p "$own/bin"
-    ln -s "$4" "$own/bin/consul"
+    local temporary=$folder/$1.$3.tmp status=0
+    rm -rf "$temporary"
+    mkdir -p "$temporary/bin"
+    ln -s "$4" "$temporary/bin/consul"
     # `cannot` and `exit 1` of a program say that it has no results, and the log why.
     # shellcheck disable=SC2086 # flags
-    CONSUL_BIN=$4 PATH=$own/bin:$PATH TMPDIR=$own scripts/with-consul.sh $options --config "$here/node.json" 1.21 "$0" results "$1" "$2" \
+    CONSUL_BIN=$4 PATH=$temporary/bin:$PATH TMPDIR=$temporary \
+        scripts/with-consul.sh $options --config "$here/node.json" 1.21 "$0" results "$1" "$2" \
         >"$folder/$1.$3.out" 2>"$folder/$1.$3.log" || status=$?
     LC_ALL=C sort -u "$folder/$1.$3.out" >"$folder/$1.$3"
-    rm -rf "$own"
+    cat "$folder/$1.$3" >>"$folder/$1.$3.all"
+    rm -rf "$temporary"
     if [ $status -ne 0 ]; then
         tail -n 40 "$folder/$1.$3.log"
         echo "$1 ended with status $status on $3"
@@ -77,13 +79,14 @@ run() {
     return $status
 }
 
-# differing PROGRAM: the names whose results differ, or that one side alone has.
+# differing PROGRAM: the names that in no run had the same result on both.
 differing() {
     awk -F '\t' '
-        FNR == NR { real[$1] = $2; next }
-        { seen[$1]; if (!($1 in real) || real[$1] != $2) print $1 }
-        END { for (name in real) if (!(name in seen)) print name }
-    ' "$folder/$1.real" "$folder/$1.sim" | LC_ALL=C sort
+        { names[$1] }
+        FNR == NR { real[$0]; next }
+        $0 in real { same[$1] }
+        END { for (name in names) if (!(name in same)) print name }
+    ' "$folder/$1.real.all" "$folder/$1.sim.all" | LC_ALL=C sort
 }
 
 # both PROGRAM FOLDER: runs it on both, and puts what differs into PROGRAM.differ.
@@ -117,19 +120,14 @@ compare() {
     sed -n "s/^$1: \(.*\): [^:]*$/\1/p" "$here/differences.txt" | LC_ALL=C sort >"$folder/$1.listed"
     if ! cmp -s "$folder/$1.listed" "$folder/$1.differ"; then
         echo "$1 is run again: $(LC_ALL=C comm -3 "$folder/$1.listed" "$folder/$1.differ" | tr -d '\t' | paste -sd ' ')"
-        cp "$folder/$1.differ" "$folder/$1.first"
         both "$1" "$at" || return 1
-        # Both times, or listed and at least once.
-        LC_ALL=C comm -12 "$folder/$1.first" "$folder/$1.differ" >"$folder/$1.twice"
-        LC_ALL=C sort -u "$folder/$1.first" "$folder/$1.differ" | LC_ALL=C comm -12 - "$folder/$1.listed" \
-            | LC_ALL=C sort -u - "$folder/$1.twice" >"$folder/$1.both"
-        mv "$folder/$1.both" "$folder/$1.differ"
     fi
     LC_ALL=C comm -13 "$folder/$1.listed" "$folder/$1.differ" >"$folder/$1.wrong"
     while IFS= read -r name; do
         status=1
         for side in real sim; do
-            echo "$1 differs: $name on $side: $(awk -F '\t' -v name="$name" '$1 == name { print $2 }' "$folder/$1.$side")"
+            echo "$1 differs: $name on $side:" \
+                "$(awk -F '\t' -v name="$name" '$1 == name { print $2 }' "$folder/$1.$side.all" | paste -sd '|')"
         done
     done <"$folder/$1.wrong"
     while IFS= read -r name; do
@@ -142,7 +140,7 @@ compare() {
         tail -n 40 "$folder/$1.real.log"
         echo "$1: $good results on Consul 1.21 that are not \"fail\", of at least $least"
     fi
-    echo "$1 $version: $(($(wc -l <"$folder/$1.real") - $(wc -l <"$folder/$1.differ"))) same," \
+    echo "$1 $version: $(($(cut -f 1 "$folder/$1.real" | sort -u | wc -l) - $(wc -l <"$folder/$1.differ"))) same," \
         "$(wc -l <"$folder/$1.differ") differ$(paste -sd ' ' "$folder/$1.differ" | sed 's/\(..*\)/ (\1)/')"
     return $status
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests of consul-template: its manager, and its queries. Vault and Nomad are left out, and so are the tokens of a peering, which
 # the tests make before the first one: without peering all of them would fail.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=0.41.1 least=300 installed=dependency.test
 
 install() {
@@ -17,7 +17,7 @@ install() {
 results() {
     local part
     for part in manager dependency; do
-        (cd "$1/source/$part" && "$1/$part.test" -test.v -test.timeout=20m -test.skip='Vault|Nomad|^TestNV|^TestNewNV' 2>&1 || true) \
-            | go_results | sed "s/^/$part./"
+        (env -C "$1/source/$part" "$1/$part.test" -test.v -test.timeout=20m -test.skip='Vault|Nomad|^TestNV|^TestNewNV' 2>&1 \
+            || true) | go_results | sed "s/^/$part./"
     done
 }

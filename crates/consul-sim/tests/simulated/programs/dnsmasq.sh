@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dnsmasq before Consul's DNS, as most machines ask it: names over UDP and TCP, with its cache, and what it makes of no answer.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=2.90 least=12 installed=usr/sbin/dnsmasq
 
 install() {

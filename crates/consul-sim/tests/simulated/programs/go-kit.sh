@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests of go-kit's service discovery by Consul, with those that ask a Consul.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=0.13.0 least=10 installed=consul.test
 
 install() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # HAProxy with servers from Consul's DNS: SRV records of a service, whose instances come, go, become critical and weigh differently.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=2.6.12 least=8 installed=usr/sbin/haproxy
 
 install() {

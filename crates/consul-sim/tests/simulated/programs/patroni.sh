@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Patroni with two PostgreSQL servers: who leads after a start, a switchover, and the death of the leader, and what it keeps in Consul.
 # PostgreSQL refuses to run as root: it runs as nobody, in a namespace of users.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=4.1.5 least=10 installed=patroni/__main__.py
 
 install() {
@@ -99,11 +99,12 @@ results() {
     saw "a switchover" "$(patroni a switchover POST '{"leader": "a", "candidate": "b"}')"
     saw "the second one leads" "$(until_prints "a replica streaming, b leader running" cluster b)"
     saw "its key then" "$(until_prints b leader)"
+    saw "it is registered then" "$(until_prints "demo/b passing,passing" registered primary)"
     saw "options" "$(patroni a config PATCH '{"ttl": 25, "postgresql": {"parameters": {"work_mem": "5MB"}}}')"
     kill_member b
     saw "a failover" "$(until_prints a leader)"
     saw "after the failover" "$(until_prints "a leader running" cluster a)"
-    saw "it is registered then" "$(until_prints "demo/a passing,passing" registered primary)"
+    saw "both are registered" "$(until_prints "demo/a passing,passing demo/b critical,passing" registered primary)"
     member b
     saw "the second one is back" "$(until_prints "a leader running, b replica streaming" cluster a)"
     saw "keys" "$(curl -sS "http://$CONSUL_HTTP_ADDR/v1/kv/service/demo?keys")"

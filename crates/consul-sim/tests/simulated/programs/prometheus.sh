@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prometheus' discovery by Consul's catalog: the labels of instances that come, change and go, by a tag, by metadata of nodes and without
 # stale reads. Debian's package has been built without it.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=0.316.0 least=10 installed=observe
 
 install() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tests of py-consul, with a fresh Consul for each, which conftest.py starts in place of a container.
-# shellcheck disable=SC2034 # compare.sh reads them
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=1.8.0 least=150 installed=source/tests/conftest.py
 
 install() {
@@ -15,7 +15,8 @@ install() {
 results() {
     local root=$PWD
     cp "$here/conftest.py" "$1/source/conftest.py"
-    (cd "$1/source" && ROOT=$root PYTHONPATH=$1/packages python3 -m pytest -p no:cacheprovider -o addopts= -n 4 -rA -q tests 2>&1 || true) \
+    (ROOT=$root PYTHONPATH=$1/packages env -C "$1/source" python3 -m pytest -p no:cacheprovider -o addopts= -n 4 -rA -q tests 2>&1 \
+        || true) \
         | tee /dev/stderr | sed -nE 's/^(PASSED|FAILED|ERROR|SKIPPED) (tests[^ ]*).*/\2\t\1/p' \
         | sed -e 's/PASSED$/pass/' -e 's/\(FAILED\|ERROR\)$/fail/' -e 's/SKIPPED$/skip/'
 }

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Traefik's provider for Consul's catalog, which watches services and asks for the certificate of its sidecar: the routers and servers
-# that it makes of services that come, change, become critical and go.
-# shellcheck disable=SC2034 # compare.sh reads them
+# Traefik's provider for Consul's catalog, which watches services and asks for a certificate of the mesh: the routers and servers that
+# it makes of services that come, change, become critical and go.
+# shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
 version=3.7.13 least=8 installed=observe
 
 install() {
     go_source "$1" "github.com/traefik/traefik/v3@v$version"
+    # A module of the same repository, which has places for extensions and is not published.
+    sed -i -e '/dynamic\/ext"/d' -e '/\text\.[A-Z]/d' "$1/source/pkg/config/dynamic/http_config.go"
+    sed -i '/traefik\/dynamic\/ext/d' "$1/source/go.mod"
     mkdir -p "$1/source/cmd/observe"
     sed '/^.*go:build ignore$/d' "$here/traefik.go" >"$1/source/cmd/observe/main.go"
-    (cd "$1/source" && go build -mod=mod -o "$1/observe" ./cmd/observe >&2) || cannot "Traefik's provider does not build"
+    (cd "$1/source" && go build -mod=mod -o "$1/observe" ./cmd/observe >&2) \
+        || cannot "Traefik's provider does not build"
     rm -rf "$1/source"
 }
 
@@ -22,7 +26,8 @@ for name, router in sorted(http.get("routers", {}).items()):
 for name, service in sorted(http.get("services", {}).items()):
     print(name, sorted(str(server) for server in service["loadBalancer"].get("servers", [])), end="; ")
 for name, transport in sorted(http.get("serversTransports", {}).items()):
-    print(name, len(transport.get("certificates", [])), len(transport.get("rootCAs", [])), transport.get("peerCertURI"), end="; ")'
+    counts = len(transport.get("certificates", [])), len(transport.get("rootCAs", []))
+    print(name, *counts, transport.get("peerCertURI"), end="; ")'
 }
 
 # after WORD: the routes, once they have it.
@@ -34,7 +39,9 @@ after() {
 
 results() {
     local provider
-    put agent/service/register '{"Name": "web", "ID": "1", "Port": 81, "Address": "10.0.0.1", "Tags": ["traefik.http.routers.own.rule=Path(`/a`)"]}'
+    # shellcheck disable=SC2016 # Traefik's quotes
+    put agent/service/register '{"Name": "web", "ID": "1", "Port": 81, "Address": "10.0.0.1",
+        "Tags": ["traefik.http.routers.own.rule=Path(`/a`)"]}'
     "$1/observe" >"$TMPDIR/configurations" &
     provider=$!
     trap 'kill '"$provider" EXIT
