@@ -184,7 +184,8 @@ lint-annotations:
 lint-shellcheck:
 	@if command -v shellcheck >/dev/null; then \
 		shellcheck .ci/run scripts/*.sh rockspec/*.sh benches/*.sh examples/openresty/*.sh \
-			tests/programs/nginx/*.sh tests/programs/nginx/apisix/*.sh tests/programs/resty/*.sh; \
+			tests/programs/nginx/*.sh tests/programs/nginx/apisix/*.sh tests/programs/resty/*.sh \
+			crates/consul-sim/tests/simulated/*/*.sh; \
 	else \
 		echo "SKIPPED: there is no shellcheck"; \
 	fi

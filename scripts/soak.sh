@@ -7,8 +7,10 @@
 #
 #   api       the tests of HashiCorp's Go client on Consul 1.21 and on consul-sim (some minutes)
 #   languages  programs in Python, Node.js and Java, on Consul 1.21 and on consul-sim
-#   commands  142 commands of Consul's command line, on Consul 1.21 and on consul-sim
-#   random    5,000 sequences of random requests of each kind (sound, odd, odd with ACLs), simulated and on a real Consul (SEQUENCES)
+#   commands  515 commands of Consul's command line, on Consul 1.21 and on consul-sim
+#   programs  programs that others have written, with the verdicts of their own tests or with what they see, on Consul 1.21 and on
+#             consul-sim: consul-template, py-consul, HAProxy and others (PROGRAMS: their names; Go module proxy, pip, apt-get)
+#   random    5,000 sequences of random requests with sound bodies, simulated and on a real Consul (SEQUENCES)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
@@ -53,7 +55,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
+all_steps=(api languages commands programs random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -82,6 +84,12 @@ step_languages() {
 step_commands() {
     COMMANDS=all test_with simulated commands || return
     unless_skipped 'Go client\|example of consul-sim\|a program in'
+}
+
+step_programs() {
+    run make --no-print-directory consul-sim || return
+    # shellcheck disable=SC2086 # a list of names
+    run crates/consul-sim/tests/simulated/programs/compare.sh ${PROGRAMS:-}
 }
 
 step_random() {
