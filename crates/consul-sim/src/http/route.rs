@@ -13,7 +13,7 @@ use crate::{
 use bytes::Bytes;
 use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
 use consul_api::api::operator as operator_rows;
-use consul_api::table::{Endpoint, Enterprise, Location};
+use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
 use consul_process::sync::lock;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
@@ -303,12 +303,8 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 
 /// Refuses other datacenters, and reads the filter.
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
-    let asked = [call.query.get("datacenter"), call.query.get("dc")];
-    let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
-    // Two reads are of the agent's datacenter, whatever the parameter says.
-    let is_here = [operator_rows::USAGE.path, EXPORTED.path].contains(&call.endpoint.path);
-    if dc != settings.datacenter && takes(call.endpoint, "dc") && !is_here {
-        return Err(Refusal::server("No path to datacenter"));
+    if asks_a_datacenter(call.endpoint) {
+        check_datacenter(call, settings)?;
     }
     let expression = call.query.get("filter");
     if let Some(schema) = call.endpoint.filter.map(filter::schema::of)
@@ -317,6 +313,37 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
         call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
     }
     Ok(())
+}
+
+/// Refuses other datacenters.
+pub(crate) fn check_datacenter(call: &Call, settings: &Settings) -> Result<(), Refusal> {
+    let asked = [call.query.get("datacenter"), call.query.get("dc")];
+    match asked.into_iter().find(|name| !name.is_empty()) {
+        Some(name) if name != settings.datacenter => Err(Refusal::server("No path to datacenter")),
+        _ => Ok(()),
+    }
+}
+
+/// The paths whose writes go to the primary datacenter, whatever the parameter says.
+const OF_PRIMARY: &[&str] = &[
+    "/v1/acl/token",
+    "/v1/acl/policy",
+    "/v1/acl/role",
+    "/v1/internal/acl/authorize",
+    "/v1/catalog/",
+    "/v1/config",
+    "/v1/connect/intentions",
+];
+
+/// Whether requests of an endpoint go to the datacenter of their parameter.
+fn asks_a_datacenter(endpoint: &Endpoint) -> bool {
+    let is_primary = || OF_PRIMARY.iter().any(|path| endpoint.path.starts_with(path));
+    match endpoint.path {
+        // They are of the agent's datacenter.
+        path if path == operator_rows::USAGE.path || path == EXPORTED.path => false,
+        "/v1/acl/token/self" => true,
+        _ => takes(endpoint, "dc") && (endpoint.method == Verb::Get || !is_primary()),
+    }
 }
 
 fn allowed(verbs: &[&'static Route]) -> HeaderValue {

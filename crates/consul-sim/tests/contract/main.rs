@@ -12,6 +12,7 @@ mod body;
 mod catalog;
 mod config_entry;
 mod coordinate;
+mod datacenter;
 mod dns;
 mod event;
 mod health;
@@ -55,6 +56,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("status", status::BEHAVIOURS),
     ("event", event::BEHAVIOURS),
     ("coordinate", coordinate::BEHAVIOURS),
+    ("datacenter", datacenter::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
     ("dns", dns::BEHAVIOURS),
