@@ -29,6 +29,7 @@ use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
+pub(super) use agent_self::STANDARD;
 use consul_api::api::agent as wire;
 use definition::{Origin, is_status};
 use local::LocalCheck;
