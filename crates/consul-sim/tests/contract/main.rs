@@ -22,6 +22,7 @@ mod kv;
 mod observer;
 mod odd;
 mod operator;
+mod proxy;
 mod query;
 mod session;
 mod snapshot;
@@ -58,6 +59,7 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("coordinate", coordinate::BEHAVIOURS),
     ("datacenter", datacenter::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
+    ("proxy", proxy::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
     ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
