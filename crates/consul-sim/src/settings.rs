@@ -20,7 +20,7 @@ pub struct Settings {
     pub ports: Ports,
     /// The part of the configuration that `agent/self` shows besides the usual one, by the paths in its `DebugConfig`.
     pub shown: serde_json::Map<String, serde_json::Value>,
-    /// What it shows there of its sockets.
+    /// The members of it that its sockets decide.
     pub sockets: Arc<Mutex<serde_json::Map<String, serde_json::Value>>>,
     /// `telemetry`
     pub telemetry: Telemetry,

@@ -115,7 +115,7 @@ pub(crate) fn read(given: &Object<'_>, reader: Reader) -> Result<Option<Value>, 
     let Some(json) = given.get("Proxy") else { return Ok(None) };
     let mut proxy = with_names(&given.nested("Proxy", json, PROXY)?, json, PROXY_FIELDS)?;
     match reader {
-        // Its extensions are those of the defaults of proxies.
+        // The defaults of proxies have its extensions.
         Reader::Agent => drop(proxy.remove("EnvoyExtensions")),
         Reader::Catalog => {}
         Reader::Transaction => proxy.retain(|name, _| OF_TRANSACTIONS.contains(&name.as_str())),

@@ -29,7 +29,7 @@ impl Kind {
         Self { name, shape: Some(shape), only_name: None, reads, writes }
     }
 
-    /// A kind of which only the types of members are checked.
+    /// A kind whose members have types and are not checked further.
     const fn stored(name: &'static str) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
         Self { name, shape: None, only_name: None, reads, writes }

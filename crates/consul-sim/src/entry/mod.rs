@@ -211,7 +211,11 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
 /// The name of an entry that its members alone do not forbid, and the entry with what Consul adds.
 fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
     let own = member(&given, "Name").map_or("", Json::as_text);
-    let name = kind.only_name.filter(|_| own.is_empty()).unwrap_or(own).to_owned();
+    let name = kind
+        .only_name
+        .filter(|only| own.is_empty() && *only != "default")
+        .unwrap_or(own)
+        .to_owned();
     intentions::drop_legacy(&mut given);
     let body = completed(kind, &name, given);
     check::check(kind, &name, &body)?;

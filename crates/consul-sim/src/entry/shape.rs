@@ -10,7 +10,7 @@ pub(super) struct Shape(pub &'static [Member]);
 
 /// The members of an object as a text, which takes less room than a table: `Name:type`, each with `!` behind it if replies
 /// have it when it is absent, with `?` if they then have null, or with `=` and the value that they then have. Types are a
-/// letter, the members of an object in braces, or those of each item of a list in brackets.
+/// letter, the members of an object in braces, or the members of each item of a list in brackets.
 pub(super) fn shape_of(text: &'static str) -> Shape {
     members_of(&mut &*text)
 }

@@ -13,10 +13,11 @@ use crate::{
 use bytes::Bytes;
 use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
 use consul_api::api::operator as operator_rows;
+use consul_api::api::txn::TXN;
 use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
 use consul_process::sync::lock;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,6 +28,9 @@ use std::sync::LazyLock;
 const NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 const PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+
+/// The parameter for proxies with the defaults of services and proxies in them.
+const MERGE: &str = "merge-central-config";
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
@@ -163,7 +167,8 @@ pub(crate) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
 async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
     let path = parts.uri.path();
     let Some(decoded) = unescape(path.as_bytes()) else {
-        return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        let close = HeaderValue::from_static("close");
+        return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request").with(CONNECTION, close);
     };
     let decoded = String::from_utf8_lossy(&decoded);
     if !is_printable(&decoded) {
@@ -254,6 +259,11 @@ fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared
     };
     settings.key_names.check_path(call)?;
     check_enterprise(call)?;
+    if call.query.has(MERGE) && takes(call.endpoint, MERGE) {
+        return Err(Refusal::bad(format!(
+            "Invalid query parameter: \"{MERGE}\" - a simulated agent does not merge central configuration"
+        )));
+    }
     handler.check(call)?;
     // The agent answers a hashed read itself, for any datacenter and without a filter.
     let scope = match handler {
@@ -274,6 +284,9 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let Endpoint { enterprise, .. } = call.endpoint;
+    if call.endpoint.path == TXN.path {
+        return Ok(());
+    }
     let is_usage = call.endpoint.path == operator_rows::USAGE.path;
     let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
     let namespace = || is_usage || !has_none && takes(call.endpoint, "ns");

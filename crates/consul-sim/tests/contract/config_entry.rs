@@ -40,6 +40,7 @@ behaviours![
     durations_of_passive_checks_are_numbers,
     splits_that_change_headers_may_repeat,
     metadata_of_each_kind_is_texts,
+    the_logs_and_failovers_of_proxies_are_checked,
     members_of_gateways_have_their_types,
     an_entry_without_a_name_is_deleted_as_one_that_is_not_there,
 ];
@@ -799,7 +800,7 @@ async fn stored(t: &T, entry: serde_json::Value) -> serde_json::Value {
     let found = t.raw("GET", &target, "").await.body;
     t.raw("DELETE", &target, "").await;
     let mut found: serde_json::Value = serde_json::from_str(&found).unwrap();
-    // Only a server with gateways has something to tell of them.
+    // Only a server with gateways has conditions.
     if let Some(status) = found.get_mut("Status").and_then(|it| it.get_mut("Conditions")) {
         *status = serde_json::Value::Null;
     }
@@ -987,5 +988,54 @@ async fn an_entry_without_a_name_is_deleted_as_one_that_is_not_there(t: T) {
         let answer = t.raw("GET", &format!("/v1/config/{kind}?filter=Odd"), "").await;
         let why = format!("filtering not supported for config entry kind={kind}");
         assert_eq!((answer.status, answer.body), (500, why));
+    }
+}
+
+async fn the_logs_and_failovers_of_proxies_are_checked(t: T) {
+    if t.is_1_8("some kinds are unknown") {
+        return;
+    }
+    for (kind, members, why) in [
+        (
+            "exported-services",
+            json!({"Services": []}),
+            "exported-services Name must be \"default\"",
+        ),
+        ("proxy-defaults", json!({"PrioritizeByLocality": {}}), ""),
+        (
+            "proxy-defaults",
+            json!({"PrioritizeByLocality": {"Mode": "x"}}),
+            "Prioritize-by-locality",
+        ),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "file"}}), "path must be specified"),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "file", "Path": "/x"}}), ""),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "x"}}), "invalid access log type: x"),
+        (
+            "proxy-defaults",
+            json!({"AccessLogs": {"Path": "/x"}}),
+            "path is only valid for file type",
+        ),
+        ("proxy-defaults", json!({"AccessLogs": {"JSONFormat": "x"}}), "invalid access log json"),
+        ("proxy-defaults", json!({"AccessLogs": {"JSONFormat": "{\"a\": 1}"}}), ""),
+        (
+            "proxy-defaults",
+            json!({"AccessLogs": {"JSONFormat": "{}", "TextFormat": "x"}}),
+            "cannot specify both access log JSONFormat and TextFormat",
+        ),
+        (
+            "proxy-defaults",
+            json!({"FailoverPolicy": {"Mode": "x"}}),
+            "Failover-policy mode must be",
+        ),
+        ("proxy-defaults", json!({"FailoverPolicy": {"Mode": "sequential"}}), ""),
+        ("proxy-defaults", json!({"FailoverPolicy": {"Mode": "order-by-locality"}}), ""),
+    ] {
+        let mut entry = json!({"Kind": kind});
+        entry.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+        t.raw("DELETE", "/v1/config/proxy-defaults/global", "").await;
+        let status = if why.is_empty() { 200 } else { 500 };
+        assert_eq!(answer.status, status, "{entry}: {}", answer.body);
+        assert!(answer.body.contains(why), "{entry}: {}", answer.body);
     }
 }

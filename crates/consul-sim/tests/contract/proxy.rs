@@ -1,4 +1,4 @@
-//! Definitions of proxies: what is read back is the type that Consul sends, whoever has registered it.
+//! Definitions of proxies: they are read back with the types of Consul, by whichever way they came.
 
 use crate::target::{T, behaviours};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn shown(name: &str, given: &Value, by_agent: bool, is_zero: bool) -> Option<Val
             "DestinationType": "", "DestinationName": "u", "Datacenter": "", "LocalBindPort": 5,
             "MeshGateway": {},
         }])),
-        // The agent has those of the defaults of proxies.
+        // The agent has the extensions of the defaults.
         ("EnvoyExtensions", false) if by_agent => None,
         ("EnvoyExtensions", false) => Some(json!([{
             "Name": "x", "Required": false, "Arguments": {"a": 0}, "ConsulVersion": "",
