@@ -103,6 +103,7 @@ const ALONE: &[&str] = &[
     "a_service_in_maintenance_is_critical",
     "a_write_wakes_the_queries_that_it_wakes_on_consul",
     "services_are_exported_to_peers",
+    "callers_without_permission_learn_what_is_unknown",
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.
