@@ -145,7 +145,7 @@ async fn another_datacenter_is_refused_where_it_is_asked(t: T) {
     for target in [
         format!("/v1/config/service-defaults/{name}"),
         format!("/v1/connect/intentions/exact?source=a&destination={name}"),
-        format!("/v1/connect/intentions/exact?source=a&destination=b"),
+        "/v1/connect/intentions/exact?source=a&destination=b".to_owned(),
     ] {
         t.raw_own("DELETE", &target, "").await;
     }
