@@ -87,7 +87,7 @@ impl ReadOptions {
     }
 }
 
-fn consistency(query: &Query) -> Result<Consistency, Refusal> {
+pub(crate) fn consistency(query: &Query) -> Result<Consistency, Refusal> {
     let conflict = |with: &str| {
         let text = format!("Cannot specify ?{with} with ?consistent, conflicting semantics.");
         Err(Refusal::bad(text))

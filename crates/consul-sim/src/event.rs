@@ -69,7 +69,8 @@ fn fire(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let is_for_us = node.is_none_or(|node| node.is_match(&state.node_name))
         && service.is_none_or(|service| has_service(state, &service, tag.as_ref()));
     let time = state.events.fire();
-    if is_for_us {
+    // Remote execution takes its own events.
+    if is_for_us && event.name != "_rexec" {
         state.events.keep(Event { time, ..event.clone() });
         state.touch(Topic::Events);
     }

@@ -147,7 +147,7 @@ async fn run(config: &Config) -> Result<End, String> {
     };
     let agent = Arc::new(config.agent(clock).map_err(starting)?);
     let (urls, listeners): (Vec<_>, Vec<_>) =
-        config.listeners().await.map_err(starting)?.into_iter().unzip();
+        config.listeners(&agent).await.map_err(starting)?.into_iter().unzip();
     let dns = config.dns(Arc::clone(&agent)).await.map_err(starting)?;
     let asked_at = dns.addresses();
     let most = config.connections_per_client();

@@ -24,7 +24,7 @@ fn permit(state: &State, call: &Call, access: Access) -> Result<(), Refusal> {
 
 /// The id of the server, which is that of its node.
 pub(super) fn server_id(state: &State) -> &str {
-    state.catalog.node(&state.node_name).map_or("", |record| &record.node.id)
+    state.local.node().map_or("", |node| &node.id)
 }
 
 fn raft(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -130,7 +130,11 @@ static USAGE: Read = Read {
             "Index": usage_index(state),
             "LastContact": 0,
             "KnownLeader": true,
-            "ConsistencyLevel": "leader",
+            "ConsistencyLevel": match () {
+                () if call.query.has("stale") => "stale",
+                () if call.query.has("consistent") => "consistent",
+                () => "leader",
+            },
             "NotModified": false,
             "Backend": 0,
             "ResultsFilteredByACLs": false,

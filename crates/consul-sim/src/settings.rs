@@ -5,6 +5,7 @@ use ::http::{HeaderName, HeaderValue};
 use consul_api::api::{kv, session};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The settings of an agent and its server. Each has the default of Consul 1.21.0; source: the reference of the agent's configuration
@@ -17,8 +18,10 @@ pub struct Settings {
     pub address: IpAddr,
     /// `ports`
     pub ports: Ports,
-    /// The part of the configuration that `agent/self` shows besides the usual one, by the names in its `DebugConfig`.
+    /// The part of the configuration that `agent/self` shows besides the usual one, by the paths in its `DebugConfig`.
     pub shown: serde_json::Map<String, serde_json::Value>,
+    /// The members of it that its sockets decide.
+    pub sockets: Arc<Mutex<serde_json::Map<String, serde_json::Value>>>,
     /// `telemetry`
     pub telemetry: Telemetry,
     /// `connect.ca_config.cluster_id`: the trust domain, without its suffix.
@@ -54,6 +57,7 @@ impl Default for Settings {
             address: Ipv4Addr::LOCALHOST.into(),
             ports: Ports::default(),
             shown: serde_json::Map::new(),
+            sockets: Arc::default(),
             telemetry: Telemetry::default(),
             cluster_id: "5ca1ab1e-0000-4000-8000-000000000001".to_owned(),
             session_ttl_min: Duration::from_secs(session::TTL_RANGE_S.0),

@@ -1,6 +1,7 @@
 //! Transactions: all operations or none.
 
 use super::acl::{Access, Authority, Resource};
+use super::blocking::ReadOptions;
 use super::catalog::txn::{self, Found};
 use super::go;
 use super::http::decode::{GoType, Json, Object};
@@ -17,7 +18,7 @@ use consul_api::api::txn as wire;
 use http::StatusCode;
 use serde::Serialize;
 
-pub(super) static ROUTES: &[Route] = &[Route(&wire::TXN, Handler::Checked(txn))];
+pub(super) static ROUTES: &[Route] = &[Route(&wire::TXN, Handler::Now(txn))];
 
 enum Operation {
     Kv(KvOperation),
@@ -168,9 +169,12 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
             state.settings.key_names.check_operation(&operation.key)?;
         }
     }
+    let writes = operations.iter().any(Operation::writes);
+    if !writes {
+        ReadOptions::parse(call, &state.settings)?;
+    }
     let authority = state.authority(call);
     authority.known()?;
-    let writes = operations.iter().any(Operation::writes);
     let refused = prepare(state, &authority, &mut operations);
     let reached = refused.is_empty();
     let (results, errors) =
@@ -394,7 +398,7 @@ fn empty(operation: &KvOperation) -> View {
         value: None,
         session: Some(operation.session.clone()).filter(|session| !session.is_empty()),
         create_index: 0,
-        modify_index: 0,
+        modify_index: operation.index,
     }
 }
 

@@ -205,6 +205,29 @@ impl AclTable {
         seen
     }
 
+    /// The policies that identities and templates of a token and of its roles stand for.
+    pub(super) fn synthetic_of(&self, token: &Token) -> impl Iterator<Item = Policy> {
+        let own = (&token.services, &token.nodes, &token.templates);
+        let of_roles =
+            self.roles_of(token).map(|role| (&role.services, &role.nodes, &role.templates));
+        let (mut identities, mut templated) = (BTreeMap::new(), BTreeMap::new());
+        for (services, nodes, templates) in std::iter::once(own).chain(of_roles) {
+            let services = services.iter().map(|one| {
+                let datacenters = one.datacenters.clone().unwrap_or_default();
+                Templated::of("builtin/service", &one.name, datacenters)
+            });
+            let nodes = nodes
+                .iter()
+                .map(|one| Templated::of("builtin/node", &one.name, vec![one.datacenter.clone()]));
+            // The last one of those with the same rules counts.
+            let keyed = |policy: Policy| (policy.id.clone(), policy);
+            let of_identities = services.chain(nodes).filter_map(|one| one.synthetic());
+            identities.extend(of_identities.map(keyed));
+            templated.extend(templates.iter().filter_map(Templated::synthetic).map(keyed));
+        }
+        identities.into_values().chain(templated.into_values())
+    }
+
     /// The rules of the token's policies, roles and identities.
     pub(super) fn rules_of(&self, token: &Token, datacenter: &str) -> Rules {
         let mut rules = Rules::default();

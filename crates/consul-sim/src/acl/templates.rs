@@ -126,6 +126,27 @@ impl Template {
         text
     }
 
+    /// The policy that it makes for a name.
+    fn synthetic(&self, variable: &str, datacenters: Option<Vec<String>>) -> Policy {
+        let text = self.rules(variable);
+        // Source: the offset of the 128-bit hash FNV-1a, which Consul adds to the rules.
+        let mut id = String::new();
+        for byte in text.bytes() {
+            let _ = write!(id, "{byte:02x}");
+        }
+        id.push_str("6c62272e07bb014262b821756295c58d");
+        Policy {
+            name: format!("synthetic-policy-{id}"),
+            id,
+            description: format!("synthetic policy generated from templated policy: {}", self.name),
+            text,
+            rules: Rules::default(),
+            datacenters,
+            create_index: 0,
+            modify_index: 0,
+        }
+    }
+
     /// Refuses a variable that is not one of this template.
     fn check(&self, variable: Option<&str>) -> Result<(), String> {
         const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
@@ -183,6 +204,17 @@ impl Templated {
         let check = template.check(variable.as_deref());
         check.map_err(|why| format!("templated policy failed validation: {why}"))?;
         Ok(Templated { name: name.to_owned(), variable, datacenters: Vec::new() })
+    }
+
+    /// A template for a name, which is known to fit.
+    pub fn of(name: &str, variable: &str, datacenters: Vec<String>) -> Templated {
+        Templated { name: name.to_owned(), variable: Some(variable.to_owned()), datacenters }
+    }
+
+    /// The policy that it stands for.
+    pub fn synthetic(&self) -> Option<Policy> {
+        let variable = self.variable.as_deref().unwrap_or_default();
+        Some(Template::named(&self.name)?.synthetic(variable, Some(self.datacenters.clone())))
     }
 
     /// Its rules.
@@ -327,22 +359,6 @@ fn preview(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         let name = go::quoted(template.name);
         Refusal::bad(format!("validation error for templated policy: {name}: {why}"))
     })?;
-    let text = template.rules(&variable);
-    // Source: the offset of the 128-bit hash FNV-1a, which Consul adds to the rules.
-    let mut id = String::new();
-    for byte in text.bytes() {
-        let _ = write!(id, "{byte:02x}");
-    }
-    id.push_str("6c62272e07bb014262b821756295c58d");
-    let policy = Policy {
-        name: format!("synthetic-policy-{id}"),
-        id,
-        description: format!("synthetic policy generated from templated policy: {}", template.name),
-        text,
-        rules: Rules::default(),
-        datacenters: None,
-        create_index: 0,
-        modify_index: 0,
-    };
+    let policy = template.synthetic(&variable, None);
     Ok(Reply::json(call.style, &policies::View::from(&policy)))
 }

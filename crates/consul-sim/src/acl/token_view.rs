@@ -1,8 +1,8 @@
 //! Tokens in replies.
 
 use super::{
-    Access, Authority, DefaultPolicy, NodeIdentity, Resource, ServiceIdentity, Token, content_hash,
-    identity_texts, policies, roles, templates,
+    Access, Authority, DefaultPolicy, NodeIdentity, Policy, Resource, ServiceIdentity, Token,
+    content_hash, identity_texts, policies, roles, templates,
 };
 use crate::go;
 use crate::store::State;
@@ -130,7 +130,7 @@ impl<'a> View<'a> {
 pub(super) struct Expanded<'a> {
     #[serde(flatten)]
     token: View<'a>,
-    expanded_policies: Vec<policies::View<'a>>,
+    expanded_policies: Option<Vec<policies::View<'a>>>,
     expanded_roles: Option<Vec<roles::View<'a>>>,
     #[serde(rename = "NamespaceDefaultPolicyIDs")]
     namespace_default_policy_ids: Option<()>,
@@ -144,13 +144,20 @@ pub(super) struct Expanded<'a> {
 }
 
 impl<'a> Expanded<'a> {
-    pub fn new(state: &'a State, token: &'a Token, view: View<'a>) -> Self {
-        let policies = state.acl.policies_of(token).into_iter();
+    /// `synthetic` has the policies that its identities and templates stand for.
+    pub fn new(
+        state: &'a State,
+        token: &'a Token,
+        synthetic: &'a [Policy],
+        view: View<'a>,
+    ) -> Self {
+        let policies = state.acl.policies_of(token).into_iter().chain(synthetic);
+        let policies: Vec<_> = policies.map(policies::View::from).collect();
         let roles: Vec<_> =
             state.acl.roles_of(token).map(|role| roles::View::new(state, role)).collect();
         Self {
             token: view,
-            expanded_policies: policies.map(policies::View::from).collect(),
+            expanded_policies: (!policies.is_empty()).then_some(policies),
             expanded_roles: (!roles.is_empty()).then_some(roles),
             namespace_default_policy_ids: None,
             namespace_default_role_ids: None,

@@ -93,7 +93,8 @@ fn read(state: &State, call: &Call) -> Result<Reply, Refusal> {
     if !call.query.has("expanded") {
         return Ok(Reply::json(call.style, &view));
     }
-    let expanded = Expanded::new(state, token, view);
+    let synthetic: Vec<_> = state.acl.synthetic_of(token).collect();
+    let expanded = Expanded::new(state, token, &synthetic, view);
     Ok(Reply::json(call.style, &expanded))
 }
 

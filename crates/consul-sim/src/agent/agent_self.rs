@@ -5,6 +5,7 @@ use crate::settings::Ports;
 use crate::store::State;
 use crate::store::catalog::TextMap;
 use crate::{VERSION, operator};
+use consul_process::sync::lock;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -90,7 +91,7 @@ pub(crate) fn about(state: &State) -> About {
 }
 
 /// The values that Consul 1.21.0 shows of a configuration that sets nothing.
-static STANDARD: LazyLock<Map<String, Value>> =
+pub(crate) static STANDARD: LazyLock<Map<String, Value>> =
     LazyLock::new(|| serde_json::from_str(include_str!("debug_config.json")).unwrap_or_default());
 
 /// The configuration with every member that Consul shows.
@@ -133,14 +134,17 @@ fn debug_config(state: &State, id: &str) -> Map<String, Value> {
         "TaggedAddresses": tagged,
     });
     let mut all = STANDARD.clone();
-    all.extend(settings.shown.clone());
+    for (path, value) in &settings.shown {
+        put(&mut all, path, value);
+    }
     if let Value::Object(own) = own {
         all.extend(own);
     }
+    all.extend(lock(&settings.sockets).clone());
     for (member, inner) in [
         ("ACLResolverSettings", json!({"ACLDefaultPolicy": policy, "ACLsEnabled": acls})),
         ("ACLResolverSettings", json!({"Datacenter": datacenter, "NodeName": name})),
-        ("Cloud", json!({ "NodeName": name })),
+        ("Cloud", json!({ "NodeID": id, "NodeName": name })),
         ("TLS", json!({ "NodeName": name })),
         ("Telemetry", json!({"DisableHostname": settings.telemetry.without_host})),
         ("Telemetry", json!({"MetricsPrefix": settings.telemetry.prefix})),
@@ -150,6 +154,18 @@ fn debug_config(state: &State, id: &str) -> Map<String, Value> {
         }
     }
     all
+}
+
+/// Sets a member at a path, within the objects that are there.
+fn put(members: &mut Map<String, Value>, path: &str, value: &Value) {
+    match path.split_once('.') {
+        Some((name, rest)) => {
+            if let Some(Value::Object(inner)) = members.get_mut(name) {
+                put(inner, rest, value);
+            }
+        }
+        None => drop(members.insert(path.to_owned(), value.clone())),
+    }
 }
 
 /// The port for proxies of the mesh, if the agent has one.

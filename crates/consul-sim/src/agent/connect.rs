@@ -24,7 +24,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::CA_ROOTS, Handler::Read(&ROOTS)),
     Route(&agent::CONNECT_CA_ROOTS, Handler::Read(&CACHED_ROOTS)),
     Route(&agent::CONNECT_CA_LEAF, Handler::Read(&LEAF)),
-    Route(&wire::CA_CONFIGURATION, Handler::Now(authority_config::read)),
+    Route(&wire::CA_CONFIGURATION, Handler::Checked(authority_config::read)),
     Route(&wire::CA_CONFIGURATION_UPDATE, Handler::Now(authority_config::update)),
     Route(&agent::CONNECT_AUTHORIZE, Handler::Now(authorize)),
 ];

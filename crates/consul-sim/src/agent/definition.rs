@@ -6,7 +6,7 @@ use super::sidecar::{self, Sidecar};
 use crate::catalog::body::{
     self, addresses, check_address, check_meta, check_weights, locality, weights,
 };
-use crate::catalog::proxy;
+use crate::catalog::proxy::{self, Reader};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, decode_error};
 use crate::http::reply::Refusal;
@@ -266,7 +266,7 @@ pub(super) fn read_service(
         weights: weights(given, "structs.Weights")?,
         enable_tag_override: given.flag("EnableTagOverride")?
             || given.flag("enable_tag_override")?,
-        proxy: proxy::read(given)?,
+        proxy: proxy::read(given, Reader::Agent)?,
         connect,
         locality: locality(given, body::LOCALITY)?,
         ..Service::default()

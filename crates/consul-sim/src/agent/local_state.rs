@@ -7,7 +7,7 @@ use crate::SERF_HEALTH;
 use crate::acl::{Access, Resource, Secret};
 use crate::log::Level;
 use crate::store::State;
-use crate::store::catalog::Service;
+use crate::store::catalog::{Node, Service};
 use crate::store::server;
 use crate::store::timer::Timer;
 use crate::store::watch::Topic;
@@ -307,13 +307,21 @@ impl State {
     pub fn sync_all(&mut self) {
         self.local.syncing = false;
         let own = self.catalog.node(&self.node_name);
+        let is_same = |node: &Node| {
+            let of =
+                |node: &Node| (node.id.clone(), node.tagged_addresses.clone(), node.meta.clone());
+            own.is_some_and(|own| of(&own.node) == of(node))
+        };
+        let changed = self.local.node.clone().filter(|node| !is_same(node));
         let services = own.into_iter().flat_map(|record| record.services.values());
         let services: Vec<_> = services.map(|service| service.id.clone()).collect();
         let checks = own.into_iter().flat_map(|record| record.checks.values());
         let checks: Vec<_> = checks.map(|check| check.check_id.clone()).collect();
         let node = self.node_name.clone();
         let index = self.next_index();
-        self.sync_node(index);
+        if let Some(node) = changed {
+            self.ensure_node(node, index);
+        }
         for id in services {
             if id != "consul" && !self.local.services.contains_key(&id) {
                 self.delete_service(&node, &id, index);

@@ -29,6 +29,7 @@ use super::http::request::Call;
 use super::store::State;
 use super::store::catalog::{Check, Service};
 use super::store::watch::Topic;
+pub(super) use agent_self::STANDARD;
 use consul_api::api::agent as wire;
 use definition::{Origin, is_status};
 use local::LocalCheck;
@@ -532,6 +533,14 @@ mod tests {
         world.advance(SECOND * 60);
         assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         assert_eq!(world.get("health/checks/w").json()[0]["CheckID"], "service:w");
+        let own = world.get("catalog/nodes").json();
+        world.put("catalog/register", r#"{"Node":"sim","Address":"9.9.9.9"}"#);
+        assert_eq!(world.get("catalog/nodes").json()[0]["Address"], "9.9.9.9");
+        world.advance(SECOND * 60);
+        let again = world.get("catalog/nodes").json();
+        for member in ["ID", "Address", "TaggedAddresses", "Meta"] {
+            assert_eq!(again[0][member], own[0][member]);
+        }
         world.put("catalog/deregister", r#"{"Node":"sim"}"#);
         assert_eq!(world.get("catalog/nodes").text(), "[]");
         world.advance(SECOND * 60);

@@ -1,5 +1,6 @@
 //! Reads nodes, services and checks from request bodies, for registrations and transactions.
 
+use super::proxy::{self, Reader};
 use crate::go;
 use crate::http::decode::{Json, Object};
 use crate::http::fields::Kind;
@@ -84,6 +85,7 @@ pub(super) struct ServiceTypes {
     pub kind: &'static str,
     pub address: &'static str,
     pub weights: &'static str,
+    pub reader: Reader,
 }
 
 /// A service as it was given, without defaults.
@@ -99,7 +101,7 @@ pub(super) fn service(given: &Object<'_>, types: &ServiceTypes) -> Result<Servic
         port: given.int("Port")?,
         weights: weights(given, types.weights)?,
         enable_tag_override: given.flag("EnableTagOverride")?,
-        proxy: given.get("Proxy").map(Value::from),
+        proxy: proxy::read(given, types.reader)?,
         modify_index: given.uint("ModifyIndex")?,
         ..Service::default()
     })

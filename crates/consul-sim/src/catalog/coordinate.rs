@@ -83,6 +83,9 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         GoType { value: "structs.CoordinateUpdateRequest", fields: "CoordinateUpdateRequest." };
     let json = body(&call.body)?;
     let given = Object::of_body(&json, UPDATE)?;
+    given
+        .check_known(&["Datacenter", "Node", "Segment", "Partition", "Coord", "Token"])
+        .map_err(decode_error)?;
     let node = given.text("Node").map_err(decode_error)?;
     let coordinate = read(&given).map_err(decode_error)?;
     state.authority(call).check(Resource::Node, &node, Access::Write)?;

@@ -10,7 +10,7 @@ pub(super) mod service_json;
 pub(super) mod txn;
 
 use super::acl::{Authority, Resource};
-use super::blocking::{Headers, Read, ResultIndex, cache_headers};
+use super::blocking::{Headers, Read, ResultIndex, cache_headers, consistency};
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -44,6 +44,7 @@ const UNCACHED: Headers = Headers::Catalog { cache: false };
 const CACHED: Headers = Headers::Catalog { cache: true };
 
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
+    consistency(&call.query)?;
     let reply = Reply::json(call.style, &[&state.settings.datacenter]);
     let asked = call.query.has("cached");
     Ok(if asked { cache_headers(reply, state, call, asked) } else { reply })

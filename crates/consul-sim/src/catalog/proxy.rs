@@ -59,25 +59,73 @@ const NO_GATEWAYS_FIELDS: &[&str] = &[
 
 const DESTINATION_TYPES: &[&str] = &["", "service", "prepared_query"];
 
-/// The `Proxy` of a definition that is registered with the agent: its fields also have names with underscores.
-pub(crate) fn read(given: &Object<'_>) -> Result<Option<Value>, String> {
+/// Members that are objects, with their Go types and fields.
+const OBJECTS: &[(&str, &str, &[&str])] = &[
+    ("MeshGateway", "structs.MeshGatewayConfig", &["Mode"]),
+    ("Expose", "structs.ExposeConfig", &["Checks", "Paths"]),
+    (
+        "TransparentProxy",
+        "structs.TransparentProxyConfig",
+        &["OutboundListenerPort", "DialedDirectly"],
+    ),
+    (
+        "AccessLogs",
+        "structs.AccessLogsConfig",
+        &["Enabled", "DisableListenerLogs", "Type", "Path", "JSONFormat", "TextFormat"],
+    ),
+];
+
+/// Members that are lists of objects.
+const LISTS: &[(&str, &str, &[&str])] = &[
+    ("Upstreams", UPSTREAM, UPSTREAM_FIELDS),
+    (
+        "Paths",
+        "structs.ExposePath",
+        &["ListenerPort", "Path", "LocalPathPort", "Protocol", "ParsedFromCheck"],
+    ),
+    (
+        "EnvoyExtensions",
+        "structs.EnvoyExtension",
+        &["Name", "Required", "Arguments", "ConsulVersion", "EnvoyVersion"],
+    ),
+];
+
+/// The fields that a transaction takes over from a proxy.
+const OF_TRANSACTIONS: &[&str] = &[
+    "DestinationServiceName",
+    "DestinationServiceID",
+    "LocalServiceAddress",
+    "LocalServicePort",
+    "LocalServiceSocketPath",
+    "MeshGateway",
+    "TransparentProxy",
+];
+
+/// Who reads a proxy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Agent,
+    Catalog,
+    Transaction,
+}
+
+/// The `Proxy` of a definition, without the members that have the zero value of their type; its fields also have names
+/// with underscores.
+pub(crate) fn read(given: &Object<'_>, reader: Reader) -> Result<Option<Value>, String> {
     let Some(json) = given.get("Proxy") else { return Ok(None) };
-    let given = given.nested("Proxy", json, PROXY)?;
-    let mut proxy = with_names(&given, json, PROXY_FIELDS)?;
-    let upstreams = given.list("Upstreams", "structs.Upstreams")?;
-    if let Some(upstreams) = upstreams {
-        let read = |json| {
-            let upstream = given.nested("Upstreams", json, UPSTREAM)?;
-            let mut upstream = with_names(&upstream, json, UPSTREAM_FIELDS)?;
-            let kind = upstream.entry("DestinationType").or_insert("service".into());
-            if kind == "" {
-                *kind = "service".into();
-            }
-            upstream.entry("MeshGateway").or_insert(json!({}));
-            Ok(Value::Object(upstream))
-        };
-        let upstreams: Result<_, String> = upstreams.iter().map(read).collect();
-        proxy.insert("Upstreams".to_owned(), upstreams?);
+    let mut proxy = with_names(&given.nested("Proxy", json, PROXY)?, json, PROXY_FIELDS)?;
+    match reader {
+        // The defaults of proxies have its extensions.
+        Reader::Agent => drop(proxy.remove("EnvoyExtensions")),
+        Reader::Catalog => {}
+        Reader::Transaction => proxy.retain(|name, _| OF_TRANSACTIONS.contains(&name.as_str())),
+    }
+    let upstreams = proxy.get_mut("Upstreams").and_then(Value::as_array_mut);
+    for upstream in upstreams.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if reader == Reader::Agent {
+            upstream.entry("DestinationType").or_insert("service".into());
+        }
+        upstream.entry("MeshGateway").or_insert(json!({}));
     }
     Ok(Some(Value::Object(proxy)))
 }
@@ -96,16 +144,66 @@ fn with_names(
         let field =
             known(name).ok_or_else(|| format!("json: unknown field {}", go::quoted(name)))?;
         match *field {
-            "LocalServicePort" | "LocalBindPort" => drop(given.int(name)?),
-            "Config" | "Upstreams" | "MeshGateway" | "Expose" | "TransparentProxy"
-            | "AccessLogs" | "EnvoyExtensions" | "IngressHosts" => {}
+            "LocalServicePort"
+            | "LocalBindPort"
+            | "ListenerPort"
+            | "LocalPathPort"
+            | "OutboundListenerPort" => drop(given.int(name)?),
+            "Checks"
+            | "ParsedFromCheck"
+            | "DialedDirectly"
+            | "Enabled"
+            | "DisableListenerLogs"
+            | "Required" => drop(given.flag(name)?),
+            "Config" | "Arguments" | "IngressHosts" => {}
+            field if OBJECTS.iter().chain(LISTS).any(|(own, ..)| *own == field) => {}
             _ => drop(given.text(name)?),
         }
-        if *value != Json::Null {
-            named.insert((*field).to_owned(), value.into());
+        let of = |all: &'static [(&str, &'static str, &'static [&'static str])]| {
+            all.iter().find(|(own, ..)| own == field)
+        };
+        let value = if let Some((_, kind, fields)) = of(OBJECTS) {
+            with_names(&given.nested(name, value, kind)?, value, fields)?.into()
+        } else if let Some((_, kind, fields)) = of(LISTS) {
+            let item = |json| {
+                let item = with_names(&given.nested(name, json, kind)?, json, fields)?;
+                Ok(if *field == "EnvoyExtensions" { extension(item) } else { item.into() })
+            };
+            let items = given.list(name, kind)?.unwrap_or_default().iter();
+            items.map(item).collect::<Result<Value, String>>()?
+        } else {
+            value.into()
+        };
+        if !is_zero(&value) {
+            named.insert((*field).to_owned(), value);
         }
     }
     Ok(named)
+}
+
+/// An extension of Envoy, with all its members.
+fn extension(mut given: Map<String, Value>) -> Value {
+    for (name, usual) in [
+        ("Name", json!("")),
+        ("Required", json!(false)),
+        ("Arguments", Value::Null),
+        ("ConsulVersion", json!("")),
+        ("EnvoyVersion", json!("")),
+    ] {
+        given.entry(name).or_insert(usual);
+    }
+    given.into()
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_on) => !is_on,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+    }
 }
 
 /// Whether replies show the service's proxy configuration.
@@ -160,8 +258,36 @@ fn check_proxy(service: &Service, wrong: &mut Vec<String>) {
     if service.is_connect_native() {
         wrong.push("A Proxy cannot also be Connect Native, only typical services".to_owned());
     }
-    let upstreams = service.proxy.as_ref().and_then(|proxy| proxy.get("Upstreams"));
-    check_upstreams(upstreams.and_then(Value::as_array).map_or(&[], Vec::as_slice), wrong);
+    let list = |path| {
+        let found = service.proxy.as_ref().and_then(|proxy| proxy.pointer(path));
+        found.and_then(Value::as_array).map_or(&[][..], Vec::as_slice)
+    };
+    check_upstreams(list("/Upstreams"), wrong);
+    check_exposed(list("/Expose/Paths"), wrong);
+}
+
+fn check_exposed(paths: &[Value], wrong: &mut Vec<String>) {
+    let mut ports = BTreeSet::new();
+    for exposed in paths {
+        let text = |name: &str| exposed.get(name).and_then(Value::as_str).unwrap_or_default();
+        let port = exposed.get("ListenerPort").and_then(Value::as_i64).unwrap_or_default();
+        let (path, protocol) = (text("Path"), text("Protocol"));
+        if path.is_empty() {
+            wrong.push("expose.paths: empty path exposed".to_owned());
+        }
+        if !ports.insert(port) {
+            wrong.push("expose.paths: duplicate listener ports exposed".to_owned());
+        }
+        if !(1..=65_535).contains(&port) {
+            wrong.push(format!("expose.paths: invalid listener port: {port}"));
+        }
+        if !["", "http", "http2"].contains(&&*protocol.to_lowercase()) {
+            wrong.push(format!(
+                "protocol '{}' not supported for path: {path}, must be in: [http http2]",
+                protocol.to_lowercase()
+            ));
+        }
+    }
 }
 
 fn check_upstreams(upstreams: &[Value], wrong: &mut Vec<String>) {

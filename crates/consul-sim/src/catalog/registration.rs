@@ -1,7 +1,7 @@
 //! `/v1/catalog/register` and `deregister`: changes of the catalog without an agent.
 
 use super::body::{self, check_meta, check_node_id};
-use super::proxy;
+use super::proxy::{self, Reader};
 use crate::SERF_HEALTH;
 use crate::acl::{Access, Authority, Resource};
 use crate::go;
@@ -19,6 +19,7 @@ const SERVICE_TYPES: body::ServiceTypes = body::ServiceTypes {
     kind: "structs.ServiceKind",
     address: "structs.ServiceAddress",
     weights: "structs.Weights",
+    reader: Reader::Catalog,
 };
 const DEFINITION: &str = "struct { Interval interface {}; Timeout interface {}; DeregisterCriticalServiceAfter interface {}; TTL interface {}; *structs.Alias }";
 const DEREGISTRATION: GoType =

@@ -288,9 +288,14 @@ fn proxy<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok, 
     with_defaults(&whole.as_ref(), &defaults, serializer)
 }
 
-/// The given fields, and the two that the agent always shows.
+/// The given fields, and those that the agent always shows.
 fn local_proxy<S: Serializer>(given: &Option<&Value>, serializer: S) -> Result<S::Ok, S::Error> {
-    with_defaults(given, &[("MeshGateway", json!({})), ("Expose", json!({}))], serializer)
+    let mut whole = given.cloned();
+    let paths = whole.as_mut().and_then(|proxy| proxy.pointer_mut("/Expose/Paths")?.as_array_mut());
+    for path in paths.into_iter().flatten().filter_map(Value::as_object_mut) {
+        path.entry("ParsedFromCheck").or_insert(false.into());
+    }
+    with_defaults(&whole.as_ref(), &[("MeshGateway", json!({})), ("Expose", json!({}))], serializer)
 }
 
 fn with_defaults<S: Serializer>(

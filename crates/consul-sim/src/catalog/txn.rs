@@ -1,7 +1,7 @@
 //! Transactions: operations on nodes, services and checks.
 
 use super::body::{self, check_meta, check_node_id};
-use super::proxy;
+use super::proxy::{self, Reader};
 use super::registration::{check_node_name, put_node};
 use super::service_json::NodeService;
 use crate::acl::{Access, Authority, Resource};
@@ -16,6 +16,7 @@ const SERVICE_TYPES: body::ServiceTypes = body::ServiceTypes {
     kind: "api.ServiceKind",
     address: "api.ServiceAddress",
     weights: "api.AgentWeights",
+    reader: Reader::Transaction,
 };
 const DEFINITION: &str = "struct { IntervalDuration interface {}; TimeoutDuration interface {}; DeregisterCriticalServiceAfterDuration interface {}; *api.Alias }";
 

@@ -6,6 +6,7 @@ mod definitions;
 mod flags;
 mod keys;
 mod names;
+mod shown;
 mod values;
 
 use super::acl::{Acl, DefaultPolicy, Secret, is_uuid};
@@ -22,6 +23,7 @@ use consul_process::os;
 pub use flags::CommandLine;
 use flags::{Flag, Given};
 use serde_json::{Map, Value, json};
+use shown::show_sockets;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,33 +35,6 @@ use tokio_rustls::TlsAcceptor;
 
 /// The largest configuration file.
 const MAX_FILE_BYTES: usize = 1 << 20;
-
-/// Keys that `agent/self` shows, with its names for them.
-const SHOWN: &[(&str, &str)] = &[
-    ("acl.enable_key_list_policy", "ACLEnableKeyListPolicy"),
-    ("bootstrap", "Bootstrap"),
-    ("bootstrap_expect", "BootstrapExpect"),
-    ("check_output_max_size", "CheckOutputMaxSize"),
-    ("data_dir", "DataDir"),
-    ("default_query_time", "DefaultQueryTime"),
-    ("disable_host_node_id", "DisableHostNodeID"),
-    ("domain", "DNSDomain"),
-    ("alt_domain", "DNSAltDomain"),
-    ("enable_debug", "EnableDebug"),
-    ("enable_local_script_checks", "EnableLocalScriptChecks"),
-    ("enable_script_checks", "EnableRemoteScriptChecks"),
-    ("leave_on_terminate", "LeaveOnTerm"),
-    ("limits.http_max_conns_per_client", "HTTPMaxConnsPerClient"),
-    ("limits.kv_max_value_size", "KVMaxValueSize"),
-    ("limits.txn_max_req_len", "TxnMaxReqLen"),
-    ("max_query_time", "MaxQueryTime"),
-    ("pid_file", "PidFile"),
-    ("ports.dns", "DNSPort"),
-    ("ports.http", "HTTPPort"),
-    ("ports.https", "HTTPSPort"),
-    ("session_ttl_min", "SessionTTLMin"),
-    ("skip_leave_on_interrupt", "SkipLeaveOnInt"),
-];
 
 /// A configuration: the values of all files and flags, the last one of several.
 #[derive(Debug)]
@@ -215,7 +190,7 @@ impl Config {
     ///
     /// # Errors
     /// An address, port or file that cannot be used.
-    pub async fn listeners(&self) -> Result<Vec<(String, Listener)>, String> {
+    pub async fn listeners(&self, agent: &Agent) -> Result<Vec<(String, Listener)>, String> {
         let mut listeners = Vec::new();
         for place in self.places("http", 8500)? {
             listeners.push(match place {
@@ -241,6 +216,17 @@ impl Config {
             self.tls.set(self.acceptor()?);
             let (url, on) = listen("https", address).await?;
             listeners.push((url, Listener::Tls(on, self.tls.clone())));
+        }
+        for (protocol, name) in [("http", "HTTP"), ("https", "HTTPS")] {
+            let urls = listeners.iter().filter_map(|(url, _): &(String, Listener)| {
+                let (own, place) = url.split_once("://")?;
+                let is_path = own == "unix" && protocol == "http";
+                (own == protocol || is_path).then(|| match is_path {
+                    true => url.clone(),
+                    false => format!("tcp://{place}"),
+                })
+            });
+            show_sockets(agent, name, urls.collect());
         }
         Ok(listeners)
     }
@@ -502,17 +488,6 @@ impl Config {
             without_host: self.is_on("telemetry.disable_hostname", false),
             has_prometheus: go::duration(retention).is_ok_and(|nanos| nanos > 0),
         }
-    }
-
-    /// The configuration as `agent/self` shows it.
-    fn shown(&self) -> Map<String, Value> {
-        let given = SHOWN.iter().filter_map(|(key, name)| {
-            let value = self.get(key)?;
-            Some(((*name).to_owned(), value.clone()))
-        });
-        let mut shown: Map<_, _> = given.collect();
-        shown.insert("DevMode".to_owned(), self.is_dev.into());
-        shown
     }
 
     /// `pid_file`: the file with the process' number.

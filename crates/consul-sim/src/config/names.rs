@@ -1,5 +1,6 @@
 //! The configuration of DNS.
 
+use super::shown::show_sockets;
 use super::{Config, Place, go, keys};
 use crate::Agent;
 use crate::dns::{self, Dns, Listening};
@@ -18,7 +19,7 @@ impl Config {
     /// # Errors
     /// A value, address or port that cannot be used, as Consul prints it.
     pub async fn dns(&self, agent: Arc<Agent>) -> Result<Listening, String> {
-        let dns = Dns::new(agent);
+        let dns = Dns::new(Arc::clone(&agent));
         let is_any = self.get("ports.http").and_then(Value::as_i64) == Some(0);
         let mut sockets = Vec::new();
         for place in self.places("dns", if is_any { -1 } else { PORT })? {
@@ -27,7 +28,11 @@ impl Config {
             };
             sockets.push(dns::bind(address).await.map_err(|failed| of_socket(address, &failed))?);
         }
-        Ok(Listening::new(dns, sockets))
+        let listening = Listening::new(dns, sockets);
+        let urls = listening.addresses();
+        let of = |protocol| urls.iter().map(move |address| format!("{protocol}://{address}"));
+        show_sockets(&agent, "DNS", of("tcp").chain(of("udp")).collect());
+        Ok(listening)
     }
 
     pub(super) fn dns_settings(&self) -> Result<DnsSettings, String> {

@@ -202,7 +202,7 @@ impl Control {
         let clock = config.clock().map_err(bad)?;
         let agent = Arc::new(config.agent(Arc::new(clock.clone())).map_err(bad)?);
         let (urls, listeners): (Vec<_>, Vec<_>) =
-            config.listeners().await.map_err(bad)?.into_iter().unzip();
+            config.listeners(&agent).await.map_err(bad)?.into_iter().unzip();
         let asked = config.dns(Arc::clone(&agent)).await.map_err(bad)?;
         let dns = asked.addresses();
         match lock(&self.agents).entry(name) {

@@ -269,6 +269,9 @@ impl<'a> Answering<'a> {
         connect: bool,
     ) -> Result<Vec<Found<'a>>, Failure> {
         let authority = self.authority.as_ref().ok_or(Failure::Refused)?;
+        if connect && !authority.allows(Resource::Service, name, Access::Read) {
+            return Err(Failure::Refused);
+        }
         let catalog = &self.state.catalog;
         let all: Vec<Found<'a>> = match connect {
             true => catalog.connect_instances(name).collect(),
@@ -490,8 +493,12 @@ impl<'a> Answering<'a> {
         name: &str,
         depth: u32,
     ) -> Result<Records, Failure> {
-        let own = self.authority.as_ref().ok_or(Failure::Refused)?;
         let state = self.state;
+        // An unknown query is looked up for a caller whose token is unknown, too.
+        let Some(own) = self.authority.as_ref() else {
+            let is_known = state.queries.is_known(name);
+            return Err(if is_known { Failure::Refused } else { Failure::NotFound });
+        };
         let executed = state.execute_for_dns(name, own, &mut self.order);
         let executed = executed.map_err(|refusal| match refusal.status {
             StatusCode::NOT_FOUND => Failure::NotFound,

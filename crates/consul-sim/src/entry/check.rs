@@ -28,11 +28,20 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
     }
     match kind.name {
         "proxy-defaults" | "service-resolver"
-            if *entry.at("PrioritizeByLocality") != Json::Null =>
+            if !entry.at("PrioritizeByLocality").at("Mode").as_text().is_empty() =>
         {
             Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
         }
-        "proxy-defaults" => defaults::check_mutual_tls(entry),
+        "proxy-defaults" => {
+            defaults::check_mutual_tls(entry)?;
+            defaults::check_access_logs(entry.at("AccessLogs"))?;
+            match entry.at("FailoverPolicy").at("Mode").as_text() {
+                "" | "sequential" | "order-by-locality" => Ok(()),
+                _ => Err("Failover-policy mode must be one of '', 'sequential', or \
+                          'order-by-locality'"
+                    .to_owned()),
+            }
+        }
         "service-resolver" => service_resolver(name, entry),
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),

@@ -77,3 +77,26 @@ pub(super) fn check_mutual_tls(entry: &Json) -> Result<(), String> {
         )),
     }
 }
+
+pub(super) fn check_access_logs(logs: &Json) -> Result<(), String> {
+    let text = |name: &str| logs.at(name).as_text();
+    let why = match (text("Type"), text("Path"), text("JSONFormat")) {
+        ("" | "stdout" | "stderr", path, _) if !path.is_empty() => {
+            "path is only valid for file type access logs".to_owned()
+        }
+        ("file", "", _) => "path must be specified when using file type access logs".to_owned(),
+        ("" | "stdout" | "stderr" | "file", _, json) => {
+            let read =
+                Some(json).filter(|json| !json.is_empty()).map(|it| Json::read(it.as_bytes()));
+            match read {
+                Some(_) if !text("TextFormat").is_empty() => {
+                    "cannot specify both access log JSONFormat and TextFormat".to_owned()
+                }
+                Some(Err(why)) => format!("invalid access log json for JSON format: {why}"),
+                _ => return Ok(()),
+            }
+        }
+        (kind, ..) => format!("invalid access log type: {kind}"),
+    };
+    Err(why)
+}

@@ -189,8 +189,9 @@ static LIST: Read = Read {
     headers: Headers::Deferred,
 };
 
-fn required<'a>(call: &'a Call, name: &str) -> Result<&'a str, Refusal> {
-    match call.query.has(name) {
+fn required<'a>(call: &'a Call, name: &'static str) -> Result<&'a str, Refusal> {
+    // A repeated parameter counts as a missing one.
+    match call.query.has(name) && (name == "name" || call.query.all(name).count() == 1) {
         true => Ok(call.query.get(name)),
         false => Err(not_set(name)),
     }
@@ -515,7 +516,10 @@ fn upsert(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let more = given.source.into_iter().filter(|(name, _)| name != "Name");
     let name = ("Name".to_owned(), Json::Text(source.to_owned()));
     let new = Json::Object(std::iter::once(name).chain(more).collect());
-    let mut sources: Vec<_> = sources(state, destination).iter().map(without_legacy).collect();
+    let mut sources = sources(state, destination);
+    let is_kept = |known: &&Json| known.at("Name").as_text() != source;
+    check_legacy(sources.iter().filter(is_kept))?;
+    sources.iter_mut().for_each(|source| *source = without_legacy(source));
     match sources.iter_mut().find(|known| known.at("Name").as_text() == source) {
         Some(present) => *present = new,
         None => sources.push(new),
@@ -533,8 +537,17 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         state.next_index();
         return Ok(Reply::json(call.style, &true));
     }
+    check_legacy(present.iter().filter(|known| is_other(known)))?;
     store(state, destination, present.into_iter().filter(is_other).collect())?;
     Ok(Reply::json(call.style, &true))
+}
+
+/// Refuses metadata of the endpoints by id beside a change by names.
+fn check_legacy<'a>(mut kept: impl Iterator<Item = &'a Json>) -> Result<(), Refusal> {
+    match kept.position(|source| !source.at("LegacyMeta").members().is_empty()) {
+        Some(place) => Err(Refusal::server(format!("Sources[{place}].LegacyMeta must be omitted"))),
+        None => Ok(()),
+    }
 }
 
 /// The checks of the endpoints by id, and the source with its id and dates.

@@ -1,15 +1,15 @@
 //! The kinds of entries: their members, and which permission each needs.
 //!
-//! The members of most kinds are checked. Entries of the others are stored as they are given.
+//! The members of most kinds are checked; of gateways and their routes, only their types are.
 
-use super::shape::{Member, Shape};
+use super::shape::{Member, Shape, shape_of};
 use crate::acl::Resource;
+use std::sync::LazyLock;
 
 /// One kind.
 pub(super) struct Kind {
     pub name: &'static str,
-    /// `None`: the entry is stored as it is given.
-    pub shape: Option<&'static Shape>,
+    shape: Option<&'static Shape>,
     /// The only name of an entry of this kind, if there is only one.
     pub only_name: Option<&'static str>,
     /// The resource that a reader must be allowed to read; `None`: all may read.
@@ -18,12 +18,18 @@ pub(super) struct Kind {
 }
 
 impl Kind {
+    /// The members of its entries.
+    pub fn shape(&self) -> &Shape {
+        let of_gateways = || TYPES.iter().find(|(name, _)| *name == self.name).map(|(_, it)| it);
+        self.shape.or_else(of_gateways).unwrap_or(&Shape(&[]))
+    }
+
     const fn of_service(name: &'static str, shape: &'static Shape) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Service);
         Self { name, shape: Some(shape), only_name: None, reads, writes }
     }
 
-    /// A kind whose entries are stored as they are given.
+    /// A kind whose members have types and are not checked further.
     const fn stored(name: &'static str) -> Self {
         let (reads, writes) = (Some(Resource::Service), Resource::Mesh);
         Self { name, shape: None, only_name: None, reads, writes }
@@ -88,6 +94,119 @@ pub(super) fn of_name(name: &str) -> Result<&'static Kind, String> {
     found.ok_or_else(|| format!("invalid config entry kind: {name}"))
 }
 
+macro_rules! status {
+    () => {
+        " Status:{Conditions:[]!}! Meta:m"
+    };
+}
+
+macro_rules! parents {
+    () => {
+        "Kind:t Name:t Parents:[Kind:t=api-gateway Name:t! SectionName:t!]!"
+    };
+}
+
+macro_rules! headers {
+    () => {
+        "Headers:[Add:m! Remove:s! Set:m!]!"
+    };
+}
+
+macro_rules! filters {
+    () => {
+        concat!(
+            "Filters:{",
+            headers!(),
+            " URLRewrite:{Path:t!}? RetryFilter:{NumRetries:n! RetryOn:s! RetryOnStatusCodes:c! \
+             RetryOnConnectFailure:b!}? TimeoutFilter:{RequestTimeout:d! IdleTimeout:d!}? JWT:f?}! \
+             ResponseFilters:{",
+            headers!(),
+            "}!"
+        )
+    };
+}
+
+macro_rules! passive {
+    () => {
+        " PassiveHealthCheck:{Interval:d MaxFailures:n EnforcingConsecutive5xx:n MaxEjectionPercent:n \
+         BaseEjectionTime:d}"
+    };
+}
+
+macro_rules! tls {
+    () => {
+        "TLS:{Enabled:b! SDS:{ClusterName:t CertResource:t} TLSMinVersion:t TLSMaxVersion:t CipherSuites:s}"
+    };
+}
+
+const CERTIFICATE: &str = "Kind:t Name:t Certificate:t! PrivateKey:t! Meta:m";
+
+/// The types of the members of gateways, of their routes and certificates.
+///
+/// Source: the entries of these kinds in Consul's folder agent/structs.
+static TYPES: LazyLock<[(&str, Shape); 8]> = LazyLock::new(|| {
+    [
+        (
+            "api-gateway",
+            concat!(
+                "Kind:t Name:t Listeners:[Name:t! Hostname:t! Port:n! Protocol:t! TLS:{Certificates:[\
+                 Kind:t=inline-certificate Name:t! SectionName:t!]! MinVersion:t! MaxVersion:t! \
+                 CipherSuites:s!}! Override:f Default:f]!",
+                status!()
+            ),
+        ),
+        ("file-system-certificate", CERTIFICATE),
+        (
+            "http-route",
+            concat!(
+                parents!(),
+                " Rules:[",
+                filters!(),
+                " Matches:[Headers:[Match:t! Name:t! Value:t!]! Method:t! Path:{Match:t=prefix \
+                 Value:t=/}! Query:[Match:t! Name:t! Value:t!]!]! Services:[Name:t! Weight:n=1 ",
+                filters!(),
+                "]!]! Hostnames:s!",
+                status!()
+            ),
+        ),
+        (
+            "ingress-gateway",
+            concat!(
+                "Kind:t Name:t ",
+                tls!(),
+                "! Listeners:[Port:n! Protocol:t=tcp ",
+                tls!(),
+                " Services:[Name:t! Hosts:s! TLS:{SDS:{ClusterName:t CertResource:t}} \
+                 RequestHeaders:{Add:m Set:m Remove:s} ResponseHeaders:{Add:m Set:m Remove:s} \
+                 MaxConnections:n MaxPendingRequests:n MaxConcurrentRequests:n",
+                passive!(),
+                " Meta:m]!]! Defaults:{MaxConnections:n! MaxPendingRequests:n! MaxConcurrentRequests:n!",
+                passive!(),
+                "} Meta:m"
+            ),
+        ),
+        ("inline-certificate", CERTIFICATE),
+        (
+            "jwt-provider",
+            "Kind:t Name:t JSONWebKeySet:{Local:{JWKS:t Filename:t} Remote:{URI:t RequestTimeoutMs:n \
+             CacheDuration:d FetchAsynchronously:b RetryPolicy:{NumRetries:n RetryPolicyBackOff:{\
+             BaseInterval:d MaxInterval:d}} JWKSCluster:{DiscoveryType:t TLSCertificates:{\
+             CaCertificateProviderInstance:{InstanceName:t CertificateName:t} TrustedCA:{Filename:t \
+             EnvironmentVariable:t InlineString:t InlineBytes:t}} ConnectTimeout:d}}} Issuer:t \
+             Audiences:s Locations:[Header:{Name:t ValuePrefix:t Forward:b} QueryParam:{Name:t} \
+             Cookie:{Name:t}] Forwarding:{HeaderName:t PadForwardPayloadHeader:b!} \
+             ClockSkewSeconds:n=30 CacheConfig:{Size:n} Meta:m",
+        ),
+        ("tcp-route", concat!(parents!(), " Services:[Name:t!]!", status!())),
+        (
+            "terminating-gateway",
+            "Kind:t Name:t Services:[Name:t CAFile:t CertFile:t KeyFile:t SNI:t \
+             DisableAutoHostRewrite:b]! Meta:m",
+        ),
+    ]
+    .map(|(name, text)| (name, shape_of(text)))
+});
+
 use Member as M;
 
 static MESH: Shape = Shape(&[
@@ -98,7 +217,7 @@ static MESH: Shape = Shape(&[
     M::free("HTTP"),
     M::free("Peering"),
     M::flag("ValidateClusters"),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static EXPORTED_SERVICES: Shape = Shape(&[
@@ -115,7 +234,7 @@ static EXPORTED_SERVICES: Shape = Shape(&[
             ),
         ]),
     ),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static MODE: Shape = Shape(&[M::text("Mode")]);
@@ -186,7 +305,7 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
     M::text("BalanceInboundConnections"),
     M::free("RateLimits"),
     M::list("EnvoyExtensions", &EXTENSION),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static EXTENSION: Shape = Shape(&[
@@ -221,7 +340,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     M::list("EnvoyExtensions", &EXTENSION),
     M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
     M::free("PrioritizeByLocality"),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static SERVICE_RESOLVER: Shape = Shape(&[
@@ -268,7 +387,7 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::list("HashPolicies", &HASH_POLICY),
         ]),
     ),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static SERVICE_RESOLVER_TARGET: Shape = Shape(&[
@@ -306,7 +425,7 @@ static SERVICE_SPLITTER: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static HTTP_HEADER: Shape = Shape(&[
@@ -332,7 +451,7 @@ static SERVICE_ROUTER: Shape = Shape(&[
         ]),
     )
     .always(),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static ROUTE_MATCH: Shape = Shape(&[
@@ -389,7 +508,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("LegacyUpdateTime"),
         ]),
     ),
-    M::config("Meta"),
+    M::texts("Meta"),
 ]);
 
 static INTENTION_HTTP: Shape = Shape(&[

@@ -78,7 +78,16 @@ fn of(resource: Resource, name: &str) -> &str {
 }
 
 static LIST: Read = Read {
-    check: |_| Ok(()),
+    check: |call| {
+        let kind = Some(call).filter(|_| !call.query.get("filter").is_empty()).map(kind_of);
+        match kind {
+            Some(Ok(kind)) if !kind.is_filtered() => {
+                let why = format!("filtering not supported for config entry kind={}", kind.name);
+                Err(Refusal::server(why))
+            }
+            _ => Ok(()),
+        }
+    },
     topics: |_, _| vec![Topic::Entries],
     index: |state, call| {
         let value = state.entries.newest();
@@ -95,10 +104,6 @@ static LIST: Read = Read {
             "" => None,
             _ => Some(kind_of(call)?),
         };
-        if let Some(kind) = kind.filter(|kind| call.filter.is_some() && !kind.is_filtered()) {
-            let why = format!("filtering not supported for config entry kind={}", kind.name);
-            return Err(Refusal::server(why));
-        }
         let kinds = kind.map_or_else(kinds::all, std::slice::from_ref);
         let mut seen = Vec::new();
         for kind in kinds {
@@ -206,7 +211,11 @@ pub(super) fn bootstrap(state: &mut State, given: &[serde_json::Value]) -> Resul
 /// The name of an entry that its members alone do not forbid, and the entry with what Consul adds.
 fn checked(kind: &Kind, mut given: Json) -> Result<(String, Json), String> {
     let own = member(&given, "Name").map_or("", Json::as_text);
-    let name = kind.only_name.filter(|_| own.is_empty()).unwrap_or(own).to_owned();
+    let name = kind
+        .only_name
+        .filter(|only| own.is_empty() && *only != "default")
+        .unwrap_or(own)
+        .to_owned();
     intentions::drop_legacy(&mut given);
     let body = completed(kind, &name, given);
     check::check(kind, &name, &body)?;
@@ -259,9 +268,10 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
         return Err("Payload does not contain a kind/Kind key at the top level".to_owned());
     };
     let kind = kinds::of_name(kind.as_text())?;
-    let read = match kind.shape {
-        Some(shape) => shape.read_entry(&given)?,
-        None => shape::with_nanoseconds(given),
+    let read = match kind.name {
+        // It is refused as it is.
+        "sameness-group" => given,
+        _ => kind.shape().read_entry(&given)?,
     };
     Ok((kind, read))
 }
@@ -339,7 +349,7 @@ fn upper_case_methods(value: &mut Json) {
 
 fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (kind, name) = address(call);
-    if kind.is_empty() || name.is_empty() {
+    if kind.is_empty() || !call.rest.contains(&b'/') {
         let text = "Must provide both a kind and name to delete";
         return Err(Refusal::new(StatusCode::NOT_FOUND, text));
     }

@@ -3,17 +3,65 @@
 
 use crate::go;
 use crate::http::decode::Json;
-use consul_api::api::config_entry::ENTRY;
 use std::time::Duration;
 
 /// The members of an object, in the order of replies.
 pub(super) struct Shape(pub &'static [Member]);
+
+/// The members of an object as a text, which takes less room than a table: `Name:type`, each with `!` behind it if replies
+/// have it when it is absent, with `?` if they then have null, or with `=` and the value that they then have. Types are a
+/// letter, the members of an object in braces, or the members of each item of a list in brackets.
+pub(super) fn shape_of(text: &'static str) -> Shape {
+    members_of(&mut &*text)
+}
+
+fn members_of(text: &mut &'static str) -> Shape {
+    let mut members = Vec::new();
+    loop {
+        *text = text.trim_start();
+        let Some((name, rest)) = text.split_once(':') else { break };
+        if name.starts_with(['}', ']']) {
+            break;
+        }
+        let (kind, rest) = rest.split_at(1);
+        *text = rest;
+        let inner = |text: &mut &'static str| -> &'static Shape {
+            let shape = Box::leak(Box::new(members_of(text)));
+            *text = text.get(1..).unwrap_or_default();
+            shape
+        };
+        let kind = match kind {
+            "{" => Kind::Object(inner(text)),
+            "[" => Kind::List(inner(text)),
+            "b" => Kind::Flag,
+            "c" => Kind::Counts,
+            "d" => Kind::Nanos,
+            "f" => Kind::Free,
+            "m" => Kind::Texts,
+            "n" => Kind::Count,
+            "s" => Kind::Lines,
+            _ => Kind::Text,
+        };
+        let end = text.find([' ', '}', ']']).unwrap_or(text.len());
+        let (mark, rest) = text.split_at(end);
+        *text = rest;
+        let mut member = Member::new(name, kind);
+        (member.always, member.is_null, member.usual) =
+            (!mark.is_empty(), mark == "?", mark.strip_prefix('=').unwrap_or_default());
+        members.push(member);
+    }
+    Shape(Box::leak(members.into_boxed_slice()))
+}
 
 pub(super) struct Member {
     pub name: &'static str,
     kind: Kind,
     /// Whether replies have it when it is absent.
     always: bool,
+    /// Whether it is null in replies when it is absent.
+    is_null: bool,
+    /// Its value when it is absent or empty, if not the empty one.
+    usual: &'static str,
 }
 
 #[derive(Clone, Copy)]
@@ -29,6 +77,11 @@ enum Kind {
     Free,
     /// Members of any name and value, in which a list of one item stands for the item.
     Config,
+    /// Texts by name.
+    Texts,
+    /// A list of texts, or of numbers.
+    Lines,
+    Counts,
     /// A duration, as a text or in nanoseconds.
     Time,
     /// A duration, which replies have in nanoseconds.
@@ -40,7 +93,7 @@ enum Kind {
 
 impl Member {
     const fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, always: false }
+        Self { name, kind, always: false, is_null: false, usual: "" }
     }
 
     pub const fn text(name: &'static str) -> Self {
@@ -61,6 +114,10 @@ impl Member {
 
     pub const fn free(name: &'static str) -> Self {
         Self::new(name, Kind::Free)
+    }
+
+    pub const fn texts(name: &'static str) -> Self {
+        Self::new(name, Kind::Texts)
     }
 
     pub const fn config(name: &'static str) -> Self {
@@ -94,9 +151,11 @@ impl Member {
     /// The value in replies in the place of an absent member.
     fn empty(&self) -> Option<Json> {
         self.always.then(|| match self.kind {
-            Kind::Text => Json::Text(String::new()),
+            _ if self.is_null => Json::Null,
+            Kind::Text => Json::Text(self.usual.to_owned()),
+            Kind::Count => Json::Number(self.usual.parse::<i64>().unwrap_or(0).into()),
             Kind::Flag => Json::Bool(false),
-            Kind::Count | Kind::Nanos => Json::Number(0.into()),
+            Kind::Nanos => Json::Number(0.into()),
             Kind::Object(shape) => {
                 let members = shape.0.iter().filter_map(|member| {
                     member.empty().map(|value| (member.name.to_owned(), value))
@@ -110,7 +169,10 @@ impl Member {
     /// Whether a reply leaves the value out. An empty object is a value, an empty map is not.
     fn is_left_out(&self, value: &Json) -> bool {
         match value {
+            Json::Text(text) if !self.usual.is_empty() => text.is_empty(),
+            Json::Number(number) if !self.usual.is_empty() => number.as_f64() == Some(0.0),
             _ if self.always => false,
+            Json::Object(members) => matches!(self.kind, Kind::Texts) && members.is_empty(),
             Json::Null | Json::Bool(false) => true,
             Json::Number(number) => number.as_f64() == Some(0.0),
             Json::Text(text) => text.is_empty(),
@@ -124,32 +186,6 @@ impl Member {
 pub(super) fn member<'a>(object: &'a Json, name: &str) -> Option<&'a Json> {
     let found = object.members().iter().find(|(given, _)| is_same(given, name));
     found.map(|(_, value)| value).filter(|value| **value != Json::Null)
-}
-
-/// A stored entry with its durations in nanoseconds, as replies have them.
-///
-/// Source: `JWKSCluster`, `RemoteJWKS` and `RetryPolicyBackOff` (jwt-provider), `TimeoutFilter` (http-route) and
-/// `PassiveHealthCheck` (ingress-gateway) in Consul's folder agent/structs, whose JSON has a `time.Duration`.
-pub(super) fn with_nanoseconds(given: Json) -> Json {
-    match given {
-        Json::List(items) => Json::List(items.into_iter().map(with_nanoseconds).collect()),
-        Json::Object(members) => {
-            let member = |(name, value): (String, Json)| {
-                let is_duration = ENTRY.durations.iter().any(|known| is_same(&name, known));
-                let value = match value {
-                    Json::Text(text) if is_duration => match go::duration(&text) {
-                        Ok(nanos) => Json::Number(nanos.into()),
-                        Err(_) => Json::Text(text),
-                    },
-                    value if is_same(&name, "Meta") => value,
-                    value => with_nanoseconds(value),
-                };
-                (name, value)
-            };
-            Json::Object(members.into_iter().map(member).collect())
-        }
-        scalar => scalar,
-    }
 }
 
 /// Members that the store writes, and a caller may send back.
@@ -230,15 +266,56 @@ impl Shape {
 impl Kind {
     fn read(self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
-        let given = if matches!(self, Kind::Config | Kind::Map(_)) { block(given) } else { given };
+        let is_map = matches!(self, Kind::Config | Kind::Map(_) | Kind::Texts);
+        let given = if is_map { block(given) } else { given };
         Ok(match (self, given) {
             (Kind::Free, any) => sorted(any.clone()),
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
             (Kind::Config, _) => return Err(not_a_map(given, path)),
+            (Kind::Texts, Json::List(items)) if items.is_empty() => Json::Object(Vec::new()),
+            (Kind::Texts, Json::Object(members)) => {
+                let read = |(name, value): &(String, Json)| {
+                    let value = match value {
+                        Json::Null => Json::Text(String::new()),
+                        value => Kind::Text.read(value, &format!("{path}[{name}]"), unknown)?,
+                    };
+                    Ok((name.clone(), value))
+                };
+                sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
+            }
+            (Kind::Texts, _) => return Err(not_a_map(given, path)),
+            (Kind::Lines | Kind::Counts, given) => {
+                let items = match given {
+                    Json::List(items) => items.as_slice(),
+                    Json::Text(text) if text.is_empty() => &[],
+                    Json::Object(members) if members.is_empty() => &[],
+                    one => std::slice::from_ref(one),
+                };
+                let kind = if matches!(self, Kind::Lines) { Kind::Text } else { Kind::Count };
+                let items = items
+                    .iter()
+                    .enumerate()
+                    .map(|(place, item)| kind.read(item, &format!("{path}[{place}]"), unknown));
+                Json::List(items.collect::<Result<_, _>>()?)
+            }
+            // One item in a list stands for the item.
+            (Kind::Text, Json::List(items)) if items.len() == 1 => {
+                self.read(&items[0], path, unknown)?
+            }
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
-            (Kind::Text, Json::Number(number)) => Json::Text(number.to_string()),
+            (Kind::Text, Json::Number(number)) => match number.as_f64() {
+                Some(number) => Json::Text(format!("{number}")),
+                None => Json::Text(number.to_string()),
+            },
             (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
+            (Kind::Text, Json::Object(members)) if members.is_empty() => {
+                return wrong(
+                    "type 'string', got unconvertible type 'map[string]interface {}', value: 'map[]'",
+                );
+            }
             (Kind::Text, _) => return wrong("type 'string'"),
+            (Kind::Count, Json::Bool(flag)) => Json::Number(i64::from(*flag).into()),
+            (Kind::Count, Json::Text(text)) if text.is_empty() => Json::Number(0.into()),
             (Kind::Count, Json::Text(text)) => match text.parse::<i64>() {
                 Ok(number) => Json::Number(number.into()),
                 Err(_) => {
@@ -251,6 +328,12 @@ impl Kind {
             (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
             (Kind::Plain | Kind::Count, plain) => plain.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
+            (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
+            (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
+            (Kind::Flag, Json::Text(text)) => match go::boolean(text) {
+                Some(is_on) => Json::Bool(is_on),
+                None => return wrong("type 'bool'"),
+            },
             (Kind::Flag, _) => return wrong("type 'bool'"),
             (Kind::Time | Kind::Nanos, Json::Text(text)) => {
                 let nanos = go::duration(text)

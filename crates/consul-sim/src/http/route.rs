@@ -13,10 +13,11 @@ use crate::{
 use bytes::Bytes;
 use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
 use consul_api::api::operator as operator_rows;
-use consul_api::table::{Endpoint, Enterprise, Location};
+use consul_api::api::txn::TXN;
+use consul_api::table::{Endpoint, Enterprise, Location, Verb};
 use consul_api::value::shape::is_printable;
 use consul_process::sync::lock;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, LOCATION, VARY};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -27,6 +28,9 @@ use std::sync::LazyLock;
 const NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 const PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
+
+/// The parameter for proxies with the defaults of services and proxies in them.
+const MERGE: &str = "merge-central-config";
 
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
@@ -163,7 +167,8 @@ pub(crate) async fn answer(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
 async fn answer_without_own_headers(agent: &Agent, parts: Parts, body: Bytes) -> Reply {
     let path = parts.uri.path();
     let Some(decoded) = unescape(path.as_bytes()) else {
-        return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        let close = HeaderValue::from_static("close");
+        return Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request").with(CONNECTION, close);
     };
     let decoded = String::from_utf8_lossy(&decoded);
     if !is_printable(&decoded) {
@@ -254,6 +259,11 @@ fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared
     };
     settings.key_names.check_path(call)?;
     check_enterprise(call)?;
+    if call.query.has(MERGE) && takes(call.endpoint, MERGE) {
+        return Err(Refusal::bad(format!(
+            "Invalid query parameter: \"{MERGE}\" - a simulated agent does not merge central configuration"
+        )));
+    }
     handler.check(call)?;
     // The agent answers a hashed read itself, for any datacenter and without a filter.
     let scope = match handler {
@@ -274,6 +284,9 @@ fn takes(endpoint: &Endpoint, parameter: &'static str) -> bool {
 /// Refuses the parameters of Consul Enterprise.
 fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     let Endpoint { enterprise, .. } = call.endpoint;
+    if call.endpoint.path == TXN.path {
+        return Ok(());
+    }
     let is_usage = call.endpoint.path == operator_rows::USAGE.path;
     let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
     let namespace = || is_usage || !has_none && takes(call.endpoint, "ns");
@@ -303,12 +316,8 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
 
 /// Refuses other datacenters, and reads the filter.
 fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
-    let asked = [call.query.get("datacenter"), call.query.get("dc")];
-    let dc = asked.into_iter().find(|name| !name.is_empty()).unwrap_or(&settings.datacenter);
-    // Two reads are of the agent's datacenter, whatever the parameter says.
-    let is_here = [operator_rows::USAGE.path, EXPORTED.path].contains(&call.endpoint.path);
-    if dc != settings.datacenter && takes(call.endpoint, "dc") && !is_here {
-        return Err(Refusal::server("No path to datacenter"));
+    if asks_a_datacenter(call.endpoint) {
+        check_datacenter(call, settings)?;
     }
     let expression = call.query.get("filter");
     if let Some(schema) = call.endpoint.filter.map(filter::schema::of)
@@ -317,6 +326,37 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
         call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
     }
     Ok(())
+}
+
+/// Refuses other datacenters.
+pub(crate) fn check_datacenter(call: &Call, settings: &Settings) -> Result<(), Refusal> {
+    let asked = [call.query.get("datacenter"), call.query.get("dc")];
+    match asked.into_iter().find(|name| !name.is_empty()) {
+        Some(name) if name != settings.datacenter => Err(Refusal::server("No path to datacenter")),
+        _ => Ok(()),
+    }
+}
+
+/// The paths whose writes go to the primary datacenter, whatever the parameter says.
+const OF_PRIMARY: &[&str] = &[
+    "/v1/acl/token",
+    "/v1/acl/policy",
+    "/v1/acl/role",
+    "/v1/internal/acl/authorize",
+    "/v1/catalog/",
+    "/v1/config",
+    "/v1/connect/intentions",
+];
+
+/// Whether requests of an endpoint go to the datacenter of their parameter.
+fn asks_a_datacenter(endpoint: &Endpoint) -> bool {
+    let is_primary = || OF_PRIMARY.iter().any(|path| endpoint.path.starts_with(path));
+    match endpoint.path {
+        // They are of the agent's datacenter.
+        path if path == operator_rows::USAGE.path || path == EXPORTED.path => false,
+        "/v1/acl/token/self" => true,
+        _ => takes(endpoint, "dc") && (endpoint.method == Verb::Get || !is_primary()),
+    }
 }
 
 fn allowed(verbs: &[&'static Route]) -> HeaderValue {

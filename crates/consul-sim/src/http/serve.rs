@@ -491,6 +491,7 @@ async fn answer(
     heads: HeadTimer,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut is_cut = false;
     let mut response = match refusal(&request) {
         Some(refusal) => refusal.map(Body::Left),
         None => {
@@ -499,6 +500,7 @@ async fn answer(
                 true => Bytes::new(),
                 false => {
                     let (body, cut) = received(body).await?;
+                    is_cut = cut.is_some();
                     cut.map(|cut| parts.extensions.insert(cut));
                     body
                 }
@@ -519,6 +521,9 @@ async fn answer(
     if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
         // Its name in Go.
         response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
+    }
+    if is_cut {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     // The bytes from here on are of another request.
     heads.answered();

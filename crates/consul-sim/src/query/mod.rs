@@ -282,6 +282,11 @@ impl Query {
 }
 
 impl QueryTable {
+    /// Whether there is a query for this name.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.resolve(name).is_ok()
+    }
+
     /// The query of this id or name, or what the template with the longest start of the name makes.
     fn resolve(&self, wanted: &str) -> Result<Query, Refusal> {
         if let Some(query) = self.get(wanted) {

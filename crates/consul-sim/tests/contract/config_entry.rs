@@ -5,6 +5,7 @@ use crate::target::{T, args, behaviours, list, table, text, texts};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use consul_sim::acl::DefaultPolicy::Deny;
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 behaviours![
@@ -38,6 +39,10 @@ behaviours![
     extensions_have_all_their_members,
     durations_of_passive_checks_are_numbers,
     splits_that_change_headers_may_repeat,
+    metadata_of_each_kind_is_texts,
+    the_logs_and_failovers_of_proxies_are_checked,
+    members_of_gateways_have_their_types,
+    an_entry_without_a_name_is_deleted_as_one_that_is_not_there,
 ];
 
 fn entry(t: &T, protocol: &str) -> Value {
@@ -784,4 +789,253 @@ async fn splits_that_change_headers_may_repeat(t: T) {
         assert_eq!(status == 200, allowed, "{member}: {said}");
     }
     forget(&t, &["service-splitter", "service-resolver", "service-defaults"]).await;
+}
+
+/// Writes an entry, reads it as JSON, and deletes it.
+async fn stored(t: &T, entry: serde_json::Value) -> serde_json::Value {
+    let (kind, name) = (entry["Kind"].as_str().unwrap(), entry["Name"].as_str().unwrap());
+    let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+    assert_eq!(answer.status, 200, "{entry}: {}", answer.body);
+    let target = format!("/v1/config/{kind}/{name}");
+    let found = t.raw("GET", &target, "").await.body;
+    t.raw("DELETE", &target, "").await;
+    let mut found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    // Only a server with gateways has conditions.
+    if let Some(status) = found.get_mut("Status").and_then(|it| it.get_mut("Conditions")) {
+        *status = serde_json::Value::Null;
+    }
+    let members = found.as_object_mut().unwrap();
+    members.retain(|name, _| {
+        !["Kind", "Name", "CreateIndex", "ModifyIndex", "Hash"].contains(&name.as_str())
+    });
+    found
+}
+
+async fn metadata_of_each_kind_is_texts(t: T) {
+    if t.is_1_8("some kinds are unknown") {
+        return;
+    }
+    let meta = json!({"a": 0, "b": true, "c": false, "d": 1.5, "e": 1e30, "f": null, "g": ["x"]});
+    let texts = json!({
+        "a": "0", "b": "1", "c": "0", "d": "1.5", "e": format!("1{}", "0".repeat(30)), "f": "", "g": "x",
+    });
+    let key = json!({"Local": {"JWKS": "e30="}});
+    let protocol = json!({"Kind": "service-defaults", "Name": t.name("s"), "Protocol": "http"});
+    t.raw("PUT", "/v1/config", &protocol.to_string()).await;
+    for (kind, more) in [
+        ("service-resolver", json!({})),
+        ("service-router", json!({})),
+        ("service-splitter", json!({"Splits": [{"Weight": 100}]})),
+        ("service-intentions", json!({"Sources": [{"Name": "a", "Action": "allow"}]})),
+        ("service-defaults", json!({})),
+        ("ingress-gateway", json!({})),
+        ("terminating-gateway", json!({})),
+        ("api-gateway", json!({"Listeners": [{"Name": "l", "Port": 80, "Protocol": "tcp"}]})),
+        ("http-route", json!({})),
+        ("tcp-route", json!({})),
+        ("jwt-provider", json!({"JSONWebKeySet": key})),
+        ("file-system-certificate", json!({"Certificate": "/c", "PrivateKey": "/k"})),
+    ] {
+        for (given, kept) in [(&meta, Some(&texts)), (&json!({}), None)] {
+            let mut entry = json!({"Kind": kind, "Name": t.name("s"), "Meta": given});
+            let more = more.as_object().unwrap().clone();
+            entry.as_object_mut().unwrap().extend(more);
+            assert_eq!(stored(&t, entry).await.get("Meta"), kept, "{kind}");
+        }
+    }
+    let entry = json!({"Kind": "service-defaults", "Name": t.name("s"), "Meta": {"a": {}}});
+    let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+    assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+async fn members_of_gateways_have_their_types(t: T) {
+    if t.is_1_8("some kinds are unknown") {
+        return;
+    }
+    let no_filters = json!({
+        "Headers": null, "JWT": null, "RetryFilter": null, "TimeoutFilter": null, "URLRewrite": null,
+    });
+    let parent = json!({"Kind": "api-gateway", "Name": "g", "SectionName": ""});
+    let no_headers = json!({"Headers": null});
+    for (kind, given, kept) in [
+        (
+            "api-gateway",
+            json!({"Listeners": {"name": "l", "Port": "80", "Protocol": "http", "TLS": {
+                "Certificates": {"Name": "c"}, "MinVersion": "TLSv1_2",
+            }}}),
+            json!({"Status": {"Conditions": null}, "Listeners": [{
+                "Name": "l", "Hostname": "", "Port": 80, "Protocol": "http", "TLS": {
+                    "Certificates": [{"Kind": "inline-certificate", "Name": "c", "SectionName": ""}],
+                    "CipherSuites": null, "MinVersion": "TLSv1_2", "MaxVersion": "",
+                },
+            }]}),
+        ),
+        (
+            "http-route",
+            json!({}),
+            json!({"Hostnames": null, "Parents": null, "Rules": null, "Status": {"Conditions": null}}),
+        ),
+        (
+            "http-route",
+            json!({"Hostnames": "a.b", "Parents": {"Name": "g"}, "Rules": [
+                {"Services": [{"Name": "s", "Weight": "5"}, {"Name": "u"}], "Matches": [{}]},
+                {"Filters": {
+                    "Headers": [{"Add": {"a": 1}, "Remove": "c"}], "URLRewrite": {"Path": "/x"},
+                    "RetryFilter": {"NumRetries": "3", "RetryOnStatusCodes": ["500"]},
+                    "TimeoutFilter": {"RequestTimeout": "5s"},
+                }},
+            ]}),
+            json!({
+                "Hostnames": ["a.b"], "Parents": [parent], "Status": {"Conditions": null}, "Rules": [
+                    {
+                        "Filters": no_filters, "ResponseFilters": no_headers,
+                        "Matches": [{
+                            "Headers": null, "Method": "", "Query": null,
+                            "Path": {"Match": "prefix", "Value": "/"},
+                        }],
+                        "Services": [
+                            {"Name": "s", "Weight": 5, "Filters": no_filters, "ResponseFilters": no_headers},
+                            {"Name": "u", "Weight": 1, "Filters": no_filters, "ResponseFilters": no_headers},
+                        ],
+                    },
+                    {
+                        "Filters": {
+                            "Headers": [{"Add": {"a": "1"}, "Remove": ["c"], "Set": null}], "JWT": null,
+                            "RetryFilter": {
+                                "NumRetries": 3, "RetryOn": null, "RetryOnStatusCodes": [500],
+                                "RetryOnConnectFailure": false,
+                            },
+                            "TimeoutFilter": {"RequestTimeout": 5_000_000_000_i64, "IdleTimeout": 0},
+                            "URLRewrite": {"Path": "/x"},
+                        },
+                        "ResponseFilters": no_headers, "Matches": null, "Services": null,
+                    },
+                ],
+            }),
+        ),
+        (
+            "tcp-route",
+            json!({"Parents": [{"Name": "g"}], "Services": {"Name": 1}}),
+            json!({"Parents": [parent], "Services": [{"Name": "1"}], "Status": {"Conditions": null}}),
+        ),
+        (
+            "ingress-gateway",
+            json!({"Listeners": [{"Port": "8080", "Services": [{"Name": "s", "MaxConnections": "5"}]}]}),
+            json!({"TLS": {"Enabled": false}, "Listeners": [{
+                "Port": 8080, "Protocol": "tcp", "Services": [{"Name": "s", "Hosts": null, "MaxConnections": 5}],
+            }]}),
+        ),
+        (
+            "ingress-gateway",
+            json!({"TLS": {"Enabled": 1, "CipherSuites": []}, "Defaults": {"PassiveHealthCheck": {"Interval": "5s"}}}),
+            json!({"TLS": {"Enabled": true}, "Listeners": null, "Defaults": {
+                "MaxConnections": 0, "MaxPendingRequests": 0, "MaxConcurrentRequests": 0,
+                "PassiveHealthCheck": {"Interval": 5_000_000_000_i64},
+            }}),
+        ),
+        ("terminating-gateway", json!({"Services": {}}), json!({"Services": []})),
+        (
+            "terminating-gateway",
+            json!({"Services": {"Name": "s", "DisableAutoHostRewrite": "true", "SNI": ""}}),
+            json!({"Services": [{"Name": "s", "DisableAutoHostRewrite": true}]}),
+        ),
+        (
+            "jwt-provider",
+            json!({"Issuer": 1, "Audiences": "a", "JSONWebKeySet": {"Remote": {
+                "URI": "https://a.b", "RequestTimeoutMs": "5", "CacheDuration": "30m",
+                "FetchAsynchronously": "true",
+            }}, "Forwarding": {"HeaderName": "f"}, "CacheConfig": {"Size": "7"}}),
+            json!({
+                "Issuer": "1", "Audiences": ["a"], "ClockSkewSeconds": 30, "CacheConfig": {"Size": 7},
+                "Forwarding": {"HeaderName": "f", "PadForwardPayloadHeader": false},
+                "JSONWebKeySet": {"Remote": {
+                    "URI": "https://a.b", "RequestTimeoutMs": 5, "CacheDuration": 1_800_000_000_000_i64,
+                    "FetchAsynchronously": true,
+                }},
+            }),
+        ),
+    ] {
+        let mut entry = json!({"Kind": kind, "Name": t.name("g")});
+        entry.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        assert_eq!(stored(&t, entry.clone()).await, kept, "{entry}");
+    }
+    for (kind, wrong) in [
+        ("http-route", json!({"Rules": [{"Filters": {"Odd": 1}}]})),
+        ("http-route", json!({"Rules": [{"Services": [{"Weight": "x"}]}]})),
+        ("api-gateway", json!({"Listeners": [{"Port": "x"}]})),
+        ("jwt-provider", json!({"Odd": 1})),
+        ("terminating-gateway", json!({"Services": [{"DisableAutoHostRewrite": "x"}]})),
+        ("tcp-route", json!({"Services": 5})),
+    ] {
+        let mut entry = json!({"Kind": kind, "Name": t.name("g")});
+        entry.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+        assert_eq!(answer.status, 400, "{entry}: {}", answer.body);
+    }
+}
+
+async fn an_entry_without_a_name_is_deleted_as_one_that_is_not_there(t: T) {
+    for kind in ["service-router", "service-resolver", "service-defaults"] {
+        let answer = t.raw("DELETE", &format!("/v1/config/{kind}/"), "").await;
+        let is_deleted = answer.status == 200 || t.is_1_8("an entry has a name");
+        assert!(is_deleted, "{kind}: {}", answer.body);
+        assert_eq!(t.raw("DELETE", &format!("/v1/config/{kind}"), "").await.status, 404, "{kind}");
+    }
+    if t.is_1_8("entries are not filtered") {
+        return;
+    }
+    for kind in ["service-router", "service-intentions", "proxy-defaults", "http-route"] {
+        let answer = t.raw("GET", &format!("/v1/config/{kind}?filter=Odd"), "").await;
+        let why = format!("filtering not supported for config entry kind={kind}");
+        assert_eq!((answer.status, answer.body), (500, why));
+    }
+}
+
+async fn the_logs_and_failovers_of_proxies_are_checked(t: T) {
+    if t.is_1_8("some kinds are unknown") {
+        return;
+    }
+    for (kind, members, why) in [
+        (
+            "exported-services",
+            json!({"Services": []}),
+            "exported-services Name must be \"default\"",
+        ),
+        ("proxy-defaults", json!({"PrioritizeByLocality": {}}), ""),
+        (
+            "proxy-defaults",
+            json!({"PrioritizeByLocality": {"Mode": "x"}}),
+            "Prioritize-by-locality",
+        ),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "file"}}), "path must be specified"),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "file", "Path": "/x"}}), ""),
+        ("proxy-defaults", json!({"AccessLogs": {"Type": "x"}}), "invalid access log type: x"),
+        (
+            "proxy-defaults",
+            json!({"AccessLogs": {"Path": "/x"}}),
+            "path is only valid for file type",
+        ),
+        ("proxy-defaults", json!({"AccessLogs": {"JSONFormat": "x"}}), "invalid access log json"),
+        ("proxy-defaults", json!({"AccessLogs": {"JSONFormat": "{\"a\": 1}"}}), ""),
+        (
+            "proxy-defaults",
+            json!({"AccessLogs": {"JSONFormat": "{}", "TextFormat": "x"}}),
+            "cannot specify both access log JSONFormat and TextFormat",
+        ),
+        (
+            "proxy-defaults",
+            json!({"FailoverPolicy": {"Mode": "x"}}),
+            "Failover-policy mode must be",
+        ),
+        ("proxy-defaults", json!({"FailoverPolicy": {"Mode": "sequential"}}), ""),
+        ("proxy-defaults", json!({"FailoverPolicy": {"Mode": "order-by-locality"}}), ""),
+    ] {
+        let mut entry = json!({"Kind": kind});
+        entry.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+        t.raw("DELETE", "/v1/config/proxy-defaults/global", "").await;
+        let status = if why.is_empty() { 200 } else { 500 };
+        assert_eq!(answer.status, status, "{entry}: {}", answer.body);
+        assert!(answer.body.contains(why), "{entry}: {}", answer.body);
+    }
 }

@@ -10,6 +10,7 @@ behaviours![
     a_coordinate_of_other_dimensions_is_refused,
     the_nearest_come_first,
     near_an_unknown_node_the_order_is_that_of_names,
+    an_update_has_no_unknown_members,
 ];
 
 fn at(place: i32) -> Value {
@@ -107,4 +108,10 @@ async fn near_an_unknown_node_the_order_is_that_of_names(t: T) {
     for node in ["n1", "n2"] {
         t.ok("catalog_deregister", args![table! {"Node" = t.name(node)}]).await;
     }
+}
+
+async fn an_update_has_no_unknown_members(t: T) {
+    let body = r#"{"Node":"n","Odd":1,"Coord":{"Vec":[0,0,0,0,0,0,0,0]}}"#;
+    let answer = t.raw("PUT", "/v1/coordinate/update", body).await;
+    assert!(answer.status == 400 || t.is_1_8("unknown members are ignored"), "{}", answer.body);
 }

@@ -35,6 +35,7 @@ behaviours![
     other_domains_are_refused,
     a_transfer_is_not_possible,
     dns_has_a_token,
+    callers_without_permission_learn_what_is_unknown,
 ];
 
 async fn ask(t: &T, name: &str, kind: RecordType) -> Message {
@@ -551,4 +552,20 @@ async fn dns_has_a_token(t: T) {
     use_default("").await;
     assert_eq!(code(&ask(&t, &names[1], A).await), ResponseCode::NXDomain);
     t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
+}
+
+async fn callers_without_permission_learn_what_is_unknown(t: T) {
+    if t.is_1_8("DNS without permission is another") {
+        return;
+    }
+    let t = t.with_acls(Deny);
+    for (name, expected) in [
+        ("none.query.consul.", ResponseCode::NXDomain),
+        ("none.service.consul.", ResponseCode::NXDomain),
+        ("none.node.consul.", ResponseCode::NXDomain),
+        ("web.connect.consul.", ResponseCode::ServFail),
+    ] {
+        let answer = ask(&t, name, A).await;
+        assert_eq!(code(&answer), expected, "{name}");
+    }
 }

@@ -17,6 +17,7 @@ behaviours![
     an_event_that_is_too_large_is_refused,
     a_list_waits_for_the_next_event,
     any_other_index_answers_at_once,
+    events_of_remote_execution_are_not_listed,
 ];
 
 async fn fire(t: &T, name: &str, payload: &str) -> Value {
@@ -139,4 +140,17 @@ async fn any_other_index_answers_at_once(t: T) {
         t.ok("event_list", args![; "name" = t.name("e"), "index" = index, "wait" = "9s"]).await;
     }
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+async fn events_of_remote_execution_are_not_listed(t: T) {
+    for name in ["_rexec", "_rexec2"] {
+        let answer = t.raw("PUT", &format!("/v1/event/fire/{name}"), "x").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let listed = |name: &'static str| {
+        let t = &t;
+        async move { t.raw("GET", &format!("/v1/event/list?name={name}"), "").await.body != "[]" }
+    };
+    t.until("the other is listed", || listed("_rexec2")).await;
+    assert!(!listed("_rexec").await);
 }

@@ -2,6 +2,8 @@
 
 use crate::target::{T, args, behaviours};
 use consul_api::error::Kind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 behaviours![
     an_index_is_never_zero,
@@ -17,6 +19,7 @@ behaviours![
     a_full_response_has_status_headers_and_body_whatever_the_status,
     presence_alone_switches_recurse_on,
     a_malformed_body_is_refused,
+    a_path_that_cannot_be_decoded_ends_the_connection,
 ];
 
 async fn an_index_is_never_zero(t: T) {
@@ -149,4 +152,19 @@ async fn a_malformed_body_is_refused(t: T) {
     let answer = t.raw("PUT", "/v1/txn", "{}").await;
     assert_eq!(answer.status, 400);
     assert!(answer.body.starts_with("Failed to parse body:"), "{}", answer.body);
+}
+
+async fn a_path_that_cannot_be_decoded_ends_the_connection(t: T) {
+    // An agent in this process has no connection.
+    let Some(address) = t.address() else {
+        let answer = t.raw("GET", "/v1/kv/%zz", "").await;
+        return assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
+    };
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = "GET /v1/kv/%zz HTTP/1.1\r\nHost: a\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let answer = answer.to_lowercase();
+    assert!(answer.contains(" 400 ") && answer.contains("\r\nconnection: close"), "{answer}");
 }

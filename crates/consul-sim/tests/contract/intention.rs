@@ -27,6 +27,8 @@ behaviours![
     all_that_is_wrong_with_an_intention_by_its_id_is_said,
     an_intention_by_its_id_keeps_its_destination_and_its_creation,
     either_end_is_enough_to_read_an_intention,
+    a_repeated_parameter_is_a_missing_one,
+    metadata_of_an_intention_by_id_stops_changes_by_names,
 ];
 
 /// Whether source may call destination.
@@ -475,4 +477,54 @@ async fn an_intention_decides_about_a_connection(t: T) {
         t.until(&reason, || async { ask().await == (allowed, reason.clone()) }).await;
     }
     t.ok("config_delete", args!["service-intentions", to]).await;
+}
+
+async fn a_repeated_parameter_is_a_missing_one(t: T) {
+    for (query, missing) in [
+        ("match?by=source&by=source&name=a", "by"),
+        ("check?source=a&source=b&destination=c", "source"),
+        ("check?source=a&destination=b&destination=c", "destination"),
+        ("exact?source=a&source=b&destination=c", "source"),
+        ("exact?source=a&destination=b&destination=b", "destination"),
+    ] {
+        if t.is_1_8("intentions have no names") && query.starts_with("exact") {
+            continue;
+        }
+        let answer = t.raw("GET", &format!("/v1/connect/intentions/{query}"), "").await;
+        let why = format!("required query parameter '{missing}' not set");
+        assert_eq!((answer.status, answer.body), (500, why), "{query}");
+    }
+}
+
+async fn metadata_of_an_intention_by_id_stops_changes_by_names(t: T) {
+    if t.is_1_8("intentions have no names") {
+        return;
+    }
+    for (meta, status) in [("", 200), (r#","Meta":{"a":"b"}"#, 500)] {
+        let name = t.name(&format!("db{status}"));
+        let body = format!(
+            r#"{{"SourceName":"one{status}","DestinationName":"{name}","Action":"deny"{meta}}}"#
+        );
+        let answer = t.raw("POST", "/v1/connect/intentions", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        for (method, body) in
+            [("PUT", r#"{"Action":"allow"}"#), ("PUT", r#"{"Action":"deny"}"#), ("DELETE", "")]
+        {
+            let target = format!("/v1/connect/intentions/exact?source=other&destination={name}");
+            if method == "DELETE" && status == 500 {
+                // It is deleted without a change where it is not there.
+                let answer = t.raw(method, &target, "").await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                continue;
+            }
+            let answer = t.raw(method, &target, body).await;
+            assert_eq!(answer.status, status, "{method} {meta}: {}", answer.body);
+            assert!(
+                status == 200 || answer.body.contains("LegacyMeta must be omitted"),
+                "{}",
+                answer.body
+            );
+        }
+        t.raw("DELETE", &format!("/v1/config/service-intentions/{name}"), "").await;
+    }
 }

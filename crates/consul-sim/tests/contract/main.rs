@@ -12,6 +12,7 @@ mod body;
 mod catalog;
 mod config_entry;
 mod coordinate;
+mod datacenter;
 mod dns;
 mod event;
 mod health;
@@ -21,6 +22,7 @@ mod kv;
 mod observer;
 mod odd;
 mod operator;
+mod proxy;
 mod query;
 mod session;
 mod snapshot;
@@ -55,7 +57,9 @@ const AREAS: &[(&str, &[Behaviour])] = &[
     ("status", status::BEHAVIOURS),
     ("event", event::BEHAVIOURS),
     ("coordinate", coordinate::BEHAVIOURS),
+    ("datacenter", datacenter::BEHAVIOURS),
     ("http", http::BEHAVIOURS),
+    ("proxy", proxy::BEHAVIOURS),
     ("query", query::BEHAVIOURS),
     ("dns", dns::BEHAVIOURS),
     ("operator", operator::BEHAVIOURS),
@@ -87,6 +91,7 @@ const ALONE: &[&str] = &[
     "a_root_is_made_for_a_given_key",
     "what_is_not_a_root_is_refused",
     "proxy_defaults_have_one_name",
+    "the_logs_and_failovers_of_proxies_are_checked",
     "entries_of_the_mesh_are_written_as_they_were_read",
     "the_configuration_of_the_authority_is_written_as_it_was_read",
     "an_unknown_provider_of_the_authority_is_refused",
@@ -98,6 +103,7 @@ const ALONE: &[&str] = &[
     "a_service_in_maintenance_is_critical",
     "a_write_wakes_the_queries_that_it_wakes_on_consul",
     "services_are_exported_to_peers",
+    "callers_without_permission_learn_what_is_unknown",
 ];
 
 /// Most behaviours wait for a timer, so many more than there are processors can run at once.

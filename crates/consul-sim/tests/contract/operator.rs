@@ -9,6 +9,7 @@ behaviours![
     the_servers_are_healthy,
     usage_counts_services,
     operators_need_permissions,
+    reads_have_one_consistency,
 ];
 
 async fn raft_has_one_peer(t: T) {
@@ -58,5 +59,28 @@ async fn operators_need_permissions(t: T) {
         if !t.is_1_8("a refusal does not name the permission") {
             assert!(error.message().contains("lacks permission 'operator:read'"), "{error}");
         }
+    }
+}
+
+async fn reads_have_one_consistency(t: T) {
+    for target in ["connect/ca/configuration", "catalog/datacenters", "operator/raft/configuration"]
+    {
+        for query in ["stale&consistent", "index=x", "wait=x"] {
+            // Only its consistency is read.
+            if target == "catalog/datacenters" && query != "stale&consistent" {
+                continue;
+            }
+            let answer = t.raw("GET", &format!("/v1/{target}?{query}"), "").await;
+            let is_refused = answer.status == 400 || t.is_1_8("fewer reads are checked");
+            assert!(is_refused, "{target}?{query}: {} {}", answer.status, answer.body);
+        }
+    }
+    if t.is_1_8("there are no numbers of services") {
+        return;
+    }
+    for (query, level) in [("", "leader"), ("stale", "stale"), ("consistent", "consistent")] {
+        let answer = t.raw("GET", &format!("/v1/operator/usage?{query}"), "").await;
+        let found: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(found["ConsistencyLevel"], level);
     }
 }

@@ -213,6 +213,14 @@ impl T {
         Arc::clone(&self.client)
     }
 
+    /// Where the target is asked by HTTP, if it has sockets.
+    pub fn address(&self) -> Option<&str> {
+        match self.target.open.as_ref()? {
+            Server::Process(server) => Some(&server.address),
+            Server::Simulated(_) => None,
+        }
+    }
+
     /// Where the target is asked by DNS.
     pub fn dns(&self) -> &str {
         self.dns.as_deref().expect("the target has sockets")

@@ -29,6 +29,7 @@ behaviours![
     the_catalog_has_compare_and_set_and_delete,
     a_refused_transaction_leaves_catalog_sessions_and_locks_alone,
     a_check_set_to_critical_in_a_transaction_ends_its_sessions,
+    a_transaction_that_writes_has_no_parameters_of_reads,
 ];
 
 /// One operation on a key.
@@ -375,4 +376,28 @@ async fn a_check_set_to_critical_in_a_transaction_ends_its_sessions(t: T) {
     t.ok("txn", args![list![check(&t, "set", "critical", 0)]]).await;
     assert_eq!(t.value("session_info", args![session.as_str()]).await, Value::Null);
     deregister(&t).await;
+}
+
+async fn a_transaction_that_writes_has_no_parameters_of_reads(t: T) {
+    if t.is_1_8("parameters of a transaction are refused") {
+        return;
+    }
+    let write = format!(r#"[{{"KV":{{"Verb":"set","Key":"{}","Value":"MQ=="}}}}]"#, t.name("k"));
+    let read = format!(r#"[{{"KV":{{"Verb":"get-or-empty","Key":"{}"}}}}]"#, t.name("k"));
+    for (query, of_read) in [
+        ("ns=default", 200),
+        ("partition=default", 200),
+        ("wait=x", 400),
+        ("index=x", 400),
+        ("stale&consistent", 400),
+    ] {
+        for (body, status) in [(&write, 200), (&read, of_read)] {
+            let answer = t.raw("PUT", &format!("/v1/txn?{query}"), body).await;
+            assert_eq!(answer.status, status, "{query} {body}: {}", answer.body);
+        }
+    }
+    let body =
+        format!(r#"[{{"KV":{{"Verb":"get-or-empty","Key":"{}","Index":7}}}}]"#, t.name("none"));
+    let answer = t.raw("PUT", "/v1/txn", &body).await;
+    assert!(answer.body.replace(' ', "").contains("\"ModifyIndex\":7"), "{}", answer.body);
 }

@@ -9,6 +9,7 @@ behaviours![
     the_configuration_of_autopilot_is_unknown,
     what_proxies_and_gateways_ask_for_is_unknown,
     entries_of_gateways_are_stored,
+    merged_defaults_of_proxies_are_refused_by_name,
 ];
 
 /// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
@@ -82,4 +83,21 @@ async fn entries_of_gateways_are_stored(t: T) {
     let found = t.value("config_read", args!["api-gateway", t.name("g")]).await;
     assert_eq!(text(&found.get("Listeners").unwrap().items()[0], "Name"), "l");
     t.ok("config_delete", args!["api-gateway", t.name("g")]).await;
+}
+
+async fn merged_defaults_of_proxies_are_refused_by_name(t: T) {
+    for path in [
+        "health/service/none",
+        "health/connect/none",
+        "catalog/service/none",
+        "catalog/connect/none",
+        "catalog/node-services/none",
+    ] {
+        for query in ["merge-central-config", "merge-central-config=false"] {
+            let answer = t.raw("GET", &format!("/v1/{path}?{query}"), "").await;
+            let is_named = answer.body.contains("\"merge-central-config\"");
+            let status = if t.is_simulated() { 400 } else { 200 };
+            assert_eq!((answer.status, is_named), (status, t.is_simulated()), "{path}?{query}");
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub fn trials() -> Trials {
     trials.add_unless(missing, name, metrics_for_prometheus_have_consuls_names);
     let name = "they_say_the_same_of_themselves [1.21]";
     trials.add_unless(missing, name, they_say_the_same_of_themselves);
+    let name = "they_show_the_same_of_their_configuration [1.21]";
+    trials.add_unless(missing, name, they_show_the_same_of_their_configuration);
     trials
 }
 
@@ -138,6 +140,107 @@ fn they_say_the_same_of_themselves() -> Outcome {
     match different.is_empty() {
         true => Ok(()),
         false => Err(format!("{different:#?}").into()),
+    }
+}
+
+/// Keys of the configuration whose values an agent shows.
+const CONFIGURATION: &str = r#"
+node_name = "n1"
+session_ttl_min = "5s" default_query_time = "7s" max_query_time = "70s" check_output_max_size = 100
+discard_check_output = true enable_debug = false leave_on_terminate = true skip_leave_on_interrupt = false
+translate_wan_addrs = true domain = "test." alt_domain = "alt" enable_script_checks = true log_level = "warn"
+node_meta { a = "b" } check_update_interval = "1m" enable_central_service_config = false reconnect_timeout = "9h"
+reconnect_timeout_wan = "10h" retry_interval = "31s" retry_max = 3 segment_limit = 5 syslog_facility = "LOCAL3"
+log_json = true disable_coordinates = true disable_anonymous_signature = false disable_remote_exec = false
+use_streaming_backend = false raft_snapshot_threshold = 5 raft_snapshot_interval = "7s" raft_trailing_logs = 9
+default_intention_policy = "allow" enable_agent_tls_for_checks = true encrypt_verify_incoming = false
+encrypt_verify_outgoing = false rejoin_after_leave = true server_rejoin_age_max = "200h" recursors = ["127.0.0.1"]
+limits {
+  kv_max_value_size = 1000 txn_max_req_len = 5000 http_max_conns_per_client = 77 https_handshake_timeout = "9s"
+  rpc_rate = 100 rpc_max_burst = 50 request_limits { mode = "permissive" read_rate = 1000 write_rate = 2000 }
+}
+http_config {
+  response_headers { X = "y" } block_endpoints = ["/v1/xx"] use_cache = false
+  allow_write_http_from = ["127.0.0.0/8"] max_header_bytes = 10000
+}
+dns_config {
+  node_ttl = "3s" service_ttl { web = "5s" "*" = "90s" } only_passing = true udp_answer_limit = 5 a_record_limit = 2
+  enable_truncate = true disable_compression = true allow_stale = false max_stale = "5s" use_cache = true
+  cache_max_age = "9s" enable_additional_node_meta_txt = false recursor_timeout = "3s" recursor_strategy = "random"
+  soa { min_ttl = 5 refresh = 6 retry = 7 expire = 8 }
+}
+telemetry {
+  metrics_prefix = "mm" disable_hostname = true prometheus_retention_time = "60s" prefix_filter = ["+a", "-b"]
+  dogstatsd_tags = ["x"] enable_host_metrics = false
+}
+autopilot {
+  cleanup_dead_servers = false last_contact_threshold = "3s" max_trailing_logs = 5
+  server_stabilization_time = "4s" min_quorum = 3
+}
+performance { leave_drain_time = "6s" rpc_hold_timeout = "8s" }
+ports { sidecar_min_port = 30000 sidecar_max_port = 30100 expose_min_port = 31000 expose_max_port = 31010 }
+acl {
+  default_policy = "allow" down_policy = "deny" token_ttl = "31s" policy_ttl = "32s" role_ttl = "33s"
+  enable_token_persistence = true enable_token_replication = true enable_key_list_policy = true
+}
+rpc { enable_streaming = false }
+gossip_lan { gossip_nodes = 5 probe_interval = "3s" }
+unix_sockets { mode = "0700" }
+ui_config { enabled = true content_path = "/x/" }
+xds { update_max_per_second = 5 }
+locality { region = "r" zone = "z" }
+peering { enabled = false }
+"#;
+
+fn they_show_the_same_of_their_configuration() -> Outcome {
+    let folder = Folder::new();
+    let given = folder.file("given.hcl", CONFIGURATION);
+    let empty = folder.file("empty.hcl", "node_name = \"n1\"");
+    let mut different = Vec::new();
+    for file in [&given, &empty] {
+        let [ours, real] = [consul::SIM, "1.21"].map(|version| {
+            let agent = RealConsul::start_with_config(version, file)?;
+            let own = of_itself(&agent)?["DebugConfig"].clone();
+            let mut values = BTreeSet::new();
+            // Each has ports and an id of its own.
+            let ports = ["HTTPPort", "DNSPort", "ServerPort", "SerfPortLAN", "SerfPortWAN"];
+            let own_texts =
+                ports.iter().map(|name| (format!(":{}\"", own[*name]), format!(":{name}\"")));
+            let mut text = own.to_string();
+            for (from, to) in own_texts {
+                text = text.replace(&from, &to);
+            }
+            text = text.replace(own["NodeID"].as_str().unwrap_or_default(), "NodeID");
+            let mut own: Value = serde_json::from_str(&text)?;
+            for name in ports {
+                own[name] = Value::Null;
+            }
+            add_values("", &own, &mut values);
+            Ok::<_, Failed>(values)
+        });
+        let (ours, real) = (ours?, real?);
+        let names = |one: &BTreeSet<String>, other: &BTreeSet<String>, whose: &str| {
+            one.difference(other).map(|line| format!("{whose}: {line}")).collect::<Vec<_>>()
+        };
+        different.extend(names(&ours, &real, "consul-sim"));
+        different.extend(names(&real, &ours, "1.21"));
+    }
+    match different.is_empty() {
+        true => Ok(()),
+        false => Err(different.join("\n").into()),
+    }
+}
+
+fn add_values(path: &str, value: &Value, values: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(inner) => {
+            for (name, value) in inner {
+                add_values(&format!("{path}/{name}"), value, values);
+            }
+        }
+        _ => {
+            values.insert(format!("{path} {value}"));
+        }
     }
 }
 

@@ -10,12 +10,13 @@ pub(super) mod table;
 mod template;
 
 use super::templates::Templated;
-use super::{ANONYMOUS_SECRET, NodeIdentity, Secret, ServiceIdentity, Token, token_view, tokens};
+use super::{NodeIdentity, Secret, ServiceIdentity, Token, token_view, tokens};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
+use crate::http::route::check_datacenter;
 use crate::store::State;
 use crate::store::timer::Timer;
 use consul_api::api::acl as wire;
@@ -166,10 +167,10 @@ fn bound(state: &State, method: &str, identity: &Identity) -> Result<Bound, Refu
 }
 
 fn logout(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let secret = state.secret(call);
-    if secret.0 == ANONYMOUS_SECRET {
+    let Some(secret) = state.given_secret(call) else {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "Supplied token does not exist"));
-    }
+    };
+    check_datacenter(call, &state.settings)?;
     let Some(token) = state.acl.tokens.get(&secret) else {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "ACL not found"));
     };

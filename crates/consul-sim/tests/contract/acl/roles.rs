@@ -17,6 +17,7 @@ behaviours![
     identities_of_a_role_are_permissions,
     tokens_are_listed_by_their_role,
     an_expanded_token_shows_its_roles_and_their_policies,
+    an_expanded_token_shows_what_its_identities_and_templates_permit,
     invalid_roles_are_refused,
     unknown_roles_are_not_found,
     links_to_unknown_policies_and_roles_are_refused,
@@ -182,6 +183,89 @@ async fn an_expanded_token_shows_its_roles_and_their_policies(t: T) {
     let found = t.value("acl_token_read", args![accessor; "expanded" = true]).await;
     assert_eq!(texts(found.get("ExpandedPolicies").unwrap(), "ID"), [&*id]);
     assert_eq!(found.get("ExpandedRoles"), Some(&Value::List(vec![role])));
+}
+
+async fn an_expanded_token_shows_what_its_identities_and_templates_permit(t: T) {
+    if t.is_1_8("a token is not expanded (before 1.12)") {
+        return;
+    }
+    let t = t.with_acls(Deny);
+    let service = |name: &str| table! {"ServiceName" = name};
+    let here = |name: &str| table! {"ServiceName" = name, "Datacenters" = list!["dc1"]};
+    let node = |name: &str, dc: &str| table! {"NodeName" = name, "Datacenter" = dc};
+    let template = |name: &str| {
+        table! {"TemplateName" = name, "TemplateVariables" = table! {"name" = "own"}}
+    };
+    let names =
+        ["api-gateway", "dns", "node", "nomad-client", "nomad-server", "service"].into_iter();
+    let templates: Vec<_> = names.map(|name| template(&format!("builtin/{name}"))).collect();
+    let role = role(
+        &t,
+        "r",
+        table! {
+            "ServiceIdentities" = list![here("web"), service("api")],
+            "NodeIdentities" = list![node("n2", "dc1")],
+            "TemplatedPolicies" = list![template("builtin/service")],
+        },
+    )
+    .await;
+    let mut shown = Vec::new();
+    for members in [
+        table! {},
+        table! {"ServiceIdentities" = list![service("web"), service("own")]},
+        table! {"NodeIdentities" = list![node("n1", "dc1"), node("n2", "dc2")]},
+        table! {"TemplatedPolicies" = Value::List(templates)},
+    ] {
+        for role in [None, Some(&role)] {
+            let Value::Map(mut members) = members.clone() else { panic!("not a table") };
+            if let Some(role) = role {
+                let roles = list![table! {"ID" = text(role, "ID")}];
+                members.push(("Roles".to_owned(), roles));
+            }
+            let token = t.value("acl_token_create", args![Value::Map(members)]).await;
+            let accessor = text(&token, "AccessorID");
+            let found = t.value("acl_token_read", args![accessor; "expanded" = true]).await;
+            let policies = found.get("ExpandedPolicies").unwrap();
+            if *policies == Value::Null {
+                shown.push("none".to_owned());
+                continue;
+            }
+            let mut lines: Vec<_> = policies
+                .items()
+                .iter()
+                .map(|policy| {
+                    let (id, rules) = (text(policy, "ID"), text(policy, "Rules"));
+                    let hex: String = rules.bytes().map(|byte| format!("{byte:02x}")).collect();
+                    assert_eq!(id, format!("{hex}6c62272e07bb014262b821756295c58d"));
+                    assert_eq!(text(policy, "Name"), format!("synthetic-policy-{id}"));
+                    let made = text(policy, "Description").rsplit('/').next().unwrap().to_owned();
+                    let names: Vec<_> = rules.split('"').skip(1).step_by(2).collect();
+                    let places = policy.get("Datacenters").map_or(&[][..], Value::items);
+                    let places: Vec<_> = places.iter().filter_map(Value::as_str).collect();
+                    format!("{made} {} {}", names[0], places.join(","))
+                })
+                .collect();
+            lines.sort_unstable();
+            shown.push(lines.join("; "));
+        }
+    }
+    let of_role = "node n2 dc1; service api ; service own ; service web dc1";
+    let all =
+        "api-gateway read ; dns  ; node own ; nomad-client  ; nomad-server write ; service own ";
+    assert_eq!(
+        shown,
+        [
+            "none",
+            of_role,
+            "service own ; service web ",
+            "node n2 dc1; service api ; service own ; service own ; service web dc1",
+            "node n1 dc1; node n2 dc2",
+            "node n1 dc1; node n2 dc1; service api ; service own ; service web dc1",
+            all,
+            "api-gateway read ; dns  ; node n2 dc1; node own ; nomad-client  ; nomad-server write ; \
+             service api ; service own ; service web dc1",
+        ]
+    );
 }
 
 async fn invalid_roles_are_refused(t: T) {
