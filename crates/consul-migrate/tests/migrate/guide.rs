@@ -23,7 +23,7 @@ pub fn run(version: &'static str) {
             assert_eq!(servers.stored("app/late").unwrap(), b"1");
             servers.consul().send("PUT", "/v1/kv/app/late", "2").unwrap();
         }
-        // What stops production asks whoever pastes it.
+        // A pasted command that stops production asks.
         let asks = ["cutover", "rollback"].iter().any(|verb| command.contains(verb));
         let output = shell(&servers, command);
         assert_eq!(output.status.success(), !asks, "{command}: {output:?}");
