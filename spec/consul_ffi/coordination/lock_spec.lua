@@ -492,16 +492,16 @@ describe("a lock", function()
         return of:semaphore(permits, 1)
       end,
     }) do
-      local holder, ended = make(client), make(other)
-      opened[#opened + 1], opened[#opened + 2] = holder, ended
-      assert(holder:acquire())
+      local first, ended = make(client), make(other)
+      opened[#opened + 1], opened[#opened + 2] = first, ended
+      assert(first:acquire())
       local ran, message = support.with_hook(function()
         error("of the hook")
       end, ended.acquire, ended, { wait_s = 10 })
       assert.is_false(ran)
       assert.matches("of the hook", message)
-      assert(holder:release())
-      assert(holder:acquire({ wait_s = 10 }), name)
+      assert(first:release())
+      assert(first:acquire({ wait_s = 10 }), name)
       assert.is_false(ended:is_held())
     end
   end)
