@@ -46,8 +46,8 @@ function source.all()
   return list, message, err
 end
 
--- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
--- request goes on one of them.
+-- By an address and port: how many connections to it nginx keeps at most, since it tells neither that nor whether a
+-- request goes on one of them, and whether its last attempt succeeded.
 local kept = {}
 
 -- Forgets the connections to addresses that are gone.
@@ -102,16 +102,26 @@ local function request_at(address)
   return request
 end
 
--- Adds to the number of kept connections; returns what it was.
-local function keep(instance, more)
+-- The kept connections to an instance.
+local function connections_to(instance)
   local address, port = instance.address, instance.port
   local ports = kept[address]
   if not ports then
     ports = {}
     kept[address] = ports
   end
-  local before = ports[port] or 0
-  ports[port] = math.max(0, math.min(before + more, KEEPALIVE))
+  local connections = ports[port]
+  if not connections then
+    connections = { count = 0, succeeded = true }
+    ports[port] = connections
+  end
+  return connections
+end
+
+-- Adds to the number of kept connections; returns what it was.
+local function keep(connections, more)
+  local before = connections.count
+  connections.count = math.max(0, math.min(before + more, KEEPALIVE))
   return before
 end
 
@@ -151,15 +161,16 @@ local function number_of(request, variable)
   end
 end
 
--- The verdict of a request without an answer on its instance: nil, which is nothing, on a kept connection, since the
--- instance may have closed that before the request came, and nginx itself counts no such try; otherwise false.
-local function without_answer(request)
+-- The verdict of a request without an answer on its instance: nil, which is nothing, for a kept connection, since the
+-- instance may have closed that before the request came; otherwise false. An instance that has failed since its last
+-- success may be dead, and each connection kept to it would fail once.
+local function without_answer(request, connections)
   local connect_s = number_of(request, "upstream_connect_time")
   if not connect_s then
     -- It does not listen.
-    keep(request.instance, -KEEPALIVE)
+    keep(connections, -KEEPALIVE)
   end
-  if request.is_on_kept and connect_s == 0 then
+  if request.is_on_kept and connect_s == 0 and connections.succeeded then
     return nil
   end
   return false
@@ -168,11 +179,15 @@ end
 -- Whether the last attempt on a request's instance succeeded, by its own status: the client's may be that of a page of
 -- error_page. nil if it says nothing, as when the client went away.
 local function verdict(request)
-  local status = number_of(request, "upstream_status")
+  local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
-    return without_answer(request)
+    succeeded = without_answer(request, connections)
+    connections.succeeded = false
+  elseif status then
+    succeeded = not FAILURES[status]
+    connections.succeeded = succeeded
   end
-  return status and not FAILURES[status]
+  return succeeded
 end
 
 -- Reports a request's instance, which it tries no more.
@@ -202,7 +217,7 @@ local function attempt(request, may_repeat)
     leave(request, false)
     return attempt(request)
   end
-  request.is_on_kept = keep(instance, -1) > 0
+  request.is_on_kept = keep(connections_to(instance), -1) > 0
 end
 
 -- In balancer_by_lua, for each attempt of a request.
@@ -235,7 +250,7 @@ function gateway.report()
   end
   local succeeded, seconds = verdict(request), nil
   if succeeded then
-    keep(instance, 1)
+    keep(connections_to(instance), 1)
   end
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
   if web:needs_ms(instance, (ngx.now() - request.picked_at) * 1000) then

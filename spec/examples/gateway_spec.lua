@@ -438,6 +438,97 @@ describe("the gateway of the example", function()
     end
   end)
 
+  -- The ways of an attempt to fail: nginx's word, its status, and the times of the header and of the connection.
+  local WAYS = {
+    closed_before_or_after_reading = { "failed", "502", "-", "0.000" }, refused = { "failed", "502", "-", "-" },
+    slow_to_connect = { "failed", "502", "-", "0.010" }, timeout = { "failed", "504", "-", "0.000" },
+    answer_502 = { "failed", "502", "0.001", "0.000" }, answer_503 = { "failed", "503", "0.001", "0.000" },
+  }
+
+  it("forgives only the first of failures in a row on kept connections, repeated or not", function()
+    local CLOSED = "closed_before_or_after_reading"
+    for first in pairs(WAYS) do
+      for second in pairs(WAYS) do
+        for _, is_repeated in ipairs({ true, false }) do
+          for _, succeeds_between in ipairs({ true, false }) do
+            start_with(1)
+            -- Ten connections are kept.
+            local before = request_address
+            for _ = 1, 10 do
+              request()
+            end
+            attempted("200", "0.1", "0.000")
+            for address = before + 1, before + 10 do
+              request_address = address
+              gateway.report()
+            end
+            request_address = request_address + 10
+            local function fails(way)
+              request()
+              if is_repeated then
+                failed(unpack(WAYS[way]))
+              else
+                attempted(WAYS[way][2], WAYS[way][3], WAYS[way][4])
+              end
+              if is_repeated then
+                attempted("-", "-", "-")
+              end
+              gateway.report()
+            end
+            fails(first)
+            local case = ("%s, %s, repeated %s, success %s"):format(first, second, is_repeated, succeeds_between)
+            assert.matches(first == CLOSED and " active " or " doubtful ", shown()[1], 1, true, case)
+            if succeeds_between then
+              request()
+              attempted("200", "0.1", "0.000")
+              gateway.report()
+              assert.matches(" active ", shown()[1], 1, true)
+            end
+            fails(second)
+            local is_forgiven = second == CLOSED and succeeds_between
+            local state = is_forgiven and " active " or " doubtful "
+            assert.matches(state, shown()[1], 1, true, case)
+          end
+        end
+      end
+    end
+  end)
+
+  it("ejects an instance that closes each connection, however many are kept", function()
+    for _, is_repeated in ipairs({ true, false }) do
+      start_with(2)
+      local before = request_address
+      for _ = 1, 200 do
+        request()
+      end
+      for address = before + 1, before + 200 do
+        request_address = address
+        attempted("200", "0.1", "0.000", address - before)
+        nginx.var.upstream_addr = chosen[address - before]
+        gateway.report()
+      end
+      local lost = 0
+      for _ = 1, 100 do
+        request()
+        if chosen[#chosen] == "10.0.0.1:80" then
+          lost = lost + 1
+          if is_repeated then
+            failed("failed", "502", "-", "0.000")
+            assert.equal("10.0.0.2:80", chosen[#chosen])
+            attempted("200", "0.1", "0.000")
+          else
+            attempted("502", "-", "0.000")
+          end
+        else
+          attempted("200", "0.1", "0.000")
+        end
+        gateway.report()
+      end
+      -- The first says nothing, and three more eject it.
+      assert.equal(4, lost)
+    end
+  end)
+
   it("reports the instance of each of several requests", function()
     list = { { address = "10.0.0.1", port = 80 }, { address = "10.0.0.2", port = 80 } }
     gateway.start()

@@ -34,7 +34,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 35] = [
+    let all: [Named; 36] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -49,6 +49,7 @@ pub fn trials() -> Trials {
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
         ("a_gateway_loses_no_request_on_a_kept_connection_that_was_closed", gateway::closed),
+        ("an_instance_whose_kept_connections_all_fail_is_ejected", gateway::closed_for_good),
         (
             "a_gateway_loses_no_request_while_workers_and_instances_come_and_die",
             load::loses_nothing,

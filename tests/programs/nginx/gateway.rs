@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,37 @@ pub fn closed(unpacked: &Path) -> Outcome {
         check(shown.contains("active") && shown.contains(" 0 in flight"), &shown)?;
     }
     Ok(())
+}
+
+/// A dead instance costs no more requests than one without kept connections, also those that are
+/// not repeated.
+pub fn closed_for_good(unpacked: &Path) -> Outcome {
+    static IS_DEAD: AtomicBool = AtomicBool::new(false);
+    let nginx = start(unpacked, 1)?;
+    let dying = serve(TcpListener::bind("127.0.0.1:0")?, move |mut stream| {
+        while stream.peek(&mut [0])? > 0 && !IS_DEAD.load(Ordering::SeqCst) {
+            let _ = stream.read(&mut [0; 4096])?;
+            // Slow enough that each of the requests below has a connection of its own.
+            thread::sleep(Duration::from_millis(300));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+        Ok(())
+    })?;
+    register(&nginx, "dying", dying)?;
+    wait_until(|| Ok(instances(&nginx)?.lines().count() == 1))?;
+    let address = nginx.address;
+    let burst: Vec<_> = (0..40).map(|_| thread::spawn(move || get(address, "/"))).collect();
+    for request in burst {
+        check(request.join().map_err(|_| "a thread panicked")??.status == 200, "the burst")?;
+    }
+    register(&nginx, "good", backend("good")?)?;
+    wait_until(|| Ok(instances(&nginx)?.lines().count() == 2))?;
+    IS_DEAD.store(true, Ordering::SeqCst);
+    let mut lost = 0;
+    for _ in 0..100 {
+        lost += usize::from(send(address, "POST", "/", "x")?.status != 200);
+    }
+    check((1..=4).contains(&lost), &format!("{lost} of 100 were lost"))
 }
 
 pub fn subrequests(unpacked: &Path) -> Outcome {
