@@ -13,6 +13,9 @@ local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 -- As many connections as `keepalive` in gateway.conf keeps, and how often connections to gone instances are forgotten.
 local KEEPALIVE, FORGET_EACH_S = 256, 60
 
+-- A WebSocket or a long answer counts as in flight for this long.
+local LONGEST_SESSION_S = 24 * 3600
+
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
 local FAILURES = { [502] = true, [503] = true, [504] = true }
 
@@ -65,7 +68,9 @@ function gateway.start()
   local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = dump_file })
   all:start()
   view = all:view(SERVICE)
-  web = balancer.new(source, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
+  web = balancer.new(source, {
+    policy = "least_time", slow_start_s = 10, report_within_s = LONGEST_SESSION_S, zone = os.getenv("ZONE"),
+  })
   ngx.timer.every(FORGET_EACH_S, forget_gone)
 end
 

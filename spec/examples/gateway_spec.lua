@@ -529,6 +529,25 @@ describe("the gateway of the example", function()
     end
   end)
 
+  it("gives a new instance its part of sessions that last for hours", function()
+    start_with(2)
+    answered("200", "0.1")
+    answered("200", "0.1")
+    for _ = 1, 20 do
+      request()
+      now = now + 60
+    end
+    list = { list[1], list[2], { address = "10.0.0.3", port = 80 } }
+    for _ = 1, 40 do
+      now = now + 60
+      request()
+    end
+    for _, line in ipairs(shown()) do
+      local in_flight = tonumber(line:match("(%d+) in flight"))
+      assert.is_true(in_flight >= 18 and in_flight <= 22, line)
+    end
+  end)
+
   it("reports the instance of each of several requests", function()
     list = { { address = "10.0.0.1", port = 80 }, { address = "10.0.0.2", port = 80 } }
     gateway.start()

@@ -15,10 +15,6 @@ local DECAY_S = 10
 -- The offset of each average: half of nginx's resolution, in which a fast answer takes 0 ms.
 local LEAST_MS = 0.5
 
--- The cost of an instance without an answer that has a request in flight: it gets one request at a time until it
--- answers, as in Finagle.
-local UNKNOWN = 1e12
-
 -- Builds the tables from which one random number draws an instance by its weight (Walker's alias method, by Vose: "A
 -- linear algorithm for generating random numbers with a given distribution", IEEE Transactions on Software Engineering
 -- 17, 1991).
@@ -67,12 +63,15 @@ local function average(entry, time)
   return entry.decayed_ms
 end
 
-local function cost(entry, time)
-  local waiting = entry.in_flight * entry.pressure
-  if entry.ms then
-    return (average(entry, time) + LEAST_MS) * (waiting + 1)
+-- Whether an instance costs less than another one. Of one without an average the requests in flight alone are compared:
+-- it gets as many at once as others. (In Finagle it gets one at a time until that ends, which a session of hours does
+-- not.)
+local function is_cheaper(entry, other, time)
+  local cost, its_cost = entry.in_flight * entry.pressure + 1, other.in_flight * other.pressure + 1
+  if entry.ms and other.ms then
+    cost, its_cost = cost * (average(entry, time) + LEAST_MS), its_cost * (average(other, time) + LEAST_MS)
   end
-  return waiting > 0 and UNKNOWN + waiting or 0
+  return cost < its_cost
 end
 
 function least_time.pick(pool)
@@ -84,8 +83,8 @@ function least_time.pick(pool)
   if i == j then
     j = i % pool.count + 1
   end
-  local one, other, time = active[i], active[j], pool.time
-  return cost(one, time) <= cost(other, time) and one or other
+  local one, other = active[i], active[j]
+  return is_cheaper(other, one, pool.time) and other or one
 end
 
 -- A failure that comes fast must not make an instance attractive: it never lowers the average.
