@@ -182,7 +182,7 @@ local function without_answer(request, connections)
 end
 
 -- Whether the last attempt on a request's instance succeeded, by its own status: the client's may be that of a page of
--- error_page. nil if it says nothing, as when the client went away.
+-- error_page. nil if it says nothing, as when the client went away. And whether its answer was an error.
 local function verdict(request)
   local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
@@ -192,13 +192,13 @@ local function verdict(request)
     succeeded = not FAILURES[status]
     connections.succeeded = succeeded
   end
-  return succeeded
+  return succeeded, status and status >= 400
 end
 
 -- Reports a request's instance, which it tries no more.
-local function leave(request, succeeded)
+local function leave(request, succeeded, is_error)
   local instance, tried = request.instance, request.tried or {}
-  web:report(instance, succeeded)
+  web:report(instance, succeeded, nil, is_error)
   tried[#tried + 1], request.tried = instance, tried
 end
 
@@ -253,7 +253,8 @@ function gateway.report()
   if not instance then
     return
   end
-  local succeeded, seconds = verdict(request), nil
+  local seconds
+  local succeeded, is_error = verdict(request)
   if succeeded then
     keep(connections_to(instance), 1)
   end
@@ -262,7 +263,7 @@ function gateway.report()
     seconds = number_of(request, "upstream_header_time")
   end
   request.instance = nil
-  web:report(instance, succeeded, seconds and seconds * 1000)
+  web:report(instance, succeeded, seconds and seconds * 1000, is_error)
 end
 
 -- Answers with the instances as this worker knows them, a line for each; the header Age is that of the list.

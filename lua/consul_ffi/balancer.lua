@@ -183,7 +183,8 @@ end
 ---@param instance consul_ffi.balancer.Instance as `pick` returned it
 ---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away
 ---@param ms? number the response time in milliseconds
-function Balancer:report(instance, succeeded, ms)
+---@param is_error? boolean true if the answer was an error that is perhaps due to the request, not to the instance
+function Balancer:report(instance, succeeded, ms, is_error)
   if type(instance) ~= "table" then
     error(("balancer:report: instance must be a table that pick returned, got a %s"):format(type(instance)), 2)
   end
@@ -204,8 +205,15 @@ function Balancer:report(instance, succeeded, ms)
   if succeeded == nil then
     return
   end
-  if ms and pooled.policy.observe then
-    pooled.policy.observe(entry, succeeded, ms, pooled.time)
+  local policy = pooled.policy
+  if policy.observe then
+    is_error = is_error or not succeeded
+    if is_error or entry.errors > 0 then
+      policy.count_error(entry, is_error)
+    end
+    if ms then
+      policy.observe(entry, not is_error, ms, pooled.time)
+    end
   end
   if not succeeded or entry.state ~= "active" or entry.fails > 0 then
     health.report(pooled, entry, succeeded)

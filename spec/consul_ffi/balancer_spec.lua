@@ -301,6 +301,68 @@ describe("a balancer", function()
       assert.are.equal(20, web:status()[1].ms)
     end)
 
+    -- Requests at the same time. The first instance answers this part of its requests with errors, after this
+    -- time; the others take 30 ms. Returns the part of the requests that the first one gets.
+    local function part_of_faulty(count, at_once, errors, error_ms, succeeded)
+      local list, random = equal(count), random_numbers(11)
+      local web = new(list, { policy = "least_time", max_ejected = 0 })
+      local pending, picked = {}, 0
+      for n = 1, 4000 do
+        while #pending >= at_once do
+          local first = 1
+          for i = 2, #pending do
+            first = pending[i].ends < pending[first].ends and i or first
+          end
+          local done = table.remove(pending, first)
+          time = math.max(time, done.ends)
+          web:report(done.instance, not done.is_error or succeeded, done.ms, done.is_error)
+        end
+        local instance = web:pick()
+        local is_error = instance == list[1] and random() < errors
+        local ms = is_error and error_ms or 30
+        table.insert(pending, { instance = instance, ends = time + ms / 1000, ms = ms, is_error = is_error })
+        picked = picked + (n > 400 and instance == list[1] and 1 or 0)
+      end
+      return picked / 3600
+    end
+
+    it("gives an instance that answers errors at once its share at most, and does not starve it", function()
+      for _, count in ipairs({ 2, 3, 10 }) do
+        for _, at_once in ipairs({ 1, 10, 40 }) do
+          for _, errors in ipairs({ 0.5, 0.9, 1 }) do
+            for _, ms in ipairs({ 0, 1, 30 }) do
+              for _, succeeded in ipairs({ true, false }) do
+                local part = part_of_faulty(count, at_once, errors, ms, succeeded) * count
+                local case = ("%d at %d: %.1f errors in %d ms: %.2f"):format(count, at_once, errors, ms, part)
+                assert.is_true(part > 0.5 and part < 1.2, case)
+              end
+            end
+          end
+        end
+      end
+    end)
+
+    it("gives an instance with slow errors less than its share", function()
+      for _, at_once in ipairs({ 10, 40 }) do
+        local part = part_of_faulty(3, at_once, 1, 3000, true) * 3
+        assert.is_true(part < 0.5, at_once .. " at once: " .. part)
+      end
+    end)
+
+    it("picks the faster instance while all have as many errors", function()
+      local list, random = equal(2), random_numbers(7)
+      local web = new(list, { policy = "least_time" })
+      local picked = 0
+      for _ = 1, 1000 do
+        time = time + 0.001
+        local instance = web:pick()
+        picked = picked + (instance == list[1] and 1 or 0)
+        local is_error = random() < 0.5
+        web:report(instance, true, is_error and 0 or instance == list[1] and 5 or 500, is_error)
+      end
+      assert.is_true(picked > 800, picked .. " of 1000")
+    end)
+
     it("knows no time of an instance that has only failed", function()
       local list = equal(2)
       local web = new(list, { policy = "least_time" })

@@ -344,6 +344,38 @@ describe("the gateway of the example", function()
     assert.matches(" 750.0 ms", shown()[1], 1, true)
   end)
 
+  it("takes no time of an answer with a status from 400 on for the instance's speed", function()
+    for status = 200, 599 do
+      for _, is_repeated in ipairs({ true, false }) do
+        start_with(1)
+        request()
+        if is_repeated then
+          failed("failed", tostring(status), "0.003", "0.001")
+          attempted("-", "-", "-")
+        else
+          attempted(tostring(status), "0.003", "0.001")
+        end
+        gateway.report()
+        local has_time = status < 400 and not is_repeated
+        assert.matches(has_time and " 3.0 ms" or " 0.0 ms", shown()[1], 1, true, tostring(status))
+        local picked = {}
+        -- A second instance starts slowly and serves: the first one is not preferred for its fast errors.
+        list = { list[1], { address = "10.0.0.2", port = 80 } }
+        for _ = 1, not is_repeated and status % 20 == 0 and 200 or 0 do
+          now = now + 0.1
+          request()
+          local name = chosen[#chosen]
+          picked[name] = (picked[name] or 0) + 1
+          local is_first = name == "10.0.0.1:80"
+          attempted(is_first and tostring(status) or "200", is_first and "0.000" or "0.080", "0.001")
+          gateway.report()
+        end
+        local of_first = picked["10.0.0.1:80"] or 0
+        assert.is_true(status < 400 or of_first < 150, status .. ": " .. of_first .. " of 200")
+      end
+    end
+  end)
+
   it("reads no response time that took less than the average in the same tick of the clock", function()
     local reads = 0
     list = { { address = "10.0.0.1", port = 80 } }

@@ -15,6 +15,10 @@ local DECAY_S = 10
 -- The offset of each average: half of nginx's resolution, in which a fast answer takes 0 ms.
 local LEAST_MS = 0.5
 
+-- How much one answer counts in the share of an instance's answers that are errors, and how much greater than another
+-- instance's that share may be before the instance counts as faulty.
+local ERROR_WEIGHT, MORE_ERRORS = 1 / 8, 0.1
+
 -- Builds the tables from which one random number draws an instance by its weight (Walker's alias method, by Vose: "A
 -- linear algorithm for generating random numbers with a given distribution", IEEE Transactions on Software Engineering
 -- 17, 1991).
@@ -84,10 +88,21 @@ function least_time.pick(pool)
     j = i % pool.count + 1
   end
   local one, other = active[i], active[j]
-  return is_cheaper(other, one, pool.time) and other or one
+  -- An instance that answers errors at once has few requests in flight, so that it would get nearly all: it gets those
+  -- for which it was drawn first, which is its share by weight, and none instead of an instance with fewer errors.
+  if other.errors > one.errors + MORE_ERRORS or not is_cheaper(other, one, pool.time) then
+    return one
+  end
+  return other
 end
 
--- A failure that comes fast must not make an instance attractive: it never lowers the average.
+-- Takes into account whether an answer was an error.
+function least_time.count_error(entry, is_error)
+  local errors = entry.errors + ((is_error and 1 or 0) - entry.errors) * ERROR_WEIGHT
+  entry.errors = errors > 0.001 and errors or 0
+end
+
+-- An error that comes fast must not make an instance attractive: it never lowers the average.
 function least_time.observe(entry, succeeded, ms, time)
   if not entry.ms or ms >= entry.ms then
     entry.ms = (succeeded or entry.ms) and ms or nil
