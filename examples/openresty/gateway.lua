@@ -101,8 +101,22 @@ end
 local function request_at(address)
   local request = requests[address]
   if not request then
-    request = table.remove(unused) or { instance = nil, picked_at = 0, tried = nil, is_on_kept = false }
+    request = table.remove(unused) or {
+      instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = false,
+    }
     requests[address] = request
+  end
+  return request
+end
+
+-- The table of the subrequest that is balanced, as `mirror`, `slice`, `auth_request` and the background
+-- updates of the cache: they end in no phase that Lua sees, so that their tables are nginx's to release.
+local function subrequest()
+  local context = ngx.ctx
+  local request = context.gateway
+  if not request then
+    request = { instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = true }
+    context.gateway = request
   end
   return request
 end
@@ -198,7 +212,7 @@ end
 -- Reports a request's instance, which it tries no more.
 local function leave(request, succeeded, is_error)
   local instance, tried = request.instance, request.tried or {}
-  web:report(instance, succeeded, nil, is_error)
+  web:report(instance, succeeded, nil, is_error, request.is_subrequest)
   tried[#tried + 1], request.tried = instance, tried
 end
 
@@ -222,12 +236,18 @@ local function attempt(request, may_repeat)
     leave(request, false)
     return attempt(request)
   end
-  request.is_on_kept = keep(connections_to(instance), -1) > 0
+  local connections = connections_to(instance)
+  request.is_on_kept = keep(connections, -1) > 0
+  if request.is_subrequest then
+    -- Its end is not seen: it is not in flight, and its connection is kept.
+    keep(connections, 1)
+    web:report(instance, nil)
+  end
 end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request = request_at(address_of_request())
+  local request = ngx.is_subrequest and subrequest() or request_at(address_of_request())
   if request.instance then
     -- It failed, or its answer has led here again, as X-Accel-Redirect does.
     leave(request, verdict(request))
@@ -240,22 +260,30 @@ function gateway.balance()
   peer.set_more_tries(more_tries)
 end
 
--- In log_by_lua: reports the last attempt. A subrequest, such as that of `mirror`, has no such phase: its location
--- needs header_filter_by_lua for this.
-function gateway.report()
+-- The table of the request or subrequest that ends.
+local function ended_request()
+  if ngx.is_subrequest then
+    return ngx.ctx.gateway
+  end
   local address = address_of_request()
   local request = requests[address]
-  if not request then
-    return
+  if request then
+    requests[address], unused[#unused + 1] = nil, request
   end
-  requests[address], unused[#unused + 1] = nil, request
-  local instance = request.instance
+  return request
+end
+
+-- In log_by_lua: reports the last attempt. A subrequest has no such phase: its location may have this in
+-- header_filter_by_lua.
+function gateway.report()
+  local request = ended_request()
+  local instance = request and request.instance
   if not instance then
     return
   end
   local seconds
   local succeeded, is_error = verdict(request)
-  if succeeded then
+  if succeeded and not request.is_subrequest then
     keep(connections_to(instance), 1)
   end
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
@@ -263,7 +291,7 @@ function gateway.report()
     seconds = number_of(request, "upstream_header_time")
   end
   request.instance = nil
-  web:report(instance, succeeded, seconds and seconds * 1000, is_error)
+  web:report(instance, succeeded, seconds and seconds * 1000, is_error, request.is_subrequest)
 end
 
 -- Answers with the instances as this worker knows them, a line for each; the header Age is that of the list.

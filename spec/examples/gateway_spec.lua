@@ -302,7 +302,48 @@ describe("the gateway of the example", function()
     end
   end)
 
-  it("reports the instance of a subrequest without a report when its request's memory is used again", function()
+  it("has no subrequest in flight, reported or not, and blames the instances that it has tried", function()
+    for _, reported in ipairs({ true, false }) do
+      for _, failures in ipairs({ 0, 1, 2 }) do
+        for _, status in ipairs({ "200", "404", "500", "503" }) do
+          start_with(4)
+          nginx.is_subrequest = false
+          request()
+          local main = request_address
+          for _ = 1, 5 do
+            nginx.is_subrequest, nginx.ctx = true, {}
+            -- At the address of the main request, as that of a released one may be.
+            last_failure = nil
+            gateway.balance()
+            local tried = { chosen[#chosen] }
+            for _ = 1, failures do
+              failed("failed", "503", "0.001", "0.001")
+              tried[#tried + 1] = chosen[#chosen]
+            end
+            assert.equal(failures + 1, #tried)
+            for i = 2, #tried do
+              assert.is_true(tried[i] ~= tried[i - 1])
+            end
+            if reported then
+              attempted(status, "0.1", "0.001")
+              gateway.report()
+            end
+          end
+          local states = table.concat(shown(), "\n")
+          assert.equal(1, select(2, states:gsub(" 1 in flight", "")), states)
+          assert.equal(3, select(2, states:gsub(" 0 in flight", "")), states)
+          local is_blamed = failures > 0 or reported and status == "503"
+          assert.equal(is_blamed, states:find("doubtful") ~= nil or states:find("ejected") ~= nil, states)
+          nginx.is_subrequest, request_address = false, main
+          attempted("-", "-")
+          gateway.report()
+          assert.equal(4, select(2, table.concat(shown(), "\n"):gsub(" 0 in flight", "")))
+        end
+      end
+    end
+  end)
+
+  it("reports the instance of a request without a report when its request's memory is used again", function()
     start_with(1)
     for _ = 1, 20 do
       gateway.balance()
