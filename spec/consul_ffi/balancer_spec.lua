@@ -870,6 +870,33 @@ describe("a balancer", function()
       end)
     end
 
+    for _, policy in ipairs({ "round_robin", "least_time" }) do
+      it("by 1.4 times its part of the mean zone, for any counts, by " .. policy, function()
+        for own = 1, 5 do
+          for other = 1, 10 do
+            for _, at_once in ipairs({ 1, 4, 20 }) do
+              local list, pending = joined(equal(own, "eu"), equal(other, "us")), {}
+              local web = new(list, { policy = policy, zone = "eu" })
+              local stay = 0
+              for _ = 1, 4000 do
+                time = time + 0.001
+                local instance = web:pick()
+                stay = stay + (instance.meta.zone == "eu" and 1 or 0)
+                table.insert(pending, instance)
+                if #pending >= at_once then
+                  local done = table.remove(pending, 1)
+                  web:report(done, true, done.meta.zone == "eu" and 20 or 5)
+                end
+              end
+              local expected = math.min(1, 1.4 * own * 2 / (own + other))
+              local case = ("%d and %d, %d at once: %.3f, not %.3f"):format(own, other, at_once, stay / 4000, expected)
+              assert.is_true(math.abs(stay / 4000 - expected) < 0.03, case)
+            end
+          end
+        end
+      end)
+    end
+
     it("also compared with the other zones, when Consul has removed most of its instances", function()
       local web = new(joined(equal(2, "eu"), equal(8, "us")), { zone = "eu" })
       local stay = of_zone(counts(web, 10000), "eu")

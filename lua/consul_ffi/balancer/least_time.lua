@@ -22,12 +22,13 @@ local ERROR_WEIGHT, MORE_ERRORS = 1 / 8, 0.1
 -- Builds the tables from which one random number draws an instance by its weight (Walker's alias method, by Vose: "A
 -- linear algorithm for generating random numbers with a given distribution", IEEE Transactions on Software Engineering
 -- 17, 1991).
-function least_time.prepare(pool)
-  local count, mean = pool.count, pool.total_weight / pool.count
+local function with_draws(side)
+  local count, weights = #side.active, side.weights
+  local mean = side.total_weight / count
   local chances, aliases, small, large = {}, {}, {}, {}
-  for i, entry in ipairs(pool.active) do
-    chances[i], aliases[i] = pool.weights[i] / mean, i
-    entry.pressure = mean / pool.weights[i]
+  for i, entry in ipairs(side.active) do
+    chances[i], aliases[i] = weights[i] / mean, i
+    entry.pressure = mean / weights[i]
     local list = chances[i] < 1 and small or large
     list[#list + 1] = i
   end
@@ -45,16 +46,40 @@ function least_time.prepare(pool)
       chances[i] = 1
     end
   end
-  pool.chances, pool.aliases, pool.draws = chances, aliases, count
+  side.count, side.chances, side.aliases = count, chances, aliases
+  return side
 end
 
-local function draw(pool)
-  local place = pool.random() * pool.draws
+-- The instances of the own zone and the others are drawn from by themselves: of one each, the cheaper one would change
+-- the zone's share.
+function least_time.prepare(pool)
+  local own = { active = {}, weights = {}, total_weight = 0 }
+  local others = { active = {}, weights = {}, total_weight = 0 }
+  for i, entry in ipairs(pool.active) do
+    local side, weight = entry.is_local and own or others, pool.weights[i]
+    local place = #side.active + 1
+    side.active[place], side.weights[place], side.total_weight = entry, weight, side.total_weight + weight
+  end
+  pool.own = #own.active > 0 and with_draws(own) or nil
+  pool.others = #others.active > 0 and with_draws(others) or nil
+end
+
+local function draw(pool, side)
+  local place = pool.random() * side.count
   local i = floor(place)
-  if place - i < pool.chances[i + 1] then
+  if place - i < side.chances[i + 1] then
     return i + 1
   end
-  return pool.aliases[i + 1]
+  return side.aliases[i + 1]
+end
+
+-- The own zone's instances or the others, by their weights.
+local function side_of(pool)
+  local own, others = pool.own, pool.others
+  if own and others then
+    return pool.random() * pool.total_weight < own.total_weight and own or others
+  end
+  return own or others
 end
 
 -- The average of the response times in milliseconds, which decays towards 0 while no answer comes, so that a slow
@@ -79,13 +104,14 @@ local function is_cheaper(entry, other, time)
 end
 
 function least_time.pick(pool)
-  local active = pool.active
-  if pool.count == 1 then
+  local side = side_of(pool)
+  local active = side.active
+  if side.count == 1 then
     return active[1]
   end
-  local i, j = draw(pool), draw(pool)
+  local i, j = draw(pool, side), draw(pool, side)
   if i == j then
-    j = i % pool.count + 1
+    j = i % side.count + 1
   end
   local one, other = active[i], active[j]
   -- An instance that answers errors at once has few requests in flight, so that it would get nearly all: it gets those

@@ -257,11 +257,11 @@ fn ranges(name: &'static str) -> Result<SocketAddr, Failed> {
         let request = String::from_utf8_lossy(&request);
         let range =
             request.lines().find_map(|line| line.strip_prefix("Range: bytes=")?.split_once('-'));
-        let range =
-            range.and_then(|(from, to)| Some((from.parse::<usize>().ok()?, to.parse().ok()?)));
+        let range = range
+            .and_then(|(from, to)| Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?)));
         match range {
             Some((from, to)) => {
-                let to: usize = SLICED.min(to + 1);
+                let to = SLICED.min(to + 1);
                 let part = "x".repeat(to.saturating_sub(from));
                 write!(
                     stream,
