@@ -103,12 +103,61 @@ describe("apisix.discovery.consul_ffi", function()
     assert.same({ node(8001, 10), node(80, 1) }, discovery.nodes("web"))
   end)
 
-  it("has the same table until the list changes", function()
+  it("has the same table while the nodes are equal, whatever else changes, and another one for each change", function()
     start({ servers = { "http://127.0.0.1:8500" } })
+    local one, two, three = instance(8001), instance(8002), instance(8001, { address = "10.0.0.2" })
+    local function changed(more)
+      local made = { meta = { build = "77" }, tags = { "v2" }, id = "other", tagged_addresses = {} }
+      for name, value in pairs(more or {}) do
+        made[name] = value
+      end
+      return made
+    end
+    lists.web = { one, two, three }
     local nodes = discovery.nodes("web")
-    assert.equal(nodes, discovery.nodes("web"))
-    lists.web = { instance(8001) }
-    assert.not_equal(nodes, discovery.nodes("web"))
+    for _, list in ipairs({
+      { one, two, three }, { three, two, one }, { two, one, three }, { one, two, three, one },
+      { instance(8001, changed()), two, three }, { one, instance(8002, changed()), instance(8001, changed({
+        address = "10.0.0.2" })) },
+      { one, two, three, instance(8003, { status = "warning" }) },
+    }) do
+      lists.web = list
+      assert.equal(nodes, discovery.nodes("web"))
+      assert.equal(nodes, discovery.all_nodes().web)
+      -- As APISIX does with a route's nodes.
+      table.sort(nodes, function(node_a, node_b)
+        return node_a.port > node_b.port
+      end)
+    end
+    for _, list in ipairs({
+      { one, two }, { one, two, three, instance(8003) }, { one, two, instance(8003) }, { one, three },
+      { instance(8001, { weight = 5 }), two, three }, { instance(8001, { address = "10.0.0.3" }), two, three },
+      { one, instance(8002, { status = "warning" }), three }, { two, three, two },
+    }) do
+      lists.web = { one, two, three }
+      local before = discovery.nodes("web")
+      lists.web = list
+      local after = discovery.nodes("web")
+      assert.not_equal(before, after)
+      assert.equal(after, discovery.nodes("web"))
+      local ports = {}
+      for _, shown in ipairs(after) do
+        ports[shown.host .. ":" .. shown.port .. "*" .. shown.weight] = true
+      end
+      for _, listed in ipairs(list) do
+        local is_listed = ports[listed.address .. ":" .. listed.port .. "*" .. listed.weight] == true
+        assert.equal(listed.status ~= "warning", is_listed)
+      end
+    end
+    -- One fails and passes again between two requests, and a service goes and comes.
+    lists.web = { one, two, three }
+    local last = discovery.nodes("web")
+    lists.web = { one, two, three }
+    assert.equal(last, discovery.nodes("web"))
+    lists.web = {}
+    assert.is_nil((discovery.nodes("web")))
+    lists.web = { one }
+    assert.equal(1, #discovery.nodes("web"))
   end)
 
   it("has one node for each address", function()

@@ -13,6 +13,9 @@ local MORE_TRIES, LONGEST_WAIT_MS = 2, 2000
 -- As many connections as `keepalive` in gateway.conf keeps, and how often connections to gone instances are forgotten.
 local KEEPALIVE, FORGET_EACH_S = 256, 60
 
+-- A WebSocket or a long answer counts as in flight for this long.
+local LONGEST_SESSION_S = 24 * 3600
+
 -- The answers that say that an instance cannot serve. A 500 may be due to the request.
 local FAILURES = { [502] = true, [503] = true, [504] = true }
 
@@ -46,8 +49,8 @@ function source.all()
   return list, message, err
 end
 
--- How many connections to an address and port nginx keeps at most, by both. It tells neither that nor whether a
--- request goes on one of them.
+-- By an address and port: how many connections to it nginx keeps at most, since it tells neither that nor whether a
+-- request goes on one of them, and whether its last attempt succeeded.
 local kept = {}
 
 -- Forgets the connections to addresses that are gone.
@@ -65,7 +68,9 @@ function gateway.start()
   local all = views.new({ dict = "consul", filter = { SERVICE }, dump_file = dump_file })
   all:start()
   view = all:view(SERVICE)
-  web = balancer.new(source, { policy = "least_time", slow_start_s = 10, zone = os.getenv("ZONE") })
+  web = balancer.new(source, {
+    policy = "least_time", slow_start_s = 10, report_within_s = LONGEST_SESSION_S, zone = os.getenv("ZONE"),
+  })
   ngx.timer.every(FORGET_EACH_S, forget_gone)
 end
 
@@ -96,22 +101,46 @@ end
 local function request_at(address)
   local request = requests[address]
   if not request then
-    request = table.remove(unused) or { instance = nil, picked_at = 0, tried = nil, is_on_kept = false }
+    request = table.remove(unused) or {
+      instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = false,
+    }
     requests[address] = request
   end
   return request
 end
 
--- Adds to the number of kept connections; returns what it was.
-local function keep(instance, more)
+-- The table of the subrequest that is balanced, as `mirror`, `slice`, `auth_request` and the background
+-- updates of the cache: they end in no phase that Lua sees, so that their tables are nginx's to release.
+local function subrequest()
+  local context = ngx.ctx
+  local request = context.gateway
+  if not request then
+    request = { instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = true }
+    context.gateway = request
+  end
+  return request
+end
+
+-- The kept connections to an instance.
+local function connections_to(instance)
   local address, port = instance.address, instance.port
   local ports = kept[address]
   if not ports then
     ports = {}
     kept[address] = ports
   end
-  local before = ports[port] or 0
-  ports[port] = math.max(0, math.min(before + more, KEEPALIVE))
+  local connections = ports[port]
+  if not connections then
+    connections = { count = 0, succeeded = true }
+    ports[port] = connections
+  end
+  return connections
+end
+
+-- Adds to the number of kept connections; returns what it was.
+local function keep(connections, more)
+  local before = connections.count
+  connections.count = math.max(0, math.min(before + more, KEEPALIVE))
   return before
 end
 
@@ -151,34 +180,39 @@ local function number_of(request, variable)
   end
 end
 
--- The verdict of a request without an answer on its instance: nil, which is nothing, on a kept connection, since the
--- instance may have closed that before the request came, and nginx itself counts no such try; otherwise false.
-local function without_answer(request)
+-- The verdict of a request without an answer on its instance: nil, which is nothing, for a kept connection, since the
+-- instance may have closed that before the request came; otherwise false. An instance that has failed since its last
+-- success may be dead, and each connection kept to it would fail once.
+local function without_answer(request, connections)
   local connect_s = number_of(request, "upstream_connect_time")
   if not connect_s then
     -- It does not listen.
-    keep(request.instance, -KEEPALIVE)
+    keep(connections, -KEEPALIVE)
   end
-  if request.is_on_kept and connect_s == 0 then
+  if request.is_on_kept and connect_s == 0 and connections.succeeded then
     return nil
   end
   return false
 end
 
 -- Whether the last attempt on a request's instance succeeded, by its own status: the client's may be that of a page of
--- error_page. nil if it says nothing, as when the client went away.
+-- error_page. nil if it says nothing, as when the client went away. And whether its answer was an error.
 local function verdict(request)
-  local status = number_of(request, "upstream_status")
+  local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
-    return without_answer(request)
+    succeeded = without_answer(request, connections)
+    connections.succeeded = false
+  elseif status then
+    succeeded = not FAILURES[status]
+    connections.succeeded = succeeded
   end
-  return status and not FAILURES[status]
+  return succeeded, status and status >= 400
 end
 
 -- Reports a request's instance, which it tries no more.
-local function leave(request, succeeded)
+local function leave(request, succeeded, is_error)
   local instance, tried = request.instance, request.tried or {}
-  web:report(instance, succeeded)
+  web:report(instance, succeeded, nil, is_error, request.is_subrequest)
   tried[#tried + 1], request.tried = instance, tried
 end
 
@@ -202,12 +236,18 @@ local function attempt(request, may_repeat)
     leave(request, false)
     return attempt(request)
   end
-  request.is_on_kept = keep(instance, -1) > 0
+  local connections = connections_to(instance)
+  request.is_on_kept = keep(connections, -1) > 0
+  if request.is_subrequest then
+    -- Its end is not seen: it is not in flight, and its connection is kept.
+    keep(connections, 1)
+    web:report(instance, nil)
+  end
 end
 
 -- In balancer_by_lua, for each attempt of a request.
 function gateway.balance()
-  local request = request_at(address_of_request())
+  local request = ngx.is_subrequest and subrequest() or request_at(address_of_request())
   if request.instance then
     -- It failed, or its answer has led here again, as X-Accel-Redirect does.
     leave(request, verdict(request))
@@ -220,29 +260,38 @@ function gateway.balance()
   peer.set_more_tries(more_tries)
 end
 
--- In log_by_lua: reports the last attempt. A subrequest, such as that of `mirror`, has no such phase: its location
--- needs header_filter_by_lua for this.
-function gateway.report()
+-- The table of the request or subrequest that ends.
+local function ended_request()
+  if ngx.is_subrequest then
+    return ngx.ctx.gateway
+  end
   local address = address_of_request()
   local request = requests[address]
-  if not request then
-    return
+  if request then
+    requests[address], unused[#unused + 1] = nil, request
   end
-  requests[address], unused[#unused + 1] = nil, request
-  local instance = request.instance
+  return request
+end
+
+-- In log_by_lua: reports the last attempt. A subrequest has no such phase: its location may have this in
+-- header_filter_by_lua.
+function gateway.report()
+  local request = ended_request()
+  local instance = request and request.instance
   if not instance then
     return
   end
-  local succeeded, seconds = verdict(request), nil
-  if succeeded then
-    keep(instance, 1)
+  local seconds
+  local succeeded, is_error = verdict(request)
+  if succeeded and not request.is_subrequest then
+    keep(connections_to(instance), 1)
   end
   -- The variable costs more than a pick, and of many answers in the same millisecond few say something new.
   if web:needs_ms(instance, (ngx.now() - request.picked_at) * 1000) then
     seconds = number_of(request, "upstream_header_time")
   end
   request.instance = nil
-  web:report(instance, succeeded, seconds and seconds * 1000)
+  web:report(instance, succeeded, seconds and seconds * 1000, is_error, request.is_subrequest)
 end
 
 -- Answers with the instances as this worker knows them, a line for each; the header Age is that of the list.

@@ -179,11 +179,30 @@ function Balancer:needs_ms(instance, at_most_ms)
   return entry ~= nil and not (entry.ms and entry.observed_at == pooled.time and at_most_ms <= entry.ms)
 end
 
+-- Takes the result of a request into account.
+local function judge(pooled, entry, succeeded, ms, is_error)
+  local policy = pooled.policy
+  if policy.observe then
+    is_error = is_error or not succeeded
+    if is_error or entry.errors > 0 then
+      policy.count_error(entry, is_error)
+    end
+    if ms then
+      policy.observe(entry, not is_error, ms, pooled.time)
+    end
+  end
+  if not succeeded or entry.state ~= "active" or entry.fails > 0 then
+    health.report(pooled, entry, succeeded)
+  end
+end
+
 ---Reports the end of a request: once for each pick. Ignores an instance that has left the list.
 ---@param instance consul_ffi.balancer.Instance as `pick` returned it
 ---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away
 ---@param ms? number the response time in milliseconds
-function Balancer:report(instance, succeeded, ms)
+---@param is_error? boolean true if the answer was an error that is perhaps due to the request, not to the instance
+---@param has_ended? boolean true if the request was reported with nil before, when its end could not be awaited
+function Balancer:report(instance, succeeded, ms, is_error, has_ended)
   if type(instance) ~= "table" then
     error(("balancer:report: instance must be a table that pick returned, got a %s"):format(type(instance)), 2)
   end
@@ -198,17 +217,11 @@ function Balancer:report(instance, succeeded, ms)
   if not entry then
     return
   end
-  if self.counts_in_flight then
+  if self.counts_in_flight and not has_ended then
     pool.answered(pooled, entry)
   end
-  if succeeded == nil then
-    return
-  end
-  if ms and pooled.policy.observe then
-    pooled.policy.observe(entry, succeeded, ms, pooled.time)
-  end
-  if not succeeded or entry.state ~= "active" or entry.fails > 0 then
-    health.report(pooled, entry, succeeded)
+  if succeeded ~= nil then
+    judge(pooled, entry, succeeded, ms, is_error)
   end
 end
 

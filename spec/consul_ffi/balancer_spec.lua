@@ -205,24 +205,53 @@ describe("a balancer", function()
       end
     end)
 
-    it("gives an instance without an answer one request at a time", function()
-      local list = equal(4)
-      local web = new(list, { policy = "least_time" })
-      for i = 1, 4 do
-        if i > 1 then
+    it("gives an instance without an average as many requests at once as others, and not more", function()
+      -- Some join known ones, or all are new, as after a reload; of the requests some or all are held.
+      for known = 0, 3 do
+        for held = 0.25, 1, 0.25 do
+          local list, all, random = equal(known), equal(4), random_numbers(3)
+          local web = new(list, { policy = "least_time" })
+          for i = 1, known do
+            web:report(list[i], true, 20)
+          end
+          for i = known + 1, 4 do
+            list[i] = all[i]
+          end
+          time = time + 1
+          for _ = 1, 400 do
+            local instance = web:pick()
+            if random() >= held then
+              web:report(instance, nil)
+            end
+          end
+          local least, most = math.huge, 0
+          for _, status in ipairs(web:status()) do
+            least, most = math.min(least, status.in_flight), math.max(most, status.in_flight)
+          end
+          assert.is_true(most - least <= 5, ("%d known, %.2f held: %d to %d"):format(known, held, least, most))
+        end
+      end
+    end)
+
+    it("gives no more requests at once to an instance that never answers than others have", function()
+      for waiting = 1, 10 do
+        local list = equal(4)
+        local web, ends = new(list, { policy = "least_time" }), {}
+        for i = 2, 4 do
           web:report(list[i], true, 20)
         end
-      end
-      local silent = 0
-      for _ = 1, 1000 do
-        local instance = web:pick()
-        if instance == list[1] then
-          silent = silent + 1
-        else
-          web:report(instance, true, 20)
+        for _ = 1, 1000 do
+          local instance = web:pick()
+          if instance ~= list[1] then
+            table.insert(ends, instance)
+          end
+          if #ends > 3 * waiting then
+            web:report(table.remove(ends, 1), true, 20)
+          end
         end
+        local silent = web:status()[1].in_flight
+        assert.is_true(silent >= 1 and silent <= 2 * waiting + 3, silent .. " of " .. waiting)
       end
-      assert.are.equal(1, silent)
     end)
 
     it("tries a slow instance again when its average has decayed", function()
@@ -270,6 +299,68 @@ describe("a balancer", function()
         web:report(list[1], false, 1)
       end
       assert.are.equal(20, web:status()[1].ms)
+    end)
+
+    -- Requests at the same time. The first instance answers this part of its requests with errors, after this
+    -- time; the others take 30 ms. Returns the part of the requests that the first one gets.
+    local function part_of_faulty(count, at_once, errors, error_ms, succeeded)
+      local list, random = equal(count), random_numbers(11)
+      local web = new(list, { policy = "least_time", max_ejected = 0 })
+      local pending, picked = {}, 0
+      for n = 1, 4000 do
+        while #pending >= at_once do
+          local first = 1
+          for i = 2, #pending do
+            first = pending[i].ends < pending[first].ends and i or first
+          end
+          local done = table.remove(pending, first)
+          time = math.max(time, done.ends)
+          web:report(done.instance, not done.is_error or succeeded, done.ms, done.is_error)
+        end
+        local instance = web:pick()
+        local is_error = instance == list[1] and random() < errors
+        local ms = is_error and error_ms or 30
+        table.insert(pending, { instance = instance, ends = time + ms / 1000, ms = ms, is_error = is_error })
+        picked = picked + (n > 400 and instance == list[1] and 1 or 0)
+      end
+      return picked / 3600
+    end
+
+    it("gives an instance that answers errors at once its share at most, and does not starve it", function()
+      for _, count in ipairs({ 2, 3, 10 }) do
+        for _, at_once in ipairs({ 1, 10, 40 }) do
+          for _, errors in ipairs({ 0.5, 0.9, 1 }) do
+            for _, ms in ipairs({ 0, 1, 30 }) do
+              for _, succeeded in ipairs({ true, false }) do
+                local part = part_of_faulty(count, at_once, errors, ms, succeeded) * count
+                local case = ("%d at %d: %.1f errors in %d ms: %.2f"):format(count, at_once, errors, ms, part)
+                assert.is_true(part > 0.5 and part < 1.2, case)
+              end
+            end
+          end
+        end
+      end
+    end)
+
+    it("gives an instance with slow errors less than its share", function()
+      for _, at_once in ipairs({ 10, 40 }) do
+        local part = part_of_faulty(3, at_once, 1, 3000, true) * 3
+        assert.is_true(part < 0.5, at_once .. " at once: " .. part)
+      end
+    end)
+
+    it("picks the faster instance while all have as many errors", function()
+      local list, random = equal(2), random_numbers(7)
+      local web = new(list, { policy = "least_time" })
+      local picked = 0
+      for _ = 1, 1000 do
+        time = time + 0.001
+        local instance = web:pick()
+        picked = picked + (instance == list[1] and 1 or 0)
+        local is_error = random() < 0.5
+        web:report(instance, true, is_error and 0 or instance == list[1] and 5 or 500, is_error)
+      end
+      assert.is_true(picked > 800, picked .. " of 1000")
     end)
 
     it("knows no time of an instance that has only failed", function()
@@ -776,6 +867,33 @@ describe("a balancer", function()
         -- Five of ten are healthy: 1.4 * 50 % of the requests stay.
         local stay = of_zone(counts(web, 10000), "eu")
         assert.is_true(stay > 6700 and stay < 7300, stay .. " of 10000")
+      end)
+    end
+
+    for _, policy in ipairs({ "round_robin", "least_time" }) do
+      it("by 1.4 times its part of the mean zone, for any counts, by " .. policy, function()
+        for own = 1, 5 do
+          for other = 1, 10 do
+            for _, at_once in ipairs({ 1, 4, 20 }) do
+              local list, pending = joined(equal(own, "eu"), equal(other, "us")), {}
+              local web = new(list, { policy = policy, zone = "eu" })
+              local stay = 0
+              for _ = 1, 4000 do
+                time = time + 0.001
+                local instance = web:pick()
+                stay = stay + (instance.meta.zone == "eu" and 1 or 0)
+                table.insert(pending, instance)
+                if #pending >= at_once then
+                  local done = table.remove(pending, 1)
+                  web:report(done, true, done.meta.zone == "eu" and 20 or 5)
+                end
+              end
+              local expected = math.min(1, 1.4 * own * 2 / (own + other))
+              local case = ("%d and %d, %d at once: %.3f, not %.3f"):format(own, other, at_once, stay / 4000, expected)
+              assert.is_true(math.abs(stay / 4000 - expected) < 0.03, case)
+            end
+          end
+        end
       end)
     end
 

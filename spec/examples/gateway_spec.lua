@@ -302,7 +302,48 @@ describe("the gateway of the example", function()
     end
   end)
 
-  it("reports the instance of a subrequest without a report when its request's memory is used again", function()
+  it("has no subrequest in flight, reported or not, and blames the instances that it has tried", function()
+    for _, reported in ipairs({ true, false }) do
+      for _, failures in ipairs({ 0, 1, 2 }) do
+        for _, status in ipairs({ "200", "404", "500", "503" }) do
+          start_with(4)
+          nginx.is_subrequest = false
+          request()
+          local main = request_address
+          for _ = 1, 5 do
+            nginx.is_subrequest, nginx.ctx = true, {}
+            -- At the address of the main request, as that of a released one may be.
+            last_failure = nil
+            gateway.balance()
+            local tried = { chosen[#chosen] }
+            for _ = 1, failures do
+              failed("failed", "503", "0.001", "0.001")
+              tried[#tried + 1] = chosen[#chosen]
+            end
+            assert.equal(failures + 1, #tried)
+            for i = 2, #tried do
+              assert.is_true(tried[i] ~= tried[i - 1])
+            end
+            if reported then
+              attempted(status, "0.1", "0.001")
+              gateway.report()
+            end
+          end
+          local states = table.concat(shown(), "\n")
+          assert.equal(1, select(2, states:gsub(" 1 in flight", "")), states)
+          assert.equal(3, select(2, states:gsub(" 0 in flight", "")), states)
+          local is_blamed = failures > 0 or reported and status == "503"
+          assert.equal(is_blamed, states:find("doubtful") ~= nil or states:find("ejected") ~= nil, states)
+          nginx.is_subrequest, request_address = false, main
+          attempted("-", "-")
+          gateway.report()
+          assert.equal(4, select(2, table.concat(shown(), "\n"):gsub(" 0 in flight", "")))
+        end
+      end
+    end
+  end)
+
+  it("reports the instance of a request without a report when its request's memory is used again", function()
     start_with(1)
     for _ = 1, 20 do
       gateway.balance()
@@ -342,6 +383,38 @@ describe("the gateway of the example", function()
     answered("200", "-")
     answered("200", nil)
     assert.matches(" 750.0 ms", shown()[1], 1, true)
+  end)
+
+  it("takes no time of an answer with a status from 400 on for the instance's speed", function()
+    for status = 200, 599 do
+      for _, is_repeated in ipairs({ true, false }) do
+        start_with(1)
+        request()
+        if is_repeated then
+          failed("failed", tostring(status), "0.003", "0.001")
+          attempted("-", "-", "-")
+        else
+          attempted(tostring(status), "0.003", "0.001")
+        end
+        gateway.report()
+        local has_time = status < 400 and not is_repeated
+        assert.matches(has_time and " 3.0 ms" or " 0.0 ms", shown()[1], 1, true, tostring(status))
+        local picked = {}
+        -- A second instance starts slowly and serves: the first one is not preferred for its fast errors.
+        list = { list[1], { address = "10.0.0.2", port = 80 } }
+        for _ = 1, not is_repeated and status % 20 == 0 and 200 or 0 do
+          now = now + 0.1
+          request()
+          local name = chosen[#chosen]
+          picked[name] = (picked[name] or 0) + 1
+          local is_first = name == "10.0.0.1:80"
+          attempted(is_first and tostring(status) or "200", is_first and "0.000" or "0.080", "0.001")
+          gateway.report()
+        end
+        local of_first = picked["10.0.0.1:80"] or 0
+        assert.is_true(status < 400 or of_first < 150, status .. ": " .. of_first .. " of 200")
+      end
+    end
   end)
 
   it("reads no response time that took less than the average in the same tick of the clock", function()
@@ -435,6 +508,116 @@ describe("the gateway of the example", function()
         attempted("200", "0.1")
         gateway.report()
       end
+    end
+  end)
+
+  -- The ways of an attempt to fail: nginx's word, its status, and the times of the header and of the connection.
+  local WAYS = {
+    closed_before_or_after_reading = { "failed", "502", "-", "0.000" }, refused = { "failed", "502", "-", "-" },
+    slow_to_connect = { "failed", "502", "-", "0.010" }, timeout = { "failed", "504", "-", "0.000" },
+    answer_502 = { "failed", "502", "0.001", "0.000" }, answer_503 = { "failed", "503", "0.001", "0.000" },
+  }
+
+  it("forgives only the first of failures in a row on kept connections, repeated or not", function()
+    local CLOSED = "closed_before_or_after_reading"
+    for first in pairs(WAYS) do
+      for second in pairs(WAYS) do
+        for _, is_repeated in ipairs({ true, false }) do
+          for _, succeeds_between in ipairs({ true, false }) do
+            start_with(1)
+            -- Ten connections are kept.
+            local before = request_address
+            for _ = 1, 10 do
+              request()
+            end
+            attempted("200", "0.1", "0.000")
+            for address = before + 1, before + 10 do
+              request_address = address
+              gateway.report()
+            end
+            request_address = request_address + 10
+            local function fails(way)
+              request()
+              if is_repeated then
+                failed(unpack(WAYS[way]))
+              else
+                attempted(WAYS[way][2], WAYS[way][3], WAYS[way][4])
+              end
+              if is_repeated then
+                attempted("-", "-", "-")
+              end
+              gateway.report()
+            end
+            fails(first)
+            local case = ("%s, %s, repeated %s, success %s"):format(first, second, is_repeated, succeeds_between)
+            assert.matches(first == CLOSED and " active " or " doubtful ", shown()[1], 1, true, case)
+            if succeeds_between then
+              request()
+              attempted("200", "0.1", "0.000")
+              gateway.report()
+              assert.matches(" active ", shown()[1], 1, true)
+            end
+            fails(second)
+            local is_forgiven = second == CLOSED and succeeds_between
+            local state = is_forgiven and " active " or " doubtful "
+            assert.matches(state, shown()[1], 1, true, case)
+          end
+        end
+      end
+    end
+  end)
+
+  it("ejects an instance that closes each connection, however many are kept", function()
+    for _, is_repeated in ipairs({ true, false }) do
+      start_with(2)
+      local before = request_address
+      for _ = 1, 200 do
+        request()
+      end
+      for address = before + 1, before + 200 do
+        request_address = address
+        attempted("200", "0.1", "0.000", address - before)
+        nginx.var.upstream_addr = chosen[address - before]
+        gateway.report()
+      end
+      local lost = 0
+      for _ = 1, 100 do
+        request()
+        if chosen[#chosen] == "10.0.0.1:80" then
+          lost = lost + 1
+          if is_repeated then
+            failed("failed", "502", "-", "0.000")
+            assert.equal("10.0.0.2:80", chosen[#chosen])
+            attempted("200", "0.1", "0.000")
+          else
+            attempted("502", "-", "0.000")
+          end
+        else
+          attempted("200", "0.1", "0.000")
+        end
+        gateway.report()
+      end
+      -- The first says nothing, and three more eject it.
+      assert.equal(4, lost)
+    end
+  end)
+
+  it("gives a new instance its part of sessions that last for hours", function()
+    start_with(2)
+    answered("200", "0.1")
+    answered("200", "0.1")
+    for _ = 1, 20 do
+      request()
+      now = now + 60
+    end
+    list = { list[1], list[2], { address = "10.0.0.3", port = 80 } }
+    for _ = 1, 40 do
+      now = now + 60
+      request()
+    end
+    for _, line in ipairs(shown()) do
+      local in_flight = tonumber(line:match("(%d+) in flight"))
+      assert.is_true(in_flight >= 18 and in_flight <= 22, line)
     end
   end)
 

@@ -34,7 +34,7 @@ type Named = (&'static str, fn(&Path) -> Outcome);
 
 pub fn trials() -> Trials {
     let unpacked = unpacked();
-    let all: [Named; 35] = [
+    let all: [Named; 36] = [
         ("a_worker_serves_others_while_20_queries_wait", serves_others_while_queries_wait),
         ("each_worker_uses_the_client_that_the_master_made", each_worker_uses_the_client),
         ("a_master_that_makes_calls_does_not_break_its_workers", a_master_that_makes_calls),
@@ -49,6 +49,7 @@ pub fn trials() -> Trials {
         ("a_gateway_follows_consul_and_ejects_a_dead_instance", gateway::follows_consul),
         ("a_gateway_reloads_while_consul_is_unreachable", gateway::reloads_without_consul),
         ("a_gateway_loses_no_request_on_a_kept_connection_that_was_closed", gateway::closed),
+        ("an_instance_whose_kept_connections_all_fail_is_ejected", gateway::closed_for_good),
         (
             "a_gateway_loses_no_request_while_workers_and_instances_come_and_die",
             load::loses_nothing,
@@ -263,9 +264,55 @@ fn a_worker_that_exits(unpacked: &Path) -> Outcome {
 }
 
 fn waits_in_the_log(unpacked: &Path) -> Outcome {
-    let timers = "init_worker_by_lua_block {
-        local client = require(\"consul\").client
+    let timers = "lua_shared_dict consul 1m;
+    init_worker_by_lua_block {
+        local client, openresty = require(\"consul\").client, require(\"consul_ffi.openresty\")
+        local views = require(\"consul_ffi.openresty.views\").new({ dict = \"consul\", filter = { \"web\" } })
+        views:start()
+        local port = tonumber(os.getenv(\"CONSUL_HTTP_ADDR\"):match(\"%d+$\"))
+        local function index_of(key)
+            local consul = require(\"resty.consul\"):new({ port = port })
+            local response = consul:get_key(key)
+            return consul:get_key(key, { index = response.headers[\"X-Consul-Index\"], wait = 2 })
+        end
+        local function unique(prefix) return prefix .. ngx.now() .. math.random() end
         done, waits = 0, {
+            function() return index_of(\"none\") end,
+            function()
+                assert(client:kv_put(\"there\", \"1\"))
+                return index_of(\"there\")
+            end,
+            function()
+                assert(client:kv_put(\"here\", \"1\"))
+                local _, _, meta = assert(client:kv_get(\"here\"))
+                return client:kv_get(\"here\", { index = meta.index, wait = \"2s\" })
+            end,
+            function()
+                local watch = client:watch(\"kv_get\", \"here\")
+                assert(watch:next(2500))
+                return watch:next(2500)
+            end,
+            function()
+                local all = client:service_views({ \"none\" })
+                all:next(2500)
+                all:next(2500)
+                return all:close()
+            end,
+            function() return views:view(\"none\"):ready(2500) end,
+            function()
+                local prefix = unique(\"s\")
+                local held = client:semaphore(prefix, 1)
+                assert(held:acquire({ wait_s = 10 }))
+                assert(not openresty.new({}):semaphore(prefix, 1):acquire({ wait_s = 2.5 }))
+                return held:release()
+            end,
+            function()
+                local key = unique(\"c\")
+                local lock = client:lock(key)
+                assert(lock:acquire({ wait_s = 10 }))
+                assert(not openresty.new({}):lock(key):acquire({ wait_s = 2.5 }))
+                return lock:release()
+            end,
             function() return client:kv_get(\"none\", { index = 1e9, wait = \"2500ms\" }) end,
             function() return client:watch(\"kv_get\", \"none\"):next(2500) end,
             function()
@@ -286,9 +333,13 @@ fn waits_in_the_log(unpacked: &Path) -> Outcome {
     server {
         location = /waits { content_by_lua_block { for _, wait in ipairs(waits) do wait() end } }
         location = /done { content_by_lua_block { ngx.print(done) } }";
-    let nginx = Nginx::start_with(unpacked, 1, |text| text.replacen("server {", timers, 1))?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let nginx = Nginx::start_with(unpacked, 1, |text| {
+        let search = format!("lua_package_path \"{}/resty/lua/?.lua;", root.display());
+        text.replacen("server {", timers, 1).replace("lua_package_path \"", &search)
+    })?;
     check(get(nginx.address, "/waits")?.status == 200, "a wait failed")?;
-    wait_until(|| Ok(get(nginx.address, "/done")?.body == "5"))?;
+    wait_until(|| Ok(get(nginx.address, "/done")?.body == "13"))?;
     let log = fs::read_to_string(nginx.folder.join("log"))?;
     let errors: Vec<_> = log.lines().filter(|line| line.contains("[error]")).collect();
     check(errors.is_empty(), &format!("{errors:?}"))

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,24 +149,145 @@ pub fn closed(unpacked: &Path) -> Outcome {
     Ok(())
 }
 
-pub fn subrequests(unpacked: &Path) -> Outcome {
-    let mirrored = "location = /mirrored { mirror /copy; proxy_pass http://service; }
-        location = /copy {
-            internal;
-            proxy_pass http://service;
-            header_filter_by_lua_block { gateway.report() }
+/// A dead instance costs no more requests than one without kept connections, also those that are
+/// not repeated.
+pub fn closed_for_good(unpacked: &Path) -> Outcome {
+    static IS_DEAD: AtomicBool = AtomicBool::new(false);
+    let nginx = start(unpacked, 1)?;
+    let dying = serve(TcpListener::bind("127.0.0.1:0")?, move |mut stream| {
+        while stream.peek(&mut [0])? > 0 && !IS_DEAD.load(Ordering::SeqCst) {
+            let _ = stream.read(&mut [0; 4096])?;
+            // Slow enough that each of the requests below has a connection of its own.
+            thread::sleep(Duration::from_millis(300));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
         }
-        location = /gateway";
-    let nginx = Nginx::start_example(unpacked, "gateway", 1, |text| {
-        text.replacen("location = /gateway", mirrored, 1)
+        Ok(())
     })?;
-    register(&nginx, "one", backend("one")?)?;
+    register(&nginx, "dying", dying)?;
     wait_until(|| Ok(instances(&nginx)?.lines().count() == 1))?;
-    for _ in 0..20 {
-        let answer = get(nginx.address, "/mirrored")?;
-        check(answer.body == "one", &answer.body)?;
+    let address = nginx.address;
+    let burst: Vec<_> = (0..40).map(|_| thread::spawn(move || get(address, "/"))).collect();
+    for request in burst {
+        check(request.join().map_err(|_| "a thread panicked")??.status == 200, "the burst")?;
     }
-    wait_until(|| Ok(instances(&nginx)?.contains(" 0 in flight")))
+    register(&nginx, "good", backend("good")?)?;
+    wait_until(|| Ok(instances(&nginx)?.lines().count() == 2))?;
+    IS_DEAD.store(true, Ordering::SeqCst);
+    let mut lost = 0;
+    for _ in 0..100 {
+        lost += usize::from(send(address, "POST", "/", "")?.status != 200);
+    }
+    check((1..=4).contains(&lost), &format!("{lost} of 100 were lost"))
+}
+
+pub fn subrequests(unpacked: &Path) -> Outcome {
+    for reports in ["", "header_filter_by_lua_block { gateway.report(); }"] {
+        subrequests_with(unpacked, reports)?;
+    }
+    Ok(())
+}
+
+/// Each location of subrequests has `reports`.
+fn subrequests_with(unpacked: &Path, reports: &str) -> Outcome {
+    let (consul, service) =
+        ("location = /gateway", format!("proxy_pass http://service; {reports}"));
+    let locations = format!(
+        "location = /mirror {{ mirror /copy; proxy_pass http://service; }}
+        location = /copy {{ internal; {service} }}
+        location = /auth {{ auth_request /copy; proxy_pass http://service; }}
+        location = /ssi {{ ssi on; ssi_types *; proxy_pass http://service; }}
+        location = /capture {{ content_by_lua_block {{ ngx.print(ngx.location.capture('/copy').body) }} }}
+        location = /slice {{
+            slice 1k;
+            proxy_cache all;
+            proxy_cache_key $uri$slice_range;
+            proxy_cache_valid 206 1h;
+            proxy_set_header Range $slice_range;
+            proxy_set_header Connection '';
+            {service}
+        }}
+        location = /update {{
+            proxy_cache all;
+            proxy_cache_valid 200 1s;
+            proxy_cache_use_stale updating;
+            proxy_cache_background_update on;
+            {service}
+        }}
+        {consul}"
+    );
+    let nginx = Nginx::start_example(unpacked, "gateway", 1, |text| {
+        text.replacen(consul, &locations, 1).replacen(
+            "upstream service",
+            "proxy_cache_path cache keys_zone=all:1m;\nupstream service",
+            1,
+        )
+    })?;
+    let (one, two) = (ranges("one")?, ranges("two")?);
+    register(&nginx, "one", one)?;
+    register(&nginx, "two", two)?;
+    wait_until(|| Ok(instances(&nginx)?.lines().count() == 2))?;
+    for path in ["/mirror", "/auth", "/ssi", "/capture", "/slice", "/update"] {
+        for _ in 0..20 {
+            let answer = get(nginx.address, path)?;
+            check(answer.status == 200, &format!("{path}: {}", answer.status))?;
+            if path == "/update" {
+                // The cached answer gets old.
+                thread::sleep(Duration::from_millis(250));
+            }
+            let length = if path == "/slice" { SLICED } else { answer.body.len() };
+            check(answer.body.len() == length, &format!("{path}: {} bytes", answer.body.len()))?;
+        }
+        wait_until(|| Ok(instances(&nginx)?.matches(" 0 in flight").count() == 2))
+            .map_err(|_| format!("{path} {reports}: {}", instances(&nginx).unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// The bytes of a body that is asked for in ranges.
+const SLICED: usize = 20_000;
+
+/// A server that answers a request for a range with that part of a body, and others with its name
+/// and an SSI.
+fn ranges(name: &'static str) -> Result<SocketAddr, Failed> {
+    serve(TcpListener::bind("127.0.0.1:0")?, move |mut stream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let (mut request, mut buffer) = (Vec::new(), [0; 1024]);
+        while !request.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                n => request.extend(&buffer[..n]),
+            }
+        }
+        let request = String::from_utf8_lossy(&request);
+        let range =
+            request.lines().find_map(|line| line.strip_prefix("Range: bytes=")?.split_once('-'));
+        let range = range
+            .and_then(|(from, to)| Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?)));
+        match range {
+            Some((from, to)) => {
+                let to = SLICED.min(to + 1);
+                let part = "x".repeat(to.saturating_sub(from));
+                write!(
+                    stream,
+                    "HTTP/1.1 206 Partial\r\nContent-Range: bytes {from}-{}/{SLICED}\r\n\
+                    ETag: \"x\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{part}",
+                    to - 1,
+                    part.len()
+                )
+            }
+            None => {
+                let body = match request.starts_with("GET /ssi ") {
+                    true => "<!--# include virtual=\"/copy\" -->",
+                    false => name,
+                };
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+        }
+    })
 }
 
 pub fn in_brackets(unpacked: &Path) -> Outcome {

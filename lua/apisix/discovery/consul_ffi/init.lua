@@ -27,9 +27,9 @@ local conf, views, default_nodes
 local is_skipped = {}
 -- Whether old lists have been warned of.
 local is_old = false
--- The nodes of each list of a view, which is the same table until it changes. APISIX compares the nodes of each request
--- with the last ones, which costs nothing for the same table.
-local nodes_by_list = setmetatable({}, { __mode = "k" })
+-- The nodes of each list of a view, which is the same table until it changes, and the last ones of each service. APISIX
+-- compares the nodes of each request with the last ones, which costs nothing for the same table.
+local nodes_by_list, nodes_by_service = setmetatable({}, { __mode = "k" }), {}
 
 -- The reason that nodes() returns while there are no views.
 local missing = "discovery.consul_ffi is not in config.yaml"
@@ -65,6 +65,33 @@ local function nodes_from(list)
   return nodes
 end
 
+-- Whether two lists have the same nodes, in any order: APISIX sorts those that it has.
+local function are_equal(nodes, others)
+  if #nodes ~= #others then
+    return false
+  end
+  local weights = {}
+  for _, node in ipairs(nodes) do
+    weights[node.host .. " " .. node.port] = node.weight
+  end
+  for _, node in ipairs(others) do
+    if weights[node.host .. " " .. node.port] ~= node.weight then
+      return false
+    end
+  end
+  return true
+end
+
+-- The nodes of a service's new list: the same table as before if they are equal, as after a change of metadata.
+local function changed_nodes(service, list)
+  local nodes, last = nodes_from(list), nodes_by_service[service]
+  if last and are_equal(last, nodes) then
+    nodes = last
+  end
+  nodes_by_list[list], nodes_by_service[service] = nodes, #nodes > 0 and nodes or nil
+  return nodes
+end
+
 -- The nodes of a service, and nil and the reason if there are none.
 local function nodes_of(service)
   if is_skipped[service] then
@@ -74,11 +101,7 @@ local function nodes_of(service)
   if not list then
     return nil, why
   end
-  local nodes = nodes_by_list[list]
-  if not nodes then
-    nodes = nodes_from(list)
-    nodes_by_list[list] = nodes
-  end
+  local nodes = nodes_by_list[list] or changed_nodes(service, list)
   if #nodes == 0 then
     return nil, ("Consul has no passing instance of %q"):format(service)
   end
