@@ -8,6 +8,7 @@ mod policies;
 mod policy;
 mod roles;
 pub(super) mod table;
+mod template_reads;
 mod templates;
 mod token_body;
 mod token_view;
@@ -28,7 +29,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::StatusCode;
 use policy::{Level, Rules};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use table::{AclTable, NodeIdentity, Policy, Role, ServiceIdentity, Token};
+use table::{AclTable, NodeIdentity, Policy, RESERVED, Role, ServiceIdentity, Token};
 use templates::Templated;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
@@ -36,7 +37,7 @@ pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
         .iter()
         .chain(roles::ROUTES)
         .chain(tokens::ROUTES)
-        .chain(templates::ROUTES)
+        .chain(template_reads::ROUTES)
         .chain(bootstrap::ROUTES)
         .chain(own_access::ROUTES)
         .chain(login::routes())
@@ -49,9 +50,6 @@ const ANONYMOUS: &str = "00000000-0000-0000-0000-000000000002";
 
 /// The anonymous token's secret, the only one without the form of a UUID.
 const ANONYMOUS_SECRET: &str = "anonymous";
-
-/// The prefix of ids that users must not choose.
-const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
 
 impl State {
     /// Adds the built-in policies and tokens, if ACLs are on.

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+/// The prefix of ids that users must not choose.
+pub(super) const RESERVED: &str = "00000000-0000-0000-0000-0000000000";
+
 /// The ACL configuration of an agent.
 ///
 /// Source: `acl` in Consul's agent configuration reference.

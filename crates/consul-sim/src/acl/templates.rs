@@ -1,34 +1,24 @@
-//! Templated policies: `/v1/acl/templated-policy`. There are six, and their only variable is a name.
+//! Templated policies. There are six, and their only variable is a name.
 
-use super::{Access, Policy, Resource, Rules, policies};
+use super::policy::Rules;
+use super::table::{Policy, RESERVED};
 use crate::go;
-use crate::http::decode::{GoType, Json, Object};
-use crate::http::handler::{Handler, Route};
-use crate::http::reply::{Refusal, Reply};
-use crate::http::request::Call;
-use crate::store::State;
-use consul_api::api::acl as wire;
+use crate::http::decode::{Json, Object};
+use crate::http::reply::Refusal;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-pub(super) static ROUTES: &[Route] = &[
-    Route(&wire::TEMPLATED_POLICIES, Handler::Now(list)),
-    Route(&wire::TEMPLATED_POLICY_READ, Handler::Now(read)),
-    Route(&wire::TEMPLATED_POLICY_PREVIEW, Handler::Now(preview)),
-];
-
 /// One template: its rules as resource, name and access; `*` is all names, `.` the variable.
-struct Template {
-    name: &'static str,
+pub(super) struct Template {
+    pub(super) name: &'static str,
     number: u8,
-    description: &'static str,
+    pub(super) description: &'static str,
     head: &'static str,
     rules: &'static [(&'static str, &'static str, &'static str)],
     indent: &'static str,
 }
 
-const TEMPLATES: &[Template] = &[
+pub(super) const TEMPLATES: &[Template] = &[
     Template {
         name: "builtin/api-gateway",
         number: 8,
@@ -93,22 +83,22 @@ const TEMPLATES: &[Template] = &[
 ];
 
 /// The schema of the variables of those that have one.
-const SCHEMA: &str = "{\n\t\"type\": \"object\",\n\t\"properties\": {\n\t\t\"name\": { \"type\": \"string\", \
+pub(super) const SCHEMA: &str = "{\n\t\"type\": \"object\",\n\t\"properties\": {\n\t\t\"name\": { \"type\": \"string\", \
                       \"$ref\": \"#/definitions/min-length-one\" }\n\t},\n\t\"required\": [\"name\"],\n\t\
                       \"definitions\": {\n\t\t\"min-length-one\": {\n\t\t\t\t\"type\": \"string\",\n\t\t\t\t\
                       \"minLength\": 1\n\t\t}\n\t}\n}";
 
 impl Template {
-    fn named(name: &str) -> Option<&'static Template> {
+    pub(super) fn named(name: &str) -> Option<&'static Template> {
         TEMPLATES.iter().find(|template| template.name == name)
     }
 
-    fn has_name(&self) -> bool {
+    pub(super) fn has_name(&self) -> bool {
         self.rules.iter().any(|(_, name, _)| name.starts_with('.'))
     }
 
     /// Its rules for a name, in Consul's layout.
-    fn rules(&self, variable: &str) -> String {
+    pub(super) fn rules(&self, variable: &str) -> String {
         let mut text = self.head.to_owned();
         for (resource, name, access) in self.rules {
             let (prefix, name) = match *name {
@@ -127,7 +117,7 @@ impl Template {
     }
 
     /// The policy that it makes for a name.
-    fn synthetic(&self, variable: &str, datacenters: Option<Vec<String>>) -> Policy {
+    pub(super) fn synthetic(&self, variable: &str, datacenters: Option<Vec<String>>) -> Policy {
         let text = self.rules(variable);
         // Source: the offset of the 128-bit hash FNV-1a, which Consul adds to the rules.
         let mut id = String::new();
@@ -148,7 +138,7 @@ impl Template {
     }
 
     /// Refuses a variable that is not one of this template.
-    fn check(&self, variable: Option<&str>) -> Result<(), String> {
+    pub(super) fn check(&self, variable: Option<&str>) -> Result<(), String> {
         const ALLOWED: &str = "Only lowercase alphanumeric characters, '-' and '_' are allowed";
         let schema = |why: &str| Err(format!("1 error occurred:\n\t* {why}\n\n"));
         if !self.has_name() {
@@ -291,74 +281,10 @@ impl<'a> From<&'a Templated> for View<'a> {
     fn from(one: &'a Templated) -> Self {
         let number = Template::named(&one.name).map_or(0, |template| template.number);
         Self {
-            id: format!("{}{number:02}", super::RESERVED),
+            id: format!("{}{number:02}", RESERVED),
             template_name: &one.name,
             template_variables: one.variable.as_deref().map(|name| Variables { name }),
             datacenters: &one.datacenters,
         }
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Shown {
-    template_name: &'static str,
-    schema: &'static str,
-    template: String,
-    description: &'static str,
-}
-
-impl From<&Template> for Shown {
-    fn from(template: &Template) -> Self {
-        Self {
-            template_name: template.name,
-            schema: if template.has_name() { SCHEMA } else { "" },
-            template: template.rules("{{.Name}}"),
-            description: template.description,
-        }
-    }
-}
-
-fn list(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    state.authority(call).check(Resource::Acl, "", Access::Read)?;
-    let all = TEMPLATES.iter().map(|template| (template.name, Shown::from(template)));
-    Ok(Reply::json(call.style, &BTreeMap::from_iter(all)))
-}
-
-/// The template of a path; `unknown` is the error text for a missing template.
-fn wanted(
-    state: &State,
-    call: &Call,
-    unknown: impl Fn(&str) -> String,
-) -> Result<&'static Template, Refusal> {
-    let name = call.required_rest("Missing templated policy Name")?;
-    state.authority(call).check(Resource::Acl, "", Access::Read)?;
-    Template::named(&name).ok_or_else(|| Refusal::bad(unknown(&name)))
-}
-
-fn read(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let template = wanted(state, call, |name| format!("Invalid templated policy Name: {name}"))?;
-    Ok(Reply::json(call.style, &Shown::from(template)))
-}
-
-const VARIABLES: GoType =
-    GoType { value: "structs.ACLTemplatedPolicyVariables", fields: "ACLTemplatedPolicyVariables." };
-
-fn preview(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let unknown = |name: &str| format!("templated policy {} does not exist", go::quoted(name));
-    let template = wanted(state, call, unknown)?;
-    let read = || -> Result<String, String> {
-        let json = Json::read(&call.body)?;
-        let given = Object::new(&json, VARIABLES)?;
-        given.check_known(&["name"])?;
-        given.text("name")
-    };
-    let variable =
-        read().map_err(|why| Refusal::bad(format!("Failed to decode request body: {why}")))?;
-    template.check(Some(&variable)).map_err(|why| {
-        let name = go::quoted(template.name);
-        Refusal::bad(format!("validation error for templated policy: {name}: {why}"))
-    })?;
-    let policy = template.synthetic(&variable, None);
-    Ok(Reply::json(call.style, &policies::View::from(&policy)))
 }

@@ -1,7 +1,7 @@
 //! Reads tokens from request bodies.
 
+use super::table::{NodeIdentity, ServiceIdentity};
 use super::templates::Templated;
-use super::{NodeIdentity, ServiceIdentity};
 use crate::go;
 use crate::http::decode::{GoType, Json, Object, with_hint};
 use crate::http::reply::Refusal;

@@ -1,7 +1,7 @@
 //! The services and checks that were registered with the agent.
 
 use super::checks::Schedule;
-use crate::acl::Secret;
+use crate::acl::table::Secret;
 use crate::store::catalog::{Check, Node, Service};
 use crate::store::timer::TimerKey;
 use consul_process::clock::Instant;
