@@ -280,6 +280,7 @@ async fn try_to_lock(
     let session = contender.session().await?;
     let (presence, key) = (contender.presence, contender.key);
     let value = wanted.unwrap_or(&seen.value).to_vec();
+    let bytes = value.len();
     let unchanged = unchanged(key, seen.entry.as_ref().map_or(0, |entry| entry.modify_index));
     let lock = vec![
         ("Verb", "lock".into()),
@@ -301,7 +302,17 @@ async fn try_to_lock(
                 _ => confirm(contender, &session, wanted).await,
             }
         }
-        Err(error) => not_locked(contender, &session, wanted, error).await,
+        Err(error) => not_locked(contender, &session, wanted, with_size(error, bytes)).await,
+    }
+}
+
+/// Consul tells the size of the request alone; the value is what the caller can make smaller.
+fn with_size(error: Error, bytes: usize) -> Error {
+    match error.kind() {
+        Kind::TooLarge => error.with_note(&format!(
+            "the key's value has {bytes} bytes: a transaction holds some 380 KiB of values, because base64 counts"
+        )),
+        _ => error,
     }
 }
 

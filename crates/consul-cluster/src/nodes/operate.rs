@@ -4,7 +4,8 @@ use super::node::{Mode, Node, Record};
 use super::pause::Pause;
 use super::request::{Asked, HandOver, Leave, Request};
 use super::rights::{self, Right, lacking};
-use super::{kept_mode, registered, weights};
+use super::weights::{self, Weights};
+use super::{kept_mode, registered};
 use crate::Cluster;
 use crate::keys::{self, Reads, Unchanged, Update};
 use crate::leader::{election, history};
@@ -460,16 +461,22 @@ impl Cluster {
             return Err(no_such_node(node_id));
         }
         let (key, mut before) = (self.options.weights_key(), None);
+        // If Consul has lost the key, the nodes show what it had.
+        let shown = snapshot.nodes.values().map(|node| &node.record);
+        let shown = shown.filter_map(|record| Some((record.id.clone(), record.set_weight?)));
+        let shown: Weights = shown.chain(snapshot.weights.clone()).collect();
+        let lost = weights::encode(&shown);
         let update = self.update_while(condition, &key, |found| {
-            let mut all =
-                weights::members(found.unwrap_or_default()).ok_or_else(|| keys::foreign(&key))?;
-            before = weights::decode(found.unwrap_or_default()).get(node_id).copied();
+            let known = found.unwrap_or(&lost);
+            let mut all = weights::members(known).ok_or_else(|| keys::foreign(&key))?;
+            before = weights::decode(known).get(node_id).copied();
             match weight {
                 Some(weight) => _ = all.insert(node_id.to_owned(), weight.into()),
                 None => _ = all.remove(node_id),
             }
             let value = serde_json::to_vec(&all).unwrap_or_default();
-            let is_same = found == Some(&*value) || found.is_none() && all.is_empty();
+            let is_same =
+                found == Some(&*value) || found.is_none() && shown.is_empty() && all.is_empty();
             Ok(if is_same { Update::Keep } else { Update::Put(value) })
         });
         self.in_time(update).await?;

@@ -5,7 +5,6 @@ use super::node::{Mode, Records};
 use super::pause::Pause;
 use super::weights::{self, Weights};
 use crate::cluster::Cluster;
-use crate::leader::fitness;
 use crate::pauses::{PAUSE, REFUSED_PAUSE};
 use consul_api::error::{Error, Kind};
 use consul_client::coordination::{Lease, Operation, set, unchanged};
@@ -83,7 +82,7 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
         // The node may be back.
         let operations =
             [unchanged(&options.node_key(&id), 0), unchanged(&key, 0), set(&key, encode(mode))];
-        if is_written(cluster, lease, operations).await? {
+        if is_written(lease, operations).await? {
             tracing::warn!(
                 node = id,
                 mode = mode.name(),
@@ -97,7 +96,7 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
     if let Some(pause) = pause {
         let key = options.pause_key();
         let operations = [unchanged(&key, 0), set(&key, pause.encode())];
-        if is_written(cluster, lease, operations).await? {
+        if is_written(lease, operations).await? {
             tracing::warn!(by = pause.by, "Consul has lost the pause; it is put back");
         }
         cluster.lost_modes.send_modify(|lost| lost.pause = None);
@@ -105,7 +104,7 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
     if !lost_weights.is_empty() {
         let key = options.weights_key();
         let operations = [unchanged(&key, 0), set(&key, weights::encode(&lost_weights))];
-        if is_written(cluster, lease, operations).await? {
+        if is_written(lease, operations).await? {
             tracing::warn!("Consul has lost the weights of nodes; they are put back");
         }
         cluster.lost_modes.send_modify(|lost| lost.weights.clear());
@@ -113,13 +112,12 @@ async fn put_all_back(cluster: &Cluster, lease: &Lease) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes what is lost; false: a key is there again.
+/// Writes what is lost; false: a key is there again. A leader that may not write it leads all the same.
 async fn is_written(
-    cluster: &Cluster,
     lease: &Lease,
     operations: impl IntoIterator<Item = Operation>,
 ) -> Result<bool, Error> {
-    match fitness::write(cluster, lease, operations).await {
+    match lease.fenced(operations).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == Kind::TxnFailed => Ok(false),
         Err(error) => Err(error),

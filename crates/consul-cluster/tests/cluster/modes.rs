@@ -272,6 +272,27 @@ fn weights_that_are_overwritten_or_deleted_count_as_before_and_are_written_again
 }
 
 #[test]
+fn a_weight_that_is_set_while_the_key_is_gone_leaves_the_others() {
+    let key = "tsdb/cluster/nodes/all/weights";
+    for (id, weight, left) in [
+        ("n2", Some(2.0), r#"{"n2":2.0,"n3":0.5}"#),
+        ("n2", None, r#"{"n3":0.5}"#),
+        ("n1", Some(3.0), r#"{"n1":3.0,"n2":1.5,"n3":0.5}"#),
+    ] {
+        let (world, _nodes) = three();
+        for (id, weight) in [("n2", 1.5), ("n3", 0.5)] {
+            world.run(look(&world).set_weight(None, id, Some(weight))).expect("it is set");
+        }
+        world.wait(secs(30));
+        world.send("DELETE", &format!("/v1/kv/{key}"), "");
+        world.run(look(&world).set_weight(None, id, weight)).expect("it is set");
+        world.wait(secs(60));
+        assert_eq!(world.read(key).as_deref(), Some(left), "{id}: {weight:?}");
+        assert_eq!(weight_of_n3(&world), Some(0.5), "{id}: {weight:?}");
+    }
+}
+
+#[test]
 fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
     const KEY: &str = "tsdb/cluster/shards/leaders";
     let (world, mut nodes) = three();

@@ -221,3 +221,27 @@ fn a_node_that_may_not_write_its_key_keeps_its_name() {
         assert_eq!(node.cluster.snapshot().live().count(), 2);
     }
 }
+
+#[test]
+fn a_leader_leads_on_although_it_may_not_write_lost_weights_again() {
+    const KEY: &str = "tsdb/cluster/nodes/all/weights";
+    let scene = Scene::new(3);
+    for node in &scene.nodes {
+        scene.set_rules(node, &format!(r#"{ALL} key "{KEY}" {{ policy = "read" }}"#));
+    }
+    let path = format!("/v1/kv/{KEY}?token={}", scene.management);
+    scene.world.send("PUT", &path, r#"{"n3":0.5}"#);
+    scene.world.wait(Duration::from_secs(30));
+    let id = scene.leader().cluster.options().node_id.clone();
+    logs(&scene, |lines| {
+        scene.world.send("DELETE", &path, "");
+        for _ in 0..90 {
+            scene.world.wait(Duration::from_secs(1));
+            assert_eq!(scene.leader().cluster.options().node_id, id, "{}", lines.text());
+            assert_eq!(seen(&scene.nodes[0], scene.leader()), None);
+            let weight = scene.nodes[0].cluster.snapshot().nodes["n3"].record.weight;
+            assert_eq!(weight, 0.5, "it counts as before");
+        }
+        assert_eq!(lines.count(REFUSED), 0, "{}", lines.text());
+    });
+}

@@ -35,6 +35,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_fenced_put_is_written_only_by_the_holder", fenced_put),
     ("who_withdraws_is_no_service_and_has_no_session_any_more", withdrawn),
     ("a_missing_permission_ends_the_wait", missing_permission),
+    ("a_value_that_no_transaction_holds_is_named_with_its_size", large_values),
     ("a_wait_that_goes_on_failing_says_so_once_after_three_seconds", failing_wait),
     ("a_semaphore_has_as_many_holders_as_permits", permits),
     ("a_dead_holders_permit_is_given_away_after_the_lock_delay", dead_holders_permit),
@@ -309,6 +310,28 @@ fn missing_permission(_: &Simulated) {
     let error = world.run(acquire(&process, Wait::Forever)).expect_err("no permission");
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     assert!(world.clock.now().since_origin() < Duration::from_secs(1));
+}
+
+fn large_values(world: &Simulated) {
+    let process = world.process();
+    for (bytes, is_taken) in [(380_000, true), (400_000, false), (500_000, false)] {
+        for is_given in [true, false] {
+            let (key, value) = (format!("large/{bytes}/{is_given}"), vec![b'x'; bytes]);
+            if !is_given {
+                // The lock keeps the value that the key has.
+                let put = Args::new().arg(key.as_str()).arg(value.clone()).opt("flags", LOCK_FLAGS);
+                world.run(call(process.client(), "kv_put", put));
+            }
+            let value = is_given.then_some(value);
+            let options = LockOptions { value, wait: Wait::Once, is_own: false };
+            let held = world.run(lock::acquire(&process, &key, &options));
+            assert_eq!(held.is_ok(), is_taken, "{key}: {held:?}");
+            if let Err(error) = held {
+                assert_eq!(error.kind(), Kind::TooLarge, "{error}");
+                assert!(error.message().contains(&format!("{bytes} bytes")), "{error}");
+            }
+        }
+    }
 }
 
 fn failing_wait(world: &Simulated) {
