@@ -1,32 +1,11 @@
 //! The pages name tests that exist, in tables at their ends; docs/coordination.md shows the current profiles.
 
 use consul_api::value::Value;
-use consul_client::coordination::{Profile, Purpose};
+use consul_client::coordination::Profile;
 use std::fs;
 use std::path::Path;
 
 const LOCKS: &str = include_str!("../../docs/coordination.md");
-const LOCKS_ZH: &str = include_str!("../../docs/zh/coordination.md");
-
-#[test]
-fn the_numbers_of_requests_at_a_time_are_those_of_the_code() {
-    let numbers = [Purpose::Renew, Purpose::End, Purpose::Contend].map(|purpose| {
-        let places = purpose.places();
-        format!(" | {} | {} |\n", places.answered, places.silent)
-    });
-    for (page, names) in [
-        (LOCKS, ["renewals of held locks", "ends of sessions", "requests of waiters"]),
-        (LOCKS_ZH, ["持有的锁的续期", "会话的结束", "等待者的请求"]),
-    ] {
-        let rows = names.iter().zip(&numbers).map(|(name, numbers)| format!("| {name}{numbers}"));
-        let table: String = rows.collect();
-        assert!(page.contains(&table), "the table should have:\n{table}");
-        for purpose in [Purpose::End, Purpose::Contend] {
-            let left = purpose.places().left.to_string();
-            assert!(page.contains(&left), "{left} requests without an answer are not on the page");
-        }
-    }
-}
 
 fn sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).expect("a folder") {

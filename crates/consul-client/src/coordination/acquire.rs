@@ -5,7 +5,6 @@ use super::ending::Holding;
 use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::{Behavior, InUse, Presence, Registration, Session};
-use super::turns::Silences;
 use super::waits::{ERROR_PAUSE_MS, Turn};
 use super::{Grant, Lease, Operation, transaction};
 use consul_api::api::txn;
@@ -40,17 +39,13 @@ const MAX_SESSION_INTERVAL: Duration = Duration::from_secs(10);
 /// The wait of a contender while others of its client have the turns.
 pub(super) const IN_TURN: &str = "its request has to wait for those of other locks of this client";
 
-/// The aim of a contender's wait, in the words of an error, and how often it had no answer.
+/// The aim of a contender's wait, in the words of an error.
 #[derive(Debug, Default)]
-pub(super) struct Step(Mutex<&'static str>, Silences);
+pub(super) struct Step(Mutex<&'static str>);
 
 impl Step {
     pub fn set(&self, what: &'static str) {
         *lock(&self.0) = what;
-    }
-
-    pub fn silences(&self) -> &Silences {
-        &self.1
     }
 }
 
@@ -181,11 +176,6 @@ impl<'a> Contender<'a> {
         self.step.set(what);
     }
 
-    /// How often its requests had no answer, one after the other.
-    pub fn silences(&self) -> &Silences {
-        self.step.silences()
-    }
-
     pub fn tries_once(&self) -> bool {
         self.wait == Wait::Once
     }
@@ -226,15 +216,14 @@ impl<'a> Contender<'a> {
         operations: impl IntoIterator<Item = Operation>,
     ) -> Result<Value, Error> {
         let (presence, args, mut before) = (self.presence, transaction(operations), None);
-        let step = Arc::clone(&self.step);
-        step.set(IN_TURN);
+        self.step.set(IN_TURN);
         let begins = || {
             before = self.note_held(claim, deferred);
             self.step.set("Consul has not answered the transaction that takes it");
             Ok(())
         };
         let call = (&txn::TXN, args);
-        let taken = presence.call_in_turns(presence.client(), step.silences(), call, begins).await;
+        let taken = presence.call_in_turns(presence.client(), call, begins).await;
         if let (Err(error), Some((_, session))) = (&taken, &mut self.session)
             && !error.maybe_applied()
         {
@@ -302,8 +291,13 @@ impl<'a> Contender<'a> {
                 self.step.set("Consul has not answered a read");
                 Ok(())
             };
-            let silences = self.step.silences();
-            return self.presence.read_in_turns(silences, (endpoint, args), begins).await;
+            // An answer that was lost without a sign delays no takeover for the client's whole time limit.
+            let is_lost = |error: &Error| error.kind() == Kind::Timeout;
+            let client = self.presence.client();
+            let call = self.presence.in_turns(args, begins, is_lost, |args| {
+                Box::pin(async move { client.read_past_caches(endpoint, &args).await })
+            });
+            return call.await;
         };
         let args = self.presence.waiting(args, index);
         self.presence.blocking_client().read_past_caches(endpoint, &args).await

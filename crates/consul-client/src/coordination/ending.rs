@@ -7,7 +7,6 @@ use super::guard::Deferred;
 use super::lease::Claim;
 use super::presence::Presence;
 use super::profile::SESSION_TTL_MULTIPLIER;
-use super::turns::{Purpose, Silences};
 use super::{lock, semaphore};
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
@@ -17,7 +16,26 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// How many sessions are ended at a time, so that the beats have their share of the connections.
+const MAX_AT_A_TIME: usize = 12;
+
+/// How many more whose first try had no answer are tried again at a time.
+const MAX_AGAIN: usize = 4;
+
+/// The turns of the ends of sessions, each for one try: a key without answers holds up no other.
+#[derive(Debug)]
+pub(super) struct EndTurns {
+    first: Semaphore,
+    again: Semaphore,
+}
+
+impl Default for EndTurns {
+    fn default() -> Self {
+        Self { first: Semaphore::new(MAX_AT_A_TIME), again: Semaphore::new(MAX_AGAIN) }
+    }
+}
 
 /// The possible hold of a session under which its holder does not act any more.
 #[derive(Debug)]
@@ -128,45 +146,42 @@ impl Presence {
     /// this process.
     async fn end(&self, ending: &Ending) {
         let _turn = ending.turn.lock().await;
-        while !ending.is_over() && self.try_once(ending, self.end_timeout()).await.is_err() {
+        while !ending.is_over() && !self.has_ended(ending, self.end_timeout()).await {
             self.client().clock().sleep(self.profile().beat).await;
         }
     }
 
     /// The same in turns with others: a pause keeps none of them waiting, nor do requests that have had no answer before.
     async fn end_in_turns(&self, ending: &Ending) {
-        let silences = Silences::default();
+        let (mut turns, mut limit) = (&self.end_turns.first, self.profile().proof_timeout());
         while !ending.is_over() {
-            let place = self.turns.turn(Purpose::End, &silences, ending.begun).await;
+            let place = turns.acquire().await;
             let Ok(turn) = ending.turn.try_lock() else {
                 // A release waits for it meanwhile.
                 drop(place);
                 drop(ending.turn.lock().await);
                 continue;
             };
-            if ending.is_over() {
+            if ending.is_over() || self.has_ended(ending, limit).await {
                 return;
             }
-            let failed = self.try_once(ending, place.limit()).await.err();
-            place.note(&silences, failed.as_ref());
-            drop(turn);
-            if failed.is_some() {
-                self.client().clock().sleep(self.profile().beat).await;
-            }
+            drop((turn, place));
+            self.client().clock().sleep(self.profile().beat).await;
+            (turns, limit) = (&self.end_turns.again, self.end_timeout());
         }
     }
 
-    /// Sends the requests that end a session once, each with this time limit. After an error it is tried again.
-    async fn try_once(&self, ending: &Ending, limit: Duration) -> Result<(), Error> {
+    /// Sends the requests that end a session once, each with this time limit. Returns whether it is over.
+    async fn has_ended(&self, ending: &Ending, limit: Duration) -> bool {
         match self.try_to_end(ending, limit).await {
             Err(error)
                 if !is_final(&error) && (error.is_transient() || !self.has_expired(ending)) =>
             {
                 tracing::info!(%error, "a session is not ended yet; it is tried again");
                 ending.progress.send_modify(|it| {
-                    it.failure.get_or_insert_with(|| error.clone());
+                    it.failure.get_or_insert(error);
                 });
-                return Err(error);
+                return false;
             }
             Err(error) => {
                 tracing::info!(%error, "a session could not be ended; its TTL has ended it");
@@ -179,7 +194,7 @@ impl Presence {
         *locked(&ending.deferred) = [None, None];
         ending.progress.send_modify(|it| it.is_over = true);
         self.given_up.send_modify(|all| all.retain(|it| it.number != ending.number));
-        Ok(())
+        true
     }
 
     /// Whether the session has ended by itself, because nothing renews it. Consul ends it no later than two TTLs
@@ -214,7 +229,7 @@ impl Presence {
                 }
             }
         }
-        self.destroy(&ending.session, limit).await?;
+        self.destroy(&ending.session).await?;
         if let Some(error) = refused {
             note(Err(error));
         }

@@ -5,7 +5,6 @@ use super::guard::Deferred;
 use super::presence::{InUse, Presence, Registration, Session};
 use super::profile::SESSION_TTL_MULTIPLIER;
 use super::proofs::MAX_OPERATIONS;
-use super::turns::Silences;
 use super::{Grant, Operation, Proof, modify_index, semaphore, set, transact};
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -559,12 +558,11 @@ impl Lease {
 
     async fn renew_repeatedly(&self) -> String {
         let usual = self.presence.profile().renew_interval();
-        let (mut interval, silences) = (usual, Silences::default());
+        let mut interval = usual;
         loop {
             self.sleep_until(self.now() + interval).await;
             let begun = self.now();
-            interval = match self.presence.renew_held(&self.session_id, &silences, self.begun).await
-            {
+            interval = match self.presence.renew_held(&self.session_id).await {
                 Ok(next) => {
                     if !self.presence.rules().renewal_is_no_proof {
                         self.extend(begun);
@@ -589,7 +587,7 @@ impl Lease {
                 },
                 Err(error) => {
                     tracing::info!(key = self.key, %error, "session not renewed");
-                    usual.saturating_sub(self.now() - begun).max(self.presence.profile().beat)
+                    usual
                 }
             }
         }

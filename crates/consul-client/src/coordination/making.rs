@@ -110,8 +110,7 @@ impl Presence {
             };
             order.step.set(IN_TURN);
             let agent = &self.agents[order.registration.agent];
-            let call = (&session::CREATE, args);
-            match self.call_in_turns(agent, order.step.silences(), call, is_wanted).await {
+            match self.call_in_turns(agent, (&session::CREATE, args), is_wanted).await {
                 Ok(answer) => {
                     let id = answer.value.as_str().unwrap_or_default().to_owned();
                     let deferred =

@@ -40,7 +40,6 @@ mod presence;
 mod profile;
 mod proofs;
 pub mod semaphore;
-mod turns;
 mod waits;
 
 pub use acquire::Wait;
@@ -48,7 +47,6 @@ pub use guard::{Guard, ReleaseStep};
 pub use lease::{Event, Lease};
 pub use presence::{Behavior, Presence, Registration, Rules, Service, Session};
 pub use profile::{NamedProfile, Profile};
-pub use turns::{Places, Purpose};
 
 use crate::Client;
 use consul_api::api::txn;

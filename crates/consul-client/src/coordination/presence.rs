@@ -4,12 +4,11 @@
 //! A beat is answered by the local agent alone and costs no Raft write. It shows that this process
 //! lives; it does not prove that a lock is held.
 
-use super::ending::{Ending, Holding};
+use super::ending::{EndTurns, Ending, Holding};
 use super::guard::{Deferred, ReleaseStep};
 use super::making::Wanted;
 use super::profile::Profile;
 use super::proofs::Proofs;
-use super::turns::{Purpose, Silences, Times, Turns};
 use super::waits::Waits;
 use super::{linearizable, map};
 use crate::Client;
@@ -27,7 +26,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 /// How long Consul keeps the service of a dead process. One minute is the shortest time that Consul
 /// accepts.
@@ -41,8 +40,15 @@ const FORGET_CHANGED_AFTER: Duration = Duration::from_secs(600);
 /// How often the token of the requests is compared with that of the registration.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a contender's request is made before its error is shown.
-const MAX_TRIES: u32 = 3;
+/// How many requests of contenders are on their way at a time, so that beats and proofs have connections.
+const MAX_IN_TURN: usize = 24;
+
+/// How many of those are on their way whose last request had no answer in time: what keeps silent for one key holds up
+/// no other.
+const MAX_UNANSWERED: usize = 16;
+
+/// How many renewals of held locks are on their way at a time.
+const MAX_RENEWALS: usize = 24;
 
 /// The service that represents a process.
 #[derive(Clone, Debug)]
@@ -125,8 +131,15 @@ pub struct Presence {
     pub(super) proofs: Proofs,
     /// Its waiters.
     pub(super) waits: Waits,
-    /// The turns of its requests.
-    pub(super) turns: Turns,
+    /// The turns of contenders' requests, and of those whose last one had no answer. Each is for one request.
+    turns: Semaphore,
+    unanswered_turns: Semaphore,
+    /// How long Consul takes to answer a contender lately, at most.
+    slowest: Mutex<Duration>,
+    /// The turns of renewals of held locks, which wait for no contender.
+    renewal_turns: Semaphore,
+    /// The turns of the ends of sessions.
+    pub(super) end_turns: EndTurns,
     rules: Rules,
 }
 
@@ -140,8 +153,6 @@ impl Presence {
         service: Service,
     ) -> Arc<Self> {
         let waits = Waits::new(blocking_client.max_in_flight());
-        let times = |purpose| times(&profile, client.settings().timeout, purpose);
-        let turns = Turns::new(Arc::clone(client.clock()), client.max_in_flight(), times);
         Arc::new(Self {
             agents: client.each_endpoint(),
             client,
@@ -162,7 +173,11 @@ impl Presence {
             changed: Mutex::default(),
             proofs: Proofs::default(),
             waits,
-            turns,
+            turns: Semaphore::new(MAX_IN_TURN),
+            unanswered_turns: Semaphore::new(MAX_UNANSWERED),
+            slowest: Mutex::default(),
+            renewal_turns: Semaphore::new(MAX_RENEWALS),
+            end_turns: EndTurns::default(),
             rules: Rules::ALL,
         })
     }
@@ -220,107 +235,87 @@ impl Presence {
     ) -> Result<Answer, Error> {
         let timeout_ms = self.profile.proof_timeout().as_millis() as u64;
         let args = args.opt("timeout_ms", timeout_ms);
-        let answer = self.client.call_past_caches(endpoint, args).await;
-        if answer.is_ok() {
-            self.turns.note_alive();
-        }
-        answer.and_then(linearizable)
+        self.client.call_past_caches(endpoint, args).await.and_then(linearizable)
     }
 
-    /// Makes a call for a contender in turns; after an unknown outcome, as one whose answer was lost, it is made again in
+    /// Waits for the turn of a contender's request.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Makes a call for a contender in a turn; after an unknown outcome, as one whose answer was lost, it is made again in
     /// another turn. `begins` is called when the first turn has come.
     ///
     /// # Errors
-    /// As [`Client::call`]; of further calls they say too that it may have been applied.
+    /// As [`Client::call`]; of the second call they say too that it may have been applied.
     pub(super) async fn call_in_turns(
         &self,
         client: &Client,
-        silences: &Silences,
         (endpoint, args): (&'static Endpoint, Args),
         begins: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Answer, Error> {
-        self.in_turns(args, silences, begins, Error::maybe_applied, |args| {
+        self.in_turns(args, begins, Error::maybe_applied, |args| {
             Box::pin(async move { client.call(endpoint, &args).await })
         })
         .await
     }
 
-    /// The same with a read. An answer that was lost without a sign delays no takeover for the client's whole time limit.
+    /// The same with any request, which is made again after an error that `is_lost` tells.
     ///
     /// # Errors
-    /// Errors of `begins` and of the read.
-    pub(super) async fn read_in_turns(
-        &self,
-        silences: &Silences,
-        (endpoint, args): (&'static Endpoint, Args),
-        begins: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<Answer, Error> {
-        let is_lost = |error: &Error| error.kind() == Kind::Timeout;
-        self.in_turns(args, silences, begins, is_lost, |args| {
-            Box::pin(async move { self.client.read_past_caches(endpoint, &args).await })
-        })
-        .await
-    }
-
-    /// Makes a request, and again while it is lost, until one has lasted as long as the client's time limit.
-    async fn in_turns<'r>(
+    /// Errors of `begins` and of the requests.
+    pub(super) async fn in_turns<'r>(
         &self,
         args: Args,
-        silences: &Silences,
         begins: impl FnOnce() -> Result<(), Error>,
         is_lost: fn(&Error) -> bool,
         request: impl Fn(Args) -> BoxFuture<'r, Result<Answer, Error>>,
     ) -> Result<Answer, Error> {
-        let (since, mut maybe_applied, mut tries) = (self.now(), false, 0);
-        let mut turn = self.turns.turn(Purpose::Contend, silences, since).await;
+        let turn = self.turn().await;
         begins()?;
-        loop {
-            tries += 1;
-            let args = args.clone().opt("timeout_ms", turn.limit().as_millis() as u64);
-            let has_time = turn.is_silent();
-            let error = match turn.answer(silences, request(args)).await {
-                Err(error) if is_lost(&error) && !has_time && tries < MAX_TRIES => error,
-                Err(error) if maybe_applied => return Err(error.with_maybe_applied(true)),
-                answered => return answered,
-            };
-            maybe_applied |= error.maybe_applied();
-            turn = self.turns.turn(Purpose::Contend, silences, since).await;
-        }
+        let first = args.clone().opt("timeout_ms", self.patience().as_millis() as u64);
+        let lost = match self.timed(request(first)).await {
+            Err(error) if is_lost(&error) => error,
+            answered => return answered,
+        };
+        drop(turn);
+        let _turn = self.unanswered_turns.acquire().await;
+        let again = self.timed(request(args)).await;
+        again.map_err(|error| match lost.maybe_applied() {
+            true => error.with_maybe_applied(true),
+            false => error,
+        })
     }
 
-    /// Makes one request of a contender in a turn.
-    pub(super) async fn in_turn<R>(
-        &self,
-        request: impl Future<Output = Result<R, Error>>,
-    ) -> Result<R, Error> {
-        let silences = Silences::default();
-        let turn = self.turns.turn(Purpose::Contend, &silences, self.now()).await;
-        let answered = request.await;
-        turn.note(&silences, answered.as_ref().err());
+    /// Notes how long the answer to a contender takes: a slow server is not a silent one.
+    async fn timed<R>(&self, call: impl Future<Output = Result<R, Error>>) -> Result<R, Error> {
+        let begun = self.now();
+        let answered = call.await;
+        if answered.is_ok() {
+            let mut slowest = lock(&self.slowest);
+            *slowest = (*slowest * 7 / 8).max(self.now() - begun);
+        }
         answered
     }
 
-    /// Renews the session of a held lock, which was granted then. Returns the time until the next renewal, by
-    /// the TTL of the reply: a server under load can ask for fewer renewals by a longer one.
+    /// Renews the session of a held lock, for which it waits for no contender. Returns the time until the next renewal,
+    /// by the TTL of the reply: a server under load can ask for fewer renewals by a longer one.
     ///
     /// Source: "Renew Session" in Consul's HTTP API reference.
-    pub(super) async fn renew_held(
-        &self,
-        session: &str,
-        silences: &Silences,
-        renewed: Instant,
-    ) -> Result<Duration, Error> {
-        let turn = self.turns.turn(Purpose::Renew, silences, renewed).await;
-        turn.answer(silences, self.renew(session, self.client.settings().timeout)).await
+    pub(super) async fn renew_held(&self, session: &str) -> Result<Duration, Error> {
+        let _turn = self.renewal_turns.acquire().await;
+        self.renew(session).await
     }
 
     /// Renews the session of a contender, with the same result.
     pub(super) async fn renew_waiting(&self, session: &str) -> Result<Duration, Error> {
-        self.in_turn(self.renew(session, self.end_timeout())).await
+        let _turn = self.turn().await;
+        self.renew(session).await
     }
 
-    async fn renew(&self, session: &str, limit: Duration) -> Result<Duration, Error> {
-        let args = Args::new().arg(session).opt("timeout_ms", limit.as_millis() as u64);
+    async fn renew(&self, session: &str) -> Result<Duration, Error> {
+        let args =
+            Args::new().arg(session).opt("timeout_ms", self.end_timeout().as_millis() as u64);
         let renewed = self.client.call(&session::RENEW, &args).await?.value;
         let ttl = renewed.get("TTL").and_then(Value::as_str).and_then(duration::parse);
         Ok(self.profile.renew_interval_after(ttl))
@@ -353,7 +348,6 @@ impl Presence {
             never = self.watch_for_waiters() => never,
             never = self.replace_dead_guard() => never,
             never = self.follow_token() => never,
-            never = self.turns.go_on_in_time() => never,
         }
     }
 
@@ -426,7 +420,6 @@ impl Presence {
             biased;
             _ = given_up.wait_for(Vec::is_empty) => {}
             never = self.end_given_up() => match never {},
-            never = self.turns.go_on_in_time() => match never {},
             () = self.client.clock().sleep(self.profile.check_ttl.min(timeout * 3 / 4)) => {}
         }
         let registration = *self.registration.borrow();
@@ -655,8 +648,8 @@ impl Presence {
         }
     }
 
-    pub(super) async fn destroy(&self, session: &str, limit: Duration) -> Result<(), Error> {
-        let timeout_ms = limit.as_millis() as u64;
+    pub(super) async fn destroy(&self, session: &str) -> Result<(), Error> {
+        let timeout_ms = self.end_timeout().as_millis() as u64;
         let args = destroy_args(session).opt("timeout_ms", timeout_ms);
         self.client.call(&session::DESTROY, &args).await.map(|_| ())
     }
@@ -666,46 +659,18 @@ impl Presence {
         self.profile.check_ttl / 2
     }
 
+    /// The time limit of a contender's request before it is made again: longer than Consul takes lately.
+    fn patience(&self) -> Duration {
+        let slow = *lock(&self.slowest) * 2;
+        slow.max(self.profile.check_ttl / 4).min(self.client.settings().timeout)
+    }
+
     pub(super) fn check_id(&self) -> String {
         format!("service:{}", self.service.id)
     }
 
     pub(super) fn now(&self) -> Instant {
         self.client.clock().now()
-    }
-}
-
-/// The times of the turns of requests.
-fn times(profile: &Profile, timeout: Duration, purpose: Purpose) -> Times {
-    let (check, end) = (profile.check_ttl, profile.check_ttl / 2);
-    match purpose {
-        Purpose::Contend => Times {
-            least: check / 4,
-            most: timeout,
-            pressed: timeout,
-            half: check,
-            late: Duration::ZERO,
-            silences: 2,
-            later: timeout * 2,
-        },
-        Purpose::End => Times {
-            least: check / 10,
-            most: end,
-            pressed: end,
-            half: check,
-            late: Duration::ZERO,
-            silences: 1,
-            later: check,
-        },
-        Purpose::Renew => Times {
-            least: profile.session_ttl / 16,
-            most: timeout,
-            pressed: end,
-            half: profile.session_ttl,
-            late: end * 2,
-            silences: 3,
-            later: profile.renew_interval(),
-        },
     }
 }
 

@@ -473,8 +473,8 @@ async fn remove(
     operations.push(holds(&contender_key(contender.key, session), session));
     operations.push(write(contender.key, document, index)?);
     let presence = contender.presence;
-    let call = transact(presence.client(), operations, Some(presence.end_timeout()));
-    presence.in_turn(call).await.map(|_| ())
+    let _turn = presence.turn().await;
+    transact(presence.client(), operations, Some(presence.end_timeout())).await.map(|_| ())
 }
 
 /// The operations that delete the keys of ended contenders, which Consul refuses while one of them may still act.
@@ -527,8 +527,7 @@ async fn create_contender_key(
         contender.note_step("Consul has not answered the request for its key");
         Ok(())
     };
-    let (silences, call) = (contender.silences(), (&kv::PUT, args));
-    presence.call_in_turns(presence.client(), silences, call, begins).await.map(|_| ())
+    presence.call_in_turns(presence.client(), (&kv::PUT, args), begins).await.map(|_| ())
 }
 
 fn tree(prefix: &str) -> Args {

@@ -317,7 +317,9 @@ impl Presence {
         let operations = part.iter().map(|(key, index)| unchanged(key, *index));
         let args = transaction(operations).opt("timeout_ms", self.end_timeout().as_millis() as u64);
         // On the connections of the others, as the queries may take all of theirs.
-        let answer = self.in_turn(self.client().call_past_caches(&txn::TXN, args)).await;
+        let turn = self.turn().await;
+        let answer = self.client().call_past_caches(&txn::TXN, args).await;
+        drop(turn);
         let refused: Vec<usize> = match answer.and_then(linearizable) {
             Ok(_) => Vec::new(),
             Err(error) if error.refused().is_empty() => return Err(error),

@@ -11,7 +11,7 @@ use consul_client::coordination::lock::{self, LOCK_FLAGS, LockOptions};
 use consul_client::coordination::semaphore::{self, SemaphoreOptions};
 use consul_client::coordination::{Event, Lease, Presence, Profile, Wait};
 use consul_client::transport::Transport;
-use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
+use consul_process::clock::{BoxFuture, Clock, Instant};
 use consul_sim::{Fault, SimTransport};
 use futures_util::future::join_all;
 use http::{Request, Response};
@@ -38,40 +38,21 @@ pub type Rule = fn(&Request<Bytes>) -> Option<Response<Bytes>>;
 const CLOSED: u16 = 998;
 pub const SILENT: u16 = 999;
 
-/// How long the server takes for a request that it does not answer at once; `None`: it never answers.
-pub type Delay = Arc<dyn Fn(&Request<Bytes>) -> Option<Option<Duration>> + Send + Sync>;
-
-/// How long the server holds the connection of a request that it never answers.
-const HOLDS: Duration = Duration::from_secs(3);
-
-/// How many connections of requests that it does not answer at once a server takes.
-///
-/// Source: `http_max_conns_per_client` in "Limits" of Consul's agent configuration reference.
-const MAX_HELD: usize = 200;
-
 /// Counts requests, and answers some of them itself.
+#[derive(Debug)]
 pub struct Counting {
     transport: SimTransport,
-    clock: ManualClock,
     counts: Mutex<Counts>,
     max_in_flight: usize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     /// By method and the beginning of the path.
     requests: BTreeMap<String, usize>,
     waiting: usize,
     most_waiting: usize,
     rule: Option<Rule>,
-    delay: Option<Delay>,
-    /// Whether it applies a request before it takes that long for the answer.
-    is_applied: bool,
-    /// Until then it refuses the ends of sessions, because it has no leader.
-    refuses_until: Instant,
-    /// When the server is done with requests that it does not answer at once, be their client there or not.
-    held: Vec<Instant>,
-    most_held: usize,
     /// A key that answers to transactions leave out.
     hidden: Option<&'static str>,
 }
@@ -89,33 +70,8 @@ impl Counting {
         self.counts.lock().expect("no panic").rule = rule;
     }
 
-    pub fn delay_by(&self, delay: Option<Delay>) {
-        self.counts.lock().expect("no panic").delay = delay;
-    }
-
-    /// The same of answers to requests that the server has applied.
-    pub fn delay_answers_by(&self, delay: Delay) {
-        let mut counts = self.counts.lock().expect("no panic");
-        (counts.delay, counts.is_applied) = (Some(delay), true);
-    }
-
-    pub fn refuse_until(&self, end: Instant) {
-        self.counts.lock().expect("no panic").refuses_until = end;
-    }
-
-    /// How many requests that it did not answer at once the server has held at a time.
-    pub fn most_held(&self) -> usize {
-        self.counts.lock().expect("no panic").most_held
-    }
-
     fn most_waiting(&self) -> usize {
         self.counts.lock().expect("no panic").most_waiting
-    }
-}
-
-impl std::fmt::Debug for Counting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Counting").finish_non_exhaustive()
     }
 }
 
@@ -132,27 +88,6 @@ impl Transport for Counting {
                 counts.most_waiting = counts.most_waiting.max(counts.waiting);
                 counts.rule
             };
-            let delay = {
-                let mut counts = self.counts.lock().expect("no panic");
-                let now = self.clock.now();
-                counts.held.retain(|end| *end > now);
-                if counts.held.len() >= MAX_HELD {
-                    return Ok(answer(429, "Too Many Requests").expect("an answer"));
-                }
-                if now < counts.refuses_until && is_end(&request) {
-                    return Ok(answer(500, "No cluster leader").expect("an answer"));
-                }
-                let delay = counts.delay.as_ref().and_then(|delay| delay(&request));
-                counts.held.extend(delay.map(|delay| now + delay.unwrap_or(HOLDS)));
-                counts.most_held = counts.most_held.max(counts.held.len());
-                (delay, counts.is_applied)
-            };
-            let (delay, is_applied) = delay;
-            match delay {
-                Some(None) => std::future::pending().await,
-                Some(Some(delay)) if !is_applied => self.clock.sleep(delay).await,
-                _ => {}
-            }
             let own = rule.and_then(|rule| rule(&request));
             let _ends = Ends(self, waits);
             let is_txn = request.uri().path() == "/v1/txn";
@@ -164,9 +99,6 @@ impl Transport for Counting {
                 Some(answer) => answer,
                 None => self.transport.send(request).await?,
             };
-            if let Some(Some(delay)) = delay.filter(|_| is_applied) {
-                self.clock.sleep(delay).await;
-            }
             let hidden = self.counts.lock().expect("no panic").hidden.filter(|_| is_txn);
             Ok(hidden.map_or(answer.clone(), |key| without(key, &answer)))
         })
@@ -179,12 +111,6 @@ impl Transport for Counting {
     fn max_in_flight(&self) -> usize {
         self.max_in_flight
     }
-}
-
-/// Whether a request frees a key or ends a session.
-fn is_end(request: &Request<Bytes>) -> bool {
-    let is_unlock = String::from_utf8_lossy(request.body()).contains("unlock");
-    request.uri().path().starts_with("/v1/session/destroy") || is_unlock
 }
 
 /// An answer to a transaction without the results of a key.
@@ -208,8 +134,7 @@ impl Drop for Ends<'_> {
 pub fn counted(world: &Simulated, profile: Profile, max: usize) -> (Arc<Presence>, Arc<Counting>) {
     let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
     let counts = Mutex::default();
-    let clock = world.clock.clone();
-    let counting = Arc::new(Counting { transport, clock, counts, max_in_flight: max });
+    let counting = Arc::new(Counting { transport, counts, max_in_flight: max });
     let rng = fastrand::Rng::with_seed(7);
     let clock = Arc::new(world.clock.clone());
     let client = Client::new(vec![Arc::clone(&counting) as _], settings(None), clock, rng);

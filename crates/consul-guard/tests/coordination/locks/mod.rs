@@ -2,7 +2,6 @@
 //! advances, then on consul-sim and real Consuls with network faults, and with agents that stall,
 //! answer 500 or restart. Random histories are in `simulation`, the specs of the Lua API in `spec`.
 
-mod crowded;
 mod cuts;
 mod many;
 mod on_a_clock;
@@ -33,7 +32,6 @@ const SLACK: Duration = Duration::from_secs(3);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
-    crowded::add_to(&mut trials);
     cuts::add_to(&mut trials);
     many::add_to(&mut trials);
     on_a_clock::add_to(&mut trials);

@@ -8,7 +8,7 @@ use consul_api::error::Kind;
 use consul_client::coordination::{Lease, Presence, Profile, Wait};
 use consul_process::clock::Clock;
 use http::Request;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
@@ -20,11 +20,11 @@ pub fn add_to(trials: &mut Trials) {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-pub fn is(request: &Request<Bytes>, method: &str, path: &str) -> bool {
+fn is(request: &Request<Bytes>, method: &str, path: &str) -> bool {
     request.method().as_str() == method && request.uri().path().starts_with(path)
 }
 
-pub fn has(request: &Request<Bytes>, what: &str) -> bool {
+fn has(request: &Request<Bytes>, what: &str) -> bool {
     String::from_utf8_lossy(request.body()).contains(what)
 }
 
@@ -38,7 +38,7 @@ const OF_CONTENDERS: &[(&str, Rule)] = &[
     ("takes", |it| (is(it, "PUT", "/v1/txn") && has(it, "slow/")).then(|| answer(SILENT, ""))?),
 ];
 
-pub fn process(world: &Simulated) -> (Arc<Presence>, Arc<Counting>) {
+fn process(world: &Simulated) -> (Arc<Presence>, Arc<Counting>) {
     counted(world, Profile::standard(), 64)
 }
 
@@ -117,54 +117,6 @@ fn releases_without_answers_hold_up_no_other_lock() {
             assert!(next.is_ok(), "{count}, {is_dropped}: {next:?}");
         }
     }
-}
-
-pub fn numbered(name: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{name}/{number}")).collect()
-}
-
-/// Whether the path ends with one of the sessions, which have been sorted.
-pub fn is_of(request: &Request<Bytes>, sessions: &[String]) -> bool {
-    let session = request.uri().path().rsplit('/').next().unwrap_or_default();
-    sessions.binary_search_by(|it| it.as_str().cmp(session)).is_ok()
-}
-
-pub fn sessions(leases: &[Arc<Lease>]) -> Vec<String> {
-    let mut sessions: Vec<_> = leases.iter().map(|lease| lease.session().to_owned()).collect();
-    sessions.sort();
-    sessions
-}
-
-/// Begins to acquire locks; how many it has is the length of what this returns.
-pub fn begin(
-    world: &Simulated,
-    process: &Arc<Presence>,
-    keys: Vec<String>,
-) -> Arc<Mutex<Vec<Arc<Lease>>>> {
-    let acquired = Arc::<Mutex<Vec<_>>>::default();
-    for key in keys {
-        let (process, acquired) = (Arc::clone(process), Arc::clone(&acquired));
-        world.clock.spawn(async move {
-            let lease = acquire(&process, &key, Wait::Forever).await.expect("it is acquired");
-            acquired.lock().expect("no panic").push(lease);
-        });
-    }
-    acquired
-}
-
-/// Until this number are acquired; how long that takes.
-pub fn time_until(world: &Simulated, acquired: &Mutex<Vec<Arc<Lease>>>, count: usize) -> Duration {
-    let before = world.clock.now();
-    while acquired.lock().expect("no panic").len() < count
-        && world.clock.now() - before < SECOND * 100
-    {
-        world.clock.advance(SECOND / 10);
-    }
-    world.clock.now() - before
-}
-
-pub fn begin_slow(world: &Simulated, process: &Arc<Presence>, count: usize) {
-    (0..count).for_each(|number| slow(process, world, number, false));
 }
 
 /// The aims that an error may name for the wait of an attempt, by the requests that have no answer.
