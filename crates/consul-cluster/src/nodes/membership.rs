@@ -598,8 +598,6 @@ impl Cluster {
         if self.snapshot().has_foreign_weights != has_foreign_weights {
             self.update(|snapshot| snapshot.has_foreign_weights = has_foreign_weights);
         }
-        // The key is never deleted: the leader writes it again.
-        let has_lost_weights = weights.is_none() && !self.snapshot().weights.is_empty();
         let own = records.get(&self.options.node_id);
         if own.is_none_or(|(record, _)| **record != *lock(&self.record)) {
             self.own_key_lost.notify_one();
@@ -615,9 +613,11 @@ impl Cluster {
             true => reported.records.keys().any(|id| records.contains_key(id)),
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
-        if (is_lacking || state.is_resynchronised || has_lost_weights) && !self.options.observer {
-            let found = (&kept, paused.as_ref(), weights.as_ref());
-            restore::note_lost(self, state, &records, found);
+        if !self.options.observer {
+            restore::note_lost_weights(self, state, weights.as_ref());
+        }
+        if (is_lacking || state.is_resynchronised) && !self.options.observer {
+            restore::note_lost(self, state, &records, (&kept, paused.as_ref()));
         } else {
             self.lost_modes.send_if_modified(|lost| {
                 lost.found(&records, &kept);

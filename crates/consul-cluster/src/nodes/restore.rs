@@ -15,31 +15,40 @@ use std::time::Duration;
 /// For how long after a loss of Consul's data the leader puts back what is lost. Longer than an election takes.
 const RESTORED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Notes the modes that a loss of Consul's data takes with it: the kept modes, and the modes of nodes that are down.
+/// Notes the modes and the pause that a loss of Consul's data takes with it: the kept modes, and the modes of nodes that are down.
 pub(super) fn note_lost(
     cluster: &Cluster,
     state: &State,
     listed: &Records,
-    (kept, pause, weights): (&Modes, Option<&Pause>, Option<&Weights>),
+    (kept, pause): (&Modes, Option<&Pause>),
 ) {
     let before = cluster.snapshot();
     let pause = before.paused.clone().filter(|_| pause.is_none());
-    let weights = if weights.is_none() { before.weights.clone() } else { Weights::new() };
     let of_down = before.nodes.iter().filter(|(id, node)| {
         !node.is_live && node.record.mode != Mode::Active && !listed.contains_key(*id)
     });
     let of_down = of_down.map(|(id, node)| (id.clone(), node.record.mode));
     let known = before.kept_modes.iter().map(|(id, mode)| (id.clone(), *mode)).chain(of_down);
     let lost: Modes = known.filter(|(id, _)| !kept.contains_key(id)).collect();
+    note(cluster, state, !lost.is_empty() || pause.is_some(), |all| {
+        all.modes.extend(lost);
+        all.pause = pause.or(all.pause.take());
+    });
+}
+
+/// Notes the weights if their key is gone, which nobody deletes to end a weight.
+pub(super) fn note_lost_weights(cluster: &Cluster, state: &State, weights: Option<&Weights>) {
+    let lost = cluster.snapshot().weights.clone();
+    let is_lost = weights.is_none() && !lost.is_empty();
+    note(cluster, state, is_lost, |all| all.weights = lost);
+}
+
+fn note(cluster: &Cluster, state: &State, is_lost: bool, change: impl FnOnce(&mut Lost)) {
     let is_told = state.answer.meta.filtered_by_acl != Some(true);
-    if (!lost.is_empty() || pause.is_some() || !weights.is_empty()) && is_told {
+    if is_lost && is_told {
         let until = cluster.now() + RESTORED_WITHIN;
         cluster.lost_modes.send_modify(|all| {
-            all.modes.extend(lost);
-            all.pause = pause.or(all.pause.take());
-            if !weights.is_empty() {
-                all.weights = weights;
-            }
+            change(all);
             all.until = until;
         });
     }

@@ -62,7 +62,7 @@ pub(super) fn listed(options: &Options, entries: &Value, said: &mut Said) -> Lis
         return Listed::Weights(decode(bytes));
     }
     if said.is_new(&key) {
-        tracing::warn!(key, "not the weights of nodes; they are ignored");
+        tracing::warn!(key, "not the weights of nodes; those known before count");
     }
     Listed::Foreign
 }

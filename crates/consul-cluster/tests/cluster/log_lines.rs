@@ -135,7 +135,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("a node and the leader accept each other's cluster_key again", "once after the line above"),
     ("the node takes another weight", "an operator; modes"),
     ("Consul has lost the weights of nodes; they are put back", "once for each loss; modes"),
-    ("not the weights of nodes; they are ignored", "as \"not a node's key\"; modes"),
+    ("not the weights of nodes; those known before count", "as \"not a node's key\"; modes"),
     ("not a record of a node", "stores"),
     ("not an announcement of a node", "as the line above"),
     ("that the storage is opened was not announced", "once a second at most"),

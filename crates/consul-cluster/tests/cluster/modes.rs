@@ -293,6 +293,25 @@ fn a_weight_that_is_set_while_the_key_is_gone_leaves_the_others() {
 }
 
 #[test]
+fn what_an_operator_ends_while_the_key_of_the_weights_is_gone_stays_ended() {
+    let (world, nodes) = three();
+    for after in [0, 200, 1000, 10_000] {
+        let operator = look(&world);
+        world.run(operator.set_weight(None, "n3", Some(0.5))).expect("it is set");
+        world.run(operator.pause_moves(None, "an operator", "")).expect("it is ordered");
+        world.wait(secs(30));
+        world.send("DELETE", "/v1/kv/tsdb/cluster/nodes/all/weights", "");
+        world.wait(Duration::from_millis(after));
+        let ended = world.run(look(&world).resume_moves(None)).expect("it is ended");
+        assert!(ended.is_some(), "{after} ms");
+        world.wait(secs(60));
+        assert_eq!(world.read("tsdb/cluster/nodes/all/paused"), None, "{after} ms");
+        assert!(nodes.iter().all(|it| it.cluster.snapshot().paused.is_none()), "{after} ms");
+        assert_eq!(weight_of_n3(&world), Some(0.5), "{after} ms");
+    }
+}
+
+#[test]
 fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
     const KEY: &str = "tsdb/cluster/shards/leaders";
     let (world, mut nodes) = three();
