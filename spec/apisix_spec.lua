@@ -160,6 +160,23 @@ describe("apisix.discovery.consul_ffi", function()
     assert.equal(1, #discovery.nodes("web"))
   end)
 
+  it("forgets the nodes of services that are gone, which no one has", function()
+    start({ servers = { "http://127.0.0.1:8500" } })
+    local seen = setmetatable({}, { __mode = "v" })
+    local kept = discovery.nodes("web")
+    for i = 1, 100 do
+      local name = "web-" .. i
+      lists[name] = { instance(8000 + i) }
+      seen[i] = discovery.nodes(name)
+      lists[name] = nil
+    end
+    lists.web = { instance(8001) }
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil((next(seen)))
+    assert.equal(kept, discovery.nodes("web"))
+  end)
+
   it("has one node for each address", function()
     start({ servers = { "http://127.0.0.1:8500" } })
     lists.web = { instance(8001, { weight = 2 }), instance(8001), instance(8002) }

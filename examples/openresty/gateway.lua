@@ -196,7 +196,8 @@ local function without_answer(request, connections)
 end
 
 -- Whether the last attempt on a request's instance succeeded, by its own status: the client's may be that of a page of
--- error_page. nil if it says nothing, as when the client went away. And whether its answer was an error.
+-- error_page. nil if it says nothing, as when the client went away. And whether its answer was an error, which a 404 is
+-- not.
 local function verdict(request)
   local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
@@ -206,7 +207,7 @@ local function verdict(request)
     succeeded = not FAILURES[status]
     connections.succeeded = succeeded
   end
-  return succeeded, status and status >= 400
+  return succeeded, status and status >= 500
 end
 
 -- Reports a request's instance, which it tries no more.

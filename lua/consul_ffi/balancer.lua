@@ -185,7 +185,7 @@ local function judge(pooled, entry, succeeded, ms, is_error)
   if policy.observe then
     is_error = is_error or not succeeded
     if is_error or entry.errors > 0 then
-      policy.count_error(entry, is_error)
+      policy.count_error(entry, is_error, pooled.time)
     end
     if ms then
       policy.observe(entry, not is_error, ms, pooled.time)
@@ -200,7 +200,7 @@ end
 ---@param instance consul_ffi.balancer.Instance as `pick` returned it
 ---@param succeeded boolean? false if the instance failed; nil if that is unknown, as when the client went away
 ---@param ms? number the response time in milliseconds
----@param is_error? boolean true if the answer was an error that is perhaps due to the request, not to the instance
+---@param is_error? boolean true if the answer was an error that does not eject, as a 500
 ---@param has_ended? boolean true if the request was reported with nil before, when its end could not be awaited
 function Balancer:report(instance, succeeded, ms, is_error, has_ended)
   if type(instance) ~= "table" then

@@ -385,7 +385,7 @@ describe("the gateway of the example", function()
     assert.matches(" 750.0 ms", shown()[1], 1, true)
   end)
 
-  it("takes no time of an answer with a status from 400 on for the instance's speed", function()
+  it("takes no time of an answer with a status from 500 on for the instance's speed", function()
     for status = 200, 599 do
       for _, is_repeated in ipairs({ true, false }) do
         start_with(1)
@@ -397,7 +397,7 @@ describe("the gateway of the example", function()
           attempted(tostring(status), "0.003", "0.001")
         end
         gateway.report()
-        local has_time = status < 400 and not is_repeated
+        local has_time = status < 500 and not is_repeated
         assert.matches(has_time and " 3.0 ms" or " 0.0 ms", shown()[1], 1, true, tostring(status))
         local picked = {}
         -- A second instance starts slowly and serves: the first one is not preferred for its fast errors.
@@ -412,7 +412,7 @@ describe("the gateway of the example", function()
           gateway.report()
         end
         local of_first = picked["10.0.0.1:80"] or 0
-        assert.is_true(status < 400 or of_first < 150, status .. ": " .. of_first .. " of 200")
+        assert.is_true(status < 500 or of_first < 150, status .. ": " .. of_first .. " of 200")
       end
     end
   end)

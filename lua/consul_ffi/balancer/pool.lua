@@ -58,7 +58,7 @@ end
 local function new_entry(instance, key, ramp_from)
   return {
     instance = instance, key = key, ramp_from = ramp_from, fails = 0, ejections = 0, in_flight = 0, overdue = 0,
-    errors = 0,
+    errors = 0, errors_at = -math.huge,
     share = 0, tried = 0, is_local = true, state = "active",
   }
 end

@@ -27,9 +27,9 @@ local conf, views, default_nodes
 local is_skipped = {}
 -- Whether old lists have been warned of.
 local is_old = false
--- The nodes of each list of a view, which is the same table until it changes, and the last ones of each service. APISIX
--- compares the nodes of each request with the last ones, which costs nothing for the same table.
-local nodes_by_list, nodes_by_service = setmetatable({}, { __mode = "k" }), {}
+-- The nodes of each list of a view, which is the same table until it changes, and the last ones of each service while
+-- APISIX has them. It compares the nodes of each request with the last ones, which costs nothing for the same table.
+local nodes_by_list, nodes_by_service = setmetatable({}, { __mode = "k" }), setmetatable({}, { __mode = "v" })
 
 -- The reason that nodes() returns while there are no views.
 local missing = "discovery.consul_ffi is not in config.yaml"
