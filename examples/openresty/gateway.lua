@@ -50,7 +50,7 @@ function source.all()
 end
 
 -- By an address and port: how many connections to it nginx keeps at most, since it tells neither that nor whether a
--- request goes on one of them, and whether its last attempt succeeded.
+-- request goes on one of them, whether its last attempt succeeded, and when the first one after a success failed.
 local kept = {}
 
 -- Forgets the connections to addresses that are gone.
@@ -131,7 +131,7 @@ local function connections_to(instance)
   end
   local connections = ports[port]
   if not connections then
-    connections = { count = 0, succeeded = true }
+    connections = { count = 0, succeeded = true, failed_at = 0 }
     ports[port] = connections
   end
   return connections
@@ -182,14 +182,16 @@ end
 
 -- The verdict of a request without an answer on its instance: nil, which is nothing, for a kept connection, since the
 -- instance may have closed that before the request came; otherwise false. An instance that has failed since its last
--- success may be dead, and each connection kept to it would fail once.
+-- success may be dead, and each connection kept to it would fail once; those that were on their way say no more than
+-- the first.
 local function without_answer(request, connections)
   local connect_s = number_of(request, "upstream_connect_time")
   if not connect_s then
     -- It does not listen.
     keep(connections, -KEEPALIVE)
   end
-  if request.is_on_kept and connect_s == 0 and connections.succeeded then
+  local is_first = connections.succeeded or request.picked_at < connections.failed_at
+  if request.is_on_kept and connect_s == 0 and is_first then
     return nil
   end
   return false
@@ -202,9 +204,14 @@ local function verdict(request)
   local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
     succeeded = without_answer(request, connections)
-    connections.succeeded = false
+    if connections.succeeded then
+      connections.succeeded, connections.failed_at = false, ngx.now()
+    end
   elseif status then
     succeeded = not FAILURES[status]
+    if not succeeded and connections.succeeded then
+      connections.failed_at = ngx.now()
+    end
     connections.succeeded = succeeded
   end
   return succeeded, status and status >= 500
@@ -231,6 +238,10 @@ local function attempt(request, may_repeat)
     -- nginx answers 500 whatever the balancer's status is, which gateway.conf directs to `wait`.
     return ngx.exit(500)
   end
+  if request.is_subrequest then
+    -- Its end is not seen: it is not in flight.
+    web:report(instance, nil)
+  end
   local sent, why = peer.set_current_peer(host_of(instance), instance.port)
   if not sent then
     ngx.log(ngx.ERR, "no request can be sent to ", instance.address, ":", instance.port, ": ", why)
@@ -240,9 +251,8 @@ local function attempt(request, may_repeat)
   local connections = connections_to(instance)
   request.is_on_kept = keep(connections, -1) > 0
   if request.is_subrequest then
-    -- Its end is not seen: it is not in flight, and its connection is kept.
+    -- Its connection is kept, as far as is known.
     keep(connections, 1)
-    web:report(instance, nil)
   end
 end
 

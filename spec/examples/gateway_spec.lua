@@ -567,6 +567,37 @@ describe("the gateway of the example", function()
     end
   end)
 
+  it("forgives the requests that were on their way when an instance closed all its connections", function()
+    for _, on_their_way in ipairs({ 1, 2, 10 }) do
+      start_with(1)
+      local before = request_address
+      local function each(count, status, header_time, connect_time)
+        for address = before + 1, before + count do
+          request_address = address
+          attempted(status, header_time, connect_time)
+          gateway.report()
+        end
+        before = before + count
+        request_address = before
+      end
+      local function send(count)
+        for _ = 1, count do
+          request()
+        end
+        now = now + 0.1
+      end
+      send(12)
+      each(12, "200", "0.1", "0.000")
+      send(on_their_way)
+      each(on_their_way, "502", "-", "0.000")
+      assert.matches(" active ", shown()[1], 1, true, on_their_way)
+      -- It has failed, so that a later one counts.
+      send(1)
+      each(1, "502", "-", "0.000")
+      assert.matches(" doubtful ", shown()[1], 1, true, on_their_way)
+    end
+  end)
+
   it("ejects an instance that closes each connection, however many are kept", function()
     for _, is_repeated in ipairs({ true, false }) do
       start_with(2)
