@@ -8,7 +8,7 @@ use super::tally::Tally;
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, nothing, source, tail};
 use bytes::Bytes;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::future::{Either, select, try_join};
@@ -90,6 +90,15 @@ impl Frozen {
     pub fn may_be_on(&self) -> bool {
         let open = lock(&self.0);
         !(open.alarms.is_empty() && open.taken.is_empty())
+    }
+
+    /// What lets writers go on if this process cannot.
+    pub fn cure(&self) -> String {
+        let open = lock(&self.0);
+        let alarm = (!open.alarms.is_empty()).then(|| "`etcdctl alarm disarm`".to_owned());
+        let cures: Vec<_> =
+            alarm.into_iter().chain(open.taken.iter().map(Right::to_string)).collect();
+        cures.join(", ")
     }
 
     /// Whether the job may be switched, because the answer to the request is not known.
@@ -220,14 +229,36 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
         Freeze::Roles if rights(run).await?.is_empty() => Err(Stop::Refused(
             "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
         )),
-        Freeze::Roles | Freeze::Operator => Ok(()),
+        Freeze::Roles => match run.etcd.not_takable(&keys(run)).await? {
+            Some(why) => Err(Stop::Refused(why)),
+            None => Ok(()),
+        },
+        Freeze::Operator => Ok(()),
     }
+}
+
+/// The keys of the job in etcd.
+fn keys(run: &Run<'_>) -> Range {
+    Range::prefix(&run.job.record().mapping.etcd_prefix)
 }
 
 /// The rights of etcd's roles to write keys of the job.
 async fn rights(run: &Run<'_>) -> Result<Vec<Right>, Refused> {
-    let range = Range::prefix(&run.job.record().mapping.etcd_prefix);
-    run.etcd.rights_to_write(&range).await
+    run.etcd.rights_to_write(&keys(run)).await
+}
+
+/// Why `--freeze roles` is refused for these keys; `None` if it is not, if etcd has no users, and if this one may not ask.
+///
+/// # Errors
+/// etcd's.
+pub async fn roles_refused(etcd: &Etcd, etcd_prefix: &[u8]) -> Result<Option<String>, Refused> {
+    if !etcd.has_users().await? {
+        return Ok(None);
+    }
+    match etcd.not_takable(&Range::prefix(etcd_prefix)).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
+        found => found,
+    }
 }
 
 /// Why the alarm is refused, and what to do instead; `None` if it is not. `may_open`: also where it opens the cluster to all.

@@ -129,7 +129,7 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
         }
         Ok(Err(_)) | Err(_) if may_be_switched => {
             let (state, lifts) = match is_on {
-                true => ("etcd REFUSES WRITES STILL", ", which lifts the alarm if it is not"),
+                true => ("etcd REFUSES WRITES STILL", ", which lets etcd take writes if it is not"),
                 false => (KEEP_STOPPED, ""),
             };
             say(&format!(
@@ -150,7 +150,8 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
         }
         Err(refused) => {
             say(&format!(
-                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or `etcdctl alarm disarm`"
+                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or {}",
+                frozen.cure()
             ));
             Err(refused.into())
         }

@@ -13,8 +13,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart, source,
-    tail, verify,
+    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
+    roles_refused, source, tail, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -161,7 +161,8 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
     let alarm = alarm_refused(&session.etcd, false).await?.map(|stop| stop.to_string());
-    for why in [&other, &not_writable, &nothing, &alarm].into_iter().flatten() {
+    let roles = roles_refused(&session.etcd, &mapping.etcd_prefix).await?;
+    for why in [&other, &not_writable, &nothing, &alarm, &roles].into_iter().flatten() {
         text += &format!("{why}\n");
     }
     let is_well = refused.is_empty()
@@ -178,8 +179,8 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     };
     let json = json!({
         "verb": "plan", "keys": found.tally, "revision": found.revision, "survey": found, "refused": refused,
-        "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "not_writable": not_writable,
-        "seconds": seconds, "ready": is_well,
+        "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "roles_refused": roles,
+        "not_writable": not_writable, "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
 }

@@ -1,11 +1,13 @@
 //! A cut-over that takes the right to write from the roles of etcd, and what gives it back.
 
+use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{self, Job, Keys, Phase};
 use consul_migrate::mapping::Mapping;
 use consul_migrate::{
-    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roll_back,
+    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roles_refused,
+    roll_back,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::select;
@@ -22,24 +24,22 @@ const ROLES: &[Permissions] = &[
     &[("READWRITE", "\0", "\0")],
     &[("READ", "/", "0"), ("WRITE", "/app/", "/app0")],
     &[("READWRITE", "/app/a", ""), ("READWRITE", "/app/b", "/app/c")],
-    // Several with the same first key: a key and its prefix, ranges, and doubles, which etcd lets appear beside another one.
+    &[("WRITE", "/app/a", ""), ("READ", "/app/b", ""), ("READWRITE", "/app/", "/app0")],
+];
+
+/// The same with several that begin with one key: a key and its prefix, ranges, and doubles, which etcd lets appear beside
+/// another one.
+const REFUSED: &[Permissions] = &[
     &[("READWRITE", "/app/", ""), ("READWRITE", "/app/", "/app0")],
-    &[("READWRITE", "/app/", "/app0"), ("READWRITE", "/app/", "")],
+    &[("READ", "/app/", ""), ("READWRITE", "/app/", "/app0")],
     &[("READWRITE", "/app/", "/app/m"), ("WRITE", "/app/", "/app0"), ("READ", "/app/", "")],
     &[("READ", "/app/", ""), ("READWRITE", "/app/", "/app0"), ("READWRITE", "/app/", "/app0")],
-    &[
-        ("READ", "/app/", ""),
-        ("READ", "/app/", "/app0"),
-        ("WRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app0"),
-    ],
-    &[
-        ("READ", "/app/", "-"),
-        ("WRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app/\0"),
-    ],
+    &[("READ", "/app/", "-"), ("READ", "/app/", "/app0"), ("WRITE", "/app/", "/app0")],
+    &[("READ", "/", "\0"), ("WRITE", "/", "0"), ("READWRITE", "/app/", "/app0")],
 ];
+
+/// What may be between the program and the requests that change roles.
+const BETWEEN: [RolesBy; 4] = [RolesBy::Itself, RolesBy::First, RolesBy::Second, RolesBy::Losing];
 
 fn with(version: &'static str, permissions: Permissions) -> World {
     let world = World::plain(1, &[]);
@@ -50,8 +50,6 @@ fn with(version: &'static str, permissions: Permissions) -> World {
     for (kind, key, end) in permissions {
         world.fake.permit("app", kind, key, end);
     }
-    // It was between doubles, and is gone.
-    world.fake.forbid("app", "/app/", "-");
     world
 }
 
@@ -82,7 +80,15 @@ pub fn run() {
             are_given_back(version, permissions);
             are_given_back_after_a_kill(version, permissions);
         }
+        for permissions in REFUSED {
+            with_one_first_key_are_refused(version, permissions);
+        }
         do_not_stop_root(version);
+    }
+    for number in 1..=30 {
+        for between in BETWEEN {
+            of_any_number_come_back(number, between);
+        }
     }
     are_needed();
 }
@@ -110,6 +116,56 @@ fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permi
         roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert_eq!(world.fake.permissions("app"), before);
         assert!(write(&world, "4") && run.job.record().taken.is_empty());
+    });
+}
+
+/// Before the consent, and nothing is changed.
+fn with_one_first_key_are_refused(version: &'static str, permissions: Permissions) {
+    let world = with(version, permissions);
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let said = why(cut(&run, &Frozen::default(), || panic!("it asks")).await);
+        let planned = roles_refused(&world.etcd, b"").await.unwrap();
+        assert_eq!(planned.as_ref(), Some(&said), "{permissions:?}");
+        for needed in ["the role app", "several permissions", "Merge them", "--freeze operator"] {
+            assert!(said.contains(needed), "{needed}: {said}");
+        }
+        assert!(world.fake.permissions("app") == before && run.job.record().taken.is_empty());
+    });
+}
+
+/// Requests that are repeated, and answers that are lost, leave each right as it was.
+fn of_any_number_come_back(number: u64, between: RolesBy) {
+    let world = with("3.5.0", ROLES[0]);
+    let mut rng = fastrand::Rng::with_seed(number);
+    world.fake.forbid("app", "/", "0");
+    let name = |at: u64| format!("/app/{:02}", (at * 7) % 31);
+    for at in 0..number {
+        let kind =
+            if at == 0 { "READWRITE" } else { rng.choice(["READ", "WRITE", "READWRITE"]).unwrap() };
+        let end = rng.choice([
+            String::new(),
+            format!("{}0", name(at)),
+            "/app0".to_owned(),
+            "\0".to_owned(),
+        ]);
+        world.fake.permit("app", kind, &name(at), &end.unwrap());
+    }
+    world.fake.change_roles_by(between);
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let done = cut(&run, &Frozen::default(), || {}).await.unwrap();
+        assert!(done.differences.is_empty(), "{done:?}");
+        let mut reads = before.clone();
+        reads.retain(|(_, kind)| kind != "WRITE");
+        reads.iter_mut().for_each(|(_, kind)| "READ".clone_into(kind));
+        assert_eq!(world.fake.permissions("app"), reads, "{number}, {between:?}");
+        roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+        assert_eq!(world.fake.permissions("app"), before, "{number}, {between:?}");
     });
 }
 
