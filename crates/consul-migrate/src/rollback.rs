@@ -17,9 +17,10 @@ use super::target::{Stored, Target};
 use super::verify::{self, Difference};
 use super::{Run, Stop};
 use bytes::{Bytes, BytesMut};
+use consul_api::error::Error;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -108,8 +109,8 @@ enum Outcome {
     Made,
     /// A program has changed one of their keys meanwhile.
     Overtaken,
-    /// etcd takes no transaction with as many of them.
-    Oversized,
+    /// etcd takes no transaction with as many of them, for this reason.
+    Oversized(Error),
 }
 
 /// The changes that a way back may make.
@@ -182,7 +183,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         known: HashSet::new(),
         before: None,
         most: AT_ONCE,
-        oversized: BTreeSet::new(),
+        oversized: BTreeMap::new(),
         is_equal: true,
         done: RolledBack::default(),
         work: Arc::default(),
@@ -245,16 +246,25 @@ pub async fn rollback_has_begun(etcd: &Etcd, record: &Record, keys: &Keys) -> Re
 }
 
 /// The keys that etcd does not take, and what helps. Without them the job cannot go on with etcd: Consul would lose them.
-fn named_oversized(keys: &BTreeSet<Bytes>) -> String {
-    let first: Vec<String> = keys.iter().take(NAMED_IN_TEXT).map(|key| shown(key)).collect();
+fn named_oversized(keys: &BTreeMap<Bytes, Error>) -> String {
+    let first: Vec<String> = keys.keys().take(NAMED_IN_TEXT).map(|key| shown(key)).collect();
     let more = match keys.len() - first.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+    let why = keys.values().next().map_or("", |error| error.message());
+    let limit = match why {
+        _ if why.contains("too many operations") => "start etcd with --max-txn-ops of 2 at least",
+        _ if why.contains("request is too large") => {
+            "set these by `etcdctl put`, whose requests are smaller, or start etcd with a larger --max-request-bytes"
+        }
+        _ => {
+            "raise the limit of what is before etcd, such as client_max_body_size of nginx, or go around it"
+        }
+    };
     format!(
-        "etcd takes no transaction as large as that of one key ({}{more}); all other keys are set. Set these by `etcdctl put`, whose \
-         requests are smaller, or start etcd with a larger --max-request-bytes, and run rollback again. Until then the job is cut \
-         over, Consul is the truth, and etcd takes writes",
+        "etcd takes no transaction as large as that of one key ({}{more}): {why}. All other keys are set; {limit}, and run rollback \
+         again. Until then the job is cut over, Consul is the truth, and etcd takes writes",
         first.join(", ")
     )
 }
@@ -291,7 +301,7 @@ struct WayBack<'r, 'a> {
     /// How many changes etcd takes in one transaction, as far as it has refused more.
     most: usize,
     /// The keys whose change alone is too large for etcd.
-    oversized: BTreeSet<Bytes>,
+    oversized: BTreeMap<Bytes, Error>,
     /// Whether the present round has found nothing to change.
     is_equal: bool,
     done: RolledBack,
@@ -367,11 +377,11 @@ impl WayBack<'_, '_> {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(Change::fitting(rest).min(self.most));
             match self.make(now).await? {
-                Outcome::Oversized if now.len() > 1 => {
+                Outcome::Oversized(_) if now.len() > 1 => {
                     self.most = now.len() / 2;
                     continue;
                 }
-                Outcome::Oversized => _ = self.oversized.insert(now[0].key.clone()),
+                Outcome::Oversized(why) => _ = self.oversized.insert(now[0].key.clone(), why),
                 Outcome::Made => {}
                 Outcome::Overtaken => {
                     for change in now {
@@ -395,7 +405,7 @@ impl WayBack<'_, '_> {
                 self.done.changed.push(shown(key));
                 self.known.insert(key.clone());
             }
-            Way::Change(change) if self.oversized.contains(key) => drop(change),
+            Way::Change(change) if self.oversized.contains_key(key) => drop(change),
             Way::Change(change) => return Some(change),
         }
         None
@@ -427,8 +437,8 @@ impl WayBack<'_, '_> {
             match self.make(std::slice::from_ref(&change)).await? {
                 Outcome::Overtaken => {}
                 Outcome::Made => return Ok(()),
-                Outcome::Oversized => {
-                    self.oversized.insert(key.clone());
+                Outcome::Oversized(why) => {
+                    self.oversized.insert(key.clone(), why);
                     return Ok(());
                 }
             }
@@ -442,13 +452,13 @@ impl WayBack<'_, '_> {
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
         let attempt = async || match etcd.change(changes, &mark).await {
-            Err(Refused::Oversized(_)) => Ok(None),
-            answered => answered.map(Some),
+            Err(Refused::Oversized(why)) => Ok(Err(why)),
+            answered => answered.map(Ok),
         };
         let made = match write(self.run, attempt).await? {
-            None => return Ok(Outcome::Oversized),
-            Some(Some(revision)) => Some(revision),
-            Some(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
+            Err(why) => return Ok(Outcome::Oversized(why)),
+            Ok(Some(revision)) => Some(revision),
+            Ok(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
         };
         self.own.extend(made);
         Ok(if made.is_some() { Outcome::Made } else { Outcome::Overtaken })

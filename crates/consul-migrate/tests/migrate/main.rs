@@ -55,6 +55,8 @@ fn trials() -> Trials {
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
     trials
         .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
+    let bodies = random::sizes::small_bodies;
+    trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller", bodies);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
