@@ -95,6 +95,7 @@ fn trials() -> Trials {
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
+    trials.add("a_tail_applies_many_changes_in_a_transaction", random::together::run);
     let large = random::held_up::a_line_is_too_large;
     trials.add("a_line_of_a_watch_that_is_too_large_ends_in_a_new_snapshot", large);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);

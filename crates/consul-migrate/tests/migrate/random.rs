@@ -27,6 +27,7 @@ pub mod silent;
 pub mod sizes;
 pub mod strangers;
 pub mod switched;
+pub mod together;
 pub mod url_names;
 pub mod waits;
 
