@@ -2,9 +2,10 @@
 
 use super::digest::Digests;
 use super::etcd::{Etcd, Pages, Range, Refused, Right};
-use super::job::{self, Job, Phase, Record};
+use super::job::{self, Job, Phase, Record, Rights};
 use super::mapping::Mapping;
 use super::tally::Tally;
+use super::target::Target;
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, nothing, source, tail};
 use bytes::Bytes;
@@ -60,8 +61,9 @@ pub struct Frozen(Mutex<Open>);
 struct Open {
     /// The alarms that it must lift: its own, and those that instances before it may have raised since.
     alarms: Vec<u64>,
-    /// The rights that it must give back.
+    /// The rights that it must give back, and the number of their taking.
     taken: Vec<Right>,
+    taking: u64,
     /// Whether the request that switches the job was sent.
     may_be_switched: bool,
 }
@@ -92,6 +94,11 @@ impl Frozen {
         !(open.alarms.is_empty() && open.taken.is_empty())
     }
 
+    /// Whether a right may be taken.
+    pub fn may_be_taken(&self) -> bool {
+        !lock(&self.0).taken.is_empty()
+    }
+
     /// What lets writers go on if this process cannot.
     pub fn cure(&self) -> String {
         let open = lock(&self.0);
@@ -106,20 +113,33 @@ impl Frozen {
         lock(&self.0).may_be_switched
     }
 
-    /// Lifts the alarms, if they may be on, and gives the rights back.
+    /// Lifts the alarms, if they may be on, and gives the rights back. Returns the rights that roles lack nevertheless; `None` if
+    /// another instance has gone on with them.
     ///
     /// # Errors
-    /// etcd's: an alarm may be on still, or a right taken.
-    pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
-        if self.may_be_on() {
-            let (alarms, taken) = {
-                let open = lock(&self.0);
-                (open.alarms.clone(), open.taken.clone())
-            };
-            lift(etcd, &alarms, &taken).await?;
-            self.forget();
+    /// Errors of both sides: an alarm may be on still, or a right taken.
+    pub async fn lift(
+        &self,
+        etcd: &Etcd,
+        target: &Target,
+        keys: &job::Keys,
+    ) -> Result<Option<Vec<Right>>, Stop> {
+        let (alarms, taken, taking) = {
+            let open = lock(&self.0);
+            (open.alarms.clone(), open.taken.clone(), open.taking)
+        };
+        if !alarms.is_empty() {
+            etcd.lift_alarms(&alarms).await?;
         }
-        Ok(())
+        let mut missing = Some(Vec::new());
+        if !taken.is_empty() {
+            missing = match job::give_back(etcd, target, keys, taking).await? {
+                Some(_) => Some(etcd.not_given_back(&taken).await?.into_iter().cloned().collect()),
+                None => None,
+            };
+        }
+        self.forget();
+        Ok(missing)
     }
 
     /// The alarms are to stay on, or are off.
@@ -128,36 +148,69 @@ impl Frozen {
     }
 }
 
-/// Lifts the alarms that cut-overs have left on, because they were killed, and gives back what they have taken. Returns
-/// whether writers were stopped.
+/// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
 ///
 /// # Errors
 /// etcd's.
 pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
     match record.phase {
         Phase::Switched => Ok(false),
-        _ => lift(etcd, &record.alarms, &record.taken).await,
+        _ => lift_alarms(etcd, &record.alarms).await,
     }
 }
 
-/// The same, of the job that this instance holds.
+async fn lift_alarms(etcd: &Etcd, alarms: &[u64]) -> Result<bool, Refused> {
+    Ok(!alarms.is_empty() && etcd.lift_alarms(alarms).await?)
+}
+
+/// The same, of the job that this instance holds; it also gives back what they have taken from roles.
 ///
 /// # Errors
 /// Errors of both sides.
 pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
-    let record = job.record();
-    let was_stopped = lift_left(etcd, &record).await?;
-    if record.phase != Phase::Switched && !record.taken.is_empty() {
-        // A right that an operator takes from the roles later stays taken.
-        job.save(Record { taken: Vec::new(), ..record }, &[]).await?;
+    match job.record().phase {
+        Phase::Switched => Ok(false),
+        _ => lift(etcd, job).await,
     }
-    Ok(was_stopped)
 }
 
-/// Lets writers go on; returns whether they were stopped.
-pub(super) async fn lift(etcd: &Etcd, alarms: &[u64], taken: &[Right]) -> Result<bool, Refused> {
-    let was_on = !alarms.is_empty() && etcd.lift_alarms(alarms).await?;
-    Ok(etcd.give_back(taken).await? || was_on)
+/// Lets the writers of etcd go on, also those of a job that is cut over; returns whether they were stopped.
+pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
+    let record = job.record();
+    let was_on = lift_alarms(etcd, &record.alarms).await?;
+    if record.may_be_taken().is_empty() {
+        return Ok(was_on);
+    }
+    job.save(Record { rights: Rights::GivingBack, ..record.clone() }, &[]).await?;
+    // An error if another instance holds it.
+    let may_go_on = async || job.apply(&[]).await.map(|_| true);
+    let was_taken = etcd.give_back(&record.taken, may_go_on).await?;
+    job.save(Record { rights: Rights::GivenBack, ..job.record() }, &[]).await?;
+    Ok(was_on || was_taken)
+}
+
+/// The rights that roles lack although a cut-over has given them back: a request of it came late, or an operator has taken them.
+/// Without the right to ask, none.
+///
+/// # Errors
+/// etcd's.
+pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
+    if record.rights != Rights::GivenBack || record.taken.is_empty() {
+        return Ok(None);
+    }
+    match etcd.taken(&record.taken).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
+        Err(refused) => Err(refused),
+        Ok(taken) if taken.is_empty() => Ok(None),
+        Ok(taken) => {
+            let taken: Vec<_> = taken.into_iter().map(Right::to_string).collect();
+            Ok(Some(format!(
+                "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, or an \
+                 operator has changed them: {}",
+                taken.join(", ")
+            )))
+        }
+    }
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -203,6 +256,9 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     }
     if lift_left_of(run.etcd, &run.job).await? {
         run.report.note(LIFTED);
+    }
+    if let Some(why) = taken_late(run.etcd, &run.job.record()).await? {
+        run.report.note(&why);
     }
     source::check(run.etcd, &record).await?;
     may_freeze(run, freeze).await?;
@@ -449,9 +505,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         match freeze {
             Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
             Freeze::Roles => {
-                are_still_taken(run).await?;
                 // Users with the role root can write.
                 look_for_writers(run, begun + LOOKED_FOR).await?;
+                are_still_taken(run).await?;
             }
             Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
@@ -482,7 +538,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let revision = run.job.record().revision - 1;
     let differences = verify::joined(differences, &run.job.record().mapping);
     let stopped = clock.now() - begun;
-    let taken = run.job.record().taken;
+    let taken = run.job.record().may_be_taken().to_vec();
     Ok(CutOver { tally, digests, revision, stopped, taken, differences, is_whole })
 }
 
@@ -532,8 +588,13 @@ async fn are_still_taken(run: &Run<'_>) -> Result<(), Stop> {
 /// Takes the right to write from all roles that have it, after the record names what is to be given back.
 async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let taken = rights(run).await?;
-    run.job.save(Record { taken: taken.clone(), ..run.job.record() }, &[]).await?;
-    lock(&frozen.0).taken = taken.clone();
+    let taking = fastrand::u64(1..1 << 62);
+    let (record, rights) = (run.job.record(), Rights::Taken);
+    {
+        let mut open = lock(&frozen.0);
+        (open.taken, open.taking) = (taken.clone(), taking);
+    }
+    run.job.save(Record { taken: taken.clone(), rights, taking, ..record }, &[]).await?;
     for right in &taken {
         run.etcd.take(right).await?;
     }

@@ -17,7 +17,7 @@ use super::target::{Stored, Target};
 use super::verify::{self, Difference};
 use super::{Run, Stop};
 use bytes::{Bytes, BytesMut};
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -65,6 +65,9 @@ pub struct RolledBack {
     pub keys: Vec<String>,
     /// The first keys that etcd had with another value, or that Consul does not have.
     pub overwritten: Vec<String>,
+    /// The rights that roles of etcd lack although the cut-over has taken them, because somebody else has changed them: how to give
+    /// each back.
+    pub not_given_back: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
     /// The keys that programs have set in etcd since the cut-over, or deleted during the way back, and that are otherwise in
@@ -167,7 +170,7 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         ));
     }
     if !is_dry {
-        lift_own(run, record).await?;
+        lift_own(run).await?;
     }
     let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
@@ -197,12 +200,13 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
             back.before = Some(revision);
             continue;
         }
-        let WayBack { marks, done, oversized, .. } = back;
+        let WayBack { marks, mut done, oversized, .. } = back;
         if !oversized.is_empty() {
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            end(run, record, if done.changed.is_empty() { revision } else { switched }).await?;
+            end(run, if done.changed.is_empty() { revision } else { switched }).await?;
+            done.not_given_back = not_given_back(run, record).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
         }
@@ -216,20 +220,24 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
 }
 
 /// Lifts what the cut-over has left, also if another alarm is on, so that another job whose way back waits for it can go on.
-async fn lift_own(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
+async fn lift_own(run: &Run<'_>) -> Result<(), Stop> {
     // An instance that was replaced lifts nothing any more on which another relies.
     run.job.next_epoch().await?;
-    lift(run.etcd, &record.alarms, &record.taken).await?;
-    if !record.taken.is_empty() {
-        // A right that an operator takes from the roles from now on stays taken.
-        run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
-    }
+    lift(run.etcd, &run.job).await?;
     refuse_alarms(run).await.map_err(|stop| match stop {
         Stop::Refused(why) => Stop::Refused(format!(
             "this job stops no writer of etcd any more, and can go back when the other alarm is off: {why}"
         )),
         stop => stop,
     })
+}
+
+/// What roles lack still of what a cut-over has taken. Of one before the last the user may not be allowed to ask.
+async fn not_given_back(run: &Run<'_>, record: &Record) -> Result<Vec<String>, Stop> {
+    match run.etcd.not_given_back(&record.taken).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(Vec::new()),
+        missing => Ok(missing?.into_iter().map(ToString::to_string).collect()),
+    }
 }
 
 /// The prefix of the marks of a way back.
@@ -270,16 +278,15 @@ fn named_oversized(keys: &BTreeMap<Bytes, Error>) -> String {
 }
 
 /// The job goes on with the changes after this revision.
-async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> {
+async fn end(run: &Run<'_>, revision: u64) -> Result<(), Stop> {
     let back = Record {
         phase: Phase::Tail,
         revision: revision + 1,
         offset: 0,
-        taken: Vec::new(),
         switched_at: None,
         switched_revision: None,
         tally: None,
-        ..record.clone()
+        ..run.job.record()
     };
     run.job.save(back, &[]).await
 }

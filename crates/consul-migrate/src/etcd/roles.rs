@@ -274,14 +274,21 @@ impl Etcd {
         Ok(found)
     }
 
-    /// Gives the taken ones of these rights back; returns whether one was.
+    /// Gives the taken ones of these rights back, each while this instance may; returns whether one was taken.
     ///
     /// # Errors
-    /// See [`Refused`].
-    pub async fn give_back(&self, rights: &[Right]) -> Result<bool, Refused> {
+    /// See [`Refused`]; errors of `may_go_on`.
+    pub async fn give_back<E: From<Refused>>(
+        &self,
+        rights: &[Right],
+        may_go_on: impl AsyncFn() -> Result<bool, E>,
+    ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
         for right in &taken {
             let before = if right.reads { Allowed::ReadWrite } else { Allowed::Write };
+            if !may_go_on().await? {
+                break;
+            }
             self.grant(right, before).await?;
         }
         Ok(!taken.is_empty())

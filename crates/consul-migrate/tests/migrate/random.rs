@@ -449,7 +449,7 @@ impl World {
         };
         let done = done.await;
         if done.is_err() {
-            frozen.lift(&self.etcd).await?;
+            frozen.lift(&self.etcd, &self.target, &Keys::new("job")).await?;
         }
         done
     }

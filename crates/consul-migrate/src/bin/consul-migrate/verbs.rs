@@ -14,7 +14,7 @@ use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
     LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
-    roles_refused, source, tail, verify,
+    roles_refused, source, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -390,6 +390,9 @@ pub async fn open<'s>(
     if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
     }
+    if let Some(why) = taken_late(&session.etcd, &job.record()).await? {
+        session.progress.note(&why);
+    }
     Ok(Some(job))
 }
 
@@ -534,6 +537,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
     let truth = switch::truth(session, &keys, &record, freeze).await?;
+    let late = taken_late(&session.etcd, &record).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
         Ok(()) => None,
         Err(Stop::Refused(why)) => Some(why),
@@ -575,6 +579,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
+    let freeze = late.as_deref().unwrap_or(freeze);
     let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
         "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",

@@ -99,7 +99,10 @@ pub fn servers() {
         ("take", Box::pin(etcd.take(&right))),
         (
             "give back",
-            Box::pin(async { etcd.give_back(std::slice::from_ref(&right)).await.map(|_| ()) }),
+            Box::pin(async {
+                let may_go_on = async || Ok::<_, Refused>(true);
+                etcd.give_back(std::slice::from_ref(&right), may_go_on).await.map(|_| ())
+            }),
         ),
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -452,7 +455,7 @@ fn leave_one_alarm(seed: u64, after: Duration) -> bool {
             let done = cut(run, Freeze::Alarm, frozen).await;
             let had_raised = done.is_err() && frozen.may_be_on();
             if done.is_err() {
-                frozen.lift(&world.etcd).await.unwrap();
+                frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
             }
             (done, had_raised)
         };
