@@ -463,12 +463,19 @@ pub(super) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
     [&mapping.sentinels(), keys.record.as_bytes(), b"/"].concat()
 }
 
+/// The prefix of the keys that cut-overs leave in etcd.
+pub(super) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
+    [&sentinels(mapping, keys)[..], b"cut-over/"].concat()
+}
+
 /// Sets a key that no other instance or round has set.
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
+    put_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await
+}
+
+async fn put_below(run: &Run<'_>, prefix: &[u8]) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
-    let key = Bytes::from(
-        [&sentinels(&run.job.record().mapping, &run.job.keys)[..], name.as_bytes()].concat(),
-    );
+    let key = Bytes::from([prefix, name.as_bytes()].concat());
     write(run, async || run.etcd.touch(&key).await).await?;
     Ok(key)
 }
@@ -485,6 +492,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
+    let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
+    let left = run.etcd.get(&left, 0).await?.map(|kv| kv.create_revision.0);
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
@@ -516,6 +525,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),
             switched_revision: Some(record.revision - 1),
+            left,
             tally: Some(tally.clone()),
             ..record
         };

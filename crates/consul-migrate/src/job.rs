@@ -112,6 +112,9 @@ pub struct Record {
     /// Switched: the revision of etcd up to which Consul has all writes of programs.
     #[serde(default)]
     pub switched_revision: Option<u64>,
+    /// Switched: the revision in which the cut-over has created the key that it leaves in etcd; a restore takes that away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
     /// Grows with each change of the record.
     pub step: u64,
 }
@@ -136,6 +139,7 @@ impl Record {
             taking: 0,
             switched_at: None,
             switched_revision: None,
+            left: None,
             step: 0,
         }
     }
@@ -192,7 +196,7 @@ impl Record {
             refused(why.split(", expected").next().unwrap_or_default().to_owned())
         })?;
         let numbers = [record.snapshot, record.revision, record.offset, record.step];
-        let numbers = numbers.into_iter().chain(record.switched_revision);
+        let numbers = numbers.into_iter().chain(record.switched_revision).chain(record.left);
         match record.revision > 0 && numbers.max().is_some_and(|number| number <= MAX_NUMBER) {
             true => Ok(record),
             false => Err(refused("no etcd has such a revision".to_owned())),

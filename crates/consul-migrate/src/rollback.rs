@@ -8,10 +8,11 @@
 //! It ends, whatever programs do in etcd: the first round changes all that differs, and a difference in the next round
 //! is a program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
-use super::cutover::{lift, refuse_alarms, sentinels, write};
+use super::cutover::{left, lift, refuse_alarms, sentinels, write};
 use super::etcd::{Change, Etcd, KeyValue, Pages, Range, Refused};
 use super::job::{Keys, Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
+use super::source::restored;
 use super::survey::shown;
 use super::target::{Stored, Target};
 use super::verify::{self, Difference};
@@ -134,35 +135,41 @@ pub enum MayChange {
 /// See [`Stop`].
 pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBack, Stop> {
     let record = run.job.record();
+    // A version that did not note the revision has set none either that can be told.
+    let switched = record.switched_revision.unwrap_or(u64::MAX);
+    let Some(why) = restored(run.etcd, &record, &run.job.keys).await? else {
+        return make_as_consul(run, &record, switched, may_change == MayChange::Nothing).await;
+    };
+    let now = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     if may_change == MayChange::NoNewKeys {
-        refuse_restored(run, &record).await?;
+        let would = make_as_consul(run, &record, now, true).await?;
+        refuse_to_overwrite(&why, &would)?;
     }
-    make_as_consul(run, &record, may_change == MayChange::Nothing).await
+    // Programs have set what comes after this look.
+    make_as_consul(run, &record, now, may_change == MayChange::Nothing).await
 }
 
-/// Refuses to overwrite or delete keys of an etcd that has gone back: its revisions do not tell what programs have set since
-/// the cut-over. Keys that it lacks may be set.
-async fn refuse_restored(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
-    let Some(switched) = record.switched_revision else { return Ok(()) };
-    let found = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
-    if found >= switched {
-        return Ok(());
-    }
-    let would = make_as_consul(run, record, true).await?;
+/// Refuses to overwrite or delete keys of an etcd that was restored. Keys that it lacks may be set.
+fn refuse_to_overwrite(why: &str, would: &RolledBack) -> Result<(), Stop> {
     if would.overwritten.is_empty() {
         return Ok(());
     }
     let first: Vec<&str> =
         would.overwritten.iter().take(NAMED_IN_TEXT).map(String::as_str).collect();
     Err(Stop::Refused(format!(
-        "etcd is at revision {found}, and the job was cut over at revision {switched}: etcd was restored from a snapshot, and does not \
-         tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as {}. Nothing was \
-         changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
+        "{why}, and does not tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as \
+         {}. Nothing was changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
         first.join(", ")
     )))
 }
 
-async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<RolledBack, Stop> {
+/// `known`: the revision after which each other write is a program's.
+async fn make_as_consul(
+    run: &Run<'_>,
+    record: &Record,
+    known: u64,
+    is_dry: bool,
+) -> Result<RolledBack, Stop> {
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(
             "the job is not cut over: etcd has what programs have written, and there is no way back to go"
@@ -174,13 +181,11 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
     }
     let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
-    // A version that did not note the revision has set none either that can be told.
-    let switched = record.switched_revision.unwrap_or(u64::MAX);
     let mut back = WayBack {
         run,
         mapping,
         is_dry,
-        switched,
+        known_up_to: known,
         marks,
         own: HashSet::new(),
         known: HashSet::new(),
@@ -205,10 +210,11 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            end(run, if done.changed.is_empty() { revision } else { switched }).await?;
+            end(run, if done.changed.is_empty() { revision } else { known }).await?;
             done.not_given_back = not_given_back(run, record).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
+            let _ = run.etcd.delete(&Range::prefix(&left(mapping, &run.job.keys))).await;
         }
         return Ok(done);
     }
@@ -285,6 +291,7 @@ async fn end(run: &Run<'_>, revision: u64) -> Result<(), Stop> {
         offset: 0,
         switched_at: None,
         switched_revision: None,
+        left: None,
         tally: None,
         ..run.job.record()
     };
@@ -295,8 +302,8 @@ struct WayBack<'r, 'a> {
     run: &'r Run<'a>,
     mapping: &'r Mapping,
     is_dry: bool,
-    /// The revision of the cut-over.
-    switched: u64,
+    /// The revision of the cut-over, or of a look since: a later write that is not the way back's own is a program's.
+    known_up_to: u64,
     /// The prefix of the marks.
     marks: Vec<u8>,
     /// The revisions of the way back itself.
@@ -486,7 +493,7 @@ impl WayBack<'_, '_> {
             return Ok(Way::Left(if is_alike { LEASED } else { LEASED_DIFFERENT }));
         }
         let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
-        let is_set = from > self.switched && !self.own.contains(&from);
+        let is_set = from > self.known_up_to && !self.own.contains(&from);
         if before.map(|kv| kv.value.0) == value {
             return Ok(if is_set { Way::SetAlike } else { Way::Nothing });
         }

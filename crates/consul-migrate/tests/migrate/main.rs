@@ -53,6 +53,10 @@ fn trials() -> Trials {
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    let cluster = random::restored::as_a_new_cluster;
+    trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
+    let beside = random::restored::beside_programs;
+    trials.add("a_way_back_of_a_restored_etcd_spares_what_programs_set_meanwhile", beside);
     trials
         .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
     let bodies = random::sizes::small_bodies;

@@ -539,7 +539,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let truth = switch::truth(session, &keys, &record, freeze).await?;
     let late = taken_late(&session.etcd, &record).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
-        Ok(()) => None,
+        Ok(()) => source::restored(&session.etcd, &record, &keys).await?,
         Err(Stop::Refused(why)) => Some(why),
         Err(stop) => return Err(stop.into()),
     };
