@@ -99,7 +99,7 @@ impl Frozen {
         !lock(&self.0).taken.is_empty()
     }
 
-    /// What lets writers go on if this process cannot.
+    /// The commands that let writers go on if this process cannot.
     pub fn cure(&self) -> String {
         let open = lock(&self.0);
         let alarm = (!open.alarms.is_empty()).then(|| "`etcdctl alarm disarm`".to_owned());
@@ -174,7 +174,7 @@ pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     }
 }
 
-/// Lets the writers of etcd go on, also those of a job that is cut over; returns whether they were stopped.
+/// Lets the writers of etcd go on, also where it is cut over; returns whether they were stopped.
 pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     let record = job.record();
     let was_on = lift_alarms(etcd, &record.alarms).await?;

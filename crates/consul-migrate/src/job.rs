@@ -38,7 +38,7 @@ pub enum Phase {
     Switched,
 }
 
-/// What is done with the rights of roles. Each is written into the record first, and then done in etcd, which knows no fence: an
+/// The work on the rights of roles. Each step is written into the record first, and then done in etcd, which knows no fence: an
 /// instance that finds another state there leaves etcd alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,7 +100,7 @@ pub struct Record {
     /// The rights with which the last cut-over by roles has stopped the writers of etcd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<Right>,
-    /// What is done with them.
+    /// The work on them.
     #[serde(default, skip_serializing_if = "Rights::are_taken")]
     pub rights: Rights,
     /// The random number of that taking, so that an instance knows its own.
@@ -479,8 +479,9 @@ pub async fn give_back(
         Ok::<_, Stop>(found.is_some_and(|(it, _)| is_own(&it) && it.phase != Phase::Switched))
     };
     let was_taken = etcd.give_back(&found.taken, may_go_on).await?;
-    note_rights(target, keys, taking, Rights::GivenBack).await?;
-    Ok(Some(was_taken))
+    // Otherwise another instance has, and may have taken them since.
+    let is_done = note_rights(target, keys, taking, Rights::GivenBack).await?;
+    Ok(is_done.then_some(was_taken))
 }
 
 /// Whether the holder of a job changes its beat.

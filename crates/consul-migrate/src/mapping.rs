@@ -736,7 +736,7 @@ mod tests {
         assert_eq!(mapping.place(&sentinel), Place::Sentinel);
         assert_eq!(mapping.problem(&sentinel), None);
         assert_eq!((mapping.set(&sentinel), mapping.unset(&sentinel.key.0)), (vec![], vec![]));
-        // Those of other jobs, with prefixes before, within and beside this one.
+        // Sentinels of other jobs, with prefixes before, within and beside this one.
         for (etcd_prefix, is_within) in [
             ("", false),
             ("/", false),

@@ -238,7 +238,7 @@ async fn lift_own(run: &Run<'_>) -> Result<(), Stop> {
     })
 }
 
-/// What roles lack still of what a cut-over has taken. Of one before the last the user may not be allowed to ask.
+/// The rights that a cut-over has taken, and that roles lack still. Of one before the last the user may not be allowed to ask.
 async fn not_given_back(run: &Run<'_>, record: &Record) -> Result<Vec<String>, Stop> {
     match run.etcd.not_given_back(&record.taken).await {
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(Vec::new()),

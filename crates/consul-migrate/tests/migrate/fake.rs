@@ -43,7 +43,7 @@ fn grant(permissions: &mut Permissions, range: (Vec<u8>, Vec<u8>), kind: &str) {
     }
 }
 
-/// What is between the program and the requests that change roles.
+/// The thing between the program and the requests that change roles.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RolesBy {
     Itself,
@@ -92,7 +92,7 @@ struct State {
     /// The roles of each user, and the permissions of each role.
     users: BTreeMap<String, BTreeSet<String>>,
     roles: BTreeMap<String, Permissions>,
-    /// What becomes of the requests that change roles.
+    /// The thing between the program and the requests that change roles.
     roles_by: RolesBy,
     /// The answer of another program to all requests.
     other: Option<(u16, &'static str)>,

@@ -38,7 +38,7 @@ const REFUSED: &[Permissions] = &[
     &[("READ", "/", "\0"), ("WRITE", "/", "0"), ("READWRITE", "/app/", "/app0")],
 ];
 
-/// What may be between the program and the requests that change roles.
+/// The things that may be between the program and the requests that change roles.
 const BETWEEN: [RolesBy; 4] = [RolesBy::Itself, RolesBy::First, RolesBy::Second, RolesBy::Losing];
 
 fn with(version: &'static str, permissions: Permissions) -> World {
@@ -190,7 +190,7 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         let record = world.record().await.unwrap();
         assert_eq!((record.rights, record.may_be_taken()), (Rights::GivenBack, &[][..]));
         assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
-        // A request of the cut-over comes late, or an operator takes it: it is said, and stays so.
+        // A request of the cut-over comes late, or an operator takes it: the program says so, and it stays.
         world.etcd.take(&record.taken[0]).await.unwrap();
         let now = world.fake.permissions("app");
         let said = taken_late(&world.etcd, &record).await.unwrap().unwrap();
@@ -272,10 +272,12 @@ fn are_not_given_back_under_another_cut_over(permissions: Permissions) {
             let (keys, taking) = (Keys::new("job"), run.job.record().taking);
             let gives = async {
                 match by {
-                    By::Itself => frozen.lift(&world.etcd, &world.target, &keys).await.map(|_| ()),
-                    By::Status => {
-                        job::give_back(&world.etcd, &world.target, &keys, taking).await.map(|_| ())
+                    By::Itself => {
+                        frozen.lift(&world.etcd, &world.target, &keys).await.map(|it| it.is_some())
                     }
+                    By::Status => job::give_back(&world.etcd, &world.target, &keys, taking)
+                        .await
+                        .map(|it| it.is_some()),
                 }
             };
             let mut gives = pin!(gives);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const CHANGES: u64 = 1500;
 
-/// A program changes a key every so many milliseconds, and etcd tells each change in a line of its own; each request to Consul,
-/// which takes some 60 operations, is so many milliseconds on its way, and so is its answer.
+/// The milliseconds that a request to Consul, which takes some 60 operations, is on its way, as is its answer; and those between
+/// two changes of a program, each in a line of the watch.
 pub fn run() {
     for (way, every) in [(1, 1), (10, 1), (50, 4)] {
         let world = World::plain(1, &[]).with(consul_sim::settings::Settings::default());
