@@ -133,10 +133,15 @@ impl Frozen {
         }
         let mut missing = Some(Vec::new());
         if !taken.is_empty() {
-            missing = match job::give_back(etcd, target, keys, taking).await? {
-                Some(_) => Some(etcd.not_given_back(&taken).await?.into_iter().cloned().collect()),
-                None => None,
-            };
+            missing = None;
+            if job::give_back(etcd, target, keys, taking).await?.is_some() {
+                let lacking: Vec<Right> =
+                    etcd.not_given_back(&taken).await?.into_iter().cloned().collect();
+                // Another instance may have taken them since.
+                let record = job::record(target, keys).await?;
+                let is_own = record.is_some_and(|(record, _)| record.taking == taking);
+                missing = is_own.then_some(lacking);
+            }
         }
         self.forget();
         Ok(missing)
