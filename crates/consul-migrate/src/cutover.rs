@@ -2,13 +2,14 @@
 
 use super::digest::Digests;
 use super::etcd::{Etcd, Pages, Range, Refused, Right};
-use super::job::{self, Job, Phase, Record};
+use super::job::{self, Job, Phase, Record, Rights};
 use super::mapping::Mapping;
 use super::tally::Tally;
+use super::target::Target;
 use super::verify::{self, Difference, Found};
 use super::{Run, Stop, Until, nothing, source, tail};
 use bytes::Bytes;
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::future::{Either, select, try_join};
@@ -60,8 +61,9 @@ pub struct Frozen(Mutex<Open>);
 struct Open {
     /// The alarms that it must lift: its own, and those that instances before it may have raised since.
     alarms: Vec<u64>,
-    /// The rights that it must give back.
+    /// The rights that it must give back, and the number of their taking.
     taken: Vec<Right>,
+    taking: u64,
     /// Whether the request that switches the job was sent.
     may_be_switched: bool,
 }
@@ -92,25 +94,57 @@ impl Frozen {
         !(open.alarms.is_empty() && open.taken.is_empty())
     }
 
+    /// Whether a right may be taken.
+    pub fn may_be_taken(&self) -> bool {
+        !lock(&self.0).taken.is_empty()
+    }
+
+    /// The commands that let writers go on if this process cannot.
+    pub fn cure(&self) -> String {
+        let open = lock(&self.0);
+        let alarm = (!open.alarms.is_empty()).then(|| "`etcdctl alarm disarm`".to_owned());
+        let cures: Vec<_> =
+            alarm.into_iter().chain(open.taken.iter().map(Right::to_string)).collect();
+        cures.join(", ")
+    }
+
     /// Whether the job may be switched, because the answer to the request is not known.
     pub fn may_be_switched(&self) -> bool {
         lock(&self.0).may_be_switched
     }
 
-    /// Lifts the alarms, if they may be on, and gives the rights back.
+    /// Lifts the alarms, if they may be on, and gives the rights back. Returns the rights that roles lack nevertheless; `None` if
+    /// another instance has gone on with them.
     ///
     /// # Errors
-    /// etcd's: an alarm may be on still, or a right taken.
-    pub async fn lift(&self, etcd: &Etcd) -> Result<(), Refused> {
-        if self.may_be_on() {
-            let (alarms, taken) = {
-                let open = lock(&self.0);
-                (open.alarms.clone(), open.taken.clone())
-            };
-            lift(etcd, &alarms, &taken).await?;
-            self.forget();
+    /// Errors of both sides: an alarm may be on still, or a right taken.
+    pub async fn lift(
+        &self,
+        etcd: &Etcd,
+        target: &Target,
+        keys: &job::Keys,
+    ) -> Result<Option<Vec<Right>>, Stop> {
+        let (alarms, taken, taking) = {
+            let open = lock(&self.0);
+            (open.alarms.clone(), open.taken.clone(), open.taking)
+        };
+        if !alarms.is_empty() {
+            etcd.lift_alarms(&alarms).await?;
         }
-        Ok(())
+        let mut missing = Some(Vec::new());
+        if !taken.is_empty() {
+            missing = None;
+            if job::give_back(etcd, target, keys, taking).await?.is_some() {
+                let lacking: Vec<Right> =
+                    etcd.not_given_back(&taken).await?.into_iter().cloned().collect();
+                // Another instance may have taken them since.
+                let record = job::record(target, keys).await?;
+                let is_own = record.is_some_and(|(record, _)| record.taking == taking);
+                missing = is_own.then_some(lacking);
+            }
+        }
+        self.forget();
+        Ok(missing)
     }
 
     /// The alarms are to stay on, or are off.
@@ -119,36 +153,69 @@ impl Frozen {
     }
 }
 
-/// Lifts the alarms that cut-overs have left on, because they were killed, and gives back what they have taken. Returns
-/// whether writers were stopped.
+/// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
 ///
 /// # Errors
 /// etcd's.
 pub async fn lift_left(etcd: &Etcd, record: &Record) -> Result<bool, Refused> {
     match record.phase {
         Phase::Switched => Ok(false),
-        _ => lift(etcd, &record.alarms, &record.taken).await,
+        _ => lift_alarms(etcd, &record.alarms).await,
     }
 }
 
-/// The same, of the job that this instance holds.
+async fn lift_alarms(etcd: &Etcd, alarms: &[u64]) -> Result<bool, Refused> {
+    Ok(!alarms.is_empty() && etcd.lift_alarms(alarms).await?)
+}
+
+/// The same, of the job that this instance holds; it also gives back what they have taken from roles.
 ///
 /// # Errors
 /// Errors of both sides.
 pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
-    let record = job.record();
-    let was_stopped = lift_left(etcd, &record).await?;
-    if record.phase != Phase::Switched && !record.taken.is_empty() {
-        // A right that an operator takes from the roles later stays taken.
-        job.save(Record { taken: Vec::new(), ..record }, &[]).await?;
+    match job.record().phase {
+        Phase::Switched => Ok(false),
+        _ => lift(etcd, job).await,
     }
-    Ok(was_stopped)
 }
 
-/// Lets writers go on; returns whether they were stopped.
-pub(super) async fn lift(etcd: &Etcd, alarms: &[u64], taken: &[Right]) -> Result<bool, Refused> {
-    let was_on = !alarms.is_empty() && etcd.lift_alarms(alarms).await?;
-    Ok(etcd.give_back(taken).await? || was_on)
+/// Lets the writers of etcd go on, also where it is cut over; returns whether they were stopped.
+pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
+    let record = job.record();
+    let was_on = lift_alarms(etcd, &record.alarms).await?;
+    if record.may_be_taken().is_empty() {
+        return Ok(was_on);
+    }
+    job.save(Record { rights: Rights::GivingBack, ..record.clone() }, &[]).await?;
+    // An error if another instance holds it.
+    let may_go_on = async || job.apply(&[]).await.map(|_| true);
+    let was_taken = etcd.give_back(&record.taken, may_go_on).await?;
+    job.save(Record { rights: Rights::GivenBack, ..job.record() }, &[]).await?;
+    Ok(was_on || was_taken)
+}
+
+/// The rights that roles lack although a cut-over has given them back: a request of it came late, or an operator has taken them.
+/// Without the right to ask, none.
+///
+/// # Errors
+/// etcd's.
+pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
+    if record.rights != Rights::GivenBack || record.taken.is_empty() {
+        return Ok(None);
+    }
+    match etcd.taken(&record.taken).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
+        Err(refused) => Err(refused),
+        Ok(taken) if taken.is_empty() => Ok(None),
+        Ok(taken) => {
+            let taken: Vec<_> = taken.into_iter().map(Right::to_string).collect();
+            Ok(Some(format!(
+                "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, or an \
+                 operator has changed them: {}",
+                taken.join(", ")
+            )))
+        }
+    }
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -195,6 +262,9 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     if lift_left_of(run.etcd, &run.job).await? {
         run.report.note(LIFTED);
     }
+    if let Some(why) = taken_late(run.etcd, &run.job.record()).await? {
+        run.report.note(&why);
+    }
     source::check(run.etcd, &record).await?;
     may_freeze(run, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
@@ -220,14 +290,36 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
         Freeze::Roles if rights(run).await?.is_empty() => Err(Stop::Refused(
             "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
         )),
-        Freeze::Roles | Freeze::Operator => Ok(()),
+        Freeze::Roles => match run.etcd.not_takable(&keys(run)).await? {
+            Some(why) => Err(Stop::Refused(why)),
+            None => Ok(()),
+        },
+        Freeze::Operator => Ok(()),
     }
+}
+
+/// The keys of the job in etcd.
+fn keys(run: &Run<'_>) -> Range {
+    Range::prefix(&run.job.record().mapping.etcd_prefix)
 }
 
 /// The rights of etcd's roles to write keys of the job.
 async fn rights(run: &Run<'_>) -> Result<Vec<Right>, Refused> {
-    let range = Range::prefix(&run.job.record().mapping.etcd_prefix);
-    run.etcd.rights_to_write(&range).await
+    run.etcd.rights_to_write(&keys(run)).await
+}
+
+/// Why `--freeze roles` is refused for these keys; `None` if it is not, if etcd has no users, and if this one may not ask.
+///
+/// # Errors
+/// etcd's.
+pub async fn roles_refused(etcd: &Etcd, etcd_prefix: &[u8]) -> Result<Option<String>, Refused> {
+    if !etcd.has_users().await? {
+        return Ok(None);
+    }
+    match etcd.not_takable(&Range::prefix(etcd_prefix)).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
+        found => found,
+    }
 }
 
 /// Why the alarm is refused, and what to do instead; `None` if it is not. `may_open`: also where it opens the cluster to all.
@@ -376,12 +468,19 @@ pub(super) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
     [&mapping.sentinels(), keys.record.as_bytes(), b"/"].concat()
 }
 
+/// The prefix of the keys that cut-overs leave in etcd.
+pub(super) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
+    [&sentinels(mapping, keys)[..], b"cut-over/"].concat()
+}
+
 /// Sets a key that no other instance or round has set.
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
+    put_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await
+}
+
+async fn put_below(run: &Run<'_>, prefix: &[u8]) -> Result<Bytes, Stop> {
     let name = format!("{:016x}", fastrand::u64(..));
-    let key = Bytes::from(
-        [&sentinels(&run.job.record().mapping, &run.job.keys)[..], name.as_bytes()].concat(),
-    );
+    let key = Bytes::from([prefix, name.as_bytes()].concat());
     write(run, async || run.etcd.touch(&key).await).await?;
     Ok(key)
 }
@@ -398,6 +497,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
+    let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
+    let left = run.etcd.get(&left, 0).await?.map(|kv| kv.create_revision.0);
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
@@ -418,9 +519,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         match freeze {
             Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
             Freeze::Roles => {
-                are_still_taken(run).await?;
                 // Users with the role root can write.
                 look_for_writers(run, begun + LOOKED_FOR).await?;
+                are_still_taken(run).await?;
             }
             Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
@@ -429,6 +530,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),
             switched_revision: Some(record.revision - 1),
+            left,
             tally: Some(tally.clone()),
             ..record
         };
@@ -451,7 +553,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let revision = run.job.record().revision - 1;
     let differences = verify::joined(differences, &run.job.record().mapping);
     let stopped = clock.now() - begun;
-    let taken = run.job.record().taken;
+    let taken = run.job.record().may_be_taken().to_vec();
     Ok(CutOver { tally, digests, revision, stopped, taken, differences, is_whole })
 }
 
@@ -501,8 +603,13 @@ async fn are_still_taken(run: &Run<'_>) -> Result<(), Stop> {
 /// Takes the right to write from all roles that have it, after the record names what is to be given back.
 async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let taken = rights(run).await?;
-    run.job.save(Record { taken: taken.clone(), ..run.job.record() }, &[]).await?;
-    lock(&frozen.0).taken = taken.clone();
+    let taking = fastrand::u64(1..1 << 62);
+    let (record, rights) = (run.job.record(), Rights::Taken);
+    {
+        let mut open = lock(&frozen.0);
+        (open.taken, open.taking) = (taken.clone(), taking);
+    }
+    run.job.save(Record { taken: taken.clone(), rights, taking, ..record }, &[]).await?;
     for right in &taken {
         run.etcd.take(right).await?;
     }

@@ -86,7 +86,7 @@ pub async fn finish_without_etcd(run: &Run<'_>) -> Result<Finished, Stop> {
     if !record.alarms.is_empty() {
         done.not_lifted.push("all writes, by an alarm: `etcdctl alarm disarm`".to_owned());
     }
-    done.not_lifted.extend(record.taken.iter().map(|right| format!("writes: {right}")));
+    done.not_lifted.extend(record.may_be_taken().iter().map(|right| format!("writes: {right}")));
     end_in_consul(run, &record, &mut done).await?;
     Ok(done)
 }
@@ -96,7 +96,7 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     let since = record.switched_revision.unwrap_or(u64::MAX - 1) + 1;
     let own = sentinels(&record.mapping, &run.job.keys);
     done.set_since = set_since(run, record, since, &own).await?;
-    done.lifted = lift(run.etcd, &record.alarms, &record.taken).await?;
+    done.lifted = lift(run.etcd, &run.job).await?;
     still_refused(run, record, done).await?;
     run.etcd.delete(&Range::prefix(&own)).await?;
     done.left = Some(run.etcd.count(&range, 0).await?.0);
@@ -119,7 +119,11 @@ async fn still_refused(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
         }
         Err(refused) => return Err(refused.into()),
     }
-    let missing = run.etcd.not_given_back(&record.taken).await?;
+    let missing = match run.etcd.not_given_back(&record.taken).await {
+        // They were given back before: it may lack the right to ask.
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Vec::new(),
+        missing => missing?,
+    };
     done.not_lifted.extend(missing.into_iter().map(|right| format!("writes: {right}")));
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! any more. `_migrate/<job>/beat` changes while the instance lives.
 
 use super::Stop;
-use super::etcd::Right;
+use super::etcd::{Etcd, Right};
 use super::mapping::{Choice, JOBS, MAX_OPS, Mapping, Op, Problem};
 use super::survey::shown;
 use super::tally::Tally;
@@ -36,6 +36,26 @@ pub enum Phase {
     Tail,
     /// The programs go over to Consul: of etcd only deletions are still applied.
     Switched,
+}
+
+/// The work on the rights of roles. Each step is written into the record first, and then done in etcd, which knows no fence: an
+/// instance that finds another state there leaves etcd alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rights {
+    /// They are being taken, or taken.
+    #[default]
+    Taken,
+    /// They are being given back.
+    GivingBack,
+    /// The roles have them again; a request that comes late may still take one.
+    GivenBack,
+}
+
+impl Rights {
+    fn are_taken(&self) -> bool {
+        *self == Rights::Taken
+    }
 }
 
 /// The bits of an alarm's number that are random; those above tell its job.
@@ -77,15 +97,24 @@ pub struct Record {
     /// them: an instance that was replaced may raise its own late.
     #[serde(default)]
     pub alarms: Vec<u64>,
-    /// The rights with which a cut-over has stopped the writers of etcd: it takes them from their roles.
+    /// The rights with which the last cut-over by roles has stopped the writers of etcd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<Right>,
+    /// The work on them.
+    #[serde(default, skip_serializing_if = "Rights::are_taken")]
+    pub rights: Rights,
+    /// The random number of that taking, so that an instance knows its own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub taking: u64,
     /// Switched: the index of Consul up to which all writes were the job's.
     #[serde(default)]
     pub switched_at: Option<u64>,
     /// Switched: the revision of etcd up to which Consul has all writes of programs.
     #[serde(default)]
     pub switched_revision: Option<u64>,
+    /// Switched: the revision in which the cut-over has created the key that it leaves in etcd; a restore takes that away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
     /// Grows with each change of the record.
     pub step: u64,
 }
@@ -106,8 +135,11 @@ impl Record {
             offset: 0,
             alarms: Vec::new(),
             taken: Vec::new(),
+            rights: Rights::Taken,
+            taking: 0,
             switched_at: None,
             switched_revision: None,
+            left: None,
             step: 0,
         }
     }
@@ -123,6 +155,14 @@ impl Record {
             revision: snapshot + 1,
             offset: 0,
             ..self.clone()
+        }
+    }
+
+    /// The rights that roles may lack by a cut-over.
+    pub fn may_be_taken(&self) -> &[Right] {
+        match self.rights {
+            Rights::GivenBack => &[],
+            Rights::Taken | Rights::GivingBack => &self.taken,
         }
     }
 
@@ -156,7 +196,7 @@ impl Record {
             refused(why.split(", expected").next().unwrap_or_default().to_owned())
         })?;
         let numbers = [record.snapshot, record.revision, record.offset, record.step];
-        let numbers = numbers.into_iter().chain(record.switched_revision);
+        let numbers = numbers.into_iter().chain(record.switched_revision).chain(record.left);
         match record.revision > 0 && numbers.max().is_some_and(|number| number <= MAX_NUMBER) {
             true => Ok(record),
             false => Err(refused("no etcd has such a revision".to_owned())),
@@ -390,18 +430,58 @@ pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Er
     Ok(beats(target, keys).await?.then_some(instance))
 }
 
-/// Notes that no right is taken from roles any more, unless an instance has changed the record meanwhile.
+/// Notes what this instance, which need not hold the job, does with the rights of a taking; returns whether it may: the job is
+/// not cut over, and no other instance has given these back, or taken others.
 ///
 /// # Errors
 /// Consul's.
-pub async fn forget_taken(target: &Target, keys: &Keys) -> Result<(), Error> {
-    let Some((found, index)) = record(target, keys).await? else { return Ok(()) };
-    if found.taken.is_empty() {
-        return Ok(());
+pub async fn note_rights(
+    target: &Target,
+    keys: &Keys,
+    taking: u64,
+    next: Rights,
+) -> Result<bool, Error> {
+    loop {
+        let Some((found, index)) = record(target, keys).await? else { return Ok(false) };
+        let is_own = found.taking == taking && found.phase != Phase::Switched;
+        if !is_own || found.may_be_taken().is_empty() {
+            return Ok(false);
+        }
+        if found.rights == next {
+            return Ok(true);
+        }
+        let next = Record { rights: next, step: found.step + 1, ..found };
+        let swap = Check::Swap(keys.record.clone(), index, encoded(&next)?);
+        if let Outcome::Applied(_) = target.txn_surely(&[swap], &[]).await? {
+            return Ok(true);
+        }
     }
-    let next = Record { taken: Vec::new(), step: found.step + 1, ..found };
-    let swap = Check::Swap(keys.record.clone(), index, encoded(&next)?);
-    target.txn_surely(&[swap], &[]).await.map(|_| ())
+}
+
+/// Gives back the rights of a taking as [`note_rights`] allows; returns whether a role lacked one, or `None` if another instance
+/// has gone on with them.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn give_back(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &Keys,
+    taking: u64,
+) -> Result<Option<bool>, Stop> {
+    if !note_rights(target, keys, taking, Rights::GivingBack).await? {
+        return Ok(None);
+    }
+    let Some((found, _)) = record(target, keys).await? else { return Ok(None) };
+    let may_go_on = async || {
+        let found = record(target, keys).await?;
+        let is_own = |it: &Record| it.taking == taking && it.rights == Rights::GivingBack;
+        Ok::<_, Stop>(found.is_some_and(|(it, _)| is_own(&it) && it.phase != Phase::Switched))
+    };
+    let was_taken = etcd.give_back(&found.taken, may_go_on).await?;
+    // Otherwise another instance has, and may have taken them since.
+    let is_done = note_rights(target, keys, taking, Rights::GivenBack).await?;
+    Ok(is_done.then_some(was_taken))
 }
 
 /// Whether the holder of a job changes its beat.
@@ -802,6 +882,10 @@ pub(super) fn refused(op: &Op, why: &str) -> Stop {
         false => Kind::TxnFailed,
     };
     Error::new(kind, message).into()
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -68,6 +68,7 @@ pub mod verify;
 
 pub use cutover::{
     CutOver, FORGOTTEN, Freeze, Frozen, LIFTED, alarm_refused, cut_over, lift_left, lift_left_of,
+    roles_refused, taken_late,
 };
 pub use finish::{Finished, finish, finish_without_etcd};
 pub use lines::{CUT, Form, export, import, is_whole};

@@ -353,8 +353,14 @@ impl Mapping {
         [&self.etcd_prefix, SENTINELS].concat()
     }
 
+    /// Also that of a job whose prefix is within this one.
     fn is_sentinel(&self, key: &[u8]) -> bool {
-        key.strip_prefix(&self.etcd_prefix[..]).is_some_and(|rest| rest.starts_with(SENTINELS))
+        let is_of_job = |at: &[u8]| {
+            at.strip_prefix(SENTINELS).is_some_and(|job| job.starts_with(JOBS.as_bytes()))
+        };
+        key.strip_prefix(&self.etcd_prefix[..]).is_some_and(|rest| {
+            rest.starts_with(SENTINELS) || (0..rest.len()).any(|at| is_of_job(&rest[at..]))
+        })
     }
 
     /// The first problem of an entry of etcd.
@@ -730,6 +736,23 @@ mod tests {
         assert_eq!(mapping.place(&sentinel), Place::Sentinel);
         assert_eq!(mapping.problem(&sentinel), None);
         assert_eq!((mapping.set(&sentinel), mapping.unset(&sentinel.key.0)), (vec![], vec![]));
+        // Sentinels of other jobs, with prefixes before, within and beside this one.
+        for (etcd_prefix, is_within) in [
+            ("", false),
+            ("/", false),
+            ("/app/", true),
+            ("/app/in", true),
+            ("/app/in/", true),
+            ("/b", false),
+        ] {
+            let other = Mapping { etcd_prefix: etcd_prefix.into(), ..mapping.clone() };
+            let sentinel =
+                entry(&[&other.sentinels()[..], b"_migrate/other/rollback/1"].concat(), 1);
+            let is_sentinel = mapping.place(&sentinel) == Place::Sentinel;
+            assert_eq!(is_sentinel, is_within, "{etcd_prefix:?}");
+        }
+        let of_program = entry(b"/app/in/_migrate.sentinel/x", 1);
+        assert!(matches!(mapping.place(&of_program), Place::Plain(_)));
         assert_eq!(
             mapping.place(&entry(b"/app/_migrate/x", 1)),
             Place::Plain("app/_migrate/x".to_owned())

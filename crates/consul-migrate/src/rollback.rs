@@ -8,18 +8,20 @@
 //! It ends, whatever programs do in etcd: the first round changes all that differs, and a difference in the next round
 //! is a program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
-use super::cutover::{lift, refuse_alarms, sentinels, write};
+use super::cutover::{left, lift, refuse_alarms, sentinels, write};
 use super::etcd::{Change, Etcd, KeyValue, Pages, Range, Refused};
 use super::job::{Keys, Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
+use super::source::restored;
 use super::survey::shown;
 use super::target::{Stored, Target};
 use super::verify::{self, Difference};
 use super::{Run, Stop};
 use bytes::{Bytes, BytesMut};
+use consul_api::error::{Error, Kind};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -64,6 +66,9 @@ pub struct RolledBack {
     pub keys: Vec<String>,
     /// The first keys that etcd had with another value, or that Consul does not have.
     pub overwritten: Vec<String>,
+    /// The rights that roles of etcd lack although the cut-over has taken them, because somebody else has changed them: how to give
+    /// each back.
+    pub not_given_back: Vec<String>,
     /// The keys of Consul that no key of etcd has as its place.
     pub without_source: Vec<String>,
     /// The keys that programs have set in etcd since the cut-over, or deleted during the way back, and that are otherwise in
@@ -108,8 +113,8 @@ enum Outcome {
     Made,
     /// A program has changed one of their keys meanwhile.
     Overtaken,
-    /// etcd takes no transaction with as many of them.
-    Oversized,
+    /// etcd takes no transaction with as many of them, for this reason.
+    Oversized(Error),
 }
 
 /// The changes that a way back may make.
@@ -130,35 +135,41 @@ pub enum MayChange {
 /// See [`Stop`].
 pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBack, Stop> {
     let record = run.job.record();
+    // A version that did not note the revision has set none either that can be told.
+    let switched = record.switched_revision.unwrap_or(u64::MAX);
+    let Some(why) = restored(run.etcd, &record, &run.job.keys).await? else {
+        return make_as_consul(run, &record, switched, may_change == MayChange::Nothing).await;
+    };
+    let now = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     if may_change == MayChange::NoNewKeys {
-        refuse_restored(run, &record).await?;
+        let would = make_as_consul(run, &record, now, true).await?;
+        refuse_to_overwrite(&why, &would)?;
     }
-    make_as_consul(run, &record, may_change == MayChange::Nothing).await
+    // Programs have set what comes after this look.
+    make_as_consul(run, &record, now, may_change == MayChange::Nothing).await
 }
 
-/// Refuses to overwrite or delete keys of an etcd that has gone back: its revisions do not tell what programs have set since
-/// the cut-over. Keys that it lacks may be set.
-async fn refuse_restored(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
-    let Some(switched) = record.switched_revision else { return Ok(()) };
-    let found = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
-    if found >= switched {
-        return Ok(());
-    }
-    let would = make_as_consul(run, record, true).await?;
+/// Refuses to overwrite or delete keys of an etcd that was restored. Keys that it lacks may be set.
+fn refuse_to_overwrite(why: &str, would: &RolledBack) -> Result<(), Stop> {
     if would.overwritten.is_empty() {
         return Ok(());
     }
     let first: Vec<&str> =
         would.overwritten.iter().take(NAMED_IN_TEXT).map(String::as_str).collect();
     Err(Stop::Refused(format!(
-        "etcd is at revision {found}, and the job was cut over at revision {switched}: etcd was restored from a snapshot, and does not \
-         tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as {}. Nothing was \
-         changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
+        "{why}, and does not tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as \
+         {}. Nothing was changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
         first.join(", ")
     )))
 }
 
-async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<RolledBack, Stop> {
+/// `known`: the revision after which each other write is a program's.
+async fn make_as_consul(
+    run: &Run<'_>,
+    record: &Record,
+    known: u64,
+    is_dry: bool,
+) -> Result<RolledBack, Stop> {
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(
             "the job is not cut over: etcd has what programs have written, and there is no way back to go"
@@ -166,23 +177,21 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
         ));
     }
     if !is_dry {
-        lift_own(run, record).await?;
+        lift_own(run).await?;
     }
     let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
-    // A version that did not note the revision has set none either that can be told.
-    let switched = record.switched_revision.unwrap_or(u64::MAX);
     let mut back = WayBack {
         run,
         mapping,
         is_dry,
-        switched,
+        known_up_to: known,
         marks,
         own: HashSet::new(),
         known: HashSet::new(),
         before: None,
         most: AT_ONCE,
-        oversized: BTreeSet::new(),
+        oversized: BTreeMap::new(),
         is_equal: true,
         done: RolledBack::default(),
         work: Arc::default(),
@@ -196,14 +205,16 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
             back.before = Some(revision);
             continue;
         }
-        let WayBack { marks, done, oversized, .. } = back;
+        let WayBack { marks, mut done, oversized, .. } = back;
         if !oversized.is_empty() {
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            end(run, record, if done.changed.is_empty() { revision } else { switched }).await?;
+            end(run, if done.changed.is_empty() { revision } else { known }).await?;
+            done.not_given_back = not_given_back(run, record).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
+            let _ = run.etcd.delete(&Range::prefix(&left(mapping, &run.job.keys))).await;
         }
         return Ok(done);
     }
@@ -215,20 +226,24 @@ async fn make_as_consul(run: &Run<'_>, record: &Record, is_dry: bool) -> Result<
 }
 
 /// Lifts what the cut-over has left, also if another alarm is on, so that another job whose way back waits for it can go on.
-async fn lift_own(run: &Run<'_>, record: &Record) -> Result<(), Stop> {
+async fn lift_own(run: &Run<'_>) -> Result<(), Stop> {
     // An instance that was replaced lifts nothing any more on which another relies.
     run.job.next_epoch().await?;
-    lift(run.etcd, &record.alarms, &record.taken).await?;
-    if !record.taken.is_empty() {
-        // A right that an operator takes from the roles from now on stays taken.
-        run.job.save(Record { taken: Vec::new(), ..run.job.record() }, &[]).await?;
-    }
+    lift(run.etcd, &run.job).await?;
     refuse_alarms(run).await.map_err(|stop| match stop {
         Stop::Refused(why) => Stop::Refused(format!(
             "this job stops no writer of etcd any more, and can go back when the other alarm is off: {why}"
         )),
         stop => stop,
     })
+}
+
+/// The rights that a cut-over has taken, and that roles lack still. Of one before the last the user may not be allowed to ask.
+async fn not_given_back(run: &Run<'_>, record: &Record) -> Result<Vec<String>, Stop> {
+    match run.etcd.not_given_back(&record.taken).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(Vec::new()),
+        missing => Ok(missing?.into_iter().map(ToString::to_string).collect()),
+    }
 }
 
 /// The prefix of the marks of a way back.
@@ -245,31 +260,40 @@ pub async fn rollback_has_begun(etcd: &Etcd, record: &Record, keys: &Keys) -> Re
 }
 
 /// The keys that etcd does not take, and what helps. Without them the job cannot go on with etcd: Consul would lose them.
-fn named_oversized(keys: &BTreeSet<Bytes>) -> String {
-    let first: Vec<String> = keys.iter().take(NAMED_IN_TEXT).map(|key| shown(key)).collect();
+fn named_oversized(keys: &BTreeMap<Bytes, Error>) -> String {
+    let first: Vec<String> = keys.keys().take(NAMED_IN_TEXT).map(|key| shown(key)).collect();
     let more = match keys.len() - first.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+    let why = keys.values().next().map_or("", |error| error.message());
+    let limit = match why {
+        _ if why.contains("too many operations") => "start etcd with --max-txn-ops of 2 at least",
+        _ if why.contains("request is too large") => {
+            "set these by `etcdctl put`, whose requests are smaller, or start etcd with a larger --max-request-bytes"
+        }
+        _ => {
+            "raise the limit of what is before etcd, such as client_max_body_size of nginx, or go around it"
+        }
+    };
     format!(
-        "etcd takes no transaction as large as that of one key ({}{more}); all other keys are set. Set these by `etcdctl put`, whose \
-         requests are smaller, or start etcd with a larger --max-request-bytes, and run rollback again. Until then the job is cut \
-         over, Consul is the truth, and etcd takes writes",
+        "etcd takes no transaction as large as that of one key ({}{more}): {why}. All other keys are set; {limit}, and run rollback \
+         again. Until then the job is cut over, Consul is the truth, and etcd takes writes",
         first.join(", ")
     )
 }
 
 /// The job goes on with the changes after this revision.
-async fn end(run: &Run<'_>, record: &Record, revision: u64) -> Result<(), Stop> {
+async fn end(run: &Run<'_>, revision: u64) -> Result<(), Stop> {
     let back = Record {
         phase: Phase::Tail,
         revision: revision + 1,
         offset: 0,
-        taken: Vec::new(),
         switched_at: None,
         switched_revision: None,
+        left: None,
         tally: None,
-        ..record.clone()
+        ..run.job.record()
     };
     run.job.save(back, &[]).await
 }
@@ -278,8 +302,8 @@ struct WayBack<'r, 'a> {
     run: &'r Run<'a>,
     mapping: &'r Mapping,
     is_dry: bool,
-    /// The revision of the cut-over.
-    switched: u64,
+    /// The revision of the cut-over, or of a look since: a later write that is not the way back's own is a program's.
+    known_up_to: u64,
     /// The prefix of the marks.
     marks: Vec<u8>,
     /// The revisions of the way back itself.
@@ -291,7 +315,7 @@ struct WayBack<'r, 'a> {
     /// How many changes etcd takes in one transaction, as far as it has refused more.
     most: usize,
     /// The keys whose change alone is too large for etcd.
-    oversized: BTreeSet<Bytes>,
+    oversized: BTreeMap<Bytes, Error>,
     /// Whether the present round has found nothing to change.
     is_equal: bool,
     done: RolledBack,
@@ -367,11 +391,11 @@ impl WayBack<'_, '_> {
         while !rest.is_empty() {
             let (now, later) = rest.split_at(Change::fitting(rest).min(self.most));
             match self.make(now).await? {
-                Outcome::Oversized if now.len() > 1 => {
+                Outcome::Oversized(_) if now.len() > 1 => {
                     self.most = now.len() / 2;
                     continue;
                 }
-                Outcome::Oversized => _ = self.oversized.insert(now[0].key.clone()),
+                Outcome::Oversized(why) => _ = self.oversized.insert(now[0].key.clone(), why),
                 Outcome::Made => {}
                 Outcome::Overtaken => {
                     for change in now {
@@ -395,7 +419,7 @@ impl WayBack<'_, '_> {
                 self.done.changed.push(shown(key));
                 self.known.insert(key.clone());
             }
-            Way::Change(change) if self.oversized.contains(key) => drop(change),
+            Way::Change(change) if self.oversized.contains_key(key) => drop(change),
             Way::Change(change) => return Some(change),
         }
         None
@@ -427,8 +451,8 @@ impl WayBack<'_, '_> {
             match self.make(std::slice::from_ref(&change)).await? {
                 Outcome::Overtaken => {}
                 Outcome::Made => return Ok(()),
-                Outcome::Oversized => {
-                    self.oversized.insert(key.clone());
+                Outcome::Oversized(why) => {
+                    self.oversized.insert(key.clone(), why);
                     return Ok(());
                 }
             }
@@ -442,13 +466,13 @@ impl WayBack<'_, '_> {
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
         let attempt = async || match etcd.change(changes, &mark).await {
-            Err(Refused::Oversized(_)) => Ok(None),
-            answered => answered.map(Some),
+            Err(Refused::Oversized(why)) => Ok(Err(why)),
+            answered => answered.map(Ok),
         };
         let made = match write(self.run, attempt).await? {
-            None => return Ok(Outcome::Oversized),
-            Some(Some(revision)) => Some(revision),
-            Some(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
+            Err(why) => return Ok(Outcome::Oversized(why)),
+            Ok(Some(revision)) => Some(revision),
+            Ok(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
         };
         self.own.extend(made);
         Ok(if made.is_some() { Outcome::Made } else { Outcome::Overtaken })
@@ -469,7 +493,7 @@ impl WayBack<'_, '_> {
             return Ok(Way::Left(if is_alike { LEASED } else { LEASED_DIFFERENT }));
         }
         let from = before.as_ref().map_or(0, |kv| kv.mod_revision.0);
-        let is_set = from > self.switched && !self.own.contains(&from);
+        let is_set = from > self.known_up_to && !self.own.contains(&from);
         if before.map(|kv| kv.value.0) == value {
             return Ok(if is_set { Way::SetAlike } else { Way::Nothing });
         }

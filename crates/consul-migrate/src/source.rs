@@ -1,8 +1,9 @@
 //! Whether etcd is still the one of a job.
 
 use super::Stop;
-use super::etcd::{Etcd, Range};
-use super::job::{Phase, Record};
+use super::cutover::left;
+use super::etcd::{Etcd, Pages, Range};
+use super::job::{Keys, Phase, Record};
 
 /// Refuses another cluster, and a cluster that has gone back.
 ///
@@ -21,11 +22,22 @@ pub async fn check_cluster(etcd: &Etcd, record: &Record) -> Result<(), Stop> {
     let found = etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?.cluster_id;
     match found == record.cluster_id {
         true => Ok(()),
-        false => Err(Stop::Refused(format!(
-            "the job began with the etcd cluster {}, and this is {found}: give its addresses, or begin another --job \
-             with `copy --replace` if etcd was replaced or restored as a new cluster",
-            record.cluster_id
-        ))),
+        false => {
+            let cure = match record.phase {
+                // A copy would replace what programs have in Consul.
+                Phase::Switched => {
+                    "give its addresses. If etcd was replaced or restored as a new cluster, no way back leads there: programs use \
+                     Consul since the cut-over, which is the truth, and `finish --without-etcd` ends the job"
+                }
+                _ => {
+                    "give its addresses, or begin another --job with `copy --replace` if etcd was replaced or restored as a new cluster"
+                }
+            };
+            Err(Stop::Refused(format!(
+                "the job began with the etcd cluster {}, and this is {found}: {cure}",
+                record.cluster_id
+            )))
+        }
     }
 }
 
@@ -57,4 +69,31 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
     Err(Stop::Refused(format!(
         "etcd is at revision {found}, and the job has applied revision {applied}: etcd was restored from a snapshot; {cure}"
     )))
+}
+
+/// Whether etcd was restored from a snapshot since the job was cut over, and why that is known: it lacks what the cut-over has
+/// left there, or has gone back. Its revisions do not tell what programs have set since.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn restored(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<Option<String>, Stop> {
+    let Some(switched) = record.switched_revision else { return Ok(None) };
+    let found = etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+    if found < switched {
+        return Ok(Some(format!(
+            "etcd is at revision {found}, and the job was cut over at revision {switched}: etcd was restored from a snapshot"
+        )));
+    }
+    let Some(created) = record.left else { return Ok(None) };
+    let mut pages = Pages::new(etcd, Range::prefix(&left(&record.mapping, keys)), 0, 100);
+    while let Some(page) = pages.next().await? {
+        if page.kvs.iter().any(|kv| kv.create_revision.0 == created) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(
+        "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, or all its keys were \
+         deleted"
+            .to_owned(),
+    ))
 }

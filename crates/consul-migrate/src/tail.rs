@@ -95,6 +95,43 @@ struct Waiting {
     offset: u64,
 }
 
+/// The messages of a watch that have come while a transaction was under way. Without them the next one would have a single
+/// change: what else there is comes from the connection only while it is asked for.
+#[derive(Default)]
+struct Arrived {
+    told: VecDeque<Result<Changes, Refused>>,
+    bytes: usize,
+}
+
+impl Arrived {
+    /// Does the work, and takes what the watch tells meanwhile.
+    async fn beside<R>(&mut self, watch: &mut Watch<'_>, work: impl Future<Output = R>) -> R {
+        let mut work = pin!(work);
+        while self.bytes < MAX_WAITING_BYTES && !matches!(self.told.back(), Some(Err(_))) {
+            match select(work.as_mut(), pin!(watch.next())).await {
+                Either::Left((done, _)) => return done,
+                Either::Right((told, _)) => {
+                    self.bytes += size_of(&told);
+                    self.told.push_back(told);
+                }
+            }
+        }
+        work.await
+    }
+
+    fn take(&mut self) -> Option<Result<Changes, Refused>> {
+        let told = self.told.pop_front()?;
+        self.bytes -= size_of(&told);
+        Some(told)
+    }
+}
+
+/// About how much memory a message takes.
+fn size_of(told: &Result<Changes, Refused>) -> usize {
+    let event = |event: &Event| event.kv.key.0.len() + event.kv.value.0.len() + 500;
+    told.as_ref().map_or(0, |changes| 500 + changes.events.iter().map(event).sum::<usize>())
+}
+
 /// Why a watch is followed no longer.
 enum Ended {
     Done,
@@ -328,10 +365,11 @@ impl<'r, 'a> Tail<'r, 'a> {
             Err(ended) => return Ok(ended),
         };
         self.told_at = etcd.clock().now();
+        let mut arrived = Arrived::default();
         loop {
-            let ready = self.take_ready(&mut watch).await;
+            let ready = self.take_ready(&mut watch, &mut arrived).await;
             while !self.waiting.is_empty() {
-                self.apply().await?;
+                arrived.beside(&mut watch, self.apply()).await?;
                 if self.is_due() {
                     self.look(false).await?;
                 }
@@ -343,6 +381,9 @@ impl<'r, 'a> Tail<'r, 'a> {
             self.save_position().await?;
             if let Err(ended) = ready {
                 return Ok(ended);
+            }
+            if !arrived.told.is_empty() {
+                continue;
             }
             let silence = etcd.clock().sleep(LOOK_EVERY.min(etcd.patience().max(PAUSE)));
             let is_silent = match select(pin!(watch.next()), silence).await {
@@ -393,9 +434,14 @@ impl<'r, 'a> Tail<'r, 'a> {
     }
 
     /// Takes what has arrived already, or returns why the watch has ended.
-    async fn take_ready(&mut self, watch: &mut Watch<'_>) -> Result<Result<(), Ended>, Stop> {
+    async fn take_ready(
+        &mut self,
+        watch: &mut Watch<'_>,
+        arrived: &mut Arrived,
+    ) -> Result<Result<(), Ended>, Stop> {
         while self.waiting.len() < MAX_WAITING && self.bytes < MAX_WAITING_BYTES && !self.is_last {
-            let Some(changes) = watch.next().now_or_never() else { break };
+            let changes = arrived.take().or_else(|| watch.next().now_or_never());
+            let Some(changes) = changes else { break };
             match self.unbroken(changes)? {
                 Ok(changes) => self.add(changes).await?,
                 Err(ended) => return Ok(Err(ended)),

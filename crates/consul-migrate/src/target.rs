@@ -155,7 +155,7 @@ impl Target {
 
     async fn call(&self, endpoint: &'static Endpoint, args: &Args) -> Result<Answer, Error> {
         // Many futures have it inside.
-        Box::pin(self.client.call(endpoint, args)).await.map_err(self.words)
+        Box::pin(self.client.call(endpoint, args)).await.map_err(|error| (self.words)(sized(error)))
     }
 
     /// Repeats a call that may be repeated.
@@ -571,7 +571,7 @@ impl Target {
         let args = Args::new().arg(Value::List(all.collect()));
         let request = self.client.request(&txn::TXN, &args)?;
         let answered = self.silence.tell(self.client.execute(&request)).await;
-        let success = match answered.map_err(self.words) {
+        let success = match answered.map_err(|error| (self.words)(sized(error))) {
             Ok(success) => success,
             Err(error) if self.learn_room(&error, checks, ops) => return Ok(Outcome::Oversized),
             Err(error) => return refused(error),
@@ -674,6 +674,16 @@ impl Room {
             false => Room::default(),
         };
         fits
+    }
+}
+
+/// The status alone tells that a request is too large, whatever has answered, such as a proxy with a page of its own.
+fn sized(error: Error) -> Error {
+    match error.status() {
+        Some(413) if error.kind() != Kind::TooLarge => {
+            Error::new(Kind::TooLarge, error.message()).with_status(413)
+        }
+        _ => error,
     }
 }
 

@@ -67,7 +67,7 @@ pub enum Refused {
     TooLarge,
     /// An alarm is on, while which etcd takes no writes.
     Alarm(Error),
-    /// The transaction has more operations or bytes than etcd takes; its operator chooses both limits.
+    /// The transaction has more operations or bytes than etcd, or what is before it, takes; its operator chooses these limits.
     Oversized(Error),
     /// Anything else.
     Failed(Error),
@@ -754,6 +754,7 @@ impl Etcd {
             _ if !hint.is_empty() => Kind::PermissionDenied,
             (16, _) => Kind::PermissionDenied,
             (8, _) => Kind::RateLimited,
+            (_, 413) => Kind::TooLarge,
             // 1 is what the gateway of a server says that stops: its own client of gRPC is closed.
             (1 | 4 | 14, _) | (_, 408 | 499 | 502..=504) => Kind::NoLeader,
             // etcd's own have a code, but for one of its gateway.
@@ -762,7 +763,8 @@ impl Etcd {
         };
         let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
         let error = Error::new(kind, message).with_status(status).with_endpoint(self.endpoint());
-        if says("too many operations") || says("request is too large") {
+        // Also of what is before etcd, whatever it says.
+        if status == 413 || says("too many operations") || says("request is too large") {
             return Refused::Oversized(error);
         }
         let is_transient = matches!(kind, Kind::NoLeader | Kind::RateLimited)

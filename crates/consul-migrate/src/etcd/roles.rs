@@ -12,6 +12,9 @@ use std::fmt;
 /// The role whose users may do anything, whatever its permissions.
 const ROOT: &str = "root";
 
+/// The answer to a revoke of what a role does not have.
+const NOT_GRANTED: &str = "permission is not granted to the role";
+
 /// A permission of a role that lets it write.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 pub struct Right {
@@ -25,9 +28,6 @@ pub struct Right {
     pub end: Vec<u8>,
     /// Whether it lets the role read, too, and still does when it is taken.
     pub reads: bool,
-    /// All permissions of the role with this first key, if it has several: etcd finds only one of them to replace.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub beside: Vec<Permission>,
 }
 
 /// The kind of access that a permission allows. The first one is left out of messages.
@@ -77,67 +77,71 @@ pub struct Users {
 /// How an operator gives it back.
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.reads { "readwrite" } else { "write" };
+        let allowed = if self.reads { Allowed::ReadWrite } else { Allowed::Write };
+        let kind = allowed.word();
         write!(f, "`etcdctl role grant-permission {} {kind}` for ", self.role)?;
-        let start = shown(&self.key);
-        match &self.end[..] {
-            [] => write!(f, "the key {start}"),
-            [0] => write!(f, "all keys from {start} on (--from-key)"),
-            end => write!(f, "the keys from {start} up to {}", shown(end)),
+        write_keys(f, &self.key, &self.end)
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for ", self.allowed.word())?;
+        write_keys(f, &self.key.0, &self.range_end.0)
+    }
+}
+
+impl Allowed {
+    /// That of etcdctl.
+    fn word(self) -> &'static str {
+        match self {
+            Allowed::Read => "read",
+            Allowed::Write => "write",
+            Allowed::ReadWrite => "readwrite",
         }
     }
 }
 
+fn write_keys(f: &mut fmt::Formatter<'_>, key: &[u8], end: &[u8]) -> fmt::Result {
+    let start = shown(key);
+    match end {
+        [] => write!(f, "the key {start}"),
+        [0] => write!(f, "all keys from {start} on (--from-key)"),
+        end => write!(f, "the keys from {start} up to {}", shown(end)),
+    }
+}
+
 impl Right {
-    fn of(role: &str, permission: &Permission, all: &[Permission]) -> Option<Right> {
+    fn of(role: &str, permission: &Permission) -> Option<Right> {
         let reads = match permission.allowed {
             Allowed::Read => return None,
             Allowed::Write => false,
             Allowed::ReadWrite => true,
         };
-        let mut beside: Vec<_> =
-            all.iter().filter(|it| it.key == permission.key).cloned().collect();
-        if beside.len() == 1 {
-            beside.clear();
-        }
         let (key, end) = (permission.key.0.to_vec(), permission.range_end.0.to_vec());
-        Some(Right { role: role.to_owned(), key, end, reads, beside })
-    }
-
-    fn is_of(&self, permission: &Permission) -> bool {
-        permission.key.0[..] == self.key[..] && permission.range_end.0[..] == self.end[..]
+        Some(Right { role: role.to_owned(), key, end, reads })
     }
 
     /// The kinds of the permissions among these that are for its keys.
     fn kinds(&self, permissions: &[Permission]) -> Vec<Allowed> {
-        kinds(&permission(self, Allowed::Read), permissions)
+        let is_same =
+            |it: &&Permission| it.key.0[..] == self.key[..] && it.range_end.0[..] == self.end[..];
+        permissions.iter().filter(is_same).map(|it| it.allowed).collect()
     }
 
-    /// Those that it had.
-    fn before(&self) -> Vec<Allowed> {
-        match self.beside.is_empty() {
-            true if self.reads => vec![Allowed::ReadWrite],
-            true => vec![Allowed::Write],
-            false => self.kinds(&self.beside),
-        }
+    /// Whether its role may not write its keys.
+    fn is_missing(&self, permissions: &[Permission]) -> bool {
+        self.kinds(permissions).iter().all(|it| *it == Allowed::Read)
     }
 
-    /// The permission that is left of it when it is taken.
-    fn rest(&self) -> Option<Allowed> {
-        self.before().iter().any(|it| *it != Allowed::Write).then_some(Allowed::Read)
-    }
-
-    /// Whether it is taken, or partly taken or given back by an instance that was killed, and nobody else has changed it.
+    /// Whether its role has what the taking has left.
     fn is_taken(&self, permissions: &[Permission]) -> bool {
-        let (now, before) = (self.kinds(permissions), self.before());
-        if self.beside.is_empty() {
-            // One permission alone is replaced at once.
-            return now != before && now[..] == *self.rest().as_slice();
-        }
-        let is_halved = now != before
-            && (now[..] == *self.rest().as_slice() || is_part(&now, &before))
-            || self.beside.iter().any(|it| kinds(it, permissions).is_empty());
-        is_halved || between(&self.beside).is_some_and(|it| !kinds(&it, permissions).is_empty())
+        self.is_missing(permissions) && self.reads != self.kinds(permissions).is_empty()
+    }
+
+    /// Its permission with this kind.
+    fn permission(&self, allowed: Allowed) -> Permission {
+        Permission { allowed, key: base64(&self.key), range_end: base64(&self.end) }
     }
 
     /// Whether it has keys of a range.
@@ -172,16 +176,50 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn rights_to_write(&self, range: &Range) -> Result<Vec<Right>, Refused> {
-        let mut rights = Vec::new();
+        let found = self.rights_and_others(range).await?;
+        Ok(found.into_iter().map(|(right, _)| right).collect())
+    }
+
+    /// Why the rights to write keys of a range cannot be taken; `None` if they can. etcd looks for a permission by its first
+    /// key alone: of several with the same one it replaces any, and keeps doubles.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn not_takable(&self, range: &Range) -> Result<Option<String>, Refused> {
+        let found = self.rights_and_others(range).await?;
+        let Some((right, all)) = found.iter().find(|(_, all)| all.len() > 1) else {
+            return Ok(None);
+        };
+        let all: Vec<_> = all.iter().map(Permission::to_string).collect();
+        Ok(Some(format!(
+            "--freeze roles is refused: the role {} of etcd has several permissions that begin with {} ({}), and etcd replaces only \
+             one of them. Merge them: revoke each, and grant one permission for all their keys; or use --freeze operator, and stop \
+             the writers yourself",
+            right.role,
+            shown(&right.key),
+            all.join(", ")
+        )))
+    }
+
+    /// The same rights with all permissions of their roles that have the same first key.
+    async fn rights_and_others(
+        &self,
+        range: &Range,
+    ) -> Result<Vec<(Right, Vec<Permission>)>, Refused> {
+        let mut found = Vec::new();
         for role in self.ask::<Roles>("auth/role/list", &json!({})).await?.roles {
-            if role != ROOT {
-                let permissions = self.permissions(&role).await?;
-                rights
-                    .extend(permissions.iter().filter_map(|it| Right::of(&role, it, &permissions)));
+            if role == ROOT {
+                continue;
+            }
+            let all = self.permissions(&role).await?;
+            for right in all.iter().filter_map(|it| Right::of(&role, it)) {
+                let same = all.iter().filter(|it| it.key.0[..] == right.key[..]).cloned();
+                let same = same.collect();
+                found.push((right, same));
             }
         }
-        rights.retain(|right| right.overlaps(range));
-        Ok(rights)
+        found.retain(|(right, _)| right.overlaps(range));
+        Ok(found)
     }
 
     /// The users with the role root, from whom no right can be taken.
@@ -204,8 +242,10 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn take(&self, right: &Right) -> Result<(), Refused> {
-        let now = self.permissions(&right.role).await?;
-        self.replace(right, right.rest(), &now).await
+        match right.reads {
+            true => self.grant(right, Allowed::Read).await,
+            false => self.revoke(right).await,
+        }
     }
 
     /// Which of these rights are taken.
@@ -234,147 +274,55 @@ impl Etcd {
         Ok(found)
     }
 
-    /// Gives the taken ones of these rights back; returns whether one was.
+    /// Gives the taken ones of these rights back, each while this instance may; returns whether one was taken.
     ///
     /// # Errors
-    /// See [`Refused`].
-    pub async fn give_back(&self, rights: &[Right]) -> Result<bool, Refused> {
+    /// See [`Refused`]; errors of `may_go_on`.
+    pub async fn give_back<E: From<Refused>>(
+        &self,
+        rights: &[Right],
+        may_go_on: impl AsyncFn() -> Result<bool, E>,
+    ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
         for right in &taken {
-            let now = self.permissions(&right.role).await?;
-            match &right.before()[..] {
-                // With another one of the same first key.
-                _ if !right.is_taken(&now) => {}
-                [before] if right.beside.is_empty() => {
-                    self.replace(right, Some(*before), &now).await?;
-                }
-                _ => {
-                    let beside = taken.iter().copied().filter(|it| {
-                        it.role == right.role && it.key == right.key && it.is_taken(&now)
-                    });
-                    self.restore(&right.role, &right.beside, beside.collect(), now).await?;
-                }
+            let before = if right.reads { Allowed::ReadWrite } else { Allowed::Write };
+            if !may_go_on().await? {
+                break;
             }
+            self.grant(right, before).await?;
         }
         Ok(!taken.is_empty())
     }
 
-    /// Which of these rights their roles do not have as they were, because somebody else has changed them.
+    /// Which of these rights their roles do not have, because they are taken or somebody else has changed them.
     ///
     /// # Errors
     /// See [`Refused`].
     pub async fn not_given_back<'r>(&self, rights: &'r [Right]) -> Result<Vec<&'r Right>, Refused> {
-        let may_only_read = |now: &[Permission], right: &Right| {
-            right.kinds(now).iter().all(|it| *it == Allowed::Read)
-        };
         let mut found = self.with_permissions(rights).await?;
-        found.retain(|(right, now)| may_only_read(now, right));
+        found.retain(|(right, now)| right.is_missing(now));
         Ok(found.into_iter().map(|(right, _)| right).collect())
-    }
-
-    /// Lets a role have this kind of permission alone for the keys of a right.
-    async fn replace(
-        &self,
-        right: &Right,
-        kind: Option<Allowed>,
-        now: &[Permission],
-    ) -> Result<(), Refused> {
-        let kinds = right.kinds(now);
-        if kinds[..] == *kind.as_slice() {
-            return Ok(());
-        }
-        // etcd replaces only the permission that its search for the first key finds, and adds one otherwise.
-        let found = now.iter().find(|it| it.key.0[..] == right.key[..]);
-        let is_replaced = kinds.len() == 1 && found.is_some_and(|it| right.is_of(it));
-        if !(kinds.is_empty() || is_replaced && kind.is_some()) {
-            self.revoke(&right.role, &permission(right, Allowed::Read)).await?;
-        }
-        match kind {
-            Some(kind) => self.grant(&right.role, &permission(right, kind)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Makes the permissions of a role with one first key those that they were, in their order. Those that somebody else has
-    /// changed stay.
-    async fn restore(
-        &self,
-        role: &str,
-        before: &[Permission],
-        taken: Vec<&Right>,
-        now: Vec<Permission>,
-    ) -> Result<(), Refused> {
-        let is_own = |it: &&Permission| {
-            let found = kinds(it, &now);
-            let is_as_before = found == kinds(it, before) || found.is_empty();
-            is_as_before || taken.iter().any(|right| right.is_of(it))
-        };
-        let wanted: Vec<&Permission> = before.iter().filter(is_own).collect();
-        let between = between(before);
-        let mut ranges: Vec<&Permission> = wanted.iter().copied().chain(&between).collect();
-        ranges.sort_by_key(|it| &it.range_end);
-        ranges.dedup_by_key(|it| &it.range_end);
-        for range in ranges {
-            if !kinds(range, &now).is_empty() {
-                self.revoke(role, range).await?;
-            }
-        }
-        if let Some(between) = &between {
-            self.grant(role, between).await?;
-        }
-        for permission in wanted {
-            self.grant(role, permission).await?;
-        }
-        match &between {
-            Some(between) => self.revoke(role, between).await,
-            None => Ok(()),
-        }
     }
 
     async fn permissions(&self, role: &str) -> Result<Vec<Permission>, Refused> {
         Ok(self.ask::<Role>("auth/role/get", &json!({ "role": role })).await?.perm)
     }
 
-    async fn grant(&self, role: &str, permission: &Permission) -> Result<(), Refused> {
-        let asked = json!({ "name": role, "perm": permission });
+    /// Replaces the only permission with the first key of a right, or adds it: done twice it is as once.
+    async fn grant(&self, right: &Right, allowed: Allowed) -> Result<(), Refused> {
+        let asked = json!({ "name": right.role, "perm": right.permission(allowed) });
         self.ask::<Changed>("auth/role/grant", &asked).await.map(|_| ())
     }
 
-    /// Takes all permissions of the same keys.
-    async fn revoke(&self, role: &str, of: &Permission) -> Result<(), Refused> {
-        let asked = json!({ "role": role, "key": of.key, "range_end": of.range_end });
-        self.ask::<Changed>("auth/role/revoke", &asked).await.map(|_| ())
+    /// Takes all permissions of the keys of a right, also by a request that is repeated.
+    async fn revoke(&self, right: &Right) -> Result<(), Refused> {
+        let Permission { key, range_end, .. } = right.permission(Allowed::Read);
+        let asked = json!({ "role": right.role, "key": key, "range_end": range_end });
+        match self.ask::<Changed>("auth/role/revoke", &asked).await {
+            Err(Refused::Failed(error)) if error.message().contains(NOT_GRANTED) => Ok(()),
+            done => done.map(|_| ()),
+        }
     }
-}
-
-/// The kinds of the permissions among these that are for the same keys.
-fn kinds(of: &Permission, permissions: &[Permission]) -> Vec<Allowed> {
-    let is_same = |it: &&Permission| it.key == of.key && it.range_end == of.range_end;
-    let mut kinds: Vec<_> = permissions.iter().filter(is_same).map(|it| it.allowed).collect();
-    kinds.sort_unstable();
-    kinds
-}
-
-/// Whether these kinds, which are sorted, are among others.
-fn is_part(kinds: &[Allowed], others: &[Allowed]) -> bool {
-    let mut others = others.iter();
-    kinds.iter().all(|kind| others.any(|other| other == kind))
-}
-
-/// With this one before them etcd takes several permissions for the same keys; `None` if these have none such. It is for the
-/// first key alone.
-fn between(permissions: &[Permission]) -> Option<Permission> {
-    let double = permissions.iter().find(|it| kinds(it, permissions).len() > 1)?;
-    let mut range_end = double.key.clone();
-    while range_end == double.key || permissions.iter().any(|it| it.range_end == range_end) {
-        range_end = base64(&[&range_end.0[..], b"\0"].concat());
-    }
-    Some(Permission { allowed: Allowed::Read, range_end, ..double.clone() })
-}
-
-/// A permission for the keys of a right.
-fn permission(of: &Right, allowed: Allowed) -> Permission {
-    Permission { allowed, key: base64(&of.key), range_end: base64(&of.end) }
 }
 
 /// Whether an error leaves open if there is access control: another one is that of a login.
@@ -397,7 +345,6 @@ mod tests {
             key: key.into(),
             end: end.into(),
             reads: true,
-            beside: Vec::new(),
         };
         for (key, end, overlaps) in [
             ("/app/", "/app0", true),

@@ -43,6 +43,19 @@ fn grant(permissions: &mut Permissions, range: (Vec<u8>, Vec<u8>), kind: &str) {
     }
 }
 
+/// The thing between the program and the requests that change roles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RolesBy {
+    Itself,
+    /// A proxy that sends each twice, and answers with the first or the second answer.
+    First,
+    Second,
+    /// A connection that loses the first answer to each; the next one to the same passes.
+    Losing,
+    /// The same, between two losses.
+    Lost,
+}
+
 #[derive(Clone, Debug)]
 struct Event {
     revision: u64,
@@ -79,6 +92,8 @@ struct State {
     /// The roles of each user, and the permissions of each role.
     users: BTreeMap<String, BTreeSet<String>>,
     roles: BTreeMap<String, Permissions>,
+    /// The thing between the program and the requests that change roles.
+    roles_by: RolesBy,
     /// The answer of another program to all requests.
     other: Option<(u16, &'static str)>,
     /// The same to all watches.
@@ -87,6 +102,10 @@ struct State {
     version: &'static str,
     /// The operations of a transaction, and the bytes of a request, that it takes.
     limits: (usize, usize),
+    /// The largest body that something before it lets through, and its answer to larger ones, with status 413.
+    bodies: Option<(usize, &'static str)>,
+    /// Whether watches are told each change in a line of its own, and have nothing ready before they are asked.
+    is_one_by_one: bool,
 }
 
 /// That of etcd by default.
@@ -123,10 +142,13 @@ impl Fake {
             alarms_are_roots: false,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
+            roles_by: RolesBy::Itself,
             other: None,
             other_watch: None,
             version: "3.4.0",
             limits: (128, 1536 << 10),
+            bodies: None,
+            is_one_by_one: false,
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
@@ -151,6 +173,16 @@ impl Fake {
     /// As `--max-txn-ops` and `--max-request-bytes` do.
     pub fn limit(&self, operations: usize, bytes: usize) {
         self.state().limits = (operations, bytes);
+    }
+
+    /// Lets something before it refuse larger bodies by this text.
+    pub fn limit_bodies(&self, bodies: Option<(usize, &'static str)>) {
+        self.state().bodies = bodies;
+    }
+
+    /// Tells watches each change in a line of its own, each after the connection had its turn.
+    pub fn tell_one_by_one(&self) {
+        self.state().is_one_by_one = true;
     }
 
     pub fn raise(&self, alarm: u64) {
@@ -213,6 +245,11 @@ impl Fake {
         let mut state = self.state();
         let permissions = state.roles.entry(role.to_owned()).or_default();
         grant(permissions, (key.into(), end.into()), kind);
+    }
+
+    /// From now on this is between the program and the requests that change roles.
+    pub fn change_roles_by(&self, by: RolesBy) {
+        self.state().roles_by = by;
     }
 
     /// Takes all permissions of a range from a role.
@@ -286,7 +323,9 @@ impl Fake {
     async fn answer(&self, path: &str, body: &[u8]) -> Result<Response<Parts>, Error> {
         let other = {
             let state = self.state();
-            state.other.or(state.other_watch.filter(|_| path.ends_with("/watch")))
+            let too_large = state.bodies.filter(|(most, _)| body.len() > *most);
+            let other = state.other.or(state.other_watch.filter(|_| path.ends_with("/watch")));
+            too_large.map(|(_, text)| (413, text)).or(other)
         };
         if let Some((status, text)) = other {
             let parts: Parts = Box::pin(stream::iter([Ok(Bytes::from_static(text.as_bytes()))]));
@@ -304,7 +343,27 @@ impl Fake {
         if path == "/v3/watch" {
             return Ok(Response::new(self.watch(&asked["create_request"])));
         }
-        let answer = self.state().request(path, &asked);
+        let answer = {
+            let state = &mut *self.state();
+            let answer = state.request(path, &asked);
+            let changes_role = path.ends_with("role/grant") || path.ends_with("role/revoke");
+            match state.roles_by {
+                RolesBy::First if changes_role => {
+                    let _ = state.request(path, &asked);
+                    answer
+                }
+                RolesBy::Second if changes_role => state.request(path, &asked),
+                RolesBy::Losing if changes_role => {
+                    state.roles_by = RolesBy::Lost;
+                    return Err(broken());
+                }
+                RolesBy::Lost if changes_role => {
+                    state.roles_by = RolesBy::Losing;
+                    answer
+                }
+                _ => answer,
+            }
+        };
         // A request takes some time, in which others come.
         let pause = self.state().rng.u64(0..4);
         self.clock.sleep(Duration::from_millis(pause)).await;
@@ -795,7 +854,11 @@ impl Follow {
             self.unsent.clear();
             return Some(Err(Error::new(Kind::Connect, "fake: the watch is broken").retryable()));
         }
-        let count = count.min(self.unsent.len());
+        let mut count = count.min(self.unsent.len());
+        if self.fake.state().is_one_by_one {
+            count = self.unsent.iter().position(|byte| *byte == b'\n').map_or(count, |at| at + 1);
+            self.fake.clock.sleep(Duration::from_micros(10)).await;
+        }
         Some(Ok(self.unsent.drain(..count).collect::<Vec<u8>>().into()))
     }
 
@@ -832,7 +895,8 @@ impl Follow {
         let mut rest = &events[..];
         while !rest.is_empty() {
             // A line has some whole revisions, or a part of one.
-            let (now, later) = rest.split_at(state.rng.usize(1..=rest.len()));
+            let most = if state.is_one_by_one { 1 } else { rest.len() };
+            let (now, later) = rest.split_at(state.rng.usize(1..=most));
             let is_part = later
                 .first()
                 .is_some_and(|next| Some(next.revision) == now.last().map(|it| it.revision));

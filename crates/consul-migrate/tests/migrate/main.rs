@@ -53,8 +53,14 @@ fn trials() -> Trials {
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    let cluster = random::restored::as_a_new_cluster;
+    trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
+    let beside = random::restored::beside_programs;
+    trials.add("a_way_back_of_a_restored_etcd_spares_what_programs_set_meanwhile", beside);
     trials
         .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
+    let bodies = random::sizes::small_bodies;
+    trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller", bodies);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
@@ -93,6 +99,7 @@ fn trials() -> Trials {
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
+    trials.add("a_tail_applies_many_changes_in_a_transaction", random::together::run);
     let large = random::held_up::a_line_is_too_large;
     trials.add("a_line_of_a_watch_that_is_too_large_ends_in_a_new_snapshot", large);
     trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);

@@ -27,6 +27,7 @@ pub mod silent;
 pub mod sizes;
 pub mod strangers;
 pub mod switched;
+pub mod together;
 pub mod url_names;
 pub mod waits;
 
@@ -129,6 +130,8 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
+type Bodies = Arc<Mutex<Option<(usize, &'static str)>>>;
+
 struct World {
     clock: ManualClock,
     fake: Fake,
@@ -143,6 +146,8 @@ struct World {
     way_ms: Arc<AtomicU64>,
     /// Whether a proxy before Consul sends each write twice, and answers with the second answer.
     is_doubled: Arc<AtomicBool>,
+    /// The largest body that something before Consul lets through, and its answer to larger ones, with status 413.
+    bodies: Bodies,
     /// Consul.
     agent: Arc<Agent>,
     /// Another server, which is asked about names in its place.
@@ -157,6 +162,7 @@ struct Faulty {
     is_late: Arc<AtomicBool>,
     way_ms: Arc<AtomicU64>,
     is_doubled: Arc<AtomicBool>,
+    bodies: Bodies,
     rng: Mutex<fastrand::Rng>,
     clock: ManualClock,
     faults: u8,
@@ -185,6 +191,13 @@ impl Transport for Faulty {
                 Some(0) => return Err(broken().not_sent()),
                 Some(1) => self.clock.sleep(Duration::from_millis(900)).await,
                 _ => {}
+            }
+            let bodies = *self.bodies.lock().unwrap();
+            if let Some((most, text)) = bodies
+                && request.body().len() > most
+            {
+                let refused = Response::builder().status(413);
+                return Ok(refused.body(Bytes::from_static(text.as_bytes())).unwrap());
             }
             let judge = self.judge.lock().unwrap().clone();
             if let Some(judge) = judge {
@@ -271,12 +284,13 @@ impl World {
             is_late: Arc::clone(&is_late),
             way_ms: Arc::clone(&way_ms),
             is_doubled: Arc::clone(&is_doubled),
+            bodies: Arc::default(),
             rng: random,
             clock: clock.clone(),
             faults,
             judge: Arc::default(),
         };
-        let judge = Arc::clone(&faulty.judge);
+        let (judge, bodies) = (Arc::clone(&faulty.judge), Arc::clone(&faulty.bodies));
         let servers = vec![Arc::new(fake.clone()) as _];
         World {
             etcd: Etcd::new(servers, None, Arc::clone(&shared), Duration::from_secs(5), PATIENCE),
@@ -287,6 +301,7 @@ impl World {
             is_late,
             way_ms,
             is_doubled,
+            bodies,
             agent,
             judge,
             fake,
@@ -337,7 +352,9 @@ impl World {
         let (rng, judge) = (Mutex::new(fastrand::Rng::with_seed(1)), Arc::clone(&self.judge));
         let (is_late, way_ms) = (Arc::clone(&self.is_late), Arc::clone(&self.way_ms));
         let is_doubled = Arc::clone(&self.is_doubled);
-        let faulty = Faulty { works, is_late, way_ms, is_doubled, rng, clock, faults: 0, judge };
+        let bodies = Arc::clone(&self.bodies);
+        let faulty =
+            Faulty { works, is_late, way_ms, is_doubled, bodies, rng, clock, faults: 0, judge };
         let settings = Settings {
             timeout: Duration::from_secs(5),
             retry_count: 2,
@@ -432,7 +449,7 @@ impl World {
         };
         let done = done.await;
         if done.is_err() {
-            frozen.lift(&self.etcd).await?;
+            frozen.lift(&self.etcd, &self.target, &Keys::new("job")).await?;
         }
         done
     }

@@ -129,7 +129,7 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
         }
         Ok(Err(_)) | Err(_) if may_be_switched => {
             let (state, lifts) = match is_on {
-                true => ("etcd REFUSES WRITES STILL", ", which lifts the alarm if it is not"),
+                true => ("etcd REFUSES WRITES STILL", ", which lets etcd take writes if it is not"),
                 false => (KEEP_STOPPED, ""),
             };
             say(&format!(
@@ -140,19 +140,43 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
         }
         _ => {}
     }
-    match frozen.lift(&session.etcd).await {
-        Ok(()) => {
-            // Else the next run of the job does.
-            let _ = timeout(LAST_LOOK, job::forget_taken(&session.target, &Keys::new(name))).await;
+    let keys = Keys::new(name);
+    // Giving rights back is noted in Consul first.
+    let cure = frozen.cure();
+    let lifted = async {
+        if let Ok(found) = timeout(LAST_LOOK, job::record(&session.target, &keys)).await {
+            found?;
+            return frozen.lift(&session.etcd, &session.target, &keys).await;
+        }
+        match frozen.may_be_taken() {
+            true => Err(Stop::Refused("Consul does not answer".to_owned())),
+            false => frozen.lift(&session.etcd, &session.target, &keys).await,
+        }
+    };
+    match lifted.await {
+        Ok(Some(missing)) if missing.is_empty() => {
             let state = if is_on { "etcd takes writes again" } else { "its writers may go on" };
             say(&format!("{PROGRAM}: not cut over: {state}"));
             Ok(())
         }
-        Err(refused) => {
+        Ok(Some(missing)) => {
             say(&format!(
-                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or `etcdctl alarm disarm`"
+                "{PROGRAM}: not cut over, and etcd STILL REFUSES WRITES: give the rights back by"
             ));
-            Err(refused.into())
+            missing.iter().for_each(|right| say(&format!("  {right}")));
+            Ok(())
+        }
+        Ok(None) => {
+            say(&format!(
+                "{PROGRAM}: another instance has gone on with the job: `{PROGRAM} status` says how far"
+            ));
+            Ok(())
+        }
+        Err(stop) => {
+            say(&format!(
+                "{PROGRAM}: etcd REFUSES WRITES STILL: run `{PROGRAM} status`, or {cure}"
+            ));
+            Err(stop.into())
         }
     }
 }
@@ -171,7 +195,7 @@ pub async fn freeze_left(
     keys: &Keys,
     record: &Record,
 ) -> Result<&'static str, Failure> {
-    if !record.taken.is_empty() {
+    if !record.may_be_taken().is_empty() {
         return rights_left(session, keys, record).await;
     }
     let on = match session.etcd.alarms().await {
@@ -228,18 +252,18 @@ async fn rights_left(
         _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
         _ => return Ok("etcd refuses writes during a cut-over"),
     }
-    // The instance may have come to its end since: from now on it changes nothing any more.
-    let Some((now, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
-    let was_on = lift_left(&session.etcd, &now).await?;
-    if now.phase != Phase::Switched {
-        job::forget_taken(&session.target, keys).await?;
-    }
-    Ok(match was_on {
-        true => "the roles of etcd could not write since a cut-over was killed; now they can again",
-        false if now.phase == Phase::Switched => {
-            "the roles of etcd may not write since the cut-over"
+    // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun.
+    Ok(match job::give_back(&session.etcd, &session.target, keys, record.taking).await? {
+        Some(true) => {
+            "the roles of etcd could not write since a cut-over was killed; now they can again"
         }
-        false => UNFROZEN,
+        Some(false) => UNFROZEN,
+        None => match job::record(&session.target, keys).await? {
+            Some((now, _)) if now.phase == Phase::Switched => {
+                "the roles of etcd may not write since the cut-over"
+            }
+            _ => "another instance has gone on with the cut-over",
+        },
     })
 }
 
@@ -287,8 +311,10 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
         roll_back(&run, may_change).await
     });
     let done = done.await?;
-    let is_well =
-        done.without_source.is_empty() && done.changed.is_empty() && done.left_different == 0;
+    let is_well = done.without_source.is_empty()
+        && done.changed.is_empty()
+        && done.left_different == 0
+        && done.not_given_back.is_empty();
     let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
     Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
 }
@@ -299,8 +325,13 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
         true => format!("a rollback would set {set} of etcd and delete {deleted}\n"),
         false => {
             let is_alike = done.changed.is_empty() && done.left_different == 0;
-            let state = if is_alike { "is as Consul, and" } else { "now" };
-            format!("set {set} of etcd and deleted {deleted}: it {state} takes writes\n")
+            let state = match (is_alike, done.not_given_back.is_empty()) {
+                (true, true) => "it is as Consul, and takes writes",
+                (false, true) => "it now takes writes",
+                (true, false) => "it is as Consul",
+                (false, false) => "Consul is followed again by `tail`",
+            };
+            format!("set {set} of etcd and deleted {deleted}: {state}\n")
         }
     };
     if is_dry {
@@ -317,6 +348,10 @@ fn told_back(done: &RolledBack, is_dry: bool) -> String {
         text += "programs have set these keys of etcd since the cut-over, or have deleted them now; they stay, and `tail` takes \
                  that to Consul:\n";
         text += &listed(&done.changed, done.changed.len(), "--json names all");
+    }
+    if !done.not_given_back.is_empty() {
+        text += "etcd STILL REFUSES WRITES of roles, because somebody else has changed them since the cut-over:\n";
+        text += &listed(&done.not_given_back, done.not_given_back.len(), "--json names all");
     }
     if !done.without_source.is_empty() {
         text += "these keys of Consul have no place in etcd:\n";

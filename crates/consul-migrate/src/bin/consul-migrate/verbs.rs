@@ -13,8 +13,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart, source,
-    tail, verify,
+    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
+    roles_refused, source, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -161,7 +161,8 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
     let alarm = alarm_refused(&session.etcd, false).await?.map(|stop| stop.to_string());
-    for why in [&other, &not_writable, &nothing, &alarm].into_iter().flatten() {
+    let roles = roles_refused(&session.etcd, &mapping.etcd_prefix).await?;
+    for why in [&other, &not_writable, &nothing, &alarm, &roles].into_iter().flatten() {
         text += &format!("{why}\n");
     }
     let is_well = refused.is_empty()
@@ -178,8 +179,8 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     };
     let json = json!({
         "verb": "plan", "keys": found.tally, "revision": found.revision, "survey": found, "refused": refused,
-        "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "not_writable": not_writable,
-        "seconds": seconds, "ready": is_well,
+        "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "roles_refused": roles,
+        "not_writable": not_writable, "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })
 }
@@ -389,6 +390,9 @@ pub async fn open<'s>(
     if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
     }
+    if let Some(why) = taken_late(&session.etcd, &job.record()).await? {
+        session.progress.note(&why);
+    }
     Ok(Some(job))
 }
 
@@ -533,8 +537,9 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let version = session.etcd.version().await;
     let freeze = switch::freeze_left(session, &keys, &record).await?;
     let truth = switch::truth(session, &keys, &record, freeze).await?;
+    let late = taken_late(&session.etcd, &record).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
-        Ok(()) => None,
+        Ok(()) => source::restored(&session.etcd, &record, &keys).await?,
         Err(Stop::Refused(why)) => Some(why),
         Err(stop) => return Err(stop.into()),
     };
@@ -574,6 +579,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
+    let freeze = late.as_deref().unwrap_or(freeze);
     let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
         "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",

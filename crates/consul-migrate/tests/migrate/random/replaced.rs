@@ -72,7 +72,10 @@ fn lifts_also_those_of_replaced_instances() {
         while_stopped(&world, cut).await;
         assert!(!world.fake.alarms().contains(&late));
         world.fake.raise(late);
-        frozen.lift(&world.etcd).await.unwrap();
+        frozen
+            .lift(&world.etcd, &world.target, &consul_migrate::job::Keys::new("job"))
+            .await
+            .unwrap();
         assert!(world.fake.alarms().is_empty());
     });
 }

@@ -1,8 +1,9 @@
 //! etcd is restored from a snapshot: it has an earlier revision, and the names and addresses that it had.
 
 use super::World;
+use consul_migrate::job::{Phase, Record};
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, load, roll_back, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, load, roll_back, source, tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -58,6 +59,23 @@ async fn cut_over_with<'w>(world: &'w World) -> Run<'w> {
 /// A key, and its new value; `None` deletes it.
 type Write = (&'static str, Option<&'static str>);
 
+/// A copy from another cluster is advised only as long as programs do not use Consul.
+pub fn as_a_new_cluster() {
+    let world = World::plain(1, &[]);
+    world.put("/a", Some("1"));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        for phase in [Phase::Load, Phase::Sweep, Phase::Tail, Phase::Switched] {
+            let record = Record { cluster_id: "8".to_owned(), phase, ..run.job.record() };
+            let why = source::check_cluster(&world.etcd, &record).await.unwrap_err().to_string();
+            let is_late = phase == Phase::Switched;
+            assert_eq!(why.contains("copy --replace"), !is_late, "{why}");
+            assert_eq!(why.contains("finish --without-etcd"), is_late, "{why}");
+        }
+    });
+}
+
 pub fn a_way_back() {
     let all = [("/a", "1"), ("/b", "1"), ("/c", "1"), ("/d", "1")];
     // Changes of programs in the restored etcd, and the keys that a rollback would overwrite or delete.
@@ -70,12 +88,22 @@ pub fn a_way_back() {
         (&[("/a", Some("2")), ("/b", None), ("/new", Some("2"))], &["/a", "/new"]),
     ];
     for (changes, at_risk) in cases {
-        for revision in 1..=5 {
+        // Also with more writes since than were lost.
+        for (revision, writes) in (1..=5).flat_map(|revision| [(revision, 0), (revision, 40)]) {
             let world = World::plain(1, &[]);
             all.iter().for_each(|(key, value)| world.put(key, Some(value)));
             world.works(async {
                 let run = cut_over_with(&world).await;
+                let record = run.job.record();
+                let why = source::restored(&world.etcd, &record, &run.job.keys).await.unwrap();
+                assert_eq!(why, None);
                 world.fake.restore(revision);
+                (0..writes).for_each(|_| world.put("/other", Some("0")));
+                if writes > 0 {
+                    world.put("/other", None);
+                }
+                let why = source::restored(&world.etcd, &record, &run.job.keys).await.unwrap();
+                assert!(why.unwrap().contains("restored from a snapshot"));
                 changes.iter().for_each(|(key, value)| world.put(key, *value));
                 let before = world.fake.at(world.fake.revision());
                 let done = roll_back(&run, MayChange::NoNewKeys).await;
@@ -96,5 +124,40 @@ pub fn a_way_back() {
                 assert!(found.eq(wanted), "{changes:?} {revision}");
             });
         }
+    }
+}
+
+/// Programs set keys of a restored etcd while its way back goes: these stay, and are named, also where it may overwrite those
+/// before.
+pub fn beside_programs() {
+    for may_change in [MayChange::NoNewKeys, MayChange::Restored] {
+        let world = World::plain(1, &[]);
+        (0..300).for_each(|at| world.put(&format!("/{at:03}"), Some("1")));
+        world.works(async {
+            let run = cut_over_with(&world).await;
+            world.fake.restore(1);
+            let mut set = Vec::new();
+            let writes = async {
+                for at in 0.. {
+                    world.clock.sleep(Duration::from_millis(40)).await;
+                    for key in [format!("/{:03}", at * 13 % 300), format!("/new/{at}")] {
+                        world.put(&key, Some("2"));
+                        set.push(key);
+                    }
+                }
+            };
+            let back = pin!(roll_back(&run, may_change));
+            let done = match select(back, pin!(writes)).await {
+                Either::Left((done, _)) => done.unwrap(),
+                Either::Right(_) => unreachable!("it has no end"),
+            };
+            assert!(set.len() > 4, "{}", set.len());
+            let found = world.fake.at(world.fake.revision());
+            for key in &set {
+                let value = found.get(key.as_bytes()).map(|it| &it.value[..]);
+                assert_eq!(value, Some(&b"2"[..]), "{key} of {}: {done:?}", set.len());
+            }
+            assert!(!done.changed.is_empty());
+        });
     }
 }

@@ -1,11 +1,13 @@
 //! A cut-over that takes the right to write from the roles of etcd, and what gives it back.
 
+use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
-use consul_migrate::job::{self, Job, Keys, Phase};
+use consul_migrate::job::{self, Job, Keys, Phase, Rights};
 use consul_migrate::mapping::Mapping;
 use consul_migrate::{
-    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roll_back,
+    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roles_refused,
+    roll_back, taken_late,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::select;
@@ -22,24 +24,22 @@ const ROLES: &[Permissions] = &[
     &[("READWRITE", "\0", "\0")],
     &[("READ", "/", "0"), ("WRITE", "/app/", "/app0")],
     &[("READWRITE", "/app/a", ""), ("READWRITE", "/app/b", "/app/c")],
-    // Several with the same first key: a key and its prefix, ranges, and doubles, which etcd lets appear beside another one.
+    &[("WRITE", "/app/a", ""), ("READ", "/app/b", ""), ("READWRITE", "/app/", "/app0")],
+];
+
+/// The same with several that begin with one key: a key and its prefix, ranges, and doubles, which etcd lets appear beside
+/// another one.
+const REFUSED: &[Permissions] = &[
     &[("READWRITE", "/app/", ""), ("READWRITE", "/app/", "/app0")],
-    &[("READWRITE", "/app/", "/app0"), ("READWRITE", "/app/", "")],
+    &[("READ", "/app/", ""), ("READWRITE", "/app/", "/app0")],
     &[("READWRITE", "/app/", "/app/m"), ("WRITE", "/app/", "/app0"), ("READ", "/app/", "")],
     &[("READ", "/app/", ""), ("READWRITE", "/app/", "/app0"), ("READWRITE", "/app/", "/app0")],
-    &[
-        ("READ", "/app/", ""),
-        ("READ", "/app/", "/app0"),
-        ("WRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app0"),
-    ],
-    &[
-        ("READ", "/app/", "-"),
-        ("WRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app0"),
-        ("READWRITE", "/app/", "/app/\0"),
-    ],
+    &[("READ", "/app/", "-"), ("READ", "/app/", "/app0"), ("WRITE", "/app/", "/app0")],
+    &[("READ", "/", "\0"), ("WRITE", "/", "0"), ("READWRITE", "/app/", "/app0")],
 ];
+
+/// The things that may be between the program and the requests that change roles.
+const BETWEEN: [RolesBy; 4] = [RolesBy::Itself, RolesBy::First, RolesBy::Second, RolesBy::Losing];
 
 fn with(version: &'static str, permissions: Permissions) -> World {
     let world = World::plain(1, &[]);
@@ -50,8 +50,6 @@ fn with(version: &'static str, permissions: Permissions) -> World {
     for (kind, key, end) in permissions {
         world.fake.permit("app", kind, key, end);
     }
-    // It was between doubles, and is gone.
-    world.fake.forbid("app", "/app/", "-");
     world
 }
 
@@ -82,7 +80,18 @@ pub fn run() {
             are_given_back(version, permissions);
             are_given_back_after_a_kill(version, permissions);
         }
+        for permissions in REFUSED {
+            with_one_first_key_are_refused(version, permissions);
+        }
         do_not_stop_root(version);
+    }
+    for number in 1..=30 {
+        for between in BETWEEN {
+            of_any_number_come_back(number, between);
+        }
+    }
+    for permissions in &ROLES[2..] {
+        are_not_given_back_under_another_cut_over(permissions);
     }
     are_needed();
 }
@@ -109,7 +118,57 @@ fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permi
         assert!(!frozen.may_be_on());
         roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert_eq!(world.fake.permissions("app"), before);
-        assert!(write(&world, "4") && run.job.record().taken.is_empty());
+        assert!(write(&world, "4") && run.job.record().may_be_taken().is_empty());
+    });
+}
+
+/// Before the consent, and nothing is changed.
+fn with_one_first_key_are_refused(version: &'static str, permissions: Permissions) {
+    let world = with(version, permissions);
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let said = why(cut(&run, &Frozen::default(), || panic!("it asks")).await);
+        let planned = roles_refused(&world.etcd, b"").await.unwrap();
+        assert_eq!(planned.as_ref(), Some(&said), "{permissions:?}");
+        for needed in ["the role app", "several permissions", "Merge them", "--freeze operator"] {
+            assert!(said.contains(needed), "{needed}: {said}");
+        }
+        assert!(world.fake.permissions("app") == before && run.job.record().taken.is_empty());
+    });
+}
+
+/// Requests that are repeated, and answers that are lost, leave each right as it was.
+fn of_any_number_come_back(number: u64, between: RolesBy) {
+    let world = with("3.5.0", ROLES[0]);
+    let mut rng = fastrand::Rng::with_seed(number);
+    world.fake.forbid("app", "/", "0");
+    let name = |at: u64| format!("/app/{:02}", (at * 7) % 31);
+    for at in 0..number {
+        let kind =
+            if at == 0 { "READWRITE" } else { rng.choice(["READ", "WRITE", "READWRITE"]).unwrap() };
+        let end = rng.choice([
+            String::new(),
+            format!("{}0", name(at)),
+            "/app0".to_owned(),
+            "\0".to_owned(),
+        ]);
+        world.fake.permit("app", kind, &name(at), &end.unwrap());
+    }
+    world.fake.change_roles_by(between);
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let done = cut(&run, &Frozen::default(), || {}).await.unwrap();
+        assert!(done.differences.is_empty(), "{done:?}");
+        let mut reads = before.clone();
+        reads.retain(|(_, kind)| kind != "WRITE");
+        reads.iter_mut().for_each(|(_, kind)| "READ".clone_into(kind));
+        assert_eq!(world.fake.permissions("app"), reads, "{number}, {between:?}");
+        roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+        assert_eq!(world.fake.permissions("app"), before, "{number}, {between:?}");
     });
 }
 
@@ -126,12 +185,19 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         let done = cut(&run, &frozen, || {}).await.unwrap();
         assert_eq!(done.differences.len(), 1, "{done:?}");
         assert!(frozen.may_be_on() && !write(&world, "2"));
-        frozen.lift(&world.etcd).await.unwrap();
-        job::forget_taken(&world.target, &Keys::new("job")).await.unwrap();
+        frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
         assert_eq!(world.fake.permissions("app"), before);
-        // A right that an operator takes afterwards stays taken.
-        let taken = world.record().await.unwrap().taken;
-        assert!(taken.is_empty(), "{taken:?}");
+        let record = world.record().await.unwrap();
+        assert_eq!((record.rights, record.may_be_taken()), (Rights::GivenBack, &[][..]));
+        assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
+        // A request of the cut-over comes late, or an operator takes it: the program says so, and it stays.
+        world.etcd.take(&record.taken[0]).await.unwrap();
+        let now = world.fake.permissions("app");
+        let said = taken_late(&world.etcd, &record).await.unwrap().unwrap();
+        assert!(said.contains(&record.taken[0].to_string()), "{said}");
+        let (again, _) = world.hold(2).await.unwrap();
+        assert!(!lift_left_of(&world.etcd, &again.job).await.unwrap());
+        assert_eq!(world.fake.permissions("app"), now);
     });
 }
 
@@ -168,13 +234,68 @@ fn are_given_back_after_a_kill(version: &'static str, permissions: Permissions) 
             }
             lift_left_of(&world.etcd, &job).await.unwrap();
             assert_eq!(world.fake.permissions("app"), before, "{life}");
-            assert!(write(&world, "2") && job.record().taken.is_empty());
+            assert!(write(&world, "2") && job.record().may_be_taken().is_empty());
             // The operator stops the writers: nobody gives that back.
             let all = world.fake.permissions("app");
             let text = |of: &[u8]| String::from_utf8(of.to_vec()).unwrap();
             all.iter().for_each(|((key, end), _)| world.fake.forbid("app", &text(key), &text(end)));
             assert!(!lift_left_of(&world.etcd, &job).await.unwrap());
             assert!(!write(&world, "3"));
+        });
+    }
+}
+
+/// Who gives back what a cut-over has left: itself, or `status` after it was killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    Itself,
+    Status,
+}
+
+/// An instance is held up at each moment while it gives back, and another one cuts over meanwhile: then the first one changes
+/// neither etcd nor the record any more.
+fn are_not_given_back_under_another_cut_over(permissions: Permissions) {
+    for (by, ms) in (0..40).flat_map(|ms| [(By::Itself, ms), (By::Status, ms)]) {
+        let world = with("3.5.0", permissions);
+        let before = world.fake.permissions("app");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let extra = consul_migrate::mapping::Op::set("app/extra".to_owned(), Bytes::new());
+            world.direct.txn_surely(&[], &[extra]).await.unwrap();
+            let frozen = Frozen::default();
+            let done = cut(&run, &frozen, || {}).await.unwrap();
+            assert_eq!(done.differences.len(), 1);
+            let extra = consul_migrate::mapping::Op::Delete { key: "app/extra".to_owned() };
+            world.direct.txn_surely(&[], &[extra]).await.unwrap();
+
+            let (keys, taking) = (Keys::new("job"), run.job.record().taking);
+            let gives = async {
+                match by {
+                    By::Itself => frozen.lift(&world.etcd, &world.target, &keys).await,
+                    By::Status => job::give_back(&world.etcd, &world.target, &keys, taking)
+                        .await
+                        .map(|_| None),
+                }
+            };
+            let mut gives = pin!(gives);
+            let held_up = pin!(world.clock.sleep(Duration::from_millis(ms)));
+            let held_up = select(gives.as_mut(), held_up).await;
+            let has_ended = matches!(held_up, futures_util::future::Either::Left(_));
+            let (other, _) = world.hold(2).await.unwrap();
+            assert!(lift_left_of(&world.etcd, &other.job).await.is_ok());
+            assert_eq!(world.fake.permissions("app"), before, "{by:?} {ms}");
+            let done = cut(&other, &Frozen::default(), || {}).await.unwrap();
+            assert!(done.differences.is_empty(), "{done:?}");
+            let switched = world.record().await.unwrap();
+            if !has_ended {
+                let lacking = gives.await.unwrap().unwrap_or_default();
+                assert!(lacking.is_empty(), "{by:?} {ms}: it says to give back {lacking:?}");
+            }
+            assert_eq!(world.record().await.unwrap(), switched, "{by:?} {ms}");
+            assert!(!write(&world, "lost") && switched.phase == Phase::Switched);
+            roll_back(&other, MayChange::NoNewKeys).await.unwrap();
+            assert_eq!(world.fake.permissions("app"), before, "{by:?} {ms}");
         });
     }
 }
@@ -195,7 +316,7 @@ fn do_not_stop_root(version: &'static str) {
         let frozen = Frozen::default();
         let why = why(cut(&run, &frozen, || {}).await);
         assert!(why.contains("programs still write to etcd"), "{why}");
-        frozen.lift(&world.etcd).await.unwrap();
+        frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
         assert!(write(&world, "2"));
     });
 }

@@ -234,6 +234,59 @@ fn go_back_to_an_etcd_with_any_limits() {
     }
 }
 
+/// The answers of proxies, also without a body, to what is too large for them.
+const TOO_LARGE: [&str; 3] = [
+    "",
+    "<html><head><title>413 Request Entity Too Large</title></head></html>",
+    "Payload Too Large",
+];
+
+/// The status 413 alone makes requests smaller on both sides, down to one key, which is named then.
+pub fn small_bodies() {
+    for (text, most) in TOO_LARGE.iter().flat_map(|text| [(*text, 12_000), (*text, 100_000)]) {
+        let world = World::plain(1, &[]).with(consul_sim::settings::Settings::default());
+        let value = |size: usize| Some((Bytes::from(vec![b'1'; size]), 0));
+        let key = |at: usize| format!("/app/{at:02}").into_bytes();
+        let put = |from: usize| {
+            (from..from + 40).for_each(|at| _ = world.fake.write(&[(key(at), value(6000))]));
+        };
+        put(0);
+        *world.bodies.lock().unwrap() = Some((most, text));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            put(40);
+            follow(&world, &run).await;
+            let mapping = run.job.record().mapping;
+            assert!(world.found().await == world.wanted(&mapping, world.fake.revision()), "{text}");
+            // No request takes it.
+            world.fake.write(&[(b"/app/large".to_vec(), value(most + 1))]);
+            let said = tail(&run, &Until::Dropped).await.unwrap_err().to_string();
+            assert!(said.contains("app/large") && said.contains("what is before them"), "{said}");
+            world.put("/app/large", None);
+            *world.bodies.lock().unwrap() = None;
+            world.fake.write(&[(b"/app/large".to_vec(), value(most))]);
+
+            let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+            cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await.unwrap();
+            let all = world.fake.at(world.fake.revision());
+            let gone = all.keys().map(|key| (key.clone(), None));
+            world.fake.write(&gone.collect::<Vec<_>>());
+            world.fake.limit(1, 1536 << 10);
+            let said = roll_back(&run, MayChange::NoNewKeys).await.unwrap_err().to_string();
+            assert!(said.contains("--max-txn-ops of 2") && !said.contains("bytes"), "{said}");
+            world.fake.limit(128, 1536 << 10);
+            world.fake.limit_bodies(Some((most, text)));
+            let said = roll_back(&run, MayChange::NoNewKeys).await.unwrap_err().to_string();
+            let needed = ["(/app/large)", "413", "client_max_body_size"];
+            assert!(needed.iter().all(|it| said.contains(it)), "{said}");
+            assert_eq!(world.fake.at(world.fake.revision()).range(key(0)..key(99)).count(), 80);
+            world.fake.limit_bodies(None);
+            assert_eq!(roll_back(&run, MayChange::NoNewKeys).await.unwrap().set, 1);
+        });
+    }
+}
+
 /// The limits of a transaction at Consul, from the smallest that its record needs.
 pub fn small_transactions() {
     for most in [30_000, 60_000, 150_000, 400_000, 500_000, 524_288] {

@@ -87,7 +87,7 @@ pub fn servers() {
     let etcd = Etcd::new(servers, None, shared, Duration::from_secs(5), PATIENCE);
     let key = Bytes::from_static(b"/app/a");
     let role = "app".to_owned();
-    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true, beside: vec![] };
+    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true };
     let change = || [Change { key: key.clone(), value: Some(Bytes::new()), from: 0 }];
     let (etcd, one) = (&etcd, Range::one(&key));
     let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
@@ -99,7 +99,10 @@ pub fn servers() {
         ("take", Box::pin(etcd.take(&right))),
         (
             "give back",
-            Box::pin(async { etcd.give_back(std::slice::from_ref(&right)).await.map(|_| ()) }),
+            Box::pin(async {
+                let may_go_on = async || Ok::<_, Refused>(true);
+                etcd.give_back(std::slice::from_ref(&right), may_go_on).await.map(|_| ())
+            }),
         ),
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -452,7 +455,7 @@ fn leave_one_alarm(seed: u64, after: Duration) -> bool {
             let done = cut(run, Freeze::Alarm, frozen).await;
             let had_raised = done.is_err() && frozen.may_be_on();
             if done.is_err() {
-                frozen.lift(&world.etcd).await.unwrap();
+                frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
             }
             (done, had_raised)
         };

@@ -173,7 +173,10 @@ fn it_ends_within_its_limit() {
                 "{ended:?}"
             );
             was_on |= !world.fake.alarms().is_empty();
-            frozen.lift(&world.etcd).await.unwrap();
+            frozen
+                .lift(&world.etcd, &world.target, &consul_migrate::job::Keys::new("job"))
+                .await
+                .unwrap();
             assert!(world.fake.alarms().is_empty() && !frozen.may_be_on());
             assert_ne!(world.record().await.unwrap().phase, Phase::Switched);
         }

@@ -129,7 +129,7 @@ async fn follow(world: &World, run: &Run<'_>) {
 async fn cut(run: &Run<'_>) -> Result<CutOver, Stop> {
     let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
     let done = cut_over(run, Freeze::Alarm, &frozen, limit, async |_| Ok(())).await;
-    frozen.lift(run.etcd).await.unwrap();
+    frozen.lift(run.etcd, run.job.target, &run.job.keys).await.unwrap();
     done
 }
 
