@@ -611,6 +611,8 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     }
     run.job.save(Record { taken: taken.clone(), rights, taking, ..record }, &[]).await?;
     for right in &taken {
+        // An instance that was replaced meanwhile takes no more.
+        run.job.apply(&[]).await?;
         run.etcd.take(right).await?;
     }
     // An instance that was replaced meanwhile gives them back.

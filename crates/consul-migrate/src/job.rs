@@ -431,7 +431,7 @@ pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Er
 }
 
 /// Notes what this instance, which need not hold the job, does with the rights of a taking; returns whether it may: the job is
-/// not cut over, and no other instance has given these back, or taken others.
+/// not cut over, and no other instance has taken others.
 ///
 /// # Errors
 /// Consul's.
@@ -444,7 +444,8 @@ pub async fn note_rights(
     loop {
         let Some((found, index)) = record(target, keys).await? else { return Ok(false) };
         let is_own = found.taking == taking && found.phase != Phase::Switched;
-        if !is_own || found.may_be_taken().is_empty() {
+        // It may have taken one after another instance has given them back.
+        if !is_own || found.taken.is_empty() {
             return Ok(false);
         }
         if found.rights == next {

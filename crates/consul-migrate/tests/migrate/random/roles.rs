@@ -92,6 +92,7 @@ pub fn run() {
     }
     for permissions in &ROLES[2..] {
         are_not_given_back_under_another_cut_over(permissions);
+        are_not_taken_by_an_instance_that_was_replaced(permissions);
     }
     are_needed();
 }
@@ -298,6 +299,33 @@ fn are_not_given_back_under_another_cut_over(permissions: Permissions) {
             assert_eq!(world.fake.permissions("app"), before, "{by:?} {ms}");
         });
     }
+}
+
+/// An instance is held up at each moment of a cut-over, and another one gives back what it has taken: in the end nothing is.
+fn are_not_taken_by_an_instance_that_was_replaced(permissions: Permissions) {
+    let mut begun = 0;
+    for ms in 60..140 {
+        let world = with("3.5.0", permissions);
+        let before = world.fake.permissions("app");
+        begun += world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let frozen = Frozen::default();
+            let mut cuts = pin!(cut(&run, &frozen, || {}));
+            let held_up = pin!(world.clock.sleep(Duration::from_millis(ms)));
+            let ended = select(cuts.as_mut(), held_up).await;
+            assert!(matches!(ended, futures_util::future::Either::Right(_)), "it takes seconds");
+            let (other, _) = world.hold(2).await.unwrap();
+            let has_begun = !other.job.record().may_be_taken().is_empty();
+            lift_left_of(&world.etcd, &other.job).await.unwrap();
+            assert!(cuts.await.is_err(), "{ms}");
+            frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
+            assert_eq!(world.fake.permissions("app"), before, "{ms}");
+            assert!(write(&world, "2"), "{ms}");
+            usize::from(has_begun)
+        });
+    }
+    assert!(begun > 3, "{begun}");
 }
 
 /// A program with the role root writes on.
