@@ -279,10 +279,29 @@ describe("the agent of the module", function()
   behaviours("gateways, their routes, certificates and providers of tokens", {
     ["an unknown kind"] = { { Kind = "nope", Name = "a" }, "invalid config entry kind: nope" },
     ["an entry without a name"] = { { Kind = "http-route" }, "Name is required" },
-    ["entries are stored as they are given"] = function()
-      for _, kind in ipairs({ "api-gateway", "http-route", "tcp-route", "inline-certificate", "jwt-provider" }) do
-        assert(client:config_write({ Kind = kind, Name = "g", Listeners = { { Name = "l", Port = 80 } } }))
-        assert.equal("l", value(client:config_read(kind, "g")).Listeners[1].Name)
+    ["members have their types, and others are refused"] = function()
+      for kind, case in pairs({
+        ["api-gateway"] = { { Listeners = { { Name = "l", Port = "80" } } }, function(entry)
+          return entry.Listeners[1].Port == 80
+        end },
+        ["http-route"] = { { Hostnames = { "a.test" } }, function(entry)
+          return entry.Hostnames[1] == "a.test"
+        end },
+        ["tcp-route"] = { { Services = { { Name = "web" } } }, function(entry)
+          return entry.Services[1].Name == "web"
+        end },
+        ["inline-certificate"] = { { Certificate = "c", PrivateKey = "k" }, function(entry)
+          return entry.Certificate == "c"
+        end },
+        ["jwt-provider"] = { { Issuer = "i" }, function(entry)
+          return entry.Issuer == "i"
+        end },
+      }) do
+        local entry = case[1]
+        entry.Kind, entry.Name = kind, "g"
+        assert(client:config_write(entry))
+        assert.is_true(case[2](value(client:config_read(kind, "g"))), kind)
+        refused('invalid config key "Other"', client:config_write({ Kind = kind, Name = "g", Other = 1 }))
       end
     end,
   })
