@@ -50,7 +50,7 @@ function source.all()
 end
 
 -- By an address and port: how many connections to it nginx keeps at most, since it tells neither that nor whether a
--- request goes on one of them, whether its last attempt succeeded, and when the first one after a success failed.
+-- request goes on one of them, and when the first attempt since the last success failed, if one has.
 local kept = {}
 
 -- Forgets the connections to addresses that are gone.
@@ -97,13 +97,15 @@ local function address_of_request()
   return address
 end
 
+local function new_request(is_subrequest)
+  return { instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = is_subrequest }
+end
+
 -- The table of the request that is balanced.
 local function request_at(address)
   local request = requests[address]
   if not request then
-    request = table.remove(unused) or {
-      instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = false,
-    }
+    request = table.remove(unused) or new_request(false)
     requests[address] = request
   end
   return request
@@ -115,7 +117,7 @@ local function subrequest()
   local context = ngx.ctx
   local request = context.gateway
   if not request then
-    request = { instance = nil, picked_at = 0, tried = nil, is_on_kept = false, is_subrequest = true }
+    request = new_request(true)
     context.gateway = request
   end
   return request
@@ -131,7 +133,7 @@ local function connections_to(instance)
   end
   local connections = ports[port]
   if not connections then
-    connections = { count = 0, succeeded = true, failed_at = 0 }
+    connections = { count = 0 }
     ports[port] = connections
   end
   return connections
@@ -190,7 +192,7 @@ local function without_answer(request, connections)
     -- It does not listen.
     keep(connections, -KEEPALIVE)
   end
-  local is_first = connections.succeeded or request.picked_at < connections.failed_at
+  local is_first = not connections.failed_at or request.picked_at < connections.failed_at
   if request.is_on_kept and connect_s == 0 and is_first then
     return nil
   end
@@ -204,15 +206,10 @@ local function verdict(request)
   local connections, status, succeeded = connections_to(request.instance), number_of(request, "upstream_status"), nil
   if status == 502 and not number_of(request, "upstream_header_time") then
     succeeded = without_answer(request, connections)
-    if connections.succeeded then
-      connections.succeeded, connections.failed_at = false, ngx.now()
-    end
+    connections.failed_at = connections.failed_at or ngx.now()
   elseif status then
     succeeded = not FAILURES[status]
-    if not succeeded and connections.succeeded then
-      connections.failed_at = ngx.now()
-    end
-    connections.succeeded = succeeded
+    connections.failed_at = not succeeded and (connections.failed_at or ngx.now()) or nil
   end
   return succeeded, status and status >= 500
 end

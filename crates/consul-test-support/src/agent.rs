@@ -11,6 +11,16 @@ use tokio::runtime::Builder;
 /// The management token of an agent with ACLs.
 pub const MANAGEMENT: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
 
+/// The beginnings of the paths of endpoints that docs/consul-sim.md calls unknown.
+pub const UNKNOWN_PATHS: &[&str] = &[
+    "/v1/peering",
+    "/v1/operator/keyring",
+    "/v1/operator/autopilot/configuration",
+    "/v1/discovery-chain",
+    "/v1/catalog/gateway-services",
+    "/v1/health/ingress",
+];
+
 /// The options of an agent that denies by default.
 pub fn with_acl() -> Options {
     let acl = Acl {

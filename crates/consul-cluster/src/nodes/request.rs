@@ -12,8 +12,8 @@ pub struct Request {
     /// To hand over the shards, and then to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
-    /// To take this request out of the key, and to show in [`super::node::Record::answered`] who has asked: another start with the node's
-    /// name asks whether this one lives. A release that does not know it takes it out too.
+    /// To take this request out of the key, and to show in [`super::node::Record::answered`] who has asked: another start with
+    /// the node's name asks whether this one lives. A release that does not know it takes it out too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }

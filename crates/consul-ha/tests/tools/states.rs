@@ -279,8 +279,8 @@ pub fn are_told() {
         cluster.set_up();
         cluster.is_refused(change, &blind, (5, "key:read"));
         cluster.is_refused(change, &nobody, (3, NOBODY));
-        without_leader(&cluster, change);
-        without_members(&cluster, change);
+        without(&cluster, "ha/leader", change, change.leaderless);
+        without(&cluster, "ha/nodes/", change, change.without_members);
     }
     cluster.set_up();
     cluster.put("ha/shards/epoch", &json!("junk"));
@@ -335,24 +335,12 @@ fn all_is_known(cluster: &Cluster) {
     }
 }
 
-/// The cluster has no leader, whether it is asked for or not.
-fn without_leader(cluster: &Cluster, change: &Change) {
+/// These keys are gone: of the leader, or of all nodes.
+fn without(cluster: &Cluster, keys: &str, change: &Change, expected: (i32, &'static str)) {
     cluster.set_up();
-    cluster.delete("ha/leader");
+    cluster.delete(keys);
     let environment = cluster.environment(MANAGEMENT);
-    match change.leaderless {
-        DONE => {
-            Run::of(&[change.line, &["--dry-run"]].concat(), &environment).ok();
-        }
-        refused => cluster.is_refused(change, &environment, refused),
-    }
-}
-
-fn without_members(cluster: &Cluster, change: &Change) {
-    cluster.set_up();
-    cluster.delete("ha/nodes/");
-    let environment = cluster.environment(MANAGEMENT);
-    match change.without_members {
+    match expected {
         DONE => {
             Run::of(&[change.line, &["--dry-run"]].concat(), &environment).ok();
         }

@@ -1,5 +1,6 @@
 //! Requests for a datacenter that is not there, to each endpoint.
 
+use crate::support::agent::UNKNOWN_PATHS;
 use crate::target::{T, behaviours};
 use consul_api as wire;
 use consul_api::table::{Endpoint, Verb};
@@ -8,15 +9,9 @@ use http::Method;
 
 behaviours![another_datacenter_is_refused_where_it_is_asked];
 
-/// Endpoints that consul-sim does not have, those that end the server or do not end, and certificates of services, which the
+/// Endpoints of Consul Enterprise and of more servers, those that end the server or do not end, and certificates of services, which the
 /// agent has in its cache or not.
 const NOT_ASKED: &[&str] = &[
-    "/v1/peering",
-    "/v1/operator/keyring",
-    "/v1/operator/autopilot/configuration",
-    "/v1/discovery-chain",
-    "/v1/catalog/gateway-services",
-    "/v1/health/ingress",
     "/v1/namespace",
     "/v1/partition",
     "/v1/operator/raft/transfer-leader",
@@ -117,7 +112,7 @@ async fn another_datacenter_is_refused_where_it_is_asked(t: T) {
     };
     let mut wrong = Vec::new();
     for endpoint in wire::endpoints().filter(|endpoint| endpoint.path.starts_with("/v1/")) {
-        if begins(endpoint, NOT_ASKED) {
+        if begins(endpoint, UNKNOWN_PATHS) || begins(endpoint, NOT_ASKED) {
             continue;
         }
         let is_read = endpoint.method == Verb::Get;

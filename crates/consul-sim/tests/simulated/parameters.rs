@@ -2,6 +2,7 @@
 //! status of Consul 1.21.
 
 use crate::served::{Outcome, ask};
+use crate::support::agent::UNKNOWN_PATHS;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use consul_api as wire;
@@ -18,16 +19,6 @@ pub fn trials() -> Trials {
 
 /// They do not end, or their answers are of gossip, which a new server has a moment later.
 const NOT_ASKED: &[&str] = &["agent_monitor", "operator_autopilot_health", "raw"];
-
-/// Endpoints that docs/consul-sim.md calls unknown.
-const UNKNOWN: &[&str] = &[
-    "/v1/peering",
-    "/v1/operator/keyring",
-    "/v1/operator/autopilot/configuration",
-    "/v1/discovery-chain",
-    "/v1/catalog/gateway-services",
-    "/v1/health/ingress",
-];
 
 const VALUES: &[&str] = &["", "x", "1", "-1", "true", "10s", "a:b"];
 
@@ -57,7 +48,8 @@ fn reads() -> impl Iterator<Item = (String, Vec<&'static str>)> {
 fn each_documented_parameter_has_consuls_status() -> Outcome {
     let agents = [RealConsul::start(consul::SIM)?, RealConsul::start("1.21")?];
     let mut wrong = Vec::new();
-    for (path, names) in reads().filter(|(path, _)| !UNKNOWN.iter().any(|it| path.starts_with(it)))
+    for (path, names) in
+        reads().filter(|(path, _)| !UNKNOWN_PATHS.iter().any(|it| path.starts_with(it)))
     {
         for name in names {
             for value in VALUES {

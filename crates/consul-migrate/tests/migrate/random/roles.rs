@@ -4,7 +4,7 @@ use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{self, Job, Keys, Phase, Rights};
-use consul_migrate::mapping::Mapping;
+use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
     CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roles_refused,
     roll_back, taken_late,
@@ -173,6 +173,19 @@ fn of_any_number_come_back(number: u64, between: RolesBy) {
     });
 }
 
+/// A key that Consul has and etcd has not.
+const EXTRA: &str = "app/extra";
+
+/// A cut-over that finds it, and is given up with the rights taken.
+async fn cut_with_a_difference(world: &World, run: &Run<'_>) -> Frozen {
+    let extra = Op::set(EXTRA.to_owned(), Bytes::new());
+    world.direct.txn_surely(&[], &[extra]).await.unwrap();
+    let frozen = Frozen::default();
+    let done = cut(run, &frozen, || {}).await.unwrap();
+    assert_eq!(done.differences.len(), 1, "{done:?}");
+    frozen
+}
+
 /// A cut-over that finds a difference, or in which another program gives a right back.
 fn are_given_back(version: &'static str, permissions: Permissions) {
     let world = with(version, permissions);
@@ -180,11 +193,7 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
     world.works(async {
         let (run, kept) = world.hold(1).await.unwrap();
         load(&run, kept).await.unwrap();
-        let extra = consul_migrate::mapping::Op::set("app/extra".to_owned(), Bytes::new());
-        world.direct.txn_surely(&[], &[extra]).await.unwrap();
-        let frozen = Frozen::default();
-        let done = cut(&run, &frozen, || {}).await.unwrap();
-        assert_eq!(done.differences.len(), 1, "{done:?}");
+        let frozen = cut_with_a_difference(&world, &run).await;
         assert!(frozen.may_be_on() && !write(&world, "2"));
         frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
         assert_eq!(world.fake.permissions("app"), before);
@@ -262,12 +271,8 @@ fn are_not_given_back_under_another_cut_over(permissions: Permissions) {
         world.works(async {
             let (run, kept) = world.hold(1).await.unwrap();
             load(&run, kept).await.unwrap();
-            let extra = consul_migrate::mapping::Op::set("app/extra".to_owned(), Bytes::new());
-            world.direct.txn_surely(&[], &[extra]).await.unwrap();
-            let frozen = Frozen::default();
-            let done = cut(&run, &frozen, || {}).await.unwrap();
-            assert_eq!(done.differences.len(), 1);
-            let extra = consul_migrate::mapping::Op::Delete { key: "app/extra".to_owned() };
+            let frozen = cut_with_a_difference(&world, &run).await;
+            let extra = Op::Delete { key: EXTRA.to_owned() };
             world.direct.txn_surely(&[], &[extra]).await.unwrap();
 
             let (keys, taking) = (Keys::new("job"), run.job.record().taking);
