@@ -103,7 +103,7 @@ describe("calls between nodes", function()
     other:handle("has a defect", function(body)
       return body.series.name
     end)
-    other:handle("is in a string", (loadstring or load)("error('no such series')"))
+    other:handle("is in a string", support.load("error('no such series')"))
     other:handle("passes on", function()
       local ok, why = pcall(error, "no such series")
       return ok or nil, debug.getinfo(1, "S").short_src .. ":1: " .. why
@@ -124,7 +124,7 @@ describe("calls between nodes", function()
     other:handle("returns", function(text)
       return nil, text
     end)
-    other:handle("has a name", (loadstring or load)("error('no such series')", "=main chunk"))
+    other:handle("has a name", support.load("error('no such series')", "=main chunk"))
     local _, named = one:call("n2", "has a name")
     assert.equal('cluster node "n1": node "n2": call "has a name": no such series', (named:gsub(" %(from .*", "")))
     for text, expected in pairs({

@@ -721,7 +721,7 @@ describe("the copy of docs/data.md into a store with another number of shards", 
   local copy
   for program in page:read("*a"):gmatch("\n```lua\n(.-)\n```\n") do
     if program:find("local function copy(", 1, true) then
-      copy = assert((loadstring or load)(program .. "\nreturn copy"))()
+      copy = assert(support.load(program .. "\nreturn copy"))()
     end
   end
   page:close()

@@ -22,7 +22,7 @@ local MORE = { "lua/consul_production/manager.lua", "lua/meta/library/consul_pro
 
 local busted = require("busted")
 
-local unpack = rawget(_G, "unpack") or table.unpack
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 -- The classes by name, { fields, bases, methods }; the names of types that are texts.
 local classes, aliases = {}, {}

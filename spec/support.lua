@@ -8,7 +8,8 @@ local support = { simulated = not os.getenv("CONSUL_HTTP_ADDR") }
 -- The interpreter that runs the specs.
 support.interpreter = rawget(_G, "jit") and "luajit" or "lua" .. _VERSION:match("%d.*")
 
-support.unpack = rawget(_G, "unpack") or table.unpack
+support.unpack = rawget(_G, "unpack") or rawget(table, "unpack")
+support.load = rawget(_G, "loadstring") or load
 
 -- Returns a client of the Consul under test.
 function support.client(config)

@@ -9,7 +9,7 @@ local LOADED = { CLOCK, OPENRESTY, TEXTS, VIEWS, "consul_ffi.openresty.lease" }
 
 local START = 1000
 
-local unpack = rawget(table, "unpack") or unpack
+local unpack = support.unpack
 
 describe("views that one worker of nginx writes for all", function()
   -- The time in seconds; Consul's lists by service, where false is not read yet; what is done instead of a

@@ -69,13 +69,13 @@ NUMBERS[#NUMBERS + 1] = 5e-324
 NUMBERS[#NUMBERS + 1] = 1 / 0
 NUMBERS[#NUMBERS + 1] = -1 / 0
 NUMBERS[#NUMBERS + 1] = 0 / 0
-NUMBERS[#NUMBERS + 1] = math.maxinteger
-NUMBERS[#NUMBERS + 1] = math.mininteger
+NUMBERS[#NUMBERS + 1] = rawget(math, "maxinteger")
+NUMBERS[#NUMBERS + 1] = rawget(math, "mininteger")
 
 -- Functions, coroutines, userdata and LuaJIT's C data.
 local FOREIGN = { print, fails, coroutine.create(fails), io.stdout, coroutine.running() or fails }
-if debug.upvalueid then
-  FOREIGN[#FOREIGN + 1] = debug.upvalueid(chance, 1)
+if rawget(debug, "upvalueid") then
+  FOREIGN[#FOREIGN + 1] = rawget(debug, "upvalueid")(chance, 1)
 end
 local proxy = rawget(_G, "newproxy")
 if proxy then
@@ -84,7 +84,7 @@ end
 if rawget(_G, "jit") then
   local ffi = require("ffi")
   for _, of in ipairs({ "1ULL", "-1LL", "0x7fffffffffffffffLL", "18446744073709551615ULL", "1i" }) do
-    FOREIGN[#FOREIGN + 1] = loadstring("return " .. of)()
+    FOREIGN[#FOREIGN + 1] = support.load("return " .. of)()
   end
   FOREIGN[#FOREIGN + 1] = ffi.new("struct { int x; }")
   FOREIGN[#FOREIGN + 1] = ffi.new("void *")

@@ -1,4 +1,6 @@
 -- The gateway of examples/openresty. The parts of nginx are the spec's own, and refuse what nginx refuses.
+local support = require("spec.support")
+
 local SOURCES = { "ffi", "ngx.balancer", "resty.core.base", "consul_ffi.openresty.views" }
 
 describe("the gateway of the example", function()
@@ -539,7 +541,7 @@ describe("the gateway of the example", function()
             local function fails(way)
               request()
               if is_repeated then
-                failed(unpack(WAYS[way]))
+                failed(support.unpack(WAYS[way]))
               else
                 attempted(WAYS[way][2], WAYS[way][3], WAYS[way][4])
               end
@@ -549,7 +551,8 @@ describe("the gateway of the example", function()
               gateway.report()
             end
             fails(first)
-            local case = ("%s, %s, repeated %s, success %s"):format(first, second, is_repeated, succeeds_between)
+            local case = ("%s, %s, repeated %s, success %s"):format(
+              first, second, tostring(is_repeated), tostring(succeeds_between))
             assert.matches(first == CLOSED and " active " or " doubtful ", shown()[1], 1, true, case)
             if succeeds_between then
               request()

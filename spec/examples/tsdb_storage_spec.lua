@@ -29,7 +29,7 @@ describe("the storage of docs/data.md", function()
   local open
   for program in page:read("*a"):gmatch("\n```lua\n(.-)\n```\n") do
     if program:find("function change.apply", 1, true) then
-      open = assert((loadstring or load)(program))()
+      open = assert((rawget(_G, "loadstring") or load)(program))()
     end
   end
   page:close()

@@ -381,7 +381,7 @@ describe("resty.consul, as lua-resty-consul's", function()
         assert.same({ cas = text }, args_of(ok(c:get("/dummy", { cas = { number } }))))
       end
       assert.equal("123456789012345s", args_of(ok(c:get("/dummy", { wait = "123456789012345" }))).wait)
-      local ull = (loadstring or load)("return 18446744073709551615ULL, -5LL")
+      local ull = support.load("return 18446744073709551615ULL, -5LL")
       if ull then
         local large, small = ull()
         local args = args_of(ok(c:get("/dummy", { a = large, b = { small } })))

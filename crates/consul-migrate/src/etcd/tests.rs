@@ -339,7 +339,7 @@ fn what_is_not_etcds_json_is_shown_whatever_the_status() {
                     }
                 });
                 let error = match result {
-                    // The status decides, whatever is said.
+                    // The status decides, whatever the text.
                     Err(Refused::Oversized(error)) if status == 413 => error,
                     result => failed(result),
                 };
