@@ -1,9 +1,11 @@
 //! A cut-over that takes the right to write from the roles of etcd, and what gives it back.
 
+use super::super::etcd::text;
 use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
-use consul_migrate::job::{self, Job, Keys, Phase, Rights};
+use consul_migrate::etcd::Right;
+use consul_migrate::job::{self, Job, Keys, Phase, Record, Rights};
 use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
     CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roles_refused,
@@ -11,10 +13,15 @@ use consul_migrate::{
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::select;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
 const VERSIONS: [&str; 3] = ["3.4.0", "3.5.0", "3.6.0"];
+
+/// A range and the kind of its permission.
+type Permitted = ((Vec<u8>, Vec<u8>), String);
 
 /// The permissions of the role of the programs: their kind, the key and the end.
 type Permissions = &'static [(&'static str, &'static str, &'static str)];
@@ -94,7 +101,86 @@ pub fn run() {
         are_not_given_back_under_another_cut_over(permissions);
         are_not_taken_by_an_instance_that_was_replaced(permissions);
     }
+    for permissions in REFUSED {
+        of_a_build_before_come_back(permissions);
+    }
     are_needed();
+}
+
+/// The permissions with each range once, as far as etcd lets a role read and write.
+fn merged(permissions: &[Permitted]) -> BTreeMap<(Vec<u8>, Vec<u8>), BTreeSet<&str>> {
+    let mut merged = BTreeMap::<_, BTreeSet<&str>>::new();
+    for (range, kind) in permissions {
+        let may = merged.entry(range.clone()).or_default();
+        may.extend(["READ", "WRITE"].iter().filter(|it| kind.contains(**it)));
+    }
+    merged
+}
+
+/// The right as it is in the record of a build that took several permissions with one first key.
+fn of_a_build_before((range, kind): &Permitted, all: &[Permitted]) -> Right {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let permission = |((key, end), kind): &Permitted| json!({ "permType": kind, "key": text(key), "range_end": text(end) });
+    let beside: Vec<_> =
+        all.iter().filter(|(other, _)| other.0 == range.0).map(permission).collect();
+    let right = json!({
+        "role": "app", "key": hex(&range.0), "end": hex(&range.1), "reads": kind != "WRITE",
+        "beside": if beside.len() > 1 { beside } else { vec![] },
+    });
+    serde_json::from_value(right).unwrap()
+}
+
+/// A build took several permissions with one first key, and was killed at some moment, or cut over.
+fn of_a_build_before_come_back(permissions: Permissions) {
+    // Each range is as before, without permission, or may be read alone.
+    for state in 0..3_usize.pow(permissions.len() as u32) {
+        for is_switched in [false, true] {
+            let world = with("3.5.0", permissions);
+            let before = world.fake.permissions("app");
+            world.works(async {
+                let (run, kept) = world.hold(1).await.unwrap();
+                load(&run, kept).await.unwrap();
+                if is_switched {
+                    let frozen = Frozen::default();
+                    let limit = Duration::from_secs(60);
+                    cut_over(&run, Freeze::Operator, &frozen, limit, async |_| Ok(()))
+                        .await
+                        .unwrap();
+                }
+                let taken = before.iter().filter(|(_, kind)| kind != "READ");
+                let taken: Vec<_> = taken.map(|it| of_a_build_before(it, &before)).collect();
+                let record = Record { taken, rights: Rights::Taken, ..run.job.record() };
+                run.job.save(record, &[]).await.unwrap();
+                for (at, (kind, key, end)) in permissions.iter().enumerate() {
+                    let is_beside =
+                        before.iter().filter(|(range, _)| range.0 == key.as_bytes()).count() > 1;
+                    match state / 3_usize.pow(at as u32) % 3 {
+                        0 => continue,
+                        _ if !is_beside => continue,
+                        1 => world.fake.forbid("app", key, end),
+                        _ => {
+                            world.fake.forbid("app", key, end);
+                            if kind.starts_with("READ") {
+                                world.fake.permit("app", "READ", key, end);
+                            }
+                        }
+                    }
+                }
+                match is_switched {
+                    true => {
+                        let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+                        assert!(done.not_given_back.is_empty(), "{done:?}");
+                    }
+                    false => _ = lift_left_of(&world.etcd, &run.job).await.unwrap(),
+                }
+                let now = world.fake.permissions("app");
+                assert_eq!(merged(&now), merged(&before), "{permissions:?} {state} {is_switched}");
+                let record = run.job.record();
+                assert!(record.may_be_taken().is_empty());
+                assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
+            });
+        }
+    }
 }
 
 fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permissions) {

@@ -87,7 +87,7 @@ pub fn servers() {
     let etcd = Etcd::new(servers, None, shared, Duration::from_secs(5), PATIENCE);
     let key = Bytes::from_static(b"/app/a");
     let role = "app".to_owned();
-    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true };
+    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true, beside: Vec::new() };
     let change = || [Change { key: key.clone(), value: Some(Bytes::new()), from: 0 }];
     let (etcd, one) = (&etcd, Range::one(&key));
     let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
