@@ -82,8 +82,8 @@ impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, permission) in self.before().iter().enumerate() {
             let (and, kind) = (if at > 0 { ", " } else { "" }, permission.allowed.word());
-            write!(f, "{and}`etcdctl role grant-permission {} {kind}` for ", self.role)?;
-            write_keys(f, &permission.key.0, &permission.range_end.0)?;
+            let (role, keys) = (&self.role, Keys(&permission.key.0, &permission.range_end.0));
+            write!(f, "{and}`etcdctl role grant-permission {role} {kind}` for {keys}")?;
         }
         Ok(())
     }
@@ -91,8 +91,7 @@ impl fmt::Display for Right {
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for ", self.allowed.word())?;
-        write_keys(f, &self.key.0, &self.range_end.0)
+        write!(f, "{} for {}", self.allowed.word(), Keys(&self.key.0, &self.range_end.0))
     }
 }
 
@@ -107,16 +106,26 @@ impl Allowed {
     }
 }
 
-fn write_keys(f: &mut fmt::Formatter<'_>, key: &[u8], end: &[u8]) -> fmt::Result {
-    let start = shown(key);
-    match end {
-        [] => write!(f, "the key {start}"),
-        [0] => write!(f, "all keys from {start} on (--from-key)"),
-        end => write!(f, "the keys from {start} up to {}", shown(end)),
+/// A range of keys, for messages.
+struct Keys<'a>(&'a [u8], &'a [u8]);
+
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = shown(self.0);
+        match self.1 {
+            [] => write!(f, "the key {start}"),
+            [0] => write!(f, "all keys from {start} on (--from-key)"),
+            end => write!(f, "the keys from {start} up to {}", shown(end)),
+        }
     }
 }
 
 impl Right {
+    /// Its role and its keys, for messages.
+    pub fn keys(&self) -> String {
+        format!("{}, {}", self.role, Keys(&self.key, &self.end))
+    }
+
     fn of(role: &str, permission: &Permission) -> Option<Right> {
         let reads = match permission.allowed {
             Allowed::Read => return None,

@@ -3,7 +3,7 @@
 use super::World;
 use consul_migrate::job::{Phase, Record};
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, load, roll_back, source, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, source, tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -106,6 +106,13 @@ pub fn a_way_back() {
                 assert!(why.unwrap().contains("restored from a snapshot"));
                 changes.iter().for_each(|(key, value)| world.put(key, *value));
                 let before = world.fake.at(world.fake.revision());
+                // Which keys programs have set is not known.
+                if !before.is_empty() {
+                    let finished = finish(&run, false).await;
+                    let Err(Stop::Refused(why)) = finished else { panic!("{finished:?}") };
+                    assert!(why.contains("--without-etcd"), "{why}");
+                }
+                assert_eq!(world.fake.at(world.fake.revision()), before);
                 let done = roll_back(&run, MayChange::NoNewKeys).await;
                 if at_risk.is_empty() {
                     done.unwrap();

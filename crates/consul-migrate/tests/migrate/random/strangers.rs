@@ -93,7 +93,7 @@ pub fn servers() {
     let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
         ("touch", Box::pin(etcd.touch(&key))),
         ("delete", Box::pin(etcd.delete(&one))),
-        ("change", Box::pin(async { etcd.change(&change(), &key).await.map(|_| ()) })),
+        ("change", Box::pin(async { etcd.change(&change(), &key, 0).await.map(|_| ()) })),
         ("raise", Box::pin(etcd.raise_alarm(5))),
         ("lift", Box::pin(async { etcd.lift_alarms(&[6]).await.map(|_| ()) })),
         ("take", Box::pin(etcd.take(&right))),
