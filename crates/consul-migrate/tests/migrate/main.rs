@@ -53,6 +53,8 @@ fn trials() -> Trials {
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    let consul = random::restored::consul_under_an_instance;
+    trials.add("a_consul_that_is_restored_under_an_instance_is_told_and_goes_on", consul);
     let cluster = random::restored::as_a_new_cluster;
     trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
     let beside = random::restored::beside_programs;
