@@ -13,7 +13,6 @@ use super::store::session::{Behavior, Session};
 use super::store::watch::Topic;
 use consul_api::api::session as wire;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -156,7 +155,12 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
     };
     let mut node_checks =
         if given.has("NodeChecks") { given.texts("NodeChecks")? } else { serf_health() };
-    let mut checks = if given.has("Checks") { given.texts("Checks")? } else { serf_health() };
+    let mut checks = match given.get("Checks") {
+        // Nulls alone are none.
+        Some(Json::List(items)) if items.iter().all(|item| *item == Json::Null) => None,
+        _ if given.has("Checks") => given.texts("Checks")?,
+        _ => serf_health(),
+    };
     // The old list still decides if it is empty, and is not kept if it is the default.
     if checks.as_ref().is_none_or(Vec::is_empty) {
         node_checks = Some(Vec::new());
@@ -188,8 +192,8 @@ fn lock_delay(given: Option<&Json>) -> Result<i64, String> {
         None => Ok(DEFAULT_LOCK_DELAY_NS),
         Some(Json::Text(text)) => go::duration(text),
         Some(Json::Number(number)) => {
-            let whole = number.as_i64().or(number.as_f64().map(|value| value as i64)).unwrap_or(0);
-            Ok(if whole < SECONDS_BELOW { whole.saturating_mul(1_000_000_000) } else { whole })
+            let whole = go::int(number);
+            Ok(if whole < SECONDS_BELOW { whole.wrapping_mul(1_000_000_000) } else { whole })
         }
         Some(_) => Ok(0),
     }
@@ -243,9 +247,16 @@ fn check_bound(state: &State, session: &Session) -> Result<(), String> {
     if state.catalog.node(&session.node).is_none() {
         return Err("Missing node registration".to_owned());
     }
-    let bound: BTreeSet<String> = session.check_ids();
-    for id in bound {
-        match state.catalog.check(&session.node, &id) {
+    let of_services = session.service_checks.iter().flatten().map(|(id, _)| id);
+    let of_node = session.node_checks.iter().flatten();
+    for id in of_node.chain(of_services).chain(session.checks.iter().flatten()) {
+        match state.catalog.check(&session.node, id) {
+            None if id.is_empty() => {
+                return Err(
+                    "failed check lookup: index error: object is missing a value for this index"
+                        .to_owned(),
+                );
+            }
             None => return Err(format!("Missing check '{id}' registration")),
             Some(check) if check.status == "critical" => {
                 return Err(format!("Check '{id}' is in critical state"));

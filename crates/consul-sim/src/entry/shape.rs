@@ -172,7 +172,9 @@ impl Member {
             Json::Text(text) if !self.usual.is_empty() => text.is_empty(),
             Json::Number(number) if !self.usual.is_empty() => number.as_f64() == Some(0.0),
             _ if self.always => false,
-            Json::Object(members) => matches!(self.kind, Kind::Texts) && members.is_empty(),
+            Json::Object(members) => {
+                matches!(self.kind, Kind::Texts | Kind::Map(_)) && members.is_empty()
+            }
             Json::Null | Json::Bool(false) => true,
             Json::Number(number) => number.as_f64() == Some(0.0),
             Json::Text(text) => text.is_empty(),
@@ -325,8 +327,10 @@ impl Kind {
                     )));
                 }
             },
-            (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
-            (Kind::Plain | Kind::Count, plain) => plain.clone(),
+            (Kind::Plain, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Count, Json::Number(number)) => Json::Number(go::int(number).into()),
+            (Kind::Count, _) => return wrong("type 'int'"),
+            (Kind::Plain, plain) => plain.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
             (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
             (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
@@ -343,10 +347,8 @@ impl Kind {
                     _ => Json::Text(time_text(nanos)),
                 }
             }
-            (Kind::Nanos, Json::Number(number)) => Json::Number(number.clone()),
-            (Kind::Time, Json::Number(number)) => {
-                Json::Text(time_text(number.as_i64().unwrap_or(0)))
-            }
+            (Kind::Nanos, Json::Number(number)) => Json::Number(go::int(number).into()),
+            (Kind::Time, Json::Number(number)) => Json::Text(time_text(go::int(number))),
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {
@@ -364,9 +366,17 @@ impl Kind {
             }
             (Kind::Map(shape), Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
+                    let none = Json::Object(Vec::new());
+                    let value = if *value == Json::Null { &none } else { value };
                     Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), unknown)?))
                 };
                 Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
+            }
+            // Maps in a list are one.
+            (Kind::Map(_), Json::List(items))
+                if items.iter().all(|item| matches!(item, Json::List(none) if none.is_empty())) =>
+            {
+                Json::Object(Vec::new())
             }
             (Kind::Map(_), _) => return Err(not_a_map(given, path)),
         })
