@@ -183,7 +183,7 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let body = Results {
         results: (!failed).then_some(results),
         errors: failed.then_some(errors),
-        read: (!writes).then(|| ReadTail::new(reached, authority.has_filtered())),
+        read: (!writes).then(|| ReadTail::new(reached, !failed && authority.has_filtered())),
     };
     let status = if failed { StatusCode::CONFLICT } else { StatusCode::OK };
     let reply = Reply::json_with(status, call.style, &body);

@@ -301,9 +301,10 @@ impl Kind {
                 Json::List(items.collect::<Result<_, _>>()?)
             }
             // One item in a list stands for the item.
-            (Kind::Text, Json::List(items)) if items.len() == 1 => {
-                self.read(&items[0], path, unknown)?
-            }
+            (
+                Kind::Text | Kind::Count | Kind::Flag | Kind::Time | Kind::Nanos,
+                Json::List(items),
+            ) if items.len() == 1 => self.read(&items[0], path, unknown)?,
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
             (Kind::Text, Json::Number(number)) => match number.as_f64() {
                 Some(number) => Json::Text(format!("{number}")),
@@ -349,6 +350,8 @@ impl Kind {
             }
             (Kind::Nanos, Json::Number(number)) => Json::Number(go::int(number).into()),
             (Kind::Time, Json::Number(number)) => Json::Text(time_text(go::int(number))),
+            (Kind::Nanos, Json::Bool(flag)) => Json::Number(i64::from(*flag).into()),
+            (Kind::Time, Json::Bool(flag)) => Json::Text(time_text(i64::from(*flag))),
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {

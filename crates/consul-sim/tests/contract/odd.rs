@@ -687,7 +687,7 @@ const ODD: &[(&str, &str, &str, u16, &str)] = &[
         "/v1/config",
         r#"{"Kind":"service-defaults","Name":"NAME","Expose":{"Checks":"x"}}"#,
         400,
-        "invalid syntax",
+        "",
     ),
     (
         "PUT",
@@ -717,6 +717,21 @@ const ODD: &[(&str, &str, &str, u16, &str)] = &[
         200,
         "true",
     ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","ConnectTimeout":true}"#,
+        200,
+        "true",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-defaults","Name":"NAME","MaxInboundConnections":[1]}"#,
+        200,
+        "true",
+    ),
+    ("DELETE", "/v1/config/service-defaults/NAME", "", 200, "{}"),
     (
         "PUT",
         "/v1/config",
