@@ -153,14 +153,18 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
         Some(_) => given.text(name),
         None => Ok(default.to_owned()),
     };
-    let mut node_checks =
-        if given.has("NodeChecks") { given.texts("NodeChecks")? } else { serf_health() };
-    let mut checks = match given.get("Checks") {
-        // Nulls alone are none.
-        Some(Json::List(items)) if items.iter().all(|item| *item == Json::Null) => None,
-        _ if given.has("Checks") => given.texts("Checks")?,
-        _ => serf_health(),
+    let named = |name: &str| match given.get(name) {
+        // Null names no check.
+        Some(Json::List(items)) => {
+            let items = items.iter().filter(|item| **item != Json::Null).cloned().collect();
+            let member = [(name.to_owned(), Json::List(items))];
+            Object::of_members(&member, "Alias.").texts(name)
+        }
+        _ if given.has(name) => given.texts(name),
+        _ => Ok(serf_health()),
     };
+    let mut node_checks = named("NodeChecks")?;
+    let mut checks = named("Checks")?;
     // The old list still decides if it is empty, and is not kept if it is the default.
     if checks.as_ref().is_none_or(Vec::is_empty) {
         node_checks = Some(Vec::new());
@@ -188,15 +192,13 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
 }
 
 fn lock_delay(given: Option<&Json>) -> Result<i64, String> {
-    match given {
-        None => Ok(DEFAULT_LOCK_DELAY_NS),
-        Some(Json::Text(text)) => go::duration(text),
-        Some(Json::Number(number)) => {
-            let whole = go::int(number);
-            Ok(if whole < SECONDS_BELOW { whole.wrapping_mul(1_000_000_000) } else { whole })
-        }
-        Some(_) => Ok(0),
-    }
+    let whole = match given {
+        None => return Ok(DEFAULT_LOCK_DELAY_NS),
+        Some(Json::Text(text)) => go::duration(text)?,
+        Some(Json::Number(number)) => go::int(number),
+        Some(_) => 0,
+    };
+    Ok(if whole < SECONDS_BELOW { whole.wrapping_mul(1_000_000_000) } else { whole })
 }
 
 fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, String> {
@@ -204,7 +206,7 @@ fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, S
         return Ok(None);
     };
     let read = |item: &Json| {
-        let Json::Object(_) = item else {
+        let (Json::Object(_) | Json::Null) = item else {
             return Err(item.field_type_error(".Alias.ServiceChecks", "structs.ServiceCheck"));
         };
         let check = Object::new(

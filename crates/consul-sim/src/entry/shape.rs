@@ -272,9 +272,14 @@ impl Kind {
         let given = if is_map { block(given) } else { given };
         Ok(match (self, given) {
             (Kind::Free, any) => sorted(any.clone()),
+            // Maps in a list are one.
+            (Kind::Texts | Kind::Map(_), Json::List(items))
+                if items.iter().all(|item| matches!(item, Json::List(none) if none.is_empty())) =>
+            {
+                Json::Object(Vec::new())
+            }
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
             (Kind::Config, _) => return Err(not_a_map(given, path)),
-            (Kind::Texts, Json::List(items)) if items.is_empty() => Json::Object(Vec::new()),
             (Kind::Texts, Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
                     let value = match value {
@@ -374,12 +379,6 @@ impl Kind {
                     Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), unknown)?))
                 };
                 Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
-            }
-            // Maps in a list are one.
-            (Kind::Map(_), Json::List(items))
-                if items.iter().all(|item| matches!(item, Json::List(none) if none.is_empty())) =>
-            {
-                Json::Object(Vec::new())
             }
             (Kind::Map(_), _) => return Err(not_a_map(given, path)),
         })

@@ -5,7 +5,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
 /// The requests as lines `METHOD TARGET BODY`, with the parameters that an endpoint has of its own after `?`, separated by
-/// commas. `{name}` and the like is one of [`NAMES`]. In a body a text `|a|b` is one of these, read as JSON if it is some, and
+/// commas, with `!` those that it needs. `{name}` and the like is one of [`NAMES`]. In a body a text `|a|b` is one of these, read as JSON if it is some, and
 /// a member `?name` is absent half of the time.
 const OF_AGENT: &str = include_str!("agent.txt");
 const OF_ACL: &str = include_str!("acl.txt");
@@ -37,7 +37,6 @@ const PARAMETERS: &[(&str, &[&str])] = &[
     ("ns", &["default", ""]),
     ("partition", &["default", ""]),
     ("peer", &["p", ""]),
-    ("cached", &[""]),
     ("max-stale", &["1s", "x"]),
     ("unknown", &["1", ""]),
     ("passing", &["", "1", "true", "false", "x"]),
@@ -79,7 +78,6 @@ const COMMON: &[&str] = &[
     "near",
     "node-meta",
     "unknown",
-    "cached",
     "ns",
     "peer",
 ];
@@ -140,16 +138,22 @@ pub fn step(rng: &mut Rng, has_acls: bool) -> Step {
     let mut parts = pick(rng, &lines).splitn(3, ' ');
     let [method, target, body] = [(); 3].map(|()| parts.next().unwrap_or(""));
     let (path, own) = target.split_once('?').unwrap_or((target, ""));
-    let own: Vec<&str> = own.split(',').filter(|name| !name.is_empty()).collect();
+    let needed: Vec<&str> = own.split(',').filter_map(|name| name.strip_suffix('!')).collect();
+    let own: Vec<&str> = own
+        .split(',')
+        .map(|name| name.trim_end_matches('!'))
+        .filter(|name| !name.is_empty())
+        .collect();
     let mut step =
         Step { method: method.to_owned(), target: Vec::new(), token: None, body: Vec::new() };
     let mut body: Option<Value> = serde_json::from_str(body).ok().map(|body| chosen(rng, body));
     let kind = rng.u8(..10);
     step.target = path_of(rng, path, kind);
-    let mut parameters = Vec::new();
+    let mut parameters: Vec<_> = needed.iter().map(|name| (*name, values_of(name)[0])).collect();
     // A parameter of the endpoint's own is sound in its first values.
     if !own.is_empty() && rng.bool() {
         let name = pick(rng, &own);
+        parameters.retain(|(known, _)| *known != name);
         parameters.push((name, values_of(name)[0]));
     }
     match kind {
@@ -159,7 +163,8 @@ pub fn step(rng: &mut Rng, has_acls: bool) -> Step {
             parameters.retain(|(known, _)| *known != name);
             parameters.push((name, pick(rng, values_of(name))));
             if rng.u8(..6) == 0 {
-                parameters = vec![(name, values_of(name)[0]); 2];
+                parameters.retain(|(known, _)| *known != name);
+                parameters.extend([(name, values_of(name)[0]); 2]);
             }
         }
         3 if rng.u8(..3) == 0 => {
