@@ -68,7 +68,7 @@ pub(super) fn uint(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| refuse("value out of range"))
 }
 
-/// A number as an integer. One that does not fit is the smallest, as processors convert it for Go.
+/// A number as an integer. If it does not fit, it is the smallest, as processors convert it for Go.
 pub(super) fn int(number: &serde_json::Number) -> i64 {
     const END: f64 = 9_223_372_036_854_775_808.0;
     let float = number.as_f64().unwrap_or(0.0);

@@ -166,11 +166,12 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
     let mut node_checks = named("NodeChecks")?;
     let mut checks = named("Checks")?;
     // The old list still decides if it is empty, and is not kept if it is the default.
-    if checks.as_ref().is_none_or(Vec::is_empty) {
+    let old = given.list("Checks", "[]string")?;
+    if given.has("Checks") && old.is_none_or(<[_]>::is_empty) {
         node_checks = Some(Vec::new());
         checks = None;
     }
-    checks = checks.filter(|checks| *checks != [SERF_HEALTH]);
+    checks = checks.filter(|checks| !checks.is_empty() && *checks != [SERF_HEALTH]);
     if node_checks.as_ref().is_none_or(Vec::is_empty) {
         checks = None;
     }

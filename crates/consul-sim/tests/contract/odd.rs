@@ -815,6 +815,22 @@ const ODD: &[(&str, &str, &str, u16, &str)] = &[
         "parameter 'source' not set",
     ),
     ("PUT", "/v1/agent/force-leave/NAME?wan", "", 500, "agent: No node found with name ''"),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"NodeChecks":[],"ServiceChecks":[null]}"#,
+        500,
+        "index error: object is missing a value for this index",
+    ),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"NodeChecks":[null],"ServiceChecks":[{"ID":"c"}]}"#,
+        500,
+        "Missing check 'c' registration",
+    ),
+    ("PUT", "/v1/config", r#"{"Kind":"service-defaults","Name":"NAME","Meta":[[]]}"#, 200, "true"),
+    ("DELETE", "/v1/config/service-defaults/NAME", "", 200, "{}"),
 ];
 
 async fn odd_requests_are_answered_as_they_are(t: T) {
@@ -828,6 +844,14 @@ async fn odd_requests_are_answered_as_they_are(t: T) {
         let is_right = answer.status == *status && answer.body.trim_end().ends_with(end);
         assert!(is_right, "{method} {target} {body}: {} {}", answer.status, answer.body);
     }
+    let body = r#"{"Checks":[],"LockDelay":"-5s"}"#;
+    let created = t.raw("PUT", "/v1/session/create", body).await;
+    let created: Value = serde_json::from_str(&created.body).expect("JSON");
+    let id = created["ID"].as_str().expect("an id");
+    let session = t.raw("GET", &format!("/v1/session/info/{id}"), "").await;
+    let session: Value = serde_json::from_str(&session.body).expect("JSON");
+    assert_eq!(session[0]["LockDelay"], json!(-5_000_000_000_000_000_000_i64));
+    assert_eq!(t.raw("PUT", &format!("/v1/session/destroy/{id}"), "").await.status, 200);
     let answer = t.raw("PATCH", "/v1/query/x", "").await;
     assert_eq!((answer.status, answer.header("allow")), (405, Some("GET,PUT,DELETE")));
 }

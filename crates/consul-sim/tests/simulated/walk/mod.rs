@@ -98,7 +98,7 @@ fn difference(pair: &mut [Side; 2], step: &Step) -> Option<(Seen, Seen)> {
     None
 }
 
-/// Whether the answers are the same but for what docs/consul-sim.md excepts under "Errors" and "Headers".
+/// Whether the answers are the same but for what docs/consul-sim.md excepts under "Errors", "Empty lists" and "Headers".
 fn is_alike(step: &Step, real: &Seen, own: &Seen) -> bool {
     let is_decoding = |body: &Value| {
         let text = body.as_str().unwrap_or_default();

@@ -201,7 +201,7 @@ fn values_of(parameter: &str) -> &'static [&'static str] {
     known.unwrap_or_else(|| panic!("the parameter {parameter} has no values")).1
 }
 
-/// The path with its names, one of which may be written in another way.
+/// The path with its names; in odd paths a name may be written in another way.
 fn path_of(rng: &mut Rng, path: &str, kind: u8) -> Vec<u8> {
     let mut path = path.to_owned();
     for (place, names) in NAMES {

@@ -258,6 +258,10 @@ impl Side {
                     *value = "<port>".into();
                 }
             }
+            // In answers of prepared queries Consul has null for a node without checks.
+            Value::Null if matches!(name, "Checks" | "ServiceTags") => {
+                *value = Value::Array(Vec::new())
+            }
             Value::String(_) | Value::Number(_) if matches!(name, "Hash" | "ContentHash") => {
                 *value = "<hash>".into()
             }
@@ -294,7 +298,7 @@ impl Side {
                 text.replace_range(start..end, "<index>");
             }
         }
-        // What would be valid at the wrong place of a filter.
+        // The tokens that would be valid at the wrong place of a filter.
         if let Some(at) = text.find("no match found") {
             text.truncate(at);
         }
