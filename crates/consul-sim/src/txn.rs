@@ -230,7 +230,7 @@ fn decode_kv(given: &Object<'_>) -> Result<KvOperation, String> {
     Ok(KvOperation {
         verb: given.text("Verb")?,
         key: given.text("Key")?.into_bytes(),
-        value: bytes(&given)?,
+        value: bytes(given)?,
         flags: given.uint("Flags")?,
         index: given.uint("Index")?,
         session: given.text("Session")?,
