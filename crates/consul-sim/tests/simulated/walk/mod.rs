@@ -69,7 +69,6 @@ fn sequence(pair: &mut [Side; 2], seed: u64, has_acls: bool) -> Vec<String> {
                 "seed {seed}, step {place}\n  {history}\n  1.21: {} {}\n  sim:  {} {}\n  headers {:?} {:?}",
                 real.status, real.body, simulated.status, simulated.body, real.headers, simulated.headers
             ));
-            eprintln!("{}", found[found.len() - 1]);
             if (real.status < 400) != (simulated.status < 400) {
                 break;
             }
@@ -84,8 +83,8 @@ fn difference(pair: &mut [Side; 2], step: &Step) -> Option<(Seen, Seen)> {
     for attempt in 0.. {
         // A handler of Consul panics at null in the place of an object, and closes the connection.
         let seen = real.see(step);
-        let (seen, own) = (seen, simulated.see(step)?);
-        let Some(seen) = seen else { return None };
+        let own = simulated.see(step)?;
+        let seen = seen?;
         if is_alike(step, &seen, &own) {
             return None;
         }

@@ -72,6 +72,9 @@ const OTHER_HEADERS: &[&str] = &[
     "x-consul-contenthash",
 ];
 
+/// The status, the headers and the body of an answer.
+type Raw = (u16, Vec<(String, String)>, Vec<u8>);
+
 /// Both have one name.
 const CONFIG: &str = "crates/consul-sim/tests/simulated/programs/node.json";
 
@@ -115,7 +118,7 @@ impl Side {
     }
 
     /// The status, the headers and the body; `None` if the server closes the connection instead.
-    fn ask(&mut self, step: &Step) -> Option<(u16, Vec<(String, String)>, Vec<u8>)> {
+    fn ask(&mut self, step: &Step) -> Option<Raw> {
         let body = self.filled(&step.body);
         let token = step.token.as_ref().filter(|_| !self.server.token.is_empty());
         let token = token.map_or_else(String::new, |token| {
@@ -136,11 +139,7 @@ impl Side {
         }
     }
 
-    fn exchange(
-        &mut self,
-        request: &str,
-        has_no_body: bool,
-    ) -> io::Result<(u16, Vec<(String, String)>, Vec<u8>)> {
+    fn exchange(&mut self, request: &str, has_no_body: bool) -> io::Result<Raw> {
         let mut stream = match self.connection.take() {
             Some(stream) => stream,
             None => {
@@ -225,7 +224,7 @@ impl Side {
             };
             kept.insert(name, value);
         }
-        let mut body = json.unwrap_or_else(|| Value::String(text));
+        let mut body = json.unwrap_or(Value::String(text));
         self.normalise(&mut body, "");
         let is_in_order =
             [b"/v1/kv", b"/v1/tx"].iter().any(|start| step.target.starts_with(*start));
@@ -299,8 +298,11 @@ impl Side {
             }
         }
         // The tokens that would be valid at the wrong place of a filter.
-        if let Some(at) = text.find("no match found") {
-            text.truncate(at);
+        // How long a time was, in nanoseconds.
+        for before in ["no match found", "(was "] {
+            if let Some(at) = text.find(before) {
+                text.truncate(at);
+            }
         }
         text
     }
