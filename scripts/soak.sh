@@ -11,6 +11,8 @@
 #   programs  programs that others have written, with the verdicts of their own tests or with what they see, on Consul 1.21 and on
 #             consul-sim: consul-template, py-consul, HAProxy and others (PROGRAMS: their names; Go module proxy, pip, apt-get)
 #   random    5,000 sequences of random requests with sound bodies, simulated and on a real Consul (SEQUENCES)
+#   walk      4,000 sequences of odd requests without ACLs and 4,000 with them, on consul-sim and on Consul 1.21 (SEQUENCES, from
+#             FIRST on)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
@@ -55,7 +57,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands programs random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
+all_steps=(api languages commands programs random walk fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -95,6 +97,11 @@ step_programs() {
 step_random() {
     SEQUENCES=${SEQUENCES:-5000} test_with simulated random || return
     unless_skipped 'Go client\|example of consul-sim\|a program in'
+}
+
+step_walk() {
+    SEQUENCES=${SEQUENCES:-4000} test_with simulated walk || return
+    unless_skipped 'Go client\|example of consul-sim\|a program in\|random requests'
 }
 
 step_fuzz() {
