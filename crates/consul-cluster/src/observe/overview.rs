@@ -178,6 +178,9 @@ pub struct NodeOverview {
     /// Whether the leader cannot reach it, as that tells.
     #[serde(skip)]
     pub is_unreached_by_leader: bool,
+    /// The live nodes that its calls avoid since they do not answer; the problems tell it.
+    #[serde(skip)]
+    pub avoids: Vec<String>,
     /// Whether it answers this process although it is down in Consul.
     pub lost_consul: bool,
     /// Why it takes part no more, although its process answers; the problems tell it.
@@ -488,6 +491,10 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             is_refused_by_leader: is_refused_by_leader(id, node),
             is_unreached_by_leader: node.is_live
                 && leader.is_some_and(|leader| leader.cannot_reach(id)),
+            avoids: told
+                .map(|told| told.avoided().to_vec())
+                .filter(|_| node.is_live)
+                .unwrap_or_default(),
             lost_consul: !node.is_live
                 && told.is_some_and(|told| told.answers && told.ended.is_none()),
             ended: told.and_then(|told| told.ended.clone()).filter(|_| !node.is_live),
