@@ -136,7 +136,8 @@ impl DataPlane {
         cluster: Arc<Cluster>,
         deliver: impl Fn(Request) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
-        let tls = cluster.options().data_tls.as_ref().map(Tls::new).transpose()?;
+        let Options { data_tls, observer, .. } = cluster.options();
+        let tls = data_tls.as_ref().map(|files| Tls::new(files, *observer)).transpose()?;
         let listener = if cluster.options().observer {
             None
         } else {

@@ -87,6 +87,9 @@ pub struct Overview {
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
     pub events: Vec<EventOverview>,
+    /// When this process's own certificate for calls ends, if it is an observer, in Unix milliseconds.
+    #[serde(skip)]
+    pub own_certificate_ms: Option<u64>,
     /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
@@ -338,6 +341,10 @@ impl Overview {
             waiting: known.maps.waiting(),
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
+            own_certificate_ms: known
+                .observer
+                .as_ref()
+                .and_then(|(_, told)| told.certificate_expires_ms()),
             has_no_raft_leader: known.has_no_raft_leader,
             blocked: snapshot.blocked.clone().map(|blocked| {
                 let is_nodes = |id: &str| known.told.values().any(|told| told.has_led_with(id));

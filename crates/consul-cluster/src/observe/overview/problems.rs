@@ -55,6 +55,9 @@ pub enum Level {
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
     found.extend(own_clock(overview));
+    if let Some(end) = overview.own_certificate_ms {
+        found.extend(certificate(None, end, overview.at_ms));
+    }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
@@ -484,7 +487,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         found.push(warning("clock", id, text, cure));
     }
     if let Some(end) = node.certificate_expires_ms {
-        found.extend(certificate(id, end, overview.at_ms));
+        found.extend(certificate(Some(id), end, overview.at_ms));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");
@@ -554,18 +557,20 @@ fn of_versions(overview: &Overview) -> Option<Problem> {
 }
 
 /// The problem of a certificate that ends soon.
-fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
+fn certificate(node: Option<&str>, end_ms: u64, now_ms: u64) -> Option<Problem> {
     let left_ms = end_ms.saturating_sub(now_ms);
+    let (id, whose) = (node.unwrap_or_default(), node.unwrap_or("this process"));
     let cure = format!(
-        "renew the certificate of {id} (data_tls.cert_file): the new file is read without a restart"
+        "renew the certificate of {whose} (data_tls.cert_file): the new file is read without a restart"
     );
     if left_ms == 0 {
-        let text = format!("the certificate of {id} has expired: other nodes refuse it");
+        let who = if node.is_some() { "other nodes" } else { "nodes" };
+        let text = format!("the certificate of {whose} has expired: {who} refuse it");
         return Some(error("certificate_expires", id, text, cure));
     }
     let text = match left_ms / DAY_MS {
-        0 => format!("the certificate of {id} expires in {} h", left_ms / 3_600_000),
-        days => format!("the certificate of {id} expires in {days} d"),
+        0 => format!("the certificate of {whose} expires in {} h", left_ms / 3_600_000),
+        days => format!("the certificate of {whose} expires in {days} d"),
     };
     match left_ms {
         ..DAY_MS => Some(error("certificate_expires", id, text, cure)),

@@ -101,6 +101,7 @@ fn well() -> Overview {
         waiting: std::collections::BTreeMap::new(),
         endpoints: vec![endpoint],
         events: Vec::new(),
+        own_certificate_ms: None,
         has_no_raft_leader: false,
         blocked: None,
         foreign_weights: None,
@@ -884,6 +885,13 @@ fn a_certificate_is_told_of_before_it_ends() {
         (-day, Level::Error, "the certificate of n2 has expired: other nodes refuse it"),
     ] {
         assert_eq!(told(left), [("certificate_expires", level, text.to_owned())]);
+        let own = after(|it| {
+            it.at_ms = now;
+            it.own_certificate_ms = now.checked_add_signed(left);
+        });
+        let [own] = own.as_slice() else { panic!("{own:?}") };
+        let text = text.replace("n2", "this process").replace("other nodes", "nodes");
+        assert_eq!((own.level, &own.text, own.of.as_str()), (level, &text, ""));
     }
 }
 
