@@ -2,9 +2,9 @@
 --
 --   CONFIGURATION_DIRECTORY=/etc/tsdb STATE_DIRECTORY=/var/lib/tsdb luajit examples/systemd/node.lua
 --
--- The first folder has node.toml, with the options of ConsulHACluster and the address of the status server,
--- `status_address = "10.0.0.1:9100"`, and what is rotated: consul-token, cluster-key (one secret in each line), node.pem,
--- node.key and cluster-ca.pem. Each of these may be missing. On SIGTERM the node stops, and keeps its shards.
+-- The first folder has node.toml, with the options of ConsulHACluster and the address of the status server
+-- (`status_address = "10.0.0.1:9100"`), and what is rotated: consul-token, cluster-key (one secret in each line),
+-- node.pem, node.key and cluster-ca.pem. Each of these may be missing. On SIGTERM the node stops, and keeps its shards.
 
 -- From any folder, with the modules of this checkout unless others are installed.
 local own_folder = arg[0]:match("^.*/") or "./"

@@ -59,7 +59,7 @@ pub fn with_profile(line: CommandLine) -> Result<CommandLine, Failure> {
     let is_given = |flag: &str| is_given(&given, flag);
     let more =
         flags(&text, name, is_given).map_err(|why| Failure::Usage(format!("{shown}: {why}")))?;
-    // Before the verb, since a profile's flags are those of all verbs.
+    // Before the verb: every verb has these flags.
     let mut all = arguments;
     let rest = all.split_off(all.len().min(1));
     all.extend(more.into_iter().map(OsString::from));

@@ -377,7 +377,9 @@ pub(super) mod tests {
         expired.not_after = rcgen::date_time_ymd(2001, 1, 1);
         let own = expired.signed_by(&key, &authority).expect("a certificate");
         let files = [own.pem(), key.serialize_pem(), authority.pem()].map(PemFile::of);
-        let refused = Ends::new(&files, false).err().expect("a node would be refused by all");
+        let Err(refused) = Ends::new(&files, false) else {
+            panic!("a node would be refused by all")
+        };
         assert!(refused.message().contains("expired"), "{refused}");
         let ends = Ends::new(&files, true).expect("an observer looks");
         assert!(ends.expires.expect("it is known").as_secs() <= UnixTime::now().as_secs());

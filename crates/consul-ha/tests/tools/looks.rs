@@ -301,7 +301,7 @@ fn profiles(system: &System) {
     let token = folder.file("token", &system.consul.token);
     let file = folder.file(
         "profiles.toml",
-        &format!(
+        format!(
             "[prod]\nhttp_addr = \"127.0.0.1:1\"\nprefix = \"ha/\"\ntoken_file = {token:?}\n[other]\nprefix = \"other/\"\n\
              [bad]\ntoken = \"a secret of ours\"\n[worse]\ntimeout_ms = 0\n"
         ),
@@ -335,7 +335,7 @@ fn profiles(system: &System) {
     run(&["nodes", "--profile", "prdo"]).refused(2, &[&file, "did you mean \"prod\"?"]);
     let secret = run(&["nodes", "--profile", "bad"]);
     assert!(!secret.err.contains("a secret of ours"), "{secret:?}");
-    secret.refused(2, &[&file, "line 6: profile \"bad\": unknown key \"token\""]);
+    secret.refused(2, &[&file, "line 8: profile \"bad\": unknown key \"token\""]);
     run(&["nodes", "--profile", "worse"]).refused(2, &["--timeout-ms is 0"]);
     let missing = run(&["nodes", "--profile", "prod", "--profiles", "/nope"]);
     missing.refused(2, &["--profiles \"/nope\": No such file"]);

@@ -694,7 +694,7 @@ fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
 fn of_map(overview: &Overview) -> Vec<Problem> {
     let mut found = Vec::from_iter(few_weights(overview));
     let Some(map) = &overview.map else {
-        // One that cannot be read is told already.
+        // An unreadable map is told already.
         if !overview.in_touch || overview.leader.is_none() || !overview.unread_map.is_empty() {
             return found;
         }

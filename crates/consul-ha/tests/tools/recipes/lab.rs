@@ -69,7 +69,8 @@ pub fn run() {
         let before = expiries().into_iter().map(|(_, ends)| ends).fold(0.0, f64::max);
         world.run_recipe(name);
         world.has_refused_nothing(name);
-        println!("{name}: {} writes, none refused", world.acknowledged());
+        let count = world.acknowledged();
+        let _ = writeln!(std::io::stdout(), "{name}: {count} writes, none refused");
         are_ready(&world, name);
         let allowed = OUTAGES.iter().find(|(outage, _)| outage == name).map_or("", |it| it.1);
         for alert in alerts().difference(&fired.clone()) {
