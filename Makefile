@@ -119,9 +119,12 @@ test-added:
 	@scripts/test.sh added
 
 .PHONY: soak
-## soak: tests for longer (some hours); see scripts/soak.sh --help
+## soak [STEPS="recipes lab"]: tests for longer (some hours); see scripts/soak.sh --help. `make soak lab` is that step alone
 soak:
-	@scripts/soak.sh
+	@scripts/soak.sh $(STEPS) $(filter lab,$(MAKECMDGOALS))
+
+.PHONY: lab
+lab: soak
 
 .PHONY: mutants
 ## mutants [SHARD=0/10] [SAMPLE=300] [SEED=0]: changes the code in small ways and looks whether the fast tests notice

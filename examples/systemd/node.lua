@@ -2,9 +2,9 @@
 --
 --   CONFIGURATION_DIRECTORY=/etc/tsdb STATE_DIRECTORY=/var/lib/tsdb luajit examples/systemd/node.lua
 --
--- The first folder has node.toml, with the options of ConsulHACluster, and what is rotated: consul-token, cluster-key
--- (one secret in each line), node.pem, node.key and cluster-ca.pem. Each of these may be missing. On SIGTERM the node
--- stops, and keeps its shards.
+-- The first folder has node.toml, with the options of ConsulHACluster and the address of the status server
+-- (`status_address = "10.0.0.1:9100"`), and what is rotated: consul-token, cluster-key (one secret in each line),
+-- node.pem, node.key and cluster-ca.pem. Each of these may be missing. On SIGTERM the node stops, and keeps its shards.
 
 -- From any folder, with the modules of this checkout unless others are installed.
 local own_folder = arg[0]:match("^.*/") or "./"
@@ -64,8 +64,10 @@ options.token_file = file("consul-token")
 options.cluster_key = file("cluster-key") and lines_of(file("cluster-key"))
 options.data_tls = file("node.pem")
   and { cert_file = file("node.pem"), key_file = file("node.key"), ca_file = file("cluster-ca.pem") }
-local store_options = options.store
-options.store = nil
+local store_options, status_address = options.store, options.status_address
+options.store, options.status_address = nil, nil
+-- It shows the node also while that starts; a reference keeps it open.
+local status = status_address and assert(consul_ffi.serve_status(status_address))
 
 local storage = Storage.open(state .. "/" .. options.node_id .. ".sqlite", "machine")
 local node = consul_ffi.ConsulHACluster:new(options)
@@ -88,4 +90,7 @@ repeat
 until reason or is_asked_to_stop()
 node:stop()
 storage:close()
+if status then
+  status:close()
+end
 print(reason or "stopped")

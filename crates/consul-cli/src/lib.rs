@@ -18,14 +18,19 @@ pub mod print;
 pub mod words;
 
 use consul_process::os;
+use std::path::Path;
 
-/// The largest file with a secret.
+/// The largest file with a secret or with profiles.
 const MAX_SECRET: usize = 1 << 16;
 
 /// The text of the file that a flag names.
 pub fn secret(flag: &str, file: &str) -> Result<String, String> {
-    let of_file = |why: &str| format!("{flag} {file:?}: {why}");
-    let bytes =
-        os::read_file(file.as_ref(), MAX_SECRET).map_err(|error| of_file(&error.to_string()))?;
+    text_file(&format!("{flag} {file:?}"), file.as_ref())
+}
+
+/// The text of a regular file that is not too large; `of` names it in errors, which never show its content.
+pub fn text_file(of: &str, file: &Path) -> Result<String, String> {
+    let of_file = |why: &str| format!("{of}: {why}");
+    let bytes = os::read_file(file, MAX_SECRET).map_err(|error| of_file(&error.to_string()))?;
     String::from_utf8(bytes).map_err(|_| of_file("it is not UTF-8"))
 }

@@ -23,6 +23,8 @@ const LONGEST_WAIT: u64 = 7 * 86_400;
 #[command(name = "consul-ha", version, after_help = STATUSES, max_term_width = 100)]
 pub struct CommandLine {
     #[command(flatten)]
+    pub profile: OfProfile,
+    #[command(flatten)]
     pub consul: Consul,
     #[command(flatten)]
     pub keys: Keys,
@@ -31,6 +33,18 @@ pub struct CommandLine {
     pub json: bool,
     #[command(subcommand)]
     pub verb: Verb,
+}
+
+/// The cluster, by a name of the operator's own.
+#[derive(Args)]
+#[command(next_help_heading = "Profile")]
+pub struct OfProfile {
+    /// A cluster by its name in the file of profiles; flags and the environment go before what it says.
+    #[arg(long, global = true, env = "CONSUL_HA_PROFILE", value_name = "NAME")]
+    pub profile: Option<String>,
+    /// The file of profiles; by default consul-ha/profiles.toml in XDG_CONFIG_HOME or ~/.config.
+    #[arg(long, global = true, env = "CONSUL_HA_PROFILES", value_name = "FILE")]
+    pub profiles: Option<String>,
 }
 
 /// The keys of the cluster, as the options of its nodes name them.

@@ -472,6 +472,7 @@ mod tests {
             no_rights: None,
             lacking: None,
             is_unreached_by_leader: false,
+            avoids: Vec::new(),
             faults: Vec::new(),
             cannot_lead: None,
             other_disks: Default::default(),

@@ -17,6 +17,7 @@ mod failure;
 mod follow;
 mod look;
 mod output;
+mod profile;
 mod progress;
 mod signals;
 mod wait;
@@ -44,6 +45,13 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
+    let line = match profile::with_profile(line) {
+        Ok(line) => line,
+        Err(failure) => {
+            output.failure(&failure);
+            return print::status(failure.status());
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(run(&line, output)),

@@ -16,7 +16,7 @@ const CLUSTER: Words = Words {
         ("ca_file", "--data-ca"),
     ],
     first: &[("address", "--listen")],
-    phrases: &[("data_tls: ", "")],
+    phrases: &[("data_tls: ", ""), ("data_tls.", "")],
 };
 
 /// The message of an error.
@@ -62,6 +62,7 @@ mod tests {
             ("timeout is 0", "--timeout-ms is 0"),
             ("timeouts of the endpoints", "timeouts of the endpoints"),
             ("data_tls: cert_file: f", "--data-cert: f"),
+            ("data_tls.cert_file: f", "--data-cert: f"),
             ("my_token_file", "my_token_file"),
         ] {
             assert_eq!(of_flags(message), shown);

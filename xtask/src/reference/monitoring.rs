@@ -17,6 +17,7 @@ const FAILURES: &[(&str, &str)] = &[
     ("a node was never started", "节点从未启动"),
     ("a node is cut off from Consul alone", "节点仅与 Consul 隔断"),
     ("a node is cut off from its peers alone", "节点仅与其他节点隔断"),
+    ("two nodes do not reach each other", "两个节点之间互不可达"),
     ("Consul has no Raft leader", "Consul 没有 Raft leader"),
     ("Consul has lost all data", "Consul 丢失了所有数据"),
     ("Consul was restored from a snapshot with another leader", "Consul 从 leader 不同的快照恢复"),
@@ -28,6 +29,7 @@ const FAILURES: &[(&str, &str)] = &[
     ("the certificate of a node ends in 13 days", "节点的证书 13 天后到期"),
     ("the certificate of a node ends today", "节点的证书今天到期"),
     ("nobody replicates a store any more", "某个存储不再有任何节点复制"),
+    ("another program has written the weights of nodes", "另一个程序写入了节点的权重"),
     ("two healthy clusters have one name", "两个健康的集群同名"),
 ];
 

@@ -56,6 +56,9 @@ const MAX_RETRY_BUDGET: f64 = 10.0;
 
 /// The service by which nodes find out whether they accept each other's signatures, and its time limit.
 const KEY_CHECK: &str = "cluster/greeting";
+
+/// An address at which nobody answers.
+const NOBODY: &str = "127.0.0.1:1";
 const KEY_CHECK_TIME: Duration = Duration::from_secs(1);
 
 /// The options of a call.
@@ -111,6 +114,9 @@ pub struct DataPlane {
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     retry_budget: Mutex<f64>,
     tls: Option<Tls>,
+    /// The nodes that a test has cut off.
+    #[cfg(feature = "sabotage")]
+    cut: Mutex<BTreeSet<String>>,
 }
 
 impl fmt::Debug for DataPlane {
@@ -130,7 +136,8 @@ impl DataPlane {
         cluster: Arc<Cluster>,
         deliver: impl Fn(Request) + Send + Sync + 'static,
     ) -> Result<Arc<Self>, Error> {
-        let tls = cluster.options().data_tls.as_ref().map(Tls::new).transpose()?;
+        let Options { data_tls, observer, .. } = cluster.options();
+        let tls = data_tls.as_ref().map(|files| Tls::new(files, *observer)).transpose()?;
         let listener = if cluster.options().observer {
             None
         } else {
@@ -152,6 +159,8 @@ impl DataPlane {
             peers: Mutex::default(),
             retry_budget: Mutex::new(MAX_RETRY_BUDGET),
             tls,
+            #[cfg(feature = "sabotage")]
+            cut: Mutex::default(),
         });
         let checked: Service = Arc::new(|_| Box::pin(async { Ok(Body::bytes(Bytes::new())) }));
         plane.set_service(KEY_CHECK, Some(checked));
@@ -396,6 +405,41 @@ impl DataPlane {
         Ok(outcome.map_err(|error| error.with_endpoint(&peer.address)))
     }
 
+    /// The live nodes that calls avoid since they do not answer; each is tried again.
+    pub(crate) fn avoided(&self) -> Vec<String> {
+        let snapshot = self.cluster.snapshot();
+        let mut avoided = Vec::new();
+        for (id, peer) in lock(&self.peers).iter().filter(|(_, peer)| peer.circuit.is_open()) {
+            let node = snapshot.nodes.get(id).filter(|node| node.is_live);
+            if node.is_some_and(|node| node.record.incarnation == peer.incarnation) {
+                let tls = self.tls.as_ref().map(Tls::current);
+                Arc::clone(peer).try_again(&self.cluster, tls);
+                avoided.push(id.clone());
+            }
+        }
+        avoided
+    }
+
+    /// Lets calls to a node find nobody.
+    #[cfg(feature = "sabotage")]
+    pub fn cut_off(&self, node_id: &str, is_cut: bool) {
+        let mut cut = lock(&self.cut);
+        match is_cut {
+            true => _ = cut.insert(node_id.to_owned()),
+            false => _ = cut.remove(node_id),
+        }
+    }
+
+    #[cfg(feature = "sabotage")]
+    fn is_cut(&self, node_id: &str) -> bool {
+        lock(&self.cut).contains(node_id)
+    }
+
+    #[cfg(not(feature = "sabotage"))]
+    fn is_cut(&self, _: &str) -> bool {
+        false
+    }
+
     /// The connections to a node. To a node that is down they are not kept, and its silence opens no circuit.
     fn peer(&self, node_id: &str, is_down: bool) -> Result<Arc<Peer>, Error> {
         let snapshot = self.cluster.snapshot();
@@ -410,12 +454,13 @@ impl DataPlane {
             let why = "it accepts no requests: its key has no data_address";
             return Err(Error::new(Kind::Unsupported, why).not_sent());
         }
+        let address = if self.is_cut(node_id) { NOBODY } else { address };
         let incarnation = &node.record.incarnation;
         if !node.is_live {
             return Ok(Arc::new(Peer::new(address, incarnation)?));
         }
         let mut peers = lock(&self.peers);
-        let is_current = |it: &&Arc<Peer>| it.address == *address && it.incarnation == *incarnation;
+        let is_current = |it: &&Arc<Peer>| it.address == address && it.incarnation == *incarnation;
         if let Some(peer) = peers.get(node_id).filter(is_current) {
             return Ok(Arc::clone(peer));
         }

@@ -217,6 +217,19 @@ impl Peer {
         pending().await
     }
 
+    /// Tries an avoided node again, at once and not at the next call: an operator who looks is told that it answers.
+    pub fn try_again(self: Arc<Self>, cluster: &Arc<Cluster>, tls: Option<Arc<Ends>>) {
+        if self.is_asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let cluster = Arc::clone(cluster);
+        tokio::spawn(async move {
+            let connected = self.connect_within(SIGN_OF_LIFE, &cluster, true, tls).await;
+            connected.into_iter().for_each(|connection| self.keep(connection));
+            self.is_asked.store(false, Ordering::Relaxed);
+        });
+    }
+
     async fn ask_for_sign_of_life(self: Arc<Self>, cluster: Arc<Cluster>, tls: Option<Arc<Ends>>) {
         for _ in 0..FAILURES {
             if self.circuit.is_open() {

@@ -64,11 +64,12 @@ pub(super) struct Ends {
 }
 
 impl Tls {
-    /// Reads the files now, and again when they change.
+    /// Reads the files now, and again when they change. An observer's certificate may have expired: it still sees in Consul
+    /// what the nodes' own reports would add to.
     ///
     /// # Errors
     /// [`Kind::Config`], naming the file that cannot be used.
-    pub fn new(files: &DataTls) -> Result<Self, Error> {
+    pub fn new(files: &DataTls, is_observer: bool) -> Result<Self, Error> {
         let files = files.clone();
         let read = move || {
             Ok([
@@ -78,8 +79,8 @@ impl Tls {
             ])
         };
         let clock = Arc::new(SystemClock::new());
-        Ok(Tls(FromFiles::open("files of data_tls", clock, read, |files| {
-            Ends::new(files).map(Arc::new)
+        Ok(Tls(FromFiles::open("files of data_tls", clock, read, move |files| {
+            Ends::new(files, is_observer).map(Arc::new)
         })?))
     }
 
@@ -90,7 +91,10 @@ impl Tls {
 }
 
 impl Ends {
-    fn new([certificate, key, authorities]: &[PemFile; 3]) -> Result<Self, Error> {
+    fn new(
+        [certificate, key, authorities]: &[PemFile; 3],
+        is_observer: bool,
+    ) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         authorities.add_to(&mut roots, authorities.some_certificates()?)?;
         let (roots, provider) = (Arc::new(roots), provider());
@@ -116,14 +120,17 @@ impl Ends {
             .with_client_auth_cert(certificate.some_certificates()?, key.private_key()?)
             .map_err(|error| certificate.unusable(key, &error))?;
         let certificates = certificate.some_certificates()?;
-        let expires = certificates
+        let mut expires = certificates
             .split_first()
             .and_then(|(own, others)| end_of_validity(&*members, (own, others), UnixTime::now()));
         if let Some((own, others)) = certificates.split_first()
             && let Err(why) = members.verify_client_cert(own, others, UnixTime::now())
         {
-            if is_not_valid_now(&why) {
+            if is_not_valid_now(&why) && !is_observer {
                 return Err(certificate.error(&why));
+            }
+            if has_expired(&why) {
+                expires = Some(UnixTime::now());
             }
             let (cert_file, ca_file) = (certificate.path().display(), authorities.path().display());
             tracing::warn!(
@@ -357,7 +364,25 @@ pub(super) mod tests {
         let key = key();
         let own = of_node.signed_by(&key, &authority).expect("a certificate");
         let files = [own.pem(), key.serialize_pem(), authority.pem()].map(PemFile::of);
-        (Arc::new(Ends::new(&files).expect("usable files")), own.der().clone())
+        (Arc::new(Ends::new(&files, false).expect("usable files")), own.der().clone())
+    }
+
+    #[test]
+    fn an_expired_certificate_stops_a_node_and_no_observer() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = || KeyPair::generate().expect("a key");
+        let authority = CertifiedIssuer::self_signed(params, key()).expect("an authority");
+        let (mut expired, key) = (CertificateParams::default(), key());
+        expired.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let own = expired.signed_by(&key, &authority).expect("a certificate");
+        let files = [own.pem(), key.serialize_pem(), authority.pem()].map(PemFile::of);
+        let Err(refused) = Ends::new(&files, false) else {
+            panic!("a node would be refused by all")
+        };
+        assert!(refused.message().contains("expired"), "{refused}");
+        let ends = Ends::new(&files, true).expect("an observer looks");
+        assert!(ends.expires.expect("it is known").as_secs() <= UnixTime::now().as_secs());
     }
 
     #[test]

@@ -87,6 +87,9 @@ pub struct Overview {
     pub endpoints: Vec<EndpointOverview>,
     /// The last events of all nodes, the newest at the end.
     pub events: Vec<EventOverview>,
+    /// When this process's own certificate for calls ends, if it is an observer, in Unix milliseconds.
+    #[serde(skip)]
+    pub own_certificate_ms: Option<u64>,
     /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
@@ -178,6 +181,9 @@ pub struct NodeOverview {
     /// Whether the leader cannot reach it, as that tells.
     #[serde(skip)]
     pub is_unreached_by_leader: bool,
+    /// The live nodes that its calls avoid since they do not answer; the problems tell it.
+    #[serde(skip)]
+    pub avoids: Vec<String>,
     /// Whether it answers this process although it is down in Consul.
     pub lost_consul: bool,
     /// Why it takes part no more, although its process answers; the problems tell it.
@@ -335,6 +341,10 @@ impl Overview {
             waiting: known.maps.waiting(),
             endpoints: known.tellers().flat_map(|(_, told)| told.endpoints()).cloned().collect(),
             events: events(known.tellers()),
+            own_certificate_ms: known
+                .observer
+                .as_ref()
+                .and_then(|(_, told)| told.certificate_expires_ms()),
             has_no_raft_leader: known.has_no_raft_leader,
             blocked: snapshot.blocked.clone().map(|blocked| {
                 let is_nodes = |id: &str| known.told.values().any(|told| told.has_led_with(id));
@@ -488,6 +498,10 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             is_refused_by_leader: is_refused_by_leader(id, node),
             is_unreached_by_leader: node.is_live
                 && leader.is_some_and(|leader| leader.cannot_reach(id)),
+            avoids: told
+                .map(|told| told.avoided().to_vec())
+                .filter(|_| node.is_live)
+                .unwrap_or_default(),
             lost_consul: !node.is_live
                 && told.is_some_and(|told| told.answers && told.ended.is_none()),
             ended: told.and_then(|told| told.ended.clone()).filter(|_| !node.is_live),

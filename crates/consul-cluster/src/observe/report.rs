@@ -74,6 +74,9 @@ struct Report {
     /// The live nodes that it cannot reach, if it is the leader.
     #[serde(default)]
     unreached: Vec<String>,
+    /// The live nodes that its calls avoid since they do not answer.
+    #[serde(default)]
+    avoided: Vec<String>,
     /// When its certificate for calls ends, in Unix milliseconds.
     #[serde(default)]
     certificate_expires_ms: Option<u64>,
@@ -171,6 +174,12 @@ impl Told {
     /// Whether it has found, as the leader, that it cannot reach a node.
     pub fn cannot_reach(&self, node: &str) -> bool {
         self.report.iter().flat_map(|report| &report.unreached).any(|id| id == node)
+    }
+
+    /// The nodes that its calls avoid since they do not answer.
+    pub fn avoided(&self) -> &[String] {
+        let report = self.report.as_ref().filter(|_| self.silent.is_none());
+        report.map_or(&[], |report| &report.avoided)
     }
 
     pub fn endpoints(&self) -> impl Iterator<Item = &EndpointOverview> {
@@ -529,6 +538,7 @@ impl Overviews {
             led_session: lock(&cluster.led_session).clone(),
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
             unreached: if cluster.lease().is_some() { cluster.unreached() } else { Vec::new() },
+            avoided: self.plane.as_ref().map(|plane| plane.avoided()).unwrap_or_default(),
             certificate_expires_ms: expires_s.map(|seconds| seconds * 1000),
             endpoints: health.map(|health| EndpointOverview::new(own, health)).collect(),
             events: cluster.events_after(if is_same { question.seq } else { 0 }),

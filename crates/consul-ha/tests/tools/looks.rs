@@ -1,6 +1,7 @@
 //! The verbs that only show, and what no verb leaves behind.
 
 use crate::program::Run;
+use crate::support::authority::Folder;
 use crate::system::{System, object};
 use consul_api::api::{kv, session};
 use consul_api::request::Args;
@@ -30,6 +31,7 @@ pub fn run(system: &System) {
     serve(system);
     completion(system);
     manual();
+    profiles(system);
     history(system);
     unreachable();
     slow();
@@ -291,6 +293,54 @@ fn completion(system: &System) {
     system.put("ha/nodes/n$(touch${IFS}f)", &record("n$(touch${IFS}f)"));
     assert_eq!(complete("consul-ha drain", "n"), "n1 n2 n3 ", "no name is a command");
     system.run(&["forget", "n$(touch${IFS}f)", "--yes"]).ok();
+}
+
+/// A profile says where the cluster is; the command line and the environment go before it, and nothing of it is printed.
+fn profiles(system: &System) {
+    let folder = Folder::new();
+    let token = folder.file("token", &system.consul.token);
+    let file = folder.file(
+        "profiles.toml",
+        format!(
+            "[prod]\nhttp_addr = \"127.0.0.1:1\"\nprefix = \"ha/\"\ntoken_file = {token:?}\n[other]\nprefix = \"other/\"\n\
+             [bad]\ntoken = \"a secret of ours\"\n[worse]\ntimeout_ms = 0\n"
+        ),
+    );
+    let address = system.consul.address.as_str();
+    let given = [("CONSUL_HA_PROFILES", file.as_str()), ("CONSUL_HTTP_ADDR", address)];
+    let run = |line: &[&str]| Run::of(line, &given);
+    assert!(
+        run(&["nodes", "--profile", "prod"]).ok().contains("n1"),
+        "the environment has the address"
+    );
+    let of_flag = Run::of(
+        &[
+            "--profile",
+            "other",
+            "--profiles",
+            &file,
+            "--prefix",
+            "ha/",
+            "nodes",
+            "--http-addr",
+            address,
+        ],
+        &[("CONSUL_HTTP_TOKEN", &system.consul.token)],
+    );
+    assert!(of_flag.ok().contains("n1"));
+    let names = [given[0], given[1], ("CONSUL_HA_PROFILE", "prod")];
+    assert!(Run::of(&["nodes"], &names).ok().contains("n1"));
+    let at = Run::of(&["nodes", "--profile", "prod"], &[given[0]]);
+    at.refused(3, &["127.0.0.1:1"]);
+    run(&["nodes", "--profile", "prdo"]).refused(2, &[&file, "did you mean \"prod\"?"]);
+    let secret = run(&["nodes", "--profile", "bad"]);
+    assert!(!secret.err.contains("a secret of ours"), "{secret:?}");
+    secret.refused(2, &[&file, "line 8: profile \"bad\": unknown key \"token\""]);
+    run(&["nodes", "--profile", "worse"]).refused(2, &["--timeout-ms is 0"]);
+    let missing = run(&["nodes", "--profile", "prod", "--profiles", "/nope"]);
+    missing.refused(2, &["--profiles \"/nope\": No such file"]);
+    let json = run(&["--json", "nodes", "--profile", "prdo"]);
+    assert!(json.out.starts_with("{\"error\":{\"kind\":\"usage\""), "{json:?}");
 }
 
 /// A record of a node that does not live.

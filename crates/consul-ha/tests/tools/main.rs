@@ -66,6 +66,12 @@ fn trials() -> Trials {
         let name = "the_recipes_of_servers_print_what_the_page_shows [1.21]";
         trials.add_unless(is_missing, name, recipes::of_servers);
     }
+    // In namespaces of its own, which scripts/soak.sh makes.
+    if std::env::var_os("LAB").is_some() {
+        let is_missing = consul::is_missing("1.21", "the recipes of operators in a lab");
+        let name = "in_a_lab_no_recipe_refuses_a_write_or_raises_an_alert [1.21]";
+        trials.add_unless(is_missing, name, recipes::of_lab);
+    }
     let is_missing = consul::is_missing("1.8", "what ACLs hide");
     let name = "a_token_that_sees_no_instances_removes_no_live_node_on_1.8";
     trials.add_unless(is_missing, name, blind::removes_no_live_node);

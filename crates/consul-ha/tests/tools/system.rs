@@ -38,7 +38,7 @@ pub const CLUSTER_KEY: &str = "planted-cluster-key-19f0";
 pub const DEAF: &str = "n4";
 
 pub struct System {
-    consul: RealConsul,
+    pub consul: RealConsul,
     key_file: String,
     _folder: Folder,
     pub client: Arc<Client>,

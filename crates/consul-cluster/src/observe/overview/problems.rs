@@ -55,9 +55,13 @@ pub enum Level {
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
     found.extend(own_clock(overview));
+    if let Some(end) = overview.own_certificate_ms {
+        found.extend(certificate(None, end, overview.at_ms));
+    }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
+    found.extend(of_pairs(overview));
     found.extend(of_versions(overview));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
@@ -401,6 +405,33 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     error("node_down", id, text, cure)
 }
 
+/// Nodes that do not reach each other although this process and the leader reach both.
+fn of_pairs(overview: &Overview) -> Option<Problem> {
+    let reached = |id: &str| {
+        overview.nodes.iter().find(|node| {
+            let is_told = node.silent.is_some() || node.is_unreached_by_leader || node.refuses_key;
+            node.id == id && node.state != NodeState::Down && !is_told && lack(node).is_none()
+        })
+    };
+    let mut pairs = BTreeMap::new();
+    for node in &overview.nodes {
+        for other in node.avoids.iter().filter_map(|id| reached(id)) {
+            let is_mutual = other.avoids.contains(&node.id);
+            if reached(&node.id).is_some() && !(is_mutual && other.id < node.id) {
+                let how =
+                    if is_mutual { "and {} do not reach each other" } else { "does not reach {}" };
+                let text = format!("{} {}", node.id, how.replace("{}", &other.id));
+                pairs.insert((node.id.as_str(), other.id.as_str()), text);
+            }
+        }
+    }
+    let (one, other) = pairs.keys().next()?;
+    let text =
+        format!("{}: of the replicas that both have one counts as lost", listed(pairs.values()));
+    let cure = "check the network between these machines, and stop no other node before: writes that need both would fail";
+    Some(error("nodes_apart", &format!("{one}, {other}"), text, cure.to_owned()))
+}
+
 fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) -> Vec<Problem> {
     let id = node.id.as_str();
     let mut found = Vec::new();
@@ -456,7 +487,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         found.push(warning("clock", id, text, cure));
     }
     if let Some(end) = node.certificate_expires_ms {
-        found.extend(certificate(id, end, overview.at_ms));
+        found.extend(certificate(Some(id), end, overview.at_ms));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");
@@ -526,18 +557,20 @@ fn of_versions(overview: &Overview) -> Option<Problem> {
 }
 
 /// The problem of a certificate that ends soon.
-fn certificate(id: &str, end_ms: u64, now_ms: u64) -> Option<Problem> {
+fn certificate(node: Option<&str>, end_ms: u64, now_ms: u64) -> Option<Problem> {
     let left_ms = end_ms.saturating_sub(now_ms);
+    let (id, whose) = (node.unwrap_or_default(), node.unwrap_or("this process"));
     let cure = format!(
-        "renew the certificate of {id} (data_tls.cert_file): the new file is read without a restart"
+        "renew the certificate of {whose} (data_tls.cert_file): the new file is read without a restart"
     );
     if left_ms == 0 {
-        let text = format!("the certificate of {id} has expired: other nodes refuse it");
+        let who = if node.is_some() { "other nodes" } else { "nodes" };
+        let text = format!("the certificate of {whose} has expired: {who} refuse it");
         return Some(error("certificate_expires", id, text, cure));
     }
     let text = match left_ms / DAY_MS {
-        0 => format!("the certificate of {id} expires in {} h", left_ms / 3_600_000),
-        days => format!("the certificate of {id} expires in {days} d"),
+        0 => format!("the certificate of {whose} expires in {} h", left_ms / 3_600_000),
+        days => format!("the certificate of {whose} expires in {days} d"),
     };
     match left_ms {
         ..DAY_MS => Some(error("certificate_expires", id, text, cure)),
@@ -661,7 +694,8 @@ fn draining(node: &NodeOverview, hides_stores: bool) -> Problem {
 fn of_map(overview: &Overview) -> Vec<Problem> {
     let mut found = Vec::from_iter(few_weights(overview));
     let Some(map) = &overview.map else {
-        if !overview.in_touch || overview.leader.is_none() {
+        // An unreadable map is told already.
+        if !overview.in_touch || overview.leader.is_none() || !overview.unread_map.is_empty() {
             return found;
         }
         let text = "there is no shard map yet".to_owned();
@@ -716,6 +750,7 @@ fn bring_back(
 ) -> String {
     let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
     let (mut in_doubt, mut other_disk, mut cut_off) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failing = Vec::new();
     for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
@@ -723,6 +758,7 @@ fn bring_back(
             Some(node) if node.state == NodeState::Down => down.push(id),
             Some(node) if node.refuses_key => foreign.push(id),
             Some(node) if node.other_disks.contains(store) => other_disk.push(id),
+            Some(node) if has_failing(node, store) => failing.push(id),
             Some(_) => in_doubt.push(id),
         }
     }
@@ -736,6 +772,11 @@ fn bring_back(
         (cut_off, "give", "a way to Consul again"),
         (foreign, "start", "with the cluster_key of the others"),
         (other_disk, "", their_disk),
+        (
+            failing,
+            "mend the storage of",
+            "or make room on its disk: it lives, and nothing of it is lost",
+        ),
         (in_doubt, "", "lives, and may lack records: wait, or see its log"),
     ];
     let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
@@ -745,12 +786,28 @@ fn bring_back(
     cures.map(cure).collect::<Vec<_>>().join("; ")
 }
 
-/// When a store has all replicas again without the nodes that are missing.
-fn later(store: &StoreOverview, overview: &Overview) -> String {
+/// Whether a node lives and its storage of a store fails.
+fn has_failing(node: &NodeOverview, store: &str) -> bool {
+    node.state != NodeState::Down && node.faults.iter().any(|fault| fault.store == store)
+}
+
+/// When a store has all replicas again without the nodes that are missing. While their storage fails they live, and keep
+/// their replicas.
+fn later(store: &StoreOverview, shards: &[&ShardAtRisk], overview: &Overview) -> String {
+    let missing = BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing));
+    let fails = |id: &str| {
+        overview.nodes.iter().any(|node| node.id == id && has_failing(node, &store.name))
+    };
     let may_have = |node: &&NodeOverview| {
-        node.state != NodeState::Down && node.mode != Mode::Draining && node.weight > 0.0
+        node.state != NodeState::Down
+            && node.mode != Mode::Draining
+            && node.weight > 0.0
+            && !fails(&node.id)
     };
     let others = overview.nodes.iter().filter(may_have).count();
+    if overview.paused.is_some() {
+        return "`consul-ha resume` lets others get new replicas, if there are enough".to_owned();
+    }
     if others < store.replicas {
         let needed = store.replicas;
         return format!(
@@ -758,6 +815,7 @@ fn later(store: &StoreOverview, overview: &Overview) -> String {
         );
     }
     let from = match overview.frozen.is_empty() {
+        true if missing.iter().all(|id| fails(id)) => "or stop it: after replace_after_s",
         true => "after replace_after_s",
         false => "after `consul-ha thaw`",
     };
@@ -788,7 +846,11 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
              acknowledged writes"
         );
         let mut cure = bring_back(&lost, false);
-        if may_be_given_up(overview) {
+        let is_failing = |id: &String| {
+            overview.nodes.iter().any(|node| node.id == *id && has_failing(node, name))
+        };
+        let may_be_lost = !lost.iter().flat_map(|shard| &shard.missing).all(is_failing);
+        if may_be_lost && may_be_given_up(overview) {
             cure.push_str(&format!(
                 "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
                 operand(name, "")
@@ -805,7 +867,7 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     if !fewer.is_empty() {
         let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
         let text = format!("store {name}: replicas of {shards} are missing");
-        let cure = format!("{}; {}", bring_back(&fewer, true), later(store, overview));
+        let cure = format!("{}; {}", bring_back(&fewer, true), later(store, &fewer, overview));
         found.push(warning("replicas_missing", name, text, cure));
     }
     if store.vacant > 0 && store.changing.is_none() {

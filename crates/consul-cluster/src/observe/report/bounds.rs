@@ -6,7 +6,7 @@ use crate::event::MAX_KEPT;
 /// The most endpoints of Consul that one process has.
 const MAX_ENDPOINTS: usize = 16;
 
-/// The most nodes that a leader names.
+/// The most nodes that a node names.
 const MAX_REFUSING: usize = 1024;
 
 /// The most stores that one process has.
@@ -60,6 +60,8 @@ impl Report {
         self.refusing.iter_mut().for_each(|node| cut(node, MAX_NAME));
         self.unreached.truncate(MAX_REFUSING);
         self.unreached.iter_mut().for_each(|node| cut(node, MAX_NAME));
+        self.avoided.truncate(MAX_REFUSING);
+        self.avoided.iter_mut().for_each(|node| cut(node, MAX_NAME));
         for endpoint in &mut self.endpoints {
             teller.clone_into(&mut endpoint.told_by);
             cut(&mut endpoint.address, MAX_TEXT);

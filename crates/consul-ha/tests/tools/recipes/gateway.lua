@@ -19,6 +19,7 @@ end
 
 local _, options = assert(consul_ffi.toml_decode(assert(consul_ffi.read_file(configuration .. "/node.toml"))))
 options.observer = true
+options.status_address = nil
 options.token_file = configuration .. "/consul-token"
 options.cluster_key = lines_of(configuration .. "/cluster-key")
 options.data_tls = {

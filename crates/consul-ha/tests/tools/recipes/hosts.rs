@@ -1,10 +1,11 @@
-//! Hosts with services, on one machine: each has a folder of its own for /etc and /var. The shell's `ssh`, `scp` and
-//! `systemctl` are scripts here; the last asks this process, which starts and stops the services as systemd does.
+//! Hosts with services, on one machine: each has a folder of its own for /etc and /var, and in a lab a network namespace. The
+//! shell's `ssh`, `scp` and `systemctl` are scripts here; the last asks this process, which starts and stops the services as
+//! systemd does.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ command="$*"
 command=${command//\/etc\//$ROOT/$HOST/etc/}
 command=${command//\/var\//$ROOT/$HOST/var/}
 [ ! -e "$ROOT/$HOST/environment" ] || . "$ROOT/$HOST/environment"
-exec bash -eu -o pipefail -c "$command"
+exec ${WITHIN/\$HOST/$HOST} bash -eu -o pipefail -c "$command"
 "#;
 
 /// `scp [-q] FROM… TO`; some are `HOST:PATH`
@@ -49,7 +50,7 @@ exec cp "${files[@]}"
 /// `systemctl VERB UNIT` on the host of `ssh`
 const SYSTEMCTL: &str = r#"#!/usr/bin/env bash
 set -eu
-exec 3<>"/dev/tcp/127.0.0.1/$MANAGER"
+exec 3<>"/dev/tcp/${MANAGER/://}"
 echo "$HOST $1 $2" >&3
 read -r outcome <&3
 [ "$outcome" = done ] || { echo "$1 $2 on $HOST: $outcome" >&2; exit 1; }
@@ -63,19 +64,37 @@ pub struct Unit {
     pub notifies: bool,
 }
 
+impl Unit {
+    /// A unit of a file for systemd, whose program is in this checkout.
+    pub fn of_file(name: &str) -> Unit {
+        let text = crate::support::pages::read(name);
+        let setting = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+        let command = setting("ExecStart=").expect("a program").replace("/opt/tsdb/", "");
+        let command = command.replace("/usr/bin/", "");
+        let command = command.split_whitespace().map(str::to_owned).collect();
+        Unit { command, notifies: setting("Type=") == Some("notify") }
+    }
+}
+
 /// A host and a unit.
 type Name = (String, String);
 
 pub struct Hosts {
     root: PathBuf,
-    manager: u16,
+    manager: SocketAddr,
+    within: &'static str,
     environment: Vec<(String, String)>,
     serving: Option<JoinHandle<()>>,
 }
 
 impl Hosts {
-    /// Hosts with these units; none of them runs. `programs` are linked by their names into the shell's PATH.
-    pub fn new(units: Vec<(&str, &str, Unit)>, programs: &[(&str, &Path)]) -> Hosts {
+    /// Hosts with these units; none of them runs. `programs` are linked by their names into the shell's PATH. What is done on
+    /// a host begins with the words `within`, in which `$HOST` is its name; all reach this process at `own`.
+    pub fn new(
+        units: Vec<(&str, &str, Unit)>,
+        programs: &[(&str, &Path)],
+        (own, within): (IpAddr, &'static str),
+    ) -> Hosts {
         let root = std::env::temp_dir().join(format!("consul_ffi-recipes-{}", unique()));
         let bin = root.join("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -87,8 +106,8 @@ impl Hosts {
         for (name, program) in programs {
             std::os::unix::fs::symlink(program, bin.join(name)).unwrap();
         }
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let manager = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind((own, 0)).unwrap();
+        let manager = listener.local_addr().unwrap();
         for (host, ..) in &units {
             for folder in ["etc/tsdb", "etc/consul.d", "var/lib/tsdb", "var/lib/consul"] {
                 fs::create_dir_all(root.join(host).join(folder)).unwrap();
@@ -96,17 +115,18 @@ impl Hosts {
         }
         let named = |(host, unit, it): (&str, &str, Unit)| ((host.to_owned(), unit.to_owned()), it);
         let units = units.into_iter().map(named).collect();
-        let services = Services { root: root.clone(), units, running: BTreeMap::new() };
+        let services = Services { root: root.clone(), within, units, running: BTreeMap::new() };
         let serving = Some(thread::spawn(move || services.serve(&listener)));
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
         let environment = [
             ("PATH", path),
             ("ROOT", root.display().to_string()),
             ("MANAGER", manager.to_string()),
+            ("WITHIN", within.to_owned()),
             ("CHECKOUT", crate::support::root().to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        Hosts { root, manager, environment, serving }
+        Hosts { root, manager, within, environment, serving }
     }
 
     /// The path of a file of a host.
@@ -126,7 +146,7 @@ impl Hosts {
 
     /// Runs a script of bash as the operator does.
     pub fn run(&self, script: &str, environment: &[(String, String)]) -> Output {
-        let mut command = Command::new("timeout");
+        let mut command = on_host(self.within, "operator", "timeout");
         command.args(["300", "bash", "-eu", "-o", "pipefail", "-c", script]);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
             command.env_remove(name);
@@ -168,8 +188,17 @@ fn unique() -> String {
     format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
-fn ask(manager: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", manager)).unwrap();
+/// A program on a host.
+fn on_host(within: &str, host: &str, program: &str) -> Command {
+    let mut words = within.split_whitespace().map(|word| word.replace("$HOST", host));
+    let Some(first) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
+fn ask(manager: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(manager).unwrap();
     writeln!(stream, "{request}").unwrap();
     let mut outcome = String::new();
     BufReader::new(stream).read_line(&mut outcome).unwrap();
@@ -179,6 +208,7 @@ fn ask(manager: u16, request: &str) -> String {
 /// The services, in the thread that starts them: they end with it.
 struct Services {
     root: PathBuf,
+    within: &'static str,
     units: BTreeMap<Name, Unit>,
     running: BTreeMap<Name, Child>,
 }
@@ -226,7 +256,7 @@ impl Services {
         let log = log.map_err(|it| it.to_string())?;
         let root = self.root.display().to_string();
         let words = unit.command.iter().map(|word| word.replace("ROOT", &root));
-        let mut command = Command::new("setpriv");
+        let mut command = on_host(self.within, &name.0, "setpriv");
         command.args(["--pdeathsig", "KILL"]).args(words).current_dir(crate::support::root());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CONSUL_")) {
             command.env_remove(name);

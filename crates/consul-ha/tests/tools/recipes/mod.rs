@@ -1,11 +1,12 @@
 //! The recipes of docs/operating.md run here as the page has them, on live nodes, while a gateway writes.
 
 mod hosts;
+mod lab;
 
 use crate::support::consul::{self, RealConsul};
 use crate::support::recipes::{RECIPES, Recipe, Setting, compare, recipes};
 use hosts::{Hosts, Unit};
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ const NEXT: char = '\u{1e}';
 /// How long the cluster may take to be as a recipe needs it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const NODES: &[&str] = &["n1", "n2", "n3"];
 
 const SERVERS: [&str; 3] = ["c1", "c2", "c3"];
 
@@ -34,12 +35,30 @@ struct World {
     recipes: Vec<Recipe>,
     /// The address of the first server for other servers.
     rpc: String,
+    nodes: &'static [&'static str],
 }
+
+/// Where the hosts of a world are.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The address at which they reach this process, and the words before a program that runs on `$HOST`.
+    within: (IpAddr, &'static str),
+    nodes: &'static [&'static str],
+    token: &'static str,
+    is_lab: bool,
+}
+
+/// All hosts are this machine.
+const HERE: Place = Place {
+    within: (IpAddr::V4(Ipv4Addr::LOCALHOST), ""),
+    nodes: NODES,
+    token: "none",
+    is_lab: false,
+};
 
 /// The service of a node.
 fn node() -> Unit {
-    let command = ["luajit", "examples/systemd/node.lua"].map(str::to_owned).into();
-    Unit { command, notifies: true }
+    Unit::of_file("examples/systemd/node.service")
 }
 
 /// The service of the gateway.
@@ -50,7 +69,7 @@ fn gateway() -> Unit {
 }
 
 fn units() -> Vec<(&'static str, &'static str, Unit)> {
-    let nodes = ["n1", "n2", "n3", "n4"].map(|host| (host, "tsdb-node", node()));
+    let nodes = ["n1", "n2", "n3", "n4", "n5", "n6"].map(|host| (host, "tsdb-node", node()));
     nodes.into_iter().chain([("gateway", "tsdb-gateway", gateway())]).collect()
 }
 
@@ -71,16 +90,21 @@ fn programs(consul: &Path) -> [(&'static str, PathBuf); 2] {
 impl World {
     /// Starts three nodes and the gateway on a Consul with ACLs.
     fn on(consul: &RealConsul, program: &Path) -> World {
-        let world = World::new(units(), program, &[&consul.address], "");
+        let world = World::new(units(), program, &[&consul.address], "", HERE);
         world.hosts.write("operator", "operator-token", &consul.token);
-        world.hosts.write("operator", "policy.hcl", POLICY);
-        world.do_it(
+        world.make_token();
+        world.begin();
+        world
+    }
+
+    /// Makes the token of the nodes.
+    fn make_token(&self) {
+        self.hosts.write("operator", "policy.hcl", POLICY);
+        self.do_it(
             "consul acl policy create -name=tsdb-node -rules=@policy.hcl >policy
             consul acl token create -policy-name=tsdb-node | awk '$1 == \"SecretID:\" { print $2 }' \
                 >config/all/consul-token",
         );
-        world.begin();
-        world
     }
 
     /// Starts three servers of Consul, to which all connections are encrypted, then nodes and gateway.
@@ -91,14 +115,18 @@ impl World {
             https.iter().map(|port| format!("https://127.0.0.1:{port}")).collect();
         let https: Vec<&str> = https.iter().map(String::as_str).collect();
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ");
-        let mut world = World::new(units_with_servers(), program, &https, &ports);
+        let mut world = World::new(units_with_servers(), program, &https, &ports, HERE);
         world.rpc = format!("127.0.0.1:{}", rest[0]);
-        for server in SERVERS {
-            world.hosts.control(server, "start", "consul");
-        }
-        world.do_it("until consul operator raft list-peers >peers 2>&1 && grep -q leader peers; do sleep 0.2; done");
+        world.start_servers();
         world.begin();
         world
+    }
+
+    fn start_servers(&self) {
+        for server in SERVERS {
+            self.hosts.control(server, "start", "consul");
+        }
+        self.do_it("until consul operator raft list-peers >peers 2>&1 && grep -q leader peers; do sleep 0.2; done");
     }
 
     /// The hosts of nodes, gateway and operator, none of them with a running program.
@@ -107,24 +135,29 @@ impl World {
         program: &Path,
         endpoints: &[&str],
         ports: &str,
+        place: Place,
     ) -> World {
         let programs = programs(program);
         let programs = programs.each_ref().map(|(name, path)| (*name, path.as_path()));
-        let hosts = Hosts::new(units, &programs);
+        let hosts = Hosts::new(units, &programs, place.within);
         let (preamble, recipes) = recipes();
         let preamble = preamble.replace("10.0.0.11:8500", endpoints[0]);
-        let environment = [("ENDPOINTS", &*endpoints.join(" ")), ("PORTS", ports)];
+        let nodes = format!("nodes=\"{}\"", place.nodes.join(" "));
+        let preamble = preamble.replace("nodes=\"n1 n2 n3\"", &nodes);
+        let lab = if place.is_lab { "1" } else { "" };
+        let environment = [("ENDPOINTS", &*endpoints.join(" ")), ("PORTS", ports), ("LAB", lab)];
         let environment = environment.map(|(name, it)| (name.to_owned(), it.to_owned())).into();
-        let world = World { hosts, environment, preamble, recipes, rpc: String::new() };
-        world.hosts.write("operator", "operator-token", "none");
+        let world =
+            World { hosts, environment, preamble, recipes, rpc: String::new(), nodes: place.nodes };
+        world.hosts.write("operator", "operator-token", place.token);
         world.do_it(include_str!("setup.sh"));
         world
     }
 
     /// Starts three nodes, and the gateway when they have their shards.
     fn begin(&self) {
-        self.do_it("for host in n1 n2 n3 gateway; do push $host; done");
-        for node in NODES {
+        self.do_it("push_all");
+        for node in self.nodes {
             self.hosts.control(node, "start", "tsdb-node");
         }
         self.do_it("consul-ha why --wait --limit 60");
@@ -145,12 +178,16 @@ impl World {
     /// Runs the recipes of a setting, in the order of the list.
     fn run(&self, setting: Setting) {
         for (name, _) in RECIPES.iter().filter(|(_, of)| *of == setting) {
-            let recipe = self.recipes.iter().find(|it| it.name == *name);
-            let recipe = recipe.unwrap_or_else(|| panic!("the page has no recipe {name:?}"));
-            self.before(name);
-            self.follow(recipe);
-            self.after(name);
+            self.run_recipe(name);
         }
+    }
+
+    fn run_recipe(&self, name: &str) {
+        let recipe = self.recipes.iter().find(|it| it.name == name);
+        let recipe = recipe.unwrap_or_else(|| panic!("the page has no recipe {name:?}"));
+        self.before(name);
+        self.follow(recipe);
+        self.after(name);
     }
 
     /// Runs the commands of a recipe, and compares what they print with the page.
@@ -162,10 +199,22 @@ impl World {
         assert_eq!(printed.len(), recipe.steps.len(), "{}", recipe.name);
         for (step, printed) in recipe.steps.iter().zip(printed) {
             if let Some(shown) = &step.prints {
-                let outcome = compare(shown, printed);
+                let outcome = compare(&self.of_three(shown), &self.of_three(printed));
                 outcome.unwrap_or_else(|why| panic!("{}: {}\n{why}", recipe.name, step.commands));
             }
         }
+    }
+
+    /// The output for three nodes: without the lines of further ones, and each line once that is printed for each host.
+    fn of_three(&self, output: &str) -> String {
+        if self.nodes.len() == NODES.len() {
+            return output.to_owned();
+        }
+        let is_of_further =
+            |line: &&str| self.nodes[NODES.len()..].iter().any(|node| line.starts_with(node));
+        let mut lines: Vec<&str> = output.lines().filter(|line| !is_of_further(line)).collect();
+        lines.dedup();
+        lines.join("\n")
     }
 
     fn with_addresses(&self, commands: &str) -> String {
@@ -176,6 +225,8 @@ impl World {
     fn before(&self, recipe: &str) {
         match recipe {
             "Replacing a dead node" => {
+                // The page has what is printed while another node leads.
+                self.do_it("consul-ha leader | grep -qv '^n3 ' || consul-ha hand-over n2");
                 self.kill_a_node();
                 self.do_it("rm -r $ROOT/n3/etc/tsdb/* $ROOT/n3/var/lib/tsdb/*");
             }
@@ -203,10 +254,7 @@ impl World {
     /// Requires that nothing that was acknowledged is lost, and that the gateway still writes.
     fn after(&self, recipe: &str) {
         if recipe == "Rolling restart" {
-            let log = self.hosts.path("gateway", "acknowledged");
-            let log = std::fs::read_to_string(log).unwrap();
-            let refused = log.lines().find(|line| line.starts_with("refused "));
-            assert_eq!(refused, None, "a write has failed\n{}", self.hosts.logs());
+            self.has_refused_nothing(recipe);
         }
         if recipe == "Rotating the tokens" {
             self.kill_a_node();
@@ -218,6 +266,14 @@ impl World {
             "cd $CHECKOUT && LUA_PATH='./?.lua;./lua/?.lua;;' LUA_CPATH='./target/lua/luajit/?.so;;' \
                 luajit crates/consul-ha/tests/tools/recipes/gateway.lua $ROOT/gateway/etc/tsdb $ROOT/gateway/acknowledged check",
         );
+    }
+
+    #[track_caller]
+    fn has_refused_nothing(&self, recipe: &str) {
+        let log = self.hosts.path("gateway", "acknowledged");
+        let log = std::fs::read_to_string(log).unwrap();
+        let refused = log.lines().find(|line| line.starts_with("refused "));
+        assert_eq!(refused, None, "{recipe}: a write has failed\n{}", self.hosts.logs());
     }
 
     /// How many writes were acknowledged.
@@ -248,6 +304,8 @@ pub fn of_servers() {
     let program = consul::binary("1.21").expect("it is there");
     World::on_servers(&program).run(Setting::Servers);
 }
+
+pub use lab::run as of_lab;
 
 /// A port that nothing listens on, below those that the system takes for outgoing connections.
 fn free_port() -> u16 {

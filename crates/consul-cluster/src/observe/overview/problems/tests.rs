@@ -21,6 +21,7 @@ fn node(id: &str) -> NodeOverview {
         no_rights: None,
         lacking: None,
         is_unreached_by_leader: false,
+        avoids: Vec::new(),
         faults: Vec::new(),
         cannot_lead: None,
         other_disks: Default::default(),
@@ -100,6 +101,7 @@ fn well() -> Overview {
         waiting: std::collections::BTreeMap::new(),
         endpoints: vec![endpoint],
         events: Vec::new(),
+        own_certificate_ms: None,
         has_no_raft_leader: false,
         blocked: None,
         foreign_weights: None,
@@ -118,7 +120,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 47] = [
+    let cases: [Case; 50] = [
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -249,6 +251,30 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         ),
         (
             |it| {
+                it.nodes[0].avoids = vec!["n2".to_owned()];
+                it.nodes[1].avoids = vec!["n1".to_owned()];
+            },
+            "nodes_apart",
+            Level::Error,
+            "n1 and n2 do not reach each other: of the replicas that both have one counts as lost",
+        ),
+        (
+            |it| it.nodes[1].avoids = vec!["n1".to_owned(), "gone".to_owned()],
+            "nodes_apart",
+            Level::Error,
+            "n2 does not reach n1:",
+        ),
+        (
+            |it| {
+                it.nodes[0].avoids = vec!["n2".to_owned()];
+                it.nodes[1].silent = Some("no route".to_owned());
+            },
+            "node_silent",
+            Level::Error,
+            "n2 lives and does not answer at its data address: no route",
+        ),
+        (
+            |it| {
                 (it.nodes[1].silent, it.nodes[1].refuses_key) = (Some("no".to_owned()), true);
                 it.nodes[1].is_refused_by_leader = true;
             },
@@ -314,7 +340,7 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "is not known: no answer",
         ),
         (
-            |it| it.unread_map = vec!["ha/shards/map: no map".to_owned()],
+            |it| (it.map, it.unread_map) = (None, vec!["ha/shards/map: no map".to_owned()]),
             "map_unreadable",
             Level::Error,
             "cannot be read: ha/shards/map: no map",
@@ -801,6 +827,45 @@ fn new_replicas_are_promised_only_where_a_node_can_have_them() {
     assert_eq!(cure(4), "start n2; after replace_after_s others get new replicas");
 }
 
+/// The storage of a node that lives fails: nothing is lost, nobody takes its place, and where moves are paused nobody does.
+#[test]
+fn a_cure_promises_nothing_that_does_not_come() {
+    let cure = |nodes: u32, left: usize, change: fn(&mut Overview)| {
+        let found = after(|it| {
+            (3..=nodes).for_each(|n| it.nodes.push(node(&format!("n{n}"))));
+            it.stores[0].at_risk = vec![at_risk(3, left)];
+            change(it);
+        });
+        let is_of_shards =
+            |it: &Problem| ["shard_at_risk", "replicas_missing"].contains(&it.problem);
+        found.into_iter().find(is_of_shards).expect("one").cure
+    };
+    let fails: fn(&mut Overview) = |it| {
+        let functions = vec!["apply".to_owned()];
+        it.nodes[1].faults =
+            vec![StoreFault { store: "points".to_owned(), functions, why: "disk full".to_owned() }]
+    };
+    let mend =
+        "mend the storage of n2 or make room on its disk: it lives, and nothing of it is lost";
+    assert_eq!(cure(3, 1, fails), mend, "no loss is accepted");
+    assert_eq!(
+        cure(3, 2, fails),
+        format!("{mend}; no other node can take their place: 3 are needed, 2 are there")
+    );
+    assert_eq!(
+        cure(4, 2, fails),
+        format!("{mend}; or stop it: after replace_after_s others get new replicas")
+    );
+    let paused = cure(4, 2, |it| {
+        it.nodes[1].state = NodeState::Down;
+        it.paused = Some(Pause { by: "ada".to_owned(), since_ms: 1, why: String::new() });
+    });
+    assert_eq!(
+        paused,
+        "start n2; `consul-ha resume` lets others get new replicas, if there are enough"
+    );
+}
+
 #[test]
 fn a_certificate_is_told_of_before_it_ends() {
     let (day, now) = (86_400_000, 1_795_339_800_000);
@@ -820,6 +885,13 @@ fn a_certificate_is_told_of_before_it_ends() {
         (-day, Level::Error, "the certificate of n2 has expired: other nodes refuse it"),
     ] {
         assert_eq!(told(left), [("certificate_expires", level, text.to_owned())]);
+        let own = after(|it| {
+            it.at_ms = now;
+            it.own_certificate_ms = now.checked_add_signed(left);
+        });
+        let [own] = own.as_slice() else { panic!("{own:?}") };
+        let text = text.replace("n2", "this process").replace("other nodes", "nodes");
+        assert_eq!((own.level, &own.text, own.of.as_str()), (level, &text, ""));
     }
 }
 

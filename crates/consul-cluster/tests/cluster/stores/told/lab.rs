@@ -306,6 +306,22 @@ impl Lab {
         self.cases.network.cut.lock().expect("no panic").insert(id.into(), Callers::All);
     }
 
+    /// Calls between two nodes find nobody, or do again; both are used.
+    pub fn cut_apart(&self, one: &'static str, other: &'static str, is_cut: bool) {
+        for (from, to) in [(one, other), (other, one)] {
+            self.nodes[from].plane.cut_off(to, is_cut);
+            let mut cut = self.cases.network.cut.lock().expect("no panic");
+            match is_cut {
+                true => _ = cut.insert(from.into(), Callers::One(to.into())),
+                false => _ = cut.remove(&NodeId::from(from)),
+            }
+        }
+        for _ in 0..3 {
+            self.call_each_other();
+            self.cases.world.wait(Duration::from_millis(700));
+        }
+    }
+
     /// Lets another node lead.
     pub fn hand_over(&self) {
         let leads = |node: &&Node| node.cluster.is_leader();

@@ -20,6 +20,9 @@ const TABLE: &str = "xtask/src/reference/texts/prose/told.md";
 /// After so long an operator knows it, in seconds.
 const AT_ONCE_S: u64 = 5;
 
+/// The key of the weights that operators have set.
+const WEIGHTS: &str = "tsdb/cluster/nodes/all/weights";
+
 /// A failure.
 struct Failure {
     name: &'static str,
@@ -109,6 +112,12 @@ const FAILURES: &[Failure] = &[
         ..NOTHING
     },
     Failure {
+        name: "two nodes do not reach each other",
+        provoke: |lab| lab.cut_apart("n2", "n3", true),
+        mend: |lab| lab.cut_apart("n2", "n3", false),
+        ..NOTHING
+    },
+    Failure {
         name: "Consul has no Raft leader",
         provoke: |lab| lab.fault(Fault { no_leader: true, ..Fault::default() }),
         mend: |lab| lab.cases.world.agent.clear_faults(),
@@ -192,6 +201,13 @@ const FAILURES: &[Failure] = &[
         name: "nobody replicates a store any more",
         provoke: |lab| lab.restart_without_store(),
         mend: |lab| lab.forget_store(),
+        is_uncounted: true,
+        ..NOTHING
+    },
+    Failure {
+        name: "another program has written the weights of nodes",
+        provoke: |lab| lab.cases.world.write(WEIGHTS, "my own notes"),
+        mend: |lab| lab.cases.world.write(WEIGHTS, "{}"),
         is_uncounted: true,
         ..NOTHING
     },
