@@ -29,7 +29,7 @@ ADDED_LINTS := deny clippy-5.1 clippy-5.3 clippy-5.4
 LINTS := $(QUICK_LINTS) $(ADDED_LINTS)
 
 # What is built for the tests in Rust, and for their lints.
-RUST := --workspace --no-default-features --features consul-cluster/sabotage,consul-replication/sabotage
+RUST := --workspace --no-default-features --features consul-cluster/sabotage,consul-replication/sabotage,consul_ffi/luajit
 
 .PHONY: help
 ## help: lists the targets
@@ -144,7 +144,7 @@ model:
 
 .PHONY: spec
 ## spec [LUA=lua5.4] [CONSUL=1.21] [ARGS=--tags=smoke]: runs the Lua specs alone
-spec: build-$(flavour)
+spec: $(if $(BUILT),,build-$(flavour))
 	$(if $(CONSUL),scripts/with-consul.sh $(CONSUL) env,env -u CONSUL_HTTP_ADDR) $(lua_env) \
 		busted --lua=$(LUA) $(ARGS)
 
@@ -163,13 +163,13 @@ lint-fmt:
 
 # Nothing is linked, so that the module can be for an engine.
 lint-clippy:
-	cargo clippy --all-targets $(RUST),consul_ffi/luajit -- -D warnings
+	cargo clippy --all-targets $(RUST) -- -D warnings
 
 $(FLAVOURS:%=lint-clippy-%): lint-clippy-%:
 	cargo clippy --lib --no-default-features --features $(feature-$*) -- -D warnings
 
 lint-rustdoc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib $(RUST),consul_ffi/luajit
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib $(RUST)
 
 lint-luacheck:
 	@luacheck --quiet --no-color .

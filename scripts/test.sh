@@ -6,12 +6,11 @@
 #   scripts/test.sh added      these alone
 #   scripts/test.sh STEP…      these steps
 #
-# Each runs to its end, also after a failure: two builds at a time, of which each uses one processor most of
-# the time, then six steps at a time, since most of them mostly wait for timers and servers. The steps of
+# Each runs to its end, also after a failure: builds first, of which two run at a time where each uses one processor
+# most of the time, then six steps at a time, since most of them mostly wait for timers and servers. The steps of
 # `make test`, which download no server:
 #
-#   build-quick         the module for LuaJIT, not optimised
-#   compile             the tests of the next steps
+#   compile             the tests of the next steps, and from the same crates the module for LuaJIT
 #   rust                cargo test, without Lua, but for the tests that need a real server, and for programs in processes
 #   contract, coordination, migrate, tools
 #                       of these, the ones that wait most of the time, beside the others
@@ -51,7 +50,7 @@ cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 waiting=(tools contract coordination migrate)
-quick_steps=(build-quick compile rust cluster "${waiting[@]}" histories busted-quick busted-files-quick lint)
+quick_steps=(compile rust cluster "${waiting[@]}" histories busted-quick busted-files-quick lint)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -142,10 +141,6 @@ step_build() {
     add_command run_make "build-$1" "${quick[@]}"
 }
 
-step_build-quick() {
-    add_command run_make build-luajit QUICK=1
-}
-
 # run_lints TARGET: TARGET prints their names.
 run_lints() {
     local target
@@ -163,7 +158,7 @@ step_lint-engines() {
 }
 
 # What cargo builds for the tests, and the programs that they start.
-rules=(--features "consul-cluster/sabotage,consul-replication/sabotage")
+rules=(--features "consul-cluster/sabotage,consul-replication/sabotage,consul_ffi/luajit")
 rust_tests=(cargo test --workspace --no-default-features "${rules[@]}" --no-fail-fast)
 PROGRAMS=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}/debug")
 export PROGRAMS
@@ -204,8 +199,9 @@ step_waiting() {
 step_rust() {
     local targets
     mapfile -t targets < <(rust_targets)
-    run_cargo_test "${rust_tests[@]}" --doc
     PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
+    # Last, since it waits for the lints' builds.
+    run_cargo_test "${rust_tests[@]}" --doc
 }
 
 # Of those of clusters, the ones that compute for half a minute each.
@@ -247,6 +243,19 @@ step_compile() {
     local targets
     mapfile -t targets < <(rust_targets)
     add_command run "${rust_tests[@]}" --no-run "${targets[@]}" "${waiting[@]/#/--test=}" --test=cluster --test=simulation
+    add_command build_module
+}
+
+# build_module: puts the module for LuaJIT and its guard where `make spec QUICK=1` has them. A test is among what is built,
+# so that the crates below have the features that they have in tests.
+build_module() {
+    local folder=target/lua-quick/luajit file
+    run cargo build --workspace --no-default-features "${rules[@]}" --lib --bins --test docs || return
+    mkdir -p "$folder"
+    for file in libconsul_ffi.so:consul_ffi.so consul-guard:consul-guard; do
+        install -m 755 "$PROGRAMS/${file%:*}" "$folder/${file#*:}.$$"
+        mv "$folder/${file#*:}.$$" "$folder/${file#*:}"
+    done
 }
 
 step_compile-all() {
@@ -254,12 +263,10 @@ step_compile-all() {
     add_command run "${optimised[@]}" "${rust_tests[@]}" --no-run --test simulation --test model
 }
 
-step_busted-quick() {
-    run_busted LUA=luajit QUICK=1 ARGS="$(echo spec/*/)"
-}
-
-step_busted-files-quick() {
-    run_busted LUA=luajit QUICK=1 ARGS="$(echo spec/*_spec.lua)"
+# step_specs FILE…: on the module of the tests.
+step_specs() {
+    build_module || { add 0 1 0 && return; }
+    run_busted LUA=luajit QUICK=1 BUILT=1 ARGS="$*"
 }
 
 # step_busted ENGINE TARGET: TARGET is sim, consul-sim or a version of Consul.
@@ -322,7 +329,8 @@ add_to_totals() {
 run_one() {
     local rest=${1#*-}
     case $1 in
-        *-quick) run_step "$1" "step_$1" ;;
+        busted-quick) run_step "$1" step_specs spec/*/ ;;
+        busted-files-quick) run_step "$1" step_specs spec/*_spec.lua ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
         *) if [[ " ${waiting[*]} " == *" $1 "* ]]; then run_step "$1" step_waiting "$1"; else run_step "$1" "step_$1"; fi ;;
@@ -363,18 +371,18 @@ run_together() {
 
 exec 2>&1
 run_step programs step_programs
-first=() builds=() rest=()
+builds=() rest=()
 for step in "${steps[@]}"; do
     case $step in
-        build-quick | compile) first+=("$step") ;;
-        # The builds for other engines start with a copy of its dependencies.
-        build-luajit) ;;
+        # The builds for other engines start with a copy of the dependencies of the second.
+        compile | build-luajit) ;;
         build-* | compile-all) builds+=("$step") ;;
         *) rest+=("$step") ;;
     esac
 done
-run_together 2 "${first[@]}"
-[[ " ${steps[*]} " != *" build-luajit "* ]] || run_one build-luajit
+for step in compile build-luajit; do
+    [[ " ${steps[*]} " != *" $step "* ]] || run_one "$step"
+done
 run_together 2 "${builds[@]}"
 run_together 6 "${rest[@]}"
 
