@@ -70,7 +70,7 @@ pub enum TxnsBy {
     Silent(Duration),
 }
 
-/// What a request with a void token gets in place of an answer.
+/// The result of a request with a void token, in place of an answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Void {
     Closed,

@@ -112,7 +112,7 @@ pub fn a_count_without_a_revision_is_none() {
     });
 }
 
-/// What is under way when the token of the user ends, as after `--auth-token-ttl` or a change of roles.
+/// The work under way when the token of the user ends, as after `--auth-token-ttl` or a change of roles.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Work {
     Copy,
