@@ -326,7 +326,10 @@ pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Resul
         Phase::Switched => Err(cut_over_already()),
         // The rights that an earlier cut-over has taken are given back before.
         _ if !record.may_be_taken().is_empty() => Ok(()),
-        _ => may_freeze(etcd, &record.mapping, freeze).await,
+        _ => {
+            source::check_revision(etcd, record).await?;
+            may_freeze(etcd, &record.mapping, freeze).await
+        }
     }
 }
 

@@ -122,6 +122,8 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     done.set_since = set_since(run, record, since, &own).await?;
     done.lifted = lift(run.etcd, &run.job).await?;
     still_refused(run, done).await?;
+    // If this one is killed here, the next run does not take their absence for a restore.
+    run.job.save(Record { left: None, ..run.job.record() }, &[]).await?;
     run.etcd.delete(&Range::prefix(&own)).await?;
     done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {

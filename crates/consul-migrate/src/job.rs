@@ -5,7 +5,7 @@
 //! any more. `_migrate/<job>/beat` changes while the instance lives.
 
 use super::Stop;
-use super::etcd::{Etcd, Right};
+use super::etcd::{Etcd, Range, Right};
 use super::mapping::{Choice, JOBS, MAX_OPS, Mapping, Op, Problem};
 use super::survey::shown;
 use super::tally::Tally;
@@ -380,6 +380,27 @@ pub async fn refuse_switched(target: &Target, keys: &Keys, mapping: &Mapping) ->
     Ok(())
 }
 
+/// The other jobs that are cut over, and whose keys of etcd programs may set again when this job gives its rights back.
+///
+/// # Errors
+/// Consul's.
+pub async fn also_opened(
+    target: &Target,
+    keys: &Keys,
+    record: &Record,
+) -> Result<Vec<String>, Error> {
+    let rights = record.may_be_taken();
+    if rights.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_opened = |other: &Record| {
+        let range = Range::prefix(&other.mapping.etcd_prefix);
+        other.phase == Phase::Switched && rights.iter().any(|right| right.overlaps(&range))
+    };
+    let others = others(target, keys).await?.into_iter();
+    Ok(others.filter(|(_, other)| is_opened(other)).map(|(name, _)| name).collect())
+}
+
 /// Reads which instance holds a job.
 ///
 /// # Errors
@@ -647,6 +668,24 @@ impl<'a> Job<'a> {
     /// See [`Self::save`].
     pub(super) async fn try_save(&self, next: Record, ops: &[Op]) -> Result<bool, Stop> {
         let mut is_open = false;
+        let saved = self.save_surely(next, ops, &mut is_open).await;
+        saved.map_err(|stop| match stop {
+            // Also an error of a look at what an attempt has done.
+            Stop::Failed(error) => {
+                let is_open = is_open || error.maybe_applied();
+                error.with_maybe_applied(is_open).into()
+            }
+            other => other,
+        })
+    }
+
+    /// The same; an attempt whose result is not known is noted.
+    async fn save_surely(
+        &self,
+        next: Record,
+        ops: &[Op],
+        is_open: &mut bool,
+    ) -> Result<bool, Stop> {
         let mut attempt = self.attempt(&next);
         loop {
             let text = encoded(&attempt.next)?;
@@ -661,9 +700,10 @@ impl<'a> Job<'a> {
                     return Ok(true);
                 }
                 Ok(Outcome::Refused(at, _)) if at < checks.len() => {
+                    // By an attempt whose answer was lost; or by this one, which a proxy has repeated, if the fence held.
+                    *is_open |= at > 0;
                     match record(self.target, &self.keys).await? {
-                        // By an attempt whose answer was lost; or by this one, which a proxy has repeated, if the fence held.
-                        Some((found, index)) if (is_open || at > 0) && found == attempt.next => {
+                        Some((found, index)) if *is_open && found == attempt.next => {
                             self.saved(found, index);
                             return Ok(true);
                         }
@@ -682,11 +722,10 @@ impl<'a> Job<'a> {
                 }
                 Err(error) => error,
             };
-            is_open |= error.maybe_applied();
+            *is_open |= error.maybe_applied();
             // A read that repeats itself waits until a server answers again.
             if !(error.is_transient() || error.maybe_applied()) {
-                // An attempt before this one may have been applied.
-                return Err(error.with_maybe_applied(is_open).into());
+                return Err(error.into());
             }
             self.target.get(&self.keys.record).await?;
         }

@@ -427,6 +427,7 @@ impl Etcd {
                 return Err(error.into());
             }
             self.silence.failed(error.message());
+            self.forget_token();
             self.next_server();
             self.clock.sleep(PAUSE).await;
             attempt += 1;
@@ -700,6 +701,11 @@ impl Etcd {
         let token: TokenResponse = self.decoded("authenticate", &answer)?;
         lock(&self.now).token = Some(Token(token.token.clone()));
         Ok(Some(token.token))
+    }
+
+    /// Has the next request log in: some versions close the connection of a token that is void, or answer nothing.
+    fn forget_token(&self) {
+        lock(&self.now).token = None;
     }
 
     /// The lack of a user whose request etcd refuses.

@@ -173,7 +173,7 @@ impl Right {
     }
 
     /// Whether it has keys of a range.
-    fn overlaps(&self, range: &Range) -> bool {
+    pub fn overlaps(&self, range: &Range) -> bool {
         let ends_after = |end: &[u8], start: &[u8], key: &[u8]| match end {
             [] => start <= key,
             [0] => true,

@@ -80,7 +80,11 @@ impl Etcd {
                 }
             }
         };
-        self.silence.tell(begun).await
+        let begun = self.silence.tell(begun).await;
+        if begun.is_err() {
+            self.forget_token();
+        }
+        begun
     }
 
     fn held_back(&self) -> Error {

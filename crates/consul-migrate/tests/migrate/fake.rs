@@ -70,6 +70,14 @@ pub enum TxnsBy {
     Silent(Duration),
 }
 
+/// The result of a request with a void token, in place of an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Void {
+    Closed,
+    Empty,
+    BadGateway,
+}
+
 #[derive(Clone, Debug)]
 struct Event {
     revision: u64,
@@ -101,6 +109,10 @@ struct State {
     watches: u64,
     held_up: u64,
     has_users: bool,
+    /// How many logins there were, up to which of them their tokens are void, and what a request with one of these gets.
+    logins: usize,
+    void: usize,
+    void_by: Void,
     /// Whether only root may raise and lift alarms, as on 3.7; the test's requests are then from another user.
     alarms_are_roots: bool,
     /// The roles of each user, and the permissions of each role.
@@ -154,6 +166,9 @@ impl Fake {
             watches: 0,
             held_up: 0,
             has_users: false,
+            logins: 0,
+            void: 0,
+            void_by: Void::Closed,
             alarms_are_roots: false,
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
@@ -244,6 +259,12 @@ impl Fake {
     pub fn have_users(&self, version: &'static str) {
         let mut state = self.state();
         (state.has_users, state.version) = (true, version);
+    }
+
+    /// All tokens of now are void.
+    pub fn end_tokens(&self, by: Void) {
+        let mut state = self.state();
+        (state.void, state.void_by) = (state.logins, by);
     }
 
     /// Lets the user of the test's requests raise and lift no alarm any more.
@@ -440,18 +461,33 @@ impl Fake {
 
 impl Streaming for Fake {
     fn open(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
-        Box::pin(async move { self.answer(request.uri().path(), request.body()).await })
+        let token = request.headers().get("authorization").map(|token| token.as_bytes().len());
+        let by = token.and_then(|token| self.state().is_void(token));
+        Box::pin(async move {
+            match by {
+                None => self.answer(request.uri().path(), request.body()).await,
+                Some(Void::Closed) => {
+                    Err(Error::new(Kind::Connect, "fake: connection closed").retryable())
+                }
+                Some(Void::Empty) => Ok(Response::new(Box::pin(stream::empty()) as Parts)),
+                Some(Void::BadGateway) => {
+                    let parts: Parts = Box::pin(stream::empty());
+                    Ok(Response::builder().status(502).body(parts).unwrap())
+                }
+            }
+        })
     }
 
     fn call<'a>(
         &'a self,
         method: &'a str,
-        _: Option<&'a str>,
+        token: Option<&'a str>,
         message: &'a [u8],
     ) -> BoxFuture<'a, Option<Bytes>> {
         assert_eq!(method, "/etcdserverpb.KV/Range");
+        let is_void = token.is_some_and(|token| self.state().is_void(token.len()).is_some());
         Box::pin(async move {
-            if !self.state().has_grpc {
+            if is_void || !self.state().has_grpc {
                 return None;
             }
             let asked = protobuf::asked(message).to_string();
@@ -705,6 +741,11 @@ impl State {
         self.whole(&status)
     }
 
+    /// A token is as long as it has a number.
+    fn is_void(&self, token: usize) -> Option<Void> {
+        (token <= self.void).then_some(self.void_by)
+    }
+
     /// Users and roles. The requests of the program are from a user with the role root.
     fn auth(&mut self, what: &str, asked: &Value) -> Response<Parts> {
         let name = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
@@ -714,7 +755,10 @@ impl State {
             "authenticate" if !self.has_users => {
                 return self.refused(self.precondition(), "authentication is not enabled", 9);
             }
-            "authenticate" if name("password") == "pw" => said["token"] = "t".into(),
+            "authenticate" if name("password") == "pw" => {
+                self.logins += 1;
+                said["token"] = "t".repeat(self.logins).into();
+            }
             "authenticate" => {
                 return self.refused(400, "authentication failed, invalid user ID or password", 3);
             }

@@ -115,6 +115,8 @@ fn trials() -> Trials {
     trials.add("a_tail_whose_watches_stay_another_programs_ends", watches);
     let count = random::between::a_count_without_a_revision_is_none;
     trials.add("a_count_of_keys_without_a_revision_is_none", count);
+    let tokens = random::between::tokens;
+    trials.add("a_void_token_that_gets_no_answer_is_replaced", tokens);
     let statuses = statuses::run;
     trials.add("the_exit_status_says_what_has_failed_whatever_answers", statuses);
     if consul::is_quick() {

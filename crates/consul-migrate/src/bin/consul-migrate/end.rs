@@ -3,7 +3,7 @@
 use super::arguments::Finish;
 use super::connection::Session;
 use super::failure::Failure;
-use super::switch::{agree, require_consent};
+use super::switch::{agree, also_opened, require_consent};
 use super::verbs::{Done, held, listed, of, open_if, open_without_etcd, without};
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{Keys, Phase, Record};
@@ -41,7 +41,8 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
             agree(session, &text, asked.yes).await?;
             return finish_without_etcd(&run).await;
         }
-        agree(session, TEXT, asked.yes).await?;
+        let text = format!("{TEXT}{}", also_opened(&run, name).await?);
+        agree(session, &text, asked.yes).await?;
         end(&run, asked.abandon_rollback).await
     });
     let done = done.await?;

@@ -8,8 +8,8 @@ use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left,
-    may_cut_over, may_roll_back, rights_now, roll_back, rollback_has_begun, tail,
+    CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
+    lift_left, may_cut_over, may_roll_back, rights_now, roll_back, rollback_has_begun, tail,
 };
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -320,7 +320,8 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
     let done = held(&run, async || {
         if !asked.dry_run {
             let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
-            agree(session, text, asked.yes).await?;
+            let text = format!("{text}{}", also_opened(&run, name).await?);
+            agree(session, &text, asked.yes).await?;
         }
         roll_back(&run, may_change).await
     });
@@ -331,6 +332,19 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
         && done.not_given_back.is_empty();
     let json = json!({ "verb": "rollback", "dry_run": asked.dry_run, "done": done });
     Ok(Done { text: told_back(&done, asked.dry_run), json, is_well })
+}
+
+/// The warning that other jobs' keys of etcd take writes, too.
+pub async fn also_opened(run: &Run<'_>, name: &str) -> Result<String, Stop> {
+    let (target, record) = (run.job.target, run.job.record());
+    let others = job::also_opened(target, &Keys::new(name), &record).await?;
+    Ok(match others.is_empty() {
+        true => String::new(),
+        false => format!(
+            " The roles may then write keys of other jobs that are cut over, too, which does not come to Consul: {}.",
+            others.join(", ")
+        ),
+    })
 }
 
 fn told_back(done: &RolledBack, is_dry: bool) -> String {

@@ -18,6 +18,35 @@ pub fn run() {
         leaves_nothing(freeze);
     }
     comes_after_the_cut_over();
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        let killed = (0..80).filter(|life| goes_on_after_a_kill(freeze, *life));
+        assert!(killed.count() > 5, "{freeze:?}");
+    }
+}
+
+/// Returns whether it was killed after this time before its end.
+fn goes_on_after_a_kill(freeze: Freeze, life: u64) -> bool {
+    let world = World::plain(1, &[]);
+    (0..200).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.5.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    world.works(async {
+        let run = cut(&world, freeze).await;
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(finish(&run, false)), pin!(killed)).await;
+        }
+        if world.record().await.is_none() {
+            return false;
+        }
+        finish(&run, false).await.unwrap();
+        let keys = world.fake.at(world.fake.revision());
+        assert!(!keys.keys().any(|key| key.starts_with(&world.mapping.sentinels())));
+        assert!(world.record().await.is_none());
+        true
+    })
 }
 
 /// While the way back of a job is half done no other verb does its work.

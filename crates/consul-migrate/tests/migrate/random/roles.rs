@@ -108,6 +108,7 @@ pub fn run() {
         are_given_back_after_consul_was_restored(restored);
     }
     are_named_by_state();
+    of_keys_of_other_jobs_are_told();
     that_a_late_request_took_are_named_by_later_cut_overs();
     are_needed();
 }
@@ -570,4 +571,36 @@ fn are_needed() {
         let said = why(cut(&run, &Frozen::default(), asks).await);
         assert!(said.contains("no role of etcd but root"), "{said}");
     });
+}
+
+/// Two jobs, one cut over by roles whose right has keys of the other.
+fn of_keys_of_other_jobs_are_told() {
+    for (right, prefix, phase, is_told) in [
+        (("/", "0"), "/other/", Phase::Switched, true),
+        (("\0", "\0"), "/other/", Phase::Switched, true),
+        (("/", "0"), "", Phase::Switched, true),
+        (("/", "0"), "/other/", Phase::Tail, false),
+        (("/app/", "/app0"), "/other/", Phase::Switched, false),
+    ] {
+        let permissions = [("READWRITE", right.0, right.1)];
+        let world = with("3.5.0", &[]);
+        permissions.iter().for_each(|(kind, key, end)| world.fake.permit("app", kind, key, end));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            cut(&run, &Frozen::default(), || {}).await.unwrap();
+            let record = run.job.record();
+            let mapping = Mapping {
+                etcd_prefix: prefix.into(),
+                consul_prefix: "other/".to_owned(),
+                ..world.mapping.clone()
+            };
+            let other = Record { phase, mapping, taken: Vec::new(), ..record.clone() };
+            let value = serde_json::to_vec(&other).unwrap().into();
+            let key = "_migrate/other".to_owned();
+            world.direct.txn_surely(&[], &[Op::Set { key, value, flags: 0 }]).await.unwrap();
+            let told = job::also_opened(&world.target, &Keys::new("job"), &record).await.unwrap();
+            assert_eq!(told.len(), usize::from(is_told), "{right:?} {prefix} {phase:?}: {told:?}");
+        });
+    }
 }

@@ -24,6 +24,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -231,6 +232,20 @@ struct Last {
     works: SimTransport,
     clock: ManualClock,
     answer: Option<u16>,
+    /// Consul has applied it, and then says this to everything; 0 is nothing.
+    after: Option<u16>,
+    is_over: AtomicBool,
+}
+
+impl Last {
+    fn says(status: u16) -> Result<Response<Bytes>, Error> {
+        if status == 0 {
+            return Err(Error::new(Kind::Connect, "reset").retryable().not_sent());
+        }
+        let mut answer = Response::new(Bytes::from_static(b"Permission denied"));
+        *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
+        Ok(answer)
+    }
 }
 
 impl Transport for Last {
@@ -240,13 +255,17 @@ impl Transport for Last {
             .any(|text| request.body().windows(text.len()).any(|it| it == text.as_bytes()));
         Box::pin(async move {
             self.clock.sleep(Duration::from_millis(2)).await;
-            match self.answer {
-                Some(status) if is_last => {
-                    let mut answer = Response::new(Bytes::from_static(b"Permission denied"));
-                    *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
-                    Ok(answer)
+            match (self.answer, self.after) {
+                (_, Some(after)) if self.is_over.load(Relaxed) => Last::says(after),
+                (_, Some(_)) if is_last => {
+                    self.is_over.store(true, Relaxed);
+                    self.works.send(request).await?;
+                    Err(Error::new(Kind::Connect, "reset").with_maybe_applied(true))
                 }
-                None if is_last => Err(Error::new(Kind::Connect, "reset").with_maybe_applied(true)),
+                (Some(status), _) if is_last => Last::says(status),
+                (None, _) if is_last => {
+                    Err(Error::new(Kind::Connect, "reset").with_maybe_applied(true))
+                }
                 _ => self.works.send(request).await,
             }
         })
@@ -259,36 +278,52 @@ impl Transport for Last {
 
 /// If Consul refuses to switch the job, writers need not stay stopped until it is known whether it is switched.
 pub fn last_requests() {
-    for (answer, is_open) in [(Some(403), false), (None, true)] {
-        let world = with();
-        let works = SimTransport::new(Arc::clone(&world.agent), "simulated");
-        let settings = Settings {
-            timeout: Duration::from_secs(5),
-            retry_count: 0,
-            defaults: Defaults::default(),
-        };
-        let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
-        let rng = fastrand::Rng::with_seed(1);
-        let client = Client::new(
-            vec![Arc::new(Last { works, clock: world.clock.clone(), answer })],
-            settings,
-            clock,
-            rng,
-        );
-        let world =
-            World { target: Target::new(Arc::new(client), Duration::from_secs(2), 64), ..world };
-        world.works(async {
-            let (run, kept) = world.hold(1).await.unwrap();
-            load(&run, kept).await.unwrap();
-            let frozen = Frozen::default();
-            let done =
-                cut_over(&run, Freeze::Alarm, &frozen, Duration::from_secs(20), async |_| Ok(()))
-                    .await;
-            assert!(done.is_err(), "{answer:?}: {done:?}");
-            assert!(frozen.may_be_on());
-            assert_eq!(frozen.may_be_switched(), is_open, "{answer:?}");
-        });
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        for patience in [2, 60] {
+            last_request(freeze, Some(403), None, patience);
+            for after in [None, Some(0), Some(403), Some(404), Some(413), Some(500), Some(502)] {
+                last_request(freeze, None, after, patience);
+            }
+        }
     }
+}
+
+fn last_request(freeze: Freeze, answer: Option<u16>, after: Option<u16>, patience: u64) {
+    let is_open = answer.is_none();
+    let world = with();
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.5.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    let works = SimTransport::new(Arc::clone(&world.agent), "simulated");
+    let settings =
+        Settings { timeout: Duration::from_secs(5), retry_count: 0, defaults: Defaults::default() };
+    let clock: Arc<dyn Clock> = Arc::new(world.clock.clone());
+    let rng = fastrand::Rng::with_seed(1);
+    let client = Client::new(
+        vec![Arc::new(Last {
+            works,
+            clock: world.clock.clone(),
+            answer,
+            after,
+            is_over: AtomicBool::default(),
+        })],
+        settings,
+        clock,
+        rng,
+    );
+    let world =
+        World { target: Target::new(Arc::new(client), Duration::from_secs(patience), 64), ..world };
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let frozen = Frozen::default();
+        let done = cut_over(&run, freeze, &frozen, Duration::from_secs(20), async |_| Ok(())).await;
+        assert!(done.is_err(), "{answer:?}: {done:?}");
+        assert_eq!(frozen.may_be_on(), freeze != Freeze::Operator);
+        let shown = format!("{freeze:?} {answer:?} {after:?} {patience}");
+        assert_eq!(frozen.may_be_switched(), is_open, "{shown}");
+    });
 }
 
 /// A deletion that follows the cut-over deletes nothing that a program has written, also if the keys were taken to a Consul
