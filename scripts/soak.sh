@@ -11,6 +11,8 @@
 #   programs  programs that others have written, with the verdicts of their own tests or with what they see, on Consul 1.21 and on
 #             consul-sim: consul-template, py-consul, HAProxy and others (PROGRAMS: their names; Go module proxy, pip, apt-get)
 #   random    5,000 sequences of random requests with sound bodies, simulated and on a real Consul (SEQUENCES)
+#   walk      4,000 sequences of odd requests without ACLs and 4,000 with them, on consul-sim and on Consul 1.21 (SEQUENCES, from
+#             FIRST on)
 #   fuzz      10 minutes of random requests, valid and malformed, simulated (FUZZ_SECONDS)
 #   locks     20,000 histories of locks under faults (SEEDS)
 #   clusters  20,000 histories of clusters under faults (SEEDS), and one of 1,000 nodes (NODES)
@@ -28,8 +30,6 @@
 #             APISIX comes from luarocks, or from the folder APISIX_SOURCE (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
-#   lab       every recipe in one lab of network namespaces: three servers with TLS and ACLs, five nodes as in examples/systemd, a
-#             gateway that counts refused writes, Prometheus with the rules and the dashboard (10 minutes; root)
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
@@ -57,7 +57,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-all_steps=(api languages commands programs random fuzz locks clusters large replication data histories gateway openresty apisix outage recipes lab flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
+all_steps=(api languages commands programs random walk fuzz locks clusters large replication data histories gateway openresty apisix outage recipes flood failover page prometheus resty tools migrate engines annotations lowest release dist archive upgrade newcomer memory)
 select_steps "$@"
 prepare_runs
 passed=0 failed=0 skipped=0
@@ -97,6 +97,11 @@ step_programs() {
 step_random() {
     SEQUENCES=${SEQUENCES:-5000} test_with simulated random || return
     unless_skipped 'Go client\|example of consul-sim\|a program in'
+}
+
+step_walk() {
+    SEQUENCES=${SEQUENCES:-4000} test_with simulated walk || return
+    unless_skipped 'Go client\|example of consul-sim\|a program in\|random requests'
 }
 
 step_fuzz() {
@@ -221,21 +226,6 @@ step_outage() {
 step_recipes() {
     run make --no-print-directory build-luajit || return
     LONG=1 run cargo test --package consul-ha --test tools -- recipes || return
-    unless_skipped
-}
-
-step_lab() {
-    local own=(unshare --mount --net --pid --fork --kill-child --mount-proc)
-    if ! "${own[@]}" sh -c 'ip link add to type veth peer name from && ip link add lab type bridge' 2>/dev/null; then
-        echo "SKIPPED: the recipes in a lab: no network namespaces can be had here" | tee -a "$notes"
-        return 3
-    fi
-    run scripts/install-deps.sh soak || echo "SKIPPED: the alert rules in the lab: there is no Prometheus" | tee -a "$notes"
-    # In the namespaces nothing can be downloaded.
-    run scripts/consul.sh 1.21 || return
-    run make --no-print-directory build-luajit || return
-    run cargo test --package consul-ha --test tools --no-run || return
-    LAB=1 run "${own[@]}" cargo test --offline --package consul-ha --test tools -- in_a_lab --nocapture || return
     unless_skipped
 }
 

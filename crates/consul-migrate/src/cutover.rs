@@ -31,7 +31,7 @@ const LATE_ALARMS: usize = 20;
 
 /// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
-    "lifted the alarm of a cut-over that was killed or replaced: etcd takes writes again";
+    "undid what a cut-over had stopped that was killed or replaced: etcd takes writes again";
 
 /// An alarm of the job that its record does not name.
 pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
@@ -64,8 +64,12 @@ struct Open {
     /// The rights that it must give back, and the number of their taking.
     taken: Vec<Right>,
     taking: u64,
+    /// The number of the record before that of the taking.
+    step: u64,
     /// Whether the request that switches the job was sent.
     may_be_switched: bool,
+    /// The keys that it has put into etcd, and may not have deleted.
+    put: Vec<Range>,
 }
 
 /// A cut-over that came to its end, or found differences.
@@ -124,15 +128,21 @@ impl Frozen {
         target: &Target,
         keys: &job::Keys,
     ) -> Result<Option<Vec<Right>>, Stop> {
-        let (alarms, taken, taking) = {
+        let (alarms, taken, taking, step) = {
             let open = lock(&self.0);
-            (open.alarms.clone(), open.taken.clone(), open.taking)
+            (open.alarms.clone(), open.taken.clone(), open.taking, open.step)
         };
         if !alarms.is_empty() {
             etcd.lift_alarms(&alarms).await?;
         }
         let mut missing = Some(Vec::new());
-        if !taken.is_empty() {
+        let now = if taken.is_empty() { None } else { job::record(target, keys).await? };
+        if !taken.is_empty() && now.is_none_or(|(now, _)| now.step <= step) {
+            // Consul has lost the record, or has one from before: no other instance knows of these rights.
+            etcd.give_back(&taken, async || Ok::<_, Refused>(true)).await?;
+            let lacking = etcd.not_given_back(&taken).await?;
+            missing = Some(lacking.into_iter().cloned().collect());
+        } else if !taken.is_empty() {
             missing = None;
             if job::give_back(etcd, target, keys, taking).await?.is_some() {
                 let lacking: Vec<Right> =
@@ -143,11 +153,21 @@ impl Frozen {
                 missing = is_own.then_some(lacking);
             }
         }
-        self.forget();
+        let mut open = lock(&self.0);
+        *open = Open { put: std::mem::take(&mut open.put), ..Open::default() };
         Ok(missing)
     }
 
-    /// The alarms are to stay on, or are off.
+    /// Deletes the keys that this process has put into etcd, once nothing relies on them any more. Without success the next
+    /// cut-over does.
+    pub async fn clean(&self, etcd: &Etcd) {
+        let put = std::mem::take(&mut lock(&self.0).put);
+        for range in &put {
+            let _ = etcd.delete(range).await;
+        }
+    }
+
+    /// The alarms are to stay on.
     fn forget(&self) {
         *lock(&self.0) = Open::default();
     }
@@ -194,28 +214,49 @@ pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     Ok(was_on || was_taken)
 }
 
-/// The rights that roles lack although a cut-over has given them back: a request of it came late, or an operator has taken them.
-/// Without the right to ask, none.
+/// The rights that roles lack although cut-overs have given them back: a request of it came late, or an operator has changed
+/// them. Without the right to ask, none.
 ///
 /// # Errors
 /// etcd's.
 pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
-    if record.rights != Rights::GivenBack || record.taken.is_empty() {
-        return Ok(None);
-    }
-    match etcd.taken(&record.taken).await {
+    match etcd.not_given_back(&record.given_back()).await {
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
         Err(refused) => Err(refused),
-        Ok(taken) if taken.is_empty() => Ok(None),
-        Ok(taken) => {
-            let taken: Vec<_> = taken.into_iter().map(Right::to_string).collect();
+        Ok(missing) if missing.is_empty() => Ok(None),
+        Ok(missing) => {
+            let missing: Vec<_> = missing.into_iter().map(Right::to_string).collect();
             Ok(Some(format!(
                 "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, or an \
                  operator has changed them: {}",
-                taken.join(", ")
+                missing.join(", ")
             )))
         }
     }
+}
+
+/// Whether the roles of etcd may write keys of a job that is cut over by them.
+///
+/// # Errors
+/// etcd's.
+pub async fn rights_now(etcd: &Etcd, record: &Record) -> Result<String, Refused> {
+    const OPEN: &str = "etcd TAKES WRITES although the job is cut over";
+    if !etcd.has_users().await? {
+        return Ok(format!("{OPEN}: its access control is switched off"));
+    }
+    let may_write = etcd.rights_to_write(&Range::prefix(&record.mapping.etcd_prefix)).await?;
+    if may_write.is_empty() {
+        return Ok("the roles of etcd may not write since the cut-over".to_owned());
+    }
+    let has_all = etcd.taken(&record.taken).await?.is_empty();
+    let why = match (record.rights, has_all) {
+        (Rights::GivingBack, true) => "a rollback has begun, and has given the rights back",
+        (Rights::GivingBack, false) => "a rollback has begun to give the rights back",
+        _ => "another job, an operator, or a request that came late has given rights",
+    };
+    let state = if has_all { OPEN } else { "etcd TAKES SOME WRITES although the job is cut over" };
+    let may_write: Vec<_> = may_write.iter().map(Right::keys).collect();
+    Ok(format!("{state}: {why}; these may write: {}", may_write.join("; ")))
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -234,6 +275,7 @@ pub async fn cut_over(
     consent: impl AsyncFnOnce(Duration) -> Result<(), Stop>,
 ) -> Result<CutOver, Stop> {
     prepare(run, freeze).await?;
+    lock(&frozen.0).put = put(run);
     let short = catch_up(run).await?;
     // The tail has to end by itself: dropped during a write, it would not know the state of the record.
     let sentinel = put_sentinel(run).await?;
@@ -257,16 +299,13 @@ pub async fn cut_over(
 async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     let record = run.job.record();
     if record.phase == Phase::Switched {
-        return Err(Stop::Refused("the job is cut over already".to_owned()));
+        return Err(cut_over_already());
     }
     if lift_left_of(run.etcd, &run.job).await? {
         run.report.note(LIFTED);
     }
-    if let Some(why) = taken_late(run.etcd, &run.job.record()).await? {
-        run.report.note(&why);
-    }
     source::check(run.etcd, &record).await?;
-    may_freeze(run, freeze).await?;
+    may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
     refuse_other_tails(run).await?;
@@ -274,23 +313,41 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     delete_left_sentinels(run).await
 }
 
+fn cut_over_already() -> Stop {
+    Stop::Refused("the job is cut over already".to_owned())
+}
+
+/// Refuses a cut-over by what can be known without the job, so that no instance is replaced for it.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Result<(), Stop> {
+    match record.phase {
+        Phase::Switched => Err(cut_over_already()),
+        // The rights that an earlier cut-over has taken are given back before.
+        _ if !record.may_be_taken().is_empty() => Ok(()),
+        _ => may_freeze(etcd, &record.mapping, freeze).await,
+    }
+}
+
 /// Refuses to stop the writers for nothing, and by an alarm that would open the cluster.
-async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
-    if let Some(why) = nothing(run.etcd, &run.job.record().mapping).await? {
+async fn may_freeze(etcd: &Etcd, mapping: &Mapping, freeze: Freeze) -> Result<(), Stop> {
+    let range = Range::prefix(&mapping.etcd_prefix);
+    if let Some(why) = nothing(etcd, mapping).await? {
         return Err(Stop::Refused(format!("not cut over, and no writer was stopped: {why}")));
     }
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => {
-            let refused = alarm_refused(run.etcd, freeze == Freeze::AlarmThatOpens).await?;
+            let refused = alarm_refused(etcd, &mapping.etcd_prefix, freeze == Freeze::AlarmThatOpens).await?;
             refused.map_or(Ok(()), Err)
         }
-        Freeze::Roles if !run.etcd.has_users().await? => Err(Stop::Refused(
+        Freeze::Roles if !etcd.has_users().await? => Err(Stop::Refused(
             "etcd has no users, so that no role lets programs write: use --freeze alarm or --freeze operator".to_owned(),
         )),
-        Freeze::Roles if rights(run).await?.is_empty() => Err(Stop::Refused(
+        Freeze::Roles if etcd.rights_to_write(&range).await?.is_empty() => Err(Stop::Refused(
             "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
         )),
-        Freeze::Roles => match run.etcd.not_takable(&keys(run)).await? {
+        Freeze::Roles => match etcd.not_takable(&range).await? {
             Some(why) => Err(Stop::Refused(why)),
             None => Ok(()),
         },
@@ -298,14 +355,9 @@ async fn may_freeze(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     }
 }
 
-/// The keys of the job in etcd.
-fn keys(run: &Run<'_>) -> Range {
-    Range::prefix(&run.job.record().mapping.etcd_prefix)
-}
-
 /// The rights of etcd's roles to write keys of the job.
 async fn rights(run: &Run<'_>) -> Result<Vec<Right>, Refused> {
-    run.etcd.rights_to_write(&keys(run)).await
+    run.etcd.rights_to_write(&Range::prefix(&run.job.record().mapping.etcd_prefix)).await
 }
 
 /// Why `--freeze roles` is refused for these keys; `None` if it is not, if etcd has no users, and if this one may not ask.
@@ -326,12 +378,21 @@ pub async fn roles_refused(etcd: &Etcd, etcd_prefix: &[u8]) -> Result<Option<Str
 ///
 /// # Errors
 /// etcd's.
-pub async fn alarm_refused(etcd: &Etcd, may_open: bool) -> Result<Option<Stop>, Refused> {
+pub async fn alarm_refused(
+    etcd: &Etcd,
+    etcd_prefix: &[u8],
+    may_open: bool,
+) -> Result<Option<Stop>, Refused> {
     if !may_open && let Some(why) = etcd.opened_by_alarm().await? {
+        let roles = match roles_refused(etcd, etcd_prefix).await? {
+            None => {
+                "Use --freeze roles, which takes the right to write from the roles of etcd and gives it back; or"
+            }
+            Some(_) => "Use",
+        };
         return Ok(Some(Stop::Refused(format!(
             "--freeze alarm is refused: {why}; up to version 3.5 etcd checks nobody's rights while the alarm is on, and anyone \
-             who reaches it could delete keys, and switch its access control off. Use --freeze roles, which takes the right to write \
-             from the roles of etcd and gives it back; or --freeze operator, and stop the writers yourself; or upgrade all \
+             who reaches it could delete keys, and switch its access control off. {roles} --freeze operator, and stop the writers yourself; or upgrade all \
              servers to 3.6 first; or accept it with --freeze alarm --accept-open-deletes"
         ))));
     }
@@ -473,13 +534,22 @@ pub(super) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
     [&sentinels(mapping, keys)[..], b"cut-over/"].concat()
 }
 
+/// The ranges of the keys that this instance puts into etcd.
+fn put(run: &Run<'_>) -> Vec<Range> {
+    let (mapping, keys) = (run.job.record().mapping, &run.job.keys);
+    let own = format!("{}-", run.job.id());
+    let own = [sentinels(&mapping, keys), left(&mapping, keys)]
+        .map(|it| [&it[..], own.as_bytes()].concat());
+    own.iter().map(|prefix| Range::prefix(prefix)).collect()
+}
+
 /// Sets a key that no other instance or round has set.
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
     put_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await
 }
 
 async fn put_below(run: &Run<'_>, prefix: &[u8]) -> Result<Bytes, Stop> {
-    let name = format!("{:016x}", fastrand::u64(..));
+    let name = format!("{}-{:016x}", run.job.id(), fastrand::u64(..));
     let key = Bytes::from([prefix, name.as_bytes()].concat());
     write(run, async || run.etcd.touch(&key).await).await?;
     Ok(key)
@@ -493,7 +563,7 @@ async fn drain(run: &Run<'_>, sentinel: Bytes) -> Result<u64, Stop> {
 
 async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOver, Stop> {
     // Both can have changed since the beginning, before consent was given.
-    may_freeze(run, freeze).await?;
+    may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
@@ -605,11 +675,14 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let taken = rights(run).await?;
     let taking = fastrand::u64(1..1 << 62);
     let (record, rights) = (run.job.record(), Rights::Taken);
+    // Those that this cut-over cannot take and is not to give back are still named.
+    let before = record.given_back();
+    let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
     {
         let mut open = lock(&frozen.0);
-        (open.taken, open.taking) = (taken.clone(), taking);
+        (open.taken, open.taking, open.step) = (taken.clone(), taking, record.step);
     }
-    run.job.save(Record { taken: taken.clone(), rights, taking, ..record }, &[]).await?;
+    run.job.save(Record { taken: taken.clone(), lost, rights, taking, ..record }, &[]).await?;
     for right in &taken {
         // An instance that was replaced meanwhile takes no more.
         run.job.apply(&[]).await?;

@@ -1,11 +1,12 @@
 //! The end of a move: what a cut-over has stopped may go on, and what the job has put on both sides is removed.
 
 use super::cutover::{lift, sentinels, whose};
-use super::etcd::{KeyValue, Pages, Range, Refused};
-use super::job::{Phase, Record};
+use super::etcd::{Etcd, KeyValue, Pages, Range, Refused};
+use super::job::{Keys, Phase, Record};
 use super::mapping::{JOBS, Mapping, Op, part_of};
 use super::names::Names;
 use super::rollback::{marks, rollback_has_begun, value_in_consul};
+use super::source::restored;
 use super::survey::shown;
 use super::tally::Tally;
 use super::target::{Check, Outcome, Stored};
@@ -55,24 +56,47 @@ pub struct Finished {
 /// See [`Stop`]; that the job is not cut over.
 pub async fn finish(run: &Run<'_>, abandons_rollback: bool) -> Result<Finished, Stop> {
     let record = run.job.record();
+    may_finish(run.etcd, &record, &run.job.keys, abandons_rollback).await?;
+    let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
+    end_in_etcd(run, &record, &mut done).await?;
+    end_in_consul(run, &record, &mut done).await?;
+    Ok(done)
+}
+
+/// Refuses to end a job that is not cut over, is on its way back, or has an etcd that does not tell what programs have set there.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn may_finish(
+    etcd: &Etcd,
+    record: &Record,
+    keys: &Keys,
+    abandons_rollback: bool,
+) -> Result<(), Stop> {
     if record.phase != Phase::Switched {
         return Err(Stop::Refused(format!(
             "the job is not cut over: `cutover` comes before. To give it up, stop its tail and delete its keys in Consul, those \
              that begin with {}",
-            run.job.keys.record
+            keys.record
         )));
     }
-    if !abandons_rollback && rollback_has_begun(run.etcd, &record, &run.job.keys).await? {
+    if !abandons_rollback && rollback_has_begun(etcd, record, keys).await? {
         return Err(Stop::Refused(
             "a rollback of the job has begun and has not ended, so that etcd has only a part of what Consul has: run rollback \
              again; or finish --abandon-rollback, and etcd stays as it is now"
                 .to_owned(),
         ));
     }
-    let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
-    end_in_etcd(run, &record, &mut done).await?;
-    end_in_consul(run, &record, &mut done).await?;
-    Ok(done)
+    let Some(why) = restored(etcd, record, keys).await? else { return Ok(()) };
+    let own = Range::prefix(&sentinels(&record.mapping, keys));
+    let of_job = Range::prefix(&record.mapping.etcd_prefix);
+    match etcd.count(&of_job, 0).await?.0 > etcd.count(&own, 0).await?.0 {
+        true => Err(Stop::Refused(format!(
+            "{why}. So it is not known which of its keys programs have set since, and Consul does not have these: `rollback` makes \
+             etcd as Consul is, or names them; `finish --without-etcd` ends the job and leaves etcd as it is"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// The same of a job whose etcd is gone, however far the job is: only what is in Consul is removed.
@@ -97,7 +121,7 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     let own = sentinels(&record.mapping, &run.job.keys);
     done.set_since = set_since(run, record, since, &own).await?;
     done.lifted = lift(run.etcd, &run.job).await?;
-    still_refused(run, record, done).await?;
+    still_refused(run, done).await?;
     run.etcd.delete(&Range::prefix(&own)).await?;
     done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
@@ -110,7 +134,7 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
 }
 
 /// Asks etcd what it still refuses: alarms of others, and rights that are not as they were.
-async fn still_refused(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
+async fn still_refused(run: &Run<'_>, done: &mut Finished) -> Result<(), Stop> {
     match run.etcd.alarms().await {
         Ok(on) if on.is_empty() => {}
         Ok(on) => done.not_lifted.push(whose(run, &on).await?),
@@ -119,7 +143,8 @@ async fn still_refused(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
         }
         Err(refused) => return Err(refused.into()),
     }
-    let missing = match run.etcd.not_given_back(&record.taken).await {
+    let given_back = run.job.record().given_back();
+    let missing = match run.etcd.not_given_back(&given_back).await {
         // They were given back before: it may lack the right to ask.
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Vec::new(),
         missing => missing?,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 use twox_hash::XxHash3_64;
@@ -100,7 +101,10 @@ pub struct Record {
     /// The rights with which the last cut-over by roles has stopped the writers of etcd.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<Right>,
-    /// The work on them.
+    /// The rights from cut-overs before that roles lacked when it began: they are named, and nothing gives them back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Right>,
+    /// The work on the taken ones.
     #[serde(default, skip_serializing_if = "Rights::are_taken")]
     pub rights: Rights,
     /// The random number of that taking, so that an instance knows its own.
@@ -135,6 +139,7 @@ impl Record {
             offset: 0,
             alarms: Vec::new(),
             taken: Vec::new(),
+            lost: Vec::new(),
             rights: Rights::Taken,
             taking: 0,
             switched_at: None,
@@ -158,12 +163,43 @@ impl Record {
         }
     }
 
+    /// The record with these choices for keys that have a problem.
+    ///
+    /// # Errors
+    /// That another choice than `refuse` would change.
+    pub fn choosing(mut self, wanted: &BTreeMap<Problem, Choice>) -> Result<Record, Stop> {
+        for (problem, choice) in wanted {
+            let before = self.mapping.choice(*problem);
+            if before != *choice && before != Choice::Refuse {
+                return Err(Stop::Refused(format!(
+                    "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
+                     given: leave it out, or use another --job"
+                )));
+            }
+            self.mapping.on.insert(*problem, *choice);
+        }
+        Ok(self)
+    }
+
     /// The rights that roles may lack by a cut-over.
     pub fn may_be_taken(&self) -> &[Right] {
         match self.rights {
             Rights::GivenBack => &[],
             Rights::Taken | Rights::GivingBack => &self.taken,
         }
+    }
+
+    /// The rights that roles have again, as far as this job has taken any.
+    pub fn given_back(&self) -> Vec<Right> {
+        let taken = match self.rights {
+            Rights::GivenBack => &self.taken[..],
+            Rights::Taken | Rights::GivingBack => &[],
+        };
+        taken
+            .iter()
+            .chain(self.lost.iter().filter(|it| !self.taken.contains(it)))
+            .cloned()
+            .collect()
     }
 
     /// The number of a new alarm of this job, below 2^48.
@@ -535,6 +571,11 @@ impl<'a> Job<'a> {
         Ok(job)
     }
 
+    /// The random text of this instance.
+    pub(super) fn id(&self) -> &str {
+        &self.me.id
+    }
+
     /// A copy of the record as this instance last read or wrote it.
     pub fn record(&self) -> Record {
         lock(&self.state).record.clone()
@@ -829,21 +870,8 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// That another choice than `refuse` would change.
-    pub async fn choose(
-        &self,
-        wanted: &std::collections::BTreeMap<Problem, Choice>,
-    ) -> Result<(), Stop> {
-        let mut record = self.record();
-        for (problem, choice) in wanted {
-            let before = record.mapping.choice(*problem);
-            if before != *choice && before != Choice::Refuse {
-                return Err(Stop::Refused(format!(
-                    "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
-                     given: leave it out, or use another --job"
-                )));
-            }
-            record.mapping.on.insert(*problem, *choice);
-        }
+    pub async fn choose(&self, wanted: &BTreeMap<Problem, Choice>) -> Result<(), Stop> {
+        let record = self.record().choosing(wanted)?;
         if record.mapping == self.record().mapping {
             return Ok(());
         }

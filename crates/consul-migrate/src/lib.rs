@@ -68,13 +68,13 @@ pub mod verify;
 
 pub use cutover::{
     CutOver, FORGOTTEN, Freeze, Frozen, LIFTED, alarm_refused, cut_over, lift_left, lift_left_of,
-    roles_refused, taken_late,
+    may_cut_over, rights_now, roles_refused, taken_late,
 };
-pub use finish::{Finished, finish, finish_without_etcd};
+pub use finish::{Finished, finish, finish_without_etcd, may_finish};
 pub use lines::{CUT, Form, export, import, is_whole};
 pub use load::{load, restart};
 pub use nothing::nothing;
-pub use rollback::{LeftKey, MayChange, RolledBack, roll_back, rollback_has_begun};
+pub use rollback::{LeftKey, MayChange, RolledBack, may_roll_back, roll_back, rollback_has_begun};
 pub use tail::{Until, tail};
 
 use consul_api::error::Error;

@@ -1,15 +1,15 @@
 //! The way back: etcd gets the state that Consul has now, but for what programs have set in etcd since the cut-over, and
 //! for what they delete there during the way back.
 //!
-//! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel. So the revisions
-//! of the marks belong to the way back itself, also of a run before it that was killed; a later revision of any other
-//! key is a program's.
+//! Each transaction changes keys only as they were looked at, and sets a *mark* with them, a sentinel that it has begun before.
+//! So the revisions of the marks belong to the way back itself, also of a run before it that was killed; a later revision of
+//! any other key is a program's. A transaction that is repeated, or comes late, does not find the mark as it was begun.
 //!
 //! It ends, whatever programs do in etcd: the first round changes all that differs, and a difference in the next round
 //! is a program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
 use super::cutover::{left, lift, refuse_alarms, sentinels, write};
-use super::etcd::{Change, Etcd, KeyValue, Pages, Range, Refused};
+use super::etcd::{BEGUN, Change, Etcd, KeyValue, Pages, Range, Refused};
 use super::job::{Keys, Phase, Record};
 use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
 use super::source::restored;
@@ -149,6 +149,20 @@ pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBac
     make_as_consul(run, &record, now, may_change == MayChange::Nothing).await
 }
 
+/// Refuses the way back of a job that is not cut over.
+///
+/// # Errors
+/// See [`Stop`].
+pub fn may_roll_back(record: &Record) -> Result<(), Stop> {
+    match record.phase {
+        Phase::Switched => Ok(()),
+        _ => Err(Stop::Refused(
+            "the job is not cut over: etcd has what programs have written, and there is no way back to go"
+                .to_owned(),
+        )),
+    }
+}
+
 /// Refuses to overwrite or delete keys of an etcd that was restored. Keys that it lacks may be set.
 fn refuse_to_overwrite(why: &str, would: &RolledBack) -> Result<(), Stop> {
     if would.overwritten.is_empty() {
@@ -170,16 +184,12 @@ async fn make_as_consul(
     known: u64,
     is_dry: bool,
 ) -> Result<RolledBack, Stop> {
-    if record.phase != Phase::Switched {
-        return Err(Stop::Refused(
-            "the job is not cut over: etcd has what programs have written, and there is no way back to go"
-                .to_owned(),
-        ));
-    }
+    may_roll_back(record)?;
+    let marks = marks(&record.mapping, &run.job.keys);
     if !is_dry {
         lift_own(run).await?;
+        end_begun(run, &marks).await?;
     }
-    let marks = marks(&record.mapping, &run.job.keys);
     let mapping = &record.mapping;
     let mut back = WayBack {
         run,
@@ -211,7 +221,7 @@ async fn make_as_consul(
         }
         if !is_dry {
             end(run, if done.changed.is_empty() { revision } else { known }).await?;
-            done.not_given_back = not_given_back(run, record).await?;
+            done.not_given_back = not_given_back(run).await?;
             // The next cut-over deletes those that are left.
             let _ = run.etcd.delete(&Range::prefix(&marks)).await;
             let _ = run.etcd.delete(&Range::prefix(&left(mapping, &run.job.keys))).await;
@@ -223,6 +233,19 @@ async fn make_as_consul(
          write to Consul, and run rollback again. Until then the job is cut over, Consul is the truth, and etcd, which takes \
          writes, is as Consul was {ROUNDS} times"
     )))
+}
+
+/// Deletes the marks whose changes an instance before has not made: its requests that come late change nothing any more.
+async fn end_begun(run: &Run<'_>, marks: &[u8]) -> Result<(), Stop> {
+    let mut pages = Pages::new(run.etcd, Range::prefix(marks), 0, run.pace.page);
+    let mut begun = Vec::new();
+    while let Some(page) = pages.next().await? {
+        begun.extend(page.kvs.into_iter().filter(|mark| mark.value.0 == BEGUN));
+    }
+    for mark in begun {
+        run.etcd.delete(&Range::one(&mark.key.0)).await?;
+    }
+    Ok(())
 }
 
 /// Lifts what the cut-over has left, also if another alarm is on, so that another job whose way back waits for it can go on.
@@ -239,8 +262,8 @@ async fn lift_own(run: &Run<'_>) -> Result<(), Stop> {
 }
 
 /// The rights that a cut-over has taken, and that roles lack still. Of one before the last the user may not be allowed to ask.
-async fn not_given_back(run: &Run<'_>, record: &Record) -> Result<Vec<String>, Stop> {
-    match run.etcd.not_given_back(&record.taken).await {
+async fn not_given_back(run: &Run<'_>) -> Result<Vec<String>, Stop> {
+    match run.etcd.not_given_back(&run.job.record().given_back()).await {
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(Vec::new()),
         missing => Ok(missing?.into_iter().map(ToString::to_string).collect()),
     }
@@ -465,17 +488,35 @@ impl WayBack<'_, '_> {
         let name = format!("{:016x}", fastrand::u64(..));
         let mark = Bytes::from([&self.marks[..], name.as_bytes()].concat());
         let etcd = self.run.etcd;
-        let attempt = async || match etcd.change(changes, &mark).await {
+        let revision =
+            async || Ok::<_, Stop>(etcd.get(&mark, 0).await?.map(|it| it.mod_revision.0));
+        let begun = match write(self.run, async || etcd.begin(&mark).await).await? {
+            None => revision().await?.unwrap_or(u64::MAX >> 1),
+            Some(begun) => begun,
+        };
+        // An instance that replaces this one deletes the mark.
+        self.run.job.apply(&[]).await?;
+        let attempt = async || match etcd.change(changes, &mark, begun).await {
             Err(Refused::Oversized(why)) => Ok(Err(why)),
             answered => answered.map(Ok),
         };
-        let made = match write(self.run, attempt).await? {
-            Err(why) => return Ok(Outcome::Oversized(why)),
-            Ok(Some(revision)) => Some(revision),
-            Ok(None) => etcd.get(&mark, 0).await?.map(|mark| mark.mod_revision.0),
+        let outcome = match write(self.run, attempt).await? {
+            Err(why) => Outcome::Oversized(why),
+            Ok(Some(made)) => {
+                self.own.insert(made);
+                return Ok(Outcome::Made);
+            }
+            Ok(None) => match revision().await? {
+                Some(made) if made != begun => {
+                    self.own.insert(made);
+                    return Ok(Outcome::Made);
+                }
+                _ => Outcome::Overtaken,
+            },
         };
-        self.own.extend(made);
-        Ok(if made.is_some() { Outcome::Made } else { Outcome::Overtaken })
+        // An attempt that comes late finds no mark.
+        etcd.delete(&Range::one(&mark)).await?;
+        Ok(outcome)
     }
 
     /// The change that makes a key of etcd equal to Consul's.

@@ -68,6 +68,14 @@ pub(super) fn uint(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| refuse("value out of range"))
 }
 
+/// A number as an integer. If it does not fit, it is the smallest, as processors convert it for Go.
+pub(super) fn int(number: &serde_json::Number) -> i64 {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    let float = number.as_f64().unwrap_or(0.0);
+    let is_outside = !(-END..END).contains(&float);
+    number.as_i64().unwrap_or(if is_outside { i64::MIN } else { float as i64 })
+}
+
 /// A duration in nanoseconds, as `time.ParseDuration` reads it.
 pub(super) fn duration(text: &str) -> Result<i64, String> {
     let (negative, magnitude) = match text.strip_prefix('-') {
@@ -81,6 +89,16 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
     }
 }
 
+/// A text as the package `time` quotes it: byte by byte.
+fn bytes_quoted(text: &str) -> String {
+    let quote = |byte: u8| match byte {
+        b'"' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' | 0x7f => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    format!("\"{}\"", text.bytes().map(quote).collect::<String>())
+}
+
 fn duration_error(text: &str, magnitude: &str) -> String {
     let is_number = |c: char| c.is_ascii_digit() || c == '.';
     let mut rest = magnitude.strip_prefix('+').unwrap_or(magnitude);
@@ -88,14 +106,18 @@ fn duration_error(text: &str, magnitude: &str) -> String {
         let after = rest.trim_start_matches(is_number);
         let unit = after.split(is_number).next().unwrap_or("");
         if unit.is_empty() {
-            return format!("time: missing unit in duration {}", quoted(text));
+            return format!("time: missing unit in duration {}", bytes_quoted(text));
         }
         if duration::parse(&format!("1{unit}")).is_none() {
-            return format!("time: unknown unit {} in duration {}", quoted(unit), quoted(text));
+            return format!(
+                "time: unknown unit {} in duration {}",
+                bytes_quoted(unit),
+                bytes_quoted(text)
+            );
         }
         rest = &after[unit.len()..];
     }
-    format!("time: invalid duration {}", quoted(text))
+    format!("time: invalid duration {}", bytes_quoted(text))
 }
 
 /// As [`duration_text`], of what may be negative.

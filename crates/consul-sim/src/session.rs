@@ -13,7 +13,6 @@ use super::store::session::{Behavior, Session};
 use super::store::watch::Topic;
 use consul_api::api::session as wire;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -154,15 +153,25 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
         Some(_) => given.text(name),
         None => Ok(default.to_owned()),
     };
-    let mut node_checks =
-        if given.has("NodeChecks") { given.texts("NodeChecks")? } else { serf_health() };
-    let mut checks = if given.has("Checks") { given.texts("Checks")? } else { serf_health() };
+    let named = |name: &str| match given.get(name) {
+        // Null names no check.
+        Some(Json::List(items)) => {
+            let items = items.iter().filter(|item| **item != Json::Null).cloned().collect();
+            let member = [(name.to_owned(), Json::List(items))];
+            Object::of_members(&member, "Alias.").texts(name)
+        }
+        _ if given.has(name) => given.texts(name),
+        _ => Ok(serf_health()),
+    };
+    let mut node_checks = named("NodeChecks")?;
+    let mut checks = named("Checks")?;
     // The old list still decides if it is empty, and is not kept if it is the default.
-    if checks.as_ref().is_none_or(Vec::is_empty) {
+    let old = given.list("Checks", "[]string")?;
+    if given.has("Checks") && old.is_none_or(<[_]>::is_empty) {
         node_checks = Some(Vec::new());
         checks = None;
     }
-    checks = checks.filter(|checks| *checks != [SERF_HEALTH]);
+    checks = checks.filter(|checks| !checks.is_empty() && *checks != [SERF_HEALTH]);
     if node_checks.as_ref().is_none_or(Vec::is_empty) {
         checks = None;
     }
@@ -184,15 +193,13 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
 }
 
 fn lock_delay(given: Option<&Json>) -> Result<i64, String> {
-    match given {
-        None => Ok(DEFAULT_LOCK_DELAY_NS),
-        Some(Json::Text(text)) => go::duration(text),
-        Some(Json::Number(number)) => {
-            let whole = number.as_i64().or(number.as_f64().map(|value| value as i64)).unwrap_or(0);
-            Ok(if whole < SECONDS_BELOW { whole.saturating_mul(1_000_000_000) } else { whole })
-        }
-        Some(_) => Ok(0),
-    }
+    let whole = match given {
+        None => return Ok(DEFAULT_LOCK_DELAY_NS),
+        Some(Json::Text(text)) => go::duration(text)?,
+        Some(Json::Number(number)) => go::int(number),
+        Some(_) => 0,
+    };
+    Ok(if whole < SECONDS_BELOW { whole.wrapping_mul(1_000_000_000) } else { whole })
 }
 
 fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, String> {
@@ -200,7 +207,7 @@ fn service_checks(given: &Object<'_>) -> Result<Option<Vec<(String, String)>>, S
         return Ok(None);
     };
     let read = |item: &Json| {
-        let Json::Object(_) = item else {
+        let (Json::Object(_) | Json::Null) = item else {
             return Err(item.field_type_error(".Alias.ServiceChecks", "structs.ServiceCheck"));
         };
         let check = Object::new(
@@ -243,9 +250,16 @@ fn check_bound(state: &State, session: &Session) -> Result<(), String> {
     if state.catalog.node(&session.node).is_none() {
         return Err("Missing node registration".to_owned());
     }
-    let bound: BTreeSet<String> = session.check_ids();
-    for id in bound {
-        match state.catalog.check(&session.node, &id) {
+    let of_services = session.service_checks.iter().flatten().map(|(id, _)| id);
+    let of_node = session.node_checks.iter().flatten();
+    for id in of_node.chain(of_services).chain(session.checks.iter().flatten()) {
+        match state.catalog.check(&session.node, id) {
+            None if id.is_empty() => {
+                return Err(
+                    "failed check lookup: index error: object is missing a value for this index"
+                        .to_owned(),
+                );
+            }
             None => return Err(format!("Missing check '{id}' registration")),
             Some(check) if check.status == "critical" => {
                 return Err(format!("Check '{id}' is in critical state"));

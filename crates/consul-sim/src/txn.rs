@@ -183,7 +183,7 @@ fn txn(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let body = Results {
         results: (!failed).then_some(results),
         errors: failed.then_some(errors),
-        read: (!writes).then(|| ReadTail::new(reached, authority.has_filtered())),
+        read: (!writes).then(|| ReadTail::new(reached, !failed && authority.has_filtered())),
     };
     let status = if failed { StatusCode::CONFLICT } else { StatusCode::OK };
     let reply = Reply::json_with(status, call.style, &body);
@@ -230,11 +230,25 @@ fn decode_kv(given: &Object<'_>) -> Result<KvOperation, String> {
     Ok(KvOperation {
         verb: given.text("Verb")?,
         key: given.text("Key")?.into_bytes(),
-        value: decode_base64(&given.text("Value")?)?,
+        value: bytes(given)?,
         flags: given.uint("Flags")?,
         index: given.uint("Index")?,
         session: given.text("Session")?,
     })
+}
+
+/// A value is a text in base64, or a list of its bytes.
+fn bytes(given: &Object<'_>) -> Result<Vec<u8>, String> {
+    let Some(Json::List(items)) = given.get("Value") else {
+        return decode_base64(&given.text("Value")?);
+    };
+    let byte = |item: &Json| match item {
+        Json::Null => Some(0),
+        Json::Number(number) => number.as_u64().and_then(|byte| byte.try_into().ok()),
+        _ => None,
+    };
+    let wrong = |item: &Json| item.field_type_error("KVTxnOp.KV.Value", "uint8");
+    items.iter().map(|item| byte(item).ok_or_else(|| wrong(item))).collect()
 }
 
 pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {

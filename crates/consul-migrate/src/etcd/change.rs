@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 const MAX_OPS: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
 
+/// The value of a mark whose changes are not made.
+pub const BEGUN: &[u8] = b"begun";
+
 /// The alarm for a full disk: etcd refuses each write but deletions.
 const ALARM: &str = "NOSPACE";
 
@@ -71,15 +74,40 @@ impl Etcd {
         Ok(())
     }
 
-    /// Makes changes of different keys and sets the mark, all in one revision, if each key is as the change says;
-    /// returns that revision. `None`: they were not made, or by an attempt whose answer was lost.
+    /// Puts a mark, if it does not exist, and returns its revision; `None` if an attempt whose answer was lost has put it.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn change(&self, changes: &[Change], mark: &Bytes) -> Result<Option<u64>, Refused> {
-        let compares: Vec<Value> = changes.iter().map(Change::compare).collect();
-        let operations = changes.iter().map(Change::operation);
-        let operations: Vec<Value> = operations.chain([put(mark, &Bytes::new())]).collect();
+    pub async fn begin(&self, mark: &Bytes) -> Result<Option<u64>, Refused> {
+        self.change_as(&[], mark, 0, BEGUN).await
+    }
+
+    /// Makes changes of different keys and sets the mark, all in one revision, if each key is as the change says, and the mark
+    /// as it was begun, so that a request which is repeated or comes late changes nothing; returns that revision. `None`: they
+    /// were not made, or by an attempt whose answer was lost.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn change(
+        &self,
+        changes: &[Change],
+        mark: &Bytes,
+        begun: u64,
+    ) -> Result<Option<u64>, Refused> {
+        self.change_as(changes, mark, begun, b"").await
+    }
+
+    async fn change_as(
+        &self,
+        changes: &[Change],
+        mark: &Bytes,
+        from: u64,
+        value: &'static [u8],
+    ) -> Result<Option<u64>, Refused> {
+        let mark = Change { key: mark.clone(), value: Some(Bytes::from_static(value)), from };
+        let all = || changes.iter().chain([&mark]);
+        let compares: Vec<Value> = all().map(Change::compare).collect();
+        let operations: Vec<Value> = all().map(Change::operation).collect();
         let asked = json!({ "compare": compares, "success": operations });
         let done: Compared = self.ask("kv/txn", &asked).await?;
         Ok(done.succeeded.then_some(done.header.revision.0))

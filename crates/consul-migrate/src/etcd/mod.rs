@@ -12,7 +12,7 @@ mod tests;
 mod users;
 mod watch;
 
-pub use change::Change;
+pub use change::{BEGUN, Change};
 pub use message::{Base64, Event, EventKind, KeyValue};
 pub use pages::{Page, Pages};
 pub use roles::Right;

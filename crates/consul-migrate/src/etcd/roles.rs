@@ -28,6 +28,9 @@ pub struct Right {
     pub end: Vec<u8>,
     /// Whether it lets the role read, too, and still does when it is taken.
     pub reads: bool,
+    /// All permissions of the role with this first key, if a build before has taken several: a record of such a cut-over has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Permission>,
 }
 
 /// The kind of access that a permission allows. The first one is left out of messages.
@@ -77,17 +80,18 @@ pub struct Users {
 /// How an operator gives it back.
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let allowed = if self.reads { Allowed::ReadWrite } else { Allowed::Write };
-        let kind = allowed.word();
-        write!(f, "`etcdctl role grant-permission {} {kind}` for ", self.role)?;
-        write_keys(f, &self.key, &self.end)
+        for (at, permission) in self.before().iter().enumerate() {
+            let (and, kind) = (if at > 0 { ", " } else { "" }, permission.allowed.word());
+            let (role, keys) = (&self.role, Keys(&permission.key.0, &permission.range_end.0));
+            write!(f, "{and}`etcdctl role grant-permission {role} {kind}` for {keys}")?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for ", self.allowed.word())?;
-        write_keys(f, &self.key.0, &self.range_end.0)
+        write!(f, "{} for {}", self.allowed.word(), Keys(&self.key.0, &self.range_end.0))
     }
 }
 
@@ -102,16 +106,26 @@ impl Allowed {
     }
 }
 
-fn write_keys(f: &mut fmt::Formatter<'_>, key: &[u8], end: &[u8]) -> fmt::Result {
-    let start = shown(key);
-    match end {
-        [] => write!(f, "the key {start}"),
-        [0] => write!(f, "all keys from {start} on (--from-key)"),
-        end => write!(f, "the keys from {start} up to {}", shown(end)),
+/// A range of keys, for messages.
+struct Keys<'a>(&'a [u8], &'a [u8]);
+
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = shown(self.0);
+        match self.1 {
+            [] => write!(f, "the key {start}"),
+            [0] => write!(f, "all keys from {start} on (--from-key)"),
+            end => write!(f, "the keys from {start} up to {}", shown(end)),
+        }
     }
 }
 
 impl Right {
+    /// Its role and its keys, for messages.
+    pub fn keys(&self) -> String {
+        format!("{}, {}", self.role, Keys(&self.key, &self.end))
+    }
+
     fn of(role: &str, permission: &Permission) -> Option<Right> {
         let reads = match permission.allowed {
             Allowed::Read => return None,
@@ -119,24 +133,38 @@ impl Right {
             Allowed::ReadWrite => true,
         };
         let (key, end) = (permission.key.0.to_vec(), permission.range_end.0.to_vec());
-        Some(Right { role: role.to_owned(), key, end, reads })
+        Some(Right { role: role.to_owned(), key, end, reads, beside: Vec::new() })
     }
 
-    /// The kinds of the permissions among these that are for its keys.
-    fn kinds(&self, permissions: &[Permission]) -> Vec<Allowed> {
-        let is_same =
-            |it: &&Permission| it.key.0[..] == self.key[..] && it.range_end.0[..] == self.end[..];
-        permissions.iter().filter(is_same).map(|it| it.allowed).collect()
+    /// The permissions that the role had before it was taken, each range once.
+    fn before(&self) -> Vec<Permission> {
+        let mut before: Vec<Permission> = Vec::new();
+        for it in &self.beside {
+            match before.iter_mut().find(|found| found.is_for_keys_of(it)) {
+                Some(found) if found.allowed != it.allowed => found.allowed = Allowed::ReadWrite,
+                Some(_) => {}
+                None => before.push(it.clone()),
+            }
+        }
+        if before.is_empty() {
+            let allowed = if self.reads { Allowed::ReadWrite } else { Allowed::Write };
+            before.push(self.permission(allowed));
+        }
+        before
     }
 
-    /// Whether its role may not write its keys.
+    /// Whether its role may not write its keys, or lacks one of several permissions that were taken.
     fn is_missing(&self, permissions: &[Permission]) -> bool {
-        self.kinds(permissions).iter().all(|it| *it == Allowed::Read)
+        match self.beside.is_empty() {
+            true => !self.permission(Allowed::Write).is_allowed_by(permissions),
+            false => self.before().iter().any(|it| !it.is_allowed_by(permissions)),
+        }
     }
 
     /// Whether its role has what the taking has left.
     fn is_taken(&self, permissions: &[Permission]) -> bool {
-        self.is_missing(permissions) && self.reads != self.kinds(permissions).is_empty()
+        let reads = self.permission(Allowed::Read).is_allowed_by(permissions);
+        self.is_missing(permissions) && (self.reads == reads || !self.beside.is_empty())
     }
 
     /// Its permission with this kind.
@@ -153,6 +181,23 @@ impl Right {
         };
         ends_after(&self.end, &range.start, &self.key)
             && ends_after(&range.end, &self.key, &range.start)
+    }
+}
+
+impl Permission {
+    fn is_for_keys_of(&self, other: &Permission) -> bool {
+        self.key == other.key && self.range_end == other.range_end
+    }
+
+    /// Whether these allow all that this one allows for its keys.
+    fn is_allowed_by(&self, permissions: &[Permission]) -> bool {
+        let same = permissions.iter().filter(|it| it.is_for_keys_of(self));
+        let kinds: Vec<_> = same.map(|it| it.allowed).collect();
+        let has = |kind| kinds.contains(&kind) || kinds.contains(&Allowed::ReadWrite);
+        match self.allowed {
+            Allowed::ReadWrite => has(Allowed::Read) && has(Allowed::Write),
+            kind => has(kind),
+        }
     }
 }
 
@@ -243,8 +288,8 @@ impl Etcd {
     /// See [`Refused`].
     pub async fn take(&self, right: &Right) -> Result<(), Refused> {
         match right.reads {
-            true => self.grant(right, Allowed::Read).await,
-            false => self.revoke(right).await,
+            true => self.grant(&right.role, &right.permission(Allowed::Read)).await,
+            false => self.revoke(&right.role, &right.permission(Allowed::Read)).await,
         }
     }
 
@@ -284,14 +329,27 @@ impl Etcd {
         may_go_on: impl AsyncFn() -> Result<bool, E>,
     ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
-        for right in &taken {
-            let before = if right.reads { Allowed::ReadWrite } else { Allowed::Write };
+        for (right, before) in
+            taken.iter().flat_map(|it| it.before().into_iter().map(|one| (*it, one)))
+        {
             if !may_go_on().await? {
                 break;
             }
-            self.grant(right, before).await?;
+            self.give_back_one(right, &before).await?;
         }
         Ok(!taken.is_empty())
+    }
+
+    async fn give_back_one(&self, right: &Right, before: &Permission) -> Result<(), Refused> {
+        if !right.beside.is_empty() {
+            let now = self.permissions(&right.role).await?;
+            if before.is_allowed_by(&now) {
+                return Ok(());
+            }
+            // Of several with one first key a grant replaces another one, or leaves a double.
+            self.revoke(&right.role, before).await?;
+        }
+        self.grant(&right.role, before).await
     }
 
     /// Which of these rights their roles do not have, because they are taken or somebody else has changed them.
@@ -308,16 +366,16 @@ impl Etcd {
         Ok(self.ask::<Role>("auth/role/get", &json!({ "role": role })).await?.perm)
     }
 
-    /// Replaces the only permission with the first key of a right, or adds it: done twice it is as once.
-    async fn grant(&self, right: &Right, allowed: Allowed) -> Result<(), Refused> {
-        let asked = json!({ "name": right.role, "perm": right.permission(allowed) });
+    /// Replaces the only permission with this first key, or adds it: done twice it is as once.
+    async fn grant(&self, role: &str, permission: &Permission) -> Result<(), Refused> {
+        let asked = json!({ "name": role, "perm": permission });
         self.ask::<Changed>("auth/role/grant", &asked).await.map(|_| ())
     }
 
-    /// Takes all permissions of the keys of a right, also by a request that is repeated.
-    async fn revoke(&self, right: &Right) -> Result<(), Refused> {
-        let Permission { key, range_end, .. } = right.permission(Allowed::Read);
-        let asked = json!({ "role": right.role, "key": key, "range_end": range_end });
+    /// Takes all permissions of the same keys, also by a request that is repeated.
+    async fn revoke(&self, role: &str, permission: &Permission) -> Result<(), Refused> {
+        let Permission { key, range_end, .. } = permission;
+        let asked = json!({ "role": role, "key": key, "range_end": range_end });
         match self.ask::<Changed>("auth/role/revoke", &asked).await {
             Err(Refused::Failed(error)) if error.message().contains(NOT_GRANTED) => Ok(()),
             done => done.map(|_| ()),
@@ -345,6 +403,7 @@ mod tests {
             key: key.into(),
             end: end.into(),
             reads: true,
+            beside: Vec::new(),
         };
         for (key, end, overlaps) in [
             ("/app/", "/app0", true),

@@ -57,6 +57,8 @@ pub(super) struct Decoded<'a> {
     /// Bytes in UTF-8 that are not read yet, from this place on.
     ready: Vec<u8>,
     at: usize,
+    /// The lines that are decoded.
+    lines: usize,
 }
 
 impl<'a> Decoded<'a> {
@@ -64,7 +66,7 @@ impl<'a> Decoded<'a> {
         let mut begin = Vec::new();
         (&mut *from).take(3).read_to_end(&mut begin)?;
         let (encoding, mark) = Encoding::of(&begin);
-        let mut decoded = Decoded { from, encoding, ready: Vec::new(), at: 0 };
+        let mut decoded = Decoded { from, encoding, ready: Vec::new(), at: 0, lines: 0 };
         let rest = &begin[mark..];
         decoded.ready = match encoding {
             Encoding::Utf8 => rest.to_vec(),
@@ -83,7 +85,23 @@ impl<'a> Decoded<'a> {
         if part.len() == PART && last.is_some_and(|unit| (0xd800..0xdc00).contains(&unit)) {
             (&mut *self.from).take(2).read_to_end(&mut part)?;
         }
-        Ok(self.encoding.decode(&part))
+        let decoded = self.encoding.decode(&part);
+        let (pairs, rest) = part.as_chunks::<2>();
+        let units = pairs.iter().map(|pair| self.encoding.unit(*pair));
+        for character in char::decode_utf16(units) {
+            match character {
+                Ok('\n') => self.lines += 1,
+                Ok(_) => {}
+                Err(_) => return Err(self.not_utf_16()),
+            }
+        }
+        if rest.is_empty() { Ok(decoded) } else { Err(self.not_utf_16()) }
+    }
+
+    /// Two keys with different faults would become one.
+    fn not_utf_16(&self) -> io::Error {
+        let why = format!("line {} is not UTF-16: it has half a character", self.lines + 1);
+        io::Error::new(io::ErrorKind::InvalidData, why)
     }
 }
 
@@ -155,11 +173,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf_16_is_replaced() {
-        for text in [&[b'[', 0, 0][..], &[b'[', 0, 0, 0xd8], &[b'[', 0, 0, 0xdc, b']', 0]] {
-            let mut read = String::new();
-            Decoded::new(&mut &text[..]).unwrap().read_to_string(&mut read).unwrap();
-            assert!(read.starts_with('[') && read.contains('\u{fffd}'), "{read:?}");
+    fn a_text_that_is_not_utf_16_is_refused_with_its_line() {
+        let faults = [&[0][..], &[0, 0xd8], &[0, 0xdc, b']', 0], &[0x3d, 0xd8, b'a', 0]];
+        for (fault, lines) in faults.into_iter().flat_map(|it| [(it, 0), (it, 2), (it, 9000)]) {
+            let text = [&b"[\0"[..], &b"\n\0".repeat(lines), fault].concat();
+            let mut from = &text[..];
+            let refused =
+                Decoded::new(&mut from).and_then(|mut it| it.read_to_string(&mut String::new()));
+            let why = refused.unwrap_err().to_string();
+            assert!(why.contains(&format!("line {} is not UTF-16", lines + 1)), "{fault:?}: {why}");
         }
     }
 }

@@ -44,7 +44,7 @@ pub fn run(version: &'static str) {
         }
         let run = servers.run(&["cutover", "--yes", "--take-over", "--within", "300"]);
         assert!(run.ok().contains("writers were stopped for"));
-        tail.end().ends(4, &["lifted the alarm of a cut-over that was killed"]);
+        tail.end().ends(4, &["undid what a cut-over had stopped"]);
         thread::sleep(Duration::from_millis(200));
     });
     let longest = Duration::from_millis(longest.load(Ordering::Relaxed));

@@ -56,6 +56,20 @@ pub enum RolesBy {
     Lost,
 }
 
+/// The thing between the program and transactions that change keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TxnsBy {
+    Itself,
+    /// The first answer is lost.
+    Losing,
+    /// The first one arrives once more, after this time.
+    Twice(Duration),
+    /// The first one has no answer at once, and arrives after this time.
+    Late(Duration),
+    /// The same, and it is never answered.
+    Silent(Duration),
+}
+
 #[derive(Clone, Debug)]
 struct Event {
     revision: u64,
@@ -94,6 +108,7 @@ struct State {
     roles: BTreeMap<String, Permissions>,
     /// The thing between the program and the requests that change roles.
     roles_by: RolesBy,
+    txns_by: TxnsBy,
     /// The answer of another program to all requests.
     other: Option<(u16, &'static str)>,
     /// The same to all watches.
@@ -143,6 +158,7 @@ impl Fake {
             users: BTreeMap::new(),
             roles: BTreeMap::new(),
             roles_by: RolesBy::Itself,
+            txns_by: TxnsBy::Itself,
             other: None,
             other_watch: None,
             version: "3.4.0",
@@ -252,6 +268,11 @@ impl Fake {
         self.state().roles_by = by;
     }
 
+    /// This is between the program and its next transaction that changes keys.
+    pub fn change_by(&self, by: TxnsBy) {
+        self.state().txns_by = by;
+    }
+
     /// Takes all permissions of a range from a role.
     pub fn forbid(&self, role: &str, key: &str, end: &str) {
         let range = (key.into(), end.into());
@@ -342,6 +363,26 @@ impl Fake {
         let asked: Value = serde_json::from_slice(body).unwrap_or_default();
         if path == "/v3/watch" {
             return Ok(Response::new(self.watch(&asked["create_request"])));
+        }
+        // A mark alone is none.
+        if asked["success"].as_array().is_some_and(|all| all.len() > 1) {
+            let by = std::mem::replace(&mut self.state().txns_by, TxnsBy::Itself);
+            if let TxnsBy::Twice(after) | TxnsBy::Late(after) | TxnsBy::Silent(after) = by {
+                let (fake, asked) = (self.clone(), asked.clone());
+                self.clock.spawn(async move {
+                    fake.clock.sleep(after).await;
+                    let _ = fake.state().request("/v3/kv/txn", &asked);
+                });
+            }
+            match by {
+                TxnsBy::Losing => {
+                    let _ = self.state().request(path, &asked);
+                    return Err(broken());
+                }
+                TxnsBy::Late(_) => return Err(broken()),
+                TxnsBy::Silent(_) => std::future::pending().await,
+                TxnsBy::Itself | TxnsBy::Twice(_) => {}
+            }
         }
         let answer = {
             let state = &mut *self.state();

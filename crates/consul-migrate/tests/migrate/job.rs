@@ -1,6 +1,6 @@
 //! One instance at a time, and what a comparison finds.
 
-use super::program::{PATIENCE, Servers};
+use super::program::{PATIENCE, Running, Servers};
 use std::time::{Duration, Instant};
 
 pub fn run(version: &'static str) {
@@ -30,6 +30,21 @@ fn replaces(servers: &Servers) {
     servers.run(&[&fresh[..], &["copy", "--replace"]].concat()).ok();
     assert_eq!(servers.stored("fresh/of-another"), None);
     servers.run(&[&fresh[..], &["verify"]].concat()).ends(0, &["compared 2000 keys"]);
+    // Not by none.
+    consul.send("PUT", "/v1/kv/fresh/ap/of-another", "x").unwrap();
+    let wrong = [
+        "--job",
+        "wrong",
+        "--etcd-prefix",
+        "/ap/",
+        "--consul-prefix",
+        "fresh/",
+        "copy",
+        "--replace",
+    ];
+    let words = ["nothing was written: --replace would delete all keys", "\"/app/\""];
+    servers.run(&wrong).ends(1, &words);
+    assert!(servers.stored("fresh/ap/of-another").is_some());
     consul.send("DELETE", "/v1/kv/fresh/?recurse", "").unwrap();
 }
 
@@ -80,7 +95,30 @@ fn is_held_by_one(servers: &Servers) {
     servers.etcd.gateway().put(b"/app/new", b"2");
     servers.wait_for_tail();
     assert_eq!(servers.stored("app/new").unwrap(), b"2");
-    drop(second);
+    is_not_replaced_in_vain(servers, second);
+}
+
+/// A refusal that needs only reading leaves the instance that runs.
+fn is_not_replaced_in_vain(servers: &Servers, mut tail: Running) {
+    let all: [(&[&str], &str); 5] = [
+        (&["rollback", "--yes", "--take-over"], "not cut over"),
+        (&["finish", "--yes", "--take-over"], "not cut over"),
+        (&["--on", "path-key=skip", "cutover", "--yes", "--take-over"], "can no longer change"),
+        (&["cutover", "--freeze", "roles", "--yes", "--take-over"], "etcd has no users"),
+        (&["--consul-prefix", "x/", "cutover", "--yes", "--take-over"], "began with"),
+    ];
+    servers.run(&["--on", "path-key=encode", "copy", "--take-over"]).ends(1, &["copied already"]);
+    tail.kill();
+    let mut tail = servers.start_run(&["tail"]);
+    servers.etcd.gateway().put(b"/app/new", b"3");
+    servers.wait_for_tail();
+    for (arguments, why) in all {
+        servers.run(arguments).ends(1, &[why]);
+        assert!(!tail.has_ended(), "{arguments:?}");
+    }
+    servers.etcd.gateway().put(b"/app/new", b"4");
+    servers.wait_for_tail();
+    assert!(!tail.has_ended() && servers.stored("app/new").unwrap() == b"4");
 }
 
 /// The keys of a job with a prefix rest, while others change and are compacted: the watch meets that, no other read.

@@ -53,6 +53,8 @@ fn trials() -> Trials {
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
+    let consul = random::restored::consul_under_an_instance;
+    trials.add("a_consul_that_is_restored_under_an_instance_is_told_and_goes_on", consul);
     let cluster = random::restored::as_a_new_cluster;
     trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
     let beside = random::restored::beside_programs;
@@ -87,6 +89,8 @@ fn trials() -> Trials {
     trials.add("a_job_whose_etcd_is_gone_is_finished", random::strangers::gone);
     trials.add("writers_are_not_stopped_for_no_keys", random::frozen::for_no_keys);
     trials.add("an_alarm_that_opens_the_cluster_is_refused", random::frozen::that_opens);
+    let keys = random::frozen::that_gives_up;
+    trials.add("a_cut_over_that_is_given_up_leaves_no_key_in_etcd", keys);
     let right = random::frozen::without_the_right;
     trials.add("an_alarm_that_the_user_may_not_raise_is_refused_before", right);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
@@ -96,6 +100,8 @@ fn trials() -> Trials {
     trials.add("two_cut_overs_at_once_leave_one_alarm_and_go_back", at_once);
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
+    let once = random::beside::transactions_are_done_once;
+    trials.add("a_transaction_of_a_way_back_is_done_once", once);
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);

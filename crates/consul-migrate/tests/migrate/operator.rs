@@ -186,6 +186,7 @@ pub fn run_to_unknown_end(version: &'static str) {
         servers.run(&["rollback", "--yes"]).ok();
     }
     ends_as_it_is_known(&mut servers);
+    is_lifted_whatever_consul_says(&mut servers);
     is_left_alone(&mut servers);
 }
 
@@ -209,6 +210,40 @@ fn ends_as_it_is_known(servers: &mut Servers) {
     cutover.end().ends(130, &words);
     assert_eq!(alarms(&servers.etcd.gateway()), 1);
     servers.run(&["rollback", "--yes"]).ok();
+}
+
+/// Consul fails at once while the alarm is on, before anything was sent that could switch the job.
+fn is_lifted_whatever_consul_says(servers: &mut Servers) {
+    let gateway = servers.etcd.gateway();
+    gateway.fill((0..300).map(|place| (format!("/app/{place:04}"), place.to_string())));
+    let proxy = Proxy::new(&servers.consul[0]);
+    let direct = std::mem::replace(&mut servers.consul, vec![proxy.address.clone()]);
+    let slow = [
+        "cutover",
+        "--yes",
+        "--within",
+        "300",
+        "--in-flight",
+        "1",
+        "--txn",
+        "3",
+        "--patience",
+        "1",
+    ];
+    let mut cutover = servers.start_run(&slow);
+    servers.consul = direct;
+    let end = Instant::now() + PATIENCE;
+    while alarms(&gateway) == 0 {
+        assert!(Instant::now() < end && !cutover.has_ended(), "the alarm is not raised");
+    }
+    proxy.set(Network::Refuse);
+    let run = cutover.end();
+    assert_ne!(run.status, 0, "{run:?}");
+    assert!(run.err.contains("not cut over: etcd takes writes again"), "{run:?}");
+    assert_eq!(alarms(&gateway), 0);
+    let range =
+        json!({ "key": text(b"_migrate.sentinel/"), "range_end": text(b"_migrate.sentinel0") });
+    assert_eq!(gateway.post("kv/range", range)["kvs"], Value::Null);
 }
 
 /// `status` lifts no alarm on which a cut-over relies that goes on.

@@ -6,6 +6,7 @@ use crate::http::decode::{GoType, Json, Object};
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
 use crate::http::request::Call;
+use crate::http::route::check_datacenter;
 use crate::store::State;
 use consul_api::api::acl as wire;
 use serde::Serialize;
@@ -38,6 +39,9 @@ fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if requests.len() > MAX_REQUESTS {
         let why = format!("Refusing to process more than {MAX_REQUESTS} authorizations at once");
         return Err(Refusal::bad(why));
+    }
+    if !requests.is_empty() {
+        check_datacenter(call, &state.settings)?;
     }
     let authority = state.authority(call);
     authority.known()?;

@@ -85,9 +85,7 @@ fn expires(given: &Object<'_>) -> Result<Option<Duration>, String> {
 fn ttl(given: &Object<'_>) -> Result<i64, String> {
     match given.get("ExpirationTTL") {
         Some(Json::Text(text)) => go::duration(text),
-        Some(Json::Number(number)) => {
-            Ok(number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0))
-        }
+        Some(Json::Number(number)) => Ok(go::int(number)),
         _ => Ok(0),
     }
 }

@@ -45,14 +45,14 @@ fn list(state: &State, call: &Call) -> Result<Reply, Refusal> {
     authority.check(Resource::Acl, "", Access::Read)?;
     let policy = call.query.get("policy");
     let role = call.query.get("role");
-    for link in [policy, role].into_iter().filter(|link| !link.is_empty()) {
-        check_lookup("token", link)?;
-    }
     let service = call.query.get("servicename");
     let method = call.query.get("authmethod");
     if [policy, role, service, method].iter().filter(|filter| !filter.is_empty()).count() > 1 {
         let why = "can only filter by one of policy, role, serviceName, or methodName at a time";
         return Err(Refusal::server(why));
+    }
+    for link in [policy, role].into_iter().filter(|link| !link.is_empty()) {
+        check_lookup("token", link)?;
     }
     let is_wanted = |token: &&Token| {
         let has_policy = policy.is_empty() || token.policies.iter().any(|id| id == policy);

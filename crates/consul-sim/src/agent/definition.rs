@@ -432,9 +432,7 @@ fn is_time(field: &str) -> bool {
 fn duration(given: &Object<'_>, name: &str) -> Result<i64, String> {
     Ok(match given.get(name) {
         Some(Json::Text(text)) => go::duration(text)?,
-        Some(Json::Number(number)) => {
-            number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0)
-        }
+        Some(Json::Number(number)) => go::int(number),
         _ => 0,
     })
 }

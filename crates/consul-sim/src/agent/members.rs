@@ -95,6 +95,8 @@ fn force_leave(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     if name == own {
         return Ok(Reply::done());
     }
+    // Consul does not name the members of other datacenters.
+    let name = if call.query.has("wan") { String::new() } else { name };
     Err(Refusal::server(format!("agent: No node found with name '{name}'")))
 }
 

@@ -160,7 +160,11 @@ pub(super) fn known_service(state: &State, call: &Call) -> Result<String, Refusa
 }
 
 fn register_check(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
-    let check = definition::check(&body(&call.body)?, state, Origin::Request)?;
+    let check = definition::check(&body(&call.body)?, state, Origin::Request);
+    if check.as_ref().is_err_and(|refusal| refusal.status == http::StatusCode::NOT_FOUND) {
+        state.authority(call).known()?;
+    }
+    let check = check?;
     permit_check(state, call, &check.check)?;
     let token = state.given_secret(call);
     state.register_check(LocalCheck { token, ..check });

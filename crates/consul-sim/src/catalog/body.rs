@@ -189,9 +189,7 @@ fn is_empty(value: &Value) -> bool {
 fn duration(given: &Object<'_>, name: &str) -> Result<i64, String> {
     match given.get(name) {
         Some(Json::Text(text)) => go::duration(text),
-        Some(Json::Number(number)) => {
-            Ok(number.as_i64().or(number.as_f64().map(|nanos| nanos as i64)).unwrap_or(0))
-        }
+        Some(Json::Number(number)) => Ok(go::int(number)),
         _ => Ok(0),
     }
 }

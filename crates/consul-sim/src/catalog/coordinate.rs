@@ -86,6 +86,9 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     given
         .check_known(&["Datacenter", "Node", "Segment", "Partition", "Coord", "Token"])
         .map_err(decode_error)?;
+    for name in ["Datacenter", "Segment", "Partition", "Token"] {
+        given.text(name).map_err(decode_error)?;
+    }
     let node = given.text("Node").map_err(decode_error)?;
     let coordinate = read(&given).map_err(decode_error)?;
     state.authority(call).check(Resource::Node, &node, Access::Write)?;
@@ -100,6 +103,7 @@ fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
 fn read(given: &Object<'_>) -> Result<Option<Coordinate>, String> {
     let members = given.object("Coord", "coordinate.Coordinate")?.unwrap_or_default();
     let coord = Object::of_members(members, "CoordinateUpdateRequest.Coord.");
+    coord.check_known(&["Vec", "Error", "Adjustment", "Height"])?;
     let number = |name: &str| match coord.get(name) {
         None => Ok(0.0),
         Some(json) => float(json, name),
@@ -117,6 +121,7 @@ fn read(given: &Object<'_>) -> Result<Option<Coordinate>, String> {
 
 fn float(json: &Json, name: &str) -> Result<f64, String> {
     match json {
+        Json::Null => Ok(0.0),
         Json::Number(number) => Ok(number.as_f64().unwrap_or(0.0)),
         other => {
             Err(other.field_type_error(&format!("CoordinateUpdateRequest.Coord.{name}"), "float64"))

@@ -258,7 +258,10 @@ fn ends(call: &Call) -> Result<[(&str, &str); 2], Refusal> {
 
 /// The same of a write, which need a name each.
 fn written_ends(call: &Call) -> Result<[(&str, &str); 2], Refusal> {
-    match ["source", "destination"].iter().find(|name| call.query.get(name).is_empty()) {
+    match ["source", "destination"]
+        .iter()
+        .find(|name| required(call, name).is_err() || call.query.get(name).is_empty())
+    {
         Some(name) => Err(not_set(name)),
         None => ends(call),
     }
@@ -538,7 +541,8 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Ok(Reply::json(call.style, &true));
     }
     check_legacy(present.iter().filter(|known| is_other(known)))?;
-    store(state, destination, present.into_iter().filter(is_other).collect())?;
+    let kept = present.iter().filter(|known| is_other(known)).map(without_legacy).collect();
+    store(state, destination, kept)?;
     Ok(Reply::json(call.style, &true))
 }
 

@@ -240,7 +240,7 @@ static EXPORTED_SERVICES: Shape = Shape(&[
 static MODE: Shape = Shape(&[M::text("Mode")]);
 
 static EXPOSE: Shape = Shape(&[
-    M::plain("Checks"),
+    M::flag("Checks"),
     M::list(
         "Paths",
         &Shape(&[
@@ -248,12 +248,12 @@ static EXPOSE: Shape = Shape(&[
             M::text("Path"),
             M::count("LocalPathPort"),
             M::text("Protocol"),
-            M::plain("ParsedFromCheck"),
+            M::flag("ParsedFromCheck"),
         ]),
     ),
 ]);
 
-static TRANSPARENT: Shape = Shape(&[M::count("OutboundListenerPort"), M::plain("DialedDirectly")]);
+static TRANSPARENT: Shape = Shape(&[M::count("OutboundListenerPort"), M::flag("DialedDirectly")]);
 
 static UPSTREAM: Shape = Shape(&[
     M::text("Name"),
@@ -328,8 +328,8 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     M::object(
         "AccessLogs",
         &Shape(&[
-            M::plain("Enabled"),
-            M::plain("DisableListenerLogs"),
+            M::flag("Enabled"),
+            M::flag("DisableListenerLogs"),
             M::text("Type"),
             M::text("Path"),
             M::text("JSONFormat"),
@@ -347,7 +347,7 @@ static SERVICE_RESOLVER: Shape = Shape(&[
     M::text("Kind"),
     M::text("Name"),
     M::text("DefaultSubset"),
-    M::map("Subsets", &Shape(&[M::text("Filter"), M::plain("OnlyPassing")])),
+    M::map("Subsets", &Shape(&[M::text("Filter"), M::flag("OnlyPassing")])),
     M::object(
         "Redirect",
         &Shape(&[
@@ -402,9 +402,9 @@ static SERVICE_RESOLVER_TARGET: Shape = Shape(&[
 static HASH_POLICY: Shape = Shape(&[
     M::text("Field"),
     M::text("FieldValue"),
-    M::object("CookieConfig", &Shape(&[M::plain("Session"), M::nanos("TTL"), M::text("Path")])),
-    M::plain("SourceIP"),
-    M::plain("Terminal"),
+    M::object("CookieConfig", &Shape(&[M::flag("Session"), M::nanos("TTL"), M::text("Path")])),
+    M::flag("SourceIP"),
+    M::flag("Terminal"),
 ]);
 
 static HEADERS: Shape = Shape(&[M::free("Add"), M::free("Set"), M::plain("Remove")]);
@@ -430,14 +430,14 @@ static SERVICE_SPLITTER: Shape = Shape(&[
 
 static HTTP_HEADER: Shape = Shape(&[
     M::text("Name"),
-    M::plain("Present"),
+    M::flag("Present"),
     M::text("Exact"),
     M::text("Prefix"),
     M::text("Suffix"),
     M::text("Contains"),
     M::text("Regex"),
-    M::plain("Invert"),
-    M::plain("IgnoreCase"),
+    M::flag("Invert"),
+    M::flag("IgnoreCase"),
 ]);
 
 static SERVICE_ROUTER: Shape = Shape(&[
@@ -458,11 +458,11 @@ static ROUTE_MATCH: Shape = Shape(&[
     M::text("PathExact"),
     M::text("PathPrefix"),
     M::text("PathRegex"),
-    M::plain("CaseInsensitive"),
+    M::flag("CaseInsensitive"),
     M::list("Header", &HTTP_HEADER),
     M::list(
         "QueryParam",
-        &Shape(&[M::text("Name"), M::plain("Present"), M::text("Exact"), M::text("Regex")]),
+        &Shape(&[M::text("Name"), M::flag("Present"), M::text("Exact"), M::text("Regex")]),
     ),
     M::plain("Methods"),
 ]);
@@ -476,7 +476,7 @@ static ROUTE_DESTINATION: Shape = Shape(&[
     M::text("Partition"),
     M::text("PrefixRewrite"),
     M::count("NumRetries"),
-    M::plain("RetryOnConnectFailure"),
+    M::flag("RetryOnConnectFailure"),
     M::plain("RetryOn"),
     M::plain("RetryOnStatusCodes"),
     M::object("RequestHeaders", &HEADERS),

@@ -79,13 +79,15 @@ fn of(resource: Resource, name: &str) -> &str {
 
 static LIST: Read = Read {
     check: |call| {
-        let kind = Some(call).filter(|_| !call.query.get("filter").is_empty()).map(kind_of);
-        match kind {
-            Some(Ok(kind)) if !kind.is_filtered() => {
-                let why = format!("filtering not supported for config entry kind={}", kind.name);
-                Err(Refusal::server(why))
-            }
-            _ => Ok(()),
+        if call.query.get("filter").is_empty() {
+            return Ok(());
+        }
+        let kind = call.rest_text();
+        match kind.is_empty() || !kind_of(call)?.is_filtered() {
+            true => Err(Refusal::server(format!(
+                "filtering not supported for config entry kind={kind}"
+            ))),
+            false => Ok(()),
         }
     },
     topics: |_, _| vec![Topic::Entries],
@@ -120,6 +122,7 @@ static LIST: Read = Read {
 };
 
 static READ: Read = Read {
+    check: |_| Ok(()),
     // A query for a missing entry waits for the entries of its kind.
     topics: |state, call| {
         let (kind, name) = address(call);
@@ -152,10 +155,7 @@ static READ: Read = Read {
 fn expected(call: &Call) -> Result<Option<u64>, Refusal> {
     match call.query.get("cas") {
         "" => Ok(None),
-        text => go::uint(text).map(Some).map_err(|_| {
-            let text = go::quoted(text);
-            Refusal::server(format!("strconv.ParseUint: parsing {text}: invalid syntax"))
-        }),
+        text => go::uint(text).map(Some).map_err(Refusal::server),
     }
 }
 
@@ -264,7 +264,8 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
         Json::List(_) => return Err("'' expected a map, got 'slice'".to_owned()),
         _ => return Err("'' expected a map".to_owned()),
     }
-    let Some(kind) = member(&given, "Kind") else {
+    let kind = given.members().iter().find(|(name, _)| matches!(&**name, "Kind" | "kind"));
+    let Some((_, kind)) = kind else {
         return Err("Payload does not contain a kind/Kind key at the top level".to_owned());
     };
     let kind = kinds::of_name(kind.as_text())?;

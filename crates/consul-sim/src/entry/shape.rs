@@ -172,7 +172,9 @@ impl Member {
             Json::Text(text) if !self.usual.is_empty() => text.is_empty(),
             Json::Number(number) if !self.usual.is_empty() => number.as_f64() == Some(0.0),
             _ if self.always => false,
-            Json::Object(members) => matches!(self.kind, Kind::Texts) && members.is_empty(),
+            Json::Object(members) => {
+                matches!(self.kind, Kind::Texts | Kind::Map(_)) && members.is_empty()
+            }
             Json::Null | Json::Bool(false) => true,
             Json::Number(number) => number.as_f64() == Some(0.0),
             Json::Text(text) => text.is_empty(),
@@ -270,9 +272,14 @@ impl Kind {
         let given = if is_map { block(given) } else { given };
         Ok(match (self, given) {
             (Kind::Free, any) => sorted(any.clone()),
+            // Maps in a list are one.
+            (Kind::Texts | Kind::Map(_), Json::List(items))
+                if items.iter().all(|item| matches!(item, Json::List(none) if none.is_empty())) =>
+            {
+                Json::Object(Vec::new())
+            }
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
             (Kind::Config, _) => return Err(not_a_map(given, path)),
-            (Kind::Texts, Json::List(items)) if items.is_empty() => Json::Object(Vec::new()),
             (Kind::Texts, Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
                     let value = match value {
@@ -299,9 +306,10 @@ impl Kind {
                 Json::List(items.collect::<Result<_, _>>()?)
             }
             // One item in a list stands for the item.
-            (Kind::Text, Json::List(items)) if items.len() == 1 => {
-                self.read(&items[0], path, unknown)?
-            }
+            (
+                Kind::Text | Kind::Count | Kind::Flag | Kind::Time | Kind::Nanos,
+                Json::List(items),
+            ) if items.len() == 1 => self.read(&items[0], path, unknown)?,
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
             (Kind::Text, Json::Number(number)) => match number.as_f64() {
                 Some(number) => Json::Text(format!("{number}")),
@@ -325,8 +333,10 @@ impl Kind {
                     )));
                 }
             },
-            (Kind::Plain | Kind::Count, Json::Object(_)) => return wrong("a plain value"),
-            (Kind::Plain | Kind::Count, plain) => plain.clone(),
+            (Kind::Plain, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Count, Json::Number(number)) => Json::Number(go::int(number).into()),
+            (Kind::Count, _) => return wrong("type 'int'"),
+            (Kind::Plain, plain) => plain.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
             (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
             (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
@@ -343,10 +353,10 @@ impl Kind {
                     _ => Json::Text(time_text(nanos)),
                 }
             }
-            (Kind::Nanos, Json::Number(number)) => Json::Number(number.clone()),
-            (Kind::Time, Json::Number(number)) => {
-                Json::Text(time_text(number.as_i64().unwrap_or(0)))
-            }
+            (Kind::Nanos, Json::Number(number)) => Json::Number(go::int(number).into()),
+            (Kind::Time, Json::Number(number)) => Json::Text(time_text(go::int(number))),
+            (Kind::Nanos, Json::Bool(flag)) => Json::Number(i64::from(*flag).into()),
+            (Kind::Time, Json::Bool(flag)) => Json::Text(time_text(i64::from(*flag))),
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
             (Kind::List(shape), given) => {
@@ -364,6 +374,8 @@ impl Kind {
             }
             (Kind::Map(shape), Json::Object(members)) => {
                 let read = |(name, value): &(String, Json)| {
+                    let none = Json::Object(Vec::new());
+                    let value = if *value == Json::Null { &none } else { value };
                     Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), unknown)?))
                 };
                 Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)

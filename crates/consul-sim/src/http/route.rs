@@ -206,11 +206,17 @@ async fn routed(
         return Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "");
     };
     if parts.method == Method::OPTIONS {
-        return Reply::done().with(ALLOW, allowed(verbs));
+        let done = if is_of_query(verbs) {
+            Reply::json(Style::Compact, &serde_json::json!({}))
+        } else {
+            Reply::done()
+        };
+        return done.with(ALLOW, list(&allowed(verbs)));
     }
     let Some(route) = of_method(verbs, &parts.method) else {
         let text = format!("method {} not allowed", parts.method);
-        return Reply::text(StatusCode::METHOD_NOT_ALLOWED, text).with(ALLOW, allowed(verbs));
+        let methods = if is_of_query(verbs) { names(verbs).join(",") } else { allowed(verbs) };
+        return Reply::text(StatusCode::METHOD_NOT_ALLOWED, text).with(ALLOW, list(&methods));
     };
     let style = match (query.has("pretty"), agent.pretty) {
         (true, _) => Style::IndentedLine,
@@ -266,6 +272,10 @@ fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared
     }
     handler.check(call)?;
     // The agent answers a hashed read itself, for any datacenter and without a filter.
+    // It also reads the filter of its own services and checks after the token.
+    if call.endpoint.path.starts_with("/v1/agent/") && !call.query.get("filter").is_empty() {
+        agent.with(|state| state.authority(call).known())?;
+    }
     let scope = match handler {
         Handler::Hashed(_) => Ok(()),
         _ => check_scope(call, settings),
@@ -289,7 +299,9 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     }
     let is_usage = call.endpoint.path == operator_rows::USAGE.path;
     let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
-    let namespace = || is_usage || !has_none && takes(call.endpoint, "ns");
+    // Templated policies know namespaces alone.
+    let is_template = || call.endpoint.path.starts_with("/v1/acl/templated-polic");
+    let namespace = || is_usage || is_template() || !has_none && takes(call.endpoint, "ns");
     let partition =
         || is_usage || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
@@ -359,10 +371,21 @@ fn asks_a_datacenter(endpoint: &Endpoint) -> bool {
     }
 }
 
-fn allowed(verbs: &[&'static Route]) -> HeaderValue {
-    let names = verbs.iter().map(|route| Method::from(route.0.method).to_string());
-    let list = std::iter::once("OPTIONS".to_owned()).chain(names).collect::<Vec<_>>().join(",");
-    HeaderValue::from_str(&list).unwrap_or(HeaderValue::from_static("OPTIONS"))
+/// Whether a path is of one query: its handler looks at the method itself.
+fn is_of_query(verbs: &[&'static Route]) -> bool {
+    verbs.iter().any(|route| route.0.path.starts_with("/v1/query/"))
+}
+
+fn names(verbs: &[&'static Route]) -> Vec<String> {
+    verbs.iter().map(|route| Method::from(route.0.method).to_string()).collect()
+}
+
+fn allowed(verbs: &[&'static Route]) -> String {
+    format!("OPTIONS,{}", names(verbs).join(","))
+}
+
+fn list(methods: &str) -> HeaderValue {
+    HeaderValue::from_str(methods).unwrap_or(HeaderValue::from_static("OPTIONS"))
 }
 
 fn unknown(path: &str) -> Reply {

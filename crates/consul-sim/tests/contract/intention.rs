@@ -17,6 +17,7 @@ behaviours![
     a_destination_in_another_case_is_the_same,
     intentions_are_matched_by_either_end,
     an_intention_is_a_source_of_an_entry,
+    a_deletion_by_names_ends_the_older_form_of_the_entry,
     invalid_intentions_are_refused,
     both_ends_must_be_given,
     names_have_only_the_default_namespace,
@@ -175,6 +176,30 @@ async fn an_intention_is_a_source_of_an_entry(t: T) {
     assert!(error.message().contains("cannot use legacy intention API"), "{error}");
     t.ok("config_delete", args!["service-intentions", t.name("b")]).await;
     assert_eq!(t.value("connect_intention_exact", args!["*", t.name("b")]).await, Value::Null);
+}
+
+async fn a_deletion_by_names_ends_the_older_form_of_the_entry(t: T) {
+    if t.is_1_8("intentions are not entries (before 1.9)") {
+        return;
+    }
+    let ends = |source: &str| {
+        format!(
+            r#"{{"SourceName":"{source}","DestinationName":"{}","Action":"allow"}}"#,
+            t.name("b")
+        )
+    };
+    for (source, status) in [("a", 200), ("c", 200)] {
+        assert_eq!(t.raw("POST", "/v1/connect/intentions", &ends(source)).await.status, status);
+    }
+    let target = format!("/v1/connect/intentions/exact?source=a&destination={}", t.name("b"));
+    assert_eq!(t.raw("DELETE", &target, "").await.status, 200);
+    let answer = t.raw("POST", "/v1/connect/intentions", &ends("d")).await;
+    assert!(
+        answer.status == 500 && answer.body.contains("cannot use legacy intention API"),
+        "{}",
+        answer.body
+    );
+    t.ok("config_delete", args!["service-intentions", t.name("b")]).await;
 }
 
 async fn invalid_intentions_are_refused(t: T) {

@@ -38,6 +38,8 @@ behaviours![
     another_place_of_a_node_needs_the_permission_to_write_it,
     a_check_of_an_unknown_service_is_an_error_for_any_caller,
     a_changed_node_is_refused_before_a_service_that_is_replaced,
+    odd_requests_are_answered_as_they_are,
+    odd_requests_with_acls_are_answered_as_they_are,
 ];
 
 const SERVICE: &str = "/v1/agent/service/register";
@@ -669,4 +671,240 @@ async fn a_changed_node_is_refused_before_a_service_that_is_replaced(t: T) {
     assert!(said.contains("node:write") || t.is_1_8("the text names no permission"), "{said}");
     let node = json!({"Node": node["Node"]});
     assert_eq!(put_as_manager(&t, "/v1/catalog/deregister", &node).await.0, 200);
+}
+
+/// Requests that the walker of odd requests has found, with the status and the end of the answer.
+const ODD: &[(&str, &str, &str, u16, &str)] = &[
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"KIND":"service-defaults","Name":"NAME"}"#,
+        400,
+        "a kind/Kind key at the top level",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-defaults","Name":"NAME","Expose":{"Checks":"x"}}"#,
+        400,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-defaults","Name":"NAME","MaxInboundConnections":["a"]}"#,
+        400,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","Subsets":{"v1":{"OnlyPassing":"1h"}}}"#,
+        400,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","Subsets":{"v1":null}}"#,
+        200,
+        "true",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","Subsets":[[]]}"#,
+        200,
+        "true",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","ConnectTimeout":true}"#,
+        200,
+        "true",
+    ),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-defaults","Name":"NAME","MaxInboundConnections":[1]}"#,
+        200,
+        "true",
+    ),
+    ("DELETE", "/v1/config/service-defaults/NAME", "", 200, "{}"),
+    (
+        "PUT",
+        "/v1/config",
+        r#"{"Kind":"service-resolver","Name":"NAME","ConnectTimeout":1e30}"#,
+        500,
+        "must be >= 0",
+    ),
+    (
+        "PUT",
+        "/v1/config?cas=99999999999999999999",
+        r#"{"Kind":"service-resolver","Name":"NAME"}"#,
+        500,
+        "value out of range",
+    ),
+    ("DELETE", "/v1/config/service-resolver/NAME", "", 200, "{}"),
+    ("GET", "/v1/config/x?filter=x", "", 500, "invalid config entry kind: x"),
+    ("GET", "/v1/config/?filter=x", "", 500, "filtering not supported for config entry kind="),
+    ("PUT", "/v1/query/x", "", 500, "UUID must be 36 characters"),
+    ("OPTIONS", "/v1/query/x", "", 200, "{}"),
+    (
+        "PUT",
+        "/v1/coordinate/update",
+        r#"{"Node":"NAME","Segment":1,"Coord":{"Vec":[0,0,0,0,0,0,0,0]}}"#,
+        400,
+        "of type string",
+    ),
+    (
+        "PUT",
+        "/v1/coordinate/update",
+        r#"{"Node":"NAME","Coord":{"Unknown":1}}"#,
+        400,
+        "unknown field \"Unknown\"",
+    ),
+    (
+        "PUT",
+        "/v1/coordinate/update",
+        r#"{"Node":"NAME","Coord":{"Vec":[null,0,0,0,0,0,0,0]}}"#,
+        200,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/agent/check/register",
+        r#"{"Name":"NAME","TCP":"127.0.0.1:1","Interval":1e30}"#,
+        400,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"Checks":[""]}"#,
+        500,
+        "index error: object is missing a value for this index",
+    ),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"NodeChecks":["z"],"ServiceChecks":[{"ID":"a"}]}"#,
+        500,
+        "Missing check 'z' registration",
+    ),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"Checks":[],"TTL":"é"}"#,
+        500,
+        r#"invalid duration "\xc3\xa9""#,
+    ),
+    (
+        "PUT",
+        "/v1/txn",
+        r#"[{"KV":{"Verb":"check-not-exists","Key":"NAME","Value":[null,1]}}]"#,
+        200,
+        "",
+    ),
+    (
+        "PUT",
+        "/v1/connect/intentions/exact?source=a&source=a",
+        r#"{"Action":"deny"}"#,
+        500,
+        "parameter 'source' not set",
+    ),
+    ("PUT", "/v1/agent/force-leave/NAME?wan", "", 500, "agent: No node found with name ''"),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"NodeChecks":[],"ServiceChecks":[null]}"#,
+        500,
+        "index error: object is missing a value for this index",
+    ),
+    (
+        "PUT",
+        "/v1/session/create",
+        r#"{"NodeChecks":[null],"ServiceChecks":[{"ID":"c"}]}"#,
+        500,
+        "Missing check 'c' registration",
+    ),
+    ("PUT", "/v1/config", r#"{"Kind":"service-defaults","Name":"NAME","Meta":[[]]}"#, 200, "true"),
+    ("DELETE", "/v1/config/service-defaults/NAME", "", 200, "{}"),
+];
+
+async fn odd_requests_are_answered_as_they_are(t: T) {
+    if t.is_1_8("odd requests have other answers") {
+        return;
+    }
+    let name = t.name("odd");
+    for (method, target, body, status, end) in ODD {
+        let answer =
+            t.raw(method, &target.replace("NAME", &name), &body.replace("NAME", &name)).await;
+        let is_right = answer.status == *status && answer.body.trim_end().ends_with(end);
+        assert!(is_right, "{method} {target} {body}: {} {}", answer.status, answer.body);
+    }
+    let body = r#"{"Checks":[],"LockDelay":"-5s"}"#;
+    let created = t.raw("PUT", "/v1/session/create", body).await;
+    let created: Value = serde_json::from_str(&created.body).expect("JSON");
+    let id = created["ID"].as_str().expect("an id");
+    let session = t.raw("GET", &format!("/v1/session/info/{id}"), "").await;
+    let session: Value = serde_json::from_str(&session.body).expect("JSON");
+    assert_eq!(session[0]["LockDelay"], json!(-5_000_000_000_000_000_000_i64));
+    assert_eq!(t.raw("PUT", &format!("/v1/session/destroy/{id}"), "").await.status, 200);
+    let answer = t.raw("PATCH", "/v1/query/x", "").await;
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("GET,PUT,DELETE")));
+}
+
+async fn odd_requests_with_acls_are_answered_as_they_are(t: T) {
+    if t.is_1_8("odd requests have other answers") {
+        return;
+    }
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for (method, target, body, status, end) in [
+        ("GET", "/v1/agent/checks?filter=x", "", 403, "ACL not found"),
+        ("GET", "/v1/agent/services?filter=x", "", 403, "ACL not found"),
+        (
+            "PUT",
+            "/v1/agent/check/register",
+            r#"{"Name":"n","TTL":"1h","ServiceID":"none"}"#,
+            403,
+            "ACL not found",
+        ),
+    ] {
+        let target = format!("{target}{}token=nope", if target.contains('?') { '&' } else { '?' });
+        let answer = t.anonymous().raw(method, &target, body).await;
+        assert!(
+            answer.status == status && answer.body.ends_with(end),
+            "{target}: {} {}",
+            answer.status,
+            answer.body
+        );
+    }
+    for (method, target, body, status, end) in [
+        ("POST", "/v1/acl/login", "null", 500, "Missing auth parameters"),
+        ("GET", "/v1/acl/tokens?policy=x&role=x", "", 500, "or methodName at a time"),
+        (
+            "GET",
+            "/v1/acl/templated-policies?ns=default",
+            "",
+            400,
+            "Namespaces are a Consul Enterprise feature",
+        ),
+        (
+            "POST",
+            "/v1/internal/acl/authorize?dc=nope",
+            r#"[{"Resource":"key","Access":"read"}]"#,
+            500,
+            "No path to datacenter",
+        ),
+    ] {
+        let answer = t.raw_own(method, target, body).await;
+        assert!(
+            answer.status == status && answer.body.ends_with(end),
+            "{target}: {} {}",
+            answer.status,
+            answer.body
+        );
+    }
 }

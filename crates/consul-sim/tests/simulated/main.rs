@@ -15,6 +15,7 @@ mod parameters;
 mod random;
 mod seldom;
 mod served;
+mod walk;
 use consul_test_support as support;
 
 fn main() {
@@ -25,6 +26,7 @@ fn main() {
             interop::trials,
             languages::trials,
             random::trials,
+            walk::trials,
             fuzz::trials,
             served::trials,
             config::trials,

@@ -4,10 +4,10 @@ use super::arguments::Finish;
 use super::connection::Session;
 use super::failure::Failure;
 use super::switch::{agree, require_consent};
-use super::verbs::{Done, held, listed, of, open, open_without_etcd, without};
+use super::verbs::{Done, held, listed, of, open_if, open_without_etcd, without};
 use consul_cli::print::{PROGRAM, counted, say};
-use consul_migrate::job::Phase;
-use consul_migrate::{Finished, Stop, finish as end, finish_without_etcd};
+use consul_migrate::job::{Keys, Phase, Record};
+use consul_migrate::{Finished, Stop, finish as end, finish_without_etcd, may_finish};
 use serde_json::json;
 
 const TEXT: &str = "this job stops no writer of etcd any more, and the job is forgotten: no rollback can follow. Stop the programs that still use etcd.";
@@ -21,9 +21,12 @@ const NOT_CUT_OVER: &str = " The job is not cut over: what programs have written
 
 pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Done, Failure> {
     require_consent(asked.yes)?;
+    let may = async |record: &Record| {
+        may_finish(&session.etcd, record, &Keys::new(name), asked.abandon_rollback).await
+    };
     let opened = match asked.without_etcd {
         true => open_without_etcd(session, name, &asked.hold).await?,
-        false => open(session, name, &asked.hold).await.inspect_err(|failure| {
+        false => open_if(session, name, &asked.hold, may).await.inspect_err(|failure| {
             if matches!(failure, Failure::Stopped(Stop::Failed(error)) if error.is_retryable()) {
                 say(&format!("{PROGRAM}: {GONE}"));
             }

@@ -81,7 +81,11 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
         done = verbs::run(&session, line, &report) => done,
         _ = any => Err(Failure::Interrupted),
     };
-    let done = switch::unfreeze(&session, &line.job.name).await.and(done);
+    let undone = switch::unfreeze(&session, &line.job.name).await;
+    if let (Err(_), Err(failure)) = (&done, &undone) {
+        say(&format!("{PROGRAM}: {failure}"));
+    }
+    let done = done.and(undone);
     if let Err(failure) = &done
         && let text = failure.to_string()
         && !text.is_empty()

@@ -3,13 +3,13 @@
 use super::arguments::{Cutover, Freeze as Given, Rollback};
 use super::connection::{Session, is_dead};
 use super::failure::Failure;
-use super::verbs::{Done, by_kind, held, listed, of, open, without};
+use super::verbs::{Done, by_kind, held, listed, of, open_if, without};
 use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
     CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Stop, Until, cut_over, lift_left,
-    roll_back, rollback_has_begun, tail,
+    may_cut_over, may_roll_back, rights_now, roll_back, rollback_has_begun, tail,
 };
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -25,7 +25,7 @@ const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of 
 const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights are checked from now on: anyone who reaches it can \
                      delete keys, and switch its access control off.";
 
-const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
+pub const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
 
 const KEEP_STOPPED: &str = "leave etcd's writers stopped";
 
@@ -46,7 +46,9 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
         }
     };
     require_consent(asked.yes)?;
-    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let may = async |record: &Record| may_cut_over(&session.etcd, record, freeze).await;
+    let opened = open_if(session, name, &asked.hold, may).await?;
+    let Some(job) = opened else { return Err(without(name)) };
     let run = of(session, job);
     let consent = async |lag: Duration| {
         let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
@@ -113,19 +115,28 @@ fn told(done: &CutOver, freeze: Given) -> String {
     text
 }
 
-/// Lifts the alarm of a cut-over that has not come to its end.
+/// Lifts the alarm of a cut-over that has not come to its end, and deletes its keys in etcd.
 pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
+    if is_undone(session, name).await? {
+        // Nothing waits for it.
+        let _ = timeout(LAST_LOOK, session.frozen.clean(&session.etcd)).await;
+    }
+    Ok(())
+}
+
+/// Returns whether the job is not cut over.
+async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
     let frozen = &session.frozen;
     let (is_on, may_be_switched) = (frozen.may_be_on(), frozen.may_be_switched());
     if !is_on && !may_be_switched {
-        return Ok(());
+        return Ok(true);
     }
     // The last request of the cut-over may be on its way, or have been applied.
     match timeout(LAST_LOOK, is_switched(session, name)).await {
         Ok(Ok(true)) => {
             let state = if is_on { "etcd refuses writes" } else { KEEP_STOPPED };
             say(&format!("{PROGRAM}: the cut-over had come to its end: {state}"));
-            return Ok(());
+            return Ok(false);
         }
         Ok(Err(_)) | Err(_) if may_be_switched => {
             let (state, lifts) = match is_on {
@@ -136,7 +147,7 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
                 "{PROGRAM}: it is not known whether the job is cut over, because Consul does not answer: {state}; \
                  run `{PROGRAM} status` when Consul answers{lifts}"
             ));
-            return Ok(());
+            return Ok(false);
         }
         _ => {}
     }
@@ -144,33 +155,30 @@ pub async fn unfreeze(session: &Session, name: &str) -> Result<(), Failure> {
     // Giving rights back is noted in Consul first.
     let cure = frozen.cure();
     let lifted = async {
-        if let Ok(found) = timeout(LAST_LOOK, job::record(&session.target, &keys)).await {
-            found?;
-            return frozen.lift(&session.etcd, &session.target, &keys).await;
+        if frozen.may_be_taken() {
+            let found = timeout(LAST_LOOK, job::record(&session.target, &keys)).await;
+            found.map_err(|_| Stop::Refused("Consul does not answer".to_owned()))??;
         }
-        match frozen.may_be_taken() {
-            true => Err(Stop::Refused("Consul does not answer".to_owned())),
-            false => frozen.lift(&session.etcd, &session.target, &keys).await,
-        }
+        frozen.lift(&session.etcd, &session.target, &keys).await
     };
     match lifted.await {
         Ok(Some(missing)) if missing.is_empty() => {
             let state = if is_on { "etcd takes writes again" } else { "its writers may go on" };
             say(&format!("{PROGRAM}: not cut over: {state}"));
-            Ok(())
+            Ok(true)
         }
         Ok(Some(missing)) => {
             say(&format!(
                 "{PROGRAM}: not cut over, and etcd STILL REFUSES WRITES: give the rights back by"
             ));
             missing.iter().for_each(|right| say(&format!("  {right}")));
-            Ok(())
+            Ok(true)
         }
         Ok(None) => {
             say(&format!(
                 "{PROGRAM}: another instance has gone on with the job: `{PROGRAM} status` says how far"
             ));
-            Ok(())
+            Ok(true)
         }
         Err(stop) => {
             say(&format!(
@@ -194,10 +202,18 @@ pub async fn freeze_left(
     session: &Session,
     keys: &Keys,
     record: &Record,
-) -> Result<&'static str, Failure> {
-    if !record.may_be_taken().is_empty() {
-        return rights_left(session, keys, record).await;
+) -> Result<String, Failure> {
+    match record.may_be_taken().is_empty() {
+        true => Ok(alarm_left(session, keys, record).await?.to_owned()),
+        false => rights_left(session, keys, record).await,
     }
+}
+
+async fn alarm_left(
+    session: &Session,
+    keys: &Keys,
+    record: &Record,
+) -> Result<&'static str, Failure> {
     let on = match session.etcd.alarms().await {
         // A user of etcd may not ask.
         Err(_) if record.alarms.is_empty() => return Ok(UNFROZEN),
@@ -239,18 +255,13 @@ pub async fn freeze_left(
 }
 
 /// The same where roles have lost their right to write.
-async fn rights_left(
-    session: &Session,
-    keys: &Keys,
-    record: &Record,
-) -> Result<&'static str, Failure> {
-    let is_on = !session.etcd.taken(&record.taken).await?.is_empty();
+async fn rights_left(session: &Session, keys: &Keys, record: &Record) -> Result<String, Failure> {
     let dead = |instance: &Instance| is_dead(instance, &session.me);
-    match (record.phase, is_on) {
-        (Phase::Switched, true) => return Ok("the roles of etcd may not write since the cut-over"),
-        (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
-        _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
-        _ => return Ok("etcd refuses writes during a cut-over"),
+    if record.phase == Phase::Switched {
+        return Ok(rights_now(&session.etcd, record).await?);
+    }
+    if !job::end_abandoned(&session.target, keys, &dead).await? {
+        return Ok("etcd refuses writes during a cut-over".to_owned());
     }
     // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun.
     Ok(match job::give_back(&session.etcd, &session.target, keys, record.taking).await? {
@@ -260,11 +271,12 @@ async fn rights_left(
         Some(false) => UNFROZEN,
         None => match job::record(&session.target, keys).await? {
             Some((now, _)) if now.phase == Phase::Switched => {
-                "the roles of etcd may not write since the cut-over"
+                return Ok(rights_now(&session.etcd, &now).await?);
             }
             _ => "another instance has gone on with the cut-over",
         },
-    })
+    }
+    .to_owned())
 }
 
 /// Which side is the truth, as a word and in a line.
@@ -296,7 +308,9 @@ pub async fn truth(
 
 pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result<Done, Failure> {
     require_consent(asked.yes || asked.dry_run)?;
-    let Some(job) = open(session, name, &asked.hold).await? else { return Err(without(name)) };
+    let may = async |record: &Record| may_roll_back(record);
+    let opened = open_if(session, name, &asked.hold, may).await?;
+    let Some(job) = opened else { return Err(without(name)) };
     let run = of(session, job);
     let may_change = match asked {
         Rollback { dry_run: true, .. } => MayChange::Nothing,

@@ -160,7 +160,9 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     }
     let not_writable = not_writable(session, name, &mapping, &found).await?;
     let nothing = nothing(&session.etcd, &mapping).await?;
-    let alarm = alarm_refused(&session.etcd, false).await?.map(|stop| stop.to_string());
+    let alarm = alarm_refused(&session.etcd, &mapping.etcd_prefix, false)
+        .await?
+        .map(|stop| stop.to_string());
     let roles = roles_refused(&session.etcd, &mapping.etcd_prefix).await?;
     for why in [&other, &not_writable, &nothing, &alarm, &roles].into_iter().flatten() {
         text += &format!("{why}\n");
@@ -303,6 +305,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     }
     held(&run, async || {
         if asked.again && asked.replace {
+            refuse_to_delete_all(session, &before.mapping).await?;
             run.job.replace_all().await?;
         }
         if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
@@ -325,6 +328,18 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     let json =
         json!({ "verb": "copy", "keys": keys, "revision": record.snapshot, "seconds": seconds });
     Ok(Done { text, json, is_well: true })
+}
+
+/// Refuses to replace all keys of Consul by none.
+async fn refuse_to_delete_all(session: &Session, mapping: &Mapping) -> Result<(), Stop> {
+    let names = session.target.keys(&mapping.plain_prefix(), Some("/")).await?;
+    let Some(key) = names.iter().find(|name| !mapping.is_own(name)) else { return Ok(()) };
+    match nothing(&session.etcd, mapping).await? {
+        Some(why) => Err(Stop::Refused(format!(
+            "nothing was written: --replace would delete all keys of Consul in their place, such as {key:?}, and {why}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The record of a new job, if nothing is in its way, and what was kept of its snapshot.
@@ -355,6 +370,9 @@ async fn begin(session: &Session, name: &str, asked: &Copy) -> Result<(Record, K
         ))
         .into());
     }
+    if asked.replace {
+        refuse_to_delete_all(session, &mapping).await?;
+    }
     let record = Record::new(found.cluster_id, mapping, found.revision, asked.replace);
     Ok((record, found.kept))
 }
@@ -382,10 +400,23 @@ pub async fn open<'s>(
     name: &str,
     hold: &Hold,
 ) -> Result<Option<Job<'s>>, Failure> {
+    open_if(session, name, hold, async |_| Ok(())).await
+}
+
+/// The same, if its record is not refused.
+pub async fn open_if<'s>(
+    session: &'s Session,
+    name: &str,
+    hold: &Hold,
+    may: impl AsyncFnOnce(&Record) -> Result<(), Stop>,
+) -> Result<Option<Job<'s>>, Failure> {
     let Some((record, _)) = job::record(&session.target, &Keys::new(name)).await? else {
         return Ok(None);
     };
     check_begun(session, name, &record).await?;
+    // A refusal that can be known before replaces no instance.
+    let record = record.choosing(&session.mapping.on)?;
+    may(&record).await?;
     let job = create(session, name, hold, None).await?;
     if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
@@ -528,15 +559,26 @@ pub fn by_kind(differences: &[verify::Difference]) -> [usize; 3] {
 
 async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let keys = Keys::new(name);
-    let Some((record, _)) = job::record(&session.target, &keys).await? else {
+    let Some((mut record, _)) = job::record(&session.target, &keys).await? else {
         return Err(without(name));
     };
     let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
     source::check_cluster(&session.etcd, &record).await?;
     let etcd = session.etcd.status(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
     let version = session.etcd.version().await;
-    let freeze = switch::freeze_left(session, &keys, &record).await?;
-    let truth = switch::truth(session, &keys, &record, freeze).await?;
+    let freeze = loop {
+        let freeze = switch::freeze_left(session, &keys, &record).await?;
+        let Some((now, _)) = job::record(&session.target, &keys).await? else {
+            return Err(without(name));
+        };
+        let was_switched = record.phase == Phase::Switched;
+        record = now;
+        // An instance may have cut over, or gone back, during the look.
+        if was_switched == (record.phase == Phase::Switched) {
+            break freeze;
+        }
+    };
+    let truth = switch::truth(session, &keys, &record, &freeze).await?;
     let late = taken_late(&session.etcd, &record).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
         Ok(()) => source::restored(&session.etcd, &record, &keys).await?,
@@ -579,7 +621,10 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
-    let freeze = late.as_deref().unwrap_or(freeze);
+    let freeze = late.as_deref().map_or(freeze.clone(), |late| match freeze == switch::UNFROZEN {
+        true => late.to_owned(),
+        false => format!("{freeze}\n{late}"),
+    });
     let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
         "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",

@@ -1,5 +1,6 @@
 //! A way back beside programs that write to etcd, or to Consul, at any rate.
 
+use super::super::fake::TxnsBy;
 use super::{World, instance};
 use bytes::Bytes;
 use consul_migrate::job::{Job, Phase};
@@ -10,11 +11,108 @@ use consul_migrate::{
 };
 use consul_process::clock::{Clock as _, Instant, ManualClock};
 use futures_util::future::{Either, join, select};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const KEYS: u64 = 100;
+
+/// The changes of a way back, each of these numbers of keys.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Sets,
+    Overwrites,
+    Deletes,
+}
+
+/// A transaction of a way back is repeated, or comes late, while programs change what it has changed: nothing is undone.
+pub fn transactions_are_done_once() {
+    let late = [20, 300, 9000].map(Duration::from_millis);
+    let all =
+        late.into_iter().flat_map(|it| [TxnsBy::Twice(it), TxnsBy::Late(it), TxnsBy::Silent(it)]);
+    for by in all.chain([TxnsBy::Losing]) {
+        for (does, count) in [Does::Sets, Does::Overwrites, Does::Deletes]
+            .into_iter()
+            .flat_map(|it| [(it, 1), (it, 70)])
+        {
+            is_done_once(by, does, count);
+        }
+    }
+}
+
+fn is_done_once(by: TxnsBy, does: Does, count: u64) {
+    let world = World::plain(1, &[]);
+    let keys: Vec<String> = (0..count).map(|at| format!("/app/{at:03}")).collect();
+    let is_set = matches!(does, Does::Sets);
+    world.put("/app", Some("1"));
+    keys.iter().filter(|_| !is_set).for_each(|key| world.put(key, Some("before")));
+    world.works(async {
+        let run = moved(&world).await;
+        for key in &keys {
+            let op = match does {
+                Does::Deletes => Op::Delete { key: key[1..].to_owned() },
+                _ => Op::set(key[1..].to_owned(), Bytes::from_static(b"of Consul")),
+            };
+            world.direct.txn_surely(&[], &[op]).await.unwrap();
+        }
+        world.fake.change_by(by);
+        // A worker deletes what has come, and puts what has gone.
+        let (fake, clock, all) = (world.fake.clone(), world.clock.clone(), keys.clone());
+        let done = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen = Arc::clone(&done);
+        // A deletion between two ways back would not stay.
+        let works = Arc::new(AtomicBool::new(!matches!(by, TxnsBy::Silent(_))));
+        let may_work = Arc::clone(&works);
+        world.clock.spawn(async move {
+            let mut looked_at = 0;
+            loop {
+                let revision = fake.revision();
+                let is_new = may_work.load(Ordering::Relaxed) && revision != looked_at;
+                let now = if is_new { fake.at(revision) } else { BTreeMap::new() };
+                looked_at = if is_new { revision } else { looked_at };
+                for key in all.iter().filter(|_| is_new) {
+                    let value = now.get(key.as_bytes()).map(|entry| entry.value.clone());
+                    let comes = match does {
+                        Does::Deletes => value.is_none(),
+                        _ => value.is_some_and(|it| it == "of Consul"),
+                    };
+                    if comes && seen.lock().unwrap().insert(key.clone()) {
+                        let put = matches!(does, Does::Deletes)
+                            .then(|| (Bytes::from_static(b"of a program"), 0));
+                        assert!(fake.write(&[(key.as_bytes().to_vec(), put)]));
+                    }
+                }
+                clock.sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let back = roll_back(&run, MayChange::NoNewKeys);
+        match by {
+            TxnsBy::Silent(after) => {
+                // Another instance takes the job meanwhile.
+                let paused = world.clock.sleep(Duration::from_millis(500).min(after));
+                let _ = select(pin!(back), pin!(paused)).await;
+                let (other, _) = world.hold(2).await.unwrap();
+                roll_back(&other, MayChange::NoNewKeys).await.unwrap();
+                works.store(true, Ordering::Relaxed);
+            }
+            _ => _ = back.await.unwrap(),
+        }
+        world.clock.sleep(Duration::from_secs(12)).await;
+        assert_eq!(done.lock().unwrap().len(), keys.len(), "{by:?} {does:?}");
+        let now = world.fake.at(world.fake.revision());
+        for key in &keys {
+            let value = now.get(key.as_bytes()).map(|entry| &entry.value[..]);
+            let wanted = matches!(does, Does::Deletes).then_some(&b"of a program"[..]);
+            assert_eq!(value, wanted, "{by:?} {does:?} {count}: {key}");
+        }
+        assert!(
+            !now.keys().any(|key| key.starts_with(&world.mapping.sentinels())),
+            "{by:?} {does:?}"
+        );
+    });
+}
 
 pub fn run() {
     for (seed, every) in [0, 3, 200].into_iter().enumerate() {

@@ -4,8 +4,11 @@ use super::World;
 use bytes::Bytes;
 use consul_api::error::Kind;
 use consul_migrate::job::Phase;
-use consul_migrate::mapping::{Choice, Mapping, Problem};
+use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, alarm_refused, cut_over, load};
+use consul_process::clock::Clock as _;
+use futures_util::future::select;
+use std::pin::pin;
 use std::time::Duration;
 
 /// A cut-over; `meanwhile` happens before consent is given.
@@ -27,6 +30,74 @@ async fn cut(
         assert_ne!(run.job.record().phase, Phase::Switched);
     }
     done
+}
+
+/// How a cut-over is given up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum GivenUp {
+    WithoutConsent,
+    ByADifference,
+    After(u64),
+    Never,
+}
+
+/// A cut-over leaves a key in etcd if it ends well, and none if it is given up.
+pub fn that_gives_up() {
+    let mut ended = [0; 2];
+    let moments = (0..20).map(|at| GivenUp::After(at * 10));
+    let all = [GivenUp::WithoutConsent, GivenUp::ByADifference, GivenUp::Never]
+        .into_iter()
+        .chain(moments);
+    for (given_up, freeze) in
+        all.flat_map(|it| [Freeze::Alarm, Freeze::Roles, Freeze::Operator].map(|by| (it, by)))
+    {
+        let world = with("");
+        put(&world, "/app/a", 0);
+        world.fake.have_users("3.6.0");
+        world.fake.permit("app", "READWRITE", "/app/", "/app0");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            if given_up == GivenUp::ByADifference {
+                let extra = Op::set("app/extra".to_owned(), Bytes::new());
+                world.direct.txn_surely(&[], &[extra]).await.unwrap();
+            }
+            let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+            let consent = async |_| match given_up {
+                GivenUp::WithoutConsent => Err(Stop::Refused("no".to_owned())),
+                _ => Ok(()),
+            };
+            {
+                let cuts = pin!(cut_over(&run, freeze, &frozen, limit, consent));
+                let after = match given_up {
+                    GivenUp::After(ms) => Duration::from_millis(ms),
+                    _ => limit,
+                };
+                let _ = select(cuts, pin!(world.clock.sleep(after))).await;
+            }
+            // A request that was on its way.
+            world.clock.sleep(Duration::from_secs(1)).await;
+            let is_switched = world.record().await.unwrap().phase == Phase::Switched;
+            if !is_switched {
+                frozen.lift(&world.etcd, &world.target, &run.job.keys).await.unwrap();
+                frozen.clean(&world.etcd).await;
+            }
+            match given_up {
+                GivenUp::After(_) => ended[usize::from(is_switched)] += 1,
+                _ => assert_eq!(is_switched, given_up == GivenUp::Never),
+            }
+            let keys = world.fake.at(world.fake.revision());
+            let left =
+                keys.keys().filter(|key| key.starts_with(&world.mapping.sentinels())).count();
+            assert_eq!(
+                left,
+                usize::from(is_switched),
+                "{given_up:?} {freeze:?}: {:?}",
+                keys.keys()
+            );
+        });
+    }
+    assert!(ended.iter().all(|count| *count > 5), "{ended:?}");
 }
 
 fn why(done: Result<CutOver, Stop>) -> String {
@@ -177,7 +248,7 @@ fn is_said_before(freeze: Freeze, version: &'static str, opens: bool, is_late: b
     }
     let is_alarm = matches!(freeze, Freeze::Alarm | Freeze::AlarmThatOpens);
     world.works(async {
-        let planned = alarm_refused(&world.etcd, false).await.unwrap();
+        let planned = alarm_refused(&world.etcd, b"", false).await.unwrap();
         assert_eq!(planned.is_some(), opens || !is_late, "{version}: {planned:?}");
         let (run, kept) = world.hold(1).await.unwrap();
         load(&run, kept).await.unwrap();

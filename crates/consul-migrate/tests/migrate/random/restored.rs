@@ -1,9 +1,11 @@
 //! etcd is restored from a snapshot: it has an earlier revision, and the names and addresses that it had.
 
-use super::World;
+use super::{World, instance};
+use bytes::Bytes;
 use consul_migrate::job::{Phase, Record};
+use consul_migrate::mapping::Op;
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, load, roll_back, source, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, source, tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -76,6 +78,101 @@ pub fn as_a_new_cluster() {
     });
 }
 
+/// The Consul that is there while an instance works.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Consul {
+    Wiped,
+    /// As after the copy.
+    Older,
+    WithoutHolder,
+    OfAnother,
+}
+
+/// Consul is wiped, restored, or names another instance under a tail and under a cut-over: each ends and says so, no writer
+/// stays stopped, and the same command goes on where the job is still there.
+pub fn consul_under_an_instance() {
+    for consul in [Consul::Wiped, Consul::Older, Consul::WithoutHolder, Consul::OfAnother] {
+        for freeze in [None, Some(Freeze::Alarm), Some(Freeze::Operator)] {
+            ends_and_goes_on(consul, freeze);
+        }
+    }
+}
+
+/// A tail without a freeze, otherwise a cut-over.
+fn ends_and_goes_on(consul: Consul, freeze: Option<Freeze>) {
+    let world = World::plain(1, &[]);
+    world.put("/app/a", Some("1"));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let keys = run.job.keys.clone();
+        let all = world.direct.entries(&[&keys.record, &keys.holder, "app/a"]).await.unwrap();
+        let changes = async || {
+            world.put("/app/a", Some("2"));
+            world.clock.sleep(Duration::from_secs(2)).await;
+            let stored = |at: usize, key: &str| {
+                let it = all[at].clone().unwrap();
+                Op::Set { key: key.to_owned(), value: it.value, flags: it.flags }
+            };
+            let other = Bytes::from(serde_json::to_vec(&instance(2)).unwrap());
+            let ops = match consul {
+                Consul::Wiped => ["app/", "_migrate/"]
+                    .map(|it| Op::DeleteTree { prefix: it.to_owned() })
+                    .to_vec(),
+                Consul::Older => {
+                    vec![stored(0, &keys.record), stored(1, &keys.holder), stored(2, "app/a")]
+                }
+                Consul::WithoutHolder => vec![Op::Delete { key: keys.holder.clone() }],
+                Consul::OfAnother => vec![Op::set(keys.holder.clone(), other)],
+            };
+            world.direct.txn_surely(&[], &ops).await.unwrap();
+            world.put("/app/b", Some("1"));
+            world.clock.sleep(Duration::from_secs(2)).await;
+        };
+        let frozen = Frozen::default();
+        let ended = match freeze {
+            None => {
+                let limit = world.clock.sleep(Duration::from_secs(30));
+                let beside = pin!(async { _ = (changes().await, limit.await) });
+                match select(pin!(tail(&run, &Until::Dropped)), beside).await {
+                    Either::Left((ended, _)) => ended.map(|_| ()),
+                    Either::Right(_) => panic!("it goes on: {consul:?}"),
+                }
+            }
+            Some(freeze) => {
+                let consent = async |_| {
+                    changes().await;
+                    Ok(())
+                };
+                let limit = Duration::from_secs(60);
+                cut_over(&run, freeze, &frozen, limit, consent).await.map(|_| ())
+            }
+        };
+        match ended {
+            Err(Stop::Held(_)) => assert_eq!(consul, Consul::OfAnother, "{freeze:?}"),
+            Err(Stop::Refused(why)) => {
+                assert_ne!(consul, Consul::OfAnother, "{freeze:?}: {why}");
+                assert!(why.to_lowercase().contains("the same command goes on"), "{why}");
+            }
+            other => panic!("{consul:?} {freeze:?}: {other:?}"),
+        }
+        frozen.lift(&world.etcd, &world.target, &keys).await.unwrap();
+        assert!(world.fake.alarms().is_empty());
+        let is_there = world.record().await.is_some();
+        assert_eq!(is_there, consul != Consul::Wiped);
+        if is_there {
+            // The same command, and the comparison of its end.
+            let (again, _) = world.hold(1).await.unwrap();
+            let limit = Duration::from_secs(60);
+            let by = freeze.unwrap_or(Freeze::Operator);
+            let done = cut_over(&again, by, &Frozen::default(), limit, async |_| Ok(())).await;
+            assert!(done.unwrap().differences.is_empty(), "{consul:?} {freeze:?}");
+            assert_eq!(world.stored("app/a").await.as_deref(), Some("2"));
+            assert_eq!(world.stored("app/b").await.as_deref(), Some("1"));
+        }
+    });
+}
+
 pub fn a_way_back() {
     let all = [("/a", "1"), ("/b", "1"), ("/c", "1"), ("/d", "1")];
     // Changes of programs in the restored etcd, and the keys that a rollback would overwrite or delete.
@@ -106,6 +203,13 @@ pub fn a_way_back() {
                 assert!(why.unwrap().contains("restored from a snapshot"));
                 changes.iter().for_each(|(key, value)| world.put(key, *value));
                 let before = world.fake.at(world.fake.revision());
+                // Which keys programs have set is not known.
+                if !before.is_empty() {
+                    let finished = finish(&run, false).await;
+                    let Err(Stop::Refused(why)) = finished else { panic!("{finished:?}") };
+                    assert!(why.contains("--without-etcd"), "{why}");
+                }
+                assert_eq!(world.fake.at(world.fake.revision()), before);
                 let done = roll_back(&run, MayChange::NoNewKeys).await;
                 if at_risk.is_empty() {
                     done.unwrap();

@@ -1,20 +1,27 @@
 //! A cut-over that takes the right to write from the roles of etcd, and what gives it back.
 
+use super::super::etcd::text;
 use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
-use consul_migrate::job::{self, Job, Keys, Phase, Rights};
+use consul_migrate::etcd::Right;
+use consul_migrate::job::{self, Job, Keys, Phase, Record, Rights};
 use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, lift_left_of, load, roles_refused,
-    roll_back, taken_late,
+    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, lift_left_of, load,
+    rights_now, roles_refused, roll_back, taken_late,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::select;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
 const VERSIONS: [&str; 3] = ["3.4.0", "3.5.0", "3.6.0"];
+
+/// A range and the kind of its permission.
+type Permitted = ((Vec<u8>, Vec<u8>), String);
 
 /// The permissions of the role of the programs: their kind, the key and the end.
 type Permissions = &'static [(&'static str, &'static str, &'static str)];
@@ -94,7 +101,197 @@ pub fn run() {
         are_not_given_back_under_another_cut_over(permissions);
         are_not_taken_by_an_instance_that_was_replaced(permissions);
     }
+    for permissions in REFUSED {
+        of_a_build_before_come_back(permissions);
+    }
+    for restored in [Restored::Wiped, Restored::WithoutRecord, Restored::Older] {
+        are_given_back_after_consul_was_restored(restored);
+    }
+    are_named_by_state();
+    that_a_late_request_took_are_named_by_later_cut_overs();
     are_needed();
+}
+
+/// The Consul that is there while a cut-over goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Restored {
+    Wiped,
+    WithoutRecord,
+    /// As before the cut-over.
+    Older,
+}
+
+fn are_given_back_after_consul_was_restored(restored: Restored) {
+    for permissions in ROLES {
+        let world = with("3.5.0", permissions);
+        let before = world.fake.permissions("app");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let (keys, older) = (Keys::new("job"), run.job.record());
+            let frozen = cut_with_a_difference(&world, &run).await;
+            let older = Bytes::from(serde_json::to_vec(&older).unwrap());
+            let ops = match restored {
+                Restored::Wiped => ["app/", "_migrate/"]
+                    .map(|it| Op::DeleteTree { prefix: it.to_owned() })
+                    .to_vec(),
+                Restored::WithoutRecord => vec![Op::Delete { key: keys.record.clone() }],
+                Restored::Older => vec![Op::set(keys.record.clone(), older)],
+            };
+            world.direct.txn_surely(&[], &ops).await.unwrap();
+            let lacking = frozen.lift(&world.etcd, &world.target, &keys).await.unwrap();
+            assert_eq!(lacking, Some(Vec::new()), "{restored:?}");
+            assert_eq!(world.fake.permissions("app"), before, "{restored:?}");
+            assert!(write(&world, "2") && !frozen.may_be_on());
+        });
+    }
+}
+
+/// Each set of rights that a cut-over has taken and that roles have again.
+fn are_named_by_state() {
+    let names = ["/app/a", "/app/b", "/app/c"];
+    for (state, rights) in
+        (0..8_usize).flat_map(|it| [(it, Rights::Taken), (it, Rights::GivingBack)])
+    {
+        let world = with("3.5.0", &[]);
+        names.iter().for_each(|name| world.fake.permit("app", "READWRITE", name, ""));
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            cut(&run, &Frozen::default(), || {}).await.unwrap();
+            let has = |at: &usize| state >> at & 1 == 1;
+            (0..3).filter(has).for_each(|at| world.fake.permit("app", "READWRITE", names[at], ""));
+            run.job.save(Record { rights, ..run.job.record() }, &[]).await.unwrap();
+            let said = rights_now(&world.etcd, &run.job.record()).await.unwrap();
+            let words = match (state, rights) {
+                (0, _) => "may not write since the cut-over",
+                (7, Rights::GivingBack) => "a rollback has begun, and",
+                (7, _) => "etcd TAKES WRITES although",
+                (_, Rights::GivingBack) => "a rollback has begun to give",
+                _ => "another job, an operator, or a request that came late",
+            };
+            assert!(said.contains(words), "{state} {rights:?}: {said}");
+            let is_some = !matches!(state, 0 | 7);
+            assert_eq!(said.contains("etcd TAKES SOME WRITES"), is_some, "{said}");
+            for (at, name) in names.iter().enumerate() {
+                assert_eq!(said.contains(*name), has(&at), "{state} {at}: {said}");
+            }
+            // A role that another job, or an operator, has let write since.
+            names.iter().for_each(|name| world.fake.forbid("app", name, ""));
+            world.fake.permit("later", "WRITE", "/", "0");
+            let said = rights_now(&world.etcd, &run.job.record()).await.unwrap();
+            assert!(said.contains("WRITES although") && said.contains("later, the keys"), "{said}");
+        });
+    }
+}
+
+fn that_a_late_request_took_are_named_by_later_cut_overs() {
+    for freeze in [Freeze::Roles, Freeze::Alarm, Freeze::Operator] {
+        for finishes in [false, true] {
+            let world = with("3.6.0", ROLES[3]);
+            world.works(async {
+                let (run, kept) = world.hold(1).await.unwrap();
+                load(&run, kept).await.unwrap();
+                cut(&run, &Frozen::default(), || {}).await.unwrap();
+                roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+                let late = run.job.record().taken[0].clone();
+                world.etcd.take(&late).await.unwrap();
+                for round in 0..2 {
+                    let limit = Duration::from_secs(60);
+                    let done =
+                        cut_over(&run, freeze, &Frozen::default(), limit, async |_| Ok(())).await;
+                    assert!(done.unwrap().taken.iter().all(|it| *it != late));
+                    let named = match (finishes, round) {
+                        (true, 1) => finish(&run, false).await.unwrap().not_lifted,
+                        _ => roll_back(&run, MayChange::NoNewKeys).await.unwrap().not_given_back,
+                    };
+                    assert!(
+                        named.len() == 1 && named[0].contains(&late.to_string()),
+                        "{freeze:?}: {named:?}"
+                    );
+                    if !(finishes && round == 1) {
+                        let said =
+                            taken_late(&world.etcd, &run.job.record()).await.unwrap().unwrap();
+                        assert!(said.contains(&late.to_string()), "{said}");
+                    }
+                    assert!(!write(&world, "lost"));
+                }
+            });
+        }
+    }
+}
+
+/// The permissions with each range once, as far as etcd lets a role read and write.
+fn merged(permissions: &[Permitted]) -> BTreeMap<(Vec<u8>, Vec<u8>), BTreeSet<&str>> {
+    let mut merged = BTreeMap::<_, BTreeSet<&str>>::new();
+    for (range, kind) in permissions {
+        let may = merged.entry(range.clone()).or_default();
+        may.extend(["READ", "WRITE"].iter().filter(|it| kind.contains(**it)));
+    }
+    merged
+}
+
+/// The right as it is in the record of a build that took several permissions with one first key.
+fn of_a_build_before((range, kind): &Permitted, all: &[Permitted]) -> Right {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let permission = |((key, end), kind): &Permitted| json!({ "permType": kind, "key": text(key), "range_end": text(end) });
+    let beside: Vec<_> =
+        all.iter().filter(|(other, _)| other.0 == range.0).map(permission).collect();
+    let right = json!({
+        "role": "app", "key": hex(&range.0), "end": hex(&range.1), "reads": kind != "WRITE",
+        "beside": if beside.len() > 1 { beside } else { vec![] },
+    });
+    serde_json::from_value(right).unwrap()
+}
+
+/// A build took several permissions with one first key, and was killed at some moment, or cut over.
+fn of_a_build_before_come_back(permissions: Permissions) {
+    // Each range is as before, without permission, or may be read alone.
+    for state in 0..3_usize.pow(permissions.len() as u32) {
+        let is_switched = state % 2 == 0;
+        let world = with("3.5.0", permissions);
+        let before = world.fake.permissions("app");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            if is_switched {
+                let frozen = Frozen::default();
+                let limit = Duration::from_secs(60);
+                cut_over(&run, Freeze::Operator, &frozen, limit, async |_| Ok(())).await.unwrap();
+            }
+            let taken = before.iter().filter(|(_, kind)| kind != "READ");
+            let taken: Vec<_> = taken.map(|it| of_a_build_before(it, &before)).collect();
+            let record = Record { taken, rights: Rights::Taken, ..run.job.record() };
+            run.job.save(record, &[]).await.unwrap();
+            for (at, (kind, key, end)) in permissions.iter().enumerate() {
+                let is_beside =
+                    before.iter().filter(|(range, _)| range.0 == key.as_bytes()).count() > 1;
+                match state / 3_usize.pow(at as u32) % 3 {
+                    0 => continue,
+                    _ if !is_beside => continue,
+                    1 => world.fake.forbid("app", key, end),
+                    _ => {
+                        world.fake.forbid("app", key, end);
+                        if kind.starts_with("READ") {
+                            world.fake.permit("app", "READ", key, end);
+                        }
+                    }
+                }
+            }
+            match is_switched {
+                true => {
+                    let done = roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+                    assert!(done.not_given_back.is_empty(), "{done:?}");
+                }
+                false => _ = lift_left_of(&world.etcd, &run.job).await.unwrap(),
+            }
+            let now = world.fake.permissions("app");
+            assert_eq!(merged(&now), merged(&before), "{permissions:?} {state} {is_switched}");
+            let record = run.job.record();
+            assert!(record.may_be_taken().is_empty());
+            assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
+        });
+    }
 }
 
 fn stop_the_writers_until_the_way_back(version: &'static str, permissions: Permissions) {

@@ -87,13 +87,13 @@ pub fn servers() {
     let etcd = Etcd::new(servers, None, shared, Duration::from_secs(5), PATIENCE);
     let key = Bytes::from_static(b"/app/a");
     let role = "app".to_owned();
-    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true };
+    let right = Right { role, key: b"/".into(), end: b"0".into(), reads: true, beside: Vec::new() };
     let change = || [Change { key: key.clone(), value: Some(Bytes::new()), from: 0 }];
     let (etcd, one) = (&etcd, Range::one(&key));
     let writes: Vec<(&str, BoxFuture<'_, Result<(), Refused>>)> = vec![
         ("touch", Box::pin(etcd.touch(&key))),
         ("delete", Box::pin(etcd.delete(&one))),
-        ("change", Box::pin(async { etcd.change(&change(), &key).await.map(|_| ()) })),
+        ("change", Box::pin(async { etcd.change(&change(), &key, 0).await.map(|_| ()) })),
         ("raise", Box::pin(etcd.raise_alarm(5))),
         ("lift", Box::pin(async { etcd.lift_alarms(&[6]).await.map(|_| ()) })),
         ("take", Box::pin(etcd.take(&right))),

@@ -78,6 +78,9 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
 
 fn login(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let given = decode(call)?;
+    if call.body.trim_ascii() == b"null" {
+        return Err(Refusal::server("Invalid Login request: Missing auth parameters"));
+    }
     let mut methods = state.acl.logins.methods.values();
     let Some(method) = methods.find(|method| method.name.eq_ignore_ascii_case(&given.method))
     else {
