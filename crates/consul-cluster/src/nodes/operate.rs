@@ -276,7 +276,7 @@ impl Cluster {
         let kept_key = self.options.mode_key(node_id);
         let change = |found: Option<&[u8]>| {
             is_kept = found.is_some();
-            found.and_then(|found| kept_mode::decode(found)).map_or(Ok(()), check)?;
+            found.and_then(kept_mode::decode).map_or(Ok(()), check)?;
             Ok(match (found, mode) {
                 (None, _) => Update::Keep,
                 (Some(_), Mode::Active) => Update::Delete,

@@ -223,7 +223,7 @@ pub struct NumbersChange {
     pub read: Option<usize>,
 }
 
-/// What an operator has asked the leader for, and the modify index of the key.
+/// The request of an operator to the leader, and the modify index of the key.
 struct AskedNumbers {
     wanted: Option<Wanted>,
     index: u64,

@@ -340,7 +340,7 @@ fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
     assert_eq!(history().last().expect("one").node_id, "n2");
 }
 
-/// What an operator orders.
+/// An order of an operator.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Order {
     Mode(Mode),

@@ -920,7 +920,7 @@ fn a_document_that_is_not_a_map_is_moved_aside_and_replaced_at_once() {
         }
         match value {
             Some(value) => world.write(key, value),
-            None => _ = world.send("DELETE", &format!("/v1/kv/{key}"), ""),
+            None => world.send("DELETE", &format!("/v1/kv/{key}"), ""),
         }
         let seen = crate::requests::look(&world).snapshot();
         let is_unread = value.is_some();
