@@ -40,7 +40,7 @@ pub struct Endpoints {
     latencies: Vec<Option<Duration>>,
     /// When the log last reported that something else answers in Consul's place.
     warned: Vec<Option<Instant>>,
-    /// Count the benched ones.
+    /// Count the benched ones that have no good one before them.
     held: Vec<Option<Held>>,
 }
 
@@ -81,18 +81,21 @@ impl Endpoints {
             bench.until = now + max_bench(bench.failures);
         }
         // An endpoint that would be asked again is not avoided any more, also if no call comes to it.
+        let mut is_needed = true;
         for (bench, held) in self.benches.iter().zip(&mut self.held) {
-            match bench.is_some_and(|bench| bench.until > now) {
+            match is_needed && bench.is_some_and(|bench| bench.until > now) {
                 true => _ = held.get_or_insert_with(|| numbers().benched.hold()),
                 false => *held = None,
             }
+            is_needed &= bench.is_some();
         }
         picked
     }
 
     /// Ends the bench of an endpoint that answered; returns whether there was one.
     pub fn record_success(&mut self, index: usize) -> bool {
-        self.held[index] = None;
+        // It gets all calls: those after it are not avoided, and nothing but a call would tell that they work.
+        self.held[index..].fill_with(|| None);
         self.benches[index].take().is_some()
     }
 
@@ -147,7 +150,9 @@ impl Endpoints {
         let length = jittered.max(at_least.min(MAX_BENCH));
         self.benches[index] = Some(Bench { failures, since: now, until: now + length });
         numbers().endpoint_failures.add_one();
-        self.held[index].get_or_insert_with(|| numbers().benched.hold());
+        if self.benches[..index].iter().all(Option::is_some) {
+            self.held[index].get_or_insert_with(|| numbers().benched.hold());
+        }
         known.is_none()
     }
 }
@@ -198,11 +203,15 @@ mod tests {
         fail(&mut endpoints, 0, 1.0);
         fail(&mut endpoints, 1, 1.0);
         assert_eq!(avoided(&endpoints), [true, true]);
+        endpoints.record_success(1);
+        assert_eq!(avoided(&endpoints), [true, false]);
+        fail(&mut endpoints, 1, 1.1);
+        assert_eq!(avoided(&endpoints), [true, true]);
         endpoints.record_success(0);
+        assert_eq!(avoided(&endpoints), [false, false], "also if no call follows");
         endpoints.pick(at(1.5), &[], true);
-        assert_eq!(avoided(&endpoints), [false, true], "its bench goes on");
-        endpoints.pick(at(2.1), &[], true);
-        assert_eq!(avoided(&endpoints), [false, false]);
+        fail(&mut endpoints, 1, 1.6);
+        assert_eq!(avoided(&endpoints), [false, false], "the first one gets all calls");
         // The first one has no second one before it: it is avoided until its probe is answered.
         fail(&mut endpoints, 0, 3.0);
         assert_eq!(endpoints.pick(at(4.1), &[], true), 0);

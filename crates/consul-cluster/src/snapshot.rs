@@ -138,6 +138,15 @@ impl Snapshot {
         !self.frozen.is_empty() || self.paused.is_some()
     }
 
+    /// The weight that an operator has given to a node. While Consul lacks the key of the weights, the node shows it.
+    pub fn set_weight_of(&self, node_id: &str) -> Option<f64> {
+        let shown = || self.nodes.get(node_id)?.record.set_weight;
+        match self.weights.is_empty() {
+            true => shown(),
+            false => self.weights.get(node_id).copied(),
+        }
+    }
+
     /// Whether a live node shows the weight that an operator has given to it, or the lack of one. A node of an earlier
     /// release does not tell the latter.
     pub fn has_taken_weight(&self, node_id: &str, weight: Option<f64>) -> bool {

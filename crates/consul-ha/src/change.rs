@@ -50,7 +50,8 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     if drain.wait && !is_there {
         return Err(Failure::Refused(format!("{node} is stopped: a wait for it would not end")));
     }
-    match (drain.off, mode_of(&snapshot, node)) {
+    let had = mode_of(&snapshot, node);
+    match (drain.off, had) {
         (true, Mode::Maintenance) => {
             let why = format!("{node} does not drain, it is in maintenance");
             return Err(ends_otherwise(&why, "maintenance", node));
@@ -68,7 +69,7 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     let is_dry = drain.of.change.dry_run;
     let waits = drain.wait && !is_dry;
     let seen = if waits { Some(Seen::of(&cluster, node).await?) } else { None };
-    set_mode(&cluster, condition.as_ref(), &drain.of, mode).await?;
+    set_mode(&cluster, condition.as_ref(), &drain.of, (had, mode)).await?;
     if let Some(seen) = seen {
         until_empty(session, node, seen, drain.limit, output).await?;
     }
@@ -160,10 +161,10 @@ async fn set_mode(
     cluster: &Cluster,
     condition: Option<&Unchanged>,
     of: &OfNode,
-    mode: Mode,
+    (seen, mode): (Mode, Mode),
 ) -> Result<(), Failure> {
     if !of.change.dry_run {
-        cluster.set_mode_while(condition, &of.node, mode).await?;
+        cluster.set_mode_while(condition, &of.node, Some(seen), mode).await?;
     }
     Ok(())
 }
@@ -179,13 +180,14 @@ pub async fn maintenance(
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
     let is_there = check_node_or_kept(&snapshot, &of.node)?;
-    if mode_of(&snapshot, &of.node) == Mode::Draining {
+    let had = mode_of(&snapshot, &of.node);
+    if had == Mode::Draining {
         return Err(ends_otherwise(&format!("{} drains", of.node), "drain", &of.node));
     }
     if let Some(why) = leaderless(&snapshot, &of.node).filter(|_| !off) {
         say(&format!("consul-ha: {why}"));
     }
-    set_mode(&cluster, condition.as_ref(), of, mode).await?;
+    set_mode(&cluster, condition.as_ref(), of, (had, mode)).await?;
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
     let text = format!("{} {state}{}", of.node, when(is_there));
@@ -209,7 +211,7 @@ pub async fn set_weight(
         say(&format!("consul-ha: no other live node has a weight: {node} keeps its shards"));
     }
     let before = match change.dry_run {
-        true => snapshot.weights.get(node).copied(),
+        true => snapshot.set_weight_of(node),
         false => cluster.set_weight(condition.as_ref(), node, *weight).await?,
     };
     let is_live = of_node.is_some_and(|node| node.is_live);
@@ -536,6 +538,10 @@ async fn check_lost<'a>(
     }
 }
 
+fn is_live(snapshot: &Snapshot, node: &str) -> bool {
+    snapshot.nodes.get(node).is_some_and(|node| node.is_live)
+}
+
 /// Requires consent to what no other verb undoes: in advance, or on a terminal.
 fn consent(given: &Consent, question: &str) -> Result<(), Failure> {
     match given.yes || agreed(question)? {
@@ -602,7 +608,7 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
         let leave = format!("`consul-ha leave {}`", operand(node, ""));
         Failure::Refused(format!("{node} is live: stop it, or {leave}"))
     };
-    if snapshot.nodes.get(node).is_some_and(|node| node.is_live) {
+    if is_live(&snapshot, node) {
         return Err(live());
     }
     if snapshot.nodes.contains_key(node) {
@@ -649,7 +655,14 @@ pub async fn accept_loss(
         Some(lost) => format!("the loss of the replicas of shard {shard} on {}", lost.join(", ")),
     };
     let named = lost.iter().flatten();
-    check_lost(session, &cluster, named.map(String::as_str), loss).await?;
+    let named = named.map(String::as_str);
+    check_lost(session, &cluster, named.clone(), loss).await?;
+    if let Some(node) = named.filter(|_| !loss.force).find(|id| is_live(&cluster.snapshot(), id)) {
+        return Err(Failure::Refused(format!(
+            "{node} lives, and may have what is missing soon: see its log. --node names others; --force gives its replica up \
+             all the same"
+        )));
+    }
     if !dry_run {
         let question =
             format!("acknowledged writes of store {store} may be lost: accepted is {what}");
@@ -748,8 +761,8 @@ pub async fn store_set(session: &Session, given: &StoreSet, output: Output) -> R
     let StoreSet { store, replicas, write_quorum, read_quorum, dry_run, expect_epoch } = given;
     let change = NumbersChange { replicas: *replicas, write: *write_quorum, read: *read_quorum };
     let cluster = session.look().await?;
-    let Numbers { now, wanted, changing, nodes } =
-        stores::outside::numbers(&cluster, store, change, *expect_epoch).await?;
+    let shown = stores::outside::numbers(&cluster, store, change, *expect_epoch).await?;
+    let Numbers { now, wanted, changing, nodes } = shown;
     if wanted.replicas > nodes.max(now.replicas) {
         let needed = counted(wanted.replicas, "node");
         return Err(Failure::Refused(format!(
@@ -766,15 +779,15 @@ pub async fn store_set(session: &Session, given: &StoreSet, output: Output) -> R
         say(&format!("consul-ha: {shards} have not the numbers of an earlier change yet"));
     }
     if !dry_run {
-        stores::outside::set_numbers(&cluster, store, change, *expect_epoch).await?;
+        stores::outside::set_numbers(&cluster, store, &shown, *expect_epoch).await?;
     }
-    let shown = |it: Quorums| format!("{}/{}/{}", it.replicas, it.write, it.read);
+    let said = |it: Quorums| format!("{}/{}/{}", it.replicas, it.write, it.read);
     let text = match now == wanted {
-        true => format!("store {store} is to have N/W/R {}, as before", shown(wanted)),
+        true => format!("store {store} is to have N/W/R {}, as before", said(wanted)),
         false => format!(
             "store {store} gets N/W/R {} in place of {}: `consul-ha shards` shows how far it is",
-            shown(wanted),
-            shown(now)
+            said(wanted),
+            said(now)
         ),
     };
     let json = |it: Quorums| json!({ "replicas": it.replicas, "write_quorum": it.write, "read_quorum": it.read });

@@ -23,6 +23,12 @@ const CLUSTER: Words = Words {
 pub fn message(error: &Error) -> String {
     match error.kind() {
         Kind::Config | Kind::Tls => of_flags(error.message()),
+        // An agent has answered, which has no connection to any server.
+        Kind::Connect if error.status().is_some() => format!(
+            "Consul's agent runs, and reaches none of Consul's servers: start most of them; until then the page of each \
+             node shows what that node knows ({})",
+            error.message()
+        ),
         _ => error.message().to_owned(),
     }
 }
@@ -44,6 +50,24 @@ mod tests {
             let error =
                 Error::new(Kind::Tls, format!("the certificate is not trusted (set {option})"));
             assert!(!message(&error).contains("tls_"), "{option}: {}", message(&error));
+        }
+    }
+
+    /// Each answer of an agent that reaches no server.
+    #[test]
+    fn servers_that_are_away_are_named_with_the_cure() {
+        for (kind, status, is_told) in [
+            (Kind::Connect, Some(500), true),
+            (Kind::Connect, Some(503), true),
+            (Kind::Connect, None, false),
+            (Kind::Timeout, Some(500), false),
+            (Kind::Http, Some(500), false),
+        ] {
+            let error = Error::new(kind, "kv_list \"tsdb/nodes/\": as Consul says it");
+            let error = status.into_iter().fold(error, Error::with_status);
+            let said = message(&error);
+            assert_eq!(said.contains("start most of them"), is_told, "{kind:?} {status:?}: {said}");
+            assert!(said.contains("as Consul says it") && !said.contains('\n'), "{said}");
         }
     }
 

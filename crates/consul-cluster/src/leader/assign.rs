@@ -21,8 +21,8 @@ use std::time::Duration;
 /// The shortest time between two maps, so that many changes at once make few maps.
 const MIN_MAP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the stored map is read back if nothing changes.
-const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the stored map is read back if nothing changes: another program's value is not there for long.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Members that vanish within this time count as vanished at once.
 const MASS_FAILURE_WINDOW: Duration = Duration::from_secs(60);
@@ -152,15 +152,19 @@ impl Duty<'_> {
     }
 
     fn may_change(&self, snapshot: &Snapshot) -> bool {
+        self.may_write(snapshot) && !self.is_paused(snapshot)
+    }
+
+    fn is_paused(&self, snapshot: &Snapshot) -> bool {
+        snapshot.paused.is_some() && snapshot.map.is_some()
+    }
+
+    fn may_write(&self, snapshot: &Snapshot) -> bool {
         let live = snapshot.live().count();
         let newest = snapshot.live().map(|node| node.record.map_epoch).max().unwrap_or(0);
         let known = snapshot.map.as_ref().map_or(0, |map| map.epoch());
         // A live node with a newer map than this one is about to restore it.
-        let is_paused = snapshot.paused.is_some() && snapshot.map.is_some();
-        live >= self.cluster.options().min_nodes
-            && snapshot.frozen.is_empty()
-            && !is_paused
-            && newest <= known
+        live >= self.cluster.options().min_nodes && snapshot.frozen.is_empty() && newest <= known
     }
 
     fn needs_change(&self, snapshot: &Snapshot) -> bool {
@@ -234,7 +238,13 @@ impl Duty<'_> {
         let is_lost = newest.is_some_and(|newest| {
             newest.epoch() > stored_epoch || self.is_from_before_a_loss(snapshot, newest)
         });
+        let is_corrupt = matches!(stored.map, Content::Corrupt(..));
+        let is_gone = matches!(stored.map, Content::Absent);
         let next = match newest {
+            // A pause stops moves, not the return of the map.
+            Some(map) if self.is_paused(snapshot) && self.may_write(snapshot) => {
+                (is_corrupt || is_gone).then(|| map.clone())
+            }
             _ if !self.may_change(snapshot) => None,
             Some(map) => match map.rebalanced(&self.members(snapshot, map), token) {
                 Some((next, moves)) => {
@@ -242,7 +252,7 @@ impl Duty<'_> {
                     Some(next)
                 }
                 None if is_lost => Some(map.clone().with_token(token)),
-                None => matches!(stored.map, Content::Corrupt(..)).then(|| map.clone()),
+                None => is_corrupt.then(|| map.clone()),
             },
             None => {
                 let empty = ShardMap::first(options.shards, options.replicas, &[], token);

@@ -233,27 +233,35 @@ impl Cluster {
         }
     }
 
-    /// Sets the mode of a node, this one or another, while another key is unchanged. To make it active cancels
-    /// a request to leave. The kept mode of a node that is stopped can be changed too.
+    /// Sets the mode of a node, this one or another, while another key is unchanged, and if the node has the mode that
+    /// was `seen`. To make it active cancels a request to leave. The kept mode of a node that is stopped can be changed too.
     ///
     /// # Errors
-    /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key has changed.
+    /// As [`Cluster::set_mode`]; [`Kind::Conflict`] if the other key or the mode has changed.
     pub async fn set_mode_while(
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
+        seen: Option<Mode>,
         mode: Mode,
     ) -> Result<(), Error> {
-        self.in_time(self.set_mode_if(condition, node_id, mode)).await
+        self.in_time(self.set_mode_if(condition, node_id, seen, mode)).await
     }
 
     async fn set_mode_if(
         &self,
         condition: Option<&Unchanged>,
         node_id: &str,
+        seen: Option<Mode>,
         mode: Mode,
     ) -> Result<(), Error> {
+        // An answer that was lost makes it find its own.
+        let check = |found: Mode| match seen.is_none_or(|seen| found == seen || found == mode) {
+            true => Ok(()),
+            false => Err(raced(&format!("the mode of {node_id} to {}", found.name()))),
+        };
         let set = |record: &mut Record| {
+            check(record.mode)?;
             record.mode = mode;
             if mode == Mode::Active {
                 record.cancel_leave();
@@ -268,6 +276,7 @@ impl Cluster {
         let kept_key = self.options.mode_key(node_id);
         let change = |found: Option<&[u8]>| {
             is_kept = found.is_some();
+            found.and_then(kept_mode::decode).map_or(Ok(()), check)?;
             Ok(match (found, mode) {
                 (None, _) => Update::Keep,
                 (Some(_), Mode::Active) => Update::Delete,
@@ -335,7 +344,7 @@ impl Cluster {
     /// # Errors
     /// [`Kind::NotFound`] if there is no such node; otherwise errors of the calls.
     pub async fn set_mode(&self, node_id: &str, mode: Mode) -> Result<(), Error> {
-        self.set_mode_while(None, node_id, mode).await
+        self.set_mode_while(None, node_id, None, mode).await
     }
 
     /// Drains this node, to stop it then: the mode that it has now is the one of its next start.
@@ -441,8 +450,8 @@ impl Cluster {
     ///
     /// # Errors
     /// [`Kind::NotFound`] if this process knows no such node; [`Kind::Argument`] for a weight that is negative or not
-    /// finite; [`Kind::Conflict`] if the other key has changed, or another program's value is in that of the weights; errors of
-    /// the calls.
+    /// finite; [`Kind::Conflict`] if the other key has changed, another operator has changed the weight since this process
+    /// read it, or another program's value is in the key of the weights; errors of the calls.
     pub async fn set_weight(
         &self,
         condition: Option<&Unchanged>,
@@ -469,7 +478,15 @@ impl Cluster {
         let update = self.update_while(condition, &key, |found| {
             let known = found.unwrap_or(&lost);
             let mut all = weights::members(known).ok_or_else(|| keys::foreign(&key))?;
-            before = weights::decode(known).get(node_id).copied();
+            let has = weights::decode(known).get(node_id).copied();
+            // An answer that was lost makes it find its own.
+            let is_seen =
+                [snapshot.weights.get(node_id), shown.get(node_id)].contains(&has.as_ref());
+            if !is_seen && has != weight {
+                let has = has.map_or("that of its configuration".to_owned(), |it| it.to_string());
+                return Err(raced(&format!("the weight of {node_id} to {has}")));
+            }
+            before = has;
             match weight {
                 Some(weight) => _ = all.insert(node_id.to_owned(), weight.into()),
                 None => _ = all.remove(node_id),
@@ -571,6 +588,12 @@ impl Cluster {
         self.in_time(self.change_record(condition, node_id, withdraw)).await?;
         Ok(withdrawn)
     }
+}
+
+/// The refusal to change what another operator has changed since it was read.
+fn raced(what: &str) -> Error {
+    let why = format!("another operator has changed {what} meanwhile: nothing was changed");
+    Error::new(Kind::Conflict, why).with_maybe_applied(false)
 }
 
 /// The error for a name that no node has.

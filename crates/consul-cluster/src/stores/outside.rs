@@ -4,7 +4,7 @@ use super::document::StoreMap;
 use super::lists::check_whole;
 use super::reports::{LossAcceptance, Wanted, log_acceptance};
 use super::{accepted_key, is_live, map_key, members_prefix, read_map, wanted_key};
-use crate::keys::Update;
+use crate::keys::{self, Update};
 use crate::nodes::rights::Right;
 use crate::{Cluster, Options, Unchanged};
 use consul_api::api::kv;
@@ -12,6 +12,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::value::Value;
 use consul_api::value::shape::unknown;
+use consul_client::coordination::{set, transact, unchanged};
 use consul_replication::map::{Entry, NodeId, Place, Quorums};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -177,7 +178,7 @@ pub async fn names(cluster: &Cluster) -> Result<BTreeSet<String>, Error> {
 /// N, W and R of a store as they are wanted, and as an operator wants them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbers {
-    /// The numbers of its map.
+    /// The numbers of its map, or those that an operator has asked for since.
     pub now: Quorums,
     /// Those that it is to have.
     pub wanted: Quorums,
@@ -198,11 +199,9 @@ pub async fn numbers(
     change: NumbersChange,
     at: Option<u64>,
 ) -> Result<Numbers, Error> {
-    numbers_of(cluster, &read_store(cluster, store, at).await?.0, change)
-}
-
-fn numbers_of(cluster: &Cluster, map: &StoreMap, change: NumbersChange) -> Result<Numbers, Error> {
-    let now = map.shared.quorums();
+    let asked = asked(cluster, store).await?;
+    let (map, _) = read_store(cluster, store, at).await?;
+    let now = quorums(&map, asked.wanted);
     let wanted = Quorums {
         replicas: change.replicas.unwrap_or(now.replicas),
         write: change.write.unwrap_or(now.write),
@@ -224,28 +223,61 @@ pub struct NumbersChange {
     pub read: Option<usize>,
 }
 
-/// Asks the leader to give a store other numbers of replicas, step by step.
+/// The request of an operator to the leader, and the modify index of the key.
+struct AskedNumbers {
+    wanted: Option<Wanted>,
+    index: u64,
+}
+
+async fn asked(cluster: &Cluster, store: &str) -> Result<AskedNumbers, Error> {
+    let found = keys::read(cluster.client(), &wanted_key(cluster.options(), store)).await?;
+    let (bytes, index) = found.unwrap_or_default();
+    Ok(AskedNumbers { wanted: serde_json::from_slice(&bytes).ok(), index })
+}
+
+/// The numbers of a map after the leader has done what it is asked for.
+fn quorums(map: &StoreMap, asked: Option<Wanted>) -> Quorums {
+    let asked = asked.filter(|asked| !asked.is_done(map));
+    asked.map_or_else(|| map.shared.quorums(), Wanted::quorums)
+}
+
+/// Asks the leader to give a store the wanted ones of the numbers that [`numbers`] has shown, step by step.
 ///
 /// # Errors
-/// As [`numbers`].
+/// As [`numbers`]; also [`Kind::Conflict`] if somebody else has changed the numbers since they were shown.
 pub async fn set_numbers(
     cluster: &Cluster,
     store: &str,
-    change: NumbersChange,
+    shown: &Numbers,
     at: Option<u64>,
-) -> Result<Numbers, Error> {
-    let (map, index) = read_store(cluster, store, at).await?;
-    let numbers = numbers_of(cluster, &map, change)?;
-    let condition = at.map(|_| Unchanged { key: map_key(cluster.options(), store), index });
+) -> Result<(), Error> {
     let key = wanted_key(cluster.options(), store);
-    let put = |found: Option<&[u8]>| {
-        Ok(match found.is_none() && numbers.wanted == numbers.now {
-            true => Update::Keep,
-            false => Update::Put(Wanted::new(numbers.wanted).encode()),
-        })
-    };
-    cluster.update_while(condition.as_ref(), &key, put).await?;
-    Ok(numbers)
+    loop {
+        let AskedNumbers { wanted, index } = asked(cluster, store).await?;
+        let (map, map_index) = read_store(cluster, store, at).await?;
+        let now = quorums(&map, wanted);
+        if now == shown.wanted {
+            return Ok(());
+        }
+        if now != shown.now {
+            let Quorums { replicas, write, read } = now;
+            let why = format!(
+                "another operator has given store {store:?} N/W/R {replicas}/{write}/{read} meanwhile: nothing was changed"
+            );
+            return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+        }
+        let change = [
+            unchanged(&map_key(cluster.options(), store), map_index),
+            unchanged(&key, index),
+            set(&key, Wanted::new(shown.wanted).encode()),
+        ];
+        match transact(cluster.client(), change, None).await {
+            Err(error) if error.kind() == Kind::TxnFailed => {
+                cluster.client().pause(keys::CONFLICT_PAUSE_MS).await;
+            }
+            changed => return changed.map(|_| ()),
+        }
+    }
 }
 
 /// The rights to change the numbers of a store.

@@ -4,7 +4,7 @@ use crate::nodes::{Process, leaders, node, owners};
 use crate::requests::look;
 use crate::support::world::World;
 use consul_api::error::Kind;
-use consul_cluster::{Forgotten, KEPT_LEADERS, Mode, Options, past_leaders};
+use consul_cluster::{Cluster, Forgotten, KEPT_LEADERS, Mode, Options, past_leaders};
 use consul_sim::Retained;
 use std::time::Duration;
 
@@ -338,4 +338,84 @@ fn the_history_of_leaders_outlives_restarts_and_has_an_end() {
     world.wait(secs(30));
     assert_eq!(history().len(), KEPT_LEADERS);
     assert_eq!(history().last().expect("one").node_id, "n2");
+}
+
+/// An order of an operator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    Mode(Mode),
+    Weight(&'static str, Option<f64>),
+    Pause(&'static str),
+}
+
+const ORDERS: [Order; 9] = [
+    Order::Mode(Mode::Active),
+    Order::Mode(Mode::Draining),
+    Order::Mode(Mode::Maintenance),
+    Order::Weight("n3", Some(2.0)),
+    Order::Weight("n3", Some(3.0)),
+    Order::Weight("n3", None),
+    Order::Weight("n2", Some(2.0)),
+    Order::Pause("ada"),
+    Order::Pause("grace"),
+];
+
+impl Order {
+    /// Gives it as `consul-ha` does. `false`: the operator is told that it is not done.
+    async fn give(self, operator: &Cluster) -> bool {
+        match self {
+            Order::Mode(mode) => {
+                let snapshot = operator.snapshot();
+                let kept = snapshot.kept_modes.get("n3").copied().unwrap_or_default();
+                let seen = Some(snapshot.nodes.get("n3").map_or(kept, |node| node.record.mode));
+                operator.set_mode_while(None, "n3", seen, mode).await.is_ok()
+            }
+            Order::Weight(id, weight) => operator.set_weight(None, id, weight).await.is_ok(),
+            Order::Pause(by) => operator.pause_moves(None, by, "").await.expect("Consul").is_none(),
+        }
+    }
+
+    fn is_in_force(self, world: &World) -> bool {
+        let snapshot = look(world).snapshot();
+        match self {
+            Order::Mode(mode) => match snapshot.nodes.get("n3") {
+                Some(node) => node.record.mode == mode,
+                None => snapshot.kept_modes.get("n3").copied().unwrap_or_default() == mode,
+            },
+            Order::Weight(id, weight) => snapshot.weights.get(id).copied() == weight,
+            Order::Pause(by) => snapshot.paused.as_ref().is_some_and(|it| it.by == by),
+        }
+    }
+}
+
+#[test]
+fn of_two_operators_who_have_seen_the_same_none_is_lost_silently() {
+    for is_stopped in [false, true] {
+        let pairs = ORDERS.iter().flat_map(|a| ORDERS.iter().map(move |b| (*a, *b)));
+        for (a, b) in pairs.filter(|(a, b)| a != b) {
+            for at_once in [true, false] {
+                let (world, nodes) = three();
+                world.run(look(&world).set_weight(None, "n3", Some(0.5))).expect("it is set");
+                if is_stopped {
+                    world.stop(&nodes[2]);
+                    let kept = r#"{"mode":"maintenance"}"#;
+                    world.write(KEPT, kept);
+                }
+                world.wait(secs(10));
+                if a.is_in_force(&world) || b.is_in_force(&world) {
+                    continue;
+                }
+                let (one, other) = (look(&world), look(&world));
+                let (first, second) = match at_once {
+                    true => world.run(async { tokio::join!(a.give(&one), b.give(&other)) }),
+                    false => world.run(async { (a.give(&one).await, b.give(&other).await) }),
+                };
+                let what = format!("{a:?} beside {b:?}, at once: {at_once}, {is_stopped}");
+                assert!(first || second, "{what}: nobody wins");
+                for (order, is_done) in [(a, first), (b, second)] {
+                    assert!(!is_done || order.is_in_force(&world), "{what}: {order:?} is lost");
+                }
+            }
+        }
+    }
 }

@@ -901,20 +901,46 @@ fn a_map_that_consul_has_lost_is_put_back_and_its_epoch_only_grows() {
     assert!(nodes[0].epoch() > epoch);
 }
 
+/// Also while nothing moves: an operator is told for 5 s at most.
 #[test]
-fn a_document_that_is_not_a_map_is_moved_aside_and_replaced() {
-    let world = World::new();
-    let nodes = world.nodes(2);
-    world.wait(Duration::from_secs(5));
-    let epoch = nodes[0].epoch();
-    world.write("tsdb/cluster/shards/map", "not ours");
-    world.wait(Duration::from_secs(70));
-    assert!(nodes.iter().all(|node| node.epoch() > epoch && owners(node).len() == 2));
-    let client = world.client();
-    let found = world.run(client.call(&kv::LIST, &Args::new().arg("tsdb/cluster/shards/map.")));
-    let found = found.expect("an answer").value;
-    let values: Vec<_> = found.items().iter().filter_map(|entry| entry.get("Value")).collect();
-    assert_eq!(values, [&Value::Bytes(b"not ours".to_vec())]);
+fn a_document_that_is_not_a_map_is_moved_aside_and_replaced_at_once() {
+    let (map, epoch_key) = ("tsdb/cluster/shards/map", "tsdb/cluster/shards/epoch");
+    let values = [(map, Some("not ours")), (map, Some("{}")), (map, Some("")), (map, None)];
+    let values = values.into_iter().chain([(epoch_key, Some("not ours")), (epoch_key, None)]);
+    for ((key, value), is_paused) in values.flat_map(|it| [(it, false), (it, true)]) {
+        let what = format!("{key}: {value:?}, paused: {is_paused}");
+        let world = World::new();
+        let nodes = world.nodes(2);
+        world.wait(Duration::from_secs(5));
+        let epoch = nodes[0].epoch();
+        let operator = crate::requests::look(&world);
+        if is_paused {
+            world.run(operator.pause_moves(None, "ada", "")).expect("it is ordered");
+            world.wait(Duration::from_secs(3));
+        }
+        match value {
+            Some(value) => world.write(key, value),
+            None => world.send("DELETE", &format!("/v1/kv/{key}"), ""),
+        }
+        let seen = crate::requests::look(&world).snapshot();
+        let is_unread = value.is_some();
+        assert_eq!(!seen.unreadable.is_empty(), is_unread, "{what}: told at once");
+        world.wait(Duration::from_secs(5));
+        let seen = crate::requests::look(&world).snapshot();
+        assert!(seen.unreadable.is_empty() && seen.map.is_some(), "{what}: {:?}", seen.unreadable);
+        let is_whole = |node: &Process| node.epoch() >= epoch && owners(node).len() == 2;
+        assert!(nodes.iter().all(is_whole), "{what}");
+        let client = world.client();
+        let found = world.run(client.call(&kv::LIST, &Args::new().arg(format!("{map}."))));
+        let found = found.expect("an answer").value;
+        let values: Vec<_> = found.items().iter().filter_map(|entry| entry.get("Value")).collect();
+        match value.filter(|_| key == map) {
+            Some(value) if !value.is_empty() => {
+                assert_eq!(values, [&Value::Bytes(value.as_bytes().to_vec())], "{what}");
+            }
+            _ => {}
+        }
+    }
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn nothing_is_changed_after_another_shard_map_than_the_operators() {
     assert!(nodes[0].epoch() > epoch);
     let condition = Some(&unchanged);
     let refused = [
-        world.run(operator.set_mode_while(condition, "n1", Mode::Draining)),
+        world.run(operator.set_mode_while(condition, "n1", None, Mode::Draining)),
         world.run(operator.ask_leave(condition, "n2")).map(drop),
         world.run(operator.ask_hand_over(condition, None)).map(drop),
         world.run(operator.forget(condition, "n3")).map(drop),
@@ -290,7 +290,7 @@ fn another_change_of_the_node_is_no_change_of_the_shard_map() {
     world.agent.add_fault(Fault { latency: Duration::from_millis(10), ..Fault::default() });
     let (first, second) = world.run(join(
         operator.set_mode("n1", Mode::Maintenance),
-        operator.set_mode_while(Some(&unchanged), "n1", Mode::Active),
+        operator.set_mode_while(Some(&unchanged), "n1", None, Mode::Active),
     ));
     first.expect("a mode");
     second.expect("the map is the same");

@@ -166,7 +166,7 @@ pub fn losses_of_two(version: &str) {
     let cluster = Pretended::start(version);
     cluster.set_up();
     let place = |node: &str| json!({ "node": node, "disk": 1 });
-    let map = json!({
+    let mut map = json!({
         "format": 1, "version": 3, "openings": {}, "nodes": [],
         "shared": { "shards": 1, "replicas": 3, "write_quorum": 2, "read_quorum": 2 },
         "places": [place("n1"), place("n3"), place("n4")], "shards": [[0, [0, 1, 2], []]],
@@ -189,6 +189,18 @@ pub fn losses_of_two(version: &str) {
     assert_eq!(accept(&["--node", "n4"]), both);
     cluster.put("ha/shards/members/points/accepted/0", &json!("unbound"));
     assert_eq!(accept(&["--node", "n4"]), "accepted", "it is about all that is missing");
+    // n1 lives, and may have its records soon.
+    map["down"] = json!({ "n1": 1 });
+    cluster.put("ha/shards/maps/points", &map);
+    cluster.put("ha/shards/members/points/accepted/0", &json!("untouched"));
+    let before = accepted();
+    for of in [&["--yes"][..], &["--dry-run"], &["--yes", "--node", "n1"]] {
+        let run = cluster.run(&[&["accept-loss", "points", "0"], of].concat());
+        run.refused(1, &["n1 lives", "--force"]);
+        assert_eq!(accepted(), before, "{of:?}");
+    }
+    accept(&["--node", "n3", "--node", "n4"]);
+    accept(&["--node", "n1", "--force"]);
 }
 
 fn leaves(cluster: &Pretended) {

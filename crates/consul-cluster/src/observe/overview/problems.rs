@@ -189,8 +189,8 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     }
     for why in &overview.unread_map {
         let text = format!("the shard map in Consul cannot be read: {why}");
-        let cure = "delete the key that ends in `epoch`: a node that runs writes both keys again, and keeps what \
-                    is there under a name of its own";
+        let cure = "wait 5 s: the leader writes the map again, and keeps what is there under a name of its own; if it \
+                    does not, delete the key that ends in `epoch`: then a node that runs does so";
         found.push(error("map_unreadable", "", text, cure.to_owned()));
     }
     if !overview.frozen.is_empty() {
@@ -851,8 +851,15 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         };
         let may_be_lost = !lost.iter().flat_map(|shard| &shard.missing).all(is_failing);
         if may_be_lost && may_be_given_up(overview) {
+            let lives = |id: &String| {
+                overview.nodes.iter().any(|it| it.id == *id && it.state != NodeState::Down)
+            };
+            let force = match lost.iter().flat_map(|shard| &shard.missing).any(lives) {
+                true => ", with --force for a node that lives",
+                false => "",
+            };
             cure.push_str(&format!(
-                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard",
+                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard{force}",
                 operand(name, "")
             ));
             if !store.is_open {

@@ -1,7 +1,7 @@
 //! N, W and R that an operator changes.
 
 use super::{Cases, Disk, Process, Quorums, StoreOptions};
-use consul_api::error::Kind;
+use consul_api::error::{Error, Kind};
 use consul_cluster::Event;
 use consul_cluster::stores::outside::{self, NumbersChange};
 use consul_process::clock::Clock as _;
@@ -21,8 +21,7 @@ impl Cases {
     fn set(&self, at: &Process, (replicas, write, read): (usize, usize, usize)) {
         let change =
             NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
-        let set = outside::set_numbers(&at.cluster, "points", change, None);
-        self.world.run(set).expect("the right to do so");
+        self.world.run(set_numbers(at, change)).expect("the right to do so");
     }
 
     /// Writes until the store has these numbers; no write may fail.
@@ -51,6 +50,11 @@ impl Process {
     fn has_numbers(&self, replicas: usize) -> bool {
         self.is_settled(replicas) && self.store.status().iter().all(|it| !it.is_changing)
     }
+}
+
+async fn set_numbers(at: &Process, change: NumbersChange) -> Result<(), Error> {
+    let shown = outside::numbers(&at.cluster, "points", change, None).await?;
+    outside::set_numbers(&at.cluster, "points", &shown, None).await
 }
 
 const TWO: Quorums = Quorums { replicas: 2, write: 2, read: 2 };
@@ -157,7 +161,7 @@ fn numbers_that_do_not_fit_together_are_refused_and_a_change_is_told() {
     let (cases, nodes) = Cases::filled(3);
     let set = |replicas, write, read| {
         let change = NumbersChange { replicas, write, read };
-        cases.world.run(outside::set_numbers(&nodes[0].cluster, "points", change, None))
+        cases.world.run(set_numbers(&nodes[0], change))
     };
     for (change, why) in [
         ((None, Some(1), None), "together they must be more than replicas"),
@@ -177,4 +181,53 @@ fn numbers_that_do_not_fit_together_are_refused_and_a_change_is_told() {
     let what = "points: replicas = 3, write_quorum = 3, read_quorum = 2";
     assert_eq!(told, [Event::StoreChanges(what.into()), Event::StoreChanged(what.into())]);
     assert!(cases.said("wanted/numbers").is_none(), "the leader has taken it");
+}
+
+#[test]
+fn of_two_operators_at_once_none_is_lost_silently() {
+    let change = |(replicas, write, read)| NumbersChange { replicas, write, read };
+    let changes = [
+        (Some(2), None, None),
+        (None, Some(3), None),
+        (None, None, Some(3)),
+        (Some(4), Some(3), Some(3)),
+        (Some(2), Some(2), Some(1)),
+    ]
+    .map(change);
+    let pairs = changes.iter().flat_map(|a| changes.iter().map(move |b| (*a, *b)));
+    for ((a, b), pause_ms) in pairs.flat_map(|pair| [(pair, 0), (pair, 30_000)]) {
+        let (cases, nodes) = Cases::filled(4);
+        let at = |node: usize| &nodes[node].cluster;
+        let shown = cases.world.run(async {
+            [
+                outside::numbers(at(0), "points", a, None).await.expect("the store"),
+                outside::numbers(at(1), "points", b, None).await.expect("the store"),
+            ]
+        });
+        let set = |node: usize| outside::set_numbers(at(node), "points", &shown[node], None);
+        let done = match pause_ms {
+            0 => cases.world.run(async { tokio::join!(set(0), set(1)) }),
+            // The leader has taken the first ones.
+            _ => {
+                let first = cases.world.run(set(0));
+                cases.world.wait(Duration::from_millis(pause_ms));
+                (first, cases.world.run(set(1)))
+            }
+        };
+        let now = outside::numbers(at(0), "points", NumbersChange::default(), None);
+        let now = cases.world.run(now).expect("the store").now;
+        let what = format!("{a:?} beside {b:?}: {now:?} after {pause_ms} ms: {done:?}");
+        for (done, shown) in [done.0, done.1].iter().zip(shown) {
+            match done {
+                Ok(()) => assert_eq!(now, shown.wanted, "{what}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), Kind::Conflict, "{what}");
+                    let Quorums { replicas, write, read } = now;
+                    let numbers = format!("N/W/R {replicas}/{write}/{read} meanwhile");
+                    assert!(error.message().contains(&numbers), "{what}");
+                }
+            }
+        }
+        assert_ne!(now, shown[0].now, "one of them wins: {what}");
+    }
 }

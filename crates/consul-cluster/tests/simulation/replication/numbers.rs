@@ -59,7 +59,12 @@ impl Scenario {
             write: Some(write),
             read: Some(read),
         };
-        match outside::set_numbers(&cluster, &store.options().name, change, None).await {
+        let name = &store.options().name;
+        let set = async {
+            let shown = outside::numbers(&cluster, name, change, None).await?;
+            outside::set_numbers(&cluster, name, &shown, None).await
+        };
+        match set.await {
             Ok(_) => self.world.count("other numbers", 1),
             Err(why) => self.world.note(|| format!("they are not wanted: {why}")),
         }
