@@ -154,11 +154,11 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
         None => Ok(default.to_owned()),
     };
     let named = |name: &str| match given.get(name) {
-        // Null names no check.
-        Some(Json::List(items)) => {
-            let items = items.iter().filter(|item| **item != Json::Null).cloned().collect();
-            let member = [(name.to_owned(), Json::List(items))];
-            Object::of_members(&member, "Alias.").texts(name)
+        // Go reads into the default, and null keeps its element.
+        Some(Json::List(items)) if items.first() == Some(&Json::Null) => {
+            let mut names = given.texts(name)?;
+            names.iter_mut().flatten().take(1).for_each(|first| *first = SERF_HEALTH.to_owned());
+            Ok(names)
         }
         _ if given.has(name) => given.texts(name),
         _ => Ok(serf_health()),
@@ -252,7 +252,7 @@ fn check_bound(state: &State, session: &Session) -> Result<(), String> {
     }
     let of_services = session.service_checks.iter().flatten().map(|(id, _)| id);
     let of_node = session.node_checks.iter().flatten();
-    for id in of_node.chain(of_services).chain(session.checks.iter().flatten()) {
+    for id in session.checks.iter().flatten().chain(of_node).chain(of_services) {
         match state.catalog.check(&session.node, id) {
             None if id.is_empty() => {
                 return Err(
@@ -393,6 +393,9 @@ mod tests {
         assert_eq!(checks(r#"{"Checks":[]}"#), ("[]".to_owned(), null()));
         assert_eq!(checks(r#"{"NodeChecks":[]}"#), ("[]".to_owned(), null()));
         assert_eq!(checks(r#"{"NodeChecks":null}"#), (null(), null()));
+        for body in [r#"{"NodeChecks":[null]}"#, r#"{"Checks":[null]}"#] {
+            assert_eq!(checks(body), (r#"["serfHealth"]"#.to_owned(), null()), "{body}");
+        }
         assert_eq!(
             checks(r#"{"Checks":["serfHealth"]}"#),
             (r#"["serfHealth"]"#.to_owned(), null())

@@ -203,6 +203,10 @@ fn decode(body: &[u8]) -> Result<Vec<Operation>, String> {
     };
     let mut operations = Vec::new();
     for item in items {
+        // Consul closes the connection, and applies nothing.
+        if matches!(item, Json::Null) {
+            return Err("an operation is null".to_owned());
+        }
         let item = Object::new(item, GoType { value: "api.TxnOp", fields: "TxnOp." })?;
         item.check_known(&["KV", "Node", "Service", "Check"])?;
         if let Some(json) = item.object("KV", "api.KVTxnOp")? {
@@ -478,6 +482,8 @@ mod tests {
         for body in ["[]", "null", "[{}]"] {
             assert!(world.put("txn", body).text().starts_with(r#"{"Results":[],"#));
         }
+        let answer = world.put("txn", r#"[{"KV":{"Verb":"set","Key":"x"}},null]"#);
+        assert_eq!((answer.status(), world.get("kv/x").status()), (400, 404));
     }
 
     #[test]
