@@ -64,6 +64,8 @@ struct Open {
     /// The rights that it must give back, and the number of their taking.
     taken: Vec<Right>,
     taking: u64,
+    /// Whether a request that takes one was sent.
+    is_taking: bool,
     /// The number of the record before that of the taking.
     step: u64,
     /// Whether the request that switches the job was sent.
@@ -128,9 +130,9 @@ impl Frozen {
         target: &Target,
         keys: &job::Keys,
     ) -> Result<Option<Vec<Right>>, Stop> {
-        let (alarms, taken, taking, step) = {
+        let (alarms, taken, taking, is_taking, step) = {
             let open = lock(&self.0);
-            (open.alarms.clone(), open.taken.clone(), open.taking, open.step)
+            (open.alarms.clone(), open.taken.clone(), open.taking, open.is_taking, open.step)
         };
         if !alarms.is_empty() {
             etcd.lift_alarms(&alarms).await?;
@@ -138,10 +140,12 @@ impl Frozen {
         let mut missing = Some(Vec::new());
         let now = if taken.is_empty() { None } else { job::record(target, keys).await? };
         if !taken.is_empty() && now.is_none_or(|(now, _)| now.step <= step) {
-            // Consul has lost the record, or has one from before: no other instance knows of these rights.
-            etcd.give_back(&taken, async || Ok::<_, Refused>(true)).await?;
-            let lacking = etcd.not_given_back(&taken).await?;
-            missing = Some(lacking.into_iter().cloned().collect());
+            // The taking was not recorded, or Consul has lost the record, or has one from before.
+            if is_taking {
+                let is_own = job::give_back_unrecorded(etcd, target, keys, &taken).await?;
+                let lacking = etcd.not_given_back(&taken).await?.into_iter().cloned().collect();
+                missing = is_own.then_some(lacking);
+            }
         } else if !taken.is_empty() {
             missing = None;
             if job::give_back(etcd, target, keys, taking).await?.is_some() {
@@ -689,6 +693,7 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     for right in &taken {
         // An instance that was replaced meanwhile takes no more.
         run.job.apply(&[]).await?;
+        lock(&frozen.0).is_taking = true;
         run.etcd.take(right).await?;
     }
     // An instance that was replaced meanwhile gives them back.

@@ -542,6 +542,32 @@ pub async fn give_back(
     Ok(is_done.then_some(was_taken))
 }
 
+/// Gives back rights that this instance has taken and that Consul does not know any more: it has lost the record, or has one
+/// from before. Returns whether they are; otherwise another instance holds the job or has changed it meanwhile, or the record
+/// is of a job that is cut over.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn give_back_unrecorded(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &Keys,
+    taken: &[Right],
+) -> Result<bool, Stop> {
+    let found = async || -> Result<_, Stop> {
+        let of_record = record(target, keys).await?.map(|(it, index)| (it.phase, index));
+        Ok((of_record, holder(target, keys).await?.map(|(_, index)| index)))
+    };
+    let before = found().await?;
+    let is_switched = before.0.as_ref().is_some_and(|(phase, _)| *phase == Phase::Switched);
+    if is_switched || living(target, keys).await?.is_some() {
+        return Ok(false);
+    }
+    let may_go_on = async || found().await.map(|now| now == before);
+    etcd.give_back(taken, &may_go_on).await?;
+    may_go_on().await
+}
+
 /// Whether the holder of a job changes its beat.
 async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
     let before = target.get(&keys.beat).await?;
