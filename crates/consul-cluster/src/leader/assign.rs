@@ -269,7 +269,10 @@ impl Duty<'_> {
             Some(next) => next,
             None => {
                 // No change is needed; a newer map in Consul is adopted.
-                if let Content::Map(map) = stored.map {
+                if let Content::Map(map) = stored.map
+                    && held != Some(&map)
+                {
+                    publication::confirm(self.cluster, stored.index).await?;
                     publication::adopt(self.cluster, map);
                 }
                 return Ok(());

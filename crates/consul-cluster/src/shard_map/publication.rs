@@ -247,7 +247,7 @@ async fn fetch_map(
 ///
 /// # Errors
 /// [`Kind::NotReady`] if the key that was read has not this index; errors of a transaction.
-async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
+pub(crate) async fn confirm(cluster: &Cluster, index: u64) -> Result<(), Error> {
     let key = cluster.options.map_key();
     match are_refused(&cluster.presence, [unchanged(&key, index)]).await? {
         false => Ok(()),
