@@ -40,6 +40,7 @@ mod presence;
 mod profile;
 mod proofs;
 pub mod semaphore;
+mod shared_queries;
 mod waits;
 
 pub use acquire::Wait;
