@@ -254,7 +254,9 @@ pub async fn rights_now(etcd: &Etcd, record: &Record) -> Result<String, Refused>
     }
     let has_all = etcd.taken(&record.taken).await?.is_empty();
     let why = match (record.rights, has_all) {
-        (Rights::GivingBack, true) => "a rollback has begun, and has given the rights back",
+        (Rights::GivingBack | Rights::GivenBack, true) => {
+            "a rollback has begun, and has given the rights back"
+        }
         (Rights::GivingBack, false) => "a rollback has begun to give the rights back",
         _ => "another job, an operator, or a request that came late has given rights",
     };
@@ -309,6 +311,7 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
         run.report.note(LIFTED);
     }
     source::check(run.etcd, &record).await?;
+    refuse_other_takings(run, freeze).await?;
     may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
@@ -430,6 +433,26 @@ async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Refuses to rely on rights that another job's cut-over has taken and may give back.
+async fn refuse_other_takings(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
+    if freeze != Freeze::Roles {
+        return Ok(());
+    }
+    let range = Range::prefix(&run.job.record().mapping.etcd_prefix);
+    let others = job::others(run.job.target, &run.job.keys).await?.into_iter();
+    let mut takings = others.filter(|(_, other)| {
+        let mut rights = other.may_be_taken().iter();
+        other.phase != Phase::Switched && rights.any(|right| right.overlaps(&range))
+    });
+    match takings.next() {
+        None => Ok(()),
+        Some((name, _)) => Err(Stop::Refused(format!(
+            "a cut-over of the job {name:?} has taken rights to write keys of this job, too, and may give them back: wait for \
+             its end, or let --job {name} status give back what it has left"
+        ))),
+    }
+}
+
 /// Deletes the sentinels that were there while this instance held the job, each by its name, and none of an instance
 /// that has taken over since.
 async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
@@ -472,7 +495,10 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
 pub(super) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
     let record = run.job.record();
     if on.iter().any(|alarm| record.has_raised(&run.job.keys, *alarm)) {
-        return Ok(format!("{FORGOTTEN}. {FORGOTTEN_CURE}"));
+        return Ok(match record.phase {
+            Phase::Switched => format!("{FORGOTTEN}. Run `etcdctl alarm disarm`, and this again"),
+            _ => format!("{FORGOTTEN}. {FORGOTTEN_CURE}"),
+        });
     }
     let others = job::others(run.job.target, &run.job.keys).await?;
     let is_of = |(name, other): &&(String, Record)| {
@@ -613,6 +639,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         };
         // One may have begun since the first look.
         refuse_other_tails(run).await?;
+        refuse_other_takings(run, freeze).await?;
         lock(&frozen.0).may_be_switched = true;
         let saved = run.job.save(switched, &[]).await;
         if let Err(Stop::Failed(error)) = &saved
@@ -666,15 +693,14 @@ async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
 
 /// Refuses to end a cut-over during which a role can have got its right back.
 async fn are_still_taken(run: &Run<'_>) -> Result<(), Stop> {
-    if rights(run).await?.is_empty() {
-        return Ok(());
-    }
+    let done = match run.etcd.has_users().await? {
+        true if rights(run).await?.is_empty() => return Ok(()),
+        true => "let a role of etcd write again",
+        false => "switched etcd's access control off",
+    };
     // Another instance that has taken over meanwhile has given it back.
     run.job.next_epoch().await?;
-    Err(Stop::Refused(
-        "another program has let a role of etcd write again: some programs may have written"
-            .to_owned(),
-    ))
+    Err(Stop::Refused(format!("another program has {done}: some programs may have written")))
 }
 
 /// Takes the right to write from all roles that have it, after the record names what is to be given back.

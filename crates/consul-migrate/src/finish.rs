@@ -206,9 +206,7 @@ async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> R
     let others = super::job::others(run.job.target, &run.job.keys).await?;
     done.jobs = others.into_iter().map(|(name, _)| name).collect();
     let keys = &run.job.keys;
-    let all = [&keys.beat, &keys.holder, &keys.record];
-    let deletions = all.map(|key| Op::Delete { key: key.clone() });
-    match run.job.apply_all(&deletions).await {
+    match run.job.delete().await {
         // By a request whose answer was lost, or that a proxy has repeated.
         Err(Stop::Refused(_)) if super::job::record(run.job.target, keys).await?.is_none() => {
             Ok(())

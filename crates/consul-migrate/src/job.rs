@@ -16,6 +16,7 @@ use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use twox_hash::XxHash3_64;
 
@@ -306,6 +307,8 @@ pub struct Job<'a> {
     me: Instance,
     epoch: Mutex<u64>,
     state: Mutex<State>,
+    /// Whether this instance deletes the holder and the record.
+    is_ending: AtomicBool,
 }
 
 /// This instance's knowledge of the record.
@@ -607,6 +610,7 @@ impl<'a> Job<'a> {
             me,
             epoch: epoch.into(),
             state: State::of(first.clone(), index).into(),
+            is_ending: AtomicBool::new(false),
         };
         // The record of an instance that has taken over meanwhile names an alarm on which that one relies.
         if holder(target, &job.keys).await?.is_none_or(|(_, index)| index != epoch) {
@@ -916,6 +920,8 @@ impl<'a> Job<'a> {
                 match holder(self.target, &self.keys).await {
                     // It began another epoch meanwhile.
                     Ok(Some((instance, _))) if instance == self.me => {}
+                    // The answer to that is on its way.
+                    Ok(None) if self.is_ending.load(Ordering::Relaxed) => {}
                     Ok(_) => return self.fenced().await,
                     Err(_) => {}
                 }
@@ -923,6 +929,16 @@ impl<'a> Job<'a> {
             self.target.clock().sleep(BEAT).await;
         }
         unreachable!("the loop has no end")
+    }
+
+    /// Deletes the record, and lets the job go with it.
+    ///
+    /// # Errors
+    /// [`Stop::Held`] if another instance has taken over.
+    pub(super) async fn delete(&self) -> Result<(), Stop> {
+        self.is_ending.store(true, Ordering::Relaxed);
+        let all = [&self.keys.beat, &self.keys.holder, &self.keys.record];
+        self.apply_all(&all.map(|key| Op::Delete { key: key.clone() })).await
     }
 
     /// Lets another instance hold the job at once.

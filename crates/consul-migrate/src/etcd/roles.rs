@@ -7,6 +7,7 @@ use crate::survey::shown;
 use consul_api::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::borrow::Cow;
 use std::fmt;
 
 /// The role whose users may do anything, whatever its permissions.
@@ -82,10 +83,20 @@ impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, permission) in self.before().iter().enumerate() {
             let (and, kind) = (if at > 0 { ", " } else { "" }, permission.allowed.word());
-            let (role, keys) = (&self.role, Keys(&permission.key.0, &permission.range_end.0));
+            let (role, keys) =
+                (pasted(&self.role), Keys(&permission.key.0, &permission.range_end.0));
             write!(f, "{and}`etcdctl role grant-permission {role} {kind}` for {keys}")?;
         }
         Ok(())
+    }
+}
+
+/// A name as a shell takes it.
+fn pasted(name: &str) -> Cow<'_, str> {
+    let is_plain = |it: char| it.is_alphanumeric() || "_-./:@".contains(it);
+    match !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain) {
+        true => name.into(),
+        false => format!("'{}'", name.replace('\'', r"'\''")).into(),
     }
 }
 
@@ -395,6 +406,20 @@ fn base64(bytes: &[u8]) -> Base64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each name of a role, as the shell that it is pasted into takes it.
+    #[test]
+    fn a_name_is_pasted_as_one_word() {
+        for name in
+            ["app", "b c", "it's $(id)", "a;b", "-x", "", "é", "`x`", "a\"b", "*", "~", "a\nb"]
+        {
+            let printed = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(format!("printf %s {}", pasted(name)))
+                .output();
+            assert_eq!(printed.expect("a shell").stdout, name.as_bytes(), "{name:?}");
+        }
+    }
 
     #[test]
     fn a_right_overlaps_the_keys_of_a_job() {

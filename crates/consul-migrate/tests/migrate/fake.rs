@@ -261,6 +261,11 @@ impl Fake {
         (state.has_users, state.version) = (true, version);
     }
 
+    /// Has no access control any more.
+    pub fn have_no_users(&self) {
+        self.state().has_users = false;
+    }
+
     /// All tokens of now are void.
     pub fn end_tokens(&self, by: Void) {
         let mut state = self.state();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/consul-migrate.schema.json");
 
@@ -66,7 +67,16 @@ pub fn run(version: &'static str) {
     let report = folder.file("cutover.json");
     differs(&servers, &report, &schema);
     let cutover = ["cutover", "--yes", "--within", "300", "--report", &report];
-    servers.run(&cutover).ends(0, &["cut over: 2 keys are equal", &with_consul]);
+    let mut followed = servers.start_run(&[&cutover[..], &["--follow"]].concat());
+    let is_there = || read(&report)["different"] == 0;
+    while !followed.has_ended() && !is_there() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    followed.signal("TERM");
+    let said = followed.end();
+    for words in ["cut over: 2 keys are equal", &with_consul] {
+        assert!(said.err.contains(words), "{said:?}");
+    }
     let done = read(&report);
     let keys = json!({
         "etcd": 4, "moved": 2, "encoded": 1, "leased": 1, "skipped": { "path-key": 1 }, "refused": {}, "consul": 2,

@@ -19,6 +19,7 @@ use consul_process::clock::{Clock, SystemClock};
 use consul_process::logs::{self, Wanted};
 use consul_process::os::{self, Process};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// The time limit of an attempt to read a page of etcd, and the least that less patience makes of it.
@@ -56,6 +57,8 @@ pub struct Session {
     pub me: Instance,
     pub progress: Arc<Progress>,
     pub frozen: Frozen,
+    /// Whether the verb's work is done: no signal ends it any more.
+    pub has_result: AtomicBool,
     /// Whether a tail waits until both sides answer.
     pub is_patient: bool,
     /// Consul's addresses.
@@ -95,6 +98,7 @@ impl Session {
             me: instance(line.verb.name()),
             progress,
             frozen: Frozen::default(),
+            has_result: AtomicBool::new(false),
             is_patient: line.job.patience.is_none(),
             consul: config.endpoints,
         })

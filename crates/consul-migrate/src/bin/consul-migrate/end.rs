@@ -34,7 +34,7 @@ pub async fn finish(session: &Session, name: &str, asked: &Finish) -> Result<Don
     };
     let Some(job) = opened else { return Err(without(name)) };
     let run = of(session, job);
-    let done = held(&run, async || {
+    let done = held(session, &run, async || {
         if asked.without_etcd {
             let is_late = run.job.record().phase == Phase::Switched;
             let text = format!("{WITHOUT}{}", if is_late { "" } else { NOT_CUT_OVER });

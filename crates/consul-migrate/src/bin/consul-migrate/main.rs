@@ -27,6 +27,7 @@ use failure::Failure;
 use futures_util::future::select_all;
 use report::ReportFile;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -76,10 +77,17 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
     ];
     let mut signals =
         kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().map_err(unheard)?;
-    let any = select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())));
+    let any = async {
+        loop {
+            select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+            if !session.has_result.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    };
     let done = tokio::select! {
         done = verbs::run(&session, line, &report) => done,
-        _ = any => Err(Failure::Interrupted),
+        () = any => Err(Failure::Interrupted),
     };
     let undone = switch::unfreeze(&session, &line.job.name).await;
     if let (Err(_), Err(failure)) = (&done, &undone) {

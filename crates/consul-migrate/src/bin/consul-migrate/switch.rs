@@ -1,8 +1,10 @@
 //! The cut-over and the way back.
 
-use super::arguments::{Cutover, Freeze as Given, Rollback};
+use super::arguments::{CommandLine, Cutover, Freeze as Given, Rollback};
 use super::connection::{Session, is_dead};
+use super::document::document;
 use super::failure::Failure;
+use super::report::ReportFile;
 use super::verbs::{Done, by_kind, held, listed, of, open_if, without};
 use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
@@ -11,7 +13,7 @@ use consul_migrate::{
     CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
     lift_left, may_cut_over, may_roll_back, rights_now, roll_back, rollback_has_begun, tail,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -34,7 +36,13 @@ const ROLES: &str = "Now the roles of etcd that may write keys of this job lose 
 
 const OPERATOR: &str = "Stop all writers of etcd now, such as by a read-only role.";
 
-pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<Done, Failure> {
+pub async fn cutover(
+    session: &Session,
+    line: &CommandLine,
+    asked: &Cutover,
+    report: &ReportFile<'_>,
+) -> Result<Done, Failure> {
+    let name = &line.job.name;
     let (freeze, warning) = match (asked.freeze, asked.accept_open_deletes) {
         (Given::Alarm, false) => (Freeze::Alarm, ALARM.to_owned()),
         (Given::Alarm, true) => (Freeze::AlarmThatOpens, format!("{ALARM} {OPENS}")),
@@ -62,23 +70,32 @@ pub async fn cutover(session: &Session, name: &str, asked: &Cutover) -> Result<D
         agree(session, &format!("{text} {warning}"), asked.yes).await
     };
     let limit = Duration::from_secs(asked.within);
-    let done = held(&run, async || {
+    let done = held(session, &run, async || {
         let done = cut_over(&run, freeze, &session.frozen, limit, consent).await?;
         if asked.follow && done.differences.is_empty() {
             told(&done, asked.freeze).lines().for_each(|line| session.progress.note(line));
+            // It is followed until a signal comes.
+            if line.report.is_some()
+                && let Err(why) = report.write(&document(session, line, as_json(&done)).await)
+            {
+                session.progress.note(&why);
+            }
             tail(&run, &Until::Dropped).await?;
         }
         Ok(done)
     });
     let done = done.await?;
+    let (text, json) = (told(&done, asked.freeze), as_json(&done));
+    Ok(Done { text, json, is_well: done.differences.is_empty() })
+}
+
+fn as_json(done: &CutOver) -> Value {
     let [missing, extra, different] = by_kind(&done.differences);
-    let json = json!({
+    json!({
         "verb": "cutover", "keys": done.is_whole.then_some(&done.tally), "revision": done.revision,
         "stopped_seconds": done.stopped.as_secs_f64(), "missing": missing, "extra": extra, "different": different,
         "differences": done.differences, "whole": done.is_whole, "digests": done.digests, "taken": done.taken,
-    });
-    let is_well = done.differences.is_empty();
-    Ok(Done { text: told(&done, asked.freeze), json, is_well })
+    })
 }
 
 /// How a cut-over came to its end.
@@ -203,9 +220,17 @@ pub async fn freeze_left(
     keys: &Keys,
     record: &Record,
 ) -> Result<String, Failure> {
-    match record.may_be_taken().is_empty() {
-        true => Ok(alarm_left(session, keys, record).await?.to_owned()),
-        false => rights_left(session, keys, record).await,
+    if !record.may_be_taken().is_empty() {
+        return rights_left(session, keys, record).await;
+    }
+    let left = alarm_left(session, keys, record).await?;
+    let is_given_back = record.phase == Phase::Switched && !record.taken.is_empty();
+    match left == UNFROZEN
+        && is_given_back
+        && rollback_has_begun(&session.etcd, record, keys).await?
+    {
+        true => Ok(rights_now(&session.etcd, record).await?),
+        false => Ok(left.to_owned()),
     }
 }
 
@@ -317,7 +342,7 @@ pub async fn rollback(session: &Session, name: &str, asked: &Rollback) -> Result
         Rollback { overwrite: true, .. } => MayChange::Restored,
         _ => MayChange::NoNewKeys,
     };
-    let done = held(&run, async || {
+    let done = held(session, &run, async || {
         if !asked.dry_run {
             let text = "etcd becomes as Consul is now, and takes writes again. Stop the programs that write to either.";
             let text = format!("{text}{}", also_opened(&run, name).await?);

@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// The keys that are named for each problem, and the differences, when people read them.
 pub const SHOWN: usize = 20;
@@ -29,6 +31,9 @@ pub const SHOWN: usize = 20;
 /// With more differences a comparison ends, and the first are looked at again.
 const MAX_DIFFERENCES: usize = 10_000;
 const LOOKED_AT: usize = 200;
+
+/// For how long the result of a verb waits until the job is let go.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A job's mark is below this, which each language has exactly; the flags of `etcd_ffi` are above it.
 const MARKS: u64 = 1 << 48;
@@ -70,7 +75,7 @@ pub async fn run(
         Verb::Copy(it) => copy(session, &line.job.name, it).await?,
         Verb::Tail(it) => follow(session, &line.job.name, it).await?,
         Verb::Verify => compare(session, &line.job.name).await?,
-        Verb::Cutover(it) => switch::cutover(session, &line.job.name, it).await?,
+        Verb::Cutover(it) => switch::cutover(session, line, it, report).await?,
         Verb::Rollback(it) => switch::rollback(session, &line.job.name, it).await?,
         Verb::Finish(it) => end::finish(session, &line.job.name, it).await?,
         Verb::Export(it) => lines::export(session, it).await?,
@@ -303,7 +308,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         )
         .into());
     }
-    held(&run, async || {
+    held(session, &run, async || {
         if asked.again && asked.replace {
             refuse_to_delete_all(session, &before.mapping).await?;
             run.job.replace_all().await?;
@@ -385,7 +390,7 @@ async fn follow(session: &Session, name: &str, asked: &Hold) -> Result<Done, Fai
         session.target.wait_without_end();
     }
     let until = Until::Dropped;
-    held(&run, async || tail(&run, &until).await).await?;
+    held(session, &run, async || tail(&run, &until).await).await?;
     let json = json!({ "verb": "tail", "revision": run.job.record().revision });
     Ok(Done { text: "the tail has ended".to_owned(), json, is_well: true })
 }
@@ -490,8 +495,9 @@ pub fn of<'s>(session: &'s Session, job: Job<'s>) -> Run<'s> {
     Run { etcd: &session.etcd, job, pace: session.pace, report }
 }
 
-/// Works while this instance holds the job, and lets it go at the end.
+/// Works while this instance holds the job, and lets it go at the end. Then its result is shown, also if a signal comes.
 pub async fn held<R>(
+    session: &Session,
     run: &Run<'_>,
     work: impl AsyncFnOnce() -> Result<R, Stop>,
 ) -> Result<R, Failure> {
@@ -499,7 +505,9 @@ pub async fn held<R>(
         Either::Left((done, _)) => done,
         Either::Right((stop, _)) => Err(stop),
     };
-    run.job.release().await;
+    session.has_result.store(true, Ordering::Relaxed);
+    // Another instance looks whether this one lives if Consul does not answer.
+    let _ = timeout(RELEASED_WITHIN, run.job.release()).await;
     Ok(done?)
 }
 

@@ -49,7 +49,11 @@ const REFUSED: &[Permissions] = &[
 const BETWEEN: [RolesBy; 4] = [RolesBy::Itself, RolesBy::First, RolesBy::Second, RolesBy::Losing];
 
 fn with(version: &'static str, permissions: Permissions) -> World {
-    let world = World::plain(1, &[]);
+    with_seed(1, version, permissions)
+}
+
+fn with_seed(seed: u64, version: &'static str, permissions: Permissions) -> World {
+    let world = World::plain(seed, &[]);
     world.put("/app/a", Some("1"));
     world.put("/app/b", Some("1"));
     world.fake.have_users(version);
@@ -104,13 +108,17 @@ pub fn run() {
     for permissions in REFUSED {
         of_a_build_before_come_back(permissions);
     }
+    let mut untaken = are_not_given_back_by_one_that_ends_meanwhile(None);
     for restored in [Restored::Wiped, Restored::WithoutRecord, Restored::Older] {
         are_given_back_after_consul_was_restored(restored);
-        are_not_given_back_by_one_that_ends_meanwhile(Some(restored));
+        untaken += are_not_given_back_by_one_that_ends_meanwhile(Some(restored));
     }
-    are_not_given_back_by_one_that_ends_meanwhile(None);
+    assert!(untaken > 0);
     are_named_by_state();
     of_keys_of_other_jobs_are_told();
+    end_with_access_control();
+    that_another_job_has_taken_are_not_relied_on();
+    are_told_when_a_way_back_ends_early();
     that_a_late_request_took_are_named_by_later_cut_overs();
     are_needed();
 }
@@ -157,13 +165,15 @@ fn are_given_back_after_consul_was_restored(restored: Restored) {
 
 /// A cut-over ends at each moment, and its way back is held up at each moment, while another instance cuts over. Only a
 /// request that was on its way may change etcd then, and only for what was really taken.
-fn are_not_given_back_by_one_that_ends_meanwhile(restored: Option<Restored>) {
+/// Returns how many cut-overs ended when they had taken none.
+fn are_not_given_back_by_one_that_ends_meanwhile(restored: Option<Restored>) -> u32 {
     const NAMES: [&str; 3] = ["/app/a", "/app/b", "/app/c"];
     let (mut untaken, mut taken) = (0, 0);
     for (ends_ms, held_ms) in
         (60..140_u64).flat_map(|ends| [0, 1, 2, 5, 15, 30].map(|held| (ends, held)))
     {
-        let world = with("3.5.0", &[]);
+        // Each has other times of the requests.
+        let world = with_seed(ends_ms % 3, "3.5.0", &[]);
         NAMES.iter().for_each(|name| world.fake.permit("app", "READWRITE", name, ""));
         let before = world.fake.permissions("app");
         world.works(async {
@@ -183,10 +193,14 @@ fn are_not_given_back_by_one_that_ends_meanwhile(restored: Option<Restored>) {
             if let Either::Left(_) = select(lifts.as_mut(), held).await {
                 return;
             }
-            let (other, kept) = world.hold(2).await.unwrap();
-            lift_left_of(&world.etcd, &other.job).await.unwrap();
-            load(&other, kept).await.unwrap();
-            if cut(&other, &Frozen::default(), || {}).await.is_err() {
+            // The one that is held up may change the record meanwhile.
+            let cuts = async {
+                let (other, kept) = world.hold(2).await?;
+                lift_left_of(&world.etcd, &other.job).await?;
+                load(&other, kept).await?;
+                cut(&other, &Frozen::default(), || {}).await
+            };
+            if cuts.await.is_err() {
                 return;
             }
             let switched = world.fake.permissions("app");
@@ -202,7 +216,8 @@ fn are_not_given_back_by_one_that_ends_meanwhile(restored: Option<Restored>) {
             *if has_taken { &mut taken } else { &mut untaken } += 1;
         });
     }
-    assert!(untaken > 0 && taken > 10, "{restored:?}: {untaken} {taken}");
+    assert!(taken > 10, "{restored:?}: {untaken} {taken}");
+    untaken
 }
 
 /// Each set of rights that a cut-over has taken and that roles have again.
@@ -606,6 +621,111 @@ fn do_not_stop_root(version: &'static str) {
         assert!(why.contains("programs still write to etcd"), "{why}");
         frozen.lift(&world.etcd, &world.target, &Keys::new("job")).await.unwrap();
         assert!(write(&world, "2"));
+    });
+}
+
+/// An operator switches access control off at each moment of a cut-over, until shortly before its end.
+fn end_with_access_control() {
+    let lasts = |off: Option<Duration>| {
+        let world = with("3.6.0", ROLES[0]);
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let begun = world.clock.now();
+            if let Some(off) = off {
+                let (fake, clock) = (world.fake.clone(), world.clock.clone());
+                world.clock.spawn(async move {
+                    clock.sleep(off).await;
+                    fake.have_no_users();
+                });
+            }
+            let done = cut(&run, &Frozen::default(), || {}).await;
+            (done, world.clock.now() - begun)
+        })
+    };
+    let whole = lasts(None).1;
+    let mut said = BTreeSet::new();
+    for ms in (0..whole.as_millis() as u64 - 50).step_by(20) {
+        said.insert(why(lasts(Some(Duration::from_millis(ms))).0));
+    }
+    let is_late = |it: &String| it.contains("switched etcd's access control off");
+    assert!(said.len() == 2 && said.iter().filter(|it| is_late(it)).count() == 1, "{said:?}");
+}
+
+/// Whose rights have keys of this job, by phase and by what has become of them.
+fn that_another_job_has_taken_are_not_relied_on() {
+    let phases = [Phase::Tail, Phase::Switched];
+    let states = [Rights::Taken, Rights::GivingBack, Rights::GivenBack];
+    let ranges = [(("/", "0"), true), (("/app/a", ""), true), (("/b/", "/b0"), false)];
+    // Before the cut-over, and as late as in the consent.
+    let moments = [Freeze::Roles, Freeze::Operator]
+        .into_iter()
+        .flat_map(|freeze| [(freeze, false), (freeze, true)]);
+    for (((phase, state), (range, overlaps)), (freeze, is_late)) in phases
+        .into_iter()
+        .flat_map(|it| states.map(|state| (it, state)))
+        .flat_map(|it| ranges.map(|range| (it, range)))
+        .flat_map(|it| moments.clone().map(move |moment| (it, moment)))
+    {
+        let world = with("3.5.0", &[]);
+        let mapping = Mapping { etcd_prefix: b"/app/".into(), ..world.mapping.clone() };
+        let world = World { mapping, ..world };
+        world.fake.permit("other", "READWRITE", range.0, range.1);
+        let is_refused = freeze == Freeze::Roles
+            && phase != Phase::Switched
+            && state != Rights::GivenBack
+            && overlaps;
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let key = if range.0 == "/b/" { "/b/a" } else { "/app/a" };
+            let all = consul_migrate::etcd::Range::one(&Bytes::from(key));
+            let taken = world.etcd.rights_to_write(&all).await.unwrap();
+            assert_eq!(taken.len(), 1);
+            for right in &taken {
+                world.etcd.take(right).await.unwrap();
+            }
+            world.fake.permit("own", "WRITE", "/app/b", "");
+            let other = Record { phase, taken, rights: state, ..run.job.record() };
+            let mapping = Mapping { consul_prefix: "other/".to_owned(), ..world.mapping.clone() };
+            let value = serde_json::to_vec(&Record { mapping, ..other }).unwrap().into();
+            let (key, flags) = ("_migrate/other".to_owned(), 0);
+            let other = Op::Set { key, value, flags };
+            let limit = Duration::from_secs(60);
+            if !is_late {
+                world.direct.txn_surely(&[], std::slice::from_ref(&other)).await.unwrap();
+            }
+            let consent = async |_| {
+                world.direct.txn_surely(&[], &[other]).await?;
+                Ok(())
+            };
+            let frozen = Frozen::default();
+            let done = cut_over(&run, freeze, &frozen, limit, consent).await;
+            if !is_refused {
+                assert!(done.unwrap().differences.is_empty());
+                return;
+            }
+            let said = why(done);
+            assert!(said.contains("the job \"other\" has taken rights"), "{said}");
+            assert_eq!(frozen.may_be_on(), is_late);
+        });
+    }
+}
+
+/// A rollback has given the rights back, and ends before the job is not cut over any more.
+fn are_told_when_a_way_back_ends_early() {
+    let world = with("3.6.0", ROLES[0]);
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        cut(&run, &Frozen::default(), || {}).await.unwrap();
+        let switched = run.job.record();
+        roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+        let early = Record { rights: Rights::GivenBack, ..switched };
+        let said = rights_now(&world.etcd, &early).await.unwrap();
+        for needed in ["etcd TAKES WRITES", "a rollback has begun, and has given the rights back"] {
+            assert!(said.contains(needed), "{said}");
+        }
     });
 }
 
