@@ -8,6 +8,7 @@ install() {
     go_source "$1" "github.com/traefik/traefik/v3@v$version"
     # A module of the same repository, which has places for extensions and is not published.
     sed -i -e '/dynamic\/ext"/d' -e '/\text\.[A-Z]/d' "$1/source/pkg/config/dynamic/http_config.go"
+    sed -i '/out\.\(HTTP\|Router\) = in\./d' "$1/source/pkg/config/dynamic/zz_generated.deepcopy.go"
     sed -i '/traefik\/dynamic\/ext/d' "$1/source/go.mod"
     mkdir -p "$1/source/cmd/observe"
     sed '/^.*go:build ignore$/d' "$here/traefik.go" >"$1/source/cmd/observe/main.go"
