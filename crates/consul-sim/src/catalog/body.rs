@@ -113,6 +113,7 @@ pub(super) fn check(
     id_type: &str,
     definition_type: &str,
 ) -> Result<Check, String> {
+    given.refuse_null("Definition", definition_type)?;
     let definition = given.inner("Definition", definition_type)?;
     let definition = definition.map(|given| read_definition(&given)).transpose()?;
     Ok(Check {

@@ -465,6 +465,31 @@ mod tests {
         assert!(checks.text().contains(expected), "{}", checks.text());
     }
 
+    /// Consul 1.21 closes the connection there. In a transaction the proxy may be null.
+    #[test]
+    fn null_where_consuls_handler_panics_is_refused() {
+        let world = World::new();
+        for part in [
+            r#""Check":{"Name":"c","Definition":null}"#,
+            r#""Checks":[{"Name":"c","definition":null}]"#,
+            r#""Service":{"Service":"s","Proxy":null}"#,
+            r#""Service":{"Service":"s","Proxy":{"Upstreams":[null]}}"#,
+            r#""Service":{"Service":"s","Proxy":{"Expose":{"Paths":[null]}}}"#,
+        ] {
+            let answer =
+                world.put("catalog/register", &format!(r#"{{"Node":"p","Address":"1",{part}}}"#));
+            assert_eq!(answer.status(), 400, "{part}: {}", answer.text());
+        }
+        assert_eq!(world.get("catalog/node/p").text(), "null");
+        register(&world, r#"{"Node":"p","Address":"1"}"#);
+        let check = r#"{"Node":"p","CheckID":"c","Name":"c","Definition":null}"#;
+        let body = format!(r#"[{{"Check":{{"Verb":"set","Check":{check}}}}}]"#);
+        assert!(world.put("txn", &body).status() >= 400);
+        let body =
+            r#"[{"Service":{"Verb":"set","Node":"p","Service":{"Service":"s","Proxy":null}}}]"#;
+        assert_eq!(world.put("txn", body).status(), 200);
+    }
+
     #[test]
     fn a_node_with_a_known_id_is_renamed_and_a_living_nodes_name_is_reserved() {
         let world = World::new();

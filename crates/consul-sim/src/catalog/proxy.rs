@@ -112,8 +112,13 @@ pub(crate) enum Reader {
 /// The `Proxy` of a definition, without the members that have the zero value of their type; its fields also have names
 /// with underscores.
 pub(crate) fn read(given: &Object<'_>, reader: Reader) -> Result<Option<Value>, String> {
+    let has_nulls = reader != Reader::Catalog;
+    if !has_nulls {
+        given.refuse_null("Proxy", PROXY)?;
+    }
     let Some(json) = given.get("Proxy") else { return Ok(None) };
-    let mut proxy = with_names(&given.nested("Proxy", json, PROXY)?, json, PROXY_FIELDS)?;
+    let given = given.nested("Proxy", json, PROXY)?;
+    let mut proxy = with_names(&given, json, PROXY_FIELDS, has_nulls)?;
     match reader {
         // The defaults of proxies have its extensions.
         Reader::Agent => drop(proxy.remove("EnvoyExtensions")),
@@ -130,11 +135,12 @@ pub(crate) fn read(given: &Object<'_>, reader: Reader) -> Result<Option<Value>, 
     Ok(Some(Value::Object(proxy)))
 }
 
-/// The members of an object under the names that replies have.
+/// The members of an object under the names that replies have. Without `has_nulls` upstreams and paths are not null.
 fn with_names(
     given: &Object<'_>,
     json: &Json,
     fields: &[&str],
+    has_nulls: bool,
 ) -> Result<Map<String, Value>, String> {
     let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
     let known = |name: &str| fields.iter().find(|field| plain(field) == plain(name));
@@ -163,10 +169,13 @@ fn with_names(
             all.iter().find(|(own, ..)| own == field)
         };
         let value = if let Some((_, kind, fields)) = of(OBJECTS) {
-            with_names(&given.nested(name, value, kind)?, value, fields)?.into()
+            with_names(&given.nested(name, value, kind)?, value, fields, has_nulls)?.into()
         } else if let Some((_, kind, fields)) = of(LISTS) {
-            let item = |json| {
-                let item = with_names(&given.nested(name, json, kind)?, json, fields)?;
+            let item = |json: &Json| {
+                if *json == Json::Null && !has_nulls && *field != "EnvoyExtensions" {
+                    return Err(json.field_type_error(field, kind));
+                }
+                let item = with_names(&given.nested(name, json, kind)?, json, fields, has_nulls)?;
                 Ok(if *field == "EnvoyExtensions" { extension(item) } else { item.into() })
             };
             let items = given.list(name, kind)?.unwrap_or_default().iter();

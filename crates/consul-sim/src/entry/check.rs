@@ -2,7 +2,7 @@
 
 use super::defaults;
 use super::kinds::{EXPORTED, INTENTIONS, Kind};
-use super::shape::one_error;
+use super::shape::{errors, one_error};
 use crate::filter::{Filter, schema};
 use crate::go;
 use crate::http::decode::Json;
@@ -27,28 +27,35 @@ pub(super) fn check(kind: &Kind, name: &str, entry: &Json) -> Result<(), String>
         return Err(one_error(&why));
     }
     match kind.name {
-        "proxy-defaults" | "service-resolver"
-            if !entry.at("PrioritizeByLocality").at("Mode").as_text().is_empty() =>
-        {
-            Err("Prioritize-by-locality requires Consul Enterprise ".to_owned())
-        }
         "proxy-defaults" => {
-            defaults::check_mutual_tls(entry)?;
             defaults::check_access_logs(entry.at("AccessLogs"))?;
-            match entry.at("FailoverPolicy").at("Mode").as_text() {
-                "" | "sequential" | "order-by-locality" => Ok(()),
-                _ => Err("Failover-policy mode must be one of '', 'sequential', or \
-                          'order-by-locality'"
-                    .to_owned()),
+            let mode = entry.at("FailoverPolicy").at("Mode").as_text();
+            if !["", "sequential", "order-by-locality"].contains(&mode) {
+                return Err("Failover-policy mode must be one of '', 'sequential', or \
+                            'order-by-locality'"
+                    .to_owned());
             }
+            check_locality(entry)?;
+            defaults::check_mutual_tls(entry)
         }
-        "service-resolver" => service_resolver(name, entry),
+        "service-resolver" => {
+            check_locality(entry)?;
+            service_resolver(name, entry)
+        }
         "service-splitter" => service_splitter(name, entry),
         "service-router" => service_router(entry),
         INTENTIONS => service_intentions(name, entry),
         EXPORTED => exported_services(entry),
+        "jwt-provider" => jwt_provider(entry),
         "sameness-group" => Err("sameness-groups are an enterprise-only feature".to_owned()),
         _ => Ok(()),
+    }
+}
+
+fn check_locality(entry: &Json) -> Result<(), String> {
+    match entry.at("PrioritizeByLocality").at("Mode").as_text() {
+        "" => Ok(()),
+        _ => Err("Prioritize-by-locality requires Consul Enterprise ".to_owned()),
     }
 }
 
@@ -303,8 +310,26 @@ fn check_choice(matcher: &Json, at: &str, choices: &[&str], said: &str) -> Resul
     }
 }
 
+fn jwt_provider(entry: &Json) -> Result<(), String> {
+    let is_one = |location: &Json| location.members().len() == 1;
+    match entry.at("Locations").items().iter().all(is_one) {
+        true => Ok(()),
+        false => {
+            Err(one_error("must set exactly one of: JWT location header, query param or cookie"))
+        }
+    }
+}
+
+/// Refuses references to providers of tokens that have no name.
+fn check_jwt(jwt: &Json) -> Result<(), String> {
+    let names = jwt.at("Providers").items().iter().map(|provider| provider.at("Name").as_text());
+    let wrong = names.filter(|name| name.is_empty());
+    errors(&wrong.map(|_| "JWT provider name is required".to_owned()).collect::<Vec<_>>())
+}
+
 fn service_intentions(name: &str, entry: &Json) -> Result<(), String> {
     check_wildcard(name, "Name")?;
+    check_jwt(entry.at("JWT"))?;
     let sources = entry.at("Sources").items();
     if sources.is_empty() {
         return Err("At least one source is required".to_owned());
@@ -413,11 +438,16 @@ fn check_source(destination: &str, source: &Json, at: &str) -> Result<(), String
         if !is_action(permission.at("Action")) {
             return Err(format!("{at}.Action must be set to 'allow' or 'deny'"));
         }
-        if *permission.at("HTTP") == Json::Null && *permission.at("JWT") == Json::Null {
-            return Err(format!("{at}.HTTP is required"));
+        if let Some(why) = match permission.at("HTTP") {
+            Json::Null => Some("is required"),
+            http if http.members().is_empty() => Some("should not be empty"),
+            _ => None,
+        } {
+            return Err(format!("{at}.HTTP {why}"));
         }
         let ways = "Present, Exact, Prefix, Suffix, Contains, or Regex";
         check_match(permission.at("HTTP"), &format!("{at}.HTTP."), ways)?;
+        check_jwt(permission.at("JWT"))?;
     }
     match source.at("Type").as_text() {
         "consul" => Ok(()),

@@ -11,7 +11,6 @@ pub(super) fn check_service(name: &str, entry: &Json) -> Result<(), String> {
             "service-defaults name must be the name of a service, and not a wildcard".to_owned()
         );
     }
-    check_mutual_tls(entry)?;
     let mut wrong = Vec::new();
     wrong.extend(wrong_meta(entry));
     let balance = entry.at("BalanceInboundConnections").as_text();
@@ -28,6 +27,21 @@ pub(super) fn check_service(name: &str, entry: &Json) -> Result<(), String> {
             "UpstreamConfig and Destination are mutually exclusive for service defaults".to_owned(),
         );
         return errors(&wrong);
+    }
+    // It is told alone, and only here.
+    check_mutual_tls(entry)?;
+    for upstream in upstreams.at("Overrides").items() {
+        match upstream.at("Name").as_text() {
+            "" => wrong.push("error in upstream override for :: Name is required".to_owned()),
+            "*" => {
+                let why = "error in upstream override for *:: Wildcard name is not supported";
+                wrong.push(why.to_owned());
+            }
+            _ => {}
+        }
+    }
+    if !upstreams.at("Defaults").at("Name").as_text().is_empty() {
+        wrong.push("error in upstream defaults: Name must be empty".to_owned());
     }
     if *destination != Json::Null {
         add_wrong_destination(destination, &mut wrong);

@@ -62,7 +62,7 @@ static KINDS: &[Kind] = &[
     Kind::stored("ingress-gateway"),
     Kind::of_the_mesh("inline-certificate"),
     Kind::of_the_mesh("jwt-provider"),
-    Kind { only_name: Some("mesh"), reads: None, shape: Some(&MESH), ..Kind::stored("mesh") },
+    Kind { only_name: Some("mesh"), reads: None, ..Kind::stored("mesh") },
     Kind {
         only_name: Some("global"),
         reads: None,
@@ -141,10 +141,10 @@ macro_rules! tls {
 
 const CERTIFICATE: &str = "Kind:t Name:t Certificate:t! PrivateKey:t! Meta:m";
 
-/// The types of the members of gateways, of their routes and certificates.
+/// The types of the members of the mesh and of gateways, of their routes and certificates.
 ///
 /// Source: the entries of these kinds in Consul's folder agent/structs.
-static TYPES: LazyLock<[(&str, Shape); 8]> = LazyLock::new(|| {
+static TYPES: LazyLock<[(&str, Shape); 9]> = LazyLock::new(|| {
     [
         (
             "api-gateway",
@@ -197,6 +197,15 @@ static TYPES: LazyLock<[(&str, Shape); 8]> = LazyLock::new(|| {
              Cookie:{Name:t}] Forwarding:{HeaderName:t PadForwardPayloadHeader:b!} \
              ClockSkewSeconds:n=30 CacheConfig:{Size:n} Meta:m",
         ),
+        (
+            "mesh",
+            "Kind:t TransparentProxy:{MeshDestinationsOnly:b!}! AllowEnablingPermissiveMutualTLS:b \
+             ValidateClusters:b TLS:{Incoming:{TLSMinVersion:t TLSMaxVersion:t CipherSuites:s} \
+             Outgoing:{TLSMinVersion:t TLSMaxVersion:t CipherSuites:s}} \
+             HTTP:{SanitizeXForwardedClientCert:b! Incoming:{RequestNormalization:{\
+             InsecureDisablePathNormalization:b! MergeSlashes:b! PathWithEscapedSlashesAction:t! \
+             HeadersWithUnderscoresAction:t!}}} Peering:{PeerThroughMeshGateways:b!} Meta:m",
+        ),
         ("tcp-route", concat!(parents!(), " Services:[Name:t!]!", status!())),
         (
             "terminating-gateway",
@@ -208,17 +217,6 @@ static TYPES: LazyLock<[(&str, Shape); 8]> = LazyLock::new(|| {
 });
 
 use Member as M;
-
-static MESH: Shape = Shape(&[
-    M::text("Kind"),
-    M::object("TransparentProxy", &Shape(&[M::flag("MeshDestinationsOnly").always()])).always(),
-    M::flag("AllowEnablingPermissiveMutualTLS"),
-    M::free("TLS"),
-    M::free("HTTP"),
-    M::free("Peering"),
-    M::flag("ValidateClusters"),
-    M::texts("Meta"),
-]);
 
 static EXPORTED_SERVICES: Shape = Shape(&[
     M::text("Kind"),
@@ -298,7 +296,7 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
         "UpstreamConfig",
         &Shape(&[M::object("Defaults", &UPSTREAM), M::list("Overrides", &UPSTREAM)]),
     ),
-    M::object("Destination", &Shape(&[M::plain("Addresses"), M::count("Port")])),
+    M::object("Destination", &Shape(&[M::lines("Addresses"), M::count("Port")])),
     M::count("MaxInboundConnections"),
     M::count("LocalConnectTimeoutMs"),
     M::count("LocalRequestTimeoutMs"),
@@ -338,7 +336,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     )
     .always(),
     M::list("EnvoyExtensions", &EXTENSION),
-    M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
+    M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::lines("Regions")])),
     M::free("PrioritizeByLocality"),
     M::texts("Meta"),
 ]);
@@ -366,9 +364,9 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::text("Service"),
             M::text("ServiceSubset"),
             M::text("Namespace"),
-            M::plain("Datacenters"),
+            M::lines("Datacenters"),
             M::list("Targets", &SERVICE_RESOLVER_TARGET),
-            M::object("Policy", &Shape(&[M::text("Mode"), M::plain("Regions")])),
+            M::object("Policy", &Shape(&[M::text("Mode"), M::lines("Regions")])),
             M::text("SamenessGroup"),
         ]),
     ),
@@ -407,7 +405,7 @@ static HASH_POLICY: Shape = Shape(&[
     M::flag("Terminal"),
 ]);
 
-static HEADERS: Shape = Shape(&[M::free("Add"), M::free("Set"), M::plain("Remove")]);
+static HEADERS: Shape = Shape(&[M::free("Add"), M::free("Set"), M::lines("Remove")]);
 
 static SERVICE_SPLITTER: Shape = Shape(&[
     M::text("Kind"),
@@ -415,7 +413,7 @@ static SERVICE_SPLITTER: Shape = Shape(&[
     M::list(
         "Splits",
         &Shape(&[
-            M::plain("Weight").always(),
+            M::float("Weight").always(),
             M::text("Service"),
             M::text("ServiceSubset"),
             M::text("Namespace"),
@@ -464,7 +462,7 @@ static ROUTE_MATCH: Shape = Shape(&[
         "QueryParam",
         &Shape(&[M::text("Name"), M::flag("Present"), M::text("Exact"), M::text("Regex")]),
     ),
-    M::plain("Methods"),
+    M::lines("Methods"),
 ]);
 
 static ROUTE_DESTINATION: Shape = Shape(&[
@@ -477,8 +475,8 @@ static ROUTE_DESTINATION: Shape = Shape(&[
     M::text("PrefixRewrite"),
     M::count("NumRetries"),
     M::flag("RetryOnConnectFailure"),
-    M::plain("RetryOn"),
-    M::plain("RetryOnStatusCodes"),
+    M::lines("RetryOn"),
+    M::counts("RetryOnStatusCodes"),
     M::object("RequestHeaders", &HEADERS),
     M::object("ResponseHeaders", &HEADERS),
 ]);
@@ -486,7 +484,7 @@ static ROUTE_DESTINATION: Shape = Shape(&[
 static SERVICE_INTENTIONS: Shape = Shape(&[
     M::text("Kind"),
     M::text("Name"),
-    M::free("JWT"),
+    M::object("JWT", &JWT),
     M::list(
         "Sources",
         &Shape(&[
@@ -497,7 +495,11 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("Action"),
             M::list(
                 "Permissions",
-                &Shape(&[M::text("Action"), M::object("HTTP", &INTENTION_HTTP), M::free("JWT")]),
+                &Shape(&[
+                    M::text("Action"),
+                    M::object("HTTP", &INTENTION_HTTP),
+                    M::object("JWT", &JWT),
+                ]),
             ),
             M::count("Precedence"),
             M::text("LegacyID"),
@@ -511,10 +513,18 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
     M::texts("Meta"),
 ]);
 
+static JWT: Shape = Shape(&[M::list(
+    "Providers",
+    &Shape(&[
+        M::text("Name"),
+        M::pointers("VerifyClaims", &Shape(&[M::lines("Path"), M::text("Value")])),
+    ]),
+)]);
+
 static INTENTION_HTTP: Shape = Shape(&[
     M::text("PathExact"),
     M::text("PathPrefix"),
     M::text("PathRegex"),
     M::list("Header", &HTTP_HEADER),
-    M::plain("Methods"),
+    M::lines("Methods"),
 ]);

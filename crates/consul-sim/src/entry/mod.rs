@@ -21,7 +21,7 @@ use super::store::watch::Topic;
 use consul_api::api::config_entry as wire;
 use http::StatusCode;
 use kinds::{INTENTIONS, Kind};
-use shape::{OF_THE_STORE, member};
+use shape::{OF_THE_STORE, errors, member};
 use table::EntryTable;
 
 pub(super) fn routes() -> impl Iterator<Item = &'static Route> {
@@ -232,7 +232,24 @@ fn check_known(state: &State, entry: &Json) -> Result<(), String> {
                 .to_owned());
         }
     }
-    Ok(())
+    let unknown = jwt_providers(entry)
+        .filter(|name| state.entries.get("jwt-provider", name).is_none())
+        .map(|name| format!("Referenced JWT Provider does not exist. Provider Name: {name}"));
+    let mut wrong: Vec<_> = Vec::new();
+    for why in unknown {
+        if !wrong.contains(&why) {
+            wrong.push(why);
+        }
+    }
+    errors(&wrong)
+}
+
+/// The names of the providers of tokens to which an entry refers.
+fn jwt_providers(entry: &Json) -> impl Iterator<Item = &str> {
+    let sources = entry.at("Sources").items().iter();
+    let permissions = sources.flat_map(|source| source.at("Permissions").items());
+    let referring = [entry].into_iter().chain(permissions).map(|it| it.at("JWT"));
+    referring.flat_map(|jwt| jwt.at("Providers").items()).map(|it| it.at("Name").as_text())
 }
 
 /// Refuses a caller that must not read the services to which an entry sends requests.
@@ -363,6 +380,15 @@ fn delete(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let present = state.entries.get(kind.name, &name);
     let modified = present.map(|entry| entry.modify_index);
     let applies = expected.is_none_or(|expected| modified.is_none_or(|found| found == expected));
+    let refers = |entry: &Json| jwt_providers(entry).any(|known| known == name);
+    let referring = state.entries.of_kind(INTENTIONS).find(|(_, entry)| refers(&entry.body));
+    let referring = referring.map(|(own, _)| own.to_owned());
+    if let Some(own) = referring.filter(|_| applies && kind.name == "jwt-provider") {
+        return Err(Refusal::server(format!(
+            "cannot delete jwt provider config entry referenced by an intention. Provider name: \
+             {name}, intention name: {own}"
+        )));
+    }
     if let Some(present) = present.filter(|_| applies) {
         // That of the path can differ in case.
         let name = present.name().unwrap_or(&name).to_owned();

@@ -67,8 +67,8 @@ pub(super) struct Member {
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
-    /// A number, a boolean or a list of texts, kept as given.
-    Plain,
+    /// A number of any kind, kept as given.
+    Float,
     /// A number.
     Count,
     /// A boolean.
@@ -79,7 +79,7 @@ enum Kind {
     Config,
     /// Texts by name.
     Texts,
-    /// A list of texts, or of numbers.
+    /// A list of texts, or of numbers, in which null is an empty text, or 0.
     Lines,
     Counts,
     /// A duration, as a text or in nanoseconds.
@@ -88,6 +88,8 @@ enum Kind {
     Nanos,
     Object(&'static Shape),
     List(&'static Shape),
+    /// A list of objects in which null stays null.
+    Pointers(&'static Shape),
     Map(&'static Shape),
 }
 
@@ -100,8 +102,8 @@ impl Member {
         Self::new(name, Kind::Text)
     }
 
-    pub const fn plain(name: &'static str) -> Self {
-        Self::new(name, Kind::Plain)
+    pub const fn float(name: &'static str) -> Self {
+        Self::new(name, Kind::Float)
     }
 
     pub const fn count(name: &'static str) -> Self {
@@ -114,6 +116,14 @@ impl Member {
 
     pub const fn free(name: &'static str) -> Self {
         Self::new(name, Kind::Free)
+    }
+
+    pub const fn lines(name: &'static str) -> Self {
+        Self::new(name, Kind::Lines)
+    }
+
+    pub const fn counts(name: &'static str) -> Self {
+        Self::new(name, Kind::Counts)
     }
 
     pub const fn texts(name: &'static str) -> Self {
@@ -140,6 +150,10 @@ impl Member {
         Self::new(name, Kind::List(shape))
     }
 
+    pub const fn pointers(name: &'static str, shape: &'static Shape) -> Self {
+        Self::new(name, Kind::Pointers(shape))
+    }
+
     pub const fn map(name: &'static str, shape: &'static Shape) -> Self {
         Self::new(name, Kind::Map(shape))
     }
@@ -155,7 +169,7 @@ impl Member {
             Kind::Text => Json::Text(self.usual.to_owned()),
             Kind::Count => Json::Number(self.usual.parse::<i64>().unwrap_or(0).into()),
             Kind::Flag => Json::Bool(false),
-            Kind::Nanos => Json::Number(0.into()),
+            Kind::Nanos | Kind::Float => Json::Number(0.into()),
             Kind::Object(shape) => {
                 let members = shape.0.iter().filter_map(|member| {
                     member.empty().map(|value| (member.name.to_owned(), value))
@@ -298,9 +312,12 @@ impl Kind {
                     Json::Object(members) if members.is_empty() => &[],
                     one => std::slice::from_ref(one),
                 };
-                let kind = if matches!(self, Kind::Lines) { Kind::Text } else { Kind::Count };
+                let (kind, zero) = match self {
+                    Kind::Lines => (Kind::Text, Json::Text(String::new())),
+                    _ => (Kind::Count, Json::Number(0.into())),
+                };
+                let items = items.iter().map(|item| if *item == Json::Null { &zero } else { item });
                 let items = items
-                    .iter()
                     .enumerate()
                     .map(|(place, item)| kind.read(item, &format!("{path}[{place}]"), unknown));
                 Json::List(items.collect::<Result<_, _>>()?)
@@ -333,10 +350,10 @@ impl Kind {
                     )));
                 }
             },
-            (Kind::Plain, Json::Object(_)) => return wrong("a plain value"),
+            (Kind::Float, Json::Object(_)) => return wrong("type 'float32'"),
             (Kind::Count, Json::Number(number)) => Json::Number(go::int(number).into()),
             (Kind::Count, _) => return wrong("type 'int'"),
-            (Kind::Plain, plain) => plain.clone(),
+            (Kind::Float, given) => given.clone(),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
             (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
             (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
@@ -359,17 +376,20 @@ impl Kind {
             (Kind::Time, Json::Bool(flag)) => Json::Text(time_text(i64::from(*flag))),
             (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
             (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
-            (Kind::List(shape), given) => {
-                // An item that is not in a list is a list of it, and an object without members an empty one.
+            (Kind::List(shape) | Kind::Pointers(shape), given) => {
+                // An item that is not in a list is a list of it, and an object without members an empty one. Null is an
+                // item without members.
+                let none = Json::Object(Vec::new());
                 let items = match given {
                     Json::List(items) => items.as_slice(),
                     Json::Object(members) if members.is_empty() => &[],
                     one => std::slice::from_ref(one),
                 };
-                let items = items
-                    .iter()
-                    .enumerate()
-                    .map(|(place, item)| shape.read(item, &format!("{path}[{place}]"), unknown));
+                let items = items.iter().enumerate().map(|(place, item)| match (item, self) {
+                    (Json::Null, Kind::Pointers(_)) => Ok(Json::Null),
+                    (Json::Null, _) => shape.read(&none, path, unknown),
+                    _ => shape.read(item, &format!("{path}[{place}]"), unknown),
+                });
                 Json::List(items.collect::<Result<_, _>>()?)
             }
             (Kind::Map(shape), Json::Object(members)) => {

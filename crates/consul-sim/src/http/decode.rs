@@ -241,6 +241,14 @@ impl<'a> Object<'a> {
         self.get(name).map(|json| self.nested(name, json, go_type)).transpose()
     }
 
+    /// Refuses null in a field whose type has a decoder of its own. Consul's handler panics there.
+    pub fn refuse_null(&self, name: &str, go_type: &str) -> Result<(), String> {
+        match self.member(name) {
+            Some(Json::Null) => Err(Json::Null.field_type_error(&self.path(name), go_type)),
+            _ => Ok(()),
+        }
+    }
+
     /// The object of a request's body, or the error that most endpoints return.
     pub fn of_body(json: &'a Json, go_type: GoType) -> Result<Self, Refusal> {
         Self::new(json, go_type).map_err(decode_error)

@@ -40,6 +40,8 @@ behaviours![
     durations_of_passive_checks_are_numbers,
     splits_that_change_headers_may_repeat,
     metadata_of_each_kind_is_texts,
+    null_in_a_list_of_an_entry_is_an_item_without_members,
+    providers_of_tokens_are_there_before_intentions_refer_to_them,
     the_logs_and_failovers_of_proxies_are_checked,
     members_of_gateways_have_their_types,
     an_entry_without_a_name_is_deleted_as_one_that_is_not_there,
@@ -846,6 +848,189 @@ async fn metadata_of_each_kind_is_texts(t: T) {
     let entry = json!({"Kind": "service-defaults", "Name": t.name("s"), "Meta": {"a": {}}});
     let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+async fn null_in_a_list_of_an_entry_is_an_item_without_members(t: T) {
+    if t.is_1_8("some kinds are unknown") {
+        return;
+    }
+    let name = t.name("s");
+    t.raw("PUT", "/v1/config", r#"{"Kind":"mesh"}"#).await;
+    let protocol = json!({"Kind": "service-defaults", "Name": name, "Protocol": "http"});
+    t.raw("PUT", "/v1/config", &protocol.to_string()).await;
+    let parent = json!({"Kind": "api-gateway", "Name": "", "SectionName": ""});
+    let jwks = json!({"Local": {"JWKS": "e30="}});
+    for (kind, given, kept) in [
+        (
+            "service-splitter",
+            json!({"Splits": [null, {"Weight": 100, "RequestHeaders": {"Remove": [null, "x"]}}]}),
+            json!({"Splits": [{"Weight": 0}, {"Weight": 100, "RequestHeaders": {"Remove": ["", "x"]}}]}),
+        ),
+        ("service-router", json!({"Routes": [null, null]}), json!({"Routes": [{}, {}]})),
+        (
+            "service-router",
+            json!({"Routes": [{"Destination": {"RetryOnStatusCodes": [null, 500]}}]}),
+            json!({"Routes": [{"Destination": {"RetryOnStatusCodes": [0, 500]}}]}),
+        ),
+        (
+            "service-resolver",
+            json!({"Failover": {"*": {"Targets": [null]}}}),
+            json!({"Failover": {"*": {"Targets": [{}]}}}),
+        ),
+        (
+            "service-defaults",
+            json!({"Expose": {"Paths": [null]}}),
+            json!({
+                "Expose": {"Paths": [{}]}, "MeshGateway": {}, "Protocol": "", "TransparentProxy": {},
+            }),
+        ),
+        (
+            "tcp-route",
+            json!({"Parents": [null], "Services": [null]}),
+            json!({"Parents": [parent], "Services": [{"Name": ""}], "Status": {"Conditions": null}}),
+        ),
+        (
+            "jwt-provider",
+            json!({"JSONWebKeySet": jwks, "Audiences": [null, "a"]}),
+            json!({"JSONWebKeySet": jwks, "Audiences": ["", "a"], "ClockSkewSeconds": 30}),
+        ),
+    ] {
+        let mut entry = json!({"Kind": kind, "Name": name});
+        entry.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        assert_eq!(stored(&t, entry).await, kept, "{kind} {given}");
+    }
+    for (kind, given, status, why) in [
+        ("service-splitter", json!({"Splits": [null]}), 500, "must be 100, not 0.000000"),
+        ("service-splitter", json!({"Splits": [null, null]}), 500, "occurs more than once"),
+        (
+            "service-router",
+            json!({"Routes": [{"Match": {"HTTP": {"Header": [null]}}}]}),
+            500,
+            "Route[0] Header[0] missing required Name field",
+        ),
+        (
+            "service-resolver",
+            json!({"Failover": {"*": {"Datacenters": [null]}}}),
+            500,
+            "found empty datacenter",
+        ),
+        (
+            "service-defaults",
+            json!({"UpstreamConfig": {"Overrides": [{}, {"Name": "*"}], "Defaults": {"Name": "a"}}}),
+            500,
+            "3 errors occurred:\n\t* error in upstream override for :: Name is required\n\t* error in \
+             upstream override for *:: Wildcard name is not supported\n\t* error in upstream \
+             defaults: Name must be empty",
+        ),
+        (
+            "service-defaults",
+            json!({"MutualTLSMode": "x", "Destination": {}, "UpstreamConfig": {}}),
+            500,
+            "1 error occurred:\n\t* UpstreamConfig and Destination are mutually exclusive",
+        ),
+        (
+            "service-defaults",
+            json!({"MutualTLSMode": "x", "Destination": {}}),
+            500,
+            "Invalid MutualTLSMode",
+        ),
+        (
+            "service-intentions",
+            json!({"JWT": {"Providers": [{}, {}]}, "Sources": []}),
+            500,
+            "2 errors occurred:\n\t* JWT provider name is required\n\t* JWT provider name is required",
+        ),
+        (
+            "service-intentions",
+            json!({"Sources": [{"Name": "a", "Permissions": [
+                {"Action": "allow", "HTTP": {"PathExact": "/"}, "JWT": {"Providers": [{}]}},
+            ]}]}),
+            500,
+            "JWT provider name is required",
+        ),
+        (
+            "service-intentions",
+            json!({"Sources": [{"Name": "a", "Permissions": [{"Action": "allow", "JWT": {}}]}]}),
+            500,
+            "Permissions[0].HTTP is required",
+        ),
+        (
+            "service-intentions",
+            json!({"Sources": [{"Name": "a", "Permissions": [{"Action": "allow", "HTTP": {}}]}]}),
+            500,
+            "Permissions[0].HTTP should not be empty",
+        ),
+        (
+            "jwt-provider",
+            json!({"JSONWebKeySet": jwks, "Locations": [{}]}),
+            500,
+            "must set exactly one of: JWT location header, query param or cookie",
+        ),
+        (
+            "proxy-defaults",
+            json!({"MutualTLSMode": "x", "FailoverPolicy": {"Mode": "x"}, "PrioritizeByLocality": {"Mode": "x"}}),
+            500,
+            "Failover-policy mode must be one of",
+        ),
+        (
+            "proxy-defaults",
+            json!({"AccessLogs": {"Type": "x"}, "PrioritizeByLocality": {"Mode": "x"}}),
+            500,
+            "invalid access log type: x",
+        ),
+        ("mesh", json!({"TLS": {"Incoming": {"CipherSuites": [[]]}}}), 400, "decoding failed"),
+        ("mesh", json!({"TLS": {"X": 1}}), 400, "invalid config key \"TLS.X\""),
+    ] {
+        let mut entry = json!({"Kind": kind, "Name": name});
+        entry.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        match kind {
+            "mesh" => drop(entry.as_object_mut().unwrap().remove("Name")),
+            "proxy-defaults" => entry["Name"] = json!("global"),
+            _ => {}
+        }
+        let answer = t.raw("PUT", "/v1/config", &entry.to_string()).await;
+        let is_right = answer.status == status && answer.body.contains(why);
+        assert!(is_right, "{kind} {given}: {} {}", answer.status, answer.body);
+    }
+}
+
+async fn providers_of_tokens_are_there_before_intentions_refer_to_them(t: T) {
+    if t.is_1_8("they are unknown") {
+        return;
+    }
+    let (service, provider, other) = (t.name("s"), t.name("p"), t.name("q"));
+    let jwt = |names: &[&String]| {
+        let providers: Vec<_> = names.iter().map(|name| json!({"Name": name})).collect();
+        json!({"Providers": providers})
+    };
+    let protocol = json!({"Kind": "service-defaults", "Name": service, "Protocol": "http"});
+    let intention = json!({
+        "Kind": "service-intentions", "Name": service, "JWT": jwt(&[&provider, &provider]),
+        "Sources": [{"Name": "a", "Permissions": [
+            {"Action": "allow", "HTTP": {"PathExact": "/"}, "JWT": jwt(&[&other])},
+        ]}],
+    });
+    t.raw("PUT", "/v1/config", &protocol.to_string()).await;
+    let answer = t.raw("PUT", "/v1/config", &intention.to_string()).await;
+    let why = "Referenced JWT Provider does not exist. Provider Name:";
+    let text = format!("2 errors occurred:\n\t* {why} {provider}\n\t* {why} {other}");
+    assert!(answer.status == 500 && answer.body.starts_with(&text), "{}", answer.body);
+    for name in [&provider, &other] {
+        let entry = json!({
+            "Kind": "jwt-provider", "Name": name, "JSONWebKeySet": {"Local": {"JWKS": "e30="}},
+        });
+        t.raw("PUT", "/v1/config", &entry.to_string()).await;
+    }
+    assert_eq!(t.raw("PUT", "/v1/config", &intention.to_string()).await.body.trim(), "true");
+    let target = format!("/v1/config/jwt-provider/{other}");
+    let answer = t.raw("DELETE", &target, "").await;
+    let text = format!(
+        "cannot delete jwt provider config entry referenced by an intention. Provider name: {other}, \
+         intention name: {service}"
+    );
+    assert_eq!((answer.status, answer.body.trim()), (500, text.as_str()));
+    t.raw("DELETE", &format!("/v1/config/service-intentions/{service}"), "").await;
+    assert_eq!(t.raw("DELETE", &target, "").await.status, 200);
 }
 
 async fn members_of_gateways_have_their_types(t: T) {
