@@ -26,6 +26,9 @@ const LOOKED_FOR: Duration = Duration::from_secs(2);
 /// With more differences a comparison ends.
 const MAX_DIFFERENCES: usize = 1000;
 
+/// For how long Consul is asked to note that rights are given back, before they are given back without a note.
+const NOTED_WITHIN: Duration = Duration::from_secs(3);
+
 /// After as many alarms of replaced instances a write fails.
 const LATE_ALARMS: usize = 20;
 
@@ -61,17 +64,23 @@ pub struct Frozen(Mutex<Open>);
 struct Open {
     /// The alarms that it must lift: its own, and those that instances before it may have raised since.
     alarms: Vec<u64>,
-    /// The rights that it must give back, and the number of their taking.
+    own: Own,
+    /// Whether the request that switches the job was sent.
+    may_be_switched: bool,
+    /// The keys that it has put into etcd, and may not have deleted.
+    put: Vec<Range>,
+}
+
+/// The rights that this process must give back.
+#[derive(Clone, Debug, Default)]
+struct Own {
     taken: Vec<Right>,
+    /// The number of their taking.
     taking: u64,
     /// Whether a request that takes one was sent.
     is_taking: bool,
     /// The number of the record before that of the taking.
     step: u64,
-    /// Whether the request that switches the job was sent.
-    may_be_switched: bool,
-    /// The keys that it has put into etcd, and may not have deleted.
-    put: Vec<Range>,
 }
 
 /// A cut-over that came to its end, or found differences.
@@ -97,12 +106,12 @@ impl Frozen {
     /// Whether an alarm may be on, or a right taken.
     pub fn may_be_on(&self) -> bool {
         let open = lock(&self.0);
-        !(open.alarms.is_empty() && open.taken.is_empty())
+        !(open.alarms.is_empty() && open.own.taken.is_empty())
     }
 
     /// Whether a right may be taken.
     pub fn may_be_taken(&self) -> bool {
-        !lock(&self.0).taken.is_empty()
+        lock(&self.0).own.is_taking
     }
 
     /// The commands that let writers go on if this process cannot.
@@ -110,7 +119,7 @@ impl Frozen {
         let open = lock(&self.0);
         let alarm = (!open.alarms.is_empty()).then(|| "`etcdctl alarm disarm`".to_owned());
         let cures: Vec<_> =
-            alarm.into_iter().chain(open.taken.iter().map(Right::to_string)).collect();
+            alarm.into_iter().chain(open.own.taken.iter().map(Right::to_string)).collect();
         cures.join(", ")
     }
 
@@ -130,32 +139,25 @@ impl Frozen {
         target: &Target,
         keys: &job::Keys,
     ) -> Result<Option<Vec<Right>>, Stop> {
-        let (alarms, taken, taking, is_taking, step) = {
+        let (alarms, own) = {
             let open = lock(&self.0);
-            (open.alarms.clone(), open.taken.clone(), open.taking, open.is_taking, open.step)
+            (open.alarms.clone(), open.own.clone())
         };
         if !alarms.is_empty() {
             etcd.lift_alarms(&alarms).await?;
         }
         let mut missing = Some(Vec::new());
-        let now = if taken.is_empty() { None } else { job::record(target, keys).await? };
-        if !taken.is_empty() && now.is_none_or(|(now, _)| now.step <= step) {
-            // The taking was not recorded, or Consul has lost the record, or has one from before.
-            if is_taking {
-                let is_own = job::give_back_unrecorded(etcd, target, keys, &taken).await?;
-                let lacking = etcd.not_given_back(&taken).await?.into_iter().cloned().collect();
-                missing = is_own.then_some(lacking);
-            }
-        } else if !taken.is_empty() {
-            missing = None;
-            if job::give_back(etcd, target, keys, taking).await?.is_some() {
-                let lacking: Vec<Right> =
-                    etcd.not_given_back(&taken).await?.into_iter().cloned().collect();
-                // Another instance may have taken them since.
-                let record = job::record(target, keys).await?;
-                let is_own = record.is_some_and(|(record, _)| record.taking == taking);
-                missing = is_own.then_some(lacking);
-            }
+        if !own.taken.is_empty() {
+            missing = match give_back(etcd, target, keys, &own).await {
+                // Nothing was sent to etcd.
+                Err(_) if !own.is_taking => missing,
+                // Consul may have answered until all was given back.
+                Err(stop) => match etcd.not_given_back(&own.taken).await {
+                    Ok(lacking) if lacking.is_empty() => missing,
+                    _ => return Err(stop),
+                },
+                given_back => given_back?,
+            };
         }
         let mut open = lock(&self.0);
         *open = Open { put: std::mem::take(&mut open.put), ..Open::default() };
@@ -175,6 +177,40 @@ impl Frozen {
     fn forget(&self) {
         *lock(&self.0) = Open::default();
     }
+}
+
+/// Gives back what a cut-over has taken. Returns what roles lack nevertheless, or `None` if another instance has gone on with
+/// the rights.
+async fn give_back(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &job::Keys,
+    own: &Own,
+) -> Result<Option<Vec<Right>>, Stop> {
+    let Own { taken, taking, is_taking, step } = own;
+    let now = job::record(target, keys).await?;
+    let is_recorded = now.is_some_and(|(now, _)| now.step > *step);
+    let is_own = if is_recorded {
+        let noted = pin!(job::give_back(etcd, target, keys, *taking));
+        match select(noted, pin!(etcd.clock().sleep(NOTED_WITHIN))).await {
+            Either::Left((Ok(given_back), _)) => given_back.is_some(),
+            // Consul takes no write, or not soon, and the writers wait: it is noted by the next instance that holds the job.
+            _ => job::give_back_unrecorded(etcd, target, keys, taken, Some(*taking)).await?,
+        }
+    } else {
+        // The taking was not recorded, or Consul has lost the record, or has one from before.
+        !is_taking || job::give_back_unrecorded(etcd, target, keys, taken, None).await?
+    };
+    if !(is_own && *is_taking) {
+        return Ok(is_own.then(Vec::new));
+    }
+    let lacking = etcd.not_given_back(taken).await?.into_iter().cloned().collect();
+    if is_recorded {
+        // Another instance may have taken them since.
+        let record = job::record(target, keys).await?;
+        return Ok(record.is_some_and(|(it, _)| it.taking == *taking).then_some(lacking));
+    }
+    Ok(Some(lacking))
 }
 
 /// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
@@ -712,14 +748,14 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let before = record.given_back();
     let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
     {
-        let mut open = lock(&frozen.0);
-        (open.taken, open.taking, open.step) = (taken.clone(), taking, record.step);
+        let own = Own { taken: taken.clone(), taking, is_taking: false, step: record.step };
+        lock(&frozen.0).own = own;
     }
     run.job.save(Record { taken: taken.clone(), lost, rights, taking, ..record }, &[]).await?;
     for right in &taken {
         // An instance that was replaced meanwhile takes no more.
         run.job.apply(&[]).await?;
-        lock(&frozen.0).is_taking = true;
+        lock(&frozen.0).own.is_taking = true;
         run.etcd.take(right).await?;
     }
     // An instance that was replaced meanwhile gives them back.

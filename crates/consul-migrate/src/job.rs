@@ -545,9 +545,9 @@ pub async fn give_back(
     Ok(is_done.then_some(was_taken))
 }
 
-/// Gives back rights that this instance has taken and that Consul does not know any more: it has lost the record, or has one
-/// from before. Returns whether they are; otherwise another instance holds the job or has changed it meanwhile, or the record
-/// is of a job that is cut over.
+/// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or does not know them any more,
+/// because it has lost the record, or has one from before. Then `taking` is `None`. Returns whether they are; otherwise another
+/// instance holds the job or has changed it meanwhile, or the record is of a job that is cut over.
 ///
 /// # Errors
 /// Errors of both sides.
@@ -556,14 +556,23 @@ pub async fn give_back_unrecorded(
     target: &Target,
     keys: &Keys,
     taken: &[Right],
+    taking: Option<u64>,
 ) -> Result<bool, Stop> {
     let found = async || -> Result<_, Stop> {
-        let of_record = record(target, keys).await?.map(|(it, index)| (it.phase, index));
+        let of_record = record(target, keys).await?;
         Ok((of_record, holder(target, keys).await?.map(|(_, index)| index)))
     };
     let before = found().await?;
-    let is_switched = before.0.as_ref().is_some_and(|(phase, _)| *phase == Phase::Switched);
-    if is_switched || living(target, keys).await?.is_some() {
+    let now = before.0.as_ref().map(|(record, _)| record);
+    if taking.is_some() && taking != now.map(|it| it.taking)
+        || now.is_some_and(|it| it.phase == Phase::Switched)
+    {
+        return Ok(false);
+    }
+    if taking.is_some() && now.is_some_and(|it| it.rights == Rights::GivenBack) {
+        return Ok(true);
+    }
+    if living(target, keys).await?.is_some() {
         return Ok(false);
     }
     let may_go_on = async || found().await.map(|now| now == before);
@@ -684,11 +693,7 @@ impl<'a> Job<'a> {
     pub async fn save(&self, next: Record, ops: &[Op]) -> Result<(), Stop> {
         match self.try_save(next, ops).await? {
             true => Ok(()),
-            false => Err(Stop::Refused(
-                "Consul takes no transaction as large as the job's record: raise the servers' limits.txn_max_req_len, or the limit \
-                 of what is before them"
-                    .to_owned(),
-            )),
+            false => Err(record_not_taken()),
         }
     }
 
@@ -698,7 +703,11 @@ impl<'a> Job<'a> {
     /// See [`Self::save`].
     pub(super) async fn try_save(&self, next: Record, ops: &[Op]) -> Result<bool, Stop> {
         let mut is_open = false;
-        let saved = self.save_surely(next, ops, &mut is_open).await;
+        let saved = match self.save_surely(next, ops, &mut is_open).await {
+            // Fewer operations would not make it smaller.
+            Ok(false) if ops.is_empty() => Err(record_not_taken()),
+            saved => saved,
+        };
         saved.map_err(|stop| match stop {
             // Also an error of a look at what an attempt has done.
             Stop::Failed(error) => {
@@ -717,6 +726,7 @@ impl<'a> Job<'a> {
         is_open: &mut bool,
     ) -> Result<bool, Stop> {
         let mut attempt = self.attempt(&next);
+        let begun = self.target.clock().now();
         loop {
             let text = encoded(&attempt.next)?;
             if ops.is_empty() && text.len() > MAX_RECORD {
@@ -753,10 +763,13 @@ impl<'a> Job<'a> {
                 Err(error) => error,
             };
             *is_open |= error.maybe_applied();
-            // A read that repeats itself waits until a server answers again.
-            if !(error.is_transient() || error.maybe_applied()) {
+            // Reads may be answered while no write is.
+            let is_late = self.target.clock().now() - begun >= self.target.patience();
+            if is_late || !(error.is_transient() || error.maybe_applied()) {
                 return Err(error.into());
             }
+            // A read that repeats itself waits until a server answers again.
+            self.target.clock().sleep(super::target::PAUSE).await;
             self.target.get(&self.keys.record).await?;
         }
     }
@@ -958,6 +971,15 @@ impl<'a> Job<'a> {
         }
         self.save(record, &[]).await
     }
+}
+
+/// A transaction with the record alone is refused for its size.
+fn record_not_taken() -> Stop {
+    Stop::Refused(
+        "Consul takes no transaction as large as the job's record: raise the servers' limits.txn_max_req_len, or the limit of what \
+         is before them"
+            .to_owned(),
+    )
 }
 
 /// Why a record is not sent.

@@ -573,7 +573,12 @@ impl Target {
         let answered = self.silence.tell(self.client.execute(&request)).await;
         let success = match answered.map_err(|error| (self.words)(sized(error))) {
             Ok(success) => success,
-            Err(error) if self.learn_room(&error, checks, ops) => return Ok(Outcome::Oversized),
+            Err(error) if error.kind() == Kind::TooLarge => {
+                return match self.learn_room(&error, checks, ops) {
+                    true => Ok(Outcome::Oversized),
+                    false => Err(indivisible(&error, checks, ops)),
+                };
+            }
             Err(error) => return refused(error),
         };
         let results = success.answer().value;
@@ -612,14 +617,19 @@ impl Target {
         Ok(divisible)
     }
 
+    /// For how long requests are repeated that are not answered.
+    pub(super) fn patience(&self) -> Duration {
+        self.silence.patience()
+    }
+
     fn max_bytes(&self) -> usize {
         self.max_bytes.load(Relaxed)
     }
 
     /// Learns from the refusal of a transaction that there is less room than was known; whether a smaller one may be taken.
     fn learn_room(&self, refusal: &Error, checks: &[Check], ops: &[Op]) -> bool {
-        let size = checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum();
-        if refusal.kind() != Kind::TooLarge || size <= MIN_BYTES {
+        let size = in_body(checks, ops);
+        if size <= MIN_BYTES {
             return false;
         }
         let limit =
@@ -627,7 +637,11 @@ impl Target {
         let limit = limit.filter(|limit| (MIN_BYTES..size).contains(limit)).unwrap_or(size / 2);
         self.max_bytes.fetch_min(limit, Relaxed);
         // A key can also be set by a PUT.
-        ops.len() != 1 || matches!(ops, [Op::Set { .. }])
+        match ops {
+            [] => checks.len() > 1,
+            [only] => matches!(only, Op::Set { .. }),
+            _ => true,
+        }
     }
 
     /// The room of one transaction with this number of checks.
@@ -685,6 +699,22 @@ fn sized(error: Error) -> Error {
         }
         _ => error,
     }
+}
+
+fn in_body(checks: &[Check], ops: &[Op]) -> usize {
+    checks.iter().map(Check::in_body).chain(ops.iter().map(Op::in_body)).sum()
+}
+
+/// The refusal of a transaction that cannot be made smaller, with its cure.
+fn indivisible(refusal: &Error, checks: &[Check], ops: &[Op]) -> Error {
+    let why = format!(
+        "{}: Consul, or what is before it, takes no transaction of {} bytes, and this one cannot be smaller: raise the servers' \
+         limits.txn_max_req_len, or the limit of what is before them",
+        refusal.message(),
+        in_body(checks, ops)
+    );
+    let error = Error::new(Kind::TooLarge, why);
+    refusal.status().map_or(error.clone(), |status| error.with_status(status))
 }
 
 /// Whether an error of a request with a name in its URL is about that name.

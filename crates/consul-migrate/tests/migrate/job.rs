@@ -27,7 +27,10 @@ fn replaces(servers: &Servers) {
     let consul = servers.consul();
     consul.send("PUT", "/v1/kv/fresh/of-another", "x").unwrap();
     let fresh = ["--job", "fresh", "--consul-prefix", "fresh/"];
-    servers.run(&[&fresh[..], &["copy", "--replace"]].concat()).ok();
+    servers.run(&[&fresh[..], &["copy", "--replace"]].concat()).ends(2, &["use --yes"]);
+    assert!(servers.stored("fresh/of-another").is_some());
+    let words = ["--replace deletes 1 key of Consul that etcd does not have", "fresh/of-another"];
+    servers.run(&[&fresh[..], &["copy", "--replace", "--yes"]].concat()).ends(0, &words);
     assert_eq!(servers.stored("fresh/of-another"), None);
     servers.run(&[&fresh[..], &["verify"]].concat()).ends(0, &["compared 2000 keys"]);
     // Not by none.
@@ -41,6 +44,7 @@ fn replaces(servers: &Servers) {
         "fresh/",
         "copy",
         "--replace",
+        "--yes",
     ];
     let words = ["nothing was written: --replace would delete all keys", "\"/app/\""];
     servers.run(&wrong).ends(1, &words);
@@ -186,6 +190,6 @@ fn survives_compaction(servers: &Servers) {
     servers.run(&["verify"]).ends(1, &["compared 1902 keys", "0 missing, 3 extra, 0 different"]);
     servers.run(&["copy", "--again"]).ends(0, &["copying a new snapshot", ": --again", "3 keys"]);
     assert_eq!(servers.stored("others/a").unwrap(), b"of another program");
-    servers.run(&["copy", "--again", "--replace"]).ok();
+    servers.run(&["copy", "--again", "--replace", "--yes"]).ok();
     servers.run(&["verify"]).ends(0, &["compared 1902 keys", "0 missing, 0 extra, 0 different"]);
 }

@@ -93,6 +93,8 @@ fn trials() -> Trials {
     trials.add("a_cut_over_that_is_given_up_leaves_no_key_in_etcd", keys);
     let right = random::frozen::without_the_right;
     trials.add("an_alarm_that_the_user_may_not_raise_is_refused_before", right);
+    let lifted = random::lifted::run;
+    trials.add("what_a_cut_over_has_stopped_is_lifted_whatever_consul_says", lifted);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

@@ -16,6 +16,7 @@ pub mod holder;
 pub mod imports;
 pub mod kept;
 pub mod late;
+pub mod lifted;
 pub mod numbers;
 pub mod overtaken;
 pub mod refused;

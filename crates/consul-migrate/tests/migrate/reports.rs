@@ -320,7 +320,7 @@ fn is_finished(servers: &Servers, schema: &Value) {
         let job = ["--job", "end", "--etcd-prefix", "/cfg-of-another/"];
         servers.run(&[&job[..], verb].concat())
     };
-    run(&["copy", "--replace"]).ok();
+    run(&["copy", "--replace", "--yes"]).ok();
     run(&["cutover", "--yes", "--within", "300", "--freeze", "operator"]).ok();
     let done = run(&["finish", "--yes", "--json"]);
     let document: Value = serde_json::from_str(&done.out).unwrap();

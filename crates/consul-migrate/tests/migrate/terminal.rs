@@ -180,7 +180,26 @@ pub fn run(version: &'static str) {
     terminal.types(" yes \n");
     terminal.ends(0, &["set 1 key of etcd"]);
     assert!(takes_writes(&gateway));
+    asks_before_it_deletes(&servers, &ask);
     shows_a_bar(&servers);
+}
+
+/// A copy that deletes keys of Consul tells how many, and nothing is deleted without consent.
+fn asks_before_it_deletes(servers: &Servers, ask: &dyn Fn(&[&str]) -> Terminal) {
+    let consul = servers.consul();
+    for name in ["a", "b"] {
+        consul.send("PUT", &format!("/v1/kv/of-another/{name}"), "x").unwrap();
+    }
+    let copy = ["copy", "--again", "--replace"];
+    for (answer, status) in [("no\n", 1), (CTRL_C, 130), ("yes\n", 0)] {
+        let mut terminal = ask(&copy);
+        let shown = terminal.shown();
+        let words = "--replace deletes 2 keys of Consul that etcd does not have";
+        assert!(shown.contains(words), "{shown}");
+        terminal.types(answer);
+        terminal.ends(status, &[]);
+        assert_eq!(servers.stored("of-another/a").is_none(), status == 0, "{answer:?}");
+    }
 }
 
 /// Whether etcd takes a write, and no alarm is on; or else neither.

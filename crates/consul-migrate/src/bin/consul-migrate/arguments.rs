@@ -203,6 +203,9 @@ pub struct Copy {
     /// Copy a new snapshot although one was copied already.
     #[arg(long)]
     pub again: bool,
+    /// Agree to --replace in advance; necessary for it without a terminal.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Args)]

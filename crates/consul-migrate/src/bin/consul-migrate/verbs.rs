@@ -285,6 +285,7 @@ fn problems(found: &Survey, mapping: &Mapping) -> String {
 }
 
 async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failure> {
+    switch::require_consent(asked.yes || !asked.replace)?;
     let begun = Instant::now();
     let mut kept = Kept::default();
     let job = match open(session, name, &asked.hold).await? {
@@ -310,7 +311,7 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     }
     held(session, &run, async || {
         if asked.again && asked.replace {
-            refuse_to_delete_all(session, &before.mapping).await?;
+            agree_to_replace(session, &before.mapping, asked).await?;
             run.job.replace_all().await?;
         }
         if asked.again && (is_copied || source::check_revision(run.etcd, &before).await.is_err()) {
@@ -333,6 +334,27 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
     let json =
         json!({ "verb": "copy", "keys": keys, "revision": record.snapshot, "seconds": seconds });
     Ok(Done { text, json, is_well: true })
+}
+
+/// Tells how many keys `--replace` deletes, and asks if there are any.
+async fn agree_to_replace(session: &Session, mapping: &Mapping, asked: &Copy) -> Result<(), Stop> {
+    refuse_to_delete_all(session, mapping).await?;
+    let (etcd, target) = (&session.etcd, &session.target);
+    let (_, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
+    let (mut count, mut first) = (0, None);
+    let found = async |difference: verify::Difference| {
+        if difference.what == verify::What::Extra {
+            count += 1;
+            first.get_or_insert(difference.key);
+        }
+        Ok(())
+    };
+    verify::extras(etcd, target, mapping, revision, session.pace, found).await?;
+    let Some(first) = first else { return Ok(()) };
+    let keys = counted(count, "key");
+    let text =
+        format!("--replace deletes {keys} of Consul that etcd does not have, such as {first:?}.");
+    switch::agree(session, &text, asked.yes).await
 }
 
 /// Refuses to replace all keys of Consul by none.
@@ -376,7 +398,7 @@ async fn begin(session: &Session, name: &str, asked: &Copy) -> Result<(Record, K
         .into());
     }
     if asked.replace {
-        refuse_to_delete_all(session, &mapping).await?;
+        agree_to_replace(session, &mapping, asked).await?;
     }
     let record = Record::new(found.cluster_id, mapping, found.revision, asked.replace);
     Ok((record, found.kept))
