@@ -193,7 +193,7 @@ fn are_not_given_back_by_one_that_ends_meanwhile(restored: Option<Restored>) -> 
             if let Either::Left(_) = select(lifts.as_mut(), held).await {
                 return;
             }
-            // The one that is held up may change the record meanwhile.
+            // The record may be changed meanwhile by the instance that is held up.
             let cuts = async {
                 let (other, kept) = world.hold(2).await?;
                 lift_left_of(&world.etcd, &other.job).await?;
