@@ -226,6 +226,8 @@ struct Tail<'r, 'a> {
     /// When the watch has told something last, and when next it is looked whether it is stuck.
     told_at: Instant,
     next_look: Instant,
+    /// How many keys there were before a revision.
+    count: Option<(u64, u64)>,
     received: u64,
     /// The watches in a row that were stuck: each has twice the time of the one before, since etcd may need it for a large line.
     stuck: u32,
@@ -255,6 +257,7 @@ impl<'r, 'a> Tail<'r, 'a> {
             broken: None,
             told_at: now,
             next_look: now,
+            count: None,
             received: 0,
             stuck: 0,
         })
@@ -337,14 +340,27 @@ impl<'r, 'a> Tail<'r, 'a> {
         let (count, revision) = etcd.count(&self.range, 0).await?;
         source::check_read(&self.run.job.record(), revision)?;
         let has_changed = match revision < self.revision {
-            true => false,
-            false if etcd.count(&self.range, self.revision - 1).await?.0 != count => true,
+            true => {
+                self.count = Some((self.revision, count));
+                false
+            }
+            false if self.counted().await? != count => true,
             false => !etcd.set_since(&self.range, self.revision, 1).await?.is_empty(),
         };
         let now = clock.now();
         self.next_look = now + quiet.max((now - begun) * SELDOM);
         self.stuck += u32::from(has_changed);
         Ok(has_changed)
+    }
+
+    /// The number of keys before the next revision. While it stays the next one, etcd may compact what was before it.
+    async fn counted(&mut self) -> Result<u64, Stop> {
+        let count = match self.count {
+            Some((at, count)) if at == self.revision => count,
+            _ => self.run.etcd.count(&self.range, self.revision - 1).await?.0,
+        };
+        self.count = Some((self.revision, count));
+        Ok(count)
     }
 
     /// Waits until etcd answers, on another server if there are several. It may have been restored meanwhile.

@@ -64,6 +64,8 @@ fn trials() -> Trials {
     let bodies = random::sizes::small_bodies;
     trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller", bodies);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
+    let rests = random::compacted::while_keys_rest;
+    trials.add("a_tail_whose_keys_rest_copies_no_new_snapshot_after_compactions", rests);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
     let sizes = random::sizes::run;

@@ -223,6 +223,39 @@ pub fn all_the_time() {
     }
 }
 
+/// The job's keys rest while others change and etcd compacts, in a tail that lives. It still finds a watch that is held up.
+pub fn while_keys_rest() {
+    for keys in [&[][..], &["/app/new"], &["/app/gone"], &["/app/new", "/app/gone"]] {
+        let (world, notes) = (with("/app/", Choice::Refuse), Arc::<Notes>::default());
+        world.fake.notify_every(Duration::from_secs(100_000));
+        world.works(async {
+            copied(&world).await;
+            let run = again(&world, 2, &notes).await;
+            let rests = async {
+                // Longer than a tail waits until it looks.
+                for _ in 0..10 {
+                    world.clock.sleep(Duration::from_secs(90)).await;
+                    world.put("/other/x", Some("2"));
+                    world.fake.compact();
+                }
+                assert_eq!(notes.compactions(), 0, "{keys:?}");
+                world.fake.hold_watches_up(false);
+                for key in keys {
+                    world.put(key, (*key == "/app/new").then_some("2"));
+                }
+                world.clock.sleep(Duration::from_secs(150)).await;
+            };
+            match select(pin!(tail(&run, &Until::Dropped)), pin!(rests)).await {
+                Either::Left((ended, _)) => panic!("{keys:?}: {ended:?}"),
+                Either::Right(_) => {}
+            }
+            let found = world.found().await;
+            assert_eq!(found.contains_key("app/new"), keys.contains(&"/app/new"), "{keys:?}");
+            assert_eq!(found.contains_key("app/gone"), !keys.contains(&"/app/gone"), "{keys:?}");
+        });
+    }
+}
+
 /// The keys of other programs change, and are compacted: etcd has reported meanwhile how far it is.
 pub fn idle() {
     for collision in [Choice::Refuse, Choice::Skip] {
