@@ -598,11 +598,14 @@ fn in_url_of(byte: u8) -> usize {
     if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) { 1 } else { 3 }
 }
 
-/// The key of etcd, the place and the count of an encoded part, from its key after the prefix of all.
-pub fn part_of(key: &str) -> Option<(Vec<u8>, usize, usize)> {
-    let (key, part) = key.split_once('/')?;
+/// The key of etcd, the place and the count of an encoded part, from its key after the prefix of all; `None` of a name that
+/// [`parts`] does not give.
+pub fn part_of(name: &str) -> Option<(Vec<u8>, usize, usize)> {
+    let (key, part) = name.split_once('/')?;
     let (place, count) = part.split_once('-')?;
-    Some((hex::bytes(key)?, place.parse().ok()?, count.parse().ok()?))
+    let (key, place, count) = (hex::bytes(key)?, place.parse().ok()?, count.parse().ok()?);
+    let is_one = place < count && name == format!("{}/{place:04}-{count:04}", hex::text(&key));
+    is_one.then_some((key, place, count))
 }
 
 /// Bytes as hexadecimal digits, whose order is that of the bytes.
@@ -673,6 +676,32 @@ mod tests {
         kv.key.0 = Bytes::copy_from_slice(key);
         kv.value.0 = vec![b'v'; size].into();
         kv
+    }
+
+    #[test]
+    fn a_name_is_a_part_as_parts_are_named_alone() {
+        for key in [&b""[..], b"\0", b"/app/\xff", b"a"] {
+            let value = Bytes::from(vec![0; 3 * PART]);
+            let prefix = format!("{}/", hex::text(key));
+            for (at, op) in parts(&prefix, &value, 0).enumerate() {
+                assert_eq!(part_of(op.key()), Some((key.to_vec(), at, 3)), "{}", op.key());
+            }
+        }
+        assert_eq!(part_of("61/12345-12346"), Some((b"a".to_vec(), 12345, 12346)));
+        for other in [
+            "FF/0000-0001",
+            "6/0000-0001",
+            "61/0-1",
+            "61/00000-00001",
+            "61/0001-0001",
+            "61/+000-0001",
+            "61/0000-0001/",
+            "61/0000",
+            "61",
+            "x/0000-0001",
+        ] {
+            assert_eq!(part_of(other), None, "{other}");
+        }
     }
 
     #[test]

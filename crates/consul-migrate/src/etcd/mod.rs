@@ -781,7 +781,8 @@ impl Etcd {
             || says("request timed out");
         Refused::Failed(match is_transient {
             true => error.retryable(),
-            false if code == 0 => self.of_server(error),
+            // Of a member that joins: etcd before 3.6 says it by code 14.
+            false if code == 0 || says("not supported for learner") => self.of_server(error),
             false => error,
         })
     }

@@ -399,7 +399,10 @@ enum How {
     Says(u16, &'static str),
 }
 
-const UNUSABLE: [How; 7] = [
+/// The refusal of a member that joins, of 3.6 and later.
+const LEARNER: &str = r#"{"code":9,"message":"etcdserver: rpc not supported for learner"}"#;
+
+const UNUSABLE: [How; 8] = [
     How::Tls,
     How::Says(200, "<html>It works</html>"),
     How::Says(200, "{}"),
@@ -407,6 +410,7 @@ const UNUSABLE: [How; 7] = [
     How::Says(404, "404 page not found"),
     How::Says(404, r#"{"etcdserver":"2.3.8"}"#),
     How::Says(405, "<html>not allowed</html>"),
+    How::Says(400, LEARNER),
 ];
 
 impl Streaming for Changing {

@@ -25,7 +25,7 @@ use consul_api::value::shape::check_key;
 use encoding::{Decoded, Encoding};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use twox_hash::XxHash3_64;
 
@@ -354,20 +354,30 @@ impl Import<'_> {
                 Stop::Refused(format!("nothing was written: key {} of the list: {why}", at + 1))
             })?;
         }
-        // The keys with parts, wherever these are.
-        let mut encoded = HashSet::new();
+        // The keys with parts, wherever these are, and their parts.
+        let mut encoded = HashMap::<_, HashSet<String>>::new();
         for Entry { key, flags, value } in entries {
             let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
+            let name = key.clone();
             let before = (self.tally.moved, self.tally.consul);
             self.add(vec![Op::Set { key, value: value.0, flags }]).await?;
             if let Some((key, ..)) = part {
-                match encoded.insert(key) {
+                let names = encoded.entry(key).or_default();
+                match names.is_empty() {
                     true => self.tally.encoded += 1,
                     false => (self.tally.moved, self.tally.consul) = before,
                 }
+                names.insert(name);
             }
         }
         self.flush().await?;
+        // A value that was there may have had another number of parts.
+        for (key, names) in encoded {
+            let found = self.target.keys(&mapping.encoded(&key), None).await?;
+            let others = found.into_iter().filter(|name| !names.contains(name));
+            let others: Vec<_> = others.map(|key| Op::Delete { key }).collect();
+            write(self.target, &others).await?;
+        }
         Ok(self.end())
     }
 

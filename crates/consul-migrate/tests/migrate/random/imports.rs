@@ -41,6 +41,33 @@ pub fn run() {
         }
     }
     says_what_it_is_not();
+    parts_that_were_there_are_not_left();
+}
+
+/// Consul has a value of another number of parts, beside names that are nobody's parts.
+fn parts_that_were_there_are_not_left() {
+    use consul_migrate::mapping::Op;
+    let names = |count: usize| (0..count).map(move |at| format!("_etcd/2fff/{at:04}-{count:04}"));
+    let others = ["_etcd/2fff00/0000-0001", "_etcd/2FFF/0000-0001", "_etcd/2fff"];
+    for (before, now) in (1..4_usize).flat_map(|before| (1..4).map(move |now| (before, now))) {
+        let world = World::plain(1, &[]);
+        world.works(async {
+            let all = names(before).chain(others.map(str::to_owned));
+            let all: Vec<_> = all.map(|key| Op::set(key, "1".into())).collect();
+            world.direct.txn_surely(&[], &all).await.unwrap();
+            let entry = |name| format!("{{\"key\":\"{name}\",\"value\":\"Mg==\"}}");
+            let list = format!("[{}]", names(now).map(entry).collect::<Vec<_>>().join(","));
+            let (target, mapping) = (&world.target, &world.mapping);
+            let (said, mut from) = (Said::default(), list.as_bytes());
+            let done = import(target, mapping, Form::ConsulKv, &mut from, false, &said).await;
+            assert_eq!(done.unwrap().encoded, 1);
+            let mut found = world.direct.keys("", None).await.unwrap();
+            let mut wanted: Vec<_> = names(now).chain(others.map(str::to_owned)).collect();
+            found.sort();
+            wanted.sort();
+            assert_eq!(found, wanted, "{before} {now}");
+        });
+    }
 }
 
 fn text(keys: Keys, form: Form) -> String {
