@@ -65,6 +65,8 @@ struct Open {
     /// The alarms that it must lift: its own, and those that instances before it may have raised since.
     alarms: Vec<u64>,
     own: Own,
+    /// The revision of the key that it leaves in etcd.
+    left: Option<u64>,
     /// Whether the request that switches the job was sent.
     may_be_switched: bool,
     /// The keys that it has put into etcd, and may not have deleted.
@@ -121,6 +123,11 @@ impl Frozen {
         let cures: Vec<_> =
             alarm.into_iter().chain(open.own.taken.iter().map(Right::to_string)).collect();
         cures.join(", ")
+    }
+
+    /// Whether this process has switched the job, by the record of that.
+    pub fn has_switched(&self, record: &Record) -> bool {
+        lock(&self.0).left == record.left
     }
 
     /// Whether the job may be switched, because the answer to the request is not known.
@@ -638,6 +645,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     // A put would be refused later.
     let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
     let left = run.etcd.get(&left, 0).await?.map(|kv| kv.create_revision.0);
+    lock(&frozen.0).left = left;
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,

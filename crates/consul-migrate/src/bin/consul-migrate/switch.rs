@@ -149,8 +149,17 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
         return Ok(true);
     }
     // The last request of the cut-over may be on its way, or have been applied.
-    match timeout(LAST_LOOK, is_switched(session, name)).await {
-        Ok(Ok(true)) => {
+    match timeout(LAST_LOOK, switched(session, name)).await {
+        Ok(Ok(Some(record))) if !frozen.has_switched(&record) => {
+            // Nothing relies on what this process has stopped.
+            let lifted = frozen.lift(&session.etcd, &session.target, &Keys::new(name)).await;
+            say(&format!(
+                "{PROGRAM}: another instance has cut the job over meanwhile: `{PROGRAM} status` says whether etcd takes writes"
+            ));
+            lifted?;
+            return Ok(false);
+        }
+        Ok(Ok(Some(_))) => {
             let state = if is_on { "etcd refuses writes" } else { KEEP_STOPPED };
             say(&format!("{PROGRAM}: the cut-over had come to its end: {state}"));
             return Ok(false);
@@ -206,12 +215,12 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
     }
 }
 
-/// Whether the job is cut over; from now on this instance changes nothing any more.
-async fn is_switched(session: &Session, name: &str) -> Result<bool, Error> {
+/// The record if the job is cut over; from now on this instance changes nothing any more.
+async fn switched(session: &Session, name: &str) -> Result<Option<Record>, Error> {
     let keys = Keys::new(name);
     job::end(&session.target, &keys, &session.me).await?;
     let record = job::record(&session.target, &keys).await?;
-    Ok(record.is_some_and(|(record, _)| record.phase == Phase::Switched))
+    Ok(record.map(|(record, _)| record).filter(|it| it.phase == Phase::Switched))
 }
 
 /// The state of the freeze, for `status`. It lifts a freeze that was left.

@@ -119,6 +119,7 @@ pub fn run() {
     end_with_access_control();
     that_another_job_has_taken_are_not_relied_on();
     are_told_when_a_way_back_ends_early();
+    tell_who_has_switched();
     that_a_late_request_took_are_named_by_later_cut_overs();
     are_needed();
 }
@@ -727,6 +728,51 @@ fn are_told_when_a_way_back_ends_early() {
             assert!(said.contains(needed), "{said}");
         }
     });
+}
+
+/// A cut-over ends at some moments, and another instance has cut over since.
+fn tell_who_has_switched() {
+    let mut of_another = 0;
+    for freeze in [Freeze::Roles, Freeze::Alarm, Freeze::Operator] {
+        let whole = ended_after(freeze, 60_000, &mut of_another);
+        let moments = (60..whole).step_by(20);
+        for ends_ms in moments {
+            ended_after(freeze, ends_ms, &mut of_another);
+        }
+    }
+    assert!(of_another > 10, "{of_another}");
+}
+
+/// Returns how long it took, in milliseconds.
+fn ended_after(freeze: Freeze, ends_ms: u64, of_another: &mut u32) -> u64 {
+    let world = with("3.6.0", ROLES[0]);
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let begun = world.clock.now();
+        {
+            let ends = pin!(world.clock.sleep(Duration::from_millis(ends_ms)));
+            let cuts = cut_over(&run, freeze, &frozen, limit, async |_| Ok(()));
+            select(pin!(cuts), ends).await;
+        }
+        let took = (world.clock.now() - begun).as_millis() as u64;
+        let record = world.record().await.unwrap();
+        if record.phase == Phase::Switched {
+            return took;
+        }
+        let (other, _) = world.hold(2).await.unwrap();
+        lift_left_of(&world.etcd, &other.job).await.unwrap();
+        let later = Frozen::default();
+        let done = cut_over(&other, Freeze::Operator, &later, limit, async |_| Ok(()));
+        // Something of the first one may come meanwhile.
+        if done.await.is_ok() {
+            let record = other.job.record();
+            assert!(!frozen.has_switched(&record), "{freeze:?} {ends_ms}");
+            *of_another += 1;
+        }
+        took
+    })
 }
 
 fn are_needed() {
