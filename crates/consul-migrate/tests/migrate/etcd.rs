@@ -145,14 +145,20 @@ impl Etcd {
 
     /// Starts it again if it has ended by itself, and returns whether it had.
     pub fn is_revived(&self) -> bool {
-        let mut process = self.process.lock().unwrap();
-        if !matches!(process.try_wait(), Ok(Some(_))) {
-            return false;
+        let is_revived = self.is_started_again();
+        if is_revived {
+            self.wait();
         }
-        *process = spawn(&self.program, &self.arguments);
-        drop(process);
-        self.wait();
-        true
+        is_revived
+    }
+
+    fn is_started_again(&self) -> bool {
+        let mut process = self.process.lock().unwrap();
+        let has_ended = matches!(process.try_wait(), Ok(Some(_)));
+        if has_ended {
+            *process = spawn(&self.program, &self.arguments);
+        }
+        has_ended
     }
 
     fn wait(&self) {
@@ -163,6 +169,8 @@ impl Etcd {
             while gateway.send("GET", "/version", Bytes::new()).is_none() {
                 assert!(Instant::now() < end, "etcd did not start");
                 std::thread::sleep(Duration::from_millis(50));
+                // Another program may have had one of its ports for a moment.
+                member.is_started_again();
             }
         }
     }
