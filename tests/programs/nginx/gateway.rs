@@ -170,10 +170,17 @@ pub fn closed_for_good(unpacked: &Path) -> Outcome {
     for request in burst {
         check(request.join().map_err(|_| "a thread panicked")??.status == 200, "the burst")?;
     }
-    register(&nginx, "good", backend("good")?)?;
+    // Slower, so that the balancer prefers the dying one.
+    let good = serve(TcpListener::bind("127.0.0.1:0")?, move |mut stream| {
+        while stream.read(&mut [0; 4096])? > 0 {
+            thread::sleep(Duration::from_millis(600));
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        }
+        Ok(())
+    })?;
+    register(&nginx, "good", good)?;
     wait_until(|| Ok(instances(&nginx)?.lines().count() == 2))?;
     IS_DEAD.store(true, Ordering::SeqCst);
-    // The balancer may prefer the other one, until the average of the burst's times has decayed.
     let (mut lost, ejected) = (0, format!("{dying} ejected"));
     wait_until(|| {
         lost += usize::from(send(address, "POST", "/", "")?.status != 200);
