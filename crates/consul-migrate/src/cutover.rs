@@ -81,8 +81,6 @@ struct Own {
     taking: u64,
     /// Whether a request that takes one was sent.
     is_taking: bool,
-    /// The number of the record before that of the taking.
-    step: u64,
 }
 
 /// A cut-over that came to its end, or found differences.
@@ -116,6 +114,12 @@ impl Frozen {
         lock(&self.0).own.is_taking
     }
 
+    /// The rights that this process may have taken, and has not given back.
+    pub fn taken(&self) -> Vec<Right> {
+        let own = &lock(&self.0).own;
+        if own.is_taking { own.taken.clone() } else { Vec::new() }
+    }
+
     /// The commands that let writers go on if this process cannot.
     pub fn cure(&self) -> String {
         let open = lock(&self.0);
@@ -135,8 +139,8 @@ impl Frozen {
         lock(&self.0).may_be_switched
     }
 
-    /// Lifts the alarms, if they may be on, and gives the rights back. Returns the rights that roles lack nevertheless; `None` if
-    /// another instance has gone on with them.
+    /// Lifts the alarms, if they may be on, and gives the rights back. Returns the rights that roles lack nevertheless, and that
+    /// another instance does not give back; `None` if it does, because it has taken them since.
     ///
     /// # Errors
     /// Errors of both sides: an alarm may be on still, or a right taken.
@@ -167,7 +171,9 @@ impl Frozen {
             };
         }
         let mut open = lock(&self.0);
-        *open = Open { put: std::mem::take(&mut open.put), ..Open::default() };
+        let taken = missing.clone().unwrap_or_default();
+        let own = Own { is_taking: !taken.is_empty(), taken, taking: own.taking };
+        *open = Open { put: std::mem::take(&mut open.put), own, ..Open::default() };
         Ok(missing)
     }
 
@@ -186,38 +192,35 @@ impl Frozen {
     }
 }
 
-/// Gives back what a cut-over has taken. Returns what roles lack nevertheless, or `None` if another instance has gone on with
-/// the rights.
+/// Gives back what a cut-over has taken, and returns what [`Frozen::lift`] does. The record that is there now may have
+/// nothing of it: Consul was restored, or another instance has cut over since.
 async fn give_back(
     etcd: &Etcd,
     target: &Target,
     keys: &job::Keys,
     own: &Own,
 ) -> Result<Option<Vec<Right>>, Stop> {
-    let Own { taken, taking, is_taking, step } = own;
-    let now = job::record(target, keys).await?;
-    let is_recorded = now.is_some_and(|(now, _)| now.step > *step);
-    let is_own = if is_recorded {
+    let Own { taken, taking, is_taking } = own;
+    let found = async || job::record(target, keys).await.map(|it| it.map(|(record, _)| record));
+    let is_own = |it: Record| it.taking == *taking && !it.may_be_taken().is_empty();
+    let is_noted = found().await?.is_some_and(is_own) && {
         let noted = pin!(job::give_back(etcd, target, keys, *taking));
-        match select(noted, pin!(etcd.clock().sleep(NOTED_WITHIN))).await {
-            Either::Left((Ok(given_back), _)) => given_back.is_some(),
-            // Consul takes no write, or not soon, and the writers wait: it is noted by the next instance that holds the job.
-            _ => job::give_back_unrecorded(etcd, target, keys, taken, Some(*taking)).await?,
-        }
-    } else {
-        // The taking was not recorded, or Consul has lost the record, or has one from before.
-        !is_taking || job::give_back_unrecorded(etcd, target, keys, taken, None).await?
+        // Consul may take no write, or not soon, and the writers wait: the next instance that holds the job notes it.
+        let late = pin!(etcd.clock().sleep(NOTED_WITHIN));
+        matches!(select(noted, late).await, Either::Left((Ok(Some(_)), _)))
     };
-    if !(is_own && *is_taking) {
-        return Ok(is_own.then(Vec::new));
+    if !is_taking {
+        return Ok(Some(Vec::new()));
     }
-    let lacking = etcd.not_given_back(taken).await?.into_iter().cloned().collect();
-    if is_recorded {
-        // Another instance may have taken them since.
-        let record = job::record(target, keys).await?;
-        return Ok(record.is_some_and(|(it, _)| it.taking == *taking).then_some(lacking));
+    if !is_noted {
+        job::give_back_unnoted(etcd, target, keys, taken, *taking).await?;
     }
-    Ok(Some(lacking))
+    let lacking: Vec<Right> = etcd.not_given_back(taken).await?.into_iter().cloned().collect();
+    let now = found().await?;
+    let is_of_another =
+        |right: &Right| now.as_ref().is_some_and(|it| it.is_taken_since(right, *taking));
+    let (of_another, lacking): (Vec<_>, Vec<_>) = lacking.into_iter().partition(is_of_another);
+    Ok((of_another.is_empty() || !lacking.is_empty()).then_some(lacking))
 }
 
 /// Lifts the alarms that cut-overs have left on, because they were killed. Returns whether one was on.
@@ -255,10 +258,30 @@ pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     }
     job.save(Record { rights: Rights::GivingBack, ..record.clone() }, &[]).await?;
     // An error if another instance holds it.
-    let may_go_on = async || job.apply(&[]).await.map(|_| true);
+    let may_go_on = async |_: &Right| job.apply(&[]).await.map(|_| true);
     let was_taken = etcd.give_back(&record.taken, may_go_on).await?;
     job.save(Record { rights: Rights::GivenBack, ..job.record() }, &[]).await?;
     Ok(was_on || was_taken)
+}
+
+/// How far etcd is open although the job is cut over by roles, if this process has given a right back: its request may have come
+/// late, below another instance's cut-over.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn opened_late(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &job::Keys,
+) -> Result<Option<String>, Stop> {
+    if !etcd.has_given_back() {
+        return Ok(None);
+    }
+    let Some((record, _)) = job::record(target, keys).await? else { return Ok(None) };
+    match record.phase == Phase::Switched && !record.taken.is_empty() {
+        true => Ok(opened(etcd, &record).await?),
+        false => Ok(None),
+    }
 }
 
 /// The rights that roles lack although cut-overs have given them back: a request of it came late, or an operator has changed
@@ -287,13 +310,18 @@ pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, 
 /// # Errors
 /// etcd's.
 pub async fn rights_now(etcd: &Etcd, record: &Record) -> Result<String, Refused> {
+    let opened = opened(etcd, record).await?;
+    Ok(opened.unwrap_or_else(|| "the roles of etcd may not write since the cut-over".to_owned()))
+}
+
+async fn opened(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
     const OPEN: &str = "etcd TAKES WRITES although the job is cut over";
     if !etcd.has_users().await? {
-        return Ok(format!("{OPEN}: its access control is switched off"));
+        return Ok(Some(format!("{OPEN}: its access control is switched off")));
     }
     let may_write = etcd.rights_to_write(&Range::prefix(&record.mapping.etcd_prefix)).await?;
     if may_write.is_empty() {
-        return Ok("the roles of etcd may not write since the cut-over".to_owned());
+        return Ok(None);
     }
     let has_all = etcd.taken(&record.taken).await?.is_empty();
     let why = match (record.rights, has_all) {
@@ -305,7 +333,7 @@ pub async fn rights_now(etcd: &Etcd, record: &Record) -> Result<String, Refused>
     };
     let state = if has_all { OPEN } else { "etcd TAKES SOME WRITES although the job is cut over" };
     let may_write: Vec<_> = may_write.iter().map(Right::keys).collect();
-    Ok(format!("{state}: {why}; these may write: {}", may_write.join("; ")))
+    Ok(Some(format!("{state}: {why}; these may write: {}", may_write.join("; "))))
 }
 
 /// Applies all changes, stops the writers of etcd after `consent`, applies the rest and compares both sides.
@@ -756,7 +784,7 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let before = record.given_back();
     let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
     {
-        let own = Own { taken: taken.clone(), taking, is_taking: false, step: record.step };
+        let own = Own { taken: taken.clone(), taking, is_taking: false };
         lock(&frozen.0).own = own;
     }
     run.job.save(Record { taken: taken.clone(), lost, rights, taking, ..record }, &[]).await?;

@@ -190,6 +190,11 @@ impl Record {
         }
     }
 
+    /// Whether another taking than this one has a right for the same keys, and gives it back.
+    pub(super) fn is_taken_since(&self, right: &Right, taking: u64) -> bool {
+        self.taking != taking && self.may_be_taken().iter().any(|it| it.is_for_keys_of(right))
+    }
+
     /// The rights that roles have again, as far as this job has taken any.
     pub fn given_back(&self) -> Vec<Right> {
         let taken = match self.rights {
@@ -534,7 +539,7 @@ pub async fn give_back(
         return Ok(None);
     }
     let Some((found, _)) = record(target, keys).await? else { return Ok(None) };
-    let may_go_on = async || {
+    let may_go_on = async |_: &Right| {
         let found = record(target, keys).await?;
         let is_own = |it: &Record| it.taking == taking && it.rights == Rights::GivingBack;
         Ok::<_, Stop>(found.is_some_and(|(it, _)| is_own(&it) && it.phase != Phase::Switched))
@@ -545,39 +550,27 @@ pub async fn give_back(
     Ok(is_done.then_some(was_taken))
 }
 
-/// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or does not know them any more,
-/// because it has lost the record, or has one from before. Then `taking` is `None`. Returns whether they are; otherwise another
-/// instance holds the job or has changed it meanwhile, or the record is of a job that is cut over.
+/// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or its record does not have
+/// this taking, because it was restored, or another instance has begun another one. Each right may be given back while the job is
+/// not cut over and no other taking has it, whoever holds the job: a cut-over by roles names what it takes before it looks for
+/// what others have given back.
 ///
 /// # Errors
 /// Errors of both sides.
-pub async fn give_back_unrecorded(
+pub async fn give_back_unnoted(
     etcd: &Etcd,
     target: &Target,
     keys: &Keys,
     taken: &[Right],
-    taking: Option<u64>,
-) -> Result<bool, Stop> {
-    let found = async || -> Result<_, Stop> {
-        let of_record = record(target, keys).await?;
-        Ok((of_record, holder(target, keys).await?.map(|(_, index)| index)))
+    taking: u64,
+) -> Result<(), Stop> {
+    let may_go_on = async |right: &Right| {
+        let found = record(target, keys).await?;
+        let is_refused =
+            |it: Record| it.phase == Phase::Switched || it.is_taken_since(right, taking);
+        Ok::<_, Stop>(!found.is_some_and(|(it, _)| is_refused(it)))
     };
-    let before = found().await?;
-    let now = before.0.as_ref().map(|(record, _)| record);
-    if taking.is_some() && taking != now.map(|it| it.taking)
-        || now.is_some_and(|it| it.phase == Phase::Switched)
-    {
-        return Ok(false);
-    }
-    if taking.is_some() && now.is_some_and(|it| it.rights == Rights::GivenBack) {
-        return Ok(true);
-    }
-    if living(target, keys).await?.is_some() {
-        return Ok(false);
-    }
-    let may_go_on = async || found().await.map(|now| now == before);
-    etcd.give_back(taken, &may_go_on).await?;
-    may_go_on().await
+    etcd.give_back(taken, may_go_on).await.map(|_| ())
 }
 
 /// Whether the holder of a job changes its beat.

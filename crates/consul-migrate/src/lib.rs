@@ -68,7 +68,7 @@ pub mod verify;
 
 pub use cutover::{
     CutOver, FORGOTTEN, Freeze, Frozen, LIFTED, alarm_refused, cut_over, lift_left, lift_left_of,
-    may_cut_over, rights_now, roles_refused, taken_late,
+    may_cut_over, opened_late, rights_now, roles_refused, taken_late,
 };
 pub use finish::{Finished, finish, finish_without_etcd, may_finish};
 pub use lines::{CUT, Form, export, import, is_whole};
@@ -97,6 +97,23 @@ pub enum Stop {
     Failed(Error),
 }
 
+impl Stop {
+    /// The same with something else that is to be known.
+    #[must_use]
+    pub fn with(self, more: &str) -> Stop {
+        match self {
+            Stop::Held(holder) => Stop::Held(format!("{holder}. {more}")),
+            Stop::Refused(why) => Stop::Refused(format!("{why}. {more}")),
+            Stop::Failed(error) => {
+                let message = format!("{}. {more}", error.message());
+                let is_open = error.maybe_applied();
+                Error::new(error.kind(), message).with_maybe_applied(is_open).into()
+            }
+            Stop::Compacted => Stop::Compacted,
+        }
+    }
+}
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         Stop::Failed(error)
@@ -116,7 +133,7 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Stop::Held(holder) => {
-                write!(f, "another instance holds the job: {holder}; --take-over replaces it")
+                write!(f, "another instance holds the job, and --take-over replaces it: {holder}")
             }
             Stop::Refused(why) => f.write_str(why),
             Stop::Compacted => f.write_str(

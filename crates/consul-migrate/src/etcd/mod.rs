@@ -139,6 +139,8 @@ struct Now {
     known: BTreeSet<usize>,
     prefix: Option<&'static str>,
     token: Option<Token>,
+    /// Whether a request was sent that gives a right back to a role.
+    gives_back: bool,
 }
 
 struct Token(String);

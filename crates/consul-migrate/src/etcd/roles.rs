@@ -5,6 +5,7 @@ use super::{Etcd, Range, Refused, WITHOUT_USERS};
 use crate::mapping::hex;
 use crate::survey::shown;
 use consul_api::error::Error;
+use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::borrow::Cow;
@@ -183,6 +184,11 @@ impl Right {
         Permission { allowed, key: base64(&self.key), range_end: base64(&self.end) }
     }
 
+    /// Whether it is one of the same role for the same keys.
+    pub fn is_for_keys_of(&self, other: &Right) -> bool {
+        (&self.role, &self.key, &self.end) == (&other.role, &other.key, &other.end)
+    }
+
     /// Whether it has keys of a range.
     pub fn overlaps(&self, range: &Range) -> bool {
         let ends_after = |end: &[u8], start: &[u8], key: &[u8]| match end {
@@ -330,28 +336,33 @@ impl Etcd {
         Ok(found)
     }
 
-    /// Gives the taken ones of these rights back, each while this instance may; returns whether one was taken.
+    /// Gives the taken ones of these rights back, those that this instance may; returns whether one was taken.
     ///
     /// # Errors
     /// See [`Refused`]; errors of `may_go_on`.
     pub async fn give_back<E: From<Refused>>(
         &self,
         rights: &[Right],
-        may_go_on: impl AsyncFn() -> Result<bool, E>,
+        may_go_on: impl AsyncFn(&Right) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
         for (right, before) in
             taken.iter().flat_map(|it| it.before().into_iter().map(|one| (*it, one)))
         {
-            if !may_go_on().await? {
-                break;
+            if may_go_on(right).await? {
+                self.give_back_one(right, &before).await?;
             }
-            self.give_back_one(right, &before).await?;
         }
         Ok(!taken.is_empty())
     }
 
+    /// Whether this process has given a right back.
+    pub fn has_given_back(&self) -> bool {
+        lock(&self.now).gives_back
+    }
+
     async fn give_back_one(&self, right: &Right, before: &Permission) -> Result<(), Refused> {
+        lock(&self.now).gives_back = true;
         if !right.beside.is_empty() {
             let now = self.permissions(&right.role).await?;
             if before.is_allowed_by(&now) {

@@ -97,6 +97,8 @@ fn trials() -> Trials {
     trials.add("an_alarm_that_the_user_may_not_raise_is_refused_before", right);
     let lifted = random::lifted::run;
     trials.add("what_a_cut_over_has_stopped_is_lifted_whatever_consul_says", lifted);
+    let lost = random::lost::run;
+    trials.add("rights_come_back_or_are_named_when_consul_has_lost_their_record", lost);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

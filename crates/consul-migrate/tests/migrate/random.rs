@@ -17,6 +17,7 @@ pub mod imports;
 pub mod kept;
 pub mod late;
 pub mod lifted;
+pub mod lost;
 pub mod numbers;
 pub mod overtaken;
 pub mod refused;

@@ -46,6 +46,10 @@ pub fn of_failure(session: &Session, line: &CommandLine, failed: Value) -> Value
             "consul": { "version": null, "datacenter": null },
         }),
     );
+    let taken = session.frozen.taken();
+    if !taken.is_empty() {
+        add(&mut document, json!({ "taken": taken }));
+    }
     add(&mut document, failed);
     document
 }
@@ -192,7 +196,14 @@ impl Shown {
             text += &format!("digests, {same}:\n  etcd    {etcd}\n  Consul  {consul}\n");
         }
         if !self.taken.is_empty() {
-            text += "taken from roles of etcd until `finish` or `rollback`; without the job, by:\n";
+            text += match self.error {
+                None => {
+                    "taken from roles of etcd until `finish` or `rollback`; without the job, by:\n"
+                }
+                Some(_) => {
+                    "taken from roles of etcd; if `status` does not say that they may write, give them back by:\n"
+                }
+            };
             text += &listed(&self.taken, self.taken.len(), "the report names all");
         }
         if let Some(Failed { kind, message }) = &self.error {

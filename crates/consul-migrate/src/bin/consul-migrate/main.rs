@@ -93,7 +93,10 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
     if let (Err(_), Err(failure)) = (&done, &undone) {
         say(&format!("{PROGRAM}: {failure}"));
     }
-    let done = done.and(undone);
+    let done = match done.and(undone) {
+        Err(failure) => Err(switch::with_opened(&session, &line.job.name, failure).await),
+        done => done,
+    };
     if let Err(failure) = &done
         && let text = failure.to_string()
         && !text.is_empty()

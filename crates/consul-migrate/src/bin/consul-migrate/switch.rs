@@ -11,7 +11,8 @@ use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
     CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
-    lift_left, may_cut_over, may_roll_back, rights_now, roll_back, rollback_has_begun, tail,
+    lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back, rollback_has_begun,
+    tail,
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -28,6 +29,11 @@ const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights 
                      delete keys, and switch its access control off.";
 
 pub const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
+
+const IF_LOST: &str = "if the job in Consul is lost, give the rights back by:";
+
+const NOT_NAMED: &str = "roles of etcd lack rights that this cut-over has taken, and the job does not name them, so that nothing gives them \
+                         back; when etcd is to take writes again, give them back by:";
 
 const KEEP_STOPPED: &str = "leave etcd's writers stopped";
 
@@ -126,10 +132,33 @@ fn told(done: &CutOver, freeze: Given) -> String {
         done.tally
     );
     if !done.taken.is_empty() {
-        text += "\nif the job in Consul is lost, give the rights back by:\n";
+        text += &format!("\n{IF_LOST}\n");
         text += listed(&done.taken, done.taken.len(), "--json names all").trim_end();
     }
     text
+}
+
+/// Names the rights that this process has taken and not given back.
+fn name_taken(session: &Session, why: &str) {
+    let taken = session.frozen.taken();
+    if !taken.is_empty() {
+        say(&format!("{PROGRAM}: {why}"));
+        taken.iter().for_each(|right| say(&format!("  {right}")));
+    }
+}
+
+/// Says, too, that what this process has given back is open under another one's cut-over, if its request came late.
+pub async fn with_opened(session: &Session, name: &str, failure: Failure) -> Failure {
+    let keys = Keys::new(name);
+    let opened = opened_late(&session.etcd, &session.target, &keys);
+    match (timeout(LAST_LOOK, opened).await, failure) {
+        (Ok(Ok(Some(opened))), Failure::Stopped(stop)) => stop.with(&opened).into(),
+        (Ok(Ok(Some(opened))), failure) => {
+            say(&format!("{PROGRAM}: {opened}"));
+            failure
+        }
+        (_, failure) => failure,
+    }
 }
 
 /// Lifts the alarm of a cut-over that has not come to its end, and deletes its keys in etcd.
@@ -156,12 +185,14 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
             say(&format!(
                 "{PROGRAM}: another instance has cut the job over meanwhile: `{PROGRAM} status` says whether etcd takes writes"
             ));
+            name_taken(session, NOT_NAMED);
             lifted?;
             return Ok(false);
         }
         Ok(Ok(Some(_))) => {
             let state = if is_on { "etcd refuses writes" } else { KEEP_STOPPED };
             say(&format!("{PROGRAM}: the cut-over had come to its end: {state}"));
+            name_taken(session, IF_LOST);
             return Ok(false);
         }
         Ok(Err(_)) | Err(_) if may_be_switched => {
@@ -173,6 +204,7 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
                 "{PROGRAM}: it is not known whether the job is cut over, because Consul does not answer: {state}; \
                  run `{PROGRAM} status` when Consul answers{lifts}"
             ));
+            name_taken(session, IF_LOST);
             return Ok(false);
         }
         _ => {}
@@ -193,11 +225,11 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
             say(&format!("{PROGRAM}: not cut over: {state}"));
             Ok(true)
         }
-        Ok(Some(missing)) => {
-            say(&format!(
-                "{PROGRAM}: not cut over, and etcd STILL REFUSES WRITES: give the rights back by"
-            ));
-            missing.iter().for_each(|right| say(&format!("  {right}")));
+        Ok(Some(_)) => {
+            name_taken(
+                session,
+                "not cut over, and etcd STILL REFUSES WRITES: give the rights back by",
+            );
             Ok(true)
         }
         Ok(None) => {

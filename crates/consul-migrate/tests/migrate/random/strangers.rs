@@ -101,7 +101,7 @@ pub fn servers() {
         (
             "give back",
             Box::pin(async {
-                let may_go_on = async || Ok::<_, Refused>(true);
+                let may_go_on = async |_: &Right| Ok::<_, Refused>(true);
                 etcd.give_back(std::slice::from_ref(&right), may_go_on).await.map(|_| ())
             }),
         ),

@@ -1,0 +1,230 @@
+//! A cut-over by roles ends, and the job's record has nothing of what it has taken: Consul was restored or wiped, and another
+//! instance works there. Each right comes back where that is safe, and is named otherwise.
+
+use super::World;
+use bytes::Bytes;
+use consul_migrate::etcd::Right;
+use consul_migrate::job::{Keys, Phase, Record, Rights};
+use consul_migrate::mapping::Op;
+use consul_migrate::{Freeze, Frozen, Run, Stop, Until, cut_over, lift_left_of, load, tail};
+use consul_process::clock::Clock as _;
+use futures_util::future::{Either, join, select};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::time::Duration;
+
+const NAMES: [&str; 3] = ["/app/a", "/app/b", "/app/c"];
+
+/// The number of an earlier taking.
+const EARLIER: u64 = 7;
+
+/// The record that is there when the cut-over ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lost {
+    /// That of before the cut-over.
+    Older,
+    /// A new one: Consul was wiped, and the job has begun again.
+    BegunAgain,
+    /// That of an earlier job with this name and more steps, after a cut-over by roles and its way back.
+    Earlier,
+    /// The same before its way back: that gives the same rights back.
+    EarlierCutOver,
+    /// That of before the cut-over, with which another operator has cut over since.
+    CutOverBy(By),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    Alarm,
+    Roles,
+    Operator,
+}
+
+/// Whether the cut-over is dropped, or finds out by itself; and whether the other instance lives when it ends.
+type Ends = (bool, bool);
+
+const LOST: [Lost; 7] = [
+    Lost::Older,
+    Lost::BegunAgain,
+    Lost::Earlier,
+    Lost::EarlierCutOver,
+    Lost::CutOverBy(By::Alarm),
+    Lost::CutOverBy(By::Roles),
+    Lost::CutOverBy(By::Operator),
+];
+
+pub fn run() {
+    let (first, whole) = times();
+    // While it takes the rights, while it compares, and right before it switches.
+    let moments: Vec<u64> = (first - 6..first + 8)
+        .chain((first + 8..whole).step_by(500))
+        .chain((whole - 60..whole).step_by(12))
+        .collect();
+    let all = [(true, true), (true, false), (false, true), (false, false)];
+    for (lost, ends) in LOST.into_iter().flat_map(|lost| all.map(|ends| (lost, ends))) {
+        let mut taken = BTreeMap::<usize, usize>::new();
+        for ms in &moments {
+            if let Some(count) = ends_after(lost, ends, *ms) {
+                *taken.entry(count).or_default() += 1;
+            }
+        }
+        assert!(taken.len() == 4 && taken[&3] > 4, "{lost:?} {ends:?}: {taken:?}");
+    }
+}
+
+async fn cut(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<(), Stop> {
+    let limit = Duration::from_secs(60);
+    cut_over(run, freeze, frozen, limit, async |_| Ok(())).await.map(|_| ())
+}
+
+fn world() -> World {
+    let world = World::plain(1, &[]);
+    NAMES.iter().for_each(|name| world.put(name, Some("1")));
+    world.fake.have_users("3.6.0");
+    NAMES.iter().for_each(|name| world.fake.permit("app", "READWRITE", name, ""));
+    world
+}
+
+/// After how many milliseconds a cut-over has taken the first right, and after how many it has ended.
+fn times() -> (u64, u64) {
+    let world = world();
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let begun = world.clock.now();
+        let ms = || (world.clock.now() - begun).as_millis() as u64;
+        let looks = async {
+            while world.fake.permissions("app") == before {
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+            ms()
+        };
+        let (done, first) = join(cut(&run, Freeze::Roles, &Frozen::default()), looks).await;
+        done.unwrap();
+        (first, ms())
+    })
+}
+
+/// Returns how many rights were taken, unless it had switched.
+fn ends_after(lost: Lost, (is_dropped, lives): Ends, ms: u64) -> Option<usize> {
+    let shown = format!("{lost:?} after {ms} ms, dropped: {is_dropped}, other lives: {lives}");
+    let world = world();
+    let before = world.fake.permissions("app");
+    let lacking = || {
+        let now = world.fake.permissions("app");
+        let lacks = |name: &&str| {
+            let has = |((key, _), kind): &((Vec<u8>, Vec<u8>), String)| {
+                key == name.as_bytes() && kind == "READWRITE"
+            };
+            !now.iter().any(has)
+        };
+        NAMES.into_iter().filter(lacks).map(|it| it.as_bytes().to_vec()).collect::<Vec<_>>()
+    };
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let (keys, older, frozen) = (Keys::new("job"), run.job.record(), Frozen::default());
+        let mut cuts = Some(Box::pin(cut(&run, Freeze::Roles, &frozen)));
+        let ends = pin!(world.clock.sleep(Duration::from_millis(ms)));
+        if let Either::Left(_) = select(cuts.as_mut().unwrap(), ends).await {
+            return None;
+        }
+        if is_dropped {
+            cuts = None;
+        }
+        if world.record().await.unwrap().phase == Phase::Switched {
+            return None;
+        }
+        let has_taken = lacking().len();
+        let rights: Vec<Right> = NAMES.map(right).into();
+        restore(&world, &keys, &restored(lost, &older, rights)).await;
+        let (other, kept) = world.hold(2).await.unwrap();
+        if let Lost::CutOverBy(by) = lost {
+            let freeze = match by {
+                By::Alarm => Freeze::Alarm,
+                By::Roles => Freeze::Roles,
+                By::Operator => Freeze::Operator,
+            };
+            // Those that the first one has taken are not there for the other.
+            world.fake.permit("another", "READWRITE", NAMES[0], "");
+            world.fake.permit("another", "READWRITE", NAMES[1], "");
+            lift_left_of(&world.etcd, &other.job).await.unwrap();
+            cut(&other, freeze, &Frozen::default()).await.unwrap();
+        } else if lost != Lost::EarlierCutOver {
+            lift_left_of(&world.etcd, &other.job).await.unwrap();
+            load(&other, kept).await.unwrap();
+        }
+        if !lives {
+            other.job.release().await;
+        }
+        let was_switched = other.job.record().phase == Phase::Switched;
+        let at_end = world.fake.permissions("app");
+        let told = {
+            let works = pin!(join(other.job.beat(), tail(&other, &Until::Dropped)));
+            let lifts = pin!(async {
+                if let Some(cuts) = cuts.take() {
+                    assert!(cuts.await.is_err(), "{shown}");
+                }
+                frozen.lift(&world.etcd, &world.target, &keys).await.unwrap()
+            });
+            match lives {
+                false => lifts.await,
+                true => match select(lifts, works).await {
+                    Either::Left((told, _)) => told,
+                    Either::Right((ended, _)) => panic!("{shown}: the other ends: {ended:?}"),
+                },
+            }
+        };
+        if was_switched {
+            // But for a request of the first one that was on its way.
+            let now = world.fake.permissions("app");
+            let differing = now.iter().filter(|it| !at_end.contains(it)).count();
+            assert!(differing <= usize::from(!is_dropped), "{shown}: {at_end:?} {now:?}");
+        }
+        let record = world.record().await.unwrap();
+        let is_named = |key: &Vec<u8>| {
+            record.may_be_taken().iter().any(|it| it.role == "app" && it.key == *key)
+        };
+        let mut left = lacking();
+        left.retain(|key| !is_named(key));
+        let told: Vec<_> = told.unwrap_or_default().into_iter().map(|it| it.key).collect();
+        assert_eq!(told, left, "{shown}: {record:?}");
+        let kept: Vec<_> = frozen.taken().into_iter().map(|it| it.key).collect();
+        assert_eq!(kept, told, "{shown}");
+        if !was_switched {
+            assert_eq!(world.fake.permissions("app"), before, "{shown}");
+        }
+        Some(has_taken)
+    })
+}
+
+fn right(name: &str) -> Right {
+    let (role, key) = ("app".to_owned(), name.as_bytes().to_vec());
+    Right { role, key, end: Vec::new(), reads: true, beside: Vec::new() }
+}
+
+/// The record that Consul has then; `None` if it is empty.
+fn restored(lost: Lost, older: &Record, taken: Vec<Right>) -> Option<Record> {
+    let mut earlier = older.clone();
+    earlier.mapping.mark ^= 1;
+    (earlier.step, earlier.taken, earlier.taking) = (older.step + 1000, taken, EARLIER);
+    match lost {
+        Lost::Older | Lost::CutOverBy(_) => Some(older.clone()),
+        Lost::BegunAgain => None,
+        Lost::Earlier => Some(Record { rights: Rights::GivenBack, ..earlier }),
+        Lost::EarlierCutOver => Some(Record { phase: Phase::Switched, ..earlier }),
+    }
+}
+
+async fn restore(world: &World, keys: &Keys, record: &Option<Record>) {
+    let ops = match record {
+        None => ["app/", "_migrate/"].map(|it| Op::DeleteTree { prefix: it.to_owned() }).to_vec(),
+        Some(record) => {
+            let value = Bytes::from(serde_json::to_vec(record).unwrap());
+            let holder = Op::Delete { key: keys.holder.clone() };
+            vec![Op::set(keys.record.clone(), value), holder]
+        }
+    };
+    world.direct.txn_surely(&[], &ops).await.unwrap();
+}
