@@ -23,6 +23,7 @@ mod reports;
 mod rights;
 mod statuses;
 mod storm;
+mod taken;
 mod terminal;
 mod versions;
 
@@ -159,6 +160,9 @@ fn trials() -> Trials {
     );
     let name = "etcd_stays_as_it_is_while_it_is_not_known_whether_a_cut_over_has_ended [1.21]";
     trials.add_unless(is_missing, name, || operator::run_to_unknown_end("1.21"));
+    let is_old = is_missing || etcd::binary("3.6").is_err();
+    let name = "rights_come_back_or_are_named_when_consul_was_restored [1.21]";
+    trials.add_unless(is_old, name, || taken::run("1.21"));
     let name = "a_tail_whose_etcd_is_silent_ends_with_its_patience [1.21]";
     trials.add_unless(is_missing, name, || refusals::run_silent("1.21"));
     let name = "consent_and_progress_are_on_a_terminal [1.21]";

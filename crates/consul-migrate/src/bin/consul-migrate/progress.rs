@@ -17,6 +17,8 @@ pub struct Progress {
 }
 
 struct Shown {
+    /// Whether a question waits on the terminal, which a bar would hide.
+    is_asking: bool,
     phase: &'static str,
     bar: Option<ProgressBar>,
     rate: Rate,
@@ -29,6 +31,7 @@ struct Shown {
 impl Progress {
     pub fn new(is_quiet: bool) -> Self {
         let shown = Shown {
+            is_asking: false,
             phase: "",
             bar: None,
             rate: Rate::default(),
@@ -37,6 +40,14 @@ impl Progress {
             line: String::new(),
         };
         Progress { is_quiet, shown: Mutex::new(shown) }
+    }
+
+    /// Shows nothing from a question on until its answer.
+    pub fn ask(&self, is_asking: bool) {
+        self.end();
+        if let Ok(mut shown) = self.shown.lock() {
+            shown.is_asking = is_asking;
+        }
     }
 
     /// Removes the bar.
@@ -111,7 +122,7 @@ impl Shown {
 impl Report for Progress {
     fn progress(&self, phase: &'static str, done: u64, of: Option<u64>) {
         let Ok(mut shown) = self.shown.lock() else { return };
-        if self.is_quiet {
+        if self.is_quiet || shown.is_asking {
             return;
         }
         if shown.phase != phase || (shown.bar.is_none() && io::stderr().is_terminal()) {
@@ -209,6 +220,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_shown() {
         let mut shown = Shown {
+            is_asking: false,
             phase: "copied",
             bar: None,
             rate: Rate::default(),

@@ -464,7 +464,7 @@ pub fn require_consent(is_given: bool) -> Result<(), Failure> {
 
 /// Asks on the terminal.
 pub async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), Stop> {
-    session.progress.end();
+    session.progress.ask(!is_given);
     say(&format!("{PROGRAM}: {text}"));
     if is_given {
         return Ok(());
@@ -477,7 +477,9 @@ pub async fn agree(session: &Session, text: &str, is_given: bool) -> Result<(), 
         let _ = io::stdin().read_line(&mut line);
         let _ = sender.send(line);
     });
-    match answer.await.unwrap_or_default().trim() {
+    let answer = answer.await.unwrap_or_default();
+    session.progress.ask(false);
+    match answer.trim() {
         "yes" => Ok(()),
         _ => Err(Stop::Refused("not agreed: nothing was changed".to_owned())),
     }
