@@ -133,6 +133,9 @@ struct State {
     bodies: Option<(usize, &'static str)>,
     /// Whether watches are told each change in a line of its own, and have nothing ready before they are asked.
     is_one_by_one: bool,
+    /// How long each request takes beside, and the counts of ranges that were asked for.
+    slow: Duration,
+    counts: u64,
 }
 
 /// That of etcd by default.
@@ -180,6 +183,8 @@ impl Fake {
             limits: (128, 1536 << 10),
             bodies: None,
             is_one_by_one: false,
+            slow: Duration::ZERO,
+            counts: 0,
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
     }
@@ -232,6 +237,13 @@ impl Fake {
 
     pub fn speak_grpc(&self) {
         self.state().has_grpc = true;
+    }
+
+    /// From now on each request takes this time longer. Returns how many counts of ranges were asked for until now.
+    pub fn be_slow(&self, slow: Duration) -> u64 {
+        let mut state = self.state();
+        state.slow = slow;
+        state.counts
     }
 
     /// Tells watches without events more often how far it is.
@@ -432,8 +444,13 @@ impl Fake {
             }
         };
         // A request takes some time, in which others come.
-        let pause = self.state().rng.u64(0..4);
-        self.clock.sleep(Duration::from_millis(pause)).await;
+        let pause = {
+            let mut state = self.state();
+            let is_of_range = asked["range_end"].as_str().is_some_and(|end| !end.is_empty());
+            state.counts += u64::from(asked["count_only"] == true && is_of_range);
+            Duration::from_millis(state.rng.u64(0..4)) + state.slow
+        };
+        self.clock.sleep(pause).await;
         match fault {
             Some(3) => Err(broken()),
             _ => Ok(answer),

@@ -100,6 +100,17 @@ fn trials() -> Trials {
     trials.add("what_a_cut_over_has_stopped_is_lifted_whatever_consul_says", lifted);
     let lost = random::lost::run;
     trials.add("rights_come_back_or_are_named_when_consul_has_lost_their_record", lost);
+    trials.add("a_look_that_takes_long_is_made_seldom", random::rare::looks_that_take_long);
+    let keeps = random::rare::deletions_after_a_cut_over;
+    trials.add("a_key_that_a_program_has_set_with_the_flags_of_the_job_stays", keeps);
+    let between = random::rare::compactions_with_changes_in_between;
+    trials.add("a_cut_over_goes_on_if_changes_are_followed_between_compactions", between);
+    let left = random::rare::a_server_that_was_left;
+    trials.add("a_server_that_was_left_is_asked_again_for_its_cluster", left);
+    let collision = random::rare::a_collision_before_the_tail;
+    trials.add("a_collision_that_is_over_when_the_tail_begins_is_refused", collision);
+    let open = random::rare::a_save_whose_answer_is_lost;
+    trials.add("the_error_of_a_later_attempt_says_that_one_may_be_applied", open);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

@@ -20,6 +20,7 @@ pub mod lifted;
 pub mod lost;
 pub mod numbers;
 pub mod overtaken;
+pub mod rare;
 pub mod refused;
 pub mod replaced;
 pub mod restored;
