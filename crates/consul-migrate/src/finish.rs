@@ -124,7 +124,14 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     still_refused(run, done).await?;
     // If this one is killed here, the next run does not take their absence for a restore.
     run.job.save(Record { left: None, ..run.job.record() }, &[]).await?;
-    run.etcd.delete(&Range::prefix(&own)).await?;
+    loop {
+        let revision = run.etcd.revision(&Range::prefix(&own).start).await?;
+        // Another instance that takes over puts its own after that.
+        run.job.apply(&[]).await?;
+        if run.etcd.delete_as_of(&Range::prefix(&own), revision).await? {
+            break;
+        }
+    }
     done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
         Ok((all, _)) => Some(all),

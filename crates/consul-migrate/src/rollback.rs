@@ -220,11 +220,13 @@ async fn make_as_consul(
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
+            let ended = run.etcd.revision(&Range::prefix(&marks).start).await?;
             end(run, if done.changed.is_empty() { revision } else { known }).await?;
             done.not_given_back = not_given_back(run).await?;
-            // The next cut-over deletes those that are left.
-            let _ = run.etcd.delete(&Range::prefix(&marks)).await;
-            let _ = run.etcd.delete(&Range::prefix(&left(mapping, &run.job.keys))).await;
+            // The next cut-over deletes those that are left. From now on another instance may have put its own.
+            for own in [marks, left(mapping, &run.job.keys)] {
+                let _ = run.etcd.delete_as_of(&Range::prefix(&own), ended).await;
+            }
         }
         return Ok(done);
     }

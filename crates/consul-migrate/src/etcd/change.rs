@@ -124,6 +124,24 @@ impl Etcd {
         Ok(())
     }
 
+    /// The same, if none of them was set after this revision; returns whether none was.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn delete_as_of(&self, range: &Range, revision: u64) -> Result<bool, Refused> {
+        let (key, end) = (Base64(range.start.clone()), Base64(range.end.clone()));
+        let compare = json!({
+            "key": key, "range_end": end, "target": "MOD", "result": "LESS", "mod_revision": Int(revision + 1),
+        });
+        let delete = json!({ "requestDeleteRange": { "key": key, "range_end": end } });
+        let asked = json!({ "compare": [compare], "success": [delete] });
+        match self.ask::<Compared>("kv/txn", &asked).await {
+            // A server whose disk is full may refuse any transaction, and takes no new key either.
+            Err(Refused::Alarm(_)) => self.delete(range).await.map(|()| true),
+            done => Ok(done?.succeeded),
+        }
+    }
+
     /// The members, as numbers, for which the alarm is on.
     ///
     /// # Errors

@@ -689,7 +689,8 @@ impl State {
             }
             "/v3/kv/txn" => {
                 let operations = asked["success"].as_array().unwrap();
-                let changes: Vec<Change> = operations.iter().map(change).collect();
+                let changes: Vec<Change> =
+                    operations.iter().flat_map(|it| self.changes(it)).collect();
                 if changes.iter().any(|(_, value)| value.is_some()) && !self.alarms.is_empty() {
                     return self.refused(429, "mvcc: database space exceeded", 8);
                 }
@@ -850,12 +851,31 @@ impl State {
         text(said, self.is(4), if self.is(6) { ", " } else { "," })
     }
 
+    /// The changes of an operation; a deletion may be of a range.
+    fn changes(&self, operation: &Value) -> Vec<Change> {
+        let deleted = &operation["requestDeleteRange"];
+        if deleted["range_end"].as_str().is_none_or(str::is_empty) {
+            return vec![change(operation)];
+        }
+        let range = range(deleted);
+        let keys = self.keys.keys().filter(|key| is_in(&range, key));
+        keys.map(|key| (key.clone(), None)).collect()
+    }
+
     /// Whether the keys were changed last in the revisions that a transaction says.
     fn holds(&self, compares: &Value) -> bool {
         compares.as_array().into_iter().flatten().all(|compare| {
-            let changed = self.keys.get(&bytes(&compare["key"])).map_or(0, |entry| entry.changed);
-            assert_eq!((&compare["target"], &compare["result"]), (&json!("MOD"), &json!("EQUAL")));
-            changed == number(&compare["mod_revision"])
+            let (key, wanted) = (bytes(&compare["key"]), number(&compare["mod_revision"]));
+            match (&compare["target"], &compare["result"]) {
+                (target, result) if *target == "MOD" && *result == "EQUAL" => {
+                    self.keys.get(&key).map_or(0, |entry| entry.changed) == wanted
+                }
+                (target, result) if *target == "MOD" && *result == "LESS" => {
+                    let end = bytes(&compare["range_end"]);
+                    self.keys.range(key..end).all(|(_, entry)| entry.changed < wanted)
+                }
+                other => panic!("{other:?}"),
+            }
         })
     }
 

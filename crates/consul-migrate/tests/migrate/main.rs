@@ -111,6 +111,8 @@ fn trials() -> Trials {
     trials.add("a_collision_that_is_over_when_the_tail_begins_is_refused", collision);
     let open = random::rare::a_save_whose_answer_is_lost;
     trials.add("the_error_of_a_later_attempt_says_that_one_may_be_applied", open);
+    let next = random::rare::keys_of_the_next_cut_over;
+    trials.add("a_way_back_that_is_held_up_leaves_the_keys_of_the_next_cut_over", next);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

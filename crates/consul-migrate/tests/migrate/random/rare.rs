@@ -7,10 +7,12 @@ use consul_api::request::Defaults;
 use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_migrate::etcd::Etcd;
-use consul_migrate::job::Record;
+use consul_migrate::job::{Phase, Record};
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::target::Target;
-use consul_migrate::{Freeze, Frozen, Stop, Until, cut_over, load, tail};
+use consul_migrate::{
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, source, tail,
+};
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;
 use futures_util::future::{Either, join, select};
@@ -147,6 +149,57 @@ pub fn a_collision_before_the_tail() {
             }
         }
     });
+}
+
+/// A way back, or the end of a move, is held up at each moment, also after its last look at who holds the job, and the next cut-over
+/// comes meanwhile: what that has left in etcd stays there.
+pub fn keys_of_the_next_cut_over() {
+    for finishes in [false, true] {
+        let mut held_up = 0;
+        while is_held_up_after(held_up, finishes) {
+            held_up += 1;
+        }
+        assert!(held_up > 10, "{held_up}");
+    }
+}
+
+/// Returns whether it had not come to its end.
+fn is_held_up_after(ms: u64, finishes: bool) -> bool {
+    let world = with("/app/", &["/app/a", "/app/b"], &[]);
+    let limit = Duration::from_secs(60);
+    world.works(async {
+        let cut = async |run: &Run<'_>| {
+            cut_over(run, Freeze::Operator, &Frozen::default(), limit, async |_| Ok(())).await
+        };
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        cut(&run).await.unwrap();
+        let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
+        world.direct.txn_surely(&[], &[of_program]).await.unwrap();
+        let mut ends = Box::pin(async {
+            match finishes {
+                true => finish(&run, false).await.map(|_| ()),
+                false => roll_back(&run, MayChange::NoNewKeys).await.map(|_| ()),
+            }
+        });
+        let held_up = pin!(world.clock.sleep(Duration::from_millis(ms)));
+        if let Either::Left((ended, _)) = select(ends.as_mut(), held_up).await {
+            ended.unwrap();
+            return false;
+        }
+        let (other, kept) = world.hold(2).await.unwrap();
+        if other.job.record().phase == Phase::Switched {
+            roll_back(&other, MayChange::Restored).await.unwrap();
+        }
+        load(&other, kept).await.unwrap();
+        cut(&other).await.unwrap();
+        let record = other.job.record();
+        assert_eq!(source::restored(&world.etcd, &record, &other.job.keys).await.unwrap(), None);
+        let _ = ends.await;
+        let said = source::restored(&world.etcd, &record, &other.job.keys).await.unwrap();
+        assert_eq!(said, None, "{ms} ms, finishes: {finishes}");
+        true
+    })
 }
 
 /// The first write is applied without an answer, and all later ones are refused.
