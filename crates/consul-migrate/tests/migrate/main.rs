@@ -113,6 +113,8 @@ fn trials() -> Trials {
     trials.add("the_error_of_a_later_attempt_says_that_one_may_be_applied", open);
     let next = random::rare::keys_of_the_next_cut_over;
     trials.add("a_way_back_that_is_held_up_leaves_the_keys_of_the_next_cut_over", next);
+    let late = random::lost::given_back_late;
+    trials.add("what_a_way_back_gives_back_below_the_next_cut_over_is_told", late);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

@@ -6,11 +6,15 @@ use bytes::Bytes;
 use consul_migrate::etcd::Right;
 use consul_migrate::job::{Keys, Phase, Record, Rights};
 use consul_migrate::mapping::Op;
-use consul_migrate::{Freeze, Frozen, Run, Stop, Until, cut_over, lift_left_of, load, tail};
+use consul_migrate::{
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, lift_left_of, load, opened_late,
+    roll_back, tail,
+};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const NAMES: [&str; 3] = ["/app/a", "/app/b", "/app/c"];
@@ -70,6 +74,58 @@ pub fn run() {
         }
         assert!(taken.len() == 4 && taken[&3] > 4, "{lost:?} {ends:?}: {taken:?}");
     }
+}
+
+/// A way back is held up at each moment, and another instance goes back and cuts over again meanwhile. What the first one gives
+/// back below that is told.
+pub fn given_back_late() {
+    let (mut opened, mut closed) = (0, 0);
+    for ms in 0.. {
+        match is_opened(ms) {
+            None => break,
+            Some(true) => opened += 1,
+            Some(false) => closed += 1,
+        }
+    }
+    assert!(opened > 0 && closed > 10, "{opened} {closed}");
+}
+
+/// Whether the way back has opened the next cut-over; `None` if it had come to its end.
+fn is_opened(ms: u64) -> Option<bool> {
+    let world = world();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        cut(&run, Freeze::Roles, &Frozen::default()).await.unwrap();
+        let (etcd, keys) = (&world.etcd, Keys::new("job"));
+        assert!(!etcd.has_given_back());
+        world.fake.permit("app", "READWRITE", "/app/by-hand", "");
+        let told = async || opened_late(etcd, &world.target, &keys).await.unwrap();
+        assert_eq!(told().await, None, "it is not by this process");
+        world.fake.forbid("app", "/app/by-hand", "");
+        world.way_ms.store(4, Ordering::Relaxed);
+        let mut back = Box::pin(roll_back(&run, MayChange::NoNewKeys));
+        let held_up = pin!(world.clock.sleep(Duration::from_millis(ms)));
+        if let Either::Left(_) = select(back.as_mut(), held_up).await {
+            return None;
+        }
+        let (other, kept) = world.hold(2).await.unwrap();
+        if other.job.record().phase == Phase::Switched {
+            roll_back(&other, MayChange::NoNewKeys).await.unwrap();
+        }
+        load(&other, kept).await.unwrap();
+        cut(&other, Freeze::Roles, &Frozen::default()).await.unwrap();
+        let switched = world.fake.permissions("app");
+        assert_eq!(told().await, None);
+        let _ = back.await;
+        let told = told().await;
+        let is_opened = world.fake.permissions("app") != switched;
+        assert_eq!(told.is_some(), is_opened, "{ms}: {told:?}");
+        if let Some(told) = told {
+            assert!(told.contains("etcd TAKES") && told.contains("app, the key /app/"), "{told}");
+        }
+        Some(is_opened)
+    })
 }
 
 async fn cut(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<(), Stop> {

@@ -176,6 +176,7 @@ fn is_held_up_after(ms: u64, finishes: bool) -> bool {
         cut(&run).await.unwrap();
         let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
         world.direct.txn_surely(&[], &[of_program]).await.unwrap();
+        world.way_ms.store(4, Relaxed);
         let mut ends = Box::pin(async {
             match finishes {
                 true => finish(&run, false).await.map(|_| ()),
