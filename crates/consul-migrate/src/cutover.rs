@@ -297,8 +297,8 @@ pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, 
         Ok(missing) => {
             let missing: Vec<_> = missing.into_iter().map(Right::to_string).collect();
             Ok(Some(format!(
-                "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, or an \
-                 operator has changed them: {}",
+                "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, an \
+                 operator has changed them, or etcd was restored: {}",
                 missing.join(", ")
             )))
         }
@@ -406,7 +406,15 @@ pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Resul
         _ if !record.may_be_taken().is_empty() => Ok(()),
         _ => {
             source::check_revision(etcd, record).await?;
-            may_freeze(etcd, &record.mapping, freeze).await
+            let frozen = may_freeze(etcd, &record.mapping, freeze).await;
+            match frozen {
+                // The same roles may write once they have their rights again.
+                Err(Stop::Refused(why)) if freeze == Freeze::Roles => {
+                    let late = taken_late(etcd, record).await?;
+                    Err(late.into_iter().fold(Stop::Refused(why), |stop, late| stop.with(&late)))
+                }
+                frozen => frozen,
+            }
         }
     }
 }

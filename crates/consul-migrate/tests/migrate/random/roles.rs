@@ -9,7 +9,7 @@ use consul_migrate::job::{self, Job, Keys, Phase, Record, Rights};
 use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
     CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, lift_left_of, load,
-    rights_now, roles_refused, roll_back, taken_late,
+    may_cut_over, rights_now, roles_refused, roll_back, taken_late,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -476,6 +476,13 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         let (again, _) = world.hold(2).await.unwrap();
         assert!(!lift_left_of(&world.etcd, &again.job).await.unwrap());
         assert_eq!(world.fake.permissions("app"), now);
+        // Of an etcd that was restored to the middle of the cut-over, all are taken.
+        for right in &record.taken {
+            world.etcd.take(right).await.unwrap();
+        }
+        let said = why(may_cut_over(&world.etcd, &record, Freeze::Roles).await);
+        assert!(said.contains("no role of etcd but root"), "{said}");
+        record.taken.iter().for_each(|it| assert!(said.contains(&it.to_string()), "{it}: {said}"));
     });
 }
 
