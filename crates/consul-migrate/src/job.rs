@@ -552,7 +552,7 @@ pub async fn give_back(
 
 /// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or its record does not have
 /// this taking, because it was restored, or another instance has begun another one. Each right may be given back while the job is
-/// not cut over and no other taking has it, whoever holds the job: a cut-over by roles names what it takes before it looks for
+/// not cut over and no other taking has it, also while another instance holds the job: a cut-over by roles names what it takes before it looks for
 /// what others have given back.
 ///
 /// # Errors

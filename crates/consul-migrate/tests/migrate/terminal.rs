@@ -159,7 +159,7 @@ pub fn run(version: &'static str) {
     let mut terminal = ask(&cutover);
     assert!(terminal.shown().contains("The changes of etcd arrive within"));
     let end = Instant::now() + PATIENCE;
-    // What is said of a change is on the screen before the one after the next has arrived.
+    // A bar for a change would be on the screen before the one after the next has arrived.
     for value in [b"1", b"3", b"2"] {
         gateway.put(b"/app/meanwhile", value);
         while servers.stored("app/meanwhile").as_deref() != Some(value) {

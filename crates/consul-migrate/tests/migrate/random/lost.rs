@@ -76,8 +76,8 @@ pub fn run() {
     }
 }
 
-/// A way back is held up at each moment, and another instance goes back and cuts over again meanwhile. What the first one gives
-/// back below that is told.
+/// A way back is held up at each moment, and another instance goes back and cuts over again meanwhile. The program tells
+/// if the first one has given a right back below that.
 pub fn given_back_late() {
     let (mut opened, mut closed) = (0, 0);
     for ms in 0.. {
@@ -233,7 +233,7 @@ fn ends_after(lost: Lost, (is_dropped, lives): Ends, ms: u64) -> Option<usize> {
             }
         };
         if was_switched {
-            // But for a request of the first one that was on its way.
+            // But for a request that was on its way.
             let now = world.fake.permissions("app");
             let differing = now.iter().filter(|it| !at_end.contains(it)).count();
             assert!(differing <= usize::from(!is_dropped), "{shown}: {at_end:?} {now:?}");
