@@ -86,9 +86,9 @@ function etcd_ffi.consul_options(options)
   return consul
 end
 
--- Converts a key to Consul's form, without a leading slash.
+-- Converts a key to Consul's form, without a leading slash; returns also that slash.
 local function stripped(key)
-  return (key:gsub("^/", ""))
+  return key:gsub("^/", ""), key:match("^/?")
 end
 
 -- Returns the expiry in a key's flags, in Unix time; nil when the key has no TTL.
@@ -156,7 +156,8 @@ end
 
 -- Returns nil, a message and an error of a kind, of a call that has sent nothing.
 local function refused(kind, message)
-  return nil, message, { kind = kind, message = message, retryable = kind == "conflict", maybe_applied = false }
+  local err = { kind = kind, message = message, retryable = kind == "conflict", maybe_applied = false, attempts = 0 }
+  return nil, message, err
 end
 
 -- Spells a name of Consul's as programs do here: TaggedAddresses is tagged_addresses.
@@ -164,8 +165,9 @@ local function spelled(name)
   return (name:gsub("(%u)(%u%l)", "%1_%2"):gsub("(%l)(%u)", "%1_%2"):lower())
 end
 
--- Converts a message of consul_ffi's method `called` to the words of the method here that has called it.
-local function in_own_words(message, method, called)
+-- Converts a message of consul_ffi's method `called` to the words of the method here that has called it. `slash` was
+-- removed from the key or the prefix.
+local function in_own_words(message, method, called, slash)
   local text = message:gsub("^" .. called .. "%f[^%w_]", method)
   for theirs, ours in pairs(NAMES[called] or {}) do
     text = text:gsub("^([%w_]+: )" .. theirs .. "%f[^%w_]", "%1" .. ours)
@@ -174,6 +176,9 @@ local function in_own_words(message, method, called)
   text = text:gsub("^([%w_]+: )operations%.%d+%.KV%.(%a+)", function(head, name)
     return head .. name:lower()
   end)
+  for _, name in ipairs({ "key", "prefix" }) do
+    text = text:gsub("^([%w_]+: " .. name .. ' is ")', "%1" .. slash)
+  end
   text = text:gsub("^([%w_]+: [%w_.]+ has )(%a+)( twice)", function(head, name, tail)
     return head .. spelled(name) .. tail
   end)
@@ -188,14 +193,14 @@ end
 
 -- Calls a method of consul_ffi for one of ours: true and its results; nil, message, err in our words. Raises at the
 -- caller of our method.
-local function call(client, method, called, ...)
+local function call(client, method, slash, called, ...)
   local ran, success, value, meta = pcall(client.consul[called], client.consul, ...)
   if ran and success then
     return true, value, meta
   elseif not ran then
-    error(in_own_words(success, method, called), 3)
+    error(in_own_words(success, method, called, slash), 3)
   end
-  meta.message = in_own_words(value, method, called)
+  meta.message = in_own_words(value, method, called, slash)
   return nil, meta.message, meta
 end
 
@@ -216,7 +221,7 @@ end
 
 -- Has a write lock its key with a new session for a TTL: true; nil, message, err.
 local function add_session(client, write, ttl)
-  local success, session, err = call(client, "set", "session_create", {
+  local success, session, err = call(client, "set", "", "session_create", {
     name = "etcd_ffi " .. write.Key,
     ttl = math.max(ttl, MIN_SESSION_TTL),
     behavior = "delete",
@@ -233,15 +238,16 @@ end
 -- Deletes a key and applies `write`, if any, in one transaction: true; nil, message, err when it fails or when another
 -- program has locked the key, because replacing the key would release that lock.
 -- Others may write the key at the same time: the transaction itself reads the session that it replaces.
-local function replace(client, method, key, write, ttl)
+local function replace(client, method, given, write, ttl)
+  local key, slash = stripped(given)
   local success, value, meta, results
   for _ = 1, ATTEMPTS do
-    success, value, meta = call(client, method, "kv_get", key, { consistent = true })
+    success, value, meta = call(client, method, slash, "kv_get", key, { consistent = true })
     if not success then
       return nil, value, meta
     elseif meta.session and not expiry(meta.flags) then
       return refused("conflict", ('%s: "%s" is locked by the session %s of another program'):format(
-        method, key, meta.session))
+        method, given, meta.session))
     elseif value == nil and not write then
       return true
     end
@@ -257,7 +263,7 @@ local function replace(client, method, key, write, ttl)
       operations[i] = { KV = { Verb = verb, Key = key } }
     end
     operations[#operations + 1] = write and { KV = write }
-    success, results, meta = call(client, method, "txn", operations)
+    success, results, meta = call(client, method, slash, "txn", operations)
     if success then
       local before = value ~= nil and results[1].KV
       if before and before.Session ~= (write and write.Session) and expiry(before.Flags) then
@@ -279,7 +285,8 @@ end
 function Client:get(key)
   check_self("get", self)
   check("get", "key", key, "string")
-  local success, value, meta = call(self, "get", "kv_get", stripped(key))
+  local bare, slash = stripped(key)
+  local success, value, meta = call(self, "get", slash, "kv_get", bare)
   if not success then
     return nil, value, meta
   elseif has_expired(meta.flags) then
@@ -309,9 +316,8 @@ function Client:set(key, value, options)
   if ttl and ttl > MAX_SESSION_TTL then
     return refused("argument", ("set: ttl must be at most %d seconds, got %s"):format(MAX_SESSION_TTL, options.ttl))
   end
-  key = stripped(key)
 
-  local write = { Verb = "set", Key = key, Value = value }
+  local write = { Verb = "set", Key = (stripped(key)), Value = value }
   local success, message, err = replace(self, "set", key, write, ttl)
   if success then
     return true
@@ -334,7 +340,7 @@ end
 function Client:delete(key)
   check_self("delete", self)
   check("delete", "key", key, "string")
-  return replace(self, "delete", stripped(key))
+  return replace(self, "delete", key)
 end
 
 ---Returns the keys with a prefix, in byte order. They have a leading slash when the prefix has one.
@@ -345,11 +351,12 @@ end
 function Client:list(prefix)
   check_self("list", self)
   check("list", "prefix", prefix, "string")
-  local success, entries, err = call(self, "list", "kv_list", stripped(prefix))
+  local bare, slash = stripped(prefix)
+  local success, entries, err = call(self, "list", slash, "kv_list", bare)
   if not success then
     return nil, entries, err
   end
-  local slash, found = prefix:match("^/?"), {}
+  local found = {}
   for _, entry in ipairs(entries) do
     if not has_expired(entry.Flags) then
       found[#found + 1] = { key = slash .. entry.Key, value = entry.Value }
@@ -373,7 +380,7 @@ function Client:register_service(id, info)
     definition[name] = value
   end
   definition.id = id
-  return done(call(self, "register_service", "register_service", definition))
+  return done(call(self, "register_service", "", "register_service", definition))
 end
 
 ---Deregisters an instance; succeeds also when there is no such instance.
@@ -384,7 +391,7 @@ end
 function Client:deregister_service(id)
   check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
-  local success, message, err = call(self, "deregister_service", "deregister_service", id)
+  local success, message, err = call(self, "deregister_service", "", "deregister_service", id)
   return done(success or err.kind == "not_found", message, err)
 end
 
@@ -396,7 +403,7 @@ end
 function Client:discover_services(name)
   check_self("discover_services", self)
   check("discover_services", "name", name, "string")
-  local success, instances, err = call(self, "discover_services", "discover_services", name)
+  local success, instances, err = call(self, "discover_services", "", "discover_services", name)
   if not success then
     return nil, instances, err
   end

@@ -103,6 +103,36 @@ describe("etcd_ffi", function()
     assert.equal("data", (client:get(key)))
   end)
 
+  it("names the caller's own key in an error, which has all members, whatever has made it", function()
+    local function fails(kind, words, success, message, err)
+      assert.is_nil(success)
+      assert.equal(kind, err.kind)
+      assert.equal(err.message, message)
+      assert.is_truthy(message:find(words, 1, true), message)
+      assert.same({ "number", "boolean", "boolean" }, {
+        type(err.attempts), type(err.retryable), type(err.maybe_applied),
+      })
+    end
+    for _, odd in ipairs({ "/", "//", "//a", "a//b", "/a//b", "/../a", "a/./b", "" }) do
+      local words = (' is "%s": '):format(odd)
+      fails("argument", "set: key" .. words, client:set(odd, "v"))
+      fails("argument", "set: key" .. words, client:set(odd, "v", { ttl = 60 }))
+      fails("argument", "get: key" .. words, client:get(odd))
+      fails("argument", "delete: key" .. words, client:delete(odd))
+      if odd ~= "/" and odd ~= "" then
+        fails("argument", "list: prefix" .. words, client:list(odd))
+      end
+    end
+    fails("argument", "set: ttl must be at most 86400 seconds", client:set(key, "v", { ttl = 86401 }))
+    local session = select(2, assert(consul:session_create({ name = name, lock_delay = 0 })))
+    assert(consul:kv_put(name .. "/config", "theirs", { acquire = session }))
+    for _, own in ipairs({ key, (key:gsub("^/", "")) }) do
+      fails("conflict", ('set: "%s" is locked by'):format(own), client:set(own, "v"))
+      fails("conflict", ('delete: "%s" is locked by'):format(own), client:delete(own))
+    end
+    consul:session_destroy(session)
+  end)
+
   it("stores all bytes, the empty value, and booleans as text", function()
     for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [true] = "true", [false] = "false" }) do
       assert.is_true((client:set(key, value)))

@@ -3,7 +3,10 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -54,6 +57,18 @@ pub fn print(line: &str) {
             }
         }
     }
+}
+
+/// Whether standard output was closed when the program began: then Rust's runtime has opened `/dev/null` in its place, also
+/// for reading, which `>/dev/null` of a shell is not. A parent may have opened it so, too; what it is given is lost either way.
+pub fn is_closed() -> bool {
+    let Ok(stdout) = io::stdout().as_fd().try_clone_to_owned() else { return true };
+    let mut stdout = File::from(stdout);
+    let is_null = match (stdout.metadata(), fs::metadata("/dev/null")) {
+        (Ok(one), Ok(null)) => one.file_type().is_char_device() && one.rdev() == null.rdev(),
+        _ => false,
+    };
+    is_null && stdout.read(&mut [0]).is_ok()
 }
 
 /// The exit status of the program when this is that of what it has done.

@@ -22,6 +22,7 @@
 //! cutover   the end of the tail, while etcd takes no writes
 //! rollback  the way back
 //! finish    what is left of a move when it is over
+//! object    objects of JSON in files
 //! lines     Consul's keys as lines of JSON, and back
 //! ```
 //!
@@ -54,6 +55,7 @@ mod load;
 pub mod mapping;
 mod names;
 mod nothing;
+pub mod object;
 mod rollback;
 mod silence;
 pub mod source;
@@ -71,7 +73,7 @@ pub use cutover::{
     may_cut_over, opened_late, rights_now, roles_refused, taken_late,
 };
 pub use finish::{Finished, finish, finish_without_etcd, may_finish};
-pub use lines::{CUT, Form, export, import, is_whole};
+pub use lines::{Form, check, export, import};
 pub use load::{load, restart};
 pub use nothing::nothing;
 pub use rollback::{LeftKey, MayChange, RolledBack, may_roll_back, roll_back, rollback_has_begun};

@@ -523,6 +523,26 @@ impl Mapping {
     }
 }
 
+/// Refuses a beginning of the keys in Consul that no key there has, or that no URL has room for.
+///
+/// # Errors
+/// The rule that it breaks.
+pub fn check_prefix(prefix: &str) -> Result<(), &'static str> {
+    // It may end within a segment.
+    let key = format!("{prefix}x");
+    if key.starts_with('/') {
+        Err("keys of Consul do not begin with `/`")
+    } else if !is_printable(prefix) {
+        Err("keys of Consul have printable characters only")
+    } else if check_key(&key).is_err() {
+        Err("keys of Consul have no `//`, and no `.` or `..` between slashes")
+    } else if !fits_url(&key) {
+        Err("keys of Consul have up to 64,000 bytes in a URL")
+    } else {
+        Ok(())
+    }
+}
+
 /// The other key of etcd that has the same key in Consul.
 pub fn counterpart(key: &[u8]) -> Bytes {
     match key.strip_prefix(b"/") {

@@ -11,6 +11,7 @@ use consul_api::request::Args;
 use consul_api::response::{Answer, Meta};
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
+use consul_api::value::shape::check_key;
 use consul_client::Client;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
@@ -334,7 +335,7 @@ impl Target {
         if let Some(separator) = separator {
             args = args.opt("separator", separator);
         }
-        let answer = match is_plain(prefix) {
+        let answer = match is_plain(prefix) && check_key(prefix).is_ok() {
             _ if !fits_url(prefix) => None,
             true => Some(self.patiently(async || self.call(&kv::KEYS, &args).await).await?),
             false => self.named(&kv::KEYS, &args).await?,

@@ -164,8 +164,8 @@ pub fn joined(differences: Vec<Difference>, mapping: &Mapping) -> Vec<Difference
 const AT_ONCE: usize = 256;
 
 /// How often a difference is looked at again: it may be a change that is on its way.
-const LOOKS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const LOOKS: u32 = 5;
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// A comparison with the differences that last, while etcd's changes may still be applied; the parts of a key are one of
 /// them. Of a comparison that is not whole only the first `most` are looked at.

@@ -2,7 +2,7 @@
 //!
 //! A line is `{"key": "app/a", "value": "<base64>", "flags": 1}`; flags of 0 are left out. A key that is
 //! encoded in Consul is one line with `etcd_key`, the bytes of its key in base64, its whole value and the flags of
-//! its parts. The last line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
+//! its parts. Parts that are not whole have a line each. The last line is `{"lines": 2}`, the number of those before it: an export that was cut does not have it.
 //!
 //! A text with a byte order mark, or in UTF-16, is read too.
 //!
@@ -12,21 +12,23 @@
 mod encoding;
 
 use super::etcd::Base64;
-use super::mapping::{JOBS, Mapping, Op, fits_url, part_of, parts};
+use super::mapping::{JOBS, Mapping, Op, Problem, fits_url, part_of, parts};
 use super::names::Names;
+use super::object::Object;
 use super::rollback::{Joined, joined};
 use super::survey::shown;
 use super::tally::Tally;
 use super::target::{Outcome, Room, Stored, Target};
+use super::verify::{LOOKS, PAUSE};
 use super::{Report, Stop};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::value::shape::check_key;
-use encoding::{Decoded, Encoding};
+use encoding::Decoded;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Write};
 use twox_hash::XxHash3_64;
 
 /// The operations that are written together, and their bytes.
@@ -61,9 +63,6 @@ struct Entry {
     value: Base64,
 }
 
-/// The most bytes that are searched for the last line.
-const END_SEARCHED: u64 = 256;
-
 fn is_zero(flags: &u64) -> bool {
     *flags == 0
 }
@@ -85,6 +84,12 @@ pub enum Form {
     ConsulKv,
 }
 
+/// The key of etcd with this part in Consul.
+fn key_of_part(mapping: &Mapping, name: &str) -> Option<Vec<u8>> {
+    let (key, ..) = name.strip_prefix(&mapping.encoded_prefix()).and_then(part_of)?;
+    Some(key)
+}
+
 /// Writes all keys that begin with the prefix of `mapping`, but jobs' keys; returns how many they are.
 ///
 /// # Errors
@@ -99,26 +104,18 @@ pub async fn export(
     // All at once: no URL lists the keys below a directory such as `a//`.
     let mut names = Names::new(target, &mapping.consul_prefix, async |_| Ok(0)).await?;
     let (waiting, tally) = (Vec::new(), Tally { consul: Some(0), ..Tally::default() });
-    let mut export = Export { target, out, form, report, waiting, lines: 0, tally };
+    let mut export =
+        Export { target, mapping, out, form, report, waiting, lines: 0, tally, last: None };
     let mut last = None;
     while let Some(name) = names.next().await? {
-        let part = name.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
-        let is_first = part.as_ref().is_some_and(|(key, ..)| last.as_ref() != Some(key));
-        match part {
-            _ if name.starts_with(JOBS) => {}
-            None => {
-                export.count(false);
-                export.add(name).await?;
-            }
-            Some((key, ..)) => {
-                if is_first {
-                    export.count(true);
-                }
-                match form {
-                    Form::ConsulKv => export.add(name).await?,
-                    Form::Lines if is_first => export.encoded(mapping, &key).await?,
-                    Form::Lines => {}
-                }
+        if name.starts_with(JOBS) {
+            continue;
+        }
+        match key_of_part(mapping, &name).filter(|_| form == Form::Lines) {
+            None => export.add(name).await?,
+            Some(key) if last.as_ref() == Some(&key) => {}
+            Some(key) => {
+                export.encoded(&key).await?;
                 last = Some(key);
             }
         }
@@ -130,6 +127,7 @@ pub async fn export(
 
 struct Export<'a> {
     target: &'a Target,
+    mapping: &'a Mapping,
     out: &'a mut dyn Write,
     form: Form,
     report: &'a dyn Report,
@@ -137,22 +135,11 @@ struct Export<'a> {
     /// How many have been written.
     lines: u64,
     tally: Tally,
+    /// The encoded key in a list whose part was written last.
+    last: Option<Vec<u8>>,
 }
 
 impl Export<'_> {
-    fn count(&mut self, is_encoded: bool) {
-        self.tally.moved += 1;
-        self.tally.encoded += u64::from(is_encoded);
-        self.tally.consul = Some(self.tally.moved);
-    }
-
-    /// A key has no line, because it was deleted meanwhile.
-    fn uncount(&mut self, is_encoded: bool) {
-        self.tally.moved -= 1;
-        self.tally.encoded -= u64::from(is_encoded);
-        self.tally.consul = Some(self.tally.moved);
-    }
-
     async fn add(&mut self, name: String) -> Result<(), Stop> {
         self.waiting.push(name);
         if self.waiting.len() == self.target.max_ops { self.flush().await } else { Ok(()) }
@@ -163,39 +150,64 @@ impl Export<'_> {
         let names = std::mem::take(&mut self.waiting);
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         for (key, stored) in asked.iter().zip(self.target.entries(&asked).await?) {
-            let Some(Stored { value, flags, .. }) = stored else {
-                if self.form == Form::Lines {
-                    self.uncount(false);
-                }
-                continue;
-            };
-            let key = (*key).to_owned();
+            let Some(Stored { value, flags, .. }) = stored else { continue };
+            let (key, value) = ((*key).to_owned(), Base64(value));
             match self.form {
                 Form::Lines => {
-                    let (key, value) = (Some(key), Base64(value));
-                    self.write(&Line { key, etcd_key: None, value, flags })?;
+                    self.count(false);
+                    self.write(&Line { key: Some(key), etcd_key: None, value, flags })?;
                 }
-                Form::ConsulKv => self.write(&Entry { key, flags, value: Base64(value) })?,
+                Form::ConsulKv => {
+                    let of = key_of_part(self.mapping, &key);
+                    if of.is_none() || of != self.last {
+                        self.count(of.is_some());
+                    }
+                    self.last = of.or(self.last.take());
+                    self.write(&Entry { key, flags, value })?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn encoded(&mut self, mapping: &Mapping, key: &[u8]) -> Result<(), Stop> {
+    /// Writes an encoded key. A program may set its parts at this moment, so that it is looked at again before it has none that
+    /// are whole.
+    async fn encoded(&mut self, key: &[u8]) -> Result<(), Stop> {
         // The lines are in the order of the names.
         self.flush().await?;
-        let etcd_key = Base64(bytes::Bytes::copy_from_slice(key));
-        match joined(self.target, &mapping.encoded(key)).await? {
-            Ok(Some(Joined { value, flags })) => {
-                let (key, etcd_key) = (None, Some(etcd_key));
-                self.write(&Line { key, etcd_key, value: Base64(value), flags })
+        let prefix = self.mapping.encoded(key);
+        for look in 0..LOOKS {
+            if look > 0 {
+                self.target.clock().sleep(PAUSE).await;
             }
-            Ok(None) => {
-                self.uncount(true);
-                Ok(())
+            match joined(self.target, &prefix).await? {
+                Ok(Some(Joined { value, flags })) => {
+                    self.count(true);
+                    let etcd_key = Some(Base64(Bytes::copy_from_slice(key)));
+                    let value = Base64(value);
+                    return self.write(&Line { key: None, etcd_key, value, flags });
+                }
+                Ok(None) => return Ok(()),
+                Err(_) => {}
             }
-            Err(part) => Err(Stop::Refused(format!("parts of the key at {part:?} are missing"))),
         }
+        self.report.note(&format!(
+            "the parts of the key at {} are not whole: each that is there has a line of its own, as a plain key",
+            shown(prefix.as_bytes())
+        ));
+        let mut names = self.target.keys(&prefix, None).await?;
+        names.retain(|name| key_of_part(self.mapping, name).is_some());
+        for name in names {
+            self.add(name).await?;
+        }
+        self.flush().await
+    }
+
+    /// Counts a key that is written.
+    fn count(&mut self, is_encoded: bool) {
+        self.tally.moved += 1;
+        self.tally.encoded += u64::from(is_encoded);
+        self.tally.consul = Some(self.tally.moved);
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<(), Stop> {
@@ -228,38 +240,21 @@ impl Export<'_> {
     }
 }
 
-/// Whether a file ends with the last line of an export, or begins a list of `consul kv export`, which is read as a whole. Its
-/// position is its start again then.
+/// Looks at all lines of an export, as [`import`] reads them, and sets nothing.
 ///
 /// # Errors
-/// That it cannot be read.
-pub fn is_whole(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
-    let mut begin = Vec::new();
-    (&mut *file).take(4).read_to_end(&mut begin)?;
-    let (encoding, mark) = Encoding::of(&begin);
-    let size = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(size - size.min(END_SEARCHED)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    file.rewind()?;
-    if encoding.decode(&begin[mark..]).starts_with(b"[") {
-        return Ok(true);
-    }
-    let mark = if size <= END_SEARCHED { mark } else { 0 };
-    let end = encoding.decode(&end[mark..]);
-    let last = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
-    Ok(last.is_some_and(|last| serde_json::from_slice::<End>(last).is_ok()))
+/// A wrong line, by its number; that the export is not whole; that it cannot be read.
+pub fn check(mapping: &Mapping, from: &mut dyn BufRead, is_partial: bool) -> Result<(), Stop> {
+    let mut lines = Lines::new(from, mapping, is_partial)?;
+    while lines.next()?.is_some() {}
+    Ok(())
 }
-
-/// The fault of a file without the last line of an export.
-pub const CUT: &str = "the export was cut, or the file is not one of `export`: its last line is not \
-                       {\"lines\": …} (--partial takes it)";
 
 /// Sets the keys of an export in this form; returns how many they are. Without `is_partial` the last line must be that of
 /// an export.
 ///
 /// # Errors
-/// See [`Stop`]; a line that is not one, by its number; that the export is not whole.
+/// See [`Stop`]; a line that is not one, by its number; that the export is not whole. They say how many lines were set.
 pub async fn import(
     target: &Target,
     mapping: &Mapping,
@@ -268,55 +263,112 @@ pub async fn import(
     is_partial: bool,
     report: &dyn Report,
 ) -> Result<Tally, Stop> {
-    let tally = Tally { consul: Some(0), ..Tally::default() };
-    let mut import =
-        Import { target, report, waiting: Vec::new(), tally, seen: HashSet::new(), again: 0 };
-    let mut from = Decoded::new(from).map_err(|error| unread(&error))?;
+    let mut import = Import {
+        target,
+        mapping,
+        report,
+        waiting: Vec::new(),
+        tally: Tally { consul: Some(0), ..Tally::default() },
+        seen: HashSet::new(),
+        again: 0,
+        parts: None,
+        lines: 0,
+        set: 0,
+    };
     if form == Form::ConsulKv {
-        return import.list(mapping, &mut from).await;
+        return import.list(&mut Decoded::new(from).map_err(|error| unread(&error))?).await;
     }
-    let mut count = 0;
-    let mut end = None;
-    for (at, line) in from.lines().enumerate() {
-        let line = line.map_err(|error| unread(&error))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        if end.is_some() {
-            return Err(Stop::Refused(format!("line {} is after the end of the export", at + 1)));
-        }
-        end = serde_json::from_str::<End>(&line).ok();
-        if end.is_some() {
-            continue;
-        }
-        if count == 0 && line.starts_with('[') {
-            return Err(Stop::Refused(
-                "it is not an export of lines; if it is one of `consul kv export`, use --format consul-kv"
-                    .to_owned(),
-            ));
-        }
-        import.add(ops(mapping, &line, at + 1)?).await?;
-        count += 1;
+    let done = import.all(&mut Lines::new(from, mapping, is_partial)?).await;
+    done.map(|()| import.end())
+}
+
+/// A line of an export, as it is set.
+enum Given {
+    Plain(Op),
+    Encoded(Line, Vec<u8>),
+}
+
+/// Reads an export line by line.
+struct Lines<'a> {
+    from: std::io::Split<Decoded<'a>>,
+    mapping: &'a Mapping,
+    is_partial: bool,
+    /// The number of the line that was read last.
+    at: u64,
+    /// The keys before it.
+    count: u64,
+    end: Option<u64>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(
+        from: &'a mut dyn BufRead,
+        mapping: &'a Mapping,
+        is_partial: bool,
+    ) -> Result<Self, Stop> {
+        let from = Decoded::new(from).map_err(|error| unread(&error))?.split(b'\n');
+        Ok(Lines { from, mapping, is_partial, at: 0, count: 0, end: None })
     }
-    import.flush().await?;
-    match end {
-        Some(End { lines }) if lines == count => Ok(import.end()),
-        Some(End { lines }) => Err(Stop::Refused(format!(
-            "the export is not whole: it has {count} lines of {lines}, which were set"
-        ))),
-        None if is_partial => Ok(import.end()),
-        None => Err(Stop::Refused(format!("{CUT}: its {count} lines were set"))),
+
+    /// The next key; `None` after the last one of a whole export.
+    fn next(&mut self) -> Result<Option<Given>, Stop> {
+        for line in self.from.by_ref() {
+            let line = line.map_err(|error| unread(&error))?;
+            self.at += 1;
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            if self.end.is_some() {
+                let why = format!("line {} is after the end of the export", self.at);
+                return Err(Stop::Refused(why));
+            }
+            if let Ok(Object(End { lines })) = serde_json::from_slice(&line) {
+                self.end = Some(lines);
+                continue;
+            }
+            if self.count == 0 && line.starts_with(b"[") {
+                return Err(Stop::Refused(
+                    "it is not an export of lines; if it is one of `consul kv export`, use --format consul-kv"
+                        .to_owned(),
+                ));
+            }
+            let given = given(self.mapping, &line).map_err(|why| {
+                Stop::Refused(format!("line {} is not of an export: {why}", self.at))
+            })?;
+            self.count += 1;
+            return Ok(Some(given));
+        }
+        let count = self.count;
+        match self.end {
+            Some(lines) if lines == count => Ok(None),
+            Some(lines) => {
+                let why = format!("the export is not whole: it has {count} lines of {lines}");
+                Err(Stop::Refused(why))
+            }
+            None if self.is_partial => Ok(None),
+            None => Err(Stop::Refused(CUT.to_owned())),
+        }
     }
 }
 
+/// The fault of a file without the last line of an export.
+const CUT: &str = "the export was cut, or the file is not one of `export`: its last line is not {\"lines\": …} (--partial \
+                   takes it)";
+
 struct Import<'a> {
     target: &'a Target,
+    mapping: &'a Mapping,
     report: &'a dyn Report,
     waiting: Vec<Op>,
     tally: Tally,
     /// The hashes of all keys, and how many values replaced an earlier one of the same key.
     seen: HashSet<u64>,
     again: u64,
+    /// The parts that each encoded key has in Consul, once the first such key is set.
+    parts: Option<HashMap<Vec<u8>, HashSet<String>>>,
+    /// How many lines were taken, and how many of these were set.
+    lines: u64,
+    set: u64,
 }
 
 impl Import<'_> {
@@ -339,63 +391,130 @@ impl Import<'_> {
         is_new
     }
 
+    /// Sets the keys of all lines. The lines before a wrong one are set, and counted.
+    async fn all(&mut self, lines: &mut Lines<'_>) -> Result<(), Stop> {
+        let counted =
+            |count| if count == 1 { "1 line".to_owned() } else { format!("{count} lines") };
+        loop {
+            let next = lines.next();
+            let done = match &next {
+                Ok(Some(given)) => self.line(given).await,
+                _ => self.flush().await,
+            };
+            let set = counted(self.set);
+            done.map_err(|stop| {
+                let more = format!("; {set} of the import were set, and the next ones may be");
+                with(stop, |why| format!("{why}{more}"))
+            })?;
+            match next {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(stop) if self.set == 0 => {
+                    return Err(with(stop, |why| format!("nothing was written: {why}")));
+                }
+                Err(stop) => {
+                    return Err(with(stop, |why| format!("{why}; {set} before it were set")));
+                }
+            }
+        }
+    }
+
+    async fn line(&mut self, given: &Given) -> Result<(), Stop> {
+        match given {
+            Given::Plain(op) => {
+                let is_new = self.is_new(op.key());
+                self.add(vec![op.clone()], is_new, false).await?;
+            }
+            Given::Encoded(Line { value, flags, .. }, key) => {
+                let prefix = self.mapping.encoded(key);
+                let set: Vec<Op> = parts(&prefix, &value.0, *flags).collect();
+                let names = set.iter().map(|op| op.key().to_owned()).collect();
+                let ops = self.others(key, names).await?.chain(set).collect();
+                let is_new = self.is_new(&prefix);
+                self.add(ops, is_new, true).await?;
+            }
+        }
+        self.lines += 1;
+        if self.waiting.is_empty() {
+            self.set = self.lines;
+        }
+        Ok(())
+    }
+
+    /// The deletions of the parts that an encoded key has in Consul beside these: its value may have had another number of parts.
+    async fn others(
+        &mut self,
+        key: &[u8],
+        names: HashSet<String>,
+    ) -> Result<impl Iterator<Item = Op> + use<>, Stop> {
+        if self.parts.is_none() {
+            let mut parts = HashMap::<_, HashSet<_>>::new();
+            for name in self.target.keys(&self.mapping.encoded_prefix(), None).await? {
+                if let Some(key) = key_of_part(self.mapping, &name) {
+                    parts.entry(key).or_default().insert(name);
+                }
+            }
+            self.parts = Some(parts);
+        }
+        let parts = self.parts.get_or_insert_default();
+        let before = parts.insert(key.to_owned(), names.clone()).unwrap_or_default();
+        Ok(before
+            .into_iter()
+            .filter(move |name| !names.contains(name))
+            .map(|key| Op::Delete { key }))
+    }
+
     /// Sets the keys of a list, which is read as a whole first: a list that was cut sets nothing.
-    async fn list(mut self, mapping: &Mapping, from: &mut dyn BufRead) -> Result<Tally, Stop> {
+    async fn list(mut self, from: &mut dyn BufRead) -> Result<Tally, Stop> {
         let mut text = Vec::new();
         from.read_to_end(&mut text).map_err(|error| unread(&error))?;
-        let entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|error| {
+        let entries: Vec<Object<Entry>> = serde_json::from_slice(&text).map_err(|error| {
             Stop::Refused(format!(
                 "nothing was written: it is not an export of `consul kv export`: {error}"
             ))
         })?;
         drop(text);
-        for (at, Entry { key, flags, value }) in entries.iter().enumerate() {
-            self::op(mapping, key, &value.0, *flags).map_err(|why| {
+        for (at, Object(Entry { key, flags, value })) in entries.iter().enumerate() {
+            self::op(self.mapping, key, &value.0, *flags).map_err(|why| {
                 Stop::Refused(format!("nothing was written: key {} of the list: {why}", at + 1))
             })?;
         }
         // The keys with parts, wherever these are, and their parts.
         let mut encoded = HashMap::<_, HashSet<String>>::new();
-        for Entry { key, flags, value } in entries {
-            let part = key.strip_prefix(&mapping.encoded_prefix()).and_then(part_of);
-            let name = key.clone();
-            let before = (self.tally.moved, self.tally.consul);
-            self.add(vec![Op::Set { key, value: value.0, flags }]).await?;
-            if let Some((key, ..)) = part {
-                let names = encoded.entry(key).or_default();
-                match names.is_empty() {
-                    true => self.tally.encoded += 1,
-                    false => (self.tally.moved, self.tally.consul) = before,
-                }
-                names.insert(name);
-            }
+        for Object(Entry { key, flags, value }) in entries {
+            let is_new = self.is_new(&key);
+            let is_first = key_of_part(self.mapping, &key).map(|of| {
+                let names = encoded.entry(of).or_default();
+                names.insert(key.clone());
+                names.len() == 1
+            });
+            let is_counted = is_new && is_first != Some(false);
+            let op = Op::Set { key, value: value.0, flags };
+            self.add(vec![op], is_counted, is_first.is_some()).await?;
         }
         self.flush().await?;
-        // A value that was there may have had another number of parts.
+        let mut others = Vec::new();
         for (key, names) in encoded {
-            let found = self.target.keys(&mapping.encoded(&key), None).await?;
-            let others = found.into_iter().filter(|name| !names.contains(name));
-            let others: Vec<_> = others.map(|key| Op::Delete { key }).collect();
-            write(self.target, &others).await?;
+            others.extend(self.others(&key, names).await?);
         }
+        write(self.target, &others).await?;
         Ok(self.end())
     }
 
     /// Sets a key by these operations, soon.
-    async fn add(&mut self, ops: Vec<Op>) -> Result<(), Stop> {
-        let (target, mut now) = (self.target, ops);
-        let fit = |ops: &[&Op]| target.fitting(ops.iter().copied(), 0) == ops.len();
-        let is_new = now.first().is_none_or(|op| self.is_new(op.key()));
-        self.tally.encoded += u64::from(is_new && now.len() > 1);
-        if now.len() > 1 && !fit(&self.waiting.iter().chain(&now).collect::<Vec<_>>()) {
+    async fn add(&mut self, ops: Vec<Op>, is_counted: bool, is_encoded: bool) -> Result<(), Stop> {
+        let target = self.target;
+        let is_divided = || {
+            let all = self.waiting.iter().chain(&ops);
+            target.fitting(all, 0) < self.waiting.len() + ops.len()
+        };
+        if ops.len() > 1 && is_divided() {
             self.flush().await?;
-            if !fit(&now.iter().collect::<Vec<_>>()) {
-                now = target.divisible(&now).await?;
-            }
         }
-        self.waiting.extend(now);
+        self.waiting.extend(ops);
         let bytes: usize = self.waiting.iter().map(|op| op.size() + op.key().len()).sum();
-        self.tally.moved += u64::from(is_new);
+        self.tally.moved += u64::from(is_counted);
+        self.tally.encoded += u64::from(is_counted && is_encoded);
         self.tally.consul = Some(self.tally.moved);
         if bytes > MAX_BYTES || self.waiting.len() >= target.max_ops {
             self.flush().await?;
@@ -405,8 +524,18 @@ impl Import<'_> {
 
     async fn flush(&mut self) -> Result<(), Stop> {
         write(self.target, &std::mem::take(&mut self.waiting)).await?;
+        self.set = self.lines;
         self.report.progress("imported", self.tally.moved, None);
         Ok(())
+    }
+}
+
+/// The same with another text.
+fn with(stop: Stop, text: impl FnOnce(&str) -> String) -> Stop {
+    match stop {
+        Stop::Refused(why) => Stop::Refused(text(&why)),
+        Stop::Failed(error) => Stop::Failed(error.map_message(text)),
+        other => other,
     }
 }
 
@@ -434,20 +563,18 @@ fn op(mapping: &Mapping, key: &str, value: &Bytes, flags: u64) -> Result<Op, Str
     }
 }
 
-fn ops(mapping: &Mapping, line: &str, number: usize) -> Result<Vec<Op>, Stop> {
-    let invalid = |why: &str| Stop::Refused(format!("line {number} is not of an export: {why}"));
-    let line: Line = serde_json::from_str(line).map_err(|error| invalid(&error.to_string()))?;
-    let Line { key, etcd_key, value: Base64(value), flags } = line;
-    match (key, etcd_key) {
-        (Some(key), None) => {
-            Ok(vec![op(mapping, &key, &value, flags).map_err(|why| invalid(&why))?])
-        }
-        (None, Some(Base64(key))) => {
-            let prefix = mapping.encoded(&key);
-            let all = Op::DeleteTree { prefix: prefix.clone() };
-            Ok([all].into_iter().chain(parts(&prefix, &value, flags)).collect())
-        }
-        _ => Err(invalid("it must have key or etcd_key")),
+/// The key that a line sets, or why it is not a line of an export.
+fn given(mapping: &Mapping, line: &[u8]) -> Result<Given, String> {
+    let parsed: Result<Object<Line>, _> = serde_json::from_slice(line);
+    let Object(mut line) = parsed.map_err(|error| error.to_string())?;
+    match (line.key.take(), line.etcd_key.take()) {
+        (Some(key), None) => Ok(Given::Plain(op(mapping, &key, &line.value.0, line.flags)?)),
+        (None, Some(Base64(key))) if key.is_empty() => Err("its etcd_key is empty".to_owned()),
+        (None, Some(Base64(key))) => match mapping.problem_of_key(&key) {
+            Some(Problem::HugeKey) => Err(Problem::HugeKey.meaning().to_owned()),
+            _ => Ok(Given::Encoded(line, key.into())),
+        },
+        _ => Err("it must have key or etcd_key".to_owned()),
     }
 }
 

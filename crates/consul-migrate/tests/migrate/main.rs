@@ -40,6 +40,7 @@ fn trials() -> Trials {
         random::replaced::run();
     });
     trials.add("a_snapshot_that_was_kept_serves_only_its_own_revision", random::kept::run);
+    trials.add("a_copy_that_replaces_all_deletes_what_was_before", random::kept::replaces);
     trials.add("what_a_snapshot_has_is_counted_and_a_large_one_is_not_kept", random::kept::count);
     trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
     trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
@@ -141,6 +142,10 @@ fn trials() -> Trials {
     trials.add("a_void_token_that_gets_no_answer_is_replaced", tokens);
     let statuses = statuses::run;
     trials.add("the_exit_status_says_what_has_failed_whatever_answers", statuses);
+    let failures = statuses::as_the_schema_says;
+    trials.add("the_json_of_each_failure_is_as_the_schema_says_and_a_report", failures);
+    trials.add("an_output_that_is_closed_is_not_a_success", statuses::closed);
+    trials.add("a_prefix_that_no_key_has_is_refused_by_its_option", statuses::prefixes);
     if consul::is_quick() {
         return trials;
     }
@@ -214,6 +219,10 @@ fn on_versions(trials: &mut Trials) {
         }
         let name = format!("the_page_has_the_rights_of_each_verb_on_etcd_{version} [1.21]");
         trials.add_unless(is_missing, name, move || rights::run(version));
+        if *version == "3.6" {
+            let name = "the_rights_are_others_where_lists_of_keys_need_one [1.21]";
+            trials.add_unless(is_missing, name, move || rights::with_key_lists(version));
+        }
     }
 }
 

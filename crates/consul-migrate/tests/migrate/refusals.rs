@@ -208,6 +208,15 @@ fn differs_in_many(servers: &Servers) {
     servers.run(&["import", "--merge", "--partial", file.to_str().unwrap()]).ok();
     std::fs::remove_file(&file).unwrap();
     servers.run(&["verify"]).ends(1, &["at least: 0 missing, 200 extra, 0 different"]);
+    // Before the others.
+    let gateway = servers.etcd.gateway();
+    gateway.fill((0..10_100).map(|place| (format!("/first/{place}"), String::new())));
+    let verify = servers.run(&["verify"]);
+    let compared = verify.out.split(' ').nth(1).and_then(|count| count.parse::<u32>().ok());
+    assert!(compared > Some(1000), "{verify:?}");
+    verify.ends(1, &["and ended there, at least: "]);
+    let all = json!({ "key": text(b"/first/"), "range_end": text(b"/first0") });
+    gateway.post("kv/deleterange", all);
     servers.run(&["cutover", "--yes"]).ends(1, &["not cut over: at least 1000 keys differ"]);
     servers.consul().send("DELETE", "/v1/kv/many/?recurse", "").unwrap();
 }

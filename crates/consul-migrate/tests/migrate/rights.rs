@@ -14,6 +14,9 @@ const ETCD: [&str; 4] = ["nothing", "read", "readwrite", "root"];
 /// The words of a policy about the keys.
 const KEYS: [&str; 3] = ["deny", "read", "write"];
 
+/// The same where lists need a right of their own.
+const LISTED: [&str; 4] = ["deny", "read", "list", "write"];
+
 /// The columns of the page for etcd's user.
 const VERSIONS: [&str; 4] = ["3.4", "3.5", "3.6", "3.7"];
 
@@ -88,6 +91,39 @@ pub fn run(etcd: &'static str) {
     }
 }
 
+/// With `acl.enable_key_list_policy` the rights that the page names for it.
+pub fn with_key_lists(etcd: &'static str) {
+    let folder = Folder::new();
+    let config = folder.path("lists.hcl");
+    std::fs::write(&config, "acl { enable_key_list_policy = true }").unwrap();
+    let options = ["--acl", "deny", "--config", config.to_str().unwrap()];
+    let consul = RealConsul::run("1.21", &options).unwrap();
+    let token = consul.token.clone();
+    let servers = versions::servers(etcd, Login::Password, consul, &folder);
+    let mut bench = Bench { servers, token, folder };
+    let page = std::fs::read_to_string("docs/consul-migrate.md").unwrap();
+    for verb in &VERBS {
+        let row = page.lines().find(|row| {
+            row.starts_with(&format!("| `{}` |", verb.name)) && row.matches('|').count() == 10
+        });
+        let cells: Vec<_> = row.unwrap().trim_matches(['|', ' ']).split(" | ").collect();
+        let wanted = |cell: &str| cell.replace("read", "list");
+        let wanted = [wanted(cells[5]), cells[6].to_owned(), wanted(cells[7])];
+        let keys = bench.least(verb, LISTED, |keys| ("root", Rules { keys, ..ALL }));
+        let jobs = bench.least(verb, LISTED, |jobs| ("root", Rules { jobs, ..ALL }));
+        let encoded = bench.least(verb, LISTED, |encoded| ("root", Rules { encoded, ..ALL }));
+        assert_eq!([keys, jobs, encoded].map(cell), wanted, "{}", verb.name);
+    }
+}
+
+/// A right as the page has it.
+fn cell(needed: &str) -> String {
+    match needed {
+        "nothing" | "deny" => "–".to_owned(),
+        needed => format!("`{needed}`"),
+    }
+}
+
 struct Bench {
     servers: Servers,
     /// Consul's management token.
@@ -114,10 +150,6 @@ impl Bench {
         let jobs = self.least(verb, KEYS, |jobs| ("root", Rules { jobs, ..ALL }));
         let encoded = self.least(verb, KEYS, |encoded| ("root", Rules { encoded, ..ALL }));
         let sessions = self.least(verb, SESSIONS, |sessions| ("root", Rules { sessions, ..ALL }));
-        let cell = |needed: &str| match needed {
-            "nothing" | "deny" => "–".to_owned(),
-            needed => format!("`{needed}`"),
-        };
         let cells = [etcd, keys, jobs, encoded, sessions].map(cell).join(" | ");
         format!("| `{}` | {cells} |", verb.name)
     }

@@ -2,7 +2,8 @@
 
 use super::program::VERBS;
 use crate::support::consul::{RealConsul, SIM};
-use serde_json::json;
+use crate::support::schema::fits;
+use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
@@ -154,4 +155,182 @@ fn is_not_written(consul: &str) {
         ends(&program("127.0.0.1:1", consul, wrong).output().unwrap(), 2, "no such folder");
     }
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/consul-migrate.schema.json");
+
+/// All verbs that ask a side.
+fn verbs() -> Vec<Vec<&'static str>> {
+    let of_consul = [&["export", "-"][..], &["import", "-"], &["finish", "--yes"]];
+    VERBS.iter().copied().chain(of_consul).map(<[_]>::to_vec).collect()
+}
+
+/// The document of a failure is the same by --json and by --report, and `report` prints it.
+pub fn as_the_schema_says() {
+    let consul = RealConsul::start(SIM).unwrap();
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(SCHEMA).unwrap()).unwrap();
+    let folder = std::env::temp_dir().join(format!("migrate-{}-failures", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let report = folder.join("report");
+    let failed = |etcd: &str, consul: &str, arguments: &[&str], kind: &str, has_session: bool| {
+        let _ = std::fs::remove_file(&report);
+        let mut command = program(etcd, consul, &["--json"]);
+        if has_session {
+            command.args(["--report", report.to_str().unwrap()]);
+        }
+        let output = command.args(arguments).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!("{error}: {arguments:?}: {output:?}");
+        });
+        assert_ne!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(said["error"]["kind"], kind, "{arguments:?}: {said}");
+        assert!(fits(&schema, &schema, &said), "{arguments:?}: {said}");
+        assert_eq!(said["verb"].is_string(), has_session, "{arguments:?}: {said}");
+        if has_session {
+            let written = std::fs::read(&report).unwrap();
+            assert_eq!(said, serde_json::from_slice::<Value>(&written).unwrap(), "{arguments:?}");
+        }
+        let shown = reported(&said.to_string(), &[]);
+        ends(&shown, 0, "report -");
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let message = said["error"]["message"].as_str().unwrap().lines().next().unwrap();
+        assert!(shown.contains(&format!("it has failed ({kind}): {message}")), "{shown}");
+        let again = reported(&said.to_string(), &["--json"]);
+        assert_eq!(said, serde_json::from_slice::<Value>(&again.stdout).unwrap());
+    };
+    // Consul does not answer: also to the first request, before the verb begins.
+    for (verb, txn) in verbs().iter().flat_map(|verb| [(verb, "64"), (verb, "128")]) {
+        let arguments = [&["--txn", txn][..], verb].concat();
+        failed("127.0.0.1:1", "127.0.0.1:1", &arguments, "connect", true);
+    }
+    // There is no such job.
+    for verb in
+        [&["tail"][..], &["verify"], &["rollback", "--yes"], &["status"], &["finish", "--yes"]]
+    {
+        failed("127.0.0.1:1", &consul.address, verb, "refused", true);
+    }
+    has_a_job(&consul.address);
+    let of_etcd = verbs().into_iter().filter(|verb| !["export", "import"].contains(&verb[0]));
+    for verb in of_etcd {
+        failed("127.0.0.1:1", &consul.address, &verb, "connect", true);
+    }
+    failed("127.0.0.1:1", &consul.address, &["import", "-"], "refused", true);
+    failed("127.0.0.1:1", &consul.address, &["import", "--merge", "/no/file"], "usage", true);
+    failed("127.0.0.1:1", &consul.address, &["export", "/no/folder/file"], "usage", true);
+    failed("127.0.0.1:1", &consul.address, &["copy", "--replace"], "usage", true);
+    for verb in verbs() {
+        failed("::1", &consul.address, &verb, "usage", false);
+        let unknown = [&verb[..], &["--unknown"]].concat();
+        failed("127.0.0.1:1", &consul.address, &unknown, "usage", false);
+    }
+    failed("127.0.0.1:1", "127.0.0.1:1", &["report", "/no/file"], "usage", false);
+    for wrong in [
+        "[]",
+        "null",
+        "{}",
+        "{\"error\":[\"a\",\"b\"]}",
+        "{\"error\":{\"kind\":\"a\"}}",
+        "[[\"a\",\"b\"]]",
+    ] {
+        let output = reported(wrong, &[]);
+        ends(&output, 2, wrong);
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("it is not a report"),
+            "{output:?}"
+        );
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The output of `report -` for a text.
+fn reported(text: &str, more: &[&str]) -> Output {
+    let mut command = program("127.0.0.1:1", "127.0.0.1:1", &["report", "-"]);
+    command.args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output is closed where an export or a report goes; elsewhere the status is that of the verb.
+pub fn closed() {
+    let consul = RealConsul::start(SIM).unwrap();
+    has_a_job(&consul.address);
+    let to = |redirected: &str, arguments: &[&str]| {
+        let program = program("127.0.0.1:1", &consul.address, arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec \"$@\" {redirected}"), "sh"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        shell.stdin(Stdio::null()).output().unwrap()
+    };
+    let report = std::env::temp_dir().join(format!("migrate-{}-closed", std::process::id()));
+    let error = json!({ "error": { "kind": "usage", "message": "x" } });
+    std::fs::write(&report, error.to_string()).unwrap();
+    let report = report.to_str().unwrap();
+    for arguments in [
+        &["export"][..],
+        &["export", "-"],
+        &["--json", "export", "-"],
+        &["export", "--format", "consul-kv", "-"],
+        &["report", report],
+        &["report", "--json", report],
+    ] {
+        let output = to(">&-", arguments);
+        ends(&output, 1, &format!("{arguments:?}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("standard output is closed"), "{said}");
+        assert!(!said.contains("exported"), "{said}");
+        for taken in [">/dev/null", "| cat >/dev/null", ""] {
+            ends(&to(taken, arguments), 0, &format!("{arguments:?} {taken}"));
+        }
+    }
+    std::fs::remove_file(report).unwrap();
+}
+
+/// Beginnings of keys, for each verb; those that are right lead to the first request.
+pub fn prefixes() {
+    let consul = RealConsul::start(SIM).unwrap();
+    let long = "x".repeat(64_000);
+    let verbs = [verbs(), vec![vec!["report", "-"], vec!["completion", "bash"]]].concat();
+    for prefix in [
+        "../",
+        "a/../",
+        "./",
+        "a/./b",
+        "x//y/",
+        "x//",
+        "/x",
+        "a\nb/",
+        "\u{200b}",
+        "_etcd/",
+        "_migrate/x",
+        &long,
+    ] {
+        for verb in &verbs {
+            let output = program("127.0.0.1:1", "127.0.0.1:1", &["--consul-prefix", prefix])
+                .args(verb)
+                .output()
+                .unwrap();
+            ends(&output, 2, &format!("{verb:?} {prefix:?}"));
+            let said = String::from_utf8_lossy(&output.stderr);
+            let reason = ["keys of Consul", "has keys of its own"];
+            assert!(said.contains("--consul-prefix"), "{said}");
+            assert!(reason.iter().any(|it| said.contains(it)), "{said}");
+        }
+    }
+    for (prefix, key) in [
+        (".", ".k/0"),
+        ("a/.", "a/.k"),
+        ("a/..", "a/..k"),
+        ("a b/", "a%20b/k"),
+        ("_etc", "_etcx"),
+        ("", "z"),
+    ] {
+        let answer = put(&consul.address, key, "1");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{key}: {answer}");
+        let export = ["--consul-prefix", prefix, "export", "-"];
+        let output = program("127.0.0.1:1", &consul.address, &export).output().unwrap();
+        ends(&output, 0, prefix);
+        let lines = String::from_utf8(output.stdout).unwrap().lines().count();
+        assert!(lines == 2 || prefix.is_empty() && lines == 7, "{prefix:?}: {lines}");
+    }
 }

@@ -5,6 +5,7 @@
 use super::cutover::{alarms, try_put};
 use super::etcd::Gateway;
 use super::program::{PATIENCE, Servers};
+use crate::support::proxy::{Network, Proxy};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -189,6 +190,7 @@ pub fn run(version: &'static str) {
     assert!(takes_writes(&gateway));
     asks_before_it_deletes(&servers, &ask);
     shows_a_bar(&servers);
+    shows_a_bar_after_a_note(servers);
 }
 
 /// A copy that deletes keys of Consul tells how many, and nothing is deleted without consent.
@@ -245,4 +247,27 @@ fn shows_a_bar(servers: &Servers) {
     let shown = Terminal::run(servers.program(&quiet), None, None).ends(0, &["\"moved\":603"]);
     assert!(!shown.contains(ESCAPE), "{shown:?}");
     std::fs::remove_file(&file).unwrap();
+}
+
+/// A tail at rest shows how far it is also after an outage of etcd.
+fn shows_a_bar_after_a_note(mut servers: Servers) {
+    let proxy = Proxy::new(servers.etcd.url.strip_prefix("http://").unwrap());
+    servers.etcd.url = proxy.url();
+    let mut tail = Terminal::run(servers.program(&["tail"]), None, None);
+    tail.wait_for("followed");
+    proxy.set(Network::BlackHole);
+    tail.wait_for("etcd has not answered");
+    proxy.set(Network::Good);
+    tail.wait_for("etcd answers again");
+    let shown = |tail: &Terminal| {
+        let shown = tail.shown();
+        shown.rsplit_once("etcd answers again").is_some_and(|(_, rest)| rest.contains("followed"))
+    };
+    let end = Instant::now() + PATIENCE;
+    while !shown(&tail) {
+        assert!(Instant::now() < end, "{}", tail.shown());
+        thread::sleep(Duration::from_millis(20));
+    }
+    tail.types(CTRL_C);
+    tail.ends(130, &[]);
 }

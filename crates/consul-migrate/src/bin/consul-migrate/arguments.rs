@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use consul_cli::consul::Consul;
 use consul_cli::print::PROGRAM;
-use consul_migrate::mapping::{Choice, Problem, RESERVED};
+use consul_migrate::mapping::{Choice, Problem, RESERVED, check_prefix};
 
 const AFTER: &str = "\
 A move, while the programs go on writing to etcd:
@@ -317,9 +317,8 @@ fn job_name(name: &str) -> Result<String, String> {
 
 fn consul_prefix(prefix: &str) -> Result<String, String> {
     match RESERVED.iter().find(|reserved| prefix.starts_with(**reserved)) {
-        None if prefix.starts_with('/') => Err("keys of Consul do not begin with `/`".to_owned()),
-        None => Ok(prefix.to_owned()),
         Some(reserved) => Err(format!("{PROGRAM} has keys of its own below `{reserved}`")),
+        None => check_prefix(prefix).map(|()| prefix.to_owned()).map_err(str::to_owned),
     }
 }
 

@@ -66,7 +66,8 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn new(line: &CommandLine) -> Result<Self, Failure> {
+    /// Asks neither side yet.
+    pub fn new(line: &CommandLine) -> Result<Self, Failure> {
         let config = line.consul.config().map_err(of_flags)?;
         logs::set(Wanted { level: config.log_level, json: config.log_json });
         let patience = line.job.patience.map_or(PATIENCE, Duration::from_secs);
@@ -79,9 +80,6 @@ impl Session {
             .reporting(progress.clone());
         if config.defaults.token.is_none() && config.token_file.is_none() {
             target = target.without_token();
-        }
-        if job.txn > EACH_TAKES {
-            target.learn_max_ops().await?;
         }
         Ok(Session {
             etcd: etcd.reporting(progress.clone()),
@@ -102,6 +100,14 @@ impl Session {
             is_patient: line.job.patience.is_none(),
             consul: config.endpoints,
         })
+    }
+
+    /// Learns how many operations Consul takes in a transaction.
+    pub async fn learn(&mut self, line: &CommandLine) -> Result<(), Failure> {
+        match line.job.txn {
+            ..=EACH_TAKES => Ok(()),
+            _ => Ok(self.target.learn_max_ops().await?),
+        }
     }
 }
 

@@ -4,9 +4,11 @@ use super::arguments::{CommandLine, Verb};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::listed;
-use consul_cli::print::{inert, print, print_json};
+use consul_cli::print::{self, inert, print, print_json};
+use consul_migrate::Stop;
 use consul_migrate::digest::Digests;
 use consul_migrate::etcd::Right;
+use consul_migrate::object::Object;
 use consul_migrate::tally::Tally;
 use consul_migrate::verify::Difference;
 use serde::Deserialize;
@@ -92,21 +94,28 @@ struct Shown {
     time: String,
     job: String,
     version: String,
-    etcd: Etcd,
-    consul: Consul,
-    keys: Option<Tally>,
+    etcd: Object<Etcd>,
+    consul: Object<Consul>,
+    keys: Option<Object<Tally>>,
     revision: Option<u64>,
     stopped_seconds: Option<f64>,
     missing: Option<u64>,
     extra: Option<u64>,
     different: Option<u64>,
     #[serde(default)]
-    differences: Vec<Difference>,
+    differences: Vec<Object<Difference>>,
     whole: Option<bool>,
-    digests: Option<Digests>,
+    digests: Option<Object<Digests>>,
     #[serde(default)]
-    taken: Vec<Right>,
-    error: Option<Failed>,
+    taken: Vec<Object<Right>>,
+    error: Option<Object<Failed>>,
+}
+
+/// The document of a run that could not begin: its command line or its configuration is wrong.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unbegun {
+    error: Object<Failed>,
 }
 
 #[derive(Deserialize)]
@@ -131,8 +140,18 @@ struct Failed {
     message: String,
 }
 
+impl Failed {
+    fn text(&self) -> String {
+        format!("it has failed ({}): {}\n", self.kind, self.message)
+    }
+}
+
 /// Prints the document in a file.
 pub fn show(file: &str, is_json: bool) -> Result<(), Failure> {
+    if print::is_closed() {
+        let why = "the report cannot be printed: standard output is closed";
+        return Err(Stop::Refused(why.to_owned()).into());
+    }
     let unusable = |why: String| Failure::Usage(format!("{file:?}: {why}"));
     let text = match file {
         "-" => {
@@ -144,10 +163,13 @@ pub fn show(file: &str, is_json: bool) -> Result<(), Failure> {
     let text = text.map_err(|error| unusable(error.to_string()))?;
     let not_one = |error: serde_json::Error| unusable(format!("it is not a report: {error}"));
     let document: Value = serde_json::from_str(&text).map_err(not_one)?;
-    let shown = Shown::deserialize(&document).map_err(not_one)?;
+    let text = match Object::<Unbegun>::deserialize(&document) {
+        Ok(Object(unbegun)) => unbegun.error.0.text(),
+        Err(_) => Object::<Shown>::deserialize(&document).map_err(not_one)?.0.text(),
+    };
     match is_json {
         true => print_json(&document),
-        false => print(&inert(shown.text().trim_end())),
+        false => print(&inert(text.trim_end())),
     }
     Ok(())
 }
@@ -161,24 +183,25 @@ impl Shown {
             "{} of the job {:?} at {}, by consul-migrate {}\n",
             self.verb, self.job, self.time, self.version
         );
-        if !self.etcd.addresses.is_empty() {
+        let (Object(etcd), Object(consul)) = (&self.etcd, &self.consul);
+        if !etcd.addresses.is_empty() {
             text += &format!(
                 "etcd: {}, keys that begin with {:?}{}{}{}\n",
-                self.etcd.addresses.join(", "),
-                self.etcd.prefix,
-                known("version", &self.etcd.version),
-                known("cluster", &self.etcd.cluster_id),
+                etcd.addresses.join(", "),
+                etcd.prefix,
+                known("version", &etcd.version),
+                known("cluster", &etcd.cluster_id),
                 self.revision.map_or(String::new(), |revision| format!(", revision {revision}"))
             );
         }
         text += &format!(
             "Consul: {}, keys that begin with {:?}{}{}\n",
-            self.consul.addresses.join(", "),
-            self.consul.prefix,
-            known("version", &self.consul.version),
-            known("datacenter", &self.consul.datacenter)
+            consul.addresses.join(", "),
+            consul.prefix,
+            known("version", &consul.version),
+            known("datacenter", &consul.datacenter)
         );
-        if let Some(keys) = &self.keys {
+        if let Some(Object(keys)) = &self.keys {
             text += &format!("{keys}\n");
         }
         if let (Some(missing), Some(extra), Some(different)) =
@@ -186,12 +209,13 @@ impl Shown {
         {
             let least = if self.whole == Some(false) { "at least " } else { "" };
             text += &format!("{least}{missing} missing, {extra} extra, {different} different\n");
-            text += &listed(&self.differences, self.differences.len(), "the report names all");
+            let differences = self.differences.iter().map(|Object(difference)| difference);
+            text += &listed(differences, self.differences.len(), "the report names all");
         }
         if let Some(seconds) = self.stopped_seconds {
             text += &format!("writers were stopped for {seconds:.2} s\n");
         }
-        if let Some(Digests { etcd, consul }) = &self.digests {
+        if let Some(Object(Digests { etcd, consul })) = &self.digests {
             let same = if etcd == consul { "the same on both sides" } else { "NOT the same" };
             text += &format!("digests, {same}:\n  etcd    {etcd}\n  Consul  {consul}\n");
         }
@@ -204,11 +228,10 @@ impl Shown {
                     "taken from roles of etcd; if `status` does not say that they may write, give them back by:\n"
                 }
             };
-            text += &listed(&self.taken, self.taken.len(), "the report names all");
+            let taken = self.taken.iter().map(|Object(right)| right);
+            text += &listed(taken, self.taken.len(), "the report names all");
         }
-        if let Some(Failed { kind, message }) = &self.error {
-            text += &format!("it has failed ({kind}): {message}\n");
-        }
+        text += &self.error.as_ref().map_or(String::new(), |Object(failed)| failed.text());
         text
     }
 }

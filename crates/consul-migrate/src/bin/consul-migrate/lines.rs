@@ -4,11 +4,11 @@ use super::arguments::{Export, Format, Import};
 use super::connection::Session;
 use super::failure::Failure;
 use super::verbs::{Done, existing};
-use consul_cli::print::say;
-use consul_migrate::{self as migrate, CUT, Form, Stop};
+use consul_cli::print::{self, say};
+use consul_migrate::{self as migrate, Form, Stop};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek as _, Write};
 use std::path::Path;
 
 pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> {
@@ -19,6 +19,10 @@ pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> 
         Done { text, json, is_well: true }
     };
     let Some(name) = named(asked.file.as_ref()) else {
+        if print::is_closed() {
+            let why = "the export cannot be written: standard output is closed";
+            return Err(Stop::Refused(why.to_owned()).into());
+        }
         let mut out = BufWriter::new(io::stdout());
         let keys = migrate::export(target, mapping, form, &mut out, report).await?;
         session.progress.end();
@@ -96,12 +100,18 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
                 });
                 Failure::of_file(format!("{name:?}: {error}{hint}"), &error)
             })?;
-            let is_file = file.metadata().map_err(unusable(name))?.is_file();
-            let is_cut = form == Form::Lines
-                && is_file
-                && !migrate::is_whole(&mut file).map_err(unusable(name))?;
-            if is_cut && !asked.partial {
-                return Err(Stop::Refused(format!("nothing was written: {name:?}: {CUT}")).into());
+            // It can be read twice: all lines are looked at before anything is set.
+            if form == Form::Lines && file.metadata().map_err(unusable(name))?.is_file() {
+                let mut lines = BufReader::new(&file);
+                migrate::check(&session.mapping, &mut lines, asked.partial).map_err(|stop| {
+                    match stop {
+                        Stop::Refused(why) => {
+                            Stop::Refused(format!("nothing was written: {name:?}: {why}"))
+                        }
+                        other => other,
+                    }
+                })?;
+                file.rewind().map_err(unusable(name))?;
             }
             Box::new(BufReader::new(file))
         }

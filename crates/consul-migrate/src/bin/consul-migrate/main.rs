@@ -28,7 +28,7 @@ use futures_util::future::select_all;
 use report::ReportFile;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let line: CommandLine = parsed();
@@ -39,35 +39,64 @@ fn main() -> ExitCode {
     if let Verb::Report { file } = &line.verb {
         return print::status(match document::show(file, line.json) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => failed_with(&line, &failure),
+            Err(failure) => failed_with(&line, &failure, None),
         });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = match runtime {
+    print::status(match runtime {
         Ok(runtime) => runtime.block_on(run(&line)),
-        Err(error) => Err(Failure::Usage(format!("no runtime: {error}"))),
-    };
-    print::status(match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failed_with(&line, &failure),
+        Err(error) => failed_with(&line, &Failure::Usage(format!("no runtime: {error}")), None),
     })
 }
 
-/// Prints why a run has failed, and returns its exit status.
-fn failed_with(line: &CommandLine, failure: &Failure) -> ExitCode {
+/// Prints why a run has failed, also into its report, and returns its exit status.
+fn failed_with(
+    line: &CommandLine,
+    failure: &Failure,
+    begun: Option<(&Session, &ReportFile<'_>)>,
+) -> ExitCode {
     let text = failure.to_string();
-    if line.json && !text.is_empty() {
-        print_json(&failed(failure.kind(), &text));
+    if text.is_empty() {
+        return failure.status();
     }
-    if !text.is_empty() {
-        say(&format!("{PROGRAM}: {text}"));
+    let mut document = failed(failure.kind(), &text);
+    if let Some((session, report)) = begun {
+        document = document::of_failure(session, line, document);
+        if let Err(why) = report.write(&document) {
+            say(&format!("{PROGRAM}: {why}"));
+        }
     }
+    if line.json {
+        print_json(&document);
+    }
+    say(&format!("{PROGRAM}: {text}"));
     failure.status()
 }
 
-async fn run(line: &CommandLine) -> Result<(), Failure> {
-    let session = Session::new(line).await?;
-    let report = ReportFile::open(line.report.as_deref())?;
+async fn run(line: &CommandLine) -> ExitCode {
+    let mut session = match Session::new(line) {
+        Ok(session) => session,
+        Err(failure) => return failed_with(line, &failure, None),
+    };
+    let (report, unopened) = match ReportFile::open(line.report.as_deref()) {
+        Ok(report) => (report, None),
+        Err(failure) => (ReportFile::none(), Some(failure)),
+    };
+    let done = match unopened {
+        Some(failure) => Err(failure),
+        None => work(&mut session, line, &report).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failed_with(line, &failure, Some((&session, &report))),
+    }
+}
+
+async fn work(
+    session: &mut Session,
+    line: &CommandLine,
+    report: &ReportFile<'_>,
+) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let kinds = [
         SignalKind::interrupt(),
@@ -77,33 +106,34 @@ async fn run(line: &CommandLine) -> Result<(), Failure> {
     ];
     let mut signals =
         kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().map_err(unheard)?;
+    tokio::select! {
+        learned = session.learn(line) => learned?,
+        () = comes(&mut signals) => return Err(Failure::Interrupted),
+    }
+    let session = &*session;
     let any = async {
         loop {
-            select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+            comes(&mut signals).await;
             if !session.has_result.load(Ordering::Relaxed) {
                 break;
             }
         }
     };
     let done = tokio::select! {
-        done = verbs::run(&session, line, &report) => done,
+        done = verbs::run(session, line, report) => done,
         () = any => Err(Failure::Interrupted),
     };
-    let undone = switch::unfreeze(&session, &line.job.name).await;
+    let undone = switch::unfreeze(session, &line.job.name).await;
     if let (Err(_), Err(failure)) = (&done, &undone) {
         say(&format!("{PROGRAM}: {failure}"));
     }
-    let done = match done.and(undone) {
-        Err(failure) => Err(switch::with_opened(&session, &line.job.name, failure).await),
+    match done.and(undone) {
+        Err(failure) => Err(switch::with_opened(session, &line.job.name, failure).await),
         done => done,
-    };
-    if let Err(failure) = &done
-        && let text = failure.to_string()
-        && !text.is_empty()
-        && let Err(why) =
-            report.write(&document::of_failure(&session, line, failed(failure.kind(), &text)))
-    {
-        say(&format!("{PROGRAM}: {why}"));
     }
-    done
+}
+
+/// Waits for any of these signals.
+async fn comes(signals: &mut [Signal]) {
+    select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
 }

@@ -144,8 +144,10 @@ impl Report for Progress {
     }
 
     fn note(&self, text: &str) {
-        self.end();
-        say(&format!("{PROGRAM}: {text}"));
+        let said = || say(&format!("{PROGRAM}: {text}"));
+        let bar = self.shown.lock().ok().and_then(|shown| shown.bar.clone());
+        // The bar is there again below it.
+        bar.map_or_else(said, |bar| bar.suspend(said));
     }
 }
 
@@ -215,6 +217,17 @@ mod tests {
         about(&rate, 50.0);
         rate.add(at(46_000), 7);
         assert_eq!((rate.each_second(), rate.last()), (None, 7));
+    }
+
+    /// A tail at rest goes on with the same phase after an outage.
+    #[test]
+    fn a_note_ends_no_phase() {
+        let progress = Progress::new(false);
+        progress.progress("followed", 1, None);
+        progress.note("etcd answers again");
+        progress.behind(3, Duration::from_secs(1));
+        let shown = progress.shown.lock().unwrap();
+        assert_eq!((shown.phase, shown.behind), ("followed", Some((3, Duration::from_secs(1)))));
     }
 
     #[test]

@@ -10,9 +10,13 @@ use std::os::unix::fs::FileExt as _;
 pub struct ReportFile<'a>(Option<(&'a str, File)>);
 
 impl<'a> ReportFile<'a> {
+    pub fn none() -> Self {
+        ReportFile(None)
+    }
+
     /// Opens it before anything is done. The old content stays until the end.
     pub fn open(name: Option<&'a str>) -> Result<Self, Failure> {
-        let Some(name) = name else { return Ok(ReportFile(None)) };
+        let Some(name) = name else { return Ok(ReportFile::none()) };
         if name == "-" {
             let why = "--report - is not a file: --json prints it on standard output";
             return Err(Failure::Usage(why.to_owned()));

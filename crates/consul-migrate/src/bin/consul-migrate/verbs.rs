@@ -18,6 +18,7 @@ use consul_migrate::{
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
@@ -542,7 +543,11 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let mapping = &record.mapping;
     let (etcd, target) = (&session.etcd, &session.target);
     let (total, revision) = etcd.count(&Range::prefix(&mapping.etcd_prefix), 0).await?;
-    let progress = |done| session.progress.progress("compared", done, Some(total));
+    let compared = Cell::new(0);
+    let progress = |done| {
+        compared.set(done);
+        session.progress.progress("compared", done, Some(total));
+    };
     let (most, pace) = (MAX_DIFFERENCES, session.pace);
     let found =
         verify::compare_up_to(most, etcd, target, mapping, revision, pace, progress).await?;
@@ -560,7 +565,7 @@ async fn compare(session: &Session, name: &str) -> Result<Done, Failure> {
     let ended = if is_whole { "" } else { ", and ended there, at least" };
     let mut text = format!(
         "compared {} in {seconds:.1} s{ended}: {missing} missing, {extra} extra, {different} different\n",
-        counted(tally.moved as usize, "key")
+        counted(if is_whole { tally.moved } else { compared.get() } as usize, "key")
     );
     text += &listed(&differences, differences.len(), "--json names all");
     if is_whole {

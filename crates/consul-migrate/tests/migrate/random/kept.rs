@@ -2,9 +2,11 @@
 
 use super::{PACE, Silent, World, changes};
 use bytes::Bytes;
+use consul_migrate::job::{Job, Record};
 use consul_migrate::mapping::Problem;
 use consul_migrate::survey::survey;
-use consul_migrate::{load, restart};
+use consul_migrate::{Run, load, restart};
+use std::sync::Arc;
 
 pub fn run() {
     for seed in 0..10 {
@@ -26,6 +28,43 @@ pub fn run() {
             let record = run.job.record();
             assert!(world.found().await == world.wanted(&record.mapping, record.snapshot));
         }));
+    }
+}
+
+/// A job that replaces all deletes what was there before it, and neither what programs set since then nor, without that, what
+/// is not its own.
+pub fn replaces() {
+    for replaces in [true, false] {
+        let world = World::plain(1, &[]);
+        world.put("/a", Some("1"));
+        world.works(async {
+            world.direct.put_any("before", b"1", 0).await.unwrap();
+            let found = survey(&world.etcd, &world.target, &world.mapping, PACE, &Silent).await;
+            let found = found.unwrap();
+            let mapping = found.completed(&world.mapping);
+            let record = Record::new(found.cluster_id, mapping, found.revision, replaces);
+            let me = super::instance(1);
+            let job = Job::hold(&world.target, "job", me, &|_| true, true, Some(record)).await;
+            let report = Arc::new(Silent);
+            let run = Run { etcd: &world.etcd, job: job.unwrap(), pace: PACE, report };
+            world.direct.put_any("since", b"1", 0).await.unwrap();
+            load(&run, found.kept).await.unwrap();
+            if !replaces {
+                restart(&run, "--again").await.unwrap();
+                load(&run, Default::default()).await.unwrap();
+            }
+            let names: Vec<_> = world.found().await.into_keys().collect();
+            let wanted: &[&str] =
+                if replaces { &["a", "since"] } else { &["a", "before", "since"] };
+            assert_eq!(names, wanted, "{replaces}");
+            if !replaces {
+                // `copy --again --replace`.
+                run.job.replace_all().await.unwrap();
+                restart(&run, "--again").await.unwrap();
+                load(&run, Default::default()).await.unwrap();
+                assert_eq!(world.found().await.into_keys().collect::<Vec<_>>(), ["a"]);
+            }
+        });
     }
 }
 

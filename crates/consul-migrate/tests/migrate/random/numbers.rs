@@ -18,8 +18,47 @@ pub fn run() {
         assert!(seen.contains(kind), "{kind}: {seen:?}");
     }
     refused_keys_are_counted();
+    differences_are_looked_at_for_two_seconds();
+    the_first_of_many_differences_are_looked_at();
     let moments: u64 = (0..20).map(|seed| u64::from(add_up_beside_writers(seed))).sum();
     assert!(moments > 5, "{moments}");
+}
+
+/// A difference that goes within 2 s was a change on its way.
+fn differences_are_looked_at_for_two_seconds() {
+    for (mended_after_ms, lasts) in [(100, false), (1900, false), (4000, true)] {
+        let world = World::plain(1, &[]);
+        world.put("/a", Some("1"));
+        world.works(async {
+            let (etcd, target, mapping) = (&world.etcd, &world.target, &world.mapping);
+            let revision = world.fake.revision();
+            let found = verify::compare_up_to(9, etcd, target, mapping, revision, PACE, |_| ());
+            let found = found.await.unwrap();
+            let mends = async {
+                world.clock.sleep(Duration::from_millis(mended_after_ms)).await;
+                world.direct.put_any("a", b"1", 0).await.unwrap();
+            };
+            let (found, ()) = join(verify::lasting(9, etcd, target, mapping, found), mends).await;
+            assert_eq!(!found.unwrap().differences.is_empty(), lasts, "{mended_after_ms}");
+        });
+    }
+}
+
+/// A comparison that ends early names no more than those.
+fn the_first_of_many_differences_are_looked_at() {
+    let world = World::plain(1, &[]);
+    (0..30).for_each(|at| world.put(&format!("/{at:02}"), Some("1")));
+    world.works(async {
+        let (etcd, target, mapping) = (&world.etcd, &world.target, &world.mapping);
+        for (most, looked_at, whole) in [(20, 5, false), (99, 5, true)] {
+            let revision = world.fake.revision();
+            let found = verify::compare_up_to(most, etcd, target, mapping, revision, PACE, |_| ());
+            let found = found.await.unwrap();
+            assert_eq!(found.is_whole, whole);
+            let found = verify::lasting(looked_at, etcd, target, mapping, found).await.unwrap();
+            assert_eq!(found.differences.len(), if whole { 30 } else { looked_at });
+        }
+    });
 }
 
 /// Programs write, and a tail follows; returns whether Consul was further at the first look.

@@ -70,6 +70,33 @@ pub fn run() {
         are_moved_back_after_an_upgrade(release);
     }
     are_listed_without_their_url();
+    prefixes_that_no_url_has_are_listed();
+}
+
+/// `--etcd-prefix` takes any text, and `--consul-prefix` also what ends within a segment.
+fn prefixes_that_no_url_has_are_listed() {
+    let world = World::plain(1, &[]);
+    let names = [".k/0", "..k", "a/.b/c", "a/..b", "x/1", "z"];
+    world.works(async {
+        for name in names {
+            let op = consul_migrate::mapping::Op::set(name.to_owned(), "v".into());
+            world.direct.txn_surely(&[], &[op]).await.unwrap();
+        }
+        let prefixes = [
+            ".", "..", "./", "../", "a/.", "a/..", "a/./", "a//", "x//", "x//y/", "x//y", "/",
+            "//", "a\n/",
+        ];
+        for (prefix, separator) in prefixes.iter().flat_map(|it| [(*it, None), (*it, Some("/"))]) {
+            let found = world.target.keys(prefix, separator).await.unwrap();
+            let cut = |name: &str| match separator.and_then(|_| name[prefix.len()..].find('/')) {
+                Some(at) => name[..=prefix.len() + at].to_owned(),
+                None => name.to_owned(),
+            };
+            let below = names.iter().filter(|name| name.starts_with(prefix)).map(|name| cut(name));
+            let wanted: BTreeSet<String> = below.collect();
+            assert_eq!(found, wanted.into_iter().collect::<Vec<_>>(), "{prefix:?} {separator:?}");
+        }
+    });
 }
 
 fn are_named(release: KeyNames) {
