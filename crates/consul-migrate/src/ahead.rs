@@ -1,6 +1,6 @@
 //! Reads ahead: the next items of one side are read while the present ones are worked on.
 
-use super::Stop;
+use crate::Stop;
 use futures_util::future::try_join;
 use std::vec::IntoIter;
 use tokio::sync::mpsc;

@@ -2,28 +2,19 @@
 //! comparison, and the way back. `consul-migrate` is its program.
 //!
 //! ```text
-//! etcd      the JSON gateway: pages at one revision, watches, alarms
+//! etcd      the JSON gateway: pages at one revision, watches, roles, alarms
 //! mapping   what each key becomes, a pure function
-//! spelling  what in a name a server may refuse in a URL
 //! target    Consul, with requests that are repeated
-//! ahead     what is read next while the present is worked on
-//! job       the record in Consul, and which instance may go on
-//! source    whether etcd is still the one of the job
-//! nothing   why a job has nothing to move
-//! survey    all keys of a snapshot, and which have a problem
-//! tally     what becomes of them, in numbers
-//! digest    what tells whether two sides have the same
-//! load      the keys of a snapshot -> Consul
-//! verify    the differences of a snapshot and Consul, which also a sweep needs
-//! trees     the prefixes by which it reads many names at once
 //! silence   says that a side does not answer
-//! tail      the changes since the snapshot -> Consul
-//! lag       how far it is behind
-//! cutover   the end of the tail, while etcd takes no writes
-//! rollback  the way back
-//! finish    what is left of a move when it is over
-//! object    objects of JSON in files
+//! job       the record in Consul, which instance may go on, and whether etcd is still the one of the job
+//! snapshot  all keys of a snapshot, which have a problem, and the others -> Consul
+//! tail      the changes since then -> Consul, and how far it is behind
+//! verify    the differences of a snapshot and Consul, which also a sweep needs
+//! ahead     what is read next while the present is worked on
+//! tally     what becomes of the keys, in numbers
+//! switch    the cut-over, while etcd takes no writes; the way back; what is left of a move when it is over
 //! lines     Consul's keys as lines of JSON, and back
+//! object    objects of JSON in files
 //! ```
 //!
 //! ```
@@ -43,40 +34,30 @@
 //! ```
 
 mod ahead;
-mod cutover;
-pub mod digest;
 pub mod etcd;
-mod finish;
-pub mod grpc;
 pub mod job;
-mod lag;
 mod lines;
-mod load;
 pub mod mapping;
-mod names;
-mod nothing;
 pub mod object;
-mod rollback;
 mod silence;
-pub mod source;
-pub mod spelling;
-pub mod streaming;
-pub mod survey;
+pub mod snapshot;
+mod switch;
 mod tail;
 pub mod tally;
 pub mod target;
-mod trees;
 pub mod verify;
 
-pub use cutover::{
+pub use lines::{Form, check, export, import};
+pub use snapshot::load::{load, restart};
+pub use snapshot::nothing::nothing;
+pub use switch::cutover::{
     CutOver, FORGOTTEN, Freeze, Frozen, LIFTED, alarm_refused, cut_over, lift_left, lift_left_of,
     may_cut_over, opened_late, rights_now, roles_refused, taken_late,
 };
-pub use finish::{Finished, finish, finish_without_etcd, may_finish};
-pub use lines::{Form, check, export, import};
-pub use load::{load, restart};
-pub use nothing::nothing;
-pub use rollback::{LeftKey, MayChange, RolledBack, may_roll_back, roll_back, rollback_has_begun};
+pub use switch::finish::{Finished, finish, finish_without_etcd, may_finish};
+pub use switch::rollback::{
+    LeftKey, MayChange, RolledBack, may_roll_back, roll_back, rollback_has_begun,
+};
 pub use tail::{Until, tail};
 
 use consul_api::error::Error;

@@ -1,6 +1,6 @@
 //! Says that a side does not answer, so that no run is silent meanwhile.
 
-use super::Report;
+use crate::Report;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
 use futures_util::future::{Either, select};
@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How soon a line says that there is no answer, and how often further ones do.
-pub(super) const AFTER: Duration = Duration::from_millis(1500);
-pub(super) const EVERY: Duration = Duration::from_millis(2500);
+pub(crate) const AFTER: Duration = Duration::from_millis(1500);
+pub(crate) const EVERY: Duration = Duration::from_millis(2500);
 
 /// A request that is repeated for so long ends only with the run.
-pub(super) const WITHOUT_END: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(crate) const WITHOUT_END: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 impl State {
     /// A request that began then has no answer; returns since when the side has given none.
@@ -26,7 +26,7 @@ impl State {
 }
 
 /// One side, with possibly several requests that wait at once.
-pub(super) struct Silence {
+pub(crate) struct Silence {
     side: &'static str,
     clock: Arc<dyn Clock>,
     report: Option<Arc<dyn Report>>,
@@ -47,36 +47,36 @@ struct State {
 
 impl Silence {
     /// Says nothing before it has a report.
-    pub(super) fn new(side: &'static str, clock: Arc<dyn Clock>, patience: Duration) -> Self {
+    pub(crate) fn new(side: &'static str, clock: Arc<dyn Clock>, patience: Duration) -> Self {
         Silence { side, clock, report: None, state: Mutex::default(), patience: patience.into() }
     }
 
-    pub(super) fn report_to(&mut self, report: Arc<dyn Report>) {
+    pub(crate) fn report_to(&mut self, report: Arc<dyn Report>) {
         self.report = Some(report);
     }
 
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         *lock(&self.patience)
     }
 
-    pub(super) fn wait_without_end(&self) {
+    pub(crate) fn wait_without_end(&self) {
         *lock(&self.patience) = WITHOUT_END;
     }
 
     /// Says something that belongs to this side.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         if let Some(report) = &self.report {
             report.note(text);
         }
     }
 
     /// Notes why an attempt has failed that will be repeated.
-    pub(super) fn failed(&self, why: &str) {
+    pub(crate) fn failed(&self, why: &str) {
         why.clone_into(&mut lock(&self.state).why);
     }
 
     /// Waits for the result of a request with all its attempts, and says meanwhile that there is none.
-    pub(super) async fn tell<T, E>(
+    pub(crate) async fn tell<T, E>(
         &self,
         request: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {

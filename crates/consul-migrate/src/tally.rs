@@ -1,7 +1,7 @@
 //! The count of the keys of etcd by treatment: the one count that all verbs print, and have in their reports.
 
-use super::etcd::KeyValue;
-use super::mapping::{Choice, Mapping, Place, Problem};
+use crate::etcd::KeyValue;
+use crate::mapping::{Choice, Mapping, Place, Problem};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +47,7 @@ impl Tally {
 
     /// Counts what the choice for collisions does, if the form of most keys was not known before: `rarer` of the moved keys
     /// have the other one, and `collisions` of them collide.
-    pub(super) fn collide(&mut self, mapping: &Mapping, rarer: u64, collisions: u64) {
+    pub(crate) fn collide(&mut self, mapping: &Mapping, rarer: u64, collisions: u64) {
         let choice = mapping.choice(Problem::Collision);
         match choice {
             _ if mapping.form.is_some() && choice != Choice::Refuse => {}
@@ -149,10 +149,10 @@ mod tests {
             let on = Problem::ALL.iter().copied().zip(choices).collect();
             let mapping = Mapping {
                 etcd_prefix: Vec::new(), consul_prefix: String::new(), on,
-                form: Some(super::super::mapping::Form::Slashed), mark: 0,
+                form: Some(crate::mapping::Form::Slashed), mark: 0,
                 refused: Default::default(),
             };
-            let size = |size: usize| if size == 2 { super::super::mapping::MAX_VALUE + 1 } else { size };
+            let size = |size: usize| if size == 2 { crate::mapping::MAX_VALUE + 1 } else { size };
             let kvs: Vec<_> = keys.iter().map(|(key, of, lease)| entry(key.as_bytes(), size(*of), *lease)).collect();
             let all = Tally::of(&kvs, &mapping);
             let left = all.skipped.values().chain(all.refused.values()).sum::<u64>();

@@ -2,11 +2,13 @@
 
 mod bound;
 mod change;
+pub mod grpc;
 mod message;
 mod pages;
 mod protobuf;
 mod roles;
 mod sorted;
+pub mod streaming;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -21,7 +23,6 @@ pub use watch::{Changes, Watch};
 
 use crate::Report;
 use crate::silence::Silence;
-use crate::streaming::{Parts, Streaming};
 use bytes::{Bytes, BytesMut};
 use consul_api::error::{Error, Kind};
 use consul_api::response::excerpt;
@@ -38,6 +39,7 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use streaming::{Parts, Streaming};
 
 /// The prefixes of the gateway's paths: from 3.4, of 3.3, of 3.2.
 const PREFIXES: &[&str] = &["/v3", "/v3beta", "/v3alpha"];

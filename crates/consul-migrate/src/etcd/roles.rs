@@ -3,7 +3,7 @@
 use super::message::{Base64, Changed, Header};
 use super::{Etcd, Range, Refused, WITHOUT_USERS};
 use crate::mapping::hex;
-use crate::survey::shown;
+use crate::snapshot::survey::shown;
 use consul_api::error::Error;
 use consul_process::sync::lock;
 use serde::{Deserialize, Serialize};

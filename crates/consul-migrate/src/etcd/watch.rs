@@ -1,8 +1,8 @@
 //! The changes of a range from a revision on.
 
 use super::message::{Base64, Int, WatchLine, WatchResponse, decode};
+use super::streaming::Parts;
 use super::{Etcd, Event, Range, Refused, encoded, is_compacted, shown};
-use crate::streaming::Parts;
 use bytes::{Buf as _, BytesMut};
 use consul_api::error::{Error, Kind};
 use futures_util::StreamExt;

@@ -13,14 +13,14 @@ mod encoding;
 
 use super::etcd::Base64;
 use super::mapping::{JOBS, Mapping, Op, Problem, fits_url, part_of, parts};
-use super::names::Names;
 use super::object::Object;
-use super::rollback::{Joined, joined};
-use super::survey::shown;
 use super::tally::Tally;
 use super::target::{Outcome, Room, Stored, Target};
 use super::verify::{LOOKS, PAUSE};
 use super::{Report, Stop};
+use crate::snapshot::survey::shown;
+use crate::switch::rollback::{Joined, joined};
+use crate::target::names::Names;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_api::value::shape::check_key;

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use consul_client::transport::{Options, TlsOptions};
-use consul_migrate::streaming::{Streaming, StreamingHttp};
+use consul_migrate::etcd::streaming::{Streaming, StreamingHttp};
 use futures_util::StreamExt;
 use http::Request;
 use serde_json::{Value, json};

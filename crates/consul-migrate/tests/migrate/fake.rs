@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
-use consul_migrate::streaming::{Parts, Streaming};
+use consul_migrate::etcd::streaming::{Parts, Streaming};
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use futures_util::StreamExt;
 use futures_util::stream;

@@ -43,7 +43,7 @@ use consul_client::{Client, Settings};
 use consul_migrate::etcd::{Etcd, KeyValue};
 use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record};
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem, hex};
-use consul_migrate::survey::{Kept, survey};
+use consul_migrate::snapshot::survey::{Kept, survey};
 use consul_migrate::target::{Outcome, Target};
 use consul_migrate::{
     CutOver, Freeze, Frozen, MayChange, Pace, Report, Run, Stop, Until, cut_over, load, roll_back,

@@ -9,7 +9,7 @@ use super::fake::Fake;
 use super::program::PATIENCE;
 use bytes::Bytes;
 use consul_client::transport::Options;
-use consul_migrate::streaming::{Streaming, StreamingHttp};
+use consul_migrate::etcd::streaming::{Streaming, StreamingHttp};
 use consul_process::clock::ManualClock;
 use futures_util::StreamExt;
 use http::Request;

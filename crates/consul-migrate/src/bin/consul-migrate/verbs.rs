@@ -8,13 +8,13 @@ use super::report::ReportFile;
 use super::{end, lines, switch};
 use consul_cli::print::{PROGRAM, counted, inert, print, print_json, say, table};
 use consul_migrate::etcd::Range;
-use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record};
+use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record, source};
 use consul_migrate::mapping::{Mapping, Op};
-use consul_migrate::survey::{Kept, Survey, survey};
+use consul_migrate::snapshot::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
     LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
-    roles_refused, source, tail, taken_late, verify,
+    roles_refused, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};

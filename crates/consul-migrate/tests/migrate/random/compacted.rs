@@ -3,7 +3,7 @@
 use super::{PACE, World, instance};
 use consul_migrate::job::{Job, Phase};
 use consul_migrate::mapping::{Choice, Mapping, Problem};
-use consul_migrate::survey::survey;
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::{Freeze, Frozen, Report, Run, Stop, Until, cut_over, load, tail};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};

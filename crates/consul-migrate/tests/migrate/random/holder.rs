@@ -1,9 +1,9 @@
 //! Which instance holds the job, and for whom another one waits.
 
 use super::{PACE, World, instance};
-use consul_migrate::job::{self, Job, Keys};
+use consul_migrate::job::{self, Job, Keys, source};
 use consul_migrate::mapping::Op;
-use consul_migrate::{Stop, load, restart, source, verify};
+use consul_migrate::{Stop, load, restart, verify};
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
 use std::pin::pin;

@@ -4,7 +4,7 @@ use super::{PACE, Silent, World, changes};
 use bytes::Bytes;
 use consul_migrate::job::{Job, Record};
 use consul_migrate::mapping::Problem;
-use consul_migrate::survey::survey;
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::{Run, load, restart};
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 
 use super::{PACE, Silent, World, changes};
 use consul_migrate::mapping::{Choice, Mapping, Problem};
-use consul_migrate::survey::survey;
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::tally::Tally;
 use consul_migrate::{Freeze, Frozen, Until, cut_over, load, tail, verify};
 use consul_process::clock::Clock as _;

@@ -7,11 +7,11 @@ use consul_api::request::Defaults;
 use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_migrate::etcd::Etcd;
-use consul_migrate::job::{Phase, Record};
+use consul_migrate::job::{Phase, Record, source};
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::target::Target;
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, source, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, tail,
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;

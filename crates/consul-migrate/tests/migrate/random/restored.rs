@@ -2,10 +2,10 @@
 
 use super::{World, instance};
 use bytes::Bytes;
-use consul_migrate::job::{Phase, Record};
+use consul_migrate::job::{Phase, Record, source};
 use consul_migrate::mapping::Op;
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, source, tail,
+    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, load, roll_back, tail,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};

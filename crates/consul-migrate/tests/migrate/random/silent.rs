@@ -5,7 +5,7 @@ use crate::fake::Fake;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_migrate::etcd::Etcd;
-use consul_migrate::streaming::{Parts, Streaming};
+use consul_migrate::etcd::streaming::{Parts, Streaming};
 use consul_migrate::{Stop, Until, load, tail};
 use consul_process::clock::{BoxFuture, Clock as _, ManualClock};
 use futures_util::StreamExt;

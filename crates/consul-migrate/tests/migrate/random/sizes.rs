@@ -3,7 +3,7 @@
 use super::{PACE, Silent, World};
 use bytes::Bytes;
 use consul_migrate::mapping::{Choice, Problem};
-use consul_migrate::survey::survey;
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::verify::compare_up_to;
 use consul_migrate::{
     Freeze, Frozen, MayChange, Stop, Until, cut_over, load, restart, roll_back, tail,

@@ -11,7 +11,7 @@ use consul_client::{Client, Settings};
 use consul_migrate::etcd::{Change, Etcd, Range, Refused, Right};
 use consul_migrate::job::{self, Job, Keys, Phase, Record};
 use consul_migrate::mapping::{Mapping, Op};
-use consul_migrate::survey::{Kept, survey};
+use consul_migrate::snapshot::survey::{Kept, survey};
 use consul_migrate::target::Target;
 use consul_migrate::{
     Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, finish_without_etcd, load,

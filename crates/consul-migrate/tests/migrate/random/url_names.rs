@@ -6,7 +6,7 @@ use crate::random::PACE;
 use bytes::Bytes;
 use consul_migrate::job::{Job, Phase, Record};
 use consul_migrate::mapping::{Choice, Op, Problem};
-use consul_migrate::survey::survey;
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::target::Outcome;
 use consul_migrate::verify::{Found, compare_up_to};
 use consul_migrate::{

@@ -7,13 +7,13 @@ use consul_api::request::Defaults;
 use consul_client::transport::Transport;
 use consul_client::{Client, Settings};
 use consul_migrate::etcd::Etcd;
-use consul_migrate::job::Keys;
-use consul_migrate::streaming::{Parts, Streaming};
-use consul_migrate::survey::survey;
+use consul_migrate::etcd::streaming::{Parts, Streaming};
+use consul_migrate::job::{Keys, source};
+use consul_migrate::snapshot::survey::survey;
 use consul_migrate::target::Target;
 use consul_migrate::{
     Form, Freeze, Frozen, MayChange, Report, Run, Stop, Until, cut_over, export, finish, import,
-    job, lift_left, load, roll_back, rollback_has_begun, source, tail, verify,
+    job, lift_left, load, roll_back, rollback_has_begun, tail, verify,
 };
 use consul_process::clock::{BoxFuture, Clock, Instant, ManualClock};
 use consul_sim::SimTransport;

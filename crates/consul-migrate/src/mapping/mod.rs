@@ -1,8 +1,10 @@
 //! The form of each key of etcd in Consul. A pure function of the key, the size of its value and its lease:
 //! so the same event results in the same operations again after a restart.
 
-use super::etcd::{Event, EventKind, KeyValue};
-use super::spelling::{Spelling, is_plain, spelling};
+pub mod spelling;
+
+use crate::etcd::{Event, EventKind, KeyValue};
+use crate::mapping::spelling::{Spelling, is_plain, spelling};
 use bytes::Bytes;
 use consul_api::value::shape::{check_key, is_printable};
 use serde::{Deserialize, Serialize};
@@ -31,7 +33,7 @@ pub const MAX_VALUE: usize = 524_288;
 const PART: usize = 360_000;
 
 /// The most bytes of a transaction's operations; servers take 524,288 with the checks.
-pub(super) const MAX_OPS: usize = 497_952;
+pub(crate) const MAX_OPS: usize = 497_952;
 
 /// The longest name in a URL, with its escapes: clients take no URL of 65,535 bytes, and it has other members.
 const MAX_IN_URL: usize = 64_000;
@@ -581,7 +583,7 @@ fn size_of_parts(prefix: &str) -> usize {
 }
 
 /// The size of an operation on a key in a transaction's body, without a value.
-pub(super) fn size_of(key: &str) -> usize {
+pub(crate) fn size_of(key: &str) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' => 2,
         _ if byte.is_ascii_control() => 6,
@@ -591,12 +593,12 @@ pub(super) fn size_of(key: &str) -> usize {
 }
 
 /// Whether a URL has room for a name.
-pub(super) fn fits_url(name: &str) -> bool {
+pub(crate) fn fits_url(name: &str) -> bool {
     in_url(name) <= MAX_IN_URL
 }
 
 /// The beginning of a name for which a URL has room, found in one pass.
-pub(super) fn within_url(name: &str) -> &str {
+pub(crate) fn within_url(name: &str) -> &str {
     if fits_url(name) {
         return name;
     }

@@ -14,7 +14,7 @@ pub struct Digests {
 }
 
 /// The addition of one key to a digest.
-pub(super) fn of(key: &str, value: &[u8]) -> [u8; 2 * SHA256_OUTPUT_LEN] {
+pub(crate) fn of(key: &str, value: &[u8]) -> [u8; 2 * SHA256_OUTPUT_LEN] {
     let mut both = [0; 2 * SHA256_OUTPUT_LEN];
     let (of_key, of_value) = both.split_at_mut(SHA256_OUTPUT_LEN);
     of_key.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
@@ -23,7 +23,7 @@ pub(super) fn of(key: &str, value: &[u8]) -> [u8; 2 * SHA256_OUTPUT_LEN] {
 }
 
 /// The digests that are being made.
-pub(super) struct Both([Context; 2]);
+pub(crate) struct Both([Context; 2]);
 
 impl Default for Both {
     fn default() -> Self {
@@ -32,13 +32,13 @@ impl Default for Both {
 }
 
 impl Both {
-    pub(super) fn add(&mut self, sides: &[Vec<u8>; 2]) {
+    pub(crate) fn add(&mut self, sides: &[Vec<u8>; 2]) {
         self.0.iter_mut().zip(sides).for_each(|(context, side)| context.update(side));
     }
 
-    pub(super) fn end(self) -> Digests {
+    pub(crate) fn end(self) -> Digests {
         let [etcd, consul] =
-            self.0.map(|context| super::mapping::hex::text(context.finish().as_ref()));
+            self.0.map(|context| crate::mapping::hex::text(context.finish().as_ref()));
         Digests { etcd, consul }
     }
 }

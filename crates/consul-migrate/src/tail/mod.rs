@@ -1,15 +1,18 @@
 //! The changes since the snapshot. Each transaction moves the record's position with the changes up to it,
 //! so that each event is applied exactly once, in the order of etcd.
 
-use super::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
-use super::job::Record;
-use super::lag::Lag;
-use super::load::{Rounds, TOO_LARGE, load_in, refused, restart};
-use super::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
-use super::silence::{AFTER, EVERY};
-use super::survey::{Kept, shown};
-use super::target::{Stored, Target};
-use super::{Run, Stop, source};
+mod lag;
+
+use crate::etcd::{Changes, Event, EventKind, Pages, Range, Refused, Watch, by_form};
+use crate::job::Record;
+use crate::job::source;
+use crate::mapping::{Choice, Form, Op, Place, Problem, counterpart, form_of};
+use crate::silence::{AFTER, EVERY};
+use crate::snapshot::load::{Rounds, TOO_LARGE, load_in, refused, restart};
+use crate::snapshot::survey::{Kept, shown};
+use crate::tail::lag::Lag;
+use crate::target::{Stored, Target};
+use crate::{Run, Stop};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;

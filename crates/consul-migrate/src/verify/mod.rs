@@ -1,15 +1,18 @@
 //! Compares a snapshot of etcd with Consul: both are walked through in the order of Consul's names.
 
-use super::ahead::{Ahead, ahead};
-use super::digest::{self, Both, Digests};
-use super::etcd::{Etcd, Pages, Range, Sorted, by_form};
-use super::mapping::{JOBS, Mapping, Op, Place, Problem, part_of, parts};
-use super::names::Names;
-use super::survey::shown;
-use super::tally::Tally;
-use super::target::Target;
-use super::trees::Trees;
-use super::{Pace, Stop};
+pub mod digest;
+mod trees;
+
+use crate::ahead::{Ahead, ahead};
+use crate::etcd::{Etcd, Pages, Range, Sorted, by_form};
+use crate::mapping::{JOBS, Mapping, Op, Place, Problem, part_of, parts};
+use crate::snapshot::survey::shown;
+use crate::tally::Tally;
+use crate::target::Target;
+use crate::target::names::Names;
+use crate::verify::digest::{Both, Digests};
+use crate::verify::trees::Trees;
+use crate::{Pace, Stop};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -164,8 +167,8 @@ pub fn joined(differences: Vec<Difference>, mapping: &Mapping) -> Vec<Difference
 const AT_ONCE: usize = 256;
 
 /// How often a difference is looked at again: it may be a change that is on its way.
-pub(super) const LOOKS: u32 = 5;
-pub(super) const PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const LOOKS: u32 = 5;
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// A comparison with the differences that last, while etcd's changes may still be applied; the parts of a key are one of
 /// them. Of a comparison that is not whole only the first `most` are looked at.
@@ -580,7 +583,7 @@ impl Walk {
         batch.before = self.last_name.take();
         while batch.names.len() < AT_ONCE.min(4 * self.max_ops)
             && batch.differences.len() < self.max_ops
-            && bytes < super::mapping::MAX_IN_TXN
+            && bytes < crate::mapping::MAX_IN_TXN
         {
             let order = match (&self.next_wanted, &self.next_name) {
                 (None, None) => break,
@@ -638,8 +641,8 @@ impl std::fmt::Display for Difference {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mapping::{Form, hex};
     use super::*;
+    use crate::mapping::{Form, hex};
 
     /// Any parts of a key that differ, in any way, are one key.
     #[test]

@@ -34,7 +34,7 @@ const WINDOW: u32 = 4 << 20;
 const HEAD: usize = 5;
 
 /// The way to one server, on one connection.
-pub(super) struct Grpc {
+pub(crate) struct Grpc {
     base: String,
     host: String,
     port: u16,
@@ -83,7 +83,7 @@ impl Grpc {
     ///
     /// # Errors
     /// [`Kind::Config`] when the URL is not valid or a file cannot be used.
-    pub(super) fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
+    pub(crate) fn new(endpoint: &str, options: &Options) -> Result<Self, Error> {
         let refuse = |why: &str| Error::new(Kind::Config, format!("{endpoint}: {why}")).not_sent();
         let url: Uri = endpoint.parse().map_err(|_| refuse("it is not a URL"))?;
         let is_tls = url.scheme_str() == Some("https");
@@ -111,7 +111,7 @@ impl Grpc {
     }
 
     /// Calls a method such as `/etcdserverpb.KV/Range`; `None` without a success.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         method: &str,
         token: Option<&str>,

@@ -1,14 +1,15 @@
 //! The keys of the snapshot. Transactions of several pages are in flight at once; each can be repeated, and
 //! the record names the key before which all are written.
 
-use super::ahead::ahead;
-use super::etcd::{KeyValue, Page, Pages, Range};
-use super::job::{self, Phase, Record};
-use super::mapping::{Choice, Op, Place, Problem, hex};
-use super::survey::{Kept, shown};
-use super::tally::Tally;
-use super::target::{Room, Stored};
-use super::{Run, Stop, source, verify};
+use crate::ahead::ahead;
+use crate::etcd::{KeyValue, Page, Pages, Range};
+use crate::job::source;
+use crate::job::{self, Phase, Record};
+use crate::mapping::{Choice, Op, Place, Problem, hex};
+use crate::snapshot::survey::{Kept, shown};
+use crate::tally::Tally;
+use crate::target::{Room, Stored};
+use crate::{Run, Stop, verify};
 use bytes::Bytes;
 use consul_api::error::Kind;
 use consul_process::clock::Instant;
@@ -36,7 +37,7 @@ pub async fn load(run: &Run<'_>, kept: Kept) -> Result<(), Stop> {
 }
 
 /// The same, in a run that has met compactions before.
-pub(super) async fn load_in(
+pub(crate) async fn load_in(
     run: &Run<'_>,
     mut kept: Kept,
     rounds: &mut Rounds,
@@ -66,10 +67,10 @@ async fn refuse_switched(run: &Run<'_>) -> Result<(), Stop> {
 }
 
 /// The snapshots in a row that may be compacted before all of one, and the changes after it, were read.
-pub(super) const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 
 /// The cure if etcd compacts faster than a copy is made.
-pub(super) fn too_fast() -> String {
+pub(crate) fn too_fast() -> String {
     format!(
         "etcd has compacted {ROUNDS} snapshots in a row before all of one was read: let it keep its revisions for longer than a copy \
          takes (a longer --auto-compaction-retention of etcd, and pause programs that compact it, such as the API server of \
@@ -78,23 +79,23 @@ pub(super) fn too_fast() -> String {
 }
 
 /// The snapshots in a row that were compacted.
-pub(super) struct Rounds {
+pub(crate) struct Rounds {
     count: usize,
     /// Whether the run ends after too many; a run that goes on names the cure each time.
     ends: bool,
 }
 
 impl Rounds {
-    pub(super) fn new(ends: bool) -> Self {
+    pub(crate) fn new(ends: bool) -> Self {
         Rounds { count: 0, ends }
     }
 
     /// The changes after a snapshot are followed.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.count = 0;
     }
 
-    pub(super) async fn restart(&mut self, run: &Run<'_>) -> Result<(), Stop> {
+    pub(crate) async fn restart(&mut self, run: &Run<'_>) -> Result<(), Stop> {
         self.count += 1;
         match self.count >= ROUNDS {
             true if self.ends => return Err(Stop::Refused(too_fast())),
@@ -109,7 +110,7 @@ impl Rounds {
 const COMPACTED: &str = "etcd has compacted what the job was to read next";
 
 /// The same, of changes that etcd tells together in more bytes than are kept in memory.
-pub(super) const TOO_LARGE: &str =
+pub(crate) const TOO_LARGE: &str =
     "etcd tells the next changes in one line of more than 64 MB, which is not read";
 
 /// Begins again with a snapshot of now, and says why.
@@ -365,7 +366,7 @@ fn batches(run: &Run<'_>, record: &Record, page: Page) -> Result<Vec<Batch>, Sto
 }
 
 /// Why a key ends the run that a program has set.
-pub(super) fn refused(problem: Problem, kv: &KeyValue) -> Stop {
+pub(crate) fn refused(problem: Problem, kv: &KeyValue) -> Stop {
     let encode =
         if problem.has_other_form() { format!(" or {problem}=encode") } else { String::new() };
     Stop::Refused(format!(

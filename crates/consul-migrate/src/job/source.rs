@@ -1,9 +1,9 @@
 //! Whether etcd is still the one of a job.
 
-use super::Stop;
-use super::cutover::left;
-use super::etcd::{Etcd, Pages, Range};
-use super::job::{Keys, Phase, Record};
+use crate::Stop;
+use crate::etcd::{Etcd, Pages, Range};
+use crate::job::{Keys, Phase, Record};
+use crate::switch::cutover::left;
 
 /// Refuses another cluster, and a cluster that has gone back.
 ///

@@ -1,16 +1,16 @@
 //! The end of a move: what a cut-over has stopped may go on, and what the job has put on both sides is removed.
 
-use super::cutover::{lift, sentinels, whose};
-use super::etcd::{Etcd, KeyValue, Pages, Range, Refused};
-use super::job::{Keys, Phase, Record};
-use super::mapping::{JOBS, Mapping, Op, part_of};
-use super::names::Names;
-use super::rollback::{marks, rollback_has_begun, value_in_consul};
-use super::source::restored;
-use super::survey::shown;
-use super::tally::Tally;
-use super::target::{Check, Outcome, Stored};
-use super::{Run, Stop};
+use crate::etcd::{Etcd, KeyValue, Pages, Range, Refused};
+use crate::job::source::restored;
+use crate::job::{Keys, Phase, Record};
+use crate::mapping::{JOBS, Mapping, Op, part_of};
+use crate::snapshot::survey::shown;
+use crate::switch::cutover::{lift, sentinels, whose};
+use crate::switch::rollback::{marks, rollback_has_begun, value_in_consul};
+use crate::tally::Tally;
+use crate::target::names::Names;
+use crate::target::{Check, Outcome, Stored};
+use crate::{Run, Stop};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -210,12 +210,12 @@ async fn differs(run: &Run<'_>, record: &Record, key: &Bytes) -> Result<Option<S
 
 async fn end_in_consul(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
     done.unmarked = unmark(run, record).await?;
-    let others = super::job::others(run.job.target, &run.job.keys).await?;
+    let others = crate::job::others(run.job.target, &run.job.keys).await?;
     done.jobs = others.into_iter().map(|(name, _)| name).collect();
     let keys = &run.job.keys;
     match run.job.delete().await {
         // By a request whose answer was lost, or that a proxy has repeated.
-        Err(Stop::Refused(_)) if super::job::record(run.job.target, keys).await?.is_none() => {
+        Err(Stop::Refused(_)) if crate::job::record(run.job.target, keys).await?.is_none() => {
             Ok(())
         }
         ended => ended,
@@ -309,7 +309,7 @@ async fn unmark_some(run: &Run<'_>, record: &Record, names: Vec<String>) -> Resu
                 Err(error) if !may_be_repeated(&error) => return Err(error.into()),
                 // A program has changed one meanwhile, or the answer was lost.
                 _ => {
-                    target.clock().sleep(super::target::PAUSE).await;
+                    target.clock().sleep(crate::target::PAUSE).await;
                     later.extend(some.iter().map(|(key, _)| key.clone()));
                     tried.extend(
                         some.iter().map(|(key, stored)| (key.clone(), stored.value.clone())),

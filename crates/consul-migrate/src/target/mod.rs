@@ -1,9 +1,11 @@
 //! Consul's side: reads and writes that are repeated while no server answers.
 
-use super::Report;
-use super::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of, within_url};
-use super::silence::Silence;
-use super::spelling::{Spelling, is_plain, simpler, spelling};
+pub(crate) mod names;
+
+use crate::Report;
+use crate::mapping::spelling::{Spelling, is_plain, simpler, spelling};
+use crate::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of, within_url};
+use crate::silence::Silence;
 use bytes::Bytes;
 use consul_api::api::{acl, agent, kv, txn};
 use consul_api::error::{Error, Kind};
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The pauses between attempts.
-pub(super) const PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// The keys for which the rights of the token are asked in one request.
 const RIGHTS_AT_ONCE: usize = 64;
@@ -128,7 +130,7 @@ impl Target {
     }
 
     /// Says something that an operator should know.
-    pub(super) fn note(&self, text: &str) {
+    pub(crate) fn note(&self, text: &str) {
         self.silence.note(text);
     }
 
@@ -619,7 +621,7 @@ impl Target {
     }
 
     /// For how long requests are repeated that are not answered.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         self.silence.patience()
     }
 
@@ -666,7 +668,7 @@ pub struct Room {
 
 impl Room {
     /// That of a transaction that has nothing else.
-    pub(super) fn whole() -> Room {
+    pub(crate) fn whole() -> Room {
         Room { bytes: MAX_OPS, ops: 1 }
     }
 
@@ -805,7 +807,7 @@ fn change(op: &Op) -> Value {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use ::http::{Request, Response};
     use consul_api::request::Defaults;

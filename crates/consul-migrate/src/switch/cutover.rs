@@ -1,13 +1,15 @@
 //! The cut-over: etcd takes no writes any more, what is left is applied, and both sides are compared.
 
-use super::digest::Digests;
-use super::etcd::{Etcd, Pages, Range, Refused, Right};
-use super::job::{self, Job, Phase, Record, Rights};
-use super::mapping::Mapping;
-use super::tally::Tally;
-use super::target::Target;
-use super::verify::{self, Difference, Found};
-use super::{Run, Stop, Until, nothing, source, tail};
+use crate::etcd::{Etcd, Pages, Range, Refused, Right};
+use crate::job::source;
+use crate::job::{self, Job, Phase, Record, Rights};
+use crate::mapping::Mapping;
+use crate::snapshot::nothing::nothing;
+use crate::tally::Tally;
+use crate::target::Target;
+use crate::verify::digest::Digests;
+use crate::verify::{self, Difference, Found};
+use crate::{Run, Stop, Until, tail};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
@@ -250,7 +252,7 @@ pub async fn lift_left_of(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
 }
 
 /// Lets the writers of etcd go on, also where it is cut over; returns whether they were stopped.
-pub(super) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
+pub(crate) async fn lift(etcd: &Etcd, job: &Job<'_>) -> Result<bool, Stop> {
     let record = job.record();
     let was_on = lift_alarms(etcd, &record.alarms).await?;
     if record.may_be_taken().is_empty() {
@@ -556,7 +558,7 @@ async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
 
 /// Refuses alarms of others, and says whose an alarm is. While any is on, this instance must hold the job: another that
 /// has taken over may rely on it.
-pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
+pub(crate) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     let mut on = run.etcd.alarms().await?;
     if on.is_empty() {
         return Ok(());
@@ -571,7 +573,7 @@ pub(super) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
 }
 
 /// Whose the alarms are that are on and not this job's, and what lifts them.
-pub(super) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
+pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
     let record = run.job.record();
     if on.iter().any(|alarm| record.has_raised(&run.job.keys, *alarm)) {
         return Ok(match record.phase {
@@ -603,7 +605,7 @@ pub(super) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
 
 /// Writes to etcd. An alarm of this job that refuses it was raised late by a replaced instance: it is lifted, if it
 /// is on still, and the write repeated. Of another one the error says whose it is.
-pub(super) async fn write<R>(
+pub(crate) async fn write<R>(
     run: &Run<'_>,
     attempt: impl AsyncFn() -> Result<R, Refused>,
 ) -> Result<R, Stop> {
@@ -637,12 +639,12 @@ async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
 }
 
 /// The prefix of the sentinels of a job.
-pub(super) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
+pub(crate) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
     [&mapping.sentinels(), keys.record.as_bytes(), b"/"].concat()
 }
 
 /// The prefix of the keys that cut-overs leave in etcd.
-pub(super) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
+pub(crate) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
     [&sentinels(mapping, keys)[..], b"cut-over/"].concat()
 }
 

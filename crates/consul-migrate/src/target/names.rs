@@ -1,7 +1,7 @@
 //! The names of the keys in Consul in bytewise order, without all of them in memory: where there are many,
 //! directory by directory.
 
-use super::target::Target;
+use crate::target::Target;
 use consul_api::error::Error;
 use std::vec::IntoIter;
 
@@ -23,14 +23,14 @@ struct Directory {
     is_whole: bool,
 }
 
-impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
-    pub async fn new(target: &'a Target, prefix: &str, count: Count) -> Result<Self, super::Stop> {
+impl<'a, Count: AsyncFn(&str) -> Result<u64, crate::Stop>> Names<'a, Count> {
+    pub async fn new(target: &'a Target, prefix: &str, count: Count) -> Result<Self, crate::Stop> {
         let mut names = Names { target, count, open: Vec::new() };
         names.enter(prefix.to_owned()).await?;
         Ok(names)
     }
 
-    async fn enter(&mut self, prefix: String) -> Result<(), super::Stop> {
+    async fn enter(&mut self, prefix: String) -> Result<(), crate::Stop> {
         let is_whole = (self.count)(&prefix).await? <= AT_ONCE;
         let names = self.read(&prefix, is_whole).await?;
         self.open.push(Directory { prefix, left: names.into_iter(), is_whole });
@@ -39,7 +39,7 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
 
     /// Reads all names of the present directory that are not before this one: a directory in it whose name no URL has would
     /// be read from the beginning of this one, one after the other.
-    async fn read_whole(&mut self, prefix: &str, from: &str) -> Result<(), super::Stop> {
+    async fn read_whole(&mut self, prefix: &str, from: &str) -> Result<(), crate::Stop> {
         let mut left = self.read(prefix, true).await?;
         left.retain(|name| &**name >= from);
         if let Some(directory) = self.open.last_mut() {
@@ -53,7 +53,7 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
     }
 
     /// The next name; `None` after the last one.
-    pub async fn next(&mut self) -> Result<Option<String>, super::Stop> {
+    pub async fn next(&mut self) -> Result<Option<String>, crate::Stop> {
         while let Some(directory) = self.open.last_mut() {
             match directory.left.next() {
                 None => _ = self.open.pop(),
@@ -78,9 +78,9 @@ impl<'a, Count: AsyncFn(&str) -> Result<u64, super::Stop>> Names<'a, Count> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Stop;
-    use super::super::target::tests::target_of;
     use super::*;
+    use crate::Stop;
+    use crate::target::tests::target_of;
     use ::http::{HeaderValue, Request, Response};
     use bytes::Bytes;
     use consul_api::error::Error;

@@ -1,9 +1,9 @@
 //! Why a job has nothing to move.
 
-use super::Stop;
-use super::etcd::{Etcd, Pages, Range, Refused};
-use super::mapping::{Mapping, Place};
-use super::survey::shown;
+use crate::Stop;
+use crate::etcd::{Etcd, Pages, Range, Refused};
+use crate::mapping::{Mapping, Place};
+use crate::snapshot::survey::shown;
 use std::collections::BTreeSet;
 
 /// The keys of the first look; almost always the first of them is to be moved.

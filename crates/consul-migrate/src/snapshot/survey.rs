@@ -1,13 +1,13 @@
 //! The content of a snapshot of etcd, and the keys that Consul does not take as they are. Writes nothing.
 
-use super::ahead::ahead;
-use super::etcd::{Etcd, KeyValue, Range, Sorted, Status};
-use super::load::{ROUNDS, too_fast};
-use super::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
-use super::spelling::Spelling;
-use super::tally::Tally;
-use super::target::Target;
-use super::{Pace, Report, Stop};
+use crate::ahead::ahead;
+use crate::etcd::{Etcd, KeyValue, Range, Sorted, Status};
+use crate::mapping::spelling::Spelling;
+use crate::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
+use crate::snapshot::load::{ROUNDS, too_fast};
+use crate::tally::Tally;
+use crate::target::Target;
+use crate::{Pace, Report, Stop};
 use bytes::Bytes;
 use futures_util::future::try_join;
 use serde::Serialize;
@@ -118,7 +118,7 @@ impl Survey {
         self.keys += 1;
         self.bytes += kv.key.0.len() as u64 + size;
         self.largest_value = self.largest_value.max(size);
-        self.by_put += u64::from(mapping.load(kv).iter().any(super::mapping::Op::needs_put));
+        self.by_put += u64::from(mapping.load(kv).iter().any(crate::mapping::Op::needs_put));
         match form_of(&kv.key.0) {
             Form::Slashed => self.slashed += 1,
             Form::Bare => self.bare += 1,
@@ -219,7 +219,7 @@ async fn survey_once(
             let form = form_of(&kv.key.0);
             plain[usize::from(form == Form::Bare)] += u64::from(is_plain);
             if let Some((before, was_plain)) = &before
-                && super::mapping::counterpart(before) == kv.key.0
+                && crate::mapping::counterpart(before) == kv.key.0
                 && form_of(before) != form
             {
                 survey.add(Problem::Collision, &kv.key.0);

@@ -4,12 +4,17 @@
 //! *epoch*, which every write of the instance checks, so that an instance which was replaced changes nothing
 //! any more. `_migrate/<job>/beat` changes while the instance lives.
 
-use super::Stop;
-use super::etcd::{Etcd, Range, Right};
-use super::mapping::{Choice, JOBS, MAX_OPS, Mapping, Op, Problem};
-use super::survey::shown;
-use super::tally::Tally;
-use super::target::{Check, Outcome, Room, Stored, Target};
+mod record;
+mod rights;
+pub mod source;
+
+pub use record::{Phase, Record, Rights, others, record, refuse_switched};
+pub use rights::{also_opened, give_back, give_back_unnoted, note_rights};
+
+use crate::Stop;
+use crate::mapping::{Choice, JOBS, MAX_OPS, Op, Problem};
+use crate::snapshot::survey::shown;
+use crate::target::{Check, Outcome, Room, Target};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::sync::lock;
@@ -18,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use twox_hash::XxHash3_64;
 
 /// How often a living instance changes its beat.
 const BEAT: Duration = Duration::from_secs(1);
@@ -26,231 +30,8 @@ const BEAT: Duration = Duration::from_secs(1);
 /// For how long another instance looks for a beat before it takes over.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// The work of the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// The keys of the snapshot are written.
-    Load,
-    /// Keys that the snapshot does not have are deleted.
-    Sweep,
-    /// The changes since the snapshot are applied.
-    Tail,
-    /// The programs go over to Consul: of etcd only deletions are still applied.
-    Switched,
-}
-
-/// The work on the rights of roles. Each step is written into the record first, and then done in etcd, which knows no fence: an
-/// instance that finds another state there leaves etcd alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rights {
-    /// They are being taken, or taken.
-    #[default]
-    Taken,
-    /// They are being given back.
-    GivingBack,
-    /// The roles have them again; a request that comes late may still take one.
-    GivenBack,
-}
-
-impl Rights {
-    fn are_taken(&self) -> bool {
-        *self == Rights::Taken
-    }
-}
-
-/// The bits of an alarm's number that are random; those above tell its job.
-const ALARM_BITS: u32 = 28;
-
 /// The largest record that a transaction takes.
 const MAX_RECORD: usize = MAX_OPS / 4 * 3;
-
-/// The largest revision and count that etcd and a record can have, so that one more is a number, too.
-const MAX_NUMBER: u64 = 1 << 62;
-
-/// The progress, as it stands in Consul. Additions of a later version must not be lost by a change of this one.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// The ID of the etcd cluster with which the job began, in decimal digits.
-    pub cluster_id: String,
-    /// Which keys of etcd are copied, and what each becomes in Consul.
-    pub mapping: Mapping,
-    /// The part of the work at which the job is.
-    pub phase: Phase,
-    /// The revision of the snapshot.
-    pub snapshot: u64,
-    /// Load: the key of the snapshot, in hexadecimal digits, before which all are written.
-    pub loaded: Option<String>,
-    /// The keys of the snapshot; during the load those that are written, and after a cut-over those that it has compared.
-    #[serde(default)]
-    pub tally: Option<Tally>,
-    /// Whether Consul may have keys that the snapshot does not have.
-    pub sweeps: bool,
-    /// The index of Consul up to which a sweep deletes also keys that the job has not written.
-    #[serde(default)]
-    pub replaces: u64,
-    /// Tail: the revision whose events are applied next, and how many of them are already.
-    pub revision: u64,
-    /// Tail: the number of events of `revision` that are applied already.
-    pub offset: u64,
-    /// The numbers of the alarms with which cut-overs have stopped the writers of etcd, or may still stop
-    /// them: an instance that was replaced may raise its own late.
-    #[serde(default)]
-    pub alarms: Vec<u64>,
-    /// The rights with which the last cut-over by roles has stopped the writers of etcd.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub taken: Vec<Right>,
-    /// The rights from cut-overs before that roles lacked when it began: they are named, and nothing gives them back.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lost: Vec<Right>,
-    /// The work on the taken ones.
-    #[serde(default, skip_serializing_if = "Rights::are_taken")]
-    pub rights: Rights,
-    /// The random number of that taking, so that an instance knows its own.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub taking: u64,
-    /// Switched: the index of Consul up to which all writes were the job's.
-    #[serde(default)]
-    pub switched_at: Option<u64>,
-    /// Switched: the revision of etcd up to which Consul has all writes of programs.
-    #[serde(default)]
-    pub switched_revision: Option<u64>,
-    /// Switched: the revision in which the cut-over has created the key that it leaves in etcd; a restore takes that away.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left: Option<u64>,
-    /// Grows with each change of the record.
-    pub step: u64,
-}
-
-impl Record {
-    /// The record of a job that begins with this snapshot. If it sweeps, it replaces all keys that Consul has.
-    pub fn new(cluster_id: String, mapping: Mapping, snapshot: u64, sweeps: bool) -> Record {
-        Record {
-            cluster_id,
-            mapping,
-            phase: Phase::Load,
-            snapshot,
-            loaded: None,
-            tally: None,
-            sweeps,
-            replaces: 0,
-            revision: snapshot + 1,
-            offset: 0,
-            alarms: Vec::new(),
-            taken: Vec::new(),
-            lost: Vec::new(),
-            rights: Rights::Taken,
-            taking: 0,
-            switched_at: None,
-            switched_revision: None,
-            left: None,
-            step: 0,
-        }
-    }
-
-    /// A record for a new snapshot.
-    pub fn restarted(&self, snapshot: u64) -> Record {
-        Record {
-            phase: Phase::Load,
-            snapshot,
-            loaded: None,
-            tally: None,
-            sweeps: true,
-            revision: snapshot + 1,
-            offset: 0,
-            ..self.clone()
-        }
-    }
-
-    /// The record with these choices for keys that have a problem.
-    ///
-    /// # Errors
-    /// That another choice than `refuse` would change.
-    pub fn choosing(mut self, wanted: &BTreeMap<Problem, Choice>) -> Result<Record, Stop> {
-        for (problem, choice) in wanted {
-            let before = self.mapping.choice(*problem);
-            if before != *choice && before != Choice::Refuse {
-                return Err(Stop::Refused(format!(
-                    "the job began with --on {problem}={before}, which can no longer change, and --on {problem}={choice} is \
-                     given: leave it out, or use another --job"
-                )));
-            }
-            self.mapping.on.insert(*problem, *choice);
-        }
-        Ok(self)
-    }
-
-    /// The rights that roles may lack by a cut-over.
-    pub fn may_be_taken(&self) -> &[Right] {
-        match self.rights {
-            Rights::GivenBack => &[],
-            Rights::Taken | Rights::GivingBack => &self.taken,
-        }
-    }
-
-    /// Whether another taking than this one has a right for the same keys, and gives it back.
-    pub(super) fn is_taken_since(&self, right: &Right, taking: u64) -> bool {
-        self.taking != taking && self.may_be_taken().iter().any(|it| it.is_for_keys_of(right))
-    }
-
-    /// The rights that roles have again, as far as this job has taken any.
-    pub fn given_back(&self) -> Vec<Right> {
-        let taken = match self.rights {
-            Rights::GivenBack => &self.taken[..],
-            Rights::Taken | Rights::GivingBack => &[],
-        };
-        taken
-            .iter()
-            .chain(self.lost.iter().filter(|it| !self.taken.contains(it)))
-            .cloned()
-            .collect()
-    }
-
-    /// The number of a new alarm of this job, below 2^48.
-    pub(super) fn new_alarm(&self, keys: &Keys) -> u64 {
-        (self.alarm_form(keys) << ALARM_BITS) | fastrand::u64(1..1 << ALARM_BITS)
-    }
-
-    /// Whether an alarm is of this job and its record does not name it, because Consul was restored to a state before.
-    pub fn has_raised(&self, keys: &Keys, alarm: u64) -> bool {
-        let is_of_job = self.mapping.mark != 0 && alarm >> ALARM_BITS == self.alarm_form(keys);
-        is_of_job && !self.alarms.contains(&alarm)
-    }
-
-    /// The part of the numbers of its alarms that tells the job, by its mark, which no other job has.
-    fn alarm_form(&self, keys: &Keys) -> u64 {
-        let seed = self.mapping.mark;
-        XxHash3_64::oneshot_with_seed(seed, keys.record.as_bytes()) >> (16 + ALARM_BITS)
-    }
-
-    fn decode(key: &str, stored: &Stored) -> Result<Record, Error> {
-        let refused = |why: String| {
-            let text = format!(
-                "the job's record in Consul, {key}, is not one that this version knows: {why}. It is damaged, or of another \
-                 version of consul-migrate: use that one"
-            );
-            Error::new(Kind::Decode, text)
-        };
-        let record: Record = serde_json::from_slice(&stored.value).map_err(|error| {
-            let why = error.to_string();
-            refused(why.split(", expected").next().unwrap_or_default().to_owned())
-        })?;
-        let numbers = [record.snapshot, record.revision, record.offset, record.step];
-        let numbers = numbers.into_iter().chain(record.switched_revision).chain(record.left);
-        match record.revision > 0 && numbers.max().is_some_and(|number| number <= MAX_NUMBER) {
-            true => Ok(record),
-            false => Err(refused("no etcd has such a revision".to_owned())),
-        }
-    }
-
-    /// Whether a value is the record of some version, which may not be this one.
-    fn is_of_some_version(value: &[u8]) -> bool {
-        let found: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
-        ["cluster_id", "mapping", "phase"].iter().all(|name| found.get(name).is_some())
-    }
-}
 
 /// An instance of the program.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -341,74 +122,6 @@ struct Attempt {
     before: Option<Record>,
 }
 
-/// Reads the record of a job; `None` if there is no such job.
-///
-/// # Errors
-/// Consul's; a record that is not one.
-pub async fn record(target: &Target, keys: &Keys) -> Result<Option<(Record, u64)>, Error> {
-    let Some(stored) = target.get(&keys.record).await? else { return Ok(None) };
-    Ok(Some((Record::decode(&keys.record, &stored)?, stored.index)))
-}
-
-/// Reads the names and records of the other jobs.
-///
-/// # Errors
-/// Consul's.
-pub async fn others(target: &Target, keys: &Keys) -> Result<Vec<(String, Record)>, Error> {
-    let mut others = Vec::new();
-    for key in target.keys(JOBS, Some("/")).await? {
-        let name = key.strip_prefix(JOBS).unwrap_or_default();
-        if key == keys.record || name.is_empty() || name.ends_with('/') {
-            continue;
-        }
-        let Some(stored) = target.get(&key).await? else { continue };
-        match Record::decode(&key, &stored) {
-            Ok(record) => others.push((name.to_owned(), record)),
-            Err(error) if Record::is_of_some_version(&stored.value) => return Err(error),
-            // A key of something else.
-            Err(_) => {}
-        }
-    }
-    Ok(others)
-}
-
-/// Refuses to change keys of Consul that another job has handed over to programs: what etcd has is not the truth there.
-///
-/// # Errors
-/// See [`Stop`].
-pub async fn refuse_switched(target: &Target, keys: &Keys, mapping: &Mapping) -> Result<(), Stop> {
-    for (name, other) in others(target, keys).await? {
-        if other.phase == Phase::Switched && mapping.shares_keys(&other.mapping) {
-            return Err(Stop::Refused(format!(
-                "programs use these keys of Consul since the cut-over of the job {name:?}: what etcd has would replace or delete \
-                 what they have written. `--job {name} finish` ends that job, `--job {name} rollback` makes etcd the truth"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// The other jobs that are cut over, and whose keys of etcd programs may set again when this job gives its rights back.
-///
-/// # Errors
-/// Consul's.
-pub async fn also_opened(
-    target: &Target,
-    keys: &Keys,
-    record: &Record,
-) -> Result<Vec<String>, Error> {
-    let rights = record.may_be_taken();
-    if rights.is_empty() {
-        return Ok(Vec::new());
-    }
-    let is_opened = |other: &Record| {
-        let range = Range::prefix(&other.mapping.etcd_prefix);
-        other.phase == Phase::Switched && rights.iter().any(|right| right.overlaps(&range))
-    };
-    let others = others(target, keys).await?.into_iter();
-    Ok(others.filter(|(_, other)| is_opened(other)).map(|(name, _)| name).collect())
-}
-
 /// Reads which instance holds a job.
 ///
 /// # Errors
@@ -495,84 +208,6 @@ pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Er
     Ok(beats(target, keys).await?.then_some(instance))
 }
 
-/// Notes what this instance, which need not hold the job, does with the rights of a taking; returns whether it may: the job is
-/// not cut over, and no other instance has taken others.
-///
-/// # Errors
-/// Consul's.
-pub async fn note_rights(
-    target: &Target,
-    keys: &Keys,
-    taking: u64,
-    next: Rights,
-) -> Result<bool, Error> {
-    loop {
-        let Some((found, index)) = record(target, keys).await? else { return Ok(false) };
-        let is_own = found.taking == taking && found.phase != Phase::Switched;
-        // It may have taken one after another instance has given them back.
-        if !is_own || found.taken.is_empty() {
-            return Ok(false);
-        }
-        if found.rights == next {
-            return Ok(true);
-        }
-        let next = Record { rights: next, step: found.step + 1, ..found };
-        let swap = Check::Swap(keys.record.clone(), index, encoded(&next)?);
-        if let Outcome::Applied(_) = target.txn_surely(&[swap], &[]).await? {
-            return Ok(true);
-        }
-    }
-}
-
-/// Gives back the rights of a taking as [`note_rights`] allows; returns whether a role lacked one, or `None` if another instance
-/// has gone on with them.
-///
-/// # Errors
-/// Errors of both sides.
-pub async fn give_back(
-    etcd: &Etcd,
-    target: &Target,
-    keys: &Keys,
-    taking: u64,
-) -> Result<Option<bool>, Stop> {
-    if !note_rights(target, keys, taking, Rights::GivingBack).await? {
-        return Ok(None);
-    }
-    let Some((found, _)) = record(target, keys).await? else { return Ok(None) };
-    let may_go_on = async |_: &Right| {
-        let found = record(target, keys).await?;
-        let is_own = |it: &Record| it.taking == taking && it.rights == Rights::GivingBack;
-        Ok::<_, Stop>(found.is_some_and(|(it, _)| is_own(&it) && it.phase != Phase::Switched))
-    };
-    let was_taken = etcd.give_back(&found.taken, may_go_on).await?;
-    // Otherwise another instance has, and may have taken them since.
-    let is_done = note_rights(target, keys, taking, Rights::GivenBack).await?;
-    Ok(is_done.then_some(was_taken))
-}
-
-/// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or its record does not have
-/// this taking, because it was restored, or another instance has begun another one. Each right may be given back while the job is
-/// not cut over and no other taking has it, also while another instance holds the job: a cut-over by roles names what it takes before it looks for
-/// what others have given back.
-///
-/// # Errors
-/// Errors of both sides.
-pub async fn give_back_unnoted(
-    etcd: &Etcd,
-    target: &Target,
-    keys: &Keys,
-    taken: &[Right],
-    taking: u64,
-) -> Result<(), Stop> {
-    let may_go_on = async |right: &Right| {
-        let found = record(target, keys).await?;
-        let is_refused =
-            |it: Record| it.phase == Phase::Switched || it.is_taken_since(right, taking);
-        Ok::<_, Stop>(!found.is_some_and(|(it, _)| is_refused(it)))
-    };
-    etcd.give_back(taken, may_go_on).await.map(|_| ())
-}
-
 /// Whether the holder of a job changes its beat.
 async fn beats(target: &Target, keys: &Keys) -> Result<bool, Error> {
     let before = target.get(&keys.beat).await?;
@@ -625,7 +260,7 @@ impl<'a> Job<'a> {
     }
 
     /// The random text of this instance.
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.me.id
     }
 
@@ -669,7 +304,7 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// The record cannot be encoded.
-    pub(super) fn room(&self) -> Result<Room, Error> {
+    pub(crate) fn room(&self) -> Result<Room, Error> {
         let record = encoded(&lock(&self.state).record)?;
         Ok(self.target.room(2).beside(record.len()))
     }
@@ -694,7 +329,7 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// See [`Self::save`].
-    pub(super) async fn try_save(&self, next: Record, ops: &[Op]) -> Result<bool, Stop> {
+    pub(crate) async fn try_save(&self, next: Record, ops: &[Op]) -> Result<bool, Stop> {
         let mut is_open = false;
         let saved = match self.save_surely(next, ops, &mut is_open).await {
             // Fewer operations would not make it smaller.
@@ -762,7 +397,7 @@ impl<'a> Job<'a> {
                 return Err(error.into());
             }
             // A read that repeats itself waits until a server answers again.
-            self.target.clock().sleep(super::target::PAUSE).await;
+            self.target.clock().sleep(crate::target::PAUSE).await;
             self.target.get(&self.keys.record).await?;
         }
     }
@@ -941,7 +576,7 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
-    pub(super) async fn delete(&self) -> Result<(), Stop> {
+    pub(crate) async fn delete(&self) -> Result<(), Stop> {
         self.is_ending.store(true, Ordering::Relaxed);
         let all = [&self.keys.beat, &self.keys.holder, &self.keys.record];
         self.apply_all(&all.map(|key| Op::Delete { key: key.clone() })).await
@@ -1000,17 +635,13 @@ fn too_large(record: &Record, bytes: usize) -> Error {
     )
 }
 
-pub(super) fn refused(op: &Op, why: &str) -> Stop {
+pub(crate) fn refused(op: &Op, why: &str) -> Stop {
     let message = format!("Consul refuses \"{}\": {why}", shown(op.key().as_bytes()));
     let kind = match why.contains("Permission denied") {
         true => Kind::PermissionDenied,
         false => Kind::TxnFailed,
     };
     Error::new(kind, message).into()
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Error> {

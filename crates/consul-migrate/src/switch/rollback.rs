@@ -8,15 +8,15 @@
 //! It ends, whatever programs do in etcd: the first round changes all that differs, and a difference in the next round
 //! is a program's doing, which stays. Only programs that write to Consul make further rounds necessary.
 
-use super::cutover::{left, lift, refuse_alarms, sentinels, write};
-use super::etcd::{BEGUN, Change, Etcd, KeyValue, Pages, Range, Refused};
-use super::job::{Keys, Phase, Record};
-use super::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
-use super::source::restored;
-use super::survey::shown;
-use super::target::{Stored, Target};
-use super::verify::{self, Difference};
-use super::{Run, Stop};
+use crate::etcd::{BEGUN, Change, Etcd, KeyValue, Pages, Range, Refused};
+use crate::job::source::restored;
+use crate::job::{Keys, Phase, Record};
+use crate::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
+use crate::snapshot::survey::shown;
+use crate::switch::cutover::{left, lift, refuse_alarms, sentinels, write};
+use crate::target::{Stored, Target};
+use crate::verify::{self, Difference};
+use crate::{Run, Stop};
 use bytes::{Bytes, BytesMut};
 use consul_api::error::{Error, Kind};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -272,7 +272,7 @@ async fn not_given_back(run: &Run<'_>) -> Result<Vec<String>, Stop> {
 }
 
 /// The prefix of the marks of a way back.
-pub(super) fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
+pub(crate) fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
     [&sentinels(mapping, keys)[..], b"rollback/"].concat()
 }
 
@@ -614,21 +614,21 @@ fn empty(key: &Bytes) -> KeyValue {
 }
 
 /// A value that is stored in parts.
-pub(super) struct Joined {
+pub(crate) struct Joined {
     pub value: Bytes,
     /// The flags of all parts; 0 if they differ.
     pub flags: u64,
 }
 
 /// A value of Consul in the place of a key of etcd.
-pub(super) struct InConsul {
+pub(crate) struct InConsul {
     pub value: Bytes,
     /// Whether a session holds the key.
     pub is_held: bool,
 }
 
 /// The value of Consul in the place of a key of etcd; an error with a part of it if others are missing.
-pub(super) async fn value_in_consul(
+pub(crate) async fn value_in_consul(
     target: &Target,
     mapping: &Mapping,
     key: &Bytes,
@@ -644,7 +644,7 @@ pub(super) async fn value_in_consul(
 
 /// The parts that have this prefix, as they are at one moment, together; `None` without parts, an error with a part if
 /// others are missing.
-pub(super) async fn joined(
+pub(crate) async fn joined(
     target: &Target,
     prefix: &str,
 ) -> Result<Result<Option<Joined>, String>, Stop> {

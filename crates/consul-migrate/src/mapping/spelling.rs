@@ -1,7 +1,7 @@
 //! The spellings in the name of a key for which a server of Consul may refuse it in a URL. Each release has a rule of
 //! its own, so the server at hand is asked, once for each spelling that names have.
 
-use super::mapping::hex;
+use crate::mapping::hex;
 use std::collections::BTreeSet;
 
 /// The marks of a name: its characters that some server may not take, and where they matter. Without one every server

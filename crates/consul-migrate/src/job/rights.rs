@@ -1,0 +1,106 @@
+//! The rights that a job has taken from roles of etcd: noted in its record, given back, and those of other jobs beside them.
+
+use super::{Keys, Phase, Record, Rights, encoded, others, record};
+use crate::Stop;
+use crate::etcd::{Etcd, Range, Right};
+use crate::target::{Check, Outcome, Target};
+use consul_api::error::Error;
+
+/// The other jobs that are cut over, and whose keys of etcd programs may set again when this job gives its rights back.
+///
+/// # Errors
+/// Consul's.
+pub async fn also_opened(
+    target: &Target,
+    keys: &Keys,
+    record: &Record,
+) -> Result<Vec<String>, Error> {
+    let rights = record.may_be_taken();
+    if rights.is_empty() {
+        return Ok(Vec::new());
+    }
+    let is_opened = |other: &Record| {
+        let range = Range::prefix(&other.mapping.etcd_prefix);
+        other.phase == Phase::Switched && rights.iter().any(|right| right.overlaps(&range))
+    };
+    let others = others(target, keys).await?.into_iter();
+    Ok(others.filter(|(_, other)| is_opened(other)).map(|(name, _)| name).collect())
+}
+
+/// Notes what this instance, which need not hold the job, does with the rights of a taking; returns whether it may: the job is
+/// not cut over, and no other instance has taken others.
+///
+/// # Errors
+/// Consul's.
+pub async fn note_rights(
+    target: &Target,
+    keys: &Keys,
+    taking: u64,
+    next: Rights,
+) -> Result<bool, Error> {
+    loop {
+        let Some((found, index)) = record(target, keys).await? else { return Ok(false) };
+        let is_own = found.taking == taking && found.phase != Phase::Switched;
+        // It may have taken one after another instance has given them back.
+        if !is_own || found.taken.is_empty() {
+            return Ok(false);
+        }
+        if found.rights == next {
+            return Ok(true);
+        }
+        let next = Record { rights: next, step: found.step + 1, ..found };
+        let swap = Check::Swap(keys.record.clone(), index, encoded(&next)?);
+        if let Outcome::Applied(_) = target.txn_surely(&[swap], &[]).await? {
+            return Ok(true);
+        }
+    }
+}
+
+/// Gives back the rights of a taking as [`note_rights`] allows; returns whether a role lacked one, or `None` if another instance
+/// has gone on with them.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn give_back(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &Keys,
+    taking: u64,
+) -> Result<Option<bool>, Stop> {
+    if !note_rights(target, keys, taking, Rights::GivingBack).await? {
+        return Ok(None);
+    }
+    let Some((found, _)) = record(target, keys).await? else { return Ok(None) };
+    let may_go_on = async |_: &Right| {
+        let found = record(target, keys).await?;
+        let is_own = |it: &Record| it.taking == taking && it.rights == Rights::GivingBack;
+        Ok::<_, Stop>(found.is_some_and(|(it, _)| is_own(&it) && it.phase != Phase::Switched))
+    };
+    let was_taken = etcd.give_back(&found.taken, may_go_on).await?;
+    // Otherwise another instance has, and may have taken them since.
+    let is_done = note_rights(target, keys, taking, Rights::GivenBack).await?;
+    Ok(is_done.then_some(was_taken))
+}
+
+/// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or its record does not have
+/// this taking, because it was restored, or another instance has begun another one. Each right may be given back while the job is
+/// not cut over and no other taking has it, also while another instance holds the job: a cut-over by roles names what it takes before it looks for
+/// what others have given back.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn give_back_unnoted(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &Keys,
+    taken: &[Right],
+    taking: u64,
+) -> Result<(), Stop> {
+    let may_go_on = async |right: &Right| {
+        let found = record(target, keys).await?;
+        let is_refused =
+            |it: Record| it.phase == Phase::Switched || it.is_taken_since(right, taking);
+        Ok::<_, Stop>(!found.is_some_and(|(it, _)| is_refused(it)))
+    };
+    etcd.give_back(taken, may_go_on).await.map(|_| ())
+}
