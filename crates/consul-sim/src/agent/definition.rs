@@ -95,7 +95,7 @@ const CHECK_FIELDS: &[&str] = &[
     "service_id",
 ];
 
-/// What only the check of a service has, and what only other checks have.
+/// Only the check of a service has the first members, and only other checks have the last.
 const OF_A_SERVICES_CHECK: &[&str] = &["ProxyHTTP", "ProxyGRPC"];
 const DISABLE_REDIRECTS: &str = "disable_redirects";
 

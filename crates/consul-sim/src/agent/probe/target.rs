@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// What a path keeps as it is. Source: `shouldEscape` of Go's `net/url`.
+/// The bytes that a path keeps as they are. Source: `shouldEscape` of Go's `net/url`.
 const OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -23,7 +23,7 @@ const OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'@');
 
-/// What a path may have besides. Source: `validEncoded` there.
+/// The bytes that a path may have besides. Source: `validEncoded` there.
 const ALSO_VALID: &[u8] = b"!'()*[]%";
 
 pub(super) struct Target {

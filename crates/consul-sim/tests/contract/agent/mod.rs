@@ -177,7 +177,7 @@ async fn a_ttl_check_turns_critical_and_comes_back(t: T) {
     assert_eq!(output, "TTL expired (last output before timeout follows): alive");
     t.ok("agent_check_pass", args![check.as_str()]).await;
     assert_eq!(check_status(&t, &check).await, "passing");
-    // What was told before the service was registered again is forgotten.
+    // Registered again, it forgets the output.
     t.ok("agent_check_pass", args![check.as_str(); "note" = "alive"]).await;
     assert_eq!(ttl_service(&t, "1s").await, check);
     t.until("the output is forgotten", || async {
