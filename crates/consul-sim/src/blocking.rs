@@ -107,7 +107,7 @@ pub(crate) fn consistency(query: &Query) -> Result<Consistency, Refusal> {
     }
 }
 
-fn check_cache_control(header: &str) -> Result<(), Refusal> {
+pub(crate) fn check_cache_control(header: &str) -> Result<(), Refusal> {
     for directive in header.to_ascii_lowercase().split(',').map(str::trim) {
         let number =
             directive.strip_prefix("max-age=").or(directive.strip_prefix("stale-if-error="));
@@ -427,7 +427,8 @@ fn reply_headers(
 /// copies current, so their age is 0.
 pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked: bool) -> Reply {
     let read = format!("{} {} {}", call.endpoint.name, call.rest_text(), call.query.identity());
-    match (asked, state.cached.insert(read)) {
+    let token = state.given_secret(call);
+    match (asked, state.cached.insert((token, read))) {
         (false, _) => reply,
         (true, true) => reply.with_text("x-cache", "MISS"),
         (true, false) => reply.with_text("x-cache", "HIT").with_text("age", "0"),

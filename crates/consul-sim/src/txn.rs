@@ -305,7 +305,7 @@ fn apply(
                 results.extend(seen.map(|view| Outcome::Kv { view }));
             }),
             Operation::Catalog(operation) => operation.apply(state, index).map(|found| {
-                let seen = found.filter(|found| operation.sees(authority, found));
+                let seen = found.filter(|found| txn::Operation::sees(authority, found));
                 results.extend(seen.map(Box::new).map(Outcome::Catalog));
             }),
         };

@@ -93,9 +93,11 @@ const CHECK_FIELDS: &[&str] = &[
     "deregister_critical_service_after",
     "ServiceID",
     "service_id",
-    "ProxyHTTP",
-    "ProxyGRPC",
 ];
+
+/// Only the check of a service has the first members, and only other checks have the last.
+const OF_A_SERVICES_CHECK: &[&str] = &["ProxyHTTP", "ProxyGRPC"];
+const DISABLE_REDIRECTS: &str = "disable_redirects";
 
 /// The shortest interval and the default timeout of a check. Source: `Interval` and `Timeout`
 /// there; the first is fixed in the agent.
@@ -273,14 +275,15 @@ pub(super) fn read_service(
     };
     let mut checks = Vec::new();
     if let Some(check) = given.inner("Check", EMBEDDED)? {
-        let definition = read_check(&check, "CheckID", &[])?;
+        let definition = read_check(&check, "CheckID", OF_A_SERVICES_CHECK)?;
         // A check whose every field has its zero value is none.
         if !check.is_zero(is_time) {
             checks.push(definition);
         }
     }
     for json in given.list("Checks", "structs.CheckTypes")?.unwrap_or_default() {
-        checks.push(read_check(&given.nested("Checks", json, EMBEDDED)?, "CheckID", &[])?);
+        let check = given.nested("Checks", json, EMBEDDED)?;
+        checks.push(read_check(&check, "CheckID", OF_A_SERVICES_CHECK)?);
     }
     Ok((service, checks, sidecar))
 }
@@ -322,7 +325,8 @@ pub(super) struct GivenCheck {
 
 /// `id` is the name of the field with the check's id, `more` are fields that have no effect.
 fn read_check(given: &Object<'_>, id: &str, more: &[&str]) -> Result<GivenCheck, String> {
-    given.check_known(&[CHECK_FIELDS, &[id], more].concat())?;
+    let redirects = (id == "ID").then_some(DISABLE_REDIRECTS);
+    given.check_known(&[CHECK_FIELDS, &[id], more, redirects.as_slice()].concat())?;
     for name in more {
         given.text(name)?;
     }
@@ -392,7 +396,7 @@ fn probe(given: &Object<'_>) -> Result<Option<Probe>, String> {
             method: if method.is_empty() { "GET".to_owned() } else { method },
             headers,
             body,
-            follows: !given.flag("DisableRedirects")?,
+            follows: !given.flag("DisableRedirects")? && !given.flag(DISABLE_REDIRECTS)?,
             tls,
         },
         TCP => Probe::Tcp {
@@ -562,6 +566,7 @@ impl GivenCheck {
             alias: (self.kind == ALIAS)
                 .then_some(Alias { node: self.alias_node, service: self.alias_service }),
             ttl: (self.kind == TTL).then(|| length(self.ttl).unwrap_or_default()),
+            told: String::new(),
             output_max_size: usize::try_from(most).unwrap_or(usize::MAX),
             deregister_after: length(self.deregister_after).map(|it| it.max(MIN_DEREGISTER_AFTER)),
             critical_since: None,

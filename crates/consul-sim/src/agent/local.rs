@@ -35,6 +35,8 @@ pub(crate) struct LocalCheck {
     /// The target of an alias check.
     pub alias: Option<Alias>,
     pub output_max_size: usize,
+    /// The output of the last update since it was registered.
+    pub told: String,
     pub deregister_after: Option<Duration>,
     pub critical_since: Option<Instant>,
     pub expires: Option<TimerKey>,
@@ -58,6 +60,7 @@ impl LocalCheck {
             schedule: None,
             alias: None,
             output_max_size: 0,
+            told: String::new(),
             deregister_after: None,
             critical_since: None,
             expires: None,

@@ -163,8 +163,9 @@ impl State {
 
     /// An update of a TTL check: sets its status and restarts its TTL.
     pub fn update_check(&mut self, id: &str, status: &str, output: &str) {
-        let Some(check) = self.local.checks.get(id) else { return };
+        let Some(check) = self.local.checks.get_mut(id) else { return };
         let output = truncated(output, check.output_max_size);
+        check.told.clone_from(&output);
         self.start_check_ttl(id);
         self.set_status(id, status, output);
     }
@@ -173,7 +174,7 @@ impl State {
     pub fn expire_check(&mut self, id: &str) {
         let Some(check) = self.local.checks.get_mut(id) else { return };
         check.expires = None;
-        let output = match check.check.output.as_str() {
+        let output = match check.told.as_str() {
             "" => "TTL expired".to_owned(),
             last => format!("TTL expired (last output before timeout follows): {last}"),
         };

@@ -50,13 +50,19 @@ fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     Ok(Reply::json(call.style, &pool))
 }
 
+/// Whether the caller asks for the only segment that there is.
+fn is_in_segment(call: &Call) -> bool {
+    call.query.get("segment").is_empty()
+}
+
 static NODES: Read = Read {
     check: |_| Ok(()),
     topics: |_, _| vec![Topic::Coordinates],
     index: |state, _| ResultIndex::new(state.coordinates.newest()),
     answer: |state, call| {
         let authority = state.authority(call);
-        let seen = state.coordinates.all().filter(|(node, _)| authority.sees(Resource::Node, node));
+        let all = state.coordinates.all().filter(|_| is_in_segment(call));
+        let seen = all.filter(|(node, _)| authority.sees(Resource::Node, node));
         Ok(authority.mark(Reply::json(call.style, &seen.map(View::new).collect::<Vec<_>>())))
     },
     headers: Headers::Deferred,
@@ -71,8 +77,8 @@ static NODE: Read = Read {
         state.authority(call).check(Resource::Node, &name, Access::Read)?;
         let is_named = |(node, _): &(&str, &Coordinate)| node.eq_ignore_ascii_case(&name);
         Ok(match state.coordinates.all().find(is_named) {
-            Some(found) => Reply::json(call.style, &[View::new(found)]),
-            None => Reply::empty(StatusCode::NOT_FOUND),
+            Some(found) if is_in_segment(call) => Reply::json(call.style, &[View::new(found)]),
+            _ => Reply::empty(StatusCode::NOT_FOUND),
         })
     },
     headers: Headers::OfSuccess,

@@ -10,7 +10,7 @@ pub(super) mod service_json;
 pub(super) mod txn;
 
 use super::acl::{Authority, Resource};
-use super::blocking::{Headers, Read, ResultIndex, cache_headers, consistency};
+use super::blocking::{Headers, Read, ResultIndex, check_cache_control, consistency};
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -19,6 +19,7 @@ use super::store::catalog::{Node, Record, Service};
 use super::store::tree;
 use super::store::watch::Topic;
 use consul_api::api::catalog as wire;
+use http::header::CACHE_CONTROL;
 use serde::Serialize;
 use service_json::{NodeService, ServiceNode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,9 +46,19 @@ const CACHED: Headers = Headers::Catalog { cache: true };
 
 fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     consistency(&call.query)?;
+    check_cache_control(call.header(&CACHE_CONTROL))?;
     let reply = Reply::json(call.style, &[&state.settings.datacenter]);
-    let asked = call.query.has("cached");
-    Ok(if asked { cache_headers(reply, state, call, asked) } else { reply })
+    if !call.query.has("cached") {
+        return Ok(reply);
+    }
+    // The agent does not renew this list by itself, and it is the same for all tokens.
+    let control = call.header(&CACHE_CONTROL).to_ascii_lowercase();
+    let mut directives = control.split(',').map(str::trim);
+    let is_new = directives.any(|directive| ["max-age=0", "must-revalidate"].contains(&directive));
+    Ok(match state.cached.insert((None, call.endpoint.name.to_owned())) || is_new {
+        true => reply.with_text("x-cache", "MISS"),
+        false => reply.with_text("x-cache", "HIT").with_text("age", "0"),
+    })
 }
 
 /// Whether a node has all the metadata of the query.
@@ -225,14 +236,6 @@ fn visible_node<'a>(state: &'a State, call: &Call, authority: &Authority) -> Opt
     find_node(state, call).filter(|record| authority.sees(Resource::Node, &record.node.node))
 }
 
-/// The services on a node that the caller may see.
-fn visible_services<'a>(
-    record: &'a Record,
-    authority: &Authority,
-) -> impl Iterator<Item = &'a Service> {
-    record.services.values().filter(|service| authority.sees(Resource::Service, &service.name))
-}
-
 /// Shorter names are not looked up as UUIDs either, and have no index.
 const MIN_LOOKUP_LENGTH: usize = 2;
 
@@ -267,7 +270,9 @@ static NODE: Read = Read {
         let Some(record) = visible_node(state, call, &authority) else {
             return Ok(authority.mark(Reply::json(call.style, &())));
         };
-        let seen = visible_services(record, &authority);
+        // Consul takes the instance's id for the name of its service here. Source: `filterNodeServices` of its ACL filter.
+        let all = record.services.values();
+        let seen = all.filter(|service| authority.sees(Resource::Service, &service.id));
         let services = call.select(seen.map(NodeService::from))?.into_iter();
         let services = BTreeMap::from_iter(services.map(|service| (service.id(), service)));
         let view = NodeView { node: Some(&record.node), services: Some(services) };
@@ -283,10 +288,11 @@ static NODE_SERVICES: Read = Read {
     answer: |state, call| {
         let authority = state.authority(call);
         let record = visible_node(state, call, &authority);
-        let services = record.into_iter().flat_map(|record| visible_services(record, &authority));
-        let services = call.select(services.map(NodeService::from))?;
-        // An empty list is null in Go, unless a filter made a new one.
-        let is_list = call.filter.is_some() || !services.is_empty();
+        let all = record.into_iter().flat_map(|record| record.services.values());
+        let seen = all.clone().filter(|service| authority.sees(Resource::Service, &service.name));
+        let services = call.select(seen.map(NodeService::from))?;
+        // An empty list is null in Go, unless a filter made a new one or its services were left out.
+        let is_list = call.filter.is_some() || all.count() > 0;
         let services = is_list.then_some(services);
         let view = NodeView { node: record.map(|record| &record.node), services };
         Ok(authority.mark(Reply::json(call.style, &view)))

@@ -141,12 +141,15 @@ impl Operation {
         }
     }
 
-    /// Whether the caller may see the result.
-    pub fn sees(&self, authority: &Authority, found: &Found) -> bool {
+    /// Whether the caller may see the result, which of a service and its checks the node does not decide.
+    pub fn sees(authority: &Authority, found: &Found) -> bool {
         match found {
             Found::Node(node) => authority.sees(Resource::Node, &node.node),
-            Found::Service(service) => authority.sees_instance(self.node(), &service.name),
-            Found::Check(check) => authority.sees_check(check),
+            Found::Service(service) => authority.sees(Resource::Service, &service.name),
+            Found::Check(check) if check.service_name.is_empty() => {
+                authority.sees(Resource::Node, &check.node)
+            }
+            Found::Check(check) => authority.sees(Resource::Service, &check.service_name),
         }
     }
 

@@ -80,7 +80,7 @@ fn service_resolver(own: &str, entry: &Json) -> Result<(), String> {
         if subset != "*" && !is_subset(subset) {
             return refuse("not a valid subset subset");
         }
-        if failover.members().is_empty() {
+        if failover.members().iter().all(|(name, _)| name == "Policy") {
             return refuse(
                 "one of Service, ServiceSubset, Namespace, Targets, SamenessGroup, or Datacenters is required",
             );

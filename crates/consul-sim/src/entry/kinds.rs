@@ -118,7 +118,7 @@ macro_rules! filters {
             "Filters:{",
             headers!(),
             " URLRewrite:{Path:t!}? RetryFilter:{NumRetries:n! RetryOn:s! RetryOnStatusCodes:c! \
-             RetryOnConnectFailure:b!}? TimeoutFilter:{RequestTimeout:d! IdleTimeout:d!}? JWT:f?}! \
+             RetryOnConnectFailure:b!}? TimeoutFilter:{RequestTimeout:d! IdleTimeout:d!}? JWT:{}?}! \
              ResponseFilters:{",
             headers!(),
             "}!"
@@ -144,14 +144,14 @@ const CERTIFICATE: &str = "Kind:t Name:t Certificate:t! PrivateKey:t! Meta:m";
 /// The types of the members of the mesh and of gateways, of their routes and certificates.
 ///
 /// Source: the entries of these kinds in Consul's folder agent/structs.
-static TYPES: LazyLock<[(&str, Shape); 9]> = LazyLock::new(|| {
+static TYPES: LazyLock<[(&str, Shape); 10]> = LazyLock::new(|| {
     [
         (
             "api-gateway",
             concat!(
                 "Kind:t Name:t Listeners:[Name:t! Hostname:t! Port:n! Protocol:t! TLS:{Certificates:[\
                  Kind:t=inline-certificate Name:t! SectionName:t!]! MinVersion:t! MaxVersion:t! \
-                 CipherSuites:s!}! Override:f Default:f]!",
+                 CipherSuites:s!}! Override:{JWT:{}} Default:{JWT:{}}]!",
                 status!()
             ),
         ),
@@ -205,6 +205,10 @@ static TYPES: LazyLock<[(&str, Shape); 9]> = LazyLock::new(|| {
              HTTP:{SanitizeXForwardedClientCert:b! Incoming:{RequestNormalization:{\
              InsecureDisablePathNormalization:b! MergeSlashes:b! PathWithEscapedSlashesAction:t! \
              HeadersWithUnderscoresAction:t!}}} Peering:{PeerThroughMeshGateways:b!} Meta:m",
+        ),
+        (
+            "sameness-group",
+            "Kind:t Name:t DefaultForFailover:b IncludeLocal:b Members:[Partition:t Peer:t]! Meta:m",
         ),
         ("tcp-route", concat!(parents!(), " Services:[Name:t!]!", status!())),
         (
@@ -301,9 +305,24 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
     M::count("LocalConnectTimeoutMs"),
     M::count("LocalRequestTimeoutMs"),
     M::text("BalanceInboundConnections"),
-    M::free("RateLimits"),
+    M::object("RateLimits", &Shape(&[M::object("InstanceLevel", &RATE_LIMITS)])),
     M::list("EnvoyExtensions", &EXTENSION),
     M::texts("Meta"),
+]);
+
+static RATE_LIMITS: Shape = Shape(&[
+    M::count("RequestsPerSecond"),
+    M::count("RequestsMaxBurst"),
+    M::list(
+        "Routes",
+        &Shape(&[
+            M::text("PathExact"),
+            M::text("PathPrefix"),
+            M::text("PathRegex"),
+            M::count("RequestsPerSecond"),
+            M::count("RequestsMaxBurst"),
+        ]),
+    ),
 ]);
 
 static EXTENSION: Shape = Shape(&[
@@ -337,7 +356,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     .always(),
     M::list("EnvoyExtensions", &EXTENSION),
     M::object("FailoverPolicy", &Shape(&[M::text("Mode"), M::lines("Regions")])),
-    M::free("PrioritizeByLocality"),
+    M::object("PrioritizeByLocality", &MODE),
     M::texts("Meta"),
 ]);
 
@@ -370,7 +389,7 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::text("SamenessGroup"),
         ]),
     ),
-    M::free("PrioritizeByLocality"),
+    M::object("PrioritizeByLocality", &MODE),
     M::time("ConnectTimeout"),
     M::time("RequestTimeout"),
     M::object(
@@ -405,7 +424,7 @@ static HASH_POLICY: Shape = Shape(&[
     M::flag("Terminal"),
 ]);
 
-static HEADERS: Shape = Shape(&[M::free("Add"), M::free("Set"), M::lines("Remove")]);
+static HEADERS: Shape = Shape(&[M::texts("Add"), M::texts("Set"), M::lines("Remove")]);
 
 static SERVICE_SPLITTER: Shape = Shape(&[
     M::text("Kind"),
@@ -505,7 +524,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("LegacyID"),
             M::text("Type"),
             M::text("Description"),
-            M::free("LegacyMeta"),
+            M::texts("LegacyMeta"),
             M::text("LegacyCreateTime"),
             M::text("LegacyUpdateTime"),
         ]),

@@ -286,12 +286,7 @@ fn decode(given: Json) -> Result<(&'static Kind, Json), String> {
         return Err("Payload does not contain a kind/Kind key at the top level".to_owned());
     };
     let kind = kinds::of_name(kind.as_text())?;
-    let read = match kind.name {
-        // It is refused as it is.
-        "sameness-group" => given,
-        _ => kind.shape().read_entry(&given)?,
-    };
-    Ok((kind, read))
+    Ok((kind, kind.shape().read_entry(&given)?))
 }
 
 /// The entry with what Consul adds.

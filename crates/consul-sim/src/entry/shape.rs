@@ -3,6 +3,7 @@
 
 use crate::go;
 use crate::http::decode::Json;
+use serde_json::Number;
 use std::time::Duration;
 
 /// The members of an object, in the order of replies.
@@ -36,7 +37,6 @@ fn members_of(text: &mut &'static str) -> Shape {
             "b" => Kind::Flag,
             "c" => Kind::Counts,
             "d" => Kind::Nanos,
-            "f" => Kind::Free,
             "m" => Kind::Texts,
             "n" => Kind::Count,
             "s" => Kind::Lines,
@@ -73,8 +73,6 @@ enum Kind {
     Count,
     /// A boolean.
     Flag,
-    /// Anything, kept as given.
-    Free,
     /// Members of any name and value, in which a list of one item stands for the item.
     Config,
     /// Texts by name.
@@ -112,10 +110,6 @@ impl Member {
 
     pub const fn flag(name: &'static str) -> Self {
         Self::new(name, Kind::Flag)
-    }
-
-    pub const fn free(name: &'static str) -> Self {
-        Self::new(name, Kind::Free)
     }
 
     pub const fn lines(name: &'static str) -> Self {
@@ -160,6 +154,11 @@ impl Member {
 
     pub const fn always(self) -> Self {
         Self { always: true, ..self }
+    }
+
+    /// Whether Consul has a pointer to the object, which is in replies only if it was given, or null.
+    fn is_pointer(&self) -> bool {
+        matches!(self.kind, Kind::Object(_)) && (!self.always || self.is_null)
     }
 
     /// The value in replies in the place of an absent member.
@@ -228,6 +227,25 @@ fn block(given: &Json) -> &Json {
     }
 }
 
+/// The maps in a list, also in lists in it, are one.
+fn merged(items: &[Json], path: &str) -> Result<Json, String> {
+    let mut members: Vec<(String, Json)> = Vec::new();
+    for (place, item) in items.iter().enumerate() {
+        let path = format!("{path}[{place}]");
+        let given = match item {
+            Json::Null => continue,
+            Json::List(items) => merged(items, &path)?,
+            Json::Object(_) => item.clone(),
+            _ => return Err(not_a_map(item, &path)),
+        };
+        for (name, value) in given.members() {
+            members.retain(|(known, _)| known != name);
+            members.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(Json::Object(members))
+}
+
 impl Shape {
     /// The members of an entry under their own names, without those that are empty.
     pub fn read_entry(&self, given: &Json) -> Result<Json, String> {
@@ -261,6 +279,10 @@ impl Shape {
                 false => unknown_key(&at(name)),
             }));
             let value = match same.first() {
+                // A list is taken off for the pointer to an object, and another for the object.
+                Some((_, Json::List(items))) if known.is_pointer() && items.len() == 1 => {
+                    Some(known.kind.read(&items[0], &at(known.name), unknown)?)
+                }
                 Some((_, value)) => Some(known.kind.read(value, &at(known.name), unknown)?)
                     .filter(|value| !known.is_left_out(value)),
                 None => None,
@@ -283,15 +305,11 @@ impl Kind {
     fn read(self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
         let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
         let is_map = matches!(self, Kind::Config | Kind::Map(_) | Kind::Texts);
-        let given = if is_map { block(given) } else { given };
         Ok(match (self, given) {
-            (Kind::Free, any) => sorted(any.clone()),
-            // Maps in a list are one.
-            (Kind::Texts | Kind::Map(_), Json::List(items))
-                if items.iter().all(|item| matches!(item, Json::List(none) if none.is_empty())) =>
-            {
-                Json::Object(Vec::new())
-            }
+            (_, Json::List(items)) if is_map => match items.as_slice() {
+                [only] if !matches!(only, Json::List(_)) => self.read(only, path, unknown)?,
+                all => self.read(&merged(all, path)?, path, unknown)?,
+            },
             (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
             (Kind::Config, _) => return Err(not_a_map(given, path)),
             (Kind::Texts, Json::Object(members)) => {
@@ -308,7 +326,6 @@ impl Kind {
             (Kind::Lines | Kind::Counts, given) => {
                 let items = match given {
                     Json::List(items) => items.as_slice(),
-                    Json::Text(text) if text.is_empty() => &[],
                     Json::Object(members) if members.is_empty() => &[],
                     one => std::slice::from_ref(one),
                 };
@@ -324,7 +341,7 @@ impl Kind {
             }
             // One item in a list stands for the item.
             (
-                Kind::Text | Kind::Count | Kind::Flag | Kind::Time | Kind::Nanos,
+                Kind::Text | Kind::Count | Kind::Float | Kind::Flag | Kind::Time | Kind::Nanos,
                 Json::List(items),
             ) if items.len() == 1 => self.read(&items[0], path, unknown)?,
             (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
@@ -350,10 +367,23 @@ impl Kind {
                     )));
                 }
             },
-            (Kind::Float, Json::Object(_)) => return wrong("type 'float32'"),
             (Kind::Count, Json::Number(number)) => Json::Number(go::int(number).into()),
             (Kind::Count, _) => return wrong("type 'int'"),
-            (Kind::Float, given) => given.clone(),
+            (Kind::Float, Json::Number(_)) => given.clone(),
+            (Kind::Float, Json::Text(text)) if !text.is_empty() => {
+                let float = || text.parse().ok().and_then(Number::from_f64);
+                let number = text.parse::<i64>().ok().map(Number::from).or_else(float);
+                Json::Number(number.ok_or_else(|| {
+                    let text = go::quoted(text);
+                    one_decoding(&format!(
+                        "cannot parse '{path}' as float: strconv.ParseFloat: parsing {text}: invalid syntax"
+                    ))
+                })?)
+            }
+            (Kind::Float, Json::Bool(_) | Json::Text(_)) => {
+                Kind::Count.read(given, path, unknown)?
+            }
+            (Kind::Float, _) => return wrong("type 'float32'"),
             (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
             (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
             (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
@@ -461,7 +491,8 @@ fn not_a_map(given: &Json, path: &str) -> String {
         Json::Bool(_) => "bool",
         Json::Number(_) => "float64",
         Json::Text(_) => "string",
-        Json::Null | Json::List(_) | Json::Object(_) => "slice",
+        Json::Null | Json::List(_) => "slice",
+        Json::Object(_) => "map",
     };
     one_decoding(&format!("'{path}' expected a map, got '{kind}'"))
 }

@@ -13,7 +13,7 @@ pub(super) mod tree;
 pub(super) mod watch;
 
 use super::Options;
-use super::acl::table::AclTable;
+use super::acl::table::{AclTable, Secret};
 use super::agent::authority::{Authority, AuthorityConfig};
 use super::agent::checks::DueCheck;
 use super::agent::local::Local;
@@ -29,7 +29,7 @@ use coordinate::{Coordinate, CoordinateTable};
 use event::Events;
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ pub(super) struct State {
     pub timers: Timers,
     pub watches: Watches,
     /// The reads in the agent's cache.
-    pub cached: HashSet<String>,
+    pub cached: BTreeSet<(Option<Secret>, String)>,
     /// The date of the clock's origin, as the time since 1970.
     epoch: Duration,
     /// The newest index of the Raft log.
@@ -144,7 +144,7 @@ impl State {
             last_generation: 0,
             timers: Timers::default(),
             watches: Watches::default(),
-            cached: HashSet::new(),
+            cached: BTreeSet::new(),
             epoch: options.epoch,
             index: FIRST_INDEX,
             restores: 0,

@@ -6,6 +6,7 @@ use consul_api::value::Value;
 use std::time::Duration;
 
 behaviours![
+    datacenters_are_fetched_anew_if_the_caller_says_so,
     a_node_is_what_it_was_registered_as,
     a_service_of_an_external_node_is_found,
     an_unknown_service_has_no_instances,
@@ -414,4 +415,21 @@ async fn a_registration_and_its_end_can_name_the_datacenter(t: T) {
     assert_eq!(locality, (!t.is_1_8("no node has a locality")).then(|| "r".to_owned()));
     t.ok("catalog_deregister", args![table! {"node" = node.clone(), "datacenter" = "dc1"}]).await;
     assert_eq!(t.value("catalog_node", args![node]).await, Value::Null);
+}
+
+async fn datacenters_are_fetched_anew_if_the_caller_says_so(t: T) {
+    let target = "/v1/catalog/datacenters";
+    t.raw("GET", &format!("{target}?cached"), "").await;
+    for (control, status, cache) in [
+        ("max-age=30", 200, Some("HIT")),
+        ("max-age=0", 200, Some("MISS")),
+        ("must-revalidate", 200, Some("MISS")),
+        ("max-age=x", 400, None),
+        ("stale-if-error=x", 400, None),
+    ] {
+        let answer = t.raw_with("GET", &format!("{target}?cached"), "cache-control", control).await;
+        assert_eq!(answer.status, status, "{control}");
+        let found = answer.headers.get("x-cache").map(|value| value.to_str().unwrap());
+        assert!(cache.is_none() || found == cache, "{control}: {found:?}");
+    }
 }

@@ -41,6 +41,7 @@ behaviours![
     splits_that_change_headers_may_repeat,
     metadata_of_each_kind_is_texts,
     null_in_a_list_of_an_entry_is_an_item_without_members,
+    lists_in_the_place_of_objects_are_read_as_blocks,
     providers_of_tokens_are_there_before_intentions_refer_to_them,
     the_logs_and_failovers_of_proxies_are_checked,
     members_of_gateways_have_their_types,
@@ -1222,5 +1223,88 @@ async fn the_logs_and_failovers_of_proxies_are_checked(t: T) {
         let status = if why.is_empty() { 200 } else { 500 };
         assert_eq!(answer.status, status, "{entry}: {}", answer.body);
         assert!(answer.body.contains(why), "{entry}: {}", answer.body);
+    }
+}
+
+/// Blocks of HCL are lists of objects; an object in the place of a map is one of its parts.
+async fn lists_in_the_place_of_objects_are_read_as_blocks(t: T) {
+    if t.is_1_8("some kinds and members are unknown") {
+        return;
+    }
+    let (name, resolver) = (t.name("s"), "service-resolver");
+    let read = |kind: &str, given: &serde_json::Value| {
+        let mut entry = json!({"Kind": kind, "Name": name});
+        entry.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        entry
+    };
+    for (kind, given, kept) in [
+        (
+            resolver,
+            json!({"Meta": [{"a": "1", "b": 2}, {"a": "3"}]}),
+            json!({"Meta": {"a": "3", "b": "2"}}),
+        ),
+        (resolver, json!({"Meta": [[{"a": "1"}], [], null]}), json!({"Meta": {"a": "1"}})),
+        (
+            resolver,
+            json!({"Subsets": [{"v1": {}}, [{"v2": {"OnlyPassing": true}}]]}),
+            json!({"Subsets": {"v1": {}, "v2": {"OnlyPassing": true}}}),
+        ),
+        (
+            resolver,
+            json!({"LoadBalancer": [[{"Policy": "random"}]]}),
+            json!({"LoadBalancer": {"Policy": "random"}}),
+        ),
+        (resolver, json!({"PrioritizeByLocality": [{}]}), json!({"PrioritizeByLocality": {}})),
+        (
+            resolver,
+            json!({"Failover": {"*": {"Service": "other", "Policy": {"Regions": ""}}}}),
+            json!({"Failover": {"*": {"Service": "other", "Policy": {"Regions": [""]}}}}),
+        ),
+    ] {
+        assert_eq!(stored(&t, read(kind, &given)).await, kept, "{kind} {given}");
+    }
+    let not_a_map = "expected a map, got '";
+    for (kind, given, status, why) in [
+        ("service-defaults", json!({"RateLimits": [[]]}), 400, not_a_map),
+        ("service-defaults", json!({"RateLimits": 1}), 400, not_a_map),
+        (
+            "service-defaults",
+            json!({"RateLimits": {"Odd": 1}}),
+            400,
+            "invalid config key \"RateLimits.Odd\"",
+        ),
+        (
+            "service-defaults",
+            json!({"RateLimits": {"InstanceLevel": {"Routes": [1]}}}),
+            400,
+            not_a_map,
+        ),
+        ("service-defaults", json!({"RateLimits": {}}), 500, "consul enterprise feature"),
+        ("service-defaults", json!({"RateLimits": [{}]}), 500, "consul enterprise feature"),
+        (resolver, json!({"Meta": [{}, 1]}), 400, not_a_map),
+        (resolver, json!({"Meta": [1]}), 400, "expected a map, got 'float64'"),
+        (resolver, json!({"PrioritizeByLocality": []}), 400, not_a_map),
+        (resolver, json!({"PrioritizeByLocality": "x"}), 400, not_a_map),
+        (
+            resolver,
+            json!({"Failover": {"*": {"Policy": {}}}}),
+            500,
+            "SamenessGroup, or Datacenters is required",
+        ),
+        ("service-splitter", json!({"Splits": [{"Weight": []}]}), 400, "expected type 'float32'"),
+        ("service-splitter", json!({"Splits": [{"Weight": "x"}]}), 400, "as float"),
+        (
+            "service-router",
+            json!({"Routes": [{"Destination": {"RequestHeaders": {"Add": 1}}}]}),
+            400,
+            not_a_map,
+        ),
+        ("service-intentions", json!({"Sources": [{"LegacyMeta": "x"}]}), 400, not_a_map),
+        ("sameness-group", json!({"Members": [1]}), 400, not_a_map),
+        ("sameness-group", json!({"Members": []}), 500, ""),
+        ("api-gateway", json!({"Listeners": [{"Override": []}]}), 400, not_a_map),
+        ("http-route", json!({"Rules": [{"Filters": {"JWT": 1}}]}), 400, not_a_map),
+    ] {
+        refused(&t, status, &read(kind, &given).to_string(), why).await;
     }
 }

@@ -11,6 +11,7 @@ behaviours![
     the_nearest_come_first,
     near_an_unknown_node_the_order_is_that_of_names,
     an_update_has_no_unknown_members,
+    there_is_one_segment,
 ];
 
 fn at(place: i32) -> Value {
@@ -114,4 +115,17 @@ async fn an_update_has_no_unknown_members(t: T) {
     let body = r#"{"Node":"n","Odd":1,"Coord":{"Vec":[0,0,0,0,0,0,0,0]}}"#;
     let answer = t.raw("PUT", "/v1/coordinate/update", body).await;
     assert!(answer.status == 400 || t.is_1_8("unknown members are ignored"), "{}", answer.body);
+}
+
+async fn there_is_one_segment(t: T) {
+    register(&t, "n").await;
+    place(&t, "n", 3).await;
+    is_placed(&t, "n").await;
+    for (segment, is_there) in [("", true), ("?segment", true), ("?segment=x", false)] {
+        let all = t.raw("GET", &format!("/v1/coordinate/nodes{segment}"), "").await;
+        assert_eq!(all.body.contains(&t.name("n")), is_there, "{segment}");
+        let one = t.raw("GET", &format!("/v1/coordinate/node/{}{segment}", t.name("n")), "").await;
+        assert_eq!(one.status, if is_there { 200 } else { 404 }, "{segment}");
+    }
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("n")}]).await;
 }

@@ -314,6 +314,12 @@ impl T {
         self.send(request.header("x-consul-token", token), "").await
     }
 
+    /// As [`Self::raw`] without a body, with this header.
+    pub async fn raw_with(&self, method: &str, target: &str, name: &str, value: &str) -> Raw {
+        let request = ::http::Request::builder().method(method).uri(target);
+        self.send(request.header(name, value), "").await
+    }
+
     async fn send(&self, request: ::http::request::Builder, body: &str) -> Raw {
         let body = bytes::Bytes::copy_from_slice(body.as_bytes());
         let request = request.body(body).expect("the request is well-formed");

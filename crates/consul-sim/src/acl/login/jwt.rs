@@ -5,7 +5,7 @@ use crate::http::decode::{GoType, Json, Object};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use x509_parser::certificate::X509Certificate;
@@ -401,7 +401,11 @@ fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Bool(flag) => Some(flag.to_string()),
-        Value::Number(number) => Some(number.to_string()),
+        // Source: `stringifyMetadataValue`: claims are decoded as floats and truncated.
+        Value::Number(number) => {
+            let float = number.as_f64().and_then(Number::from_f64)?;
+            Some(go::int(&float).to_string())
+        }
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
@@ -422,6 +426,7 @@ fn go_text(value: &Value) -> String {
             let members = members.iter().map(|(name, value)| format!("{name}:{}", go_text(value)));
             format!("map[{}]", all(members.collect()))
         }
+        Value::Number(number) => number.to_string(),
         other => shown(other).unwrap_or_else(|| "<nil>".to_owned()),
     }
 }

@@ -2,6 +2,7 @@
 
 mod http2;
 mod script;
+mod target;
 mod tls;
 
 use super::checks::{CheckTls, Probe, ProbeResult, Prober};
@@ -10,12 +11,16 @@ use bytes::Bytes;
 use consul_client::transport::http1::{ReceiveBuffer, RequestHeads, ResponseParser};
 use consul_process::clock::BoxFuture;
 use consul_process::os::Stream;
-use http::header::{ACCEPT, CONNECTION, HOST, LOCATION, REFERER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, LOCATION, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use std::io;
+use target::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use url::Url;
+
+/// How the error of a URL begins that Go does not read.
+pub(super) const NO_ESCAPE: &str = "invalid URL escape";
 
 /// The part of an answer's body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -145,8 +150,11 @@ async fn exchange(
     referer: Option<&HeaderValue>,
     tls: &CheckTls,
 ) -> Result<(String, Response<Bytes>), String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
+    let Target { uri, authorization } = target::target(url)?;
     let mut defaults = default_headers(&uri)?;
+    if let Some(authorization) = authorization {
+        defaults.insert(AUTHORIZATION, authorization);
+    }
     if let Some(referer) = referer {
         defaults.insert(REFERER, referer.clone());
     }

@@ -535,6 +535,11 @@ async fn claims_become_text(t: T) {
     for (claims, wanted) in [
         (with("team", 7), vec!["t-7"]),
         (with("team", true), vec!["t-true"]),
+        // Numbers are floats, and cut off.
+        (with("team", 7.9), vec!["t-7"]),
+        (with("team", -0.5), vec!["t-0"]),
+        (with("team", 9_007_199_254_740_993_u64), vec!["t-9007199254740992"]),
+        (with("groups", json!([7.5])), vec!["in-7", "t-a"]),
         (with("groups", "one"), vec!["t-a"]),
         (with("groups", json!([7])), vec!["in-7", "t-a"]),
     ] {

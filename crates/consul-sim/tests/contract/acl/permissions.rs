@@ -25,6 +25,7 @@ behaviours![
     a_transaction_names_each_operation_without_permission,
     a_transaction_leaves_out_unreadable_entries,
     a_transaction_requires_permission_for_what_it_registers,
+    a_transaction_shows_a_service_without_its_node,
     a_session_requires_permission_for_its_node,
     lists_of_sessions_leave_out_forbidden_ones,
     an_agents_service_requires_permission_for_its_name,
@@ -35,6 +36,8 @@ behaviours![
     what_acls_hide_is_told,
     an_empty_view_says_that_acls_hide_its_instances,
     a_forbidden_node_is_absent,
+    the_services_of_a_node_are_left_out_by_their_ids,
+    the_agents_cache_is_the_tokens,
     a_registration_requires_permission_for_the_service_and_a_changed_node,
     a_deregistration_requires_permission_for_the_node_or_the_service,
     a_blocking_query_returns_only_readable_entries,
@@ -309,6 +312,30 @@ async fn a_transaction_requires_permission_for_what_it_registers(t: T) {
     t.ok("catalog_deregister", args![table! {"Node" = node}]).await;
 }
 
+async fn a_transaction_shows_a_service_without_its_node(t: T) {
+    let t = t.with_acls(Deny);
+    let (node, service) = register(&t).await;
+    let own = table! {"ID" = service.as_str()};
+    let service_of = |definition: Value| {
+        table! {"Service" = table! {
+            "Verb" = "get", "Node" = node.as_str(), "Service" = definition,
+        }}
+    };
+    let check = table! {"Node" = node.as_str(), "CheckID" = "c"};
+    let check = table! {"Check" = table! {"Verb" = "get", "Check" = check}};
+    let both = list![service_of(own), check];
+    for (rules, kinds) in [
+        (rule("service", &service, "read"), vec!["Service", "Check"]),
+        (rule("node", &node, "read"), vec![]),
+    ] {
+        let found = caller(&t, &rules).await.value("txn", args![both.clone()]).await;
+        assert_eq!(found.items().len(), kinds.len(), "{rules}: {found:?}");
+        let is_kind = |(found, kind): (&Value, &&str)| found.get(kind).is_some();
+        assert!(found.items().iter().zip(&kinds).all(is_kind), "{rules}: {found:?}");
+    }
+    t.ok("catalog_deregister", args![table! {"Node" = node}]).await;
+}
+
 async fn a_session_requires_permission_for_its_node(t: T) {
     let t = t.with_acls(Deny);
     let node = own_node(&t).await;
@@ -518,6 +545,44 @@ async fn a_forbidden_node_is_absent(t: T) {
     let seen = me.value("catalog_node", args![node.as_str()]).await;
     assert!(seen.get("Services").is_none_or(|services| services.get(&service).is_none()));
     t.ok("catalog_deregister", args![table! {"Node" = node}]).await;
+}
+
+/// Consul compares the rules for services with the id of an instance, where it shows them by their ids.
+async fn the_services_of_a_node_are_left_out_by_their_ids(t: T) {
+    let t = t.with_acls(Deny);
+    let (node, name, id) = (t.name("n"), t.name("s"), t.name("id"));
+    let service = table! {"Service" = name.as_str(), "ID" = id.as_str()};
+    let body = table! {"Node" = node.as_str(), "Address" = "10.9.9.9", "Service" = service};
+    t.ok("catalog_register", args![body]).await;
+    for (allowed, in_map, in_list) in [(&name, false, true), (&id, true, false)] {
+        let rules = rule("node", &node, "read") + &rule("service", allowed, "read");
+        let me = caller(&t, &rules).await;
+        let read = async |of: &str| {
+            let answer = me.raw_own("GET", &format!("/v1/catalog/{of}/{node}"), "").await;
+            serde_json::from_str::<serde_json::Value>(&answer.body).expect("JSON")["Services"]
+                .clone()
+        };
+        assert_eq!(read("node").await.get(&id).is_some(), in_map, "{allowed}");
+        if !t.is_1_8("a node has no list of services") {
+            let services = read("node-services").await;
+            let services = services.as_array().expect("a list, also if all were left out");
+            assert_eq!(!services.is_empty(), in_list, "{allowed}");
+        }
+    }
+    t.ok("catalog_deregister", args![table! {"Node" = node}]).await;
+}
+
+async fn the_agents_cache_is_the_tokens(t: T) {
+    let t = t.with_acls(Deny);
+    let rules = rule("node_prefix", "", "read") + &rule("service_prefix", "", "read");
+    let target = format!("/v1/catalog/service/{}?cached", t.name("none"));
+    for _ in 0..2 {
+        let me = caller(&t, &rules).await;
+        for expected in ["MISS", "HIT"] {
+            let answer = me.raw_own("GET", &target, "").await;
+            assert_eq!(answer.headers["x-cache"], expected);
+        }
+    }
 }
 
 async fn a_registration_requires_permission_for_the_service_and_a_changed_node(t: T) {

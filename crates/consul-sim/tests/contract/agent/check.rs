@@ -13,6 +13,8 @@ behaviours![
     the_status_of_an_http_answer_is_the_state,
     an_http_check_sends_its_method_headers_and_body,
     an_http_check_follows_redirects_unless_it_says_not_to,
+    the_url_of_an_http_check_is_sent_as_go_sends_it,
+    a_check_of_a_service_has_other_members_than_others,
     the_checks_of_a_service_show_their_interval_and_timeout,
     the_first_result_counts_at_once,
     an_alias_fails_with_its_service,
@@ -224,4 +226,58 @@ async fn an_alias_of_a_node_follows_its_checks(t: T) {
     };
     select(pin!(deregister(&t, "c")), pin!(changes)).await;
     t.ok("catalog_deregister", args![table! {"Node" = node.as_str()}]).await;
+}
+
+async fn the_url_of_an_http_check_is_sent_as_go_sends_it(t: T) {
+    let address = serve("200 OK").await;
+    for (number, (user, place, line, header)) in [
+        ("ann:p%40x@", "/private", "GET /private HTTP/1.1|", "|Authorization: Basic YW5uOnBAeA==|"),
+        ("", "?q=1", "GET /?q=1 HTTP/1.1|", "|Host: "),
+        ("", "/a b/\u{e9}\"", "GET /a%20b/%C3%A9%22 HTTP/1.1|", "|Host: "),
+        ("", "/a/..//b%2F!'()*[]#c", "GET /a/..//b%2F!'()*[] HTTP/1.1|", "|Host: "),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("c{number}");
+        let url = format!("http://{user}{address}{place}");
+        register(&t, &name, table! {"HTTP" = url.as_str(), "Interval" = "1s"}).await;
+        becomes(&t, &name, "passing", line).await;
+        let (_, output) = state(&t, &name).await;
+        assert!(output.contains(&format!("|Host: {address}|")), "{output}");
+        assert!(output.contains(header), "{output}");
+        deregister(&t, &name).await;
+    }
+    for place in ["/%zz", "/a%", "/#%1"] {
+        let url = format!("http://{address}{place}");
+        register(&t, "c", table! {"HTTP" = url.as_str(), "Interval" = "1s"}).await;
+        becomes(&t, "c", "critical", "invalid URL escape \"%").await;
+        deregister(&t, "c").await;
+    }
+}
+
+async fn a_check_of_a_service_has_other_members_than_others(t: T) {
+    if t.is_1_8("some members are unknown") {
+        return;
+    }
+    let target = "/v1/agent/service/register";
+    for (member, is_of_a_service, is_of_others) in [
+        ("\"ProxyHTTP\": \"x\"", true, false),
+        ("\"ProxyGRPC\": \"x\"", true, false),
+        ("\"disable_redirects\": true", false, true),
+        ("\"DisableRedirects\": true", true, true),
+    ] {
+        let name = t.name("x");
+        let check = format!("{{\"Name\": {name:?}, \"TTL\": \"90s\", {member}}}");
+        let service = format!("{{\"Name\": {name:?}, \"Check\": {check}}}");
+        let answer = t.raw("PUT", target, &service).await;
+        assert_eq!(answer.status == 200, is_of_a_service, "{service}: {}", answer.body);
+        let in_list = format!("{{\"Name\": {name:?}, \"Checks\": [{check}]}}");
+        let answer = t.raw("PUT", target, &in_list).await;
+        assert_eq!(answer.status == 200, is_of_a_service, "{in_list}: {}", answer.body);
+        t.raw("PUT", &format!("/v1/agent/service/deregister/{name}"), "").await;
+        let answer = t.raw("PUT", "/v1/agent/check/register", &check).await;
+        assert_eq!(answer.status == 200, is_of_others, "{check}: {}", answer.body);
+        t.raw("PUT", &format!("/v1/agent/check/deregister/{name}"), "").await;
+    }
 }

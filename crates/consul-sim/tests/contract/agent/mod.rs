@@ -177,6 +177,15 @@ async fn a_ttl_check_turns_critical_and_comes_back(t: T) {
     assert_eq!(output, "TTL expired (last output before timeout follows): alive");
     t.ok("agent_check_pass", args![check.as_str()]).await;
     assert_eq!(check_status(&t, &check).await, "passing");
+    // Registered again, it forgets the output.
+    t.ok("agent_check_pass", args![check.as_str(); "note" = "alive"]).await;
+    assert_eq!(ttl_service(&t, "1s").await, check);
+    t.until("the output is forgotten", || async {
+        let checks = t.value("agent_checks", args![]).await;
+        let found = checks.get(&check).unwrap();
+        text(found, "Status") == "critical" && text(found, "Output") == "TTL expired"
+    })
+    .await;
     t.ok("agent_service_deregister", args![t.name("s")]).await;
 }
 
