@@ -1,4 +1,4 @@
-//! The rights that a job has taken from roles of etcd: noted in its record, given back, and those of other jobs beside them.
+//! The rights that a job has taken from roles of etcd: how its record has them, and how they are given back.
 
 use super::{Keys, Phase, Record, Rights, encoded, others, record};
 use crate::Stop;
