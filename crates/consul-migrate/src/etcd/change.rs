@@ -124,22 +124,17 @@ impl Etcd {
         Ok(())
     }
 
-    /// The same, if none of them was set after this revision; returns whether none was.
+    /// Deletes these keys, without those that were set since they were read at these revisions.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn delete_as_of(&self, range: &Range, revision: u64) -> Result<bool, Refused> {
-        let (key, end) = (Base64(range.start.clone()), Base64(range.end.clone()));
-        let compare = json!({
-            "key": key, "range_end": end, "target": "MOD", "result": "LESS", "mod_revision": Int(revision + 1),
-        });
-        let delete = json!({ "requestDeleteRange": { "key": key, "range_end": end } });
-        let asked = json!({ "compare": [compare], "success": [delete] });
-        match self.ask::<Compared>("kv/txn", &asked).await {
-            // A server whose disk is full may refuse any transaction, and takes no new key either.
-            Err(Refused::Alarm(_)) => self.delete(range).await.map(|()| true),
-            done => Ok(done?.succeeded),
+    pub async fn delete_unchanged(&self, keys: &[(Bytes, u64)]) -> Result<(), Refused> {
+        for (key, from) in keys {
+            let change = Change { key: key.clone(), value: None, from: *from };
+            let asked = json!({ "compare": [change.compare()], "success": [change.operation()] });
+            let Compared { .. } = self.ask("kv/txn", &asked).await?;
         }
+        Ok(())
     }
 
     /// The members, as numbers, for which the alarm is on.

@@ -83,9 +83,9 @@ pub async fn give_back(
 }
 
 /// Gives back rights that this instance has taken, without a note in Consul: that takes no write, or its record does not have
-/// this taking, because it was restored, or another instance has begun another one. Each right may be given back while the job is
-/// not cut over and no other taking has it, also while another instance holds the job: a cut-over by roles names what it takes before it looks for
-/// what others have given back.
+/// this taking, because it was restored, or another instance has begun another one. Each right may be given back, also while
+/// another instance holds the job, unless a cut-over may rely on it: while the record has another taking, which was begun when
+/// roles lacked this right, and while this job, or another one whose keys the right has, is cut over.
 ///
 /// # Errors
 /// Errors of both sides.
@@ -98,9 +98,15 @@ pub async fn give_back_unnoted(
 ) -> Result<(), Stop> {
     let may_go_on = async |right: &Right| {
         let found = record(target, keys).await?;
-        let is_refused =
-            |it: Record| it.phase == Phase::Switched || it.is_taken_since(right, taking);
-        Ok::<_, Stop>(!found.is_some_and(|(it, _)| is_refused(it)))
+        let has_another = |it: &Record| it.taking != taking && !it.may_be_taken().is_empty();
+        if found.is_some_and(|(it, _)| it.phase == Phase::Switched || has_another(&it)) {
+            return Ok(false);
+        }
+        let relies = |it: &Record| {
+            let range = Range::prefix(&it.mapping.etcd_prefix);
+            it.phase == Phase::Switched && right.overlaps(&range)
+        };
+        Ok::<_, Stop>(!others(target, keys).await?.iter().any(|(_, it)| relies(it)))
     };
     etcd.give_back(taken, may_go_on).await.map(|_| ())
 }

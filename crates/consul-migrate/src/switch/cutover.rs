@@ -85,6 +85,11 @@ struct Own {
     is_taking: bool,
 }
 
+const OPEN: &str = "etcd TAKES WRITES although the job is cut over";
+
+/// For how long etcd is asked once more when the job is cut over.
+pub(crate) const LAST_LOOK: Duration = Duration::from_secs(3);
+
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
 pub struct CutOver {
@@ -98,6 +103,8 @@ pub struct CutOver {
     pub stopped: Duration,
     /// The rights that were taken from roles, which only the job's record in Consul knows otherwise.
     pub taken: Vec<Right>,
+    /// What lets writers of etcd go on although the job is cut over.
+    pub opened: Option<String>,
     /// If there are any, the job is not switched, and the alarm is to be lifted.
     pub differences: Vec<Difference>,
     /// Whether these are all.
@@ -317,7 +324,6 @@ pub async fn rights_now(etcd: &Etcd, record: &Record) -> Result<String, Refused>
 }
 
 async fn opened(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
-    const OPEN: &str = "etcd TAKES WRITES although the job is cut over";
     if !etcd.has_users().await? {
         return Ok(Some(format!("{OPEN}: its access control is switched off")));
     }
@@ -328,9 +334,9 @@ async fn opened(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused>
     let has_all = etcd.taken(&record.taken).await?.is_empty();
     let why = match (record.rights, has_all) {
         (Rights::GivingBack | Rights::GivenBack, true) => {
-            "a rollback has begun, and has given the rights back"
+            "a rollback or a finish has begun, and has given the rights back"
         }
-        (Rights::GivingBack, false) => "a rollback has begun to give the rights back",
+        (Rights::GivingBack, false) => "a rollback or a finish has begun to give the rights back",
         _ => "another job, an operator, or a request that came late has given rights",
     };
     let state = if has_all { OPEN } else { "etcd TAKES SOME WRITES although the job is cut over" };
@@ -364,14 +370,20 @@ pub async fn cut_over(
     };
     try_join(agreed, tail(run, &Until::Deleted(sentinel.clone()))).await?;
     catch_up(run).await?;
-    let switched = pin!(switch(run, freeze, frozen));
-    match select(switched, run.etcd.clock().sleep(limit)).await {
-        Either::Left((switched, _)) => switched,
-        Either::Right(_) => Err(Stop::Refused(format!(
-            "the cut-over was not done within {} s; --within gives it longer",
-            limit.as_secs()
-        ))),
+    let switched = Box::pin(switch(run, freeze, frozen));
+    let mut done = match select(switched, run.etcd.clock().sleep(limit)).await {
+        Either::Left((switched, _)) => switched?,
+        Either::Right(_) => {
+            return Err(Stop::Refused(format!(
+                "the cut-over was not done within {} s; --within gives it longer",
+                limit.as_secs()
+            )));
+        }
+    };
+    if done.differences.is_empty() {
+        done.opened = Box::pin(opened_since(run, freeze)).await;
     }
+    Ok(done)
 }
 
 /// Ends what an earlier cut-over has left.
@@ -537,23 +549,21 @@ async fn refuse_other_takings(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop>
 /// Deletes the sentinels that were there while this instance held the job, each by its name, and none of an instance
 /// that has taken over since.
 async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
-    let mut pages = Pages::new(
-        run.etcd,
-        Range::prefix(&sentinels(&run.job.record().mapping, &run.job.keys)),
-        0,
-        run.pace.page,
-    );
-    let mut left = Vec::new();
-    while let Some(page) = pages.next().await? {
-        left.extend(page.kvs.into_iter().map(|kv| kv.key.0));
-    }
+    let left = keys_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await?;
     if !left.is_empty() {
         run.job.next_epoch().await?;
     }
-    for sentinel in left {
-        run.etcd.delete(&Range::one(&sentinel)).await?;
+    Ok(run.etcd.delete_unchanged(&left).await?)
+}
+
+/// The keys of etcd below a prefix, with the revisions at which they were set.
+pub(crate) async fn keys_below(run: &Run<'_>, prefix: &[u8]) -> Result<Vec<(Bytes, u64)>, Stop> {
+    let mut pages = Pages::new(run.etcd, Range::prefix(prefix), 0, run.pace.page);
+    let mut found = Vec::new();
+    while let Some(page) = pages.next().await? {
+        found.extend(page.kvs.into_iter().map(|kv| (kv.key.0, kv.mod_revision.0)));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Refuses alarms of others, and says whose an alarm is. While any is on, this instance must hold the job: another that
@@ -702,14 +712,14 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let Found { tally, digests, differences, is_whole } = found;
     if differences.is_empty() {
         match freeze {
-            Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await?,
-            Freeze::Roles => {
-                // Users with the role root can write.
-                look_for_writers(run, begun + LOOKED_FOR).await?;
-                are_still_taken(run).await?;
-            }
-            Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
+            Freeze::Alarm | Freeze::AlarmThatOpens => {}
+            // Users with the role root can write.
+            Freeze::Roles | Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
+        // One may have begun since the first look.
+        refuse_other_tails(run).await?;
+        refuse_other_takings(run, freeze).await?;
+        are_still_stopped(run, freeze).await?;
         let record = run.job.record();
         let switched = Record {
             phase: Phase::Switched,
@@ -719,9 +729,6 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             tally: Some(tally.clone()),
             ..record
         };
-        // One may have begun since the first look.
-        refuse_other_tails(run).await?;
-        refuse_other_takings(run, freeze).await?;
         lock(&frozen.0).may_be_switched = true;
         let saved = run.job.save(switched, &[]).await;
         if let Err(Stop::Failed(error)) = &saved
@@ -739,8 +746,41 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let revision = run.job.record().revision - 1;
     let differences = verify::joined(differences, &run.job.record().mapping);
     let stopped = clock.now() - begun;
-    let taken = run.job.record().may_be_taken().to_vec();
-    Ok(CutOver { tally, digests, revision, stopped, taken, differences, is_whole })
+    let taken = match differences.is_empty() {
+        true => run.job.record().may_be_taken().to_vec(),
+        false => Vec::new(),
+    };
+    let opened = None;
+    Ok(CutOver { tally, digests, revision, stopped, taken, opened, differences, is_whole })
+}
+
+/// Refuses to end a cut-over if its freeze may have let writers go on.
+async fn are_still_stopped(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
+    match freeze {
+        Freeze::Alarm | Freeze::AlarmThatOpens => is_still_on(run).await,
+        Freeze::Roles => are_still_taken(run).await,
+        Freeze::Operator => Ok(()),
+    }
+}
+
+/// Looks once more after the switch: the last look before it was a request earlier, and others know only now that the job is cut
+/// over. Returns what lets writers go on; `None` also if etcd does not tell soon.
+async fn opened_since(run: &Run<'_>, freeze: Freeze) -> Option<String> {
+    let look = async {
+        match freeze {
+            Freeze::Alarm | Freeze::AlarmThatOpens => {
+                let on = run.etcd.alarms().await?;
+                let is_on = run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm));
+                Ok((!is_on).then(|| format!("{OPEN}: the alarm is lifted")))
+            }
+            Freeze::Roles => opened(run.etcd, &run.job.record()).await,
+            Freeze::Operator => Ok(None),
+        }
+    };
+    match select(pin!(look), run.etcd.clock().sleep(LAST_LOOK)).await {
+        Either::Left((Ok::<_, Refused>(opened), _)) => opened,
+        _ => None,
+    }
 }
 
 /// Refuses writers that have set keys since the last look, until this moment at least.

@@ -5,7 +5,7 @@ use crate::job::source::restored;
 use crate::job::{Keys, Phase, Record};
 use crate::mapping::{JOBS, Mapping, Op, part_of};
 use crate::snapshot::survey::shown;
-use crate::switch::cutover::{lift, sentinels, whose};
+use crate::switch::cutover::{keys_below, lift, sentinels, whose};
 use crate::switch::rollback::{marks, rollback_has_begun, value_in_consul};
 use crate::tally::Tally;
 use crate::target::names::Names;
@@ -124,14 +124,10 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     still_refused(run, done).await?;
     // If this one is killed here, the next run does not take their absence for a restore.
     run.job.save(Record { left: None, ..run.job.record() }, &[]).await?;
-    loop {
-        let revision = run.etcd.revision(&Range::prefix(&own).start).await?;
-        // Another instance that takes over puts its own after that.
-        run.job.apply(&[]).await?;
-        if run.etcd.delete_as_of(&Range::prefix(&own), revision).await? {
-            break;
-        }
-    }
+    let found = keys_below(run, &own).await?;
+    // Another instance that takes over puts its own after that.
+    run.job.apply(&[]).await?;
+    run.etcd.delete_unchanged(&found).await?;
     done.left = Some(run.etcd.count(&range, 0).await?.0);
     done.all = match run.etcd.count(&Range::prefix(b""), 0).await {
         Ok((all, _)) => Some(all),

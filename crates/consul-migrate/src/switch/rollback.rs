@@ -13,16 +13,18 @@ use crate::job::source::restored;
 use crate::job::{Keys, Phase, Record};
 use crate::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
 use crate::snapshot::survey::shown;
-use crate::switch::cutover::{left, lift, refuse_alarms, sentinels, write};
+use crate::switch::cutover::{LAST_LOOK, keys_below, left, lift, refuse_alarms, sentinels, write};
 use crate::target::{Stored, Target};
 use crate::verify::{self, Difference};
 use crate::{Run, Stop};
 use bytes::{Bytes, BytesMut};
 use consul_api::error::{Error, Kind};
+use futures_util::future::select;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -220,13 +222,13 @@ async fn make_as_consul(
             return Err(Stop::Refused(named_oversized(&oversized)));
         }
         if !is_dry {
-            let ended = run.etcd.revision(&Range::prefix(&marks).start).await?;
+            let mut own = keys_below(run, &marks).await?;
+            own.extend(keys_below(run, &left(mapping, &run.job.keys)).await?);
             end(run, if done.changed.is_empty() { revision } else { known }).await?;
             done.not_given_back = not_given_back(run).await?;
             // The next cut-over deletes those that are left. From now on another instance may have put its own.
-            for own in [marks, left(mapping, &run.job.keys)] {
-                let _ = run.etcd.delete_as_of(&Range::prefix(&own), ended).await;
-            }
+            let deleted = pin!(run.etcd.delete_unchanged(&own));
+            let _ = select(deleted, run.etcd.clock().sleep(LAST_LOOK)).await;
         }
         return Ok(done);
     }

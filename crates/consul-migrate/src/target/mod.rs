@@ -555,7 +555,7 @@ impl Target {
     /// A key, read with all that begin as its name does, up to what a server may refuse, or a URL has no room for.
     async fn entry_of_tree(&self, key: &str) -> Result<Option<Stored>, Error> {
         let mut prefix = within_url(key);
-        while !is_plain(prefix) {
+        while !(is_plain(prefix) && check_key(prefix).is_ok()) {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
         }
         let args = Args::new().arg(prefix).opt("consistent", true);

@@ -108,6 +108,7 @@ struct Shown {
     digests: Option<Object<Digests>>,
     #[serde(default)]
     taken: Vec<Object<Right>>,
+    opened: Option<String>,
     error: Option<Object<Failed>>,
 }
 
@@ -215,6 +216,9 @@ impl Shown {
         if let Some(seconds) = self.stopped_seconds {
             text += &format!("writers were stopped for {seconds:.2} s\n");
         }
+        if let Some(opened) = &self.opened {
+            text += &format!("{opened}\n");
+        }
         if let Some(Object(Digests { etcd, consul })) = &self.digests {
             let same = if etcd == consul { "the same on both sides" } else { "NOT the same" };
             text += &format!("digests, {same}:\n  etcd    {etcd}\n  Consul  {consul}\n");
@@ -225,7 +229,7 @@ impl Shown {
                     "taken from roles of etcd until `finish` or `rollback`; without the job, by:\n"
                 }
                 Some(_) => {
-                    "taken from roles of etcd; if `status` does not say that they may write, give them back by:\n"
+                    "taken from roles of etcd; when etcd is to take writes again, which it is not while `status` says that the job is cut over, give them back by:\n"
                 }
             };
             let taken = self.taken.iter().map(|Object(right)| right);

@@ -32,6 +32,9 @@ pub const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
 
 const IF_LOST: &str = "if the job in Consul is lost, give the rights back by:";
 
+const STILL_REFUSED: &str = "not cut over, and etcd STILL REFUSES WRITES: unless `status` says that the job is cut over, give the rights \
+                             back by";
+
 const NOT_NAMED: &str = "roles of etcd lack rights that this cut-over has taken, and the job does not name them, so that nothing gives them \
                          back; when etcd is to take writes again, give them back by:";
 
@@ -90,9 +93,14 @@ pub async fn cutover(
         }
         Ok(done)
     });
-    let done = done.await?;
+    let mut done = done.await?;
+    if !done.differences.is_empty() {
+        // First: writers are not to wait for those that read the output.
+        unfreeze(session, name).await?;
+        done.taken = session.frozen.taken();
+    }
     let (text, json) = (told(&done, asked.freeze), as_json(&done));
-    Ok(Done { text, json, is_well: done.differences.is_empty() })
+    Ok(Done { text, json, is_well: done.differences.is_empty() && done.opened.is_none() })
 }
 
 fn as_json(done: &CutOver) -> Value {
@@ -101,6 +109,7 @@ fn as_json(done: &CutOver) -> Value {
         "verb": "cutover", "keys": done.is_whole.then_some(&done.tally), "revision": done.revision,
         "stopped_seconds": done.stopped.as_secs_f64(), "missing": missing, "extra": extra, "different": different,
         "differences": done.differences, "whole": done.is_whole, "digests": done.digests, "taken": done.taken,
+        "opened": done.opened,
     })
 }
 
@@ -121,6 +130,7 @@ fn told(done: &CutOver, freeze: Given) -> String {
         return text;
     }
     let state = match freeze {
+        _ if done.opened.is_some() => "another program has let etcd take writes meanwhile",
         Given::Alarm => "etcd refuses writes, and `rollback` undoes that",
         Given::Roles => "the roles of etcd may not write, and `rollback` undoes that",
         Given::Operator => KEEP_STOPPED,
@@ -131,6 +141,9 @@ fn told(done: &CutOver, freeze: Given) -> String {
          start the programs with Consul's address: {state}",
         done.tally
     );
+    if let Some(opened) = &done.opened {
+        text += &format!("\n{opened}");
+    }
     if !done.taken.is_empty() {
         text += &format!("\n{IF_LOST}\n");
         text += listed(&done.taken, done.taken.len(), "--json names all").trim_end();
@@ -226,10 +239,7 @@ async fn is_undone(session: &Session, name: &str) -> Result<bool, Failure> {
             Ok(true)
         }
         Ok(Some(_)) => {
-            name_taken(
-                session,
-                "not cut over, and etcd STILL REFUSES WRITES: give the rights back by",
-            );
+            name_taken(session, STILL_REFUSED);
             Ok(true)
         }
         Ok(None) => {

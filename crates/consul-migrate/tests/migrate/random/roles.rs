@@ -4,7 +4,7 @@ use super::super::etcd::text;
 use super::super::fake::RolesBy;
 use super::{World, instance};
 use bytes::Bytes;
-use consul_migrate::etcd::Right;
+use consul_migrate::etcd::{Range, Right};
 use consul_migrate::job::{self, Job, Keys, Phase, Record, Rights};
 use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
@@ -12,7 +12,7 @@ use consul_migrate::{
     may_cut_over, rights_now, roles_refused, roll_back, taken_late,
 };
 use consul_process::clock::Clock as _;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -116,6 +116,8 @@ pub fn run() {
     are_named_by_state();
     of_keys_of_other_jobs_are_told();
     end_with_access_control();
+    given_back_before_the_switch_are_told();
+    of_a_lost_record_are_given_back_unless_another_cut_over_may_rely_on_them();
     that_another_job_has_taken_are_not_relied_on();
     are_told_when_a_way_back_ends_early();
     tell_who_has_switched();
@@ -236,9 +238,9 @@ fn are_named_by_state() {
             let said = rights_now(&world.etcd, &run.job.record()).await.unwrap();
             let words = match (state, rights) {
                 (0, _) => "may not write since the cut-over",
-                (7, Rights::GivingBack) => "a rollback has begun, and",
+                (7, Rights::GivingBack) => "a rollback or a finish has begun",
                 (7, _) => "etcd TAKES WRITES although",
-                (_, Rights::GivingBack) => "a rollback has begun to give",
+                (_, Rights::GivingBack) => "a rollback or a finish has begun to give",
                 _ => "another job, an operator, or a request that came late",
             };
             assert!(said.contains(words), "{state} {rights:?}: {said}");
@@ -657,6 +659,94 @@ fn end_with_access_control() {
     assert!(said.len() == 2 && said.iter().filter(|it| is_late(it)).count() == 1, "{said:?}");
 }
 
+/// Another program lets the writers go on at each of the last moments of a cut-over, which then does not come to its end or says
+/// so.
+fn given_back_before_the_switch_are_told() {
+    let open = [
+        (Freeze::Roles, (|world| world.fake.have_no_users()) as fn(&World)),
+        (Freeze::Roles, |world| world.fake.permit("app", "READWRITE", "/app/", "/app0")),
+        (Freeze::Alarm, |world| world.fake.lift()),
+    ];
+    for (place, (freeze, open)) in open.into_iter().enumerate() {
+        let lasts = |after: Option<Duration>| {
+            let world = with("3.6.0", ROLES[0]);
+            world.works(async {
+                let (run, kept) = world.hold(1).await.unwrap();
+                load(&run, kept).await.unwrap();
+                let begun = world.clock.now();
+                let is_early = async {
+                    let Some(after) = after else { return false };
+                    world.clock.sleep(after).await;
+                    let is_early =
+                        world.record().await.is_none_or(|it| it.phase != Phase::Switched)
+                            && (freeze == Freeze::Roles || !world.fake.alarms().is_empty());
+                    open(&world);
+                    is_early
+                };
+                let consent = async |_| Ok(());
+                let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+                let cut = Box::pin(cut_over(&run, freeze, &frozen, limit, consent));
+                let (done, is_early) = join(cut, is_early).await;
+                (done, is_early, world.clock.now() - begun)
+            })
+        };
+        let whole = lasts(None).2.as_millis() as u64;
+        let mut ends = BTreeSet::new();
+        for ms in whole.saturating_sub(60)..whole {
+            let (done, is_early, _) = lasts(Some(Duration::from_millis(ms)));
+            let is_told = done.is_err() || done.is_ok_and(|it| it.opened.is_some());
+            assert!(is_told || !is_early, "{place}, {ms} of {whole} ms");
+            ends.insert((is_early, is_told));
+        }
+        assert!(ends.contains(&(true, true)), "{place}: {ends:?}");
+    }
+}
+
+/// Consul has lost the record of what a cut-over has taken, and another one may rely on that: of the same job, or of another one.
+fn of_a_lost_record_are_given_back_unless_another_cut_over_may_rely_on_them() {
+    let phases = [Phase::Tail, Phase::Switched];
+    let states = [None, Some(Rights::Taken), Some(Rights::GivingBack), Some(Rights::GivenBack)];
+    let jobs = [("job", "/app/"), ("other", "/app/"), ("other", "/b/")];
+    for ((phase, state), (job, prefix)) in phases
+        .into_iter()
+        .flat_map(|it| states.map(|state| (it, state)))
+        .flat_map(|it| jobs.map(|job| (it, job)))
+    {
+        let world = with("3.5.0", ROLES[3]);
+        let before = world.fake.permissions("app");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let (keys, older) = (Keys::new("job"), run.job.record());
+            let frozen = cut_with_a_difference(&world, &run).await;
+            world.fake.permit("later", "READWRITE", "/app/x", "");
+            let all = world.etcd.rights_to_write(&Range::prefix(b"/app/")).await.unwrap();
+            let (taken, rights) = match state {
+                None => (Vec::new(), Rights::Taken),
+                Some(rights) => (all, rights),
+            };
+            let mapping = Mapping { etcd_prefix: prefix.into(), ..older.mapping.clone() };
+            let other = Record { phase, taken, rights, taking: 7, mapping, ..older.clone() };
+            let lost = Restored::WithoutRecord.ops(&keys, &older);
+            let value = serde_json::to_vec(&other).unwrap().into();
+            let other = Op::set(Keys::new(job).record, value);
+            world.direct.txn_surely(&[], &lost).await.unwrap();
+            world.direct.txn_surely(&[], &[other]).await.unwrap();
+            let lacking = frozen.lift(&world.etcd, &world.target, &keys).await.unwrap();
+            let is_held = matches!(state, Some(Rights::Taken | Rights::GivingBack));
+            let is_left = match (job, phase) {
+                (_, Phase::Switched) => prefix == "/app/",
+                ("job", _) => is_held,
+                _ => false,
+            };
+            let case = format!("{phase:?} {state:?} {job} {prefix}");
+            assert_eq!(lacking.is_some_and(|it| !it.is_empty()), is_left, "{case}");
+            assert_eq!(world.fake.permissions("app") == before, !is_left, "{case}");
+            assert_eq!(frozen.taken().is_empty(), !is_left, "{case}");
+        });
+    }
+}
+
 /// Whose rights have keys of this job, by phase and by what has become of them.
 fn that_another_job_has_taken_are_not_relied_on() {
     let phases = [Phase::Tail, Phase::Switched];
@@ -728,7 +818,9 @@ fn are_told_when_a_way_back_ends_early() {
         roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         let early = Record { rights: Rights::GivenBack, ..switched };
         let said = rights_now(&world.etcd, &early).await.unwrap();
-        for needed in ["etcd TAKES WRITES", "a rollback has begun, and has given the rights back"] {
+        for needed in
+            ["etcd TAKES WRITES", "a rollback or a finish has begun, and has given the rights back"]
+        {
             assert!(said.contains(needed), "{said}");
         }
     });
