@@ -103,7 +103,7 @@ pub struct CutOver {
     pub stopped: Duration,
     /// The rights that were taken from roles, which only the job's record in Consul knows otherwise.
     pub taken: Vec<Right>,
-    /// What lets writers of etcd go on although the job is cut over.
+    /// Why writers of etcd can go on although the job is cut over; `None` if they cannot, or that was not told soon.
     pub opened: Option<String>,
     /// If there are any, the job is not switched, and the alarm is to be lifted.
     pub differences: Vec<Difference>,
