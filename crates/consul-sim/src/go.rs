@@ -3,9 +3,26 @@
 
 use consul_api::value::duration;
 use consul_api::value::shape::is_printable;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// The bytes that a path keeps as they are. Source: `shouldEscape` of Go's `net/url`.
+pub(crate) const OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
 
 /// Bytes as text, with one U+FFFD for each byte that is not UTF-8, as Go's JSON encoder writes it.
 pub(super) fn lossy(bytes: &[u8]) -> String {

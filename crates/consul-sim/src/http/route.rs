@@ -5,7 +5,7 @@ use super::reply::{Refusal, Reply, Style};
 use super::request::{Call, Cut, Query, unescape};
 use crate::blocking::{self, ReadOptions};
 use crate::filter::{self, Filter};
-use crate::go::lossy;
+use crate::go::{OF_A_PATH, lossy};
 use crate::settings::Settings;
 use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
@@ -20,7 +20,7 @@ use consul_process::sync::lock;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, LOCATION, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -403,22 +403,6 @@ fn unknown(path: &str) -> Reply {
     Reply::text(StatusCode::NOT_FOUND, text)
 }
 
-/// The characters that Go's `url.URL` encodes in a path.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b'/')
-    .remove(b':')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b'@');
-
 /// The target of a redirect, for a path that is not clean, or is not that of a route (`is_exact`) and lacks the slash at its end.
 fn redirect(path: &str, is_exact: bool) -> Option<String> {
     let is_unclean = |pair: &[u8]| matches!(pair, b"//" | b"/.");
@@ -430,7 +414,7 @@ fn redirect(path: &str, is_exact: bool) -> Option<String> {
                 clean.push('/');
             }
             // Go's mux cleans the encoded path and encodes it again.
-            return Some(utf8_percent_encode(&clean, ENCODED).to_string());
+            return Some(utf8_percent_encode(&clean, OF_A_PATH).to_string());
         }
     }
     if is_exact {

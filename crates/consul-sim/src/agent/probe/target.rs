@@ -1,27 +1,11 @@
 //! Where the request of a check goes, as Go reads a URL and writes it into a request.
 
 use super::NO_ESCAPE;
-use crate::go;
+use crate::go::{self, OF_A_PATH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-
-/// The bytes that a path keeps as they are. Source: `shouldEscape` of Go's `net/url`.
-const OF_A_PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b'/')
-    .remove(b':')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b'@');
+use percent_encoding::{percent_decode_str, percent_encode};
 
 /// The bytes that a path may have besides. Source: `validEncoded` there.
 const ALSO_VALID: &[u8] = b"!'()*[]%";
