@@ -428,10 +428,15 @@ fn reply_headers(
 pub(super) fn cache_headers(reply: Reply, state: &mut State, call: &Call, asked: bool) -> Reply {
     let read = format!("{} {} {}", call.endpoint.name, call.rest_text(), call.query.identity());
     let token = state.given_secret(call);
-    match (asked, state.cached.insert((token, read))) {
-        (false, _) => reply,
-        (true, true) => reply.with_text("x-cache", "MISS"),
-        (true, false) => reply.with_text("x-cache", "HIT").with_text("age", "0"),
+    let is_new = state.cached.insert((token, read));
+    if asked { from_cache(reply, is_new) } else { reply }
+}
+
+/// Says whether the agent's cache had the answer.
+pub(super) fn from_cache(reply: Reply, is_new: bool) -> Reply {
+    match is_new {
+        true => reply.with_text("x-cache", "MISS"),
+        false => reply.with_text("x-cache", "HIT").with_text("age", "0"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Keys;
 use crate::Stop;
-use crate::etcd::Right;
+use crate::etcd::{Range, Right};
 use crate::mapping::{Choice, JOBS, Mapping, Problem};
 use crate::tally::Tally;
 use crate::target::{Stored, Target};
@@ -175,6 +175,11 @@ impl Record {
     /// Whether another taking than this one has a right for the same keys, and gives it back.
     pub(crate) fn is_taken_since(&self, right: &Right, taking: u64) -> bool {
         self.taking != taking && self.may_be_taken().iter().any(|it| it.is_for_keys_of(right))
+    }
+
+    /// Whether programs may set keys of this job in etcd, although it is cut over, when a role has this right again.
+    pub(super) fn is_opened_by(&self, right: &Right) -> bool {
+        self.phase == Phase::Switched && right.overlaps(&Range::prefix(&self.mapping.etcd_prefix))
     }
 
     /// The rights that roles have again, as far as this job has taken any.

@@ -2,7 +2,7 @@
 
 use super::{Keys, Phase, Record, Rights, encoded, others, record};
 use crate::Stop;
-use crate::etcd::{Etcd, Range, Right};
+use crate::etcd::{Etcd, Right};
 use crate::target::{Check, Outcome, Target};
 use consul_api::error::Error;
 
@@ -19,10 +19,7 @@ pub async fn also_opened(
     if rights.is_empty() {
         return Ok(Vec::new());
     }
-    let is_opened = |other: &Record| {
-        let range = Range::prefix(&other.mapping.etcd_prefix);
-        other.phase == Phase::Switched && rights.iter().any(|right| right.overlaps(&range))
-    };
+    let is_opened = |other: &Record| rights.iter().any(|right| other.is_opened_by(right));
     let others = others(target, keys).await?.into_iter();
     Ok(others.filter(|(_, other)| is_opened(other)).map(|(name, _)| name).collect())
 }
@@ -102,11 +99,7 @@ pub async fn give_back_unnoted(
         if found.is_some_and(|(it, _)| it.phase == Phase::Switched || has_another(&it)) {
             return Ok(false);
         }
-        let relies = |it: &Record| {
-            let range = Range::prefix(&it.mapping.etcd_prefix);
-            it.phase == Phase::Switched && right.overlaps(&range)
-        };
-        Ok::<_, Stop>(!others(target, keys).await?.iter().any(|(_, it)| relies(it)))
+        Ok::<_, Stop>(!others(target, keys).await?.iter().any(|(_, it)| it.is_opened_by(right)))
     };
     etcd.give_back(taken, may_go_on).await.map(|_| ())
 }

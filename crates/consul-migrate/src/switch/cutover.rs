@@ -87,8 +87,8 @@ struct Own {
 
 const OPEN: &str = "etcd TAKES WRITES although the job is cut over";
 
-/// For how long etcd is asked once more when the job is cut over.
-pub(crate) const LAST_LOOK: Duration = Duration::from_secs(3);
+/// For how long a side is asked at the end for what the result does not depend on, or while writers may be stopped.
+pub const LAST_LOOK: Duration = Duration::from_secs(3);
 
 /// A cut-over that came to its end, or found differences.
 #[derive(Debug)]
@@ -769,9 +769,7 @@ async fn opened_since(run: &Run<'_>, freeze: Freeze) -> Option<String> {
     let look = async {
         match freeze {
             Freeze::Alarm | Freeze::AlarmThatOpens => {
-                let on = run.etcd.alarms().await?;
-                let is_on = run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm));
-                Ok((!is_on).then(|| format!("{OPEN}: the alarm is lifted")))
+                Ok((!is_own_on(run).await?).then(|| format!("{OPEN}: the alarm is lifted")))
             }
             Freeze::Roles => opened(run.etcd, &run.job.record()).await,
             Freeze::Operator => Ok(None),
@@ -799,10 +797,15 @@ fn refuse_writers(set: u64) -> Result<(), Stop> {
     }
 }
 
+/// Whether the alarm of this cut-over is on.
+async fn is_own_on(run: &Run<'_>) -> Result<bool, Refused> {
+    let on = run.etcd.alarms().await?;
+    Ok(run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)))
+}
+
 /// Refuses to end a cut-over during which etcd can have taken writes.
 async fn is_still_on(run: &Run<'_>) -> Result<(), Stop> {
-    let on = run.etcd.alarms().await?;
-    if run.job.record().alarms.last().is_some_and(|alarm| on.contains(alarm)) {
+    if is_own_on(run).await? {
         return Ok(());
     }
     // Another instance that has taken over meanwhile has lifted it.

@@ -2,7 +2,6 @@
 
 use super::checks::{DueCheck, Probe, ProbeResult, Schedule};
 use super::local::LocalCheck;
-use super::probe::NO_ESCAPE;
 use crate::Agent;
 use crate::store::State;
 use crate::store::catalog::Check;
@@ -221,10 +220,6 @@ fn status_and_output(
                 429 => ("warning", output),
                 _ => ("critical", output),
             }
-        }
-        // There was no request.
-        (Probe::Http { url, .. }, ProbeResult::Failed(why)) if why.starts_with(NO_ESCAPE) => {
-            ("critical", format!("parse {url:?}: {why}"))
         }
         (Probe::Http { method, url, .. }, ProbeResult::Failed(why)) => {
             ("critical", failed_at(method, url, &why))

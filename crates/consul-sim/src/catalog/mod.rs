@@ -10,7 +10,7 @@ pub(super) mod service_json;
 pub(super) mod txn;
 
 use super::acl::{Authority, Resource};
-use super::blocking::{Headers, Read, ResultIndex, check_cache_control, consistency};
+use super::blocking::{Headers, Read, ResultIndex, check_cache_control, consistency, from_cache};
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -55,10 +55,8 @@ fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let control = call.header(&CACHE_CONTROL).to_ascii_lowercase();
     let mut directives = control.split(',').map(str::trim);
     let is_new = directives.any(|directive| ["max-age=0", "must-revalidate"].contains(&directive));
-    Ok(match state.cached.insert((None, call.endpoint.name.to_owned())) || is_new {
-        true => reply.with_text("x-cache", "MISS"),
-        false => reply.with_text("x-cache", "HIT").with_text("age", "0"),
-    })
+    let is_first = state.cached.insert((None, call.endpoint.name.to_owned()));
+    Ok(from_cache(reply, is_first || is_new))
 }
 
 /// Whether a node has all the metadata of the query.

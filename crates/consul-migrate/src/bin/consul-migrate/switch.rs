@@ -10,17 +10,14 @@ use consul_api::error::Error;
 use consul_cli::print::{PROGRAM, counted, say};
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, FORGOTTEN, Freeze, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
-    lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back, rollback_has_begun,
-    tail,
+    CutOver, FORGOTTEN, Freeze, LAST_LOOK, MayChange, Report, RolledBack, Run, Stop, Until,
+    cut_over, lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back,
+    rollback_has_begun, tail,
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// For how long Consul is asked how far an interrupted cut-over came, while writers may be stopped.
-const LAST_LOOK: Duration = Duration::from_secs(3);
 
 const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of other keys too, until programs use Consul or \
                      rollback lifts the alarm.";

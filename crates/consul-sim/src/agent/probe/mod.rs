@@ -19,9 +19,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use url::Url;
 
-/// How the error of a URL begins that Go does not read.
-pub(super) const NO_ESCAPE: &str = "invalid URL escape";
-
 /// The part of an answer's body that is read.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -105,6 +102,10 @@ async fn answer(probe: &Probe) -> Result<ProbeResult, String> {
     let Probe::Http { url, method, headers, body, follows, tls, .. } = probe else {
         return Ok(ProbeResult::NotRun);
     };
+    if let Err(why) = target::check(url) {
+        let output = format!("parse {url:?}: {why}");
+        return Ok(ProbeResult::Said { status: "critical", output });
+    }
     let (mut url, mut method, mut body) = (url.clone(), method.clone(), body.clone());
     let (mut referer, mut count) = (None, 0);
     loop {

@@ -1,6 +1,5 @@
 //! Where the request of a check goes, as Go reads a URL and writes it into a request.
 
-use super::NO_ESCAPE;
 use crate::go::{self, OF_A_PATH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,19 +15,36 @@ pub(super) struct Target {
     pub authorization: Option<HeaderValue>,
 }
 
-pub(super) fn target(url: &str) -> Result<Target, String> {
+/// The parts of a URL with an authority; the query has its question mark.
+struct Parts<'a> {
+    scheme: &'a str,
+    authority: &'a str,
+    path: &'a str,
+    query: &'a str,
+    fragment: &'a str,
+}
+
+fn parts(url: &str) -> Option<Parts<'_>> {
     let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, place) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (path, query) = place.split_at(place.find('?').unwrap_or(place.len()));
+    Some(Parts { scheme, authority, path, query, fragment })
+}
+
+/// Refuses a URL that Go does not read, so that there is no request.
+pub(super) fn check(url: &str) -> Result<(), String> {
+    let texts = parts(url).map_or([""; 2], |it| [it.path, it.fragment]);
+    texts.into_iter().try_for_each(check_escapes)
+}
+
+pub(super) fn target(url: &str) -> Result<Target, String> {
+    check(url)?;
+    let Some(Parts { scheme, authority, path, query, .. }) = parts(url) else {
+        let url = url.split('#').next().unwrap_or_default();
         let uri = url.parse().map_err(|error| format!("{error}"))?;
         return Ok(Target { uri, authorization: None });
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, place) = rest.split_at(end);
-    let (path, query) = match place.split_once('?') {
-        Some((path, query)) => (path, format!("?{query}")),
-        None => (place, String::new()),
-    };
-    [path, fragment].into_iter().try_for_each(check_escapes)?;
     let (user, host) = match authority.rsplit_once('@') {
         Some((user, host)) => (Some(user), host),
         None => (None, authority),
@@ -57,7 +73,7 @@ fn check_escapes(text: &str) -> Result<(), String> {
         let rest = &text[place..];
         if !is_hex(rest.as_bytes().get(1)) || !is_hex(rest.as_bytes().get(2)) {
             let shown: String = rest.chars().take(3).collect();
-            return Err(format!("{NO_ESCAPE} {}", go::quoted(&shown)));
+            return Err(format!("invalid URL escape {}", go::quoted(&shown)));
         }
     }
     Ok(())
