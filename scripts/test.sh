@@ -204,7 +204,7 @@ step_rust() {
     run_cargo_test "${rust_tests[@]}" --doc
 }
 
-# Of those of clusters, the ones that compute for half a minute each.
+# Of those of clusters, the ones that compute longest; `make test-all` runs them.
 long_of_clusters=(
     log_lines::each_line_that_others_can_cause_is_limited
     nodes::answers_of_another_program_change_neither_members_nor_leader_nor_map
@@ -212,6 +212,8 @@ long_of_clusters=(
     stores::disks::an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped_and_its_node_is_first
     stores::leadership::the_largest_store_has_shards_moved_to_a_node_that_joins
 )
+# Of the migration, its histories: with PART=quick some of them.
+histories_of_migrations=random_histories_with_faults_and_kills_end_equal
 
 step_cluster() {
     PART=quick run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]/#/--skip=}"
@@ -222,6 +224,7 @@ step_servers() {
     run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
     run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]}"
     grep -q "^running ${#long_of_clusters[@]} tests" "$log" || add 0 1 0
+    run_cargo_test "${rust_tests[@]}" --test migrate -- "$histories_of_migrations"
 }
 
 step_nodes() {

@@ -140,7 +140,14 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
+    /// A key that no import sets ends an export.
     async fn add(&mut self, name: String) -> Result<(), Stop> {
+        if let Err(why) = check_key(&name) {
+            let name = shown(name.as_bytes());
+            return Err(
+                Error::argument(format!("the key \"{name}\" cannot be exported: {why}")).into()
+            );
+        }
         self.waiting.push(name);
         if self.waiting.len() == self.target.max_ops { self.flush().await } else { Ok(()) }
     }
