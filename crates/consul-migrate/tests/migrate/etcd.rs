@@ -307,8 +307,9 @@ impl Gateway {
                 return serde_json::from_slice(answer).unwrap();
             }
             let said = found.map(|(status, said)| (status, String::from_utf8(said)));
-            // A busy etcd 3.4 has answered so to a grant right after it had added the role.
-            let is_late = matches!(&said, Some((412, Ok(said))) if said.contains("name not found"));
+            // A busy etcd has answered so to a grant right after it had added the role: 3.4 with 412, 3.6 with 400.
+            let is_late =
+                matches!(&said, Some((400 | 412, Ok(said))) if said.contains("name not found"));
             let may_repeat = self.servers.len() > 1 || is_late;
             assert!(may_repeat && Instant::now() < end, "{what}: {said:?}");
             self.next.set((self.next.get() + 1) % self.servers.len());
