@@ -191,9 +191,13 @@ rust_targets() {
     done
 }
 
-# step_waiting BINARY
+# step_waiting BINARY [TEST…]: without these.
 step_waiting() {
-    PART=quick run_cargo_test "${rust_tests[@]}" --test "$1"
+    PART=quick run_cargo_test "${rust_tests[@]}" --test "$1" -- --exact "${@:2}"
+}
+
+step_migrate() {
+    step_waiting migrate "${long_of_migrations[@]/#/--skip=}"
 }
 
 step_rust() {
@@ -204,7 +208,7 @@ step_rust() {
     run_cargo_test "${rust_tests[@]}" --doc
 }
 
-# Of those of clusters, the ones that compute longest; `make test-all` runs them.
+# Of those of clusters and of migrations, the ones that compute longest: `make test-all` runs them.
 long_of_clusters=(
     log_lines::each_line_that_others_can_cause_is_limited
     nodes::answers_of_another_program_change_neither_members_nor_leader_nor_map
@@ -212,19 +216,31 @@ long_of_clusters=(
     stores::disks::an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped_and_its_node_is_first
     stores::leadership::the_largest_store_has_shards_moved_to_a_node_that_joins
 )
-# Of the migration, its histories: with PART=quick some of them.
-histories_of_migrations=random_histories_with_faults_and_kills_end_equal
+long_of_migrations=(
+    a_413_of_what_is_before_either_side_makes_requests_smaller
+    a_move_that_is_finished_leaves_nothing
+    a_request_that_arrives_late_changes_nothing
+    exports_are_read_however_they_are_encoded
+    names_and_values_at_each_limit_are_found_moved_and_moved_back
+    rights_are_taken_from_roles_and_given_back
+    rights_come_back_or_are_named_when_consul_has_lost_their_record
+)
 
 step_cluster() {
-    PART=quick run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]/#/--skip=}"
+    step_waiting cluster "${long_of_clusters[@]/#/--skip=}"
+}
+
+# run_long BINARY TEST…: these, each of which is there.
+run_long() {
+    run_cargo_test "${rust_tests[@]}" --test "$1" -- --exact "${@:2}"
+    grep -q "^running $(($# - 1)) tests" "$log" || add 0 1 0
 }
 
 step_servers() {
     PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
     run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
-    run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]}"
-    grep -q "^running ${#long_of_clusters[@]} tests" "$log" || add 0 1 0
-    run_cargo_test "${rust_tests[@]}" --test migrate -- "$histories_of_migrations"
+    run_long cluster "${long_of_clusters[@]}"
+    run_long migrate "${long_of_migrations[@]}"
 }
 
 step_nodes() {
@@ -336,7 +352,8 @@ run_one() {
         busted-files-quick) run_step "$1" step_specs spec/*_spec.lua ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
-        *) if [[ " ${waiting[*]} " == *" $1 "* ]]; then run_step "$1" step_waiting "$1"; else run_step "$1" "step_$1"; fi ;;
+        contract | coordination | tools) run_step "$1" step_waiting "$1" ;;
+        *) run_step "$1" "step_$1" ;;
     esac
 }
 

@@ -10,7 +10,8 @@ use std::fmt::Display;
 
 /// Parts of the names of the tests that `make test-all` adds to `make test`: they need real servers, other clients or
 /// other engines.
-const ADDED: [&str; 6] = ["1.21", "1.8", "[etcd]", "go_client", "lua5.1", "lua5.4"];
+const ADDED: [&str; 7] =
+    ["1.21", "1.8", "[etcd]", "go_client", "the_example_runs", "lua5.1", "lua5.4"];
 
 /// Whether a test of this name runs: all do; with `PART=quick` in the environment only `make test`'s, with `PART=added`
 /// only the tests that `make test-all` adds.

@@ -3,7 +3,6 @@
 //!
 //!     SEED=17 cargo test … --test migrate random      one seed
 //!     FROM=200 SEEDS=300 cargo test …                 those from 200 to 299
-//!     PART=quick cargo test …                         the 20 of `make test`
 
 pub mod beside;
 pub mod between;
@@ -64,7 +63,6 @@ use tokio::sync::oneshot;
 
 const SEEDS: u64 = 200;
 const LONG_SEEDS: u64 = 5000;
-const QUICK_SEEDS: u64 = 20;
 
 /// An instance that was replaced raises its alarm after the other one has looked for those that were left.
 const LATE_ALARM: u64 = 1271;
@@ -119,11 +117,7 @@ pub fn run(part: u64) {
         }
         return;
     }
-    let count = match (std::env::var_os("LONG"), std::env::var("PART").as_deref()) {
-        (Some(_), _) => LONG_SEEDS,
-        (None, Ok("quick")) => QUICK_SEEDS,
-        (None, _) => SEEDS,
-    };
+    let count = if std::env::var_os("LONG").is_some() { LONG_SEEDS } else { SEEDS };
     let seeds = number("FROM").unwrap_or(0)..number("SEEDS").unwrap_or(count);
     let always = [LATE_ALARM, LATE_RECORD, COMPACTED_AFTER_SWITCH];
     let always = always.into_iter().chain(ALARM_BEFORE_SENTINEL);
