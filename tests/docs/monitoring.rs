@@ -173,9 +173,9 @@ fn in_a_week_each_outage_fires_its_alerts_once_and_none_stays() {
     test_rules(&path(WEEK));
 }
 
-/// Two clusters of one name, in one Prometheus, are not taken for one.
+/// Two clusters in one Prometheus are not taken for one: of one name in different jobs, or with stores of one name.
 #[test]
-fn no_rule_or_panel_mixes_clusters_of_different_jobs() {
+fn no_rule_or_panel_mixes_clusters() {
     for (place, query) in of_dashboard().iter().chain(&of_rules()) {
         let groups = query.split("by (").skip(1).filter_map(|rest| rest.split_once(')'));
         for (labels, _) in
@@ -184,6 +184,7 @@ fn no_rule_or_panel_mixes_clusters_of_different_jobs() {
             let is_rate = query.contains("rate(") || query.contains("increase(");
             let has_job = labels.split(", ").any(|label| label == "job");
             assert!(has_job || is_rate && query.contains("$job"), "{place}: {query}");
+            assert!(labels.split(", ").any(|label| label == "cluster"), "{place}: {query}");
         }
     }
 }

@@ -231,7 +231,7 @@ impl Store {
             times: Arc::default(),
             rules: Rules::default(),
         };
-        let numbers = metrics::numbers().store(&options.name);
+        let numbers = metrics::numbers().store(&cluster.options().nodes_prefix, &options.name);
         let storage = storage.map(|storage| {
             let clock = Arc::clone(cluster.client().clock());
             WatchedStorage::new(storage, numbers, clock)

@@ -154,10 +154,10 @@ fn numbered(mut map: StoreMap, stored: &StoreMap) -> Option<StoreMap> {
 }
 
 /// Logs and counts the shards whose remaining records are brought together by a change.
-fn note_united(store: &str, next: &Map, before: &Map) {
+fn note_united(cluster: &str, store: &str, next: &Map, before: &Map) {
     for (shard, (new, old)) in next.shards.iter().zip(&before.shards).enumerate() {
         if new.unites() && !old.unites() {
-            metrics::numbers().store(store).united.add_one();
+            metrics::numbers().store(cluster, store).united.add_one();
             tracing::warn!(
                 store,
                 shard,
@@ -216,7 +216,7 @@ impl Duty<'_> {
             has_reported: &|node| reported_once.contains(&(store.to_owned(), node.clone())),
         };
         if let Some(next) = planned(&map, view, &planner, &limits) {
-            note_united(store, &next, &map.map);
+            note_united(&self.cluster.options().nodes_prefix, store, &next, &map.map);
             if next.shards != map.map.shards {
                 map.map = next;
             }

@@ -30,7 +30,8 @@ impl Store {
 
 impl Source for Store {
     fn write(&self, page: &mut Page) {
-        let store = &[self.options.name.as_str()];
+        let options = self.cluster.options();
+        let labels = &[options.nodes_prefix.as_str(), self.options.name.as_str()];
         let shards = self.status();
         let of_kind = |kind| {
             let targets = shards.iter().flat_map(|shard| &shard.targets);
@@ -39,7 +40,7 @@ impl Source for Store {
         let at_risk = shards.iter().filter(|shard| shard.is_at_risk).count() as f64;
         let is_usable = self.checked().is_ok() && !shards.is_empty();
         let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
-        let own = self.cluster.options().node_id.as_str();
+        let own = options.node_id.as_str();
         let mapped_since = *lock(&self.mapped_since);
         let mapped = mapped_since.map_or(Duration::ZERO, |since| self.cluster.now() - since);
         let is_overdue = |shard: &&ShardStatus| {
@@ -68,7 +69,7 @@ impl Source for Store {
             (&table::STORE_USABLE, f64::from(is_usable)),
             (&table::STORE_STORAGE_FAILING, f64::from(is_failing)),
         ] {
-            page.at_least(metric, store, level);
+            page.at_least(metric, labels, level);
         }
     }
 }

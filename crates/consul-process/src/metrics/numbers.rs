@@ -45,7 +45,7 @@ macro_rules! sorted {
                 pub permits: ClaimNumbers,
                 /// The calls between nodes.
                 pub calls: CallNumbers,
-                stores: Mutex<BTreeMap<String, &'static StoreNumbers>>,
+                stores: Mutex<BTreeMap<[String; 2], &'static StoreNumbers>>,
                 pub(super) sources: Sources,
             }
         }
@@ -149,10 +149,12 @@ impl Numbers {
             .get_or_init(|| Box::new(EndpointNumbers { name, ..EndpointNumbers::default() }))
     }
 
-    /// The numbers of the store with this name, which stay when it is closed.
-    pub fn store(&self, name: &str) -> &'static StoreNumbers {
+    /// The numbers of a cluster's store with this name, which stay when it is closed.
+    pub fn store(&self, cluster: &str, name: &str) -> &'static StoreNumbers {
         let mut stores = lock(&self.stores);
-        stores.entry(name.to_owned()).or_insert_with(|| Box::leak(Box::default()))
+        stores
+            .entry([cluster, name].map(str::to_owned))
+            .or_insert_with(|| Box::leak(Box::default()))
     }
 
     pub(super) fn write(&self, page: &mut Page) {
@@ -163,8 +165,8 @@ impl Numbers {
         self.locks.write_rows(page, &["lock"]);
         self.permits.write_rows(page, &["semaphore"]);
         self.calls.write_rows(page, &[]);
-        for (name, store) in &*lock(&self.stores) {
-            store.write(page, name);
+        for (labels, store) in &*lock(&self.stores) {
+            store.write(page, labels.each_ref().map(String::as_str));
         }
     }
 }
@@ -181,12 +183,12 @@ impl EndpointNumbers {
 }
 
 impl StoreNumbers {
-    fn write(&self, page: &mut Page, store: &str) {
+    fn write(&self, page: &mut Page, [cluster, store]: [&str; 2]) {
         let Self { reads, writes, deletions, .. } = self;
         for (operation, numbers) in [("read", reads), ("write", writes), ("delete", deletions)] {
-            numbers.write_rows(page, &[store, operation]);
+            numbers.write_rows(page, &[cluster, store, operation]);
         }
-        self.write_rows(page, &[store]);
+        self.write_rows(page, &[cluster, store]);
     }
 }
 

@@ -182,52 +182,52 @@ macro_rules! rows {
                     "等待本节点程序处理的请求。"
             }
             "Replicated shards" "带副本的分片" {
-                STORE_OPERATIONS Counter "store_operations" ["store", "operation", "outcome"] (OperationNumbers.outcomes: Outcomes)
+                STORE_OPERATIONS Counter "store_operations" ["cluster", "store", "operation", "outcome"] (OperationNumbers.outcomes: Outcomes)
                     "Reads, writes and deletions of one shard that have ended, by ok or the kind of the error."
                     "已结束的单个分片的读取、写入和删除，按 ok 或错误类型。"
-                STORE_DURATION Histogram "store_operation_duration_seconds" ["store", "operation"] (OperationNumbers.durations: Histogram)
+                STORE_DURATION Histogram "store_operation_duration_seconds" ["cluster", "store", "operation"] (OperationNumbers.durations: Histogram)
                     "How long they took."
                     "它们的时长。"
-                STORE_RECORDS Counter "store_records" ["store", "operation"] (OperationNumbers.records: Counter)
+                STORE_RECORDS Counter "store_records" ["cluster", "store", "operation"] (OperationNumbers.records: Counter)
                     "Records that were read, written or deleted by them."
                     "它们读取、写入或删除的记录数。"
-                STORE_COPIES Counter "store_copies" ["store"] (StoreNumbers.copies: Counter)
+                STORE_COPIES Counter "store_copies" ["cluster", "store"] (StoreNumbers.copies: Counter)
                     "Replicas that were copied to this process, since a shard moved or a replica was lost."
                     "因分片迁移或副本丢失而复制到本进程的副本。"
-                STORE_DOUBTED Counter "store_doubted_disks" ["store"] (StoreNumbers.doubted: Counter)
+                STORE_DOUBTED Counter "store_doubted_disks" ["cluster", "store"] (StoreNumbers.doubted: Counter)
                     "Disks that this process has opened and that may lack something: their machine was restarted, or they are old."
                     "本进程打开的、可能缺少数据的磁盘：其机器重启过，或数据是旧的。"
-                STORE_UNITED Counter "store_united_shards" ["store"] (StoreNumbers.united: Counter)
+                STORE_UNITED Counter "store_united_shards" ["cluster", "store"] (StoreNumbers.united: Counter)
                     "Shards with too few whole replicas, so that this process, as the leader, had all that is left brought together."
                     "完整副本过少、因而由本进程作为 leader 把剩余数据合并起来的分片。"
-                STORE_REPAIRS Counter "store_repairs" ["store"] (StoreNumbers.repairs: Counter)
+                STORE_REPAIRS Counter "store_repairs" ["cluster", "store"] (StoreNumbers.repairs: Counter)
                     "Comparisons of two replicas that have ended."
                     "已结束的两个副本之间的比较。"
-                STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["store"] (StoreNumbers.repaired_records: Counter)
+                STORE_REPAIRED_RECORDS Counter "store_repaired_records" ["cluster", "store"] (StoreNumbers.repaired_records: Counter)
                     "Records that one of the compared replicas lacked and has now."
                     "被比较的副本之一原来缺少、现在已有的记录。"
-                STORE_UNREPAIRED Gauge "store_shards_unrepaired" ["store"] ()
+                STORE_UNREPAIRED Gauge "store_shards_unrepaired" ["cluster", "store"] ()
                     "Shards of this process in which no repair has found all replicas equal for three times repair_s."
                     "本进程持有的、已有三倍 repair_s 没有任何修复发现全部副本一致的分片。"
-                STORE_AT_RISK Gauge "store_shards_at_risk" ["store"] ()
+                STORE_AT_RISK Gauge "store_shards_at_risk" ["cluster", "store"] ()
                     "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
                     "存活副本少于故障转移所需的分片：在有节点回来之前，其他节点不能代替它。"
-                STORE_MISSING Gauge "store_replicas_missing" ["store"] ()
+                STORE_MISSING Gauge "store_replicas_missing" ["cluster", "store"] ()
                     "Replicas that are lost, whose node is down or forgotten, or that no node is there for."
                     "已丢失的副本、其节点失效或已被移除的副本，以及没有节点可放置的副本。"
-                STORE_MOVING Gauge "store_replicas_moving" ["store"] ()
+                STORE_MOVING Gauge "store_replicas_moving" ["cluster", "store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"
-                STORE_REPLACED Gauge "store_replicas_replaced" ["store"] ()
+                STORE_REPLACED Gauge "store_replicas_replaced" ["cluster", "store"] ()
                     "Replicas that are made again since they were lost."
                     "因丢失而正在重新生成的副本。"
-                STORE_USABLE Gauge "store_usable" ["store"] ()
+                STORE_USABLE Gauge "store_usable" ["cluster", "store"] ()
                     "1 while this process can use the store, 0 before it knows the map and after a permanent error."
                     "本进程能使用该存储时为 1；在得知映射之前以及发生永久错误之后为 0。"
-                STORE_STORAGE_ERRORS Counter "store_storage_errors" ["store", "function"] (StoreNumbers.storage_errors: StorageErrors)
+                STORE_STORAGE_ERRORS Counter "store_storage_errors" ["cluster", "store", "function"] (StoreNumbers.storage_errors: StorageErrors)
                     "Calls of functions of this process's storage that did not do what they have to."
                     "本进程的存储的函数未能完成其工作的调用次数。"
-                STORE_STORAGE_FAILING Gauge "store_storage_failing" ["store"] ()
+                STORE_STORAGE_FAILING Gauge "store_storage_failing" ["cluster", "store"] ()
                     "1 while a function of this process's storage fails, otherwise 0."
                     "本进程的存储有函数失败时为 1，否则为 0。"
             }

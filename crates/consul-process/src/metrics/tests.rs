@@ -122,7 +122,7 @@ fn distinct() -> Numbers {
     ] {
         set(it);
     }
-    let store = numbers.store("points");
+    let store = numbers.store("ha/nodes", "points");
     for it in [&store.reads, &store.writes, &store.deletions] {
         set(it.outcomes.of(None));
         set(&it.records);
@@ -176,15 +176,15 @@ fn each_number_has_its_own_name() {
         "data_plane_strangers_refused_total{reason=\"replay\"} 5",
         "data_plane_strangers_refused_total{reason=\"signature\"} 4",
         "data_plane_strangers_refused_total{reason=\"tls\"} 2",
-        "store_operations_total{store=\"points\",operation=\"delete\",outcome=\"ok\"} 23",
-        "store_operations_total{store=\"points\",operation=\"read\",outcome=\"ok\"} 19",
-        "store_operations_total{store=\"points\",operation=\"write\",outcome=\"ok\"} 21",
-        "store_records_total{store=\"points\",operation=\"delete\"} 24",
-        "store_records_total{store=\"points\",operation=\"read\"} 20",
-        "store_records_total{store=\"points\",operation=\"write\"} 22",
-        "store_copies_total{store=\"points\"} 25",
-        "store_repairs_total{store=\"points\"} 26",
-        "store_repaired_records_total{store=\"points\"} 27",
+        "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"delete\",outcome=\"ok\"} 23",
+        "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"read\",outcome=\"ok\"} 19",
+        "store_operations_total{cluster=\"ha/nodes\",store=\"points\",operation=\"write\",outcome=\"ok\"} 21",
+        "store_records_total{cluster=\"ha/nodes\",store=\"points\",operation=\"delete\"} 24",
+        "store_records_total{cluster=\"ha/nodes\",store=\"points\",operation=\"read\"} 20",
+        "store_records_total{cluster=\"ha/nodes\",store=\"points\",operation=\"write\"} 22",
+        "store_copies_total{cluster=\"ha/nodes\",store=\"points\"} 25",
+        "store_repairs_total{cluster=\"ha/nodes\",store=\"points\"} 26",
+        "store_repaired_records_total{cluster=\"ha/nodes\",store=\"points\"} 27",
         "log_lines_left_out_total 14",
     ];
     assert_eq!(shown, expected, "{text}");

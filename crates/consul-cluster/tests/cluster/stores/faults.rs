@@ -22,7 +22,8 @@ impl Cases {
         assert!(why.contains(&format!("its storage fails in {function}: ")), "{why}");
         let text = consul_process::metrics::text(consul_process::metrics::Format::Prometheus);
         let counted = format!(
-            "consul_ffi_store_storage_errors_total{{store=\"points\",function=\"{function}\"}}"
+            "consul_ffi_store_storage_errors_total{{cluster=\"tsdb/cluster/nodes/\",store=\"points\",\
+             function=\"{function}\"}}"
         );
         assert!(text.contains(&counted), "no {counted}");
     }

@@ -18,7 +18,8 @@ fn start(cases: &Cases, id: &str) -> Process {
 
 /// A number of the store, `store_usable` for example, in a page of the metrics.
 fn number(page: &str, metric: &str) -> f64 {
-    let name = format!("consul_ffi_store_{metric}{{store=\"{STORE}\"}} ");
+    let labels = format!("cluster=\"tsdb/cluster/nodes/\",store=\"{STORE}\"");
+    let name = format!("consul_ffi_store_{metric}{{{labels}}} ");
     let found = page.lines().find_map(|line| line.strip_prefix(&name));
     found.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {metric}"))
 }
@@ -82,7 +83,8 @@ fn the_time_since_a_repair_is_told_and_counted_when_it_is_overdue() {
         let mut page = Page::default();
         nodes.iter().for_each(|node| Source::write(&*node.store, &mut page));
         let page = page.text(Format::Prometheus);
-        let name = format!("consul_ffi_store_shards_unrepaired{{store=\"{STORE_OF_REPAIRS}\"}} ");
+        let labels = format!("cluster=\"tsdb/cluster/nodes/\",store=\"{STORE_OF_REPAIRS}\"");
+        let name = format!("consul_ffi_store_shards_unrepaired{{{labels}}} ");
         page.lines().find_map(|line| line.strip_prefix(&name)).expect("the metric").to_owned()
     };
     assert!(nodes.iter().all(|node| ago(node).iter().all(Option::is_none)));
