@@ -89,12 +89,13 @@ pub fn to_look(options: &Options) -> Vec<Right> {
     rights
 }
 
-/// The rights that a node needs wherever its sessions are: to be a member, and to become the leader.
+/// The rights that a node needs wherever its sessions are: to be a member, and to become the leader, which writes the maps.
 pub(crate) fn to_take_part(options: &Options) -> Vec<Right> {
     let own = options.node_key(&options.node_id);
     let keys = [&own, &options.leader_key, &options.config_key];
-    let keys = keys.map(|key| Right::write("key", key));
-    keys.into_iter().chain([Right::write("service", &options.service())]).collect()
+    let keys = keys.map(|key| Right::write("key", key)).into_iter();
+    let maps = Right::write_all("key", &options.shards_prefix);
+    keys.chain([maps, Right::write("service", &options.service())]).collect()
 }
 
 /// The rights in a sentence.
