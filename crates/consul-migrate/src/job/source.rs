@@ -59,6 +59,9 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
         return Ok(());
     }
     let cure = match record.phase {
+        Phase::Switched if record.finishing => {
+            "programs use Consul since the cut-over, and `finish --without-etcd` ends the job"
+        }
         Phase::Switched => {
             "programs use Consul since the cut-over, and `rollback` makes etcd as it is"
         }
@@ -92,8 +95,8 @@ pub async fn restored(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<Optio
         }
     }
     Ok(Some(
-        "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, or all its keys were \
-         deleted"
+        "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, all its keys were \
+         deleted, or Consul was restored to a state before a finish of the job"
             .to_owned(),
     ))
 }

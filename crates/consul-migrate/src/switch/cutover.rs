@@ -389,6 +389,7 @@ pub async fn cut_over(
 /// Ends what an earlier cut-over has left.
 async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     let record = run.job.record();
+    record.refuse_finishing()?;
     if record.phase == Phase::Switched {
         return Err(cut_over_already());
     }
@@ -414,6 +415,7 @@ fn cut_over_already() -> Stop {
 /// # Errors
 /// See [`Stop`].
 pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Result<(), Stop> {
+    record.refuse_finishing()?;
     match record.phase {
         Phase::Switched => Err(cut_over_already()),
         // The rights that an earlier cut-over has taken are given back before.
@@ -602,6 +604,9 @@ pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
              `etcdctl alarm disarm`"
                 .to_owned()
         }
+        Some((name, other)) if other.finishing => format!(
+            "etcd refuses writes by an alarm of the job {name:?}, whose finish has begun: run --job {name} finish again"
+        ),
         Some((name, other)) if other.phase == Phase::Switched => format!(
             "etcd refuses writes since the cut-over of the job {name:?}: take it back with --job {name} rollback, or let all \
              programs write to etcd again with `etcdctl alarm disarm`"
@@ -692,8 +697,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let begun = clock.now();
     // A put would be refused later.
     let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
-    let left = run.etcd.get(&left, 0).await?.map(|kv| kv.create_revision.0);
-    lock(&frozen.0).left = left;
+    // Without it nothing tells later that etcd was restored.
+    let left = run.etcd.get(&left, 0).await?.ok_or_else(sentinel_deleted)?.create_revision.0;
+    lock(&frozen.0).left = Some(left);
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
@@ -703,7 +709,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let frozen_at = run.etcd.revision(&sentinel).await?;
     let drained = drain(run, sentinel).await?;
     if run.job.record().revision <= frozen_at {
-        return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));
+        return Err(sentinel_deleted());
     }
     if freeze == Freeze::Operator {
         refuse_writers(drained)?;
@@ -725,7 +731,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),
             switched_revision: Some(record.revision - 1),
-            left,
+            left: Some(left),
             tally: Some(tally.clone()),
             ..record
         };
@@ -752,6 +758,10 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     };
     let opened = None;
     Ok(CutOver { tally, digests, revision, stopped, taken, opened, differences, is_whole })
+}
+
+fn sentinel_deleted() -> Stop {
+    Stop::Refused("another program has deleted the sentinel in etcd".to_owned())
 }
 
 /// Refuses to end a cut-over if its freeze may have let writers go on.

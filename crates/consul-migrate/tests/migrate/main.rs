@@ -76,6 +76,8 @@ fn trials() -> Trials {
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    let restored = random::finished::then_restored;
+    trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
     let half = random::finished::after_half_a_rollback;
     trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
     let refuses = random::finished::while_etcd_refuses_writes;

@@ -359,6 +359,13 @@ pub async fn truth(
     record: &Record,
     freeze: &str,
 ) -> Result<(&'static str, String), Failure> {
+    if record.finishing {
+        let (truth, line) = match record.phase {
+            Phase::Switched => ("consul", "Consul is the truth"),
+            _ => ("etcd", "etcd is the truth"),
+        };
+        return Ok((truth, format!("{line}, and a finish has begun and has not ended: run it again")));
+    }
     if record.phase != Phase::Switched && freeze == FORGOTTEN {
         let line = "etcd is the truth up to that cut-over; what programs have set in Consul since is in Consul alone";
         return Ok(("etcd", line.to_owned()));

@@ -238,6 +238,7 @@ async fn not_writable(
 /// Refuses what a copy would refuse of a job.
 async fn check_plan(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
     check_begun(session, name, record).await?;
+    record.refuse_finishing()?;
     source::check_revision(&session.etcd, record).await
 }
 
@@ -428,7 +429,7 @@ pub async fn open<'s>(
     name: &str,
     hold: &Hold,
 ) -> Result<Option<Job<'s>>, Failure> {
-    open_if(session, name, hold, async |_| Ok(())).await
+    open_if(session, name, hold, async |record| record.refuse_finishing()).await
 }
 
 /// The same, if its record is not refused.

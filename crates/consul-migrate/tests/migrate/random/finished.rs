@@ -5,11 +5,12 @@ use bytes::Bytes;
 use consul_migrate::job::{Phase, Record};
 use consul_migrate::mapping::{Choice, Op, Problem};
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, load, restart, roll_back,
-    rollback_has_begun,
+    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, finish_without_etcd, load, restart,
+    roll_back, rollback_has_begun,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -46,6 +47,115 @@ fn goes_on_after_a_kill(freeze: Freeze, life: u64) -> bool {
         assert!(!keys.keys().any(|key| key.starts_with(&world.mapping.sentinels())));
         assert!(world.record().await.is_none());
         true
+    })
+}
+
+/// The things that happen after a finish was cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Since {
+    Nothing,
+    /// etcd has an older state, and programs have written so much since that its revisions do not show that.
+    EtcdRestored,
+    /// Consul has the job as it was before the finish.
+    ConsulRestored,
+    Both,
+}
+
+/// A finish is cut at each moment. Whatever happened then, no way back overwrites what programs have set in etcd since, and the
+/// job can be ended.
+pub fn then_restored() {
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        for since in
+            [Since::Nothing, Since::EtcdRestored, Since::ConsulRestored, Since::Both]
+        {
+            let ends = (0..60).map(|life| cut_and_restored(freeze, life, since));
+            let ends: BTreeSet<_> = ends.collect();
+            let wanted: &[Cut] = match since {
+                Since::Nothing | Since::EtcdRestored => &[Cut::Before, Cut::Begun, Cut::Over],
+                _ => &[Cut::Before, Cut::Over],
+            };
+            assert!(ends.iter().eq(wanted), "{freeze:?} {since:?}: {ends:?}");
+        }
+    }
+}
+
+/// How far a finish had come when it was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cut {
+    /// A way back may still follow.
+    Before,
+    Begun,
+    Over,
+}
+
+fn cut_and_restored(freeze: Freeze, life: u64, since: Since) -> Cut {
+    let world = World::plain(1, &[]);
+    (0..20).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    let snapshot = world.fake.revision();
+    (0..20).for_each(|at| world.put(&format!("/app/{at:03}"), Some("2")));
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.5.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    world.works(async {
+        let run = cut(&world, freeze).await;
+        let name = run.job.keys.record.as_str();
+        let kept = world.direct.get(name).await.unwrap().unwrap().value;
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(finish(&run, false)), pin!(killed)).await;
+        }
+        // A request that was on its way.
+        world.clock.sleep(Duration::from_secs(1)).await;
+        if world.record().await.is_none() {
+            return Cut::Over;
+        }
+        if matches!(since, Since::EtcdRestored | Since::Both) {
+            world.fake.restore(snapshot);
+            (0..60).for_each(|_| world.put("/other", Some("0")));
+        }
+        if matches!(since, Since::ConsulRestored | Since::Both) {
+            let record = Op::set(name.to_owned(), kept);
+            world.direct.txn_surely(&[], &[record]).await.unwrap();
+        }
+        world.fake.lift();
+        world.put("/app/000", Some("of a program"));
+        let before = world.fake.at(world.fake.revision());
+        let (run, _) = world.hold(2).await.unwrap();
+        let shown = format!("{freeze:?} {life} {since:?}");
+        let back = roll_back(&run, MayChange::NoNewKeys).await;
+        let now = world.fake.at(world.fake.revision());
+        let value = now.get(&b"/app/000"[..]).map(|it| &it.value[..]);
+        assert_eq!(value, Some(&b"of a program"[..]), "{shown}: {back:?}");
+        match back {
+            Ok(done) => {
+                assert!(since == Since::Nothing, "{shown}: {done:?}");
+                assert_eq!(done.changed, ["/app/000"], "{shown}");
+                return Cut::Before;
+            }
+            Err(Stop::Refused(why)) => {
+                assert!(now == before, "{shown}: {why}");
+                let has_begun = why.contains("a finish of the job has begun");
+                // Only then its key is to be there still.
+                assert!(has_begun || why.contains("etcd has not the key"), "{shown}: {why}");
+                if has_begun {
+                    let overwrites = roll_back(&run, MayChange::Restored).await;
+                    assert!(matches!(overwrites, Err(Stop::Refused(_))), "{shown}: {overwrites:?}");
+                    assert!(world.fake.at(world.fake.revision()) == before, "{shown}");
+                }
+                match finish(&run, false).await {
+                    Ok(done) => assert!(has_begun && done.set_since == ["/app/000"], "{shown}: {done:?}"),
+                    Err(Stop::Refused(why)) => {
+                        assert!(!has_begun && why.contains("--without-etcd"), "{shown}: {why}");
+                        finish_without_etcd(&run).await.unwrap();
+                    }
+                    other => panic!("{shown}: {other:?}"),
+                }
+                assert!(world.record().await.is_none(), "{shown}");
+                if has_begun { Cut::Begun } else { Cut::Before }
+            }
+            other => panic!("{shown}: {other:?}"),
+        }
     })
 }
 
