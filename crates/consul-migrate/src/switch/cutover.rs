@@ -5,6 +5,7 @@ use crate::job::source;
 use crate::job::{self, Job, Phase, Record, Rights};
 use crate::mapping::Mapping;
 use crate::snapshot::nothing::nothing;
+use crate::snapshot::survey::shown;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::verify::digest::Digests;
@@ -33,6 +34,10 @@ const NOTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// After as many alarms of replaced instances a write fails.
 const LATE_ALARMS: usize = 20;
+
+/// How writers are stopped, and what undoes it.
+const BY_ALARM: &str = "stops the writers of etcd now, by an alarm; if the job in Consul is lost, `etcdctl alarm disarm` lifts it";
+const BY_ROLES: &str = "stops the writers of etcd now, and takes their rights from roles; if the job in Consul is lost, give them back by:";
 
 /// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
@@ -361,6 +366,11 @@ pub async fn cut_over(
 ) -> Result<CutOver, Stop> {
     prepare(run, freeze).await?;
     lock(&frozen.0).put = put(run);
+    let own = sentinels(&run.job.record().mapping, &run.job.keys);
+    run.report.note(&format!(
+        "puts keys of its own into etcd, which begin with {}: it deletes them, but for one that stays until `finish` or `rollback`",
+        shown(&own)
+    ));
     let short = catch_up(run).await?;
     // The tail has to end by itself: dropped during a write, it would not know the state of the record.
     let sentinel = put_sentinel(run).await?;
@@ -449,12 +459,12 @@ async fn may_freeze(etcd: &Etcd, mapping: &Mapping, freeze: Freeze) -> Result<()
         Freeze::Roles if !etcd.has_users().await? => Err(Stop::Refused(
             "etcd has no users, so that no role lets programs write: use --freeze alarm or --freeze operator".to_owned(),
         )),
-        Freeze::Roles if etcd.rights_to_write(&range).await?.is_empty() => Err(Stop::Refused(
-            "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
-        )),
-        Freeze::Roles => match etcd.not_takable(&range).await? {
-            Some(why) => Err(Stop::Refused(why)),
-            None => Ok(()),
+        Freeze::Roles => match etcd.takable(&range).await? {
+            Err(why) => Err(Stop::Refused(why)),
+            Ok(rights) if rights.is_empty() => Err(Stop::Refused(
+                "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
+            )),
+            Ok(_) => Ok(()),
         },
         Freeze::Operator => Ok(()),
     }
@@ -473,9 +483,9 @@ pub async fn roles_refused(etcd: &Etcd, etcd_prefix: &[u8]) -> Result<Option<Str
     if !etcd.has_users().await? {
         return Ok(None);
     }
-    match etcd.not_takable(&Range::prefix(etcd_prefix)).await {
+    match etcd.takable(&Range::prefix(etcd_prefix)).await {
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
-        found => found,
+        found => Ok(found?.err()),
     }
 }
 
@@ -846,6 +856,7 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     // Those that this cut-over cannot take and is not to give back are still named.
     let before = record.given_back();
     let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
+    run.report.stops(BY_ROLES, &taken)?;
     {
         let own = Own { taken: taken.clone(), taking, is_taking: false };
         lock(&frozen.0).own = own;
@@ -867,6 +878,7 @@ async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let mut record = run.job.record();
     let alarm = record.new_alarm(&run.job.keys);
     record.alarms.push(alarm);
+    run.report.stops(BY_ALARM, &[])?;
     let alarms = record.alarms.clone();
     run.job.save(record, &[]).await?;
     lock(&frozen.0).alarms = alarms;

@@ -75,6 +75,8 @@ fn trials() -> Trials {
     let recorded = recorded::by_the_one_in_memory;
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
+    let told = random::roles::are_told_before_they_are_taken;
+    trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
     let restored = random::finished::then_restored;
     trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);

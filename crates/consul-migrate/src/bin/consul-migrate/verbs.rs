@@ -69,7 +69,7 @@ pub struct Done {
 pub async fn run(
     session: &Session,
     line: &CommandLine,
-    report: &ReportFile<'_>,
+    report: &ReportFile,
 ) -> Result<(), Failure> {
     let done = match &line.verb {
         Verb::Plan => plan(session, &line.job.name).await?,

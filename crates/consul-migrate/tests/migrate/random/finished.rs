@@ -65,9 +65,7 @@ enum Since {
 /// job can be ended.
 pub fn then_restored() {
     for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
-        for since in
-            [Since::Nothing, Since::EtcdRestored, Since::ConsulRestored, Since::Both]
-        {
+        for since in [Since::Nothing, Since::EtcdRestored, Since::ConsulRestored, Since::Both] {
             let ends = (0..60).map(|life| cut_and_restored(freeze, life, since));
             let ends: BTreeSet<_> = ends.collect();
             let wanted: &[Cut] = match since {
@@ -144,7 +142,9 @@ fn cut_and_restored(freeze: Freeze, life: u64, since: Since) -> Cut {
                     assert!(world.fake.at(world.fake.revision()) == before, "{shown}");
                 }
                 match finish(&run, false).await {
-                    Ok(done) => assert!(has_begun && done.set_since == ["/app/000"], "{shown}: {done:?}"),
+                    Ok(done) => {
+                        assert!(has_begun && done.set_since[0] == "/app/000", "{shown}: {done:?}")
+                    }
                     Err(Stop::Refused(why)) => {
                         assert!(!has_begun && why.contains("--without-etcd"), "{shown}: {why}");
                         finish_without_etcd(&run).await.unwrap();
