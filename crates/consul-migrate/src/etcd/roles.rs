@@ -385,7 +385,7 @@ impl Etcd {
         Ok(found.into_iter().map(|(right, _)| right).collect())
     }
 
-    /// Those of each of these roles. A large cluster has thousands of roles, and each answer of etcd is a round of its servers.
+    /// The permissions of each of these roles. A large cluster has thousands of roles, and each answer of etcd is a round of its servers.
     async fn permissions_of(
         &self,
         roles: Vec<String>,

@@ -74,6 +74,18 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
     )))
 }
 
+/// Refuses to follow an etcd that was restored since the job was cut over: its deletions are of another history.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn check_switched(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<(), Stop> {
+    let Some(why) = restored(etcd, record, keys).await? else { return Ok(()) };
+    Err(Stop::Refused(format!(
+        "{why}. Programs use Consul since the cut-over, so that what is deleted in this etcd stays in Consul: `rollback` makes etcd \
+         as Consul is, and `finish --without-etcd` ends the job"
+    )))
+}
+
 /// Whether etcd was restored from a snapshot since the job was cut over, and why that is known: it lacks what the cut-over has
 /// left there, or has gone back. Its revisions do not tell what programs have set since.
 ///

@@ -59,6 +59,8 @@ fn trials() -> Trials {
     trials.add("a_consul_that_is_restored_under_an_instance_is_told_and_goes_on", consul);
     let cluster = random::restored::as_a_new_cluster;
     trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
+    let switched = random::restored::a_tail_after_the_cut_over;
+    trials.add("no_deletion_of_a_restored_etcd_comes_to_consul_after_the_cut_over", switched);
     let beside = random::restored::beside_programs;
     trials.add("a_way_back_of_a_restored_etcd_spares_what_programs_set_meanwhile", beside);
     trials
