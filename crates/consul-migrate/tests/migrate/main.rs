@@ -82,6 +82,8 @@ fn trials() -> Trials {
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
     let restored = random::finished::then_restored;
     trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
+    let alone = random::finished::nothing_else_follows;
+    trials.add("nothing_but_a_finish_follows_a_finish_that_has_begun", alone);
     let half = random::finished::after_half_a_rollback;
     trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
     let refuses = random::finished::while_etcd_refuses_writes;

@@ -2,11 +2,11 @@
 
 use super::World;
 use bytes::Bytes;
-use consul_migrate::job::{Phase, Record};
+use consul_migrate::job::{self, Keys, Phase, Record, source};
 use consul_migrate::mapping::{Choice, Op, Problem};
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, finish_without_etcd, load, restart,
-    roll_back, rollback_has_begun,
+    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, finish_without_etcd, load,
+    may_cut_over, may_roll_back, restart, roll_back, rollback_has_begun,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -156,6 +156,81 @@ fn cut_and_restored(freeze: Freeze, life: u64, since: Since) -> Cut {
             }
             other => panic!("{shown}: {other:?}"),
         }
+    })
+}
+
+/// A finish without etcd is cut at each moment of a job that follows etcd, or is cut over. As soon as a key has lost its mark,
+/// nothing but a finish follows.
+pub fn nothing_else_follows() {
+    for is_switched in [false, true] {
+        let begun = (0..40).step_by(3).filter(|life| is_begun_alone(is_switched, *life));
+        assert!(begun.count() > 3, "{is_switched}");
+    }
+}
+
+/// Returns whether it had begun, and had not ended, after this time.
+fn is_begun_alone(is_switched: bool, life: u64) -> bool {
+    let world = World::plain(1, &[]);
+    (0..200).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    world.works(async {
+        let run = if is_switched {
+            cut(&world, Freeze::Operator).await
+        } else {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            run
+        };
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(finish_without_etcd(&run)), pin!(killed)).await;
+        }
+        let Some(record) = world.record().await else { return false };
+        let names = world.direct.keys("app/", None).await.unwrap();
+        let flags = async |name: &str| world.direct.get(name).await.unwrap().unwrap().flags;
+        // They lose it in this order.
+        assert!(record.finishing || flags(&names[0]).await != 0, "{life}");
+        // A way back that was half done is given up.
+        let mark = [&world.mapping.sentinels()[..], b"_migrate/job/rollback/1"].concat();
+        assert!(world.fake.write(&[(mark, Some((Bytes::new(), 0)))]));
+        let before = world.fake.at(world.fake.revision());
+        let (run, _) = world.hold(2).await.unwrap();
+        let why = |done: Result<(), Stop>| match done {
+            Err(Stop::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let cuts = async |_| Ok(());
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let may_cut = may_cut_over(&world.etcd, &record, Freeze::Operator).await;
+        if record.finishing {
+            let again = cut_over(&run, Freeze::Operator, &frozen, limit, cuts).await.map(|_| ());
+            let back = roll_back(&run, MayChange::Restored).await.map(|_| ());
+            for done in [may_cut, may_roll_back(&record), again, back] {
+                let why = why(done);
+                assert_eq!(why.contains("--without-etcd"), !is_switched, "{why}");
+                assert!(why.contains("a finish of the job has begun"), "{why}");
+            }
+            assert!(world.fake.at(world.fake.revision()) == before);
+        } else {
+            assert_eq!(
+                (may_cut.is_ok(), may_roll_back(&record).is_ok()),
+                (!is_switched, is_switched)
+            );
+        }
+        if is_switched {
+            let others = Keys::new("other");
+            let of_another = job::refuse_switched(&world.direct, &others, &record.mapping).await;
+            for why in [why(of_another), why(source::check_read(&record, 0))] {
+                assert!(why.contains("finish") || !record.finishing, "{why}");
+                assert_eq!(why.contains("rollback"), !record.finishing, "{why}");
+            }
+        }
+        match is_switched && record.finishing {
+            true => finish(&run, false).await.unwrap(),
+            false => finish_without_etcd(&run).await.unwrap(),
+        };
+        assert!(world.record().await.is_none());
+        assert_eq!((flags(&names[0]).await, flags(&names[199]).await), (0, 0));
+        record.finishing
     })
 }
 
