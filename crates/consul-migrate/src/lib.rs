@@ -61,7 +61,7 @@ pub use switch::rollback::{
 pub use tail::{Until, tail};
 
 use consul_api::error::Error;
-use etcd::{Etcd, Refused};
+use etcd::{Etcd, Refused, Right};
 use job::Job;
 use std::fmt;
 use std::sync::Arc;
@@ -152,6 +152,17 @@ pub trait Report: Send + Sync {
 
     /// Something that an operator should know.
     fn note(&self, text: &str);
+
+    /// The writers of etcd are stopped next, in this way, for which these rights are taken from its roles: what undoes that is to
+    /// be known also if this process is killed and Consul loses the job.
+    ///
+    /// # Errors
+    /// It cannot be told: then no writer is stopped.
+    fn stops(&self, how: &str, taken: &[Right]) -> Result<(), Stop> {
+        self.note(how);
+        taken.iter().for_each(|right| self.note(&format!("  {right}")));
+        Ok(())
+    }
 }
 
 /// The things that all parts of a run use.

@@ -6,13 +6,18 @@ use crate::mapping::hex;
 use crate::snapshot::survey::shown;
 use consul_api::error::Error;
 use consul_process::sync::lock;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// The role whose users may do anything, whatever its permissions.
 const ROOT: &str = "root";
+
+/// The roles or users that are asked for at once.
+const IN_FLIGHT: usize = 16;
 
 /// The answer to a revoke of what a role does not have.
 const NOT_GRANTED: &str = "permission is not granted to the role";
@@ -242,18 +247,18 @@ impl Etcd {
         Ok(found.into_iter().map(|(right, _)| right).collect())
     }
 
-    /// Why the rights to write keys of a range cannot be taken; `None` if they can. etcd looks for a permission by its first
-    /// key alone: of several with the same one it replaces any, and keeps doubles.
+    /// The same, or why they cannot be taken: etcd looks for a permission by its first key alone. Of several with the same one it
+    /// replaces any, and keeps doubles.
     ///
     /// # Errors
     /// See [`Refused`].
-    pub async fn not_takable(&self, range: &Range) -> Result<Option<String>, Refused> {
+    pub async fn takable(&self, range: &Range) -> Result<Result<Vec<Right>, String>, Refused> {
         let found = self.rights_and_others(range).await?;
         let Some((right, all)) = found.iter().find(|(_, all)| all.len() > 1) else {
-            return Ok(None);
+            return Ok(Ok(found.into_iter().map(|(right, _)| right).collect()));
         };
         let all: Vec<_> = all.iter().map(Permission::to_string).collect();
-        Ok(Some(format!(
+        Ok(Err(format!(
             "--freeze roles is refused: the role {} of etcd has several permissions that begin with {} ({}), and etcd replaces only \
              one of them. Merge them: revoke each, and grant one permission for all their keys; or use --freeze operator, and stop \
              the writers yourself",
@@ -268,12 +273,10 @@ impl Etcd {
         &self,
         range: &Range,
     ) -> Result<Vec<(Right, Vec<Permission>)>, Refused> {
+        let mut roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
+        roles.retain(|role| role != ROOT);
         let mut found = Vec::new();
-        for role in self.ask::<Roles>("auth/role/list", &json!({})).await?.roles {
-            if role == ROOT {
-                continue;
-            }
-            let all = self.permissions(&role).await?;
+        for (role, all) in self.permissions_of(roles).await? {
             for right in all.iter().filter_map(|it| Right::of(&role, it)) {
                 let same = all.iter().filter(|it| it.key.0[..] == right.key[..]).cloned();
                 let same = same.collect();
@@ -289,14 +292,13 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn root_users(&self) -> Result<Vec<String>, Refused> {
-        let mut found = Vec::new();
-        for name in self.ask::<Users>("auth/user/list", &json!({})).await?.users {
+        let users = self.ask::<Users>("auth/user/list", &json!({})).await?.users;
+        let looks = users.into_iter().map(async |name| {
             let user: Roles = self.ask("auth/user/get", &json!({ "name": name })).await?;
-            if user.roles.iter().any(|role| role == ROOT) {
-                found.push(name);
-            }
-        }
-        Ok(found)
+            Ok::<_, Refused>(user.roles.iter().any(|role| role == ROOT).then_some(name))
+        });
+        let found: Vec<_> = stream::iter(looks).buffered(IN_FLIGHT).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Takes a right: its role may read as before.
@@ -325,15 +327,14 @@ impl Etcd {
         &self,
         rights: &'r [Right],
     ) -> Result<Vec<(&'r Right, Vec<Permission>)>, Refused> {
-        let mut found = Vec::new();
         if rights.is_empty() {
-            return Ok(found);
+            return Ok(Vec::new());
         }
-        let roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
-        for right in rights.iter().filter(|right| roles.contains(&right.role)) {
-            found.push((right, self.permissions(&right.role).await?));
-        }
-        Ok(found)
+        let mut roles = self.ask::<Roles>("auth/role/list", &json!({})).await?.roles;
+        let asked: HashSet<&str> = rights.iter().map(|right| right.role.as_str()).collect();
+        roles.retain(|role| asked.contains(role.as_str()));
+        let now: HashMap<_, _> = self.permissions_of(roles).await?.into_iter().collect();
+        Ok(rights.iter().filter_map(|it| Some((it, now.get(&it.role)?.clone()))).collect())
     }
 
     /// Gives the taken ones of these rights back, those that this instance may; returns whether one was taken.
@@ -382,6 +383,18 @@ impl Etcd {
         let mut found = self.with_permissions(rights).await?;
         found.retain(|(right, now)| right.is_missing(now));
         Ok(found.into_iter().map(|(right, _)| right).collect())
+    }
+
+    /// The permissions of each of these roles. A large cluster has thousands of roles, and each answer of etcd is a round of its servers.
+    async fn permissions_of(
+        &self,
+        roles: Vec<String>,
+    ) -> Result<Vec<(String, Vec<Permission>)>, Refused> {
+        let looks = roles.into_iter().map(async |role| {
+            let permissions = self.permissions(&role).await?;
+            Ok::<_, Refused>((role, permissions))
+        });
+        stream::iter(looks).buffered(IN_FLIGHT).try_collect().await
     }
 
     async fn permissions(&self, role: &str) -> Result<Vec<Permission>, Refused> {

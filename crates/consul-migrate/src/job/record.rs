@@ -102,6 +102,9 @@ pub struct Record {
     /// Switched: the revision in which the cut-over has created the key that it leaves in etcd; a restore takes that away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<u64>,
+    /// Whether a finish has begun to remove what the other verbs rely on, so that only a finish can follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finishing: bool,
     /// Grows with each change of the record.
     pub step: u64,
 }
@@ -128,6 +131,7 @@ impl Record {
             switched_at: None,
             switched_revision: None,
             left: None,
+            finishing: false,
             step: 0,
         }
     }
@@ -162,6 +166,21 @@ impl Record {
             self.mapping.on.insert(*problem, *choice);
         }
         Ok(self)
+    }
+
+    /// Refuses all but a finish after that of a finish that has begun.
+    ///
+    /// # Errors
+    /// See [`Stop`].
+    pub fn refuse_finishing(&self) -> Result<(), Stop> {
+        let verb = match self.phase {
+            _ if !self.finishing => return Ok(()),
+            Phase::Switched => "finish",
+            _ => "finish --without-etcd",
+        };
+        Err(Stop::Refused(format!(
+            "a finish of the job has begun and has not ended, so that nothing else can follow: run `{verb}` again"
+        )))
     }
 
     /// The rights that roles may lack by a cut-over.
@@ -277,9 +296,13 @@ pub async fn others(target: &Target, keys: &Keys) -> Result<Vec<(String, Record)
 pub async fn refuse_switched(target: &Target, keys: &Keys, mapping: &Mapping) -> Result<(), Stop> {
     for (name, other) in others(target, keys).await? {
         if other.phase == Phase::Switched && mapping.shares_keys(&other.mapping) {
+            let back = match other.finishing {
+                true => String::new(),
+                false => format!(", `--job {name} rollback` makes etcd the truth"),
+            };
             return Err(Stop::Refused(format!(
                 "programs use these keys of Consul since the cut-over of the job {name:?}: what etcd has would replace or delete \
-                 what they have written. `--job {name} finish` ends that job, `--job {name} rollback` makes etcd the truth"
+                 what they have written. `--job {name} finish` ends that job{back}"
             )));
         }
     }

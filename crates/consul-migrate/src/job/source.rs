@@ -59,6 +59,9 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
         return Ok(());
     }
     let cure = match record.phase {
+        Phase::Switched if record.finishing => {
+            "programs use Consul since the cut-over, and `finish --without-etcd` ends the job"
+        }
         Phase::Switched => {
             "programs use Consul since the cut-over, and `rollback` makes etcd as it is"
         }
@@ -68,6 +71,18 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
     };
     Err(Stop::Refused(format!(
         "etcd is at revision {found}, and the job has applied revision {applied}: etcd was restored from a snapshot; {cure}"
+    )))
+}
+
+/// Refuses to follow an etcd that was restored since the job was cut over: its deletions are of another history.
+///
+/// # Errors
+/// See [`Stop`].
+pub async fn check_switched(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<(), Stop> {
+    let Some(why) = restored(etcd, record, keys).await? else { return Ok(()) };
+    Err(Stop::Refused(format!(
+        "{why}. Programs use Consul since the cut-over, so that what is deleted in this etcd stays in Consul: `rollback` makes etcd \
+         as Consul is, and `finish --without-etcd` ends the job"
     )))
 }
 
@@ -92,8 +107,8 @@ pub async fn restored(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<Optio
         }
     }
     Ok(Some(
-        "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, or all its keys were \
-         deleted"
+        "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, all its keys were \
+         deleted, or Consul was restored to a state before a finish of the job"
             .to_owned(),
     ))
 }

@@ -5,6 +5,7 @@ use crate::job::source;
 use crate::job::{self, Job, Phase, Record, Rights};
 use crate::mapping::Mapping;
 use crate::snapshot::nothing::nothing;
+use crate::snapshot::survey::shown;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::verify::digest::Digests;
@@ -33,6 +34,10 @@ const NOTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// After as many alarms of replaced instances a write fails.
 const LATE_ALARMS: usize = 20;
+
+/// How writers are stopped, and what undoes it.
+const BY_ALARM: &str = "stops the writers of etcd now, by an alarm; if the job in Consul is lost, `etcdctl alarm disarm` lifts it";
+const BY_ROLES: &str = "stops the writers of etcd now, and takes their rights from roles; if the job in Consul is lost, give them back by:";
 
 /// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
@@ -361,6 +366,11 @@ pub async fn cut_over(
 ) -> Result<CutOver, Stop> {
     prepare(run, freeze).await?;
     lock(&frozen.0).put = put(run);
+    let own = sentinels(&run.job.record().mapping, &run.job.keys);
+    run.report.note(&format!(
+        "puts keys of its own into etcd, which begin with {}: it deletes them, but for one that stays until `finish` or `rollback`",
+        shown(&own)
+    ));
     let short = catch_up(run).await?;
     // The tail has to end by itself: dropped during a write, it would not know the state of the record.
     let sentinel = put_sentinel(run).await?;
@@ -389,6 +399,7 @@ pub async fn cut_over(
 /// Ends what an earlier cut-over has left.
 async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     let record = run.job.record();
+    record.refuse_finishing()?;
     if record.phase == Phase::Switched {
         return Err(cut_over_already());
     }
@@ -414,6 +425,7 @@ fn cut_over_already() -> Stop {
 /// # Errors
 /// See [`Stop`].
 pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Result<(), Stop> {
+    record.refuse_finishing()?;
     match record.phase {
         Phase::Switched => Err(cut_over_already()),
         // The rights that an earlier cut-over has taken are given back before.
@@ -447,12 +459,12 @@ async fn may_freeze(etcd: &Etcd, mapping: &Mapping, freeze: Freeze) -> Result<()
         Freeze::Roles if !etcd.has_users().await? => Err(Stop::Refused(
             "etcd has no users, so that no role lets programs write: use --freeze alarm or --freeze operator".to_owned(),
         )),
-        Freeze::Roles if etcd.rights_to_write(&range).await?.is_empty() => Err(Stop::Refused(
-            "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
-        )),
-        Freeze::Roles => match etcd.not_takable(&range).await? {
-            Some(why) => Err(Stop::Refused(why)),
-            None => Ok(()),
+        Freeze::Roles => match etcd.takable(&range).await? {
+            Err(why) => Err(Stop::Refused(why)),
+            Ok(rights) if rights.is_empty() => Err(Stop::Refused(
+                "no role of etcd but root lets programs write keys of this job: use --freeze operator".to_owned(),
+            )),
+            Ok(_) => Ok(()),
         },
         Freeze::Operator => Ok(()),
     }
@@ -471,9 +483,9 @@ pub async fn roles_refused(etcd: &Etcd, etcd_prefix: &[u8]) -> Result<Option<Str
     if !etcd.has_users().await? {
         return Ok(None);
     }
-    match etcd.not_takable(&Range::prefix(etcd_prefix)).await {
+    match etcd.takable(&Range::prefix(etcd_prefix)).await {
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
-        found => found,
+        found => Ok(found?.err()),
     }
 }
 
@@ -602,6 +614,9 @@ pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
              `etcdctl alarm disarm`"
                 .to_owned()
         }
+        Some((name, other)) if other.finishing => format!(
+            "etcd refuses writes by an alarm of the job {name:?}, whose finish has begun: run --job {name} finish again"
+        ),
         Some((name, other)) if other.phase == Phase::Switched => format!(
             "etcd refuses writes since the cut-over of the job {name:?}: take it back with --job {name} rollback, or let all \
              programs write to etcd again with `etcdctl alarm disarm`"
@@ -692,8 +707,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let begun = clock.now();
     // A put would be refused later.
     let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
-    let left = run.etcd.get(&left, 0).await?.map(|kv| kv.create_revision.0);
-    lock(&frozen.0).left = left;
+    // Without it nothing tells later that etcd was restored.
+    let left = run.etcd.get(&left, 0).await?.ok_or_else(sentinel_deleted)?.create_revision.0;
+    lock(&frozen.0).left = Some(left);
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
@@ -703,7 +719,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let frozen_at = run.etcd.revision(&sentinel).await?;
     let drained = drain(run, sentinel).await?;
     if run.job.record().revision <= frozen_at {
-        return Err(Stop::Refused("another program has deleted the sentinel in etcd".to_owned()));
+        return Err(sentinel_deleted());
     }
     if freeze == Freeze::Operator {
         refuse_writers(drained)?;
@@ -725,7 +741,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),
             switched_revision: Some(record.revision - 1),
-            left,
+            left: Some(left),
             tally: Some(tally.clone()),
             ..record
         };
@@ -752,6 +768,10 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     };
     let opened = None;
     Ok(CutOver { tally, digests, revision, stopped, taken, opened, differences, is_whole })
+}
+
+fn sentinel_deleted() -> Stop {
+    Stop::Refused("another program has deleted the sentinel in etcd".to_owned())
 }
 
 /// Refuses to end a cut-over if its freeze may have let writers go on.
@@ -836,6 +856,7 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     // Those that this cut-over cannot take and is not to give back are still named.
     let before = record.given_back();
     let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
+    run.report.stops(BY_ROLES, &taken)?;
     {
         let own = Own { taken: taken.clone(), taking, is_taking: false };
         lock(&frozen.0).own = own;
@@ -857,6 +878,7 @@ async fn stop_writes(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let mut record = run.job.record();
     let alarm = record.new_alarm(&run.job.keys);
     record.alarms.push(alarm);
+    run.report.stops(BY_ALARM, &[])?;
     let alarms = record.alarms.clone();
     run.job.save(record, &[]).await?;
     lock(&frozen.0).alarms = alarms;

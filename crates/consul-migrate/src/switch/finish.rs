@@ -80,6 +80,7 @@ pub async fn may_finish(
             keys.record
         )));
     }
+    let abandons_rollback = abandons_rollback || record.finishing;
     if !abandons_rollback && rollback_has_begun(etcd, record, keys).await? {
         return Err(Stop::Refused(
             "a rollback of the job has begun and has not ended, so that etcd has only a part of what Consul has: run rollback \
@@ -91,11 +92,17 @@ pub async fn may_finish(
     let own = Range::prefix(&sentinels(&record.mapping, keys));
     let of_job = Range::prefix(&record.mapping.etcd_prefix);
     match etcd.count(&of_job, 0).await?.0 > etcd.count(&own, 0).await?.0 {
-        true => Err(Stop::Refused(format!(
-            "{why}. So it is not known which of its keys programs have set since, and Consul does not have these: `rollback` makes \
-             etcd as Consul is, or names them; `finish --without-etcd` ends the job and leaves etcd as it is"
-        ))),
         false => Ok(()),
+        true => {
+            let back = match record.finishing {
+                true => "",
+                false => "`rollback` makes etcd as Consul is, or names them; ",
+            };
+            Err(Stop::Refused(format!(
+                "{why}. So it is not known which of its keys programs have set since, and Consul does not have these: {back}\
+                 `finish --without-etcd` ends the job and leaves etcd as it is"
+            )))
+        }
     }
 }
 
@@ -111,6 +118,7 @@ pub async fn finish_without_etcd(run: &Run<'_>) -> Result<Finished, Stop> {
         done.not_lifted.push("all writes, by an alarm: `etcdctl alarm disarm`".to_owned());
     }
     done.not_lifted.extend(record.may_be_taken().iter().map(|right| format!("writes: {right}")));
+    run.job.save(Record { finishing: true, ..record.clone() }, &[]).await?;
     end_in_consul(run, &record, &mut done).await?;
     Ok(done)
 }
@@ -122,8 +130,9 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
     done.set_since = set_since(run, record, since, &own).await?;
     done.lifted = lift(run.etcd, &run.job).await?;
     still_refused(run, done).await?;
-    // If this one is killed here, the next run does not take their absence for a restore.
-    run.job.save(Record { left: None, ..run.job.record() }, &[]).await?;
+    // From here on a restored etcd does not show itself: no way back can follow, and the next run does not take the absence of the
+    // keys for a restore.
+    run.job.save(Record { left: None, finishing: true, ..run.job.record() }, &[]).await?;
     let found = keys_below(run, &own).await?;
     // Another instance that takes over puts its own after that.
     run.job.apply(&[]).await?;

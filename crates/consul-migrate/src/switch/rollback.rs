@@ -137,6 +137,7 @@ pub enum MayChange {
 /// See [`Stop`].
 pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBack, Stop> {
     let record = run.job.record();
+    may_roll_back(&record)?;
     // A version that did not note the revision has set none either that can be told.
     let switched = record.switched_revision.unwrap_or(u64::MAX);
     let Some(why) = restored(run.etcd, &record, &run.job.keys).await? else {
@@ -156,6 +157,7 @@ pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBac
 /// # Errors
 /// See [`Stop`].
 pub fn may_roll_back(record: &Record) -> Result<(), Stop> {
+    record.refuse_finishing()?;
     match record.phase {
         Phase::Switched => Ok(()),
         _ => Err(Stop::Refused(
@@ -186,7 +188,6 @@ async fn make_as_consul(
     known: u64,
     is_dry: bool,
 ) -> Result<RolledBack, Stop> {
-    may_roll_back(record)?;
     let marks = marks(&record.mapping, &run.job.keys);
     if !is_dry {
         lift_own(run).await?;

@@ -383,6 +383,9 @@ impl<'r, 'a> Tail<'r, 'a> {
             Ok(watch) => watch,
             Err(ended) => return Ok(ended),
         };
+        // A restore ends the watches of before.
+        let job = &self.run.job;
+        source::check_switched(etcd, &job.record(), &job.keys).await?;
         self.told_at = etcd.clock().now();
         let mut arrived = Arrived::default();
         loop {

@@ -59,6 +59,8 @@ fn trials() -> Trials {
     trials.add("a_consul_that_is_restored_under_an_instance_is_told_and_goes_on", consul);
     let cluster = random::restored::as_a_new_cluster;
     trials.add("an_etcd_that_is_another_cluster_gets_the_advice_of_its_phase", cluster);
+    let switched = random::restored::a_tail_after_the_cut_over;
+    trials.add("no_deletion_of_a_restored_etcd_comes_to_consul_after_the_cut_over", switched);
     let beside = random::restored::beside_programs;
     trials.add("a_way_back_of_a_restored_etcd_spares_what_programs_set_meanwhile", beside);
     trials
@@ -75,7 +77,13 @@ fn trials() -> Trials {
     let recorded = recorded::by_the_one_in_memory;
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
+    let told = random::roles::are_told_before_they_are_taken;
+    trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
     trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    let restored = random::finished::then_restored;
+    trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
+    let alone = random::finished::nothing_else_follows;
+    trials.add("nothing_but_a_finish_follows_a_finish_that_has_begun", alone);
     let half = random::finished::after_half_a_rollback;
     trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
     let refuses = random::finished::while_etcd_refuses_writes;

@@ -188,6 +188,11 @@ fn goes_back(servers: &Servers) {
         servers.run(&verb).ends(1, &words);
     }
     servers.run(&["cutover", "--yes"]).ends(1, &words);
+    for more in [&[][..], &["--replace", "--yes"]] {
+        let again = [&["copy", "--again"][..], more].concat();
+        servers.run(&again).ends(1, &["nothing was changed: ", "`export` saves it"]);
+    }
+    assert_eq!(servers.stored("app/0").unwrap(), b"1");
     servers.etcd.gateway().fill(keys(1));
     servers.run(&["copy", "--again"]).ok();
     servers.run(&["verify"]).ends(0, &["compared 1 key", "0 missing, 0 extra, 0 different"]);

@@ -1,5 +1,6 @@
 //! A cut-over by roles is stopped, and Consul is restored to its state before: another instance works there when it goes on.
 
+use super::etcd::text;
 use super::program::{PATIENCE, Running, Servers};
 use super::versions::{self, Login, log_in};
 use crate::support::authority::Folder;
@@ -16,6 +17,9 @@ const OF_JOB: [&str; 4] = ["--etcd-prefix", "/app/", "--on", "path-key=skip"];
 /// The role that the cut-over takes a right from.
 const ROLE: &str = "readwrite";
 
+/// How it gets it back.
+const CURE: &str = "`etcdctl role grant-permission readwrite readwrite` for ";
+
 pub fn run(version: &'static str) {
     let folder = Folder::new();
     let consul = RealConsul::start(version).unwrap();
@@ -23,7 +27,37 @@ pub fn run(version: &'static str) {
     log_in(&mut servers, "root");
     servers.run(&[&OF_JOB[..], &["copy"]].concat()).ok();
     comes_back_beside_a_tail(&servers, &folder);
+    is_on_paper_after_a_kill(&servers, &folder);
     is_named_below_another_cut_over(&servers, &folder);
+}
+
+/// Consul knows nothing of the right: the output and the report have it, and a cut-over can follow when it is given back by these.
+fn is_on_paper_after_a_kill(servers: &Servers, folder: &Folder) {
+    let (mut cutover, report) = stopped(servers, folder);
+    cutover.kill();
+    let said = cutover.end();
+    assert!(
+        said.err.contains(&format!("  {CURE}")) && said.err.contains("give them back by"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("_migrate.sentinel/_migrate/etcd/"), "{said:?}");
+    let found = read(&report);
+    assert_eq!(found["error"]["kind"], "unfinished", "{found}");
+    servers
+        .run(&["report", &report])
+        .ends(0, &["has not come to its end", "taken from roles", CURE]);
+    let [right] = &found["taken"].as_array().unwrap()[..] else { panic!("{found}") };
+    let bytes = |name: &str| {
+        let digits = right[name].as_str().unwrap();
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        text(&(0..digits.len()).step_by(2).map(byte).collect::<Vec<u8>>())
+    };
+    let permission =
+        json!({ "permType": "READWRITE", "key": bytes("key"), "range_end": bytes("end") });
+    assert!(!may_write(servers) && right["reads"] == true);
+    let granted = json!({ "name": right["role"], "perm": permission });
+    servers.etcd.gateway().post("auth/role/grant", granted);
+    assert!(may_write(servers));
 }
 
 fn comes_back_beside_a_tail(servers: &Servers, folder: &Folder) {
@@ -41,16 +75,22 @@ fn is_named_below_another_cut_over(servers: &Servers, folder: &Folder) {
     let other = ["cutover", "--freeze", "operator", "--yes", "--within", "300"];
     servers.run(&[&OF_JOB[..], &other].concat()).ok();
     cutover.signal("CONT");
-    let cure = "etcdctl role grant-permission readwrite readwrite";
-    let words = ["another instance has cut the job over meanwhile", "does not name them", cure];
+    let words = ["another instance has cut the job over meanwhile", "does not name them", CURE];
     cutover.end().ends(1, &words);
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(SCHEMA).unwrap()).unwrap();
-    let found: Value = serde_json::from_str(&std::fs::read_to_string(&report).unwrap()).unwrap();
-    assert!(fits(&schema, &schema, &found), "{found}");
+    let found = read(&report);
+    assert_ne!(found["error"]["kind"], "unfinished", "{found}");
     assert_eq!(found["taken"].as_array().map(Vec::len), Some(1), "{found}");
-    servers.run(&["report", &report]).ends(0, &["it has failed", "taken from roles", cure]);
+    servers.run(&["report", &report]).ends(0, &["it has failed", "taken from roles", CURE]);
     servers.run(&[&OF_JOB[..], &["rollback", "--yes"]].concat()).ok();
     assert!(!may_write(servers), "nothing knows of it any more");
+}
+
+/// A report, which is as its schema says.
+fn read(report: &str) -> Value {
+    let read = |name: &str| serde_json::from_str(&std::fs::read_to_string(name).unwrap()).unwrap();
+    let (schema, found): (Value, Value) = (read(SCHEMA), read(report));
+    assert!(fits(&schema, &schema, &found), "{found}");
+    found
 }
 
 /// A cut-over that has taken the right, and is stopped before it has switched, with the file of its report; Consul's record is that

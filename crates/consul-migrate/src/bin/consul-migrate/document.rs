@@ -64,12 +64,22 @@ fn has_etcd(line: &CommandLine) -> bool {
     }
 }
 
-fn head(session: &Session, line: &CommandLine) -> Value {
+fn now() -> Option<String> {
     let time = OffsetDateTime::from(SystemTime::now()).replace_nanosecond(0);
-    let time = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+    time.ok().and_then(|time| time.format(&Rfc3339).ok())
+}
+
+/// That of a cut-over which is about to take these rights, as long as it has no other: `head` is one without them.
+pub fn of_taking(head: &Value, taken: &[Right]) -> Value {
+    let mut document = head.clone();
+    add(&mut document, json!({ "time": now(), "taken": taken }));
+    document
+}
+
+fn head(session: &Session, line: &CommandLine) -> Value {
     let addresses = if has_etcd(line) { session.etcd.addresses() } else { Vec::new() };
     json!({
-        "verb": line.verb.name(), "time": time, "job": line.job.name, "version": env!("CARGO_PKG_VERSION"),
+        "verb": line.verb.name(), "time": now(), "job": line.job.name, "version": env!("CARGO_PKG_VERSION"),
         "etcd": { "addresses": addresses, "prefix": String::from_utf8_lossy(&session.mapping.etcd_prefix) },
         "consul": { "addresses": session.consul, "prefix": session.mapping.consul_prefix },
     })

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 fn failed_with(
     line: &CommandLine,
     failure: &Failure,
-    begun: Option<(&Session, &ReportFile<'_>)>,
+    begun: Option<(&Session, &ReportFile)>,
 ) -> ExitCode {
     let text = failure.to_string();
     if text.is_empty() {
@@ -95,7 +95,7 @@ async fn run(line: &CommandLine) -> ExitCode {
 async fn work(
     session: &mut Session,
     line: &CommandLine,
-    report: &ReportFile<'_>,
+    report: &ReportFile,
 ) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let kinds = [

@@ -1,21 +1,25 @@
 //! The file with what a run has done.
 
 use super::failure::Failure;
+use consul_migrate::Stop;
 use serde_json::Value;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 /// The file of `--report`, if there is one.
-pub struct ReportFile<'a>(Option<(&'a str, File)>);
+#[derive(Clone)]
+pub struct ReportFile(Option<Arc<(String, File)>>);
 
-impl<'a> ReportFile<'a> {
+impl ReportFile {
     pub fn none() -> Self {
         ReportFile(None)
     }
 
     /// Opens it before anything is done. The old content stays until the end.
-    pub fn open(name: Option<&'a str>) -> Result<Self, Failure> {
+    pub fn open(name: Option<&str>) -> Result<Self, Failure> {
         let Some(name) = name else { return Ok(ReportFile::none()) };
         if name == "-" {
             let why = "--report - is not a file: --json prints it on standard output";
@@ -23,17 +27,57 @@ impl<'a> ReportFile<'a> {
         }
         let file = File::options().write(true).create(true).truncate(false).open(name);
         let file = file.map_err(|error| Failure::of_file(unwritten(name, &error), &error))?;
-        Ok(ReportFile(Some((name, file))))
+        Ok(ReportFile(Some(Arc::new((name.to_owned(), file)))))
     }
 
     /// Writes it, unless the file has a report that this one must not replace; an error says what has failed.
-    pub fn write(&self, done: &Value) -> Result<(), String> {
-        let Some((name, file)) = &self.0 else { return Ok(()) };
-        let before = present(name, file).map_err(|error| unwritten(name, &error))?;
+    pub fn write(&self, done: &Value) -> Result<(), Unwritten> {
+        let Some((name, file)) = self.0.as_deref() else { return Ok(()) };
+        let failed = |error: io::Error| Unwritten::Failed(unwritten(name, &error));
+        let before = present(name, file).map_err(failed)?;
         if let Some(kept) = kept(&before, done) {
-            return Err(format!("--report {name:?} has the report of {kept}, and keeps it"));
+            let why = format!("--report {name:?} has the report of {kept}, and keeps it");
+            return Err(Unwritten::Kept(why));
         }
-        replaced(file, &before, done).map_err(|error| unwritten(name, &error))
+        replaced(file, &before, done).map_err(failed)
+    }
+
+    /// Writes what is about to be done, so that it is there if this process is killed; returns why the file keeps what it has. A
+    /// pipe gets the report of the end alone.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn begin(&self, doing: &Value) -> Result<Option<String>, Stop> {
+        let Some((_, file)) = self.0.as_deref() else { return Ok(None) };
+        if !file.metadata().is_ok_and(|it| it.is_file()) {
+            return Ok(None);
+        }
+        match self.write(doing) {
+            Ok(()) => {
+                // A disk that cannot tell has it all the same.
+                let _ = file.sync_all();
+                Ok(None)
+            }
+            Err(Unwritten::Kept(why)) => Ok(Some(why)),
+            Err(Unwritten::Failed(why)) => {
+                Err(Stop::Refused(format!("{why}; no writer of etcd was stopped")))
+            }
+        }
+    }
+}
+
+/// Why a report is not in its file.
+#[derive(Debug)]
+pub enum Unwritten {
+    /// The file has a report that stays.
+    Kept(String),
+    Failed(String),
+}
+
+impl fmt::Display for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Unwritten::Kept(why) | Unwritten::Failed(why)) = self;
+        f.write_str(why)
     }
 }
 
@@ -109,8 +153,9 @@ mod tests {
             let found = std::fs::read_to_string(name).expect("a file");
             let wanted = if written.is_ok() { format!("{done}\n") } else { before.to_owned() };
             assert_eq!(found, wanted);
-            written
-                .inspect_err(|why| assert!(why.contains("of 2026-01-02T03:04:05Z, and keeps it")))
+            written.inspect_err(|why| {
+                assert!(why.to_string().contains("of 2026-01-02T03:04:05Z, and keeps it"))
+            })
         };
         let all = failures.iter().chain(&others).chain([&cut_over]);
         for done in all {

@@ -2,12 +2,14 @@
 
 use super::arguments::{CommandLine, Cutover, Freeze as Given, Rollback};
 use super::connection::{Session, is_dead};
-use super::document::document;
+use super::document::{document, of_failure, of_taking};
 use super::failure::Failure;
+use super::progress::Progress;
 use super::report::ReportFile;
 use super::verbs::{Done, by_kind, held, listed, of, open_if, without};
 use consul_api::error::Error;
-use consul_cli::print::{PROGRAM, counted, say};
+use consul_cli::print::{PROGRAM, counted, failed, say};
+use consul_migrate::etcd::Right;
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
     CutOver, FORGOTTEN, Freeze, LAST_LOOK, MayChange, Report, RolledBack, Run, Stop, Until,
@@ -16,6 +18,7 @@ use consul_migrate::{
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -46,7 +49,7 @@ pub async fn cutover(
     session: &Session,
     line: &CommandLine,
     asked: &Cutover,
-    report: &ReportFile<'_>,
+    report: &ReportFile,
 ) -> Result<Done, Failure> {
     let name = &line.job.name;
     let (freeze, warning) = match (asked.freeze, asked.accept_open_deletes) {
@@ -63,7 +66,10 @@ pub async fn cutover(
     let may = async |record: &Record| may_cut_over(&session.etcd, record, freeze).await;
     let opened = open_if(session, name, &asked.hold, may).await?;
     let Some(job) = opened else { return Err(without(name)) };
-    let run = of(session, job);
+    let why = "the cut-over was about to stop the writers of etcd, and has not come to its end: `status` says how far the job is";
+    let head = of_failure(session, line, failed("unfinished", why));
+    let teller = Teller { progress: session.progress.clone(), report: report.clone(), head };
+    let run = Run { report: Arc::new(teller), ..of(session, job) };
     let consent = async |lag: Duration| {
         let text = format!("The changes of etcd arrive within {:.1} s.", lag.as_secs_f64());
         let mut warning = warning;
@@ -84,7 +90,7 @@ pub async fn cutover(
             if line.report.is_some()
                 && let Err(why) = report.write(&document(session, line, as_json(&done)).await)
             {
-                session.progress.note(&why);
+                session.progress.note(&why.to_string());
             }
             tail(&run, &Until::Dropped).await?;
         }
@@ -98,6 +104,35 @@ pub async fn cutover(
     }
     let (text, json) = (told(&done, asked.freeze), as_json(&done));
     Ok(Done { text, json, is_well: done.differences.is_empty() && done.opened.is_none() })
+}
+
+/// The progress of a cut-over, and what it stops.
+struct Teller {
+    progress: Arc<Progress>,
+    report: ReportFile,
+    /// The report of a cut-over that has not come to its end.
+    head: Value,
+}
+
+impl Report for Teller {
+    fn progress(&self, phase: &'static str, done: u64, of: Option<u64>) {
+        self.progress.progress(phase, done, of);
+    }
+
+    fn behind(&self, revisions: u64, time: Duration) {
+        self.progress.behind(revisions, time);
+    }
+
+    fn note(&self, text: &str) {
+        self.progress.note(text);
+    }
+
+    fn stops(&self, how: &str, taken: &[Right]) -> Result<(), Stop> {
+        self.progress.stops(how, taken)?;
+        let kept = self.report.begin(&of_taking(&self.head, taken))?;
+        kept.iter().for_each(|why| self.note(why));
+        Ok(())
+    }
 }
 
 fn as_json(done: &CutOver) -> Value {
@@ -359,6 +394,16 @@ pub async fn truth(
     record: &Record,
     freeze: &str,
 ) -> Result<(&'static str, String), Failure> {
+    if record.finishing {
+        let (truth, line) = match record.phase {
+            Phase::Switched => ("consul", "Consul is the truth"),
+            _ => ("etcd", "etcd is the truth"),
+        };
+        return Ok((
+            truth,
+            format!("{line}, and a finish has begun and has not ended: run it again"),
+        ));
+    }
     if record.phase != Phase::Switched && freeze == FORGOTTEN {
         let line = "etcd is the truth up to that cut-over; what programs have set in Consul since is in Consul alone";
         return Ok(("etcd", line.to_owned()));

@@ -69,7 +69,7 @@ pub struct Done {
 pub async fn run(
     session: &Session,
     line: &CommandLine,
-    report: &ReportFile<'_>,
+    report: &ReportFile,
 ) -> Result<(), Failure> {
     let done = match &line.verb {
         Verb::Plan => plan(session, &line.job.name).await?,
@@ -238,6 +238,7 @@ async fn not_writable(
 /// Refuses what a copy would refuse of a job.
 async fn check_plan(session: &Session, name: &str, record: &Record) -> Result<(), Stop> {
     check_begun(session, name, record).await?;
+    record.refuse_finishing()?;
     source::check_revision(&session.etcd, record).await
 }
 
@@ -311,6 +312,9 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         .into());
     }
     held(session, &run, async || {
+        if asked.again {
+            refuse_to_lose_all(session, &before).await?;
+        }
         if asked.again && asked.replace {
             agree_to_replace(session, &before.mapping, asked).await?;
             run.job.replace_all().await?;
@@ -356,6 +360,19 @@ async fn agree_to_replace(session: &Session, mapping: &Mapping, asked: &Copy) ->
     let text =
         format!("--replace deletes {keys} of Consul that etcd does not have, such as {first:?}.");
     switch::agree(session, &text, asked.yes).await
+}
+
+/// Refuses to replace the copy of an etcd that has lost all keys by nothing: it may be the last one.
+async fn refuse_to_lose_all(session: &Session, record: &Record) -> Result<(), Stop> {
+    let Err(Stop::Refused(lost)) = source::check_revision(&session.etcd, record).await else {
+        return Ok(());
+    };
+    match nothing(&session.etcd, &record.mapping).await? {
+        Some(why) => Err(Stop::Refused(format!(
+            "nothing was changed: {why}, and what Consul has may be the last copy. `export` saves it. {lost}, as soon as etcd has keys again"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses to replace all keys of Consul by none.
@@ -428,7 +445,7 @@ pub async fn open<'s>(
     name: &str,
     hold: &Hold,
 ) -> Result<Option<Job<'s>>, Failure> {
-    open_if(session, name, hold, async |_| Ok(())).await
+    open_if(session, name, hold, async |record| record.refuse_finishing()).await
 }
 
 /// The same, if its record is not refused.

@@ -2,14 +2,15 @@
 
 use super::World;
 use bytes::Bytes;
-use consul_migrate::job::{Phase, Record};
+use consul_migrate::job::{self, Keys, Phase, Record, source};
 use consul_migrate::mapping::{Choice, Op, Problem};
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, load, restart, roll_back,
-    rollback_has_begun,
+    Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, finish_without_etcd, load,
+    may_cut_over, may_roll_back, restart, roll_back, rollback_has_begun,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -46,6 +47,190 @@ fn goes_on_after_a_kill(freeze: Freeze, life: u64) -> bool {
         assert!(!keys.keys().any(|key| key.starts_with(&world.mapping.sentinels())));
         assert!(world.record().await.is_none());
         true
+    })
+}
+
+/// The things that happen after a finish was cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Since {
+    Nothing,
+    /// etcd has an older state, and programs have written so much since that its revisions do not show that.
+    EtcdRestored,
+    /// Consul has the job as it was before the finish.
+    ConsulRestored,
+    Both,
+}
+
+/// A finish is cut at each moment, and then no way back overwrites what programs have set in etcd since. The job can be ended.
+pub fn then_restored() {
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        for since in [Since::Nothing, Since::EtcdRestored, Since::ConsulRestored, Since::Both] {
+            let ends = (0..60).map(|life| cut_and_restored(freeze, life, since));
+            let ends: BTreeSet<_> = ends.collect();
+            let wanted: &[Cut] = match since {
+                Since::Nothing | Since::EtcdRestored => &[Cut::Before, Cut::Begun, Cut::Over],
+                _ => &[Cut::Before, Cut::Over],
+            };
+            assert!(ends.iter().eq(wanted), "{freeze:?} {since:?}: {ends:?}");
+        }
+    }
+}
+
+/// How far a finish had come when it was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cut {
+    /// A way back may still follow.
+    Before,
+    Begun,
+    Over,
+}
+
+fn cut_and_restored(freeze: Freeze, life: u64, since: Since) -> Cut {
+    let world = World::plain(1, &[]);
+    (0..20).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    let snapshot = world.fake.revision();
+    (0..20).for_each(|at| world.put(&format!("/app/{at:03}"), Some("2")));
+    if freeze == Freeze::Roles {
+        world.fake.have_users("3.5.0");
+        world.fake.permit("app", "READWRITE", "/", "0");
+    }
+    world.works(async {
+        let run = cut(&world, freeze).await;
+        let name = run.job.keys.record.as_str();
+        let kept = world.direct.get(name).await.unwrap().unwrap().value;
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(finish(&run, false)), pin!(killed)).await;
+        }
+        // A request that was on its way.
+        world.clock.sleep(Duration::from_secs(1)).await;
+        if world.record().await.is_none() {
+            return Cut::Over;
+        }
+        if matches!(since, Since::EtcdRestored | Since::Both) {
+            world.fake.restore(snapshot);
+            (0..60).for_each(|_| world.put("/other", Some("0")));
+        }
+        if matches!(since, Since::ConsulRestored | Since::Both) {
+            let record = Op::set(name.to_owned(), kept);
+            world.direct.txn_surely(&[], &[record]).await.unwrap();
+        }
+        world.fake.lift();
+        world.put("/app/000", Some("of a program"));
+        let before = world.fake.at(world.fake.revision());
+        let (run, _) = world.hold(2).await.unwrap();
+        let shown = format!("{freeze:?} {life} {since:?}");
+        let back = roll_back(&run, MayChange::NoNewKeys).await;
+        let now = world.fake.at(world.fake.revision());
+        let value = now.get(&b"/app/000"[..]).map(|it| &it.value[..]);
+        assert_eq!(value, Some(&b"of a program"[..]), "{shown}: {back:?}");
+        match back {
+            Ok(done) => {
+                let is_known = matches!(since, Since::Nothing | Since::ConsulRestored);
+                assert!(is_known, "{shown}: {done:?}");
+                assert_eq!(done.changed, ["/app/000"], "{shown}");
+                return Cut::Before;
+            }
+            Err(Stop::Refused(why)) => {
+                assert!(now == before, "{shown}: {why}");
+                let has_begun = why.contains("a finish of the job has begun");
+                // Only then its key is to be there still.
+                assert!(has_begun || why.contains("etcd has not the key"), "{shown}: {why}");
+                if has_begun {
+                    let overwrites = roll_back(&run, MayChange::Restored).await;
+                    assert!(matches!(overwrites, Err(Stop::Refused(_))), "{shown}: {overwrites:?}");
+                    assert!(world.fake.at(world.fake.revision()) == before, "{shown}");
+                }
+                match finish(&run, false).await {
+                    Ok(done) => {
+                        assert!(has_begun && done.set_since[0] == "/app/000", "{shown}: {done:?}")
+                    }
+                    Err(Stop::Refused(why)) => {
+                        assert!(!has_begun && why.contains("--without-etcd"), "{shown}: {why}");
+                        finish_without_etcd(&run).await.unwrap();
+                    }
+                    other => panic!("{shown}: {other:?}"),
+                }
+                assert!(world.record().await.is_none(), "{shown}");
+                if has_begun { Cut::Begun } else { Cut::Before }
+            }
+            other => panic!("{shown}: {other:?}"),
+        }
+    })
+}
+
+/// A finish without etcd is cut at each moment of a job that follows etcd, or is cut over. As soon as a key has lost its mark,
+/// nothing but a finish follows.
+pub fn nothing_else_follows() {
+    for is_switched in [false, true] {
+        let begun = (0..40).step_by(3).filter(|life| is_begun_alone(is_switched, *life));
+        assert!(begun.count() > 3, "{is_switched}");
+    }
+}
+
+/// Returns whether it had begun, and had not ended, after this time.
+fn is_begun_alone(is_switched: bool, life: u64) -> bool {
+    let world = World::plain(1, &[]);
+    (0..200).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    world.works(async {
+        let run = if is_switched {
+            cut(&world, Freeze::Operator).await
+        } else {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            run
+        };
+        {
+            let killed = world.clock.sleep(Duration::from_millis(life));
+            select(pin!(finish_without_etcd(&run)), pin!(killed)).await;
+        }
+        let Some(record) = world.record().await else { return false };
+        let names = world.direct.keys("app/", None).await.unwrap();
+        let flags = async |name: &str| world.direct.get(name).await.unwrap().unwrap().flags;
+        // They lose it in this order.
+        assert!(record.finishing || flags(&names[0]).await != 0, "{life}");
+        // A way back that was half done is given up.
+        let mark = [&world.mapping.sentinels()[..], b"_migrate/job/rollback/1"].concat();
+        assert!(world.fake.write(&[(mark, Some((Bytes::new(), 0)))]));
+        let before = world.fake.at(world.fake.revision());
+        let (run, _) = world.hold(2).await.unwrap();
+        let why = |done: Result<(), Stop>| match done {
+            Err(Stop::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let cuts = async |_| Ok(());
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let may_cut = may_cut_over(&world.etcd, &record, Freeze::Operator).await;
+        if record.finishing {
+            let again = cut_over(&run, Freeze::Operator, &frozen, limit, cuts).await.map(|_| ());
+            let back = roll_back(&run, MayChange::Restored).await.map(|_| ());
+            for done in [may_cut, may_roll_back(&record), again, back] {
+                let why = why(done);
+                assert_eq!(why.contains("--without-etcd"), !is_switched, "{why}");
+                assert!(why.contains("a finish of the job has begun"), "{why}");
+            }
+            assert!(world.fake.at(world.fake.revision()) == before);
+        } else {
+            assert_eq!(
+                (may_cut.is_ok(), may_roll_back(&record).is_ok()),
+                (!is_switched, is_switched)
+            );
+        }
+        if is_switched {
+            let others = Keys::new("other");
+            let of_another = job::refuse_switched(&world.direct, &others, &record.mapping).await;
+            for why in [why(of_another), why(source::check_read(&record, 0))] {
+                assert!(why.contains("finish") || !record.finishing, "{why}");
+                assert_eq!(why.contains("rollback"), !record.finishing, "{why}");
+            }
+        }
+        match is_switched && record.finishing {
+            true => finish(&run, false).await.unwrap(),
+            false => finish_without_etcd(&run).await.unwrap(),
+        };
+        assert!(world.record().await.is_none());
+        assert_eq!((flags(&names[0]).await, flags(&names[199]).await), (0, 0));
+        record.finishing
     })
 }
 

@@ -138,6 +138,8 @@ fn world() -> World {
     NAMES.iter().for_each(|name| world.put(name, Some("1")));
     world.fake.have_users("3.6.0");
     NAMES.iter().for_each(|name| world.fake.permit("app", "READWRITE", name, ""));
+    // So that moments lie between the rights.
+    world.fake.be_slow(Duration::from_millis(2));
     world
 }
 

@@ -188,8 +188,11 @@ fn is_held_up_after(ms: u64, finishes: bool) -> bool {
             ended.unwrap();
             return false;
         }
-        let (other, kept) = world.hold(2).await.unwrap();
-        if other.job.record().phase == Phase::Switched {
+        let (mut other, mut kept) = world.hold(2).await.unwrap();
+        if other.job.record().finishing {
+            finish(&other, false).await.unwrap();
+            (other, kept) = world.hold(3).await.unwrap();
+        } else if other.job.record().phase == Phase::Switched {
             roll_back(&other, MayChange::Restored).await.unwrap();
         }
         load(&other, kept).await.unwrap();

@@ -78,6 +78,36 @@ pub fn as_a_new_cluster() {
     });
 }
 
+/// etcd is restored while a tail follows a job that is cut over, or before: however many writes there were since, no deletion in
+/// the restored one comes to Consul, and the tail says why.
+pub fn a_tail_after_the_cut_over() {
+    for (after_ms, writes) in
+        (0..2200).step_by(200).flat_map(|after| [0, 1, 40].map(|writes| (after, writes)))
+    {
+        let world = World::plain(1, &[]);
+        (0..9).for_each(|at| world.put(&format!("/{at}"), Some("1")));
+        world.works(async {
+            let run = cut_over_with(&world).await;
+            let before = world.found().await;
+            let restored = async {
+                world.clock.sleep(Duration::from_millis(after_ms)).await;
+                world.fake.cut_watches();
+                world.fake.restore(7);
+                (0..writes).for_each(|_| world.put("/new", Some("2")));
+                (0..5).for_each(|at| world.put(&format!("/{at}"), None));
+                world.clock.sleep(Duration::from_secs(10)).await;
+            };
+            let tails = pin!(tail(&run, &Until::Dropped));
+            let Either::Left((Err(Stop::Refused(why)), _)) = select(tails, pin!(restored)).await
+            else {
+                panic!("not noticed after {after_ms} ms, {writes}")
+            };
+            assert!(why.contains("was restored from a snapshot"), "{why}");
+            assert!(world.found().await == before, "after {after_ms} ms, {writes}: {why}");
+        });
+    }
+}
+
 /// The Consul that is there while an instance works.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Consul {

@@ -8,7 +8,7 @@ use consul_migrate::etcd::{Range, Right};
 use consul_migrate::job::{self, Job, Keys, Phase, Record, Rights};
 use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::{
-    CutOver, Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, lift_left_of, load,
+    CutOver, Freeze, Frozen, MayChange, Report, Run, Stop, cut_over, finish, lift_left_of, load,
     may_cut_over, rights_now, roles_refused, roll_back, taken_late,
 };
 use consul_process::clock::Clock as _;
@@ -16,6 +16,7 @@ use futures_util::future::{Either, join, select};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const VERSIONS: [&str; 3] = ["3.4.0", "3.5.0", "3.6.0"];
@@ -123,6 +124,100 @@ pub fn run() {
     tell_who_has_switched();
     that_a_late_request_took_are_named_by_later_cut_overs();
     are_needed();
+}
+
+/// The notes and stops that an operator was told.
+#[derive(Default)]
+struct Paper {
+    notes: Mutex<String>,
+    stops: Mutex<Option<Vec<Right>>>,
+    is_full: bool,
+}
+
+impl Report for Paper {
+    fn progress(&self, _: &'static str, _: u64, _: Option<u64>) {}
+
+    fn note(&self, text: &str) {
+        *self.notes.lock().unwrap() += text;
+    }
+
+    fn stops(&self, how: &str, taken: &[Right]) -> Result<(), Stop> {
+        if self.is_full {
+            return Err(Stop::Refused("no space".to_owned()));
+        }
+        self.note(how);
+        *self.stops.lock().unwrap() = Some(taken.to_vec());
+        Ok(())
+    }
+}
+
+/// A cut-over is killed at each moment: whatever it has changed in etcd was told before, with what undoes it.
+pub fn are_told_before_they_are_taken() {
+    for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
+        let changed: Vec<_> = (0..120).map(|life| told_when_killed(freeze, life)).collect();
+        let is_some = |has: fn(&(bool, bool)) -> bool| changed.iter().filter(|it| has(it)).count();
+        assert!(is_some(|it| it.0) > 20, "{freeze:?}");
+        assert_eq!(is_some(|it| it.1) > 20, freeze != Freeze::Operator, "{freeze:?}");
+        nothing_is_stopped_untold(freeze);
+    }
+}
+
+fn with_roles() -> World {
+    let world = with("3.6.0", ROLES[3]);
+    world.fake.permit("other", "WRITE", "/", "0");
+    world
+}
+
+/// Returns whether it has put keys into etcd, and stopped writers.
+fn told_when_killed(freeze: Freeze, life: u64) -> (bool, bool) {
+    let world = with_roles();
+    let permissions = || ["app", "other"].map(|role| world.fake.permissions(role));
+    let before = permissions();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let taken = world.etcd.rights_to_write(&Range::prefix(b"")).await.unwrap();
+        let paper = Arc::new(Paper::default());
+        let run = Run { report: paper.clone(), ..run };
+        {
+            let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+            let cuts = pin!(cut_over(&run, freeze, &frozen, limit, async |_| Ok(())));
+            select(cuts, pin!(world.clock.sleep(Duration::from_millis(life)))).await;
+        }
+        let told = paper.stops.lock().unwrap().clone();
+        let notes = paper.notes.lock().unwrap().clone();
+        // A request that was on its way.
+        world.clock.sleep(Duration::from_secs(1)).await;
+        let prefix = String::from_utf8(world.mapping.sentinels()).unwrap();
+        let has_put = world.fake.revision() > 3;
+        assert!(!has_put || notes.contains(&prefix), "{freeze:?} {life}: {notes}");
+        let has_alarm = !world.fake.alarms().is_empty();
+        assert!(!has_alarm || notes.contains("etcdctl alarm disarm"), "{freeze:?} {life}: {notes}");
+        let has_taken = permissions() != before;
+        assert!(!has_taken || told == Some(taken), "{freeze:?} {life}: {told:?}");
+        (has_put, has_alarm || has_taken)
+    })
+}
+
+fn nothing_is_stopped_untold(freeze: Freeze) {
+    let world = with_roles();
+    let permissions = || ["app", "other"].map(|role| world.fake.permissions(role));
+    let before = permissions();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let run = Run { report: Arc::new(Paper { is_full: true, ..Paper::default() }), ..run };
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let done = cut_over(&run, freeze, &frozen, limit, async |_| Ok(())).await;
+        let record = run.job.record();
+        if freeze == Freeze::Operator {
+            done.unwrap();
+            return;
+        }
+        assert_eq!(why(done), "no space");
+        assert!(permissions() == before && world.fake.alarms().is_empty() && !frozen.may_be_on());
+        assert!(record.alarms.is_empty() && record.taken.is_empty(), "{record:?}");
+    });
 }
 
 /// The Consul that is there while a cut-over goes.
