@@ -75,7 +75,7 @@ enum Kind {
     Text,
     /// A number of any kind, kept as given.
     Float,
-    /// An integer, also without a sign and of so many bits.
+    /// An integer, also without a sign, of a number of bits.
     Count,
     Unsigned(u8),
     /// A boolean.
@@ -493,7 +493,7 @@ impl Kind {
     }
 }
 
-/// A value with the item in the place of each list of one that is a member. Source: `unSlice` in Consul's folder lib/decode.
+/// A value in which each list of one item that is a member is its item. Source: `unSlice` in Consul's folder lib/decode.
 fn unwrapped(value: &Json) -> Json {
     match value {
         Json::Object(members) => {

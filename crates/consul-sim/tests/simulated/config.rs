@@ -608,7 +608,7 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let certificate = folder.file("certificate.pem", identity.certificate);
     let key = folder.file("key.pem", identity.key);
     let trusted = folder.file("ca.pem", authority.pem());
-    // What is left at the path is replaced.
+    // A file at the path is replaced.
     let socket = folder.file("consul.sock", "left");
     let config = format!(
         r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ mode = "0600" }}
