@@ -85,6 +85,25 @@ pub(super) fn uint(text: &str) -> Result<u64, String> {
     text.parse().or_else(|_| refuse("value out of range"))
 }
 
+/// An integer with a sign and the prefix of its base, as `strconv.ParseInt` reads it when the text chooses the base.
+pub(super) fn integer(text: &str) -> Option<i128> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let prefixed = digits.strip_prefix('0').filter(|rest| !rest.is_empty());
+    let (base, digits) = match prefixed.map(|rest| (rest, rest.split_at_checked(1))) {
+        Some((_, Some(("x" | "X", rest)))) => (16, rest),
+        Some((_, Some(("b" | "B", rest)))) => (2, rest),
+        Some((_, Some(("o" | "O", rest)))) => (8, rest),
+        Some((rest, _)) => (8, rest),
+        None => (10, digits),
+    };
+    let is_separated = digits.split('_').skip(usize::from(base != 10)).all(|part| !part.is_empty());
+    if !is_separated || digits.starts_with(['+', '-']) {
+        return None;
+    }
+    let number = i128::from_str_radix(&digits.replace('_', ""), base).ok()?;
+    Some(if text.starts_with('-') { -number } else { number })
+}
+
 /// A number as an integer. If it does not fit, it is the smallest, as processors convert it for Go.
 pub(super) fn int(number: &serde_json::Number) -> i64 {
     const END: f64 = 9_223_372_036_854_775_808.0;

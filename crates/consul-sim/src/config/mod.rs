@@ -199,9 +199,14 @@ impl Config {
                 }
                 Place::Path(path) => {
                     let failed = |error| format!("unix://{path}: {error}");
-                    let mode = self
-                        .text("unix_sockets.mode")
-                        .and_then(|text| u32::from_str_radix(text, 8).ok());
+                    let mode = self.text("unix_sockets.mode").filter(|text| !text.is_empty());
+                    let mode = mode.map(|text| {
+                        let mode = u32::from_str_radix(text, 8);
+                        mode.map_err(|_| {
+                            format!("Failed setting up socket: invalid mode specified: {text}")
+                        })
+                    });
+                    let mode = mode.transpose()?;
                     (
                         format!("unix://{path}"),
                         Listener::unix(Path::new(&path), mode).map_err(failed)?,
@@ -263,17 +268,18 @@ impl Config {
         acceptor.map_err(|error| error.to_string())
     }
 
+    /// A setting of TLS on one kind of port, with the defaults and the older name.
+    fn of_tls(&self, port: &str, name: &str) -> Option<&Value> {
+        let names = [format!("tls.{port}.{name}"), format!("tls.defaults.{name}"), name.to_owned()];
+        names.iter().find_map(|name| self.get(name))
+    }
+
     /// The files of the port with TLS, if there are any.
     fn tls(&self) -> Result<Option<TlsFiles>, String> {
-        let first = |names: [&str; 3]| names.into_iter().find_map(|name| self.get(name));
-        let file = |name: &str| {
-            let names =
-                [format!("tls.https.{name}"), format!("tls.defaults.{name}"), name.to_owned()];
-            first(names.each_ref().map(String::as_str)).and_then(Value::as_str).map(PathBuf::from)
-        };
-        let verifies =
-            ["tls.https.verify_incoming", "tls.defaults.verify_incoming", "verify_incoming"];
-        let verifies = first(verifies)
+        let text = |name| self.of_tls("https", name).and_then(Value::as_str);
+        let file = |name| text(name).map(PathBuf::from);
+        let verifies = self
+            .of_tls("https", "verify_incoming")
             .and_then(Value::as_bool)
             .unwrap_or(self.is_on("verify_incoming_https", false));
         let (certificate, key) = match (file("cert_file"), file("key_file")) {
@@ -285,13 +291,17 @@ impl Config {
         Ok(Some(TlsFiles {
             certificate,
             key,
-            authorities: match (verifies, file("ca_file")) {
+            authorities: match (verifies, file("ca_file").or_else(|| file("ca_path"))) {
                 (false, _) => None,
                 (true, None) => {
-                    return Err("verify_incoming requires tls.defaults.ca_file".to_owned());
+                    return Err(
+                        "VerifyIncoming set but no CA certificates were provided".to_owned()
+                    );
                 }
                 (true, authorities) => authorities,
             },
+            is_1_3: text("tls_min_version")
+                .is_some_and(|least| ["TLSv1_3", "tls13"].contains(&least)),
         }))
     }
 

@@ -211,6 +211,25 @@ impl Config {
             let place = json!({"Region": name("locality.region"), "Zone": name("locality.zone")});
             set("Locality", place);
         }
+        for (port, shown) in [("grpc", "GRPC"), ("https", "HTTPS"), ("internal_rpc", "InternalRPC")]
+        {
+            for (key, name) in [
+                ("ca_file", "CAFile"),
+                ("ca_path", "CAPath"),
+                ("cert_file", "CertFile"),
+                ("tls_min_version", "TLSMinVersion"),
+                ("verify_incoming", "VerifyIncoming"),
+            ] {
+                if let Some(value) = self.of_tls(port, key) {
+                    set(&format!("TLS.{shown}.{name}"), value.clone());
+                }
+            }
+        }
+        for (key, shown) in [("https", "HTTPS"), ("rpc", "InternalRPC")] {
+            if let Some(value) = self.get(&format!("verify_incoming_{key}")) {
+                set(&format!("TLS.{shown}.VerifyIncoming"), value.clone());
+            }
+        }
         let filters = self.items("telemetry.prefix_filter").iter().filter_map(Value::as_str);
         let (allowed, blocked): (Vec<_>, Vec<_>) = filters.partition(|text| text.starts_with('+'));
         let names = |texts: Vec<&str>| texts.iter().map(|text| text[1..].to_owned()).collect();

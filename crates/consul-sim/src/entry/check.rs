@@ -311,13 +311,9 @@ fn check_choice(matcher: &Json, at: &str, choices: &[&str], said: &str) -> Resul
 }
 
 fn jwt_provider(entry: &Json) -> Result<(), String> {
-    let is_one = |location: &Json| location.members().len() == 1;
-    match entry.at("Locations").items().iter().all(is_one) {
-        true => Ok(()),
-        false => {
-            Err(one_error("must set exactly one of: JWT location header, query param or cookie"))
-        }
-    }
+    let others = entry.at("Locations").items().iter().filter(|it| it.members().len() != 1);
+    let why = "must set exactly one of: JWT location header, query param or cookie";
+    errors(&others.map(|_| why.to_owned()).collect::<Vec<_>>())
 }
 
 /// Refuses references to providers of tokens that have no name.

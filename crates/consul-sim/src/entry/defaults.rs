@@ -100,8 +100,7 @@ pub(super) fn check_access_logs(logs: &Json) -> Result<(), String> {
         }
         ("file", "", _) => "path must be specified when using file type access logs".to_owned(),
         ("" | "stdout" | "stderr" | "file", _, json) => {
-            let read =
-                Some(json).filter(|json| !json.is_empty()).map(|it| Json::read(it.as_bytes()));
+            let read = Some(json).filter(|json| !json.is_empty()).map(Json::read_whole);
             match read {
                 Some(_) if !text("TextFormat").is_empty() => {
                     "cannot specify both access log JSONFormat and TextFormat".to_owned()

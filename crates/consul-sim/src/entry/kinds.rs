@@ -96,7 +96,8 @@ pub(super) fn of_name(name: &str) -> Result<&'static Kind, String> {
 
 macro_rules! status {
     () => {
-        " Status:{Conditions:[]!}! Meta:m"
+        " Status:{Conditions:[Type:t! Status:t! Reason:t! Message:t! \
+         Resource:{Kind:t! Name:t! SectionName:t!}! LastTransitionTime:t]!}! Meta:m"
     };
 }
 
@@ -117,7 +118,7 @@ macro_rules! filters {
         concat!(
             "Filters:{",
             headers!(),
-            " URLRewrite:{Path:t!}? RetryFilter:{NumRetries:n! RetryOn:s! RetryOnStatusCodes:c! \
+            " URLRewrite:{Path:t!}? RetryFilter:{NumRetries:u! RetryOn:s! RetryOnStatusCodes:c! \
              RetryOnConnectFailure:b!}? TimeoutFilter:{RequestTimeout:d! IdleTimeout:d!}? JWT:{}?}! \
              ResponseFilters:{",
             headers!(),
@@ -128,8 +129,8 @@ macro_rules! filters {
 
 macro_rules! passive {
     () => {
-        " PassiveHealthCheck:{Interval:d MaxFailures:n EnforcingConsecutive5xx:n MaxEjectionPercent:n \
-         BaseEjectionTime:d}"
+        " PassiveHealthCheck:{Interval:d MaxFailures:u EnforcingConsecutive5xx:u* MaxEjectionPercent:u* \
+         BaseEjectionTime:d*}"
     };
 }
 
@@ -178,9 +179,9 @@ static TYPES: LazyLock<[(&str, Shape); 10]> = LazyLock::new(|| {
                 tls!(),
                 " Services:[Name:t! Hosts:s! TLS:{SDS:{ClusterName:t CertResource:t}} \
                  RequestHeaders:{Add:m Set:m Remove:s} ResponseHeaders:{Add:m Set:m Remove:s} \
-                 MaxConnections:n MaxPendingRequests:n MaxConcurrentRequests:n",
+                 MaxConnections:u MaxPendingRequests:u MaxConcurrentRequests:u",
                 passive!(),
-                " Meta:m]!]! Defaults:{MaxConnections:n! MaxPendingRequests:n! MaxConcurrentRequests:n!",
+                " Meta:m]!]! Defaults:{MaxConnections:u! MaxPendingRequests:u! MaxConcurrentRequests:u!",
                 passive!(),
                 "} Meta:m"
             ),
@@ -189,7 +190,7 @@ static TYPES: LazyLock<[(&str, Shape); 10]> = LazyLock::new(|| {
         (
             "jwt-provider",
             "Kind:t Name:t JSONWebKeySet:{Local:{JWKS:t Filename:t} Remote:{URI:t RequestTimeoutMs:n \
-             CacheDuration:d FetchAsynchronously:b RetryPolicy:{NumRetries:n RetryPolicyBackOff:{\
+             CacheDuration:d FetchAsynchronously:b UseSNI:b RetryPolicy:{NumRetries:n RetryPolicyBackOff:{\
              BaseInterval:d MaxInterval:d}} JWKSCluster:{DiscoveryType:t TLSCertificates:{\
              CaCertificateProviderInstance:{InstanceName:t CertificateName:t} TrustedCA:{Filename:t \
              EnvironmentVariable:t InlineString:t InlineBytes:t}} ConnectTimeout:d}}} Issuer:t \
@@ -267,19 +268,19 @@ static UPSTREAM: Shape = Shape(&[
     M::object(
         "Limits",
         &Shape(&[
-            M::count("MaxConnections"),
-            M::count("MaxPendingRequests"),
-            M::count("MaxConcurrentRequests"),
+            M::count("MaxConnections").keeps_zero(),
+            M::count("MaxPendingRequests").keeps_zero(),
+            M::count("MaxConcurrentRequests").keeps_zero(),
         ]),
     ),
     M::object(
         "PassiveHealthCheck",
         &Shape(&[
             M::nanos("Interval"),
-            M::count("MaxFailures"),
-            M::count("EnforcingConsecutive5xx"),
-            M::count("MaxEjectionPercent"),
-            M::nanos("BaseEjectionTime"),
+            M::unsigned("MaxFailures", 32),
+            M::unsigned("EnforcingConsecutive5xx", 32).keeps_zero(),
+            M::unsigned("MaxEjectionPercent", 32).keeps_zero(),
+            M::nanos("BaseEjectionTime").keeps_zero(),
         ]),
     ),
     M::object("MeshGateway", &MODE).always(),
@@ -298,14 +299,14 @@ static SERVICE_DEFAULTS: Shape = Shape(&[
     M::text("ExternalSNI"),
     M::object(
         "UpstreamConfig",
-        &Shape(&[M::object("Defaults", &UPSTREAM), M::list("Overrides", &UPSTREAM)]),
+        &Shape(&[M::object("Defaults", &UPSTREAM), M::pointers("Overrides", &UPSTREAM)]),
     ),
     M::object("Destination", &Shape(&[M::lines("Addresses"), M::count("Port")])),
     M::count("MaxInboundConnections"),
     M::count("LocalConnectTimeoutMs"),
     M::count("LocalRequestTimeoutMs"),
     M::text("BalanceInboundConnections"),
-    M::object("RateLimits", &Shape(&[M::object("InstanceLevel", &RATE_LIMITS)])),
+    M::object("RateLimits", &Shape(&[M::object("InstanceLevel", &RATE_LIMITS).always()])),
     M::list("EnvoyExtensions", &EXTENSION),
     M::texts("Meta"),
 ]);
@@ -337,6 +338,7 @@ static PROXY_DEFAULTS: Shape = Shape(&[
     M::text("Kind"),
     M::text("Name"),
     M::config("Config").always(),
+    M::text("Protocol").hidden(),
     M::text("Mode"),
     M::object("TransparentProxy", &TRANSPARENT).always(),
     M::text("MutualTLSMode"),
@@ -398,9 +400,9 @@ static SERVICE_RESOLVER: Shape = Shape(&[
             M::text("Policy"),
             M::object(
                 "RingHashConfig",
-                &Shape(&[M::count("MinimumRingSize"), M::count("MaximumRingSize")]),
+                &Shape(&[M::unsigned("MinimumRingSize", 64), M::unsigned("MaximumRingSize", 64)]),
             ),
-            M::object("LeastRequestConfig", &Shape(&[M::count("ChoiceCount")])),
+            M::object("LeastRequestConfig", &Shape(&[M::unsigned("ChoiceCount", 32)])),
             M::list("HashPolicies", &HASH_POLICY),
         ]),
     ),
@@ -492,7 +494,7 @@ static ROUTE_DESTINATION: Shape = Shape(&[
     M::text("Namespace"),
     M::text("Partition"),
     M::text("PrefixRewrite"),
-    M::count("NumRetries"),
+    M::unsigned("NumRetries", 32),
     M::flag("RetryOnConnectFailure"),
     M::lines("RetryOn"),
     M::counts("RetryOnStatusCodes"),
@@ -504,7 +506,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
     M::text("Kind"),
     M::text("Name"),
     M::object("JWT", &JWT),
-    M::list(
+    M::pointers(
         "Sources",
         &Shape(&[
             M::text("Name"),
@@ -512,7 +514,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
             M::text("Partition"),
             M::text("SamenessGroup"),
             M::text("Action"),
-            M::list(
+            M::pointers(
                 "Permissions",
                 &Shape(&[
                     M::text("Action"),
@@ -532,7 +534,7 @@ static SERVICE_INTENTIONS: Shape = Shape(&[
     M::texts("Meta"),
 ]);
 
-static JWT: Shape = Shape(&[M::list(
+static JWT: Shape = Shape(&[M::pointers(
     "Providers",
     &Shape(&[
         M::text("Name"),

@@ -10,8 +10,8 @@ use std::time::Duration;
 pub(super) struct Shape(pub &'static [Member]);
 
 /// The members of an object as a text, which takes less room than a table: `Name:type`, each with `!` behind it if replies
-/// have it when it is absent, with `?` if they then have null, or with `=` and the value that they then have. Types are a
-/// letter, the members of an object in braces, or the members of each item of a list in brackets.
+/// have it when it is absent, with `?` if they then have null, with `=` and the value that they then have, or with `*` if they
+/// also have 0 when that is given. Types are a letter, the members of an object in braces, or the members of each item of a list in brackets.
 pub(super) fn shape_of(text: &'static str) -> Shape {
     members_of(&mut &*text)
 }
@@ -40,6 +40,7 @@ fn members_of(text: &mut &'static str) -> Shape {
             "m" => Kind::Texts,
             "n" => Kind::Count,
             "s" => Kind::Lines,
+            "u" => Kind::Unsigned(32),
             _ => Kind::Text,
         };
         let end = text.find([' ', '}', ']']).unwrap_or(text.len());
@@ -47,7 +48,8 @@ fn members_of(text: &mut &'static str) -> Shape {
         *text = rest;
         let mut member = Member::new(name, kind);
         (member.always, member.is_null, member.usual) =
-            (!mark.is_empty(), mark == "?", mark.strip_prefix('=').unwrap_or_default());
+            (!matches!(mark, "" | "*"), mark == "?", mark.strip_prefix('=').unwrap_or_default());
+        member.keeps_zero = mark == "*";
         members.push(member);
     }
     Shape(Box::leak(members.into_boxed_slice()))
@@ -60,6 +62,10 @@ pub(super) struct Member {
     always: bool,
     /// Whether it is null in replies when it is absent.
     is_null: bool,
+    /// Whether replies have it when 0 was given: Consul has a pointer to the number.
+    keeps_zero: bool,
+    /// Whether it is never in replies.
+    is_hidden: bool,
     /// Its value when it is absent or empty, if not the empty one.
     usual: &'static str,
 }
@@ -69,8 +75,9 @@ enum Kind {
     Text,
     /// A number of any kind, kept as given.
     Float,
-    /// A number.
+    /// An integer, also without a sign, of a number of bits.
     Count,
+    Unsigned(u8),
     /// A boolean.
     Flag,
     /// Members of any name and value, in which a list of one item stands for the item.
@@ -93,7 +100,15 @@ enum Kind {
 
 impl Member {
     const fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, always: false, is_null: false, usual: "" }
+        Self {
+            name,
+            kind,
+            always: false,
+            is_null: false,
+            keeps_zero: false,
+            is_hidden: false,
+            usual: "",
+        }
     }
 
     pub const fn text(name: &'static str) -> Self {
@@ -106,6 +121,10 @@ impl Member {
 
     pub const fn count(name: &'static str) -> Self {
         Self::new(name, Kind::Count)
+    }
+
+    pub const fn unsigned(name: &'static str, bits: u8) -> Self {
+        Self::new(name, Kind::Unsigned(bits))
     }
 
     pub const fn flag(name: &'static str) -> Self {
@@ -156,9 +175,18 @@ impl Member {
         Self { always: true, ..self }
     }
 
-    /// Whether Consul has a pointer to the object, which is in replies only if it was given, or null.
+    pub const fn keeps_zero(self) -> Self {
+        Self { keeps_zero: true, ..self }
+    }
+
+    pub const fn hidden(self) -> Self {
+        Self { is_hidden: true, ..self }
+    }
+
+    /// Whether Consul has a pointer to the value, which is in replies only if it was given, or null.
     fn is_pointer(&self) -> bool {
-        matches!(self.kind, Kind::Object(_)) && (!self.always || self.is_null)
+        let is_object = matches!(self.kind, Kind::Object(_));
+        self.keeps_zero || is_object && (!self.always || self.is_null)
     }
 
     /// The value in replies in the place of an absent member.
@@ -166,7 +194,9 @@ impl Member {
         self.always.then(|| match self.kind {
             _ if self.is_null => Json::Null,
             Kind::Text => Json::Text(self.usual.to_owned()),
-            Kind::Count => Json::Number(self.usual.parse::<i64>().unwrap_or(0).into()),
+            Kind::Count | Kind::Unsigned(_) => {
+                Json::Number(self.usual.parse::<i64>().unwrap_or(0).into())
+            }
             Kind::Flag => Json::Bool(false),
             Kind::Nanos | Kind::Float => Json::Number(0.into()),
             Kind::Object(shape) => {
@@ -182,9 +212,10 @@ impl Member {
     /// Whether a reply leaves the value out. An empty object is a value, an empty map is not.
     fn is_left_out(&self, value: &Json) -> bool {
         match value {
+            _ if self.is_hidden => true,
             Json::Text(text) if !self.usual.is_empty() => text.is_empty(),
             Json::Number(number) if !self.usual.is_empty() => number.as_f64() == Some(0.0),
-            _ if self.always => false,
+            _ if self.always || self.keeps_zero => false,
             Json::Object(members) => {
                 matches!(self.kind, Kind::Texts | Kind::Map(_)) && members.is_empty()
             }
@@ -219,26 +250,28 @@ fn is_same(given: &str, name: &str) -> bool {
     given == name || given.replace('_', "").eq_ignore_ascii_case(name)
 }
 
-/// The object of a block of HCL, which is a list of it.
-fn block(given: &Json) -> &Json {
+/// A value as the decoder takes it, which is without the list around the only item of a list. Source:
+/// `HookWeakDecodeFromSlice` in Consul's folder lib/decode, which is called once for each value, and once for a pointer to it.
+fn taken(given: &Json) -> &Json {
     match given.items() {
-        [only @ Json::Object(_)] => only,
+        [only] => only,
         _ => given,
     }
 }
 
 /// The maps in a list, also in lists in it, are one.
-fn merged(items: &[Json], path: &str) -> Result<Json, String> {
+fn merged(given: &Json, path: &str) -> Result<Json, String> {
+    let items = match taken(given) {
+        Json::List(items) => items,
+        map @ Json::Object(_) => return Ok(map.clone()),
+        other => return Err(not_a_map(other, path)),
+    };
+    if !items.is_empty() && items.iter().all(|item| *item == Json::Null) {
+        return Ok(Json::Null);
+    }
     let mut members: Vec<(String, Json)> = Vec::new();
-    for (place, item) in items.iter().enumerate() {
-        let path = format!("{path}[{place}]");
-        let given = match item {
-            Json::Null => continue,
-            Json::List(items) => merged(items, &path)?,
-            Json::Object(_) => item.clone(),
-            _ => return Err(not_a_map(item, &path)),
-        };
-        for (name, value) in given.members() {
+    for (place, item) in items.iter().enumerate().filter(|(_, item)| **item != Json::Null) {
+        for (name, value) in merged(item, &format!("{path}[{place}]"))?.members() {
             members.retain(|(known, _)| known != name);
             members.push((name.clone(), value.clone()));
         }
@@ -246,19 +279,36 @@ fn merged(items: &[Json], path: &str) -> Result<Json, String> {
     Ok(Json::Object(members))
 }
 
+/// The mistakes in an entry.
+#[derive(Default)]
+struct Mistakes {
+    /// Values of other types.
+    types: Vec<String>,
+    /// Names of members that there are not.
+    names: Vec<String>,
+}
+
 impl Shape {
     /// The members of an entry under their own names, without those that are empty.
+    ///
+    /// # Errors
+    /// All values of other types in the order of their texts, or all unknown names.
     pub fn read_entry(&self, given: &Json) -> Result<Json, String> {
-        let mut unknown = Vec::new();
-        let read = self.read(given, "", &mut unknown)?;
-        errors(&unknown)?;
-        Ok(read)
+        let mut mistakes = Mistakes::default();
+        let read = self.read(given, "", &mut mistakes);
+        let Mistakes { mut types, names } = mistakes;
+        if types.is_empty() {
+            return errors(&names).map(|()| read);
+        }
+        types.sort();
+        Err(format!("{} error(s) decoding:\n\n* {}", types.len(), types.join("\n* ")))
     }
 
-    fn read(&self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
-        let given = block(given);
+    fn read(&self, given: &Json, path: &str, mistakes: &mut Mistakes) -> Json {
+        let given = taken(given);
         if !matches!(given, Json::Object(_)) {
-            return Err(not_a_map(given, path));
+            mistakes.types.push(not_a_map(given, path));
+            return Json::Null;
         }
         let at = |name: &str| match path {
             "" => name.to_owned(),
@@ -274,175 +324,185 @@ impl Shape {
             // The name that is exactly the member's own counts. Source: `decodeStructFromMap` of mapstructure, and
             // `HookTranslateKeys` in Consul's folder lib/decode, which writes names with underscores in small letters.
             same.sort_by_key(|(name, _)| name != known.name);
-            unknown.extend(same.iter().skip(1).map(|(name, _)| match name.contains('_') {
+            mistakes.names.extend(same.iter().skip(1).map(|(name, _)| match name.contains('_') {
                 true => unknown_key(&at(&known.name.to_lowercase())),
                 false => unknown_key(&at(name)),
             }));
-            let value = match same.first() {
-                // A list is taken off for the pointer to an object, and another for the object.
-                Some((_, Json::List(items))) if known.is_pointer() && items.len() == 1 => {
-                    Some(known.kind.read(&items[0], &at(known.name), unknown)?)
-                }
-                Some((_, value)) => Some(known.kind.read(value, &at(known.name), unknown)?)
-                    .filter(|value| !known.is_left_out(value)),
-                None => None,
-            };
-            if let Some(value) = value.or_else(|| known.empty()) {
+            let given = same.first().map(|(_, value)| match known.is_pointer() {
+                true => taken(value),
+                false => value,
+            });
+            let value = given
+                .map(|given| known.kind.read(given, &at(known.name), mistakes))
+                .filter(|value| !known.is_left_out(value))
+                .or_else(|| known.empty());
+            if let Some(value) = value {
                 members.push((known.name.to_owned(), value));
             }
         }
         for (name, _) in given.members() {
             let is_own = path.is_empty() && OF_THE_STORE.contains(&name.as_str());
             if !is_own && !self.0.iter().any(|member| is_same(name, member.name)) {
-                unknown.push(unknown_key(&at(name)));
+                mistakes.names.push(unknown_key(&at(name)));
             }
         }
-        Ok(Json::Object(members))
+        Json::Object(members)
     }
 }
 
 impl Kind {
-    fn read(self, given: &Json, path: &str, unknown: &mut Vec<String>) -> Result<Json, String> {
-        let wrong = |what: &str| Err(one_decoding(&format!("'{path}' expected {what}")));
-        let is_map = matches!(self, Kind::Config | Kind::Map(_) | Kind::Texts);
-        Ok(match (self, given) {
-            (_, Json::List(items)) if is_map => match items.as_slice() {
-                [only] if !matches!(only, Json::List(_)) => self.read(only, path, unknown)?,
-                all => self.read(&merged(all, path)?, path, unknown)?,
-            },
-            (Kind::Config, Json::Object(members)) => sorted(unwrapped(members)),
-            (Kind::Config, _) => return Err(not_a_map(given, path)),
-            (Kind::Texts, Json::Object(members)) => {
-                let read = |(name, value): &(String, Json)| {
-                    let value = match value {
-                        Json::Null => Json::Text(String::new()),
-                        value => Kind::Text.read(value, &format!("{path}[{name}]"), unknown)?,
-                    };
-                    Ok((name.clone(), value))
-                };
-                sorted(Json::Object(members.iter().map(read).collect::<Result<_, String>>()?))
-            }
-            (Kind::Texts, _) => return Err(not_a_map(given, path)),
-            (Kind::Lines | Kind::Counts, given) => {
+    fn read(self, given: &Json, path: &str, mistakes: &mut Mistakes) -> Json {
+        let none = Json::Object(Vec::new());
+        let at = |place: usize| format!("{path}[{place}]");
+        match self {
+            // An item that is not in a list is a list of it, and an object without members an empty one. Null is an item
+            // without members.
+            Kind::Lines | Kind::Counts | Kind::List(_) | Kind::Pointers(_) => {
                 let items = match given {
                     Json::List(items) => items.as_slice(),
                     Json::Object(members) if members.is_empty() => &[],
                     one => std::slice::from_ref(one),
                 };
-                let (kind, zero) = match self {
-                    Kind::Lines => (Kind::Text, Json::Text(String::new())),
-                    _ => (Kind::Count, Json::Number(0.into())),
+                let read = |(place, item): (usize, &Json)| match (self, item) {
+                    (Kind::Lines, Json::Null) => Json::Text(String::new()),
+                    (Kind::Counts, Json::Null) => Json::Number(0.into()),
+                    (Kind::Lines, item) => Kind::Text.read(item, &at(place), mistakes),
+                    (Kind::Counts, item) => Kind::Unsigned(32).read(item, &at(place), mistakes),
+                    (Kind::List(shape), Json::Null) => shape.read(&none, path, mistakes),
+                    (Kind::List(shape), item) => shape.read(item, &at(place), mistakes),
+                    (Kind::Pointers(shape), item) if *item != Json::Null => {
+                        shape.read(taken(item), &at(place), mistakes)
+                    }
+                    _ => Json::Null,
                 };
-                let items = items.iter().map(|item| if *item == Json::Null { &zero } else { item });
-                let items = items
-                    .enumerate()
-                    .map(|(place, item)| kind.read(item, &format!("{path}[{place}]"), unknown));
-                Json::List(items.collect::<Result<_, _>>()?)
+                Json::List(items.iter().enumerate().map(read).collect())
             }
-            // One item in a list stands for the item.
-            (
-                Kind::Text | Kind::Count | Kind::Float | Kind::Flag | Kind::Time | Kind::Nanos,
-                Json::List(items),
-            ) if items.len() == 1 => self.read(&items[0], path, unknown)?,
-            (Kind::Text, Json::Text(text)) => Json::Text(text.clone()),
-            (Kind::Text, Json::Number(number)) => match number.as_f64() {
-                Some(number) => Json::Text(format!("{number}")),
-                None => Json::Text(number.to_string()),
-            },
-            (Kind::Text, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
-            (Kind::Text, Json::Object(members)) if members.is_empty() => {
-                return wrong(
-                    "type 'string', got unconvertible type 'map[string]interface {}', value: 'map[]'",
-                );
-            }
-            (Kind::Text, _) => return wrong("type 'string'"),
-            (Kind::Count, Json::Bool(flag)) => Json::Number(i64::from(*flag).into()),
-            (Kind::Count, Json::Text(text)) if text.is_empty() => Json::Number(0.into()),
-            (Kind::Count, Json::Text(text)) => match text.parse::<i64>() {
-                Ok(number) => Json::Number(number.into()),
-                Err(_) => {
-                    let text = go::quoted(text);
-                    return Err(one_decoding(&format!(
-                        "cannot parse '{path}' as int: strconv.ParseInt: parsing {text}: invalid syntax"
-                    )));
+            Kind::Object(shape) => shape.read(given, path, mistakes),
+            Kind::Config | Kind::Texts | Kind::Map(_) => {
+                let given = merged(given, path).unwrap_or_else(|why| {
+                    mistakes.types.push(why);
+                    Json::Null
+                });
+                if given == Json::Null {
+                    return Json::Null;
                 }
-            },
-            (Kind::Count, Json::Number(number)) => Json::Number(go::int(number).into()),
-            (Kind::Count, _) => return wrong("type 'int'"),
+                let read = |(name, value): &(String, Json)| {
+                    let path = format!("{path}[{name}]");
+                    let value = match (self, value) {
+                        (Kind::Texts, Json::Null) => Json::Text(String::new()),
+                        (Kind::Texts, value) => Kind::Text.read(value, &path, mistakes),
+                        (Kind::Map(shape), Json::Null) => shape.read(&none, &path, mistakes),
+                        (Kind::Map(shape), value) => shape.read(value, &path, mistakes),
+                        (_, Json::List(items)) if items.len() == 1 => unwrapped(&items[0]),
+                        (_, value) => value.clone(),
+                    };
+                    (name.clone(), value)
+                };
+                let read = Json::Object(given.members().iter().map(read).collect());
+                if let Kind::Map(_) = self { read } else { sorted(read) }
+            }
+            scalar => scalar.read_scalar(taken(given), path).unwrap_or_else(|why| {
+                mistakes.types.push(why);
+                Json::Null
+            }),
+        }
+    }
+
+    /// A value that has no parts.
+    fn read_scalar(self, given: &Json, path: &str) -> Result<Json, String> {
+        let go_type = match self {
+            Kind::Flag => "bool",
+            Kind::Count => "int",
+            Kind::Unsigned(64) => "uint64",
+            Kind::Unsigned(_) => "uint32",
+            Kind::Float => "float32",
+            Kind::Time | Kind::Nanos => "time.Duration",
+            _ => "string",
+        };
+        let wrong = || format!("'{path}' expected type '{go_type}', got unconvertible type");
+        let syntax = |kind: &str, reader: &str, text: &str| {
+            let text = go::quoted(text);
+            format!(
+                "cannot parse '{path}' as {kind}: strconv.{reader}: parsing {text}: invalid syntax"
+            )
+        };
+        Ok(match (self, given) {
+            (_, Json::Null | Json::List(_) | Json::Object(_)) => return Err(wrong()),
+            (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
+            (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
+            (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
+            (Kind::Flag, Json::Text(text)) => {
+                Json::Bool(go::boolean(text).ok_or_else(|| syntax("bool", "ParseBool", text))?)
+            }
+            (Kind::Time | Kind::Nanos, Json::Text(text)) => {
+                let nanos =
+                    go::duration(text).map_err(|why| format!("error decoding '{path}': {why}"))?;
+                self.number(nanos)
+            }
             (Kind::Float, Json::Number(_)) => given.clone(),
             (Kind::Float, Json::Text(text)) if !text.is_empty() => {
                 let float = || text.parse().ok().and_then(Number::from_f64);
                 let number = text.parse::<i64>().ok().map(Number::from).or_else(float);
-                Json::Number(number.ok_or_else(|| {
-                    let text = go::quoted(text);
-                    one_decoding(&format!(
-                        "cannot parse '{path}' as float: strconv.ParseFloat: parsing {text}: invalid syntax"
-                    ))
-                })?)
+                Json::Number(number.ok_or_else(|| syntax("float", "ParseFloat", text))?)
             }
-            (Kind::Float, Json::Bool(_) | Json::Text(_)) => {
-                Kind::Count.read(given, path, unknown)?
+            (Kind::Float | Kind::Count | Kind::Unsigned(_), Json::Text(text))
+                if text.is_empty() =>
+            {
+                self.number(0)
             }
-            (Kind::Float, _) => return wrong("type 'float32'"),
-            (Kind::Flag, Json::Bool(flag)) => Json::Bool(*flag),
-            (Kind::Flag, Json::Number(number)) => Json::Bool(number.as_f64() != Some(0.0)),
-            (Kind::Flag, Json::Text(text)) if text.is_empty() => Json::Bool(false),
-            (Kind::Flag, Json::Text(text)) => match go::boolean(text) {
-                Some(is_on) => Json::Bool(is_on),
-                None => return wrong("type 'bool'"),
+            (Kind::Unsigned(bits), Json::Text(text)) => {
+                let number =
+                    Some(text).filter(|text| !text.starts_with('+')).and_then(|it| go::integer(it));
+                let number = number.and_then(|number| u64::try_from(number).ok());
+                let number = number.filter(|number| bits == 64 || *number >> bits == 0);
+                Json::Number(number.ok_or_else(|| syntax("uint", "ParseUint", text))?.into())
+            }
+            (Kind::Count, Json::Text(text)) => {
+                let number = go::integer(text).and_then(|number| i64::try_from(number).ok());
+                Json::Number(number.ok_or_else(|| syntax("int", "ParseInt", text))?.into())
+            }
+            (
+                Kind::Float | Kind::Count | Kind::Unsigned(_) | Kind::Time | Kind::Nanos,
+                Json::Bool(flag),
+            ) => self.number(i64::from(*flag)),
+            (Kind::Unsigned(bits), Json::Number(number)) if number.as_f64() > Some(0.0) => {
+                let float = number.as_f64().unwrap_or_default();
+                let number = number.as_u64().unwrap_or(float as u64);
+                Json::Number(if bits == 32 { (number as u32).into() } else { number.into() })
+            }
+            (Kind::Count | Kind::Unsigned(_) | Kind::Time | Kind::Nanos, Json::Number(number)) => {
+                self.number(go::int(number))
+            }
+            (_, Json::Number(number)) => match number.as_f64() {
+                Some(number) => Json::Text(format!("{number}")),
+                None => Json::Text(number.to_string()),
             },
-            (Kind::Flag, _) => return wrong("type 'bool'"),
-            (Kind::Time | Kind::Nanos, Json::Text(text)) => {
-                let nanos = go::duration(text)
-                    .map_err(|why| one_decoding(&format!("error decoding '{path}': {why}")))?;
-                match self {
-                    Kind::Nanos => Json::Number(nanos.into()),
-                    _ => Json::Text(time_text(nanos)),
-                }
-            }
-            (Kind::Nanos, Json::Number(number)) => Json::Number(go::int(number).into()),
-            (Kind::Time, Json::Number(number)) => Json::Text(time_text(go::int(number))),
-            (Kind::Nanos, Json::Bool(flag)) => Json::Number(i64::from(*flag).into()),
-            (Kind::Time, Json::Bool(flag)) => Json::Text(time_text(i64::from(*flag))),
-            (Kind::Time | Kind::Nanos, _) => return wrong("type 'time.Duration'"),
-            (Kind::Object(shape), object) => shape.read(object, path, unknown)?,
-            (Kind::List(shape) | Kind::Pointers(shape), given) => {
-                // An item that is not in a list is a list of it, and an object without members an empty one. Null is an
-                // item without members.
-                let none = Json::Object(Vec::new());
-                let items = match given {
-                    Json::List(items) => items.as_slice(),
-                    Json::Object(members) if members.is_empty() => &[],
-                    one => std::slice::from_ref(one),
-                };
-                let items = items.iter().enumerate().map(|(place, item)| match (item, self) {
-                    (Json::Null, Kind::Pointers(_)) => Ok(Json::Null),
-                    (Json::Null, _) => shape.read(&none, path, unknown),
-                    _ => shape.read(item, &format!("{path}[{place}]"), unknown),
-                });
-                Json::List(items.collect::<Result<_, _>>()?)
-            }
-            (Kind::Map(shape), Json::Object(members)) => {
-                let read = |(name, value): &(String, Json)| {
-                    let none = Json::Object(Vec::new());
-                    let value = if *value == Json::Null { &none } else { value };
-                    Ok((name.clone(), shape.read(value, &format!("{path}[{name}]"), unknown)?))
-                };
-                Json::Object(members.iter().map(read).collect::<Result<_, String>>()?)
-            }
-            (Kind::Map(_), _) => return Err(not_a_map(given, path)),
+            (_, Json::Bool(flag)) => Json::Text(u8::from(*flag).to_string()),
+            (_, text @ Json::Text(_)) => text.clone(),
         })
+    }
+
+    /// A number as a value of this kind.
+    fn number(self, number: i64) -> Json {
+        match self {
+            Kind::Time => Json::Text(time_text(number)),
+            Kind::Unsigned(32) => Json::Number((number as u32).into()),
+            Kind::Unsigned(_) => Json::Number((number as u64).into()),
+            _ => Json::Number(number.into()),
+        }
     }
 }
 
-/// An object with the item in the place of each list of one.
-fn unwrapped(members: &[(String, Json)]) -> Json {
-    let unwrap = |value: &Json| match value.items() {
-        [Json::Object(members)] => unwrapped(members),
-        [item] => item.clone(),
-        _ => value.clone(),
-    };
-    Json::Object(members.iter().map(|(name, value)| (name.clone(), unwrap(value))).collect())
+/// A value in which each list of one item that is a member is its item. Source: `unSlice` in Consul's folder lib/decode.
+fn unwrapped(value: &Json) -> Json {
+    match value {
+        Json::Object(members) => {
+            let unwrap = |(name, value): &(String, Json)| (name.clone(), unwrapped(taken(value)));
+            Json::Object(members.iter().map(unwrap).collect())
+        }
+        Json::List(items) => Json::List(items.iter().map(unwrapped).collect()),
+        plain => plain.clone(),
+    }
 }
 
 /// A duration as Go prints it; empty if it is zero.
@@ -494,9 +554,5 @@ fn not_a_map(given: &Json, path: &str) -> String {
         Json::Null | Json::List(_) => "slice",
         Json::Object(_) => "map",
     };
-    one_decoding(&format!("'{path}' expected a map, got '{kind}'"))
-}
-
-fn one_decoding(why: &str) -> String {
-    format!("1 error(s) decoding:\n\n* {why}")
+    format!("'{path}' expected a map, got '{kind}'")
 }

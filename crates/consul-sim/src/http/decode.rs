@@ -28,6 +28,18 @@ impl Json {
         Json::deserialize(&mut reader).map_err(|error| syntax_error(&text, &error))
     }
 
+    /// Reads a text that has one JSON value.
+    pub fn read_whole(text: &str) -> Result<Self, String> {
+        let value = Json::read(text.as_bytes())?;
+        let mut values =
+            serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+        values.next();
+        match text[values.byte_offset()..].trim_start().chars().next() {
+            Some(next) => Err(format!("invalid character '{next}' after top-level value")),
+            None => Ok(value),
+        }
+    }
+
     /// The kind of value, as Go's decoder names it.
     fn kind(&self) -> &'static str {
         match self {

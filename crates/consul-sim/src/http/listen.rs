@@ -7,12 +7,13 @@ use consul_process::sync::lock;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::version::TLS13;
+use rustls::{ALL_VERSIONS, RootCertStore, ServerConfig};
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -74,8 +75,10 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// `key_file`
     pub key: PathBuf,
-    /// `ca_file`, with `verify_incoming`
+    /// `ca_file` or the folder `ca_path`, with `verify_incoming`
     pub authorities: Option<PathBuf>,
+    /// `tls_min_version`: whether only TLS 1.3 is spoken
+    pub is_1_3: bool,
 }
 
 impl TlsFiles {
@@ -87,15 +90,23 @@ impl TlsFiles {
         let certificate = PemFile::read("cert_file", &self.certificate)?;
         let key = PemFile::read("key_file", &self.key)?;
         let provider = Arc::new(ring::default_provider());
+        let versions = ALL_VERSIONS.iter().copied().filter(|it| !self.is_1_3 || **it == TLS13);
+        let versions: Vec<_> = versions.collect();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&versions)
             .map_err(|error| failed(&error))?;
         let builder = match &self.authorities {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let authorities = PemFile::read("ca_file", path)?;
                 let mut roots = RootCertStore::empty();
-                authorities.add_to(&mut roots, authorities.some_certificates()?)?;
+                let files = match fs::read_dir(path) {
+                    Ok(files) => files.flatten().map(|file| file.path()).collect(),
+                    Err(_) => vec![path.clone()],
+                };
+                for file in files {
+                    let authorities = PemFile::read("ca_file", &file)?;
+                    authorities.add_to(&mut roots, authorities.some_certificates()?)?;
+                }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
@@ -130,14 +141,13 @@ fn failed(error: &dyn std::error::Error) -> Error {
 }
 
 impl Listener {
-    /// Takes connections at a path, with this mode; a socket that is left there is replaced.
+    /// Takes connections at a path, with this mode. A file that is there is replaced, as in Consul.
     ///
     /// # Errors
     /// The path cannot be used.
     pub fn unix(path: &Path, mode: Option<u32>) -> io::Result<Self> {
-        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-            fs::remove_file(path)?;
-        }
+        // Without it, or with a full folder in its place, the next step fails.
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         let listener = UnixListener::bind(path)?;
         if let Some(mode) = mode {
             fs::set_permissions(path, Permissions::from_mode(mode))?;

@@ -42,6 +42,10 @@ behaviours![
     metadata_of_each_kind_is_texts,
     null_in_a_list_of_an_entry_is_an_item_without_members,
     lists_in_the_place_of_objects_are_read_as_blocks,
+    lists_of_one_item_are_taken_off_once_for_each_value,
+    all_values_of_other_types_are_told_in_the_order_of_their_names,
+    numbers_of_an_entry_have_their_types,
+    members_that_are_read_and_not_shown,
     providers_of_tokens_are_there_before_intentions_refer_to_them,
     the_logs_and_failovers_of_proxies_are_checked,
     members_of_gateways_have_their_types,
@@ -1307,4 +1311,148 @@ async fn lists_in_the_place_of_objects_are_read_as_blocks(t: T) {
     ] {
         refused(&t, status, &read(kind, &given).to_string(), why).await;
     }
+}
+
+/// Consul takes the list around one item off once for each value, and once more for a pointer to it.
+async fn lists_of_one_item_are_taken_off_once_for_each_value(t: T) {
+    if t.is_1_8("some kinds and members are unknown") {
+        return;
+    }
+    let name = t.name("s");
+    let wrap = |times: usize, value: serde_json::Value| {
+        (0..times).fold(value, |value, _| serde_json::Value::Array(vec![value]))
+    };
+    let source = json!({"Name": "a", "Action": "allow"});
+    for (kind, place, value, deepest, status) in [
+        // The value, where it is, how many lists are taken off, and the status with all of them.
+        ("service-defaults", "/RateLimits/InstanceLevel", json!({}), 1, 500),
+        ("service-defaults", "/RateLimits", json!({}), 2, 500),
+        ("service-defaults", "/TransparentProxy", json!({}), 1, 200),
+        ("service-defaults", "/MaxInboundConnections", json!(1), 1, 200),
+        ("service-defaults", "/UpstreamConfig", json!({}), 2, 200),
+        ("service-defaults", "/UpstreamConfig/Defaults/Limits/MaxConnections", json!(1), 2, 200),
+        ("service-defaults", "/Expose/Paths", json!({}), 2, 200),
+        ("service-intentions", "/Sources", source, 3, 200),
+        ("service-resolver", "/ConnectTimeout", json!("1s"), 1, 200),
+        ("service-resolver", "/Subsets/v1", json!({}), 1, 200),
+        ("service-resolver", "/Subsets/v1/Filter", json!(""), 1, 200),
+        ("service-resolver", "/DefaultSubset", json!(""), 1, 200),
+    ] {
+        for times in 0..5 {
+            let given = place[1..]
+                .rsplit('/')
+                .fold(wrap(times, value.clone()), |inner, name| json!({name: inner}));
+            let mut entry = json!({"Kind": kind, "Name": name});
+            entry.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+            let (found, why) = put(&t, &entry.to_string()).await;
+            let expected = if times > deepest { 400 } else { status };
+            assert_eq!(found, expected, "{entry}: {why}");
+        }
+        t.raw("DELETE", &format!("/v1/config/{kind}/{name}"), "").await;
+    }
+}
+
+async fn all_values_of_other_types_are_told_in_the_order_of_their_names(t: T) {
+    if t.is_1_8("some kinds and members are unknown") {
+        return;
+    }
+    let entry = json!({
+        "Kind": "service-resolver", "Name": t.name("s"), "Unknown": 1, "Subsets": {"v1": 1},
+        "DefaultSubset": [[1]], "LoadBalancer": {"HashPolicies": [{"Terminal": "x"}, 2]},
+        "ConnectTimeout": "x", "Failover": {"*": {"Datacenters": ["a", {}]}},
+    });
+    let (status, why) = put(&t, &entry.to_string()).await;
+    assert_eq!(status, 400, "{why}");
+    let expected = [
+        "Request decoding failed: 6 error(s) decoding:",
+        "'DefaultSubset' expected type 'string'",
+        "'Failover[*].Datacenters[1]' expected type 'string'",
+        "'LoadBalancer.HashPolicies[1]' expected a map, got 'float64'",
+        "'Subsets[v1]' expected a map, got 'float64'",
+        "cannot parse 'LoadBalancer.HashPolicies[0].Terminal' as bool",
+        "error decoding 'ConnectTimeout': time: invalid duration \"x\"",
+    ];
+    let lines: Vec<_> = why.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines.len(), expected.len(), "{why}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{line} in {why}");
+    }
+}
+
+async fn numbers_of_an_entry_have_their_types(t: T) {
+    if t.is_1_8("some kinds and members are unknown") {
+        return;
+    }
+    let name = t.name("s");
+    t.raw("PUT", "/v1/config", r#"{"Kind":"mesh"}"#).await;
+    let of_gateway = |given: serde_json::Value| {
+        let all = json!({"MaxConnections": 0, "MaxPendingRequests": 0, "MaxConcurrentRequests": 0});
+        let mut all = all;
+        all.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
+        all
+    };
+    for (given, kept) in [
+        (json!("0x1F"), 31),
+        (json!("010"), 8),
+        (json!("0b1_1"), 3),
+        (json!("1_0"), 10),
+        (json!(""), 0),
+        (json!(true), 1),
+        (json!(-1), 4_294_967_295_u64),
+        (json!(5_000_000_000_u64), 705_032_704),
+        (json!(1e19), 2_313_682_944),
+    ] {
+        let entry = json!({"Kind": "ingress-gateway", "Name": name, "Defaults": {"MaxConnections": given},
+            "Listeners": [{"Port": 80, "Services": [{"Name": "a"}]}]});
+        let read = stored(&t, entry).await;
+        assert_eq!(read["Defaults"], of_gateway(json!({"MaxConnections": kept})), "{given}");
+    }
+    for given in
+        [json!("+5"), json!("-1"), json!("4294967296"), json!("1__0"), json!("x"), json!("08")]
+    {
+        let entry =
+            json!({"Kind": "ingress-gateway", "Name": name, "Defaults": {"MaxConnections": given}});
+        refused(&t, 400, &entry.to_string(), "cannot parse 'Defaults.MaxConnections' as uint")
+            .await;
+    }
+    // Consul has pointers to these, so that 0 is a value.
+    let zeros = json!({"Limits": {"MaxConnections": 0, "MaxPendingRequests": 0, "MaxConcurrentRequests": 0},
+        "PassiveHealthCheck": {"EnforcingConsecutive5xx": 0, "MaxEjectionPercent": 0, "MaxFailures": 0}});
+    let entry =
+        json!({"Kind": "service-defaults", "Name": name, "UpstreamConfig": {"Defaults": zeros}});
+    let read = stored(&t, entry).await;
+    let mut expected = zeros;
+    expected["PassiveHealthCheck"].as_object_mut().unwrap().remove("MaxFailures");
+    expected["MeshGateway"] = json!({});
+    expected["Peer"] = json!("");
+    assert_eq!(read["UpstreamConfig"]["Defaults"], expected);
+}
+
+async fn members_that_are_read_and_not_shown(t: T) {
+    if t.is_1_8("some kinds and members are unknown") {
+        return;
+    }
+    let name = t.name("s");
+    t.raw("PUT", "/v1/config", r#"{"Kind":"mesh"}"#).await;
+    let remote = json!({"Remote": {"URI": "https://localhost/jwks", "UseSNI": true}});
+    let entry =
+        json!({"Kind": "jwt-provider", "Name": name, "JSONWebKeySet": remote, "Issuer": "a"});
+    assert_eq!(stored(&t, entry).await["JSONWebKeySet"], remote);
+    let condition = json!({"Type": "Accepted", "Status": "True", "Reason": "Accepted", "Message": "",
+        "Resource": {"Kind": "", "Name": "", "SectionName": ""}, "LastTransitionTime": "2026-01-01T00:00:00Z"});
+    let entry = json!({"Kind": "tcp-route", "Name": name, "Status": {"Conditions": [condition]}});
+    assert_eq!(put(&t, &entry.to_string()).await, done());
+    let locations = json!({"Kind": "jwt-provider", "Name": name, "JSONWebKeySet": {"Local": {"JWKS": "e30="}},
+        "Locations": [{}, {}]});
+    refused(&t, 500, &locations.to_string(), "2 errors occurred").await;
+    for (json, status) in [("{}", 200), ("{} ", 200), ("0x10", 500), ("{}x", 500)] {
+        let entry = json!({"Kind": "proxy-defaults", "Name": "global", "Protocol": "grpc",
+            "AccessLogs": {"JSONFormat": json}});
+        let (found, why) = put(&t, &entry.to_string()).await;
+        assert_eq!(found, status, "{json}: {why}");
+        assert!(found == 200 || why.contains("after top-level value"), "{json}: {why}");
+    }
+    let target = "/v1/config/proxy-defaults/global";
+    assert!(!t.raw("GET", target, "").await.body.contains("Protocol"));
+    t.raw("DELETE", target, "").await;
 }

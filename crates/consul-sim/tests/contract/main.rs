@@ -91,6 +91,7 @@ const ALONE: &[&str] = &[
     "a_root_is_made_for_a_given_key",
     "what_is_not_a_root_is_refused",
     "proxy_defaults_have_one_name",
+    "members_that_are_read_and_not_shown",
     "the_logs_and_failovers_of_proxies_are_checked",
     "entries_of_the_mesh_are_written_as_they_were_read",
     "the_configuration_of_the_authority_is_written_as_it_was_read",

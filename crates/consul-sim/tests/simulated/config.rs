@@ -30,6 +30,11 @@ pub fn trials() -> Trials {
     let name = "a_port_with_tls_and_without_files_has_a_certificate_of_its_own";
     trials.add_unless(
         missing,
+        "a_port_with_tls_takes_the_clients_that_its_files_name",
+        a_port_with_tls_takes_the_clients_that_its_files_name,
+    );
+    trials.add_unless(
+        missing,
         name,
         a_port_with_tls_and_without_files_has_a_certificate_of_its_own,
     );
@@ -603,11 +608,16 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let certificate = folder.file("certificate.pem", identity.certificate);
     let key = folder.file("key.pem", identity.key);
     let trusted = folder.file("ca.pem", authority.pem());
-    let socket = folder.path("consul.sock").display().to_string();
+    // A file at the path is replaced.
+    let socket = folder.file("consul.sock", "left");
     let config = format!(
         r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ mode = "0600" }}
            ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
     );
+    let why = refusal(consul::SIM, &["-hcl", &config.replace("0600", "0x")])?;
+    if !why.contains("Failed setting up socket: invalid mode specified: 0x") {
+        return Err(why.into());
+    }
     let file = folder.file("agent.hcl", config);
     let mut served = Served::start_with(&["-http-port=0", "-config-file", &file])?;
     let mut stream = UnixStream::connect(&socket)?;
@@ -632,6 +642,56 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
         return Ok(());
     }
     Err(format!("{said}, {mode:o}, {over_tls:?}, {stays}").into())
+}
+
+fn a_port_with_tls_takes_the_clients_that_its_files_name() -> Outcome {
+    let folder = Folder::new();
+    let (authority, other) = (Authority::new("the CA"), Authority::new("another CA"));
+    let pair = |name: &str, authority: &Authority| {
+        let identity = authority.sign(&["127.0.0.1"]);
+        let certificate = folder.file(&format!("{name}.pem"), identity.certificate);
+        (certificate, folder.file(&format!("{name}-key.pem"), identity.key))
+    };
+    let (certificate, key) = pair("server", &authority);
+    let clients = [pair("client", &authority), pair("stranger", &other)];
+    std::fs::create_dir(folder.path("authorities"))?;
+    let trusted = folder.file("authorities/ca.pem", authority.pem());
+    let all = folder.path("authorities").display().to_string();
+    let mut wrong = Vec::new();
+    for (least, is_1_2_taken) in [("TLSv1_2", true), ("TLSv1_3", false)] {
+        for (option, path, name) in [("ca_file", &trusted, "CAFile"), ("ca_path", &all, "CAPath")] {
+            let config = format!(
+                r#"ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}"
+                   {option} = "{path}" verify_incoming = true tls_min_version = "{least}" }} }}"#
+            );
+            let served = Served::start_with(&["-hcl", &config])?;
+            let mut urls = served.urls.iter();
+            let url = urls.find(|url| url.starts_with("https://")).ok_or("no port with TLS")?;
+            let asked = |options: &[&str]| {
+                let target = format!("{url}/v1/agent/self");
+                let mut curl = Command::new("curl");
+                curl.args(["-sf", "--cacert", &trusted]).args(options).arg(target).output()
+            };
+            let with = |(certificate, key): &(String, String), more: &[&'static str]| {
+                asked(&[&["--cert", certificate.as_str(), "--key", key.as_str()], more].concat())
+            };
+            let known = with(&clients[0], &[])?;
+            let shown: Value = serde_json::from_slice(&known.stdout).unwrap_or_default();
+            let shown = &shown["DebugConfig"]["TLS"]["HTTPS"];
+            let seen = [
+                shown[name] == **path
+                    && shown["VerifyIncoming"] == true
+                    && shown["TLSMinVersion"] == least,
+                !with(&clients[1], &[])?.status.success(),
+                !asked(&[])?.status.success(),
+                with(&clients[0], &["--tls-max", "1.2"])?.status.success() == is_1_2_taken,
+            ];
+            if seen != [true; 4] {
+                wrong.push(format!("{least} {option}: {seen:?} {shown}"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 fn a_port_with_tls_and_without_files_has_a_certificate_of_its_own() -> Outcome {
