@@ -135,7 +135,8 @@ describe("etcd_ffi", function()
 
   it("names the caller's own key in what Consul says of it", function()
     local sayings = {
-      'Permission denied: token lacks permission \'key:read\' on "%s". It is used', 'operation 1: key "%s" doesn\'t exist',
+      'Permission denied: token lacks permission \'key:read\' on "%s". It is used',
+      'operation 1: key "%s" doesn\'t exist',
       'the value of "%s" is not base64, and "%s" is a key',
     }
     local real = client.consul
