@@ -605,7 +605,7 @@ impl<'a> Job<'a> {
 const CLAIM: &str = "consul-migrate ";
 const CLAIMED: &str = " sets this key";
 
-/// Whether a value is such a text, and the one that is to come is not there yet.
+/// Whether a value is such a text, and its large value is not there yet.
 pub(crate) fn is_claim(value: &[u8]) -> bool {
     const LONGEST: usize = 200;
     value.len() < LONGEST

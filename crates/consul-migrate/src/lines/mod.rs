@@ -165,7 +165,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Writes what a key of Consul has.
+    /// Writes the value of a key.
     fn plain(&mut self, key: String, stored: Stored) -> Result<(), Stop> {
         let (value, flags) = (Base64(stored.value), stored.flags);
         match self.form {
@@ -214,7 +214,7 @@ impl Export<'_> {
             let is_claimed = |parts: &Parts| parts.found.iter().any(|(_, it)| is_claim(&it.value));
             is_unfinished = is_claimed(&parts);
             if !is_unfinished && (!parts.is_whole || is_mixed(&parts, |_| true)) {
-                // What these read is older than the parts.
+                // These read an older state than that of the parts.
                 let writers = writers(self.target).await?;
                 parts = parts_now(self.target, &prefix).await?;
                 let is_new = |part: &Stored| {

@@ -664,7 +664,7 @@ impl Target {
         for op in ops {
             if let Op::DeleteTree { prefix } = op {
                 let mut old = self.keys(prefix, None).await?;
-                // What has such a name is no part of a key, and the client sends it in no deletion.
+                // A key with such a name is not a part, and the client sends it in no deletion.
                 old.retain(|key| !is_set(key) && check_key(key).is_ok());
                 divisible.extend(old.into_iter().map(|key| Op::Delete { key }));
             } else {

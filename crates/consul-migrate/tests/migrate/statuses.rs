@@ -307,7 +307,7 @@ pub fn signals() {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut run = command.spawn().unwrap();
             let mut given = run.stdin.take();
-            // What comes before the wait is taken.
+            // It takes a line, and waits for the next one.
             if let Some(given) = given.as_mut().filter(|_| arguments.contains(&"import")) {
                 given.write_all(b"{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
             }
@@ -343,7 +343,7 @@ pub fn signals() {
     std::fs::remove_file(pipe).unwrap();
 }
 
-/// A file that may not be as large as the export is one that cannot be written, and none of it is left.
+/// A file that may not be as large as the export cannot be written, and nothing of it is left.
 pub fn small_files() {
     let consul = RealConsul::start(SIM).unwrap();
     put(&consul.address, "larger/than/a/block", &"v".repeat(30_000));

@@ -57,7 +57,7 @@ fn listen() -> io::Result<()> {
     Ok(())
 }
 
-/// What another thread sends, unless a signal comes before; `None` if it has ended.
+/// The next message of another thread, unless a signal comes before; `None` if it has ended.
 fn wait<T>(from: &Receiver<T>) -> io::Result<Option<T>> {
     loop {
         match from.recv_timeout(LOOK_EVERY) {
