@@ -129,6 +129,8 @@ fn trials() -> Trials {
     trials.add("an_export_has_each_value_of_one_moment", middle);
     let killed = random::odd_names::values_whose_write_was_killed;
     trials.add("an_export_names_a_value_whose_write_was_killed", killed);
+    let set = random::odd_names::parts_that_programs_set;
+    trials.add("parts_that_a_program_has_set_are_whole", set);
     trials.add("names_beside_parts_are_not_parts", random::odd_names::names_beside_parts);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);

@@ -351,6 +351,34 @@ pub fn values_whose_write_was_killed() {
     assert!(named.iter().all(|count| *count > 0), "no moment is in the middle: {named:?}");
 }
 
+/// Parts that a program has set in another order, with the job's flags, are whole once the job has gone on, or is cut over.
+pub fn parts_that_programs_set() {
+    for is_cut_over in [false, true] {
+        let world = with_large("b\0", &Bytes::from(vec![7; 500_000]));
+        world.works(async {
+            let run = copied(&world).await;
+            let mark = run.job.record().mapping.mark;
+            if is_cut_over {
+                cut(&run).await.unwrap();
+            }
+            let parts: Vec<Op> = parts("_etcd/6200/", &vec![8; 500_000].into(), mark).collect();
+            for op in parts.iter().rev() {
+                world.direct.put_surely(op.key(), &value_of(op), mark).await.unwrap();
+            }
+            if !is_cut_over {
+                let (said, mut out) = (Said::default(), Vec::new());
+                let (target, mapping) = (&world.target, &world.mapping);
+                let done = export(target, mapping, Form::Lines, &mut out, &said).await;
+                assert!(why(done).contains("_etcd/6200/"));
+                world.put("a", Some("later"));
+                let looks = pin!(world.clock.sleep(Duration::from_secs(5)));
+                drop(select(pin!(tail(&run, &Until::Dropped)), looks).await);
+            }
+            assert_eq!(exported(&world, Form::Lines).await.1.encoded, 1, "{is_cut_over}");
+        });
+    }
+}
+
 /// Names beside the parts of a key are not parts of it.
 pub fn names_beside_parts() {
     for other in ["zzz", "0000-0001x", "0002-0002", "+0-+1", "0000-0002/x"] {
