@@ -165,9 +165,20 @@ local function spelled(name)
   return (name:gsub("(%u)(%u%l)", "%1_%2"):gsub("(%l)(%u)", "%1_%2"):lower())
 end
 
+-- Puts a slash before each name in quotes that is this one: Consul names a key as it has it.
+local function with_slash(text, slash, bare)
+  if slash == "" or bare == "" then
+    return text
+  end
+  local quoted = bare:gsub("[%%%^%$%(%)%.%[%]%*%+%-%?]", "%%%0")
+  return (text:gsub('"' .. quoted .. '"', function(name)
+    return '"' .. slash .. name:sub(2)
+  end))
+end
+
 -- Converts a message of consul_ffi's method `called` to the words of the method here that has called it. `slash` was
--- removed from the key or the prefix.
-local function in_own_words(message, method, called, slash)
+-- removed from the key or the prefix `bare`.
+local function in_own_words(message, method, called, slash, bare)
   local text = message:gsub("^" .. called .. "%f[^%w_]", method)
   for theirs, ours in pairs(NAMES[called] or {}) do
     text = text:gsub("^([%w_]+: )" .. theirs .. "%f[^%w_]", "%1" .. ours)
@@ -179,6 +190,7 @@ local function in_own_words(message, method, called, slash)
   for _, name in ipairs({ "key", "prefix" }) do
     text = text:gsub("^([%w_]+: " .. name .. ' is ")', "%1" .. slash)
   end
+  text = with_slash(text, slash, bare)
   text = text:gsub("^([%w_]+: [%w_.]+ has )(%a+)( twice)", function(head, name, tail)
     return head .. spelled(name) .. tail
   end)
@@ -192,15 +204,15 @@ local function in_own_words(message, method, called, slash)
 end
 
 -- Calls a method of consul_ffi for one of ours: true and its results; nil, message, err in our words. Raises at the
--- caller of our method.
-local function call(client, method, slash, called, ...)
+-- caller of our method. `slash` and `bare` are the caller's key or prefix.
+local function call(client, method, slash, bare, called, ...)
   local ran, success, value, meta = pcall(client.consul[called], client.consul, ...)
   if ran and success then
     return true, value, meta
   elseif not ran then
-    error(in_own_words(success, method, called, slash), 3)
+    error(in_own_words(success, method, called, slash, bare), 3)
   end
-  meta.message = in_own_words(value, method, called, slash)
+  meta.message = in_own_words(value, method, called, slash, bare)
   return nil, meta.message, meta
 end
 
@@ -221,7 +233,7 @@ end
 
 -- Has a write lock its key with a new session for a TTL: true; nil, message, err.
 local function add_session(client, write, ttl)
-  local success, session, err = call(client, "set", "", "session_create", {
+  local success, session, err = call(client, "set", "", "", "session_create", {
     name = "etcd_ffi " .. write.Key,
     ttl = math.max(ttl, MIN_SESSION_TTL),
     behavior = "delete",
@@ -242,7 +254,7 @@ local function replace(client, method, given, write, ttl)
   local key, slash = stripped(given)
   local success, value, meta, results
   for _ = 1, ATTEMPTS do
-    success, value, meta = call(client, method, slash, "kv_get", key, { consistent = true })
+    success, value, meta = call(client, method, slash, key, "kv_get", key, { consistent = true })
     if not success then
       return nil, value, meta
     elseif meta.session and not expiry(meta.flags) then
@@ -263,7 +275,7 @@ local function replace(client, method, given, write, ttl)
       operations[i] = { KV = { Verb = verb, Key = key } }
     end
     operations[#operations + 1] = write and { KV = write }
-    success, results, meta = call(client, method, slash, "txn", operations)
+    success, results, meta = call(client, method, slash, key, "txn", operations)
     if success then
       local before = value ~= nil and results[1].KV
       if before and before.Session ~= (write and write.Session) and expiry(before.Flags) then
@@ -286,7 +298,7 @@ function Client:get(key)
   check_self("get", self)
   check("get", "key", key, "string")
   local bare, slash = stripped(key)
-  local success, value, meta = call(self, "get", slash, "kv_get", bare)
+  local success, value, meta = call(self, "get", slash, bare, "kv_get", bare)
   if not success then
     return nil, value, meta
   elseif has_expired(meta.flags) then
@@ -352,7 +364,7 @@ function Client:list(prefix)
   check_self("list", self)
   check("list", "prefix", prefix, "string")
   local bare, slash = stripped(prefix)
-  local success, entries, err = call(self, "list", slash, "kv_list", bare)
+  local success, entries, err = call(self, "list", slash, bare, "kv_list", bare)
   if not success then
     return nil, entries, err
   end
@@ -380,7 +392,7 @@ function Client:register_service(id, info)
     definition[name] = value
   end
   definition.id = id
-  return done(call(self, "register_service", "", "register_service", definition))
+  return done(call(self, "register_service", "", "", "register_service", definition))
 end
 
 ---Deregisters an instance; succeeds also when there is no such instance.
@@ -391,7 +403,7 @@ end
 function Client:deregister_service(id)
   check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
-  local success, message, err = call(self, "deregister_service", "", "deregister_service", id)
+  local success, message, err = call(self, "deregister_service", "", "", "deregister_service", id)
   return done(success or err.kind == "not_found", message, err)
 end
 
@@ -403,7 +415,7 @@ end
 function Client:discover_services(name)
   check_self("discover_services", self)
   check("discover_services", "name", name, "string")
-  local success, instances, err = call(self, "discover_services", "", "discover_services", name)
+  local success, instances, err = call(self, "discover_services", "", "", "discover_services", name)
   if not success then
     return nil, instances, err
   end

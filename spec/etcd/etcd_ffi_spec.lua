@@ -133,6 +133,34 @@ describe("etcd_ffi", function()
     consul:session_destroy(session)
   end)
 
+  it("names the caller's own key in what Consul says of it", function()
+    local sayings = {
+      'Permission denied: token lacks permission \'key:read\' on "%s". It is used',
+      'operation 1: key "%s" doesn\'t exist',
+      'the value of "%s" is not base64, and "%s" is a key',
+    }
+    local real = client.consul
+    for _, bare in ipairs({ "app/x", "a", "a.b-c+d*e?f[g]h(i)j^k$l%m%%", "ü" }) do
+      for _, given in ipairs({ "/" .. bare, bare }) do
+        for _, saying in ipairs(sayings) do
+          client.consul = setmetatable({}, { __index = function(_, called)
+            return function()
+              local message = called .. ": " .. saying:gsub("%%s", (bare:gsub("%%", "%%%%")))
+              return false, message, { kind = "permission_denied", message = message, maybe_applied = false }
+            end
+          end })
+          for _, method in ipairs({ "get", "set", "delete", "list" }) do
+            local _, message, err = client[method](client, given, method == "set" and "v" or nil)
+            local wanted = method .. ": " .. saying:gsub("%%s", (given:gsub("%%", "%%%%")))
+            assert.equal(wanted, message)
+            assert.equal(wanted, err.message)
+          end
+        end
+      end
+    end
+    client.consul = real
+  end)
+
   it("stores all bytes, the empty value, and booleans as text", function()
     for value, text in pairs({ ["\0\255\n"] = "\0\255\n", [""] = "", [true] = "true", [false] = "false" }) do
       assert.is_true((client:set(key, value)))

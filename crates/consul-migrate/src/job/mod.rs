@@ -470,7 +470,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// [`Stop::Held`] if another instance has taken over.
     pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), Stop> {
-        let text = format!("consul-migrate {} sets this key", self.me.id);
+        let text = format!("{CLAIM}{}{CLAIMED}", self.me.id);
         let ours = Op::Set { key: key.to_owned(), value: text.clone().into(), flags };
         loop {
             if !self.apply(std::slice::from_ref(&ours)).await? {
@@ -599,6 +599,18 @@ impl<'a> Job<'a> {
         }
         self.save(record, &[]).await
     }
+}
+
+/// The text that a large value replaces, with an instance's number between.
+const CLAIM: &str = "consul-migrate ";
+const CLAIMED: &str = " sets this key";
+
+/// Whether a value is such a text, and its large value is not there yet.
+pub(crate) fn is_claim(value: &[u8]) -> bool {
+    const LONGEST: usize = 200;
+    value.len() < LONGEST
+        && value.starts_with(CLAIM.as_bytes())
+        && value.ends_with(CLAIMED.as_bytes())
 }
 
 /// A transaction with the record alone is refused for its size.

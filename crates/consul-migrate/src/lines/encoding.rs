@@ -5,6 +5,9 @@ use std::io::{self, BufRead, Read};
 /// The most bytes that are decoded at once.
 const PART: usize = 8192;
 
+/// The first bytes of what gzip has compressed.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
 /// How the characters of a file are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
@@ -65,6 +68,9 @@ impl<'a> Decoded<'a> {
     pub fn new(from: &'a mut dyn BufRead) -> io::Result<Self> {
         let mut begin = Vec::new();
         (&mut *from).take(3).read_to_end(&mut begin)?;
+        if begin.starts_with(GZIP) {
+            return Err(io::Error::other("it is compressed with gzip: decompress it first"));
+        }
         let (encoding, mark) = Encoding::of(&begin);
         let mut decoded = Decoded { from, encoding, ready: Vec::new(), at: 0, lines: 0 };
         let rest = &begin[mark..];

@@ -12,6 +12,7 @@
 mod encoding;
 
 use super::etcd::Base64;
+use super::job::{self, Keys, Phase, is_claim};
 use super::mapping::{JOBS, Mapping, Op, Problem, fits_url, part_of, parts};
 use super::object::Object;
 use super::tally::Tally;
@@ -19,7 +20,7 @@ use super::target::{Outcome, Room, Stored, Target};
 use super::verify::{LOOKS, PAUSE};
 use super::{Report, Stop};
 use crate::snapshot::survey::shown;
-use crate::switch::rollback::{Joined, joined};
+use crate::switch::rollback::{Joined, Parts, join, parts_now};
 use crate::target::names::Names;
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -111,7 +112,7 @@ pub async fn export(
         if name.starts_with(JOBS) {
             continue;
         }
-        match key_of_part(mapping, &name).filter(|_| form == Form::Lines) {
+        match key_of_part(mapping, &name) {
             None => export.add(name).await?,
             Some(key) if last.as_ref() == Some(&key) => {}
             Some(key) => {
@@ -157,46 +158,82 @@ impl Export<'_> {
         let names = std::mem::take(&mut self.waiting);
         let asked: Vec<&str> = names.iter().map(String::as_str).collect();
         for (key, stored) in asked.iter().zip(self.target.entries(&asked).await?) {
-            let Some(Stored { value, flags, .. }) = stored else { continue };
-            let (key, value) = ((*key).to_owned(), Base64(value));
-            match self.form {
-                Form::Lines => {
-                    self.count(false);
-                    self.write(&Line { key: Some(key), etcd_key: None, value, flags })?;
-                }
-                Form::ConsulKv => {
-                    let of = key_of_part(self.mapping, &key);
-                    if of.is_none() || of != self.last {
-                        self.count(of.is_some());
-                    }
-                    self.last = of.or(self.last.take());
-                    self.write(&Entry { key, flags, value })?;
-                }
+            if let Some(stored) = self.settled(key, stored).await? {
+                self.plain((*key).to_owned(), stored)?;
             }
         }
         Ok(())
     }
 
-    /// Writes an encoded key. A program may set its parts at this moment, so that it is looked at again before it has none that
+    /// Writes the value of a key.
+    fn plain(&mut self, key: String, stored: Stored) -> Result<(), Stop> {
+        let (value, flags) = (Base64(stored.value), stored.flags);
+        match self.form {
+            Form::Lines => {
+                self.count(false);
+                self.write(&Line { key: Some(key), etcd_key: None, value, flags })
+            }
+            Form::ConsulKv => {
+                let of = key_of_part(self.mapping, &key);
+                if of.is_none() || of != self.last {
+                    self.count(of.is_some());
+                }
+                self.last = of.or(self.last.take());
+                self.write(&Entry { key, flags, value })
+            }
+        }
+    }
+
+    /// The same key when no instance is about to set its value.
+    async fn settled(&self, key: &str, mut stored: Option<Stored>) -> Result<Option<Stored>, Stop> {
+        for _ in 1..LOOKS {
+            if !stored.as_ref().is_some_and(|it| is_claim(&it.value)) {
+                return Ok(stored);
+            }
+            self.target.clock().sleep(PAUSE).await;
+            stored = self.target.entries(&[key]).await?.pop().flatten();
+        }
+        match stored.as_ref().is_some_and(|it| is_claim(&it.value)) {
+            true => Err(unfinished(key)),
+            false => Ok(stored),
+        }
+    }
+
+    /// Writes an encoded key. An instance may set its parts at this moment, so that it is looked at again before it has none that
     /// are whole.
     async fn encoded(&mut self, key: &[u8]) -> Result<(), Stop> {
         // The lines are in the order of the names.
         self.flush().await?;
         let prefix = self.mapping.encoded(key);
+        let mut is_unfinished = false;
         for look in 0..LOOKS {
             if look > 0 {
                 self.target.clock().sleep(PAUSE).await;
             }
-            match joined(self.target, &prefix).await? {
-                Ok(Some(Joined { value, flags })) => {
-                    self.count(true);
-                    let etcd_key = Some(Base64(Bytes::copy_from_slice(key)));
-                    let value = Base64(value);
-                    return self.write(&Line { key: None, etcd_key, value, flags });
-                }
-                Ok(None) => return Ok(()),
-                Err(_) => {}
+            let mut parts = parts_now(self.target, &prefix).await?;
+            let is_claimed = |parts: &Parts| parts.found.iter().any(|(_, it)| is_claim(&it.value));
+            is_unfinished = is_claimed(&parts);
+            if !is_unfinished && (!parts.is_whole || is_mixed(&parts, |_| true)) {
+                // These read an older state than that of the parts.
+                let writers = writers(self.target).await?;
+                parts = parts_now(self.target, &prefix).await?;
+                let is_new = |part: &Stored| {
+                    writers.iter().any(|it| it.mark == part.flags && it.saved < part.index)
+                };
+                is_unfinished = is_claimed(&parts)
+                    || match parts.is_whole {
+                        true => is_mixed(&parts, is_new),
+                        false => parts.found.iter().any(|(_, part)| is_new(part)),
+                    };
             }
+            match parts.is_whole && !is_unfinished {
+                _ if parts.found.is_empty() => return Ok(()),
+                true => return self.parts(key, parts),
+                false => {}
+            }
+        }
+        if is_unfinished {
+            return Err(unfinished(&prefix));
         }
         self.report.note(&format!(
             "the parts of the key at {} are not whole: each that is there has a line of its own, as a plain key",
@@ -208,6 +245,18 @@ impl Export<'_> {
             self.add(name).await?;
         }
         self.flush().await
+    }
+
+    /// Writes a key by its parts.
+    fn parts(&mut self, key: &[u8], parts: Parts) -> Result<(), Stop> {
+        if self.form == Form::ConsulKv {
+            let mut each = parts.found.into_iter();
+            return each.try_for_each(|(name, part)| self.plain(name, part));
+        }
+        let Joined { value, flags } = join(&parts.found);
+        self.count(true);
+        let etcd_key = Some(Base64(Bytes::copy_from_slice(key)));
+        self.write(&Line { key: None, etcd_key, value: Base64(value), flags })
     }
 
     /// Counts a key that is written.
@@ -245,6 +294,41 @@ impl Export<'_> {
     fn text(&mut self, text: &str) -> Result<(), Stop> {
         self.out.write_all(text.as_bytes()).map_err(|error| unwritten(&error))
     }
+}
+
+/// A job that may be in the middle of a value: it has this mark, and what it wrote up to this index of Consul is whole.
+struct Writer {
+    mark: u64,
+    saved: u64,
+}
+
+async fn writers(target: &Target) -> Result<Vec<Writer>, Error> {
+    let mut writers = Vec::new();
+    for (name, _) in job::others(target, &Keys::new("")).await? {
+        let Some((record, index)) = job::record(target, &Keys::new(&name)).await? else { continue };
+        let mark = record.mapping.mark;
+        match record.phase {
+            _ if mark == 0 => {}
+            Phase::Switched => {}
+            // Each change is whole before its position is saved.
+            Phase::Tail => writers.push(Writer { mark, saved: index }),
+            Phase::Load | Phase::Sweep => writers.push(Writer { mark, saved: 0 }),
+        }
+    }
+    Ok(writers)
+}
+
+/// Whether a part is of a later write than the next one: a write sets them in their order.
+fn is_mixed(parts: &Parts, is_new: impl Fn(&Stored) -> bool) -> bool {
+    parts.found.windows(2).any(|pair| is_new(&pair[0].1) && pair[0].1.index > pair[1].1.index)
+}
+
+fn unfinished(name: &str) -> Stop {
+    Stop::Refused(format!(
+        "the value of {} cannot be exported, because an instance of consul-migrate is setting it, or was killed while it did: \
+         export again when its copy or its tail has gone on",
+        shown(name.as_bytes())
+    ))
 }
 
 /// Looks at all lines of an export, as [`import`] reads them, and sets nothing.
@@ -400,18 +484,19 @@ impl Import<'_> {
 
     /// Sets the keys of all lines. The lines before a wrong one are set, and counted.
     async fn all(&mut self, lines: &mut Lines<'_>) -> Result<(), Stop> {
-        let counted =
-            |count| if count == 1 { "1 line".to_owned() } else { format!("{count} lines") };
+        let counted = |more: &str, count| match count {
+            1 => format!("1 line {more} was set"),
+            count => format!("{count} lines {more} were set"),
+        };
         loop {
             let next = lines.next();
             let done = match &next {
                 Ok(Some(given)) => self.line(given).await,
                 _ => self.flush().await,
             };
-            let set = counted(self.set);
             done.map_err(|stop| {
-                let more = format!("; {set} of the import were set, and the next ones may be");
-                with(stop, |why| format!("{why}{more}"))
+                let set = counted("of the import", self.set);
+                with(stop, |why| format!("{why}; {set}, and the next ones may be"))
             })?;
             match next {
                 Ok(Some(_)) => {}
@@ -420,7 +505,8 @@ impl Import<'_> {
                     return Err(with(stop, |why| format!("nothing was written: {why}")));
                 }
                 Err(stop) => {
-                    return Err(with(stop, |why| format!("{why}; {set} before it were set")));
+                    let set = counted("before it", self.set);
+                    return Err(with(stop, |why| format!("{why}; {set}")));
                 }
             }
         }

@@ -54,7 +54,7 @@ pub enum Problem {
     Collision,
     /// The key has a character that is not printable, such as NUL.
     ControlKey,
-    /// The key has `//`, or a segment `.` or `..`, which no URL of Consul reads.
+    /// The key has `//`, or a segment `.` or `..`, which Consul takes in no URL, or in a spelling that clients do not use.
     PathKey,
     /// The server refuses the name of the key in a URL, as those from 1.21.5 on do with some.
     UrlKey,
@@ -119,7 +119,7 @@ impl Problem {
                 "the key has a character that is not printable, such as NUL, and no URL of Consul reads it"
             }
             Problem::PathKey => {
-                "the key has `//`, or a segment `.` or `..`, and no URL of Consul reads it"
+                "the key has `//`, or a segment `.` or `..`: Consul takes it in no URL, or in a spelling that clients do not use"
             }
             Problem::UrlKey => {
                 "this Consul refuses the name of the key in a URL, as those from 1.21.5 on do with some"

@@ -12,6 +12,7 @@ use crate::target::{Room, Stored};
 use crate::{Run, Stop, verify};
 use bytes::Bytes;
 use consul_api::error::Kind;
+use consul_api::value::shape::check_key;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::stream::{self, TryStreamExt};
@@ -272,7 +273,7 @@ impl Sweep<'_, '_> {
             let (mut ops, mut kept) = (Vec::new(), Vec::new());
             for (name, stored) in names.iter().zip(job.target.entries(&asked).await?) {
                 match stored {
-                    Some(stored) if self.is_own(&stored) => {
+                    Some(stored) if self.is_own(&stored) && check_key(name).is_ok() => {
                         ops.push(Op::DeleteAt { key: name.clone(), index: stored.index });
                     }
                     Some(_) => kept.push(name),

@@ -6,6 +6,7 @@ use crate::job::{self, Job, Phase, Record, Rights};
 use crate::mapping::Mapping;
 use crate::snapshot::nothing::nothing;
 use crate::snapshot::survey::shown;
+use crate::switch::rollback::check_names;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::verify::digest::Digests;
@@ -410,7 +411,7 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     refuse_other_takings(run, freeze).await?;
     may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
-    run.job.target.keys(&record.mapping.plain_prefix(), Some("/")).await?;
+    check_names(run).await?;
     refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
     delete_left_sentinels(run).await

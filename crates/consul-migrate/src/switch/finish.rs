@@ -6,7 +6,7 @@ use crate::job::{Keys, Phase, Record};
 use crate::mapping::{JOBS, Mapping, Op, part_of};
 use crate::snapshot::survey::shown;
 use crate::switch::cutover::{keys_below, lift, sentinels, whose};
-use crate::switch::rollback::{marks, rollback_has_begun, value_in_consul};
+use crate::switch::rollback::{check_names, marks, rollback_has_begun, value_in_consul};
 use crate::tally::Tally;
 use crate::target::names::Names;
 use crate::target::{Check, Outcome, Stored};
@@ -57,6 +57,7 @@ pub struct Finished {
 pub async fn finish(run: &Run<'_>, abandons_rollback: bool) -> Result<Finished, Stop> {
     let record = run.job.record();
     may_finish(run.etcd, &record, &run.job.keys, abandons_rollback).await?;
+    check_names(run).await?;
     let mut done = Finished { keys: record.tally.clone(), ..Finished::default() };
     end_in_etcd(run, &record, &mut done).await?;
     end_in_consul(run, &record, &mut done).await?;

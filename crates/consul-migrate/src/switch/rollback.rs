@@ -190,6 +190,7 @@ async fn make_as_consul(
 ) -> Result<RolledBack, Stop> {
     let marks = marks(&record.mapping, &run.job.keys);
     if !is_dry {
+        check_names(run).await?;
         lift_own(run).await?;
         end_begun(run, &marks).await?;
     }
@@ -238,6 +239,17 @@ async fn make_as_consul(
          write to Consul, and run rollback again. Until then the job is cut over, Consul is the truth, and etcd, which takes \
          writes, is as Consul was {ROUNDS} times"
     )))
+}
+
+/// Refuses names of Consul that end a comparison, before anything is changed for it.
+pub(crate) async fn check_names(run: &Run<'_>) -> Result<(), Stop> {
+    let (target, mapping) = (run.job.target, run.job.record().mapping);
+    let (plain, encoded) = (mapping.plain_prefix(), mapping.encoded_prefix());
+    target.keys(&plain, None).await?;
+    if !encoded.starts_with(&plain) {
+        target.keys(&encoded, None).await?;
+    }
+    Ok(())
 }
 
 /// Deletes the marks whose changes an instance before has not made: its requests that come late change nothing any more.
@@ -651,18 +663,40 @@ pub(crate) async fn joined(
     target: &Target,
     prefix: &str,
 ) -> Result<Result<Option<Joined>, String>, Stop> {
-    let names = target.keys(prefix, None).await?;
-    let Some(first) = names.first() else { return Ok(Ok(None)) };
-    let place = |at: usize| format!("{prefix}{at:04}-{:04}", names.len());
-    if names.iter().enumerate().any(|(at, name)| *name != place(at)) {
-        return Ok(Err(first.clone()));
-    }
-    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found: Option<Vec<Stored>> = target.entries(&asked).await?.into_iter().collect();
-    let Some(parts) = found else { return Ok(Err(first.clone())) };
-    let flags = parts[0].flags;
+    let Parts { found, is_whole } = parts_now(target, prefix).await?;
+    Ok(match found.first() {
+        None => Ok(None),
+        Some((first, _)) if !is_whole => Err(first.clone()),
+        Some(_) => Ok(Some(join(&found))),
+    })
+}
+
+/// The value of these parts.
+pub(crate) fn join(parts: &[(String, Stored)]) -> Joined {
+    let flags = parts.first().map_or(0, |(_, part)| part.flags);
     let mut value = BytesMut::new();
-    parts.iter().for_each(|part| value.extend_from_slice(&part.value));
-    let flags = if parts.iter().all(|part| part.flags == flags) { flags } else { 0 };
-    Ok(Ok(Some(Joined { value: value.freeze(), flags })))
+    parts.iter().for_each(|(_, part)| value.extend_from_slice(&part.value));
+    let flags = if parts.iter().all(|(_, part)| part.flags == flags) { flags } else { 0 };
+    Joined { value: value.freeze(), flags }
+}
+
+/// The parts of a key, in their order.
+pub(crate) struct Parts {
+    pub found: Vec<(String, Stored)>,
+    /// Whether no other part is missing or beside them.
+    pub is_whole: bool,
+}
+
+/// The parts that have this prefix; other names that begin with it are not its.
+pub(crate) async fn parts_now(target: &Target, prefix: &str) -> Result<Parts, Error> {
+    let mut names = target.keys(prefix, None).await?;
+    let all = prefix.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
+    names.retain(|name| part_of(&name[all..]).is_some());
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let stored = target.entries(&asked).await?;
+    let place = |at: usize| format!("{prefix}{at:04}-{:04}", names.len());
+    let is_whole = names.iter().enumerate().all(|(at, name)| *name == place(at))
+        && stored.iter().all(Option::is_some);
+    let found = names.into_iter().zip(stored).filter_map(|(name, stored)| Some((name, stored?)));
+    Ok(Parts { found: found.collect(), is_whole })
 }

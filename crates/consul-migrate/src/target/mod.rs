@@ -6,6 +6,7 @@ use crate::Report;
 use crate::mapping::spelling::{Spelling, is_plain, simpler, spelling};
 use crate::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of, within_url};
 use crate::silence::Silence;
+use crate::snapshot::survey::shown;
 use bytes::Bytes;
 use consul_api::api::{acl, agent, kv, txn};
 use consul_api::error::{Error, Kind};
@@ -17,13 +18,19 @@ use consul_api::value::shape::check_key;
 use consul_client::Client;
 use consul_process::clock::{Clock, Instant};
 use consul_process::sync::lock;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The pauses between attempts.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a name of a list that nothing reads is looked at again: a program may have deleted the key.
+const LOOKS: u32 = 5;
+
+/// In Consul's answers the bytes of a name that are not UTF-8.
+const NOT_UTF8: char = '\u{fffd}';
 
 /// The keys for which the rights of the token are asked in one request.
 const RIGHTS_AT_ONCE: usize = 64;
@@ -328,8 +335,49 @@ impl Target {
     /// The keys that begin with a prefix, in bytewise order; with a separator only up to its next one.
     ///
     /// # Errors
-    /// Consul's; that ACLs hide some, or may hide some.
+    /// Consul's; that ACLs hide some, or may hide some; a key whose name is not UTF-8, which no request of ours reads.
     pub async fn keys(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
+        let names = self.listed(prefix, separator).await?;
+        if names.iter().any(|name| name.contains(NOT_UTF8)) {
+            Box::pin(self.check_names(prefix)).await?;
+        }
+        Ok(names)
+    }
+
+    /// Refuses a prefix below which a name is not that of its key, or that of two: the list shows U+FFFD in the place of bytes
+    /// that are not UTF-8.
+    async fn check_names(&self, prefix: &str) -> Result<(), Error> {
+        let mut unread = BTreeSet::new();
+        for look in 0..LOOKS {
+            if look > 0 {
+                self.clock().sleep(PAUSE).await;
+            }
+            let mut names = self.listed(prefix, None).await?;
+            names.retain(|name| name.contains(NOT_UTF8));
+            names.sort_unstable();
+            let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+            let found = self.entries(&asked).await?;
+            let places = 0..names.len();
+            let is_unread =
+                |at: &usize| found[*at].is_none() || names.get(at + 1) == Some(&names[*at]);
+            let now: BTreeSet<String> =
+                places.filter(is_unread).map(|at| names[at].clone()).collect();
+            unread = if look == 0 { now } else { &unread & &now };
+            if unread.is_empty() {
+                return Ok(());
+            }
+        }
+        let name = unread.first().map_or("", String::as_str);
+        let why = format!(
+            "Consul has a key whose name is not UTF-8, \"{}\" in its lists: no request of ours reads or deletes it. Set its value \
+             under another name and delete it, with its bytes in a URL, as in /v1/kv/caf%E9",
+            shown(name.as_bytes())
+        );
+        Err(Error::new(Kind::Unsupported, why))
+    }
+
+    /// The same names as Consul shows them.
+    async fn listed(&self, prefix: &str, separator: Option<&str>) -> Result<Vec<String>, Error> {
         if separator.is_none() && !fits_url(prefix) && size_of(prefix) <= self.max_bytes() {
             return Box::pin(self.keys_of_tree(prefix)).await;
         }
@@ -375,7 +423,7 @@ impl Target {
             true => prefix[..at].rfind('/').map_or("", |at| &prefix[..=at]),
             false => &prefix[..=at],
         });
-        let mut names = Box::pin(self.keys(directory, None)).await?;
+        let mut names = Box::pin(self.listed(directory, None)).await?;
         names.retain(|name| name.starts_with(prefix));
         if let Some(separator) = separator {
             let end = |name: &str| Some(name[prefix.len()..].find(separator)? + separator.len());
@@ -554,6 +602,10 @@ impl Target {
 
     /// A key, read with all that begin as its name does, up to what a server may refuse, or a URL has no room for.
     async fn entry_of_tree(&self, key: &str) -> Result<Option<Stored>, Error> {
+        // It may be shown as the name of another key.
+        if key.contains(NOT_UTF8) {
+            return Ok(None);
+        }
         let mut prefix = within_url(key);
         while !(is_plain(prefix) && check_key(prefix).is_ok()) {
             prefix = &prefix[..prefix.char_indices().next_back().map_or(0, |(at, _)| at)];
@@ -611,8 +663,10 @@ impl Target {
         let mut divisible = Vec::new();
         for op in ops {
             if let Op::DeleteTree { prefix } = op {
-                let old = self.keys(prefix, None).await?.into_iter().filter(|key| !is_set(key));
-                divisible.extend(old.map(|key| Op::Delete { key }));
+                let mut old = self.keys(prefix, None).await?;
+                // A key with such a name is not a part, and the client sends it in no deletion.
+                old.retain(|key| !is_set(key) && check_key(key).is_ok());
+                divisible.extend(old.into_iter().map(|key| Op::Delete { key }));
             } else {
                 divisible.push(op.clone());
             }

@@ -125,6 +125,21 @@ fn trials() -> Trials {
     let late = random::lost::given_back_late;
     trials.add("what_a_way_back_gives_back_below_the_next_cut_over_is_told", late);
     trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
+    trials.add("names_that_are_not_utf8_end_each_verb", random::odd_names::not_utf8);
+    let replacements = random::odd_names::replacement_characters;
+    trials.add("names_with_a_replacement_character_are_keys_as_others", replacements);
+    let come = random::odd_names::that_come_and_go;
+    trials.add("a_name_that_comes_and_goes_ends_no_export", come);
+    trials.add("names_that_are_no_paths_are_extra_keys", random::odd_names::paths);
+    let ends = random::odd_names::paths_are_left_at_the_end;
+    trials.add("names_that_are_no_paths_are_left_at_the_end", ends);
+    let middle = random::odd_names::values_in_the_middle_of_a_write;
+    trials.add("an_export_has_each_value_of_one_moment", middle);
+    let killed = random::odd_names::values_whose_write_was_killed;
+    trials.add("an_export_names_a_value_whose_write_was_killed", killed);
+    let set = random::odd_names::parts_that_programs_set;
+    trials.add("parts_that_a_program_has_set_are_whole", set);
+    trials.add("names_beside_parts_are_not_parts", random::odd_names::names_beside_parts);
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);
     let at_once = random::strangers::at_once;
@@ -153,6 +168,8 @@ fn trials() -> Trials {
     let failures = statuses::as_the_schema_says;
     trials.add("the_json_of_each_failure_is_as_the_schema_says_and_a_report", failures);
     trials.add("an_output_that_is_closed_is_not_a_success", statuses::closed);
+    trials.add("a_signal_ends_a_wait_for_a_pipe", statuses::signals);
+    trials.add("a_file_that_may_not_be_so_large_is_an_error", statuses::small_files);
     trials.add("a_prefix_that_no_key_has_is_refused_by_its_option", statuses::prefixes);
     if consul::is_quick() {
         return trials;

@@ -19,6 +19,7 @@ pub mod late;
 pub mod lifted;
 pub mod lost;
 pub mod numbers;
+pub mod odd_names;
 pub mod overtaken;
 pub mod rare;
 pub mod refused;

@@ -1,12 +1,13 @@
 //! The exit status of each verb, whatever answers in the place of etcd or Consul, and of what cannot be written.
 
-use super::program::VERBS;
+use super::program::{PATIENCE, VERBS};
 use crate::support::consul::{RealConsul, SIM};
 use crate::support::schema::fits;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Answers of other programs, or of servers that fail.
 const SAID: &[&str] = &[
@@ -284,6 +285,94 @@ pub fn closed() {
         }
     }
     std::fs::remove_file(report).unwrap();
+}
+
+/// Each signal ends a run that waits for the other end of a pipe.
+pub fn signals() {
+    let consul = RealConsul::start(SIM).unwrap();
+    put(&consul.address, "larger/than/a/pipe", &"v".repeat(300_000));
+    let pipe = std::env::temp_dir().join(format!("migrate-{}-pipe", std::process::id()));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.to_str().unwrap();
+    for (arguments, is_json) in [
+        (&["import", "--merge"][..], false),
+        (&["--json", "import", "--merge"], true),
+        (&["import", "--merge", "--format", "consul-kv", "-"], false),
+        (&["import", "--merge", pipe], false),
+        (&["export"], false),
+        (&["export", "--format", "consul-kv", "-"], false),
+    ] {
+        for signal in ["INT", "TERM", "HUP", "QUIT"] {
+            let mut command = program("127.0.0.1:1", &consul.address, arguments);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut run = command.spawn().unwrap();
+            let mut given = run.stdin.take();
+            // It takes a line, and waits for the next one.
+            if let Some(given) = given.as_mut().filter(|_| arguments.contains(&"import")) {
+                given.write_all(b"{\"key\":\"a\",\"value\":\"\"}\n").unwrap();
+            }
+            if arguments.contains(&"export") {
+                run.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            }
+            let end = Instant::now() + PATIENCE;
+            while !catches_signals(run.id()) {
+                assert!(Instant::now() < end, "{arguments:?}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let mut kill = Command::new("kill");
+            kill.arg(format!("-{signal}")).arg(run.id().to_string());
+            assert!(kill.status().unwrap().success());
+            while run.try_wait().unwrap().is_none() {
+                if Instant::now() > end {
+                    run.kill().unwrap();
+                    panic!("{arguments:?} {signal}: it waits");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(given);
+            let output = run.wait_with_output().unwrap();
+            ends(&output, 130, &format!("{arguments:?} {signal}"));
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("interrupted; the same command goes on"), "{said}");
+            if is_json {
+                let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+                assert_eq!(said["error"]["kind"], "interrupted");
+            }
+        }
+    }
+    std::fs::remove_file(pipe).unwrap();
+}
+
+/// A file that may not be as large as the export cannot be written, and nothing of it is left.
+pub fn small_files() {
+    let consul = RealConsul::start(SIM).unwrap();
+    put(&consul.address, "larger/than/a/block", &"v".repeat(30_000));
+    let folder = std::env::temp_dir().join(format!("migrate-{}-small", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    for (arguments, redirected) in
+        [("export out", ""), ("export", ">out"), ("--report r export out", "")]
+    {
+        let program = program("127.0.0.1:1", &consul.address, &[]);
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -f 8; exec \"$@\" {arguments} {redirected}");
+        shell.current_dir(&folder).args(["-c", &limited, "sh"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        let output = shell.stdin(Stdio::null()).output().unwrap();
+        ends(&output, 1, arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("the export cannot be written: File too large"), "{said}");
+        let left = |name: &str| folder.join(name).exists();
+        assert_eq!((left("out"), left("out.part")), (redirected == ">out", false), "{arguments}");
+        let _ = std::fs::remove_file(folder.join("out"));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Whether a process has a handler of SIGINT.
+fn catches_signals(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 2 != 0)
 }
 
 /// Beginnings of keys, for each verb; those that are right lead to the first request.

@@ -21,7 +21,7 @@ Kinds of keys that Consul does not take as they are, for --on KIND=skip|encode|r
   empty-key     the key is `/`
   collision     `/a` beside `a`; skip or encode applies to all keys of the rarer form
   control-key   NUL or another character in the key that is not printable: no URL of Consul reads it
-  path-key      `//`, `.` or `..` between slashes: no URL of Consul reads it
+  path-key      `//`, `.` or `..` between slashes: no URL that clients use reads it
   url-key       this Consul refuses the key in a URL, as those from 1.21.5 on do with some
   not-utf8      the key is not UTF-8
   reserved-key  the key begins with _etcd/ or _migrate/, or would in Consul

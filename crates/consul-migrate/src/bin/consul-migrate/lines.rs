@@ -3,6 +3,7 @@
 use super::arguments::{Export, Format, Import};
 use super::connection::Session;
 use super::failure::Failure;
+use super::signals::{Input, Output, has_come};
 use super::verbs::{Done, existing};
 use consul_cli::print::{self, say};
 use consul_migrate::{self as migrate, Form, Stop};
@@ -23,8 +24,9 @@ pub async fn export(session: &Session, asked: &Export) -> Result<Done, Failure> 
             let why = "the export cannot be written: standard output is closed";
             return Err(Stop::Refused(why.to_owned()).into());
         }
-        let mut out = BufWriter::new(io::stdout());
-        let keys = migrate::export(target, mapping, form, &mut out, report).await?;
+        let output = Output::stdout().map_err(|error| Failure::Usage(error.to_string()))?;
+        let mut out = BufWriter::with_capacity(AT_ONCE, output);
+        let keys = interrupted(migrate::export(target, mapping, form, &mut out, report).await)?;
         session.progress.end();
         say(&format!("exported {keys}"));
         return Ok(done(String::new(), keys));
@@ -91,7 +93,9 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
         return Err(Stop::Refused(why).into());
     }
     let form = form(asked.format);
-    let mut from: Box<dyn BufRead> = match named(asked.file.as_ref()) {
+    let named = named(asked.file.as_ref());
+    let is_file = |name: &&String| !fs::metadata(name).is_ok_and(|found| !found.is_file());
+    let mut from: Box<dyn BufRead> = match named.filter(is_file) {
         Some(name) => {
             let mut file = File::open(name).map_err(|error| {
                 let of_consul = name.strip_prefix('@').filter(|other| Path::new(other).exists());
@@ -101,7 +105,7 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
                 Failure::of_file(format!("{name:?}: {error}{hint}"), &error)
             })?;
             // It can be read twice: all lines are looked at before anything is set.
-            if form == Form::Lines && file.metadata().map_err(unusable(name))?.is_file() {
+            if form == Form::Lines {
                 let mut lines = BufReader::new(&file);
                 migrate::check(&session.mapping, &mut lines, asked.partial).map_err(|stop| {
                     match stop {
@@ -115,13 +119,29 @@ pub async fn import(session: &Session, asked: &Import) -> Result<Done, Failure> 
             }
             Box::new(BufReader::new(file))
         }
-        None => Box::new(BufReader::new(io::stdin())),
+        None => {
+            let input = Input::of(named.cloned()).map_err(|error| match (has_come(), named) {
+                (true, _) => Failure::Interrupted,
+                (false, Some(name)) => unusable(name)(error),
+                (false, None) => Failure::Usage(format!("standard input: {error}")),
+            });
+            Box::new(BufReader::with_capacity(AT_ONCE, input?))
+        }
     };
     let report = &*session.progress;
     let (target, mapping) = (&session.target, &session.mapping);
-    let keys = migrate::import(target, mapping, form, &mut *from, asked.partial, report).await?;
+    let keys = migrate::import(target, mapping, form, &mut *from, asked.partial, report).await;
+    let keys = interrupted(keys)?;
     let text = format!("imported {keys}");
     Ok(Done { text, json: json!({ "verb": "import", "keys": keys }), is_well: true })
+}
+
+/// The bytes that are read or written at once.
+const AT_ONCE: usize = 65_536;
+
+/// The result, unless a signal has ended what it waited for.
+fn interrupted<R>(done: Result<R, Stop>) -> Result<R, Failure> {
+    done.map_err(|stop| if has_come() { Failure::Interrupted } else { stop.into() })
 }
 
 fn unusable(name: &str) -> impl FnOnce(io::Error) -> Failure {

@@ -16,6 +16,7 @@ mod failure;
 mod lines;
 mod progress;
 mod report;
+mod signals;
 mod switch;
 mod verbs;
 
@@ -24,11 +25,10 @@ use connection::Session;
 use consul_cli::line::{completion, parsed};
 use consul_cli::print::{self, PROGRAM, failed, print_json, say};
 use failure::Failure;
-use futures_util::future::select_all;
 use report::ReportFile;
+use signals::comes;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let line: CommandLine = parsed();
@@ -98,14 +98,7 @@ async fn work(
     report: &ReportFile,
 ) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-        SignalKind::quit(),
-    ];
-    let mut signals =
-        kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().map_err(unheard)?;
+    let mut signals = signals::all().map_err(unheard)?;
     tokio::select! {
         learned = session.learn(line) => learned?,
         () = comes(&mut signals) => return Err(Failure::Interrupted),
@@ -131,9 +124,4 @@ async fn work(
         Err(failure) => Err(switch::with_opened(session, &line.job.name, failure).await),
         done => done,
     }
-}
-
-/// Waits for any of these signals.
-async fn comes(signals: &mut [Signal]) {
-    select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
 }

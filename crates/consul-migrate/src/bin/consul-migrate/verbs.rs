@@ -6,6 +6,7 @@ use super::document::document;
 use super::failure::Failure;
 use super::report::ReportFile;
 use super::{end, lines, switch};
+use consul_api::value::shape::check_key;
 use consul_cli::print::{PROGRAM, counted, inert, print, print_json, say, table};
 use consul_migrate::etcd::Range;
 use consul_migrate::job::{self, Instance, Job, Keys, Phase, Record, source};
@@ -349,6 +350,7 @@ async fn agree_to_replace(session: &Session, mapping: &Mapping, asked: &Copy) ->
     let (mut count, mut first) = (0, None);
     let found = async |difference: verify::Difference| {
         if difference.what == verify::What::Extra {
+            check_key(&difference.key).map_err(|_| not_deleted(&difference.key))?;
             count += 1;
             first.get_or_insert(difference.key);
         }
@@ -373,6 +375,14 @@ async fn refuse_to_lose_all(session: &Session, record: &Record) -> Result<(), St
         ))),
         None => Ok(()),
     }
+}
+
+/// A key that the client sends in no request.
+fn not_deleted(key: &str) -> Stop {
+    Stop::Refused(format!(
+        "nothing was written: no request of ours deletes the key {key:?} of Consul; delete it by a transaction, a PUT to /v1/txn \
+         with [{{\"KV\":{{\"Verb\":\"delete\",\"Key\":{key:?}}}}}]"
+    ))
 }
 
 /// Refuses to replace all keys of Consul by none.

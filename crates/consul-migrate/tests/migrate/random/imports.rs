@@ -24,7 +24,7 @@ const CASES: [(Keys, u64, u64); 5] = [
 ];
 
 #[derive(Debug, Default)]
-struct Said(Mutex<Vec<String>>);
+pub struct Said(Mutex<Vec<String>>);
 
 impl Report for Said {
     fn progress(&self, _: &'static str, _: u64, _: Option<u64>) {}
@@ -106,7 +106,7 @@ fn refused(text: &[u8], count: usize) -> String {
         assert_eq!(world.found().await.len(), count, "{why}");
         let set = match count {
             0 => format!("nothing was written: {before}"),
-            1 => format!("{before}; 1 line before it were set"),
+            1 => format!("{before}; 1 line before it was set"),
             count => format!("{before}; {count} lines before it were set"),
         };
         assert_eq!(why, set);
@@ -132,7 +132,7 @@ fn a_list_asks_for_names_once() {
 }
 
 /// The export of all keys, the numbers of them, and the notes.
-async fn exported(world: &World, form: Form) -> (String, Tally, Vec<String>) {
+pub(super) async fn exported(world: &World, form: Form) -> (String, Tally, Vec<String>) {
     let (mut out, said) = (Vec::new(), Said::default());
     let tally = export(&world.target, &world.mapping, form, &mut out, &said).await.unwrap();
     (String::from_utf8(out).unwrap(), tally, said.0.into_inner().unwrap())
@@ -328,6 +328,8 @@ fn says_what_it_is_not() {
                 let (said, mut from) = (Said::default(), text);
                 let done = import(target, mapping, form, &mut from, false, &said).await;
                 assert!(matches!(done, Err(Stop::Refused(_) | Stop::Failed(_))), "{done:?}");
+                let is_gzip = text.starts_with(b"\x1f\x8b");
+                assert_eq!(done.unwrap_err().to_string().contains("gzip"), is_gzip);
                 assert!(world.found().await.is_empty());
             });
         }
