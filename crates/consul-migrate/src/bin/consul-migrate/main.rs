@@ -99,6 +99,7 @@ async fn work(
 ) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
     let mut signals = signals::all().map_err(unheard)?;
+    signals::listen().map_err(unheard)?;
     tokio::select! {
         learned = session.learn(line) => learned?,
         () = comes(&mut signals) => return Err(Failure::Interrupted),

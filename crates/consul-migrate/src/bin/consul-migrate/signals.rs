@@ -38,13 +38,13 @@ pub async fn comes(signals: &mut [Signal]) {
     select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
 }
 
-/// Whether a signal has come since an [`Input`] or an [`Output`] was made.
+/// Whether a signal has come since [`listen`].
 pub fn has_come() -> bool {
     HAS_COME.load(Ordering::Relaxed)
 }
 
-/// Notes the next signal while the thread of the run cannot.
-fn listen() -> io::Result<()> {
+/// Notes the next signal while the thread of the run cannot. For the whole run: a signal may come just before it waits.
+pub fn listen() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _inside = runtime.enter();
@@ -79,7 +79,6 @@ pub struct Input {
 
 impl Input {
     pub fn of(name: Option<String>) -> io::Result<Input> {
-        listen()?;
         let (sender, chunks) = sync_channel(1);
         thread::Builder::new().spawn(move || read_all(name, &sender))?;
         let mut input = Input { chunks, chunk: io::Cursor::default() };
@@ -139,7 +138,6 @@ pub struct Output {
 
 impl Output {
     pub fn stdout() -> io::Result<Output> {
-        listen()?;
         let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let (chunks, taken) = channel::<Vec<u8>>();
         let (sender, done) = channel();

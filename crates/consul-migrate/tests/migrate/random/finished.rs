@@ -129,7 +129,7 @@ fn cut_and_restored(freeze: Freeze, life: u64, since: Since) -> Cut {
                 let is_known = matches!(since, Since::Nothing | Since::ConsulRestored);
                 assert!(is_known, "{shown}: {done:?}");
                 assert_eq!(done.changed, ["/app/000"], "{shown}");
-                return Cut::Before;
+                Cut::Before
             }
             Err(Stop::Refused(why)) => {
                 assert!(now == before, "{shown}: {why}");
