@@ -146,7 +146,9 @@ describe("etcd_ffi", function()
           client.consul = setmetatable({}, { __index = function(_, called)
             return function()
               local message = called .. ": " .. saying:gsub("%%s", (bare:gsub("%%", "%%%%")))
-              return false, message, { kind = "permission_denied", message = message, maybe_applied = false }
+              local err = { kind = "permission_denied", retryable = false, maybe_applied = false, attempts = 1 }
+              err.message = message
+              return false, message, err
             end
           end })
           for _, method in ipairs({ "get", "set", "delete", "list" }) do
