@@ -227,6 +227,7 @@ long_of_clusters=(
     stores::faults::a_storage_that_fails_after_its_work_is_used_again_when_it_works
     stores::leadership::the_largest_store_has_shards_moved_to_a_node_that_joins
     stores::restarts::what_a_backup_of_different_times_brings_back_stays_deleted
+    stores::told::each_failure_is_told_at_once_by_all_and_nothing_else_is
 )
 long_of_migrations=(
     a_413_of_what_is_before_either_side_makes_requests_smaller
