@@ -191,13 +191,9 @@ rust_targets() {
     done
 }
 
-# step_waiting BINARY [TEST…]: without these.
+# step_waiting BINARY
 step_waiting() {
-    PART=quick run_cargo_test "${rust_tests[@]}" --test "$1" -- --exact "${@:2}"
-}
-
-step_migrate() {
-    step_waiting migrate "${long_of_migrations[@]/#/--skip=}"
+    PART=quick run_cargo_test "${rust_tests[@]}" --test "$1"
 }
 
 step_rust() {
@@ -208,7 +204,7 @@ step_rust() {
     run_cargo_test "${rust_tests[@]}" --doc
 }
 
-# Of those of clusters and of migrations, the ones that compute longest: `make test-all` runs them.
+# Of those of clusters, the ones that compute longest: `make test-all` runs them.
 long_of_clusters=(
     copies::a_key_that_is_copied_to_another_cluster_changes_neither
     data_plane::a_node_that_is_unknown_or_down_fails_at_once
@@ -229,31 +225,17 @@ long_of_clusters=(
     stores::restarts::what_a_backup_of_different_times_brings_back_stays_deleted
     stores::told::each_failure_is_told_at_once_by_all_and_nothing_else_is
 )
-long_of_migrations=(
-    a_413_of_what_is_before_either_side_makes_requests_smaller
-    a_move_that_is_finished_leaves_nothing
-    a_request_that_arrives_late_changes_nothing
-    exports_are_read_however_they_are_encoded
-    names_and_values_at_each_limit_are_found_moved_and_moved_back
-    rights_are_taken_from_roles_and_given_back
-    rights_come_back_or_are_named_when_consul_has_lost_their_record
-)
 
 step_cluster() {
-    step_waiting cluster "${long_of_clusters[@]/#/--skip=}"
-}
-
-# run_long BINARY TEST…: these, each of which is there.
-run_long() {
-    run_cargo_test "${rust_tests[@]}" --test "$1" -- --exact "${@:2}"
-    grep -q "^running $(($# - 1)) tests" "$log" || add 0 1 0
+    PART=quick run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]/#/--skip=}"
 }
 
 step_servers() {
     PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
     run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
-    run_long cluster "${long_of_clusters[@]}"
-    run_long migrate "${long_of_migrations[@]}"
+    run_cargo_test "${rust_tests[@]}" --test cluster -- --exact "${long_of_clusters[@]}"
+    # Each of the list is there.
+    grep -q "^running ${#long_of_clusters[@]} tests" "$log" || add 0 1 0
 }
 
 step_nodes() {
@@ -365,7 +347,7 @@ run_one() {
         busted-files-quick) run_step "$1" step_specs spec/*_spec.lua ;;
         build-*) run_step "$1" step_build "$rest" ;;
         busted-*) run_step "$1" step_busted "${rest%%-*}" "${rest#*-}" ;;
-        contract | coordination | tools) run_step "$1" step_waiting "$1" ;;
+        contract | coordination | migrate | tools) run_step "$1" step_waiting "$1" ;;
         *) run_step "$1" "step_$1" ;;
     esac
 }

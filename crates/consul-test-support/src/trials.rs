@@ -9,9 +9,9 @@ use std::env;
 use std::fmt::Display;
 
 /// Parts of the names of the tests that `make test-all` adds to `make test`: they need real servers, other clients or
-/// other engines.
-const ADDED: [&str; 7] =
-    ["1.21", "1.8", "[etcd]", "go_client", "the_example_runs", "lua5.1", "lua5.4"];
+/// other engines, or compute long.
+const ADDED: [&str; 8] =
+    ["1.21", "1.8", "[etcd]", "[long]", "go_client", "the_example_runs", "lua5.1", "lua5.4"];
 
 /// Whether a test of this name runs: all do; with `PART=quick` in the environment only `make test`'s, with `PART=added`
 /// only the tests that `make test-all` adds.

@@ -66,20 +66,20 @@ fn trials() -> Trials {
     trials
         .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
     let bodies = random::sizes::small_bodies;
-    trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller", bodies);
+    trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller [long]", bodies);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let rests = random::compacted::while_keys_rest;
     trials.add("a_tail_whose_keys_rest_copies_no_new_snapshot_after_compactions", rests);
     let names = random::url_names::run;
     trials.add("names_that_the_server_refuses_in_urls_are_found_moved_and_moved_back", names);
     let sizes = random::sizes::run;
-    trials.add("names_and_values_at_each_limit_are_found_moved_and_moved_back", sizes);
+    trials.add("names_and_values_at_each_limit_are_found_moved_and_moved_back [long]", sizes);
     let recorded = recorded::by_the_one_in_memory;
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
-    trials.add("rights_are_taken_from_roles_and_given_back", random::roles::run);
+    trials.add("rights_are_taken_from_roles_and_given_back [long]", random::roles::run);
     let told = random::roles::are_told_before_they_are_taken;
     trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
-    trials.add("a_move_that_is_finished_leaves_nothing", random::finished::run);
+    trials.add("a_move_that_is_finished_leaves_nothing [long]", random::finished::run);
     let restored = random::finished::then_restored;
     trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
     let alone = random::finished::nothing_else_follows;
@@ -108,7 +108,7 @@ fn trials() -> Trials {
     let lifted = random::lifted::run;
     trials.add("what_a_cut_over_has_stopped_is_lifted_whatever_consul_says", lifted);
     let lost = random::lost::run;
-    trials.add("rights_come_back_or_are_named_when_consul_has_lost_their_record", lost);
+    trials.add("rights_come_back_or_are_named_when_consul_has_lost_their_record [long]", lost);
     trials.add("a_look_that_takes_long_is_made_seldom", random::rare::looks_that_take_long);
     let keeps = random::rare::deletions_after_a_cut_over;
     trials.add("a_key_that_a_program_has_set_with_the_flags_of_the_job_stays", keeps);
@@ -124,7 +124,7 @@ fn trials() -> Trials {
     trials.add("a_way_back_that_is_held_up_leaves_the_keys_of_the_next_cut_over", next);
     let late = random::lost::given_back_late;
     trials.add("what_a_way_back_gives_back_below_the_next_cut_over_is_told", late);
-    trials.add("exports_are_read_however_they_are_encoded", random::imports::run);
+    trials.add("exports_are_read_however_they_are_encoded [long]", random::imports::run);
     trials.add("names_that_are_not_utf8_end_each_verb", random::odd_names::not_utf8);
     let replacements = random::odd_names::replacement_characters;
     trials.add("names_with_a_replacement_character_are_keys_as_others", replacements);
@@ -154,7 +154,7 @@ fn trials() -> Trials {
     trials.add("a_tail_applies_many_changes_in_a_transaction", random::together::run);
     let large = random::held_up::a_line_is_too_large;
     trials.add("a_line_of_a_watch_that_is_too_large_ends_in_a_new_snapshot", large);
-    trials.add("a_request_that_arrives_late_changes_nothing", random::late::run);
+    trials.add("a_request_that_arrives_late_changes_nothing [long]", random::late::run);
     trials.add("a_server_of_etcd_that_is_stuck_is_left", random::silent::run);
     trials.add("a_tail_goes_on_after_answers_that_are_not_etcds", random::between::run);
     let watches = random::between::for_watches_alone;
