@@ -1,5 +1,6 @@
 -- The gateway of examples/openresty. The parts of nginx are the spec's own, and refuse what nginx refuses.
 local support = require("spec.support")
+local clock = require("consul_ffi.balancer.clock")
 
 local SOURCES = { "ffi", "ngx.balancer", "resty.core.base", "consul_ffi.openresty.views" }
 
@@ -12,7 +13,7 @@ describe("the gateway of the example", function()
   -- The global `ngx`, its time, and what a timer does.
   local nginx, now, each_minute
   local request_address = 0
-  local ngx_before, loaded_before
+  local ngx_before, loaded_before, random_before
 
   before_each(function()
     chosen, logged, exited, said = {}, {}, nil, {}
@@ -108,6 +109,15 @@ describe("the gateway of the example", function()
       var = { upstream_status = "-", upstream_addr = "" },
     }
     rawset(_G, "ngx", nginx)
+    random_before = clock.random_numbers
+    -- The same in each run.
+    clock.random_numbers = function()
+      local state = 1
+      return function()
+        state = (state * 69069 + 1) % 4294967296
+        return state / 4294967296
+      end
+    end
     gateway = dofile("examples/openresty/gateway.lua")
   end)
 
@@ -116,6 +126,7 @@ describe("the gateway of the example", function()
       package.loaded[name] = module or nil
     end
     rawset(_G, "ngx", ngx_before)
+    clock.random_numbers = random_before
   end)
 
   local function request()
