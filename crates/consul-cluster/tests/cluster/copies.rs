@@ -128,6 +128,7 @@ fn records_of_other_starts_end_no_node_that_lives() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_key_that_is_copied_to_another_cluster_changes_neither() {
     const NAMES: [&str; 3] = ["n1", "n2", "n3"];
     for other in OTHERS {

@@ -128,6 +128,7 @@ impl Transport for Late {
 
 /// The watch of the leader's key can be faster than the answer to the attempt.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_node_is_not_named_leader_before_it_knows_that_it_is() {
     // All answers are lost until the attempt has ended, too.
     for lost in [0, 1, 2, 30] {
@@ -236,6 +237,7 @@ fn told(world: &World) -> (Vec<Problem>, String) {
 /// Each holder and each content: it is named once with the command that cures it, and that helps; or there is a
 /// leader again.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_leaders_key_of_others_is_named_once_with_its_cure() {
     for holder in ["nobody", "stranger", "node"] {
         for flags in [0, 7, LOCK_FLAGS] {

@@ -94,6 +94,7 @@ fn a_mode_outlives_each_end_of_the_node_until_it_is_undone() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_mode_is_undone_changed_or_forgotten_while_the_node_is_stopped() {
     for (mode, _) in MODES {
         for end in ENDS {
@@ -389,6 +390,7 @@ impl Order {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn of_two_operators_who_have_seen_the_same_none_is_lost_silently() {
     for is_stopped in [false, true] {
         let pairs = ORDERS.iter().flat_map(|a| ORDERS.iter().map(move |b| (*a, *b)));

@@ -106,6 +106,7 @@ fn a_node_whose_instance_is_that_of_another_cluster_is_refused_and_names_it() {
 
 /// As when a machine boots: neither finds the other when it looks before it registers.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn of_two_clusters_that_start_at_the_same_moment_one_keeps_the_id() {
     for (first, second) in pairs() {
         for later_ms in [0, 1, 10, 100, 300, 1000] {

@@ -45,13 +45,13 @@ fn trials() -> Trials {
     trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
     trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
     trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
-    trials.add("an_instance_is_replaced_at_each_moment", random::overtaken::run);
+    trials.add("an_instance_is_replaced_at_each_moment [long]", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
     let always = random::compacted::all_the_time;
     trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
-    trials.add("writes_that_a_proxy_repeats_are_done_once", random::doubled::run);
+    trials.add("writes_that_a_proxy_repeats_are_done_once [long]", random::doubled::run);
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
     trials
         .add("a_way_back_asks_before_it_overwrites_a_restored_etcd", random::restored::a_way_back);
@@ -63,8 +63,10 @@ fn trials() -> Trials {
     trials.add("no_deletion_of_a_restored_etcd_comes_to_consul_after_the_cut_over", switched);
     let beside = random::restored::beside_programs;
     trials.add("a_way_back_of_a_restored_etcd_spares_what_programs_set_meanwhile", beside);
-    trials
-        .add("a_consul_that_takes_small_transactions_gets_them", random::sizes::small_transactions);
+    trials.add(
+        "a_consul_that_takes_small_transactions_gets_them [long]",
+        random::sizes::small_transactions,
+    );
     let bodies = random::sizes::small_bodies;
     trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller [long]", bodies);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
@@ -85,7 +87,7 @@ fn trials() -> Trials {
     let alone = random::finished::nothing_else_follows;
     trials.add("nothing_but_a_finish_follows_a_finish_that_has_begun", alone);
     let half = random::finished::after_half_a_rollback;
-    trials.add("a_move_is_not_finished_while_its_rollback_is_half_done", half);
+    trials.add("a_move_is_not_finished_while_its_rollback_is_half_done [long]", half);
     let refuses = random::finished::while_etcd_refuses_writes;
     trials.add("the_end_of_a_move_says_what_etcd_still_refuses", refuses);
     let servers = random::strangers::servers;
@@ -121,9 +123,9 @@ fn trials() -> Trials {
     let open = random::rare::a_save_whose_answer_is_lost;
     trials.add("the_error_of_a_later_attempt_says_that_one_may_be_applied", open);
     let next = random::rare::keys_of_the_next_cut_over;
-    trials.add("a_way_back_that_is_held_up_leaves_the_keys_of_the_next_cut_over", next);
+    trials.add("a_way_back_that_is_held_up_leaves_the_keys_of_the_next_cut_over [long]", next);
     let late = random::lost::given_back_late;
-    trials.add("what_a_way_back_gives_back_below_the_next_cut_over_is_told", late);
+    trials.add("what_a_way_back_gives_back_below_the_next_cut_over_is_told [long]", late);
     trials.add("exports_are_read_however_they_are_encoded [long]", random::imports::run);
     trials.add("names_that_are_not_utf8_end_each_verb", random::odd_names::not_utf8);
     let replacements = random::odd_names::replacement_characters;
@@ -147,7 +149,7 @@ fn trials() -> Trials {
     trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
     let once = random::beside::transactions_are_done_once;
-    trials.add("a_transaction_of_a_way_back_is_done_once", once);
+    trials.add("a_transaction_of_a_way_back_is_done_once [long]", once);
     trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);

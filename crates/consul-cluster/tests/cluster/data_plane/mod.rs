@@ -291,6 +291,7 @@ fn a_program_that_does_not_poll_is_not_ready_and_its_node_lives() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_node_that_is_unknown_or_down_fails_at_once() {
     let world = World::new();
     let one = world.echo(options("n1"));

@@ -327,6 +327,7 @@ fn a_healthy_replica_takes_no_version_of_the_future() {
 
 /// One of an earlier release, or of a disk that was put back.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_version_of_the_future_on_one_disk_spreads_by_no_way_and_stops_no_write() {
     for ahead_s in [HOUR_S, YEARS_73_S] {
         for place in 0..3 {

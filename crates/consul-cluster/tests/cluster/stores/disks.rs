@@ -169,6 +169,7 @@ fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped() {
 
 /// Its node puts back the map that the copy has, before others come who know a later opening of the disk.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn an_old_copy_of_a_disk_counts_as_lost_although_consul_was_wiped_and_its_node_is_first() {
     for ahead_s in [0, 1, 2, 4, 8, 15, 40] {
         for openings in [0, 2] {

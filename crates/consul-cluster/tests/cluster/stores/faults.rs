@@ -59,6 +59,7 @@ fn a_function_that_fails_is_told_until_it_works_again() {
 
 /// As a storage that reports an error of its disk after the change: nobody but this process has opened it.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_storage_that_fails_after_its_work_is_used_again_when_it_works() {
     for function in ["keep", "apply", "drop"] {
         // An old copy is opened a second time once the map says that it is one.

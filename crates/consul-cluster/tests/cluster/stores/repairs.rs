@@ -83,6 +83,7 @@ fn a_replica_that_lacks_records_gets_them_by_the_next_repair() {
 
 /// For each replica that is away, also the comparing one, and for each other that lacks something.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn the_replicas_that_are_there_become_equal() {
     for away in 0..3 {
         for lacking in (0..3).filter(|it| *it != away) {
@@ -133,6 +134,7 @@ fn replicas_of_which_two_cannot_reach_each_other_become_equal() {
 
 /// A disk that has lost old records proves nothing: the others keep them, also after repairs.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn records_that_a_disk_has_lost_are_deleted_nowhere() {
     for lost in 0..3 {
         let cases = Cases::new();

@@ -141,6 +141,7 @@ impl Machines {
 /// As where disks were not mounted: the nodes start empty, an operator gives the old ones up, and a minute or a day later
 /// they are there again, with all their records.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn disks_that_come_back_after_their_loss_was_accepted_bring_their_records() {
     for (kept, wait_s) in [(0, 5), (0, 200), (1, 5), (1, 200)] {
         let mut machines = Machines::filled(3, 3);
@@ -294,6 +295,7 @@ fn a_backup_is_put_back_on_restarted_machines() {
 
 /// Copies are made one after the other, and what was deleted between two of them is purged in the meantime.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn what_a_backup_of_different_times_brings_back_stays_deleted() {
     for old in [vec![0], vec![1], vec![2], vec![0, 1], vec![0, 2], vec![1, 2]] {
         let mut machines = Machines::filled(3, 3);
@@ -333,6 +335,7 @@ fn what_a_backup_of_different_times_brings_back_stays_deleted() {
 
 /// More than W - 1 disks lack what they have acknowledged: only an operator takes what is left.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
     for (are_restarted, is_wiped) in [(false, false), (true, false), (false, true), (true, true)] {
         for old in [vec![0], vec![2], vec![0, 1], vec![1, 2], vec![0, 1, 2]] {
