@@ -3,7 +3,7 @@
 use crate::etcd::{Etcd, Pages, Range, Refused, Right};
 use crate::job::source;
 use crate::job::{self, Job, Phase, Record, Rights};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Op};
 use crate::snapshot::nothing::nothing;
 use crate::snapshot::survey::shown;
 use crate::switch::rollback::check_names;
@@ -429,7 +429,7 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     check_names(run).await?;
-    refuse_other_tails(run).await?;
+    let _ = refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
     adopt_forgotten(run).await?;
     delete_left_sentinels(run).await
@@ -557,21 +557,24 @@ pub async fn alarm_refused(
 }
 
 /// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
-/// would delete what programs have set in Consul.
-async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
+/// would delete what programs have set in Consul. Returns what ends those that begin after this look.
+async fn refuse_other_tails(run: &Run<'_>) -> Result<Vec<Op>, Stop> {
     let mapping = run.job.record().mapping;
+    let mut ends = Vec::new();
     for (name, other) in job::others(run.job.target, &run.job.keys).await? {
-        if mapping.shares_keys(&other.mapping)
-            && other.phase != Phase::Switched
-            && let Some(instance) = job::living(run.job.target, &job::Keys::new(&name)).await?
-        {
+        if !mapping.shares_keys(&other.mapping) || other.phase == Phase::Switched {
+            continue;
+        }
+        let keys = job::Keys::new(&name);
+        if let Some(instance) = job::living(run.job.target, &keys).await? {
             return Err(Stop::Refused(format!(
                 "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
                 instance.shown()
             )));
         }
+        ends.push(Op::Delete { key: keys.holder });
     }
-    Ok(())
+    Ok(ends)
 }
 
 /// Refuses to rely on rights that another job's cut-over has taken and may give back.
@@ -768,8 +771,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             // Users with the role root can write.
             Freeze::Roles | Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
-        // One may have begun since the first look.
-        refuse_other_tails(run).await?;
+        // One may have begun since the first look. One that begins from now on holds its job until this one is cut over, or finds
+        // that out.
+        let ends = refuse_other_tails(run).await?;
         refuse_other_takings(run, freeze).await?;
         are_still_stopped(run, freeze).await?;
         let record = run.job.record();
@@ -782,7 +786,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             ..record
         };
         lock(&frozen.0).may_be_switched = true;
-        let saved = run.job.save(switched, &[]).await;
+        let saved = run.job.save(switched, &ends).await;
         if let Err(Stop::Failed(error)) = &saved
             && !error.maybe_applied()
         {

@@ -100,6 +100,8 @@ fn trials() -> Trials {
     trials.add("nothing_is_changed_in_another_cluster_of_etcd", servers);
     let jobs = random::strangers::jobs;
     trials.add("another_job_changes_nothing_that_programs_use_since_a_cut_over", jobs);
+    let meanwhile = random::strangers::that_begin_meanwhile;
+    trials.add("a_tail_of_another_job_that_begins_at_the_switch_changes_nothing", meanwhile);
     let records = random::strangers::records;
     trials.add("a_record_of_another_version_is_refused_and_kept", records);
     let last = random::strangers::last_requests;
