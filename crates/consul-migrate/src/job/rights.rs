@@ -9,7 +9,7 @@ use bytes::Bytes;
 use consul_api::error::Error;
 use serde::{Deserialize, Serialize};
 
-/// What a cut-over notes in the key that it leaves in etcd, for a Consul that loses the job's record of it.
+/// The note of a cut-over in the key that it leaves in etcd, for a Consul that loses the job's record of it.
 #[derive(Deserialize, Serialize)]
 struct Taking {
     taking: u64,
@@ -27,8 +27,8 @@ pub(crate) fn noted(taking: u64, taken: &[Right]) -> Result<Bytes, Error> {
     Ok(encoded(&Taking { taking, taken: taken.to_vec() })?.into())
 }
 
-/// The rights that cut-overs of the job have taken, as etcd itself has them, and of which its record knows nothing: Consul was
-/// restored to a state before. They may have been given back since.
+/// The rights that cut-overs of the job have taken, as etcd itself has them, and that its record does not have: Consul was restored
+/// to a state before. They may have been given back since.
 ///
 /// # Errors
 /// See [`Refused`].

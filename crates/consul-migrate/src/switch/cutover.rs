@@ -771,8 +771,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             // Users with the role root can write.
             Freeze::Roles | Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
-        // One may have begun since the first look. One that begins from now on holds its job until this one is cut over, or finds
-        // that out.
+        // One may have begun since the first look. A tail that begins later is ended by the switch, or finds it.
         let ends = refuse_other_tails(run).await?;
         refuse_other_takings(run, freeze).await?;
         are_still_stopped(run, freeze).await?;

@@ -34,8 +34,8 @@ async fn delete_all_of_consul(world: &World) {
     world.direct.txn_surely(&[], &[all]).await.unwrap();
 }
 
-/// Consul has the job, and none of its keys: the way back deletes none of etcd unless the operator wants that. What programs have
-/// set in etcd since the cut-over stays then, too.
+/// Consul has the job, and none of its keys: the way back deletes none of etcd unless the operator wants that. The keys that
+/// programs have set in etcd since the cut-over stay then, too.
 pub fn consul_before_the_way_back() {
     for is_late in [false, true] {
         let world = world();
@@ -71,7 +71,7 @@ enum By {
     CutOver,
 }
 
-/// etcd has none of the job's keys any more, at a revision that does not tell of a restore, and the job needs a new snapshot:
+/// etcd has none of the job's keys any more, at a revision that does not show a restore, and the job needs a new snapshot:
 /// Consul keeps all until etcd has keys again.
 pub fn etcd_before_a_new_snapshot() {
     for by in [By::CopyAgain, By::Tail, By::CutOver] {
