@@ -69,8 +69,15 @@ impl Etcd {
     /// # Errors
     /// See [`Refused`].
     pub async fn touch(&self, key: &Bytes) -> Result<(), Refused> {
-        let Changed { .. } =
-            self.ask("kv/txn", &json!({ "success": [put(key, &Bytes::new())] })).await?;
+        self.set(key, &Bytes::new()).await
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn set(&self, key: &Bytes, value: &Bytes) -> Result<(), Refused> {
+        let Changed { .. } = self.ask("kv/txn", &json!({ "success": [put(key, value)] })).await?;
         Ok(())
     }
 

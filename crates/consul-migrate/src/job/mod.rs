@@ -10,6 +10,7 @@ pub mod source;
 
 pub use record::{Phase, Record, Rights, others, record, refuse_switched};
 pub use rights::{also_opened, give_back, give_back_unnoted, note_rights};
+pub(crate) use rights::{forgotten, noted};
 
 use crate::Stop;
 use crate::mapping::{Choice, JOBS, MAX_OPS, Op, Problem};

@@ -2,9 +2,50 @@
 
 use super::{Keys, Phase, Record, Rights, encoded, others, record};
 use crate::Stop;
-use crate::etcd::{Etcd, Right};
+use crate::etcd::{Etcd, Pages, Range, Refused, Right};
+use crate::switch::cutover::left;
 use crate::target::{Check, Outcome, Target};
+use bytes::Bytes;
 use consul_api::error::Error;
+use serde::{Deserialize, Serialize};
+
+/// The note of a cut-over in the key that it leaves in etcd, for a Consul that loses the job's record of it.
+#[derive(Deserialize, Serialize)]
+struct Taking {
+    taking: u64,
+    taken: Vec<Right>,
+}
+
+/// The keys that cut-overs leave in etcd, and that are looked at together: each has a value that may be large.
+const LOOKED_AT: u64 = 10;
+
+/// The value of the key that a cut-over leaves in etcd, if it takes these rights.
+///
+/// # Errors
+/// It cannot be encoded.
+pub(crate) fn noted(taking: u64, taken: &[Right]) -> Result<Bytes, Error> {
+    Ok(encoded(&Taking { taking, taken: taken.to_vec() })?.into())
+}
+
+/// The rights that cut-overs of the job have taken, as etcd itself has them, and that its record does not have: Consul was restored
+/// to a state before. They may have been given back since.
+///
+/// # Errors
+/// See [`Refused`].
+pub(crate) async fn forgotten(
+    etcd: &Etcd,
+    record: &Record,
+    keys: &Keys,
+) -> Result<Vec<Right>, Refused> {
+    let range = Range::prefix(&left(&record.mapping, keys));
+    let (mut pages, mut found) = (Pages::new(etcd, range, 0, LOOKED_AT), Vec::new());
+    while let Some(page) = pages.next().await? {
+        let takings = page.kvs.iter().filter_map(|kv| serde_json::from_slice(&kv.value.0).ok());
+        let others = takings.filter(|it: &Taking| it.taking != record.taking);
+        found.extend(others.flat_map(|it| it.taken));
+    }
+    Ok(found)
+}
 
 /// The other jobs that are cut over, and whose keys of etcd programs may set again when this job gives its rights back.
 ///

@@ -62,6 +62,7 @@ pub fn check_read(record: &Record, found: u64) -> Result<(), Stop> {
         Phase::Switched if record.finishing => {
             "programs use Consul since the cut-over, and `finish --without-etcd` ends the job"
         }
+        _ if record.finishing => "`finish --without-etcd` ends the job",
         Phase::Switched => {
             "programs use Consul since the cut-over, and `rollback` makes etcd as it is"
         }
@@ -108,7 +109,7 @@ pub async fn restored(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<Optio
     }
     Ok(Some(
         "etcd has not the key any more that the cut-over has left there: etcd was restored from a snapshot, all its keys were \
-         deleted, or Consul was restored to a state before a finish of the job"
+         deleted, or Consul was restored to a state before a rollback or a finish of the job"
             .to_owned(),
     ))
 }

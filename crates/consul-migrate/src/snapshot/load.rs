@@ -6,6 +6,7 @@ use crate::etcd::{KeyValue, Page, Pages, Range};
 use crate::job::source;
 use crate::job::{self, Phase, Record};
 use crate::mapping::{Choice, Op, Place, Problem, hex};
+use crate::snapshot::nothing::{has_none, nothing};
 use crate::snapshot::survey::{Kept, shown};
 use crate::tally::Tally;
 use crate::target::{Room, Stored};
@@ -121,11 +122,14 @@ pub(crate) const TOO_LARGE: &str =
 pub async fn restart(run: &Run<'_>, why: &str) -> Result<(), Stop> {
     let record = run.job.record();
     if record.phase == Phase::Switched {
+        source::check_switched(run.etcd, &record, &run.job.keys).await?;
         return Err(Stop::Refused(format!(
-            "after the cut-over nothing is copied again ({why}): programs may have changed Consul"
+            "after the cut-over nothing is copied again ({why}): programs may have changed Consul. No further deletion of etcd comes \
+             to it; `rollback` or `finish` ends the job"
         )));
     }
     refuse_switched(run).await?;
+    refuse_to_lose_all(run, why).await?;
     let all = Range::prefix(&record.mapping.etcd_prefix);
     let revision = run.etcd.revision(&all.start).await?;
     run.report.note(&format!(
@@ -134,6 +138,20 @@ pub async fn restart(run: &Run<'_>, why: &str) -> Result<(), Stop> {
     ));
     run.job.next_epoch().await?;
     run.job.save(record.restarted(revision), &[]).await
+}
+
+/// Refuses to replace the copy of an etcd that has lost all keys by nothing: it may be the last one.
+async fn refuse_to_lose_all(run: &Run<'_>, why: &str) -> Result<(), Stop> {
+    let mapping = &run.job.record().mapping;
+    let Some(nothing) = nothing(run.etcd, mapping).await? else { return Ok(()) };
+    match has_none(run.job.target, mapping).await? {
+        true => Ok(()),
+        false => Err(Stop::Refused(format!(
+            "no new snapshot is copied ({why}), and nothing was changed: {nothing}, and what Consul has may be the last copy. `export` \
+             saves it. When etcd has keys again, `copy --again` copies them, and deletes what the job has written beyond that; \
+             `finish --without-etcd` ends the job"
+        ))),
+    }
 }
 
 /// Where the pages of the snapshot come from.

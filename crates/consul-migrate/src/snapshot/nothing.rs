@@ -4,6 +4,8 @@ use crate::Stop;
 use crate::etcd::{Etcd, Pages, Range, Refused};
 use crate::mapping::{Mapping, Place};
 use crate::snapshot::survey::shown;
+use crate::target::Target;
+use consul_api::error::Error;
 use std::collections::BTreeSet;
 
 /// The keys of the first look; almost always the first of them is to be moved.
@@ -50,6 +52,19 @@ pub async fn nothing(etcd: &Etcd, mapping: &Mapping) -> Result<Option<String>, S
         "there is nothing to move: no key of etcd begins with --etcd-prefix {}; {instead}",
         quoted(prefix)
     )))
+}
+
+/// Whether Consul has no key in the place of one of the job, neither as it is nor encoded.
+///
+/// # Errors
+/// Consul's.
+pub async fn has_none(target: &Target, mapping: &Mapping) -> Result<bool, Error> {
+    let plain = target.keys(&mapping.plain_prefix(), Some("/")).await?;
+    if plain.iter().any(|name| !mapping.is_own(name)) {
+        return Ok(false);
+    }
+    let encoded = target.keys(&mapping.encoded_prefix(), None).await?;
+    Ok(!encoded.iter().any(|name| mapping.is_own_part(name)))
 }
 
 fn quoted(key: &[u8]) -> String {

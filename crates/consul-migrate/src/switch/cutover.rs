@@ -3,7 +3,7 @@
 use crate::etcd::{Etcd, Pages, Range, Refused, Right};
 use crate::job::source;
 use crate::job::{self, Job, Phase, Record, Rights};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, Op};
 use crate::snapshot::nothing::nothing;
 use crate::snapshot::survey::shown;
 use crate::switch::rollback::check_names;
@@ -304,19 +304,36 @@ pub async fn opened_late(
 ///
 /// # Errors
 /// etcd's.
-pub async fn taken_late(etcd: &Etcd, record: &Record) -> Result<Option<String>, Refused> {
-    match etcd.not_given_back(&record.given_back()).await {
-        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => Ok(None),
-        Err(refused) => Err(refused),
-        Ok(missing) if missing.is_empty() => Ok(None),
-        Ok(missing) => {
-            let missing: Vec<_> = missing.into_iter().map(Right::to_string).collect();
-            Ok(Some(format!(
-                "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, an \
-                 operator has changed them, or etcd was restored: {}",
-                missing.join(", ")
-            )))
+pub async fn taken_late(
+    etcd: &Etcd,
+    record: &Record,
+    keys: &job::Keys,
+) -> Result<Option<String>, Refused> {
+    let forgotten = job::forgotten(etcd, record, keys).await?;
+    let known = record.given_back();
+    let lacking = async |rights: &[Right]| match etcd.not_given_back(rights).await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => {
+            Ok::<_, Refused>(Vec::new())
         }
+        found => Ok(found?.into_iter().map(Right::to_string).collect::<Vec<_>>()),
+    };
+    let found = lacking(&forgotten).await?;
+    if !found.is_empty() && record.phase != Phase::Switched {
+        return Ok(Some(format!(
+            "{FORGOTTEN}. Stop the programs that use Consul, give the rights back, and then `cutover` again: Consul gets what etcd \
+             had then. What gives them back: {}",
+            found.join(", ")
+        )));
+    }
+    let mut missing = lacking(&known).await?;
+    missing.extend(found);
+    match missing.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(format!(
+            "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, an \
+                 operator has changed them, or etcd or Consul was restored: {}",
+            missing.join(", ")
+        ))),
     }
 }
 
@@ -412,9 +429,22 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     check_names(run).await?;
-    refuse_other_tails(run).await?;
+    let _ = refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
+    adopt_forgotten(run).await?;
     delete_left_sentinels(run).await
+}
+
+/// The job goes on naming what roles lack by a cut-over that Consul has forgotten, also without the keys that this one has left.
+async fn adopt_forgotten(run: &Run<'_>) -> Result<(), Stop> {
+    let mut record = run.job.record();
+    let mut forgotten = job::forgotten(run.etcd, &record, &run.job.keys).await?;
+    forgotten.retain(|it| !record.lost.contains(it));
+    if forgotten.is_empty() {
+        return Ok(());
+    }
+    record.lost.extend(forgotten);
+    run.job.save(record, &[]).await
 }
 
 fn cut_over_already() -> Stop {
@@ -425,7 +455,12 @@ fn cut_over_already() -> Stop {
 ///
 /// # Errors
 /// See [`Stop`].
-pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Result<(), Stop> {
+pub async fn may_cut_over(
+    etcd: &Etcd,
+    record: &Record,
+    keys: &job::Keys,
+    freeze: Freeze,
+) -> Result<(), Stop> {
     record.refuse_finishing()?;
     match record.phase {
         Phase::Switched => Err(cut_over_already()),
@@ -437,7 +472,7 @@ pub async fn may_cut_over(etcd: &Etcd, record: &Record, freeze: Freeze) -> Resul
             match frozen {
                 // The same roles may write once they have their rights again.
                 Err(Stop::Refused(why)) if freeze == Freeze::Roles => {
-                    let late = taken_late(etcd, record).await?;
+                    let late = taken_late(etcd, record, keys).await?;
                     Err(late.into_iter().fold(Stop::Refused(why), |stop, late| stop.with(&late)))
                 }
                 frozen => frozen,
@@ -522,21 +557,24 @@ pub async fn alarm_refused(
 }
 
 /// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
-/// would delete what programs have set in Consul.
-async fn refuse_other_tails(run: &Run<'_>) -> Result<(), Stop> {
+/// would delete what programs have set in Consul. Returns what ends those that begin after this look.
+async fn refuse_other_tails(run: &Run<'_>) -> Result<Vec<Op>, Stop> {
     let mapping = run.job.record().mapping;
+    let mut ends = Vec::new();
     for (name, other) in job::others(run.job.target, &run.job.keys).await? {
-        if mapping.shares_keys(&other.mapping)
-            && other.phase != Phase::Switched
-            && let Some(instance) = job::living(run.job.target, &job::Keys::new(&name)).await?
-        {
+        if !mapping.shares_keys(&other.mapping) || other.phase == Phase::Switched {
+            continue;
+        }
+        let keys = job::Keys::new(&name);
+        if let Some(instance) = job::living(run.job.target, &keys).await? {
             return Err(Stop::Refused(format!(
                 "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
                 instance.shown()
             )));
         }
+        ends.push(Op::Delete { key: keys.holder });
     }
-    Ok(())
+    Ok(ends)
 }
 
 /// Refuses to rely on rights that another job's cut-over has taken and may give back.
@@ -707,14 +745,14 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
-    let left = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
+    let key = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
     // Without it nothing tells later that etcd was restored.
-    let left = run.etcd.get(&left, 0).await?.ok_or_else(sentinel_deleted)?.create_revision.0;
+    let left = run.etcd.get(&key, 0).await?.ok_or_else(sentinel_deleted)?.create_revision.0;
     lock(&frozen.0).left = Some(left);
     let sentinel = put_sentinel(run).await?;
     match freeze {
         Freeze::Alarm | Freeze::AlarmThatOpens => stop_writes(run, frozen).await?,
-        Freeze::Roles => take_rights(run, frozen).await?,
+        Freeze::Roles => take_rights(run, frozen, &key).await?,
         Freeze::Operator => {}
     }
     let frozen_at = run.etcd.revision(&sentinel).await?;
@@ -733,8 +771,8 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             // Users with the role root can write.
             Freeze::Roles | Freeze::Operator => look_for_writers(run, begun + LOOKED_FOR).await?,
         }
-        // One may have begun since the first look.
-        refuse_other_tails(run).await?;
+        // One may have begun since the first look. A tail that begins later is ended by the switch, or finds it.
+        let ends = refuse_other_tails(run).await?;
         refuse_other_takings(run, freeze).await?;
         are_still_stopped(run, freeze).await?;
         let record = run.job.record();
@@ -747,7 +785,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
             ..record
         };
         lock(&frozen.0).may_be_switched = true;
-        let saved = run.job.save(switched, &[]).await;
+        let saved = run.job.save(switched, &ends).await;
         if let Err(Stop::Failed(error)) = &saved
             && !error.maybe_applied()
         {
@@ -849,8 +887,9 @@ async fn are_still_taken(run: &Run<'_>) -> Result<(), Stop> {
     Err(Stop::Refused(format!("another program has {done}: some programs may have written")))
 }
 
-/// Takes the right to write from all roles that have it, after the record names what is to be given back.
-async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
+/// Takes the right to write from all roles that have it, after the record, and the key that stays in etcd, name what is to be
+/// given back.
+async fn take_rights(run: &Run<'_>, frozen: &Frozen, left: &Bytes) -> Result<(), Stop> {
     let taken = rights(run).await?;
     let taking = fastrand::u64(1..1 << 62);
     let (record, rights) = (run.job.record(), Rights::Taken);
@@ -858,6 +897,8 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen) -> Result<(), Stop> {
     let before = record.given_back();
     let lost: Vec<Right> = run.etcd.not_given_back(&before).await?.into_iter().cloned().collect();
     run.report.stops(BY_ROLES, &taken)?;
+    let noted = job::noted(taking, &taken)?;
+    write(run, async || run.etcd.set(left, &noted).await).await?;
     {
         let own = Own { taken: taken.clone(), taking, is_taking: false };
         lock(&frozen.0).own = own;

@@ -75,6 +75,7 @@ pub async fn may_finish(
     abandons_rollback: bool,
 ) -> Result<(), Stop> {
     if record.phase != Phase::Switched {
+        record.refuse_finishing()?;
         return Err(Stop::Refused(format!(
             "the job is not cut over: `cutover` comes before. To give it up, stop its tail and delete its keys in Consul, those \
              that begin with {}",

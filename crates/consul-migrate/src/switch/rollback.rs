@@ -12,6 +12,7 @@ use crate::etcd::{BEGUN, Change, Etcd, KeyValue, Pages, Range, Refused};
 use crate::job::source::restored;
 use crate::job::{Keys, Phase, Record};
 use crate::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
+use crate::snapshot::nothing::has_none;
 use crate::snapshot::survey::shown;
 use crate::switch::cutover::{LAST_LOOK, keys_below, left, lift, refuse_alarms, sentinels, write};
 use crate::target::{Stored, Target};
@@ -125,9 +126,9 @@ pub enum MayChange {
     /// Nothing: it tells what it would change.
     Nothing,
     /// All but what programs have set in etcd since the cut-over. Of an etcd that was restored from a snapshot since that is
-    /// not known: there it changes nothing if it would overwrite or delete a key.
+    /// not known: there it changes nothing if it would overwrite or delete a key, nor does it if Consul has no keys any more.
     NoNewKeys,
-    /// The same, and all of an etcd that was restored.
+    /// The same, and all of an etcd that was restored, or whose Consul was emptied.
     Restored,
 }
 
@@ -140,16 +141,28 @@ pub async fn roll_back(run: &Run<'_>, may_change: MayChange) -> Result<RolledBac
     may_roll_back(&record)?;
     // A version that did not note the revision has set none either that can be told.
     let switched = record.switched_revision.unwrap_or(u64::MAX);
-    let Some(why) = restored(run.etcd, &record, &run.job.keys).await? else {
-        return make_as_consul(run, &record, switched, may_change == MayChange::Nothing).await;
+    let (why, known) = match restored(run.etcd, &record, &run.job.keys).await? {
+        Some(why) => {
+            let why = format!("{why}, and does not tell which of its keys programs have set since");
+            // Programs have set what comes after this look.
+            let now = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
+            (Some(why), now)
+        }
+        None if has_none(run.job.target, &record.mapping).await? => {
+            let why =
+                "Consul has no key of the job any more, and what etcd has may be the last copy"
+                    .to_owned();
+            (Some(why), switched)
+        }
+        None => (None, switched),
     };
-    let now = run.etcd.revision(&Range::prefix(&record.mapping.etcd_prefix).start).await?;
-    if may_change == MayChange::NoNewKeys {
-        let would = make_as_consul(run, &record, now, true).await?;
+    if may_change == MayChange::NoNewKeys
+        && let Some(why) = why
+    {
+        let would = make_as_consul(run, &record, known, true).await?;
         refuse_to_overwrite(&why, &would)?;
     }
-    // Programs have set what comes after this look.
-    make_as_consul(run, &record, now, may_change == MayChange::Nothing).await
+    make_as_consul(run, &record, known, may_change == MayChange::Nothing).await
 }
 
 /// Refuses the way back of a job that is not cut over.
@@ -167,7 +180,7 @@ pub fn may_roll_back(record: &Record) -> Result<(), Stop> {
     }
 }
 
-/// Refuses to overwrite or delete keys of an etcd that was restored. Keys that it lacks may be set.
+/// Refuses to overwrite or delete keys of etcd where that may lose them, for this reason. Keys that it lacks may be set.
 fn refuse_to_overwrite(why: &str, would: &RolledBack) -> Result<(), Stop> {
     if would.overwritten.is_empty() {
         return Ok(());
@@ -175,8 +188,7 @@ fn refuse_to_overwrite(why: &str, would: &RolledBack) -> Result<(), Stop> {
     let first: Vec<&str> =
         would.overwritten.iter().take(NAMED_IN_TEXT).map(String::as_str).collect();
     Err(Stop::Refused(format!(
-        "{why}, and does not tell which of its keys programs have set since. A rollback would overwrite or delete keys of it, such as \
-         {}. Nothing was changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
+        "{why}. A rollback would overwrite or delete keys of etcd, such as {}. Nothing was changed: --dry-run names them; set in Consul what is to stay, and run rollback with --overwrite",
         first.join(", ")
     )))
 }

@@ -486,6 +486,7 @@ impl<'r, 'a> Tail<'r, 'a> {
         self.run.job.learn(puts.map(|event| &event.kv.key.0)).await?;
         let record = self.run.job.record();
         self.check(&record, &events).await?;
+        self.check_left(&record, &events).await?;
         let mut is_whole = !is_part;
         for event in events {
             if self.is_last {
@@ -513,6 +514,21 @@ impl<'r, 'a> Tail<'r, 'a> {
             self.reach(last);
         }
         Ok(())
+    }
+
+    /// After the cut-over, refuses deletions in an etcd that has lost what the cut-over has left there: all its keys were deleted.
+    async fn check_left(&self, record: &Record, events: &[Event]) -> Result<(), Stop> {
+        let job = &self.run.job;
+        let deletes = events.iter().any(|event| event.kind == EventKind::Delete);
+        if record.switched_at.is_none() || !deletes {
+            return Ok(());
+        }
+        let checked = source::check_switched(self.run.etcd, record, &job.keys).await;
+        if checked.is_err() {
+            // By the way back or the finish of an instance that has taken over.
+            job.apply(&[]).await?;
+        }
+        checked
     }
 
     /// All events up to this revision are applied or wait.

@@ -82,6 +82,14 @@ fn trials() -> Trials {
     let told = random::roles::are_told_before_they_are_taken;
     trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
     trials.add("a_move_that_is_finished_leaves_nothing [long]", random::finished::run);
+    let consul = random::emptied::consul_before_the_way_back;
+    trials.add("a_way_back_asks_before_it_deletes_all_for_an_emptied_consul", consul);
+    let etcd = random::emptied::etcd_before_a_new_snapshot;
+    trials.add("no_new_snapshot_of_an_emptied_etcd_deletes_all_of_consul", etcd);
+    let tails = random::emptied::etcd_under_a_tail_after_the_cut_over;
+    trials.add("a_tail_after_the_cut_over_deletes_not_all_for_an_emptied_etcd", tails);
+    let marks = random::lost::known_to_etcd;
+    trials.add("rights_that_consul_has_forgotten_are_known_to_etcd", marks);
     let restored = random::finished::then_restored;
     trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
     let alone = random::finished::nothing_else_follows;
@@ -94,6 +102,8 @@ fn trials() -> Trials {
     trials.add("nothing_is_changed_in_another_cluster_of_etcd", servers);
     let jobs = random::strangers::jobs;
     trials.add("another_job_changes_nothing_that_programs_use_since_a_cut_over", jobs);
+    let meanwhile = random::strangers::that_begin_meanwhile;
+    trials.add("a_tail_of_another_job_that_begins_at_the_switch_changes_nothing", meanwhile);
     let records = random::strangers::records;
     trials.add("a_record_of_another_version_is_refused_and_kept", records);
     let last = random::strangers::last_requests;

@@ -9,6 +9,7 @@ pub mod between;
 pub mod compacted;
 pub mod doubled;
 pub mod dropped;
+pub mod emptied;
 pub mod finished;
 pub mod frozen;
 pub mod held_up;

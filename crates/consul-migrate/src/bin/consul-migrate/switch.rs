@@ -63,7 +63,8 @@ pub async fn cutover(
         }
     };
     require_consent(asked.yes)?;
-    let may = async |record: &Record| may_cut_over(&session.etcd, record, freeze).await;
+    let may =
+        async |record: &Record| may_cut_over(&session.etcd, record, &Keys::new(name), freeze).await;
     let opened = open_if(session, name, &asked.hold, may).await?;
     let Some(job) = opened else { return Err(without(name)) };
     let why = "the cut-over was about to stop the writers of etcd, and has not come to its end: `status` says how far the job is";
@@ -392,7 +393,7 @@ pub async fn truth(
     session: &Session,
     keys: &Keys,
     record: &Record,
-    freeze: &str,
+    is_forgotten: bool,
 ) -> Result<(&'static str, String), Failure> {
     if record.finishing {
         let (truth, line) = match record.phase {
@@ -404,7 +405,7 @@ pub async fn truth(
             format!("{line}, and a finish has begun and has not ended: run it again"),
         ));
     }
-    if record.phase != Phase::Switched && freeze == FORGOTTEN {
+    if record.phase != Phase::Switched && is_forgotten {
         let line = "etcd is the truth up to that cut-over; what programs have set in Consul since is in Consul alone";
         return Ok(("etcd", line.to_owned()));
     }

@@ -14,8 +14,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::snapshot::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
-    roles_refused, tail, taken_late, verify,
+    FORGOTTEN, LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing,
+    restart, roles_refused, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -313,9 +313,6 @@ async fn copy(session: &Session, name: &str, asked: &Copy) -> Result<Done, Failu
         .into());
     }
     held(session, &run, async || {
-        if asked.again {
-            refuse_to_lose_all(session, &before).await?;
-        }
         if asked.again && asked.replace {
             agree_to_replace(session, &before.mapping, asked).await?;
             run.job.replace_all().await?;
@@ -362,19 +359,6 @@ async fn agree_to_replace(session: &Session, mapping: &Mapping, asked: &Copy) ->
     let text =
         format!("--replace deletes {keys} of Consul that etcd does not have, such as {first:?}.");
     switch::agree(session, &text, asked.yes).await
-}
-
-/// Refuses to replace the copy of an etcd that has lost all keys by nothing: it may be the last one.
-async fn refuse_to_lose_all(session: &Session, record: &Record) -> Result<(), Stop> {
-    let Err(Stop::Refused(lost)) = source::check_revision(&session.etcd, record).await else {
-        return Ok(());
-    };
-    match nothing(&session.etcd, &record.mapping).await? {
-        Some(why) => Err(Stop::Refused(format!(
-            "nothing was changed: {why}, and what Consul has may be the last copy. `export` saves it. {lost}, as soon as etcd has keys again"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// A key that the client sends in no request.
@@ -476,7 +460,7 @@ pub async fn open_if<'s>(
     if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
     }
-    if let Some(why) = taken_late(&session.etcd, &job.record()).await? {
+    if let Some(why) = taken_late(&session.etcd, &job.record(), &job.keys).await? {
         session.progress.note(&why);
     }
     Ok(Some(job))
@@ -640,8 +624,10 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
             break freeze;
         }
     };
-    let truth = switch::truth(session, &keys, &record, &freeze).await?;
-    let late = taken_late(&session.etcd, &record).await?;
+    let late = taken_late(&session.etcd, &record, &keys).await?;
+    let is_forgotten =
+        [Some(&freeze), late.as_ref()].into_iter().flatten().any(|it| it.starts_with(FORGOTTEN));
+    let truth = switch::truth(session, &keys, &record, is_forgotten).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
         Ok(()) => source::restored(&session.etcd, &record, &keys).await?,
         Err(Stop::Refused(why)) => Some(why),

@@ -6,7 +6,7 @@ use consul_migrate::job::{self, Keys, Phase, Record, source};
 use consul_migrate::mapping::{Choice, Op, Problem};
 use consul_migrate::{
     Freeze, Frozen, MayChange, Run, Stop, cut_over, finish, finish_without_etcd, load,
-    may_cut_over, may_roll_back, restart, roll_back, rollback_has_begun,
+    may_cut_over, may_finish, may_roll_back, restart, roll_back, rollback_has_begun,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, select};
@@ -200,7 +200,7 @@ fn is_begun_alone(is_switched: bool, life: u64) -> bool {
         };
         let cuts = async |_| Ok(());
         let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
-        let may_cut = may_cut_over(&world.etcd, &record, Freeze::Operator).await;
+        let may_cut = may_cut_over(&world.etcd, &record, &run.job.keys, Freeze::Operator).await;
         if record.finishing {
             let again = cut_over(&run, Freeze::Operator, &frozen, limit, cuts).await.map(|_| ());
             let back = roll_back(&run, MayChange::Restored).await.map(|_| ());
@@ -222,6 +222,14 @@ fn is_begun_alone(is_switched: bool, life: u64) -> bool {
             for why in [why(of_another), why(source::check_read(&record, 0))] {
                 assert!(why.contains("finish") || !record.finishing, "{why}");
                 assert_eq!(why.contains("rollback"), !record.finishing, "{why}");
+            }
+        }
+        // No advice is refused.
+        if !is_switched && record.finishing {
+            let ends = may_finish(&world.etcd, &record, &run.job.keys, false).await;
+            for why in [why(ends), why(source::check_read(&record, 0))] {
+                assert!(why.contains("finish --without-etcd"), "{why}");
+                assert!(!why.contains("cutover") && !why.contains("copy --again"), "{why}");
             }
         }
         match is_switched && record.finishing {

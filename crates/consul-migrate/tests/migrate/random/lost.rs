@@ -7,8 +7,8 @@ use consul_migrate::etcd::Right;
 use consul_migrate::job::{Keys, Phase, Record, Rights};
 use consul_migrate::mapping::Op;
 use consul_migrate::{
-    Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, lift_left_of, load, opened_late,
-    roll_back, tail,
+    FORGOTTEN, Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, lift_left_of, load,
+    may_cut_over, opened_late, roll_back, tail, taken_late,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
@@ -126,6 +126,63 @@ fn is_opened(ms: u64) -> Option<bool> {
         }
         Some(is_opened)
     })
+}
+
+/// A cut-over by roles has come to its end, or was killed, and Consul is restored to before it, or has begun the job again: what the
+/// roles lack is named with what gives it back, until they have it, also after another cut-over.
+pub fn known_to_etcd() {
+    for lost in [Lost::Older, Lost::BegunAgain, Lost::Earlier] {
+        for next in [By::Alarm, By::Roles, By::Operator] {
+            is_known_to_etcd(lost, next);
+        }
+    }
+}
+
+fn is_known_to_etcd(lost: Lost, next: By) {
+    let shown = format!("{lost:?} {next:?}");
+    let world = world();
+    let before = world.fake.permissions("app");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let (keys, older) = (run.job.keys.clone(), run.job.record());
+        cut(&run, Freeze::Roles, &Frozen::default()).await.unwrap();
+        let told = async |record: &Record| taken_late(&world.etcd, record, &keys).await.unwrap();
+        assert_eq!(told(&run.job.record()).await, None, "{shown}");
+        let rights: Vec<Right> = NAMES.map(right).into();
+        restore(&world, &keys, &restored(lost, &older, rights.clone())).await;
+        let (other, kept) = world.hold(2).await.unwrap();
+        lift_left_of(&world.etcd, &other.job).await.unwrap();
+        load(&other, kept).await.unwrap();
+        let names_all = |told: Option<String>, count: usize| {
+            let told = told.unwrap_or_default();
+            let named = rights.iter().filter(|it| told.contains(&it.to_string())).count();
+            assert_eq!(named, count, "{shown}: {told}");
+            told
+        };
+        let said = names_all(told(&other.job.record()).await, 3);
+        assert!(said.starts_with(FORGOTTEN) || lost == Lost::Earlier, "{shown}: {said}");
+        let by_roles = may_cut_over(&world.etcd, &other.job.record(), &keys, Freeze::Roles).await;
+        names_all(by_roles.err().map(|it| it.to_string()), 3);
+        // Another role, so that there are rights to take.
+        world.fake.permit("another", "READWRITE", NAMES[0], "");
+        let freeze = match next {
+            By::Alarm => Freeze::Alarm,
+            By::Roles => Freeze::Roles,
+            By::Operator => Freeze::Operator,
+        };
+        cut(&other, freeze, &Frozen::default()).await.unwrap();
+        names_all(told(&other.job.record()).await, 3);
+        let back = roll_back(&other, MayChange::NoNewKeys).await.unwrap();
+        assert_eq!(back.not_given_back.len(), 3, "{shown}: {back:?}");
+        names_all(told(&other.job.record()).await, 3);
+        world.fake.permit("app", "READWRITE", NAMES[0], "");
+        names_all(told(&other.job.record()).await, 2);
+        world.fake.permit("app", "READWRITE", NAMES[1], "");
+        world.fake.permit("app", "READWRITE", NAMES[2], "");
+        assert_eq!(told(&other.job.record()).await, None, "{shown}");
+        assert_eq!(world.fake.permissions("app"), before, "{shown}");
+    });
 }
 
 async fn cut(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<(), Stop> {

@@ -378,8 +378,10 @@ fn that_a_late_request_took_are_named_by_later_cut_overs() {
                         "{freeze:?}: {named:?}"
                     );
                     if !(finishes && round == 1) {
-                        let said =
-                            taken_late(&world.etcd, &run.job.record()).await.unwrap().unwrap();
+                        let said = taken_late(&world.etcd, &run.job.record(), &run.job.keys)
+                            .await
+                            .unwrap()
+                            .unwrap();
                         assert!(said.contains(&late.to_string()), "{said}");
                     }
                     assert!(!write(&world, "lost"));
@@ -457,7 +459,7 @@ fn of_a_build_before_come_back(permissions: Permissions) {
             assert_eq!(merged(&now), merged(&before), "{permissions:?} {state} {is_switched}");
             let record = run.job.record();
             assert!(record.may_be_taken().is_empty());
-            assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
+            assert_eq!(taken_late(&world.etcd, &record, &run.job.keys).await.unwrap(), None);
         });
     }
 }
@@ -564,11 +566,11 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         assert_eq!(world.fake.permissions("app"), before);
         let record = world.record().await.unwrap();
         assert_eq!((record.rights, record.may_be_taken()), (Rights::GivenBack, &[][..]));
-        assert_eq!(taken_late(&world.etcd, &record).await.unwrap(), None);
+        assert_eq!(taken_late(&world.etcd, &record, &run.job.keys).await.unwrap(), None);
         // A request of the cut-over comes late, or an operator takes it: the program says so, and it stays.
         world.etcd.take(&record.taken[0]).await.unwrap();
         let now = world.fake.permissions("app");
-        let said = taken_late(&world.etcd, &record).await.unwrap().unwrap();
+        let said = taken_late(&world.etcd, &record, &run.job.keys).await.unwrap().unwrap();
         assert!(said.contains(&record.taken[0].to_string()), "{said}");
         let (again, _) = world.hold(2).await.unwrap();
         assert!(!lift_left_of(&world.etcd, &again.job).await.unwrap());
@@ -577,7 +579,7 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         for right in &record.taken {
             world.etcd.take(right).await.unwrap();
         }
-        let said = why(may_cut_over(&world.etcd, &record, Freeze::Roles).await);
+        let said = why(may_cut_over(&world.etcd, &record, &run.job.keys, Freeze::Roles).await);
         assert!(said.contains("no role of etcd but root"), "{said}");
         record.taken.iter().for_each(|it| assert!(said.contains(&it.to_string()), "{it}: {said}"));
     });

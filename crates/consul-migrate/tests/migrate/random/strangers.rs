@@ -19,7 +19,7 @@ use consul_migrate::{
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;
-use futures_util::future::{join, select};
+use futures_util::future::{Either, join, select};
 use http::{Request, Response};
 use serde_json::{Value, json};
 use std::pin::pin;
@@ -71,8 +71,7 @@ async fn follow(world: &World, run: &Run<'_>) -> Result<(), Stop> {
         Ok(())
     };
     match select(pin!(tail), pin!(later)).await {
-        futures_util::future::Either::Left((done, _))
-        | futures_util::future::Either::Right((done, _)) => done,
+        Either::Left((done, _)) | Either::Right((done, _)) => done,
     }
 }
 
@@ -125,6 +124,57 @@ pub fn servers() {
         // The other servers of the cluster are still good.
         etcd.touch(&key).await.unwrap();
     }));
+}
+
+/// A tail of another job begins at each moment of a cut-over: it ends that, or changes nothing that programs use since.
+pub fn that_begin_meanwhile() {
+    let (mut switched, mut refused) = (0, 0);
+    for ms in (0..4600).step_by(15) {
+        match is_spared(ms) {
+            true => switched += 1,
+            false => refused += 1,
+        }
+    }
+    assert!(switched > 20 && refused > 20, "{switched} {refused}");
+}
+
+/// Returns whether the job was cut over.
+fn is_spared(ms: u64) -> bool {
+    let world = with();
+    world.fake.have_users("3.6.0");
+    world.fake.permit("app", "READWRITE", "/", "0");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+        Box::pin(load(&other, kept)).await.unwrap();
+        other.job.release().await;
+        // So that moments lie between the last looks.
+        world.fake.be_slow(Duration::from_millis(50));
+        let frozen = Frozen::default();
+        let programs = async {
+            if cut(&run, Freeze::Roles, &frozen).await.is_err() {
+                return false;
+            }
+            let of_program = Op::Set { key: "app/a".to_owned(), value: "2".into(), flags: 0 };
+            world.direct.txn_surely(&[], &[of_program]).await.unwrap();
+            world.put("/app/a", None);
+            world.clock.sleep(Duration::from_secs(10)).await;
+            assert_eq!(world.stored("app/a").await.as_deref(), Some("2"), "after {ms} ms");
+            true
+        };
+        let tails = async {
+            world.clock.sleep(Duration::from_millis(ms)).await;
+            let (other, _) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+            let works = pin!(tail(&other, &Until::Dropped));
+            select(works, pin!(other.job.beat())).await;
+            std::future::pending::<()>().await;
+        };
+        match select(pin!(programs), pin!(tails)).await {
+            Either::Left((is_switched, _)) => is_switched,
+            Either::Right(_) => unreachable!("it waits"),
+        }
+    })
 }
 
 /// No other job changes the keys that a job has handed over to programs, whatever phase that is in.
