@@ -23,7 +23,12 @@ impl Streaming for Canned {
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
         let (status, said) = (self.0)(request.uri().path(), token, &body);
         let parts: Parts = Box::pin(stream::iter([Ok(said.into())]));
-        Box::pin(async move { Ok(Response::builder().status(status).body(parts).unwrap()) })
+        let mut answer = Response::builder().status(status).body(parts).unwrap();
+        // A token stands for what is before the server.
+        if let Some(coding) = token.filter(|token| *token == "gzip" || *token == "identity") {
+            answer.headers_mut().insert(CONTENT_ENCODING, coding.parse().unwrap());
+        }
+        Box::pin(async move { Ok(answer) })
     }
 
     fn endpoint(&self) -> &str {
@@ -68,6 +73,36 @@ fn a_gateway_of_3_3_is_found() {
         _ => (404, "404 page not found".to_owned()),
     };
     assert_eq!(run(status(&etcd(answers, false))).unwrap().cluster_id, "7");
+}
+
+/// What is before etcd compresses each answer, a refusal and a watch, too.
+#[test]
+fn an_answer_that_is_compressed_is_named_so() {
+    let answers: Answers = |path, _, body| match path {
+        "/v3/maintenance/status" => (200, "{}".to_owned()),
+        "/v3/auth/authenticate" => (200, format!(r#"{{"token":{}}}"#, CODING.get())),
+        "/v3/kv/range" if body["count_only"] == true => (STATUS.get(), HEADER.to_owned()),
+        _ => (STATUS.get(), "\u{1f}\u{8b}".to_owned()),
+    };
+    thread_local! {
+        static CODING: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
+        static STATUS: std::cell::Cell<u16> = const { std::cell::Cell::new(200) };
+    }
+    CODING.set("\"identity\"");
+    assert_eq!(run(status(&etcd(answers, true))).unwrap().cluster_id, "7");
+    for status_of_answer in [200, 400, 503] {
+        (CODING.set("\"gzip\""), STATUS.set(status_of_answer));
+        let (all, key) = (Range::prefix(b""), Bytes::from_static(b"a"));
+        let etcd = etcd(answers, true);
+        for error in [
+            failed(run(status(&etcd))),
+            failed(run(etcd.get(&key, 0))),
+            failed(run(etcd.watch(&all, 1)).map(|_| ())),
+        ] {
+            assert!(error.message().contains("Content-Encoding: gzip"), "{error}");
+            assert_eq!(error.kind().exit_status(), 3, "{error}");
+        }
+    }
 }
 
 #[test]
