@@ -100,7 +100,7 @@ fn an_answer_that_is_compressed_is_named_so() {
             failed(run(etcd.watch(&all, 1)).map(|_| ())),
         ] {
             assert!(error.message().contains("Content-Encoding: gzip"), "{error}");
-            assert_eq!(error.kind().exit_status(), 3, "{error}");
+            assert_eq!(error.kind(), Kind::Decode, "{error}");
         }
     }
 }

@@ -971,6 +971,37 @@ pub(crate) mod tests {
         assert!(runtime.block_on(target_of(Refusing(409, other)).entries(&["a"])).is_err());
     }
 
+    /// A server that takes no names in transactions, and lists these keys.
+    #[derive(Debug)]
+    struct Lists(&'static [&'static str]);
+
+    impl Transport for Lists {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            let entry = |key: &&str| serde_json::json!({ "Key": key, "Value": "dg==", "Flags": 0, "LockIndex": 0, "CreateIndex": 3, "ModifyIndex": 3 });
+            let list = serde_json::Value::Array(self.0.iter().map(entry).collect());
+            let mut answer = match request.uri().path().ends_with("/txn") {
+                true => Response::builder().status(400).body("invalid key name".into()).unwrap(),
+                false => Response::new(list.to_string().into()),
+            };
+            let policy = ::http::HeaderValue::from_static("allow");
+            answer.headers_mut().insert("x-consul-default-acl-policy", policy);
+            Box::pin(async { Ok(answer) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "lists"
+        }
+    }
+
+    /// In a list U+FFFD stands for bytes that are not UTF-8, too: such a key is not taken for another one.
+    #[test]
+    fn a_name_with_a_replacement_character_is_not_read_from_a_list() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let target = target_of(Lists(&["caf\u{e9}:", "caf\u{fffd}"]));
+        let found = runtime.block_on(target.entries(&["caf\u{e9}:", "caf\u{fffd}"])).unwrap();
+        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
+    }
+
     /// A server that denies all operations of a transaction.
     #[derive(Debug)]
     struct Denies;

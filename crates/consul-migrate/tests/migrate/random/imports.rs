@@ -5,7 +5,7 @@ use consul_migrate::mapping::{Op, parts};
 use consul_migrate::tally::Tally;
 use consul_migrate::{Form, Report, Stop, check, export, import};
 use consul_process::clock::Clock as _;
-use futures_util::future::{join, select};
+use futures_util::future::{Either, join, select};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Mutex;
@@ -51,6 +51,7 @@ pub fn run() {
     says_which_line_is_wrong();
     parts_that_were_there_are_not_left();
     an_import_that_is_killed_leaves_no_mixture();
+    a_value_is_replaced_at_once();
     a_list_asks_for_names_once();
     an_export_looks_again_at_parts();
     parts_that_are_not_whole_have_lines();
@@ -170,6 +171,36 @@ fn an_import_that_is_killed_leaves_no_mixture() {
         }
     }
     assert!(torn > 0, "no moment is in the middle");
+}
+
+/// The parts of a value are deleted and another one is set in one transaction, wherever the line is among others.
+fn a_value_is_replaced_at_once() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        let (target, mapping) = (&world.target, &world.mapping);
+        for before in target.max_ops - 4..=target.max_ops {
+            let old = (0..3).map(|at| Op::set(format!("_etcd/2fff/{at:04}-0003"), "1".into()));
+            let clean = ["_etcd/", "k/"].map(|prefix| Op::DeleteTree { prefix: prefix.to_owned() });
+            world.direct.txn_surely(&[], &clean).await.unwrap();
+            world.direct.txn_surely(&[], &old.collect::<Vec<_>>()).await.unwrap();
+            let lines = (0..before).map(|at| format!("{{\"key\":\"k/{at}\",\"value\":\"\"}}\n"));
+            let text = lines.chain(["{\"etcd_key\":\"L/8=\",\"value\":\"Mg==\"}".to_owned()]);
+            let (text, said) = (text.collect::<String>(), Said::default());
+            world.way_ms.store(50, Ordering::Relaxed);
+            let mut from = text.as_bytes();
+            let imports = import(target, mapping, Form::Lines, &mut from, true, &said);
+            let looks = async {
+                loop {
+                    let found = world.direct.keys("_etcd/", None).await.unwrap();
+                    assert!([1, 3].contains(&found.len()), "{before}: {found:?}");
+                    world.clock.sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let Either::Left((done, _)) = select(pin!(imports), pin!(looks)).await;
+            assert_eq!(done.unwrap().moved, before as u64 + 1);
+            world.way_ms.store(0, Ordering::Relaxed);
+        }
+    });
 }
 
 /// The time is that of the world, in which each request takes 200 ms.

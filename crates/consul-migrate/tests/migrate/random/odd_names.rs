@@ -392,15 +392,21 @@ pub fn values_that_look_like_a_claim() {
             if is_cut_over {
                 cut(&run).await.unwrap();
             }
-            let set = |flags| Op::Set { key: "mine".to_owned(), value: CLAIM.into(), flags };
-            world.direct.txn_surely(&[], &[set(0)]).await.unwrap();
+            let set = async |key: &str, flags| {
+                let set = Op::Set { key: key.to_owned(), value: CLAIM.into(), flags };
+                world.direct.txn_surely(&[], &[set]).await
+            };
+            set("mine", 0).await.unwrap();
             let (text, tally, said) = exported(&world, form).await;
             assert_eq!((tally.moved, tally.encoded), (5, 1), "{text} {said:?}");
             // The job of this mark is gone, or restored to before it: nothing says that the value is whole.
-            world.direct.txn_surely(&[], &[set(5)]).await.unwrap();
-            let (target, mapping) = (&world.target, &world.mapping);
-            let done = export(target, mapping, form, &mut Vec::new(), &Said::default()).await;
-            assert!(why(done).contains("mine"));
+            for key in ["mine", "_etcd/6200/0000-0001"] {
+                set(key, 5).await.unwrap();
+                let (target, mapping) = (&world.target, &world.mapping);
+                let done = export(target, mapping, form, &mut Vec::new(), &Said::default()).await;
+                assert!(why(done).contains(key.trim_end_matches("0000-0001")), "{key}");
+                set(key, 0).await.unwrap();
+            }
         });
     }
 }
