@@ -75,7 +75,7 @@ fn a_gateway_of_3_3_is_found() {
     assert_eq!(run(status(&etcd(answers, false))).unwrap().cluster_id, "7");
 }
 
-/// What is before etcd compresses each answer, a refusal and a watch, too.
+/// A proxy compresses each answer, a refusal and a watch, too.
 #[test]
 fn an_answer_that_is_compressed_is_named_so() {
     let answers: Answers = |path, _, body| match path {
@@ -91,7 +91,8 @@ fn an_answer_that_is_compressed_is_named_so() {
     CODING.set("\"identity\"");
     assert_eq!(run(status(&etcd(answers, true))).unwrap().cluster_id, "7");
     for status_of_answer in [200, 400, 503] {
-        (CODING.set("\"gzip\""), STATUS.set(status_of_answer));
+        CODING.set("\"gzip\"");
+        STATUS.set(status_of_answer);
         let (all, key) = (Range::prefix(b""), Bytes::from_static(b"a"));
         let etcd = etcd(answers, true);
         for error in [
@@ -103,6 +104,62 @@ fn an_answer_that_is_compressed_is_named_so() {
             assert_eq!(error.kind(), Kind::Decode, "{error}");
         }
     }
+}
+
+/// A server of the cluster 7 by HTTP, and of this one by gRPC.
+#[derive(Debug)]
+struct Mixed(u8);
+
+impl Streaming for Mixed {
+    fn open(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        let parts: Parts = Box::pin(stream::iter([Ok(HEADER.into())]));
+        Box::pin(async move { Ok(Response::new(parts)) })
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a str>,
+        _: &'a [u8],
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        let (header, kv) = ([10, 4, 8, self.0, 24, 3], [18, 6, 10, 1, b'a', 42, 1, b'x']);
+        Box::pin(async move { Some([&header[..], &kv, &[32, 1]].concat().into()) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "mixed"
+    }
+}
+
+#[test]
+fn a_key_of_another_cluster_is_not_taken_by_grpc_either() {
+    for (cluster, is_taken) in [(7, true), (8, false)] {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let servers = vec![Arc::new(Mixed(cluster)) as _];
+        let etcd = Etcd::new(servers, None, clock, Duration::from_secs(60), Duration::ZERO);
+        run(status(&etcd)).unwrap();
+        let found = run(etcd.get(&Bytes::from_static(b"a"), 0)).unwrap();
+        assert_eq!(found.is_some(), is_taken, "{found:?}");
+    }
+}
+
+/// No smaller page divides the value of one key.
+#[test]
+fn an_answer_with_one_key_may_be_larger_than_a_page() {
+    let answers: Answers = |_, _, _| {
+        let value = "A".repeat(MAX_ANSWER + 4 - MAX_ANSWER % 4);
+        let header = r#"{"cluster_id":"7","revision":"3"}"#;
+        (
+            200,
+            format!(
+                r#"{{"header":{header},"kvs":[{{"key":"YQ==","value":"{value}"}}],"count":"1"}}"#
+            ),
+        )
+    };
+    let (etcd, key) = (etcd(answers, false), Bytes::from_static(b"a"));
+    assert!(run(etcd.get(&key, 0)).unwrap().unwrap().size() > MAX_ANSWER / 2);
+    let all = Range::prefix(b"");
+    assert!(matches!(run(etcd.range(&all, 2, 0)), Err(Refused::TooLarge)));
 }
 
 #[test]

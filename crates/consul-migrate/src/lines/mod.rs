@@ -314,7 +314,7 @@ impl Writers {
             };
             writers.insert(record.mapping.mark, saved);
         }
-        // The flags of programs are no mark.
+        // Without a mark these are the flags of programs.
         writers.remove(&0);
         Ok(Writers(writers))
     }

@@ -379,7 +379,7 @@ pub fn parts_that_programs_set() {
     }
 }
 
-/// A value may be the text by which a job claims a key: a program's own, or one that was copied.
+/// A value may be the text by which a job claims a key: a program's own, or from etcd.
 pub fn values_that_look_like_a_claim() {
     const CLAIM: &str = "consul-migrate x sets this key";
     for (is_cut_over, form) in
