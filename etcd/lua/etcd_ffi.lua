@@ -338,7 +338,8 @@ function Client:set(key, value, options)
     destroy(self, write.Session)
   end
   if err.kind == "too_large" then
-    err.message = ("set: a value of %d bytes is too large for a transaction of Consul"):format(#value)
+    err.message = ("set: a value of %d bytes is too large for a transaction of Consul"):format(
+      #tostring(value))
     message = err.message
   end
   return nil, message, err

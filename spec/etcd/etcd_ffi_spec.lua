@@ -228,6 +228,27 @@ describe("etcd_ffi", function()
     assert.equal("argument", select(3, client:set(key, "v", { ttl = 86401 })).kind)
   end)
 
+  it("returns an error for a value of any type that a server with low limits does not take", function()
+    local own = old_client()
+    local real = own.consul
+    own.consul = {
+      kv_get = function()
+        return true, nil, {}
+      end,
+      txn = function()
+        return nil, "txn: too large", { kind = "too_large", message = "txn: too large" }
+      end,
+    }
+    for _, case in ipairs({ { 17, 2 }, { true, 4 }, { "12345", 5 }, { "", 0 } }) do
+      local result, message, err = own:set(key, case[1])
+      assert.is_nil(result)
+      assert.equal(("set: a value of %d bytes is too large for a transaction of Consul"):format(case[2]), message)
+      assert.equal("too_large", err.kind)
+    end
+    own.consul = real
+    own:close()
+  end)
+
   it("returns nil and an error within the timeout when Consul does not answer", function()
     local away = old_client({ consul_endpoint = "http://127.0.0.1:1", timeout = 1000, simulate = false })
     local begun = support.clock()

@@ -30,6 +30,7 @@ use consul_process::clock::Clock;
 use consul_process::sync::lock;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use http::header::CONTENT_ENCODING;
 use http::{Request, Response};
 use message::{Answer, Header, Int, RangeRequest, RangeResponse, Refusal, TokenResponse, decode};
 use serde::Deserialize;
@@ -560,10 +561,20 @@ impl Etcd {
         let request = request
             .body(body.clone())
             .map_err(|error| Error::argument(format!("etcd: {error}")))?;
-        self.server().open(request).await.map_err(|error| match error.kind() {
+        let answer = self.server().open(request).await.map_err(|error| match error.kind() {
             Kind::Tls => self.of_server((self.words)(error)),
             _ => error,
-        })
+        })?;
+        match answer.headers().get(CONTENT_ENCODING) {
+            Some(coding) if coding != "identity" => {
+                let coding = coding.to_str().unwrap_or("…");
+                let endpoint = self.endpoint();
+                Err(self.foreign(format!(
+                    "{endpoint}: the answer has Content-Encoding: {coding}, not requested"
+                )))
+            }
+            _ => Ok(answer),
+        }
     }
 
     fn server(&self) -> &Arc<dyn Streaming> {

@@ -23,7 +23,12 @@ impl Streaming for Canned {
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
         let (status, said) = (self.0)(request.uri().path(), token, &body);
         let parts: Parts = Box::pin(stream::iter([Ok(said.into())]));
-        Box::pin(async move { Ok(Response::builder().status(status).body(parts).unwrap()) })
+        let mut answer = Response::builder().status(status).body(parts).unwrap();
+        // A token stands for what is before the server.
+        if let Some(coding) = token.filter(|token| *token == "gzip" || *token == "identity") {
+            answer.headers_mut().insert(CONTENT_ENCODING, coding.parse().unwrap());
+        }
+        Box::pin(async move { Ok(answer) })
     }
 
     fn endpoint(&self) -> &str {
@@ -68,6 +73,93 @@ fn a_gateway_of_3_3_is_found() {
         _ => (404, "404 page not found".to_owned()),
     };
     assert_eq!(run(status(&etcd(answers, false))).unwrap().cluster_id, "7");
+}
+
+/// A proxy compresses each answer, a refusal and a watch, too.
+#[test]
+fn an_answer_that_is_compressed_is_named_so() {
+    let answers: Answers = |path, _, body| match path {
+        "/v3/maintenance/status" => (200, "{}".to_owned()),
+        "/v3/auth/authenticate" => (200, format!(r#"{{"token":{}}}"#, CODING.get())),
+        "/v3/kv/range" if body["count_only"] == true => (STATUS.get(), HEADER.to_owned()),
+        _ => (STATUS.get(), "\u{1f}\u{8b}".to_owned()),
+    };
+    thread_local! {
+        static CODING: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
+        static STATUS: std::cell::Cell<u16> = const { std::cell::Cell::new(200) };
+    }
+    CODING.set("\"identity\"");
+    assert_eq!(run(status(&etcd(answers, true))).unwrap().cluster_id, "7");
+    for status_of_answer in [200, 400, 503] {
+        CODING.set("\"gzip\"");
+        STATUS.set(status_of_answer);
+        let (all, key) = (Range::prefix(b""), Bytes::from_static(b"a"));
+        let etcd = etcd(answers, true);
+        for error in [
+            failed(run(status(&etcd))),
+            failed(run(etcd.get(&key, 0))),
+            failed(run(etcd.watch(&all, 1)).map(|_| ())),
+        ] {
+            assert!(error.message().contains("Content-Encoding: gzip"), "{error}");
+            assert_eq!(error.kind(), Kind::Decode, "{error}");
+        }
+    }
+}
+
+/// A server of the cluster 7 by HTTP, and of this one by gRPC.
+#[derive(Debug)]
+struct Mixed(u8);
+
+impl Streaming for Mixed {
+    fn open(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        let parts: Parts = Box::pin(stream::iter([Ok(HEADER.into())]));
+        Box::pin(async move { Ok(Response::new(parts)) })
+    }
+
+    fn call<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a str>,
+        _: &'a [u8],
+    ) -> BoxFuture<'a, Option<Bytes>> {
+        let (header, kv) = ([10, 4, 8, self.0, 24, 3], [18, 6, 10, 1, b'a', 42, 1, b'x']);
+        Box::pin(async move { Some([&header[..], &kv, &[32, 1]].concat().into()) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "mixed"
+    }
+}
+
+#[test]
+fn a_key_of_another_cluster_is_not_taken_by_grpc_either() {
+    for (cluster, is_taken) in [(7, true), (8, false)] {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let servers = vec![Arc::new(Mixed(cluster)) as _];
+        let etcd = Etcd::new(servers, None, clock, Duration::from_secs(60), Duration::ZERO);
+        run(status(&etcd)).unwrap();
+        let found = run(etcd.get(&Bytes::from_static(b"a"), 0)).unwrap();
+        assert_eq!(found.is_some(), is_taken, "{found:?}");
+    }
+}
+
+/// No smaller page divides the value of one key.
+#[test]
+fn an_answer_with_one_key_may_be_larger_than_a_page() {
+    let answers: Answers = |_, _, _| {
+        let value = "A".repeat(MAX_ANSWER + 4 - MAX_ANSWER % 4);
+        let header = r#"{"cluster_id":"7","revision":"3"}"#;
+        (
+            200,
+            format!(
+                r#"{{"header":{header},"kvs":[{{"key":"YQ==","value":"{value}"}}],"count":"1"}}"#
+            ),
+        )
+    };
+    let (etcd, key) = (etcd(answers, false), Bytes::from_static(b"a"));
+    assert!(run(etcd.get(&key, 0)).unwrap().unwrap().size() > MAX_ANSWER / 2);
+    let all = Range::prefix(b"");
+    assert!(matches!(run(etcd.range(&all, 2, 0)), Err(Refused::TooLarge)));
 }
 
 #[test]

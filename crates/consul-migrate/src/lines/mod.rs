@@ -145,9 +145,7 @@ impl Export<'_> {
     async fn add(&mut self, name: String) -> Result<(), Stop> {
         if let Err(why) = check_key(&name) {
             let name = shown(name.as_bytes());
-            return Err(
-                Error::argument(format!("the key \"{name}\" cannot be exported: {why}")).into()
-            );
+            return Err(Stop::Refused(format!("the key \"{name}\" cannot be exported: {why}")));
         }
         self.waiting.push(name);
         if self.waiting.len() == self.target.max_ops { self.flush().await } else { Ok(()) }
@@ -186,17 +184,21 @@ impl Export<'_> {
 
     /// The same key when no instance is about to set its value.
     async fn settled(&self, key: &str, mut stored: Option<Stored>) -> Result<Option<Stored>, Stop> {
-        for _ in 1..LOOKS {
+        for look in 0..LOOKS {
             if !stored.as_ref().is_some_and(|it| is_claim(&it.value)) {
                 return Ok(stored);
             }
-            self.target.clock().sleep(PAUSE).await;
+            if look > 0 {
+                self.target.clock().sleep(PAUSE).await;
+            }
+            // These read an older state than that of the key.
+            let writers = Writers::now(self.target).await?;
             stored = self.target.entries(&[key]).await?.pop().flatten();
+            if !stored.as_ref().is_some_and(|it| writers.claim(it)) {
+                return Ok(stored);
+            }
         }
-        match stored.as_ref().is_some_and(|it| is_claim(&it.value)) {
-            true => Err(unfinished(key)),
-            false => Ok(stored),
-        }
+        Err(unfinished(key))
     }
 
     /// Writes an encoded key. An instance may set its parts at this moment, so that it is looked at again before it has none that
@@ -211,16 +213,14 @@ impl Export<'_> {
                 self.target.clock().sleep(PAUSE).await;
             }
             let mut parts = parts_now(self.target, &prefix).await?;
-            let is_claimed = |parts: &Parts| parts.found.iter().any(|(_, it)| is_claim(&it.value));
-            is_unfinished = is_claimed(&parts);
-            if !is_unfinished && (!parts.is_whole || is_mixed(&parts, |_| true)) {
+            let has_claim = parts.found.iter().any(|(_, part)| is_claim(&part.value));
+            is_unfinished = has_claim || !parts.is_whole || is_mixed(&parts, |_| true);
+            if is_unfinished {
                 // These read an older state than that of the parts.
-                let writers = writers(self.target).await?;
+                let writers = Writers::now(self.target).await?;
                 parts = parts_now(self.target, &prefix).await?;
-                let is_new = |part: &Stored| {
-                    writers.iter().any(|it| it.mark == part.flags && it.saved < part.index)
-                };
-                is_unfinished = is_claimed(&parts)
+                let is_new = |part: &Stored| writers.write(part);
+                is_unfinished = parts.found.iter().any(|(_, part)| writers.claim(part))
                     || match parts.is_whole {
                         true => is_mixed(&parts, is_new),
                         false => parts.found.iter().any(|(_, part)| is_new(part)),
@@ -296,26 +296,39 @@ impl Export<'_> {
     }
 }
 
-/// A job that may be in the middle of a value: it has this mark, and what it wrote up to this index of Consul is whole.
-struct Writer {
-    mark: u64,
-    saved: u64,
-}
+/// For the mark of each job the index of Consul up to which it has set values as a whole.
+struct Writers(HashMap<u64, u64>);
 
-async fn writers(target: &Target) -> Result<Vec<Writer>, Error> {
-    let mut writers = Vec::new();
-    for (name, _) in job::others(target, &Keys::new("")).await? {
-        let Some((record, index)) = job::record(target, &Keys::new(&name)).await? else { continue };
-        let mark = record.mapping.mark;
-        match record.phase {
-            _ if mark == 0 => {}
-            Phase::Switched => {}
-            // Each change is whole before its position is saved.
-            Phase::Tail => writers.push(Writer { mark, saved: index }),
-            Phase::Load | Phase::Sweep => writers.push(Writer { mark, saved: 0 }),
+impl Writers {
+    async fn now(target: &Target) -> Result<Self, Error> {
+        let mut writers = HashMap::new();
+        for (name, _) in job::others(target, &Keys::new("")).await? {
+            let Some((record, index)) = job::record(target, &Keys::new(&name)).await? else {
+                continue;
+            };
+            let saved = match record.phase {
+                Phase::Load | Phase::Sweep => 0,
+                // Each change is whole before its position is saved.
+                Phase::Tail => index,
+                Phase::Switched => u64::MAX,
+            };
+            writers.insert(record.mapping.mark, saved);
         }
+        // Without a mark these are the flags of programs.
+        writers.remove(&0);
+        Ok(Writers(writers))
     }
-    Ok(writers)
+
+    /// Whether a job may be in the middle of setting this.
+    fn write(&self, stored: &Stored) -> bool {
+        self.0.get(&stored.flags).is_some_and(|saved| *saved < stored.index)
+    }
+
+    /// Whether a job has claimed this key, and its large value is not there yet; programs may set such a text, too.
+    fn claim(&self, stored: &Stored) -> bool {
+        let is_marked = stored.flags != 0 && !self.0.contains_key(&stored.flags);
+        is_claim(&stored.value) && (is_marked || self.write(stored))
+    }
 }
 
 /// Whether a part is of a later write than the next one: a write sets them in their order.
@@ -520,7 +533,11 @@ impl Import<'_> {
             }
             Given::Encoded(Line { value, flags, .. }, key) => {
                 let prefix = self.mapping.encoded(key);
-                let set: Vec<Op> = parts(&prefix, &value.0, *flags).collect();
+                let mut set: Vec<Op> = parts(&prefix, &value.0, *flags).collect();
+                if let [first, _, ..] = &set[..] {
+                    self.unmake(first.key()).await?;
+                    set.rotate_left(1);
+                }
                 let names = set.iter().map(|op| op.key().to_owned()).collect();
                 let ops = self.others(key, names).await?.chain(set).collect();
                 let is_new = self.is_new(&prefix);
@@ -557,6 +574,26 @@ impl Import<'_> {
             .map(|key| Op::Delete { key }))
     }
 
+    /// Deletes the first of several parts, which is then set as the last one: an import that is killed between them leaves no
+    /// parts of two values that look whole.
+    async fn unmake(&mut self, first: &str) -> Result<(), Stop> {
+        self.flush().await?;
+        let mut refused: Option<(u64, Stop)> = None;
+        while let Some(Stored { index, .. }) = self.target.entries(&[first]).await?.pop().flatten()
+        {
+            match refused {
+                Some((at, stop)) if at == index => return Err(stop),
+                _ => {}
+            }
+            let delete = Op::DeleteAt { key: first.to_owned(), index };
+            refused = match self.target.txn_surely(&[], std::slice::from_ref(&delete)).await? {
+                Outcome::Refused(_, why) => Some((index, super::job::refused(&delete, &why))),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
     /// Sets the keys of a list, which is read as a whole first: a list that was cut sets nothing.
     async fn list(mut self, from: &mut dyn BufRead) -> Result<Tally, Stop> {
         let mut text = Vec::new();
@@ -574,6 +611,7 @@ impl Import<'_> {
         }
         // The keys with parts, wherever these are, and their parts.
         let mut encoded = HashMap::<_, HashSet<String>>::new();
+        let mut firsts = Vec::new();
         for Object(Entry { key, flags, value }) in entries {
             let is_new = self.is_new(&key);
             let is_first = key_of_part(self.mapping, &key).map(|of| {
@@ -582,8 +620,18 @@ impl Import<'_> {
                 names.len() == 1
             });
             let is_counted = is_new && is_first != Some(false);
-            let op = Op::Set { key, value: value.0, flags };
-            self.add(vec![op], is_counted, is_first.is_some()).await?;
+            let is_encoded = is_first.is_some();
+            let part = key.strip_prefix(&self.mapping.encoded_prefix()).and_then(part_of);
+            let begins_parts = matches!(part, Some((_, 0, 2..)));
+            let mut ops = vec![Op::Set { key, value: value.0, flags }];
+            if begins_parts {
+                self.unmake(ops[0].key()).await?;
+                firsts.append(&mut ops);
+            }
+            self.add(ops, is_counted, is_encoded).await?;
+        }
+        for first in firsts {
+            self.add(vec![first], false, false).await?;
         }
         self.flush().await?;
         let mut others = Vec::new();

@@ -9,7 +9,7 @@ use crate::silence::Silence;
 use crate::snapshot::survey::shown;
 use bytes::Bytes;
 use consul_api::api::{acl, agent, kv, txn};
-use consul_api::error::{Error, Kind};
+use consul_api::error::{Error, Kind, RefusedOperation};
 use consul_api::request::Args;
 use consul_api::response::{Answer, Meta};
 use consul_api::table::Endpoint;
@@ -583,6 +583,12 @@ impl Target {
                 }
                 // Absent keys.
                 Err(error) if error.kind() == Kind::TxnFailed && !error.refused().is_empty() => {
+                    let is_absent = |op: &RefusedOperation| {
+                        asked.get(op.index).is_some_and(|place| is_absent(&op.what, keys[*place]))
+                    };
+                    if !error.refused().iter().all(is_absent) {
+                        return Err(error);
+                    }
                     let absent: Vec<usize> = error.refused().iter().map(|op| op.index).collect();
                     let mut at = 0..;
                     asked.retain(|_| at.next().is_some_and(|at| !absent.contains(&at)));
@@ -800,6 +806,11 @@ fn not_read(key: &str) -> Error {
     Error::new(Kind::PermissionDenied, why)
 }
 
+/// Whether the refusal of a read is that the key is absent. A plain name is in it as it is.
+fn is_absent(refusal: &str, key: &str) -> bool {
+    refusal.contains("doesn't exist") && (!is_plain(key) || refusal.contains(key))
+}
+
 fn stored(kv: &Value) -> Option<Stored> {
     let Some(Value::Bytes(value)) = kv.get("Value") else { return None };
     let number = |name| kv.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -939,6 +950,56 @@ pub(crate) mod tests {
         assert_eq!((written.kind(), written.maybe_applied()), (Kind::Decode, true), "{written}");
         let read = runtime.block_on(target.entries(&["a"])).unwrap_err();
         assert_eq!(read.kind(), Kind::PermissionDenied, "{read}");
+    }
+
+    /// A read is refused for another reason, or the refusal is that of another request.
+    #[test]
+    fn a_key_is_absent_only_if_the_server_says_so_of_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for (key, what, is_absent) in [
+            ("a/b", r#"key \"a/b\" doesn't exist"#, true),
+            ("é \"", r#"key \"é \\\"\" doesn't exist"#, true),
+            ("a/b", r#"key \"_migrate/\" doesn't exist"#, false),
+            ("a/b", "rpc error: EOF of a/b", false),
+            ("é", "rpc error: EOF", false),
+        ] {
+            let text = format!(r#"{{"Results":null,"Errors":[{{"OpIndex":0,"What":"{what}"}}]}}"#);
+            let found = runtime.block_on(target_of(Refusing(409, text.leak())).entries(&[key]));
+            assert_eq!(found.is_ok_and(|found| found == [None]), is_absent, "{what}");
+        }
+        let other = r#"{"Results":null,"Errors":[{"OpIndex":7,"What":"key \"a\" doesn't exist"}]}"#;
+        assert!(runtime.block_on(target_of(Refusing(409, other)).entries(&["a"])).is_err());
+    }
+
+    /// A server that takes no names in transactions, and lists these keys.
+    #[derive(Debug)]
+    struct Lists(&'static [&'static str]);
+
+    impl Transport for Lists {
+        fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+            let entry = |key: &&str| serde_json::json!({ "Key": key, "Value": "dg==", "Flags": 0, "LockIndex": 0, "CreateIndex": 3, "ModifyIndex": 3 });
+            let list = serde_json::Value::Array(self.0.iter().map(entry).collect());
+            let mut answer = match request.uri().path().ends_with("/txn") {
+                true => Response::builder().status(400).body("invalid key name".into()).unwrap(),
+                false => Response::new(list.to_string().into()),
+            };
+            let policy = ::http::HeaderValue::from_static("allow");
+            answer.headers_mut().insert("x-consul-default-acl-policy", policy);
+            Box::pin(async { Ok(answer) })
+        }
+
+        fn endpoint(&self) -> &str {
+            "lists"
+        }
+    }
+
+    /// In a list U+FFFD stands for bytes that are not UTF-8, too: such a key is not taken for another one.
+    #[test]
+    fn a_name_with_a_replacement_character_is_not_read_from_a_list() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let target = target_of(Lists(&["caf\u{e9}:", "caf\u{fffd}"]));
+        let found = runtime.block_on(target.entries(&["caf\u{e9}:", "caf\u{fffd}"])).unwrap();
+        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false]);
     }
 
     /// A server that denies all operations of a transaction.

@@ -152,6 +152,10 @@ fn trials() -> Trials {
     let set = random::odd_names::parts_that_programs_set;
     trials.add("parts_that_a_program_has_set_are_whole", set);
     trials.add("names_beside_parts_are_not_parts", random::odd_names::names_beside_parts);
+    trials.add(
+        "a_value_may_look_like_the_claim_of_a_job",
+        random::odd_names::values_that_look_like_a_claim,
+    );
     let forgotten = random::strangers::forgotten;
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);
     let at_once = random::strangers::at_once;

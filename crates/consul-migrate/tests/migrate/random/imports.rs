@@ -5,8 +5,9 @@ use consul_migrate::mapping::{Op, parts};
 use consul_migrate::tally::Tally;
 use consul_migrate::{Form, Report, Stop, check, export, import};
 use consul_process::clock::Clock as _;
-use futures_util::future::join;
+use futures_util::future::{Either, join, select};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,6 +50,8 @@ pub fn run() {
     says_what_it_is_not();
     says_which_line_is_wrong();
     parts_that_were_there_are_not_left();
+    an_import_that_is_killed_leaves_no_mixture();
+    a_value_is_replaced_at_once();
     a_list_asks_for_names_once();
     an_export_looks_again_at_parts();
     parts_that_are_not_whole_have_lines();
@@ -112,6 +115,92 @@ fn refused(text: &[u8], count: usize) -> String {
         assert_eq!(why, set);
         before
     })
+}
+
+/// At any moment, over a value with the same number of parts or another: a later export has one of the values, or says that
+/// the parts are not whole.
+fn an_import_that_is_killed_leaves_no_mixture() {
+    let value = |byte: u8, size: usize| vec![byte; size];
+    let mut torn = 0;
+    for (form, before) in [Form::Lines, Form::ConsulKv]
+        .into_iter()
+        .flat_map(|form| [800_000, 500_000].map(|it| (form, it)))
+    {
+        let values = [value(b'a', before), value(b'b', 800_000)];
+        for life in (50..1050).step_by(100) {
+            let world = World::plain(1, &[]);
+            world.works(async {
+                use base64::Engine as _;
+                let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+                for op in parts("_etcd/2fff/", &values[0].clone().into(), 0) {
+                    world.direct.txn_surely(&[], &[op]).await.unwrap();
+                }
+                let text = match form {
+                    Form::Lines => {
+                        let value = base64(&values[1]);
+                        format!(
+                            "{{\"etcd_key\":\"L/8=\",\"value\":\"{value}\"}}\n{{\"lines\":1}}\n"
+                        )
+                    }
+                    Form::ConsulKv => {
+                        let part = |op: Op| {
+                            let Op::Set { key, value, .. } = op else { unreachable!() };
+                            format!("{{\"key\":\"{key}\",\"value\":\"{}\"}}", base64(&value))
+                        };
+                        let value = values[1].clone().into();
+                        let all = parts("_etcd/2fff/", &value, 0).map(part);
+                        format!("[{}]", all.collect::<Vec<_>>().join(","))
+                    }
+                };
+                world.way_ms.store(50, Ordering::Relaxed);
+                let (target, mapping, said) = (&world.target, &world.mapping, Said::default());
+                let mut from = text.as_bytes();
+                {
+                    let imports = pin!(import(target, mapping, form, &mut from, false, &said));
+                    let lives = pin!(world.clock.sleep(Duration::from_millis(life)));
+                    drop(select(imports, lives).await);
+                }
+                world.clock.sleep(Duration::from_secs(1)).await;
+                world.way_ms.store(0, Ordering::Relaxed);
+                let (text, ..) = exported(&world, Form::Lines).await;
+                let is = |at: usize| text.contains(&format!("\"{}\"", base64(&values[at])));
+                let is_torn = !text.contains("etcd_key");
+                torn += usize::from(is_torn);
+                assert!(is_torn || is(0) || is(1), "{form:?} after {life} ms a value is of both");
+            });
+        }
+    }
+    assert!(torn > 0, "no moment is in the middle");
+}
+
+/// The parts of a value are deleted and another one is set in one transaction, wherever the line is among others.
+fn a_value_is_replaced_at_once() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        let (target, mapping) = (&world.target, &world.mapping);
+        for before in target.max_ops - 4..=target.max_ops {
+            let old = (0..3).map(|at| Op::set(format!("_etcd/2fff/{at:04}-0003"), "1".into()));
+            let clean = ["_etcd/", "k/"].map(|prefix| Op::DeleteTree { prefix: prefix.to_owned() });
+            world.direct.txn_surely(&[], &clean).await.unwrap();
+            world.direct.txn_surely(&[], &old.collect::<Vec<_>>()).await.unwrap();
+            let lines = (0..before).map(|at| format!("{{\"key\":\"k/{at}\",\"value\":\"\"}}\n"));
+            let text = lines.chain(["{\"etcd_key\":\"L/8=\",\"value\":\"Mg==\"}".to_owned()]);
+            let (text, said) = (text.collect::<String>(), Said::default());
+            world.way_ms.store(50, Ordering::Relaxed);
+            let mut from = text.as_bytes();
+            let imports = import(target, mapping, Form::Lines, &mut from, true, &said);
+            let looks = async {
+                loop {
+                    let found = world.direct.keys("_etcd/", None).await.unwrap();
+                    assert!([1, 3].contains(&found.len()), "{before}: {found:?}");
+                    world.clock.sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let Either::Left((done, _)) = select(pin!(imports), pin!(looks)).await;
+            assert_eq!(done.unwrap().moved, before as u64 + 1);
+            world.way_ms.store(0, Ordering::Relaxed);
+        }
+    });
 }
 
 /// The time is that of the world, in which each request takes 200 ms.

@@ -379,6 +379,38 @@ pub fn parts_that_programs_set() {
     }
 }
 
+/// A value may be the text by which a job claims a key: a program's own, or from etcd.
+pub fn values_that_look_like_a_claim() {
+    const CLAIM: &str = "consul-migrate x sets this key";
+    for (is_cut_over, form) in
+        [false, true].map(|it| [(it, Form::Lines), (it, Form::ConsulKv)]).concat()
+    {
+        let world = with_large("b\0", &CLAIM.into());
+        world.works(async {
+            world.put("copied", Some(CLAIM));
+            let run = copied(&world).await;
+            if is_cut_over {
+                cut(&run).await.unwrap();
+            }
+            let set = async |key: &str, flags| {
+                let set = Op::Set { key: key.to_owned(), value: CLAIM.into(), flags };
+                world.direct.txn_surely(&[], &[set]).await
+            };
+            set("mine", 0).await.unwrap();
+            let (text, tally, said) = exported(&world, form).await;
+            assert_eq!((tally.moved, tally.encoded), (5, 1), "{text} {said:?}");
+            // The job of this mark is gone, or restored to before it: nothing says that the value is whole.
+            for key in ["mine", "_etcd/6200/0000-0001"] {
+                set(key, 5).await.unwrap();
+                let (target, mapping) = (&world.target, &world.mapping);
+                let done = export(target, mapping, form, &mut Vec::new(), &Said::default()).await;
+                assert!(why(done).contains(key.trim_end_matches("0000-0001")), "{key}");
+                set(key, 0).await.unwrap();
+            }
+        });
+    }
+}
+
 /// Names beside the parts of a key are not parts of it.
 pub fn names_beside_parts() {
     for other in ["zzz", "0000-0001x", "0002-0002", "+0-+1", "0000-0002/x"] {
