@@ -56,7 +56,9 @@ impl State {
         } else {
             let given = secret();
             has_token = given.is_some();
+            let is_recovery = has_token && given == acl.config.recovery_token;
             match acl.tokens.get(&given.unwrap_or_else(anonymous)) {
+                _ if is_recovery => self.recovery(),
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
                     rules: acl.rules_of(token, &self.settings.datacenter),
@@ -71,6 +73,15 @@ impl State {
             has_token,
             filtered: Cell::new(false),
         }
+    }
+
+    /// The permissions of the recovery token, whatever the default policy is.
+    fn recovery(&self) -> Caller {
+        let mut rules = Rules::default();
+        rules.add(Resource::Agent, false, &self.node_name, Level::Write);
+        rules.add(Resource::Node, true, "", Level::Read);
+        let accessor = format!("agent-recovery:{}", self.node_name);
+        Caller::Known { accessor, rules, default: DefaultPolicy::Deny }
     }
 
     /// The secret of the request's token.
@@ -97,6 +108,13 @@ impl State {
     /// The permissions of the agent's default token.
     pub fn own_authority(&self) -> Authority {
         self.authority_by(&|| self.acl.config.default_token.clone())
+    }
+
+    /// The permissions with which the agent reads and removes entries of its node.
+    pub fn agent_authority(&self) -> Authority {
+        let config = &self.acl.config;
+        let secret = config.agent_token.as_ref().or(config.default_token.as_ref());
+        self.authority_by(&|| secret.cloned())
     }
 
     /// The permissions of DNS, whose requests have no token.

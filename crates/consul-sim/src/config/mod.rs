@@ -546,6 +546,11 @@ impl Config {
     fn configure_tokens(&self, acl: &mut Acl) {
         let token = |name| self.text(name).filter(|secret| !secret.is_empty()).map(Secret::new);
         acl.default_token = token("acl.tokens.default");
+        acl.agent_token = token("acl.tokens.agent");
+        acl.registration_token = token("acl.tokens.config_file_service_registration");
+        // `agent_master` is its name before Consul 1.11.
+        acl.recovery_token =
+            token("acl.tokens.agent_recovery").or_else(|| token("acl.tokens.agent_master"));
         acl.dns_token = token("acl.tokens.dns");
     }
 
