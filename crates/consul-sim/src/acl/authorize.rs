@@ -25,6 +25,8 @@ pub(crate) struct Authority {
 enum Caller {
     /// ACLs are off: everything is allowed.
     Unchecked,
+    /// The token has the name of one of Consul's own authorities.
+    Reserved,
     /// The token does not exist.
     Unknown {
         bootstrapped: bool,
@@ -57,7 +59,9 @@ impl State {
             let given = secret();
             has_token = given.is_some();
             let is_recovery = has_token && given == acl.config.recovery_token;
-            match acl.tokens.get(&given.unwrap_or_else(anonymous)) {
+            let given = given.unwrap_or_else(anonymous);
+            match acl.tokens.get(&given) {
+                _ if ["allow", "deny", "manage"].contains(&given.0.as_str()) => Caller::Reserved,
                 _ if is_recovery => self.recovery(),
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
@@ -139,6 +143,7 @@ impl Authority {
                 let why = if bootstrapped { "" } else { why };
                 Err(Refusal::new(StatusCode::FORBIDDEN, format!("{why}ACL not found")))
             }
+            Caller::Reserved => Err(Refusal::server("Cannot resolve root ACL")),
             Caller::Unchecked | Caller::Known { .. } => Ok(()),
         }
     }
@@ -161,7 +166,7 @@ impl Authority {
     ) -> bool {
         match &self.caller {
             Caller::Unchecked => true,
-            Caller::Unknown { .. } => false,
+            Caller::Reserved | Caller::Unknown { .. } => false,
             Caller::Known { rules, default, .. } => match level(rules) {
                 Some(level) => level.allows(access),
                 // The default policy does not apply to tokens and policies.
