@@ -24,7 +24,7 @@ fn permit(state: &State, call: &Call, access: Access) -> Result<(), Refusal> {
 
 /// The id of the server, which is that of its node.
 pub(super) fn server_id(state: &State) -> &str {
-    state.local.node().map_or("", |node| &node.id)
+    state.local.node.as_ref().map_or("", |node| &node.id)
 }
 
 fn raft(state: &mut State, call: &Call) -> Result<Reply, Refusal> {

@@ -25,6 +25,8 @@ pub(crate) struct Authority {
 enum Caller {
     /// ACLs are off: everything is allowed.
     Unchecked,
+    /// The token has the name of one of Consul's own authorities.
+    Reserved,
     /// The token does not exist.
     Unknown {
         bootstrapped: bool,
@@ -56,7 +58,11 @@ impl State {
         } else {
             let given = secret();
             has_token = given.is_some();
-            match acl.tokens.get(&given.unwrap_or_else(anonymous)) {
+            let is_recovery = has_token && given == acl.config.recovery_token;
+            let given = given.unwrap_or_else(anonymous);
+            match acl.tokens.get(&given) {
+                _ if ["allow", "deny", "manage"].contains(&given.0.as_str()) => Caller::Reserved,
+                _ if is_recovery => self.recovery(),
                 Some(token) => Caller::Known {
                     accessor: token.accessor.clone(),
                     rules: acl.rules_of(token, &self.settings.datacenter),
@@ -71,6 +77,15 @@ impl State {
             has_token,
             filtered: Cell::new(false),
         }
+    }
+
+    /// The permissions of the recovery token, whatever the default policy is.
+    fn recovery(&self) -> Caller {
+        let mut rules = Rules::default();
+        rules.add(Resource::Agent, false, &self.node_name, Level::Write);
+        rules.add(Resource::Node, true, "", Level::Read);
+        let accessor = format!("agent-recovery:{}", self.node_name);
+        Caller::Known { accessor, rules, default: DefaultPolicy::Deny }
     }
 
     /// The secret of the request's token.
@@ -99,6 +114,13 @@ impl State {
         self.authority_by(&|| self.acl.config.default_token.clone())
     }
 
+    /// The permissions with which the agent reads and removes entries of its node.
+    pub fn agent_authority(&self) -> Authority {
+        let config = &self.acl.config;
+        let secret = config.agent_token.as_ref().or(config.default_token.as_ref());
+        self.authority_by(&|| secret.cloned())
+    }
+
     /// The permissions of DNS, whose requests have no token.
     pub fn dns_authority(&self) -> Authority {
         let config = &self.acl.config;
@@ -121,6 +143,7 @@ impl Authority {
                 let why = if bootstrapped { "" } else { why };
                 Err(Refusal::new(StatusCode::FORBIDDEN, format!("{why}ACL not found")))
             }
+            Caller::Reserved => Err(Refusal::server("Cannot resolve root ACL")),
             Caller::Unchecked | Caller::Known { .. } => Ok(()),
         }
     }
@@ -143,7 +166,7 @@ impl Authority {
     ) -> bool {
         match &self.caller {
             Caller::Unchecked => true,
-            Caller::Unknown { .. } => false,
+            Caller::Reserved | Caller::Unknown { .. } => false,
             Caller::Known { rules, default, .. } => match level(rules) {
                 Some(level) => level.allows(access),
                 // The default policy does not apply to tokens and policies.

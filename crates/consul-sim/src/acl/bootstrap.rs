@@ -37,6 +37,7 @@ const AGENT_TOKENS: &[&str] = &[
     "acl_replication_token",
     "config_file_service_registration",
     "dns",
+    "dns_token",
 ];
 
 fn bootstrap(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
@@ -125,11 +126,26 @@ fn set_agent_token(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         return Err(Refusal::unknown(format!("Token {} is unknown", go::quoted(&kind))));
     }
     let secret = (!secret.is_empty()).then(|| Secret::new(secret));
-    match kind.as_str() {
-        "default" | "acl_token" => state.acl.config.default_token = secret,
-        "dns" => state.acl.config.dns_token = secret,
-        // The others are for requests that a simulated agent does not make.
-        _ => {}
+    let config = &mut state.acl.config;
+    let of_agent = match kind.as_str() {
+        "default" | "acl_token" => &mut config.default_token,
+        "agent" | "acl_agent_token" => &mut config.agent_token,
+        other => {
+            match other {
+                "dns" | "dns_token" => config.dns_token = secret,
+                "agent_recovery" | "agent_master" | "acl_agent_master_token" => {
+                    config.recovery_token = secret;
+                }
+                "config_file_service_registration" => config.registration_token = secret,
+                // That for replication is for other datacenters.
+                _ => {}
+            }
+            return Ok(Reply::done());
+        }
+    };
+    if *of_agent != secret {
+        *of_agent = secret;
+        state.sync_all();
     }
     Ok(Reply::done())
 }

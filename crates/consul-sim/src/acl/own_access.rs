@@ -10,7 +10,6 @@ use crate::http::route::check_datacenter;
 use crate::store::State;
 use consul_api::api::acl as wire;
 use serde::Serialize;
-use serde_json::json;
 
 pub(super) static ROUTES: &[Route] = &[
     Route(&wire::AUTHORIZE, Handler::Now(authorize)),
@@ -100,10 +99,20 @@ impl Authorization {
 /// The state of the only datacenter, which copies from no other. Anybody may read it.
 fn replication(_: &mut State, call: &Call) -> Result<Reply, Refusal> {
     const NEVER: &str = "0001-01-01T00:00:00Z";
-    let status = json!({
-        "Enabled": false, "Running": false, "SourceDatacenter": "", "ReplicationType": "",
-        "ReplicatedIndex": 0, "ReplicatedRoleIndex": 0, "ReplicatedTokenIndex": 0,
-        "LastSuccess": NEVER, "LastError": NEVER, "LastErrorMessage": "",
-    });
+    #[derive(Default, Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Status {
+        enabled: bool,
+        running: bool,
+        source_datacenter: &'static str,
+        replication_type: &'static str,
+        replicated_index: u64,
+        replicated_role_index: u64,
+        replicated_token_index: u64,
+        last_success: &'static str,
+        last_error: &'static str,
+        last_error_message: &'static str,
+    }
+    let status = Status { last_success: NEVER, last_error: NEVER, ..Status::default() };
     Ok(Reply::json(call.style, &status))
 }

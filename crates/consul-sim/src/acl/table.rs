@@ -25,6 +25,14 @@ pub struct Acl {
     pub initial_management: Option<Secret>,
     /// The secret of the token of requests without one; by default the anonymous token.
     pub default_token: Option<Secret>,
+    /// The secret of the token with which the agent writes its node and removes its entries from the catalog; by default that
+    /// of requests without one.
+    pub agent_token: Option<Secret>,
+    /// The secret of the token with which the agent registers the services and checks of its files; by default that of
+    /// requests without one.
+    pub registration_token: Option<Secret>,
+    /// The secret of a token that may always change the agent, and read all nodes.
+    pub recovery_token: Option<Secret>,
     /// The secret of the token of DNS; by default that of requests without one.
     pub dns_token: Option<Secret>,
 }

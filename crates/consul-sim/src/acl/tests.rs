@@ -184,6 +184,9 @@ fn listing_keys_can_be_a_right_of_its_own() {
         enable_key_list_policy: true,
         initial_management: Some(Secret::new(MANAGEMENT)),
         default_token: None,
+        agent_token: None,
+        registration_token: None,
+        recovery_token: None,
         dns_token: None,
     };
     let world = World::with(Options { seed: 1, acl, ..Options::default() });

@@ -68,7 +68,7 @@ pub(crate) struct Member {
 pub(crate) fn about(state: &State) -> About {
     let name = state.node_name.clone();
     let datacenter = &state.settings.datacenter;
-    let node = state.local.node();
+    let node = state.local.node.as_ref();
     let id = node.map(|node| node.id.clone()).unwrap_or_default();
     About {
         config: Config {
@@ -101,7 +101,7 @@ fn debug_config(state: &State, id: &str) -> Map<String, Value> {
     let number = |port: Option<u16>| port.map_or(-1, i32::from);
     let url = |port: u16| format!("tcp://{}", SocketAddr::new(settings.address, port));
     let urls = |port: Option<u16>| port.map(url).into_iter().collect::<Vec<_>>();
-    let tagged = state.local.node().and_then(|node| node.tagged_addresses.clone());
+    let tagged = state.local.node.as_ref().and_then(|node| node.tagged_addresses.clone());
     let acls = state.acl.is_enabled();
     let policy = match state.acl.default_policy() {
         DefaultPolicy::Allow => "allow",
@@ -181,7 +181,7 @@ fn xds(ports: &Ports) -> Option<Value> {
 
 /// The agent as a member of its datacenter.
 pub(crate) fn member(state: &State) -> Member {
-    let id = state.local.node().map(|node| node.id.clone()).unwrap_or_default();
+    let id = state.local.node.as_ref().map(|node| node.id.clone()).unwrap_or_default();
     let ports = &state.settings.ports;
     let mut tags = texts(&[
         ("acls", if state.acl.is_enabled() { "1" } else { "0" }),

@@ -17,6 +17,7 @@ use consul_api::api::{agent, connect as wire};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use std::iter;
 use std::sync::Arc;
 use url::Url;
 
@@ -60,14 +61,17 @@ struct RootView<'a> {
 }
 
 static ROOTS: Read = Read {
-    check: |_| Ok(()),
+    check: |call| match call.query.get("pem") {
+        text if text.is_empty() || go::boolean(text).is_some() => Ok(()),
+        _ => Err(Refusal::bad("The 'pem' query parameter must be a boolean value")),
+    },
     topics: |_, _| vec![Topic::Authority],
     index: |state, _| ResultIndex::new(state.authority_config.modify_index),
     answer: roots,
     headers: Headers::Deferred,
 };
 
-static CACHED_ROOTS: Read = Read { headers: Headers::Cached, ..ROOTS };
+static CACHED_ROOTS: Read = Read { check: |_| Ok(()), headers: Headers::Cached, ..ROOTS };
 
 fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
     if !state.connect {
@@ -79,7 +83,8 @@ fn roots(state: &State, call: &Call) -> Result<Reply, Refusal> {
     let known = in_order(known);
     if go::boolean(call.query.get("pem")) == Some(true) {
         const CHAIN: HeaderValue = HeaderValue::from_static("application/pem-certificate-chain");
-        let pems: Vec<_> = known.iter().map(|root| root.pem.as_str()).collect();
+        let pems = known.iter().flat_map(|root| iter::once(&root.pem).chain(&root.intermediates));
+        let pems: Vec<_> = pems.map(String::as_str).collect();
         return Ok(Reply::text(StatusCode::OK, pems.concat()).with(CONTENT_TYPE, CHAIN));
     }
     let views = known.into_iter().map(|root| RootView {

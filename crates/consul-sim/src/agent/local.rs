@@ -5,7 +5,7 @@ use crate::acl::table::Secret;
 use crate::store::catalog::{Check, Node, Service};
 use crate::store::timer::TimerKey;
 use consul_process::clock::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The agent's services and checks.
@@ -16,8 +16,12 @@ pub(crate) struct Local {
     /// The tokens with which services were registered, by their ids. The agent writes a service to the catalog with
     /// this token, or else with its default one.
     pub service_tokens: BTreeMap<String, Secret>,
+    /// The ids of services that the agent has still to remove from the catalog.
+    pub(super) removed_services: BTreeSet<String>,
+    /// The same of checks.
+    pub(super) removed_checks: BTreeSet<String>,
     /// The agent's node, as the agent registers it.
-    pub(super) node: Option<Node>,
+    pub node: Option<Node>,
     pub(super) reaping: bool,
     pub(super) syncing: bool,
 }
@@ -73,10 +77,5 @@ impl Local {
     /// The ids of the agent's checks.
     pub fn check_ids(&self) -> Vec<String> {
         self.checks.keys().cloned().collect()
-    }
-
-    /// The agent's own node.
-    pub fn node(&self) -> Option<&Node> {
-        self.node.as_ref()
     }
 }

@@ -7,7 +7,8 @@ use crate::SERF_HEALTH;
 use crate::acl::{Access, Resource, Secret};
 use crate::log::Level;
 use crate::store::State;
-use crate::store::catalog::{Node, Service};
+use crate::store::catalog::{Check, Node, Service};
+use crate::store::coordinate::Coordinate;
 use crate::store::server;
 use crate::store::timer::Timer;
 use crate::store::watch::Topic;
@@ -30,11 +31,6 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(60);
 const CHECK_UPDATE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 impl State {
-    /// Makes the catalog's entry of the agent's node its local state.
-    pub fn remember_own_node(&mut self) {
-        self.local.node = self.catalog.node(&self.node_name).map(|record| record.node.clone());
-    }
-
     /// Registers a service with its checks. Its other checks stay, unless `replace` is set. Entries
     /// that did not change are not written to the catalog again.
     pub fn register_service(
@@ -47,6 +43,7 @@ impl State {
         let id = service.id.clone();
         let changed = self.local.services.get(&id) != Some(&service);
         self.local.services.insert(id.clone(), service);
+        self.local.removed_services.remove(&id);
         match token {
             Some(token) => self.local.service_tokens.insert(id.clone(), token.clone()),
             None => self.local.service_tokens.remove(&id),
@@ -63,6 +60,7 @@ impl State {
         }
         if changed {
             let index = self.next_index();
+            self.sync_removed(index);
             self.sync_service(&id, index);
             news.iter().for_each(|check| self.sync_check(check, index));
         } else {
@@ -80,14 +78,14 @@ impl State {
     pub fn deregister_service(&mut self, id: &str) {
         for check in self.checks_of_service(id) {
             self.remove_local_check(&check);
+            self.local.removed_checks.insert(check);
         }
         self.local.services.remove(id);
         self.local.service_tokens.remove(id);
+        self.local.removed_services.insert(id.to_owned());
         self.touch(Topic::LocalService(id.to_owned()));
         let index = self.next_index();
-        let node = self.node_name.clone();
-        self.delete_service(&node, id, index);
-        self.log(Level::Info, "agent", "Deregistered service", &[("service", id)]);
+        self.sync_removed(index);
         let sidecar = sidecar::id_of(id);
         if self.local.services.get(&sidecar).is_some_and(|service| service.is_sidecar) {
             self.deregister_service(&sidecar);
@@ -110,9 +108,9 @@ impl State {
 
     pub fn deregister_check(&mut self, id: &str) {
         self.remove_local_check(id);
+        self.local.removed_checks.insert(id.to_owned());
         let index = self.next_index();
-        let node = self.node_name.clone();
-        self.delete_check(&node, id, index);
+        self.sync_removed(index);
     }
 
     fn remove_local_check(&mut self, id: &str) {
@@ -146,6 +144,7 @@ impl State {
         }
         self.remove_local_check(&id);
         self.local.checks.insert(id.clone(), check);
+        self.local.removed_checks.remove(&id);
         self.start_check_ttl(&id);
         self.schedule_check(&id);
         changed
@@ -212,16 +211,15 @@ impl State {
     /// Writes a check to the catalog.
     pub fn sync_check_now(&mut self, id: &str) {
         let index = self.next_index();
+        self.sync_removed(index);
         self.sync_check(id, index);
     }
 
     /// Updates a service in the catalog.
     fn sync_service(&mut self, id: &str, index: u64) {
         let Some(service) = self.local.services.get(id).cloned() else { return };
-        if self.is_service_blocked(id) {
-            let message = "Service registration blocked by ACLs";
-            self.log(Level::Warn, "agent", message, &[("service", id)]);
-            return self.sync_later();
+        if !self.may_register(self.local.service_tokens.get(id), Some(&service), false) {
+            return self.blocked("Service registration blocked by ACLs", "service", id);
         }
         self.sync_node(index);
         let node = self.node_name.clone();
@@ -240,46 +238,82 @@ impl State {
         if let Some(key) = local.deferred.take() {
             self.timers.cancel(key);
         }
-        let check = local.check.clone();
-        if self.is_check_blocked(id) {
-            let message = "Check registration blocked by ACLs";
-            self.log(Level::Warn, "agent", message, &[("check", id)]);
-            return self.sync_later();
+        let (check, token) = (local.check.clone(), local.token.clone());
+        let service = self.local.services.get(&check.service_id).cloned();
+        if !self.may_register(token.as_ref(), service.as_ref(), check.service_id.is_empty()) {
+            return self.blocked("Check registration blocked by ACLs", "check", id);
         }
         self.sync_node(index);
-        if !check.service_id.is_empty() {
-            self.sync_service(&check.service_id, index);
-        }
         let node = self.node_name.clone();
         let written = |state: &State| state.catalog.check(&node, id).map(|c| c.modify_index);
         let before = written(self);
-        // It cannot fail: only a missing node or service is refused.
+        // They cannot fail: only a missing node or service is refused.
+        if let Some(service) = service {
+            let _ = self.ensure_service(&node, service, index);
+        }
         let _ = self.ensure_check(check, index);
         if written(self) != before {
             self.log(Level::Info, "agent", "Synced check", &[("check", id)]);
         }
     }
 
-    /// Whether the token with which a service was registered may not write it.
-    fn is_service_blocked(&self, id: &str) -> bool {
-        let Some(service) = self.local.services.get(id) else { return false };
-        self.is_blocked(self.local.service_tokens.get(id), Resource::Service, &service.name)
-    }
-
-    fn is_check_blocked(&self, id: &str) -> bool {
-        let Some(LocalCheck { check, token, .. }) = self.local.checks.get(id) else { return false };
-        match check.service_id.is_empty() {
-            true => self.is_blocked(token.as_ref(), Resource::Node, &check.node),
-            false => self.is_blocked(token.as_ref(), Resource::Service, &check.service_name),
+    /// Removes from the catalog what is no longer registered with the agent. Only the agent's token counts.
+    fn sync_removed(&mut self, index: u64) {
+        let authority = self.agent_authority();
+        let may = |resource, name: &str| authority.allows(resource, name, Access::Write);
+        let node = self.node_name.clone();
+        let may_all = may(Resource::Node, &node);
+        for id in self.local.removed_services.clone() {
+            let name = self.catalog.service(&node, &id).map(|service| &service.name);
+            if name.is_some_and(|name| !may_all && !may(Resource::Service, name)) {
+                self.blocked("Service deregistration blocked by ACLs", "service", &id);
+            } else {
+                self.local.removed_services.remove(&id);
+                self.delete_service(&node, &id, index);
+                self.log(Level::Info, "agent", "Deregistered service", &[("service", &id)]);
+            }
+        }
+        for id in self.local.removed_checks.clone() {
+            let check = self.catalog.check(&node, &id);
+            let may = |check: &Check| {
+                may_all
+                    || !check.service_id.is_empty() && may(Resource::Service, &check.service_name)
+            };
+            if check.is_some_and(|check| !may(check)) {
+                self.blocked("Check deregistration blocked by ACLs", "check", &id);
+            } else {
+                self.local.removed_checks.remove(&id);
+                self.delete_check(&node, &id, index);
+            }
         }
     }
 
-    fn is_blocked(&self, token: Option<&Secret>, resource: Resource, name: &str) -> bool {
+    /// Whether an entry of the agent's node may be written with the token of its registration.
+    fn may_register(
+        &self,
+        token: Option<&Secret>,
+        service: Option<&Service>,
+        of_node: bool,
+    ) -> bool {
         let authority = match token {
             Some(token) => self.authority_of(token),
             None => self.own_authority(),
         };
-        authority.known().is_err() || !authority.allows(resource, name, Access::Write)
+        let may = |resource, name: &str| authority.allows(resource, name, Access::Write);
+        let own = self.catalog.node(&self.node_name);
+        let may_node = own.is_some() && !of_node || may(Resource::Node, &self.node_name);
+        let may_service = |service: &Service| {
+            let present = own.and_then(|own| own.services.get(&service.id));
+            may(Resource::Service, &service.name)
+                && present.is_none_or(|present| may(Resource::Service, &present.name))
+        };
+        may_node && service.is_none_or(may_service)
+    }
+
+    /// ACLs refuse to change the catalog: the agent tries again when it compares.
+    fn blocked(&mut self, message: &'static str, kind: &'static str, id: &str) {
+        self.log(Level::Warn, "agent", message, &[(kind, id)]);
+        self.sync_later();
     }
 
     fn sync_node(&mut self, index: u64) {
@@ -307,7 +341,13 @@ impl State {
     /// Writes the entries of the agent and its server to the agent's node in the catalog.
     pub fn sync_all(&mut self) {
         self.local.syncing = false;
-        let own = self.catalog.node(&self.node_name);
+        let node = self.node_name.clone();
+        let index = self.next_index();
+        server::restore(self, index);
+        let authority = self.agent_authority();
+        let may = |resource, name: &str, access| authority.allows(resource, name, access);
+        let own = self.catalog.node(&node).filter(|_| may(Resource::Node, &node, Access::Read));
+        let sees = |service: &str| may(Resource::Service, service, Access::Read);
         let is_same = |node: &Node| {
             let of =
                 |node: &Node| (node.id.clone(), node.tagged_addresses.clone(), node.meta.clone());
@@ -315,25 +355,29 @@ impl State {
         };
         let changed = self.local.node.clone().filter(|node| !is_same(node));
         let services = own.into_iter().flat_map(|record| record.services.values());
-        let services: Vec<_> = services.map(|service| service.id.clone()).collect();
+        let services = services.filter(|service| sees(&service.name)).map(|service| &service.id);
+        let services =
+            services.filter(|id| *id != "consul" && !self.local.services.contains_key(*id));
         let checks = own.into_iter().flat_map(|record| record.checks.values());
-        let checks: Vec<_> = checks.map(|check| check.check_id.clone()).collect();
-        let node = self.node_name.clone();
-        let index = self.next_index();
-        if let Some(node) = changed {
-            self.ensure_node(node, index);
+        let checks =
+            checks.filter(|check| check.service_id.is_empty() || sees(&check.service_name));
+        let checks = checks.map(|check| &check.check_id);
+        let checks = checks.filter(|id| *id != SERF_HEALTH && !self.local.checks.contains_key(*id));
+        let (services, checks): (Vec<_>, Vec<_>) =
+            (services.cloned().collect(), checks.cloned().collect());
+        self.local.removed_services.extend(services);
+        self.local.removed_checks.extend(checks);
+        let may_node = may(Resource::Node, &node, Access::Write);
+        match changed {
+            Some(node) if may_node => self.ensure_node(node, index),
+            Some(own) => self.blocked("Node info update blocked by ACLs", "node", &own.id),
+            None => {}
         }
-        for id in services {
-            if id != "consul" && !self.local.services.contains_key(&id) {
-                self.delete_service(&node, &id, index);
-            }
+        if may_node && self.coordinates.get(&node).is_none() {
+            self.coordinates.put(&node, Coordinate::default(), index);
+            self.touch(Topic::Coordinates);
         }
-        for id in checks {
-            if id != SERF_HEALTH && !self.local.checks.contains_key(&id) {
-                self.delete_check(&node, &id, index);
-            }
-        }
-        server::restore(self, index);
+        self.sync_removed(index);
         for id in self.local.services.keys().cloned().collect::<Vec<_>>() {
             self.sync_service(&id, index);
         }

@@ -57,8 +57,10 @@ fn members(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     };
     let authority = state.authority(call);
     authority.known()?;
+    let is_pool = own.is_some();
     let seen = own.filter(|_| authority.sees(Resource::Node, &state.node_name));
     let members = call.select(seen.into_iter())?;
+    let members = is_pool.then_some(members);
     Ok(authority.mark(Reply::json(call.style, &members)))
 }
 
@@ -67,7 +69,8 @@ fn join(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     let address = call.rest_text();
     let ports = &state.settings.ports;
-    let port = if is_wan(call) { ports.serf_wan.unwrap_or(0) } else { ports.serf_lan };
+    let port = if is_wan(call) { ports.serf_wan } else { Some(ports.serf_lan) };
+    let port = port.ok_or_else(|| Refusal::server("WAN Federation is disabled"))?;
     let failed = |why: String| Err(Refusal::server(format!("1 error occurred:\n\t* {why}\n\n")));
     let own = SocketAddr::from(([127, 0, 0, 1], port));
     let found = match (address.parse(), address.parse::<IpAddr>()) {

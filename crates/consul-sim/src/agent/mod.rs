@@ -242,7 +242,7 @@ fn update_check(
 
 #[cfg(test)]
 mod tests {
-    use super::super::control::testing::World;
+    use super::super::control::testing::{MANAGEMENT, World};
     use serde_json::Value;
     use std::time::Duration;
 
@@ -549,6 +549,39 @@ mod tests {
         assert_eq!(world.get("catalog/nodes").text(), "[]");
         world.advance(SECOND * 60);
         assert_eq!(world.get("health/service/w").json()[0]["Checks"][0]["CheckID"], "serfHealth");
+    }
+
+    #[test]
+    fn an_agent_whose_token_may_not_write_its_node_is_known_by_gossip_alone() {
+        let world = World::with_acl();
+        let as_management = |path: &str| {
+            let sign = if path.contains('?') { '&' } else { '?' };
+            format!("{path}{sign}token={MANAGEMENT}")
+        };
+        let read = |path: &str| world.get(&as_management(path)).json();
+        let node = || read("catalog/nodes")[0].clone();
+        assert_eq!(node()["Meta"], serde_json::json!({"consul-version": crate::VERSION}));
+        assert!(node()["TaggedAddresses"].is_null());
+        assert_eq!(read("coordinate/nodes"), serde_json::json!([]));
+        world.put(&as_management("agent/service/register"), r#"{"Name":"w"}"#);
+        assert!(node()["TaggedAddresses"].is_null());
+        let foreign = r#"{"Node":"sim","SkipNodeUpdate":true,"Service":{"Service":"x"}}"#;
+        world.put(&as_management("catalog/register"), foreign);
+        world.put(&as_management("catalog/deregister"), r#"{"Node":"sim","ServiceID":"w"}"#);
+        world.advance(SECOND * 60);
+        assert_eq!(
+            read("catalog/services"),
+            serde_json::json!({"consul": [], "w": [], "x": []}),
+            "it does not see what is not its own"
+        );
+        let token = format!(r#"{{"Token":"{MANAGEMENT}"}}"#);
+        world.put(&as_management("agent/token/agent"), &token);
+        assert_eq!(node()["Meta"]["consul-network-segment"], "");
+        assert_eq!(read("catalog/services"), serde_json::json!({"consul": [], "w": []}));
+        assert_eq!(read("coordinate/nodes")[0]["Node"], "sim");
+        world.put(&as_management("catalog/deregister"), r#"{"Node":"sim"}"#);
+        world.advance(SECOND * 60);
+        assert_eq!(read("coordinate/nodes")[0]["Node"], "sim");
     }
 
     #[test]

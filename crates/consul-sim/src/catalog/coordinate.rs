@@ -46,8 +46,9 @@ fn datacenters(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let own = Coordinate::default();
     let servers = [View::new((&state.node_name, &own))];
     let pool =
-        json!([{"Datacenter": state.settings.datacenter, "AreaID": "wan", "Coordinates": servers}]);
-    Ok(Reply::json(call.style, &pool))
+        json!({"Datacenter": state.settings.datacenter, "AreaID": "wan", "Coordinates": servers});
+    let pools = state.settings.ports.serf_wan.map(|_| pool);
+    Ok(Reply::json(call.style, &Vec::from_iter(pools)))
 }
 
 /// Whether the caller asks for the only segment that there is.

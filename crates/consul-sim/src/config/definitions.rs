@@ -94,7 +94,8 @@ impl Config {
             for (service, own) in defined {
                 services.insert(service.id.clone());
                 checks.extend(own.iter().map(|check| check.check.check_id.clone()));
-                state.register_service(service, own, false, token_of(given).as_ref());
+                let token = token_of(given, state);
+                state.register_service(service, own, false, token.as_ref());
             }
         }
         Ok(())
@@ -110,7 +111,7 @@ impl Config {
                 .map_err(|refusal| refused("check", given, &refusal))?;
             // Consul sets the type of a check only when it is registered by a request.
             check.check.kind.clear();
-            check.token = token_of(given);
+            check.token = token_of(given, state);
             checks.insert(check.check.check_id.clone());
             state.register_check(check);
         }
@@ -118,9 +119,10 @@ impl Config {
     }
 }
 
-fn token_of(given: &Value) -> Option<Secret> {
-    let token = given.get("token")?.as_str().filter(|token| !token.is_empty());
-    token.map(Secret::new)
+/// The token of a definition, else that for all definitions of files.
+fn token_of(given: &Value, state: &State) -> Option<Secret> {
+    let token = given.get("token").and_then(Value::as_str).filter(|token| !token.is_empty());
+    token.map(Secret::new).or_else(|| state.acl.config.registration_token.clone())
 }
 
 fn unreadable_durations(check: &Value) -> impl Iterator<Item = String> {

@@ -25,7 +25,9 @@ use flags::{Flag, Given};
 use serde_json::{Map, Value, json};
 use shown::show_sockets;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -160,10 +162,15 @@ impl Config {
         keys::unused(&self.values)
     }
 
+    /// The value of a key, under its name or an older one.
     fn get(&self, path: &str) -> Option<&Value> {
-        let mut names = path.split('.');
-        let first = self.values.get(names.next()?);
-        names.fold(first, |value, name| value?.get(name))
+        let given = |path: &str| {
+            let mut names = path.split('.');
+            let first = self.values.get(names.next()?);
+            names.fold(first, |value, name| value?.get(name))
+        };
+        let mut older = OLDER_NAMES.iter().filter(|(name, _)| *name == path);
+        given(path).or_else(|| older.find_map(|(_, older)| given(older)))
     }
 
     fn text(&self, path: &str) -> Option<&str> {
@@ -199,18 +206,10 @@ impl Config {
                 }
                 Place::Path(path) => {
                     let failed = |error| format!("unix://{path}: {error}");
-                    let mode = self.text("unix_sockets.mode").filter(|text| !text.is_empty());
-                    let mode = mode.map(|text| {
-                        let mode = u32::from_str_radix(text, 8);
-                        mode.map_err(|_| {
-                            format!("Failed setting up socket: invalid mode specified: {text}")
-                        })
-                    });
-                    let mode = mode.transpose()?;
-                    (
-                        format!("unix://{path}"),
-                        Listener::unix(Path::new(&path), mode).map_err(failed)?,
-                    )
+                    let listener = Listener::unix(Path::new(&path)).map_err(failed)?;
+                    self.protect(&path)
+                        .map_err(|why| format!("Failed setting up socket: {why}"))?;
+                    (format!("unix://{path}"), listener)
                 }
             });
         }
@@ -522,7 +521,8 @@ impl Config {
     }
 
     fn configure_acl(&self, acl: &mut Acl) -> Result<(), String> {
-        acl.enabled = self.is_on("acl.enabled", acl.enabled);
+        acl.enabled =
+            self.is_on("acl.enabled", acl.enabled) || self.get("acl_datacenter").is_some();
         acl.enable_key_list_policy =
             self.is_on("acl.enable_key_list_policy", acl.enable_key_list_policy);
         match self.text("acl.default_policy") {
@@ -532,10 +532,7 @@ impl Config {
             None => {}
         }
         let token = |name| self.text(name).map(Secret::new);
-        // `master` is its name before Consul 1.11.
-        if let Some(secret) =
-            token("acl.tokens.initial_management").or_else(|| token("acl.tokens.master"))
-        {
+        if let Some(secret) = token("acl.tokens.initial_management") {
             acl.initial_management = Some(secret);
         }
         self.configure_tokens(acl);
@@ -546,7 +543,28 @@ impl Config {
     fn configure_tokens(&self, acl: &mut Acl) {
         let token = |name| self.text(name).filter(|secret| !secret.is_empty()).map(Secret::new);
         acl.default_token = token("acl.tokens.default");
+        acl.agent_token = token("acl.tokens.agent");
+        acl.registration_token = token("acl.tokens.config_file_service_registration");
+        acl.recovery_token = token("acl.tokens.agent_recovery");
         acl.dns_token = token("acl.tokens.dns");
+    }
+
+    /// Gives a socket the configured owner, group and mode.
+    fn protect(&self, path: &str) -> Result<(), String> {
+        let text = |name| self.text(name).filter(|text| !text.is_empty());
+        let user = text("unix_sockets.user").map(user_id).transpose()?;
+        let group = text("unix_sockets.group")
+            .map(|group| group.parse().map_err(|_| format!("invalid group specified: {group}")));
+        let group = group.transpose()?;
+        std::os::unix::fs::chown(path, user, group).map_err(|error| {
+            format!("failed setting ownership of {}: {error}", go::quoted(path))
+        })?;
+        let Some(mode) = text("unix_sockets.mode") else { return Ok(()) };
+        let bits = u32::from_str_radix(mode, 8);
+        let bits = bits.map_err(|_| format!("invalid mode specified: {mode}"))?;
+        std::fs::set_permissions(path, Permissions::from_mode(bits)).map_err(|error| {
+            format!("failed setting permissions to {bits} on {}: {error}", go::quoted(path))
+        })
     }
 
     /// Takes over what a running agent reads again. As in Consul, its services are gone when the files of TLS are wrong.
@@ -578,10 +596,40 @@ impl Config {
     }
 }
 
+/// The names of keys before Consul 1.4 and 1.11, which it still takes; the first that is given counts.
+///
+/// Source: the deprecation warnings of a Consul.
+const OLDER_NAMES: &[(&str, &str)] = &[
+    ("acl.default_policy", "acl_default_policy"),
+    ("acl.down_policy", "acl_down_policy"),
+    ("acl.enable_key_list_policy", "acl_enable_key_list_policy"),
+    ("acl.token_ttl", "acl_ttl"),
+    ("acl.tokens.agent", "acl_agent_token"),
+    ("acl.tokens.agent_recovery", "acl.tokens.agent_master"),
+    ("acl.tokens.agent_recovery", "acl_agent_master_token"),
+    ("acl.tokens.default", "acl_token"),
+    ("acl.tokens.initial_management", "acl.tokens.master"),
+    ("acl.tokens.initial_management", "acl_master_token"),
+];
+
 /// Where an agent answers.
 enum Place {
     Port(SocketAddr),
     Path(String),
+}
+
+/// The id of a user, by its number or its name.
+fn user_id(user: &str) -> Result<u32, String> {
+    if let Ok(id) = user.parse() {
+        return Ok(id);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut found = users.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    let unknown = || format!("failed to look up user {user}: user: unknown user {user}");
+    found.next().ok_or_else(unknown)
 }
 
 async fn listen(protocol: &str, address: SocketAddr) -> Result<(String, TcpListener), String> {

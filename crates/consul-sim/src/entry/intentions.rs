@@ -17,6 +17,7 @@ use crate::store::watch::Topic;
 use consul_api::api::connect as wire;
 use http::StatusCode;
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(super) static ROUTES: &[Route] = &[
@@ -227,7 +228,7 @@ static MATCH: Read = Read {
     },
     answer: |state, call| {
         let authority = state.authority(call);
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         for given in call.query.all("name") {
             let (namespace, name) = service(given, "name")?;
             is_default(namespace, "match entry namespace")?;
@@ -242,9 +243,9 @@ static MATCH: Read = Read {
             });
             let matching: Vec<_> = matching.map(Intention::view).collect();
             let list = if matching.is_empty() { Json::Null } else { Json::List(matching) };
-            found.push((given.to_owned(), list));
+            found.insert(given.to_owned(), list);
         }
-        Ok(Reply::json(call.style, &Json::Object(found)))
+        Ok(Reply::json(call.style, &Json::Object(found.into_iter().collect())))
     },
     headers: Headers::Catalog { cache: true },
     ..LIST
@@ -388,7 +389,7 @@ pub(crate) fn verdict(state: &State, source: &str, destination: &str) -> Option<
 fn allowed(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     let (source, destination) = own_ends(call, ["source namespace", "destination namespace"])?;
     let kind = call.query.get("source-type");
-    if !["", "consul"].contains(&kind) {
+    if call.query.has("source-type") && kind != "consul" {
         let kind = go::quoted(kind);
         return Err(Refusal::server(format!("unsupported SourceType: {kind}")));
     }

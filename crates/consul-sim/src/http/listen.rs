@@ -10,10 +10,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, RootCertStore, ServerConfig};
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -141,17 +141,14 @@ fn failed(error: &dyn std::error::Error) -> Error {
 }
 
 impl Listener {
-    /// Takes connections at a path, with this mode. A file that is there is replaced, as in Consul.
+    /// Takes connections at a path. A file that is there is replaced, as in Consul.
     ///
     /// # Errors
     /// The path cannot be used.
-    pub fn unix(path: &Path, mode: Option<u32>) -> io::Result<Self> {
+    pub fn unix(path: &Path) -> io::Result<Self> {
         // Without it, or with a full folder in its place, the next step fails.
         let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
         let listener = UnixListener::bind(path)?;
-        if let Some(mode) = mode {
-            fs::set_permissions(path, Permissions::from_mode(mode))?;
-        }
         let inode = fs::symlink_metadata(path)?.ino();
         Ok(Listener::Unix(listener, SocketFile { path: path.to_owned(), inode }))
     }

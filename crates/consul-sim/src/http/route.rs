@@ -11,6 +11,7 @@ use crate::{
     Agent, acl, agent, catalog, entry, event, kv, operator, query, session, snapshot, status, txn,
 };
 use bytes::Bytes;
+use consul_api::api::agent::JOIN;
 use consul_api::api::connect::EXPORTED_SERVICES as EXPORTED;
 use consul_api::api::operator as operator_rows;
 use consul_api::api::txn::TXN;
@@ -299,11 +300,12 @@ fn check_enterprise(call: &Call) -> Result<(), Refusal> {
     }
     let is_usage = call.endpoint.path == operator_rows::USAGE.path;
     let has_none = *enterprise == Enterprise::OfNodes || call.endpoint.path == EXPORTED.path;
-    // Templated policies know namespaces alone.
-    let is_template = || call.endpoint.path.starts_with("/v1/acl/templated-polic");
-    let namespace = || is_usage || is_template() || !has_none && takes(call.endpoint, "ns");
-    let partition =
-        || is_usage || *enterprise == Enterprise::OfMembers || takes(call.endpoint, "partition");
+    let is_template = call.endpoint.path.starts_with("/v1/acl/templated-polic");
+    let namespace = || is_usage || is_template || !has_none && takes(call.endpoint, "ns");
+    let partition = || {
+        let of_members = *enterprise == Enterprise::OfMembers || call.endpoint.path == JOIN.path;
+        is_usage || is_template || of_members || takes(call.endpoint, "partition")
+    };
     let features: [(_, _, _, &dyn Fn() -> bool); 2] = [
         ("ns", &NAMESPACE, "Namespace", &namespace),
         ("partition", &PARTITION, "Partition", &partition),

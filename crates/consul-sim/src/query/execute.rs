@@ -12,6 +12,7 @@ use crate::store::State;
 use crate::store::catalog::{Record, Service, TextMap};
 use http::StatusCode;
 use serde::Serialize;
+use std::num::IntErrorKind;
 
 pub(super) static EXECUTE: Once = Once {
     check: |call| {
@@ -34,9 +35,13 @@ fn limit(call: &Call) -> Result<usize, Refusal> {
     if text.is_empty() {
         return Ok(0);
     }
-    let number = text.parse::<i64>().map_err(|_| {
+    let number = text.parse::<i64>().map_err(|error| {
+        let why = match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
         let text = go::quoted(text);
-        Refusal::server(format!("Bad limit: strconv.Atoi: parsing {text}: invalid syntax"))
+        Refusal::server(format!("Bad limit: strconv.Atoi: parsing {text}: {why}"))
     })?;
     Ok(usize::try_from(number).unwrap_or(0))
 }

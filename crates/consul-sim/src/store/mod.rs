@@ -25,7 +25,7 @@ use super::query::table::QueryTable;
 use super::settings::Settings;
 use catalog::{CatalogTable, Check, Node, Service};
 use consul_process::clock::Instant;
-use coordinate::{Coordinate, CoordinateTable};
+use coordinate::CoordinateTable;
 use event::Events;
 use kv::{Entry, KvTable};
 use session::{Behavior, Session, SessionId, SessionTable};
@@ -155,7 +155,6 @@ impl State {
         state.start_acl();
         let node_id = options.node_id.clone().unwrap_or_else(|| state.new_id());
         server::register(&mut state, node_id, &options.node_meta);
-        state.coordinates.put(&options.node_name, Coordinate::default(), state.index);
         state
     }
 

@@ -13,19 +13,22 @@ pub(super) fn register(state: &mut State, id: String, meta: &TextMap) {
     let settings = Arc::clone(&state.settings);
     // The server finds the agent by gossip first; then the agent adds its addresses and metadata.
     let index = state.next_index();
-    let found = Node { tagged_addresses: None, ..own_node(id.clone(), &node, &settings) };
-    state.ensure_node(found, index);
-    restore(state, index);
-    let index = state.next_index();
     let mut own = own_node(id, &node, &settings);
     own.meta.get_or_insert_default().extend(meta.clone());
-    state.ensure_node(own, index);
-    state.remember_own_node();
+    state.local.node = Some(own);
+    restore(state, index);
+    state.sync_all();
 }
 
-/// Restores the server's service and check on its node if they are missing.
+/// Restores the server's node, and its service and check there, if they are missing.
 pub(crate) fn restore(state: &mut State, index: u64) {
     let node = state.node_name.clone();
+    if state.catalog.node(&node).is_none()
+        && let Some(own) = state.local.node.clone()
+    {
+        let meta = Some(text_map(&[("consul-version", VERSION)]));
+        state.ensure_node(Node { tagged_addresses: None, meta, ..own }, index);
+    }
     // Neither can be refused, since the node exists.
     if state.catalog.service(&node, "consul").is_none() {
         let own = own_service(&state.settings);

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 behaviours![
+    parameters_of_wrong_values_are_refused,
+    a_token_with_a_reserved_name_is_refused,
+    matches_are_in_the_order_of_their_names,
     a_nested_field_of_a_wrong_type_is_named_with_its_path,
     unknown_members_of_nested_fields_are_refused,
     broken_json_is_refused_with_the_place_of_the_mistake,
@@ -907,4 +910,97 @@ async fn odd_requests_with_acls_are_answered_as_they_are(t: T) {
             answer.body
         );
     }
+}
+
+async fn parameters_of_wrong_values_are_refused(t: T) {
+    let has_no = |feature: &str, place: &str| {
+        format!("Invalid query parameter: \"{place}\" - {feature}s are a Consul Enterprise feature")
+    };
+    let out_of_range =
+        |text: &str| format!("Bad limit: strconv.Atoi: parsing \"{text}\": value out of range");
+    let text = |text: &str| text.to_owned();
+    let long = "99999999999999999999";
+    let rows = [
+        (
+            "GET",
+            text("/v1/connect/ca/roots?pem=x"),
+            400,
+            text("The 'pem' query parameter must be a boolean value"),
+        ),
+        (
+            "GET",
+            text("/v1/connect/ca/roots?pem=2"),
+            400,
+            text("The 'pem' query parameter must be a boolean value"),
+        ),
+        (
+            "GET",
+            text("/v1/connect/intentions/check?source=a&destination=b&source-type="),
+            500,
+            text("unsupported SourceType: \"\""),
+        ),
+        (
+            "GET",
+            text("/v1/connect/intentions/check?source=a&destination=b&source-type=x"),
+            500,
+            text("unsupported SourceType: \"x\""),
+        ),
+        (
+            "PUT",
+            text("/v1/agent/join/127.0.0.1:1?partition=x"),
+            400,
+            has_no("Partition", "partition"),
+        ),
+        ("GET", format!("/v1/query/none/execute?limit={long}"), 500, out_of_range(long)),
+        (
+            "GET",
+            format!("/v1/query/none/execute?limit=-{long}"),
+            500,
+            out_of_range(&format!("-{long}")),
+        ),
+        (
+            "GET",
+            text("/v1/query/none/execute?limit=x"),
+            500,
+            text("Bad limit: strconv.Atoi: parsing \"x\": invalid syntax"),
+        ),
+    ];
+    if !t.is_1_8("it reads fewer parameters") {
+        for (method, target, status, body) in rows {
+            let answer = t.raw(method, &target, "").await;
+            assert_eq!((answer.status, answer.body), (status, body), "{target}");
+        }
+        let t = t.with_acls(DefaultPolicy::Deny);
+        for path in ["policies", "policy/name/builtin/service"] {
+            for (feature, parameter) in [("Namespace", "ns"), ("Partition", "partition")] {
+                let target = format!("/v1/acl/templated-{path}?{parameter}=x");
+                let answer = t.raw_own("GET", &target, "").await;
+                assert_eq!((answer.status, answer.body), (400, has_no(feature, parameter)));
+            }
+        }
+        let answer = t.raw_own("GET", "/v1/acl/replication", "").await;
+        let body = answer.body.replace(['\n', ' '], "");
+        let beginning = "{\"Enabled\":false,\"Running\":false,\"SourceDatacenter\":\"\"";
+        assert!(body.starts_with(beginning), "{body}");
+    }
+}
+
+async fn a_token_with_a_reserved_name_is_refused(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    for name in ["allow", "deny", "manage"] {
+        for path in ["/v1/kv/a", "/v1/agent/self", "/v1/catalog/nodes", "/v1/session/list"] {
+            let answer = t.raw_by("GET", path, name.as_bytes()).await;
+            let seen = (answer.status, answer.body.as_str());
+            assert_eq!(seen, (500, "Cannot resolve root ACL"), "{path}");
+        }
+    }
+}
+
+async fn matches_are_in_the_order_of_their_names(t: T) {
+    let [first, last] = ["a", "b"].map(|name| t.name(name));
+    let target =
+        format!("/v1/connect/intentions/match?by=source&name={last}&name={first}&name={last}");
+    let answer = t.raw("GET", &target, "").await;
+    let body = answer.body.replace(['\n', ' '], "");
+    assert_eq!(body, format!("{{\"{first}\":null,\"{last}\":null}}"));
 }

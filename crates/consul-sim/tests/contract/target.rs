@@ -115,6 +115,7 @@ impl Server {
                     enabled: acl.is_some(),
                     default_policy: acl.unwrap_or_default(),
                     initial_management: Some(Secret::new(MANAGEMENT)),
+                    agent_token: Some(Secret::new(MANAGEMENT)),
                     ..Acl::default()
                 };
                 let options = simulate::Options { acl, ..simulate::Options::default() };

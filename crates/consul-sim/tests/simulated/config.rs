@@ -8,6 +8,7 @@ use libtest_mimic::Failed;
 use serde_json::{Map, Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -376,14 +377,24 @@ fn the_files_of_a_folder_are_read_in_order() -> Outcome {
 /// `master` is what Consul before 1.11 calls it.
 fn the_older_name_of_the_management_token_is_known() -> Outcome {
     const SECRET: &str = "6a1253d2-1785-24fd-91c2-f8e78c745511";
-    let acl = format!(r#"acl {{ enabled = true tokens {{ master = "{SECRET}" }} }}"#);
-    let served = Served::start_with(&["-http-port=0", "-hcl", &acl])?;
-    let token = format!("X-Consul-Token: {SECRET}\r\n");
-    let said = talk(served.address, &request("GET", "/v1/acl/token/self", &token, ""))?;
-    if said.statuses == [200] && said.text.contains(SECRET) {
-        return Ok(());
+    for acl in [
+        format!(r#"acl {{ enabled = true tokens {{ master = "{SECRET}" }} }}"#),
+        format!(
+            r#"acl_datacenter = "dc1" acl_master_token = "{SECRET}" acl_default_policy = "deny""#
+        ),
+        format!(r#"acl_datacenter = "dc1" acl_master_token = "{SECRET}" acl_token = "{SECRET}""#),
+    ] {
+        let served = Served::start_with(&["-http-port=0", "-hcl", &acl])?;
+        let token = match acl.contains("acl_token") {
+            true => String::new(),
+            false => format!("X-Consul-Token: {SECRET}\r\n"),
+        };
+        let said = talk(served.address, &request("GET", "/v1/acl/token/self", &token, ""))?;
+        if said.statuses != [200] || !said.text.contains(SECRET) {
+            return Err(said.text.into());
+        }
     }
-    Err(said.text.into())
+    Ok(())
 }
 
 fn files_are_read_again() -> Outcome {
@@ -611,12 +622,18 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     // A file at the path is replaced.
     let socket = folder.file("consul.sock", "left");
     let config = format!(
-        r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ mode = "0600" }}
+        r#"addresses {{ http = "unix://{socket}" https = "127.0.0.1" }} unix_sockets {{ user = "root" group = "1" mode = "0600" }}
            ports {{ https = 0 }} tls {{ defaults {{ cert_file = "{certificate}" key_file = "{key}" }} }}"#
     );
-    let why = refusal(consul::SIM, &["-hcl", &config.replace("0600", "0x")])?;
-    if !why.contains("Failed setting up socket: invalid mode specified: 0x") {
-        return Err(why.into());
+    for (given, wrong, text) in [
+        ("0600", "0x", "invalid mode specified: 0x"),
+        ("\"1\"", "\"daemon\"", "invalid group specified: daemon"),
+        ("root", "nobody-of-this-name", "failed to look up user nobody-of-this-name"),
+    ] {
+        let why = refusal(consul::SIM, &["-hcl", &config.replace(given, wrong)])?;
+        if !why.contains(&format!("Failed setting up socket: {text}")) {
+            return Err(why.into());
+        }
     }
     let file = folder.file("agent.hcl", config);
     let mut served = Served::start_with(&["-http-port=0", "-config-file", &file])?;
@@ -624,8 +641,9 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     stream.write_all(&request("GET", "/v1/status/leader", "", ""))?;
     let mut said = String::new();
     stream.read_to_string(&mut said)?;
-    let mode =
-        std::os::unix::fs::PermissionsExt::mode(&Path::new(&socket).metadata()?.permissions());
+    let file = Path::new(&socket).metadata()?;
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.permissions());
+    let owner = (MetadataExt::uid(&file), MetadataExt::gid(&file));
     let https =
         served.urls.iter().find(|word| word.starts_with("https://")).ok_or("no port with TLS")?;
     let over_tls = Command::new("curl")
@@ -636,12 +654,13 @@ fn it_answers_on_a_unix_socket_and_with_tls() -> Outcome {
     let stays = Path::new(&socket).exists();
     if said.starts_with("HTTP/1.1 200")
         && mode & 0o777 == 0o600
+        && owner == (0, 1)
         && over_tls.stdout == b"\"127.0.0.1:8300\""
         && !stays
     {
         return Ok(());
     }
-    Err(format!("{said}, {mode:o}, {over_tls:?}, {stays}").into())
+    Err(format!("{said}, {mode:o}, {owner:?}, {over_tls:?}, {stays}").into())
 }
 
 fn a_port_with_tls_takes_the_clients_that_its_files_name() -> Outcome {

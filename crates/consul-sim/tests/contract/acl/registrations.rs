@@ -1,7 +1,8 @@
 //! Access control: the agent writes a registration to the catalog with the token of the registration.
 
-use crate::acl::{rule, token};
+use crate::acl::{caller, rule, token};
 use crate::target::{T, args, behaviours, list, pause, table, text};
+use consul_api::error::Kind;
 use consul_api::value::Value;
 use consul_sim::acl::DefaultPolicy::Deny;
 use std::time::Duration;
@@ -10,6 +11,9 @@ behaviours![
     a_check_is_reported_with_the_token_of_its_registration,
     a_registration_by_another_token_is_reported_with_that,
     a_service_whose_token_is_gone_is_deregistered,
+    a_check_is_written_with_its_service_by_the_token_of_the_check,
+    entries_are_removed_with_the_token_of_the_agent,
+    the_recovery_token_changes_the_agent,
 ];
 
 /// The ways to take the rights of a registration away.
@@ -133,4 +137,116 @@ async fn a_service_whose_token_is_gone_is_deregistered(t: T) {
     } else {
         t.until("it is gone", || async { in_catalog(&t, &node, &check).await.is_none() }).await;
     }
+}
+
+async fn a_check_is_written_with_its_service_by_the_token_of_the_check(t: T) {
+    let t = t.with_acls(Deny);
+    let node = own_node(&t).await;
+    let (id, check_id) = (t.name("s"), t.name("c"));
+    let owner = token(&t, &rule("service", &id, "write")).await;
+    let caller = t.with_token(text(&owner, "SecretID"));
+    caller.ok("agent_service_register", args![table! {"Name" = id.as_str()}]).await;
+    end(&t, &owner, End::Deleted).await;
+    t.ok("catalog_deregister", args![table! {"Node" = node.as_str(), "ServiceID" = id.as_str()}])
+        .await;
+    t.ok("agent_check_register", args![check(&check_id, Some(&id), "")]).await;
+    until_reported(&t, &node, &check_id, "passing", "").await;
+}
+
+async fn set_agent_token(t: &T, secret: &str) {
+    t.ok("agent_token", args!["agent", table! {"Token" = secret}]).await;
+}
+
+async fn entries_are_removed_with_the_token_of_the_agent(t: T) {
+    let t = t.with_acls(Deny);
+    let node = own_node(&t).await;
+    let all = rule("service_prefix", "", "write") + &rule("node", &node, "write");
+    // The rules of the agent's token, and whether it removes entries of services and of the node.
+    let services = rule("service_prefix", "", "write");
+    let of_node = rule("node", &node, "write");
+    let tokens = [
+        (None, false, false),
+        (Some(rule("key", "k", "write")), false, false),
+        (Some(services), true, false),
+        (Some(of_node), true, true),
+        (Some(all.clone()), true, true),
+    ];
+    for (number, (rules, removes_services, removes_checks)) in tokens.into_iter().enumerate() {
+        let secret = match &rules {
+            Some(rules) => text(&token(&t, rules).await, "SecretID").to_owned(),
+            None => String::new(),
+        };
+        let caller = caller(&t, &all).await;
+        let names = ["whole", "part", "mode"].map(|name| t.name(&format!("{name}{number}")));
+        for name in &names {
+            caller.ok("agent_service_register", args![service(name, "")]).await;
+        }
+        let [whole, part, mode] = names.each_ref().map(String::as_str);
+        let of_service = format!("{part}-check");
+        let alone = format!("{part}-alone");
+        caller.ok("agent_check_register", args![check(&of_service, Some(part), "")]).await;
+        caller.ok("agent_check_register", args![check(&alone, None, "")]).await;
+        caller.ok("agent_service_maintenance", args![mode, true]).await;
+        let maintenance = format!("_service_maintenance:{mode}");
+        for (id, status) in
+            [(&maintenance, "critical"), (&of_service, "passing"), (&alone, "passing")]
+        {
+            t.until("it is reported", || async {
+                in_catalog(&t, &node, id).await.is_some_and(|found| found.0 == status)
+            })
+            .await;
+        }
+        set_agent_token(&t, &secret).await;
+        caller.ok("agent_service_deregister", args![whole]).await;
+        caller.ok("agent_check_deregister", args![of_service.as_str()]).await;
+        caller.ok("agent_check_deregister", args![alone.as_str()]).await;
+        caller.ok("agent_service_maintenance", args![mode, false]).await;
+        let ids = [
+            (format!("service:{whole}"), removes_services),
+            (of_service.clone(), removes_services),
+            (maintenance, removes_services),
+            (alone.clone(), removes_checks),
+        ];
+        let by_registration =
+            t.is_1_8("the agent removes entries with the token of their registration");
+        let local = t.value("agent_checks", args![]).await;
+        for (id, removed) in &ids {
+            assert!(local.get(id).is_none(), "{rules:?} {id}");
+            if *removed || by_registration {
+                t.until("it is gone", || async { in_catalog(&t, &node, id).await.is_none() }).await;
+            }
+        }
+        pause(Duration::from_millis(300)).await;
+        for (id, removed) in &ids {
+            let stays = in_catalog(&t, &node, id).await.is_some();
+            assert_eq!(stays, !removed && !by_registration, "{rules:?} {id}");
+        }
+        // A token that may removes what is left.
+        set_agent_token(&t, text(&token(&t, &all).await, "SecretID")).await;
+        for (id, _) in &ids {
+            t.until("it is gone", || async { in_catalog(&t, &node, id).await.is_none() }).await;
+        }
+        for name in [part, mode] {
+            t.ok("agent_service_deregister", args![name]).await;
+        }
+    }
+}
+
+async fn the_recovery_token_changes_the_agent(t: T) {
+    let t = t.with_acls(Deny);
+    let is_1_8 = t.is_1_8("the recovery token has an older name, and its servers do not know it");
+    let kind = if is_1_8 { "agent_master" } else { "agent_recovery" };
+    let secret = "0b1e1c4e-5a0b-4f6c-9b6b-6a2d3c1f7e55";
+    let recovery = t.with_token(secret);
+    recovery.fails("agent_self", args![], Kind::AclNotFound).await;
+    t.ok("agent_token", args![kind, table! {"Token" = secret}]).await;
+    recovery.ok("agent_self", args![]).await;
+    assert!(recovery.value("agent_services", args![]).await.items().is_empty());
+    if !is_1_8 {
+        assert!(!recovery.value("catalog_nodes", args![]).await.items().is_empty());
+        recovery.fails("kv_put", args!["k", "v"], Kind::PermissionDenied).await;
+        recovery.fails("acl_token_list", args![], Kind::PermissionDenied).await;
+    }
+    recovery.ok("agent_token", args![kind, table! {"Token" = ""}]).await;
+    recovery.fails("agent_self", args![], Kind::AclNotFound).await;
 }
