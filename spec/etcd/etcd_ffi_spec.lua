@@ -236,7 +236,7 @@ describe("etcd_ffi", function()
         return true, nil, {}
       end,
       txn = function()
-        return nil, "txn: too large", { kind = "too_large", message = "txn: too large" }
+        return nil, "txn: too large", { kind = "too_large", message = "txn: too large", retryable = false }
       end,
     }
     for _, case in ipairs({ { 17, 2 }, { true, 4 }, { "12345", 5 }, { "", 0 } }) do

@@ -79,6 +79,8 @@ fn with_acl() -> simulate::Options {
         enabled: true,
         default_policy: DefaultPolicy::Deny,
         initial_management: Some(Secret::new(MANAGEMENT)),
+        // Without one the agent removes nothing from the catalog.
+        agent_token: Some(Secret::new(MANAGEMENT)),
         ..Acl::default()
     };
     simulate::Options { acl, ..simulate::Options::default() }
