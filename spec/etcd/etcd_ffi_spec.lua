@@ -236,7 +236,8 @@ describe("etcd_ffi", function()
         return true, nil, {}
       end,
       txn = function()
-        return nil, "txn: too large", { kind = "too_large", message = "txn: too large", retryable = false }
+        local text = "txn: too large"
+        return nil, text, { kind = "too_large", message = text, retryable = false, maybe_applied = false }
       end,
     }
     for _, case in ipairs({ { 17, 2 }, { true, 4 }, { "12345", 5 }, { "", 0 } }) do
