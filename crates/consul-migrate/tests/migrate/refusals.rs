@@ -188,9 +188,11 @@ fn goes_back(servers: &Servers) {
         servers.run(&verb).ends(1, &words);
     }
     servers.run(&["cutover", "--yes"]).ends(1, &words);
-    for more in [&[][..], &["--replace", "--yes"]] {
-        let again = [&["copy", "--again"][..], more].concat();
-        servers.run(&again).ends(1, &["nothing was changed: ", "`export` saves it"]);
+    for (more, words) in [
+        (&[][..], ["nothing was changed: ", "`export` saves it"]),
+        (&["--replace", "--yes"], ["nothing was written: ", "there is nothing to move"]),
+    ] {
+        servers.run(&[&["copy", "--again"][..], more].concat()).ends(1, &words);
     }
     assert_eq!(servers.stored("app/0").unwrap(), b"1");
     servers.etcd.gateway().fill(keys(1));
