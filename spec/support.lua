@@ -136,6 +136,15 @@ end
 -- Returns the seconds of a monotonic clock.
 support.clock = system.monotime
 
+-- Returns a function that returns random numbers from 0 up to 1, which are the same in each run and on each engine.
+function support.random_numbers(seed)
+  local state = seed
+  return function()
+    state = (state * 69069 + 1) % 4294967296
+    return state / 4294967296
+  end
+end
+
 -- Sleeps in real time.
 function support.sleep_ms(ms)
   system.sleep(ms / 1000)

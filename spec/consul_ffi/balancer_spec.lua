@@ -1,14 +1,6 @@
 -- The balancer, on a clock and random numbers of its own.
 local balancer = require("consul_ffi.balancer")
-
--- Random numbers that are the same in each run and on each engine.
-local function random_numbers(seed)
-  local state = seed
-  return function()
-    state = (state * 69069 + 1) % 4294967296
-    return state / 4294967296
-  end
-end
+local random_numbers = require("spec.support").random_numbers
 
 -- Returns a list of instances with the weights.
 local function instances(weights, zone)

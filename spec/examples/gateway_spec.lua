@@ -112,11 +112,7 @@ describe("the gateway of the example", function()
     random_before = clock.random_numbers
     -- The same in each run.
     clock.random_numbers = function()
-      local state = 1
-      return function()
-        state = (state * 69069 + 1) % 4294967296
-        return state / 4294967296
-      end
+      return support.random_numbers(1)
     end
     gateway = dofile("examples/openresty/gateway.lua")
   end)
