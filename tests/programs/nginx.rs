@@ -10,6 +10,7 @@ mod long;
 mod page;
 mod views;
 
+use crate::support::PATIENCE;
 use crate::support::consul;
 use crate::support::trials::Trials;
 use libtest_mimic::Failed;
@@ -21,9 +22,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// The limit for each step, with time for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The limit for the answer to a request that does not wait, on a busy machine. A worker that is
 /// blocked by the queries here would take a minute.

@@ -51,7 +51,7 @@ pub fn connect_in_loop(config: &Config) -> Result<Option<Client>, Error> {
         let Some(transport) = LoopTransport::new(endpoint, &config.http)? else { return Ok(None) };
         transports.push(Arc::new(transport));
     }
-    let clock = Arc::new(LoopClock::default());
+    let clock = Arc::new(LoopClock::new(Arc::new(SystemClock::new())));
     client(config, (transports, clock, os::generator())).map(Some)
 }
 

@@ -1,6 +1,7 @@
 //! Chromium without a window, by chromedriver's WebDriver protocol over plain HTTP.
 
 use super::consul::say_skipped;
+use crate::PATIENCE;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libtest_mimic::Failed;
@@ -13,9 +14,6 @@ use std::time::{Duration, Instant};
 /// The programs, and the group of scripts/install-deps.sh that has them.
 const PROGRAMS: [&str; 2] = ["chromium", "chromedriver"];
 const GROUP: &str = "page";
-
-/// How long a command to the browser, or what a page is to show, may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// WebDriver's code points for keys.
 pub mod key {

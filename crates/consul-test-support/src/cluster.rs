@@ -2,6 +2,7 @@
 //! again.
 
 use super::consul;
+use crate::PATIENCE;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,9 +10,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// The limit for an election, with time for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The timeout of a request to one server: a stopped one never answers.
 const ASKING: Duration = Duration::from_millis(500);

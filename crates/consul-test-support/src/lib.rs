@@ -27,6 +27,11 @@ pub mod world;
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
+
+/// How long a test waits for what has to come: longer than a busy machine takes. What comes late is no failure, and a step
+/// of `make test` in which nothing moves is ended there.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The folder of the checkout.
 pub fn root() -> &'static str {

@@ -9,7 +9,7 @@ use super::{Cause, Failure, Options, Transport};
 use ::http::{Request, Response};
 use bytes::Bytes;
 use consul_api::error::Error;
-use consul_process::clock::{BoxFuture, Clock, Instant, SystemClock};
+use consul_process::clock::{BoxFuture, Clock, Instant};
 use consul_process::sync::lock;
 use std::cell::RefCell;
 use std::fmt;
@@ -128,9 +128,16 @@ impl<T> fmt::Debug for LoopCall<T> {
     }
 }
 
-/// The machine's clock, with the timers of the event loop.
-#[derive(Clone, Debug, Default)]
-pub struct LoopClock(SystemClock);
+/// A clock, with the timers of the event loop.
+#[derive(Clone, Debug)]
+pub struct LoopClock(Arc<dyn Clock>);
+
+impl LoopClock {
+    /// The time of this clock, whose own timers are not used.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self(clock)
+    }
+}
 
 impl Clock for LoopClock {
     fn now(&self) -> Instant {

@@ -13,6 +13,7 @@ use consul_client::transport::event_loop::{
     LoopCall, LoopClock, LoopTransport, Need, Received, Step,
 };
 use consul_client::{Client, Settings};
+use consul_process::clock::{Clock as _, ManualClock};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,10 +56,11 @@ fn play(endpoint: &'static Endpoint, args: Args, replies: Vec<Reply>) -> Played 
         retry_count: 1,
         defaults: Defaults::default(),
     };
-    let clock = Arc::new(LoopClock::default());
+    let time = ManualClock::new();
+    let clock = Arc::new(LoopClock::new(Arc::new(time.clone())));
     let transports: Vec<Arc<dyn consul_client::transport::Transport>> =
         vec![Arc::new(transport(FIRST)), Arc::new(transport(SECOND))];
-    let client = Client::new(transports, settings, clock.clone(), fastrand::Rng::with_seed(1));
+    let client = Client::new(transports, settings, clock, fastrand::Rng::with_seed(1));
     let mut call = LoopCall::new(async move { client.call(endpoint, &args).await });
     let (mut replies, mut coming, mut asked) = (replies.into_iter(), Vec::new(), Vec::new());
     let mut received = None;
@@ -87,9 +89,8 @@ fn play(endpoint: &'static Endpoint, args: Args, replies: Vec<Reply>) -> Played 
                     _ => None,
                 };
                 if received.is_none() {
-                    use consul_process::clock::Clock as _;
                     let until = until.expect("no call waits without a limit");
-                    std::thread::sleep(until - clock.now());
+                    time.advance(until - time.now());
                 }
             }
         }
@@ -216,7 +217,7 @@ fn after_an_answer_that_is_not_consuls_no_connection_of_before_is_used() {
         retry_count: 0,
         defaults: Defaults::default(),
     };
-    let clock = Arc::new(LoopClock::default());
+    let clock = Arc::new(LoopClock::new(Arc::new(ManualClock::new())));
     let client = Arc::new(Client::new(vec![transport], settings, clock, fastrand::Rng::new()));
     let pool_of = |answer: &[u8]| {
         let client = Arc::clone(&client);

@@ -1,5 +1,6 @@
 //! A run of the program.
 
+pub use crate::support::PATIENCE;
 use crate::support::schema;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -10,9 +11,6 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// How long a change of the cluster may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that the program has printed in this process, for the search for secrets.
 pub static PRINTED: Mutex<String> = Mutex::new(String::new());

@@ -1,13 +1,11 @@
 //! Runs of the program.
 
 use super::etcd::{Etcd, Gateway};
+pub use crate::support::PATIENCE;
 use crate::support::consul::RealConsul;
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// How long anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The verbs that need both servers.
 pub const VERBS: [&[&str]; 7] = [

@@ -1,6 +1,7 @@
 //! consul-sim on its socket: invalid requests, too many connections, its end. Each gets
 //! Consul's answer or a clean close, and the agent answers afterwards.
 
+pub use crate::support::PATIENCE;
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
@@ -12,9 +13,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-
-/// The limit for each step, with time for a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The limit of connections from one address.
 const CONNECTIONS: usize = 200;

@@ -5,6 +5,7 @@
 
 mod of_this_process;
 
+use crate::support::PATIENCE;
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
 use crate::support::holder::{Holder, Orders, What, now_ns};
@@ -37,9 +38,6 @@ fn profile() -> Profile {
 /// The limit for "at once" on a loaded machine: less than the lock delay, which passes if the key is not
 /// unlocked. Without a guard it takes 13 seconds.
 const AT_ONCE: Duration = Duration::from_secs(5);
-
-/// The limit for each step.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 type Run = fn(&World);
 

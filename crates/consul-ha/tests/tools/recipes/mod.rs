@@ -3,6 +3,7 @@
 mod hosts;
 mod lab;
 
+use crate::support::PATIENCE;
 use crate::support::consul::{self, RealConsul};
 use crate::support::recipes::{RECIPES, Recipe, Setting, compare, recipes};
 use hosts::{Hosts, Unit};
@@ -12,9 +13,6 @@ use std::time::{Duration, Instant};
 
 /// Between the outputs of two steps.
 const NEXT: char = '\u{1e}';
-
-/// How long the cluster may take to be as a recipe needs it.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const NODES: &[&str] = &["n1", "n2", "n3"];
 
