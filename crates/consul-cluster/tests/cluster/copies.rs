@@ -96,6 +96,7 @@ fn first(world: &World) -> Vec<Process> {
 /// The records of other starts of the nodes, as of a cluster with the same names in another Consul: older and newer ones, of
 /// one node and of all.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn records_of_other_starts_end_no_node_that_lives() {
     for is_newer in [false, true] {
         for ids in [&["n1"][..], &["n2"], &["n1", "n2", "n3"]] {

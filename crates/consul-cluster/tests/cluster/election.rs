@@ -188,6 +188,7 @@ const OPERATIONS: &[(&str, Operation)] = &[
 
 /// Also while no node runs.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn whatever_is_done_to_the_leaders_key_there_is_a_leader_again() {
     for (name, operate) in OPERATIONS {
         for is_down in [false, true] {
@@ -294,6 +295,7 @@ fn a_leaders_key_of_others_is_named_once_with_its_cure() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_leaders_key_that_a_program_writes_again_and_again_is_named_once_with_its_cure() {
     for flags in [0, 7] {
         for content in CONTENTS {

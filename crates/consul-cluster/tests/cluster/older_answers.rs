@@ -63,6 +63,7 @@ fn start(world: &World, id: &str, seed: u64) -> (Process, Lacks) {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn one_list_that_lacks_a_node_moves_no_shards() {
     for list in LISTS {
         for of in 0..3 {

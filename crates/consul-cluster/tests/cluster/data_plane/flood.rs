@@ -80,6 +80,7 @@ fn p99(took: &mut [Duration]) -> Duration {
 /// With `FLOOD` set, as in `make soak`: 2,000 calls in 30 s, and how long they took.
 #[allow(clippy::print_stdout)] // prints its results
 #[test]
+#[ignore = "computes long: make test-all"]
 fn strangers_cost_the_members_nothing() {
     let is_long = is_long();
     let (count, seconds) = if is_long { (2000, 30) } else { (240, 2) };

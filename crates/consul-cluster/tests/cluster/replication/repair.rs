@@ -122,6 +122,7 @@ fn run(clock: &ManualClock, work: impl Future<Output = ()>) {
 /// Of two replicas of any sizes, by storages that take 100 ms for a scan or a minute for the shard, no request takes longer
 /// than the time of a step.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_comparison_of_large_shards_is_many_short_requests() {
     const ALL: usize = 10_000;
     let ms = Duration::from_millis;
@@ -180,6 +181,7 @@ fn writes_go_on_during_a_purge() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_repair_sends_little_more_than_what_differs() {
     let clock = ManualClock::new();
     let disks = [Disk::new(), Disk::new()];

@@ -254,6 +254,7 @@ impl Process {
 
 /// The node whose clock is ahead stores it nowhere, not on its own disk either, so nothing can spread.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_write_by_a_clock_that_is_ahead_changes_nothing() {
     for ahead_s in [3, HOUR_S, YEARS_73_S] {
         let cases = Cases::new();

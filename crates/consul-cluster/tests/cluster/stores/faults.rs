@@ -40,6 +40,7 @@ impl Cases {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_function_that_fails_is_told_until_it_works_again() {
     for function in ["apply", "scan", "keep", "purge"] {
         let (cases, nodes) = Cases::filled(3);

@@ -350,6 +350,7 @@ impl Cases {
 
 /// It was read before Consul was replaced, and the watch has the new map already.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_late_answer_does_not_bring_an_earlier_store_back() {
     let (cases, nodes) = Cases::filled(3);
     let late = Late::new(&cases, true);
@@ -372,6 +373,7 @@ fn a_late_answer_does_not_bring_an_earlier_store_back() {
 
 /// The same with the answer to the watch, while another read has learned the new map.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_late_answer_to_a_watch_does_not_bring_an_earlier_store_back() {
     let (cases, nodes) = Cases::filled(3);
     let late = Late::new(&cases, false);

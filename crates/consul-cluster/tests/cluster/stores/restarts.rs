@@ -170,6 +170,7 @@ fn disks_that_come_back_after_their_loss_was_accepted_bring_their_records() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_restart_of_all_machines_erases_nothing() {
     for (replicas, nodes) in [(1, 1), (1, 3), (2, 2), (3, 3), (3, 5), (5, 5)] {
         let mut machines = Machines::filled(replicas, nodes);
@@ -380,6 +381,7 @@ fn as_many_old_disks_as_lost_ones_need_the_word_of_an_operator() {
 
 /// A new id that is in no map yet does not show an old copy.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn machines_that_are_restarted_again_and_again_are_not_old() {
     for lives_ms in [0, 20, 100, 300, 1000, 3000] {
         let mut machines = Machines::filled(3, 3);
@@ -398,6 +400,7 @@ fn machines_that_are_restarted_again_and_again_are_not_old() {
 
 /// Consul is set back to before the restart, so that its map does not have the new id.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_machine_that_is_restarted_after_consul_went_back_is_not_old() {
     for restarts in [1, 2] {
         for waits_ms in [0, 500, 3000] {
