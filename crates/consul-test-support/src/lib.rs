@@ -29,8 +29,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// How long a test waits for what has to come: longer than a busy machine takes. What comes late is no failure, and a step
-/// of `make test` in which nothing moves is ended there.
+/// How long a test waits for what has to come: longer than a busy machine takes.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The folder of the checkout.
