@@ -38,11 +38,9 @@ do
   WORDS[#WORDS + 1] = word
 end
 
--- Park and Miller's generator: the same numbers on every engine.
-local state = SEED % 2147483646 + 1
+local random_number = support.random_numbers(SEED)
 local function random(limit)
-  state = state * 16807 % 2147483647
-  return state % limit + 1
+  return math.floor(random_number() * limit) + 1
 end
 
 local function chance(percent)
