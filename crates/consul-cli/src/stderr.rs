@@ -20,7 +20,7 @@ static CHANGED: Condvar = Condvar::new();
 type Work = Box<dyn FnOnce() + Send>;
 
 struct State {
-    /// What is to be written, and whether it may be left out.
+    /// The work that waits, and whether it may be left out.
     waiting: VecDeque<(Work, bool)>,
     is_writing: bool,
     is_held: bool,
