@@ -15,6 +15,7 @@
 pub mod consul;
 pub mod line;
 pub mod print;
+pub mod stderr;
 pub mod words;
 
 use consul_process::os;

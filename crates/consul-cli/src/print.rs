@@ -1,5 +1,6 @@
 //! The output of the programs: lines and tables for people, JSON for programs.
 
+use crate::stderr;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 use std::fmt::{self, Display, Formatter};
@@ -71,8 +72,9 @@ pub fn is_closed() -> bool {
     is_null && stdout.read(&mut [0]).is_ok()
 }
 
-/// The exit status of the program when this is that of what it has done.
+/// The exit status of the program when this is that of what it has done. All lines are written then.
 pub fn status(done: ExitCode) -> ExitCode {
+    stderr::wait();
     if IS_UNWRITTEN.load(Relaxed) { ExitCode::from(UNWRITTEN) } else { done }
 }
 
@@ -91,7 +93,7 @@ pub fn print_json(json: &Value) {
 
 /// Prints a line for people on standard error.
 pub fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", line(text));
+    stderr::write(line(text) + "\n");
 }
 
 /// Whether a terminal acts on a character instead of showing it: it is a control character, or changes the

@@ -6,6 +6,7 @@ use crate::mapping::hex;
 use crate::snapshot::survey::shown;
 use consul_api::error::Error;
 use consul_process::sync::lock;
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -16,7 +17,7 @@ use std::fmt;
 /// The role whose users may do anything, whatever its permissions.
 const ROOT: &str = "root";
 
-/// The roles or users that are asked for at once.
+/// The roles or users that are asked for, or changed, at once.
 const IN_FLIGHT: usize = 16;
 
 /// The answer to a revoke of what a role does not have.
@@ -301,6 +302,25 @@ impl Etcd {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// Takes rights, some at once, if `may_go_on` is well before them.
+    ///
+    /// # Errors
+    /// See [`Refused`]; errors of `may_go_on`.
+    pub async fn take_all<E: From<Refused>>(
+        &self,
+        rights: &[Right],
+        may_go_on: impl AsyncFn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        for some in rights.chunks(IN_FLIGHT) {
+            may_go_on().await?;
+            // None is on its way after the error of another one.
+            for taken in join_all(some.iter().map(|right| self.take(right))).await {
+                taken?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a right: its role may read as before.
     ///
     /// # Errors
@@ -347,11 +367,19 @@ impl Etcd {
         may_go_on: impl AsyncFn(&Right) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
-        for (right, before) in
-            taken.iter().flat_map(|it| it.before().into_iter().map(|one| (*it, one)))
-        {
-            if may_go_on(right).await? {
-                self.give_back_one(right, &before).await?;
+        // Permissions with one first key are given back in their order.
+        let has_several = taken.iter().any(|right| !right.beside.is_empty());
+        for some in taken.chunks(if has_several { 1 } else { IN_FLIGHT }) {
+            let given_back = some.iter().map(async |right| {
+                for before in right.before() {
+                    if may_go_on(right).await? {
+                        self.give_back_one(right, &before).await?;
+                    }
+                }
+                Ok::<_, E>(())
+            });
+            for done in join_all(given_back).await {
+                done?;
             }
         }
         Ok(!taken.is_empty())

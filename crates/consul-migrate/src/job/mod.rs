@@ -171,7 +171,7 @@ async fn take(
     }
 }
 
-/// Ends the epoch of an instance that does not live; returns whether no instance holds the job.
+/// Ends the epoch of an instance that does not live; returns the instance that holds the job, if it lives.
 ///
 /// # Errors
 /// Consul's.
@@ -179,12 +179,16 @@ pub async fn end_abandoned(
     target: &Target,
     keys: &Keys,
     is_dead: &dyn Fn(&Instance) -> bool,
-) -> Result<bool, Error> {
-    let Some((instance, index)) = holder(target, keys).await? else { return Ok(true) };
-    if !is_dead(&instance) && beats(target, keys).await? {
-        return Ok(false);
+) -> Result<Option<Instance>, Error> {
+    while let Some((instance, index)) = holder(target, keys).await? {
+        if !is_dead(&instance) && beats(target, keys).await? {
+            return Ok(Some(instance));
+        }
+        if target.delete(&keys.holder, index).await? {
+            break;
+        }
     }
-    target.delete(&keys.holder, index).await
+    Ok(None)
 }
 
 /// Ends the epoch of an instance, so that its requests which are still on their way change nothing any more.
@@ -198,15 +202,6 @@ pub async fn end(target: &Target, keys: &Keys, me: &Instance) -> Result<(), Erro
         }
         _ => Ok(()),
     }
-}
-
-/// The instance that holds a job, if it lives.
-///
-/// # Errors
-/// Consul's.
-pub async fn living(target: &Target, keys: &Keys) -> Result<Option<Instance>, Error> {
-    let Some((instance, _)) = holder(target, keys).await? else { return Ok(None) };
-    Ok(beats(target, keys).await?.then_some(instance))
 }
 
 /// Whether the holder of a job changes its beat.

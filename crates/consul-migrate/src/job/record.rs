@@ -191,9 +191,14 @@ impl Record {
         }
     }
 
+    /// Whether it has taken a right for the same keys, and gives it back.
+    pub(crate) fn has_taken(&self, right: &Right) -> bool {
+        self.may_be_taken().iter().any(|it| it.is_for_keys_of(right))
+    }
+
     /// Whether another taking than this one has a right for the same keys, and gives it back.
     pub(crate) fn is_taken_since(&self, right: &Right, taking: u64) -> bool {
-        self.taking != taking && self.may_be_taken().iter().any(|it| it.is_for_keys_of(right))
+        self.taking != taking && self.has_taken(right)
     }
 
     /// Whether programs may set keys of this job in etcd, although it is cut over, when a role has this right again.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
-use futures_util::future::{Either, select, try_join};
+use futures_util::future::{Either, select, try_join, try_join_all};
 use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -43,6 +43,9 @@ const BY_ROLES: &str = "stops the writers of etcd now, and takes their rights fr
 /// The note for the operator when what a cut-over has left is lifted.
 pub const LIFTED: &str =
     "undid what a cut-over had stopped that was killed or replaced: etcd takes writes again";
+
+/// The writers were stopped for keys that are there no more.
+const ALL_DELETED: &str = "all keys of the job were deleted in etcd during the cut-over, so that there is nothing to move";
 
 /// An alarm of the job that its record does not name.
 pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
@@ -300,12 +303,13 @@ pub async fn opened_late(
 }
 
 /// The rights that roles lack although cut-overs have given them back: a request of it came late, or an operator has changed
-/// them. Without the right to ask, none.
+/// them. Those that another job's cut-over has taken are not among them. Without the right to ask, none.
 ///
 /// # Errors
-/// etcd's.
+/// Errors of both sides.
 pub async fn taken_late(
     etcd: &Etcd,
+    target: &Target,
     record: &Record,
     keys: &job::Keys,
 ) -> Result<Option<String>, Refused> {
@@ -315,7 +319,14 @@ pub async fn taken_late(
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => {
             Ok::<_, Refused>(Vec::new())
         }
-        found => Ok(found?.into_iter().map(Right::to_string).collect::<Vec<_>>()),
+        found => {
+            let mut lacking = found?;
+            if !lacking.is_empty() {
+                let others = job::others(target, keys).await?;
+                lacking.retain(|right| !others.iter().any(|(_, it)| it.has_taken(right)));
+            }
+            Ok(lacking.into_iter().map(Right::to_string).collect::<Vec<_>>())
+        }
     };
     let found = lacking(&forgotten).await?;
     if !found.is_empty() && record.phase != Phase::Switched {
@@ -429,6 +440,7 @@ async fn prepare(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop> {
     may_freeze(run.etcd, &run.job.record().mapping, freeze).await?;
     // The comparison, during which the writers are stopped, would end with the same error.
     check_names(run).await?;
+    // Those that have ended are not watched again while the writers wait.
     let _ = refuse_other_tails(run).await?;
     refuse_alarms(run).await?;
     adopt_forgotten(run).await?;
@@ -457,6 +469,7 @@ fn cut_over_already() -> Stop {
 /// See [`Stop`].
 pub async fn may_cut_over(
     etcd: &Etcd,
+    target: &Target,
     record: &Record,
     keys: &job::Keys,
     freeze: Freeze,
@@ -467,12 +480,14 @@ pub async fn may_cut_over(
         // The rights that an earlier cut-over has taken are given back before.
         _ if !record.may_be_taken().is_empty() => Ok(()),
         _ => {
+            // It may have taken the rights that this one would take.
+            job::refuse_switched(target, keys, &record.mapping).await?;
             source::check_revision(etcd, record).await?;
             let frozen = may_freeze(etcd, &record.mapping, freeze).await;
             match frozen {
                 // The same roles may write once they have their rights again.
                 Err(Stop::Refused(why)) if freeze == Freeze::Roles => {
-                    let late = taken_late(etcd, record, keys).await?;
+                    let late = taken_late(etcd, target, record, keys).await?;
                     Err(late.into_iter().fold(Stop::Refused(why), |stop, late| stop.with(&late)))
                 }
                 frozen => frozen,
@@ -557,24 +572,25 @@ pub async fn alarm_refused(
 }
 
 /// Refuses while another job applies changes of etcd to the same keys, also after this one is cut over: a deletion of etcd
-/// would delete what programs have set in Consul. Returns what ends those that begin after this look.
+/// would delete what programs have set in Consul. Ends those that do not live; returns what ends those that begin after this look.
 async fn refuse_other_tails(run: &Run<'_>) -> Result<Vec<Op>, Stop> {
     let mapping = run.job.record().mapping;
-    let mut ends = Vec::new();
-    for (name, other) in job::others(run.job.target, &run.job.keys).await? {
-        if !mapping.shares_keys(&other.mapping) || other.phase == Phase::Switched {
-            continue;
-        }
-        let keys = job::Keys::new(&name);
-        if let Some(instance) = job::living(run.job.target, &keys).await? {
-            return Err(Stop::Refused(format!(
-                "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
-                instance.shown()
-            )));
-        }
-        ends.push(Op::Delete { key: keys.holder });
+    let mut others = job::others(run.job.target, &run.job.keys).await?;
+    others.retain(|(_, it)| mapping.shares_keys(&it.mapping) && it.phase != Phase::Switched);
+    let keys: Vec<_> = others.iter().map(|(name, _)| job::Keys::new(name)).collect();
+    // Each look takes some seconds.
+    let living =
+        try_join_all(keys.iter().map(|it| job::end_abandoned(run.job.target, it, &|_| false)))
+            .await?;
+    let instances =
+        others.iter().zip(&living).filter_map(|((name, _), it)| Some((name, it.as_ref()?)));
+    if let Some((name, instance)) = instances.into_iter().next() {
+        return Err(Stop::Refused(format!(
+            "{} applies changes of etcd to the same keys of Consul for the job {name:?}: stop it first",
+            instance.shown()
+        )));
     }
-    Ok(ends)
+    Ok(keys.into_iter().map(|it| Op::Delete { key: it.holder }).collect())
 }
 
 /// Refuses to rely on rights that another job's cut-over has taken and may give back.
@@ -765,6 +781,9 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     }
     let found = compared(run, run.job.record().revision - 1).await?;
     let Found { tally, digests, differences, is_whole } = found;
+    if tally.moved == 0 {
+        return Err(Stop::Refused(ALL_DELETED.to_owned()));
+    }
     if differences.is_empty() {
         match freeze {
             Freeze::Alarm | Freeze::AlarmThatOpens => {}
@@ -904,12 +923,13 @@ async fn take_rights(run: &Run<'_>, frozen: &Frozen, left: &Bytes) -> Result<(),
         lock(&frozen.0).own = own;
     }
     run.job.save(Record { taken: taken.clone(), lost, rights, taking, ..record }, &[]).await?;
-    for right in &taken {
-        // An instance that was replaced meanwhile takes no more.
+    // An instance that was replaced meanwhile takes no more.
+    let may_go_on = async || {
         run.job.apply(&[]).await?;
         lock(&frozen.0).own.is_taking = true;
-        run.etcd.take(right).await?;
-    }
+        Ok::<_, Stop>(())
+    };
+    run.etcd.take_all(&taken, may_go_on).await?;
     // An instance that was replaced meanwhile gives them back.
     run.job.next_epoch().await
 }

@@ -151,15 +151,22 @@ impl Target {
     /// # Errors
     /// Consul's.
     pub async fn learn_max_ops(&mut self) -> Result<(), Error> {
-        let gets = (0..self.max_ops).map(|_| operation("get", JOBS, []));
-        let args = Args::new().arg(Value::List(gets.collect()));
-        match self.patiently(async || self.call(&txn::TXN, &args).await).await {
-            Err(error) if error.kind() == Kind::TooLarge => {
-                self.max_ops = limit_in(error.message()).ok_or(error)?;
-                Ok(())
+        loop {
+            let gets = (0..self.max_ops).map(|_| operation("get", JOBS, []));
+            let args = Args::new().arg(Value::List(gets.collect()));
+            match self.patiently(async || self.call(&txn::TXN, &args).await).await {
+                Err(error) if error.kind() == Kind::TooLarge => match limit_in(error.message()) {
+                    Some(limit) => {
+                        self.max_ops = limit;
+                        return Ok(());
+                    }
+                    // A program before Consul has another limit.
+                    None if self.max_ops > 1 => self.max_ops /= 2,
+                    None => return Err(error),
+                },
+                Err(error) if error.kind() != Kind::TxnFailed => return Err(error),
+                _ => return Ok(()),
             }
-            Err(error) if error.kind() != Kind::TxnFailed => Err(error),
-            _ => Ok(()),
         }
     }
 
@@ -592,6 +599,14 @@ impl Target {
                     let absent: Vec<usize> = error.refused().iter().map(|op| op.index).collect();
                     let mut at = 0..;
                     asked.retain(|_| at.next().is_some_and(|at| !absent.contains(&at)));
+                }
+                Err(error) if error.kind() == Kind::TooLarge && asked.len() > 1 => {
+                    for half in asked.chunks(asked.len().div_ceil(2)) {
+                        let names: Vec<_> = half.iter().map(|place| keys[*place]).collect();
+                        let read = Box::pin(self.entries_at_once(&names)).await?;
+                        half.iter().zip(read).for_each(|(place, stored)| found[*place] = stored);
+                    }
+                    return Ok(found);
                 }
                 // Some releases take fewer names in transactions, too, and of none it takes those that are this long.
                 Err(error) if matches!(error.kind(), Kind::Argument | Kind::TooLarge) => {

@@ -69,6 +69,8 @@ fn trials() -> Trials {
     );
     let bodies = random::sizes::small_bodies;
     trials.add("a_413_of_what_is_before_either_side_makes_requests_smaller [long]", bodies);
+    let reads = random::sizes::small_reads;
+    trials.add("a_413_of_what_is_before_consul_makes_reads_smaller", reads);
     trials.add("an_idle_prefix_is_not_copied_again_after_a_compaction", random::compacted::idle);
     let rests = random::compacted::while_keys_rest;
     trials.add("a_tail_whose_keys_rest_copies_no_new_snapshot_after_compactions", rests);
@@ -81,6 +83,8 @@ fn trials() -> Trials {
     trials.add("rights_are_taken_from_roles_and_given_back [long]", random::roles::run);
     let told = random::roles::are_told_before_they_are_taken;
     trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
+    let some = random::roles::some_at_once;
+    trials.add("many_rights_are_taken_and_given_back_some_at_once", some);
     trials.add("a_move_that_is_finished_leaves_nothing [long]", random::finished::run);
     let consul = random::emptied::consul_before_the_way_back;
     trials.add("a_way_back_asks_before_it_deletes_all_for_an_emptied_consul", consul);
@@ -104,6 +108,10 @@ fn trials() -> Trials {
     trials.add("another_job_changes_nothing_that_programs_use_since_a_cut_over", jobs);
     let meanwhile = random::strangers::that_begin_meanwhile;
     trials.add("a_tail_of_another_job_that_begins_at_the_switch_changes_nothing", meanwhile);
+    let ended = random::strangers::that_have_ended;
+    trials.add("instances_of_other_jobs_that_have_ended_keep_no_writer_stopped", ended);
+    let rights = random::strangers::rights_of_another;
+    trials.add("rights_that_another_job_has_taken_are_not_named_as_lost", rights);
     let records = random::strangers::records;
     trials.add("a_record_of_another_version_is_refused_and_kept", records);
     let last = random::strangers::last_requests;
@@ -184,6 +192,7 @@ fn trials() -> Trials {
     let failures = statuses::as_the_schema_says;
     trials.add("the_json_of_each_failure_is_as_the_schema_says_and_a_report", failures);
     trials.add("an_output_that_is_closed_is_not_a_success", statuses::closed);
+    trials.add("a_run_goes_on_while_nobody_reads_what_it_says", statuses::held);
     trials.add("a_signal_ends_a_wait_for_a_pipe", statuses::signals);
     trials.add("a_file_that_may_not_be_so_large_is_an_error", statuses::small_files);
     trials.add("a_prefix_that_no_key_has_is_refused_by_its_option", statuses::prefixes);

@@ -4,8 +4,10 @@ use super::program::{PATIENCE, VERBS};
 use crate::support::consul::{RealConsul, SIM};
 use crate::support::schema::fits;
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,13 +45,17 @@ fn server(said: &'static str) -> String {
 }
 
 fn program(etcd: &str, consul: &str, arguments: &[&str]) -> Command {
+    with_patience("0", etcd, consul, arguments)
+}
+
+fn with_patience(patience: &str, etcd: &str, consul: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_consul-migrate"));
     for (name, _) in std::env::vars() {
         if name.starts_with("CONSUL_") || name.starts_with("ETCDCTL_") {
             command.env_remove(name);
         }
     }
-    command.args(["--etcd", etcd, "--http-addr", consul, "--patience", "0"]);
+    command.args(["--etcd", etcd, "--http-addr", consul, "--patience", patience]);
     command.args(arguments).stdin(Stdio::null());
     command
 }
@@ -285,6 +291,41 @@ pub fn closed() {
         }
     }
     std::fs::remove_file(report).unwrap();
+}
+
+/// Standard error takes nothing: the result is there nevertheless, and afterwards all lines, in their order.
+pub fn held() {
+    let consul = RealConsul::start(SIM).unwrap();
+    has_a_job(&consul.address);
+    let begun = VERBS.iter().map(|verb| {
+        let (said, full) = UnixStream::pair().unwrap();
+        full.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while let Ok(count) = (&full).write(&[b'x'; 4096]) {
+            filled += count;
+        }
+        full.set_nonblocking(false).unwrap();
+        let mut command = with_patience("2", "127.0.0.1:1", &consul.address, &["--json"]);
+        command.args(*verb).stdout(Stdio::piped()).stderr(OwnedFd::from(full));
+        let run = command.spawn().unwrap();
+        drop(command);
+        said.set_read_timeout(Some(PATIENCE)).unwrap();
+        (verb, run, said, filled)
+    });
+    let begun: Vec<_> = begun.collect();
+    for (verb, mut run, mut said, filled) in begun {
+        let mut out = String::new();
+        std::io::BufReader::new(run.stdout.take().unwrap()).read_line(&mut out).unwrap();
+        assert!(out.contains("\"error\""), "{verb:?}: {out}");
+        assert!(run.try_wait().unwrap().is_none(), "{verb:?} has not said all");
+        said.read_exact(&mut vec![0; filled]).unwrap();
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(run.wait().unwrap().code(), Some(3), "{verb:?}: {text}");
+        let (waits, fails) = text.split_once("has not answered").expect(&text);
+        assert!(waits.starts_with("consul-migrate: etcd"), "{verb:?}: {text}");
+        assert!(fails.contains("\nconsul-migrate: "), "{verb:?}: {text}");
+    }
 }
 
 /// Each signal ends a run that waits for the other end of a pipe.

@@ -23,6 +23,8 @@ const PROMPT: &str = "Type yes to go on:";
 
 const END_OF_INPUT: &str = "\u{4}";
 const CTRL_C: &str = "\u{3}";
+const CTRL_S: &str = "\u{13}";
+const CTRL_Q: &str = "\u{11}";
 const ESCAPE: char = '\u{1b}';
 
 /// A terminal of its own, with a program.
@@ -188,9 +190,32 @@ pub fn run(version: &'static str) {
     terminal.types(" yes \n");
     terminal.ends(0, &["set 1 key of etcd"]);
     assert!(takes_writes(&gateway));
+    is_held(&servers);
     asks_before_it_deletes(&servers, &ask);
     shows_a_bar(&servers);
     shows_a_bar_after_a_note(servers);
+}
+
+/// A terminal that is held takes nothing while the writers are stopped: the cut-over comes to its end.
+fn is_held(servers: &Servers) {
+    let name = format!("migrate-{}-held", std::process::id());
+    let file = std::env::temp_dir().join(name);
+    let cutover = ["cutover", "--within", "300"];
+    let mut terminal = Terminal::run(servers.program(&cutover), Some(&file), None);
+    terminal.wait_for(PROMPT);
+    terminal.types(CTRL_S);
+    terminal.types("yes\n");
+    let end = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(&file).unwrap().contains("cut over: ") {
+        assert!(Instant::now() < end, "{}", terminal.shown());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!terminal.shown().contains("stops the writers"), "{}", terminal.shown());
+    assert!(!takes_writes(&servers.etcd.gateway()));
+    terminal.types(CTRL_Q);
+    terminal.ends(0, &["stops the writers of etcd now"]);
+    std::fs::remove_file(&file).unwrap();
+    servers.run(&["rollback", "--yes"]).ok();
 }
 
 /// A copy that deletes keys of Consul tells how many, and nothing is deleted without consent.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::UNIX_EPOCH;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
@@ -90,7 +90,7 @@ impl Line {
 
     /// Writes the line to standard error, as far as that takes it.
     pub fn write(&self) {
-        let _ = io::stderr().write_all(self.written().as_bytes());
+        let _ = super::Stderr.write_all(self.written().as_bytes());
     }
 }
 

@@ -15,7 +15,7 @@ use limited::{Limited, Way};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tracing::subscriber::Interest;
 use tracing::{Metadata, Subscriber, callsite};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -97,7 +97,7 @@ pub fn set(wanted: Wanted) {
         // Without memory for it, a child would share its lines with its parent.
         let _ = os::watch_forks();
         let limited = Limited::new(Arc::new(SystemClock::new()), Way::OfProcess);
-        let layer = lines(limited, io::stderr).with_filter(OfProcess);
+        let layer = lines(limited, || Stderr).with_filter(OfProcess);
         // A Rust program may have a log of its own.
         let _ = tracing_subscriber::registry().with(layer).try_init();
     } else if is_other {
@@ -105,6 +105,30 @@ pub fn set(wanted: Wanted) {
     }
     let pending = lock(&WARNINGS).pending.take();
     pending.into_iter().flatten().for_each(|message| warn(&message));
+}
+
+/// Has a program's own function write the lines to standard error.
+pub fn written_by(write: fn(String)) {
+    let _ = WRITE.set(write);
+}
+
+static WRITE: OnceLock<fn(String)> = OnceLock::new();
+
+/// Standard error, as the program writes to it.
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match WRITE.get() {
+            Some(write) => write(String::from_utf8_lossy(bytes).into_owned()),
+            None => io::stderr().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Passes lines of this library at the level of the process.

@@ -5,6 +5,7 @@ use super::failure::Failure;
 use super::progress::Progress;
 use consul_api::error::{Error, Kind};
 use consul_cli::secret;
+use consul_cli::stderr;
 use consul_cli::words::{self, Words};
 use consul_client::transport::{Options, TlsOptions};
 use consul_config::NotAnAddress;
@@ -69,6 +70,7 @@ impl Session {
     /// Asks neither side yet.
     pub fn new(line: &CommandLine) -> Result<Self, Failure> {
         let config = line.consul.config().map_err(of_flags)?;
+        logs::written_by(stderr::write);
         logs::set(Wanted { level: config.log_level, json: config.log_json });
         let patience = line.job.patience.map_or(PATIENCE, Duration::from_secs);
         let etcd = etcd(&line.etcd, patience)?;

@@ -1,10 +1,11 @@
 //! The progress of a run: a bar on a terminal, lines elsewhere.
 
-use consul_cli::print::{PROGRAM, say};
+use consul_cli::print::{PROGRAM, line, say};
+use consul_cli::stderr;
 use consul_migrate::Report;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -53,18 +54,21 @@ impl Progress {
     /// Removes the bar.
     pub fn end(&self) {
         let Ok(mut shown) = self.shown.lock() else { return };
-        if let Some(bar) = shown.bar.take() {
-            bar.finish_and_clear();
-        }
+        shown.clear();
         shown.phase = "";
     }
 }
 
 impl Shown {
-    fn begin(&mut self, phase: &'static str, done: u64, of: Option<u64>) {
+    /// Removes the bar.
+    fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
+            stderr::draw(move || bar.finish_and_clear());
         }
+    }
+
+    fn begin(&mut self, phase: &'static str, done: u64, of: Option<u64>) {
+        self.clear();
         if self.phase != phase {
             (self.rate, self.behind) = (Rate::default(), None);
         }
@@ -99,11 +103,11 @@ impl Shown {
 
     fn show(&mut self, done: u64, of: Option<u64>) {
         let rest = self.rest(done, of);
-        match &self.bar {
-            Some(bar) => {
+        match self.bar.clone() {
+            Some(bar) => stderr::draw_if_taken(move || {
                 bar.set_prefix(rest);
                 bar.set_position(done);
-            }
+            }),
             None if self.said.elapsed() >= LINE_EVERY => {
                 self.said = Instant::now();
                 let of_all = of.map_or(String::new(), |of| format!(" of {of}"));
@@ -144,10 +148,13 @@ impl Report for Progress {
     }
 
     fn note(&self, text: &str) {
-        let said = || say(&format!("{PROGRAM}: {text}"));
-        let bar = self.shown.lock().ok().and_then(|shown| shown.bar.clone());
+        let text = format!("{PROGRAM}: {text}");
+        let Some(bar) = self.shown.lock().ok().and_then(|shown| shown.bar.clone()) else {
+            return say(&text);
+        };
         // The bar is there again below it.
-        bar.map_or_else(said, |bar| bar.suspend(said));
+        let said = move || _ = writeln!(io::stderr(), "{}", line(&text));
+        stderr::write_by(move || bar.suspend(said));
     }
 }
 

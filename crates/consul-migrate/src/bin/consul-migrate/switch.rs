@@ -63,8 +63,9 @@ pub async fn cutover(
         }
     };
     require_consent(asked.yes)?;
-    let may =
-        async |record: &Record| may_cut_over(&session.etcd, record, &Keys::new(name), freeze).await;
+    let may = async |record: &Record| {
+        may_cut_over(&session.etcd, &session.target, record, &Keys::new(name), freeze).await
+    };
     let opened = open_if(session, name, &asked.hold, may).await?;
     let Some(job) = opened else { return Err(without(name)) };
     let why = "the cut-over was about to stop the writers of etcd, and has not come to its end: `status` says how far the job is";
@@ -349,7 +350,7 @@ async fn alarm_left(
         }
         (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
         (_, false) => return Ok(UNFROZEN),
-        _ if job::end_abandoned(&session.target, keys, &dead).await? => {}
+        _ if job::end_abandoned(&session.target, keys, &dead).await?.is_none() => {}
         _ => return Ok("etcd refuses writes during a cut-over"),
     }
     // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun,
@@ -369,7 +370,7 @@ async fn rights_left(session: &Session, keys: &Keys, record: &Record) -> Result<
     if record.phase == Phase::Switched {
         return Ok(rights_now(&session.etcd, record).await?);
     }
-    if !job::end_abandoned(&session.target, keys, &dead).await? {
+    if job::end_abandoned(&session.target, keys, &dead).await?.is_some() {
         return Ok("etcd refuses writes during a cut-over".to_owned());
     }
     // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun.
@@ -410,8 +411,16 @@ pub async fn truth(
         return Ok(("etcd", line.to_owned()));
     }
     if record.phase != Phase::Switched {
-        let line = "etcd is the truth: programs write there, and Consul follows";
-        return Ok(("etcd", line.to_owned()));
+        return match job::refuse_switched(&session.target, keys, &record.mapping).await {
+            Ok(()) => Ok((
+                "etcd",
+                "etcd is the truth: programs write there, and Consul follows".to_owned(),
+            )),
+            Err(Stop::Refused(why)) => {
+                Ok(("etcd", format!("etcd is the truth, but not for keys of another job: {why}")))
+            }
+            Err(stop) => Err(stop.into()),
+        };
     }
     let is_going_back = rollback_has_begun(&session.etcd, record, keys).await?;
     let line = match is_going_back {

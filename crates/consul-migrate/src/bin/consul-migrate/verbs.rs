@@ -460,7 +460,7 @@ pub async fn open_if<'s>(
     if lift_left_of(&session.etcd, &job).await? {
         session.progress.note(LIFTED);
     }
-    if let Some(why) = taken_late(&session.etcd, &job.record(), &job.keys).await? {
+    if let Some(why) = taken_late(&session.etcd, &session.target, &job.record(), &job.keys).await? {
         session.progress.note(&why);
     }
     Ok(Some(job))
@@ -624,7 +624,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
             break freeze;
         }
     };
-    let late = taken_late(&session.etcd, &record, &keys).await?;
+    let late = taken_late(&session.etcd, &session.target, &record, &keys).await?;
     let is_forgotten =
         [Some(&freeze), late.as_ref()].into_iter().flatten().any(|it| it.starts_with(FORGOTTEN));
     let truth = switch::truth(session, &keys, &record, is_forgotten).await?;

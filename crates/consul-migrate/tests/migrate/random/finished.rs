@@ -200,7 +200,9 @@ fn is_begun_alone(is_switched: bool, life: u64) -> bool {
         };
         let cuts = async |_| Ok(());
         let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
-        let may_cut = may_cut_over(&world.etcd, &record, &run.job.keys, Freeze::Operator).await;
+        let may_cut =
+            may_cut_over(&world.etcd, &world.target, &record, &run.job.keys, Freeze::Operator)
+                .await;
         if record.finishing {
             let again = cut_over(&run, Freeze::Operator, &frozen, limit, cuts).await.map(|_| ());
             let back = roll_back(&run, MayChange::Restored).await.map(|_| ());

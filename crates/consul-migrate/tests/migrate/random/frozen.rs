@@ -7,7 +7,7 @@ use consul_migrate::job::Phase;
 use consul_migrate::mapping::{Choice, Mapping, Op, Problem};
 use consul_migrate::{CutOver, Freeze, Frozen, Run, Stop, alarm_refused, cut_over, load};
 use consul_process::clock::Clock as _;
-use futures_util::future::select;
+use futures_util::future::{join, select};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -157,6 +157,29 @@ pub fn for_no_keys() {
         }
     }
     goes_meanwhile();
+    go_while_writers_are_stopped();
+}
+
+/// etcd deletes keys also while the alarm is on.
+fn go_while_writers_are_stopped() {
+    let world = with("/app/");
+    put(&world, "/app/a", 0);
+    world.fake.be_slow(Duration::from_millis(20));
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        let deletes = async {
+            while world.fake.alarms().is_empty() {
+                world.clock.sleep(Duration::from_millis(1)).await;
+            }
+            world.put("/app/a", None);
+        };
+        let (frozen, limit) = (Frozen::default(), Duration::from_secs(60));
+        let cuts = cut_over(&run, Freeze::Alarm, &frozen, limit, async |_| Ok(()));
+        let (done, ()) = join(cuts, deletes).await;
+        assert!(why(done).contains("all keys of the job were deleted"));
+        assert_ne!(run.job.record().phase, Phase::Switched);
+    });
 }
 
 /// The only key is deleted before consent is given.

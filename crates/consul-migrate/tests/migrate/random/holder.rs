@@ -22,7 +22,7 @@ fn is_replaced_without_a_beat_alone() {
         let (run, _) = world.hold(1).await.unwrap();
         let lives = |is_dead| {
             let (world, keys) = (&world, &keys);
-            async move { job::end_abandoned(&world.direct, keys, &|_| is_dead).await.unwrap() }
+            async move { job::end_abandoned(&world.direct, keys, &|_| is_dead).await.unwrap().is_none() }
         };
         let hold = |is_dead: bool| {
             let world = &world;

@@ -147,7 +147,9 @@ fn is_known_to_etcd(lost: Lost, next: By) {
         load(&run, kept).await.unwrap();
         let (keys, older) = (run.job.keys.clone(), run.job.record());
         cut(&run, Freeze::Roles, &Frozen::default()).await.unwrap();
-        let told = async |record: &Record| taken_late(&world.etcd, record, &keys).await.unwrap();
+        let told = async |record: &Record| {
+            taken_late(&world.etcd, &world.target, record, &keys).await.unwrap()
+        };
         assert_eq!(told(&run.job.record()).await, None, "{shown}");
         let rights: Vec<Right> = NAMES.map(right).into();
         restore(&world, &keys, &restored(lost, &older, rights.clone())).await;
@@ -162,7 +164,9 @@ fn is_known_to_etcd(lost: Lost, next: By) {
         };
         let said = names_all(told(&other.job.record()).await, 3);
         assert!(said.starts_with(FORGOTTEN) || lost == Lost::Earlier, "{shown}: {said}");
-        let by_roles = may_cut_over(&world.etcd, &other.job.record(), &keys, Freeze::Roles).await;
+        let by_roles =
+            may_cut_over(&world.etcd, &world.target, &other.job.record(), &keys, Freeze::Roles)
+                .await;
         names_all(by_roles.err().map(|it| it.to_string()), 3);
         // Another role, so that there are rights to take.
         world.fake.permit("another", "READWRITE", NAMES[0], "");

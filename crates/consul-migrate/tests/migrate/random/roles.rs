@@ -151,6 +151,35 @@ impl Report for Paper {
     }
 }
 
+/// The writers wait while rights are taken, and each is a request to both sides, which take their time.
+pub fn some_at_once() {
+    const ROLES: usize = 200;
+    let world = World::plain(1, &[]);
+    (0..ROLES).for_each(|at| world.put(&format!("/app/{at:03}"), Some("1")));
+    world.fake.have_users("3.6.0");
+    let roles: Vec<_> = (0..ROLES).map(|at| format!("role{at:03}")).collect();
+    for (at, role) in roles.iter().enumerate() {
+        world.fake.permit(role, "READWRITE", &format!("/app/{at:03}"), "");
+    }
+    let permissions = || roles.iter().map(|role| world.fake.permissions(role)).collect::<Vec<_>>();
+    let before = permissions();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        load(&run, kept).await.unwrap();
+        world.way_ms.store(25, std::sync::atomic::Ordering::Relaxed);
+        let done = cut(&run, &Frozen::default(), || ()).await.unwrap();
+        assert_eq!(done.taken.len(), ROLES);
+        assert!(permissions().iter().zip(&before).all(|(now, before)| now != before));
+        // One after the other they would take 10 s.
+        assert!(done.stopped < Duration::from_secs(5), "{:?}", done.stopped);
+        let begun = world.clock.now();
+        roll_back(&run, MayChange::NoNewKeys).await.unwrap();
+        assert!(permissions() == before);
+        let took = world.clock.now() - begun;
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+}
+
 /// A cut-over is killed at each moment: whatever it has changed in etcd was told before, with what undoes it.
 pub fn are_told_before_they_are_taken() {
     for freeze in [Freeze::Alarm, Freeze::Roles, Freeze::Operator] {
@@ -378,10 +407,15 @@ fn that_a_late_request_took_are_named_by_later_cut_overs() {
                         "{freeze:?}: {named:?}"
                     );
                     if !(finishes && round == 1) {
-                        let said = taken_late(&world.etcd, &run.job.record(), &run.job.keys)
-                            .await
-                            .unwrap()
-                            .unwrap();
+                        let said = taken_late(
+                            &world.etcd,
+                            &world.target,
+                            &run.job.record(),
+                            &run.job.keys,
+                        )
+                        .await
+                        .unwrap()
+                        .unwrap();
                         assert!(said.contains(&late.to_string()), "{said}");
                     }
                     assert!(!write(&world, "lost"));
@@ -459,7 +493,10 @@ fn of_a_build_before_come_back(permissions: Permissions) {
             assert_eq!(merged(&now), merged(&before), "{permissions:?} {state} {is_switched}");
             let record = run.job.record();
             assert!(record.may_be_taken().is_empty());
-            assert_eq!(taken_late(&world.etcd, &record, &run.job.keys).await.unwrap(), None);
+            assert_eq!(
+                taken_late(&world.etcd, &world.target, &record, &run.job.keys).await.unwrap(),
+                None
+            );
         });
     }
 }
@@ -566,11 +603,15 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         assert_eq!(world.fake.permissions("app"), before);
         let record = world.record().await.unwrap();
         assert_eq!((record.rights, record.may_be_taken()), (Rights::GivenBack, &[][..]));
-        assert_eq!(taken_late(&world.etcd, &record, &run.job.keys).await.unwrap(), None);
+        assert_eq!(
+            taken_late(&world.etcd, &world.target, &record, &run.job.keys).await.unwrap(),
+            None
+        );
         // A request of the cut-over comes late, or an operator takes it: the program says so, and it stays.
         world.etcd.take(&record.taken[0]).await.unwrap();
         let now = world.fake.permissions("app");
-        let said = taken_late(&world.etcd, &record, &run.job.keys).await.unwrap().unwrap();
+        let said =
+            taken_late(&world.etcd, &world.target, &record, &run.job.keys).await.unwrap().unwrap();
         assert!(said.contains(&record.taken[0].to_string()), "{said}");
         let (again, _) = world.hold(2).await.unwrap();
         assert!(!lift_left_of(&world.etcd, &again.job).await.unwrap());
@@ -579,7 +620,9 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         for right in &record.taken {
             world.etcd.take(right).await.unwrap();
         }
-        let said = why(may_cut_over(&world.etcd, &record, &run.job.keys, Freeze::Roles).await);
+        let said =
+            why(may_cut_over(&world.etcd, &world.target, &record, &run.job.keys, Freeze::Roles)
+                .await);
         assert!(said.contains("no role of etcd but root"), "{said}");
         record.taken.iter().for_each(|it| assert!(said.contains(&it.to_string()), "{it}: {said}"));
     });

@@ -267,6 +267,31 @@ const TOO_LARGE: [&str; 3] = [
     "Payload Too Large",
 ];
 
+/// The first request, which learns how many operations Consul takes, and reads of long names may be too large, too.
+pub fn small_reads() {
+    for (text, most) in TOO_LARGE.iter().flat_map(|text| [(*text, 1000), (*text, 4000)]) {
+        let mut world = World::plain(1, &[]);
+        let name = |at: usize| format!("/app/{}{at:03}", "n".repeat(300));
+        (0..150).for_each(|at| world.put(&name(at), Some("1")));
+        *world.bodies.lock().unwrap() = Some((most, text));
+        world.target.max_ops = 128;
+        let (clock, runtime) =
+            (world.clock.clone(), tokio::runtime::Builder::new_current_thread().build().unwrap());
+        runtime.block_on(clock.drive(world.target.learn_max_ops())).unwrap();
+        assert!(world.target.max_ops < 128 && world.target.max_ops * 400 > most, "{text} {most}");
+        world.works(async {
+            let (run, kept) = world.hold(1).await.unwrap();
+            load(&run, kept).await.unwrap();
+            let mapping = run.job.record().mapping;
+            let names: Vec<_> = (0..150).map(|at| name(at)[1..].to_owned()).collect();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            let read = world.target.entries(&names).await.unwrap();
+            assert!(read.iter().all(Option::is_some), "{text} {most}");
+            assert!(world.found().await == world.wanted(&mapping, world.fake.revision()), "{text}");
+        });
+    }
+}
+
 /// The status 413 alone makes requests smaller on both sides, down to one key, which is named then.
 pub fn small_bodies() {
     for (text, most) in TOO_LARGE.iter().flat_map(|text| [(*text, 12_000), (*text, 100_000)]) {

@@ -15,7 +15,7 @@ use consul_migrate::snapshot::survey::{Kept, survey};
 use consul_migrate::target::Target;
 use consul_migrate::{
     Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, finish, finish_without_etcd, load,
-    restart, roll_back, tail,
+    may_cut_over, restart, roll_back, tail, taken_late,
 };
 use consul_process::clock::{BoxFuture, Clock, ManualClock};
 use consul_sim::SimTransport;
@@ -175,6 +175,62 @@ fn is_spared(ms: u64) -> bool {
             Either::Right(_) => unreachable!("it waits"),
         }
     })
+}
+
+/// Instances of other jobs that have ended, or hang, are told from living ones before the writers are stopped, each at the same
+/// time, and change nothing any more.
+pub fn that_have_ended() {
+    let world = with();
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        Box::pin(load(&run, kept)).await.unwrap();
+        let mut others = Vec::new();
+        for name in ["x", "y", "z"] {
+            let (other, kept) = Box::pin(hold(&world, name, &world.mapping)).await.unwrap();
+            Box::pin(load(&other, kept)).await.unwrap();
+            others.push(other);
+        }
+        let begun = world.clock.now();
+        let frozen = Frozen::default();
+        let cuts = cut_over(&run, Freeze::Alarm, &frozen, LIMIT, async |_| {
+            for other in &others {
+                assert!(other.job.apply(&[]).await.is_err());
+            }
+            Ok(())
+        });
+        let done = Box::pin(cuts).await.unwrap();
+        assert!(done.differences.is_empty() && done.stopped < Duration::from_secs(1), "{done:?}");
+        assert!(world.clock.now() - begun < Duration::from_secs(8));
+    });
+}
+
+/// Rights that the cut-over of another job has taken are neither named as lost, nor what a cut-over is refused for.
+pub fn rights_of_another() {
+    let world = with();
+    world.fake.have_users("3.6.0");
+    world.fake.permit("app", "READWRITE", "/", "0");
+    world.works(async {
+        let (run, kept) = world.hold(1).await.unwrap();
+        Box::pin(load(&run, kept)).await.unwrap();
+        Box::pin(cut(&run, Freeze::Roles, &Frozen::default())).await.unwrap();
+        Box::pin(roll_back(&run, MayChange::NoNewKeys)).await.unwrap();
+        let (record, keys) = (run.job.record(), &run.job.keys);
+        run.job.release().await;
+        let (other, kept) = Box::pin(hold(&world, "other", &world.mapping)).await.unwrap();
+        Box::pin(load(&other, kept)).await.unwrap();
+        Box::pin(cut(&other, Freeze::Roles, &Frozen::default())).await.unwrap();
+        let late = async || taken_late(&world.etcd, &world.target, &record, keys).await.unwrap();
+        assert_eq!(late().await, None);
+        let may = may_cut_over(&world.etcd, &world.target, &record, keys, Freeze::Roles).await;
+        let said = why(may);
+        assert!(said.contains("since the cut-over of the job \"other\""), "{said}");
+        Box::pin(roll_back(&other, MayChange::NoNewKeys)).await.unwrap();
+        let may = may_cut_over(&world.etcd, &world.target, &record, keys, Freeze::Roles).await;
+        assert!(late().await.is_none() && may.is_ok(), "{may:?}");
+        // Nobody gives this one back.
+        world.etcd.take(&record.taken[0]).await.unwrap();
+        assert!(late().await.unwrap().contains("app"));
+    });
 }
 
 /// No other job changes the keys that a job has handed over to programs, whatever phase that is in.
