@@ -473,7 +473,7 @@ struct Import<'a> {
     again: u64,
     /// The parts that each encoded key has in Consul, once the first such key is set.
     parts: Option<HashMap<Vec<u8>, HashSet<String>>>,
-    /// How many lines were taken, and how many of these were set.
+    /// How many lines, or keys of a list, were taken, and how many of these were set.
     lines: u64,
     set: u64,
     /// Whether some of the lines that were not set may be.
@@ -500,23 +500,22 @@ impl Import<'_> {
         is_new
     }
 
+    /// The same error with how far the import is.
+    fn so_far(&self, stop: Stop, what: &str) -> Stop {
+        let set = counted(self.set, what, "of the import");
+        let next = if self.is_open { ", and the next ones may be" } else { "" };
+        with(stop, |why| format!("{why}; {set}{next}"))
+    }
+
     /// Sets the keys of all lines. The lines before a wrong one are set, and counted.
     async fn all(&mut self, lines: &mut Lines<'_>) -> Result<(), Stop> {
-        let counted = |more: &str, count| match count {
-            1 => format!("1 line {more} was set"),
-            count => format!("{count} lines {more} were set"),
-        };
         loop {
             let next = lines.next();
             let done = match &next {
                 Ok(Some(given)) => self.line(given).await,
                 _ => self.flush().await,
             };
-            done.map_err(|stop| {
-                let set = counted("of the import", self.set);
-                let next = if self.is_open { ", and the next ones may be" } else { "" };
-                with(stop, |why| format!("{why}; {set}{next}"))
-            })?;
+            done.map_err(|stop| self.so_far(stop, "line"))?;
             match next {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
@@ -524,7 +523,7 @@ impl Import<'_> {
                     return Err(with(stop, |why| format!("nothing was written: {why}")));
                 }
                 Err(stop) => {
-                    let set = counted("before it", self.set);
+                    let set = counted(self.set, "line", "before it");
                     return Err(with(stop, |why| format!("{why}; {set}")));
                 }
             }
@@ -544,10 +543,7 @@ impl Import<'_> {
                 self.encoded(key, set, is_new).await?;
             }
         }
-        self.lines += 1;
-        if self.waiting.is_empty() {
-            self.set = self.lines;
-        }
+        self.is_taken();
         Ok(())
     }
 
@@ -633,14 +629,34 @@ impl Import<'_> {
             };
             self.again += u64::from(ops.insert(key, op).is_some());
         }
-        for op in plain.into_values() {
+        let done = self.sets(plain.into_values(), encoded).await;
+        done.map_err(|stop| self.so_far(stop, "key"))?;
+        Ok(self.end())
+    }
+
+    /// Sets the keys of a list, the plain ones and the parts of each encoded one.
+    async fn sets(
+        &mut self,
+        plain: impl Iterator<Item = Op>,
+        encoded: BTreeMap<Vec<u8>, BTreeMap<String, Op>>,
+    ) -> Result<(), Stop> {
+        for op in plain {
             self.add(vec![op], true, false).await?;
+            self.is_taken();
         }
         for (key, ops) in encoded {
             self.encoded(&key, ops.into_values().collect(), true).await?;
+            self.is_taken();
         }
-        self.flush().await?;
-        Ok(self.end())
+        self.flush().await
+    }
+
+    /// Counts a line or a key of a list that was taken.
+    fn is_taken(&mut self) {
+        self.lines += 1;
+        if self.waiting.is_empty() {
+            self.set = self.lines;
+        }
     }
 
     /// Sets a key by these operations, soon.
@@ -675,6 +691,13 @@ impl Import<'_> {
         self.set = self.lines;
         self.report.progress("imported", self.tally.moved, None);
         Ok(())
+    }
+}
+
+fn counted(count: u64, what: &str, more: &str) -> String {
+    match count {
+        1 => format!("1 {what} {more} was set"),
+        count => format!("{count} {what}s {more} were set"),
     }
 }
 

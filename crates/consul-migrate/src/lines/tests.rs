@@ -1,4 +1,4 @@
-//! What an import that ends early says of its lines.
+//! The lines that may be set when an import ends early.
 
 use super::*;
 use crate::target::tests::{Denies, target_of};
@@ -17,10 +17,13 @@ impl Report for Silent {
 }
 
 /// Why an import of two keys into this server ends. One transaction does not take both.
-fn why(server: impl Transport + 'static) -> String {
+fn why(form: Form, server: impl Transport + 'static) -> String {
     let value = base64::engine::general_purpose::STANDARD.encode(vec![7; 290_000]);
-    let line = |key: &str| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}\n");
-    let text = [line("a"), line("b")].concat();
+    let lines = ["a", "b"].map(|key| format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}"));
+    let text = match form {
+        Form::Lines => lines.join("\n"),
+        Form::ConsulKv => format!("[{}]", lines.join(",")),
+    };
     let mapping = Mapping {
         etcd_prefix: Vec::new(),
         consul_prefix: String::new(),
@@ -31,7 +34,7 @@ fn why(server: impl Transport + 'static) -> String {
     };
     let (target, mut from) = (target_of(server), text.as_bytes());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let imports = import(&target, &mapping, Form::Lines, &mut from, true, &Silent);
+    let imports = import(&target, &mapping, form, &mut from, true, &Silent);
     runtime.block_on(imports).unwrap_err().to_string()
 }
 
@@ -66,13 +69,15 @@ impl Transport for Ends {
 
 #[test]
 fn lines_may_be_set_only_if_a_request_may_have_set_them() {
-    let none = "; 0 lines of the import were set";
-    let open = "; 0 lines of the import were set, and the next ones may be";
-    assert!(why(Denies).ends_with(none), "{}", why(Denies));
-    for (applied, has_received, end) in
-        [(0, false, none), (0, true, open), (1, false, open), (1, true, open)]
-    {
-        let said = why(Ends { applied: applied.into(), has_received });
-        assert!(said.ends_with(end), "{applied} {has_received}: {said}");
+    for (form, what) in [(Form::Lines, "lines"), (Form::ConsulKv, "keys")] {
+        let none = format!("; 0 {what} of the import were set");
+        let open = format!("{none}, and the next ones may be");
+        assert!(why(form, Denies).ends_with(&none), "{}", why(form, Denies));
+        for (applied, has_received, end) in
+            [(0, false, &none), (0, true, &open), (1, false, &open), (1, true, &open)]
+        {
+            let said = why(form, Ends { applied: applied.into(), has_received });
+            assert!(said.ends_with(end), "{applied} {has_received}: {said}");
+        }
     }
 }

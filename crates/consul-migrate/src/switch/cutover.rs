@@ -48,14 +48,14 @@ pub const LIFTED: &str =
 /// An alarm of the job that its record does not name.
 const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
 
-/// What has stopped writers of etcd, in words.
+/// The state of the writers of etcd, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// Nothing.
+    /// No cut-over has stopped them.
     Unfrozen,
-    /// A cut-over that the job's record does not have.
+    /// A cut-over has that the job's record does not have.
     Forgotten(String),
-    /// Another cut-over, or another alarm; a side that takes writes although it should not.
+    /// Another cut-over or an alarm has, or they write although they should not.
     Known(String),
 }
 

@@ -1,4 +1,4 @@
-//! Answers that are not those of a Consul that works.
+//! Answers of servers that refuse something, or that do not work.
 
 use super::*;
 use ::http::{Request, Response};

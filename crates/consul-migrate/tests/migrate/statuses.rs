@@ -378,7 +378,7 @@ fn catches_signals(process: u32) -> bool {
 }
 
 /// Beginnings of keys, for each verb; those that are right lead to the first request.
-/// A variable without a value is as one that is not set.
+/// A variable without a value counts as unset.
 pub fn empty_variables() {
     for name in [
         "ETCDCTL_USER",

@@ -23,7 +23,7 @@ static HAS_COME: AtomicBool = AtomicBool::new(false);
 /// The number of SIGXFSZ on Linux.
 const FILE_IS_LARGE: i32 = 25;
 
-/// Tells of the signals that end a run.
+/// The signals that end a run, as they come.
 pub struct Signals(watch::Receiver<()>);
 
 impl Signals {
