@@ -404,8 +404,7 @@ end
 function Client:deregister_service(id)
   check_self("deregister_service", self)
   check("deregister_service", "id", id, "string")
-  local success, message, err = call(self, "deregister_service", "", "", "deregister_service", id)
-  return done(success or err.kind == "not_found", message, err)
+  return done(call(self, "deregister_service", "", "", "deregister_service", id))
 end
 
 ---Returns the passing instances of a service.

@@ -507,9 +507,69 @@ describe("etcd_ffi", function()
       end
     end)
 
+    it("destroys neither its own session when a transaction is repeated, nor that of another program", function()
+      local real, between = client.consul, nil
+      client.consul = setmetatable({}, {
+        __index = function(_, method)
+          return function(_, ...)
+            if method == "txn" then
+              between(...)
+            end
+            return real[method](real, ...)
+          end
+        end,
+      })
+      assert(client.consul:kv_put(name .. "/config", "before"))
+      between = function(operations) assert(consul:txn(operations)) end
+      assert.is_true((client:set(key, "own", { ttl = 60 })))
+      assert.equal("own", (client:get(key)))
+      assert.truthy(session())
+      assert.is_true((client:delete(key)))
+
+      local _, holder = consul:session_create()
+      assert(consul:kv_put(name .. "/config", "before"))
+      between = function() assert(consul:kv_put(name .. "/config", "theirs", { acquire = holder })) end
+      assert.is_true((client:set(key, "own")))
+      client.consul = real
+      assert.equal("own", (client:get(key)))
+      assert.equal(holder, select(2, consul:session_info(holder)).ID)
+      consul:session_destroy(holder)
+    end)
+
+    it("leaves the session of a key that may be set, and asks for a key's state without delay", function()
+      local real, asked = client.consul, nil
+      client.consul = setmetatable({}, {
+        __index = function(_, method)
+          return function(_, ...)
+            if method == "kv_get" then
+              asked = select(2, ...)
+            elseif method == "txn" then
+              assert(real:txn(...))
+              return nil, "txn: lost", { kind = "timeout", message = "txn: lost", maybe_applied = true }
+            end
+            return real[method](real, ...)
+          end
+        end,
+      })
+      local set, message = client:set(key, "v", { ttl = 60 })
+      client.consul = real
+      assert.is_nil(set)
+      assert.equal("set: lost", message)
+      assert.is_true(asked.consistent)
+      assert.equal("v", (client:get(key)))
+      assert.truthy(session())
+    end)
+
+    it("takes each TTL that Consul takes", function()
+      for _, ttl in ipairs({ 0.001, 10, 86399.5, 86400 }) do
+        assert.is_true((client:set(key, "v", { ttl = ttl })))
+      end
+      assert.equal("argument", select(3, client:set(key, "v", { ttl = 86400.5 })).kind)
+    end)
+
     it("does not release another program's lock of the key", function()
       local _, holder = consul:session_create()
-      consul:kv_put(name .. "/config", "theirs", { acquire = holder })
+      consul:kv_put(name .. "/config", "theirs", { acquire = holder, flags = 0xE7CE * 8589934592 })
       for _, result in ipairs({
         all(client:set(key, "mine")),
         all(client:set(key, "mine", { ttl = 10 })),
@@ -572,7 +632,7 @@ describe("etcd_ffi", function()
       end)
 
       it("does not apply to keys with other programs' flags", function()
-        for _, flags in ipairs({ 1, 1800000000, "3304740253564472344" }) do
+        for _, flags in ipairs({ 1, 1800000000, "3304740253564472344", 0xE7CD * 8589934592 - 1 }) do
           plain:kv_put("k", "v", { flags = flags })
           assert.equal("v", (timed:get("/k")))
         end
@@ -658,6 +718,7 @@ describe("the address of Consul in etcd_ffi", function()
   end)
 
   it("cannot have etcd's port", function()
+    assert.same({ endpoint = "http://c:23790" }, (options(nil, { consul_endpoint = "http://c:23790" })))
     for _, config in ipairs({
       { consul_endpoint = "http://127.0.0.1:2379" },
       { consul_endpoints = { "127.0.0.1:8500", "127.0.0.1:2379" } },

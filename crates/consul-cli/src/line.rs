@@ -1,19 +1,34 @@
 //! The command line.
 
 use super::print::{PROGRAM, failed, print, print_json};
-use clap::builder::StyledStr;
-use clap::{Arg, CommandFactory, Parser};
+use clap::builder::{Resettable, StyledStr};
+use clap::{Arg, Command, CommandFactory, Parser};
 use clap_complete::{Shell, generate};
 
 /// The command line of this process; an invalid one ends it.
 pub fn parsed<L: Parser + CommandFactory>() -> L {
     PROGRAM.set(L::command().get_name());
-    L::try_parse().unwrap_or_else(|error| {
+    let asked = without_empty_variables(L::command()).try_get_matches();
+    let line = asked.and_then(|asked| {
+        L::from_arg_matches(&asked).map_err(|error| error.format(&mut L::command()))
+    });
+    line.unwrap_or_else(|error| {
         // To print the help is not a failure.
         if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
             print_json(&failed("usage", &error.to_string()));
         }
         error.exit()
+    })
+}
+
+/// The same for which an empty environment variable counts as unset.
+fn without_empty_variables(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        match value.is_some_and(|value| value.is_empty()) {
+            true => argument.env(Resettable::Reset),
+            false => argument,
+        }
     })
 }
 

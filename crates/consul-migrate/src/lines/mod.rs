@@ -10,6 +10,8 @@
 //! a key that is encoded in Consul is its parts.
 
 mod encoding;
+#[cfg(test)]
+mod tests;
 
 use super::etcd::Base64;
 use super::job::{self, Keys, Phase, is_claim};
@@ -28,7 +30,7 @@ use consul_api::value::shape::check_key;
 use encoding::Decoded;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, Write};
 use twox_hash::XxHash3_64;
 
@@ -378,6 +380,7 @@ pub async fn import(
         parts: None,
         lines: 0,
         set: 0,
+        is_open: false,
     };
     if form == Form::ConsulKv {
         return import.list(&mut Decoded::new(from).map_err(|error| unread(&error))?).await;
@@ -470,9 +473,11 @@ struct Import<'a> {
     again: u64,
     /// The parts that each encoded key has in Consul, once the first such key is set.
     parts: Option<HashMap<Vec<u8>, HashSet<String>>>,
-    /// How many lines were taken, and how many of these were set.
+    /// How many lines, or keys of a list, were taken, and how many of these were set.
     lines: u64,
     set: u64,
+    /// Whether some of the lines that were not set may be.
+    is_open: bool,
 }
 
 impl Import<'_> {
@@ -495,22 +500,22 @@ impl Import<'_> {
         is_new
     }
 
+    /// The same error with how far the import is.
+    fn so_far(&self, stop: Stop, what: &str) -> Stop {
+        let set = counted(self.set, what, "of the import");
+        let next = if self.is_open { ", and the next ones may be" } else { "" };
+        with(stop, |why| format!("{why}; {set}{next}"))
+    }
+
     /// Sets the keys of all lines. The lines before a wrong one are set, and counted.
     async fn all(&mut self, lines: &mut Lines<'_>) -> Result<(), Stop> {
-        let counted = |more: &str, count| match count {
-            1 => format!("1 line {more} was set"),
-            count => format!("{count} lines {more} were set"),
-        };
         loop {
             let next = lines.next();
             let done = match &next {
                 Ok(Some(given)) => self.line(given).await,
                 _ => self.flush().await,
             };
-            done.map_err(|stop| {
-                let set = counted("of the import", self.set);
-                with(stop, |why| format!("{why}; {set}, and the next ones may be"))
-            })?;
+            done.map_err(|stop| self.so_far(stop, "line"))?;
             match next {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(()),
@@ -518,7 +523,7 @@ impl Import<'_> {
                     return Err(with(stop, |why| format!("nothing was written: {why}")));
                 }
                 Err(stop) => {
-                    let set = counted("before it", self.set);
+                    let set = counted(self.set, "line", "before it");
                     return Err(with(stop, |why| format!("{why}; {set}")));
                 }
             }
@@ -533,22 +538,30 @@ impl Import<'_> {
             }
             Given::Encoded(Line { value, flags, .. }, key) => {
                 let prefix = self.mapping.encoded(key);
-                let mut set: Vec<Op> = parts(&prefix, &value.0, *flags).collect();
-                if let [first, _, ..] = &set[..] {
-                    self.unmake(first.key()).await?;
-                    set.rotate_left(1);
-                }
-                let names = set.iter().map(|op| op.key().to_owned()).collect();
-                let ops = self.others(key, names).await?.chain(set).collect();
+                let set = parts(&prefix, &value.0, *flags).collect();
                 let is_new = self.is_new(&prefix);
-                self.add(ops, is_new, true).await?;
+                self.encoded(key, set, is_new).await?;
             }
         }
-        self.lines += 1;
-        if self.waiting.is_empty() {
-            self.set = self.lines;
-        }
+        self.is_taken();
         Ok(())
+    }
+
+    /// Sets the parts of an encoded key, and deletes its other ones. The first of several is deleted before and set as the last
+    /// one: an import that is killed between them leaves no parts of two values that look whole.
+    async fn encoded(&mut self, key: &[u8], set: Vec<Op>, is_counted: bool) -> Result<(), Stop> {
+        let names = set.iter().map(|op| op.key().to_owned()).collect();
+        let prefix = self.mapping.encoded_prefix();
+        let begins_parts = |op: &Op| {
+            let part = op.key().strip_prefix(&prefix).and_then(part_of);
+            matches!(part, Some((_, 0, 2..)))
+        };
+        let (firsts, rest): (Vec<Op>, Vec<Op>) = set.into_iter().partition(begins_parts);
+        for first in &firsts {
+            self.unmake(first.key()).await?;
+        }
+        let ops = self.others(key, names).await?.chain(rest).chain(firsts).collect();
+        self.add(ops, is_counted, true).await
     }
 
     /// The deletions of the parts that an encoded key has in Consul beside these: its value may have had another number of parts.
@@ -574,8 +587,7 @@ impl Import<'_> {
             .map(|key| Op::Delete { key }))
     }
 
-    /// Deletes the first of several parts, which is then set as the last one: an import that is killed between them leaves no
-    /// parts of two values that look whole.
+    /// Deletes the first of several parts.
     async fn unmake(&mut self, first: &str) -> Result<(), Stop> {
         self.flush().await?;
         let mut refused: Option<(u64, Stop)> = None;
@@ -590,6 +602,7 @@ impl Import<'_> {
                 Outcome::Refused(_, why) => Some((index, super::job::refused(&delete, &why))),
                 _ => None,
             };
+            self.is_open |= refused.is_none();
         }
         Ok(())
     }
@@ -604,42 +617,46 @@ impl Import<'_> {
             ))
         })?;
         drop(text);
-        for (at, Object(Entry { key, flags, value })) in entries.iter().enumerate() {
-            self::op(self.mapping, key, &value.0, *flags).map_err(|why| {
+        // Of a key that is there more than once, the last value. The parts of a key are set together, wherever they are.
+        let (mut plain, mut encoded) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+        for (at, Object(Entry { key, flags, value })) in entries.into_iter().enumerate() {
+            let op = self::op(self.mapping, &key, &value.0, flags).map_err(|why| {
                 Stop::Refused(format!("nothing was written: key {} of the list: {why}", at + 1))
             })?;
+            let ops = match key_of_part(self.mapping, &key) {
+                Some(of) => encoded.entry(of).or_default(),
+                None => &mut plain,
+            };
+            self.again += u64::from(ops.insert(key, op).is_some());
         }
-        // The keys with parts, wherever these are, and their parts.
-        let mut encoded = HashMap::<_, HashSet<String>>::new();
-        let mut firsts = Vec::new();
-        for Object(Entry { key, flags, value }) in entries {
-            let is_new = self.is_new(&key);
-            let is_first = key_of_part(self.mapping, &key).map(|of| {
-                let names = encoded.entry(of).or_default();
-                names.insert(key.clone());
-                names.len() == 1
-            });
-            let is_counted = is_new && is_first != Some(false);
-            let is_encoded = is_first.is_some();
-            let part = key.strip_prefix(&self.mapping.encoded_prefix()).and_then(part_of);
-            let begins_parts = matches!(part, Some((_, 0, 2..)));
-            let mut ops = vec![Op::Set { key, value: value.0, flags }];
-            if begins_parts {
-                self.unmake(ops[0].key()).await?;
-                firsts.append(&mut ops);
-            }
-            self.add(ops, is_counted, is_encoded).await?;
-        }
-        for first in firsts {
-            self.add(vec![first], false, false).await?;
-        }
-        self.flush().await?;
-        let mut others = Vec::new();
-        for (key, names) in encoded {
-            others.extend(self.others(&key, names).await?);
-        }
-        write(self.target, &others).await?;
+        let done = self.sets(plain.into_values(), encoded).await;
+        done.map_err(|stop| self.so_far(stop, "key"))?;
         Ok(self.end())
+    }
+
+    /// Sets the keys of a list, the plain ones and the parts of each encoded one.
+    async fn sets(
+        &mut self,
+        plain: impl Iterator<Item = Op>,
+        encoded: BTreeMap<Vec<u8>, BTreeMap<String, Op>>,
+    ) -> Result<(), Stop> {
+        for op in plain {
+            self.add(vec![op], true, false).await?;
+            self.is_taken();
+        }
+        for (key, ops) in encoded {
+            self.encoded(&key, ops.into_values().collect(), true).await?;
+            self.is_taken();
+        }
+        self.flush().await
+    }
+
+    /// Counts a line or a key of a list that was taken.
+    fn is_taken(&mut self) {
+        self.lines += 1;
+        if self.waiting.is_empty() {
+            self.set = self.lines;
+        }
     }
 
     /// Sets a key by these operations, soon.
@@ -664,10 +681,23 @@ impl Import<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Stop> {
-        write(self.target, &std::mem::take(&mut self.waiting)).await?;
+        let ops = std::mem::take(&mut self.waiting);
+        let mut left = &ops[..];
+        let done = write(self.target, &mut left).await;
+        self.is_open |= left.len() < ops.len()
+            || matches!(&done, Err(Stop::Failed(error)) if error.maybe_applied());
+        done?;
+        self.is_open = false;
         self.set = self.lines;
         self.report.progress("imported", self.tally.moved, None);
         Ok(())
+    }
+}
+
+fn counted(count: u64, what: &str, more: &str) -> String {
+    match count {
+        1 => format!("1 {what} {more} was set"),
+        count => format!("{count} {what}s {more} were set"),
     }
 }
 
@@ -719,19 +749,18 @@ fn given(mapping: &Mapping, line: &[u8]) -> Result<Given, String> {
     }
 }
 
-/// Applies operations of any size and number, which may be repeated.
-async fn write(target: &Target, ops: &[Op]) -> Result<(), Stop> {
-    let mut rest = ops;
-    while let [first, others @ ..] = rest {
-        let fitting = target.fitting(rest, 0);
+/// Applies operations of any size and number, which may be repeated. Those that are not applied are left.
+async fn write(target: &Target, left: &mut &[Op]) -> Result<(), Stop> {
+    while let [first, others @ ..] = *left {
+        let fitting = target.fitting(*left, 0);
         if let (0, Op::Set { key, value, flags }) = (fitting, first) {
             target.put_surely(key, value, *flags).await?;
-            rest = others;
+            *left = others;
             continue;
         }
-        let (now, later) = rest.split_at(fitting.max(1));
+        let (now, later) = left.split_at(fitting.max(1));
         match target.txn_surely(&[], now).await? {
-            Outcome::Applied(_) => rest = later,
+            Outcome::Applied(_) => *left = later,
             Outcome::Oversized => {}
             Outcome::Refused(at, why) => return Err(super::job::refused(&now[at], &why)),
         }

@@ -17,6 +17,7 @@ use consul_api::error::{Error, Kind};
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use futures_util::future::{Either, select, try_join, try_join_all};
+use std::fmt::{self, Display, Formatter};
 use std::pin::pin;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -48,7 +49,40 @@ pub const LIFTED: &str =
 const ALL_DELETED: &str = "all keys of the job were deleted in etcd during the cut-over, so that there is nothing to move";
 
 /// An alarm of the job that its record does not name.
-pub const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
+const FORGOTTEN: &str = "etcd refuses writes since a cut-over of this job that its record does not have: Consul was restored to a state before it";
+
+/// The state of the writers of etcd, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// No cut-over has stopped them.
+    Unfrozen,
+    /// A cut-over has that the job's record does not have.
+    Forgotten(String),
+    /// Another cut-over or an alarm has, or they write although they should not.
+    Known(String),
+}
+
+impl Left {
+    /// That an alarm of the job is on that its record does not name.
+    pub fn forgotten() -> Left {
+        Left::Forgotten(FORGOTTEN.to_owned())
+    }
+}
+
+impl From<&str> for Left {
+    fn from(text: &str) -> Self {
+        Left::Known(text.to_owned())
+    }
+}
+
+impl Display for Left {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Left::Unfrozen => "no cut-over has stopped the writers of etcd",
+            Left::Forgotten(text) | Left::Known(text) => text,
+        })
+    }
+}
 
 /// The cure.
 const FORGOTTEN_CURE: &str = "Stop the programs that use Consul, run `etcdctl alarm disarm`, and then `cutover` again: \
@@ -312,7 +346,7 @@ pub async fn taken_late(
     target: &Target,
     record: &Record,
     keys: &job::Keys,
-) -> Result<Option<String>, Refused> {
+) -> Result<Option<Left>, Refused> {
     let forgotten = job::forgotten(etcd, record, keys).await?;
     let known = record.given_back();
     let lacking = async |rights: &[Right]| match etcd.not_given_back(rights).await {
@@ -330,21 +364,21 @@ pub async fn taken_late(
     };
     let found = lacking(&forgotten).await?;
     if !found.is_empty() && record.phase != Phase::Switched {
-        return Ok(Some(format!(
+        return Ok(Some(Left::Forgotten(format!(
             "{FORGOTTEN}. Stop the programs that use Consul, give the rights back, and then `cutover` again: Consul gets what etcd \
              had then. What gives them back: {}",
             found.join(", ")
-        )));
+        ))));
     }
     let mut missing = lacking(&known).await?;
     missing.extend(found);
     match missing.is_empty() {
         true => Ok(None),
-        false => Ok(Some(format!(
+        false => Ok(Some(Left::Known(format!(
             "roles of etcd may not write what a cut-over has taken and given back, because a request of it came late, an \
                  operator has changed them, or etcd or Consul was restored: {}",
             missing.join(", ")
-        ))),
+        )))),
     }
 }
 
@@ -488,7 +522,9 @@ pub async fn may_cut_over(
                 // The same roles may write once they have their rights again.
                 Err(Stop::Refused(why)) if freeze == Freeze::Roles => {
                     let late = taken_late(etcd, target, record, keys).await?;
-                    Err(late.into_iter().fold(Stop::Refused(why), |stop, late| stop.with(&late)))
+                    Err(late
+                        .into_iter()
+                        .fold(Stop::Refused(why), |stop, late| stop.with(&late.to_string())))
                 }
                 frozen => frozen,
             }

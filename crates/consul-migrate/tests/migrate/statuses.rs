@@ -419,6 +419,28 @@ fn catches_signals(process: u32) -> bool {
 }
 
 /// Beginnings of keys, for each verb; those that are right lead to the first request.
+/// A variable without a value counts as unset.
+pub fn empty_variables() {
+    for name in [
+        "ETCDCTL_USER",
+        "ETCDCTL_PASSWORD",
+        "ETCDCTL_CACERT",
+        "ETCDCTL_CERT",
+        "ETCDCTL_KEY",
+        "ETCDCTL_INSECURE_SKIP_TLS_VERIFY",
+        "CONSUL_HTTP_TOKEN",
+        "CONSUL_CACERT",
+        "CONSUL_HTTP_SSL",
+    ] {
+        let output = program("127.0.0.1:1", "127.0.0.1:1", &["plan"]).env(name, "").output();
+        ends(&output.unwrap(), 3, name);
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_consul-migrate"));
+    command.args(["--http-addr", "127.0.0.1:1", "--patience", "0", "plan"]);
+    let output = command.env("ETCDCTL_ENDPOINTS", "").stdin(Stdio::null()).output();
+    ends(&output.unwrap(), 3, "ETCDCTL_ENDPOINTS");
+}
+
 pub fn prefixes() {
     let consul = RealConsul::start(SIM).unwrap();
     let long = "x".repeat(64_000);

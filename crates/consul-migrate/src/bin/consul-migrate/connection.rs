@@ -170,7 +170,7 @@ fn url(address: &str, is_tls: bool) -> Result<String, String> {
                 .to_owned()
         }
         NotAnAddress::Because(_) if !is_http(&given) => refused(SCHEME),
-        NotAnAddress::Because(why) => refused(why),
+        NotAnAddress::Because(why) => refused(&why.replace("8500", &PORT.to_string())),
     })?;
     let Some((scheme @ ("http" | "https"), authority)) = url.split_once("://") else {
         return Err(refused(SCHEME));

@@ -26,7 +26,6 @@ use consul_cli::line::{completion, parsed};
 use consul_cli::print::{self, PROGRAM, failed, print_json, say};
 use failure::Failure;
 use report::ReportFile;
-use signals::comes;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -98,16 +97,15 @@ async fn work(
     report: &ReportFile,
 ) -> Result<(), Failure> {
     let unheard = |error| Failure::Usage(format!("no signals: {error}"));
-    let mut signals = signals::all().map_err(unheard)?;
-    signals::listen().map_err(unheard)?;
+    let mut signals = signals::listen().map_err(unheard)?;
     tokio::select! {
         learned = session.learn(line) => learned?,
-        () = comes(&mut signals) => return Err(Failure::Interrupted),
+        () = signals.come() => return Err(Failure::Interrupted),
     }
     let session = &*session;
     let any = async {
         loop {
-            comes(&mut signals).await;
+            signals.come().await;
             if !session.has_result.load(Ordering::Relaxed) {
                 break;
             }

@@ -2,13 +2,15 @@
 
 use futures_util::future::select_all;
 use std::fs::File;
+use std::future::pending;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// So often it is looked whether a signal has come.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -21,21 +23,17 @@ static HAS_COME: AtomicBool = AtomicBool::new(false);
 /// The number of SIGXFSZ on Linux.
 const FILE_IS_LARGE: i32 = 25;
 
-/// The signals that end a run. From now on a file that may not be larger is an error of its write.
-pub fn all() -> io::Result<Vec<Signal>> {
-    drop(signal(SignalKind::from_raw(FILE_IS_LARGE))?);
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-        SignalKind::quit(),
-    ];
-    kinds.map(signal).into_iter().collect()
-}
+/// The signals that end a run, as they come.
+pub struct Signals(watch::Receiver<()>);
 
-/// Waits for any of these signals.
-pub async fn comes(signals: &mut [Signal]) {
-    select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+impl Signals {
+    /// Waits for the next one.
+    pub async fn come(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Its thread has ended: none comes any more.
+            pending().await
+        }
+    }
 }
 
 /// Whether a signal has come since [`listen`].
@@ -43,18 +41,32 @@ pub fn has_come() -> bool {
     HAS_COME.load(Ordering::Relaxed)
 }
 
-/// Notes the next signal while the thread of the run cannot. For the whole run: a signal may come just before it waits.
-pub fn listen() -> io::Result<()> {
+/// Hears the signals that end a run, for the whole run: on a thread of its own, since that of the run may wait for a pipe.
+/// From now on a file that may not be larger is an error of its write.
+pub fn listen() -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = {
+    let mut all = {
         let _inside = runtime.enter();
-        all()?
+        drop(signal(SignalKind::from_raw(FILE_IS_LARGE))?);
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+            SignalKind::quit(),
+        ];
+        kinds.map(signal).into_iter().collect::<io::Result<Vec<_>>>()?
     };
+    let (heard, signals) = watch::channel(());
     thread::Builder::new().spawn(move || {
-        runtime.block_on(comes(&mut signals));
-        HAS_COME.store(true, Ordering::Relaxed);
+        runtime.block_on(async {
+            loop {
+                select_all(all.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+                HAS_COME.store(true, Ordering::Relaxed);
+                heard.send_replace(());
+            }
+        });
     })?;
-    Ok(())
+    Ok(Signals(signals))
 }
 
 /// The next message of another thread, unless a signal comes before; `None` if it has ended.

@@ -12,9 +12,9 @@ use consul_cli::print::{PROGRAM, counted, failed, say};
 use consul_migrate::etcd::Right;
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, FORGOTTEN, Freeze, LAST_LOOK, MayChange, Report, RolledBack, Run, Stop, Until,
-    cut_over, lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back,
-    rollback_has_begun, tail,
+    CutOver, Freeze, LAST_LOOK, Left, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
+    lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back, rollback_has_begun,
+    tail,
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -27,8 +27,6 @@ const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of 
 
 const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights are checked from now on: anyone who reaches it can \
                      delete keys, and switch its access control off.";
-
-pub const UNFROZEN: &str = "no cut-over has stopped the writers of etcd";
 
 const IF_LOST: &str = "if the job in Consul is lost, give the rights back by:";
 
@@ -300,93 +298,88 @@ async fn switched(session: &Session, name: &str) -> Result<Option<Record>, Error
 }
 
 /// The state of the freeze, for `status`. It lifts a freeze that was left.
-pub async fn freeze_left(
-    session: &Session,
-    keys: &Keys,
-    record: &Record,
-) -> Result<String, Failure> {
+pub async fn freeze_left(session: &Session, keys: &Keys, record: &Record) -> Result<Left, Failure> {
     if !record.may_be_taken().is_empty() {
         return rights_left(session, keys, record).await;
     }
     let left = alarm_left(session, keys, record).await?;
     let is_given_back = record.phase == Phase::Switched && !record.taken.is_empty();
-    match left == UNFROZEN
+    match left == Left::Unfrozen
         && is_given_back
         && rollback_has_begun(&session.etcd, record, keys).await?
     {
-        true => Ok(rights_now(&session.etcd, record).await?),
-        false => Ok(left.to_owned()),
+        true => Ok(Left::Known(rights_now(&session.etcd, record).await?)),
+        false => Ok(left),
     }
 }
 
-async fn alarm_left(
-    session: &Session,
-    keys: &Keys,
-    record: &Record,
-) -> Result<&'static str, Failure> {
+async fn alarm_left(session: &Session, keys: &Keys, record: &Record) -> Result<Left, Failure> {
     let on = match session.etcd.alarms().await {
         // A user of etcd may not ask.
-        Err(_) if record.alarms.is_empty() => return Ok(UNFROZEN),
+        Err(_) if record.alarms.is_empty() => return Ok(Left::Unfrozen),
         on => on?,
     };
     if on.is_empty() && record.alarms.is_empty() {
-        return Ok(UNFROZEN);
+        return Ok(Left::Unfrozen);
     }
     let is_on = on.iter().any(|alarm| record.alarms.contains(alarm));
     let has_others = on.iter().any(|alarm| !record.alarms.contains(alarm));
     let dead = |instance: &Instance| is_dead(instance, &session.me);
     match (record.phase, is_on) {
         (_, false) if on.iter().any(|alarm| record.has_raised(keys, *alarm)) => {
-            return Ok(FORGOTTEN);
+            return Ok(Left::forgotten());
         }
         (Phase::Switched, true) if has_others => {
-            return Ok(
-                "etcd refuses writes since the cut-over, and by an alarm that is not this job's, too",
-            );
+            let why = "etcd refuses writes since the cut-over, and by an alarm that is not this job's, too";
+            return Ok(why.into());
         }
-        (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over"),
+        (Phase::Switched, true) => return Ok("etcd refuses writes since the cut-over".into()),
         (_, false) if !on.is_empty() => {
-            return Ok("etcd refuses writes by an alarm that is not this job's");
+            return Ok("etcd refuses writes by an alarm that is not this job's".into());
         }
-        (Phase::Switched, false) => return Ok("etcd TAKES WRITES although the job is cut over"),
-        (_, false) => return Ok(UNFROZEN),
+        (Phase::Switched, false) => {
+            return Ok("etcd TAKES WRITES although the job is cut over".into());
+        }
+        (_, false) => return Ok(Left::Unfrozen),
         _ if job::end_abandoned(&session.target, keys, &dead).await?.is_none() => {}
-        _ => return Ok("etcd refuses writes during a cut-over"),
+        _ => return Ok("etcd refuses writes during a cut-over".into()),
     }
     // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun,
     // whose alarm the record that was read before does not name.
-    let Some((now, _)) = job::record(&session.target, keys).await? else { return Ok(UNFROZEN) };
+    let Some((now, _)) = job::record(&session.target, keys).await? else {
+        return Ok(Left::Unfrozen);
+    };
     let left = Record { alarms: record.alarms.clone(), ..now };
     Ok(match lift_left(&session.etcd, &left).await? {
-        true => "etcd refused writes since a cut-over was killed; now it takes them again",
-        false if left.phase == Phase::Switched => "etcd refuses writes since the cut-over",
-        false => UNFROZEN,
+        true => "etcd refused writes since a cut-over was killed; now it takes them again".into(),
+        false if left.phase == Phase::Switched => "etcd refuses writes since the cut-over".into(),
+        false => Left::Unfrozen,
     })
 }
 
 /// The same where roles have lost their right to write.
-async fn rights_left(session: &Session, keys: &Keys, record: &Record) -> Result<String, Failure> {
+async fn rights_left(session: &Session, keys: &Keys, record: &Record) -> Result<Left, Failure> {
     let dead = |instance: &Instance| is_dead(instance, &session.me);
     if record.phase == Phase::Switched {
-        return Ok(rights_now(&session.etcd, record).await?);
+        return Ok(Left::Known(rights_now(&session.etcd, record).await?));
     }
     if job::end_abandoned(&session.target, keys, &dead).await?.is_some() {
-        return Ok("etcd refuses writes during a cut-over".to_owned());
+        return Ok("etcd refuses writes during a cut-over".into());
     }
     // The instance may have come to its end since: from now on it changes nothing any more. Another one may have begun.
     Ok(match job::give_back(&session.etcd, &session.target, keys, record.taking).await? {
         Some(true) => {
             "the roles of etcd could not write since a cut-over was killed; now they can again"
+                .into()
         }
-        Some(false) => UNFROZEN,
+        Some(false) => Left::Unfrozen,
         None => match job::record(&session.target, keys).await? {
             Some((now, _)) if now.phase == Phase::Switched => {
-                return Ok(rights_now(&session.etcd, &now).await?);
+                Left::Known(rights_now(&session.etcd, &now).await?)
             }
-            _ => "another instance has gone on with the cut-over",
+            _ => "another instance has gone on with the cut-over".into(),
         },
-    }
-    .to_owned())
+    })
 }
 
 /// Which side is the truth, as a word and in a line.

@@ -14,8 +14,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::snapshot::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    FORGOTTEN, LIFTED, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing,
-    restart, roles_refused, tail, taken_late, verify,
+    LIFTED, Left, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
+    roles_refused, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -461,7 +461,7 @@ pub async fn open_if<'s>(
         session.progress.note(LIFTED);
     }
     if let Some(why) = taken_late(&session.etcd, &session.target, &job.record(), &job.keys).await? {
-        session.progress.note(&why);
+        session.progress.note(&why.to_string());
     }
     Ok(Some(job))
 }
@@ -626,7 +626,7 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     };
     let late = taken_late(&session.etcd, &session.target, &record, &keys).await?;
     let is_forgotten =
-        [Some(&freeze), late.as_ref()].into_iter().flatten().any(|it| it.starts_with(FORGOTTEN));
+        [Some(&freeze), late.as_ref()].into_iter().any(|it| matches!(it, Some(Left::Forgotten(_))));
     let truth = switch::truth(session, &keys, &record, is_forgotten).await?;
     let restored = match source::check_revision(&session.etcd, &record).await {
         Ok(()) => source::restored(&session.etcd, &record, &keys).await?,
@@ -669,10 +669,11 @@ async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
         Some(instance) => format!("{} holds it", instance.shown()),
         None => "no instance holds it".to_owned(),
     };
-    let freeze = late.as_deref().map_or(freeze.clone(), |late| match freeze == switch::UNFROZEN {
-        true => late.to_owned(),
-        false => format!("{freeze}\n{late}"),
-    });
+    let freeze = match late {
+        None => freeze.to_string(),
+        Some(late) if freeze == Left::Unfrozen => late.to_string(),
+        Some(late) => format!("{freeze}\n{late}"),
+    };
     let gone_back = restored.as_ref().map_or(String::new(), |why| format!("{why}\n"));
     let text = format!(
         "job {name}: {state}\n{seen}etcd {} is at revision {}{lag}\n{held}\n{freeze}\n{gone_back}{}",

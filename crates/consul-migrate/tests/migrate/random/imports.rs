@@ -51,6 +51,7 @@ pub fn run() {
     says_which_line_is_wrong();
     parts_that_were_there_are_not_left();
     an_import_that_is_killed_leaves_no_mixture();
+    large_values_of_a_list_are_set_one_by_one();
     a_value_is_replaced_at_once();
     a_list_asks_for_names_once();
     an_export_looks_again_at_parts();
@@ -122,9 +123,11 @@ fn refused(text: &[u8], count: usize) -> String {
 fn an_import_that_is_killed_leaves_no_mixture() {
     let value = |byte: u8, size: usize| vec![byte; size];
     let mut torn = 0;
-    for (form, before) in [Form::Lines, Form::ConsulKv]
-        .into_iter()
-        .flat_map(|form| [800_000, 500_000].map(|it| (form, it)))
+    // The parts of a list may be in any order.
+    for ((form, is_reversed), before) in
+        [(Form::Lines, false), (Form::ConsulKv, false), (Form::ConsulKv, true)]
+            .into_iter()
+            .flat_map(|form| [800_000, 500_000].map(|it| (form, it)))
     {
         let values = [value(b'a', before), value(b'b', 800_000)];
         for life in (50..1050).step_by(100) {
@@ -148,8 +151,11 @@ fn an_import_that_is_killed_leaves_no_mixture() {
                             format!("{{\"key\":\"{key}\",\"value\":\"{}\"}}", base64(&value))
                         };
                         let value = values[1].clone().into();
-                        let all = parts("_etcd/2fff/", &value, 0).map(part);
-                        format!("[{}]", all.collect::<Vec<_>>().join(","))
+                        let mut all: Vec<_> = parts("_etcd/2fff/", &value, 0).map(part).collect();
+                        if is_reversed {
+                            all.reverse();
+                        }
+                        format!("[{}]", all.join(","))
                     }
                 };
                 world.way_ms.store(50, Ordering::Relaxed);
@@ -171,6 +177,45 @@ fn an_import_that_is_killed_leaves_no_mixture() {
         }
     }
     assert!(torn > 0, "no moment is in the middle");
+}
+
+/// An import of a list replaces one large value after the other: of two not both are without their first part.
+fn large_values_of_a_list_are_set_one_by_one() {
+    let world = World::plain(1, &[]);
+    world.works(async {
+        use base64::Engine as _;
+        let all = |value: u8| {
+            ["_etcd/2ffe/", "_etcd/2fff/"]
+                .map(|prefix| parts(prefix, &vec![value; 800_000].into(), 0).collect::<Vec<_>>())
+        };
+        for op in all(b'a').concat() {
+            world.direct.txn_surely(&[], &[op]).await.unwrap();
+        }
+        let part = |op: Op| {
+            let Op::Set { key, value, .. } = op else { unreachable!() };
+            let value = base64::engine::general_purpose::STANDARD.encode(value);
+            format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}")
+        };
+        let list: Vec<_> = all(b'b').concat().into_iter().map(part).collect();
+        let (list, said) = (format!("[{}]", list.join(",")), Said::default());
+        world.way_ms.store(50, Ordering::Relaxed);
+        let (target, mapping, mut from) = (&world.target, &world.mapping, list.as_bytes());
+        let imports = import(target, mapping, Form::ConsulKv, &mut from, false, &said);
+        let mut torn = 0;
+        let looks = async {
+            loop {
+                let found = world.direct.keys("_etcd/", None).await.unwrap();
+                let firsts = found.iter().filter(|name| name.ends_with("/0000-0003")).count();
+                assert!(firsts > 0, "{found:?}");
+                torn += usize::from(firsts == 1);
+                world.clock.sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let Either::Left((done, _)) = select(pin!(imports), pin!(looks)).await;
+        assert_eq!(done.unwrap().encoded, 2);
+        assert!(torn > 0, "no look is in the middle");
+        assert!(world.found().await.into_iter().all(|(_, value)| value.starts_with(b"b")));
+    });
 }
 
 /// The parts of a value are deleted and another one is set in one transaction, wherever the line is among others.

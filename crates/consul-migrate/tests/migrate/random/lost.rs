@@ -7,8 +7,8 @@ use consul_migrate::etcd::Right;
 use consul_migrate::job::{Keys, Phase, Record, Rights};
 use consul_migrate::mapping::Op;
 use consul_migrate::{
-    FORGOTTEN, Freeze, Frozen, MayChange, Run, Stop, Until, cut_over, lift_left_of, load,
-    may_cut_over, opened_late, roll_back, tail, taken_late,
+    Freeze, Frozen, Left, MayChange, Run, Stop, Until, cut_over, lift_left_of, load, may_cut_over,
+    opened_late, roll_back, tail, taken_late,
 };
 use consul_process::clock::Clock as _;
 use futures_util::future::{Either, join, select};
@@ -148,7 +148,8 @@ fn is_known_to_etcd(lost: Lost, next: By) {
         let (keys, older) = (run.job.keys.clone(), run.job.record());
         cut(&run, Freeze::Roles, &Frozen::default()).await.unwrap();
         let told = async |record: &Record| {
-            taken_late(&world.etcd, &world.target, record, &keys).await.unwrap()
+            let left = taken_late(&world.etcd, &world.target, record, &keys).await.unwrap();
+            left.map(|left| left.to_string())
         };
         assert_eq!(told(&run.job.record()).await, None, "{shown}");
         let rights: Vec<Right> = NAMES.map(right).into();
@@ -163,7 +164,10 @@ fn is_known_to_etcd(lost: Lost, next: By) {
             told
         };
         let said = names_all(told(&other.job.record()).await, 3);
-        assert!(said.starts_with(FORGOTTEN) || lost == Lost::Earlier, "{shown}: {said}");
+        assert!(
+            said.starts_with(&Left::forgotten().to_string()) || lost == Lost::Earlier,
+            "{shown}: {said}"
+        );
         let by_roles =
             may_cut_over(&world.etcd, &world.target, &other.job.record(), &keys, Freeze::Roles)
                 .await;

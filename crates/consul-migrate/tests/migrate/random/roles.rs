@@ -407,15 +407,9 @@ fn that_a_late_request_took_are_named_by_later_cut_overs() {
                         "{freeze:?}: {named:?}"
                     );
                     if !(finishes && round == 1) {
-                        let said = taken_late(
-                            &world.etcd,
-                            &world.target,
-                            &run.job.record(),
-                            &run.job.keys,
-                        )
-                        .await
-                        .unwrap()
-                        .unwrap();
+                        let (record, keys) = (run.job.record(), &run.job.keys);
+                        let left = taken_late(&world.etcd, &world.target, &record, keys).await;
+                        let said = left.unwrap().unwrap().to_string();
                         assert!(said.contains(&late.to_string()), "{said}");
                     }
                     assert!(!write(&world, "lost"));
@@ -610,8 +604,8 @@ fn are_given_back(version: &'static str, permissions: Permissions) {
         // A request of the cut-over comes late, or an operator takes it: the program says so, and it stays.
         world.etcd.take(&record.taken[0]).await.unwrap();
         let now = world.fake.permissions("app");
-        let said =
-            taken_late(&world.etcd, &world.target, &record, &run.job.keys).await.unwrap().unwrap();
+        let left = taken_late(&world.etcd, &world.target, &record, &run.job.keys).await.unwrap();
+        let said = left.unwrap().to_string();
         assert!(said.contains(&record.taken[0].to_string()), "{said}");
         let (again, _) = world.hold(2).await.unwrap();
         assert!(!lift_left_of(&world.etcd, &again.job).await.unwrap());
