@@ -8,6 +8,8 @@ use std::time::Duration;
 behaviours![
     parameters_of_wrong_values_are_refused,
     a_token_with_a_reserved_name_is_refused,
+    what_is_not_text_in_a_filter_is_refused,
+    exported_services_are_asked_for_in_printable_characters,
     matches_are_in_the_order_of_their_names,
     a_nested_field_of_a_wrong_type_is_named_with_its_path,
     unknown_members_of_nested_fields_are_refused,
@@ -1003,4 +1005,52 @@ async fn matches_are_in_the_order_of_their_names(t: T) {
     let answer = t.raw("GET", &target, "").await;
     let body = answer.body.replace(['\n', ' '], "");
     assert_eq!(body, format!("{{\"{first}\":null,\"{last}\":null}}"));
+}
+
+async fn what_is_not_text_in_a_filter_is_refused(t: T) {
+    for path in [
+        "catalog/nodes",
+        "catalog/services",
+        "catalog/service/s",
+        "catalog/connect/s",
+        "catalog/node/n",
+        "catalog/node-services/n",
+        "health/node/n",
+        "health/checks/s",
+        "health/service/s",
+        "health/connect/s",
+        "health/state/any",
+        "agent/services",
+        "agent/checks",
+    ] {
+        let is_newer = path == "catalog/services";
+        if is_newer && t.is_1_8("the names of services have no filter") {
+            continue;
+        }
+        for filter in
+            ["%ff", "%C3", "ID==%22%ff%22", "ID==%60%80%60", "ID==%F0%9F", "%22%ff%22+in+Tags"]
+        {
+            let answer = t.raw("GET", &format!("/v1/{path}?filter={filter}"), "").await;
+            assert_eq!(answer.status, 500, "{path} {filter} {}", answer.body);
+        }
+    }
+}
+
+async fn exported_services_are_asked_for_in_printable_characters(t: T) {
+    if t.is_1_8("it does not know which services are exported") {
+        return;
+    }
+    for value in ["%C3%A9", "a%0Ab", "%7f", "%ff", "%00", "%09"] {
+        for (name, header) in [("filter", "filter"), ("token", "x-consul-token")] {
+            let answer = t.raw("GET", &format!("/v1/exported-services?{name}={value}"), "").await;
+            let why = format!(
+                "header key \"{header}\" contains value with non-printable ASCII characters"
+            );
+            assert_eq!((answer.status, answer.body.trim()), (500, why.as_str()), "{value}");
+        }
+    }
+    for value in ["a+b", "(", "~", "%22"] {
+        let target = format!("/v1/exported-services?filter={value}&token={value}");
+        assert_eq!(t.raw("GET", &target, "").await.status, 200, "{value}");
+    }
 }
