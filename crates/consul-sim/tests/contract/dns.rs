@@ -28,7 +28,7 @@ behaviours![
     a_query_is_executed,
     only_the_answer_of_a_query_is_for_a_network,
     the_mesh_has_names,
-    a_virtual_address_ends_with_the_instances_and_entries_of_its_service,
+    a_virtual_address_ends_with_its_holders,
     answers_over_udp_are_short,
     instances_come_in_random_order,
     names_keep_their_capitals,
@@ -433,7 +433,7 @@ async fn let_go(t: &T, service: &str, holder: Holder) {
     t.ok("catalog_deregister", args![table! {"Node" = t.name("n"), "ServiceID" = id}]).await;
 }
 
-async fn a_virtual_address_ends_with_the_instances_and_entries_of_its_service(t: T) {
+async fn a_virtual_address_ends_with_its_holders(t: T) {
     use Holder::{Entry, Native, Plain, Proxy};
     if t.is_1_8("there are no virtual addresses") {
         return;

@@ -104,7 +104,7 @@ async fn defaults_are_merged_into_proxies_alone(t: T) {
     };
     t.ok("catalog_register", args![register(table! {"Service" = plain.as_str()})]).await;
     for path in reads_of_instances(&plain, &node) {
-        for wait in ["", "&index=1&wait=10ms", "&cached"] {
+        for wait in ["", "&index=1&wait=1s", "&cached"] {
             let ask =
                 async |query: &str| t.raw("GET", &format!("/v1/{path}?{query}{wait}"), "").await;
             let (merged, given) = (ask("merge-central-config").await, ask("").await);
