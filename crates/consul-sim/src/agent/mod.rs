@@ -537,6 +537,11 @@ mod tests {
         world.advance(SECOND * 60);
         assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         assert_eq!(world.get("health/checks/w").json()[0]["CheckID"], "service:w");
+        let gone = r#"[{"Service":{"Verb":"delete","Node":"sim","Service":{"ID":"w"}}}]"#;
+        assert_eq!(world.put("txn", gone).status(), 200);
+        assert_eq!(world.get("catalog/services").text(), r#"{"consul":[]}"#);
+        world.advance(SECOND * 60);
+        assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         let own = world.get("catalog/nodes").json();
         world.put("catalog/register", r#"{"Node":"sim","Address":"9.9.9.9"}"#);
         assert_eq!(world.get("catalog/nodes").json()[0]["Address"], "9.9.9.9");

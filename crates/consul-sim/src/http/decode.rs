@@ -274,7 +274,7 @@ impl<'a> Object<'a> {
         }
         for name in known {
             match *name {
-                "ID" | "PeerName" | "Token" | "Hash" | "CreatedAt" | "UpdatedAt" => {
+                "PeerName" | "Token" | "Hash" | "CreatedAt" | "UpdatedAt" => {
                     self.text(name)?;
                 }
                 "CreateIndex" | "ModifyIndex" => {

@@ -3,7 +3,7 @@
 # asks for four prefixes one after the other, each for 55 s, also for those without keys: a change is seen sooner, within 40 s here,
 # only if it ends the queries before it.
 # shellcheck disable=SC2034,SC2154 # compare.sh reads and sets them
-version=5.0.4 least=14 installed=observe/Observe.class
+version=5.0.4 least=13 installed=observe/Observe.class
 
 install() {
     local name
@@ -63,8 +63,6 @@ results() {
     put kv/config/application/other six
     METHOD=DELETE put kv/config/app,default/observed
     saw "the value for the profile is deleted" "$(seconds until_prints five ask value)"
-    METHOD=DELETE put kv/config/app?recurse
-    saw "no value but the first" "$(patience=120 seconds until_prints two ask value)"
     saw "no services but two" "$(ask services)"
     put agent/service/register '{"Name": "web", "ID": "1", "Port": 81, "Address": "10.0.0.1", "Tags": ["x", "y=z"], "Meta": {"k": "v"}}'
     put agent/service/register '{"Name": "web", "ID": "2", "Port": 82, "Check": {"CheckID": "c", "TTL": "1h", "Status": "passing"}}'
