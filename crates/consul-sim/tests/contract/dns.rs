@@ -396,7 +396,7 @@ async fn the_mesh_has_names(t: T) {
     deregister(&t, &["n"]).await;
 }
 
-/// What a virtual address of a service is for: an instance in the mesh or outside, a proxy for it, an entry with its name.
+/// A holder of a virtual address: an instance in the mesh or outside, a proxy for it, an entry with its name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Holder {
     Native,

@@ -197,7 +197,7 @@ async fn a_critical_instance_is_not_found_unless_its_check_is_ignored(t: T) {
     assert_eq!(found(&t, "q").await, [t.name("a")]);
     let (a, b) = (t.name("a"), t.name("b"));
     let (a, b) = (a.as_str(), b.as_str());
-    // What is ignored, whether only what passes is found, and what is.
+    // The ignored checks, whether instances must pass, and those that are found.
     let courses: &[(&[&str], bool, &[&str])] = &[
         (&[b], false, &[a, b]),
         (&[b], true, &[b]),
