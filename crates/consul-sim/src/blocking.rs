@@ -118,6 +118,9 @@ pub(crate) fn check_cache_control(header: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The parameter for proxies with the defaults of services and proxies in them. The streaming backend does not know it.
+pub(crate) const MERGE: &str = "merge-central-config";
+
 /// The index of a result, against which a blocking query compares the caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ResultIndex {
@@ -365,6 +368,7 @@ fn streams(read: &Read, call: &Call, options: &ReadOptions) -> bool {
     matches!(read.headers, Headers::Instances { streams: true })
         && (options.index > 0 || options.cached)
         && call.query.get("near").is_empty()
+        && !call.query.has(MERGE)
 }
 
 /// The reply to a caller; that to one without the permission breaks the wait.

@@ -163,6 +163,10 @@ fn decode(given: &Object<'_>, own_node: &str) -> Result<Session, String> {
         _ if given.has(name) => given.texts(name),
         _ => Ok(serf_health()),
     };
+    given.text("ID")?;
+    for name in ["CreateIndex", "ModifyIndex"] {
+        given.uint(name)?;
+    }
     let mut node_checks = named("NodeChecks")?;
     let mut checks = named("Checks")?;
     // The old list still decides if it is empty, and is not kept if it is the default.

@@ -209,6 +209,9 @@ fn decode(body: &[u8]) -> Result<Vec<Operation>, String> {
         }
         let item = Object::new(item, GoType { value: "api.TxnOp", fields: "TxnOp." })?;
         item.check_known(&["KV", "Node", "Service", "Check"])?;
+        for other in ["Node", "Service", "Check"] {
+            item.object(other, &format!("api.{other}TxnOp"))?;
+        }
         if let Some(json) = item.object("KV", "api.KVTxnOp")? {
             let operation = decode_kv(&Object::of_members(json, "KVTxnOp.KV."))?;
             operations.push(Operation::Kv(operation));

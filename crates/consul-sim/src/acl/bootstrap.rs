@@ -120,7 +120,9 @@ fn new_token(state: &State, secret: Secret, description: &str, index: u64) -> To
 fn set_agent_token(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     state.authority(call).check(Resource::Agent, &state.node_name, Access::Write)?;
     let json = body(&call.body)?;
-    let secret = Object::of_body(&json, AGENT_TOKEN)?.text("Token").map_err(decode_error)?;
+    let given = Object::of_body(&json, AGENT_TOKEN)?;
+    given.check_known(&["Token"]).map_err(decode_error)?;
+    let secret = given.text("Token").map_err(decode_error)?;
     let kind = call.rest_text();
     if !AGENT_TOKENS.contains(&kind.as_str()) {
         return Err(Refusal::unknown(format!("Token {} is unknown", go::quoted(&kind))));

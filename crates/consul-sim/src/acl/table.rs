@@ -52,6 +52,11 @@ pub enum DefaultPolicy {
 pub struct Secret(pub(super) String);
 
 impl Secret {
+    /// Whether this is true of its text.
+    pub(crate) fn holds(&self, is_true: impl FnOnce(&str) -> bool) -> bool {
+        is_true(&self.0)
+    }
+
     /// A secret of this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())

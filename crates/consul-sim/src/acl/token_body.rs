@@ -56,6 +56,7 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             "CreateIndex",
             "ModifyIndex",
         ])?;
+        time(&given, "CreateTime")?;
         Ok(Given {
             accessor: given.text("AccessorID")?,
             secret: given.text("SecretID")?,
@@ -67,15 +68,15 @@ pub(super) fn decode(call: &Call) -> Result<Given, Refusal> {
             templates: Templated::read_all(&given)?,
             local: given.flag("Local")?,
             method: given.text("AuthMethod")?,
-            expires: expires(&given)?,
+            expires: time(&given, "ExpirationTime")?,
             ttl: ttl(&given)?,
         })
     };
     read().map_err(|why| Refusal::bad(format!("Token decoding failed: {}", with_hint(why))))
 }
 
-fn expires(given: &Object<'_>) -> Result<Option<Duration>, String> {
-    match given.get("ExpirationTime") {
+fn time(given: &Object<'_>, name: &str) -> Result<Option<Duration>, String> {
+    match given.get(name) {
         None | Some(Json::Null) => Ok(None),
         Some(Json::Text(text)) => go::date(text),
         Some(_) => Err("Time.UnmarshalJSON: input is not a JSON string".to_owned()),

@@ -249,7 +249,8 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
         operator::server_id(state),
         state.server_address()
     );
-    BTreeMap::from([
+    let wan = state.settings.ports.serf_wan.map(|_| ("serf_wan", texts(POOL)));
+    let mut stats = BTreeMap::from([
         (
             "agent",
             texts(&[
@@ -314,8 +315,9 @@ fn stats(state: &State) -> BTreeMap<&'static str, BTreeMap<&'static str, String>
             ]),
         ),
         ("serf_lan", texts(POOL)),
-        ("serf_wan", texts(POOL)),
-    ])
+    ]);
+    stats.extend(wan);
+    stats
 }
 
 fn texts(pairs: &[(&'static str, &str)]) -> BTreeMap<&'static str, String> {

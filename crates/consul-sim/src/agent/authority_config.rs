@@ -116,7 +116,7 @@ pub(super) fn update(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
     }
     state.authority(call).check(Resource::Operator, "", Access::Write)?;
     let present = &state.authority_config;
-    if known_state.is_some() && known_state != present.state {
+    if known_state.as_ref().is_some_and(|known| !known.is_empty()) && known_state != present.state {
         return Err(Refusal::bad(
             "Provider State is read-only. It must be omitted or identical to the current value",
         ));

@@ -182,11 +182,13 @@ fn authorize(state: &mut State, call: &Call) -> Result<Reply, Refusal> {
         GoType { value: "structs.ConnectAuthorizeRequest", fields: "ConnectAuthorizeRequest." };
     let json = body(&call.body)?;
     let given = Object::of_body(&json, REQUEST)?;
+    given.check_known(&["Target", "ClientCertURI", "ClientCertSerial"]).map_err(decode_error)?;
     let target = given.text("Target").map_err(decode_error)?;
     if target.is_empty() {
         return Err(Refusal::bad("Target service must be specified"));
     }
     let uri = given.text("ClientCertURI").map_err(decode_error)?;
+    given.text("ClientCertSerial").map_err(decode_error)?;
     let Some(source) = service_of(&uri) else {
         return Err(Refusal::bad("ClientCertURI not a valid Connect identifier"));
     };

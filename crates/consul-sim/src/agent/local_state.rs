@@ -345,6 +345,12 @@ impl State {
         let index = self.next_index();
         server::restore(self, index);
         let authority = self.agent_authority();
+        if authority.known().is_err() {
+            // The servers refuse to tell what they have.
+            let error = [("error", "ACL not found")];
+            self.log(Level::Error, "agent.anti_entropy", "failed to sync remote state", &error);
+            return self.sync_later();
+        }
         let may = |resource, name: &str, access| authority.allows(resource, name, access);
         let own = self.catalog.node(&node).filter(|_| may(Resource::Node, &node, Access::Read));
         let sees = |service: &str| may(Resource::Service, service, Access::Read);

@@ -537,6 +537,11 @@ mod tests {
         world.advance(SECOND * 60);
         assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         assert_eq!(world.get("health/checks/w").json()[0]["CheckID"], "service:w");
+        let gone = r#"[{"Service":{"Verb":"delete","Node":"sim","Service":{"ID":"w"}}}]"#;
+        assert_eq!(world.put("txn", gone).status(), 200);
+        assert_eq!(world.get("catalog/services").text(), r#"{"consul":[]}"#);
+        world.advance(SECOND * 60);
+        assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         let own = world.get("catalog/nodes").json();
         world.put("catalog/register", r#"{"Node":"sim","Address":"9.9.9.9"}"#);
         assert_eq!(world.get("catalog/nodes").json()[0]["Address"], "9.9.9.9");
@@ -582,6 +587,26 @@ mod tests {
         world.put(&as_management("catalog/deregister"), r#"{"Node":"sim"}"#);
         world.advance(SECOND * 60);
         assert_eq!(read("coordinate/nodes")[0]["Node"], "sim");
+    }
+
+    #[test]
+    fn an_agent_whose_token_is_unknown_compares_nothing() {
+        let world = World::with_acl();
+        let secret = "0b1e1c4e-5a0b-4f6c-9b6b-6a2d3c1f7e55";
+        let write = |path: &str, body: &str| {
+            assert_eq!(world.put(&format!("{path}?token={MANAGEMENT}"), body).status(), 200);
+        };
+        let read = |path: &str| world.get(&format!("{path}?token={MANAGEMENT}")).json();
+        write("agent/token/agent", &format!(r#"{{"Token":"{secret}"}}"#));
+        write("agent/service/register", r#"{"Name":"w"}"#);
+        let found = serde_json::json!({"consul": [], "w": []});
+        assert_eq!(read("catalog/services"), found, "a change is written by another token");
+        write("catalog/deregister", r#"{"Node":"sim","ServiceID":"w"}"#);
+        world.advance(SECOND * 120);
+        assert_eq!(read("catalog/services"), serde_json::json!({"consul": []}));
+        write("acl/token", &format!(r#"{{"SecretID":"{secret}"}}"#));
+        world.advance(SECOND * 60);
+        assert_eq!(read("catalog/services"), found, "it needs no right to see its own entries");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::service_json::Instance;
 use super::{ByTag, distance, has_meta, matching};
 use crate::acl::{Access, Resource};
-use crate::blocking::{Headers, Read, ResultIndex};
+use crate::blocking::{Headers, MERGE, Read, ResultIndex};
 use crate::go;
 use crate::http::handler::{Handler, Route};
 use crate::http::reply::{Refusal, Reply};
@@ -75,7 +75,9 @@ fn service_index(state: &State, call: &Call) -> u64 {
 /// Whether the streaming backend answers where it can.
 fn may_stream(call: &Call) -> bool {
     let waits = !matches!(call.query.get("index"), "" | "0");
-    (call.query.has("cached") || waits) && call.query.get("near").is_empty()
+    (call.query.has("cached") || waits)
+        && call.query.get("near").is_empty()
+        && !call.query.has(MERGE)
 }
 
 /// The newest index among the services of the instances found.
@@ -124,7 +126,7 @@ fn instances<'a>(
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
     let is_here = is_here(call);
-    let found = matching(call, &authority, by_tag, instances.filter(|_| is_here))
+    let found = matching(call, &authority, by_tag, instances.filter(|_| is_here))?
         .map(|(record, service)| Instance::new(record, service));
     let mut found = call.select(found)?;
     if passing(call)? {

@@ -10,7 +10,9 @@ pub(super) mod service_json;
 pub(super) mod txn;
 
 use super::acl::{Authority, Resource};
-use super::blocking::{Headers, Read, ResultIndex, check_cache_control, consistency, from_cache};
+use super::blocking::{
+    Headers, MERGE, Read, ResultIndex, check_cache_control, consistency, from_cache,
+};
 use super::http::handler::{Handler, Route};
 use super::http::reply::{Refusal, Reply};
 use super::http::request::Call;
@@ -196,8 +198,8 @@ fn instances<'a>(
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
 ) -> Result<Reply, Refusal> {
     let authority = state.authority(call);
-    let found = matching(call, &authority, by_tag, instances)
-        .map(|(record, service)| ServiceNode::new(&record.node, service));
+    let found = matching(call, &authority, by_tag, instances)?;
+    let found = found.map(|(record, service)| ServiceNode::new(&record.node, service));
     let found = call.select(found)?;
     Ok(authority.mark(distance::sorted(state, call, found, |instance| instance.node())))
 }
@@ -215,12 +217,28 @@ fn matching<'a>(
     authority: &Authority,
     by_tag: ByTag,
     instances: impl Iterator<Item = (&'a Record, &'a Service)>,
-) -> impl Iterator<Item = (&'a Record, &'a Service)> {
+) -> Result<impl Iterator<Item = (&'a Record, &'a Service)>, Refusal> {
     let tags = call.query.all("tag").filter(|_| by_tag == ByTag::Yes);
     let tags: Vec<_> = tags.map(str::to_lowercase).collect();
-    instances
+    let found: Vec<_> = instances
         .filter(move |(record, service)| has_meta(call, record) && has_tags(&tags, service))
         .filter(|(record, service)| authority.sees_instance(&record.node.node, &service.name))
+        .collect();
+    check_unmerged(call, found.iter().map(|(_, service)| *service))?;
+    Ok(found.into_iter())
+}
+
+/// Refuses to merge defaults: only proxies and gateways have them.
+fn check_unmerged<'a>(
+    call: &Call,
+    mut services: impl Iterator<Item = &'a Service>,
+) -> Result<(), Refusal> {
+    match call.query.has(MERGE) && services.any(|service| !service.kind.is_empty()) {
+        false => Ok(()),
+        true => Err(Refusal::bad(format!(
+            "Invalid query parameter: \"{MERGE}\" - a simulated agent does not merge central configuration"
+        ))),
+    }
 }
 
 /// A node by its name, else by its UUID.
@@ -288,6 +306,7 @@ static NODE_SERVICES: Read = Read {
         let record = visible_node(state, call, &authority);
         let all = record.into_iter().flat_map(|record| record.services.values());
         let seen = all.clone().filter(|service| authority.sees(Resource::Service, &service.name));
+        check_unmerged(call, seen.clone())?;
         let services = call.select(seen.map(NodeService::from))?;
         // An empty list is null in Go, unless a filter made a new one or its services were left out.
         let is_list = call.filter.is_some() || all.count() > 0;

@@ -4,7 +4,8 @@ use super::kinds::EXPORTED;
 use crate::acl::{Access, Resource};
 use crate::blocking::{Headers, Read, ResultIndex};
 use crate::http::handler::{Handler, Route};
-use crate::http::reply::Reply;
+use crate::http::reply::{Refusal, Reply};
+use crate::http::request::Call;
 use crate::store::State;
 use crate::store::watch::Topic;
 use consul_api::api::connect as wire;
@@ -28,6 +29,7 @@ static LIST: Read = Read {
         }
     },
     answer: |state, call| {
+        check_metadata(state, call)?;
         state.authority(call).check(Resource::Mesh, "", Access::Read)?;
         let peers = |(service, peers): (String, BTreeSet<String>)| {
             let consumers = if peers.is_empty() { json!({}) } else { json!({ "Peers": peers }) };
@@ -38,6 +40,22 @@ static LIST: Read = Read {
     },
     headers: Headers::Deferred,
 };
+
+/// Refuses what the agent cannot send to the server, which it asks by gRPC: in its metadata there are printable characters of ASCII.
+fn check_metadata(state: &State, call: &Call) -> Result<(), Refusal> {
+    let is_printable = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let token = state.given_secret(call);
+    let can_send = [
+        ("filter", is_printable(call.query.get("filter"))),
+        ("x-consul-token", token.is_none_or(|token| token.holds(is_printable))),
+    ];
+    if let Some((name, _)) = can_send.into_iter().find(|(_, can)| !can) {
+        return Err(Refusal::server(format!(
+            "header key \"{name}\" contains value with non-printable ASCII characters"
+        )));
+    }
+    Ok(())
+}
 
 /// The entries' services with their names and the peers that may use them.
 fn entries(state: &State) -> impl Iterator<Item = (&str, BTreeSet<String>)> {

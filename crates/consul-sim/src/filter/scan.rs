@@ -32,6 +32,11 @@ impl<'a> Scanner<'a> {
 
     /// The result of parsing the whole text. The error is the text of all errors, one per line.
     pub fn finish<T>(self, found: Option<T>) -> Result<T, String> {
+        // In its place there was a byte that is not UTF-8.
+        let broken = self.text.find(char::REPLACEMENT_CHARACTER);
+        if let Some(at) = broken.filter(|at| found.is_some() || *at <= self.farthest) {
+            return Err(format!("{}: invalid encoding", self.place(at)));
+        }
         match found {
             _ if !self.errors.is_empty() => Err(self.errors.join("\n")),
             Some(found) => Ok(found),

@@ -266,13 +266,27 @@ impl<'a> Object<'a> {
         Self::new(json, go_type).map_err(decode_error)
     }
 
-    /// Refuses unknown fields.
+    /// Refuses unknown fields, and values of wrong types in those that Consul decodes though nothing depends on them.
     pub fn check_known(&self, known: &[&str]) -> Result<(), String> {
         let is_known = |name: &String| known.iter().any(|known| known.eq_ignore_ascii_case(name));
-        match self.members.iter().find(|(name, _)| !is_known(name)) {
-            Some((name, _)) => Err(format!("json: unknown field {}", go::quoted(name))),
-            None => Ok(()),
+        if let Some((name, _)) = self.members.iter().find(|(name, _)| !is_known(name)) {
+            return Err(format!("json: unknown field {}", go::quoted(name)));
         }
+        for name in known {
+            match *name {
+                "PeerName" | "Token" | "Hash" | "CreatedAt" | "UpdatedAt" => {
+                    self.text(name)?;
+                }
+                "CreateIndex" | "ModifyIndex" => {
+                    self.uint(name)?;
+                }
+                "Precedence" => {
+                    self.int(name)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether the field is present, even as null.

@@ -30,9 +30,6 @@ const NAMESPACE: HeaderName = HeaderName::from_static("x-consul-namespace");
 const PARTITION: HeaderName = HeaderName::from_static("x-consul-partition");
 const DEFAULT_ACL_POLICY: HeaderName = HeaderName::from_static("x-consul-default-acl-policy");
 
-/// The parameter for proxies with the defaults of services and proxies in them.
-const MERGE: &str = "merge-central-config";
-
 /// Every route, area by area.
 fn routes() -> impl Iterator<Item = &'static Route> {
     [
@@ -266,11 +263,6 @@ fn prepare(agent: &Agent, handler: &Handler, call: &mut Call) -> Result<Prepared
     };
     settings.key_names.check_path(call)?;
     check_enterprise(call)?;
-    if call.query.has(MERGE) && takes(call.endpoint, MERGE) {
-        return Err(Refusal::bad(format!(
-            "Invalid query parameter: \"{MERGE}\" - a simulated agent does not merge central configuration"
-        )));
-    }
     handler.check(call)?;
     // The agent answers a hashed read itself, for any datacenter and without a filter.
     // It also reads the filter of its own services and checks after the token.

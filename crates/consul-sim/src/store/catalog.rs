@@ -380,9 +380,10 @@ impl CatalogTable {
             return;
         }
         let name = service.to_lowercase();
-        let is_in_mesh = self.connect_instances(&name).next().is_some();
+        // An instance keeps it, also one outside of the mesh; a proxy of the service does not.
+        let has_instances = self.groups.get(&name).is_some_and(|group| !group.instances.is_empty());
         match self.virtual_addresses.get_mut(&name) {
-            Some(known) if is_in_mesh => known.is_of_entry = false,
+            Some(known) if has_instances => known.is_of_entry = false,
             _ => drop(self.virtual_addresses.remove(&name)),
         }
     }
@@ -442,6 +443,10 @@ impl CatalogTable {
         if self.leave(&name, &(node.clone(), id)) {
             self.groups.remove(&name);
             self.service_removed_index = index;
+            // Under another name it would stay.
+            if self.virtual_addresses.get(&name).is_some_and(|known| !known.is_of_entry) {
+                self.virtual_addresses.remove(&name);
+            }
         }
         self.touch_instances(&name, index, touched);
         touched.extend([Topic::Services, Topic::Node(node)]);
@@ -513,11 +518,7 @@ impl CatalogTable {
     fn leave(&mut self, name: &str, place: &(String, String)) -> bool {
         let Some(group) = self.groups.get_mut(name) else { return false };
         group.instances.remove(place);
-        let last = group.instances.is_empty();
-        if last && self.virtual_addresses.get(name).is_some_and(|known| !known.is_of_entry) {
-            self.virtual_addresses.remove(name);
-        }
-        last
+        group.instances.is_empty()
     }
 }
 

@@ -28,6 +28,7 @@ behaviours![
     a_query_is_executed,
     only_the_answer_of_a_query_is_for_a_network,
     the_mesh_has_names,
+    a_virtual_address_ends_with_its_holders,
     answers_over_udp_are_short,
     instances_come_in_random_order,
     names_keep_their_capitals,
@@ -391,6 +392,92 @@ async fn the_mesh_has_names(t: T) {
         assert_eq!(answers(&reply), [format!("A {address}")]);
         let reply = ask(&t, &format!("{service}-none.virtual.consul."), A).await;
         assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::NoError, 0));
+    }
+    deregister(&t, &["n"]).await;
+}
+
+/// A holder of a virtual address: an instance in the mesh or outside, a proxy for it, an entry with its name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Holder {
+    Native,
+    Plain,
+    Proxy,
+    Entry,
+}
+
+async fn hold(t: &T, service: &str, holder: Holder) {
+    let (instance, fields) = match holder {
+        Holder::Native => (service.to_owned(), r#""Port":1,"Connect":{"Native":true}"#.to_owned()),
+        Holder::Plain => (service.to_owned(), r#""Port":1"#.to_owned()),
+        Holder::Proxy => (
+            format!("{service}-proxy"),
+            format!(
+                r#""Port":1,"Kind":"connect-proxy","Proxy":{{"DestinationServiceName":"{service}"}}"#
+            ),
+        ),
+        Holder::Entry => {
+            let entry = table! {"Kind" = "service-defaults", "Name" = service};
+            return drop(t.ok("config_write", args![entry]).await);
+        }
+    };
+    let of =
+        format!(r#","Service":{{"Service":"{instance}","ID":"{service}-{holder:?}",{fields}}}"#);
+    register(t, "n", "10.0.0.1", &of).await;
+}
+
+async fn let_go(t: &T, service: &str, holder: Holder) {
+    if holder == Holder::Entry {
+        return drop(t.ok("config_delete", args!["service-defaults", service]).await);
+    }
+    let id = format!("{service}-{holder:?}");
+    t.ok("catalog_deregister", args![table! {"Node" = t.name("n"), "ServiceID" = id}]).await;
+}
+
+async fn a_virtual_address_ends_with_its_holders(t: T) {
+    use Holder::{Entry, Native, Plain, Proxy};
+    if t.is_1_8("there are no virtual addresses") {
+        return;
+    }
+    // Who comes; then who goes, and whether there is an address afterwards.
+    let courses: &[(&[Holder], &[(Holder, bool)])] = &[
+        (&[Native], &[(Native, false)]),
+        (&[Native, Plain], &[(Native, true), (Plain, false)]),
+        (&[Plain, Proxy], &[(Plain, false), (Proxy, false)]),
+        (&[Plain, Proxy], &[(Proxy, true), (Plain, false)]),
+        (&[Proxy], &[(Proxy, true)]),
+        (&[Entry], &[(Entry, false)]),
+        (&[Plain, Entry], &[(Entry, true), (Plain, false)]),
+        (&[Plain, Entry], &[(Plain, true), (Entry, false)]),
+        (&[Native, Entry], &[(Native, true), (Entry, false)]),
+        (&[Native, Entry], &[(Entry, true), (Native, false)]),
+        (&[Proxy, Entry], &[(Entry, false), (Proxy, false)]),
+        (&[Proxy, Entry], &[(Proxy, true), (Entry, false)]),
+    ];
+    for (number, (come, go)) in courses.iter().enumerate() {
+        let service = t.name(&format!("s{number}"));
+        let name = format!("{service}.virtual.consul.");
+        for holder in *come {
+            hold(&t, &service, *holder).await;
+        }
+        assert_eq!(ask(&t, &name, A).await.answers.len(), 1, "{come:?}");
+        for (holder, stays) in *go {
+            let_go(&t, &service, *holder).await;
+            let found = ask(&t, &name, A).await.answers.len();
+            assert_eq!(found, usize::from(*stays), "{come:?}, then {go:?}, at {holder:?}");
+        }
+    }
+    // An instance that has another name now leaves the address of its first one.
+    for name in ["first", "second"] {
+        let name = t.name(name);
+        let of = format!(
+            r#","Service":{{"ID":"{}","Service":"{name}","Port":1,"Connect":{{"Native":true}}}}"#,
+            t.name("i")
+        );
+        register(&t, "n", "10.0.0.1", &of).await;
+    }
+    for name in ["first", "second"] {
+        let name = format!("{}.virtual.consul.", t.name(name));
+        assert_eq!(ask(&t, &name, A).await.answers.len(), 1, "{name}");
     }
     deregister(&t, &["n"]).await;
 }

@@ -85,6 +85,7 @@ const ALONE: &[&str] = &[
     "a_new_configuration_of_the_authority_is_stored",
     "entries_are_removed_with_the_token_of_the_agent",
     "the_recovery_token_changes_the_agent",
+    "an_entry_that_comes_again_is_not_removed",
     "new_certificates_have_the_configured_lifetime",
     "an_earlier_certificate_outlives_a_new_configuration",
     "another_root_replaces_the_first",

@@ -8,6 +8,10 @@ use std::time::Duration;
 behaviours![
     parameters_of_wrong_values_are_refused,
     a_token_with_a_reserved_name_is_refused,
+    what_is_not_text_in_a_filter_is_refused,
+    members_that_nothing_depends_on_have_their_types,
+    the_bodies_of_the_agent_have_no_other_members,
+    exported_services_are_asked_for_in_printable_characters,
     matches_are_in_the_order_of_their_names,
     a_nested_field_of_a_wrong_type_is_named_with_its_path,
     unknown_members_of_nested_fields_are_refused,
@@ -1003,4 +1007,113 @@ async fn matches_are_in_the_order_of_their_names(t: T) {
     let answer = t.raw("GET", &target, "").await;
     let body = answer.body.replace(['\n', ' '], "");
     assert_eq!(body, format!("{{\"{first}\":null,\"{last}\":null}}"));
+}
+
+async fn what_is_not_text_in_a_filter_is_refused(t: T) {
+    for path in [
+        "catalog/nodes",
+        "catalog/services",
+        "catalog/service/s",
+        "catalog/connect/s",
+        "catalog/node/n",
+        "catalog/node-services/n",
+        "health/node/n",
+        "health/checks/s",
+        "health/service/s",
+        "health/connect/s",
+        "health/state/any",
+        "agent/services",
+        "agent/checks",
+    ] {
+        let is_newer = path == "catalog/services";
+        if is_newer && t.is_1_8("the names of services have no filter") {
+            continue;
+        }
+        for filter in
+            ["%ff", "%C3", "ID==%22%ff%22", "ID==%60%80%60", "ID==%F0%9F", "%22%ff%22+in+Tags"]
+        {
+            let answer = t.raw("GET", &format!("/v1/{path}?filter={filter}"), "").await;
+            assert_eq!(answer.status, 500, "{path} {filter} {}", answer.body);
+        }
+    }
+}
+
+async fn exported_services_are_asked_for_in_printable_characters(t: T) {
+    if t.is_1_8("it does not know which services are exported") {
+        return;
+    }
+    for value in ["%C3%A9", "a%0Ab", "%7f", "%ff", "%00", "%09"] {
+        for (name, header) in [("filter", "filter"), ("token", "x-consul-token")] {
+            let answer = t.raw("GET", &format!("/v1/exported-services?{name}={value}"), "").await;
+            let why = format!(
+                "header key \"{header}\" contains value with non-printable ASCII characters"
+            );
+            assert_eq!((answer.status, answer.body.trim()), (500, why.as_str()), "{value}");
+        }
+    }
+    for value in ["a+b", "(", "~", "%22"] {
+        let target = format!("/v1/exported-services?filter={value}&token={value}");
+        assert_eq!(t.raw("GET", &target, "").await.status, 200, "{value}");
+    }
+}
+
+async fn members_that_nothing_depends_on_have_their_types(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    let (name, node) = (t.name("x"), t.name("n"));
+    let indexes: &[(&str, &[Value])] =
+        &[("CreateIndex", &[json!("t"), json!({}), json!(-1)]), ("ModifyIndex", &[json!("t")])];
+    let texts = [json!(1), json!({}), json!([])];
+    let rows: Vec<(String, Value, Vec<&str>)> = vec![
+        ("acl/policy".into(), json!({"Name": name}), vec!["Hash"]),
+        ("acl/role".into(), json!({"Name": name}), vec!["Hash"]),
+        ("acl/token".into(), json!({}), vec!["Hash", "CreateTime"]),
+        ("acl/auth-method".into(), json!({"Name": name, "Type": "jwt"}), vec![]),
+        ("acl/binding-rule".into(), json!({"AuthMethod": name, "BindType": "service"}), vec![]),
+        ("catalog/register".into(), json!({"Node": node, "Address": "10.0.0.1"}), vec!["Token"]),
+        ("session/create".into(), json!({}), vec!["ID"]),
+        ("query".into(), json!({"Name": name, "Service": {"Service": name}}), vec!["Token"]),
+        (
+            format!("connect/intentions/exact?source={name}&destination={name}"),
+            json!({"Action": "allow"}),
+            vec!["Hash", "UpdatedAt", "CreatedAt", "Precedence"],
+        ),
+    ];
+    for (path, body, members) in rows {
+        if path.contains("exact") && t.is_1_8("intentions have no names") {
+            continue;
+        }
+        let method = if path == "query" { "POST" } else { "PUT" };
+        let wrong_texts = members.iter().flat_map(|member| {
+            let numbers = *member == "Precedence";
+            texts.iter().filter(move |it| !numbers || !it.is_number()).map(move |it| (*member, it))
+        });
+        let wrong_indexes =
+            indexes.iter().flat_map(|(member, values)| values.iter().map(move |it| (*member, it)));
+        for (member, value) in wrong_texts.chain(wrong_indexes) {
+            let mut body = body.clone();
+            body[member] = value.clone();
+            let answer = t.raw_own(method, &format!("/v1/{path}"), &body.to_string()).await;
+            let is_decoding = answer.body.contains("decod");
+            assert_eq!((answer.status, is_decoding), (400, true), "{path} {body} {}", answer.body);
+        }
+    }
+}
+
+async fn the_bodies_of_the_agent_have_no_other_members(t: T) {
+    let t = t.with_acls(DefaultPolicy::Deny);
+    if t.is_1_8("the agent reads over other members") {
+        return;
+    }
+    for (method, path) in [
+        ("PUT", "agent/token/dns"),
+        ("PUT", "agent/token/none"),
+        ("POST", "agent/connect/authorize"),
+    ] {
+        for member in ["X", "", "Namespace", "ID"] {
+            let body = json!({ member: 1 }).to_string();
+            let answer = t.raw_own(method, &format!("/v1/{path}"), &body).await;
+            let why = format!("Request decode failed: json: unknown field \"{member}\"");
+            assert_eq!((answer.status, answer.body), (400, why), "{path}");
+        }
+    }
 }

@@ -195,12 +195,25 @@ async fn a_critical_instance_is_not_found_unless_its_check_is_ignored(t: T) {
     register(&t, "b", "x", "critical").await;
     let id = create(&t, "q", table! {"Service" = t.name("web")}).await;
     assert_eq!(found(&t, "q").await, [t.name("a")]);
-    let ignoring = table! {
-        "Name" = t.name("q"),
-        "Service" = table! {"Service" = t.name("web"), "IgnoreCheckIDs" = list![t.name("b")]},
-    };
-    t.ok("query_update", args![id.as_str(), ignoring]).await;
-    assert_eq!(found(&t, "q").await, [t.name("a"), t.name("b")]);
+    let (a, b) = (t.name("a"), t.name("b"));
+    let (a, b) = (a.as_str(), b.as_str());
+    // The ignored checks, whether instances must pass, and those that are found.
+    let courses: &[(&[&str], bool, &[&str])] = &[
+        (&[b], false, &[a, b]),
+        (&[b], true, &[b]),
+        (&[a], true, &[a]),
+        (&[a, b], true, &[a, b]),
+        (&[], true, &[]),
+    ];
+    for (ignored, only_passing, expected) in courses {
+        let ignored = Value::List(ignored.iter().map(|id| (*id).into()).collect());
+        let service = table! {
+            "Service" = t.name("web"), "IgnoreCheckIDs" = ignored, "OnlyPassing" = *only_passing,
+        };
+        let ignoring = table! {"Name" = t.name("q"), "Service" = service};
+        t.ok("query_update", args![id.as_str(), ignoring]).await;
+        assert_eq!(found(&t, "q").await, *expected, "{only_passing}");
+    }
     t.ok("query_delete", args![id]).await;
     deregister(&t, &["a", "b"]).await;
 }

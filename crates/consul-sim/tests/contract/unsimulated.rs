@@ -2,6 +2,7 @@
 
 use crate::target::{T, args, behaviours, list, table, text};
 use consul_api::error::Kind;
+use consul_api::value::Value;
 
 behaviours![
     enterprise_endpoints_are_unsupported,
@@ -9,7 +10,7 @@ behaviours![
     the_configuration_of_autopilot_is_unknown,
     what_proxies_and_gateways_ask_for_is_unknown,
     entries_of_gateways_are_stored,
-    merged_defaults_of_proxies_are_refused_by_name,
+    defaults_are_merged_into_proxies_alone,
 ];
 
 /// Whether the target is a simulated agent; if so, checks that the method is `unsupported`.
@@ -85,14 +86,40 @@ async fn entries_of_gateways_are_stored(t: T) {
     t.ok("config_delete", args!["api-gateway", t.name("g")]).await;
 }
 
-async fn merged_defaults_of_proxies_are_refused_by_name(t: T) {
-    for path in [
-        "health/service/none",
-        "health/connect/none",
-        "catalog/service/none",
-        "catalog/connect/none",
-        "catalog/node-services/none",
-    ] {
+/// Each read of instances, of a service and of its node.
+fn reads_of_instances(service: &str, node: &str) -> [String; 5] {
+    [
+        format!("health/service/{service}"),
+        format!("health/connect/{service}"),
+        format!("catalog/service/{service}"),
+        format!("catalog/connect/{service}"),
+        format!("catalog/node-services/{node}"),
+    ]
+}
+
+async fn defaults_are_merged_into_proxies_alone(t: T) {
+    let (node, plain, proxied) = (t.name("n"), t.name("plain"), t.name("proxied"));
+    let register = |of: Value| {
+        table! {"Node" = node.as_str(), "Address" = "10.0.0.1", "Service" = of}
+    };
+    t.ok("catalog_register", args![register(table! {"Service" = plain.as_str()})]).await;
+    for path in reads_of_instances(&plain, &node) {
+        for wait in ["", "&index=1&wait=1s", "&cached"] {
+            let ask =
+                async |query: &str| t.raw("GET", &format!("/v1/{path}?{query}{wait}"), "").await;
+            let (merged, given) = (ask("merge-central-config").await, ask("").await);
+            let backend = merged.header("x-consul-query-backend").map(str::to_owned);
+            assert_eq!((merged.status, &merged.body), (200, &given.body), "{path} {wait}");
+            assert_ne!(backend.as_deref(), Some("streaming"), "{path} {wait}");
+        }
+    }
+    let proxy = table! {
+        "Kind" = "connect-proxy", "Service" = t.name("proxy"), "Port" = 1,
+        "Proxy" = table! {"DestinationServiceName" = proxied.as_str()},
+    };
+    t.ok("catalog_register", args![register(proxy)]).await;
+    let [_, health, _, catalog, of_node] = reads_of_instances(&proxied, &node);
+    for path in [health, catalog, of_node] {
         for query in ["merge-central-config", "merge-central-config=false"] {
             let answer = t.raw("GET", &format!("/v1/{path}?{query}"), "").await;
             let is_named = answer.body.contains("\"merge-central-config\"");

@@ -53,8 +53,8 @@ fn each_documented_parameter_has_consuls_status() -> Outcome {
     {
         for name in names {
             for value in VALUES {
-                // It waits, or consul-sim refuses it by name.
-                if name == "index" && *value == "1" || name == "merge-central-config" {
+                // It waits.
+                if name == "index" && *value == "1" {
                     continue;
                 }
                 let target = format!("{path}?{name}={value}");

@@ -23,7 +23,8 @@ pub(super) static ROUTES: &[Route] = &[
     Route(&wire::AUTH_METHOD_DELETE, Handler::Now(delete)),
 ];
 
-const METHOD: GoType = GoType { value: "struct { *structs.Alias }", fields: ".Alias." };
+const METHOD: GoType =
+    GoType { value: "struct { MaxTokenTTL interface {}; *structs.Alias }", fields: ".Alias." };
 
 /// The longest name.
 const MAX_NAME: usize = 128;
@@ -132,7 +133,8 @@ fn decode(call: &Call) -> Result<Given, Refusal> {
             ttl_nanos: match given.get("MaxTokenTTL") {
                 Some(Json::Text(text)) if !text.is_empty() => go::duration(text)?,
                 Some(Json::Text(_)) => 0,
-                _ => given.int("MaxTokenTTL")?,
+                Some(Json::Number(_)) => given.int("MaxTokenTTL")?,
+                _ => 0,
             },
             locality: given.text("TokenLocality")?,
             config: given.object("Config", "map[string]interface {}")?.unwrap_or(&[]).to_vec(),

@@ -13,6 +13,7 @@ behaviours![
     a_service_whose_token_is_gone_is_deregistered,
     a_check_is_written_with_its_service_by_the_token_of_the_check,
     entries_are_removed_with_the_token_of_the_agent,
+    an_entry_that_comes_again_is_not_removed,
     the_recovery_token_changes_the_agent,
 ];
 
@@ -229,6 +230,40 @@ async fn entries_are_removed_with_the_token_of_the_agent(t: T) {
         for name in [part, mode] {
             t.ok("agent_service_deregister", args![name]).await;
         }
+    }
+}
+
+async fn an_entry_that_comes_again_is_not_removed(t: T) {
+    let t = t.with_acls(Deny);
+    if t.is_1_8("the agent removes entries with the token of their registration") {
+        return;
+    }
+    let node = own_node(&t).await;
+    let all = rule("service_prefix", "", "write") + &rule("node", &node, "write");
+    let caller = caller(&t, &all).await;
+    let id = t.name("s");
+    let check = format!("service:{id}");
+    let created = async || {
+        let checks = t.value("health_node", args![node.as_str()]).await;
+        let found = checks.items().iter().find(|found| text(found, "CheckID") == check);
+        found.map(|found| found.get("CreateIndex").unwrap().clone())
+    };
+    caller.ok("agent_service_register", args![service(&id, "")]).await;
+    until_reported(&t, &node, &check, "passing", "").await;
+    let first = created().await;
+    set_agent_token(&t, "").await;
+    caller.ok("agent_service_deregister", args![id.as_str()]).await;
+    caller.ok("agent_service_register", args![service(&id, "again")]).await;
+    until_reported(&t, &node, &check, "passing", "again").await;
+    set_agent_token(&t, text(&token(&t, &all).await, "SecretID")).await;
+    // Another registration shows that the agent has compared.
+    let last = t.name("last");
+    caller.ok("agent_service_register", args![service(&last, "")]).await;
+    until_reported(&t, &node, &format!("service:{last}"), "passing", "").await;
+    pause(Duration::from_millis(300)).await;
+    assert_eq!(created().await, first, "it was never removed");
+    for name in [id, last] {
+        t.ok("agent_service_deregister", args![name]).await;
     }
 }
 
