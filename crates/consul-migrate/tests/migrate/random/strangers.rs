@@ -229,7 +229,7 @@ pub fn rights_of_another() {
         assert!(late().await.is_none() && may.is_ok(), "{may:?}");
         // Nobody gives this one back.
         world.etcd.take(&record.taken[0]).await.unwrap();
-        assert!(late().await.unwrap().contains("app"));
+        assert!(late().await.unwrap().to_string().contains("app"));
     });
 }
 
