@@ -537,7 +537,8 @@ mod tests {
         world.advance(SECOND * 60);
         assert_eq!(world.get("catalog/services").text(), r#"{"consul":[],"w":[]}"#);
         assert_eq!(world.get("health/checks/w").json()[0]["CheckID"], "service:w");
-        let gone = r#"[{"Service":{"Verb":"delete","Node":"sim","Service":{"ID":"w"}}}]"#;
+        let gone =
+            r#"[{"Service":{"Verb":"delete","Node":"sim","Service":{"ID":"w","Service":"w"}}}]"#;
         assert_eq!(world.put("txn", gone).status(), 200);
         assert_eq!(world.get("catalog/services").text(), r#"{"consul":[]}"#);
         world.advance(SECOND * 60);

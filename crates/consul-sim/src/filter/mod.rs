@@ -43,6 +43,13 @@ impl Filter {
     }
 }
 
+/// The error of an expression that was not UTF-8: it has the replacement character in the place of the first wrong byte.
+pub(super) fn invalid_encoding(expression: &str) -> String {
+    let at = expression.find(char::REPLACEMENT_CHARACTER).unwrap_or_default();
+    let place = scan::Scanner::new(expression).place(at);
+    format!("Failed to create boolean expression evaluator: {place}: invalid encoding")
+}
+
 /// Compiles a regular expression. Its syntax is that of the crate `regex_lite`, which has no `\Q` and no classes of Unicode.
 pub(super) fn pattern(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|why| format!("error parsing regexp: {why}: `{text}`"))

@@ -32,11 +32,6 @@ impl<'a> Scanner<'a> {
 
     /// The result of parsing the whole text. The error is the text of all errors, one per line.
     pub fn finish<T>(self, found: Option<T>) -> Result<T, String> {
-        // In its place there was a byte that is not UTF-8.
-        let broken = self.text.find(char::REPLACEMENT_CHARACTER);
-        if let Some(at) = broken.filter(|at| found.is_some() || *at <= self.farthest) {
-            return Err(format!("{}: invalid encoding", self.place(at)));
-        }
         match found {
             _ if !self.errors.is_empty() => Err(self.errors.join("\n")),
             Some(found) => Ok(found),
@@ -108,7 +103,7 @@ impl Scanner<'_> {
 /// Errors.
 impl Scanner<'_> {
     /// A position as `line:column (offset)`. A line break is column 0 of the line that it begins.
-    fn place(&self, at: usize) -> String {
+    pub fn place(&self, at: usize) -> String {
         let (before, after) = self.text.split_at(at);
         let (line, column) = match after.starts_with('\n') {
             true => (2 + before.matches('\n').count(), 0),

@@ -73,9 +73,9 @@ impl Call {
     }
 }
 
-/// The parameters of a query, decoded, in the order of the URL.
+/// The parameters of a query, decoded, in the order of the URL, and whether its filter has bytes that are not UTF-8.
 #[derive(Default)]
-pub(crate) struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>, bool);
 
 impl Query {
     /// Reads a query as Go's `url.ParseQuery` does; `None` if that returns an error.
@@ -87,7 +87,15 @@ impl Query {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((parameter(name)?, parameter(value)?))
         });
-        pairs.collect::<Option<Vec<_>>>().map(Self)
+        let is_broken = query.split('&').filter_map(|pair| pair.strip_prefix("filter=")).any(
+            |value| matches!(unescape(value.as_bytes()), Some(it) if std::str::from_utf8(&it).is_err()),
+        );
+        pairs.collect::<Option<Vec<_>>>().map(|pairs| Self(pairs, is_broken))
+    }
+
+    /// Whether the filter has bytes that are not UTF-8.
+    pub fn has_broken_filter(&self) -> bool {
+        self.1
     }
 
     /// Whether the parameter is present, with a value or without.
@@ -110,7 +118,7 @@ impl Query {
     pub fn identity(&self) -> String {
         const HOW: &[&str] = &["index", "wait", "stale", "cached", "pretty"];
         let kept = self.0.iter().filter(|(name, _)| !HOW.contains(&name.as_str()));
-        Query(kept.cloned().collect()).encoded()
+        Query(kept.cloned().collect(), false).encoded()
     }
 
     /// The query as Go's `url.Values.Encode` writes it: sorted by name.

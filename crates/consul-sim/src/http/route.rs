@@ -329,6 +329,9 @@ fn check_scope(call: &mut Call, settings: &Settings) -> Result<(), Refusal> {
     if let Some(schema) = call.endpoint.filter.map(filter::schema::of)
         && !expression.is_empty()
     {
+        if call.query.has_broken_filter() {
+            return Err(Refusal::server(filter::invalid_encoding(expression)));
+        }
         call.filter = Some(Filter::compile(expression, schema).map_err(Refusal::server)?);
     }
     Ok(())

@@ -15,7 +15,6 @@ behaviours![
     an_unknown_state_is_refused_before_any_request,
     the_servers_own_node_is_alive,
     a_blocking_query_wakes_when_a_check_fails,
-    a_query_wakes_when_a_proxy_is_of_another_service,
     a_cached_read_is_marked_in_the_metadata,
     a_filter_chooses_instances_and_checks,
     the_checks_of_a_service_are_found_in_any_case,
@@ -133,32 +132,6 @@ async fn a_blocking_query_wakes_when_a_check_fails(t: T) {
     assert!(start.elapsed() < Duration::from_secs(9));
     let checks = answer.value.items()[0].get("Checks").unwrap();
     assert_eq!(texts(checks, "Status"), ["critical"]);
-    deregister(&t, &["n"]).await;
-}
-
-async fn a_query_wakes_when_a_proxy_is_of_another_service(t: T) {
-    let old = t.name("old");
-    let proxy_of = async |service: &str| {
-        let proxy = table! {
-            "Kind" = "connect-proxy", "Service" = t.name("p"), "Port" = 80,
-            "Proxy" = table! {"DestinationServiceName" = service},
-        };
-        let node = table! {"Node" = t.name("n"), "Address" = "10.9.9.9", "Service" = proxy};
-        t.ok("catalog_register", args![node]).await;
-    };
-    for method in ["health_connect", "catalog_connect"] {
-        proxy_of(&old).await;
-        let index = t.index(method, args![old.as_str()]).await;
-        let start = Instant::now();
-        let query = t.ok(method, args![old.as_str(); "index" = index, "wait" = "10s"]);
-        let change = async {
-            pause(Duration::from_millis(200)).await;
-            proxy_of(&t.name("new")).await;
-        };
-        let (answer, ()) = tokio::join!(query, change);
-        assert!(start.elapsed() < Duration::from_secs(9), "{method}");
-        assert!(answer.value.items().is_empty(), "{method}");
-    }
     deregister(&t, &["n"]).await;
 }
 
