@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Everything that the program has printed in this process, for the search for secrets.
 pub static PRINTED: Mutex<String> = Mutex::new(String::new());

@@ -73,9 +73,14 @@ impl Call {
     }
 }
 
-/// The parameters of a query, decoded, in the order of the URL, and whether its filter has bytes that are not UTF-8.
+/// The parameters of a query, decoded.
 #[derive(Default)]
-pub(crate) struct Query(Vec<(String, String)>, bool);
+pub(crate) struct Query {
+    /// In the order of the URL.
+    pairs: Vec<(String, String)>,
+    /// Whether the filter has bytes that are not UTF-8.
+    has_broken_filter: bool,
+}
 
 impl Query {
     /// Reads a query as Go's `url.ParseQuery` does; `None` if that returns an error.
@@ -87,38 +92,38 @@ impl Query {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Some((parameter(name)?, parameter(value)?))
         });
-        let is_broken = query.split('&').filter_map(|pair| pair.strip_prefix("filter=")).any(
+        let has_broken_filter = query.split('&').filter_map(|it| it.strip_prefix("filter=")).any(
             |value| matches!(unescape(value.as_bytes()), Some(it) if std::str::from_utf8(&it).is_err()),
         );
-        pairs.collect::<Option<Vec<_>>>().map(|pairs| Self(pairs, is_broken))
+        Some(Self { pairs: pairs.collect::<Option<_>>()?, has_broken_filter })
     }
 
     /// Whether the filter has bytes that are not UTF-8.
     pub fn has_broken_filter(&self) -> bool {
-        self.1
+        self.has_broken_filter
     }
 
     /// Whether the parameter is present, with a value or without.
     pub fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
+        self.pairs.iter().any(|(known, _)| known == name)
     }
 
     /// The parameter's first value; empty if absent.
     pub fn get(&self, name: &str) -> &str {
-        let first = self.0.iter().find(|(known, _)| known == name);
+        let first = self.pairs.iter().find(|(known, _)| known == name);
         first.map_or("", |(_, value)| value.as_str())
     }
 
     /// All values of a repeated parameter.
     pub fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.pairs.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// The parameters that select a result, without those about waiting and layout.
     pub fn identity(&self) -> String {
         const HOW: &[&str] = &["index", "wait", "stale", "cached", "pretty"];
-        let kept = self.0.iter().filter(|(name, _)| !HOW.contains(&name.as_str()));
-        Query(kept.cloned().collect(), false).encoded()
+        let kept = self.pairs.iter().filter(|(name, _)| !HOW.contains(&name.as_str()));
+        Query { pairs: kept.cloned().collect(), has_broken_filter: false }.encoded()
     }
 
     /// The query as Go's `url.Values.Encode` writes it: sorted by name.
@@ -127,7 +132,7 @@ impl Query {
         const ESCAPED: &AsciiSet =
             &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
         let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string().replace(' ', "+");
-        let mut pairs: Vec<_> = self.0.iter().collect();
+        let mut pairs: Vec<_> = self.pairs.iter().collect();
         pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
         let written: Vec<_> = pairs
             .into_iter()

@@ -438,8 +438,9 @@ async fn a_virtual_address_ends_with_its_holders(t: T) {
     if t.is_1_8("there are no virtual addresses") {
         return;
     }
-    // Who comes; then who goes, and whether there is an address afterwards.
-    let courses: &[(&[Holder], &[(Holder, bool)])] = &[
+    /// Who comes; then who goes, and whether there is an address afterwards.
+    type Course = (&'static [Holder], &'static [(Holder, bool)]);
+    const COURSES: &[Course] = &[
         (&[Native], &[(Native, false)]),
         (&[Native, Plain], &[(Native, true), (Plain, false)]),
         (&[Plain, Proxy], &[(Plain, false), (Proxy, false)]),
@@ -453,7 +454,7 @@ async fn a_virtual_address_ends_with_its_holders(t: T) {
         (&[Proxy, Entry], &[(Entry, false), (Proxy, false)]),
         (&[Proxy, Entry], &[(Proxy, true), (Entry, false)]),
     ];
-    for (number, (come, go)) in courses.iter().enumerate() {
+    for (number, (come, go)) in COURSES.iter().enumerate() {
         let service = t.name(&format!("s{number}"));
         let name = format!("{service}.virtual.consul.");
         for holder in *come {
