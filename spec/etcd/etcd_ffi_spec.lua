@@ -545,7 +545,8 @@ describe("etcd_ffi", function()
               asked = select(2, ...)
             elseif method == "txn" then
               assert(real:txn(...))
-              return nil, "txn: lost", { kind = "timeout", message = "txn: lost", maybe_applied = true }
+              local err = { kind = "timeout", message = "txn: lost", retryable = true, maybe_applied = true }
+              return nil, "txn: lost", err
             end
             return real[method](real, ...)
           end
