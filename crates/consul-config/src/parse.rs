@@ -73,7 +73,7 @@ pub fn endpoint(text: &str, at: &ValuePath) -> Result<String, Error> {
     })
 }
 
-const BARE_IPV6: &str = "an IPv6 address is written in brackets, such as [::1] or [::1]:8500";
+const BARE_IPV6: &str = "an IPv6 address is written in brackets, such as [::1]";
 
 /// Whether the host of a URL is an IPv6 address without the brackets, with a zone or without.
 fn is_bare_ipv6(url: &str) -> bool {

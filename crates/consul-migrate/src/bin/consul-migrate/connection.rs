@@ -170,7 +170,7 @@ fn url(address: &str, is_tls: bool) -> Result<String, String> {
                 .to_owned()
         }
         NotAnAddress::Because(_) if !is_http(&given) => refused(SCHEME),
-        NotAnAddress::Because(why) => refused(&why.replace("8500", &PORT.to_string())),
+        NotAnAddress::Because(why) => refused(why),
     })?;
     let Some((scheme @ ("http" | "https"), authority)) = url.split_once("://") else {
         return Err(refused(SCHEME));
@@ -313,7 +313,7 @@ mod tests {
             ("http://a:1?x=1", "it must not have a query"),
             ("http://user:s3cret@a:2379", "--etcd-user"),
             ("user:s3cret@a:2379", "--etcd-user"),
-            ("::1", "in brackets"),
+            ("::1", "in brackets, such as [::1]"),
             ("fe80::1", "in brackets"),
             ("::1:2379", "in brackets"),
             ("http://::1", "in brackets"),
