@@ -17,7 +17,7 @@ use std::fmt;
 /// The role whose users may do anything, whatever its permissions.
 const ROOT: &str = "root";
 
-/// The roles or users that are asked for, or changed, at once.
+/// The roles or users that are asked for, or the rights that are taken, at once.
 const IN_FLIGHT: usize = 16;
 
 /// The answer to a revoke of what a role does not have.
@@ -367,19 +367,12 @@ impl Etcd {
         may_go_on: impl AsyncFn(&Right) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let taken = self.taken(rights).await?;
-        // Permissions with one first key are given back in their order.
-        let has_several = taken.iter().any(|right| !right.beside.is_empty());
-        for some in taken.chunks(if has_several { 1 } else { IN_FLIGHT }) {
-            let given_back = some.iter().map(async |right| {
-                for before in right.before() {
-                    if may_go_on(right).await? {
-                        self.give_back_one(right, &before).await?;
-                    }
-                }
-                Ok::<_, E>(())
-            });
-            for done in join_all(given_back).await {
-                done?;
+        // One at a time, so that no more are on their way when this instance is held up: each opens the next cut-over.
+        for (right, before) in
+            taken.iter().flat_map(|it| it.before().into_iter().map(|one| (*it, one)))
+        {
+            if may_go_on(right).await? {
+                self.give_back_one(right, &before).await?;
             }
         }
         Ok(!taken.is_empty())

@@ -136,6 +136,8 @@ struct State {
     /// How long each request takes beside, and the counts of ranges that were asked for.
     slow: Duration,
     counts: u64,
+    /// Changes of roles are made one after the other: until when the last one is made.
+    changes_until: Instant,
 }
 
 /// That of etcd by default.
@@ -184,6 +186,7 @@ impl Fake {
             bodies: None,
             is_one_by_one: false,
             slow: Duration::ZERO,
+            changes_until: Instant::default(),
             counts: 0,
         };
         Fake { state: Arc::new(Mutex::new(state)), clock: clock.clone() }
@@ -422,10 +425,14 @@ impl Fake {
                 TxnsBy::Itself | TxnsBy::Twice(_) => {}
             }
         }
+        let changes_role = path.ends_with("role/grant") || path.ends_with("role/revoke");
+        if changes_role {
+            let begins = self.state().begin_change(self.clock.now());
+            self.clock.sleep_until(begins).await;
+        }
         let answer = {
             let state = &mut *self.state();
             let answer = state.request(path, &asked);
-            let changes_role = path.ends_with("role/grant") || path.ends_with("role/revoke");
             match state.roles_by {
                 RolesBy::First if changes_role => {
                     let _ = state.request(path, &asked);
@@ -609,6 +616,13 @@ mod protobuf {
 }
 
 impl State {
+    /// When the next change of a role begins.
+    fn begin_change(&mut self, now: Instant) -> Instant {
+        let begins = self.changes_until.max(now);
+        self.changes_until = begins + self.slow;
+        begins
+    }
+
     fn fault(&mut self) -> Option<u8> {
         (self.rng.u8(..100) < self.faults).then(|| self.rng.u8(..4))
     }

@@ -300,10 +300,10 @@ fn ends_after(lost: Lost, (is_dropped, lives): Ends, ms: u64) -> Option<usize> {
             }
         };
         if was_switched {
-            // But for a request that was on its way.
+            // But for the requests that were on their way.
             let now = world.fake.permissions("app");
             let differing = now.iter().filter(|it| !at_end.contains(it)).count();
-            assert!(differing <= usize::from(!is_dropped), "{shown}: {at_end:?} {now:?}");
+            assert!(differing == 0 || !is_dropped, "{shown}: {at_end:?} {now:?}");
         }
         let record = world.record().await.unwrap();
         let is_named = |key: &Vec<u8>| {

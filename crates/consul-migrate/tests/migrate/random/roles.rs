@@ -172,11 +172,8 @@ pub fn some_at_once() {
         assert!(permissions().iter().zip(&before).all(|(now, before)| now != before));
         // One after the other they would take 10 s.
         assert!(done.stopped < Duration::from_secs(5), "{:?}", done.stopped);
-        let begun = world.clock.now();
         roll_back(&run, MayChange::NoNewKeys).await.unwrap();
         assert!(permissions() == before);
-        let took = world.clock.now() - begun;
-        assert!(took < Duration::from_secs(5), "{took:?}");
     });
 }
 
