@@ -817,7 +817,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     }
     let found = compared(run, run.job.record().revision - 1).await?;
     let Found { tally, digests, differences, is_whole } = found;
-    if tally.moved == 0 {
+    if is_whole && tally.moved == 0 {
         return Err(Stop::Refused(ALL_DELETED.to_owned()));
     }
     if differences.is_empty() {

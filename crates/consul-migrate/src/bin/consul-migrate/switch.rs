@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::progress::Progress;
 use super::report::ReportFile;
 use super::verbs::{Done, by_kind, held, listed, of, open_if, without};
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_cli::print::{PROGRAM, counted, failed, say};
 use consul_migrate::etcd::Right;
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
@@ -27,6 +27,8 @@ const ALARM: &str = "Now all writers of this etcd cluster are stopped, those of 
 
 const OPENS: &str = "If etcd has users and is not 3.6 or later, nobody's rights are checked from now on: anyone who reaches it can \
                      delete keys, and switch its access control off.";
+
+const FOLLOWS: &str = "etcd is the truth: programs write there, and Consul follows";
 
 const IF_LOST: &str = "if the job in Consul is lost, give the rights back by:";
 
@@ -404,16 +406,18 @@ pub async fn truth(
         return Ok(("etcd", line.to_owned()));
     }
     if record.phase != Phase::Switched {
-        return match job::refuse_switched(&session.target, keys, &record.mapping).await {
-            Ok(()) => Ok((
-                "etcd",
-                "etcd is the truth: programs write there, and Consul follows".to_owned(),
-            )),
+        let line = match job::refuse_switched(&session.target, keys, &record.mapping).await {
             Err(Stop::Refused(why)) => {
-                Ok(("etcd", format!("etcd is the truth, but not for keys of another job: {why}")))
+                format!("etcd is the truth, but not for keys of another job: {why}")
             }
-            Err(stop) => Err(stop.into()),
+            // A token that may not list the jobs is enough for the rest.
+            Err(Stop::Failed(error)) if error.kind() == Kind::PermissionDenied => {
+                FOLLOWS.to_owned()
+            }
+            Err(stop) => return Err(stop.into()),
+            Ok(()) => FOLLOWS.to_owned(),
         };
+        return Ok(("etcd", line));
     }
     let is_going_back = rollback_has_begun(&session.etcd, record, keys).await?;
     let line = match is_going_back {
