@@ -84,7 +84,7 @@ fn trials() -> Trials {
     let told = random::roles::are_told_before_they_are_taken;
     trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
     let some = random::roles::some_at_once;
-    trials.add("many_rights_are_taken_and_given_back_some_at_once", some);
+    trials.add("many_rights_are_taken_some_at_once_and_given_back", some);
     trials.add("a_move_that_is_finished_leaves_nothing [long]", random::finished::run);
     let consul = random::emptied::consul_before_the_way_back;
     trials.add("a_way_back_asks_before_it_deletes_all_for_an_emptied_consul", consul);
