@@ -3,7 +3,7 @@
 //! Changes are committed or cancelled whenever they can be; new ones are planned unless the map is
 //! frozen. Each shard has at most one move at a time.
 
-use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Slot};
+use super::map::{Change, ChangeKind, Disk, Entry, NodeId, Place, Quorums, Sizes, Slot};
 use super::record::Version;
 use super::rules::{Rule, Rules};
 use super::state::{Doubt, Report};
@@ -35,7 +35,7 @@ pub struct Member {
     pub disk: Disk,
     /// Whether it is there.
     pub presence: Presence,
-    /// Whether its storage fails: it keeps the replicas that it has, and gets no others.
+    /// Whether its storage fails: it gets no other replicas, and keeps those that it has unless it drains.
     pub is_failing: bool,
     /// Its last report.
     pub report: Report,
@@ -231,6 +231,17 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Whether a slot may leave its holder without its help: it is to have none, its storage fails, and enough others work.
+    /// As for a node that is gone, two replicas have to answer each read and each write: this one may not learn that it
+    /// has been replaced.
+    fn is_spared(&self, shard: u32, slot: &Slot, entry: &Entry) -> bool {
+        let member = |slot: &Slot| slot.holder.as_ref().and_then(|place| self.member(&place.node));
+        let leaves = member(slot).is_some_and(|it| it.weight == 0.0 && it.is_failing);
+        let works = |other: &&Slot| member(other).is_some_and(|it| !it.is_failing);
+        let Sizes { write, read } = entry.quorums;
+        leaves && write.min(read) > 1 && self.finds_enough(shard, entry, slot, works)
+    }
+
     /// Whether a holder's data are lost: it is there without them.
     fn is_lost(&self, shard: u32, slot: &Slot) -> bool {
         let Some(holder) = &slot.holder else { return false };
@@ -275,8 +286,16 @@ impl<'a> Plan<'a> {
             ChangeKind::Move if self.is_lost(shard, slot) || self.is_gone(slot) => {
                 failover(&change.to)
             }
+            ChangeKind::Move if is_stuck && !is_out && self.is_spared(shard, slot, entry) => {
+                failover(&change.to)
+            }
             ChangeKind::Move if is_out || is_stuck => cancelled,
-            ChangeKind::Failover if self.has_returned(shard, slot, change) => cancelled,
+            ChangeKind::Failover
+                if self.has_returned(shard, slot, change)
+                    && !self.is_spared(shard, slot, entry) =>
+            {
+                cancelled
+            }
             // Another target is chosen among all.
             ChangeKind::Failover
                 if self.planner.may_plan && (is_out || self.has_failed(shard, change, entry)) =>
@@ -304,7 +323,7 @@ impl<'a> Plan<'a> {
         let slots = &entry.slots;
         let has_source = |slot: &&Slot| slot.target() == Some(&change.to);
         let waits = slots.iter().find(has_source).is_some_and(|slot| {
-            !change.takes_what_is_left() && !self.finds_enough(shard, entry, slot)
+            !change.takes_what_is_left() && !self.finds_enough(shard, entry, slot, |_| true)
         });
         change.kind == ChangeKind::Failover
             && !waits
@@ -371,11 +390,17 @@ impl<'a> Plan<'a> {
         member.and_then(|member| member.doubt(shard))
     }
 
-    /// Whether a failover of a slot finds as many whole replicas in others as it has to fence.
-    fn finds_enough(&self, shard: u32, entry: &Entry, slot: &Slot) -> bool {
+    /// Whether a failover of a slot finds as many whole replicas in others that are fit as it has to fence.
+    fn finds_enough(
+        &self,
+        shard: u32,
+        entry: &Entry,
+        slot: &Slot,
+        is_fit: impl Fn(&&Slot) -> bool,
+    ) -> bool {
         let is_other = |other: &&Slot| !std::ptr::eq(*other, slot);
         let counts = |other: &&Slot| other.counting().is_some() && self.is_whole(shard, other);
-        let found = entry.slots.iter().filter(is_other).filter(counts).count();
+        let found = entry.slots.iter().filter(is_other).filter(counts).filter(is_fit).count();
         found + entry.vacant() >= entry.fenced()
     }
 
@@ -389,7 +414,7 @@ impl<'a> Plan<'a> {
             .slots
             .iter()
             .filter(|slot| slot.change.as_ref().is_some_and(|it| it.kind == ChangeKind::Failover));
-        if due.all(|slot| self.finds_enough(shard, entry, slot)) {
+        if due.all(|slot| self.finds_enough(shard, entry, slot, |_| true)) {
             return None;
         }
         let (mut without, mut present, mut lost, mut doubted) = (Vec::new(), 0, 0, 0);

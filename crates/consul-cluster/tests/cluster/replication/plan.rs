@@ -298,3 +298,45 @@ fn no_replica_is_removed_beside_another_one_that_is_away() {
         assert_eq!(holders(&next_toward(&marked, &members, TWO)).len(), 3);
     }
 }
+
+/// Once it makes no progress: a storage that fails may still give what it has.
+#[test]
+fn a_move_from_a_storage_that_fails_becomes_a_failover_if_nothing_is_missed_with_it() {
+    let quorums = |write, read| Quorums { replicas: 3, write, read };
+    for (weight, fails, quorums, is_stuck, kind) in [
+        (0.0, ["n1"].as_slice(), quorums(2, 2), true, Some(ChangeKind::Failover)),
+        (0.0, &["n1"], quorums(2, 2), false, Some(ChangeKind::Move)),
+        (0.0, &[], quorums(2, 2), true, None),
+        (1.0, &["n1"], quorums(2, 2), true, None),
+        (0.0, &["n1", "n2"], quorums(2, 2), true, None),
+        (0.0, &["n1", "n2"], quorums(3, 3), true, Some(ChangeKind::Failover)),
+        (0.0, &["n1"], quorums(3, 1), true, None),
+        (0.0, &["n1"], quorums(1, 3), true, None),
+    ] {
+        let case = format!("weight {weight}, {fails:?} fail, {quorums:?}, stuck {is_stuck}");
+        let mut members = members(4);
+        let mut map = Map::first(1, 1, &Planner { quorums, ..planner(&members[..3]) });
+        let change = Change::new(ChangeKind::Move, "n4".into(), 1);
+        let slot = map.shards[0].slots.iter_mut().find(|it| it.names("n1"));
+        slot.expect("one of n1").change = Some(change);
+        members[0].weight = weight;
+        for member in &mut members {
+            member.is_failing = fails.contains(&&*member.id);
+        }
+        let stuck = BTreeSet::from_iter(is_stuck.then_some((0, 1)));
+        let after = |map: &Map, members: &[Member]| {
+            map.next(&Planner { quorums, may_plan: false, stuck: &stuck, ..planner(members) })
+        };
+        let next = after(&map, &members).unwrap_or(map);
+        assert_eq!(changes(&next).first().map(|it| it.kind), kind, "{case}");
+        if kind != Some(ChangeKind::Failover) {
+            continue;
+        }
+        // It has learned that it is replaced, and has its data: until its storage works.
+        members[0].report.returned = [(0, next.version)].into();
+        assert_eq!(after(&next, &members), None, "{case}");
+        members[0].is_failing = false;
+        let cancelled = after(&next, &members).expect("another map");
+        assert_eq!(changes(&cancelled), [], "{case}");
+    }
+}

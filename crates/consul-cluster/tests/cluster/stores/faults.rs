@@ -242,3 +242,24 @@ fn a_rolling_restart_that_waits_for_ready_loses_nothing_and_fails_no_write() {
         }
     }
 }
+
+/// A full disk is what a node is drained for. It may not even keep that it has been replaced.
+#[test]
+fn a_node_whose_storage_fails_can_be_drained() {
+    for function in ["apply", "drop", "keep", "purge", "scan"] {
+        let (cases, nodes) = Cases::filled(4);
+        cases.wait_until(120, || nodes.iter().all(|node| node.is_settled(3)));
+        assert!(nodes[0].holders().contains("n4"), "{function}");
+        cases.break_it(&nodes[3].disk, Some(function));
+        cases.fill(&nodes[0], "meanwhile");
+        cases.world.wait(Duration::from_secs(5));
+        let drain = nodes[0].cluster.set_mode("n4", Mode::Draining);
+        cases.world.run(drain).expect("the right to do so");
+        cases.wait_until(120, || !nodes[0].holders().contains("n4"));
+        cases.wait_until(60, || nodes[..3].iter().all(|node| node.is_settled(3)));
+        // The rest has all without it.
+        cases.kill(&nodes[3]);
+        cases.has(&nodes[0], "before");
+        cases.has(&nodes[0], "meanwhile");
+    }
+}
