@@ -6,6 +6,7 @@ use crate::support::world::World;
 use consul_api::error::Kind;
 use consul_cluster::{Cluster, Forgotten, KEPT_LEADERS, Mode, Options, past_leaders};
 use consul_sim::Retained;
+use std::sync::Arc;
 use std::time::Duration;
 
 const KEPT: &str = "tsdb/cluster/nodes/n3/mode";
@@ -424,5 +425,31 @@ fn of_two_operators_who_have_seen_the_same_none_is_lost_silently() {
                 }
             }
         }
+    }
+}
+
+/// As by `consul kv delete -recurse`. The key of the pause alone is what `resume` deletes.
+#[test]
+#[ignore = "computes long: make test-all"]
+fn no_order_ends_with_the_deletion_of_a_subtree() {
+    for gone in ["tsdb/", "tsdb/cluster/", "tsdb/cluster/nodes/", "tsdb/cluster/nodes/n"] {
+        let (world, mut nodes) = three();
+        let by = Arc::clone(&nodes[0].cluster);
+        world.run(by.set_mode("n3", Mode::Draining)).expect("an order");
+        world.run(by.set_mode("n2", Mode::Maintenance)).expect("an order");
+        world.run(by.pause_moves(None, "ada", "")).expect("an order");
+        world.run(by.set_weight(None, "n3", Some(2.0))).expect("an order");
+        world.wait(secs(5));
+        world.stop(&nodes.remove(1));
+        world.wait(secs(15));
+        let before = look(&world).snapshot();
+        world.send("DELETE", &format!("/v1/kv/{gone}?recurse"), "");
+        world.wait(secs(70));
+        let after = look(&world).snapshot();
+        assert_eq!(after.nodes["n3"].record.mode, Mode::Draining, "{gone}");
+        assert_eq!(after.kept_modes, [("n2".to_owned(), Mode::Maintenance)].into(), "{gone}");
+        assert_eq!(after.paused, before.paused, "{gone}");
+        assert!(after.paused.is_some(), "{gone}");
+        assert_eq!(after.weights, [("n3".to_owned(), 2.0)].into(), "{gone}");
     }
 }
