@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The number of printed events that are remembered: more than all nodes report at a time.
 const MAX_SEEN: usize = 65_536;
 
+/// How long an answer of `serve` waits for Consul: who asks has a limit too, and sees what was known last.
+const SERVED_WITHIN: Duration = Duration::from_secs(2);
+
 /// `why`
 pub async fn why(session: &Session) -> Result<Shown, Failure> {
     let View { overview, .. } = session.settled_view().await?;
@@ -79,7 +82,7 @@ pub async fn events(session: &Session, given: &Events, output: Output) -> Result
 /// `serve`
 pub async fn serve(session: &Session, given: &Serve, output: Output) -> Result<(), Failure> {
     let cluster = session.observer()?;
-    let (overviews, nodes) = (session.overviews(&cluster)?, Arc::<Nodes>::default());
+    let (overviews, nodes) = (session.overviews(&cluster, SERVED_WITHIN)?, Arc::<Nodes>::default());
     nodes.add(&overviews);
     let server = StatusServer::bind(&given.listen, &given.host, nodes)?;
     let url = format!("http://{}/", server.address());

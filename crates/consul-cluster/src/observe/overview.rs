@@ -324,7 +324,7 @@ impl Overview {
             version: VERSION,
             at_ms: cluster.unix_ms(),
             told_by: options.member_id().map(str::to_owned),
-            in_touch: cluster.is_in_touch(),
+            in_touch: cluster.is_in_touch() && !known.is_unanswered,
             age_ms: snapshot.age_ms,
             prefix: prefix(options),
             leader: leader(&snapshot, &known.told),

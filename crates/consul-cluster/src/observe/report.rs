@@ -288,6 +288,8 @@ pub(crate) struct Known {
     pub maps: StoreMaps,
     /// Whether Consul's servers have answered that they have no Raft leader.
     pub has_no_raft_leader: bool,
+    /// Whether Consul has not answered the last question, for long.
+    pub is_unanswered: bool,
     /// The newest shard maps that this process or nodes have had.
     pub newest: NewestMaps,
     /// The shard map that was shown last, and its picture, which is the same until the map changes.
@@ -484,6 +486,13 @@ impl Overviews {
         let incarnation = own_report.incarnation.clone();
         let (name, own) = known.own(options, &snapshot);
         own.learn((name, &incarnation), Ok(own_report));
+        // A busy Consul may take longer than half a second.
+        known.is_unanswered = self.consul_patience > PATIENCE
+            && match &maps {
+                Ok(Ok(_)) => false,
+                Ok(Err(error)) => [Kind::Timeout, Kind::Connect].contains(&error.kind()),
+                Err(_) => true,
+            };
         match maps {
             Ok(Ok(maps)) => known.maps = maps,
             Ok(Err(error)) => known.maps.missed(error.message()),

@@ -13,6 +13,7 @@ mod lost;
 mod permissions;
 mod program;
 mod recipes;
+mod silent;
 mod states;
 mod stopped;
 mod system;
@@ -77,6 +78,7 @@ fn trials() -> Trials {
     trials.add_unless(is_missing, name, blind::removes_no_live_node);
     trials.add("each_verb_in_each_state_of_what_it_needs", states::are_told);
     trials.add("the_doctor_finds_a_429", doctor::finds_a_429);
+    trials.add("a_page_says_that_consul_is_silent", silent::is_told_by_the_page);
     let name = "a_node_that_stands_still_is_down_until_it_continues";
     trials.add_unless(consul::is_missing(SIM, name), name, stopped::is_down_until_it_continues);
     let is_missing = consul::is_missing("1.21", "raft_multiplier");
