@@ -299,15 +299,24 @@ run_busted() {
     add_counts "$status" $counts
 }
 
+# worked: sets `worked` to the seconds of processor time of what this script has run and waited for.
+worked() {
+    times >"$folder/times"
+    worked=$(awk -F '[ms ]+' 'NR == 2 { printf "%d", 60 * ($1 + $3) + $2 + $4 }' "$folder/times")
+}
+
 # run_step NAME COMMAND…: runs it under a heading and adds its counts to the table and the totals.
 run_step() {
-    local started=$SECONDS
+    local started=$SECONDS before
+    worked
+    before=$worked
     echo
     echo "== $1"
     passed=0 failed=0 skipped=0
     "${@:2}"
-    printf '%-24s %7d %7d %8d %8d\n' \
-        "$1" "$passed" "$failed" "$skipped" $((SECONDS - started)) >>"$table"
+    worked
+    printf '%-24s %7d %7d %8d %8d %10d\n' \
+        "$1" "$passed" "$failed" "$skipped" $((SECONDS - started)) $((worked - before)) >>"$table"
     add_to_totals "$1" "$passed" "$failed" "$skipped"
 }
 
@@ -344,7 +353,7 @@ run_together() {
     echo "== $limit at a time: $*"
     # shellcheck disable=SC2016 # the variables are the inner shell's own
     printf '%s\n' "$@" | setpriv --pdeathsig TERM xargs -P "$limit" -I STEP setpriv --pdeathsig TERM \
-        sh -c 'setpriv --pdeathsig TERM scripts/test.sh "$1" >"$2/$1" 2>&1; grep -E "^$1( +[0-9]+){4}\$" "$2/$1"' \
+        sh -c 'setpriv --pdeathsig TERM scripts/test.sh "$1" >"$2/$1" 2>&1; grep -E "^$1( +[0-9]+){5}\$" "$2/$1"' \
         run STEP "$folder" &
     running=$!
     wait "$running" || true
@@ -353,12 +362,12 @@ run_together() {
         echo
         sed -n "/^== $step\$/,/^step  *passed/{/^step  *passed/!p}" "$folder/$step"
         grep -E '^(SKIPPED|FAILED)' "$folder/$step" | sort -u >>"$notes" || true
-        if ! row=$(grep -E "^$step( +[0-9]+){4}\$" "$folder/$step"); then
+        if ! row=$(grep -E "^$step( +[0-9]+){5}\$" "$folder/$step"); then
             echo "FAILED: $step ended without its totals" | tee -a "$notes"
-            row=$(printf '%-24s %7d %7d %8d %8d' "$step" 0 1 0 0)
+            row=$(printf '%-24s %7d %7d %8d %8d %10d' "$step" 0 1 0 0 0)
         fi
         echo "$row" >>"$table"
-        # shellcheck disable=SC2086 # a name and four numbers
+        # shellcheck disable=SC2086 # a name and five numbers
         add_to_totals $row
     done
 }
@@ -381,7 +390,7 @@ run_together 2 "${builds[@]}"
 run_together 6 "${rest[@]}"
 
 echo
-printf '%-24s %7s %7s %8s %8s\n' step passed failed skipped seconds
+printf '%-24s %7s %7s %8s %8s %10s\n' step passed failed skipped seconds processor
 cat "$table"
 if [ "${steps[*]}" = "${quick_steps[*]}" ]; then
     echo "make test-all also runs: the tests on real Consuls (1.21 and 1.8) and etcd, Lua 5.1, 5.3 and 5.4, the optimised module," \
