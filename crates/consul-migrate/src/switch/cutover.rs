@@ -830,7 +830,12 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         let ends = refuse_other_tails(run).await?;
         refuse_other_takings(run, freeze).await?;
         are_still_stopped(run, freeze).await?;
-        let record = run.job.record();
+        let mut record = run.job.record();
+        if freeze != Freeze::Roles {
+            // Nothing holds back the writers any more by what an earlier cut-over has taken.
+            record.lost = record.given_back();
+            record.taken.clear();
+        }
         let switched = Record {
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),

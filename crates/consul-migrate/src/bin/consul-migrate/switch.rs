@@ -305,11 +305,8 @@ pub async fn freeze_left(session: &Session, keys: &Keys, record: &Record) -> Res
         return rights_left(session, keys, record).await;
     }
     let left = alarm_left(session, keys, record).await?;
-    let is_given_back = record.phase == Phase::Switched && !record.taken.is_empty();
-    match left == Left::Unfrozen
-        && is_given_back
-        && rollback_has_begun(&session.etcd, record, keys).await?
-    {
+    let is_by_roles = record.phase == Phase::Switched && !record.taken.is_empty();
+    match left == Left::Unfrozen && is_by_roles {
         true => Ok(Left::Known(rights_now(&session.etcd, record).await?)),
         false => Ok(left),
     }
