@@ -694,15 +694,27 @@ pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
             _ => format!("{FORGOTTEN}. {FORGOTTEN_CURE}"),
         });
     }
-    let others = job::others(run.job.target, &run.job.keys).await?;
+    Ok(of_another_job(run.job.target, &run.job.keys, on).await?)
+}
+
+/// The same of alarms that are not those of this job, or whose job is not in Consul.
+///
+/// # Errors
+/// Consul's.
+pub async fn of_another_job(
+    target: &Target,
+    keys: &job::Keys,
+    on: &[u64],
+) -> Result<String, Error> {
+    let others = job::others(target, keys).await?;
     let is_of = |(name, other): &&(String, Record)| {
         let keys = job::Keys::new(name);
         on.iter().any(|it| other.alarms.contains(it) || other.has_raised(&keys, *it))
     };
     Ok(match others.iter().find(is_of) {
         None => {
-            "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
-             `etcdctl alarm disarm`"
+            "etcd refuses writes by an alarm that no job in Consul names, because etcd's disk is full, or Consul has lost the \
+             job of a cut-over: free etcd's disk if it is full, and then `etcdctl alarm disarm`"
                 .to_owned()
         }
         Some((name, other)) if other.finishing => format!(

@@ -27,6 +27,7 @@ pub fn run(version: &'static str) {
     log_in(&mut servers, "root");
     servers.run(&[&OF_JOB[..], &["copy"]].concat()).ok();
     is_open_once_it_is_given_back(&servers);
+    is_told_without_the_job(&servers);
     comes_back_beside_a_tail(&servers, &folder);
     is_on_paper_after_a_kill(&servers, &folder);
     is_named_below_another_cut_over(&servers, &folder);
@@ -68,6 +69,19 @@ fn is_open_once_it_is_given_back(servers: &Servers) {
     run(&["cutover", "--freeze", "operator", "--yes"]).ok();
     run(&["status"]).ends(0, &["no cut-over has stopped the writers of etcd"]);
     run(&["rollback", "--yes"]).ok();
+}
+
+/// Consul has lost the job, and programs can write nowhere.
+fn is_told_without_the_job(servers: &Servers) {
+    let run = |arguments: &[&str]| servers.run(&[&OF_JOB[..], arguments].concat());
+    for (freeze, cure) in [("roles", CURE), ("alarm", "`etcdctl alarm disarm`")] {
+        run(&["cutover", "--freeze", freeze, "--yes"]).ok();
+        let record = record(servers).to_string();
+        servers.consul().send("DELETE", "/v1/kv/_migrate/etcd", "").unwrap();
+        run(&["status"]).ends(1, &["there is no job \"etcd\"", "etcd refuses writes", cure]);
+        servers.consul().send("PUT", "/v1/kv/_migrate/etcd", record).unwrap();
+        run(&["rollback", "--yes"]).ok();
+    }
 }
 
 /// Gives a taken right back, as an operator does by what the program has told.
