@@ -697,7 +697,7 @@ pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
     Ok(of_another_job(run.job.target, &run.job.keys, on).await?)
 }
 
-/// The same of alarms that are not those of this job, or whose job is not in Consul.
+/// The same of alarms of another job, or of a job that Consul has lost.
 ///
 /// # Errors
 /// Consul's.
