@@ -126,6 +126,7 @@ impl Silence {
         let since = state.waits(begun);
         let until = match self.patience() {
             WITHOUT_END => "it does".to_owned(),
+            patience if now - begun >= patience => "this attempt ends".to_owned(),
             // The time of this request, counted as the one before.
             patience => format!("{} s are over", (begun + patience - since).as_secs()),
         };

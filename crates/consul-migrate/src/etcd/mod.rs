@@ -778,7 +778,10 @@ impl Etcd {
             (_, 413) => Kind::TooLarge,
             // 1 is what the gateway of a server says that stops: its own client of gRPC is closed.
             (1 | 4 | 14, _) | (_, 408 | 499 | 502..=504) => Kind::NoLeader,
-            // etcd's own have a code, but for one of its gateway.
+            // Of what is before etcd: its own have a code.
+            (0, 429) => Kind::RateLimited,
+            (0, 500..) => Kind::NoLeader,
+            // But for one of its gateway.
             (0, _) if !says("CommonName of client") => Kind::Decode,
             _ => Kind::Http,
         };

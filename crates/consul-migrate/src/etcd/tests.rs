@@ -176,7 +176,7 @@ fn a_server_with_only_the_api_v2_is_named() {
 /// The answers of a gateway of etcd 3.4 to 3.7, or of a proxy, while a server stops, starts, or has no leader.
 #[test]
 fn what_a_server_says_while_it_restarts_is_repeated() {
-    const SAID: [(u16, &str); 8] = [
+    const SAID: [(u16, &str); 12] = [
         (408, r#"{"error":"grpc: the client connection is closing","code":1}"#),
         (499, r#"{"code":1,"message":"grpc: the client connection is closing"}"#),
         (408, r#"{"error":"context canceled","code":1}"#),
@@ -185,6 +185,10 @@ fn what_a_server_says_while_it_restarts_is_repeated() {
         (504, r#"{"error":"context deadline exceeded","code":4}"#),
         (503, r#"{"error":"etcdserver: leader changed","code":14}"#),
         (502, "<html>Bad Gateway</html>"),
+        (429, "<html>Too Many Requests</html>"),
+        (429, "local_rate_limited"),
+        (500, "<html>Internal Server Error</html>"),
+        (521, ""),
     ];
     thread_local!(static PLACE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
     for (place, (status, text)) in SAID.into_iter().enumerate() {

@@ -81,10 +81,10 @@ pub struct Record {
     /// them: an instance that was replaced may raise its own late.
     #[serde(default)]
     pub alarms: Vec<u64>,
-    /// The rights with which the last cut-over by roles has stopped the writers of etcd.
+    /// The rights with which the last cut-over by roles has stopped the writers of etcd. A job that is cut over otherwise has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taken: Vec<Right>,
-    /// The rights from cut-overs before that roles lacked when it began: they are named, and nothing gives them back.
+    /// The rights from cut-overs before that roles may lack: they are named, and nothing gives them back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Right>,
     /// The work on the taken ones.

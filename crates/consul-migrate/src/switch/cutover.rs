@@ -694,15 +694,27 @@ pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
             _ => format!("{FORGOTTEN}. {FORGOTTEN_CURE}"),
         });
     }
-    let others = job::others(run.job.target, &run.job.keys).await?;
+    Ok(of_another_job(run.job.target, &run.job.keys, on).await?)
+}
+
+/// The same of alarms of another job, or of a job that Consul has lost.
+///
+/// # Errors
+/// Consul's.
+pub async fn of_another_job(
+    target: &Target,
+    keys: &job::Keys,
+    on: &[u64],
+) -> Result<String, Error> {
+    let others = job::others(target, keys).await?;
     let is_of = |(name, other): &&(String, Record)| {
         let keys = job::Keys::new(name);
         on.iter().any(|it| other.alarms.contains(it) || other.has_raised(&keys, *it))
     };
     Ok(match others.iter().find(is_of) {
         None => {
-            "etcd refuses writes by an alarm that no job in Consul names: free etcd's disk if it is full, and then \
-             `etcdctl alarm disarm`"
+            "etcd refuses writes by an alarm that no job in Consul names, because etcd's disk is full, or Consul has lost the \
+             job of a cut-over: free etcd's disk if it is full, and then `etcdctl alarm disarm`"
                 .to_owned()
         }
         Some((name, other)) if other.finishing => format!(
@@ -830,7 +842,12 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
         let ends = refuse_other_tails(run).await?;
         refuse_other_takings(run, freeze).await?;
         are_still_stopped(run, freeze).await?;
-        let record = run.job.record();
+        let mut record = run.job.record();
+        if freeze != Freeze::Roles {
+            // Nothing holds back the writers any more by what an earlier cut-over has taken.
+            record.lost = record.given_back();
+            record.taken.clear();
+        }
         let switched = Record {
             phase: Phase::Switched,
             switched_at: Some(run.job.index()),

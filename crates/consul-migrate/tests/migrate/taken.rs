@@ -26,6 +26,8 @@ pub fn run(version: &'static str) {
     let mut servers = versions::servers("3.6", Login::Password, consul, &folder);
     log_in(&mut servers, "root");
     servers.run(&[&OF_JOB[..], &["copy"]].concat()).ok();
+    is_open_once_it_is_given_back(&servers);
+    is_told_without_the_job(&servers);
     comes_back_beside_a_tail(&servers, &folder);
     is_on_paper_after_a_kill(&servers, &folder);
     is_named_below_another_cut_over(&servers, &folder);
@@ -47,6 +49,43 @@ fn is_on_paper_after_a_kill(servers: &Servers, folder: &Folder) {
         .run(&["report", &report])
         .ends(0, &["has not come to its end", "taken from roles", CURE]);
     let [right] = &found["taken"].as_array().unwrap()[..] else { panic!("{found}") };
+    assert!(!may_write(servers) && right["reads"] == true);
+    grant(servers, right);
+    assert!(may_write(servers));
+}
+
+/// A rollback, or a finish, that has ended when it had given the rights back, and done nothing else.
+fn is_open_once_it_is_given_back(servers: &Servers) {
+    let run = |arguments: &[&str]| servers.run(&[&OF_JOB[..], arguments].concat());
+    run(&["cutover", "--freeze", "roles", "--yes"]).ok();
+    let mut record = record(servers);
+    record["rights"] = json!("given-back");
+    grant(servers, &record["taken"][0]);
+    servers.consul().send("PUT", "/v1/kv/_migrate/etcd", record.to_string()).unwrap();
+    let words = ["etcd TAKES WRITES although the job is cut over", "these may write: readwrite"];
+    run(&["status"]).ends(0, &words);
+    run(&["rollback", "--yes"]).ok();
+    // A later cut-over that stops nobody is not one of these.
+    run(&["cutover", "--freeze", "operator", "--yes"]).ok();
+    run(&["status"]).ends(0, &["no cut-over has stopped the writers of etcd"]);
+    run(&["rollback", "--yes"]).ok();
+}
+
+/// Consul has lost the job, and programs can write nowhere.
+fn is_told_without_the_job(servers: &Servers) {
+    let run = |arguments: &[&str]| servers.run(&[&OF_JOB[..], arguments].concat());
+    for (freeze, cure) in [("roles", CURE), ("alarm", "`etcdctl alarm disarm`")] {
+        run(&["cutover", "--freeze", freeze, "--yes"]).ok();
+        let record = record(servers).to_string();
+        servers.consul().send("DELETE", "/v1/kv/_migrate/etcd", "").unwrap();
+        run(&["status"]).ends(1, &["there is no job \"etcd\"", "etcd refuses writes", cure]);
+        servers.consul().send("PUT", "/v1/kv/_migrate/etcd", record).unwrap();
+        run(&["rollback", "--yes"]).ok();
+    }
+}
+
+/// Gives a taken right back, as an operator does by what the program has told.
+fn grant(servers: &Servers, right: &Value) {
     let bytes = |name: &str| {
         let digits = right[name].as_str().unwrap();
         let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
@@ -54,10 +93,13 @@ fn is_on_paper_after_a_kill(servers: &Servers, folder: &Folder) {
     };
     let permission =
         json!({ "permType": "READWRITE", "key": bytes("key"), "range_end": bytes("end") });
-    assert!(!may_write(servers) && right["reads"] == true);
     let granted = json!({ "name": right["role"], "perm": permission });
     servers.etcd.gateway().post("auth/role/grant", granted);
-    assert!(may_write(servers));
+}
+
+/// The job's record in Consul.
+fn record(servers: &Servers) -> Value {
+    serde_json::from_slice(&servers.stored("_migrate/etcd").unwrap()).unwrap()
 }
 
 fn comes_back_beside_a_tail(servers: &Servers, folder: &Folder) {
@@ -109,9 +151,7 @@ fn stopped(servers: &Servers, folder: &Folder) -> (Running, String) {
             thread::sleep(Duration::from_millis(20));
         }
         cutover.signal("STOP");
-        let record: Value =
-            serde_json::from_slice(&servers.stored("_migrate/etcd").unwrap()).unwrap();
-        if record["phase"] != "switched" {
+        if record(servers)["phase"] != "switched" {
             let consul = servers.consul();
             consul.send("PUT", "/v1/kv/_migrate/etcd", before).unwrap();
             consul.send("DELETE", "/v1/kv/_migrate/etcd/holder", "").unwrap();

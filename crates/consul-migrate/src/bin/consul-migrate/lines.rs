@@ -75,7 +75,13 @@ impl<'a> Unfinished<'a> {
     fn finish(mut self) -> io::Result<()> {
         self.out.flush()?;
         self.out.get_ref().sync_all()?;
-        fs::rename(&self.part, self.name)
+        fs::rename(&self.part, self.name)?;
+        // Its new name, too, is on the disk when the run says that it is done, as far as the folder can be read.
+        let folder = Path::new(self.name).parent().filter(|it| !it.as_os_str().is_empty());
+        if let Ok(folder) = File::open(folder.unwrap_or(Path::new("."))) {
+            folder.sync_all()?;
+        }
+        Ok(())
     }
 }
 

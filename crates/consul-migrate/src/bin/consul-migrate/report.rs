@@ -5,7 +5,7 @@ use consul_migrate::Stop;
 use serde_json::Value;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -53,11 +53,7 @@ impl ReportFile {
             return Ok(None);
         }
         match self.write(doing) {
-            Ok(()) => {
-                // A disk that cannot tell has it all the same.
-                let _ = file.sync_all();
-                Ok(None)
-            }
+            Ok(()) => Ok(None),
             Err(Unwritten::Kept(why)) => Ok(Some(why)),
             Err(Unwritten::Failed(why)) => {
                 Err(Stop::Refused(format!("{why}; no writer of etcd was stopped")))
@@ -117,7 +113,18 @@ fn replaced(mut file: &File, before: &[u8], done: &Value) -> io::Result<()> {
     }
     let length = if written.is_ok() { text.len() } else { before.len() };
     file.set_len(length as u64)?;
-    written
+    written.and_then(|()| stays(file))
+}
+
+/// Waits until the file is on its disk. Only there do some file systems say that it is full.
+fn stays(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        // A disk that cannot tell has it all the same.
+        Err(error) if [ErrorKind::InvalidInput, ErrorKind::Unsupported].contains(&error.kind()) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 fn unwritten(name: &str, error: &io::Error) -> String {

@@ -13,8 +13,8 @@ use consul_migrate::etcd::Right;
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
     CutOver, Freeze, LAST_LOOK, Left, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
-    lift_left, may_cut_over, may_roll_back, opened_late, rights_now, roll_back, rollback_has_begun,
-    tail,
+    lift_left, may_cut_over, may_roll_back, of_another_job, opened_late, rights_now, roll_back,
+    rollback_has_begun, tail, taken_late,
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -299,17 +299,32 @@ async fn switched(session: &Session, name: &str) -> Result<Option<Record>, Error
     Ok(record.map(|(record, _)| record).filter(|it| it.phase == Phase::Switched))
 }
 
+/// Says, too, what stops the writers of etcd although Consul has no record of the job: it may have lost it.
+pub async fn with_lost(session: &Session, keys: &Keys, failure: Failure) -> Failure {
+    let (etcd, target) = (&session.etcd, &session.target);
+    let record = Record::new(String::new(), session.mapping.clone(), 0, false);
+    let look = async {
+        let taken = taken_late(etcd, target, &record, keys).await?.map(|it| it.to_string());
+        let on = etcd.alarms().await?;
+        Ok::<_, Stop>(match on.is_empty() {
+            true => taken,
+            false => Some(of_another_job(target, keys, &on).await?),
+        })
+    };
+    match (timeout(LAST_LOOK, look).await, failure) {
+        (Ok(Ok(Some(state))), Failure::Stopped(stop)) => stop.with(&state).into(),
+        (_, failure) => failure,
+    }
+}
+
 /// The state of the freeze, for `status`. It lifts a freeze that was left.
 pub async fn freeze_left(session: &Session, keys: &Keys, record: &Record) -> Result<Left, Failure> {
     if !record.may_be_taken().is_empty() {
         return rights_left(session, keys, record).await;
     }
     let left = alarm_left(session, keys, record).await?;
-    let is_given_back = record.phase == Phase::Switched && !record.taken.is_empty();
-    match left == Left::Unfrozen
-        && is_given_back
-        && rollback_has_begun(&session.etcd, record, keys).await?
-    {
+    let is_by_roles = record.phase == Phase::Switched && !record.taken.is_empty();
+    match left == Left::Unfrozen && is_by_roles {
         true => Ok(Left::Known(rights_now(&session.etcd, record).await?)),
         false => Ok(left),
     }

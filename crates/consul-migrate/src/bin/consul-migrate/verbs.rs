@@ -606,7 +606,7 @@ pub fn by_kind(differences: &[verify::Difference]) -> [usize; 3] {
 async fn status(session: &Session, name: &str) -> Result<Done, Failure> {
     let keys = Keys::new(name);
     let Some((mut record, _)) = job::record(&session.target, &keys).await? else {
-        return Err(without(name));
+        return Err(switch::with_lost(session, &keys, without(name)).await);
     };
     let holder = job::holder(&session.target, &keys).await?.map(|(instance, _)| instance);
     source::check_cluster(&session.etcd, &record).await?;
