@@ -595,7 +595,7 @@ impl Streaming for Stopped {
     }
 }
 
-/// As many as there are servers, or a multiple of that, would all come back to the one that they leave.
+/// As many as there are servers, or a multiple of that, would all come back to the server that they leave.
 #[test]
 fn requests_that_fail_together_leave_a_server_once() {
     for (servers, requests) in (2..=4).flat_map(|it| (1..=17).map(move |many| (it, many))) {
