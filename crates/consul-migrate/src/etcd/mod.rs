@@ -401,7 +401,9 @@ impl Etcd {
         body: &impl serde::Serialize,
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
-        self.silence.tell(self.ask_patiently((first, most), what, &body)).await
+        // It is large, and within others.
+        let asked = Box::pin(self.ask_patiently((first, most), what, &body));
+        self.silence.tell(asked).await
     }
 
     async fn ask_patiently<T: Answer>(
