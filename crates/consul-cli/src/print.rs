@@ -11,6 +11,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
 
 /// The name of this program, once its command line is parsed.
 pub static PROGRAM: Program = Program(OnceLock::new());
@@ -48,14 +50,38 @@ static IS_UNWRITTEN: AtomicBool = AtomicBool::new(false);
 /// Prints a line. That nobody reads any more does not change what the program does or its exit status, and that it
 /// cannot be written only the latter.
 pub fn print(line: &str) {
-    let mut stdout = io::stdout();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match write_all(&mut io::stdout(), format!("{line}\n").as_bytes()) {
         Ok(()) => {}
         Err(error) => {
             IS_UNREAD.store(true, Relaxed);
             if error.kind() != io::ErrorKind::BrokenPipe && !IS_UNWRITTEN.swap(true, Relaxed) {
                 say(&format!("{PROGRAM}: the output cannot be written: {error}"));
             }
+        }
+    }
+}
+
+/// So often what takes nothing at this moment is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Writes all of a text, also to a pipe or a terminal that another program has made non-blocking: it is waited for as for others.
+///
+/// # Errors
+/// That it cannot be written.
+pub fn write_all(to: &mut dyn Write, text: &[u8]) -> io::Result<()> {
+    let mut rest = text;
+    loop {
+        let written = match rest {
+            [] => to.flush().map(|()| 0),
+            _ => to.write(rest),
+        };
+        match written {
+            Ok(0) if rest.is_empty() => return Ok(()),
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -144,6 +170,48 @@ pub fn counted(count: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes a byte in three, and is not ready in the meantime; full after some.
+    struct Slow {
+        taken: Vec<u8>,
+        asked: usize,
+        room: usize,
+    }
+
+    impl Slow {
+        fn answer(&mut self, count: usize) -> io::Result<usize> {
+            self.asked += 1;
+            match self.asked % 3 {
+                0 if self.taken.len() >= self.room => Err(io::ErrorKind::StorageFull.into()),
+                0 => Ok(count.min(1)),
+                1 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Err(io::ErrorKind::Interrupted.into()),
+            }
+        }
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = self.answer(bytes.len())?;
+            self.taken.extend(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.answer(0).map(|_| ())
+        }
+    }
+
+    #[test]
+    fn what_is_not_ready_gets_all_of_a_text() {
+        let text = "all of it\n";
+        for room in [0, 4, text.len() + 1] {
+            let mut slow = Slow { taken: Vec::new(), asked: 0, room };
+            let written = write_all(&mut slow, text.as_bytes());
+            assert_eq!(written.is_ok(), room > text.len(), "{room}");
+            assert_eq!(slow.taken, &text.as_bytes()[..room.min(text.len())]);
+        }
+    }
 
     const HOSTILE: &str = "\u{1b}[2J\u{202e}live\nFORGED";
 

@@ -1,9 +1,10 @@
 //! Standard error, written by a thread of its own: a terminal that is held (Ctrl-S), or a pipe whose reader rests, takes nothing for
 //! as long as it likes, and the program goes on meanwhile. It may have stopped others.
 
+use crate::print::write_all;
 use consul_process::sync::lock;
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -39,12 +40,18 @@ impl State {
 
 /// Writes a text. Of those that wait only the last ones are kept.
 pub fn write(text: String) {
-    write_by(move || _ = io::stderr().write_all(text.as_bytes()));
+    write_by(move || put(&text));
 }
 
 /// Does what writes one.
 pub fn write_by(work: impl FnOnce() + Send + 'static) {
     add(true, work);
+}
+
+/// Writes a text within such work.
+pub fn put(text: &str) {
+    // There is nobody to tell that it fails.
+    let _ = write_all(&mut io::stderr(), text.as_bytes());
 }
 
 /// Does what is not left out, in its order.
@@ -65,12 +72,12 @@ pub fn wait() {
     drop(CHANGED.wait_while(state, |state| state.is_busy()));
 }
 
-fn add(may_be_left_out: bool, work: impl FnOnce() + Send + 'static) {
+fn add(may_be_left_out: bool, added: impl FnOnce() + Send + 'static) {
     let mut state = lock(&STATE);
     if !state.has_thread {
-        if thread::Builder::new().spawn(write_all).is_err() {
+        if thread::Builder::new().spawn(work).is_err() {
             drop(state);
-            return work();
+            return added();
         }
         state.has_thread = true;
     }
@@ -79,7 +86,7 @@ fn add(may_be_left_out: bool, work: impl FnOnce() + Send + 'static) {
     {
         state.waiting.remove(first);
     }
-    state.waiting.push_back((Box::new(work), may_be_left_out));
+    state.waiting.push_back((Box::new(added), may_be_left_out));
     CHANGED.notify_all();
     if state.is_held {
         return;
@@ -90,14 +97,14 @@ fn add(may_be_left_out: bool, work: impl FnOnce() + Send + 'static) {
 }
 
 /// The work of the thread.
-fn write_all() {
+fn work() {
     loop {
         let waited = CHANGED.wait_while(lock(&STATE), |state| state.waiting.is_empty());
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let Some((work, _)) = state.waiting.pop_front() else { continue };
+        let Some((next, _)) = state.waiting.pop_front() else { continue };
         state.is_writing = true;
         drop(state);
-        work();
+        next();
         let mut state = lock(&STATE);
         state.is_writing = false;
         state.is_held &= state.is_busy();

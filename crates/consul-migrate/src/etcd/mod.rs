@@ -302,7 +302,7 @@ impl Etcd {
             None => None,
         };
         let asked = protobuf::range_request(range, limit, revision);
-        let server = Arc::clone(self.server());
+        let server = Arc::clone(&self.servers[self.at()]);
         let answer = server.call("/etcdserverpb.KV/Range", token.as_deref(), &asked).await?;
         let answer = protobuf::range_response(&answer)?;
         self.is_of_cluster(&answer.header).then_some(answer)
@@ -368,15 +368,12 @@ impl Etcd {
         let answer: RangeResponse = self.ask_within(limit, MAX_ANSWER, "kv/range", &asked).await?;
         match answer.header.revision.0 {
             // The first one is 1; with 0 a later read would be one of another moment.
-            0 => Err(Error::new(
-                Kind::Decode,
-                format!(
-                    "{}: kv/range: the answer has no revision, which etcd's has",
-                    self.endpoint()
-                ),
-            )
-            .with_endpoint(self.endpoint())
-            .into()),
+            0 => {
+                let endpoint = self.endpoint(self.at());
+                let message =
+                    format!("{endpoint}: kv/range: the answer has no revision, which etcd's has");
+                Err(Error::new(Kind::Decode, message).with_endpoint(endpoint).into())
+            }
             _ => Ok(answer),
         }
     }
@@ -404,7 +401,9 @@ impl Etcd {
         body: &impl serde::Serialize,
     ) -> Result<T, Refused> {
         let body = encoded(body)?;
-        self.silence.tell(self.ask_patiently((first, most), what, &body)).await
+        // It is large, and within others.
+        let asked = Box::pin(self.ask_patiently((first, most), what, &body));
+        self.silence.tell(asked).await
     }
 
     async fn ask_patiently<T: Answer>(
@@ -418,11 +417,13 @@ impl Etcd {
         loop {
             let is_first = self.servers.len() > 1 && attempt < self.servers.len();
             let limit = if is_first { first.min(self.timeout) } else { self.timeout };
-            let answer = self.in_time(limit, what, self.answer(what, body, most)).await;
-            let error = match answer.and_then(|answer| self.decoded::<T>(what, &answer)) {
+            // Other requests may choose another server meanwhile.
+            let at = self.at();
+            let answer = self.in_time(limit, at, what, self.answer(at, what, body, most)).await;
+            let error = match answer.and_then(|answer| self.decoded::<T>(at, what, &answer)) {
                 Ok(answer) => {
                     lock(&self.now).unusable.clear();
-                    self.check_cluster(answer.header())?;
+                    self.check_cluster(at, answer.header())?;
                     return Ok(answer);
                 }
                 Err(Refused::Failed(error)) if error.is_retryable() => error,
@@ -433,7 +434,7 @@ impl Etcd {
             }
             self.silence.failed(error.message());
             self.forget_token();
-            self.next_server();
+            self.leave(at);
             self.clock.sleep(PAUSE).await;
             attempt += 1;
         }
@@ -446,26 +447,27 @@ impl Etcd {
 
     fn decoded<T: for<'de> Deserialize<'de>>(
         &self,
+        at: usize,
         what: &str,
         answer: &[u8],
     ) -> Result<T, Refused> {
         decode(answer).map_err(|error| {
-            let said = shown(answer);
-            let message =
-                format!("{}: {what}: the answer is not etcd's: {error}{said}", self.endpoint());
-            self.foreign(message).into()
+            let (endpoint, said) = (self.endpoint(at), shown(answer));
+            let message = format!("{endpoint}: {what}: the answer is not etcd's: {error}{said}");
+            self.foreign(at, message).into()
         })
     }
 
     /// The error of an answer that is not etcd's.
-    fn foreign(&self, message: String) -> Error {
-        self.of_server(Error::new(Kind::Decode, message).with_endpoint(self.endpoint()))
+    fn foreign(&self, at: usize, message: String) -> Error {
+        self.of_server(at, Error::new(Kind::Decode, message).with_endpoint(self.endpoint(at)))
     }
 
     /// The result of an attempt within its time limit.
     async fn in_time<R>(
         &self,
         limit: Duration,
+        at: usize,
         what: &str,
         attempt: impl Future<Output = Result<R, Refused>>,
     ) -> Result<R, Refused> {
@@ -473,83 +475,92 @@ impl Etcd {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
                 let ms = limit.as_millis();
-                let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint());
+                let message = format!("{}: {what}: no answer within {ms} ms", self.endpoint(at));
                 Err(Error::new(Kind::Timeout, message).retryable().into())
             }
         }
     }
 
     /// The whole answer to a request.
-    async fn answer(&self, what: &str, body: &Bytes, most: usize) -> Result<Bytes, Refused> {
-        let answer = self.open(what, body).await?;
+    async fn answer(
+        &self,
+        at: usize,
+        what: &str,
+        body: &Bytes,
+        most: usize,
+    ) -> Result<Bytes, Refused> {
+        let answer = self.open(at, what, body).await?;
         whole_up_to(most, answer.into_body()).await
     }
 
     /// Sends a request; an answer that is not a success is an error. With a token that etcd does not accept
     /// any more it authenticates again, once.
-    async fn open(&self, what: &str, body: &Bytes) -> Result<Response<Parts>, Refused> {
-        let prefix = self.prefix().await?;
+    async fn open(&self, at: usize, what: &str, body: &Bytes) -> Result<Response<Parts>, Refused> {
+        let prefix = self.prefix(at).await?;
         let path = format!("{prefix}/{what}");
-        let mut token = self.token(prefix).await?;
-        if changes(what) && !self.is_known() {
-            self.ask_for_cluster(prefix, token.as_deref()).await?;
-            token = self.token(prefix).await?;
+        let mut token = self.token(at, prefix).await?;
+        if changes(what) && !self.is_known(at) {
+            self.ask_for_cluster(at, prefix, token.as_deref()).await?;
+            token = self.token(at, prefix).await?;
         }
-        let answer = self.send(&path, body, token.as_deref()).await?;
+        let answer = self.send(at, &path, body, token.as_deref()).await?;
         let (status, refusal) = match refusal_of(answer).await? {
             Ok(answer) => return Ok(answer),
             Err(refused) => refused,
         };
         if !(self.login.is_some() && is_old_token(status, &refusal)) {
-            return Err(self.refused(what, status, &refusal));
+            return Err(self.refused(at, what, status, &refusal));
         }
         lock(&self.now).token = None;
-        let token = self.token(prefix).await?;
-        let answer = self.send(&path, body, token.as_deref()).await?;
+        let token = self.token(at, prefix).await?;
+        let answer = self.send(at, &path, body, token.as_deref()).await?;
         match refusal_of(answer).await? {
             Ok(answer) => Ok(answer),
             // Users or roles have changed once more meanwhile.
             Err((status, refusal)) if has_old_token(&refusal) => {
                 lock(&self.now).token = None;
-                let error = self.refused(what, status, &refusal).into_error();
+                let error = self.refused(at, what, status, &refusal).into_error();
                 Err(error.retryable().into())
             }
-            Err((status, refusal)) => Err(self.refused(what, status, &refusal)),
+            Err((status, refusal)) => Err(self.refused(at, what, status, &refusal)),
         }
     }
 
-    /// Whether the server of the next request is one of the cluster: what would change another cluster is not sent.
-    fn is_known(&self) -> bool {
-        self.servers.len() == 1 || {
-            let now = lock(&self.now);
-            now.known.contains(&now.server)
-        }
+    /// Whether a server is one of the cluster: what would change another cluster is not sent.
+    fn is_known(&self, at: usize) -> bool {
+        self.servers.len() == 1 || lock(&self.now).known.contains(&at)
     }
 
-    /// Asks the server of the next request for its cluster, by a read that takes no other right.
-    async fn ask_for_cluster(&self, prefix: &str, token: Option<&str>) -> Result<(), Refused> {
-        let at = lock(&self.now).server;
+    /// Asks a server for its cluster, by a read that takes no other right.
+    async fn ask_for_cluster(
+        &self,
+        at: usize,
+        prefix: &str,
+        token: Option<&str>,
+    ) -> Result<(), Refused> {
         let key = Base64(Range::prefix(self.keys.as_bytes()).start);
         let asked = RangeRequest { key, count_only: true, ..RangeRequest::default() };
-        let answer = self.send(&format!("{prefix}/kv/range"), &encoded(&asked)?, token).await?;
+        let path = format!("{prefix}/kv/range");
+        let answer = self.send(at, &path, &encoded(&asked)?, token).await?;
         let answer = match refusal_of(answer).await? {
             Ok(answer) => whole(answer.into_body()).await?,
             Err((status, refusal)) if is_old_token(status, &refusal) && token.is_some() => {
                 // The next attempt has another one.
                 lock(&self.now).token = None;
-                let error = self.refused("kv/range", status, &refusal).into_error();
+                let error = self.refused(at, "kv/range", status, &refusal).into_error();
                 return Err(error.retryable().into());
             }
-            Err((status, refusal)) => return Err(self.refused("kv/range", status, &refusal)),
+            Err((status, refusal)) => return Err(self.refused(at, "kv/range", status, &refusal)),
         };
-        let answer: RangeResponse = self.decoded("kv/range", &answer)?;
-        self.check_cluster(&answer.header)?;
+        let answer: RangeResponse = self.decoded(at, "kv/range", &answer)?;
+        self.check_cluster(at, &answer.header)?;
         lock(&self.now).known.insert(at);
         Ok(())
     }
 
     async fn send(
         &self,
+        at: usize,
         path: &str,
         body: &Bytes,
         token: Option<&str>,
@@ -561,28 +572,29 @@ impl Etcd {
         let request = request
             .body(body.clone())
             .map_err(|error| Error::argument(format!("etcd: {error}")))?;
-        let answer = self.server().open(request).await.map_err(|error| match error.kind() {
-            Kind::Tls => self.of_server((self.words)(error)),
+        let answer = self.servers[at].open(request).await.map_err(|error| match error.kind() {
+            Kind::Tls => self.of_server(at, (self.words)(error)),
             _ => error,
         })?;
         match answer.headers().get(CONTENT_ENCODING) {
             Some(coding) if coding != "identity" => {
                 let coding = coding.to_str().unwrap_or("…");
-                let endpoint = self.endpoint();
-                Err(self.foreign(format!(
-                    "{endpoint}: the answer has Content-Encoding: {coding}, not requested"
-                )))
+                let endpoint = self.endpoint(at);
+                let message =
+                    format!("{endpoint}: the answer has Content-Encoding: {coding}, not requested");
+                Err(self.foreign(at, message))
             }
             _ => Ok(answer),
         }
     }
 
-    fn server(&self) -> &Arc<dyn Streaming> {
-        &self.servers[lock(&self.now).server]
+    /// The server of the next request.
+    fn at(&self) -> usize {
+        lock(&self.now).server
     }
 
-    fn endpoint(&self) -> &str {
-        self.server().endpoint()
+    fn endpoint(&self, at: usize) -> &str {
+        self.servers[at].endpoint()
     }
 
     /// The current revision of the cluster, by a linearizable read, and whether the server of the last request has answered
@@ -603,51 +615,54 @@ impl Etcd {
     }
 
     /// Refuses an answer of another cluster than the first one, and leaves the server.
-    fn check_cluster(&self, header: &Header) -> Result<(), Refused> {
+    fn check_cluster(&self, at: usize, header: &Header) -> Result<(), Refused> {
         if self.is_of_cluster(header) {
             return Ok(());
         }
         let message = format!(
             "{}: it is a server of the etcd cluster {}, and those before are of another one: --etcd must name servers of one \
              cluster; or etcd was replaced meanwhile",
-            self.endpoint(),
+            self.endpoint(at),
             header.cluster_id.0
         );
-        self.next_server();
+        self.leave(at);
         Err(Error::new(Kind::Config, message).into())
     }
 
-    fn next_server(&self) {
+    /// Lets the next request go to another server than this one, on which a request has failed. Of several that fail at once
+    /// only the first one chooses: otherwise as many as there are servers would come back to it.
+    fn leave(&self, at: usize) {
         let mut now = lock(&self.now);
-        let left = now.server;
-        now.known.remove(&left);
-        now.server = (left + 1) % self.servers.len();
+        now.known.remove(&at);
         now.failures += 1;
+        if now.server == at {
+            now.server = (at + 1) % self.servers.len();
+        }
     }
 
     /// The prefix of the gateway's paths on this cluster.
-    async fn prefix(&self) -> Result<&'static str, Refused> {
+    async fn prefix(&self, at: usize) -> Result<&'static str, Refused> {
         if let Some(prefix) = lock(&self.now).prefix {
             return Ok(prefix);
         }
         let mut said = String::new();
         for prefix in PREFIXES {
             let path = format!("{prefix}/maintenance/status");
-            let answer = self.send(&path, &Bytes::from_static(b"{}"), None).await?;
+            let answer = self.send(at, &path, &Bytes::from_static(b"{}"), None).await?;
             if answer.status() != 404 {
                 lock(&self.now).prefix = Some(prefix);
                 return Ok(prefix);
             }
             said = excerpt(&whole(answer.into_body()).await?);
         }
-        let error = self.without_gateway(&said).await;
-        Err(self.of_server(error).into())
+        let error = self.without_gateway(at, &said).await;
+        Err(self.of_server(at, error).into())
     }
 
     /// Why a server has none of the gateway's paths, and its answer to the last of them.
-    async fn without_gateway(&self, said: &str) -> Error {
-        let endpoint = self.endpoint();
-        let version = match self.versions().await {
+    async fn without_gateway(&self, at: usize, said: &str) -> Error {
+        let endpoint = self.endpoint(at);
+        let version = match self.versions(at).await {
             Ok(versions) => versions,
             Err(error) => return error,
         };
@@ -682,38 +697,41 @@ impl Etcd {
 
     /// The version of one server, which anyone may ask for; `None` without an answer.
     pub async fn version(&self) -> Option<String> {
-        let versions = async { Ok(self.versions().await?) };
-        let versions = self.in_time(FIRST_TIMEOUT, "version", versions);
+        let at = self.at();
+        let versions = async { Ok(self.versions(at).await?) };
+        let versions = self.in_time(FIRST_TIMEOUT, at, "version", versions);
         let versions = self.silence.tell(versions).await.ok()?;
         Some(versions["etcdserver"].as_str()?.to_owned())
     }
 
     /// The answer of `/version`; null if that is not JSON.
-    async fn versions(&self) -> Result<serde_json::Value, Error> {
+    async fn versions(&self, at: usize) -> Result<serde_json::Value, Error> {
         let request = Request::get("/version").body(Bytes::new()).unwrap_or_default();
-        let answer = self.server().open(request).await?;
+        let answer = self.servers[at].open(request).await?;
         let text = whole(answer.into_body()).await.unwrap_or_default();
         Ok(serde_json::from_slice(&text).unwrap_or_default())
     }
 
     /// The token of the user; `None` without a user.
-    async fn token(&self, prefix: &str) -> Result<Option<String>, Refused> {
+    async fn token(&self, at: usize, prefix: &str) -> Result<Option<String>, Refused> {
         let Some(login) = &self.login else { return Ok(None) };
         if let Some(Token(token)) = &lock(&self.now).token {
             return Ok(Some(token.clone()));
         }
         let body = encoded(&json!({ "name": login.name, "password": login.password }))?;
         let path = format!("{prefix}/auth/authenticate");
-        let answer = self.send(&path, &body, None).await?;
+        let answer = self.send(at, &path, &body, None).await?;
         let answer = match refusal_of(answer).await? {
             Ok(answer) => whole(answer.into_body()).await?,
             // A cluster without authentication has nothing to log in to.
             Err((_, refusal)) if refusal.text().contains(WITHOUT_USERS) => {
                 return Ok(None);
             }
-            Err((status, refusal)) => return Err(self.refused("authenticate", status, &refusal)),
+            Err((status, refusal)) => {
+                return Err(self.refused(at, "authenticate", status, &refusal));
+            }
         };
-        let token: TokenResponse = self.decoded("authenticate", &answer)?;
+        let token: TokenResponse = self.decoded(at, "authenticate", &answer)?;
         lock(&self.now).token = Some(Token(token.token.clone()));
         Ok(Some(token.token))
     }
@@ -742,22 +760,21 @@ impl Etcd {
 
     /// The error of what is one server's own, as an answer of another program, or a certificate that is not trusted. Others
     /// of the list are asked then, and once etcd has answered, also this one later: something is wrong for a while.
-    fn of_server(&self, error: Error) -> Error {
+    fn of_server(&self, at: usize, error: Error) -> Error {
         let mut now = lock(&self.now);
-        let server = now.server;
-        now.unusable.insert(server);
+        now.unusable.insert(at);
         let is_last = now.cluster.is_none() && now.unusable.len() == self.servers.len();
         if is_last { error } else { error.retryable() }
     }
 
-    fn refused(&self, what: &str, status: u16, refusal: &Refusal) -> Refused {
+    fn refused(&self, at: usize, what: &str, status: u16, refusal: &Refusal) -> Refused {
         let text = refusal.text();
         let says = |words: &str| text.contains(words);
         let code = refusal.code();
         if is_compacted(text) {
             return Refused::Compacted;
         } else if says("database space exceeded") {
-            let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint());
+            let message = format!("{}: {what}: {text}: an alarm is on", self.endpoint(at));
             return Refused::Alarm(Error::new(Kind::Http, message).with_status(status));
         } else if code == 8 && (says("larger than max") || says("message too large")) {
             return Refused::TooLarge;
@@ -785,8 +802,9 @@ impl Etcd {
             (0, _) if !says("CommonName of client") => Kind::Decode,
             _ => Kind::Http,
         };
-        let message = format!("{}: {what}: {text}{hint} (HTTP {status})", self.endpoint());
-        let error = Error::new(kind, message).with_status(status).with_endpoint(self.endpoint());
+        let endpoint = self.endpoint(at);
+        let message = format!("{endpoint}: {what}: {text}{hint} (HTTP {status})");
+        let error = Error::new(kind, message).with_status(status).with_endpoint(endpoint);
         // Also of what is before etcd, whatever it says.
         if status == 413 || says("too many operations") || says("request is too large") {
             return Refused::Oversized(error);
@@ -800,7 +818,7 @@ impl Etcd {
         Refused::Failed(match is_transient {
             true => error.retryable(),
             // Of a member that joins: etcd before 3.6 says it by code 14.
-            false if code == 0 || says("not supported for learner") => self.of_server(error),
+            false if code == 0 || says("not supported for learner") => self.of_server(at, error),
             false => error,
         })
     }

@@ -3,6 +3,7 @@
 
 use super::*;
 use consul_process::clock::{BoxFuture, Instant, ManualClock, SystemClock};
+use futures_util::future::join_all;
 use futures_util::stream;
 use serde_json::Value;
 
@@ -574,5 +575,48 @@ fn a_server_that_cannot_be_used_is_left_for_another_one() {
             let error = twice(how, servers).0.unwrap_err();
             assert!(!error.is_retryable(), "{how:?} {servers:?}: {error}");
         }
+    }
+}
+
+/// A server that answers nothing, or is etcd.
+#[derive(Debug)]
+struct Stopped(bool);
+
+impl Streaming for Stopped {
+    fn open(&self, _: Request<Bytes>) -> BoxFuture<'_, Result<Response<Parts>, Error>> {
+        let is_stopped = self.0;
+        Box::pin(async move {
+            if is_stopped {
+                std::future::pending::<()>().await;
+            }
+            let parts: Parts = Box::pin(stream::iter([Ok(HEADER.into())]));
+            Ok(Response::builder().status(200).body(parts).unwrap())
+        })
+    }
+
+    fn endpoint(&self) -> &str {
+        if self.0 { "stopped" } else { "running" }
+    }
+}
+
+/// As many as there are servers, or a multiple of that, would all come back to the server that they leave.
+#[test]
+fn requests_that_fail_together_leave_a_server_once() {
+    for (servers, requests) in (2..=4).flat_map(|it| (1..=17).map(move |many| (it, many))) {
+        let clock = ManualClock::new();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let server = |at: usize| -> Arc<dyn Streaming> { Arc::new(Stopped(at == 0)) };
+        let (limit, patience) = (Duration::from_secs(20), Duration::from_secs(60));
+        let all = (0..servers).map(server).collect();
+        let etcd = Etcd::new(all, None, shared, limit, patience);
+        *lock(&etcd.now) = Now { prefix: Some("/v3"), ..Now::default() };
+        let begun = clock.now();
+        let key = Bytes::from_static(b"a");
+        let asked = (0..requests).map(|_| etcd.revision(&key));
+        let told = run(clock.drive(join_all(asked)));
+        let told: Vec<_> = told.into_iter().filter_map(Result::ok).collect();
+        assert_eq!(told, vec![3; requests], "{servers} servers");
+        let took = clock.now() - begun;
+        assert!(took < FIRST_TIMEOUT * 2, "{requests} requests, {servers} servers: {took:?}");
     }
 }

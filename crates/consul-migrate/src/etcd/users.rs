@@ -36,8 +36,9 @@ impl Etcd {
 
     /// That of its oldest server; else why it is not known.
     async fn cluster_version(&self) -> Result<Result<(u64, u64), String>, Error> {
-        let versions = async { Ok(self.versions().await?) };
-        let versions = self.in_time(VERSION_WITHIN, "version", versions);
+        let at = self.at();
+        let versions = async { Ok(self.versions(at).await?) };
+        let versions = self.in_time(VERSION_WITHIN, at, "version", versions);
         let versions = match self.silence.tell(versions).await {
             Ok(versions) => versions,
             Err(refused) => return Err(refused.into_error()),

@@ -30,6 +30,8 @@ pub struct Changes {
 /// A watch. Dropping it ends it.
 pub struct Watch<'a> {
     etcd: &'a Etcd,
+    /// The server that tells it.
+    at: usize,
     parts: Parts,
     unread: BytesMut,
     /// How much of `unread` has no newline.
@@ -37,7 +39,6 @@ pub struct Watch<'a> {
     /// The message of a line that was read while it began.
     first: Option<Changes>,
     received: u64,
-    endpoint: String,
 }
 
 impl Etcd {
@@ -59,13 +60,12 @@ impl Etcd {
             "progress_notify": true,
         } });
         let asked = encoded(&asked)?;
+        let at = self.at();
         let begins = async {
-            let answer = self.open("watch", &asked).await?;
-            let endpoint = self.endpoint().to_owned();
+            let answer = self.open(at, "watch", &asked).await?;
             let (parts, unread) = (answer.into_body(), BytesMut::new());
             let (searched, first, received) = (0, None, 0);
-            let mut watch =
-                Watch { etcd: self, parts, unread, searched, first, received, endpoint };
+            let mut watch = Watch { etcd: self, at, parts, unread, searched, first, received };
             watch.begin().await?;
             Ok(watch)
         };
@@ -74,7 +74,7 @@ impl Etcd {
             match select(Box::pin(begins), self.clock.sleep(BEGINS_WITHIN)).await {
                 Either::Left((begun, _)) => begun,
                 Either::Right(_) => {
-                    let error = self.held_back();
+                    let error = self.held_back(at);
                     self.silence.failed(error.message());
                     Err(error.into())
                 }
@@ -87,19 +87,19 @@ impl Etcd {
         begun
     }
 
-    fn held_back(&self) -> Error {
+    fn held_back(&self, at: usize) -> Error {
         let seconds = BEGINS_WITHIN.as_secs();
         let message = format!(
             "{}: watch: nothing for {seconds} s, not even that it has begun: a proxy that holds answers back, as nginx does \
              without `proxy_buffering off`, lets no change through",
-            self.endpoint()
+            self.endpoint(at)
         );
         Error::new(Kind::Timeout, message).retryable()
     }
 
     /// Lets the next request go to another server.
     pub fn leave_server(&self) {
-        self.next_server();
+        self.leave(self.at());
     }
 }
 
@@ -186,7 +186,7 @@ impl Watch<'_> {
             });
         }
         let Some(response) = line.result else { return Err(foreign("it has no result").into()) };
-        self.etcd.check_cluster(&response.header)?;
+        self.etcd.check_cluster(self.at, &response.header)?;
         self.check(&response)?;
         // Without events it tells nothing but how far etcd is.
         if response.events.is_empty() && response.header.cluster_id == Int(0) {
@@ -219,6 +219,6 @@ impl Watch<'_> {
     }
 
     fn error(&self, kind: Kind, why: &str) -> Error {
-        Error::new(kind, format!("{}: {why}", self.endpoint))
+        Error::new(kind, format!("{}: {why}", self.etcd.endpoint(self.at)))
     }
 }

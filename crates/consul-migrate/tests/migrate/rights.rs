@@ -114,6 +114,7 @@ pub fn with_key_lists(etcd: &'static str) {
         let encoded = bench.least(verb, LISTED, |encoded| ("root", Rules { encoded, ..ALL }));
         assert_eq!([keys, jobs, encoded].map(cell), wanted, "{}", verb.name);
     }
+    bench.names_a_right_without_the_list_of_jobs();
 }
 
 /// A right as the page has it.
@@ -189,6 +190,24 @@ impl Bench {
             }
         }
         panic!("{} is denied with all rights", verb.name)
+    }
+
+    /// Of a right that a role lacks after a cut-over, `status` looks whether another job has taken it.
+    fn names_a_right_without_the_list_of_jobs(&mut self) {
+        let all = self.token.clone();
+        self.begin(&VERBS[1]);
+        for arguments in [COPY, ROLES, &["rollback", "--yes"]] {
+            let done = self.run("root", &all, arguments);
+            assert_eq!(done.status, 0, "{arguments:?}: {done:?}");
+        }
+        let perm =
+            json!({ "permType": "READ", "key": text(b"/app/"), "range_end": text(b"/app0") });
+        let role = json!({ "name": "readwrite", "perm": perm });
+        self.servers.etcd.gateway().post("auth/role/grant", role);
+        let few = Rules { keys: "deny", jobs: "read", encoded: "deny", sessions: "deny" };
+        let token = self.limited(few);
+        let status = self.run("root", &token, &["status"]);
+        status.ends(0, &["etcdctl role grant-permission readwrite readwrite"]);
     }
 
     /// Removes what other tries have left, and does what is done before the verb.

@@ -5,7 +5,7 @@ use consul_cli::stderr;
 use consul_migrate::Report;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -153,8 +153,7 @@ impl Report for Progress {
             return say(&text);
         };
         // The bar is there again below it.
-        let said = move || _ = writeln!(io::stderr(), "{}", line(&text));
-        stderr::write_by(move || bar.suspend(said));
+        stderr::write_by(move || bar.suspend(|| stderr::put(&format!("{}\n", line(&text)))));
     }
 }
 

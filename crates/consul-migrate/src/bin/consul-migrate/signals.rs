@@ -1,5 +1,6 @@
 //! The signals that end a run, also while it waits for what is at the other end of a pipe.
 
+use consul_cli::print::write_all;
 use futures_util::future::select_all;
 use std::fs::File;
 use std::future::pending;
@@ -126,6 +127,11 @@ fn read_all(name: Option<String>, sender: &SyncSender<io::Result<Vec<u8>>>) {
                 Ok(chunk)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
+            // Another program has made it non-blocking.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(LOOK_EVERY);
+                Ok(Vec::new())
+            }
             Err(error) => Err(error),
         };
     }
@@ -155,7 +161,7 @@ impl Output {
         let (sender, done) = channel();
         thread::Builder::new().spawn(move || {
             for chunk in taken {
-                let _ = sender.send(out.write_all(&chunk));
+                let _ = sender.send(write_all(&mut out, &chunk));
             }
         })?;
         Ok(Output { chunks, done })
