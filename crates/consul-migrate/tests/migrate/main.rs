@@ -196,6 +196,10 @@ fn trials() -> Trials {
     trials.add("a_signal_ends_a_wait_for_a_pipe", statuses::signals);
     trials.add("a_file_that_may_not_be_so_large_is_an_error", statuses::small_files);
     trials.add("a_prefix_that_no_key_has_is_refused_by_its_option", statuses::prefixes);
+    let told = statuses::alarms_of_others;
+    trials.add("a_plan_says_that_an_alarm_refuses_a_cut_over", told);
+    let jobs = statuses::keys_of_other_jobs;
+    trials.add("the_status_says_which_side_is_the_truth_beside_another_job", jobs);
     let empty = statuses::empty_variables;
     trials.add("an_empty_environment_variable_counts_as_unset", empty);
     if consul::is_quick() {
