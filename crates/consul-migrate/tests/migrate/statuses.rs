@@ -107,7 +107,7 @@ pub fn run() {
     is_not_written(&consul.address);
 }
 
-/// An etcd without keys at revision 9, with these further fields in each answer.
+/// An etcd without keys at revision 9, with these further fields in each answer. It may reset a connection, which is repeated.
 fn etcd(more: &str) -> String {
     let body = format!(r#"{{"header":{{"cluster_id":"7","revision":"9"}}{more}}}"#);
     server(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
@@ -117,7 +117,8 @@ fn etcd(more: &str) -> String {
 pub fn alarms_of_others() {
     let consul = RealConsul::start(SIM).unwrap();
     let says = |on: &str, more: &[&str]| {
-        let output = program(&etcd(on), &consul.address, &[more, &["plan"]].concat()).output();
+        let output =
+            with_patience("60", &etcd(on), &consul.address, &[more, &["plan"]].concat()).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     };
     let refused =
@@ -148,7 +149,7 @@ pub fn keys_of_other_jobs() {
     has_a_job(&consul.address);
     let etcd = etcd("");
     let status = || {
-        let output = program(&etcd, &consul.address, &["status"]).output().unwrap();
+        let output = with_patience("60", &etcd, &consul.address, &["status"]).output().unwrap();
         ends(&output, 0, "status");
         String::from_utf8(output.stdout).unwrap().trim_end().lines().last().unwrap().to_owned()
     };
