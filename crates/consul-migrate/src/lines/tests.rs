@@ -48,8 +48,8 @@ fn a_key_that_no_request_has_room_for_is_refused_by_its_line() {
     let base64 = base64::engine::general_purpose::STANDARD;
     for (name, length, size, words) in [
         ("key", 100, 500_000, ""),
-        ("key", 45_000, 1, ""),
-        ("key", 45_000, 500_000, "too long for a URL, and with its value for a transaction"),
+        ("key", 65_000, 1, ""),
+        ("key", 65_000, 500_000, "too long for a URL, and with its value for a transaction"),
         ("etcd_key", 100, 500_000, ""),
         ("etcd_key", 500_000, 1, Problem::HugeKey.meaning()),
     ] {
