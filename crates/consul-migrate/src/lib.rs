@@ -51,8 +51,8 @@ pub use lines::{Form, check, export, import};
 pub use snapshot::load::{load, restart};
 pub use snapshot::nothing::nothing;
 pub use switch::cutover::{
-    CutOver, Freeze, Frozen, LAST_LOOK, LIFTED, Left, alarm_refused, cut_over, lift_left,
-    lift_left_of, may_cut_over, of_another_job, opened_late, rights_now, roles_refused, taken_late,
+    CutOver, Freeze, Frozen, LAST_LOOK, LIFTED, Left, alarm_of_others, alarm_refused, cut_over,
+    lift_left, lift_left_of, may_cut_over, opened_late, rights_now, roles_refused, taken_late,
 };
 pub use switch::finish::{Finished, finish, finish_without_etcd, may_finish};
 pub use switch::rollback::{

@@ -5,7 +5,7 @@ mod refusal;
 mod txn;
 
 pub use meta::{EntryMeta, HEADERS, Meta};
-pub use refusal::retry_after;
+pub use refusal::{redirection, retry_after};
 
 use super::request::Request;
 use super::table::{Absent, Endpoint, Form, Location, Param, Reply, Verb};

@@ -484,18 +484,19 @@ pub fn retry_after(response: &Response<Bytes>) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0))
 }
 
-/// The message about a redirect, without the query, which can hold a secret.
-fn redirection(headers: &HeaderMap) -> String {
+/// The message about a redirect of Consul or etcd, without the query, a name and a password, which can be secrets.
+pub fn redirection(headers: &HeaderMap) -> String {
     let target = redirected_to(headers);
-    let leads_to_tls = target.is_some_and(|to| to.starts_with("https://") && to.contains("/v1/"));
+    let is_api = |to: &str| to.contains("/v1/") || to.contains("/v3/");
+    let leads_to_tls = target.is_some_and(|to| to.starts_with("https://") && is_api(to));
     let hint = if leads_to_tls { " (an endpoint with https:// is meant)" } else { "" };
     let target = match target {
-        Some(path) => {
-            let (scheme, rest) = path.split_once("://").unwrap_or(("", path));
+        Some(target) => {
+            // Also without a scheme, before a host.
+            let slashes = target.find("//").filter(|at| !target[..*at].contains('/'));
+            let (scheme, rest) = target.split_at(slashes.map_or(0, |at| at + 2));
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            // Without a name and a password.
             let host = authority.rsplit('@').next().unwrap_or_default();
-            let scheme = if scheme.is_empty() { String::new() } else { format!("{scheme}://") };
             format!("{:?}", excerpt(format!("{scheme}{host}{path}").as_bytes()))
         }
         None => "another path".to_owned(),

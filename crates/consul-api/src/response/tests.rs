@@ -91,6 +91,11 @@ fn what_only_a_proxy_sends_is_told_with_the_option_that_helps() {
         let error = answer(308, "location", location);
         assert_eq!(error.message().contains("an endpoint with https://"), hint, "{error}");
     }
+    for location in ["https://name:s3cret@b/v1/kv/a?s3cret", "//name:s3cret@b/v1/kv/a"] {
+        let error = answer(307, "location", location);
+        let is_shown = error.message().contains("//b/v1/kv/a\"");
+        assert!(is_shown && !error.message().contains("s3cret"), "{error}");
+    }
     for (status, is_retryable) in [
         (408, true),
         (425, true),

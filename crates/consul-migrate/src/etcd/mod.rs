@@ -25,12 +25,12 @@ use crate::Report;
 use crate::silence::Silence;
 use bytes::{Bytes, BytesMut};
 use consul_api::error::{Error, Kind};
-use consul_api::response::excerpt;
+use consul_api::response::{excerpt, redirection};
 use consul_process::clock::Clock;
 use consul_process::sync::lock;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, LOCATION};
 use http::{Request, Response};
 use message::{Answer, Header, Int, RangeRequest, RangeResponse, Refusal, TokenResponse, decode};
 use serde::Deserialize;
@@ -870,9 +870,13 @@ async fn refusal_of(answer: Response<Parts>) -> Result<OrRefusal, Refused> {
     if status.is_success() {
         return Ok(Ok(answer));
     }
+    let is_redirect = status.is_redirection() && answer.headers().contains_key(LOCATION);
+    let redirection = is_redirect.then(|| redirection(answer.headers()));
     let body = whole(answer.into_body()).await?;
     let mut refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-    if refusal.text().is_empty() {
+    if let Some(redirection) = redirection {
+        refusal.message = redirection;
+    } else if refusal.text().is_empty() {
         // It is not etcd's JSON: etcd itself, or a program between, has answered in another form.
         refusal.message = excerpt(&body);
     }

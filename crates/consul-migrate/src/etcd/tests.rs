@@ -23,8 +23,10 @@ impl Streaming for Canned {
         let token = request.headers().get("authorization").map(|token| token.to_str().unwrap());
         let body = serde_json::from_slice(request.body()).unwrap_or_default();
         let (status, said) = (self.0)(request.uri().path(), token, &body);
+        let location = said.strip_prefix("Location: ").map(|to| to.parse().unwrap());
         let parts: Parts = Box::pin(stream::iter([Ok(said.into())]));
         let mut answer = Response::builder().status(status).body(parts).unwrap();
+        answer.headers_mut().extend(location.map(|to| (LOCATION, to)));
         // A token stands for what is before the server.
         if let Some(coding) = token.filter(|token| *token == "gzip" || *token == "identity") {
             answer.headers_mut().insert(CONTENT_ENCODING, coding.parse().unwrap());
@@ -403,19 +405,33 @@ fn says(path: &str, end: &str) -> (u16, String) {
     }
 }
 
+/// Places of what the server says, with and without a user.
+const PLACES: [(&str, bool, Answers); 4] = [
+    ("kv/range", false, |path, _, _| says(path, "kv/range")),
+    ("watch", false, |path, _, _| says(path, "watch")),
+    ("authenticate", true, |path, _, _| says(path, "authenticate")),
+    ("all", false, |path, _, _| says(path, "")),
+];
+
+/// The result of a request to one of them.
+fn said_at((at, has_user, answers): (&str, bool, Answers)) -> Result<(), Refused> {
+    let etcd = etcd(answers, has_user);
+    run(async {
+        match at {
+            "watch" => etcd.watch(&Range::prefix(b"a"), 4).await?.next().await.map(|_| ()),
+            _ => etcd.revision(&Bytes::from_static(b"a")).await.map(|_| ()),
+        }
+    })
+}
+
 /// Each request that is refused, by etcd in plain text or by a program between, shows the answer in one line.
 #[test]
 fn what_is_not_etcds_json_is_shown_whatever_the_status() {
     const TEXT: &str =
         "\nCommonName of client sending a request against gateway will be ignored\nand more\n";
     let words = "CommonName of client sending a request against gateway will be ignored";
-    let end_of: [(&str, bool, Answers); 4] = [
-        ("kv/range", false, |path, _, _| says(path, "kv/range")),
-        ("watch", false, |path, _, _| says(path, "watch")),
-        ("authenticate", true, |path, _, _| says(path, "authenticate")),
-        ("all", false, |path, _, _| says(path, "")),
-    ];
-    for (at, has_user, answers) in end_of {
+    for place in PLACES {
+        let at = place.0;
         for status in (200..600).filter(|status| *status != 204) {
             for said in [
                 TEXT,
@@ -426,22 +442,39 @@ fn what_is_not_etcds_json_is_shown_whatever_the_status() {
                     continue;
                 }
                 SAID.set((status, said));
-                let etcd = etcd(answers, has_user);
-                let result = run(async {
-                    match at {
-                        "watch" => {
-                            etcd.watch(&Range::prefix(b"a"), 4).await?.next().await.map(|_| ())
-                        }
-                        _ => etcd.revision(&Bytes::from_static(b"a")).await.map(|_| ()),
-                    }
-                });
-                let error = match result {
+                let error = match said_at(place) {
                     // The status decides, whatever the text.
                     Err(Refused::Oversized(error)) if status == 413 => error,
                     result => failed(result),
                 };
                 assert!(error.message().contains(words), "{at}, {status}: {error}");
                 assert!(!error.message().contains('\n'), "{at}, {status}: {error:?}");
+            }
+        }
+    }
+}
+
+/// A proxy before etcd that redirects is shown with where it leads, without what can be a secret.
+#[test]
+fn a_redirect_is_shown_with_its_location() {
+    for place in PLACES {
+        for status in [301, 302, 303, 307, 308] {
+            for (location, shown) in [
+                (
+                    "Location: https://name:s3cret@etcd.example:2379/v3/kv/range?token=s3cret#s3cret",
+                    "redirects to \"https://etcd.example:2379/v3/kv/range\", which is not followed (an endpoint with https:// is meant)",
+                ),
+                ("Location: http://name:s3cret@a?s3cret", "redirects to \"http://a\", which"),
+                ("Location: //name:s3cret@a/login//", "redirects to \"//a/login//\", which"),
+                ("Location: /login//x?to=s3cret", "redirects to \"/login//x\", which"),
+                ("Location: /login@x", "redirects to \"/login@x\", which"),
+                ("Location: ", "redirects to \"\", which"),
+            ] {
+                SAID.set((status, location));
+                let error = failed(said_at(place));
+                let message = error.message();
+                assert!(message.contains(shown), "{}, {status}, {location}: {message}", place.0);
+                assert!(!message.contains("s3cret"), "{}, {status}: {message}", place.0);
             }
         }
     }

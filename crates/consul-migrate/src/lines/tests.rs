@@ -24,18 +24,44 @@ fn why(form: Form, server: impl Transport + 'static) -> String {
         Form::Lines => lines.join("\n"),
         Form::ConsulKv => format!("[{}]", lines.join(",")),
     };
-    let mapping = Mapping {
+    let mapping = mapping();
+    let (target, mut from) = (target_of(server), text.as_bytes());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let imports = import(&target, &mapping, form, &mut from, true, &Silent);
+    runtime.block_on(imports).unwrap_err().to_string()
+}
+
+fn mapping() -> Mapping {
+    Mapping {
         etcd_prefix: Vec::new(),
         consul_prefix: String::new(),
         on: Default::default(),
         form: None,
         mark: 1,
         refused: Default::default(),
-    };
-    let (target, mut from) = (target_of(server), text.as_bytes());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let imports = import(&target, &mapping, form, &mut from, true, &Silent);
-    runtime.block_on(imports).unwrap_err().to_string()
+    }
+}
+
+/// A key that neither a URL nor a transaction has room for, as it is or encoded, is refused by its line.
+#[test]
+fn a_key_that_no_request_has_room_for_is_refused_by_its_line() {
+    let base64 = base64::engine::general_purpose::STANDARD;
+    for (name, length, size, words) in [
+        ("key", 100, 500_000, ""),
+        ("key", 65_000, 1, ""),
+        ("key", 65_000, 500_000, "too long for a URL, and with its value for a transaction"),
+        ("etcd_key", 100, 500_000, ""),
+        ("etcd_key", 500_000, 1, Problem::HugeKey.meaning()),
+    ] {
+        let key = "k".repeat(length);
+        let key = if name == "key" { key } else { base64.encode(key) };
+        let value = base64.encode(vec![7; size]);
+        let line = format!("{{\"{name}\":\"{key}\",\"value\":\"{value}\"}}");
+        let said = check(&mapping(), &mut line.as_bytes(), true).err();
+        let said = said.map_or(String::new(), |stop| stop.to_string());
+        assert_eq!(said.contains("line 1 is not of an export: "), !words.is_empty(), "{said}");
+        assert!(said.contains(words), "{name} {length} {size}: {said}");
+    }
 }
 
 /// Applies as many transactions, and does not answer the next ones, which it has received or not.

@@ -686,30 +686,46 @@ pub(crate) async fn refuse_alarms(run: &Run<'_>) -> Result<(), Stop> {
     if on.is_empty() {
         return Ok(());
     }
-    Err(Stop::Refused(whose(run, &on).await?))
+    Err(Stop::Refused(whose(run.job.target, &run.job.keys, Some(&run.job.record()), &on).await?))
+}
+
+/// Whose the alarms are that are on and not this job's, for which each cut-over is refused, and what lifts them; `None` if none
+/// is on, and if this user may not ask.
+///
+/// # Errors
+/// Errors of both sides.
+pub async fn alarm_of_others(
+    etcd: &Etcd,
+    target: &Target,
+    keys: &job::Keys,
+    record: Option<&Record>,
+) -> Result<Option<String>, Stop> {
+    let mut on = match etcd.alarms().await {
+        Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => return Ok(None),
+        on => on?,
+    };
+    on.retain(|alarm| record.is_none_or(|it| !it.alarms.contains(alarm)));
+    match on.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(whose(target, keys, record, &on).await?)),
+    }
 }
 
 /// Whose the alarms are that are on and not this job's, and what lifts them.
-pub(crate) async fn whose(run: &Run<'_>, on: &[u64]) -> Result<String, Stop> {
-    let record = run.job.record();
-    if on.iter().any(|alarm| record.has_raised(&run.job.keys, *alarm)) {
+pub(crate) async fn whose(
+    target: &Target,
+    keys: &job::Keys,
+    record: Option<&Record>,
+    on: &[u64],
+) -> Result<String, Stop> {
+    if let Some(record) = record
+        && on.iter().any(|alarm| record.has_raised(keys, *alarm))
+    {
         return Ok(match record.phase {
             Phase::Switched => format!("{FORGOTTEN}. Run `etcdctl alarm disarm`, and this again"),
             _ => format!("{FORGOTTEN}. {FORGOTTEN_CURE}"),
         });
     }
-    Ok(of_another_job(run.job.target, &run.job.keys, on).await?)
-}
-
-/// The same of alarms of another job, or of a job that Consul has lost.
-///
-/// # Errors
-/// Consul's.
-pub async fn of_another_job(
-    target: &Target,
-    keys: &job::Keys,
-    on: &[u64],
-) -> Result<String, Error> {
     let others = job::others(target, keys).await?;
     let is_of = |(name, other): &&(String, Record)| {
         let keys = job::Keys::new(name);
@@ -717,8 +733,9 @@ pub async fn of_another_job(
     };
     Ok(match others.iter().find(is_of) {
         None => {
-            "etcd refuses writes by an alarm that no job in Consul names, because etcd's disk is full, or Consul has lost the \
-             job of a cut-over: free etcd's disk if it is full, and then `etcdctl alarm disarm`"
+            "etcd refuses writes by an alarm that no job in Consul names (`etcdctl alarm list`): after CORRUPT replace the \
+             member; after NOSPACE free etcd's disk if it is full, which it is not if Consul has lost the job of a cut-over; \
+             then `etcdctl alarm disarm`"
                 .to_owned()
         }
         Some((name, other)) if other.finishing => format!(

@@ -153,7 +153,9 @@ async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Res
 async fn still_refused(run: &Run<'_>, done: &mut Finished) -> Result<(), Stop> {
     match run.etcd.alarms().await {
         Ok(on) if on.is_empty() => {}
-        Ok(on) => done.not_lifted.push(whose(run, &on).await?),
+        Ok(on) => done
+            .not_lifted
+            .push(whose(run.job.target, &run.job.keys, Some(&run.job.record()), &on).await?),
         Err(Refused::Failed(error)) if error.kind() == Kind::PermissionDenied => {
             done.alarms_unknown = true;
         }

@@ -213,7 +213,7 @@ impl Target {
                 Kind::Connect | Kind::Timeout | Kind::NoLeader | Kind::RateLimited
             );
         let is_late = self.clock().now() - begun >= self.silence.patience();
-        is_transient && error.kind() != Kind::Config && !is_late
+        is_transient && !is_late
     }
 
     /// A linearizable read of a key.

@@ -139,6 +139,47 @@ fn the_deletion_of_a_tree_in_parts_leaves_names_that_are_no_paths() {
     assert_eq!(divided, [Op::Delete { key: "_etcd/61/0000-0002".to_owned() }, set]);
 }
 
+/// An older server, which does not say what it leaves out of lists, before a token that may write all keys below `app/`.
+#[derive(Debug)]
+struct Hides;
+
+impl Transport for Hides {
+    fn send(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>, Error>> {
+        let answer = match request.uri().path() {
+            "/v1/internal/acl/authorize" => {
+                let asked: serde_json::Value = serde_json::from_slice(request.body()).unwrap();
+                let mut answer = asked[0].clone();
+                answer["Allow"] = asked[0]["Segment"].as_str().unwrap().starts_with("app/").into();
+                serde_json::json!([answer])
+            }
+            path => serde_json::json!([format!("{}x", path.trim_start_matches("/v1/kv/"))]),
+        };
+        Box::pin(async move { Ok(Response::new(answer.to_string().into())) })
+    }
+
+    fn endpoint(&self) -> &str {
+        "hides"
+    }
+}
+
+/// The right to all keys of one list says nothing of another list.
+#[test]
+fn each_list_from_which_keys_may_be_hidden_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let target = target_of(Hides);
+    for (prefix, may) in
+        [("app/", true), ("app/a/", true), ("", false), ("b/", false), ("app/b", true)]
+    {
+        let names = runtime.block_on(target.keys(prefix, None));
+        match names {
+            Ok(names) => assert!(may && names == [format!("{prefix}x")], "{prefix:?}: {names:?}"),
+            Err(error) => {
+                assert!(!may && error.kind() == Kind::PermissionDenied, "{prefix:?}: {error}");
+            }
+        }
+    }
+}
+
 /// A server that denies all operations of a transaction.
 #[derive(Debug)]
 pub struct Denies;
@@ -167,5 +208,34 @@ fn operations_that_are_denied_are_not_applied_however_many_they_are() {
         let error = runtime.block_on(target_of(Denies).txn(&[], &sets)).unwrap_err();
         assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
         assert!(!error.maybe_applied() && !error.is_transient(), "{count}: {error:?}");
+    }
+}
+
+/// After each refusal, with any limit in it, a transaction is smaller, until it is mostly the checks.
+#[test]
+fn each_refusal_of_a_size_makes_transactions_smaller() {
+    let ops = vec![Op::set("a".to_owned(), vec![7; 3000].into()); 64];
+    for said in [
+        "too large",
+        "max size: 99999999999 bytes",
+        "max size: 524288 bytes",
+        "max size: 450000 bytes",
+        "max size: 131072 bytes",
+        "max size: 1 bytes",
+        "max size: x bytes",
+    ] {
+        let (target, refusal) = (target_of(Proxy), Error::new(Kind::TooLarge, said));
+        let mut rounds = 0;
+        loop {
+            let now = &ops[..target.fitting(&ops, 0).max(1)];
+            let before = in_body(&[], now);
+            if now.len() == 1 || !target.learn_room(&refusal, &[], now) {
+                break;
+            }
+            rounds += 1;
+            let room = target.max_bytes();
+            assert!((MIN_BYTES / 2..before).contains(&room), "{said}: {room} of {before}");
+        }
+        assert!(rounds > 2, "{said}: {rounds}");
     }
 }

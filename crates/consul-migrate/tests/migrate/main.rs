@@ -81,7 +81,10 @@ fn trials() -> Trials {
     let recorded = recorded::by_the_one_in_memory;
     trials.add("the_etcd_in_memory_says_what_the_recorded_ones_say", recorded);
     trials.add("rights_are_taken_from_roles_and_given_back [long]", random::roles::run);
-    let told = random::roles::are_told_before_they_are_taken;
+    let back = random::roles::given_back::run;
+    trials.add("rights_come_back_after_each_end_of_a_cut_over [long]", back);
+    trials.add("the_state_of_rights_is_told [long]", random::roles::told::run);
+    let told = random::roles::told::are_told_before_they_are_taken;
     trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
     let some = random::roles::some_at_once;
     trials.add("many_rights_are_taken_some_at_once_and_given_back", some);
@@ -157,6 +160,8 @@ fn trials() -> Trials {
     trials.add("an_export_has_each_value_of_one_moment", middle);
     let killed = random::odd_names::values_whose_write_was_killed;
     trials.add("an_export_names_a_value_whose_write_was_killed", killed);
+    let copied = random::odd_names::values_whose_copy_was_killed;
+    trials.add("an_export_names_a_value_whose_copy_was_killed", copied);
     let set = random::odd_names::parts_that_programs_set;
     trials.add("parts_that_a_program_has_set_are_whole", set);
     trials.add("names_beside_parts_are_not_parts", random::odd_names::names_beside_parts);
@@ -176,6 +181,8 @@ fn trials() -> Trials {
     trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
     trials.add("a_tail_applies_many_changes_in_a_transaction", random::together::run);
+    let parts = random::together::in_parts;
+    trials.add("a_tail_goes_on_in_the_middle_of_a_revision", parts);
     let large = random::held_up::a_line_is_too_large;
     trials.add("a_line_of_a_watch_that_is_too_large_ends_in_a_new_snapshot", large);
     trials.add("a_request_that_arrives_late_changes_nothing [long]", random::late::run);
@@ -196,6 +203,10 @@ fn trials() -> Trials {
     trials.add("a_signal_ends_a_wait_for_a_pipe", statuses::signals);
     trials.add("a_file_that_may_not_be_so_large_is_an_error", statuses::small_files);
     trials.add("a_prefix_that_no_key_has_is_refused_by_its_option", statuses::prefixes);
+    let told = statuses::alarms_of_others;
+    trials.add("a_plan_says_that_an_alarm_refuses_a_cut_over", told);
+    let jobs = statuses::keys_of_other_jobs;
+    trials.add("the_status_says_which_side_is_the_truth_beside_another_job", jobs);
     let empty = statuses::empty_variables;
     trials.add("an_empty_environment_variable_counts_as_unset", empty);
     if consul::is_quick() {

@@ -140,13 +140,14 @@ fn names_the_other_job(servers: &Servers) {
     other(&["cutover", "--yes", "--within", "300"]).ok();
     let words = ["since the cut-over of the job \"other\"", "--job other rollback"];
     servers.run(&["cutover", "--yes"]).ends(1, &words);
+    servers.run(&["plan"]).ends(0, &["a cut-over would be refused: ", words[0]]);
     let alarm = |action: &str, member: u64| {
         let asked = json!({ "action": action, "memberID": member.to_string(), "alarm": "NOSPACE" });
         servers.etcd.gateway().post("maintenance/alarm", asked);
     };
     alarm("ACTIVATE", 7);
     other(&["rollback", "--yes"])
-        .ends(1, &["an alarm that no job in Consul names", "free etcd's disk"]);
+        .ends(1, &["an alarm that no job in Consul names", "after NOSPACE free etcd's disk"]);
     servers.run(&["status"]).ends(0, &["refuses writes by an alarm that is not this job's"]);
     let record = servers.stored("_migrate/other").unwrap();
     let record: Value = serde_json::from_slice(&record).unwrap();

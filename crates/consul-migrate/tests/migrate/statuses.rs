@@ -30,7 +30,8 @@ const SAID: &[&str] = &[
 ];
 
 /// The address of a server that says this to each request.
-fn server(said: &'static str) -> String {
+fn server(said: &str) -> String {
+    let said = said.to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -106,17 +107,101 @@ pub fn run() {
     is_not_written(&consul.address);
 }
 
+/// An etcd without keys at revision 9, with these further fields in each answer. It may reset a connection, which is repeated.
+fn etcd(more: &str) -> String {
+    let body = format!(r#"{{"header":{{"cluster_id":"7","revision":"9"}}{more}}}"#);
+    server(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+/// An alarm of etcd that no cut-over of the job has raised: `plan` says that a cut-over would be refused.
+pub fn alarms_of_others() {
+    let consul = RealConsul::start(SIM).unwrap();
+    let says = |on: &str, more: &[&str]| {
+        let output =
+            with_patience("60", &etcd(on), &consul.address, &[more, &["plan"]].concat()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let refused =
+        "a cut-over would be refused: etcd refuses writes by an alarm that no job in Consul names";
+    for has_job in [false, true] {
+        if has_job {
+            has_a_job(&consul.address);
+        }
+        for (on, is_told) in [
+            ("", false),
+            (r#","alarms":[{"memberID":"9","alarm":"NOSPACE"}]"#, true),
+            (r#","alarms":[{"memberID":"9","alarm":"CORRUPT"}]"#, true),
+            (r#","alarms":[{"memberID":"5","alarm":"NOSPACE"},{"alarm":"CORRUPT"}]"#, true),
+            // That of the job is lifted by a cut-over.
+            (r#","alarms":[{"memberID":"5","alarm":"NOSPACE"}]"#, !has_job),
+        ] {
+            let said = says(on, &[]);
+            assert_eq!(said.contains(refused), is_told, "{has_job} {on}: {said}");
+            let said: Value = serde_json::from_str(&says(on, &["--json"])).unwrap();
+            assert_eq!(said["cutover_refused"].is_string(), is_told, "{has_job} {on}: {said}");
+        }
+    }
+}
+
+/// The side that is the truth for the keys of a job, beside another one.
+pub fn keys_of_other_jobs() {
+    let consul = RealConsul::start(SIM).unwrap();
+    has_a_job(&consul.address);
+    let etcd = etcd("");
+    let status = || {
+        let output = with_patience("60", &etcd, &consul.address, &["status"]).output().unwrap();
+        ends(&output, 0, "status");
+        String::from_utf8(output.stdout).unwrap().trim_end().lines().last().unwrap().to_owned()
+    };
+    let follows = "etcd is the truth: programs write there, and Consul follows";
+    let not_all = "etcd is the truth, but not for keys of another job: programs use these keys of Consul since the cut-over of \
+                   the job \"other\"";
+    assert_eq!(status(), follows);
+    for (phase, prefix, is_not_all) in [
+        ("switched", "", true),
+        ("switched", "app/", true),
+        ("tail", "", false),
+        ("load", "app/", false),
+        ("sweep", "", false),
+    ] {
+        let other = record(phase, prefix);
+        assert!(put(&consul.address, "_migrate/other", &other).starts_with("HTTP/1.1 200"));
+        let said = status();
+        assert!(said.starts_with(if is_not_all { not_all } else { follows }), "{other}: {said}");
+    }
+    // The keys of both are below different prefixes.
+    for (own, other, is_not_all) in
+        [("app/", "other/", false), ("app/", "app/a/", true), ("app/a/", "app/", true)]
+    {
+        for (name, record) in [("etcd", record("tail", own)), ("other", record("switched", other))]
+        {
+            let key = format!("_migrate/{name}");
+            assert!(put(&consul.address, &key, &record).starts_with("HTTP/1.1 200"));
+        }
+        let said = status();
+        let wanted = if is_not_all { not_all } else { follows };
+        assert!(said.starts_with(wanted), "{own} {other}: {said}");
+    }
+}
+
 /// The record of a job, so that each verb asks etcd.
 fn has_a_job(consul: &str) {
-    let mapping = json!({ "etcd_prefix": "", "consul_prefix": "", "on": {}, "form": "slashed", "mark": 7, "refused": [] });
-    let record = json!({
-        "cluster_id": "7", "mapping": mapping, "phase": "tail", "snapshot": 1, "loaded": null, "sweeps": false, "revision": 2,
-        "offset": 0, "step": 1,
-    });
-    for (key, value) in [("_migrate/etcd", record.to_string()), ("a", "1".repeat(100_000))] {
+    for (key, value) in [("_migrate/etcd", record("tail", "")), ("a", "1".repeat(100_000))] {
         let answer = put(consul, key, &value);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+}
+
+/// The record of a job that has raised the alarm 5.
+fn record(phase: &str, consul_prefix: &str) -> String {
+    let mapping = json!({
+        "etcd_prefix": "", "consul_prefix": consul_prefix, "on": {}, "form": "slashed", "mark": 7, "refused": [],
+    });
+    let record = json!({
+        "cluster_id": "7", "mapping": mapping, "phase": phase, "snapshot": 1, "loaded": null, "sweeps": false, "revision": 2,
+        "offset": 0, "alarms": [5], "step": 1,
+    });
+    record.to_string()
 }
 
 fn put(consul: &str, key: &str, value: &str) -> String {

@@ -12,9 +12,9 @@ use consul_cli::print::{PROGRAM, counted, failed, say};
 use consul_migrate::etcd::Right;
 use consul_migrate::job::{self, Instance, Keys, Phase, Record};
 use consul_migrate::{
-    CutOver, Freeze, LAST_LOOK, Left, MayChange, Report, RolledBack, Run, Stop, Until, cut_over,
-    lift_left, may_cut_over, may_roll_back, of_another_job, opened_late, rights_now, roll_back,
-    rollback_has_begun, tail, taken_late,
+    CutOver, Freeze, LAST_LOOK, Left, MayChange, Report, RolledBack, Run, Stop, Until,
+    alarm_of_others, cut_over, lift_left, may_cut_over, may_roll_back, opened_late, rights_now,
+    roll_back, rollback_has_begun, tail, taken_late,
 };
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -305,11 +305,8 @@ pub async fn with_lost(session: &Session, keys: &Keys, failure: Failure) -> Fail
     let record = Record::new(String::new(), session.mapping.clone(), 0, false);
     let look = async {
         let taken = taken_late(etcd, target, &record, keys).await?.map(|it| it.to_string());
-        let on = etcd.alarms().await?;
-        Ok::<_, Stop>(match on.is_empty() {
-            true => taken,
-            false => Some(of_another_job(target, keys, &on).await?),
-        })
+        let raised = alarm_of_others(etcd, target, keys, None).await?;
+        Ok::<_, Stop>(raised.or(taken))
     };
     match (timeout(LAST_LOOK, look).await, failure) {
         (Ok(Ok(Some(state))), Failure::Stopped(stop)) => stop.with(&state).into(),

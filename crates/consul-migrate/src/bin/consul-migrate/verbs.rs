@@ -14,8 +14,8 @@ use consul_migrate::mapping::{Mapping, Op};
 use consul_migrate::snapshot::survey::{Kept, Survey, survey};
 use consul_migrate::verify::Found;
 use consul_migrate::{
-    LIFTED, Left, Report, Run, Stop, Until, alarm_refused, lift_left_of, load, nothing, restart,
-    roles_refused, tail, taken_late, verify,
+    LIFTED, Left, Report, Run, Stop, Until, alarm_of_others, alarm_refused, lift_left_of, load,
+    nothing, restart, roles_refused, tail, taken_late, verify,
 };
 use futures_util::future::{Either, select};
 use serde_json::{Value, json};
@@ -171,7 +171,11 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
         .await?
         .map(|stop| stop.to_string());
     let roles = roles_refused(&session.etcd, &mapping.etcd_prefix).await?;
-    for why in [&other, &not_writable, &nothing, &alarm, &roles].into_iter().flatten() {
+    let cutover =
+        alarm_of_others(&session.etcd, &session.target, &Keys::new(name), record.as_ref())
+            .await?
+            .map(|why| format!("a cut-over would be refused: {why}"));
+    for why in [&other, &not_writable, &nothing, &alarm, &roles, &cutover].into_iter().flatten() {
         text += &format!("{why}\n");
     }
     let is_well = refused.is_empty()
@@ -189,6 +193,7 @@ async fn plan(session: &Session, name: &str) -> Result<Done, Failure> {
     let json = json!({
         "verb": "plan", "keys": found.tally, "revision": found.revision, "survey": found, "refused": refused,
         "existing": existing, "other": other, "nothing": nothing, "alarm_refused": alarm, "roles_refused": roles,
+        "cutover_refused": cutover,
         "not_writable": not_writable, "seconds": seconds, "ready": is_well,
     });
     Ok(Done { text, json, is_well })

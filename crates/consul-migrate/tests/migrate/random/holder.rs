@@ -11,6 +11,7 @@ use std::time::Duration;
 
 pub fn run() {
     is_replaced_without_a_beat_alone();
+    one_that_takes_over_during_a_look_is_not_ended();
     a_tail_that_is_late_is_no_difference();
     a_revision_of_which_a_part_is_applied_was_there();
     without_a_mark_a_sweep_deletes_nothing();
@@ -76,6 +77,30 @@ fn is_replaced_without_a_beat_alone() {
         let _ = world.hold(1).await.unwrap();
         assert!(lives(false).await, "it has no beat");
     });
+}
+
+/// The holder has ended, and another instance takes over while it is looked whether the first one lives.
+fn one_that_takes_over_during_a_look_is_not_ended() {
+    for taken_ms in [0, 500, 3000, 3950] {
+        let (world, keys) = (World::plain(1, &[]), Keys::new("job"));
+        world.works(async {
+            let (_first, _) = world.hold(1).await.unwrap();
+            let second = async {
+                world.clock.sleep(Duration::from_millis(taken_ms)).await;
+                let (second, _) = world.hold(2).await.unwrap();
+                // Its first beat is after the look.
+                world.clock.sleep(Duration::from_millis(4500 - taken_ms)).await;
+                second.job.beat().await
+            };
+            let looks = job::end_abandoned(&world.direct, &keys, &|_| false);
+            match select(pin!(looks), pin!(second)).await {
+                Either::Left((lives, _)) => assert_eq!(lives.unwrap(), Some(instance(2))),
+                Either::Right((stop, _)) => panic!("{stop}"),
+            }
+            let holder = job::holder(&world.direct, &keys).await.unwrap();
+            assert_eq!(holder.unwrap().0, instance(2), "{taken_ms}");
+        });
+    }
 }
 
 /// A difference is looked at again, because the change may be on its way.

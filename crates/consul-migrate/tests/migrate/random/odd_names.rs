@@ -324,21 +324,8 @@ pub fn values_whose_write_was_killed() {
                 }
                 world.clock.sleep(Duration::from_secs(1)).await;
                 world.way_ms.store(0, std::sync::atomic::Ordering::Relaxed);
-                for form in [Form::Lines, Form::ConsulKv] {
-                    let (said, mut out) = (Said::default(), Vec::new());
-                    let (target, mapping) = (&world.target, &world.mapping);
-                    match export(target, mapping, form, &mut out, &said).await {
-                        Ok(_) => {
-                            let text = String::from_utf8(out).unwrap();
-                            is_whole(&text, key, &values, &mut BTreeSet::new());
-                        }
-                        Err(stop) => {
-                            named[kind] += 1;
-                            let name = ["large", "_etcd/6200/"][kind];
-                            assert!(stop.to_string().contains(name), "{stop}");
-                        }
-                    }
-                }
+                let name = ["large", "_etcd/6200/"][kind];
+                named[kind] += are_whole_or_named(&world, key, &values, name).await;
                 let (run, _) = world.hold(3).await.unwrap();
                 let looks = pin!(world.clock.sleep(Duration::from_secs(5)));
                 drop(select(pin!(tail(&run, &Until::Dropped)), looks).await);
@@ -349,6 +336,52 @@ pub fn values_whose_write_was_killed() {
         }
     }
     assert!(named.iter().all(|count| *count > 0), "no moment is in the middle: {named:?}");
+}
+
+/// Exports in each form; returns how many end and name the key.
+async fn are_whole_or_named(world: &World, key: &str, values: &[Bytes], name: &str) -> u64 {
+    let mut named = 0;
+    for form in [Form::Lines, Form::ConsulKv] {
+        let (said, mut out) = (Said::default(), Vec::new());
+        match export(&world.target, &world.mapping, form, &mut out, &said).await {
+            Ok(_) => {
+                let text = String::from_utf8(out).unwrap();
+                is_whole(&text, key, values, &mut BTreeSet::new());
+            }
+            Err(stop) => {
+                named += 1;
+                assert!(stop.to_string().contains(name), "{stop}");
+            }
+        }
+    }
+    named
+}
+
+/// The same of a new copy, which saves how far it is while it writes the parts of a value.
+pub fn values_whose_copy_was_killed() {
+    let values = [b'a', b'b'].map(|byte| Bytes::from(vec![byte; 1_500_000]));
+    let mut named = 0;
+    for life in (1600..4800).step_by(400) {
+        let world = with_large("b\0", &values[0]);
+        (0..40).for_each(|at| world.put(&format!("a{at:02}"), Some("v")));
+        world.works(async {
+            {
+                let run = copied(&world).await;
+                assert!(world.fake.write(&[(b"b\0".to_vec(), Some((values[1].clone(), 0)))]));
+                restart(&run, "--again").await.unwrap();
+                world.way_ms.store(400, std::sync::atomic::Ordering::Relaxed);
+                let lives = pin!(world.clock.sleep(Duration::from_millis(life)));
+                drop(select(pin!(load(&run, Default::default())), lives).await);
+            }
+            world.clock.sleep(Duration::from_secs(2)).await;
+            world.way_ms.store(0, std::sync::atomic::Ordering::Relaxed);
+            named += are_whole_or_named(&world, "b\0", &values, "_etcd/6200/").await;
+            let (run, _) = world.hold(3).await.unwrap();
+            load(&run, Default::default()).await.unwrap();
+            assert_eq!(are_whole_or_named(&world, "b\0", &values[1..], "").await, 0, "{life}");
+        });
+    }
+    assert!(named > 0);
 }
 
 /// Parts that a program has set in another order, with the job's flags, are whole once the job has gone on, or is cut over.
@@ -382,10 +415,15 @@ pub fn parts_that_programs_set() {
 /// A value may be the text by which a job claims a key: a program's own, or from etcd.
 pub fn values_that_look_like_a_claim() {
     const CLAIM: &str = "consul-migrate x sets this key";
-    for (is_cut_over, form) in
-        [false, true].map(|it| [(it, Form::Lines), (it, Form::ConsulKv)]).concat()
+    // Jobs of versions without marks have that of programs.
+    for ((is_cut_over, form), mark) in [false, true]
+        .map(|it| [(it, Form::Lines), (it, Form::ConsulKv)])
+        .concat()
+        .into_iter()
+        .flat_map(|it| [(it, None), (it, Some(0))])
     {
-        let world = with_large("b\0", &CLAIM.into());
+        let mut world = with_large("b\0", &CLAIM.into());
+        world.mapping.mark = mark.unwrap_or(world.mapping.mark);
         world.works(async {
             world.put("copied", Some(CLAIM));
             let run = copied(&world).await;

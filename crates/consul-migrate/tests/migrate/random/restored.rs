@@ -79,10 +79,12 @@ pub fn as_a_new_cluster() {
 }
 
 /// etcd is restored while a tail follows a job that is cut over, or before: however many writes there were since, also of the keys
-/// that the cut-over has left, no deletion in the restored one comes to Consul, and the tail says why.
+/// that the cut-over has left, no deletion in the restored one comes to Consul, and the tail says why, also without a deletion.
 pub fn a_tail_after_the_cut_over() {
-    for (after_ms, writes) in
-        (0..2200).step_by(200).flat_map(|after| [0, 1, 40].map(|writes| (after, writes)))
+    for ((after_ms, writes), deletions) in (0..2200)
+        .step_by(200)
+        .flat_map(|after| [0, 1, 40].map(|writes| (after, writes)))
+        .flat_map(|it| [(it, 0), (it, 5)])
     {
         let world = World::plain(1, &[]);
         (0..9).for_each(|at| world.put(&format!("/{at}"), Some("1")));
@@ -100,13 +102,13 @@ pub fn a_tail_after_the_cut_over() {
                 world.fake.restore(7);
                 left.for_each(|key| world.put(key, Some("")));
                 (0..writes).for_each(|_| world.put("/new", Some("2")));
-                (0..5).for_each(|at| world.put(&format!("/{at}"), None));
+                (0..deletions).for_each(|at| world.put(&format!("/{at}"), None));
                 world.clock.sleep(Duration::from_secs(10)).await;
             };
             let tails = pin!(tail(&run, &Until::Dropped));
             let Either::Left((Err(Stop::Refused(why)), _)) = select(tails, pin!(restored)).await
             else {
-                panic!("not noticed after {after_ms} ms, {writes}")
+                panic!("not noticed after {after_ms} ms, {writes}, {deletions}")
             };
             assert!(why.contains("was restored from a snapshot"), "{why}");
             assert!(world.found().await == before, "after {after_ms} ms, {writes}: {why}");

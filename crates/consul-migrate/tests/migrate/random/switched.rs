@@ -23,6 +23,11 @@ pub fn run() {
     for ms in (0..80).step_by(2).chain([500, 1000, 1900]) {
         a_writer_that_was_not_stopped_is_noticed(ms);
     }
+    for freeze in [Freeze::Alarm, Freeze::Roles] {
+        let is_refused = |ms: &u64| a_write_behind_the_last_sentinel_is_not_lost(freeze, *ms);
+        let refused = (0..25).filter(is_refused).count();
+        assert!(refused > 2 && refused < 25, "{freeze:?}: {refused}");
+    }
     it_ends_within_its_limit();
     without_consent_nothing_is_stopped();
     no_other_job_applies_changes_to_the_same_keys();
@@ -102,6 +107,55 @@ fn a_write_behind_a_sentinel_that_another_deletes_is_not_lost(seed: u64) {
             Err(other) => panic!("{other:?}"),
         }
     });
+}
+
+/// Another program deletes the last sentinel alone, so long after it was set, and then a program writes if it still may. Returns
+/// whether the cut-over is refused.
+fn a_write_behind_the_last_sentinel_is_not_lost(freeze: Freeze, ms: u64) -> bool {
+    let world = World::plain(ms, &[]);
+    world.put("/a", Some("1"));
+    world.fake.have_users("3.6.0");
+    world.fake.permit("app", "READWRITE", "/", "0");
+    world.works(async {
+        let (run, _) = world.hold(1).await.unwrap();
+        let left = |key: &[u8]| key.windows(9).any(|it| it == b"cut-over/");
+        let last = async || loop {
+            let sentinels = run.job.record().mapping.sentinels();
+            let keys = world.fake.at(world.fake.revision()).into_keys();
+            let (stays, goes): (Vec<_>, Vec<_>) =
+                keys.filter(|key| key.starts_with(&sentinels)).partition(|key| left(key));
+            if !stays.is_empty() && !goes.is_empty() {
+                return goes;
+            }
+            world.clock.sleep(Duration::from_millis(1)).await;
+        };
+        let meddles = async {
+            let sentinels = last().await;
+            world.clock.sleep(Duration::from_millis(ms)).await;
+            let deleted: Vec<_> = sentinels.into_iter().map(|key| (key, None)).collect();
+            assert!(world.fake.write(&deleted));
+            let _ = world.fake.write_as("app", &[(b"/a".to_vec(), Some(("2".into(), 0)))]);
+            std::future::pending::<()>().await;
+        };
+        let done = match select(pin!(cut(&run, freeze)), pin!(meddles)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => unreachable!("it waits"),
+        };
+        match done {
+            Err(Stop::Refused(why)) => {
+                assert!(why.contains("another program has deleted the sentinel"), "{why}");
+                true
+            }
+            Ok(done) => {
+                let wanted = world.fake.at(world.fake.revision())[&b"/a"[..]].value.clone();
+                let found = world.stored("a").await.unwrap();
+                let is_whole = done.differences.is_empty() && found.as_bytes() == wanted;
+                assert!(is_whole, "{freeze:?} {ms} ms: {found}");
+                false
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    })
 }
 
 /// Otherwise nothing could lift that of an instance that is killed then.
