@@ -33,7 +33,8 @@ use support::trials::{self, Trials};
 fn trials() -> Trials {
     let mut trials = Trials::of("migrate");
     for part in 0..random::PARTS {
-        let name = format!("random_histories_with_faults_and_kills_end_equal_{part}");
+        let long = if part == 0 { "" } else { " [long]" };
+        let name = format!("random_histories_with_faults_and_kills_end_equal_{part}{long}");
         trials.add(name, move || random::run(part));
     }
     trials.add("an_alarm_is_lifted_late_and_never_under_the_instance_that_relies_on_it", || {
@@ -49,7 +50,7 @@ fn trials() -> Trials {
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
     trials.add("a_compaction_is_said_and_followed_by_a_new_snapshot", random::compacted::run);
     let always = random::compacted::all_the_time;
-    trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps", always);
+    trials.add("a_copy_that_etcd_always_compacts_ends_with_what_helps [long]", always);
     trials.add("a_call_that_is_dropped_is_not_taken_for_another_programs", random::dropped::run);
     trials.add("writes_that_a_proxy_repeats_are_done_once [long]", random::doubled::run);
     trials.add("a_tail_notices_at_each_moment_that_etcd_was_restored", random::restored::a_tail);
@@ -98,7 +99,10 @@ fn trials() -> Trials {
     let marks = random::lost::known_to_etcd;
     trials.add("rights_that_consul_has_forgotten_are_known_to_etcd", marks);
     let restored = random::finished::then_restored;
-    trials.add("after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set", restored);
+    trials.add(
+        "after_a_finish_that_was_cut_no_way_back_overwrites_what_programs_set [long]",
+        restored,
+    );
     let alone = random::finished::nothing_else_follows;
     trials.add("nothing_but_a_finish_follows_a_finish_that_has_begun", alone);
     let half = random::finished::after_half_a_rollback;
@@ -110,7 +114,7 @@ fn trials() -> Trials {
     let jobs = random::strangers::jobs;
     trials.add("another_job_changes_nothing_that_programs_use_since_a_cut_over", jobs);
     let meanwhile = random::strangers::that_begin_meanwhile;
-    trials.add("a_tail_of_another_job_that_begins_at_the_switch_changes_nothing", meanwhile);
+    trials.add("a_tail_of_another_job_that_begins_at_the_switch_changes_nothing [long]", meanwhile);
     let ended = random::strangers::that_have_ended;
     trials.add("instances_of_other_jobs_that_have_ended_keep_no_writer_stopped", ended);
     let rights = random::strangers::rights_of_another;
@@ -157,9 +161,9 @@ fn trials() -> Trials {
     let ends = random::odd_names::paths_are_left_at_the_end;
     trials.add("names_that_are_no_paths_are_left_at_the_end", ends);
     let middle = random::odd_names::values_in_the_middle_of_a_write;
-    trials.add("an_export_has_each_value_of_one_moment", middle);
+    trials.add("an_export_has_each_value_of_one_moment [long]", middle);
     let killed = random::odd_names::values_whose_write_was_killed;
-    trials.add("an_export_names_a_value_whose_write_was_killed", killed);
+    trials.add("an_export_names_a_value_whose_write_was_killed [long]", killed);
     let copied = random::odd_names::values_whose_copy_was_killed;
     trials.add("an_export_names_a_value_whose_copy_was_killed", copied);
     let set = random::odd_names::parts_that_programs_set;
