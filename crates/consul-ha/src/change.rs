@@ -527,7 +527,7 @@ async fn check_lost<'a>(
     if loss.force {
         return Ok(());
     }
-    let overview = session.overviews(cluster, session.patience)?.overview().await;
+    let overview = session.overviews(cluster)?.overview().await;
     let answers = |id: &&str| overview.nodes.iter().any(|it| it.id == *id && it.lost_consul);
     match lost.find(answers) {
         Some(node) => Err(Failure::Refused(format!(

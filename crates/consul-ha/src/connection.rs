@@ -31,7 +31,7 @@ pub struct Session {
     waiting: Arc<Client>,
     pub options: Options,
     /// The time limit of a call to Consul.
-    pub patience: Duration,
+    patience: Duration,
     /// The rights that the verb needs.
     needed: Vec<Right>,
     /// The rights without which it would change nothing, as far as they are known before it has looked.
@@ -106,15 +106,19 @@ impl Session {
         Cluster::new(client, waiting, self.options.clone())
     }
 
-    /// The observer of a cluster, with calls to its nodes, which waits at most this long for Consul, and no longer than it
-    /// may.
-    pub fn overviews(
+    /// The observer of a cluster, with calls to its nodes.
+    pub fn overviews(&self, cluster: &Arc<Cluster>) -> Result<Arc<Overviews>, Error> {
+        self.overviews_within(cluster, self.patience)
+    }
+
+    /// The same, which waits at most this long for Consul.
+    pub fn overviews_within(
         &self,
         cluster: &Arc<Cluster>,
-        most: Duration,
+        limit: Duration,
     ) -> Result<Arc<Overviews>, Error> {
         let plane = DataPlane::new(Arc::clone(cluster), |_| ())?;
-        Ok(Overviews::patient(Arc::clone(cluster), Some(plane), self.patience.min(most)))
+        Ok(Overviews::patient(Arc::clone(cluster), Some(plane), self.patience.min(limit)))
     }
 
     /// The cluster as it is now.
@@ -128,7 +132,7 @@ impl Session {
     pub async fn view(&self) -> Result<View, Error> {
         let cluster = self.observer()?;
         cluster.look_also_back().await?;
-        let overviews = self.overviews(&cluster, self.patience)?;
+        let overviews = self.overviews(&cluster)?;
         let overview = overviews.overview().await;
         Ok(View { cluster, overviews, overview })
     }

@@ -82,7 +82,8 @@ pub async fn events(session: &Session, given: &Events, output: Output) -> Result
 /// `serve`
 pub async fn serve(session: &Session, given: &Serve, output: Output) -> Result<(), Failure> {
     let cluster = session.observer()?;
-    let (overviews, nodes) = (session.overviews(&cluster, SERVED_WITHIN)?, Arc::<Nodes>::default());
+    let overviews = session.overviews_within(&cluster, SERVED_WITHIN)?;
+    let nodes = Arc::<Nodes>::default();
     nodes.add(&overviews);
     let server = StatusServer::bind(&given.listen, &given.host, nodes)?;
     let url = format!("http://{}/", server.address());

@@ -486,21 +486,23 @@ impl Overviews {
         let incarnation = own_report.incarnation.clone();
         let (name, own) = known.own(options, &snapshot);
         own.learn((name, &incarnation), Ok(own_report));
-        // A busy Consul may take longer than half a second.
-        known.is_unanswered = self.consul_patience > PATIENCE
-            && match &maps {
-                Ok(Ok(_)) => false,
-                Ok(Err(error)) => [Kind::Timeout, Kind::Connect].contains(&error.kind()),
-                Err(_) => true,
-            };
-        match maps {
-            Ok(Ok(maps)) => known.maps = maps,
-            Ok(Err(error)) => known.maps.missed(error.message()),
+        let is_unanswered = match maps {
+            Ok(Ok(maps)) => {
+                known.maps = maps;
+                false
+            }
+            Ok(Err(error)) => {
+                known.maps.missed(error.message());
+                [Kind::Timeout, Kind::Connect].contains(&error.kind())
+            }
             Err(_) => {
                 let limit = self.consul_patience.as_millis();
                 known.maps.missed(&format!("Consul has not answered within {limit} ms"));
+                true
             }
-        }
+        };
+        // A busy Consul may take longer than half a second.
+        known.is_unanswered = is_unanswered && self.consul_patience > PATIENCE;
         for (id, told) in &mut known.told {
             if !is_own(id) && !snapshot.nodes.get(id).is_some_and(|node| node.is_live) {
                 told.report = None;
