@@ -65,6 +65,9 @@ macro_rules! add {
     ($trials:ident, $test:ident) => {
         $trials.add(stringify!($test), $test)
     };
+    ($trials:ident, $test:ident, long) => {
+        $trials.add(concat!(stringify!($test), " [long]"), $test)
+    };
 }
 pub use add;
 

@@ -44,7 +44,7 @@ fn trials() -> Trials {
     trials.add("a_copy_that_replaces_all_deletes_what_was_before", random::kept::replaces);
     trials.add("what_a_snapshot_has_is_counted_and_a_large_one_is_not_kept", random::kept::count);
     trials.add("a_tail_ends_at_what_the_mapping_refuses", random::refused::run);
-    trials.add("a_copy_goes_on_where_all_keys_before_are_written", random::resumed::run);
+    trials.add("a_copy_goes_on_where_all_keys_before_are_written [long]", random::resumed::run);
     trials.add("an_instance_that_lives_is_not_replaced", random::holder::run);
     trials.add("an_instance_is_replaced_at_each_moment [long]", random::overtaken::run);
     trials.add("nothing_is_lost_at_the_moment_of_a_cut_over", random::switched::run);
@@ -86,7 +86,7 @@ fn trials() -> Trials {
     trials.add("rights_come_back_after_each_end_of_a_cut_over [long]", back);
     trials.add("the_state_of_rights_is_told [long]", random::roles::told::run);
     let told = random::roles::told::are_told_before_they_are_taken;
-    trials.add("what_a_cut_over_changes_in_etcd_is_told_before", told);
+    trials.add("what_a_cut_over_changes_in_etcd_is_told_before [long]", told);
     let some = random::roles::some_at_once;
     trials.add("many_rights_are_taken_some_at_once_and_given_back", some);
     trials.add("a_move_that_is_finished_leaves_nothing [long]", random::finished::run);
@@ -165,10 +165,10 @@ fn trials() -> Trials {
     let killed = random::odd_names::values_whose_write_was_killed;
     trials.add("an_export_names_a_value_whose_write_was_killed [long]", killed);
     let copied = random::odd_names::values_whose_copy_was_killed;
-    trials.add("an_export_names_a_value_whose_copy_was_killed", copied);
+    trials.add("an_export_names_a_value_whose_copy_was_killed [long]", copied);
     let set = random::odd_names::parts_that_programs_set;
     trials.add("parts_that_a_program_has_set_are_whole", set);
-    trials.add("names_beside_parts_are_not_parts", random::odd_names::names_beside_parts);
+    trials.add("names_beside_parts_are_not_parts [long]", random::odd_names::names_beside_parts);
     trials.add(
         "a_value_may_look_like_the_claim_of_a_job",
         random::odd_names::values_that_look_like_a_claim,
@@ -177,12 +177,12 @@ fn trials() -> Trials {
     trials.add("the_alarm_of_a_job_is_its_own_after_consul_was_restored", forgotten);
     let at_once = random::strangers::at_once;
     trials.add("two_cut_overs_at_once_leave_one_alarm_and_go_back", at_once);
-    trials.add("the_numbers_of_all_verbs_add_up", random::numbers::run);
+    trials.add("the_numbers_of_all_verbs_add_up [long]", random::numbers::run);
     trials.add("a_way_back_ends_beside_programs_that_write", random::beside::run);
     let once = random::beside::transactions_are_done_once;
     trials.add("a_transaction_of_a_way_back_is_done_once [long]", once);
-    trials.add("a_way_back_counts_its_work_all_the_time", random::beside::is_counted);
-    trials.add("nothing_is_silent_while_a_side_does_not_answer", random::waits::run);
+    trials.add("a_way_back_counts_its_work_all_the_time [long]", random::beside::is_counted);
+    trials.add("nothing_is_silent_while_a_side_does_not_answer [long]", random::waits::run);
     trials.add("a_tail_says_that_watches_are_not_answered", random::held_up::run);
     trials.add("a_tail_applies_many_changes_in_a_transaction", random::together::run);
     let parts = random::together::in_parts;

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub fn add_to(trials: &mut Trials) {
-    add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time);
+    add!(trials, a_session_that_ends_behind_a_broken_connection_is_free_in_time, long);
     add!(trials, a_release_with_an_unknown_outcome_can_be_made_again);
     add!(trials, a_release_that_is_refused_says_whether_it_may_have_been_applied);
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
@@ -28,7 +28,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, an_attempt_that_ends_while_its_session_is_made_leaves_none);
     add!(trials, an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter);
     add!(trials, a_stop_without_answers_ends_in_time);
-    add!(trials, no_call_blocks_longer_than_its_timeout);
+    add!(trials, no_call_blocks_longer_than_its_timeout, long);
 }
 
 /// How requests fail.

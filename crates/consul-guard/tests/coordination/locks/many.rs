@@ -22,7 +22,7 @@ use std::time::Duration;
 pub fn add_to(trials: &mut Trials) {
     add!(trials, many_leases_are_proven_by_few_requests);
     add!(trials, a_lease_that_is_lost_suspends_no_other);
-    add!(trials, a_key_for_which_transactions_fail_suspends_no_other);
+    add!(trials, a_key_for_which_transactions_fail_suspends_no_other, long);
     add!(trials, a_permit_whose_document_acls_hide_suspends_no_other);
     add!(trials, waiters_with_a_common_directory_share_a_query);
     add!(trials, a_lock_that_is_released_while_its_waiter_joins_others_is_acquired);

@@ -88,7 +88,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_lock_is_not_kept_any_more_once_it_is_released", failures::keeping_ends),
     ("renewals_follow_the_ttl_of_the_reply", renewals),
     ("between_two_lost_races_there_is_a_pause", failures::lost_races),
-    ("answers_of_another_program_end_no_lock_and_no_permit", wrong_answers::other_program),
+    ("answers_of_another_program_end_no_lock_and_no_permit [long]", wrong_answers::other_program),
     (
         "a_process_whose_agent_is_another_program_goes_to_the_next_one",
         wrong_answers::other_program_as_agent,
