@@ -213,7 +213,7 @@ step_cluster() {
 step_servers() {
     PART=added run_cargo_test "${rust_tests[@]}" "${of_servers[@]}"
     run_cargo_test "${rust_tests[@]}" --test client -- "$in_client"
-    run_cargo_test "${rust_tests[@]}" --test cluster --test docs -- --ignored --skip five_million
+    run_cargo_test "${rust_tests[@]}" --test client --test cluster --test docs -- --ignored --skip five_million
 }
 
 step_nodes() {

@@ -879,7 +879,9 @@ mod tests {
             MAX_ENCODED / 2,
             MAX_OPS,
         ];
-        for length in limits.into_iter().flat_map(|limit| limit.saturating_sub(20)..limit + 3) {
+        let beside =
+            |limit: usize| [-20, -7, -3, -2, -1, 0, 1, 2].map(|by| limit.saturating_add_signed(by));
+        for length in limits.into_iter().flat_map(beside) {
             let sizes =
                 [0, 1, PART + 1, MAX_IN_TXN, MAX_IN_TXN + 1, MAX_VALUE, MAX_VALUE + 1, 2_000_000];
             for (first, size) in

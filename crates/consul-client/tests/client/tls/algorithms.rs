@@ -127,6 +127,7 @@ fn versions(key: &str) -> &'static [&'static str] {
 /// The server's, the client's and the authority's key are of one kind, and each signs with each hash that the client knows
 /// of it.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn each_supported_key_works_with_both_versions_and_each_hash() {
     if !has_openssl() {
         return;
@@ -228,6 +229,7 @@ fn a_servers_key_that_is_too_small_is_named_whatever_is_verified() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn an_authoritys_key_that_cannot_be_used_is_named() {
     if !has_openssl() {
         return;
@@ -250,6 +252,7 @@ fn an_authoritys_key_that_cannot_be_used_is_named() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_signature_that_is_not_supported_is_named_and_not_the_key() {
     if !has_openssl() {
         return;
@@ -277,6 +280,7 @@ fn a_signature_that_is_not_supported_is_named_and_not_the_key() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_clients_key_that_cannot_be_used_is_named() {
     if !has_openssl() {
         return;
