@@ -106,6 +106,7 @@ fn a_node_that_started_an_hour_ahead_writes_when_its_clock_is_right() {
 
 /// A write that was acknowledged with the wrong time is neither lost nor overwritten by an older version.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn records_of_three_nodes_that_were_ahead_stay_readable() {
     let cases = Cases::new();
     let machines = [120; 3].map(Machine::ahead);

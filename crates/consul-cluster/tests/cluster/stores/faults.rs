@@ -140,6 +140,7 @@ fn a_node_whose_storage_fails_gets_no_more_shards_until_it_works() {
 
 /// As the storage of a program whose disk or lock never answers: nothing of it returns.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_storage_that_hangs_is_told_within_5_s_until_it_answers_again() {
     let (cases, nodes) = Cases::filled(3);
     cases.wait_until(60, || nodes.iter().all(|node| node.store.serves().is_ok()));
@@ -245,6 +246,7 @@ fn a_rolling_restart_that_waits_for_ready_loses_nothing_and_fails_no_write() {
 
 /// A full disk is what a node is drained for. It may not even keep that it has been replaced.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_node_whose_storage_fails_can_be_drained() {
     for function in ["apply", "drop", "keep", "purge", "scan"] {
         let (cases, nodes) = Cases::filled(4);

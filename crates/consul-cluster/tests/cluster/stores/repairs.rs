@@ -211,6 +211,7 @@ fn reads_after_each_other_do_not_go_back_during_a_write() {
 
 /// The same while replicas fail to store it for some time.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn reads_after_each_other_do_not_go_back_while_storages_fail() {
     for failing in [vec![1, 2], vec![0, 1], vec![0, 2]] {
         for fails in [1, 4] {

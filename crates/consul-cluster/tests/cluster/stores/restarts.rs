@@ -268,6 +268,7 @@ fn an_accepted_loss_takes_what_restarted_machines_have() {
 
 /// The documented backup: the copies were made while the nodes ran, and the machines were restarted since.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_backup_is_put_back_on_restarted_machines() {
     for keys_are_deleted in [true, false] {
         let mut machines = Machines::filled(3, 3);
@@ -512,6 +513,7 @@ fn a_stop_flushes_no_disk_that_another_process_has_opened() {
 
 /// A record that was deleted, and purged, while the disk was another one.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn an_old_disk_brings_no_deleted_record_back() {
     let mut machines = Machines::filled(3, 3);
     let old = machines.copy_but(&machines.disks[1], |_| false);

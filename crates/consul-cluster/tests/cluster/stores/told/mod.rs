@@ -257,6 +257,7 @@ fn a_process_without_descriptors_says_so_by_its_check() {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn each_right_to_write_that_a_node_lacks_is_told() {
     in_own_process("each_right_to_write_that_a_node_lacks_is_told", || {
         let mut lab = Lab::with_acl();
