@@ -453,3 +453,59 @@ fn no_order_ends_with_the_deletion_of_a_subtree() {
         assert_eq!(after.weights, [("n3".to_owned(), 2.0)].into(), "{gone}");
     }
 }
+
+/// The orders of an operator, and what observers show of them.
+fn orders(world: &World) -> (Mode, Mode, Option<Mode>, bool, Option<f64>) {
+    let seen = look(world).snapshot();
+    let mode = |id: &str| seen.nodes.get(id).map(|it| it.record.mode);
+    let of_down = mode("n3").or_else(|| seen.kept_modes.get("n3").copied());
+    let (n1, n2) = (mode("n1").expect("n1"), mode("n2").expect("n2"));
+    (n1, n2, of_down, seen.paused.is_some(), seen.weights.get("n1").copied())
+}
+
+fn give(world: &World, by: &Cluster, given: bool) {
+    let mode = |mode| if given { mode } else { Mode::Active };
+    world.run(by.set_mode("n1", mode(Mode::Draining))).expect("an order");
+    world.run(by.set_mode("n2", mode(Mode::Maintenance))).expect("an order");
+    world.run(by.set_mode("n3", mode(Mode::Maintenance))).expect("an order");
+    world.run(by.set_weight(None, "n1", given.then_some(2.0))).expect("an order");
+    match given {
+        true => _ = world.run(by.pause_moves(None, "ada", "")).expect("an order"),
+        false => _ = world.run(by.resume_moves(None)).expect("an order"),
+    }
+}
+
+/// Not only a Consul without data is from before an order: so is one that a snapshot has set back. Each order of before the
+/// snapshot was ended, or given, after it.
+#[test]
+fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
+    for given in [true, false] {
+        for end in [None, Some(End::Stopped), Some(End::Killed)] {
+            let what = format!("given {given}, n3 {end:?}");
+            let (world, mut nodes) = three();
+            nodes.push(world.start(options("n4")));
+            world.wait(secs(10));
+            give(&world, &look(&world), !given);
+            world.wait(secs(5));
+            let snapshot = world.agent.back_up();
+            give(&world, &look(&world), given);
+            world.wait(secs(5));
+            if let Some(end) = end {
+                end.of(&world, &nodes.remove(2));
+            }
+            let before = orders(&world);
+            assert_eq!(before.3, given, "{what}");
+            world.agent.restore_snapshot(&snapshot);
+            world.wait(secs(60));
+            let mut after = orders(&world);
+            // A node that was stopped is there again.
+            after.2 = after.2.filter(|mode| before.2.is_some() || *mode != Mode::Active);
+            assert_eq!(after, before, "{what}");
+            if end.is_some() {
+                let again = world.start(options("n3"));
+                world.run(again.cluster.started()).expect("nothing is refused");
+                assert_eq!(again.cluster.mode(), before.2.unwrap_or_default(), "{what}");
+            }
+        }
+    }
+}
