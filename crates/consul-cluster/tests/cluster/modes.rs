@@ -497,6 +497,8 @@ fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
             assert_eq!(before.3, given, "{what}");
             world.agent.restore_snapshot(&snapshot);
             world.wait(secs(60));
+            // A pause stops moves alone: the map has the epoch that shows the loss.
+            assert!(!look(&world).snapshot().is_restored, "{what}");
             let mut after = orders(&world);
             // A node that was stopped is there again.
             after.2 = after.2.filter(|mode| before.2.is_some() || *mode != Mode::Active);
