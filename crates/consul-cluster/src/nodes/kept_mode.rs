@@ -29,8 +29,8 @@ struct Document {
 /// The modes of nodes that are not there.
 pub type Modes = BTreeMap<String, Mode>;
 
-/// The modes, the pause and the weights that Consul has lost, and until when they are put back. Each with the modify index of
-/// that which a restored snapshot has brought in its place, 0 if there is none.
+/// The modes, the pause and the weights that Consul has lost, and until when they are put back. Each has the modify index of the
+/// entry that a restored snapshot has brought in its place, 0 if there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
     pub(super) modes: BTreeMap<String, (Mode, u64)>,

@@ -32,7 +32,7 @@ pub(super) fn note_lost(
     let at = keys::listed_index(&state.answer.value, &cluster.options.pause_key());
     let is_other = before.paused.as_ref() != pause && at <= newest;
     let pause = is_other.then(|| (before.paused.clone(), at));
-    // A node that lives keeps its own mode; one that is not known was stopped as an active one.
+    // A node that lives keeps its own mode; an unknown node was active when it stopped.
     let of_down = |id: &String| match before.nodes.get(id) {
         Some(node) => (!node.is_live).then_some(node.record.mode),
         None => Some(before.kept_modes.get(id).copied().unwrap_or_default()),

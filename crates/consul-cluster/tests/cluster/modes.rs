@@ -475,8 +475,8 @@ fn give(world: &World, by: &Cluster, given: bool) {
     }
 }
 
-/// Not only a Consul without data is from before an order: so is one that a snapshot has set back. Each order of before the
-/// snapshot was ended, or given, after it.
+/// Not only a Consul without data is from before an order, also a Consul that a snapshot has set back. Each order was given, or
+/// ended, after the snapshot.
 #[test]
 fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
     for given in [true, false] {
@@ -510,4 +510,23 @@ fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
             }
         }
     }
+}
+
+/// A Consul without data counts from the start: an order there is not older than the node's key was.
+#[test]
+fn an_order_after_a_wipe_counts_although_its_index_is_lower() {
+    let world = World::new();
+    for number in 0..1000 {
+        world.send("PUT", &format!("/v1/kv/other/{number}"), "");
+    }
+    let nodes = ["n1", "n2"].map(|id| world.start(options(id)));
+    world.wait(secs(10));
+    world.agent.restart(Retained::Nothing);
+    world.wait(secs(40));
+    world.run(look(&world).set_mode("n2", Mode::Maintenance)).expect("an order");
+    world.wait(secs(5));
+    let seen = look(&world).snapshot();
+    assert!(seen.nodes["n2"].modify_index < 1000);
+    assert_eq!(seen.nodes["n2"].record.mode, Mode::Maintenance);
+    assert_eq!(nodes[1].cluster.mode(), Mode::Maintenance);
 }
