@@ -73,8 +73,8 @@ pub enum Change {
 pub struct State {
     /// The whole value, with its metadata.
     pub answer: Answer,
-    /// Whether changes since the previous state can have been missed: a query failed in between, or
-    /// the index of the servers went back.
+    /// Whether changes since the previous state can have been missed: a query failed in between or has ended before its
+    /// time, or the index of the servers went back.
     pub is_resynchronised: bool,
     /// Whether an error was reported before it.
     pub is_after_error: bool,
@@ -150,7 +150,7 @@ struct Watcher {
     last_query: Option<Instant>,
     /// Whether the last answer had a position; `None` before the first answer.
     last_had_position: Option<bool>,
-    /// Whether a blocking query has failed since the last answer.
+    /// Whether a blocking query has failed since the last answer, or has ended with it before its time.
     has_failed_blocking: bool,
     /// How many other queries have failed since the last answer.
     failures: u32,
@@ -241,12 +241,16 @@ impl Watcher {
         loop {
             self.pause().await;
             self.last_query = Some(self.client.clock().now());
+            let blocks = self.blocks();
             let error = match self.ask_twice().await {
                 Ok(answer) => {
                     self.numbers.watch_updates.add_one();
                     self.fails = None;
+                    let is_abandoned = blocks && self.is_abandoned(&answer);
                     self.note_items(&answer);
-                    return Ok(self.take(answer));
+                    let state = self.take(answer);
+                    self.has_failed_blocking = is_abandoned;
+                    return Ok(state);
                 }
                 Err(error) => {
                     self.numbers.watch_failures.add_one();
@@ -330,6 +334,16 @@ impl Watcher {
             (Some(Position::Index(last)), Some(index)) => index < *last && !self.is_unordered(),
             _ => false,
         }
+    }
+
+    /// Whether a query that waits has ended before its time without a change. Consul answers so when a snapshot is restored,
+    /// with what it has found before, and the indexes that follow are lower for a while: a query that waits would miss that.
+    fn is_abandoned(&self, answer: &Answer) -> bool {
+        let index = answer.meta.index.map(Position::Index);
+        let now = self.client.clock().now();
+        let has_waited =
+            self.last_query.is_some_and(|begun| now - begun >= self.wait.min(self.longest_wait));
+        !has_waited && index.is_some() && index == self.position && !self.is_unordered()
     }
 
     /// Sends a query; without retries while the client is refused, which has its own pauses.

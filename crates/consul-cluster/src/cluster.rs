@@ -17,7 +17,7 @@ use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -45,6 +45,8 @@ pub struct Cluster {
     pub(crate) reported: Mutex<Reported>,
     /// Until this time, nodes that Consul has lost stay as they were.
     pub(crate) kept_until: watch::Sender<Instant>,
+    /// The modify index at which this node has read its own key last; 0 after a write.
+    pub(crate) own_key_seen: AtomicU64,
     /// Signals that Consul's list of keys lacks this node's record.
     pub(crate) own_key_lost: Notify,
     /// Signals that Consul's list of instances lacks this node's own.
@@ -123,6 +125,7 @@ impl Cluster {
             snapshot: watch::Sender::default(),
             reported: Mutex::default(),
             kept_until: watch::Sender::default(),
+            own_key_seen: AtomicU64::new(0),
             own_key_lost: Notify::new(),
             own_instance_lost: Notify::new(),
             is_name_doubted: AtomicBool::default(),

@@ -81,10 +81,24 @@ impl Said {
     }
 }
 
+fn entry<'e>(entries: &'e Value, key: &str) -> Option<&'e Value> {
+    let is_it = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
+    entries.items().iter().find(is_it)
+}
+
+/// The modify index of an entry in a list.
+pub(crate) fn index(entry: &Value) -> u64 {
+    entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// The modify index of a key in a list of entries, 0 if it is not there.
+pub(crate) fn listed_index(entries: &Value, key: &str) -> u64 {
+    entry(entries, key).map_or(0, index)
+}
+
 /// The value of a key in a list of entries, empty if it has none; `None`: the key is not there.
 pub(crate) fn listed<'e>(entries: &'e Value, key: &str) -> Option<&'e [u8]> {
-    let is_it = |entry: &&Value| entry.get("Key").and_then(Value::as_str) == Some(key);
-    match entries.items().iter().find(is_it)?.get("Value") {
+    match entry(entries, key)?.get("Value") {
         Some(Value::Bytes(bytes)) => Some(bytes),
         _ => Some(b""),
     }

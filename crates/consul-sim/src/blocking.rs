@@ -250,8 +250,11 @@ impl Agent {
         let token = streams.then_some(Topic::Tokens);
         let topics = |state: &State| (read.topics)(state, call).into_iter().chain(token).collect();
         let reply = match self.wait_for(topics, options.wait, jitter, news).await {
-            Some(reply) => reply,
-            None => self.with(|state| {
+            Ok(reply) => reply,
+            Err(Ended::Restored) => self.with(|state| {
+                state.before_restore(|state| last.unwrap_or_else(|| read.reply(state, call)))
+            }),
+            Err(Ended::Time) => self.with(|state| {
                 if let Some(near) = &index.near {
                     index.value = index.value.max(state.kv.newest_near(near));
                 }
@@ -306,20 +309,20 @@ impl Agent {
         let jitter = options.wait / JITTER_PART;
         let topics = |state: &State| (read.topics)(state, call);
         match self.wait_for(topics, options.wait, jitter, news).await {
-            Some(reply) => reply,
-            None => self.with(|state| (read.answer)(state, call)),
+            Ok(reply) => reply,
+            Err(_) => self.with(|state| (read.answer)(state, call)),
         }
     }
 
     /// Waits until `news` returns a value; it is called at once and after each change of one of the
-    /// topics. `None` if `wait`, plus up to `jitter`, is over first.
+    /// topics.
     async fn wait_for<R>(
         &self,
         topics: impl FnOnce(&State) -> Vec<Topic>,
         wait: Duration,
         jitter: Duration,
         mut news: impl FnMut(&mut State) -> Option<R>,
-    ) -> Option<R> {
+    ) -> Result<R, Ended> {
         let begun = self.with(|state| match news(state) {
             Some(reply) => Err(reply),
             None => {
@@ -331,15 +334,18 @@ impl Agent {
         });
         let (deadline, waiter, restores, _subscription) = match begun {
             Ok(begun) => begun,
-            Err(reply) => return Some(reply),
+            Err(reply) => return Ok(reply),
         };
         while self.woken(&waiter, deadline).await {
-            let (reply, restored) = self.with(|state| (news(state), state.restores != restores));
-            if reply.is_some() || restored {
+            let reply = self.with(|state| match state.restores == restores {
+                true => news(state).map(Ok),
+                false => Some(Err(Ended::Restored)),
+            });
+            if let Some(reply) = reply {
                 return reply;
             }
         }
-        None
+        Err(Ended::Time)
     }
 
     /// Waits for a change; false if the deadline comes first.
@@ -347,6 +353,14 @@ impl Agent {
         let change = pin!(waiter.notified());
         matches!(select(change, self.clock.sleep_until(deadline)).await, Either::Left(_))
     }
+}
+
+/// Why a wait ends without news.
+enum Ended {
+    /// Its time, with the jitter, is over.
+    Time,
+    /// A snapshot was restored: the query has what it has found before.
+    Restored,
 }
 
 /// Removes the waiter when its query ends or is abandoned.

@@ -1091,6 +1091,31 @@ fn one_answer_that_there_is_nothing_before_lower_indexes_deletes_nothing() {
     }
 }
 
+/// A query that waits returns with what it has found before, and a write makes the index higher than it ever was.
+#[test]
+fn a_restored_snapshot_is_told_at_once_and_as_one() {
+    for write in [None, Some("b/1"), Some("a/1"), Some("a/5")] {
+        for method in ["kv_list", "kv_keys"] {
+            let world = three_keys();
+            let snapshot = world.agent.back_up();
+            world.put("a/4", "1");
+            let args = Args::new().arg("a/");
+            let mut changes = world.watch(method, args);
+            world.said_within(&mut changes, Duration::from_secs(1));
+            world.agent.restore_snapshot(&snapshot);
+            if let Some(key) = write {
+                world.put(key, "2");
+            }
+            let said = world.said_within(&mut changes, Duration::from_secs(1));
+            let [Change::Resynchronised(all)] = &said[..] else {
+                panic!("{method} {write:?}: {said:?}")
+            };
+            let count = if write == Some("a/5") { 4 } else { 3 };
+            assert_eq!(all.items().len(), count, "{method} {write:?}");
+        }
+    }
+}
+
 /// The first answer lacks what was deleted, the second one all of it, or another part.
 #[test]
 fn what_only_the_second_of_two_answers_lacks_is_not_deleted() {

@@ -241,10 +241,11 @@ impl Duty<'_> {
         let is_corrupt = matches!(stored.map, Content::Corrupt(..));
         let is_gone = matches!(stored.map, Content::Absent);
         let next = match newest {
-            // A pause stops moves, not the return of the map.
-            Some(map) if self.is_paused(snapshot) && self.may_write(snapshot) => {
-                (is_corrupt || is_gone).then(|| map.clone())
-            }
+            // A pause stops moves, not the return of the map, and not the epoch that shows its loss.
+            Some(map) if self.is_paused(snapshot) && self.may_write(snapshot) => match is_lost {
+                true => Some(map.clone().with_token(token)),
+                false => (is_corrupt || is_gone).then(|| map.clone()),
+            },
             _ if !self.may_change(snapshot) => None,
             Some(map) => match map.rebalanced(&self.members(snapshot, map), token) {
                 Some((next, moves)) => {

@@ -29,23 +29,27 @@ struct Document {
 /// The modes of nodes that are not there.
 pub type Modes = BTreeMap<String, Mode>;
 
-/// The modes, the pause and the weights that Consul has lost, and until when they are put back.
+/// The modes, the pause and the weights that Consul has lost, and until when they are put back. Each has the modify index of the
+/// entry that a restored snapshot has brought in its place, 0 if there is none.
 #[derive(Debug, Default)]
 pub(crate) struct Lost {
-    pub(super) modes: Modes,
-    pub(super) pause: Option<Pause>,
-    pub(super) weights: Weights,
+    pub(super) modes: BTreeMap<String, (Mode, u64)>,
+    pub(super) pause: Option<(Option<Pause>, u64)>,
+    pub(super) weights: Option<(Weights, u64)>,
     pub(super) until: Instant,
 }
 
 impl Lost {
     /// Forgets the modes of nodes that Consul has again.
     pub(super) fn found(&mut self, listed: &Records, kept: &Modes) {
-        self.modes.retain(|id, _| !kept.contains_key(id) && !listed.contains_key(id));
+        self.modes.retain(|id, (_, at)| {
+            let index = listed.get(id).map_or(0, |(_, index)| *index);
+            !kept.contains_key(id) && index == *at
+        });
     }
 
     pub(super) fn is_none(&self) -> bool {
-        self.modes.is_empty() && self.pause.is_none() && self.weights.is_empty()
+        self.modes.is_empty() && self.pause.is_none() && self.weights.is_none()
     }
 }
 

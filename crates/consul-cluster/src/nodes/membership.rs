@@ -423,7 +423,10 @@ impl Cluster {
         self.hold_off();
         match write(&self.client, &self.options, &mine, index).await {
             // The listed instance of this node may come from a restored snapshot.
-            Ok(()) => self.own_instance_lost.notify_one(),
+            Ok(()) => {
+                self.own_key_seen.store(0, Ordering::Relaxed);
+                self.own_instance_lost.notify_one();
+            }
             Err(error) => tracing::info!(%error, "the node's key could not be written"),
         }
     }
@@ -493,6 +496,7 @@ impl Cluster {
         let found = found.map(|(bytes, index)| (Record::parse(id, &bytes), index));
         let mine = lock(&self.record).clone();
         let mut asked = None;
+        let seen = self.own_key_seen.load(Ordering::Relaxed);
         let index = match found {
             // The key has been this node's since its start, so whatever is in it is there by mistake.
             Some((None, index)) => {
@@ -503,7 +507,16 @@ impl Cluster {
             Some((Some(other), index)) if !self.is_me(&other) => {
                 return Err(Differs::Taken(Box::new(other), index));
             }
+            Some((Some(record), index)) if index < seen && record != mine => {
+                tracing::warn!(
+                    node = id,
+                    "the node's key is older than it was; it is written again"
+                );
+                self.hold_off();
+                index
+            }
             Some((Some(mut record), index)) => {
+                self.own_key_seen.store(index, Ordering::Relaxed);
                 // Others may change only the mode, and ask something.
                 if let Some(request) = record.request.clone() {
                     requested::prepare(self, &request, &mut record);
@@ -538,6 +551,8 @@ impl Cluster {
             // The key was changed in between; the caller's loop checks it again.
             Err(error) if error.kind() == Kind::Conflict => Ok(()),
             Ok(()) => {
+                // Its index in a history of Consul that may be another one.
+                self.own_key_seen.store(0, Ordering::Relaxed);
                 asked.iter().for_each(|request| requested::act_on(self, request));
                 Ok(())
             }
@@ -613,11 +628,13 @@ impl Cluster {
             true => reported.records.keys().any(|id| records.contains_key(id)),
         };
         let is_lacking = !is_certain && has(&reported.records) && !has(&records);
+        let newest = listed.items().iter().map(keys::index).max().unwrap_or_default();
+        let newest = std::mem::replace(&mut reported.newest, newest);
         if !self.options.observer {
-            restore::note_lost_weights(self, state, weights.as_ref());
+            restore::note_lost_weights(self, state, newest, weights.as_ref());
         }
         if (is_lacking || state.is_resynchronised) && !self.options.observer {
-            restore::note_lost(self, state, &records, (&kept, paused.as_ref()));
+            restore::note_lost(self, state, newest, &records, (&kept, paused.as_ref()));
         } else {
             self.lost_modes.send_if_modified(|lost| {
                 lost.found(&records, &kept);
@@ -631,7 +648,11 @@ impl Cluster {
             paused = paused.or(self.snapshot().paused.clone());
             weights = weights.or(Some(self.snapshot().weights.clone()));
         }
-        let weights = weights.unwrap_or_else(|| restore::lost_weights(self));
+        let lost_pause =
+            restore::lost_pause(self, keys::listed_index(listed, &options.pause_key()));
+        let paused = lost_pause.unwrap_or(paused);
+        let at = keys::listed_index(listed, &options.weights_key());
+        let weights = restore::lost_weights(self, at).or(weights).unwrap_or_default();
         kept.retain(|id, _| !records.contains_key(id));
         if verdict == Verdict::Apply {
             reported.records = records;

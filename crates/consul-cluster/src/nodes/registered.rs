@@ -71,6 +71,8 @@ pub(crate) fn service(options: &Options, record: &Record) -> Service {
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(super) records: Records,
+    /// The highest modify index in the last list of keys.
+    pub(super) newest: u64,
     /// The keys under the nodes' prefix that the log has called other programs'.
     pub(super) said: BTreeSet<String>,
     /// Each registered incarnation; `None` before the first answer.
@@ -200,7 +202,7 @@ pub(super) fn records(options: &Options, entries: &Value, said: &mut Said) -> Re
         if is_of_operators(id) {
             continue;
         }
-        let index = entry.get("ModifyIndex").and_then(Value::as_u64).unwrap_or_default();
+        let index = keys::index(entry);
         let record = match entry.get("Value") {
             Some(Value::Bytes(bytes)) => Record::parse(id, bytes),
             _ => None,

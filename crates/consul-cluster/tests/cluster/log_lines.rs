@@ -133,6 +133,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("too many connections from other nodes", "strangers::tests"),
     ("a node and the leader refuse each other's cluster_key", "once for each start of a node"),
     ("a node and the leader accept each other's cluster_key again", "once after the line above"),
+    (
+        "the node's key is older than it was; it is written again",
+        "once for each restored snapshot; modes",
+    ),
     ("the node takes another weight", "an operator; modes"),
     ("Consul has lost the weights of nodes; they are put back", "once for each loss; modes"),
     ("not the weights of nodes; those known before count", "as \"not a node's key\"; modes"),
@@ -160,7 +164,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("not the mode of a node that is stopped; it is ignored", "an operator; modes"),
     ("the node's mode ends with this stop", "once, at the end of a node"),
     ("what an operator has ordered was not put back", "once in five seconds at most"),
-    ("Consul has lost the pause; it is put back", "once for each loss"),
+    ("Consul has lost the pause, or its end; it is put back", "once for each loss"),
     (
         "Consul has lost the mode of a node that is stopped; it is put back",
         "once for each loss and node",

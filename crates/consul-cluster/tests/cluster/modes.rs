@@ -453,3 +453,80 @@ fn no_order_ends_with_the_deletion_of_a_subtree() {
         assert_eq!(after.weights, [("n3".to_owned(), 2.0)].into(), "{gone}");
     }
 }
+
+/// The orders of an operator, and what observers show of them.
+fn orders(world: &World) -> (Mode, Mode, Option<Mode>, bool, Option<f64>) {
+    let seen = look(world).snapshot();
+    let mode = |id: &str| seen.nodes.get(id).map(|it| it.record.mode);
+    let of_down = mode("n3").or_else(|| seen.kept_modes.get("n3").copied());
+    let (n1, n2) = (mode("n1").expect("n1"), mode("n2").expect("n2"));
+    (n1, n2, of_down, seen.paused.is_some(), seen.weights.get("n1").copied())
+}
+
+fn give(world: &World, by: &Cluster, given: bool) {
+    let mode = |mode| if given { mode } else { Mode::Active };
+    world.run(by.set_mode("n1", mode(Mode::Draining))).expect("an order");
+    world.run(by.set_mode("n2", mode(Mode::Maintenance))).expect("an order");
+    world.run(by.set_mode("n3", mode(Mode::Maintenance))).expect("an order");
+    world.run(by.set_weight(None, "n1", given.then_some(2.0))).expect("an order");
+    match given {
+        true => _ = world.run(by.pause_moves(None, "ada", "")).expect("an order"),
+        false => _ = world.run(by.resume_moves(None)).expect("an order"),
+    }
+}
+
+/// Not only a Consul without data is from before an order, also a Consul that a snapshot has set back. Each order was given, or
+/// ended, after the snapshot.
+#[test]
+fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
+    for given in [true, false] {
+        for end in [None, Some(End::Stopped), Some(End::Killed)] {
+            let what = format!("given {given}, n3 {end:?}");
+            let (world, mut nodes) = three();
+            nodes.push(world.start(options("n4")));
+            world.wait(secs(10));
+            give(&world, &look(&world), !given);
+            world.wait(secs(5));
+            let snapshot = world.agent.back_up();
+            give(&world, &look(&world), given);
+            world.wait(secs(5));
+            if let Some(end) = end {
+                end.of(&world, &nodes.remove(2));
+            }
+            let before = orders(&world);
+            assert_eq!(before.3, given, "{what}");
+            world.agent.restore_snapshot(&snapshot);
+            world.wait(secs(60));
+            // A pause stops moves alone: the map has the epoch that shows the loss.
+            assert!(!look(&world).snapshot().is_restored, "{what}");
+            let mut after = orders(&world);
+            // A node that was stopped is there again.
+            after.2 = after.2.filter(|mode| before.2.is_some() || *mode != Mode::Active);
+            assert_eq!(after, before, "{what}");
+            if end.is_some() {
+                let again = world.start(options("n3"));
+                world.run(again.cluster.started()).expect("nothing is refused");
+                assert_eq!(again.cluster.mode(), before.2.unwrap_or_default(), "{what}");
+            }
+        }
+    }
+}
+
+/// A Consul without data counts from the start: an order there is not older than the node's key was.
+#[test]
+fn an_order_after_a_wipe_counts_although_its_index_is_lower() {
+    let world = World::new();
+    for number in 0..1000 {
+        world.send("PUT", &format!("/v1/kv/other/{number}"), "");
+    }
+    let nodes = ["n1", "n2"].map(|id| world.start(options(id)));
+    world.wait(secs(10));
+    world.agent.restart(Retained::Nothing);
+    world.wait(secs(40));
+    world.run(look(&world).set_mode("n2", Mode::Maintenance)).expect("an order");
+    world.wait(secs(5));
+    let seen = look(&world).snapshot();
+    assert!(seen.nodes["n2"].modify_index < 1000);
+    assert_eq!(seen.nodes["n2"].record.mode, Mode::Maintenance);
+    assert_eq!(nodes[1].cluster.mode(), Mode::Maintenance);
+}

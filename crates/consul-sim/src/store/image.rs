@@ -8,10 +8,11 @@ use super::session::SessionTable;
 use crate::acl::table::AclTable;
 use crate::entry::table::EntryTable;
 use crate::query::table::QueryTable;
+use std::mem::swap;
 use std::sync::Arc;
 
 /// A copy of the server's tables.
-#[derive(Debug, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Image {
     /// The newest index of the Raft log.
     pub index: u64,
@@ -39,12 +40,33 @@ impl State {
         }
     }
 
+    /// Calls a function with the server's tables as they were before the last restore, if there was one.
+    pub fn before_restore<R>(&mut self, read: impl FnOnce(&mut State) -> R) -> R {
+        let Some(mut before) = self.before_restore.take() else { return read(self) };
+        self.swap(&mut before);
+        let answer = read(self);
+        self.swap(&mut before);
+        self.before_restore = Some(before);
+        answer
+    }
+
+    fn swap(&mut self, image: &mut Image) {
+        swap(&mut self.index, &mut image.index);
+        swap(&mut self.kv, &mut image.kv);
+        swap(&mut self.sessions, &mut image.sessions);
+        swap(&mut self.queries, &mut image.queries);
+        swap(&mut self.entries, &mut image.entries);
+        swap(&mut self.catalog, &mut image.catalog);
+        swap(&mut self.coordinates, &mut image.coordinates);
+    }
+
     /// Replaces the server's tables. The agent keeps its services and checks, which it compares with the catalog up to a minute
     /// later. The indexes of the tables go back and the Raft log goes on, TTLs restart, lock delays end, and all waiting queries
-    /// return.
+    /// return what they have found before.
     ///
     /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
     pub fn restore(&mut self, image: Image) {
+        self.before_restore = Some(Box::new(self.image()));
         let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates } = image;
         self.index = self.index.max(index) + 1;
         self.kv = kv;

@@ -109,6 +109,8 @@ pub(super) struct State {
     index: u64,
     /// The number of snapshots that were restored.
     pub restores: u64,
+    /// The server's tables before the last one.
+    before_restore: Option<Box<image::Image>>,
     touched: Vec<Topic>,
     lock_delays: HashMap<Box<[u8]>, Instant>,
     /// The tombstones of each 30 seconds: when they are reaped, and their newest index.
@@ -148,6 +150,7 @@ impl State {
             epoch: options.epoch,
             index: FIRST_INDEX,
             restores: 0,
+            before_restore: None,
             touched: Vec::new(),
             lock_delays: HashMap::new(),
             tombstone_batches: VecDeque::new(),

@@ -16,7 +16,7 @@ behaviours![
     the_agent_keeps_its_services,
     tokens_come_back_with_their_permissions,
     logins_work_again,
-    a_waiting_query_returns_after_a_restore,
+    a_waiting_query_returns_after_a_restore_with_what_it_has_found_before,
     a_snapshot_is_an_archive,
     an_invalid_snapshot_is_refused_and_changes_nothing,
     snapshots_need_permissions_for_tokens,
@@ -257,19 +257,24 @@ async fn logins_work_again(t: T) {
     assert_eq!(crate::target::texts(services, "ServiceName"), ["bound"]);
 }
 
-async fn a_waiting_query_returns_after_a_restore(t: T) {
-    let key = t.name("k");
+async fn a_waiting_query_returns_after_a_restore_with_what_it_has_found_before(t: T) {
+    let folder = t.name("waits/");
+    let (old, new) = (format!("{folder}old"), format!("{folder}new"));
+    t.ok("kv_put", args![old.as_str(), ""]).await;
     let snapshot = save(&t).await;
-    let index = t.index("kv_get", args![key.as_str()]).await;
+    t.ok("kv_put", args![new.as_str(), ""]).await;
+    let index = t.index("kv_list", args![folder.as_str()]).await;
     let begun = Instant::now();
-    let waiting = t.call("kv_get", args![key.as_str(); "index" = index, "wait" = "15s"]);
+    let waiting = t.call("kv_list", args![folder.as_str(); "index" = index, "wait" = "15s"]);
     let restored = async {
         crate::target::pause(Duration::from_millis(300)).await;
         t.ok("snapshot_restore", args![snapshot]).await;
     };
     let (answer, ()) = tokio::join!(waiting, restored);
-    answer.expect("an answer");
+    let answer = answer.expect("an answer");
     assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+    assert_eq!((answer.value.items().len(), answer.meta.index), (2, Some(index)));
+    assert!(t.index("kv_list", args![folder.as_str()]).await < index);
 }
 
 async fn a_snapshot_is_an_archive(t: T) {
