@@ -27,7 +27,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Limit(_) => 4,
             Failure::Interrupted(_) => 130,
-            Failure::Call(error) => error.kind().exit_status(),
+            Failure::Call(error) => error.exit_status(),
         })
     }
 

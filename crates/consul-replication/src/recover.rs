@@ -76,14 +76,25 @@ impl Inquiry<'_> {
     /// Finds the newest entry of the shard, whose entry in Consul is `stored`, and returns it with a new epoch of at
     /// least `epoch`.
     ///
+    /// A node that answers, and then cannot promise, such as with a full disk, is silent from then on: it may know entries
+    /// of the epoch that it was asked about, so the others are asked again for one far beyond.
+    ///
     /// # Errors
     /// [`Kind::NotReady`] or errors of the call if too few nodes answer. If they were silent from the beginning,
     /// no other node has promised anything, and all go on with the entry that they know.
     pub async fn newest(&self, stored: &Entry, epoch: u64) -> Result<Entry, Error> {
-        let Heard { newest, highest, silent } =
-            self.promising(stored.clone(), 0, BTreeMap::new()).await?;
-        let epoch = if silent.is_empty() { epoch } else { epoch.max(highest + LEAP) };
-        Ok(self.promising(newest, epoch, silent).await?.newest)
+        let mut silent = BTreeMap::new();
+        loop {
+            let known = self.promising(stored.clone(), 0, silent).await?;
+            let is_silent = !known.silent.is_empty();
+            let epoch = if is_silent { epoch.max(known.highest + LEAP) } else { epoch };
+            let before = known.silent.len();
+            let promised = self.promising(known.newest, epoch, known.silent).await?;
+            if promised.silent.len() == before || self.skips_silent {
+                return Ok(promised.newest);
+            }
+            silent = promised.silent;
+        }
     }
 
     /// Asks all nodes that the entry names or that a newer one names; each promises to execute
@@ -94,7 +105,6 @@ impl Inquiry<'_> {
         epoch: u64,
         mut silent: BTreeMap<NodeId, Error>,
     ) -> Result<Heard, Error> {
-        let was_silent = silent.len();
         let beyond = if silent.is_empty() { 1 } else { LEAP };
         let (mut highest, mut found, mut epoch) = (stored.epoch, stored, epoch);
         let mut asked: BTreeSet<NodeId> = BTreeSet::from_iter(silent.keys().cloned());
@@ -124,10 +134,8 @@ impl Inquiry<'_> {
                 }
             }
         }
-        // The epoch is not beyond what a node that has become silent since may know.
-        let is_late = epoch > 0 && silent.len() > was_silent;
         if !self.skips_silent
-            && (is_late || !self.is_enough(&found, &silent).await)
+            && !self.is_enough(&found, &silent).await
             && let Some(why) = silent.values().next()
         {
             return Err(why.clone());

@@ -193,6 +193,14 @@ impl Error {
             || self.kind() != Kind::Argument && self.status().is_some_and(|status| status >= 500)
     }
 
+    /// The exit status of a program that ends with it. A server that fails, or something else in its place, does not answer.
+    pub fn exit_status(&self) -> u8 {
+        match self.kind() {
+            Kind::Decode | Kind::Http if self.is_transient() => Kind::Connect.exit_status(),
+            kind => kind.exit_status(),
+        }
+    }
+
     /// The operations of a transaction that the server refused.
     pub fn refused(&self) -> &[RefusedOperation] {
         &self.0.refused

@@ -89,7 +89,9 @@ pub(super) async fn note(cluster: &Cluster, lease: &Lease) -> Infallible {
         match add(cluster, lease, &this).await {
             Ok(()) => {
                 note_refused(None);
-                return std::future::pending().await;
+                is_said = false;
+                // Another program may write the key later.
+                cluster.client.clock().sleep(REFUSED_PAUSE).await;
             }
             Err(error) if error.kind() == Kind::TxnFailed => {
                 cluster.client.clock().sleep(PAUSE).await;

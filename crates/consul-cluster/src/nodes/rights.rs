@@ -1,7 +1,7 @@
 //! The rights of this process's token, as Consul tells them.
 
 use crate::options::Options;
-use consul_api::api::acl;
+use consul_api::api::{acl, catalog};
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
 use consul_api::response::Meta;
@@ -89,13 +89,25 @@ pub fn to_look(options: &Options) -> Vec<Right> {
     rights
 }
 
-/// The rights that a node needs wherever its sessions are: to be a member, and to become the leader, which writes the maps.
+/// The rights that a node needs: to be a member, to see the others, and to become the leader, which writes the maps. Others
+/// are about its agent ([`agent_of`]).
 pub(crate) fn to_take_part(options: &Options) -> Vec<Right> {
     let own = options.node_key(&options.node_id);
     let keys = [&own, &options.leader_key, &options.config_key];
     let keys = keys.map(|key| Right::write("key", key)).into_iter();
     let maps = Right::write_all("key", &options.shards_prefix);
-    keys.chain([maps, Right::write("service", &options.service())]).collect()
+    let service = Right::write("service", &options.service());
+    let others = Right::read_all("key", &options.nodes_prefix);
+    keys.chain([maps, service, others]).collect()
+}
+
+/// The name of the agent that has the service of this node, if Consul tells it.
+pub(crate) async fn agent_of(client: &Client, options: &Options) -> Option<String> {
+    let args = Args::new().arg(options.service());
+    let instances = client.call(&catalog::SERVICE, &args).await.ok()?.value;
+    let text = |it: &Value, name| it.get(name).and_then(Value::as_str).map(str::to_owned);
+    let is_own = |it: &&Value| text(it, "ServiceID") == Some(options.service_id());
+    text(instances.items().iter().find(is_own)?, "Node")
 }
 
 /// The rights in a sentence.

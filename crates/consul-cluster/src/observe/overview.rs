@@ -90,6 +90,9 @@ pub struct Overview {
     /// When this process's own certificate for calls ends, if it is an observer, in Unix milliseconds.
     #[serde(skip)]
     pub own_certificate_ms: Option<u64>,
+    /// The rights that the token of this process lacks; the problems tell them.
+    #[serde(skip)]
+    pub no_rights: Option<String>,
     /// Whether Consul's servers have answered that they have no Raft leader; the problems tell it.
     #[serde(skip)]
     pub has_no_raft_leader: bool,
@@ -345,6 +348,7 @@ impl Overview {
                 .observer
                 .as_ref()
                 .and_then(|(_, told)| told.certificate_expires_ms()),
+            no_rights: known.of_own(options).and_then(Told::no_rights).cloned(),
             has_no_raft_leader: known.has_no_raft_leader,
             blocked: snapshot.blocked.clone().map(|blocked| {
                 let is_nodes = |id: &str| known.told.values().any(|told| told.has_led_with(id));

@@ -8,7 +8,7 @@ use super::overview::{EndpointOverview, MAP_TIME, MapOverview, NewestMaps, Overv
 use crate::data_plane::{Body, CallOptions, DataPlane, Service};
 use crate::event::{MAX_KEPT, PastEvent};
 use crate::keys::has_no_raft_leader;
-use crate::nodes::rights;
+use crate::nodes::rights::{self, Right};
 use crate::options::Options;
 use crate::shard_map::ShardMap;
 use crate::snapshot::Snapshot;
@@ -162,7 +162,7 @@ impl Told {
     pub fn leads(&self, token: u64, elected_at_ms: u64) -> Option<bool> {
         let report = self.report.as_ref().filter(|_| self.silent.is_none())?;
         let may_act = report.lease.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
-        let known_from = elected_at_ms + MAP_TIME.as_millis() as u64;
+        let known_from = elected_at_ms.saturating_add(MAP_TIME.as_millis() as u64);
         (may_act || report.at_ms.is_some_and(|at| at >= known_from)).then_some(may_act)
     }
 
@@ -297,6 +297,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// The report of this process itself, if it has made one.
+    pub fn of_own(&self, options: &Options) -> Option<&Told> {
+        match options.member_id() {
+            Some(id) => self.told.get(id),
+            None => self.observer.as_ref().map(|(_, told)| told),
+        }
+    }
+
     /// Each process that has told something, with its name.
     pub fn tellers(&self) -> impl Iterator<Item = (&str, &Told)> {
         let nodes = self.told.iter().map(|(id, told)| (id.as_str(), told));
@@ -335,8 +343,17 @@ pub struct Overviews {
     plane: Option<Arc<DataPlane>>,
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
-    /// The rights that the node's token lacks, and when that was asked.
-    rights: tokio::sync::Mutex<(Option<ClockInstant>, Option<String>)>,
+    rights: tokio::sync::Mutex<Rights>,
+}
+
+/// The rights of the token of this process.
+#[derive(Default)]
+struct Rights {
+    asked: Option<ClockInstant>,
+    /// The agent of the node, once it is known.
+    agent: Option<String>,
+    /// Those that the token lacks.
+    lacking: Option<String>,
 }
 
 impl fmt::Debug for Overviews {
@@ -510,20 +527,38 @@ impl Overviews {
         }
     }
 
-    /// The rights that this node's token lacks. It may not need them for long: who has lost them is a follower as before.
+    /// The rights that the token of this process lacks. It may not need them for long: who has lost them goes on as before,
+    /// and a query that waits is not refused.
     async fn no_rights(&self) -> Option<String> {
-        let (mut known, now) = (self.rights.lock().await, self.cluster.now());
-        let (asked, lacks) = &mut *known;
-        if !asked.is_some_and(|at| now - at < RIGHTS_PAUSE) && !self.cluster.options().observer {
-            *asked = Some(now);
-            let needed = rights::to_take_part(self.cluster.options());
-            let answer =
-                timeout(OWN_PATIENCE, rights::lacking(self.cluster.client(), needed)).await;
-            if let Ok(Ok(lacking)) = answer {
-                *lacks = (!lacking.is_empty()).then(|| rights::listed(&lacking));
-            }
+        let (mut rights, now) = (self.rights.lock().await, self.cluster.now());
+        if rights.asked.is_some_and(|at| now - at < RIGHTS_PAUSE) {
+            return rights.lacking.clone();
         }
-        lacks.clone()
+        rights.asked = Some(now);
+        let Ok(Ok(lacking)) = timeout(OWN_PATIENCE, self.lacking(&mut rights.agent)).await else {
+            return rights.lacking.clone();
+        };
+        rights.lacking = (!lacking.is_empty()).then(|| rights::listed(&lacking));
+        rights.lacking.clone()
+    }
+
+    async fn lacking(&self, agent: &mut Option<String>) -> Result<Vec<Right>, Error> {
+        let (client, options) = (self.cluster.client(), self.cluster.options());
+        if options.observer {
+            let mut needed = rights::to_look(options);
+            // A policy may name the agents of the nodes alone.
+            let is_hidden = self.cluster.snapshot().is_hidden();
+            needed.retain(|right| right.resource != "node" || is_hidden);
+            return rights::lacking(client, needed).await;
+        }
+        if agent.is_none() {
+            *agent = rights::agent_of(client, options).await;
+        }
+        let mut needed = rights::to_take_part(options);
+        let of_agent =
+            |agent: &String| [Right::read("node", agent), Right::write("session", agent)];
+        needed.extend(agent.iter().flat_map(of_agent));
+        rights::lacking(client, needed).await
     }
 
     /// The answer of this process.

@@ -364,6 +364,10 @@ fn a_history_that_cannot_be_kept_is_told_and_foreign_values_stay() {
             assert_eq!(told("history_not_kept"), []);
             let kept = world.run(past_leaders(&look(&world))).expect("a history").leaders;
             assert_eq!(kept.len(), 1);
+            // It may be written at any time.
+            world.write(HISTORY, content);
+            world.wait(Duration::from_secs(6));
+            assert_eq!(told("history_not_kept").len(), 1, "{content}");
         });
     }
 }

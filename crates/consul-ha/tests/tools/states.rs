@@ -294,7 +294,23 @@ pub fn are_told() {
             assert!(!run.err.contains("no Raft leader"), "{line:?}: {run:?}");
         }
     }
+    without_consul(&cluster);
     without_raft_leader(&cluster);
+}
+
+/// A server that fails, or a proxy before it, has not answered.
+fn without_consul(cluster: &Cluster) {
+    let environment = cluster.environment(MANAGEMENT);
+    for status in [500, 502, 503] {
+        let status = status.to_string().parse().ok();
+        cluster.agent.add_fault(Fault { status, status_chance: 1.0, ..Fault::default() });
+        let lines = SHOWS.iter().map(|(line, _)| *line).chain([&["pause"][..]]);
+        for line in lines {
+            let run = Run::of(&[line, &["--timeout-ms", "500"]].concat(), &environment);
+            assert_eq!(run.status, 3, "{status:?} {line:?}: {run:?}");
+        }
+        cluster.agent.clear_faults();
+    }
 }
 
 /// A verb that cannot be undone asks on a terminal, and needs `--yes` without one; all others ask nothing.

@@ -122,6 +122,12 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     } else if overview.has_no_raft_leader {
         let text = "Consul's servers have no Raft leader: nothing can be changed".to_owned();
         found.push(error("no_raft_leader", "", text, NO_RAFT_LEADER.to_owned()));
+    } else if let (false, Some(rights)) = (overview.in_touch, &overview.no_rights) {
+        let text = format!(
+            "Consul refuses this process, whose token lacks {rights}: what is shown is what was known last"
+        );
+        let cure = "add these rights to a policy of the token of this process".to_owned();
+        found.push(error("not_in_touch", "", text, cure));
     } else if !overview.in_touch {
         let text = "this process gets no answers from Consul: what is shown is what was known last";
         let cure = "check the Consul agent of this process, and whether Consul's servers have a leader \
@@ -166,6 +172,20 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         let text = format!("ACLs may hide nodes from this process: the token lacks {rights}");
         let cure = "add the right to a policy of the token; until then nodes may be missing here, or shown as down";
         found.push(error("hidden_by_acl", "", text, cure.to_owned()));
+    }
+    let is_told = !overview.in_touch || !overview.hidden.is_empty() || overview.may_hide.is_some();
+    if let Some(rights) = overview.no_rights.as_ref().filter(|_| !is_told)
+        && overview.told_by.is_none()
+    {
+        let text = format!("ACLs may hide changes from this process: its token lacks {rights}");
+        let cure = "add these rights to a policy of the token; until then what is shown may be old"
+            .to_owned();
+        found.push(error("hidden_by_acl", "", text, cure));
+    }
+    if knows_no_node(overview) {
+        let text = "no node has a key in Consul: which nodes live is not known".to_owned();
+        let cure = "wait: a node that runs writes its key again within seconds; if none does, start the nodes";
+        found.push(error("no_members", "", text, cure.to_owned()));
     }
     for why in &overview.unread_stores {
         let text = format!("what the stores' shards need is not known: {why}");
@@ -238,6 +258,12 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         found.push(warning("map_restored", "", text, cure));
     }
     found
+}
+
+/// Whether the cluster has maps and no nodes.
+fn knows_no_node(overview: &Overview) -> bool {
+    let has_maps = overview.map.is_some() || !overview.stores.is_empty();
+    overview.in_touch && overview.nodes.is_empty() && has_maps
 }
 
 fn may_lead(node: &NodeOverview) -> bool {
@@ -350,25 +376,29 @@ fn may_be_given_up(overview: &Overview) -> bool {
     overview.in_touch && overview.nodes.iter().any(|node| node.state != NodeState::Down)
 }
 
-/// How far a node's clock is ahead of this process's, if that is too much.
-fn skew(node: &NodeOverview) -> Option<i64> {
-    node.clock_ahead_ms.filter(|it| it.unsigned_abs() > USUAL_CLOCK_MS)
+/// How far the clocks of most other nodes are ahead of this process's, if that is too much: then this one is wrong.
+fn most_ahead(overview: &Overview) -> Option<i64> {
+    let others = overview.nodes.iter().filter(|node| Some(&node.id) != overview.told_by.as_ref());
+    let told: Vec<i64> = others.filter_map(|node| node.clock_ahead_ms).collect();
+    let agreeing = |one: &i64| told.iter().filter(|it| is_usual(**it, *one)).count();
+    // Of several the first one.
+    let most = told.iter().rev().max_by_key(|one| agreeing(one))?;
+    let are_most = agreeing(most) >= 2 && agreeing(most) * 2 > told.len();
+    (are_most && !is_usual(*most, 0)).then_some(*most)
+}
+
+/// Whether two clocks may be so far apart.
+fn is_usual(one: i64, other: i64) -> bool {
+    one.abs_diff(other) <= USUAL_CLOCK_MS
 }
 
 /// Says of this machine's clock that it is wrong, instead of the same of each node, if most of these agree. That of an
 /// operator does not concern the cluster.
 fn own_clock(overview: &Overview) -> Option<Problem> {
+    let ahead = most_ahead(overview)?;
     let own = overview.told_by.as_deref();
-    let others = overview.nodes.iter().filter(|node| Some(node.id.as_str()) != own);
-    let told = others.clone().filter(|node| node.clock_ahead_ms.is_some()).count();
-    let skews: Vec<i64> = others.filter_map(skew).collect();
-    let agree = |first: &i64| skews.iter().all(|it| it.abs_diff(*first) <= USUAL_CLOCK_MS);
-    let first = skews.first().filter(|first| agree(first))?;
-    if skews.len() < 2 || skews.len() * 2 <= told {
-        return None;
-    }
     let (seconds, side) =
-        (first.unsigned_abs() as f64 / 1e3, if *first > 0 { "behind" } else { "ahead of" });
+        (ahead.unsigned_abs() as f64 / 1e3, if ahead > 0 { "behind" } else { "ahead of" });
     let (whose, level) = match own {
         Some(id) => (format!("the clock of {id}"), warning as fn(_, &str, _, _) -> Problem),
         None => ("this machine's clock".to_owned(), note as _),
@@ -376,6 +406,23 @@ fn own_clock(overview: &Overview) -> Option<Problem> {
     let text = format!("{whose} is {seconds:.1} s {side} those of the nodes");
     let cure = "synchronize it (NTP)".to_owned();
     Some(level("own_clock", own.unwrap_or_default(), text, cure))
+}
+
+/// A node's clock that differs from this machine's, or from most nodes' clocks if this machine's is wrong.
+fn of_clock(node: &NodeOverview, overview: &Overview) -> Option<Problem> {
+    let most = most_ahead(overview);
+    let ahead = node.clock_ahead_ms?.saturating_sub(most.unwrap_or_default());
+    if is_usual(ahead, 0) {
+        return None;
+    }
+    let (side, seconds) =
+        (if ahead > 0 { "ahead of" } else { "behind" }, ahead.unsigned_abs() as f64 / 1e3);
+    let (whose, cure) = match most {
+        Some(_) => ("most nodes' clocks", "synchronize it (NTP)"),
+        None => ("this machine's", "synchronize the clocks of both machines (NTP)"),
+    };
+    let text = format!("the clock of {} is {seconds:.1} s {side} {whose}", node.id);
+    Some(warning("clock", &node.id, text, cure.to_owned()))
 }
 
 /// A node that is down: the process may be gone, or its way to Consul.
@@ -479,13 +526,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
     }
-    if let Some(ahead) = skew(node).filter(|_| own_clock(overview).is_none()) {
-        let side = if ahead > 0 { "ahead of" } else { "behind" };
-        let seconds = ahead.unsigned_abs() as f64 / 1e3;
-        let text = format!("the clock of {id} is {seconds:.1} s {side} this machine's");
-        let cure = "synchronize the clocks of both machines (NTP)".to_owned();
-        found.push(warning("clock", id, text, cure));
-    }
+    found.extend(of_clock(node, overview));
     if let Some(end) = node.certificate_expires_ms {
         found.extend(certificate(Some(id), end, overview.at_ms));
     }
@@ -505,8 +546,9 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         found.push(warning("history_not_kept", id, text, cure));
     }
     if let Some(rights) = &node.no_rights {
-        let text =
-            format!("the token of {id} lacks {rights}: it may not lead, or not write its own key");
+        let text = format!(
+            "the token of {id} lacks {rights}: it may not lead, keep its key, or see the others"
+        );
         let cure = format!("add these rights to a policy of the token of {id}");
         found.push(warning("token_lacks", id, text, cure));
     }
@@ -703,6 +745,9 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
         found.push(error("no_map", "", text, cure));
         return found;
     };
+    if knows_no_node(overview) {
+        return found;
+    }
     let is_live = |id: &String| {
         let mut nodes = overview.nodes.iter();
         nodes.any(|node| node.id == *id && node.state != NodeState::Down)
@@ -830,6 +875,9 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         );
         let cure = "wait until Consul answers this process".to_owned();
         return vec![error("stores_unknown", name, text, cure)];
+    }
+    if knows_no_node(overview) {
+        return Vec::new();
     }
     let (lost, fewer): (Vec<_>, Vec<_>) =
         store.at_risk.iter().partition(|shard| shard.left < shard.needed);

@@ -1,7 +1,7 @@
 //! The promises and refusals of a replica, and the belief of the leader after Consul went back.
 
 use super::failover::{Net, change, now, place, record};
-use consul_api::error::Error;
+use consul_api::error::{Error, Kind};
 use consul_process::clock::BoxFuture;
 use consul_replication::map::{ChangeKind, Entry, NodeId, Place, Slot, StoreId};
 use consul_replication::message::{Action, NotReady, Outcome, Reply, Request};
@@ -387,11 +387,41 @@ impl Peers for SilentThen {
 }
 
 #[test]
-fn a_leader_believes_no_entry_when_a_node_becomes_silent_while_it_asks() {
+fn a_leader_goes_far_beyond_what_it_asked_for_when_a_node_becomes_silent_meanwhile() {
     let (net, entry) = Net::of_three("acknowledged");
     let peers = SilentThen(net.clone());
     let asking = Inquiry { peers: &peers, ..inquiry(&net) };
-    now(asking.newest(&entry, 100)).expect_err("c may know entries of 100 since it was asked");
     let found = now(asking.newest(&entry, 100)).expect("two of three replicas");
-    assert!(found.epoch > 1_000_000, "{}", found.epoch);
+    assert_eq!(found.epoch, 1_000_100, "c may know entries of 100 since");
+    net.set_silent("b", true);
+    now(asking.newest(&entry, 100)).expect_err("one of three replicas");
+}
+
+/// Nodes; the disk of c is full: it says what it knows, and can promise nothing.
+struct PromisesNothing(Net);
+
+impl Peers for PromisesNothing {
+    fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        match (&**node, &request.action, request.entry.epoch) {
+            ("c", Action::Recover, 1..) => {
+                Box::pin(async { Err(Error::new(Kind::NotReady, "the disk is full")) })
+            }
+            _ => self.0.ask(node, request),
+        }
+    }
+}
+
+#[test]
+fn a_node_that_cannot_promise_holds_up_nobody() {
+    let (net, entry) = Net::of_three("acknowledged");
+    let peers = PromisesNothing(net.clone());
+    let asking = Inquiry { peers: &peers, ..inquiry(&net) };
+    let found = now(asking.newest(&entry, 100)).expect("two of three replicas");
+    assert_eq!(found, Entry { epoch: found.epoch, ..entry.clone() });
+    assert_eq!(found.epoch, 1_000_100);
+    for node in ["a", "b"] {
+        assert_eq!(net.ask_now(node, &found, Action::Ping).expect("an answer"), Outcome::Done);
+    }
+    let lost = Inquiry { has: &|place: &Place| &*place.node != "a", ..asking };
+    now(lost.newest(&entry, 100)).expect_err("a has another disk by now");
 }

@@ -1,6 +1,6 @@
 //! Why the program ends without success, and its exit status.
 
-use consul_api::error::{Error, Kind};
+use consul_api::error::Error;
 use consul_migrate::Stop;
 use consul_migrate::etcd::Refused;
 use std::fmt;
@@ -26,7 +26,7 @@ impl Failure {
             Failure::Interrupted => 130,
             Failure::Stopped(Stop::Refused(_) | Stop::Compacted) => 1,
             Failure::Stopped(Stop::Held(_)) => 4,
-            Failure::Stopped(Stop::Failed(error)) => status_of(error),
+            Failure::Stopped(Stop::Failed(error)) => error.exit_status(),
         })
     }
 
@@ -49,14 +49,6 @@ impl Failure {
             Failure::Stopped(Stop::Held(_)) => "held",
             Failure::Stopped(Stop::Failed(error)) => error.kind().name(),
         }
-    }
-}
-
-/// Another program that answers, or a server that fails, was asked for all of the patience: it has not answered either.
-fn status_of(error: &Error) -> u8 {
-    match error.kind() {
-        Kind::Decode | Kind::Http if error.is_transient() => Kind::Connect.exit_status(),
-        kind => kind.exit_status(),
     }
 }
 

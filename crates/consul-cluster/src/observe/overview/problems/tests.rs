@@ -102,6 +102,7 @@ fn well() -> Overview {
         endpoints: vec![endpoint],
         events: Vec::new(),
         own_certificate_ms: None,
+        no_rights: None,
         has_no_raft_leader: false,
         blocked: None,
         foreign_weights: None,
@@ -120,7 +121,28 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 50] = [
+    let cases: [Case; 53] = [
+        (
+            |it| (it.in_touch, it.no_rights) = (false, Some("key:read on \"a\"".to_owned())),
+            "not_in_touch",
+            Level::Error,
+            "Consul refuses this process, whose token lacks key:read on \"a\"",
+        ),
+        (
+            |it| (it.told_by, it.no_rights) = (None, Some("key:read on \"a\"".to_owned())),
+            "hidden_by_acl",
+            Level::Error,
+            "ACLs may hide changes from this process: its token lacks key:read on \"a\"",
+        ),
+        (
+            |it| {
+                it.nodes.clear();
+                it.stores[0].at_risk = vec![at_risk(3, 0), at_risk(4, 2)];
+            },
+            "no_members",
+            Level::Error,
+            "no node has a key in Consul: which nodes live is not known",
+        ),
         (|it| it.in_touch = false, "not_in_touch", Level::Error, "no answers from Consul"),
         (
             |it| (it.in_touch, it.age_ms) = (false, Some(61_300)),
@@ -910,10 +932,16 @@ fn the_clock_that_is_wrong_is_the_one_that_differs_from_most() {
         clocks(None, [3000, 3100, 3200, 2900]),
         own(Level::Note, "", "this machine's clock is 3.0 s behind those of the nodes")
     );
-    assert_eq!(
-        clocks(Some("n5"), [-60_000, -60_100, 0, -60_200]),
-        own(Level::Warning, "n5", "the clock of n5 is 60.0 s ahead of those of the nodes")
-    );
+    let mut two =
+        own(Level::Warning, "n5", "the clock of n5 is 60.0 s ahead of those of the nodes");
+    let other = "the clock of n3 is 60.0 s ahead of most nodes' clocks".to_owned();
+    two.push(("clock", Level::Warning, "n3".to_owned(), other));
+    assert_eq!(clocks(Some("n5"), [-60_000, -60_100, 0, -60_200]), two);
+    // Both an operator's clock and that of a node differ from the others.
+    let of_operator = clocks(None, [3_600_000, 0, 3_600_000, 3_600_000]);
+    let told = of_operator.iter().map(|it| (it.0, it.1, it.2.as_str()));
+    let both = [("clock", Level::Warning, "n2"), ("own_clock", Level::Note, "")];
+    assert_eq!(told.collect::<Vec<_>>(), both);
     let one = clocks(None, [0, 60_000, 0, 0]);
     assert_eq!(one.iter().map(|it| (it.0, it.2.as_str())).collect::<Vec<_>>(), [("clock", "n2")]);
     let apart = clocks(None, [60_000, -60_000, 9000, 0]);

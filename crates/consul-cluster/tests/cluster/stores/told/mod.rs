@@ -258,22 +258,26 @@ fn a_process_without_descriptors_says_so_by_its_check() {
 
 #[test]
 #[ignore = "computes long: make test-all"]
-fn each_right_to_write_that_a_node_lacks_is_told() {
-    in_own_process("each_right_to_write_that_a_node_lacks_is_told", || {
+fn each_right_that_a_node_lacks_is_told() {
+    in_own_process("each_right_that_a_node_lacks_is_told", || {
         let mut lab = Lab::with_acl();
         let mut is_told = |rules: &str| {
             lab.set_rules("n3", rules);
             lab.scrape_for(2 * AT_ONCE_S);
             lab.why().contains("`token_lacks` n3")
         };
-        for subject in [
-            r#"key "tsdb/cluster/nodes/n3""#,
-            r#"key "tsdb/cluster/leader""#,
-            r#"key "tsdb/cluster/config""#,
-            r#"key_prefix "tsdb/cluster/shards/""#,
-            r#"service "tsdb-cluster-nodes""#,
+        for (subject, left) in [
+            (r#"key "tsdb/cluster/nodes/n3""#, "read"),
+            (r#"key "tsdb/cluster/leader""#, "read"),
+            (r#"key "tsdb/cluster/config""#, "read"),
+            (r#"key_prefix "tsdb/cluster/shards/""#, "read"),
+            (r#"service "tsdb-cluster-nodes""#, "read"),
+            (r#"session_prefix "s""#, "read"),
+            (r#"key_prefix "tsdb/cluster/nodes/n""#, "deny"),
+            (r#"key_prefix "tsdb/cluster/nodes/any""#, "deny"),
+            (r#"node_prefix "s""#, "deny"),
         ] {
-            let without = format!(r#"{} {subject} {{ policy = "read" }}"#, lab::ALL);
+            let without = format!(r#"{} {subject} {{ policy = "{left}" }}"#, lab::ALL);
             assert!(is_told(&without), "without {subject}");
             assert!(!is_told(lab::ALL), "with {subject} again");
         }
