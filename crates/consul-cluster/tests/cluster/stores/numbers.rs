@@ -4,6 +4,7 @@ use super::{Cases, Disk, Process};
 use consul_cluster::stores::StoreOptions;
 use consul_process::clock::Clock as _;
 use consul_process::metrics::{Format, Page, Source, text};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Other tests of this process have a store of their own.
@@ -62,6 +63,29 @@ fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     assert_eq!(number(&page_of(&nodes), "shards_at_risk"), 0.0);
     cases.kill(&nodes[1]);
     cases.wait_until(60, || number(&page_of(&nodes), "shards_at_risk") == 8.0);
+}
+
+/// The leader knows whose storage fails, and each node its own.
+#[test]
+fn replicas_whose_storage_fails_are_missing_in_the_numbers() {
+    let cases = Cases::new();
+    let nodes: Vec<Process> = ["n1", "n2", "n3"].map(|id| start(&cases, id)).into();
+    cases.wait_until(60, || nodes.iter().all(|it| it.is_settled(3)));
+    let numbers = || {
+        let page = page_of(&nodes);
+        ["replicas_missing", "shards_at_risk"].map(|it| number(&page, it))
+    };
+    assert_eq!(numbers(), [0.0, 0.0]);
+    let fill = |nodes: &[Process], is_full: bool| {
+        nodes.iter().for_each(|node| node.disk.is_full.store(is_full, Relaxed));
+        cases.write(&nodes[0], "a", "data")
+    };
+    fill(&nodes[2..], true).expect("two others take it");
+    cases.wait_until(10, || numbers() == [8.0, 0.0]);
+    fill(&nodes[1..], true).expect_err("one is left");
+    cases.wait_until(10, || numbers() == [16.0, 8.0]);
+    fill(&nodes, false).expect("all have room");
+    cases.wait_until(20, || numbers() == [0.0, 0.0]);
 }
 
 /// Each node tells how long ago all replicas of its shards were equal, also after a restart; a replica that is away ends

@@ -67,6 +67,13 @@ const FAILURES: &[Failure] = &[
         ..NOTHING
     },
     Failure {
+        name: "the disks of two nodes are full",
+        is_same_lab: true,
+        provoke: |lab| ["n2", "n3"].iter().for_each(|id| lab.disk(id).is_full.store(true, Relaxed)),
+        mend: |lab| ["n2", "n3"].iter().for_each(|id| lab.disk(id).is_full.store(false, Relaxed)),
+        ..NOTHING
+    },
+    Failure {
         name: "the storage of a node raises",
         is_same_lab: true,
         provoke: |lab| *lab.disk("n3").broken.lock().expect("no panic") = Some("apply"),
