@@ -32,8 +32,10 @@ impl Store {
     /// The nodes whose storage fails, as far as this process knows: its own, and as the leader all.
     fn failing(&self) -> BTreeSet<String> {
         let own = self.fault().map(|_| self.cluster.options().node_id.clone());
-        let leads = self.cluster.lease().is_some();
-        let known = leads.then(|| self.cluster.failing(&self.options.name)).unwrap_or_default();
+        let known = match self.cluster.lease() {
+            Some(_) => self.cluster.failing(&self.options.name),
+            None => BTreeSet::new(),
+        };
         known.into_iter().chain(own).collect()
     }
 }
