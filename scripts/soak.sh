@@ -30,6 +30,8 @@
 #             APISIX comes from luarocks, or from the folder APISIX_SOURCE (some minutes)
 #   outage    a cluster of nodes through every outage of three real servers, on both versions
 #   recipes   the recipes of docs/operating.md, also at a real Consul and those for three servers of it
+#   lab       every recipe in one lab of network namespaces: three servers with TLS and ACLs, five nodes as in examples/systemd, a
+#             gateway that counts refused writes, Prometheus with the rules and the dashboard (10 minutes; root)
 #   flood     2,000 calls between nodes in 30 s, while strangers hold 512 connections and open 200 a second
 #   failover  50,000 sequences of endpoint faults, on a manual clock (SEQUENCES)
 #   page      the status server's page in Chromium, also looked at by axe-core (npm)
@@ -226,6 +228,21 @@ step_outage() {
 step_recipes() {
     run make --no-print-directory build-luajit || return
     LONG=1 run cargo test --package consul-ha --test tools -- recipes || return
+    unless_skipped
+}
+
+step_lab() {
+    local own=(unshare --mount --net --pid --fork --kill-child --mount-proc)
+    if ! "${own[@]}" sh -c 'ip link add to type veth peer name from && ip link add lab type bridge' 2>/dev/null; then
+        echo "SKIPPED: the recipes in a lab: no network namespaces can be had here" | tee -a "$notes"
+        return 3
+    fi
+    run scripts/install-deps.sh soak || echo "SKIPPED: the alert rules in the lab: there is no Prometheus" | tee -a "$notes"
+    # In the namespaces nothing can be downloaded.
+    run scripts/consul.sh 1.21 || return
+    run make --no-print-directory build-luajit || return
+    run cargo test --package consul-ha --test tools --no-run || return
+    LAB=1 run "${own[@]}" cargo test --offline --package consul-ha --test tools -- in_a_lab --nocapture || return
     unless_skipped
 }
 

@@ -13,6 +13,9 @@ const RULES: &str = "docs/monitoring/alerts.yml";
 /// The tests of each rule, for promtool.
 const TESTS: &str = "tests/docs/monitoring/alerts.yml";
 
+/// The alerts of each failure, as a test has seen them.
+const TOLD: &str = "xtask/src/reference/texts/prose/told.md";
+
 /// A week with outages, for promtool.
 const WEEK: &str = "tests/docs/monitoring/week.yml";
 
@@ -177,6 +180,48 @@ fn each_rule_fires_for_its_cause_alone_and_ends_with_it() {
 #[ignore = "computes long: make test-all"]
 fn in_a_week_each_outage_fires_its_alerts_once_and_none_stays() {
     test_rules(&path(WEEK));
+}
+
+/// The alerts of each failure of the table that wake somebody, without those that Alertmanager keeps back as on the page.
+#[test]
+fn one_failure_wakes_somebody_once() {
+    let (rules, page, told) = (read(RULES), read("docs/monitoring.md"), read(TOLD));
+    let named = |line: &str| -> Vec<String> {
+        line.split('"').nth(1).into_iter().flat_map(|it| it.split('|')).map(str::to_owned).collect()
+    };
+    let is_named = |alert: &str, names: &[String]| {
+        let fits = |name: &String| match name.strip_suffix(".*") {
+            Some(begin) => alert.starts_with(begin),
+            None => name == alert,
+        };
+        names.iter().any(fits)
+    };
+    let lines = |what: &str| -> Vec<Vec<String>> {
+        page.lines().filter(|line| line.contains(what)).map(named).collect()
+    };
+    let inhibits: Vec<_> =
+        lines("source_matchers").into_iter().zip(lines("target_matchers")).collect();
+    assert!(inhibits.len() > 5, "{inhibits:?}");
+    let is_page = |alert: &str| {
+        let (_, rule) = rules.split_once(&format!("alert: {alert}\n")).expect("a rule");
+        rule.split_once("severity: ").is_some_and(|(_, severity)| severity.starts_with("critical"))
+    };
+    let mut pages = 0;
+    for row in told.lines() {
+        let (_, alerts) = row.trim_end_matches(" |").rsplit_once("| ").expect("alerts");
+        let alerts: Vec<&str> = alerts.split('`').skip(1).step_by(2).collect();
+        let is_kept_back = |alert: &str| {
+            let by = |(source, target): &(Vec<String>, Vec<String>)| {
+                is_named(alert, target) && alerts.iter().any(|it| is_named(it, source))
+            };
+            inhibits.iter().any(by)
+        };
+        let left: Vec<_> =
+            alerts.iter().filter(|alert| is_page(alert) && !is_kept_back(alert)).collect();
+        assert!(left.len() <= 1, "{row}: {left:?}");
+        pages += left.len();
+    }
+    assert!(pages > 4, "{pages}");
 }
 
 /// Two clusters in one Prometheus are not taken for one: of one name in different jobs, or with stores of one name.

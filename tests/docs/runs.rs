@@ -1,6 +1,7 @@
 //! A command of `make test` ends when it hangs, and not because it takes long.
 
 use super::support::outside::outside_cargo;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -126,4 +127,19 @@ fn the_demo_says_first_what_it_does_and_builds_nothing_optimised() {
     let said = text(&output);
     assert!(said.starts_with("echo \"make demo: builds the module for luajit"), "{said}");
     assert!(said.contains("\nQUICK=1 rockspec/build.sh luajit target/lua-quick/"), "{said}");
+}
+
+#[test]
+fn each_step_of_make_soak_has_its_commands_and_its_words() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/soak.sh");
+    let script = fs::read_to_string(script).expect("the script");
+    let (_, all) = script.split_once("\nall_steps=(").expect("the steps");
+    let (all, _) = all.split_once(')').expect("their end");
+    let all: BTreeSet<&str> = all.split(' ').collect();
+    let made = script.lines().filter_map(|line| line.strip_prefix("step_")?.strip_suffix("() {"));
+    assert_eq!(made.collect::<BTreeSet<_>>(), all);
+    let said = script.lines().take_while(|line| line.starts_with('#'));
+    let said = said.filter_map(|line| line.strip_prefix("#   ")?.split_whitespace().next());
+    let said: BTreeSet<&str> = said.filter(|word| !word.starts_with("scripts/")).collect();
+    assert!(all.is_subset(&said), "without words: {:?}", all.difference(&said));
 }

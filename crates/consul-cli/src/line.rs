@@ -2,6 +2,7 @@
 
 use super::print::{PROGRAM, failed, print, print_json};
 use clap::builder::{Resettable, StyledStr};
+use clap::error::ContextKind;
 use clap::{Arg, Command, CommandFactory, Parser};
 use clap_complete::{Shell, generate};
 
@@ -12,13 +13,23 @@ pub fn parsed<L: Parser + CommandFactory>() -> L {
     let line = asked.and_then(|asked| {
         L::from_arg_matches(&asked).map_err(|error| error.format(&mut L::command()))
     });
-    line.unwrap_or_else(|error| {
+    line.unwrap_or_else(|mut error| {
+        let plain = without_environment(L::command()).try_get_matches().err();
+        if let Some(usage) = plain.as_ref().and_then(|plain| plain.get(ContextKind::Usage)) {
+            error.insert(ContextKind::Usage, usage.clone());
+        }
         // To print the help is not a failure.
         if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
             print_json(&failed("usage", &error.to_string()));
         }
         error.exit()
     })
+}
+
+/// The same that reads no environment: a usage would show the flags that it has set as if they had to be given.
+fn without_environment(command: Command) -> Command {
+    let command = command.mut_args(|argument| argument.env(Resettable::Reset));
+    command.mut_subcommands(without_environment)
 }
 
 /// The same for which an empty environment variable counts as unset.

@@ -17,6 +17,7 @@ use consul_client::watch::State;
 use consul_process::clock::Instant;
 use consul_process::sync::lock;
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -78,6 +79,8 @@ pub struct Cluster {
     pub(crate) refusing: Mutex<Vec<String>>,
     /// The live nodes that this leader cannot reach.
     pub(crate) unreached: Mutex<Vec<String>>,
+    /// The nodes whose storage of a store fails, as they have told this leader.
+    pub(crate) failing: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// The keys that it may not write as the leader.
     pub(crate) refused: Mutex<Refused>,
     /// The stores that the process has opened. Their type, of a module above this one, is in `stores::leave`.
@@ -142,6 +145,7 @@ impl Cluster {
             led_session: Mutex::default(),
             refusing: Mutex::default(),
             unreached: Mutex::default(),
+            failing: Mutex::default(),
             refused: Mutex::default(),
             stores: Mutex::default(),
             has_looked: AtomicBool::default(),
@@ -426,5 +430,15 @@ impl Cluster {
 
     pub(crate) fn unreached(&self) -> Vec<String> {
         lock(&self.unreached).clone()
+    }
+
+    /// Notes the live nodes whose storage of a store fails.
+    pub(crate) fn note_failing(&self, store: &str, nodes: BTreeSet<String>) {
+        lock(&self.failing).insert(store.to_owned(), nodes);
+    }
+
+    /// The ones of a store; of use while this node leads.
+    pub(crate) fn failing(&self, store: &str) -> BTreeSet<String> {
+        lock(&self.failing).get(store).cloned().unwrap_or_default()
     }
 }

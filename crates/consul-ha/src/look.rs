@@ -476,6 +476,7 @@ mod tests {
             faults: Vec::new(),
             cannot_lead: None,
             other_disks: Default::default(),
+            unused: Default::default(),
         }
     }
 

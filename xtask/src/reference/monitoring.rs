@@ -10,6 +10,7 @@ const TOLD: &str = include_str!("texts/prose/told.md");
 /// The failures in Chinese.
 const FAILURES: &[(&str, &str)] = &[
     ("the disk of a node is full", "节点的磁盘已满"),
+    ("the disks of two nodes are full", "两个节点的磁盘已满"),
     ("the storage of a node raises", "节点的存储抛出错误"),
     ("the storage of a node hangs", "节点的存储挂起"),
     ("a node died", "节点死亡"),

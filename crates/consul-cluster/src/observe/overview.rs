@@ -216,6 +216,9 @@ pub struct NodeOverview {
     /// The stores for which it has another disk than the map names.
     #[serde(skip)]
     pub other_disks: BTreeSet<String>,
+    /// The stores that its program does not use; the problems tell it.
+    #[serde(skip)]
+    pub unused: BTreeSet<String>,
     /// An operator's requests that it has yet to take.
     #[serde(skip)]
     pub asked: Request,
@@ -517,6 +520,7 @@ fn nodes(snapshot: &Snapshot, known: &mut Known, now: Instant) -> Vec<NodeOvervi
             lacking: told.and_then(Told::lacking).cloned(),
             faults: told.into_iter().flat_map(Told::faults).cloned().collect(),
             other_disks: known.maps.of_other_disks(told),
+            unused: known.maps.unused(told),
             asked: record
                 .request
                 .as_ref()

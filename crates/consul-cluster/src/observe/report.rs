@@ -84,6 +84,9 @@ struct Report {
     endpoints: Vec<EndpointOverview>,
     #[serde(default)]
     copies: Vec<CopyReport>,
+    /// The stores that its program uses; `None`: an earlier release does not report them.
+    #[serde(default)]
+    stores: Option<Vec<String>>,
     /// Its faults as a node of stores.
     #[serde(default)]
     faults: Vec<StoreFault>,
@@ -191,6 +194,12 @@ impl Told {
         self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
     }
 
+    /// Whether its program does not use a store, by its own word.
+    pub fn is_without(&self, store: &str) -> bool {
+        let stores = self.report.as_ref().and_then(|report| report.stores.as_ref());
+        stores.is_some_and(|stores| stores.iter().all(|it| it != store))
+    }
+
     /// The rights that its token lacks.
     pub fn no_rights(&self) -> Option<&String> {
         self.report.as_ref()?.no_rights.as_ref()
@@ -238,6 +247,12 @@ impl Told {
     pub fn told_at(mut self, at_ms: u64) -> Self {
         self.report.iter_mut().for_each(|report| report.at_ms = Some(at_ms));
         self
+    }
+
+    #[cfg(test)]
+    pub fn of_stores(stores: &[&str]) -> Self {
+        let stores = Some(stores.iter().map(|store| (*store).to_owned()).collect());
+        Told { report: Some(Report { stores, ..Report::default() }), ..Told::default() }
     }
 
     #[cfg(test)]
@@ -596,6 +611,7 @@ impl Overviews {
                 .filter(|_| cluster.lease().is_some()),
             ended: cluster.ended(),
             copies: copies.unwrap_or_default(),
+            stores: Some(stores.iter().map(|store| store.options().name.clone()).collect()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The leader's work for all replicated stores of the cluster: it alone changes their maps.
 
-use super::document::StoreMap;
+use super::document::{MemberRecord, StoreMap};
 use super::eligible_nodes::KeyChecks;
 use super::next_map::View;
 use super::reports::{StoreReports, log_acceptance, parse};
@@ -63,6 +63,7 @@ pub async fn run(cluster: &Cluster, reach: &Reach) -> Infallible {
 async fn lead(cluster: &Cluster, lease: &Arc<Lease>, reach: &Reach, history: &ProcessHistory) {
     cluster.note_refusing(Vec::new());
     cluster.note_unreached(Vec::new());
+    lock(&cluster.failing).clear();
     let (reports, news) = (Mutex::new(None), Notify::new());
     let prefix = members_prefix(cluster.options());
     let watched = cluster.observe(&kv::LIST, &prefix, WAIT, |state| {
@@ -173,6 +174,7 @@ impl Duty<'_> {
             return Ok(());
         }
         let snapshot = self.cluster.snapshot();
+        self.note_failing(store, reports, &snapshot);
         self.check_keys(store, reports, &snapshot, now).await;
         let Some(mut live) = self.eligible(store, reports, &snapshot, now) else { return Ok(()) };
         self.read(store, now).await?;
@@ -241,6 +243,16 @@ impl Duty<'_> {
             None => self.note_idle(store, reports, &snapshot),
         }
         self.tidy(store, reports, &snapshot).await
+    }
+
+    /// Notes whose storage fails, by the report of its current start.
+    fn note_failing(&self, store: &str, reports: &StoreReports, snapshot: &Snapshot) {
+        let fails = |(node, (record, _)): (&NodeId, &(MemberRecord, u64))| {
+            let live = snapshot.nodes.get(&**node).filter(|it| it.is_live);
+            let is_of_start = live.is_some_and(|it| it.record.incarnation == record.incarnation);
+            (record.is_failing && is_of_start).then(|| node.to_string())
+        };
+        self.cluster.note_failing(store, reports.members.iter().filter_map(fails).collect());
     }
 
     /// Notes that what is known now leads to no change; soon after a plan, another one may be due. It holds until the watch

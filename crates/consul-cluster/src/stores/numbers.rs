@@ -1,11 +1,13 @@
 //! The numbers of a store.
 
-use super::{ShardStatus, Store, is_live};
+use super::document::StoreMap;
+use super::{ShardAtRisk, ShardStatus, Store, is_live};
 use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
 use consul_process::sync::lock;
 use consul_replication::map::ChangeKind;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A repair is overdue after this many times [`StoreOptions::repair_every`](super::StoreOptions::repair_every).
@@ -26,6 +28,16 @@ impl Store {
             numbers.records.add(records(done) as u64);
         }
     }
+
+    /// The nodes whose storage fails, as far as this process knows: its own, and as the leader all.
+    fn failing(&self) -> BTreeSet<String> {
+        let own = self.fault().map(|_| self.cluster.options().node_id.clone());
+        let known = match self.cluster.lease() {
+            Some(_) => self.cluster.failing(&self.options.name),
+            None => BTreeSet::new(),
+        };
+        known.into_iter().chain(own).collect()
+    }
 }
 
 impl Source for Store {
@@ -37,7 +49,6 @@ impl Source for Store {
             let targets = shards.iter().flat_map(|shard| &shard.targets);
             targets.filter(|(_, it)| *it == kind).count() as f64
         };
-        let at_risk = shards.iter().filter(|shard| shard.is_at_risk).count() as f64;
         let is_usable = self.checked().is_ok() && !shards.is_empty();
         let is_failing = self.fault().is_some_and(|fault| !fault.functions.is_empty());
         let own = options.node_id.as_str();
@@ -54,11 +65,18 @@ impl Source for Store {
         };
         let map = self.map.borrow().clone();
         let snapshot = self.cluster.snapshot();
-        let missing = map.as_deref().map_or(0, |map| {
-            let of_shard = |shard| map.missing(shard, |node| is_live(&snapshot, node));
-            let shards = map.entries().filter_map(|(shard, _)| of_shard(shard));
-            map.vacant() + shards.map(|places| places.len()).sum::<usize>()
-        });
+        let failing = self.failing();
+        let is_live = |node: &str| is_live(&snapshot, node);
+        let is_there = |node: &str| is_live(node) && !failing.contains(node);
+        let of_shard = |map: &StoreMap, it| ShardAtRisk::of(map, it, is_there, is_live);
+        let lacking: Vec<ShardAtRisk> =
+            map.iter().flat_map(|map| map.entries().filter_map(|it| of_shard(map, it.0))).collect();
+        let vacant = map.as_deref().map_or(0, StoreMap::vacant);
+        let missing = vacant + lacking.iter().map(|shard| shard.missing.len()).sum::<usize>();
+        let is_short = |shard: &ShardStatus| {
+            shard.is_at_risk || lacking.iter().any(|it| it.shard == shard.shard && it.is_short())
+        };
+        let at_risk = shards.iter().filter(|shard| is_short(shard)).count() as f64;
         // Several nodes of one process see the same map.
         for (metric, level) in [
             (&table::STORE_AT_RISK, at_risk),

@@ -86,6 +86,43 @@ pub struct ShardAtRisk {
     pub left: usize,
     /// With fewer, no new replica can be made without the loss of acknowledged writes.
     pub needed: usize,
+    /// Whether they are enough for writes; the problems tell it.
+    #[serde(skip)]
+    pub takes_writes: bool,
+    /// Whether they are enough for reads, together with those whose storage fails.
+    #[serde(skip)]
+    pub takes_reads: bool,
+}
+
+impl ShardAtRisk {
+    /// A shard without some of its replicas; `is_live` may be true also where `is_there` is not, since a storage fails.
+    pub(super) fn of(
+        map: &StoreMap,
+        shard: u32,
+        is_there: impl Fn(&str) -> bool,
+        is_live: impl Fn(&str) -> bool,
+    ) -> Option<Self> {
+        let missing = map.missing(shard, is_there)?;
+        let entry = map.map.shards.get(shard as usize).filter(|_| !missing.is_empty())?;
+        let is_missing = |node: &NodeId| missing.iter().any(|place| place.node == *node);
+        let has = |node: &NodeId| !is_missing(node);
+        let count =
+            |is: &dyn Fn(&NodeId) -> bool| entry.counting().filter(|it| is(&it.1.node)).count();
+        let left = count(&has);
+        Some(ShardAtRisk {
+            shard,
+            left,
+            needed: entry.fenced().saturating_sub(entry.vacant()),
+            takes_writes: left >= entry.quorums.write,
+            takes_reads: count(&|node| has(node) || is_live(node)) >= entry.quorums.read,
+            missing: missing.iter().map(|place| place.node.to_string()).collect(),
+        })
+    }
+
+    /// Whether something of it does not work before a replica comes back: writes, reads, or a failover.
+    pub fn is_short(&self) -> bool {
+        self.left < self.needed || !self.takes_writes || !self.takes_reads
+    }
 }
 
 /// How far a node is with what it copies for a store.
@@ -212,6 +249,12 @@ impl StoreMaps {
         &self.unread
     }
 
+    /// The stores that the program of a node does not use.
+    pub fn unused(&self, told: Option<&Told>) -> BTreeSet<String> {
+        let is_without = |name: &&String| told.is_some_and(|told| told.is_without(name));
+        self.maps.keys().filter(is_without).cloned().collect()
+    }
+
     /// The stores for which a node has another disk than the map names.
     pub fn of_other_disks(&self, told: Option<&Told>) -> BTreeSet<String> {
         let is_other = |name: &&String| {
@@ -232,11 +275,8 @@ impl StoreMaps {
         is_live: impl Fn(&str) -> bool,
         told: &BTreeMap<String, Told>,
     ) -> Vec<StoreOverview> {
-        let overview = |(name, map): (&String, &StoreMap)| {
-            let fails = |told: &Told| told.faults().any(|fault| fault.store == *name);
-            let is_there = |node: &str| is_live(node) && !told.get(node).is_some_and(fails);
-            store_overview(name, map, is_there, told)
-        };
+        let overview =
+            |(name, map): (&String, &StoreMap)| store_overview(name, map, &is_live, told);
         self.maps.iter().map(overview).collect()
     }
 }
@@ -264,16 +304,14 @@ fn store_overview(
         let done = done(shard, &on, (ChangeKind::Failover, entry));
         ShardRepairing { shard, on, done }
     });
-    let at_risk = |(shard, entry): (u32, &Entry)| {
+    let fails = |told: &Told| told.faults().any(|fault| fault.store == name);
+    let at_risk = |(shard, _): (u32, &Entry)| {
         let lacks =
             |told: &Told| told.copies_of(name).is_some_and(|it| it.lacking.contains(&shard));
-        let is_there = |node: &str| is_live(node) && !told.get(node).is_some_and(lacks);
-        let missing = map.missing(shard, is_there)?;
-        let is_there = |node: &NodeId| missing.iter().all(|place| place.node != *node);
-        let left = entry.counting().filter(|(_, place)| is_there(&place.node)).count();
-        let needed = entry.fenced().saturating_sub(entry.vacant());
-        let missing: Vec<String> = missing.iter().map(|place| place.node.to_string()).collect();
-        (!missing.is_empty()).then_some(ShardAtRisk { shard, missing, left, needed })
+        let lacks = |told: &Told| lacks(told) || told.is_without(name);
+        let has = |node: &str| is_live(node) && !told.get(node).is_some_and(lacks);
+        let is_there = |node: &str| has(node) && !told.get(node).is_some_and(fails);
+        ShardAtRisk::of(map, shard, is_there, has)
     };
     StoreOverview {
         name: name.to_owned(),
@@ -377,6 +415,28 @@ mod tests {
         assert_eq!(missing(&fault("other")), [vec!["n3"]]);
     }
 
+    /// Majorities of four are three, and two are enough for a failover. The records of a storage that fails can be read.
+    #[test]
+    fn a_shard_without_a_quorum_is_short_also_where_a_failover_could_be() {
+        let mut map = map();
+        map.map.shards =
+            vec![Entry::new(7, ["n1", "n2", "n3", "n4"].map(|it| slot(it, None)).into())];
+        let fault = StoreFault { store: "points".to_owned(), ..StoreFault::default() };
+        let told = |failing: &[&str]| -> BTreeMap<String, Told> {
+            failing.iter().map(|id| ((*id).to_owned(), Told::of_fault(fault.clone()))).collect()
+        };
+        let seen = |down: &[&str], failing: &[&str]| {
+            let live = |node: &str| !down.contains(&node);
+            let shown = store_overview("points", &map, live, &told(failing)).at_risk.remove(0);
+            (shown.left, shown.needed, shown.takes_writes, shown.takes_reads, shown.is_short())
+        };
+        assert_eq!(seen(&["n1"], &[]), (3, 2, true, true, false));
+        assert_eq!(seen(&["n1", "n2"], &[]), (2, 2, false, false, true));
+        assert_eq!(seen(&["n1"], &["n2"]), (2, 2, false, true, true));
+        assert_eq!(seen(&[], &["n1", "n2"]), (2, 2, false, true, true));
+        assert_eq!(seen(&["n1", "n2", "n3"], &[]), (1, 2, false, false, true));
+    }
+
     #[test]
     fn a_replica_that_does_not_count_by_the_word_of_its_own_node_is_missing() {
         let lacking = |store: &str, shards: &[u32]| {
@@ -397,6 +457,20 @@ mod tests {
         assert_eq!(missing(told), [(0, names(&["n1", "n2"]), 1), (2, names(&["n3"]), 2)]);
         let told = [("n1", lacking("other", &[0])), ("n2", lacking("points", &[]))];
         assert_eq!(missing(told), [(2, names(&["n3"]), 2)]);
+    }
+
+    #[test]
+    fn a_replica_of_a_program_that_does_not_use_the_store_is_missing() {
+        let missing = |told: Told| -> Vec<Vec<String>> {
+            let shown = shown(&["n1", "n2", "n3", "n4"], &[("n1".to_owned(), told)].into());
+            shown.at_risk.into_iter().map(|it| it.missing).collect()
+        };
+        assert_eq!(
+            missing(Told::of_stores(&["other"])),
+            [vec!["n1"], vec!["n1"], vec!["n1", "n3"]]
+        );
+        assert_eq!(missing(Told::of_stores(&["other", "points"])), [vec!["n3"]]);
+        assert_eq!(missing(Told::default()), [vec!["n3"]], "an earlier release, or no answer");
     }
 
     #[test]

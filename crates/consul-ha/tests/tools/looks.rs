@@ -391,6 +391,8 @@ fn history(system: &System) {
 
 /// Command lines that are refused.
 fn bad_lines(system: &System) {
+    let set = [("CONSUL_HA_PREFIX", "ha/"), ("CONSUL_HTTP_ADDR", "127.0.0.1:1")];
+    Run::of(&["drain"], &set).refused(2, &["Usage: consul-ha drain <NODE>\n"]);
     let longest = u64::MAX.to_string();
     for verb in
         [&["drain", "n1", "--wait"][..], &["leave", "n1"], &["hand-over"], &["why", "--wait"]]

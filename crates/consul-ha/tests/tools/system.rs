@@ -107,6 +107,7 @@ impl System {
         let plane = DataPlane::new(Arc::clone(&cluster), |_| ()).expect("a port is free");
         let store = self.store(&cluster, &plane, beats);
         let overviews = Overviews::new(Arc::clone(&cluster), Some(Arc::clone(&plane)));
+        overviews.add_store(&store);
         let reach = Arc::clone(&plane);
         let reach: Reach = Arc::new(move |store| Arc::new(remote(&reach, store)));
         let is_deaf = id == DEAF;

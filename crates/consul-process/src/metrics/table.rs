@@ -210,11 +210,11 @@ macro_rules! rows {
                     "Shards of this process in which no repair has found all replicas equal for three times repair_s."
                     "本进程持有的、已有三倍 repair_s 没有任何修复发现全部副本一致的分片。"
                 STORE_AT_RISK Gauge "store_shards_at_risk" ["cluster", "store"] ()
-                    "Shards with too few live replicas for a failover: until a node returns, no other can take its place."
-                    "存活副本少于故障转移所需的分片：在有节点回来之前，其他节点不能代替它。"
+                    "Shards with too few working replicas for writes, reads or a failover, until a node or its storage works again."
+                    "可用副本少于写入、读取或故障转移所需的分片，直到节点或其存储恢复。"
                 STORE_MISSING Gauge "store_replicas_missing" ["cluster", "store"] ()
-                    "Replicas that are lost, whose node is down or forgotten, or that no node is there for."
-                    "已丢失的副本、其节点失效或已被移除的副本，以及没有节点可放置的副本。"
+                    "Replicas that are lost, whose node is down or forgotten or whose storage fails, or that no node is there for."
+                    "已丢失的副本、其节点失效或已被移除或存储出错的副本，以及没有节点可放置的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["cluster", "store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"

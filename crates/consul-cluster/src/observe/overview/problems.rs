@@ -60,6 +60,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
+    found.extend(many_down(overview));
     found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
     found.extend(of_pairs(overview));
     found.extend(of_versions(overview));
@@ -452,6 +453,25 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
     error("node_down", id, text, cure)
 }
 
+/// Whether a node is down, and nothing else is known of it.
+fn is_gone(node: &NodeOverview) -> bool {
+    node.state == NodeState::Down && !node.lost_consul && node.ended.is_none()
+}
+
+/// Says of more nodes than a text names that they are down, instead of the same of each.
+fn many_down(overview: &Overview) -> Option<Problem> {
+    let gone: Vec<_> = overview.nodes.iter().filter(|node| is_gone(node)).collect();
+    if gone.len() <= NAMED {
+        return None;
+    }
+    let text = format!("{} are down", listed(gone.iter().map(|node| &node.id)));
+    let cure = match may_be_given_up(overview) {
+        true => "start them; what is gone for good: `consul-ha forget NODE` for each node",
+        false => "start them",
+    };
+    Some(error("node_down", "", text, cure.to_owned()))
+}
+
 /// Nodes that do not reach each other although this process and the leader reach both.
 fn of_pairs(overview: &Overview) -> Option<Problem> {
     let reached = |id: &str| {
@@ -483,6 +503,7 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
     let id = node.id.as_str();
     let mut found = Vec::new();
     match node.state {
+        NodeState::Down if is_gone(node) && many_down(overview).is_some() => {}
         NodeState::Down => found.push(is_down(node, overview)),
         // Its check tells the same.
         NodeState::Unavailable if lack(node).is_some() => {}
@@ -795,7 +816,7 @@ fn bring_back(
 ) -> String {
     let (mut down, mut gone, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
     let (mut in_doubt, mut other_disk, mut cut_off) = (Vec::new(), Vec::new(), Vec::new());
-    let mut failing = Vec::new();
+    let (mut failing, mut unused) = (Vec::new(), Vec::new());
     for id in BTreeSet::from_iter(shards.iter().flat_map(|shard| &shard.missing)) {
         match nodes.iter().find(|node| node.id == *id) {
             None => gone.push(id),
@@ -804,31 +825,41 @@ fn bring_back(
             Some(node) if node.refuses_key => foreign.push(id),
             Some(node) if node.other_disks.contains(store) => other_disk.push(id),
             Some(node) if has_failing(node, store) => failing.push(id),
+            Some(node) if node.unused.contains(store) => unused.push(id),
             Some(_) => in_doubt.push(id),
         }
     }
-    let their_disk = match can_be_made {
-        true => "lives with another disk, which gets its replicas: wait",
-        false => "lives with another disk than the map names: put back its disk, or a backup of it",
+    let (until_disk, has_disk) = match can_be_made {
+        true => ("wait until the new disk of", "has the replicas"),
+        false => ("put back the disk of", "that the map names, or a backup of it"),
     };
     let cures = [
         (down, "start", ""),
-        (gone, "start", "with its data again: no member"),
+        (gone, "start", "with the data again: no member"),
         (cut_off, "give", "a way to Consul again"),
         (foreign, "start", "with the cluster_key of the others"),
-        (other_disk, "", their_disk),
-        (
-            failing,
-            "mend the storage of",
-            "or make room on its disk: it lives, and nothing of it is lost",
-        ),
-        (in_doubt, "", "lives, and may lack records: wait, or see its log"),
+        (other_disk, until_disk, has_disk),
+        (failing, "mend the storage of", "or make room there: nothing of it is lost"),
+        (unused, "let the program of", "use the store again: it lives without it"),
+        (in_doubt, "wait for the records of", "or see the log there"),
     ];
     let cures = cures.into_iter().filter(|(ids, ..)| !ids.is_empty());
     let cure = |(ids, before, after): (Vec<&String>, &str, &str)| {
         format!("{before} {} {after}", listed(ids.iter())).trim().to_owned()
     };
     cures.map(cure).collect::<Vec<_>>().join("; ")
+}
+
+/// The calls that fail for lack of these replicas, at the end of a sentence.
+fn refused(shards: &[&ShardAtRisk]) -> &'static str {
+    let writes = shards.iter().any(|shard| !shard.takes_writes);
+    let reads = shards.iter().any(|shard| !shard.takes_reads);
+    match (writes, reads) {
+        (true, true) => "; writes and reads are refused",
+        (true, false) => "; writes are refused",
+        (false, true) => "; reads are refused",
+        (false, false) => "",
+    }
 }
 
 /// Whether a node lives and its storage of a store fails.
@@ -891,7 +922,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         let shards = listed_shards(lost.iter().map(|shard| shard.shard));
         let text = format!(
             "store {name}: too few replicas of {shards} are left to make new ones without the loss of \
-             acknowledged writes"
+             acknowledged writes{}",
+            refused(&lost)
         );
         let mut cure = bring_back(&lost, false);
         let is_failing = |id: &String| {
@@ -919,11 +951,15 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         }
         found.push(error("shard_at_risk", name, text, cure));
     }
-    if !fewer.is_empty() {
-        let shards = listed_shards(fewer.iter().map(|shard| shard.shard));
-        let text = format!("store {name}: replicas of {shards} are missing");
-        let cure = format!("{}; {}", bring_back(&fewer, true), later(store, &fewer, overview));
-        found.push(warning("replicas_missing", name, text, cure));
+    let (refusing, fewer): (Vec<_>, Vec<_>) = fewer.into_iter().partition(|shard| shard.is_short());
+    for (shards, level) in [(refusing, Level::Error), (fewer, Level::Warning)] {
+        if shards.is_empty() {
+            continue;
+        }
+        let named = listed_shards(shards.iter().map(|shard| shard.shard));
+        let text = format!("store {name}: replicas of {named} are missing{}", refused(&shards));
+        let cure = format!("{}; {}", bring_back(&shards, true), later(store, &shards, overview));
+        found.push(Problem { level, ..warning("replicas_missing", name, text, cure) });
     }
     if store.vacant > 0 && store.changing.is_none() {
         let StoreOverview { vacant, replicas, .. } = store;

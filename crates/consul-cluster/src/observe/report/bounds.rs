@@ -48,6 +48,8 @@ impl Report {
         self.no_history = self.no_history.map(cut_message);
         self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);
+        self.stores = self.stores.filter(|stores| stores.len() <= MAX_STORES);
+        self.stores.iter_mut().flatten().for_each(|store| cut(store, MAX_TEXT));
         self.faults.truncate(MAX_STORES);
         for fault in &mut self.faults {
             cut(&mut fault.store, MAX_TEXT);

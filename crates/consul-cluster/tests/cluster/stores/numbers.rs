@@ -4,21 +4,27 @@ use super::{Cases, Disk, Process};
 use consul_cluster::stores::StoreOptions;
 use consul_process::clock::Clock as _;
 use consul_process::metrics::{Format, Page, Source, text};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Other tests of this process have a store of their own.
 const STORE: &str = "of-numbers";
+const STORE_OF_FAULTS: &str = "of-faults";
 const STORE_OF_REPAIRS: &str = "of-repairs";
 
-fn start(cases: &Cases, id: &str) -> Process {
+fn start(cases: &Cases, store: &str, id: &str) -> Process {
     let options = Cases::options(id);
-    let store = StoreOptions::new(STORE, &options);
+    let store = StoreOptions::new(store, &options);
     cases.start_with(options, store, &Disk::new())
 }
 
-/// A number of the store, `store_usable` for example, in a page of the metrics.
 fn number(page: &str, metric: &str) -> f64 {
-    let labels = format!("cluster=\"tsdb/cluster/nodes/\",store=\"{STORE}\"");
+    number_of(STORE, page, metric)
+}
+
+/// A number of a store, `store_usable` for example, in a page of the metrics.
+fn number_of(store: &str, page: &str, metric: &str) -> f64 {
+    let labels = format!("cluster=\"tsdb/cluster/nodes/\",store=\"{store}\"");
     let name = format!("consul_ffi_store_{metric}{{{labels}}} ");
     let found = page.lines().find_map(|line| line.strip_prefix(&name));
     found.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {metric}"))
@@ -39,13 +45,13 @@ fn page_of(nodes: &[Process]) -> String {
 #[ignore = "computes long: make test-all"]
 fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     let cases = Cases::new();
-    let first = start(&cases, "n1");
+    let first = start(&cases, STORE, "n1");
     cases.world.wait(Duration::from_secs(5));
     assert_eq!(all(&text(Format::Prometheus)), [0.0; 4], "two nodes are missing for a map");
-    let mut nodes = vec![first, start(&cases, "n2"), start(&cases, "n3")];
+    let mut nodes = vec![first, start(&cases, STORE, "n2"), start(&cases, STORE, "n3")];
     cases.wait_until(60, || nodes.iter().all(|it| it.is_settled(3)));
     assert_eq!(all(&text(Format::Prometheus)), [0.0, 0.0, 0.0, 1.0]);
-    nodes.push(start(&cases, "n4"));
+    nodes.push(start(&cases, STORE, "n4"));
     cases.wait_until(60, || number(&page_of(&nodes), "replicas_moving") > 0.0);
     assert_eq!(number(&page_of(&nodes), "replicas_replaced"), 0.0);
     cases.wait_until(120, || all(&page_of(&nodes)) == [0.0, 0.0, 0.0, 1.0]);
@@ -63,6 +69,30 @@ fn the_numbers_of_a_store_tell_moves_repairs_and_risks_apart() {
     assert_eq!(number(&page_of(&nodes), "shards_at_risk"), 0.0);
     cases.kill(&nodes[1]);
     cases.wait_until(60, || number(&page_of(&nodes), "shards_at_risk") == 8.0);
+}
+
+/// The leader knows whose storage fails, and each node its own.
+#[test]
+fn replicas_whose_storage_fails_are_missing_in_the_numbers() {
+    let cases = Cases::new();
+    let nodes: Vec<Process> =
+        ["n1", "n2", "n3"].map(|id| start(&cases, STORE_OF_FAULTS, id)).into();
+    cases.wait_until(60, || nodes.iter().all(|it| it.is_settled(3)));
+    let numbers = || {
+        let page = page_of(&nodes);
+        ["replicas_missing", "shards_at_risk"].map(|it| number_of(STORE_OF_FAULTS, &page, it))
+    };
+    assert_eq!(numbers(), [0.0, 0.0]);
+    let fill = |nodes: &[Process], is_full: bool| {
+        nodes.iter().for_each(|node| node.disk.is_full.store(is_full, Relaxed));
+        cases.write(&nodes[0], "a", "data")
+    };
+    fill(&nodes[2..], true).expect("two others take it");
+    cases.wait_until(10, || numbers() == [8.0, 0.0]);
+    fill(&nodes[1..], true).expect_err("one is left");
+    cases.wait_until(10, || numbers() == [16.0, 8.0]);
+    fill(&nodes, false).expect("all have room");
+    cases.wait_until(20, || numbers() == [0.0, 0.0]);
 }
 
 /// Each node tells how long ago all replicas of its shards were equal, also after a restart; a replica that is away ends

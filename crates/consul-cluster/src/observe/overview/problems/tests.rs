@@ -25,6 +25,7 @@ fn node(id: &str) -> NodeOverview {
         faults: Vec::new(),
         cannot_lead: None,
         other_disks: Default::default(),
+        unused: Default::default(),
         asked: Default::default(),
         map_lag: Some(0),
         primaries: 1,
@@ -114,14 +115,22 @@ fn well() -> Overview {
 }
 
 fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
-    ShardAtRisk { shard, missing: vec!["n2".to_owned()], left, needed: 2 }
+    let (takes_writes, takes_reads) = (left >= 2, left >= 2);
+    ShardAtRisk {
+        shard,
+        missing: vec!["n2".to_owned()],
+        left,
+        needed: 2,
+        takes_writes,
+        takes_reads,
+    }
 }
 
 #[test]
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 53] = [
+    let cases: [Case; 57] = [
         (
             |it| (it.in_touch, it.no_rights) = (false, Some("key:read on \"a\"".to_owned())),
             "not_in_touch",
@@ -418,6 +427,34 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "replicas of shards 0, 1, 2, 3, 4 and 4 more are left",
         ),
         (
+            |it| it.stores[0].at_risk = vec![at_risk(3, 1)],
+            "shard_at_risk",
+            Level::Error,
+            "the loss of acknowledged writes; writes and reads are refused",
+        ),
+        // Majorities of four are three.
+        (
+            |it| {
+                it.stores[0].at_risk =
+                    vec![ShardAtRisk { takes_writes: false, takes_reads: false, ..at_risk(3, 2) }];
+            },
+            "replicas_missing",
+            Level::Error,
+            "replicas of shard 3 are missing; writes and reads are refused",
+        ),
+        (
+            |it| it.stores[0].at_risk = vec![ShardAtRisk { takes_writes: false, ..at_risk(3, 2) }],
+            "replicas_missing",
+            Level::Error,
+            "replicas of shard 3 are missing; writes are refused",
+        ),
+        (
+            |it| it.stores[0].at_risk = vec![ShardAtRisk { takes_reads: false, ..at_risk(3, 2) }],
+            "replicas_missing",
+            Level::Error,
+            "replicas of shard 3 are missing; reads are refused",
+        ),
+        (
             |it| it.stores[0].at_risk = vec![at_risk(3, 2)],
             "replicas_missing",
             Level::Warning,
@@ -469,7 +506,7 @@ fn a_cure_says_what_there_is_to_start() {
     let shard = ShardAtRisk { missing, ..at_risk(3, 0) };
     assert_eq!(
         bring_back("points", &[&shard], &overview.nodes, false),
-        "start n2; start n4 with its data again: no member; n1 lives, and may lack records: wait, or see its log"
+        "start n2; start n4 with the data again: no member; wait for the records of n1 or see the log there"
     );
 }
 
@@ -538,13 +575,15 @@ fn a_node_with_another_disk_is_not_waited_for_where_nothing_comes_of_it() {
         });
         found[0].cure.clone()
     };
-    assert!(
-        cure(1, true)
-            .starts_with("n2 lives with another disk than the map names: put back its disk")
-    );
-    assert!(cure(2, true).starts_with("n2 lives with another disk, which gets its replicas: wait"));
+    assert!(cure(1, true).starts_with("put back the disk of n2 that the map names"));
+    assert!(cure(2, true).starts_with("wait until the new disk of n2 has the replicas"));
+    let unused = after(|it| {
+        it.stores[0].at_risk = vec![at_risk(3, 2)];
+        it.nodes[1].unused.insert("points".to_owned());
+    });
+    assert!(unused[0].cure.starts_with("let the program of n2 use the store again"), "{unused:?}");
     for left in [1, 2] {
-        assert!(cure(left, false).starts_with("n2 lives, and may lack records: wait"));
+        assert!(cure(left, false).starts_with("wait for the records of n2"));
     }
 }
 
@@ -835,6 +874,28 @@ fn a_process_that_has_never_known_the_nodes_says_that_the_stores_are_unknown() {
 }
 
 #[test]
+fn more_nodes_than_a_text_names_are_down_in_one_problem() {
+    let said = |down: u32| -> Vec<String> {
+        let found = after(|it| {
+            for n in 3..3 + down {
+                let state = NodeState::Down;
+                it.nodes.push(NodeOverview { state, ..node(&format!("n{n}")) });
+            }
+            it.nodes.push(NodeOverview {
+                state: NodeState::Down,
+                lost_consul: true,
+                ..node("n99")
+            });
+        });
+        let said = found.iter().map(|it| it.text.clone());
+        said.filter(|it| it.contains("down") && !it.contains("n99")).collect()
+    };
+    assert_eq!(said(5).len(), 5);
+    assert_eq!(said(6), ["n3, n4, n5, n6, n7 and 1 more are down"]);
+    assert_eq!(said(15), ["n3, n4, n5, n6, n7 and 10 more are down"]);
+}
+
+#[test]
 fn new_replicas_are_promised_only_where_a_node_can_have_them() {
     let cure = |nodes: u32| {
         let found = after(|it| {
@@ -867,8 +928,7 @@ fn a_cure_promises_nothing_that_does_not_come() {
         it.nodes[1].faults =
             vec![StoreFault { store: "points".to_owned(), functions, why: "disk full".to_owned() }]
     };
-    let mend =
-        "mend the storage of n2 or make room on its disk: it lives, and nothing of it is lost";
+    let mend = "mend the storage of n2 or make room there: nothing of it is lost";
     assert_eq!(cure(3, 1, fails), mend, "no loss is accepted");
     assert_eq!(
         cure(3, 2, fails),

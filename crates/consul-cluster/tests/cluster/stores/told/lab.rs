@@ -340,8 +340,8 @@ impl Lab {
             self.kill(id);
             self.start_with(id, false);
         }
-        // Until the leader counts on the replicas of those that have restarted no longer.
-        self.cases.world.wait(Duration::from_secs(90));
+        // Until one leads again.
+        self.cases.world.wait(Duration::from_secs(20));
     }
 
     pub fn forget_store(&mut self) {
