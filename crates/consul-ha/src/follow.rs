@@ -111,7 +111,7 @@ fn tell(events: &[EventOverview], seen: &mut BTreeSet<(u64, String, u64)>, outpu
                 ("leader_changed", "") => "none",
                 (_, detail) => detail,
             };
-            let text = format!("{}  {}  {} {detail}", utc(it.at_ms), it.node_id, it.event);
+            let text = format!("{}Z  {}  {} {detail}", utc(it.at_ms), it.node_id, it.event);
             print(line(&text).trim_end());
         }
     }

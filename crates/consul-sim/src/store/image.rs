@@ -66,7 +66,8 @@ impl State {
     ///
     /// Source: `Restore` of the library hashicorp/raft, and Consul 1.21.
     pub fn restore(&mut self, image: Image) {
-        self.before_restore = Some(Box::new(self.image()));
+        let is_read = self.watches.waiters() > 0;
+        self.before_restore = is_read.then(|| Box::new(self.image()));
         let Image { index, kv, sessions, queries, entries, catalog, acl, coordinates } = image;
         self.index = self.index.max(index) + 1;
         self.kv = kv;

@@ -975,7 +975,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
         let mut cure =
-            "start the nodes that are down: enough holders of each shard have to answer".to_owned();
+            "start the nodes that are down, and mend storages that fail: enough holders of each shard have to answer"
+                .to_owned();
         if may_be_given_up(overview) {
             cure.push_str(&format!(
                 "; if one is lost for good, {thaw}`consul-ha accept-loss {} SHARD` for each shard of its",
