@@ -237,7 +237,7 @@ step_lab() {
         echo "SKIPPED: the recipes in a lab: no network namespaces can be had here" | tee -a "$notes"
         return 3
     fi
-    run scripts/install-deps.sh soak || echo "SKIPPED: the alert rules in the lab: there is no Prometheus" | tee -a "$notes"
+    run scripts/install-deps.sh soak || echo "SKIPPED: the alert rules in the lab: Prometheus is missing" | tee -a "$notes"
     # In the namespaces nothing can be downloaded.
     run scripts/consul.sh 1.21 || return
     run make --no-print-directory build-luajit || return

@@ -460,6 +460,8 @@ fn an_item_that_a_token_with_a_part_of_a_list_may_not_read_any_more_is_not_delet
 #[derive(Clone, Copy, Debug)]
 enum End {
     Cut,
+    /// As with a `max_query_time` of 20 s.
+    Early,
     Status(u16, &'static str),
 }
 
@@ -478,10 +480,16 @@ impl Transport for EndsWaits {
         if !query.split('&').any(|it| it.starts_with("index=") || it.starts_with("hash=")) {
             return self.agent.send(request);
         }
+        let (mut head, body) = request.into_parts();
+        let earlier = head.uri.to_string().replace("wait=50s", "wait=20s");
+        head.uri = earlier.parse().expect("a URL");
         Box::pin(async {
-            self.clock.sleep(Duration::from_secs(20)).await;
+            if !matches!(self.end, End::Early) {
+                self.clock.sleep(Duration::from_secs(20)).await;
+            }
             self.ended.fetch_add(1, Ordering::Relaxed);
             match self.end {
+                End::Early => self.agent.send(Request::from_parts(head, body)).await,
                 End::Cut => Err(Error::new(Kind::Connect, "broken off")),
                 End::Status(status, body) => {
                     Ok(Response::builder().status(status).body(body.into()).expect("a response"))
@@ -497,8 +505,9 @@ impl Transport for EndsWaits {
 
 #[test]
 fn a_wait_that_a_proxy_ends_is_no_change_in_any_row_that_waits() {
-    const ENDS: [End; 4] = [
+    const ENDS: [End; 5] = [
         End::Cut,
+        End::Early,
         End::Status(504, "<html>504 Gateway Time-out</html>"),
         End::Status(408, "<html>408 Request Time-out</html>"),
         End::Status(200, "<html>The service is busy</html>"),

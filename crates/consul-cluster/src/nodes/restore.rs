@@ -47,8 +47,7 @@ pub(super) fn note_lost(
         let mode = of_down(id).filter(|mode| *mode != Mode::Active)?;
         Some((id.clone(), (mode, 0)))
     });
-    let lost = restored.chain(gone);
-    let lost: BTreeMap<_, _> = lost.collect();
+    let lost: BTreeMap<_, _> = restored.chain(gone).collect();
     note(cluster, state, !lost.is_empty() || pause.is_some(), |all| {
         all.modes.extend(lost);
         all.pause = pause.or(all.pause.take());

@@ -73,10 +73,10 @@ impl Source for Store {
             map.iter().flat_map(|map| map.entries().filter_map(|it| of_shard(map, it.0))).collect();
         let vacant = map.as_deref().map_or(0, StoreMap::vacant);
         let missing = vacant + lacking.iter().map(|shard| shard.missing.len()).sum::<usize>();
-        let is_short = |shard: &ShardStatus| {
-            shard.is_at_risk || lacking.iter().any(|it| it.shard == shard.shard && it.is_short())
-        };
-        let at_risk = shards.iter().filter(|shard| is_short(shard)).count() as f64;
+        let short: BTreeSet<u32> =
+            lacking.iter().filter(|it| it.is_short()).map(|it| it.shard).collect();
+        let is_short = |it: &&ShardStatus| it.is_at_risk || short.contains(&it.shard);
+        let at_risk = shards.iter().filter(is_short).count() as f64;
         // Several nodes of one process see the same map.
         for (metric, level) in [
             (&table::STORE_AT_RISK, at_risk),

@@ -54,14 +54,20 @@ pub enum Level {
 /// All that is not well, the worst first.
 pub fn problems(overview: &Overview) -> Vec<Problem> {
     let mut found = of_cluster(overview);
-    found.extend(own_clock(overview));
+    let most_ahead = most_ahead(overview);
+    found.extend(most_ahead.map(|ahead| own_clock(ahead, overview)));
     if let Some(end) = overview.own_certificate_ms {
         found.extend(certificate(None, end, overview.at_ms));
     }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
-    found.extend(many_down(overview));
-    found.extend(overview.nodes.iter().flat_map(|node| of_node(node, overview, &strangers)));
+    let gone: Vec<_> = overview.nodes.iter().filter(|node| is_gone(node)).collect();
+    let are_many_gone = gone.len() > NAMED;
+    found.extend(are_many_gone.then(|| many_down(&gone, overview)));
+    for node in &overview.nodes {
+        found.extend(of_node(node, overview, &strangers, are_many_gone));
+        found.extend(of_clock(node, most_ahead));
+    }
     found.extend(of_pairs(overview));
     found.extend(of_versions(overview));
     found.extend(of_drains(overview));
@@ -395,8 +401,7 @@ fn is_usual(one: i64, other: i64) -> bool {
 
 /// Says of this machine's clock that it is wrong, instead of the same of each node, if most of these agree. That of an
 /// operator does not concern the cluster.
-fn own_clock(overview: &Overview) -> Option<Problem> {
-    let ahead = most_ahead(overview)?;
+fn own_clock(ahead: i64, overview: &Overview) -> Problem {
     let own = overview.told_by.as_deref();
     let (seconds, side) =
         (ahead.unsigned_abs() as f64 / 1e3, if ahead > 0 { "behind" } else { "ahead of" });
@@ -406,12 +411,11 @@ fn own_clock(overview: &Overview) -> Option<Problem> {
     };
     let text = format!("{whose} is {seconds:.1} s {side} those of the nodes");
     let cure = "synchronize it (NTP)".to_owned();
-    Some(level("own_clock", own.unwrap_or_default(), text, cure))
+    level("own_clock", own.unwrap_or_default(), text, cure)
 }
 
 /// A node's clock that differs from this machine's, or from most nodes' clocks if this machine's is wrong.
-fn of_clock(node: &NodeOverview, overview: &Overview) -> Option<Problem> {
-    let most = most_ahead(overview);
+fn of_clock(node: &NodeOverview, most: Option<i64>) -> Option<Problem> {
     let ahead = node.clock_ahead_ms?.saturating_sub(most.unwrap_or_default());
     if is_usual(ahead, 0) {
         return None;
@@ -459,17 +463,13 @@ fn is_gone(node: &NodeOverview) -> bool {
 }
 
 /// Says of more nodes than a text names that they are down, instead of the same of each.
-fn many_down(overview: &Overview) -> Option<Problem> {
-    let gone: Vec<_> = overview.nodes.iter().filter(|node| is_gone(node)).collect();
-    if gone.len() <= NAMED {
-        return None;
-    }
+fn many_down(gone: &[&NodeOverview], overview: &Overview) -> Problem {
     let text = format!("{} are down", listed(gone.iter().map(|node| &node.id)));
     let cure = match may_be_given_up(overview) {
         true => "start them; what is gone for good: `consul-ha forget NODE` for each node",
         false => "start them",
     };
-    Some(error("node_down", "", text, cure.to_owned()))
+    error("node_down", "", text, cure.to_owned())
 }
 
 /// Nodes that do not reach each other although this process and the leader reach both.
@@ -499,11 +499,16 @@ fn of_pairs(overview: &Overview) -> Option<Problem> {
     Some(error("nodes_apart", &format!("{one}, {other}"), text, cure.to_owned()))
 }
 
-fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) -> Vec<Problem> {
+fn of_node(
+    node: &NodeOverview,
+    overview: &Overview,
+    strangers: &Strangers<'_>,
+    are_many_gone: bool,
+) -> Vec<Problem> {
     let id = node.id.as_str();
     let mut found = Vec::new();
     match node.state {
-        NodeState::Down if is_gone(node) && many_down(overview).is_some() => {}
+        NodeState::Down if are_many_gone && is_gone(node) => {}
         NodeState::Down => found.push(is_down(node, overview)),
         // Its check tells the same.
         NodeState::Unavailable if lack(node).is_some() => {}
@@ -547,7 +552,6 @@ fn of_node(node: &NodeOverview, overview: &Overview, strangers: &Strangers<'_>) 
         let cure = "check its connection to Consul".to_owned();
         found.push(warning("map_lag", id, text, cure));
     }
-    found.extend(of_clock(node, overview));
     if let Some(end) = node.certificate_expires_ms {
         found.extend(certificate(Some(id), end, overview.at_ms));
     }
