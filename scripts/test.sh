@@ -50,7 +50,7 @@ cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 waiting=(tools contract coordination migrate)
-quick_steps=(compile rust cluster "${waiting[@]}" histories busted-quick busted-files-quick lint)
+quick_steps=(compile rust lint cluster "${waiting[@]}" histories busted-quick busted-files-quick)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -199,9 +199,9 @@ step_waiting() {
 step_rust() {
     local targets
     mapfile -t targets < <(rust_targets)
-    PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
-    # Last, since it waits for the lints' builds.
+    # First, or it waits for the builds of the lints.
     run_cargo_test "${rust_tests[@]}" --doc
+    PART=quick run_cargo_test "${rust_tests[@]}" "${targets[@]}" -- --skip "$in_client"
 }
 
 step_cluster() {

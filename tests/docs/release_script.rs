@@ -101,6 +101,7 @@ impl Checkout {
 }
 
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_release_is_refused_if_its_files_do_not_agree() {
     let checkout = Checkout(copy("a release", files()));
     // A release that is not refused shall not run all tests.
@@ -275,6 +276,7 @@ fn refuses_settings_and_a_second_release(checkout: &Checkout, engines: &Path) {
 
 /// With stand-ins for the tests, the builds and the engines, which would take an hour.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn a_release_is_what_is_committed_and_tested() {
     let checkout = Checkout(copy("a whole release", files()));
     let text = fs::read_to_string(checkout.0.join("CHANGELOG.md")).expect("a changelog");

@@ -44,10 +44,10 @@ type Run = fn(&Engine) -> Result<(), Failed>;
 
 const TESTS: &[(&str, Run)] = &[
     ("states_end_with_clients_open", states_end_with_clients_open),
-    ("states_end_with_calls_in_flight", states_end_with_calls_in_flight),
+    ("states_end_with_calls_in_flight [long]", states_end_with_calls_in_flight),
     ("a_name_look_up_holds_no_end_up", a_name_look_up_holds_no_end_up),
     ("two_threads_have_a_state_each", two_threads_have_a_state_each),
-    ("two_threads_have_calls_in_flight", two_threads_have_calls_in_flight),
+    ("two_threads_have_calls_in_flight [long]", two_threads_have_calls_in_flight),
     ("parent_and_children_go_on_simulated", parent_and_children_go_on_simulated),
     ("parent_and_children_share_no_connection", parent_and_children_share_no_connection),
     ("children_have_none_of_their_parents_handles", children_have_none_of_their_parents_handles),

@@ -195,6 +195,7 @@ fn no_row_takes_another_programs_404_for_an_absence() {
 
 /// The page of a firewall, a login, a gateway: Consul's errors are plain text.
 #[test]
+#[ignore = "computes long: make test-all"]
 fn no_row_takes_another_programs_error_for_its_own() {
     // With plain text these may be Consul's.
     const OWN: [u16; 4] = [400, 413, 415, 500];
