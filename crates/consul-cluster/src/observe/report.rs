@@ -16,7 +16,8 @@ use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
 use consul_api::error::{Error, Kind};
-use consul_process::clock::Instant as ClockInstant;
+use consul_process::clock::Instant;
+use consul_process::metrics::{self, Page, Registered, Source, table};
 use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::future::join_all;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The name under which nodes serve it.
@@ -44,6 +45,9 @@ const RIGHTS_PAUSE: Duration = Duration::from_secs(3);
 
 /// How long an overview is given out again.
 const FRESH: Duration = Duration::from_millis(200);
+
+/// How long the numbers have what an overview has found.
+const COUNTED: Duration = Duration::from_secs(60);
 
 /// The question of a process to a node.
 #[derive(Serialize, Deserialize)]
@@ -346,8 +350,6 @@ impl Known {
 struct State {
     known: Known,
     asked: Option<Instant>,
-    /// The last overview, and when it was made.
-    made: Option<(Instant, Arc<Overview>)>,
 }
 
 /// Makes the overviews of a cluster in a process, and answers the questions of others.
@@ -358,13 +360,16 @@ pub struct Overviews {
     plane: Option<Arc<DataPlane>>,
     stores: Mutex<Vec<Weak<Store>>>,
     state: tokio::sync::Mutex<State>,
+    /// The last overview, and when it was made.
+    made: Mutex<Option<(Instant, Arc<Overview>)>>,
     rights: tokio::sync::Mutex<Rights>,
+    _shown: Registered,
 }
 
 /// The rights of the token of this process.
 #[derive(Default)]
 struct Rights {
-    asked: Option<ClockInstant>,
+    asked: Option<Instant>,
     /// The agent of the node, once it is known.
     agent: Option<String>,
     /// Those that the token lacks.
@@ -392,9 +397,11 @@ impl Overviews {
         plane: Option<Arc<DataPlane>>,
         consul_patience: Duration,
     ) -> Arc<Self> {
-        let (stores, state, rights) = Default::default();
-        let overviews =
-            Arc::new(Overviews { cluster, consul_patience, plane, stores, state, rights });
+        let (stores, state, made, rights) = Default::default();
+        let overviews = Arc::new_cyclic(|this: &Weak<Overviews>| {
+            let _shown = metrics::register(this.clone());
+            Overviews { cluster, consul_patience, plane, stores, state, made, rights, _shown }
+        });
         let members_plane = overviews.plane.as_ref().filter(|plane| !plane.options().observer);
         if let Some(plane) = members_plane {
             plane.set_service(SERVICE, Some(served(Arc::downgrade(&overviews))));
@@ -463,20 +470,23 @@ impl Overviews {
     /// runtime.
     pub async fn overview(&self) -> Arc<Overview> {
         let mut state = self.state.lock().await;
-        let now = Instant::now();
-        let is_recent = |at: Instant, limit| now.duration_since(at) < limit;
-        if let Some((at, made)) = &state.made
-            && is_recent(*at, FRESH)
-        {
-            return Arc::clone(made);
+        if let Some(made) = self.made_within(FRESH) {
+            return made;
         }
-        if !state.asked.is_some_and(|at| is_recent(at, ASK_PAUSE)) {
+        let now = self.cluster.now();
+        if state.asked.is_none_or(|at| now - at >= ASK_PAUSE) {
             state.asked = Some(now);
             self.ask(&mut state.known).await;
         }
         let made = Arc::new(Overview::new(&self.cluster, &mut state.known));
-        state.made = Some((Instant::now(), Arc::clone(&made)));
+        *lock(&self.made) = Some((self.cluster.now(), Arc::clone(&made)));
         made
+    }
+
+    /// The last overview, if it is not older.
+    fn made_within(&self, limit: Duration) -> Option<Arc<Overview>> {
+        let (made, now) = (lock(&self.made), self.cluster.now());
+        made.as_ref().filter(|(at, _)| now - *at < limit).map(|(_, made)| Arc::clone(made))
     }
 
     /// Asks the nodes and Consul, all at the same time.
@@ -612,6 +622,22 @@ impl Overviews {
             ended: cluster.ended(),
             copies: copies.unwrap_or_default(),
             stores: Some(stores.iter().map(|store| store.options().name.clone()).collect()),
+        }
+    }
+}
+
+/// The problems that the last overview has found.
+impl Source for Overviews {
+    fn write(&self, page: &mut Page) {
+        let Some(overview) = self.made_within(COUNTED) else { return };
+        let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+        for problem in &overview.problems {
+            *counts.entry(problem.problem).or_default() += 1;
+        }
+        let options = self.cluster.options();
+        for (problem, count) in counts {
+            let labels = [&options.nodes_prefix, &options.node_id, problem];
+            page.at_least(&table::CLUSTER_PROBLEMS, &labels, f64::from(count));
         }
     }
 }

@@ -6,7 +6,7 @@ use consul_api::request::Args;
 use consul_cluster::observe::report::Overviews;
 use consul_cluster::observe::status::{MAX_CONNECTIONS, MAX_STREAMS, Nodes, StatusServer};
 use consul_cluster::{Mode, Options};
-use consul_process::metrics::Format;
+use consul_process::metrics::{Format, text};
 use serde_json::Value;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -127,6 +127,41 @@ fn a_scrape_gets_the_format_that_it_asks_for() {
     assert_eq!(scrape("Accept: text/plain;version=0.0.4\r\n"), (plain.to_owned(), false));
     let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3\r\n";
     assert_eq!(scrape(accept), (open.to_owned(), true));
+}
+
+#[test]
+fn a_scrape_has_the_problems_of_its_moment() {
+    let world = World::new();
+    let nodes = ["s1", "s2", "s3"].map(|id| world.node_with(keyed(id), drop));
+    world.settle();
+    let [one, two, _three] = nodes.map(|node| Process::new(&world, vec![node]));
+    let of = |node: &str, numbers: &str| -> Vec<String> {
+        let own = format!(
+            "consul_ffi_cluster_problems{{cluster=\"tsdb/cluster/nodes/\",node=\"{node}\",problem="
+        );
+        let mut lines: Vec<_> = numbers.lines().filter_map(|it| it.strip_prefix(&own)).collect();
+        lines.sort_unstable();
+        lines.into_iter().map(str::to_owned).collect()
+    };
+    let scrape = |process: &Process, node: &str| of(node, &process.get("/metrics").1);
+    assert_eq!(scrape(&one, "s1"), [""; 0]);
+    let set = |id: &str, mode| {
+        world.simulated.run(one._nodes[0].0.cluster.set_mode(id, mode)).expect("a mode");
+        world.settle();
+    };
+    for (id, shown) in [("s2", "\"node_maintenance\"} 1"), ("s3", "\"node_maintenance\"} 2")] {
+        set(id, Mode::Maintenance);
+        assert_eq!(scrape(&one, "s1"), [shown]);
+        // Each node that is asked says it.
+        assert_eq!(scrape(&two, "s2"), [shown]);
+    }
+    ["s2", "s3"].iter().for_each(|id| set(id, Mode::Active));
+    // The other one was not asked this time.
+    let numbers = one.get("/metrics").1;
+    assert_eq!((of("s1", &numbers), of("s2", &numbers).len()), (vec![], 1));
+    // Nobody looks any more.
+    world.simulated.wait(Duration::from_secs(60));
+    assert_eq!(of("s2", &text(Format::Prometheus)), [""; 0]);
 }
 
 #[test]

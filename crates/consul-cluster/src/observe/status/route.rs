@@ -6,6 +6,7 @@ use crate::observe::report::Overviews;
 use bytes::Bytes;
 use consul_process::hosts::Refusal;
 use consul_process::metrics::{self, Format};
+use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
@@ -102,7 +103,7 @@ async fn routed(state: &State, answering: Answering, request: &Request<Incoming>
     }
     match path {
         "/live" => return line(StatusCode::OK, "live"),
-        "/metrics" => return numbers(request),
+        "/metrics" => return numbers(state, request).await,
         _ => {}
     }
     let known = ["/ready", "/leader", "/cluster", "/events"];
@@ -127,7 +128,10 @@ async fn routed(state: &State, answering: Answering, request: &Request<Incoming>
 }
 
 /// The numbers of the process, as OpenMetrics for a client that asks for it.
-fn numbers(request: &Request<Incoming>) -> Answer {
+async fn numbers(state: &State, request: &Request<Incoming>) -> Answer {
+    // The numbers have the problems of these.
+    let nodes = state.nodes.all();
+    join_all(nodes.iter().map(|node| node.overview())).await;
     let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let is_open = accepted.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     let format = if is_open { Format::OpenMetrics } else { Format::Prometheus };

@@ -498,6 +498,59 @@ fn each_problem_is_found_alone_and_has_a_cure() {
     }
 }
 
+/// The alerts for problems that another number shows than `cluster_problems`.
+const ALERTS: [(&str, &str); 24] = [
+    ("certificate_expires", "CertificateExpires"),
+    ("clock", "ClusterClockWrong"),
+    ("endpoint_benched", "ConsulEndpointAvoided"),
+    ("frozen", "ClusterMapFrozen"),
+    ("hidden_by_acl", "ClusterNodesHidden"),
+    ("key_refused", "CallsBetweenNodesFail"),
+    ("leader_key_blocked", "ClusterHasNoLeader"),
+    ("map_lag", "ClusterMapsDiffer"),
+    ("no_descriptors", "NoFileDescriptors"),
+    ("no_leader", "ClusterHasNoLeader"),
+    ("no_raft_leader", "ClusterNodesOutOfTouch"),
+    ("node_down", "ClusterNodeDown"),
+    ("node_lost_consul", "ClusterNodeDown"),
+    ("node_silent", "NodeAvoided"),
+    ("nodes_apart", "NodeAvoided"),
+    ("nodes_silent", "NodeAvoided"),
+    ("not_in_touch", "ClusterNodesOutOfTouch"),
+    ("own_clock", "ClusterClockWrong"),
+    ("own_key_refused", "CallsBetweenNodesFail"),
+    ("replicas_missing", "StoreReplicasMissing"),
+    ("replicas_vacant", "StoreReplicasMissing"),
+    ("shards_without_node", "ClusterNodeDown"),
+    ("storage_fails", "StoreStorageFails"),
+    ("store_unusable", "StoreUnusable"),
+];
+
+/// A note is as an operator wanted it, and a map that was put back needs nobody.
+#[test]
+fn each_problem_has_an_alert() {
+    let rules = include_str!("../../../../../../docs/monitoring/alerts.yml");
+    let parts: Vec<&str> = include_str!("../problems.rs").split('"').collect();
+    let made = |by: &str| {
+        let is_made = move |it: &&[&'static str]| it[0].trim_end().ends_with(by);
+        parts.windows(2).filter(is_made).map(|it| it[1]).collect::<Vec<_>>()
+    };
+    let problems: BTreeSet<&str> =
+        ["error(", "warning(", "level("].into_iter().flat_map(made).collect();
+    assert!(problems.len() > 40, "{problems:?}");
+    let selectors = rules.split("cluster_problems{problem=").skip(1);
+    let selected: BTreeSet<&str> =
+        selectors.filter_map(|it| it.split('"').nth(1)).flat_map(|it| it.split('|')).collect();
+    let unknown: Vec<_> = selected.difference(&problems).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    for problem in problems.into_iter().filter(|it| *it != "map_restored") {
+        let alert = ALERTS.iter().find(|(it, _)| *it == problem).map(|(_, alert)| alert);
+        assert!(alert.is_some() != selected.contains(problem), "{problem}: {alert:?}");
+        let rule = format!("- alert: {}\n", alert.unwrap_or(&"ClusterProblem"));
+        assert!(rules.contains(&rule), "{problem}: {rule}");
+    }
+}
+
 #[test]
 fn a_cure_says_what_there_is_to_start() {
     let mut overview = well();

@@ -34,8 +34,6 @@ struct Failure {
     who: Who,
     /// Whether it is over before an alert could fire.
     is_short: bool,
-    /// Whether no number has it: nobody has to get up for it.
-    is_uncounted: bool,
 }
 
 /// Who tells.
@@ -56,7 +54,6 @@ const NOTHING: Failure = Failure {
     mend: |_| {},
     who: Who::All,
     is_short: false,
-    is_uncounted: false,
 };
 
 const FAILURES: &[Failure] = &[
@@ -151,7 +148,6 @@ const FAILURES: &[Failure] = &[
         lab: Lab::with_acl,
         provoke: |lab| lab.set_rules("n3", lab::HALF),
         mend: |lab| lab.set_rules("n3", lab::ALL),
-        is_uncounted: true,
         ..NOTHING
     },
     Failure {
@@ -208,14 +204,12 @@ const FAILURES: &[Failure] = &[
         name: "nobody replicates a store any more",
         provoke: |lab| lab.restart_without_store(),
         mend: |lab| lab.forget_store(),
-        is_uncounted: true,
         ..NOTHING
     },
     Failure {
         name: "another program has written the weights of nodes",
         provoke: |lab| lab.cases.world.write(WEIGHTS, "my own notes"),
         mend: |lab| lab.cases.world.write(WEIGHTS, "{}"),
-        is_uncounted: true,
         ..NOTHING
     },
     Failure {
