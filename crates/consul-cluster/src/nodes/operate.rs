@@ -2,7 +2,7 @@
 
 use super::node::{Mode, Node, Record};
 use super::pause::Pause;
-use super::request::{Asked, HandOver, Leave, Request};
+use super::request::{Asked, HandOver, Leave, Reinit, Request};
 use super::rights::{self, Right, lacking};
 use super::weights::{self, Weights};
 use super::{kept_mode, registered};
@@ -17,6 +17,7 @@ use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
 use consul_client::watch::State;
+use std::collections::BTreeSet;
 
 /// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -550,6 +551,23 @@ impl Cluster {
         let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
         let leave = Leave { incarnation: node.record.incarnation.clone() };
         self.ask(condition, node_id, Request { leave: Some(leave), ..Request::default() }).await
+    }
+
+    /// Asks a node to make replicas again: of each store, on this disk of the node, the replicas of these shards.
+    pub(crate) async fn ask_reinit(
+        &self,
+        node_id: &str,
+        stores: impl Iterator<Item = (&String, u64, &BTreeSet<u32>)>,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
+        let order = self.client.random_u64();
+        let reinit = stores.map(|(store, disk, shards)| {
+            let incarnation = node.record.incarnation.clone();
+            (store.clone(), Reinit { incarnation, order, disk, shards: shards.clone() })
+        });
+        let request = Request { reinit: reinit.collect(), ..Request::default() };
+        self.ask(None, node_id, request).await
     }
 
     /// Adds a request to those that the node has not taken.
