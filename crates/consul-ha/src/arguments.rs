@@ -109,7 +109,7 @@ pub enum Verb {
     Leader(Watched),
     /// Tell every reason that something is not well, with its cure; status 1 if there is one.
     Why(Why),
-    /// Show what has happened, from the nodes' own memory.
+    /// Show what has happened, from the nodes' own memory, with times in UTC.
     Events(Events),
     /// Serve the page, the numbers and the document of the whole cluster over HTTP, until it is stopped.
     Serve(Serve),
@@ -143,7 +143,7 @@ pub enum Verb {
     ForgetStore(ForgetStore),
     /// Give a node another weight: its share of the shards relative to the others. It lasts over restarts of the node.
     SetWeight(SetWeight),
-    /// Show the last leaders, from Consul: also those before the nodes were restarted.
+    /// Show the last leaders, from Consul, with times in UTC: also those before the nodes were restarted.
     History(Watched),
     /// Print the completion for a shell.
     Completion {

@@ -4,8 +4,9 @@
 
 use super::connection::Session;
 use super::failure::Failure;
-use super::output::{Output, counted, say};
+use super::output::{Output, counted, line, say};
 use super::progress::Progress;
+use consul_cluster::observe::overview::Level;
 use consul_cluster::stores::outside::{HeldShards, held_shards};
 use consul_cluster::stores::reinit::{Remaking, find};
 use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
@@ -205,12 +206,22 @@ async fn until(
         if Instant::now() >= end {
             return Err(match seen.lost() {
                 Some(lost) => lost_data(lost, unknown),
-                None => Failure::Limit(over(&left)),
+                None => Failure::Limit(over(&left) + &obstacles(session).await),
             });
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+/// The problems of a cluster, as the end of a message about a wait that has not ended.
+async fn obstacles(session: &Session) -> String {
+    let Ok(view) = session.settled_view().await else { return String::new() };
+    let problems = view.overview.problems.iter().filter(|problem| problem.level != Level::Note);
+    problems.take(SHOWN).map(|problem| format!("; {}", line(&problem.text))).collect()
+}
+
+/// How many problems such a message names.
+const SHOWN: usize = 3;
 
 /// Whether a node has taken the request to leave.
 pub async fn has_taken(session: &Session, asked: &Asked, seen: &mut Seen) -> Result<bool, Failure> {
