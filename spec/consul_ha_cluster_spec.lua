@@ -695,6 +695,16 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.has_error(function() nodes[1]:forget_store() end)
   end)
 
+  it("makes no replica again of a store or a node that is not there", function()
+    local nodes = connected(1)
+    local kind, message = support.kind(nodes[1]:reinit("n1", "points"))
+    assert.equal("not_found", kind)
+    assert.matches("points", message or select(2, nodes[1]:reinit("n1", "points")), 1, true)
+    assert.equal("not_found", (support.kind(nodes[1]:reinit("n9", "points", { 1 }))))
+    assert.has_error(function() nodes[1]:reinit("n1", "points", "1") end)
+    assert.has_error(function() nodes[1]:reinit("n1") end)
+  end)
+
   -- `resume` is the name of `thaw` in older releases.
   for _, thaw in ipairs({ "thaw", "resume" }) do
     it(("freezes the shard map when too many nodes fail at once, until %s is called"):format(thaw), function()

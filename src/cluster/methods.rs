@@ -14,7 +14,7 @@ use consul_api::error::{Error, Kind};
 use consul_api::table::Shape;
 use consul_api::value::Value;
 use consul_api::value::shape::{ValuePath, unknown};
-use consul_cluster::stores::forget;
+use consul_cluster::stores::{forget, reinit as remake};
 use consul_cluster::{Event, Mode};
 use futures_util::stream;
 use mlua::{IntoLua, Value as LuaValue};
@@ -63,6 +63,7 @@ pub const METHODS: &[Method<ClusterNode>] = &[
         Ok(Returned::done())
     }),
     Method::new("forget_store", forget_store),
+    Method::new("reinit", reinit),
     Method::new("fenced_put", fenced_put),
     Method::new("shards_ready", shards_ready),
     Method::new("fd", |call| {
@@ -268,6 +269,36 @@ fn forget_store(call: &Call<ClusterNode>) -> native::Result {
     Ok(Returned::done())
 }
 
+/// `cluster:reinit(node_id, store, shards)`
+fn reinit(call: &Call<ClusterNode>) -> native::Result {
+    let node = &*call.object;
+    let id = Shape::Text.text(&call.arg(1)?, &ValuePath::top("node_id"))?.to_string();
+    let store = Shape::Text.text(&call.arg(2)?, &ValuePath::top("store"))?.to_string();
+    let shards = match call.arg(3)? {
+        Value::Null => Vec::new(),
+        given => shards(&given)?,
+    };
+    let shards = shards.into_iter().filter_map(|shard| u32::try_from(shard).ok()).collect();
+    let running = node.started()?;
+    let cluster = Arc::clone(&running.cluster);
+    let asked = async move {
+        let found = remake::find(&cluster, &id, Some(&store), &shards).await?;
+        remake::ask(&cluster, &id, &found).await
+    };
+    node.run(call.lua, &running, asked)?;
+    Ok(Returned::done())
+}
+
+/// The numbers of a list of shards.
+fn shards(given: &Value) -> Result<Vec<usize>, Error> {
+    let at = ValuePath::top("shards");
+    match given {
+        Value::List(shards) => shards.iter().map(|it| shard(it, &at)).collect(),
+        Value::Map(members) if members.is_empty() => Ok(Vec::new()),
+        other => Err(at.wrong_type_text("a list of shard numbers", other)),
+    }
+}
+
 /// `cluster:fenced_put(key, value)`: true and the index of the write.
 fn fenced_put(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
@@ -292,12 +323,7 @@ fn shards_ready(call: &Call<ClusterNode>) -> native::Result {
         let why = "the node has no option hand_off = true: its shards are available at once";
         return Err(Error::misuse(why).into());
     }
-    let (at, given) = (ValuePath::top("shards"), call.arg(1)?);
-    let shards = match &given {
-        Value::List(shards) => shards.iter().map(|it| shard(it, &at)).collect::<Result<_, _>>()?,
-        Value::Map(members) if members.is_empty() => Vec::new(),
-        other => return Err(at.wrong_type_text("a list of shard numbers", other).into()),
-    };
+    let shards = shards(&call.arg(1)?)?;
     let running = node.started()?;
     let cluster = Arc::clone(&running.cluster);
     node.run(call.lua, &running, async move { cluster.shards_ready(&shards).await })?;

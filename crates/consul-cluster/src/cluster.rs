@@ -5,6 +5,7 @@ use crate::leader::refused::Refused;
 use crate::nodes::kept_mode::Lost;
 use crate::nodes::node::{Mode, Record};
 use crate::nodes::registered::{self, Reported};
+use crate::nodes::request::Reinit;
 use crate::options::Options;
 use crate::pauses::MAP_HOLD_OFF;
 use crate::snapshot::Snapshot;
@@ -71,6 +72,8 @@ pub struct Cluster {
     pub(crate) lost_modes: watch::Sender<Lost>,
     /// Whether an operator has asked this node to leave.
     pub(crate) leaves: watch::Sender<bool>,
+    /// The replicas that an operator has this node make again, by store.
+    pub(crate) reinits: watch::Sender<BTreeMap<String, Reinit>>,
     /// Why this leader is not in the history of leaders.
     pub(crate) history_refused: Mutex<Option<String>>,
     /// The session of the last leadership of this node.
@@ -141,6 +144,7 @@ impl Cluster {
             left_from: Mutex::default(),
             lost_modes: watch::Sender::default(),
             leaves: watch::Sender::default(),
+            reinits: watch::Sender::default(),
             history_refused: Mutex::default(),
             led_session: Mutex::default(),
             refusing: Mutex::default(),

@@ -54,6 +54,6 @@ pub use leader::record::Blocked;
 pub use nodes::node::{Complaint, Mode, Node, Record};
 pub use nodes::operate::Forgotten;
 pub use nodes::registered::{is_live_instance, is_of_other_cluster};
-pub use nodes::request::{Asked, HandOver, Leave, Request};
+pub use nodes::request::{Asked, HandOver, Leave, Reinit, Request};
 pub use options::Options;
 pub use snapshot::{Leader, Snapshot};

@@ -109,7 +109,7 @@ pub enum Verb {
     Leader(Watched),
     /// Tell every reason that something is not well, with its cure; status 1 if there is one.
     Why(Why),
-    /// Show what has happened, from the nodes' own memory.
+    /// Show what has happened, from the nodes' own memory, with times in UTC.
     Events(Events),
     /// Serve the page, the numbers and the document of the whole cluster over HTTP, until it is stopped.
     Serve(Serve),
@@ -137,11 +137,13 @@ pub enum Verb {
     AcceptLoss(AcceptLoss),
     /// Give a store other numbers of replicas, on a living cluster: the leader gets there in safe steps.
     StoreSet(StoreSet),
+    /// Let a node make its replicas again from other nodes', one after the other, since its records are damaged or wrong.
+    Reinit(Reinit),
     /// Remove a store that nobody uses any more from Consul. Its records stay on disks, which no node opens then.
     ForgetStore(ForgetStore),
     /// Give a node another weight: its share of the shards relative to the others. It lasts over restarts of the node.
     SetWeight(SetWeight),
-    /// Show the last leaders, from Consul: also those before the nodes were restarted.
+    /// Show the last leaders, from Consul, with times in UTC: also those before the nodes were restarted.
     History(Watched),
     /// Print the completion for a shell.
     Completion {
@@ -413,6 +415,38 @@ pub struct ForgetStore {
     pub dry_run: bool,
     /// How long to wait for the leader, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
+    pub limit: u64,
+}
+
+#[derive(Args)]
+pub struct Reinit {
+    /// The node's id.
+    pub node: String,
+    /// The store; by default all stores.
+    pub store: Option<String>,
+    /// Only the replica of this shard; may be repeated.
+    #[arg(
+        id = "shard",
+        long = "shard",
+        value_name = "N",
+        requires = "store",
+        conflicts_with = "off"
+    )]
+    pub shards: Vec<u32>,
+    /// End it: what the node has not begun stays as it is.
+    #[arg(long, conflicts_with = "wait")]
+    pub off: bool,
+    #[command(flatten)]
+    pub consent: Consent,
+    /// Say what would be made again, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Wait until all are made again.
+    #[arg(long)]
+    pub wait: bool,
+    /// The time limit of the wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, requires = "wait",
         value_parser = clap::value_parser!(u64).range(..=LONGEST_WAIT))]
     pub limit: u64,
 }

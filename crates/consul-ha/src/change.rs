@@ -2,21 +2,22 @@
 
 use super::arguments::{
     AcceptLoss, Change, Consent, Drain, Forget, ForgetStore, HandOver, Leave, Loss, Maintenance,
-    OfNode, Pause, SetWeight, StoreSet, Thaw,
+    OfNode, Pause, Reinit, SetWeight, StoreSet, Thaw,
 };
 use super::connection::{Session, check_node, check_node_or_kept};
 use super::failure::Failure;
 use super::output::{Output, counted, number, say};
 use super::signals::Signals;
-use super::wait::{Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
+use super::wait::{Orders, Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use super::words;
 use consul_api::value::shape::unknown;
 use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::shell::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
+use consul_cluster::stores::reinit::{self as remake, Replicas};
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Node, Request, Snapshot, Unchanged, stores};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -354,7 +355,8 @@ async fn withdraw_hand_over(
 ) -> Result<(), Failure> {
     let snapshot = cluster.snapshot();
     let asked = snapshot.nodes.get(from).and_then(|node| node.record.request.clone());
-    let request = Request { leave: None, ..asked.unwrap_or_default() };
+    let hand_over = asked.and_then(|asked| asked.hand_over);
+    let request = Request { hand_over, ..Request::default() };
     let is_pending = request.hand_over.is_some();
     if is_pending && !is_dry {
         cluster.withdraw(condition, from, &request).await?;
@@ -391,9 +393,10 @@ async fn asked_wait<T>(
 /// Takes a request back that a node has not taken. Returns the outcome.
 async fn taken_back(cluster: &Cluster, asked: &Asked) -> String {
     if !asked.is_new {
-        let undo = match asked.request.leave {
-            Some(_) => format!("drain {}", operand(&asked.node_id, "--off")),
-            None => "hand-over --withdraw".to_owned(),
+        let undo = match (&asked.request.leave, asked.request.reinit.is_empty()) {
+            (Some(_), _) => format!("drain {}", operand(&asked.node_id, "--off")),
+            (None, false) => format!("reinit {}", operand(&asked.node_id, "--off")),
+            (None, true) => "hand-over --withdraw".to_owned(),
         };
         return format!(
             "somebody else had asked the same, which stays: `consul-ha {undo}` takes it back"
@@ -506,7 +509,7 @@ pub async fn thaw(session: &Session, given: &Thaw, output: Output) -> Result<(),
         let question =
             format!("the shard map is thawed: {lost} count as lost, and others get their shards");
         consent(&loss.consent, &question)?;
-        cluster.thaw_while(condition.as_ref()).await?;
+        cluster.thaw_while(condition.as_ref(), Some(&frozen[..])).await?;
     }
     let text = format!("the shard map is thawed; lost: {lost}");
     output.done(session, &text, json, change.dry_run).await
@@ -741,6 +744,89 @@ pub async fn forget_store(
         }
     }
     output.done(session, &text, json, false).await
+}
+
+/// `reinit`
+pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result<(), Failure> {
+    let Reinit { node, store, shards, off, dry_run, .. } = given;
+    let cluster = session.look().await?;
+    check_node(&cluster.snapshot(), node)?;
+    let shards = BTreeSet::from_iter(shards.iter().copied());
+    let mut found = remake::find(&cluster, node, store.as_deref(), &shards).await?;
+    let is_busy = found.values().any(Replicas::are_being_made);
+    if *off {
+        found.retain(|_, replicas| replicas.are_being_made());
+    }
+    let names = Vec::from_iter(found.keys().map(String::as_str)).join(", ");
+    let of = |it: &Replicas| json!(it.shards);
+    let stores = found.iter().map(|(store, it)| (store.clone(), of(it)));
+    let json = json!({ "node": node, "stores": Value::from_iter(stores) });
+    let count: usize = found.values().map(|it| it.shards.len()).sum();
+    let replicas = format!("{} of {names}", counted(count, "replica"));
+    let mut signals = Signals::new()?;
+    let (asked, text) = match (off, is_busy) {
+        (true, false) => {
+            let text = format!("{node} makes no replica again");
+            return output.unchanged(&text, json, *dry_run);
+        }
+        (true, true) => {
+            let text = format!("{node} makes no more replicas of {names} again");
+            if *dry_run {
+                return output.done(session, &text, json, true).await;
+            }
+            (Some(remake::end(&cluster, node, &found).await?), text)
+        }
+        // Somebody has ordered it before, maybe this operator.
+        (false, true) => {
+            let text = format!("{node} makes replicas of {names} again already");
+            if !given.wait || *dry_run {
+                return output.unchanged(&text, json, *dry_run);
+            }
+            say(&format!("consul-ha: {text}"));
+            (None, text)
+        }
+        (false, false) => {
+            let checked = remake::check(node, &found);
+            checked.map_err(|why| Failure::Refused(why.message().to_owned()))?;
+            let text = format!("{node} makes {replicas} again, one after the other");
+            if *dry_run {
+                return output.done(session, &text, json, true).await;
+            }
+            let question = format!(
+                "{node} drops its {replicas}, one after the other, and copies them from other nodes"
+            );
+            consent(&given.consent, &question)?;
+            (Some(remake::ask(&cluster, node, &found).await?), text)
+        }
+    };
+    let orders = match &asked {
+        Some(asked) => asked.request.reinit.iter().map(|(it, of)| (it.clone(), of.order)).collect(),
+        None => {
+            let orders = found.iter().filter_map(|(it, of)| Some((it, of.remaking.as_ref()?)));
+            orders.map(|(it, of)| (it.clone(), of.order)).collect()
+        }
+    };
+    let orders = Orders { node, store: store.as_deref(), orders };
+    if let Some(asked) = &asked {
+        let taken = orders.are_taken(session, TAKEN_WITHIN);
+        if !asked_wait(&cluster, asked, &mut signals, taken).await? {
+            return Err(not_taken(&cluster, asked, TAKEN_WITHIN).await);
+        }
+    }
+    if !given.wait {
+        return output.done(session, &text, json, false).await;
+    }
+    tokio::select! {
+        done = orders.until_made(session, given.limit, output) => done?,
+        () = signals.next() => {
+            let off = operand(node, "--off");
+            let why = format!("interrupted; {node} goes on: `consul-ha reinit {off}` ends it");
+            return Err(Failure::Interrupted(why));
+        }
+    }
+    output
+        .done(session, &format!("{node} has made its replicas of {names} again"), json, false)
+        .await
 }
 
 /// Asks on the terminal.

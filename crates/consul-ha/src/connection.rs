@@ -182,6 +182,7 @@ fn needed(verb: &Verb, options: &Options) -> Vec<Right> {
         | Verb::Maintenance(Maintenance { of, .. })
         | Verb::Leave(Leave { of, .. })
         | Verb::Forget(Forget { of, .. }) => vec![write(&options.node_key(&of.node))],
+        Verb::Reinit(it) => vec![write(&options.node_key(&it.node))],
         Verb::SetWeight(_) => vec![write(&options.weights_key())],
         Verb::History(_) => return vec![Right::read("key", &options.history_key())],
         Verb::Pause(_) | Verb::Resume(_) => vec![write(&options.pause_key())],

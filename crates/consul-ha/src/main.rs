@@ -101,6 +101,7 @@ async fn run_verb(line: &CommandLine, session: &Session, output: Output) -> Resu
         Verb::Forget(it) => change::forget(session, it, output).await,
         Verb::AcceptLoss(it) => change::accept_loss(session, it, output).await,
         Verb::ForgetStore(it) => change::forget_store(session, it, output).await,
+        Verb::Reinit(it) => change::reinit(session, it, output).await,
         Verb::StoreSet(it) => change::store_set(session, it, output).await,
         Verb::SetWeight(it) => change::set_weight(session, it, output).await,
         Verb::History(watched) => {

@@ -1,14 +1,16 @@
-//! The waits for a node that drains or leaves.
+//! The waits for a node that drains, leaves or makes replicas again.
 //!
 //! An empty Consul says of each node that it has no shard and no key. So a wait knows what was there before.
 
 use super::connection::Session;
 use super::failure::Failure;
-use super::output::{Output, counted, say};
+use super::output::{Output, counted, line, say};
 use super::progress::Progress;
+use consul_cluster::observe::overview::Level;
 use consul_cluster::stores::outside::{HeldShards, held_shards};
+use consul_cluster::stores::reinit::{Remaking, find};
 use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,12 +206,22 @@ async fn until(
         if Instant::now() >= end {
             return Err(match seen.lost() {
                 Some(lost) => lost_data(lost, unknown),
-                None => Failure::Limit(over(&left)),
+                None => Failure::Limit(over(&left) + &obstacles(session).await),
             });
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
+
+/// The problems of a cluster, as the end of a message about a wait that has not ended.
+async fn obstacles(session: &Session) -> String {
+    let Ok(view) = session.settled_view().await else { return String::new() };
+    let problems = view.overview.problems.iter().filter(|problem| problem.level != Level::Note);
+    problems.take(SHOWN).map(|problem| format!("; {}", line(&problem.text))).collect()
+}
+
+/// How many problems such a message names.
+const SHOWN: usize = 3;
 
 /// Whether a node has taken the request to leave.
 pub async fn has_taken(session: &Session, asked: &Asked, seen: &mut Seen) -> Result<bool, Failure> {
@@ -238,6 +250,92 @@ fn taken(node: &str, record: Option<&Record>, leave: &Leave) -> Result<bool, Str
         }
     }
 }
+
+/// The orders that a node has, by store, to make its replicas again.
+pub struct Orders<'a> {
+    pub node: &'a str,
+    /// The store; `None`: all.
+    pub store: Option<&'a str>,
+    pub orders: BTreeMap<String, u64>,
+}
+
+impl Orders<'_> {
+    /// The node's word about each of them, unless it does not know the order.
+    async fn told(&self, session: &Session) -> Result<BTreeMap<String, Remaking>, Failure> {
+        let cluster = session.look().await?;
+        let found = find(&cluster, self.node, self.store, &BTreeSet::new()).await?;
+        let told = found.into_iter().filter_map(|(store, of)| Some((store, of.remaking?)));
+        Ok(told.filter(|(store, it)| self.orders.get(store) == Some(&it.order)).collect())
+    }
+
+    /// Whether the node takes them within this time.
+    pub async fn are_taken(&self, session: &Session, within: u64) -> Result<bool, Failure> {
+        let end = Instant::now() + Duration::from_secs(within);
+        loop {
+            if let Some(told) = during_wait(self.told(session).await)?
+                && told.len() == self.orders.len()
+            {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Waits until all replicas are made again.
+    pub async fn until_made(
+        &self,
+        session: &Session,
+        limit: u64,
+        output: Output,
+    ) -> Result<(), Failure> {
+        let node = self.node;
+        let end = Instant::now() + Duration::from_secs(limit);
+        let mut progress = Progress::new(&format!("replicas of {node}"), output.json);
+        let (mut obstacle, mut lost_since) = (String::new(), None);
+        loop {
+            if let Some(told) = during_wait(self.told(session).await)? {
+                let is_known = told.len() == self.orders.len();
+                let left: usize = told.values().map(|it| it.left).sum();
+                let waits_for = told.values().map(|it| &it.waits_for).find(|why| !why.is_empty());
+                let now = match is_known {
+                    true => waits_for.cloned().unwrap_or_default(),
+                    false => format!(
+                        "{node} does not tell: it is down, or has another disk or another order now"
+                    ),
+                };
+                if is_known && left == 0 {
+                    return Ok(());
+                }
+                if is_known {
+                    progress.tell(left);
+                }
+                if now != obstacle && !now.is_empty() {
+                    say(&format!("consul-ha: it waits: {now}"));
+                }
+                obstacle = now;
+                let since = *lost_since.get_or_insert_with(Instant::now);
+                if is_known {
+                    lost_since = None;
+                } else if since.elapsed() >= Duration::from_secs(TELLS_AGAIN_WITHIN) {
+                    return Err(Failure::Limit(obstacle));
+                }
+            }
+            if Instant::now() >= end {
+                let why = if obstacle.is_empty() { String::new() } else { format!(": {obstacle}") };
+                return Err(Failure::Limit(format!(
+                    "{node} has not made all replicas again after {limit} s, and goes on{why}"
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// How long a node may be away during a wait for what it makes again, in seconds: a restart.
+const TELLS_AGAIN_WITHIN: u64 = 120;
 
 #[cfg(test)]
 mod tests {

@@ -44,6 +44,8 @@ pub struct Holder {
     progress: Progress,
     /// The shards that other nodes have compared with their own replicas.
     compared: Mutex<BTreeSet<u32>>,
+    /// The shards whose replicas it is about to give up.
+    giving_up: Mutex<BTreeSet<u32>>,
     /// The horizons of the shards.
     horizons: Mutex<BTreeMap<u32, Version>>,
     rules: Rules,
@@ -66,7 +68,7 @@ impl Holder {
         rules: Rules,
     ) -> Self {
         let (store, shards, taken, is_closed) = Default::default();
-        let (progress, compared, horizons) = Default::default();
+        let (progress, compared, giving_up, horizons) = Default::default();
         Holder {
             node,
             disk,
@@ -78,6 +80,7 @@ impl Holder {
             is_closed,
             progress,
             compared,
+            giving_up,
             horizons,
             rules,
             step_time: STEP_TIME,
@@ -569,7 +572,8 @@ impl Holder {
         if let Some(stale) = self.stale(&state, entry) {
             return Ok(stale);
         }
-        let is_whole = self.is_whole(&state, entry) && state.fence <= entry.epoch;
+        let stays = !lock(&self.giving_up).contains(&shard);
+        let is_whole = stays && self.is_whole(&state, entry) && state.fence <= entry.epoch;
         Ok(if is_whole { Outcome::Done } else { Outcome::NotReady(NotReady::NotWhole) })
     }
 
@@ -723,6 +727,38 @@ impl Holder {
             }
         })
         .await
+    }
+
+    /// Says to all that ask for a whole replica of a shard that this one is none, as long as the result lives.
+    pub(super) fn about_to_give_up(&self, shard: u32) -> impl Drop + '_ {
+        struct Ends<'a>(&'a Mutex<BTreeSet<u32>>, u32);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                lock(self.0).remove(&self.1);
+            }
+        }
+        lock(&self.giving_up).insert(shard);
+        Ends(&self.giving_up, shard)
+    }
+
+    /// Gives up a replica that counts in the entry of this epoch: from then on it is lost, and the failover that the
+    /// leader begins drops the records. Whether it was given up.
+    ///
+    /// # Errors
+    /// Errors of the storage.
+    pub(super) async fn give_up(&self, shard: u32, epoch: u64) -> Result<bool, Error> {
+        let cell = self.shard(shard);
+        let mut state = cell.write().await;
+        let counts = |entry: &Entry| entry.epoch == epoch && self.refusal(&state, entry).is_none();
+        if !state.entry.as_ref().is_some_and(counts) {
+            return Ok(false);
+        }
+        self.change(shard, &mut state, |state| {
+            state.is_whole = false;
+            state.work = None;
+        })
+        .await?;
+        Ok(true)
     }
 
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.

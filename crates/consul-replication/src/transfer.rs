@@ -166,6 +166,26 @@ impl Transfer {
         Ok(())
     }
 
+    /// Gives up the own replica of a shard, so that it is made again from the others, if these are all whole. Of nodes that
+    /// do this at the same time none does: each says no to the others before it asks them. Whether it was given up.
+    ///
+    /// # Errors
+    /// Why another replica may not be whole; errors of the storage.
+    pub async fn give_up(&self, shard: u32, entry: &Entry) -> Result<bool, Error> {
+        let own = self.holder.node();
+        let others = entry.counting().map(|(_, place)| &place.node).filter(|node| *node != own);
+        let others: Vec<&NodeId> = others.collect();
+        let changes = entry.slots.iter().any(|slot| slot.change.is_some() || slot.is_vacant());
+        if changes || others.len() < entry.fenced() {
+            return Ok(false);
+        }
+        let _until_it_is_done = self.holder.about_to_give_up(shard);
+        for node in others {
+            self.ask(shard, entry, node, Action::Fence).await?;
+        }
+        self.holder.give_up(shard, entry.epoch).await
+    }
+
     /// Fences other replicas and copies them, each after it was fenced, until they are enough.
     async fn fail_over(
         &self,

@@ -26,6 +26,7 @@ pub const RECIPES: &[(&str, Setting)] = &[
     ("Adding a node", Setting::Nodes),
     ("Removing a node", Setting::Nodes),
     ("Replacing a dead node", Setting::Nodes),
+    ("Making the replicas of a node again", Setting::Nodes),
     ("Moving the leadership", Setting::Nodes),
     ("Rotating the tokens", Setting::Secrets),
     ("Rotating the nodes' certificates and their CA", Setting::Secrets),

@@ -2,7 +2,7 @@
 
 use super::node::{Mode, Node, Record};
 use super::pause::Pause;
-use super::request::{Asked, HandOver, Leave, Request};
+use super::request::{Asked, HandOver, Leave, Reinit, Request};
 use super::rights::{self, Right, lacking};
 use super::weights::{self, Weights};
 use super::{kept_mode, registered};
@@ -17,6 +17,7 @@ use consul_api::table::Endpoint;
 use consul_api::value::Value;
 use consul_client::coordination::{Operation, delete_unchanged, set, transact, unchanged};
 use consul_client::watch::State;
+use std::collections::BTreeSet;
 
 /// The outcome of removing a node from the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,15 +378,19 @@ impl Cluster {
     /// # Errors
     /// Errors of the calls.
     pub async fn thaw(&self) -> Result<(), Error> {
-        self.thaw_while(None).await
+        self.thaw_while(None, None).await
     }
 
-    /// As [`Cluster::thaw`], while another key is unchanged.
+    /// As [`Cluster::thaw`], while another key is unchanged; with `shown` only if no other members have vanished since.
     ///
     /// # Errors
-    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, or the announcement of the map
-    /// cannot be read.
-    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, others have vanished, or the
+    /// announcement of the map cannot be read.
+    pub async fn thaw_while(
+        &self,
+        condition: Option<&Unchanged>,
+        shown: Option<&[String]>,
+    ) -> Result<(), Error> {
         let key = self.options.epoch_key();
         let update = self.update_while(condition, &key, |found| {
             let Some(found) = found else { return Ok(Update::Keep) };
@@ -394,6 +399,11 @@ impl Cluster {
                     format!("whether the map is frozen is not known: {}", self.not_announced());
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             };
+            let is_new = |id: &&String| shown.is_some_and(|shown| !shown.contains(id));
+            if let Some(id) = announcement.frozen.iter().find(is_new) {
+                let why = format!("{id} has vanished meanwhile: nothing was changed");
+                return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+            }
             Ok(match announcement.frozen.is_empty() {
                 true => Update::Keep,
                 false => {
@@ -550,6 +560,23 @@ impl Cluster {
         let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
         let leave = Leave { incarnation: node.record.incarnation.clone() };
         self.ask(condition, node_id, Request { leave: Some(leave), ..Request::default() }).await
+    }
+
+    /// Asks a node to make replicas again: of each store, on this disk of the node, the replicas of these shards.
+    pub(crate) async fn ask_reinit(
+        &self,
+        node_id: &str,
+        stores: impl Iterator<Item = (&String, u64, &BTreeSet<u32>)>,
+    ) -> Result<Asked, Error> {
+        let snapshot = self.snapshot();
+        let node = snapshot.nodes.get(node_id).ok_or_else(|| no_such_node(node_id))?;
+        let order = self.client.random_u64();
+        let reinit = stores.map(|(store, disk, shards)| {
+            let incarnation = node.record.incarnation.clone();
+            (store.clone(), Reinit { incarnation, order, disk, shards: shards.clone() })
+        });
+        let request = Request { reinit: reinit.collect(), ..Request::default() };
+        self.ask(None, node_id, request).await
     }
 
     /// Adds a request to those that the node has not taken.

@@ -2,6 +2,7 @@
 
 use consul_api::error::{Error, Kind};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A request of an operator. Fields that a release does not know are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +13,9 @@ pub struct Request {
     /// To hand over the shards, and then to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leave: Option<Leave>,
+    /// To make replicas again, by store.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reinit: BTreeMap<String, Reinit>,
     /// To take this request out of the key, and to show in [`super::node::Record::answered`] who has asked: another start with
     /// the node's name asks whether this one lives. A release that does not know it takes it out too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +37,19 @@ pub struct HandOver {
 pub struct Leave {
     /// The start of the node that it is about. It has no effect on another one.
     pub incarnation: String,
+}
+
+/// To make replicas of a store again from the replicas of other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reinit {
+    /// The start of the node that it is about. It has no effect on another one.
+    pub incarnation: String,
+    /// Which order it is: a random number.
+    pub order: u64,
+    /// The disk that it is about. It has no effect on another one.
+    pub disk: u64,
+    /// The shards; empty: none more.
+    pub shards: BTreeSet<u32>,
 }
 
 /// Reads a request; an unreadable one is none, and does not make the record unreadable.
@@ -62,6 +79,7 @@ impl Request {
         if let Some(leave) = &other.leave {
             self.leave = Some(leave.clone());
         }
+        self.reinit.extend(other.reinit.clone());
         Ok(*self != before)
     }
 
@@ -69,7 +87,9 @@ impl Request {
     pub(crate) fn in_force(&self, incarnation: &str, token: Option<u64>) -> Request {
         let hand_over = self.hand_over.clone().filter(|it| Some(it.token) == token);
         let leave = self.leave.clone().filter(|it| it.incarnation == incarnation);
-        Request { hand_over, leave, answer: None }
+        let mut reinit = self.reinit.clone();
+        reinit.retain(|_, it| it.incarnation == incarnation);
+        Request { hand_over, leave, reinit, answer: None }
     }
 
     /// Removes what another request asks. Whether something was removed.
@@ -77,6 +97,7 @@ impl Request {
         let before = self.clone();
         self.hand_over = self.hand_over.take().filter(|it| Some(it) != other.hand_over.as_ref());
         self.leave = self.leave.take().filter(|it| Some(it) != other.leave.as_ref());
+        self.reinit.retain(|store, it| Some(&*it) != other.reinit.get(store));
         *self != before
     }
 }

@@ -36,6 +36,14 @@ pub(crate) fn act_on(cluster: &Cluster, request: &Request) {
         Some(_) => tracing::warn!(node, "an operator's request is about another start"),
         None => {}
     }
+    let (mut reinit, incarnation) = (request.reinit.clone(), &cluster.incarnation);
+    reinit.retain(|_, it| it.incarnation == *incarnation);
+    if reinit.len() < request.reinit.len() {
+        tracing::warn!(node, "an operator's request is about another start");
+    }
+    if !reinit.is_empty() {
+        cluster.reinits.send_modify(|all| all.extend(reinit));
+    }
 }
 
 /// Completes when an operator has asked this node to leave and it has no shard any more. To set its mode

@@ -12,6 +12,7 @@ use crate::nodes::rights::{self, Right};
 use crate::options::Options;
 use crate::shard_map::ShardMap;
 use crate::snapshot::Snapshot;
+use crate::stores::reinit::Remaking;
 use crate::stores::{CopyReport, Store, StoreFault, StoreMaps};
 use crate::{Cluster, Mode, Node};
 use bounds::cut_message;
@@ -196,6 +197,11 @@ impl Told {
     /// How far it is with its copies for a store.
     pub fn copies_of(&self, store: &str) -> Option<&CopyReport> {
         self.report.as_ref()?.copies.iter().find(|copies| copies.store == store)
+    }
+
+    /// How far it is with replicas of a store that an operator has it make again.
+    pub fn remaking(&self, store: &str) -> Option<&Remaking> {
+        self.copies_of(store).filter(|_| self.silent.is_none())?.remaking.as_ref()
     }
 
     /// Whether its program does not use a store, by its own word.

@@ -207,6 +207,7 @@ mod tests {
             copied: 0,
             move_timeout_s: 60,
             is_failing: false,
+            remaking: None,
             report: Report::default(),
         }
     }

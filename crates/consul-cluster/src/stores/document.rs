@@ -3,6 +3,7 @@
 use super::Shared;
 use super::disk::Opening;
 use super::options::MAX_OF_A_SHARD;
+use super::reinit::Remaking;
 use consul_api::error::{Error, Kind};
 use consul_replication::map::{
     Change, ChangeKind, Disk, Entry, NodeId, Place, Sizes, Slot, StoreId,
@@ -308,6 +309,9 @@ pub(super) struct MemberRecord {
     /// Whether its storage fails, so that it gets no more shards.
     #[serde(rename = "fails", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_failing: bool,
+    /// How far it is with replicas that an operator has it make again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaking: Option<Remaking>,
     /// The state of its shards.
     pub report: Report,
 }

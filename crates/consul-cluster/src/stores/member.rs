@@ -3,6 +3,7 @@
 
 use super::disk::{DiskMark, Opening};
 use super::document::{FORMAT, MemberRecord, StoreMap};
+use super::reinit::Remaking;
 use super::{Store, Survives, Watched, is_live, member_key};
 use crate::keys;
 use crate::pauses::PAUSE;
@@ -118,6 +119,8 @@ pub(super) struct Member {
     lacking: Mutex<Option<BTreeSet<u32>>>,
     /// The shards whose replicas were equal in an entry while their numbers change.
     equal: Mutex<BTreeMap<u32, Equal>>,
+    /// How far it is with replicas that an operator has it make again.
+    pub remaking: Mutex<Option<Remaking>>,
     /// Signals that there is something to report.
     news: Notify,
 }
@@ -221,8 +224,19 @@ impl Member {
             Transfer { holder: Arc::new(holder), peers: Arc::clone(&store.peers), page: PAGE };
         let (is_new, is_confirmed, news) =
             (current.is_none(), AtomicBool::default(), Notify::new());
-        let (mark, lacking, equal) = (Mutex::new(next), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Member { transfer, mark, known, is_new, is_confirmed, lacking, equal, news }))
+        let (lacking, equal, remaking) = Default::default();
+        let mark = Mutex::new(next);
+        Ok(Arc::new(Member {
+            transfer,
+            mark,
+            known,
+            is_new,
+            is_confirmed,
+            lacking,
+            equal,
+            remaking,
+            news,
+        }))
     }
 
     /// Ends the work with the disk, after which the process serves no requests. Records that the storage can flush
@@ -264,6 +278,11 @@ impl Member {
     /// yet.
     pub fn lacking(&self) -> Option<BTreeSet<u32>> {
         lock(&self.lacking).clone().filter(|_| self.is_confirmed())
+    }
+
+    /// Has a report written soon.
+    pub fn tell_news(&self) {
+        self.news.notify_one();
     }
 
     /// Looks at these replicas.
@@ -320,6 +339,7 @@ impl Member {
                 never = self.repair(store) => match never {},
                 never = self.equalize(store) => match never {},
                 never = self.drop_unnamed(store) => match never {},
+                never = self.make_again(store) => match never {},
                 never = self.keep_map(store) => match never {},
             }
         };
@@ -507,6 +527,7 @@ impl Member {
             move_timeout_s: store.options.move_timeout.as_secs(),
             copied,
             is_failing: store.fault().is_some(),
+            remaking: lock(&self.remaking).clone(),
             report: match self.is_confirmed() {
                 true => report,
                 false => {

@@ -21,6 +21,7 @@ mod numbers;
 mod options;
 pub mod outside;
 mod overview;
+pub mod reinit;
 pub mod remote;
 mod reports;
 

@@ -6,7 +6,7 @@ use consul_api::error::Error;
 use consul_process::clock::Instant;
 use consul_process::metrics::{OperationNumbers, Page, Source, table};
 use consul_process::sync::lock;
-use consul_replication::map::ChangeKind;
+use consul_replication::map::{ChangeKind, Slot};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -72,7 +72,16 @@ impl Source for Store {
         let lacking: Vec<ShardAtRisk> =
             map.iter().flat_map(|map| map.entries().filter_map(|it| of_shard(map, it.0))).collect();
         let vacant = map.as_deref().map_or(0, StoreMap::vacant);
-        let missing = vacant + lacking.iter().map(|shard| shard.missing.len()).sum::<usize>();
+        // A live node has lost it, and gets it again by itself.
+        let is_coming = |shard: u32, node: &str| {
+            let entry = map.as_ref().and_then(|map| map.map.shards.get(shard as usize));
+            let change = entry.and_then(|entry| entry.change_to(node));
+            let is_own = |slot: &Slot| slot.holder.as_ref().is_some_and(|it| *it.node == *node);
+            is_live(node) && change.is_some_and(|(slot, _)| is_own(slot))
+        };
+        let missing =
+            |it: &ShardAtRisk| it.missing.iter().filter(|node| !is_coming(it.shard, node)).count();
+        let missing = vacant + lacking.iter().map(missing).sum::<usize>();
         let short: BTreeSet<u32> =
             lacking.iter().filter(|it| it.is_short()).map(|it| it.shard).collect();
         let is_short = |it: &&ShardStatus| it.is_at_risk || short.contains(&it.shard);

@@ -2,6 +2,7 @@
 
 use super::document::StoreMap;
 use super::lists::listed;
+use super::reinit::Remaking;
 use super::{Store, map_key, waiting_key};
 use crate::Cluster;
 use crate::observe::report::Told;
@@ -38,6 +39,9 @@ pub struct StoreOverview {
     /// Whether a node that has told has the store open; the problems tell it.
     #[serde(skip)]
     pub is_open: bool,
+    /// The nodes that make replicas again by an operator's order; the problems tell it.
+    #[serde(skip)]
+    pub remaking: BTreeMap<String, Remaking>,
     /// The number of shards whose holders are not known, since Consul went back.
     pub unrecovered: usize,
     /// The shards that have not N, W and R as they are wanted; `None`: all have them.
@@ -140,6 +144,9 @@ pub struct CopyReport {
     /// Whether the map names another disk of it for one of these.
     #[serde(default)]
     pub has_other_disk: bool,
+    /// How far it is with replicas that an operator has it make again, unless that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaking: Option<Remaking>,
 }
 
 impl Store {
@@ -149,7 +156,10 @@ impl Store {
         let (map, holder) = (self.map.borrow().clone(), self.holder());
         let Some(map) = map else { return report };
         let own = self.cluster.options().node_id.as_str();
-        let lacking = lock(&self.member).as_ref().and_then(|member| member.lacking());
+        let member = lock(&self.member).clone();
+        let lacking = member.as_ref().and_then(|member| member.lacking());
+        let remaking = member.and_then(|member| lock(&member.remaking).clone());
+        report.remaking = remaking.filter(|it| it.left > 0);
         let held = map.entries().filter(|(_, entry)| entry.counting_at(own).is_some());
         let lacks = |shard: &u32| lacking.as_ref().is_none_or(|lacking| lacking.contains(shard));
         report.lacking = held.map(|(shard, _)| shard).filter(lacks).collect();
@@ -324,6 +334,10 @@ fn store_overview(
         repairing: repairing.collect(),
         at_risk: map.entries().filter_map(at_risk).collect(),
         vacant: map.vacant(),
+        remaking: told
+            .iter()
+            .filter_map(|(node, told)| Some((node.clone(), told.remaking(name)?.clone())))
+            .collect(),
         is_open: told.values().any(|told| told.copies_of(name).is_some()),
         unrecovered: map.unrecovered.len(),
         changing: changing(map, is_live),

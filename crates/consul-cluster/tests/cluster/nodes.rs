@@ -825,6 +825,12 @@ fn the_map_is_frozen_while_too_many_nodes_are_missing_or_until_thaw() {
     gone.iter().for_each(|n| world.kill(&nodes[*n]));
     world.wait(Duration::from_secs(30));
     assert!(!nodes[left].cluster.snapshot().frozen.is_empty());
+    // Only what an operator has seen is given up.
+    let shown = ["n9".to_owned()];
+    let refused = world.run(nodes[left].cluster.thaw_while(None, Some(&shown)));
+    let refused = refused.expect_err("others have vanished");
+    assert!(refused.message().contains("has vanished meanwhile"), "{refused}");
+    assert!(!nodes[left].cluster.snapshot().frozen.is_empty());
     world.run(nodes[left].cluster.thaw()).expect("an order");
     world.wait(Duration::from_secs(30));
     assert!(nodes[left].cluster.snapshot().frozen.is_empty());

@@ -84,10 +84,36 @@ fn numbers(system: &System) {
     };
     system.wait_for("three replicas", || is_done([3, 2, 2]));
     assert!(set(&three).ok().contains("is to have N/W/R 3/2/2, as before"));
+    remake(system);
     let [replicas, write, read] = before.map(|number| number.to_string());
     let back = ["--replicas", &replicas, "--write-quorum", &write, "--read-quorum", &read];
     set(&back).ok();
     system.wait_for("the numbers of before", || is_done(before));
+}
+
+/// Each of three nodes has each shard.
+fn remake(system: &System) {
+    system.run(&["reinit", "n11"]).refused(1, &["did you mean \"n1\"?"]);
+    system.run(&["reinit", "n3", "point"]).refused(1, &["did you mean \"points\"?"]);
+    system.run(&["reinit", "n3", "points", "--shard", "8"]).refused(2, &["no replica of shard 8"]);
+    system.run(&["reinit", "n3", "--shard", "1"]).refused(2, &["<STORE>"]);
+    let dry = || system.run(&["reinit", "n3", "--dry-run"]);
+    let may_begin = || dry().status == 0;
+    system.wait_for("nothing is in the way", may_begin);
+    let would = "would be done: n3 makes 8 replicas of points again, one after the other\n";
+    assert_eq!(dry().ok(), would);
+    system.run(&["reinit", "n3"]).refused(2, &["--yes"]);
+    assert_eq!(system.run(&["reinit", "n3", "--off"]).ok(), "n3 makes no replica again\n");
+    system.run(&["pause"]).ok();
+    system.run(&["reinit", "n3", "--yes"]).refused(1, &["moves are paused by", "resume"]);
+    system.run(&["resume"]).ok();
+    let run = system.run(&["reinit", "n3", "--yes", "--wait", "--limit", "120"]);
+    assert!(run.err.contains("replicas of n3: "), "progress: {run:?}");
+    assert_eq!(run.ok(), "n3 has made its replicas of points again\n");
+    let one = ["reinit", "n3", "points", "--shard", "5", "--yes", "--json"];
+    assert_eq!(system.run(&one).json()["stores"], json!({ "points": [5] }));
+    // It is the same order, or there is none any more.
+    system.run(&["reinit", "n3", "points", "--shard", "5", "--yes", "--wait"]).ok();
 }
 
 fn drain(system: &System) {

@@ -44,7 +44,7 @@ pub fn run(system: &System) {
 
 /// Each verb that changes something, with the status of its dry run without the right to change anything: 1 where the cluster
 /// is not so that it can do something, and 0 where there is nothing to do, for which it needs no right.
-const CHANGES: [(&[&str], i32, &str); 12] = [
+const CHANGES: [(&[&str], i32, &str); 13] = [
     (&["drain", "n1"], 5, "ha/nodes/n1"),
     (&["maintenance", "n1"], 5, "ha/nodes/n1"),
     (&["hand-over"], 5, "ha/nodes/"),
@@ -56,6 +56,7 @@ const CHANGES: [(&[&str], i32, &str); 12] = [
     (&["accept-loss", "points", "0"], 1, "no replica of shard 0 is missing"),
     (&["store-set", "points", "--write-quorum", "1"], 5, "ha/shards/members/points/wanted"),
     (&["forget-store", "points"], 1, "have store points open"),
+    (&["reinit", "n1"], 1, "`consul-ha store-set points` gives the store other numbers"),
     (&["set-weight", "n1", "2"], 5, "ha/nodes/all/weights"),
 ];
 

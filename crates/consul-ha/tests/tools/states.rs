@@ -39,7 +39,7 @@ const NO_MEMBERS: (i32, &str) =
     (1, "no node has a key in Consul: it is not known which nodes live");
 const DONE: (i32, &str) = (0, "");
 
-const CHANGES: [Change; 13] = [
+const CHANGES: [Change; 14] = [
     Change { line: &["drain", "n1"], asks: "", leaderless: DONE, without_members: UNKNOWN_NODE },
     Change {
         line: &["maintenance", "n1"],
@@ -91,6 +91,12 @@ const CHANGES: [Change; 13] = [
         asks: "its records stay on the disks of n8",
         leaderless: NO_LEADER,
         without_members: DONE,
+    },
+    Change {
+        line: &["reinit", "n1", "points"],
+        asks: "n1 drops its",
+        leaderless: (1, "n1 does not have store points open"),
+        without_members: UNKNOWN_NODE,
     },
     Change {
         line: &["set-weight", "n1", "2"],
@@ -320,9 +326,11 @@ fn all_is_known(cluster: &Cluster) {
         cluster.set_up();
         let before = cluster.keys();
         let dry = Run::on_terminal(&[*line, &["--dry-run"]].concat(), &environment, YES);
-        // A map that is frozen lets no node go.
-        let status = if line[0] == "leave" { 1 } else { 0 };
+        // A map that is frozen lets no node go, and no replica.
+        let is_refused = ["leave", "reinit"].contains(&line[0]);
+        let status = if is_refused { 1 } else { 0 };
         assert!(dry.status == status && !dry.out.contains(QUESTION), "{line:?}: {dry:?}");
+        let asks = if is_refused { "" } else { asks };
         if !asks.is_empty() {
             for no in ["no", "", "YES", "y"] {
                 let run = Run::on_terminal(line, &environment, no);

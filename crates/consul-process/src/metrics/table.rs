@@ -216,8 +216,8 @@ macro_rules! rows {
                     "Shards with too few working replicas for writes, reads or a failover, until a node or its storage works again."
                     "可用副本少于写入、读取或故障转移所需的分片，直到节点或其存储恢复。"
                 STORE_MISSING Gauge "store_replicas_missing" ["cluster", "store"] ()
-                    "Replicas that are lost, whose node is down or forgotten or whose storage fails, or that no node is there for."
-                    "已丢失的副本、其节点失效或已被移除或存储出错的副本，以及没有节点可放置的副本。"
+                    "Replicas that are lost, whose node is down or forgotten or whose storage fails, or that no node is there for; without those that their own node makes again."
+                    "已丢失的副本、其节点失效或已被移除或存储出错的副本，以及没有节点可放置的副本；不含由其自身节点重新生成的副本。"
                 STORE_MOVING Gauge "store_replicas_moving" ["cluster", "store"] ()
                     "Replicas that are on their way to another node."
                     "正在迁往另一个节点的副本。"

@@ -3,7 +3,8 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
-use crate::shell::operand;
+use crate::shell::{operand, shell_word};
+use crate::stores::reinit::Remaking;
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use consul_process::os;
 use serde::Serialize;
@@ -685,13 +686,23 @@ fn of_requests(node: &NodeOverview) -> Vec<Problem> {
         let cure = format!("wait: a node that hangs takes it later; or {cure} takes it back");
         note("request_pending", id, text, cure)
     };
+    let stores = node.asked.reinit.keys().map(|store| {
+        pending(&format!("make its replicas of store {store} again"), &reinit_off(id, store))
+    });
     let leave = node.asked.leave.as_ref().map(|_| pending("leave", &drain_off(id)));
     let hand_over = node.asked.hand_over.as_ref().map(|it| {
         let to = it.to.as_deref().unwrap_or("another node");
         let what = format!("hand over the leadership to {to}");
         pending(&what, "`consul-ha hand-over --withdraw`")
     });
-    leave.into_iter().chain(hand_over).collect()
+    leave.into_iter().chain(hand_over).chain(stores).collect()
+}
+
+/// The command that ends what an operator has ordered of a node's replicas.
+fn reinit_off(id: &str, store: &str) -> String {
+    let is_like_flag = id.starts_with('-') || store.starts_with('-');
+    let dashes = if is_like_flag { "-- " } else { "" };
+    format!("`consul-ha reinit --off {dashes}{} {}`", shell_word(id), shell_word(store))
 }
 
 /// The command that ends a drain.
@@ -914,8 +925,12 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
     if knows_no_node(overview) {
         return Vec::new();
     }
-    let (lost, fewer): (Vec<_>, Vec<_>) =
-        store.at_risk.iter().partition(|shard| shard.left < shard.needed);
+    // An operator wanted it so.
+    let is_remade = |shard: &&ShardAtRisk| {
+        !shard.is_short() && shard.missing.iter().all(|id| store.remaking.contains_key(id))
+    };
+    let at_risk = store.at_risk.iter().filter(|shard| !is_remade(shard));
+    let (lost, fewer): (Vec<_>, Vec<_>) = at_risk.partition(|shard| shard.left < shard.needed);
     let bring_back = |shards: &[&ShardAtRisk], can_be_made| {
         bring_back(name, shards, &overview.nodes, can_be_made)
     };
@@ -997,6 +1012,16 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         );
         let cure = "wait; start the nodes that are away, or as many as it needs".to_owned();
         found.push(note("store_changing", name, text, cure));
+    }
+    for (id, Remaking { left, waits_for, .. }) in &store.remaking {
+        let mut text = format!(
+            "store {name}: {id} makes its replicas again, one after the other, as an operator has ordered: {left} are left"
+        );
+        if !waits_for.is_empty() {
+            text.push_str(&format!("; the next one waits: {waits_for}"));
+        }
+        let cure = format!("wait; {} leaves the rest as it is", reinit_off(id, name));
+        found.push(note("replicas_made_again", id, text, cure));
     }
     found
 }

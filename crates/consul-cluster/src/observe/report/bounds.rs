@@ -48,6 +48,8 @@ impl Report {
         self.no_history = self.no_history.map(cut_message);
         self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);
+        let remaking = self.copies.iter_mut().filter_map(|copies| copies.remaking.as_mut());
+        remaking.for_each(|it| cut(&mut it.waits_for, MAX_TEXT));
         self.stores = self.stores.filter(|stores| stores.len() <= MAX_STORES);
         self.stores.iter_mut().flatten().for_each(|store| cut(store, MAX_TEXT));
         self.faults.truncate(MAX_STORES);

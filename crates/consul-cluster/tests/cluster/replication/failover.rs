@@ -294,3 +294,81 @@ fn a_move_has_what_was_written_until_the_seal() {
     entry.slots[1] = Slot::of(Place { is_first: false, ..place("e", 5) });
     assert_eq!(net.ids("e", &entry), ["before", "late", "meanwhile"]);
 }
+
+/// Another node gives up its replica, if it may, after it has answered the first node that it is whole.
+struct Racing {
+    net: Net,
+    other: Transfer,
+    entry: Entry,
+    is_over: Mutex<bool>,
+    other_has: Mutex<bool>,
+}
+
+impl Peers for Racing {
+    fn ask(&self, node: &NodeId, request: Request) -> BoxFuture<'static, Result<Reply, Error>> {
+        let reply = now(self.net.ask(node, request));
+        let is_first = !std::mem::replace(&mut *self.is_over.lock().expect("no panic"), true);
+        if is_first && *node == *self.other.holder.node() {
+            let given = now(self.other.give_up(0, &self.entry)).is_ok_and(|given| given);
+            *self.other_has.lock().expect("no panic") = given;
+        }
+        Box::pin(async { reply })
+    }
+}
+
+fn has_given_up(transfer: &Transfer, entry: &Entry) -> bool {
+    now(transfer.give_up(0, entry)).is_ok_and(|given| given)
+}
+
+#[test]
+fn of_two_nodes_that_ask_each_other_one_gives_up_its_replica() {
+    let (net, entry) = Net::of_three("x");
+    let transfer = |node: &str| {
+        let holder = Arc::clone(&net.holders.lock().expect("no panic")[node]);
+        Transfer { holder, peers: Arc::new(net.clone()), page: 1000 }
+    };
+    let (is_over, other_has) = Default::default();
+    let racing = Arc::new(Racing {
+        net: net.clone(),
+        other: transfer("b"),
+        entry: entry.clone(),
+        is_over,
+        other_has,
+    });
+    let first = Transfer { peers: Arc::clone(&racing) as _, ..transfer("a") };
+    assert!(has_given_up(&first, &entry));
+    assert!(!*racing.other_has.lock().expect("no panic"), "two of three");
+    // Later neither, as long as the first one has not made it again.
+    assert!(!has_given_up(&transfer("b"), &entry));
+    assert!(!has_given_up(&transfer("c"), &entry));
+    assert_eq!(net.ids("b", &entry), net.ids("c", &entry));
+}
+
+#[test]
+fn a_replica_is_given_up_only_if_all_others_say_that_they_are_whole() {
+    let changed = |net: &Net, entry: &Entry| net.set_silent("c", entry.epoch > 0);
+    let lost = |net: &Net, _: &Entry| _ = net.start("c", 9);
+    type Case = (&'static str, fn(&Net, &Entry), fn(&mut Entry), bool);
+    let cases: [Case; 7] = [
+        ("all are there", |_, _| {}, |_| {}, true),
+        ("one does not answer", changed, |_| {}, false),
+        ("one has another disk", lost, |_| {}, false),
+        ("one moves", |_, _| {}, |it| it.slots[1].change = change(ChangeKind::Move, "d", 1), false),
+        (
+            "one is lost",
+            |_, _| {},
+            |it| it.slots[1].change = change(ChangeKind::Failover, "b", 1),
+            false,
+        ),
+        ("a failover needs all", |_, _| {}, |it| it.quorums = Sizes { write: 3, read: 1 }, false),
+        ("the entry is newer than what the node knows", |_, _| {}, |it| it.epoch = 2, false),
+    ];
+    for (case, happens, differs, may) in cases {
+        let (net, mut entry) = Net::of_three("x");
+        happens(&net, &entry);
+        differs(&mut entry);
+        let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+        let transfer = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
+        assert_eq!(has_given_up(&transfer, &entry), may, "{case}");
+    }
+}

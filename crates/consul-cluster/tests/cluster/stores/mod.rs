@@ -11,6 +11,7 @@ mod identity;
 mod leadership;
 mod leaving;
 mod numbers;
+mod reinit;
 mod repairs;
 mod replicas;
 mod restarts;

@@ -251,7 +251,7 @@ impl World {
 
     /// Requires that nothing that was acknowledged is lost, and that the gateway still writes.
     fn after(&self, recipe: &str) {
-        if recipe == "Rolling restart" {
+        if ["Rolling restart", "Making the replicas of a node again"].contains(&recipe) {
             self.has_refused_nothing(recipe);
         }
         if recipe == "Rotating the tokens" {

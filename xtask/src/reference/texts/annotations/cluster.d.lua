@@ -174,6 +174,16 @@ function ConsulHACluster:resume_moves() end
 ---@return consul_ffi.Error? err
 function ConsulHACluster:forget_store(store) end
 
+---Lets a node make its replicas of a store again from other nodes, one after the other, since its records are damaged or wrong.
+---Fails with `conflict` where that has a risk, and names the cure.
+---@param node_id string the node
+---@param store string the store's name
+---@param shards? integer[] only the replicas of these shards; default: all
+---@return boolean success
+---@return string? message
+---@return consul_ffi.Error? err
+function ConsulHACluster:reinit(node_id, store, shards) end
+
 ---The next event, without waiting.
 ---@return "leader_changed"|"node_joined"|"node_left"|"shards_changed"|"suspended"|"resumed"|"frozen"|"thawed"|"store_changes"|"store_changed"|"stopped"|nil event nil if there is none
 ---@return any detail see the table of events

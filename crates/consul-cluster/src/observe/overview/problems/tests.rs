@@ -72,6 +72,7 @@ fn well() -> Overview {
         at_risk: Vec::new(),
         vacant: 0,
         is_open: true,
+        remaking: BTreeMap::new(),
         unrecovered: 0,
         changing: None,
     };
@@ -130,7 +131,7 @@ fn at_risk(shard: u32, left: usize) -> ShardAtRisk {
 fn each_problem_is_found_alone_and_has_a_cure() {
     assert_eq!(problems(&well()), []);
     type Case = (fn(&mut Overview), &'static str, Level, &'static str);
-    let cases: [Case; 57] = [
+    let cases: [Case; 58] = [
         (
             |it| (it.in_touch, it.no_rights) = (false, Some("key:read on \"a\"".to_owned())),
             "not_in_touch",
@@ -431,6 +432,17 @@ fn each_problem_is_found_alone_and_has_a_cure() {
             "shard_at_risk",
             Level::Error,
             "the loss of acknowledged writes; writes and reads are refused",
+        ),
+        (
+            |it| {
+                let remaking = Remaking { order: 1, left: 7, waits_for: "n3 is down".to_owned() };
+                it.stores[0].remaking = [("n2".to_owned(), remaking)].into();
+                it.stores[0].at_risk = vec![at_risk(3, 2)];
+            },
+            "replicas_made_again",
+            Level::Note,
+            "n2 makes its replicas again, one after the other, as an operator has ordered: 7 are left; the next one waits: \
+             n3 is down",
         ),
         // Majorities of four are three.
         (

@@ -1,0 +1,422 @@
+//! An operator has a node make its replicas of a store again from the others, since its records are damaged, doubtful or wrong.
+//!
+//! For the protocol that is a replica that is lost. The node gives up one after the other: at most one shard of a store lacks a
+//! replica by this at any time, so that one more node that fails stops the writes of one shard at most. The order is on the disk
+//! whose replicas it is about, and so outlives the node's process and has no effect on another disk.
+
+use super::document::{MemberRecord, StoreMap};
+use super::lists::check_whole;
+use super::member::Member;
+use super::reports::{StoreReports, parse};
+use super::{Store, is_live, members_prefix, outside, read_map};
+use crate::nodes::operate::no_such_node;
+use crate::nodes::request::{Asked, Reinit};
+use crate::pauses::PAUSE;
+use crate::shell::operand;
+use crate::{Cluster, Mode, Snapshot};
+use consul_api::api::kv;
+use consul_api::error::{Error, Kind};
+use consul_api::request::Args;
+use consul_api::value::shape::unknown;
+use consul_client::watch::State;
+use consul_process::sync::lock;
+use consul_replication::map::{Disk, Entry, Place};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// The name under which a disk keeps its order.
+const ORDER: &str = "reinit";
+
+/// An order, as the disk keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Order {
+    id: u64,
+    disk: Disk,
+    /// The shards whose replicas are still to be made again.
+    left: BTreeSet<u32>,
+    /// That of these whose replica was given up and does not count again yet.
+    given_up: Option<u32>,
+}
+
+/// How far a node is with an order to make its replicas of a store again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remaking {
+    /// Which order it is.
+    pub order: u64,
+    /// How many replicas are left; 0: all were made again.
+    pub left: usize,
+    /// Why the next one waits; empty: it does not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub waits_for: String,
+}
+
+/// The replicas of one store that a node is to make again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// The shards.
+    pub shards: BTreeSet<u32>,
+    /// The disk with these replicas.
+    disk: u64,
+    /// The order that the node has taken last; `None`: it never had one on this disk.
+    pub remaking: Option<Remaking>,
+    /// Why they cannot be made again without a risk, each with its cure.
+    pub obstacles: Vec<String>,
+}
+
+impl Replicas {
+    /// Whether the node is at it already.
+    pub fn are_being_made(&self) -> bool {
+        self.remaking.as_ref().is_some_and(|it| it.left > 0)
+    }
+}
+
+/// A store, as Consul has it now.
+struct Situation<'a> {
+    store: &'a str,
+    map: StoreMap,
+    reports: Arc<StoreReports>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl<'a> Situation<'a> {
+    /// `None`: there is no such store.
+    async fn read(cluster: &Cluster, store: &'a str) -> Result<Option<Self>, Error> {
+        let Some(map) = read_map(cluster, store).await?.0 else { return Ok(None) };
+        let all = members_prefix(cluster.options());
+        let prefix = format!("{all}{store}/");
+        let args = Args::new().arg(prefix.as_str()).opt("consistent", true);
+        let answer = cluster.client().call(&kv::LIST, &args).await?;
+        check_whole(cluster, &answer, &prefix).await?;
+        let state = State { answer, is_resynchronised: false, is_after_error: false };
+        let reports = parse(&all, &state).remove(store).unwrap_or_default();
+        let reports = reports.of(map.id);
+        Ok(Some(Situation { store, map, reports, snapshot: cluster.snapshot() }))
+    }
+
+    /// The report of the present start of a node.
+    fn record(&self, node: &str) -> Option<&MemberRecord> {
+        let record = self.reports.members.get(node).map(|(record, _)| record)?;
+        let live = self.snapshot.nodes.get(node).filter(|it| it.is_live)?;
+        (live.record.incarnation == record.incarnation).then_some(record)
+    }
+
+    /// Why none of a node's replicas can be made again now, with the cure.
+    fn obstacle(&self, node: &str) -> Option<String> {
+        let Situation { store, map, snapshot, .. } = self;
+        let shared = map.shared;
+        let (most, least) = (
+            shared.write_quorum.max(shared.read_quorum),
+            shared.write_quorum.min(shared.read_quorum),
+        );
+        let numbers =
+            format!("`consul-ha store-set {}` gives the store other numbers", operand(store, ""));
+        Some(if !is_live(snapshot, node) {
+            format!("{node} is down: start it")
+        } else if self.record(node).is_none() {
+            format!("{node} does not have store {store} open: its log says why")
+        } else if snapshot.nodes.get(node).is_some_and(|it| it.record.mode == Mode::Draining) {
+            let off = operand(node, "--off");
+            format!(
+                "{node} drains, and its replicas move to others: `consul-ha drain {off}` ends that"
+            )
+        } else if snapshot.leader.is_none() {
+            "there is no leader, which would begin it: `consul-ha why` says why".to_owned()
+        } else if !snapshot.frozen.is_empty() {
+            let lost = snapshot.frozen.join(", ");
+            format!(
+                "the shard map is frozen since {lost} vanished: start them, or see `consul-ha thaw`"
+            )
+        } else if let Some(pause) = &snapshot.paused {
+            format!("moves are paused by {}: `consul-ha resume` ends that", pause.by)
+        } else if map.changing() > 0 || self.reports.wanted.is_some() {
+            format!("the numbers of store {store} change: `consul-ha shards` shows how far that is")
+        } else if shared.replicas == 1 {
+            format!(
+                "store {store} has one replica of each shard: there is no other to make it from; {numbers}"
+            )
+        } else if least < 2 {
+            format!(
+                "with write_quorum or read_quorum 1 a lost replica of store {store} needs an operator; {numbers}"
+            )
+        } else if most == shared.replicas {
+            let what = if shared.write_quorum == most { "writes" } else { "reads" };
+            format!(
+                "{what} of store {store} need all {most} replicas, and would be refused meanwhile; {numbers}"
+            )
+        } else {
+            return None;
+        })
+    }
+
+    /// Why the replica of a shard cannot be made again now, with the cure.
+    fn obstacle_of(&self, node: &str, shard: u32, entry: &Entry) -> Option<String> {
+        if self.map.unrecovered.contains(&shard) {
+            return Some(format!(
+                "it is not known yet who has shard {shard}: `consul-ha why` says why"
+            ));
+        }
+        if entry.vacant() > 0 {
+            return Some(format!(
+                "no node has one of the replicas of shard {shard}: start one node more"
+            ));
+        }
+        if let Some(to) = entry.slots.iter().find_map(|slot| slot.target()) {
+            return Some(format!("{to} gets a replica of shard {shard}: wait until it has it"));
+        }
+        let mut holders = entry.counting().map(|(_, place)| place);
+        holders.find_map(|place| self.doubt(node, shard, place))
+    }
+
+    /// Why a replica may not be whole; of the own one only whether it counts.
+    fn doubt(&self, node: &str, shard: u32, place: &Place) -> Option<String> {
+        let holder = &*place.node;
+        if !is_live(&self.snapshot, holder) {
+            return Some(format!("{holder} with a replica of shard {shard} is down: start it"));
+        }
+        let Some(record) = self.record(holder) else {
+            return Some(format!(
+                "{holder} does not have store {} open: its log says why",
+                self.store
+            ));
+        };
+        let report = &record.report;
+        let is_missing = record.disk != place.disk
+            || report.missing.contains(&shard)
+            || report.doubted.iter().any(|(it, _)| *it == shard);
+        if is_missing {
+            return Some(format!(
+                "the replica of shard {shard} on {holder} is missing or in doubt: wait until it is whole"
+            ));
+        }
+        (record.is_failing && holder != node).then(|| {
+            format!("the storage of {holder} fails: mend it, `consul-ha why` says what fails")
+        })
+    }
+}
+
+/// The replicas of a node that would be made again: of one store or all, and of these shards or all.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is no such node or store; [`Kind::Argument`] for a shard without a replica on the node; errors of
+/// the calls.
+pub async fn find(
+    cluster: &Cluster,
+    node: &str,
+    store: Option<&str>,
+    shards: &BTreeSet<u32>,
+) -> Result<BTreeMap<String, Replicas>, Error> {
+    if !cluster.snapshot().nodes.contains_key(node) {
+        return Err(no_such_node(node));
+    }
+    let known = Vec::from_iter(outside::maps(cluster).await?.into_keys());
+    if let Some(store) = store.filter(|store| !known.iter().any(|it| it == store)) {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let why = unknown("store", store, &known);
+        return Err(Error::new(Kind::NotFound, why).with_maybe_applied(false));
+    }
+    let mut found = BTreeMap::new();
+    for name in known.iter().filter(|name| store.is_none_or(|store| store == *name)) {
+        let Some(situation) = Situation::read(cluster, name).await? else { continue };
+        let entries = || situation.map.entries().filter(|(_, entry)| entry.names(node));
+        let held = BTreeSet::from_iter(entries().map(|(shard, _)| shard));
+        if let Some(shard) = shards.difference(&held).next() {
+            return Err(Error::argument(format!(
+                "{node} has no replica of shard {shard} of store {name}"
+            )));
+        }
+        if held.is_empty() {
+            continue;
+        }
+        let shards = if shards.is_empty() { held } else { shards.clone() };
+        let mut obstacles = Vec::from_iter(situation.obstacle(node));
+        let others = situation.reports.members.iter().filter(|(id, _)| &***id != node);
+        let busy = others.filter(|(_, (it, _))| it.remaking.as_ref().is_some_and(|it| it.left > 0));
+        obstacles.extend(busy.map(|(id, _)| {
+            format!("{id} makes its replicas of store {name} again: wait until it is done")
+        }));
+        let of_shards = entries().filter(|(shard, _)| shards.contains(shard));
+        let of_shards = of_shards.filter_map(|(shard, it)| situation.obstacle_of(node, shard, it));
+        obstacles.extend(of_shards);
+        let record = situation.record(node);
+        let disk = record.map_or(0, |record| record.disk.0);
+        let remaking = record.and_then(|record| record.remaking.clone());
+        found.insert(name.clone(), Replicas { shards, disk, remaking, obstacles });
+    }
+    Ok(found)
+}
+
+/// Refuses what cannot be made again without a risk.
+///
+/// # Errors
+/// [`Kind::Conflict`] with the obstacles.
+pub fn check(node: &str, replicas: &BTreeMap<String, Replicas>) -> Result<(), Error> {
+    let obstacles = BTreeSet::from_iter(replicas.values().flat_map(|it| &it.obstacles));
+    let first = Vec::from_iter(obstacles.iter().take(SHOWN).map(|it| it.as_str())).join("; ");
+    let why = match obstacles.len().saturating_sub(SHOWN) {
+        _ if replicas.is_empty() => format!("{node} has no replica of a store"),
+        _ if obstacles.is_empty() => return Ok(()),
+        0 => first,
+        rest => format!("{first}; and {rest} more"),
+    };
+    Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
+}
+
+/// Asks a node to make these replicas again, in place of what it was asked before.
+///
+/// # Errors
+/// As [`check`]; errors of the calls.
+pub async fn ask(
+    cluster: &Cluster,
+    node: &str,
+    replicas: &BTreeMap<String, Replicas>,
+) -> Result<Asked, Error> {
+    check(node, replicas)?;
+    cluster.ask_reinit(node, replicas.iter().map(|(store, it)| (store, it.disk, &it.shards))).await
+}
+
+/// How many obstacles a refusal names.
+const SHOWN: usize = 3;
+
+/// Asks a node to make no more replicas of these stores again. A replica that it has given up it makes to its end.
+///
+/// # Errors
+/// Errors of the calls.
+pub async fn end(
+    cluster: &Cluster,
+    node: &str,
+    replicas: &BTreeMap<String, Replicas>,
+) -> Result<Asked, Error> {
+    let none = BTreeSet::new();
+    cluster.ask_reinit(node, replicas.iter().map(|(store, it)| (store, it.disk, &none))).await
+}
+
+impl Member {
+    /// Makes replicas again as operators order it.
+    pub(super) async fn make_again(&self, store: &Store) -> Infallible {
+        let mut asked = store.cluster.reinits.subscribe();
+        let name = &store.options.name;
+        let own_disk = self.transfer.holder.disk();
+        let mut order = loop {
+            match self.transfer.holder.storage().kept(ORDER).await {
+                Ok(kept) => {
+                    break kept.and_then(|kept| serde_json::from_slice::<Order>(&kept).ok());
+                }
+                Err(error) => tracing::debug!(store = name, %error, "an order is read again"),
+            }
+            store.sleep(PAUSE).await;
+        };
+        order = order.filter(|order| order.disk == own_disk);
+        loop {
+            let new = asked.borrow_and_update().get(name).cloned();
+            let is_new = |new: &Reinit| order.as_ref().is_none_or(|it| it.id != new.order);
+            if let Some(new) = new.filter(|new| Disk(new.disk) == own_disk && is_new(new)) {
+                let given_up = order.as_ref().and_then(|order| order.given_up);
+                let left = BTreeSet::from_iter(new.shards.into_iter().chain(given_up));
+                tracing::info!(
+                    store = name,
+                    shards = left.len(),
+                    "an operator has replicas of this node made again"
+                );
+                order = Some(Order { id: new.order, disk: own_disk, left, given_up });
+                self.keep_order(store, order.as_ref()).await;
+            }
+            let waits_for = match &mut order {
+                Some(order) if !order.left.is_empty() => {
+                    let before = order.clone();
+                    let waits_for = self.make_next_again(store, order).await;
+                    if *order != before {
+                        self.keep_order(store, Some(order)).await;
+                    }
+                    waits_for
+                }
+                _ => String::new(),
+            };
+            let remaking = |Order { id, left, .. }: &Order| Remaking {
+                order: *id,
+                left: left.len(),
+                waits_for: waits_for.clone(),
+            };
+            let remaking = order.as_ref().map(remaking);
+            if *lock(&self.remaking) != remaking {
+                lock(&self.remaking).clone_from(&remaking);
+                self.tell_news();
+            }
+            let is_busy = remaking.is_some_and(|it| it.left > 0);
+            tokio::select! {
+                biased;
+                _ = asked.changed() => {}
+                () = store.sleep(PAUSE / 2), if is_busy => {}
+            }
+        }
+    }
+
+    /// Keeps the order on the disk; without that nothing is given up.
+    async fn keep_order(&self, store: &Store, order: Option<&Order>) {
+        let bytes = serde_json::to_vec(&order).unwrap_or_default();
+        while let Err(error) =
+            self.transfer.holder.storage().keep(ORDER, bytes.clone().into()).await
+        {
+            tracing::debug!(store = store.options.name, %error, "an order was not kept");
+            store.sleep(PAUSE).await;
+        }
+    }
+
+    /// Goes on with an order. Returns why it waits; empty: it does not.
+    async fn make_next_again(&self, store: &Store, order: &mut Order) -> String {
+        let (own, name) = (self.transfer.holder.node(), &store.options.name);
+        let Some(map) = store.map.borrow().clone() else { return String::new() };
+        let entry = |shard: u32| map.map.shards.get(shard as usize);
+        // A replica that has moved away is not the node's any more.
+        order.left.retain(|shard| entry(*shard).is_some_and(|entry| entry.names(own)));
+        if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
+            if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
+                let snapshot = store.cluster.snapshot();
+                let mut others = entry.counting().map(|(_, place)| &*place.node);
+                let away = others.find(|node| !is_live(&snapshot, node));
+                return away.map_or(String::new(), |node| {
+                    format!("{node} with a replica of shard {shard} is down: start it")
+                });
+            }
+            order.left.remove(&shard);
+        }
+        order.given_up = None;
+        if order.left.is_empty() {
+            tracing::info!(store = name, "an operator's order to make replicas again is done");
+            return String::new();
+        }
+        let situation = match Situation::read(&store.cluster, name).await {
+            Ok(Some(situation)) => situation,
+            Ok(None) => return format!("store {name} has no map in Consul"),
+            Err(error) => return error.message().to_owned(),
+        };
+        if let Some(obstacle) = situation.obstacle(own) {
+            return obstacle;
+        }
+        let mut waits_for = String::new();
+        for (shard, entry) in order.left.iter().filter_map(|it| Some((*it, entry(*it)?))) {
+            let obstacle = match situation.obstacle_of(own, shard, entry) {
+                None => match self.transfer.give_up(shard, entry).await {
+                    Ok(true) => {
+                        order.given_up = Some(shard);
+                        self.tell_news();
+                        return String::new();
+                    }
+                    Ok(false) => format!("the replica of shard {shard} does not count now"),
+                    Err(error) => error.message().to_owned(),
+                },
+                // It is made again already.
+                Some(_) if !self.transfer.holder.counts(shard, entry).await => {
+                    order.given_up = Some(shard);
+                    return String::new();
+                }
+                Some(obstacle) => obstacle,
+            };
+            if waits_for.is_empty() {
+                waits_for = obstacle;
+            }
+        }
+        waits_for
+    }
+}

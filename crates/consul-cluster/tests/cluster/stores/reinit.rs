@@ -1,0 +1,335 @@
+//! An operator has a node make its replicas again from the others.
+
+use super::*;
+use crate::requests::look;
+use consul_cluster::Mode;
+use consul_cluster::stores::outside::{self, NumbersChange};
+use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find};
+use consul_replication::record::Record;
+use std::sync::atomic::Ordering::Relaxed;
+
+type Found = BTreeMap<String, Replicas>;
+
+/// A record on one disk alone that is not what was written, although its version is.
+const WRONG: &str = "wrong";
+
+impl Cases {
+    fn find(&self, node: &str) -> Result<Found, Error> {
+        self.find_of(node, None, &[])
+    }
+
+    fn find_of(&self, node: &str, store: Option<&str>, shards: &[u32]) -> Result<Found, Error> {
+        let shards = shards.iter().copied().collect();
+        self.world.run(find(&look(&self.world), node, store, &shards))
+    }
+
+    fn order(&self, node: &str) {
+        let found = self.find(node).expect("an answer");
+        self.world.run(ask(&look(&self.world), node, &found)).expect("nothing is in the way");
+    }
+
+    fn remaking(&self, node: &str) -> Option<Remaking> {
+        self.find(node).expect("an answer").remove("points")?.remaking
+    }
+
+    /// Waits until a node has made all replicas again that it was asked for.
+    fn wait_until_made(&self, node: &str) {
+        let end = self.deadline(300);
+        while self.remaking(node).is_none_or(|it| it.left > 0) {
+            assert!(self.world.clock.now() < end, "{:?}", self.remaking(node));
+            self.world.wait(Duration::from_millis(500));
+        }
+    }
+
+    /// Gives the records of a disk other data, which no comparison of versions finds.
+    fn spoil(&self, disk: &Disk) {
+        self.world.run(async {
+            for shard in 0..8 {
+                let records = disk.scan(shard, Range::all(), usize::MAX).await.expect("memory");
+                let wrong = |it: Record| Record { data: Some(WRONG.into()), ..it };
+                disk.drop_shard(shard).await.expect("memory");
+                disk.apply(shard, records.into_iter().map(wrong).collect()).await.expect("memory");
+            }
+        });
+    }
+
+    /// Why the replicas of a node cannot be made again.
+    fn obstacles(&self, node: &str) -> Vec<String> {
+        let found = self.find(node).expect("an answer").remove("points").expect("the store");
+        let refused = self.world.run(ask(
+            &look(&self.world),
+            node,
+            &[("points".to_owned(), found.clone())].into(),
+        ));
+        match found.obstacles.is_empty() {
+            true => _ = refused.expect("nothing is in the way"),
+            false => assert_eq!(refused.expect_err("refused").kind(), Kind::Conflict),
+        }
+        found.obstacles
+    }
+
+    fn is_refused(&self, node: &str, why: &str) {
+        let obstacles = self.obstacles(node);
+        assert!(obstacles.iter().any(|it| it.contains(why)), "{why}: {obstacles:?}");
+    }
+}
+
+/// How many replicas are missing at most of any shard, and of how many shards one.
+fn missing(node: &Process) -> (usize, usize) {
+    let status = node.store.status();
+    let missing = || status.iter().map(|it| 3 - it.holders.len());
+    (missing().max().unwrap_or_default(), missing().filter(|missing| *missing > 0).count())
+}
+
+fn is_right(disk: &Disk) -> bool {
+    disk.records(8).iter().all(|it| it.data.as_deref() != Some(WRONG.as_bytes()))
+}
+
+#[test]
+fn replicas_are_made_again_one_after_the_other_and_no_write_is_refused() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.spoil(&nodes[2].disk);
+    cases.order("n3");
+    let mut written = 0;
+    while written < 20 || cases.remaking("n3").is_none_or(|it| it.left > 0) {
+        cases.write(&nodes[0], &format!("meanwhile-{written}"), "x").expect("no write is refused");
+        assert_eq!(cases.read(&nodes[1], &format!("meanwhile-{written}")).as_deref(), Some("x"));
+        let (of_a_shard, shards) = missing(&nodes[0]);
+        assert!(of_a_shard <= 1 && shards <= 1, "{of_a_shard} of one, {shards} shards");
+        written += 1;
+        assert!(written < 2000, "{:?}", cases.remaking("n3"));
+        cases.world.wait(Duration::from_millis(50));
+    }
+    assert!(nodes[0].is_settled(3));
+    assert!(is_right(&nodes[2].disk));
+    // Another one is away: what n3 has made again has to be enough.
+    cases.kill(&nodes[0]);
+    cases.has(&nodes[2], "before");
+    for number in 0..written {
+        let key = format!("meanwhile-{number}");
+        assert_eq!(cases.read(&nodes[2], &key).as_deref(), Some("x"), "{key}");
+    }
+}
+
+#[test]
+fn only_the_shards_that_were_named_are_made_again() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.spoil(&nodes[2].disk);
+    let found = cases.find_of("n3", Some("points"), &[2, 5]).expect("an answer");
+    cases.world.run(ask(&look(&cases.world), "n3", &found)).expect("nothing is in the way");
+    cases.wait_until_made("n3");
+    let wrong = |shard: u32| {
+        let records = cases.world.run(nodes[2].disk.scan(shard, Range::all(), usize::MAX));
+        records.expect("memory").iter().any(|it| it.data.as_deref() == Some(WRONG.as_bytes()))
+    };
+    let wrong: Vec<u32> = (0..8).filter(|shard| wrong(*shard)).collect();
+    assert_eq!(wrong, [0, 1, 3, 4, 6, 7]);
+}
+
+#[test]
+fn what_does_not_exist_is_refused() {
+    let (cases, _nodes) = Cases::filled(3);
+    for (node, store, shards, kind, why) in [
+        ("n9", None, &[][..], Kind::NotFound, "there is no node \"n9\""),
+        ("n1", Some("pionts"), &[], Kind::NotFound, "points"),
+        ("n1", Some("points"), &[8], Kind::Argument, "no replica of shard 8"),
+    ] {
+        let refused = cases.find_of(node, store, shards).expect_err(why);
+        assert_eq!(refused.kind(), kind, "{refused}");
+        assert!(refused.message().contains(why), "{refused}");
+    }
+    let spare = cases.start("n4", &Disk::new());
+    cases.world.run(spare.store.ready()).expect("a map");
+    cases.wait_until(60, || spare.is_settled(3));
+}
+
+#[test]
+fn nothing_is_given_up_while_another_replica_is_not_sure() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    let set = |node: &str, mode| {
+        cases.world.run(nodes[0].cluster.set_mode(node, mode)).expect("the right to do so");
+        cases.world.wait(Duration::from_secs(1));
+    };
+    // Each of these ends before the next one.
+    set("n1", Mode::Draining);
+    cases.is_refused("n1", "n1 drains");
+    set("n1", Mode::Active);
+    cases.wait_until(120, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+    let leader = &nodes[0].cluster;
+    cases.world.run(leader.pause_moves(None, "ada", "")).expect("the right to do so");
+    cases.world.wait(Duration::from_secs(1));
+    cases.is_refused("n1", "moves are paused by ada: `consul-ha resume`");
+    cases.world.run(leader.resume_moves(None)).expect("the right to do so");
+    nodes[1].disk.is_full.store(true, Relaxed);
+    cases.fill(&nodes[0], "full");
+    cases.world.wait(Duration::from_secs(2));
+    cases.is_refused("n1", "the storage of n2 fails");
+    // Its own storage may fail: that is a reason to make them again.
+    let own = cases.find("n2").expect("an answer").remove("points").expect("the store");
+    assert!(own.obstacles.is_empty(), "{own:?}");
+    nodes[1].disk.is_full.store(false, Relaxed);
+    cases.world.wait(Duration::from_secs(10));
+    cases.kill(&nodes[1]);
+    cases.world.wait(Duration::from_secs(15));
+    cases.is_refused("n1", "n2 with a replica of shard");
+    cases.is_refused("n2", "n2 is down: start it");
+    let back = cases.start("n2", &Disk::new());
+    cases.wait_until(60, || nodes[0].store.status().iter().any(|it| it.holders.len() < 3));
+    cases.is_refused("n1", "n2");
+    cases.wait_until(120, || nodes[0].is_settled(3));
+    cases.world.wait(Duration::from_secs(2));
+    assert_eq!(cases.obstacles("n1"), Vec::<String>::new());
+    cases.world.wait(Duration::from_secs(1));
+    cases.is_refused("n3", "n1 makes its replicas of store points again");
+    cases.wait_until_made("n1");
+    cases.world.run(back.store.ready()).expect("a map");
+    cases.has(&nodes[0], "before");
+}
+
+#[test]
+fn a_store_whose_numbers_do_not_bear_it_is_refused() {
+    for (numbers, why) in [
+        ((1, 1, 1), "has one replica of each shard"),
+        ((2, 2, 1), "write_quorum or read_quorum 1"),
+        ((2, 2, 2), "writes of store points need all 2 replicas"),
+        ((3, 3, 1), "write_quorum or read_quorum 1"),
+        ((3, 3, 2), "writes of store points need all 3 replicas"),
+        ((3, 2, 3), "reads of store points need all 3 replicas"),
+        ((3, 2, 2), ""),
+    ] {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(60, || nodes[0].is_settled(3));
+        let (replicas, write, read) = numbers;
+        let change =
+            NumbersChange { replicas: Some(replicas), write: Some(write), read: Some(read) };
+        if numbers != (3, 2, 2) {
+            let shown =
+                cases.world.run(outside::numbers(&nodes[0].cluster, "points", change, None));
+            let shown = shown.expect("numbers");
+            let set = outside::set_numbers(&nodes[0].cluster, "points", &shown, None);
+            cases.world.run(set).expect("the right to do so");
+            cases.is_refused("n1", "the numbers of store points change");
+            cases.wait_until(120, || {
+                let settled = nodes[0].is_settled(replicas);
+                settled && nodes[0].store.status().iter().all(|it| !it.is_changing)
+            });
+            cases.world.wait(Duration::from_secs(2));
+        }
+        match why {
+            "" => assert_eq!(cases.obstacles("n1"), Vec::<String>::new()),
+            why => cases.is_refused("n1", why),
+        }
+    }
+}
+
+/// The node, the leader, or all nodes end at some moment of the work, and are started again.
+#[test]
+fn an_order_outlives_the_processes() {
+    for (ends, moments) in [(&[2][..], 8), (&[0], 4), (&[0, 1, 2], 4)] {
+        for moment in 0..moments {
+            let (cases, mut nodes) = Cases::filled(3);
+            cases.wait_until(30, || nodes[0].is_settled(3));
+            cases.spoil(&nodes[2].disk);
+            cases.order("n3");
+            // It has taken the order by then, and may have begun.
+            cases.world.wait(Duration::from_millis(1500 + 170 * moment));
+            ends.iter().for_each(|at| cases.kill(&nodes[*at]));
+            cases.world.wait(Duration::from_secs(if moment % 2 == 0 { 1 } else { 20 }));
+            for at in ends {
+                nodes[*at] = cases.start(&format!("n{}", at + 1), &nodes[*at].disk);
+            }
+            cases.wait_until(120, || nodes.iter().all(|it| it.store.holder().is_some()));
+            cases.wait_until_made("n3");
+            assert!(nodes[0].is_settled(3), "{ends:?} at {moment}");
+            assert!(is_right(&nodes[2].disk), "{ends:?} at {moment}");
+            cases.kill(&nodes[1]);
+            cases.has(&nodes[2], "before");
+        }
+    }
+}
+
+#[test]
+fn an_order_for_an_earlier_start_or_disk_has_no_effect() {
+    let (cases, mut nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    // The node does not take the request any more.
+    cases.kill(&nodes[2]);
+    cases.spoil(&nodes[2].disk);
+    cases.order("n3");
+    nodes[2] = cases.start("n3", &nodes[2].disk);
+    cases.world.wait(Duration::from_secs(60));
+    assert_eq!(cases.remaking("n3"), None);
+    assert!(!is_right(&nodes[2].disk), "nothing was made again");
+    // It has taken it, and comes back with another disk.
+    cases.order("n3");
+    cases.world.wait(Duration::from_secs(2));
+    assert!(cases.remaking("n3").is_some_and(|it| it.left > 0));
+    cases.kill(&nodes[2]);
+    nodes[2] = cases.start("n3", &Disk::new());
+    cases.is_filled_again(&nodes[2]);
+    cases.world.wait(Duration::from_secs(10));
+    assert_eq!(cases.remaking("n3"), None);
+    cases.has(&nodes[2], "before");
+}
+
+/// Each was asked before the other had begun.
+#[test]
+fn of_two_nodes_at_the_same_time_no_shard_lacks_two_replicas() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    let found = ["n2", "n3"].map(|node| (node, cases.find(node).expect("an answer")));
+    for (node, found) in &found {
+        cases.world.run(ask(&look(&cases.world), node, found)).expect("nothing is in the way");
+    }
+    let mut written = 0;
+    let is_busy = |node| cases.remaking(node).is_none_or(|it: Remaking| it.left > 0);
+    while written < 10 || is_busy("n2") || is_busy("n3") {
+        cases.write(&nodes[0], &format!("meanwhile-{written}"), "x").expect("no write is refused");
+        assert!(missing(&nodes[0]).0 <= 1);
+        written += 1;
+        assert!(written < 2000, "{:?} {:?}", cases.remaking("n2"), cases.remaking("n3"));
+        cases.world.wait(Duration::from_millis(50));
+    }
+    assert!(nodes[0].is_settled(3));
+    cases.kill(&nodes[0]);
+    cases.has(&nodes[1], "before");
+}
+
+#[test]
+fn an_order_is_ended_after_the_replica_that_was_given_up() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+    let found = cases.find("n3").expect("an answer");
+    assert!(found["points"].are_being_made());
+    cases.world.run(end(&look(&cases.world), "n3", &found)).expect("an answer");
+    cases.wait_until_made("n3");
+    assert!(nodes[0].is_settled(3));
+    let before = nodes[0].store.status();
+    cases.world.wait(Duration::from_secs(20));
+    assert_eq!(
+        nodes[0].store.status().iter().map(|it| it.epoch).max(),
+        before.iter().map(|it| it.epoch).max()
+    );
+}
+
+/// It waits, says why, and goes on by itself.
+#[test]
+fn an_order_waits_while_another_node_is_down() {
+    let (cases, mut nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+    cases.kill(&nodes[1]);
+    cases.world.wait(Duration::from_secs(25));
+    let waits = cases.remaking("n3").expect("an order");
+    assert!(waits.left > 0 && waits.waits_for.contains("n2 with a replica of shard"), "{waits:?}");
+    assert!(missing(&nodes[0]).1 <= 1);
+    nodes[1] = cases.start("n2", &nodes[1].disk);
+    cases.wait_until_made("n3");
+    cases.has(&nodes[1], "before");
+}
