@@ -414,7 +414,8 @@ mod tests {
         assert_eq!(delays, [1270, 2530, 7070]);
         for tenths in 0..2000 {
             let lease = Duration::from_micros(80_000 + 100 * tenths);
-            let profile = Profile { lease, in_flight: Duration::from_micros(8900), ..Profile::fast() };
+            let profile =
+                Profile { lease, in_flight: Duration::from_micros(8900), ..Profile::fast() };
             let least = (lease.as_secs_f64() + 0.0089) * 1.01;
             let (delay, most) = (profile.min_lock_delay().as_secs_f64(), least + 0.0101);
             assert!((least - 1e-6..most).contains(&delay), "{lease:?}: {delay}");
@@ -452,7 +453,12 @@ mod tests {
             ("beat_ms", Value::Int(1001), false, "a third of check_ttl_ms"),
             ("beat_ms", Value::Float(0.0001), false, "beat_ms must be at least 10"),
             ("beat_ms", Value::Int(9), false, "beat_ms must be at least 10"),
-            ("in_flight_ms", Value::Float(0.9), false, "in_flight_ms is 0.9; it must be at least 1"),
+            (
+                "in_flight_ms",
+                Value::Float(0.9),
+                false,
+                "in_flight_ms is 0.9; it must be at least 1",
+            ),
             ("session_ttl_s", Value::Int(9), false, "from 10 to 86400"),
             ("session_ttl_s", Value::Int(86_401), false, "from 10 to 86400"),
             ("lock_delay_ms", Value::Int(2520), false, "(lease_ms + in_flight_ms)"),

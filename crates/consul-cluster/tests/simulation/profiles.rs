@@ -28,7 +28,10 @@ pub fn random(shortest_ttl: Duration, mut number: impl FnMut(u64) -> u64) -> Pro
         ];
         if number(3) == 0 {
             let least = (lease + in_flight) as f64 * (1.0 + drift);
-            times.push(("lock_delay_ms", (least * [0.5, 1.0, 1.0001, 2.0][number(4) as usize]).into()));
+            times.push((
+                "lock_delay_ms",
+                (least * [0.5, 1.0, 1.0001, 2.0][number(4) as usize]).into(),
+            ));
         }
         if number(3) == 0 {
             times.push(("session_ttl_s", [10, 12, 20, 40][number(4) as usize].into()));
