@@ -280,7 +280,7 @@ impl Presence {
         };
         drop(turn);
         let _turn = self.unanswered_turns.acquire().await;
-        // Whatever keeps silent may do so for seconds, but a slow server has to be able to answer.
+        // A silence may last for seconds, but a slow server has to be able to answer.
         let limit = self.patience() * 2;
         let limit = limit.max(self.profile.check_ttl).min(self.client.settings().timeout);
         let again = self.timed(request(args.opt("timeout_ms", limit.as_millis() as u64))).await;

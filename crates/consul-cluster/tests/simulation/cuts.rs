@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
-/// The process whose request breaks, another one that waits, and the holder before them.
+/// The process whose request breaks, another process, which waits, and the holder before them.
 const ACTOR: Node = 0;
 const OTHER: Node = 1;
 const FORMER: Node = 2;
@@ -87,7 +87,7 @@ const VERBS: [(Object, Verb); 18] = {
     ]
 };
 
-/// So many seeds play each verb.
+/// The number of seeds after which each verb was played.
 pub const SEEDS_FOR_EACH_VERB: u64 = VERBS.len() as u64;
 
 /// The way in which the connection breaks at a request.
@@ -111,7 +111,7 @@ enum Before {
     Killed,
 }
 
-/// What a seed decides.
+/// All that a seed decides.
 #[derive(Clone, Debug)]
 struct Story {
     seed: u64,

@@ -10,7 +10,7 @@ const CHECK_TTLS: [u64; 7] = [100, 1000, 1500, 3000, 5000, 10_000, 20_000];
 const LEASES: [u64; 7] = [80, 203, 500, 1000, 3000, 6667, 13_000];
 const FLIGHTS: [u64; 4] = [1, 250, 1003, 6000];
 
-/// A profile of which no check's TTL is shorter than this; `number` is a random one below its argument.
+/// A profile whose check's TTL is not shorter than this; `number` is a random one below its argument.
 pub fn random(shortest_ttl: Duration, mut number: impl FnMut(u64) -> u64) -> Profile {
     loop {
         let mut of = |times: &[u64]| times[number(times.len() as u64) as usize];

@@ -290,7 +290,7 @@ impl World {
         *self.report.borrow_mut().counts.entry(what).or_default() += count;
     }
 
-    /// Notes a number of which the largest counts.
+    /// Notes a number; the largest counts.
     pub fn note_most(&self, what: &'static str, number: u64) {
         self.report.borrow_mut().note_most(what, number);
     }
