@@ -88,7 +88,7 @@ const VERBS: [(Object, Verb); 18] = {
 };
 
 /// The number of seeds after which each verb was played.
-pub const SEEDS_FOR_EACH_VERB: u64 = VERBS.len() as u64;
+const SEEDS_FOR_EACH_VERB: u64 = VERBS.len() as u64;
 
 /// The way in which the connection breaks at a request.
 #[derive(Clone, Copy, Debug, PartialEq)]

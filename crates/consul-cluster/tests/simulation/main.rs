@@ -44,6 +44,9 @@ const DEFAULT_NODES: u64 = 100;
 const SEEDS_PER_SEMAPHORE: u64 = 4;
 const SEEDS_PER_MIXTURE: u64 = 8;
 
+/// Each plays a cut at each request of one verb.
+const SEEDS_PER_CUTS: u64 = 4;
+
 /// A history of replicated shards on a cluster costs as much as many others.
 const SEEDS_PER_WIRED: u64 = 10;
 
@@ -171,7 +174,7 @@ fn main() {
             all_are_safe(from_first(mixtures), Subject::CustomSemaphore)
         }),
         Trial::test("after_a_cut_there_is_a_holder_in_time", move || {
-            let seeds = from_first(seeds.max(cuts::SEEDS_FOR_EACH_VERB));
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_CUTS));
             all_pass(seeds, |seed| cuts::play(seed, false))
         }),
         Trial::test("clusters_are_safe_and_recover", move || {
