@@ -32,7 +32,7 @@ const LENGTHS_MS: [Range<u64>; 5] = [1..50, 50..400, 400..2000, 2000..3500, 3500
 /// After a cut with a shorter check's TTL than this the pauses between attempts would be longer than a takeover.
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 
-/// A node whose watches are not answered, and do not fail either, asks again after this time at the latest.
+/// Allowed to nodes whose watches are not answered and do not fail either: they ask again after seconds, in each profile.
 const LOST_WATCH: Duration = Duration::from_secs(6);
 
 /// By then there is a holder, or never.
