@@ -1389,7 +1389,7 @@ function ConsulClient:destroy_session(session, options) end
 ---@field beat_ms? number how often this process updates its check, at least 10 and at most a third of check_ttl_ms
 ---@field check_ttl_ms? number how long after the last beat the check of this process turns critical
 ---@field drift? number how much faster or slower the clocks of holder and server may go, as a part of 1, from 0 to 0.5
----@field in_flight_ms? number the longest time that a protected action, once begun, can take to arrive
+---@field in_flight_ms? number the longest time that a protected action, once begun, can take to arrive; at least 1
 ---@field lease_ms? number how long a proof of holding the lock counts, from the moment of its request; at least 80
 ---@field lock_delay_ms? number how long Consul keeps a lock from all sessions after its session ended without a release; default: the shortest that is safe
 ---@field node_checks? boolean whether the end of the agent, as Consul's gossip sees it, ends the sessions (its check `serfHealth`); default true. With false a stall of the whole machine is tolerated as long as check_ttl_ms says, and its death is noticed by session_ttl_s alone

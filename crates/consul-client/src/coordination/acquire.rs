@@ -27,9 +27,10 @@ const SAID_AFTER: Duration = Duration::from_secs(3);
 pub(super) const RETRY_PAUSE_MS: Range<f64> = 20.0..50.0;
 const SHORT_ATTEMPT: Duration = Duration::from_millis(50);
 
-/// The shortest and the longest pause between two attempts during a lock delay, which are halves of the time until its end.
-/// An attempt costs no Raft write.
+/// The shortest and the longest pause between two attempts during a lock delay, which are halves of the time until its end;
+/// the last one before it ends up to so long after it. An attempt costs no Raft write.
 const DELAY_PAUSE: (Duration, Duration) = (Duration::from_millis(30), Duration::from_millis(200));
+const AFTER_DELAY: Duration = Duration::from_millis(4);
 
 /// A contender makes a session at least this long after the last one, which doubles with each of them up
 /// to [`MAX_SESSION_INTERVAL`], until one has lasted that long.
@@ -390,8 +391,11 @@ impl<'a> Contender<'a> {
         let since = *self.delayed.get_or_insert(now);
         let end = since + self.presence.profile().lock_delay;
         let away = if now < end { end - now } else { now - end };
-        let pause = (away / 2).clamp(DELAY_PAUSE.0, DELAY_PAUSE.1);
-        let pause = pause.mul_f64(0.75 + 0.5 * self.presence.client().random_fraction());
+        let chance = self.presence.client().random_fraction();
+        let pause = match away / 2 {
+            short if now < end && short < DELAY_PAUSE.0 => away + AFTER_DELAY.mul_f64(chance),
+            half => half.clamp(DELAY_PAUSE.0, DELAY_PAUSE.1).mul_f64(0.75 + 0.5 * chance),
+        };
         self.presence.client().clock().sleep(pause).await;
         self.has_paused = true;
         self.renew_session().await;

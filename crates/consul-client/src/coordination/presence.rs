@@ -280,7 +280,14 @@ impl Presence {
         };
         drop(turn);
         let _turn = self.unanswered_turns.acquire().await;
-        let again = self.timed(request(args)).await;
+        // A silence may last for seconds, but a slow server has to be able to answer.
+        let limit = self.patience() * 2;
+        let limit = limit.max(self.profile.check_ttl).min(self.client.settings().timeout);
+        let again = self.timed(request(args.opt("timeout_ms", limit.as_millis() as u64))).await;
+        if again.as_ref().is_err_and(|error| error.kind() == Kind::Timeout) {
+            let mut slowest = lock(&self.slowest);
+            *slowest = limit.max(*slowest);
+        }
         again.map_err(|error| match lost.maybe_applied() {
             true => error.with_maybe_applied(true),
             false => error,

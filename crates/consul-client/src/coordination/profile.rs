@@ -177,7 +177,7 @@ impl Profile {
         (
             "in_flight_ms",
             "number",
-            "the longest time that a protected action, once begun, can take to arrive",
+            "the longest time that a protected action, once begun, can take to arrive; at least 1",
         ),
         (
             "lease_ms",
@@ -255,7 +255,7 @@ impl Profile {
     /// The shortest lock delay that is safe, rounded up to 10 ms.
     pub fn min_lock_delay(&self) -> Duration {
         let least = (self.lease + self.in_flight).mul_f64(1.0 + self.drift);
-        Duration::from_millis((least.as_millis() as u64).div_ceil(10) * 10)
+        Duration::from_millis((least.as_micros() as u64).div_ceil(10_000) * 10)
     }
 
     /// The interval of proofs.
@@ -327,6 +327,12 @@ impl Profile {
                 self.beat.as_secs_f64() * 1e3,
                 ms(self.lease),
                 ms(MIN_BEAT)
+            ));
+        }
+        if self.in_flight < Duration::from_millis(1) {
+            return refuse(format!(
+                "in_flight_ms is {}; it must be at least 1, the shortest time limit of a request",
+                self.in_flight.as_secs_f64() * 1e3
             ));
         }
         if self.beat > self.check_ttl / 3 {
@@ -406,6 +412,14 @@ mod tests {
         let delays = [Profile::fast(), Profile::standard(), Profile::wan()]
             .map(|profile| profile.lock_delay.as_millis());
         assert_eq!(delays, [1270, 2530, 7070]);
+        for tenths in 0..2000 {
+            let lease = Duration::from_micros(80_000 + 100 * tenths);
+            let profile =
+                Profile { lease, in_flight: Duration::from_micros(8900), ..Profile::fast() };
+            let least = (lease.as_secs_f64() + 0.0089) * 1.01;
+            let (delay, most) = (profile.min_lock_delay().as_secs_f64(), least + 0.0101);
+            assert!((least - 1e-6..most).contains(&delay), "{lease:?}: {delay}");
+        }
     }
 
     #[test]
@@ -439,6 +453,12 @@ mod tests {
             ("beat_ms", Value::Int(1001), false, "a third of check_ttl_ms"),
             ("beat_ms", Value::Float(0.0001), false, "beat_ms must be at least 10"),
             ("beat_ms", Value::Int(9), false, "beat_ms must be at least 10"),
+            (
+                "in_flight_ms",
+                Value::Float(0.9),
+                false,
+                "in_flight_ms is 0.9; it must be at least 1",
+            ),
             ("session_ttl_s", Value::Int(9), false, "from 10 to 86400"),
             ("session_ttl_s", Value::Int(86_401), false, "from 10 to 86400"),
             ("lock_delay_ms", Value::Int(2520), false, "(lease_ms + in_flight_ms)"),

@@ -2,6 +2,7 @@
 //! permits of one semaphore.
 
 use crate::omitted_rule::OmittedRule;
+use crate::profiles;
 use crate::world::{Disruption, ENVIRONMENT, Node, Report, World};
 use consul_client::coordination::lock::{LOCK_FLAGS, LockOptions, acquire};
 use consul_client::coordination::semaphore::{self, SemaphoreOptions};
@@ -20,6 +21,7 @@ const PREFIX: &str = "permits";
 /// 20 s ended would take longer.
 const DISRUPTED_FOR: Duration = Duration::from_secs(40);
 const QUERY_LIMIT: Duration = Duration::from_secs(11);
+const QUERY_WAIT: Duration = Duration::from_secs(6);
 
 struct Scenario {
     world: Rc<World>,
@@ -52,6 +54,8 @@ pub struct Kind {
     pub of_semaphore: bool,
     /// Whether each contender has a profile of its own.
     pub is_mixed: bool,
+    /// Whether profiles have times of their own.
+    pub is_custom: bool,
 }
 
 /// Plays the history of one seed.
@@ -64,16 +68,25 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -
     }
     let rules = omitted.map_or(Rules::ALL, OmittedRule::rules);
     let contenders = world.number(2..11) as usize;
-    let profiles = (0..contenders).map(|_| match kind.is_mixed {
+    let custom = || profiles::random(Duration::ZERO, |below| world.number(0..below));
+    // Only profiles with the lock delays of the named ones may be mixed where another client overwrites a document.
+    let is_mixed = kind.is_mixed && !(kind.is_custom && kind.of_semaphore);
+    if kind.is_custom && !is_mixed {
+        profile = custom();
+    }
+    let profiles = (0..contenders).map(|_| match is_mixed {
+        true if kind.is_custom => custom(),
         true => (Profile::NAMED[world.number(0..3) as usize].profile)(),
         false => profile.clone(),
     });
-    let profiles = profiles.collect();
+    let profiles: Vec<Profile> = profiles.collect();
+    let query_limit = profiles.iter().map(|it| it.check_ttl / 2 + QUERY_WAIT).max();
+    let query_limit = query_limit.unwrap_or_default().max(QUERY_LIMIT);
     let scenario = Rc::new(Scenario {
         world: Rc::clone(&world),
         permits,
         profiles,
-        is_mixed: kind.is_mixed,
+        is_mixed,
         rules,
         checks_tokens: omitted != Some(OmittedRule::NoTokenCheck),
         register: RefCell::default(),
@@ -94,7 +107,7 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -
     }
     let observer = Rc::clone(&scenario);
     let takeover = scenario.profiles.iter().map(Profile::takeover).max().unwrap_or_default();
-    world.run(DISRUPTED_FOR + takeover + QUERY_LIMIT, move || observer.observe());
+    world.run(DISRUPTED_FOR + takeover + query_limit, move || observer.observe());
     if scenario.recovered.get().is_none() {
         world.violation(|| "the lock was not held again after the disruptions".to_owned());
     }

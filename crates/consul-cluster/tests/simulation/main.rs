@@ -7,7 +7,9 @@
 //!     OMIT=NoLockDelay make dst SEED=0     the same without one rule
 //!     SEMAPHORE=1 make dst SEED=17           a history of a semaphore
 //!     MIXED=1 make dst SEED=17               contenders with different profiles; also of a semaphore
+//!     CUSTOM=1 make dst SEED=17              contenders with times of their own; also of a semaphore
 //!     CLUSTER=1 make dst SEED=17             a history of a cluster
+//!     CUTS=1 make dst SEED=17                a connection that breaks at each request of one verb
 //!     REPLICATION=1 make dst SEED=17         a history of replicated shards
 //!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
 //!     REPLICATION=1 NUMBERS=1 make dst SEED=17 the same with an operator who changes N, W and R (also WIRED=1)
@@ -20,8 +22,10 @@
 #![allow(clippy::print_stdout)]
 
 mod cluster;
+mod cuts;
 mod locks;
 mod omitted_rule;
+mod profiles;
 mod replication;
 mod world;
 
@@ -39,6 +43,9 @@ const DEFAULT_NODES: u64 = 100;
 /// Fewer seeds are enough for semaphores and mixed profiles, since most of their code is that of locks.
 const SEEDS_PER_SEMAPHORE: u64 = 4;
 const SEEDS_PER_MIXTURE: u64 = 8;
+
+/// Each plays a cut at each request of one verb.
+const SEEDS_PER_CUTS: u64 = 4;
 
 /// A history of replicated shards on a cluster costs as much as many others.
 const SEEDS_PER_WIRED: u64 = 10;
@@ -72,6 +79,9 @@ enum Subject {
     /// The same with a profile of its own for each contender.
     MixedLock,
     MixedSemaphore,
+    /// The same with times that no named profile has.
+    CustomLock,
+    CustomSemaphore,
     Cluster,
 }
 
@@ -80,8 +90,15 @@ fn play(seed: u64, subject: Subject, omitted: Option<OmittedRule>, traced: bool)
         Subject::Cluster => cluster::play(seed, omitted, traced),
         _ => {
             let kind = locks::Kind {
-                of_semaphore: matches!(subject, Subject::Semaphore | Subject::MixedSemaphore),
-                is_mixed: matches!(subject, Subject::MixedLock | Subject::MixedSemaphore),
+                of_semaphore: matches!(
+                    subject,
+                    Subject::Semaphore | Subject::MixedSemaphore | Subject::CustomSemaphore
+                ),
+                is_mixed: matches!(
+                    subject,
+                    Subject::MixedLock | Subject::MixedSemaphore | Subject::CustomLock
+                ),
+                is_custom: matches!(subject, Subject::CustomLock | Subject::CustomSemaphore),
             };
             locks::play(seed, kind, omitted, traced)
         }
@@ -112,10 +129,15 @@ fn main() {
             };
             return show(&replication::play(seed, kind, omitted, true));
         }
+        if is_set("CUTS") {
+            return show(&cuts::play(seed, true));
+        }
         let omitted = std::env::var("OMIT").ok();
         let omitted = omitted.map(|name| OmittedRule::named(&name).expect("a rule's name"));
         let subject = match () {
             () if is_set("CLUSTER") => Subject::Cluster,
+            () if is_set("SEMAPHORE") && is_set("CUSTOM") => Subject::CustomSemaphore,
+            () if is_set("CUSTOM") => Subject::CustomLock,
             () if is_set("SEMAPHORE") && is_set("MIXED") => Subject::MixedSemaphore,
             () if is_set("SEMAPHORE") => Subject::Semaphore,
             () if is_set("MIXED") => Subject::MixedLock,
@@ -144,6 +166,16 @@ fn main() {
         }),
         Trial::test("semaphores_with_mixed_profiles_are_safe_and_recover", move || {
             all_are_safe(from_first(mixtures), Subject::MixedSemaphore)
+        }),
+        Trial::test("locks_with_times_of_their_own_are_safe_and_recover", move || {
+            all_are_safe(from_first(mixtures), Subject::CustomLock)
+        }),
+        Trial::test("semaphores_with_times_of_their_own_are_safe_and_recover", move || {
+            all_are_safe(from_first(mixtures), Subject::CustomSemaphore)
+        }),
+        Trial::test("after_a_cut_there_is_a_holder_in_time", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_CUTS));
+            all_pass(seeds, |seed| cuts::play(seed, false))
         }),
         Trial::test("clusters_are_safe_and_recover", move || {
             all_are_safe(from_first(seeds), Subject::Cluster)

@@ -47,12 +47,14 @@ pub struct World {
     bodies: RefCell<HashMap<String, Bytes>>,
     trace: Option<RefCell<Vec<String>>>,
     report: RefCell<Report>,
+    is_over: Cell<bool>,
 }
 
 /// The result of a history.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     counts: BTreeMap<&'static str, u64>,
+    most: BTreeMap<&'static str, u64>,
     pub violations: Vec<String>,
     pub trace: Vec<String>,
 }
@@ -62,6 +64,14 @@ impl Report {
         for (what, count) in &other.counts {
             *self.counts.entry(what).or_default() += count;
         }
+        for (what, number) in &other.most {
+            self.note_most(what, *number);
+        }
+    }
+
+    fn note_most(&mut self, what: &'static str, number: u64) {
+        let most = self.most.entry(what).or_default();
+        *most = number.max(*most);
     }
 
     pub fn counted(&self, what: &str) -> u64 {
@@ -71,7 +81,8 @@ impl Report {
     /// The counts, as text.
     pub fn summary(&self) -> String {
         let counts = self.counts.iter().map(|(what, count)| format!("{count} {what}"));
-        counts.collect::<Vec<_>>().join(", ")
+        let most = self.most.iter().map(|(what, number)| format!("at most {number} {what}"));
+        counts.chain(most).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -162,6 +173,7 @@ impl World {
             bodies: RefCell::default(),
             trace: traced.then(RefCell::default),
             report: RefCell::default(),
+            is_over: Cell::new(false),
         });
         let agent = Arc::clone(&world.agent);
         world.spawn(SERVERS, async move { match agent.run_timers().await {} });
@@ -183,6 +195,11 @@ impl World {
         self.clock.sleep(duration).await;
     }
 
+    /// Ends [`World::run`] after this step of the clock.
+    pub fn stop(&self) {
+        self.is_over.set(true);
+    }
+
     /// Runs all tasks until `end`; `observe` is called after every step of the clock.
     pub fn run(self: &Rc<Self>, end: Duration, mut observe: impl FnMut()) {
         let stop = self.clock.clone();
@@ -199,7 +216,7 @@ impl World {
                 }
             }
             observe();
-            if self.now() >= end || !self.clock.advance_to_next() {
+            if self.is_over.get() || self.now() >= end || !self.clock.advance_to_next() {
                 return;
             }
         }
@@ -264,8 +281,18 @@ impl World {
         }
     }
 
+    /// Delays all messages by a random time, mostly short and up to this long.
+    pub fn delay_messages(&self, longest: Duration) {
+        self.network.borrow_mut().faults.longest_delay = longest;
+    }
+
     pub fn count(&self, what: &'static str, count: u64) {
         *self.report.borrow_mut().counts.entry(what).or_default() += count;
+    }
+
+    /// Notes a number; the largest counts.
+    pub fn note_most(&self, what: &'static str, number: u64) {
+        self.report.borrow_mut().note_most(what, number);
     }
 
     pub fn violation(&self, what: impl FnOnce() -> String) {
@@ -289,6 +316,15 @@ impl World {
 
     /// A client for a process that starts, with its own drifting clock, and the seed of its randomness.
     pub fn client(&self, node: Node) -> (Arc<Client>, u64) {
+        self.client_through(node, |transport| transport)
+    }
+
+    /// The same with a transport around that to the servers.
+    pub fn client_through(
+        &self,
+        node: Node,
+        through: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>,
+    ) -> (Arc<Client>, u64) {
         let rate = 0.9901 + 0.0198 * self.fraction();
         let seed = self.number(0..u64::MAX);
         let clock = Arc::new(DriftingClock { true_clock: self.clock.clone(), rate });
@@ -301,7 +337,8 @@ impl World {
         let max_in_flight = if seed.is_multiple_of(2) { 1 } else { 64 };
         let transport = NodeTransport { node, arrivals: Arc::clone(&self.arrivals), max_in_flight };
         let rng = fastrand::Rng::with_seed(seed);
-        (Arc::new(Client::new(vec![Arc::new(transport)], settings, clock, rng)), seed)
+        let transport = through(Arc::new(transport));
+        (Arc::new(Client::new(vec![transport], settings, clock, rng)), seed)
     }
 
     /// Sends a request to the servers that is not from any node.

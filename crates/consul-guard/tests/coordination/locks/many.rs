@@ -499,7 +499,7 @@ fn delay(holder_profile: &Profile, profile: &Profile, is_permit: bool) {
     });
     let delay = holder_profile.lock_delay;
     let took = next.1 - ended;
-    let late = if holder_profile == profile { 50 } else { 300 };
+    let late = if holder_profile == profile { 10 } else { 300 };
     assert!((delay..=delay + Duration::from_millis(late)).contains(&took), "{what}: {took:?}");
     let sent = counting.take();
     let sent: usize =
