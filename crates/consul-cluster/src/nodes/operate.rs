@@ -377,15 +377,19 @@ impl Cluster {
     /// # Errors
     /// Errors of the calls.
     pub async fn thaw(&self) -> Result<(), Error> {
-        self.thaw_while(None).await
+        self.thaw_while(None, None).await
     }
 
-    /// As [`Cluster::thaw`], while another key is unchanged.
+    /// As [`Cluster::thaw`], while another key is unchanged, and no other members have vanished than an operator was `shown`.
     ///
     /// # Errors
-    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, or the announcement of the map
-    /// cannot be read.
-    pub async fn thaw_while(&self, condition: Option<&Unchanged>) -> Result<(), Error> {
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, the announcement of the map
+    /// cannot be read, or others have vanished.
+    pub async fn thaw_while(
+        &self,
+        condition: Option<&Unchanged>,
+        shown: Option<&[String]>,
+    ) -> Result<(), Error> {
         let key = self.options.epoch_key();
         let update = self.update_while(condition, &key, |found| {
             let Some(found) = found else { return Ok(Update::Keep) };
@@ -394,6 +398,11 @@ impl Cluster {
                     format!("whether the map is frozen is not known: {}", self.not_announced());
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             };
+            let is_new = |id: &&String| shown.is_some_and(|shown| !shown.contains(id));
+            if let Some(id) = announcement.frozen.iter().find(is_new) {
+                let why = format!("{id} has vanished meanwhile too: nothing was changed");
+                return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
+            }
             Ok(match announcement.frozen.is_empty() {
                 true => Update::Keep,
                 false => {
