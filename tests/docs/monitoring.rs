@@ -202,6 +202,13 @@ fn one_failure_wakes_somebody_once() {
     let inhibits: Vec<_> =
         lines("source_matchers").into_iter().zip(lines("target_matchers")).collect();
     assert!(inhibits.len() > 5, "{inhibits:?}");
+    // An alert of one cluster keeps back nothing of another one in the same job.
+    let of_cluster = |name: &String| name.starts_with("Cluster") || name.starts_with("Store");
+    let equal: Vec<&str> = page.lines().filter(|line| line.contains("equal: [")).collect();
+    for ((source, target), equal) in inhibits.iter().zip(equal) {
+        let is_of_cluster = target.iter().any(of_cluster);
+        assert!(!is_of_cluster || equal.contains("cluster"), "{source:?} {target:?} {equal}");
+    }
     let is_page = |alert: &str| {
         let (_, rule) = rules.split_once(&format!("alert: {alert}\n")).expect("a rule");
         rule.split_once("severity: ").is_some_and(|(_, severity)| severity.starts_with("critical"))

@@ -509,7 +509,7 @@ pub async fn thaw(session: &Session, given: &Thaw, output: Output) -> Result<(),
         let question =
             format!("the shard map is thawed: {lost} count as lost, and others get their shards");
         consent(&loss.consent, &question)?;
-        cluster.thaw_while(condition.as_ref(), Some(&frozen[..])).await?;
+        cluster.thaw_while(condition.as_ref(), Some(frozen)).await?;
     }
     let text = format!("the shard map is thawed; lost: {lost}");
     output.done(session, &text, json, change.dry_run).await

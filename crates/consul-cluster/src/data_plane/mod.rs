@@ -543,7 +543,7 @@ impl Source for DataPlane {
         let labels = &[self.options().nodes_prefix.as_str(), &self.options().node_id];
         page.level(&table::WAITING, labels, self.waiting.load(Ordering::Relaxed) as f64);
         if let Some(seconds) = self.certificate_expires_s() {
-            page.level(&table::CERTIFICATE_EXPIRY, labels, seconds as f64);
+            page.at_most(&table::CERTIFICATE_EXPIRY, labels, seconds as f64);
         }
     }
 }

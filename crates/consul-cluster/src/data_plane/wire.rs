@@ -255,7 +255,9 @@ pub(super) fn check_version(headers: &HeaderMap) -> Result<(), Error> {
             "no version: the sender is not a node, or has an older release".to_owned(),
         ),
     };
-    let why = format!("nodes speak version {VERSION} of their protocol, the message has {why}");
+    let why = format!(
+        "nodes speak version {VERSION} of their protocol, the message has {why}: \"Upgrading\" in docs/operating.md"
+    );
     Err(Error::new(kind, why).with_status(StatusCode::BAD_REQUEST.as_u16()))
 }
 

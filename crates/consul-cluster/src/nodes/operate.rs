@@ -381,11 +381,11 @@ impl Cluster {
         self.thaw_while(None, None).await
     }
 
-    /// As [`Cluster::thaw`], while another key is unchanged; with `shown` only if no other members have vanished since.
+    /// As [`Cluster::thaw`], while another key is unchanged, and no other members have vanished than an operator was `shown`.
     ///
     /// # Errors
-    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, others have vanished, or the
-    /// announcement of the map cannot be read.
+    /// Errors of the calls; [`consul_api::error::Kind::Conflict`] if the other key has changed, the announcement of the map
+    /// cannot be read, or others have vanished.
     pub async fn thaw_while(
         &self,
         condition: Option<&Unchanged>,
@@ -401,7 +401,7 @@ impl Cluster {
             };
             let is_new = |id: &&String| shown.is_some_and(|shown| !shown.contains(id));
             if let Some(id) = announcement.frozen.iter().find(is_new) {
-                let why = format!("{id} has vanished meanwhile: nothing was changed");
+                let why = format!("{id} has vanished meanwhile too: nothing was changed");
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             }
             Ok(match announcement.frozen.is_empty() {

@@ -20,6 +20,8 @@ const STATES: [&str; 8] = [
 /// Every result of [`Node::status`](super::Node::status).
 const STATUSES: [&str; 4] = ["up", "down", "draining", "maintenance"];
 
+// Two nodes or observers of a process may have one name, in two datacenters or in two Lua states: neither hides what is wrong
+// with the other, and nothing is added.
 impl Source for Cluster {
     fn write(&self, page: &mut Page) {
         let snapshot = self.snapshot();
@@ -28,25 +30,29 @@ impl Source for Cluster {
         let state = self.state();
         for name in STATES {
             let level = f64::from(name == state);
-            page.level(&table::CLUSTER_STATE, &[cluster, node, name], level);
+            page.at_least(&table::CLUSTER_STATE, &[cluster, node, name], level);
         }
         for name in STATUSES {
             let nodes = snapshot.nodes.values().filter(|node| node.status() == name);
             let level = nodes.count() as f64;
-            page.level(&table::CLUSTER_NODES, &[cluster, node, name], level);
+            page.at_least(&table::CLUSTER_NODES, &[cluster, node, name], level);
         }
         for (metric, level) in [
             (&table::CLUSTER_IN_TOUCH, f64::from(self.is_in_touch())),
             (&table::CLUSTER_HAS_LEADER, f64::from(snapshot.leader.is_some())),
-            (&table::CLUSTER_CLOCK, self.unix_ms() as f64 / 1e3),
             (&table::CLUSTER_MAP_EPOCH, self.epoch() as f64),
+        ] {
+            page.at_most(metric, &labels, level);
+        }
+        for (metric, level) in [
+            (&table::CLUSTER_CLOCK, self.unix_ms() as f64 / 1e3),
             (&table::CLUSTER_FROZEN, f64::from(!snapshot.frozen.is_empty())),
             (&table::CLUSTER_PAUSED, f64::from(snapshot.paused.is_some())),
             (&table::CLUSTER_HIDDEN, f64::from(snapshot.is_hidden())),
         ] {
-            page.level(metric, &labels, level);
+            page.at_least(metric, &labels, level);
         }
-        page.level(&table::BUILD_INFO, &[cluster, node, VERSION], 1.0);
+        page.at_least(&table::BUILD_INFO, &[cluster, node, VERSION], 1.0);
         write_shards(page, labels, &snapshot, self.options.member_id());
     }
 }
@@ -80,6 +86,6 @@ fn write_shards(
         (&table::CLUSTER_OWN_SHARDS, "primary", primaries),
         (&table::CLUSTER_OWN_SHARDS, "replica", others),
     ] {
-        page.level(metric, &[cluster, node, name], f64::from(count));
+        page.at_least(metric, &[cluster, node, name], f64::from(count));
     }
 }

@@ -22,7 +22,7 @@ use consul_process::metrics::{self, Page, Registered, Source, table};
 use consul_process::os;
 use consul_process::sync::lock;
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -61,15 +61,17 @@ struct Question {
 /// The answer of a node. A later release may add to it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Report {
+    #[serde(default)]
     incarnation: String,
     /// The time of day by its clock, in Unix milliseconds.
     #[serde(default)]
     at_ms: Option<u64>,
-    /// The epoch of its shard map; 0: none.
+    /// The epoch of its shard map, 0 without one; `None`: it does not tell.
     #[serde(default)]
-    map_epoch: u64,
-    #[serde(default)]
-    lease: Option<LeaseReport>,
+    map_epoch: Option<u64>,
+    /// `None`: it does not tell whether it has one.
+    #[serde(default, deserialize_with = "told")]
+    lease: Option<Option<LeaseReport>>,
     /// The session of its last leadership.
     #[serde(default)]
     led_session: Option<String>,
@@ -150,7 +152,7 @@ impl Told {
     }
 
     pub fn map_epoch(&self) -> Option<u64> {
-        self.report.as_ref().map(|report| report.map_epoch)
+        self.report.as_ref()?.map_epoch
     }
 
     pub fn certificate_expires_ms(&self) -> Option<u64> {
@@ -158,7 +160,7 @@ impl Told {
     }
 
     pub fn lease(&self) -> Option<LeaseReport> {
-        self.report.as_ref()?.lease
+        self.report.as_ref()?.lease?
     }
 
     /// Whether it has led with this session.
@@ -169,7 +171,7 @@ impl Told {
     /// Whether it may act as the leader with this token, once it had the time to know that it is; `None`: it does not tell.
     pub fn leads(&self, token: u64, elected_at_ms: u64) -> Option<bool> {
         let report = self.report.as_ref().filter(|_| self.silent.is_none())?;
-        let may_act = report.lease.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
+        let may_act = report.lease?.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
         let known_from = elected_at_ms.saturating_add(MAP_TIME.as_millis() as u64);
         (may_act || report.at_ms.is_some_and(|at| at >= known_from)).then_some(may_act)
     }
@@ -238,7 +240,10 @@ impl Told {
 
     #[cfg(test)]
     pub fn of_map(map_epoch: u64) -> Self {
-        Told { report: Some(Report { map_epoch, ..Report::default() }), ..Told::default() }
+        Told {
+            report: Some(Report { map_epoch: Some(map_epoch), ..Report::default() }),
+            ..Told::default()
+        }
     }
 
     #[cfg(test)]
@@ -249,7 +254,7 @@ impl Told {
 
     #[cfg(test)]
     pub fn of_lease(token: u64, left_ms: u64) -> Self {
-        let lease = Some(LeaseReport { token, left_ms });
+        let lease = Some(Some(LeaseReport { token, left_ms }));
         Told { report: Some(Report { lease, ..Report::default() }), ..Told::default() }
     }
 
@@ -607,11 +612,11 @@ impl Overviews {
         Report {
             incarnation: cluster.incarnation.clone(),
             at_ms: Some(cluster.unix_ms()),
-            map_epoch: cluster.epoch(),
-            lease: cluster.lease().map(|lease| LeaseReport {
+            map_epoch: Some(cluster.epoch()),
+            lease: Some(cluster.lease().map(|lease| LeaseReport {
                 token: lease.token(),
                 left_ms: lease.remaining().as_millis() as u64,
-            }),
+            })),
             led_session: lock(&cluster.led_session).clone(),
             refusing: if cluster.lease().is_some() { cluster.refusing() } else { Vec::new() },
             unreached: if cluster.lease().is_some() { cluster.unreached() } else { Vec::new() },
@@ -680,13 +685,37 @@ async fn ask_node(
     };
     let question = Body::json(serde_json::to_vec(question).unwrap_or_default());
     let reply = plane.call(id, SERVICE, &question, &options).await?;
-    serde_json::from_slice(&reply.bytes)
+    read_report(&reply.bytes)
         .map_err(|error| Error::new(Kind::Decode, format!("node {id:?}: not a report: {error}")))
+}
+
+/// Reads a member that may be null, and is there.
+fn told<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+/// Reads a report. A member that another release writes otherwise is left out: the others are true all the same.
+fn read_report(bytes: &[u8]) -> Result<Report, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|_| {
+        let mut members: serde_json::Map<_, _> = serde_json::from_slice(bytes)?;
+        members.retain(|name, value| {
+            let alone = serde_json::json!({ name: value }).to_string();
+            serde_json::from_slice::<Report>(alone.as_bytes()).is_ok()
+        });
+        // Which of them are new is not known.
+        if !members.contains_key("incarnation") {
+            members.remove("events");
+        }
+        serde_json::from_slice(serde_json::Value::Object(members).to_string().as_bytes())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::overview::EndpointState;
 
     fn events(seqs: std::ops::RangeInclusive<u64>) -> Vec<PastEvent> {
         let event = |seq| PastEvent {
@@ -725,6 +754,71 @@ mod tests {
         told.learn(("n1", "first"), report("first", events(most + 1..=most + 3)));
         let kept: Vec<u64> = told.events.iter().map(|event| event.seq).collect();
         assert_eq!(kept, (4..=most + 3).collect::<Vec<_>>());
+    }
+
+    /// A rolling upgrade must not call the nodes silent that it has reached.
+    #[test]
+    fn what_another_release_tells_otherwise_is_left_out_of_its_report_alone() {
+        let endpoint = EndpointOverview {
+            told_by: "n1".to_owned(),
+            address: "a".to_owned(),
+            state: EndpointState::Ok,
+            latency_ms: Some(1.5),
+        };
+        let (functions, why) = (vec!["keep".to_owned()], "full".to_owned());
+        let full = Report {
+            incarnation: "first".to_owned(),
+            at_ms: Some(1),
+            map_epoch: Some(2),
+            lease: Some(Some(LeaseReport { token: 3, left_ms: 4 })),
+            led_session: Some("s".to_owned()),
+            refusing: vec!["n2".to_owned()],
+            unreached: vec!["n3".to_owned()],
+            avoided: vec!["n4".to_owned()],
+            certificate_expires_ms: Some(5),
+            endpoints: vec![endpoint],
+            copies: Vec::new(),
+            stores: Some(vec!["points".to_owned()]),
+            faults: vec![StoreFault { store: "points".to_owned(), functions, why }],
+            lacking: Some("a".to_owned()),
+            no_rights: Some("b".to_owned()),
+            no_history: Some("c".to_owned()),
+            ended: Some("d".to_owned()),
+            events: events(1..=2),
+        };
+        let whole = serde_json::to_value(&full).expect("an object");
+        let read = |value: &serde_json::Value| {
+            let report = read_report(value.to_string().as_bytes()).expect("a report");
+            serde_json::to_value(report).expect("an object")
+        };
+        let nothing = read(&serde_json::json!({}));
+        assert_eq!(read(&whole), whole);
+        let others = ["text", "{}", "[[]]", "-1", "1.5", "[{\"state\": \"other\"}]", "true"];
+        let others: [serde_json::Value; 7] =
+            others.map(|it| serde_json::from_str(it).unwrap_or_else(|_| it.into()));
+        for name in whole.as_object().expect("an object").keys() {
+            for other in others.iter().filter(|it| it.is_string() != whole[name].is_string()) {
+                let mut expected = whole.clone();
+                expected[name] = nothing[name].clone();
+                if name == "incarnation" {
+                    expected["events"] = nothing["events"].clone();
+                }
+                let mut told = whole.clone();
+                told[name] = other.clone();
+                told["later"] = other.clone();
+                assert_eq!(read(&told), expected, "{name}: {other}");
+            }
+        }
+        assert!(read_report(b"1").is_err());
+        let told = |text: &str| {
+            let mut told = Told::default();
+            told.learn(("n1", "first"), Ok(read_report(text.as_bytes()).expect("a report")));
+            (told.leads(3, 0), told.map_epoch())
+        };
+        assert_eq!(told(r#"{"at_ms":9000,"lease":null,"map_epoch":0}"#), (Some(false), Some(0)));
+        for other in [r#"{"at_ms":9000,"lease":"x","map_epoch":"2"}"#, r#"{"at_ms":9000}"#] {
+            assert_eq!(told(other), (None, None), "{other}: nothing is said of it");
+        }
     }
 
     #[test]

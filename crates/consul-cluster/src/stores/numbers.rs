@@ -93,10 +93,10 @@ impl Source for Store {
             (&table::STORE_MISSING, missing as f64),
             (&table::STORE_MOVING, of_kind(ChangeKind::Move)),
             (&table::STORE_REPLACED, of_kind(ChangeKind::Failover)),
-            (&table::STORE_USABLE, f64::from(is_usable)),
             (&table::STORE_STORAGE_FAILING, f64::from(is_failing)),
         ] {
             page.at_least(metric, labels, level);
         }
+        page.at_most(&table::STORE_USABLE, labels, f64::from(is_usable));
     }
 }

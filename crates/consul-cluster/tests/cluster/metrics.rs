@@ -5,6 +5,7 @@ use crate::support::prometheus::{check_text, parse_text};
 use crate::support::world::World;
 use consul_cluster::Options;
 use consul_process::metrics::{Format, text};
+use consul_sim::Fault;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -101,6 +102,43 @@ fn prometheus_reads_the_numbers_before_during_and_after_a_failover() {
     assert!(grown("consul_ffi_cluster_leader_changes_total") >= 2.0);
     let watched = "consul_ffi_watch_updates_total{endpoint=\"health_service\"}";
     assert!(grown(watched) >= 1.0, "{watched}");
+}
+
+/// In two datacenters, or in two Lua states: what is wrong with one of them is shown, and nothing is added.
+#[test]
+fn two_nodes_of_one_name_in_a_process_hide_nothing_of_each_other() {
+    let worlds = [World::new(), World::new()];
+    let start = |world: &World| {
+        world.start(Options {
+            nodes_prefix: "namesakes/nodes/".to_owned(),
+            shards_prefix: "namesakes/shards/".to_owned(),
+            leader_key: "namesakes/leader".to_owned(),
+            ..options("n1")
+        })
+    };
+    let _nodes = worlds.each_ref().map(start);
+    worlds.iter().for_each(|world| world.wait(Duration::from_secs(5)));
+    let own = |line: &str| line.contains("cluster=\"namesakes/nodes/\"");
+    let numbers = || -> Vec<(String, f64)> {
+        let text = text(Format::Prometheus);
+        let lines = text.lines().filter(|line| own(line)).filter_map(|it| it.rsplit_once(' '));
+        let bare = |name: &str| name.replace("cluster=\"namesakes/nodes/\",node=\"n1\"", "");
+        lines.map(|(name, at)| (bare(name), at.parse().expect("a number"))).collect()
+    };
+    let of = |name: &str| {
+        let name = format!("consul_ffi_cluster_{name}");
+        let found = numbers().into_iter().find(|(it, _)| *it == name);
+        found.unwrap_or_else(|| panic!("{name}: {:?}", numbers())).1
+    };
+    let one =
+        ["in_touch{}", "has_leader{}", "nodes{,state=\"up\"}", "node_state{,state=\"leader\"}"];
+    assert_eq!(one.map(of), [1.0; 4]);
+    assert!(of("clock_seconds{}") < 3e9, "the time of day");
+    let both = [of("map_epoch{}"), of("own_shards{,role=\"primary\"}")];
+    worlds[0].agent.add_fault(Fault { partition: true, ..Fault::default() });
+    worlds[0].wait(Duration::from_secs(60));
+    assert_eq!(one[..2].iter().map(|it| of(it)).collect::<Vec<_>>(), [0.0, 0.0]);
+    assert_eq!([of("map_epoch{}"), of("own_shards{,role=\"primary\"}")], both);
 }
 
 #[test]

@@ -512,21 +512,54 @@ fn no_order_ends_or_comes_back_with_the_restore_of_an_older_snapshot() {
     }
 }
 
-/// A Consul without data counts from the start: an order there is not older than the node's key was.
+/// A Consul without data counts from the start: an order there is not older than the node's key was, be it given as soon as that
+/// is there again.
 #[test]
 fn an_order_after_a_wipe_counts_although_its_index_is_lower() {
-    let world = World::new();
-    for number in 0..1000 {
-        world.send("PUT", &format!("/v1/kv/other/{number}"), "");
+    for is_at_once in [false, true] {
+        let world = World::new();
+        for number in 0..1000 {
+            world.send("PUT", &format!("/v1/kv/other/{number}"), "");
+        }
+        let nodes = ["n1", "n2"].map(|id| world.start(options(id)));
+        world.wait(secs(10));
+        world.agent.restart(Retained::Nothing);
+        match is_at_once {
+            true => {
+                while world.read("tsdb/cluster/nodes/n2").is_none() {
+                    world.wait(Duration::from_millis(1));
+                }
+                let order = r#""mode":"maintenance""#;
+                let record = world.read("tsdb/cluster/nodes/n2").expect("it is there");
+                let record = record.replace(r#""mode":"active""#, order);
+                world.write("tsdb/cluster/nodes/n2", &record);
+            }
+            false => {
+                world.wait(secs(40));
+                world.run(look(&world).set_mode("n2", Mode::Maintenance)).expect("an order");
+            }
+        }
+        world.wait(secs(5));
+        let seen = look(&world).snapshot();
+        assert!(seen.nodes["n2"].modify_index < 1000);
+        assert_eq!(seen.nodes["n2"].record.mode, Mode::Maintenance, "at once: {is_at_once}");
+        assert_eq!(nodes[1].cluster.mode(), Mode::Maintenance, "at once: {is_at_once}");
     }
-    let nodes = ["n1", "n2"].map(|id| world.start(options(id)));
-    world.wait(secs(10));
-    world.agent.restart(Retained::Nothing);
-    world.wait(secs(40));
-    world.run(look(&world).set_mode("n2", Mode::Maintenance)).expect("an order");
-    world.wait(secs(5));
-    let seen = look(&world).snapshot();
-    assert!(seen.nodes["n2"].modify_index < 1000);
-    assert_eq!(seen.nodes["n2"].record.mode, Mode::Maintenance);
-    assert_eq!(nodes[1].cluster.mode(), Mode::Maintenance);
+}
+
+/// No node has seen the restore yet; the index of the order shows that it is newer.
+#[test]
+fn an_order_right_after_a_restore_counts() {
+    let (world, nodes) = three();
+    world.kill(&nodes[2]);
+    world.wait(secs(15));
+    let record = world.read("tsdb/cluster/nodes/n3").expect("it is down");
+    world.agent.restore_snapshot(&world.agent.back_up());
+    world.write(PAUSE, r#"{"by":"ada","since_ms":1,"why":""}"#);
+    world.write("tsdb/cluster/nodes/all/weights", r#"{"n1":2.0}"#);
+    let record = record.replace(r#""mode":"active""#, r#""mode":"draining""#);
+    world.write("tsdb/cluster/nodes/n3", &record);
+    world.wait(secs(14));
+    let given = (Mode::Active, Mode::Active, Some(Mode::Draining), true, Some(2.0));
+    assert_eq!(orders(&world), given);
 }

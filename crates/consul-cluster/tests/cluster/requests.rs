@@ -180,6 +180,15 @@ fn a_leave_ends_when_the_node_is_made_active() {
 }
 
 #[test]
+fn a_leave_that_the_node_has_not_taken_ends_when_it_is_made_active() {
+    let (world, leads) = with_a_killed_leader();
+    world.run(look(&world).ask_leave(None, &leads)).expect("a node");
+    assert!(request(&world, &leads)["leave"].is_object());
+    world.run(look(&world).set_mode(&leads, Mode::Active)).expect("a node");
+    assert!(request(&world, &leads).is_null(), "{}", request(&world, &leads));
+}
+
+#[test]
 fn a_request_about_another_start_does_not_stop_a_node_that_drains() {
     let world = World::new();
     let nodes = world.nodes(2);

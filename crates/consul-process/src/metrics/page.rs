@@ -48,6 +48,13 @@ impl Page {
         }
     }
 
+    /// The smallest of these levels is the number.
+    pub fn at_most(&mut self, metric: &'static Metric, labels: &[&str], level: f64) {
+        if let Value::Level(least) = self.value(metric, labels, Value::Level(level)) {
+            *least = least.min(level);
+        }
+    }
+
     pub(super) fn durations(
         &mut self,
         metric: &'static Metric,

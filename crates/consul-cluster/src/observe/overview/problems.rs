@@ -224,9 +224,17 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
     if !overview.frozen.is_empty() {
         let frozen = listed(overview.frozen.iter());
         let text = format!("the shard map is frozen: {frozen} vanished at once");
-        let cure = "start them; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores \
-                    make new replicas";
-        found.push(error("frozen", "", text, cure.to_owned()));
+        let (cut_off, gone): (Vec<_>, Vec<_>) =
+            overview.frozen.iter().partition(|id| is_cut_off(overview, id));
+        let mut cures = Vec::from_iter(way_to_consul(&cut_off));
+        if !gone.is_empty() {
+            cures.push(format!(
+                "start {}; if they are lost, `consul-ha thaw` gives their shards to others, and lets stores make new \
+                 replicas",
+                listed(gone.iter())
+            ));
+        }
+        found.push(error("frozen", "", text, cures.join("; ")));
     }
     if let Some(pause) = &overview.paused {
         let Pause { by, since_ms, why } = pause;
@@ -456,6 +464,17 @@ fn is_down(node: &NodeOverview, overview: &Overview) -> Problem {
         false => "start it".to_owned(),
     };
     error("node_down", id, text, cure)
+}
+
+/// Whether a node lives that is down for Consul: none of its data is lost, and nobody gives it up.
+fn is_cut_off(overview: &Overview, id: &str) -> bool {
+    overview.nodes.iter().any(|node| node.id == *id && node.lost_consul)
+}
+
+/// The remedy for nodes that live and are down for Consul.
+fn way_to_consul<T: ToString>(nodes: &[T]) -> Option<String> {
+    let give = || format!("give {} a way to Consul again", listed(nodes.iter().map(T::to_string)));
+    (!nodes.is_empty()).then(give)
 }
 
 /// Whether a node is down, and nothing else is known of it.
@@ -797,7 +816,8 @@ fn of_map(overview: &Overview) -> Vec<Problem> {
         return found;
     }
     let text = format!("no live node has {}", listed_shards(without.iter()));
-    let cure = "start the nodes that are down; after replace_after_s others get their shards";
+    let cure = "start the nodes that are down, or give them a way to Consul again; after replace_after_s others get their \
+                shards";
     found.push(error("shards_without_node", "", text, cure.to_owned()));
     found
 }
@@ -945,20 +965,23 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
             refused(&lost)
         );
         let mut cure = bring_back(&lost, false);
-        let is_failing = |id: &String| {
-            overview.nodes.iter().any(|node| node.id == *id && has_failing(node, name))
+        let is_whole = |id: &String| {
+            let is_failing = |node: &NodeOverview| node.id == *id && has_failing(node, name);
+            is_cut_off(overview, id) || overview.nodes.iter().any(is_failing)
         };
-        let may_be_lost = !lost.iter().flat_map(|shard| &shard.missing).all(is_failing);
+        let missing = || lost.iter().flat_map(|shard| &shard.missing);
+        let may_be_lost = !missing().all(is_whole);
         if may_be_lost && may_be_given_up(overview) {
             let lives = |id: &String| {
                 overview.nodes.iter().any(|it| it.id == *id && it.state != NodeState::Down)
             };
-            let force = match lost.iter().flat_map(|shard| &shard.missing).any(lives) {
+            let force = match missing().any(lives) {
                 true => ", with --force for a node that lives",
                 false => "",
             };
+            let alone = if missing().any(is_whole) { " --node NODE" } else { "" };
             cure.push_str(&format!(
-                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD` for each shard{force}",
+                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD{alone}` for each shard{force}",
                 operand(name, "")
             ));
             if !store.is_open {
@@ -994,7 +1017,8 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
             "store {name}: Consul went back; the leader has yet to ask who has {count} of its shards"
         );
         let mut cure =
-            "start the nodes that are down, and mend storages that fail: enough holders of each shard have to answer"
+            "start the nodes that are down or give them a way to Consul again, and mend storages that fail: enough holders \
+             of each shard have to answer"
                 .to_owned();
         if may_be_given_up(overview) {
             cure.push_str(&format!(

@@ -630,6 +630,46 @@ fn the_cure_of_a_shard_in_a_frozen_map_begins_with_its_thaw() {
     }
 }
 
+/// It has all that it had: who gives it up loses acknowledged writes for nothing.
+#[test]
+fn no_cure_gives_up_a_node_that_lives_and_has_lost_consul() {
+    type Case = (fn(&mut Overview), &'static str);
+    let cases: [Case; 3] = [
+        (|it| it.frozen = vec!["n2".to_owned()], "frozen"),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 1)], "shard_at_risk"),
+        (|it| it.stores[0].at_risk = vec![at_risk(3, 2)], "replicas_missing"),
+    ];
+    for (change, name) in cases {
+        let cure = |lives: bool| {
+            let found = after(|it| {
+                (it.nodes[1].state, it.nodes[1].lost_consul) = (NodeState::Down, lives);
+                change(it);
+            });
+            found.into_iter().find(|it| it.problem == name).expect("the problem").cure
+        };
+        let of_live = cure(true);
+        assert!(of_live.starts_with("give n2 a way to Consul again"), "{name}: {of_live}");
+        let gives_up = ["thaw", "accept-loss", "forget"].iter().any(|it| of_live.contains(it));
+        assert!(!gives_up && !of_live.contains("start n2"), "{name}: {of_live}");
+        assert!(cure(false).starts_with("start n2"), "{name}: {}", cure(false));
+    }
+    let both = after(|it| {
+        it.nodes.push(node("n3"));
+        it.nodes[1..].iter_mut().for_each(|node| node.state = NodeState::Down);
+        it.nodes[1].lost_consul = true;
+        it.frozen = ["n2", "n3"].map(str::to_owned).into();
+        it.stores[0].at_risk = vec![ShardAtRisk { missing: it.frozen.clone(), ..at_risk(3, 1) }];
+    });
+    let cure = |name| &both.iter().find(|it| it.problem == name).expect("the problem").cure;
+    assert!(
+        cure("frozen").starts_with("give n2 a way to Consul again; start n3; if they are lost"),
+        "{both:?}"
+    );
+    assert!(
+        commands(cure("shard_at_risk")).contains(&"consul-ha accept-loss points SHARD --node NODE")
+    );
+}
+
 #[test]
 fn a_node_with_another_disk_is_not_waited_for_where_nothing_comes_of_it() {
     let cure = |left, is_other: bool| {
