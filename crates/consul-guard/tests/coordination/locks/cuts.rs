@@ -26,7 +26,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, a_release_that_was_refused_says_that_the_lock_was_lost_meanwhile);
     add!(trials, an_attempt_that_is_refused_changes_nothing_and_leaves_nothing);
     add!(trials, an_attempt_that_ends_while_its_session_is_made_leaves_none);
-    add!(trials, an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter);
+    add!(trials, an_answer_that_never_comes_keeps_no_free_lock_from_its_waiter, long);
     add!(trials, a_stop_without_answers_ends_in_time);
     add!(trials, no_call_blocks_longer_than_its_timeout, long);
 }
