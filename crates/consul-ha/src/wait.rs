@@ -268,7 +268,7 @@ impl Orders<'_> {
         Ok((cluster.snapshot(), told))
     }
 
-    /// The stores of which the node tells this order.
+    /// How many of the orders the node tells.
     fn known(&self, told: &BTreeMap<String, Remaking>) -> usize {
         told.iter().filter(|(store, it)| self.orders.get(*store) == Some(&it.order)).count()
     }
@@ -371,7 +371,7 @@ struct Untold {
     is_over: bool,
 }
 
-/// The end of a wait for orders of which nothing is left.
+/// The end of a wait for orders that have nothing left.
 fn made(node: &str, told: &BTreeMap<String, Remaking>) -> Result<(), Failure> {
     let gone = told.iter().filter(|(_, it)| !it.gone.is_empty());
     let gone = gone.map(|(store, it)| {

@@ -290,7 +290,7 @@ pub async fn find(
     Ok(found)
 }
 
-/// How far a node is with its orders about these stores. Without those of which it does not tell.
+/// How far a node is with its orders about these stores, as far as it tells.
 ///
 /// # Errors
 /// Errors of the calls.
