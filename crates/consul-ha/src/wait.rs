@@ -550,8 +550,9 @@ mod tests {
         let told = |order| {
             BTreeMap::from([("points".to_owned(), Remaking { order, ..Remaking::default() })])
         };
-        let unknown =
-            |snapshot, told| orders.unknown(snapshot, told).map(|it| (it.is_over, it.why));
+        let unknown = |snapshot: &Snapshot, told: &BTreeMap<String, Remaking>| {
+            orders.unknown(snapshot, told).map(|it| (it.is_over, it.why))
+        };
         assert_eq!(unknown(&snapshot, &told(7)), None);
         let (is_over, why) = unknown(&snapshot, &told(8)).expect("another order");
         assert!(is_over && why.contains("n1 has another order now"), "{why}");
