@@ -453,8 +453,9 @@ impl Member {
         let entry = |shard: u32| map.map.shards.get(shard as usize);
         // A replica that has moved away is not the node's any more, and the other node has copied what it had.
         let is_own = |shard: &u32| entry(*shard).is_some_and(|entry| entry.names(own));
-        let gone = order.left.extract_if(.., |shard| !is_own(shard));
+        let gone = order.left.iter().filter(|shard| !is_own(shard)).copied();
         order.gone.extend(gone.filter(|shard| Some(*shard) != order.given_up));
+        order.left.retain(is_own);
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
             if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
                 return match Situation::read(&store.cluster, name).await {
