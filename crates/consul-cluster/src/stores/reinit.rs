@@ -386,15 +386,19 @@ impl Member {
             let new = asked.borrow_and_update().get(name).cloned();
             let is_new = |new: &Reinit| order.as_ref().is_none_or(|it| it.id != new.order);
             if let Some(new) = new.filter(|new| Disk(new.disk) == own_disk && is_new(new)) {
-                let given_up = order.as_ref().and_then(|order| order.given_up);
-                let shards = BTreeSet::from_iter(new.shards.into_iter().chain(given_up));
+                let before = order.take();
+                let given_up = before.as_ref().and_then(|order| order.given_up);
+                // Two operators may have ordered at the same time; an order of no shards ends all.
+                let unfinished = before.filter(|it| !it.left.is_empty() && !new.shards.is_empty());
+                let (left, gone) = unfinished.map(|it| (it.left, it.gone)).unwrap_or_default();
+                let shards = new.shards.into_iter().chain(left).chain(given_up);
+                let shards = BTreeSet::from_iter(shards);
                 tracing::info!(
                     store = name,
                     shards = shards.len(),
                     "an operator has replicas of this node made again"
                 );
-                let left = shards.clone();
-                let (id, gone) = (new.order, BTreeSet::new());
+                let (id, left) = (new.order, shards.clone());
                 order = Some(Order { id, disk: own_disk, shards, left, given_up, gone });
                 self.keep_order(store, order.as_ref()).await;
             }

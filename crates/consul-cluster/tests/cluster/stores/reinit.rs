@@ -416,3 +416,21 @@ fn replicas_that_went_to_another_node_are_not_taken_for_made_again() {
     assert!(!gone.is_empty() && gone.len() <= begun && gone.is_subset(&shards), "{gone:?}");
     cases.has(&nodes[1], "before");
 }
+
+/// Of two operators who have both seen that nothing was ordered, the second one's order does not replace the first one's.
+#[test]
+fn of_two_orders_at_the_same_time_none_is_lost() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.spoil(&nodes[2].disk);
+    let all: Vec<u32> = (0..8).collect();
+    let found = [&all[..4], &all[4..]]
+        .map(|shards| cases.find_of("n3", Some("points"), shards).expect("an answer"));
+    for found in &found {
+        cases.world.run(ask(&look(&cases.world), "n3", found)).expect("nothing is in the way");
+        cases.wait_until(30, || cases.remaking("n3").is_some_and(|it| it.left > 0));
+    }
+    cases.world.wait(Duration::from_secs(2));
+    cases.wait_until_made("n3");
+    assert!(is_right(&nodes[2].disk));
+}
