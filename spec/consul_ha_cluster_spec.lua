@@ -706,6 +706,9 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.matches("points", message or select(2, nodes[1]:reinit("n1", "points")), 1, true)
     assert.equal("not_found", (support.kind(nodes[1]:reinit("n9", "points", { 1 }))))
     assert.has_error(function() nodes[1]:reinit("n1", "points", "1") end)
+    -- A list of no shard, or of a number that no shard can have, does not mean all.
+    assert.has_error(function() nodes[1]:reinit("n1", "points", {}) end)
+    assert.has_error(function() nodes[1]:reinit("n1", "points", { 4294967296 }) end)
     assert.has_error(function() nodes[1]:reinit("n1") end)
   end)
 

@@ -18,6 +18,7 @@ use consul_cluster::stores::{forget, reinit as remake};
 use consul_cluster::{Event, Mode};
 use futures_util::stream;
 use mlua::{IntoLua, Value as LuaValue};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -274,11 +275,11 @@ fn reinit(call: &Call<ClusterNode>) -> native::Result {
     let node = &*call.object;
     let id = Shape::Text.text(&call.arg(1)?, &ValuePath::top("node_id"))?.to_string();
     let store = Shape::Text.text(&call.arg(2)?, &ValuePath::top("store"))?.to_string();
-    let shards = match call.arg(3)? {
-        Value::Null => Vec::new(),
-        given => shards(&given)?,
+    let given = call.arg(3)?;
+    let shards = match &given {
+        Value::Null => BTreeSet::new(),
+        given => some_shards(given)?,
     };
-    let shards = shards.into_iter().filter_map(|shard| u32::try_from(shard).ok()).collect();
     let running = node.started()?;
     let cluster = Arc::clone(&running.cluster);
     let asked = async move {
@@ -287,6 +288,15 @@ fn reinit(call: &Call<ClusterNode>) -> native::Result {
     };
     node.run(call.lua, &running, asked)?;
     Ok(Returned::done())
+}
+
+/// The numbers of a list of at least one shard: a list of none must not mean all.
+fn some_shards(given: &Value) -> Result<BTreeSet<u32>, Error> {
+    let numbers = shards(given)?.into_iter().map(u32::try_from).collect::<Result<BTreeSet<_>, _>>();
+    numbers.ok().filter(|numbers| !numbers.is_empty()).ok_or_else(|| {
+        let wanted = "a list of at least one shard, or nil for all";
+        ValuePath::top("shards").wrong_type_text(wanted, given)
+    })
 }
 
 /// The numbers of a list of shards.

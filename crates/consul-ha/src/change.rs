@@ -15,10 +15,10 @@ use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::shell::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
-use consul_cluster::stores::reinit::{self as remake, Replicas};
+use consul_cluster::stores::reinit as remake;
 use consul_cluster::{Asked, Cluster, Forgotten, Mode, Node, Request, Snapshot, Unchanged, stores};
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -753,60 +753,55 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     check_node(&cluster.snapshot(), node)?;
     let shards = BTreeSet::from_iter(shards.iter().copied());
     let mut found = remake::find(&cluster, node, store.as_deref(), &shards).await?;
-    let is_busy = found.values().any(Replicas::are_being_made);
     if *off {
         found.retain(|_, replicas| replicas.are_being_made());
+    } else {
+        let checked = remake::check(node, &found);
+        checked.map_err(|why| Failure::Refused(why.message().to_owned()))?;
     }
     let names = Vec::from_iter(found.keys().map(String::as_str)).join(", ");
-    let of = |it: &Replicas| json!(it.shards);
-    let stores = found.iter().map(|(store, it)| (store.clone(), of(it)));
-    let json = json!({ "node": node, "stores": Value::from_iter(stores) });
-    let count: usize = found.values().map(|it| it.shards.len()).sum();
-    let replicas = format!("{} of {names}", counted(count, "replica"));
+    // Somebody has ordered the others before, maybe this operator.
+    let new = found.iter().filter(|(_, it)| *off || !it.are_being_made());
+    let new: BTreeMap<&str, &BTreeSet<u32>> =
+        new.map(|(store, it)| (store.as_str(), &it.shards)).collect();
+    let json = json!({ "node": node, "stores": new });
     let mut signals = Signals::new()?;
-    let (asked, text) = match (off, is_busy) {
-        (true, false) => {
+    let (asked, text) = if *off {
+        if found.is_empty() {
             let text = format!("{node} makes no replica again");
             return output.unchanged(&text, json, *dry_run);
         }
-        (true, true) => {
-            let text = format!("{node} makes no more replicas of {names} again");
-            if *dry_run {
-                return output.done(session, &text, json, true).await;
-            }
-            (Some(remake::end(&cluster, node, &found).await?), text)
+        let text = format!("{node} makes no more replicas of {names} again");
+        if *dry_run {
+            return output.done(session, &text, json, true).await;
         }
-        // Somebody has ordered it before, maybe this operator.
-        (false, true) => {
-            let text = format!("{node} makes replicas of {names} again already");
-            if !given.wait || *dry_run {
-                return output.unchanged(&text, json, *dry_run);
-            }
-            say(&format!("consul-ha: {text}"));
-            (None, text)
+        (Some(remake::end(&cluster, node, &found).await?), text)
+    } else if new.is_empty() {
+        let text = format!("{node} makes replicas of {names} again already");
+        if !given.wait || *dry_run {
+            return output.unchanged(&text, json, *dry_run);
         }
-        (false, false) => {
-            let checked = remake::check(node, &found);
-            checked.map_err(|why| Failure::Refused(why.message().to_owned()))?;
-            let text = format!("{node} makes {replicas} again, one after the other");
-            if *dry_run {
-                return output.done(session, &text, json, true).await;
-            }
-            let question = format!(
-                "{node} drops its {replicas}, one after the other, and copies them from other nodes"
-            );
-            consent(&given.consent, &question)?;
-            (Some(remake::ask(&cluster, node, &found).await?), text)
+        say(&format!("consul-ha: {text}"));
+        (None, text)
+    } else {
+        let count: usize = new.values().map(|it| it.len()).sum();
+        let of = Vec::from_iter(new.keys().copied()).join(", ");
+        let replicas = format!("{} of {of}", counted(count, "replica"));
+        let text = format!("{node} makes {replicas} again, one after the other");
+        if *dry_run {
+            return output.done(session, &text, json, true).await;
         }
+        let question = format!(
+            "{node} drops its {replicas}, one after the other, and copies them from other nodes"
+        );
+        consent(&given.consent, &question)?;
+        (remake::ask(&cluster, node, &found).await?, text)
     };
-    let orders = match &asked {
-        Some(asked) => asked.request.reinit.iter().map(|(it, of)| (it.clone(), of.order)).collect(),
-        None => {
-            let orders = found.iter().filter_map(|(it, of)| Some((it, of.remaking.as_ref()?)));
-            orders.map(|(it, of)| (it.clone(), of.order)).collect()
-        }
-    };
-    let orders = Orders { node, store: store.as_deref(), orders };
+    let known = found.iter().filter(|(store, _)| !new.contains_key(store.as_str()));
+    let known = known.filter_map(|(it, of)| Some((it.clone(), of.remaking.as_ref()?.order)));
+    let asked_for = asked.iter().flat_map(|asked| &asked.request.reinit);
+    let orders = asked_for.map(|(it, of)| (it.clone(), of.order)).chain(known).collect();
+    let orders = Orders { node, orders };
     if let Some(asked) = &asked {
         let taken = orders.are_taken(session, TAKEN_WITHIN);
         if !asked_wait(&cluster, asked, &mut signals, taken).await? {

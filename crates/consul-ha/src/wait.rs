@@ -8,9 +8,9 @@ use super::output::{Output, counted, line, say};
 use super::progress::Progress;
 use consul_cluster::observe::overview::Level;
 use consul_cluster::stores::outside::{HeldShards, held_shards};
-use consul_cluster::stores::reinit::{Remaking, find};
+use consul_cluster::stores::reinit::{Remaking, told};
 use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -254,26 +254,53 @@ fn taken(node: &str, record: Option<&Record>, leave: &Leave) -> Result<bool, Str
 /// The orders that a node has, by store, to make its replicas again.
 pub struct Orders<'a> {
     pub node: &'a str,
-    /// The store; `None`: all.
-    pub store: Option<&'a str>,
     pub orders: BTreeMap<String, u64>,
 }
 
 impl Orders<'_> {
-    /// The node's word about each of them, unless it does not know the order.
-    async fn told(&self, session: &Session) -> Result<BTreeMap<String, Remaking>, Failure> {
+    /// The members, and the node's word about each of the stores.
+    async fn told(
+        &self,
+        session: &Session,
+    ) -> Result<(Arc<Snapshot>, BTreeMap<String, Remaking>), Failure> {
         let cluster = session.look().await?;
-        let found = find(&cluster, self.node, self.store, &BTreeSet::new()).await?;
-        let told = found.into_iter().filter_map(|(store, of)| Some((store, of.remaking?)));
-        Ok(told.filter(|(store, it)| self.orders.get(store) == Some(&it.order)).collect())
+        let told = told(&cluster, self.node, self.orders.keys()).await?;
+        Ok((cluster.snapshot(), told))
+    }
+
+    /// How many of the orders the node tells.
+    fn known(&self, told: &BTreeMap<String, Remaking>) -> usize {
+        told.iter().filter(|(store, it)| self.orders.get(*store) == Some(&it.order)).count()
+    }
+
+    /// Why it is not known how far the node is; `None`: it is known.
+    fn unknown(&self, snapshot: &Snapshot, told: &BTreeMap<String, Remaking>) -> Option<Untold> {
+        let Orders { node, orders } = self;
+        if self.known(told) == orders.len() {
+            return None;
+        }
+        Some(if told.len() == orders.len() {
+            let why = format!(
+                "{node} has another order now: somebody has given it, or has ended this one by `--off`"
+            );
+            Untold { why, is_over: true }
+        } else if snapshot.nodes.contains_key(*node) {
+            let why = format!("{node} does not tell: it is down, or has another disk now");
+            Untold { why, is_over: false }
+        } else {
+            let why = format!(
+                "{node} is not a member now: it has left or was forgotten, or Consul has lost its data"
+            );
+            Untold { why, is_over: false }
+        })
     }
 
     /// Whether the node takes them within this time.
     pub async fn are_taken(&self, session: &Session, within: u64) -> Result<bool, Failure> {
         let end = Instant::now() + Duration::from_secs(within);
         loop {
-            if let Some(told) = during_wait(self.told(session).await)?
-                && told.len() == self.orders.len()
+            if let Some((_, told)) = during_wait(self.told(session).await)?
+                && self.known(&told) == self.orders.len()
             {
                 return Ok(true);
             }
@@ -296,20 +323,18 @@ impl Orders<'_> {
         let mut progress = Progress::new(&format!("replicas of {node}"), output.json);
         let (mut obstacle, mut lost_since) = (String::new(), None);
         loop {
-            if let Some(told) = during_wait(self.told(session).await)? {
-                let is_known = told.len() == self.orders.len();
+            if let Some((snapshot, told)) = during_wait(self.told(session).await)? {
+                let unknown = self.unknown(&snapshot, &told);
                 let left: usize = told.values().map(|it| it.left).sum();
-                let waits_for = told.values().map(|it| &it.waits_for).find(|why| !why.is_empty());
-                let now = match is_known {
-                    true => waits_for.cloned().unwrap_or_default(),
-                    false => format!(
-                        "{node} does not tell: it is down, or has another disk or another order now"
-                    ),
-                };
-                if is_known && left == 0 {
-                    return Ok(());
+                if unknown.is_none() && left == 0 {
+                    return made(node, &told);
                 }
-                if is_known {
+                let waits_for = told.values().map(|it| &it.waits_for).find(|why| !why.is_empty());
+                let now = match &unknown {
+                    Some(untold) => untold.why.clone(),
+                    None => waits_for.cloned().unwrap_or_default(),
+                };
+                if unknown.is_none() {
                     progress.tell(left);
                 }
                 if now != obstacle && !now.is_empty() {
@@ -317,10 +342,15 @@ impl Orders<'_> {
                 }
                 obstacle = now;
                 let since = *lost_since.get_or_insert_with(Instant::now);
-                if is_known {
-                    lost_since = None;
-                } else if since.elapsed() >= Duration::from_secs(TELLS_AGAIN_WITHIN) {
-                    return Err(Failure::Limit(obstacle));
+                match unknown {
+                    None => lost_since = None,
+                    Some(it) if it.is_over && since.elapsed() >= RESTORED_WITHIN => {
+                        return Err(Failure::Refused(it.why));
+                    }
+                    Some(it) if since.elapsed() >= TELLS_AGAIN_WITHIN => {
+                        return Err(Failure::Limit(it.why));
+                    }
+                    Some(_) => {}
                 }
             }
             if Instant::now() >= end {
@@ -334,8 +364,37 @@ impl Orders<'_> {
     }
 }
 
-/// How long a node may be away during a wait for what it makes again, in seconds: a restart.
-const TELLS_AGAIN_WITHIN: u64 = 120;
+/// Why it is not known how far a node is with an order.
+struct Untold {
+    why: String,
+    /// Whether the order has ended.
+    is_over: bool,
+}
+
+/// The end of a wait for orders that have nothing left.
+fn made(node: &str, told: &BTreeMap<String, Remaking>) -> Result<(), Failure> {
+    let gone = told.iter().filter(|(_, it)| !it.gone.is_empty());
+    let gone = gone.map(|(store, it)| {
+        let shards: Vec<String> = it.gone.iter().take(SHOWN).map(u32::to_string).collect();
+        let more = it.gone.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("shards {}{more} of {store}", shards.join(", "))
+    });
+    let gone = Vec::from_iter(gone).join("; ");
+    if gone.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "the replicas of {gone} went to other nodes before {node} could make them again: their new nodes may have copied what \
+         is wrong, `consul-ha shards` names them; make these again there"
+    )))
+}
+
+/// How long a node may be away during a wait for what it makes again: a restart.
+const TELLS_AGAIN_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long Consul may have an older report of a node: it was set back.
+const RESTORED_WITHIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -469,5 +528,38 @@ mod tests {
         let again = Record { incarnation: "j".to_owned(), ..record(Mode::Draining) };
         let again = said(Some(&again)).expect_err("another start");
         assert!(again.contains("n1 has been started again"), "{again}");
+    }
+
+    #[test]
+    fn an_order_whose_replicas_went_to_other_nodes_is_not_called_done() {
+        let remaking = |gone: &[u32]| Remaking {
+            order: 7,
+            gone: gone.iter().copied().collect(),
+            ..Remaking::default()
+        };
+        let told = |gone: &[u32]| BTreeMap::from([("points".to_owned(), remaking(gone))]);
+        assert!(made("n3", &told(&[])).is_ok());
+        let why = made("n3", &told(&[1, 4, 5, 7])).expect_err("not made").to_string();
+        assert!(why.contains("shards 1, 4, 5 and 1 more of points went to other nodes"), "{why}");
+    }
+
+    #[test]
+    fn another_order_has_ended_the_first_and_a_node_that_does_not_tell_has_not() {
+        let orders = Orders { node: "n1", orders: BTreeMap::from([("points".to_owned(), 7)]) };
+        let snapshot = now(1, 1).snapshot;
+        let told = |order| {
+            BTreeMap::from([("points".to_owned(), Remaking { order, ..Remaking::default() })])
+        };
+        let unknown = |snapshot: &Snapshot, told: &BTreeMap<String, Remaking>| {
+            orders.unknown(snapshot, told).map(|it| (it.is_over, it.why))
+        };
+        assert_eq!(unknown(&snapshot, &told(7)), None);
+        let (is_over, why) = unknown(&snapshot, &told(8)).expect("another order");
+        assert!(is_over && why.contains("n1 has another order now"), "{why}");
+        let (is_over, why) = unknown(&snapshot, &BTreeMap::new()).expect("nothing is told");
+        assert!(!is_over && why.contains("n1 does not tell"), "{why}");
+        let (is_over, why) =
+            unknown(&Snapshot::default(), &BTreeMap::new()).expect("nothing is told");
+        assert!(!is_over && why.contains("n1 is not a member now"), "{why}");
     }
 }

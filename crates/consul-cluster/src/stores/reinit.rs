@@ -12,7 +12,7 @@ use super::{Store, is_live, members_prefix, outside, read_map};
 use crate::nodes::operate::no_such_node;
 use crate::nodes::request::{Asked, Reinit};
 use crate::pauses::PAUSE;
-use crate::shell::operand;
+use crate::shell::{operand, shell_word};
 use crate::{Cluster, Mode, Snapshot};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -20,7 +20,7 @@ use consul_api::request::Args;
 use consul_api::value::shape::unknown;
 use consul_client::watch::State;
 use consul_process::sync::lock;
-use consul_replication::map::{Disk, Entry, Place};
+use consul_replication::map::{Disk, Entry, NodeId, Place};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -34,10 +34,16 @@ const ORDER: &str = "reinit";
 struct Order {
     id: u64,
     disk: Disk,
+    /// The shards that it is about.
+    #[serde(default)]
+    shards: BTreeSet<u32>,
     /// The shards whose replicas are still to be made again.
     left: BTreeSet<u32>,
     /// That of these whose replica was given up and does not count again yet.
     given_up: Option<u32>,
+    /// The shards whose replicas have gone to other nodes before they were made again.
+    #[serde(default)]
+    gone: BTreeSet<u32>,
 }
 
 /// How far a node is with an order to make its replicas of a store again.
@@ -47,6 +53,12 @@ pub struct Remaking {
     pub order: u64,
     /// How many replicas are left; 0: all were made again.
     pub left: usize,
+    /// The shards that the order is about, while some are left.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub shards: BTreeSet<u32>,
+    /// The shards whose replicas have gone to other nodes before they were made again, which may have copied them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gone: BTreeSet<u32>,
     /// Why the next one waits; empty: it does not.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub waits_for: String,
@@ -66,9 +78,21 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// Whether the node is at it already.
+    /// Whether the node has an order about replicas of the store that is not done.
     pub fn are_being_made(&self) -> bool {
         self.remaking.as_ref().is_some_and(|it| it.left > 0)
+    }
+
+    /// As an order is not done, the reason why it cannot have these beside; `None`: it is about all of them.
+    fn other_order(&self, node: &str, store: &str) -> Option<String> {
+        let other = self.shards.iter().find(|it| {
+            self.remaking.as_ref().is_none_or(|remaking| !remaking.shards.contains(it))
+        })?;
+        let off = format!("{} {}", operand(node, "--off"), shell_word(store));
+        Some(format!(
+            "{node} makes other replicas of store {store} again, not that of shard {other}: wait until it is done, or \
+             `consul-ha reinit {off}` ends that"
+        ))
     }
 }
 
@@ -169,6 +193,19 @@ impl<'a> Situation<'a> {
         holders.find_map(|place| self.doubt(node, shard, place))
     }
 
+    /// Why the replica of a shard that a node has given up is not made at once, with the cure.
+    fn delay(&self, node: &str, shard: u32, entry: &Entry) -> Option<String> {
+        let fails = self.record(node).is_some_and(|record| record.is_failing);
+        let fails = fails.then(|| storage_fails(node));
+        // The leader has yet to begin it, or has begun.
+        let not_begun = || {
+            let is_begun = entry.change_to(node).is_some();
+            (!is_begun).then(|| self.obstacle(node)).flatten()
+        };
+        let mut others = entry.counting().filter(|(_, place)| &*place.node != node);
+        fails.or_else(not_begun).or_else(|| others.find_map(|(_, it)| self.doubt(node, shard, it)))
+    }
+
     /// Why a replica may not be whole; of the own one only whether it counts.
     fn doubt(&self, node: &str, shard: u32, place: &Place) -> Option<String> {
         let holder = &*place.node;
@@ -190,9 +227,7 @@ impl<'a> Situation<'a> {
                 "the replica of shard {shard} on {holder} is missing or in doubt: wait until it is whole"
             ));
         }
-        (record.is_failing && holder != node).then(|| {
-            format!("the storage of {holder} fails: mend it, `consul-ha why` says what fails")
-        })
+        (record.is_failing && holder != node).then(|| storage_fails(holder))
     }
 }
 
@@ -231,9 +266,13 @@ pub async fn find(
         }
         let shards = if shards.is_empty() { held } else { shards.clone() };
         let mut obstacles = Vec::from_iter(situation.obstacle(node));
-        let others = situation.reports.members.iter().filter(|(id, _)| &***id != node);
-        let busy = others.filter(|(_, (it, _))| it.remaking.as_ref().is_some_and(|it| it.left > 0));
-        obstacles.extend(busy.map(|(id, _)| {
+        let others = situation.reports.members.keys().filter(|id| &***id != node);
+        // The order of a node that is down, maybe for good, says nothing.
+        let is_busy = |id: &&NodeId| {
+            let remaking = situation.record(id).and_then(|record| record.remaking.as_ref());
+            remaking.is_some_and(|it| it.left > 0)
+        };
+        obstacles.extend(others.filter(is_busy).map(|id| {
             format!("{id} makes its replicas of store {name} again: wait until it is done")
         }));
         let of_shards = entries().filter(|(shard, _)| shards.contains(shard));
@@ -242,9 +281,31 @@ pub async fn find(
         let record = situation.record(node);
         let disk = record.map_or(0, |record| record.disk.0);
         let remaking = record.and_then(|record| record.remaking.clone());
-        found.insert(name.clone(), Replicas { shards, disk, remaking, obstacles });
+        let mut replicas = Replicas { shards, disk, remaking, obstacles };
+        if replicas.are_being_made() {
+            replicas.obstacles = Vec::from_iter(replicas.other_order(node, name));
+        }
+        found.insert(name.clone(), replicas);
     }
     Ok(found)
+}
+
+/// How far a node is with its orders about these stores, as far as it tells.
+///
+/// # Errors
+/// Errors of the calls.
+pub async fn told(
+    cluster: &Cluster,
+    node: &str,
+    stores: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, Remaking>, Error> {
+    let mut told = BTreeMap::new();
+    for store in stores {
+        let situation = Situation::read(cluster, store).await?;
+        let record = situation.as_ref().and_then(|situation| situation.record(node));
+        told.extend(record.and_then(|it| Some((store.clone(), it.remaking.clone()?))));
+    }
+    Ok(told)
 }
 
 /// Refuses what cannot be made again without a risk.
@@ -263,7 +324,7 @@ pub fn check(node: &str, replicas: &BTreeMap<String, Replicas>) -> Result<(), Er
     Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
 }
 
-/// Asks a node to make these replicas again, in place of what it was asked before.
+/// Asks a node to make these replicas again, but for those that it makes already. `None`: it makes all of them.
 ///
 /// # Errors
 /// As [`check`]; errors of the calls.
@@ -271,9 +332,22 @@ pub async fn ask(
     cluster: &Cluster,
     node: &str,
     replicas: &BTreeMap<String, Replicas>,
-) -> Result<Asked, Error> {
+) -> Result<Option<Asked>, Error> {
     check(node, replicas)?;
-    cluster.ask_reinit(node, replicas.iter().map(|(store, it)| (store, it.disk, &it.shards))).await
+    let new: Vec<_> = replicas.iter().filter(|(_, it)| !it.are_being_made()).collect();
+    if new.is_empty() {
+        return Ok(None);
+    }
+    let new = new.into_iter().map(|(store, it)| (store, it.disk, &it.shards));
+    cluster.ask_reinit(node, new).await.map(Some)
+}
+
+fn no_map(store: &str) -> String {
+    format!("store {store} has no map in Consul")
+}
+
+fn storage_fails(node: &str) -> String {
+    format!("the storage of {node} fails: mend it, `consul-ha why` says what fails")
 }
 
 /// How many obstacles a refusal names.
@@ -312,14 +386,20 @@ impl Member {
             let new = asked.borrow_and_update().get(name).cloned();
             let is_new = |new: &Reinit| order.as_ref().is_none_or(|it| it.id != new.order);
             if let Some(new) = new.filter(|new| Disk(new.disk) == own_disk && is_new(new)) {
-                let given_up = order.as_ref().and_then(|order| order.given_up);
-                let left = BTreeSet::from_iter(new.shards.into_iter().chain(given_up));
+                let before = order.take();
+                let given_up = before.as_ref().and_then(|order| order.given_up);
+                // Two operators may have ordered at the same time; an order of no shards ends all.
+                let unfinished = before.filter(|it| !it.left.is_empty() && !new.shards.is_empty());
+                let (left, gone) = unfinished.map(|it| (it.left, it.gone)).unwrap_or_default();
+                let shards = new.shards.into_iter().chain(left).chain(given_up);
+                let shards = BTreeSet::from_iter(shards);
                 tracing::info!(
                     store = name,
-                    shards = left.len(),
+                    shards = shards.len(),
                     "an operator has replicas of this node made again"
                 );
-                order = Some(Order { id: new.order, disk: own_disk, left, given_up });
+                let (id, left) = (new.order, shards.clone());
+                order = Some(Order { id, disk: own_disk, shards, left, given_up, gone });
                 self.keep_order(store, order.as_ref()).await;
             }
             let waits_for = match &mut order {
@@ -333,17 +413,14 @@ impl Member {
                 }
                 _ => String::new(),
             };
-            let remaking = |Order { id, left, .. }: &Order| Remaking {
-                order: *id,
-                left: left.len(),
-                waits_for: waits_for.clone(),
+            let remaking = |Order { id, shards, left, gone, .. }: &Order| {
+                let shards = if left.is_empty() { BTreeSet::new() } else { shards.clone() };
+                let (left, gone, waits_for) = (left.len(), gone.clone(), waits_for.clone());
+                Remaking { order: *id, left, shards, gone, waits_for }
             };
             let remaking = order.as_ref().map(remaking);
-            if *lock(&self.remaking) != remaking {
-                lock(&self.remaking).clone_from(&remaking);
-                self.tell_news();
-            }
-            let is_busy = remaking.is_some_and(|it| it.left > 0);
+            let is_busy = remaking.as_ref().is_some_and(|it| it.left > 0);
+            self.tell_remaking(remaking);
             tokio::select! {
                 biased;
                 _ = asked.changed() => {}
@@ -359,7 +436,17 @@ impl Member {
             self.transfer.holder.storage().keep(ORDER, bytes.clone().into()).await
         {
             tracing::debug!(store = store.options.name, %error, "an order was not kept");
+            let known = lock(&self.remaking).clone();
+            let waits_for = storage_fails(self.transfer.holder.node());
+            self.tell_remaking(known.map(|it| Remaking { waits_for, ..it }));
             store.sleep(PAUSE).await;
+        }
+    }
+
+    fn tell_remaking(&self, remaking: Option<Remaking>) {
+        if *lock(&self.remaking) != remaking {
+            *lock(&self.remaking) = remaking;
+            self.tell_news();
         }
     }
 
@@ -368,16 +455,18 @@ impl Member {
         let (own, name) = (self.transfer.holder.node(), &store.options.name);
         let Some(map) = store.map.borrow().clone() else { return String::new() };
         let entry = |shard: u32| map.map.shards.get(shard as usize);
-        // A replica that has moved away is not the node's any more.
-        order.left.retain(|shard| entry(*shard).is_some_and(|entry| entry.names(own)));
+        // A replica that has moved away is not the node's any more, and the other node has copied what it had.
+        let is_own = |shard: &u32| entry(*shard).is_some_and(|entry| entry.names(own));
+        let gone = order.left.iter().filter(|shard| !is_own(shard)).copied();
+        order.gone.extend(gone.filter(|shard| Some(*shard) != order.given_up));
+        order.left.retain(is_own);
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
             if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
-                let snapshot = store.cluster.snapshot();
-                let mut others = entry.counting().map(|(_, place)| &*place.node);
-                let away = others.find(|node| !is_live(&snapshot, node));
-                return away.map_or(String::new(), |node| {
-                    format!("{node} with a replica of shard {shard} is down: start it")
-                });
+                return match Situation::read(&store.cluster, name).await {
+                    Ok(Some(situation)) => situation.delay(own, shard, entry).unwrap_or_default(),
+                    Ok(None) => no_map(name),
+                    Err(error) => error.message().to_owned(),
+                };
             }
             order.left.remove(&shard);
         }
@@ -388,7 +477,7 @@ impl Member {
         }
         let situation = match Situation::read(&store.cluster, name).await {
             Ok(Some(situation)) => situation,
-            Ok(None) => return format!("store {name} has no map in Consul"),
+            Ok(None) => return no_map(name),
             Err(error) => return error.message().to_owned(),
         };
         if let Some(obstacle) = situation.obstacle(own) {

@@ -49,7 +49,11 @@ impl Report {
         self.ended = self.ended.map(cut_message);
         self.copies.truncate(MAX_STORES);
         let remaking = self.copies.iter_mut().filter_map(|copies| copies.remaking.as_mut());
-        remaking.for_each(|it| cut(&mut it.waits_for, MAX_TEXT));
+        for it in remaking {
+            cut(&mut it.waits_for, MAX_TEXT);
+            it.shards.clear();
+            it.gone.clear();
+        }
         self.stores = self.stores.filter(|stores| stores.len() <= MAX_STORES);
         self.stores.iter_mut().flatten().for_each(|store| cut(store, MAX_TEXT));
         self.faults.truncate(MAX_STORES);

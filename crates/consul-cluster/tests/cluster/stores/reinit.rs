@@ -4,7 +4,7 @@ use super::*;
 use crate::requests::look;
 use consul_cluster::Mode;
 use consul_cluster::stores::outside::{self, NumbersChange};
-use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find};
+use consul_cluster::stores::reinit::{Remaking, Replicas, ask, end, find, told};
 use consul_replication::record::Record;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -332,4 +332,105 @@ fn an_order_waits_while_another_node_is_down() {
     nodes[1] = cases.start("n2", &nodes[1].disk);
     cases.wait_until_made("n3");
     cases.has(&nodes[1], "before");
+}
+
+/// It is about two of eight replicas; nobody may believe that it is about all.
+#[test]
+fn an_order_that_is_not_done_is_not_taken_for_another_one() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    let obstacles = |shards: &[u32]| {
+        let found = cases.find_of("n3", Some("points"), shards).expect("an answer");
+        let asked = cases.world.run(ask(&look(&cases.world), "n3", &found));
+        assert_eq!(asked.is_err(), !found["points"].obstacles.is_empty());
+        found["points"].obstacles.join("; ")
+    };
+    assert_eq!(obstacles(&[2, 5]), "");
+    cases.wait_until(30, || cases.remaking("n3").is_some_and(|it| it.left > 0));
+    let order = cases.remaking("n3").expect("an order").order;
+    let other = "n3 makes other replicas of store points again, not that of shard";
+    assert!(obstacles(&[]).starts_with(&format!("{other} 0: ")), "{}", obstacles(&[]));
+    let of_others = obstacles(&[2, 3]);
+    assert!(of_others.starts_with(&format!("{other} 3: ")), "{of_others}");
+    assert!(of_others.contains("`consul-ha reinit n3 --off points` ends that"), "{of_others}");
+    // These are made, and the order goes on as it is.
+    assert_eq!(obstacles(&[5]), "");
+    cases.wait_until_made("n3");
+    assert_eq!(cases.remaking("n3").expect("an order").order, order);
+    assert_eq!(obstacles(&[]), "");
+}
+
+#[test]
+fn a_replica_that_was_given_up_says_what_it_waits_for() {
+    for (full, why) in [(2, "the storage of n3 fails: mend it"), (0, "the storage of n1 fails")] {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(30, || nodes[0].is_settled(3));
+        cases.order("n3");
+        cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+        nodes[full].disk.is_full.store(true, Relaxed);
+        cases.world.wait(Duration::from_secs(5));
+        let waits = cases.remaking("n3").expect("an order");
+        assert!(waits.waits_for.starts_with(why), "{why}: {waits:?}");
+        nodes[full].disk.is_full.store(false, Relaxed);
+        cases.wait_until_made("n3");
+        assert!(nodes[0].is_settled(3));
+    }
+}
+
+/// It will not say any more that it is done.
+#[test]
+fn the_order_of_a_node_that_is_down_is_in_nobodys_way() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+    cases.order("n4");
+    cases.wait_until(30, || cases.remaking("n4").is_some_and(|it| it.left > 1));
+    cases.kill(&nodes[3]);
+    // The others have its replicas by then.
+    cases.wait_until(900, || nodes[0].is_settled(3) && nodes[0].holders().len() == 3);
+    cases.world.wait(Duration::from_secs(2));
+    assert_eq!(cases.obstacles("n1"), Vec::<String>::new());
+    cases.wait_until_made("n1");
+}
+
+/// A move copies what the node has: what is wrong is on another node after that, and nobody may believe that it is mended.
+#[test]
+fn replicas_that_went_to_another_node_are_not_taken_for_made_again() {
+    let (cases, nodes) = Cases::filled(4);
+    cases.wait_until(60, || nodes[0].is_settled(3));
+    let shards = cases.find("n3").expect("an answer").remove("points").expect("the store").shards;
+    cases.order("n3");
+    cases.wait_until(60, || cases.remaking("n3").is_some_and(|it| it.left < shards.len()));
+    cases.world.run(nodes[0].cluster.set_mode("n3", Mode::Draining)).expect("the right to do so");
+    let last = || {
+        let stores = ["points".to_owned()];
+        let told = cases.world.run(told(&look(&cases.world), "n3", stores.iter()));
+        told.expect("an answer").remove("points").expect("it tells also without a replica")
+    };
+    let begun = last().left;
+    let end = cases.deadline(300);
+    while last().left > 0 {
+        assert!(cases.world.clock.now() < end, "{:?}", last());
+        cases.world.wait(Duration::from_millis(500));
+    }
+    let gone = last().gone;
+    assert!(!gone.is_empty() && gone.len() <= begun && gone.is_subset(&shards), "{gone:?}");
+    cases.has(&nodes[1], "before");
+}
+
+/// Of two operators who have both seen that nothing was ordered, the second one's order does not replace the first one's.
+#[test]
+fn of_two_orders_at_the_same_time_none_is_lost() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.spoil(&nodes[2].disk);
+    let all: Vec<u32> = (0..8).collect();
+    let found = [&all[..4], &all[4..]]
+        .map(|shards| cases.find_of("n3", Some("points"), shards).expect("an answer"));
+    for found in &found {
+        cases.world.run(ask(&look(&cases.world), "n3", found)).expect("nothing is in the way");
+        cases.wait_until(30, || cases.remaking("n3").is_some_and(|it| it.left > 0));
+    }
+    cases.world.wait(Duration::from_secs(2));
+    cases.wait_until_made("n3");
+    assert!(is_right(&nodes[2].disk));
 }

@@ -435,7 +435,12 @@ fn each_problem_is_found_alone_and_has_a_cure() {
         ),
         (
             |it| {
-                let remaking = Remaking { order: 1, left: 7, waits_for: "n3 is down".to_owned() };
+                let remaking = Remaking {
+                    order: 1,
+                    left: 7,
+                    waits_for: "n3 is down".to_owned(),
+                    ..Remaking::default()
+                };
                 it.stores[0].remaking = [("n2".to_owned(), remaking)].into();
                 it.stores[0].at_risk = vec![at_risk(3, 2)];
             },
