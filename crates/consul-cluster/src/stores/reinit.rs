@@ -363,6 +363,12 @@ impl Member {
         }
     }
 
+    /// Whether nothing is left of the node's replica of a shard but what others give it.
+    async fn is_made(&self, shard: u32) -> bool {
+        let state = self.transfer.holder.state(shard).await;
+        !state.is_whole && state.doubt.is_none()
+    }
+
     /// Goes on with an order. Returns why it waits; empty: it does not.
     async fn make_next_again(&self, store: &Store, order: &mut Order) -> String {
         let (own, name) = (self.transfer.holder.node(), &store.options.name);
@@ -371,6 +377,9 @@ impl Member {
         // A replica that has moved away is not the node's any more.
         order.left.retain(|shard| entry(*shard).is_some_and(|entry| entry.names(own)));
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
+            // The replica may know more than the map that came last: then it is whole, and does not count yet.
+            let known = self.transfer.holder.state(shard).await.entry;
+            let entry = known.as_ref().filter(|it| it.epoch > entry.epoch).unwrap_or(entry);
             if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
                 let snapshot = store.cluster.snapshot();
                 let mut others = entry.counting().map(|(_, place)| &*place.node);
@@ -406,8 +415,8 @@ impl Member {
                     Ok(false) => format!("the replica of shard {shard} does not count now"),
                     Err(error) => error.message().to_owned(),
                 },
-                // It is made again already.
-                Some(_) if !self.transfer.holder.counts(shard, entry).await => {
+                // It is made again already. One that is whole, and does not count for a while, is not.
+                Some(_) if self.is_made(shard).await => {
                     order.given_up = Some(shard);
                     return String::new();
                 }
