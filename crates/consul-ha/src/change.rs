@@ -754,10 +754,20 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     let shards = BTreeSet::from_iter(shards.iter().copied());
     let mut found = remake::find(&cluster, node, store.as_deref(), &shards).await?;
     let is_busy = found.values().any(Replicas::are_being_made);
+    // An order that the node has not taken yet.
+    let snapshot = cluster.snapshot();
+    let asked = snapshot.nodes.get(node).and_then(|it| it.record.request.clone());
+    let mut pending = Request { reinit: asked.unwrap_or_default().reinit, ..Request::default() };
+    pending.reinit.retain(|name, _| *off && store.as_ref().is_none_or(|store| store == name));
+    let listed =
+        |names: BTreeSet<&String>| Vec::from_iter(names.into_iter().map(String::as_str)).join(", ");
+    let busy: BTreeSet<String> =
+        found.iter().filter(|it| it.1.are_being_made()).map(|it| it.0.clone()).collect();
+    let is_same = shards.is_empty() && busy.len() == found.len();
     if *off {
-        found.retain(|_, replicas| replicas.are_being_made());
+        found.retain(|store, _| busy.contains(store));
     }
-    let names = Vec::from_iter(found.keys().map(String::as_str)).join(", ");
+    let names = listed(found.keys().chain(pending.reinit.keys()).collect());
     let of = |it: &Replicas| json!(it.shards);
     let stores = found.iter().map(|(store, it)| (store.clone(), of(it)));
     let json = json!({ "node": node, "stores": Value::from_iter(stores) });
@@ -765,20 +775,34 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     let replicas = format!("{} of {names}", counted(count, "replica"));
     let mut signals = Signals::new()?;
     let (asked, text) = match (off, is_busy) {
-        (true, false) => {
+        (true, false) if pending.reinit.is_empty() => {
             let text = format!("{node} makes no replica again");
             return output.unchanged(&text, json, *dry_run);
         }
-        (true, true) => {
+        (true, _) => {
             let text = format!("{node} makes no more replicas of {names} again");
             if *dry_run {
                 return output.done(session, &text, json, true).await;
             }
-            (Some(remake::end(&cluster, node, &found).await?), text)
+            if !pending.reinit.is_empty() {
+                cluster.withdraw(None, node, &pending).await?;
+            }
+            let ended = match is_busy {
+                true => Some(remake::end(&cluster, node, &found).await?),
+                false => None,
+            };
+            (ended, text)
         }
         // Somebody has ordered it before, maybe this operator.
         (false, true) => {
-            let text = format!("{node} makes replicas of {names} again already");
+            let text =
+                format!("{node} makes replicas of {} again already", listed(busy.iter().collect()));
+            if !is_same {
+                let off = operand(node, "--off");
+                return Err(Failure::Refused(format!(
+                    "{text}: wait until that is done, or end it by `consul-ha reinit {off}`"
+                )));
+            }
             if !given.wait || *dry_run {
                 return output.unchanged(&text, json, *dry_run);
             }
