@@ -703,6 +703,8 @@ describe("consul_ha_cluster on a manual clock", function()
     assert.equal("not_found", (support.kind(nodes[1]:reinit("n9", "points", { 1 }))))
     assert.has_error(function() nodes[1]:reinit("n1", "points", "1") end)
     assert.has_error(function() nodes[1]:reinit("n1") end)
+    -- Not all of them.
+    assert.equal("argument", (support.kind(nodes[1]:reinit("n1", "points", {}))))
   end)
 
   -- `resume` is the name of `thaw` in older releases.

@@ -276,9 +276,16 @@ fn reinit(call: &Call<ClusterNode>) -> native::Result {
     let store = Shape::Text.text(&call.arg(2)?, &ValuePath::top("store"))?.to_string();
     let shards = match call.arg(3)? {
         Value::Null => Vec::new(),
-        given => shards(&given)?,
+        given => match shards(&given)? {
+            // The shards of a list that a program has made, in which there are none, are not all.
+            none if none.is_empty() => {
+                let why = "it names no shard; without it all are made again";
+                return Err(ValuePath::top("shards").bad_value(&given, why).into());
+            }
+            shards => shards,
+        },
     };
-    let shards = shards.into_iter().filter_map(|shard| u32::try_from(shard).ok()).collect();
+    let shards = shards.into_iter().map(|shard| u32::try_from(shard).unwrap_or(u32::MAX)).collect();
     let running = node.started()?;
     let cluster = Arc::clone(&running.cluster);
     let asked = async move {
