@@ -13,6 +13,7 @@
 //!     REPLICATION=1 make dst SEED=17         a history of replicated shards
 //!     REPLICATION=1 WIRED=1 make dst SEED=17 the same on the nodes of a cluster
 //!     REPLICATION=1 NUMBERS=1 make dst SEED=17 the same with an operator who changes N, W and R (also WIRED=1)
+//!     REPLICATION=1 REINITS=1 make dst SEED=17 the same with an operator who has replicas made again (also WIRED=1)
 //!     REPLICATION=1 RESTARTS=1 make dst SEED=17 the same with a rolling restart alone
 //!     REPLICATION=1 UNTOLD=1 make dst SEED=17    the same with a Consul that goes back and does not say it
 //!     REPLICATION=1 LOST_COPY=1 make dst SEED=17 the same with a disk alone that loses a part of a copy
@@ -115,6 +116,8 @@ fn main() {
             let kind = match () {
                 () if is_set("WIRED") && is_set("NUMBERS") => replication::Kind::WiredNumbers,
                 () if is_set("NUMBERS") => replication::Kind::Numbers,
+                () if is_set("WIRED") && is_set("REINITS") => replication::Kind::WiredReinits,
+                () if is_set("REINITS") => replication::Kind::Reinits,
                 () if is_set("WIRED") => replication::Kind::Wired,
                 () if is_set("REBOOTS") => replication::Kind::Reboots,
                 () if is_set("UNTOLD") => replication::Kind::Untold,
@@ -207,6 +210,14 @@ fn main() {
         Trial::test("shards_on_real_nodes_lose_nothing_while_n_w_and_r_change", move || {
             let seeds = from_first(seeds.div_ceil(SEEDS_PER_WIRED));
             all_lose_nothing(seeds, replication::Kind::WiredNumbers)
+        }),
+        Trial::test("replicas_that_are_given_up_by_order_lose_nothing", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_DIRECTED));
+            all_lose_nothing(seeds, replication::Kind::Reinits)
+        }),
+        Trial::test("orders_to_real_nodes_to_make_replicas_again_lose_nothing", move || {
+            let seeds = from_first(seeds.div_ceil(SEEDS_PER_WIRED));
+            all_lose_nothing(seeds, replication::Kind::WiredReinits)
         }),
         Trial::test("a_rolling_restart_moves_no_replicated_shard_and_fails_no_write", move || {
             all_lose_nothing(

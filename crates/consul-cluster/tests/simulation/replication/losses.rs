@@ -17,9 +17,15 @@ impl Scenario {
         }
     }
 
+    /// Whether the promise allows that one more disk is lost now.
+    fn may_lose(&self) -> bool {
+        let losses = self.losses.get() + self.giving_up.get();
+        losses < self.most_losses() && !self.calm.get()
+    }
+
     /// A node comes back without what it had, if the promise allows it.
     pub async fn lose_disk(self: &Rc<Self>, node: Node, lasts: Duration) {
-        if self.losses.get() >= self.most_losses() || self.calm.get() {
+        if !self.may_lose() {
             return;
         }
         self.losses.set(self.losses.get() + 1);
@@ -57,7 +63,7 @@ impl Scenario {
         rebooted.iter().for_each(|node| self.kill(*node));
         if let Some((node, storage, shards)) = before {
             let is_same = Arc::ptr_eq(&storage, &self.processes.borrow()[node].storage);
-            if is_same && self.losses.get() < self.most_losses() && !self.calm.get() {
+            if is_same && self.may_lose() {
                 self.losses.set(self.losses.get() + 1);
                 world.count("lost ends", 1);
                 for (shard, old) in shards.into_iter().enumerate() {
@@ -82,7 +88,7 @@ impl Scenario {
         world.sleep(lasts).await;
         let is_same = Arc::ptr_eq(&storage, &self.processes.borrow()[node].storage);
         let has_ended = self.is_marked(&name(node), shard);
-        if !is_same || !has_ended || self.losses.get() >= self.most_losses() || self.calm.get() {
+        if !is_same || !has_ended || !self.may_lose() {
             return;
         }
         self.losses.set(self.losses.get() + 1);

@@ -8,6 +8,7 @@ mod network;
 mod nodes;
 mod numbers;
 mod register;
+mod reinits;
 mod restarts;
 mod wired;
 
@@ -81,6 +82,10 @@ pub struct Scenario {
     equal: RefCell<numbers::AllEqual>,
     /// Disks that were lost since all shards were whole.
     losses: Cell<usize>,
+    /// Nodes that may give up replicas at this moment, which counts as a loss.
+    giving_up: Cell<usize>,
+    /// Whether an operator has replicas made again.
+    are_made_again: bool,
     calm: Cell<bool>,
     /// Whether nodes are restarted in turn, so that no write may fail.
     restarts: Cell<bool>,
@@ -113,6 +118,10 @@ pub enum Kind {
     Numbers,
     /// The same on the nodes of a cluster.
     WiredNumbers,
+    /// As the first one with restarts of machines, and an operator has nodes make their replicas again.
+    Reinits,
+    /// The same on the nodes of a cluster.
+    WiredReinits,
 }
 
 /// Plays the history of one seed.
@@ -137,6 +146,11 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
     let directed = Rc::clone(&scenario);
     let disruptions = match kind {
         Kind::Register | Kind::Untold | Kind::Reboots | Kind::Wired => world.number(6..26),
+        Kind::Reinits => world.number(3..20),
+        Kind::WiredReinits => {
+            world.spawn(ENVIRONMENT, async move { directed.order_reinits().await });
+            world.number(3..20)
+        }
         Kind::Numbers | Kind::WiredNumbers => {
             world.spawn(ENVIRONMENT, async move { directed.change_numbers().await });
             world.number(3..16)
@@ -159,7 +173,12 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<Rule>, traced: bool) -> Repor
         let scenario = Rc::clone(&scenario);
         world.spawn(ENVIRONMENT, async move {
             scenario.world.sleep(begins).await;
-            match kind == Kind::Reboots && scenario.world.chance(0.5) {
+            let reboots = match kind {
+                Kind::Reboots => scenario.world.chance(0.5),
+                Kind::Reinits => scenario.world.chance(0.2),
+                _ => false,
+            };
+            match reboots {
                 true => scenario.reboot().await,
                 false => scenario.disrupt().await,
             }
@@ -186,8 +205,9 @@ impl Scenario {
         kind: Kind,
         omitted: Option<Rule>,
     ) -> Rc<Self> {
-        let wired = matches!(kind, Kind::Wired | Kind::WiredNumbers);
+        let wired = matches!(kind, Kind::Wired | Kind::WiredNumbers | Kind::WiredReinits);
         let numbers_change = matches!(kind, Kind::Numbers | Kind::WiredNumbers);
+        let are_made_again = matches!(kind, Kind::Reinits | Kind::WiredReinits);
         let are_symmetric = numbers_change && world.chance(0.7);
         let replicas = [1, 2, 3, 3, 3, 3, 4, 5][world.number(0..8) as usize];
         // Every pair of quorums that overlap.
@@ -248,6 +268,8 @@ impl Scenario {
             lossy: Cell::new(false),
             equal: RefCell::default(),
             losses: Cell::default(),
+            giving_up: Cell::default(),
+            are_made_again,
             calm: Cell::new(false),
             restarts: Cell::new(false),
             is_told: kind != Kind::Untold,

@@ -167,6 +167,10 @@ impl Scenario {
             let (scenario, transfer) = (Rc::clone(self), transfer.clone());
             self.world.spawn(node, async move { scenario.equalize(node, &transfer).await });
         }
+        if self.are_made_again {
+            let (scenario, transfer) = (Rc::clone(self), transfer.clone());
+            self.world.spawn(node, async move { scenario.give_up_replicas(&transfer).await });
+        }
         let scenario = Rc::clone(self);
         self.world.spawn(node, async move { scenario.drop_unnamed(&transfer, &entries).await });
     }
