@@ -415,7 +415,7 @@ impl Member {
                     Ok(false) => format!("the replica of shard {shard} does not count now"),
                     Err(error) => error.message().to_owned(),
                 },
-                // It is made again already. One that is whole, and does not count for a while, is not.
+                // It is made again already; a whole replica that only does not count for a while is not.
                 Some(_) if self.is_made(shard).await => {
                     order.given_up = Some(shard);
                     return String::new();

@@ -373,7 +373,7 @@ fn a_replica_is_given_up_only_if_all_others_say_that_they_are_whole() {
     }
 }
 
-/// A disk whose next marks are said not to be kept; some are nevertheless.
+/// A disk that reports of its next marks that they are not kept; some are nevertheless.
 #[derive(Default)]
 struct Failing {
     memory: Memory,

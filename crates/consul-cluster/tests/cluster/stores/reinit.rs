@@ -377,6 +377,22 @@ fn an_order_is_ended_after_the_replica_that_was_given_up() {
     );
 }
 
+#[test]
+fn an_order_waits_while_moves_are_paused() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+    let leader = &nodes[0].cluster;
+    cases.world.run(leader.pause_moves(None, "ada", "")).expect("the right to do so");
+    cases.world.wait(Duration::from_secs(25));
+    let waits = cases.remaking("n3").expect("an order");
+    assert!(waits.left > 0 && waits.waits_for.contains("paused by ada"), "{waits:?}");
+    assert!(nodes[0].is_settled(3));
+    cases.world.run(leader.resume_moves(None)).expect("the right to do so");
+    cases.wait_until_made("n3");
+}
+
 /// It waits, says why, and goes on by itself.
 #[test]
 fn an_order_waits_while_another_node_is_down() {

@@ -69,7 +69,7 @@ impl Scenario {
                 ordered = order => ordered.map_err(|why| why.to_string()),
                 () = world.sleep(Duration::from_secs(10)) => Err("no answer".to_owned()),
             };
-            // Whoever has taken the order gives up replicas at any time from now on.
+            // A node that has taken the order gives up replicas at any time from now on.
             self.giving_up.set(self.giving_up.get() + usize::from(std::mem::take(&mut is_first)));
             world.note(|| format!("node {to} is to make its replicas again: {ordered:?}"));
             world.count("orders", u64::from(ordered.is_ok()));
