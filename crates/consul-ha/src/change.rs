@@ -753,13 +753,21 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     check_node(&cluster.snapshot(), node)?;
     let shards = BTreeSet::from_iter(shards.iter().copied());
     let mut found = remake::find(&cluster, node, store.as_deref(), &shards).await?;
+    // Orders that the node has not taken yet.
+    let mut pending = Request::default();
     if *off {
+        let snapshot = cluster.snapshot();
+        let asked = snapshot.nodes.get(node).and_then(|it| it.record.request.clone());
+        pending.reinit = asked.unwrap_or_default().reinit;
+        pending.reinit.retain(|name, _| store.as_ref().is_none_or(|store| store == name));
         found.retain(|_, replicas| replicas.are_being_made());
     } else {
         let checked = remake::check(node, &found);
         checked.map_err(|why| Failure::Refused(why.message().to_owned()))?;
     }
-    let names = Vec::from_iter(found.keys().map(String::as_str)).join(", ");
+    let names: BTreeSet<&str> =
+        found.keys().chain(pending.reinit.keys()).map(String::as_str).collect();
+    let names = Vec::from_iter(names).join(", ");
     // Somebody has ordered the others before, maybe this operator.
     let new = found.iter().filter(|(_, it)| *off || !it.are_being_made());
     let new: BTreeMap<&str, &BTreeSet<u32>> =
@@ -767,7 +775,7 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     let json = json!({ "node": node, "stores": new });
     let mut signals = Signals::new()?;
     let (asked, text) = if *off {
-        if found.is_empty() {
+        if names.is_empty() {
             let text = format!("{node} makes no replica again");
             return output.unchanged(&text, json, *dry_run);
         }
@@ -775,7 +783,14 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
         if *dry_run {
             return output.done(session, &text, json, true).await;
         }
-        (Some(remake::end(&cluster, node, &found).await?), text)
+        if !pending.reinit.is_empty() {
+            cluster.withdraw(None, node, &pending).await?;
+        }
+        let ended = match found.is_empty() {
+            true => None,
+            false => Some(remake::end(&cluster, node, &found).await?),
+        };
+        (ended, text)
     } else if new.is_empty() {
         let text = format!("{node} makes replicas of {names} again already");
         if !given.wait || *dry_run {

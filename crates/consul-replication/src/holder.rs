@@ -753,12 +753,22 @@ impl Holder {
         if !state.entry.as_ref().is_some_and(counts) {
             return Ok(false);
         }
-        self.change(shard, &mut state, |state| {
-            state.is_whole = false;
-            state.work = None;
-        })
-        .await?;
-        Ok(true)
+        let kept = self
+            .change(shard, &mut state, |state| {
+                state.is_whole = false;
+                state.work = None;
+            })
+            .await;
+        if let Err(error) = &kept
+            && error.kind() != Kind::Closed
+        {
+            // The disk may have it nevertheless. Others rely on this replica only if the next start finds it whole.
+            let before = state.encode().into();
+            if self.storage.keep(&Self::name_of(shard), before).await.is_err() {
+                state.is_whole = false;
+            }
+        }
+        kept.map(|()| true)
     }
 
     /// Drops what the node has of a shard that no entry gives it, if `newest` still does not name it.

@@ -450,6 +450,12 @@ impl Member {
         }
     }
 
+    /// Whether nothing is left of the node's replica of a shard but what others give it.
+    async fn is_made(&self, shard: u32) -> bool {
+        let state = self.transfer.holder.state(shard).await;
+        !state.is_whole && state.doubt.is_none()
+    }
+
     /// Goes on with an order. Returns why it waits; empty: it does not.
     async fn make_next_again(&self, store: &Store, order: &mut Order) -> String {
         let (own, name) = (self.transfer.holder.node(), &store.options.name);
@@ -461,6 +467,9 @@ impl Member {
         order.gone.extend(gone.filter(|shard| Some(*shard) != order.given_up));
         order.left.retain(is_own);
         if let Some((shard, entry)) = order.given_up.and_then(|it| Some((it, entry(it)?))) {
+            // The replica may know more than the map that came last: then it is whole, and does not count yet.
+            let known = self.transfer.holder.state(shard).await.entry;
+            let entry = known.as_ref().filter(|it| it.epoch > entry.epoch).unwrap_or(entry);
             if order.left.contains(&shard) && !self.transfer.holder.counts(shard, entry).await {
                 return match Situation::read(&store.cluster, name).await {
                     Ok(Some(situation)) => situation.delay(own, shard, entry).unwrap_or_default(),
@@ -495,8 +504,8 @@ impl Member {
                     Ok(false) => format!("the replica of shard {shard} does not count now"),
                     Err(error) => error.message().to_owned(),
                 },
-                // It is made again already.
-                Some(_) if !self.transfer.holder.counts(shard, entry).await => {
+                // It is made again already; a whole replica that only does not count for a while is not.
+                Some(_) if self.is_made(shard).await => {
                     order.given_up = Some(shard);
                     return String::new();
                 }

@@ -107,13 +107,20 @@ fn remake(system: &System) {
     system.run(&["pause"]).ok();
     system.run(&["reinit", "n3", "--yes"]).refused(1, &["moves are paused by", "resume"]);
     system.run(&["resume"]).ok();
-    let run = system.run(&["reinit", "n3", "--yes", "--wait", "--limit", "120"]);
+    let reader = permissions::reader(system);
+    for how in ["--dry-run", "--yes"] {
+        let run = system.run_as(&reader, &["reinit", "n3", how]);
+        run.refused(5, &["key:write", "\"ha/nodes/n3\""]);
+    }
+    // No other right is needed.
+    let writer = permissions::writer(system, r#"key "ha/nodes/n3" { policy = "write" }"#);
+    let run = system.run_as(&writer, &["reinit", "n3", "--yes", "--wait", "--limit", "120"]);
     assert!(run.err.contains("replicas of n3: "), "progress: {run:?}");
     assert_eq!(run.ok(), "n3 has made its replicas of points again\n");
     let one = ["reinit", "n3", "points", "--shard", "5", "--yes", "--json"];
     assert_eq!(system.run(&one).json()["stores"], json!({ "points": [5] }));
     // It is the same order, or there is none any more.
-    system.run(&["reinit", "n3", "points", "--shard", "5", "--yes", "--wait"]).ok();
+    system.run(&["reinit", "n3", "points", "--yes", "--wait"]).ok();
 }
 
 fn drain(system: &System) {

@@ -277,6 +277,7 @@ pub fn requests_of_nobody(version: &str) {
     assert!(!why.contains("hand over"), "it is about an earlier leadership: {why}");
     cluster.run(&["drain", "n1", "--off"]).ok();
     assert_eq!(cluster.record()["request"], json!({ "hand_over": { "token": 1 } }));
+    orders_of_nobody(&cluster);
     let token = cluster.run(&["leader", "--json"]).json()["leader"]["token"].clone();
     let mut leader = node("n2");
     leader["request"] = json!({ "hand_over": { "token": token, "to": "n3" } });
@@ -292,6 +293,46 @@ pub fn requests_of_nobody(version: &str) {
     assert_eq!(done, "the request to n2 to hand over is withdrawn\n");
     assert_eq!(cluster.record_of("n2")["request"], Json::Null);
     assert_eq!(cluster.run(&["hand-over", "--withdraw"]).ok(), "n2 is not asked to hand over\n");
+}
+
+/// A node hangs, and has yet to take orders to make its replicas again.
+fn orders_of_nobody(cluster: &Pretended) {
+    let place = |node: &str| json!({ "node": node, "disk": 1 });
+    let map = json!({
+        "format": 1, "version": 3, "openings": {}, "nodes": [],
+        "shared": { "shards": 1, "replicas": 3, "write_quorum": 2, "read_quorum": 2 },
+        "places": [place("n1"), place("n3"), place("n4")], "shards": [[0, [0, 1, 2], []]],
+    });
+    for store in ["points", "events"] {
+        cluster.put(&format!("ha/shards/maps/{store}"), &map);
+    }
+    let order =
+        |shards: &[u32]| json!({ "incarnation": "i-n1", "order": 7, "disk": 1, "shards": shards });
+    let mut asked = node("n1");
+    let leave = json!({ "incarnation": "i-n1" });
+    asked["request"] = json!({
+        "leave": leave.clone(),
+        "reinit": { "points": order(&[0]), "events": order(&[0]), "spans": order(&[0]) },
+    });
+    cluster.put("ha/nodes/n1", &asked);
+    let why = cluster.run(&["why"]).out;
+    let cure = "`consul-ha reinit --off n1 points` takes it back";
+    assert!(why.contains("has yet to take the request to make its replicas of store points again"));
+    assert!(why.contains(cure), "{why}");
+    cluster.run(&["reinit", "n1", "points", "--off", "--dry-run"]).ok();
+    assert_eq!(cluster.record()["request"], asked["request"]);
+    let off = cluster.run(&["reinit", "--off", "n1", "points"]).ok();
+    assert_eq!(off, "n1 makes no more replicas of points again\n");
+    let left = json!({ "leave": leave, "reinit": { "events": order(&[0]), "spans": order(&[0]) } });
+    assert_eq!(cluster.record()["request"], left);
+    let off = cluster.run(&["reinit", "n1", "--off"]).ok();
+    assert_eq!(off, "n1 makes no more replicas of events, spans again\n");
+    assert_eq!(cluster.record()["request"], json!({ "leave": leave }));
+    assert_eq!(cluster.run(&["reinit", "n1", "--off"]).ok(), "n1 makes no replica again\n");
+    for store in ["points", "events"] {
+        cluster.call(&kv::DELETE, Args::new().arg(format!("ha/shards/maps/{store}")));
+    }
+    cluster.put("ha/nodes/n1", &node("n1"));
 }
 
 fn hands_over(cluster: &Pretended) {

@@ -4,10 +4,15 @@ use crate::states;
 use crate::system::System;
 
 /// A token that may read all that the program shows, and change nothing.
-fn reader(system: &System) -> String {
+pub fn reader(system: &System) -> String {
+    writer(system, "")
+}
+
+/// The same, with these further rules.
+pub fn writer(system: &System, rules: &str) -> String {
     let reads = r#"key_prefix "ha/" { policy = "read" } service_prefix "" { policy = "read" }
         node_prefix "" { policy = "read" }"#;
-    system.token(reads)
+    system.token(&format!("{reads} {rules}"))
 }
 
 pub fn run(system: &System) {

@@ -23,9 +23,11 @@ impl Holder {
                 report.missing.push(shard);
             }
             report.doubted.extend(state.doubt.map(|doubt| (shard, doubt)));
-            let failover = entry.failover_from(&self.node, self.disk);
-            if let Some(change) = failover.filter(|_| state.is_whole) {
-                report.returned.push((shard, change.since));
+            match entry.failover_from(&self.node, self.disk) {
+                Some(change) if state.is_whole => report.returned.push((shard, change.since)),
+                // It has given up the replica, or has lost a part of it: nobody waits for that one.
+                Some(_) => report.missing.push(shard),
+                None => {}
             }
         }
         report

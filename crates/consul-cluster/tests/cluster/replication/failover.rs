@@ -10,7 +10,7 @@ use consul_replication::message::{Action, Outcome, Reply, Request};
 use consul_replication::peers::Peers;
 use consul_replication::record::{HybridTime, Range, Record, Version};
 use consul_replication::rules::Rules;
-use consul_replication::storage::Memory;
+use consul_replication::storage::{Memory, Storage};
 use consul_replication::transfer::Transfer;
 use futures_util::FutureExt as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -371,4 +371,110 @@ fn a_replica_is_given_up_only_if_all_others_say_that_they_are_whole() {
         let transfer = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
         assert_eq!(has_given_up(&transfer, &entry), may, "{case}");
     }
+}
+
+/// A disk that reports of its next marks that they are not kept; some are nevertheless.
+#[derive(Default)]
+struct Failing {
+    memory: Memory,
+    /// Of each that fails, whether it is kept.
+    next: Mutex<Vec<bool>>,
+}
+
+impl Storage for Failing {
+    fn apply(
+        &self,
+        shard: u32,
+        records: Vec<Record>,
+    ) -> BoxFuture<'_, Result<Vec<(usize, Version)>, Error>> {
+        self.memory.apply(shard, records)
+    }
+
+    fn scan(
+        &self,
+        shard: u32,
+        range: Range,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Record>, Error>> {
+        self.memory.scan(shard, range, limit)
+    }
+
+    fn purge(&self, shard: u32, below: Version) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.purge(shard, below)
+    }
+
+    fn drop_shard(&self, shard: u32) -> BoxFuture<'_, Result<(), Error>> {
+        self.memory.drop_shard(shard)
+    }
+
+    fn keep(&self, name: &str, value: Bytes) -> BoxFuture<'_, Result<(), Error>> {
+        let is_kept = self.next.lock().expect("no panic").pop();
+        let kept = is_kept.unwrap_or(true).then(|| self.memory.keep(name, value));
+        Box::pin(async move {
+            if let Some(kept) = kept {
+                kept.await?;
+            }
+            let why = || Error::new(Kind::NotReady, "the disk is full");
+            if is_kept.is_some() { Err(why()) } else { Ok(()) }
+        })
+    }
+
+    fn kept(&self, name: &str) -> BoxFuture<'_, Result<Option<Bytes>, Error>> {
+        self.memory.kept(name)
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<bool, Error>> {
+        self.memory.flush()
+    }
+}
+
+/// The disk may have what it has not confirmed, and the process may end at any time: two of three would be given up.
+#[test]
+fn no_other_replica_is_given_up_beside_one_that_the_next_start_does_not_find_whole() {
+    for next in [&[true][..], &[false], &[true, true], &[false, true], &[true, false], &[false; 2]]
+    {
+        let (net, entry) = Net::of_three("x");
+        let storage = Arc::new(Failing::default());
+        let start = || {
+            let ms = || 1_700_000_000_000;
+            let clock = Arc::new(VersionClock::new(ms, Duration::from_secs(10), 1));
+            let storage = Arc::clone(&storage) as Arc<dyn Storage>;
+            let holder = Holder::new("a".into(), Disk(1), storage, clock, Rules::default());
+            now(holder.load(0)).expect("what was kept");
+            let holder = Arc::new(holder);
+            net.holders.lock().expect("no panic").insert("a".into(), Arc::clone(&holder));
+            holder
+        };
+        let holder = start();
+        assert!(net.stores("a", &entry, &[record("x")]));
+        *storage.next.lock().expect("no panic") = next.to_vec();
+        let first = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
+        assert!(!has_given_up(&first, &entry), "{next:?}");
+        let holder = Arc::clone(&net.holders.lock().expect("no panic")["b"]);
+        let other = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
+        let other_has = has_given_up(&other, &entry);
+        let is_whole = now(start().state(0)).is_whole;
+        assert!(is_whole || !other_has, "{next:?}: two of three");
+    }
+}
+
+/// On the same disk, so that only its word tells: others would wait for what it had, and no loss of it could be accepted.
+#[test]
+fn a_replica_that_was_given_up_is_missing_also_when_another_node_is_to_get_it() {
+    let (net, entry) = Net::of_three("x");
+    let holder = Arc::clone(&net.holders.lock().expect("no panic")["a"]);
+    let transfer = Transfer { holder, peers: Arc::new(net.clone()), page: 1000 };
+    let missing = || now(transfer.holder.report(|_| 0)).missing;
+    assert_eq!(missing(), [0_u32; 0]);
+    assert!(has_given_up(&transfer, &entry));
+    assert_eq!(missing(), [0]);
+    for (epoch, to) in [(2, "d"), (3, "a")] {
+        let mut entry = Entry { epoch, ..entry.clone() };
+        entry.slots[0].change = change(ChangeKind::Failover, to, epoch);
+        now(transfer.holder.learn(0, &entry)).expect("memory");
+        assert_eq!(missing(), [0], "{to}");
+    }
+    assert!(now(transfer.pursue(0)).expect("all answer"));
+    let report = now(transfer.holder.report(|_| 0));
+    assert_eq!((report.missing.len(), report.finished), (0, vec![(0, 3)]));
 }

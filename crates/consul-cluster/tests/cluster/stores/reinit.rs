@@ -41,6 +41,12 @@ impl Cases {
         }
     }
 
+    /// The same from a Consul that may have lost all it knew.
+    fn wait_until_told_made(&self, node: &str) {
+        let told = || self.find(node).ok().and_then(|mut of| of.remove("points")?.remaking);
+        self.wait_until(600, || told().is_some_and(|it| it.left == 0));
+    }
+
     /// Gives the records of a disk other data, which no comparison of versions finds.
     fn spoil(&self, disk: &Disk) {
         self.world.run(async {
@@ -251,6 +257,60 @@ fn an_order_outlives_the_processes() {
     }
 }
 
+/// For a while no replica counts, and none was made again by that.
+#[test]
+fn an_order_outlives_a_consul_that_goes_back() {
+    for moment in 0..4 {
+        let (cases, nodes) = Cases::filled(3);
+        cases.wait_until(30, || nodes[0].is_settled(3));
+        cases.spoil(&nodes[2].disk);
+        let backup = cases.world.agent.back_up();
+        cases.order("n3");
+        cases.world.wait(Duration::from_millis(1200 + 370 * moment));
+        match moment % 2 {
+            0 => cases.world.agent.restore_snapshot(&backup),
+            _ => cases.world.agent.restart(Retained::Nothing),
+        }
+        cases.wait_until_told_made("n3");
+        cases.wait_until(60, || nodes[0].is_settled(3));
+        assert!(is_right(&nodes[2].disk), "at {moment}");
+        cases.kill(&nodes[1]);
+        cases.has(&nodes[2], "before");
+    }
+}
+
+/// Others were to get its replicas while it was away, and have not got them.
+#[test]
+fn a_node_that_is_back_with_its_replicas_goes_on_with_its_order() {
+    for moment in 0..4 {
+        let (cases, mut nodes) = Cases::filled(4);
+        cases.wait_until(60, || nodes[0].is_settled(3) && nodes[0].holders().len() == 4);
+        cases.spoil(&nodes[2].disk);
+        cases.order("n3");
+        cases.world.wait(Duration::from_millis(1200 + 370 * moment));
+        cases.kill(&nodes[2]);
+        let cut = |cut: bool| {
+            let mut all = cases.network.cut.lock().expect("no panic");
+            for node in ["n1", "n2", "n4"] {
+                match cut {
+                    true => _ = all.insert(node.into(), Callers::All),
+                    false => _ = all.remove(node),
+                }
+            }
+        };
+        cut(true);
+        cases.wait_until(150, || {
+            let status = nodes[0].store.status();
+            status.iter().any(|it| it.targets.iter().any(|(node, _)| &**node != "n3"))
+        });
+        nodes[2] = cases.start("n3", &nodes[2].disk);
+        cases.world.wait(Duration::from_secs(20));
+        cut(false);
+        cases.wait_until_told_made("n3");
+        assert!(is_right(&nodes[2].disk), "at {moment}");
+    }
+}
+
 #[test]
 fn an_order_for_an_earlier_start_or_disk_has_no_effect() {
     let (cases, mut nodes) = Cases::filled(3);
@@ -315,6 +375,22 @@ fn an_order_is_ended_after_the_replica_that_was_given_up() {
         nodes[0].store.status().iter().map(|it| it.epoch).max(),
         before.iter().map(|it| it.epoch).max()
     );
+}
+
+#[test]
+fn an_order_waits_while_moves_are_paused() {
+    let (cases, nodes) = Cases::filled(3);
+    cases.wait_until(30, || nodes[0].is_settled(3));
+    cases.order("n3");
+    cases.wait_until(30, || missing(&nodes[0]).1 == 1);
+    let leader = &nodes[0].cluster;
+    cases.world.run(leader.pause_moves(None, "ada", "")).expect("the right to do so");
+    cases.world.wait(Duration::from_secs(25));
+    let waits = cases.remaking("n3").expect("an order");
+    assert!(waits.left > 0 && waits.waits_for.contains("paused by ada"), "{waits:?}");
+    assert!(nodes[0].is_settled(3));
+    cases.world.run(leader.resume_moves(None)).expect("the right to do so");
+    cases.wait_until_made("n3");
 }
 
 /// It waits, says why, and goes on by itself.

@@ -580,7 +580,7 @@ pub const RULES: &[(Rule, Kind, u64)] = &[
     (Rule::KeepDoubted, Kind::Reboots, 0),
     (Rule::HorizonDecides, Kind::Reboots, 0),
     (Rule::Mark, Kind::LostCopy, 0),
-    (Rule::NameTheDisk, Kind::Register, 1431),
+    (Rule::NameTheDisk, Kind::Register, 469),
     (Rule::CheckBeforeDrop, Kind::Register, 883),
     (Rule::OneVersion, Kind::Register, 114),
     (Rule::RepeatAboveNewer, Kind::Register, 0),
