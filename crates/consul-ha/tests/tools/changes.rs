@@ -120,7 +120,7 @@ fn remake(system: &System) {
     let one = ["reinit", "n3", "points", "--shard", "5", "--yes", "--json"];
     assert_eq!(system.run(&one).json()["stores"], json!({ "points": [5] }));
     // It is the same order, or there is none any more.
-    system.run(&["reinit", "n3", "points", "--yes", "--wait"]).ok();
+    system.run(&["reinit", "n3", "points", "--shard", "5", "--yes", "--wait"]).ok();
 }
 
 fn drain(system: &System) {
