@@ -36,8 +36,7 @@ pub(crate) fn act_on(cluster: &Cluster, request: &Request) {
         Some(_) => tracing::warn!(node, "an operator's request is about another start"),
         None => {}
     }
-    let (mut reinit, incarnation) = (request.reinit.clone(), &cluster.incarnation);
-    reinit.retain(|_, it| it.incarnation == *incarnation);
+    let reinit = request.in_force(&cluster.incarnation, None).reinit;
     if reinit.len() < request.reinit.len() {
         tracing::warn!(node, "an operator's request is about another start");
     }

@@ -29,6 +29,9 @@ use std::sync::Arc;
 /// The name under which a disk keeps its order.
 const ORDER: &str = "reinit";
 
+/// How many obstacles a refusal names.
+const SHOWN: usize = 3;
+
 /// An order, as the disk keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Order {
@@ -88,10 +91,10 @@ impl Replicas {
         let other = self.shards.iter().find(|it| {
             self.remaking.as_ref().is_none_or(|remaking| !remaking.shards.contains(it))
         })?;
-        let off = format!("{} {}", operand(node, "--off"), shell_word(store));
+        let off = reinit_off(node, store);
         Some(format!(
             "{node} makes other replicas of store {store} again, not that of shard {other}: wait until it is done, or \
-             `consul-ha reinit {off}` ends that"
+             {off} ends that"
         ))
     }
 }
@@ -342,6 +345,13 @@ pub async fn ask(
     cluster.ask_reinit(node, new).await.map(Some)
 }
 
+/// The command that ends what an operator has ordered of a node's replicas.
+pub(crate) fn reinit_off(node: &str, store: &str) -> String {
+    let is_like_flag = node.starts_with('-') || store.starts_with('-');
+    let dashes = if is_like_flag { "-- " } else { "" };
+    format!("`consul-ha reinit --off {dashes}{} {}`", shell_word(node), shell_word(store))
+}
+
 fn no_map(store: &str) -> String {
     format!("store {store} has no map in Consul")
 }
@@ -349,9 +359,6 @@ fn no_map(store: &str) -> String {
 fn storage_fails(node: &str) -> String {
     format!("the storage of {node} fails: mend it, `consul-ha why` says what fails")
 }
-
-/// How many obstacles a refusal names.
-const SHOWN: usize = 3;
 
 /// Asks a node to make no more replicas of these stores again. A replica that it has given up it makes to its end.
 ///
@@ -399,15 +406,16 @@ impl Member {
                     "an operator has replicas of this node made again"
                 );
                 let (id, left) = (new.order, shards.clone());
-                order = Some(Order { id, disk: own_disk, shards, left, given_up, gone });
-                self.keep_order(store, order.as_ref()).await;
+                let new = Order { id, disk: own_disk, shards, left, given_up, gone };
+                self.keep_order(store, &new).await;
+                order = Some(new);
             }
             let waits_for = match &mut order {
                 Some(order) if !order.left.is_empty() => {
                     let before = order.clone();
                     let waits_for = self.make_next_again(store, order).await;
                     if *order != before {
-                        self.keep_order(store, Some(order)).await;
+                        self.keep_order(store, order).await;
                     }
                     waits_for
                 }
@@ -430,8 +438,8 @@ impl Member {
     }
 
     /// Keeps the order on the disk; without that nothing is given up.
-    async fn keep_order(&self, store: &Store, order: Option<&Order>) {
-        let bytes = serde_json::to_vec(&order).unwrap_or_default();
+    async fn keep_order(&self, store: &Store, order: &Order) {
+        let bytes = serde_json::to_vec(order).unwrap_or_default();
         while let Err(error) =
             self.transfer.holder.storage().keep(ORDER, bytes.clone().into()).await
         {

@@ -3,8 +3,8 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
-use crate::shell::{operand, shell_word};
-use crate::stores::reinit::Remaking;
+use crate::shell::operand;
+use crate::stores::reinit::{Remaking, reinit_off};
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use consul_process::os;
 use serde::Serialize;
@@ -715,13 +715,6 @@ fn of_requests(node: &NodeOverview) -> Vec<Problem> {
         pending(&what, "`consul-ha hand-over --withdraw`")
     });
     leave.into_iter().chain(hand_over).chain(stores).collect()
-}
-
-/// The command that ends what an operator has ordered of a node's replicas.
-fn reinit_off(id: &str, store: &str) -> String {
-    let is_like_flag = id.starts_with('-') || store.starts_with('-');
-    let dashes = if is_like_flag { "-- " } else { "" };
-    format!("`consul-ha reinit --off {dashes}{} {}`", shell_word(id), shell_word(store))
 }
 
 /// The command that ends a drain.

@@ -428,7 +428,7 @@ fn an_order_that_is_not_done_is_not_taken_for_another_one() {
     assert!(obstacles(&[]).starts_with(&format!("{other} 0: ")), "{}", obstacles(&[]));
     let of_others = obstacles(&[2, 3]);
     assert!(of_others.starts_with(&format!("{other} 3: ")), "{of_others}");
-    assert!(of_others.contains("`consul-ha reinit n3 --off points` ends that"), "{of_others}");
+    assert!(of_others.contains("`consul-ha reinit --off n3 points` ends that"), "{of_others}");
     // These are made, and the order goes on as it is.
     assert_eq!(obstacles(&[5]), "");
     cases.wait_until_made("n3");
