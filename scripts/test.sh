@@ -7,7 +7,7 @@
 #   scripts/test.sh STEP…      these steps
 #
 # Each runs to its end, also after a failure: builds first, of which two run at a time where each uses one processor
-# most of the time, then six steps at a time, since most of them mostly wait for timers and servers. The steps of
+# most of the time, then seven steps at a time, since most of them mostly wait for timers and servers. The steps of
 # `make test`, which download no server:
 #
 #   compile             the tests of the next steps, and from the same crates the module for LuaJIT
@@ -50,7 +50,8 @@ cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 waiting=(tools contract coordination migrate)
-quick_steps=(compile rust lint cluster "${waiting[@]}" histories busted-quick busted-files-quick)
+# The longest first.
+quick_steps=(compile rust lint tools contract busted-quick busted-files-quick cluster coordination migrate histories)
 added_steps=(
     build-luajit build-5.1 build-5.4 compile-all build-5.3
     nodes servers simulation busted-luajit-1.21 busted-luajit-1.8 busted-luajit-consul-sim
@@ -387,7 +388,7 @@ for step in compile build-luajit; do
     [[ " ${steps[*]} " != *" $step "* ]] || run_one "$step"
 done
 run_together 2 "${builds[@]}"
-run_together 6 "${rest[@]}"
+run_together 7 "${rest[@]}"
 
 echo
 printf '%-24s %7s %7s %8s %8s %10s\n' step passed failed skipped seconds processor
