@@ -87,9 +87,6 @@ quick_for() {
 # Before commands whose tests compute for minutes: our crates are built once more.
 optimised=(env CARGO_PROFILE_DEV_OPT_LEVEL=2)
 
-# Before commands that compute all the time; the tests that run beside them have real time limits.
-yielding=(nice -n 10)
-
 # run_make TARGET…: runs make without its messages about directories.
 run_make() {
     run make --no-print-directory "$@"
@@ -146,7 +143,7 @@ step_build() {
 run_lints() {
     local target
     for target in $(make --no-print-directory "$1"); do
-        add_command run "${yielding[@]}" make --no-print-directory "$target"
+        add_command run make --no-print-directory "$target"
     done
 }
 
@@ -224,12 +221,13 @@ step_nodes() {
 }
 
 step_histories() {
-    SEEDS=1 NODES=10 run_cargo_test "${yielding[@]}" "${rust_tests[@]}" --test simulation -- \
+    SEEDS=1 NODES=10 run_cargo_test "${rust_tests[@]}" --test simulation -- \
         --skip a_rule_is_needed --skip seeds_that_found_bugs --skip the_same_seed --skip what_rules_guard_against
 }
 
 step_simulation() {
-    run_cargo_test "${yielding[@]}" "${optimised[@]}" "${rust_tests[@]}" --test simulation --test model
+    # It computes for minutes beside tests of real servers, which have real time limits.
+    run_cargo_test nice -n 10 "${optimised[@]}" "${rust_tests[@]}" --test simulation --test model
 }
 
 step_compile() {
