@@ -237,7 +237,8 @@ describe("replicated shards", function()
         assert.is_true((select(2, store:start("delete", "k", { "c" }):wait(support.PATIENCE_MS))))
         local pages, after = {}, nil
         repeat
-          local _, read_ok, records, extra = store:start("read", "k", { limit = 1, after = after }):wait(support.PATIENCE_MS)
+          local reading = store:start("read", "k", { limit = 1, after = after })
+          local _, read_ok, records, extra = reading:wait(support.PATIENCE_MS)
           assert.is_true(read_ok, records)
           for _, record in ipairs(records) do
             pages[#pages + 1] = record.id
