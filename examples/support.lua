@@ -39,12 +39,12 @@ function support.now()
   return seconds
 end
 
--- Waits until `holds` returns true, for up to a minute, and returns the seconds that it took. Calls `pause`
+-- Waits until `holds` returns true, for up to five minutes, and returns the seconds that it took. Calls `pause`
 -- between two checks.
 function support.wait_for(what, holds, pause)
   local begun = support.now()
   while not holds() do
-    assert(support.now() - begun < 60, "not within a minute: " .. what)
+    assert(support.now() - begun < 300, "not within five minutes: " .. what)
     if pause then
       pause()
     end

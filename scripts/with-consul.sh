@@ -13,7 +13,7 @@
 # shellcheck disable=SC2317 # a trap calls these functions
 set -euo pipefail
 
-ready_within=60 # seconds; an idle machine needs 1, a loaded one more
+ready_within=300 # seconds; an idle machine needs 1, a loaded one more
 tries=10
 
 acl=

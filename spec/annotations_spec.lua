@@ -5,9 +5,9 @@ local support = require("spec.support")
 -- Quick ones, which call most of the functions; of the client all.
 local RUNS = {
   "examples/debug_consul_ffi.lua", "examples/demo.lua", "examples/ha_cluster_example.lua",
-  "examples/consul_production_example.lua", "spec/consul_ffi/endpoints", "spec/consul_ffi/batch_spec.lua",
-  "spec/consul_ffi/handle_spec.lua", "spec/consul_ffi/ring_spec.lua", "spec/consul_ffi/simulator_spec.lua",
-  "spec/consul_ffi/view_spec.lua", "spec/etcd/etcd_ffi_spec.lua",
+  "examples/consul_production_example.lua", "spec/consul_ffi/endpoints", "spec/consul_ffi/calls/batch_spec.lua",
+  "spec/consul_ffi/calls/handle_spec.lua", "spec/consul_ffi/ring_spec.lua", "spec/consul_ffi/simulator_spec.lua",
+  "spec/consul_ffi/watches/view_spec.lua", "spec/etcd/etcd_ffi_spec.lua",
 }
 
 local LEAST_CALLED = 240

@@ -108,7 +108,7 @@ describe("a call between nodes in the background", function()
     local one, other = two()
     local handle = waiting(one, other, {})
     one:stop()
-    local done, success, message, err = handle:wait(10000)
+    local done, success, message, err = handle:wait(support.PATIENCE_MS)
     assert.is_true(done)
     assert.equal("closed", support.kind(success, message, err))
     assert.matches('cluster node "n1": node "n2": call "wait": the node was stopped', message, 1, true)
@@ -215,7 +215,7 @@ describe("a request that is answered after its handler", function()
     local one, other = two()
     local handle, request = deferred(one, other, { timeout_ms = 60000 })
     other:close()
-    local done, success, message, err = handle:wait(20000)
+    local done, success, message, err = handle:wait(support.PATIENCE_MS)
     assert.is_true(done)
     -- The node may still say that it has stopped, before its connections end.
     local kind = support.kind(success, message, err)
@@ -275,7 +275,7 @@ describe("a request that is answered after its handler", function()
       assert(request:reply(i))
     end
     for _, handle in ipairs(handles) do
-      assert.is_true((select(2, handle:wait(20000))))
+      assert.is_true((select(2, handle:wait(support.PATIENCE_MS))))
     end
   end)
 

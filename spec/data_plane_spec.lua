@@ -298,7 +298,7 @@ describe("calls between nodes", function()
 
   it("are served by poll, which returns their number #smoke", function()
     local other, served, none = while_one_waits(function(other)
-      local served = other:poll(5000)
+      local served = other:poll(support.PATIENCE_MS)
       return served, other:poll()
     end)
     assert.same({ 1, 0 }, { served, none })
@@ -343,7 +343,7 @@ describe("calls between nodes", function()
       fd = other:fd()
       while other:poll_event() do -- luacheck: ignore 542
       end
-      return support.readable(fd, 5000)
+      return support.readable(fd, support.PATIENCE_MS)
     end)
     assert.is_true(is_readable)
     support.eventually(function()

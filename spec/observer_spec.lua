@@ -40,7 +40,7 @@ describe("an observer of a cluster", function()
     -- The leader may be seen first.
     local kind, id
     repeat
-      kind, id = observer:next_event(10000)
+      kind, id = observer:next_event(support.PATIENCE_MS)
     until kind ~= "leader_changed"
     assert.same({ "node_joined", "n1" }, { kind, id })
   end)

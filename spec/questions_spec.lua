@@ -83,14 +83,14 @@ describe("a heading of the questions", function()
   -- A server on the port of an agent.
   local function server()
     local listening = keep(assert(socket.bind("127.0.0.1", 0)))
-    listening:settimeout(60)
+    listening:settimeout(support.PATIENCE_MS / 1000)
     return listening, select(2, listening:getsockname())
   end
 
   -- Takes the next connection to a server. Returns it, the first line of its request and its headers.
   local function take(listening)
     local connection = keep(assert(listening:accept()))
-    connection:settimeout(60)
+    connection:settimeout(support.PATIENCE_MS / 1000)
     local request = assert(connection:receive("*l"))
     local head = ""
     repeat
@@ -268,7 +268,7 @@ describe("a heading of the questions", function()
       local one = client()
       assert(one:agent_service_register({ name = "web", address = "10.0.0.1", port = 80 }))
       local view = assert(one:service_view("web"))
-      assert(view:ready(60000))
+      assert(view:ready(support.PATIENCE_MS))
       local _, lock = one:lock("key")
       local _, watch = one:watch("kv_get", "key")
       local _, instance = view:pick()
@@ -359,7 +359,7 @@ describe("a heading of the questions", function()
       local listening, port = server()
       local watch = keep(assert(consul_ffi.new({ endpoint = "127.0.0.1:" .. port }):watch("kv_get", "key")))
       send_entry(take(listening), 7, "dg==")
-      assert.equal("v", select(2, watch:next(60000)).value)
+      assert.equal("v", select(2, watch:next(support.PATIENCE_MS)).value)
       for _, ended in ipairs({ "504 Gateway Timeout", "408 Request Timeout" }) do
         local connection, request = take(listening)
         -- A query that is sent again waits for what is left of the 50 s.
@@ -370,7 +370,7 @@ describe("a heading of the questions", function()
       -- The next event is the change, and no state has been reported again.
       local connection = take(listening)
       send_entry(connection, 8, "dw==")
-      local _, change = watch:next(60000)
+      local _, change = watch:next(support.PATIENCE_MS)
       assert.same({ "put", "w" }, { change.type, change.value })
     end,
     ["Is `HTTP_PROXY` used?"] = function()

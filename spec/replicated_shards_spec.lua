@@ -229,15 +229,16 @@ describe("replicated shards", function()
       it("can be written and read by handles", function()
         local store = one(make)
         local handle = store:start("write", "k", { { id = "a", data = "1" } })
-        local done, success, version = handle:wait(20000)
+        local done, success, version = handle:wait(support.PATIENCE_MS)
         assert.same({ true, true }, { done, success })
         assert.equal(32, #version)
         local more = store:start("write_many", { { "k", { { id = "b", data = "2" }, { id = "c", data = "3" } } } })
-        assert.same({ true, true, true }, { more:wait(20000) })
-        assert.is_true((select(2, store:start("delete", "k", { "c" }):wait(20000))))
+        assert.same({ true, true, true }, { more:wait(support.PATIENCE_MS) })
+        assert.is_true((select(2, store:start("delete", "k", { "c" }):wait(support.PATIENCE_MS))))
         local pages, after = {}, nil
         repeat
-          local _, read_ok, records, extra = store:start("read", "k", { limit = 1, after = after }):wait(20000)
+          local reading = store:start("read", "k", { limit = 1, after = after })
+          local _, read_ok, records, extra = reading:wait(support.PATIENCE_MS)
           assert.is_true(read_ok, records)
           for _, record in ipairs(records) do
             pages[#pages + 1] = record.id
@@ -259,7 +260,7 @@ describe("replicated shards", function()
         assert(node:start())
         local found
         support.eventually(function()
-          local records = select(3, store:start("read", "k"):wait(5000))
+          local records = select(3, store:start("read", "k"):wait(support.PATIENCE_MS))
           found = type(records) == "table" and records[1]
           return found
         end)

@@ -68,12 +68,12 @@ failed() {
 
 # until_it COMMAND…: waits until the command succeeds.
 until_it() {
-    local tries
-    for ((tries = 0; tries < 600; tries++)); do
+    local end=$((SECONDS + 300))
+    while [ $SECONDS -lt $end ]; do
         ! "$@" || return 0
         sleep 0.1
     done
-    failed "not within a minute: $*"
+    failed "not within five minutes: $*"
 }
 
 # Ports where nobody listens.

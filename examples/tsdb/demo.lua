@@ -74,7 +74,7 @@ local function script(engine, nodes, pause)
   local function wait_for(what, holds)
     local begun = now()
     while not holds() do
-      assert(now() - begun < 60, "not within a minute: " .. what)
+      assert(now() - begun < 300, "not within five minutes: " .. what)
       local looked = now()
       repeat
         pause()

@@ -37,7 +37,7 @@ describe("an error", function()
 
   it("of a view without an instance says whether there is none or their checks fail", function()
     local view = assert(client:service_view(key))
-    assert(view:ready(10000))
+    assert(view:ready(support.PATIENCE_MS))
     assert.matches("there is no instance whose checks pass: Consul lists none", select(2, view:pick()), 1, true)
     assert(client:agent_service_register({ name = key, check = { ttl = "60s" } }))
     support.eventually(function()

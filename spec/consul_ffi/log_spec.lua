@@ -40,7 +40,7 @@ describe("log", function()
     assert.equal(1, fields.attempts)
     assert.matches("kv_put", fields.call, 1, true)
     assert.matches("^consul_client::", fields.target)
-    assert.is_true(math.abs(fields.at_ms / 1000 - os.time()) < 60)
+    assert.is_true(math.abs(fields.at_ms / 1000 - os.time()) < 300)
     for _, found in ipairs(lines) do
       assert.equal(3, #found)
       for _, value in pairs(found[3]) do
@@ -91,7 +91,7 @@ describe("log", function()
     end)
     lines = {}
     local watch = client:watch("kv_get", key)
-    assert(watch:next(5000))
+    assert(watch:next(support.PATIENCE_MS))
     -- A call that is answered before the wait begins has its lines at the end of its start.
     support.eventually(function()
       local waiting = client:start("kv_get", key)

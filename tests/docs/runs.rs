@@ -1,6 +1,8 @@
 //! A command of `make test` ends when it hangs, and not because it takes long.
 
+use super::support::PATIENCE;
 use super::support::outside::outside_cargo;
+use crate::release::files;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -142,4 +144,37 @@ fn each_step_of_make_soak_has_its_commands_and_its_words() {
     let said = said.filter_map(|line| line.strip_prefix("#   ")?.split_whitespace().next());
     let said: BTreeSet<&str> = said.filter(|word| !word.starts_with("scripts/")).collect();
     assert!(all.is_subset(&said), "without words: {:?}", all.difference(&said));
+}
+
+/// The seconds that a line of a program sets as the limit of a wait, by the name of the limit: `limit = os.time() + 20`,
+/// `PATIENCE_MS = 20_000`.
+fn limit_of_a_wait(line: &str) -> Option<u64> {
+    let (name, value) = line.split_once(" = ").or_else(|| line.split_once('='))?;
+    let name = name.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next()?.to_lowercase();
+    let unit = if name.ends_with("_ms") || value.contains("_000") { 1000 } else { 1 };
+    let is_limit = ["limit", "end", "ends", "ending", "deadline"].contains(&name.as_str());
+    let number = match value.split_once("os.time() + ").or_else(|| value.split_once("SECONDS + ")) {
+        Some((_, number)) if is_limit => number,
+        _ if name.starts_with("patience") => value,
+        _ => return None,
+    };
+    let digits: String = number.chars().take_while(|c| c.is_ascii_digit() || *c == '_').collect();
+    Some(digits.replace('_', "").parse::<u64>().ok()? / unit)
+}
+
+#[test]
+fn no_program_of_a_test_has_less_patience_than_the_tests_in_rust() {
+    let ours = ["lua", "py", "js", "mjs", "java", "sh"];
+    let is_ours =
+        |path: &PathBuf| path.extension().is_some_and(|it| ours.iter().any(|ours| it == *ours));
+    let mut seen = 0;
+    for path in files().into_iter().filter(is_ours) {
+        let text = fs::read_to_string(&path).expect("a program");
+        for line in text.lines() {
+            let Some(limit) = limit_of_a_wait(line) else { continue };
+            assert!(limit >= PATIENCE.as_secs(), "{}: {line}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen} limits: they are written in another way");
 }

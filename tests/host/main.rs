@@ -6,6 +6,7 @@
 
 use consul_test_support as support;
 
+use crate::support::PATIENCE;
 use crate::support::consul::{self, RealConsul};
 use crate::support::program;
 use crate::support::trials::Trials;
@@ -234,13 +235,13 @@ fn ctrl_c_ends_a_long_wait_for_a_handle(engine: &Engine) -> Result<(), Failed> {
     ctrl_c_ends_a_long_wait(
         engine,
         "client = consul_ffi.new({ simulate = true }) \
-         client:start('kv_get', 'k', { index = 1000, wait = '60s' }):wait()",
+         client:start('kv_get', 'k', { index = 1000, wait = '10m' }):wait()",
     )
 }
 
-const LONG_CALL: &str = "client:kv_get('k', { index = 1000, wait = '60s' })";
+const LONG_CALL: &str = "client:kv_get('k', { index = 1000, wait = '10m' })";
 
-/// A hook runs every 50 ms; the rest of the bound is for a busy machine. The call would take a minute.
+/// A hook runs every 50 ms. The call would take ten minutes.
 fn ctrl_c_ends_a_long_wait(engine: &Engine, work: &str) -> Result<(), Failed> {
     let program = format!(
         "consul_ffi = require('consul_ffi') \
@@ -257,16 +258,11 @@ fn ctrl_c_ends_a_long_wait(engine: &Engine, work: &str) -> Result<(), Failed> {
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line)?;
     thread::sleep(Duration::from_millis(200));
-    let interrupted = Instant::now();
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
-    let output = output_within(child, Duration::from_secs(60))?;
-    let took = interrupted.elapsed();
+    let output = output_within(child, PATIENCE)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !killed.success() || output.status.code() != Some(1) || !said.contains("interrupted!") {
         return Err(format!("{line}{} {said}", output.status).into());
-    }
-    if took > Duration::from_secs(30) {
-        return Err(format!("it took {took:?}").into());
     }
     Ok(())
 }
@@ -291,7 +287,7 @@ fn a_broken_put_does_not_end_the_process(engine: &Engine) -> Result<(), Failed> 
     );
     let mut command = engine.interpreter();
     let child = command.args(["-e", &program]).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = output_within(child.spawn()?, Duration::from_secs(60))?;
+    let output = output_within(child.spawn()?, PATIENCE)?;
     if output.status.success() && output.stdout == b"alive\n" {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //! faults, and on three real servers whose Raft leader dies. Times that are exact on a clock that a test moves
 //! (failover.rs) have slack here.
 
+use crate::support::PATIENCE;
 use crate::support::agent::serve_agent;
 use crate::support::cluster::Cluster;
 use crate::support::consul::{self, RealConsul};
@@ -118,7 +119,7 @@ fn three_endpoints() {
     // The bad ones are left alone, and come back when they work again.
     proxies[0].set(Network::Good);
     proxies[1].set(Network::Good);
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     while program.get().expect("an answer").meta.endpoint != proxies[0].url() {
         assert!(Instant::now() < end, "the first one does not come back");
         std::thread::sleep(Duration::from_millis(20));
@@ -247,7 +248,7 @@ fn true_outcomes(mut cluster: Cluster) {
 /// Waits until a server returns this value: a follower learns of a committed write a little later.
 fn wait_for_value(url: &String, value: &str) {
     let one = Program::new(std::slice::from_ref(url), Defaults::default());
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     let has_it = || {
         let read = one.call("kv_get", key().opt("stale", true));
         read.is_ok_and(|answer| answer.value == Value::from(value))
@@ -296,7 +297,7 @@ fn leaders_death(mut cluster: Cluster) {
     // A stopped server keeps its connections and answers nothing; the last one has no quorum.
     let stopped = cluster.wait_for_leader();
     cluster.stop(stopped);
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
     loop {
         let answer = program.get().expect("an answer");
         assert_eq!(answer.value, Value::from("w"));

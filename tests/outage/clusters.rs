@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout)] // what was measured is part of the answer
 
+use crate::support::PATIENCE;
 use crate::support::cluster::Cluster as Servers;
 use crate::support::consul;
 use crate::support::islands::{self, Islands};
@@ -69,7 +70,7 @@ const OUTAGES: &[(&str, Outage)] = &[
                     sleep(Duration::from_millis(50)).await;
                 }
             };
-            timeout(Duration::from_secs(20), has_changed).await.expect("a map with the fourth");
+            timeout(PATIENCE, has_changed).await.expect("a map with the fourth");
             drop(fourth);
             request(&url, Method::PUT, "/v1/snapshot", snapshot).await;
         });
@@ -127,7 +128,7 @@ fn live_through(servers: &mut Servers, outage: Outage) {
     for (place, id) in ["n1", "n2", "n3"].into_iter().enumerate() {
         nodes.start(servers, id, place);
     }
-    nodes.wait_until_well("at first", Duration::from_secs(30));
+    nodes.wait_until_well("at first", PATIENCE);
     let watching = nodes.watch();
     let begun = Instant::now();
     outage(servers, &nodes);
@@ -156,7 +157,7 @@ fn isolated(islands: &Islands) {
     for place in 0..3 {
         nodes.start_at(&[islands.url(place)], &format!("n{}", place + 1));
     }
-    nodes.wait_until_well("at first", Duration::from_secs(60));
+    nodes.wait_until_well("at first", PATIENCE);
     let url = islands.url(0);
     let said = request(&url, Method::GET, "/v1/status/leader", Bytes::new());
     let said = nodes.runtime.block_on(said);
@@ -164,11 +165,11 @@ fn isolated(islands: &Islands) {
     let own = Arc::clone(&nodes.all()[raft_leader]);
     let begun = Instant::now();
     while !own.is_leader() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the node does not lead");
+        assert!(begun.elapsed() < PATIENCE, "the node does not lead");
         nodes.all().iter().for_each(|node| node.hand_over());
         std::thread::sleep(Duration::from_millis(500));
     }
-    nodes.wait_until_well("before", Duration::from_secs(10));
+    nodes.wait_until_well("before", PATIENCE);
     let watching = nodes.watch();
     let token = own.lease().expect("it leads").token();
     islands.cut_off(raft_leader);
@@ -434,7 +435,7 @@ fn idle(servers: &Servers) {
     for number in 0..NODES {
         nodes.start(servers, &format!("n{number}"), number % 3);
     }
-    nodes.wait_until_well("at first", Duration::from_secs(180));
+    nodes.wait_until_well("at first", PATIENCE);
     std::thread::sleep(Duration::from_secs(3));
     // On a busy machine a beat can be late, so that its check fails and passes again.
     for _ in 0..3 {

@@ -1,6 +1,7 @@
 //! Watches and service views on real sockets when the network or the server fails. Times that are exact on a clock that
 //! a test moves (watch.rs, view.rs) have slack here.
 
+use crate::support::PATIENCE;
 use crate::support::agent::serve_agent;
 use crate::support::cluster::Cluster;
 use crate::support::consul;
@@ -25,8 +26,6 @@ use tokio::runtime::Builder;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(1);
-/// The pauses between failing queries in an outage of seconds, and the delays of a loaded machine.
-const SLACK: Duration = Duration::from_secs(8);
 
 pub fn trials() -> Trials {
     let mut trials = Trials::of(module_path!());
@@ -65,7 +64,7 @@ fn client(urls: &[&str]) -> Arc<Client> {
 fn call(url: &str, method: &'static str, args: &Args) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let endpoint = wire::endpoint(method).expect("a method");
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + PATIENCE;
     while let Err(error) = runtime.block_on(client(&[url]).call(endpoint, args)) {
         assert!(Instant::now() < end, "{error}");
     }
@@ -94,13 +93,13 @@ impl Told {
         Told(told)
     }
 
-    fn next(&self, limit: Duration) -> Result<Change, Error> {
-        self.0.recv_timeout(limit).expect("a report of the watch")
+    fn next(&self) -> Result<Change, Error> {
+        self.0.recv_timeout(PATIENCE).expect("a report of the watch")
     }
 
     /// The state after an outage; another one may follow it.
-    fn resynchronised(&self, limit: Duration) -> Value {
-        match self.next(limit) {
+    fn resynchronised(&self) -> Value {
+        match self.next() {
             Ok(Change::Resynchronised(value)) => value,
             other => panic!("{other:?}"),
         }
@@ -117,16 +116,16 @@ fn outage(network: Network, kind: Kind) {
     let (direct, proxy) = proxied();
     put(&direct, "1");
     let told = Told::by(&[&proxy.url()]);
-    assert_eq!(told.next(SLACK).expect("an answer"), Change::Initial("1".into()));
+    assert_eq!(told.next().expect("an answer"), Change::Initial("1".into()));
     proxy.set(network);
-    assert_eq!(told.next(SLACK).expect_err("an outage").kind(), kind);
+    assert_eq!(told.next().expect_err("an outage").kind(), kind);
     put(&direct, "2");
     put(&direct, "3");
     thread::sleep(Duration::from_secs(2));
     proxy.set(Network::Good);
-    assert_eq!(told.resynchronised(SLACK), "3".into());
+    assert_eq!(told.resynchronised(), "3".into());
     put(&direct, "4");
-    let change = told.next(Duration::from_secs(1)).expect("an answer");
+    let change = told.next().expect("an answer");
     assert_eq!(change, Change::Put { id: String::new(), value: "4".into() });
 }
 
@@ -142,14 +141,14 @@ fn broken_off() {
     let (direct, proxy) = proxied();
     put(&direct, "1");
     let told = Told::by(&[&proxy.url(), &direct]);
-    assert_eq!(told.next(SLACK).expect("an answer"), Change::Initial("1".into()));
+    assert_eq!(told.next().expect("an answer"), Change::Initial("1".into()));
     // The next query waits.
     thread::sleep(WAIT / 2);
     proxy.set(Network::Refuse);
     thread::sleep(Duration::from_secs(1));
     // Nothing has changed until here. On a busy machine the other endpoint is asked only after this.
     put(&direct, "2");
-    match told.next(SLACK).expect("no outage") {
+    match told.next().expect("no outage") {
         Change::Put { value, .. } | Change::Resynchronised(value) => assert_eq!(value, "2".into()),
         other => panic!("{other:?}"),
     }
@@ -177,12 +176,11 @@ fn wait_for(view: &View, wanted: &[&str], limit: Duration) {
 }
 
 fn restarts(mut cluster: Cluster) {
-    const START: Duration = Duration::from_secs(30);
     let url = format!("http://{}", cluster.address(0));
     put(&url, "1");
     register(&url, "w1");
     let told = Told::by(&[&url]);
-    assert_eq!(told.next(SLACK).expect("an answer"), Change::Initial("1".into()));
+    assert_eq!(told.next().expect("an answer"), Change::Initial("1".into()));
     let (web, answers) = view(client(&[&url]), Args::new().arg("web"), EMPTY_HOLD).expect("a view");
     let (ready, is_ready) = mpsc::channel();
     beside(move || {
@@ -191,37 +189,37 @@ fn restarts(mut cluster: Cluster) {
             async {}
         })
     });
-    is_ready.recv_timeout(SLACK).expect("an answer");
-    wait_for(&web, &["w1"], SLACK);
+    is_ready.recv_timeout(PATIENCE).expect("an answer");
+    wait_for(&web, &["w1"], PATIENCE);
 
     cluster.kill(0);
-    assert_eq!(told.next(SLACK).expect_err("an outage").kind(), Kind::Connect);
+    assert_eq!(told.next().expect_err("an outage").kind(), Kind::Connect);
     let away = Instant::now();
     thread::sleep(Duration::from_secs(2));
     assert!(web.age().expect("an age") >= away.elapsed());
     wait_for(&web, &["w1"], Duration::ZERO);
     cluster.restart(0);
     // A server can answer before it has replayed its log.
-    if told.resynchronised(START) != "1".into() {
-        let change = told.next(SLACK).expect("an answer");
+    if told.resynchronised() != "1".into() {
+        let change = told.next().expect("an answer");
         assert_eq!(change, Change::Put { id: String::new(), value: "1".into() });
     }
     put(&url, "2");
-    let change = told.next(SLACK).expect("an answer");
+    let change = told.next().expect("an answer");
     assert_eq!(change, Change::Put { id: String::new(), value: "2".into() });
 
     // The same with all data lost, so that the index starts again.
     cluster.kill(0);
-    assert_eq!(told.next(SLACK).expect_err("an outage").kind(), Kind::Connect);
+    assert_eq!(told.next().expect_err("an outage").kind(), Kind::Connect);
     cluster.wipe(0);
     cluster.restart(0);
-    assert_eq!(told.resynchronised(START), Value::Null);
+    assert_eq!(told.resynchronised(), Value::Null);
     put(&url, "3");
-    let change = told.next(SLACK).expect("an answer");
+    let change = told.next().expect("an answer");
     assert_eq!(change, Change::Put { id: String::new(), value: "3".into() });
     wait_for(&web, &["w1"], Duration::ZERO);
     register(&url, "w2");
     // Its query may have to wait until a pause of the outage is over.
-    wait_for(&web, &["w2"], SLACK);
-    assert!(web.age().expect("an age") < SLACK);
+    wait_for(&web, &["w2"], PATIENCE);
+    assert!(web.age().expect("an age") < PATIENCE);
 }

@@ -29,7 +29,7 @@ local function started(id, options)
 end
 
 local function wait_for(count, one)
-  local limit = os.time() + 30
+  local limit = os.time() + 300
   while #one:get_live_nodes() < count do
     assert(os.time() < limit, "the nodes do not see each other")
     one:poll(20)

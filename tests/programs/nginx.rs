@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// The limit for the answer to a request that does not wait, on a busy machine. A worker that is
 /// blocked by the queries here would take a minute.
-const AT_ONCE: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_secs(50);
 
 type Outcome = Result<(), Failed>;
 type Named = (&'static str, fn(&Path) -> Outcome);

@@ -6,7 +6,7 @@ local consul_ffi = require("consul_ffi")
 local production = require("consul_production_config")
 
 local address, folder, form = os.getenv("ADDRESS"), os.getenv("FOLDER"), os.getenv("FORM")
-local LIMIT_S = 60
+local LIMIT_S = 300
 
 local function say(what, text)
   io.write(what, " ", text, "\n")

@@ -1,6 +1,7 @@
 //! Secrets that a program gives the library in every place that takes one, and nothing that is shown to operators has
 //! any: no log line, page, number, document, event or audit line.
 
+use crate::support::PATIENCE;
 use crate::support::authority::{Authority, Folder, Identity};
 use crate::support::consul::{self, RealConsul, SIM};
 use crate::support::trials::Trials;
@@ -9,7 +10,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// The beginning of each planted key, value, parameter, password and secret of the cluster.
 const PLANTED: &str = "planted-";
@@ -111,7 +111,7 @@ fn run(
 /// The answer to a GET; of a stream the first event.
 fn get(address: &str, path: &str) -> Result<String, Failed> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     if path != "/events" {

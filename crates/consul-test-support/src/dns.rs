@@ -1,12 +1,10 @@
 //! A client of DNS.
 
+use crate::PATIENCE;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::time::Duration;
-
-const WAIT: Option<Duration> = Some(Duration::from_secs(30));
 
 /// The records of a section, each as its type and its data, in order.
 pub fn section(records: &[Record]) -> Vec<String> {
@@ -42,7 +40,7 @@ pub fn over_udp(server: &str, request: &Message) -> Message {
 /// The answer over UDP, and its size in bytes.
 pub fn over_udp_with_size(server: &str, request: &Message) -> (Message, usize) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    socket.set_read_timeout(WAIT).expect("a timeout");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     socket.send_to(&request.to_vec().expect("bytes"), server).expect("it can be sent");
     let mut bytes = vec![0; 65536];
     let size = socket.recv(&mut bytes).expect("an answer");
@@ -54,7 +52,7 @@ pub fn over_udp_with_size(server: &str, request: &Message) -> (Message, usize) {
 /// The answer over TCP.
 pub fn over_tcp(server: &str, request: &Message) -> Message {
     let mut stream = TcpStream::connect(server).expect("it takes connections");
-    stream.set_read_timeout(WAIT).expect("a timeout");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let request = request.to_vec().expect("bytes");
     let size = u16::try_from(request.len()).expect("a short message");
     stream.write_all(&[&size.to_be_bytes()[..], &request].concat()).expect("it can be sent");

@@ -32,6 +32,9 @@ use std::time::Duration;
 /// How long a test waits for what has to come: longer than a busy machine takes.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The limit for what does not wait, also on a busy machine, where a wait would last for [`PATIENCE`].
+pub const AT_ONCE: Duration = Duration::from_secs(PATIENCE.as_secs() / 2);
+
 /// The folder of the checkout.
 pub fn root() -> &'static str {
     static ROOT: LazyLock<String> = LazyLock::new(|| {

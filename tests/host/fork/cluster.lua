@@ -62,8 +62,8 @@ end
 local status = host.wait(id)
 assert(status == 0, "the child ended with " .. status)
 -- Longer than the TTL of its check.
-local limit = os.time() + 4
-while os.time() < limit do
+local is_over = os.time() + 4
+while os.time() < is_over do
   leader:next_event(500)
 end
 assert(leader:is_leader_node() and leader:token() == token)

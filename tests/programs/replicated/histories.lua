@@ -590,9 +590,9 @@ function World:run()
       return holds()
     end
   end
-  assert(self:wait(60, polled(function()
+  assert(self:wait(300, polled(function()
     return (self.engine.cluster.is_running or self.engine:start()) and self:is_settled()
-  end)), "the nodes have not all shards within a minute")
+  end)), "the nodes have not all shards within five minutes")
   self.all_choices = self:choices()
   local ending, told, hot = now() + SECONDS, now() + 30, 0
   while now() < ending do

@@ -119,7 +119,7 @@ end
 function World:wait(what, holds, is_idle)
   local begun = now()
   while not holds() do
-    assert(now() - begun < 120, "not within two minutes: " .. what .. "; " .. tostring(self.why))
+    assert(now() - begun < 300, "not within five minutes: " .. what .. "; " .. tostring(self.why))
     if is_idle then
       self.engine:poll(50)
     else

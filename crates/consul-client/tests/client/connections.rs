@@ -1,5 +1,6 @@
 //! The connections of a client: kept, bounded and closed as the configuration says.
 
+use crate::support::PATIENCE;
 use crate::support::answering::Server;
 use consul_api as wire;
 use consul_api::error::Kind;
@@ -34,9 +35,9 @@ fn run(work: impl Future<Output = ()>) {
     runtime.expect("a runtime").block_on(work);
 }
 
-/// Waits until this number of connections is open, up to 20 s.
+/// Waits until this number of connections is open.
 fn wait_for_open(server: &Server, wanted: usize) {
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + PATIENCE;
     while server.open() != wanted {
         assert!(Instant::now() < limit, "{} connections are open, not {wanted}", server.open());
         std::thread::sleep(Duration::from_millis(5));
@@ -67,7 +68,7 @@ fn a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again() {
         // It is closed while the client waits for something else.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(server.open(), 1);
-        let limit = Instant::now() + Duration::from_secs(20);
+        let limit = Instant::now() + PATIENCE;
         while server.open() != 0 {
             assert!(Instant::now() < limit, "it is still open");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,6 +1,7 @@
 //! The report of a process to an operator about its cluster, by its own knowledge and by what the nodes tell.
 
 use crate::data_plane::world::{Node, World, keyed};
+use crate::support::PATIENCE;
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey};
 use consul_cluster::observe::overview::{NodeState, Overview};
 use consul_cluster::observe::report::{Overviews, SERVICE};
@@ -143,7 +144,7 @@ fn a_node_that_does_not_answer_delays_an_overview_by_a_bounded_time() {
     let begun = Instant::now();
     world.member("deaf", &deaf.local_addr().expect("an address").to_string());
     let overview = look(&world, &asking);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     assert_eq!(problems(&overview), [("node_silent", "deaf")]);
     let silent = |id: &str| {
         let node = overview.nodes.iter().find(|it| it.id == id).expect("a node");

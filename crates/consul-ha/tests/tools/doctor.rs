@@ -1,6 +1,6 @@
 //! The findings of the doctor, and none on a healthy system.
 
-use crate::program::Run;
+use crate::program::{PATIENCE, Run};
 use crate::support::consul;
 use crate::system::{DEAF, System, object};
 use consul_api::api::{agent, catalog, kv, session};
@@ -239,7 +239,7 @@ pub fn finds_slow_raft() {
         .spawn()
         .unwrap();
     let address = format!("127.0.0.1:{}", ports[0]);
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     let run = loop {
         let run = Run::of(&["doctor"], &[("CONSUL_HTTP_ADDR", &address)]);
         if run.out.contains("raft_multiplier is 5") || Instant::now() > end {

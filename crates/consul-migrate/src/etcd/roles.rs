@@ -3,7 +3,7 @@
 use super::message::{Base64, Changed, Header};
 use super::{Etcd, Range, Refused, WITHOUT_USERS};
 use crate::mapping::hex;
-use crate::snapshot::survey::shown;
+use crate::mapping::shown::shown;
 use consul_api::error::Error;
 use consul_process::sync::lock;
 use futures_util::future::join_all;

@@ -13,8 +13,8 @@ pub use rights::{also_opened, give_back, give_back_unnoted, note_rights};
 pub(crate) use rights::{forgotten, noted};
 
 use crate::Stop;
-use crate::mapping::{Choice, JOBS, MAX_OPS, Op, Problem};
-use crate::snapshot::survey::shown;
+use crate::mapping::shown::shown;
+use crate::mapping::{Choice, JOBS, MAX_OPS, Mapping, Op, Problem};
 use crate::target::{Check, Outcome, Room, Target};
 use bytes::Bytes;
 use consul_api::error::{Error, Kind};
@@ -81,6 +81,16 @@ impl Keys {
         let record = format!("{JOBS}{job}");
         let below = |name: &str| format!("{record}/{name}");
         Keys { holder: below("holder"), beat: below("beat"), record }
+    }
+
+    /// The prefix of the job's sentinels in etcd.
+    pub(crate) fn sentinels(&self, mapping: &Mapping) -> Vec<u8> {
+        [&mapping.sentinels(), self.record.as_bytes(), b"/"].concat()
+    }
+
+    /// The prefix of the keys that cut-overs leave in etcd.
+    pub(crate) fn left_by_cutovers(&self, mapping: &Mapping) -> Vec<u8> {
+        [&self.sentinels(mapping)[..], b"cut-over/"].concat()
     }
 }
 

@@ -3,7 +3,6 @@
 use super::{Keys, Phase, Record, Rights, encoded, others, record};
 use crate::Stop;
 use crate::etcd::{Etcd, Pages, Range, Refused, Right};
-use crate::switch::cutover::left;
 use crate::target::{Check, Outcome, Target};
 use bytes::Bytes;
 use consul_api::error::Error;
@@ -37,7 +36,7 @@ pub(crate) async fn forgotten(
     record: &Record,
     keys: &Keys,
 ) -> Result<Vec<Right>, Refused> {
-    let range = Range::prefix(&left(&record.mapping, keys));
+    let range = Range::prefix(&keys.left_by_cutovers(&record.mapping));
     let (mut pages, mut found) = (Pages::new(etcd, range, 0, LOOKED_AT), Vec::new());
     while let Some(page) = pages.next().await? {
         let takings = page.kvs.iter().filter_map(|kv| serde_json::from_slice(&kv.value.0).ok());

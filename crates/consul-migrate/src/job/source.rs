@@ -3,7 +3,6 @@
 use crate::Stop;
 use crate::etcd::{Etcd, Pages, Range};
 use crate::job::{Keys, Phase, Record};
-use crate::switch::cutover::left;
 
 /// Refuses another cluster, and a cluster that has gone back.
 ///
@@ -101,7 +100,8 @@ pub async fn restored(etcd: &Etcd, record: &Record, keys: &Keys) -> Result<Optio
         )));
     }
     let Some(created) = record.left else { return Ok(None) };
-    let mut pages = Pages::new(etcd, Range::prefix(&left(&record.mapping, keys)), 0, 100);
+    let mut pages =
+        Pages::new(etcd, Range::prefix(&keys.left_by_cutovers(&record.mapping)), 0, 100);
     while let Some(page) = pages.next().await? {
         if page.kvs.iter().any(|kv| kv.create_revision.0 == created) {
             return Ok(None);

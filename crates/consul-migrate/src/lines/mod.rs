@@ -21,7 +21,7 @@ use super::tally::Tally;
 use super::target::{Outcome, Room, Stored, Target};
 use super::verify::{LOOKS, PAUSE};
 use super::{Report, Stop};
-use crate::snapshot::survey::shown;
+use crate::mapping::shown::shown;
 use crate::switch::rollback::{Joined, Parts, join, parts_now};
 use crate::target::names::Names;
 use bytes::Bytes;

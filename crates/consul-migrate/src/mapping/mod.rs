@@ -1,6 +1,7 @@
 //! The form of each key of etcd in Consul. A pure function of the key, the size of its value and its lease:
 //! so the same event results in the same operations again after a restart.
 
+pub mod shown;
 pub mod spelling;
 
 use crate::etcd::{Event, EventKind, KeyValue};

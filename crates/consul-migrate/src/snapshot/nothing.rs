@@ -2,8 +2,8 @@
 
 use crate::Stop;
 use crate::etcd::{Etcd, Pages, Range, Refused};
+use crate::mapping::shown::shown;
 use crate::mapping::{Mapping, Place};
-use crate::snapshot::survey::shown;
 use crate::target::Target;
 use consul_api::error::Error;
 use std::collections::BTreeSet;

@@ -2,6 +2,7 @@
 
 use crate::ahead::ahead;
 use crate::etcd::{Etcd, KeyValue, Range, Sorted, Status};
+use crate::mapping::shown::shown;
 use crate::mapping::spelling::Spelling;
 use crate::mapping::{Choice, Form, Mapping, Place, Problem, form_of};
 use crate::snapshot::load::{ROUNDS, too_fast};
@@ -13,9 +14,6 @@ use futures_util::future::try_join;
 use serde::Serialize;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The bytes of a key that messages and reports have.
-const LONGEST_SHOWN: usize = 1000;
 
 /// The keys that are named for each problem.
 const NAMED: usize = 1000;
@@ -131,24 +129,6 @@ impl Survey {
             self.add(problem, &kv.key.0);
         }
     }
-}
-
-/// A key in messages: what is not UTF-8 or acts on terminals is escaped, and of a long one this is the beginning.
-pub fn shown(key: &[u8]) -> String {
-    let text = |key: &[u8]| match std::str::from_utf8(key) {
-        Ok(key) => key.escape_debug().to_string(),
-        Err(_) => key.escape_ascii().to_string(),
-    };
-    if key.len() <= LONGEST_SHOWN {
-        return text(key);
-    }
-    let begins = &key[..LONGEST_SHOWN];
-    // Not within a character.
-    let end = match std::str::from_utf8(begins) {
-        Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        _ => begins.len(),
-    };
-    format!("{}… ({} bytes)", text(&begins[..end]), key.len())
 }
 
 /// Reads all keys at the present revision, and asks Consul whether it takes their names. Reads them again if etcd compacts

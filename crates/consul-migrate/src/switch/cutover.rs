@@ -3,9 +3,9 @@
 use crate::etcd::{Etcd, Pages, Range, Refused, Right};
 use crate::job::source;
 use crate::job::{self, Job, Phase, Record, Rights};
+use crate::mapping::shown::shown;
 use crate::mapping::{Mapping, Op};
 use crate::snapshot::nothing::nothing;
-use crate::snapshot::survey::shown;
 use crate::switch::rollback::check_names;
 use crate::tally::Tally;
 use crate::target::Target;
@@ -433,7 +433,7 @@ pub async fn cut_over(
 ) -> Result<CutOver, Stop> {
     prepare(run, freeze).await?;
     lock(&frozen.0).put = put(run);
-    let own = sentinels(&run.job.record().mapping, &run.job.keys);
+    let own = run.job.keys.sentinels(&run.job.record().mapping);
     run.report.note(&format!(
         "puts keys of its own into etcd, which begin with {}: it deletes them, but for one that stays until `finish` or `rollback`",
         shown(&own)
@@ -656,7 +656,7 @@ async fn refuse_other_takings(run: &Run<'_>, freeze: Freeze) -> Result<(), Stop>
 /// Deletes the sentinels that were there while this instance held the job, each by its name, and none of an instance
 /// that has taken over since.
 async fn delete_left_sentinels(run: &Run<'_>) -> Result<(), Stop> {
-    let left = keys_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await?;
+    let left = keys_below(run, &run.job.keys.sentinels(&run.job.record().mapping)).await?;
     if !left.is_empty() {
         run.job.next_epoch().await?;
     }
@@ -787,28 +787,18 @@ async fn catch_up(run: &Run<'_>) -> Result<Duration, Stop> {
     }
 }
 
-/// The prefix of the sentinels of a job.
-pub(crate) fn sentinels(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
-    [&mapping.sentinels(), keys.record.as_bytes(), b"/"].concat()
-}
-
-/// The prefix of the keys that cut-overs leave in etcd.
-pub(crate) fn left(mapping: &Mapping, keys: &job::Keys) -> Vec<u8> {
-    [&sentinels(mapping, keys)[..], b"cut-over/"].concat()
-}
-
 /// The ranges of the keys that this instance puts into etcd.
 fn put(run: &Run<'_>) -> Vec<Range> {
     let (mapping, keys) = (run.job.record().mapping, &run.job.keys);
     let own = format!("{}-", run.job.id());
-    let own = [sentinels(&mapping, keys), left(&mapping, keys)]
+    let own = [keys.sentinels(&mapping), keys.left_by_cutovers(&mapping)]
         .map(|it| [&it[..], own.as_bytes()].concat());
     own.iter().map(|prefix| Range::prefix(prefix)).collect()
 }
 
 /// Sets a key that no other instance or round has set.
 async fn put_sentinel(run: &Run<'_>) -> Result<Bytes, Stop> {
-    put_below(run, &sentinels(&run.job.record().mapping, &run.job.keys)).await
+    put_below(run, &run.job.keys.sentinels(&run.job.record().mapping)).await
 }
 
 async fn put_below(run: &Run<'_>, prefix: &[u8]) -> Result<Bytes, Stop> {
@@ -830,7 +820,7 @@ async fn switch(run: &Run<'_>, freeze: Freeze, frozen: &Frozen) -> Result<CutOve
     let clock = run.etcd.clock();
     let begun = clock.now();
     // A put would be refused later.
-    let key = put_below(run, &left(&run.job.record().mapping, &run.job.keys)).await?;
+    let key = put_below(run, &run.job.keys.left_by_cutovers(&run.job.record().mapping)).await?;
     // Without it nothing tells later that etcd was restored.
     let left = run.etcd.get(&key, 0).await?.ok_or_else(sentinel_deleted)?.create_revision.0;
     lock(&frozen.0).left = Some(left);

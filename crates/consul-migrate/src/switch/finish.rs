@@ -3,9 +3,9 @@
 use crate::etcd::{Etcd, KeyValue, Pages, Range, Refused};
 use crate::job::source::restored;
 use crate::job::{Keys, Phase, Record};
+use crate::mapping::shown::shown;
 use crate::mapping::{JOBS, Mapping, Op, part_of};
-use crate::snapshot::survey::shown;
-use crate::switch::cutover::{keys_below, lift, sentinels, whose};
+use crate::switch::cutover::{keys_below, lift, whose};
 use crate::switch::rollback::{check_names, marks, rollback_has_begun, value_in_consul};
 use crate::tally::Tally;
 use crate::target::names::Names;
@@ -91,7 +91,7 @@ pub async fn may_finish(
         ));
     }
     let Some(why) = restored(etcd, record, keys).await? else { return Ok(()) };
-    let own = Range::prefix(&sentinels(&record.mapping, keys));
+    let own = Range::prefix(&keys.sentinels(&record.mapping));
     let of_job = Range::prefix(&record.mapping.etcd_prefix);
     match etcd.count(&of_job, 0).await?.0 > etcd.count(&own, 0).await?.0 {
         false => Ok(()),
@@ -128,7 +128,7 @@ pub async fn finish_without_etcd(run: &Run<'_>) -> Result<Finished, Stop> {
 async fn end_in_etcd(run: &Run<'_>, record: &Record, done: &mut Finished) -> Result<(), Stop> {
     let range = Range::prefix(&record.mapping.etcd_prefix);
     let since = record.switched_revision.unwrap_or(u64::MAX - 1) + 1;
-    let own = sentinels(&record.mapping, &run.job.keys);
+    let own = run.job.keys.sentinels(&record.mapping);
     done.set_since = set_since(run, record, since, &own).await?;
     done.lifted = lift(run.etcd, &run.job).await?;
     still_refused(run, done).await?;

@@ -11,10 +11,10 @@
 use crate::etcd::{BEGUN, Change, Etcd, KeyValue, Pages, Range, Refused};
 use crate::job::source::restored;
 use crate::job::{Keys, Phase, Record};
+use crate::mapping::shown::shown;
 use crate::mapping::{Choice, Form, Mapping, Place, Problem, part_of};
 use crate::snapshot::nothing::has_none;
-use crate::snapshot::survey::shown;
-use crate::switch::cutover::{LAST_LOOK, keys_below, left, lift, refuse_alarms, sentinels, write};
+use crate::switch::cutover::{LAST_LOOK, keys_below, lift, refuse_alarms, write};
 use crate::target::{Stored, Target};
 use crate::verify::{self, Difference};
 use crate::{Run, Stop};
@@ -237,7 +237,7 @@ async fn make_as_consul(
         }
         if !is_dry {
             let mut own = keys_below(run, &marks).await?;
-            own.extend(keys_below(run, &left(mapping, &run.job.keys)).await?);
+            own.extend(keys_below(run, &run.job.keys.left_by_cutovers(mapping)).await?);
             end(run, if done.changed.is_empty() { revision } else { known }).await?;
             done.not_given_back = not_given_back(run).await?;
             // The next cut-over deletes those that are left. From now on another instance may have put its own.
@@ -300,7 +300,7 @@ async fn not_given_back(run: &Run<'_>) -> Result<Vec<String>, Stop> {
 
 /// The prefix of the marks of a way back.
 pub(crate) fn marks(mapping: &Mapping, keys: &Keys) -> Vec<u8> {
-    [&sentinels(mapping, keys)[..], b"rollback/"].concat()
+    [&keys.sentinels(mapping)[..], b"rollback/"].concat()
 }
 
 /// Whether a way back of a job has changed etcd, and has not come to its end.

@@ -5,10 +5,10 @@ pub(crate) mod names;
 pub(crate) mod tests;
 
 use crate::Report;
+use crate::mapping::shown::shown;
 use crate::mapping::spelling::{Spelling, is_plain, simpler, spelling};
 use crate::mapping::{JOBS, MAX_OPS, Mapping, Op, fits_url, size_of, within_url};
 use crate::silence::Silence;
-use crate::snapshot::survey::shown;
 use bytes::Bytes;
 use consul_api::api::{acl, agent, kv, txn};
 use consul_api::error::{Error, Kind, RefusedOperation};

@@ -5,8 +5,8 @@ mod trees;
 
 use crate::ahead::{Ahead, ahead};
 use crate::etcd::{Etcd, Pages, Range, Sorted, by_form};
+use crate::mapping::shown::shown;
 use crate::mapping::{JOBS, Mapping, Op, Place, Problem, part_of, parts};
-use crate::snapshot::survey::shown;
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::target::names::Names;

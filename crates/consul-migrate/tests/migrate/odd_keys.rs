@@ -53,14 +53,14 @@ fn plan_names_them_all(servers: &Servers) {
     let said: Value = serde_json::from_str(&run.out).unwrap();
     for (kind, key) in KINDS.iter().chain([&("leased", &b"/leased"[..])]) {
         let named = said["survey"]["problems"][kind]["keys"].as_array().unwrap();
-        let shown = consul_migrate::snapshot::survey::shown(key);
+        let shown = consul_migrate::mapping::shown::shown(key);
         assert!(named.iter().any(|name| *name == *shown), "{kind}: {named:?}");
     }
     let named = &said["survey"]["problems"]["control-key"]["keys"];
     for key in UNPRINTABLE {
         let status =
             servers.consul().send("GET", &format!("/v1/kv{}", escaped(key)), "").unwrap().0;
-        let shown = consul_migrate::snapshot::survey::shown(key.as_bytes());
+        let shown = consul_migrate::mapping::shown::shown(key.as_bytes());
         assert!(
             status == 400 && named.as_array().unwrap().contains(&shown.into()),
             "{key:?}: {status}"

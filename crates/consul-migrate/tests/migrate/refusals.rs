@@ -125,7 +125,7 @@ pub fn run_silent(version: &'static str) {
     proxy.set(Network::BlackHole);
     let begun = Instant::now();
     tail.end().ends(3, &["no answer within 5000 ms"]);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
 }
 
 /// The alarm would let anyone delete keys, and switch the access control off, before version 3.6.

@@ -1,6 +1,7 @@
 //! User events.
 
-use crate::target::{T, args, behaviours, list, table, text, texts};
+use crate::support::AT_ONCE;
+use crate::target::{LONG, T, args, behaviours, list, table, text, texts};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use std::time::{Duration, Instant};
@@ -119,7 +120,7 @@ async fn a_list_waits_for_the_next_event(t: T) {
     fire(&t, "e", "1").await;
     arrives(&t, "e").await;
     let index = t.index("event_list", args![; "name" = t.name("e")]).await;
-    let list = args![; "name" = t.name("e"), "index" = index.to_string(), "wait" = "10s"];
+    let list = args![; "name" = t.name("e"), "index" = index.to_string(), "wait" = LONG];
     let query = t.ok("event_list", list);
     let change = async {
         crate::target::pause(Duration::from_millis(200)).await;
@@ -137,9 +138,9 @@ async fn any_other_index_answers_at_once(t: T) {
     arrives(&t, "e").await;
     let start = Instant::now();
     for index in ["1", "18446744073709551615"] {
-        t.ok("event_list", args![; "name" = t.name("e"), "index" = index, "wait" = "9s"]).await;
+        t.ok("event_list", args![; "name" = t.name("e"), "index" = index, "wait" = LONG]).await;
     }
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < AT_ONCE);
 }
 
 async fn events_of_remote_execution_are_not_listed(t: T) {

@@ -1,6 +1,7 @@
 //! Health of nodes and services.
 
-use crate::target::{T, args, behaviours, list, pause, table, text, texts};
+use crate::support::AT_ONCE;
+use crate::target::{LONG, T, args, behaviours, list, pause, table, text, texts};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use std::time::{Duration, Instant};
@@ -123,13 +124,13 @@ async fn a_blocking_query_wakes_when_a_check_fails(t: T) {
     register(&t, "n", "passing").await;
     let index = t.index("health_service", args![t.name("s")]).await;
     let start = Instant::now();
-    let query = t.ok("health_service", args![t.name("s"); "index" = index, "wait" = "10s"]);
+    let query = t.ok("health_service", args![t.name("s"); "index" = index, "wait" = LONG]);
     let change = async {
         pause(Duration::from_millis(200)).await;
         register(&t, "n", "critical").await;
     };
     let (answer, ()) = tokio::join!(query, change);
-    assert!(start.elapsed() < Duration::from_secs(9));
+    assert!(start.elapsed() < AT_ONCE);
     let checks = answer.value.items()[0].get("Checks").unwrap();
     assert_eq!(texts(checks, "Status"), ["critical"]);
     deregister(&t, &["n"]).await;

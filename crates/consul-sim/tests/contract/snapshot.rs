@@ -1,6 +1,7 @@
 //! Snapshots: what comes back from one, and what does not.
 
-use crate::target::{T, args, behaviours, list, table, text};
+use crate::support::AT_ONCE;
+use crate::target::{LONG, T, args, behaviours, list, table, text};
 use consul_api::error::Kind;
 use consul_api::value::Value;
 use consul_sim::acl::DefaultPolicy::Deny;
@@ -265,14 +266,14 @@ async fn a_waiting_query_returns_after_a_restore_with_what_it_has_found_before(t
     t.ok("kv_put", args![new.as_str(), ""]).await;
     let index = t.index("kv_list", args![folder.as_str()]).await;
     let begun = Instant::now();
-    let waiting = t.call("kv_list", args![folder.as_str(); "index" = index, "wait" = "15s"]);
+    let waiting = t.call("kv_list", args![folder.as_str(); "index" = index, "wait" = LONG]);
     let restored = async {
         crate::target::pause(Duration::from_millis(300)).await;
         t.ok("snapshot_restore", args![snapshot]).await;
     };
     let (answer, ()) = tokio::join!(waiting, restored);
     let answer = answer.expect("an answer");
-    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     assert_eq!((answer.value.items().len(), answer.meta.index), (2, Some(index)));
     assert!(t.index("kv_list", args![folder.as_str()]).await < index);
 }

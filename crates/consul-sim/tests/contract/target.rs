@@ -1,5 +1,6 @@
 //! The targets on which behaviours run, and the helpers for writing them.
 
+use crate::support::PATIENCE;
 use crate::support::consul::RealConsul;
 use consul_api as wire;
 use consul_api::error::{Error, Kind};
@@ -18,6 +19,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
+
+/// The wait of a query that something ends: as long as a test waits.
+pub const LONG: &str = "300s";
 
 /// One behaviour: a name that states it, and a program that shows it.
 pub struct Behaviour {
@@ -248,7 +252,7 @@ impl T {
     /// Makes a call.
     pub async fn call(&self, method: &str, args: Args) -> Result<Answer, Error> {
         let endpoint = wire::endpoint(method).unwrap_or_else(|| panic!("no method {method}"));
-        let end = Instant::now() + Duration::from_secs(90);
+        let end = Instant::now() + PATIENCE;
         loop {
             let outcome = self.client.call(endpoint, &args).await;
             // A real Consul that has just started, or whose root was replaced, has gauges without a number for up to
@@ -334,12 +338,12 @@ impl T {
         }
     }
 
-    /// Waits until a condition holds, up to 90 s.
+    /// Waits until a condition holds.
     pub async fn until<F: Future<Output = bool>>(&self, what: &str, condition: impl Fn() -> F) {
         // The agent runs its checks late on a busy machine.
-        let end = Instant::now() + Duration::from_secs(90);
+        let end = Instant::now() + PATIENCE;
         while !condition().await {
-            assert!(Instant::now() < end, "not within 90 s: {what}");
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -1,6 +1,7 @@
 //! consul-sim on its socket: invalid requests, too many connections, its end. Each gets
 //! Consul's answer or a clean close, and the agent answers afterwards.
 
+use crate::support::AT_ONCE;
 pub use crate::support::PATIENCE;
 use crate::support::authority::Folder;
 use crate::support::consul::{self, RealConsul};
@@ -698,10 +699,10 @@ fn a_pid_file_is_written_and_removed() -> Outcome {
     Ok(())
 }
 
-/// It ends with this status, within 3 s.
+/// It ends with this status, before a query that waits would.
 fn ends(mut served: Served, expected: i32) -> Outcome {
     let sent = Instant::now();
-    while sent.elapsed() < Duration::from_secs(3) {
+    while sent.elapsed() < AT_ONCE {
         match served.child.try_wait()? {
             Some(status) if status.code() == Some(expected) => return Ok(()),
             Some(status) => return Err(format!("it ended with {status}").into()),

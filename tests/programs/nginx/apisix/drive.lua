@@ -6,7 +6,7 @@ local cjson = require("cjson")
 local drive = {}
 
 -- The limit of each wait, in seconds.
-local PATIENCE_S = 180
+local PATIENCE_S = 300
 
 -- How often a condition is looked at, in seconds.
 local LOOK_S = 0.05

@@ -3,6 +3,7 @@
 
 mod server;
 
+use crate::support::{AT_ONCE, PATIENCE};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use consul_api as wire;
@@ -21,9 +22,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-
-/// For calls whose answer comes at once, also on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn client(url: &str, timeout: Duration) -> Arc<Client> {
     let tls = TlsOptions { verify: false, ..TlsOptions::default() };
@@ -219,7 +217,7 @@ fn each_behaviour(test: impl Fn(&str, &Server, Arc<Client>)) {
         for behaviour in BEHAVIOURS {
             let server = misbehaving(way, *behaviour);
             let what = format!("{} ({way:?})", behaviour.0);
-            test(&what, &server, client(&server.url, TIMEOUT));
+            test(&what, &server, client(&server.url, PATIENCE));
         }
     }
 }
@@ -291,7 +289,7 @@ fn a_connection_with_something_left_on_it_is_not_used_again() {
                     (good, left) => vec![send(good), send(*left)],
                 });
                 let what = format!("{what}, {way:?}, in one segment: {in_one_segment}");
-                let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+                let (client, runtime) = (client(&server.url, PATIENCE), runtime());
                 for number in 1..=5 {
                     let path = format!("/v1/{number}");
                     let value = run(&runtime, &client, &get_raw(&client, &path)).expect(&what);
@@ -311,7 +309,7 @@ fn an_answer_about_another_key_fails_and_closes_its_connection() {
             "k1" => vec![send(stray())],
             _ => vec![send(good(asked))],
         });
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         assert_eq!(run(&runtime, &client, &get(&client, "k0")).expect("an answer"), "k0".into());
         let error = run(&runtime, &client, &get(&client, "k1")).expect_err("another key");
         assert_eq!(error.kind(), Kind::Decode, "{error}");
@@ -334,7 +332,7 @@ fn after_one_stray_answer_calls_in_a_row_get_their_own_values() {
             }
             _ => vec![send(good(asked))],
         });
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         let mut failures = 0;
         for number in 0..300 {
             let key = format!("k{number}");
@@ -356,7 +354,7 @@ fn an_answer_that_is_cut_anywhere_is_an_error() {
             "cut" => vec![send(&good(asked)[..at.load(Ordering::SeqCst)]), Step::Close],
             _ => vec![send(good(asked))],
         });
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         let whole = reply("", &entries("cut")).len();
         // The handshakes of TLS take their time.
         for length in (0..whole).step_by(if way == Way::Tls { 7 } else { 1 }) {
@@ -404,7 +402,7 @@ fn the_connection_of_a_call_that_ended_early_is_closed() {
             let (begin, rest) = answer.split_at(sent.min(answer.len() - 1));
             vec![send(begin), Step::WaitForTest, send(rest)]
         });
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         let what = format!("{what}, {way:?}, {sent} bytes");
         let first = run(&runtime, &client, &get_raw(&client, "/v1/first")).expect(&what);
         assert_eq!(first, "/v1/first".into());
@@ -436,9 +434,6 @@ const FLOODS: [(&str, &str); 2] = [
     ("HTTP/1.1 200 OK\r\n\r\n", "x"),
 ];
 
-/// On a busy machine; before `TIMEOUT`.
-const FLOOD_ENDS_WITHIN: Duration = Duration::from_secs(15);
-
 /// A server that floods the answer to the key `flood`.
 fn flooding(way: Way, begin: &'static str, part: &'static str) -> Server {
     Server::new(way, move |asked| match asked.key() {
@@ -451,13 +446,13 @@ fn flooding(way: Way, begin: &'static str, part: &'static str) -> Server {
 fn an_answer_that_never_stops_to_arrive_ends_with_its_call() {
     let test = |way: Way, what: &str, end: End, (begin, part): (&'static str, &'static str)| {
         let server = flooding(way, begin, part);
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         let what = format!("{part:?}, {what}, {way:?}");
         run(&runtime, &client, &get(&client, "k0")).expect(&what);
         let begun = Instant::now();
         end(&runtime, &client, &get(&client, "flood"));
         let took = begun.elapsed();
-        assert!(took < FLOOD_ENDS_WITHIN, "{what}: {took:?}");
+        assert!(took < AT_ONCE, "{what}: {took:?}");
         let next = run(&runtime, &client, &get(&client, "k1")).expect(&what);
         assert_eq!(next, "k1".into(), "{what}");
     };
@@ -478,12 +473,12 @@ fn an_answer_that_never_stops_to_arrive_ends_with_its_call() {
 fn interim_answers_without_end_are_refused() {
     for way in WAYS {
         let server = flooding(way, "", "HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n");
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         run(&runtime, &client, &get(&client, "k0")).expect("an answer");
         let begun = Instant::now();
         let request = Request { timeout: Some(LIMIT), ..get(&client, "flood") };
         run(&runtime, &client, &request).expect_err("no answer");
-        assert!(begun.elapsed() < FLOOD_ENDS_WITHIN, "{way:?}");
+        assert!(begun.elapsed() < AT_ONCE, "{way:?}");
         run(&runtime, &client, &get(&client, "k1")).expect("an answer");
     }
 }
@@ -497,7 +492,7 @@ fn a_request_that_was_sent_on_a_kept_connection_is_not_sent_again_unnoticed() {
                 "PUT" => vec![Step::Read, send(sent), Step::Close],
                 _ => vec![send(good(asked))],
             });
-            let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+            let (client, runtime) = (client(&server.url, PATIENCE), runtime());
             for number in 1..=3 {
                 run(&runtime, &client, &get(&client, "k")).expect("an answer");
                 assert_eq!(server.connections(), number);
@@ -519,7 +514,7 @@ fn a_connection_with_a_part_of_a_request_on_it_is_not_used_again() {
             "PUT" => vec![send(reply("Connection: keep-alive\r\n", "true")), Step::Stall],
             _ => vec![send(good(asked))],
         });
-        let (client, runtime) = (client(&server.url, TIMEOUT), runtime());
+        let (client, runtime) = (client(&server.url, PATIENCE), runtime());
         run(&runtime, &client, &get(&client, "k0")).expect("an answer");
         let put = wire::endpoint("kv_put").expect("a method");
         let args = Args::new().arg("k1").arg(vec![b'v'; 32 << 20]);

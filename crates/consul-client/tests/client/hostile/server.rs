@@ -1,5 +1,6 @@
 //! A server whose behaviour is written for each request: on a port, on a unix socket, over TLS.
 
+use crate::support::PATIENCE;
 use crate::support::authority::{Folder, Identity};
 use rustls::{ServerConnection, StreamOwned};
 use std::io::{Read, Write};
@@ -152,7 +153,7 @@ impl Shared {
 
     fn wait(&self, until: impl Fn(&Seen) -> bool) {
         let seen = self.seen.lock().expect("no panic");
-        let limit = Duration::from_secs(30);
+        let limit = PATIENCE;
         let waited = self.changed.wait_timeout_while(seen, limit, |seen| !until(seen));
         assert!(!waited.expect("no panic").1.timed_out(), "it does not happen");
     }

@@ -1,6 +1,7 @@
 //! The files that options of TLS name: which ones are read, and that they are read again.
 
 use super::{World, client, client_with, files, get, refusal, works};
+use crate::support::PATIENCE;
 use crate::support::authority::{Authority, Folder, Identity};
 use consul_api::error::Kind;
 use consul_api::value::Value;
@@ -11,9 +12,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// A bound that a busy machine keeps.
-const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn only_regular_files_of_up_to_a_mebibyte_are_read() {
@@ -39,7 +37,7 @@ fn only_regular_files_of_up_to_a_mebibyte_are_read() {
             // A client that waits for a pipe never returns.
             let (sender, receiver) = mpsc::channel();
             thread::spawn(move || sender.send(client_with(&given, &[]).err()));
-            let error = receiver.recv_timeout(LONG).expect("an answer").expect("an error");
+            let error = receiver.recv_timeout(PATIENCE).expect("an answer").expect("an error");
             assert_eq!(error.kind(), Kind::Config);
             assert_eq!(error.message(), format!("{option}: {path}: {why}"));
         }
@@ -50,7 +48,7 @@ fn only_regular_files_of_up_to_a_mebibyte_are_read() {
 fn works_soon(client: &Client) {
     let begin = Instant::now();
     while let Err(error) = get(client) {
-        assert!(begin.elapsed() < LONG, "{error}");
+        assert!(begin.elapsed() < PATIENCE, "{error}");
         thread::sleep(Duration::from_millis(50));
     }
 }

@@ -5,6 +5,7 @@ mod algorithms;
 mod files;
 mod trust;
 
+use crate::support::PATIENCE;
 use crate::support::answering::Server;
 use crate::support::authority::{Authority, Folder, Identity};
 use crate::support::consul::{RealConsul, say_skipped};
@@ -80,7 +81,7 @@ fn a_closed_client_keeps_no_connection() {
         let args = Args::new().arg("k");
         let get = async || client.call(endpoint, &args).await.expect("an answer").value;
         let all_closed = async || {
-            let limit = Instant::now() + Duration::from_secs(20);
+            let limit = Instant::now() + PATIENCE;
             while world.server.open() > 0 {
                 assert!(Instant::now() < limit, "{} are open", world.server.open());
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -2,7 +2,8 @@
 //! pauses of the circuit breaker on the clock of the test.
 
 use super::world::{Node, World, echo, options};
-use super::{AMPLE, refused, stall};
+use super::{refused, stall};
+use crate::support::PATIENCE;
 use consul_api::error::{Error, Kind};
 use consul_cluster::data_plane::{Body, CallOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +26,7 @@ fn call(world: &World, from: &Node, to: &str, timeout: Duration) -> Result<Body,
 fn start(world: &World, from: &Node, to: &'static str) -> JoinHandle<Result<Body, Error>> {
     let plane = Arc::clone(&from.plane);
     world.runtime.spawn(async move {
-        let options = CallOptions { timeout: AMPLE, retries: 0, ..CallOptions::default() };
+        let options = CallOptions { timeout: PATIENCE, retries: 0, ..CallOptions::default() };
         plane.call(to, "echo", &Body::bytes(""), &options).await
     })
 }
@@ -67,7 +68,7 @@ fn answer(mut stream: TcpStream) {
 
 /// Passes time on both clocks until a call is refused because its node is avoided.
 fn until_avoided(world: &World, from: &Node, to: &'static str, timeout: Duration) -> Error {
-    let limit = Instant::now() + AMPLE;
+    let limit = Instant::now() + PATIENCE;
     loop {
         let error = call(world, from, to, timeout).expect_err("a node that does not answer");
         if error.message().contains("it has been avoided for") {
@@ -88,10 +89,10 @@ fn a_node_that_refuses_connections_is_avoided_until_it_answers() {
     world.member("dead", &address.to_string());
     one.plane.poll();
     for _ in 0..3 {
-        refused(call(&world, &one, "dead", AMPLE), Kind::Connect, "refused");
+        refused(call(&world, &one, "dead", PATIENCE), Kind::Connect, "refused");
         world.simulated.wait(Duration::from_millis(600));
     }
-    let error = call(&world, &one, "dead", AMPLE);
+    let error = call(&world, &one, "dead", PATIENCE);
     let error = refused(
         error,
         Kind::Connect,
@@ -101,15 +102,15 @@ fn a_node_that_refuses_connections_is_avoided_until_it_answers() {
     assert!(error.message().contains("; a call tries it in "), "{error}");
     assert!(error.is_retryable() && !error.maybe_applied(), "{error}");
     assert_eq!(error.endpoint(), Some(&*address.to_string()));
-    assert!(call(&world, &one, "n1", AMPLE).is_ok(), "only this node is avoided");
+    assert!(call(&world, &one, "n1", PATIENCE).is_ok(), "only this node is avoided");
     let listener = TcpListener::bind(address).expect("the port is free");
     thread::spawn(move || {
         listener.incoming().flatten().for_each(|it| _ = thread::spawn(|| answer(it)))
     });
-    refused(call(&world, &one, "dead", AMPLE), Kind::Connect, "it has been avoided for");
+    refused(call(&world, &one, "dead", PATIENCE), Kind::Connect, "it has been avoided for");
     world.simulated.wait(PAUSE);
     for _ in 0..3 {
-        assert!(call(&world, &one, "dead", AMPLE).is_ok());
+        assert!(call(&world, &one, "dead", PATIENCE).is_ok());
     }
 }
 
@@ -119,11 +120,11 @@ fn a_node_that_starts_again_is_not_avoided() {
     let one = world.echo(options("n1"));
     let address = closed_port().to_string();
     world.member("dead", &address);
-    until_avoided(&world, &one, "dead", AMPLE);
+    until_avoided(&world, &one, "dead", PATIENCE);
     world.member_of_start("dead", &address, "second");
     // The pause may be over by now, but one call alone would try then.
     for _ in 0..2 {
-        refused(call(&world, &one, "dead", AMPLE), Kind::Connect, "refused");
+        refused(call(&world, &one, "dead", PATIENCE), Kind::Connect, "refused");
     }
 }
 
@@ -142,7 +143,7 @@ fn a_silent_node_is_avoided_before_its_first_call_has_timed_out() {
     // One call tries it, on a connection on which the node has to say something first.
     world.simulated.wait(PAUSE);
     let trial = start(&world, &one, "silent");
-    let error = until_avoided(&world, &one, "silent", AMPLE);
+    let error = until_avoided(&world, &one, "silent", PATIENCE);
     let is_tried = error.message().contains("another call tries it now");
     assert!(trial.is_finished() || is_tried, "{error}");
     let error = world.runtime.block_on(trial).expect("no panic").expect_err("silence");
@@ -165,7 +166,7 @@ fn short_timeouts_find_a_silent_node_but_not_a_slow_handler() {
         [&one, &slow, &quick].iter().for_each(|node| node.plane.poll());
         let error = call(&world, &one, "slow", short).expect_err("a slow handler");
         assert_eq!(error.kind(), Kind::Timeout, "{error}");
-        let error = call(&world, &one, "quick", AMPLE);
+        let error = call(&world, &one, "quick", PATIENCE);
         refused(error, Kind::NotFound, "has no handler of this name");
         world.simulated.wait(short);
     }

@@ -1,7 +1,7 @@
 //! Misbehaving members affect only the calls to them.
 
-use super::AMPLE;
 use super::world::{World, keyed, options};
+use crate::support::PATIENCE;
 use consul_api::error::Kind;
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions};
@@ -135,8 +135,8 @@ fn a_bad_member_costs_only_its_own_calls() {
                 plane.call("bad", "echo", &Body::bytes(""), &options).await
             })
         };
-        let mut calling = call(AMPLE);
-        let (outcome, took) = world.call(&one, "n1", "echo", "", AMPLE);
+        let mut calling = call(PATIENCE);
+        let (outcome, took) = world.call(&one, "n1", "echo", "", PATIENCE);
         assert!(outcome.is_ok(), "{what}: {outcome:?} after {took:?}");
         if kinds == [Kind::Timeout] {
             assert!(!calling.is_finished(), "{what}: the others waited {took:?} for it");
@@ -162,7 +162,7 @@ fn a_member_that_gives_no_proof_of_the_key_is_not_believed() {
     });
     world.member("bad", &address);
     one.plane.poll();
-    let error = world.call(&one, "bad", "echo", "", AMPLE).0.expect_err("no proof");
+    let error = world.call(&one, "bad", "echo", "", PATIENCE).0.expect_err("no proof");
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
 }
 
@@ -176,7 +176,7 @@ fn retries_are_a_tenth_of_the_calls() {
     world.member("dead", &address);
     one.plane.poll();
     let attempts = (0..100).map(|_| {
-        let error = world.call(&one, "dead", "echo", "", AMPLE).0.expect_err("a closed port");
+        let error = world.call(&one, "dead", "echo", "", PATIENCE).0.expect_err("a closed port");
         assert_eq!(error.kind(), Kind::Connect, "{error}");
         assert!(!error.maybe_applied());
         error.attempts()

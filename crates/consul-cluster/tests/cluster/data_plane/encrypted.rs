@@ -2,7 +2,8 @@
 
 use super::log::Log;
 use super::world::{World, keyed, options};
-use super::{AMPLE, address, refused};
+use super::{address, refused};
+use crate::support::PATIENCE;
 use crate::support::authority::{Authority, Folder};
 use consul_api::error::Kind;
 use consul_cluster::Options;
@@ -73,11 +74,11 @@ fn members_call_each_other_with_and_without_a_key() {
         let nodes = [world.echo(first.node(make("n1"))), world.echo(second.node(make("n2")))];
         world.settle();
         for (from, to) in [(0, "n2"), (1, "n1"), (0, "n2")] {
-            let reply = world.call(&nodes[from], to, "echo", "hello", AMPLE).0;
+            let reply = world.call(&nodes[from], to, "echo", "hello", PATIENCE).0;
             assert_eq!(reply.expect("a reply").bytes, "hello");
         }
         let large = "x".repeat(3 << 20);
-        let reply = world.call(&nodes[0], "n2", "echo", &large, AMPLE).0.expect("a reply");
+        let reply = world.call(&nodes[0], "n2", "echo", &large, PATIENCE).0.expect("a reply");
         assert!(reply.bytes == large);
     }
 }
@@ -111,7 +112,7 @@ fn a_node_of_another_authority_is_refused_by_both_sides_with_the_reason() {
             (&foreign, "n1", "its certificate is not signed by an authority in data_tls.ca_file"),
             (&intruder, "n1", "it refuses this node's certificate"),
         ] {
-            let error = refused(world.call(node, to, "echo", "hello", AMPLE).0, Kind::Tls, why);
+            let error = refused(world.call(node, to, "echo", "hello", PATIENCE).0, Kind::Tls, why);
             assert!(!error.maybe_applied(), "{error}");
         }
     }
@@ -134,7 +135,7 @@ fn nodes_with_and_without_tls_refuse_each_other_with_the_reason() {
             (&plain, "n1", "it accepts only connections with TLS: set data_tls"),
             (&encrypted, "n2", "it does not speak TLS: its node has no data_tls"),
         ] {
-            let error = refused(world.call(node, to, "echo", "hello", AMPLE).0, Kind::Tls, why);
+            let error = refused(world.call(node, to, "echo", "hello", PATIENCE).0, Kind::Tls, why);
             assert!(!error.maybe_applied(), "{error}");
         }
     }
@@ -160,7 +161,7 @@ fn a_peer_without_a_certificate_is_refused() {
     let name = ServerName::try_from("any.name").expect("a name");
     let client = ClientConnection::new(Arc::new(config), name).expect("a client");
     let stream = TcpStream::connect(address(&world, &node)).expect("a connection");
-    stream.set_read_timeout(Some(AMPLE)).expect("a limit");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     let mut stream = StreamOwned::new(client, stream);
     let _ = stream.write_all(b"GET /v1/nonce HTTP/1.1\r\nhost: a\r\n\r\n");
     let error = stream.read_to_end(&mut Vec::new()).expect_err("a refusal");
@@ -177,7 +178,7 @@ fn authorities_and_certificates_change_while_the_nodes_run() {
     world.settle();
     let all_calls_work = || {
         for (from, to) in [(0, "n2"), (1, "n1")] {
-            world.call(&nodes[from], to, "echo", "hello", AMPLE).0.expect("a reply");
+            world.call(&nodes[from], to, "echo", "hello", PATIENCE).0.expect("a reply");
         }
     };
     all_calls_work();
@@ -206,7 +207,7 @@ fn a_connection_ends_with_the_trust_in_its_certificate() {
     let world = World::new();
     let nodes = [world.echo(first.node(options("n1"))), world.echo(second.node(options("n2")))];
     world.settle();
-    let call = |from: usize, to: &str| world.call(&nodes[from], to, "echo", "hello", AMPLE).0;
+    let call = |from: usize, to: &str| world.call(&nodes[from], to, "echo", "hello", PATIENCE).0;
     call(0, "n2").expect("a reply");
     call(1, "n1").expect("a reply");
     first.trust(&[&ours]);
@@ -229,7 +230,7 @@ fn broken_files_change_nothing() {
         files[0].0.file(name, "-----BEGIN CERTI");
         thread::sleep(READ_AGAIN);
         for (from, to) in [(0, "n2"), (1, "n1")] {
-            world.call(&nodes[from], to, "echo", "hello", AMPLE).0.expect("a reply");
+            world.call(&nodes[from], to, "echo", "hello", PATIENCE).0.expect("a reply");
         }
     }
 }
@@ -251,7 +252,7 @@ fn a_certificate_that_is_not_valid_now_does_not_replace_one_that_is() {
         for _ in 0..2 {
             thread::sleep(READ_AGAIN);
             for (from, to) in [(0, "n2"), (1, "n1")] {
-                world.call(&nodes[from], to, "echo", "hello", AMPLE).0.expect("a reply");
+                world.call(&nodes[from], to, "echo", "hello", PATIENCE).0.expect("a reply");
             }
         }
     }
@@ -321,6 +322,10 @@ fn a_wrong_key_is_refused_inside_of_tls_too() {
     };
     let wrong = world.echo(wrong);
     world.settle();
-    refused(world.call(&wrong, "n1", "echo", "hello", AMPLE).0, Kind::PermissionDenied, "signed");
+    refused(
+        world.call(&wrong, "n1", "echo", "hello", PATIENCE).0,
+        Kind::PermissionDenied,
+        "signed",
+    );
     assert!(member.seen.lock().expect("no panic").is_empty());
 }

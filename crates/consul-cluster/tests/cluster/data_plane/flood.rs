@@ -1,8 +1,9 @@
 //! Strangers who hold connections half open and keep opening more, while two members call each other.
 
+use super::address;
 use super::log::Log;
 use super::world::{Node, World, keyed};
-use super::{AMPLE, address};
+use crate::support::PATIENCE;
 use consul_api::error::Kind;
 use consul_cluster::data_plane::{Body, CallOptions};
 use futures_util::future::join_all;
@@ -49,7 +50,7 @@ fn strangers(address: &str, stop: &AtomicBool, opened: &AtomicUsize) {
 
 /// Makes this many calls within `time`; returns how long each took.
 fn calls(world: &World, from: &Node, count: usize, time: Duration) -> Vec<Duration> {
-    let options = CallOptions { timeout: AMPLE, ..CallOptions::default() };
+    let options = CallOptions { timeout: PATIENCE, ..CallOptions::default() };
     let body = Body::bytes("body");
     let call = || async {
         let begun = Instant::now();
@@ -106,7 +107,7 @@ fn strangers_cost_the_members_nothing() {
     let mut flooded = calls(&world, &two, count, time);
     // The machine may be busy, and other tests may have used up the lines of this time.
     let is_over = || opened.load(Ordering::Relaxed) > enough && lines() > 0;
-    while !is_over() && begun.elapsed() < time + AMPLE {
+    while !is_over() && begun.elapsed() < time + PATIENCE {
         sleep(PAUSE);
     }
     stop.store(true, Ordering::Relaxed);
@@ -114,7 +115,7 @@ fn strangers_cost_the_members_nothing() {
 
     let (calm, flooded) = (p99(&mut calm), p99(&mut flooded));
     // Other tests run beside this one in its short form.
-    let most = if is_long { calm.max(NOISE) * 3 } else { AMPLE };
+    let most = if is_long { calm.max(NOISE) * 3 } else { PATIENCE };
     assert!(flooded <= most, "p99 {flooded:?}, and {calm:?} without strangers");
     assert!(connections > enough, "{connections} connections");
     // Ten in 10 s, and the lines of the tests beside it.

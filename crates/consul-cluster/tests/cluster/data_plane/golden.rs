@@ -46,7 +46,7 @@ fn call_all(address: &str) {
     world.member("n1", address);
     for (name, text, expected) in CALLS {
         let as_usual = CallOptions {
-            timeout: AMPLE,
+            timeout: PATIENCE,
             idempotency_key: Some("the same".to_owned()),
             ..CallOptions::default()
         };

@@ -1,6 +1,6 @@
 //! The lines that the library logs in this process, by the tests of all threads.
 
-use super::AMPLE;
+use crate::support::PATIENCE;
 use consul_process::clock::SystemClock;
 use consul_process::logs;
 use std::io::{self, Write};
@@ -71,7 +71,7 @@ impl Log {
     pub fn says(&self, words: &str) {
         let begun = Instant::now();
         while !self.text().contains(words) {
-            assert!(begun.elapsed() < AMPLE, "{words:?} is not in: {}", self.text());
+            assert!(begun.elapsed() < PATIENCE, "{words:?} is not in: {}", self.text());
             sleep(Duration::from_millis(10));
         }
     }

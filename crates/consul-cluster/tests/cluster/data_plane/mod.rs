@@ -12,6 +12,7 @@ mod services;
 mod strangers;
 pub mod world;
 
+use crate::support::{AT_ONCE, PATIENCE};
 use consul_api::error::{Error, Kind};
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey, DataPlane, Request};
@@ -20,12 +21,6 @@ use futures_util::future::join_all;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use world::{Node, World, echo, keyed, options};
-
-/// Longer than a call takes on a busy machine.
-const AMPLE: Duration = Duration::from_secs(20);
-
-/// The limit for a refusal without waiting, on a busy machine. A wait takes [`AMPLE`].
-const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn refused(outcome: Result<Body, Error>, kind: Kind, words: &str) -> Error {
     let error = outcome.expect_err("a call that fails");
@@ -94,7 +89,7 @@ fn two_nodes_that_call_each_other_at_once_do_not_deadlock() {
     world.settle();
     let planes = [&one, &two].map(|node| Arc::downgrade(&node.plane)).to_vec();
     assert!(PLANES.set(Mutex::new(planes)).is_ok());
-    let options = CallOptions { timeout: AMPLE, ..CallOptions::default() };
+    let options = CallOptions { timeout: PATIENCE, ..CallOptions::default() };
     // 8 from each side, 6 deep: more at a time than connections are kept, but fewer than the limit.
     let body = Body::bytes("6");
     let calls = (0..16).map(|number| {
@@ -116,7 +111,7 @@ fn a_message_that_is_too_large_is_refused_with_the_limit() {
     });
     let large = world.echo(Options { max_reply_bytes: 90, ..options("large") });
     world.settle();
-    let call = |from, to, name, body: &str| world.call(from, to, name, body, AMPLE).0;
+    let call = |from, to, name, body: &str| world.call(from, to, name, body, PATIENCE).0;
     let error = call(&small, "large", "echo", &"x".repeat(11));
     let error = refused(error, Kind::TooLarge, "has 11 bytes, and max_request_bytes is 10");
     assert!(!error.maybe_applied());
@@ -136,7 +131,7 @@ fn a_message_that_is_too_large_is_refused_with_the_limit() {
 
 /// A handler that takes longer than any test waits.
 async fn stall(request: Request) {
-    tokio::time::sleep(AMPLE).await;
+    tokio::time::sleep(PATIENCE).await;
     drop(request);
 }
 
@@ -156,10 +151,10 @@ fn a_call_too_many_fails_at_once() {
     while two.seen.lock().expect("no panic").len() < 2 {
         std::thread::yield_now();
     }
-    let (outcome, took) = world.call(&one, "n2", "echo", "", AMPLE);
+    let (outcome, took) = world.call(&one, "n2", "echo", "", PATIENCE);
     refused(outcome, Kind::RateLimited, "max_in_flight is 2");
     assert!(took < AT_ONCE, "{took:?}");
-    assert!(world.call(&one, "n3", "echo", "", AMPLE).0.is_ok());
+    assert!(world.call(&one, "n3", "echo", "", PATIENCE).0.is_ok());
 }
 
 /// A node with the handler `echo`, whose requests wait in a list.
@@ -185,7 +180,7 @@ fn requests_that_no_handler_takes_are_refused_when_too_many_wait() {
     while waiting.lock().expect("no panic").is_empty() {
         std::thread::yield_now();
     }
-    let (outcome, took) = world.call(&one, "idle", "echo", "2", AMPLE);
+    let (outcome, took) = world.call(&one, "idle", "echo", "2", PATIENCE);
     let error = refused(outcome, Kind::RateLimited, "max_waiting_requests is 1");
     assert_eq!((error.status(), error.attempts(), error.maybe_applied()), (Some(429), 4, false));
     assert!(error.message().ends_with("; tried 4 times"), "{error}");
@@ -219,19 +214,19 @@ fn a_request_that_was_given_up_leaves_its_place_in_the_queue_at_once() {
     };
     // One caller closes its connection, the next one times out; no handler takes a request
     // meanwhile.
-    for (given_up, timeout) in [(1, AMPLE), (2, Duration::from_millis(50))] {
+    for (given_up, timeout) in [(1, PATIENCE), (2, Duration::from_millis(50))] {
         let first = call(timeout);
         while waiting.lock().expect("no panic").len() < given_up {
             std::thread::yield_now();
         }
-        if timeout == AMPLE {
+        if timeout == PATIENCE {
             first.abort();
         }
         while !waiting.lock().expect("no panic")[given_up - 1].is_given_up() {
             std::thread::yield_now();
         }
     }
-    let last = call(AMPLE);
+    let last = call(PATIENCE);
     while waiting.lock().expect("no panic").len() < 3 {
         assert!(!last.is_finished(), "the queue is full");
         std::thread::yield_now();
@@ -260,7 +255,7 @@ fn a_request_whose_deadline_has_passed_reaches_no_handler() {
         }
         // On a busy machine the deadline may pass on the way.
         timeout *= 2;
-        assert!(timeout < AMPLE, "no request arrived");
+        assert!(timeout < PATIENCE, "no request arrived");
     };
     // It starts when the request arrives.
     while !request.left().is_zero() {
@@ -278,16 +273,16 @@ fn a_program_that_does_not_poll_is_not_ready_and_its_node_lives() {
     let limit = one.cluster.options().profile.check_ttl * 2;
     world.simulated.wait(limit);
     let error =
-        refused(world.call(&one, "idle", "echo", "", AMPLE).0, Kind::NotReady, "not polled");
+        refused(world.call(&one, "idle", "echo", "", PATIENCE).0, Kind::NotReady, "not polled");
     assert_eq!((error.status(), error.attempts(), error.maybe_applied()), (Some(503), 4, false));
     assert!(!idle.plane.is_ready());
     assert!(one.cluster.snapshot().nodes["idle"].is_live);
     idle.plane.poll();
-    assert!(world.call(&one, "idle", "echo", "", AMPLE).0.is_ok());
+    assert!(world.call(&one, "idle", "echo", "", PATIENCE).0.is_ok());
     idle.plane.set_handler("echo", false);
     world.simulated.wait(limit * 2);
     assert!(idle.plane.is_ready(), "without handlers there is nothing to poll for");
-    refused(world.call(&one, "idle", "echo", "", AMPLE).0, Kind::NotFound, "has no handler");
+    refused(world.call(&one, "idle", "echo", "", PATIENCE).0, Kind::NotFound, "has no handler");
 }
 
 #[test]
@@ -296,7 +291,7 @@ fn a_node_that_is_unknown_or_down_fails_at_once() {
     let world = World::new();
     let one = world.echo(options("n1"));
     world.member("gone", "");
-    let call = |to| world.call(&one, to, "echo", "", AMPLE);
+    let call = |to| world.call(&one, to, "echo", "", PATIENCE);
     let (outcome, took) = call("n9");
     refused(outcome, Kind::NotFound, "node \"n9\": call \"echo\": there is no such node");
     assert!(took < AT_ONCE, "{took:?}");
@@ -327,7 +322,7 @@ fn a_wipe_of_consul_makes_no_call_fail() {
         world.simulated.wait(Duration::from_millis(50));
         for (from, to) in [(&one, "n2"), (&two, "n1")] {
             from.plane.poll();
-            let (outcome, _) = world.call(from, to, "echo", "body", AMPLE);
+            let (outcome, _) = world.call(from, to, "echo", "body", PATIENCE);
             outcome.expect("a reply");
         }
     }
@@ -360,7 +355,7 @@ fn a_node_that_listens_everywhere_is_found_at_the_host_of_its_address() {
     let node = world.echo(Options { data_address: "0.0.0.0:0".to_owned(), ..keyed("n1") });
     let one = world.echo(keyed("n2"));
     assert!(address(&world, &node).starts_with("127.0.0.1:"));
-    assert!(world.call(&one, "n1", "echo", "", AMPLE).0.is_ok());
+    assert!(world.call(&one, "n1", "echo", "", PATIENCE).0.is_ok());
 }
 
 /// The address of a node, from its key.

@@ -3,7 +3,8 @@
 
 use super::log::Log;
 use super::world::{Node, World, keyed, options};
-use super::{AMPLE, address, refused};
+use super::{address, refused};
+use crate::support::PATIENCE;
 use consul_api::error::{Error, Kind};
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions, ClusterKey, Request};
@@ -111,7 +112,7 @@ impl Pair {
     fn call(&self, to: &str, name: &str, body: &str) -> Result<Body, Error> {
         let body = Body::bytes(body.to_owned());
         let options = CallOptions {
-            timeout: AMPLE,
+            timeout: PATIENCE,
             idempotency_key: Some("the same".to_owned()),
             ..CallOptions::default()
         };
@@ -187,7 +188,7 @@ fn replies_that_change_places_are_not_believed() {
         both.wait();
         replies.lock().expect("no panic")[1 - place].clone()
     });
-    let options = CallOptions { timeout: AMPLE, ..CallOptions::default() };
+    let options = CallOptions { timeout: PATIENCE, ..CallOptions::default() };
     let [alice, bob] = ["alice", "bob"].map(Body::bytes);
     let call = |body| pair.two.plane.call("n1", "amount", body, &options);
     let (first, second) = pair.near.runtime.block_on(join(call(&alice), call(&bob)));
@@ -314,7 +315,7 @@ fn keys_rotate_one_node_after_the_other() {
     let order = [(&before, "before"), (&learns, "learns"), (&turns, "turns"), (&after, "after")];
     for (place, (from, _)) in order.iter().enumerate() {
         for (other, (_, to)) in order.iter().enumerate() {
-            let (outcome, _) = world.call(from, to, "echo", "", AMPLE);
+            let (outcome, _) = world.call(from, to, "echo", "", PATIENCE);
             // All that have a secret in common, whichever is the first.
             if place.abs_diff(other) < order.len() - 1 {
                 outcome.expect("a reply");
@@ -336,7 +337,7 @@ fn a_request_of_another_key_is_told_to_the_receiver() {
     let one = node("n1", "the secret of the first");
     let two = node("n2", "the secret of the second");
     world.settle();
-    refused(world.call(&one, "n2", "echo", "", AMPLE).0, Kind::PermissionDenied, "cluster_key");
+    refused(world.call(&one, "n2", "echo", "", PATIENCE).0, Kind::PermissionDenied, "cluster_key");
     assert!(two.seen.lock().expect("no panic").is_empty());
     log.says("no secret of this node's cluster_key signed it");
 }

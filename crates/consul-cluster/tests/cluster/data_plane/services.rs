@@ -1,7 +1,8 @@
 //! Requests that are served in the background, without the program.
 
+use super::refused;
 use super::world::{Node, World, echo, keyed, options};
-use super::{AMPLE, refused};
+use crate::support::PATIENCE;
 use consul_api::error::{Error, Kind};
 use consul_cluster::Options;
 use consul_cluster::data_plane::{Body, CallOptions, Service};
@@ -60,15 +61,15 @@ fn a_service_is_served_although_the_program_does_not_poll() {
         let observer = world.node_with(observer, drop);
         world.settle();
         world.simulated.wait(idle.cluster.options().profile.check_ttl * 2);
-        refused(world.call(&one, "idle", "echo", "", AMPLE).0, Kind::NotReady, "not polled");
+        refused(world.call(&one, "idle", "echo", "", PATIENCE).0, Kind::NotReady, "not polled");
         for from in [&one, &observer, &idle] {
-            let body = world.call(from, "idle", "copy", "body", AMPLE).0.expect("a reply");
+            let body = world.call(from, "idle", "copy", "body", PATIENCE).0.expect("a reply");
             assert_eq!(body.bytes, "body");
         }
-        let refusal = world.call(&one, "n1", "copy", "", AMPLE).0;
+        let refusal = world.call(&one, "n1", "copy", "", PATIENCE).0;
         refused(refusal, Kind::NotFound, "it has no handler of this name");
         idle.plane.set_service("copy", None);
-        let refusal = world.call(&one, "idle", "copy", "", AMPLE).0;
+        let refusal = world.call(&one, "idle", "copy", "", PATIENCE).0;
         refused(refusal, Kind::NotFound, "it has no handler of this name");
         assert_eq!(idle.seen.lock().expect("no panic").len(), 0);
     }
@@ -83,7 +84,7 @@ fn the_error_of_a_service_reaches_the_caller() {
     two.plane.set_service("copy", Some(newer));
     world.settle();
     for from in [&one, &two] {
-        let error = world.call(from, "n2", "copy", "", AMPLE).0;
+        let error = world.call(from, "n2", "copy", "", PATIENCE).0;
         refused(error, Kind::Unsupported, "node \"n2\": call \"copy\": format 2");
     }
 }
@@ -105,7 +106,7 @@ fn a_service_runs_to_its_end_although_its_caller_is_gone() {
     // From another node and from the own one, with a closed connection and with a deadline that passes.
     for from in [&one, &two] {
         let begun = gate.begun.load(Ordering::SeqCst);
-        let aborted = call(from, AMPLE);
+        let aborted = call(from, PATIENCE);
         Gate::wait_until(&gate.begun, begun + 1);
         aborted.abort();
         let mut timeout = Duration::from_millis(50);
@@ -130,7 +131,7 @@ fn requests_to_a_slow_service_do_not_use_up_the_calls_to_its_node() {
     two.plane.set_service("copy", Some(gate.service()));
     world.settle();
     let of_service =
-        CallOptions { timeout: AMPLE, retries: 0, of_service: true, ..CallOptions::default() };
+        CallOptions { timeout: PATIENCE, retries: 0, of_service: true, ..CallOptions::default() };
     for _ in 0..2 {
         let (plane, of_service) = (Arc::clone(&one.plane), of_service.clone());
         let call = async move { plane.call("n2", "copy", &Body::bytes(""), &of_service).await };
@@ -140,7 +141,7 @@ fn requests_to_a_slow_service_do_not_use_up_the_calls_to_its_node() {
     let empty = Body::bytes("");
     let another = world.runtime.block_on(one.plane.call("n2", "copy", &empty, &of_service));
     refused(another, Kind::RateLimited, "max_in_flight is 2");
-    assert!(world.call(&one, "n2", "echo", "", AMPLE).0.is_ok());
+    assert!(world.call(&one, "n2", "echo", "", PATIENCE).0.is_ok());
     gate.open.add_permits(2);
 }
 
@@ -161,15 +162,15 @@ fn services_that_run_are_counted_apart_from_requests_that_wait_for_the_program()
     // The place stays taken when the caller has gone, since the service runs on.
     first.abort();
     for from in [&one, &two] {
-        let error = world.call(from, "n2", "copy", "", AMPLE).0;
+        let error = world.call(from, "n2", "copy", "", PATIENCE).0;
         let error = refused(error, Kind::RateLimited, "max_waiting_requests is 1");
         assert_eq!((error.status(), error.maybe_applied()), (Some(429), false));
     }
-    assert!(world.call(&one, "n2", "echo", "", AMPLE).0.is_ok());
+    assert!(world.call(&one, "n2", "echo", "", PATIENCE).0.is_ok());
     gate.open.add_permits(2);
     Gate::wait_until(&gate.ended, 1);
     // The place is free a moment after the end.
-    let again = || world.call(&one, "n2", "copy", "2", AMPLE).0;
+    let again = || world.call(&one, "n2", "copy", "2", PATIENCE).0;
     while again().is_err_and(|error| error.kind() == Kind::RateLimited) {}
     assert_eq!(gate.ended.load(Ordering::SeqCst), 2);
 }

@@ -1,7 +1,8 @@
 //! Requests of strangers to a node, and the calls of its members meanwhile.
 
+use super::address;
 use super::world::{Node, World, keyed, options};
-use super::{AMPLE, AT_ONCE, address};
+use crate::support::{AT_ONCE, PATIENCE};
 use consul_api::error::Kind;
 use consul_cluster::Options;
 use consul_cluster::data_plane::ClusterKey;
@@ -20,7 +21,7 @@ fn say(address: &str, bytes: &[u8]) -> String {
 
 fn connected(address: &str, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(AMPLE)).expect("a limit");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
     // A node may close before it has read all.
     let _ = stream.write_all(bytes);
     stream
@@ -120,7 +121,7 @@ fn random_bytes_and_requests_with_random_changes_break_nothing() {
         Ok(())
     });
     said.expect("an answer or none");
-    let (outcome, took) = world.call(&node, "n1", "echo", "still there", AMPLE);
+    let (outcome, took) = world.call(&node, "n1", "echo", "still there", PATIENCE);
     assert!(outcome.is_ok() && took < AT_ONCE);
     assert!(say(&address, request(&[]).as_bytes()).ends_with("hi"));
 }
@@ -140,7 +141,7 @@ fn slow_strangers_delay_no_member() {
             stream
         })
         .collect();
-    let (outcome, took) = world.call(&two, "n1", "echo", "", AMPLE);
+    let (outcome, took) = world.call(&two, "n1", "echo", "", PATIENCE);
     assert!(outcome.is_ok() && took < AT_ONCE, "{outcome:?} after {took:?}");
     drop(slow);
 }
@@ -157,12 +158,12 @@ fn a_node_with_a_key_takes_no_request_without_it() {
     let answer = say(&address, request(&[]).as_bytes());
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     for stranger in [&without, &other] {
-        let error = world.call(stranger, "n1", "echo", "", AMPLE).0.expect_err("a refusal");
+        let error = world.call(stranger, "n1", "echo", "", PATIENCE).0.expect_err("a refusal");
         assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
         assert!(error.message().contains("cluster_key"), "{error}");
     }
     // A node with the key accepts no answer of a node without one.
-    let error = world.call(&node, "n2", "echo", "", AMPLE).0.expect_err("a refusal");
+    let error = world.call(&node, "n2", "echo", "", PATIENCE).0.expect_err("a refusal");
     assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
     assert!(node.seen.lock().expect("no panic").is_empty());
 }
@@ -226,10 +227,10 @@ fn a_recorded_request_cannot_be_used_again() {
     let world = World::new();
     let two = world.echo(keyed("n2"));
     world.member("n1", &between);
-    assert!(world.call(&two, "n1", "echo", "pay 5", AMPLE).0.is_ok());
+    assert!(world.call(&two, "n1", "echo", "pay 5", PATIENCE).0.is_ok());
     let begun = Instant::now();
     while has(&heard[1].lock().expect("no panic"), b"its counter is not above").is_none() {
-        assert!(begun.elapsed() < AMPLE, "the second one was not answered");
+        assert!(begun.elapsed() < PATIENCE, "the second one was not answered");
         thread::yield_now();
     }
     // A new connection has another nonce.
@@ -271,7 +272,7 @@ fn a_request_or_a_reply_that_was_changed_on_the_way_is_refused() {
         two.plane.poll();
         node.plane.poll();
         node.seen.lock().expect("no panic").clear();
-        let error = world.call(&two, "n1", "echo", "pay 5", AMPLE).0.expect_err("a refusal");
+        let error = world.call(&two, "n1", "echo", "pay 5", PATIENCE).0.expect_err("a refusal");
         assert_eq!(error.kind(), Kind::PermissionDenied, "{error}");
         assert_eq!(node.seen.lock().expect("no panic").len(), seen, "{error}");
     }

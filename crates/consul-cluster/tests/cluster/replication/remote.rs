@@ -2,6 +2,7 @@
 //! two large records do not fit.
 
 use crate::data_plane::world::{self, Node, World};
+use crate::support::{AT_ONCE, PATIENCE};
 use bytes::Bytes;
 use consul_api::error::Kind;
 use consul_cluster::Options;
@@ -24,9 +25,6 @@ use std::time::{Duration, Instant};
 
 const STORE: &str = "points";
 
-/// Longer than anything takes on a busy machine.
-const AMPLE: Duration = Duration::from_secs(60);
-
 /// The limit of requests and replies: a page, and a little more for what is around it.
 const LIMIT: usize = PAGE_BYTES + (16 << 10);
 
@@ -47,7 +45,7 @@ fn clock() -> Arc<VersionClock> {
 }
 
 fn remote(node: &Node) -> Arc<Remote> {
-    Arc::new(Remote::new(Arc::clone(&node.plane), STORE, AMPLE).expect("limits that are enough"))
+    Arc::new(Remote::new(Arc::clone(&node.plane), STORE, PATIENCE).expect("limits that are enough"))
 }
 
 impl Member {
@@ -101,7 +99,7 @@ fn router(world: &World, entry: &Entry) -> Router {
 }
 
 fn deadline(router: &Router) -> consul_process::clock::Instant {
-    router.runtime.clock().now() + AMPLE
+    router.runtime.clock().now() + PATIENCE
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn a_write_that_does_not_fit_into_a_request_fails_at_once() {
     assert!(!error.maybe_applied());
     let told = format!("up to {} fit into a request (max_request_bytes)", LIMIT - 8192);
     assert!(error.message().contains(&told), "{error}");
-    assert!(begun.elapsed() < AMPLE / 2);
+    assert!(begun.elapsed() < AT_ONCE);
     assert!(members.iter().all(|member| member.records(&world).is_empty()));
     write(LIMIT - 10_000).expect("a quorum");
 }
@@ -200,7 +198,7 @@ fn limits_of_messages_that_are_too_small_are_refused() {
     let made = |max_request_bytes, max_reply_bytes| {
         let id = format!("n-{max_request_bytes}-{max_reply_bytes}");
         let options = Options { max_request_bytes, max_reply_bytes, ..world::options(&id) };
-        Remote::new(world.echo(options).plane, STORE, AMPLE).map(drop)
+        Remote::new(world.echo(options).plane, STORE, PATIENCE).map(drop)
     };
     made(LIMIT, LIMIT).expect("limits that are enough");
     for (request, reply) in [(PAGE_BYTES, LIMIT), (LIMIT, LIMIT - 1)] {

@@ -170,8 +170,6 @@ async fn a_ttl_check_turns_critical_and_comes_back(t: T) {
         .await;
     let lived = passed.elapsed();
     assert!(lived >= Duration::from_millis(950), "{lived:?}");
-    // The second, and up to one more until the agent looks; the rest is for a busy machine.
-    assert!(lived < Duration::from_secs(9), "{lived:?}");
     let checks = t.value("agent_checks", args![]).await;
     let output = text(checks.get(&check).unwrap(), "Output");
     assert_eq!(output, "TTL expired (last output before timeout follows): alive");

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long anything may take that has to happen.
-const patience = 20 * time.Second
+const patience = 5 * time.Minute
 
 func main() {
 	client, err := api.NewClient(api.DefaultConfig())

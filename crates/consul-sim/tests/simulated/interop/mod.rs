@@ -5,6 +5,7 @@
 //!
 //! The program also contends with ours for a lock and a semaphore.
 
+use crate::support::PATIENCE;
 use crate::support::consul::{self, RealConsul};
 use crate::support::trials::Trials;
 use consul_api::error::Kind;
@@ -142,7 +143,7 @@ fn the_go_client_and_ours_never_hold_at_the_same_time(
     go.arg("contend").arg(&folder).env("CONSUL_HTTP_ADDR", &server.address);
     let go = go.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     // Our contenders start when it holds.
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + PATIENCE;
     while !folder.join("lock/go").exists() && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -31,7 +31,7 @@ import org.kiwiproject.consul.option.PutOptions;
 import org.kiwiproject.consul.option.QueryOptions;
 
 class Client {
-    static final long PATIENCE_MS = 20_000;
+    static final long PATIENCE_MS = 300_000;
     static final Consul CONSUL = Consul.builder()
         .withHostAndPort(HostAndPort.fromString(System.getenv("CONSUL_HTTP_ADDR")))
         .withReadTimeoutMillis(PATIENCE_MS + 10_000)

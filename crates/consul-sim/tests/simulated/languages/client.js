@@ -1,7 +1,7 @@
 // What a program in Node.js sees of the Consul at CONSUL_HTTP_ADDR, by the client consul.
 const Consul = require("consul");
 
-const patience = 20_000;
+const patience = 300_000;
 const [host, port] = process.env.CONSUL_HTTP_ADDR.split(":");
 const c = new Consul({ host, port });
 

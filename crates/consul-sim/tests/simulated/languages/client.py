@@ -7,7 +7,8 @@ import time
 
 import consul
 
-PATIENCE = 20
+# As PATIENCE of consul-test-support.
+PATIENCE = 300
 host, port = os.environ["CONSUL_HTTP_ADDR"].split(":")
 c = consul.Consul(host=host, port=int(port))
 

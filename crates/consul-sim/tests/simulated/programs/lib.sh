@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Functions of the programs here; compare.sh sources it.
 
+# How many seconds a program may take to show what has to come: as PATIENCE of consul-test-support.
+patience=300
+
 # go_source FOLDER MODULE@VERSION: a copy of the module's source in FOLDER/source, whose tests can be built there.
 go_source() {
     local said from
@@ -41,9 +44,9 @@ free_port() {
     echo "$port"
 }
 
-# until_prints TEXT COMMAND…: waits until the command prints it, at most half a minute, or `patience` seconds; prints what it has printed last.
+# until_prints TEXT COMMAND…: waits until the command prints it, for up to $patience seconds; prints what it has printed last.
 until_prints() {
-    local seen='' end=$((SECONDS + ${patience:-30}))
+    local seen='' end=$((SECONDS + patience))
     while seen=$("${@:2}" 2>/dev/null) || true; [ "$seen" != "$1" ] && [ $SECONDS -lt $end ]; do sleep 0.2; done
     echo "$seen"
 }

@@ -81,7 +81,7 @@ patroni() {
 }
 
 results() {
-    local patience=90 name
+    local name
     packages=$1
     postgresql=$(programs_of_postgresql)
     for name in a b; do

@@ -24,7 +24,7 @@ for source, targets in sorted(json.load(sys.stdin).items()):
 
 # after WORD JOB: the targets, once they have it; with ! they do not.
 after() {
-    local end=$((SECONDS + 30)) not=
+    local end=$((SECONDS + patience)) not=
     [[ $1 != !* ]] || not=-v
     until targets "$2" 2>/dev/null | grep -q $not -e "${1#!}" || [ $SECONDS -ge $end ]; do sleep 0.2; done
     targets "$2"

@@ -40,7 +40,7 @@ seconds() {
 }
 
 results() {
-    local program patience=40
+    local program
     port=$(free_port)
     put kv/config/application/observed one
     java -XX:TieredStopAtLevel=1 -Xmx256m -cp "$1:$1/libraries/*" observe.Observe --spring.application.name=app --server.port="$port" \
@@ -51,14 +51,14 @@ results() {
         --spring.cloud.consul.discovery.health-check-interval=1s >&2 &
     program=$!
     trap 'kill -KILL '"$program"' 2>/dev/null || true' EXIT
-    saw "a value" "$(patience=120 until_prints one ask value)"
+    saw "a value" "$(until_prints one ask value)"
     saw "it is registered" "$(until_prints "app-1 127.0.0.1 ['a', 'b'] [('k', 'v'), ('secure', 'false')] ['passing']" registered)"
     put kv/config/application/observed two
     saw "another value" "$(seconds until_prints two ask value)"
     put kv/config/app/observed three
     saw "a value for the program" "$(seconds until_prints three ask value)"
     put kv/config/app,default/observed four
-    saw "a value for the profile" "$(patience=120 seconds until_prints four ask value)"
+    saw "a value for the profile" "$(seconds until_prints four ask value)"
     put kv/config/app/observed five
     put kv/config/application/other six
     METHOD=DELETE put kv/config/app,default/observed

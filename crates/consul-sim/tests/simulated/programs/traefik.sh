@@ -37,7 +37,7 @@ for name, transport in sorted(http.get("serversTransports", {}).items()):
 
 # after WORD: the routes, once they have it.
 after() {
-    local end=$((SECONDS + 30))
+    local end=$((SECONDS + patience))
     until routes 2>/dev/null | grep -q -e "$1" || [ $SECONDS -ge $end ]; do sleep 0.2; done
     routes
 }

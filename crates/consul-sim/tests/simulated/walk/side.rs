@@ -1,5 +1,6 @@
 //! One of the two servers: what is asked of it, byte by byte, and its answers in comparable form.
 
+use crate::support::PATIENCE;
 use crate::support::consul::RealConsul;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -145,7 +146,7 @@ impl Side {
             None => {
                 let stream = TcpStream::connect(&self.server.address)?;
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+                stream.set_read_timeout(Some(PATIENCE))?;
                 BufReader::new(stream)
             }
         };

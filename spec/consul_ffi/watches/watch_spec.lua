@@ -20,7 +20,7 @@ describe("a watch", function()
 
   -- Returns the next change, which must arrive within 5 s.
   local function next_of(changes)
-    local _, change, meta = assert(changes:next(5000))
+    local _, change, meta = assert(changes:next(support.PATIENCE_MS))
     assert.is_table(change, "no change within 5 s")
     return change, meta
   end
@@ -189,7 +189,7 @@ describe("a watch", function()
       assert.is_false(support.readable(fd, 0))
       local other = support.client()
       local handle = other:start("kv_put", key, "1")
-      assert.is_true(support.readable(fd, 5000))
+      assert.is_true(support.readable(fd, support.PATIENCE_MS))
       assert.is_true(support.readable(fd, 0))
       assert.equal("1", next_of(changes).value)
       assert.is_false(support.readable(fd, 0))
@@ -203,8 +203,8 @@ describe("a watch", function()
       next_of(changes)
       local fd = assert(changes:fd())
       client:close()
-      assert.is_true(support.readable(fd, 5000))
-      assert.equal("closed", support.kind(changes:next(5000)))
+      assert.is_true(support.readable(fd, support.PATIENCE_MS))
+      assert.equal("closed", support.kind(changes:next(support.PATIENCE_MS)))
     end)
   end
 
@@ -240,7 +240,7 @@ describe("a watch", function()
     local changes = watch("kv_get", key)
     next_of(changes)
     client:close()
-    assert.equal("closed", support.kind(changes:next(5000)))
+    assert.equal("closed", support.kind(changes:next(support.PATIENCE_MS)))
     assert.equal("closed", support.kind(client:watch("kv_get", key)))
 
     local orphan = assert(support.client():watch("kv_get", key, { wait = WAIT }))

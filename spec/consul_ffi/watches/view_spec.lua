@@ -38,7 +38,7 @@ describe("a service view", function()
 
   local function open(options)
     view = assert(client:service_view(name, options))
-    assert(view:ready(5000))
+    assert(view:ready(support.PATIENCE_MS))
     return view
   end
 
@@ -207,7 +207,7 @@ describe("a service view", function()
     end
     local other = support.client()
     view = assert(other:service_view(name))
-    assert(view:ready(5000))
+    assert(view:ready(support.PATIENCE_MS))
     other:close()
     support.eventually(function()
       return not view:pick()

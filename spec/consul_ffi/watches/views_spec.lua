@@ -47,7 +47,7 @@ describe("views of many services", function()
 
   local function watch(wanted)
     views = assert(client:service_views(wanted))
-    assert.is_true(views:ready(10000))
+    assert.is_true(views:ready(support.PATIENCE_MS))
   end
 
   local function become(name, wanted)
@@ -136,7 +136,7 @@ describe("views of many services", function()
       asked[name] = (asked[name] or 0) + 1
       return tags[1] == "public"
     end))
-    assert.is_true(views:ready(10000))
+    assert.is_true(views:ready(support.PATIENCE_MS))
     assert.same({ web }, views:names())
     assert.is_nil(views:view(batch))
     register(api, 3, "passing", { Tags = { "public" } })
@@ -174,13 +174,13 @@ describe("views of many services", function()
     watch({ web, api })
     local first = {}
     for _ = 1, 2 do
-      local _, name = assert(views:next(5000))
+      local _, name = assert(views:next(support.PATIENCE_MS))
       first[name] = true
     end
     assert.same({ [web] = true, [api] = true }, first)
     register(api, 3, "passing")
     support.eventually(function()
-      local _, name = assert(views:next(5000))
+      local _, name = assert(views:next(support.PATIENCE_MS))
       return name == api
     end)
   end)
