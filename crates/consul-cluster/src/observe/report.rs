@@ -821,6 +821,26 @@ mod tests {
         }
     }
 
+    /// A node of an earlier release, which has no report, lives too.
+    #[test]
+    fn a_refusal_is_an_answer() {
+        for (kind, is_answer) in [
+            (Kind::NotFound, true),
+            (Kind::PermissionDenied, true),
+            (Kind::Timeout, false),
+            (Kind::Connect, false),
+            (Kind::Tls, false),
+            (Kind::Decode, false),
+            (Kind::Unsupported, false),
+        ] {
+            let mut told = Told::default();
+            told.learn(("n1", "first"), Err(Error::new(kind, "why")));
+            assert_eq!(told.answers, is_answer, "{kind:?}");
+            assert_eq!(told.silent.is_none(), kind == Kind::NotFound, "{kind:?}");
+            assert_eq!(told.refuses_key, kind == Kind::PermissionDenied, "{kind:?}");
+        }
+    }
+
     #[test]
     fn a_node_that_answers_again_is_not_silent() {
         let mut told = Told::default();
