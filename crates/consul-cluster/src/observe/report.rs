@@ -169,11 +169,12 @@ impl Told {
     }
 
     /// Whether it may act as the leader with this token, once it had the time to know that it is; `None`: it does not tell.
+    /// A time before its election is that of a clock which was set back.
     pub fn leads(&self, token: u64, elected_at_ms: u64) -> Option<bool> {
         let report = self.report.as_ref().filter(|_| self.silent.is_none())?;
         let may_act = report.lease?.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
-        let known_from = elected_at_ms.saturating_add(MAP_TIME.as_millis() as u64);
-        (may_act || report.at_ms.is_some_and(|at| at >= known_from)).then_some(may_act)
+        let is_known = |at: u64| u128::from(at.abs_diff(elected_at_ms)) >= MAP_TIME.as_millis();
+        (may_act || report.at_ms.is_some_and(is_known)).then_some(may_act)
     }
 
     /// Whether it has found, as the leader, that a node and it refuse each other's `cluster_key`.

@@ -1060,18 +1060,19 @@ fn grouped<'a>(of_stores: impl Iterator<Item = (&'a str, Problem)>) -> Vec<Probl
         let node = if it.of == store { String::new() } else { it.of.clone() };
         groups.entry((it.level, it.problem, node)).or_default().push((store, it));
     }
-    let group = |((.., of), mut found): ((Level, &str, String), Vec<(&str, Problem)>)| {
-        if found.len() > NAMED {
-            let others = listed(found.drain(1..).map(|(store, _)| store));
-            for (_, it) in &mut found {
+    let mut found = Vec::new();
+    for ((.., of), mut group) in groups {
+        if group.len() > NAMED {
+            let others = listed(group.drain(1..).map(|(store, _)| store));
+            for (_, it) in &mut group {
                 it.of.clone_from(&of);
                 it.text.push_str(&format!("; the same holds for stores {others}"));
                 it.cure.push_str("; likewise for each of the others");
             }
         }
-        found.into_iter().map(|(_, it)| it).collect::<Vec<_>>()
-    };
-    groups.into_iter().flat_map(group).collect()
+        found.extend(group.into_iter().map(|(_, it)| it));
+    }
+    found
 }
 
 fn of_waiting((store, why): (&String, &String)) -> Problem {

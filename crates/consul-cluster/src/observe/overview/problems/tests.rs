@@ -580,7 +580,7 @@ fn a_cure_says_what_there_is_to_start() {
     );
 }
 
-/// What a shell makes of each command of a cure that is pasted: the words after `consul-ha`.
+/// The words after `consul-ha` that a shell makes of each command of a cure that is pasted.
 fn pasted(commands: &[&str]) -> Vec<Vec<String>> {
     let mut script = "consul-ha() { printf '%s\\0' \"$@\"; printf '\\1'; }\n".to_owned();
     commands.iter().for_each(|command| script.push_str(&format!("{command}\n")));
