@@ -1307,7 +1307,8 @@ fn nodes_of_weight_0_are_a_problem_where_the_others_are_too_few() {
 /// The network between them is not what is wrong.
 #[test]
 fn nodes_are_not_apart_where_one_cannot_answer_anybody() {
-    let cases: [(fn(&mut NodeOverview), bool); 6] = [
+    type Case = (fn(&mut NodeOverview), bool);
+    let cases: [Case; 6] = [
         (|_| {}, true),
         (|it| it.silent = Some("no reply".to_owned()), false),
         (|it| it.is_unreached_by_leader = true, false),
