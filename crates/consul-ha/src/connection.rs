@@ -193,8 +193,7 @@ pub fn check_node(snapshot: &Snapshot, id: &str) -> Result<(), Failure> {
 
 /// As [`check_node`], also for a node that is stopped and has a mode for its next start. Whether it is there.
 pub fn check_node_or_kept(snapshot: &Snapshot, id: &str) -> Result<bool, Failure> {
-    // A release that does not know kept modes starts beside one.
-    match snapshot.kept_modes.contains_key(id) && !snapshot.nodes.contains_key(id) {
+    match snapshot.kept_modes.contains_key(id) {
         true => Ok(false),
         false => check_node(snapshot, id).map(|()| true),
     }
