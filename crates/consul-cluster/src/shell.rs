@@ -12,10 +12,15 @@ pub fn shell_word(name: &str) -> String {
 /// A name and the flags after a verb of `consul-ha`, as words of a shell's command. A name that begins with `-`
 /// is told from a flag.
 pub fn operand(name: &str, flags: &str) -> String {
-    let word = shell_word(name);
-    let words = match name.starts_with('-') {
-        true => [flags, "--", &word],
-        false => [&word, flags, ""],
+    operands(&[name], flags)
+}
+
+/// As [`operand`], for several names.
+pub fn operands(names: &[&str], flags: &str) -> String {
+    let all = names.iter().map(|name| shell_word(name)).collect::<Vec<_>>().join(" ");
+    let words = match names.iter().any(|name| name.starts_with('-')) {
+        true => [flags, "--", &all],
+        false => [&all, flags, ""],
     };
     words.join(" ").trim().to_owned()
 }

@@ -11,7 +11,6 @@ use super::signals::Signals;
 use super::wait::{Orders, Seen, during_wait, has_taken, lost_data, until_empty, until_gone};
 use super::words;
 use consul_api::value::shape::unknown;
-use consul_cluster::nodes::rights::{self, Right};
 use consul_cluster::shell::{operand, shell_word};
 use consul_cluster::stores::Quorums;
 use consul_cluster::stores::outside::{Numbers, NumbersChange};
@@ -70,9 +69,11 @@ pub async fn drain(session: &Session, drain: &Drain, output: Output) -> Result<(
     let is_dry = drain.of.change.dry_run;
     let waits = drain.wait && !is_dry;
     let seen = if waits { Some(Seen::of(&cluster, node).await?) } else { None };
-    set_mode(&cluster, condition.as_ref(), &drain.of, (had, mode)).await?;
+    set_mode(session, &cluster, (condition.as_ref(), is_there), &drain.of, (had, mode)).await?;
     if let Some(seen) = seen {
-        until_empty(session, node, seen, drain.limit, output).await?;
+        let done = until_empty(session, node, seen, drain.limit, output).await;
+        let off = operand(node, "--off");
+        done.map_err(|it| it.after(&format!("{node} drains: `consul-ha drain {off}` ends that")))?;
     }
     let text = match (drain.off, waits) {
         (true, _) => format!("{node} gets shards again"),
@@ -158,16 +159,17 @@ async fn warn_of_obstacles(cluster: &Cluster, node: &str, waits: bool) -> Result
     Ok(())
 }
 
+/// Sets the mode of a node, or that of its next start if it is not there.
 async fn set_mode(
+    session: &Session,
     cluster: &Cluster,
-    condition: Option<&Unchanged>,
+    (condition, is_there): (Option<&Unchanged>, bool),
     of: &OfNode,
     (seen, mode): (Mode, Mode),
 ) -> Result<(), Failure> {
-    if !of.change.dry_run {
-        cluster.set_mode_while(condition, &of.node, Some(seen), mode).await?;
-    }
-    Ok(())
+    let key = session.key_of(&of.node, is_there);
+    let set = cluster.set_mode_while(condition, &of.node, Some(seen), mode);
+    session.written(&key, of.change.dry_run, set).await.map(|_| ())
 }
 
 /// `maintenance`
@@ -188,7 +190,7 @@ pub async fn maintenance(
     if let Some(why) = leaderless(&snapshot, &of.node).filter(|_| !off) {
         say(&format!("consul-ha: {why}"));
     }
-    set_mode(&cluster, condition.as_ref(), of, (had, mode)).await?;
+    set_mode(session, &cluster, (condition.as_ref(), is_there), of, (had, mode)).await?;
     let state = if *off { "gets requests again" } else { "is in maintenance" };
     let json = json!({ "node": of.node, "mode": mode.name() });
     let text = format!("{} {state}{}", of.node, when(is_there));
@@ -219,7 +221,8 @@ pub async fn set_weight(
     if is_live && !change.dry_run {
         let end = Instant::now() + Duration::from_secs(TAKEN_WITHIN);
         loop {
-            match weight_of(session, node, *weight).await? {
+            let weighed = weight_of(session, node, *weight).await;
+            match weighed.map_err(|it| it.after("the weight stays set"))? {
                 Weighed::Taken => break,
                 Weighed::Replaced(other) => {
                     let other = other.map_or("that of its configuration".to_owned(), number);
@@ -297,18 +300,12 @@ pub async fn hand_over(session: &Session, given: &HandOver, output: Output) -> R
         let why = if to.is_some() { "is not live and active" } else { "is live and active" };
         return Err(Failure::Refused(format!("{who} {why}: {from} stays the leader")));
     }
-    if given.change.dry_run {
-        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
+    let mut signals = Signals::new()?;
+    let ask = cluster.ask_hand_over(condition.as_ref(), to);
+    let key = session.key_of(from, true);
+    let Some(asked) = session.written(&key, given.change.dry_run, ask).await? else {
         let text = format!("{from} hands over to {}", to.unwrap_or("another node"));
         return output.done(session, &text, json!({ "from": from, "to": to }), true).await;
-    }
-    let mut signals = Signals::new()?;
-    let asked = match cluster.ask_hand_over(condition.as_ref(), to).await {
-        Ok(asked) => asked,
-        Err(error) => {
-            let needed = vec![Right::write("key", &session.options.node_key(from))];
-            return Err(rights::named(&session.client, error, needed).await.into());
-        }
     };
     let next = next_leader(session, &leader.session_id, given.limit);
     let Some(next) = asked_wait(&cluster, &asked, &mut signals, next).await? else {
@@ -358,36 +355,36 @@ async fn withdraw_hand_over(
     let hand_over = asked.and_then(|asked| asked.hand_over);
     let request = Request { hand_over, ..Request::default() };
     let is_pending = request.hand_over.is_some();
-    if is_pending && !is_dry {
-        cluster.withdraw(condition, from, &request).await?;
-    }
     let json = json!({ "from": from, "was_asked": is_pending });
     if !is_pending {
         return output.unchanged(&format!("{from} is not asked to hand over"), json, is_dry);
     }
-    if is_dry {
-        session.check_rights(&[Right::write("key", &session.options.node_key(from))]).await?;
-    }
+    let withdraw = cluster.withdraw(condition, from, &request);
+    session.written(&session.key_of(from, true), is_dry, withdraw).await?;
     let text = format!("the request to {from} to hand over is withdrawn");
     output.done(session, &text, json, is_dry).await
 }
 
-/// A wait for what was asked, which is taken back if a signal ends the wait.
+/// A wait for what was asked, which is taken back if a signal or a failed call ends the wait.
 async fn asked_wait<T>(
     cluster: &Cluster,
     asked: &Asked,
     signals: &mut Signals,
     wait: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    tokio::select! {
-        done = wait => return done,
-        () = signals.next() => {}
-    }
+    let failed = tokio::select! {
+        done = wait => match done {
+            Err(failed @ Failure::Call(_)) => Some(failed),
+            done => return done,
+        },
+        () = signals.next() => None,
+    };
     let state = tokio::select! {
         state = taken_back(cluster, asked) => state,
         () = signals.next() => "the request may still take effect".to_owned(),
     };
-    Err(Failure::Interrupted(format!("interrupted; {state}")))
+    let interrupted = || Failure::Interrupted(format!("interrupted; {state}"));
+    Err(failed.map_or_else(interrupted, |it| it.after(&state)))
 }
 
 /// Takes a request back that a node has not taken. Returns the outcome.
@@ -459,12 +456,14 @@ pub async fn leave(session: &Session, given: &Leave, output: Output) -> Result<(
             .done(session, &format!("{node} hands over its shards, then it stops"), json, false)
             .await;
     }
+    let off = operand(node, "--off");
+    let leaves = format!("{node} leaves: `consul-ha drain {off}` cancels it");
     tokio::select! {
-        gone = until_gone(session, node, seen, given.limit, output) => gone?,
+        gone = until_gone(session, node, seen, given.limit, output) => {
+            gone.map_err(|it| it.after(&leaves))?;
+        }
         () = signals.next() => {
-            let off = operand(node, "--off");
-            let why = format!("interrupted; {node} leaves: `consul-ha drain {off}` cancels it");
-            return Err(Failure::Interrupted(why));
+            return Err(Failure::Interrupted(format!("interrupted; {leaves}")));
         }
     }
     output.done(session, &format!("{node} has left"), json, false).await
@@ -606,7 +605,7 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
     let node = &of.node;
     let (cluster, condition) = looked(session, &of.change).await?;
     let snapshot = cluster.snapshot();
-    check_node_or_kept(&snapshot, node)?;
+    let is_there = check_node_or_kept(&snapshot, node)?;
     let live = || {
         let leave = format!("`consul-ha leave {}`", operand(node, ""));
         Failure::Refused(format!("{node} is live: stop it, or {leave}"))
@@ -614,18 +613,19 @@ pub async fn forget(session: &Session, given: &Forget, output: Output) -> Result
     if is_live(&snapshot, node) {
         return Err(live());
     }
-    if snapshot.nodes.contains_key(node) {
+    if is_there {
         check_lost(session, &cluster, std::iter::once(node.as_str()), loss).await?;
     }
     let is_dry = of.change.dry_run;
-    let mut services = Vec::new();
     if !is_dry {
         consent(&loss.consent, &format!("{node} is not a member any more"))?;
-        match cluster.forget(condition.as_ref(), node).await? {
-            Forgotten::Live => return Err(live()),
-            Forgotten::Removed(left) => services = left,
-        }
     }
+    let forget = cluster.forget(condition.as_ref(), node);
+    let services = match session.written(&session.key_of(node, is_there), is_dry, forget).await? {
+        Some(Forgotten::Live) => return Err(live()),
+        Some(Forgotten::Removed(left)) => left,
+        None => Vec::new(),
+    };
     for (service, agent) in &services {
         let command = format!("consul services deregister -id={}", shell_word(service));
         say(&format!("consul-ha: {service} is still registered: `{command}` at the agent {agent}"));
@@ -728,14 +728,16 @@ pub async fn forget_store(
             let cluster = session.look().await?;
             stores::forget::find(&cluster, store).await.map_err(Failure::from)
         };
-        match during_wait(seen.await)? {
+        let stays = |it: Failure| it.after("the request may still take effect");
+        match during_wait(seen.await).map_err(stays)? {
             Some(None) => break,
             Some(Some(now)) if !now.is_asked && !now.users.is_empty() => {
                 return Err(in_use(&now.users));
             }
             _ if Instant::now() < end => {}
             _ => {
-                stores::forget::withdraw(&cluster, store).await?;
+                let withdrawn = stores::forget::withdraw(&cluster, store).await;
+                withdrawn.map_err(|it| stays(it.into()))?;
                 return Err(Failure::Limit(format!(
                     "the leader has not acted within {limit} s: it hangs, or its release does not know the request; \
                      the request is withdrawn"
@@ -826,12 +828,13 @@ pub async fn reinit(session: &Session, given: &Reinit, output: Output) -> Result
     if !given.wait {
         return output.done(session, &text, json, false).await;
     }
+    let goes_on = format!("{node} goes on: `consul-ha reinit {}` ends it", operand(node, "--off"));
     tokio::select! {
-        done = orders.until_made(session, given.limit, output) => done?,
+        done = orders.until_made(session, given.limit, output) => {
+            done.map_err(|it| it.after(&goes_on))?;
+        }
         () = signals.next() => {
-            let off = operand(node, "--off");
-            let why = format!("interrupted; {node} goes on: `consul-ha reinit {off}` ends it");
-            return Err(Failure::Interrupted(why));
+            return Err(Failure::Interrupted(format!("interrupted; {goes_on}")));
         }
     }
     output

@@ -63,8 +63,11 @@ impl Session {
         let (client, waiting) = (Arc::new(connect(&config)?), Arc::new(connect(&config)?));
         let patience = Duration::from_millis(line.consul.timeout_ms.into());
         let needed = needed(&line.verb, &options);
-        // Which node leads is not known yet.
-        let is_known = !matches!(line.verb, Verb::HandOver(_));
+        // Which node leads is not known yet, nor whether a node is stopped.
+        let is_known = !matches!(
+            line.verb,
+            Verb::HandOver(_) | Verb::Drain(_) | Verb::Maintenance(_) | Verb::Forget(_)
+        );
         let changes = needed.iter().filter(|right| is_known && right.is_to_write());
         let changes = changes.cloned().collect();
         Ok(Session { client, waiting, options, patience, needed, changes })
@@ -98,6 +101,31 @@ impl Session {
         }
         let why = format!("it would be refused: the token lacks {}", rights::listed(&lacking));
         Err(Error::new(Kind::PermissionDenied, why).with_maybe_applied(false).into())
+    }
+
+    /// The key of a node, or that of the mode of its next start if it is not there.
+    pub fn key_of(&self, node: &str, is_there: bool) -> String {
+        match is_there {
+            true => self.options.node_key(node),
+            false => self.options.mode_key(node),
+        }
+    }
+
+    /// Writes this key, or for a dry run asks whether the token may.
+    pub async fn written<T>(
+        &self,
+        key: &str,
+        is_dry: bool,
+        write: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>, Failure> {
+        let needed = vec![Right::write("key", key)];
+        if is_dry {
+            return self.check_rights(&needed).await.map(|()| None);
+        }
+        match write.await {
+            Ok(written) => Ok(Some(written)),
+            Err(error) => Err(rights::named(&self.client, error, needed).await.into()),
+        }
     }
 
     /// An observer of the cluster, which has not read anything yet.

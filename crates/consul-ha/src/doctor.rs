@@ -3,6 +3,7 @@
 use super::arguments::{Doctor, Role};
 use super::connection::{Session, View};
 use super::failure::Failure;
+use super::follow::is_note;
 use super::output::{Shown, line, table};
 use consul_api::api::{agent, catalog, health, kv, session};
 use consul_api::error::{Error, Kind};
@@ -12,7 +13,6 @@ use consul_cluster::HISTORY;
 use consul_cluster::has_no_raft_leader;
 use consul_cluster::nodes::is_of_operators;
 use consul_cluster::nodes::rights::{Right, lacking};
-use consul_cluster::observe::overview::Level;
 use consul_cluster::{Options, is_live_instance, is_of_other_cluster};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -120,7 +120,7 @@ async fn examine(
 
 /// The problems of `why` that are not what an operator wanted.
 fn of_problems(view: &View) -> impl Iterator<Item = Finding> {
-    let worse = view.overview.problems.iter().filter(|it| it.level != Level::Note);
+    let worse = view.overview.problems.iter().filter(|it| !is_note(it));
     worse.map(|it| finding(it.problem, it.text.clone(), &it.cure))
 }
 

@@ -21,6 +21,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same failure, if it is that of a call, with what holds in spite of it: the change was made before.
+    pub fn after(self, state: &str) -> Self {
+        match self {
+            Failure::Call(error) => Failure::Call(error.with_note(state)),
+            failure => failure,
+        }
+    }
+
     pub fn status(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Refused(_) | Failure::NotWell => 1,

@@ -5,7 +5,7 @@ use super::connection::{Session, View};
 use super::failure::Failure;
 use super::look::say_age;
 use super::output::{Output, Shown, is_unread, line, print, print_json, say};
-use consul_cluster::observe::overview::{EventOverview, Level};
+use consul_cluster::observe::overview::{EventOverview, Level, Problem};
 use consul_cluster::observe::status::{Nodes, StatusServer};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -37,9 +37,14 @@ pub async fn why(session: &Session) -> Result<Shown, Failure> {
         true => "all is well".to_owned(),
         false => lines.collect::<Vec<_>>().join("\n"),
     };
-    let is_well = problems.iter().all(|problem| problem.level == Level::Note);
+    let is_well = problems.iter().all(is_note);
     let json = json!({ "problems": problems, "age_ms": overview.age_ms });
     Ok(Shown { text, json, is_well })
+}
+
+/// Whether an operator wanted it so: all else is not well.
+pub fn is_note(problem: &Problem) -> bool {
+    problem.level == Level::Note
 }
 
 /// `why --wait`
@@ -137,6 +142,16 @@ pub fn utc(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_not_well_and_notes_are() {
+        for (level, is_well) in
+            [(Level::Error, false), (Level::Warning, false), (Level::Note, true)]
+        {
+            let [of, text, cure] = Default::default();
+            assert_eq!(is_note(&Problem { problem: "it", level, of, text, cure }), is_well);
+        }
+    }
 
     #[test]
     fn moments_are_dates_of_the_calendar() {

@@ -249,7 +249,7 @@ pub async fn history(session: &Session) -> Result<Shown, Failure> {
     say_age(age_ms);
     let rows = leaders.iter().enumerate().map(|(place, it)| {
         let until = leaders.get(place + 1).map(|next| next.elected_at_ms);
-        let led = until.map(|until| until.saturating_sub(it.elected_at_ms) / 1000);
+        let led = until.and_then(|until| until.checked_sub(it.elected_at_ms)).map(|ms| ms / 1000);
         vec![
             utc(it.elected_at_ms),
             it.node_id.clone(),

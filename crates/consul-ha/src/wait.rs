@@ -4,9 +4,9 @@
 
 use super::connection::Session;
 use super::failure::Failure;
+use super::follow::is_note;
 use super::output::{Output, counted, line, say};
 use super::progress::Progress;
-use consul_cluster::observe::overview::Level;
 use consul_cluster::stores::outside::{HeldShards, held_shards};
 use consul_cluster::stores::reinit::{Remaking, told};
 use consul_cluster::{Asked, Cluster, Leave, Mode, Node, Record, Snapshot};
@@ -216,7 +216,7 @@ async fn until(
 /// The problems of a cluster, as the end of a message about a wait that has not ended.
 async fn obstacles(session: &Session) -> String {
     let Ok(view) = session.settled_view().await else { return String::new() };
-    let problems = view.overview.problems.iter().filter(|problem| problem.level != Level::Note);
+    let problems = view.overview.problems.iter().filter(|problem| !is_note(problem));
     problems.take(SHOWN).map(|problem| format!("; {}", line(&problem.text))).collect()
 }
 

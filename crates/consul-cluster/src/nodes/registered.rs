@@ -5,6 +5,7 @@ use super::node::{Complaint, Mode, Record, Records};
 use crate::keys::{self, Said};
 use crate::options::Options;
 use crate::pauses::CERTAIN_AFTER;
+use crate::shell::shell_word;
 use consul_api::api::health;
 use consul_api::error::{Error, Kind};
 use consul_api::request::Args;
@@ -304,7 +305,8 @@ pub(crate) fn parse(options: &Options, id: &str, bytes: &[u8]) -> Result<Record,
         let key = options.node_key(id);
         let why = format!(
             "the key {key} holds another program's data, not a node's record: if no program needs it, \
-             `consul kv delete {key}` makes room"
+             `consul kv delete {}` makes room",
+            shell_word(&key)
         );
         Error::new(Kind::Conflict, why).with_maybe_applied(false)
     })

@@ -9,6 +9,7 @@ use crate::options::Options;
 use crate::pauses::{MAP_HOLD_OFF, PAUSE, REFUSED_PAUSE, WAIT};
 use crate::shard_map::ShardMap;
 use crate::shard_map::publication::{self, Content};
+use crate::shell::shell_word;
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
 use consul_api::value::Value;
@@ -76,7 +77,8 @@ pub(crate) async fn check(cluster: &Cluster) -> Result<(), Error> {
             Some(Err(_)) => {
                 let why = format!(
                     "the key {config_key} holds another program's data: if no program needs it, \
-                     `consul kv delete {config_key}` makes room"
+                     `consul kv delete {}` makes room",
+                    shell_word(config_key)
                 );
                 return Err(Error::new(Kind::Conflict, why).with_maybe_applied(false));
             }

@@ -169,11 +169,12 @@ impl Told {
     }
 
     /// Whether it may act as the leader with this token, once it had the time to know that it is; `None`: it does not tell.
+    /// A time before its election is that of a clock which was set back.
     pub fn leads(&self, token: u64, elected_at_ms: u64) -> Option<bool> {
         let report = self.report.as_ref().filter(|_| self.silent.is_none())?;
         let may_act = report.lease?.is_some_and(|lease| lease.token == token && lease.left_ms > 0);
-        let known_from = elected_at_ms.saturating_add(MAP_TIME.as_millis() as u64);
-        (may_act || report.at_ms.is_some_and(|at| at >= known_from)).then_some(may_act)
+        let is_known = |at: u64| u128::from(at.abs_diff(elected_at_ms)) >= MAP_TIME.as_millis();
+        (may_act || report.at_ms.is_some_and(is_known)).then_some(may_act)
     }
 
     /// Whether it has found, as the leader, that a node and it refuse each other's `cluster_key`.
@@ -818,6 +819,26 @@ mod tests {
         assert_eq!(told(r#"{"at_ms":9000,"lease":null,"map_epoch":0}"#), (Some(false), Some(0)));
         for other in [r#"{"at_ms":9000,"lease":"x","map_epoch":"2"}"#, r#"{"at_ms":9000}"#] {
             assert_eq!(told(other), (None, None), "{other}: nothing is said of it");
+        }
+    }
+
+    /// A node of an earlier release, which has no report, lives too.
+    #[test]
+    fn a_refusal_is_an_answer() {
+        for (kind, is_answer) in [
+            (Kind::NotFound, true),
+            (Kind::PermissionDenied, true),
+            (Kind::Timeout, false),
+            (Kind::Connect, false),
+            (Kind::Tls, false),
+            (Kind::Decode, false),
+            (Kind::Unsupported, false),
+        ] {
+            let mut told = Told::default();
+            told.learn(("n1", "first"), Err(Error::new(kind, "why")));
+            assert_eq!(told.answers, is_answer, "{kind:?}");
+            assert_eq!(told.silent.is_none(), kind == Kind::NotFound, "{kind:?}");
+            assert_eq!(told.refuses_key, kind == Kind::PermissionDenied, "{kind:?}");
         }
     }
 

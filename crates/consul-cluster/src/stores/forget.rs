@@ -9,6 +9,7 @@ use super::{Store, map_key, member_key, members_prefix, read_map, waiting_key};
 use crate::keys::{self, Update};
 use crate::leader::fitness;
 use crate::nodes::rights::Right;
+use crate::shell::shell_word;
 use crate::{Cluster, Options, Snapshot};
 use consul_api::api::kv;
 use consul_api::error::{Error, Kind};
@@ -140,7 +141,7 @@ impl Store {
              nothing was dropped or changed. Give the node an empty disk, or `consul kv delete {}` if the store is needed \
              again",
             forgotten.by,
-            forgotten_key(cluster.options(), store)
+            shell_word(&forgotten_key(cluster.options(), store))
         );
         Err(Error::new(Kind::Conflict, why).with_maybe_applied(false))
     }
@@ -247,4 +248,38 @@ pub fn to_forget(options: &Options, store: &str) -> [Right; 2] {
         Right::read("key", &map_key(options, store)),
         Right::write("key", &request_key(options, store)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::node::{Complaint, Node};
+
+    /// A node that was started again without the store does not have it open, whatever its last start has reported.
+    #[test]
+    fn the_present_starts_of_live_nodes_use_a_store() {
+        let record = serde_json::json!({
+            "id": "n1", "address": "a:1", "weight": 1.0, "started_ms": 1, "incarnation": "second",
+        });
+        for is_live in [true, false] {
+            let node = Node {
+                record: serde_json::from_value::<crate::Record>(record.clone())
+                    .expect("a record")
+                    .into(),
+                modify_index: 1,
+                is_live,
+                down_since: None,
+                vanished_at: None,
+                complaint: Complaint::default(),
+            };
+            let mut snapshot = Snapshot::default();
+            snapshot.nodes.insert("n1".to_owned(), node);
+            for (node, incarnation, uses) in
+                [("n1", "second", is_live), ("n1", "first", false), ("n2", "second", false)]
+            {
+                let users = users(&snapshot, std::iter::once((node, incarnation)));
+                assert_eq!(users.contains(node), uses, "{node} {incarnation} {is_live}");
+            }
+        }
+    }
 }

@@ -201,6 +201,7 @@ fn stopped(system: &System) {
     system.run(&["maintenance", "n9"]).refused(1, &["n9 drains"]);
     system.run(&["drain", "n9", "--wait"]).refused(1, &["n9 is stopped"]);
     system.run(&["leave", "n9"]).refused(1, &["n9 is stopped"]);
+    stopped_with_rights(system, keep);
     let dry = system.run(&["drain", "n9", "--off", "--dry-run"]).ok();
     assert_eq!(dry, "would be done: n9 gets shards again, when it starts\n");
     let ended = system.run(&["drain", "n9", "--off"]).ok();
@@ -209,6 +210,34 @@ fn stopped(system: &System) {
     keep("maintenance");
     assert_eq!(system.run(&["forget", "n9", "--yes"]).ok(), "n9 is not a member any more\n");
     system.run(&["forget", "n9"]).refused(1, &["unknown node \"n9\""]);
+}
+
+/// The right to the key of its mode is enough, and no other one is; a dry run knows that.
+fn stopped_with_rights(system: &System, keep: impl Fn(&str)) {
+    let writer =
+        |key: &str| permissions::writer(system, &format!(r#"key "{key}" {{ policy = "write" }}"#));
+    let (of_mode, of_node) = (writer("ha/nodes/n9/mode"), writer("ha/nodes/n9"));
+    for (mode, verb) in [
+        ("draining", &["drain", "n9"][..]),
+        ("draining", &["drain", "n9", "--off"]),
+        ("maintenance", &["maintenance", "n9"]),
+        ("maintenance", &["maintenance", "n9", "--off"]),
+        ("draining", &["forget", "n9"]),
+    ] {
+        keep(mode);
+        let yes: &[&str] = if verb[0] == "forget" { &["--yes"] } else { &[] };
+        let ways = [&["--dry-run"][..], yes].map(|way| [verb, way].concat());
+        for way in &ways {
+            let run = system.run_as(&of_node, way);
+            run.refused(5, &["key:write", "\"ha/nodes/n9/mode\""]);
+        }
+        let kept = system.run(&["nodes", "--json"]).json()["kept_modes"].clone();
+        assert_eq!(kept, json!({ "n9": mode }), "{verb:?}");
+        for way in &ways {
+            system.run_as(&of_mode, way).ok();
+        }
+    }
+    keep("draining");
 }
 
 fn set_weight(system: &System) {
@@ -449,6 +478,29 @@ fn of_nodes(system: &System) {
     other.refused(1, &["no replica of shard 0 is missing on node \"n1\""]);
 }
 
+/// A lost node that answers at its data address is not given up.
+fn that_answers(system: &System) {
+    let key = "ha/nodes/n3";
+    let Value::Bytes(before) = system.call(&kv::GET, Args::new().arg(key)) else {
+        panic!("no key")
+    };
+    system.put(key, &system.start_node_elsewhere("n3"));
+    let stores = system.run(&["shards", "--json"]).json()["stores"].clone();
+    let at_risk = stores[0]["at_risk"].as_array().unwrap().clone();
+    let is_of_n3 =
+        |it: &&serde_json::Value| it["missing"].as_array().unwrap().contains(&"n3".into());
+    let shard = at_risk.iter().find(is_of_n3).expect("a shard of n3")["shard"].to_string();
+    for verb in [&["thaw"][..], &["forget", "n3"], &["accept-loss", "points", &shard]] {
+        for how in ["--yes", "--dry-run"] {
+            let run = system.run(&[verb, &[how]].concat());
+            run.refused(1, &["n3 lives: it answers at its data address", "--force"]);
+        }
+        system.run(&[verb, &["--force", "--dry-run"]].concat()).ok();
+    }
+    system.stop_node("n3");
+    system.put(key, std::str::from_utf8(&before).unwrap());
+}
+
 /// When all nodes are gone.
 pub fn without_leader(system: &System) {
     hung(system);
@@ -483,6 +535,7 @@ fn frozen_and_forgotten(system: &System) {
     assert!(system.run(&["nodes"]).ok().contains("frozen: n2, n3 vanished"));
     system.run(&["drain", "n1", "--wait"]).refused(1, &["no other node is live and active"]);
     permissions::frozen(system);
+    that_answers(system);
     let lost = system.run(&["accept-loss", "points", "0", "--dry-run"]).ok();
     assert!(lost.starts_with("would be done: accepted: the loss of the replicas of shard 0"));
     of_nodes(system);

@@ -73,6 +73,7 @@ fn left_over(system: &System) {
         let found = findings(&system.run(&["doctor", "--json"]));
         found == ["foreign_key", "left_over_service", "left_over_session"]
     });
+    of_another_cluster(system);
     for id in [&left, &holder] {
         system.call(&session::DESTROY, Args::new().arg(id.as_str()));
     }
@@ -81,6 +82,17 @@ fn left_over(system: &System) {
     system.call(&kv::DELETE, Args::new().arg("ha/notes"));
     system.call(&kv::DELETE, Args::new().arg("ha/nodes/n1.bak"));
     system.wait_for("the service is gone", || system.run(&["doctor"]).status == 0);
+}
+
+/// An instance of another cluster that has the same service is not left over, whatever its checks are.
+fn of_another_cluster(system: &System) {
+    let meta = object(&[("incarnation", "theirs".into()), ("nodes_prefix", "ha-nodes/".into())]);
+    let id = "ha-nodes-theirs";
+    let service = [("Name", "ha-nodes".into()), ("ID", id.into()), ("Meta", meta)];
+    system.call(&agent::SERVICE_REGISTER, Args::new().arg(object(&service)));
+    let run = system.run(&["doctor"]);
+    assert!(run.out.contains("service_shared: ") && !run.out.contains(id), "{run:?}");
+    system.call(&agent::SERVICE_DEREGISTER, Args::new().arg(id));
 }
 
 /// A service whose agent is dead: its own check is as it was.

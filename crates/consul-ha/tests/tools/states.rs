@@ -1,9 +1,9 @@
 //! Each verb in each state of what it needs to know. Nodes are what Consul has of them.
 
-use crate::program::{Run, are_of_schema};
+use crate::program::{PATIENCE, Run, are_of_schema};
 use crate::support::agent::{Agent, Fault, MANAGEMENT, served, with_acl};
 use crate::system::{client, object, token};
-use consul_api::api::{agent, kv, session};
+use consul_api::api::{acl, agent, kv, session};
 use consul_api::request::Args;
 use consul_api::table::Endpoint;
 use consul_api::value::Value;
@@ -11,6 +11,8 @@ use consul_client::Client;
 use consul_client::coordination::lock::LOCK_FLAGS;
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 /// Where nobody listens.
@@ -300,8 +302,73 @@ pub fn are_told() {
             assert!(!run.err.contains("no Raft leader"), "{line:?}: {run:?}");
         }
     }
+    leaders_with_clocks_apart(&cluster);
     without_consul(&cluster);
     without_raft_leader(&cluster);
+    token_ends_meanwhile(&cluster);
+}
+
+/// By its own clock a leader was elected before the last one: how long that one led is not known.
+fn leaders_with_clocks_apart(cluster: &Cluster) {
+    let leader =
+        |node: &str, at_ms: u64| json!({ "node_id": node, "token": 1, "elected_at_ms": at_ms });
+    let leaders = json!([leader("n1", 9000), leader("n2", 4000), leader("n1", 6000)]);
+    cluster.put("ha/shards/leaders", &leaders);
+    let history = Run::of(&["history"], &cluster.environment(MANAGEMENT)).ok();
+    let led: Vec<&str> =
+        history.lines().skip(1).map(|it| it.rsplit("  ").next().unwrap().trim()).collect();
+    assert_eq!(led, ["-", "2 s", "-"], "{history}");
+}
+
+/// The token of each verb that waits for its effect ends when the order is given: the failure says that the order stands.
+fn token_ends_meanwhile(cluster: &Cluster) {
+    type Case = (&'static [&'static str], &'static str, &'static str, &'static [&'static str]);
+    let taken_back = &["it was not withdrawn", "may still take effect"][..];
+    let cases: [Case; 5] = [
+        (
+            &["drain", "n1", "--wait"],
+            "ha/nodes/n1",
+            "draining",
+            &["n1 drains: `consul-ha drain n1 --off` ends that"],
+        ),
+        (&["leave", "n1", "--wait"], "ha/nodes/n1", "\"leave\"", taken_back),
+        (&["hand-over"], "ha/nodes/n2", "\"hand_over\"", taken_back),
+        (&["set-weight", "n1", "2"], "ha/nodes/all/weights", "n1", &["the weight stays set"]),
+        (
+            &["forget-store", "other", "--yes"],
+            "ha/shards/members/other/forget/all",
+            "by",
+            &["the request may still take effect"],
+        ),
+    ];
+    let rules = r#"key_prefix "" { policy = "write" } service_prefix "" { policy = "read" }
+        node_prefix "" { policy = "read" }"#;
+    for (line, key, value, words) in cases {
+        cluster.set_up();
+        cluster.delete("ha/shards/maps/");
+        cluster.put("ha/shards/epoch", &json!({ "epoch": 7, "digest": "0" }));
+        let secret = cluster.runtime.block_on(token(&cluster.client, rules));
+        let own = client(&cluster.address, &secret);
+        let own = async { own.call(&acl::TOKEN_SELF, &Args::new()).await };
+        let own = cluster.runtime.block_on(own).expect("a token").value;
+        let id = own.get("AccessorID").and_then(Value::as_str).expect("an id");
+        let environment = cluster.environment(&secret);
+        let run = thread::scope(|scope| {
+            let run = scope.spawn(move || Run::of(line, &environment));
+            let is_ordered = || match cluster.call(&kv::GET, Args::new().arg(key)) {
+                Value::Bytes(bytes) => String::from_utf8(bytes).is_ok_and(|it| it.contains(value)),
+                _ => false,
+            };
+            let end = Instant::now() + PATIENCE;
+            while !is_ordered() {
+                assert!(Instant::now() < end && !run.is_finished(), "{line:?}: it is not ordered");
+                thread::sleep(Duration::from_millis(20));
+            }
+            cluster.call(&acl::TOKEN_DELETE, Args::new().arg(id));
+            run.join().expect("a run")
+        });
+        run.refused(5, &[&["ACL not found"][..], words].concat());
+    }
 }
 
 /// A server that fails, or a proxy before it, has not answered.

@@ -1,6 +1,7 @@
 //! Three live nodes with a replicated store, on one Consul with ACLs.
 
 use crate::program::{Following, PATIENCE, PRINTED, Run, Server};
+use crate::support::agent::serve_agent;
 use crate::support::authority::Folder;
 use crate::support::consul::RealConsul;
 use consul_api::api::{acl, agent, kv, session};
@@ -85,6 +86,32 @@ impl System {
 
     /// Starts a node with this clock; without shards unless it is `whole`.
     pub fn start_node_with(&self, id: &str, wall_clock: WallClock, whole: bool) {
+        self.start_node_at((&self.consul.address, &self.consul.token), id, wall_clock, whole);
+    }
+
+    /// Starts a node that has another Consul, and returns its record there.
+    pub fn start_node_elsewhere(&self, id: &str) -> String {
+        let address = serve_agent();
+        self.start_node_at((&address, ""), id, WallClock::machine(), true);
+        let (other, key) = (client(&address, ""), Args::new().arg(format!("ha/nodes/{id}")));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = self.runtime.block_on(other.call(&kv::GET, &key)).expect("an answer").value;
+            if let Value::Bytes(record) = found {
+                return String::from_utf8(record).expect("a record");
+            }
+            assert!(Instant::now() < end, "{id} does not start");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn start_node_at(
+        &self,
+        (address, token): (&str, &str),
+        id: &str,
+        wall_clock: WallClock,
+        whole: bool,
+    ) {
         let options = Options {
             leader_key: "ha/leader".to_owned(),
             nodes_prefix: "ha/nodes/".to_owned(),
@@ -100,7 +127,7 @@ impl System {
             meta: [("purpose".to_owned(), SECRET.to_owned())].into(),
             ..Options::new(id, "127.0.0.1:9000")
         };
-        let new = || client(&self.consul.address, &self.consul.token);
+        let new = || client(address, token);
         let _entered = self.runtime.enter();
         let (beats, waits) = (new(), new());
         let cluster = Cluster::new(Arc::clone(&beats), waits, options).expect("good options");

@@ -3,7 +3,7 @@
 use super::{EndpointState, LeaderOverview, NodeOverview, NodeState, Overview, Placed};
 use crate::nodes::node::Mode;
 use crate::nodes::pause::Pause;
-use crate::shell::operand;
+use crate::shell::{operand, operands};
 use crate::stores::reinit::{Remaking, reinit_off};
 use crate::stores::{NumbersChanging, ShardAtRisk, StoreFault, StoreOverview};
 use consul_process::os;
@@ -58,7 +58,7 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     let most_ahead = most_ahead(overview);
     found.extend(most_ahead.map(|ahead| own_clock(ahead, overview)));
     if let Some(end) = overview.own_certificate_ms {
-        found.extend(certificate(None, end, overview.at_ms));
+        found.extend(certificate(None, end, time_of_nodes(overview)));
     }
     let strangers = Strangers::of(overview);
     found.extend(strangers.problem(overview));
@@ -73,8 +73,12 @@ pub fn problems(overview: &Overview) -> Vec<Problem> {
     found.extend(of_versions(overview));
     found.extend(of_drains(overview));
     found.extend(of_map(overview));
-    found.extend(overview.stores.iter().flat_map(|store| of_store(store, overview)));
-    found.extend(overview.waiting.iter().map(of_waiting));
+    let of_stores = overview.stores.iter().flat_map(|store| {
+        of_store(store, overview).into_iter().map(move |it| (store.name.as_str(), it))
+    });
+    found.extend(grouped(of_stores));
+    let waiting = overview.waiting.iter();
+    found.extend(grouped(waiting.map(|it| (it.0.as_str(), of_waiting(it)))));
     found.extend(of_endpoints(overview));
     found.sort_by_key(|problem| problem.level);
     found
@@ -241,7 +245,7 @@ fn of_cluster(overview: &Overview) -> Vec<Problem> {
         // Another program's value, or none.
         let since = match since_ms {
             0 => "since a time that its key does not tell".to_owned(),
-            _ => format!("for {} min", overview.at_ms.saturating_sub(*since_ms) / 60_000),
+            _ => format!("for {} min", time_of_nodes(overview).saturating_sub(*since_ms) / 60_000),
         };
         let mut text = format!("all moves of shards are paused {since}, by {by}");
         if !why.is_empty() {
@@ -401,6 +405,11 @@ fn most_ahead(overview: &Overview) -> Option<i64> {
     let most = told.iter().rev().max_by_key(|one| agreeing(one))?;
     let are_most = agreeing(most) >= 2 && agreeing(most) * 2 > told.len();
     (are_most && !is_usual(*most, 0)).then_some(*most)
+}
+
+/// The time by which ages are told: that of most nodes, if the clock of this process is wrong.
+fn time_of_nodes(overview: &Overview) -> u64 {
+    overview.at_ms.saturating_add_signed(most_ahead(overview).unwrap_or_default())
 }
 
 /// Whether two clocks may be so far apart.
@@ -573,7 +582,7 @@ fn of_node(
         found.push(warning("map_lag", id, text, cure));
     }
     if let Some(end) = node.certificate_expires_ms {
-        found.extend(certificate(Some(id), end, overview.at_ms));
+        found.extend(certificate(Some(id), end, time_of_nodes(overview)));
     }
     if let Some(mode) = &node.unknown_mode {
         let text = format!("the mode in the key of {id} is {mode}, which counts as active");
@@ -601,7 +610,8 @@ fn of_node(
         let text = format!("{id} lives and could not accept a connection within the last minute");
         found.push(error("no_descriptors", id, text, why.to_owned()));
     }
-    found.extend(node.faults.iter().map(|fault| of_fault(node, fault)));
+    let faults = node.faults.iter();
+    found.extend(grouped(faults.map(|fault| (fault.store.as_str(), of_fault(node, fault)))));
     found.extend(of_requests(node));
     match node.mode {
         Mode::Active => {}
@@ -744,13 +754,13 @@ fn of_drains(overview: &Overview) -> Vec<Problem> {
     let of_stores = draining(|node| node.store_replicas);
     let others = live().filter(|node| node.mode != Mode::Draining && node.weight > 0.0).count();
     if !of_stores.is_empty() {
-        for store in overview.stores.iter().filter(|store| store.replicas > others) {
-            let StoreOverview { name, replicas, .. } = store;
+        let stores = overview.stores.iter().filter(|store| store.replicas > others);
+        found.extend(grouped(stores.map(|StoreOverview { name, replicas, .. }| {
             let why = format!(
                 "store {name} needs {replicas} nodes for its replicas; others that may have them: {others}"
             );
-            found.push(stuck(name, &of_stores, why));
-        }
+            (name.as_str(), stuck(name, &of_stores, why))
+        })));
     }
     found
 }
@@ -972,10 +982,10 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
                 true => ", with --force for a node that lives",
                 false => "",
             };
-            let alone = if missing().any(is_whole) { " --node NODE" } else { "" };
+            let alone = if missing().any(is_whole) { "--node NODE" } else { "" };
             cure.push_str(&format!(
-                "; what is lost for good: {thaw}`consul-ha accept-loss {} SHARD{alone}` for each shard{force}",
-                operand(name, "")
+                "; what is lost for good: {thaw}`consul-ha accept-loss {}` for each shard{force}",
+                operands(&[name, "SHARD"], alone)
             ));
             if !store.is_open {
                 let store = operand(name, "");
@@ -1039,6 +1049,28 @@ fn of_store(store: &StoreOverview, overview: &Overview) -> Vec<Problem> {
         }
         let cure = format!("wait; {} leaves the rest as it is", reinit_off(id, name));
         found.push(note("replicas_made_again", id, text, cure));
+    }
+    found
+}
+
+/// Says of more stores than a text names that they have one problem, instead of the same of each.
+fn grouped<'a>(of_stores: impl Iterator<Item = (&'a str, Problem)>) -> Vec<Problem> {
+    let mut groups: BTreeMap<_, Vec<(&str, Problem)>> = BTreeMap::new();
+    for (store, it) in of_stores {
+        let node = if it.of == store { String::new() } else { it.of.clone() };
+        groups.entry((it.level, it.problem, node)).or_default().push((store, it));
+    }
+    let mut found = Vec::new();
+    for ((.., of), mut group) in groups {
+        if group.len() > NAMED {
+            let others = listed(group.drain(1..).map(|(store, _)| store));
+            for (_, it) in &mut group {
+                it.of.clone_from(&of);
+                it.text.push_str(&format!("; the same holds for stores {others}"));
+                it.cure.push_str("; likewise for each of the others");
+            }
+        }
+        found.extend(group.into_iter().map(|(_, it)| it));
     }
     found
 }

@@ -194,6 +194,8 @@ fn whether_the_leader_leads_is_what_it_says_when_it_has_had_the_time_to_know() {
     };
     assert_eq!(leads(11, 17, 7400), Some(true));
     assert_eq!(leads(11, 16, 7400), None, "it may just have been elected");
+    assert_eq!(leads(9, 16, 7400), None, "the key is newer than its word");
+    assert_eq!(leads(8, 16, 7400), Some(false), "its clock was set back");
     assert_eq!(leads(12, 16, 7400), Some(false), "the key is of a leadership that is over");
     assert_eq!(leads(12, 17, 0), Some(false), "it has no recent proof");
     assert_eq!(Told::default().leads(17, 10_000), None, "it tells nothing");

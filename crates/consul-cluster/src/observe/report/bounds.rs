@@ -9,13 +9,13 @@ const MAX_ENDPOINTS: usize = 16;
 /// The most nodes that a node names.
 const MAX_REFUSING: usize = 1024;
 
-/// The most stores that one process has.
-const MAX_STORES: usize = 64;
+/// More stores than one process has.
+const MAX_STORES: usize = 4096;
 
 /// More than a storage has.
 const MAX_FUNCTIONS: usize = 8;
 
-/// The longest name, and the longest other text, in bytes.
+/// The longest name of this library, and the longest other text, such as a name that a program has given, in bytes.
 const MAX_NAME: usize = 64;
 const MAX_TEXT: usize = 1024;
 
@@ -65,11 +65,11 @@ impl Report {
         }
         self.endpoints.truncate(MAX_ENDPOINTS);
         self.refusing.truncate(MAX_REFUSING);
-        self.refusing.iter_mut().for_each(|node| cut(node, MAX_NAME));
+        self.refusing.iter_mut().for_each(|node| cut(node, MAX_TEXT));
         self.unreached.truncate(MAX_REFUSING);
-        self.unreached.iter_mut().for_each(|node| cut(node, MAX_NAME));
+        self.unreached.iter_mut().for_each(|node| cut(node, MAX_TEXT));
         self.avoided.truncate(MAX_REFUSING);
-        self.avoided.iter_mut().for_each(|node| cut(node, MAX_NAME));
+        self.avoided.iter_mut().for_each(|node| cut(node, MAX_TEXT));
         for endpoint in &mut self.endpoints {
             teller.clone_into(&mut endpoint.told_by);
             cut(&mut endpoint.address, MAX_TEXT);
@@ -90,6 +90,30 @@ mod tests {
     use super::*;
     use crate::event::PastEvent;
     use crate::observe::overview::{EndpointOverview, EndpointState};
+    use crate::stores::{CopyReport, StoreFault};
+
+    /// Names of nodes and stores are as long as programs make them, and a process may have many stores.
+    #[test]
+    fn a_report_keeps_whole_what_a_process_can_have() {
+        let name = |at: usize| format!("{at:04}-").repeat(at % 50 + 1);
+        let names: Vec<String> = (0..1000).map(name).collect();
+        let copies = |store: &String| CopyReport { store: store.clone(), ..CopyReport::default() };
+        let fault = |store: &String| StoreFault { store: store.clone(), ..StoreFault::default() };
+        let report = Report {
+            refusing: names.clone(),
+            unreached: names.clone(),
+            avoided: names.clone(),
+            copies: names.iter().map(copies).collect(),
+            stores: Some(names.clone()),
+            faults: names.iter().map(fault).collect(),
+            ..Report::default()
+        };
+        let bounded = serde_json::to_value(report.clone().bounded("n2")).expect("an object");
+        let whole = serde_json::to_value(report).expect("an object");
+        for (member, value) in whole.as_object().expect("an object") {
+            assert!(bounded[member] == *value, "{member}");
+        }
+    }
 
     #[test]
     fn nothing_of_a_report_is_larger_than_a_process_has_it() {

@@ -77,6 +77,16 @@ fn a_store_that_nobody_has_open_is_forgotten_and_comesback_empty() {
     cases.world.run(fresh[0].store.ready()).expect("a first map");
     cases.world.wait(Duration::from_secs(30));
     assert!(fresh.iter().all(|node| node.store.checked().is_ok()));
+    // That it is forgotten too brings the earlier one not back.
+    cases.stop(&old);
+    fresh.iter().for_each(|node| cases.stop(node));
+    cases.world.wait(Duration::from_secs(30));
+    cases.forget();
+    cases.world.wait(Duration::from_secs(3));
+    let old = cases.start("n1", &nodes[0].disk);
+    cases.wait_until(60, || old.store.checked().is_err());
+    cases.world.wait(Duration::from_secs(60));
+    assert_eq!(cases.keys_of_the_store(), Vec::<String>::new());
 }
 
 #[test]

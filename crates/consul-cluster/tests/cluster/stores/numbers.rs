@@ -11,6 +11,7 @@ use std::time::Duration;
 const STORE: &str = "of-numbers";
 const STORE_OF_FAULTS: &str = "of-faults";
 const STORE_OF_REPAIRS: &str = "of-repairs";
+const STORE_OF_FEW: &str = "of-few";
 
 fn start(cases: &Cases, store: &str, id: &str) -> Process {
     let options = Cases::options(id);
@@ -39,6 +40,16 @@ fn page_of(nodes: &[Process]) -> String {
     let mut page = Page::default();
     nodes.iter().for_each(|node| Source::write(&*node.store, &mut page));
     page.text(Format::Prometheus)
+}
+
+#[test]
+fn replicas_that_no_node_is_there_for_are_missing_in_the_numbers() {
+    let cases = Cases::new();
+    let nodes = ["n1", "n2"].map(|id| start(&cases, STORE_OF_FEW, id));
+    let missing = || number_of(STORE_OF_FEW, &page_of(&nodes), "replicas_missing");
+    cases.wait_until(120, || missing() == f64::from(nodes[0].store.options().shards));
+    let third = start(&cases, STORE_OF_FEW, "n3");
+    cases.wait_until(120, || missing() == 0.0 && third.is_settled(3));
 }
 
 #[test]

@@ -580,6 +580,84 @@ fn a_cure_says_what_there_is_to_start() {
     );
 }
 
+/// The words after `consul-ha` that a shell makes of each command of a cure that is pasted.
+fn pasted(commands: &[&str]) -> Vec<Vec<String>> {
+    let mut script = "consul-ha() { printf '%s\\0' \"$@\"; printf '\\1'; }\n".to_owned();
+    commands.iter().for_each(|command| script.push_str(&format!("{command}\n")));
+    let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+    let output = String::from_utf8(output.stdout).expect("text");
+    let words = |it: &str| it.split_terminator('\0').map(str::to_owned).collect();
+    output.split_terminator('\u{1}').map(words).collect()
+}
+
+/// Each command of a cure that is pasted has the name as the one word that it is, which cannot be taken for a flag.
+#[test]
+fn the_commands_of_cures_have_every_name_as_it_is() {
+    let long = "n".repeat(200);
+    let names = [
+        "n1",
+        "-n",
+        "--off",
+        "--",
+        "a b",
+        "it's",
+        "\"q\"",
+        "\\",
+        "\\n",
+        "$(touch f)",
+        "a;b&c|d",
+        "~",
+        "*",
+        "!!",
+        "#",
+        "größe-東京",
+        "e\u{301}",
+        "\u{1f600}",
+        "{a,b}",
+        "a=b",
+        "-it's \u{1f600}",
+        long.as_str(),
+    ];
+    let cases: [fn(&mut Overview, &str); 9] = [
+        |it, name| _ = it.kept_modes.insert(name.to_owned(), Mode::Maintenance),
+        |it, name| _ = it.kept_modes.insert(name.to_owned(), Mode::Draining),
+        |it, name| (it.nodes[1].id, it.nodes[1].state) = (name.to_owned(), NodeState::Down),
+        |it, name| (it.nodes[1].id, it.nodes[1].mode) = (name.to_owned(), Mode::Maintenance),
+        |it, name| (it.nodes[1].id, it.nodes[1].mode) = (name.to_owned(), Mode::Draining),
+        |it, name| {
+            it.stores[0].name = name.to_owned();
+            (it.stores[0].at_risk, it.stores[0].is_open) = (vec![at_risk(3, 0)], false);
+        },
+        |it, name| {
+            it.stores[0].name = name.to_owned();
+            it.nodes[0].lost_consul = true;
+            it.nodes[0].state = NodeState::Down;
+            let missing = ["n1", "n2"].map(str::to_owned).into();
+            it.stores[0].at_risk = vec![ShardAtRisk { missing, ..at_risk(3, 0) }];
+        },
+        |it, name| (it.stores[0].name, it.stores[0].unrecovered) = (name.to_owned(), 1),
+        |it, name| _ = it.waiting.insert(name.to_owned(), "why".to_owned()),
+    ];
+    for name in names {
+        let found: Vec<Problem> =
+            cases.iter().flat_map(|case| after(|it| case(it, name))).collect();
+        let lines: Vec<&str> = found.iter().flat_map(|it| commands(&it.cure)).collect();
+        let of_name = ["drain", "maintenance", "forget", "accept-loss", "forget-store"];
+        let mut seen = BTreeSet::new();
+        for words in pasted(&lines) {
+            let Some(verb) = of_name.iter().find(|verb| **verb == words[0]) else { continue };
+            let dashes = words.iter().position(|it| it == "--").unwrap_or(words.len());
+            let (flags, names) = words.split_at(dashes);
+            let names = if names.is_empty() { &flags[1..] } else { &names[1..] };
+            assert!(names.contains(&name.to_owned()), "{name:?}: {words:?}");
+            let is_flag = |it: &&String| it.starts_with('-') && *it != name;
+            assert!(dashes == words.len() || !names.iter().any(|it| is_flag(&it)), "{words:?}");
+            seen.insert(verb);
+        }
+        assert_eq!(seen.len(), of_name.len(), "{name:?}: {lines:?}");
+    }
+}
+
 #[test]
 fn the_name_of_a_node_runs_no_command_of_a_cure_that_is_pasted() {
     assert_eq!(shell_word("n-1.a:b"), "n-1.a:b");
@@ -1116,6 +1194,135 @@ fn the_clock_that_is_wrong_is_the_one_that_differs_from_most() {
     assert_eq!(one.iter().map(|it| (it.0, it.2.as_str())).collect::<Vec<_>>(), [("clock", "n2")]);
     let apart = clocks(None, [60_000, -60_000, 9000, 0]);
     assert!(apart.len() == 3 && apart.iter().all(|it| it.0 == "clock"), "{apart:?}");
+}
+
+/// The time by the clock of this process is wrong, and so is not what its ages are told by.
+#[test]
+fn ages_are_told_by_the_time_of_the_nodes_where_the_own_clock_is_wrong() {
+    let (minute, day) = (60_000, DAY_MS as i64);
+    let now: u64 = 1_795_339_800_000;
+    for ahead in [minute, 60 * minute, 20 * day, 366 * day].into_iter().flat_map(|it| [it, -it]) {
+        for told_by in [None, Some("n1")] {
+            let said = |left: i64| {
+                let mut overview = well();
+                overview.told_by = told_by.map(str::to_owned);
+                overview.nodes.extend(["n3", "n4", "n5"].map(node));
+                overview.at_ms = now.saturating_add_signed(ahead);
+                let end = now.saturating_add_signed(left);
+                overview.own_certificate_ms = told_by.is_none().then_some(end);
+                let since_ms = now - 42 * 60_000;
+                let (by, why) = ("an operator".to_owned(), String::new());
+                overview.paused = Some(Pause { by, since_ms, why });
+                for node in &mut overview.nodes {
+                    node.certificate_expires_ms = Some(end);
+                    let is_own = told_by == Some(&*node.id);
+                    node.clock_ahead_ms = (!is_own).then_some(-ahead);
+                }
+                problems(&overview).into_iter().map(|it| it.text).collect::<Vec<_>>().join("\n")
+            };
+            let (long, short) = (said(15 * day), said(3 * day));
+            assert!(!long.contains("certificate"), "{ahead} {told_by:?}: {long}");
+            let ends = short.matches("expires in 3 d").count();
+            assert_eq!(ends, if told_by.is_none() { 6 } else { 5 }, "{ahead}: {short}");
+            assert!(long.contains("are paused for 42 min, by"), "{ahead}: {long}");
+        }
+    }
+}
+
+/// Each problem that every store of a process has, as when a node is down, its disk is full, or Consul went back.
+#[test]
+fn what_more_stores_have_than_a_text_names_is_said_once() {
+    let remaking = || Remaking { left: 1, ..Remaking::default() };
+    let fault = |store: &str| {
+        let (functions, why) = (vec!["keep".to_owned()], "full".to_owned());
+        StoreFault { store: store.to_owned(), functions, why }
+    };
+    type Case<'a> = (&'a dyn Fn(&mut Overview, &mut StoreOverview), &'static str, &'static str);
+    let cases: [Case<'_>; 9] = [
+        (&|_, store| store.at_risk = vec![at_risk(3, 0)], "shard_at_risk", ""),
+        (&|_, store| store.at_risk = vec![at_risk(3, 2)], "replicas_missing", ""),
+        (&|_, store| store.vacant = 1, "replicas_vacant", ""),
+        (&|_, store| store.unrecovered = 1, "store_unrecovered", ""),
+        (
+            &|_, store| {
+                let waits_for = "a copy".to_owned();
+                store.changing = Some(NumbersChanging { shards: 1, waits_for });
+            },
+            "store_changing",
+            "",
+        ),
+        (
+            &|_, store| _ = store.remaking.insert("n2".to_owned(), remaking()),
+            "replicas_made_again",
+            "n2",
+        ),
+        (
+            &|it, store| _ = it.waiting.insert(store.name.clone(), "n2".to_owned()),
+            "store_waits",
+            "",
+        ),
+        (&|it, store| it.nodes[1].faults.push(fault(&store.name)), "storage_fails", "n2"),
+        (
+            &|it, _| (it.nodes[1].mode, it.nodes[1].store_replicas) = (Mode::Draining, 8),
+            "drain_stuck",
+            "",
+        ),
+    ];
+    for (change, name, of_all) in cases {
+        for (stores, problems) in [(1, 1), (NAMED, NAMED), (NAMED + 1, 1), (1000, 1)] {
+            let found = after(|it| {
+                for at in 0..stores {
+                    let mut store = it.stores[0].clone();
+                    store.name = format!("s{at}");
+                    change(it, &mut store);
+                    it.stores.push(store);
+                }
+                it.stores.remove(0);
+            });
+            let found: Vec<_> = found.iter().filter(|it| it.problem == name).collect();
+            assert_eq!(found.len(), problems, "{name} of {stores}");
+            let Problem { of, text, .. } = found[0];
+            assert!(stores <= NAMED || of == of_all, "{name} of {stores}: {of}");
+            let rest = format!(" and {} more", stores.saturating_sub(1 + NAMED));
+            assert_eq!(text.ends_with(&rest), stores > 1 + NAMED, "{text}");
+            assert!(text.contains("store s0") && text.len() < 400, "{text}");
+        }
+    }
+}
+
+/// With exactly as many nodes as a shard has replicas none is missing.
+#[test]
+fn nodes_of_weight_0_are_a_problem_where_the_others_are_too_few() {
+    for with in 0..=3 {
+        let found = after(|it| {
+            it.map = Some(Arc::new(MapOverview { replicas: 2, ..map() }));
+            it.nodes = ["n1", "n2", "n3", "n4"].map(node).into();
+            it.nodes[with..].iter_mut().for_each(|node| node.weight = 0.0);
+        });
+        let is_said = found.iter().any(|it| it.problem == "few_weights");
+        assert_eq!(is_said, with < 2, "{with}: {found:?}");
+    }
+}
+
+/// The network between them is not what is wrong.
+#[test]
+fn nodes_are_not_apart_where_one_cannot_answer_anybody() {
+    type Case = (fn(&mut NodeOverview), bool);
+    let cases: [Case; 6] = [
+        (|_| {}, true),
+        (|it| it.silent = Some("no reply".to_owned()), false),
+        (|it| it.is_unreached_by_leader = true, false),
+        (|it| it.refuses_key = true, false),
+        (|it| it.state = NodeState::Down, false),
+        (|it| it.lacking = Some("no descriptors".to_owned()), false),
+    ];
+    for (change, is_said) in cases {
+        let found = after(|it| {
+            it.nodes[0].avoids = vec!["n2".to_owned()];
+            change(&mut it.nodes[1]);
+        });
+        assert_eq!(found.iter().any(|it| it.problem == "nodes_apart"), is_said, "{found:?}");
+    }
 }
 
 #[test]
