@@ -236,6 +236,7 @@ impl<'a> Run<'a> {
                 self.record_answer(begun);
                 let now = client.clock.now();
                 if self.request.server_wait.is_zero() {
+                    client.note_silence(begun, true);
                     client.endpoints().record_latency(index, now - begun);
                 }
                 let elapsed = now - self.start;
@@ -256,6 +257,9 @@ impl<'a> Run<'a> {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
                 let error = error.with_subject(self.request.subject());
+                if error.kind() == Kind::Timeout {
+                    client.note_silence(begun, false);
+                }
                 if is_endpoint_failure(&error) {
                     let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
                     if error.kind() != Kind::Timeout || had_time {
@@ -292,7 +296,9 @@ impl<'a> Run<'a> {
         let parts = (others as u32).clamp(1, attempts_left);
         let server_time = with_jitter(wait);
         let rest = left.saturating_sub(server_time);
-        (server_time + (rest / parts).max(MIN_ATTEMPT_TIMEOUT)).min(left)
+        let share = rest / parts;
+        let share = self.client.patience().map_or(share, |patience| patience.min(share));
+        (server_time + share.max(MIN_ATTEMPT_TIMEOUT)).min(left)
     }
 
     /// The attempts of a stage: each endpoint once, and then the retries.
