@@ -385,7 +385,9 @@ impl Watcher {
         let args = args.opt("wait", duration::format(wait)).opt("retry", false);
         match self.client.patience() {
             // A server adds up to a sixteenth.
-            Some(patience) => args.opt("timeout_ms", (wait + wait / 16 + patience).as_millis() as u64),
+            Some(patience) => {
+                args.opt("timeout_ms", (wait + wait / 16 + patience).as_millis() as u64)
+            }
             None => args,
         }
     }

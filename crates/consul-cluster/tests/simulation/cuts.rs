@@ -133,6 +133,8 @@ struct Story {
     /// Whether the other process waits before the verb begins.
     waits_before: bool,
     nodes: usize,
+    /// The limit of the semaphore by which the other process waits; that of the others is 1.
+    others_limit: u64,
 }
 
 impl Story {
@@ -166,6 +168,7 @@ impl Story {
             begins,
             waits_before: rng.bool(),
             nodes: rng.usize(2..5),
+            others_limit: rng.u64(1..3),
         }
     }
 
@@ -504,7 +507,8 @@ impl Play {
     ) -> Result<Arc<Lease>, Error> {
         let lease = match self.story.object {
             Object::Permit => {
-                let options = SemaphoreOptions { limit: 1, value: Vec::new(), wait };
+                let limit = if node == OTHER { self.story.others_limit } else { 1 };
+                let options = SemaphoreOptions { limit, value: Vec::new(), wait };
                 semaphore::acquire(presence, "permits", &options).await?
             }
             _ => {

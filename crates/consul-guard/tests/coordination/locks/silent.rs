@@ -317,7 +317,9 @@ fn goes_on_after(silence: Silence, lasts: Duration) {
         let session = |it: &Value| it.get("Session").and_then(Value::as_str).map(str::to_owned);
         let entries = list.items().iter();
         let entries: HashMap<String, _> = entries
-            .map(|it| (it.get("Key").and_then(Value::as_str).expect("a key").to_owned(), session(it)))
+            .map(|it| {
+                (it.get("Key").and_then(Value::as_str).expect("a key").to_owned(), session(it))
+            })
             .collect();
         let acquired = acquired.lock().expect("no panic");
         for lease in leases.iter().chain(&*acquired).filter(|lease| lease.is_held()) {
