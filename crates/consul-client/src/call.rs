@@ -323,14 +323,18 @@ impl<'a> Run<'a> {
         let fails_over = is_endpoint_failure(error) && has_unasked;
         // Behind one address there can be several servers, and one of them answers for Consul.
         let may_succeed = error.is_retryable() || error.kind() == Kind::Decode || fails_over;
-        if !may_succeed || self.stage_attempts >= self.max_attempts() {
+        // A silence is asked through to the end of the time limit: each attempt was a pause.
+        let is_silence = error.kind() == Kind::Timeout
+            && error.status().is_none()
+            && self.client.patience().is_some();
+        if !may_succeed || self.stage_attempts >= self.max_attempts() && !is_silence {
             return None;
         }
         if self.request.stale_if_error && !self.is_stale && is_leader_failure(error) {
             return None;
         }
         let mut pause = Duration::ZERO;
-        if !fails_over || error.kind() == Kind::RateLimited {
+        if !fails_over && !is_silence || error.kind() == Kind::RateLimited {
             pause = self.client.backoff(self.pauses);
             self.pauses += 1;
         }

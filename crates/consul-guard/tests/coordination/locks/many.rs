@@ -509,7 +509,7 @@ fn delay(holder_profile: &Profile, profile: &Profile, is_permit: bool) {
     assert!((sent as f64) < most, "{what}: {sent} requests in {delay:?}");
 }
 
-/// The round trips of a takeover: that of the last beat, which may have just arrived, and those of the waiter.
+/// The round trips of a takeover: one of the last beat, which may have just arrived, and two of the waiter.
 const ROUND_TRIPS: u32 = 3;
 
 /// A process dies at each moment of a beat, with a latency.

@@ -25,6 +25,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, releases_without_answers_hold_up_no_other_lock);
     add!(trials, a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option);
     add!(trials, an_attempt_that_has_sent_nothing_that_could_take_says_so);
+    add!(trials, a_request_without_an_answer_is_repeated_and_a_slow_consul_has_its_time);
     add!(trials, many_locks_and_waiters_go_on_after_a_silence_of_consul, long);
 }
 
@@ -204,7 +205,43 @@ fn a_refused_ttl_of_sessions_ends_the_wait_and_names_its_option() {
     }
 }
 
-/// What becomes of requests and answers while Consul is silent.
+/// A client that repeats requests, as the clients of a node do.
+fn a_request_without_an_answer_is_repeated_and_a_slow_consul_has_its_time() {
+    let ms = Duration::from_millis;
+    let client = |world: &Simulated| {
+        let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
+        let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(1));
+        let client = Client::new(vec![Arc::new(transport)], settings(None), clock, rng);
+        client.repeat_after(SECOND);
+        client
+    };
+    let key = Args::new().arg("other");
+    for lasts in [100, 900, 1100, 2500, 3900].map(ms) {
+        let (world, key) = (Simulated::new(), &key);
+        let client = client(&world);
+        world.agent.add_fault(Fault { partition: true, ..Fault::default() });
+        let (answer, ()) = world.run(async {
+            tokio::join!(client.call(&consul_api::api::kv::GET, key), async {
+                world.clock.sleep(lasts).await;
+                world.agent.clear_faults();
+            })
+        });
+        let took = world.clock.now().since_origin();
+        answer.unwrap_or_else(|error| panic!("{lasts:?}: {error}"));
+        assert!(took <= lasts + SECOND, "{lasts:?}: {took:?}");
+    }
+    for latency in [200, 900, 1100, 2500, 4500].map(ms) {
+        let world = Simulated::new();
+        let client = client(&world);
+        world.agent.add_fault(Fault { latency, ..Fault::default() });
+        let call = || world.run(client.call(&consul_api::api::kv::GET, &key));
+        let failed = (0..9).take_while(|_| call().is_err()).count();
+        assert!(failed <= 2, "{latency:?}: {failed} calls");
+        assert!((0..5).all(|_| call().is_ok()), "{latency:?}");
+    }
+}
+
+/// The fate of requests and answers while Consul is silent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Silence {
     None,
