@@ -337,8 +337,8 @@ fn goes_on_after(silence: Silence, lasts: Duration) {
     let keys: Vec<String> = (0..HELD).map(|number| format!("many/{number}")).collect();
     let leases = hold(&world, &holder, &keys);
     let acquired: Arc<Mutex<Vec<Arc<Lease>>>> = Arc::default();
-    for key in keys.iter().take(WAITED_FOR).cloned() {
-        let (waiter, acquired) = (Arc::clone(&waiter), Arc::clone(&acquired));
+    for key in keys.iter().take(WAITED_FOR) {
+        let (waiter, acquired, key) = (Arc::clone(&waiter), Arc::clone(&acquired), key.clone());
         world.clock.spawn(async move {
             let lease = acquire(&waiter, &key, Wait::Forever).await.expect("it becomes free");
             acquired.lock().expect("no panic").push(Arc::clone(&lease));
