@@ -236,6 +236,7 @@ impl<'a> Run<'a> {
                 self.record_answer(begun);
                 let now = client.clock.now();
                 if self.request.server_wait.is_zero() {
+                    client.note_silence(begun, true);
                     client.endpoints().record_latency(index, now - begun);
                 }
                 let elapsed = now - self.start;
@@ -256,6 +257,9 @@ impl<'a> Run<'a> {
                 self.asked.push(index);
                 let error = error.with_endpoint(transport.endpoint()).with_attempts(self.attempts);
                 let error = error.with_subject(self.request.subject());
+                if error.kind() == Kind::Timeout {
+                    client.note_silence(begun, false);
+                }
                 if is_endpoint_failure(&error) {
                     let had_time = limit >= MIN_ATTEMPT_TIMEOUT && limit > with_jitter(wait);
                     if error.kind() != Kind::Timeout || had_time {
@@ -292,7 +296,9 @@ impl<'a> Run<'a> {
         let parts = (others as u32).clamp(1, attempts_left);
         let server_time = with_jitter(wait);
         let rest = left.saturating_sub(server_time);
-        (server_time + (rest / parts).max(MIN_ATTEMPT_TIMEOUT)).min(left)
+        let share = rest / parts;
+        let share = self.client.patience().map_or(share, |patience| patience.min(share));
+        (server_time + share.max(MIN_ATTEMPT_TIMEOUT)).min(left)
     }
 
     /// The attempts of a stage: each endpoint once, and then the retries.
@@ -317,14 +323,18 @@ impl<'a> Run<'a> {
         let fails_over = is_endpoint_failure(error) && has_unasked;
         // Behind one address there can be several servers, and one of them answers for Consul.
         let may_succeed = error.is_retryable() || error.kind() == Kind::Decode || fails_over;
-        if !may_succeed || self.stage_attempts >= self.max_attempts() {
+        // A silence is asked through to the end of the time limit: each attempt was a pause.
+        let is_silence = error.kind() == Kind::Timeout
+            && error.status().is_none()
+            && self.client.patience().is_some();
+        if !may_succeed || self.stage_attempts >= self.max_attempts() && !is_silence {
             return None;
         }
         if self.request.stale_if_error && !self.is_stale && is_leader_failure(error) {
             return None;
         }
         let mut pause = Duration::ZERO;
-        if !fails_over || error.kind() == Kind::RateLimited {
+        if !fails_over && !is_silence || error.kind() == Kind::RateLimited {
             pause = self.client.backoff(self.pauses);
             self.pauses += 1;
         }

@@ -73,6 +73,13 @@ pub struct Settings {
     pub defaults: Defaults,
 }
 
+/// How long a client waits for an answer before it asks again, and since when it has had none.
+#[derive(Debug, Default)]
+struct Silence {
+    patience: Option<Duration>,
+    since: Option<Instant>,
+}
+
 /// A client of one Consul datacenter through several agents; each can replace the others.
 #[derive(Debug)]
 pub struct Client {
@@ -82,6 +89,7 @@ pub struct Client {
     rng: Mutex<fastrand::Rng>,
     endpoints: Mutex<Endpoints>,
     refusals: Mutex<Refusals>,
+    silence: Mutex<Silence>,
     guard: Option<Arc<dyn Guard>>,
     /// The words of an error about an endpoint to which there is no connection.
     endpoints_from: String,
@@ -103,6 +111,7 @@ impl Client {
             rng: Mutex::new(rng),
             endpoints,
             refusals: Mutex::default(),
+            silence: Mutex::default(),
             guard: None,
             endpoints_from: String::new(),
         }
@@ -118,12 +127,21 @@ impl Client {
         Client { guard: Some(guard), ..self }
     }
 
+    /// From now on a request that may be repeated is sent again when its answer has not come within `patience`, in the time
+    /// limit of its call: a silence of a moment does not cost the whole limit. While nothing has been answered for longer than
+    /// a call's limit, requests have all of it, since a slow server may not be able to answer sooner.
+    pub fn repeat_after(&self, patience: Duration) {
+        *lock(&self.silence) = Silence { patience: Some(patience), since: None };
+    }
+
     /// One client for each endpoint, which asks only that one.
     pub fn each_endpoint(&self) -> Vec<Client> {
         let only = |transport: &Arc<dyn Transport>| {
             let rng = lock(&self.rng).fork();
             let (settings, clock) = (self.settings.clone(), Arc::clone(&self.clock));
-            Client::new(vec![Arc::clone(transport)], settings, clock, rng)
+            let patience = lock(&self.silence).patience;
+            let client = Client::new(vec![Arc::clone(transport)], settings, clock, rng);
+            Client { silence: Mutex::new(Silence { patience, since: None }), ..client }
         };
         self.transports.iter().map(only).collect()
     }
@@ -213,7 +231,7 @@ impl Client {
     }
 
     /// Makes a call that is not repeated by itself, and once more within the time limit if its answer was lost: also if it has
-    /// not come within `patience`, since another connection may work. The first may
+    /// not come within its patience ([`Client::repeat_after`]), since another connection may work. The first may
     /// have taken effect then: so a check-and-set is refused, and the key shows why. Of two servers behind one address,
     /// to which requests go in turn, a broken one would get each write, and the other each read before it.
     ///
@@ -223,10 +241,9 @@ impl Client {
         &self,
         endpoint: &'static Endpoint,
         args: Args,
-        patience: Option<Duration>,
     ) -> Result<Answer, Error> {
         let begun = self.clock.now();
-        let first = match patience.filter(|it| *it < self.settings.timeout) {
+        let first = match self.patience().filter(|it| *it < self.settings.timeout) {
             Some(patience) => &args.clone().opt("timeout_ms", patience.as_millis() as u64),
             None => &args,
         };
@@ -260,6 +277,23 @@ impl Client {
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
         lock(&self.refusals)
+    }
+
+    /// How long a request waits for an answer before it is sent again, if not for the whole time limit.
+    fn patience(&self) -> Option<Duration> {
+        let silence = lock(&self.silence);
+        let is_long = |since| self.clock.now() - since >= self.settings.timeout;
+        silence.patience.filter(|_| !silence.since.is_some_and(is_long))
+    }
+
+    /// Notes whether a request that began then has been answered; a late answer shows a slow server.
+    fn note_silence(&self, begun: Instant, is_answered: bool) {
+        let mut silence = lock(&self.silence);
+        match silence.patience {
+            Some(_) if !is_answered => drop(silence.since.get_or_insert(begun)),
+            Some(patience) if self.clock.now() - begun <= patience => silence.since = None,
+            _ => {}
+        }
     }
 
     /// When the pause of its waiting queries ends, which an agent refuses because of its limits.

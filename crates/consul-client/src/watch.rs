@@ -382,7 +382,14 @@ impl Watcher {
             Position::Hash(hash) => args.opt(self.blocks_on, hash.as_str()),
         };
         let wait = self.wait.min(self.longest_wait);
-        args.opt("wait", duration::format(wait)).opt("retry", false)
+        let args = args.opt("wait", duration::format(wait)).opt("retry", false);
+        match self.client.patience() {
+            // A server adds up to a sixteenth.
+            Some(patience) => {
+                args.opt("timeout_ms", (wait + wait / 16 + patience).as_millis() as u64)
+            }
+            None => args,
+        }
     }
 
     /// Limits the rate, and backs off after failures of its own and refusals of its client.

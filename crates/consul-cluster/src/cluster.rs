@@ -111,6 +111,12 @@ impl Cluster {
         options: Options,
     ) -> Result<Arc<Self>, Error> {
         options.check()?;
+        if !options.observer {
+            // A node that starts or waits to lead does so in time although an answer is lost without a sign.
+            for it in [&client, &waiting] {
+                it.repeat_after(options.profile.patience());
+            }
+        }
         let incarnation = format!("{:016x}", client.random_u64());
         let record = Record::new(&options, &incarnation, client.clock().now());
         let service = registered::service(&options, &record);

@@ -184,8 +184,8 @@ async fn change(
 ) -> Result<(), Error> {
     let args = Args::new().arg(key);
     let changed = match value.clone() {
-        Some(value) => client.call_again(&kv::PUT, args.arg(value).opt("cas", before), None).await,
-        None => client.call_again(&kv::DELETE, args.opt("cas", before), None).await,
+        Some(value) => client.call_again(&kv::PUT, args.arg(value).opt("cas", before)).await,
+        None => client.call_again(&kv::DELETE, args.opt("cas", before)).await,
     };
     match changed {
         Err(error) if error.kind() == Kind::Conflict && error.maybe_applied() => {

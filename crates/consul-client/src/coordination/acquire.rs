@@ -268,7 +268,7 @@ impl<'a> Contender<'a> {
                     tokio::select! {
                         biased;
                         () = &mut changed => break,
-                        () = self.presence.client().clock().sleep(self.presence.query_wait()) => self.renew_session().await,
+                        () = self.presence.client().clock().sleep(self.presence.profile().query_wait()) => self.renew_session().await,
                     }
                 }
                 None
@@ -279,7 +279,7 @@ impl<'a> Contender<'a> {
         Ok(changed)
     }
 
-    /// Reads the lock or semaphore; with an index, after a change or [`Presence::query_wait`].
+    /// Reads the lock or semaphore; with an index, after a change or [`Profile::query_wait`].
     pub async fn read(
         &self,
         endpoint: &'static Endpoint,
@@ -333,13 +333,13 @@ impl<'a> Contender<'a> {
         self.session = None;
     }
 
-    /// Keeps the session of a failed attempt alive for the next one, which may wait for [`Presence::query_wait`]: it is renewed when
+    /// Keeps the session of a failed attempt alive for the next one, which may wait for [`Profile::query_wait`]: it is renewed when
     /// that is due before the end of such a wait, however soon the waits end.
     pub async fn renew_session(&mut self) {
         let Some((_, session)) = &self.session else { return };
         let profile = self.presence.profile();
         let (usual, begun) = (profile.renew_interval(), self.now());
-        if begun + self.presence.query_wait().min(usual / 2) < self.renewal {
+        if begun + self.presence.profile().query_wait().min(usual / 2) < self.renewal {
             return;
         }
         match self.presence.renew_waiting(session.id()).await {

@@ -663,7 +663,7 @@ impl Presence {
 
     /// The time limit of a request that frees a key or ends a session. It is made again.
     pub(super) fn end_timeout(&self) -> Duration {
-        self.profile.check_ttl / 2
+        self.profile.patience()
     }
 
     /// The time limit of a contender's request before it is made again: longer than Consul takes lately.

@@ -45,6 +45,10 @@ pub(super) const SESSION_TTL_MULTIPLIER: u32 = 2;
 /// The shortest TTL of a session.
 const MIN_SESSION_TTL: Duration = Duration::from_secs(TTL_RANGE_S.0);
 
+/// How long one blocking query of a waiter lasts at least and at most. The waiter renews its session before each, so
+/// this must be well below the shortest TTL of a session.
+const QUERY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
 /// A profile that a program can choose by name.
 pub struct NamedProfile {
     /// Its name.
@@ -266,6 +270,17 @@ impl Profile {
     /// The time limit of one proof; several must fit into the lease.
     pub fn proof_timeout(&self) -> Duration {
         self.lease / 4
+    }
+
+    /// How long one blocking query of a waiter or a candidate lasts: an answer that is lost without a sign is missed no longer
+    /// than until the limit of the query.
+    pub fn query_wait(&self) -> Duration {
+        self.check_ttl.clamp(QUERY_WAIT.0, QUERY_WAIT.1)
+    }
+
+    /// How long a request that frees a lock, or that a candidacy needs, waits for its answer before it is made again.
+    pub fn patience(&self) -> Duration {
+        self.check_ttl / 2
     }
 
     /// The interval of session renewals.

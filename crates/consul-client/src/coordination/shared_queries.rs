@@ -17,10 +17,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one blocking query of a waiter lasts at least and at most. The waiter renews its session before each, so
-/// this must be well below the shortest TTL of a session.
-const QUERY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-
 /// The time from one look at the keys after a change to the next, so that many changes in a row cost little, and from a new
 /// waiter to the look at its key, so that several are looked at together.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -93,15 +89,9 @@ impl Presence {
         self.client().clock().sleep(PAUSE).await;
     }
 
-    /// How long one blocking query of a waiter lasts: an answer that is lost without a sign is missed no longer than until the
-    /// limit of the query.
-    pub(super) fn query_wait(&self) -> Duration {
-        self.profile().check_ttl.clamp(QUERY_WAIT.0, QUERY_WAIT.1)
-    }
-
     /// The arguments of a query that waits for a change since this index.
     pub(super) fn waiting(&self, args: Args, index: u64) -> Args {
-        let wait = self.query_wait();
+        let wait = self.profile().query_wait();
         // A server adds up to a sixteenth.
         let limit = wait + wait / 16 + self.end_timeout();
         let args = args.opt("index", index).opt("wait", duration::format(wait));

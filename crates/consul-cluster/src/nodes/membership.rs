@@ -188,7 +188,8 @@ impl Cluster {
         // mean that Consul has lost data.
         let health =
             self.observe_list(&health::SERVICE, &service, |state| self.apply_health(state, false));
-        let leader = self.observe(&kv::GET, leader_key, WAIT, |state| async move {
+        let wait = self.options.profile.query_wait();
+        let leader = self.observe(&kv::GET, leader_key, wait, |state| async move {
             if let Ok(state) = &state {
                 self.hold_off_after_loss(state);
             }

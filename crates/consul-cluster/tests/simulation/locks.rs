@@ -30,6 +30,7 @@ struct Scenario {
     /// The profile of each contender.
     profiles: Vec<Profile>,
     is_mixed: bool,
+    is_suspended: bool,
     rules: Rules,
     checks_tokens: bool,
     register: RefCell<Register>,
@@ -56,6 +57,8 @@ pub struct Kind {
     pub is_mixed: bool,
     /// Whether profiles have times of their own.
     pub is_custom: bool,
+    /// Whether the machines of holders are suspended, and nothing else happens.
+    pub is_suspended: bool,
 }
 
 /// Plays the history of one seed.
@@ -87,6 +90,7 @@ pub fn play(seed: u64, kind: Kind, omitted: Option<OmittedRule>, traced: bool) -
         permits,
         profiles,
         is_mixed,
+        is_suspended: kind.is_suspended,
         rules,
         checks_tokens: omitted != Some(OmittedRule::NoTokenCheck),
         register: RefCell::default(),
@@ -264,8 +268,9 @@ impl Scenario {
             _ => world.number(0..contenders as u64) as usize,
         };
         let mut lasts = world.millis(50..6000);
-        let kind = world.number(0..12);
+        let kind = if self.is_suspended { 0 } else { world.number(0..12) };
         let disruption = match kind {
+            0 if self.is_suspended => Some(Disruption::Suspend),
             0 if world.chance(0.5) => Some(Disruption::Pause),
             0 => Some(Disruption::PauseAtAnAnswer),
             1 => Some(Disruption::ServersPause),

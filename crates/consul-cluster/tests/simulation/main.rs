@@ -8,6 +8,7 @@
 //!     SEMAPHORE=1 make dst SEED=17           a history of a semaphore
 //!     MIXED=1 make dst SEED=17               contenders with different profiles; also of a semaphore
 //!     CUSTOM=1 make dst SEED=17              contenders with times of their own; also of a semaphore
+//!     SUSPENDED=1 make dst SEED=17           machines that are suspended; also of a semaphore
 //!     CLUSTER=1 make dst SEED=17             a history of a cluster
 //!     CUTS=1 make dst SEED=17                a connection that breaks at each request of one verb
 //!     REPLICATION=1 make dst SEED=17         a history of replicated shards
@@ -82,6 +83,9 @@ enum Subject {
     /// The same with times that no named profile has.
     CustomLock,
     CustomSemaphore,
+    /// The same with machines that are suspended.
+    SuspendedLock,
+    SuspendedSemaphore,
     Cluster,
 }
 
@@ -92,13 +96,20 @@ fn play(seed: u64, subject: Subject, omitted: Option<OmittedRule>, traced: bool)
             let kind = locks::Kind {
                 of_semaphore: matches!(
                     subject,
-                    Subject::Semaphore | Subject::MixedSemaphore | Subject::CustomSemaphore
+                    Subject::Semaphore
+                        | Subject::MixedSemaphore
+                        | Subject::CustomSemaphore
+                        | Subject::SuspendedSemaphore
                 ),
                 is_mixed: matches!(
                     subject,
                     Subject::MixedLock | Subject::MixedSemaphore | Subject::CustomLock
                 ),
                 is_custom: matches!(subject, Subject::CustomLock | Subject::CustomSemaphore),
+                is_suspended: matches!(
+                    subject,
+                    Subject::SuspendedLock | Subject::SuspendedSemaphore
+                ),
             };
             locks::play(seed, kind, omitted, traced)
         }
@@ -136,6 +147,8 @@ fn main() {
         let omitted = omitted.map(|name| OmittedRule::named(&name).expect("a rule's name"));
         let subject = match () {
             () if is_set("CLUSTER") => Subject::Cluster,
+            () if is_set("SEMAPHORE") && is_set("SUSPENDED") => Subject::SuspendedSemaphore,
+            () if is_set("SUSPENDED") => Subject::SuspendedLock,
             () if is_set("SEMAPHORE") && is_set("CUSTOM") => Subject::CustomSemaphore,
             () if is_set("CUSTOM") => Subject::CustomLock,
             () if is_set("SEMAPHORE") && is_set("MIXED") => Subject::MixedSemaphore,
@@ -172,6 +185,12 @@ fn main() {
         }),
         Trial::test("semaphores_with_times_of_their_own_are_safe_and_recover", move || {
             all_are_safe(from_first(mixtures), Subject::CustomSemaphore)
+        }),
+        Trial::test("locks_on_machines_that_are_suspended_are_safe_and_recover", move || {
+            all_are_safe(from_first(mixtures), Subject::SuspendedLock)
+        }),
+        Trial::test("semaphores_on_machines_that_are_suspended_are_safe_and_recover", move || {
+            all_are_safe(from_first(mixtures), Subject::SuspendedSemaphore)
         }),
         Trial::test("after_a_cut_there_is_a_holder_in_time", move || {
             let seeds = from_first(seeds.div_ceil(SEEDS_PER_CUTS));

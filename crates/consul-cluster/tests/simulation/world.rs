@@ -39,6 +39,8 @@ pub struct World {
     ready: Arc<Mutex<Ready>>,
     /// The paused nodes, each with its tasks that are ready to run.
     paused: RefCell<BTreeMap<Node, Vec<u64>>>,
+    /// How long the machine of each node has been suspended.
+    suspensions: RefCell<BTreeMap<Node, Suspensions>>,
     /// The nodes to pause when their next answer arrives.
     pausing: RefCell<Vec<Node>>,
     /// Requests on their way from the nodes to the servers.
@@ -112,6 +114,8 @@ impl Ready {
 pub enum Disruption {
     /// A node is paused.
     Pause,
+    /// The machine of a node is suspended: its clock goes on, and its timers stop.
+    Suspend,
     /// A node is paused when its next answer has arrived and was not processed yet.
     PauseAtAnAnswer,
     /// The servers are paused.
@@ -168,6 +172,7 @@ impl World {
             next_task: Cell::new(0),
             ready: Arc::default(),
             paused: RefCell::default(),
+            suspensions: RefCell::default(),
             pausing: RefCell::default(),
             arrivals: Arc::default(),
             bodies: RefCell::default(),
@@ -238,6 +243,10 @@ impl World {
     /// Pauses a node like SIGSTOP; its clock goes on.
     fn pause(&self, node: Node) {
         self.paused.borrow_mut().entry(node).or_default();
+    }
+
+    fn suspensions(&self, node: Node) -> Suspensions {
+        self.suspensions.borrow_mut().entry(node).or_default().clone()
     }
 
     fn resume(&self, node: Node) {
@@ -327,7 +336,11 @@ impl World {
     ) -> (Arc<Client>, u64) {
         let rate = 0.9901 + 0.0198 * self.fraction();
         let seed = self.number(0..u64::MAX);
-        let clock = Arc::new(DriftingClock { true_clock: self.clock.clone(), rate });
+        let clock = Arc::new(DriftingClock {
+            true_clock: self.clock.clone(),
+            rate,
+            suspensions: self.suspensions(node),
+        });
         let settings = Settings {
             timeout: Duration::from_secs(5),
             retry_count: 3,
@@ -362,6 +375,10 @@ impl World {
     pub fn disrupt(&self, disruption: Disruption, node: Node) {
         match disruption {
             Disruption::Pause => self.pause(node),
+            Disruption::Suspend => {
+                self.pause(node);
+                self.suspensions(node).begin(self.now());
+            }
             Disruption::PauseAtAnAnswer => self.pausing.borrow_mut().push(node),
             Disruption::ServersPause => self.pause(SERVERS),
             Disruption::CutOff => self.network.borrow_mut().cut_off.push(node),
@@ -389,6 +406,10 @@ impl World {
     pub fn heal(&self, disruption: Disruption, node: Node) {
         match disruption {
             Disruption::Pause | Disruption::PauseAtAnAnswer => self.resume(node),
+            Disruption::Suspend => {
+                self.suspensions(node).end(self.now());
+                self.resume(node);
+            }
             Disruption::ServersPause => self.resume(SERVERS),
             Disruption::CutOff => self.network.borrow_mut().cut_off.retain(|other| *other != node),
             Disruption::BadNetwork => self.network.borrow_mut().faults = MessageFaults::default(),
@@ -530,12 +551,35 @@ impl Transport for NodeTransport {
     }
 }
 
-/// A node's clock, a little faster or slower than that of the servers.
+/// How long a machine has been suspended, and since when it is.
+#[derive(Clone, Debug, Default)]
+struct Suspensions(Arc<Mutex<(Duration, Option<Duration>)>>);
+
+impl Suspensions {
+    fn begin(&self, now: Duration) {
+        self.0.lock().expect("no panic elsewhere").1.get_or_insert(now);
+    }
+
+    fn end(&self, now: Duration) {
+        let mut it = self.0.lock().expect("no panic elsewhere");
+        if let Some(since) = it.1.take() {
+            it.0 += now - since;
+        }
+    }
+
+    fn total(&self) -> Duration {
+        self.0.lock().expect("no panic elsewhere").0
+    }
+}
+
+/// A node's clock, a little faster or slower than that of the servers. It goes on while its machine is suspended, unlike its
+/// timers, as that of a real machine does.
 #[derive(Debug)]
 struct DriftingClock {
     true_clock: ManualClock,
     /// Seconds of this clock per second of the true clock.
     rate: f64,
+    suspensions: Suspensions,
 }
 
 impl Clock for DriftingClock {
@@ -544,7 +588,18 @@ impl Clock for DriftingClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let at = deadline.since_origin().div_f64(self.rate) + Duration::from_nanos(2);
-        self.true_clock.sleep_until(Instant::from_origin(at))
+        let mut at = deadline.since_origin().div_f64(self.rate) + Duration::from_nanos(2);
+        let (clock, suspensions) = (self.true_clock.clone(), self.suspensions.clone());
+        let mut before = suspensions.total();
+        Box::pin(async move {
+            loop {
+                clock.sleep_until(Instant::from_origin(at)).await;
+                let suspended = suspensions.total() - before;
+                if suspended.is_zero() {
+                    return;
+                }
+                (at, before) = (at + suspended, before + suspended);
+            }
+        })
     }
 }

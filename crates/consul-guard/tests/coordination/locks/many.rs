@@ -29,6 +29,7 @@ pub fn add_to(trials: &mut Trials) {
     add!(trials, waiters_that_cannot_share_are_refused_beyond_the_connections);
     add!(trials, waiters_whose_shared_query_fails_get_their_locks);
     add!(trials, a_lock_delay_costs_few_requests_and_is_over_on_time);
+    add!(trials, a_takeover_takes_the_round_trips_of_its_requests_more);
 }
 
 /// The treatment of a request by a transport; instead of an answer with the status [`CLOSED`] the connection ends, and
@@ -506,4 +507,61 @@ fn delay(holder_profile: &Profile, profile: &Profile, is_permit: bool) {
         ["PUT /v1/txn", "GET /v1/kv"].map(|it| sent.get(it).copied().unwrap_or(0)).iter().sum();
     let most = if is_permit { 24.0 } else { 12.0 } * delay.as_secs_f64() + 16.0;
     assert!((sent as f64) < most, "{what}: {sent} requests in {delay:?}");
+}
+
+/// The round trips of a takeover: one of the last beat, which may have just arrived, and two of the waiter.
+const ROUND_TRIPS: u32 = 3;
+
+/// A process dies at each moment of a beat, with a latency.
+fn a_takeover_takes_the_round_trips_of_its_requests_more() {
+    for profile in [Profile::fast(), Profile::standard(), Profile::wan()] {
+        for latency in [0, 5, 50, 150].map(Duration::from_millis) {
+            for is_permit in [false, true] {
+                let took = [0, 20, 40, 60, 80].map(|part| {
+                    takeover_takes(&profile, latency, is_permit, profile.beat * part / 100)
+                });
+                let longest = took.into_iter().max().unwrap_or_default();
+                let limit = profile.takeover() + latency * ROUND_TRIPS + Duration::from_millis(10);
+                let what = format!("{}, {latency:?}, {is_permit}", profile.name);
+                assert!(longest <= limit, "{what}: {longest:?} of {limit:?}");
+            }
+        }
+    }
+}
+
+fn takeover_takes(
+    profile: &Profile,
+    latency: Duration,
+    is_permit: bool,
+    after: Duration,
+) -> Duration {
+    let world = Simulated::new();
+    let agent = Arc::clone(&world.agent);
+    world.clock.spawn(async move { match agent.run_timers().await {} });
+    world.agent.add_fault(Fault { latency, ..Fault::default() });
+    let transport = SimTransport::new(Arc::clone(&world.agent), "simulated");
+    let (clock, rng) = (Arc::new(world.clock.clone()), fastrand::Rng::with_seed(3));
+    let client = Client::new(vec![Arc::new(transport)], settings(None), clock, rng);
+    let (holder, waiter) = (present(client, profile.clone()), world.process_with(profile.clone()));
+    let running = Arc::clone(&holder);
+    let life = world.clock.spawn(async move { match running.run().await {} });
+    let claim = async |process| match is_permit {
+        true => permit(process, "permits", Wait::Forever).await,
+        false => acquire(process, "many/1", Wait::Forever).await,
+    };
+    let lease = world.run(claim(&holder)).expect("it is free");
+    let kept = Arc::clone(&lease);
+    let keeps = world.clock.spawn(async move { drop(kept.keep().await) });
+    let dies = async {
+        world.clock.sleep(SECOND * 5 + after).await;
+        world.clock.cancel(keeps);
+        world.clock.cancel(life);
+        world.clock.now()
+    };
+    let waits = async {
+        let next = claim(&waiter).await.expect("it becomes free");
+        (next, world.clock.now())
+    };
+    let (died, (_next, at)) = world.run(async { tokio::join!(dies, waits) });
+    at - died
 }

@@ -190,8 +190,18 @@ fn replaced(world: &World, claim: Claim, end: End) {
 fn refused(world: &World, claim: Claim, end: End) {
     let lease = world.held(claim);
     let profile = world.holder.profile();
-    world.simulated.run(world.token.end(&world.manager, end));
-    world.advance(profile.lease);
+    logged(Level::WARN, Arc::new(world.simulated.clock.clone()), |lines| {
+        world.simulated.run(world.token.end(&world.manager, end));
+        world.advance(profile.lease);
+        let text = lines.text();
+        let said = text.lines().find(|line| line.contains("suspended: no proof within the lease"));
+        let reasons: &[&str] = match end {
+            End::Deleted => &["ACL not found"],
+            _ => &["Permission denied", "ACLs hide keys"],
+        };
+        let is_told = said.is_some_and(|said| reasons.iter().any(|reason| said.contains(reason)));
+        assert!(is_told, "{claim:?}, {end:?}: {text}");
+    });
     assert_eq!(lease.poll_event(), Some(Event::Suspended), "{claim:?}, {end:?}");
     world.advance(profile.session_ttl * 2 - profile.lease);
     assert_eq!(lease.poll_event(), None, "{claim:?}, {end:?}: its session may live");
