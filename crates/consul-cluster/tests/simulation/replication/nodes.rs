@@ -376,6 +376,7 @@ impl Scenario {
                     _ => Presence::Gone,
                 },
                 is_failing: false,
+                to_remake: BTreeSet::new(),
                 report: said.report.clone(),
             };
             register.nodes.iter().map(member).collect()
